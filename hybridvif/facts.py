@@ -1,0 +1,88 @@
+"""What was seen beside the parts: read only and never planned on; check, show, list and doctor tell it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+from hybridvif.parts import HostState, merged
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkFact:
+    """A link device as the kernel has it."""
+
+    ifindex: int
+    kind: str
+    """As `ip -d link` says: bridge, veth, tun; "" for a device without a kind."""
+    up: bool
+    carrier: bool
+    master: str = ""
+    mtu: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PortFact:
+    """A port of the switch as the switch has it."""
+
+    ofport: int | None = None
+    """The OpenFlow port number; None until ovs-vswitchd has tried, -1 if it failed."""
+    error: str = ""
+    """What ovs-vswitchd said when it failed."""
+    tag: int | None = None
+    """The VLAN tag, the agent's; 4095 is the dead VLAN."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What was observed beside the parts."""
+
+    links: Mapping[str, LinkFact] = field(default_factory=dict)
+    """By name: the devices asked for, and the members of their bridges."""
+    members: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By the name of a qbr: the names of its members, sorted."""
+    ports: Mapping[str, PortFact] = field(default_factory=dict)
+    """By name."""
+    switches: Mapping[str, str] = field(default_factory=dict)
+    """The bridges of the switch that exist, by name: their datapath type."""
+    switch_version: str = ""
+    unchecked: tuple[str, ...] = ()
+    """What this host lacks and so could not be judged: "name: attribute"."""
+    simulated: bool = False
+    """Nothing of this is a real host's."""
+
+    def __post_init__(self) -> None:
+        for name in ("links", "members", "ports", "switches"):
+            object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+
+@dataclass(frozen=True, slots=True)
+class Observed:
+    """What an executor saw: the parts of its role, and the facts beside them."""
+
+    state: HostState = HostState()
+    facts: Facts = Facts()
+
+    def __iter__(self) -> Iterator[Any]:
+        """state, facts = host.observe(...)"""
+        return iter((self.state, self.facts))
+
+
+def together(seen: Iterable[Observed]) -> Observed:
+    """What several executors saw, as one."""
+    seen = tuple(seen)
+    facts = [one.facts for one in seen]
+    return Observed(
+        merged(one.state for one in seen),
+        Facts(
+            links={name: fact for one in facts for name, fact in one.links.items()},
+            members={name: held for one in facts for name, held in one.members.items()},
+            ports={name: fact for one in facts for name, fact in one.ports.items()},
+            switches={name: kind for one in facts for name, kind in one.switches.items()},
+            switch_version="".join(one.switch_version for one in facts),
+            unchecked=tuple(what for one in facts for what in one.unchecked),
+            simulated=any(one.simulated for one in facts),
+        ),
+    )

@@ -1,0 +1,41 @@
+"""Whose are the parts that were found? Decided once per port, from all evidence, before anything is planned.
+
+Two ports can share their first 11 characters (40 bits) and so all four names. Evidence, strongest first: the alias of a
+link; our own key external_ids:hybridvif-port-id; iface-id. Parts without any evidence were plugged by os-vif, by Nova
+or by hand, and are adopted where they fit.
+"""
+
+from __future__ import annotations
+
+from hybridvif.errors import NameCollision
+from hybridvif.names import is_uuid
+from hybridvif.parts import HostState, OvsPort, Stray
+from hybridvif.steps import owners_of
+
+
+def claim(observed: HostState, port_id: str, interface_id: str = "") -> None:
+    """Make sure that nothing observed under this port's names is another port's.
+
+    interface_id: the iface-id that this port may have beside its own id. Raises NameCollision, naming both ids.
+    """
+    aliases = {owner for link in observed.links.values() for owner in owners_of(link)}
+    aliases |= {link.alias for link in observed.links.values() if isinstance(link, Stray) and is_uuid(link.alias)}
+    for alias in sorted(aliases - {port_id}):
+        raise _collision(port_id, alias, "the alias of its links")
+    if aliases:
+        return
+    for row in observed.ports.values():
+        if not isinstance(row, OvsPort):
+            continue
+        if is_uuid(row.port_id):
+            if row.port_id != port_id:
+                raise _collision(port_id, row.port_id, "external_ids:hybridvif-port-id")
+        elif is_uuid(row.iface_id) and row.iface_id not in (port_id, interface_id):
+            raise _collision(port_id, row.iface_id, "external_ids:iface-id")
+
+
+def _collision(port_id: str, other: str, evidence: str) -> NameCollision:
+    return NameCollision(
+        f"port {port_id} shares its first 11 characters, and so its device names, with port {other}, "
+        f"which is plugged here ({evidence}); unplug that port first, or give one of them another id"
+    )

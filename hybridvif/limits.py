@@ -1,0 +1,134 @@
+"""Which values may be written at all, part by part: the daemon's policy refuses the rest, a rollback leaves them.
+
+What was observed is not limited: a kernel or a database can hold values that nobody would plug.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+
+from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
+from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth
+from hybridvif.port import MAX_MTU, MIN_MTU, is_bridge_name, is_mac
+
+Rule = Callable[[Part, object], bool]
+
+MAX_AGEING = 360_000_000
+"""In hundredths of a second: what the kernel's clock arithmetic takes without overflow, and far beyond any use."""
+MAX_FORWARD_DELAY = 3_000
+"""30 s, the largest that IEEE 802.1D and the kernel allow."""
+
+
+def _is_flag(_: Part, value: object) -> bool:
+    return type(value) is bool
+
+
+def _is_own_alias(part: Part, value: object) -> bool:
+    return value == "" or (type(value) is str and is_uuid(value) and value[:KEY_LENGTH] == key_of(part.name))
+
+
+def _is_unicast(_: Part, value: object) -> bool:
+    return type(value) is str and is_mac(value)
+
+
+def _is_unicast_or_absent(part: Part, value: object) -> bool:
+    return value == "" or _is_unicast(part, value)
+
+
+def _is_uuid_or_absent(_: Part, value: object) -> bool:
+    return value == "" or (type(value) is str and is_uuid(value))
+
+
+def _is_own_bridge(part: Part, value: object) -> bool:
+    return value == "" or value == names_of_key(key_of(part.name) or "").bridge
+
+
+def _is_own_peer(part: Part, value: object) -> bool:
+    return value == names_of_key(key_of(part.name) or "").switch_end
+
+
+def _in_range(low: int, high: int) -> Rule:
+    return lambda _, value: type(value) is int and low <= value <= high
+
+
+def _one_of(*values: object) -> Rule:
+    return lambda _, value: any(type(value) is type(legal) and value == legal for legal in values)
+
+
+def _is_switch_bridge(_: Part, value: object) -> bool:
+    return type(value) is str and is_bridge_name(value)
+
+
+_RULES: Mapping[type[Part], Mapping[str, Rule]] = {
+    Bridge: {
+        "alias": _is_own_alias,
+        "mac": _is_unicast,
+        "mtu": _in_range(MIN_MTU, MAX_MTU),
+        "up": _is_flag,
+        "forward_delay": _in_range(0, MAX_FORWARD_DELAY),
+        "ageing": _in_range(0, MAX_AGEING),
+        "stp": _is_flag,
+        "multicast_snooping": _is_flag,
+        "disable_ipv6": _one_of(True, False, None),
+        # stable_secret is refused by a kernel that was never given the secret, so it is not ours to write.
+        "addr_gen_mode": _one_of("eui64", "none", "random", None),
+        "arp_ignore": _in_range(0, 8),
+        "arp_announce": _in_range(0, 2),
+        # A group other than 0 is how a bulk delete marks what is to go.
+        "group": _one_of(0),
+    },
+    Veth: {
+        "peer": _is_own_peer,
+        "alias": _is_own_alias,
+        "peer_alias": _is_own_alias,
+        "mtu": _in_range(MIN_MTU, MAX_MTU),
+        "peer_mtu": _in_range(MIN_MTU, MAX_MTU),
+        "up": _is_flag,
+        "peer_up": _is_flag,
+        "promisc": _is_flag,
+        "peer_promisc": _is_flag,
+        "master": _is_own_bridge,
+        "group": _one_of(0),
+    },
+    Tap: {"master": _is_own_bridge},
+    OvsPort: {
+        "bridge": _is_switch_bridge,
+        "iface_id": _is_uuid_or_absent,
+        "iface_status": _one_of("active", ""),
+        "attached_mac": _is_unicast_or_absent,
+        "vm_uuid": _is_uuid_or_absent,
+        "port_id": _is_own_alias,
+        "type": _one_of("", PARKED),
+        "realized": _is_flag,
+    },
+    IvsPort: {},
+}
+
+
+def unwritable(part: Part, attributes: Mapping[str, object] | None = None) -> tuple[str, ...]:
+    """The attributes of a part whose values may not be written; those given, or all of them.
+
+    A part of a kind that no plan makes, a Stray, is unwritable as a whole: its kind is returned.
+    """
+    rules = _RULES.get(type(part))
+    if rules is None:
+        return (part.kind,)
+    values = {name: getattr(part, name) for name in rules} if attributes is None else attributes
+    return tuple(name for name, value in values.items() if not rules[name](part, value))
+
+
+def restorable(first: HostState, wiring: HostState) -> tuple[HostState, tuple[str, ...]]:
+    """What a rollback may go back to, and the attributes ("qbr...: stp") that it must leave as the wiring has them."""
+    goal, left = first, []
+    for part in first:
+        wired = (wiring.ports if part.role is OvsPort.role else wiring.links).get(part.name)
+        kept = [name for name in unwritable(part) if name != part.kind]
+        if isinstance(part, Bridge) and part.stp and (part.forward_delay < 200 or "forward_delay" in kept):
+            # IEEE 802.1D asks for 2 s at least while STP runs, and the kernel refuses less (ERANGE).
+            kept.append("stp")
+        if type(wired) is not type(part) or not kept:
+            continue
+        goal = goal.having(replace(part, **{name: getattr(wired, name) for name in kept}))
+        left += [f"{part.name}: {name}" for name in kept]
+    return goal, tuple(left)

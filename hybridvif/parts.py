@@ -1,0 +1,231 @@
+"""What a host is made of, as far as we manage it: five kinds of part, and Stray for what has our name but not our shape.
+
+A part holds only what hybridvif sets. What it does not set it neither compares nor touches: the VLAN tag is the
+agent's after birth, the tap is libvirt's. An observed part accepts any value the kernel or OVSDB can hold; only what
+is to be written is range-checked (limits.py). An attribute that is None does not exist on this kernel, and agrees
+with any other value.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, fields
+from types import MappingProxyType
+from typing import ClassVar
+
+from hybridvif.names import PortNames
+
+PARKED = "patch"
+"""The Interface type of a row whose device is about to be made anew (semantics.md, Re-creating qvo)."""
+
+
+class Role(enum.Enum):
+    """Who carries a step out."""
+
+    LINK = "link"
+    SWITCH = "switch"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """What all parts have in common: a name, and a role."""
+
+    kind: ClassVar[str]
+    role: ClassVar[Role] = Role.LINK
+    name: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bridge(Part):
+    """The Linux bridge of one port, qbr. Its `ip` twin: ip link add qbr type bridge."""
+
+    kind: ClassVar[str] = "bridge"
+    alias: str
+    """Whose it is: the full port id."""
+    mac: str
+    mtu: int
+    """In bytes."""
+    up: bool
+    forward_delay: int
+    """In hundredths of a second, as IFLA_BR_FORWARD_DELAY counts."""
+    ageing: int
+    """In hundredths of a second; 0: never learn, flood like a hub."""
+    stp: bool
+    multicast_snooping: bool
+    disable_ipv6: bool | None
+    addr_gen_mode: str | None
+    """As `ip -d link` spells it: eui64, none, stable_secret, random."""
+    arp_ignore: int
+    arp_announce: int
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Veth(Part):
+    """The veth pair, named for its end on the Linux bridge, qvb; the end on the switch, qvo, is its peer."""
+
+    kind: ClassVar[str] = "veth"
+    peer: str
+    alias: str
+    peer_alias: str
+    mtu: int
+    peer_mtu: int
+    up: bool
+    peer_up: bool
+    promisc: bool
+    peer_promisc: bool
+    master: str
+    """The bridge that holds qvb, or "". The master of qvo is the switch's own business."""
+    group: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tap(Part):
+    """The VM's device, of whatever kind; libvirt's but for its master, which is mended where qbr is made anew."""
+
+    kind: ClassVar[str] = "tap"
+    master: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OvsPort(Part):
+    """The OVSDB rows of one port: a Port and its one Interface, named qvo, on a Bridge. An id that is "" is absent."""
+
+    kind: ClassVar[str] = "ovs-port"
+    role: ClassVar[Role] = Role.SWITCH
+    bridge: str
+    iface_id: str
+    iface_status: str
+    attached_mac: str
+    vm_uuid: str
+    port_id: str
+    """external_ids:hybridvif-port-id: our own key, only where iface_id is not the port id."""
+    type: str = ""
+    """Interface.type: "" for a system device, PARKED while its device is made anew."""
+    realized: bool = True
+    """Whether ovs-vswitchd has taken the device as it is now. Read back, never written."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IvsPort(Part):
+    """The port of an Indigo Virtual Switch: a name, no more."""
+
+    kind: ClassVar[str] = "ivs-port"
+    role: ClassVar[Role] = Role.SWITCH
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stray(Part):
+    """Something that has one of our names but is not of our shape; it is in no plan, and stops every plan."""
+
+    kind: ClassVar[str] = "stray"
+    what: str
+    """What it is, with its article: "a dummy link"."""
+    alias: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StrayPort(Stray):
+    """A Stray in the switch: a bond, an internal port, anything named qvo that is not one system interface."""
+
+    role: ClassVar[Role] = Role.SWITCH
+
+
+Link = Bridge | Veth | Tap | Stray
+SwitchPort = OvsPort | IvsPort | StrayPort
+
+PARTS: tuple[type[Part], ...] = (Bridge, Veth, Tap, OvsPort, IvsPort, Stray, StrayPort)
+
+
+@dataclass(frozen=True, slots=True)
+class HostState:
+    """What is on a host, or should be, under the names of our grammar. Frozen; absent means not there.
+
+    links: by name; a veth pair by the name of its bridge end. ports: by name; apart, since qvo is in both.
+    """
+
+    links: Mapping[str, Link] = field(default_factory=dict)
+    ports: Mapping[str, SwitchPort] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "links", MappingProxyType(dict(self.links)))
+        object.__setattr__(self, "ports", MappingProxyType(dict(self.ports)))
+
+    def __iter__(self) -> Iterator[Part]:
+        yield from self.links.values()
+        yield from self.ports.values()
+
+    def of(self, names: PortNames) -> HostState:
+        """The parts of one port alone."""
+        wanted = set(names)
+        return HostState(
+            {name: part for name, part in self.links.items() if name in wanted},
+            {name: part for name, part in self.ports.items() if name in wanted},
+        )
+
+    def having(self, *parts: Part) -> HostState:
+        """This state with these parts put in, or put in the place of those of the same name and role."""
+        links, ports = dict(self.links), dict(self.ports)
+        for part in parts:
+            (ports if part.role is Role.SWITCH else links)[part.name] = part  # type: ignore[assignment]
+        return HostState(links, ports)
+
+    def lacking(self, part: Part) -> HostState:
+        """This state without that part."""
+        links, ports = dict(self.links), dict(self.ports)
+        (ports if part.role is Role.SWITCH else links).pop(part.name, None)
+        return HostState(links, ports)
+
+
+NOTHING = HostState()
+"""The goal of an unplug."""
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One attribute that is not as it should be."""
+
+    attribute: str
+    before: object
+    after: object
+
+
+def attributes_of(kind: type[Part]) -> tuple[str, ...]:
+    """The names of the attributes that a part of this kind has beside its own name, in the order of its declaration."""
+    return tuple(spec.name for spec in fields(kind) if spec.name != "name")
+
+
+def differences(before: Part, after: Part) -> tuple[Difference, ...]:
+    """The attributes in which two parts of one kind differ, None agreeing with anything.
+
+    Nobody can make a device unrealized, so `realized` differs only where it should be True and is not.
+    """
+    found = []
+    for name in attributes_of(type(after)):
+        old, new = getattr(before, name), getattr(after, name)
+        if old == new or old is None or new is None or (name == "realized" and not new):
+            continue
+        found.append(Difference(name, old, new))
+    return tuple(found)
+
+
+def agree(one: HostState, other: HostState) -> bool:
+    """Whether two states are the same, attributes that a kernel lacks apart."""
+    return all(_agree(getattr(one, side), getattr(other, side)) for side in ("links", "ports"))
+
+
+def _agree(one: Mapping[str, Part], other: Mapping[str, Part]) -> bool:
+    return one.keys() == other.keys() and all(
+        type(one[name]) is type(other[name]) and not differences(one[name], other[name]) for name in one
+    )
+
+
+def merged(states: Iterable[HostState]) -> HostState:
+    """Several states of different names as one."""
+    links: dict[str, Link] = {}
+    ports: dict[str, SwitchPort] = {}
+    for state in states:
+        links |= state.links
+        ports |= state.ports
+    return HostState(links, ports)

@@ -1,0 +1,108 @@
+"""What the caller asks for: one port. A Port that exists is legal."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+
+from hybridvif.errors import InvalidInput
+from hybridvif.names import PortNames, is_uuid, names_of
+
+MIN_MTU, MAX_MTU = 68, 65535
+"""IPv4's smallest MTU (RFC 791) and the largest the kernel gives a veth or a bridge (ETH_MAX_MTU)."""
+
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_SWITCH_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
+
+
+class VifType(enum.Enum):
+    """Which switch the port goes to, spelled as Neutron's binding:vif_type."""
+
+    OVS = "ovs"
+    IVS = "ivs"
+
+
+def is_mac(text: str) -> bool:
+    """Whether the text is a MAC address a device can have: six lower-case octets, unicast, not all zero.
+
+    >>> is_mac("fa:16:3e:aa:bb:cc"), is_mac("01:00:5e:00:00:01"), is_mac("00:00:00:00:00:00")
+    (True, False, False)
+    """
+    return _MAC.fullmatch(text) is not None and int(text[:2], 16) % 2 == 0 and text != "00:00:00:00:00:00"
+
+
+def is_bridge_name(text: str) -> bool:
+    """Whether the text can name an OVS bridge: its internal port is a device, so 15 characters and no slash."""
+    return _SWITCH_BRIDGE.fullmatch(text) is not None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """One Neutron port that is to be plugged the hybrid way.
+
+    Raises InvalidInput, naming the field, the value and the rule.
+
+    >>> Port(id="5f2c0e1a-7b00-4c00-8000-000000000001", mac="FA:16:3E:AA:BB:CC",
+    ...      instance_id="0b1c2d3e-0000-4000-8000-000000000002").mac
+    'fa:16:3e:aa:bb:cc'
+    """
+
+    id: str
+    """The Neutron port's id, a canonical UUID."""
+    mac: str
+    """The VM's MAC address: external_ids:attached-mac, by which Neutron's agent finds the port."""
+    instance_id: str
+    """The VM's id, a canonical UUID: external_ids:vm-uuid."""
+    interface_id: str = ""
+    """external_ids:iface-id, a canonical UUID; the port id if empty."""
+    mtu: int = 1500
+    """In bytes, 68 to 65535; for the Linux bridge and both ends of the veth pair."""
+    bridge: str = "br-int"
+    """The integration bridge; it must exist and this host's configuration must list it."""
+    vif_type: VifType = VifType.OVS
+    """The kind of switch."""
+
+    def __post_init__(self) -> None:
+        names_of(self.id)
+        _require(
+            isinstance(self.mac, str) and is_mac(self.mac.lower()),
+            f"port {self.id}: mac {self.mac!r} is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc",
+        )
+        object.__setattr__(self, "mac", self.mac.lower())
+        for field, value in (("instance_id", self.instance_id), ("interface_id", self.interface_id)):
+            _require(
+                isinstance(value, str) and (is_uuid(value) or (field == "interface_id" and value == "")),
+                f"port {self.id}: {field} {value!r} is not a UUID in canonical form; "
+                "write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002",
+            )
+        _require(
+            type(self.mtu) is int and MIN_MTU <= self.mtu <= MAX_MTU,
+            f"port {self.id}: mtu {self.mtu!r} is not a whole number from {MIN_MTU} to {MAX_MTU}; "
+            "leave it out for 1500",
+        )
+        _require(
+            isinstance(self.bridge, str) and is_bridge_name(self.bridge),
+            f"port {self.id}: bridge {self.bridge!r} cannot be the name of an Open vSwitch bridge; "
+            "use 1 to 15 letters, digits, '_', '.' or '-'",
+        )
+        _require(
+            isinstance(self.vif_type, VifType),
+            f"port {self.id}: vif_type {self.vif_type!r} is not known; use one of "
+            + ", ".join(kind.value for kind in VifType),
+        )
+
+    @property
+    def names(self) -> PortNames:
+        """The names of this port's devices."""
+        return names_of(self.id)
+
+    @property
+    def iface_id(self) -> str:
+        """What external_ids:iface-id holds for this port."""
+        return self.interface_id or self.id
+
+
+def _require(legal: bool, sentence: str) -> None:
+    if not legal:
+        raise InvalidInput(sentence)

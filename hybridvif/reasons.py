@@ -1,0 +1,72 @@
+"""Why every attribute is what it is: one line, and the Launchpad bugs that taught it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from hybridvif.parts import Bridge, OvsPort, Part, Tap, Veth
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Why an attribute has its value."""
+
+    text: str
+    bugs: tuple[int, ...] = ()
+
+    def __str__(self) -> str:
+        return self.text + (f" (LP {', '.join(map(str, self.bugs))})" if self.bugs else "")
+
+
+_OWNER = Reason("the full port id says whose it is: two ports can share the 11 characters of a name")
+_MTU = Reason("the network's MTU, at every hop of the chain and updated on re-plug", (1623876, 1959586))
+_PROMISC = Reason("frames for the VM's MAC must pass a device that has another")
+_UP = Reason("a device that is down forwards nothing", (1597287,))
+_GROUP = Reason("only a bulk delete moves links into a group; one that was killed must not take a port along later")
+
+REASONS: Mapping[tuple[type[Part], str], Reason] = {
+    (Bridge, "alias"): _OWNER,
+    (Bridge, "mac"): Reason("fixed, else it follows the lowest port, and udev may rewrite it"),
+    (Bridge, "mtu"): Reason("explicit, else the kernel resets it when the bridge is empty", (1623876,)),
+    (Bridge, "up"): _UP,
+    (Bridge, "forward_delay"): Reason("no learning delay: the first DHCP request must pass", (1129055,)),
+    (Bridge, "ageing"): Reason(
+        "floods like a hub: no loss while MAC addresses move in live migration; only on this private bridge",
+        (1715317, 1414559, 1837252),
+    ),
+    (Bridge, "stp"): Reason("there is no loop behind a private two-port bridge, and STP would delay the port"),
+    (Bridge, "multicast_snooping"): Reason(
+        "snooping eats IPv6 neighbour discovery on a two-port bridge", (1276038,)
+    ),
+    (Bridge, "disable_ipv6"): Reason("a tenant's router advertisements must not configure the host", (1302080, 1470931)),
+    (Bridge, "addr_gen_mode"): Reason("no link-local address of the host's on a tenant's segment", (1302080, 1470931)),
+    (Bridge, "arp_ignore"): Reason("the bridge must not answer ARP for the host's addresses", (1825888,)),
+    (Bridge, "arp_announce"): Reason("the bridge must not announce the host's addresses", (1825888,)),
+    (Bridge, "group"): _GROUP,
+    (Veth, "peer"): Reason("the other end of the pair, on the switch"),
+    (Veth, "alias"): _OWNER,
+    (Veth, "peer_alias"): _OWNER,
+    (Veth, "mtu"): _MTU,
+    (Veth, "peer_mtu"): _MTU,
+    (Veth, "up"): _UP,
+    (Veth, "peer_up"): _UP,
+    (Veth, "promisc"): _PROMISC,
+    (Veth, "peer_promisc"): _PROMISC,
+    (Veth, "master"): Reason("Neutron's firewall filters the port on this bridge, between tap and qvb"),
+    (Veth, "group"): _GROUP,
+    (Tap, "master"): Reason("a bridge made anew has lost the VM's device, and libvirt will not put it back"),
+    (OvsPort, "bridge"): Reason("the integration bridge; a row is moved, never deleted and added again", (1670628,)),
+    (OvsPort, "iface_id"): Reason("Neutron's agent ignores a port without it"),
+    (OvsPort, "iface_status"): Reason("tells the agent that the interface is in use"),
+    (OvsPort, "attached_mac"): Reason("Neutron's agent ignores a port without it"),
+    (OvsPort, "vm_uuid"): Reason("whose VM it is, for operators and tools"),
+    (OvsPort, "port_id"): Reason("our own key, only where iface-id is not the port id"),
+    (OvsPort, "type"): Reason("a system device; parked as a patch only while its device is made anew", (1519926,)),
+    (OvsPort, "realized"): Reason("ovs-vswitchd must hold the device as it is now, or no packet passes"),
+}
+
+
+def reason_of(part: Part, attribute: str) -> Reason:
+    """Why this attribute of this part is what it is."""
+    return REASONS[type(part), attribute]

@@ -1,0 +1,68 @@
+"""The hybrid recipe on one screen: a Port -> the HostState it needs. Why each value is what it is: reasons.py."""
+
+from __future__ import annotations
+
+from hybridvif.names import KEY_LENGTH
+from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth
+from hybridvif.port import Port, VifType
+
+ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
+
+
+def wiring_of(port: Port) -> HostState:
+    """The parts that a plugged port has, whole and in order."""
+    names = port.names
+    bridge = Bridge(
+        name=names.bridge,
+        alias=port.id,
+        mac=bridge_mac_of(port.id),
+        mtu=port.mtu,
+        up=True,
+        forward_delay=0,
+        ageing=0,
+        stp=False,
+        multicast_snooping=False,
+        disable_ipv6=True,
+        addr_gen_mode="none",
+        arp_ignore=ISOLATING_ARP_IGNORE,
+        arp_announce=ISOLATING_ARP_ANNOUNCE,
+    )
+    veth = Veth(
+        name=names.bridge_end,
+        peer=names.switch_end,
+        alias=port.id,
+        peer_alias=port.id,
+        mtu=port.mtu,
+        peer_mtu=port.mtu,
+        up=True,
+        peer_up=True,
+        promisc=True,
+        peer_promisc=True,
+        master=names.bridge,
+    )
+    return HostState({bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port)})
+
+
+def bridge_mac_of(port_id: str) -> str:
+    """The Linux bridge's MAC address: locally administered, and different on a host for any two different qbr.
+
+    >>> bridge_mac_of("5f2c0e1a-7b00-4c00-8000-000000000001")
+    '0a:5f:2c:0e:1a:7b'
+    """
+    digits = port_id[:KEY_LENGTH].replace("-", "")
+    return ":".join(["0a", *(digits[at : at + 2] for at in range(0, 10, 2))])
+
+
+def _switch_port_of(port: Port) -> OvsPort | IvsPort:
+    name = port.names.switch_end
+    if port.vif_type is VifType.IVS:
+        return IvsPort(name=name)
+    return OvsPort(
+        name=name,
+        bridge=port.bridge,
+        iface_id=port.iface_id,
+        iface_status="active",
+        attached_mac=port.mac,
+        vm_uuid=port.instance_id,
+        port_id=port.id if port.iface_id != port.id else "",
+    )
