@@ -1,0 +1,262 @@
+"""ovsdb: the switch is Open vSwitch, spoken to through ovsdbapp. One transaction a batch, read back when it is done.
+
+A row is changed in place: a port that is deleted and added again would lose its VLAN tag and ofport, and Neutron would
+cycle it through DOWN (LP 1670628). Only what differs is written, since any write wakes Neutron's agent.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, ClassVar
+
+from ovsdbapp.backend.ovs_idl import idlutils
+
+from hybridvif.errors import BridgeMissing
+from hybridvif.executors.base import ExecutorError, StepFailed, refused
+from hybridvif.executors.ovsdb_session import Expired, Session
+from hybridvif.executors.packetsockets import held_devices
+from hybridvif.facts import Facts, Observed, PortFact
+from hybridvif.names import key_of
+from hybridvif.parts import PARKED, HostState, OvsPort, Part, Role, StrayPort, SwitchPort
+from hybridvif.report import Outcome, Result
+from hybridvif.settings import Settings
+from hybridvif.steps import Create, Delete, Step, Update, changes_of, objection, simulate
+
+IDS = {
+    "iface_id": "iface-id",
+    "iface_status": "iface-status",
+    "attached_mac": "attached-mac",
+    "vm_uuid": "vm-uuid",
+    "port_id": "hybridvif-port-id",
+}
+"""The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
+OPTIONS = {PARKED: {"peer": "nobody"}}
+"""Interface.options by type; a patch port needs a peer, and this one never exists."""
+USERSPACE = frozenset({"netdev", "dummy"})
+"""The datapath types in which ovs-vswitchd reads a system device through a packet socket."""
+TRIES = 8
+SETTLE = 0.05
+"""Seconds to wait for ofport and error to follow cur_cfg."""
+
+
+class OvsdbExecutor:
+    """Ports of Open vSwitch through OVSDB."""
+
+    role: ClassVar[Role] = Role.SWITCH
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort})
+    programs: ClassVar[tuple[str, ...]] = ()
+    atomic: ClassVar[bool] = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._session = Session(settings.ovsdb_connection)
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """The ports under these names, or all of our grammar, and the bridges there are."""
+        with self._session.fresh(deadline) as api:
+            return _observed(api, names)
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        """All the steps in one transaction, then wait for ovs-vswitchd to have taken it."""
+        try:
+            return self._apply(steps, deadline)
+        except Expired:
+            said = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
+            return [Outcome(step, Result.UNKNOWN, f"{said}: {_names(steps)}") for step in steps]
+        except ExecutorError as error:
+            return [error.outcome_of(step) for step in steps]
+
+    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        said = ""
+        for attempt in range(TRIES):
+            with self._session.fresh(deadline) as api:
+                against = _objected(api, steps)
+                if against:
+                    return against
+                try:
+                    status, number, said = api.commit(lambda txn: _compose(api, txn, steps), deadline)  # noqa: B023
+                except StepFailed as failure:
+                    return [failure.outcome_of(step) for step in steps]
+                if status in ("success", "unchanged"):
+                    return _settled(api, steps, number, deadline)
+                if status != "try again":
+                    break
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))
+        reason = f"OVSDB refused the transaction for {_names(steps)}: {said or 'others keep changing the same rows'}"
+        return [Outcome(step, Result.FAILED, reason, retry=not said) for step in steps]
+
+
+def _names(steps: Iterable[Step]) -> str:
+    names = sorted({step.part.name for step in steps})
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _objected(api: Any, steps: Sequence[Step]) -> list[Outcome] | None:
+    """The outcomes if any step must not run: the whole batch is one transaction."""
+    state = _observed(api, {step.part.name for step in steps}).state
+    against = {}
+    for at, step in enumerate(steps):
+        against[at] = objection(state, step)
+        if not against[at]:
+            state = simulate(state, step)
+    if not any(against.values()):
+        return None
+    return [
+        refused(step, reason)
+        if (reason := against[at])
+        else Outcome(step, Result.SKIPPED, "not tried, since another step of the same transaction was not permitted")
+        for at, step in enumerate(steps)
+    ]
+
+
+def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
+    for step in steps:
+        match step:
+            case Create(OvsPort() as port):
+                _create(api, txn, port)
+            case Update(_, OvsPort() as port):
+                _update(api, port, changes_of(step))
+            case Delete(OvsPort() as port):
+                row = _row(api, "Port", port.name)
+                if row is not None:
+                    row.interfaces[0].verify("external_ids")
+                    api.del_port(port.name).run_idl(txn)
+            case _:
+                raise StepFailed(f"ovsdb does not serve {step.part.kind} {step.part.name}")
+
+
+def _create(api: Any, txn: Any, port: OvsPort) -> None:
+    _bridge(api, port.bridge)
+    ids = {key: getattr(port, attribute) for attribute, key in IDS.items()}
+    api.add_port(
+        port.bridge,
+        port.name,
+        may_exist=False,
+        type=port.type,
+        options=OPTIONS.get(port.type, {}),
+        external_ids={key: value for key, value in ids.items() if value},
+    ).run_idl(txn)
+
+
+def _update(api: Any, port: OvsPort, changes: dict[str, object]) -> None:
+    row = _row(api, "Port", port.name)
+    interface = row.interfaces[0]
+    # Whose port it is was judged by these; if they change meanwhile the server asks for another try.
+    interface.verify("external_ids")
+    for attribute, key in IDS.items():
+        if attribute not in changes:
+            continue
+        if changes[attribute]:
+            interface.setkey("external_ids", key, changes[attribute])
+        elif key in interface.external_ids:
+            interface.delkey("external_ids", key)
+    if "type" in changes:
+        interface.type = changes["type"]
+        interface.options = OPTIONS.get(str(changes["type"]), {})
+    if "bridge" in changes:
+        # Moved, not deleted and added: row, ofport and other_config stay.
+        target = _bridge(api, port.bridge)
+        holder = _holder(api, row)
+        if holder is not None:
+            holder.delvalue("ports", row)
+        target.addvalue("ports", row)
+
+
+def _settled(api: Any, steps: Sequence[Step], number: int | None, deadline: float) -> list[Outcome]:
+    """What ovs-vswitchd made of a transaction that was committed."""
+    if number is not None and not api.await_cfg(number, deadline):
+        reason = "committed in OVSDB, but ovs-vswitchd has not acknowledged it by the deadline; is it running?"
+        return [Outcome(step, Result.CONFIGURED, reason) for step in steps]
+    outcomes = []
+    for step in steps:
+        reason = "" if isinstance(step, Delete) else _complaint(api, step.part.name, deadline)
+        outcomes.append(Outcome(step, Result.FAILED if reason else Result.DONE, reason))
+    return outcomes
+
+
+def _complaint(api: Any, name: str, deadline: float) -> str:
+    """Why ovs-vswitchd did not take a system device; empty if it did, or was not asked to."""
+    interface = _row(api, "Interface", name)
+    if interface is None or interface.type == PARKED:
+        return ""
+    if not interface.ofport and not interface.error:
+        # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
+        try:
+            api.sync(min(deadline, time.monotonic() + SETTLE))
+        except Expired:
+            return ""
+    if interface.error or interface.ofport == [-1]:
+        said = interface.error[0] if interface.error else "no reason given"
+        return f"ovs-vswitchd did not take {name}: {said}"
+    return ""
+
+
+def _observed(api: Any, names: Collection[str] | None) -> Observed:
+    holders = {}
+    switches = {}
+    for bridge in api.tables["Bridge"].rows.values():
+        switches[bridge.name] = bridge.datapath_type or "system"
+        for row in bridge.ports:
+            holders[row.uuid] = bridge
+    ports: dict[str, SwitchPort] = {}
+    facts: dict[str, PortFact] = {}
+    held = held_devices()
+    if names is None:
+        names = [row.name for row in api.tables["Interface"].rows.values() if key_of(row.name)]
+    for name in sorted(names):
+        interface = _row(api, "Interface", name)
+        if interface is None:
+            continue
+        row = _row(api, "Port", name)
+        holder = holders.get(row.uuid) if row is not None else None
+        ports[name] = _part(name, row, interface, holder, held)
+        facts[name] = PortFact(
+            ofport=interface.ofport[0] if interface.ofport else None,
+            error=interface.error[0] if interface.error else "",
+            tag=row.tag[0] if row is not None and row.tag else None,
+        )
+    version = api._ovs.ovs_version
+    return Observed(
+        HostState({}, ports),
+        Facts(ports=facts, switches=switches, switch_version=f"ovs {version[0]}" if version else "ovs"),
+    )
+
+
+def _part(name: str, row: Any, interface: Any, holder: Any, held: Collection[str]) -> SwitchPort:
+    if row is None or [one.name for one in row.interfaces] != [name] or holder is None:
+        return StrayPort(name=name, what="an Open vSwitch interface that is part of a bond or of no bridge")
+    ids = interface.external_ids
+    realized = (
+        interface.type == ""
+        and bool(interface.ofport)
+        and interface.ofport[0] > 0
+        and not interface.error
+        # Where a device is deleted and made anew under its row, ofport and error stay good and no packet passes
+        # (semantics.md, Re-creating qvo): only the socket tells.
+        and (holder.datapath_type not in USERSPACE or name in held)
+    )
+    return OvsPort(
+        name=name,
+        bridge=holder.name,
+        type=interface.type,
+        realized=realized,
+        **{attribute: ids.get(key, "") for attribute, key in IDS.items()},
+    )
+
+
+def _row(api: Any, table: str, name: str) -> Any:
+    return idlutils.row_by_value(api.idl, table, "name", name, None)
+
+
+def _bridge(api: Any, name: str) -> Any:
+    row = _row(api, "Bridge", name)
+    if row is None:
+        raise StepFailed(
+            f"integration bridge {name} does not exist; create it: ovs-vsctl add-br {name}", code=BridgeMissing.code
+        )
+    return row
+
+
+def _holder(api: Any, port: Any) -> Any:
+    return next((bridge for bridge in api.tables["Bridge"].rows.values() if port in bridge.ports), None)

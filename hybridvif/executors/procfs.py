@@ -1,0 +1,35 @@
+"""The few per-device switches that netlink cannot set, under /proc/sys/net.
+
+Only these three files of a qbr are ever written. /proc/sys/net follows the network namespace of the thread that opens
+it (sysfs does not), and each directory is named for the device, so no link of ours can lead elsewhere.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+_FILES = {
+    "arp_ignore": "/proc/sys/net/ipv4/conf/{}/arp_ignore",
+    "arp_announce": "/proc/sys/net/ipv4/conf/{}/arp_announce",
+    "disable_ipv6": "/proc/sys/net/ipv6/conf/{}/disable_ipv6",
+}
+
+ATTRIBUTES = frozenset(_FILES)
+
+
+def write(device: str, attribute: str, value: int) -> None:
+    """Write one switch of one device. Raises OSError; a missing IPv6 file is no error.
+
+    A kernel without IPv6, and a device whose MTU is below 1280, have no such file, and nothing to switch off.
+    """
+    try:
+        fd = os.open(_FILES[attribute].format(device), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except FileNotFoundError:
+        if attribute == "disable_ipv6":
+            return
+        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device) from None
+    try:
+        os.write(fd, b"%d" % value)
+    finally:
+        os.close(fd)

@@ -1,0 +1,213 @@
+"""recording: the fake. It holds a simulated host, remembers every step, and fails where it is told to.
+
+Three ways to it: RecordingHost in a test of your own code (and the fixture `recording_host`), the executors named
+`recording` in a configuration, and Simulation underneath both. Whatever is done through it is reported as simulated.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import ClassVar
+
+from hybridvif.executors.base import refused
+from hybridvif.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.names import key_of
+from hybridvif.parts import Bridge, HostState, IvsPort, Link, OvsPort, Part, Role, Stray, Tap, Veth
+from hybridvif.report import Outcome, Result
+from hybridvif.settings import Settings
+from hybridvif.steps import Delete, Step, objection, simulate
+
+
+class Simulation:
+    """A host that exists in memory only."""
+
+    def __init__(self, state: HostState = HostState(), switches: Mapping[str, str] | None = None) -> None:  # noqa: B008
+        self.state = state
+        self.switches = dict(switches if switches is not None else {"br-int": "netdev"})
+        self.steps: list[Step] = []
+        """The steps that were carried out, oldest first."""
+        self.carrier: set[str] = set()
+        """The taps that a VM holds open."""
+        self._failures: list[tuple[type[Step] | None, str | None, str, bool]] = []
+        self._lock = threading.RLock()
+
+    def fail(
+        self, *, verb: type[Step] | None = None, name: str | None = None, reason: str = "told to fail", retry: bool = False
+    ) -> None:
+        """Make the next step of this verb, about the part of this name, fail; None stands for any. One call, one failure."""
+        self._failures.append((verb, name, reason, retry))
+
+    def observe(self, names: Collection[str] | None) -> Observed:
+        """What is on the simulated host under these names."""
+        with self._lock:
+            links = {name: link for name, link in self.state.links.items() if names is None or name in names}
+            ports = {name: port for name, port in self.state.ports.items() if names is None or name in names}
+            return Observed(
+                HostState(links, ports),
+                Facts(
+                    links=self._link_facts(links),
+                    members={name: self._members_of(name) for name, link in links.items() if isinstance(link, Bridge)},
+                    ports={name: PortFact(ofport=1 if getattr(port, "realized", True) else None) for name, port in ports.items()},
+                    switches=self.switches,
+                    switch_version="simulated",
+                    simulated=True,
+                ),
+            )
+
+    def apply(self, steps: Sequence[Step]) -> list[Outcome]:
+        """Carry steps out, and remember them; after a failure only deletes of that port are still tried."""
+        with self._lock:
+            failed: set[str | None] = set()
+            outcomes = []
+            for step in steps:
+                key = key_of(step.part.name)
+                if key in failed and not isinstance(step, Delete):
+                    reason = "not tried, since an earlier step of this port failed"
+                    outcomes.append(Outcome(step, Result.SKIPPED, reason, simulated=True))
+                    continue
+                outcome = self._apply_one(step)
+                outcomes.append(outcome)
+                if outcome.result is not Result.DONE:
+                    failed.add(key)
+            return outcomes
+
+    def _apply_one(self, step: Step) -> Outcome:
+        against = objection(self.state, step)
+        if against:
+            outcome = refused(step, against)
+            return Outcome(step, outcome.result, outcome.reason, outcome.retry, simulated=True)
+        for told in self._failures:
+            verb, name, reason, retry = told
+            if (verb is None or isinstance(step, verb)) and name in (None, step.part.name):
+                self._failures.remove(told)
+                return Outcome(step, Result.FAILED, reason, retry=retry, simulated=True)
+        self.state = simulate(self.state, step)
+        self.steps.append(step)
+        return Outcome(step, Result.DONE, simulated=True)
+
+    def _members_of(self, bridge: str) -> tuple[str, ...]:
+        members = [link for link in self.state.links.values() if isinstance(link, Veth | Tap) and link.master == bridge]
+        return tuple(sorted(link.name for link in members))
+
+    def _link_facts(self, links: Mapping[str, Link]) -> dict[str, LinkFact]:
+        facts = {}
+        for at, link in enumerate(links.values(), start=2):
+            facts[link.name] = LinkFact(
+                ifindex=2 * at,
+                kind=link.kind,
+                up=getattr(link, "up", True),
+                carrier=not isinstance(link, Tap | Stray) or link.name in self.carrier,
+                master=getattr(link, "master", ""),
+                mtu=getattr(link, "mtu", 1500),
+            )
+        return facts
+
+
+class RecordingHost:
+    """A host for tests of code that plugs: in this process, without root, without a daemon.
+
+    Set `state` to start from any host, read `steps` to see what was done, `fail()` to see what your code does then.
+
+    >>> from hybridvif import Port, RecordingHost, plug
+    >>> host = RecordingHost()
+    >>> report = plug(Port(id="5f2c0e1a-7b00-4c00-8000-000000000001", mac="fa:16:3e:aa:bb:cc",
+    ...                    instance_id="0b1c2d3e-0000-4000-8000-000000000002"), host)
+    >>> report.ok, report.simulated, [step.part.name for step in host.steps]
+    (True, True, ['qbr5f2c0e1a-7b', 'qvb5f2c0e1a-7b', 'qvo5f2c0e1a-7b'])
+    """
+
+    def __init__(
+        self,
+        state: HostState = HostState(),  # noqa: B008
+        *,
+        settings: Settings = Settings(link_executor="recording", switch_executor="recording"),  # noqa: B008
+        switches: Mapping[str, str] | None = None,
+    ) -> None:
+        self.settings = settings
+        self.simulation = Simulation(state, switches)
+        self._lock = threading.RLock()
+
+    @property
+    def state(self) -> HostState:
+        """What is on the simulated host."""
+        return self.simulation.state
+
+    @state.setter
+    def state(self, state: HostState) -> None:
+        self.simulation.state = state
+
+    @property
+    def steps(self) -> list[Step]:
+        """The steps that were carried out, oldest first."""
+        return self.simulation.steps
+
+    def fail(
+        self, *, verb: type[Step] | None = None, name: str | None = None, reason: str = "told to fail", retry: bool = False
+    ) -> None:
+        """Make the next step of this verb, about the part of this name, fail; None stands for any."""
+        self.simulation.fail(verb=verb, name=name, reason=reason, retry=retry)
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """What is on the simulated host under these names."""
+        return self.simulation.observe(names)
+
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
+        """Carry plans out, one a port."""
+        return [tuple(self.simulation.apply(plan)) for plan in plans]
+
+    @contextmanager
+    def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
+        """One caller at a time."""
+        with self._lock:
+            yield
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+    def __enter__(self) -> RecordingHost:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class _RecordingExecutor:
+    """What the executors of both roles share: one simulated host a daemon."""
+
+    role: ClassVar[Role]
+    serves: ClassVar[frozenset[type[Part]]]
+    programs: ClassVar[tuple[str, ...]] = ()
+    atomic: ClassVar[bool] = False
+    simulation: ClassVar[Simulation] = Simulation()
+
+    def __init__(self, settings: Settings) -> None:
+        self.simulation.switches = dict.fromkeys(settings.integration_bridges, "netdev")
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """The parts of this role on the simulated host."""
+        seen = self.simulation.observe(names)
+        if self.role is Role.LINK:
+            facts = Facts(links=seen.facts.links, members=seen.facts.members, simulated=True)
+            return Observed(HostState(seen.state.links, {}), facts)
+        facts = Facts(ports=seen.facts.ports, switches=seen.facts.switches, switch_version="simulated", simulated=True)
+        return Observed(HostState({}, seen.state.ports), facts)
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        """Carry the steps out on the simulated host."""
+        return self.simulation.apply(steps)
+
+
+class RecordingLinks(_RecordingExecutor):
+    """The fake of the link role."""
+
+    role: ClassVar[Role] = Role.LINK
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap})
+
+
+class RecordingSwitch(_RecordingExecutor):
+    """The fake of the switch role."""
+
+    role: ClassVar[Role] = Role.SWITCH
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, IvsPort})
