@@ -1,0 +1,104 @@
+"""oslo.config options -> frozen Settings. Both sides read them: the caller for its own part, the daemon from its own files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from oslo_config import cfg
+
+from hybridvif.errors import ConfigurationError
+from hybridvif.port import is_bridge_name
+from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
+
+GROUP = "hybridvif"
+DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
+_DEFAULT = Settings()
+
+OPTIONS: tuple[cfg.Opt, ...] = (
+    cfg.StrOpt(
+        "link_executor",
+        default=_DEFAULT.link_executor,
+        help="Who makes bridges and veth pairs: the name of an entry point of hybridvif.link_executors.",
+    ),
+    cfg.StrOpt(
+        "switch_executor",
+        default=_DEFAULT.switch_executor,
+        help="Who makes ports of the switch: the name of an entry point of hybridvif.switch_executors.",
+    ),
+    cfg.StrOpt(
+        "ovsdb_connection",
+        default=OVS_SOCKET,
+        help="Where ovsdb-server listens: unix:FILE (absolute), tcp:HOST:PORT or ssl:HOST:PORT. Whoever reaches a TCP "
+        "port can put any device of this host into any bridge, so prefer the socket.",
+    ),
+    cfg.ListOpt(
+        "integration_bridges",
+        default=list(_DEFAULT.integration_bridges),
+        help="The Open vSwitch bridges that ports may be plugged into; any other is refused.",
+    ),
+    cfg.FloatOpt(
+        "deadline",
+        default=_DEFAULT.deadline,
+        min=MIN_DEADLINE,
+        max=MAX_DEADLINE,
+        help="Seconds without progress allowed to one port, or to one batch of a bulk call.",
+    ),
+    cfg.StrOpt(
+        "unplug_running",
+        default=_DEFAULT.unplug_running,
+        choices=["refuse", "force"],
+        help="What unplug does to a port whose VM runs (a member of its bridge has carrier).",
+    ),
+    cfg.StrOpt(
+        "lock_path",
+        default=_DEFAULT.lock_path,
+        help="Where the locks are, one for all callers of this host, root and the service's user alike.",
+    ),
+)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """The options by group, for oslo-config-generator."""
+    return [(GROUP, list(OPTIONS))]
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Make our options known; doing it twice does no harm."""
+    conf.register_opts(OPTIONS, group=GROUP)
+
+
+def settings_of(conf: cfg.ConfigOpts) -> Settings:
+    """What a configuration says. Raises ConfigurationError, naming the option."""
+    register(conf)
+    try:
+        section: Any = conf[GROUP]
+        values = {option.dest: getattr(section, option.dest) for option in OPTIONS}
+    except (cfg.ConfigFileValueError, ValueError) as error:
+        raise ConfigurationError(f"the configuration is not legal: {error}") from error
+    bridges = tuple(values["integration_bridges"])
+    for name in bridges:
+        if not is_bridge_name(name):
+            raise ConfigurationError(
+                f"[hybridvif] integration_bridges: {name!r} cannot be the name of an Open vSwitch bridge; "
+                "use 1 to 15 letters, digits, '_', '.' or '-'"
+            )
+    remote = values["ovsdb_connection"]
+    if not remote.startswith(("unix:/", "tcp:", "ssl:")):
+        raise ConfigurationError(
+            f"[hybridvif] ovsdb_connection: {remote!r} is not unix:FILE with an absolute path, tcp:HOST:PORT or "
+            f"ssl:HOST:PORT; leave it out for {OVS_SOCKET}"
+        )
+    return Settings(**{**values, "integration_bridges": bridges})
+
+
+def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
+    """Parse these files into a configuration. Raises ConfigurationError if one cannot be read."""
+    for name in files:
+        if not os.path.isfile(name):
+            raise ConfigurationError(f"configuration file {name} does not exist or is not a file; check the path")
+    try:
+        conf(args=[], project=GROUP, default_config_files=[os.path.abspath(name) for name in files], default_config_dirs=[])
+    except cfg.Error as error:
+        raise ConfigurationError(f"the configuration in {', '.join(files)} is not legal: {error}") from error

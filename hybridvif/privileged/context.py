@@ -1,0 +1,175 @@
+"""The privileged daemon as its caller sees it: oslo.privsep's context, with CAP_NET_ADMIN and nothing else.
+
+What differs from oslo.privsep's own client: starting the daemon ends by a deadline and says why it failed; a caller is
+answered when the daemon dies (oslo.privsep 3.12 leaves it waiting for ever where the reader thread meets ECONNRESET); a
+forked child starts without the parent's channel.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import os
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+from oslo_config import cfg
+from oslo_privsep import capabilities, comm, daemon, priv_context
+
+from hybridvif import config
+from hybridvif.errors import PreconditionError
+
+LOG = logging.getLogger(__name__)
+SECTION = "hybridvif_privileged"
+THREADS = 32
+"""oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
+START_DEADLINE = 30.0
+
+
+class Channel(daemon._ClientChannel):
+    """A channel to a daemon that a helper command started."""
+
+    def __init__(self, context: Context, deadline: float) -> None:
+        with tempfile.TemporaryDirectory(prefix="hybridvif-") as private, socket.socket(socket.AF_UNIX) as listener:
+            # Mode 0700: the daemon connects to us, so there is nothing privileged to attack here.
+            path = os.path.join(private, "privsep.sock")
+            listener.bind(path)
+            listener.listen(1)
+            started = self._start(context.helper_command(path), listener, deadline)
+        super().__init__(started, context)
+
+    def _start(self, command: list[str], listener: socket.socket, deadline: float) -> socket.socket:
+        LOG.info("starting the privileged daemon: %s", shlex.join(command))
+        try:
+            helper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        except OSError as error:
+            missing = shutil.which(command[0]) is None
+            _fail(f"{command[0]!r} is not installed" if missing else str(error), command)
+        said: deque[str] = deque(maxlen=20)
+        threading.Thread(target=_listen, args=(helper.stderr, said), name="hybridvif-stderr", daemon=True).start()
+        try:
+            code = helper.wait(max(deadline - time.monotonic(), 0.1))
+            if code:
+                time.sleep(0.05)
+                _fail((said[-1] if said else f"the helper ended with code {code}").rstrip("."), command)
+            listener.settimeout(max(deadline - time.monotonic(), 0.1))
+            channel, _ = listener.accept()
+        except subprocess.TimeoutExpired:
+            helper.kill()
+            _fail("the helper did not end by the deadline (does it ask for a password?)", command)
+        except TimeoutError:
+            _fail("it did not connect by the deadline", command)
+        channel.settimeout(None)
+        return channel
+
+    def exchange_ping(self) -> None:
+        """Greet the daemon; raises PreconditionError if it does not answer."""
+        try:
+            reply = self.send_recv((comm.Message.PING.value,), START_DEADLINE)
+        except OSError:
+            reply = (None,)
+        if reply[0] != comm.Message.PONG:
+            raise PreconditionError(
+                "the privileged daemon ended at once, probably because it could not keep CAP_NET_ADMIN; "
+                "run as root, or set [hybridvif_privileged] helper_command"
+            )
+
+    def _reader_main(self, reader: Any) -> None:
+        try:
+            super()._reader_main(reader)
+        except Exception as error:
+            LOG.warning("the channel to the privileged daemon broke: %s", error)
+        finally:
+            # oslo.privsep does this at end of file only; after ECONNRESET or a broken frame the callers would hang.
+            with self.lock:
+                self.running = False
+                for waiting in self.outstanding_msgs.values():
+                    waiting.set_exception(OSError("the privileged daemon has died"))
+
+    def close(self) -> None:
+        """Hang up; the daemon ends with the channel."""
+        try:
+            super().close()
+        except OSError:
+            # Already shut down by the daemon's death.
+            self.running = False
+
+
+class Context(priv_context.PrivContext):
+    """oslo.privsep's context with our channel."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        cfg.CONF.set_default("thread_pool_size", THREADS, group=self.cfg_section)
+        self._starting = threading.Lock()
+        os.register_at_fork(after_in_child=self._forget)
+
+    def helper_command(self, sockpath: str) -> list[str]:
+        """The command that starts the daemon. As root no sudo is needed."""
+        if self.conf.helper_command:
+            return super().helper_command(sockpath)
+        helper = os.path.join(os.path.dirname(sys.executable), "privsep-helper")
+        command = [helper if os.path.exists(helper) else "privsep-helper"]
+        if os.geteuid() != 0:
+            command = ["sudo", "--non-interactive", *command]
+        # What the program itself was configured with, so that both sides read the same files.
+        for option in ("config_file", "config_dir"):
+            for value in getattr(cfg.CONF, option, None) or ():
+                command += [f"--{option.replace('_', '-')}", value]
+        return [*command, "--privsep_context", str(self.pypath), "--privsep_sock_path", sockpath]
+
+    def reach(self, deadline: float) -> Channel:
+        """The channel to a living daemon, started if need be. Raises PreconditionError."""
+        with self._starting:
+            if self.channel is not None and not self.channel.running:
+                LOG.warning("the privileged daemon has died; starting another")
+                self.stop()
+            if self.channel is None:
+                self.channel = Channel(self, deadline)
+            return self.channel  # type: ignore[return-value]  # only ever set here
+
+    def _wrap(self, func: Callable[..., Any], *args: Any, _wrap_timeout: float | None = None, **kwargs: Any) -> Any:
+        if not self.client_mode:
+            return func(*args, **kwargs)
+        deadline = time.monotonic() + (_wrap_timeout or START_DEADLINE)
+        channel = self.reach(deadline)
+        left = max(deadline - time.monotonic(), 0.001)
+        return channel.remote_call(f"{func.__module__}.{func.__name__}", args, kwargs, left)
+
+    def _forget(self) -> None:
+        self.channel = None
+        self._starting = threading.Lock()
+
+
+def _listen(stream: Any, said: deque[str]) -> None:
+    for line in stream:
+        said.append(line.strip())
+        LOG.info("privileged daemon: %s", line.rstrip())
+
+
+def _fail(why: str, command: list[str]) -> NoReturn:
+    remedy = "run as root, or set [hybridvif_privileged] helper_command"
+    raise PreconditionError(
+        f"cannot start the privileged daemon: {why} (helper_command = {shlex.join(command[:3])} ...); {remedy}; "
+        "without root you can still look: hybridvif plan, hybridvif demo"
+    )
+
+
+config.register(cfg.CONF)
+daemon_context = Context(
+    prefix=__package__,
+    cfg_section=SECTION,
+    pypath=f"{__name__}.daemon_context",
+    capabilities=[capabilities.CAP_NET_ADMIN],
+    logger_name=__package__,
+)
+entrypoint: Callable[[Callable[..., Any]], functools.partial[Any]] = daemon_context.entrypoint

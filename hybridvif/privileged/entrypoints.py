@@ -1,0 +1,108 @@
+"""What the daemon answers: observe and apply. Nothing else runs with privileges.
+
+Its twin is host.py, which asks. Both return data only, ["ok", ...] or ["failed", code, sentence]: privsep rebuilds an
+exception from its args, in the caller.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from oslo_config import cfg
+
+from hybridvif import config, wire
+from hybridvif.errors import HybridVifError, PreconditionError
+from hybridvif.executors.base import Executor, ExecutorError
+from hybridvif.facts import together
+from hybridvif.parts import Role
+from hybridvif.privileged import batches, policy, registry
+from hybridvif.privileged.context import entrypoint
+from hybridvif.settings import MAX_DEADLINE, Settings
+
+LOG = logging.getLogger(__name__)
+
+_lock = threading.Lock()
+_state: dict[str, Any] = {}
+
+
+def _answering(answer: Callable[..., Any]) -> Callable[..., list[Any]]:
+    """Failures cross as data."""
+
+    @functools.wraps(answer)
+    def guarded(*args: Any, **kwargs: Any) -> list[Any]:
+        try:
+            return ["ok", answer(*args, **kwargs)]
+        except HybridVifError as error:
+            LOG.warning("%s", error)
+            return ["failed", error.code, str(error)]
+        except ExecutorError as error:
+            return ["failed", PreconditionError.code if error.precondition else "no-answer", str(error)]
+        except Exception as error:
+            # The boundary: whatever a bug or a third party's executor raises must not cross as an exception.
+            LOG.exception("the daemon failed to answer")
+            return ["failed", HybridVifError.code, f"the daemon failed: {type(error).__name__}; its log has the rest"]
+
+    return guarded
+
+
+@entrypoint
+@_answering
+def observe(names: object, deadline: object) -> Any:
+    """The parts and facts under these names; None: under all of our grammar."""
+    until = _instant(deadline)
+    asked = wire.decode_names(names)
+    policy.permit_names(asked)
+    return wire.encode_observed(together(executor.observe(asked, until) for executor in _executors().values()))
+
+
+@entrypoint
+@_answering
+def apply(plans: object, deadline: object) -> Any:
+    """Carry out plans, one a port; all are decoded and permitted before any step runs."""
+    until = _instant(deadline)
+    decoded = wire.decode_plans(plans)
+    executors = _executors()
+    policy.permit_plans(decoded, _settings())
+    _require_served(decoded, executors)
+    return wire.encode_outcomes(batches.carry_out(decoded, executors, until))
+
+
+def _instant(deadline: object) -> float:
+    """The caller's deadline, an instant of the host's monotonic clock, no later than we allow."""
+    if type(deadline) is not float:
+        raise PreconditionError("refused: the deadline is no number")
+    return min(deadline, time.monotonic() + MAX_DEADLINE)
+
+
+def _settings() -> Settings:
+    with _lock:
+        if "settings" not in _state:
+            _state["settings"] = config.settings_of(cfg.CONF)
+        settings: Settings = _state["settings"]
+        return settings
+
+
+def _executors() -> dict[Role, Executor]:
+    settings = _settings()
+    with _lock:
+        if "executors" not in _state:
+            _state["executors"] = {role: registry.executor_of(role, settings) for role in Role}
+        executors: dict[Role, Executor] = _state["executors"]
+        return executors
+
+
+def _require_served(plans: list[Any], executors: dict[Role, Executor]) -> None:
+    for plan in plans:
+        for step in plan:
+            role = step.part.role
+            if type(step.part) not in executors[role].serves:
+                name = getattr(_settings(), f"{role.value}_executor")
+                raise PreconditionError(
+                    f"the {role.value} executor {name!r} does not serve {step.part.kind} {step.part.name}; "
+                    f"set [hybridvif] {role.value}_executor to one that does"
+                )

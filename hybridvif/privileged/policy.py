@@ -1,0 +1,78 @@
+"""Refuses whatever is not hybrid plugging on this host. It knows nothing of the caller but the plan, and trusts none of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from hybridvif.errors import Refused
+from hybridvif.limits import unwritable
+from hybridvif.names import PortNames, key_of, names_of_key
+from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth
+from hybridvif.settings import Settings
+from hybridvif.steps import Create, Delete, Step, Update, changes_of
+
+
+def permit_names(names: Iterable[str] | None) -> None:
+    """Make sure that only devices of our grammar are asked about. Raises Refused."""
+    for name in names or ():
+        if key_of(name) is None:
+            raise Refused(f"refused: {name[:32]!r} is not the name of a device of ours")
+
+
+def permit_plans(plans: Sequence[Sequence[Step]], settings: Settings) -> None:
+    """Make sure that every step of every plan plugs or unplugs one port here. Raises Refused."""
+    seen: set[str] = set()
+    for plan in plans:
+        keys = {key_of(step.part.name) for step in plan}
+        if len(keys) > 1 or None in keys:
+            raise Refused("refused: a plan holds parts that are not one port's")
+        for key in keys:
+            if key in seen:
+                raise Refused("refused: two plans of one call are for the same port")
+            seen.add(str(key))
+            for step in plan:
+                _permit(step, names_of_key(str(key)), settings)
+
+
+def _permit(step: Step, names: PortNames, settings: Settings) -> None:
+    _permit_name(step.part, names)
+    match step:
+        case Create(Tap()) | Delete(Tap()):
+            raise Refused(f"refused: {step.part.name} is the VM's device, which is neither made nor deleted here")
+        case Create(part):
+            _permit_values(part, unwritable(part))
+            _permit_bridge(part, settings)
+        case Update(_, after):
+            changes = changes_of(step)
+            _permit_values(after, unwritable(after, changes))
+            if "bridge" in changes:
+                _permit_bridge(after, settings)
+        case Delete(part):
+            _permit_values(part, tuple(name for name in unwritable(part) if name == part.kind))
+
+
+def _permit_name(part: Part, names: PortNames) -> None:
+    legal = {
+        Bridge: names.bridge,
+        Veth: names.bridge_end,
+        Tap: names.tap,
+        OvsPort: names.switch_end,
+        IvsPort: names.switch_end,
+    }.get(type(part))
+    if part.name != legal:
+        raise Refused(f"refused: a {part.kind} cannot be named {part.name}")
+    if isinstance(part, Veth) and part.peer != names.switch_end:
+        raise Refused(f"refused: the peer of {part.name} cannot be named {part.peer[:32]!r}")
+
+
+def _permit_values(part: Part, illegal: Sequence[str]) -> None:
+    if illegal:
+        raise Refused(f"refused: {part.name} may not be given that {', '.join(illegal)}")
+
+
+def _permit_bridge(part: Part, settings: Settings) -> None:
+    if isinstance(part, OvsPort) and part.bridge not in settings.integration_bridges:
+        raise Refused(
+            f"refused: {part.bridge} is not in [hybridvif] integration_bridges of this host "
+            f"({', '.join(settings.integration_bridges)}); add it there"
+        )

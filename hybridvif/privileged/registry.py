@@ -1,0 +1,65 @@
+"""Executor by role: from the daemon's own configuration and the entry points that are installed."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import sys
+from typing import Any
+
+from stevedore import _cache
+from stevedore.driver import DriverManager
+from stevedore.exception import NoMatches
+
+from hybridvif.errors import ConfigurationError
+from hybridvif.executors.base import Executor
+from hybridvif.parts import Role
+from hybridvif.settings import Settings
+
+GROUPS = {Role.LINK: "hybridvif.link_executors", Role.SWITCH: "hybridvif.switch_executors"}
+_MEMBERS = ("role", "serves", "programs", "atomic", "observe", "apply")
+
+
+def executor_of(role: Role, settings: Settings) -> Executor:
+    """The configured executor of a role, loaded and made.
+
+    Raises ConfigurationError, naming the installed ones, if it is misspelt, missing, broken, or of the other role.
+    """
+    name = settings.link_executor if role is Role.LINK else settings.switch_executor
+    _prime()
+    try:
+        cls: Any = DriverManager(GROUPS[role], name, warn_on_missing_entrypoint=False).driver
+    except NoMatches as error:
+        raise ConfigurationError(
+            f"[hybridvif] {role.value}_executor: no executor named {name!r} is installed; "
+            f"there are {', '.join(installed(role)) or 'none'}"
+        ) from error
+    except (ImportError, AttributeError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"[hybridvif] {role.value}_executor: {name!r} is installed but cannot be loaded ({error}); reinstall it"
+        ) from error
+    lacking = [member for member in _MEMBERS if not hasattr(cls, member)]
+    if lacking:
+        raise ConfigurationError(
+            f"[hybridvif] {role.value}_executor: {name!r} is no executor, it lacks {', '.join(lacking)}"
+        )
+    if cls.role is not role:
+        raise ConfigurationError(
+            f"[hybridvif] {role.value}_executor: {name!r} is a {cls.role.value} executor; "
+            f"of {role.value} executors there are {', '.join(installed(role))}"
+        )
+    executor: Executor = cls(settings)
+    return executor
+
+
+def installed(role: Role) -> list[str]:
+    """The names of the installed executors of a role."""
+    return sorted({point.name for point in importlib.metadata.entry_points(group=GROUPS[role])})
+
+
+def _prime() -> None:
+    """Fill stevedore's cache from what is installed, before it is asked.
+
+    It would otherwise believe a JSON file under ~/.cache of whoever started the daemon: a planted one made it load
+    `os:getcwd` as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
+    """
+    _cache._c._internal[tuple(sys.path)] = _cache._build_cacheable_data()

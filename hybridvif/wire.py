@@ -1,0 +1,177 @@
+"""Parts, steps, outcomes and facts <-> the primitives that cross the boundary; refuses what it does not know.
+
+Decoding is strict, because the other side may be captured: a closed set of verbs and kinds, exact field names, exact types
+(True is no int), bounded sizes. What a value may be is policy.py's to say.
+"""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
+from typing import Any
+
+from hybridvif.errors import Refused
+from hybridvif.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.parts import PARTS, HostState, Part
+from hybridvif.report import Outcome, Result
+from hybridvif.steps import Create, Delete, Step, Update
+
+MAX_PLANS, MAX_STEPS, MAX_NAMES, MAX_TEXT = 512, 16, 4096, 512
+"""Of one call: plans, steps of a plan, names; and characters of one text that is to be written."""
+
+T = typing.TypeVar("T")
+
+_CLASSES: Mapping[str, type[Part]] = {cls.__name__: cls for cls in PARTS}
+
+
+def _legal_types(cls: type[Part]) -> dict[str, tuple[type, ...]]:
+    hints = typing.get_type_hints(cls)
+    return {
+        spec.name: typing.get_args(hints[spec.name])
+        if isinstance(hints[spec.name], types.UnionType)
+        else (hints[spec.name],)
+        for spec in fields(cls)
+    }
+
+
+_TYPES = {cls: _legal_types(cls) for cls in PARTS}
+
+
+def _refuse(legal: bool, sentence: str) -> None:
+    if not legal:
+        raise Refused(f"refused: {sentence}")
+
+
+# -- requests: names and plans ----------------------------------------------------------------------------------------
+
+
+def decode_names(value: object) -> frozenset[str] | None:
+    """The names of an observe request; None asks for all of our grammar. Raises Refused."""
+    if value is None:
+        return None
+    _refuse(isinstance(value, tuple | list) and len(value) <= MAX_NAMES, f"names are no list of at most {MAX_NAMES}")
+    names = typing.cast(Sequence[object], value)
+    _refuse(all(type(name) is str for name in names), "a name is no text")
+    return frozenset(typing.cast(Sequence[str], names))
+
+
+def encode_plans(plans: Sequence[Sequence[Step]]) -> list[Any]:
+    """Plans as primitives."""
+    return [[_encode_step(step) for step in plan] for plan in plans]
+
+
+def decode_plans(value: object) -> list[tuple[Step, ...]]:
+    """The plans of an apply request. Raises Refused."""
+    _refuse(isinstance(value, tuple | list) and len(value) <= MAX_PLANS, f"plans are no list of at most {MAX_PLANS}")
+    decoded = []
+    for plan in typing.cast(Sequence[object], value):
+        _refuse(isinstance(plan, tuple | list) and len(plan) <= MAX_STEPS, f"a plan is no list of at most {MAX_STEPS}")
+        decoded.append(tuple(_decode_step(step) for step in typing.cast(Sequence[object], plan)))
+    return decoded
+
+
+def _encode_step(step: Step) -> list[Any]:
+    match step:
+        case Create(part):
+            return ["create", encode_part(part)]
+        case Update(before, after):
+            return ["update", encode_part(before), encode_part(after)]
+        case Delete(part):
+            return ["delete", encode_part(part)]
+
+
+def _decode_step(value: object) -> Step:
+    match value:
+        case ("create", part):
+            return Create(decode_part(part))
+        case ("update", before, after):
+            old, new = decode_part(before), decode_part(after)
+            _refuse(type(old) is type(new) and old.name == new.name, "an update is not of one part")
+            return Update(old, new)
+        case ("delete", part):
+            return Delete(decode_part(part))
+    raise Refused("refused: a step is none of create, update, delete")
+
+
+def encode_part(part: Part) -> list[Any]:
+    """A part as its kind and its fields."""
+    return [type(part).__name__, {spec.name: getattr(part, spec.name) for spec in fields(part)}]
+
+
+def decode_part(value: object) -> Part:
+    """The part that was encoded. Raises Refused."""
+    match value:
+        case (str(kind), dict(values)) if kind in _CLASSES:
+            cls = _CLASSES[kind]
+        case _:
+            raise Refused("refused: a part is of no known kind")
+    legal = _TYPES[cls]
+    _refuse(values.keys() == legal.keys(), f"the fields of a {kind} are not its own")
+    for name, kinds in legal.items():
+        _refuse(type(values[name]) in kinds, f"{name} of a {kind} is of the wrong type")
+        _refuse(type(values[name]) is not str or len(values[name]) <= MAX_TEXT, f"{name} of a {kind} is too long")
+    return cls(**values)
+
+
+# -- replies: outcomes and what was observed --------------------------------------------------------------------------
+
+
+def encode_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> list[Any]:
+    """Outcomes without their steps, which the asker has."""
+    return [
+        [[outcome.result.value, outcome.reason, outcome.retry, outcome.simulated, outcome.code] for outcome in plan]
+        for plan in outcomes
+    ]
+
+
+def decode_outcomes(value: Any, plans: Sequence[Sequence[Step]]) -> list[tuple[Outcome, ...]]:
+    """The outcomes of these plans."""
+    return [
+        tuple(
+            Outcome(step, Result(result), reason, retry, simulated, code)
+            for step, (result, reason, retry, simulated, code) in zip(plan, outcomes, strict=True)
+        )
+        for plan, outcomes in zip(plans, value, strict=True)
+    ]
+
+
+def encode_observed(observed: Observed) -> list[Any]:
+    """What was seen, as primitives."""
+    facts = observed.facts
+    return [
+        [encode_part(part) for part in observed.state],
+        {name: _values(fact) for name, fact in facts.links.items()},
+        {name: list(held) for name, held in facts.members.items()},
+        {name: _values(fact) for name, fact in facts.ports.items()},
+        dict(facts.switches),
+        facts.switch_version,
+        list(facts.unchecked),
+        facts.simulated,
+    ]
+
+
+def decode_observed(value: Any) -> Observed:
+    """What was seen."""
+    parts, links, members, ports, switches, version, unchecked, simulated = value
+    return Observed(
+        HostState().having(*(decode_part(part) for part in parts)),
+        Facts(
+            links=_each(links, lambda fact: LinkFact(**fact)),
+            members=_each(members, tuple),
+            ports=_each(ports, lambda fact: PortFact(**fact)),
+            switches=switches,
+            switch_version=version,
+            unchecked=tuple(unchecked),
+            simulated=simulated,
+        ),
+    )
+
+
+def _values(fact: LinkFact | PortFact) -> dict[str, Any]:
+    return {spec.name: getattr(fact, spec.name) for spec in fields(fact)}
+
+
+def _each(values: Mapping[str, Any], decode: Callable[[Any], T]) -> dict[str, T]:
+    return {name: decode(value) for name, value in values.items()}
