@@ -1,0 +1,83 @@
+"""Plug a VM's network port the OpenStack hybrid way: tap - qbr (Linux bridge) - qvb = qvo (veth pair) - br-int (Open vSwitch).
+
+Reading order of the source, which is the order of the flow:
+names, port, parts, wiring, steps, planner, identity, limits, report, errors (the core: pure); config, locks, wire, host, api
+(the shell); privileged (behind the boundary); executors; cli, sandbox, pytest_plugin.
+
+Names are loaded when they are first used, so that `import hybridvif` costs next to nothing.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybridvif.api import check, plug, plug_all, unplug, unplug_all
+    from hybridvif.errors import (
+        BridgeMissing,
+        BridgeNotAllowed,
+        ConfigurationError,
+        Conflict,
+        HybridVifError,
+        InvalidInput,
+        NameCollision,
+        PlugFailed,
+        PortRunning,
+        PreconditionError,
+        Refused,
+        UnplugFailed,
+    )
+    from hybridvif.executors.recording import RecordingHost
+    from hybridvif.host import Host, connect
+    from hybridvif.names import PortNames, names_of
+    from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Tap, Veth
+    from hybridvif.planner import plan
+    from hybridvif.port import Port, VifType
+    from hybridvif.report import Outcome, Report, Result, Status
+    from hybridvif.steps import Create, Delete, Step, Update, simulate
+    from hybridvif.wiring import wiring_of
+
+_HOMES = {
+    "hybridvif.api": ("check", "plug", "plug_all", "unplug", "unplug_all"),
+    "hybridvif.errors": (
+        "BridgeMissing",
+        "BridgeNotAllowed",
+        "ConfigurationError",
+        "Conflict",
+        "HybridVifError",
+        "InvalidInput",
+        "NameCollision",
+        "PlugFailed",
+        "PortRunning",
+        "PreconditionError",
+        "Refused",
+        "UnplugFailed",
+    ),
+    "hybridvif.executors.recording": ("RecordingHost",),
+    "hybridvif.host": ("Host", "connect"),
+    "hybridvif.names": ("PortNames", "names_of"),
+    "hybridvif.parts": ("Bridge", "HostState", "IvsPort", "OvsPort", "Stray", "Tap", "Veth"),
+    "hybridvif.planner": ("plan",),
+    "hybridvif.port": ("Port", "VifType"),
+    "hybridvif.report": ("Outcome", "Report", "Result", "Status"),
+    "hybridvif.steps": ("Create", "Delete", "Step", "Update", "simulate"),
+    "hybridvif.wiring": ("wiring_of",),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: PLE0604, RUF022
+    *_HOME_OF,
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module 'hybridvif' has no attribute {name!r}")
+    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOME_OF])

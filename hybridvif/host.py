@@ -1,0 +1,187 @@
+"""Asks the daemon: the unprivileged twin of privileged/entrypoints.py.
+
+One process talks to one daemon (oslo.privsep's context is global), so all hosts that are connected at a time share it; the
+last one to close ends it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from hybridvif.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
+from hybridvif.facts import Observed
+from hybridvif.report import Outcome, Result
+from hybridvif.settings import Settings
+from hybridvif.steps import Step
+
+GRACE = 0.2
+"""Seconds the daemon is given beyond its deadline to say that it passed, before the caller stops waiting."""
+
+
+class NoAnswer(HybridVifError):
+    """The daemon died, or did not answer by the deadline; what it was asked may or may not have been done."""
+
+    code = "no-answer"
+
+
+class AnyHost(Protocol):
+    """What api.py needs of a host: Host, or a RecordingHost."""
+
+    settings: Settings
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed: ...  # noqa: D102
+
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]: ...  # noqa: D102
+
+    def locked(self, keys: Collection[str], deadline: float) -> Any: ...  # noqa: D102
+
+
+class Host:
+    """This host, through the privileged daemon. Made by connect(); thread-safe; a context manager.
+
+    A deadline is an instant of time.monotonic().
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._open = True
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """The parts and facts under these names; None: under all names of our grammar.
+
+        Raises PreconditionError if the daemon or what it needs is not there, NoAnswer if it did not answer.
+        """
+        from hybridvif import wire
+        from hybridvif.privileged import entrypoints
+
+        asked = None if names is None else sorted(names)
+        return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
+
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
+        """Carry out plans, one a port; the outcomes of their steps. A lost answer is the outcome `unknown`.
+
+        Raises PreconditionError or Refused if nothing was tried.
+        """
+        from hybridvif import wire
+        from hybridvif.privileged import entrypoints
+
+        try:
+            return wire.decode_outcomes(self._ask(entrypoints.apply, wire.encode_plans(plans), deadline), plans)
+        except NoAnswer as lost:
+            return [tuple(Outcome(step, Result.UNKNOWN, str(lost)) for step in plan) for plan in plans]
+
+    @contextmanager
+    def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
+        """Hold the locks of these ports, by the first 11 characters of their ids. Raises locks.LockTimeout."""
+        from hybridvif import locks
+
+        with locks.holding(keys, self.settings.lock_path, deadline):
+            yield
+
+    def close(self) -> None:
+        """Hang up; the daemon ends when the last host of this process is closed."""
+        if self._open:
+            self._open = False
+            _connections.leave()
+
+    def __enter__(self) -> Host:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _ask(self, entry: Any, question: object, deadline: float) -> Any:
+        from oslo_privsep.comm import PrivsepTimeout
+
+        if not self._open:
+            raise PreconditionError("this host is closed; connect() again")
+        left = max(deadline - time.monotonic(), 0) + GRACE
+        try:
+            answer = entry(question, float(deadline), _wrap_timeout=left)
+        except PrivsepTimeout as error:
+            raise NoAnswer("the privileged daemon did not answer by the deadline") from error
+        except OSError as error:
+            raise NoAnswer(f"the privileged daemon died before it answered ({error})") from error
+        if answer[0] == "ok":
+            return answer[1]
+        _, code, sentence = answer
+        raise _ERRORS.get(code, HybridVifError)(sentence)
+
+
+_ERRORS: dict[str, type[HybridVifError]] = {
+    cls.code: cls for cls in (PreconditionError, ConfigurationError, BridgeMissing, NoAnswer)
+} | dict(REFUSALS)
+
+
+class _Connections:
+    """The hosts of this process, which share one configuration and one daemon."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._count = 0
+        self._files: tuple[str, ...] = ()
+        self._read = False
+
+    def join(self, files: Sequence[str]) -> Settings:
+        """One host more. Raises ConfigurationError if those before it were connected otherwise."""
+        from oslo_config import cfg
+
+        from hybridvif import config
+
+        wanted = tuple(os.path.abspath(name) for name in files)
+        with self._lock:
+            if self._count and wanted != self._files:
+                raise ConfigurationError(
+                    f"this process is connected with {', '.join(self._files) or 'its own configuration'}; "
+                    f"close() that host before connecting with {', '.join(wanted) or 'another'}"
+                )
+            config.register(cfg.CONF)
+            if wanted and (self._read or not _parsed(cfg.CONF)):
+                config.read(cfg.CONF, wanted)
+                self._read = True
+            elif wanted and not set(wanted) <= set(_files_of(cfg.CONF)):
+                raise ConfigurationError(
+                    f"this program's configuration was read from {', '.join(_files_of(cfg.CONF)) or 'no file'}; "
+                    f"add {', '.join(wanted)} there, and call connect() without files"
+                )
+            elif not wanted and self._read:
+                cfg.CONF.clear()
+                cfg.CONF(args=[], project=config.GROUP, default_config_files=[], default_config_dirs=[])
+            settings = config.settings_of(cfg.CONF)
+            self._files = wanted
+            self._count += 1
+            return settings
+
+    def leave(self) -> None:
+        """One host less; the last one ends the daemon."""
+        from hybridvif.privileged.context import daemon_context
+
+        with self._lock:
+            self._count -= 1
+            if not self._count:
+                daemon_context.stop()
+
+
+def _parsed(conf: Any) -> bool:
+    return conf._namespace is not None
+
+
+def _files_of(conf: Any) -> list[str]:
+    return [os.path.abspath(name) for name in getattr(conf, "config_file", None) or ()]
+
+
+_connections = _Connections()
+
+
+def connect(config_files: Sequence[str] = ()) -> Host:
+    """This host. The privileged daemon is started on first use, and ends with the last host that is closed.
+
+    config_files: oslo.config files. Without any, the program's own oslo.config configuration (cfg.CONF) is used as it is.
+    Raises ConfigurationError if a file cannot be read or this process is connected with others.
+    """
+    return Host(_connections.join(config_files))
