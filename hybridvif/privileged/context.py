@@ -102,6 +102,8 @@ class Channel(daemon._ClientChannel):
         except OSError:
             # Already shut down by the daemon's death.
             self.running = False
+        # oslo.privsep only ends the writing side, and leaves the descriptor to the garbage collector.
+        self.writer.writesock.close()
 
 
 class Context(priv_context.PrivContext):
@@ -151,9 +153,10 @@ class Context(priv_context.PrivContext):
 
 
 def _listen(stream: Any, said: deque[str]) -> None:
-    for line in stream:
-        said.append(line.strip())
-        LOG.info("privileged daemon: %s", line.rstrip())
+    with stream:
+        for line in stream:
+            said.append(line.strip())
+            LOG.info("privileged daemon: %s", line.rstrip())
 
 
 def _fail(why: str, command: list[str]) -> NoReturn:

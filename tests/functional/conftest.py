@@ -1,0 +1,124 @@
+"""A connected sandbox for the functional tests, swept after each of them."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridvif import Port
+from hybridvif.host import Host
+from hybridvif.pytest_plugin import connected
+from hybridvif.sandbox import Sandbox, Vm
+
+INSTANCE = "0b1c2d3e-0000-4000-8000-000000000002"
+
+
+def make_port(number: int = 1, **more: Any) -> Port:
+    """A legal port; ports of different numbers share nothing."""
+    return Port(
+        **{
+            "id": f"{number:08x}-7b00-4c00-8000-00000000{number:04x}",
+            "mac": f"fa:16:3e:00:{number >> 8:02x}:{number & 255:02x}",
+            "instance_id": INSTANCE,
+            **more,
+        }
+    )
+
+
+class Lab:
+    """A connected sandbox, as tests speak of it."""
+
+    def __init__(self, box: Sandbox, host: Host) -> None:
+        self.box, self.host = box, host
+
+    def sh(self, script: str, *, check: bool = True) -> str:
+        """Run a shell script inside; what it printed."""
+        return self.box.run(["sh", "-ec", script], check=check).stdout
+
+    def link(self, name: str) -> dict[str, Any]:
+        """A device as `ip -d -j link` has it; {} if there is none."""
+        done = self.box.run(["ip", "-d", "-j", "link", "show", "dev", name], check=False)
+        return dict(json.loads(done.stdout)[0]) if done.returncode == 0 else {}
+
+    def row(self, name: str, table: str = "Interface") -> dict[str, Any]:
+        """A row of OVSDB as `ovs-vsctl --format=json` has it; {} if there is none."""
+        done = json.loads(self.sh(f"ovs-vsctl --format=json find {table} name={name}"))
+        return dict(zip(done["headings"], done["data"][0], strict=True)) if done["data"] else {}
+
+    def links(self) -> set[str]:
+        """The names of all devices."""
+        return {link["ifname"] for link in json.loads(self.sh("ip -j link"))}
+
+    def snapshot(self) -> dict[str, Any]:
+        """Everything of the host that anyone could miss: devices and OVSDB rows, without counters."""
+        links = json.loads(self.sh("ip -d -j link"))
+        for link in links:
+            # Timers run by themselves.
+            for key in [key for key in link.get("linkinfo", {}).get("info_data", {}) if key.endswith("timer")]:
+                del link["linkinfo"]["info_data"][key]
+        tables = ["Bridge", "Port", "Interface"]
+        columns = {"Interface": "_uuid,name,type,options,external_ids,ofport,other_config,error"}
+        rows = {
+            table: sorted(
+                map(str, json.loads(self.sh(f"ovs-vsctl --format=json {option} list {table}"))["data"])
+            )
+            for table in tables
+            for option in [f"--columns={columns[table]}" if table in columns else ""]
+        }
+        return {"links": sorted(links, key=lambda link: str(link["ifname"])), **rows}
+
+    def vm(self, port: Port, number: int, *, attached: bool = True) -> Vm:
+        """What stands in for the VM of a port, 10.0.0.<number>."""
+        bridge = port.names.bridge if attached else ""
+        return Vm(port.names.tap, port.mac, f"10.0.0.{number}/24", bridge=bridge, mtu=port.mtu, runner=self.box.run)
+
+    def sweep(self) -> None:
+        """Back to an empty host with an empty br-int."""
+        self.sh(
+            """
+            for p in $(ovs-vsctl --timeout=10 list-ports br-int); do ovs-vsctl --timeout=10 del-port $p; done
+            for b in $(ovs-vsctl list-br); do [ $b = br-int ] || ovs-vsctl --timeout=10 del-br $b; done
+            for n in $(ls /run/netns 2>/dev/null); do ip netns delete $n || true; done
+            for l in $(ls /sys/class/net); do case $l in lo|br-int|ovs-*) ;; *) ip link delete $l 2>/dev/null || true ;; esac; done
+            """
+        )
+
+
+@pytest.fixture(scope="module")
+def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """One daemon a module."""
+    with connected(sandbox, tmp_path_factory.mktemp("lab"), integration_bridges="br-int,br-two", deadline=10) as host:
+        yield Lab(sandbox, host)
+
+
+@pytest.fixture
+def lab(connection: Lab) -> Iterator[Lab]:
+    """A connected, empty host."""
+    yield connection
+    connection.sweep()
+
+
+@pytest.fixture
+def port() -> Port:
+    """A legal port that is plugged nowhere."""
+    return make_port()
+
+
+def until(ready: Callable[[], bool], seconds: float = 5.0) -> bool:
+    """Whether something became so in time."""
+    end = time.monotonic() + seconds
+    while not ready():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.02)
+    return True
+
+
+def lines_of(path: Path) -> list[str]:
+    """The lines of a file so far."""
+    return path.read_text(encoding="utf-8").splitlines()
