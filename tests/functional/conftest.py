@@ -59,8 +59,10 @@ class Lab:
         links = json.loads(self.sh("ip -d -j link"))
         for link in links:
             # Timers run by themselves.
-            for key in [key for key in link.get("linkinfo", {}).get("info_data", {}) if key.endswith("timer")]:
-                del link["linkinfo"]["info_data"][key]
+            for part in ("info_data", "info_slave_data"):
+                options = link.get("linkinfo", {}).get(part, {})
+                for key in [key for key in options if key.endswith("timer")]:
+                    del options[key]
         tables = ["Bridge", "Port", "Interface"]
         columns = {"Interface": "_uuid,name,type,options,external_ids,ofport,other_config,error"}
         rows = {
