@@ -1,8 +1,10 @@
-"""Plug a VM's network port the OpenStack hybrid way: tap - qbr (Linux bridge) - qvb = qvo (veth pair) - br-int (Open vSwitch).
+"""Plug a VM's network port the OpenStack hybrid way.
 
-Reading order of the source, which is the order of the flow:
-names, port, parts, wiring, steps, planner, identity, limits, report, errors (the core: pure); config, locks, wire, host, api
-(the shell); privileged (behind the boundary); executors; cli, sandbox, pytest_plugin.
+    tap - qbr (Linux bridge) - qvb = qvo (veth pair) - br-int (Open vSwitch)
+
+Reading order of the source, which is the order of the flow: names, port, parts, wiring, steps, planner, identity,
+limits, report, errors (the core: pure); config, locks, wire, host, api (the shell); privileged (behind the boundary);
+executors; cli, sandbox, pytest_plugin.
 
 Names are loaded when they are first used, so that `import hybridvif` costs next to nothing.
 """
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
         HybridVifError,
         InvalidInput,
         NameCollision,
+        NotReady,
         PlugFailed,
         PortRunning,
         PreconditionError,
@@ -48,6 +51,7 @@ _HOMES = {
         "HybridVifError",
         "InvalidInput",
         "NameCollision",
+        "NotReady",
         "PlugFailed",
         "PortRunning",
         "PreconditionError",
@@ -66,8 +70,50 @@ _HOMES = {
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = [  # noqa: PLE0604, RUF022
-    *_HOME_OF,
+__all__ = [
+    "Bridge",
+    "BridgeMissing",
+    "BridgeNotAllowed",
+    "ConfigurationError",
+    "Conflict",
+    "Create",
+    "Delete",
+    "Host",
+    "HostState",
+    "HybridVifError",
+    "InvalidInput",
+    "IvsPort",
+    "NameCollision",
+    "NotReady",
+    "Outcome",
+    "OvsPort",
+    "PlugFailed",
+    "Port",
+    "PortNames",
+    "PortRunning",
+    "PreconditionError",
+    "RecordingHost",
+    "Refused",
+    "Report",
+    "Result",
+    "Status",
+    "Step",
+    "Stray",
+    "Tap",
+    "UnplugFailed",
+    "Update",
+    "Veth",
+    "VifType",
+    "check",
+    "connect",
+    "names_of",
+    "plan",
+    "plug",
+    "plug_all",
+    "simulate",
+    "unplug",
+    "unplug_all",
+    "wiring_of",
 ]
 
 

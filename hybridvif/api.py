@@ -1,8 +1,8 @@
 """plug, unplug, check: observe, plan, apply, observe again. One port is the one-port case of many.
 
-Success is claimed only from what was read back. A plug that fails is rolled back by a plan to what was observed first, and
-only if every answer came: after a lost one (`unknown`), or where ovs-vswitchd has merely not taken the row yet
-(`configured`), nothing is undone. An unplug goes on past what it cannot remove, and names it.
+Success is claimed only from what was read back. A plug that fails is rolled back by a plan to what was observed
+first, and only if every answer came: after a lost one (`unknown`), or where ovs-vswitchd has merely not taken the row
+yet (`configured`), nothing is undone. An unplug goes on past what it cannot remove, and names it.
 """
 
 from __future__ import annotations
@@ -12,7 +12,15 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 
-from hybridvif.errors import BridgeMissing, BridgeNotAllowed, HybridVifError, InvalidInput, PortRunning, Refused
+from hybridvif.errors import (
+    BridgeMissing,
+    BridgeNotAllowed,
+    HybridVifError,
+    InvalidInput,
+    PortRunning,
+    PreconditionError,
+    Refused,
+)
 from hybridvif.facts import Facts, Observed
 from hybridvif.host import AnyHost, NoAnswer
 from hybridvif.identity import claim
@@ -37,8 +45,8 @@ WORK_SHARE = 0.8
 def plug(port: Port, host: AnyHost) -> Report:
     """Plug one port: afterwards the host is as wiring_of(port) says, or as it was before.
 
-    A port that is in order already costs one observation and no write. Raises PlugFailed, carrying the report; if nothing
-    was changed on purpose a Refused (which is one), and PreconditionError if the host lacks something.
+    A port that is in order already costs one observation and no write. Raises PlugFailed, carrying the report: a
+    Refused if nothing was changed on purpose, a NotReady or BridgeMissing if the host lacks something.
     """
     (report,) = plug_all([port], host)
     if not report.ok:
@@ -49,8 +57,9 @@ def plug(port: Port, host: AnyHost) -> Report:
 def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
     """Unplug one port: afterwards nothing of it is left but the VM's own tap.
 
-    A port that is not there is success and costs no write. force: even if a VM runs on it. Raises UnplugFailed, carrying
-    the report; PortRunning or another Refused (which is one) if nothing was changed on purpose.
+    A port that is not there is success and costs no write. force: even if a VM runs on it. Raises UnplugFailed,
+    carrying the report: PortRunning or another Refused if nothing was changed on purpose, NotReady if the host lacks
+    something.
     """
     (report,) = unplug_all([port_id], host, force=force)
     if not report.ok:
@@ -71,7 +80,7 @@ def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
 def plug_all(ports: Iterable[Port], host: AnyHost) -> list[Report]:
     """Plug many ports; one report a port, in their order, whatever happens to any of them.
 
-    Raises InvalidInput for two ports of one id, and PreconditionError if the host can do nothing at all.
+    Raises nothing but InvalidInput, for two ports of one id.
     """
     return _carry_out([_plug_goal(port) for port in ports], host)
 
@@ -79,7 +88,7 @@ def plug_all(ports: Iterable[Port], host: AnyHost) -> list[Report]:
 def unplug_all(port_ids: Iterable[str], host: AnyHost, *, force: bool = False) -> list[Report]:
     """Unplug many ports; one report a port, in their order, whatever happens to any of them.
 
-    Raises InvalidInput for an id that is no UUID or is there twice, and PreconditionError if the host can do nothing at all.
+    Raises nothing but InvalidInput, for an id that is no UUID or is there twice.
     """
     return _carry_out([_Goal(port_id, names_of(port_id), NOTHING, force=force) for port_id in port_ids], host)
 
@@ -152,9 +161,17 @@ def _carry_out_batch(goals: list[_Goal], host: AnyHost) -> list[Report]:
         with host.locked({goal.port_id[:KEY_LENGTH] for goal in goals}, work):
             reports = dict(_settled(goals, host, work, deadline))
     except LockTimeout:
-        reason = "another caller was at work on this port until the deadline; call again"
-        return [Report(port_id=goal.port_id, status=Status.ROLLED_BACK, code="busy", reason=reason) for goal in goals]
+        return _untouched(goals, Status.ROLLED_BACK, "busy", "another caller was at work on this port; call again")
+    except PreconditionError as error:
+        return _untouched(goals, Status.PRECONDITION, error.code, str(error))
+    except HybridVifError as error:
+        # The first observation had no answer, and nothing was asked of the host before it.
+        return _untouched(goals, Status.ROLLED_BACK, error.code, str(error))
     return [reports[goal.port_id] for goal in goals]
+
+
+def _untouched(goals: list[_Goal], status: Status, code: str, reason: str) -> list[Report]:
+    return [Report(port_id=goal.port_id, status=status, code=code, reason=reason) for goal in goals]
 
 
 def _settled(goals: list[_Goal], host: AnyHost, work: float, deadline: float) -> Iterator[tuple[str, Report]]:
@@ -256,9 +273,7 @@ def _apply_all(attempts: list[_Attempt], host: AnyHost, deadline: float) -> None
     except HybridVifError as error:
         # Nothing was tried: the daemon refused the call as a whole, or cannot work.
         result = Result.REFUSED if isinstance(error, Refused) else Result.FAILED
-        outcomes = [
-            tuple(Outcome(step, result, str(error), code=error.code) for step in one.steps) for one in attempts
-        ]
+        outcomes = [tuple(Outcome(step, result, str(error), code=error.code) for step in one.steps) for one in attempts]
     for one, latest in zip(attempts, outcomes, strict=True):
         one.latest = latest
         one.outcomes += latest

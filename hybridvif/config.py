@@ -1,4 +1,4 @@
-"""oslo.config options -> frozen Settings. Both sides read them: the caller for its own part, the daemon from its own files."""
+"""oslo.config options -> frozen Settings. The caller reads them for its own part, the daemon from its own files."""
 
 from __future__ import annotations
 
@@ -99,6 +99,11 @@ def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
         if not os.path.isfile(name):
             raise ConfigurationError(f"configuration file {name} does not exist or is not a file; check the path")
     try:
-        conf(args=[], project=GROUP, default_config_files=[os.path.abspath(name) for name in files], default_config_dirs=[])
+        conf(
+            args=[],
+            project=GROUP,
+            default_config_files=[os.path.abspath(name) for name in files],
+            default_config_dirs=[],
+        )
     except cfg.Error as error:
         raise ConfigurationError(f"the configuration in {', '.join(files)} is not legal: {error}") from error

@@ -1,17 +1,18 @@
 """Every exception a caller can meet; each is one finished sentence and can be rebuilt from it.
 
-    HybridVifError
-    |-- InvalidInput               what was asked for is not legal; nothing was touched
-    |-- PreconditionError          the host lacks something; nothing was touched
-    |   |-- ConfigurationError     the configuration names something that is not there, or contradicts itself
-    |   '-- BridgeMissing          the integration bridge does not exist (also a PlugFailed)
-    |-- PlugFailed                 plug(): `.report` says what was done and what was found
-    |-- UnplugFailed               unplug(): the same
-    '-- Refused                    nothing was changed, on purpose (a PlugFailed and an UnplugFailed)
-        |-- NameCollision          the parts belong to another port with the same first 11 characters
-        |-- Conflict               something foreign has our name, or holds our part
-        |-- BridgeNotAllowed       the integration bridge is not one this host may plug into
-        '-- PortRunning            the port carries a running VM and unplug was not forced
+HybridVifError
+|-- InvalidInput               what was asked for is not legal; nothing was touched
+|-- PreconditionError          the host lacks something; nothing was touched
+|   |-- ConfigurationError     the configuration names something that is not there, or contradicts itself
+|   |-- BridgeMissing          the integration bridge does not exist (also a PlugFailed)
+|   '-- NotReady               the same, found by plug() or unplug() (also a PlugFailed and an UnplugFailed)
+|-- PlugFailed                 plug(): `.report` says what was done and what was found
+|-- UnplugFailed               unplug(): the same
+'-- Refused                    nothing was changed, on purpose (a PlugFailed and an UnplugFailed)
+    |-- NameCollision          the parts belong to another port with the same first 11 characters
+    |-- Conflict               something foreign has our name, or holds our part
+    |-- BridgeNotAllowed       the integration bridge is not one this host may plug into
+    '-- PortRunning            the port carries a running VM and unplug was not forced
 """
 
 from __future__ import annotations
@@ -66,6 +67,10 @@ class BridgeMissing(PreconditionError, PlugFailed):
     """The integration bridge does not exist; it is never created from what may be a typing error."""
 
     code = "bridge-missing"
+
+
+class NotReady(PreconditionError, PlugFailed, UnplugFailed):
+    """The host lacks something without which nothing can be plugged or unplugged; nothing was touched."""
 
 
 class Refused(PlugFailed, UnplugFailed):

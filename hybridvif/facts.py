@@ -66,7 +66,7 @@ class Observed:
     facts: Facts = Facts()
 
     def __iter__(self) -> Iterator[Any]:
-        """state, facts = host.observe(...)"""
+        """The state, then the facts: `state, facts = host.observe(...)`."""
         return iter((self.state, self.facts))
 
 

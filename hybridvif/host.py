@@ -1,7 +1,7 @@
 """Asks the daemon: the unprivileged twin of privileged/entrypoints.py.
 
-One process talks to one daemon (oslo.privsep's context is global), so all hosts that are connected at a time share it; the
-last one to close ends it.
+One process talks to one daemon (oslo.privsep's context is global), so all hosts that are connected at a time share
+it; the last one to close ends it.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ _connections = _Connections()
 def connect(config_files: Sequence[str] = ()) -> Host:
     """This host. The privileged daemon is started on first use, and ends with the last host that is closed.
 
-    config_files: oslo.config files. Without any, the program's own oslo.config configuration (cfg.CONF) is used as it is.
-    Raises ConfigurationError if a file cannot be read or this process is connected with others.
+    config_files: oslo.config files. Without any, the program's own oslo.config configuration (cfg.CONF) is used as it
+    is. Raises ConfigurationError if a file cannot be read or this process is connected with others.
     """
     return Host(_connections.join(config_files))

@@ -1,4 +1,4 @@
-"""What a host is made of, as far as we manage it: five kinds of part, and Stray for what has our name but not our shape.
+"""What a host is made of, as far as we manage it: five kinds of part, and Stray for what only has our name.
 
 A part holds only what hybridvif sets. What it does not set it neither compares nor touches: the VLAN tag is the
 agent's after birth, the tap is libvirt's. An observed part accepts any value the kernel or OVSDB can hold; only what

@@ -1,4 +1,4 @@
-"""Fixtures for tests of code that plugs: yours and ours. Registered as a pytest plugin with the package; loads nothing heavy.
+"""Fixtures for tests of code that plugs: yours and ours. A pytest plugin that loads nothing heavy.
 
 recording_host   a host in memory: no root, no daemon, no kernel; state, steps, fail()
 sandbox          a throw-away host with a real kernel and a real Open vSwitch (one a session)

@@ -36,10 +36,10 @@ REASONS: Mapping[tuple[type[Part], str], Reason] = {
         (1715317, 1414559, 1837252),
     ),
     (Bridge, "stp"): Reason("there is no loop behind a private two-port bridge, and STP would delay the port"),
-    (Bridge, "multicast_snooping"): Reason(
-        "snooping eats IPv6 neighbour discovery on a two-port bridge", (1276038,)
+    (Bridge, "multicast_snooping"): Reason("snooping eats IPv6 neighbour discovery on a two-port bridge", (1276038,)),
+    (Bridge, "disable_ipv6"): Reason(
+        "a tenant's router advertisements must not configure the host", (1302080, 1470931)
     ),
-    (Bridge, "disable_ipv6"): Reason("a tenant's router advertisements must not configure the host", (1302080, 1470931)),
     (Bridge, "addr_gen_mode"): Reason("no link-local address of the host's on a tenant's segment", (1302080, 1470931)),
     (Bridge, "arp_ignore"): Reason("the bridge must not answer ARP for the host's addresses", (1825888,)),
     (Bridge, "arp_announce"): Reason("the bridge must not announce the host's addresses", (1825888,)),

@@ -1,5 +1,8 @@
-"""What came of it: an Outcome a step, a Report a port. Failed, rolled back, incomplete, unknown and
-not-yet-realized are different words, because they ask for different things to be done next."""
+"""What came of it: an Outcome a step, a Report a port.
+
+Failed, rolled back, incomplete, unknown and
+not-yet-realized are different words, because they ask for different things to be done next.
+"""
 
 from __future__ import annotations
 
@@ -10,8 +13,8 @@ from hybridvif.errors import (
     REFUSALS,
     BridgeMissing,
     HybridVifError,
+    NotReady,
     PlugFailed,
-    PreconditionError,
     UnplugFailed,
 )
 from hybridvif.steps import Step
@@ -133,7 +136,7 @@ def unplug_error_of(report: Report) -> HybridVifError:
 
 def _error_of(report: Report, otherwise: type[HybridVifError]) -> HybridVifError:
     known: dict[str, type[HybridVifError]] = {BridgeMissing.code: BridgeMissing, **REFUSALS}
-    cls = known.get(report.code, PreconditionError if report.status is Status.PRECONDITION else otherwise)
+    cls = known.get(report.code, NotReady if report.status is Status.PRECONDITION else otherwise)
     return cls(report.reason, report)
 
 

@@ -106,8 +106,7 @@ def simulate(state: HostState, step: Step) -> HostState:
             return state.having(_updated_port(state, before, after))
         case Update():
             return state.having(replace(_found(state, step.part), **changes_of(step)))  # type: ignore[type-var, arg-type]
-        case Delete(part):
-            return _without(state, part)
+    return _without(state, step.part)
 
 
 def simulate_all(state: HostState, steps: Iterable[Step]) -> HostState:

@@ -1,7 +1,7 @@
 """Parts, steps, outcomes and facts <-> the primitives that cross the boundary; refuses what it does not know.
 
-Decoding is strict, because the other side may be captured: a closed set of verbs and kinds, exact field names, exact types
-(True is no int), bounded sizes. What a value may be is policy.py's to say.
+Decoding is strict, because the other side may be captured: a closed set of verbs and kinds, exact field names, exact
+types (True is no int), bounded sizes. What a value may be is policy.py's to say.
 """
 
 from __future__ import annotations

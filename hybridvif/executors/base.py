@@ -1,8 +1,8 @@
 """The Executor protocol: all that a third party implements, and what every executor does the same way.
 
-An executor carries out steps of one role on this host. It runs in the privileged daemon, is made once, and may be called
-from several threads at a time. It decides nothing: what a step means is steps.simulate(), when it must not run is
-steps.objection().
+An executor carries out steps of one role on this host. It runs in the privileged daemon, is made once, and may be
+called from several threads at a time. It decides nothing: what a step means is steps.simulate(), when it must not run
+is steps.objection().
 """
 
 from __future__ import annotations
@@ -46,6 +46,10 @@ class Executor(Protocol):
         The steps of one port depend on each other, those of different ports do not. Never raises for a step that
         failed: that is an Outcome.
         """
+
+
+NOT_REALIZED = "not-realized"
+"""The code of a step that was committed, and that the switch then would not carry out."""
 
 
 class ExecutorError(Exception):

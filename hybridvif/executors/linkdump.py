@@ -1,8 +1,8 @@
 """One dump of the kernel's links, or of the members of one bridge, over a socket of its own.
 
-pyroute2 encodes the request and decodes the answer; its own dump filters by master only after it has decoded every link of
-the host (a single port would cost the more, the more ports there are), and 0.9.7 does not tell that a dump was
-interrupted.
+pyroute2 encodes the request and decodes the answer; its own dump filters by master only after it has decoded every
+link of the host (a single port would cost the more, the more ports there are), and 0.9.7 does not tell that a dump
+was interrupted.
 """
 
 from __future__ import annotations

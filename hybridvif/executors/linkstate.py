@@ -44,7 +44,9 @@ class Device:
         return 0 if self.get("IFLA_LINK_NETNSID") is not None else self.get("IFLA_LINK", 0)
 
 
-def observed(devices: Iterable[Device], wanted: Collection[str] | None, members: Mapping[str, Iterable[str]]) -> Observed:
+def observed(
+    devices: Iterable[Device], wanted: Collection[str] | None, members: Mapping[str, Iterable[str]]
+) -> Observed:
     """The parts and facts under the wanted names (None: all of ours).
 
     devices: all that the wanted ones refer to, masters, peers and members included.
@@ -54,7 +56,7 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None, members:
     ours = [name for name in by_name if (key_of(name) if wanted is None else name in wanted)]
     links: dict[str, Link] = {}
     for name in sorted(ours):
-        part = _part_of(by_name[name], by_name, by_index)
+        part = _part_of(by_name[name], by_index)
         if part is not None:
             links[name] = part
     shown = set(ours) | {member for bridge in members if bridge in links for member in members[bridge]}
@@ -74,7 +76,7 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None, members:
     )
 
 
-def _part_of(device: Device, by_name: Mapping[str, Device], by_index: Mapping[int, Device]) -> Link | None:
+def _part_of(device: Device, by_index: Mapping[int, Device]) -> Link | None:
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap:
         return Tap(name=device.name, master=_master_of(device, by_index))

@@ -1,8 +1,8 @@
 """iproute2-netlink: links, in the kernel's own words, through pyroute2.
 
-One IPRoute a call: one that is kept leaks a datagram a request (pyroute2 0.9) and, shared by threads, opens sockets that
-nobody closes. Devices are asked for by name, and only ENODEV counts as absence: pyroute2's link_lookup turns every error
-into "absent". They are changed by index, so that a device renamed meanwhile is not mistaken for another.
+One IPRoute a call: one that is kept leaks a datagram a request (pyroute2 0.9) and, shared by threads, opens sockets
+that nobody closes. Devices are asked for by name, and only ENODEV counts as absence: pyroute2's link_lookup turns
+every error into "absent". They are changed by index, so that a device renamed meanwhile is not mistaken for another.
 """
 
 from __future__ import annotations
@@ -235,9 +235,7 @@ def _observe(ipr: Any, names: Collection[str] | None, deadline: float) -> Observ
             devices = _dump(deadline)
             return observed(devices, names, _members_of(devices))
         found = list(_named_devices(ipr, names))
-        members = {
-            bridge.name: _dump(deadline, bridge.index) for bridge in found if bridge.kind == "bridge"
-        }
+        members = {bridge.name: _dump(deadline, bridge.index) for bridge in found if bridge.kind == "bridge"}
     except NetlinkError as error:
         raise ExecutorError(_sentence("cannot read the links of this host", error.code)) from error
     known = {device.index: device for device in (*found, *(one for held in members.values() for one in held))}

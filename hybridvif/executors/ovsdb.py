@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from ovsdbapp.backend.ovs_idl import idlutils
 
 from hybridvif.errors import BridgeMissing
-from hybridvif.executors.base import ExecutorError, StepFailed, refused
+from hybridvif.executors.base import NOT_REALIZED, ExecutorError, StepFailed, refused
 from hybridvif.executors.ovsdb_session import Expired, Session
 from hybridvif.executors.packetsockets import held_devices
 from hybridvif.facts import Facts, Observed, PortFact
@@ -75,7 +75,7 @@ class OvsdbExecutor:
                 if against:
                     return against
                 try:
-                    status, number, said = api.commit(lambda txn: _compose(api, txn, steps), deadline)  # noqa: B023
+                    status, number, said = api.commit(lambda txn: _compose(api, txn, steps), deadline)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if status in ("success", "unchanged"):
@@ -171,7 +171,8 @@ def _settled(api: Any, steps: Sequence[Step], number: int | None, deadline: floa
     outcomes = []
     for step in steps:
         reason = "" if isinstance(step, Delete) else _complaint(api, step.part.name, deadline)
-        outcomes.append(Outcome(step, Result.FAILED if reason else Result.DONE, reason))
+        failed = Outcome(step, Result.FAILED, reason, code=NOT_REALIZED)
+        outcomes.append(failed if reason else Outcome(step, Result.DONE))
     return outcomes
 
 

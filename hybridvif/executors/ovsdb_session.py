@@ -1,11 +1,11 @@
 """One connection to ovsdb-server on which nothing waits longer than its deadline.
 
-ovsdbapp's Idl, schema tables and commands, but not its Connection: that fetches the schema and commits without any timeout,
-so that one hung server blocks a thread for ever, and it logs and drops what ovs-vswitchd answers. Here the caller's own
-thread drives the Idl under one lock, and every wait ends.
+ovsdbapp's Idl, schema tables and commands, but not its Connection: that fetches the schema and commits without any
+timeout, so that one hung server blocks a thread for ever, and it logs and drops what ovs-vswitchd answers. Here the
+caller's own thread drives the Idl under one lock, and every wait ends.
 
-Fresh before use: sync() sends an echo and waits for the answer. ovsdb-server writes out all updates due to a client before
-it reads that client's next request, so after the answer the replica holds all that was committed before; and a
+Fresh before use: sync() sends an echo and waits for the answer. ovsdb-server writes out all updates due to a client
+before it reads that client's next request, so after the answer the replica holds all that was committed before; and a
 transaction is only ever sent to a server that answered in this very call.
 """
 
@@ -89,7 +89,9 @@ class Session:
                 f"OVSDB at {self._remote} does not answer; nothing was sent (is ovsdb-server hung?)"
             ) from error
         except ConnectionLost as error:
-            raise ExecutorError(f"OVSDB at {self._remote} closed the connection; is ovsdb-server restarting?") from error
+            raise ExecutorError(
+                f"OVSDB at {self._remote} closed the connection; is ovsdb-server restarting?"
+            ) from error
 
     def _drop(self) -> None:
         if self._api is not None:

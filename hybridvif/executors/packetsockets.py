@@ -1,4 +1,4 @@
-"""Which devices some process reads through a packet socket: how Open vSwitch's userspace datapath holds a system device."""
+"""Which devices are read through a packet socket: so Open vSwitch's userspace datapath holds a system device."""
 
 from __future__ import annotations
 

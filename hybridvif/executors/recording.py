@@ -23,7 +23,7 @@ from hybridvif.steps import Delete, Step, objection, simulate
 class Simulation:
     """A host that exists in memory only."""
 
-    def __init__(self, state: HostState = HostState(), switches: Mapping[str, str] | None = None) -> None:  # noqa: B008
+    def __init__(self, state: HostState = HostState(), switches: Mapping[str, str] | None = None) -> None:
         self.state = state
         self.switches = dict(switches if switches is not None else {"br-int": "netdev"})
         self.steps: list[Step] = []
@@ -34,9 +34,14 @@ class Simulation:
         self._lock = threading.RLock()
 
     def fail(
-        self, *, verb: type[Step] | None = None, name: str | None = None, reason: str = "told to fail", retry: bool = False
+        self,
+        *,
+        verb: type[Step] | None = None,
+        name: str | None = None,
+        reason: str = "told to fail",
+        retry: bool = False,
     ) -> None:
-        """Make the next step of this verb, about the part of this name, fail; None stands for any. One call, one failure."""
+        """Make the next step of this verb, about the part of this name, fail once; None stands for any."""
         self._failures.append((verb, name, reason, retry))
 
     def observe(self, names: Collection[str] | None) -> Observed:
@@ -49,7 +54,10 @@ class Simulation:
                 Facts(
                     links=self._link_facts(links),
                     members={name: self._members_of(name) for name, link in links.items() if isinstance(link, Bridge)},
-                    ports={name: PortFact(ofport=1 if getattr(port, "realized", True) else None) for name, port in ports.items()},
+                    ports={
+                        name: PortFact(ofport=1 if getattr(port, "realized", True) else None)
+                        for name, port in ports.items()
+                    },
                     switches=self.switches,
                     switch_version="simulated",
                     simulated=True,
@@ -120,7 +128,7 @@ class RecordingHost:
 
     def __init__(
         self,
-        state: HostState = HostState(),  # noqa: B008
+        state: HostState = HostState(),
         *,
         settings: Settings = Settings(link_executor="recording", switch_executor="recording"),  # noqa: B008
         switches: Mapping[str, str] | None = None,
@@ -144,21 +152,26 @@ class RecordingHost:
         return self.simulation.steps
 
     def fail(
-        self, *, verb: type[Step] | None = None, name: str | None = None, reason: str = "told to fail", retry: bool = False
+        self,
+        *,
+        verb: type[Step] | None = None,
+        name: str | None = None,
+        reason: str = "told to fail",
+        retry: bool = False,
     ) -> None:
         """Make the next step of this verb, about the part of this name, fail; None stands for any."""
         self.simulation.fail(verb=verb, name=name, reason=reason, retry=retry)
 
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
         """What is on the simulated host under these names."""
         return self.simulation.observe(names)
 
-    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
         """Carry plans out, one a port."""
         return [tuple(self.simulation.apply(plan)) for plan in plans]
 
     @contextmanager
-    def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
+    def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:  # noqa: ARG002
         """One caller at a time."""
         with self._lock:
             yield
@@ -185,7 +198,7 @@ class _RecordingExecutor:
     def __init__(self, settings: Settings) -> None:
         self.simulation.switches = dict.fromkeys(settings.integration_bridges, "netdev")
 
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
         """The parts of this role on the simulated host."""
         seen = self.simulation.observe(names)
         if self.role is Role.LINK:
@@ -194,7 +207,7 @@ class _RecordingExecutor:
         facts = Facts(ports=seen.facts.ports, switches=seen.facts.switches, switch_version="simulated", simulated=True)
         return Observed(HostState({}, seen.state.ports), facts)
 
-    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:  # noqa: ARG002
         """Carry the steps out on the simulated host."""
         return self.simulation.apply(steps)
 

@@ -1,55 +1,62 @@
 """Carries plans out: which steps of which plans go to an executor together, and what a failure stops.
 
-A plan alternates between the roles at most as switch, links, switch. All plans of a call go through these rounds side by
-side, so that three hundred ports cost one switch transaction, not three hundred.
+A plan alternates between the roles at most as switch, links, switch. All plans of a call go through these rounds side
+by side, so that three hundred ports cost one switch transaction, not three hundred.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
-from hybridvif.executors.base import Executor, ExecutorError
+from hybridvif.errors import PreconditionError
+from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.parts import Role
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Delete, Step, role_of
 
 LOG = logging.getLogger(__name__)
 ROUNDS = (Role.SWITCH, Role.LINK)
-_STOPS = (Result.FAILED, Result.REFUSED, Result.SKIPPED, Result.UNKNOWN)
+FAILURES = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
 SHARE = 1 / 3
-"""Of the time that is left, what a round may take that has others after it: a silent ovs-vswitchd must leave time for links."""
+"""Of the time left, what a round may take that has others after it: a silent ovs-vswitchd must leave time for links."""
 
 
 class _Course:
-    """One plan on its way."""
+    """One plan on its way: which of its steps wait, and what came of the others, by their place in the plan."""
 
     def __init__(self, plan: Sequence[Step]) -> None:
-        self.waiting = list(plan)
-        self.outcomes: list[Outcome] = []
+        self.waiting = list(enumerate(plan))
+        self.outcomes: dict[int, Outcome] = {}
 
-    def next_for(self, role: Role) -> list[Step]:
+    def next_for(self, role: Role) -> list[tuple[int, Step]]:
         """The steps that this role carries out next, taken off the plan."""
         count = 0
-        while count < len(self.waiting) and role_of(self.waiting[count]) is role:
+        while count < len(self.waiting) and role_of(self.waiting[count][1]) is role:
             count += 1
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
 
-    def note(self, outcomes: Sequence[Outcome]) -> None:
-        """Take what came of the steps; after a failure only deletes are still tried, after a lost answer nothing."""
-        self.outcomes += outcomes
-        if any(outcome.result is Result.UNKNOWN for outcome in outcomes):
-            self._skip(lambda step: True)
-        elif any(outcome.result in _STOPS for outcome in outcomes):
-            self._skip(lambda step: not isinstance(step, Delete))
+    def next_for_all(self) -> list[tuple[int, Step]]:
+        """All the steps, taken off the plan."""
+        taken, self.waiting = self.waiting, []
+        return taken
 
-    def _skip(self, which: Callable[[Step], bool]) -> None:
-        dropped = [step for step in self.waiting if which(step)]
-        self.waiting = [step for step in self.waiting if step not in dropped]
-        reason = "not tried, since an earlier step of this port failed"
-        self.outcomes += [Outcome(step, Result.SKIPPED, reason) for step in dropped]
+    def note(self, taken: Sequence[tuple[int, Step]], outcomes: Sequence[Outcome]) -> None:
+        """Take what came of the steps; after a failure only deletes are still tried, after a lost answer nothing."""
+        self.outcomes |= {place: outcome for (place, _), outcome in zip(taken, outcomes, strict=True)}
+        results = {outcome.result for outcome in outcomes}
+        if results & {Result.UNKNOWN, *FAILURES}:
+            lost = Result.UNKNOWN in results
+            dropped = [(place, step) for place, step in self.waiting if lost or not isinstance(step, Delete)]
+            self.waiting = [one for one in self.waiting if one not in dropped]
+            reason = "not tried, since an earlier step of this port failed"
+            self.outcomes |= {place: Outcome(step, Result.SKIPPED, reason) for place, step in dropped}
+
+    def in_order(self) -> tuple[Outcome, ...]:
+        """The outcomes in the order of the plan."""
+        return tuple(outcome for _, outcome in sorted(self.outcomes.items(), key=lambda one: one[0]))
 
 
 def carry_out(
@@ -57,13 +64,28 @@ def carry_out(
 ) -> list[tuple[Outcome, ...]]:
     """The outcomes of every plan, each in the order of its steps."""
     courses = [_Course(plan) for plan in plans]
+    for course in courses:
+        _refuse_unserved(course, executors)
     while any(course.waiting for course in courses):
         for role in ROUNDS:
-            batch = [(course, steps) for course in courses if (steps := course.next_for(role))]
+            batch = [(course, taken) for course in courses if (taken := course.next_for(role))]
             if batch:
                 more = any(course.waiting for course in courses)
                 _carry_out_batch(batch, executors[role], _share(deadline) if more else deadline)
-    return [_in_order(plan, course.outcomes) for plan, course in zip(plans, courses, strict=True)]
+    return [course.in_order() for course in courses]
+
+
+def _refuse_unserved(course: _Course, executors: Mapping[Role, Executor]) -> None:
+    """A plan that holds a part which no configured executor serves fails before any of its steps."""
+    unserved = [step.part for _, step in course.waiting if type(step.part) not in executors[role_of(step)].serves]
+    if unserved:
+        part = unserved[0]
+        reason = (
+            f"the configured {part.role.value} executor does not serve {part.kind} {part.name}; "
+            f"set [hybridvif] {part.role.value}_executor to one that does"
+        )
+        failed = [Outcome(step, Result.FAILED, reason, code=PreconditionError.code) for _, step in course.waiting]
+        course.note(course.next_for_all(), failed)
 
 
 def _share(deadline: float) -> float:
@@ -71,19 +93,21 @@ def _share(deadline: float) -> float:
     return now + (deadline - now) * SHARE
 
 
-def _carry_out_batch(batch: list[tuple[_Course, list[Step]]], executor: Executor, deadline: float) -> None:
-    steps = [step for _, some in batch for step in some]
-    outcomes = _apply(executor, steps, deadline)
-    if executor.atomic and len(batch) > 1 and any(outcome.result in _STOPS[:3] for outcome in outcomes):
+def _carry_out_batch(batch: list[tuple[_Course, list[tuple[int, Step]]]], executor: Executor, deadline: float) -> None:
+    outcomes = list(_apply(executor, [step for _, taken in batch for _, step in taken], deadline))
+    if executor.atomic and len(batch) > 1 and all(_took_no_effect(outcome) for outcome in outcomes):
         # One port's fault undid the others' as well: halve until it stands alone.
         middle = len(batch) // 2
         _carry_out_batch(batch[:middle], executor, deadline)
         _carry_out_batch(batch[middle:], executor, deadline)
         return
-    remaining = list(outcomes)
-    for course, some in batch:
-        course.note(remaining[: len(some)])
-        remaining = remaining[len(some) :]
+    for course, taken in batch:
+        course.note(taken, outcomes[: len(taken)])
+        del outcomes[: len(taken)]
+
+
+def _took_no_effect(outcome: Outcome) -> bool:
+    return outcome.result in FAILURES and outcome.code != NOT_REALIZED
 
 
 def _apply(executor: Executor, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
@@ -94,10 +118,6 @@ def _apply(executor: Executor, steps: Sequence[Step], deadline: float) -> Sequen
     for outcome in outcomes:
         # The audit trail.
         verb = type(outcome.step).__name__.lower()
-        LOG.info("%s %s %s: %s %s", verb, outcome.step.part.kind, outcome.step.part.name, outcome.result.value, outcome.reason)
+        part = outcome.step.part
+        LOG.info("%s %s %s: %s %s", verb, part.kind, part.name, outcome.result.value, outcome.reason)
     return outcomes
-
-
-def _in_order(plan: Sequence[Step], outcomes: Sequence[Outcome]) -> tuple[Outcome, ...]:
-    place = {id(step): at for at, step in enumerate(plan)}
-    return tuple(sorted(outcomes, key=lambda outcome: place[id(outcome.step)]))

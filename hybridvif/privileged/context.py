@@ -45,6 +45,7 @@ class Channel(daemon._ClientChannel):
             listener.bind(path)
             listener.listen(1)
             started = self._start(context.helper_command(path), listener, deadline)
+        self._deadline = deadline
         super().__init__(started, context)
 
     def _start(self, command: list[str], listener: socket.socket, deadline: float) -> socket.socket:
@@ -74,7 +75,7 @@ class Channel(daemon._ClientChannel):
     def exchange_ping(self) -> None:
         """Greet the daemon; raises PreconditionError if it does not answer."""
         try:
-            reply = self.send_recv((comm.Message.PING.value,), START_DEADLINE)
+            reply = self.send_recv((comm.Message.PING.value,), max(self._deadline - time.monotonic(), 0.1))
         except OSError:
             reply = (None,)
         if reply[0] != comm.Message.PONG:
@@ -86,7 +87,7 @@ class Channel(daemon._ClientChannel):
     def _reader_main(self, reader: Any) -> None:
         try:
             super()._reader_main(reader)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # whatever ends the reader, its callers must be answered
             LOG.warning("the channel to the privileged daemon broke: %s", error)
         finally:
             # oslo.privsep does this at end of file only; after ECONNRESET or a broken frame the callers would hang.
@@ -148,6 +149,9 @@ class Context(priv_context.PrivContext):
         return channel.remote_call(f"{func.__module__}.{func.__name__}", args, kwargs, left)
 
     def _forget(self) -> None:
+        """In a forked child: the channel is the parent's, and must not outlive it here."""
+        if self.channel is not None:
+            self.channel.writer.writesock.close()
         self.channel = None
         self._starting = threading.Lock()
 

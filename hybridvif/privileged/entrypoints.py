@@ -68,7 +68,6 @@ def apply(plans: object, deadline: object) -> Any:
     decoded = wire.decode_plans(plans)
     executors = _executors()
     policy.permit_plans(decoded, _settings())
-    _require_served(decoded, executors)
     return wire.encode_outcomes(batches.carry_out(decoded, executors, until))
 
 
@@ -94,15 +93,3 @@ def _executors() -> dict[Role, Executor]:
             _state["executors"] = {role: registry.executor_of(role, settings) for role in Role}
         executors: dict[Role, Executor] = _state["executors"]
         return executors
-
-
-def _require_served(plans: list[Any], executors: dict[Role, Executor]) -> None:
-    for plan in plans:
-        for step in plan:
-            role = step.part.role
-            if type(step.part) not in executors[role].serves:
-                name = getattr(_settings(), f"{role.value}_executor")
-                raise PreconditionError(
-                    f"the {role.value} executor {name!r} does not serve {step.part.kind} {step.part.name}; "
-                    f"set [hybridvif] {role.value}_executor to one that does"
-                )

@@ -1,4 +1,4 @@
-"""Refuses whatever is not hybrid plugging on this host. It knows nothing of the caller but the plan, and trusts none of it."""
+"""Refuses whatever is not hybrid plugging on this host. It knows of the caller only the plan, and trusts none."""
 
 from __future__ import annotations
 

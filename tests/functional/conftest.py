@@ -66,9 +66,7 @@ class Lab:
         tables = ["Bridge", "Port", "Interface"]
         columns = {"Interface": "_uuid,name,type,options,external_ids,ofport,other_config,error"}
         rows = {
-            table: sorted(
-                map(str, json.loads(self.sh(f"ovs-vsctl --format=json {option} list {table}"))["data"])
-            )
+            table: sorted(map(str, json.loads(self.sh(f"ovs-vsctl --format=json {option} list {table}"))["data"]))
             for table in tables
             for option in [f"--columns={columns[table]}" if table in columns else ""]
         }
@@ -86,7 +84,9 @@ class Lab:
             for p in $(ovs-vsctl --timeout=10 list-ports br-int); do ovs-vsctl --timeout=10 del-port $p; done
             for b in $(ovs-vsctl list-br); do [ $b = br-int ] || ovs-vsctl --timeout=10 del-br $b; done
             for n in $(ls /run/netns 2>/dev/null); do ip netns delete $n || true; done
-            for l in $(ls /sys/class/net); do case $l in lo|br-int|ovs-*) ;; *) ip link delete $l 2>/dev/null || true ;; esac; done
+            for l in $(ls /sys/class/net | grep -vE '^(lo|br-int|ovs-.*)$'); do
+                ip link delete $l 2>/dev/null || true
+            done
             """
         )
 

@@ -1,4 +1,4 @@
-"""A real port on a real kernel and a real Open vSwitch: every line of the table of what a plugged port is, and no write more."""
+"""A real port on a real kernel and a real Open vSwitch: every line of the table of what a plugged port is."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ import pytest
 from hybridvif import Port, Status, check, plug, plug_all, unplug, unplug_all, wiring_of
 from hybridvif.parts import Bridge, agree
 from tests.functional.conftest import INSTANCE, Lab, lines_of, make_port, until
-
 
 TCP_SERVER = """
 import socket
@@ -41,7 +40,7 @@ MONITORS = {
     "kernel": "ip -o monitor link address",
     "interfaces": f"{_CLIENT} Interface name,type,options,external_ids,ofport",
     "ports": f"{_CLIENT} Port name,interfaces,tag,external_ids",
-    }
+}
 
 
 def sysctl(lab: Lab, family: str, device: str, name: str) -> str:
@@ -120,7 +119,7 @@ def test_ping_and_tcp_cross_two_plugged_ports(lab: Lab) -> None:
 
 def test_a_second_plug_and_a_second_unplug_write_nothing(lab: Lab, port: Port, tmp_path: Path) -> None:
     def quiet_during(call: Callable[[], object]) -> list[str]:
-        """What the kernel and OVSDB announce while something is called; changes made before and after prove they are heard."""
+        """What kernel and OVSDB announce during a call; changes made before and after it prove that they are heard."""
         heard = {name: tmp_path / name for name in MONITORS}
         with ExitStack() as watching:
             for name, command in MONITORS.items():
@@ -147,6 +146,8 @@ def test_a_second_plug_and_a_second_unplug_write_nothing(lab: Lab, port: Port, t
         return [line for name, path in heard.items() for line in lines_of(path)[before[name] : after[name]]]
 
     plug(port, lab.host)
+    # The kernel itself is not done with a new veth before IPv6 has checked its link-local addresses.
+    assert until(lambda: "tentative" not in lab.sh("ip -6 address"))
     assert quiet_during(lambda: plug(port, lab.host)) == []
     assert quiet_during(lambda: check(port, lab.host)) == []
     unplug(port.id, lab.host)
@@ -218,7 +219,8 @@ def test_bridge_mac_and_mtu_do_not_follow_their_members(lab: Lab, port: Port) ->
         tap = port.names.tap
         lab.sh(
             f"ip link add {tap} address 02:00:00:00:00:{number:02x} mtu 1300 type veth peer name hvpeer; "
-            f"ip link set {tap} master {port.names.bridge} up; ip link set {port.names.bridge_end} nomaster; ip link delete {tap}"
+            f"ip link set {tap} master {port.names.bridge} up; "
+            f"ip link set {port.names.bridge_end} nomaster; ip link delete {tap}"
         )
         bridge = lab.link(port.names.bridge)
         assert (bridge["address"], bridge["mtu"]) == ("0a:00:00:00:01:7b", 1500)

@@ -1,4 +1,4 @@
-"""Each thing that can befall a plugged port: named by check, repaired by the next plug, judged by packets, the rest untouched."""
+"""Each thing that can befall a plugged port: named by check, repaired by the next plug, judged by packets."""
 
 from __future__ import annotations
 
@@ -111,7 +111,14 @@ def named_by(steps: tuple[Any, ...]) -> set[str]:
 
 def what_is_the_agents(lab: Lab) -> list[object]:
     interface, row = lab.row(QVO), lab.row(QVO, "Port")
-    return [row["_uuid"], row["tag"], row["other_config"], interface["_uuid"], interface["ofport"], interface["other_config"]]
+    return [
+        row["_uuid"],
+        row["tag"],
+        row["other_config"],
+        interface["_uuid"],
+        interface["ofport"],
+        interface["other_config"],
+    ]
 
 
 @pytest.mark.parametrize("drift", DRIFTS, ids=lambda drift: drift.sentence[:70])
@@ -199,7 +206,19 @@ def test_a_waiting_tap_is_left_to_libvirt_where_the_bridge_is_in_order(lab: Lab,
 def test_a_ping_loses_nothing_while_a_port_is_plugged_again_and_repaired(lab: Lab, vms: tuple[Vm, Vm]) -> None:
     one, _ = vms
     ping = lab.box.popen(
-        ["nsenter", f"--net=/run/netns/{one.namespace}", "ping", "-n", "-c", "150", "-i", "0.01", "-W", "1", "10.0.0.2"],
+        [
+            "nsenter",
+            f"--net=/run/netns/{one.namespace}",
+            "ping",
+            "-n",
+            "-c",
+            "150",
+            "-i",
+            "0.01",
+            "-W",
+            "1",
+            "10.0.0.2",
+        ],
         stdout=-1,
     )
     with ping:
