@@ -1,0 +1,28 @@
+"""hybridvif sandbox: a shell, or one command, on a throw-away host."""
+
+from __future__ import annotations
+
+import argparse
+
+HELP = "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif sandbox`."""
+    parser.add_argument(
+        "--rung",
+        choices=("packets", "dummy", "links"),
+        help="accept no other: Open vSwitch with its netdev datapath, with its dummy datapath, or none (default: "
+        "the best this host has)",
+    )
+    parser.add_argument(
+        "argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help="the command; a shell if there is none"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Become the sandbox; its exit code is the command's, 128+n for signal n, 5 if it cannot be had."""
+    from hybridvif.sandbox import Rung, enter
+
+    argv: list[str] = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
+    enter(argv, rung=Rung(args.rung) if args.rung else None, quiet=bool(getattr(args, "quiet", False)))
