@@ -88,8 +88,8 @@ class _Worker:
                 self._create_bridge(bridge)
             case Create(Veth() as veth):
                 self._create_veth(veth)
-            case Update(_, Bridge() as bridge):
-                self._set_bridge(bridge.name, changes_of(step))
+            case Update(Bridge() as before, Bridge() as after):
+                self._set_bridge(after.name, changes_of(step) | _regained(before, after))
             case Update(_, Veth() as veth):
                 self._set_veth(veth, changes_of(step))
             case Update(_, Tap() as tap):
@@ -131,7 +131,9 @@ class _Worker:
                     self._ipr.link("set", index=index, kind="bridge", **options)
             # Up comes last, after IPv6 has been switched off; the MTU before it, since a device whose MTU rises to
             # 1280 gets its IPv6 back.
-            self._set(index, {key: value for key, value in changes.items() if key != "up"})
+            self._set(index, {key: value for key, value in changes.items() if key not in ("up", "addr_gen_mode")})
+            if changes.get("addr_gen_mode") is not None:
+                self._set_addr_gen_mode(index, str(changes["addr_gen_mode"]))
             for attribute in sorted(procfs.ATTRIBUTES & changes.keys()):
                 value = changes[attribute]
                 if value is not None:
@@ -186,13 +188,17 @@ class _Worker:
                 message[key] = changes[name]
         if "master" in changes:
             message["master"] = self._index_of(str(changes["master"])) if changes["master"] else 0
-        mode = changes.get("addr_gen_mode")
-        if mode is not None:
-            message["IFLA_AF_SPEC"] = {
-                "attrs": [["AF_INET6", {"attrs": [["IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODES.index(str(mode))]]}]]
-            }
         if message:
             self._ipr.link("set", index=index, **message)
+
+    def _set_addr_gen_mode(self, index: int, mode: str) -> None:
+        """Of a device that has IPv6: a kernel may lack it, and a device whose MTU is below 1280 has none."""
+        value = ["IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODES.index(mode)]
+        try:
+            self._ipr.link("set", index=index, IFLA_AF_SPEC={"attrs": [["AF_INET6", {"attrs": [value]}]]})
+        except NetlinkError as error:
+            if error.code != errno.EAFNOSUPPORT:
+                raise
 
     def _delete(self, name: str) -> None:
         with _named(f"cannot delete {name}"):
@@ -204,6 +210,13 @@ class _Worker:
 
     def _index_of(self, name: str) -> int:
         return _get(self._ipr, ifname=name).index
+
+
+def _regained(before: Bridge, after: Bridge) -> dict[str, object]:
+    """What a bridge has again, at the kernel's defaults, once its MTU rises to 1280: its IPv6."""
+    if before.mtu == after.mtu:
+        return {}
+    return {name: getattr(after, name) for name in ("addr_gen_mode", "disable_ipv6") if getattr(before, name) is None}
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import ClassVar
 
 from hybridvif.executors.base import refused
@@ -196,6 +197,7 @@ class _RecordingExecutor:
     simulation: ClassVar[Simulation] = Simulation()
 
     def __init__(self, settings: Settings) -> None:
+        self._links_are_simulated = settings.link_executor == "recording"
         self.simulation.switches = dict.fromkeys(settings.integration_bridges, "netdev")
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
@@ -204,8 +206,15 @@ class _RecordingExecutor:
         if self.role is Role.LINK:
             facts = Facts(links=seen.facts.links, members=seen.facts.members, simulated=True)
             return Observed(HostState(seen.state.links, {}), facts)
+        ports = seen.state.ports
+        if not self._links_are_simulated:
+            # Of real links the simulation knows nothing, so it takes their being there for granted.
+            ports = {
+                name: replace(port, realized=True) if isinstance(port, OvsPort) else port
+                for name, port in ports.items()
+            }
         facts = Facts(ports=seen.facts.ports, switches=seen.facts.switches, switch_version="simulated", simulated=True)
-        return Observed(HostState({}, seen.state.ports), facts)
+        return Observed(HostState({}, ports), facts)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:  # noqa: ARG002
         """Carry the steps out on the simulated host."""

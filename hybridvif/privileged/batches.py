@@ -31,10 +31,16 @@ class _Course:
         self.outcomes: dict[int, Outcome] = {}
 
     def next_for(self, role: Role) -> list[tuple[int, Step]]:
-        """The steps that this role carries out next, taken off the plan."""
-        count = 0
-        while count < len(self.waiting) and role_of(self.waiting[count][1]) is role:
-            count += 1
+        """The steps that this role carries out next, taken off the plan; no two of the same part.
+
+        A row that is parked and freed in one transaction has not changed at all, and ovs-vswitchd would look away.
+        """
+        names: set[str] = set()
+        for _, step in self.waiting:
+            if role_of(step) is not role or step.part.name in names:
+                break
+            names.add(step.part.name)
+        count = len(names)
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
 

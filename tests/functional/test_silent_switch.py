@@ -1,0 +1,125 @@
+"""Open vSwitch hangs or dies: every call ends by its deadline and says what is so, and the next one converges."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from hybridvif import PlugFailed, Port, Report, Status, check, plug, unplug
+from hybridvif.host import Host
+from hybridvif.pytest_plugin import connected
+from hybridvif.sandbox import Sandbox
+from tests.functional.conftest import Lab, make_port, until
+
+DEADLINE = 2.0
+
+
+@pytest.fixture(scope="module")
+def hasty(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
+    """The host, connected with a short deadline."""
+    with connected(sandbox, tmp_path_factory.mktemp("hasty"), deadline=DEADLINE) as host:
+        yield host
+
+
+@pytest.fixture
+def lab(sandbox: Sandbox, hasty: Host) -> Iterator[Lab]:
+    """An empty host, whose daemons run again afterwards whatever the test did to them."""
+    lab = Lab(sandbox, hasty)
+    yield lab
+    for name in ("ovsdb-server", "ovs-vswitchd"):
+        try:
+            sandbox.resume(name)  # type: ignore[arg-type]
+        except Exception:  # noqa: BLE001  # it was killed
+            sandbox.start(name)  # type: ignore[arg-type]
+    lab.sweep()
+
+
+def failed(lab: Lab, port: Port) -> Report:
+    """The report of a plug that fails, in time."""
+    begun = time.monotonic()
+    with pytest.raises(PlugFailed) as caught:
+        plug(port, lab.host)
+    assert time.monotonic() - begun < DEADLINE + 0.5
+    report = caught.value.report
+    assert report is not None
+    return report
+
+
+def test_a_row_that_a_hung_vswitchd_has_not_taken_is_configured_and_realized_unaided_later(
+    lab: Lab, port: Port
+) -> None:
+    lab.box.pause("ovs-vswitchd")
+
+    report = failed(lab, port)
+
+    assert report.status is Status.CONFIGURED
+    assert report.status.exit_code == 65
+    assert "ovs-vswitchd" in report.reason
+    assert lab.link(port.names.bridge_end)
+    lab.box.resume("ovs-vswitchd")
+    assert until(lambda: check(port, lab.host) == ())
+
+
+def test_so_it_is_where_vswitchd_is_dead(lab: Lab, port: Port) -> None:
+    plug(port, lab.host)
+    lab.box.kill("ovs-vswitchd")
+    other = make_port(2)
+
+    assert failed(lab, other).status is Status.CONFIGURED
+    assert failed(lab, port).status is Status.CONFIGURED
+
+    lab.box.start("ovs-vswitchd")
+    for one in (port, other):
+        assert until(lambda one=one: check(one, lab.host) == ())  # type: ignore[misc]
+
+
+def test_a_device_made_anew_while_vswitchd_hung_is_mended_by_the_next_plug(lab: Lab) -> None:
+    ports = [make_port(1), make_port(2)]
+    for port in ports:
+        plug(port, lab.host)
+    lab.box.pause("ovs-vswitchd")
+    lab.sh(f"ip link delete {ports[0].names.bridge_end}")
+    assert failed(lab, ports[0]).status is Status.CONFIGURED
+    lab.box.resume("ovs-vswitchd")
+
+    with lab.vm(ports[0], 1) as one, lab.vm(ports[1], 2):
+        # vswitchd saw the row parked and freed at once, which is no change to it.
+        assert until(lambda: plug(ports[0], lab.host).ok)
+        assert check(ports[0], lab.host) == ()
+        assert one.ping("10.0.0.2").returncode == 0
+
+
+def test_an_unplug_needs_no_vswitchd(lab: Lab, port: Port) -> None:
+    before = lab.snapshot()
+    plug(port, lab.host)
+    lab.box.pause("ovs-vswitchd")
+
+    assert unplug(port.id, lab.host).ok
+
+    lab.box.resume("ovs-vswitchd")
+    assert until(lambda: lab.snapshot() == before)
+
+
+def test_a_server_that_hung_before_it_was_asked_has_no_ghost(lab: Lab, port: Port) -> None:
+    plug(make_port(2), lab.host)
+    before = lab.snapshot()
+    lab.box.pause("ovsdb-server")
+
+    report = failed(lab, port)
+
+    assert report.status is Status.ROLLED_BACK
+    assert not report.changed
+    assert "does not answer" in report.reason
+    lab.box.resume("ovsdb-server")
+    time.sleep(1)
+    assert lab.snapshot() == before
+    assert plug(port, lab.host).ok
+
+
+def test_a_server_that_restarted_is_met_again(lab: Lab, port: Port) -> None:
+    plug(port, lab.host)
+    lab.box.restart("ovsdb-server")
+    assert check(port, lab.host) == ()
+    assert until(lambda: plug(make_port(2), lab.host).ok)
