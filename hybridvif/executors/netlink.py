@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -21,7 +21,8 @@ from hybridvif.errors import PreconditionError
 from hybridvif.executors import procfs
 from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.linkdump import RTEXT_FILTER_SKIP_STATS, Interrupted, dump_links
-from hybridvif.executors.linkstate import ADDR_GEN_MODES, IFF_PROMISC, IFF_UP, Device, observed
+from hybridvif.executors.linkmessages import IFF_PROMISC, IFF_UP, devices_of, kind_of, referred_to
+from hybridvif.executors.linkstate import ADDR_GEN_MODES, members_of, observed
 from hybridvif.facts import Observed
 from hybridvif.names import key_of, names_of_key
 from hybridvif.parts import Bridge, Part, Role, Tap, Veth
@@ -209,7 +210,8 @@ class _Worker:
                     raise
 
     def _index_of(self, name: str) -> int:
-        return _get(self._ipr, ifname=name).index
+        index: int = _get(self._ipr, ifname=name)["index"]
+        return index
 
 
 def _regained(before: Bridge, after: Bridge) -> dict[str, object]:
@@ -236,47 +238,12 @@ def _sentence(attempt: str, code: int) -> str:
     return f"{attempt}: {os.strerror(code)} ({name}){_LACKING.get(code, '')}"
 
 
-def _get(ipr: Any, **which: Any) -> Device:
-    """One device; raises NetlinkError (ENODEV where it is absent)."""
-    messages = list(ipr.link("get", ext_mask=RTEXT_FILTER_SKIP_STATS, **which))
-    return Device(messages[0])
+def _get(ipr: Any, **which: Any) -> Any:
+    """One link message; raises NetlinkError (ENODEV where the device is absent)."""
+    return next(iter(ipr.link("get", ext_mask=RTEXT_FILTER_SKIP_STATS, **which)))
 
 
-def _observe(ipr: Any, names: Collection[str] | None, deadline: float) -> Observed:
-    try:
-        if names is None or len(names) > DUMP_FROM:
-            devices = _dump(deadline)
-            return observed(devices, names, _members_of(devices))
-        found = list(_named_devices(ipr, names))
-        members = {bridge.name: _dump(deadline, bridge.index) for bridge in found if bridge.kind == "bridge"}
-    except NetlinkError as error:
-        raise ExecutorError(_sentence("cannot read the links of this host", error.code)) from error
-    known = {device.index: device for device in (*found, *(one for held in members.values() for one in held))}
-    return observed(
-        known.values(),
-        names,
-        {bridge: [member.name for member in held] for bridge, held in members.items()},
-    )
-
-
-def _named_devices(ipr: Any, names: Collection[str]) -> Iterator[Device]:
-    """The devices of these names, and those they refer to."""
-    seen: dict[int, Device] = {}
-    for name in sorted(names):
-        device = _get_if_there(ipr, ifname=name)
-        # An alternative name would answer as well; the device is ours only by its first name.
-        if device is not None and device.name == name:
-            seen[device.index] = device
-    for device in list(seen.values()):
-        for index in (device.get("IFLA_MASTER", 0), device.peer_index if device.kind == "veth" else 0):
-            if index and index not in seen:
-                other = _get_if_there(ipr, index=index)
-                if other is not None:
-                    seen[index] = other
-    yield from seen.values()
-
-
-def _get_if_there(ipr: Any, **which: Any) -> Device | None:
+def _get_if_there(ipr: Any, **which: Any) -> Any:
     try:
         return _get(ipr, **which)
     except NetlinkError as error:
@@ -285,11 +252,49 @@ def _get_if_there(ipr: Any, **which: Any) -> Device | None:
         raise
 
 
-def _dump(deadline: float, master: int = 0) -> list[Device]:
-    """All devices, or the members of one bridge; never from a dump that the kernel calls interrupted."""
+def _observe(ipr: Any, names: Collection[str] | None, deadline: float) -> Observed:
+    if names is None or len(names) > DUMP_FROM:
+        devices = devices_of(_dump(deadline))
+        return observed(devices, names, members_of(devices))
+    try:
+        found = _asked_by_name(ipr, names)
+    except NetlinkError as error:
+        raise ExecutorError(_sentence("cannot read the links of this host", error.code)) from error
+    held = {
+        message.get_attr("IFLA_IFNAME"): _dump(deadline, message["index"])
+        for message in found.values()
+        if kind_of(message) == "bridge" and message.get_attr("IFLA_IFNAME") in names
+    }
+    for members in held.values():
+        found |= {message["index"]: message for message in members}
+    return observed(
+        devices_of(found.values()),
+        names,
+        {bridge: [message.get_attr("IFLA_IFNAME") for message in members] for bridge, members in held.items()},
+    )
+
+
+def _asked_by_name(ipr: Any, names: Collection[str]) -> dict[int, Any]:
+    """The messages about these devices and those they refer to, by index."""
+    found: dict[int, Any] = {}
+    for name in sorted(names):
+        message = _get_if_there(ipr, ifname=name)
+        # The kernel answers to an alternative name as well; a device is ours only by its first one.
+        if message is not None and message.get_attr("IFLA_IFNAME") == name:
+            found[message["index"]] = message
+    for message in list(found.values()):
+        for index in referred_to(message):
+            other = None if index in found else _get_if_there(ipr, index=index)
+            if other is not None:
+                found[index] = other
+    return found
+
+
+def _dump(deadline: float, master: int = 0) -> list[Any]:
+    """The messages about all devices, or the members of one bridge; never of a dump that was interrupted."""
     for _ in range(DUMP_TRIES):
         try:
-            return [Device(message) for message in dump_links(deadline, master)]
+            return dump_links(deadline, master)
         except Interrupted:
             if time.monotonic() >= deadline:
                 break
@@ -298,14 +303,3 @@ def _dump(deadline: float, master: int = 0) -> list[Device]:
         except OSError as error:
             raise ExecutorError(_sentence("cannot read the links of this host", error.errno or 0)) from error
     raise ExecutorError("the links of this host change faster than they can be read; call again when it is quieter")
-
-
-def _members_of(devices: Iterable[Device]) -> dict[str, list[str]]:
-    devices = list(devices)
-    bridges = {device.index: device.name for device in devices if device.kind == "bridge" and key_of(device.name)}
-    members: dict[str, list[str]] = {name: [] for name in bridges.values()}
-    for device in devices:
-        bridge = bridges.get(device.get("IFLA_MASTER", 0))
-        if bridge:
-            members[bridge].append(device.name)
-    return members
