@@ -51,6 +51,9 @@ class Executor(Protocol):
 NOT_REALIZED = "not-realized"
 """The code of a step that was committed, and that the switch then would not carry out."""
 
+NOT_ACKNOWLEDGED = "committed in OVSDB, but ovs-vswitchd has not acknowledged it by the deadline; is it running?"
+"""The reason of the outcome `configured`."""
+
 
 class ExecutorError(Exception):
     """The executor can do nothing at all now: no socket, no program, no answer. One finished sentence.

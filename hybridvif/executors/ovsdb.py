@@ -8,34 +8,22 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from ovsdbapp.backend.ovs_idl import idlutils
 
 from hybridvif.errors import BridgeMissing
-from hybridvif.executors.base import NOT_REALIZED, ExecutorError, StepFailed, refused
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, ExecutorError, StepFailed, refused
 from hybridvif.executors.ovsdb_session import Expired, Session
-from hybridvif.executors.packetsockets import held_devices
-from hybridvif.facts import Facts, Observed, PortFact
+from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, observed
+from hybridvif.facts import Observed
 from hybridvif.names import key_of
-from hybridvif.parts import PARKED, HostState, OvsPort, Part, Role, StrayPort, SwitchPort
+from hybridvif.parts import PARKED, OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, objection, simulate
 
-IDS = {
-    "iface_id": "iface-id",
-    "iface_status": "iface-status",
-    "attached_mac": "attached-mac",
-    "vm_uuid": "vm-uuid",
-    "port_id": "hybridvif-port-id",
-}
-"""The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
-OPTIONS = {PARKED: {"peer": "nobody"}}
-"""Interface.options by type; a patch port needs a peer, and this one never exists."""
-USERSPACE = frozenset({"netdev", "dummy"})
-"""The datapath types in which ovs-vswitchd reads a system device through a packet socket."""
 TRIES = 8
 SETTLE = 0.05
 """Seconds to wait for ofport and error to follow cur_cfg."""
@@ -128,14 +116,13 @@ def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
 
 def _create(api: Any, txn: Any, port: OvsPort) -> None:
     _bridge(api, port.bridge)
-    ids = {key: getattr(port, attribute) for attribute, key in IDS.items()}
     api.add_port(
         port.bridge,
         port.name,
         may_exist=False,
         type=port.type,
         options=OPTIONS.get(port.type, {}),
-        external_ids={key: value for key, value in ids.items() if value},
+        external_ids=ids_of(port),
     ).run_idl(txn)
 
 
@@ -166,8 +153,7 @@ def _update(api: Any, port: OvsPort, changes: dict[str, object]) -> None:
 def _settled(api: Any, steps: Sequence[Step], number: int | None, deadline: float) -> list[Outcome]:
     """What ovs-vswitchd made of a transaction that was committed."""
     if number is not None and not api.await_cfg(number, deadline):
-        reason = "committed in OVSDB, but ovs-vswitchd has not acknowledged it by the deadline; is it running?"
-        return [Outcome(step, Result.CONFIGURED, reason) for step in steps]
+        return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
     outcomes = []
     for step in steps:
         reason = "" if isinstance(step, Delete) else _complaint(api, step.part.name, deadline)
@@ -177,72 +163,41 @@ def _settled(api: Any, steps: Sequence[Step], number: int | None, deadline: floa
 
 
 def _complaint(api: Any, name: str, deadline: float) -> str:
-    """Why ovs-vswitchd did not take a system device; empty if it did, or was not asked to."""
-    interface = _row(api, "Interface", name)
-    if interface is None or interface.type == PARKED:
-        return ""
-    if not interface.ofport and not interface.error:
+    """Why ovs-vswitchd did not take a device; empty if it did, or was not asked to."""
+    row = _row_of(api, name, {})
+    if row is not None and row.ofport is None and not row.error and row.type != PARKED:
         # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
         try:
             api.sync(min(deadline, time.monotonic() + SETTLE))
         except Expired:
             return ""
-    if interface.error or interface.ofport == [-1]:
-        said = interface.error[0] if interface.error else "no reason given"
-        return f"ovs-vswitchd did not take {name}: {said}"
-    return ""
+        row = _row_of(api, name, {})
+    return complaint_about(row)
 
 
 def _observed(api: Any, names: Collection[str] | None) -> Observed:
-    holders = {}
-    switches = {}
-    for bridge in api.tables["Bridge"].rows.values():
-        switches[bridge.name] = bridge.datapath_type or "system"
-        for row in bridge.ports:
-            holders[row.uuid] = bridge
-    ports: dict[str, SwitchPort] = {}
-    facts: dict[str, PortFact] = {}
-    held = held_devices()
+    bridges = list(api.tables["Bridge"].rows.values())
+    holders = {row.uuid: bridge.name for bridge in bridges for row in bridge.ports}
     if names is None:
         names = [row.name for row in api.tables["Interface"].rows.values() if key_of(row.name)]
-    for name in sorted(names):
-        interface = _row(api, "Interface", name)
-        if interface is None:
-            continue
-        row = _row(api, "Port", name)
-        holder = holders.get(row.uuid) if row is not None else None
-        ports[name] = _part(name, row, interface, holder, held)
-        facts[name] = PortFact(
-            ofport=interface.ofport[0] if interface.ofport else None,
-            error=interface.error[0] if interface.error else "",
-            tag=row.tag[0] if row is not None and row.tag else None,
-        )
+    rows = [row for name in sorted(names) if (row := _row_of(api, name, holders)) is not None]
     version = api._ovs.ovs_version
-    return Observed(
-        HostState({}, ports),
-        Facts(ports=facts, switches=switches, switch_version=f"ovs {version[0]}" if version else "ovs"),
-    )
+    return observed(rows, {one.name: one.datapath_type for one in bridges}, version[0] if version else "")
 
 
-def _part(name: str, row: Any, interface: Any, holder: Any, held: Collection[str]) -> SwitchPort:
-    if row is None or [one.name for one in row.interfaces] != [name] or holder is None:
-        return StrayPort(name=name, what="an Open vSwitch interface that is part of a bond or of no bridge")
-    ids = interface.external_ids
-    realized = (
-        interface.type == ""
-        and bool(interface.ofport)
-        and interface.ofport[0] > 0
-        and not interface.error
-        # Where a device is deleted and made anew under its row, ofport and error stay good and no packet passes
-        # (semantics.md, Re-creating qvo): only the socket tells.
-        and (holder.datapath_type not in USERSPACE or name in held)
-    )
-    return OvsPort(
+def _row_of(api: Any, name: str, holders: Mapping[Any, str]) -> Row | None:
+    interface, port = _row(api, "Interface", name), _row(api, "Port", name)
+    if interface is None:
+        return None
+    alone = port is not None and [one.name for one in port.interfaces] == [name]
+    return Row(
         name=name,
-        bridge=holder.name,
+        bridge=holders.get(port.uuid) if alone else None,
         type=interface.type,
-        realized=realized,
-        **{attribute: ids.get(key, "") for attribute, key in IDS.items()},
+        external_ids=interface.external_ids,
+        ofport=interface.ofport[0] if interface.ofport else None,
+        error=interface.error[0] if interface.error else "",
+        tag=port.tag[0] if alone and port.tag else None,
     )
 
 

@@ -1,0 +1,85 @@
+"""Rows of OVSDB, by whatever means they were read -> parts and facts; and how a part is spelled in a row."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+
+from hybridvif.executors.packetsockets import held_devices
+from hybridvif.facts import Facts, Observed, PortFact
+from hybridvif.parts import PARKED, HostState, OvsPort, StrayPort, SwitchPort
+
+IDS = {
+    "iface_id": "iface-id",
+    "iface_status": "iface-status",
+    "attached_mac": "attached-mac",
+    "vm_uuid": "vm-uuid",
+    "port_id": "hybridvif-port-id",
+}
+"""The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
+OPTIONS: Mapping[str, Mapping[str, str]] = {PARKED: {"peer": "nobody"}}
+"""Interface.options by type; a patch port needs a peer, and this one never exists."""
+USERSPACE = frozenset({"netdev", "dummy"})
+"""The datapath types in which ovs-vswitchd reads a system device through a packet socket."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """An Interface that has one of our names, with what is to be known of its Port and its Bridge."""
+
+    name: str
+    bridge: str | None
+    """The bridge that holds a Port of this name with this one Interface; None: there is no such Port."""
+    type: str
+    external_ids: Mapping[str, str]
+    ofport: int | None
+    error: str
+    tag: int | None
+
+
+def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str) -> Observed:
+    """The parts and facts of these rows. bridges: the datapath type of each bridge there is, "" for the default."""
+    rows = list(rows)
+    held = held_devices()
+    switches = {name: kind or "system" for name, kind in bridges.items()}
+    return Observed(
+        HostState({}, {row.name: _part_of(row, switches, held) for row in rows}),
+        Facts(
+            ports={row.name: PortFact(ofport=row.ofport, error=row.error, tag=row.tag) for row in rows},
+            switches=switches,
+            switch_version=f"ovs {version}".rstrip(),
+        ),
+    )
+
+
+def complaint_about(row: Row | None) -> str:
+    """Why ovs-vswitchd did not take a system device; empty if it did, or was not asked to."""
+    if row is None or row.type == PARKED or not (row.error or row.ofport == -1):
+        return ""
+    return f"ovs-vswitchd did not take {row.name}: {row.error or 'no reason given'}"
+
+
+def ids_of(port: OvsPort) -> dict[str, str]:
+    """The external_ids that a port is created with."""
+    ids = {key: str(getattr(port, attribute)) for attribute, key in IDS.items()}
+    return {key: value for key, value in ids.items() if value}
+
+
+def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str]) -> SwitchPort:
+    if row.bridge is None:
+        return StrayPort(name=row.name, what="an Open vSwitch interface that is part of a bond or of no bridge")
+    realized = (
+        row.type == ""
+        and (row.ofport or 0) > 0
+        and not row.error
+        # Where a device is deleted and made anew under its row, ofport and error stay good and no packet passes
+        # (docs/host.md): only the socket tells.
+        and (switches.get(row.bridge) not in USERSPACE or row.name in held)
+    )
+    return OvsPort(
+        name=row.name,
+        bridge=row.bridge,
+        type=row.type,
+        realized=realized,
+        **{attribute: row.external_ids.get(key, "") for attribute, key in IDS.items()},
+    )
