@@ -56,6 +56,12 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         default=_DEFAULT.lock_path,
         help="Where the locks are, one for all callers of this host, root and the service's user alike.",
     ),
+    cfg.StrOpt(
+        "program_path",
+        default=_DEFAULT.program_path,
+        help="Where the executors that run programs look for brctl, ip, ovs-vsctl or ivs-ctl; directories that only root "
+        "can write.",
+    ),
 )
 
 

@@ -22,3 +22,5 @@ class Settings:
     unplug_running: str = "refuse"
     """What unplug does to a port whose VM runs, where the caller does not say: refuse or force."""
     lock_path: str = "/run/lock/hybridvif"
+    program_path: str = "/usr/sbin:/usr/bin:/sbin:/bin"
+    """Where the executors that run programs look for them."""

@@ -33,3 +33,12 @@ def write(device: str, attribute: str, value: int) -> None:
         os.write(fd, b"%d" % value)
     finally:
         os.close(fd)
+
+
+def read(device: str, attribute: str) -> int | None:
+    """One switch of one device; None where there is no such file."""
+    try:
+        with open(_FILES[attribute].format(device), encoding="ascii") as file:
+            return int(file.read())
+    except FileNotFoundError:
+        return None

@@ -1,0 +1,84 @@
+"""Runs one of a fixed list of programs: absolute path, C locale, a deadline, its stderr kept.
+
+The path is looked up in the daemon's own [hybridvif] program_path, never in a PATH that someone else may have set. The
+program is the leader of a process group of its own, which is killed as a whole when the deadline passes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hybridvif.executors.base import ExecutorError
+
+PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch", "ivs-ctl": "ivs"}
+"""The package that has each program, as Debian and Ubuntu call it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """A program that ended, or was killed at its deadline."""
+
+    argv: tuple[str, ...]
+    code: int
+    stdout: str
+    stderr: str
+    expired: bool = False
+
+    @property
+    def said(self) -> str:
+        """The last line it wrote to stderr, or its exit code."""
+        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
+        return lines[-1] if lines else f"exit code {self.code}"
+
+
+class Program:
+    """One program of the list."""
+
+    def __init__(self, name: str, path: str) -> None:
+        self.name = name
+        self._search = path
+
+    def require(self) -> str:
+        """Its absolute path. Raises ExecutorError, naming the package, if it is not installed."""
+        found = shutil.which(self.name, path=self._search)
+        if found is None:
+            raise ExecutorError(
+                f"{self.name} is not installed in {self._search}; install it: "
+                f"apt-get install {PACKAGES.get(self.name, self.name)}",
+                precondition=True,
+            )
+        return os.path.abspath(found)
+
+    def run(self, arguments: Sequence[str], deadline: float, *, stdin: str = "") -> Finished:
+        """Run it, whatever it says. Raises ExecutorError only if it is not there or cannot be started."""
+        argv = (self.require(), *arguments)
+        try:
+            process = subprocess.Popen(
+                argv,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="replace",
+                env={"LC_ALL": "C", "PATH": self._search},
+                cwd="/",
+                start_new_session=True,
+            )
+        except OSError as error:
+            raise ExecutorError(f"cannot run {argv[0]}: {error.strerror}", precondition=True) from error
+        with process:
+            try:
+                out, err = process.communicate(stdin, timeout=max(deadline - time.monotonic(), 0.001))
+            except subprocess.TimeoutExpired:
+                with contextlib.suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                out, err = process.communicate()
+                return Finished(argv, process.returncode, out, err, expired=True)
+        return Finished(argv, process.returncode, out, err)

@@ -1,0 +1,111 @@
+"""What `ip -details -json link` and /proc/sys say -> devices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from hybridvif.executors import procfs
+from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.command import Program
+from hybridvif.executors.linkstate import BridgeOptions, Device, members_of, observed
+from hybridvif.facts import Observed
+from hybridvif.names import key_of
+
+ALL_FROM = 48
+"""From so many names on, one listing of all devices is cheaper than asking for each."""
+TRIES = 10
+
+
+def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Observed:
+    """The links under these names, or all of our grammar."""
+    if names is None or len(names) > ALL_FROM:
+        devices = _ask(ip, ["link show"], deadline)
+        return observed(devices, names, members_of(devices))
+    found = {device.name: device for device in _ask(ip, [f"link show dev {name}" for name in sorted(names)], deadline)}
+    # An alternative name answers as well; a device is ours only by its first one.
+    found = {name: device for name, device in found.items() if name in names}
+    others = {device.peer for device in found.values()} - found.keys() - {""}
+    bridges = [device.name for device in found.values() if device.options is not None]
+    more = [f"link show dev {name}" for name in sorted(others)] + [f"link show master {name}" for name in bridges]
+    for device in _ask(ip, more, deadline):
+        found.setdefault(device.name, device)
+    members = {bridge: [one.name for one in found.values() if one.master == bridge] for bridge in bridges}
+    return observed(found.values(), names, members)
+
+
+def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
+    """What ip answers; a device that is absent has no answer, anything else that it cannot say is an error."""
+    if not questions:
+        return []
+    for _ in range(TRIES):
+        done = ip.run(["-force", "-details", "-json", "-N", "-batch", "-"], deadline, stdin="\n".join(questions) + "\n")
+        if done.expired:
+            break
+        if "Dump was interrupted" in done.stderr:
+            continue
+        complaints = [line for line in done.stderr.splitlines() if not _is_absence(line)]
+        if complaints:
+            raise ExecutorError(f"cannot read the links of this host: {complaints[-1]}")
+        return [_device_of(entry) for entry in _documents(done.stdout) if "ifname" in entry]
+    raise ExecutorError("the links of this host could not be read before the deadline; call again")
+
+
+def _is_absence(line: str) -> bool:
+    return (
+        not line.strip()
+        or "does not exist" in line
+        or "Cannot find device" in line
+        or line.startswith("Command failed")
+    )
+
+
+def _documents(text: str) -> list[dict[str, Any]]:
+    """The entries of the JSON lists that ip writes one after another."""
+    decoder, at, entries = json.JSONDecoder(), 0, []
+    while at < len(text):
+        if text[at].isspace():
+            at += 1
+            continue
+        document, at = decoder.raw_decode(text, at)
+        entries += document
+    return entries
+
+
+def _device_of(entry: Mapping[str, Any]) -> Device:
+    info = entry.get("linkinfo", {})
+    kind = info.get("info_kind", "")
+    flags = entry.get("flags", [])
+    return Device(
+        index=entry["ifindex"],
+        name=entry["ifname"],
+        kind=kind,
+        up="UP" in flags,
+        promisc="PROMISC" in flags,
+        carrier="LOWER_UP" in flags,
+        mtu=entry.get("mtu", 0),
+        mac=entry.get("address", ""),
+        alias=entry.get("ifalias", ""),
+        group=int(entry.get("group", "0"), 0),
+        master=entry.get("master", ""),
+        # A link of another namespace is given by its index there.
+        peer=entry.get("link", "") if kind == "veth" and "link_netnsid" not in entry else "",
+        options=_options_of(entry, info.get("info_data", {})) if kind == "bridge" else None,
+    )
+
+
+def _options_of(entry: Mapping[str, Any], options: Mapping[str, Any]) -> BridgeOptions:
+    name = entry["ifname"]
+    ours = key_of(name) is not None
+    disable_ipv6 = procfs.read(name, "disable_ipv6") if ours else None
+    return BridgeOptions(
+        forward_delay=options.get("forward_delay", 0),
+        ageing=options.get("ageing_time", 0),
+        stp=bool(options.get("stp_state", 0)),
+        multicast_snooping=bool(options.get("mcast_snooping", 0)),
+        disable_ipv6=None if disable_ipv6 is None else bool(disable_ipv6),
+        addr_gen_mode=entry.get("inet6_addr_gen_mode"),
+        arp_ignore=(procfs.read(name, "arp_ignore") if ours else 0) or 0,
+        arp_announce=(procfs.read(name, "arp_announce") if ours else 0) or 0,
+    )

@@ -1,0 +1,267 @@
+"""ovs-vsctl: the switch is Open vSwitch, by its own command; one command line, and so one transaction, a batch.
+
+Every value that goes into a command line is a name of our grammar, a UUID, a MAC address or a configured bridge
+(policy.py permits nothing else), and each command begins after `--`, so none of them can be read as an option.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any, ClassVar
+
+from hybridvif.errors import BridgeMissing
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, ExecutorError, refused
+from hybridvif.executors.command import Finished, Program
+from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, observed
+from hybridvif.facts import Observed
+from hybridvif.names import key_of
+from hybridvif.parts import OvsPort, Part, Role
+from hybridvif.report import Outcome, Result
+from hybridvif.settings import Settings
+from hybridvif.steps import Create, Delete, Objection, Step, Update, changes_of, objection, simulate
+
+READ_SHARE = 0.25
+"""Of the deadline, what is kept for reading back what became of a command line that did not end."""
+
+
+class VsctlExecutor:
+    """Ports of Open vSwitch by ovs-vsctl."""
+
+    role: ClassVar[Role] = Role.SWITCH
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort})
+    programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
+    atomic: ClassVar[bool] = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._vsctl = Program("ovs-vsctl", settings.program_path)
+        self._database = settings.ovsdb_connection
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """The ports under these names, or all of our grammar, and the bridges there are."""
+        rows, bridges, version = self._read(names, deadline)
+        return observed(rows, bridges, version)
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        """All the steps in one command line, which waits for ovs-vswitchd to have taken them."""
+        try:
+            return self._apply(steps, deadline)
+        except ExecutorError as error:
+            return [error.outcome_of(step) for step in steps]
+
+    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        names = {step.part.name for step in steps}
+        seen = self.observe(names, deadline)
+        against = _objected(seen, steps)
+        if against:
+            return against
+        missing = _missing_bridges(seen.facts.switches, steps)
+        if missing:
+            reason = f"integration bridge {missing[0]} does not exist; create it: ovs-vsctl add-br {missing[0]}"
+            return [Outcome(step, Result.FAILED, reason, code=BridgeMissing.code) for step in steps]
+        words = [word for step in steps for word in _words(step)]
+        until = deadline - (deadline - time.monotonic()) * READ_SHARE
+        done = self._run(words, until)
+        if done.expired or done.code < 0:
+            return self._resolved(steps, deadline)
+        if done.code:
+            retry = "constraint violation" in done.stderr or "cannot create a port" in done.stderr
+            reason = f"ovs-vsctl failed: {done.said.removeprefix('ovs-vsctl: ').rstrip('.')}"
+            return [Outcome(step, Result.FAILED, reason, retry=retry) for step in steps]
+        return self._settled(steps, done, deadline)
+
+    def _resolved(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        """A command line that did not end: committed and not acknowledged, or not known."""
+        try:
+            state = self.observe({step.part.name for step in steps}, deadline).state
+        except ExecutorError:
+            reason = "ovs-vsctl did not end before the deadline; whether its transaction takes effect is not known"
+            return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
+        committed = all(_is_there(state.ports.get(step.part.name), step) for step in steps)
+        if committed:
+            return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+        reason = "ovs-vsctl did not end before the deadline, and its transaction has not been seen"
+        return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
+
+    def _settled(self, steps: Sequence[Step], done: Finished, deadline: float) -> list[Outcome]:
+        """What ovs-vswitchd made of it: ovs-vsctl exits 0 whatever that is."""
+        # A row that a rollback leaves without its device, as it was found, is as it should be.
+        changed = [
+            step.part.name
+            for step in steps
+            if isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
+        ]
+        rows = {row.name: row for row in self._read(changed, deadline)[0]} if changed else {}
+        outcomes = []
+        for step in steps:
+            name = step.part.name
+            reason = (complaint_about(rows.get(name)) or _detected(done, name)) if name in changed else ""
+            failed = Outcome(step, Result.FAILED, reason, code=NOT_REALIZED)
+            outcomes.append(failed if reason else Outcome(step, Result.DONE))
+        return outcomes
+
+    def _read(self, names: Collection[str] | None, deadline: float) -> tuple[list[Row], dict[str, str], str]:
+        """The rows under these names, the bridges, and the version, in one command line."""
+        columns = {
+            "Interface": "name,type,external_ids,ofport,error",
+            "Port": "_uuid,name,interfaces,tag",
+        }
+        wanted = [] if names is None else sorted(names)
+        words = ["--", "--columns=name,ports,datapath_type", "list", "Bridge"]
+        words += ["--", "--columns=ovs_version", "list", "Open_vSwitch"]
+        if names is None or wanted:
+            for table, some in columns.items():
+                words += ["--", "--if-exists", f"--columns={some}", "list", table, *wanted]
+            # A Port holds its Interfaces by uuid.
+            words += ["--", "--if-exists", "--columns=_uuid,name", "list", "Interface", *wanted]
+        done = self._run(words, deadline, options=["--format=json", "--no-wait"])
+        if done.expired or done.code < 0:
+            raise ExecutorError(f"OVSDB at {self._database} does not answer ovs-vsctl (is ovsdb-server hung?)")
+        if done.code:
+            lacking = "database connection failed" in done.stderr
+            raise ExecutorError(
+                f"cannot read OVSDB at {self._database}: {done.said.removeprefix('ovs-vsctl: ').rstrip('.')}; start "
+                "Open vSwitch (systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection",
+                precondition=lacking,
+            )
+        bridges, root, *tables = [list(_records(line)) for line in done.stdout.splitlines() if line.strip()]
+        interfaces, ports, uuids = tables or ([], [], [])
+        version = next((str(one["ovs_version"]) for one in root if one["ovs_version"]), "")
+        rows = _rows(interfaces, ports, uuids, bridges)
+        return (
+            [row for row in rows if names is not None or key_of(row.name)],
+            {one["name"]: one["datapath_type"] for one in bridges},
+            version,
+        )
+
+    def _run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
+        # ovs-vsctl counts whole seconds; what is left of one is ours to end.
+        seconds = max(int(deadline - time.monotonic()), 1)
+        return self._vsctl.run([f"--timeout={seconds}", f"--db={self._database}", *options, *words], deadline)
+
+
+def _words(step: Step) -> list[str]:
+    """The words of one step, as a person would type them."""
+    match step:
+        case Create(OvsPort() as port):
+            ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(port).items()]
+            words = ["--", "add-port", port.bridge, port.name, "--", "set", "Interface", port.name, *ids]
+            return words + (_type_words(port.name, port.type) if port.type else [])
+        case Update(OvsPort() as before, OvsPort() as after):
+            return list(_update_words(before, after, changes_of(step)))
+        case Delete(part):
+            return ["--", "--if-exists", "del-port", part.name]
+    raise ExecutorError(f"ovs-vsctl does not serve {step.part.kind} {step.part.name}", precondition=True)
+
+
+def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]) -> Iterator[str]:
+    name = after.name
+    written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
+    for key, value in written.items():
+        if value:
+            yield from ("--", "set", "Interface", name, f"external_ids:{key}={_quoted(value)}")
+        else:
+            yield from ("--", "remove", "Interface", name, "external_ids", key)
+    if "type" in changes:
+        yield from _type_words(name, after.type)
+    if "bridge" in changes:
+        # Moved, not deleted and added: row, ofport and other_config stay.
+        yield from ("--", "--id=@port", "get", "Port", name)
+        yield from ("--", "remove", "Bridge", before.bridge, "ports", "@port")
+        yield from ("--", "add", "Bridge", after.bridge, "ports", "@port")
+
+
+def _type_words(name: str, kind: str) -> list[str]:
+    options = [f"options:{key}={_quoted(value)}" for key, value in OPTIONS.get(kind, {}).items()]
+    cleared = [] if options else ["--", "clear", "Interface", name, "options"]
+    return ["--", "set", "Interface", name, f"type={_quoted(kind)}", *options, *cleared]
+
+
+def _quoted(value: str) -> str:
+    """A value as OVSDB's own syntax has it, so that nothing in it can be read as anything else."""
+    return json.dumps(value)
+
+
+def _objected(seen: Observed, steps: Sequence[Step]) -> list[Outcome] | None:
+    """The outcomes if any step must not run: the whole batch is one transaction."""
+    state = seen.state
+    against: list[Objection | None] = []
+    for step in steps:
+        against.append(objection(state, step))
+        if not against[-1]:
+            state = simulate(state, step)
+    if not any(against):
+        return None
+    reason = "not tried, since another step of the same transaction was not permitted"
+    return [
+        refused(step, one) if one else Outcome(step, Result.SKIPPED, reason)
+        for step, one in zip(steps, against, strict=True)
+    ]
+
+
+def _missing_bridges(bridges: Mapping[str, str], steps: Iterable[Step]) -> list[str]:
+    parts = [step.part for step in steps if not isinstance(step, Delete)]
+    return [part.bridge for part in parts if isinstance(part, OvsPort) and part.bridge not in bridges]
+
+
+def _is_there(part: Part | None, step: Step) -> bool:
+    """Whether what the step writes has been committed."""
+    if isinstance(step, Delete):
+        return part is None
+    if not isinstance(part, OvsPort):
+        return False
+    written = changes_of(step) if isinstance(step, Update) else {name: getattr(step.part, name) for name in IDS}
+    return all(getattr(part, name) == value for name, value in written.items() if name != "realized")
+
+
+def _detected(done: Finished, name: str) -> str:
+    """What ovs-vsctl said of a port that could not be set up, in a warning and with exit code 0."""
+    for line in done.stderr.splitlines():
+        if "Error detected while setting up" in line and f"'{name}'" in line:
+            return f"ovs-vswitchd did not take {name}: {line.split(': ', 1)[-1].rstrip('.')}"
+    return ""
+
+
+def _records(line: str) -> Iterator[dict[str, Any]]:
+    """The records of one table as ovs-vsctl's JSON has them (RFC 7047 section 5.1, sets and maps as pairs)."""
+    table = json.loads(line)
+    for values in table["data"]:
+        yield {heading: _value(value) for heading, value in zip(table["headings"], values, strict=True)}
+
+
+def _value(value: Any) -> Any:
+    match value:
+        case ["set", list(members)]:
+            return [_value(member) for member in members]
+        case ["map", list(pairs)]:
+            return {_value(key): _value(one) for key, one in pairs}
+        case ["uuid", str(text)]:
+            return text
+    return value
+
+
+def _members(value: Any) -> list[Any]:
+    """A set column, which OVSDB spells as the bare value where it has one member."""
+    return value if isinstance(value, list) else [value]
+
+
+def _rows(interfaces: list[Any], ports: list[Any], uuids: list[Any], bridges: list[Any]) -> Iterator[Row]:
+    names = {one["_uuid"]: one["name"] for one in uuids}
+    by_name = {port["name"]: port for port in ports}
+    holders = {uuid: bridge["name"] for bridge in bridges for uuid in _members(bridge["ports"])}
+    for one in interfaces:
+        name = one["name"]
+        port = by_name.get(name)
+        alone = port is not None and [names.get(uuid) for uuid in _members(port["interfaces"])] == [name]
+        ofport, error = _members(one["ofport"]), _members(one["error"])
+        tag = _members(port["tag"]) if port is not None and alone else []
+        yield Row(
+            name=name,
+            bridge=holders.get(port["_uuid"]) if port is not None and alone else None,
+            type=one["type"],
+            external_ids=one["external_ids"],
+            ofport=ofport[0] if ofport else None,
+            error=error[0] if error else "",
+            tag=tag[0] if tag else None,
+        )
