@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,11 @@ from hybridvif.host import Host
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox, Vm
 
+EXECUTORS = {
+    name: os.environ.get(f"HYBRIDVIF_TEST_{name.upper()}", default)
+    for name, default in (("link_executor", "iproute2-netlink"), ("switch_executor", "ovsdb"))
+}
+"""The executors that these tests run with; the matrix runs them with every pair."""
 INSTANCE = "0b1c2d3e-0000-4000-8000-000000000002"
 
 
@@ -94,7 +100,8 @@ class Lab:
 @pytest.fixture(scope="module")
 def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One daemon a module."""
-    with connected(sandbox, tmp_path_factory.mktemp("lab"), integration_bridges="br-int,br-two", deadline=10) as host:
+    directory = tmp_path_factory.mktemp("lab")
+    with connected(sandbox, directory, integration_bridges="br-int,br-two", deadline=10, **EXECUTORS) as host:
         yield Lab(sandbox, host)
 
 

@@ -11,7 +11,7 @@ from hybridvif import PlugFailed, Port, Report, Status, check, plug, unplug
 from hybridvif.host import Host
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
-from tests.functional.conftest import Lab, make_port, until
+from tests.functional.conftest import EXECUTORS, Lab, make_port, until
 
 DEADLINE = 3.0
 
@@ -19,7 +19,7 @@ DEADLINE = 3.0
 @pytest.fixture(scope="module")
 def hasty(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """The host, connected with a short deadline."""
-    with connected(sandbox, tmp_path_factory.mktemp("hasty"), deadline=DEADLINE) as host:
+    with connected(sandbox, tmp_path_factory.mktemp("hasty"), deadline=DEADLINE, **EXECUTORS) as host:
         # The first call of a process starts the daemon, which is not what is timed here.
         host.observe(set(), time.monotonic() + 30)
         yield host
