@@ -13,12 +13,13 @@ from typing import ClassVar
 from hybridvif.errors import PreconditionError
 from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
+from hybridvif.executors.recipes import ivs_line
 from hybridvif.facts import Facts, Observed, PortFact
 from hybridvif.names import key_of
 from hybridvif.parts import HostState, IvsPort, Part, Role
 from hybridvif.report import Outcome
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step
+from hybridvif.steps import Step
 
 
 class IvsExecutor:
@@ -51,12 +52,12 @@ class IvsExecutor:
         state = self.observe({step.part.name for step in steps}, deadline).state
 
         def do(step: Step) -> None:
-            verb = {Create: "add-port", Delete: "del-port"}[type(step)]
-            done = self._ivs.run([verb, step.part.name], deadline)
+            line = ivs_line(step)
+            done = self._ivs.run(line.arguments, deadline)
             if done.expired:
-                raise StepFailed(f"ivs-ctl {verb} {step.part.name} did not end before the deadline", retry=True)
+                raise StepFailed(f"{line} did not end before the deadline and was killed", retry=True)
             if done.code:
                 lacking = PreconditionError.code if "ermission" in done.stderr else ""
-                raise StepFailed(f"ivs-ctl {verb} {step.part.name} failed: {done.said}", code=lacking)
+                raise StepFailed(f"{line} failed: {done.said}", code=lacking)
 
         return one_by_one(steps, state, do, deadline)

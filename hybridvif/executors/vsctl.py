@@ -14,13 +14,14 @@ from typing import Any, ClassVar
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, ExecutorError, refused
 from hybridvif.executors.command import Finished, Program
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, observed
+from hybridvif.executors.ovsrows import IDS, Row, complaint_about, observed
+from hybridvif.executors.recipes import switch_words
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
 from hybridvif.parts import OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Objection, Step, Update, changes_of, objection, simulate
+from hybridvif.steps import Delete, Objection, Step, Update, changes_of, objection, simulate
 
 READ_SHARE = 0.25
 """Of the deadline, what is kept for reading back what became of a command line that did not end."""
@@ -60,7 +61,7 @@ class VsctlExecutor:
         if missing:
             reason = f"integration bridge {missing[0]} does not exist; create it: ovs-vsctl add-br {missing[0]}"
             return [Outcome(step, Result.FAILED, reason, code=BridgeMissing.code) for step in steps]
-        words = [word for step in steps for word in _words(step)]
+        words = [word for step in steps for word in switch_words(step)]
         until = deadline - (deadline - time.monotonic()) * READ_SHARE
         done = self._run(words, until)
         if done.expired or done.code < 0:
@@ -139,48 +140,6 @@ class VsctlExecutor:
         # ovs-vsctl counts whole seconds; what is left of one is ours to end.
         seconds = max(int(deadline - time.monotonic()), 1)
         return self._vsctl.run([f"--timeout={seconds}", f"--db={self._database}", *options, *words], deadline)
-
-
-def _words(step: Step) -> list[str]:
-    """The words of one step, as a person would type them."""
-    match step:
-        case Create(OvsPort() as port):
-            ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(port).items()]
-            words = ["--", "add-port", port.bridge, port.name, "--", "set", "Interface", port.name, *ids]
-            return words + (_type_words(port.name, port.type) if port.type else [])
-        case Update(OvsPort() as before, OvsPort() as after):
-            return list(_update_words(before, after, changes_of(step)))
-        case Delete(part):
-            return ["--", "--if-exists", "del-port", part.name]
-    raise ExecutorError(f"ovs-vsctl does not serve {step.part.kind} {step.part.name}", precondition=True)
-
-
-def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]) -> Iterator[str]:
-    name = after.name
-    written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
-    for key, value in written.items():
-        if value:
-            yield from ("--", "set", "Interface", name, f"external_ids:{key}={_quoted(value)}")
-        else:
-            yield from ("--", "remove", "Interface", name, "external_ids", key)
-    if "type" in changes:
-        yield from _type_words(name, after.type)
-    if "bridge" in changes:
-        # Moved, not deleted and added: row, ofport and other_config stay.
-        yield from ("--", "--id=@port", "get", "Port", name)
-        yield from ("--", "remove", "Bridge", before.bridge, "ports", "@port")
-        yield from ("--", "add", "Bridge", after.bridge, "ports", "@port")
-
-
-def _type_words(name: str, kind: str) -> list[str]:
-    options = [f"options:{key}={_quoted(value)}" for key, value in OPTIONS.get(kind, {}).items()]
-    cleared = [] if options else ["--", "clear", "Interface", name, "options"]
-    return ["--", "set", "Interface", name, f"type={_quoted(kind)}", *options, *cleared]
-
-
-def _quoted(value: str) -> str:
-    """A value as OVSDB's own syntax has it, so that nothing in it can be read as anything else."""
-    return json.dumps(value)
 
 
 def _objected(seen: Observed, steps: Sequence[Step]) -> list[Outcome] | None:

@@ -1,0 +1,257 @@
+"""A plan as the command lines that do it: run by the executors of programs, printed by `hybridvif plan -f shell`. Pure.
+
+The recipe that OpenStack's hybrid plug began with:
+
+    brctl addbr qbr; brctl setfd qbr 0; brctl stp qbr off; multicast_snooping 0; disable_ipv6 1
+    ip link add qvb type veth peer name qvo; each end: up, promisc on, mtu
+    ip link set qbr up; brctl addif qbr qvb
+    ovs-vsctl add-port br-int qvo -- set Interface qvo external_ids: iface-id, iface-status, attached-mac, vm-uuid
+
+Where it differs, and why: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP switches set
+(docs/host.md says why), and so have the ends an alias; an end is set up by one command instead of three;
+multicast_snooping goes through `ip`, since /sys/class/net shows the devices of whichever namespace it was mounted in; a
+healthy OVS port is never deleted and added again, which would cost it its VLAN tag and its OpenFlow number.
+"""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from hybridvif.executors.ovsrows import IDS, OPTIONS, ids_of
+from hybridvif.parts import Bridge, IvsPort, OvsPort, Role, Tap, Veth
+from hybridvif.steps import Create, Delete, Step, Update, changes_of, role_of
+
+SYSCTLS = {
+    "arp_ignore": "net/ipv4/conf/{}/arp_ignore",
+    "arp_announce": "net/ipv4/conf/{}/arp_announce",
+    "disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command line; absent: that its device is gone already is success."""
+
+    program: str
+    arguments: tuple[str, ...]
+    absent: bool = False
+
+    def __str__(self) -> str:
+        return shlex.join((self.program, *self.arguments))
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """One write under /proc/sys/net; a kernel without IPv6 has no such file, and nothing to switch off."""
+
+    device: str
+    attribute: str
+    value: int
+
+    def __str__(self) -> str:
+        key = SYSCTLS[self.attribute].format(self.device)
+        ignore = "-e " if self.attribute == "disable_ipv6" else ""
+        return f"sysctl -q {ignore}-w {key}={self.value}"
+
+
+Line = Command | Sysctl
+
+
+def shell_lines(steps: Sequence[Step]) -> Iterator[str]:
+    """The plan as lines for a shell, in its order; to be run as root."""
+    later = bridges_that_go_up_later(steps)
+    for batch in _switch_batches(steps):
+        if role_of(batch[0]) is Role.LINK:
+            for step in batch:
+                yield from map(str, link_lines(step, later))
+        elif isinstance(batch[0].part, IvsPort):
+            yield from (str(ivs_line(step)) for step in batch)
+        else:
+            words = [word for step in batch for word in switch_words(step)]
+            yield shlex.join(["ovs-vsctl", *words[1:]])
+
+
+def _switch_batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Runs of one role; no two steps about one part in a transaction, since what cancels out is no change to OVS."""
+    batch: list[Step] = []
+    for step in steps:
+        again = role_of(step) is Role.SWITCH and any(step.part.name == one.part.name for one in batch)
+        if batch and (role_of(step) is not role_of(batch[0]) or again):
+            yield batch
+            batch = []
+        batch.append(step)
+    if batch:
+        yield batch
+
+
+def bridges_that_go_up_later(steps: Iterable[Step]) -> frozenset[str]:
+    """The new bridges that get their veth pair in the same plan: they go up just before that joins them."""
+    made = {step.part.name for step in steps if isinstance(step, Create) and isinstance(step.part, Bridge)}
+    joined = {step.part.master for step in steps if isinstance(step, Create) and isinstance(step.part, Veth)}
+    return frozenset(made & joined)
+
+
+def link_lines(step: Step, up_later: frozenset[str] = frozenset()) -> list[Line]:
+    """The lines of one step of the link role."""
+    match step:
+        case Create(Bridge() as bridge):
+            return list(_create_bridge(bridge, bridge.up and bridge.name not in up_later))
+        case Create(Veth() as veth):
+            return list(_create_veth(veth, veth.master in up_later))
+        case Update(_, Bridge() as bridge):
+            return list(_set_bridge(bridge.name, changes_of(step)))
+        case Update(Veth() as before, Veth() as after):
+            return list(_set_veth(before, after, changes_of(step)))
+        case Update(Tap() as before, Tap() as after):
+            return [_master(after.name, before.master, after.master)]
+        case Delete(Bridge(name=name)):
+            # brctl deletes no bridge that is up.
+            return [_ip("link", "set", "dev", name, "down", absent=True), _brctl("delbr", name, absent=True)]
+        case Delete(Veth(name=name)):
+            return [_ip("link", "delete", name, absent=True)]
+    raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
+
+
+def _create_bridge(bridge: Bridge, up: bool) -> Iterator[Line]:
+    name = bridge.name
+    yield _brctl("addbr", name)
+    yield _brctl("setfd", name, _seconds(bridge.forward_delay))
+    yield _brctl("stp", name, _on_off(bridge.stp))
+    if bridge.stp:
+        # STP lifts it to 2 s at least.
+        yield _brctl("setfd", name, _seconds(bridge.forward_delay))
+    # Only a change marks an MTU as chosen; the kernel resets any other when members come and go.
+    yield _ip("link", "set", "dev", name, "mtu", str(bridge.mtu ^ 1))
+    rest = ("multicast_snooping", "ageing", "mac", "mtu", "group", "alias", "addr_gen_mode", *SYSCTLS)
+    yield from _set_bridge(name, {key: getattr(bridge, key) for key in rest})
+    if up:
+        yield _set(name, {"up": True})
+
+
+def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
+    if "stp" in changes:
+        # First: turning it on lifts forward_delay to 2 s.
+        yield _brctl("stp", name, _on_off(changes["stp"]))
+    if "forward_delay" in changes:
+        yield _brctl("setfd", name, _seconds(changes["forward_delay"]))
+    if "multicast_snooping" in changes:
+        snooping = str(int(bool(changes["multicast_snooping"])))
+        yield _ip("link", "set", "dev", name, "type", "bridge", "mcast_snooping", snooping)
+    if "ageing" in changes:
+        yield _brctl("setageing", name, _seconds(changes["ageing"]))
+    # The MTU before IPv6 is switched off, since a device whose MTU rises to 1280 gets its IPv6 back; up comes last.
+    plain = {key: changes[key] for key in ("mac", "mtu", "group", "alias", "addr_gen_mode") if key in changes}
+    if any(value is not None for value in plain.values()):
+        yield _set(name, plain)
+    for key in SYSCTLS:
+        value = changes.get(key)
+        if value is not None:
+            yield Sysctl(name, key, int(value))  # type: ignore[call-overload]  # a flag or a number, by limits.py
+    if "up" in changes:
+        yield _set(name, {"up": changes["up"]})
+
+
+def _create_veth(veth: Veth, bridge_goes_up: bool) -> Iterator[Line]:
+    yield _ip("link", "add", veth.name, "type", "veth", "peer", "name", veth.peer)
+    keys = ("up", "promisc", "mtu", "alias")
+    yield _set(veth.name, {key: getattr(veth, key) for key in keys})
+    yield _set(veth.peer, {key: getattr(veth, f"peer_{key}") for key in keys})
+    if bridge_goes_up:
+        yield _set(veth.master, {"up": True})
+    if veth.master:
+        yield _brctl("addif", veth.master, veth.name)
+
+
+def _set_veth(before: Veth, after: Veth, changes: Mapping[str, object]) -> Iterator[Line]:
+    near = {key: value for key, value in changes.items() if key != "master" and not key.startswith("peer_")}
+    far = {key.removeprefix("peer_"): value for key, value in changes.items() if key.startswith("peer_")}
+    for name, wanted in ((after.name, near), (after.peer, far)):
+        if wanted:
+            yield _set(name, wanted)
+    if "master" in changes:
+        yield _master(after.name, before.master, after.master)
+
+
+def _master(name: str, before: str, after: str) -> Command:
+    return _brctl("addif", after, name) if after else _brctl("delif", before, name)
+
+
+_SPELLED: Mapping[str, Callable[[object], tuple[str, ...]]] = {
+    "up": lambda value: ("up" if value else "down",),
+    "promisc": lambda value: ("promisc", _on_off(value)),
+    "mtu": lambda value: ("mtu", str(value)),
+    "mac": lambda value: ("address", str(value)),
+    "group": lambda value: ("group", str(value)),
+    "alias": lambda value: ("alias", str(value)),
+    "addr_gen_mode": lambda value: () if value is None else ("addrgenmode", str(value)),
+}
+
+
+def _set(name: str, changes: Mapping[str, object]) -> Command:
+    return _ip("link", "set", "dev", name, *(word for key, value in changes.items() for word in _SPELLED[key](value)))
+
+
+def _brctl(*arguments: str, absent: bool = False) -> Command:
+    return Command("brctl", arguments, absent)
+
+
+def _ip(*arguments: str, absent: bool = False) -> Command:
+    return Command("ip", arguments, absent)
+
+
+def _on_off(value: object) -> str:
+    return "on" if value else "off"
+
+
+def _seconds(hundredths: object) -> str:
+    return f"{int(str(hundredths)) / 100:g}"
+
+
+def ivs_line(step: Step) -> Command:
+    """The line of one step about a port of an Indigo Virtual Switch."""
+    return Command("ivs-ctl", ("del-port" if isinstance(step, Delete) else "add-port", step.part.name))
+
+
+def switch_words(step: Step) -> list[str]:
+    """The words of one step in an ovs-vsctl command line; each command begins with `--`."""
+    match step:
+        case Create(OvsPort() as port):
+            ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(port).items()]
+            words = ["--", "add-port", port.bridge, port.name, "--", "set", "Interface", port.name, *ids]
+            return words + (_type_words(port.name, port.type) if port.type else [])
+        case Update(OvsPort() as before, OvsPort() as after):
+            return list(_update_words(before, after, changes_of(step)))
+        case Delete(OvsPort(name=name)):
+            return ["--", "--if-exists", "del-port", name]
+    raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
+
+
+def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]) -> Iterator[str]:
+    name = after.name
+    written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
+    for key, value in written.items():
+        if value:
+            yield from ("--", "set", "Interface", name, f"external_ids:{key}={_quoted(value)}")
+        else:
+            yield from ("--", "remove", "Interface", name, "external_ids", key)
+    if "type" in changes:
+        yield from _type_words(name, after.type)
+    if "bridge" in changes:
+        # Moved, not deleted and added: row, ofport and other_config stay.
+        yield from ("--", "--id=@port", "get", "Port", name)
+        yield from ("--", "remove", "Bridge", before.bridge, "ports", "@port")
+        yield from ("--", "add", "Bridge", after.bridge, "ports", "@port")
+
+
+def _type_words(name: str, kind: str) -> list[str]:
+    options = [f"options:{key}={_quoted(value)}" for key, value in OPTIONS.get(kind, {}).items()]
+    cleared = [] if options else ["--", "clear", "Interface", name, "options"]
+    return ["--", "set", "Interface", name, f"type={_quoted(kind)}", *options, *cleared]
+
+
+def _quoted(value: str) -> str:
+    """A value as OVSDB's own syntax has it, so that nothing in it can be read as anything else."""
+    return json.dumps(value)
