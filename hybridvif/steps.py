@@ -11,7 +11,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from hybridvif.errors import Conflict
-from hybridvif.names import is_uuid
+from hybridvif.names import is_uuid, key_of, names_of_key
 from hybridvif.parts import (
     Bridge,
     HostState,
@@ -79,6 +79,9 @@ def objection(state: HostState, step: Step) -> Objection | None:
 
     That a part to delete is gone is no objection: absence is success.
     """
+    against = _objection_to_name(step.part)
+    if against:
+        return against
     found = _found(state, step.part)
     if isinstance(step, Create):
         return _objection_to_create(state, step.part, found)
@@ -116,6 +119,11 @@ def simulate_all(state: HostState, steps: Iterable[Step]) -> HostState:
     return state
 
 
+def is_there(state: HostState, part: Part) -> bool:
+    """Whether something has the name of this part, in its role."""
+    return _found(state, part) is not None
+
+
 def owners_of(part: Part) -> set[str]:
     """The port ids that a part itself names as its owner: none, one, or (a veth pair gone wrong) two."""
     match part:
@@ -132,6 +140,13 @@ def owners_of(part: Part) -> set[str]:
 
 def _found(state: HostState, part: Part) -> Part | None:
     return (state.ports if part.role is Role.SWITCH else state.links).get(part.name)
+
+
+def _objection_to_name(part: Part) -> Objection | None:
+    key = key_of(part.name)
+    if key is None or (isinstance(part, Veth) and part.peer != names_of_key(key).switch_end):
+        return Objection(f"{part.name[:32]!r} is not the name of a {part.kind} of ours", retry=False)
+    return None
 
 
 def _objection_to_create(state: HostState, part: Part, found: Part | None) -> Objection | None:

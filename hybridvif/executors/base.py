@@ -17,7 +17,7 @@ from hybridvif.names import key_of
 from hybridvif.parts import HostState, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Objection, Step, objection, simulate
+from hybridvif.steps import Delete, Objection, Step, is_there, objection, simulate
 
 
 @runtime_checkable
@@ -112,6 +112,8 @@ def one_by_one(
         elif time.monotonic() >= deadline:
             outcomes.append(Outcome(step, Result.FAILED, "not tried, since the deadline had passed", retry=True))
             failed.add(key)
+        elif isinstance(step, Delete) and not is_there(state, step.part):
+            outcomes.append(Outcome(step, Result.DONE))
         else:
             try:
                 do(step)

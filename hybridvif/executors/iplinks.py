@@ -23,7 +23,8 @@ def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Obse
     if names is None or len(names) > ALL_FROM:
         devices = _ask(ip, ["link show"], deadline)
         return observed(devices, names, members_of(devices))
-    found = {device.name: device for device in _ask(ip, [f"link show dev {name}" for name in sorted(names)], deadline)}
+    questions = [f"link show dev {name}" for name in sorted(names) if key_of(name)]
+    found = {device.name: device for device in _ask(ip, questions, deadline)}
     # An alternative name answers as well; a device is ours only by its first one.
     found = {name: device for name, device in found.items() if name in names}
     others = {device.peer for device in found.values()} - found.keys() - {""}

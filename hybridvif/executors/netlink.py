@@ -277,7 +277,7 @@ def _observe(ipr: Any, names: Collection[str] | None, deadline: float) -> Observ
 def _asked_by_name(ipr: Any, names: Collection[str]) -> dict[int, Any]:
     """The messages about these devices and those they refer to, by index."""
     found: dict[int, Any] = {}
-    for name in sorted(names):
+    for name in sorted(name for name in names if key_of(name)):
         message = _get_if_there(ipr, ifname=name)
         # The kernel answers to an alternative name as well; a device is ours only by its first one.
         if message is not None and message.get_attr("IFLA_IFNAME") == name:

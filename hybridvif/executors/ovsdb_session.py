@@ -66,7 +66,11 @@ class Session:
         if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise ExecutorError(f"OVSDB at {self._remote} is busy with earlier calls; none ended before the deadline")
         try:
-            yield self._synced(deadline)
+            api = self._synced(deadline)
+            if time.monotonic() >= deadline:
+                # An answer that is there already is taken without a look at the clock.
+                raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
+            yield api
         except BaseException:
             self._drop()
             raise

@@ -108,7 +108,7 @@ class VsctlExecutor:
             "Interface": "name,type,external_ids,ofport,error",
             "Port": "_uuid,name,interfaces,tag",
         }
-        wanted = [] if names is None else sorted(names)
+        wanted = sorted(name for name in names or () if key_of(name))
         words = ["--", "--columns=name,ports,datapath_type", "list", "Bridge"]
         words += ["--", "--columns=ovs_version", "list", "Open_vSwitch"]
         if names is None or wanted:

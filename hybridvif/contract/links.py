@@ -1,0 +1,194 @@
+"""What every link executor must do, and must refuse."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+from hybridvif.contract.bench import (
+    PORT,
+    STRANGER,
+    Bench,
+    Make,
+    require_declared,
+    require_equal,
+    said,
+    variants,
+)
+from hybridvif.parts import NOTHING, Bridge, HostState, Role, Tap, Veth
+from hybridvif.planner import plan
+from hybridvif.report import Result
+from hybridvif.sandbox import Sandbox
+from hybridvif.steps import Create, Delete, Step, Update
+from hybridvif.wiring import wiring_of
+
+NAMES = PORT.names
+WIRING = HostState(wiring_of(PORT).links)
+BRIDGE = next(link for link in WIRING.links.values() if isinstance(link, Bridge))
+VETH = next(link for link in WIRING.links.values() if isinstance(link, Veth))
+
+OTHER_VALUES: dict[str, tuple[Any, ...]] = {
+    "alias": ("",),
+    "peer_alias": ("",),
+    "mac": ("0a:00:00:00:00:99",),
+    "mtu": (68, 1400, 9000),
+    "peer_mtu": (68, 1400, 9000),
+    "up": (False,),
+    "peer_up": (False,),
+    "promisc": (False,),
+    "peer_promisc": (False,),
+    "forward_delay": (1500,),
+    "ageing": (30_000,),
+    "multicast_snooping": (True,),
+    "disable_ipv6": (False,),
+    "addr_gen_mode": ("eui64",),
+    "arp_ignore": (0,),
+    "arp_announce": (0,),
+    "master": ("",),
+}
+"""Legal values that a wiring does not have, by attribute."""
+SKIPPED_OR_WORSE = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
+
+
+def check_link_executor(make: Make, sandbox: Sandbox | None = None, **settings: Any) -> None:
+    """Make sure that a link executor keeps the contract; AssertionError says in one sentence where it does not.
+
+    make: an executor class, or an importable function of Settings that makes one. settings: fields of Settings.
+    """
+    require_declared(make, Role.LINK)
+    if sandbox is None:
+        with Sandbox(ovs=False) as box:
+            _check(Bench(make, box, settings))
+    else:
+        _check(Bench(make, sandbox, settings))
+
+
+def _check(bench: Bench) -> None:
+    with bench:
+        for check in (_each_step, _absence, _presence, _foreign, _order, _names, _grammar, _late):
+            _sweep(bench)
+            check(bench)
+        _sweep(bench)
+
+
+def _sweep(bench: Bench) -> None:
+    devices = [*NAMES, "hvforeign", "hvpeer"]
+    bench.sh("".join(f"ip link delete {name} 2>/dev/null || true\n" for name in devices))
+
+
+def _states() -> Iterator[HostState]:
+    yield NOTHING
+    yield HostState({BRIDGE.name: BRIDGE})
+    yield HostState({VETH.name: replace(VETH, master="")})
+    for part in (BRIDGE, VETH):
+        for variant in variants(part, OTHER_VALUES):
+            yield WIRING.having(variant)
+    stp = replace(BRIDGE, stp=True, forward_delay=1500)
+    yield WIRING.having(stp)
+
+
+def _each_step(bench: Bench) -> None:
+    """Every step from every starting state, there and back."""
+    for state in _states():
+        bench.try_path(NAMES, WIRING, state)
+        bench.try_path(NAMES, state, WIRING)
+    bench.try_path(NAMES, WIRING, NOTHING)
+
+
+def _absence(bench: Bench) -> None:
+    """That a part to delete is gone is success; that one to change is gone is worth another try."""
+    for part in (BRIDGE, VETH):
+        with bench.unchanged("by a delete of what is not there"):
+            (outcome,) = bench.do([Delete(part)])
+        assert outcome.result is Result.DONE, f"{said(outcome.step)} of what is gone: {outcome.result.value}"
+    for step in (Update(BRIDGE, replace(BRIDGE, mtu=1400)), Update(VETH, replace(VETH, mtu=1400))):
+        outcome = bench.try_refused(step, results={Result.FAILED})
+        assert outcome.retry, f"{said(step)} of what is gone must be worth a retry"
+
+
+def _presence(bench: Bench) -> None:
+    """A create of what is there must not be done, and is worth another try."""
+    bench.reach(NAMES, WIRING)
+    for part in (BRIDGE, VETH):
+        outcome = bench.try_refused(Create(part), results={Result.FAILED})
+        assert outcome.retry, f"create of {part.name}, which is there, must be worth a retry"
+
+
+def _foreign(bench: Bench) -> None:
+    """Wrong kinds, other ports' devices and other bridges' members are refused."""
+    changed = replace(BRIDGE, mtu=1400), replace(VETH, mtu=1400)
+    cases: list[tuple[str, tuple[Step, ...]]] = [
+        (f"ip link add {NAMES.bridge} type veth peer name hvpeer", (Update(BRIDGE, changed[0]), Delete(BRIDGE))),
+        (f"ip link add {NAMES.bridge_end} type bridge", (Update(VETH, changed[1]), Delete(VETH))),
+        (
+            f"ip link add {NAMES.bridge_end} type veth peer name hvpeer",
+            (Update(VETH, changed[1]), Delete(VETH)),
+        ),
+    ]
+    for script, steps in cases:
+        _sweep(bench)
+        bench.sh(script)
+        for step in steps:
+            bench.try_refused(step, results={Result.REFUSED})
+    for device, steps in (
+        (NAMES.bridge, (Update(BRIDGE, changed[0]), Delete(BRIDGE))),
+        (NAMES.bridge_end, (Update(VETH, changed[1]), Delete(VETH))),
+        (NAMES.switch_end, (Update(VETH, changed[1]), Delete(VETH))),
+    ):
+        _sweep(bench)
+        bench.reach(NAMES, WIRING)
+        bench.sh(f"ip link set {device} alias {STRANGER}")
+        for step in steps:
+            bench.try_refused(step, results={Result.REFUSED})
+    _sweep(bench)
+    bench.reach(NAMES, WIRING.having(replace(VETH, master="")))
+    bench.sh(f"ip link add hvforeign type bridge; ip link set {NAMES.bridge_end} master hvforeign")
+    bench.try_refused(Update(replace(VETH, master=""), VETH), results={Result.REFUSED})
+
+
+def _order(bench: Bench) -> None:
+    """After a failed step the port's later creates and updates are not tried, its deletes are."""
+    bench.sh(f"ip link add {NAMES.bridge} type veth peer name hvpeer")
+    steps = (Create(BRIDGE), Create(VETH))
+    outcomes = bench.do(steps)
+    assert [outcome.result in SKIPPED_OR_WORSE for outcome in outcomes] == [True, True], f"{outcomes}"
+    _sweep(bench)
+    bench.reach(NAMES, HostState({VETH.name: replace(VETH, master="")}))
+    failing, deleting = bench.do([Update(BRIDGE, replace(BRIDGE, mtu=1400)), Delete(replace(VETH, master=""))])
+    assert (failing.result, deleting.result) == (Result.FAILED, Result.DONE), "a delete after a failure must be tried"
+
+
+def _names(bench: Bench) -> None:
+    """What is not a name of the grammar is refused, whatever it would mean to a program or a shell."""
+    for name in ("-x", "--help", "eth0", "lo", "qbr;reboot", "qbr$(id)", "../../etc", "q" * 40, "qbrc0117ac7-0\n"):
+        for part in (replace(BRIDGE, name=name), replace(VETH, name=name), replace(VETH, peer=name)):
+            for step in (Create(part), Update(part, replace(part, mtu=1400)), Delete(part)):
+                with bench.unchanged(f"by a step about {name!r}"):
+                    outcomes = bench.do([step])
+                wrong = [one for one in outcomes if one.result is Result.DONE]
+                assert not wrong, f"{type(step).__name__} of a {part.kind} named {name!r} was done"
+
+
+def _grammar(bench: Bench) -> None:
+    """observe(None) sees the same as observe(names), and only names of the grammar; the tap is seen with its master."""
+    bench.reach(NAMES, WIRING)
+    bench.sh(f"ip link add {NAMES.tap} type veth peer name hvpeer; ip link set {NAMES.tap} master {NAMES.bridge}")
+    expected = WIRING.having(Tap(name=NAMES.tap, master=NAMES.bridge))
+    require_equal(bench.see(NAMES), expected, "with a tap in the bridge")
+    everything = bench.see(None)
+    require_equal(everything.of(NAMES), expected, "observed without names")
+    assert set(everything.links) == set(expected.links), "observe(None) saw devices that are not of the grammar"
+    bench.try_path(NAMES, expected, expected.having(Tap(name=NAMES.tap, master=NAMES.bridge)))
+    bench.sh(f"ip link set {NAMES.tap} nomaster")
+    (outcome,) = bench.do([Update(Tap(name=NAMES.tap, master=""), Tap(name=NAMES.tap, master=NAMES.bridge))])
+    assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+    require_equal(bench.see(NAMES), expected, "after the tap was put back")
+
+
+def _late(bench: Bench) -> None:
+    """Nothing is begun after the deadline."""
+    steps = plan(NOTHING, WIRING)
+    with bench.unchanged("after the deadline"):
+        outcomes = bench.do(steps, patience=-1.0)
+    assert all(outcome.result in SKIPPED_OR_WORSE for outcome in outcomes), f"done after the deadline: {outcomes}"

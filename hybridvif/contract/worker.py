@@ -1,0 +1,43 @@
+"""Runs an executor inside a sandbox, for bench.py outside: a JSON line in, a JSON line out."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import sys
+import time
+from typing import Any
+
+from hybridvif import wire
+from hybridvif.executors.base import Executor, ExecutorError
+from hybridvif.settings import Settings
+
+
+def main() -> None:
+    """Make the executor that the arguments name, and serve until the input ends."""
+    home, name, settings = sys.argv[1:]
+    make: Any = importlib.import_module(home)
+    for part in name.split("."):
+        make = getattr(make, part)
+    values = json.loads(settings)
+    values["integration_bridges"] = tuple(values.get("integration_bridges", ("br-int",)))
+    executor: Executor = make(Settings(**values))
+    for line in sys.stdin:
+        print(json.dumps(_answer(executor, json.loads(line))), flush=True)
+
+
+def _answer(executor: Executor, question: dict[str, Any]) -> dict[str, Any]:
+    deadline = time.monotonic() + question["patience"]
+    try:
+        if question["call"] == "observe":
+            return {"seen": wire.encode_observed(executor.observe(wire.decode_names(question["names"]), deadline))}
+        (steps,) = wire.decode_plans([question["steps"]])
+        return {"outcomes": wire.encode_outcomes([tuple(executor.apply(steps, deadline))])}
+    except ExecutorError as error:
+        return {"error": str(error), "precondition": error.precondition}
+    except Exception as error:  # noqa: BLE001  # the contract: nothing but ExecutorError is raised
+        return {"raised": f"{type(error).__name__}: {error}"}
+
+
+if __name__ == "__main__":
+    main()
