@@ -72,6 +72,8 @@ class BridgeMissing(PreconditionError, PlugFailed):
 class NotReady(PreconditionError, PlugFailed, UnplugFailed):
     """The host lacks something without which nothing can be plugged or unplugged; nothing was touched."""
 
+    code = "not-ready"
+
 
 class Refused(PlugFailed, UnplugFailed):
     """Nothing was changed, on purpose."""

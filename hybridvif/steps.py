@@ -79,6 +79,8 @@ def objection(state: HostState, step: Step) -> Objection | None:
 
     That a part to delete is gone is no objection: absence is success.
     """
+    if isinstance(step, Create) and isinstance(step.part, Tap | Stray):
+        return Objection(f"{step.part.name} is not for a plan to make", retry=False)
     against = _objection_to_name(step.part)
     if against:
         return against
@@ -150,8 +152,6 @@ def _objection_to_name(part: Part) -> Objection | None:
 
 
 def _objection_to_create(state: HostState, part: Part, found: Part | None) -> Objection | None:
-    if isinstance(part, Tap | Stray):
-        return Objection(f"{part.name} is not for a plan to make", retry=False)
     if found is not None:
         return Objection(f"{part.name} has appeared since the host was observed", retry=True)
     if isinstance(part, Veth):

@@ -14,9 +14,9 @@ from typing import Any, ClassVar
 from ovsdbapp.backend.ovs_idl import idlutils
 
 from hybridvif.errors import BridgeMissing
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, ExecutorError, StepFailed, refused
-from hybridvif.executors.ovsdb_session import Expired, Session
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, observed
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, refused
+from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
+from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, not_realized, observed
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
 from hybridvif.parts import PARKED, OvsPort, Part, Role
@@ -156,9 +156,10 @@ def _settled(api: Any, steps: Sequence[Step], number: int | None, deadline: floa
         return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
     outcomes = []
     for step in steps:
-        reason = "" if isinstance(step, Delete) else _complaint(api, step.part.name, deadline)
-        failed = Outcome(step, Result.FAILED, reason, code=NOT_REALIZED)
-        outcomes.append(failed if reason else Outcome(step, Result.DONE))
+        # A row that a rollback leaves without its device, as it was found, is as it should be.
+        wanted = isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
+        reason = _complaint(api, step.part.name, deadline) if wanted else ""
+        outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
     return outcomes
 
 
@@ -169,7 +170,7 @@ def _complaint(api: Any, name: str, deadline: float) -> str:
         # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
         try:
             api.sync(min(deadline, time.monotonic() + SETTLE))
-        except Expired:
+        except (Expired, ConnectionLost):
             return ""
         row = _row_of(api, name, {})
     return complaint_about(row)

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
+from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.executors.packetsockets import held_devices
 from hybridvif.facts import Facts, Observed, PortFact
 from hybridvif.parts import PARKED, HostState, OvsPort, StrayPort, SwitchPort
+from hybridvif.report import Outcome, Result
+from hybridvif.steps import Step
 
 IDS = {
     "iface_id": "iface-id",
@@ -57,6 +60,15 @@ def complaint_about(row: Row | None) -> str:
     if row is None or row.type == PARKED or not (row.error or row.ofport == -1):
         return ""
     return f"ovs-vswitchd did not take {row.name}: {row.error or 'no reason given'}"
+
+
+def not_realized(step: Step, reason: str) -> Outcome:
+    """The outcome of a step that was committed, and that ovs-vswitchd would not carry out.
+
+    A device that it finds missing, though it was read back before, is one that it has not yet let go of (seen where a
+    port was deleted and plugged again at once): the next plan parks and frees the row, which mends it.
+    """
+    return Outcome(step, Result.FAILED, reason, retry="No such device" in reason, code=NOT_REALIZED)
 
 
 def ids_of(port: OvsPort) -> dict[str, str]:

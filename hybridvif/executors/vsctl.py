@@ -12,9 +12,9 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from hybridvif.errors import BridgeMissing
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, ExecutorError, refused
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, refused
 from hybridvif.executors.command import Finished, Program
-from hybridvif.executors.ovsrows import IDS, Row, complaint_about, observed
+from hybridvif.executors.ovsrows import IDS, Row, complaint_about, not_realized, observed
 from hybridvif.executors.recipes import switch_words
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
@@ -98,8 +98,7 @@ class VsctlExecutor:
         for step in steps:
             name = step.part.name
             reason = (complaint_about(rows.get(name)) or _detected(done, name)) if name in changed else ""
-            failed = Outcome(step, Result.FAILED, reason, code=NOT_REALIZED)
-            outcomes.append(failed if reason else Outcome(step, Result.DONE))
+            outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
         return outcomes
 
     def _read(self, names: Collection[str] | None, deadline: float) -> tuple[list[Row], dict[str, str], str]:
