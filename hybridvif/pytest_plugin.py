@@ -42,10 +42,11 @@ def connected(box: Sandbox, directory: Path, **options: object) -> Iterator[Host
     """
     from hybridvif import connect
 
-    helper = Path(sys.executable).parent / "privsep-helper"
     config = directory / "hybridvif.conf"
     lines = {"lock_path": directory / "locks", **options}
-    command = shlex.join(box.entering([str(helper), "--config-file", str(config)]))
+    # Not the script privsep-helper: an environment that borrows its libraries has none.
+    helper = [sys.executable, "-c", "from oslo_privsep.daemon import helper_main; helper_main()"]
+    command = shlex.join(box.entering([*helper, "--config-file", str(config)]))
     config.write_text(
         "[hybridvif]\n"
         + "".join(f"{name} = {value}\n" for name, value in lines.items())

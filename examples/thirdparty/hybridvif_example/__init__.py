@@ -1,0 +1,1 @@
+"""Two executors for hybridvif, as a third party would write them."""

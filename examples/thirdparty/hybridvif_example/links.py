@@ -1,0 +1,106 @@
+"""example-batch: links, by one `ip -batch` a step, and the three switches of a bridge that are files."""
+
+from hybridvif.executors import iplinks, procfs
+from hybridvif.executors.base import StepFailed, one_by_one
+from hybridvif.executors.command import Program
+from hybridvif.names import key_of, names_of_key
+from hybridvif.parts import Bridge, Role, Tap, Veth
+from hybridvif.steps import Create, Delete, Update, changes_of
+
+FILES = ("arp_ignore", "arp_announce", "disable_ipv6")
+OPTIONS = {"forward_delay": "forward_delay", "ageing": "ageing_time", "multicast_snooping": "mcast_snooping"}
+
+
+class BatchLinks:
+    """Links by ip -batch."""
+
+    role = Role.LINK
+    serves = frozenset({Bridge, Veth, Tap})
+    programs = ("ip",)
+    atomic = False
+
+    def __init__(self, settings):
+        self._ip = Program("ip", settings.program_path)
+
+    def observe(self, names, deadline):
+        return iplinks.observe(self._ip, names, deadline)
+
+    def apply(self, steps, deadline):
+        # What is really there now: the plan may be older. one_by_one() asks steps.objection() before each step.
+        names = {name for step in steps for name in names_of_key(key_of(step.part.name) or "")}
+        state = self.observe(names, deadline).state
+        return one_by_one(steps, state, lambda step: self._do(step, deadline), deadline)
+
+    def _do(self, step, deadline):
+        match step:
+            case Create(Bridge() as bridge):
+                # Another MTU first: only a change marks it as chosen, and the kernel resets any other.
+                self._batch([f"link add {bridge.name} mtu {bridge.mtu ^ 1} type bridge"], deadline)
+                self._set_bridge(bridge, {name: getattr(bridge, name) for name in _of_bridge()}, deadline)
+            case Update(_, Bridge() as after):
+                self._set_bridge(after, _with_ipv6(step), deadline)
+            case Create(Veth() as veth):
+                lines = [f"link add {veth.name} type veth peer name {veth.peer}"]
+                near = {name: getattr(veth, name) for name in ("mtu", "alias", "promisc", "up", "master")}
+                far = {name: getattr(veth, f"peer_{name}") for name in ("mtu", "alias", "promisc", "up")}
+                self._batch([*lines, *_lines(veth.name, near), *_lines(veth.peer, far)], deadline)
+            case Update(_, Veth() as veth):
+                changes = changes_of(step)
+                near = {name: value for name, value in changes.items() if not name.startswith("peer_")}
+                far = {name[5:]: value for name, value in changes.items() if name.startswith("peer_")}
+                self._batch([*_lines(veth.name, near), *_lines(veth.peer, far)], deadline)
+            case Update(_, Tap() as tap):
+                self._batch(_lines(tap.name, {"master": tap.master}), deadline)
+            case Delete(part):
+                self._batch([f"link delete {part.name}"], deadline)
+
+    def _set_bridge(self, bridge, changes, deadline):
+        if "stp" in changes:  # first: turning it on lifts forward_delay to 2 s
+            self._batch([f"link set {bridge.name} type bridge stp_state {changes['stp']:d}"], deadline)
+        options = " ".join(f"{word} {changes[name]:d}" for name, word in OPTIONS.items() if name in changes)
+        lines = [f"link set {bridge.name} type bridge {options}"] if options else []
+        early = {name: value for name, value in changes.items() if name != "up"}
+        self._batch([*lines, *_lines(bridge.name, early)], deadline)
+        mode = changes.get("addr_gen_mode")
+        if mode is not None and bridge.mtu >= 1280:  # a smaller device has no IPv6
+            self._batch([f"link set {bridge.name} addrgenmode {mode}"], deadline)
+        for name in FILES:
+            if changes.get(name) is not None:
+                procfs.write(bridge.name, name, int(changes[name]))
+        if "up" in changes:  # last, when IPv6 is off
+            self._batch(_lines(bridge.name, {"up": changes["up"]}), deadline)
+
+    def _batch(self, lines, deadline):
+        if not lines:
+            return
+        done = self._ip.run(["-batch", "-"], deadline, stdin="\n".join(lines) + "\n")
+        if done.expired:
+            raise StepFailed(f"ip did not end before the deadline: {lines[0]}", retry=True)
+        if done.code:
+            retry = any(said in done.stderr for said in ("File exists", "Cannot find device", "No such device"))
+            raise StepFailed(f"ip failed at {lines[0]}: {done.stderr.splitlines()[0]}", retry=retry)
+
+
+def _of_bridge():
+    return ("stp", *OPTIONS, "mac", "mtu", "group", "alias", "addr_gen_mode", *FILES, "up")
+
+
+def _with_ipv6(step):
+    """The changes; and IPv6 again, where a device that was too small for it grows."""
+    changes = changes_of(step)
+    if "mtu" in changes and step.before.disable_ipv6 is None:
+        changes |= {"disable_ipv6": step.after.disable_ipv6, "addr_gen_mode": step.after.addr_gen_mode}
+    return changes
+
+
+def _lines(name, changes):
+    words = {
+        "mtu": lambda value: f"mtu {value}",
+        "mac": lambda value: f"address {value}",
+        "group": lambda value: f"group {value}",
+        "alias": lambda value: f'alias "{value}"',
+        "promisc": lambda value: f"promisc {'on' if value else 'off'}",
+        "master": lambda value: f"master {value}" if value else "nomaster",
+        "up": lambda value: "up" if value else "down",
+    }
+    return [f"link set {name} {words[key](value)}" for key, value in changes.items() if key in words]
