@@ -1,0 +1,301 @@
+"""The docs stay true: what they list is what the code has, and their examples run."""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import doctest
+import importlib
+import inspect
+import json
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import MISSING, fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from oslo_config import cfg
+
+import hybridvif
+from hybridvif import Port, RecordingHost, Report, Status, config, errors, wiring_of
+from hybridvif.cli import COMMANDS, EXIT_CODES, checking, options, planning, reporting, show
+from hybridvif.cli import list as listing
+from hybridvif.cli.ports import Asked
+from hybridvif.cli.rehearsal import Rehearsal, look
+from hybridvif.executors.base import Executor
+from hybridvif.parts import Part, Tap
+from hybridvif.reasons import REASONS
+from hybridvif.sandbox import Rung, Sandbox, Vm
+from hybridvif.settings import Settings
+from tests.unit.strategies import NAMES, PORT, VETH
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])
+SAMPLE = ROOT / "etc" / "hybridvif.conf.sample"
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text(encoding="utf-8")
+
+
+def code_blocks(text: str, language: str = r"\w*") -> list[str]:
+    """The fenced blocks of a language."""
+    return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
+
+
+def rows_of(text: str) -> Iterator[list[str]]:
+    """The cells of every row of every table."""
+    for line in text.splitlines():
+        if line.startswith("|") and not set(line) <= set("|-"):
+            yield [cell.strip() for cell in re.split(r"\s\|(?=\s|$)", line[1:])][:-1]
+
+
+def section(text: str, heading: str) -> str:
+    """From a heading to the next one of its level or above."""
+    level = len(heading) - len(heading.lstrip("#"))
+    found = re.search(rf"^{re.escape(heading)}\b[^\n]*\n(.*?)(?=^#{{1,{level}}} |\Z)", text, re.DOTALL | re.MULTILINE)
+    assert found, f"no heading {heading!r}"
+    return found[1]
+
+
+def in_code(text: str) -> set[str]:
+    """All that stands between backticks."""
+    return set(re.findall(r"`([^`\n]+)`", text))
+
+
+def keys_of(document: Any) -> set[str]:
+    """The keys of a document, at every depth."""
+    match document:
+        case dict():
+            return set(document) | {key for value in document.values() for key in keys_of(value)}
+        case list() | tuple():
+            return {key for value in document for key in keys_of(value)}
+    return set()
+
+
+# -- examples and links -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_example_prints_what_the_page_says(path: Path) -> None:
+    assert doctest.testfile(str(path), module_relative=False, encoding="utf-8").failed == 0
+
+
+def test_there_are_examples() -> None:
+    assert sum(">>>" in block for path in PAGES for block in code_blocks(path.read_text(), "python")) > 15
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_other_example_is_python(path: Path) -> None:
+    for block in code_blocks(path.read_text(encoding="utf-8"), "python"):
+        if ">>>" not in block:
+            ast.parse(block)
+
+
+def test_the_tests_that_need_no_sandbox_pass_as_they_stand() -> None:
+    ran = 0
+    for block in code_blocks(page("docs/testing.md"), "python"):
+        if "def test_" not in block:
+            continue
+        space: dict[str, Any] = {}
+        exec(compile(block, "docs/testing.md", "exec"), space)
+        for name, function in space.items():
+            if name.startswith("test_") and set(inspect.signature(function).parameters) == {"recording_host"}:
+                function(RecordingHost())
+                ran += 1
+    assert ran
+
+
+@pytest.mark.parametrize("path", PAGES, ids=lambda path: path.name)
+def test_every_link_leads_somewhere(path: Path) -> None:
+    text = re.sub(r"```.*?```", "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if re.match(r"[a-z]+:", target):
+            continue
+        name, _, anchor = target.partition("#")
+        there = (path.parent / name).resolve() if name else path
+        assert there.exists(), target
+        assert not anchor or anchor in anchors_of(there.read_text(encoding="utf-8")), target
+
+
+def anchors_of(text: str) -> set[str]:
+    """The anchors of a page, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+# -- docs/host.md -----------------------------------------------------------------------------------------------------
+
+
+def parts_of_a_plugged_port() -> Iterable[Part]:
+    return [*wiring_of(replace(PORT, mtu=1450)), Tap(name=NAMES.tap, master=NAMES.bridge)]
+
+
+@pytest.mark.parametrize("part", parts_of_a_plugged_port(), ids=lambda part: part.kind)
+def test_every_attribute_is_in_host_md_with_its_value_and_its_reason(part: Part) -> None:
+    text = section(page("docs/host.md"), "## Attributes")
+    [heading] = [line for line in text.splitlines() if line.startswith("### ") and f"`{part.kind}`" in line]
+    told = {cells[0].strip("`"): (cells[1], cells[3]) for cells in rows_of(section(text, heading)) if len(cells) == 4}
+    del told["attribute"]
+    assert told == {
+        name: (f"`{json.dumps(getattr(part, name)).strip(chr(34)) or chr(34) * 2}`", str(reason))
+        for (kind, name), reason in REASONS.items()
+        if kind is type(part)
+    }
+
+
+# -- docs/cli.md ------------------------------------------------------------------------------------------------------
+
+
+def test_every_exit_code_is_in_cli_md() -> None:
+    told = {cells[0]: cells[1] for cells in rows_of(section(page("docs/cli.md"), "## Exit codes"))}
+    assert {code: told.get(str(code)) for code in EXIT_CODES} == dict(EXIT_CODES)
+    assert {status: told.get(f"`{status.value}`") for status in Status} == {
+        status: str(status.exit_code) for status in Status
+    }
+
+
+def test_every_command_and_every_option_is_in_cli_md() -> None:
+    text = page("docs/cli.md")
+    there = {"--version"}
+    for command in COMMANDS:
+        module: Any = importlib.import_module(f"hybridvif.cli.{command}")
+        parser = options.command_parser(command, module, getattr(module, "FORMATS", ()))
+        there |= {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
+        assert section(text, f"## {command}")
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) == there
+
+
+def test_every_format_and_every_column_is_in_cli_md() -> None:
+    told = {
+        cells[0].strip("`"): (re.findall(r"`(\w+)`", cells[1]), re.findall(r"`(\w+)`", cells[2]) if cells[2:] else [])
+        for cells in rows_of(section(page("docs/cli.md"), "## Formats"))
+        if cells[0].startswith("`")
+    }
+    columns = {"plug": reporting, "unplug": reporting, "plan": planning, "check": checking}
+    for command in COMMANDS:
+        module: Any = importlib.import_module(f"hybridvif.cli.{command}")
+        formats = getattr(module, "FORMATS", ())
+        assert (command in told) is bool(formats)
+        if formats:
+            known = getattr(columns.get(command, module), "COLUMNS", ())
+            assert told[command] == (list(formats), list(known))
+
+
+def test_every_key_of_every_document_is_in_cli_md() -> None:
+    asked = Asked(fields={"id": PORT.id, "mac": PORT.mac})
+    host = RecordingHost(wiring_of(PORT).having(Tap(name=NAMES.tap, master=NAMES.bridge)))
+    drifted = RecordingHost(host.state.having(replace(VETH, mtu=1400)))
+    failing = RecordingHost()
+    failing.fail()
+    stage = Rehearsal(host.settings, look(drifted, [PORT.id]))
+    documents = [
+        reporting.reported("plug", hybridvif.plug_all([PORT], failing)).document,
+        planning.answer_of(planning.Wish("plug", [PORT]), stage).document,
+        checking.answer_of([asked], drifted).document,
+        show.answer_of(drifted).document,
+        listing.answer_of(host).document,
+    ]
+    assert keys_of(documents) <= in_code(page("docs/cli.md"))
+    assert set(listing.STATES) <= in_code(section(page("docs/cli.md"), "## list"))
+
+
+# -- docs/library.md and the sample configuration ---------------------------------------------------------------------
+
+
+def test_every_field_of_a_port_is_in_library_md_with_its_default() -> None:
+    told = {cells[0].strip("`"): cells[1].strip("`") for cells in rows_of(section(page("docs/library.md"), "## Ports"))}
+    for spec in fields(Port):
+        assert told[spec.name] == ("" if spec.default is MISSING else spelled(spec.default))
+    assert told.keys() - {"field"} == {spec.name for spec in fields(Port)}
+
+
+def spelled(value: object) -> str:
+    """A default as Python spells it."""
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+def test_every_field_of_a_report_and_every_status_is_in_library_md() -> None:
+    told = {cells[0] for cells in rows_of(section(page("docs/library.md"), "## Reports"))}
+    assert {f"`{spec.name}`" for spec in fields(Report)} | {"`ok`"} <= told
+    assert {f"`{status.value}`" for status in Status} <= told
+
+
+def test_every_error_is_in_library_md_with_its_code_and_its_bases() -> None:
+    told = {cells[0].strip("`"): cells for cells in rows_of(section(page("docs/library.md"), "## Errors"))}
+    classes = [cls for cls in vars(errors).values() if inspect.isclass(cls) and issubclass(cls, errors.HybridVifError)]
+    for cls in classes:
+        if cls is not errors.HybridVifError:
+            bases = [base.__name__ for base in cls.__bases__ if base is not errors.HybridVifError]
+            assert told[cls.__name__][1] == f"`{cls.code}`"
+            assert re.findall(r"`(\w+)`", told[cls.__name__][2]) == bases
+    assert set(told) - {"exception"} == {cls.__name__ for cls in classes} - {"HybridVifError"}
+
+
+def test_every_public_name_is_in_library_md() -> None:
+    words = set(re.findall(r"\w+", page("docs/library.md")))
+    assert set(hybridvif.__all__) - words == set()
+
+
+def test_every_option_is_in_library_md_with_its_default() -> None:
+    told = {cells[0].strip("`"): cells[1] for cells in rows_of(section(page("docs/library.md"), "## Configuration"))}
+    for option in config.OPTIONS:
+        assert told[option.dest] == f"`{as_configured(option.default)}`"
+
+
+def test_every_option_is_in_the_sample_with_its_default() -> None:
+    lines = SAMPLE.read_text(encoding="utf-8").splitlines()
+    own = lines[lines.index("[hybridvif]") : lines.index("[hybridvif_privileged]")]
+    told = [line for line in own if re.match(r"#\w+ = ", line)]
+    assert sorted(told) == sorted(f"#{option.dest} = {as_configured(option.default)}" for option in config.OPTIONS)
+
+
+def as_configured(value: object) -> str:
+    """A value as a configuration file spells it."""
+    return ",".join(value) if isinstance(value, list) else str(value)
+
+
+@pytest.mark.parametrize("options_set", [False, True], ids=["as it is", "every option set"])
+def test_the_sample_says_the_defaults(tmp_path: Path, options_set: bool) -> None:
+    text = SAMPLE.read_text(encoding="utf-8")
+    copy = tmp_path / "hybridvif.conf"
+    copy.write_text(re.sub(r"^#(\w+ = (?!<None>))", r"\1", text, flags=re.MULTILINE) if options_set else text)
+    conf = cfg.ConfigOpts()
+    config.register(conf)
+    config.read(conf, [str(copy)])
+    assert config.settings_of(conf) == Settings()
+
+
+# -- docs/executors.md, docs/testing.md, CONTRIBUTING.md --------------------------------------------------------------
+
+
+def test_every_executor_is_in_executors_md() -> None:
+    declared = configparser.ConfigParser(delimiters=("=",))
+    declared.read(ROOT / "setup.cfg")
+    points = declared["options.entry_points"]
+    lines = f"{points['hybridvif.link_executors']}\n{points['hybridvif.switch_executors']}".splitlines()
+    told = {cells[0].strip("`") for cells in rows_of(page("docs/executors.md").partition("## The protocol")[0])}
+    assert told - {"installed"} == {line.partition("=")[0].strip() for line in lines if line}
+
+
+def test_every_member_of_the_protocol_is_in_executors_md() -> None:
+    members = [name for name in {**vars(Executor), **Executor.__annotations__} if name[0] != "_"]
+    told = {cells[0] for cells in rows_of(section(page("docs/executors.md"), "## The protocol"))}
+    assert [name for name in [*members, "__init__"] if not any(cell.startswith(f"`{name}") for cell in told)] == []
+
+
+def test_every_fixture_and_all_of_the_sandbox_is_in_testing_md() -> None:
+    text = page("docs/testing.md")
+    plugin = page("hybridvif/pytest_plugin.py")
+    fixtures = re.findall(r"@pytest\.fixture.*?\ndef (\w+)", plugin)
+    public = [name for cls in (Sandbox, Vm) for name in vars(cls) if not name.startswith("_")]
+    words = set(re.findall(r"\w+", text))
+    assert {*fixtures, *public, *(rung.value for rung in Rung)} - words == set()
+
+
+def test_the_reading_order_has_every_module_of_the_core() -> None:
+    listed = section(page("CONTRIBUTING.md"), "## Reading order of the source")
+    modules = {path.stem for path in (ROOT / "hybridvif").glob("*.py") if not path.stem.startswith("__")}
+    privileged = {path.stem for path in (ROOT / "hybridvif" / "privileged").glob("*.py") if path.stem != "__init__"}
+    assert modules | privileged <= in_code(listed)
