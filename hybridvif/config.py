@@ -30,8 +30,8 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
         "ovsdb_connection",
         default=OVS_SOCKET,
-        help="Where ovsdb-server listens: unix:FILE (absolute), tcp:HOST:PORT or ssl:HOST:PORT. Whoever reaches a TCP "
-        "port can put any device of this host into any bridge, so prefer the socket.",
+        help="Where ovsdb-server listens: unix:FILE (absolute) or tcp:HOST:PORT. Whoever reaches a TCP port can put "
+        "any device of this host into any bridge, so prefer the socket.",
     ),
     cfg.ListOpt(
         "integration_bridges",
@@ -59,8 +59,8 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
         "program_path",
         default=_DEFAULT.program_path,
-        help="Where the executors that run programs look for brctl, ip, ovs-vsctl or ivs-ctl; directories that only root "
-        "can write.",
+        help="Where the executors that run programs look for brctl, ip, ovs-vsctl and ivs-ctl. Directories that "
+        "only root can write.",
     ),
 )
 
@@ -91,10 +91,10 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
                 "use 1 to 15 letters, digits, '_', '.' or '-'"
             )
     remote = values["ovsdb_connection"]
-    if not remote.startswith(("unix:/", "tcp:", "ssl:")):
+    if not remote.startswith(("unix:/", "tcp:")):
         raise ConfigurationError(
-            f"[hybridvif] ovsdb_connection: {remote!r} is not unix:FILE with an absolute path, tcp:HOST:PORT or "
-            f"ssl:HOST:PORT; leave it out for {OVS_SOCKET}"
+            f"[hybridvif] ovsdb_connection: {remote!r} is neither unix:FILE with an absolute path nor tcp:HOST:PORT; "
+            f"leave it out for {OVS_SOCKET}"
         )
     return Settings(**{**values, "integration_bridges": bridges})
 

@@ -50,9 +50,11 @@ def _holding_one(bucket: int, path: str, deadline: float) -> Iterator[None]:
     if not _threads[bucket].acquire(timeout=max(deadline - time.monotonic(), 0)):
         raise LockTimeout
     try:
-        lock = lockutils.external_lock(f"port-{bucket:04}", lock_path=path)
+        name = f"port-{bucket:04}"
+        lock = lockutils.external_lock(name, lock_path=path)
         left = max(deadline - time.monotonic(), 0.001)
         try:
+            _make_file(os.path.join(path, name))
             taken = lock.acquire(delay=DELAY, max_delay=MAX_DELAY, timeout=left)
         except OSError as error:
             raise _useless(path, error) from error
@@ -68,10 +70,35 @@ def _holding_one(bucket: int, path: str, deadline: float) -> Iterator[None]:
 
 def _make(path: str) -> None:
     try:
-        # Group-writable and setgid: root and the service's user share it.
-        os.makedirs(path, mode=0o2770, exist_ok=True)
+        try:
+            os.makedirs(path)
+        except FileExistsError:
+            pass
+        else:
+            # Root and the service's user share it by its group; mkdir(2) heeds the umask and ignores the setgid bit.
+            os.chmod(path, 0o2770)  # noqa: S103
+        owner = os.stat(path).st_uid
     except OSError as error:
         raise _useless(path, error) from error
+    if owner not in (0, os.geteuid()):
+        # Under /run/lock anyone can have made it, to hold our locks or to have root follow a link out of it.
+        raise PreconditionError(
+            f"the lock directory {path} belongs to user {owner}, who is neither root nor this caller; "
+            f"if that is a mistake, remove it or give it to root: chown root {path}"
+        )
+
+
+def _make_file(path: str) -> None:
+    """Make a lock file that the group can use as well; never through a symbolic link."""
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        os.close(os.open(path, flags))
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT, 0o660)
+        try:
+            os.fchmod(descriptor, 0o660)
+        finally:
+            os.close(descriptor)
 
 
 def _useless(path: str, error: OSError) -> PreconditionError:

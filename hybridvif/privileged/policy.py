@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hybridvif.errors import Refused
 from hybridvif.limits import unwritable
 from hybridvif.names import PortNames, key_of, names_of_key
-from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth
+from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
@@ -44,11 +44,17 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             _permit_bridge(part, settings)
         case Update(_, after):
             changes = changes_of(step)
-            _permit_values(after, unwritable(after, changes))
+            _permit_values(after, unwritable(after, changes | _regained(step)))
             if "bridge" in changes:
                 _permit_bridge(after, settings)
         case Delete(part):
             _permit_values(part, tuple(name for name in unwritable(part) if name == part.kind))
+
+
+def _regained(step: Update) -> dict[str, object]:
+    """What a device that grows gets from the kernel anew, and an executor sets though it is no change: its IPv6."""
+    names = [name for name in attributes_of(type(step.before)) if getattr(step.before, name) is None]
+    return {name: getattr(step.after, name) for name in names}
 
 
 def _permit_name(part: Part, names: PortNames) -> None:

@@ -51,7 +51,9 @@ def start_switch(runner: Runner, rung: Rung, *, schema: str | None = None, datab
     # One transaction, and before ovs-vswitchd starts: a bridge that is "system" for a moment only never comes up
     # where the kernel module is absent, and vswitchd need not reconfigure itself.
     identity = [f"external_ids:system-id={uuid.uuid4()}", "external_ids:hostname=sandbox"]
-    root = ["set", "Open_vSwitch", ".", *identity]
+    # ovs-ctl writes the version on a real host, and nobody else does.
+    version = runner([_path("ovs-vsctl"), "--version"]).stdout.split("\n")[0].split()[-1]
+    root = ["set", "Open_vSwitch", ".", *identity, f"ovs_version={version}"]
     bridge = ["add-br", "br-int", "--", "set", "Bridge", "br-int", f"datapath_type={datapath_type(rung)}"]
     _checked(runner, [_path("ovs-vsctl"), "--no-wait", "--timeout=10", *root, "--", *bridge])
     start_daemon(runner, "ovs-vswitchd", rung)
