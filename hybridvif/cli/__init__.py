@@ -1,0 +1,128 @@
+"""The hybridvif command. This file reads the command line; each sub-command is one module, imported only when chosen.
+
+    options, streams, logs     the options of all commands; file descriptors and signals; logging
+    screen, failure            what is written, and in which format; what an error looks like
+    connection                 the host that the configuration means
+    ports, portfile, gaps      which ports are meant: from options, from -F, and from what is plugged
+    changes, words, diff, documents     what steps change, for people (a diff) and for machines (JSON)
+    rehearsal                  a host that is observed and never written to: for dry runs
+    reporting, planning, checking       the answers of plug and unplug, of plan, of check
+    topology, draw, graphs     what is plugged on a host, judged and drawn
+    diagnosis                  what doctor asks
+    plug, unplug, plan, check, show, list, doctor, sandbox, demo    the sub-commands
+
+A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
+it answers to -f, FORMATS, the default first.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hybridvif.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import argparse
+
+    from hybridvif.cli.screen import Screen
+
+COMMANDS: Mapping[str, str] = {
+    "plug": "plug ports: afterwards each is in order, or as it was before",
+    "unplug": "unplug ports: afterwards nothing of them is left",
+    "plan": "what plug or unplug would do, as a diff; nothing is written",
+    "check": "the drift of plugged ports, attribute by attribute",
+    "show": "what is plugged on this host, drawn",
+    "list": "the plugged ports, one a line",
+    "doctor": "every precondition: pass or fail, why, and the command that mends it",
+    "sandbox": "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command",
+    "demo": "two ports plugged in a sandbox, a ping across, the drawing, unplug",
+}
+"""What `hybridvif --help` lists, so that it imports none of them; a test compares it with their HELP."""
+
+EXIT_CODES: Mapping[int, str] = {
+    0: "done, or nothing to do",
+    1: "failed, and rolled back",
+    2: "usage, or bad input; nothing was changed",
+    3: "differences found (check, plan --detailed-exitcode)",
+    4: "failed, and the rollback is incomplete: what is left over is named",
+    5: "a precondition is not met (no root, no OVSDB, no integration bridge); nothing was changed",
+    6: "refused, and nothing changed (name collision, stray device, running VM, bridge not allowed)",
+    7: "unknown, since an answer was lost: look again",
+    65: "committed in OVSDB, but not acknowledged by ovs-vswitchd",
+    130: "interrupted (SIGINT, SIGTERM)",
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; the exit code."""
+    try:
+        from hybridvif.cli import streams
+
+        with streams.interruptible(ends=argv is None):
+            # The module `list` of this package hides the built-in one.
+            return _guarded((*sys.argv[1:],) if argv is None else argv)
+    except KeyboardInterrupt:
+        # Too early, or once more while the first one was told.
+        return 130
+
+
+def _guarded(words: Sequence[str]) -> int:
+    from hybridvif.cli import streams
+
+    screen = None
+    streams.secure()
+    try:
+        args = parsed(words)
+        args.screen = screen = _screen_for(args)
+        return int(args.module.run(args))
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: never a traceback
+        return _fail(KeyboardInterrupt() if streams.was_interrupted() else error, words, screen)
+    finally:
+        streams.flush()
+
+
+def parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The command line as arguments: of the command, and `module`, which runs it. Raises InvalidInput."""
+    from hybridvif.cli import options
+
+    before, command, after = options.split(words)
+    args = options.main_parser(COMMANDS, EXIT_CODES).parse_args(before)
+    if command is None:
+        raise InvalidInput(f"name a command: {', '.join(COMMANDS)}")
+    if command not in COMMANDS:
+        raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+    module: Any = importlib.import_module(f"hybridvif.cli.{command}")
+    formats: tuple[str, ...] = getattr(module, "FORMATS", ())
+    args.module, args.command = module, command
+    options.parse(options.command_parser(command, module, formats), after, args)
+    if formats and args.format not in (None, *formats):
+        raise InvalidInput(f"{command} has no format {args.format!r}; it has {', '.join(formats)}")
+    if args.column and args.format not in ("table", "value", None):
+        raise InvalidInput(f"-c is for -f table and -f value, not for {args.format!r}")
+    return args
+
+
+def _screen_for(args: argparse.Namespace) -> Screen:
+    from hybridvif.cli import logs
+    from hybridvif.cli.screen import Screen
+
+    logs.set_up(args.verbose, quiet=args.quiet)
+    screen = Screen(getattr(args, "format", None))
+    screen.obey(args)
+    return screen
+
+
+def _fail(error: BaseException, words: Sequence[str], screen: Screen | None) -> int:
+    from hybridvif.cli import options
+    from hybridvif.cli.failure import failure_of
+    from hybridvif.cli.screen import Screen
+
+    if options.verbosity_in(words) > 1:
+        import traceback
+
+        traceback.print_exception(error)
+    screen = screen or Screen(options.format_in(words))
+    return screen.tell_failure(failure_of(error))

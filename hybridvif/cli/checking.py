@@ -1,0 +1,143 @@
+"""What plug would change of ports that are there, as an answer: the drift, or the document that check.py describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hybridvif.api import plug_all
+from hybridvif.cli import words
+from hybridvif.cli.changes import Change, changes_of_plan
+from hybridvif.cli.documents import attribute_document
+from hybridvif.cli.failure import error_of, failure_of_report
+from hybridvif.cli.gaps import Filled, filled
+from hybridvif.cli.planning import DIFFERENCES, part_of
+from hybridvif.cli.ports import Asked
+from hybridvif.cli.rehearsal import Rehearsal, look
+from hybridvif.cli.screen import Answer, Paint
+from hybridvif.host import AnyHost
+from hybridvif.parts import Difference, Part
+from hybridvif.reasons import reason_of
+from hybridvif.report import Report, worst_exit_code
+
+COLUMNS = ("port", "kind", "name", "attribute", "before", "after")
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """One thing that is not as it should be."""
+
+    part: Part
+    difference: Difference
+    """Its attribute is "" where the part as a whole is missing, or should be."""
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """For machines."""
+        about = {"kind": self.part.kind, "name": self.part.name}
+        if self.difference.attribute:
+            return {**about, **attribute_document(self.part, self.difference)}
+        return {**about, "attribute": None, "before": self.difference.before, "after": self.difference.after}
+
+    def __str__(self) -> str:
+        if self.difference.attribute:
+            return f"{self.part.name}: {words.change(self.difference)}"
+        missing = self.difference.before == "absent"
+        return f"{words.link_kind(self.part)} {self.part.name} is {'missing' if missing else 'not wanted'}"
+
+
+def drift_of(changes: Sequence[Change], unknown: frozenset[str] = frozenset()) -> Iterator[Drift]:
+    """What plug would change, as drift, missing parts first. unknown: attributes whose right value nobody knows."""
+    for change in sorted(changes, key=lambda change: change.verb == "update"):
+        if change.verb == "update":
+            for one in change.differences:
+                yield Drift(change.part, replace(one, after=words.UNKNOWN) if one.attribute in unknown else one)
+        else:
+            values = ("absent", "present") if change.verb == "create" else ("present", "absent")
+            yield Drift(change.part, Difference("", *values))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """One port after a check."""
+
+    filled: Filled
+    report: Report
+    """Of a plug that was rehearsed."""
+    drift: tuple[Drift, ...]
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """What was not judged."""
+        return (*self.filled.left_out, *self.report.unchecked)
+
+    @property
+    def in_order(self) -> bool:
+        """Whether nothing was found."""
+        return self.report.ok and not self.drift
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """For machines."""
+        return {
+            "port": self.filled.port.id,
+            "in_order": self.in_order,
+            "code": self.report.code,
+            "reason": self.report.reason,
+            "drift": [one.document for one in self.drift],
+            "unchecked": list(self.unchecked),
+        }
+
+
+def answer_of(asked: Sequence[Asked], host: AnyHost, *, reasons: bool = False) -> Answer:
+    """Check these ports. Raises InvalidInput for one that is not there and not wholly described."""
+    checked = _checked(asked, host)
+    failures = [failure_of_report(one.report) for one in checked if not one.report.ok]
+    in_order = all(one.in_order for one in checked)
+    exit_code = worst_exit_code([one.report for one in checked]) or (0 if in_order else DIFFERENCES)
+    return Answer(
+        document={
+            "command": "check",
+            "simulated": any(one.report.simulated for one in checked),
+            "in_order": in_order,
+            "ports": [one.document for one in checked],
+            **error_of(failures, exit_code),
+        },
+        lines=lambda paint: [line for one in checked for line in _lines(one, paint, reasons=reasons)],
+        columns=COLUMNS,
+        rows=[{"port": one.filled.port.id, **drift.document} for one in checked for drift in one.drift],
+        simulated=any(one.report.simulated for one in checked),
+        failures=failures,
+        exit_code=exit_code,
+    )
+
+
+def _checked(asked: Sequence[Asked], host: AnyHost) -> list[Checked]:
+    seen = look(host, [one.port_id for one in asked])
+    known = [filled(one, part_of(one, seen)) for one in asked]
+    reports = plug_all([one.port for one in known], Rehearsal(host.settings, seen))
+    return [
+        Checked(one, report, tuple(drift_of(_changes(report), one.unknown_attributes)))
+        for one, report in zip(known, reports, strict=True)
+    ]
+
+
+def _changes(report: Report) -> tuple[Change, ...]:
+    return changes_of_plan(outcome.step for outcome in report.outcomes)
+
+
+def _lines(one: Checked, paint: Paint, *, reasons: bool) -> Iterator[str]:
+    port_id, left_out = one.filled.port.id, ", ".join(one.unchecked)
+    if not one.report.ok:
+        yield f"{port_id}  {paint('not judged, since plug would refuse it', 'red')}"
+        return
+    if one.in_order:
+        yield f"{port_id}  {paint('in order as far as checked' if left_out else 'in order', 'green')}"
+    else:
+        yield f"{port_id}  {paint('DRIFT', 'red')}"
+    for drift in one.drift:
+        yield paint(f"  {drift}", "yellow")
+        if reasons and drift.difference.attribute:
+            yield paint(f"      {reason_of(drift.part, drift.difference.attribute)}", "dim")
+    if left_out:
+        yield paint(f"  not checked: {left_out}", "dim")

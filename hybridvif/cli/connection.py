@@ -1,0 +1,30 @@
+"""The host that the command line and the configuration mean."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybridvif.host import Host
+
+
+def config_files(args: argparse.Namespace) -> tuple[str, ...]:
+    """The files given with --config-file; else the default one, if it exists."""
+    from hybridvif.config import DEFAULT_FILE
+
+    if args.config_file:
+        return tuple(args.config_file)
+    return (DEFAULT_FILE,) if os.path.exists(DEFAULT_FILE) else ()
+
+
+@contextmanager
+def connected(args: argparse.Namespace) -> Iterator[Host]:
+    """This host. Raises ConfigurationError; the daemon is started when it is first asked, which may raise more."""
+    from hybridvif.host import connect
+
+    with connect(config_files(args)) as host:
+        yield host

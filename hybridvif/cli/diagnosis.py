@@ -1,0 +1,182 @@
+"""What doctor asks of the configuration, the privileged daemon and the switch; and all of it in one list."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import socket
+import time
+from collections.abc import Iterator, Sequence
+from importlib.metadata import entry_points
+
+from hybridvif.cli import system
+from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
+from hybridvif.errors import HybridVifError
+from hybridvif.facts import Facts
+from hybridvif.host import Host, connect
+from hybridvif.sandbox import Rung
+from hybridvif.sandbox.lacks import as_root, lacks_of
+from hybridvif.settings import OVS_SOCKET, Settings
+
+PATIENCE = 10.0
+"""Seconds that the daemon, and after it the switch, are given."""
+RECORDING = "recording"
+OVS_EXECUTORS = ("ovsdb", "ovs-vsctl")
+_CONTROL_PATIENCE = 2.0
+
+
+def findings(files: Sequence[str]) -> Iterator[Finding]:
+    """Everything, in the order in which a plug needs it."""
+    try:
+        with connect(files) as host:
+            told = ", ".join(files) or "no file, so the defaults"
+            yield passed("configuration", told)
+            yield from executors(host.settings)
+            yield lock_path(host.settings.lock_path)
+            yield from _daemon(host)
+    except HybridVifError as error:
+        yield failed_with("configuration", str(error))
+    yield from system.system_findings()
+
+
+def executors(settings: Settings) -> Iterator[Finding]:
+    """Whether those that are configured are installed, and not the fake."""
+    for role in ("link", "switch"):
+        name = f"{role} executor"
+        chosen = getattr(settings, f"{role}_executor")
+        there = {point.name: point for point in entry_points(group=f"hybridvif.{role}_executors")}
+        if chosen == RECORDING:
+            remedy = f"leave [hybridvif] {role}_executor out of the configuration"
+            yield failed(name, f"{RECORDING}: SIMULATED, nothing is plugged on any real host", remedy)
+        elif chosen not in there:
+            remedy = f"set [hybridvif] {role}_executor to one of {', '.join(sorted(there)) or 'none'}, or install it"
+            yield failed(name, f"{chosen!r} is not installed", remedy)
+        else:
+            yield passed(name, f"{chosen} ({there[chosen].value})")
+
+
+def lock_path(path: str) -> Finding:
+    """Whether locks can be made there."""
+    at = path
+    while not os.path.lexists(at) and at != os.path.dirname(at):
+        at = os.path.dirname(at)
+    if not os.path.isdir(at):
+        return failed(
+            "lock_path", f"{at} is no directory", "set [hybridvif] lock_path to one that all callers can write"
+        )
+    if os.access(at, os.W_OK | os.X_OK):
+        return passed("lock_path", path if at == path else f"{path} (will be made)")
+    remedy = as_root(f"install -d -m 2770 -g {os.getgid()} {shlex.quote(path)}")
+    return failed("lock_path", f"{at} cannot be written by this user", remedy)
+
+
+def _daemon(host: Host) -> Iterator[Finding]:
+    from hybridvif.privileged.context import daemon_context
+
+    yield from system.helper_findings(daemon_context.conf.helper_command)
+    try:
+        daemon_context.reach(time.monotonic() + min(PATIENCE, host.settings.deadline))
+    except HybridVifError as error:
+        yield failed_with("daemon", str(error))
+        yield from _switch_from_outside(host.settings)
+        return
+    yield passed("daemon", "the privileged daemon starts, and keeps CAP_NET_ADMIN alone")
+    try:
+        _, facts = host.observe((), time.monotonic() + min(PATIENCE, host.settings.deadline))
+    except HybridVifError as error:
+        # What is not installed cannot be started.
+        missing = lacks_of(Rung.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
+        yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
+        return
+    yield from switch(host.settings, facts)
+
+
+def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
+    """The switch as the daemon sees it, and its integration bridges."""
+    if settings.switch_executor == RECORDING:
+        return
+    yield passed("switch", f"{facts.switch_version or settings.switch_executor} at {settings.ovsdb_connection}")
+    if settings.switch_executor not in OVS_EXECUTORS:
+        return
+    yield vswitchd(settings.ovsdb_connection)
+    for name in settings.integration_bridges:
+        yield _bridge(name, facts.switches.get(name), settings)
+
+
+def _switch_from_outside(settings: Settings) -> Iterator[Finding]:
+    """What an ordinary user can see of the switch where the daemon cannot be had."""
+    remote, name = settings.ovsdb_connection, "switch"
+    if settings.switch_executor not in OVS_EXECUTORS or not remote.startswith("unix:"):
+        return
+    try:
+        with socket.socket(socket.AF_UNIX) as database:
+            database.settimeout(_CONTROL_PATIENCE)
+            database.connect(remote.removeprefix("unix:"))
+        yield info(name, f"OVSDB listens at {remote}; its bridges can be seen by the daemon only")
+    except PermissionError:
+        yield info(name, f"OVSDB at {remote} is closed to this user; the daemon may reach it")
+    except OSError as error:
+        yield failed(name, f"cannot reach OVSDB at {remote}: {error.strerror or error}", _start())
+    yield vswitchd(remote)
+
+
+def _bridge(name: str, datapath: str | None, settings: Settings) -> Finding:
+    about = f"bridge {name}"
+    if datapath is None:
+        where = "" if settings.ovsdb_connection == OVS_SOCKET else f"--db={settings.ovsdb_connection} "
+        return failed(about, "does not exist", as_root(f"ovs-vsctl {where}add-br {name}"))
+    if datapath == "dummy":
+        return passed(about, "exists, datapath dummy (which is for tests)")
+    if (
+        datapath == "system"
+        and "ovs_dp_cmd_new" not in system.kernel_symbols()
+        and not system.module_file("openvswitch")
+    ):
+        text = "exists, but its datapath is the kernel's (system), and this kernel has no module openvswitch"
+        return failed(about, text, as_root("modprobe openvswitch"))
+    return passed(about, f"exists, datapath {datapath}")
+
+
+def vswitchd(remote: str) -> Finding:
+    """Whether ovs-vswitchd answers, on the control socket that it has beside the database's."""
+    name = "ovs-vswitchd"
+    if not remote.startswith("unix:"):
+        return info(name, f"cannot be seen from here, since OVSDB is at {remote}")
+    directory = os.path.dirname(remote.removeprefix("unix:"))
+    try:
+        with open(os.path.join(directory, "ovs-vswitchd.pid"), encoding="ascii") as file:
+            number = file.read().strip()
+        answer = _asked(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
+    except PermissionError:
+        return info(name, "its control socket is closed to this user, so whether it answers was not looked at")
+    except TimeoutError:
+        return failed(name, f"does not answer within {_CONTROL_PATIENCE:g} s, so it hangs", _start())
+    except (OSError, ValueError):
+        return failed(name, f"does not run (nobody listens in {directory})", _start())
+    return passed(name, f"answers: {answer}")
+
+
+def _start() -> str:
+    """The command that starts Open vSwitch here, or installs it."""
+    for lack in lacks_of(Rung.DUMMY):
+        return lack.remedy
+    systemd = os.path.isdir("/run/systemd/system")
+    return as_root("systemctl restart openvswitch-switch" if systemd else "service openvswitch-switch restart")
+
+
+def _asked(path: str) -> str:
+    """What a daemon of Open vSwitch says of itself: JSON-RPC on its control socket, ovs-appctl(8)."""
+    with socket.socket(socket.AF_UNIX) as control:
+        control.settimeout(_CONTROL_PATIENCE)
+        control.connect(path)
+        control.sendall(b'{"id": 0, "method": "version", "params": []}')
+        said = b""
+        while True:
+            received = control.recv(4096)
+            said += received
+            try:
+                return str(json.loads(said)["result"]).splitlines()[0]
+            except json.JSONDecodeError:
+                if not received:
+                    raise

@@ -1,0 +1,107 @@
+"""What an error looks like: its exit code, its lines for people, its document for machines.
+
+The document (`error` in the JSON of every command, and all of it where a command has no answer):
+
+    code        the word for machines, stable: usage, invalid-input, precondition, name-collision, ...
+    message     one finished sentence
+    exit_code   the exit code of the command
+    report      of a failed plug or unplug: the report of the port (documents.py), the worst if there are several
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from hybridvif.errors import HybridVifError, InvalidInput, PreconditionError, Refused
+from hybridvif.report import Report, Status
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """Something that went wrong."""
+
+    code: str
+    message: str
+    exit_code: int
+    remedy: str = ""
+    """What to do about it, where the message does not say."""
+    doctor: bool = False
+    """Whether doctor knows more."""
+    report: Report | None = None
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """For machines."""
+        from hybridvif.cli.documents import report_document
+
+        told = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
+        return {**told, "report": report_document(self.report)} if self.report else told
+
+    def lines(self) -> Sequence[str]:
+        """For people: the sentence; then, where they help, `try:` and `see:`."""
+        sentence, remedy = self.message, self.remedy
+        if self.doctor and not remedy:
+            # The sentences of PreconditionError are "fact; remedy".
+            sentence, _, remedy = self.message.partition("; ")
+        tried = [f"  try: {remedy}"] if remedy else []
+        return [sentence, *tried, *(["  see: hybridvif doctor"] if self.doctor else [])]
+
+
+def failure_of(error: BaseException) -> Failure:
+    """The failure that an exception stands for."""
+    if isinstance(error, KeyboardInterrupt):
+        message = "interrupted; what was begun may be half done, and the same command again completes it"
+        return Failure(code="interrupted", message=message, exit_code=130)
+    if not isinstance(error, HybridVifError):
+        message = f"internal error: {type(error).__name__}: {error}; this is a bug, and -vv shows where"
+        return Failure(code="internal", message=message, exit_code=Status.UNKNOWN.exit_code)
+    if error.report is not None:
+        return failure_of_report(error.report)
+    return Failure(
+        code=error.code,
+        message=str(error),
+        exit_code=_exit_code_of(error),
+        doctor=isinstance(error, PreconditionError) and error.code != "sandbox",
+    )
+
+
+def failure_of_report(report: Report) -> Failure:
+    """The failure of one port."""
+    reason = report.reason or f"ended as {report.status.value}"
+    # What the host lacks is no port's own affair.
+    about = "" if report.port_id in reason or report.status is Status.PRECONDITION else f"port {report.port_id}: "
+    left = f"; left over: {', '.join(report.leftovers)}" if report.leftovers else ""
+    return Failure(
+        code=report.code or report.status.value,
+        message=f"{about}{reason}{left}",
+        exit_code=report.status.exit_code,
+        remedy=_REMEDIES.get(report.status, ""),
+        doctor=report.status is Status.PRECONDITION,
+        report=report,
+    )
+
+
+def error_of(failures: Sequence[Failure], exit_code: int) -> Mapping[str, object]:
+    """The `error` of a document about several ports: that of the one that decided the exit code; empty if none did."""
+    worst = next((failure for failure in failures if failure.exit_code == exit_code), None)
+    return {"error": worst.document} if worst else {}
+
+
+_REMEDIES = {
+    Status.INCOMPLETE: "the same command again: it goes on from what is there",
+    Status.UNKNOWN: "the same command again: it looks first, and does only what is still to do",
+    Status.CONFIGURED: "wait, or start ovs-vswitchd: it takes the port by itself; then hybridvif check",
+}
+
+
+def _exit_code_of(error: HybridVifError) -> int:
+    if isinstance(error, InvalidInput):
+        return 2
+    if isinstance(error, PreconditionError):
+        return Status.PRECONDITION.exit_code
+    if isinstance(error, Refused):
+        return Status.REFUSED.exit_code
+    if error.code in ("no-answer", "output-lost"):
+        return Status.UNKNOWN.exit_code
+    return Status.ROLLED_BACK.exit_code

@@ -1,0 +1,144 @@
+"""The options of all commands, accepted before and after the command; and what argparse lacks for that."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NoReturn
+
+from hybridvif.errors import InvalidInput
+
+FORMATS = ("text", "tree", "table", "json", "yaml", "value", "mermaid", "dot")
+_WITH_VALUE = ("--config-file", "-f", "--format", "-c", "--column", "--color")
+_SHORT_WITH_VALUE = re.compile(r"-[vqh]*[fc]")
+_FORMAT = re.compile(r"(?:--format=|-[vq]*f)(.+)", re.DOTALL)
+
+
+class UsageError(InvalidInput):
+    """The command line is not legal."""
+
+    code = "usage"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser that raises UsageError where argparse ends the process."""
+
+    def error(self, message: str) -> NoReturn:
+        """The command line cannot be parsed."""
+        raise UsageError(f"{self.prog}: {message}; see: {self.prog} --help")
+
+
+def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str]]:
+    """The words before the command, the command, and those after it."""
+    at = 0
+    while at < len(words):
+        word = words[at]
+        if not word.startswith("-") or word == "-":
+            return words[:at], word, words[at + 1 :]
+        at += 2 if word in _WITH_VALUE or _SHORT_WITH_VALUE.fullmatch(word) else 1
+    return words, None, ()
+
+
+def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> Parser:
+    """The parser of what stands before the command."""
+    parser = Parser(
+        prog="hybridvif",
+        usage="hybridvif [OPTION...] COMMAND [ARGUMENT...]",
+        description="Plug VM ports the OpenStack hybrid way: tap - qbr (Linux bridge) - qvb = qvo - Open vSwitch.",
+        epilog="\n".join(
+            [
+                "commands (hybridvif COMMAND --help says more):",
+                *(f"  {name:<9} {text}" for name, text in commands.items()),
+                "",
+                "exit codes (of several ports: the worst):",
+                *(f"  {code:>3}  {text}" for code, text in exit_codes.items()),
+            ]
+        ),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action=_Version, nargs=0, help="say which hybridvif this is, and exit")
+    _add_common(parser, FORMATS)
+    return parser
+
+
+def command_parser(command: str, module: Any, formats: Sequence[str]) -> Parser:
+    """The parser of what stands after the command."""
+    text = str(module.HELP)
+    parser = Parser(
+        prog=f"hybridvif {command}",
+        description=f"{text[0].upper()}{text[1:]}.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    module.add_arguments(parser)
+    _add_common(parser, formats)
+    return parser
+
+
+def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> None:
+    """Parse what stands after the command into the arguments that stood before it."""
+    if any(action.nargs == argparse.REMAINDER for action in parser._actions):
+        parser.parse_args(words, args)
+    else:
+        # Options may stand between positional arguments; argparse itself takes a run of them once only.
+        parser.parse_intermixed_args(words, args)
+
+
+def format_in(words: Sequence[str]) -> str | None:
+    """The format asked for, before the command line is known to be legal: an error is told in it too."""
+    found = None
+    for at, word in enumerate(words):
+        match = _FORMAT.fullmatch(word)
+        if word == "--":
+            break
+        if word in ("-f", "--format") and at + 1 < len(words):
+            found = words[at + 1]
+        elif match:
+            found = match[1]
+    return found
+
+
+def verbosity_in(words: Sequence[str]) -> int:
+    """How often -v stands in the command line, legal or not."""
+    own = words[: words.index("--")] if "--" in words else words
+    return sum(word.count("v") if re.fullmatch("-[vq]+", word) else word == "--verbose" for word in own)
+
+
+def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
+    group = parser.add_argument_group("options of all commands")
+    group.add_argument(
+        "-v", "--verbose", action="count", default=0, help="say more, and why of each attribute; -vv: tracebacks too"
+    )
+    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but what was asked for, and errors")
+    group.add_argument(
+        "--config-file",
+        action="append",
+        metavar="FILE",
+        help="an oslo.config file; may be repeated (default: /etc/hybridvif/hybridvif.conf if it exists)",
+    )
+    if formats:
+        default = "by command" if formats == FORMATS else formats[0]
+        text = f"{', '.join(formats)} (default: {default})"
+        group.add_argument("-f", "--format", metavar="FORMAT", choices=FORMATS, help=text)
+        group.add_argument(
+            "-c", "--column", action="append", metavar="COL", help="only this column of -f table or value"
+        )
+    group.add_argument(
+        "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal without NO_COLOR"
+    )
+
+
+class _Version(argparse.Action):
+    """--version, for which alone the installed package is looked up."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import PackageNotFoundError, version
+
+        try:
+            number = version("hybridvif")
+        except PackageNotFoundError:
+            number = "of a checkout, not installed"
+        print(f"hybridvif {number}")
+        parser.exit()

@@ -1,0 +1,128 @@
+"""A dry run of plug or unplug, as an answer: the diff, or the document that plan.py describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+
+from hybridvif.api import plug_all, unplug_all
+from hybridvif.cli.changes import Change, changes_of_plan, tally
+from hybridvif.cli.diff import diff_lines, grouped
+from hybridvif.cli.documents import step_documents
+from hybridvif.cli.failure import error_of, failure_of_report
+from hybridvif.cli.gaps import filled, is_there
+from hybridvif.cli.ports import Asked
+from hybridvif.cli.rehearsal import Rehearsal
+from hybridvif.cli.screen import Answer, Paint
+from hybridvif.facts import Observed
+from hybridvif.names import names_of
+from hybridvif.parts import HostState
+from hybridvif.port import Port
+from hybridvif.report import Report, worst_exit_code
+
+COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
+DIFFERENCES = 3
+"""The exit code where there are differences."""
+
+
+@dataclass(frozen=True)
+class Wish:
+    """What is to be planned."""
+
+    goal: str
+    ports: Sequence[Port] = ()
+    port_ids: Sequence[str] = ()
+    force: bool = False
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By port id: the fields that were taken from the plugged port."""
+
+
+def completed(asked: Sequence[Asked], seen: Observed) -> Wish:
+    """The ports, whatever was left out taken from those that are plugged. Raises InvalidInput where that cannot be."""
+    ports, left_out = [], {}
+    for one in asked:
+        if not one.lacking:
+            ports.append(one.whole())
+            continue
+        found = filled(one, part_of(one, seen))
+        if found.unknown:
+            raise one.needs(found.unknown, f"is plugged, but its row does not tell its {' and '.join(found.unknown)}")
+        ports.append(found.port)
+        left_out[one.port_id] = found.left_out
+    return Wish("plug", ports, left_out=left_out)
+
+
+def part_of(one: Asked, seen: Observed) -> HostState:
+    """What is there of one port. Raises InvalidInput if that is nothing, and what was asked for says too little."""
+    names = names_of(one.port_id)
+    state = seen.state.of(names)
+    if one.lacking and not is_there(state, names):
+        raise one.needs(one.lacking, "is not plugged here, so nothing tells what was left out")
+    return state
+
+
+def answer_of(
+    wish: Wish, stage: Rehearsal, *, detailed: bool = False, reasons: bool = False, observed: bool = True
+) -> Answer:
+    """Rehearse the wish, and say what it would do."""
+    reports = plug_all(wish.ports, stage) if wish.goal == "plug" else unplug_all(wish.port_ids, stage, force=wish.force)
+    steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
+    changes = {port_id: changes_of_plan(some) for port_id, some in steps.items()}
+    counted = tally([change for some in changes.values() for change in some])
+    failures = [failure_of_report(report) for report in reports if not report.ok]
+    exit_code = worst_exit_code(reports)
+    if not exit_code and counted and detailed:
+        exit_code = DIFFERENCES
+    return Answer(
+        document={
+            "command": "plan",
+            "goal": wish.goal,
+            "observed": observed,
+            "simulated": any(report.simulated for report in reports),
+            "ports": [
+                {
+                    "port": report.port_id,
+                    "code": report.code,
+                    "reason": report.reason,
+                    "left_out": list(wish.left_out.get(report.port_id, ())),
+                    "steps": step_documents(steps[report.port_id]),
+                }
+                for report in reports
+            ],
+            "summary": {"create": counted.create, "update": counted.update, "delete": counted.delete},
+            **error_of(failures, exit_code),
+        },
+        lines=lambda paint: list(_lines(wish.goal, reports, changes, paint, reasons=reasons)),
+        columns=COLUMNS,
+        rows=[row for port_id, some in changes.items() for row in rows_of(port_id, some)],
+        simulated=any(report.simulated for report in reports),
+        failures=failures,
+        exit_code=exit_code,
+    )
+
+
+def rows_of(port_id: str, changes: Sequence[Change]) -> Iterator[Mapping[str, object]]:
+    """One row an attribute that changes; one for a part that is made or deleted."""
+    for change in changes:
+        row = {"port": port_id, "verb": change.verb, "kind": change.part.kind, "name": change.part.name}
+        if change.verb == "update":
+            for one in change.differences:
+                yield {**row, "attribute": one.attribute, "before": one.before, "after": one.after}
+        else:
+            before, after = ("absent", "present") if change.verb == "create" else ("present", "absent")
+            yield {**row, "before": before, "after": after}
+
+
+def _lines(
+    goal: str, reports: Sequence[Report], changes: Mapping[str, Sequence[Change]], paint: Paint, *, reasons: bool
+) -> Iterator[str]:
+    yield from grouped(
+        ((f"port {one.port_id}", diff_lines(changes[one.port_id], paint, reasons=reasons)) for one in reports), paint
+    )
+    counted = tally([change for some in changes.values() for change in some])
+    if any(not report.ok for report in reports):
+        yield f"Plan: {counted}; {sum(not one.ok for one in reports)} of {len(reports)} ports cannot be {goal}ged."
+    elif counted:
+        yield f"Plan: {counted}."
+    else:
+        yield "Plan: nothing to do."

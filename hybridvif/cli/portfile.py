@@ -1,0 +1,114 @@
+"""-F: a YAML or JSON file -> the ports that are meant.
+
+The file is a list of mappings whose keys are exactly the fields of hybridvif.Port. Whatever is wrong with it is told
+in one sentence that names the file, the entry (counted from 1) and the field.
+"""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Hashable
+from typing import Any
+
+import yaml
+
+from hybridvif.cli.ports import FIELDS, Asked, vif_type_of
+from hybridvif.errors import InvalidInput
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML 1.2's idea of a number, and no key twice.
+
+    YAML 1.1, which PyYAML reads, takes 52:54:00:12:34:56 for a number to the base of 60, and that is a MAC address.
+    """
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
+        """A mapping, where every key is there once."""
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        for at, key in enumerate(keys):
+            if key in keys[:at]:
+                raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+_Loader.yaml_implicit_resolvers = {
+    sign: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] in ("bool", "null")]
+    for sign, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
+}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z"), list("-+0123456789"))
+
+
+def read_ports(name: str) -> list[Asked]:
+    """The ports of a file; "-" is stdin. Raises InvalidInput."""
+    shown = "stdin" if name == "-" else name
+    entries = _loaded(name, shown)
+    if entries is None or entries == []:
+        raise InvalidInput(
+            f"{shown}: there is no port in it; write a list of mappings with the keys {', '.join(FIELDS)}"
+        )
+    if not isinstance(entries, list):
+        raise InvalidInput(f"{shown}: it is {_kind(entries)}, not a list of ports; begin each port with '- id:'")
+    asked: list[Asked] = []
+    entry_of: dict[str, int] = {}
+    for number, entry in enumerate(entries, start=1):
+        port = _asked(entry, f"{shown}: entry {number}")
+        if port.port_id in entry_of:
+            raise InvalidInput(
+                f"{shown}: entry {number}: id {port.port_id} is that of entry {entry_of[port.port_id]} too; "
+                "name each port once"
+            )
+        entry_of[port.port_id] = number
+        asked.append(port)
+    return asked
+
+
+def _loaded(name: str, shown: str) -> Any:
+    try:
+        if name == "-":
+            text = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
+        else:
+            with open(name, "rb") as file:
+                text = file.read()
+        return yaml.load(text.decode(), Loader=_Loader)  # noqa: S506  # a SafeLoader
+    except OSError as error:
+        raise InvalidInput(f"{shown}: it cannot be read: {error.strerror}; give a file of ports with -F") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"{shown}: it is no text in UTF-8; write it as YAML or JSON") from error
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        raise InvalidInput(f"{shown}: it is neither YAML nor JSON: {_said(error)}; correct it there") from error
+
+
+def _said(error: Exception) -> str:
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return " ".join(str(error).split())
+    at = error.problem_mark
+    return f"{error.problem}" + (f" (line {at.line + 1}, column {at.column + 1})" if at else "")
+
+
+def _asked(entry: object, where: str) -> Asked:
+    if not isinstance(entry, dict):
+        raise InvalidInput(f"{where}: it is {_kind(entry)}, not a mapping; write id:, mac:, instance_id: and so on")
+    for key in entry:
+        if key not in FIELDS:
+            raise InvalidInput(f"{where}: unknown field {str(key)[:40]!r}; use {', '.join(FIELDS)}")
+    if "id" not in entry:
+        raise InvalidInput(f"{where}: field 'id' is missing; every port has one")
+    for key, value in entry.items():
+        if isinstance(value, dict | list):
+            raise InvalidInput(f"{where}: field {key!r} is {_kind(value)}, not one value; write it on one line")
+    if "vif_type" in entry:
+        entry["vif_type"] = vif_type_of(entry["vif_type"])
+    return Asked(fields=entry, where=where)
+
+
+def _kind(value: object) -> str:
+    known = {
+        dict: "a mapping",
+        list: "a list",
+        str: "text",
+        bool: "a truth value",
+        int: "a number",
+        type(None): "empty",
+    }
+    return known.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,188 @@
+"""What doctor can see of a system without privileges: Python, programs, capabilities, the kernel, /proc/sys."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif.sandbox.lacks import as_root, program
+
+CAP_NET_ADMIN = 12
+_NS_GET_USERNS = 0xB701
+_LIBRARIES = ("oslo.privsep", "oslo.config", "oslo.concurrency", "pyroute2", "ovsdbapp", "stevedore")
+_PYTHON = (3, 11)
+_KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
+"""Link kinds, each with a function of the kernel that it cannot be without."""
+_BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+
+
+def system_findings() -> Iterator[Finding]:
+    """All of it."""
+    yield python()
+    yield libraries()
+    yield capability()
+    yield from kernel_kinds()
+    yield proc_sys()
+    yield ipv6()
+    yield bridge_nf()
+    yield _sandbox()
+
+
+def helper_findings(helper_command: str | None) -> Iterator[Finding]:
+    """The programs that start the daemon. helper_command: the configured one, or None."""
+    if helper_command:
+        yield _program(helper_command.split()[0], "[hybridvif_privileged] helper_command names it")
+        return
+    beside = os.path.join(os.path.dirname(sys.executable), "privsep-helper")
+    if os.path.exists(beside):
+        yield passed("privsep-helper", beside)
+    else:
+        yield _program("privsep-helper", "pip install oslo.privsep")
+    if os.geteuid() != 0:
+        yield _program("sudo", "run as root, or install sudo, or set [hybridvif_privileged] helper_command")
+
+
+def kernel_symbols() -> set[str]:
+    """Those of the functions above, and Open vSwitch's, that the running kernel has; empty if it does not tell."""
+    wanted = {*_KINDS.values(), "ovs_dp_cmd_new", "kernel_clone"}
+    try:
+        with open("/proc/kallsyms", encoding="ascii", errors="replace") as symbols:
+            return {name for line in symbols if (name := line.split(maxsplit=3)[2].strip()) in wanted}
+    except OSError:
+        return set()
+
+
+def module_file(name: str) -> bool:
+    """Whether the running kernel can load this module, or has it built in."""
+    listed = Path("/lib/modules", platform.release())
+    return any(
+        f"/{name}.ko" in file.read_text(encoding="utf-8", errors="replace")
+        for file in (listed / "modules.dep", listed / "modules.builtin")
+        if file.is_file()
+    )
+
+
+def kernel_kinds() -> Iterator[Finding]:
+    """Whether the kernel has Linux bridges and veth pairs."""
+    symbols = kernel_symbols()
+    for kind, symbol in _KINDS.items():
+        name = f"kernel: {kind}"
+        if symbol in symbols:
+            yield passed(name, "there")
+        elif module_file(kind):
+            yield passed(name, "a module, loaded on first use")
+        elif symbols:
+            remedy = as_root(f"modprobe {kind}")
+            yield failed(name, f"the kernel {platform.release()} has none, and no module of it is installed", remedy)
+        else:
+            yield info(name, "cannot be seen without making one; `hybridvif demo` does")
+
+
+def python() -> Finding:
+    """Whether this Python is new enough."""
+    text = f"{platform.python_version()} ({sys.executable})"
+    if sys.version_info[:2] >= _PYTHON:
+        return passed("python", text)
+    return failed("python", f"{text} is older than {'.'.join(map(str, _PYTHON))}", "install a newer Python")
+
+
+def libraries() -> Finding:
+    """Whether what hybridvif stands on is installed."""
+    told, missing = [], []
+    for name in _LIBRARIES:
+        try:
+            told.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            missing.append(name)
+    if missing:
+        command = f"{sys.executable} -m pip install {' '.join(missing)}"
+        return failed("libraries", f"not installed: {', '.join(missing)}", command)
+    return passed("libraries", ", ".join(told))
+
+
+def capability() -> Finding:
+    """Whether this process can administer its network namespace."""
+    name, bit = "CAP_NET_ADMIN", 1 << CAP_NET_ADMIN
+    status = dict(
+        line.split(":\t", 1)
+        for line in Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    )
+    container = "docker run --cap-add NET_ADMIN ... (or podman), or run it outside of the container"
+    if not int(status["CapBnd"], 16) & bit:
+        return failed(name, "no process here can ever have it (it is not in the bounding set)", container)
+    if not int(status["CapEff"], 16) & bit:
+        if os.geteuid() == 0:
+            return failed(name, "root has it not", container)
+        return info(name, "this user has it not; the privileged daemon gets it from sudo or the helper command")
+    if not _owns_network():
+        remedy = "unshare --user --map-root-user --net, or run as the real root"
+        return failed(name, "held, but not over this network namespace, which another user namespace owns", remedy)
+    return passed(name, "held, over this network namespace")
+
+
+def _owns_network() -> bool:
+    """Whether the network namespace belongs to our user namespace or one below it."""
+    with open("/proc/self/ns/net", "rb") as network:
+        try:
+            os.close(fcntl.ioctl(network, _NS_GET_USERNS))
+        except PermissionError:
+            return False
+        except OSError:
+            return True
+    return True
+
+
+def proc_sys() -> Finding:
+    """Whether /proc/sys can be written."""
+    if os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:
+        remedy = as_root("mount -o remount,rw /proc/sys") + " (in a container: run it with --privileged)"
+        return failed("/proc/sys", "mounted read-only, so IPv6 cannot be switched off on a new bridge", remedy)
+    return passed("/proc/sys", "mounted read-write")
+
+
+def ipv6() -> Finding:
+    """Whether the kernel has IPv6."""
+    there = os.path.isdir("/proc/sys/net/ipv6")
+    return info(
+        "IPv6", "in the kernel" if there else "not in the kernel, so it need not be switched off on the bridges"
+    )
+
+
+def bridge_nf() -> Finding:
+    """Whether iptables sees bridged packets."""
+    name = "bridge-nf"
+    try:
+        value = _BRIDGE_NF.read_text(encoding="ascii").strip()
+    except OSError:
+        text = "br_netfilter is not loaded, so iptables does not see what crosses a qbr (security groups need it)"
+        return info(name, text, as_root("modprobe br_netfilter"))
+    if value == "1":
+        return info(name, "bridge-nf-call-iptables is 1: iptables sees what crosses a qbr, as security groups need")
+    text = f"bridge-nf-call-iptables is {value}: iptables does not see what crosses a qbr (security groups need it)"
+    return info(name, text, as_root("sysctl -w net.bridge.bridge-nf-call-iptables=1"))
+
+
+def _sandbox() -> Finding:
+    from hybridvif.sandbox import Rung, SandboxError, probe
+
+    try:
+        rung, lacks = probe()
+    except (SandboxError, OSError) as error:
+        return info("sandbox", f"cannot be probed: {error}")
+    if rung is Rung.PACKETS:
+        return passed("sandbox", f"can be had, with {rung.promise}")
+    lack = lacks[0] if lacks else None
+    why = f"; {lack.what}" if lack else ""
+    return info("sandbox", f"a lesser one: {rung.promise}{why}", lack.remedy if lack else "")
+
+
+def _program(name: str, remedy: str) -> Finding:
+    found = shutil.which(name) or program(name)
+    return passed(name, found) if found else failed(name, "not installed", remedy)

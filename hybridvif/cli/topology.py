@@ -1,0 +1,167 @@
+"""What is plugged on a host, port by port, each judged by the wiring that it itself asks for.
+
+What a port should be is read from its own row (ids, MAC, instance, bridge) and from qvo (MTU), as by `hybridvif check
+PORT`; so a value that is wrong everywhere is not seen here, and `check` with all options is the stricter judge.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from hybridvif.cli.changes import Change, changes_of_plan
+from hybridvif.cli.gaps import Filled, filled, is_there
+from hybridvif.cli.ports import Asked, options_of
+from hybridvif.errors import Refused
+from hybridvif.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.identity import claim
+from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
+from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth
+from hybridvif.planner import plan
+from hybridvif.port import VifType
+from hybridvif.steps import owners_of
+from hybridvif.wiring import wiring_of
+
+_NOBODY = "00-0000-0000-000000000000"
+"""Completes the 11 characters of a name where nothing tells the port's id."""
+
+
+class Standing(enum.Enum):
+    """How it stands with a plugged port."""
+
+    IN_ORDER = "in-order"
+    DRIFT = "drift"
+    """Whole, but not as it should be."""
+    HALF = "half"
+    """Its bridge, its veth pair or its row is missing."""
+    CONFLICT = "conflict"
+    """Something foreign is in the way, or two ports claim it: plug refuses."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plugged:
+    """One port as it is on a host."""
+
+    names: PortNames
+    state: HostState
+    facts: Facts
+    filled: Filled
+    standing: Standing
+    changes: tuple[Change, ...] = ()
+    """What plug would change."""
+    conflict: str = ""
+    """Why plug would refuse."""
+
+    @property
+    def key(self) -> str:
+        """The 11 characters that name its devices."""
+        return str(key_of(self.names.bridge))
+
+    @property
+    def port_id(self) -> str | None:
+        """Its id; None if nothing tells it."""
+        return None if "id" in self.filled.unknown else self.filled.port.id
+
+    @property
+    def bridge(self) -> Bridge | None:
+        """Its Linux bridge."""
+        found = self.state.links.get(self.names.bridge)
+        return found if isinstance(found, Bridge) else None
+
+    @property
+    def veth(self) -> Veth | None:
+        """Its veth pair."""
+        found = self.state.links.get(self.names.bridge_end)
+        return found if isinstance(found, Veth) else None
+
+    @property
+    def row(self) -> OvsPort | None:
+        """Its rows in OVSDB."""
+        found = self.state.ports.get(self.names.switch_end)
+        return found if isinstance(found, OvsPort) else None
+
+    @property
+    def fact(self) -> PortFact:
+        """What the switch says of it."""
+        return self.facts.ports.get(self.names.switch_end, PortFact())
+
+    @property
+    def members(self) -> tuple[str, ...]:
+        """What is in its Linux bridge beside qvb."""
+        held = self.facts.members.get(self.names.bridge, ())
+        return tuple(name for name in held if name != self.names.bridge_end)
+
+    def link(self, name: str) -> LinkFact | None:
+        """What the kernel says of a device."""
+        return self.facts.links.get(name)
+
+
+def plugged_ports(seen: Observed) -> list[Plugged]:
+    """The ports of which anything is there, by name."""
+    return list(_plugged(seen))
+
+
+def _plugged(seen: Observed) -> Iterator[Plugged]:
+    parts: dict[str, HostState] = {}
+    for part in seen.state:
+        key = key_of(part.name)
+        if key is not None:
+            parts[key] = parts.get(key, HostState()).having(part)
+    for key, state in sorted(parts.items()):
+        names = names_of_key(key)
+        if is_there(state, names):
+            # A port of the switch that is named tap: plugged straight into it, and no hybrid port's.
+            own = HostState(state.links, {name: row for name, row in state.ports.items() if name != names.tap})
+            yield _judged(key, names, own, seen.facts)
+
+
+def _judged(key: str, names: PortNames, state: HostState, facts: Facts) -> Plugged:
+    port_id = _id_of(key, state)
+    kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
+    found = filled(Asked(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
+    if port_id is None:
+        found = Filled(port=found.port, left_out=found.left_out, unknown=("id", *found.unknown))
+    conflict = ""
+    changes: tuple[Change, ...] = ()
+    try:
+        claim(state, found.port.id, found.port.iface_id)
+        changes = changes_of_plan(plan(state, wiring_of(found.port)))
+    except Refused as error:
+        conflict = str(error)
+    return Plugged(
+        names=names,
+        state=state,
+        facts=facts,
+        filled=found,
+        standing=_standing_of(state, names, changes, conflict),
+        changes=changes,
+        conflict=conflict,
+    )
+
+
+def _standing_of(state: HostState, names: PortNames, changes: tuple[Change, ...], conflict: str) -> Standing:
+    if conflict:
+        return Standing.CONFLICT
+    links = names.bridge in state.links and names.bridge_end in state.links
+    if not links or names.switch_end not in state.ports:
+        return Standing.HALF
+    return Standing.DRIFT if changes else Standing.IN_ORDER
+
+
+def _id_of(key: str, state: HostState) -> str | None:
+    """The id of the port, from the evidence that there is, the strongest first."""
+    marks = [mark for link in state.links.values() for mark in sorted(owners_of(link))]
+    marks += [link.alias for link in state.links.values() if isinstance(link, Stray)]
+    for row in state.ports.values():
+        if isinstance(row, OvsPort):
+            marks += [row.port_id, row.iface_id]
+    return next((mark for mark in marks if is_uuid(mark) and mark[:KEY_LENGTH] == key), None)
+
+
+def fix_of(port: Plugged, options: Sequence[str] = ()) -> list[str] | None:
+    """The command that mends a port; None if it is in order, or only its conflict says what to do."""
+    if port.standing in (Standing.IN_ORDER, Standing.CONFLICT):
+        return None
+    words = options_of(port.filled.port, port.filled.unknown)
+    return ["hybridvif", *options, "plug", *(["PORT"] if port.port_id is None else words[:1]), *words[1:]]

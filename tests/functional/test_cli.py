@@ -1,0 +1,242 @@
+"""The real command on a throw-away host: what it does, what it prints where, and how it exits."""
+
+from __future__ import annotations
+
+import json
+import signal
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from subprocess import PIPE, CompletedProcess
+from typing import Any
+
+import pytest
+
+from hybridvif import Port, check
+from hybridvif.cli.ports import options_of
+from tests.functional.conftest import Lab, make_port, until
+
+STRANGER = 54321
+"""The id of a user and group who are nobody on any host."""
+SIGNALLED_AT = (0.2, 0.45, 0.7)
+"""Seconds after the start: while it loads, starts the daemon, plugs, says so."""
+
+
+@pytest.fixture
+def cli(lab: Lab) -> Command:
+    """The command, on an empty host."""
+    return Command(lab)
+
+
+class Command:
+    """`hybridvif` inside the sandbox."""
+
+    def __init__(self, lab: Lab) -> None:
+        self.lab = lab
+
+    def __call__(self, *words: str, exit_code: int = 0, stdin: str | None = None) -> CompletedProcess[str]:
+        done = self.lab.box.run(["hybridvif", *words], check=False, input=stdin)
+        assert done.returncode == exit_code, (words, done.stdout, done.stderr)
+        assert "Traceback" not in done.stderr
+        return done
+
+    def document(self, *words: str, exit_code: int = 0, stdin: str | None = None) -> Any:
+        """The one document that is all of stdout."""
+        return json.loads(self(*words, "-f", "json", exit_code=exit_code, stdin=stdin).stdout)
+
+    def plug(self, *ports: Port) -> None:
+        self("plug", "-F", "-", stdin=file_of(ports))
+
+
+def file_of(ports: Sequence[Port]) -> str:
+    return json.dumps([{"id": one.id, "mac": one.mac, "instance_id": one.instance_id, "mtu": one.mtu} for one in ports])
+
+
+def test_a_port_is_plugged_listed_shown_checked_and_unplugged(cli: Command, lab: Lab, port: Port) -> None:
+    before = lab.snapshot()
+    plugged = cli("plug", *options_of(port))
+    assert (plugged.stdout, plugged.stderr) == (f"{port.id}  plugged\n", "")
+    assert check(port, lab.host) == ()
+
+    again = cli("plug", *options_of(port))
+    assert (again.stdout, again.stderr) == (f"{port.id}  was in order, nothing written\n", "")
+    assert cli("list", "-f", "value", "-c", "port", "-c", "mtu", "-c", "state").stdout == f"{port.id} 1500 in-order\n"
+    with lab.vm(port, 1):
+        shown = cli("show").stdout
+        assert "(netdev)" in shown or "netdev" in shown.splitlines()[0]
+        for name in port.names:
+            assert name in shown
+        assert f"+-- {port.names.tap}  up" in shown
+        assert "in order" in shown
+        assert "port-running" in cli("unplug", port.id, "-f", "json", exit_code=6).stdout
+    assert "in order\n" in cli("check", *options_of(port), "--bridge", "br-int").stdout.replace(
+        " as far as checked", ""
+    )
+
+    unplugged = cli("unplug", port.id)
+    assert (unplugged.stdout, unplugged.stderr) == (f"{port.id}  unplugged\n", "")
+    assert cli("unplug", port.id).stdout == f"{port.id}  was not there, nothing written\n"
+    assert lab.snapshot() == before
+
+
+def test_a_dry_run_writes_nothing_and_says_what_plan_says(cli: Command, lab: Lab, port: Port) -> None:
+    before = lab.snapshot()
+    planned = cli("plan", "plug", *options_of(port))
+    assert planned.stdout == cli("plug", *options_of(port), "--dry-run").stdout
+    assert planned.stdout.endswith("Plan: 3 to create, 0 to change, 0 to delete.\n")
+    cli("plan", "plug", *options_of(port), "--detailed-exitcode", exit_code=3)
+    assert lab.snapshot() == before
+    cli.plug(port)
+    before = lab.snapshot()
+    cli("plan", "plug", port.id, "--detailed-exitcode")
+    assert cli("plan", "unplug", port.id).stdout == cli("unplug", port.id, "--dry-run").stdout
+    assert lab.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    ("damage", "told"),
+    [
+        ("ip link set {names.bridge_end} nomaster", "{names.bridge_end}: master none -> {names.bridge}"),
+        ("ip link set {names.switch_end} promisc off", "{names.bridge_end}: qvo promisc off -> on"),
+        ("ip link delete {names.bridge}", "Linux bridge {names.bridge} is missing"),
+        (
+            "ovs-vsctl remove interface {names.switch_end} external_ids attached-mac",
+            "{names.switch_end}: attached-mac none -> {mac}",
+        ),
+    ],
+)
+def test_drift_is_named_shown_and_mended(damage: str, told: str, cli: Command, lab: Lab, port: Port) -> None:
+    cli.plug(port)
+    names = {"names": port.names, "mac": port.mac}
+    lab.sh(damage.format(**names))
+    sentence = told.format(**names)
+    assert f"  {sentence}\n" in cli("check", *options_of(port), exit_code=3).stdout
+    document = cli.document("check", *options_of(port), exit_code=3)
+    assert document["in_order"] is False
+    assert document["ports"][0]["drift"]
+    shown = cli("show", port.id).stdout
+    assert "DRIFT: " in shown
+    assert f"fix: hybridvif plug {port.id} " in shown
+    assert cli("list", "-f", "value", "-c", "state").stdout.strip() in ("drift", "half")
+    assert "repaired: " in cli("plug", *options_of(port)).stdout
+    assert check(port, lab.host) == ()
+
+
+def test_many_ports_come_from_a_file_and_end_in_one_document(cli: Command, lab: Lab) -> None:
+    ports = [make_port(number) for number in range(1, 6)]
+    document = cli.document("plug", "-F", "-", stdin=file_of(ports))
+    assert [(one["port"], one["status"]) for one in document["ports"]] == [(one.id, "done") for one in ports]
+    assert document["summary"] == {"done": 5}
+    assert [one["state"] for one in cli.document("list")["ports"]] == ["in-order"] * 5
+    told = cli("unplug", *(one.id for one in ports)).stdout.splitlines()
+    assert told[-1] == "5 ports: 5 changed."
+    assert lab.links() >= {"lo", "br-int"}
+    assert not any(name in lab.links() for one in ports for name in one.names)
+
+
+def test_bad_input_changes_nothing(cli: Command, lab: Lab, port: Port) -> None:
+    before = lab.snapshot()
+    twice = file_of([port, port])
+    assert "entry 2" in cli("plug", "-F", "-", stdin=twice, exit_code=2).stderr
+    cli("plug", *options_of(port), "--mtu", "67", exit_code=2)
+    error = cli.document("plug", *options_of(port), "--bridge", "br-typo", exit_code=5)["error"]
+    assert error["code"] == "bridge-missing"
+    lab.sh("ovs-vsctl add-br br-foreign -- set bridge br-foreign datapath_type=netdev")
+    assert "br-foreign" in cli("plug", *options_of(port), "--bridge", "br-foreign", exit_code=6).stderr
+    lab.sh("ovs-vsctl del-br br-foreign")
+    assert lab.snapshot() == before
+
+
+def test_without_ovsdb_or_helper_it_is_a_precondition_with_its_remedy(cli: Command, port: Port, tmp_path: Path) -> None:
+    for option, told in (
+        ("[hybridvif]\novsdb_connection = unix:/run/none/db.sock\n", "cannot reach OVSDB at unix:/run/none/db.sock"),
+        ("[hybridvif_privileged]\nhelper_command = /no/helper\n", "cannot start the privileged daemon"),
+    ):
+        config = tmp_path / "hybridvif.conf"
+        config.write_text(option)
+        for words in (["plug", *options_of(port)], ["list"], ["check", port.id], ["unplug", port.id]):
+            said = cli(*words, "--config-file", str(config), exit_code=5).stderr
+            assert said.startswith(f"error: {told}")
+            assert "\n  try: " in said
+            assert said.endswith("\n  see: hybridvif doctor\n")
+        assert "FAIL" in cli("doctor", "--config-file", str(config), exit_code=5).stdout
+
+
+def test_an_ordinary_user_may_plan_and_ask_the_doctor(cli: Command, lab: Lab, port: Port) -> None:
+    user = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
+    # By way of a shell, which has lost all of root's capabilities.
+    if lab.box.run([*user, "sh", "-c", 'exec "$0" -c "import hybridvif"', sys.executable], check=False).returncode:
+        pytest.skip("another user cannot be had here, or cannot run this Python")
+    planned = lab.box.run([*user, "hybridvif", "plan", "plug", *options_of(port)])
+    assert "Plan: 3 to create" in planned.stdout
+    assert "this host could not be observed" in planned.stderr
+    for words, code in ((["plug", *options_of(port)], 5), (["plan", "unplug", port.id], 5), (["doctor"], 5)):
+        done = lab.box.run([*user, "hybridvif", *words], check=False)
+        assert done.returncode == code
+        assert "Traceback" not in done.stderr
+
+
+def test_the_doctor_passes_a_good_host_and_names_a_hung_switch(cli: Command, lab: Lab) -> None:
+    found = {one["name"]: one for one in cli.document("doctor")["findings"]}
+    assert found["bridge br-int"]["verdict"] == "pass"
+    assert found["daemon"]["verdict"] == "pass"
+    lab.box.pause("ovs-vswitchd")
+    try:
+        document = cli.document("doctor", exit_code=5)
+    finally:
+        lab.box.resume("ovs-vswitchd")
+    assert [one["name"] for one in document["findings"] if one["verdict"] == "fail"] == ["ovs-vswitchd"]
+
+
+def test_what_is_simulated_is_said_to_be(cli: Command, lab: Lab, port: Port, tmp_path: Path) -> None:
+    before = lab.snapshot()
+    config = tmp_path / "hybridvif.conf"
+    config.write_text("[hybridvif]\nlink_executor = recording\nswitch_executor = recording\n")
+    done = cli("plug", *options_of(port), "--config-file", str(config), "-f", "json")
+    assert json.loads(done.stdout)["simulated"] is True
+    assert "simulated: nothing was done on any real host" in done.stderr
+    assert "SIMULATED" in cli("doctor", "--config-file", str(config), exit_code=5).stdout
+    assert lab.snapshot() == before
+
+
+def test_with_v_the_reasons_and_the_daemons_trail_are_told(cli: Command, port: Port) -> None:
+    done = cli("-v", "plug", *options_of(port))
+    assert "LP 1129055" in done.stdout
+    assert f"create bridge {port.names.bridge}: done" in done.stderr
+    assert "oslo" not in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupt_at_any_moment_leaves_a_whole_document_or_none_and_converges(
+    number: signal.Signals, cli: Command, lab: Lab, port: Port
+) -> None:
+    for at in SIGNALLED_AT:
+        process = lab.box.popen(["hybridvif", "plug", *options_of(port), "-f", "json"], stdout=PIPE, stderr=PIPE)
+        time.sleep(at)
+        lab.box.send_signal(process, number)
+        said, told = process.communicate(timeout=20)
+        assert process.returncode in (0, 130), told
+        document = json.loads(said) if said else {}
+        assert process.returncode == 0 or not said or "error" in document or "ports" in document
+        assert "Traceback" not in told
+        cli("plug", *options_of(port))
+        assert check(port, lab.host) == ()
+        cli("unplug", port.id)
+
+
+def test_a_reader_that_leaves_is_no_error_and_the_work_is_done(cli: Command, lab: Lab, port: Port) -> None:
+    words = " ".join(options_of(port))
+    for redirection in ("| true", ">&- 2>&- <&-"):
+        script = f"set -o pipefail; hybridvif plug {words} {redirection}"
+        assert lab.box.run(["bash", "-c", script], check=False).stderr == ""
+        assert until(lambda: check(port, lab.host) == ())
+        cli("unplug", port.id)
+
+
+def test_a_full_disk_under_stdout_is_said_and_is_the_exit_code_7(cli: Command, lab: Lab, port: Port) -> None:
+    words = " ".join(options_of(port))
+    done = lab.box.run(["sh", "-c", f"hybridvif plug {words} > /dev/full"], check=False)
+    assert done.returncode == 7
+    assert "No space left on device" in done.stderr
+    assert check(port, lab.host) == ()

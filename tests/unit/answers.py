@@ -1,0 +1,55 @@
+"""What the tests of the command share: a port, a host on which it is plugged, and an answer as a person reads it."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from hybridvif import Port, RecordingHost, plug
+from hybridvif.cli.ports import Asked
+from hybridvif.cli.screen import Answer, Paint
+from hybridvif.parts import OvsPort
+
+ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
+OTHER_ID = "91d3aa02-4100-4c00-8000-000000000002"
+TWIN_ID = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
+"""Another port with the same first 11 characters."""
+VM = "0b1c2d3e-0000-4000-8000-000000000002"
+MAC = "fa:16:3e:aa:bb:cc"
+PORT = Port(id=ID, mac=MAC, instance_id=VM, mtu=1450)
+OTHER = Port(id=OTHER_ID, mac="fa:16:3e:aa:bb:dd", instance_id=VM)
+QBR, QVB, QVO, TAP = PORT.names
+OPTIONS = ["--mac", MAC, "--instance", VM, "--mtu", "1450"]
+
+
+def plugged(*ports: Port) -> RecordingHost:
+    """A simulated host with these ports, its steps forgotten."""
+    host = RecordingHost()
+    for port in ports:
+        plug(port, host)
+    host.steps.clear()
+    return host
+
+
+def asked(port_id: str = ID, **fields: object) -> Asked:
+    """A port as it is asked for with these fields."""
+    return Asked(fields={"id": port_id, **fields})
+
+
+def text_of(answer: Answer) -> str:
+    """What a person reads, without colour."""
+    return "\n".join(answer.lines(Paint(on=False)))
+
+
+def ports_of(answer: Answer) -> list[Any]:
+    """The ports of its document, as a machine reads them."""
+    ports = json.loads(json.dumps(answer.document))["ports"]
+    assert isinstance(ports, list)
+    return ports
+
+
+def row_of(host: RecordingHost, port: Port = PORT) -> OvsPort:
+    """The row of a port."""
+    row = host.state.ports[port.names.switch_end]
+    assert isinstance(row, OvsPort)
+    return row

@@ -1,0 +1,191 @@
+"""What is written where: one document on stdout for machines, whole or not at all; all else on stderr."""
+
+from __future__ import annotations
+
+import io
+import json
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from hybridvif.cli import logs, parsed, streams
+from hybridvif.cli.failure import Failure
+from hybridvif.cli.screen import SIMULATED, Answer, OutputLost, Paint, Screen
+from hybridvif.errors import InvalidInput
+
+DOCUMENT = {"ports": [{"port": "a", "mtu": None, "up": True}]}
+FAILURE = Failure(code="conflict", message="in the way", exit_code=6)
+
+
+def answer(**more: Any) -> Answer:
+    columns = ("port", "mtu", "up")
+    rows = [{"port": "a", "mtu": None, "up": True}, {"port": "bbb", "mtu": 1500, "up": False}]
+    lines = {"lines": lambda paint: [paint("all well", "green")]}
+    return Answer(**{"document": DOCUMENT, "columns": columns, "rows": rows, **lines, **more})
+
+
+def screen(*words: str) -> Screen:
+    screen = Screen()
+    screen.obey(parsed(["list", *words]))
+    return screen
+
+
+class Terminal(io.StringIO):
+    """A terminal."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+class Full(io.StringIO):
+    """A file on a full disk."""
+
+    def write(self, text: str) -> int:
+        raise OSError(28, "No space left on device")
+
+
+class Hung(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, text: str) -> int:
+        raise BrokenPipeError(32, "Broken pipe")
+
+
+def test_a_person_reads_text_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert screen().tell(answer(exit_code=3)) == 3
+    assert capsys.readouterr().out == "all well\n"
+
+
+@pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
+def test_a_machine_reads_one_document_and_people_read_stderr(
+    form: str, load: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    screen("-f", form).tell(answer(simulated=True, failures=[FAILURE], exit_code=6))
+    said = capsys.readouterr()
+    assert load(said.out) == DOCUMENT
+    assert said.err == f"{SIMULATED}\nerror: in the way\n"
+
+
+def test_an_error_is_a_document_too_but_never_a_second_one(capsys: pytest.CaptureFixture[str]) -> None:
+    told = screen("-f", "json")
+    assert told.tell_failure(FAILURE) == 6
+    assert json.loads(capsys.readouterr().out) == {
+        "error": {"code": "conflict", "message": "in the way", "exit_code": 6}
+    }
+    told = screen("-f", "json")
+    told.tell(answer())
+    told.tell_failure(FAILURE)
+    assert json.loads(capsys.readouterr().out) == DOCUMENT
+
+
+def test_a_table_is_aligned_and_a_value_is_bare(capsys: pytest.CaptureFixture[str]) -> None:
+    screen("-f", "table").tell(answer())
+    assert capsys.readouterr().out == "port  mtu   up\na     -     true\nbbb   1500  false\n"
+    screen("-f", "value", "-c", "mtu", "-c", "port").tell(answer())
+    assert capsys.readouterr().out == "- a\n1500 bbb\n"
+
+
+def test_a_column_that_is_not_there_is_an_error() -> None:
+    with pytest.raises(InvalidInput, match="no column 'nope'; there are port, mtu, up"):
+        screen("-f", "table", "-c", "nope").tell(answer())
+
+
+def test_a_drawing_has_its_own_format(capsys: pytest.CaptureFixture[str]) -> None:
+    Screen("dot").tell(answer(drawings={"dot": lambda: "graph {}\n"}))
+    assert capsys.readouterr().out == "graph {}\n"
+
+
+def test_quiet_leaves_out_that_all_went_well(capsys: pytest.CaptureFixture[str]) -> None:
+    screen("-q").tell(answer(silent=True, failures=[FAILURE]))
+    said = capsys.readouterr()
+    assert (said.out, said.err) == ("", "error: in the way\n")
+    screen("-q").tell(answer())
+    assert capsys.readouterr().out == "all well\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "no_color", "coloured"),
+    [((), "", True), ((), "1", False), (("--color", "always"), "1", True), (("--color", "never"), "", False)],
+)
+def test_colour_is_for_terminals_without_no_color(
+    words: tuple[str, ...], no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    terminal = Terminal()
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setenv("NO_COLOR", no_color)
+    monkeypatch.setenv("TERM", "xterm")
+    screen(*words).tell(answer())
+    assert ("\x1b[32mall well\x1b[0m" in terminal.getvalue()) is coloured
+
+
+def test_no_colour_goes_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+    screen().tell(answer())
+    assert "\x1b" not in capsys.readouterr().out
+
+
+def test_control_characters_of_others_are_spelled_out() -> None:
+    assert Paint(on=False)("a\x1b[2Jb\nc", "") == "a\\x1b[2Jb\\nc"
+
+
+def test_a_full_disk_is_an_error_that_says_what_was_done_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", Full())
+    with pytest.raises(OutputLost, match="No space left"):
+        screen("-f", "json").tell(answer())
+
+
+def test_a_reader_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", Hung())
+    assert screen("-f", "json").tell(answer(exit_code=3)) == 3
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_both_signals_interrupt_but_not_while_a_document_is_written(number: signal.Signals) -> None:
+    before = signal.getsignal(number)
+    with streams.interruptible(ends=False):
+        assert not streams.was_interrupted()
+        with streams.uninterrupted():
+            os.kill(os.getpid(), number)
+        assert streams.was_interrupted()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), number)
+    assert signal.getsignal(number) is before
+
+
+@pytest.fixture
+def loggers() -> Iterator[logging.Logger]:
+    root, own = logging.getLogger(), logging.getLogger("hybridvif")
+    before = [(logger, logger.level, list(logger.handlers)) for logger in (root, own)]
+    yield own
+    for logger, level, handlers in before:
+        logger.setLevel(level)
+        logger.handlers[:] = handlers
+
+
+@pytest.mark.parametrize(
+    ("verbose", "told"),
+    [(0, []), (1, ["INFO hybridvif.api: hello"]), (2, ["INFO hybridvif.api: hello", "INFO oslo.privsep: noise"])],
+)
+def test_what_is_logged_is_told_as_often_as_asked(
+    verbose: int, told: list[str], loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up(verbose)
+    logging.getLogger("hybridvif.api").info("hello")
+    logging.getLogger("oslo.privsep").info("noise")
+    assert capsys.readouterr().err.splitlines() == told
+
+
+def test_a_traceback_is_told_only_with_vv(loggers: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+    for verbose in (0, 2):
+        logs.set_up(verbose)
+        try:
+            raise ZeroDivisionError
+        except ZeroDivisionError:
+            loggers.exception("failed")
+        said = capsys.readouterr().err
+        assert said.startswith("ERROR hybridvif: failed")
+        assert ("Traceback" in said) is (verbose == 2)
