@@ -5,11 +5,11 @@ What was observed is not limited: a kernel or a database can hold values that no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
-from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth
+from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth
 from hybridvif.port import MAX_MTU, MIN_MTU, is_bridge_name, is_mac
 
 Rule = Callable[[Part, object], bool]
@@ -118,17 +118,37 @@ def unwritable(part: Part, attributes: Mapping[str, object] | None = None) -> tu
     return tuple(name for name, value in values.items() if not rules[name](part, value))
 
 
-def restorable(first: HostState, wiring: HostState) -> tuple[HostState, tuple[str, ...]]:
-    """What a rollback may go back to, and the attributes ("qbr...: stp") that it must leave as the wiring has them."""
+def restorable(
+    first: HostState, wiring: HostState, now: HostState = NOTHING, bridges: Collection[str] | None = None
+) -> tuple[HostState, tuple[str, ...]]:
+    """What a rollback may go back to, and the attributes ("qbr...: stp") that it must leave as the wiring has them.
+
+    now: the host as it is; what was never touched is left as it is, and not named. bridges: the integration bridges
+    that may be written; None for any.
+    """
     goal, left = first, []
     for part in first:
-        wired = (wiring.ports if part.role is OvsPort.role else wiring.links).get(part.name)
-        kept = [name for name in unwritable(part) if name != part.kind]
-        if isinstance(part, Bridge) and part.stp and (part.forward_delay < 200 or "forward_delay" in kept):
-            # IEEE 802.1D asks for 2 s at least while STP runs, and the kernel refuses less (ERANGE).
-            kept.append("stp")
-        if type(wired) is not type(part) or not kept:
+        side = "ports" if part.role is OvsPort.role else "links"
+        wired, found = (getattr(state, side).get(part.name) for state in (wiring, now))
+        if type(wired) is not type(part):
             continue
-        goal = goal.having(replace(part, **{name: getattr(wired, name) for name in kept}))
-        left += [f"{part.name}: {name}" for name in kept]
+        touched = [name for name in _lost(part, bridges) if _differ(part, found, name)]
+        if touched:
+            goal = goal.having(replace(part, **{name: getattr(wired, name) for name in touched}))
+            left += [f"{part.name}: {name}" for name in touched]
     return goal, tuple(left)
+
+
+def _lost(part: Part, bridges: Collection[str] | None) -> list[str]:
+    """The attributes of a part that could not be written back, once they were overwritten."""
+    lost = list(unwritable(part))
+    if isinstance(part, Bridge) and part.stp and (part.forward_delay < 200 or "forward_delay" in lost):
+        # IEEE 802.1D asks for 2 s at least while STP runs, and the kernel refuses less (ERANGE).
+        lost.append("stp")
+    if isinstance(part, OvsPort) and bridges is not None and part.bridge not in bridges and "bridge" not in lost:
+        lost.append("bridge")
+    return lost
+
+
+def _differ(part: Part, found: Part | None, name: str) -> bool:
+    return type(found) is not type(part) or getattr(found, name) != getattr(part, name)

@@ -161,7 +161,8 @@ class HostState:
         wanted = set(names)
         return HostState(
             {name: part for name, part in self.links.items() if name in wanted},
-            {name: part for name, part in self.ports.items() if name in wanted},
+            # A switch port named tap is plugged straight into the switch, and no part of a hybrid port.
+            {name: part for name, part in self.ports.items() if name == names.switch_end},
         )
 
     def having(self, *parts: Part) -> HostState:
@@ -189,6 +190,11 @@ class Difference:
     attribute: str
     before: object
     after: object
+
+
+def with_article(kind: str) -> str:
+    """A kind of part or device in a sentence: "a veth", "an ovs-port"."""
+    return f"a{'n' if kind[:1] in 'aeiou' else ''} {kind}"
 
 
 def attributes_of(kind: type[Part]) -> tuple[str, ...]:

@@ -22,6 +22,7 @@ from hybridvif.parts import (
     Tap,
     Veth,
     differences,
+    with_article,
 )
 
 
@@ -134,7 +135,7 @@ def owners_of(part: Part) -> set[str]:
         case Veth(alias=alias, peer_alias=peer_alias):
             marks = {alias, peer_alias}
         case OvsPort(port_id=port_id, iface_id=iface_id):
-            marks = {port_id or iface_id}
+            marks = {port_id if is_uuid(port_id) else iface_id}
         case _:
             marks = set()
     return {mark for mark in marks if is_uuid(mark)}
@@ -147,7 +148,7 @@ def _found(state: HostState, part: Part) -> Part | None:
 def _objection_to_name(part: Part) -> Objection | None:
     key = key_of(part.name)
     if key is None or (isinstance(part, Veth) and part.peer != names_of_key(key).switch_end):
-        return Objection(f"{part.name[:32]!r} is not the name of a {part.kind} of ours", retry=False)
+        return Objection(f"{part.name[:32]!r} is not the name of {with_article(part.kind)} of ours", retry=False)
     return None
 
 
@@ -163,8 +164,8 @@ def _objection_to_create(state: HostState, part: Part, found: Part | None) -> Ob
 
 def _objection_to_kind(part: Part, found: Part) -> Objection | None:
     if type(found) is not type(part):
-        what = getattr(found, "what", f"a {found.kind}")
-        return Objection(f"{part.name} is {what}, not a {part.kind}; remove it or rename it", retry=False)
+        what = getattr(found, "what", f"{with_article(found.kind)}")
+        return Objection(f"{part.name} is {what}, not {with_article(part.kind)}; remove it or rename it", retry=False)
     if isinstance(found, Veth) and isinstance(part, Veth) and found.peer != part.peer:
         return Objection(f"the peer of {part.name} is {found.peer}, not {part.peer}; remove the pair", retry=False)
     return None

@@ -1,0 +1,186 @@
+"""Hypothesis strategies: ports, what a host may hold under one port's names, hosts with many ports.
+
+A state drawn here is any that a kernel and an OVSDB can be in: half plugged, drifted in any attribute, the row on
+another bridge or parked, a tap with or without a master. Shrinking leads to the plugged port or to nothing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from hypothesis import settings
+from hypothesis import strategies as st
+
+from hybridvif.names import KEY_LENGTH
+from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, differences
+from hybridvif.port import MAX_MTU, MIN_MTU, Port, VifType, is_mac
+from hybridvif.steps import Step, simulate
+from hybridvif.wiring import wiring_of
+
+settings.register_profile("moderate", max_examples=60, deadline=None, derandomize=False)
+settings.register_profile("full", max_examples=2_000, deadline=None, derandomize=False)
+settings.load_profile("full" if os.environ.get("HYBRIDVIF_FULL") else "moderate")
+
+P = TypeVar("P", bound=Part)
+
+
+def the(kind: type[P], state: HostState) -> P:
+    """The one part of this kind in a state."""
+    [part] = [part for part in state if isinstance(part, kind)]
+    return part
+
+
+PORT = Port(
+    id="5f2c0e1a-7b00-4c00-8000-000000000001",
+    mac="fa:16:3e:aa:bb:cc",
+    instance_id="0b1c2d3e-0000-4000-8000-000000000002",
+)
+"""The port of the examples; its parts follow."""
+NAMES = PORT.names
+WIRING = wiring_of(PORT)
+BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
+TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
+
+FOREIGN_BRIDGE = "br-foreign"
+
+uuids = st.uuids().map(str)
+macs = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":")).filter(is_mac)
+switch_bridges = st.sampled_from(["br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d"])
+words = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), max_size=8)
+marks = st.one_of(st.just(""), words, uuids, uuids.map(str.upper))
+"""What an alias or an external id can hold; only a UUID in canonical form is evidence of an owner."""
+numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))
+
+
+def ports(vif_types: st.SearchStrategy[VifType] | None = None) -> st.SearchStrategy[Port]:
+    """Any legal Port."""
+    return st.builds(
+        Port,
+        id=uuids,
+        mac=macs,
+        instance_id=uuids,
+        interface_id=st.just("") | uuids,
+        mtu=st.integers(MIN_MTU, MAX_MTU),
+        bridge=switch_bridges,
+        vif_type=st.sampled_from(VifType) if vif_types is None else vif_types,
+    )
+
+
+@st.composite
+def colliding_ids(draw: st.DrawFn) -> tuple[str, str]:
+    """Two different port ids with the same first 11 characters."""
+    one, other = draw(uuids), draw(uuids)
+    other = one[:KEY_LENGTH] + other[KEY_LENGTH:]
+    return (one, other) if one != other else (one, one[:-1] + ("0" if one[-1] != "0" else "1"))
+
+
+_DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
+    Bridge: {
+        "alias": marks,
+        "mac": macs,
+        "mtu": numbers,
+        "up": st.booleans(),
+        "forward_delay": st.sampled_from([0, 199, 200, 1500, 3000, 3001, 2**32 - 1]),
+        "ageing": numbers,
+        "stp": st.booleans(),
+        "multicast_snooping": st.booleans(),
+        "disable_ipv6": st.sampled_from([True, False, None]),
+        "addr_gen_mode": st.sampled_from(["none", "eui64", "stable_secret", "random", None]),
+        "arp_ignore": st.integers(-1, 10),
+        "arp_announce": st.integers(-1, 10),
+        "group": numbers,
+    },
+    Veth: {
+        "alias": marks,
+        "peer_alias": marks,
+        "mtu": numbers,
+        "peer_mtu": numbers,
+        "up": st.booleans(),
+        "peer_up": st.booleans(),
+        "promisc": st.booleans(),
+        "peer_promisc": st.booleans(),
+        "group": numbers,
+    },
+    OvsPort: {
+        "bridge": switch_bridges,
+        "iface_id": marks,
+        "iface_status": words,
+        "attached_mac": macs | words,
+        "vm_uuid": marks,
+        "port_id": marks,
+        "type": st.sampled_from(["", PARKED]),
+    },
+    IvsPort: {},
+}
+
+
+@st.composite
+def drifted(draw: st.DrawFn, part: Part) -> Part:
+    """This part with any of its attributes changed; those that tie it to other parts apart (states_of has them)."""
+    changes: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=_DRIFT[type(part)]))
+    return replace(part, **changes)
+
+
+@st.composite
+def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
+    """Any state that a host can be in under this port's names, with nothing foreign in the way.
+
+    stale: ovs-vswitchd was not there to notice, so a row may count as realized without its device.
+    """
+    names, wiring = port.names, wiring_of(port)
+    wanted = [part for part in wiring if draw(st.booleans().map(lambda absent: not absent))]
+    state = HostState().having(*(draw(drifted(part)) for part in wanted))
+    masters = ["", names.bridge] if names.bridge in state.links else [""]
+    veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
+    if isinstance(veth, Veth):
+        state = state.having(replace(veth, master=draw(st.sampled_from(masters[::-1]))))
+    if isinstance(row, OvsPort):
+        can_realize = stale or (isinstance(veth, Veth) and row.type == "")
+        state = state.having(replace(row, realized=can_realize and not draw(st.booleans())))
+    if draw(st.booleans()):
+        state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
+    return state
+
+
+@st.composite
+def hosts_with(draw: st.DrawFn, port: Port, others: int = 3) -> HostState:
+    """A host that holds any state of this port, and other ports in any state of theirs."""
+    host = draw(states_of(port))
+    for other in draw(st.lists(ports(st.just(port.vif_type)), max_size=others)):
+        if other.id[:KEY_LENGTH] != port.id[:KEY_LENGTH]:
+            host = host.having(*draw(states_of(other)))
+    return host
+
+
+def history(state: HostState, steps: tuple[Step, ...]) -> Iterator[HostState]:
+    """The host before the first step, and after each: every state that a kill can leave behind."""
+    yield state
+    for step in steps:
+        state = simulate(state, step)
+        yield state
+
+
+def without_taps(state: HostState) -> HostState:
+    """All that a plan may make or remove."""
+    for part in state:
+        if isinstance(part, Tap):
+            state = state.lacking(part)
+    return state
+
+
+def disagreements(reached: HostState, goal: HostState) -> list[str]:
+    """Where one state is not as another, as sentences; taps apart, since they are in no goal."""
+    found = []
+    for side in ("links", "ports"):
+        ones, others = getattr(without_taps(reached), side), getattr(without_taps(goal), side)
+        found += [f"{name} is left over" for name in ones.keys() - others.keys()]
+        found += [f"{name} is missing" for name in others.keys() - ones.keys()]
+        for name in ones.keys() & others.keys():
+            if type(ones[name]) is not type(others[name]):
+                found.append(f"{name} is a {ones[name].kind}, not a {others[name].kind}")
+            else:
+                found += [f"{name}: {change}" for change in differences(ones[name], others[name])]
+    return found

@@ -1,0 +1,244 @@
+"""Who may import whom, read from the sources: design.md section 3, as rules that a planted violation breaks.
+
+core         stdlib and core; which modules are core, pyproject.toml says
+executors    core, what executors share, and their own library; never another executor
+privileged   core, wire, config, executors.base, oslo; executors through entry points alone
+client       all else: neither an executor (but the fake) nor a library that executors stand on
+"""
+
+from __future__ import annotations
+
+import ast
+import configparser
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+SOURCES = sorted((ROOT / "hybridvif").rglob("*.py"))
+
+ENTRYPOINTS = "hybridvif.privileged.entrypoints"
+HOST = "hybridvif.host"
+REGISTRY = "hybridvif.privileged.registry"
+FAKE = "hybridvif.executors.recording"
+EXECUTOR_LIBRARIES = ("pyroute2", "ovsdbapp", "ovs")
+OWN_LIBRARY = {
+    "hybridvif.executors.netlink": ("pyroute2",),
+    "hybridvif.executors.linkdump": ("pyroute2",),
+    "hybridvif.executors.ovsdb": ("ovsdbapp", "ovs"),
+    "hybridvif.executors.ovsdb_session": ("ovsdbapp", "ovs"),
+}
+
+
+def module_of(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def core_modules() -> tuple[str, ...]:
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["coverage"]["report"]["include"]
+    return tuple(module_of(ROOT / path) for path in listed)
+
+
+def executor_modules() -> tuple[str, ...]:
+    config = configparser.ConfigParser(delimiters=("=",))
+    config.read(ROOT / "setup.cfg")
+    points = config["options.entry_points"]
+    lines = "\n".join(points[group] for group in ("hybridvif.link_executors", "hybridvif.switch_executors")).split("\n")
+    return tuple(sorted({line.partition("=")[2].partition(":")[0].strip() for line in lines if line}))
+
+
+CORE = core_modules()
+EXECUTORS = executor_modules()
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported name, dotted and absolute; "" if it is computed at run time."""
+
+    target: str
+    line: int
+    for_types: bool
+
+
+def imports_of(module: str, source: str, is_package: bool = False) -> Iterator[Import]:
+    tree = ast.parse(source)
+    typed = {
+        id(inner)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.If) and ast.unparse(node.test) in ("TYPE_CHECKING", "typing.TYPE_CHECKING")
+        for statement in node.body
+        for inner in ast.walk(statement)
+    }
+    for node in ast.walk(tree):
+        for target in targets_of(node, module if is_package else module.rpartition(".")[0]):
+            yield Import(target, getattr(node, "lineno", 0), id(node) in typed)
+
+
+def targets_of(node: ast.AST, package: str) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [name.name for name in names]
+        case ast.ImportFrom(module=origin, names=names, level=level):
+            above = package.split(".")[: len(package.split(".")) - level + 1] if level else []
+            return [".".join([*above, *([origin] if origin else []), name.name]) for name in names]
+        case ast.Call(func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module")):
+            match node.args:
+                case [ast.Constant(value=str(name)), *_]:
+                    return [name]
+                case _:
+                    return [""]
+    return []
+
+
+def is_of(target: str, *modules: str) -> bool:
+    return any(target == module or target.startswith(f"{module}.") for module in modules)
+
+
+def may_import(module: str, target: str) -> bool:
+    """Whether a rule permits it; a name computed at run time only the client may import."""
+    library = target.partition(".")[0]
+    if is_of(target, ENTRYPOINTS) and module != HOST:
+        return False
+    if library == "stevedore":
+        return module == REGISTRY
+    if module in CORE:
+        return is_of(target, *CORE) or library in sys.stdlib_module_names
+    if is_of(module, "hybridvif.executors"):
+        shared = is_of(target, "hybridvif.executors") and not is_of(target, *EXECUTORS)
+        own = library in OWN_LIBRARY.get(module, ())
+        return is_of(target, *CORE) or shared or own or library in sys.stdlib_module_names
+    if is_of(module, "hybridvif.privileged"):
+        ours = ("hybridvif.wire", "hybridvif.config", "hybridvif.executors.base", "hybridvif.privileged")
+        oslo = library.startswith("oslo_")
+        return is_of(target, *CORE, *ours) or oslo or library in sys.stdlib_module_names
+    if is_of(target, "hybridvif.executors"):
+        return is_of(target, FAKE, "hybridvif.executors.base")
+    return library not in EXECUTOR_LIBRARIES
+
+
+def violations(module: str, source: str, is_package: bool = False) -> list[str]:
+    """Imports that break a rule, as sentences. Those for types alone do not run, and bind the core alone."""
+    return [
+        f"line {found.line}: {module} may not import {found.target or 'a name computed at run time'}"
+        for found in imports_of(module, source, is_package)
+        if not (found.for_types and module not in CORE) and not may_import(module, found.target)
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=module_of)
+def test_a_module_imports_only_what_its_layer_may(path: Path) -> None:
+    assert violations(module_of(path), path.read_text(), path.name == "__init__.py") == []
+
+
+def test_the_layers_are_where_they_are_said_to_be() -> None:
+    modules = {module_of(path) for path in SOURCES}
+    assert modules >= {*CORE, HOST, ENTRYPOINTS, REGISTRY, FAKE, *OWN_LIBRARY}
+    assert {name.removeprefix("hybridvif.") for name in CORE} >= {
+        *("names", "port", "parts", "wiring", "steps", "planner"),
+        *("identity", "limits", "report", "reasons", "errors"),
+    }
+    assert FAKE in EXECUTORS
+    assert "hybridvif.executors.base" not in EXECUTORS
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "target"),
+    [
+        ("hybridvif.planner", "import oslo_config", "oslo_config"),
+        ("hybridvif.planner", "from hybridvif.host import Host", "hybridvif.host.Host"),
+        ("hybridvif.planner", "from hybridvif import wire", "hybridvif.wire"),
+        ("hybridvif.planner", "from hybridvif import Port", "hybridvif.Port"),
+        ("hybridvif.planner", "import hybridvif", "hybridvif"),
+        ("hybridvif.planner", "import json, yaml", "yaml"),
+        ("hybridvif.planner", "def late():\n    import pyroute2", "pyroute2"),
+        ("hybridvif.planner", "from . import api", "hybridvif.api"),
+        ("hybridvif.planner", "from .host import Host", "hybridvif.host.Host"),
+        ("hybridvif.planner", "import importlib\nimportlib.import_module('oslo_log')", "oslo_log"),
+        ("hybridvif.planner", "import importlib\nimportlib.import_module(name)", "a name computed at run time"),
+        ("hybridvif.planner", "__import__('yaml')", "yaml"),
+        ("hybridvif.planner", "if TYPE_CHECKING:\n    from hybridvif.api import plug", "hybridvif.api.plug"),
+        ("hybridvif.planner", "from hybridvif.partsmen import x", "hybridvif.partsmen.x"),
+        ("hybridvif.report", "from hybridvif.config import read", "hybridvif.config.read"),
+        ("hybridvif.executors.netlink", "import ovs", "ovs"),
+        ("hybridvif.executors.netlink", "from hybridvif.executors import ovsdb", "hybridvif.executors.ovsdb"),
+        ("hybridvif.executors.netlink", "from . import recording", "hybridvif.executors.recording"),
+        ("hybridvif.executors.netlink", "from .ovsdb import X", "hybridvif.executors.ovsdb.X"),
+        ("hybridvif.executors.netlink", "from ..wire import decode", "hybridvif.wire.decode"),
+        ("hybridvif.executors.ovsdb", "from pyroute2 import IPRoute", "pyroute2.IPRoute"),
+        ("hybridvif.executors.recording", "import pyroute2", "pyroute2"),
+        ("hybridvif.executors.base", "from oslo_config import cfg", "oslo_config.cfg"),
+        ("hybridvif.executors.base", "from hybridvif.config import read", "hybridvif.config.read"),
+        ("hybridvif.executors.anew", "import requests", "requests"),
+        ("hybridvif.privileged.registry", "from hybridvif.executors import netlink", "hybridvif.executors.netlink"),
+        ("hybridvif.privileged.registry", "from hybridvif.executors.recording import X", FAKE + ".X"),
+        ("hybridvif.privileged.registry", "import_module('hybridvif.executors.ovsdb')", "hybridvif.executors.ovsdb"),
+        (
+            "hybridvif.privileged.registry",
+            "import_module(f'hybridvif.executors.{name}')",
+            "a name computed at run time",
+        ),
+        ("hybridvif.privileged.batches", "from stevedore import driver", "stevedore.driver"),
+        ("hybridvif.privileged.batches", "import pyroute2", "pyroute2"),
+        ("hybridvif.privileged.batches", "from hybridvif.api import plug", "hybridvif.api.plug"),
+        ("hybridvif.privileged.batches", "from hybridvif.privileged import entrypoints", ENTRYPOINTS),
+        ("hybridvif.api", "from hybridvif.privileged import entrypoints", ENTRYPOINTS),
+        ("hybridvif.api", "import hybridvif.privileged.entrypoints", ENTRYPOINTS),
+        ("hybridvif.api", "from hybridvif.privileged.entrypoints import observe", ENTRYPOINTS + ".observe"),
+        ("hybridvif.api", "from .privileged import entrypoints as twin", ENTRYPOINTS),
+        ("hybridvif.api", "import stevedore.driver", "stevedore.driver"),
+        ("hybridvif.cli.executors", "from stevedore import named", "stevedore.named"),
+        ("hybridvif.cli.doctor", "import stevedore", "stevedore"),
+        ("hybridvif.cli.doctor", "def late():\n    import pyroute2", "pyroute2"),
+        ("hybridvif.host", "from ovsdbapp.backend import x", "ovsdbapp.backend.x"),
+        ("hybridvif.host", "import ovs.db.idl", "ovs.db.idl"),
+        ("hybridvif.host", "from hybridvif.executors.netlink import N", "hybridvif.executors.netlink.N"),
+        ("hybridvif.sandbox.vm", "try:\n    import pyroute2\nexcept ImportError:\n    x = 1", "pyroute2"),
+    ],
+)
+def test_a_violation_is_found(module: str, source: str, target: str) -> None:
+    [sentence] = violations(module, source)
+    assert sentence.endswith(f"{module} may not import {target}")
+
+
+@pytest.mark.parametrize(
+    ("module", "source"),
+    [
+        ("hybridvif.planner", "import json, os.path\nfrom hybridvif.parts import Veth\nfrom . import steps"),
+        ("hybridvif.planner", "if TYPE_CHECKING:\n    from hybridvif.report import Report"),
+        (
+            "hybridvif.executors.netlink",
+            "from pyroute2 import IPRoute\nfrom . import procfs\nfrom .base import Executor",
+        ),
+        ("hybridvif.executors.ovsdb", "import ovs.db.idl, ovsdbapp\nfrom hybridvif.settings import Settings"),
+        ("hybridvif.executors.anew", "if TYPE_CHECKING:\n    import requests"),
+        (
+            "hybridvif.privileged.registry",
+            "import stevedore, oslo_config\nfrom hybridvif.executors.base import Executor",
+        ),
+        ("hybridvif.privileged.entrypoints", "from hybridvif import config, wire\nfrom . import policy"),
+        ("hybridvif.host", "from hybridvif.privileged import entrypoints\nfrom oslo_config import cfg"),
+        ("hybridvif.pytest_plugin", "from hybridvif.executors.recording import RecordingHost"),
+        ("hybridvif.cli.doctor", "import importlib\nimportlib.import_module(name)\nimport rich"),
+        ("hybridvif.cli.executors", "from importlib.metadata import entry_points"),
+        ("hybridvif.api", "if typing.TYPE_CHECKING:\n    import pyroute2"),
+        ("hybridvif.api", "import ovsomething"),
+    ],
+)
+def test_what_a_layer_may_import_is_no_violation(module: str, source: str) -> None:
+    assert violations(module, source) == []
+
+
+def test_what_runs_where_types_are_not_checked_is_no_import_for_types() -> None:
+    source = "if TYPE_CHECKING:\n    import json\nelse:\n    import pyroute2"
+    assert violations("hybridvif.api", source) == ["line 4: hybridvif.api may not import pyroute2"]
+
+
+def test_a_relative_import_of_a_package_is_seen_from_inside_it() -> None:
+    assert violations("hybridvif.executors", "from . import netlink", is_package=True) == [
+        "line 1: hybridvif.executors may not import hybridvif.executors.netlink"
+    ]

@@ -1,0 +1,58 @@
+"""What the golden plans (golden/) and the laws (test_laws.py) leave to say."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hybridvif.errors import Conflict
+from hybridvif.parts import NOTHING, PARKED, HostState
+from hybridvif.planner import plan
+from hybridvif.steps import Create, Delete, Update
+from tests.unit.strategies import BRIDGE, ROW, TAP, VETH, WIRING
+
+
+def test_a_plan_is_data_and_changes_nothing() -> None:
+    observed = WIRING.lacking(ROW)
+    before = list(observed)
+    assert plan(observed, WIRING) == (Create(ROW),)
+    assert list(observed) == before
+
+
+def test_a_pair_whose_other_end_is_not_qvo_is_not_led_there() -> None:
+    misled = WIRING.having(replace(VETH, peer="eth7"))
+    with pytest.raises(Conflict, match="the peer of qvb5f2c0e1a-7b is eth7, not qvo5f2c0e1a-7b; remove the pair"):
+        plan(misled, WIRING)
+
+
+def test_a_pair_whose_other_end_is_not_qvo_is_not_deleted() -> None:
+    misled = HostState().having(replace(VETH, master="", peer="eth7"))
+    with pytest.raises(Conflict, match="qvb5f2c0e1a-7b"):
+        plan(misled, NOTHING)
+
+
+def test_a_tap_in_the_goal_is_not_made() -> None:
+    assert plan(WIRING, WIRING.having(TAP)) == ()
+
+
+def test_a_row_can_be_led_back_to_its_parking_place() -> None:
+    parked = replace(ROW, type=PARKED, realized=False)
+    assert plan(WIRING, WIRING.having(parked)) == (Update(ROW, parked),)
+
+
+def test_a_parked_row_is_freed_with_all_that_had_drifted_in_the_same_step() -> None:
+    found = replace(ROW, type=PARKED, realized=False, vm_uuid="", bridge="br-ex")
+    assert plan(WIRING.having(found), WIRING) == (Update(found, ROW),)
+
+
+def test_the_members_go_before_the_bridge_that_holds_them() -> None:
+    assert plan(WIRING, NOTHING) == (Delete(ROW), Delete(VETH), Delete(BRIDGE))
+
+
+def test_the_first_of_several_strangers_is_the_one_that_is_named() -> None:
+    held = replace(VETH, master="virbr0")
+    with pytest.raises(Conflict, match="virbr0") as refusal:
+        plan(HostState().having(held), WIRING)
+    assert refusal.value.report is None
+    assert refusal.value.code == "conflict"

@@ -1,0 +1,116 @@
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridvif.limits import unwritable
+from hybridvif.names import KEY_LENGTH
+from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth
+from hybridvif.port import Port, VifType, is_mac
+from hybridvif.wiring import bridge_mac_of, wiring_of
+from tests.unit.strategies import ports, uuids
+
+PORT = Port(
+    id="5f2c0e1a-7b00-4c00-8000-000000000001",
+    mac="fa:16:3e:aa:bb:cc",
+    instance_id="0b1c2d3e-0000-4000-8000-000000000002",
+    mtu=1450,
+    bridge="br-cloud",
+)
+OTHER = "91d3aa02-4100-4c00-8000-000000000003"
+
+
+def test_the_wiring_of_a_port_is_these_three_parts() -> None:
+    bridge = Bridge(
+        name="qbr5f2c0e1a-7b",
+        alias="5f2c0e1a-7b00-4c00-8000-000000000001",
+        mac="0a:5f:2c:0e:1a:7b",
+        mtu=1450,
+        up=True,
+        forward_delay=0,
+        ageing=0,
+        stp=False,
+        multicast_snooping=False,
+        disable_ipv6=True,
+        addr_gen_mode="none",
+        arp_ignore=1,
+        arp_announce=2,
+        group=0,
+    )
+    veth = Veth(
+        name="qvb5f2c0e1a-7b",
+        peer="qvo5f2c0e1a-7b",
+        alias="5f2c0e1a-7b00-4c00-8000-000000000001",
+        peer_alias="5f2c0e1a-7b00-4c00-8000-000000000001",
+        mtu=1450,
+        peer_mtu=1450,
+        up=True,
+        peer_up=True,
+        promisc=True,
+        peer_promisc=True,
+        master="qbr5f2c0e1a-7b",
+        group=0,
+    )
+    row = OvsPort(
+        name="qvo5f2c0e1a-7b",
+        bridge="br-cloud",
+        iface_id="5f2c0e1a-7b00-4c00-8000-000000000001",
+        iface_status="active",
+        attached_mac="fa:16:3e:aa:bb:cc",
+        vm_uuid="0b1c2d3e-0000-4000-8000-000000000002",
+        port_id="",
+        type="",
+        realized=True,
+    )
+    assert wiring_of(PORT) == HostState({bridge.name: bridge, veth.name: veth}, {row.name: row})
+
+
+def test_a_port_with_an_interface_id_of_its_own_bears_our_key() -> None:
+    row = wiring_of(replace(PORT, interface_id=OTHER)).ports["qvo5f2c0e1a-7b"]
+    assert isinstance(row, OvsPort)
+    assert (row.iface_id, row.port_id) == (OTHER, PORT.id)
+
+
+def test_an_interface_id_that_is_the_port_id_needs_no_key() -> None:
+    assert wiring_of(replace(PORT, interface_id=PORT.id)) == wiring_of(PORT)
+
+
+def test_an_indigo_switch_gets_a_port_that_is_only_a_name_and_the_same_links() -> None:
+    wiring = wiring_of(replace(PORT, vif_type=VifType.IVS))
+    assert wiring.ports == {"qvo5f2c0e1a-7b": IvsPort(name="qvo5f2c0e1a-7b")}
+    assert wiring.links == wiring_of(PORT).links
+
+
+@pytest.mark.parametrize("mtu", [68, 1500, 9000, 65535])
+def test_the_mtu_is_the_same_at_every_hop(mtu: int) -> None:
+    links = wiring_of(replace(PORT, mtu=mtu)).links.values()
+    mtus = [getattr(link, name) for link in links for name in ("mtu", "peer_mtu") if hasattr(link, name)]
+    assert mtus == [mtu, mtu, mtu]
+
+
+@given(ports())
+def test_the_tap_is_in_no_wiring(port: Port) -> None:
+    wiring = wiring_of(port)
+    assert list(wiring.links) == [port.names.bridge, port.names.bridge_end]
+    assert list(wiring.ports) == [port.names.switch_end]
+
+
+@given(ports())
+def test_all_of_a_wiring_is_writable(port: Port) -> None:
+    assert [unwritable(part) for part in wiring_of(port)] == [(), (), ()]
+
+
+@given(uuids)
+def test_a_bridges_mac_is_unicast_and_locally_administered(port_id: str) -> None:
+    mac = bridge_mac_of(port_id)
+    assert is_mac(mac)
+    assert int(mac[:2], 16) & 2
+
+
+@given(st.tuples(uuids, uuids))
+def test_two_bridges_have_two_macs(ids: tuple[str, str]) -> None:
+    one, other = ids
+    assert (bridge_mac_of(one) == bridge_mac_of(other)) == (one[:KEY_LENGTH] == other[:KEY_LENGTH])
