@@ -148,10 +148,25 @@ def _carry_out(goals: list[_Goal], host: AnyHost) -> list[Report]:
     for port_id in ids:
         if ids.count(port_id) > 1:
             raise InvalidInput(f"port {port_id} is there more than once; name each port once")
-    reports: list[Report] = []
-    for at in range(0, len(goals), BATCH):
-        reports += _carry_out_batch(goals[at : at + BATCH], host)
-    return reports
+    return [report for batch in _batches(goals) for report in _carry_out_batch(batch, host)]
+
+
+def _batches(goals: list[_Goal]) -> Iterator[list[_Goal]]:
+    """The goals in their order, so many at a time; a port whose device names another one has waits for the next batch.
+
+    The second of them is refused by what the first has left, as it would be in a call of its own.
+    """
+    batch: list[_Goal] = []
+    keys: set[str] = set()
+    for goal in goals:
+        key = goal.port_id[:KEY_LENGTH]
+        if key in keys or len(batch) == BATCH:
+            yield batch
+            batch, keys = [], set()
+        batch.append(goal)
+        keys.add(key)
+    if batch:
+        yield batch
 
 
 def _carry_out_batch(goals: list[_Goal], host: AnyHost) -> list[Report]:
@@ -332,7 +347,7 @@ def _undone(one: _Attempt, host: AnyHost, deadline: float) -> Report:
     why = _why(one, Status.ROLLED_BACK)
     if not one.changed:
         return one.report(Status.ROLLED_BACK, **why)
-    goal, kept = restorable(one.first, one.goal.wanted)
+    goal, kept = restorable(one.first, one.goal.wanted, one.seen.state, host.settings.integration_bridges)
     try:
         steps = plan(one.seen.state, goal)
         (outcomes,) = host.apply([steps], deadline) if steps else ((),)

@@ -181,6 +181,18 @@ def test_adopted_parts_get_an_identity_and_lose_nothing(lab: Lab, port: Port) ->
     assert lab.link(names.bridge_end)["ifalias"] == port.id
 
 
+def test_of_two_new_ports_of_the_same_names_in_one_call_the_second_alone_is_refused(
+    lab: Lab, port: Port, twin: Port
+) -> None:
+    other = make_port(2)
+
+    reports = plug_all([port, twin, other], lab.host)
+
+    assert [report.status for report in reports] == [Status.DONE, Status.REFUSED, Status.DONE]
+    assert reports[1].code == "name-collision"
+    assert check(port, lab.host) == check(other, lab.host) == ()
+
+
 def failing(lab: Lab, call: Any) -> str:
     with pytest.raises((PlugFailed, UnplugFailed)) as caught:
         call()
