@@ -18,8 +18,8 @@ from hybridvif.parts import PARTS, HostState, Part
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Create, Delete, Step, Update
 
-MAX_PLANS, MAX_STEPS, MAX_NAMES, MAX_TEXT = 512, 16, 4096, 512
-"""Of one call: plans, steps of a plan, names; and characters of one text that is to be written."""
+MAX_PLANS, MAX_STEPS, MAX_NAMES, MAX_TEXT = 512, 16, 4096, 65_536
+"""Of one request: plans, steps of a plan, names; and characters of one text, which may be what another tool wrote."""
 
 T = typing.TypeVar("T")
 
@@ -78,21 +78,28 @@ def _encode_step(step: Step) -> list[Any]:
             return ["create", encode_part(part)]
         case Update(before, after):
             return ["update", encode_part(before), encode_part(after)]
-        case Delete(part):
-            return ["delete", encode_part(part)]
+    return ["delete", encode_part(step.part)]
 
 
 def _decode_step(value: object) -> Step:
     match value:
         case ("create", part):
-            return Create(decode_part(part))
+            return Create(_asked_for(part))
         case ("update", before, after):
-            old, new = decode_part(before), decode_part(after)
+            old, new = _asked_for(before), _asked_for(after)
             _refuse(type(old) is type(new) and old.name == new.name, "an update is not of one part")
             return Update(old, new)
         case ("delete", part):
-            return Delete(decode_part(part))
+            return Delete(_asked_for(part))
     raise Refused("refused: a step is none of create, update, delete")
+
+
+def _asked_for(value: object) -> Part:
+    part = decode_part(value)
+    for spec in fields(part):
+        text = getattr(part, spec.name)
+        _refuse(type(text) is not str or len(text) <= MAX_TEXT, f"{spec.name} of a {type(part).__name__} is too long")
+    return part
 
 
 def encode_part(part: Part) -> list[Any]:
@@ -111,7 +118,6 @@ def decode_part(value: object) -> Part:
     _refuse(values.keys() == legal.keys(), f"the fields of a {kind} are not its own")
     for name, kinds in legal.items():
         _refuse(type(values[name]) in kinds, f"{name} of a {kind} is of the wrong type")
-        _refuse(type(values[name]) is not str or len(values[name]) <= MAX_TEXT, f"{name} of a {kind} is too long")
     return cls(**values)
 
 

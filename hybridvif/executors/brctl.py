@@ -38,6 +38,7 @@ _SAID: tuple[tuple[str, bool, bool], ...] = (
 )
 """stderr -> outcome, first match; anything else is a plain failure."""
 
+_NO_IPV6 = ("Address family not supported",)
 _ABSENT = ("does not exist", "doesn't exist", "Cannot find device", "No such device")
 
 
@@ -82,7 +83,8 @@ class _Worker:
         done = self._programs[command.program].run(command.arguments, self._deadline)
         if done.expired:
             raise StepFailed(f"{command} did not end before the deadline and was killed", retry=True)
-        if done.code and not (command.absent and any(said in done.stderr for said in _ABSENT)):
+        harmless = _ABSENT if command.absent else _NO_IPV6 if command.without_ipv6 else ()
+        if done.code and not any(said in done.stderr for said in harmless):
             raise _failure(f"{command} failed", done.said)
 
 

@@ -42,11 +42,21 @@ def dump_links(deadline: float, master: int = 0) -> list[Any]:
     if master:
         request["attrs"].append(["IFLA_MASTER", master])
     request.encode()
-    found: list[Any] = []
+    # All is read before any of it is decoded: whatever comes or goes while a dump lasts interrupts it, and decoding
+    # takes pyroute2 fifty times as long as the kernel needs.
+    messages = [ifinfmsg(data) for data in _read(request.data, deadline)]
+    for message in messages:
+        message.decode()
+    return [message for message in messages if not master or message.get_attr("IFLA_MASTER") == master]
+
+
+def _read(request: bytes, deadline: float) -> list[bytes]:
+    """The answers to a request for a dump, as they came."""
+    found: list[bytes] = []
     interrupted = False
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as channel:
         channel.bind((0, 0))
-        channel.send(request.data)
+        channel.send(request)
         while True:
             channel.settimeout(max(deadline - time.monotonic(), 0.001))
             data = channel.recv(1 << 18)
@@ -57,11 +67,9 @@ def dump_links(deadline: float, master: int = 0) -> list[Any]:
                 if kind == NLMSG_DONE:
                     if interrupted:
                         raise Interrupted
-                    return [message for message in found if not master or message.get_attr("IFLA_MASTER") == master]
+                    return found
                 if kind == NLMSG_ERROR:
                     code = -struct.unpack_from("=i", data, at + _HEADER.size)[0]
                     raise OSError(code or errno.EPROTO, os.strerror(code or errno.EPROTO))
-                message = ifinfmsg(data[at : at + length])
-                message.decode()
-                found.append(message)
+                found.append(data[at : at + length])
                 at += (length + 3) & ~3

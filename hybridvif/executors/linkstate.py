@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from hybridvif.facts import Facts, LinkFact, Observed
 from hybridvif.names import key_of, names_of_key
-from hybridvif.parts import Bridge, HostState, Link, Stray, Tap, Veth
+from hybridvif.parts import Bridge, HostState, Link, Stray, Tap, Veth, with_article
 
 ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
 """By value of enum in6_addr_gen_mode (linux/if_link.h), as iproute2 spells them."""
@@ -106,8 +106,7 @@ def _part_of(device: Device, by_name: Mapping[str, Device]) -> Link | None:
 def _what(device: Device) -> str:
     if device.kind == "veth":
         return f"a veth whose peer is {device.peer or 'in another namespace'}"
-    kind = device.kind or "physical"
-    return f"a{'n' if kind[0] in 'aeiou' else ''} {kind} link"
+    return f"{with_article(device.kind or 'physical')} link"
 
 
 def _bridge_of(device: Device, options: BridgeOptions) -> Bridge:
@@ -155,3 +154,10 @@ def _fact_of(device: Device) -> LinkFact:
         master=device.master,
         mtu=device.mtu,
     )
+
+
+def regained(before: Bridge, after: Bridge) -> dict[str, object]:
+    """What a bridge has again, at the kernel's defaults, once its MTU rises to 1280: its IPv6."""
+    if before.mtu == after.mtu:
+        return {}
+    return {name: getattr(after, name) for name in ("addr_gen_mode", "disable_ipv6") if getattr(before, name) is None}

@@ -22,7 +22,7 @@ from hybridvif.executors import procfs
 from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.linkdump import RTEXT_FILTER_SKIP_STATS, Interrupted, dump_links
 from hybridvif.executors.linkmessages import IFF_PROMISC, IFF_UP, devices_of, kind_of, referred_to
-from hybridvif.executors.linkstate import ADDR_GEN_MODES, members_of, observed
+from hybridvif.executors.linkstate import ADDR_GEN_MODES, members_of, observed, regained
 from hybridvif.facts import Observed
 from hybridvif.names import key_of, names_of_key
 from hybridvif.parts import Bridge, Part, Role, Tap, Veth
@@ -90,7 +90,7 @@ class _Worker:
             case Create(Veth() as veth):
                 self._create_veth(veth)
             case Update(Bridge() as before, Bridge() as after):
-                self._set_bridge(after.name, changes_of(step) | _regained(before, after))
+                self._set_bridge(after.name, changes_of(step) | regained(before, after))
             case Update(_, Veth() as veth):
                 self._set_veth(veth, changes_of(step))
             case Update(_, Tap() as tap):
@@ -212,13 +212,6 @@ class _Worker:
     def _index_of(self, name: str) -> int:
         index: int = _get(self._ipr, ifname=name)["index"]
         return index
-
-
-def _regained(before: Bridge, after: Bridge) -> dict[str, object]:
-    """What a bridge has again, at the kernel's defaults, once its MTU rises to 1280: its IPv6."""
-    if before.mtu == after.mtu:
-        return {}
-    return {name: getattr(after, name) for name in ("addr_gen_mode", "disable_ipv6") if getattr(before, name) is None}
 
 
 @contextmanager

@@ -80,8 +80,12 @@ def ids_of(port: OvsPort) -> dict[str, str]:
 def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str]) -> SwitchPort:
     if row.bridge is None:
         return StrayPort(name=row.name, what="an Open vSwitch interface that is part of a bond or of no bridge")
+    # "system" is the long spelling of "" (ovs-vswitchd.conf.db(5), Interface: type).
+    kind = "" if row.type == "system" else row.type
+    if kind not in ("", PARKED):
+        return StrayPort(name=row.name, what=f"an Open vSwitch interface of type {kind}")
     realized = (
-        row.type == ""
+        kind == ""
         and (row.ofport or 0) > 0
         and not row.error
         # Where a device is deleted and made anew under its row, ofport and error stay good and no packet passes
@@ -91,7 +95,7 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str]) -> Sw
     return OvsPort(
         name=row.name,
         bridge=row.bridge,
-        type=row.type,
+        type=kind,
         realized=realized,
         **{attribute: row.external_ids.get(key, "") for attribute, key in IDS.items()},
     )

@@ -18,8 +18,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+from hybridvif.executors.linkstate import regained
 from hybridvif.executors.ovsrows import IDS, OPTIONS, ids_of
 from hybridvif.parts import Bridge, IvsPort, OvsPort, Role, Tap, Veth
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, role_of
@@ -33,11 +34,15 @@ SYSCTLS = {
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command line; absent: that its device is gone already is success."""
+    """One command line.
+
+    absent: that its device is gone already is success; without_ipv6: that the device has no IPv6 is.
+    """
 
     program: str
     arguments: tuple[str, ...]
     absent: bool = False
+    without_ipv6: bool = False
 
     def __str__(self) -> str:
         return shlex.join((self.program, *self.arguments))
@@ -101,8 +106,8 @@ def link_lines(step: Step, up_later: frozenset[str] = frozenset()) -> list[Line]
             return list(_create_bridge(bridge, bridge.up and bridge.name not in up_later))
         case Create(Veth() as veth):
             return list(_create_veth(veth, veth.master in up_later))
-        case Update(_, Bridge() as bridge):
-            return list(_set_bridge(bridge.name, changes_of(step)))
+        case Update(Bridge() as before, Bridge() as after):
+            return list(_set_bridge(after.name, changes_of(step) | regained(before, after)))
         case Update(Veth() as before, Veth() as after):
             return list(_set_veth(before, after, changes_of(step)))
         case Update(Tap() as before, Tap() as after):
@@ -143,9 +148,11 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
     if "ageing" in changes:
         yield _brctl("setageing", name, _seconds(changes["ageing"]))
     # The MTU before IPv6 is switched off, since a device whose MTU rises to 1280 gets its IPv6 back; up comes last.
-    plain = {key: changes[key] for key in ("mac", "mtu", "group", "alias", "addr_gen_mode") if key in changes}
-    if any(value is not None for value in plain.values()):
+    plain = {key: changes[key] for key in ("mac", "mtu", "group", "alias") if key in changes}
+    if plain:
         yield _set(name, plain)
+    if changes.get("addr_gen_mode") is not None:
+        yield replace(_set(name, {"addr_gen_mode": changes["addr_gen_mode"]}), without_ipv6=True)
     for key in SYSCTLS:
         value = changes.get(key)
         if value is not None:
@@ -186,7 +193,7 @@ _SPELLED: Mapping[str, Callable[[object], tuple[str, ...]]] = {
     "mac": lambda value: ("address", str(value)),
     "group": lambda value: ("group", str(value)),
     "alias": lambda value: ("alias", str(value)),
-    "addr_gen_mode": lambda value: () if value is None else ("addrgenmode", str(value)),
+    "addr_gen_mode": lambda value: ("addrgenmode", str(value)),
 }
 
 

@@ -19,7 +19,7 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
 from oslo_config import cfg
@@ -51,17 +51,20 @@ class Channel(daemon._ClientChannel):
     def _start(self, command: list[str], listener: socket.socket, deadline: float) -> socket.socket:
         LOG.info("starting the privileged daemon: %s", shlex.join(command))
         try:
-            helper = subprocess.Popen(command, stdin=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+            # Both streams: oslo.log writes to stdout, and the caller's own stdout may be a document.
+            helper = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            )
         except OSError as error:
             missing = shutil.which(command[0]) is None
             _fail(f"{command[0]!r} is not installed" if missing else str(error), command)
         said: deque[str] = deque(maxlen=20)
-        threading.Thread(target=_listen, args=(helper.stderr, said), name="hybridvif-stderr", daemon=True).start()
+        threading.Thread(target=_listen, args=(helper.stdout, said), name="hybridvif-helper", daemon=True).start()
         try:
             code = helper.wait(max(deadline - time.monotonic(), 0.1))
             if code:
                 time.sleep(0.05)
-                _fail((said[-1] if said else f"the helper ended with code {code}").rstrip("."), command)
+                _fail(_last_words(said) or f"the helper ended with code {code}", command)
             listener.settimeout(max(deadline - time.monotonic(), 0.1))
             channel, _ = listener.accept()
         except subprocess.TimeoutExpired:
@@ -161,6 +164,12 @@ def _listen(stream: Any, said: deque[str]) -> None:
         for line in stream:
             said.append(line.strip())
             LOG.info("privileged daemon: %s", line.rstrip())
+
+
+def _last_words(said: Iterable[str]) -> str:
+    """The last line that says something: oslo.log ends a traceback with a line that is nothing but its own prefix."""
+    telling = [line for line in said if line and not line.endswith("ERROR privsep")]
+    return telling[-1].rstrip(".") if telling else ""
 
 
 def _fail(why: str, command: list[str]) -> NoReturn:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hybridvif.errors import Refused
 from hybridvif.limits import unwritable
 from hybridvif.names import PortNames, key_of, names_of_key
-from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of
+from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, with_article
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
@@ -36,6 +36,7 @@ def permit_plans(plans: Sequence[Sequence[Step]], settings: Settings) -> None:
 
 def _permit(step: Step, names: PortNames, settings: Settings) -> None:
     _permit_name(step.part, names)
+    # To delete writes nothing, so what was found may be anything.
     match step:
         case Create(Tap()) | Delete(Tap()):
             raise Refused(f"refused: {step.part.name} is the VM's device, which is neither made nor deleted here")
@@ -47,8 +48,6 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             _permit_values(after, unwritable(after, changes | _regained(step)))
             if "bridge" in changes:
                 _permit_bridge(after, settings)
-        case Delete(part):
-            _permit_values(part, tuple(name for name in unwritable(part) if name == part.kind))
 
 
 def _regained(step: Update) -> dict[str, object]:
@@ -66,7 +65,7 @@ def _permit_name(part: Part, names: PortNames) -> None:
         IvsPort: names.switch_end,
     }.get(type(part))
     if part.name != legal:
-        raise Refused(f"refused: a {part.kind} cannot be named {part.name}")
+        raise Refused(f"refused: {with_article(part.kind)} cannot be named {part.name}")
     if isinstance(part, Veth) and part.peer != names.switch_end:
         raise Refused(f"refused: the peer of {part.name} cannot be named {part.peer[:32]!r}")
 
