@@ -27,11 +27,11 @@ from hybridvif.identity import claim
 from hybridvif.limits import restorable
 from hybridvif.locks import LockTimeout
 from hybridvif.names import KEY_LENGTH, PortNames, names_of
-from hybridvif.parts import NOTHING, HostState, OvsPort, Part, Tap, agree
+from hybridvif.parts import NOTHING, HostState, OvsPort, Part, Stray, Tap, agree
 from hybridvif.planner import plan
 from hybridvif.port import Port
 from hybridvif.report import Outcome, Report, Result, Status, plug_error_of, unplug_error_of
-from hybridvif.steps import Step
+from hybridvif.steps import Step, owners_of
 from hybridvif.wiring import wiring_of
 
 BATCH = 100
@@ -134,9 +134,13 @@ class _Attempt:
         )
 
     @property
-    def changed(self) -> bool:
+    def wrote(self) -> bool:
         written = (Result.DONE, Result.CONFIGURED, Result.UNKNOWN)
-        return any(outcome.result in written for outcome in self.outcomes) or not agree(self.first, self.seen.state)
+        return any(outcome.result in written for outcome in self.outcomes)
+
+    @property
+    def changed(self) -> bool:
+        return self.wrote or not agree(self.first, self.seen.state)
 
 
 def _plug_goal(port: Port) -> _Goal:
@@ -197,7 +201,7 @@ def _settled(goals: list[_Goal], host: AnyHost, work: float, deadline: float) ->
         seen = _seen(observed, goal.names)
         pending.append(_Attempt(goal, seen.state, seen))
     for attempt in range(TRIES):
-        pending, done = _planned_all(pending, host)
+        pending, done = _planned_all(pending, host, deadline)
         yield from done
         if not pending:
             return
@@ -210,7 +214,7 @@ def _settled(goals: list[_Goal], host: AnyHost, work: float, deadline: float) ->
                 one.retries += 1
                 again.append(one)
             elif status is Status.ROLLED_BACK:
-                yield one.goal.port_id, _undone(one, host, deadline)
+                yield one.goal.port_id, _undone(one, host, deadline, _why(one, status))
             else:
                 yield one.goal.port_id, one.report(status, **_why(one, status))
         pending = again
@@ -222,21 +226,33 @@ def _seen(observed: Observed, names: PortNames) -> Observed:
     return Observed(observed.state.of(names), observed.facts)
 
 
-def _planned_all(attempts: list[_Attempt], host: AnyHost) -> tuple[list[_Attempt], list[tuple[str, Report]]]:
+def _planned_all(
+    attempts: list[_Attempt], host: AnyHost, deadline: float
+) -> tuple[list[_Attempt], list[tuple[str, Report]]]:
     """Those that have something to do, their plans made; and the reports of those that have not, or may not."""
     pending, done = [], []
     for one in attempts:
         try:
             one.steps = _planned(one.goal, one.seen, host)
         except (Refused, BridgeMissing) as error:
-            status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION
-            done.append((one.goal.port_id, one.report(status, code=error.code, reason=str(error))))
+            done.append((one.goal.port_id, _stopped(one, error, host, deadline)))
             continue
         if one.steps:
             pending.append(one)
         else:
             done.append((one.goal.port_id, one.report(Status.DONE)))
     return pending, done
+
+
+def _stopped(one: _Attempt, error: Refused | BridgeMissing, host: AnyHost, deadline: float) -> Report:
+    """The report of a port that may not be planned; where it had been begun, what got in its way came meanwhile."""
+    if not one.wrote:
+        status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION
+        return one.report(status, code=error.code, reason=str(error))
+    why: dict[str, object] = {"code": "changed-meanwhile", "reason": f"someone else was at work meanwhile: {error}"}
+    if one.goal.is_plug:
+        return _undone(one, host, deadline, why)
+    return one.report(Status.INCOMPLETE, leftovers=_leftovers(one.seen.state, NOTHING), **why)
 
 
 def _planned(goal: _Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
@@ -342,24 +358,34 @@ def _as_if_realized(state: HostState) -> HostState:
     return state.having(*(replace(port, realized=True) for port in state.ports.values() if isinstance(port, OvsPort)))
 
 
-def _undone(one: _Attempt, host: AnyHost, deadline: float) -> Report:
+def _undone(one: _Attempt, host: AnyHost, deadline: float, why: dict[str, object]) -> Report:
     """The report of a plug that failed, after the host was led back to what was observed first."""
-    why = _why(one, Status.ROLLED_BACK)
     if not one.changed:
         return one.report(Status.ROLLED_BACK, **why)
     goal, kept = restorable(one.first, one.goal.wanted, one.seen.state, host.settings.integration_bridges)
     try:
-        steps = plan(one.seen.state, goal)
+        steps = plan(_without_strangers(one), goal)
         (outcomes,) = host.apply([steps], deadline) if steps else ((),)
         one.outcomes += outcomes
         one.seen = _seen(host.observe(set(one.goal.names), deadline), one.goal.names)
-        left = plan(one.seen.state, goal)
+        left = plan(_without_strangers(one), goal)
     except (HybridVifError, NoAnswer) as error:
         why["reason"] = f"{why['reason']}; it could not be undone: {error}"
         return one.report(Status.INCOMPLETE, leftovers=_leftovers(one.seen.state, one.first), **why)
     if left or kept:
         return one.report(Status.INCOMPLETE, leftovers=(*(step.part.name for step in left), *kept), **why)
     return one.report(Status.ROLLED_BACK, **why)
+
+
+def _without_strangers(one: _Attempt) -> HostState:
+    """The port as it is now, less what others have put under its names meanwhile: that is not this port's to undo."""
+    first = {(part.role, part.name) for part in one.first}
+    state = one.seen.state
+    for part in one.seen.state:
+        theirs = owners_of(part) - {one.goal.port_id} and (part.role, part.name) not in first
+        if theirs or isinstance(part, Stray):
+            state = state.lacking(part)
+    return state
 
 
 def _why(one: _Attempt, status: Status) -> dict[str, object]:

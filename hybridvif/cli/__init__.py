@@ -9,7 +9,7 @@
     reporting, planning, checking       the answers of plug and unplug, of plan, of check
     topology, draw, graphs     what is plugged on a host, judged and drawn
     diagnosis                  what doctor asks
-    plug, unplug, plan, check, show, list, doctor, sandbox, demo    the sub-commands
+    plug, unplug, plan, check, show, list, doctor, executors, sandbox, demo    the sub-commands
 
 A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
 it answers to -f, FORMATS, the default first.
@@ -37,6 +37,7 @@ COMMANDS: Mapping[str, str] = {
     "show": "what is plugged on this host, drawn",
     "list": "the plugged ports, one a line",
     "doctor": "every precondition: pass or fail, why, and the command that mends it",
+    "executors": "the installed executors: role, origin, what they need, and what of that is missing",
     "sandbox": "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command",
     "demo": "two ports plugged in a sandbox, a ping across, the drawing, unplug",
 }

@@ -10,6 +10,8 @@ Its document:
                 nothing to do; left_out: the fields that were taken from the plugged port
     summary     {"create": 2, "update": 1, "delete": 0}: parts, not steps
     error       only if a port would be refused, or a bridge is missing (failure.py)
+
+-f shell prints the plan as the brctl, ip, sysctl and ovs-vsctl lines that do it, for `sh -e` as root.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
     from hybridvif.settings import Settings
 
 HELP = "what plug or unplug would do, as a diff; nothing is written"
-FORMATS = ("text", "json", "yaml", "table", "value")
+FORMATS = ("text", "json", "yaml", "table", "value", "shell")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

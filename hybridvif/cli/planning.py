@@ -14,6 +14,7 @@ from hybridvif.cli.gaps import filled, is_there
 from hybridvif.cli.ports import Asked
 from hybridvif.cli.rehearsal import Rehearsal
 from hybridvif.cli.screen import Answer, Paint
+from hybridvif.executors.recipes import shell_lines
 from hybridvif.facts import Observed
 from hybridvif.names import names_of
 from hybridvif.parts import HostState
@@ -95,6 +96,7 @@ def answer_of(
         lines=lambda paint: list(_lines(wish.goal, reports, changes, paint, reasons=reasons)),
         columns=COLUMNS,
         rows=[row for port_id, some in changes.items() for row in rows_of(port_id, some)],
+        drawings={"shell": lambda: "".join(f"{line}\n" for one in reports for line in shell_lines(steps[one.port_id]))},
         simulated=any(report.simulated for report in reports),
         failures=failures,
         exit_code=exit_code,

@@ -65,10 +65,12 @@ def check_link_executor(make: Make, sandbox: Sandbox | None = None, **settings: 
 
 
 def _check(bench: Bench) -> None:
-    with bench:
-        for check in (_each_step, _absence, _presence, _foreign, _order, _names, _grammar, _late):
-            _sweep(bench)
-            check(bench)
+    try:
+        with bench:
+            for check in (_each_step, _absence, _presence, _foreign, _order, _names, _grammar, _late):
+                _sweep(bench)
+                check(bench)
+    finally:
         _sweep(bench)
 
 

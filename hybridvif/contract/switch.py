@@ -24,43 +24,40 @@ def check_switch_executor(
     bridges: Sequence[str] = ("br-int", "br-two"),
     prepare: str = "ovs-vsctl --may-exist add-br br-two -- set Bridge br-two "
     "datapath_type=$(ovs-vsctl get Bridge br-int datapath_type)",
+    clean: str = f"ovs-vsctl --if-exists del-port {NAMES.switch_end}",
     **settings: Any,
 ) -> None:
     """Make sure that a switch executor keeps the contract; AssertionError says in one sentence where it does not.
 
     make: an executor class, or an importable function of Settings that makes one. bridges: integration bridges of the
-    switch, two if it can move a port from one to another. prepare: a shell script that makes them. settings: fields of
-    Settings.
+    switch, two if it can move a port from one to another. prepare: a shell script that makes them; clean: one that
+    removes the port, whatever the executor does. settings: fields of Settings.
     """
     require_declared(make, Role.SWITCH)
     settings.setdefault("integration_bridges", tuple(bridges))
     if sandbox is None:
         with Sandbox() as box:
-            _check(Bench(make, box, settings), bridges, prepare)
+            _check(Bench(make, box, settings), bridges, prepare, clean)
     else:
-        _check(Bench(make, sandbox, settings), bridges, prepare)
+        _check(Bench(make, sandbox, settings), bridges, prepare, clean)
 
 
-def _check(bench: Bench, bridges: Sequence[str], prepare: str) -> None:
+def _check(bench: Bench, bridges: Sequence[str], prepare: str, clean: str) -> None:
     bench.sh(prepare)
-    with bench:
-        _sweep(bench)
-        # The switch takes a device that is there, as it is at the end of every plug.
-        bench.sh(
-            f"ip link add {NAMES.bridge_end} type veth peer name {NAMES.switch_end}; "
-            f"ip link set {NAMES.bridge_end} up; ip link set {NAMES.switch_end} up"
-        )
-        if IvsPort in bench.make.serves:  # type: ignore[attr-defined]
-            _check_ivs(bench)
-        if OvsPort in bench.make.serves:  # type: ignore[attr-defined]
-            _check_ovs(bench, bridges)
-        _sweep(bench)
-
-
-def _sweep(bench: Bench) -> None:
-    for part in bench.see(NAMES).ports.values():
-        bench.do([Delete(part)])
-    bench.sh(f"ip link delete {NAMES.bridge_end} 2>/dev/null || true")
+    bench.sh(f"ip link delete {NAMES.bridge_end} 2>/dev/null || true; {clean}")
+    # The switch takes a device that is there, as it is at the end of every plug.
+    bench.sh(
+        f"ip link add {NAMES.bridge_end} type veth peer name {NAMES.switch_end}; "
+        f"ip link set {NAMES.bridge_end} up; ip link set {NAMES.switch_end} up"
+    )
+    try:
+        with bench:
+            if IvsPort in bench.make.serves:  # type: ignore[attr-defined]
+                _check_ivs(bench)
+            if OvsPort in bench.make.serves:  # type: ignore[attr-defined]
+                _check_ovs(bench, bridges)
+    finally:
+        bench.sh(f"{clean}; ip link delete {NAMES.bridge_end}")
 
 
 def _check_ivs(bench: Bench) -> None:

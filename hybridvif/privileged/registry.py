@@ -27,28 +27,27 @@ def executor_of(role: Role, settings: Settings) -> Executor:
     name = settings.link_executor if role is Role.LINK else settings.switch_executor
     _prime()
     try:
-        cls: Any = DriverManager(GROUPS[role], name, warn_on_missing_entrypoint=False).driver
+        cls: Any = DriverManager(GROUPS[role], name).driver
     except NoMatches as error:
-        raise ConfigurationError(
-            f"[hybridvif] {role.value}_executor: no executor named {name!r} is installed; "
-            f"there are {', '.join(installed(role)) or 'none'}"
-        ) from error
-    except (ImportError, AttributeError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"[hybridvif] {role.value}_executor: {name!r} is installed but cannot be loaded ({error}); reinstall it"
-        ) from error
+        raise _useless(role, f"no executor named {name!r} is installed") from error
+    except Exception as error:
+        # Somebody else's module is run here, which may fail in any way.
+        raise _useless(role, f"{name!r} is installed but cannot be loaded ({error}); reinstall it") from error
     lacking = [member for member in _MEMBERS if not hasattr(cls, member)]
     if lacking:
-        raise ConfigurationError(
-            f"[hybridvif] {role.value}_executor: {name!r} is no executor, it lacks {', '.join(lacking)}"
-        )
+        raise _useless(role, f"{name!r} is no executor, it lacks {', '.join(lacking)}")
     if cls.role is not role:
-        raise ConfigurationError(
-            f"[hybridvif] {role.value}_executor: {name!r} is a {cls.role.value} executor; "
-            f"of {role.value} executors there are {', '.join(installed(role))}"
-        )
-    executor: Executor = cls(settings)
+        raise _useless(role, f"{name!r} is a {getattr(cls.role, 'value', cls.role)} executor")
+    try:
+        executor: Executor = cls(settings)
+    except Exception as error:
+        raise _useless(role, f"{name!r} cannot be started ({error})") from error
     return executor
+
+
+def _useless(role: Role, why: str) -> ConfigurationError:
+    there = ", ".join(installed(role)) or "none"
+    return ConfigurationError(f"[hybridvif] {role.value}_executor: {why}; of {role.value} executors there are {there}")
 
 
 def installed(role: Role) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from hybridvif import (
     PlugFailed,
     Port,
     PortRunning,
+    Report,
     Status,
     UnplugFailed,
     check,
@@ -69,7 +71,8 @@ def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: 
     lab.sh(made.format(qbr=names.bridge, qvb=names.bridge_end, qvo=names.switch_end))
     before = lab.snapshot()
 
-    for refused in (lambda: plug(port, lab.host), lambda: unplug(port.id, lab.host)):
+    calls: list[Callable[[], Report]] = [lambda: plug(port, lab.host), lambda: unplug(port.id, lab.host)]
+    for refused in calls:
         with pytest.raises(Conflict) as caught:
             refused()
         assert said in str(caught.value)
@@ -86,7 +89,8 @@ def test_a_bridge_end_in_a_foreign_bridge_is_not_stolen(lab: Lab, port: Port) ->
     assert until(lambda: "NO-CARRIER" in lab.link(port.names.bridge)["flags"])
     before = lab.snapshot()
 
-    for refused in (lambda: plug(port, lab.host), lambda: unplug(port.id, lab.host)):
+    calls: list[Callable[[], Report]] = [lambda: plug(port, lab.host), lambda: unplug(port.id, lab.host)]
+    for refused in calls:
         with pytest.raises(Conflict, match=r"hvbridge.*ip link set qvb00000001-7b nomaster"):
             refused()
     assert lab.snapshot() == before

@@ -32,9 +32,9 @@ def lab(sandbox: Sandbox, hasty: Host) -> Iterator[Lab]:
     yield lab
     for name in ("ovsdb-server", "ovs-vswitchd"):
         try:
-            sandbox.resume(name)  # type: ignore[arg-type]
+            sandbox.resume(name)
         except Exception:  # noqa: BLE001  # it was killed
-            sandbox.start(name)  # type: ignore[arg-type]
+            sandbox.start(name)
     lab.sweep()
 
 

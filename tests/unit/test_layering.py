@@ -117,7 +117,8 @@ def may_import(module: str, target: str) -> bool:
         oslo = library.startswith("oslo_")
         return is_of(target, *CORE, *ours) or oslo or library in sys.stdlib_module_names
     if is_of(target, "hybridvif.executors"):
-        return is_of(target, FAKE, "hybridvif.executors.base")
+        # Without a library each: what they share, the recipe as text, and the names of packages.
+        return is_of(target, FAKE, *(f"hybridvif.executors.{name}" for name in ("base", "recipes", "command")))
     return library not in EXECUTOR_LIBRARIES
 
 

@@ -22,7 +22,7 @@ def test_the_link_executor_keeps_the_contract():
 
 def test_the_switch_executor_keeps_the_contract():
     with Sandbox(ovs=False) as box:
-        check_switch_executor(BridgeSwitch, box, prepare=BRIDGES)
+        check_switch_executor(BridgeSwitch, box, prepare=BRIDGES, clean="rm -rf /run/hybridvif-example")
 
 
 def test_a_port_is_plugged_by_both(tmp_path):

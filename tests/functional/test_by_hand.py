@@ -1,0 +1,95 @@
+"""What `hybridvif plan -f shell` prints, run by hand, leaves the host as the plan said; the list of the executors."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hybridvif import ConfigurationError, HostState, Port, Status, VifType, plug, plug_all, wiring_of
+from hybridvif.parts import NOTHING, OvsPort, agree
+from hybridvif.pytest_plugin import connected
+from tests.functional.conftest import Lab, make_port
+
+HYBRIDVIF = [sys.executable, "-m", "hybridvif"]
+
+
+def printed(lab: Lab, *words: str) -> str:
+    return lab.box.run([*HYBRIDVIF, "plan", *words, "-f", "shell"]).stdout
+
+
+def seen(lab: Lab, port: Port) -> HostState:
+    return lab.host.observe(set(port.names), time.monotonic() + 10).state
+
+
+@pytest.mark.parametrize("mtu", [1500, 1000])
+def test_a_plan_run_by_hand_plugs_and_unplugs(lab: Lab, mtu: int) -> None:
+    port = make_port(mtu=mtu)
+    before = lab.snapshot()
+    words = ("plug", port.id, "--mac", port.mac, "--instance", port.instance_id, "--mtu", str(mtu))
+
+    lab.sh(printed(lab, *words))
+
+    assert agree(seen(lab, port), wiring_of(port))
+    assert printed(lab, *words) == ""
+    lab.sh(printed(lab, "unplug", port.id))
+    assert seen(lab, port) == NOTHING
+    assert lab.snapshot() == before
+
+
+@pytest.mark.parametrize(
+    "befalls",
+    [
+        "ip link delete qvb00000001-7b",
+        "ip link set qvb00000001-7b nomaster mtu 1300 promisc off",
+        "ip link set qbr00000001-7b down type bridge ageing_time 3000 mcast_snooping 1 stp_state 1",
+        "ovs-vsctl clear Interface qvo00000001-7b external_ids",
+        "ip link set qbr00000001-7b mtu 1000",
+    ],
+)
+def test_a_repair_run_by_hand_repairs(lab: Lab, port: Port, befalls: str) -> None:
+    plug(port, lab.host)
+    lab.sh(befalls)
+
+    lab.sh(printed(lab, "plug", port.id, "--mac", port.mac, "--instance", port.instance_id))
+
+    assert agree(seen(lab, port), wiring_of(port))
+
+
+def test_the_installed_executors_are_listed_with_what_they_need(lab: Lab) -> None:
+    found = json.loads(lab.box.run([*HYBRIDVIF, "executors", "-f", "json"]).stdout)["executors"]
+    by_name = {(one["role"], one["name"]): one for one in found}
+    assert {("link", "iproute2-netlink"), ("link", "subprocess-brctl"), ("link", "recording")} <= by_name.keys()
+    assert {("switch", "ovsdb"), ("switch", "ovs-vsctl"), ("switch", "ivs-ctl")} <= by_name.keys()
+    assert by_name["link", "iproute2-netlink"]["configured"]
+    assert by_name["link", "subprocess-brctl"]["programs"] == ["brctl", "ip"]
+    assert any("ivs-ctl" in sentence for sentence in by_name["switch", "ivs-ctl"]["missing"])
+    assert by_name["switch", "ovsdb"]["origin"].startswith("hybridvif ")
+
+
+def test_a_port_of_a_switch_that_is_not_configured_fails_alone_and_before_any_step(lab: Lab) -> None:
+    before = lab.snapshot()
+    reports = plug_all([make_port(1, vif_type=VifType.IVS), make_port(2)], lab.host)
+    assert [report.status for report in reports] == [Status.PRECONDITION, Status.DONE]
+    assert "does not serve ivs-port" in reports[0].reason
+    assert not lab.link(make_port(1).names.bridge)
+    assert before != lab.snapshot()
+
+
+def test_a_second_connection_with_other_executors_is_refused(lab: Lab, tmp_path: Path) -> None:
+    with (
+        pytest.raises(ConfigurationError, match="close"),
+        connected(lab.box, tmp_path, link_executor="subprocess-brctl"),
+    ):
+        pass
+
+
+def test_a_row_parked_by_hand_is_seen_as_parked(lab: Lab, port: Port) -> None:
+    plug(port, lab.host)
+    lab.sh(f"ovs-vsctl set Interface {port.names.switch_end} type=patch options:peer=nobody")
+    row = seen(lab, port).ports[port.names.switch_end]
+    assert isinstance(row, OvsPort)
+    assert (row.type, row.realized) == ("patch", False)

@@ -1,0 +1,92 @@
+"""The recipe of the hybrid plug: the commands that OpenStack began with, in their order, and what we add to them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from hybridvif import Port, plan, wiring_of
+from hybridvif.executors.recipes import link_lines, shell_lines, switch_words
+from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Tap
+from hybridvif.port import VifType
+from hybridvif.steps import Create, Update
+
+PORT = Port(
+    id="5f2c0e1a-7b00-4c00-8000-000000000001",
+    mac="fa:16:3e:aa:bb:cc",
+    instance_id="0b1c2d3e-0000-4000-8000-000000000002",
+    mtu=1450,
+)
+WIRING = wiring_of(PORT)
+QBR, QVB, QVO = PORT.names.bridge, PORT.names.bridge_end, PORT.names.switch_end
+ROW = WIRING.ports[QVO]
+assert isinstance(ROW, OvsPort)
+
+SEED = [
+    rf"brctl addbr {QBR}",
+    rf"brctl setfd {QBR} 0",
+    rf"brctl stp {QBR} off",
+    rf".*{QBR}.*mcast_snooping 0",
+    rf"sysctl .*{QBR}/disable_ipv6=1",
+    rf"ip link add {QVB} type veth peer name {QVO}",
+    rf"ip link set dev {QVB} up promisc on mtu 1450\b.*",
+    rf"ip link set dev {QVO} up promisc on mtu 1450\b.*",
+    rf"ip link set dev {QBR} up",
+    rf"brctl addif {QBR} {QVB}",
+    rf"ovs-vsctl add-port br-int {QVO} -- set Interface {QVO} .*iface-id.*iface-status.*attached-mac.*vm-uuid.*",
+]
+
+
+def test_a_fresh_plug_runs_the_seeds_commands_in_the_seeds_order() -> None:
+    lines = list(shell_lines(plan(NOTHING, WIRING)))
+    at = -1
+    for wanted in SEED:
+        later = [place for place, line in enumerate(lines) if place > at and re.fullmatch(wanted, line)]
+        assert later, f"{wanted} does not come after {lines[at]}"
+        at = later[0]
+
+
+def test_an_unplug_is_the_reverse() -> None:
+    assert list(shell_lines(plan(WIRING, NOTHING))) == [
+        f"ovs-vsctl --if-exists del-port {QVO}",
+        f"ip link delete {QVB} || true",
+        f"ip link set dev {QBR} down || true",
+        f"brctl delbr {QBR} || true",
+    ]
+
+
+def test_a_row_that_stays_is_parked_and_freed_in_two_transactions() -> None:
+    gone = HostState({}, {QVO: replace(ROW, realized=False)})
+    transactions = [line for line in shell_lines(plan(gone, WIRING)) if line.startswith("ovs-vsctl")]
+    assert [PARKED in line for line in transactions] == [True, False]
+
+
+def test_a_port_in_order_needs_no_line() -> None:
+    assert list(shell_lines(plan(WIRING, WIRING))) == []
+
+
+def test_a_port_of_ivs_is_added_by_ivs_ctl() -> None:
+    lines = list(shell_lines(plan(NOTHING, wiring_of(replace(PORT, vif_type=VifType.IVS)))))
+    assert lines[-1] == f"ivs-ctl add-port {QVO}"
+
+
+def test_a_row_is_moved_and_never_deleted() -> None:
+    words = switch_words(Update(replace(ROW, bridge="br-old"), ROW))
+    assert "del-port" not in words
+    assert words[:5] == ["--", "--id=@port", "get", "Port", QVO]
+
+
+@pytest.mark.parametrize("step", [Create(Tap(name=PORT.names.tap, master="")), Create(IvsPort(name=QVO))])
+def test_what_has_no_recipe_is_an_error(step: Create) -> None:
+    for recipe in (link_lines, switch_words):
+        with pytest.raises(ValueError, match="no recipe"):
+            recipe(step)
+
+
+def test_an_end_gets_only_what_differs() -> None:
+    bridge = WIRING.links[QBR]
+    assert isinstance(bridge, Bridge)
+    lines = [str(line) for line in link_lines(Update(replace(bridge, ageing=30_000), bridge))]
+    assert lines == [f"brctl setageing {QBR} 0"]
