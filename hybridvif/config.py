@@ -83,6 +83,11 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
         values = {option.dest: getattr(section, option.dest) for option in OPTIONS}
     except (cfg.ConfigFileValueError, ValueError) as error:
         raise ConfigurationError(f"the configuration is not legal: {error}") from error
+    if not MIN_DEADLINE <= values["deadline"] <= MAX_DEADLINE:
+        # Nothing compares with "nan", so the option's own limits let it pass.
+        raise ConfigurationError(
+            f"[hybridvif] deadline: {values['deadline']} is not from {MIN_DEADLINE} to {MAX_DEADLINE} seconds"
+        )
     bridges = tuple(values["integration_bridges"])
     for name in bridges:
         if not is_bridge_name(name):
@@ -111,5 +116,5 @@ def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
             default_config_files=[os.path.abspath(name) for name in files],
             default_config_dirs=[],
         )
-    except cfg.Error as error:
+    except (cfg.Error, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the configuration in {', '.join(files)} is not legal: {error}") from error

@@ -24,6 +24,8 @@ DELAY, MAX_DELAY = 0.0002, 0.005
 """Seconds between two looks at a lock that another process holds: the library polls, from 10 to 100 ms by default."""
 
 _threads: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
+# In a forked child nobody would ever give back what another thread held.
+os.register_at_fork(after_in_child=_threads.clear)
 
 
 class LockTimeout(Exception):
@@ -59,6 +61,8 @@ def _holding_one(bucket: int, path: str, deadline: float) -> Iterator[None]:
         except OSError as error:
             raise _useless(path, error) from error
         if not taken:
+            # fasteners closes its file only where it had the lock.
+            lock.lockfile.close()
             raise LockTimeout
         try:
             yield
@@ -71,7 +75,8 @@ def _holding_one(bucket: int, path: str, deadline: float) -> Iterator[None]:
 def _make(path: str) -> None:
     try:
         try:
-            os.makedirs(path)
+            os.makedirs(os.path.dirname(path), exist_ok=True)
+            os.mkdir(path)
         except FileExistsError:
             pass
         else:
@@ -88,17 +93,18 @@ def _make(path: str) -> None:
         )
 
 
-def _make_file(path: str) -> None:
-    """Make a lock file that the group can use as well; never through a symbolic link."""
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+def _make_file(name: str) -> None:
+    """Group-writable whatever the umask; and never through a link that somebody has planted."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        os.close(os.open(path, flags))
-    except FileNotFoundError:
-        descriptor = os.open(path, flags | os.O_CREAT, 0o660)
-        try:
-            os.fchmod(descriptor, 0o660)
-        finally:
-            os.close(descriptor)
+        fd = os.open(name, flags | os.O_EXCL, 0o660)
+    except FileExistsError:
+        os.close(os.open(name, flags, 0o660))
+        return
+    try:
+        os.fchmod(fd, 0o660)
+    finally:
+        os.close(fd)
 
 
 def _useless(path: str, error: OSError) -> PreconditionError:

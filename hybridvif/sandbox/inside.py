@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import os
 import select
+import shutil
 import signal
 import sys
 from typing import NoReturn
@@ -63,7 +64,9 @@ def spawn(argv: tuple[str, ...]) -> int:
         return os.posix_spawnp(argv[0], argv, os.environ, setsigdef=pythons_own, setsigmask=())
     except OSError as error:
         print(f"error: {argv[0]} cannot be run: {error.strerror}; check its spelling", file=sys.stderr, flush=True)
-        os._exit(127 if isinstance(error, FileNotFoundError) else 126)
+        # A directory of PATH that may not be read makes "no such file" into "permission denied".
+        absent = isinstance(error, FileNotFoundError) or (os.sep not in argv[0] and shutil.which(argv[0]) is None)
+        os._exit(127 if absent else 126)
 
 
 def wait(lifeline: int, command: int | None) -> int:

@@ -170,7 +170,7 @@ def test_an_unplug_leaves_everything_as_it_was_before_the_plug(lab: Lab, port: P
 
 
 def test_many_ports_at_once_each_have_a_report_in_their_order(lab: Lab) -> None:
-    ports = [make_port(number) for number in range(1, 13)]
+    ports, before = [make_port(number) for number in range(1, 13)], lab.links()
     lab.sh(f"ip link add {ports[5].names.bridge} type veth peer name hvpeer")
 
     reports = plug_all(ports, lab.host)
@@ -182,7 +182,7 @@ def test_many_ports_at_once_each_have_a_report_in_their_order(lab: Lab) -> None:
     assert all(check(port, lab.host) == () for at, port in enumerate(ports) if at != 5)
     lab.sh(f"ip link delete {ports[5].names.bridge}")
     assert all(report.ok for report in unplug_all([port.id for port in ports], lab.host))
-    assert lab.links() == {"lo", "br-int"} | {name for name in lab.links() if name.startswith("ovs-")}
+    assert lab.links() == before
 
 
 def test_one_port_that_the_switch_refuses_does_not_cost_the_others_theirs(lab: Lab) -> None:

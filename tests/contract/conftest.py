@@ -1,0 +1,33 @@
+"""One daemon a module and executor; a host that is swept after every test."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+
+from hybridvif.pytest_plugin import connected
+from hybridvif.sandbox import Sandbox
+from tests.contract.bench import Bench
+
+
+@pytest.fixture(scope="module")
+def executor() -> dict[str, str]:
+    """The options that choose the executor under trial; each module of tests has its own."""
+    return {}
+
+
+@pytest.fixture(scope="module")
+def standing(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory, executor: dict[str, str]) -> Iterator[Bench]:
+    """The bench, for tests that sweep it themselves."""
+    options = {"integration_bridges": "br-int,br-two", "deadline": 10, **executor}
+    with connected(sandbox, tmp_path_factory.mktemp("bench"), **options) as host:
+        yield Bench(sandbox, host)
+
+
+@pytest.fixture
+def bench(standing: Bench) -> Iterator[Bench]:
+    """The bench, empty, and swept after the test."""
+    standing.clear()
+    yield standing
+    standing.sweep()

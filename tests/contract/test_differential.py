@@ -1,0 +1,132 @@
+"""The same plan by each pair of executors leaves the same host, in the host's own words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from hypothesis import Phase, given, settings
+
+from hybridvif import HostState, Port, wiring_of
+from hybridvif.parts import Bridge, OvsPort, Veth
+from hybridvif.parts import HostState as State
+from hybridvif.planner import plan
+from hybridvif.pytest_plugin import connected
+from hybridvif.report import Result
+from hybridvif.sandbox import Sandbox
+from tests.contract.bench import FULL, Bench, states
+from tests.functional.conftest import make_port
+
+PAIRS = [(link, switch) for link in ("iproute2-netlink", "subprocess-brctl") for switch in ("ovsdb", "ovs-vsctl")]
+CASES = 200 if FULL else 6
+PORT = make_port()
+DROPPED = {"ifindex", "link_index", "stats", "stats64", "operstate", "flags"}
+"""What the kernel numbers, counts or tells a moment later."""
+
+
+def host_of(bench: Bench) -> dict[str, Any]:
+    """All of the host that a plan can leave different, in the words of ip, /proc/sys and ovs-vsctl."""
+    links = {}
+    for link in json.loads(bench.sh("ip -d -j link")):
+        name = link["ifname"]
+        if name not in PORT.names:
+            continue
+        flags = sorted(set(link["flags"]) - {"NO-CARRIER", "LOWER_UP", "M-DOWN"})
+        kept = {key: value for key, value in link.items() if key not in DROPPED} | {"flags": flags}
+        if link.get("linkinfo", {}).get("info_kind") != "bridge":
+            # The kernel draws the MAC of a veth; nobody sets it.
+            kept.pop("address", None)
+            kept["linkinfo"] = {"info_kind": link.get("linkinfo", {}).get("info_kind")}
+        else:
+            options = kept["linkinfo"]["info_data"]
+            kept["linkinfo"]["info_data"] = {key: one for key, one in options.items() if not key.endswith("timer")}
+        links[name] = kept
+    bridge = PORT.names.bridge
+    switches = {
+        key: bench.sh(f"cat /proc/sys/net/{key.format(bridge)} 2>/dev/null || echo absent").strip()
+        for key in ("ipv4/conf/{}/arp_ignore", "ipv4/conf/{}/arp_announce", "ipv6/conf/{}/disable_ipv6")
+    }
+    interface = bench.row(PORT.names.switch_end)
+    row = {key: str(interface.get(key)) for key in ("name", "type", "options", "external_ids")}
+    held = bench.sh(f"ovs-vsctl --if-exists port-to-br {PORT.names.switch_end} 2>/dev/null || true").strip()
+    return {"links": links, "switches": switches, "row": row, "held": held}
+
+
+def cases() -> list[tuple[State, State]]:
+    """Drifted starting states, each with the wiring, nothing, or another state to lead to."""
+    drawn: list[tuple[State, State]] = []
+
+    @settings(max_examples=CASES, deadline=None, database=None, phases=[Phase.generate])
+    @given(states(PORT), states(PORT, target=True))
+    def draw(first: State, target: State) -> None:
+        drawn.append((first, target))
+
+    draw()
+    assert len(drawn) >= CASES
+    choice = Random(len(drawn))
+    goals = [wiring_of(PORT), HostState()]
+    return [(first, choice.choice([target, *goals])) for first, target in drawn]
+
+
+@pytest.mark.prove
+def test_all_pairs_of_executors_leave_the_same_host(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> None:
+    tried = cases()
+    left: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for link, switch in PAIRS:
+        directory: Path = tmp_path_factory.mktemp("differential")
+        options = {"integration_bridges": "br-int,br-two", "link_executor": link, "switch_executor": switch}
+        with connected(sandbox, directory, **options) as host:
+            bench = Bench(sandbox, host)
+            left[link, switch] = [after(bench, first, goal) for first, goal in tried]
+            bench.clear()
+            bench.sweep()
+    reference = left[PAIRS[0]]
+    for pair in PAIRS[1:]:
+        unlike = [at for at, host in enumerate(left[pair]) if host != reference[at]]
+        assert not unlike, (
+            f"{pair}: {len(unlike)} of {len(tried)} differ, the first in "
+            f"{list(_differences(left[pair][unlike[0]], reference[unlike[0]]))}: {tried[unlike[0]]}"
+        )
+    print(f"{len(tried)} of {len(tried)} equal for each of {len(PAIRS)} pairs")  # noqa: T201  # the figure, for who runs it with -s
+
+
+def _differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
+    if isinstance(one, dict) and isinstance(other, dict):
+        for key in sorted({*one, *other}):
+            yield from _differences(one.get(key), other.get(key), f"{where}/{key}")
+    elif one != other:
+        yield f"{where}: {one} and {other}"
+
+
+def after(bench: Bench, first: State, goal: State) -> dict[str, Any]:
+    """The host after the plan from one state to another was carried out, or what stopped it."""
+    bench.furnish(first)
+    seen = bench.see()
+    steps = plan(seen, goal)
+    outcomes = bench.do(*steps) if steps else ()
+    failed = [outcome for outcome in outcomes if outcome.result is not Result.DONE]
+    assert not failed, f"from {first} to {goal}: {failed}"
+    return host_of(bench)
+
+
+def test_the_comparison_sees_a_difference(sandbox: Sandbox, tmp_path: Path) -> None:
+    port: Port = PORT
+    with connected(sandbox, tmp_path) as host:
+        bench = Bench(sandbox, host)
+        whole = after(bench, HostState(), wiring_of(port))
+        for befalls in (
+            f"ip link set {port.names.bridge} type bridge ageing_time 100",
+            f"ip link set {port.names.switch_end} alias other",
+            f"echo 0 > /proc/sys/net/ipv4/conf/{port.names.bridge}/arp_ignore",
+            f"ovs-vsctl remove Interface {port.names.switch_end} external_ids vm-uuid",
+        ):
+            bench.sh(befalls)
+            now = host_of(bench)
+            assert now != whole
+            whole = now
+        bench.clear()
+        assert {type(part) for part in wiring_of(port)} == {Bridge, Veth, OvsPort}

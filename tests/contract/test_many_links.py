@@ -1,0 +1,176 @@
+"""A host with more than 300 links in any state: observed rightly, in either way, whatever comes and goes meanwhile."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+from random import Random
+from subprocess import DEVNULL
+from typing import Any
+
+import pytest
+
+from hybridvif import Bridge, HostState, HybridVifError, Port, Veth
+from hybridvif.parts import Role
+from hybridvif.privileged.registry import installed
+from hybridvif.sandbox import Sandbox
+from tests.contract.bench import Bench, any_links, make, wrong
+from tests.functional.conftest import make_port
+
+PORTS = [make_port(number) for number in range(1, 106)]
+CHURN = "while :; do ip link add hvc$0 type veth peer name hvd$0; ip link delete hvc$0; done"
+DUMPS = """
+import time
+from hybridvif.executors.linkdump import Interrupted, dump_links
+interrupted = 0
+for _ in range(10):
+    try:
+        dump_links(time.monotonic() + 5)
+    except Interrupted:
+        interrupted += 1
+print(interrupted)
+"""
+EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> dict[str, str]:
+    return {"link_executor": request.param}
+
+
+@pytest.fixture(scope="module")
+def crowd() -> dict[str, HostState]:
+    """What the links of each port are, by port id; the same in every run."""
+    choice = Random(20)
+    return {port.id: any_links(port, choice) for port in PORTS}
+
+
+@pytest.fixture(scope="module")
+def sandbox(sandbox: Sandbox, crowd: dict[str, HostState]) -> Iterator[Sandbox]:
+    """A host of its own with all of these links."""
+    with Sandbox() as box:
+        make(box, together(crowd, PORTS))
+        yield box
+
+
+def together(crowd: dict[str, HostState], ports: list[Port]) -> HostState:
+    """The state of several ports."""
+    return HostState().having(*(part for port in ports for part in crowd[port.id]))
+
+
+class IpRoute2:
+    """What `ip -d -j link` and /proc/sys say of a host."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.links = {link["ifname"]: link for link in json.loads(bench.sh("ip -d -j link"))}
+        self.sysctls = dict(
+            line.removeprefix("/proc/sys/net/").split(":")
+            for line in bench.sh(
+                "cd /proc/sys/net; grep -H . ipv4/conf/qbr*/arp_ignore ipv4/conf/qbr*/arp_announce "
+                "ipv6/conf/qbr*/disable_ipv6"
+            ).split()
+        )
+
+    def state_of(self, port: Port) -> HostState:
+        names = port.names
+        bridge, near, far = (self.links[name] for name in list(names)[:3])
+        options = bridge["linkinfo"]["info_data"]
+        ipv6 = self.sysctls.get(f"ipv6/conf/{names.bridge}/disable_ipv6")
+        return HostState().having(
+            Bridge(
+                name=names.bridge,
+                mac=bridge["address"],
+                stp=bool(options["stp_state"]),
+                forward_delay=options["forward_delay"],
+                ageing=options["ageing_time"],
+                multicast_snooping=bool(options["mcast_snooping"]),
+                disable_ipv6=None if ipv6 is None else ipv6 == "1",
+                addr_gen_mode=bridge.get("inet6_addr_gen_mode"),
+                arp_ignore=int(self.sysctls[f"ipv4/conf/{names.bridge}/arp_ignore"]),
+                arp_announce=int(self.sysctls[f"ipv4/conf/{names.bridge}/arp_announce"]),
+                group=self.group_of(bridge),
+                **self.common(bridge),
+            ),
+            Veth(
+                name=names.bridge_end,
+                peer=near["link"],
+                master=near.get("master", ""),
+                promisc="PROMISC" in near["flags"],
+                peer_promisc="PROMISC" in far["flags"],
+                group=self.group_of(near),
+                **self.common(near),
+                **{f"peer_{key}": value for key, value in self.common(far).items()},
+            ),
+        )
+
+    @staticmethod
+    def common(link: dict[str, Any]) -> dict[str, Any]:
+        return {"alias": link.get("ifalias", ""), "mtu": link["mtu"], "up": "UP" in link["flags"]}
+
+    @staticmethod
+    def group_of(link: dict[str, Any]) -> int:
+        return 0 if link["group"] == "default" else int(link["group"])
+
+
+def test_three_hundred_links_are_as_ip_has_them(standing: Bench, crowd: dict[str, HostState]) -> None:
+    said = IpRoute2(standing)
+    assert len(said.links) > 300
+    seen = standing.observed(None).state
+    for port in PORTS:
+        assert seen.of(port.names) == said.state_of(port)
+        assert seen.of(port.names) == crowd[port.id]
+    assert len(seen.links) == 2 * len(PORTS)
+
+
+def test_links_asked_for_by_name_are_as_ip_has_them(standing: Bench, crowd: dict[str, HostState]) -> None:
+    said = IpRoute2(standing)
+    for at in range(0, len(PORTS), 10):
+        some = PORTS[at : at + 10]
+        seen = standing.observed({name for port in some for name in port.names}).state
+        assert len(seen.links) == 2 * len(some)
+        for port in some:
+            assert seen.of(port.names) == said.state_of(port)
+
+
+def test_many_names_are_answered_for_and_no_other(standing: Bench, crowd: dict[str, HostState]) -> None:
+    some = PORTS[:60]
+    seen = standing.observed({name for port in some for name in port.names}).state
+    assert set(seen.links) == {name for port in some for name in (port.names.bridge, port.names.bridge_end)}
+    assert wrong(seen, together(crowd, some)) == []
+
+
+@pytest.fixture
+def churn(standing: Bench) -> Iterator[None]:
+    """Three processes that make and delete links."""
+    with ExitStack() as churning:
+        for number in range(3):
+            process = churning.enter_context(standing.box.popen(["sh", "-c", CHURN, str(number)], stderr=DEVNULL))
+            churning.callback(process.kill)
+        # Dumps are interrupted indeed.
+        assert int(standing.box.python(DUMPS).stdout) > 0
+        yield
+
+
+def test_no_port_is_missing_while_links_come_and_go(standing: Bench, crowd: dict[str, HostState], churn: None) -> None:
+    seen = []
+    end = time.monotonic() + 3
+    while time.monotonic() < end:
+        try:
+            seen.append(standing.observed(None).state)
+        except HybridVifError as error:
+            assert "change faster" in str(error)
+    assert len(seen) > 1
+    assert [wrong(state, together(crowd, PORTS)) for state in seen] == [[]] * len(seen)
+
+
+def test_a_port_is_found_by_name_while_links_come_and_go(
+    standing: Bench, crowd: dict[str, HostState], churn: None
+) -> None:
+    end = time.monotonic() + 1
+    rounds = 0
+    while time.monotonic() < end:
+        assert wrong(standing.see(), crowd[PORTS[0].id]) == []
+        rounds += 1
+    assert rounds > 5

@@ -1,0 +1,396 @@
+"""Every switch executor does to a real Open vSwitch what simulate() says, and refuses alike what objection() says."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+import pytest
+from hypothesis import given
+
+from hybridvif import (
+    Create,
+    Delete,
+    HostState,
+    HybridVifError,
+    Outcome,
+    OvsPort,
+    Result,
+    Status,
+    Step,
+    Tap,
+    Update,
+    Veth,
+    check,
+    plan,
+    plug,
+    simulate,
+    wiring_of,
+)
+from hybridvif.parts import PARKED, Role, StrayPort
+from hybridvif.privileged.registry import installed
+from tests.contract.bench import Bench, make, sampled, states, wrong
+from tests.functional.conftest import make_port, until
+
+EXECUTORS = [name for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]
+
+
+@pytest.fixture(scope="module", params=EXECUTORS)
+def executor(request: pytest.FixtureRequest) -> dict[str, str]:
+    return {"switch_executor": request.param}
+
+
+PORT = make_port()
+QBR, QVB, QVO, TAP = PORT.names
+OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
+"""The id of another port, with the same first 11 characters."""
+ROW = wiring_of(PORT).ports[QVO]
+assert isinstance(ROW, OvsPort)
+OVSS_OWN = "peer_promisc"
+"""ovs-vswitchd switches promiscuity on where it reads a device, and back to what it was (by name) where it lets go of it."""
+
+
+@pytest.mark.prove
+@sampled(20)
+@given(state=states(PORT), target=states(PORT, target=True))
+def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, target: HostState) -> None:
+    standing.furnish(state)
+    assert wrong(standing.see(), state, but=OVSS_OWN) == []
+    for step in plan(state, target):
+        before = standing.see()
+        (outcome,) = standing.do(step)
+        assert outcome.result is Result.DONE, outcome
+        assert wrong(standing.see(), simulate(before, step), but=OVSS_OWN) == []
+    reached = standing.see()
+    taps = [part for part in reached if isinstance(part, Tap)]
+    assert wrong(reached, target.having(*taps), but=OVSS_OWN) == []
+
+
+def what_is_the_agents(bench: Bench) -> list[Any]:
+    """What Neutron's agent has put into the rows, and what it knows them by."""
+    port, interface = bench.row(QVO, "Port"), bench.row(QVO)
+    return [port[key] for key in ("_uuid", "tag", "other_config")] + [
+        interface[key] for key in ("_uuid", "ofport", "other_config")
+    ]
+
+
+CHANGES: dict[str, Any] = {
+    "bridge": "br-two",
+    "iface_id": PORT.instance_id,
+    "iface_status": "",
+    "attached_mac": "fa:16:3e:ff:ff:ff",
+    "vm_uuid": "",
+    "port_id": PORT.id,
+    "type": PARKED,
+}
+
+
+@pytest.mark.parametrize("attribute", CHANGES)
+def test_one_attribute_changes_there_and_back_and_the_row_stays_the_same_row(bench: Bench, attribute: str) -> None:
+    bench.furnish(bench.wiring)
+    bench.sh(
+        f"ovs-vsctl set Port {QVO} tag=7 other_config:a=b -- set Interface {QVO} other_config:c=d external_ids:e=f"
+    )
+    agents, first = what_is_the_agents(bench), bench.snapshot()
+    there = replace(ROW, **{attribute: CHANGES[attribute], "realized": attribute != "type"})
+
+    for step in (Update(ROW, there), Update(there, ROW)):
+        before = bench.see()
+        (outcome,) = bench.do(step)
+        assert outcome.result is Result.DONE, outcome
+        assert wrong(bench.see(), simulate(before, step), but=OVSS_OWN) == []
+        assert bench.see() != before
+
+    assert what_is_the_agents(bench) == agents
+    assert bench.snapshot() == first
+
+
+def test_rows_come_and_go_without_a_trace(bench: Bench) -> None:
+    bench.furnish(HostState(bench.wiring.links))
+    before = bench.snapshot()
+    for step in (Create(ROW), Delete(ROW)):
+        assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
+    assert bench.snapshot() == before
+
+
+def test_a_step_writes_nothing_but_what_differs(bench: Bench) -> None:
+    bench.furnish(bench.wiring)
+    bench.sh(f"ovs-vsctl set Interface {QVO} external_ids:vm-uuid=theirs")
+    # Observed before that: what it does not change it does not write.
+    bench.do(Update(replace(ROW, attached_mac=""), ROW), Update(ROW, replace(ROW, iface_status="")))
+    ids = dict(bench.row(QVO)["external_ids"][1])
+    assert (ids["vm-uuid"], ids["attached-mac"], "iface-status" in ids) == ("theirs", PORT.mac, False)
+
+
+# What ovs-vswitchd makes of it.
+
+
+def test_the_facts_tell_port_number_tag_and_error(bench: Bench) -> None:
+    bench.furnish(bench.wiring)
+    bench.sh(f"ovs-vsctl set Port {QVO} tag=7 -- set Open_vSwitch . ovs_version=3.1.0")
+    fact = bench.facts().ports[QVO]
+    assert (fact.ofport, fact.error, fact.tag) == (bench.row(QVO)["ofport"], "", 7)
+    assert bench.facts().switches.keys() == {"br-int", "br-two"}
+    assert bench.facts().switch_version == "ovs 3.1.0"
+    bench.sh("ovs-vsctl clear Open_vSwitch . ovs_version")
+    assert bench.facts().switch_version == "ovs"
+
+    bench.furnish(HostState().having(replace(ROW, realized=False)))
+    fact = bench.facts().ports[QVO]
+    assert fact.ofport in (None, -1)
+    assert fact.error == bench.row(QVO)["error"] != ""
+
+
+def test_a_device_that_cannot_be_opened_fails_with_what_the_switch_says(bench: Bench) -> None:
+    (outcome,) = bench.do(Create(ROW))
+    assert outcome.result is Result.FAILED
+    assert bench.row(QVO)["error"]
+    assert bench.row(QVO)["error"] in outcome.reason
+    assert QVO in outcome.reason
+    assert bench.see() == HostState().having(replace(ROW, realized=False))
+    assert [outcome.result for outcome in bench.do(Delete(ROW))] == [Result.DONE]
+
+
+def test_a_bridge_that_is_missing_fails_by_name(bench: Bench) -> None:
+    bench.sh("ovs-vsctl del-br br-two")
+    outcome = bench.try_out(Create(replace(ROW, bridge="br-two")))
+    assert (outcome.result, outcome.code) == (Result.FAILED, "bridge-missing")
+    assert "br-two" in outcome.reason
+    bench.furnish(bench.wiring)
+    bench.sh("ovs-vsctl del-br br-two")
+    assert bench.try_out(Update(ROW, replace(ROW, bridge="br-two"))).code == "bridge-missing"
+
+
+# What is there, and what is not.
+
+
+def test_to_delete_what_is_absent_is_done(bench: Bench) -> None:
+    assert bench.try_out(Delete(ROW)).result is Result.DONE
+
+
+def test_to_create_what_exists_fails_and_is_worth_another_try(bench: Bench) -> None:
+    bench.furnish(bench.wiring)
+    outcome = bench.try_out(Create(ROW))
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert QVO in outcome.reason
+
+
+def test_what_vanished_meanwhile_fails_and_is_worth_another_try(bench: Bench) -> None:
+    outcome = bench.try_out(Update(replace(ROW, iface_status=""), ROW))
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert "vanished" in outcome.reason
+
+
+@pytest.mark.parametrize("step", [Update(replace(ROW, iface_status=""), ROW), Delete(ROW)], ids=["update", "delete"])
+@pytest.mark.parametrize("key", ["hybridvif-port-id", "iface-id"])
+def test_another_ports_row_is_refused_and_left_alone(bench: Bench, key: str, step: Step) -> None:
+    bench.furnish(bench.wiring)
+    bench.sh(f"ovs-vsctl set Interface {QVO} external_ids:{key}={OTHERS}")
+    outcome = bench.try_out(step)
+    assert outcome.result is Result.REFUSED
+    assert OTHERS in outcome.reason
+
+
+STRAYS = {
+    "a bond": f"ovs-vsctl --no-wait add-bond br-int hvbond {QVO} hvother",
+    "a tunnel": f"ovs-vsctl add-port br-int {QVO} -- set Interface {QVO} type=vxlan options:remote_ip=192.0.2.1",
+    "an internal port": f"ovs-vsctl add-port br-int {QVO} -- set Interface {QVO} type=internal",
+}
+
+
+@pytest.mark.parametrize("made", STRAYS.values(), ids=STRAYS)
+def test_what_is_not_one_system_interface_is_a_stray_and_left_alone(bench: Bench, made: str) -> None:
+    bench.sh(made)
+    found = bench.see().ports[QVO]
+    assert isinstance(found, StrayPort)
+    assert bench.observed(None).state.ports == {QVO: found}
+    for step in (Update(replace(ROW, iface_status=""), ROW), Delete(ROW)):
+        outcome = bench.try_out(step)
+        assert outcome.result is Result.REFUSED
+        assert QVO in outcome.reason
+    outcome = bench.try_out(Create(ROW))
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+
+
+def test_a_device_that_is_called_a_system_device_is_one(bench: Bench) -> None:
+    bench.furnish(bench.wiring)
+    bench.sh(f"ovs-vsctl set Interface {QVO} type=system")
+    assert bench.see() == bench.wiring
+
+
+def test_only_ports_of_our_grammar_are_seen(bench: Bench) -> None:
+    bench.furnish(bench.wiring)
+    bench.sh("ip link add hvport type veth peer name hvpeer; ovs-vsctl add-port br-int hvport")
+    assert bench.observed(None).state == bench.see() == bench.wiring
+
+
+# Many at once.
+
+
+def test_of_fifty_in_a_batch_the_guilty_alone_fails(bench: Bench) -> None:
+    ports = [make_port(number) for number in range(1, 51)]
+    rows = [row for port in ports for row in wiring_of(port).ports.values()]
+    veths = [
+        replace(veth, master="") for port in ports for veth in wiring_of(port).links.values() if isinstance(veth, Veth)
+    ]
+    unopenable, bonded = 16, 32
+    make(bench.box, HostState().having(*(veth for at, veth in enumerate(veths) if at != unopenable)))
+    bench.sh(f"ovs-vsctl --no-wait add-bond br-int hvbond {rows[bonded].name} hvother")
+
+    outcomes = bench.host.apply([[Create(row)] for row in rows], time.monotonic() + 10)
+
+    results = [outcome.result for (outcome,) in outcomes]
+    assert [at for at, result in enumerate(results) if result is not Result.DONE] == [unopenable, bonded]
+    assert rows[unopenable].name in outcomes[unopenable][0].reason
+    assert rows[bonded].name in outcomes[bonded][0].reason
+    seen = bench.observed({row.name for row in rows}).state.ports
+    assert [at for at, row in enumerate(rows) if seen[row.name] != row] == [unopenable, bonded]
+
+    gone = bench.host.apply([[Delete(row)] for at, row in enumerate(rows) if at != bonded], time.monotonic() + 10)
+    assert {outcome.result for (outcome,) in gone} == {Result.DONE}
+    bench.box.run(
+        ["ip", "-force", "-batch", "-"],
+        input="".join(f"link set {veth.name} group 99\n" for veth in veths) + "link delete group 99\n",
+        check=False,
+    )
+
+
+def test_callers_in_several_threads_do_not_disturb_each_other(bench: Bench) -> None:
+    rows = [row for number in range(1, 9) for row in wiring_of(make_port(number)).ports.values()]
+    parked = [replace(row, type=PARKED, realized=False) for row in rows if isinstance(row, OvsPort)]
+
+    def turns(row: OvsPort) -> list[Outcome]:
+        steps = [Create(row), Update(row, replace(row, iface_status="")), Delete(row)] * 2
+        return [outcome for step in steps for (outcome,) in bench.host.apply([[step]], time.monotonic() + 10)]
+
+    with ThreadPoolExecutor(8) as pool:
+        outcomes = [outcome for some in pool.map(turns, parked) for outcome in some]
+    assert [outcome for outcome in outcomes if outcome.result is not Result.DONE] == []
+    assert len(outcomes) == 48
+    assert bench.observed(None).state == HostState()
+
+
+# Others write as well.
+
+WRITER = f"""
+i=0
+while :; do
+    i=$((i+1))
+    ovs-vsctl --no-wait set Interface {QVO} external_ids:x=$i
+    [ "$(ovs-vsctl --no-wait get Interface {QVO} external_ids:x)" = "\\"$i\\"" ] || echo "lost $i"
+    echo "wrote $i"
+done
+"""
+SETTER = f"while read -r value; do ovs-vsctl --no-wait set Interface {QVO} external_ids:iface-status=$value; echo; done"
+
+
+def test_two_writers_of_one_row_lose_nothing(bench: Bench, tmp_path: Path) -> None:
+    bench.furnish(bench.wiring)
+    other = replace(ROW, attached_mac="fa:16:3e:ff:ff:ff", vm_uuid="")
+    said = tmp_path / "said"
+    with said.open("w") as out, bench.box.popen(["sh", "-c", WRITER], stdout=out) as writer:
+        assert until(lambda: "wrote 1\n" in said.read_text())
+        for _ in range(20):
+            for step in (Update(ROW, other), Update(other, ROW)):
+                (outcome,) = bench.do(step)
+                assert outcome.result is Result.DONE, outcome
+                assert bench.see().ports[QVO] == step.after
+        writer.kill()
+    lines = said.read_text().splitlines()
+    assert len(lines) > 10
+    assert [line for line in lines if not line.startswith("wrote")] == []
+    # The writer may have been killed between its commit and its word.
+    assert int(dict(bench.row(QVO)["external_ids"][1])["x"]) - len(lines) in (0, 1)
+
+
+def test_what_another_client_has_committed_is_seen_at_once(bench: Bench) -> None:
+    bench.furnish(bench.wiring)
+    with bench.box.popen(["sh", "-c", SETTER], stdin=PIPE, stdout=PIPE) as setter:
+        assert setter.stdin is not None
+        assert setter.stdout is not None
+        for number in range(100):
+            setter.stdin.write(f"round-{number}\n")
+            setter.stdin.flush()
+            setter.stdout.readline()
+            found = bench.see().ports[QVO]
+            assert isinstance(found, OvsPort)
+            assert found.iface_status == f"round-{number}"
+        setter.stdin.close()
+
+
+# The switch does not answer.
+
+
+@pytest.fixture
+def paused(bench: Bench) -> Iterator[Callable[[Any], None]]:
+    """Hangs a daemon, which goes on after the test."""
+    names: list[Any] = []
+
+    def pause(name: Any) -> None:
+        bench.box.pause(name)
+        names.append(name)
+
+    yield pause
+    for name in names:
+        bench.box.resume(name)
+
+
+def within(seconds: float, started: float) -> bool:
+    """Whether no more time has passed, and the quarter of a second that every call is allowed beyond its deadline."""
+    return time.monotonic() - started < seconds + 0.25
+
+
+def test_a_hung_server_is_told_by_the_deadline_and_nothing_comes_late(
+    bench: Bench, paused: Callable[[Any], None]
+) -> None:
+    bench.furnish(HostState(bench.wiring.links))
+    assert bench.see().ports == {}
+    paused("ovsdb-server")
+
+    started = time.monotonic()
+    with pytest.raises(HybridVifError, match="not answer|hung|busy"):
+        bench.host.observe({QVO}, started + 1)
+    assert within(1, started)
+    started = time.monotonic()
+    (outcome,) = bench.do(Create(ROW), patience=1)
+    assert within(1, started)
+    assert outcome.result in (Result.FAILED, Result.UNKNOWN)
+    assert outcome.reason
+
+    bench.box.resume("ovsdb-server")
+    if outcome.result is Result.FAILED:
+        time.sleep(0.3)
+        assert bench.see().ports == {}
+    assert plug(PORT, bench.host).status is Status.DONE
+
+
+def test_a_server_that_restarted_between_two_calls_is_met_again(bench: Bench) -> None:
+    bench.furnish(bench.wiring)
+    assert bench.see() == bench.wiring
+    bench.box.restart("ovsdb-server")
+    assert set(bench.see().ports) == {QVO}
+    bench.box.restart("ovsdb-server")
+    changed = replace(ROW, iface_status="")
+    assert [outcome.result for outcome in bench.do(Update(ROW, changed), Update(changed, ROW))] == [Result.DONE] * 2
+    assert until(lambda: check(PORT, bench.host) == ())
+
+
+def test_a_hung_vswitchd_leaves_it_configured_and_realizes_it_later(
+    bench: Bench, paused: Callable[[Any], None]
+) -> None:
+    bench.furnish(HostState(bench.wiring.links))
+    paused("ovs-vswitchd")
+    started = time.monotonic()
+    (outcome,) = bench.do(Create(ROW), patience=1.5)
+    assert within(1.5, started)
+    assert outcome.result is Result.CONFIGURED
+    assert "ovs-vswitchd" in outcome.reason
+    assert bench.see().ports == {QVO: replace(ROW, realized=False)}
+
+    bench.box.resume("ovs-vswitchd")
+    assert until(lambda: bench.see().ports == {QVO: ROW})

@@ -1,0 +1,335 @@
+"""One lock a port, across threads and processes: who waits, how long, in which order, and who may open the files."""
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from hybridvif.errors import PreconditionError
+from hybridvif.locks import BUCKETS, LockTimeout, bucket_of, holding
+
+ONE, OTHER = "5f2c0e1a-7b", "91d3aa02-41"
+HOLD = """
+import sys, time
+from hybridvif.locks import holding
+with holding(sys.argv[2:], sys.argv[1], time.monotonic() + 5):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+COUNT = """
+import sys, time
+from hybridvif.locks import holding
+path, file, keys = sys.argv[1], sys.argv[2], sys.argv[3:]
+for _ in range(10):
+    with holding(keys, path, time.monotonic() + 20):
+        number = int(open(file).read())
+        time.sleep(0.001)
+        with open(file, "w") as out:
+            out.write(str(number + 1))
+"""
+Wait = Callable[..., float]
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> str:
+    """A directory of locks that is not there yet."""
+    return str(tmp_path / "run" / "locks")
+
+
+def soon(seconds: float = 5.0) -> float:
+    return time.monotonic() + seconds
+
+
+def in_order(count: int) -> list[str]:
+    """So many keys, by the number of their locks."""
+    return sorted((f"{number:08x}-7b" for number in range(count)), key=bucket_of)
+
+
+@contextmanager
+def held_elsewhere(path: str, *keys: str) -> Iterator[subprocess.Popen[str]]:
+    """Locks held by another process until the end of the block, or its death."""
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", HOLD, path, *keys], stdin=pipe, stdout=pipe, text=True) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "held\n"
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def is_free(path: str, key: str) -> bool:
+    try:
+        with holding([key], path, soon(0.02)):
+            return True
+    except LockTimeout:
+        return False
+
+
+# Which lock.
+
+
+def test_a_key_has_the_same_lock_in_every_process_and_release() -> None:
+    """Two versions of the package may be at work on one host."""
+    assert (bucket_of(ONE), bucket_of(OTHER)) == (657, 57)
+    assert len({bucket_of(f"{number:08x}-7b") for number in range(20_000)}) == BUCKETS
+    assert all(0 <= bucket_of(f"{number:08x}-7b") < BUCKETS for number in range(1000))
+
+
+def test_a_host_that_has_seen_many_ports_has_a_bounded_number_of_files(path: str) -> None:
+    keys = [f"{number:08x}-7b" for number in range(300)]
+    with holding(keys, path, soon()):
+        assert sorted(os.listdir(path)) == [f"port-{number:04}" for number in sorted({bucket_of(key) for key in keys})]
+    assert len(os.listdir(path)) < 300
+
+
+def test_two_keys_of_one_lock_do_not_wait_for_each_other(path: str) -> None:
+    twin = next(key for number in range(10_000) if bucket_of(key := f"{number:08x}-7b") == bucket_of(ONE))
+    with holding([ONE, twin, ONE], path, soon(0.5)):
+        assert not is_free(path, twin)
+
+
+def test_no_keys_are_no_locks(path: str) -> None:
+    with holding([], path, soon()):
+        assert os.listdir(path) == []
+
+
+# Threads.
+
+
+def test_another_thread_waits_for_the_same_port_and_not_for_another(path: str) -> None:
+    with ThreadPoolExecutor(1) as pool:
+        with holding([ONE], path, soon()):
+            assert pool.submit(is_free, path, OTHER).result()
+            assert not pool.submit(is_free, path, ONE).result()
+        assert pool.submit(is_free, path, ONE).result()
+
+
+def test_threads_and_processes_that_count_together_count_right(path: str, tmp_path: Path) -> None:
+    file = tmp_path / "count"
+    file.write_text("0")
+    processes = [subprocess.Popen([sys.executable, "-c", COUNT, path, str(file), ONE]) for _ in range(2)]
+
+    def count() -> None:
+        for _ in range(10):
+            with holding([ONE], path, soon(20)):
+                number = int(file.read_text())
+                time.sleep(0.001)
+                file.write_text(str(number + 1))
+
+    threads = [threading.Thread(target=count) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert [process.wait() for process in processes] == [0, 0]
+    assert file.read_text() == "40"
+
+
+def test_callers_with_the_same_ports_in_different_order_never_wait_for_each_other(path: str) -> None:
+    keys = in_order(6)
+
+    def take(some: list[str]) -> None:
+        for _ in range(10):
+            with holding(some, path, soon(5)):
+                time.sleep(0.0005)
+
+    with ThreadPoolExecutor(4) as pool:
+        list(pool.map(take, [keys, keys[::-1], keys[3:] + keys[:3], keys[1::2]]))
+
+
+# Processes.
+
+
+def test_another_process_waits_and_has_it_when_the_first_is_done(path: str) -> None:
+    with held_elsewhere(path, ONE) as process:
+        assert not is_free(path, ONE)
+        assert is_free(path, OTHER)
+        assert process.stdin is not None
+        timer = threading.Timer(0.2, process.stdin.close)
+        timer.start()
+        started = time.monotonic()
+        with holding([ONE], path, soon()):
+            assert 0.1 < time.monotonic() - started < 2
+        timer.join()
+
+
+def test_a_killed_process_holds_nothing(path: str) -> None:
+    with held_elsewhere(path, ONE) as process:
+        process.kill()
+        process.wait()
+        assert is_free(path, ONE)
+
+
+@pytest.mark.parametrize("by", ["thread", "process"])
+def test_who_waits_in_vain_is_told_at_the_deadline(path: str, by: str) -> None:
+    with holding([ONE], path, soon()) if by == "thread" else held_elsewhere(path, ONE):
+        with ThreadPoolExecutor(1) as pool:
+
+            def wait() -> float:
+                started = time.monotonic()
+                with pytest.raises(LockTimeout), holding([ONE], path, started + 0.3):
+                    pass
+                return time.monotonic() - started
+
+            assert 0.3 <= pool.submit(wait).result() < 0.45
+
+
+def test_a_deadline_that_has_passed_still_takes_what_is_free(path: str) -> None:
+    assert time.monotonic() > 1
+    with holding([ONE], path, 0):
+        assert not is_free(path, ONE)
+
+
+# The order, and giving back.
+
+
+def test_locks_are_taken_in_ascending_order_and_given_back_at_a_timeout(path: str) -> None:
+    low, middle, high = in_order(3)
+    seen = {}
+    with held_elsewhere(path, middle), ThreadPoolExecutor(1) as pool:
+
+        def wait() -> None:
+            with pytest.raises(LockTimeout), holding([high, low, middle], path, soon(0.5)):
+                pass
+
+        waiting = pool.submit(wait)
+        time.sleep(0.2)
+        seen = {"low": is_free(path, low), "high": is_free(path, high)}
+        waiting.result()
+        assert seen == {"low": False, "high": True}
+        assert is_free(path, low)
+
+
+def test_an_error_gives_them_back(path: str) -> None:
+    with pytest.raises(ZeroDivisionError), holding([ONE, OTHER], path, soon()):
+        raise ZeroDivisionError
+    assert is_free(path, ONE)
+    assert is_free(path, OTHER)
+
+
+def test_no_descriptor_is_left_open(path: str) -> None:
+    before = sorted(os.listdir("/proc/self/fd"))
+    with held_elsewhere(path, OTHER):
+        inside = len(os.listdir("/proc/self/fd"))
+        for _ in range(20):
+            assert is_free(path, ONE)
+            assert not is_free(path, OTHER)
+        assert len(os.listdir("/proc/self/fd")) == inside
+    assert len(os.listdir("/proc/self/fd")) == len(before)
+
+
+def test_a_forked_child_does_not_inherit_what_a_thread_holds(path: str) -> None:
+    """Else it would wait for itself."""
+    with holding([ONE], path, soon()):
+        child = os.fork()
+        if child == 0:
+            # The parent's lock on the file stands, so the child waits for that, and no longer than for that.
+            os._exit(1 if is_free(path, ONE) else 0)
+        assert os.waitpid(child, 0)[1] == 0
+        assert not is_free_in_child(path, ONE)
+    assert is_free_in_child(path, ONE)
+
+
+def is_free_in_child(path: str, key: str) -> bool:
+    """Whether a child has the lock in time, forked while another thread is about to give it back in this process."""
+    go, gone = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with holding([OTHER], path, soon()):
+            gone.set()
+            go.wait(5)
+
+    thread = threading.Thread(target=hold)
+    thread.start()
+    gone.wait(5)
+    child = os.fork()
+    if child == 0:
+        try:
+            with holding([key, OTHER], path, soon(0.4)):
+                os._exit(0)
+        except BaseException:  # noqa: BLE001  # a child of a test must not go on as the test
+            os._exit(1)
+    go.set()
+    thread.join()
+    return os.waitpid(child, 0)[1] == 0
+
+
+# Who may open them.
+
+
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
+def test_root_and_the_services_user_share_them_through_their_group(path: str, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with holding([ONE], path, soon()):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o2770
+    assert {stat.S_IMODE(os.stat(Path(path, name)).st_mode) for name in os.listdir(path)} == {0o660}
+
+
+def test_a_directory_that_is_there_keeps_its_mode(path: str) -> None:
+    os.makedirs(path)
+    os.chmod(path, 0o700)
+    with holding([ONE], path, soon()):
+        pass
+    assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
+
+
+def test_a_planted_link_leads_nowhere(path: str, tmp_path: Path) -> None:
+    os.makedirs(path)
+    victim = tmp_path / "victim"
+    os.symlink(victim, Path(path, f"port-{bucket_of(ONE):04}"))
+    with pytest.raises(PreconditionError), holding([ONE], path, soon()):
+        pass
+    assert not victim.exists()
+
+
+def useless(tmp_path: Path, kind: str) -> str:
+    match kind:
+        case "a file":
+            (tmp_path / "file").write_text("")
+            return str(tmp_path / "file")
+        case "below a file":
+            (tmp_path / "file").write_text("")
+            return str(tmp_path / "file" / "locks")
+        case "a lock that is a directory":
+            os.makedirs(tmp_path / f"port-{bucket_of(ONE):04}")
+            return str(tmp_path)
+    return "/proc/hybridvif"
+
+
+@pytest.mark.parametrize("kind", ["a file", "below a file", "a lock that is a directory", "not writable"])
+def test_a_directory_of_no_use_is_told_with_the_remedy(tmp_path: Path, kind: str) -> None:
+    path = useless(tmp_path, kind)
+    with pytest.raises(PreconditionError, match="lock_path") as caught, holding([ONE], path, soon()):
+        pass
+    assert str(caught.value).startswith(f"cannot lock ports under {path}: ")
+    assert "run as root" in str(caught.value)
+
+
+def test_a_directory_that_is_somebody_elses_is_refused_by_name(tmp_path: Path) -> None:
+    if os.geteuid() != 0:
+        # Root runs it in the gate as well.
+        pytest.skip("only root can give a directory away")
+    path = tmp_path / "locks"
+    path.mkdir()
+    os.chown(path, 12345, -1)
+    with (
+        pytest.raises(PreconditionError, match=r"belongs to user 12345.*chown root"),
+        holding(["5f2c0e1a-7b"], str(path), soon()),
+    ):
+        pass
+    assert list(path.iterdir()) == []

@@ -1,0 +1,268 @@
+"""What the daemon lets anybody ask for: hybrid plugging of one port a plan, on the bridges of this host; nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridvif.errors import Conflict, Refused
+from hybridvif.limits import unwritable
+from hybridvif.names import names_of
+from hybridvif.parts import (
+    NOTHING,
+    PARKED,
+    Bridge,
+    IvsPort,
+    OvsPort,
+    Part,
+    Stray,
+    StrayPort,
+    Tap,
+    Veth,
+    attributes_of,
+)
+from hybridvif.planner import plan
+from hybridvif.port import Port, VifType
+from hybridvif.privileged.policy import permit_names, permit_plans
+from hybridvif.settings import Settings
+from hybridvif.steps import Create, Delete, Step, Update
+from hybridvif.wiring import wiring_of
+from tests.unit.strategies import BRIDGE, NAMES, ROW, TAP, VETH, WIRING, ports, states_of
+
+SETTINGS = Settings(integration_bridges=("br-int", "tbr-5f2c0e1a-7"))
+OTHERS = names_of("91d3aa02-4100-4c00-8000-000000000003")
+
+
+def permit(*plans: Sequence[Step]) -> None:
+    permit_plans(plans, SETTINGS)
+
+
+def refusal(*plans: Sequence[Step]) -> str:
+    with pytest.raises(Refused) as caught:
+        permit(*plans)
+    assert str(caught.value).startswith("refused: ")
+    return str(caught.value)
+
+
+# Names.
+
+
+def test_the_names_of_our_grammar_may_be_asked_about() -> None:
+    permit_names(None)
+    permit_names([])
+    permit_names([*NAMES, *OTHERS])
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "",
+        "eth0",
+        "lo",
+        "br-int",
+        "../all",
+        "qbr../../all",
+        "qbr5f2c0e1a-7b/",
+        "qbr5f2c0e1a-7b\n",
+        "qbr5f2c0e1a-7b\0",
+        "\0",
+        "qbr5f2c0e1a-7B",
+        "qbr5f2c0e1a-7",
+        "qbr5f2c0e1a-7bb",
+        "QBR5f2c0e1a-7b",
+        "qbr５f2c0e1a-7b",
+        "x" * 10_000_000,
+    ],
+    ids=lambda name: repr(name[:20]),
+)
+def test_any_other_name_is_refused_and_not_repeated_at_length(name: str) -> None:
+    with pytest.raises(Refused, match=r"^refused: ") as caught:
+        permit_names([NAMES.bridge, name])
+    assert len(str(caught.value)) < 200
+
+
+@given(st.text(st.characters(codec="utf-8")))
+def test_no_text_that_is_not_of_our_grammar_passes(name: str) -> None:
+    with pytest.raises(Refused):
+        permit_names([name])
+
+
+# Plans that are ours.
+
+
+@given(st.data(), ports(st.just(VifType.OVS)))
+def test_every_plan_to_plug_and_unplug_is_permitted(data: st.DataObject, port: Port) -> None:
+    """On whatever state: a plug that the daemon refused would leave a host that nothing could mend."""
+    settings = Settings(integration_bridges=(port.bridge,))
+    state = data.draw(states_of(port))
+    for goal in (wiring_of(port), NOTHING):
+        try:
+            steps = plan(state, goal)
+        except Conflict:
+            continue
+        permit_plans([steps], settings)
+
+
+def test_a_port_of_the_other_kind_of_switch_is_permitted() -> None:
+    permit([Create(IvsPort(name=NAMES.switch_end)), Delete(IvsPort(name=NAMES.switch_end))])
+
+
+def test_no_plans_and_empty_plans_are_permitted() -> None:
+    permit()
+    permit([], [])
+
+
+# Whose names.
+
+
+def test_a_plan_is_one_ports() -> None:
+    theirs = replace(BRIDGE, name=OTHERS.bridge, alias="")
+    assert "not one port's" in refusal([Create(BRIDGE), Create(theirs)])
+    assert "not one port's" in refusal([Update(replace(VETH, name=OTHERS.bridge_end), VETH), Delete(theirs)])
+    permit([Create(BRIDGE)], [Create(theirs)])
+
+
+def test_a_port_has_one_plan_a_call() -> None:
+    assert "same port" in refusal([Create(BRIDGE)], [Delete(VETH)])
+
+
+@pytest.mark.parametrize("name", ["eth0", "../all", "br-int", "", "qbr5f2c0e1a-7b\0", "vnet0"])
+@pytest.mark.parametrize("part", [BRIDGE, VETH, TAP, ROW], ids=lambda part: part.kind)
+def test_a_part_of_any_other_name_is_refused(part: Part, name: str) -> None:
+    for step in (Create(replace(part, name=name)), Delete(replace(part, name=name))):
+        assert "not one port's" in refusal([step])
+
+
+@pytest.mark.parametrize("part", [BRIDGE, VETH, TAP, ROW, IvsPort(name=ROW.name)], ids=lambda part: part.kind)
+def test_each_kind_of_part_has_its_own_name(part: Part) -> None:
+    for name in NAMES:
+        step = Delete(replace(part, name=name)) if not isinstance(part, Tap) else Update(part, replace(part, name=name))
+        if name == part.name:
+            permit([step])
+        else:
+            assert "cannot be named" in refusal([step])
+
+
+@pytest.mark.parametrize("peer", ["eth0", NAMES.tap, OTHERS.switch_end, "x" * 500])
+@pytest.mark.parametrize("verb", [Create, Delete])
+def test_the_peer_of_a_veth_is_the_switch_end(verb: Any, peer: str) -> None:
+    said = refusal([verb(replace(VETH, peer=peer))])
+    assert "peer" in said
+    assert len(said) < 200
+
+
+# What nobody makes here.
+
+
+@pytest.mark.parametrize("verb", [Create, Delete])
+def test_the_vms_device_is_neither_made_nor_deleted(verb: Any) -> None:
+    assert "VM's device" in refusal([verb(TAP)])
+
+
+@pytest.mark.parametrize("name", list(NAMES))
+def test_a_stray_is_in_no_plan(name: str) -> None:
+    for stray in (Stray(name=name, what="a veth link"), StrayPort(name=name, what="a bond")):
+        for step in (Create(stray), Update(stray, stray), Delete(stray)):
+            assert "cannot be named" in refusal([step])
+
+
+# Values.
+
+
+BAD: dict[type[Part], dict[str, Any]] = {
+    Bridge: {
+        "alias": "91d3aa02-4100-4c00-8000-000000000003",
+        "mac": "ff:ff:ff:ff:ff:ff",
+        "mtu": 67,
+        "forward_delay": 3_001,
+        "ageing": 2**32 - 1,
+        "addr_gen_mode": "stable_secret",
+        "arp_ignore": 9,
+        "arp_announce": 3,
+        "group": 7,
+    },
+    Veth: {
+        "alias": "someone wrote here",
+        "peer_alias": "someone wrote here",
+        "mtu": 65_536,
+        "peer_mtu": 0,
+        "master": "br-foreign",
+        "group": 7,
+    },
+    Tap: {"master": "br-foreign"},
+    OvsPort: {
+        "bridge": "br-int; reboot",
+        "iface_id": "vm-7",
+        "iface_status": "inactive",
+        "attached_mac": "01:00:5e:00:00:01",
+        "vm_uuid": "vm-7",
+        "port_id": "91d3aa02-4100-4c00-8000-000000000003",
+        "type": "internal",
+    },
+}
+CASES = [(part, name, value) for part in (BRIDGE, VETH, TAP, ROW) for name, value in BAD[type(part)].items()]
+
+
+def test_a_bad_value_of_each_attribute_is_tried_here() -> None:
+    # A flag is one by its type (wire.py); a peer has tests of its own.
+    for part in (BRIDGE, VETH, TAP, ROW):
+        flags = {name for name in attributes_of(type(part)) if type(getattr(part, name)) is bool}
+        assert BAD[type(part)].keys() | flags | {"peer"} >= set(attributes_of(type(part)))
+
+
+@pytest.mark.parametrize(("part", "name", "value"), CASES, ids=lambda case: getattr(case, "kind", str(case)))
+def test_a_value_that_is_out_of_bounds_is_not_written(part: Part, name: str, value: Any) -> None:
+    bad = replace(part, **{name: value})
+    assert unwritable(bad) == (name,)
+    assert name in refusal([Update(part, bad)])
+    if not isinstance(part, Tap):
+        assert name in refusal([Create(bad)])
+
+
+@pytest.mark.parametrize(("part", "name", "value"), CASES, ids=lambda case: getattr(case, "kind", str(case)))
+def test_a_value_that_is_out_of_bounds_is_mended_kept_and_deleted(part: Part, name: str, value: Any) -> None:
+    """It may have been found so: only what is to be written is range-checked."""
+    found = replace(part, **{name: value})
+    permit([Update(found, part)])
+    permit([Update(found, found)])
+    if not isinstance(part, Tap):
+        permit([Delete(found)])
+
+
+@pytest.mark.parametrize(("name", "value"), [("disable_ipv6", 1), ("addr_gen_mode", "stable_secret")])
+def test_what_a_bridge_that_grows_gets_anew_is_not_out_of_bounds(name: str, value: Any) -> None:
+    """An executor sets it though it is no change: what is None before agrees with anything."""
+    small = replace(BRIDGE, mtu=1000, disable_ipv6=None, addr_gen_mode=None)
+    permit([Update(small, BRIDGE)])
+    assert name in refusal([Update(small, replace(BRIDGE, **{name: value}))])
+
+
+# Bridges of the switch.
+
+
+def test_a_port_is_only_put_into_a_bridge_of_this_hosts_configuration() -> None:
+    there = replace(ROW, bridge="br-ex")
+    for step in (Create(there), Update(ROW, there)):
+        said = refusal([step])
+        assert "br-ex" in said
+        assert "integration_bridges" in said
+        assert "br-int, tbr-5f2c0e1a-7" in said
+    permit([Create(replace(ROW, bridge="tbr-5f2c0e1a-7"))])
+
+
+def test_a_port_in_any_bridge_is_brought_home_mended_and_deleted() -> None:
+    there = replace(ROW, bridge="br-ex")
+    permit([Update(there, ROW)])
+    permit([Update(there, replace(there, type=PARKED))])
+    permit([Delete(there)])
+
+
+def test_one_bad_step_refuses_the_whole_call() -> None:
+    steps = [Create(part) for part in WIRING]
+    permit(steps)
+    assert refusal(steps, [Create(replace(BRIDGE, name=OTHERS.bridge))])
