@@ -7,9 +7,12 @@ forked child starts without the parent's channel.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import functools
 import logging
 import os
+import re
 import shlex
 import shutil
 import socket
@@ -22,8 +25,10 @@ from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, NoReturn
 
+import msgpack
 from oslo_config import cfg
 from oslo_privsep import capabilities, comm, daemon, priv_context
+from oslo_utils import importutils, uuidutils
 
 from hybridvif import config
 from hybridvif.errors import PreconditionError
@@ -33,6 +38,11 @@ SECTION = "hybridvif_privileged"
 THREADS = 32
 """oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
 START_DEADLINE = 30.0
+ENTRY_POINTS = frozenset(f"{__package__}.entrypoints.{name}" for name in ("observe", "apply"))
+_NO_REPLY = (comm.Message.ERR.value, f"{comm.PrivsepTimeout.__module__}.{comm.PrivsepTimeout.__name__}", ())
+_PR_SET_NO_NEW_PRIVS = 38
+_LOG_PREFIX = re.compile(r"^[\d-]+ [\d:.]+ \d+ [A-Z]+ \S+( |$)(\[.*?\] )?")
+"""Of oslo.log, by default: date, time, process, level, logger, context."""
 
 
 class Channel(daemon._ClientChannel):
@@ -46,7 +56,13 @@ class Channel(daemon._ClientChannel):
             listener.listen(1)
             started = self._start(context.helper_command(path), listener, deadline)
         self._deadline = deadline
-        super().__init__(started, context)
+        self._sending = threading.Lock()
+        try:
+            super().__init__(started, context)
+        except BaseException:
+            # It does not answer.
+            self.close()
+            raise
 
     def _start(self, command: list[str], listener: socket.socket, deadline: float) -> socket.socket:
         LOG.info("starting the privileged daemon: %s", shlex.join(command))
@@ -68,7 +84,10 @@ class Channel(daemon._ClientChannel):
             listener.settimeout(max(deadline - time.monotonic(), 0.1))
             channel, _ = listener.accept()
         except subprocess.TimeoutExpired:
-            helper.kill()
+            with contextlib.suppress(PermissionError, subprocess.TimeoutExpired):
+                # sudo is root, and only gives up when it finds nobody to ask.
+                helper.kill()
+                helper.wait(1)
             _fail("the helper did not end by the deadline (does it ask for a password?)", command)
         except TimeoutError:
             _fail("it did not connect by the deadline", command)
@@ -99,14 +118,56 @@ class Channel(daemon._ClientChannel):
                 for waiting in self.outstanding_msgs.values():
                     waiting.set_exception(OSError("the privileged daemon has died"))
 
-    def close(self) -> None:
-        """Hang up; the daemon ends with the channel."""
+    def send_recv(self, msg: Any, timeout: float | None = None) -> Any:
+        """Send a request and wait for its reply; a daemon that takes nothing in holds nobody up.
+
+        oslo.privsep sends under the lock that every caller needs, for as long as it takes.
+        """
+        deadline = time.monotonic() + (START_DEADLINE if timeout is None else timeout)
+        name, future = uuidutils.generate_uuid(), comm.Future(self.lock)
+        frame = msgpack.packb((name, msg), use_bin_type=True, unicode_errors="surrogateescape")
+        with self.lock:
+            self.outstanding_msgs[name] = future
         try:
-            super().close()
-        except OSError:
-            # Already shut down by the daemon's death.
-            self.running = False
-        # oslo.privsep only ends the writing side, and leaves the descriptor to the garbage collector.
+            if not self._send(frame, deadline):
+                return _NO_REPLY
+            with self.lock:
+                if future.data is None and future.error is None:
+                    future.timeout = max(deadline - time.monotonic(), 0.001)
+                    return future.result()
+            if future.error is not None:
+                raise future.error
+            return future.data
+        finally:
+            with self.lock:
+                del self.outstanding_msgs[name]
+
+    def _send(self, frame: bytes, deadline: float) -> bool:
+        """Whether the frame went out by the deadline."""
+        if not self._sending.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            return False
+        try:
+            left = memoryview(frame)
+            while left:
+                try:
+                    left = left[self.writer.writesock.send(left, socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    if time.monotonic() >= deadline:
+                        if len(left) < len(frame):
+                            # Half a frame: nothing that came after it would be understood.
+                            self.writer.writesock.shutdown(socket.SHUT_RDWR)
+                        return False
+                    time.sleep(0.002)
+            return True
+        finally:
+            self._sending.release()
+
+    def close(self) -> None:
+        """Hang up, also on a daemon that hangs; it ends with the channel."""
+        with contextlib.suppress(OSError):
+            # It raises where the daemon's death has shut it down already.
+            self.writer.writesock.shutdown(socket.SHUT_RDWR)
+        self.reader_thread.join()
         self.writer.writesock.close()
 
 
@@ -151,12 +212,33 @@ class Context(priv_context.PrivContext):
         left = max(deadline - time.monotonic(), 0.001)
         return channel.remote_call(f"{func.__module__}.{func.__name__}", args, kwargs, left)
 
+    def set_client_mode(self, enabled: bool) -> None:
+        """Be the daemon: called once it has dropped its other capabilities, and before it answers anybody."""
+        super().set_client_mode(enabled)
+        if not enabled:
+            # It is uid 0: a program that it runs would else have every capability of the bounding set (execve(2)).
+            libc = ctypes.CDLL(None, use_errno=True)
+            if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
+                raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
+            daemon.importutils = _ClosedTable  # type: ignore[assignment, attr-defined]
+
     def _forget(self) -> None:
         """In a forked child: the channel is the parent's, and must not outlive it here."""
         if self.channel is not None:
             self.channel.writer.writesock.close()
         self.channel = None
         self._starting = threading.Lock()
+
+
+class _ClosedTable:
+    """What the daemon looks names up in: oslo.privsep imports whatever it is asked for, and then asks if it may."""
+
+    @staticmethod
+    def import_class(name: str) -> Any:
+        """One of our two entry points. Raises NameError for any other name."""
+        if name not in ENTRY_POINTS:
+            raise NameError(f"{str(name)[:80]!r} is no entry point")
+        return importutils.import_class(name)
 
 
 def _listen(stream: Any, said: deque[str]) -> None:
@@ -167,8 +249,8 @@ def _listen(stream: Any, said: deque[str]) -> None:
 
 
 def _last_words(said: Iterable[str]) -> str:
-    """The last line that says something: oslo.log ends a traceback with a line that is nothing but its own prefix."""
-    telling = [line for line in said if line and not line.endswith("ERROR privsep")]
+    """The last line that says something, without oslo.log's prefix; it ends a traceback with that prefix alone."""
+    telling = [text for line in said if (text := _LOG_PREFIX.sub("", line).strip())]
     return telling[-1].rstrip(".") if telling else ""
 
 

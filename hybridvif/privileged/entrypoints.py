@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -16,7 +17,7 @@ from typing import Any
 from oslo_config import cfg
 
 from hybridvif import config, wire
-from hybridvif.errors import HybridVifError, PreconditionError
+from hybridvif.errors import HybridVifError, PreconditionError, Refused
 from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.facts import together
 from hybridvif.parts import Role
@@ -73,8 +74,8 @@ def apply(plans: object, deadline: object) -> Any:
 
 def _instant(deadline: object) -> float:
     """The caller's deadline, an instant of the host's monotonic clock, no later than we allow."""
-    if type(deadline) is not float:
-        raise PreconditionError("refused: the deadline is no number")
+    if type(deadline) is not float or math.isnan(deadline):
+        raise Refused("refused: the deadline is no number")
     return min(deadline, time.monotonic() + MAX_DEADLINE)
 
 

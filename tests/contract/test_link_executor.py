@@ -31,6 +31,7 @@ from hybridvif.parts import Part, Role
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import FOREIGN, Bench, sampled, states, wrong
 from tests.functional.conftest import make_port
+from tests.unit.strategies import the
 
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
 PORT = make_port()
@@ -50,9 +51,7 @@ def links_of(mtu: int = 1500) -> HostState:
 
 
 LINKS = links_of()
-BRIDGE, VETH = (LINKS.links[name] for name in (QBR, QVB))
-assert isinstance(BRIDGE, Bridge)
-assert isinstance(VETH, Veth)
+BRIDGE, VETH = the(Bridge, LINKS), the(Veth, LINKS)
 VM_TAP = Tap(name=TAP, master=QBR)
 
 

@@ -154,14 +154,15 @@ def churn(standing: Bench) -> Iterator[None]:
 
 
 def test_no_port_is_missing_while_links_come_and_go(standing: Bench, crowd: dict[str, HostState], churn: None) -> None:
-    seen = []
-    end = time.monotonic() + 3
+    seen, said = list[HostState](), set[str]()
+    end = time.monotonic() + 2
     while time.monotonic() < end:
         try:
             seen.append(standing.observed(None).state)
         except HybridVifError as error:
-            assert "change faster" in str(error)
-    assert len(seen) > 1
+            said.add(str(error))
+    assert not [sentence for sentence in said if "change faster" not in sentence]
+    assert seen
     assert [wrong(state, together(crowd, PORTS)) for state in seen] == [[]] * len(seen)
 
 

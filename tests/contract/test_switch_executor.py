@@ -36,6 +36,7 @@ from hybridvif.parts import PARKED, Role, StrayPort
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import Bench, make, sampled, states, wrong
 from tests.functional.conftest import make_port, until
+from tests.unit.strategies import the
 
 EXECUTORS = [name for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]
 
@@ -49,10 +50,9 @@ PORT = make_port()
 QBR, QVB, QVO, TAP = PORT.names
 OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
-ROW = wiring_of(PORT).ports[QVO]
-assert isinstance(ROW, OvsPort)
+ROW = the(OvsPort, wiring_of(PORT))
 OVSS_OWN = "peer_promisc"
-"""ovs-vswitchd switches promiscuity on where it reads a device, and back to what it was (by name) where it lets go of it."""
+"""ovs-vswitchd switches promiscuity on where it reads a device, and back to what it was (by name) where it lets go."""
 
 
 @pytest.mark.prove
@@ -261,11 +261,11 @@ def test_of_fifty_in_a_batch_the_guilty_alone_fails(bench: Bench) -> None:
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other(bench: Bench) -> None:
-    rows = [row for number in range(1, 9) for row in wiring_of(make_port(number)).ports.values()]
-    parked = [replace(row, type=PARKED, realized=False) for row in rows if isinstance(row, OvsPort)]
+    rows = [the(OvsPort, wiring_of(make_port(number))) for number in range(1, 9)]
+    parked = [replace(row, type=PARKED, realized=False) for row in rows]
 
     def turns(row: OvsPort) -> list[Outcome]:
-        steps = [Create(row), Update(row, replace(row, iface_status="")), Delete(row)] * 2
+        steps: list[Step] = [Create(row), Update(row, replace(row, iface_status="")), Delete(row)] * 2
         return [outcome for step in steps for (outcome,) in bench.host.apply([[step]], time.monotonic() + 10)]
 
     with ThreadPoolExecutor(8) as pool:
@@ -353,7 +353,7 @@ def test_a_hung_server_is_told_by_the_deadline_and_nothing_comes_late(
     paused("ovsdb-server")
 
     started = time.monotonic()
-    with pytest.raises(HybridVifError, match="not answer|hung|busy"):
+    with pytest.raises(HybridVifError, match=r"not answer|hung|busy"):
         bench.host.observe({QVO}, started + 1)
     assert within(1, started)
     started = time.monotonic()

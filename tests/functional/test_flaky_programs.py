@@ -30,7 +30,7 @@ def report_of(call: Callable[[], Report]) -> Report:
     try:
         return call()
     except (PlugFailed, UnplugFailed) as failure:
-        assert failure.report is not None  # noqa: PT017
+        assert failure.report is not None
         return failure.report
 
 

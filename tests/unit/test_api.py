@@ -57,7 +57,7 @@ class GuardedHost(RecordingHost):
     def __init__(self, state: HostState = HostState(), **more: Any) -> None:
         super().__init__(state, **more)
         self.calls: list[str] = []
-        self.before: dict[int, Callable[[], None]] = {}
+        self.before: dict[int, Callable[[], object]] = {}
         """What befalls the host just before the call of this number, counted from 0."""
         self.answer: Callable[[list[tuple[Outcome, ...]]], list[tuple[Outcome, ...]]] = lambda outcomes: outcomes
         """What becomes of the outcomes on their way."""
@@ -74,7 +74,10 @@ class GuardedHost(RecordingHost):
         return self.answer(super().apply(plans, deadline))
 
     def befall(self, call: int, event: Callable[[], object]) -> None:
-        self.before[call] = lambda: event() and None
+        def happen() -> None:
+            event()
+
+        self.before[call] = happen
 
     def put(self, *parts: Any) -> None:
         self.state = self.state.having(*parts)
@@ -377,7 +380,11 @@ def test_an_unplug_that_a_stranger_stops_halfway_is_incomplete_and_not_refused()
 
 def test_a_port_that_another_caller_works_on_is_busy(host: GuardedHost) -> None:
     host.busy = True
-    for refused, error in ((lambda: plug(PORT, host), PlugFailed), (lambda: unplug(PORT.id, host), UnplugFailed)):
+    calls: list[tuple[Callable[[], Report], type[PlugFailed] | type[UnplugFailed]]] = [
+        (lambda: plug(PORT, host), PlugFailed),
+        (lambda: unplug(PORT.id, host), UnplugFailed),
+    ]
+    for refused, error in calls:
         with pytest.raises(error) as caught:
             refused()
         assert caught.value.report is not None
@@ -478,7 +485,7 @@ def test_a_running_vm_is_repaired_without_asking() -> None:
 
 def test_what_the_daemon_refuses_is_a_refusal(host: GuardedHost) -> None:
     host.befall(1, raising(Refused("refused: not on this host")))
-    with pytest.raises(Refused, match="^refused: not on this host$") as caught:
+    with pytest.raises(Refused, match=r"^refused: not on this host$") as caught:
         plug(PORT, host)
     assert caught.value.report is not None
     assert (caught.value.report.status, caught.value.report.changed) == (Status.REFUSED, False)
@@ -491,7 +498,7 @@ def test_what_the_daemon_refuses_is_a_refusal(host: GuardedHost) -> None:
 @pytest.mark.parametrize("call", [0, 1], ids=["observing", "applying"])
 def test_what_the_host_lacks_is_told_and_nothing_was_changed(host: GuardedHost, call: int) -> None:
     host.befall(call, raising(PreconditionError("no OVSDB; start it")))
-    with pytest.raises(NotReady, match="^no OVSDB; start it$") as caught:
+    with pytest.raises(NotReady, match=r"^no OVSDB; start it$") as caught:
         plug(PORT, host)
     assert isinstance(caught.value, PlugFailed)
     assert caught.value.report is not None
@@ -532,7 +539,7 @@ def test_a_lost_answer_that_observing_does_not_resolve_is_unknown_and_nothing_is
     half = list(history(NOTHING, check(PORT, host)))[done]
     host.calls.clear()
     host.befall(2, lambda: setattr(host, "state", half))
-    with pytest.raises(PlugFailed, match="^lost$") as caught:
+    with pytest.raises(PlugFailed, match=r"^lost$") as caught:
         plug(PORT, host)
     assert caught.value.report is not None
     assert caught.value.report.status is Status.UNKNOWN
@@ -666,7 +673,11 @@ def test_a_batch_that_finds_the_host_lacking_costs_the_others_nothing(host: Guar
 
 
 def test_two_ports_of_one_id_are_told_before_anything_is_done(host: GuardedHost) -> None:
-    for call in (lambda: plug_all([PORT, numbered(1), PORT], host), lambda: unplug_all([PORT.id, PORT.id], host)):
+    calls: list[Callable[[], list[Report]]] = [
+        lambda: plug_all([PORT, numbered(1), PORT], host),
+        lambda: unplug_all([PORT.id, PORT.id], host),
+    ]
+    for call in calls:
         with pytest.raises(InvalidInput, match=f"{PORT.id} is there more than once"):
             call()
     assert host.calls == []

@@ -114,8 +114,9 @@ def may_import(module: str, target: str) -> bool:
         return is_of(target, *CORE) or shared or own or library in sys.stdlib_module_names
     if is_of(module, "hybridvif.privileged"):
         ours = ("hybridvif.wire", "hybridvif.config", "hybridvif.executors.base", "hybridvif.privileged")
-        oslo = library.startswith("oslo_")
-        return is_of(target, *CORE, *ours) or oslo or library in sys.stdlib_module_names
+        # msgpack is what oslo.privsep's channel speaks.
+        channel = library.startswith("oslo_") or library == "msgpack"
+        return is_of(target, *CORE, *ours) or channel or library in sys.stdlib_module_names
     if is_of(target, "hybridvif.executors"):
         # Without a library each: what they share, the recipe as text, and the names of packages.
         return is_of(target, FAKE, *(f"hybridvif.executors.{name}" for name in ("base", "recipes", "command")))

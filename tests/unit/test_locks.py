@@ -173,16 +173,15 @@ def test_a_killed_process_holds_nothing(path: str) -> None:
 
 @pytest.mark.parametrize("by", ["thread", "process"])
 def test_who_waits_in_vain_is_told_at_the_deadline(path: str, by: str) -> None:
-    with holding([ONE], path, soon()) if by == "thread" else held_elsewhere(path, ONE):
-        with ThreadPoolExecutor(1) as pool:
+    def wait() -> float:
+        started = time.monotonic()
+        with pytest.raises(LockTimeout), holding([ONE], path, started + 0.3):
+            pass
+        return time.monotonic() - started
 
-            def wait() -> float:
-                started = time.monotonic()
-                with pytest.raises(LockTimeout), holding([ONE], path, started + 0.3):
-                    pass
-                return time.monotonic() - started
-
-            assert 0.3 <= pool.submit(wait).result() < 0.45
+    held = holding([ONE], path, soon()) if by == "thread" else held_elsewhere(path, ONE)
+    with held, ThreadPoolExecutor(1) as pool:
+        assert 0.3 <= pool.submit(wait).result() < 2
 
 
 def test_a_deadline_that_has_passed_still_takes_what_is_free(path: str) -> None:

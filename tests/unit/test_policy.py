@@ -1,4 +1,4 @@
-"""What the daemon lets anybody ask for: hybrid plugging of one port a plan, on the bridges of this host; nothing else."""
+"""What the daemon lets anybody ask for: hybrid plugging of one port a plan, on this host's bridges; nothing else."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def test_the_names_of_our_grammar_may_be_asked_about() -> None:
         "qbr5f2c0e1a-7",
         "qbr5f2c0e1a-7bb",
         "QBR5f2c0e1a-7b",
-        "qbr５f2c0e1a-7b",
+        "qbr\N{FULLWIDTH DIGIT FIVE}f2c0e1a-7b",
         "x" * 10_000_000,
     ],
     ids=lambda name: repr(name[:20]),

@@ -12,6 +12,7 @@ from hybridvif.executors.recipes import link_lines, shell_lines, switch_words
 from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Tap
 from hybridvif.port import VifType
 from hybridvif.steps import Create, Update
+from tests.unit.strategies import the
 
 PORT = Port(
     id="5f2c0e1a-7b00-4c00-8000-000000000001",
@@ -21,8 +22,7 @@ PORT = Port(
 )
 WIRING = wiring_of(PORT)
 QBR, QVB, QVO = PORT.names.bridge, PORT.names.bridge_end, PORT.names.switch_end
-ROW = WIRING.ports[QVO]
-assert isinstance(ROW, OvsPort)
+ROW = the(OvsPort, WIRING)
 
 SEED = [
     rf"brctl addbr {QBR}",

@@ -1,4 +1,4 @@
-"""The fake is a product: it does what simulate() says, remembers it, fails where it is told to, and says that it is one."""
+"""The fake is a product: it does what simulate() says, remembers it, fails where told to, and says that it is one."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hybridvif.planner import plan
 from hybridvif.port import Port, VifType
 from hybridvif.report import Result, Status
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Update, simulate_all
+from hybridvif.steps import Create, Delete, Step, Update, simulate_all
 from hybridvif.wiring import wiring_of
 from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of
 
@@ -99,7 +99,7 @@ def test_a_failure_stops_its_own_port_but_for_deletes() -> None:
     other = wiring_of(replace(PORT, id="91d3aa02-4100-4c00-8000-000000000003"))
     host = RecordingHost()
     host.fail(name=BRIDGE.name)
-    plans = [[Create(BRIDGE), Create(VETH), Delete(ROW)], [Create(part) for part in other]]
+    plans: list[list[Step]] = [[Create(BRIDGE), Create(VETH), Delete(ROW)], [Create(part) for part in other]]
     mine, theirs = host.apply(plans, SOON)
     assert [outcome.result for outcome in mine] == [Result.FAILED, Result.SKIPPED, Result.DONE]
     assert [outcome.result for outcome in theirs] == [Result.DONE] * 3
@@ -107,7 +107,8 @@ def test_a_failure_stops_its_own_port_but_for_deletes() -> None:
 
 def test_it_refuses_what_a_real_host_refuses() -> None:
     host = RecordingHost(WIRING.having(replace(VETH, master="br-foreign")))
-    (create,), (vanished,) = host.apply([[Create(BRIDGE)], [Update(replace(TAP, master=""), TAP)]], SOON)
+    plans: list[list[Step]] = [[Create(BRIDGE)], [Update(replace(TAP, master=""), TAP)]]
+    (create,), (vanished,) = host.apply(plans, SOON)
     assert (create.result, create.retry) == (Result.FAILED, True)
     assert (vanished.result, vanished.retry) == (Result.FAILED, True)
     ((stolen,),) = host.apply([[Update(replace(VETH, master=""), VETH)]], SOON)

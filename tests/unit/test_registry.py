@@ -1,4 +1,4 @@
-"""The executor that the configuration names, or one sentence that names those there are; never what a planted file says."""
+"""The executor that the configuration names, or one sentence that names those there are; never a planted one."""
 
 from __future__ import annotations
 
@@ -139,7 +139,9 @@ def test_a_broken_executor_names_what_is_wrong_and_those_there_are(plugins: None
     assert BROKEN[name][1] in sentence(Role.LINK, name)
 
 
-@pytest.mark.parametrize(("role", "name", "its"), [(Role.SWITCH, "of-links", "link"), (Role.LINK, "of-switches", "switch")])
+@pytest.mark.parametrize(
+    ("role", "name", "its"), [(Role.SWITCH, "of-links", "link"), (Role.LINK, "of-switches", "switch")]
+)
 def test_an_executor_of_the_other_role_is_refused(plugins: None, role: Role, name: str, its: str) -> None:
     assert f"is a {its} executor" in sentence(role, name)
 

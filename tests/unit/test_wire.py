@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
@@ -62,7 +63,8 @@ def test_a_call_may_hold_so_many_plans_and_a_plan_so_many_steps_and_no_more() ->
     step = wire.encode_plans([[Delete(BRIDGE)]])[0][0]
     assert len(wire.decode_plans([[]] * wire.MAX_PLANS)) == wire.MAX_PLANS
     assert len(wire.decode_plans([[step] * wire.MAX_STEPS])[0]) == wire.MAX_STEPS
-    for too_much in ([[]] * (wire.MAX_PLANS + 1), [[step] * (wire.MAX_STEPS + 1)]):
+    excesses: list[Any] = [[[]] * (wire.MAX_PLANS + 1), [[step] * (wire.MAX_STEPS + 1)]]
+    for too_much in excesses:
         with pytest.raises(Refused, match="^refused: .* no list of at most"):
             wire.decode_plans(too_much)
 
@@ -180,11 +182,10 @@ def test_plans_that_are_no_lists_are_refused(plans: Any) -> None:
     )
 )
 def test_whatever_is_sent_is_decoded_or_refused(value: Any) -> None:
+    # Nothing else is raised.
     for decode in (wire.decode_plans, wire.decode_names):
-        try:
+        with suppress(Refused):
             decode(value)
-        except Refused as error:
-            assert str(error).startswith("refused: ")
 
 
 @given(st.data(), st.sampled_from(EVERY_KIND))
@@ -193,11 +194,8 @@ def test_a_part_with_any_value_in_any_field_is_decoded_or_refused(data: st.DataO
     value = data.draw(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
     )
-    try:
+    with suppress(Refused):
         decoded = wire.decode_part(carried(of(part, **{field: value})))
-    except Refused as error:
-        assert str(error).startswith("refused: ")
-    else:
         assert type(decoded) is type(part)
         assert type(getattr(decoded, field)) is type(value)
 
@@ -226,7 +224,8 @@ def test_every_result_can_be_told(result: Result) -> None:
 
 def test_outcomes_that_do_not_fit_the_plans_are_not_taken_for_them() -> None:
     told = wire.encode_outcomes([(Outcome(Delete(ROW), Result.DONE),)])
-    for plans in ([], [[]], [[Delete(ROW), Delete(BRIDGE)]]):
+    others: list[list[list[Step]]] = [[], [[]], [[Delete(ROW), Delete(BRIDGE)]]]
+    for plans in others:
         with pytest.raises(ValueError, match="zip"):
             wire.decode_outcomes(told, plans)
 

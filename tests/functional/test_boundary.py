@@ -1,0 +1,380 @@
+"""The privilege boundary with the real daemon behind it: what crosses, what does not, and what befalls either side."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridvif import (
+    HybridVifError,
+    Port,
+    Status,
+    check,
+    plug,
+    plug_all,
+    unplug,
+    wire,
+    wiring_of,
+)
+from hybridvif.host import NoAnswer
+from hybridvif.privileged import entrypoints
+from hybridvif.privileged.context import daemon_context
+from hybridvif.pytest_plugin import connected
+from hybridvif.report import Result
+from hybridvif.sandbox import Sandbox
+from hybridvif.steps import Create, Delete, Step, Update
+from tests.functional.conftest import Lab, make_port, until
+
+CAP_NET_ADMIN = 1 << 12
+SOON = 5.0
+PORT = make_port()
+NAMES = PORT.names
+OTHERS = make_port(2).names
+
+
+def daemons(box: Sandbox) -> list[int]:
+    """The privileged daemons in a sandbox, as this process counts."""
+    children = Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text().split()
+    return [int(pid) for pid in children if b"privsep_context" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+
+
+def status_of(pid: int) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+
+
+def the_daemon(lab: Lab) -> int:
+    lab.host.observe({NAMES.bridge}, time.monotonic() + SOON)
+    (pid,) = daemons(lab.box)
+    return pid
+
+
+# What the daemon may.
+
+
+def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
+    status = status_of(the_daemon(lab))
+    assert {name: int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb")} == {
+        "CapEff": CAP_NET_ADMIN,
+        "CapPrm": CAP_NET_ADMIN,
+        "CapInh": 0,
+        "CapAmb": 0,
+    }
+
+
+# What may be asked.
+
+
+def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> tuple[str, str, str]:
+    """What the daemon answers to whatever a captured caller sends; it must be a refusal."""
+    until = time.monotonic() + SOON if deadline is None else deadline
+    answer = question(*arguments, until, _wrap_timeout=SOON)
+    assert answer[0] == "failed", answer
+    verdict, code, sentence = answer
+    return verdict, code, sentence
+
+
+def part(kind: str, **more: Any) -> list[Any]:
+    made = {type(one).__name__: one for one in wiring_of(PORT)}[kind]
+    name, values = wire.encode_part(made)
+    return [name, {**values, **more}]
+
+
+BIG = "x" * 10_000_000
+HOSTILE_NAMES: dict[str, Any] = {
+    "eth0": ["eth0"],
+    "lo beside ours": [NAMES.bridge, "lo"],
+    "../all": ["../all"],
+    "qbr../../../../etc": ["qbr../../../../etc"],
+    "NUL": [NAMES.bridge + "\0"],
+    "a text of 10 MB": [BIG],
+    "a text instead of a list": NAMES.bridge,
+    "a number": [7],
+    "True": True,
+    "too many": [NAMES.bridge] * 5000,
+}
+HOSTILE_PLANS: dict[str, Any] = {
+    "no list": "plans",
+    "no plan": ["plan"],
+    "no step": [["step"]],
+    "an unknown verb": [[["exec", part("Bridge")]]],
+    "an unknown kind": [[["create", ["Wire", {"name": NAMES.bridge}]]]],
+    "an unknown field": [[["create", part("Bridge", command="reboot")]]],
+    "a missing field": [[["create", ["Bridge", {"name": NAMES.bridge}]]]],
+    "True for 1": [[["create", part("Bridge", mtu=True)]]],
+    "a text for a number": [[["create", part("Bridge", mtu="1500")]]],
+    "a number out of range": [[["create", part("Bridge", mtu=2**31)]]],
+    "eth0 as a bridge": [[["delete", part("Bridge", name="eth0")]]],
+    "the integration bridge": [[["delete", part("Bridge", name="br-int")]]],
+    "../all": [[["create", part("Bridge", name="../all")]]],
+    "NUL": [[["create", part("Bridge", name=NAMES.bridge + "\0")]]],
+    "a text of 10 MB": [[["create", part("Bridge", alias=BIG)]]],
+    "an option as a name": [[["create", part("OvsPort", name="--all")]]],
+    "a veth to a stranger": [[["create", part("Veth", peer="eth0")]]],
+    "a foreign master": [[["create", part("Veth", master="br-int")]]],
+    "a group": [[["create", part("Bridge", group=7)]]],
+    "another port's names in one plan": [
+        [["create", part("Bridge")], ["create", part("Veth", name=OTHERS.bridge_end, peer=OTHERS.switch_end)]]
+    ],
+    "two plans for one port": [[["create", part("Bridge")]], [["delete", part("Veth")]]],
+    "one bad plan among good ones": [[["create", part("Bridge")]], [["delete", part("Bridge", name="eth0")]]],
+    "a bridge that is not configured": [[["create", part("OvsPort", bridge="br-ex")]]],
+    "a type of its own": [[["create", part("OvsPort", type="internal")]]],
+    "words for an id": [[["create", part("OvsPort", iface_id="x -- del-br br-int")]]],
+    "a tap": [[["create", ["Tap", {"name": NAMES.tap, "master": ""}]]]],
+    "a stray": [[["delete", ["Stray", {"name": NAMES.bridge, "what": "", "alias": ""}]]]],
+    "too many steps": [[["delete", part("Bridge")]] * 17],
+    "too many plans": [[]] * 513,
+}
+
+
+@pytest.fixture(scope="module")
+def guarded(connection: Lab) -> Iterator[Callable[[], None]]:
+    """A host with things of others on it; called, it makes sure that they are as they were to the bit."""
+    connection.sh(
+        "ip link add eth0 type veth peer name hvpeer; ip link set eth0 up mtu 1400 alias uplink; "
+        "ovs-vsctl add-port br-int hvpeer -- set Interface hvpeer external_ids:iface-id=theirs"
+    )
+    plug(make_port(3), connection.host)
+    before = connection.snapshot()
+
+    def unchanged() -> None:
+        assert connection.snapshot() == before
+
+    yield unchanged
+    connection.sweep()
+
+
+@pytest.mark.parametrize("names", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
+def test_hostile_questions_are_refused(connection: Lab, guarded: Callable[[], None], names: Any) -> None:
+    _, code, sentence = ask(entrypoints.observe, names)
+    assert code == "refused"
+    assert sentence.startswith("refused: ")
+    assert len(sentence) < 300
+    guarded()
+
+
+@pytest.mark.parametrize("plans", HOSTILE_PLANS.values(), ids=HOSTILE_PLANS)
+def test_hostile_plans_are_refused(connection: Lab, guarded: Callable[[], None], plans: Any) -> None:
+    _, code, sentence = ask(entrypoints.apply, plans)
+    assert code == "refused"
+    assert sentence.startswith("refused: ")
+    assert len(sentence) < 300
+    guarded()
+
+
+@pytest.mark.parametrize("deadline", ["soon", b"", 7, True, float("nan")], ids=repr)
+@pytest.mark.parametrize("question", ["observe", "apply"])
+def test_a_deadline_that_is_none_is_refused(
+    connection: Lab, guarded: Callable[[], None], question: str, deadline: Any
+) -> None:
+    _, code, sentence = ask(getattr(entrypoints, question), [], deadline=deadline)
+    assert (code, sentence) == ("refused", "refused: the deadline is no number")
+
+
+def test_a_refusal_is_a_refusal_to_the_caller_too(connection: Lab, guarded: Callable[[], None]) -> None:
+    bridge = wiring_of(PORT).links[NAMES.bridge]
+    twice: list[list[Step]] = [[Create(bridge)], [Update(bridge, bridge)]]
+    with pytest.raises(HybridVifError, match=r"^refused: two plans") as caught:
+        connection.host.apply(twice, time.monotonic() + SOON)
+    assert caught.value.code == "refused"
+    guarded()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "os.system",
+        "curses.initscr",
+        "hybridvif.privileged.entrypoints.wire.decode_plans",
+        "hybridvif.privileged.entrypoints._executors",
+        "hybridvif.privileged.context.subprocess.run",
+        "hybridvif.privileged.entrypoints",
+        "",
+        "..",
+    ],
+)
+def test_nothing_but_the_two_entry_points_can_be_called_or_even_imported(lab: Lab, tmp_path: Path, name: str) -> None:
+    pid = the_daemon(lab)
+    channel = daemon_context.channel
+    assert channel is not None
+    with pytest.raises(NameError):
+        channel.remote_call(name, (f"touch {tmp_path}/done",), {}, SOON)
+    assert list(tmp_path.iterdir()) == []
+    # curses stands for any module that nobody has loaded: to import one is to run it.
+    assert "_curses" not in Path(f"/proc/{pid}/maps").read_text()
+    assert daemons(lab.box) == [pid]
+
+
+def test_a_message_of_another_kind_does_no_harm(lab: Lab) -> None:
+    pid = the_daemon(lab)
+    channel = daemon_context.channel
+    assert channel is not None
+    for message in ((99, "x"), (3,), (3, "os.system", 1, 2, 3, 4)):
+        assert channel.send_recv(message, SOON)[0] == 5  # oslo_privsep.comm.Message.ERR
+    assert the_daemon(lab) == pid
+
+
+# The daemon dies, or hangs.
+
+
+def ask_a_silent_switch(lab: Lab, port: Port) -> tuple[float, Result]:
+    """How long a question took that would have waited for a switch that hangs, and what came of it."""
+    row = wiring_of(port).ports[port.names.switch_end]
+    started = time.monotonic()
+    (outcomes,) = lab.host.apply([[Create(row)]], started + 20)
+    return time.monotonic() - started, outcomes[0].result
+
+
+@pytest.mark.parametrize("callers", [1, 2, 8])
+def test_when_the_daemon_is_killed_every_caller_is_answered_and_the_next_call_works(lab: Lab, callers: int) -> None:
+    ports = [make_port(number) for number in range(1, callers + 1)]
+    plug_all(ports, lab.host)
+    for port in ports:
+        lab.sh(f"ovs-vsctl del-port {port.names.switch_end}")
+    lab.box.pause("ovs-vswitchd")
+    try:
+        with ThreadPoolExecutor(callers) as pool:
+            pid = the_daemon(lab)
+            waiting = [pool.submit(ask_a_silent_switch, lab, port) for port in ports]
+            time.sleep(0.3)
+            killed = time.monotonic()
+            os.kill(pid, signal.SIGKILL)
+            answers = [future.result(timeout=10) for future in waiting]
+            assert time.monotonic() - killed < 1
+        assert {result for _, result in answers} == {Result.UNKNOWN}
+    finally:
+        lab.box.resume("ovs-vswitchd")
+    assert the_daemon(lab) != pid
+    assert [report.status for report in plug_all(ports, lab.host)] == [Status.DONE] * callers
+
+
+def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
+    """The reader of the channel meets an end of file, a broken pipe or a reset, as it happens."""
+    stop = threading.Event()
+    longest = [0.0] * 4
+
+    def keep_asking(at: int) -> int:
+        answered = 0
+        while not stop.is_set():
+            started = time.monotonic()
+            with suppress(NoAnswer):
+                lab.host.observe(set(NAMES), started + SOON)
+            longest[at] = max(longest[at], time.monotonic() - started)
+            answered += 1
+        return answered
+
+    with ThreadPoolExecutor(4) as pool:
+        asking = [pool.submit(keep_asking, at) for at in range(4)]
+        for _ in range(3):
+            time.sleep(0.2)
+            for pid in daemons(lab.box):
+                os.kill(pid, signal.SIGKILL)
+            assert until(lambda: bool(daemons(lab.box)))
+        stop.set()
+        assert all(future.result(timeout=10) > 0 for future in asking)
+    # An answer, or a new daemon, which takes half a second to start.
+    assert max(longest) < 3
+
+
+@pytest.fixture
+def hung(lab: Lab) -> Iterator[int]:
+    """The pid of a daemon that stands still."""
+    pid = the_daemon(lab)
+    os.kill(pid, signal.SIGSTOP)
+    yield pid
+    if pid in daemons(lab.box):
+        os.kill(pid, signal.SIGCONT)
+
+
+def test_a_hung_daemon_is_told_by_the_deadline_and_works_when_it_goes_on(lab: Lab, hung: int) -> None:
+    started = time.monotonic()
+    with pytest.raises(NoAnswer):
+        lab.host.observe(set(NAMES), started + 0.5)
+    assert time.monotonic() - started < 0.75
+    started = time.monotonic()
+    (outcomes,) = lab.host.apply([[Delete(wiring_of(PORT).links[NAMES.bridge])]], started + 0.5)
+    assert time.monotonic() - started < 0.75
+    assert [outcome.result for outcome in outcomes] == [Result.UNKNOWN]
+    os.kill(hung, signal.SIGCONT)
+    assert plug(PORT, lab.host).ok
+    assert the_daemon(lab) == hung
+
+
+def test_more_than_a_hung_daemon_can_take_in_is_told_by_the_deadline_as_well(lab: Lab, hung: int) -> None:
+    parts = [one for number in range(1, 401) for one in wiring_of(make_port(number))]
+    plans = [[Delete(one)] for one in parts[::3]]
+
+    def ask_much(_: int) -> float:
+        started = time.monotonic()
+        lab.host.apply(plans, started + 0.5)
+        return time.monotonic() - started
+
+    with ThreadPoolExecutor(4) as pool:
+        assert max(pool.map(ask_much, range(4))) < 0.75
+
+
+# Programs of other kinds.
+
+
+def in_a_child(work: Callable[[], bool]) -> bool:
+    """Whether something works in a forked child of this process."""
+    child = os.fork()
+    if child == 0:
+        try:
+            os._exit(0 if work() else 1)
+        except BaseException:  # noqa: BLE001  # a child of a test must not go on as the test
+            os._exit(2)
+    end = time.monotonic() + 20
+    while time.monotonic() < end:
+        pid, status = os.waitpid(child, os.WNOHANG)
+        if pid:
+            return status == 0
+        time.sleep(0.01)
+    os.kill(child, signal.SIGKILL)
+    os.waitpid(child, 0)
+    return False
+
+
+def test_a_forked_child_has_a_daemon_of_its_own(lab: Lab) -> None:
+    pid = the_daemon(lab)
+
+    def work() -> bool:
+        plug(PORT, lab.host)
+        own = set(daemons(lab.box)) - {pid}
+        return len(own) == 1 and check(PORT, lab.host) == ()
+
+    assert in_a_child(work)
+    # It ends with the child; the parent's is as it was.
+    assert until(lambda: daemons(lab.box) == [pid], 2)
+    assert check(PORT, lab.host) == ()
+    assert the_daemon(lab) == pid
+
+
+def test_a_forked_child_can_connect_for_itself(lab: Lab, tmp_path: Path) -> None:
+    def work() -> bool:
+        lab.host.close()
+        with connected(lab.box, tmp_path) as host:
+            return plug(PORT, host).ok
+
+    assert in_a_child(work)
+    assert check(PORT, lab.host) == ()
+
+
+def test_inside_an_event_loop_it_works_in_a_thread_and_directly(lab: Lab) -> None:
+    async def program() -> list[Status]:
+        ports = [make_port(number) for number in range(1, 5)]
+        reports = await asyncio.gather(*(asyncio.to_thread(plug, port, lab.host) for port in ports))
+        direct = unplug(ports[0].id, lab.host)
+        return [report.status for report in [*reports, direct]]
+
+    assert asyncio.run(program()) == [Status.DONE] * 5

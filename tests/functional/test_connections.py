@@ -1,0 +1,128 @@
+"""Connections come and go: one daemon for each, of whatever program, and none left behind."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from hybridvif import ConfigurationError, Host, check, plug, unplug
+from hybridvif.pytest_plugin import connected
+from hybridvif.sandbox import Sandbox
+from tests.functional.conftest import Lab, make_port, until
+from tests.functional.test_boundary import CAP_NET_ADMIN, SOON, daemons
+
+PORT = make_port()
+NAMES = PORT.names
+
+
+def test_the_daemon_ends_with_the_last_connection_and_another_can_follow(sandbox: Sandbox, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    one.mkdir()
+    two.mkdir()
+    before = daemons(sandbox)
+    with connected(sandbox, one) as host:
+        plug(PORT, host)
+        (pid,) = set(daemons(sandbox)) - set(before)
+        with pytest.raises(ConfigurationError), connected(sandbox, two):
+            pass
+        assert check(PORT, host) == ()
+    assert until(lambda: pid not in daemons(sandbox), 2)
+    with connected(sandbox, two) as host:
+        assert unplug(PORT.id, host).ok
+    assert until(lambda: not set(daemons(sandbox)) - set(before), 2)
+
+
+def test_a_hung_daemon_does_not_keep_anybody_from_closing(sandbox: Sandbox, tmp_path: Path) -> None:
+    before = daemons(sandbox)
+    with connected(sandbox, tmp_path) as host:
+        host.observe(set(NAMES), time.monotonic() + SOON)
+        (pid,) = set(daemons(sandbox)) - set(before)
+        os.kill(pid, signal.SIGSTOP)
+        started = time.monotonic()
+    assert time.monotonic() - started < 2
+    os.kill(pid, signal.SIGCONT)
+    assert until(lambda: not set(daemons(sandbox)) - set(before), 2)
+
+
+SPY = """#!/bin/sh
+grep -E '^Cap(Eff|Prm)' /proc/self/status >> {said}
+exec {program} "$@"
+"""
+
+
+def test_a_program_that_the_daemon_runs_may_no_more_than_the_daemon(sandbox: Sandbox, tmp_path: Path) -> None:
+    """It is uid 0, and so would have every capability back with the first program that it runs."""
+    said = tmp_path / "said"
+    programs = tmp_path / "bin"
+    programs.mkdir()
+    for name in ("ip", "brctl"):
+        spy = programs / name
+        spy.write_text(SPY.format(said=said, program=shutil.which(name)))
+        spy.chmod(0o755)
+    path = f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"
+    with connected(sandbox, tmp_path, link_executor="subprocess-brctl", program_path=path) as host:
+        assert plug(PORT, host).ok
+        assert unplug(PORT.id, host).ok
+    lines = said.read_text().splitlines()
+    assert len(lines) > 10
+    assert {int(line.split()[1], 16) for line in lines} == {CAP_NET_ADMIN}
+
+
+# Programs of other kinds.
+
+
+EVENT_LOOP = """
+import asyncio, sys
+async def program():
+    from hybridvif import RecordingHost, connect, plug
+    from tests.functional.conftest import make_port
+    assert plug(make_port(), RecordingHost()).ok
+    with connect(sys.argv[1:]) as host:
+        report = await asyncio.to_thread(plug, make_port(), host)
+        print(report.status.value, plug(make_port(), host).changed)
+asyncio.run(program())
+"""
+EVENTLET = """
+import eventlet
+eventlet.monkey_patch()
+import sys
+from hybridvif import RecordingHost, connect, plug, unplug
+from tests.functional.conftest import make_port
+assert plug(make_port(), RecordingHost()).ok
+with connect(sys.argv[1:]) as host:
+    ports = [make_port(number) for number in range(1, 6)]
+    reports = list(eventlet.GreenPool().imap(lambda port: plug(port, host), ports))
+    print(*{report.status.value for report in reports}, unplug(ports[0].id, host).changed)
+"""
+
+
+def run_program(code: str, box: Sandbox, directory: Path) -> str:
+    """What a program prints that connects by itself."""
+    with connected(box, directory):
+        pass  # only for its file
+    command = [sys.executable, "-c", code, str(directory / "hybridvif.conf")]
+    path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path}
+    return subprocess.run(command, env=environment, check=True, capture_output=True, text=True, timeout=30).stdout
+
+
+def test_a_program_can_start_inside_an_event_loop(sandbox: Sandbox, tmp_path: Path) -> None:
+    assert run_program(EVENT_LOOP, sandbox, tmp_path) == "done False\n"
+    with connected(sandbox, tmp_path) as host:
+        unplug(PORT.id, host)
+
+
+@pytest.mark.skipif(
+    importlib.util.find_spec("eventlet") is None, reason="eventlet is not installed, and nothing needs it"
+)
+def test_a_program_can_run_on_eventlet(sandbox: Sandbox, tmp_path: Path) -> None:
+    assert run_program(EVENTLET, sandbox, tmp_path) == "done True\n"
+    Lab(sandbox, Host.__new__(Host)).sweep()
