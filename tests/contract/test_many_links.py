@@ -24,13 +24,13 @@ CHURN = "while :; do ip link add hvc$0 type veth peer name hvd$0; ip link delete
 DUMPS = """
 import time
 from hybridvif.executors.linkdump import Interrupted, dump_links
-interrupted = 0
-for _ in range(10):
+end = time.monotonic() + 10
+while time.monotonic() < end:
     try:
-        dump_links(time.monotonic() + 5)
+        dump_links(end)
     except Interrupted:
-        interrupted += 1
-print(interrupted)
+        print("interrupted")
+        break
 """
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
 
@@ -149,13 +149,13 @@ def churn(standing: Bench) -> Iterator[None]:
             process = churning.enter_context(standing.box.popen(["sh", "-c", CHURN, str(number)], stderr=DEVNULL))
             churning.callback(process.kill)
         # Dumps are interrupted indeed.
-        assert int(standing.box.python(DUMPS).stdout) > 0
+        assert standing.box.python(DUMPS).stdout == "interrupted\n"
         yield
 
 
 def test_no_port_is_missing_while_links_come_and_go(standing: Bench, crowd: dict[str, HostState], churn: None) -> None:
     seen, said = list[HostState](), set[str]()
-    end = time.monotonic() + 2
+    end = time.monotonic() + 1.5
     while time.monotonic() < end:
         try:
             seen.append(standing.observed(None).state)
@@ -169,7 +169,7 @@ def test_no_port_is_missing_while_links_come_and_go(standing: Bench, crowd: dict
 def test_a_port_is_found_by_name_while_links_come_and_go(
     standing: Bench, crowd: dict[str, HostState], churn: None
 ) -> None:
-    end = time.monotonic() + 1
+    end = time.monotonic() + 0.7
     rounds = 0
     while time.monotonic() < end:
         assert wrong(standing.see(), crowd[PORTS[0].id]) == []

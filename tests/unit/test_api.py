@@ -29,7 +29,7 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.api import BATCH, TRIES
+from hybridvif.attempts import BATCH, TRIES
 from hybridvif.facts import Observed
 from hybridvif.host import NoAnswer
 from hybridvif.locks import LockTimeout

@@ -1,0 +1,98 @@
+"""What one port is to come to, and whether it may: identity, plan, integration bridge, and the VM that may run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from hybridvif.errors import (
+    BridgeMissing,
+    BridgeNotAllowed,
+    PortRunning,
+    Refused,
+)
+from hybridvif.facts import Facts, Observed
+from hybridvif.host import AnyHost
+from hybridvif.identity import claim
+from hybridvif.names import PortNames
+from hybridvif.parts import NOTHING, HostState, OvsPort
+from hybridvif.planner import plan
+from hybridvif.port import Port
+from hybridvif.steps import Step
+from hybridvif.wiring import wiring_of
+
+
+@dataclass(frozen=True, slots=True)
+class Goal:
+    """What one port is to come to."""
+
+    port_id: str
+    names: PortNames
+    wanted: HostState
+    interface_id: str = ""
+    force: bool = False
+
+    @property
+    def is_plug(self) -> bool:
+        """Whether the port is to be there afterwards."""
+        return self.wanted is not NOTHING
+
+
+def plug_goal(port: Port) -> Goal:
+    """What a plug comes to."""
+    return Goal(port.id, port.names, wiring_of(port), port.iface_id)
+
+
+def seen_of(observed: Observed, names: PortNames) -> Observed:
+    """What was seen of one port alone; the facts whole."""
+    return Observed(observed.state.of(names), observed.facts)
+
+
+def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
+    """The plan for one port, if it may be carried out. Raises Refused, BridgeMissing."""
+    claim(seen.state, goal.port_id, goal.interface_id)
+    steps = plan(seen.state, goal.wanted)
+    if goal.is_plug:
+        _require_bridges(goal, steps, seen.facts, host)
+    elif steps and not goal.force and host.settings.unplug_running != "force":
+        _require_idle(goal, seen.facts)
+    return steps
+
+
+def _require_bridges(goal: Goal, steps: tuple[Step, ...], facts: Facts, host: AnyHost) -> None:
+    """The integration bridge must exist, and be one of this host's, before any link is made."""
+    for port in goal.wanted.ports.values():
+        if not isinstance(port, OvsPort) or not steps:
+            continue
+        if port.bridge not in facts.switches:
+            raise BridgeMissing(
+                f"port {goal.port_id}: integration bridge {port.bridge} does not exist "
+                f"(there are {', '.join(sorted(facts.switches)) or 'none'}); create it: ovs-vsctl add-br {port.bridge}"
+            )
+        allowed = host.settings.integration_bridges
+        if port.bridge not in allowed:
+            raise BridgeNotAllowed(
+                f"port {goal.port_id}: refused to plug into {port.bridge}, which is not in [hybridvif] "
+                f"integration_bridges ({', '.join(allowed)}); add it there"
+            )
+
+
+def _require_idle(goal: Goal, facts: Facts) -> None:
+    """A VM that runs must not be cut off by mistake: a tap that is held open has carrier, one that is not has none."""
+    for member in facts.members.get(goal.names.bridge, ()):
+        if member == goal.names.bridge_end:
+            continue
+        fact = facts.links.get(member)
+        if member != goal.names.tap or (fact is not None and fact.carrier):
+            what = "has carrier, so a VM runs on it" if member == goal.names.tap else "is not ours"
+            raise PortRunning(
+                f"port {goal.port_id}: refused to unplug, since {member} in {goal.names.bridge} {what}; "
+                "stop the VM first, or force it"
+            )
+
+
+def reached(goal: Goal, state: HostState) -> bool:
+    """Whether nothing is left to do; not so where something foreign has got in the way."""
+    try:
+        return not plan(state, goal.wanted)
+    except Refused:
+        return False
