@@ -47,7 +47,7 @@ def sampled(examples: int) -> settings:
 
 
 class Bench(Lab):
-    """A connected sandbox with one port under trial."""
+    """A connected sandbox with one port on trial."""
 
     def __init__(self, box: Sandbox, host: Host) -> None:
         super().__init__(box, host)
@@ -96,17 +96,32 @@ class Bench(Lab):
         }
 
     def furnish(self, state: HostState) -> None:
-        """Bring the host, empty but for what furnish() made before, into a state of the port."""
-        self.clear()
+        """Bring the host into a state of the port, whatever it is in."""
+        self.sweep()
         make(self.box, state)
 
-    def clear(self) -> None:
-        """Away with all that furnish() makes; sweep() is for whatever else there may be."""
-        lines = [f"link delete {name}" for name in (self.names.bridge_end, self.names.bridge, self.names.tap, FOREIGN)]
+    def keep(self, state: HostState) -> None:
+        """Bring the host into a state of the port, unless it is there."""
+        if self.see() != state:
+            self.furnish(state)
+
+    def sweep(self) -> None:
+        """Back to an empty host with two empty bridges, in as few commands and transactions as can be."""
         self.sh(
-            f"ovs-vsctl --timeout=10 --if-exists del-port {self.names.switch_end} -- --may-exist add-br br-two "
-            "-- set Bridge br-two datapath_type=$(ovs-vsctl get Bridge br-int datapath_type)\n"
-            "ip -force -batch - 2>/dev/null <<'END' || true\n" + "\n".join(lines) + "\nEND"
+            """
+            away=
+            for b in $(ovs-vsctl list-br); do
+                case $b in br-int|br-two) for p in $(ovs-vsctl list-ports $b); do away="$away -- del-port $p"; done ;;
+                *) away="$away -- del-br $b" ;;
+                esac
+            done
+            ovs-vsctl --timeout=10 --may-exist add-br br-two -- set Bridge br-two \
+                datapath_type=$(ovs-vsctl get Bridge br-int datapath_type) $away
+            for n in $(ls /run/netns 2>/dev/null); do ip netns delete $n || true; done
+            links=$(ls /sys/class/net | grep -vE '^(lo|br-int|br-two|ovs-netdev)$') || exit 0
+            { for l in $links; do echo link set $l group 99; done; echo link delete group 99; } |
+                ip -force -batch - 2>/dev/null || true
+            """
         )
 
 

@@ -22,12 +22,13 @@ def standing(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory, executo
     """The bench, for tests that sweep it themselves."""
     options = {"integration_bridges": "br-int,br-two", "deadline": 10, **executor}
     with connected(sandbox, tmp_path_factory.mktemp("bench"), **options) as host:
-        yield Bench(sandbox, host)
+        bench = Bench(sandbox, host)
+        yield bench
+        bench.sweep()
 
 
 @pytest.fixture
-def bench(standing: Bench) -> Iterator[Bench]:
-    """The bench, empty, and swept after the test."""
-    standing.clear()
-    yield standing
+def bench(standing: Bench) -> Bench:
+    """The bench, empty."""
     standing.sweep()
+    return standing

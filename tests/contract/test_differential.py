@@ -82,7 +82,6 @@ def test_all_pairs_of_executors_leave_the_same_host(sandbox: Sandbox, tmp_path_f
         with connected(sandbox, directory, **options) as host:
             bench = Bench(sandbox, host)
             left[link, switch] = [after(bench, first, goal) for first, goal in tried]
-            bench.clear()
             bench.sweep()
     reference = left[PAIRS[0]]
     for pair in PAIRS[1:]:
@@ -128,5 +127,5 @@ def test_the_comparison_sees_a_difference(sandbox: Sandbox, tmp_path: Path) -> N
             now = host_of(bench)
             assert now != whole
             whole = now
-        bench.clear()
+        bench.sweep()
         assert {type(part) for part in wiring_of(port)} == {Bridge, Veth, OvsPort}

@@ -56,7 +56,7 @@ VM_TAP = Tap(name=TAP, master=QBR)
 
 
 @pytest.mark.prove
-@sampled(25)
+@sampled(15)
 @given(state=states(PORT, rows=False), target=states(PORT, rows=False, target=True))
 def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, target: HostState) -> None:
     standing.furnish(state)
@@ -118,7 +118,7 @@ CHANGES = [
 def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, change: Change) -> None:
     back = change.part
     there = replace(back, **{change.attribute: change.there})
-    standing.furnish(LINKS.having(VM_TAP, there if change.only_back else back))
+    standing.keep(LINKS.having(VM_TAP, there if change.only_back else back))
     first = standing.snapshot()
 
     for step in [Update(there, back)] if change.only_back else [Update(back, there), Update(there, back)]:

@@ -15,7 +15,6 @@ import pytest
 from hybridvif import Bridge, HostState, HybridVifError, Port, Veth
 from hybridvif.parts import Role
 from hybridvif.privileged.registry import installed
-from hybridvif.sandbox import Sandbox
 from tests.contract.bench import Bench, any_links, make, wrong
 from tests.functional.conftest import make_port
 
@@ -41,18 +40,13 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def crowd() -> dict[str, HostState]:
+def crowd(standing: Bench) -> dict[str, HostState]:
     """What the links of each port are, by port id; the same in every run."""
     choice = Random(20)
-    return {port.id: any_links(port, choice) for port in PORTS}
-
-
-@pytest.fixture(scope="module")
-def sandbox(sandbox: Sandbox, crowd: dict[str, HostState]) -> Iterator[Sandbox]:
-    """A host of its own with all of these links."""
-    with Sandbox() as box:
-        make(box, together(crowd, PORTS))
-        yield box
+    states = {port.id: any_links(port, choice) for port in PORTS}
+    standing.sweep()
+    make(standing.box, together(states, PORTS))
+    return states
 
 
 def together(crowd: dict[str, HostState], ports: list[Port]) -> HostState:
