@@ -21,7 +21,7 @@ case $((RANDOM % 8)) in
     *) exec $real "$@" ;;
 esac
 """
-ROUNDS = 12
+ROUNDS = 6
 TYPED = {Status.ROLLED_BACK, Status.INCOMPLETE, Status.UNKNOWN, Status.CONFIGURED, Status.PRECONDITION, Status.REFUSED}
 
 
