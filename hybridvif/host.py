@@ -79,7 +79,10 @@ class Host:
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
         """Hold the locks of these ports, by the first 11 characters of their ids. Raises locks.LockTimeout."""
         from hybridvif import locks
+        from hybridvif.privileged.context import daemon_context
 
+        # Who cannot have the daemon makes no lock directory either: it would be theirs, and root would refuse it.
+        daemon_context.reach(deadline)
         with locks.holding(keys, self.settings.lock_path, deadline):
             yield
 

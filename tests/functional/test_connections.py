@@ -27,6 +27,8 @@ def test_the_daemon_ends_with_the_last_connection_and_another_can_follow(sandbox
     one, two = tmp_path / "one", tmp_path / "two"
     one.mkdir()
     two.mkdir()
+    # Those of earlier tests end a moment after their connections.
+    assert until(lambda: not daemons(sandbox))
     before = daemons(sandbox)
     with connected(sandbox, one) as host:
         plug(PORT, host)
@@ -41,6 +43,8 @@ def test_the_daemon_ends_with_the_last_connection_and_another_can_follow(sandbox
 
 
 def test_a_hung_daemon_does_not_keep_anybody_from_closing(sandbox: Sandbox, tmp_path: Path) -> None:
+    # Those of earlier tests end a moment after their connections.
+    assert until(lambda: not daemons(sandbox))
     before = daemons(sandbox)
     with connected(sandbox, tmp_path) as host:
         host.observe(set(NAMES), time.monotonic() + SOON)
