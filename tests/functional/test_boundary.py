@@ -45,7 +45,13 @@ OTHERS = make_port(2).names
 def daemons(box: Sandbox) -> list[int]:
     """The privileged daemons in a sandbox, as this process counts."""
     children = Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text().split()
-    return [int(pid) for pid in children if b"privsep_context" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = []
+    for pid in children:
+        # One may end between being listed and being read.
+        with suppress(OSError):
+            if b"privsep_context" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                found.append(int(pid))
+    return found
 
 
 def status_of(pid: int) -> dict[str, str]:
