@@ -78,11 +78,16 @@ class Host:
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
         """Hold the locks of these ports, by the first 11 characters of their ids. Raises locks.LockTimeout."""
+        from oslo_privsep.comm import PrivsepTimeout
+
         from hybridvif import locks
         from hybridvif.privileged.context import daemon_context
 
         # Who cannot have the daemon makes no lock directory either: it would be theirs, and root would refuse it.
-        daemon_context.reach(deadline)
+        try:
+            daemon_context.reach(deadline)
+        except PrivsepTimeout as error:
+            raise NoAnswer(f"{error}, and the deadline has passed; call again") from error
         with locks.holding(keys, self.settings.lock_path, deadline):
             yield
 

@@ -195,14 +195,18 @@ class Context(priv_context.PrivContext):
         return [*command, "--privsep_context", str(self.pypath), "--privsep_sock_path", sockpath]
 
     def reach(self, deadline: float) -> Channel:
-        """The channel to a living daemon, started if need be. Raises PreconditionError."""
-        with self._starting:
+        """The channel to a living daemon, started if need be. Raises PreconditionError, PrivsepTimeout."""
+        if not self._starting.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise comm.PrivsepTimeout("another caller is still starting the privileged daemon")
+        try:
             if self.channel is not None and not self.channel.running:
                 LOG.warning("the privileged daemon has died; starting another")
                 self.stop()
             if self.channel is None:
                 self.channel = Channel(self, deadline)
             return self.channel  # type: ignore[return-value]  # only ever set here
+        finally:
+            self._starting.release()
 
     def _wrap(self, func: Callable[..., Any], *args: Any, _wrap_timeout: float | None = None, **kwargs: Any) -> Any:
         if not self.client_mode:

@@ -56,7 +56,7 @@ VM_TAP = Tap(name=TAP, master=QBR)
 
 
 @pytest.mark.prove
-@sampled(15)
+@sampled(10)
 @given(state=states(PORT, rows=False), target=states(PORT, rows=False, target=True))
 def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, target: HostState) -> None:
     standing.furnish(state)
@@ -128,6 +128,16 @@ def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, 
         assert standing.see() == simulate(before, step)
         assert standing.see() != before
     assert (standing.snapshot() == first) is not change.only_back
+
+
+def test_the_spanning_tree_is_switched_together_with_the_delay_that_it_asks_for(bench: Bench) -> None:
+    """While it runs the kernel takes no delay below 2 s, nor in the message that switches it off."""
+    bench.furnish(LINKS)
+    running = replace(BRIDGE, stp=True, forward_delay=1500)
+    for step in (Update(BRIDGE, running), Update(running, BRIDGE)):
+        (outcome,) = bench.do(step)
+        assert outcome.result is Result.DONE, outcome
+        assert bench.see().links[QBR] == step.after
 
 
 # What is there, and what is not.

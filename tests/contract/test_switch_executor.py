@@ -56,7 +56,7 @@ OVSS_OWN = "peer_promisc"
 
 
 @pytest.mark.prove
-@sampled(15)
+@sampled(8)
 @given(state=states(PORT), target=states(PORT, target=True))
 def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, target: HostState) -> None:
     standing.furnish(state)
@@ -341,8 +341,8 @@ def paused(bench: Bench) -> Iterator[Callable[[Any], None]]:
 
 
 def within(seconds: float, started: float) -> bool:
-    """Whether no more time has passed, and the quarter of a second that every call is allowed beyond its deadline."""
-    return time.monotonic() - started < seconds + 0.25
+    """Whether no more time has passed, but a quarter of a second that is allowed and as much for a busy machine."""
+    return time.monotonic() - started < seconds + 0.5
 
 
 def test_a_hung_server_is_told_by_the_deadline_and_nothing_comes_late(
@@ -386,8 +386,8 @@ def test_a_hung_vswitchd_leaves_it_configured_and_realizes_it_later(
     bench.furnish(HostState(bench.wiring.links))
     paused("ovs-vswitchd")
     started = time.monotonic()
-    (outcome,) = bench.do(Create(ROW), patience=1.5)
-    assert within(1.5, started)
+    (outcome,) = bench.do(Create(ROW), patience=1.2)
+    assert within(1.2, started)
     assert outcome.result is Result.CONFIGURED
     assert "ovs-vswitchd" in outcome.reason
     assert bench.see().ports == {QVO: replace(ROW, realized=False)}

@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +37,8 @@ from tests.functional.conftest import Lab, make_port, until
 
 CAP_NET_ADMIN = 1 << 12
 SOON = 5.0
+SLACK = 0.5
+"""Seconds a call may take beyond its deadline: a quarter of one, and as much again for a busy machine."""
 PORT = make_port()
 NAMES = PORT.names
 OTHERS = make_port(2).names
@@ -264,6 +266,20 @@ def test_when_the_daemon_is_killed_every_caller_is_answered_and_the_next_call_wo
     assert [report.status for report in plug_all(ports, lab.host)] == [Status.DONE] * callers
 
 
+@pytest.mark.parametrize("callers", [1, 2, 8])
+def test_what_a_killed_daemon_had_not_yet_read_is_answered_as_well(lab: Lab, hung: int, callers: int) -> None:
+    """The channel then ends with a reset, which oslo.privsep's reader does not survive."""
+    with ThreadPoolExecutor(callers) as pool:
+        waiting = [pool.submit(ask_a_silent_switch, lab, make_port(number)) for number in range(1, callers + 1)]
+        time.sleep(0.2)
+        killed = time.monotonic()
+        os.kill(hung, signal.SIGKILL)
+        answers = [future.result(timeout=30) for future in waiting]
+        assert time.monotonic() - killed < 1
+    assert {result for _, result in answers} == {Result.UNKNOWN}
+    assert plug(PORT, lab.host).ok
+
+
 def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
     """The reader of the channel meets an end of file, a broken pipe or a reset, as it happens."""
     stop = threading.Event()
@@ -292,24 +308,41 @@ def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
     assert max(longest) < 3
 
 
+@contextmanager
+def standing_still(pid: int, seconds: float = 8.0) -> Iterator[None]:
+    """Hangs a daemon; not for ever, so that a test which waits for it in vain fails and does not hang as well."""
+
+    def go_on() -> None:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+
+    os.kill(pid, signal.SIGSTOP)
+    timer = threading.Timer(seconds, go_on)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+        timer.join()
+        go_on()
+
+
 @pytest.fixture
 def hung(lab: Lab) -> Iterator[int]:
     """The pid of a daemon that stands still."""
     pid = the_daemon(lab)
-    os.kill(pid, signal.SIGSTOP)
-    yield pid
-    if pid in daemons(lab.box):
-        os.kill(pid, signal.SIGCONT)
+    with standing_still(pid):
+        yield pid
 
 
 def test_a_hung_daemon_is_told_by_the_deadline_and_works_when_it_goes_on(lab: Lab, hung: int) -> None:
     started = time.monotonic()
     with pytest.raises(NoAnswer):
         lab.host.observe(set(NAMES), started + 0.5)
-    assert time.monotonic() - started < 0.75
+    assert time.monotonic() - started < 0.5 + SLACK
     started = time.monotonic()
     (outcomes,) = lab.host.apply([[Delete(wiring_of(PORT).links[NAMES.bridge])]], started + 0.5)
-    assert time.monotonic() - started < 0.75
+    assert time.monotonic() - started < 0.5 + SLACK
     assert [outcome.result for outcome in outcomes] == [Result.UNKNOWN]
     os.kill(hung, signal.SIGCONT)
     assert plug(PORT, lab.host).ok
@@ -326,7 +359,7 @@ def test_more_than_a_hung_daemon_can_take_in_is_told_by_the_deadline_as_well(lab
         return time.monotonic() - started
 
     with ThreadPoolExecutor(4) as pool:
-        assert max(pool.map(ask_much, range(4))) < 0.75
+        assert max(pool.map(ask_much, range(4))) < 0.5 + SLACK
 
 
 # Programs of other kinds.

@@ -5,10 +5,10 @@ from __future__ import annotations
 import importlib.util
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -17,7 +17,7 @@ from hybridvif import ConfigurationError, Host, check, plug, unplug
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port, until
-from tests.functional.test_boundary import CAP_NET_ADMIN, SOON, daemons
+from tests.functional.test_boundary import CAP_NET_ADMIN, SOON, daemons, standing_still
 
 PORT = make_port()
 NAMES = PORT.names
@@ -46,13 +46,13 @@ def test_a_hung_daemon_does_not_keep_anybody_from_closing(sandbox: Sandbox, tmp_
     # Those of earlier tests end a moment after their connections.
     assert until(lambda: not daemons(sandbox))
     before = daemons(sandbox)
-    with connected(sandbox, tmp_path) as host:
-        host.observe(set(NAMES), time.monotonic() + SOON)
-        (pid,) = set(daemons(sandbox)) - set(before)
-        os.kill(pid, signal.SIGSTOP)
-        started = time.monotonic()
-    assert time.monotonic() - started < 2
-    os.kill(pid, signal.SIGCONT)
+    with ExitStack() as hanging:
+        with connected(sandbox, tmp_path) as host:
+            host.observe(set(NAMES), time.monotonic() + SOON)
+            (pid,) = set(daemons(sandbox)) - set(before)
+            hanging.enter_context(standing_still(pid))
+            started = time.monotonic()
+        assert time.monotonic() - started < 2
     assert until(lambda: not set(daemons(sandbox)) - set(before), 2)
 
 
