@@ -37,6 +37,10 @@ def host_of(bench: Bench) -> dict[str, Any]:
             continue
         flags = sorted(set(link["flags"]) - {"NO-CARRIER", "LOWER_UP", "M-DOWN"})
         kept = {key: value for key, value in link.items() if key not in DROPPED} | {"flags": flags}
+        if name == PORT.names.switch_end:
+            # vswitchd switches it on where it reads a device, and puts it back by name whenever it lets go of it.
+            kept["flags"] = [flag for flag in flags if flag != "PROMISC"]
+            del kept["promiscuity"]
         if link.get("linkinfo", {}).get("info_kind") != "bridge":
             # The kernel draws the MAC of a veth; nobody sets it.
             kept.pop("address", None)
