@@ -38,11 +38,18 @@ SECTION = "hybridvif_privileged"
 THREADS = 32
 """oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
 START_DEADLINE = 30.0
+STARTS = 3
+"""How often a daemon is started that ends before it has said a word: it may have been killed, which is no lack."""
 ENTRY_POINTS = frozenset(f"{__package__}.entrypoints.{name}" for name in ("observe", "apply"))
 _NO_REPLY = (comm.Message.ERR.value, f"{comm.PrivsepTimeout.__module__}.{comm.PrivsepTimeout.__name__}", ())
+_REMEDY = "run as root, or set [hybridvif_privileged] helper_command"
 _PR_SET_NO_NEW_PRIVS = 38
 _LOG_PREFIX = re.compile(r"^[\d-]+ [\d:.]+ \d+ [A-Z]+ \S+( |$)(\[.*?\] )?")
 """Of oslo.log, by default: date, time, process, level, logger, context."""
+
+
+class _EndedAtOnce(PreconditionError):
+    """The daemon ended before it greeted its caller."""
 
 
 class Channel(daemon._ClientChannel):
@@ -78,6 +85,8 @@ class Channel(daemon._ClientChannel):
         threading.Thread(target=_listen, args=(helper.stdout, said), name="hybridvif-helper", daemon=True).start()
         try:
             code = helper.wait(max(deadline - time.monotonic(), 0.1))
+            if code < 0:
+                _fail(f"the helper ended with code {code}", command, _EndedAtOnce)
             if code:
                 time.sleep(0.05)
                 _fail(_last_words(said) or f"the helper ended with code {code}", command)
@@ -95,15 +104,16 @@ class Channel(daemon._ClientChannel):
         return channel
 
     def exchange_ping(self) -> None:
-        """Greet the daemon; raises PreconditionError if it does not answer."""
+        """Greet the daemon. Raises PreconditionError if it does not answer, _EndedAtOnce if it hangs up."""
         try:
             reply = self.send_recv((comm.Message.PING.value,), max(self._deadline - time.monotonic(), 0.1))
         except OSError:
             reply = (None,)
+        if reply is _NO_REPLY:
+            raise PreconditionError(f"the privileged daemon was started and did not answer by the deadline; {_REMEDY}")
         if reply[0] != comm.Message.PONG:
-            raise PreconditionError(
-                "the privileged daemon ended at once, probably because it could not keep CAP_NET_ADMIN; "
-                "run as root, or set [hybridvif_privileged] helper_command"
+            raise _EndedAtOnce(
+                f"the privileged daemon ended at once, probably because it could not keep CAP_NET_ADMIN; {_REMEDY}"
             )
 
     def _reader_main(self, reader: Any) -> None:
@@ -203,10 +213,18 @@ class Context(priv_context.PrivContext):
                 LOG.warning("the privileged daemon has died; starting another")
                 self.stop()
             if self.channel is None:
-                self.channel = Channel(self, deadline)
+                self.channel = self._started(deadline)
             return self.channel  # type: ignore[return-value]  # only ever set here
         finally:
             self._starting.release()
+
+    def _started(self, deadline: float) -> Channel:
+        for _ in range(STARTS - 1):
+            try:
+                return Channel(self, deadline)
+            except _EndedAtOnce as error:
+                LOG.warning("%s", error)
+        return Channel(self, deadline)
 
     def _wrap(self, func: Callable[..., Any], *args: Any, _wrap_timeout: float | None = None, **kwargs: Any) -> Any:
         if not self.client_mode:
@@ -258,10 +276,9 @@ def _last_words(said: Iterable[str]) -> str:
     return telling[-1].rstrip(".") if telling else ""
 
 
-def _fail(why: str, command: list[str]) -> NoReturn:
-    remedy = "run as root, or set [hybridvif_privileged] helper_command"
-    raise PreconditionError(
-        f"cannot start the privileged daemon: {why} (helper_command = {shlex.join(command[:3])} ...); {remedy}; "
+def _fail(why: str, command: list[str], error: type[PreconditionError] = PreconditionError) -> NoReturn:
+    raise error(
+        f"cannot start the privileged daemon: {why} (helper_command = {shlex.join(command[:3])} ...); {_REMEDY}; "
         "without root you can still look: hybridvif plan, hybridvif demo"
     )
 

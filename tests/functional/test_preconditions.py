@@ -220,6 +220,19 @@ def test_a_daemon_that_connects_and(lab: Lab, connected_by: Connect, seconds: in
         remedied(told(host, lab, seconds=0.7, once=True))
 
 
+def test_a_daemon_that_is_killed_as_it_starts_is_started_again(lab: Lab, connected_by: Connect, tmp_path: Path) -> None:
+    count = tmp_path / "count"
+    hangs_up = shlex.join([sys.executable, "-c", SILENT.format(seconds=0)])
+    real = shlex.join(lab.box.entering([HELPER, "--config-file", str(tmp_path / "hybridvif.conf")]))
+    script = (
+        f'echo >> {count}; case $(wc -l < {count}) in 1) kill -9 $$;; 2) {hangs_up} "$@";; *) exec {real} "$@";; esac'
+    )
+    with connected_by(["sh", "-c", script, "sh"]) as host:
+        assert plug(PORT, host).ok
+        assert unplug(PORT.id, host).ok
+    assert count.read_text().count("\n") == 3
+
+
 @pytest.mark.parametrize(
     "lacking",
     [
