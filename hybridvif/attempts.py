@@ -16,6 +16,7 @@ from hybridvif.errors import (
     BridgeMissing,
     HybridVifError,
     InvalidInput,
+    NotReady,
     PreconditionError,
     Refused,
 )
@@ -157,7 +158,7 @@ def _planned_all(
     for one in attempts:
         try:
             one.steps = planned(one.goal, one.seen, host)
-        except (Refused, BridgeMissing) as error:
+        except (Refused, NotReady, BridgeMissing) as error:
             done.append((one.goal.port_id, _stopped(one, error, host, deadline)))
             continue
         if one.steps:
@@ -167,7 +168,7 @@ def _planned_all(
     return pending, done
 
 
-def _stopped(one: _Attempt, error: Refused | BridgeMissing, host: AnyHost, deadline: float) -> Report:
+def _stopped(one: _Attempt, error: Refused | NotReady | BridgeMissing, host: AnyHost, deadline: float) -> Report:
     """The report of a port that may not be planned; where it had been begun, what got in its way came meanwhile."""
     if not one.wrote:
         status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION

@@ -48,6 +48,8 @@ class Facts:
     switches: Mapping[str, str] = field(default_factory=dict)
     """The bridges of the switch that exist, by name: their datapath type."""
     switch_version: str = ""
+    serves: frozenset[str] = frozenset()
+    """The kinds of part that the configured executors can make; empty where nothing tells."""
     unchecked: tuple[str, ...] = ()
     """What this host lacks and so could not be judged: "name: attribute"."""
     simulated: bool = False
@@ -81,6 +83,7 @@ def together(seen: Iterable[Observed]) -> Observed:
             members={name: held for one in facts for name, held in one.members.items()},
             ports={name: fact for one in facts for name, fact in one.ports.items()},
             switches={name: kind for one in facts for name, kind in one.switches.items()},
+            serves=frozenset(kind for one in facts for kind in one.serves),
             switch_version="".join(one.switch_version for one in facts),
             unchecked=tuple(what for one in facts for what in one.unchecked),
             simulated=any(one.simulated for one in facts),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from hybridvif.errors import (
     BridgeMissing,
     BridgeNotAllowed,
+    NotReady,
     PortRunning,
     Refused,
 )
@@ -48,14 +49,26 @@ def seen_of(observed: Observed, names: PortNames) -> Observed:
 
 
 def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
-    """The plan for one port, if it may be carried out. Raises Refused, BridgeMissing."""
+    """The plan for one port, if it may be carried out. Raises Refused, NotReady, BridgeMissing."""
     claim(seen.state, goal.port_id, goal.interface_id)
     steps = plan(seen.state, goal.wanted)
     if goal.is_plug:
+        _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
     elif steps and not goal.force and host.settings.unplug_running != "force":
         _require_idle(goal, seen.facts)
     return steps
+
+
+def _require_served(goal: Goal, facts: Facts) -> None:
+    """A port whose kind of switch the configured executor does not serve fails before any link is made."""
+    for part in goal.wanted:
+        if facts.serves and part.kind not in facts.serves:
+            role = part.role.value
+            raise NotReady(
+                f"port {goal.port_id}: the configured {role} executor does not serve {part.kind} {part.name}; "
+                f"set [hybridvif] {role}_executor to one that does"
+            )
 
 
 def _require_bridges(goal: Goal, steps: tuple[Step, ...], facts: Facts, host: AnyHost) -> None:

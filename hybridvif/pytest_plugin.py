@@ -4,6 +4,8 @@ recording_host   a host in memory: no root, no daemon, no kernel; state, steps, 
 sandbox          a throw-away host with a real kernel and a real Open vSwitch (one a session)
 sandboxed_host   that host, connected: the caller stays where it is, only the privileged daemon enters the sandbox
 
+check_link_executor, check_switch_executor    the contract of an executor (hybridvif.contract), for who writes one
+
 Where a sandbox cannot be had the test is skipped with the reason; with HYBRIDVIF_TEST_NO_SKIP set it fails.
 """
 
@@ -15,16 +17,35 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import pytest
 
 if TYPE_CHECKING:
+    from hybridvif.contract import check_link_executor, check_switch_executor
     from hybridvif.executors.recording import RecordingHost
     from hybridvif.host import Host
     from hybridvif.sandbox import Sandbox
 
+__all__ = [
+    "check_link_executor",
+    "check_switch_executor",
+    "connected",
+    "lacking",
+    "recording_host",
+    "sandbox",
+    "sandboxed_host",
+]
 NO_SKIP = "HYBRIDVIF_TEST_NO_SKIP"
+
+
+def __getattr__(name: str) -> Any:
+    """The contract, loaded only where it is asked for: pytest loads this plugin in every run."""
+    if name in ("check_link_executor", "check_switch_executor"):
+        from hybridvif import contract
+
+        return getattr(contract, name)
+    raise AttributeError(f"module 'hybridvif.pytest_plugin' has no attribute {name!r}")
 
 
 def lacking(reason: str) -> NoReturn:

@@ -153,6 +153,7 @@ def encode_observed(observed: Observed) -> list[Any]:
         {name: _values(fact) for name, fact in facts.ports.items()},
         dict(facts.switches),
         facts.switch_version,
+        sorted(facts.serves),
         list(facts.unchecked),
         facts.simulated,
     ]
@@ -160,7 +161,7 @@ def encode_observed(observed: Observed) -> list[Any]:
 
 def decode_observed(value: Any) -> Observed:
     """What was seen."""
-    parts, links, members, ports, switches, version, unchecked, simulated = value
+    parts, links, members, ports, switches, version, serves, unchecked, simulated = value
     return Observed(
         HostState().having(*(decode_part(part) for part in parts)),
         Facts(
@@ -169,6 +170,7 @@ def decode_observed(value: Any) -> Observed:
             ports=_each(ports, lambda fact: PortFact(**fact)),
             switches=switches,
             switch_version=version,
+            serves=frozenset(serves),
             unchecked=tuple(unchecked),
             simulated=simulated,
         ),

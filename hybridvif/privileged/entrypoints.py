@@ -12,6 +12,7 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from oslo_config import cfg
@@ -58,7 +59,10 @@ def observe(names: object, deadline: object) -> Any:
     until = _instant(deadline)
     asked = wire.decode_names(names)
     policy.permit_names(asked)
-    return wire.encode_observed(together(executor.observe(asked, until) for executor in _executors().values()))
+    executors = _executors().values()
+    seen = together(executor.observe(asked, until) for executor in executors)
+    serves = frozenset(cls.kind for executor in executors for cls in executor.serves)
+    return wire.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
 
 
 @entrypoint

@@ -19,6 +19,7 @@ from hybridvif.facts import Observed
 from hybridvif.report import Outcome, Result
 from hybridvif.sandbox import Sandbox
 from hybridvif.steps import Delete, Step
+from tests.ivs import program_path_with_ivs
 
 
 @pytest.mark.parametrize("make", [NetlinkExecutor, BrctlExecutor])
@@ -31,24 +32,8 @@ def test_our_switch_executors_keep_the_contract(sandbox: Sandbox, make: Any) -> 
     check_switch_executor(make, sandbox)
 
 
-STAND_IN = """#!/bin/sh
-# What stands in for ivs-ctl: its ports are the lines of a file.
-ports=/run/hybridvif-ivs-ports; touch $ports
-case $1 in
-    show) echo "ivs:"; sed 's/^/  port /' $ports ;;
-    add-port) grep -qx -- "$2" $ports && { echo "port $2 exists" >&2; exit 1; }; echo "$2" >> $ports ;;
-    del-port) grep -qx -- "$2" $ports || { echo "no port $2" >&2; exit 1; }; sed -i "/^$2\\$/d" $ports ;;
-    *) exit 2 ;;
-esac
-"""
-
-
 def test_ivs_ctl_keeps_the_contract_with_a_stand_in(sandbox: Sandbox, tmp_path: Path) -> None:
-    program = tmp_path / "ivs-ctl"
-    program.write_text(STAND_IN)
-    program.chmod(0o755)
-    tmp_path.chmod(0o755)
-    check_switch_executor(IvsExecutor, sandbox, program_path=f"{tmp_path}:/usr/bin:/bin")
+    check_switch_executor(IvsExecutor, sandbox, program_path=program_path_with_ivs(tmp_path))
 
 
 class Careless(NetlinkExecutor):

@@ -1,0 +1,62 @@
+"""A port of an Indigo Virtual Switch, end to end; a stand-in plays ivs-ctl, whose real one was not at hand."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridvif import Host, NotReady, VifType, check, plug, unplug
+from hybridvif.pytest_plugin import connected
+from hybridvif.sandbox import Sandbox
+from tests.functional.conftest import make_port
+from tests.ivs import program_path_with_ivs
+
+PORT = make_port(vif_type=VifType.IVS)
+NAMES = PORT.names
+
+
+@pytest.fixture(params=["iproute2-netlink", "subprocess-brctl"])
+def ivs_host(sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Host]:
+    path = program_path_with_ivs(tmp_path)
+    with connected(
+        sandbox, tmp_path, link_executor=request.param, switch_executor="ivs-ctl", program_path=path
+    ) as host:
+        yield host
+        unplug(PORT.id, host, force=True)
+
+
+def ports_of(sandbox: Sandbox) -> list[str]:
+    return sandbox.run(["cat", "/run/hybridvif-ivs-ports"]).stdout.split()
+
+
+def test_a_port_is_plugged_into_ivs_and_taken_out_again(sandbox: Sandbox, ivs_host: Host) -> None:
+    report = plug(PORT, ivs_host)
+    assert [outcome.step.part.kind for outcome in report.outcomes] == ["bridge", "veth", "ivs-port"]
+    assert ports_of(sandbox) == [NAMES.switch_end]
+    assert f"master {NAMES.bridge}" in sandbox.run(["ip", "link", "show", NAMES.bridge_end]).stdout
+    # No row in OVSDB, and no ids: the switch is another.
+    assert NAMES.switch_end not in sandbox.run(["ovs-vsctl", "list-ports", "br-int"]).stdout
+    assert not plug(PORT, ivs_host).changed
+    assert unplug(PORT.id, ivs_host).changed
+    assert ports_of(sandbox) == []
+    assert sandbox.run(["ip", "link", "show", NAMES.bridge], check=False).returncode
+    assert not unplug(PORT.id, ivs_host).changed
+
+
+def test_what_ivs_lost_is_named_and_given_back_alone(sandbox: Sandbox, ivs_host: Host) -> None:
+    plug(PORT, ivs_host)
+    sandbox.run(["sh", "-c", ": > /run/hybridvif-ivs-ports"])
+    assert [step.part.name for step in check(PORT, ivs_host)] == [NAMES.switch_end]
+    assert [outcome.step.part.kind for outcome in plug(PORT, ivs_host).outcomes] == ["ivs-port"]
+    assert check(PORT, ivs_host) == ()
+
+
+def test_a_port_of_open_vswitch_is_refused_before_any_step(sandbox: Sandbox, ivs_host: Host) -> None:
+    other = make_port(2)
+    with pytest.raises(NotReady, match="switch executor does not serve ovs-port") as caught:
+        plug(other, ivs_host)
+    assert caught.value.report is not None
+    assert not caught.value.report.changed
+    assert sandbox.run(["ip", "link", "show", other.names.bridge], check=False).returncode
