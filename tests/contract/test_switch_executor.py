@@ -345,6 +345,7 @@ def within(seconds: float, started: float) -> bool:
     return time.monotonic() - started < seconds + 0.5
 
 
+@pytest.mark.alone
 def test_a_hung_server_is_told_by_the_deadline_and_nothing_comes_late(
     bench: Bench, paused: Callable[[Any], None]
 ) -> None:
@@ -380,6 +381,7 @@ def test_a_server_that_restarted_between_two_calls_is_met_again(bench: Bench) ->
     assert until(lambda: check(PORT, bench.host) == ())
 
 
+@pytest.mark.alone
 def test_a_hung_vswitchd_leaves_it_configured_and_realizes_it_later(
     bench: Bench, paused: Callable[[Any], None]
 ) -> None:

@@ -35,6 +35,8 @@ from hybridvif.sandbox import Sandbox
 from hybridvif.steps import Create, Delete, Step, Update
 from tests.functional.conftest import Lab, make_port, until
 
+pytestmark = pytest.mark.alone
+
 CAP_NET_ADMIN = 1 << 12
 SOON = 5.0
 SLACK = 0.5

@@ -30,6 +30,8 @@ from hybridvif.host import NoAnswer
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 
+pytestmark = pytest.mark.alone
+
 PORT = make_port()
 HELPER = str(Path(sys.executable).parent / "privsep-helper")
 SILENT = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[-1]); time.sleep({seconds})"

@@ -13,6 +13,8 @@ from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, until
 
+pytestmark = pytest.mark.alone
+
 DEADLINE = 3.0
 
 
