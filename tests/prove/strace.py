@@ -1,0 +1,85 @@
+"""Faults at the border of the kernel, injected from outside: strace attaches to what runs, and what runs knows nothing.
+
+strace counts the calls of each thread by itself; a SIGKILL it injects comes before the call takes effect.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from select import select
+
+from hybridvif.pytest_plugin import lacking
+
+MUTATING = (
+    "sendto,sendmsg,sendmmsg,write,writev,pwrite64,execve,vfork,fork,clone,clone3,mkdir,mkdirat,unlink,unlinkat,rename,"
+    "renameat,renameat2,setsockopt,bind,connect,ftruncate,fchmod,chmod"
+)
+"""The calls by which a program can change anything that outlives it; what lies between two of them changes nothing."""
+
+
+def require_strace() -> None:
+    """Skip where faults cannot be injected."""
+    if shutil.which("strace") is None:
+        lacking("strace is not installed; try: apt-get install strace")
+    if os.geteuid() != 0:
+        lacking("strace may attach to the daemon only as root")
+
+
+def killing_at(number: int) -> list[str]:
+    """The rule by which each thread dies before its so-many-th call that changes something."""
+    return ["-e", f"trace={MUTATING}", "-e", f"inject={MUTATING}:signal=KILL:when={number}"]
+
+
+def failing_with(call: str, error: str, when: str) -> list[str]:
+    """The rule by which a call fails with an error, without being made."""
+    return ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}"]
+
+
+@contextmanager
+def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = False) -> Iterator[Path]:
+    """strace, attached to all threads of a program, and to those to come; what it saw is in the log.
+
+    children: also to the programs it starts. Without that, threads that are not there yet are not followed either.
+    """
+    threads = [pid] if children else sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
+    targets = [argument for thread in threads for argument in ("-p", str(thread))]
+    follow = ["-f"] if children else []
+    expected = len(os.listdir(f"/proc/{pid}/task")) if children else len(threads)
+    command = ["strace", *follow, "-o", str(log), *rules, *targets]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as tracer:
+        assert tracer.stderr is not None
+        try:
+            said, count = b"", 0
+            while count < expected:
+                if not select([tracer.stderr], [], [], 10)[0]:
+                    raise AssertionError(f"strace did not attach: {said.decode()}")
+                some = os.read(tracer.stderr.fileno(), 65536)
+                if not some:
+                    raise AssertionError(f"strace ended: {said.decode()}")
+                said += some
+                text = said.decode()
+                many = re.search(r"attached with (\d+) threads", text)
+                count = int(many[1]) if many else len(re.findall(r"attached\n", text))
+            yield log
+        finally:
+            tracer.terminate()
+            try:
+                tracer.wait(5)
+            except subprocess.TimeoutExpired:
+                tracer.kill()
+
+
+def killed(log: Path) -> bool:
+    """Whether anything was killed."""
+    return "killed by SIGKILL" in log.read_text(encoding="utf-8", errors="replace")
+
+
+def injected(log: Path) -> int:
+    """How many calls were made to fail."""
+    return log.read_text(encoding="utf-8", errors="replace").count("(INJECTED)")
