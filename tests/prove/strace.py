@@ -10,7 +10,7 @@ import re
 import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from select import select
 
@@ -68,11 +68,13 @@ def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = Fals
                 count = int(many[1]) if many else len(re.findall(r"attached\n", text))
             yield log
         finally:
+            # Where what it traced has just died it ends by itself, and its last line is the one that is wanted.
+            with suppress(subprocess.TimeoutExpired):
+                tracer.wait(0.5)
             tracer.terminate()
-            try:
+            with suppress(subprocess.TimeoutExpired):
                 tracer.wait(5)
-            except subprocess.TimeoutExpired:
-                tracer.kill()
+            tracer.kill()
 
 
 def killed(log: Path) -> bool:
