@@ -126,3 +126,17 @@ def test_a_daemon_killed_before_any_change_leaves_what_the_next_call_puts_right(
         trial = Trial(lab)
         through(trial, verb, tmp_path / "log", children=False)
         trial.end(f"{verb} {link} {switch}")
+
+
+@pytest.mark.skipif(not FULL, reason="the daemon itself is killed on a sample; its programs at full size only")
+@pytest.mark.parametrize("verb", ["plug", "unplug"])
+def test_a_program_of_the_daemon_killed_before_any_change_is_no_success_and_no_harm(
+    sandbox: Sandbox, tmp_path: Path, verb: str
+) -> None:
+    """Each program and the daemon count their own calls; whoever comes first to that number dies."""
+    require_strace()
+    link, switch = PAIRS[3]
+    with lab_of(sandbox, tmp_path / "lab", link_executor=link, switch_executor=switch) as lab:
+        trial = Trial(lab)
+        through(trial, verb, tmp_path / "log", children=True)
+        trial.end(f"{verb} {link} {switch}", "kills-program")
