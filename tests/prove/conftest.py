@@ -13,9 +13,7 @@ from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab
 
-PAIRS = [
-    (link, switch) for link in ("iproute2-netlink", "subprocess-brctl") for switch in ("ovsdb", "ovs-vsctl")
-]
+PAIRS = [(link, switch) for link in ("iproute2-netlink", "subprocess-brctl") for switch in ("ovsdb", "ovs-vsctl")]
 """The pairs of executors that plug for real."""
 
 

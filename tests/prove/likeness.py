@@ -72,4 +72,6 @@ def _all(value: Any) -> list[Any]:
 
 def differences(was: Likeness, now: Likeness) -> list[str]:
     """What differs, a line each."""
-    return [f"{name}: {was.get(name)} -> {now.get(name)}" for name in sorted({*was, *now}) if was.get(name) != now.get(name)]
+    return [
+        f"{name}: {was.get(name)} -> {now.get(name)}" for name in sorted({*was, *now}) if was.get(name) != now.get(name)
+    ]

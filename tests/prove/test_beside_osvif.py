@@ -22,6 +22,7 @@ from tests.prove.conftest import lab_of
 from tests.prove.figures import FULL, THEIRS, note
 from tests.prove.likeness import Likeness, differences, likeness
 from tests.prove.strace import attached, killed, killing_at, require_strace
+from tests.prove.test_switch_faults import FILL
 
 pytestmark = [pytest.mark.prove, pytest.mark.skipif(not FULL, reason="os-vif is measured at full size only")]
 
@@ -196,8 +197,7 @@ def test_a_full_disk_and_os_vif(their_python: str) -> None:
         with running(lab, their_python) as osvif:
             assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
             empty = seen(lab)
-            lab.sh("cat /dev/zero > /run/small/filler 2>/dev/null || true; i=0; "
-                   "while ovs-vsctl --no-wait set Open_vSwitch . other_config:room=$((i += 1)) 2>/dev/null; do :; done")  # fmt: skip
+            lab.sh(FILL)
             said = osvif.ask("plug")
         left = len(differences(empty, seen(lab)))
         note("disk-full", side=THEIRS, calls=1, said_ok=said == "ok", half=left)

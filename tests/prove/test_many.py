@@ -44,7 +44,7 @@ with connect([sys.argv[1]]) as host:
 def test_callers_that_race_for_one_port_get_no_error_and_leave_it_whole_or_absent(
     lab: Lab, tmp_path: Path, racers: int
 ) -> None:
-    """The model is a register: after a round it holds the wiring or nothing, as some order of the calls would have it."""
+    """The model is a register: after a round it holds what some order of the calls would leave."""
     rounds = 100 if FULL else 4
     empty = likeness(lab)
     plug(PORT, lab.host)
@@ -223,5 +223,3 @@ def test_a_running_vm_is_not_cut_off(lab: Lab) -> None:
         done = unplug(PORT.id, lab.host).ok
     note("running-vm", exit_code=code, done=done)
     assert (code, done) == (6, True)
-
-
