@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -25,14 +26,15 @@ class Figure:
     case: str = ""
     full: bool = FULL
     counts: dict[str, float] = field(default_factory=dict)
-    remarks: list[str] = field(default_factory=list)
 
 
-def note(bar: str, *, side: str = OURS, case: str = "", remarks: list[str] | None = None, **counts: float) -> None:
+def note(
+    bar: str, counted: Mapping[str, float] | None = None, *, side: str = OURS, case: str = "", **counts: float
+) -> None:
     """Write down what was counted; again for the same bar, side and case takes the place of the earlier."""
     if not os.environ.get(DIRECTORY):
         return
-    figure = Figure(bar, side, case, counts=counts, remarks=remarks or [])
+    figure = Figure(bar, side, case, counts={**(counted or {}), **counts})
     name = re.sub(r"[^\w.+-]+", "-", ".".join(filter(None, [bar, side, case])))[:120]
     directory = Path(os.environ[DIRECTORY])
     directory.mkdir(parents=True, exist_ok=True)

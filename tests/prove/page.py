@@ -61,7 +61,7 @@ BARS = (
     Bar("kills-rollback", "the same within a rollback", "100 % / 100 %, 0 false ok", KILLS, ""),
     Bar(
         "drift", "kinds of drift: repaired by the next plug, found by `check`", "40 kinds, 100 %",
-        "{repaired} of {kinds} repaired, {found} found", "../functional/test_repair.py",
+        "{repaired} of {kinds} repaired, {found} found", "test_drifts.py",
     ),
     Bar("false-alarms", "false alarms on ports in order", "0 on 100 ports", "{alarms} on {ports} ports",
         "test_many.py -k alarm"),

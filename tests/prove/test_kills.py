@@ -84,7 +84,7 @@ class Trial:
 
     def end(self, case: str, bar: str = "kills") -> None:
         """Note the figures; nothing may have gone wrong."""
-        note(bar, case=case, **self.counts)
+        note(bar, self.counts, case=case)
         assert self.faults == []
         assert self.counts["kills"] >= (len(SAMPLE) if not FULL else 10)
 
