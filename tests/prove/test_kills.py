@@ -18,7 +18,7 @@ from tests.prove.likeness import Likeness, differences, likeness
 from tests.prove.strace import attached, killed, killing_at, require_strace
 
 PORT = make_port()
-SAMPLE = (2, 7, 12)
+SAMPLE = (3, 9)
 """The kills of an ordinary run; at full size it is every one."""
 LAST = 1000
 
