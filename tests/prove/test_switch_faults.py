@@ -21,7 +21,7 @@ from tests.prove.figures import FULL, note
 from tests.prove.likeness import differences, likeness
 from tests.prove.strace import attached, require_strace
 
-pytestmark = pytest.mark.prove
+pytestmark = [pytest.mark.prove, pytest.mark.alone]
 PORT = make_port()
 FILL = """
 cat /dev/zero > /run/small/filler 2>/dev/null || true
