@@ -28,7 +28,6 @@ FAKE = "hybridvif.executors.recording"
 EXECUTOR_LIBRARIES = ("pyroute2", "ovsdbapp", "ovs")
 OWN_LIBRARY = {
     "hybridvif.executors.netlink": ("pyroute2",),
-    "hybridvif.executors.linkdump": ("pyroute2",),
     "hybridvif.executors.ovsdb": ("ovsdbapp", "ovs"),
     "hybridvif.executors.ovsdb_session": ("ovsdbapp", "ovs"),
 }
