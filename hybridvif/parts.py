@@ -158,11 +158,11 @@ class HostState:
 
     def of(self, names: PortNames) -> HostState:
         """The parts of one port alone."""
-        wanted = set(names)
+        # A switch port named tap is plugged straight into the switch, and no part of a hybrid port.
+        ends = (names.switch_end,)
         return HostState(
-            {name: part for name, part in self.links.items() if name in wanted},
-            # A switch port named tap is plugged straight into the switch, and no part of a hybrid port.
-            {name: part for name, part in self.ports.items() if name == names.switch_end},
+            {name: self.links[name] for name in sorted(names) if name in self.links},
+            {name: self.ports[name] for name in ends if name in self.ports},
         )
 
     def having(self, *parts: Part) -> HostState:

@@ -13,7 +13,7 @@ from typing import ClassVar, Protocol, runtime_checkable
 
 from hybridvif.errors import PreconditionError
 from hybridvif.facts import Observed
-from hybridvif.names import key_of
+from hybridvif.names import key_of, names_of_key
 from hybridvif.parts import HostState, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
@@ -91,35 +91,44 @@ def refused(step: Step, against: Objection) -> Outcome:
     return Outcome(step, Result.REFUSED, f"refused: {against.reason}")
 
 
+def untried(step: Step, state: HostState, deadline: float, *, failed: bool) -> Outcome | None:
+    """The outcome of a step that is not to be tried on a host in this state; None: try it.
+
+    failed: whether an earlier step of the same port did. Then only its deletes are still tried, so that an unplug goes
+    on past what it cannot remove, and nothing is built on something that is not there.
+    """
+    if failed and not isinstance(step, Delete):
+        return Outcome(step, Result.SKIPPED, "not tried, since an earlier step of this port failed")
+    against = objection(state, step)
+    if against:
+        return refused(step, against)
+    if time.monotonic() >= deadline:
+        return Outcome(step, Result.FAILED, "not tried, since the deadline had passed", retry=True)
+    if isinstance(step, Delete) and not is_there(state, step.part):
+        return Outcome(step, Result.DONE)
+    return None
+
+
 def one_by_one(
     steps: Sequence[Step], state: HostState, do: Callable[[Step], None], deadline: float
 ) -> tuple[Outcome, ...]:
-    """Carry steps out one after another; what an executor does that is not atomic.
-
-    state: the host as just observed. After a failure only the deletes of that port are still tried, so that an unplug
-    goes on past what it cannot remove, and nothing is built on something that is not there.
-    """
+    """Carry steps out one after another; what an executor does that is not atomic. state: the host as just observed."""
     outcomes: list[Outcome] = []
+    states: dict[str | None, HostState] = {}
     failed: set[str | None] = set()
     for step in steps:
         key = key_of(step.part.name)
-        against = objection(state, step)
-        if key in failed and not isinstance(step, Delete):
-            outcomes.append(Outcome(step, Result.SKIPPED, "not tried, since an earlier step of this port failed"))
-        elif against:
-            outcomes.append(refused(step, against))
-            failed.add(key)
-        elif time.monotonic() >= deadline:
-            outcomes.append(Outcome(step, Result.FAILED, "not tried, since the deadline had passed", retry=True))
-            failed.add(key)
-        elif isinstance(step, Delete) and not is_there(state, step.part):
-            outcomes.append(Outcome(step, Result.DONE))
-        else:
+        # Of this port alone: every step makes another state, and a host may have a thousand ports.
+        before = states.setdefault(key, state.of(names_of_key(key or "")))
+        outcome = untried(step, before, deadline, failed=key in failed)
+        if outcome is None:
             try:
                 do(step)
-                state = simulate(state, step)
-                outcomes.append(Outcome(step, Result.DONE))
+                states[key] = simulate(before, step)
+                outcome = Outcome(step, Result.DONE)
             except StepFailed as failure:
-                outcomes.append(failure.outcome_of(step))
-                failed.add(key)
+                outcome = failure.outcome_of(step)
+        if outcome.result is not Result.DONE:
+            failed.add(key)
+        outcomes.append(outcome)
     return tuple(outcomes)

@@ -1,74 +1,267 @@
-"""pyroute2's decoded link messages -> devices."""
+"""The link messages that plugging needs: requests as bytes, and what the kernel answers -> devices.
+
+Attributes by their numbers in linux/if_link.h. tests/contract compares every one with what pyroute2 makes of it.
+"""
 
 from __future__ import annotations
 
+import socket
+import struct
+import sys
 from collections.abc import Iterable, Mapping
-from typing import Any
+from dataclasses import dataclass
 
 from hybridvif.executors.linkstate import ADDR_GEN_MODES, BridgeOptions, Device
+from hybridvif.executors.rtnetlink import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    RTM_DELLINK,
+    RTM_GETLINK,
+    RTM_NEWLINK,
+    RTM_SETLINK,
+    Request,
+    attribute,
+    attributes_of,
+    link_header,
+    link_header_of,
+    nested,
+)
+from hybridvif.parts import Bridge, Veth
 
 IFF_UP, IFF_PROMISC = 0x1, 0x100
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+"""linux/rtnetlink.h: leave the counters out, which are most of an answer."""
+
+ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS = 1, 3, 4, 5, 10, 18, 20
+AF_SPEC, GROUP, EXT_MASK, CARRIER, LINK_NETNSID = 26, 27, 29, 33, 37
+INFO_KIND, INFO_DATA, VETH_PEER = 1, 2, 1
+INET_CONF, INET6_CONF, ADDR_GEN_MODE = 1, 2, 8
+ARP_ANNOUNCE, ARP_IGNORE = 18, 19
+"""linux/ip.h, IPV4_DEVCONF_*: from 1 on where they are written; read back as an array, from 0 on."""
+DISABLE_IPV6 = 26
+"""linux/ipv6.h, DEVCONF_DISABLE_IPV6: the place in the array."""
+BRIDGE_OPTIONS = {"forward_delay": (1, "=I"), "ageing": (4, "=I"), "stp": (5, "=I"), "multicast_snooping": (23, "=B")}
+"""IFLA_BR_*, and its width."""
+
+_NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+_FLAGS = {"up": IFF_UP, "promisc": IFF_PROMISC}
 
 
-def devices_of(messages: Iterable[Any]) -> list[Device]:
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def get_link(which: str | int) -> Request:
+    """Ask for one device, by name or by index."""
+    if isinstance(which, int):
+        return Request(RTM_GETLINK, 0, link_header(which) + _NO_COUNTERS)
+    return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, which) + _NO_COUNTERS)
+
+
+def dump_request(master: int = 0) -> Request:
+    """Ask for all devices, or the members of one bridge."""
+    only = attribute(MASTER, master) if master else b""
+    return Request(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
+
+
+def create_bridge(bridge: Bridge) -> Request:
+    """Make a bridge, with all that the message can carry.
+
+    With another MTU than its own, which is set later: only a change marks it as chosen by the user, and the kernel
+    resets any other when members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER). Without its spanning tree and
+    the delay that this asks for: the two depend on each other.
+    """
+    options = {"forward_delay": 0, "stp": 0, "multicast_snooping": bridge.multicast_snooping, "ageing": bridge.ageing}
+    return _create(
+        link_header(),
+        attribute(IFNAME, bridge.name),
+        attribute(ADDRESS, bytes.fromhex(bridge.mac.replace(":", ""))),
+        attribute(MTU, bridge.mtu ^ 1),
+        _link_info("bridge", _bridge_options(options)),
+    )
+
+
+def create_veth(veth: Veth, master: int) -> Request:
+    """Make a veth pair, with all that the message can carry; its peer cannot be created up (ENOTCONN)."""
+    change = IFF_UP | IFF_PROMISC
+    flags = IFF_UP * veth.up | IFF_PROMISC * veth.promisc
+    peer = nested(
+        VETH_PEER,
+        link_header(flags=IFF_PROMISC * veth.peer_promisc, change=IFF_PROMISC),
+        attribute(IFNAME, veth.peer),
+        attribute(MTU, veth.peer_mtu),
+    )
+    return _create(
+        link_header(flags=flags, change=change),
+        attribute(IFNAME, veth.name),
+        attribute(MTU, veth.mtu),
+        attribute(MASTER, master) if master else b"",
+        _link_info("veth", peer),
+    )
+
+
+def set_link(index: int, changes: Mapping[str, object], master: int | None = None) -> Request:
+    """Set what one message carries of these changes; master: an index, 0 for none, None to leave it."""
+    change = sum(flag for name, flag in _FLAGS.items() if name in changes)
+    flags = sum(flag for name, flag in _FLAGS.items() if changes.get(name))
+    body = [link_header(index, flags=flags, change=change)]
+    if "mac" in changes:
+        body.append(attribute(ADDRESS, bytes.fromhex(str(changes["mac"]).replace(":", ""))))
+    body += [
+        attribute(kind, changes[name])  # type: ignore[arg-type]  # an int, or the alias
+        for name, kind in (("mtu", MTU), ("group", GROUP), ("alias", IFALIAS))
+        if name in changes
+    ]
+    if master is not None:
+        body.append(attribute(MASTER, master))
+    arp = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE}
+    values = [attribute(kind, changes[name]) for name, kind in arp.items() if name in changes]  # type: ignore[arg-type]
+    if values:
+        body.append(nested(AF_SPEC, nested(socket.AF_INET, nested(INET_CONF, *values))))
+    return Request(RTM_SETLINK, NLM_F_ACK, b"".join(body))
+
+
+def set_addr_gen_mode(index: int, mode: str) -> Request:
+    """Set how a device makes its own IPv6 addresses; in a message of its own, since a device may have no IPv6."""
+    value = attribute(ADDR_GEN_MODE, bytes([ADDR_GEN_MODES.index(mode)]))
+    return Request(RTM_SETLINK, NLM_F_ACK, link_header(index) + nested(AF_SPEC, nested(socket.AF_INET6, value)))
+
+
+def set_bridge(index: int, options: Mapping[str, object]) -> Request:
+    """Set options that only a bridge has."""
+    return Request(RTM_NEWLINK, NLM_F_ACK, link_header(index) + _link_info("bridge", _bridge_options(options)))
+
+
+def delete_link(index: int) -> Request:
+    """Delete one device."""
+    return Request(RTM_DELLINK, NLM_F_ACK, link_header(index))
+
+
+def delete_group(group: int) -> Request:
+    """Delete all devices of one group."""
+    return Request(RTM_DELLINK, NLM_F_ACK, link_header() + attribute(GROUP, group))
+
+
+def _create(*body: bytes) -> Request:
+    return Request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, b"".join(body))
+
+
+def _link_info(kind: str, options: bytes) -> bytes:
+    return nested(LINKINFO, attribute(INFO_KIND, kind), nested(INFO_DATA, options))
+
+
+def _bridge_options(options: Mapping[str, object]) -> bytes:
+    return b"".join(
+        attribute(kind, struct.pack(width, int(options[name])))  # type: ignore[call-overload]
+        for name, (kind, width) in BRIDGE_OPTIONS.items()
+        if name in options
+    )
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One device, as the kernel tells it."""
+
+    index: int
+    flags: int
+    name: str
+    kind: str
+    master: int
+    link: int
+    """The index of the other end of a veth pair in this namespace; 0 for none, and for any other kind."""
+    attributes: Mapping[int, bytes]
+    details: bytes
+    """IFLA_INFO_DATA."""
+
+
+def message_of(body: bytes) -> Message:
+    """The device that a link message is about."""
+    index, flags = link_header_of(body)
+    found = attributes_of(body, 16)
+    own = attributes_of(found[LINKINFO]) if LINKINFO in found else {}
+    kind = _text(own.get(INFO_KIND, b""))
+    # A link of another namespace has an index of that one, which may be anyone's here.
+    here = kind == "veth" and LINK_NETNSID not in found
+    return Message(
+        index=index,
+        flags=flags,
+        name=_text(found.get(IFNAME, b"")),
+        kind=kind,
+        master=_number(found.get(MASTER, b"")),
+        link=_number(found.get(LINK, b"")) if here else 0,
+        attributes=found,
+        details=own.get(INFO_DATA, b""),
+    )
+
+
+def group_of(body: bytes) -> int:
+    """The group of the device that a link message is about."""
+    return _number(attributes_of(body, 16).get(GROUP, b""))
+
+
+def devices_of(messages: Iterable[Message]) -> list[Device]:
     """The devices that these messages are about; masters and peers are named where they are among them."""
     messages = list(messages)
-    names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in messages}
+    names = {message.index: message.name for message in messages}
     return [_device_of(message, names) for message in messages]
 
 
-def referred_to(message: Any) -> list[int]:
-    """The indexes of the devices that a message refers to: its master, and its peer in this namespace."""
-    indexes = [message.get_attr("IFLA_MASTER")]
-    if kind_of(message) == "veth" and message.get_attr("IFLA_LINK_NETNSID") is None:
-        indexes.append(message.get_attr("IFLA_LINK"))
-    return [index for index in indexes if index]
-
-
-def kind_of(message: Any) -> str:
-    """The kind of a device; "" for one without."""
-    return message.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or ""
-
-
-def _device_of(message: Any, names: Mapping[int, str]) -> Device:
-    get = message.get_attr
-    kind = kind_of(message)
-    # A link of another namespace has an index of that one, which may be anyone's here.
-    peer = get("IFLA_LINK") if kind == "veth" and get("IFLA_LINK_NETNSID") is None else None
-    master = get("IFLA_MASTER")
+def _device_of(message: Message, names: Mapping[int, str]) -> Device:
+    found = message.attributes
     return Device(
-        index=message["index"],
-        name=get("IFLA_IFNAME"),
-        kind=kind,
-        up=bool(message["flags"] & IFF_UP),
-        promisc=bool(message["flags"] & IFF_PROMISC),
-        carrier=bool(get("IFLA_CARRIER")),
-        mtu=get("IFLA_MTU") or 0,
-        mac=get("IFLA_ADDRESS") or "",
-        alias=get("IFLA_IFALIAS") or "",
-        group=get("IFLA_GROUP") or 0,
-        master=names.get(master, f"interface {master}") if master else "",
-        peer=names.get(peer, f"interface {peer}") if peer else "",
-        options=_options_of(message) if kind == "bridge" else None,
+        index=message.index,
+        name=message.name,
+        kind=message.kind,
+        up=bool(message.flags & IFF_UP),
+        promisc=bool(message.flags & IFF_PROMISC),
+        carrier=bool(_number(found.get(CARRIER, b""))),
+        mtu=_number(found.get(MTU, b"")),
+        mac=found.get(ADDRESS, b"").hex(":"),
+        alias=_text(found.get(IFALIAS, b"")),
+        group=_number(found.get(GROUP, b"")),
+        master=_named(message.master, names),
+        peer=_named(message.link, names),
+        options=_options_of(message) if message.kind == "bridge" else None,
     )
 
 
-def _options_of(message: Any) -> BridgeOptions:
-    def option(name: str) -> int:
-        return message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", f"IFLA_BR_{name}") or 0
+def _named(index: int, names: Mapping[int, str]) -> str:
+    return names.get(index, f"interface {index}") if index else ""
 
-    families = message.get_attr("IFLA_AF_SPEC")
-    inet = families.get_attr("AF_INET") if families is not None else None
-    inet6 = families.get_attr("AF_INET6") if families is not None else None
-    devconf6 = inet6.get_attr("IFLA_INET6_CONF") if inet6 is not None else None
-    mode = inet6.get_attr("IFLA_INET6_ADDR_GEN_MODE") if inet6 is not None else None
+
+def _options_of(message: Message) -> BridgeOptions:
+    options = attributes_of(message.details)
+    forward_delay, ageing, stp, snooping = (_number(options.get(kind, b"")) for kind, _ in BRIDGE_OPTIONS.values())
+    families = attributes_of(message.attributes.get(AF_SPEC, b""))
+    inet = attributes_of(families.get(socket.AF_INET, b"")).get(INET_CONF, b"")
+    inet6 = attributes_of(families.get(socket.AF_INET6, b""))
+    switched_off = _entry(inet6.get(INET6_CONF, b""), DISABLE_IPV6)
+    mode = inet6[ADDR_GEN_MODE][0] if ADDR_GEN_MODE in inet6 else None
     return BridgeOptions(
-        forward_delay=option("FORWARD_DELAY"),
-        ageing=option("AGEING_TIME"),
-        stp=bool(option("STP_STATE")),
-        multicast_snooping=bool(option("MCAST_SNOOPING")),
-        disable_ipv6=None if devconf6 is None else bool(devconf6["disable_ipv6"]),
+        forward_delay=forward_delay,
+        ageing=ageing,
+        stp=bool(stp),
+        multicast_snooping=bool(snooping),
+        disable_ipv6=None if switched_off is None else bool(switched_off),
         addr_gen_mode=None if mode is None else ADDR_GEN_MODES[mode] if mode < len(ADDR_GEN_MODES) else str(mode),
-        arp_ignore=inet["arp_ignore"] if inet else 0,
-        arp_announce=inet["arp_announce"] if inet else 0,
+        arp_ignore=_entry(inet, ARP_IGNORE - 1) or 0,
+        arp_announce=_entry(inet, ARP_ANNOUNCE - 1) or 0,
     )
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)
+
+
+def _text(value: bytes) -> str:
+    # A name may be any bytes but those of "/" and white space, and an alias any at all.
+    return value.rstrip(b"\0").decode(errors="backslashreplace")
+
+
+def _entry(array: bytes, at: int) -> int | None:
+    """One number of an array of 32 bits each."""
+    return struct.unpack_from("=i", array, 4 * at)[0] if len(array) >= 4 * (at + 1) else None

@@ -1,8 +1,9 @@
-"""iproute2-netlink: links, in the kernel's own words, through pyroute2.
+"""iproute2-netlink: links, in the kernel's own words.
 
-One IPRoute a call: one that is kept leaks a datagram a request (pyroute2 0.9) and, shared by threads, opens sockets
-that nobody closes. Devices are asked for by name, and only ENODEV counts as absence: pyroute2's link_lookup turns
-every error into "absent". They are changed by index, so that a device renamed meanwhile is not mistaken for another.
+The steps of many ports go side by side: the first messages of all in one send, then the second of all, and so on; what
+fails stops its own port only. Devices are asked for by name, and only ENODEV counts as absence. They are changed by
+index, so that a device renamed meanwhile is not mistaken for another. What plugging needs a hundred times a second has
+messages of its own (linkmessages); the VM's tap is left to pyroute2, which knows all the kinds that it can be of.
 """
 
 from __future__ import annotations
@@ -10,31 +11,38 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any, ClassVar
-
-from pyroute2 import IPRoute
-from pyroute2.netlink.exceptions import NetlinkError
+from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from typing import ClassVar
 
 from hybridvif.errors import PreconditionError
 from hybridvif.executors import procfs
-from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
-from hybridvif.executors.linkdump import RTEXT_FILTER_SKIP_STATS, Interrupted, dump_links
-from hybridvif.executors.linkmessages import IFF_PROMISC, IFF_UP, devices_of, kind_of, referred_to
-from hybridvif.executors.linkstate import ADDR_GEN_MODES, members_of, observed, regained
-from hybridvif.facts import Observed
-from hybridvif.names import key_of, names_of_key
-from hybridvif.parts import Bridge, Part, Role, Tap, Veth
-from hybridvif.report import Outcome
+from hybridvif.executors.base import ExecutorError, StepFailed, untried
+from hybridvif.executors.linkdump import Interrupted, dump_links
+from hybridvif.executors.linkgroups import delete_together
+from hybridvif.executors.linkmessages import (
+    Message,
+    create_bridge,
+    create_veth,
+    delete_link,
+    devices_of,
+    get_link,
+    message_of,
+    set_addr_gen_mode,
+    set_bridge,
+    set_link,
+)
+from hybridvif.executors.linkstate import members_of, observed, regained
+from hybridvif.executors.rtnetlink import Answer, Channel, Rejected, Request
+from hybridvif.facts import Facts, Observed
+from hybridvif.names import PortNames, key_of, names_of_key
+from hybridvif.parts import Bridge, HostState, Part, Role, Tap, Veth
+from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.steps import Create, Delete, Step, Update, changes_of, simulate
 
-DUMP_FROM = 48
-"""From so many names on, one dump of all devices is cheaper than asking for each."""
 DUMP_TRIES = 20
 
-_RETRY = frozenset({errno.EEXIST, errno.ENODEV, errno.EBUSY, errno.EAGAIN, errno.ENOBUFS})
+_RETRY = frozenset({errno.EEXIST, errno.ENODEV, errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.ETIMEDOUT})
 
 _LACKING = {
     errno.EPERM: "; the daemon lacks CAP_NET_ADMIN in this network namespace",
@@ -44,12 +52,8 @@ _LACKING = {
 }
 """What the kernel says where the host lacks something, and what it is."""
 
-_BRIDGE_OPTIONS = {
-    "forward_delay": "br_forward_delay",
-    "ageing": "br_ageing_time",
-    "stp": "br_stp_state",
-    "multicast_snooping": "br_mcast_snooping",
-}
+Talk = Generator[list[Request], list[Answer], None]
+"""Sends messages, one list at a time, and is given the answers. Raises StepFailed."""
 
 
 class NetlinkExecutor:
@@ -65,229 +69,291 @@ class NetlinkExecutor:
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The links under these names, or all of our grammar."""
-        with IPRoute() as ipr:
-            return _observe(ipr, names, deadline)
+        with Channel(deadline) as channel:
+            return _observe(channel, names, deadline)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """Carry the steps out one by one."""
-        with IPRoute() as ipr:
-            names = {name for step in steps for name in names_of_key(key_of(step.part.name) or "")}
-            state = _observe(ipr, names, deadline).state
-            worker = _Worker(ipr)
-            return one_by_one(steps, state, worker.do, deadline)
+        """Carry the steps out, those of different ports side by side."""
+        turns: dict[str | None, list[Step]] = {}
+        for step in steps:
+            turns.setdefault(key_of(step.part.name), []).append(step)
+        with Channel(deadline) as channel:
+            state, facts = _observe(channel, {name for key in turns for name in _names(key)}, deadline)
+            ports = [_Port(_names(key), some, state, facts, deadline).turn() for key, some in turns.items()]
+            outcomes = _side_by_side(ports, channel, deadline)
+        left = dict(zip(turns, map(iter, outcomes), strict=True))
+        return [next(left[key_of(step.part.name)]) for step in steps]
 
 
-class _Worker:
-    """Carries single steps out over one socket."""
+def _names(key: str | None) -> PortNames:
+    return names_of_key(key or "")
 
-    def __init__(self, ipr: Any) -> None:
-        self._ipr = ipr
 
-    def do(self, step: Step) -> None:
+def _side_by_side(
+    turns: Iterable[Generator[list[Request], list[Answer], list[Outcome]]], channel: Channel, deadline: float
+) -> list[list[Outcome]]:
+    """What each of these talks comes to; what they send at a time goes out together."""
+    talks = list(turns)
+    ends: dict[int, list[Outcome]] = {}
+    answers: dict[int, list[Answer] | None] = dict.fromkeys(range(len(talks)))
+    while answers:
+        asked: dict[int, list[Request]] = {}
+        for at, got in answers.items():
+            try:
+                asked[at] = next(talks[at]) if got is None else talks[at].send(got)
+            except StopIteration as end:
+                ends[at] = end.value
+        flat = _exchanged(channel, [request for some in asked.values() for request in some], deadline)
+        answers, at_flat = {}, 0
+        for at, some in asked.items():
+            answers[at] = flat[at_flat : at_flat + len(some)]
+            at_flat += len(some)
+    return [ends[at] for at in range(len(talks))]
+
+
+def _exchanged(channel: Channel, requests: list[Request], deadline: float) -> list[Answer]:
+    """The answers to these requests; deletes among them go together where they can."""
+    try:
+        gone = delete_together(channel, requests, deadline)
+        answers = iter(channel.exchange([one for one in requests if one not in gone]))
+        return [None if one in gone else next(answers) for one in requests]
+    except (TimeoutError, OSError) as error:
+        # An answer that is lost is told as a failure, and what came of it is seen by looking.
+        return [Rejected(error.errno or errno.ETIMEDOUT)] * len(requests)
+
+
+class _Port:
+    """The steps of one port, over messages that others send as well."""
+
+    def __init__(
+        self, names: PortNames, steps: Sequence[Step], state: HostState, facts: Facts, deadline: float
+    ) -> None:
+        self._steps = steps
+        self._state = state.of(names)
+        self._known = {name: facts.links[name].ifindex for name in names if name in facts.links}
+        self._deadline = deadline
+
+    def turn(self) -> Generator[list[Request], list[Answer], list[Outcome]]:
+        """One outcome a step."""
+        outcomes: list[Outcome] = []
+        failed = False
+        while len(outcomes) < len(self._steps):
+            step = self._steps[len(outcomes)]
+            if isinstance(step, Delete):
+                outcomes += yield from self._deletes(self._steps[len(outcomes) :], failed=failed)
+            else:
+                outcomes.append((yield from self._one(step, failed=failed)))
+            failed = any(outcome.result is not Result.DONE for outcome in outcomes)
+        return outcomes
+
+    def _one(self, step: Step, *, failed: bool) -> Generator[list[Request], list[Answer], Outcome]:
+        outcome = untried(step, self._state, self._deadline, failed=failed)
+        if outcome is not None:
+            return outcome
+        try:
+            yield from self._do(step)
+        except StepFailed as failure:
+            return failure.outcome_of(step)
+        self._state = simulate(self._state, step)
+        return Outcome(step, Result.DONE)
+
+    def _deletes(self, steps: Sequence[Step], *, failed: bool) -> Generator[list[Request], list[Answer], list[Outcome]]:
+        """The deletes that these steps begin with, in one go."""
+        outcomes: list[Outcome | None] = []
+        doomed: list[Step] = []
+        for step in steps:
+            if not isinstance(step, Delete):
+                break
+            outcome = untried(step, self._state, self._deadline, failed=failed)
+            outcomes.append(outcome)
+            if outcome is None:
+                doomed.append(step)
+                self._state = simulate(self._state, step)
+        answers = dict(zip(doomed, (yield [delete_link(self._known[step.part.name]) for step in doomed]), strict=True))
+        return [outcome or _deleted(step, answers[step]) for step, outcome in zip(steps, outcomes, strict=False)]
+
+    def _do(self, step: Step) -> Talk:
         match step:
             case Create(Bridge() as bridge):
-                self._create_bridge(bridge)
+                yield from self._create_bridge(bridge)
             case Create(Veth() as veth):
-                self._create_veth(veth)
+                yield from self._create_veth(veth)
             case Update(Bridge() as before, Bridge() as after):
-                self._set_bridge(after.name, changes_of(step) | regained(before, after))
+                yield from self._set_bridge(after, changes_of(step) | regained(before, after))
             case Update(_, Veth() as veth):
-                self._set_veth(veth, changes_of(step))
+                yield from self._set_veth(veth, changes_of(step))
             case Update(_, Tap() as tap):
-                self._set_master(tap.name, tap.master)
-            case Delete(part):
-                self._delete(part.name)
+                _put_tap(tap)
             case _:
                 raise StepFailed(f"iproute2-netlink does not serve {step.part.kind} {step.part.name}")
 
-    def _create_bridge(self, bridge: Bridge) -> None:
-        with _named(f"cannot create bridge {bridge.name}"):
-            self._ipr.link(
-                "add",
-                ifname=bridge.name,
-                kind="bridge",
-                address=bridge.mac,
-                # Created with another MTU and then set: only a change marks it as chosen by the user, and the kernel
-                # resets any other when members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER).
-                mtu=bridge.mtu ^ 1,
-                br_forward_delay=0,
-                br_stp_state=0,
-                br_mcast_snooping=int(bridge.multicast_snooping),
-                br_ageing_time=bridge.ageing,
-            )
+    def _create_bridge(self, bridge: Bridge) -> Talk:
+        attempt = f"cannot create bridge {bridge.name}"
+        yield from self._made(attempt, create_bridge(bridge), bridge.name)
         options: dict[str, object] = {"mtu": bridge.mtu, "alias": bridge.alias}
         if bridge.stp or bridge.forward_delay:
             options |= {"stp": bridge.stp, "forward_delay": bridge.forward_delay}
         options |= {name: getattr(bridge, name) for name in ("addr_gen_mode", *sorted(procfs.ATTRIBUTES), "up")}
-        self._set_bridge(bridge.name, options)
+        yield from self._set_bridge(bridge, options)
 
-    def _set_bridge(self, name: str, changes: Mapping[str, object]) -> None:
-        with _named(f"cannot set {', '.join(changes)} of bridge {name}"):
-            index = self._index_of(name)
-            # stp in a message of its own and first: turning it on lifts forward_delay to 2 s, and a smaller one in
-            # the same message is refused (ERANGE).
-            for group in (("stp",), ("forward_delay", "ageing", "multicast_snooping")):
-                options = {_BRIDGE_OPTIONS[option]: int(changes[option]) for option in group if option in changes}  # type: ignore[call-overload]
-                if options:
-                    self._ipr.link("set", index=index, kind="bridge", **options)
-            # Up comes last, after IPv6 has been switched off; the MTU before it, since a device whose MTU rises to
-            # 1280 gets its IPv6 back.
-            self._set(index, {key: value for key, value in changes.items() if key not in ("up", "addr_gen_mode")})
-            if changes.get("addr_gen_mode") is not None:
-                self._set_addr_gen_mode(index, str(changes["addr_gen_mode"]))
-            for attribute in sorted(procfs.ATTRIBUTES & changes.keys()):
-                value = changes[attribute]
-                if value is not None:
-                    procfs.write(name, attribute, int(value))  # type: ignore[call-overload]
-            self._set(index, {key: value for key, value in changes.items() if key == "up"})
+    def _set_bridge(self, bridge: Bridge, changes: Mapping[str, object]) -> Talk:
+        attempt = f"cannot set {', '.join(changes)} of bridge {bridge.name}"
+        index = self._known[bridge.name]
+        requests = []
+        # stp in a message of its own and first: turning it on lifts forward_delay to 2 s, and a smaller one in the
+        # same message is refused (ERANGE).
+        for group in (("stp",), ("forward_delay", "ageing", "multicast_snooping")):
+            options = {option: changes[option] for option in group if option in changes}
+            if options:
+                requests.append(set_bridge(index, options))
+        # Up comes last, after IPv6 has been switched off; the MTU before that, since a device whose MTU rises to 1280
+        # gets its IPv6 back.
+        rest = {name: value for name, value in changes.items() if name in ("mtu", "mac", "group", "alias", *_ARP)}
+        if rest:
+            requests.append(set_link(index, rest))
+        if requests:
+            _accept(attempt, (yield requests))
+        if changes.get("addr_gen_mode") is not None:
+            # Of a device that has IPv6: a kernel may lack it, and a device whose MTU is below 1280 has none.
+            answers = yield [set_addr_gen_mode(index, str(changes["addr_gen_mode"]))]
+            _accept(attempt, answers, but=errno.EAFNOSUPPORT)
+        if changes.get("disable_ipv6") is not None:
+            _write(attempt, bridge.name, "disable_ipv6", bool(changes["disable_ipv6"]))
+        if "up" in changes:
+            _accept(attempt, (yield [set_link(index, {"up": changes["up"]})]))
 
-    def _create_veth(self, veth: Veth) -> None:
-        with _named(f"cannot create veth {veth.name}"):
-            self._ipr.link(
-                "add",
-                ifname=veth.name,
-                kind="veth",
-                mtu=veth.mtu,
-                peer={"ifname": veth.peer, "mtu": veth.peer_mtu},
-            )
-            self._set(
-                self._index_of(veth.name),
-                {name: getattr(veth, name) for name in ("alias", "promisc", "master", "up")},
-            )
-            # A peer cannot be created up (ENOTCONN).
-            self._set(
-                self._index_of(veth.peer),
-                {"alias": veth.peer_alias, "promisc": veth.peer_promisc, "up": veth.peer_up},
-            )
+    def _create_veth(self, veth: Veth) -> Talk:
+        attempt = f"cannot create veth {veth.name}"
+        master = self._known[veth.master] if veth.master else 0
+        yield from self._made(attempt, create_veth(veth, master), veth.name, veth.peer)
+        ends = [
+            set_link(self._known[veth.name], {"alias": veth.alias}),
+            set_link(self._known[veth.peer], {"alias": veth.peer_alias, "up": veth.peer_up}),
+        ]
+        _accept(attempt, (yield ends))
 
-    def _set_veth(self, veth: Veth, changes: Mapping[str, object]) -> None:
-        ends = {
-            veth.name: {name: value for name, value in changes.items() if not name.startswith("peer_")},
-            veth.peer: {
-                name.removeprefix("peer_"): value for name, value in changes.items() if name.startswith("peer_")
-            },
-        }
-        with _named(f"cannot set {', '.join(changes)} of veth {veth.name}"):
-            for name, wanted in ends.items():
-                if wanted:
-                    self._set(self._index_of(name), wanted)
+    def _made(self, attempt: str, request: Request, *names: str) -> Talk:
+        """Make something, and learn the indexes of these devices, which it is to be changed by."""
+        made, *told = yield [request, *map(get_link, names)]
+        _accept(attempt, [made])
+        _accept(attempt, told)
+        found = [message_of(body) for body in told if isinstance(body, bytes)]
+        if tuple(message.name for message in found) != names:
+            raise StepFailed(f"{attempt}: it was renamed at once; is udev configured to?", retry=True)
+        self._known |= {message.name: message.index for message in found}
 
-    def _set_master(self, name: str, master: str) -> None:
-        with _named(f"cannot put {name} into {master or 'no bridge'}"):
-            self._set(self._index_of(name), {"master": master})
-
-    def _set(self, index: int, changes: Mapping[str, object]) -> None:
-        """Set what one message carries of these changes."""
-        message: dict[str, Any] = {}
-        flags = {"up": IFF_UP, "promisc": IFF_PROMISC}
-        mask = sum(flag for name, flag in flags.items() if name in changes)
-        if mask:
-            message["change"] = mask
-            message["flags"] = sum(flag for name, flag in flags.items() if changes.get(name))
-        for name, key in (("mtu", "mtu"), ("mac", "address"), ("group", "group"), ("alias", "ifalias")):
-            if name in changes:
-                message[key] = changes[name]
-        if "master" in changes:
-            message["master"] = self._index_of(str(changes["master"])) if changes["master"] else 0
-        if message:
-            self._ipr.link("set", index=index, **message)
-
-    def _set_addr_gen_mode(self, index: int, mode: str) -> None:
-        """Of a device that has IPv6: a kernel may lack it, and a device whose MTU is below 1280 has none."""
-        value = ["IFLA_INET6_ADDR_GEN_MODE", ADDR_GEN_MODES.index(mode)]
-        try:
-            self._ipr.link("set", index=index, IFLA_AF_SPEC={"attrs": [["AF_INET6", {"attrs": [value]}]]})
-        except NetlinkError as error:
-            if error.code != errno.EAFNOSUPPORT:
-                raise
-
-    def _delete(self, name: str) -> None:
-        with _named(f"cannot delete {name}"):
-            try:
-                self._ipr.link("del", index=self._index_of(name))
-            except NetlinkError as error:
-                if error.code != errno.ENODEV:
-                    raise
-
-    def _index_of(self, name: str) -> int:
-        index: int = _get(self._ipr, ifname=name)["index"]
-        return index
+    def _set_veth(self, veth: Veth, changes: Mapping[str, object]) -> Talk:
+        near = {name: value for name, value in changes.items() if not name.startswith("peer_")}
+        far = {name.removeprefix("peer_"): value for name, value in changes.items() if name.startswith("peer_")}
+        master = None
+        if "master" in near:
+            name = str(near.pop("master"))
+            master = self._known[name] if name else 0
+        requests = []
+        if near or master is not None:
+            requests.append(set_link(self._known[veth.name], near, master))
+        if far:
+            requests.append(set_link(self._known[veth.peer], far))
+        _accept(f"cannot set {', '.join(changes)} of veth {veth.name}", (yield requests))
 
 
-@contextmanager
-def _named(attempt: str) -> Iterator[None]:
-    """What the kernel said, as a sentence about the attempt."""
-    try:
-        yield
-    except (NetlinkError, OSError) as error:
-        code = error.code if isinstance(error, NetlinkError) else error.errno or 0
-        raise StepFailed(
-            _sentence(attempt, code), retry=code in _RETRY, code=PreconditionError.code if code in _LACKING else ""
-        ) from error
+_ARP = ("arp_ignore", "arp_announce")
 
 
-def _sentence(attempt: str, code: int) -> str:
-    name = errno.errorcode.get(code, str(code))
-    return f"{attempt}: {os.strerror(code)} ({name}){_LACKING.get(code, '')}"
+def _accept(attempt: str, answers: Iterable[Answer], but: int = 0) -> None:
+    """Make sure that all was done. Raises StepFailed with what the kernel said, which may be this errno."""
+    for answer in answers:
+        if isinstance(answer, Rejected) and answer.code != but:
+            raise _failed(attempt, answer.code, answer.said)
 
 
-def _get(ipr: Any, **which: Any) -> Any:
-    """One link message; raises NetlinkError (ENODEV where the device is absent)."""
-    return next(iter(ipr.link("get", ext_mask=RTEXT_FILTER_SKIP_STATS, **which)))
-
-
-def _get_if_there(ipr: Any, **which: Any) -> Any:
-    try:
-        return _get(ipr, **which)
-    except NetlinkError as error:
-        if error.code == errno.ENODEV:
-            return None
-        raise
-
-
-def _observe(ipr: Any, names: Collection[str] | None, deadline: float) -> Observed:
-    if names is None or len(names) > DUMP_FROM:
-        devices = devices_of(_dump(deadline))
-        return observed(devices, names, members_of(devices))
-    try:
-        found = _asked_by_name(ipr, names)
-    except NetlinkError as error:
-        raise ExecutorError(_sentence("cannot read the links of this host", error.code)) from error
-    held = {
-        message.get_attr("IFLA_IFNAME"): _dump(deadline, message["index"])
-        for message in found.values()
-        if kind_of(message) == "bridge" and message.get_attr("IFLA_IFNAME") in names
-    }
-    for members in held.values():
-        found |= {message["index"]: message for message in members}
-    return observed(
-        devices_of(found.values()),
-        names,
-        {bridge: [message.get_attr("IFLA_IFNAME") for message in members] for bridge, members in held.items()},
+def _failed(attempt: str, code: int, said: str = "") -> StepFailed:
+    return StepFailed(
+        _sentence(attempt, code, said),
+        retry=code in _RETRY,
+        code=PreconditionError.code if code in _LACKING else "",
     )
 
 
-def _asked_by_name(ipr: Any, names: Collection[str]) -> dict[int, Any]:
-    """The messages about these devices and those they refer to, by index."""
-    found: dict[int, Any] = {}
-    for name in sorted(name for name in names if key_of(name)):
-        message = _get_if_there(ipr, ifname=name)
-        # The kernel answers to an alternative name as well; a device is ours only by its first one.
-        if message is not None and message.get_attr("IFLA_IFNAME") == name:
-            found[message["index"]] = message
-    for message in list(found.values()):
-        for index in referred_to(message):
-            other = None if index in found else _get_if_there(ipr, index=index)
-            if other is not None:
-                found[index] = other
+def _sentence(attempt: str, code: int, said: str = "") -> str:
+    name = errno.errorcode.get(code, str(code))
+    words = f"; the kernel says: {said}" if said and code not in _LACKING else ""
+    return f"{attempt}: {os.strerror(code)} ({name}){_LACKING.get(code, '')}{words}"
+
+
+def _deleted(step: Step, answer: Answer) -> Outcome:
+    if isinstance(answer, Rejected) and answer.code != errno.ENODEV:
+        return _failed(f"cannot delete {step.part.name}", answer.code, answer.said).outcome_of(step)
+    return Outcome(step, Result.DONE)
+
+
+def _write(attempt: str, device: str, attribute: str, value: int) -> None:
+    try:
+        procfs.write(device, attribute, int(value))
+    except OSError as error:
+        raise _failed(attempt, error.errno or 0) from error
+
+
+def _put_tap(tap: Tap) -> None:
+    """Put the VM's device into its bridge, or out of it."""
+    # Rare, so it is paid for only then: 0.1 s.
+    from pyroute2 import IPRoute
+    from pyroute2.netlink.exceptions import NetlinkError
+
+    attempt = f"cannot put {tap.name} into {tap.master or 'no bridge'}"
+    try:
+        with IPRoute() as ipr:
+
+            def index_of(name: str) -> int:
+                index: int = next(iter(ipr.link("get", ifname=name)))["index"]
+                return index
+
+            ipr.link("set", index=index_of(tap.name), master=index_of(tap.master) if tap.master else 0)
+    except NetlinkError as error:
+        raise _failed(attempt, error.code) from error
+    except OSError as error:
+        raise _failed(attempt, error.errno or 0) from error
+
+
+def _observe(channel: Channel, names: Collection[str] | None, deadline: float) -> Observed:
+    if names is None:
+        devices = devices_of(_dump(channel, deadline))
+        return observed(devices, names, members_of(devices))
+    try:
+        found = _asked_by_name(channel, names)
+    except (TimeoutError, OSError) as error:
+        raise ExecutorError(_sentence("cannot read the links of this host", error.errno or errno.ETIMEDOUT)) from error
+    bridges = [message for message in found.values() if message.kind == "bridge" and message.name in names]
+    held = {message.name: _dump(channel, deadline, message.index) for message in bridges}
+    found |= {one.index: one for some in held.values() for one in some}
+    members = {bridge: [one.name for one in some] for bridge, some in held.items()}
+    return observed(devices_of(found.values()), names, members)
+
+
+def _asked_by_name(channel: Channel, names: Collection[str]) -> dict[int, Message]:
+    """The devices of these names, and those they refer to, by index."""
+    ours = sorted(name for name in names if key_of(name))
+    # The kernel answers to an alternative name as well; a device is ours only by its first one.
+    found = {one.index: one for name, one in zip(ours, _got(channel, ours), strict=True) if one and one.name == name}
+    others = sorted({index for one in found.values() for index in (one.master, one.link) if index} - found.keys())
+    return found | {one.index: one for one in _got(channel, others) if one}
+
+
+def _got(channel: Channel, which: Sequence[str | int]) -> list[Message | None]:
+    """Each device, or None: there is none. Raises OSError with what else the kernel said."""
+    found: list[Message | None] = []
+    for answer in channel.exchange([get_link(one) for one in which]):
+        if isinstance(answer, Rejected) and answer.code != errno.ENODEV:
+            raise OSError(answer.code, os.strerror(answer.code))
+        found.append(message_of(answer) if isinstance(answer, bytes) else None)
     return found
 
 
-def _dump(deadline: float, master: int = 0) -> list[Any]:
-    """The messages about all devices, or the members of one bridge; never of a dump that was interrupted."""
+def _dump(channel: Channel, deadline: float, master: int = 0) -> list[Message]:
+    """All devices, or the members of one bridge; never of a dump that was interrupted."""
     for _ in range(DUMP_TRIES):
         try:
-            return dump_links(deadline, master)
+            return dump_links(deadline, master, channel)
         except Interrupted:
             if time.monotonic() >= deadline:
                 break

@@ -1,32 +1,46 @@
-"""ovsdb: the switch is Open vSwitch, spoken to through ovsdbapp. One transaction a batch, read back when it is done.
+"""ovsdb: the switch is Open vSwitch, asked and changed over OVSDB. One transaction a batch, read back when it is done.
 
-A row is changed in place: a port that is deleted and added again would lose its VLAN tag and ofport, and Neutron would
-cycle it through DOWN (LP 1670628). Only what differs is written, since any write wakes Neutron's agent.
+Concurrent callers share a transaction, since ovs-vswitchd reconfigures the whole host for each. A transaction is sent
+only on a connection that has answered in this very call; one that was sent and not answered may yet take effect, and
+is told as unknown.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
-from ovsdbapp.backend.ovs_idl import idlutils
-
-from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, refused
-from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, not_realized, observed
+from hybridvif.executors.groupcommit import GroupCommit
+from hybridvif.executors.jsonrpc import DATABASE, Connection, ConnectionLost, Expired, Operation, Refused, Session
+from hybridvif.executors.ovsrows import Row, complaint_about, not_realized, observed
+from hybridvif.executors.transactions import (
+    COLUMNS,
+    Read,
+    counted,
+    error_in,
+    holder_questions,
+    operations_of,
+    questions,
+    read_of,
+    rows_taken,
+    taken,
+)
 from hybridvif.facts import Observed
-from hybridvif.names import key_of
-from hybridvif.parts import PARKED, OvsPort, Part, Role
+from hybridvif.parts import PARKED, HostState, OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of, objection, simulate
+from hybridvif.steps import Delete, Step, objection, simulate
 
 TRIES = 8
-SETTLE = 0.05
-"""Seconds to wait for ofport and error to follow cur_cfg."""
+SETTLE, GLANCE = 0.05, 0.002
+"""Seconds to wait for ofport and error to follow cur_cfg, and between two looks."""
+
+
+class Unanswered(Exception):
+    """A transaction was sent, and no answer came."""
 
 
 class OvsdbExecutor:
@@ -39,40 +53,72 @@ class OvsdbExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._session = Session(settings.ovsdb_connection)
+        self._columns = COLUMNS
+        self._group = GroupCommit(self._apply)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
-        with self._session.fresh(deadline) as api:
-            return _observed(api, names)
+        with self._session.fresh(deadline) as connection:
+            return _observed(self._read(connection, names, deadline))
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """All the steps in one transaction, then wait for ovs-vswitchd to have taken it."""
+        return self._group.apply(steps, deadline)
+
+    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         try:
-            return self._apply(steps, deadline)
-        except Expired:
+            return self._tried(steps, deadline)
+        except Unanswered:
             said = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
             return [Outcome(step, Result.UNKNOWN, f"{said}: {_names(steps)}") for step in steps]
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
-    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+    def _tried(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         said = ""
         for attempt in range(TRIES):
-            with self._session.fresh(deadline) as api:
-                against = _objected(api, steps)
+            with self._session.fresh(deadline) as connection:
+                read = self._read(connection, {step.part.name for step in steps}, deadline)
+                against = _objected(read, steps)
                 if against:
                     return against
                 try:
-                    status, number, said = api.commit(lambda txn: _compose(api, txn, steps), deadline)
+                    operations = operations_of(steps, read)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
-                if status in ("success", "unchanged"):
-                    return _settled(api, steps, number, deadline)
-                if status != "try again":
+                if not operations:
+                    return [Outcome(step, Result.DONE) for step in steps]
+                number, said = _committed(connection, operations, deadline)
+                if number is not None:
+                    return _settled(connection, steps, number, deadline)
+                if not said.startswith(_MOVED_ON):
                     break
             time.sleep(random.uniform(0, 0.01 * 2**attempt))
-        reason = f"OVSDB refused the transaction for {_names(steps)}: {said or 'others keep changing the same rows'}"
-        return [Outcome(step, Result.FAILED, reason, retry=not said) for step in steps]
+        moved_on = said.startswith(_MOVED_ON)
+        why = "others keep changing the same rows" if moved_on else said
+        reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
+        return [Outcome(step, Result.FAILED, reason, retry=moved_on) for step in steps]
+
+    def _read(self, connection: Connection, names: Collection[str] | None, deadline: float) -> Read:
+        """What the server holds under these names, now."""
+        for _ in range(TRIES):
+            answers = connection.transact(questions(names, self._columns), deadline)
+            if error_in(answers):
+                # An Open vSwitch that is older than a column.
+                self._columns = _columns_there(connection, deadline)
+                answers = connection.transact(questions(names, self._columns), deadline)
+            if error_in(answers):
+                raise Refused(error_in(answers))
+            asked = holder_questions(answers)
+            holders = connection.transact(asked, deadline) if asked else []
+            read = read_of(names, answers, holders)
+            if read is not None:
+                return read
+        raise ExecutorError("the ports of Open vSwitch change faster than they can be read; call again")
+
+
+_MOVED_ON = ("timed out", "constraint violation", "referential integrity violation")
+"""How the server says that the rows are no longer as they were read (RFC 7047, 5.2.6 and 4.1.3)."""
 
 
 def _names(steps: Iterable[Step]) -> str:
@@ -80,14 +126,28 @@ def _names(steps: Iterable[Step]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _objected(api: Any, steps: Sequence[Step]) -> list[Outcome] | None:
+def _columns_there(connection: Connection, deadline: float) -> dict[str, list[str]]:
+    tables = connection.ask("get_schema", [DATABASE], deadline)["tables"]
+    return {
+        table: [name for name in names if name == "_uuid" or name in tables.get(table, {}).get("columns", {})]
+        for table, names in COLUMNS.items()
+    }
+
+
+def _observed(read: Read) -> Observed:
+    return observed(read.rows.values(), read.bridges, read.version)
+
+
+def _objected(read: Read, steps: Sequence[Step]) -> list[Outcome] | None:
     """The outcomes if any step must not run: the whole batch is one transaction."""
-    state = _observed(api, {step.part.name for step in steps}).state
+    # One port a state: every step makes another state, and a batch may have hundreds.
+    states = {name: HostState({}, {name: port}) for name, port in _observed(read).state.ports.items()}
     against = {}
     for at, step in enumerate(steps):
+        state = states.get(step.part.name, HostState())
         against[at] = objection(state, step)
         if not against[at]:
-            state = simulate(state, step)
+            states[step.part.name] = simulate(state, step)
     if not any(against.values()):
         return None
     return [
@@ -98,122 +158,52 @@ def _objected(api: Any, steps: Sequence[Step]) -> list[Outcome] | None:
     ]
 
 
-def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
-    for step in steps:
-        match step:
-            case Create(OvsPort() as port):
-                _create(api, txn, port)
-            case Update(_, OvsPort() as port):
-                _update(api, port, changes_of(step))
-            case Delete(OvsPort() as port):
-                row = _row(api, "Port", port.name)
-                if row is not None:
-                    row.interfaces[0].verify("external_ids")
-                    api.del_port(port.name).run_idl(txn)
-            case _:
-                raise StepFailed(f"ovsdb does not serve {step.part.kind} {step.part.name}")
+def _committed(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[int | None, str]:
+    """Send a transaction, the only place that does: its number, or None and what the server said.
+
+    Raises Unanswered.
+    """
+    try:
+        results = connection.transact(counted(operations), deadline)
+    except (Expired, ConnectionLost) as error:
+        raise Unanswered from error
+    said = error_in(results)
+    return (None, said) if said else (int(results[-1]["rows"][0]["next_cfg"]), "")
 
 
-def _create(api: Any, txn: Any, port: OvsPort) -> None:
-    _bridge(api, port.bridge)
-    api.add_port(
-        port.bridge,
-        port.name,
-        may_exist=False,
-        type=port.type,
-        options=OPTIONS.get(port.type, {}),
-        external_ids=ids_of(port),
-    ).run_idl(txn)
-
-
-def _update(api: Any, port: OvsPort, changes: dict[str, object]) -> None:
-    row = _row(api, "Port", port.name)
-    interface = row.interfaces[0]
-    # Whose port it is was judged by these; if they change meanwhile the server asks for another try.
-    interface.verify("external_ids")
-    for attribute, key in IDS.items():
-        if attribute not in changes:
-            continue
-        if changes[attribute]:
-            interface.setkey("external_ids", key, changes[attribute])
-        elif key in interface.external_ids:
-            interface.delkey("external_ids", key)
-    if "type" in changes:
-        interface.type = changes["type"]
-        interface.options = OPTIONS.get(str(changes["type"]), {})
-    if "bridge" in changes:
-        # Moved, not deleted and added: row, ofport and other_config stay.
-        target = _bridge(api, port.bridge)
-        holder = _holder(api, row)
-        if holder is not None:
-            holder.delvalue("ports", row)
-        target.addvalue("ports", row)
-
-
-def _settled(api: Any, steps: Sequence[Step], number: int | None, deadline: float) -> list[Outcome]:
+def _settled(connection: Connection, steps: Sequence[Step], number: int, deadline: float) -> list[Outcome]:
     """What ovs-vswitchd made of a transaction that was committed."""
-    if number is not None and not api.await_cfg(number, deadline):
+    # A row that a rollback leaves without its device, as it was found, is as it should be.
+    wanted = {
+        step.part.name
+        for step in steps
+        if isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
+    }
+    rows = _rows_taken(connection, number, wanted, deadline)
+    if rows is None:
         return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+    # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
+    end = min(deadline, time.monotonic() + SETTLE)
+    while any(_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
+        time.sleep(GLANCE)
+        rows = _rows_taken(connection, number, wanted, deadline) or rows
     outcomes = []
     for step in steps:
-        # A row that a rollback leaves without its device, as it was found, is as it should be.
-        wanted = isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-        reason = _complaint(api, step.part.name, deadline) if wanted else ""
+        reason = complaint_about(rows.get(step.part.name)) if step.part.name in wanted else ""
         outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
     return outcomes
 
 
-def _complaint(api: Any, name: str, deadline: float) -> str:
-    """Why ovs-vswitchd did not take a device; empty if it did, or was not asked to."""
-    row = _row_of(api, name, {})
-    if row is not None and row.ofport is None and not row.error and row.type != PARKED:
-        # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
-        try:
-            api.sync(min(deadline, time.monotonic() + SETTLE))
-        except (Expired, ConnectionLost):
-            return ""
-        row = _row_of(api, name, {})
-    return complaint_about(row)
-
-
-def _observed(api: Any, names: Collection[str] | None) -> Observed:
-    bridges = list(api.tables["Bridge"].rows.values())
-    holders = {row.uuid: bridge.name for bridge in bridges for row in bridge.ports}
-    if names is None:
-        names = [row.name for row in api.tables["Interface"].rows.values() if key_of(row.name)]
-    rows = [row for name in sorted(names) if (row := _row_of(api, name, holders)) is not None]
-    version = api._ovs.ovs_version
-    return observed(rows, {one.name: one.datapath_type for one in bridges}, version[0] if version else "")
-
-
-def _row_of(api: Any, name: str, holders: Mapping[Any, str]) -> Row | None:
-    interface, port = _row(api, "Interface", name), _row(api, "Port", name)
-    if interface is None:
+def _rows_taken(connection: Connection, number: int, names: Collection[str], deadline: float) -> dict[str, Row] | None:
+    """What ovs-vswitchd made of these devices; None if it has not acknowledged by the deadline."""
+    left = int((deadline - time.monotonic()) * 1000) - 20
+    try:
+        answers: list[Any] = connection.transact(taken(number, names, max(left, 1)), deadline)
+    except (Expired, ConnectionLost):
+        # A late answer would be taken for that of another question, but for its number; nobody waits for it.
         return None
-    alone = port is not None and [one.name for one in port.interfaces] == [name]
-    return Row(
-        name=name,
-        bridge=holders.get(port.uuid) if alone else None,
-        type=interface.type,
-        external_ids=interface.external_ids,
-        ofport=interface.ofport[0] if interface.ofport else None,
-        error=interface.error[0] if interface.error else "",
-        tag=port.tag[0] if alone and port.tag else None,
-    )
+    return None if error_in(answers) else rows_taken(answers[1:])
 
 
-def _row(api: Any, table: str, name: str) -> Any:
-    return idlutils.row_by_value(api.idl, table, "name", name, None)
-
-
-def _bridge(api: Any, name: str) -> Any:
-    row = _row(api, "Bridge", name)
-    if row is None:
-        raise StepFailed(
-            f"integration bridge {name} does not exist; create it: ovs-vsctl add-br {name}", code=BridgeMissing.code
-        )
-    return row
-
-
-def _holder(api: Any, port: Any) -> Any:
-    return next((bridge for bridge in api.tables["Bridge"].rows.values() if port in bridge.ports), None)
+def _undecided(row: Row | None) -> bool:
+    return row is not None and row.ofport is None and not row.error and row.type != PARKED

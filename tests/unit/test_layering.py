@@ -28,8 +28,7 @@ FAKE = "hybridvif.executors.recording"
 EXECUTOR_LIBRARIES = ("pyroute2", "ovsdbapp", "ovs")
 OWN_LIBRARY = {
     "hybridvif.executors.netlink": ("pyroute2",),
-    "hybridvif.executors.linkdump": ("pyroute2",),
-    "hybridvif.executors.ovsdb": ("ovsdbapp", "ovs"),
+    "hybridvif.executors.replica": ("ovsdbapp", "ovs"),
     "hybridvif.executors.ovsdb_session": ("ovsdbapp", "ovs"),
 }
 
@@ -216,7 +215,7 @@ def test_a_violation_is_found(module: str, source: str, target: str) -> None:
             "hybridvif.executors.netlink",
             "from pyroute2 import IPRoute\nfrom . import procfs\nfrom .base import Executor",
         ),
-        ("hybridvif.executors.ovsdb", "import ovs.db.idl, ovsdbapp\nfrom hybridvif.settings import Settings"),
+        ("hybridvif.executors.replica", "import ovs.db.idl, ovsdbapp\nfrom hybridvif.settings import Settings"),
         ("hybridvif.executors.anew", "if TYPE_CHECKING:\n    import requests"),
         (
             "hybridvif.privileged.registry",

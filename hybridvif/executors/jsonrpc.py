@@ -1,0 +1,221 @@
+"""A connection to ovsdb-server on which every wait ends: as much of RFC 7047 as plugging needs.
+
+ovsdbapp keeps a replica of the database, so the first port of a process pays for all ports of the host, and the `ovs`
+package of PyPI parses JSON in Python, 47 times slower than the standard library. Here a question is answered by the
+server itself. ovsdbapp is its twin in the contract tests.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from hybridvif.executors.base import ExecutorError
+
+DATABASE = "Open_vSwitch"
+KEPT = 8
+"""Idle connections that are kept."""
+
+Operation = Mapping[str, Any]
+"""One operation of a transaction, as section 5.2 of RFC 7047 has it."""
+
+
+class ConnectionLost(Exception):
+    """The server went away."""
+
+
+class Expired(Exception):
+    """The deadline passed, and no answer had come."""
+
+
+class Refused(Exception):
+    """The server answers with an error, in its own words."""
+
+
+class Connection:
+    """One connection, for one thread at a time."""
+
+    def __init__(self, remote: str, deadline: float) -> None:
+        self._numbers = itertools.count()
+        self._read = b""
+        self._socket = _connected(remote, deadline)
+
+    def close(self) -> None:
+        """Give the socket back."""
+        self._socket.close()
+
+    def echo(self, deadline: float) -> None:
+        """Make sure that the server is there and answers. Raises Expired, ConnectionLost."""
+        self.ask("echo", [], deadline)
+
+    def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
+        """The results of a transaction, one an operation, and one more if it could not be committed.
+
+        Raises Expired or ConnectionLost with the transaction sent and not answered; Refused.
+        """
+        results: list[Any] = self.ask("transact", [DATABASE, *operations], deadline)
+        return results
+
+    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
+        """The result of one request. Raises Expired, ConnectionLost, Refused."""
+        number = next(self._numbers)
+        self._send({"method": method, "params": params, "id": number}, deadline)
+        while True:
+            message = self._receive(deadline)
+            if message.get("method") == "echo":
+                # The server asks whether we are there.
+                self._send({"result": message["params"], "error": None, "id": message["id"]}, deadline)
+            elif message.get("id") == number and "result" in message:
+                if message.get("error"):
+                    raise Refused(_words(message["error"]))
+                return message["result"]
+
+    def _send(self, message: Mapping[str, Any], deadline: float) -> None:
+        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        try:
+            self._socket.sendall(json.dumps(message, separators=(",", ":")).encode())
+        except TimeoutError:
+            raise Expired from None
+        except OSError as error:
+            raise ConnectionLost from error
+
+    def _receive(self, deadline: float) -> dict[str, Any]:
+        while True:
+            # A message ends with a brace and nothing else tells its end; what ends otherwise is not yet whole.
+            if self._read.endswith(b"}"):
+                try:
+                    text = self._read.decode()
+                    message, end = json.JSONDecoder().raw_decode(text)
+                except ValueError:
+                    pass
+                else:
+                    self._read = text[end:].encode()
+                    return dict(message)
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            try:
+                more = self._socket.recv(1 << 18)
+            except TimeoutError:
+                raise Expired from None
+            except OSError as error:
+                raise ConnectionLost from error
+            if not more:
+                raise ConnectionLost
+            self._read += more
+
+
+class Session:
+    """Connections to one server: made when they are wanted, kept for the next call, given up when one went wrong."""
+
+    def __init__(self, remote: str) -> None:
+        self._remote = remote
+        self._idle: list[Connection] = []
+
+    @contextmanager
+    def fresh(self, deadline: float) -> Iterator[Connection]:
+        """A connection of the caller's own, that has just answered.
+
+        Raises ExecutorError if there is no server, or none that answers by the deadline; also where it goes away while
+        it is used.
+        """
+        connection = self._answering(deadline)
+        try:
+            if time.monotonic() >= deadline:
+                # An answer that is there already is taken without a look at the clock.
+                raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
+            yield connection
+        except (Expired, ConnectionLost, Refused) as error:
+            connection.close()
+            raise self._useless(error) from error
+        except BaseException:
+            connection.close()
+            raise
+        if len(self._idle) < KEPT:
+            self._idle.append(connection)
+        else:
+            connection.close()
+
+    def _answering(self, deadline: float) -> Connection:
+        try:
+            while True:
+                try:
+                    connection = self._idle.pop()
+                except IndexError:
+                    break
+                try:
+                    connection.echo(deadline)
+                except ConnectionLost:
+                    connection.close()
+                except BaseException:
+                    connection.close()
+                    raise
+                else:
+                    return connection
+            connection = Connection(self._remote, deadline)
+            try:
+                connection.echo(deadline)
+            except BaseException:
+                connection.close()
+                raise
+        except (Expired, ConnectionLost, Refused) as error:
+            raise self._useless(error) from error
+        else:
+            return connection
+
+    def _useless(self, error: Expired | ConnectionLost | Refused) -> ExecutorError:
+        match error:
+            case Expired():
+                return ExecutorError(
+                    f"OVSDB at {self._remote} does not answer; nothing was sent (is ovsdb-server hung?)"
+                )
+            case ConnectionLost():
+                return ExecutorError(f"OVSDB at {self._remote} closed the connection; is ovsdb-server restarting?")
+        return ExecutorError(
+            f"the server at {self._remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?",
+            precondition=True,
+        )
+
+
+def _connected(remote: str, deadline: float) -> socket.socket:
+    kind, _, where = remote.partition(":")
+    left = max(deadline - time.monotonic(), 0.001)
+    try:
+        if kind == "tcp":
+            host, _, port = where.rpartition(":")
+            channel = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            return channel
+        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        channel.settimeout(left)
+        try:
+            channel.connect(where)
+        except BaseException:
+            channel.close()
+            raise
+    except TimeoutError as error:
+        raise ExecutorError(
+            f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?", precondition=True
+        ) from error
+    except BlockingIOError as error:
+        # AF_UNIX: the server's queue of connections is full.
+        raise ExecutorError(
+            f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?", precondition=True
+        ) from error
+    except (OSError, ValueError, OverflowError) as error:
+        remedy = "start Open vSwitch (systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection"
+        if isinstance(error, PermissionError):
+            remedy = "run as root, or let the daemon's group read and write the socket"
+        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
+        raise ExecutorError(f"cannot reach OVSDB at {remote}: {why}; {remedy}", precondition=True) from error
+    return channel
+
+
+def _words(error: Any) -> str:
+    if isinstance(error, dict):
+        return ": ".join(str(error[key]) for key in ("error", "details") if error.get(key))
+    return str(error)

@@ -1,0 +1,222 @@
+"""ovsdbapp: the switch is Open vSwitch, through ovsdbapp's replica of it. One transaction a batch, read back after.
+
+The twin of ovsdb: another library's eyes and hands for the same work, in the contract tests and for a second opinion on
+a host. It starts slower, since all ports of the host are replicated first, and parses in Python what ovsdb leaves to C.
+
+A row is changed in place: a port that is deleted and added again would lose its VLAN tag and ofport, and Neutron would
+cycle it through DOWN (LP 1670628). Only what differs is written, since any write wakes Neutron's agent.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar
+
+from ovsdbapp.backend.ovs_idl import idlutils
+
+from hybridvif.errors import BridgeMissing
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, refused
+from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
+from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, not_realized, observed
+from hybridvif.facts import Observed
+from hybridvif.names import key_of
+from hybridvif.parts import PARKED, OvsPort, Part, Role
+from hybridvif.report import Outcome, Result
+from hybridvif.settings import Settings
+from hybridvif.steps import Create, Delete, Step, Update, changes_of, objection, simulate
+
+TRIES = 8
+SETTLE = 0.05
+"""Seconds to wait for ofport and error to follow cur_cfg."""
+
+
+class ReplicaExecutor:
+    """Ports of Open vSwitch through OVSDB."""
+
+    role: ClassVar[Role] = Role.SWITCH
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort})
+    programs: ClassVar[tuple[str, ...]] = ()
+    atomic: ClassVar[bool] = True
+
+    def __init__(self, settings: Settings) -> None:
+        self._session = Session(settings.ovsdb_connection)
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """The ports under these names, or all of our grammar, and the bridges there are."""
+        with self._session.fresh(deadline) as api:
+            return _observed(api, names)
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        """All the steps in one transaction, then wait for ovs-vswitchd to have taken it."""
+        try:
+            return self._apply(steps, deadline)
+        except Expired:
+            said = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
+            return [Outcome(step, Result.UNKNOWN, f"{said}: {_names(steps)}") for step in steps]
+        except ExecutorError as error:
+            return [error.outcome_of(step) for step in steps]
+
+    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        said = ""
+        for attempt in range(TRIES):
+            with self._session.fresh(deadline) as api:
+                against = _objected(api, steps)
+                if against:
+                    return against
+                try:
+                    status, number, said = api.commit(lambda txn: _compose(api, txn, steps), deadline)
+                except StepFailed as failure:
+                    return [failure.outcome_of(step) for step in steps]
+                if status in ("success", "unchanged"):
+                    return _settled(api, steps, number, deadline)
+                if status != "try again":
+                    break
+            time.sleep(random.uniform(0, 0.01 * 2**attempt))
+        reason = f"OVSDB refused the transaction for {_names(steps)}: {said or 'others keep changing the same rows'}"
+        return [Outcome(step, Result.FAILED, reason, retry=not said) for step in steps]
+
+
+def _names(steps: Iterable[Step]) -> str:
+    names = sorted({step.part.name for step in steps})
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _objected(api: Any, steps: Sequence[Step]) -> list[Outcome] | None:
+    """The outcomes if any step must not run: the whole batch is one transaction."""
+    state = _observed(api, {step.part.name for step in steps}).state
+    against = {}
+    for at, step in enumerate(steps):
+        against[at] = objection(state, step)
+        if not against[at]:
+            state = simulate(state, step)
+    if not any(against.values()):
+        return None
+    return [
+        refused(step, reason)
+        if (reason := against[at])
+        else Outcome(step, Result.SKIPPED, "not tried, since another step of the same transaction was not permitted")
+        for at, step in enumerate(steps)
+    ]
+
+
+def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
+    for step in steps:
+        match step:
+            case Create(OvsPort() as port):
+                _create(api, txn, port)
+            case Update(_, OvsPort() as port):
+                _update(api, port, changes_of(step))
+            case Delete(OvsPort() as port):
+                row = _row(api, "Port", port.name)
+                if row is not None:
+                    row.interfaces[0].verify("external_ids")
+                    api.del_port(port.name).run_idl(txn)
+            case _:
+                raise StepFailed(f"ovsdbapp does not serve {step.part.kind} {step.part.name}")
+
+
+def _create(api: Any, txn: Any, port: OvsPort) -> None:
+    _bridge(api, port.bridge)
+    api.add_port(
+        port.bridge,
+        port.name,
+        may_exist=False,
+        type=port.type,
+        options=OPTIONS.get(port.type, {}),
+        external_ids=ids_of(port),
+    ).run_idl(txn)
+
+
+def _update(api: Any, port: OvsPort, changes: dict[str, object]) -> None:
+    row = _row(api, "Port", port.name)
+    interface = row.interfaces[0]
+    # Whose port it is was judged by these; if they change meanwhile the server asks for another try.
+    interface.verify("external_ids")
+    for attribute, key in IDS.items():
+        if attribute not in changes:
+            continue
+        if changes[attribute]:
+            interface.setkey("external_ids", key, changes[attribute])
+        elif key in interface.external_ids:
+            interface.delkey("external_ids", key)
+    if "type" in changes:
+        interface.type = changes["type"]
+        interface.options = OPTIONS.get(str(changes["type"]), {})
+    if "bridge" in changes:
+        # Moved, not deleted and added: row, ofport and other_config stay.
+        target = _bridge(api, port.bridge)
+        holder = _holder(api, row)
+        if holder is not None:
+            holder.delvalue("ports", row)
+        target.addvalue("ports", row)
+
+
+def _settled(api: Any, steps: Sequence[Step], number: int | None, deadline: float) -> list[Outcome]:
+    """What ovs-vswitchd made of a transaction that was committed."""
+    if number is not None and not api.await_cfg(number, deadline):
+        return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+    outcomes = []
+    for step in steps:
+        # A row that a rollback leaves without its device, as it was found, is as it should be.
+        wanted = isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
+        reason = _complaint(api, step.part.name, deadline) if wanted else ""
+        outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
+    return outcomes
+
+
+def _complaint(api: Any, name: str, deadline: float) -> str:
+    """Why ovs-vswitchd did not take a device; empty if it did, or was not asked to."""
+    row = _row_of(api, name, {})
+    if row is not None and row.ofport is None and not row.error and row.type != PARKED:
+        # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
+        try:
+            api.sync(min(deadline, time.monotonic() + SETTLE))
+        except (Expired, ConnectionLost):
+            return ""
+        row = _row_of(api, name, {})
+    return complaint_about(row)
+
+
+def _observed(api: Any, names: Collection[str] | None) -> Observed:
+    bridges = list(api.tables["Bridge"].rows.values())
+    holders = {row.uuid: bridge.name for bridge in bridges for row in bridge.ports}
+    if names is None:
+        names = [row.name for row in api.tables["Interface"].rows.values() if key_of(row.name)]
+    rows = [row for name in sorted(names) if (row := _row_of(api, name, holders)) is not None]
+    version = api._ovs.ovs_version
+    return observed(rows, {one.name: one.datapath_type for one in bridges}, version[0] if version else "")
+
+
+def _row_of(api: Any, name: str, holders: Mapping[Any, str]) -> Row | None:
+    interface, port = _row(api, "Interface", name), _row(api, "Port", name)
+    if interface is None:
+        return None
+    alone = port is not None and [one.name for one in port.interfaces] == [name]
+    return Row(
+        name=name,
+        bridge=holders.get(port.uuid) if alone else None,
+        type=interface.type,
+        external_ids=interface.external_ids,
+        ofport=interface.ofport[0] if interface.ofport else None,
+        error=interface.error[0] if interface.error else "",
+        tag=port.tag[0] if alone and port.tag else None,
+    )
+
+
+def _row(api: Any, table: str, name: str) -> Any:
+    return idlutils.row_by_value(api.idl, table, "name", name, None)
+
+
+def _bridge(api: Any, name: str) -> Any:
+    row = _row(api, "Bridge", name)
+    if row is None:
+        raise StepFailed(
+            f"integration bridge {name} does not exist; create it: ovs-vsctl add-br {name}", code=BridgeMissing.code
+        )
+    return row
+
+
+def _holder(api: Any, port: Any) -> Any:
+    return next((bridge for bridge in api.tables["Bridge"].rows.values() if port in bridge.ports), None)

@@ -1,0 +1,275 @@
+"""What is asked of OVSDB and what it answers, without a connection: questions, operations, rows (RFC 7047).
+
+A row is changed in place: a port that is deleted and added again would lose its VLAN tag and ofport, and Neutron would
+cycle it through DOWN (LP 1670628). Only what differs is written, since any write wakes Neutron's agent. Whose port a
+row is was judged by its external_ids, so every change of one waits for them to be as they were read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from hybridvif.errors import BridgeMissing
+from hybridvif.executors.base import StepFailed
+from hybridvif.executors.jsonrpc import Operation
+from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, ids_of
+from hybridvif.names import key_of
+from hybridvif.parts import OvsPort
+from hybridvif.steps import Create, Delete, Step, Update, changes_of
+
+FEW = 16
+"""Up to so many names are asked for one by one; for more of them all rows come in one answer."""
+
+Columns = Mapping[str, Sequence[str]]
+COLUMNS: Columns = {
+    "Open_vSwitch": ("ovs_version",),
+    "Bridge": ("_uuid", "name", "datapath_type"),
+    "Port": ("_uuid", "name", "interfaces", "tag"),
+    "Interface": ("_uuid", "name", "type", "external_ids", "ofport", "error"),
+}
+"""All that is read; an older Open vSwitch may lack some."""
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """The rows of some names, with what a change of them needs to know."""
+
+    rows: Mapping[str, Row]
+    uuids: Mapping[str, tuple[str, str]]
+    """Of the Interface and of the Port of each row, by name."""
+    external_ids: Mapping[str, Any]
+    """As the server spelled them, by name."""
+    bridges: Mapping[str, str]
+    """The datapath type of each bridge there is, "" for the default."""
+    version: str
+
+
+def questions(names: Collection[str] | None, columns: Columns) -> list[Operation]:
+    """What is to be known of these names, None for all; the first two answers are of the switch itself."""
+    asked = [_select("Open_vSwitch", columns)]
+    if names is None or len(names) > FEW:
+        return [
+            *asked,
+            _select("Bridge", {"Bridge": [*columns["Bridge"], "ports"]}),
+            _select("Interface", columns),
+            _select("Port", columns),
+        ]
+    asked.append(_select("Bridge", columns))
+    return asked + [
+        _select(table, columns, ["name", "==", name]) for table in ("Interface", "Port") for name in sorted(names)
+    ]
+
+
+def holder_questions(answers: Sequence[Any]) -> list[Operation]:
+    """Which bridge holds each Port of these answers, where they do not tell it."""
+    if any("ports" in bridge for bridge in answers[1]["rows"]):
+        return []
+    ports = [row["_uuid"] for answer in answers[2:] for row in answer["rows"] if "interfaces" in row]
+    return [_select("Bridge", {"Bridge": ["name"]}, ["ports", "includes", uuid]) for uuid in ports]
+
+
+def read_of(names: Collection[str] | None, answers: Sequence[Any], holders: Sequence[Any]) -> Read | None:
+    """What these answers say; None if the rows changed between the two questions."""
+    (version,) = [row.get("ovs_version", "") for row in answers[0]["rows"][:1]] or [""]
+    bridges = answers[1]["rows"]
+    interfaces: dict[str, Any] = {}
+    ports: dict[str, Any] = {}
+    for answer in answers[2:]:
+        for row in answer["rows"]:
+            (ports if "interfaces" in row else interfaces)[row["name"]] = row
+    holder_of = {uuid[1]: bridge["name"] for bridge in bridges for uuid in _set(bridge.get("ports", []))}
+    for port, answer in zip(ports.values() if holders else (), holders, strict=True):
+        if not answer["rows"]:
+            return None
+        holder_of[port["_uuid"][1]] = answer["rows"][0]["name"]
+    wanted = [name for name in interfaces if (key_of(name) if names is None else name in names)]
+    uuids = {name: (interfaces[name]["_uuid"][1], ports[name]["_uuid"][1]) for name in wanted if name in ports}
+    return Read(
+        rows={name: _row_of(interfaces[name], ports.get(name), holder_of) for name in sorted(wanted)},
+        uuids=uuids,
+        external_ids={name: interfaces[name]["external_ids"] for name in wanted},
+        bridges={bridge["name"]: bridge.get("datapath_type", "") for bridge in bridges},
+        version=_one(version) or "",
+    )
+
+
+def _row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder_of: Mapping[str, str]) -> Row:
+    alone = port is not None and [uuid[1] for uuid in _set(port["interfaces"])] == [interface["_uuid"][1]]
+    tag = _one(port["tag"]) if port is not None and alone else None
+    return Row(
+        name=interface["name"],
+        bridge=holder_of.get(port["_uuid"][1]) if port is not None and alone else None,
+        type=interface["type"],
+        external_ids=dict(interface["external_ids"][1]),
+        ofport=_one(interface["ofport"]),
+        error=_one(interface.get("error", ["set", []])) or "",
+        tag=tag,
+    )
+
+
+def operations_of(steps: Sequence[Step], read: Read) -> list[Operation]:
+    """The operations that these steps are, less next_cfg; empty if nothing is to be written. Raises StepFailed."""
+    operations: list[Operation] = []
+    added: dict[str, list[Any]] = {}
+    removed: dict[str, list[Any]] = {}
+    for at, step in enumerate(steps):
+        match step:
+            case Create(OvsPort() as port):
+                _require(port.bridge, read)
+                operations += _insert(port, f"interface{at}", f"port{at}")
+                added.setdefault(port.bridge, []).append(["named-uuid", f"port{at}"])
+            case Update(_, OvsPort() as port):
+                changes = changes_of(step)
+                operations += _unchanged(port.name, read) + _changed(port, changes, read)
+                if "bridge" in changes:
+                    # Moved, not deleted and added: row, ofport and other_config stay.
+                    _require(port.bridge, read)
+                    uuid = ["uuid", read.uuids[port.name][1]]
+                    removed.setdefault(str(read.rows[port.name].bridge), []).append(uuid)
+                    added.setdefault(port.bridge, []).append(uuid)
+            case Delete(OvsPort() as port):
+                if port.name in read.uuids:
+                    operations += _unchanged(port.name, read)
+                    uuid = ["uuid", read.uuids[port.name][1]]
+                    removed.setdefault(str(read.rows[port.name].bridge), []).append(uuid)
+            case _:
+                raise StepFailed(f"ovsdb does not serve {step.part.kind} {step.part.name}")
+    for bridge in sorted(added):
+        # A bridge that was deleted meanwhile would leave the rows without a holder, and they would vanish unseen.
+        operations.append(_wait("Bridge", ["name", "==", bridge], {"name": bridge}))
+    for verb, ports in (("delete", removed), ("insert", added)):
+        operations += [
+            _mutate("Bridge", ["name", "==", bridge], ["ports", verb, ["set", uuids]])
+            for bridge, uuids in sorted(ports.items())
+        ]
+    return operations
+
+
+def counted(operations: Sequence[Operation]) -> list[Operation]:
+    """These operations, and next_cfg incremented with them; the last result tells it."""
+    bump = {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": [["next_cfg", "+=", 1]]}
+    return [*operations, bump, {"op": "select", "table": "Open_vSwitch", "where": [], "columns": ["next_cfg"]}]
+
+
+def taken(number: int, names: Collection[str], milliseconds: int) -> list[Operation]:
+    """Wait until ovs-vswitchd has taken the configuration of this number, and ask what it made of these devices."""
+    columns = {"Interface": ("name", "type", "ofport", "error")}
+    wait = {
+        "op": "wait",
+        "timeout": milliseconds,
+        "table": "Open_vSwitch",
+        "where": [["cur_cfg", ">=", number]],
+        "columns": ["cur_cfg"],
+        "until": "!=",
+        "rows": [],
+    }
+    if len(names) > FEW:
+        return [wait, _select("Interface", columns)]
+    return [wait, *(_select("Interface", columns, ["name", "==", name]) for name in sorted(names))]
+
+
+def rows_taken(answers: Iterable[Any]) -> dict[str, Row]:
+    """What ovs-vswitchd made of devices, by name; only that is told of a row."""
+    return {
+        row["name"]: Row(
+            name=row["name"],
+            bridge=None,
+            type=row["type"],
+            external_ids={},
+            ofport=_one(row["ofport"]),
+            error=_one(row.get("error", ["set", []])) or "",
+            tag=None,
+        )
+        for answer in answers
+        for row in answer["rows"]
+    }
+
+
+def error_in(results: Sequence[Any]) -> str:
+    """The first error among the results of a transaction; empty: it was committed."""
+    for result in results:
+        if isinstance(result, dict) and result.get("error"):
+            return f"{result['error']}: {result.get('details', '')}".rstrip(": ")
+    return ""
+
+
+def _require(bridge: str, read: Read) -> None:
+    if bridge not in read.bridges:
+        raise StepFailed(
+            f"integration bridge {bridge} does not exist; create it: ovs-vsctl add-br {bridge}", code=BridgeMissing.code
+        )
+
+
+def _insert(port: OvsPort, interface: str, name: str) -> list[Operation]:
+    row: dict[str, Any] = {"name": port.name, "external_ids": _map(ids_of(port))}
+    if port.type:
+        row |= {"type": port.type, "options": _map(OPTIONS.get(port.type, {}))}
+    return [
+        {"op": "insert", "table": "Interface", "row": row, "uuid-name": interface},
+        {
+            "op": "insert",
+            "table": "Port",
+            "row": {"name": port.name, "interfaces": ["named-uuid", interface]},
+            "uuid-name": name,
+        },
+    ]
+
+
+def _unchanged(name: str, read: Read) -> list[Operation]:
+    interface, _ = read.uuids[name]
+    return [_wait("Interface", ["_uuid", "==", ["uuid", interface]], {"external_ids": read.external_ids[name]})]
+
+
+def _changed(port: OvsPort, changes: Mapping[str, object], read: Read) -> list[Operation]:
+    where = ["_uuid", "==", ["uuid", read.uuids[port.name][0]]]
+    written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
+    operations = []
+    if written:
+        # An insert leaves a key that is there alone (RFC 7047, 5.1), so it goes first.
+        mutations = [["external_ids", "delete", ["set", sorted(written)]]]
+        kept = {key: value for key, value in written.items() if value}
+        if kept:
+            mutations.append(["external_ids", "insert", _map(kept)])
+        operations.append(_mutate("Interface", where, *mutations))
+    if "type" in changes:
+        kind = str(changes["type"])
+        row = {"type": kind, "options": _map(OPTIONS.get(kind, {}))}
+        operations.append({"op": "update", "table": "Interface", "where": [where], "row": row})
+    return operations
+
+
+def _select(table: str, columns: Columns, *where: Any) -> Operation:
+    return {"op": "select", "table": table, "where": list(where), "columns": list(columns[table])}
+
+
+def _wait(table: str, where: Any, row: Mapping[str, Any]) -> Operation:
+    """Go on only if this one row is as it was; else the server ends the transaction at once ("timed out")."""
+    return {
+        "op": "wait",
+        "timeout": 0,
+        "table": table,
+        "where": [where],
+        "columns": list(row),
+        "until": "==",
+        "rows": [row],
+    }
+
+
+def _mutate(table: str, where: Any, *mutations: Any) -> Operation:
+    return {"op": "mutate", "table": table, "where": [where], "mutations": list(mutations)}
+
+
+def _map(values: Mapping[str, str]) -> list[Any]:
+    return ["map", [[key, value] for key, value in sorted(values.items())]]
+
+
+def _set(value: Any) -> list[Any]:
+    """A set as a list; one of one element may be that element."""
+    return list(value[1]) if isinstance(value, list) and value[:1] == ["set"] else [value] if value else []
+
+
+def _one(value: Any) -> Any:
+    """The element of a set of at most one; None for none."""
+    return next(iter(_set(value)), None) if isinstance(value, list) else value
