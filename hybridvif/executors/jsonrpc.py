@@ -88,14 +88,14 @@ class Connection:
     def _receive(self, deadline: float) -> dict[str, Any]:
         while True:
             # A message ends with a brace and nothing else tells its end; what ends otherwise is not yet whole.
-            if self._read.endswith(b"}"):
+            if self._read.rstrip().endswith(b"}"):
                 try:
                     text = self._read.decode()
                     message, end = json.JSONDecoder().raw_decode(text)
                 except ValueError:
                     pass
                 else:
-                    self._read = text[end:].encode()
+                    self._read = text[end:].lstrip().encode()
                     return dict(message)
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
