@@ -165,7 +165,6 @@ def test_a_port_is_found_by_name_while_links_come_and_go(
 ) -> None:
     end = time.monotonic() + 0.5
     rounds = 0
-    while time.monotonic() < end:
+    while rounds < 6 or time.monotonic() < end:
         assert wrong(standing.see(), crowd[PORTS[0].id]) == []
         rounds += 1
-    assert rounds > 5
