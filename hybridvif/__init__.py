@@ -3,8 +3,8 @@
     tap - qbr (Linux bridge) - qvb = qvo (veth pair) - br-int (Open vSwitch)
 
 Reading order of the source, which is the order of the flow: names, port, parts, wiring, steps, planner, identity,
-limits, report, errors (the core: pure); config, locks, wire, host, goals, attempts, api (the shell); privileged (behind
-the boundary); executors; contract, cli, sandbox, pytest_plugin.
+limits, report, errors (the core: pure); config, locks, wire, host, goals, rounds, rollback, attempts, api (the shell);
+privileged (behind the boundary); executors; contract, cli, sandbox, pytest_plugin.
 
 Names are loaded when they are first used, so that `import hybridvif` costs next to nothing.
 """

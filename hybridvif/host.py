@@ -29,6 +29,10 @@ class NoAnswer(HybridVifError):
     code = "no-answer"
 
 
+class NotAsked(NoAnswer):
+    """The deadline had passed before the daemon was asked, so nothing was tried."""
+
+
 class AnyHost(Protocol):
     """What api.py needs of a host: Host, or a RecordingHost."""
 
@@ -72,6 +76,8 @@ class Host:
 
         try:
             return wire.decode_outcomes(self._ask(entrypoints.apply, wire.encode_plans(plans), deadline), plans)
+        except NotAsked as late:
+            return [tuple(Outcome(step, Result.FAILED, str(late), code=late.code) for step in plan) for plan in plans]
         except NoAnswer as lost:
             return [tuple(Outcome(step, Result.UNKNOWN, str(lost)) for step in plan) for plan in plans]
 
@@ -108,7 +114,10 @@ class Host:
 
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
-        left = max(deadline - time.monotonic(), 0) + GRACE
+        # From the deadline on, not from now: several questions in a row must not each be given the grace.
+        left = deadline + GRACE - time.monotonic()
+        if left <= 0:
+            raise NotAsked("the deadline had passed before the privileged daemon was asked")
         try:
             answer = entry(question, float(deadline), _wrap_timeout=left)
         except PrivsepTimeout as error:
