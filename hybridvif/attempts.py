@@ -113,7 +113,9 @@ def _planned_all(attempts: list[Attempt], host: AnyHost) -> tuple[list[Attempt],
     ended: _Ended = []
     for one in attempts:
         try:
-            one.steps = planned(one.goal, one.seen, host)
+            # What was begun is gone on with, though by now it looks like something else.
+            goal = replace(one.goal, unless=None) if one.wrote else one.goal
+            one.steps = planned(goal, one.seen, host)
         except (Refused, BridgeMissing) as error:
             ended.append((one, _stopped(one, error)))
             continue

@@ -97,6 +97,18 @@ class Host:
         with locks.holding(keys, self.settings.lock_path, deadline):
             yield
 
+    def noted(self, signs: Collection[str], deadline: float) -> dict[str, float]:
+        """For how many seconds each of these has been noted on this host; 0 for what is new. The others are forgotten.
+
+        Raises PreconditionError if nothing can be noted, NoAnswer if another caller is at it until the deadline.
+        """
+        from hybridvif import locks, notes
+
+        try:
+            return notes.noted(signs, self.settings.lock_path, deadline)
+        except locks.LockTimeout as error:
+            raise NoAnswer("another caller was noting what it found until the deadline; call again") from error
+
     def close(self) -> None:
         """Hang up; the daemon ends when the last host of this process is closed."""
         if self._open:
