@@ -3,8 +3,9 @@
     tap - qbr (Linux bridge) - qvb = qvo (veth pair) - br-int (Open vSwitch)
 
 Reading order of the source, which is the order of the flow: names, port, parts, wiring, steps, planner, identity,
-limits, report, errors (the core: pure); config, locks, wire, host, goals, attempts, api (the shell); privileged (behind
-the boundary); executors; contract, cli, sandbox, pytest_plugin.
+limits, report, errors, remains (the core: pure); config, locks, wire, host, goals, rounds, rollback, attempts, api,
+rehearsal, notes, wholehost (the shell); privileged (behind the boundary); executors; contract, cli, sandbox,
+pytest_plugin.
 
 Names are loaded when they are first used, so that `import hybridvif` costs next to nothing.
 """
@@ -39,6 +40,7 @@ if TYPE_CHECKING:
     from hybridvif.port import Port, VifType
     from hybridvif.report import Outcome, Report, Result, Status
     from hybridvif.steps import Create, Delete, Step, Update, simulate
+    from hybridvif.wholehost import Gathered, Reconciled, gc, reconcile
     from hybridvif.wiring import wiring_of
 
 _HOMES = {
@@ -66,6 +68,7 @@ _HOMES = {
     "hybridvif.port": ("Port", "VifType"),
     "hybridvif.report": ("Outcome", "Report", "Result", "Status"),
     "hybridvif.steps": ("Create", "Delete", "Step", "Update", "simulate"),
+    "hybridvif.wholehost": ("Gathered", "Reconciled", "gc", "reconcile"),
     "hybridvif.wiring": ("wiring_of",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
@@ -78,6 +81,7 @@ __all__ = [
     "Conflict",
     "Create",
     "Delete",
+    "Gathered",
     "Host",
     "HostState",
     "HybridVifError",
@@ -92,6 +96,7 @@ __all__ = [
     "PortNames",
     "PortRunning",
     "PreconditionError",
+    "Reconciled",
     "RecordingHost",
     "Refused",
     "Report",
@@ -106,10 +111,12 @@ __all__ = [
     "VifType",
     "check",
     "connect",
+    "gc",
     "names_of",
     "plan",
     "plug",
     "plug_all",
+    "reconcile",
     "simulate",
     "unplug",
     "unplug_all",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from hybridvif.errors import (
@@ -18,6 +19,7 @@ from hybridvif.names import PortNames
 from hybridvif.parts import NOTHING, HostState, OvsPort
 from hybridvif.planner import plan
 from hybridvif.port import Port
+from hybridvif.remains import NoRemain
 from hybridvif.steps import Step
 from hybridvif.wiring import wiring_of
 
@@ -31,6 +33,10 @@ class Goal:
     wanted: HostState
     interface_id: str = ""
     force: bool = False
+    spare_vms: bool = False
+    """No running VM is cut off, whatever the configuration says."""
+    unless: Callable[[Observed], str] | None = None
+    """Why, by what is seen under the lock, it is no goal any more; "" if it still is."""
 
     @property
     def is_plug(self) -> bool:
@@ -50,12 +56,14 @@ def seen_of(observed: Observed, names: PortNames) -> Observed:
 
 def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     """The plan for one port, if it may be carried out. Raises Refused, NotReady, BridgeMissing."""
+    if goal.unless is not None and (why := goal.unless(seen)):
+        raise NoRemain(why)
     claim(seen.state, goal.port_id, goal.interface_id)
     steps = plan(seen.state, goal.wanted)
     if goal.is_plug:
         _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
-    elif steps and not goal.force and host.settings.unplug_running != "force":
+    elif steps and (goal.spare_vms or not (goal.force or host.settings.unplug_running == "force")):
         _require_idle(goal, seen.facts)
     return steps
 
@@ -97,10 +105,14 @@ def _require_idle(goal: Goal, facts: Facts) -> None:
         fact = facts.links.get(member)
         if member != goal.names.tap or (fact is not None and fact.carrier):
             what = "has carrier, so a VM runs on it" if member == goal.names.tap else "is not ours"
-            raise PortRunning(
-                f"port {goal.port_id}: refused to unplug, since {member} in {goal.names.bridge} {what}; "
-                "stop the VM first, or force it"
-            )
+            raise _running(goal, f"{member} in {goal.names.bridge} {what}")
+    tap = facts.links.get(goal.names.tap)
+    if goal.spare_vms and tap is not None and tap.carrier:
+        raise _running(goal, f"{goal.names.tap} has carrier, so a VM runs on it")
+
+
+def _running(goal: Goal, what: str) -> PortRunning:
+    return PortRunning(f"port {goal.port_id}: refused to unplug, since {what}; stop the VM first, or force it")
 
 
 def reached(goal: Goal, state: HostState) -> bool:

@@ -29,6 +29,10 @@ class NoAnswer(HybridVifError):
     code = "no-answer"
 
 
+class NotAsked(NoAnswer):
+    """The deadline had passed before the daemon was asked, so nothing was tried."""
+
+
 class AnyHost(Protocol):
     """What api.py needs of a host: Host, or a RecordingHost."""
 
@@ -72,6 +76,8 @@ class Host:
 
         try:
             return wire.decode_outcomes(self._ask(entrypoints.apply, wire.encode_plans(plans), deadline), plans)
+        except NotAsked as late:
+            return [tuple(Outcome(step, Result.FAILED, str(late), code=late.code) for step in plan) for plan in plans]
         except NoAnswer as lost:
             return [tuple(Outcome(step, Result.UNKNOWN, str(lost)) for step in plan) for plan in plans]
 
@@ -91,6 +97,18 @@ class Host:
         with locks.holding(keys, self.settings.lock_path, deadline):
             yield
 
+    def noted(self, signs: Collection[str], deadline: float) -> dict[str, float]:
+        """For how many seconds each of these has been noted on this host; 0 for what is new. The others are forgotten.
+
+        Raises PreconditionError if nothing can be noted, NoAnswer if another caller is at it until the deadline.
+        """
+        from hybridvif import locks, notes
+
+        try:
+            return notes.noted(signs, self.settings.lock_path, deadline)
+        except locks.LockTimeout as error:
+            raise NoAnswer("another caller was noting what it found until the deadline; call again") from error
+
     def close(self) -> None:
         """Hang up; the daemon ends when the last host of this process is closed."""
         if self._open:
@@ -108,7 +126,10 @@ class Host:
 
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
-        left = max(deadline - time.monotonic(), 0) + GRACE
+        # From the deadline on, not from now: several questions in a row must not each be given the grace.
+        left = deadline + GRACE - time.monotonic()
+        if left <= 0:
+            raise NotAsked("the deadline had passed before the privileged daemon was asked")
         try:
             answer = entry(question, float(deadline), _wrap_timeout=left)
         except PrivsepTimeout as error:

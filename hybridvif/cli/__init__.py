@@ -5,11 +5,10 @@
     connection                 the host that the configuration means
     ports, portfile, gaps      which ports are meant: from options, from -F, and from what is plugged
     changes, words, diff, documents     what steps change, for people (a diff) and for machines (JSON)
-    rehearsal                  a host that is observed and never written to: for dry runs
     reporting, planning, checking       the answers of plug and unplug, of plan, of check
     topology, draw, graphs     what is plugged on a host, judged and drawn
     diagnosis                  what doctor asks
-    plug, unplug, plan, check, show, list, doctor, executors, sandbox, demo    the sub-commands
+    plug, unplug, plan, check, show, list, reconcile, gc, doctor, executors, sandbox, demo    the sub-commands
 
 A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
 it answers to -f, FORMATS, the default first.
@@ -36,6 +35,8 @@ COMMANDS: Mapping[str, str] = {
     "check": "the drift of plugged ports, attribute by attribute",
     "show": "what is plugged on this host, drawn",
     "list": "the plugged ports, one a line",
+    "reconcile": "a whole host brought in order at once: after a reboot, or from a cron job",
+    "gc": "remains of ports that are no more, removed once they have been there for some time",
     "doctor": "every precondition: pass or fail, why, and the command that mends it",
     "executors": "the installed executors: role, origin, what they need, and what of that is missing",
     "sandbox": "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command",
@@ -47,7 +48,7 @@ EXIT_CODES: Mapping[int, str] = {
     0: "done, or nothing to do",
     1: "failed, and rolled back",
     2: "usage, or bad input; nothing was changed",
-    3: "differences found (check, plan --detailed-exitcode)",
+    3: "differences found (check, plan --detailed-exitcode, gc --dry-run)",
     4: "failed, and the rollback is incomplete: what is left over is named",
     5: "a precondition is not met (no root, no OVSDB, no integration bridge); nothing was changed",
     6: "refused, and nothing changed (name collision, stray device, running VM, bridge not allowed)",

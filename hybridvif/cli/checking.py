@@ -13,11 +13,11 @@ from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.gaps import Filled, filled
 from hybridvif.cli.planning import DIFFERENCES, part_of
 from hybridvif.cli.ports import Asked
-from hybridvif.cli.rehearsal import Rehearsal, look
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.host import AnyHost
 from hybridvif.parts import Difference, Part
 from hybridvif.reasons import reason_of
+from hybridvif.rehearsal import Rehearsal, look
 from hybridvif.report import Report, worst_exit_code
 
 COLUMNS = ("port", "kind", "name", "attribute", "before", "after")

@@ -9,7 +9,7 @@ Its document:
                 key     the 11 characters that name its devices
                 bridge, ofport, mac, mtu    null where they are not there
                 state   in-order; drift: whole, but not as it should be; half: its bridge, veth pair or row is missing;
-                        conflict: plug would refuse it
+                        orphan: half, and what gc takes in time; conflict: plug would refuse it
 
 The state is judged by what the port's own row says (topology.py).
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 HELP = "the plugged ports, one a line"
 FORMATS = ("table", "json", "yaml", "value")
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
-STATES = ("in-order", "drift", "half", "conflict")
+STATES = ("in-order", "drift", "half", "orphan", "conflict")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

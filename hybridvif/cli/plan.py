@@ -56,7 +56,7 @@ def run(args: argparse.Namespace) -> int:
         raise UsageError("--force is for unplug; leave it out")
 
     from hybridvif.cli.planning import Wish, completed
-    from hybridvif.cli.rehearsal import look
+    from hybridvif.rehearsal import look
 
     if args.goal == "unplug":
         return tell(args, Wish("unplug", port_ids=[one.port_id for one in asked], force=args.force))
@@ -70,8 +70,8 @@ def run(args: argparse.Namespace) -> int:
 def tell(args: argparse.Namespace, wish: Wish) -> int:
     """Plan the wish and say it. Without root a plug is planned for a host that has nothing of the ports."""
     from hybridvif.cli.connection import connected
-    from hybridvif.cli.rehearsal import look, nothing_seen
     from hybridvif.errors import ConfigurationError, PreconditionError
+    from hybridvif.rehearsal import look, nothing_seen
 
     with connected(args) as host:
         try:
@@ -88,7 +88,7 @@ def tell(args: argparse.Namespace, wish: Wish) -> int:
 
 def _tell(args: argparse.Namespace, wish: Wish, settings: Settings, seen: Observed, *, observed: bool = True) -> int:
     from hybridvif.cli.planning import answer_of
-    from hybridvif.cli.rehearsal import Rehearsal
+    from hybridvif.rehearsal import Rehearsal
 
     detailed = getattr(args, "detailed_exitcode", False)
     stage = Rehearsal(settings, seen)

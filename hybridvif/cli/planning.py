@@ -12,13 +12,13 @@ from hybridvif.cli.documents import step_documents
 from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.gaps import filled, is_there
 from hybridvif.cli.ports import Asked
-from hybridvif.cli.rehearsal import Rehearsal
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.executors.recipes import shell_lines
 from hybridvif.facts import Observed
 from hybridvif.names import names_of
 from hybridvif.parts import HostState
 from hybridvif.port import Port
+from hybridvif.rehearsal import Rehearsal
 from hybridvif.report import Report, worst_exit_code
 
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")

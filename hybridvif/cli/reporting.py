@@ -63,16 +63,26 @@ def ending_of(command: str, report: Report) -> str:
     return f"repaired: {', '.join(f'{count} {what}' for count, what in counts if count)}"
 
 
+def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> Iterator[str]:
+    """One port in a line; with -v what was done, and why."""
+    yield f"{report.port_id}  {paint(ending_of(command, report), _COLOURS.get(report.status, 'red'))}"
+    if verbose:
+        yield from diff_lines(changes_of_plan(one.step for one in report.outcomes), paint, reasons=True)
+        for what in report.unchecked:
+            yield paint(f"  not checked, this kernel lacks it: {what}", "dim")
+
+
+def summary_line(reports: Sequence[Report]) -> str:
+    """How many ended how."""
+    ends = Counter("changed" if one.ok and one.changed else _said(one) for one in reports)
+    return f"{len(reports)} ports: {', '.join(f'{count} {what}' for what, count in ends.items())}."
+
+
 def _lines(command: str, reports: Sequence[Report], paint: Paint, verbose: int) -> Iterator[str]:
     for report in reports:
-        yield f"{report.port_id}  {paint(ending_of(command, report), _COLOURS.get(report.status, 'red'))}"
-        if verbose:
-            yield from diff_lines(changes_of_plan(one.step for one in report.outcomes), paint, reasons=True)
-            for what in report.unchecked:
-                yield paint(f"  not checked, this kernel lacks it: {what}", "dim")
+        yield from report_lines(command, report, paint, verbose)
     if len(reports) > 1:
-        ends = Counter("changed" if one.ok and one.changed else _said(one) for one in reports)
-        yield f"{len(reports)} ports: {', '.join(f'{count} {what}' for what, count in ends.items())}."
+        yield summary_line(reports)
 
 
 def _said(report: Report) -> str:

@@ -7,7 +7,7 @@ PORT`; so a value that is wrong everywhere is not seen here, and `check` with al
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridvif.cli.changes import Change, changes_of_plan
@@ -20,6 +20,7 @@ from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth
 from hybridvif.planner import plan
 from hybridvif.port import VifType
+from hybridvif.remains import remains_of, states_of_ports
 from hybridvif.steps import owners_of
 from hybridvif.wiring import wiring_of
 
@@ -35,6 +36,8 @@ class Standing(enum.Enum):
     """Whole, but not as it should be."""
     HALF = "half"
     """Its bridge, its veth pair or its row is missing."""
+    ORPHAN = "orphan"
+    """Half, ours and without a VM: what gc takes, once it has been so for some time."""
     CONFLICT = "conflict"
     """Something foreign is in the way, or two ports claim it: plug refuses."""
 
@@ -99,24 +102,15 @@ class Plugged:
 
 def plugged_ports(seen: Observed) -> list[Plugged]:
     """The ports of which anything is there, by name."""
-    return list(_plugged(seen))
+    orphans = {one.port_id[:KEY_LENGTH] for one in remains_of(seen, ()) if one.is_marked}
+    return [
+        _judged(key, names_of_key(key), state, seen.facts, key in orphans)
+        for key, state in states_of_ports(seen.state).items()
+        if is_there(state, names_of_key(key))
+    ]
 
 
-def _plugged(seen: Observed) -> Iterator[Plugged]:
-    parts: dict[str, HostState] = {}
-    for part in seen.state:
-        key = key_of(part.name)
-        if key is not None:
-            parts[key] = parts.get(key, HostState()).having(part)
-    for key, state in sorted(parts.items()):
-        names = names_of_key(key)
-        if is_there(state, names):
-            # A port of the switch that is named tap: plugged straight into it, and no hybrid port's.
-            own = HostState(state.links, {name: row for name, row in state.ports.items() if name != names.tap})
-            yield _judged(key, names, own, seen.facts)
-
-
-def _judged(key: str, names: PortNames, state: HostState, facts: Facts) -> Plugged:
+def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> Plugged:
     port_id = _id_of(key, state)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
     found = filled(Asked(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
@@ -134,7 +128,7 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts) -> Plugg
         state=state,
         facts=facts,
         filled=found,
-        standing=_standing_of(state, names, changes, conflict),
+        standing=Standing.ORPHAN if is_orphan and not conflict else _standing_of(state, names, changes, conflict),
         changes=changes,
         conflict=conflict,
     )

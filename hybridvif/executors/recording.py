@@ -7,6 +7,7 @@ Three ways to it: RecordingHost in a test of your own code (and the fixture `rec
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -32,6 +33,8 @@ class Simulation:
         self.carrier: set[str] = set()
         """The taps that a VM holds open."""
         self._failures: list[tuple[type[Step] | None, str | None, str, bool]] = []
+        self._numbers: dict[str, int] = {}
+        self._last_number = 2
         self._lock = threading.RLock()
 
     def fail(
@@ -102,9 +105,14 @@ class Simulation:
 
     def _link_facts(self, links: Mapping[str, Link]) -> dict[str, LinkFact]:
         facts = {}
-        for at, link in enumerate(links.values(), start=2):
+        # A device keeps its number as long as it is there, and one that is made anew has another.
+        self._numbers = {name: number for name, number in self._numbers.items() if name in self.state.links}
+        for link in links.values():
+            if link.name not in self._numbers:
+                self._last_number += 2
+                self._numbers[link.name] = self._last_number
             facts[link.name] = LinkFact(
-                ifindex=2 * at,
+                ifindex=self._numbers[link.name],
                 kind=link.kind,
                 up=getattr(link, "up", True),
                 carrier=not isinstance(link, Tap | Stray) or link.name in self.carrier,
@@ -137,6 +145,7 @@ class RecordingHost:
         self.settings = settings
         self.simulation = Simulation(state, switches)
         self._lock = threading.RLock()
+        self._noted: dict[str, float] = {}
 
     @property
     def state(self) -> HostState:
@@ -176,6 +185,12 @@ class RecordingHost:
         """One caller at a time."""
         with self._lock:
             yield
+
+    def noted(self, signs: Collection[str], deadline: float) -> dict[str, float]:  # noqa: ARG002
+        """For how many seconds each of these has been noted; the others are forgotten."""
+        now = time.monotonic()
+        self._noted = {sign: self._noted.get(sign, now) for sign in signs}
+        return {sign: now - since for sign, since in self._noted.items()}
 
     def close(self) -> None:
         """Nothing to give back."""

@@ -2,7 +2,7 @@
 
 What differs from oslo.privsep's own client: starting the daemon ends by a deadline and says why it failed; a caller is
 answered when the daemon dies (oslo.privsep 3.12 leaves it waiting for ever where the reader thread meets ECONNRESET); a
-forked child starts without the parent's channel.
+forked child starts without the parent's channel; the daemon ends with its caller.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import re
+import select
 import shlex
 import shutil
 import socket
@@ -243,6 +244,7 @@ class Context(priv_context.PrivContext):
             if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
                 raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
             daemon.importutils = _ClosedTable  # type: ignore[assignment, attr-defined]
+            _end_with_the_caller()
 
     def _forget(self) -> None:
         """In a forked child: the channel is the parent's, and must not outlive it here."""
@@ -250,6 +252,24 @@ class Context(priv_context.PrivContext):
             self.channel.writer.writesock.close()
         self.channel = None
         self._starting = threading.Lock()
+
+
+def _end_with_the_caller() -> None:
+    """In the daemon: end when the caller hangs up or dies, whatever waits or runs.
+
+    oslo.privsep reads all that a dead caller had asked for, and ends when the last of it is done.
+    """
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, daemon.PrivsepLogHandler):
+            channel = handler.channel.writer.writesock
+            threading.Thread(target=_await_the_end, args=(channel,), name="hybridvif-caller", daemon=True).start()
+
+
+def _await_the_end(channel: socket.socket) -> NoReturn:
+    hung_up = select.poll()
+    hung_up.register(channel, select.POLLRDHUP)
+    hung_up.poll()
+    os._exit(0)
 
 
 class _ClosedTable:

@@ -120,7 +120,7 @@ def test_drift_is_named_shown_and_mended(damage: str, told: str, cli: Command, l
     shown = cli("show", port.id).stdout
     assert "DRIFT: " in shown
     assert f"fix: hybridvif plug {port.id} " in shown
-    assert cli("list", "-f", "value", "-c", "state").stdout.strip() in ("drift", "half")
+    assert cli("list", "-f", "value", "-c", "state").stdout.strip() in ("drift", "orphan")
     assert "repaired: " in cli("plug", *options_of(port)).stdout
     assert check(port, lab.host) == ()
 

@@ -56,6 +56,46 @@ def test_a_hung_daemon_does_not_keep_anybody_from_closing(sandbox: Sandbox, tmp_
     assert until(lambda: not set(daemons(sandbox)) - set(before), 2)
 
 
+CALLER = """
+import sys, threading, time
+from hybridvif import Port, connect, plug, unplug
+def work(number, host):
+    port = Port(id=f"{number:08x}-7b00-4c00-8000-00000000{number:04x}", mac=f"fa:16:3e:00:00:{number:02x}",
+                instance_id="0b1c2d3e-0000-4000-8000-000000000002")
+    while True:
+        plug(port, host)
+        unplug(port.id, host)
+host = connect([sys.argv[1]])
+host.observe((), time.monotonic() + 20)
+for number in range(1, 49):
+    threading.Thread(target=work, args=(number, host), daemon=True).start()
+print("at work", flush=True)
+time.sleep(60)
+"""
+"""More callers than the daemon has threads: there is always something queued."""
+
+
+def test_after_its_caller_was_killed_the_daemon_starts_no_step(sandbox: Sandbox, tmp_path: Path) -> None:
+    lab = Lab(sandbox, None)  # type: ignore[arg-type]
+    assert until(lambda: not daemons(sandbox))
+    with connected(sandbox, tmp_path):
+        config = str(tmp_path / "hybridvif.conf")
+    with subprocess.Popen([sys.executable, "-c", CALLER, config], stdout=subprocess.PIPE, text=True) as caller:
+        assert caller.stdout is not None
+        try:
+            assert caller.stdout.readline() == "at work\n"
+            assert until(lambda: len(lab.links()) > 8)
+        finally:
+            caller.kill()
+            caller.wait()
+    # What was under way in the kernel ends there, in its own time; what waited would take much longer.
+    assert until(lambda: not daemons(sandbox), 1.5)
+    left = lab.snapshot()
+    time.sleep(1)
+    assert lab.snapshot() == left
+    lab.sweep()
+
+
 SPY = """#!/bin/sh
 grep -E '^Cap(Eff|Prm)' /proc/self/status >> {said}
 exec {program} "$@"

@@ -29,14 +29,15 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.attempts import BATCH, TRIES
+from hybridvif.attempts import BATCH
 from hybridvif.facts import Observed
-from hybridvif.host import NoAnswer
+from hybridvif.host import GRACE, Host, NoAnswer, NotAsked
 from hybridvif.locks import LockTimeout
 from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Stray, StrayPort, Tap, agree
 from hybridvif.port import Port, VifType
 from hybridvif.privileged.policy import permit_names, permit_plans
 from hybridvif.report import Outcome, Report, Result, Status
+from hybridvif.rounds import PAUSES, TRIES
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update
 from hybridvif.wiring import wiring_of
@@ -283,21 +284,62 @@ def test_a_rollback_that_fails_names_what_it_left(host: GuardedHost) -> None:
         plug(PORT, host)
     report = caught.value.report
     assert report is not None
-    assert (report.status, report.leftovers, report.reason) == (Status.INCOMPLETE, (NAMES.bridge_end,), "first")
+    assert (report.status, report.leftovers) == (Status.INCOMPLETE, (NAMES.bridge_end,))
+    assert report.reason == "first; it could not be undone: second"
     assert [type(outcome.step) for outcome in report.outcomes] == [Create] * 3 + [Delete] * 2
 
 
-@pytest.mark.parametrize("call", [3, 4], ids=["undoing", "reading back"])
-def test_a_rollback_without_an_answer_is_incomplete(host: GuardedHost, call: int) -> None:
+def test_a_rollback_that_is_not_even_tried_is_incomplete(host: GuardedHost) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, reason="first")
-    host.befall(call, raising(NoAnswer("the daemon died")))
+    host.befall(3, raising(PreconditionError("the daemon cannot be started")))
     with pytest.raises(PlugFailed) as caught:
         plug(PORT, host)
     report = caught.value.report
     assert report is not None
     assert report.status is Status.INCOMPLETE
-    assert report.reason == "first; it could not be undone: the daemon died"
+    assert report.reason == "first; it could not be undone: the daemon cannot be started"
     assert set(report.leftovers) == {NAMES.bridge, NAMES.bridge_end}
+
+
+def test_a_rollback_that_cannot_be_read_back_is_unknown(host: GuardedHost) -> None:
+    host.fail(verb=Create, name=NAMES.switch_end, reason="first")
+    for call in range(4, 7):
+        host.befall(call, raising(NoAnswer("the daemon died")))
+    with pytest.raises(PlugFailed, match="first; it could not be undone: .* the daemon died") as caught:
+        plug(PORT, host)
+    report = caught.value.report
+    assert report is not None
+    assert (report.status, report.code, report.leftovers) == (Status.UNKNOWN, "unknown", ())
+
+
+def test_a_rollback_whose_answer_was_lost_is_resolved_by_observing(host: GuardedHost) -> None:
+    host.fail(verb=Create, name=NAMES.switch_end, reason="first")
+    host.befall(3, lambda: setattr(host, "answer", lost))
+    with pytest.raises(PlugFailed, match=r"^first$") as caught:
+        plug(PORT, host)
+    assert caught.value.report is not None
+    assert caught.value.report.status is Status.ROLLED_BACK
+    assert host.state == NOTHING
+
+
+def test_a_rollback_under_which_the_host_moves_on_is_tried_again(host: GuardedHost) -> None:
+    host.fail(verb=Create, name=NAMES.switch_end, reason="first")
+    host.fail(verb=Delete, name=NAMES.bridge_end, reason="moved on", retry=True)
+    with pytest.raises(PlugFailed, match=r"^first$") as caught:
+        plug(PORT, host)
+    assert caught.value.report is not None
+    assert caught.value.report.status is Status.ROLLED_BACK
+    assert host.state == NOTHING
+
+
+def test_many_that_fail_are_undone_together(host: GuardedHost) -> None:
+    ports = [numbered(number) for number in range(20)]
+    for port in ports[5:]:
+        host.fail(verb=Create, name=port.names.switch_end, reason="the disk is full")
+    reports = plug_all(ports, host)
+    assert [report.status for report in reports] == [Status.DONE] * 5 + [Status.ROLLED_BACK] * 15
+    assert host.calls == ["observe", "apply", "observe", "apply", "observe"]
+    assert {part.name for part in host.state} == {name for port in ports[:5] for name in list(port.names)[:3]}
 
 
 # Others work on the same host.
@@ -544,11 +586,26 @@ def test_a_lost_answer_that_observing_does_not_resolve_is_unknown_and_nothing_is
     assert caught.value.report is not None
     assert caught.value.report.status is Status.UNKNOWN
     assert host.state == half
-    assert host.calls == ["observe", "apply", "observe"]
+    assert host.calls == ["observe", "apply"] + ["observe"] * (1 + len(PAUSES))
+
+
+def test_what_takes_effect_just_after_its_answer_was_lost_is_done(host: GuardedHost) -> None:
+    host.answer = lost
+    host.befall(2, lambda: setattr(host, "state", WIRING.lacking(ROW)))
+    host.befall(3, lambda: setattr(host, "state", WIRING))
+    assert plug(PORT, host).status is Status.DONE
+    assert host.calls == ["observe", "apply", "observe", "observe"]
+
+
+def test_a_host_that_is_back_after_a_moment_is_read_back_after_all(host: GuardedHost) -> None:
+    host.befall(2, raising(NoAnswer("the daemon died")))
+    host.befall(3, raising(PreconditionError("ovsdb-server is restarting")))
+    assert plug(PORT, host).status is Status.DONE
 
 
 def test_what_cannot_be_read_back_is_unknown_whatever_was_said(host: GuardedHost) -> None:
-    host.befall(2, raising(NoAnswer("the daemon died")))
+    for call in range(2, 3 + len(PAUSES)):
+        host.befall(call, raising(NoAnswer("the daemon died")))
     with pytest.raises(PlugFailed, match="could not be read back: the daemon died") as caught:
         plug(PORT, host)
     report = caught.value.report
@@ -609,6 +666,48 @@ def test_the_work_leaves_time_to_read_back_and_to_undo(host: GuardedHost, monkey
     with pytest.raises(PlugFailed):
         plug(PORT, host)
     assert left == {"observe": [30, 30, 30], "apply": [24, 30]}
+
+
+def test_nothing_is_asked_of_the_daemon_once_its_deadline_and_the_grace_have_passed() -> None:
+    host = Host(RECORDING)
+    past = time.monotonic() - GRACE
+    with pytest.raises(NotAsked, match="the deadline had passed"):
+        host.observe(set(NAMES), past)
+    ((outcome,),) = host.apply([[Create(BRIDGE)]], past)
+    assert (outcome.result, outcome.code) == (Result.FAILED, "no-answer")
+
+
+@pytest.mark.parametrize("hung_from", range(9))
+def test_however_a_host_hangs_a_bulk_call_ends_by_its_batches_deadlines(
+    hung_from: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each question to a hung daemon lasts until its deadline and the grace, by a clock of our own."""
+    clock = [1000.0]
+    monkeypatch.setattr(time, "monotonic", lambda: clock[0])
+    host = GuardedHost()
+    ports = [numbered(number) for number in range(2 * BATCH + 1)]
+    for number in range(2, 40):
+        host.fail(verb=Create, name=numbered(number).names.switch_end, reason="no")
+    asked = {what: getattr(host, what) for what in ("observe", "apply")}
+
+    def hang(what: str) -> Callable[[Any, float], Any]:
+        def answer(question: Any, deadline: float) -> Any:
+            if len(host.calls) < hung_from:
+                return asked[what](question, deadline)
+            host.calls.append(what)
+            clock[0] = max(clock[0], deadline + GRACE)
+            if what == "observe":
+                raise NoAnswer("it hangs")
+            return [tuple(Outcome(step, Result.UNKNOWN, "it hangs") for step in plan) for plan in question]
+
+        return answer
+
+    for what in asked:
+        monkeypatch.setattr(host, what, hang(what))
+    reports = plug_all(ports, host)
+    assert clock[0] <= 1000 + 3 * host.settings.deadline + 0.25
+    assert len(reports) == len(ports)
+    assert all(report.ok or report.status in (Status.UNKNOWN, Status.ROLLED_BACK) for report in reports)
 
 
 # Many at once.

@@ -10,12 +10,12 @@ from hybridvif import Create, Port, RecordingHost, Tap, Update, plug, unplug_all
 from hybridvif.cli.changes import changes_of_plan, tally
 from hybridvif.cli.diff import diff_lines
 from hybridvif.cli.planning import Wish, answer_of, completed
-from hybridvif.cli.rehearsal import Rehearsal, look, nothing_seen
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.errors import InvalidInput
 from hybridvif.parts import Bridge, OvsPort, attributes_of
 from hybridvif.planner import plan
 from hybridvif.reasons import reason_of
+from hybridvif.rehearsal import Rehearsal, look, nothing_seen
 from tests.unit.answers import (
     ID,
     MAC,

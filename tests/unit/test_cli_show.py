@@ -104,12 +104,17 @@ def test_the_command_that_mends_a_port_is_the_port_again() -> None:
     ]
 
 
+@pytest.mark.parametrize("running", [False, True], ids=["no VM", "a VM"])
 @pytest.mark.parametrize("gone", [[QBR], [QVB], [QVO], [QBR, QVB], [QVB, QVO], [QBR, QVO]])
-def test_half_a_port_is_shown_as_half_with_what_is_missing(gone: list[str]) -> None:
+def test_half_a_port_is_shown_as_half_with_what_is_missing(gone: list[str], running: bool) -> None:
+    """And as an orphan where it bears our mark, which the row alone does not, and no VM runs on it."""
     host = without(plugged(PORT), *gone)
+    if running:
+        host.state = host.state.having(Tap(name=TAP, master=""))
+        host.simulation.carrier = {TAP}
     port = only(host)
     told = text_of(show.answer_of(host))
-    assert port.standing is Standing.HALF
+    assert port.standing is (Standing.HALF if running or gone == [QBR, QVB] else Standing.ORPHAN)
     assert port.port_id == ID
     assert "DRIFT: " in told
     assert f"{gone[0]} is missing" in told
@@ -223,7 +228,7 @@ def test_the_list_is_one_line_a_port() -> None:
     host = without(plugged(PORT, OTHER), QBR)
     answer = listing.answer_of(host)
     assert ports_of(answer) == [
-        {"port": ID, "key": "5f2c0e1a-7b", "bridge": "br-int", "ofport": 1, "mac": MAC, "mtu": 1450, "state": "half"},
+        {"port": ID, "key": "5f2c0e1a-7b", "bridge": "br-int", "ofport": 1, "mac": MAC, "mtu": 1450, "state": "orphan"},
         {
             "port": OTHER_ID,
             "key": "91d3aa02-41",
@@ -234,7 +239,7 @@ def test_the_list_is_one_line_a_port() -> None:
             "state": "in-order",
         },
     ]
-    assert [row["port"] for row in listing.answer_of(host, ["half"]).rows] == [ID]
+    assert [row["port"] for row in listing.answer_of(host, ["orphan"]).rows] == [ID]
 
 
 def test_the_states_of_the_list_are_all_there_are() -> None:

@@ -19,13 +19,13 @@ from oslo_config import cfg
 
 import hybridvif
 from hybridvif import Port, RecordingHost, Report, Status, config, errors, wiring_of
-from hybridvif.cli import COMMANDS, EXIT_CODES, checking, options, planning, reporting, show
+from hybridvif.cli import COMMANDS, EXIT_CODES, checking, gc, options, planning, reconcile, reporting, show
 from hybridvif.cli import list as listing
 from hybridvif.cli.ports import Asked
-from hybridvif.cli.rehearsal import Rehearsal, look
 from hybridvif.executors.base import Executor
 from hybridvif.parts import Part, Tap
 from hybridvif.reasons import REASONS
+from hybridvif.rehearsal import Rehearsal, look
 from hybridvif.sandbox import Rung, Sandbox, Vm
 from hybridvif.settings import Settings
 from tests.unit.strategies import NAMES, PORT, VETH
@@ -196,6 +196,9 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
         checking.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,
         listing.answer_of(host).document,
+        reconcile.answer_of([PORT], host).document,
+        reconcile.answer_of([PORT], drifted, dry_run=True).document,
+        gc.answer_of(RecordingHost(host.state.lacking(host.state.links[NAMES.bridge])), older_than=0).document,
     ]
     assert keys_of(documents) <= in_code(page("docs/cli.md"))
     assert set(listing.STATES) <= in_code(section(page("docs/cli.md"), "## list"))

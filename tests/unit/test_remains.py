@@ -1,0 +1,153 @@
+"""What is a remain, and what is not: nothing that is whole, that carries a VM, or that somebody else may have made."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridvif import RecordingHost
+from hybridvif.facts import Facts, Observed
+from hybridvif.parts import NOTHING, HostState, IvsPort, OvsPort, Part, Stray, StrayPort, Tap, Veth
+from hybridvif.remains import ports_of_ours, remains_of, states_of_ports
+from hybridvif.steps import owners_of
+from hybridvif.wiring import wiring_of
+from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, hosts_with, ports, without_taps
+
+TWIN_ID = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
+FOREIGN_ID = "91d3aa02-4100-4c00-8000-000000000002"
+BRIDGES = ("br-int",)
+KEYED = replace(ROW, iface_id=FOREIGN_ID, port_id=PORT.id)
+"""A row whose interface id is not the port id, and which so bears our key."""
+ADOPTED = WIRING.having(replace(BRIDGE, alias=""), replace(VETH, alias="", peer_alias=""))
+"""As os-vif plugs."""
+
+
+def seen(state: HostState, *, carrier: bool = False) -> Observed:
+    host = RecordingHost(state)
+    host.simulation.carrier = {NAMES.tap} if carrier else set()
+    return host.observe(None, 0.0)
+
+
+def without(*parts: Part) -> HostState:
+    state = WIRING
+    for part in parts:
+        state = state.lacking(part)
+    return state
+
+
+HALVES = {
+    "no row": without(ROW),
+    "no veth pair": without(VETH),
+    "no bridge": without(BRIDGE).having(replace(VETH, master="")),
+    "a bridge alone": without(VETH, ROW),
+    "a veth pair alone": without(BRIDGE, ROW).having(replace(VETH, master="")),
+    "a row with our key": HostState().having(KEYED),
+    "a killed plug, its pair not marked yet": without(ROW).having(replace(VETH, alias="", peer_alias="")),
+    "an end of the pair marked": HostState().having(replace(VETH, alias="", master="")),
+    "a port of the other kind of switch, and a bridge": HostState().having(BRIDGE, IvsPort(name=NAMES.switch_end)),
+    "a tap that nobody holds": without(ROW).having(TAP),
+}
+
+
+@pytest.mark.parametrize("state", HALVES.values(), ids=HALVES)
+def test_half_a_port_of_ours_is_a_remain(state: HostState) -> None:
+    (found,) = remains_of(seen(state), BRIDGES)
+    assert (found.port_id, found.is_marked) == (PORT.id, True)
+    assert set(found.state) == set(without_taps(state))
+
+
+SPARED = {
+    "a whole port": WIRING,
+    "a drifted port": WIRING.having(replace(VETH, mtu=1400, up=False)),
+    "nothing": NOTHING,
+    "a tap alone": HostState().having(replace(TAP, master="")),
+    "half of what os-vif plugged": ADOPTED.lacking(ROW),
+    "the other half of what os-vif plugged": ADOPTED.lacking(VETH),
+    "an alias that is no id": without(VETH, ROW).having(replace(BRIDGE, alias="mine")),
+    "two owners": without(ROW).having(replace(BRIDGE, alias=TWIN_ID)),
+    "a row that speaks for another port": without(VETH).having(replace(ROW, iface_id=FOREIGN_ID)),
+    "the id of another name": without(VETH, ROW).having(replace(BRIDGE, alias=FOREIGN_ID)),
+    "a row with a key that is another name's": HostState().having(replace(ROW, port_id=FOREIGN_ID)),
+    "a stray": without(BRIDGE, ROW).having(Stray(name=NAMES.bridge, what="a dummy link")),
+    "a stray with an alias": without(VETH, ROW).having(Stray(name=NAMES.bridge_end, what="x", alias=FOREIGN_ID)),
+    "a stray in the switch": without(BRIDGE, ROW).having(StrayPort(name=NAMES.switch_end, what="a bond")),
+    "a pair in a foreign bridge": without(BRIDGE).having(replace(VETH, master="br-foreign")),
+    "a member that is not ours": without(ROW).having(Tap(name="tap91d3aa02-41", master=NAMES.bridge)),
+    "a row in another bridge": HostState().having(replace(ROW, bridge="br-ex")),
+    "a row without any id": HostState().having(replace(ROW, iface_id="")),
+    "a row with the id of another name": HostState().having(replace(ROW, iface_id=FOREIGN_ID)),
+}
+
+
+@pytest.mark.parametrize("state", SPARED.values(), ids=SPARED)
+def test_what_is_not_half_or_not_ours_is_no_remain(state: HostState) -> None:
+    assert remains_of(seen(state), BRIDGES) == []
+
+
+@pytest.mark.parametrize("master", [NAMES.bridge, ""], ids=["in the bridge", "apart"])
+@pytest.mark.parametrize("missing", [ROW, VETH])
+def test_a_tap_that_is_held_open_wherever_it_is_is_a_vm(missing: Part, master: str) -> None:
+    state = without(missing).having(replace(TAP, master=master))
+    assert remains_of(seen(state, carrier=True), BRIDGES) == []
+
+
+def test_a_tap_of_which_nothing_is_known_may_be_a_vms() -> None:
+    assert remains_of(Observed(without(ROW).having(TAP), Facts()), BRIDGES) == []
+
+
+def test_a_row_that_only_its_interface_id_tells_is_a_remain_that_is_not_marked() -> None:
+    (found,) = remains_of(seen(HostState().having(ROW)), BRIDGES)
+    assert (found.port_id, found.is_marked, set(found.state)) == (PORT.id, False, {ROW})
+
+
+def test_a_remain_is_told_from_one_whose_devices_were_made_anew() -> None:
+    host = seen(without(ROW))
+    links = {name: replace(fact, ifindex=fact.ifindex + 100) for name, fact in host.facts.links.items()}
+    anew = Observed(host.state, replace(host.facts, links=links))
+    (one,), (other,) = remains_of(host, BRIDGES), remains_of(anew, BRIDGES)
+    assert one.sign != other.sign
+    assert one.sign == remains_of(host, BRIDGES)[0].sign
+    assert remains_of(Observed(host.state, Facts()), BRIDGES)[0].sign != one.sign
+
+
+def test_ports_of_ours_are_those_with_our_mark_whole_or_half() -> None:
+    other = replace(PORT, id=FOREIGN_ID)
+    state = WIRING.having(*wiring_of(other).links.values())
+    assert ports_of_ours(seen(state)) == [PORT.id, FOREIGN_ID]
+    assert ports_of_ours(seen(ADOPTED)) == []
+    assert ports_of_ours(seen(HostState().having(ROW))) == []
+    assert ports_of_ours(seen(HostState().having(KEYED))) == [PORT.id]
+    assert ports_of_ours(seen(WIRING.having(replace(BRIDGE, alias=FOREIGN_ID)))) == []
+
+
+def test_a_switch_port_named_tap_is_no_part_of_a_hybrid_port() -> None:
+    straight = replace(ROW, name=NAMES.tap)
+    assert states_of_ports(HostState().having(straight)) == {"5f2c0e1a-7b": NOTHING}
+    assert remains_of(seen(HostState().having(straight)), BRIDGES) == []
+
+
+@given(ports().flatmap(lambda port: st.tuples(st.just(port), hosts_with(port))), st.booleans())
+def test_in_any_state_a_remain_is_half_and_bears_its_owners_mark(
+    drawn: tuple[object, HostState], carrier: bool
+) -> None:
+    _, state = drawn
+    host = RecordingHost(state)
+    taps = {part.name for part in state if isinstance(part, Tap)}
+    host.simulation.carrier = taps if carrier else set()
+    for found in remains_of(host.observe(None, 0.0), BRIDGES):
+        owners = {owner for part in found.state for owner in owners_of(part)}
+        assert owners == {found.port_id}
+        assert len(set(found.state)) < 3
+        if found.is_marked:
+            assert any(_bears(part, found.port_id) for part in found.state)
+        names = {f"tap{found.port_id[:11]}"}
+        assert not (carrier and taps & names)
+
+
+def _bears(part: Part, port_id: str) -> bool:
+    if isinstance(part, OvsPort):
+        return part.port_id == port_id
+    return port_id in (getattr(part, "alias", ""), part.peer_alias if isinstance(part, Veth) else "")
