@@ -95,7 +95,7 @@ def test_an_executor_must_be_installed() -> None:
     assert good.verdict == "pass"
     assert "NetlinkExecutor" in good.text
     assert (bad.verdict, bad.text) == ("fail", "'ovsbd' is not installed")
-    assert "ovsdb, recording" in bad.remedy
+    assert "ovsdb, ovsdbapp, recording" in bad.remedy
 
 
 def test_every_integration_bridge_must_exist() -> None:
