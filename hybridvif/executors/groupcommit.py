@@ -21,6 +21,8 @@ SHARE = 0.25
 """Of what the last transaction took, how long a leader waits for the others."""
 LONGEST = 0.05
 """Seconds that it waits at most."""
+PATIENCE = 1.0
+"""Seconds after which nobody waits for the transaction in flight any longer: ovs-vswitchd may hang."""
 
 Commit = Callable[[Sequence[Step], float], Sequence[Outcome]]
 
@@ -40,7 +42,8 @@ class GroupCommit:
         self._commit = commit
         self._turn = threading.Condition()
         self._waiting: list[_Wish] = []
-        self._busy = False
+        self._leader: _Wish | None = None
+        self._since = 0.0
         self._size = 1
         self._took = 0.0
 
@@ -50,25 +53,31 @@ class GroupCommit:
         with self._turn:
             self._waiting.append(wish)
             self._turn.notify_all()
-            while self._busy and wish.outcomes is None:
-                left = deadline - time.monotonic()
-                if left <= 0 and not wish.taken:
-                    self._waiting.remove(wish)
-                    return [Outcome(step, Result.FAILED, _BUSY, retry=True) for step in steps]
+            while wish.outcomes is None and (wish.taken or self._is_led()):
                 # Whoever has taken it sees to the deadline.
-                self._turn.wait(left if left > 0 else None)
+                self._turn.wait(None if wish.taken else max(self._since + PATIENCE - time.monotonic(), 0.001))
             if wish.outcomes is not None:
                 return wish.outcomes
-            self._busy = True
+            self._leader, self._since = wish, time.monotonic()
             self._gather()
             group = self._group_with(wish)
         try:
             self._carry_out(group)
         finally:
             with self._turn:
-                self._busy = False
+                for one in group:
+                    if one.outcomes is None and one is not wish:
+                        # The commit raised, of which its own caller hears; the others ask for themselves.
+                        one.taken = False
+                        self._waiting.append(one)
+                if self._leader is wish:
+                    self._leader = None
                 self._turn.notify_all()
         return wish.outcomes or ()
+
+    def _is_led(self) -> bool:
+        """Whether a transaction is in flight that is worth waiting for."""
+        return self._leader is not None and time.monotonic() < self._since + PATIENCE
 
     def _gather(self) -> None:
         end = time.monotonic() + min(self._took * SHARE, LONGEST)
@@ -104,9 +113,6 @@ class GroupCommit:
         for wish in group:
             wish.outcomes = outcomes[: len(wish.steps)]
             del outcomes[: len(wish.steps)]
-
-
-_BUSY = "the switch is busy with earlier calls; none ended before the deadline; call again"
 
 
 def _took_no_effect(outcome: Outcome) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
 from typing import ClassVar
 
 from hybridvif.errors import PreconditionError
@@ -40,6 +40,8 @@ from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, simulate
 
+DUMP_FROM = 64
+"""From so many names on, one dump of all devices is cheaper than one of the members of each bridge."""
 DUMP_TRIES = 20
 
 _RETRY = frozenset({errno.EEXIST, errno.ENODEV, errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.ETIMEDOUT})
@@ -78,7 +80,7 @@ class NetlinkExecutor:
         for step in steps:
             turns.setdefault(key_of(step.part.name), []).append(step)
         with Channel(deadline) as channel:
-            state, facts = _observe(channel, {name for key in turns for name in _names(key)}, deadline)
+            state, facts = _looked_up(channel, {name for key in turns for name in _names(key)})
             ports = [_Port(_names(key), some, state, facts, deadline).turn() for key, some in turns.items()]
             outcomes = _side_by_side(ports, channel, deadline)
         left = dict(zip(turns, map(iter, outcomes), strict=True))
@@ -316,15 +318,22 @@ def _put_tap(tap: Tap) -> None:
 
 
 def _observe(channel: Channel, names: Collection[str] | None, deadline: float) -> Observed:
-    if names is None:
+    if names is None or len(names) > DUMP_FROM:
         devices = devices_of(_dump(channel, deadline))
         return observed(devices, names, members_of(devices))
+    return _looked_up(channel, names, lambda index: _dump(channel, deadline, index))
+
+
+def _looked_up(
+    channel: Channel, names: Collection[str], members_at: Callable[[int], list[Message]] = lambda _: []
+) -> Observed:
+    """What is there under these names; with the members of their bridges where those are told."""
     try:
         found = _asked_by_name(channel, names)
     except (TimeoutError, OSError) as error:
         raise ExecutorError(_sentence("cannot read the links of this host", error.errno or errno.ETIMEDOUT)) from error
     bridges = [message for message in found.values() if message.kind == "bridge" and message.name in names]
-    held = {message.name: _dump(channel, deadline, message.index) for message in bridges}
+    held = {message.name: members_at(message.index) for message in bridges}
     found |= {one.index: one for some in held.values() for one in some}
     members = {bridge: [one.name for one in some] for bridge, some in held.items()}
     return observed(devices_of(found.values()), names, members)
