@@ -8,7 +8,7 @@
     rehearsal                  a host that is observed and never written to: for dry runs
     reporting, planning, checking       the answers of plug and unplug, of plan, of check
     topology, draw, graphs     what is plugged on a host, judged and drawn
-    diagnosis                  what doctor asks
+    diagnosis, osvif           what doctor asks
     plug, unplug, plan, check, show, list, doctor, executors, sandbox, demo    the sub-commands
 
 A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
