@@ -9,6 +9,7 @@ from typing import Any
 from oslo_config import cfg
 
 from hybridvif.errors import ConfigurationError
+from hybridvif.osvif import options as osvif
 from hybridvif.port import is_bridge_name
 from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
 
@@ -62,6 +63,12 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         help="Where the executors that run programs look for brctl, ip, ovs-vsctl and ivs-ctl. Directories that "
         "only root can write.",
     ),
+    cfg.BoolOpt(
+        "answer_to_ovs",
+        default=_DEFAULT.answer_to_ovs,
+        help="Whether hybridvif takes the place of os-vif's own plugin 'ovs', which is the one that Nova asks for. "
+        "Hybrid ports are then plugged by hybridvif; all other VIFs are left to os-vif's own code.",
+    ),
 )
 
 
@@ -75,12 +82,18 @@ def register(conf: cfg.ConfigOpts) -> None:
     conf.register_opts(OPTIONS, group=GROUP)
 
 
+def is_set(conf: cfg.ConfigOpts, name: str) -> bool:
+    """Whether anybody has said what this option of ours is to be."""
+    found = conf.get_location(name, GROUP)
+    return found is not None and found.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
+
+
 def settings_of(conf: cfg.ConfigOpts) -> Settings:
     """What a configuration says. Raises ConfigurationError, naming the option."""
     register(conf)
     try:
         section: Any = conf[GROUP]
-        values = {option.dest: getattr(section, option.dest) for option in OPTIONS}
+        values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | _from_os_vif(conf)
     except (cfg.ConfigFileValueError, ValueError) as error:
         raise ConfigurationError(f"the configuration is not legal: {error}") from error
     if not MIN_DEADLINE <= values["deadline"] <= MAX_DEADLINE:
@@ -102,6 +115,17 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
             f"leave it out for {OVS_SOCKET}"
         )
     return Settings(**{**values, "integration_bridges": bridges})
+
+
+def _from_os_vif(conf: cfg.ConfigOpts) -> dict[str, Any]:
+    """What os-vif's own section says and ours does not: inside Nova both sides read Nova's files."""
+    said, taken = osvif.set_in_files(conf), {}
+    if "ovsdb_connection" in said and not is_set(conf, "ovsdb_connection"):
+        taken["ovsdb_connection"] = said["ovsdb_connection"]
+    if "ovs_vsctl_timeout" in said and not is_set(conf, "deadline"):
+        # 0 is for ever there; here nothing is.
+        taken["deadline"] = min(max(float(said["ovs_vsctl_timeout"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
+    return taken
 
 
 def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:

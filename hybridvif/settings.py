@@ -24,3 +24,5 @@ class Settings:
     lock_path: str = "/run/lock/hybridvif"
     program_path: str = "/usr/sbin:/usr/bin:/sbin:/bin"
     """Where the executors that run programs look for them."""
+    answer_to_ovs: bool = False
+    """Whether os-vif's `ovs` is ours."""

@@ -7,7 +7,7 @@
     changes, words, diff, documents     what steps change, for people (a diff) and for machines (JSON)
     reporting, planning, checking       the answers of plug and unplug, of plan, of check
     topology, draw, graphs     what is plugged on a host, judged and drawn
-    diagnosis                  what doctor asks
+    diagnosis, osvif           what doctor asks
     plug, unplug, plan, check, show, list, reconcile, gc, doctor, executors, sandbox, demo    the sub-commands
 
 A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if

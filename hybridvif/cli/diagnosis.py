@@ -12,6 +12,7 @@ from importlib.metadata import entry_points
 
 from hybridvif.cli import system
 from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
+from hybridvif.cli.osvif import osvif_findings
 from hybridvif.errors import HybridVifError
 from hybridvif.facts import Facts
 from hybridvif.host import Host, connect
@@ -35,6 +36,7 @@ def findings(files: Sequence[str]) -> Iterator[Finding]:
             yield from executors(host.settings)
             yield lock_path(host.settings.lock_path)
             yield from _daemon(host)
+            yield from osvif_findings(host.settings)
     except HybridVifError as error:
         yield failed_with("configuration", str(error))
     yield from system.system_findings()

@@ -80,7 +80,24 @@ def test_the_later_of_two_files_wins(write: Write) -> None:
 
 
 def test_other_sections_are_other_peoples(write: Write) -> None:
-    assert settings_from(write("[DEFAULT]\ndeadline = 9\n[os_vif_ovs]\novsdb_connection = tcp:x:1")) == Settings()
+    assert settings_from(write("[DEFAULT]\ndeadline = 9\n[oslo_concurrency]\nlock_path = /x")) == Settings()
+
+
+@pytest.mark.parametrize(("timeout", "deadline"), [("7", 7.0), ("0", MAX_DEADLINE), ("99999", MAX_DEADLINE)])
+def test_what_a_file_sets_for_os_vif_counts_where_ours_is_silent(write: Write, timeout: str, deadline: float) -> None:
+    theirs = f"[os_vif_ovs]\novsdb_connection = tcp:127.0.0.1:6641\novs_vsctl_timeout = {timeout}"
+    settings = settings_from(write(theirs))
+    assert (settings.ovsdb_connection, settings.deadline) == ("tcp:127.0.0.1:6641", deadline)
+    both = settings_from(write(theirs, ovsdb_connection="unix:/run/x.sock", deadline=3))
+    assert (both.ovsdb_connection, both.deadline) == ("unix:/run/x.sock", 3.0)
+
+
+def test_os_vifs_defaults_never_count(write: Write) -> None:
+    assert settings_from(write("[os_vif_ovs]\nisolate_vif = true")) == Settings()
+
+
+def test_an_illegal_option_of_os_vifs_is_a_configuration_error(write: Write) -> None:
+    assert "often" in complaint(write("[os_vif_ovs]\novs_vsctl_timeout = often"))
 
 
 def test_a_second_registration_does_no_harm() -> None:

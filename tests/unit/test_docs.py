@@ -256,7 +256,7 @@ def test_every_option_is_in_the_sample_with_its_default() -> None:
 
 def as_configured(value: object) -> str:
     """A value as a configuration file spells it."""
-    return ",".join(value) if isinstance(value, list) else str(value)
+    return ",".join(value) if isinstance(value, list) else str(value).lower() if value is False else str(value)
 
 
 @pytest.mark.parametrize("options_set", [False, True], ids=["as it is", "every option set"])

@@ -1,0 +1,48 @@
+"""What doctor asks of os-vif, where that is installed: who answers to the name `ovs`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from importlib.util import find_spec
+
+from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif.settings import Settings
+
+
+def osvif_findings(settings: Settings) -> Iterator[Finding]:
+    """Nothing without os-vif, unless the configuration counts on it."""
+    name = "os-vif"
+    if find_spec("os_vif") is None:
+        if settings.answer_to_ovs:
+            remedy = "pip install 'hybridvif[osvif]', in the environment of nova-compute"
+            yield failed(name, "[hybridvif] answer_to_ovs is set, and os-vif is not installed here", remedy)
+        return
+    from hybridvif.osvif.plugins import class_answering_to_ovs
+
+    yield answering(class_answering_to_ovs(), settings)
+    yield from doubles(list(entry_points(group="os_vif", name="ovs")), settings)
+
+
+def answering(cls: str, settings: Settings) -> Finding:
+    """Who answers to `ovs`, as os-vif has it after it has loaded its plugins."""
+    ours = cls.startswith("hybridvif.")
+    if settings.answer_to_ovs and not ours:
+        text = f"{cls} answers to 'ovs', though [hybridvif] answer_to_ovs is set"
+        return failed("os-vif", text, "install hybridvif[osvif] anew, in the environment of nova-compute")
+    if ours:
+        return passed("os-vif", f"{cls} answers to 'ovs': hybrid ports are plugged by hybridvif")
+    text = f"{cls} answers to 'ovs'; hybridvif answers to 'hybridvif' alone"
+    return info("os-vif", text, "set [hybridvif] answer_to_ovs = true")
+
+
+def doubles(points: Sequence[EntryPoint], settings: Settings) -> Iterator[Finding]:
+    """A warning if several distributions call themselves `ovs`: without the option the order of directories decides."""
+    if len(points) < 2:
+        return
+    where = ", ".join(sorted(f"{point.value} ({point.dist.name if point.dist else 'unknown'})" for point in points))
+    text = f"{len(points)} plugins are called 'ovs': {where}"
+    if settings.answer_to_ovs:
+        yield info("os-vif, doubles", f"{text}; hybridvif takes the place of all of them")
+    else:
+        yield failed("os-vif, doubles", f"{text}; which one is used is chance", "uninstall all but one")

@@ -1,0 +1,85 @@
+"""A VIF of os-vif -> Port. What a Port cannot say yet is named, so that the plugin can delegate or refuse it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from hybridvif.errors import InvalidInput
+from hybridvif.names import PortNames, names_of
+from hybridvif.port import Port
+
+TRUNK_PREFIX = "tbr-"
+_PROFILE = "VIFPortProfileOpenVSwitch"
+
+
+def port_of(vif: Any, instance_info: Any, set_options: Mapping[str, Any]) -> Port:
+    """The port that a VIF means.
+
+    set_options: os-vif's options that a file sets. Raises InvalidInput, naming what the VIF lacks or spells otherwise.
+    """
+    names_as_asked(vif)
+    network, profile = _field(vif, "network"), _field(vif, "port_profile")
+    if not _is(profile, _PROFILE):
+        raise InvalidInput(
+            f"port {vif.id}: its port profile is a {type(profile).__name__}, not a {_PROFILE}, "
+            "so it is no port of Open vSwitch; ask another plugin for it"
+        )
+    interface_id = _field(profile, "interface_id")
+    mtu = network.mtu if "mtu" in network and network.mtu else set_options.get("network_device_mtu")
+    return Port(
+        id=vif.id,
+        mac=str(_field(vif, "address")),
+        instance_id=str(_field(instance_info, "uuid")),
+        interface_id="" if interface_id == vif.id else interface_id,
+        bridge=str(_field(network, "bridge")),
+        **({"mtu": mtu} if mtu else {}),
+    )
+
+
+def names_as_asked(vif: Any) -> PortNames:
+    """The names of its devices. Raises InvalidInput where the VIF has others than its port id gives."""
+    names = names_of(vif.id)
+    asked = {"bridge_name": names.bridge, "vif_name": names.tap}
+    if not _is(vif, "VIFBridge"):
+        # Of a VIFOpenVSwitch it is the integration bridge.
+        del asked["bridge_name"]
+    for field, ours in asked.items():
+        theirs = getattr(vif, field) if field in vif.fields and field in vif else ours
+        if theirs != ours:
+            raise InvalidInput(
+                f"port {vif.id}: its {field} is {theirs!r}, not {ours!r}; Neutron's firewall finds a port's devices "
+                "by the names that its id gives, so no other name is plugged"
+            )
+    return names
+
+
+def beyond_plug(vif: Any, set_options: Mapping[str, Any]) -> str:
+    """What a plug of this VIF needs that a Port cannot say; empty if nothing."""
+    if set_options.get("isolate_vif"):
+        return "[os_vif_ovs] isolate_vif is set"
+    profile = vif.port_profile if "port_profile" in vif else None
+    if profile is not None and "create_tap" in profile.fields and "create_tap" in profile and profile.create_tap:
+        return "its port profile asks for create_tap"
+    return beyond_unplug(vif, set_options)
+
+
+def beyond_unplug(vif: Any, set_options: Mapping[str, Any]) -> str:
+    """What an unplug of this VIF needs that the library does not do yet; empty if nothing."""
+    network = vif.network if "network" in vif else None
+    if network is not None and "bridge" in network and str(network.bridge).startswith(TRUNK_PREFIX):
+        return f"{network.bridge} is a trunk bridge"
+    if "default_qos_type" in set_options:
+        return "[os_vif_ovs] default_qos_type is set"
+    return ""
+
+
+def _is(thing: Any, name: str) -> bool:
+    """Whether it is of this class of os-vif's, which this module does not import."""
+    return any(cls.__name__ == name for cls in type(thing).__mro__)
+
+
+def _field(thing: Any, name: str) -> Any:
+    if name not in thing or getattr(thing, name) is None:
+        raise InvalidInput(f"{type(thing).__name__} has no {name}, without which a port cannot be plugged; set it")
+    return getattr(thing, name)

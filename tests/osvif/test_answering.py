@@ -1,0 +1,115 @@
+"""Who answers to `ovs`: in every order of directories, however often os-vif is initialized, whoever else is there."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from collections.abc import Callable
+from importlib.metadata import distribution
+from itertools import permutations
+from pathlib import Path
+from subprocess import run
+
+import pytest
+
+DROP_IN = "hybridvif.osvif.plugins.HybridOvsPlugin"
+ASK = """
+import json, sys
+sys.path[:0] = sys.argv[2:]
+import warnings; warnings.simplefilter("ignore")
+import os_vif
+from oslo_config import cfg
+cfg.CONF(args=["--config-file", sys.argv[1]], project="nova")
+told = []
+for reset in (False, True, True):
+    os_vif.initialize(reset=reset)
+    found = os_vif._EXT_MANAGER["ovs"].obj
+    told.append([type(found).__module__ + "." + type(found).__name__, found.config is cfg.CONF.os_vif_ovs])
+print(json.dumps([told, list(os_vif._EXT_MANAGER.names())]))
+"""
+Directory = Callable[[str], str]
+
+
+@pytest.fixture
+def directory(tmp_path: Path) -> Directory:
+    """A directory that has nothing but the entry points of one distribution, as if it were installed there alone."""
+
+    def directory(name: str) -> str:
+        place = tmp_path / name
+        meta = place / f"{name}-99.dist-info"
+        meta.mkdir(parents=True)
+        (meta / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 99\n")
+        if name == "another":
+            (meta / "entry_points.txt").write_text("[os_vif]\novs = vif_plug_noop.noop:NoOpPlugin\n")
+        else:
+            text = distribution(name.replace("_", "-")).read_text("entry_points.txt")
+            (meta / "entry_points.txt").write_text(text or "")
+        return str(place)
+
+    return directory
+
+
+def asked(config: Path, *directories: str) -> tuple[list[list[object]], list[str]]:
+    # Without stevedore's cache of entry points, which a test must not fill for others either.
+    env = {"PATH": "/usr/bin:/bin", "HOME": str(config.parent), "XDG_CACHE_HOME": str(config.parent)}
+    done = run(
+        [sys.executable, "-c", ASK, str(config), *directories], env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told, names = json.loads(done.stdout.splitlines()[-1])
+    return told, names
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    path = tmp_path / "nova.conf"
+    path.write_text("[hybridvif]\nanswer_to_ovs = true\n")
+    return path
+
+
+@pytest.mark.parametrize("order", list(permutations(["hybridvif", "os_vif", "another"])), ids=" ".join)
+def test_ours_answers_in_every_order(config: Path, directory: Directory, order: tuple[str, ...]) -> None:
+    told, names = asked(config, *(directory(name) for name in order))
+    assert told == [[DROP_IN, True]] * 3
+    assert names.count("ovs") == 2
+
+
+def test_the_order_is_what_the_directories_make_it(config: Path, directory: Directory) -> None:
+    both = directory("hybridvif"), directory("os_vif")
+    told, first = asked(config, *both)
+    assert first.index("hybridvif") < first.index("ovs")
+    told_otherwise, last = asked(config, *reversed(both))
+    assert last.index("ovs") < last.index("hybridvif")
+    assert told == told_otherwise == [[DROP_IN, True]] * 3
+
+
+def test_without_the_option_nobody_is_replaced(config: Path, directory: Directory) -> None:
+    config.write_text("[hybridvif]\n")
+    told, _ = asked(config, directory("hybridvif"), directory("os_vif"))
+    assert [cls for cls, _ in told] == ["vif_plug_ovs.ovs.OvsPlugin"] * 3
+
+
+@pytest.mark.parametrize(("option", "verdict"), [("true", "pass"), ("false", "info")])
+def test_doctor_says_who_answers(tmp_path: Path, option: str, verdict: str) -> None:
+    found = doctor(tmp_path, option)["os-vif"]
+    assert found["verdict"] == verdict
+    assert (DROP_IN in found["text"]) is (option == "true")
+
+
+@pytest.mark.parametrize(("option", "verdict"), [("true", "info"), ("false", "fail")])
+def test_doctor_warns_of_doubles(tmp_path: Path, directory: Directory, option: str, verdict: str) -> None:
+    assert "os-vif, doubles" not in doctor(tmp_path, option)
+    found = doctor(tmp_path, option, directory("another"))["os-vif, doubles"]
+    assert found["verdict"] == verdict
+    assert "NoOpPlugin (another)" in found["text"]
+
+
+def doctor(tmp_path: Path, option: str, *directories: str) -> dict[str, dict[str, str]]:
+    config = tmp_path / "doctor.conf"
+    config.write_text(f"[hybridvif]\nanswer_to_ovs = {option}\nlock_path = {tmp_path}/locks\n")
+    shutil.rmtree(tmp_path / "python-entrypoints", ignore_errors=True)
+    command = ["-W", "ignore", "-m", "hybridvif", "--config-file", str(config), "doctor", "-f", "json"]
+    env = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(directories)}
+    done = run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
+    return {one["name"]: one for one in json.loads(done.stdout)["findings"]}
