@@ -92,6 +92,11 @@ BARS = (
         "{calls} calls in {rounds} rounds: {errors} errors, {wrong} wrong end states", "test_many.py -k race",
     ),
     Bar(
+        "storm", "four other writers adding and removing ports of the same bridge all the time", "0 errors in 20 plugs",
+        "{calls} calls against {writes} writes: {errors} errors, {wrong} wrong afterwards, {lost} of theirs lost, "
+        "{retries} plans made anew", "test_many.py -k others",
+    ),
+    Bar(
         "collision", "two ports of the same first 11 characters, six orders", "second refused, first bit-identical",
         "{orders} orders: {refused} of {calls} refused, first changed in {changed}", "test_many.py -k every_order",
     ),
