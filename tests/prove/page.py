@@ -58,7 +58,8 @@ BARS = (
     ),
     Bar("kills-program", "the same for each program the daemon runs", "100 % / 100 %", KILLS, "test_kills.py"),
     Bar("kills-client", "the same for the client", "100 % / 100 %", KILLS, ""),
-    Bar("kills-rollback", "the same within a rollback", "100 % / 100 %, 0 false ok", KILLS, ""),
+    Bar("kills-rollback", "the same within a rollback", "100 % / 100 %, 0 false ok", KILLS,
+        "test_kills.py -k undone"),
     Bar(
         "drift", "kinds of drift: repaired by the next plug, found by `check`", "40 kinds, 100 %",
         "{repaired} of {kinds} repaired, {found} found", "test_drifts.py",
@@ -89,6 +90,11 @@ BARS = (
     Bar(
         "races", "2, 4 and 8 processes on one port", "0 errors, 0 wrong end states in 100 rounds each",
         "{calls} calls in {rounds} rounds: {errors} errors, {wrong} wrong end states", "test_many.py -k race",
+    ),
+    Bar(
+        "storm", "four other writers adding and removing ports of the same bridge all the time", "0 errors in 20 plugs",
+        "{calls} calls against {writes} writes: {errors} errors, {wrong} wrong afterwards, {lost} of theirs lost, "
+        "{retries} plans made anew", "test_many.py -k others",
     ),
     Bar(
         "collision", "two ports of the same first 11 characters, six orders", "second refused, first bit-identical",
@@ -134,10 +140,16 @@ def cell(bar: Bar, side: str, figures: Sequence[Figure]) -> str:
     wanted = {name for _, name, _, _ in string.Formatter().parse(bar.words) if name}
     shown = {name: f"{total.get(name, 0):,.6g}" if name in total else "?" for name in wanted}
     said = bar.words.format(**shown)
-    cases = sorted(figure.case for figure in mine if figure.case)
+    cases = sorted(_case(figure) for figure in mine if figure.case)
     if cases:
         said += f" (cases: {', '.join(cases)})"
     return said + ("" if all(figure.full for figure in mine) else "; a sample")
+
+
+def _case(figure: Figure) -> str:
+    """A case by name, and how many kills it had: each pair of executors has calls of its own."""
+    kills = figure.counts.get("kills")
+    return figure.case if kills is None else f"{figure.case} {kills:,.6g}"
 
 
 def page(figures: Sequence[Figure]) -> str:

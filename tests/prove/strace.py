@@ -1,6 +1,7 @@
 """Faults at the border of the kernel, injected from outside: strace attaches to what runs, and what runs knows nothing.
 
-strace counts the calls of each thread by itself; a SIGKILL it injects comes before the call takes effect.
+strace counts the calls of each thread by itself, and each kind of call by itself (`when=3` of two kinds is the third of
+either); a SIGKILL it injects comes before the call takes effect.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ import os
 import re
 import shutil
 import subprocess
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -31,9 +33,27 @@ def require_strace() -> None:
         lacking("strace may attach to the daemon only as root")
 
 
-def killing_at(number: int) -> list[str]:
-    """The rule by which each thread dies before its so-many-th call that changes something."""
-    return ["-e", f"trace={MUTATING}", "-e", f"inject={MUTATING}:signal=KILL:when={number}"]
+def counting() -> list[str]:
+    """The rule by which calls that change something are seen, and none is touched."""
+    return ["-e", f"trace={MUTATING}"]
+
+
+def counted(log: Path) -> dict[str, int]:
+    """How many calls of each kind were seen, of the thread that made the most of them."""
+    made: Counter[tuple[str, str]] = Counter()
+    for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
+        # A call that another thread's interrupts is written down twice; the second time as "<... resumed>".
+        if call := re.match(r"(\d+ +)?(\w+)\(", line):
+            made[call[1] or "", call[2]] += 1
+    most: dict[str, int] = {}
+    for (_, name), count in made.items():
+        most[name] = max(count, most.get(name, 0))
+    return most
+
+
+def killing_at(number: int, calls: str = MUTATING) -> list[str]:
+    """The rule by which each thread dies before its so-many-th call of one kind."""
+    return ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={number}"]
 
 
 def failing_with(call: str, error: str, when: str) -> list[str]:

@@ -34,7 +34,7 @@ def test_any_error_of_the_kernel_is_told_and_leaves_what_the_next_call_puts_righ
                 failures += injected(log)
                 untyped += not report.ok and not (report.reason and report.status in Status)
                 where = f"{call} {error} {when}"
-                trial.survived(where, report, trial.whole)
+                trial.survived(where, report, trial.empty, trial.whole)
                 trial.plugged(where)
                 trial.unplugged(where)
     wrong = trial.counts["plugs_wrong"] + trial.counts["unplugs_wrong"]

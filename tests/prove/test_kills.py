@@ -3,26 +3,35 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
 from pathlib import Path
 
 import pytest
 
 from hybridvif import Port, Report, check, plug, unplug
+from hybridvif.report import Status
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 from tests.functional.test_boundary import daemons
 from tests.prove.conftest import PAIRS, lab_of, report_of
 from tests.prove.figures import FULL, note
 from tests.prove.likeness import Likeness, differences, likeness
-from tests.prove.strace import attached, killed, killing_at, require_strace
+from tests.prove.strace import attached, counted, counting, killed, killing_at, require_strace
 
+Hampered = Callable[[], AbstractContextManager[None]]
 PORT = make_port()
-SAMPLE = (3, 9)
-"""The kills of an ordinary run; at full size it is every one."""
-LAST = 1000
+BEYOND = 3
+"""After so many calls in a row that did not come, beyond those counted, no further one is waited for."""
 
 pytestmark = pytest.mark.prove
+
+
+@pytest.fixture
+def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A daemon that answers in one thread: strace counts by thread, and which of several answers is chance."""
+    monkeypatch.setenv("OS_HYBRIDVIF_PRIVILEGED__THREAD_POOL_SIZE", "1")
 
 
 class Trial:
@@ -35,7 +44,8 @@ class Trial:
         self.whole = likeness(lab)
         assert unplug(port.id, lab.host).ok
         assert differences(self.empty, likeness(lab)) == []
-        self.counts: Counter[str] = Counter(kills=0, false_ok=0, plugs=0, plugs_wrong=0, unplugs=0, unplugs_wrong=0)
+        names = ("points", "kills", "missed", "false_ok", "plugs", "plugs_wrong", "unplugs", "unplugs_wrong")
+        self.counts: Counter[str] = Counter(dict.fromkeys(names, 0))
         self.faults: list[str] = []
 
     def plugged(self, where: str) -> None:
@@ -59,12 +69,13 @@ class Trial:
             self.counts["false_ok"] += report.ok
             self.faults.append(f"{where}: {report.status.value} {report.reason} {seen}")
 
-    def survived(self, where: str, report: Report, wanted: Likeness) -> None:
-        """What the call said that was killed under: ok only where it is so."""
-        seen = differences(wanted, likeness(self.lab)) if report.ok else []
+    def survived(self, where: str, report: Report, before: Likeness, wanted: Likeness) -> None:
+        """What the call said that was killed under: done only where it is, and undone only where nothing is left."""
+        claimed = wanted if report.ok else before if report.status is Status.ROLLED_BACK else None
+        seen = differences(claimed, likeness(self.lab)) if claimed is not None else []
         if seen:
-            self.counts["false_ok"] += 1
-            self.faults.append(f"{where}: said ok, and {seen}")
+            self.counts["false_ok"] += report.ok
+            self.faults.append(f"{where}: said {report.status.value}, and {seen}")
 
     def warm(self) -> int:
         """The pid of a daemon that has worked already, so that a trial meets no work of its start."""
@@ -73,9 +84,17 @@ class Trial:
         (pid,) = daemons(self.lab.box)
         return pid
 
-    def killed_at(self, number: int, call: Callable[[], Report], log: Path, *, children: bool) -> Report | None:
-        """The report of a call whose daemon, or program, was killed; None if nothing was killed any more."""
-        with attached(self.warm(), killing_at(number), log, children=children):
+    def points(self, call: Callable[[], Report], log: Path, *, children: bool) -> dict[str, int]:
+        """How often a call, left alone, makes the daemon do what changes something: of each kind, in one thread."""
+        with attached(self.warm(), counting(), log, children=children):
+            report_of(call)
+        return counted(log)
+
+    def killed_at(
+        self, kind: str, number: int, call: Callable[[], Report], log: Path, *, children: bool
+    ) -> Report | None:
+        """The report of a call whose daemon, or program, was killed; None if nothing was killed."""
+        with attached(self.warm(), killing_at(number, kind), log, children=children):
             report = report_of(call)
         if not killed(log):
             return None
@@ -83,55 +102,102 @@ class Trial:
         return report
 
     def end(self, case: str, bar: str = "kills") -> None:
-        """Note the figures; nothing may have gone wrong."""
+        """Note the figures; nothing may have gone wrong, and no call may have been left out."""
         note(bar, self.counts, case=case)
         assert self.faults == []
-        assert self.counts["kills"] >= (len(SAMPLE) if not FULL else 10)
+        assert self.counts["points"] > 0
+        assert self.counts["missed"] == 0
 
 
-def numbers() -> Iterable[int]:
-    """Before which of the calls to kill."""
-    return range(1, LAST) if FULL else SAMPLE
+def numbers(points: dict[str, int]) -> Iterator[tuple[str, Iterator[int]]]:
+    """Before which of the calls to kill: of each kind; at full size from the first on, without an end."""
+    if FULL:
+        yield from ((kind, count(1)) for kind in sorted(points))
+    else:
+        kind = max(points, key=lambda kind: points[kind])
+        yield kind, iter((points[kind] // 3, points[kind] * 2 // 3))
 
 
-def through(trial: Trial, verb: str, log: Path, *, children: bool) -> None:
-    """Kill a plug or an unplug before each of its calls; then plug and unplug, and once more unplug alone."""
+def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampered: Hampered = nullcontext) -> None:
+    """Kill a plug or an unplug before each of its calls; then plug and unplug, and once more unplug alone.
+
+    hampered: what is wrong with the host meanwhile.
+    """
     port, host = trial.port, trial.lab.host
-    for number in numbers():
-        where = f"{verb} killed at {number}"
-        for then_plug in (True, False) if FULL else (bool(number % 2),):
-            if verb == "unplug":
-                assert plug(port, host).ok
-                report = trial.killed_at(number, lambda: unplug(port.id, host), log, children=children)
-                wanted = trial.empty
-            else:
-                report = trial.killed_at(number, lambda: plug(port, host), log, children=children)
-                wanted = trial.whole
-            if report is not None:
-                trial.survived(where, report, wanted)
-            if then_plug:
-                trial.plugged(where)
-            trial.unplugged(where)
-            if report is None:
-                return
+
+    def call() -> Report:
+        return unplug(port.id, host) if verb == "unplug" else plug(port, host)
+
+    def begin() -> tuple[Likeness, Likeness]:
+        if verb == "plug":
+            return trial.empty, trial.whole
+        assert plug(port, host).ok
+        return trial.whole, trial.empty
+
+    begin()
+    with hampered():
+        points = trial.points(call, log, children=children)
+    assert unplug(port.id, host).ok
+    for kind, places in numbers(points):
+        missed = 0
+        for number in places:
+            where = f"{verb} killed at {kind} {number}"
+            for then_plug in (True, False) if FULL else (bool(number % 2),):
+                before, wanted = begin()
+                with hampered():
+                    report = trial.killed_at(kind, number, call, log, children=children)
+                if report is not None:
+                    trial.survived(where, report, before, wanted)
+                counts = number <= points[kind]
+                missed = missed + 1 if report is None and not counts else 0
+                trial.counts["points"] += counts
+                trial.counts["missed"] += counts and report is None
+                if then_plug:
+                    trial.plugged(where)
+                trial.unplugged(where)
+            if missed >= BEYOND:
+                break
 
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 @pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
 def test_a_daemon_killed_before_any_change_leaves_what_the_next_call_puts_right(
-    sandbox: Sandbox, tmp_path: Path, link: str, switch: str, verb: str
+    sandbox: Sandbox, tmp_path: Path, one_thread: None, link: str, switch: str, verb: str
 ) -> None:
     require_strace()
     with lab_of(sandbox, tmp_path / "lab", link_executor=link, switch_executor=switch) as lab:
         trial = Trial(lab)
-        through(trial, verb, tmp_path / "log", children=False)
+        through(trial, verb, tmp_path / "log")
         trial.end(f"{verb} {link} {switch}")
+
+
+@pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
+def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_call_puts_right(
+    sandbox: Sandbox, tmp_path: Path, one_thread: None, link: str, switch: str
+) -> None:
+    require_strace()
+    with lab_of(sandbox, tmp_path / "lab", link_executor=link, switch_executor=switch) as lab:
+        trial = Trial(lab)
+
+        @contextmanager
+        def read_only() -> Iterator[None]:
+            """The bridge can be made, and its settings cannot be written."""
+            lab.sh("mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys")
+            try:
+                yield
+            finally:
+                lab.sh("umount /proc/sys")
+
+        with read_only():
+            assert report_of(lambda: plug(PORT, lab.host)).status is Status.ROLLED_BACK
+        through(trial, "plug", tmp_path / "log", hampered=read_only)
+        trial.end(f"{link} {switch}", "kills-rollback")
 
 
 @pytest.mark.skipif(not FULL, reason="the daemon itself is killed on a sample; its programs at full size only")
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 def test_a_program_of_the_daemon_killed_before_any_change_is_no_success_and_no_harm(
-    sandbox: Sandbox, tmp_path: Path, verb: str
+    sandbox: Sandbox, tmp_path: Path, one_thread: None, verb: str
 ) -> None:
     """Each program and the daemon count their own calls; whoever comes first to that number dies."""
     require_strace()

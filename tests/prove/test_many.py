@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Unanswered
 from contextlib import suppress
@@ -15,11 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif import HybridVifError, NameCollision, check, plug, plug_all, unplug
-from tests.functional.conftest import Lab, make_port
+from hybridvif import HybridVifError, NameCollision, Report, check, plug, plug_all, unplug
+from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
+from tests.prove.conftest import report_of
 from tests.prove.figures import FULL, note
-from tests.prove.likeness import differences, likeness
+from tests.prove.likeness import Likeness, differences, likeness
 
 pytestmark = pytest.mark.prove
 PORT = make_port()
@@ -76,6 +78,59 @@ def test_callers_that_race_for_one_port_get_no_error_and_leave_it_whole_or_absen
     note("races", case=str(racers), rounds=rounds, calls=rounds * racers, errors=len(errors), wrong=len(wrong))
     assert errors == []
     assert wrong == []
+
+
+WRITER = """
+n=0
+while [ -e "$0" ]; do
+    ovs-vsctl --timeout=10 --no-wait add-port br-int "$1"
+    ovs-vsctl --timeout=10 --no-wait del-port br-int "$1"
+    n=$((n + 2))
+done
+ovs-vsctl --timeout=10 --no-wait add-port br-int "$1"
+echo $n
+"""
+
+
+def test_others_who_change_the_same_bridge_all_the_time_neither_stop_a_plug_nor_are_disturbed(
+    lab: Lab, tmp_path: Path
+) -> None:
+    times, names = 20 if FULL else 3, [f"other{number}" for number in range(4)]
+    plug(PORT, lab.host)
+    whole = likeness(lab)
+    unplug(PORT.id, lab.host)
+    empty = likeness(lab)
+    storm = tmp_path / "storm"
+    storm.touch()
+    writers = [
+        subprocess.Popen(lab.box.entering(["sh", "-ec", WRITER, str(storm), name]), stdout=subprocess.PIPE, text=True)
+        for name in names
+    ]
+    reports, wrong = [], []
+
+    def go(call: Callable[[], Report], wanted: Likeness) -> None:
+        reports.append(report_of(call))
+        seen = likeness(lab)
+        mine = {key: value for key, value in seen.items() if key.split()[1] not in names}
+        wrong.extend(differences(wanted, mine))
+
+    try:
+        assert until(lambda: any(f"port {name}" in likeness(lab) for name in names))
+        for _ in range(times):
+            go(lambda: plug(PORT, lab.host), whole)
+            go(lambda: unplug(PORT.id, lab.host), empty)
+    finally:
+        storm.unlink()
+        writes = [writer.communicate(timeout=30)[0] for writer in writers]
+    errors = [f"{report.status.value} {report.reason}" for report in reports if not report.ok]
+    lost = [name for name in names if f"port {name}" not in likeness(lab)]
+    made, retries = sum(int(count or 0) for count in writes), sum(report.retries for report in reports)
+    note(
+        "storm", calls=len(reports), writes=made, errors=len(errors), wrong=len(wrong), lost=len(lost), retries=retries
+    )
+    assert [writer.returncode for writer in writers] == [0] * len(names)
+    assert (errors, wrong, lost) == ([], [], [])
+    assert made > len(reports)
 
 
 @pytest.mark.parametrize("callers", [1, 2, 8] if FULL else [8])
