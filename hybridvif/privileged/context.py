@@ -40,6 +40,7 @@ THREADS = 32
 START_DEADLINE = 30.0
 STARTS = 3
 """How often a daemon is started that ends before it has said a word: it may have been killed, which is no lack."""
+HELPER = "hybridvif-privsep-helper"
 ENTRY_POINTS = frozenset(f"{__package__}.entrypoints.{name}" for name in ("observe", "apply"))
 _NO_REPLY = (comm.Message.ERR.value, f"{comm.PrivsepTimeout.__module__}.{comm.PrivsepTimeout.__name__}", ())
 _REMEDY = "run as root, or set [hybridvif_privileged] helper_command"
@@ -194,10 +195,12 @@ class Context(priv_context.PrivContext):
         """The command that starts the daemon. As root no sudo is needed."""
         if self.conf.helper_command:
             return super().helper_command(sockpath)
-        helper = os.path.join(os.path.dirname(sys.executable), "privsep-helper")
-        command = [helper if os.path.exists(helper) else "privsep-helper"]
+        command = helper_found()
         if os.geteuid() != 0:
-            command = ["sudo", "--non-interactive", *command]
+            command = ["sudo", "--non-interactive", *(command or [HELPER])]
+        elif not command:
+            # An environment that borrows its libraries has no scripts. -P: not from the caller's working directory.
+            command = [sys.executable, "-P", "-m", f"{__package__}.startup"]
         # What the program itself was configured with, so that both sides read the same files.
         for option in ("config_file", "config_dir"):
             for value in getattr(cfg.CONF, option, None) or ():
@@ -259,8 +262,14 @@ class _ClosedTable:
     def import_class(name: str) -> Any:
         """One of our two entry points. Raises NameError for any other name."""
         if name not in ENTRY_POINTS:
-            raise NameError(f"{str(name)[:80]!r} is no entry point")
+            raise NameError(f"refused: {str(name)[:80]!r} is no entry point")
         return importutils.import_class(name)
+
+
+def helper_found() -> list[str]:
+    """Our console script beside this interpreter; empty if there is none."""
+    beside = os.path.join(os.path.dirname(sys.executable), HELPER)
+    return [beside] if os.path.exists(beside) else []
 
 
 def _listen(stream: Any, said: deque[str]) -> None:
