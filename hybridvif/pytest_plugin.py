@@ -65,8 +65,8 @@ def connected(box: Sandbox, directory: Path, **options: object) -> Iterator[Host
 
     config = directory / "hybridvif.conf"
     lines = {"lock_path": directory / "locks", **options}
-    # Not the script privsep-helper: an environment that borrows its libraries has none.
-    helper = [sys.executable, "-c", "from oslo_privsep.daemon import helper_main; helper_main()"]
+    # Not the script hybridvif-privsep-helper: an environment that borrows its libraries has none.
+    helper = [sys.executable, "-m", "hybridvif.privileged.startup"]
     command = shlex.join(box.entering([*helper, "--config-file", str(config)]))
     config.write_text(
         "[hybridvif]\n"

@@ -15,6 +15,7 @@ from hybridvif.cli.finding import Finding, failed, info, passed
 from hybridvif.sandbox.lacks import as_root, program
 
 CAP_NET_ADMIN = 12
+_HELPER = "hybridvif-privsep-helper"
 _NS_GET_USERNS = 0xB701
 _LIBRARIES = ("oslo.privsep", "oslo.config", "oslo.concurrency", "pyroute2", "ovsdbapp", "stevedore")
 _PYTHON = (3, 11)
@@ -40,11 +41,11 @@ def helper_findings(helper_command: str | None) -> Iterator[Finding]:
     if helper_command:
         yield _program(helper_command.split()[0], "[hybridvif_privileged] helper_command names it")
         return
-    beside = os.path.join(os.path.dirname(sys.executable), "privsep-helper")
+    beside = os.path.join(os.path.dirname(sys.executable), _HELPER)
     if os.path.exists(beside):
-        yield passed("privsep-helper", beside)
-    else:
-        yield _program("privsep-helper", "pip install oslo.privsep")
+        yield passed(_HELPER, beside)
+    elif os.geteuid() != 0:
+        yield _program(_HELPER, f"{sys.executable} -m pip install hybridvif")
     if os.geteuid() != 0:
         yield _program("sudo", "run as root, or install sudo, or set [hybridvif_privileged] helper_command")
 

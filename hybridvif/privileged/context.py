@@ -2,7 +2,7 @@
 
 What differs from oslo.privsep's own client: starting the daemon ends by a deadline and says why it failed; a caller is
 answered when the daemon dies (oslo.privsep 3.12 leaves it waiting for ever where the reader thread meets ECONNRESET); a
-forked child starts without the parent's channel; the daemon ends with its caller.
+forked child starts without the parent's channel.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import functools
 import logging
 import os
 import re
-import select
 import shlex
 import shutil
 import socket
@@ -41,6 +40,7 @@ THREADS = 32
 START_DEADLINE = 30.0
 STARTS = 3
 """How often a daemon is started that ends before it has said a word: it may have been killed, which is no lack."""
+HELPER = "hybridvif-privsep-helper"
 ENTRY_POINTS = frozenset(f"{__package__}.entrypoints.{name}" for name in ("observe", "apply"))
 _NO_REPLY = (comm.Message.ERR.value, f"{comm.PrivsepTimeout.__module__}.{comm.PrivsepTimeout.__name__}", ())
 _REMEDY = "run as root, or set [hybridvif_privileged] helper_command"
@@ -195,10 +195,12 @@ class Context(priv_context.PrivContext):
         """The command that starts the daemon. As root no sudo is needed."""
         if self.conf.helper_command:
             return super().helper_command(sockpath)
-        helper = os.path.join(os.path.dirname(sys.executable), "privsep-helper")
-        command = [helper if os.path.exists(helper) else "privsep-helper"]
+        command = helper_found()
         if os.geteuid() != 0:
-            command = ["sudo", "--non-interactive", *command]
+            command = ["sudo", "--non-interactive", *(command or [HELPER])]
+        elif not command:
+            # An environment that borrows its libraries has no scripts. -P: not from the caller's working directory.
+            command = [sys.executable, "-P", "-m", f"{__package__}.startup"]
         # What the program itself was configured with, so that both sides read the same files.
         for option in ("config_file", "config_dir"):
             for value in getattr(cfg.CONF, option, None) or ():
@@ -244,7 +246,6 @@ class Context(priv_context.PrivContext):
             if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
                 raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
             daemon.importutils = _ClosedTable  # type: ignore[assignment, attr-defined]
-            _end_with_the_caller()
 
     def _forget(self) -> None:
         """In a forked child: the channel is the parent's, and must not outlive it here."""
@@ -254,24 +255,6 @@ class Context(priv_context.PrivContext):
         self._starting = threading.Lock()
 
 
-def _end_with_the_caller() -> None:
-    """In the daemon: end when the caller hangs up or dies, whatever waits or runs.
-
-    oslo.privsep reads all that a dead caller had asked for, and ends when the last of it is done.
-    """
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, daemon.PrivsepLogHandler):
-            channel = handler.channel.writer.writesock
-            threading.Thread(target=_await_the_end, args=(channel,), name="hybridvif-caller", daemon=True).start()
-
-
-def _await_the_end(channel: socket.socket) -> NoReturn:
-    hung_up = select.poll()
-    hung_up.register(channel, select.POLLRDHUP)
-    hung_up.poll()
-    os._exit(0)
-
-
 class _ClosedTable:
     """What the daemon looks names up in: oslo.privsep imports whatever it is asked for, and then asks if it may."""
 
@@ -279,8 +262,14 @@ class _ClosedTable:
     def import_class(name: str) -> Any:
         """One of our two entry points. Raises NameError for any other name."""
         if name not in ENTRY_POINTS:
-            raise NameError(f"{str(name)[:80]!r} is no entry point")
+            raise NameError(f"refused: {str(name)[:80]!r} is no entry point")
         return importutils.import_class(name)
+
+
+def helper_found() -> list[str]:
+    """Our console script beside this interpreter; empty if there is none."""
+    beside = os.path.join(os.path.dirname(sys.executable), HELPER)
+    return [beside] if os.path.exists(beside) else []
 
 
 def _listen(stream: Any, said: deque[str]) -> None:

@@ -33,7 +33,7 @@ from tests.functional.conftest import Lab, make_port
 pytestmark = pytest.mark.alone
 
 PORT = make_port()
-HELPER = str(Path(sys.executable).parent / "privsep-helper")
+HELPER = str(Path(sys.executable).parent / "hybridvif-privsep-helper")
 SILENT = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[-1]); time.sleep({seconds})"
 SLACK = 0.5
 """Seconds a call may take beyond its deadline: a quarter of one, and as much again for a busy machine."""

@@ -116,7 +116,7 @@ def test_a_lock_path_must_be_a_directory_that_can_be_made(tmp_path: Path) -> Non
 def test_a_helper_command_must_be_installed() -> None:
     (bad,) = system.helper_findings("no-such-program --flag")
     assert (bad.name, bad.verdict) == ("no-such-program", "fail")
-    assert all(one.name in ("privsep-helper", "sudo") for one in system.helper_findings(None))
+    assert all(one.name in ("hybridvif-privsep-helper", "sudo") for one in system.helper_findings(None))
 
 
 def test_what_is_looked_at_without_privileges_is_told_whatever_it_is() -> None:

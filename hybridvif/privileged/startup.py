@@ -1,0 +1,115 @@
+"""hybridvif-privsep-helper: starts the privileged daemon, as oslo.privsep's privsep-helper does, for this context only.
+
+Who may run privsep-helper as root with arguments of their own has root: --privsep_context names code that is imported,
+and oslo.log's options name code that is run. Here a configuration file is all that is left to choose.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from oslo_privsep import daemon
+
+from hybridvif.privileged import posture
+from hybridvif.privileged.context import daemon_context
+
+_ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
+_OPTIONS = _ONCE | {"--config-file", "--config-dir"}
+
+
+def main() -> None:
+    """Start the daemon and end; the daemon goes on."""
+    lacking = objection(sys.argv[1:])
+    if lacking:
+        sys.exit(f"refused: {lacking}")
+    daemon.Daemon = Hardened  # type: ignore[misc]  # helper_main has no other way to be told
+    daemon.helper_main()
+
+
+def objection(arguments: Sequence[str]) -> str:
+    """Why these are not the arguments of our context, as one sentence; empty if they are."""
+    seen: list[str] = []
+    rest = list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        if name not in _OPTIONS:
+            return f"{name[:40]!r} is no option of hybridvif-privsep-helper; it takes {', '.join(sorted(_OPTIONS))}"
+        if not equals:
+            value = rest.pop(0) if rest else ""
+        if not value or value.startswith("-"):
+            return f"{name} lacks its value"
+        if name == "--privsep_context" and value != daemon_context.pypath:
+            return f"{value[:80]!r} is not the context {daemon_context.pypath}"
+        seen.append(name)
+    wrong = [name for name in sorted(_ONCE) if seen.count(name) != 1]
+    return f"{wrong[0]} must be given once" if wrong else ""
+
+
+class Hardened(daemon.Daemon):
+    """oslo.privsep's daemon, with less to lose and an end that is prompt."""
+
+    def _drop_privs(self) -> None:
+        # Before the first thread of the pool: all of this is per thread, and inherited by those to come.
+        self._log_to_the_caller_only()
+        posture.detach(self.channel.writer.writesock.fileno())
+        posture.narrow()
+        # Whatever `capabilities` may say: more is not needed, less does not work.
+        self.caps = {posture.KEPT}
+        super()._drop_privs()
+        posture.seal()
+
+    def loop(self) -> NoReturn:
+        """Answer until the caller hangs up, and then end: what is still queued would be done for nobody."""
+        # Not earlier: a thread keeps the capabilities that it began with.
+        channel = self.channel.writer.writesock
+        threading.Thread(target=_end_with_the_caller, args=(channel,), name="hybridvif-caller", daemon=True).start()
+        try:
+            super().loop()
+        except Exception as error:  # noqa: BLE001  # whatever ends the reading, the daemon ends with it
+            logging.getLogger(__name__).warning("the daemon ends: %s", error)
+        finally:
+            _end()
+
+    @staticmethod
+    def _log_to_the_caller_only() -> None:
+        # oslo.privsep removes handlers from the list that it walks, so every other one stays, with its file.
+        root = logging.getLogger()
+        root.handlers = [one for one in root.handlers if isinstance(one, daemon.PrivsepLogHandler)]
+
+
+def _end_with_the_caller(channel: socket.socket) -> None:
+    """End when the caller hangs up or dies, though much of what it had asked for has not been read yet."""
+    hung_up = select.poll()
+    hung_up.register(channel, select.POLLRDHUP)
+    hung_up.poll()
+    _end()
+
+
+def _end() -> NoReturn:
+    _kill_children()
+    # sys.exit would wait for the pool, which works its queue off first.
+    os._exit(0)
+
+
+def _kill_children() -> None:
+    """End the programs that run for requests, each of which leads a process group of its own (executors/command.py)."""
+    for listed in Path("/proc/self/task").glob("*/children"):
+        with contextlib.suppress(OSError):
+            for pid in map(int, listed.read_text(encoding="ascii").split()):
+                for kill in (os.killpg, os.kill):
+                    with contextlib.suppress(ProcessLookupError):
+                        kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    main()
