@@ -94,7 +94,7 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
     try:
         section: Any = conf[GROUP]
         values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | _from_os_vif(conf)
-    except (cfg.ConfigFileValueError, ValueError) as error:
+    except (cfg.Error, ValueError) as error:
         raise ConfigurationError(f"the configuration is not legal: {error}") from error
     if not MIN_DEADLINE <= values["deadline"] <= MAX_DEADLINE:
         # Nothing compares with "nan", so the option's own limits let it pass.

@@ -71,7 +71,8 @@ class Connection:
             if message.get("method") == "echo":
                 # The server asks whether we are there.
                 self._send({"result": message["params"], "error": None, "id": message["id"]}, deadline)
-            elif message.get("id") == number and "result" in message:
+            elif message.get("id") == number and "method" not in message:
+                # Open vSwitch 3.1 leaves "result" out beside an error.
                 if message.get("error"):
                     raise Refused(_words(message["error"]))
                 return message["result"]

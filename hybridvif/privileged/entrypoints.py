@@ -15,16 +15,14 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from oslo_config import cfg
-
-from hybridvif import config, wire
+from hybridvif import wire
 from hybridvif.errors import HybridVifError, PreconditionError, Refused
 from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.facts import together
 from hybridvif.parts import Role
 from hybridvif.privileged import batches, policy, posture, registry
 from hybridvif.privileged.context import entrypoint
-from hybridvif.settings import MAX_DEADLINE, Settings
+from hybridvif.settings import MAX_DEADLINE
 
 LOG = logging.getLogger(__name__)
 
@@ -72,7 +70,7 @@ def apply(plans: object, deadline: object) -> Any:
     until = _instant(deadline)
     decoded = wire.decode_plans(plans)
     executors = _executors()
-    policy.permit_plans(decoded, _settings())
+    policy.permit_plans(decoded, registry.configured())
     return wire.encode_outcomes(batches.carry_out(decoded, executors, until))
 
 
@@ -83,16 +81,8 @@ def _instant(deadline: object) -> float:
     return min(deadline, time.monotonic() + MAX_DEADLINE)
 
 
-def _settings() -> Settings:
-    with _lock:
-        if "settings" not in _state:
-            _state["settings"] = config.settings_of(cfg.CONF)
-        settings: Settings = _state["settings"]
-        return settings
-
-
 def _executors() -> dict[Role, Executor]:
-    settings = _settings()
+    settings = registry.configured()
     with _lock:
         if "executors" not in _state:
             _state["executors"] = {role: registry.executor_of(role, settings) for role in Role}

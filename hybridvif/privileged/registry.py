@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import sys
 from typing import Any
 
+from oslo_config import cfg
 from stevedore import _cache
 from stevedore.driver import DriverManager
 from stevedore.exception import NoMatches
 
+from hybridvif import config
 from hybridvif.errors import ConfigurationError
 from hybridvif.executors.base import Executor
 from hybridvif.parts import Role
@@ -17,6 +20,12 @@ from hybridvif.settings import Settings
 
 GROUPS = {Role.LINK: "hybridvif.link_executors", Role.SWITCH: "hybridvif.switch_executors"}
 _MEMBERS = ("role", "serves", "programs", "atomic", "observe", "apply")
+
+
+@functools.cache
+def configured() -> Settings:
+    """What the daemon's own configuration says, read once. Raises ConfigurationError."""
+    return config.settings_of(cfg.CONF)
 
 
 def executor_of(role: Role, settings: Settings) -> Executor:

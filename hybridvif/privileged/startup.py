@@ -20,7 +20,8 @@ from typing import NoReturn
 
 from oslo_privsep import daemon
 
-from hybridvif.privileged import posture
+from hybridvif.errors import HybridVifError
+from hybridvif.privileged import posture, registry
 from hybridvif.privileged.context import daemon_context
 
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
@@ -59,6 +60,7 @@ class Hardened(daemon.Daemon):
     """oslo.privsep's daemon, with less to lose and an end that is prompt."""
 
     def _drop_privs(self) -> None:
+        self._read_settings()
         # Before the first thread of the pool: all of this is per thread, and inherited by those to come.
         self._log_to_the_caller_only()
         posture.detach(self.channel.writer.writesock.fileno())
@@ -79,6 +81,13 @@ class Hardened(daemon.Daemon):
             logging.getLogger(__name__).warning("the daemon ends: %s", error)
         finally:
             _end()
+
+    @staticmethod
+    def _read_settings() -> None:
+        # As who started it: the user that it becomes may not read the files. What is wrong with them is told when it is
+        # asked for something, in an answer.
+        with contextlib.suppress(HybridVifError):
+            registry.configured()
 
     @staticmethod
     def _log_to_the_caller_only() -> None:
