@@ -129,6 +129,10 @@ def test_a_switch_port_named_tap_is_no_part_of_a_hybrid_port() -> None:
     assert remains_of(seen(HostState().having(straight)), BRIDGES) == []
 
 
+def test_a_name_that_is_not_of_our_grammar_is_no_ports() -> None:
+    assert states_of_ports(HostState().having(replace(BRIDGE, name="br-foreign"))) == {}
+
+
 @given(ports().flatmap(lambda port: st.tuples(st.just(port), hosts_with(port))), st.booleans())
 def test_in_any_state_a_remain_is_half_and_bears_its_owners_mark(
     drawn: tuple[object, HostState], carrier: bool
