@@ -199,7 +199,10 @@ def with_article(kind: str) -> str:
 
 def attributes_of(kind: type[Part]) -> tuple[str, ...]:
     """The names of the attributes that a part of this kind has beside its own name, in the order of its declaration."""
-    return tuple(spec.name for spec in fields(kind) if spec.name != "name")
+    return _ATTRIBUTES[kind]
+
+
+_ATTRIBUTES = {kind: tuple(spec.name for spec in fields(kind) if spec.name != "name") for kind in PARTS}
 
 
 def differences(before: Part, after: Part) -> tuple[Difference, ...]:

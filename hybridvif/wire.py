@@ -37,6 +37,7 @@ def _legal_types(cls: type[Part]) -> dict[str, tuple[type, ...]]:
 
 
 _TYPES = {cls: _legal_types(cls) for cls in PARTS}
+_FACTS = {cls: tuple(spec.name for spec in fields(cls)) for cls in (LinkFact, PortFact)}
 
 
 def _refuse(legal: bool, sentence: str) -> None:
@@ -96,15 +97,16 @@ def _decode_step(value: object) -> Step:
 
 def _asked_for(value: object) -> Part:
     part = decode_part(value)
-    for spec in fields(part):
-        text = getattr(part, spec.name)
-        _refuse(type(text) is not str or len(text) <= MAX_TEXT, f"{spec.name} of a {type(part).__name__} is too long")
+    for name in _TYPES[type(part)]:
+        text = getattr(part, name)
+        if type(text) is str and len(text) > MAX_TEXT:
+            raise Refused(f"refused: {name} of a {type(part).__name__} is too long")
     return part
 
 
 def encode_part(part: Part) -> list[Any]:
     """A part as its kind and its fields."""
-    return [type(part).__name__, {spec.name: getattr(part, spec.name) for spec in fields(part)}]
+    return [type(part).__name__, {name: getattr(part, name) for name in _TYPES[type(part)]}]
 
 
 def decode_part(value: object) -> Part:
@@ -117,7 +119,8 @@ def decode_part(value: object) -> Part:
     legal = _TYPES[cls]
     _refuse(values.keys() == legal.keys(), f"the fields of a {kind} are not its own")
     for name, kinds in legal.items():
-        _refuse(type(values[name]) in kinds, f"{name} of a {kind} is of the wrong type")
+        if type(values[name]) not in kinds:
+            raise Refused(f"refused: {name} of a {kind} is of the wrong type")
     return cls(**values)
 
 
@@ -178,7 +181,7 @@ def decode_observed(value: Any) -> Observed:
 
 
 def _values(fact: LinkFact | PortFact) -> dict[str, Any]:
-    return {spec.name: getattr(fact, spec.name) for spec in fields(fact)}
+    return {name: getattr(fact, name) for name in _FACTS[type(fact)]}
 
 
 def _each(values: Mapping[str, Any], decode: Callable[[Any], T]) -> dict[str, T]:

@@ -45,6 +45,8 @@ DISABLE_IPV6 = 26
 BRIDGE_OPTIONS = {"forward_delay": (1, "=I"), "ageing": (4, "=I"), "stp": (5, "=I"), "multicast_snooping": (23, "=B")}
 """IFLA_BR_*, and its width."""
 
+_TOLD = frozenset({ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS, AF_SPEC, GROUP, CARRIER, LINK_NETNSID})
+_OPTIONS = frozenset(kind for kind, _ in BRIDGE_OPTIONS.values())
 _NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 _FLAGS = {"up": IFF_UP, "promisc": IFF_PROMISC}
 
@@ -181,8 +183,8 @@ class Message:
 def message_of(body: bytes) -> Message:
     """The device that a link message is about."""
     index, flags = link_header_of(body)
-    found = attributes_of(body, 16)
-    own = attributes_of(found[LINKINFO]) if LINKINFO in found else {}
+    found = attributes_of(body, 16, _TOLD)
+    own = attributes_of(found[LINKINFO], 0, (INFO_KIND, INFO_DATA)) if LINKINFO in found else {}
     kind = _text(own.get(INFO_KIND, b""))
     # A link of another namespace has an index of that one, which may be anyone's here.
     here = kind == "veth" and LINK_NETNSID not in found
@@ -200,7 +202,7 @@ def message_of(body: bytes) -> Message:
 
 def group_of(body: bytes) -> int:
     """The group of the device that a link message is about."""
-    return _number(attributes_of(body, 16).get(GROUP, b""))
+    return _number(attributes_of(body, 16, (GROUP,)).get(GROUP, b""))
 
 
 def devices_of(messages: Iterable[Message]) -> list[Device]:
@@ -234,11 +236,11 @@ def _named(index: int, names: Mapping[int, str]) -> str:
 
 
 def _options_of(message: Message) -> BridgeOptions:
-    options = attributes_of(message.details)
+    options = attributes_of(message.details, 0, _OPTIONS)
     forward_delay, ageing, stp, snooping = (_number(options.get(kind, b"")) for kind, _ in BRIDGE_OPTIONS.values())
     families = attributes_of(message.attributes.get(AF_SPEC, b""))
     inet = attributes_of(families.get(socket.AF_INET, b"")).get(INET_CONF, b"")
-    inet6 = attributes_of(families.get(socket.AF_INET6, b""))
+    inet6 = attributes_of(families.get(socket.AF_INET6, b""), 0, (INET6_CONF, ADDR_GEN_MODE))
     switched_off = _entry(inet6.get(INET6_CONF, b""), DISABLE_IPV6)
     mode = inet6[ADDR_GEN_MODE][0] if ADDR_GEN_MODE in inet6 else None
     return BridgeOptions(

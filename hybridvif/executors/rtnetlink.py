@@ -14,7 +14,7 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
@@ -251,13 +251,18 @@ def link_header_of(body: bytes) -> tuple[int, int]:
     return index, flags
 
 
-def attributes_of(body: bytes, at: int = 0) -> dict[int, bytes]:
-    """The attributes from there on, by kind."""
-    found, end, unpack = {}, len(body), _ATTRIBUTE.unpack_from
-    while at + 4 <= end:
+def attributes_of(body: bytes, at: int = 0, only: Collection[int] = ()) -> dict[int, bytes]:
+    """The attributes from there on, by kind; of those named alone if any are, and then each of them once."""
+    found: dict[int, bytes] = {}
+    end, unpack, wanted = len(body) - 3, _ATTRIBUTE.unpack_from, len(only)
+    while at < end:
         length, kind = unpack(body, at)
         if length < 4:
             break
-        found[kind & 0x3FFF] = body[at + 4 : at + length]
-        at += (length + 3) & ~3
+        kind &= 0x3FFF
+        if not wanted or kind in only:
+            found[kind] = body[at + 4 : at + length]
+            if len(found) == wanted:
+                break
+        at += length + 3 & ~3
     return found
