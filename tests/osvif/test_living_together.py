@@ -1,0 +1,253 @@
+"""Ports plugged by os-vif and by hybridvif on one host: one state, adopted without a lost packet, clean both ways."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from subprocess import PIPE
+from typing import Any
+
+import pytest
+
+from hybridvif import Port, check, plug
+from hybridvif.sandbox import Vm
+from tests.functional.conftest import INSTANCE, Lab, make_port, until
+from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO, Drift
+from tests.osvif.conftest import Nova
+
+ADDITIONS = {
+    QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu"},
+    QVB: {"ifalias"},
+    QVO: {"ifalias"},
+    "row": set(),
+}
+"""What differs after our plug from what os-vif leaves: all of it is set by us and not by os-vif."""
+COUNTERS = {"ifindex", "link_index", "address", "bridge_id", "root_id", "designated_root", "designated_bridge"}
+
+
+def facts_of(lab: Lab) -> dict[str, dict[str, Any]]:
+    """Everything that the kernel and OVSDB say of one port, but for what no two devices share."""
+    told: dict[str, dict[str, Any]] = {}
+    for name in (QBR, QVB, QVO):
+        link = lab.link(name)
+        more = link.pop("linkinfo")
+        flat = {**link, **more.get("info_data", {}), **more.get("info_slave_data", {}), "kind": more["info_kind"]}
+        for file in ("ipv6/conf/{}/disable_ipv6", "ipv4/conf/{}/arp_ignore", "ipv4/conf/{}/arp_announce"):
+            flat[file] = lab.sh(f"cat /proc/sys/net/{file.format(name)}").strip()
+        dull = COUNTERS - ({"address"} if name == QBR else set())
+        told[name] = {key: value for key, value in flat.items() if key not in dull and "timer" not in key}
+    row, port = lab.row(QVO), lab.row(QVO, "Port")
+    keep = ("name", "type", "options", "external_ids", "other_config", "error", "mtu", "mtu_request", "admin_state")
+    told["row"] = {key: row[key] for key in keep} | {
+        f"port {key}": port[key] for key in ("tag", "trunks", "vlan_mode", "qos", "other_config", "external_ids")
+    }
+    told["row"]["bridge"] = lab.sh(f"ovs-vsctl port-to-br {QVO}").strip()
+    return told
+
+
+@pytest.mark.parametrize("mtu", [1500, 1400, 9000])
+def test_the_state_after_our_plug_is_os_vifs_but_for_what_we_add(
+    lab: Lab, ours: Nova, theirs: Nova, port: Port, mtu: int
+) -> None:
+    states = []
+    for nova in (theirs, ours):
+        assert nova.plug(port, mtu=mtu)["ok"]
+        assert until(lambda: facts_of(lab)["row"]["mtu"] == mtu)
+        assert until(lambda: lab.link(QBR)["operstate"] == "UP")
+        states.append(facts_of(lab))
+        assert nova.unplug(port)["ok"]
+    differing = {
+        name: {key for key in {*old, *states[1][name]} if old.get(key) != states[1][name].get(key)}
+        for name, old in states[0].items()
+    }
+    # MTU of an os-vif bridge follows its members, so it is the same once there are some.
+    assert {name: found - ADDITIONS[name] for name, found in differing.items()} == {name: set() for name in ADDITIONS}
+
+
+def test_a_port_plugged_by_us_is_unplugged_by_os_vif_clean(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
+    before = lab.snapshot()
+    assert ours.plug(port)["ok"]
+    assert theirs.plug(port)["ok"]
+    assert check(port, lab.host) == ()
+    assert theirs.unplug(port)["ok"]
+    assert lab.snapshot() == before
+
+
+ADD_PORT = (
+    f"ovs-vsctl add-port br-int {QVO} -- set Interface {QVO} external_ids:iface-id={make_port().id}"
+    f" external_ids:iface-status=active external_ids:attached-mac={make_port().mac} external_ids:vm-uuid={INSTANCE}"
+)
+# What os-vif changes in a plug, in its order; a kill can come before each of them.
+KILL_POINTS = [
+    f"ip link add {QBR} type bridge ageing_time 0",
+    f"echo 1 > /proc/sys/net/ipv6/conf/{QBR}/disable_ipv6",
+    f"echo 1 > /proc/sys/net/ipv4/conf/{QBR}/arp_ignore",
+    f"echo 2 > /proc/sys/net/ipv4/conf/{QBR}/arp_announce",
+    f"ip link set {QBR} up",
+    f"ip link add {QVB} type veth peer name {QVO}",
+    f"ip link set {QVB} up",
+    f"ip link set {QVB} promisc on",
+    f"ip link set {QVB} mtu 1500",
+    f"ip link set {QVO} up",
+    f"ip link set {QVO} promisc on",
+    f"ip link set {QVO} mtu 1500",
+    f"ip link set {QVB} master {QBR}",
+    "true  # the integration bridge",
+    ADD_PORT,
+    f"ip link set {QVO} mtu 1500  # again",
+]
+
+
+@pytest.mark.parametrize("done", range(len(KILL_POINTS)))
+def test_a_plug_of_os_vifs_that_was_killed_is_brought_to_its_end(lab: Lab, ours: Nova, port: Port, done: int) -> None:
+    lab.sh("\n".join(KILL_POINTS[:done]) or "true")
+    assert ours.plug(port) == {"ok": True}
+    assert check(port, lab.host) == ()
+    assert ours.plug(make_port(2)) == {"ok": True}
+    with lab.vm(port, 1) as one, lab.vm(make_port(2), 2):
+        assert one.ping("10.0.0.2").returncode == 0
+
+
+@pytest.mark.parametrize("done", range(0, len(KILL_POINTS), 5))
+def test_a_plug_of_os_vifs_that_was_killed_can_be_unplugged(lab: Lab, ours: Nova, port: Port, done: int) -> None:
+    before = lab.snapshot()
+    lab.sh("\n".join(KILL_POINTS[:done]) or "true")
+    assert ours.unplug(port) == {"ok": True}
+    assert lab.snapshot() == before
+
+
+@pytest.mark.parametrize("drift", DRIFTS, ids=lambda drift: drift.sentence[:60])
+def test_a_drift_is_repaired_by_a_plug_through_os_vif(lab: Lab, ours: Nova, port: Port, drift: Drift) -> None:
+    assert ours.plug(port) == {"ok": True}
+    lab.sh(drift.befalls)
+    if "br-two" in drift.befalls or "hybridvif-port-id" in drift.befalls:
+        assert until(lambda: check(port, lab.host) != ())
+    assert ours.plug(port) == {"ok": True}
+    assert check(port, lab.host) == ()
+
+
+# Adoption, with traffic on the port all the while.
+
+SERVER = """
+import socket, sys
+server = socket.create_server(("10.0.0.2", 7000))
+print("up", flush=True)
+stream, _ = server.accept()
+count = 0
+while chunk := stream.recv(65536):
+    count += len(chunk)
+print(count, flush=True)
+"""
+CLIENT = """
+import socket, sys, time, select
+sent = 0
+stream = socket.create_connection(("10.0.0.2", 7000), 5)
+print("up", flush=True)
+while not select.select([sys.stdin], [], [], 0.005)[0]:
+    stream.sendall(bytes(2000)); sent += 2000
+stream.close()
+print(sent, flush=True)
+"""
+
+
+@contextmanager
+def traffic(lab: Lab, left: Vm, right: Vm) -> Iterator[dict[str, int]]:
+    """A ping every 10 ms and a TCP stream from one VM to another; afterwards what was sent and what was lost."""
+    told: dict[str, int] = {}
+
+    def start(vm: Vm, argv: list[str]) -> Any:
+        return lab.box.popen(["nsenter", f"--net=/run/netns/{vm.namespace}", *argv], stdin=PIPE, stdout=PIPE)
+
+    server = start(right, ["python3", "-c", SERVER])
+    assert server.stdout.readline() == "up\n"
+    client = start(left, ["python3", "-c", CLIENT])
+    assert client.stdout.readline() == "up\n"
+    ping = start(left, ["ping", "-q", "-n", "-i", "0.01", "10.0.0.2"])
+    assert "PING" in ping.stdout.readline()
+    try:
+        yield told
+        told["bytes"] = int(client.communicate("\n", timeout=20)[0])
+        assert int(server.communicate(timeout=20)[0]) == told["bytes"]
+    finally:
+        for process in (server, client, ping):
+            with process:
+                process.kill()
+    # What is still on its way arrives: until then it counts as lost.
+    until(lambda: lost(left, right) == {"lost pings": 0, "lost segments": 0}, 2)
+    told |= lost(left, right) | {"pings": counters(left, "Icmp")["OutEchos"]}
+
+
+def lost(left: Vm, right: Vm) -> dict[str, int]:
+    """What one VM sent and the other did not get, by the VMs' own counters; TCP would send it again and hide it."""
+    segments = 0
+    for sender, receiver in ((left, right), (right, left)):
+        sent = counters(sender, "Tcp")
+        segments += sent["OutSegs"] + sent["RetransSegs"] - counters(receiver, "Tcp")["InSegs"]
+    icmp = counters(left, "Icmp")
+    return {"lost pings": icmp["OutEchos"] - icmp["InEchoReps"], "lost segments": segments}
+
+
+def counters(vm: Vm, protocol: str) -> dict[str, int]:
+    """The rows of /proc/net/snmp."""
+    names, values = (
+        line.split()[1:]
+        for line in vm.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
+        if line.startswith(f"{protocol}:")
+    )
+    return dict(zip(names, map(int, values), strict=True))
+
+
+def agents_words(lab: Lab) -> dict[str, Any]:
+    """What is the agent's or Open vSwitch's own, and must outlive whatever we do."""
+    row, port = lab.row(QVO), lab.row(QVO, "Port")
+    told = {key: row[key] for key in ("_uuid", "ofport", "other_config")}
+    return told | {f"port {key}": port[key] for key in ("_uuid", "tag", "other_config")}
+
+
+HARMLESS = [
+    f"ip link set {QBR} alias ''",
+    f"ip link set {QBR} type bridge mcast_snooping 1",
+    f"ip link set {QBR} addrgenmode eui64",
+    f"ovs-vsctl set Interface {QVO} external_ids:vm-uuid=aaaaaaaa-0000-4000-8000-000000000001",
+    f"echo 0 > /proc/sys/net/ipv4/conf/{QBR}/arp_ignore",
+    f"ip link set {QVO} alias 'someone wrote here'",
+]
+"""Drifts that do not cut traffic by themselves."""
+
+
+def test_adoption_a_plug_and_repairs_lose_not_one_packet(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
+    other = make_port(2)
+    for one in (port, other):
+        assert theirs.plug(one)["ok"]
+    for name in (QVO, other.names.switch_end):
+        lab.sh(f"ovs-vsctl set Port {name} tag=7 other_config:net_uuid=x -- set Interface {name} other_config:a=b")
+    before = agents_words(lab)
+    with lab.vm(port, 1) as left, lab.vm(other, 2) as right:
+        assert left.ping("10.0.0.2").returncode == 0
+        with traffic(lab, left, right) as told:
+            assert check(port, lab.host) != ()
+            assert ours.plug(port) == {"ok": True}
+            assert check(port, lab.host) == ()
+            assert ours.plug(port) == {"ok": True}
+            for befalls in HARMLESS:
+                lab.sh(befalls)
+                assert check(port, lab.host) != ()
+                assert ours.plug(port) == {"ok": True}
+    assert agents_words(lab) == before
+    assert told["pings"] > 50
+    assert told["bytes"] > 0
+    assert (told["lost pings"], told["lost segments"]) == (0, 0), told
+    print(json.dumps(told))
+
+
+def test_a_loss_would_be_seen(lab: Lab, port: Port) -> None:
+    other = make_port(2)
+    plug(port, lab.host)
+    plug(other, lab.host)
+    with lab.vm(port, 1) as left, lab.vm(other, 2) as right:
+        assert left.ping("10.0.0.2").returncode == 0
+        with traffic(lab, left, right) as told:
+            lab.sh(f"ip link set {QVB} nomaster; sleep 1; ip link set {QVB} master {QBR}; sleep 1")
+    assert told["lost pings"] > 0
+    assert told["lost segments"] > 0
