@@ -36,6 +36,8 @@ def _answering(answer: Callable[..., Any]) -> Callable[..., list[Any]]:
     @functools.wraps(answer)
     def guarded(*args: Any, **kwargs: Any) -> list[Any]:
         try:
+            if len(args) != 2 or kwargs:
+                raise Refused(f"refused: {answer.__name__} takes a question and a deadline")
             return ["ok", answer(*args, **kwargs)]
         except HybridVifError as error:
             LOG.warning("%s", error)

@@ -16,16 +16,19 @@ import sys
 import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from oslo_privsep import daemon
+from oslo_privsep import comm, daemon
+from oslo_privsep.priv_context import PrivContext
 
 from hybridvif.errors import HybridVifError
 from hybridvif.privileged import posture, registry
 from hybridvif.privileged.context import daemon_context
+from hybridvif.privileged.frames import Frames
 
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
 _OPTIONS = _ONCE | {"--config-file", "--config-dir"}
+_NO_REQUEST = f"{daemon.ProtocolError.__module__}.{daemon.ProtocolError.__name__}"
 
 
 def main() -> None:
@@ -59,6 +62,10 @@ def objection(arguments: Sequence[str]) -> str:
 class Hardened(daemon.Daemon):
     """oslo.privsep's daemon, with less to lose and an end that is prompt."""
 
+    def __init__(self, channel: comm.ServerChannel, context: PrivContext) -> None:
+        super().__init__(channel, context)
+        channel.reader_iter = Frames(channel.writer.writesock, channel.send)
+
     def _drop_privs(self) -> None:
         self._read_settings()
         # Before the first thread of the pool: all of this is per thread, and inherited by those to come.
@@ -69,6 +76,16 @@ class Hardened(daemon.Daemon):
         self.caps = {posture.KEPT}
         super()._drop_privs()
         posture.seal()
+
+    def _process_cmd(self, msgid: str, cmd: comm.Message, *args: Any) -> tuple[Any, ...]:
+        match cmd, args:
+            case comm.Message.PING.value, ():
+                pass
+            case comm.Message.CALL.value, (str(), tuple(), dict(named)) if all(type(name) is str for name in named):
+                pass
+            case _:
+                return comm.Message.ERR.value, _NO_REQUEST, ("refused: no such request",)
+        return super()._process_cmd(msgid, cmd, *args)
 
     def loop(self) -> NoReturn:
         """Answer until the caller hangs up, and then end: what is still queued would be done for nobody."""

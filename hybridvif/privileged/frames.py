@@ -1,0 +1,190 @@
+"""What a caller sends, frame by frame: at most 4 MiB each, well formed, and answered by name where it is not.
+
+oslo.privsep takes 100 MB, and ends the daemon with a traceback at the first frame that is none of its own.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import msgpack
+from oslo_privsep import comm
+
+from hybridvif.errors import Refused
+
+MAX_FRAME = 4 * 1024 * 1024
+"""512 plans are a quarter of that."""
+_CHUNK = 64 * 1024
+_TOO_LARGE = f"a message is larger than {MAX_FRAME} bytes"
+_OPTIONS = {"use_list": False, "raw": False, "strict_map_key": False, "unicode_errors": "surrogateescape"}
+Frame = tuple[str, tuple[Any, ...]]
+_Answer = Callable[[Frame], None]
+
+
+class Frames:
+    """An iterator over the requests of one caller; what is none is refused, and the next one is read."""
+
+    def __init__(self, channel: socket.socket, answer: _Answer) -> None:
+        self._channel, self._answer = channel, answer
+        self._open = True
+        self._start(b"")
+
+    def _start(self, received: bytes) -> None:
+        self._unpacker = msgpack.Unpacker(max_buffer_size=MAX_FRAME + _CHUNK, **_OPTIONS)
+        self._consumed = 0
+        self._pending = bytearray(received)
+        """What was received of the frame that is being read, and behind it."""
+        self._unpacker.feed(received)
+
+    def __iter__(self) -> Iterator[Frame]:
+        return self
+
+    def __next__(self) -> Frame:
+        """The next request. Raises StopIteration when the caller has hung up, or sends what cannot be followed."""
+        while self._open:
+            try:
+                frame = next(self._unpacker)
+            except StopIteration:
+                if len(self._pending) > MAX_FRAME:
+                    self._skip(_TOO_LARGE)
+                else:
+                    self._receive()
+                continue
+            except Exception:  # noqa: BLE001  # of many kinds: nested too deeply, a list as a key, no msgpack at all
+                self._skip("a message cannot be read")
+                continue
+            small = self._forget_read() <= MAX_FRAME
+            if small and _is_request(frame):
+                return frame  # type: ignore[no-any-return]
+            name = frame[0] if isinstance(frame, tuple) and frame else None
+            self._refuse(name, "a message is no request" if small else _TOO_LARGE)
+        raise StopIteration
+
+    def _receive(self) -> None:
+        received = self._channel.recv(_CHUNK)
+        self._open = bool(received)
+        self._pending += received
+        self._unpacker.feed(received)
+
+    def _forget_read(self) -> int:
+        """How long the frame was that has been read."""
+        consumed: int = self._unpacker.tell()
+        size, self._consumed = consumed - self._consumed, consumed
+        del self._pending[:size]
+        return size
+
+    def _skip(self, why: str) -> None:
+        """Read to the end of a frame without keeping it, and refuse it."""
+        name = _name_of(self._pending)
+        end = _End()
+        received = bytes(self._pending)
+        while received and (left := end.after(received)) is None:
+            received = self._channel.recv(_CHUNK)
+        if not received or end.lost:
+            # Where the next frame begins cannot be told.
+            self._refuse(name, why)
+            self._open = False
+            return
+        self._start(left or b"")
+        self._refuse(name, why)
+
+    def _refuse(self, name: object, why: str) -> None:
+        if type(name) is str:
+            answer = ["failed", Refused.code, f"refused: {why}"]
+            self._answer((name, (comm.Message.RET.value, answer)))
+
+
+def _is_request(frame: object) -> bool:
+    match frame:
+        case (str(), (int(), *_)):
+            return True
+    return False
+
+
+def _name_of(received: bytearray) -> object:
+    """By which name the caller waits for an answer, if the frame begins as one of ours."""
+    head = msgpack.Unpacker(**_OPTIONS)
+    head.feed(bytes(received[:64]))
+    try:
+        return head.unpack() if head.read_array_header() == 2 else None
+    except Exception:  # noqa: BLE001  # as above
+        return None
+
+
+class _End:
+    """Finds the end of one msgpack object in what is received piece by piece, without building it."""
+
+    def __init__(self) -> None:
+        self._objects = 1
+        self._bytes = 0
+        self._head = b""
+        self.lost = False
+
+    def after(self, received: bytes) -> bytes | None:
+        """What follows the object; None: it goes on."""
+        data = self._head + received
+        at, self._head = 0, b""
+        while self._objects or self._bytes:
+            if self._bytes:
+                step = min(self._bytes, len(data) - at)
+                at, self._bytes = at + step, self._bytes - step
+                if self._bytes:
+                    return None
+                continue
+            if at == len(data):
+                return None
+            shape = _shape(data, at)
+            if shape is None:
+                self._head = data[at:]
+                return None
+            length, objects, self._bytes = shape
+            if length == 0:
+                self.lost = True
+                return b""
+            at += length
+            self._objects += objects - 1
+        return data[at:]
+
+
+_SIZED = {
+    # First byte: how its length is written, what an element of it is (objects, or bytes), and what is added to them.
+    **{0xC4 + n: (fmt, 0, 1, 0) for n, fmt in enumerate((">B", ">H", ">I"))},
+    **{0xC7 + n: (fmt, 0, 1, 1) for n, fmt in enumerate((">B", ">H", ">I"))},
+    **{0xD9 + n: (fmt, 0, 1, 0) for n, fmt in enumerate((">B", ">H", ">I"))},
+    **{0xDC + n: (fmt, 1, 0, 0) for n, fmt in enumerate((">H", ">I"))},
+    **{0xDE + n: (fmt, 2, 0, 0) for n, fmt in enumerate((">H", ">I"))},
+}
+_FIXED = {0xC0: 0, 0xC2: 0, 0xC3: 0, 0xCA: 4, 0xCB: 8, 0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8} | {
+    **{0xD0 + n: 1 << n for n in range(4)},
+    **{0xD4 + n: 1 + (1 << n) for n in range(5)},
+}
+"""First byte: the bytes that follow it."""
+
+
+def _shape(data: bytes, at: int) -> tuple[int, int, int] | None:
+    """Of the object that begins here: the length of its head, and the objects and bytes in it.
+
+    None: the head goes on; length 0: it is none (https://github.com/msgpack/msgpack/blob/master/spec.md).
+    """
+    first = data[at]
+    if first <= 0x7F or first >= 0xE0:
+        return 1, 0, 0
+    if first <= 0x8F:
+        return 1, 2 * (first & 0x0F), 0
+    if first <= 0x9F:
+        return 1, first & 0x0F, 0
+    if first <= 0xBF:
+        return 1, 0, first & 0x1F
+    if first in _FIXED:
+        return 1, 0, _FIXED[first]
+    if first not in _SIZED:
+        return 0, 0, 0
+    form, objects, octets, more = _SIZED[first]
+    length = 1 + struct.calcsize(form)
+    if len(data) < at + length:
+        return None
+    (count,) = struct.unpack_from(form, data, at + 1)
+    return length, objects * count, octets * count + more

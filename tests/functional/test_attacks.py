@@ -1,0 +1,252 @@
+"""A captured caller sends what it likes: everything is refused by that word, and nothing of anybody else's changes.
+
+Straight through the channel, past our own client. What the daemon has loaded and executed is compared once for
+the whole table, at its end.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgpack
+import pytest
+
+from hybridvif import plug, wire, wiring_of
+from hybridvif.privileged.context import Channel, daemon_context
+from tests.functional.conftest import Lab, make_port
+from tests.functional.test_boundary import daemons
+
+SOON = 10.0
+PORT = make_port()
+NAMES = PORT.names
+OTHERS = make_port(2).names
+ENTRY = "hybridvif.privileged.entrypoints"
+OBSERVE, APPLY = f"{ENTRY}.observe", f"{ENTRY}.apply"
+PING, CALL = 1, 3
+
+
+def part(kind: str, **more: Any) -> list[Any]:
+    made = {type(one).__name__: one for one in wiring_of(PORT)}[kind]
+    name, values = wire.encode_part(made)
+    return [name, {**values, **more}]
+
+
+def deep(depth: int) -> list[Any]:
+    nested: list[Any] = []
+    for _ in range(depth):
+        nested = [nested]
+    return nested
+
+
+def nobody() -> list[Any]:
+    """A question that is in order, as a measure of those that are not."""
+    return [[NAMES.bridge], time.monotonic() + SOON]
+
+
+STRANGERS = [
+    *("eth0", "lo", "br-int", "br-two", "ovs-system", "../all", "/etc/passwd", "-x", "--", "--all", "", " ", "*"),
+    *(
+        "qbr",
+        "qbr*",
+        "qbr../../../../etc",
+        f"{NAMES.bridge}\n",
+        f"{NAMES.bridge}\0",
+        f" {NAMES.bridge}",
+        "qbr" + "x" * 11,
+    ),
+    # Look-alikes: a Cyrillic letter, full width digits, a soft hyphen, an unpaired surrogate.
+    *("qbr\u0430000001-7b", "qbr\uff10\uff10000001-7b", f"qbr\u00ad{NAMES.bridge[3:]}", "qbr\udc800000001-7b"),
+    *(NAMES.bridge.upper(), NAMES.bridge[:-1], NAMES.bridge + "0", "qvx" + NAMES.bridge[3:], "$(reboot)", "a;reboot"),
+]
+"""Names that are not of our devices."""
+NOT_CALLABLE = [
+    *(
+        "os.system",
+        "os.execv",
+        "subprocess.run",
+        "builtins.eval",
+        "builtins.exec",
+        "importlib.import_module",
+        "ctypes.CDLL",
+    ),
+    *("curses.initscr", "antigravity.geohash", "hybridvif.api.plug", "hybridvif.privileged.posture.pass_on"),
+    *(f"{ENTRY}._executors", f"{ENTRY}._state.clear", f"{ENTRY}.wire.decode_plans", f"{ENTRY}.observe.__call__"),
+    *("hybridvif.privileged.registry.executor_of", "hybridvif.executors.netlink.NetlinkExecutor"),
+    *("hybridvif.privileged.context.daemon_context.entrypoint", "pyroute2.IPRoute", ENTRY, "", ".", "..", "observe"),
+]
+QUESTIONS: dict[str, Any] = {
+    "a text": NAMES.bridge,
+    "a number": 7,
+    "True": True,
+    "bytes": [NAMES.bridge.encode()],
+    "a number in a list": [7],
+    "a list in a list": [[NAMES.bridge]],
+    "deep": deep(200),
+    "a map": {NAMES.bridge: 1},
+    "too many": [NAMES.bridge] * 5000,
+    "1 MB": ["x" * 1_000_000],
+    "10 MB": ["x" * 10_000_000],
+}
+PLANS: dict[str, Any] = {
+    "None": None,
+    "a text": "plans",
+    "a map": {"create": part("Bridge")},
+    "deep": deep(200),
+    "10 MB": [[["create", part("Bridge", alias="x" * 10_000_000)]]],
+    "a step of bytes": [[[b"create", part("Bridge")]]],
+    "an unknown verb": [[["exec", part("Bridge")]]],
+    "a verb too many": [[["create", part("Bridge"), part("Bridge")]]],
+    "an update of one": [[["update", part("Bridge")]]],
+    "an update of two": [[["update", part("Bridge"), part("Veth")]]],
+    "an unknown kind": [[["create", ["Route", {"name": NAMES.bridge}]]]],
+    "a class as a kind": [[["create", ["hybridvif.parts.Bridge", part("Bridge")[1]]]]],
+    "a field too many": [[["create", part("Bridge", command="reboot")]]],
+    "an attribute as a field": [[["create", part("Bridge", __class__="x")]]],
+    "no field": [[["create", ["Bridge", {}]]]],
+    "True for 1": [[["create", part("Bridge", mtu=True)]]],
+    "1 for True": [[["create", part("Bridge", up=1)]]],
+    "1500.0": [[["create", part("Bridge", mtu=1500.0)]]],
+    "a MTU of 0": [[["create", part("Bridge", mtu=0)]]],
+    "a huge MTU": [[["create", part("Bridge", mtu=2**62)]]],
+    "a multicast MAC": [[["create", part("Bridge", mac="01:00:5e:00:00:01")]]],
+    "a MAC and more": [[["create", part("OvsPort", attached_mac="fa:16:3e:00:00:01 -- del-br br-int")]]],
+    "words for an id": [[["create", part("OvsPort", iface_id="x' -- del-br br-int")]]],
+    "an id with a newline": [[["create", part("OvsPort", iface_id=PORT.id + "\n")]]],
+    "another port's alias": [[["create", part("Bridge", alias=make_port(2).id)]]],
+    "another port's id": [[["create", part("OvsPort", port_id=make_port(2).id)]]],
+    "another port's bridge": [[["create", part("Veth", master=OTHERS.bridge)]]],
+    "br-int as a master": [[["create", part("Veth", master="br-int")]]],
+    "eth0 as a peer": [[["create", part("Veth", peer="eth0")]]],
+    "another port's peer": [[["create", part("Veth", peer=OTHERS.switch_end)]]],
+    "two ports": [[["create", part("Bridge")], ["delete", part("Bridge", name=OTHERS.bridge)]]],
+    "one port twice": [[["create", part("Bridge")]], [["delete", part("Veth")]]],
+    "a good plan and a bad one": [[["create", part("Bridge")]], [["delete", part("Bridge", name="eth0")]]],
+    "a link group": [[["create", part("Bridge", group=65536)]]],
+    "a bridge that is not allowed": [[["create", part("OvsPort", bridge="br-ex")]]],
+    "a bridge of no name": [[["create", part("OvsPort", bridge="")]]],
+    "an option as a bridge": [[["create", part("OvsPort", bridge="--all")]]],
+    "an internal port": [[["create", part("OvsPort", type="internal")]]],
+    "a tunnel": [[["create", part("OvsPort", type="vxlan")]]],
+    "a tap that is made": [[["create", ["Tap", {"name": NAMES.tap, "master": ""}]]]],
+    "a tap that is deleted": [[["delete", ["Tap", {"name": NAMES.tap, "master": ""}]]]],
+    "a tap elsewhere": [
+        [["update", ["Tap", {"name": NAMES.tap, "master": ""}], ["Tap", {"name": NAMES.tap, "master": "br-int"}]]]
+    ],
+    "a stray": [[["delete", ["Stray", {"name": NAMES.bridge, "what": "", "alias": ""}]]]],
+    "an executor's name": [[["create", part("Bridge", executor="recording")]]],
+    "too many steps": [[["delete", part("Bridge")]] * 17],
+    "too many plans": [[]] * 513,
+    **{
+        f"{verb} {name!r}": [[[verb, part("Bridge", name=name)]]]
+        for verb in ("create", "delete")
+        for name in ("eth0", "lo", "br-int", "../all", "--", OTHERS.tap, f"{NAMES.bridge}\0")
+    },
+}
+CALLS: dict[str, Any] = {
+    "no argument": (CALL, OBSERVE, (), {}),
+    "one argument": (CALL, OBSERVE, ([],), {}),
+    "three arguments": (CALL, APPLY, ([], 1.0, "x"), {}),
+    "by name": (CALL, APPLY, (), {"plans": [], "deadline": 1.0}),
+    "an unknown name": (CALL, APPLY, ([], 1.0), {"shell": True}),
+    "a number as a name": (CALL, APPLY, ([], 1.0), {7: True}),
+    "arguments as a text": (CALL, APPLY, "ab", {}),
+    "no arguments at all": (CALL, APPLY),
+    "a number as a function": (CALL, 7, (), {}),
+    "a list as a function": (CALL, ["os.system"], (), {}),
+    "a reply": (4, "x"),
+    "a failure": (5, "builtins.SystemExit", ()),
+    "a log line": (6, {"msg": "x"}),
+    "an unknown request": (99, "x"),
+    "a negative one": (-1,),
+    "a ping with more": (PING, "x"),
+    "a text": "call",
+    "nothing": (),
+    "a deadline of text": (CALL, OBSERVE, ([], "soon"), {}),
+    "a deadline that is no number": (CALL, APPLY, ([], float("nan")), {}),
+}
+
+
+@pytest.fixture(scope="module")
+def channel(connection: Lab) -> Iterator[Channel]:
+    """The channel to the daemon of a host with things of others on it; afterwards they are as they were to the bit."""
+    lab = connection
+    lab.sh(
+        "ip link add eth0 type veth peer name hvpeer; ip link set eth0 up mtu 1400 alias uplink; "
+        "ovs-vsctl add-port br-int hvpeer -- set Interface hvpeer external_ids:iface-id=theirs"
+    )
+    assert plug(make_port(2), lab.host).ok
+    # Once each in order, so that what the daemon loads at first use is there.
+    daemon_context.reach(time.monotonic() + SOON).remote_call(APPLY, ([], time.monotonic() + SOON), {}, SOON)
+    channel = daemon_context.reach(time.monotonic() + SOON)
+    channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)
+    with pytest.raises(NameError):
+        channel.remote_call("none", (), {}, SOON)
+    (pid,) = daemons(lab.box)
+    before, loaded = lab.snapshot(), libraries_of(pid)
+    yield channel
+    assert lab.snapshot() == before
+    assert daemons(lab.box) == [pid]
+    assert libraries_of(pid) == loaded
+    # Nothing was executed: page faults of children that it waited for, none, and the children that it has, none.
+    assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[8:11:2] == ["0", "0"]
+    assert not any(task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children"))
+    lab.sweep()
+
+
+def libraries_of(pid: int) -> set[str]:
+    """The files that are mapped there, among them every module that is written in C."""
+    return {line.split(maxsplit=5)[5] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line}
+
+
+def refusal(channel: Channel, message: Any) -> str:
+    """What the daemon says to this; it must be a refusal, as data or raised."""
+    answer = channel.send_recv(message, SOON)
+    if answer[0] == 4:
+        verdict, code, sentence = answer[1]
+        assert (verdict, code) == ("failed", "refused")
+    else:
+        assert answer[0] == 5, answer
+        (sentence,) = answer[2]
+    assert str(sentence).startswith("refused: ")
+    assert len(sentence) < 300
+    return str(sentence)
+
+
+def test_what_is_in_order_is_answered(channel: Channel) -> None:
+    assert channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)[0] == "ok"
+
+
+@pytest.mark.parametrize("name", STRANGERS, ids=ascii)
+def test_names_that_are_not_ours_are_refused(channel: Channel, name: str) -> None:
+    refusal(channel, (CALL, OBSERVE, ([name], time.monotonic() + SOON), {}))
+    refusal(channel, (CALL, APPLY, ([[["delete", part("Bridge", name=name)]]], time.monotonic() + SOON), {}))
+
+
+@pytest.mark.parametrize("name", NOT_CALLABLE)
+def test_nothing_else_can_be_called(channel: Channel, name: str) -> None:
+    refusal(channel, (CALL, name, ("touch /tmp/hybridvif-attacked",), {}))
+
+
+@pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
+def test_questions_that_are_none_are_refused(channel: Channel, question: Any) -> None:
+    refusal(channel, (CALL, OBSERVE, (question, time.monotonic() + SOON), {}))
+
+
+@pytest.mark.parametrize("plans", PLANS.values(), ids=PLANS)
+def test_plans_that_are_none_are_refused(channel: Channel, plans: Any) -> None:
+    refusal(channel, (CALL, APPLY, (plans, time.monotonic() + SOON), {}))
+
+
+@pytest.mark.parametrize("message", CALLS.values(), ids=CALLS)
+def test_messages_that_are_none_are_refused(channel: Channel, message: Any) -> None:
+    refusal(channel, message)
+
+
+def test_frames_without_a_name_do_no_harm(channel: Channel) -> None:
+    frames: list[Any] = [7, None, [], {}, "x", (None, (6, {})), (7, (1,))]
+    for frame in frames:
+        channel.writer.writesock.sendall(msgpack.packb(frame))
+    assert channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)[0] == "ok"

@@ -1,0 +1,106 @@
+"""Frames of a caller, over a real socket: what is none is refused by name, and the next one is read."""
+
+from __future__ import annotations
+
+import socket
+import threading
+from typing import Any
+
+import msgpack
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from hybridvif.privileged.frames import MAX_FRAME, Frame, Frames, _End
+
+REQUEST = ("good", (1, "x"))
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=40)
+    | st.binary(max_size=300)
+    | st.builds(msgpack.ExtType, st.integers(0, 127), st.binary(max_size=20)),
+    lambda inner: st.lists(inner, max_size=20) | st.dictionaries(st.text(max_size=5), inner, max_size=20),
+)
+
+
+def pack(*values: Any) -> bytes:
+    return b"".join(msgpack.packb(value) for value in values)
+
+
+def read(sent: bytes) -> tuple[list[Frame], list[Frame]]:
+    """What was read of this, and what was answered."""
+    answers: list[Frame] = []
+    near, far = socket.socketpair()
+    with near, far:
+
+        def send() -> None:
+            near.sendall(sent)
+            near.shutdown(socket.SHUT_WR)
+
+        sender = threading.Thread(target=send)
+        sender.start()
+        frames = list(Frames(far, answers.append))
+        # What is not read any more must not hold the sender up.
+        far.close()
+        sender.join()
+    return frames, answers
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [
+        pack(("bad", (3, "x" * MAX_FRAME))),
+        pack(("bad", (3, ["x" * 1000] * 5000))),
+        pack(("bad", (3, b"\0" * (3 * MAX_FRAME)))),
+        b"\x92\xa3bad" + b"\x91" * 100_000 + b"\xc0",
+        b"\x92\xa3bad\x81\x81\x01\x01\x01",
+        pack(("bad", 7)),
+        pack(("bad", ())),
+        pack(("bad", ("3",))),
+        pack(("bad", (3,), 7)),
+    ],
+    ids=["a long text", "many texts", "long bytes", "deep", "a map as a key", "a number", "empty", "no number", "more"],
+)
+def test_what_is_no_request_is_refused_by_name_and_the_next_one_is_read(sent: bytes) -> None:
+    frames, answers = read(pack(REQUEST) + sent + pack(REQUEST))
+    assert frames == [REQUEST, REQUEST]
+    (answer,) = answers
+    name, (_, (verdict, code, sentence)) = answer
+    assert (name, verdict, code) == ("bad", "failed", "refused")
+    assert sentence.startswith("refused: ")
+
+
+@pytest.mark.parametrize("sent", [pack(7), pack(None), pack([]), pack({}), pack((None, (6,))), pack((7, (1,)))])
+def test_what_has_no_name_is_passed_over(sent: bytes) -> None:
+    assert read(pack(REQUEST) + sent + pack(REQUEST)) == ([REQUEST, REQUEST], [])
+
+
+def test_after_what_is_no_msgpack_nothing_is_read() -> None:
+    assert read(pack(REQUEST) + b"\xc1" + pack(REQUEST)) == ([REQUEST], [])
+    assert read(pack(REQUEST) + b"\x92\xa3bad") == ([REQUEST], [])
+
+
+def test_the_largest_frame_is_taken() -> None:
+    frame = ("good", (1, "x" * (MAX_FRAME - 100)))
+    assert read(pack(frame) * 3) == ([frame] * 3, [])
+
+
+@given(st.binary(max_size=200))
+def test_whatever_is_sent_reading_ends(sent: bytes) -> None:
+    frames, answers = read(sent)
+    assert all(type(name) is str for name, _ in [*frames, *answers])
+
+
+@given(VALUES, st.integers(1, 50))
+def test_the_end_of_a_frame_is_found_however_it_arrives(value: object, size: int) -> None:
+    sent = pack(value) + b"rest"
+    end = _End()
+    at, left = 0, None
+    while left is None:
+        left = end.after(sent[at : at + size])
+        at += size
+    assert not end.lost
+    assert left + sent[at:] == b"rest"
