@@ -1,0 +1,22 @@
+"""hybridvif bench holds its contest in a sandbox of its own."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hybridvif import cli
+
+
+@pytest.mark.usefixtures("sandbox")
+def test_a_small_contest_has_a_figure_of_everything_it_times(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["bench", "--ports", "2", "--rounds", "1", "-q", "-f", "json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    taken = {(figure["contender"], figure["measure"]) for figure in document["figures"]}
+    alone = {"plug again", "one plug", "one plug again", "one unplug", "ten threads", "command"}
+    assert taken == {(name, measure) for name in ("hybridvif", "floor") for measure in ("first", "plug", "unplug")} | {
+        ("hybridvif", measure) for measure in alone
+    }
+    assert all(figure["median"] > 0 for figure in document["figures"])
+    assert [bar["name"] for bar in document["bars"]] == ["plug 2 ports, bulk / floor"]
