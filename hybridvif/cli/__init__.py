@@ -8,7 +8,7 @@
     reporting, planning, checking       the answers of plug and unplug, of plan, of check
     topology, draw, graphs     what is plugged on a host, judged and drawn
     diagnosis, osvif           what doctor asks
-    plug, unplug, plan, check, show, list, reconcile, gc, doctor, executors, sandbox, demo, bench    the sub-commands
+    plug, unplug, plan, check, adopt, show, list, reconcile, gc, doctor, executors, sandbox, demo, bench    the sub-commands
 
 A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
 it answers to -f, FORMATS, the default first.
@@ -33,6 +33,7 @@ COMMANDS: Mapping[str, str] = {
     "unplug": "unplug ports: afterwards nothing of them is left",
     "plan": "what plug or unplug would do, as a diff; nothing is written",
     "check": "the drift of plugged ports, attribute by attribute",
+    "adopt": "make the ports that something else has plugged hybridvif's, as they run",
     "show": "what is plugged on this host, drawn",
     "list": "the plugged ports, one a line",
     "reconcile": "a whole host brought in order at once: after a reboot, or from a cron job",

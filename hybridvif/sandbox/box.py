@@ -189,7 +189,12 @@ class Sandbox:
         except FileNotFoundError:
             inside = ""
         for pid in _children(self.pid):
-            status = dict(line.split(":\t", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+            try:
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+            except (FileNotFoundError, ProcessLookupError):
+                # It ended between being listed and being read.
+                continue
+            status = dict(line.split(":\t", 1) for line in lines)
             if status["NSpid"].split()[-1] == inside and status["Name"] == name and "Z" not in status["State"]:
                 return pid
         raise SandboxError(f"{name} does not run in this sandbox; start it first")
