@@ -28,10 +28,14 @@ BEYOND = 3
 pytestmark = pytest.mark.prove
 
 
-@pytest.fixture
-def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A daemon that answers in one thread: strace counts by thread, and which of several answers is chance."""
-    monkeypatch.setenv("OS_HYBRIDVIF_PRIVILEGED__THREAD_POOL_SIZE", "1")
+@contextmanager
+def trial_of(box: Sandbox, directory: Path, link: str, switch: str) -> Iterator[Trial]:
+    """An empty host whose daemon answers in one thread: strace counts by thread, and which of several is chance."""
+    with lab_of(box, directory, link_executor=link, switch_executor=switch) as lab:
+        # The daemon reads it when it starts, which is not yet; the section of its own comes last.
+        with (directory / "hybridvif.conf").open("a", encoding="utf-8") as config:
+            config.write("thread_pool_size = 1\n")
+        yield Trial(lab)
 
 
 class Trial:
@@ -162,34 +166,32 @@ def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampe
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 @pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
 def test_a_daemon_killed_before_any_change_leaves_what_the_next_call_puts_right(
-    sandbox: Sandbox, tmp_path: Path, one_thread: None, link: str, switch: str, verb: str
+    sandbox: Sandbox, tmp_path: Path, link: str, switch: str, verb: str
 ) -> None:
     require_strace()
-    with lab_of(sandbox, tmp_path / "lab", link_executor=link, switch_executor=switch) as lab:
-        trial = Trial(lab)
+    with trial_of(sandbox, tmp_path / "lab", link, switch) as trial:
         through(trial, verb, tmp_path / "log")
         trial.end(f"{verb} {link} {switch}")
 
 
 @pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
 def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_call_puts_right(
-    sandbox: Sandbox, tmp_path: Path, one_thread: None, link: str, switch: str
+    sandbox: Sandbox, tmp_path: Path, link: str, switch: str
 ) -> None:
     require_strace()
-    with lab_of(sandbox, tmp_path / "lab", link_executor=link, switch_executor=switch) as lab:
-        trial = Trial(lab)
+    with trial_of(sandbox, tmp_path / "lab", link, switch) as trial:
 
         @contextmanager
         def read_only() -> Iterator[None]:
             """The bridge can be made, and its settings cannot be written."""
-            lab.sh("mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys")
+            trial.lab.sh("mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys")
             try:
                 yield
             finally:
-                lab.sh("umount /proc/sys")
+                trial.lab.sh("umount /proc/sys")
 
         with read_only():
-            assert report_of(lambda: plug(PORT, lab.host)).status is Status.ROLLED_BACK
+            assert report_of(lambda: plug(PORT, trial.lab.host)).status is Status.ROLLED_BACK
         through(trial, "plug", tmp_path / "log", hampered=read_only)
         trial.end(f"{link} {switch}", "kills-rollback")
 
@@ -197,12 +199,11 @@ def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_c
 @pytest.mark.skipif(not FULL, reason="the daemon itself is killed on a sample; its programs at full size only")
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 def test_a_program_of_the_daemon_killed_before_any_change_is_no_success_and_no_harm(
-    sandbox: Sandbox, tmp_path: Path, one_thread: None, verb: str
+    sandbox: Sandbox, tmp_path: Path, verb: str
 ) -> None:
     """Each program and the daemon count their own calls; whoever comes first to that number dies."""
     require_strace()
     link, switch = PAIRS[3]
-    with lab_of(sandbox, tmp_path / "lab", link_executor=link, switch_executor=switch) as lab:
-        trial = Trial(lab)
+    with trial_of(sandbox, tmp_path / "lab", link, switch) as trial:
         through(trial, verb, tmp_path / "log", children=True)
         trial.end(f"{verb} {link} {switch}", "kills-program")
