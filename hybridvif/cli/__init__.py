@@ -8,7 +8,8 @@
     reporting, planning, checking       the answers of plug and unplug, of plan, of check
     topology, draw, graphs     what is plugged on a host, judged and drawn
     diagnosis, osvif           what doctor asks
-    plug, unplug, plan, check, adopt, show, list, reconcile, gc, doctor, executors, sandbox, demo, bench    the sub-commands
+    plug, unplug, plan, check, adopt, show, list, reconcile, gc,
+    doctor, executors, sandbox, demo, bench    the sub-commands
 
 A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
 it answers to -f, FORMATS, the default first.

@@ -53,7 +53,7 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
     import time
 
     from hybridvif.cli import planning, plug
-    from hybridvif.cli.rehearsal import Rehearsal
+    from hybridvif.rehearsal import Rehearsal
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     found = candidates(seen)
