@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from hybridvif.attempts import carry_out
+from hybridvif.attempts import Progress, carry_out
 from hybridvif.goals import Goal, planned, plug_goal, seen_of
 from hybridvif.host import AnyHost
 from hybridvif.names import names_of
@@ -13,6 +13,10 @@ from hybridvif.parts import NOTHING
 from hybridvif.port import Port
 from hybridvif.report import Report, plug_error_of, unplug_error_of
 from hybridvif.steps import Step
+
+
+def _nobody(_done: int, _total: int) -> None:
+    """Hears of no progress."""
 
 
 def plug(port: Port, host: AnyHost) -> Report:
@@ -50,17 +54,21 @@ def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
     return planned(goal, seen_of(host.observe(set(port.names), deadline), goal.names), host)
 
 
-def plug_all(ports: Iterable[Port], host: AnyHost) -> list[Report]:
+def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = _nobody) -> list[Report]:
     """Plug many ports; one report a port, in their order, whatever happens to any of them.
 
+    progress: called with the number of ports that are at an end, and of all, before the first batch and after each.
     Raises nothing but InvalidInput, for two ports of one id.
     """
-    return carry_out([plug_goal(port) for port in ports], host)
+    return carry_out([plug_goal(port) for port in ports], host, progress)
 
 
-def unplug_all(port_ids: Iterable[str], host: AnyHost, *, force: bool = False) -> list[Report]:
+def unplug_all(
+    port_ids: Iterable[str], host: AnyHost, *, force: bool = False, progress: Progress = _nobody
+) -> list[Report]:
     """Unplug many ports; one report a port, in their order, whatever happens to any of them.
 
+    progress: as of plug_all().
     Raises nothing but InvalidInput, for an id that is no UUID or is there twice.
     """
-    return carry_out([Goal(port_id, names_of(port_id), NOTHING, force=force) for port_id in port_ids], host)
+    return carry_out([Goal(port_id, names_of(port_id), NOTHING, force=force) for port_id in port_ids], host, progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from hybridvif.errors import (
@@ -42,16 +42,22 @@ _Ended = list[tuple[Attempt, Report | None]]
 """Ports that are at an end, with their reports; None: it is yet to be undone."""
 
 
-def carry_out(goals: list[Goal], host: AnyHost) -> list[Report]:
+Progress = Callable[[int, int], None]
+"""Told how many ports are at an end, of how many: before the first batch, and after each."""
+
+
+def carry_out(goals: list[Goal], host: AnyHost, progress: Progress = lambda _done, _total: None) -> list[Report]:
     """One report a goal, in their order. Raises InvalidInput for two of one id, and nothing else."""
     for port_id, times in Counter(goal.port_id for goal in goals).items():
         if times > 1:
             raise InvalidInput(f"port {port_id} is there more than once; name each port once")
     begun, reports = time.monotonic(), list[Report]()
+    progress(0, len(goals))
     for number, batch in enumerate(_batches(goals), start=1):
         # A batch that overran by the daemon's grace has taken that from the next one, so that graces do not add up.
         limit = begun + number * host.settings.deadline
         reports += _carry_out_batch(batch, host, min(time.monotonic() + host.settings.deadline, limit))
+        progress(len(reports), len(goals))
     return reports
 
 

@@ -1,7 +1,7 @@
 """The hybridvif command. This file reads the command line; each sub-command is one module, imported only when chosen.
 
     options, streams, logs     the options of all commands; file descriptors and signals; logging
-    screen, failure            what is written, and in which format; what an error looks like
+    screen, failure, progress  what is written, and in which format; what an error looks like; a bar
     connection                 the host that the configuration means
     ports, portfile, gaps      which ports are meant: from options, from -F, and from what is plugged
     changes, words, diff, documents     what steps change, for people (a diff) and for machines (JSON)

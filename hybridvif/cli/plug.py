@@ -14,7 +14,7 @@ With --dry-run it is that of `hybridvif plan plug` (plan.py).
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hybridvif.cli.ports import add_port_options, asked_ports
@@ -37,6 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plug them all; the exit code of the one that ended worst."""
     from hybridvif.cli.connection import connected
+    from hybridvif.cli.progress import shown
 
     ports = [asked.whole() for asked in asked_ports(args)]
     if args.dry_run:
@@ -44,14 +45,17 @@ def run(args: argparse.Namespace) -> int:
         from hybridvif.cli.planning import Wish
 
         return plan.tell(args, Wish("plug", ports))
-    with connected(args) as host:
-        answer = answer_of(ports, host, verbose=args.verbose)
+    with connected(args) as host, shown("plugging", len(ports), args.screen) as progress:
+        answer = answer_of(ports, host, verbose=args.verbose, progress=progress)
     return int(args.screen.tell(answer))
 
 
-def answer_of(ports: Sequence[Port], host: AnyHost, *, verbose: int = 0) -> Answer:
+def answer_of(
+    ports: Sequence[Port], host: AnyHost, *, verbose: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Answer:
     """Plug these ports, and say what came of it."""
     from hybridvif.api import plug_all
     from hybridvif.cli.reporting import reported
 
-    return reported("plug", plug_all(ports, host), verbose=verbose)
+    told = {"progress": progress} if progress else {}
+    return reported("plug", plug_all(ports, host, **told), verbose=verbose)

@@ -6,7 +6,7 @@ Its document is that of plug (plug.py), with the command "unplug"; with --dry-ru
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from hybridvif.cli.ports import add_file_option, asked_ports
@@ -30,6 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Unplug them all; the exit code of the one that ended worst."""
     from hybridvif.cli.connection import connected
+    from hybridvif.cli.progress import shown
 
     port_ids = [asked.port_id for asked in asked_ports(args)]
     if args.dry_run:
@@ -37,14 +38,22 @@ def run(args: argparse.Namespace) -> int:
         from hybridvif.cli.planning import Wish
 
         return plan.tell(args, Wish("unplug", port_ids=port_ids, force=args.force))
-    with connected(args) as host:
-        answer = answer_of(port_ids, host, force=args.force, verbose=args.verbose)
+    with connected(args) as host, shown("unplugging", len(port_ids), args.screen) as progress:
+        answer = answer_of(port_ids, host, force=args.force, verbose=args.verbose, progress=progress)
     return int(args.screen.tell(answer))
 
 
-def answer_of(port_ids: Sequence[str], host: AnyHost, *, force: bool = False, verbose: int = 0) -> Answer:
+def answer_of(
+    port_ids: Sequence[str],
+    host: AnyHost,
+    *,
+    force: bool = False,
+    verbose: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answer:
     """Unplug these ports, and say what came of it."""
     from hybridvif.api import unplug_all
     from hybridvif.cli.reporting import reported
 
-    return reported("unplug", unplug_all(port_ids, host, force=force), verbose=verbose)
+    told = {"progress": progress} if progress else {}
+    return reported("unplug", unplug_all(port_ids, host, force=force, **told), verbose=verbose)

@@ -53,9 +53,10 @@ class GroupCommit:
         with self._turn:
             self._waiting.append(wish)
             self._turn.notify_all()
-            while wish.outcomes is None and (wish.taken or self._is_led()):
+            while wish.outcomes is None and (wish.taken or self._is_led(deadline)):
                 # Whoever has taken it sees to the deadline.
-                self._turn.wait(None if wish.taken else max(self._since + PATIENCE - time.monotonic(), 0.001))
+                end = min(self._since + PATIENCE, deadline)
+                self._turn.wait(None if wish.taken else max(end - time.monotonic(), 0.001))
             if wish.outcomes is not None:
                 return wish.outcomes
             self._leader, self._since = wish, time.monotonic()
@@ -75,9 +76,9 @@ class GroupCommit:
                 self._turn.notify_all()
         return wish.outcomes or ()
 
-    def _is_led(self) -> bool:
+    def _is_led(self, deadline: float) -> bool:
         """Whether a transaction is in flight that is worth waiting for."""
-        return self._leader is not None and time.monotonic() < self._since + PATIENCE
+        return self._leader is not None and time.monotonic() < min(self._since + PATIENCE, deadline)
 
     def _gather(self) -> None:
         end = time.monotonic() + min(self._took * SHARE, LONGEST)

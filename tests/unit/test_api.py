@@ -735,6 +735,15 @@ def test_many_ports_go_in_batches_each_with_its_own_deadline(host: GuardedHost) 
     assert host.calls == ["observe", "apply", "observe"] * 3
 
 
+def test_progress_is_told_before_the_first_batch_and_after_each(host: GuardedHost) -> None:
+    ports, told = [numbered(number) for number in range(BATCH + 1)], list[tuple[int, int]]()
+    plug_all(ports, host, progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, BATCH + 1), (BATCH, BATCH + 1), (BATCH + 1, BATCH + 1)]
+    told.clear()
+    unplug_all([port.id for port in ports[:3]], host, progress=lambda done, total: told.append((done, total)))
+    assert told == [(0, 3), (3, 3)]
+
+
 def test_whatever_happens_to_one_port_the_others_are_plugged(host: GuardedHost) -> None:
     ports = [numbered(number) for number in range(8)]
     names = [port.names for port in ports]

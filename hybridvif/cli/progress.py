@@ -1,0 +1,31 @@
+"""A bar on a terminal while many ports are plugged or unplugged; nothing anywhere else."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybridvif.cli.screen import Screen
+
+MANY = 20
+"""Ports from which on it is worth one."""
+
+
+@contextmanager
+def shown(verb: str, ports: int, screen: Screen) -> Iterator[Callable[[int, int], None]]:
+    """What is to be told how many ports are at an end, of how many."""
+    if ports < MANY or screen.quiet or not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+        yield lambda _done, _total: None
+        return
+    # Only here: it takes 40 ms to load.
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(verb, total=ports)
+        yield lambda done, _total: bar.update(task, completed=done)

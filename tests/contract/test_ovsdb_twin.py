@@ -1,0 +1,62 @@
+"""The switch as our own client of OVSDB sees it, against ovsdbapp's replica of the same database."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from hybridvif.sandbox import Sandbox
+from hybridvif.sandbox.switch import SOCKET
+from tests.functional.conftest import make_port
+
+PORTS = [make_port(number) for number in range(1, 41)]
+SEEN = f"""
+import json, sys, time
+from hybridvif.executors.ovsdb import OvsdbExecutor
+from hybridvif.executors.replica import ReplicaExecutor
+from hybridvif.settings import Settings
+
+names = json.loads(sys.argv[1])
+settings = Settings(ovsdb_connection="unix:{SOCKET}")
+ours, theirs = (make(settings).observe(names, time.monotonic() + 20) for make in (OvsdbExecutor, ReplicaExecutor))
+assert ours == theirs, (ours, theirs)
+print(len(ours.state.ports))
+"""
+
+
+@pytest.fixture(scope="module")
+def crowd(sandbox: Sandbox) -> None:
+    """Rows of every shape: whole, without ids, tagged, on another bridge, bonded, unopenable."""
+    script = ["ovs-vsctl --no-wait --may-exist add-br br-two -- set Bridge br-two datapath_type=netdev"]
+    for at, port in enumerate(PORTS):
+        name = port.names.switch_end
+        ids = f"external_ids:iface-id={port.id}" if at % 3 else ""
+        tag = f"tag={at}" if at % 4 == 1 else ""
+        bridge = "br-int" if at % 5 else "br-two"
+        script.append(f"ovs-vsctl --no-wait add-port {bridge} {name} {tag} -- set Interface {name} {ids} type=patch")
+    last = PORTS[-1].names.switch_end
+    script += [
+        f"ovs-vsctl --no-wait del-port {last}",
+        f"ovs-vsctl --no-wait add-bond br-int hvbond {last} hvother",
+        "ovs-vsctl --no-wait add-port br-int 'a \"strange\" name'",
+    ]
+    sandbox.run(["sh", "-ec", "\n".join(script)])
+
+
+@pytest.mark.usefixtures("crowd")
+@pytest.mark.parametrize("count", [0, 1, 16, 17, 40, None])
+def test_both_see_the_same_of_every_row(sandbox: Sandbox, count: int | None) -> None:
+    names = None if count is None else [name for port in PORTS[len(PORTS) - count :] for name in port.names]
+    try:
+        seen = int(sandbox.python(SEEN, json.dumps(names)).stdout)
+    finally:
+        if count is None:
+            sandbox.run(
+                [
+                    "sh",
+                    "-c",
+                    "ovs-vsctl del-br br-two; for p in $(ovs-vsctl list-ports br-int); do ovs-vsctl del-port $p; done",
+                ]
+            )
+    assert seen == (len(PORTS) if count is None else count)

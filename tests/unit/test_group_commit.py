@@ -1,0 +1,123 @@
+"""Callers that come while a transaction is in flight share the next one, and each gets its own outcomes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from hybridvif.executors.base import NOT_REALIZED
+from hybridvif.executors.groupcommit import GroupCommit
+from hybridvif.parts import OvsPort
+from hybridvif.port import Port
+from hybridvif.report import Outcome, Result
+from hybridvif.steps import Create, Step
+from hybridvif.wiring import wiring_of
+from tests.unit.strategies import PORT, the
+
+PORTS = [
+    Port(id=f"{number:08x}-7b00-4c00-8000-000000000001", mac=PORT.mac, instance_id=PORT.instance_id)
+    for number in range(10)
+]
+STEPS = [Create(the(OvsPort, wiring_of(port))) for port in PORTS]
+Answer = Callable[[Step], Outcome]
+
+
+class Switch:
+    """Commits when it is let, and remembers what came together."""
+
+    def __init__(self, answer: Answer = lambda step: Outcome(step, Result.DONE)) -> None:
+        self.answer = answer
+        self.transactions: list[list[str]] = []
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def commit(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        self.transactions.append([step.part.name for step in steps])
+        self.entered.release()
+        assert self.open.wait(10)
+        outcomes = [self.answer(step) for step in steps]
+        if any(one.result is Result.FAILED and one.code != NOT_REALIZED for one in outcomes):
+            # A transaction takes effect whole or not at all.
+            return [one if one.result is Result.FAILED else Outcome(one.step, Result.SKIPPED) for one in outcomes]
+        return outcomes
+
+
+def all_at_once(switch: Switch, steps: Sequence[Step], group: GroupCommit) -> list[Sequence[Outcome]]:
+    """The outcomes of callers of which the first is in flight when the others come."""
+    with ThreadPoolExecutor(len(steps)) as pool:
+        first = pool.submit(group.apply, [steps[0]], time.monotonic() + 10)
+        assert switch.entered.acquire(timeout=10)
+        rest = [pool.submit(group.apply, [step], time.monotonic() + 10) for step in steps[1:]]
+        while len(group._waiting) < len(rest):
+            time.sleep(0.001)
+        switch.open.set()
+        return [one.result(10) for one in (first, *rest)]
+
+
+def test_who_comes_while_one_is_in_flight_shares_the_next() -> None:
+    switch = Switch()
+    outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit))
+    assert [len(some) for some in switch.transactions] == [1, 9]
+    assert [[one.step for one in some] for some in outcomes] == [[step] for step in STEPS]
+    assert {one.result for some in outcomes for one in some} == {Result.DONE}
+
+
+def test_one_callers_fault_is_not_the_others() -> None:
+    guilty = STEPS[4]
+    switch = Switch(lambda step: Outcome(step, Result.FAILED if step is guilty else Result.DONE))
+    outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit))
+    assert [some[0].result for some in outcomes] == [Result.FAILED if step is guilty else Result.DONE for step in STEPS]
+    # One alone, nine together, and each of those again by itself.
+    assert [len(some) for some in switch.transactions] == [1, 9, *[1] * 9]
+
+
+def test_what_was_committed_and_not_realized_is_not_committed_again() -> None:
+    switch = Switch(lambda step: Outcome(step, Result.FAILED, code=NOT_REALIZED))
+    all_at_once(switch, STEPS, GroupCommit(switch.commit))
+    assert [len(some) for some in switch.transactions] == [1, 9]
+
+
+def test_two_of_one_part_never_share_a_transaction() -> None:
+    switch = Switch()
+    all_at_once(switch, [STEPS[0], STEPS[1], STEPS[1]], GroupCommit(switch.commit))
+    assert all(len(some) == len(set(some)) for some in switch.transactions)
+    assert sum(len(some) for some in switch.transactions) == 3
+
+
+def test_a_caller_alone_waits_for_nobody() -> None:
+    switch = Switch()
+    switch.open.set()
+    group = GroupCommit(switch.commit)
+    for step in STEPS:
+        assert [one.result for one in group.apply([step], time.monotonic() + 10)] == [Result.DONE]
+    assert [len(some) for some in switch.transactions] == [1] * len(STEPS)
+
+
+def test_a_commit_that_raises_is_its_own_callers_and_the_others_go_on() -> None:
+    class Broken(Exception):
+        pass
+
+    def commit(steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        if len(steps) > 1:
+            raise Broken
+        return [Outcome(step, Result.DONE) for step in steps]
+
+    group = GroupCommit(commit)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(group.apply, [step], time.monotonic() + 10) for step in STEPS[:4] * 5]
+        for future in futures:
+            with suppress(Broken):
+                assert [one.result for one in future.result(10)] == [Result.DONE]
+    assert group.apply([STEPS[0]], time.monotonic() + 10)[0].result is Result.DONE
+
+
+@pytest.mark.parametrize("patience", [-1.0, 0.0])
+def test_who_is_too_late_is_still_answered(patience: float) -> None:
+    switch = Switch()
+    switch.open.set()
+    assert len(GroupCommit(switch.commit).apply([STEPS[0]], time.monotonic() + patience)) == 1
