@@ -112,7 +112,10 @@ def untried(step: Step, state: HostState, deadline: float, *, failed: bool) -> O
 def one_by_one(
     steps: Sequence[Step], state: HostState, do: Callable[[Step], None], deadline: float
 ) -> tuple[Outcome, ...]:
-    """Carry steps out one after another; what an executor does that is not atomic. state: the host as just observed."""
+    """Carry steps out one after another; what an executor does that is not atomic. state: the host as just observed.
+
+    do: carries one step out; what it raises, StepFailed or ExecutorError, is the outcome of that step.
+    """
     outcomes: list[Outcome] = []
     states: dict[str | None, HostState] = {}
     failed: set[str | None] = set()
@@ -126,7 +129,8 @@ def one_by_one(
                 do(step)
                 states[key] = simulate(before, step)
                 outcome = Outcome(step, Result.DONE)
-            except StepFailed as failure:
+            except (StepFailed, ExecutorError) as failure:
+                # ExecutorError as well: what earlier steps came to must not be lost with it.
                 outcome = failure.outcome_of(step)
         if outcome.result is not Result.DONE:
             failed.add(key)

@@ -57,8 +57,13 @@ class Program:
         return os.path.abspath(found)
 
     def run(self, arguments: Sequence[str], deadline: float, *, stdin: str = "") -> Finished:
-        """Run it, whatever it says. Raises ExecutorError only if it is not there or cannot be started."""
+        """Run it, whatever it says. Raises ExecutorError if it is not there, cannot be started, or not in time.
+
+        After an ExecutorError nothing has run; what has run, and was killed at the deadline, is `expired`.
+        """
         argv = (self.require(), *arguments)
+        if time.monotonic() >= deadline:
+            raise ExecutorError(f"{self.name} was not started, since the deadline had passed; call again")
         try:
             process = subprocess.Popen(
                 argv,

@@ -1,0 +1,37 @@
+"""What all executors share: no step's outcome is lost, and no program is begun too late."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+import pytest
+
+from hybridvif.executors.base import ExecutorError, one_by_one
+from hybridvif.executors.command import Program
+from hybridvif.parts import NOTHING
+from hybridvif.report import Result
+from hybridvif.steps import Create, Step
+from tests.unit.strategies import BRIDGE, VETH
+
+
+def test_what_earlier_steps_came_to_outlives_an_executor_that_can_do_no_more() -> None:
+    def do(step: Step) -> None:
+        if step.part is VETH:
+            raise ExecutorError("the socket is gone", precondition=True)
+
+    made, failed = one_by_one([Create(BRIDGE), Create(VETH)], NOTHING, do, time.monotonic() + 60)
+    assert made.result is Result.DONE
+    assert (failed.result, failed.reason, failed.code) == (Result.FAILED, "the socket is gone", "precondition")
+
+
+def test_a_program_is_not_started_after_the_deadline(tmp_path: Path) -> None:
+    program, trace = tmp_path / "ip", tmp_path / "trace"
+    program.write_text(f"#!/bin/sh\necho ran >{trace}\n")
+    program.chmod(0o755)
+    with pytest.raises(ExecutorError, match="ip was not started, since the deadline had passed") as raised:
+        Program("ip", str(tmp_path)).run([], time.monotonic() - 1)
+    assert not raised.value.precondition
+    assert not trace.exists()
+    assert Program("ip", str(tmp_path)).run([], time.monotonic() + 60).code == 0
+    assert trace.exists()
