@@ -81,10 +81,12 @@ def objection(state: HostState, step: Step) -> Objection | None:
     That a part to delete is gone is no objection: absence is success.
     """
     if isinstance(step, Create) and isinstance(step.part, Tap | Stray):
-        return Objection(f"{step.part.name} is not for a plan to make", retry=False)
+        return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
     against = _objection_to_name(step.part)
     if against:
         return against
+    if isinstance(step, Delete) and isinstance(step.part, Tap):
+        return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
     found = _found(state, step.part)
     if isinstance(step, Create):
         return _objection_to_create(state, step.part, found)
