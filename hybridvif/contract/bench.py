@@ -13,6 +13,7 @@ from typing import Any, Self
 
 from hybridvif import wire
 from hybridvif.executors.base import Executor
+from hybridvif.facts import Observed
 from hybridvif.names import PortNames
 from hybridvif.parts import HostState, Part, attributes_of, differences
 from hybridvif.planner import plan
@@ -60,11 +61,15 @@ class Bench:
         return self.box.run(["sh", "-ec", script], check=check).stdout
 
     def see(self, names: Iterable[str] | None) -> HostState:
-        """What the executor observes."""
+        """The parts that the executor observes."""
+        return self.observe(names).state
+
+    def observe(self, names: Iterable[str] | None) -> Observed:
+        """The parts and the facts that the executor observes."""
         asked = None if names is None else sorted(names)
         answer = self._ask({"call": "observe", "names": asked, "patience": PATIENCE})
         assert "seen" in answer, f"observe() failed: {answer}"
-        return wire.decode_observed(answer["seen"]).state
+        return wire.decode_observed(answer["seen"])
 
     def do(self, steps: Sequence[Step], *, patience: float = PATIENCE) -> tuple[Outcome, ...]:
         """What came of the steps; () where the executor said that it can do nothing at all."""

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import json
+import time
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -16,6 +18,7 @@ from hybridvif.contract.bench import (
     said,
     variants,
 )
+from hybridvif.facts import LinkFact
 from hybridvif.parts import NOTHING, Bridge, HostState, Role, Tap, Veth
 from hybridvif.planner import plan
 from hybridvif.report import Result
@@ -46,8 +49,11 @@ OTHER_VALUES: dict[str, tuple[Any, ...]] = {
     "arp_ignore": (0,),
     "arp_announce": (0,),
     "master": ("",),
+    "group": (7,),
 }
 """Legal values that a wiring does not have, by attribute."""
+CARRIER_TIME = 2.0
+"""Seconds until the kernel has told a carrier for certain."""
 SKIPPED_OR_WORSE = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
 
 
@@ -67,7 +73,18 @@ def check_link_executor(make: Make, sandbox: Sandbox | None = None, **settings: 
 def _check(bench: Bench) -> None:
     try:
         with bench:
-            for check in (_each_step, _absence, _presence, _foreign, _order, _names, _grammar, _late):
+            for check in (
+                _facts,
+                _member_of_another_mtu,
+                _each_step,
+                _absence,
+                _presence,
+                _foreign,
+                _order,
+                _names,
+                _grammar,
+                _late,
+            ):
                 _sweep(bench)
                 check(bench)
     finally:
@@ -91,11 +108,16 @@ def _states() -> Iterator[HostState]:
 
 
 def _each_step(bench: Bench) -> None:
-    """Every step from every starting state, there and back."""
+    """Every step from every starting state, there and back; what is beside the port is found as it was."""
+    bench.sh(f"ip link add hvforeign type bridge; ip link set hvforeign alias {STRANGER}; ip link set lo alias hvlo")
+    before = _beside(bench)
     for state in _states():
         bench.try_path(NAMES, WIRING, state)
         bench.try_path(NAMES, state, WIRING)
     bench.try_path(NAMES, WIRING, NOTHING)
+    changed = sorted(set(_beside(bench)) ^ set(before))
+    bench.sh('ip link set lo alias ""')
+    assert not changed, f"something beside the port was written: {changed[:4]}"
 
 
 def _absence(bench: Bench) -> None:
@@ -186,6 +208,69 @@ def _grammar(bench: Bench) -> None:
     (outcome,) = bench.do([Update(Tap(name=NAMES.tap, master=""), Tap(name=NAMES.tap, master=NAMES.bridge))])
     assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
     require_equal(bench.see(NAMES), expected, "after the tap was put back")
+
+
+def _facts(bench: Bench) -> None:
+    """The facts are what `ip` says: of the devices asked for, and of all that is in the bridge."""
+    bench.reach(NAMES, WIRING)
+    assert bench.sh(f"ip link show dev {NAMES.bridge}", check=False), f"{NAMES.bridge} was made, so it must be there"
+    bench.sh(
+        f"ip link add hvforeign type veth peer name hvpeer; ip link set hvforeign master {NAMES.bridge}\n"
+        "ip link set hvforeign up"
+    )
+    held = tuple(sorted((NAMES.bridge_end, "hvforeign")))
+    for names in (NAMES, None):
+        facts = bench.observe(names).facts
+        members = facts.members.get(NAMES.bridge)
+        assert members == held, f"facts.members of {NAMES.bridge} is {members}, not {held}, which is in it"
+        for name in (NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, "hvforeign"):
+            assert name in facts.links, f"facts.links lacks {name}"
+            _require_fact(bench, names, name)
+
+
+def _require_fact(bench: Bench, names: Iterable[str] | None, name: str) -> None:
+    until = time.monotonic() + CARRIER_TIME
+    while True:
+        fact = bench.observe(names).facts.links[name]
+        (link,) = json.loads(bench.sh(f"ip -d -j link show dev {name}"))
+        told = LinkFact(
+            ifindex=link["ifindex"],
+            kind=link.get("linkinfo", {}).get("info_kind", ""),
+            up="UP" in link["flags"],
+            carrier="LOWER_UP" in link["flags"],
+            master=link.get("master", ""),
+            mtu=link["mtu"],
+        )
+        if fact == told:
+            return
+        assert time.monotonic() < until, f"facts.links of {name} is {fact}, and ip says {told}"
+
+
+def _member_of_another_mtu(bench: Bench) -> None:
+    """A bridge that was made with an MTU keeps it, whatever joins it: a plain one follows its smallest member.
+
+    The kernel takes an MTU for chosen only where it was changed (LP 1623876).
+    """
+    bridge = replace(BRIDGE, mtu=1500)
+    alone = HostState({bridge.name: bridge})
+    bench.reach(NAMES, alone)
+    bench.sh(
+        f"ip link add hvforeign mtu 1400 type veth peer name hvpeer mtu 1400\n"
+        f"ip link set hvforeign master {bridge.name}"
+    )
+    require_equal(bench.see(NAMES), alone, "after a member of MTU 1400 joined a bridge made with 1500")
+
+
+def _beside(bench: Bench) -> list[str]:
+    """All links but the port's own, and the switches of the directories that are not its own."""
+    links = [link for link in bench.snapshot() if json.loads(link)["ifname"] not in NAMES]
+    return (
+        links
+        + bench.sh(
+            "cd /proc/sys/net; for device in all default lo hvforeign; do\n"
+            "grep -s . ipv4/conf/$device/arp_* ipv6/conf/$device/disable_ipv6 || true; done"
+        ).splitlines()
+    )
 
 
 def _late(bench: Bench) -> None:

@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+from hybridvif.contract import ovsdb
 from hybridvif.contract.bench import PORT, STRANGER, Bench, Make, require_declared, require_equal, said, variants
+from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Part, Role
 from hybridvif.report import Result
 from hybridvif.sandbox import Sandbox
@@ -15,6 +17,10 @@ from hybridvif.wiring import wiring_of
 
 NAMES = PORT.names
 OTHER_ID = "c0117ac7-9999-4000-8000-000000000009"
+MAKE_DEVICE = (
+    f"ip link add {NAMES.bridge_end} type veth peer name {NAMES.switch_end}; "
+    f"ip link set {NAMES.bridge_end} up; ip link set {NAMES.switch_end} up"
+)
 
 
 def check_switch_executor(
@@ -46,10 +52,7 @@ def _check(bench: Bench, bridges: Sequence[str], prepare: str, clean: str) -> No
     bench.sh(prepare)
     bench.sh(f"ip link delete {NAMES.bridge_end} 2>/dev/null || true; {clean}")
     # The switch takes a device that is there, as it is at the end of every plug.
-    bench.sh(
-        f"ip link add {NAMES.bridge_end} type veth peer name {NAMES.switch_end}; "
-        f"ip link set {NAMES.bridge_end} up; ip link set {NAMES.switch_end} up"
-    )
+    bench.sh(MAKE_DEVICE)
     try:
         with bench:
             if IvsPort in bench.make.serves:  # type: ignore[attr-defined]
@@ -57,7 +60,7 @@ def _check(bench: Bench, bridges: Sequence[str], prepare: str, clean: str) -> No
             if OvsPort in bench.make.serves:  # type: ignore[attr-defined]
                 _check_ovs(bench, bridges)
     finally:
-        bench.sh(f"{clean}; ip link delete {NAMES.bridge_end}")
+        bench.sh(f"{clean}; ip link delete {NAMES.bridge_end} 2>/dev/null || true")
 
 
 def _check_ivs(bench: Bench) -> None:
@@ -70,6 +73,10 @@ def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:
     wiring = HostState({}, wiring_of(replace(PORT, bridge=bridges[0])).ports)
     port = wiring.ports[NAMES.switch_end]
     assert isinstance(port, OvsPort)
+    _facts(bench, wiring, bridges)
+    if bench.sh(f"ovs-vsctl --columns=name find Interface name={NAMES.switch_end}", check=False).strip():
+        ovsdb.check(bench, wiring, bridges)
+    _absent_device(bench, port)
     for state in _states(wiring, port, bridges):
         _try_path(bench, wiring, state)
         _try_path(bench, state, wiring)
@@ -86,6 +93,32 @@ def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:
     nowhere = Create(replace(port, bridge="br-nowhere"))
     bench.try_refused(nowhere, results={Result.FAILED, Result.REFUSED})
     require_equal(bench.see(NAMES), NOTHING, "after a create on a bridge that does not exist")
+
+
+def _facts(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
+    """The port and the bridges are in the facts: without them each port is told that its bridge is missing."""
+    _reach(bench, wiring)
+    for names in (NAMES, None):
+        facts = bench.observe(names).facts
+        assert NAMES.switch_end in facts.ports, f"facts.ports lacks {NAMES.switch_end}"
+        for bridge in bridges:
+            assert facts.switches.get(bridge), f"facts.switches lacks {bridge}, or its datapath type"
+
+
+def _absent_device(bench: Bench, port: OvsPort) -> None:
+    """A row whose device is not there is committed and not realized; that is told as a failure, and seen."""
+    bench.do([Delete(port)])
+    bench.sh(f"ip link delete {NAMES.bridge_end}")
+    (outcome,) = bench.do([Create(port)]) or (None,)
+    assert outcome is not None, f"the executor can do nothing: {said(Create(port))}"
+    assert (outcome.result, outcome.code) == (Result.FAILED, NOT_REALIZED), (
+        f"{said(outcome.step)}, whose device is not there: {outcome.result.value} with code {outcome.code!r}, "
+        f"but it must be failed with code {NOT_REALIZED!r}"
+    )
+    unrealized = HostState({}, {port.name: replace(port, realized=False)})
+    require_equal(HostState({}, bench.see(NAMES).ports), unrealized, "after a create without its device")
+    bench.do([Delete(port)])
+    bench.sh(MAKE_DEVICE)
 
 
 def _states(wiring: HostState, port: OvsPort, bridges: Sequence[str]) -> Iterator[HostState]:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import subprocess
+import uuid
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
 import pytest
 
 from hybridvif.contract import check_link_executor, check_switch_executor
+from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.executors.brctl import BrctlExecutor
 from hybridvif.executors.ivs import IvsExecutor
 from hybridvif.executors.netlink import NetlinkExecutor
@@ -16,9 +20,11 @@ from hybridvif.executors.ovsdb import OvsdbExecutor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.facts import Observed
+from hybridvif.names import key_of
+from hybridvif.parts import Bridge, HostState, StrayPort, Veth
 from hybridvif.report import Outcome, Result
 from hybridvif.sandbox import Sandbox
-from hybridvif.steps import Delete, Step
+from hybridvif.steps import Create, Delete, Step, Update
 from tests.ivs import program_path_with_ivs
 
 
@@ -67,6 +73,116 @@ class Eager(OvsdbExecutor):
         return [Outcome(one.step, Result.DONE) if isinstance(one.step, Delete) else one for one in outcomes]
 
 
+class Factless(NetlinkExecutor):
+    """Sees the parts, and nothing beside them."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        return Observed(super().observe(names, deadline).state)
+
+
+class Clannish(NetlinkExecutor):
+    """Tells of a bridge only those members that are ours."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        members = {
+            bridge: tuple(member for member in held if key_of(member)) for bridge, held in seen.facts.members.items()
+        }
+        return Observed(seen.state, replace(seen.facts, members=members))
+
+
+class Unmarked(NetlinkExecutor):
+    """Makes a bridge, and sets only what is not yet as it should be."""
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        return [self._one(step, deadline) for step in steps]
+
+    def _one(self, step: Step, deadline: float) -> Outcome:
+        made = step
+        if isinstance(step, Create) and isinstance(step.part, Bridge):
+            name = step.part.name
+            subprocess.run(["ip", "link", "add", name, "type", "bridge"], check=True)
+            made = Update(super().observe([name], deadline).state.links[name], step.part)
+        (outcome,) = super().apply([made], deadline)
+        return replace(outcome, step=step)
+
+
+class Meddling(NetlinkExecutor):
+    """Writes to a device that no step is about."""
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        subprocess.run(["ip", "link", "set", "lo", "alias", steps[0].part.name], check=True)
+        return super().apply(steps, deadline)
+
+
+class Ungrouped(NetlinkExecutor):
+    """Does not look at the group of a device."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        whole = seen.state.having(
+            *(replace(link, group=0) for link in seen.state.links.values() if isinstance(link, Bridge | Veth))
+        )
+        return Observed(whole, seen.facts)
+
+
+class FactlessSwitch(OvsdbExecutor):
+    """Sees the port, and no bridge that it could be on."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        return Observed(super().observe(names, deadline).state)
+
+
+class Literal(OvsdbExecutor):
+    """Tells the datapath type as the column has it."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        switches = {name: kind.replace("system", "") for name, kind in seen.facts.switches.items()}
+        return Observed(seen.state, replace(seen.facts, switches=switches))
+
+
+class Remaking(OvsdbExecutor):
+    """Updates a row by making it anew."""
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        outcomes: list[Outcome] = []
+        for step in steps:
+            if isinstance(step, Update):
+                super().apply([Delete(step.before)], deadline)
+                (outcome,) = super().apply([Create(step.after)], deadline)
+                outcomes.append(replace(outcome, step=step))
+            else:
+                outcomes += super().apply([step], deadline)
+        return outcomes
+
+
+class Hopeful(OvsdbExecutor):
+    """Calls done what was committed."""
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        outcomes = super().apply(steps, deadline)
+        return [Outcome(one.step, Result.DONE) if one.code == NOT_REALIZED else one for one in outcomes]
+
+
+class Strayless(OvsdbExecutor):
+    """Passes over what is not of its shape."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        ports = {name: port for name, port in seen.state.ports.items() if not isinstance(port, StrayPort)}
+        return Observed(HostState({}, ports), seen.facts)
+
+
+class MeddlingSwitch(OvsdbExecutor):
+    """Writes to a row that no step is about."""
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        words = ["set", "Bridge", "br-int", f"external_ids:last={uuid.uuid4()}"]
+        subprocess.run(["ovs-vsctl", "--no-wait", *words], check=True)
+        return super().apply(steps, deadline)
+
+
 @pytest.mark.parametrize(
     ("check", "make", "said"),
     [
@@ -75,7 +191,18 @@ class Eager(OvsdbExecutor):
         (check_link_executor, RecordingSwitch, "role"),
         (check_link_executor, RecordingLinks, "must be|must not|not what simulate"),
         (check_switch_executor, Blind, "what is observed is not what simulate"),
-        (check_switch_executor, Eager, "was made or deleted"),
+        (check_switch_executor, Eager, "must be refused|was made or deleted"),
+        (check_link_executor, Factless, "facts.members of qbr"),
+        (check_link_executor, Clannish, "facts.members of qbr.*hvforeign"),
+        (check_link_executor, Unmarked, "MTU 1400 joined"),
+        (check_link_executor, Meddling, "beside the port was written"),
+        (check_link_executor, Ungrouped, "group is 0, not 7"),
+        (check_switch_executor, FactlessSwitch, "facts.ports lacks qvo"),
+        (check_switch_executor, Literal, "facts.switches.* not 'system'|or its datapath type"),
+        (check_switch_executor, Remaking, "the rows had"),
+        (check_switch_executor, Hopeful, "failed with code 'not-realized'"),
+        (check_switch_executor, Strayless, "not as a StrayPort"),
+        (check_switch_executor, MeddlingSwitch, "row that is not the port's"),
     ],
 )
 def test_an_executor_that_breaks_the_contract_is_told_so(

@@ -6,7 +6,7 @@ import os
 from contextlib import contextmanager
 from dataclasses import fields, replace
 
-from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
+from hybridvif.executors.base import NOT_REALIZED, ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.facts import Facts, Observed, PortFact
 from hybridvif.names import key_of
@@ -68,6 +68,8 @@ class BridgeSwitch:
                 )
             self._attach(links, port.name, "" if port.type else port.bridge, deadline)
             rows[port.name] = {name: getattr(port, name) for name in KEPT}
+        if port.type == "" and step.part.realized and port.name not in links:
+            raise StepFailed(f"{port.name} is kept, but there is no such device", code=NOT_REALIZED)
 
     def _attach(self, links, name, bridge, deadline):
         if name in links and links[name].get("master", "") != bridge:

@@ -1,0 +1,117 @@
+"""What a switch executor must do where the switch is Open vSwitch: what is not the port's own stays as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+from hybridvif.contract.bench import PORT, Bench, require_equal, said
+from hybridvif.parts import HostState, OvsPort, StrayPort
+from hybridvif.report import Result
+from hybridvif.steps import Create, Delete, Step, Update, changes_of
+
+QVO = PORT.names.switch_end
+BESIDE = "hvbeside"
+UNTYPED = "hvuntyped"
+"""A bridge whose datapath_type is left empty, which means `system` (ovs-vswitchd.conf.db(5), Bridge)."""
+
+
+def check(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
+    """Make sure of facts, of what is foreign in the port's own rows, of other rows, and of a bond of its name."""
+    port = wiring.ports[QVO]
+    assert isinstance(port, OvsPort)
+    clean = f"ovs-vsctl --if-exists del-port {BESIDE} -- --if-exists del-br {UNTYPED}"
+    bench.sh(
+        f"ovs-vsctl add-port {bridges[0]} {BESIDE} tag=8 "
+        f"-- set Interface {BESIDE} type=internal external_ids:own=theirs"
+    )
+    # The daemon need not make it: only its row is looked at.
+    bench.sh(f"ovs-vsctl --no-wait add-br {UNTYPED}")
+    try:
+        _facts(bench, bridges)
+        with _others_unchanged(bench):
+            _foreign_columns(bench, port, bridges)
+        _bond(bench, port)
+    finally:
+        bench.sh(clean)
+
+
+def _facts(bench: Bench, bridges: Sequence[str]) -> None:
+    bench.sh(f"ovs-vsctl set Port {QVO} tag=7")
+    facts = bench.observe(PORT.names).facts
+    fact = facts.ports[QVO]
+    ofport = int(bench.sh(f"ovs-vsctl get Interface {QVO} ofport"))
+    assert fact.ofport == ofport, f"facts.ports of {QVO}: ofport is {fact.ofport}, not {ofport}"
+    assert fact.tag == 7, f"facts.ports of {QVO}: tag is {fact.tag}, not 7"
+    for bridge in (*bridges, UNTYPED):
+        kind = bench.sh(f"ovs-vsctl get Bridge {bridge} datapath_type").strip().strip('"') or "system"
+        seen = facts.switches.get(bridge)
+        assert seen == kind, f"facts.switches of {bridge} is {seen!r}, not {kind!r}"
+
+
+def _foreign_columns(bench: Bench, port: OvsPort, bridges: Sequence[str]) -> None:
+    """What others write to the rows of the port outlives an update, and a move of bridge."""
+    bench.sh(
+        f"ovs-vsctl set Port {QVO} tag=7 other_config:own=theirs external_ids:own=theirs "
+        f"-- set Interface {QVO} other_config:own=theirs external_ids:own=theirs"
+    )
+    before = _foreign_of(bench)
+    changed = replace(port, attached_mac="fa:16:3e:00:00:55")
+    moved = replace(changed, bridge=bridges[-1])
+    for step in (Update(port, changed), Update(changed, moved)):
+        _done(bench, step)
+        after = _foreign_of(bench)
+        what = ", ".join(changes_of(step))
+        assert after == before, f"{said(step)} of {what}: the rows had {before}, and now have {after}"
+    _done(bench, Delete(moved))
+    _done(bench, Create(port))
+    _done(bench, Delete(port))
+
+
+def _foreign_of(bench: Bench) -> str:
+    return bench.sh(
+        f"ovs-vsctl get Port {QVO} tag other_config external_ids "
+        f"-- --if-exists get Interface {QVO} other_config external_ids:own"
+    )
+
+
+def _bond(bench: Bench, port: OvsPort) -> None:
+    """A bond of the port's name is not ours, and so not ours to delete."""
+    bench.sh(f"ovs-vsctl --if-exists del-port {QVO} -- add-bond {port.bridge} {QVO} {QVO} hvslave")
+    try:
+        seen = bench.see(PORT.names).ports.get(QVO)
+        assert isinstance(seen, StrayPort), f"{QVO}, a bond, is observed as {seen}, not as a StrayPort"
+        rows = _rows(bench, "name,interfaces", "Port")
+        bench.try_refused(Delete(port), results={Result.REFUSED})
+        assert _rows(bench, "name,interfaces", "Port") == rows, f"{QVO}, a bond, was changed by a refused delete"
+    finally:
+        bench.sh(f"ovs-vsctl --if-exists del-port {QVO}")
+    require_equal(HostState({}, bench.see(PORT.names).ports), HostState(), "after the bond was deleted")
+
+
+def _done(bench: Bench, step: Step) -> None:
+    (outcome,) = bench.do([step]) or (None,)
+    assert outcome is not None, f"the executor can do nothing: {said(step)}"
+    assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+
+
+@contextmanager
+def _others_unchanged(bench: Bench) -> Iterator[None]:
+    """Every row but the port's own is the same afterwards, in what is configured."""
+    before = _others(bench)
+    yield
+    after = _others(bench)
+    assert after == before, f"a row that is not the port's was written: {sorted(set(after) ^ set(before))[:4]}"
+
+
+def _others(bench: Bench) -> list[str]:
+    rows = _rows(bench, "name,type,options,external_ids,other_config,mac", "Interface")
+    rows += _rows(bench, "name,interfaces,tag,trunks,external_ids,other_config", "Port")
+    rows += _rows(bench, "name,datapath_type,fail_mode,controller,external_ids,other_config", "Bridge")
+    rows += _rows(bench, "external_ids,other_config", "Open_vSwitch")
+    return sorted(row for row in rows if not row.startswith(f"{QVO},"))
+
+
+def _rows(bench: Bench, columns: str, table: str) -> list[str]:
+    return bench.sh(f"ovs-vsctl --format=csv --no-headings --columns={columns} list {table}").splitlines()
