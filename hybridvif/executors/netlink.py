@@ -228,11 +228,17 @@ class _Port:
         attempt = f"cannot create veth {veth.name}"
         master = self._known[veth.master] if veth.master else 0
         yield from self._made(attempt, create_veth(veth, master), veth.name, veth.peer)
+        near, far = self._known[veth.name], self._known[veth.peer]
+        # Before either has carrier. A link-local address of the host's on each would be of no use to anybody, and
+        # ovs-vswitchd reads all addresses of the host once a route: at 300 ports the next plug waited 2 s for that.
+        without = [set_addr_gen_mode(end, "none") for end in (near, far)]
         ends = [
-            set_link(self._known[veth.name], {"alias": veth.alias}),
-            set_link(self._known[veth.peer], {"alias": veth.peer_alias, "up": veth.peer_up}),
+            set_link(near, {"alias": veth.alias}),
+            set_link(far, {"alias": veth.peer_alias, "up": veth.peer_up}),
         ]
-        _accept(attempt, (yield ends))
+        answers = yield [*without, *ends]
+        _accept(attempt, answers[:2], but=errno.EAFNOSUPPORT)
+        _accept(attempt, answers[2:])
 
     def _made(self, attempt: str, request: Request, *names: str) -> Talk:
         """Make something, and learn the indexes of these devices, which it is to be changed by."""

@@ -16,11 +16,12 @@ def held_devices() -> frozenset[str]:
     """
     with open(TABLE, encoding="ascii") as table:
         indexes = {int(line.split()[4]) for line in table.readlines()[1:]}
-    return frozenset(name for index in indexes if (name := _name_of(index)))
+    # The index of a device that is gone is -1, and 0 is any.
+    return frozenset(name for index in indexes if index > 0 and (name := _name_of(index)))
 
 
 def _name_of(index: int) -> str:
-    """The name of a device; "" for one that is gone, and for 0, which is any."""
+    """The name of a device; "" for one that is gone."""
     # One by one: if_nameindex(3) has the kernel tell everything about every device of the host.
     try:
         return socket.if_indextoname(index)

@@ -8,9 +8,10 @@ The recipe that OpenStack's hybrid plug began with:
     ovs-vsctl add-port br-int qvo -- set Interface qvo external_ids: iface-id, iface-status, attached-mac, vm-uuid
 
 Where it differs, and why: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP switches set
-(docs/host.md says why), and so have the ends an alias; an end is set up by one command instead of three;
-multicast_snooping goes through `ip`, since /sys/class/net shows the devices of whichever namespace it was mounted in; a
-healthy OVS port is never deleted and added again, which would cost it its VLAN tag and its OpenFlow number.
+(docs/host.md says why), and the ends have an alias and no IPv6 address of their own; an end is set up by one command
+instead of three; multicast_snooping goes through `ip`, since /sys/class/net shows the devices of whichever namespace
+it was mounted in; a healthy OVS port is never deleted and added again, which would cost it its VLAN tag and its
+OpenFlow number.
 """
 
 from __future__ import annotations
@@ -169,6 +170,9 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
 
 def _create_veth(veth: Veth, bridge_goes_up: bool) -> Iterator[Line]:
     yield _ip("link", "add", veth.name, "type", "veth", "peer", "name", veth.peer)
+    for end in (veth.name, veth.peer):
+        # No link-local address of the host's on a tenant's segment, and nothing for ovs-vswitchd to read of each.
+        yield replace(_set(end, {"addr_gen_mode": "none"}), without_ipv6=True)
     keys = ("up", "promisc", "mtu", "alias")
     yield _set(veth.name, {key: getattr(veth, key) for key in keys})
     yield _set(veth.peer, {key: getattr(veth, f"peer_{key}") for key in keys})
