@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, refused
 from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.jsonrpc import DATABASE, Connection, ConnectionLost, Expired, Operation, Refused, Session
-from hybridvif.executors.ovsrows import Row, complaint_about, not_realized, observed
+from hybridvif.executors.ovsrows import Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.transactions import (
     COLUMNS,
     Read,
@@ -29,7 +29,7 @@ from hybridvif.executors.transactions import (
     taken,
 )
 from hybridvif.facts import Observed
-from hybridvif.parts import PARKED, HostState, OvsPort, Part, Role
+from hybridvif.parts import HostState, OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Step, objection, simulate
@@ -184,7 +184,7 @@ def _settled(connection: Connection, steps: Sequence[Step], number: int, deadlin
         return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
     # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
     end = min(deadline, time.monotonic() + SETTLE)
-    while any(_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
+    while any(is_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
         time.sleep(GLANCE)
         rows = _rows_taken(connection, number, wanted, deadline) or rows
     outcomes = []
@@ -203,7 +203,3 @@ def _rows_taken(connection: Connection, number: int, names: Collection[str], dea
         # A late answer would be taken for that of another question, but for its number; nobody waits for it.
         return None
     return None if error_in(answers) else rows_taken(answers[1:])
-
-
-def _undecided(row: Row | None) -> bool:
-    return row is not None and row.ofport is None and not row.error and row.type != PARKED

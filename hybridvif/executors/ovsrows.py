@@ -55,6 +55,17 @@ def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str) -> O
     )
 
 
+STALE = "No usable peer"
+"""What ovs-vswitchd says of a patch port: about a system device it is what was said of the row while it was parked."""
+
+
+def is_undecided(row: Row | None) -> bool:
+    """Whether ovs-vswitchd has yet to tell of a system device: cur_cfg comes before a row's own columns."""
+    if row is None or row.type == PARKED:
+        return False
+    return STALE in row.error or (row.ofport is None and not row.error)
+
+
 def complaint_about(row: Row | None) -> str:
     """Why ovs-vswitchd did not take a system device; empty if it did, or was not asked to."""
     if row is None or row.type == PARKED or not (row.error or row.ofport == -1):
@@ -68,7 +79,8 @@ def not_realized(step: Step, reason: str) -> Outcome:
     A device that it finds missing, though it was read back before, is one that it has not yet let go of (seen where a
     port was deleted and plugged again at once): the next plan parks and frees the row, which mends it.
     """
-    return Outcome(step, Result.FAILED, reason, retry="No such device" in reason, code=NOT_REALIZED)
+    retry = any(passing in reason for passing in ("No such device", STALE))
+    return Outcome(step, Result.FAILED, reason, retry=retry, code=NOT_REALIZED)
 
 
 def ids_of(port: OvsPort) -> dict[str, str]:

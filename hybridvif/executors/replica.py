@@ -19,10 +19,10 @@ from ovsdbapp.backend.ovs_idl import idlutils
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, refused
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, not_realized, observed
+from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, is_undecided, not_realized, observed
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
-from hybridvif.parts import PARKED, OvsPort, Part, Role
+from hybridvif.parts import OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, objection, simulate
@@ -169,10 +169,10 @@ def _settled(api: Any, steps: Sequence[Step], number: int | None, deadline: floa
 def _complaint(api: Any, name: str, deadline: float) -> str:
     """Why ovs-vswitchd did not take a device; empty if it did, or was not asked to."""
     row = _row_of(api, name, {})
-    if row is not None and row.ofport is None and not row.error and row.type != PARKED:
-        # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
+    end = min(deadline, time.monotonic() + SETTLE)
+    while is_undecided(row) and time.monotonic() < end:
         try:
-            api.sync(min(deadline, time.monotonic() + SETTLE))
+            api.sync(end)
         except (Expired, ConnectionLost):
             return ""
         row = _row_of(api, name, {})

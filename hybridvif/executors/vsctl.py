@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, refused
 from hybridvif.executors.command import Finished, Program
-from hybridvif.executors.ovsrows import IDS, Row, complaint_about, not_realized, observed
+from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.recipes import switch_words
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
@@ -23,6 +23,8 @@ from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Objection, Step, Update, changes_of, objection, simulate
 
+SETTLE = 0.1
+"""Seconds to wait for ofport and error to follow cur_cfg."""
 READ_SHARE = 0.25
 """Of the deadline, what is kept for reading back what became of a command line that did not end."""
 
@@ -93,13 +95,21 @@ class VsctlExecutor:
             for step in steps
             if isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
         ]
-        rows = {row.name: row for row in self._read(changed, deadline)[0]} if changed else {}
+        rows = self._rows_told(changed, deadline) if changed else {}
         outcomes = []
         for step in steps:
             name = step.part.name
             reason = (complaint_about(rows.get(name)) or _detected(done, name)) if name in changed else ""
             outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
         return outcomes
+
+    def _rows_told(self, names: Collection[str], deadline: float) -> dict[str, Row]:
+        """These rows, once ovs-vswitchd has told what it made of them, or has not for a while."""
+        end = min(deadline, time.monotonic() + SETTLE)
+        while True:
+            rows = {row.name: row for row in self._read(names, deadline)[0]}
+            if not any(map(is_undecided, rows.values())) or time.monotonic() >= end:
+                return rows
 
     def _read(self, names: Collection[str] | None, deadline: float) -> tuple[list[Row], dict[str, str], str]:
         """The rows under these names, the bridges, and the version, in one command line."""
