@@ -23,7 +23,8 @@ from hybridvif.cli import COMMANDS, EXIT_CODES, checking, gc, options, planning,
 from hybridvif.cli import list as listing
 from hybridvif.cli.ports import Asked
 from hybridvif.executors.base import Executor
-from hybridvif.parts import Part, Tap
+from hybridvif.facts import Facts, LinkFact, PortFact
+from hybridvif.parts import Part, Stray, StrayPort, Tap
 from hybridvif.reasons import REASONS
 from hybridvif.rehearsal import Rehearsal, look
 from hybridvif.sandbox import Rung, Sandbox, Vm
@@ -286,6 +287,26 @@ def test_every_member_of_the_protocol_is_in_executors_md() -> None:
     members = [name for name in {**vars(Executor), **Executor.__annotations__} if name[0] != "_"]
     told = {cells[0] for cells in rows_of(section(page("docs/executors.md"), "## The protocol"))}
     assert [name for name in [*members, "__init__"] if not any(cell.startswith(f"`{name}") for cell in told)] == []
+
+
+@pytest.mark.parametrize("kind", [Stray, StrayPort, LinkFact, PortFact, Facts])
+def test_every_field_of_a_fact_and_of_a_stray_is_in_executors_md(kind: type[Any]) -> None:
+    rows = {
+        cells[0]: cells[1] for cells in rows_of(section(page("docs/executors.md"), "## What the parts and facts hold"))
+    }
+    told = rows["`Stray`" if kind is StrayPort else f"`{kind.__name__}`"]
+    assert {spec.name for spec in fields(kind)} <= in_code(told)
+
+
+def test_the_helpers_of_executors_md_have_the_parameters_that_it_says() -> None:
+    for cells in rows_of(section(page("docs/executors.md"), "## The helpers")):
+        home, name = cells[0].strip("`"), cells[1].strip("`")
+        if home == "from":
+            continue
+        named = getattr(importlib.import_module(home), name.partition("(")[0])
+        if "(" in name:
+            written = re.findall(r"(\w+)(?:=[^,)]*)?(?=[,)])", name.partition("(")[2])
+            assert written == list(inspect.signature(named).parameters)
 
 
 def test_every_fixture_and_all_of_the_sandbox_is_in_testing_md() -> None:
