@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -24,6 +25,7 @@ def pytest_configure(config: pytest.Config) -> None:
         config.addinivalue_line("filterwarnings", f"ignore:{message}")
 
 
+FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 ACTOR = Path(__file__).with_name("actor.py")
 HELPER = f'{sys.executable} -c "from oslo_privsep.daemon import helper_main; helper_main()"'
 

@@ -14,7 +14,7 @@ from hybridvif import Port, check, plug
 from hybridvif.sandbox import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO, Drift
-from tests.osvif.conftest import Nova
+from tests.osvif.conftest import FULL, Nova
 
 ADDITIONS = {
     QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu"},
@@ -99,7 +99,8 @@ KILL_POINTS = [
 ]
 
 
-@pytest.mark.parametrize("done", range(len(KILL_POINTS)))
+@pytest.mark.prove
+@pytest.mark.parametrize("done", range(0, len(KILL_POINTS), 1 if FULL else 3))
 def test_a_plug_of_os_vifs_that_was_killed_is_brought_to_its_end(lab: Lab, ours: Nova, port: Port, done: int) -> None:
     lab.sh("\n".join(KILL_POINTS[:done]) or "true")
     assert ours.plug(port) == {"ok": True}
@@ -117,7 +118,8 @@ def test_a_plug_of_os_vifs_that_was_killed_can_be_unplugged(lab: Lab, ours: Nova
     assert lab.snapshot() == before
 
 
-@pytest.mark.parametrize("drift", DRIFTS, ids=lambda drift: drift.sentence[:60])
+@pytest.mark.prove
+@pytest.mark.parametrize("drift", DRIFTS[:: 1 if FULL else 5], ids=lambda drift: drift.sentence[:60])
 def test_a_drift_is_repaired_by_a_plug_through_os_vif(lab: Lab, ours: Nova, port: Port, drift: Drift) -> None:
     assert ours.plug(port) == {"ok": True}
     lab.sh(drift.befalls)
@@ -234,8 +236,8 @@ def test_adoption_a_plug_and_repairs_lose_not_one_packet(lab: Lab, ours: Nova, t
                 lab.sh(befalls)
                 assert check(port, lab.host) != ()
                 assert ours.plug(port) == {"ok": True}
+            assert until(lambda: counters(left, "Icmp")["OutEchos"] > 100, 60)
     assert agents_words(lab) == before
-    assert told["pings"] > 50
     assert told["bytes"] > 0
     assert (told["lost pings"], told["lost segments"]) == (0, 0), told
     print(json.dumps(told))

@@ -85,7 +85,7 @@ def test_an_error_carries_our_sentence_and_the_report(lab: Lab, ours: Nova, port
 
 
 def test_a_plug_that_open_vswitch_did_not_take_is_no_success(lab: Lab, start_nova: StartNova, port: Port) -> None:
-    nova = start_nova(answer_to_ovs="true", deadline=2)
+    nova = start_nova(answer_to_ovs="true", deadline=5)
     assert nova.plug(make_port(2))["ok"]
     lab.box.pause("ovs-vswitchd")
     try:
