@@ -87,7 +87,9 @@ class Lab:
         """Back to an empty host with an empty br-int."""
         self.sh(
             """
-            for p in $(ovs-vsctl --timeout=10 list-ports br-int); do ovs-vsctl --timeout=10 --if-exists del-port $p; done
+            for p in $(ovs-vsctl --timeout=10 list-ports br-int); do
+                ovs-vsctl --timeout=10 --if-exists del-port $p
+            done
             for b in $(ovs-vsctl list-br); do [ $b = br-int ] || ovs-vsctl --timeout=10 del-br $b; done
             for n in $(ls /run/netns 2>/dev/null); do ip netns delete $n || true; done
             for l in $(ls /sys/class/net | grep -vE '^(lo|br-int|ovs-.*)$'); do
