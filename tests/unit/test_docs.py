@@ -19,6 +19,8 @@ from oslo_config import cfg
 
 import hybridvif
 from hybridvif import Port, RecordingHost, Report, Status, config, errors, wiring_of
+from hybridvif.bench.contest import Record
+from hybridvif.bench.tally import bars_of
 from hybridvif.cli import COMMANDS, EXIT_CODES, checking, gc, options, planning, reconcile, reporting, show
 from hybridvif.cli import list as listing
 from hybridvif.cli.ports import Asked
@@ -323,3 +325,25 @@ def test_the_reading_order_has_every_module_of_the_core() -> None:
     modules = {path.stem for path in (ROOT / "hybridvif").glob("*.py") if not path.stem.startswith("__")}
     privileged = {path.stem for path in (ROOT / "hybridvif" / "privileged").glob("*.py") if path.stem != "__init__"}
     assert modules | privileged <= in_code(listed)
+
+
+# -- docs/performance.md -----------------------------------------------------------------------------------------------
+
+
+def test_the_ratios_in_performance_md_are_those_of_the_run_that_is_kept() -> None:
+    text = page("docs/performance.md")
+    (run,) = set(re.findall(r"\]\(\.\./(benchmarks/[\w.-]+\.json)\)", text))
+    record = Record.of_json(page(run))
+    sizes = sorted({turn.ports for turn in record.turns})
+    bars = [bar for size in sizes for bar in bars_of(record, size)]
+    assert bars
+    told = [cells for cells in rows_of(section(text, "## What was aimed at")) if cells[0] != "ratio"]
+    assert told == [
+        [
+            bar.name,
+            f"{'at least' if bar.at_least else 'at most'} {bar.limit:.3f}",
+            f"{bar.ratio:.3f}",
+            "met" if bar.is_met else "not met",
+        ]
+        for bar in bars
+    ]
