@@ -18,8 +18,8 @@ from tests.osvif.conftest import FULL, Nova
 
 ADDITIONS = {
     QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu"},
-    QVB: {"ifalias"},
-    QVO: {"ifalias"},
+    QVB: {"ifalias", "inet6_addr_gen_mode"},
+    QVO: {"ifalias", "inet6_addr_gen_mode"},
     "row": set(),
 }
 """What differs after our plug from what os-vif leaves: all of it is set by us and not by os-vif."""

@@ -60,9 +60,8 @@ def test_doctor_of_the_page_says_who_answers(lab: Lab, config: Path) -> None:
 
 def test_the_page_names_what_differs_from_os_vifs_plug() -> None:
     said = re.sub(r"\s+", " ", PAGE)
-    assert (
-        "its id as the alias of qbr, qvb and qvo; on qbr a MAC address and an MTU of its own, no forward delay" in said
-    )
+    assert "its id as the alias of qbr, qvb and qvo, and no link-local address on any of them" in said
+    assert "on qbr a MAC address and an MTU of its own, no forward delay, no multicast snooping." in said
     assert set().union(*ADDITIONS.values()) == {
         *("ifalias", "address", "mtu", "forward_delay"),
         *("mcast_snooping", "inet6_addr_gen_mode"),
