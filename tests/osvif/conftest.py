@@ -18,13 +18,6 @@ from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 
-
-def pytest_configure(config: pytest.Config) -> None:
-    """What os-vif drags in warns of itself: of eventlet's end, and of fork() beside it."""
-    for message in (r"\s*Eventlet is deprecated", "Using fork", "eventlet"):
-        config.addinivalue_line("filterwarnings", f"ignore:{message}")
-
-
 FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 ACTOR = Path(__file__).with_name("actor.py")
 HELPER = f'{sys.executable} -c "from oslo_privsep.daemon import helper_main; helper_main()"'

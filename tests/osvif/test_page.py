@@ -11,7 +11,7 @@ import pytest
 
 from hybridvif import check
 from hybridvif.names import names_of
-from tests.functional.conftest import Lab, make_port
+from tests.functional.conftest import Lab, make_port, until
 from tests.osvif.conftest import HELPER, StartNova
 from tests.osvif.test_living_together import ADDITIONS, agents_words, traffic
 
@@ -80,6 +80,8 @@ def test_move_a_running_host_over_and_back(lab: Lab, start_nova: StartNova, conf
     with lab.vm(ports[0], 1) as left, lab.vm(ports[1], 2) as right:
         assert left.ping("10.0.0.2").returncode == 0
         with traffic(lab, left, right) as told:
+            # A bridge that has just got a member comes up by itself, within a second.
+            assert until(lambda: all(lab.link(port.names.bridge)["operstate"] == "UP" for port in ports))
             plugged = lab.snapshot()
             dry, _, _ = commands = block("Move a running host over, and back", "sh").splitlines()
             (said,) = run_lines(lab, dry, config)
