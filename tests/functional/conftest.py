@@ -13,7 +13,7 @@ import pytest
 
 from hybridvif import Port
 from hybridvif.host import Host
-from hybridvif.pytest_plugin import connected
+from hybridvif.pytest_plugin import connected, lacking
 from hybridvif.sandbox import Sandbox, Vm
 
 EXECUTORS = {
@@ -118,6 +118,12 @@ def lab(connection: Lab) -> Iterator[Lab]:
 def port() -> Port:
     """A legal port that is plugged nowhere."""
     return make_port()
+
+
+def require_tun() -> None:
+    """Skip where this user may not make a tap that is held open, or left alone, by a VM."""
+    if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        lacking("/dev/net/tun cannot be opened; try: chmod 0666 /dev/net/tun")
 
 
 def until(ready: Callable[[], bool], seconds: float = 5.0) -> bool:

@@ -111,7 +111,7 @@ def test_a_program_that_the_daemon_runs_may_no_more_than_the_daemon(sandbox: San
     programs.mkdir()
     for name in ("ip", "brctl"):
         spy = programs / name
-        spy.write_text(SPY.format(said=said, program=shutil.which(name)))
+        spy.write_text(SPY.format(said=said, program=shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")))
         spy.chmod(0o755)
     path = f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"
     with connected(sandbox, tmp_path, link_executor="subprocess-brctl", program_path=path) as host:

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Status, check, gc, plug, plug_all, reconcile, unplug
-from tests.functional.conftest import INSTANCE, Lab, make_port, until
+from tests.functional.conftest import INSTANCE, Lab, make_port, require_tun, until
 
 
 @pytest.mark.parametrize("switch_restarts", [False, True], ids=["devices deleted", "host rebooted"])
@@ -33,6 +33,7 @@ def test_when_all_devices_are_gone_reconcile_brings_every_port_back_and_packets_
 
 
 def test_prune_leaves_what_runs_and_what_is_not_ours_and_takes_the_rest(lab: Lab) -> None:
+    require_tun()
     kept, stopped, running, foreign = (make_port(number) for number in range(1, 5))
     plug_all([kept, stopped, running], lab.host)
     lab.sh(
@@ -122,6 +123,7 @@ def test_an_unplug_is_refused_while_the_tap_has_carrier_and_done_when_it_has_non
         done = reconcile([], lab.host, prune=True)
         assert [report.code for report in done.pruned] == ["port-running"]
         assert lab.snapshot() == before
+    require_tun()
     lab.sh(f"ip tuntap add {port.names.tap} mode tap; ip link set {port.names.tap} up master {port.names.bridge}")
     assert lab.link(port.names.tap)["operstate"] == "DOWN"
     assert unplug(port.id, lab.host).ok
