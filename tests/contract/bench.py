@@ -213,7 +213,8 @@ def _veth(part: Veth) -> list[str]:
 def _tap(part: Tap) -> list[str]:
     foreign = [f"link add {FOREIGN} type bridge"] if part.master == FOREIGN else []
     # Whose user may not open /dev/net/tun has a device of another kind: it is a tap by its name.
-    made = "tuntap add {} mode tap" if os.access("/dev/net/tun", os.R_OK | os.W_OK) else "link add {} type dummy"
+    open_tun = os.access("/dev/net/tun", os.R_OK | os.W_OK)
+    made = "tuntap add {0} mode tap" if open_tun else "link add {0} type veth peer name {0}p"
     return [*foreign, made.format(part.name), f"link set {part.name} {_master(part.master)}"]
 
 

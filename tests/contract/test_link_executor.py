@@ -30,7 +30,7 @@ from hybridvif import (
 from hybridvif.parts import Part, Role
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import FOREIGN, Bench, sampled, states, wrong
-from tests.functional.conftest import make_port
+from tests.functional.conftest import make_port, require_tun
 from tests.unit.strategies import the
 
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
@@ -190,7 +190,7 @@ def test_after_a_failed_step_the_next_is_skipped_unless_it_deletes(bench: Bench)
 
 KINDS = {
     "a veth for the bridge": (f"ip link add {QBR} type veth peer name hvpeer", BRIDGE),
-    "a tap for the bridge": (f"ip tuntap add {QBR} mode tap || ip link add {QBR} type dummy", BRIDGE),
+    "a tap for the bridge": (f"ip tuntap add {QBR} mode tap || ip link add {QBR} type veth peer name hvend", BRIDGE),
     "a bridge for the veth": (f"ip link add {QVB} type bridge", VETH),
     "a veth of another peer": (f"ip link add {QVB} type veth peer name hvpeer", VETH),
 }
@@ -302,6 +302,7 @@ def test_a_port_is_plugged_and_unplugged_at_any_mtu(bench: Bench) -> None:
 
 
 def test_the_facts_tell_carrier_members_and_kinds(bench: Bench) -> None:
+    require_tun()
     bench.furnish(LINKS.having(VM_TAP))
     bench.sh(
         f"ip link add hvmember type veth peer name hvpeer; ip link set hvmember master {QBR}; ip link set {TAP} up"
