@@ -72,7 +72,11 @@ class VsctlExecutor:
             retry = "constraint violation" in done.stderr or "cannot create a port" in done.stderr
             reason = f"ovs-vsctl failed: {done.said.removeprefix('ovs-vsctl: ').rstrip('.')}"
             return [Outcome(step, Result.FAILED, reason, retry=retry) for step in steps]
-        return self._settled(steps, done, deadline)
+        try:
+            return self._settled(steps, done, deadline)
+        except ExecutorError as lost:
+            # It was committed, so it has not failed; what ovs-vswitchd made of it cannot be read.
+            return [Outcome(step, Result.UNKNOWN, f"committed in OVSDB, and not read back: {lost}") for step in steps]
 
     def _resolved(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
         """A command line that did not end: committed and not acknowledged, or not known."""

@@ -91,7 +91,6 @@ def test_the_daemon_keeps_nothing_of_who_started_it(
             # opens for itself where somebody asks it for a time-based id.
             rest = {one for one in targets if one not in ("/dev/null", "/var/lib/libuuid/clock.txt")}
             assert {one.partition(":")[0] for one in rest} <= {"socket", "pipe", "anon_inode"}
-            # Not dumpable: its files under /proc are root's, and nobody without CAP_SYS_PTRACE may trace it.
     finally:
         os.close(leaked)
 
@@ -270,3 +269,22 @@ def test_when_the_caller_hangs_up_the_programs_end_as_well(joined: Connect, tmp_
                 asked.result(10)
         assert until(lambda: lab.sh("pgrep -fx 'sleep 61' || true") == "", 2)
         assert daemons(lab.box) == []
+
+
+def test_nobody_of_the_same_user_and_capability_may_look_into_the_daemon(sandbox: Sandbox, tmp_path: Path) -> None:
+    """As not dumpable; a process that is dumpable, and otherwise like it, may be looked into."""
+    if os.geteuid() != 0:
+        lacking("only root can become a process with that one capability; run as root")
+    alike = ["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all"]
+
+    def may_look_into(pid: int) -> bool:
+        return subprocess.run([*alike, "cat", f"/proc/{pid}/environ"], capture_output=True, check=False).returncode == 0
+
+    lab = Lab(sandbox, Host.__new__(Host))
+    with connected(sandbox, tmp_path) as host, subprocess.Popen([*alike, "sleep", "30"]) as dumpable:
+        lab.host = host
+        try:
+            assert until(lambda: may_look_into(dumpable.pid))
+            assert not may_look_into(started(lab))
+        finally:
+            dumpable.kill()

@@ -1,0 +1,38 @@
+"""ovs-vsctl that commits, and then cannot be read any more: played by a program, since no real one can be made to."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+
+from hybridvif.executors.vsctl import VsctlExecutor
+from hybridvif.report import Result
+from hybridvif.settings import Settings
+from hybridvif.steps import Create
+from hybridvif.wiring import wiring_of
+from tests.functional.conftest import make_port
+
+PORT = make_port()
+SCRIPT = """#!/bin/sh
+# Answers the first look, carries out what comes then, and fails from there on.
+echo x >> {count}
+case $(wc -l < {count}) in
+    1)
+        echo '{{"headings":["name","ports","datapath_type"],"data":[["br-int",["set",[]],"netdev"]]}}'
+        echo '{{"headings":["ovs_version"],"data":[["3.1.0"]]}}'
+        for table in 1 2 3; do echo '{{"headings":[],"data":[]}}'; done ;;
+    2) ;;
+    *) echo "ovs-vsctl: unix:/nowhere: database connection failed ()" >&2; exit 1 ;;
+esac
+"""
+
+
+def test_what_was_committed_and_cannot_be_read_back_is_unknown_and_not_failed(tmp_path: Path) -> None:
+    program, count = tmp_path / "ovs-vsctl", tmp_path / "count"
+    program.write_text(SCRIPT.format(count=count))
+    program.chmod(0o755)
+    executor = VsctlExecutor(Settings(program_path=f"{tmp_path}:/usr/bin:/bin"))
+    (outcome,) = executor.apply([Create(wiring_of(PORT).ports[PORT.names.switch_end])], time.monotonic() + 10)
+    assert outcome.result is Result.UNKNOWN
+    assert "committed in OVSDB, and not read back" in outcome.reason
+    assert count.read_text().count("x") == 3
