@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 
 import pytest
 
@@ -26,7 +27,7 @@ print(len(ours.state.ports))
 
 
 @pytest.fixture(scope="module")
-def crowd(sandbox: Sandbox) -> None:
+def crowd(sandbox: Sandbox) -> Iterator[None]:
     """Rows of every shape: whole, without ids, tagged, on another bridge, bonded, unopenable."""
     script = ["ovs-vsctl --no-wait --may-exist add-br br-two -- set Bridge br-two datapath_type=netdev"]
     for at, port in enumerate(PORTS):
@@ -42,21 +43,16 @@ def crowd(sandbox: Sandbox) -> None:
         "ovs-vsctl --no-wait add-port br-int 'a \"strange\" name'",
     ]
     sandbox.run(["sh", "-ec", "\n".join(script)])
+    yield
+    gone = " ".join(f"-- --if-exists del-port {port.names.switch_end}" for port in PORTS)
+    # The strange one by its name: a list of names that a shell splits would not find it.
+    clean = f"""ovs-vsctl del-br br-two -- del-port hvbond -- del-port 'a "strange" name' {gone}"""
+    sandbox.run(["sh", "-ec", clean])
 
 
 @pytest.mark.usefixtures("crowd")
 @pytest.mark.parametrize("count", [0, 1, 16, 17, 40, None])
 def test_both_see_the_same_of_every_row(sandbox: Sandbox, count: int | None) -> None:
     names = None if count is None else [name for port in PORTS[len(PORTS) - count :] for name in port.names]
-    try:
-        seen = int(sandbox.python(SEEN, json.dumps(names)).stdout)
-    finally:
-        if count is None:
-            sandbox.run(
-                [
-                    "sh",
-                    "-c",
-                    "ovs-vsctl del-br br-two; for p in $(ovs-vsctl list-ports br-int); do ovs-vsctl del-port $p; done",
-                ]
-            )
+    seen = int(sandbox.python(SEEN, json.dumps(names)).stdout)
     assert seen == (len(PORTS) if count is None else count)
