@@ -16,6 +16,8 @@ import pytest
 
 from hybridvif import plug, wire, wiring_of
 from hybridvif.privileged.context import Channel, daemon_context
+from hybridvif.pytest_plugin import connected
+from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 from tests.functional.test_boundary import daemons
 
@@ -167,6 +169,14 @@ CALLS: dict[str, Any] = {
     "a deadline of text": (CALL, OBSERVE, ([], "soon"), {}),
     "a deadline that is no number": (CALL, APPLY, ([], float("nan")), {}),
 }
+
+
+@pytest.fixture(scope="module")
+def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
+    """With executors that run no programs, whichever the matrix chooses: so that whatever is executed is an attack's."""
+    directory = tmp_path_factory.mktemp("attacks")
+    with connected(sandbox, directory, integration_bridges="br-int,br-two", deadline=10) as host:
+        yield Lab(sandbox, host)
 
 
 @pytest.fixture(scope="module")
