@@ -173,7 +173,7 @@ CALLS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """With executors that run no programs, whichever the matrix chooses: so that whatever is executed is an attack's."""
+    """With executors that run no programs, whichever the matrix chooses: what is executed is an attack's."""
     directory = tmp_path_factory.mktemp("attacks")
     with connected(sandbox, directory, integration_bridges="br-int,br-two", deadline=10) as host:
         yield Lab(sandbox, host)
