@@ -136,3 +136,25 @@ def one_by_one(
             failed.add(key)
         outcomes.append(outcome)
     return tuple(outcomes)
+
+
+def objected(state: HostState, steps: Sequence[Step]) -> list[Outcome] | None:
+    """The outcomes of a transaction of the switch if any of its steps must not run; None if all may.
+
+    state: the ports as just observed.
+    """
+    # One port a state: every step makes another state, and a batch may have hundreds.
+    states = {name: HostState({}, {name: port}) for name, port in state.ports.items()}
+    against: list[Objection | None] = []
+    for step in steps:
+        own = states.get(step.part.name, HostState())
+        against.append(objection(own, step))
+        if not against[-1]:
+            states[step.part.name] = simulate(own, step)
+    if not any(against):
+        return None
+    reason = "not tried, since another step of the same transaction was not permitted"
+    return [
+        refused(step, one) if one else Outcome(step, Result.SKIPPED, reason)
+        for step, one in zip(steps, against, strict=True)
+    ]

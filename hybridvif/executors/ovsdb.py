@@ -12,7 +12,7 @@ import time
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any, ClassVar
 
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, refused
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.jsonrpc import DATABASE, Connection, ConnectionLost, Expired, Operation, Refused, Session
 from hybridvif.executors.ovsrows import Row, complaint_about, is_undecided, not_realized, observed
@@ -29,10 +29,10 @@ from hybridvif.executors.transactions import (
     taken,
 )
 from hybridvif.facts import Observed
-from hybridvif.parts import HostState, OvsPort, Part, Role
+from hybridvif.parts import OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Step, objection, simulate
+from hybridvif.steps import Delete, Step
 
 TRIES = 8
 SETTLE, GLANCE = 0.05, 0.002
@@ -79,7 +79,7 @@ class OvsdbExecutor:
         for attempt in range(TRIES):
             with self._session.fresh(deadline) as connection:
                 read = self._read(connection, {step.part.name for step in steps}, deadline)
-                against = _objected(read, steps)
+                against = objected(_observed(read).state, steps)
                 if against:
                     return against
                 try:
@@ -136,26 +136,6 @@ def _columns_there(connection: Connection, deadline: float) -> dict[str, list[st
 
 def _observed(read: Read) -> Observed:
     return observed(read.rows.values(), read.bridges, read.version)
-
-
-def _objected(read: Read, steps: Sequence[Step]) -> list[Outcome] | None:
-    """The outcomes if any step must not run: the whole batch is one transaction."""
-    # One port a state: every step makes another state, and a batch may have hundreds.
-    states = {name: HostState({}, {name: port}) for name, port in _observed(read).state.ports.items()}
-    against = {}
-    for at, step in enumerate(steps):
-        state = states.get(step.part.name, HostState())
-        against[at] = objection(state, step)
-        if not against[at]:
-            states[step.part.name] = simulate(state, step)
-    if not any(against.values()):
-        return None
-    return [
-        refused(step, reason)
-        if (reason := against[at])
-        else Outcome(step, Result.SKIPPED, "not tried, since another step of the same transaction was not permitted")
-        for at, step in enumerate(steps)
-    ]
 
 
 def _committed(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[int | None, str]:

@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 from ovsdbapp.backend.ovs_idl import idlutils
 
 from hybridvif.errors import BridgeMissing
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, refused
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
 from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, is_undecided, not_realized, observed
 from hybridvif.facts import Observed
@@ -25,7 +25,7 @@ from hybridvif.names import key_of
 from hybridvif.parts import OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of, objection, simulate
+from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
 TRIES = 8
 SETTLE = 0.05
@@ -62,7 +62,7 @@ class ReplicaExecutor:
         said = ""
         for attempt in range(TRIES):
             with self._session.fresh(deadline) as api:
-                against = _objected(api, steps)
+                against = objected(_observed(api, {step.part.name for step in steps}).state, steps)
                 if against:
                     return against
                 try:
@@ -81,24 +81,6 @@ class ReplicaExecutor:
 def _names(steps: Iterable[Step]) -> str:
     names = sorted({step.part.name for step in steps})
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _objected(api: Any, steps: Sequence[Step]) -> list[Outcome] | None:
-    """The outcomes if any step must not run: the whole batch is one transaction."""
-    state = _observed(api, {step.part.name for step in steps}).state
-    against = {}
-    for at, step in enumerate(steps):
-        against[at] = objection(state, step)
-        if not against[at]:
-            state = simulate(state, step)
-    if not any(against.values()):
-        return None
-    return [
-        refused(step, reason)
-        if (reason := against[at])
-        else Outcome(step, Result.SKIPPED, "not tried, since another step of the same transaction was not permitted")
-        for at, step in enumerate(steps)
-    ]
 
 
 def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:

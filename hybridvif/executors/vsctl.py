@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 from hybridvif.errors import BridgeMissing
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, refused
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
 from hybridvif.executors.command import Finished, Program
 from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.recipes import switch_words
@@ -21,7 +21,7 @@ from hybridvif.names import key_of
 from hybridvif.parts import OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Objection, Step, Update, changes_of, objection, simulate
+from hybridvif.steps import Delete, Step, Update, changes_of
 
 SETTLE = 0.1
 """Seconds to wait for ofport and error to follow cur_cfg."""
@@ -56,7 +56,7 @@ class VsctlExecutor:
     def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         names = {step.part.name for step in steps}
         seen = self.observe(names, deadline)
-        against = _objected(seen, steps)
+        against = objected(seen.state, steps)
         if against:
             return against
         missing = _missing_bridges(seen.facts.switches, steps)
@@ -153,23 +153,6 @@ class VsctlExecutor:
         # ovs-vsctl counts whole seconds; what is left of one is ours to end.
         seconds = max(int(deadline - time.monotonic()), 1)
         return self._vsctl.run([f"--timeout={seconds}", f"--db={self._database}", *options, *words], deadline)
-
-
-def _objected(seen: Observed, steps: Sequence[Step]) -> list[Outcome] | None:
-    """The outcomes if any step must not run: the whole batch is one transaction."""
-    state = seen.state
-    against: list[Objection | None] = []
-    for step in steps:
-        against.append(objection(state, step))
-        if not against[-1]:
-            state = simulate(state, step)
-    if not any(against):
-        return None
-    reason = "not tried, since another step of the same transaction was not permitted"
-    return [
-        refused(step, one) if one else Outcome(step, Result.SKIPPED, reason)
-        for step, one in zip(steps, against, strict=True)
-    ]
 
 
 def _missing_bridges(bridges: Mapping[str, str], steps: Iterable[Step]) -> list[str]:
