@@ -22,6 +22,8 @@ IDS = {
 """The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
 OPTIONS: Mapping[str, Mapping[str, str]] = {PARKED: {"peer": "nobody"}}
 """Interface.options by type; a patch port needs a peer, and this one never exists."""
+STALE = "No usable peer"
+"""What ovs-vswitchd says of a patch port: about a system device it is what was said of the row while it was parked."""
 USERSPACE = frozenset({"netdev", "dummy"})
 """The datapath types in which ovs-vswitchd reads a system device through a packet socket."""
 
@@ -39,6 +41,15 @@ class Row:
     error: str
     tag: int | None
 
+    @property
+    def complaint(self) -> str:
+        """What ovs-vswitchd says against the row as it is now; "" for nothing.
+
+        About a system device, what it says of patch ports is left from when the row was parked. Where that has got a
+        port number since, the sentence was seen to stay for good (OVS 3.1), with the device taken and packets passing.
+        """
+        return "" if self.type != PARKED and STALE in self.error and (self.ofport or 0) > 0 else self.error
+
 
 def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str) -> Observed:
     """The parts and facts of these rows. bridges: the datapath type of each bridge there is, "" for the default."""
@@ -48,29 +59,25 @@ def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str) -> O
     return Observed(
         HostState({}, {row.name: _part_of(row, switches, held) for row in rows}),
         Facts(
-            ports={row.name: PortFact(ofport=row.ofport, error=row.error, tag=row.tag) for row in rows},
+            ports={row.name: PortFact(ofport=row.ofport, error=row.complaint, tag=row.tag) for row in rows},
             switches=switches,
             switch_version=f"ovs {version}".rstrip(),
         ),
     )
 
 
-STALE = "No usable peer"
-"""What ovs-vswitchd says of a patch port: about a system device it is what was said of the row while it was parked."""
-
-
 def is_undecided(row: Row | None) -> bool:
     """Whether ovs-vswitchd has yet to tell of a system device: cur_cfg comes before a row's own columns."""
     if row is None or row.type == PARKED:
         return False
-    return STALE in row.error or (row.ofport is None and not row.error)
+    return STALE in row.complaint or (row.ofport is None and not row.error)
 
 
 def complaint_about(row: Row | None) -> str:
     """Why ovs-vswitchd did not take a system device; empty if it did, or was not asked to."""
-    if row is None or row.type == PARKED or not (row.error or row.ofport == -1):
+    if row is None or row.type == PARKED or not (row.complaint or row.ofport == -1):
         return ""
-    return f"ovs-vswitchd did not take {row.name}: {row.error or 'no reason given'}"
+    return f"ovs-vswitchd did not take {row.name}: {row.complaint or 'no reason given'}"
 
 
 def not_realized(step: Step, reason: str) -> Outcome:
@@ -99,7 +106,7 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str]) -> Sw
     realized = (
         kind == ""
         and (row.ofport or 0) > 0
-        and not row.error
+        and not row.complaint
         # Where a device is deleted and made anew under its row, ofport and error stay good and no packet passes
         # (docs/host.md): only the socket tells.
         and (switches.get(row.bridge) not in USERSPACE or row.name in held)
