@@ -10,7 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any, Protocol
 
 from hybridvif.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
@@ -23,6 +23,10 @@ GRACE = 0.2
 """Seconds the daemon is given beyond its deadline to say that it passed, before the caller stops waiting."""
 
 
+ASKED_ANEW = 2
+"""How often another daemon is asked to look, where one died of it."""
+
+
 class NoAnswer(HybridVifError):
     """The daemon died, or did not answer by the deadline; what it was asked may or may not have been done."""
 
@@ -30,7 +34,15 @@ class NoAnswer(HybridVifError):
 
 
 class NotAsked(NoAnswer):
-    """The deadline had passed before the daemon was asked, so nothing was tried."""
+    """The daemon did not get the question, so nothing was tried."""
+
+
+class Died(NoAnswer):
+    """The daemon died before it answered."""
+
+
+class DiedBefore(Died, NotAsked):
+    """The daemon was dead before it had the whole question."""
 
 
 class AnyHost(Protocol):
@@ -64,6 +76,10 @@ class Host:
         from hybridvif.privileged import entrypoints
 
         asked = None if names is None else sorted(names)
+        for _ in range(ASKED_ANEW):
+            # To look changes nothing, so the next daemon may be asked the same.
+            with suppress(Died):
+                return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
         return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
@@ -77,7 +93,11 @@ class Host:
         try:
             return wire.decode_outcomes(self._ask(entrypoints.apply, wire.encode_plans(plans), deadline), plans)
         except NotAsked as late:
-            return [tuple(Outcome(step, Result.FAILED, str(late), code=late.code) for step in plan) for plan in plans]
+            again = isinstance(late, Died)
+            return [
+                tuple(Outcome(step, Result.FAILED, str(late), retry=again, code=late.code) for step in plan)
+                for plan in plans
+            ]
         except NoAnswer as lost:
             return [tuple(Outcome(step, Result.UNKNOWN, str(lost)) for step in plan) for plan in plans]
 
@@ -124,6 +144,8 @@ class Host:
     def _ask(self, entry: Any, question: object, deadline: float) -> Any:
         from oslo_privsep.comm import PrivsepTimeout
 
+        from hybridvif.privileged.context import Untaken
+
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
         # From the deadline on, not from now: several questions in a row must not each be given the grace.
@@ -134,8 +156,10 @@ class Host:
             answer = entry(question, float(deadline), _wrap_timeout=left)
         except PrivsepTimeout as error:
             raise NoAnswer("the privileged daemon did not answer by the deadline") from error
+        except Untaken as error:
+            raise DiedBefore(f"the privileged daemon died before it was asked ({error}); call again") from error
         except OSError as error:
-            raise NoAnswer(f"the privileged daemon died before it answered ({error})") from error
+            raise Died(f"the privileged daemon died before it answered ({error}); call again") from error
         if answer[0] == "ok":
             return answer[1]
         _, code, sentence = answer

@@ -50,6 +50,8 @@ class Outcome:
     """Nothing was done on any real host."""
     code: str = ""
     """The `code` of the error it amounts to, where that is more than a failure: precondition, bridge-missing."""
+    retries: int = 0
+    """How often the executor tried anew before this came of it, because others wrote at the same time."""
 
 
 class Status(enum.Enum):
@@ -108,6 +110,7 @@ class Report:
     simulated: bool = False
     """Whether it was the recording executor that "did" it: nothing was done on any real host."""
     retries: int = 0
+    """How often a plan was made anew, or a transaction sent anew, because the host moved on."""
     outcomes: tuple[Outcome, ...] = ()
     leftovers: tuple[str, ...] = ()
     """What is there and should not be, or is not as it was found: names, or "name: attribute"."""

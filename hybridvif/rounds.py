@@ -87,6 +87,8 @@ def apply_all(attempts: list[Attempt], host: AnyHost, deadline: float) -> None:
     for one, latest in zip(attempts, outcomes, strict=True):
         one.latest = latest
         one.outcomes += latest
+        # The steps of one transaction were all tried anew together.
+        one.retries += max((outcome.retries for outcome in latest), default=0)
 
 
 def observe_all(

@@ -130,7 +130,7 @@ def decode_part(value: object) -> Part:
 def encode_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> list[Any]:
     """Outcomes without their steps, which the asker has."""
     return [
-        [[outcome.result.value, outcome.reason, outcome.retry, outcome.simulated, outcome.code] for outcome in plan]
+        [[one.result.value, one.reason, one.retry, one.simulated, one.code, one.retries] for one in plan]
         for plan in outcomes
     ]
 
@@ -138,10 +138,7 @@ def encode_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> list[Any]:
 def decode_outcomes(value: Any, plans: Sequence[Sequence[Step]]) -> list[tuple[Outcome, ...]]:
     """The outcomes of these plans."""
     return [
-        tuple(
-            Outcome(step, Result(result), reason, retry, simulated, code)
-            for step, (result, reason, retry, simulated, code) in zip(plan, outcomes, strict=True)
-        )
+        tuple(Outcome(step, Result(result), *rest) for step, (result, *rest) in zip(plan, outcomes, strict=True))
         for plan, outcomes in zip(plans, value, strict=True)
     ]
 

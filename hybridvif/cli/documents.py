@@ -23,7 +23,7 @@ A report (of plug and unplug):
     ok          true only for done
     changed     whether anything was written
     simulated   true: nothing was done on any real host
-    retries     how often the plan was made anew, because the host moved on
+    retries     how often a plan was made, or a transaction sent, anew, because the host moved on
     code        "" or the word for machines: name-collision, conflict, ...
     reason      "" or one finished sentence
     leftovers   what is there and should not be, or is not as it was found

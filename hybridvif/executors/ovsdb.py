@@ -10,6 +10,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Collection, Iterable, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
@@ -76,6 +77,7 @@ class OvsdbExecutor:
 
     def _tried(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         said = ""
+        attempt = 0
         for attempt in range(TRIES):
             with self._session.fresh(deadline) as connection:
                 read = self._read(connection, {step.part.name for step in steps}, deadline)
@@ -90,14 +92,15 @@ class OvsdbExecutor:
                     return [Outcome(step, Result.DONE) for step in steps]
                 number, said = _committed(connection, operations, deadline)
                 if number is not None:
-                    return _settled(connection, steps, number, deadline)
+                    settled = _settled(connection, steps, number, deadline)
+                    return [replace(outcome, retries=attempt) for outcome in settled]
                 if not said.startswith(_MOVED_ON):
                     break
             time.sleep(random.uniform(0, 0.01 * 2**attempt))
         moved_on = said.startswith(_MOVED_ON)
         why = "others keep changing the same rows" if moved_on else said
         reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
-        return [Outcome(step, Result.FAILED, reason, retry=moved_on) for step in steps]
+        return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
 
     def _read(self, connection: Connection, names: Collection[str] | None, deadline: float) -> Read:
         """What the server holds under these names, now."""

@@ -12,6 +12,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from ovsdbapp.backend.ovs_idl import idlutils
@@ -59,7 +60,8 @@ class ReplicaExecutor:
             return [error.outcome_of(step) for step in steps]
 
     def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        said = ""
+        status = said = ""
+        attempt = 0
         for attempt in range(TRIES):
             with self._session.fresh(deadline) as api:
                 against = objected(_observed(api, {step.part.name for step in steps}).state, steps)
@@ -70,12 +72,15 @@ class ReplicaExecutor:
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if status in ("success", "unchanged"):
-                    return _settled(api, steps, number, deadline)
+                    settled = _settled(api, steps, number, deadline)
+                    return [replace(outcome, retries=attempt) for outcome in settled]
                 if status != "try again":
                     break
             time.sleep(random.uniform(0, 0.01 * 2**attempt))
-        reason = f"OVSDB refused the transaction for {_names(steps)}: {said or 'others keep changing the same rows'}"
-        return [Outcome(step, Result.FAILED, reason, retry=not said) for step in steps]
+        moved_on = status == "try again"
+        why = "others keep changing the same rows" if moved_on else said
+        reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
+        return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
 
 
 def _names(steps: Iterable[Step]) -> str:

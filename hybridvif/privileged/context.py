@@ -53,6 +53,10 @@ class _EndedAtOnce(PreconditionError):
     """The daemon ended before it greeted its caller."""
 
 
+class Untaken(OSError):
+    """A request did not reach the daemon whole, so nothing of it was begun."""
+
+
 class Channel(daemon._ClientChannel):
     """A channel to a daemon that a helper command started."""
 
@@ -65,6 +69,7 @@ class Channel(daemon._ClientChannel):
             started = self._start(context.helper_command(path), listener, deadline)
         self._deadline = deadline
         self._sending = threading.Lock()
+        self._dead = False
         try:
             super().__init__(started, context)
         except BaseException:
@@ -125,12 +130,14 @@ class Channel(daemon._ClientChannel):
         finally:
             # oslo.privsep does this at end of file only; after ECONNRESET or a broken frame the callers would hang.
             with self.lock:
-                self.running = False
+                self.running, self._dead = False, True
                 for waiting in self.outstanding_msgs.values():
                     waiting.set_exception(OSError("the privileged daemon has died"))
 
     def send_recv(self, msg: Any, timeout: float | None = None) -> Any:
         """Send a request and wait for its reply; a daemon that takes nothing in holds nobody up.
+
+        Raises Untaken where the daemon was dead before it had all of the request, OSError where it died with it.
 
         oslo.privsep sends under the lock that every caller needs, for as long as it takes.
         """
@@ -138,10 +145,17 @@ class Channel(daemon._ClientChannel):
         name, future = uuidutils.generate_uuid(), comm.Future(self.lock)
         frame = msgpack.packb((name, msg), use_bin_type=True, unicode_errors="surrogateescape")
         with self.lock:
+            if self._dead:
+                raise Untaken("it has hung up")
             self.outstanding_msgs[name] = future
         try:
-            if not self._send(frame, deadline):
-                return _NO_REPLY
+            try:
+                if not self._send(frame, deadline):
+                    return _NO_REPLY
+            except OSError as error:
+                # Before the reader has noticed; the next caller must not meet it as well.
+                self.running = False
+                raise Untaken(str(error)) from error
             with self.lock:
                 if future.data is None and future.error is None:
                     future.timeout = max(deadline - time.monotonic(), 0.001)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -308,6 +309,41 @@ def test_two_writers_of_one_row_lose_nothing(bench: Bench, tmp_path: Path) -> No
     assert [line for line in lines if not line.startswith("wrote")] == []
     # The writer may have been killed between its commit and its word.
     assert int(dict(bench.row(QVO)["external_ids"][1])["x"]) - len(lines) in (0, 1)
+
+
+RESTLESS = f"""
+import itertools, json, socket
+server = socket.socket(socket.AF_UNIX)
+server.connect("/run/openvswitch/db.sock")
+where = [["name", "==", "{QVO}"]]
+for number in itertools.count():
+    change = [["external_ids", "delete", ["set", ["x"]]], ["external_ids", "insert", ["map", [["x", str(number)]]]]]
+    mutate = {{"op": "mutate", "table": "Interface", "where": where, "mutations": change}}
+    server.sendall(json.dumps({{"id": number, "method": "transact", "params": ["Open_vSwitch", mutate]}}).encode())
+    server.recv(65536)
+    if number == 0:
+        print("at it", flush=True)
+"""
+"""Writes some thousand times a second, so that what was just read is seldom still so."""
+
+
+def test_how_often_it_was_tried_anew_is_told(bench: Bench, executor: dict[str, str]) -> None:
+    tells = executor["switch_executor"] != "ovs-vsctl"  # which tries anew by itself, and does not tell how often
+    bench.furnish(bench.wiring)
+    other = replace(ROW, attached_mac="fa:16:3e:ff:ff:ff")
+    assert [outcome.retries for outcome in bench.do(Update(ROW, other))] == [0]
+    with bench.box.popen([sys.executable, "-c", RESTLESS], stdout=PIPE) as writer:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "at it\n"
+        told: list[Outcome] = []
+
+        def told_anew() -> bool:
+            told.extend(bench.do(Update(other, ROW)) + bench.do(Update(ROW, other)))
+            return not tells or max(outcome.retries for outcome in told) > 0
+
+        assert until(told_anew, 20)
+        writer.kill()
+    assert [outcome for outcome in told if outcome.result is not Result.DONE and not outcome.retry] == []
 
 
 def test_what_another_client_has_committed_is_seen_at_once(bench: Bench) -> None:

@@ -282,6 +282,22 @@ def test_what_a_killed_daemon_had_not_yet_read_is_answered_as_well(lab: Lab, hun
     assert plug(PORT, lab.host).ok
 
 
+def test_what_a_killed_daemon_was_asked_to_look_at_the_next_one_is_asked(lab: Lab, hung: int) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        looking = [pool.submit(lab.host.observe, set(NAMES), time.monotonic() + SOON) for _ in range(2)]
+        time.sleep(0.2)
+        os.kill(hung, signal.SIGKILL)
+        assert [list(future.result(timeout=10).state) for future in looking] == [[], []]
+
+
+def test_a_daemon_killed_while_nobody_waited_for_it_is_not_noticed(lab: Lab) -> None:
+    """Whether its end has been read by then, or not yet."""
+    for number in range(6):
+        os.kill(the_daemon(lab), signal.SIGKILL)
+        time.sleep(0.001 * (number % 3))
+        assert (plug(PORT, lab.host) if number % 2 == 0 else unplug(PORT.id, lab.host)).ok
+
+
 def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
     """The reader of the channel meets an end of file, a broken pipe or a reset, as it happens."""
     stop = threading.Event()

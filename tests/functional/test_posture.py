@@ -13,8 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif import Host, check, plug, unplug, wiring_of
-from hybridvif.host import NoAnswer
+from hybridvif import Host, PreconditionError, check, plug, unplug, wiring_of
 from hybridvif.privileged import startup
 from hybridvif.privileged.context import daemon_context
 from hybridvif.pytest_plugin import connected, lacking
@@ -264,8 +263,8 @@ def test_when_the_caller_hangs_up_the_programs_end_as_well(joined: Connect, tmp_
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(lab.host.observe, set(PORT.names), time.monotonic() + 20)
             assert until(lambda: lab.sh("pgrep -fx 'sleep 61' || true") != "")
-            daemon_context.stop()
-            with pytest.raises(NoAnswer):
+            lab.host.close()
+            with pytest.raises(PreconditionError, match="closed"):
                 asked.result(10)
         assert until(lambda: lab.sh("pgrep -fx 'sleep 61' || true") == "", 2)
         assert daemons(lab.box) == []
