@@ -57,7 +57,8 @@ BARS = (
         "and unplug", "100 % / 100 %, 0 false ok, 4 pairs of executors", KILLS, "test_kills.py",
     ),
     Bar("kills-program", "the same for each program the daemon runs", "100 % / 100 %", KILLS, "test_kills.py"),
-    Bar("kills-client", "the same for the caller, from its start to its end", "100 % / 100 %", KILLS, "test_client_kills.py"),
+    Bar("kills-client", "the same for the caller, from its start to its end", "100 % / 100 %", KILLS,
+        "test_client_kills.py"),
     Bar("kills-rollback", "the same within a rollback", "100 % / 100 %, 0 false ok", KILLS,
         "test_kills.py -k undone"),
     Bar(

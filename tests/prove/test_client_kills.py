@@ -1,4 +1,4 @@
-"""The caller killed before any call of its own, from its start to its end: its daemon ends, and the next call is right."""
+"""The caller killed before any call of its own, from its start to its end: its daemon ends, the next call is right."""
 
 from __future__ import annotations
 
