@@ -14,6 +14,7 @@ from hybridvif.parts import differences
 from hybridvif.sandbox import Vm
 from hybridvif.steps import Create, Update
 from tests.functional.conftest import Lab, make_port, until
+from tests.prove.figures import note
 
 SUB = "00000001-7b"
 QBR, QVB, QVO = f"qbr{SUB}", f"qvb{SUB}", f"qvo{SUB}"
@@ -159,6 +160,7 @@ def test_a_repair_writes_only_what_had_drifted(lab: Lab, vms: tuple[Vm, Vm]) -> 
     assert lab.snapshot() == before
 
 
+@pytest.mark.prove
 @pytest.mark.parametrize("daemon_restarts", [False, True], ids=["vswitchd running", "host reboot"])
 def test_when_all_devices_are_gone_the_rows_get_them_back(lab: Lab, daemon_restarts: bool) -> None:
     ports = [make_port(1), make_port(2)]
@@ -182,7 +184,9 @@ def test_when_all_devices_are_gone_the_rows_get_them_back(lab: Lab, daemon_resta
         ]
         assert now["_uuid"] == interface["_uuid"]
     with lab.vm(ports[0], 1) as one, lab.vm(ports[1], 2):
-        assert one.ping("10.0.0.2", count=2).returncode == 0
+        crosses = one.ping("10.0.0.2", count=2).returncode == 0
+    note("recreated", case="host reboot" if daemon_restarts else "vswitchd running", times=1, crossed=crosses)
+    assert crosses
 
 
 def test_a_running_vms_tap_is_put_back_into_a_bridge_made_anew(lab: Lab, vms: tuple[Vm, Vm]) -> None:

@@ -110,8 +110,11 @@ BARS = (
         "exit {exit_code}; done: {done}", "test_many.py -k running"),
     Bar("recreated", "devices made anew under a living row: ping after plug", "crosses",
         "{crossed} of {times} crossed", "../functional/test_repair.py -k all_devices"),
-    Bar("state-machine", "random histories on a real host", "300 of 30 steps, invariants hold",
-        "{broken} broken in {runs} runs of {steps} steps", ""),
+    Bar(
+        "state-machine", "random histories on a real host", "300 of 30 steps, invariants hold",
+        "{broken} broken in {runs} ({steps} steps: {calls} calls, {kills} kills, {drifts} drifts, {reboots} reboots, "
+        "{strays} strays, {collisions} collisions)", "test_histories.py",
+    ),
     Bar(
         "simulation", "random histories on a host in memory", "100,000 seeds, invariants hold",
         "{broken} broken in {seeds} ({calls} calls, {kills} kills, {drifts} drifts, {failures} failures, "
