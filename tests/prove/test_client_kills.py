@@ -55,7 +55,10 @@ class Caller:
     def points(self) -> dict[str, int]:
         """How often it makes each kind of call that may change something."""
         assert self.run(counting()) == "ok"
-        return counted(self.log)
+        made = counted(self.log)
+        # The one by which it starts, and is not yet what is killed.
+        made["execve"] -= 1
+        return {kind: count for kind, count in made.items() if count}
 
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
