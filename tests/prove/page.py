@@ -74,7 +74,7 @@ BARS = (
     Bar(
         "hung", "ovsdb-server or ovs-vswitchd hung or dead, deadline 3 s",
         "returns within 3.25 s, typed; no ghost within 10 s; whole or absent",
-        "{calls} calls, the longest {longest_s} s; {untyped} untyped, {ghosts} ghosts, {half} half",
+        "{calls} calls, the longest {longest_s} s; {unknown} unknown, {untyped} untyped, {ghosts} ghosts, {half} half",
         "test_switch_faults.py",
     ),
     Bar("server-restarts", "ovsdb-server killed and restarted during a plug", "one row, converges",
