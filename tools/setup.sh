@@ -94,6 +94,7 @@ is_there() {
         iputils*) has_program ping ;;
         util-linux) has_program unshare && has_program nsenter ;;
         procps*) has_program sysctl ;;
+        udev) has_program udevadm ;;
         python3*) [[ -n ${HYBRIDVIF_PYTHON:-} ]] || fits "$venv/bin/python" || find_python ;;
         *) has_program "$1" ;;
     esac

@@ -1,0 +1,28 @@
+"""What is in etc/ for deployers is installed with the package."""
+
+from __future__ import annotations
+
+import configparser
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_file_of_etc_is_installed_under_its_own_path() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg", encoding="utf-8")
+    installed = {
+        f"{directory.removeprefix('share/hybridvif/')}/{Path(file).name}": file
+        for directory, files in setup["options.data_files"].items()
+        for file in files.split()
+    }
+    there = {str(path.relative_to(ROOT)) for path in (ROOT / "etc").rglob("*") if path.is_file()}
+    # configparser has option names in lower case.
+    assert {path.lower(): path for path in there} == {path.lower(): file for path, file in installed.items()}
+
+
+def test_the_page_for_deployers_names_every_file() -> None:
+    page = (ROOT / "docs/deploy.md").read_text(encoding="utf-8")
+    for path in (ROOT / "etc").rglob("*"):
+        if path.is_file():
+            assert str(path.relative_to(ROOT)) in page
