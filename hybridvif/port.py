@@ -37,6 +37,15 @@ def is_bridge_name(text: str) -> bool:
     return _SWITCH_BRIDGE.fullmatch(text) is not None
 
 
+TRUNK_PREFIX = "tbr-"
+"""What the name of a trunk bridge of Neutron's begins with: one trunk's own bridge, between its ports and br-int."""
+
+
+def is_trunk_bridge(name: str) -> bool:
+    """Whether the name is that of a trunk bridge of Neutron's."""
+    return name.startswith(TRUNK_PREFIX)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     """One Neutron port that is to be plugged the hybrid way.
@@ -62,6 +71,9 @@ class Port:
     """The integration bridge; it must exist and this host's configuration must list it."""
     vif_type: VifType = VifType.OVS
     """The kind of switch."""
+    isolate: bool = False
+    """Whether a row that is made anew is in the dead VLAN until Neutron's agent wires it; a row that is there is left
+    as it is, and none on a trunk bridge is isolated. For Open vSwitch."""
 
     def __post_init__(self) -> None:
         names_of(self.id)
@@ -90,6 +102,15 @@ class Port:
             isinstance(self.vif_type, VifType),
             f"port {self.id}: vif_type {self.vif_type!r} is not known; use one of "
             + ", ".join(kind.value for kind in VifType),
+        )
+        _require(
+            type(self.isolate) is bool,
+            f"port {self.id}: isolate {self.isolate!r} is neither true nor false; leave it out for false",
+        )
+        _require(
+            not self.isolate or self.vif_type is VifType.OVS,
+            f"port {self.id}: isolate is for Open vSwitch, and an Indigo Virtual Switch has no VLAN tag of a port's; "
+            "leave it out",
         )
 
     @property

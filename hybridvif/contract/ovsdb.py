@@ -32,6 +32,7 @@ def check(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
         _facts(bench, bridges)
         with _others_unchanged(bench):
             _foreign_columns(bench, port, bridges)
+            _born_isolated(bench, port)
         _bond(bench, port)
     finally:
         bench.sh(clean)
@@ -67,6 +68,18 @@ def _foreign_columns(bench: Bench, port: OvsPort, bridges: Sequence[str]) -> Non
     _done(bench, Delete(moved))
     _done(bench, Create(port))
     _done(bench, Delete(port))
+
+
+def _born_isolated(bench: Bench, port: OvsPort) -> None:
+    """The dead VLAN is of a row's birth: what is written later leaves it, and never puts a row there."""
+    isolated = replace(port, isolated=True)
+    for born, columns in ((isolated, ["4095", "trunk", "[4095]"]), (port, ["[]", "[]", "[]"])):
+        changed = replace(isolated, vm_uuid="")
+        for step in (Create(born), Update(port, changed), Update(changed, isolated)):
+            _done(bench, step)
+            tagged = bench.sh(f"ovs-vsctl get Port {QVO} tag vlan_mode trunks").split()
+            assert tagged == columns, f"{QVO}, made with isolated={born.isolated}: tag, vlan_mode, trunks are {tagged}"
+        _done(bench, Delete(port))
 
 
 def _foreign_of(bench: Bench) -> str:

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybridvif.executors.linkstate import regained
-from hybridvif.executors.ovsrows import IDS, OPTIONS, ids_of
+from hybridvif.executors.ovsrows import IDS, OPTIONS, columns_at_birth, ids_of
 from hybridvif.parts import Bridge, IvsPort, OvsPort, Role, Tap, Veth
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, role_of
 
@@ -238,6 +238,8 @@ def switch_words(step: Step) -> list[str]:
         case Create(OvsPort() as port):
             ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(port).items()]
             words = ["--", "add-port", port.bridge, port.name, "--", "set", "Interface", port.name, *ids]
+            columns = [f"{name}={value}" for name, value in columns_at_birth(port).items()]
+            words += ["--", "set", "Port", port.name, *columns] if columns else []
             return words + (_type_words(port.name, port.type) if port.type else [])
         case Update(OvsPort() as before, OvsPort() as after):
             return list(_update_words(before, after, changes_of(step)))

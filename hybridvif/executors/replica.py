@@ -20,7 +20,17 @@ from ovsdbapp.backend.ovs_idl import idlutils
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, is_undecided, not_realized, observed
+from hybridvif.executors.ovsrows import (
+    IDS,
+    OPTIONS,
+    Row,
+    columns_at_birth,
+    complaint_about,
+    ids_of,
+    is_undecided,
+    not_realized,
+    observed,
+)
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
 from hybridvif.parts import OvsPort, Part, Role
@@ -106,14 +116,18 @@ def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
 
 def _create(api: Any, txn: Any, port: OvsPort) -> None:
     _bridge(api, port.bridge)
-    api.add_port(
+    added = api.add_port(
         port.bridge,
         port.name,
         may_exist=False,
         type=port.type,
         options=OPTIONS.get(port.type, {}),
         external_ids=ids_of(port),
-    ).run_idl(txn)
+    )
+    added.run_idl(txn)
+    row = txn._txn_rows[added.result]
+    for column, value in columns_at_birth(port).items():
+        setattr(row, column, value)
 
 
 def _update(api: Any, port: OvsPort, changes: dict[str, object]) -> None:

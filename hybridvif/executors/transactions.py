@@ -14,7 +14,7 @@ from typing import Any
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.jsonrpc import Operation
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, ids_of
+from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, columns_at_birth, ids_of
 from hybridvif.names import key_of
 from hybridvif.parts import OvsPort
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
@@ -211,7 +211,7 @@ def _insert(port: OvsPort, interface: str, name: str) -> list[Operation]:
         {
             "op": "insert",
             "table": "Port",
-            "row": {"name": port.name, "interfaces": ["named-uuid", interface]},
+            "row": {"name": port.name, "interfaces": ["named-uuid", interface], **columns_at_birth(port)},
             "uuid-name": name,
         },
     ]

@@ -128,7 +128,9 @@ def test_the_mtu_of_the_file_counts_where_the_network_has_none(lab: Lab, start_n
 
 
 @pytest.mark.parametrize(
-    ("os_vif", "more"), [({"isolate_vif": "true"}, {}), ({}, {"bridge": "tbr-1"})], ids=["isolate_vif", "trunk bridge"]
+    ("os_vif", "more"),
+    [({"default_qos_type": "linux-noop"}, {}), ({}, {"bridge": "tbr-1"})],
+    ids=["default_qos_type", "trunk bridge"],
 )
 def test_what_a_port_cannot_say_yet_is_left_to_os_vif(
     lab: Lab, start_nova: StartNova, port: Port, os_vif: dict[str, object], more: dict[str, Any]

@@ -55,9 +55,12 @@ marks = st.one_of(st.just(""), words, uuids, uuids.map(str.upper))
 numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))
 
 
-def ports(vif_types: st.SearchStrategy[VifType] | None = None) -> st.SearchStrategy[Port]:
+@st.composite
+def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) -> Port:
     """Any legal Port."""
-    return st.builds(
+    vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
+    of_a_row = {"isolate": st.booleans()}
+    plain = st.builds(
         Port,
         id=uuids,
         mac=macs,
@@ -65,8 +68,10 @@ def ports(vif_types: st.SearchStrategy[VifType] | None = None) -> st.SearchStrat
         interface_id=st.just("") | uuids,
         mtu=st.integers(MIN_MTU, MAX_MTU),
         bridge=switch_bridges,
-        vif_type=st.sampled_from(VifType) if vif_types is None else vif_types,
+        vif_type=st.just(vif_type),
+        **(of_a_row if vif_type is VifType.OVS else {}),
     )
+    return draw(plain)
 
 
 @st.composite

@@ -43,6 +43,7 @@ def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
         ("bridge", "tbr-5f2c0e1a-7b"),
         ("bridge", "Br_0.9-x"),
         ("vif_type", VifType.IVS),
+        ("isolate", True),
     ],
 )
 def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
@@ -95,6 +96,9 @@ def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
         ("bridge", None),
         ("vif_type", "ovs"),
         ("vif_type", None),
+        ("isolate", 1),
+        ("isolate", "yes"),
+        ("isolate", None),
     ],
 )
 def test_an_illegal_value_is_refused_in_a_sentence_that_names_field_value_and_rule(field: str, value: object) -> None:
@@ -111,6 +115,11 @@ def test_what_is_refused_is_both_ours_and_a_value_error() -> None:
         Port(**LEGAL, mtu=67)
     with pytest.raises(HybridVifError, match="mtu 67"):
         Port(**LEGAL, mtu=67)
+
+
+def test_what_an_indigo_switch_has_not_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="isolate is for Open vSwitch"):
+        Port(**LEGAL, vif_type=VifType.IVS, isolate=True)
 
 
 def test_an_unknown_vif_type_is_told_which_are_known() -> None:

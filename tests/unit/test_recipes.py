@@ -48,6 +48,13 @@ def test_a_fresh_plug_runs_the_seeds_commands_in_the_seeds_order() -> None:
         at = later[0]
 
 
+def test_a_port_to_be_isolated_is_in_the_dead_vlan_in_the_very_transaction_that_makes_it() -> None:
+    (line,) = [one for one in shell_lines(plan(NOTHING, wiring_of(replace(PORT, isolate=True)))) if "ovs-vsctl" in one]
+    assert f" -- set Port {QVO} tag=4095 vlan_mode=trunk trunks=4095" in line
+    drifted = WIRING.having(replace(ROW, vm_uuid=""))
+    assert not [one for one in shell_lines(plan(drifted, wiring_of(replace(PORT, isolate=True)))) if "4095" in one]
+
+
 def test_an_unplug_is_the_reverse() -> None:
     assert list(shell_lines(plan(WIRING, NOTHING))) == [
         f"ovs-vsctl --if-exists del-port {QVO}",
