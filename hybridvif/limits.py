@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
 from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, births_of
-from hybridvif.port import MAX_MTU, MIN_MTU, is_bridge_name, is_mac, is_trunk_bridge
+from hybridvif.port import MAX_MTU, MIN_MTU, QOS_TYPES, is_bridge_name, is_mac, is_trunk_bridge
 
 Rule = Callable[[Part, object], bool]
 
@@ -107,6 +107,7 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "type": _one_of("", PARKED),
         "realized": _is_flag,
         "isolated": _may_be_isolated,
+        "qos_type": _one_of("", *QOS_TYPES),
     },
     IvsPort: {},
 }

@@ -113,6 +113,8 @@ class OvsPort(Part):
     """Whether ovs-vswitchd has taken the device as it is now. Read back, never written."""
     isolated: bool = field(default=False, metadata=_BIRTH)
     """Whether it is born in the dead VLAN: Port.tag and trunks are DEAD_VLAN, and vlan_mode is trunk."""
+    qos_type: str = field(default="", metadata=_BIRTH)
+    """The type of the QoS row that is made with it, and goes with it; "" for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

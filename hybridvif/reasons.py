@@ -67,6 +67,9 @@ REASONS: Mapping[tuple[type[Part], str], Reason] = {
         "only when the row is made: no packet may pass before Neutron's agent has wired the port",
         (1734320, 2023300, 1930414, 2069543),
     ),
+    (OvsPort, "qos_type"): Reason(
+        "only when the row is made: else ovs-vswitchd takes the queueing of the device away", (2017868, 2133225)
+    ),
     (OvsPort, "realized"): Reason("ovs-vswitchd must hold the device as it is now, or no packet passes"),
 }
 

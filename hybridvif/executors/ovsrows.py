@@ -100,7 +100,7 @@ def ids_of(port: OvsPort) -> dict[str, str]:
 
 
 def columns_at_birth(port: OvsPort) -> Mapping[str, str | int]:
-    """What a Port is created with, beside its name and its interface."""
+    """What a Port is created with, beside its name, its interface and its QoS."""
     return ISOLATION if port.isolated else {}
 
 

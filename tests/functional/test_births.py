@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from hybridvif import check, plug, plug_all, unplug
+from dataclasses import replace
+
+from hybridvif import check, plug, plug_all, unplug, unplug_all
+from hybridvif.executors.qosrows import qos_id_of
 from tests.functional.conftest import Lab, make_port
 
 COLUMNS = ("tag", "vlan_mode", "trunks")
@@ -42,3 +45,28 @@ def test_a_port_that_is_there_is_never_isolated(lab: Lab) -> None:
     unplug(isolated.id, lab.host)
     plug(isolated, lab.host)
     assert born(lab, isolated.names.switch_end) == [4095, "trunk", 4095]
+
+
+def test_a_port_is_made_with_its_qos_and_takes_it_away_again(lab: Lab) -> None:
+    port = make_port(qos_type="linux-noop")
+    before = lab.snapshot()
+    plug(port, lab.host)
+    assert lab.sh(f"ovs-vsctl get QoS $(ovs-vsctl get Port {port.names.switch_end} qos) type").strip() == "linux-noop"
+    assert not plug(replace(port, qos_type="linux-htb"), lab.host).changed
+    unplug(port.id, lab.host)
+    assert lab.snapshot() == before
+    assert lab.sh("ovs-vsctl list QoS") == ""
+
+
+def test_an_unplug_in_bulk_takes_only_the_qos_of_its_ports(lab: Lab) -> None:
+    ports = [make_port(number, qos_type="linux-noop") for number in range(1, 21)]
+    plug_all(ports, lab.host)
+    # Whose agent has given it another.
+    name = ports[0].names.switch_end
+    lab.sh(f"ovs-vsctl -- --id=@q create QoS type=linux-htb external_ids:id=agent -- set Port {name} qos=@q")
+    assert len(lab.sh("ovs-vsctl --bare --columns=_uuid list QoS").split()) == 21
+    assert all(report.ok for report in unplug_all([port.id for port in ports[:-1]], lab.host))
+    left = lab.sh("ovs-vsctl --bare --columns=external_ids list QoS").split()
+    assert sorted(left) == sorted(["id=agent", "_type=linux-noop", f"id={qos_id_of(ports[-1].names.switch_end)}"])
+    unplug(ports[-1].id, lab.host)
+    lab.sh("ovs-vsctl --all destroy QoS")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from subprocess import PIPE
 from typing import Any
 
@@ -84,6 +85,55 @@ def test_an_isolated_port_is_as_os_vifs(lab: Lab, start_nova: StartNova, port: P
         assert nova.plug(port)["ok"]
         assert lab.row(QVO, "Port")["tag"] == 7
         assert nova.unplug(port)["ok"]
+
+
+def qos_of(lab: Lab, name: str = QVO) -> list[Any]:
+    """The type of the QoS row that a port holds, and all that says whose it is; and how many QoS rows there are."""
+    (row,) = json.loads(lab.sh(f"ovs-vsctl --format=json find Port name={name}"))["data"]
+    held = lab.sh(f"ovs-vsctl get Port {name} qos").strip()
+    count = len(lab.sh("ovs-vsctl --bare --columns=_uuid list QoS").split())
+    if held == "[]":
+        return ["none", count]
+    assert row
+    return [*lab.sh(f"ovs-vsctl get QoS {held} type external_ids other_config queues").splitlines(), count]
+
+
+# On a bridge of the kernel's datapath, since os-vif makes a QoS on no other; the rows need no kernel.
+SYSTEM = {"bridge": "br-sys", "datapath_type": "system"}
+
+
+def test_a_port_with_a_qos_is_as_os_vifs_and_either_takes_away_the_others(
+    lab: Lab, start_nova: StartNova, port: Port
+) -> None:
+    queued: dict[str, object] = {"default_qos_type": "linux-fq_codel"}
+    theirs = start_nova(os_vif=queued)
+    ours = start_nova(os_vif=queued, answer_to_ovs="true", integration_bridges="br-int,br-sys")
+    theirs.plug(port, **SYSTEM)
+    wanted = qos_of(lab)
+    assert wanted[-1] == 1
+    # Ours goes with it, though it was os-vif that made it, and of whatever type.
+    lab.sh("ovs-vsctl set QoS $(ovs-vsctl --bare --columns=_uuid list QoS) external_ids:_type=linux-noop")
+    assert ours.unplug(port, **SYSTEM) == {"ok": True}
+    assert lab.sh("ovs-vsctl list QoS") == ""
+    # On a bridge that is there: a plug that Open vSwitch does not take is taken back.
+    library = replace(port, qos_type="linux-fq_codel")
+    assert plug(library, lab.host).ok
+    assert qos_of(lab) == wanted
+    theirs.unplug(port, **{**SYSTEM, "bridge": "br-int"})
+    assert lab.sh("ovs-vsctl list QoS") == ""
+
+
+def test_through_os_vif_a_userspace_datapath_gets_no_qos(lab: Lab, start_nova: StartNova, port: Port) -> None:
+    queued: dict[str, object] = {"default_qos_type": "linux-fq_codel"}
+    for nova in (start_nova(os_vif=queued), start_nova(os_vif=queued, answer_to_ovs="true")):
+        assert nova.plug(port)["ok"]
+        assert qos_of(lab) == ["none", 0]
+        assert nova.unplug(port)["ok"]
+    ours = start_nova(os_vif=queued, answer_to_ovs="true")
+    assert ours.plug(port, datapath_type="system")["ok"]
+    assert qos_of(lab)[0] == "linux-fq_codel"
+    assert ours.unplug(port, datapath_type="system")["ok"]
+    assert lab.sh("ovs-vsctl list QoS") == ""
 
 
 def test_a_port_plugged_by_us_is_unplugged_by_os_vif_clean(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:

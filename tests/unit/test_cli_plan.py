@@ -157,8 +157,10 @@ def test_with_reasons_every_attribute_says_why() -> None:
 
 def test_of_a_birth_only_what_is_asked_for_is_told() -> None:
     assert "isolated" not in text_of(planned(RecordingHost(), PLUG, reasons=True))
-    born = Wish("plug", [replace(PORT, isolate=True)])
+    assert "qos" not in text_of(planned(RecordingHost(), PLUG, reasons=True))
+    born = Wish("plug", [replace(PORT, isolate=True, qos_type="linux-noop")])
     assert "isolated on" in text_of(planned(RecordingHost(), born, reasons=True))
+    assert "qos-type linux-noop" in text_of(planned(RecordingHost(), born, reasons=True))
 
 
 def test_the_document_says_every_attribute_its_reason_and_its_bugs() -> None:

@@ -84,6 +84,7 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "type": (["", PARKED], ["internal", "dpdk", "vxlan", None, 0]),
         "realized": FLAGS,
         "isolated": FLAGS,
+        "qos_type": (["", "linux-noop", "linux-htb"], ["none", "egress-policer", "linux-noop\n", None, 1]),
     },
     IvsPort: {},
 }
@@ -127,8 +128,9 @@ def test_no_row_is_born_in_the_dead_vlan_of_a_trunk_bridge() -> None:
 
 
 def test_what_is_made_again_on_the_way_back_is_born_as_the_plug_would_have_had_it() -> None:
-    goal, left = restorable(WIRING, wiring_of(replace(PORT, isolate=True)))
-    assert (goal.ports[ROW.name], left) == (replace(ROW, isolated=True), ())
+    born = wiring_of(replace(PORT, isolate=True, qos_type="linux-noop"))
+    goal, left = restorable(WIRING, born)
+    assert (goal.ports[ROW.name], left) == (replace(ROW, isolated=True, qos_type="linux-noop"), ())
     on_a_trunk = WIRING.having(replace(ROW, bridge="tbr-1"))
     assert restorable(on_a_trunk, wiring_of(replace(PORT, isolate=True))) == (on_a_trunk, ())
 

@@ -86,6 +86,11 @@ def test_a_port_to_be_isolated_is_born_so_but_on_no_trunk_bridge() -> None:
     assert [row.isolated for row in rows] == [True, False, False]
 
 
+def test_no_qos_is_asked_for_by_either_spelling_of_none() -> None:
+    rows = [the(OvsPort, wiring_of(replace(PORT, qos_type=kind))) for kind in ("", "none", "linux-noop")]
+    assert [row.qos_type for row in rows] == ["", "", "linux-noop"]
+
+
 def test_an_indigo_switch_gets_a_port_that_is_only_a_name_and_the_same_links() -> None:
     wiring = wiring_of(replace(PORT, vif_type=VifType.IVS))
     assert wiring.ports == {"qvo5f2c0e1a-7b": IvsPort(name="qvo5f2c0e1a-7b")}
