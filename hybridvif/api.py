@@ -50,7 +50,7 @@ def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
     Raises Refused where plug would refuse, and PreconditionError where the host lacks something.
     """
     deadline = time.monotonic() + host.settings.deadline
-    goal = plug_goal(port)
+    goal = plug_goal(port, host.settings)
     return planned(goal, seen_of(host.observe(set(port.names), deadline), goal.names), host)
 
 
@@ -60,7 +60,7 @@ def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = _nobo
     progress: called with the number of ports that are at an end, and of all, before the first batch and after each.
     Raises nothing but InvalidInput, for two ports of one id.
     """
-    return carry_out([plug_goal(port) for port in ports], host, progress)
+    return carry_out([plug_goal(port, host.settings) for port in ports], host, progress)
 
 
 def unplug_all(

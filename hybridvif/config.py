@@ -10,7 +10,7 @@ from oslo_config import cfg
 
 from hybridvif.errors import ConfigurationError
 from hybridvif.osvif import options as osvif
-from hybridvif.port import is_bridge_name
+from hybridvif.port import NONE, QOS_TYPES, is_bridge_name
 from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
 
 GROUP = "hybridvif"
@@ -62,6 +62,13 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         default=_DEFAULT.program_path,
         help="Where the executors that run programs look for brctl, ip, ovs-vsctl and ivs-ctl. Directories that "
         "only root can write.",
+    ),
+    cfg.StrOpt(
+        "default_qos_type",
+        default=_DEFAULT.default_qos_type,
+        choices=[NONE, *QOS_TYPES],
+        help="The type of the QoS row that a new port of Open vSwitch is made with, unless the port says its own. It "
+        "goes with the port.",
     ),
     cfg.BoolOpt(
         "answer_to_ovs",
@@ -125,6 +132,8 @@ def _from_os_vif(conf: cfg.ConfigOpts) -> dict[str, Any]:
     if "ovs_vsctl_timeout" in said and not is_set(conf, "deadline"):
         # 0 is for ever there; here nothing is.
         taken["deadline"] = min(max(float(said["ovs_vsctl_timeout"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
+    if "default_qos_type" in said and not is_set(conf, "default_qos_type"):
+        taken["default_qos_type"] = said["default_qos_type"]
     return taken
 
 

@@ -20,6 +20,7 @@ from hybridvif.parts import NOTHING, HostState, OvsPort
 from hybridvif.planner import plan
 from hybridvif.port import Port
 from hybridvif.remains import NoRemain
+from hybridvif.settings import Settings
 from hybridvif.steps import Step
 from hybridvif.wiring import wiring_of
 
@@ -44,9 +45,9 @@ class Goal:
         return self.wanted is not NOTHING
 
 
-def plug_goal(port: Port) -> Goal:
-    """What a plug comes to."""
-    return Goal(port.id, port.names, wiring_of(port), port.iface_id)
+def plug_goal(port: Port, settings: Settings) -> Goal:
+    """What a plug comes to on a host with these settings."""
+    return Goal(port.id, port.names, wiring_of(port.on(settings)), port.iface_id)
 
 
 def seen_of(observed: Observed, names: PortNames) -> Observed:

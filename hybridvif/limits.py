@@ -9,8 +9,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 
 from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
-from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth
-from hybridvif.port import MAX_MTU, MIN_MTU, is_bridge_name, is_mac
+from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, births_of
+from hybridvif.port import MAX_MTU, MIN_MTU, QOS_TYPES, is_bridge_name, is_mac, is_trunk_bridge
 
 Rule = Callable[[Part, object], bool]
 
@@ -54,6 +54,11 @@ def _in_range(low: int, high: int) -> Rule:
 
 def _one_of(*values: object) -> Rule:
     return lambda _, value: any(type(value) is type(legal) and value == legal for legal in values)
+
+
+def _may_be_isolated(part: Part, value: object) -> bool:
+    # On a trunk bridge the tag is the trunk's, and nobody would take the port out of the dead VLAN again (LP 2069543).
+    return value is False or (value is True and not (isinstance(part, OvsPort) and is_trunk_bridge(part.bridge)))
 
 
 def _is_switch_bridge(_: Part, value: object) -> bool:
@@ -101,6 +106,8 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "port_id": _is_own_alias,
         "type": _one_of("", PARKED),
         "realized": _is_flag,
+        "isolated": _may_be_isolated,
+        "qos_type": _one_of("", *QOS_TYPES),
     },
     IvsPort: {},
 }
@@ -132,11 +139,21 @@ def restorable(
         wired, found = (getattr(state, side).get(part.name) for state in (wiring, now))
         if type(wired) is not type(part):
             continue
+        goal = goal.having(_born_as(wired, part))
         touched = [name for name in _lost(part, bridges) if _differ(part, found, name)]
         if touched:
-            goal = goal.having(replace(part, **{name: getattr(wired, name) for name in touched}))
+            goal = goal.having(_born_as(wired, replace(part, **{name: getattr(wired, name) for name in touched})))
             left += [f"{part.name}: {name}" for name in touched]
     return goal, tuple(left)
+
+
+def _born_as(wired: Part, part: Part) -> Part:
+    """The part, to be born as the wiring's where it must be made anew: its own birth nobody knows.
+
+    A row that somebody deletes under a plug that is then rolled back must not come back outside of the dead VLAN.
+    """
+    births = {name: value for name, value in births_of(wired).items() if not unwritable(part, {name: value})}
+    return replace(part, **births) if births else part
 
 
 def _lost(part: Part, bridges: Collection[str] | None) -> list[str]:

@@ -4,20 +4,26 @@ A part holds only what hybridvif sets. What it does not set it neither compares 
 agent's after birth, the tap is libvirt's. An observed part accepts any value the kernel or OVSDB can hold; only what
 is to be written is range-checked (limits.py). An attribute that is None does not exist on this kernel, and agrees
 with any other value.
+
+An attribute of birth is written when its part is made, and never again: from then on it is somebody else's. So it is
+not read back, and agrees with any other value as well; a part that was observed has it at its default.
 """
 
 from __future__ import annotations
 
 import enum
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from types import MappingProxyType
-from typing import ClassVar
+from typing import Any, ClassVar, TypeVar
 
 from hybridvif.names import PortNames
 
 PARKED = "patch"
 """The Interface type of a row whose device is about to be made anew (semantics.md, Re-creating qvo)."""
+DEAD_VLAN = 4095
+"""The VLAN in which Neutron's agent lets no packet pass (IEEE 802.1Q leaves this number to the implementation)."""
+_BIRTH = {"birth": True}
 
 
 class Role(enum.Enum):
@@ -105,6 +111,10 @@ class OvsPort(Part):
     """Interface.type: "" for a system device, PARKED while its device is made anew."""
     realized: bool = True
     """Whether ovs-vswitchd has taken the device as it is now. Read back, never written."""
+    isolated: bool = field(default=False, metadata=_BIRTH)
+    """Whether it is born in the dead VLAN: Port.tag and trunks are DEAD_VLAN, and vlan_mode is trunk."""
+    qos_type: str = field(default="", metadata=_BIRTH)
+    """The type of the QoS row that is made with it, and goes with it; "" for none."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,6 +145,7 @@ class StrayPort(Stray):
 Link = Bridge | Veth | Tap | Stray
 SwitchPort = OvsPort | IvsPort | StrayPort
 
+P = TypeVar("P", bound=Part)
 PARTS: tuple[type[Part], ...] = (Bridge, Veth, Tap, OvsPort, IvsPort, Stray, StrayPort)
 
 
@@ -203,15 +214,30 @@ def attributes_of(kind: type[Part]) -> tuple[str, ...]:
 
 
 _ATTRIBUTES = {kind: tuple(spec.name for spec in fields(kind) if spec.name != "name") for kind in PARTS}
+_BIRTHS: Mapping[type[Part], dict[str, Any]] = {
+    kind: {spec.name: spec.default for spec in fields(kind) if spec.metadata == _BIRTH} for kind in PARTS
+}
+_COMPARED = {kind: tuple(name for name in names if name not in _BIRTHS[kind]) for kind, names in _ATTRIBUTES.items()}
+
+
+def births_of(part: Part) -> dict[str, Any]:
+    """The attributes of birth that a part has, with their values."""
+    return {name: getattr(part, name) for name in _BIRTHS[type(part)]}
+
+
+def as_seen(part: P) -> P:
+    """The part as it is observed once it is there: of its birth nothing is told."""
+    births = _BIRTHS[type(part)]
+    return replace(part, **births) if births else part
 
 
 def differences(before: Part, after: Part) -> tuple[Difference, ...]:
-    """The attributes in which two parts of one kind differ, None agreeing with anything.
+    """The attributes in which two parts of one kind differ, those of birth apart, and None agreeing with anything.
 
     Nobody can make a device unrealized, so `realized` differs only where it should be True and is not.
     """
     found = []
-    for name in attributes_of(type(after)):
+    for name in _COMPARED[type(after)]:
         old, new = getattr(before, name), getattr(after, name)
         if old == new or old is None or new is None or (name == "realized" and not new):
             continue

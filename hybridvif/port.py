@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybridvif.errors import InvalidInput
 from hybridvif.names import PortNames, is_uuid, names_of
+from hybridvif.settings import Settings
 
 MIN_MTU, MAX_MTU = 68, 65535
 """IPv4's smallest MTU (RFC 791) and the largest the kernel gives a veth or a bridge (ETH_MAX_MTU)."""
@@ -37,6 +38,19 @@ def is_bridge_name(text: str) -> bool:
     return _SWITCH_BRIDGE.fullmatch(text) is not None
 
 
+QOS_TYPES = ("linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
+"""The types of QoS that a new port can be given, as os-vif's default_qos_type has them."""
+NONE = "none"
+"""No QoS at all, also where the host has a default."""
+TRUNK_PREFIX = "tbr-"
+"""What the name of a trunk bridge of Neutron's begins with: one trunk's own bridge, between its ports and br-int."""
+
+
+def is_trunk_bridge(name: str) -> bool:
+    """Whether the name is that of a trunk bridge of Neutron's."""
+    return name.startswith(TRUNK_PREFIX)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
     """One Neutron port that is to be plugged the hybrid way.
@@ -62,6 +76,12 @@ class Port:
     """The integration bridge; it must exist and this host's configuration must list it."""
     vif_type: VifType = VifType.OVS
     """The kind of switch."""
+    isolate: bool = False
+    """Whether a row that is made anew is in the dead VLAN until Neutron's agent wires it; a row that is there is left
+    as it is, and none on a trunk bridge is isolated. For Open vSwitch."""
+    qos_type: str = ""
+    """The QoS of a row that is made anew, one of QOS_TYPES or "none"; the host's default_qos_type if empty. A row that
+    is there is left as it is. For Open vSwitch."""
 
     def __post_init__(self) -> None:
         names_of(self.id)
@@ -91,6 +111,28 @@ class Port:
             f"port {self.id}: vif_type {self.vif_type!r} is not known; use one of "
             + ", ".join(kind.value for kind in VifType),
         )
+        _require(
+            type(self.isolate) is bool,
+            f"port {self.id}: isolate {self.isolate!r} is neither true nor false; leave it out for false",
+        )
+        _require(
+            self.qos_type in ("", NONE, *QOS_TYPES),
+            f"port {self.id}: qos_type {self.qos_type!r} is not known; use one of {NONE}, {', '.join(QOS_TYPES)}",
+        )
+        _require(
+            self.qos_type in ("", NONE) or self.vif_type is VifType.OVS,
+            f"port {self.id}: qos_type is for Open vSwitch, and an Indigo Virtual Switch has none; leave it out",
+        )
+        _require(
+            not self.isolate or self.vif_type is VifType.OVS,
+            f"port {self.id}: isolate is for Open vSwitch, and an Indigo Virtual Switch has no VLAN tag of a port's; "
+            "leave it out",
+        )
+
+    def on(self, settings: Settings) -> Port:
+        """The port with this host's defaults for what it leaves to the host."""
+        takes_default = self.vif_type is VifType.OVS and not self.qos_type and settings.default_qos_type != NONE
+        return replace(self, qos_type=settings.default_qos_type) if takes_default else self
 
     @property
     def names(self) -> PortNames:

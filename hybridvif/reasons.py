@@ -63,6 +63,13 @@ REASONS: Mapping[tuple[type[Part], str], Reason] = {
     (OvsPort, "vm_uuid"): Reason("whose VM it is, for operators and tools"),
     (OvsPort, "port_id"): Reason("our own key, only where iface-id is not the port id"),
     (OvsPort, "type"): Reason("a system device; parked as a patch only while its device is made anew", (1519926,)),
+    (OvsPort, "isolated"): Reason(
+        "only when the row is made: no packet may pass before Neutron's agent has wired the port",
+        (1734320, 2023300, 1930414, 2069543),
+    ),
+    (OvsPort, "qos_type"): Reason(
+        "only when the row is made: else ovs-vswitchd takes the queueing of the device away", (2017868, 2133225)
+    ),
     (OvsPort, "realized"): Reason("ovs-vswitchd must hold the device as it is now, or no packet passes"),
 }
 

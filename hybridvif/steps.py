@@ -21,6 +21,7 @@ from hybridvif.parts import (
     Stray,
     Tap,
     Veth,
+    as_seen,
     differences,
     with_article,
 )
@@ -107,7 +108,7 @@ def simulate(state: HostState, step: Step) -> HostState:
         raise Conflict(against.reason)
     match step:
         case Create(OvsPort() as port):
-            return state.having(replace(port, realized=_can_realize(state, port)))
+            return state.having(replace(as_seen(port), realized=_can_realize(state, port)))
         case Create(part):
             return state.having(part)
         case Update(before, OvsPort() as after):

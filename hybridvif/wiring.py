@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hybridvif.names import KEY_LENGTH
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth
-from hybridvif.port import Port, VifType
+from hybridvif.port import QOS_TYPES, Port, VifType, is_trunk_bridge
 
 ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
 
@@ -65,4 +65,6 @@ def _switch_port_of(port: Port) -> OvsPort | IvsPort:
         attached_mac=port.mac,
         vm_uuid=port.instance_id,
         port_id=port.id if port.iface_id != port.id else "",
+        isolated=port.isolate and not is_trunk_bridge(port.bridge),
+        qos_type=port.qos_type if port.qos_type in QOS_TYPES else "",
     )

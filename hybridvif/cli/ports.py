@@ -19,13 +19,18 @@ _OPTIONS: Mapping[str, str] = {
     "interface_id": "--interface-id",
     "mtu": "--mtu",
     "bridge": "--bridge",
+    "qos_type": "--qos-type",
 }
+_FLAGS: Mapping[str, str] = {"isolate": "--isolate"}
+"""Options that stand for true, and take no value."""
 _HELP: Mapping[str, tuple[str, str]] = {
     "mac": ("MAC", "the VM's MAC address"),
     "instance_id": ("UUID", "the VM's id"),
     "interface_id": ("UUID", "external_ids:iface-id (default: the port id)"),
     "mtu": ("BYTES", "68 to 65535 (default: 1500)"),
     "bridge": ("NAME", "the integration bridge (default: br-int)"),
+    "qos_type": ("TYPE", "the QoS of a new port: none, linux-noop, ... (default: the host's default_qos_type)"),
+    "isolate": ("", "a new port is in the dead VLAN until Neutron's agent wires it"),
 }
 PLACEHOLDERS: Mapping[str, object] = {
     "mac": "02:00:00:00:00:00",
@@ -83,6 +88,8 @@ def add_port_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
         parser.add_argument(
             option, dest=field, metavar=metavar, type=_whole_number if field == "mtu" else str, help=text
         )
+    for field, option in _FLAGS.items():
+        parser.add_argument(option, dest=field, action="store_true", default=None, help=_HELP[field][1])
     add_file_option(parser)
 
 
@@ -98,7 +105,7 @@ def add_file_option(parser: argparse.ArgumentParser) -> None:
 
 def asked_ports(args: argparse.Namespace) -> list[Asked]:
     """The ports that the command line means. Raises InvalidInput."""
-    given = {field: value for field in _OPTIONS if (value := getattr(args, field, None)) is not None}
+    given = {field: value for field in (*_OPTIONS, *_FLAGS) if (value := getattr(args, field, None)) is not None}
     ids = [args.port] if isinstance(args.port, str) else args.port or []
     if args.file is not None:
         if ids or given:
@@ -126,7 +133,7 @@ def options_of(port: Port, unknown: Sequence[str] = ()) -> list[str]:
             words += [option, _HELP[field][0]]
         elif field in REQUIRED or value != _default_of(field):
             words += [option, str(value)]
-    return words
+    return words + [option for field, option in _FLAGS.items() if getattr(port, field)]
 
 
 def vif_type_of(text: object) -> object:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hybridvif.parts import PARKED, Bridge, Difference, OvsPort, Part, Tap, Veth, attributes_of
+from hybridvif.parts import PARKED, Bridge, Difference, OvsPort, Part, Tap, Veth, attributes_of, births_of
 
 UNKNOWN = "?"
 """The value of an attribute that ought to have one, nobody knows which."""
@@ -78,8 +78,13 @@ def value_of(attribute: str, value: object) -> str:
 
 
 def wanted_attributes(part: Part) -> tuple[str, ...]:
-    """The attributes of a part that is to be made, for -v: those that have a value."""
-    return tuple(name for name in attributes_of(type(part)) if getattr(part, name) not in ("", None) or name == "type")
+    """The attributes of a part that is to be made, for -v: those with a value; of birth, those asked for."""
+    births = births_of(part)
+    return tuple(
+        name
+        for name in attributes_of(type(part))
+        if (births[name] if name in births else getattr(part, name) not in ("", None) or name == "type")
+    )
 
 
 def _label(attribute: str) -> str:

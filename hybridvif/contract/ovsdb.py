@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -12,6 +13,8 @@ from hybridvif.report import Result
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
 QVO = PORT.names.switch_end
+QOS_ID = str(uuid.uuid5(uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95"), QVO))
+"""By which os-vif finds the QoS row of the port."""
 BESIDE = "hvbeside"
 UNTYPED = "hvuntyped"
 """A bridge whose datapath_type is left empty, which means `system` (ovs-vswitchd.conf.db(5), Bridge)."""
@@ -32,6 +35,8 @@ def check(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
         _facts(bench, bridges)
         with _others_unchanged(bench):
             _foreign_columns(bench, port, bridges)
+            _born_isolated(bench, port)
+            _born_with_qos(bench, port)
         _bond(bench, port)
     finally:
         bench.sh(clean)
@@ -67,6 +72,46 @@ def _foreign_columns(bench: Bench, port: OvsPort, bridges: Sequence[str]) -> Non
     _done(bench, Delete(moved))
     _done(bench, Create(port))
     _done(bench, Delete(port))
+
+
+def _born_isolated(bench: Bench, port: OvsPort) -> None:
+    """The dead VLAN is of a row's birth: what is written later leaves it, and never puts a row there."""
+    isolated = replace(port, isolated=True)
+    for born, columns in ((isolated, ["4095", "trunk", "[4095]"]), (port, ["[]", "[]", "[]"])):
+        changed = replace(isolated, vm_uuid="")
+        for step in (Create(born), Update(port, changed), Update(changed, isolated)):
+            _done(bench, step)
+            tagged = bench.sh(f"ovs-vsctl get Port {QVO} tag vlan_mode trunks").split()
+            assert tagged == columns, f"{QVO}, made with isolated={born.isolated}: tag, vlan_mode, trunks are {tagged}"
+        _done(bench, Delete(port))
+
+
+def _born_with_qos(bench: Bench, port: OvsPort) -> None:
+    """A port's own QoS row comes and goes with it; one that another port holds, or of another id, stays."""
+    bench.sh(f"ovs-vsctl -- --id=@q create QoS type=linux-noop external_ids:id=another -- set Port {BESIDE} qos=@q")
+    own = f"external_ids:id={QOS_ID}"
+    shared = f"ovs-vsctl -- --id=@q create QoS type=linux-noop {own} -- set Port {BESIDE} qos=@q"
+    try:
+        # What a port that is long gone has left is nobody's, and would be a second one.
+        bench.sh(f"ovs-vsctl create QoS type=linux-htb {own}")
+        _done(bench, Create(replace(port, qos_type="linux-noop")))
+        rows = _rows(bench, "type,external_ids", "QoS")
+        wanted = f'linux-noop,"{{_type=linux-noop, id=""{QOS_ID}""}}"'
+        assert [row for row in rows if QOS_ID in row] == [wanted], f"{QVO} was made with these QoS rows: {rows}"
+        held = bench.sh(f"ovs-vsctl get QoS $(ovs-vsctl get Port {QVO} qos) type").strip()
+        assert held == "linux-noop", f"{QVO} was made with a QoS of type {held}, not linux-noop"
+        _done(bench, Update(port, replace(port, qos_type="linux-htb", vm_uuid="")))
+        assert _rows(bench, "type,external_ids", "QoS") == rows, f"{QVO}: an update has written its QoS"
+        _done(bench, Delete(port))
+        rows = _rows(bench, "external_ids", "QoS")
+        assert rows == ["{id=another}"], f"{QVO} is gone, and these QoS rows are there: {rows}"
+        bench.sh(shared)
+        _done(bench, Create(replace(port, qos_type="linux-noop")))
+        _done(bench, Delete(port))
+        rows = _rows(bench, "external_ids", "QoS")
+        assert len(rows) == 2, f"{QVO} is gone, and of the QoS rows that it did not hold alone these are left: {rows}"
+    finally:
+        bench.sh(f"ovs-vsctl --if-exists del-port {QVO} -- clear Port {BESIDE} qos; ovs-vsctl --all destroy QoS")
 
 
 def _foreign_of(bench: Bench) -> str:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from hybridvif.executors import qosrows
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.jsonrpc import DATABASE, Connection, ConnectionLost, Expired, Operation, Refused, Session
@@ -84,8 +85,9 @@ class OvsdbExecutor:
                 against = objected(_observed(read).state, steps)
                 if against:
                     return against
+                qos = _qos_rows(connection, steps, deadline)
                 try:
-                    operations = operations_of(steps, read)
+                    operations = operations_of(steps, read, qos)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if not operations:
@@ -139,6 +141,15 @@ def _columns_there(connection: Connection, deadline: float) -> dict[str, list[st
 
 def _observed(read: Read) -> Observed:
     return observed(read.rows.values(), read.bridges, read.version)
+
+
+def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:
+    """By the name of a port of these steps: the uuids of the QoS rows that go with it."""
+    names = qosrows.ports_with_qos(steps)
+    answers = connection.transact(qosrows.row_questions(names), deadline) if names else []
+    if not any(answer["rows"] for answer in answers):
+        return {}
+    return qosrows.rows_of_ports(names, answers, connection.transact([qosrows.holder_question()], deadline)[0])
 
 
 def _committed(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[int | None, str]:

@@ -30,7 +30,8 @@ SCHEMA = "Open_vSwitch"
 COLUMNS = {
     "Open_vSwitch": ["bridges", "next_cfg", "cur_cfg", "ovs_version"],
     "Bridge": ["name", "ports", "datapath_type"],
-    "Port": ["name", "interfaces", "tag"],
+    "Port": ["name", "interfaces", "tag", "vlan_mode", "trunks", "qos"],
+    "QoS": ["type", "external_ids"],
     "Interface": ["name", "type", "options", "external_ids", "ofport", "error"],
 }
 """All that is replicated: every further column costs time and memory for every port of the host."""

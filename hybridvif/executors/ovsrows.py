@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.executors.packetsockets import held_devices
 from hybridvif.facts import Facts, Observed, PortFact
-from hybridvif.parts import PARKED, HostState, OvsPort, StrayPort, SwitchPort
+from hybridvif.parts import DEAD_VLAN, PARKED, HostState, OvsPort, StrayPort, SwitchPort
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Step
 
@@ -22,6 +23,8 @@ IDS = {
 """The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
 OPTIONS: Mapping[str, Mapping[str, str]] = {PARKED: {"peer": "nobody"}}
 """Interface.options by type; a patch port needs a peer, and this one never exists."""
+ISOLATION: Mapping[str, str | int] = {"tag": DEAD_VLAN, "vlan_mode": "trunk", "trunks": DEAD_VLAN}
+"""The columns of a Port that is born in the dead VLAN, as Neutron's agent has them for a port that it has not wired."""
 STALE = "No usable peer"
 """What ovs-vswitchd says of a patch port: about a system device it is what was said of the row while it was parked."""
 USERSPACE = frozenset({"netdev", "dummy"})
@@ -96,6 +99,11 @@ def ids_of(port: OvsPort) -> dict[str, str]:
     return {key: value for key, value in ids.items() if value}
 
 
+def columns_at_birth(port: OvsPort) -> Mapping[str, str | int]:
+    """What a Port is created with, beside its name, its interface and its QoS."""
+    return ISOLATION if port.isolated else {}
+
+
 def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str]) -> SwitchPort:
     if row.bridge is None:
         return StrayPort(name=row.name, what="an Open vSwitch interface that is part of a bond or of no bridge")
@@ -111,10 +119,5 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str]) -> Sw
         # (docs/host.md): only the socket tells.
         and (switches.get(row.bridge) not in USERSPACE or row.name in held)
     )
-    return OvsPort(
-        name=row.name,
-        bridge=row.bridge,
-        type=kind,
-        realized=realized,
-        **{attribute: row.external_ids.get(key, "") for attribute, key in IDS.items()},
-    )
+    ids: dict[str, Any] = {attribute: row.external_ids.get(key, "") for attribute, key in IDS.items()}
+    return OvsPort(name=row.name, bridge=row.bridge, type=kind, realized=realized, **ids)

@@ -22,7 +22,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybridvif.executors.linkstate import regained
-from hybridvif.executors.ovsrows import IDS, OPTIONS, ids_of
+from hybridvif.executors.ovsrows import IDS, OPTIONS, columns_at_birth, ids_of
+from hybridvif.executors.qosrows import ids_of_qos
 from hybridvif.parts import Bridge, IvsPort, OvsPort, Role, Tap, Veth
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, role_of
 
@@ -232,17 +233,27 @@ def ivs_line(step: Step) -> Command:
     return Command("ivs-ctl", ("del-port" if isinstance(step, Delete) else "add-port", step.part.name))
 
 
-def switch_words(step: Step) -> list[str]:
-    """The words of one step in an ovs-vsctl command line; each command begins with `--`."""
+def switch_words(step: Step, qos: Iterable[str] = ()) -> list[str]:
+    """The words of one step in an ovs-vsctl command line; each command begins with `--`.
+
+    qos: the uuids of the QoS rows that go with the port. `plan -f shell` does not know them, and leaves those rows.
+    """
+    gone = [word for one in qos for word in ("--", "--if-exists", "destroy", "QoS", one)]
     match step:
         case Create(OvsPort() as port):
             ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(port).items()]
             words = ["--", "add-port", port.bridge, port.name, "--", "set", "Interface", port.name, *ids]
-            return words + (_type_words(port.name, port.type) if port.type else [])
+            columns = [f"{name}={value}" for name, value in columns_at_birth(port).items()]
+            if port.qos_type:
+                qos_ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of_qos(port).items()]
+                words += ["--", f"--id=@{port.name}", "create", "QoS", f"type={port.qos_type}", *qos_ids]
+                columns.append(f"qos=@{port.name}")
+            words += ["--", "set", "Port", port.name, *columns] if columns else []
+            return gone + words + (_type_words(port.name, port.type) if port.type else [])
         case Update(OvsPort() as before, OvsPort() as after):
             return list(_update_words(before, after, changes_of(step)))
-        case Delete(OvsPort(name=name)):
-            return ["--", "--if-exists", "del-port", name]
+        case Delete(OvsPort(name=name, bridge=bridge)):
+            return _removal_words(name, bridge, gone) if gone else ["--", "--if-exists", "del-port", name]
     raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
 
 
@@ -261,6 +272,15 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
         yield from ("--", "--id=@port", "get", "Port", name)
         yield from ("--", "remove", "Bridge", before.bridge, "ports", "@port")
         yield from ("--", "add", "Bridge", after.bridge, "ports", "@port")
+
+
+def _removal_words(name: str, bridge: str, gone: Sequence[str]) -> list[str]:
+    """A port is taken out of its bridge, which is its end, and so are the rows that go with it.
+
+    Its hold on a QoS row counts until the end of the transaction, and del-port would forget that it was let go.
+    """
+    found = ["--", "clear", "Port", name, "qos", "--", f"--id=@{name}", "get", "Port", name]
+    return [*found, "--", "remove", "Bridge", bridge, "ports", f"@{name}", *gone]
 
 
 def _type_words(name: str, kind: str) -> list[str]:

@@ -20,7 +20,18 @@ from ovsdbapp.backend.ovs_idl import idlutils
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, complaint_about, ids_of, is_undecided, not_realized, observed
+from hybridvif.executors.ovsrows import (
+    IDS,
+    OPTIONS,
+    Row,
+    columns_at_birth,
+    complaint_about,
+    ids_of,
+    is_undecided,
+    not_realized,
+    observed,
+)
+from hybridvif.executors.qosrows import goes_with, ids_of_qos
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
 from hybridvif.parts import OvsPort, Part, Role
@@ -88,10 +99,20 @@ def _names(steps: Iterable[Step]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
+def _delete_qos(api: Any, name: str) -> None:
+    """Delete the QoS rows that go with the port of this name."""
+    ports = list(api.tables["Port"].rows.values())
+    for row in list(api.tables["QoS"].rows.values()):
+        if goes_with(name, row.external_ids, [port.name for port in ports if row in port.qos]):
+            row.delete()
+
+
 def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
     for step in steps:
         match step:
             case Create(OvsPort() as port):
+                if port.qos_type:
+                    _delete_qos(api, port.name)
                 _create(api, txn, port)
             case Update(_, OvsPort() as port):
                 _update(api, port, changes_of(step))
@@ -99,6 +120,7 @@ def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
                 row = _row(api, "Port", port.name)
                 if row is not None:
                     row.interfaces[0].verify("external_ids")
+                    _delete_qos(api, port.name)
                     api.del_port(port.name).run_idl(txn)
             case _:
                 raise StepFailed(f"ovsdbapp does not serve {step.part.kind} {step.part.name}")
@@ -106,14 +128,22 @@ def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
 
 def _create(api: Any, txn: Any, port: OvsPort) -> None:
     _bridge(api, port.bridge)
-    api.add_port(
+    added = api.add_port(
         port.bridge,
         port.name,
         may_exist=False,
         type=port.type,
         options=OPTIONS.get(port.type, {}),
         external_ids=ids_of(port),
-    ).run_idl(txn)
+    )
+    added.run_idl(txn)
+    row = txn._txn_rows[added.result]
+    for column, value in columns_at_birth(port).items():
+        setattr(row, column, value)
+    if port.qos_type:
+        qos = txn.insert(api.tables["QoS"])
+        qos.type, qos.external_ids = port.qos_type, ids_of_qos(port)
+        row.qos = qos
 
 
 def _update(api: Any, port: OvsPort, changes: dict[str, object]) -> None:

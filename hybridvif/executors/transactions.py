@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from hybridvif.errors import BridgeMissing
+from hybridvif.executors import qosrows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.jsonrpc import Operation
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, ids_of
+from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, columns_at_birth, ids_of
 from hybridvif.names import key_of
 from hybridvif.parts import OvsPort
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
@@ -109,8 +111,13 @@ def _row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder
     )
 
 
-def operations_of(steps: Sequence[Step], read: Read) -> list[Operation]:
-    """The operations that these steps are, less next_cfg; empty if nothing is to be written. Raises StepFailed."""
+def operations_of(
+    steps: Sequence[Step], read: Read, qos: Mapping[str, Sequence[str]] = MappingProxyType({})
+) -> list[Operation]:
+    """The operations that these steps are, less next_cfg; empty if nothing is to be written. Raises StepFailed.
+
+    qos: by the name of a port, the uuids of the QoS rows that go with it.
+    """
     operations: list[Operation] = []
     added: dict[str, list[Any]] = {}
     removed: dict[str, list[Any]] = {}
@@ -118,7 +125,8 @@ def operations_of(steps: Sequence[Step], read: Read) -> list[Operation]:
         match step:
             case Create(OvsPort() as port):
                 _require(port.bridge, read)
-                operations += _insert(port, f"interface{at}", f"port{at}")
+                operations += qosrows.deletions(qos.get(port.name, ()))
+                operations += _insert(port, at)
                 added.setdefault(port.bridge, []).append(["named-uuid", f"port{at}"])
             case Update(_, OvsPort() as port):
                 changes = changes_of(step)
@@ -131,8 +139,8 @@ def operations_of(steps: Sequence[Step], read: Read) -> list[Operation]:
                     added.setdefault(port.bridge, []).append(uuid)
             case Delete(OvsPort() as port):
                 if port.name in read.uuids:
-                    operations += _unchanged(port.name, read)
                     uuid = ["uuid", read.uuids[port.name][1]]
+                    operations += _unchanged(port.name, read) + _without_qos(uuid, qos.get(port.name, ()))
                     removed.setdefault(str(read.rows[port.name].bridge), []).append(uuid)
             case _:
                 raise StepFailed(f"ovsdb does not serve {step.part.kind} {step.part.name}")
@@ -202,19 +210,27 @@ def _require(bridge: str, read: Read) -> None:
         )
 
 
-def _insert(port: OvsPort, interface: str, name: str) -> list[Operation]:
+def _insert(port: OvsPort, at: int) -> list[Operation]:
     row: dict[str, Any] = {"name": port.name, "external_ids": _map(ids_of(port))}
     if port.type:
         row |= {"type": port.type, "options": _map(OPTIONS.get(port.type, {}))}
+    holder = {"name": port.name, "interfaces": ["named-uuid", f"interface{at}"], **columns_at_birth(port)}
+    operations = [qosrows.insertion(port, f"qos{at}")] if port.qos_type else []
+    if port.qos_type:
+        holder["qos"] = ["named-uuid", f"qos{at}"]
     return [
-        {"op": "insert", "table": "Interface", "row": row, "uuid-name": interface},
-        {
-            "op": "insert",
-            "table": "Port",
-            "row": {"name": port.name, "interfaces": ["named-uuid", interface]},
-            "uuid-name": name,
-        },
+        *operations,
+        {"op": "insert", "table": "Interface", "row": row, "uuid-name": f"interface{at}"},
+        {"op": "insert", "table": "Port", "row": holder, "uuid-name": f"port{at}"},
     ]
+
+
+def _without_qos(port: Sequence[str], qos: Sequence[str]) -> list[Operation]:
+    """The QoS rows that go with a port are deleted; its own hold on them counts until the end of the transaction."""
+    if not qos:
+        return []
+    let_go = {"op": "update", "table": "Port", "where": [["_uuid", "==", port]], "row": {"qos": ["set", []]}}
+    return [let_go, *qosrows.deletions(qos)]
 
 
 def _unchanged(name: str, read: Read) -> list[Operation]:

@@ -15,10 +15,11 @@ from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
 from hybridvif.executors.command import Finished, Program
 from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
+from hybridvif.executors.qosrows import goes_with, ports_with_qos
 from hybridvif.executors.recipes import switch_words
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
-from hybridvif.parts import OvsPort, Part, Role
+from hybridvif.parts import HostState, OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Step, Update, changes_of
@@ -63,7 +64,9 @@ class VsctlExecutor:
         if missing:
             reason = f"integration bridge {missing[0]} does not exist; create it: ovs-vsctl add-br {missing[0]}"
             return [Outcome(step, Result.FAILED, reason, code=BridgeMissing.code) for step in steps]
-        words = [word for step in steps for word in switch_words(step)]
+        qos = self._qos_rows(steps, deadline)
+        found = [_as_found(step, seen.state) for step in steps]
+        words = [word for step in found for word in switch_words(step, qos.get(step.part.name, ()))]
         until = deadline - (deadline - time.monotonic()) * READ_SHARE
         done = self._run(words, until)
         if done.expired or done.code < 0:
@@ -149,6 +152,25 @@ class VsctlExecutor:
             version,
         )
 
+    def _qos_rows(self, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:
+        """By the name of a port of these steps: the uuids of the QoS rows that go with it."""
+        names = ports_with_qos(steps)
+        if not names:
+            return {}
+        words = ["--", "--columns=_uuid,external_ids", "list", "QoS", "--", "--columns=name,qos", "list", "Port"]
+        done = self._run(words, deadline, options=["--format=json", "--no-wait"])
+        if done.expired or done.code:
+            raise ExecutorError(f"cannot read the QoS rows of OVSDB at {self._database}: {done.said or 'no answer'}")
+        rows, ports = [list(_records(line)) for line in done.stdout.splitlines() if line.strip()]
+        return {
+            name: [
+                row["_uuid"]
+                for row in rows
+                if goes_with(name, row["external_ids"], [one["name"] for one in ports if one["qos"] == row["_uuid"]])
+            ]
+            for name in names
+        }
+
     def _run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
         # ovs-vsctl counts whole seconds; what is left of one is ours to end.
         seconds = max(int(deadline - time.monotonic()), 1)
@@ -158,6 +180,12 @@ class VsctlExecutor:
 def _missing_bridges(bridges: Mapping[str, str], steps: Iterable[Step]) -> list[str]:
     parts = [step.part for step in steps if not isinstance(step, Delete)]
     return [part.bridge for part in parts if isinstance(part, OvsPort) and part.bridge not in bridges]
+
+
+def _as_found(step: Step, state: HostState) -> Step:
+    """The step; a port is deleted as it was found, since nobody has judged what the caller says of it."""
+    found = state.ports.get(step.part.name)
+    return Delete(found) if isinstance(step, Delete) and isinstance(found, OvsPort) else step
 
 
 def _is_there(part: Part | None, step: Step) -> bool:

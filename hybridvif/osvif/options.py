@@ -9,6 +9,8 @@ from typing import Any
 
 from oslo_config import cfg
 
+from hybridvif.port import QOS_TYPES
+
 SECTION = "os_vif_ovs"
 
 _OPTIONS: tuple[cfg.Opt, ...] = (
@@ -16,7 +18,7 @@ _OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.IntOpt("ovs_vsctl_timeout", deprecated_group="DEFAULT"),
     cfg.StrOpt("ovsdb_connection"),
     cfg.BoolOpt("isolate_vif"),
-    cfg.StrOpt("default_qos_type"),
+    cfg.StrOpt("default_qos_type", choices=QOS_TYPES),
 )
 
 

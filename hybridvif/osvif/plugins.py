@@ -93,12 +93,12 @@ class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, and
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIFBridge. Raises HybridVifError, which carries the report."""
-        self._require_ours(vif, beyond_plug(vif, self._path.set_options))
+        self._require_ours(vif, beyond_plug(vif))
         self._path.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:  # noqa: ARG002  # os-vif's signature
         """Unplug a VIFBridge. Raises HybridVifError, which carries the report."""
-        self._require_ours(vif, beyond_unplug(vif, self._path.set_options))
+        self._require_ours(vif, beyond_unplug(vif))
         self._path.unplug(vif)
 
     @staticmethod
@@ -120,14 +120,14 @@ class HybridOvsPlugin(OvsPlugin):  # type: ignore[misc]  # as above
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug it: a hybrid port ourselves. Raises HybridVifError for those, what os-vif raises for others."""
-        if not self._is_hybrid(vif) or self._delegated(vif, beyond_plug(vif, self._path.set_options)):
+        if not self._is_hybrid(vif) or self._delegated(vif, beyond_plug(vif)):
             super().plug(vif, instance_info)
         else:
             self._path.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:
         """Unplug it, in the same way."""
-        if not self._is_hybrid(vif) or self._delegated(vif, beyond_unplug(vif, self._path.set_options)):
+        if not self._is_hybrid(vif) or self._delegated(vif, beyond_unplug(vif)):
             super().unplug(vif, instance_info)
         else:
             self._path.unplug(vif)

@@ -7,9 +7,8 @@ from typing import Any
 
 from hybridvif.errors import InvalidInput
 from hybridvif.names import PortNames, names_of
-from hybridvif.port import Port
+from hybridvif.port import NONE, Port, is_trunk_bridge
 
-TRUNK_PREFIX = "tbr-"
 _PROFILE = "VIFPortProfileOpenVSwitch"
 
 
@@ -33,6 +32,9 @@ def port_of(vif: Any, instance_info: Any, set_options: Mapping[str, Any]) -> Por
         instance_id=str(_field(instance_info, "uuid")),
         interface_id="" if interface_id == vif.id else interface_id,
         bridge=str(_field(network, "bridge")),
+        isolate=bool(set_options.get("isolate_vif")),
+        # As os-vif does, which leaves the queueing of a userspace datapath alone.
+        qos_type="" if _datapath_of(profile) == "system" else NONE,
         **({"mtu": mtu} if mtu else {}),
     )
 
@@ -54,24 +56,25 @@ def names_as_asked(vif: Any) -> PortNames:
     return names
 
 
-def beyond_plug(vif: Any, set_options: Mapping[str, Any]) -> str:
+def beyond_plug(vif: Any) -> str:
     """What a plug of this VIF needs that a Port cannot say; empty if nothing."""
-    if set_options.get("isolate_vif"):
-        return "[os_vif_ovs] isolate_vif is set"
     profile = vif.port_profile if "port_profile" in vif else None
     if profile is not None and "create_tap" in profile.fields and "create_tap" in profile and profile.create_tap:
         return "its port profile asks for create_tap"
-    return beyond_unplug(vif, set_options)
+    return beyond_unplug(vif)
 
 
-def beyond_unplug(vif: Any, set_options: Mapping[str, Any]) -> str:
+def beyond_unplug(vif: Any) -> str:
     """What an unplug of this VIF needs that the library does not do yet; empty if nothing."""
     network = vif.network if "network" in vif else None
-    if network is not None and "bridge" in network and str(network.bridge).startswith(TRUNK_PREFIX):
+    if network is not None and "bridge" in network and is_trunk_bridge(str(network.bridge)):
         return f"{network.bridge} is a trunk bridge"
-    if "default_qos_type" in set_options:
-        return "[os_vif_ovs] default_qos_type is set"
     return ""
+
+
+def _datapath_of(profile: Any) -> str:
+    told = "datapath_type" in profile.fields and "datapath_type" in profile and profile.datapath_type
+    return str(told or "system")
 
 
 def _is(thing: Any, name: str) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from subprocess import PIPE
 from typing import Any
 
@@ -14,7 +15,7 @@ from hybridvif import Port, check, plug
 from hybridvif.sandbox import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO, Drift
-from tests.osvif.conftest import FULL, Nova
+from tests.osvif.conftest import FULL, Nova, StartNova
 
 ADDITIONS = {
     QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu"},
@@ -46,23 +47,93 @@ def facts_of(lab: Lab) -> dict[str, dict[str, Any]]:
     return told
 
 
+def differing(lab: Lab, novas: list[Nova], port: Port, mtu: int = 1500, **more: Any) -> dict[str, set[str]]:
+    """In what the states differ that these leave, each after a plug of its own, what we add apart."""
+    states = []
+    for nova in novas:
+        assert nova.plug(port, mtu=mtu, **more)["ok"]
+        assert until(lambda: facts_of(lab)["row"]["mtu"] == mtu)
+        assert until(lambda: lab.link(QBR)["operstate"] == "UP")
+        states.append(facts_of(lab))
+        assert nova.unplug(port, **more)["ok"]
+    # MTU of an os-vif bridge follows its members, so it is the same once there are some.
+    return {
+        name: {key for key in {*old, *states[1][name]} if old.get(key) != states[1][name].get(key)} - ADDITIONS[name]
+        for name, old in states[0].items()
+    }
+
+
+NO_DIFFERENCE: dict[str, set[str]] = {name: set() for name in ADDITIONS}
+
+
 @pytest.mark.parametrize("mtu", [1500, 1400, 9000])
 def test_the_state_after_our_plug_is_os_vifs_but_for_what_we_add(
     lab: Lab, ours: Nova, theirs: Nova, port: Port, mtu: int
 ) -> None:
-    states = []
-    for nova in (theirs, ours):
-        assert nova.plug(port, mtu=mtu)["ok"]
-        assert until(lambda: facts_of(lab)["row"]["mtu"] == mtu)
-        assert until(lambda: lab.link(QBR)["operstate"] == "UP")
-        states.append(facts_of(lab))
+    assert differing(lab, [theirs, ours], port, mtu) == NO_DIFFERENCE
+
+
+def test_an_isolated_port_is_as_os_vifs(lab: Lab, start_nova: StartNova, port: Port) -> None:
+    isolating: dict[str, object] = {"isolate_vif": "true"}
+    novas = [start_nova(os_vif=isolating), start_nova(os_vif=isolating, answer_to_ovs="true")]
+    assert differing(lab, novas, port) == NO_DIFFERENCE
+    for nova in novas:
+        assert nova.plug(port)["ok"]
+        assert [lab.row(QVO, "Port")[key] for key in ("tag", "vlan_mode", "trunks")] == [4095, "trunk", 4095]
+        # The agent wires it, and from then on it is left alone.
+        lab.sh(f"ovs-vsctl set Port {QVO} tag=7 -- clear Port {QVO} vlan_mode trunks")
+        assert nova.plug(port)["ok"]
+        assert lab.row(QVO, "Port")["tag"] == 7
         assert nova.unplug(port)["ok"]
-    differing = {
-        name: {key for key in {*old, *states[1][name]} if old.get(key) != states[1][name].get(key)}
-        for name, old in states[0].items()
-    }
-    # MTU of an os-vif bridge follows its members, so it is the same once there are some.
-    assert {name: found - ADDITIONS[name] for name, found in differing.items()} == {name: set() for name in ADDITIONS}
+
+
+def qos_of(lab: Lab, name: str = QVO) -> list[Any]:
+    """The type of the QoS row that a port holds, and all that says whose it is; and how many QoS rows there are."""
+    (row,) = json.loads(lab.sh(f"ovs-vsctl --format=json find Port name={name}"))["data"]
+    held = lab.sh(f"ovs-vsctl get Port {name} qos").strip()
+    count = len(lab.sh("ovs-vsctl --bare --columns=_uuid list QoS").split())
+    if held == "[]":
+        return ["none", count]
+    assert row
+    return [*lab.sh(f"ovs-vsctl get QoS {held} type external_ids other_config queues").splitlines(), count]
+
+
+# On a bridge of the kernel's datapath, since os-vif makes a QoS on no other; the rows need no kernel.
+SYSTEM = {"bridge": "br-sys", "datapath_type": "system"}
+
+
+def test_a_port_with_a_qos_is_as_os_vifs_and_either_takes_away_the_others(
+    lab: Lab, start_nova: StartNova, port: Port
+) -> None:
+    queued: dict[str, object] = {"default_qos_type": "linux-fq_codel"}
+    theirs = start_nova(os_vif=queued)
+    ours = start_nova(os_vif=queued, answer_to_ovs="true", integration_bridges="br-int,br-sys")
+    theirs.plug(port, **SYSTEM)
+    wanted = qos_of(lab)
+    assert wanted[-1] == 1
+    # Ours goes with it, though it was os-vif that made it, and of whatever type.
+    lab.sh("ovs-vsctl set QoS $(ovs-vsctl --bare --columns=_uuid list QoS) external_ids:_type=linux-noop")
+    assert ours.unplug(port, **SYSTEM) == {"ok": True}
+    assert lab.sh("ovs-vsctl list QoS") == ""
+    # On a bridge that is there: a plug that Open vSwitch does not take is taken back.
+    library = replace(port, qos_type="linux-fq_codel")
+    assert plug(library, lab.host).ok
+    assert qos_of(lab) == wanted
+    theirs.unplug(port, **{**SYSTEM, "bridge": "br-int"})
+    assert lab.sh("ovs-vsctl list QoS") == ""
+
+
+def test_through_os_vif_a_userspace_datapath_gets_no_qos(lab: Lab, start_nova: StartNova, port: Port) -> None:
+    queued: dict[str, object] = {"default_qos_type": "linux-fq_codel"}
+    for nova in (start_nova(os_vif=queued), start_nova(os_vif=queued, answer_to_ovs="true")):
+        assert nova.plug(port)["ok"]
+        assert qos_of(lab) == ["none", 0]
+        assert nova.unplug(port)["ok"]
+    ours = start_nova(os_vif=queued, answer_to_ovs="true")
+    assert ours.plug(port, datapath_type="system")["ok"]
+    assert qos_of(lab)[0] == "linux-fq_codel"
+    assert ours.unplug(port, datapath_type="system")["ok"]
+    assert lab.sh("ovs-vsctl list QoS") == ""
 
 
 def test_a_port_plugged_by_us_is_unplugged_by_os_vif_clean(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:

@@ -127,13 +127,11 @@ def test_the_mtu_of_the_file_counts_where_the_network_has_none(lab: Lab, start_n
     assert [lab.link(name)["mtu"] for name in list(port.names)[:3]] == [1390] * 3
 
 
-@pytest.mark.parametrize(
-    ("os_vif", "more"), [({"isolate_vif": "true"}, {}), ({}, {"bridge": "tbr-1"})], ids=["isolate_vif", "trunk bridge"]
-)
+@pytest.mark.parametrize("more", [{"bridge": "tbr-1"}], ids=["trunk bridge"])
 def test_what_a_port_cannot_say_yet_is_left_to_os_vif(
-    lab: Lab, start_nova: StartNova, port: Port, os_vif: dict[str, object], more: dict[str, Any]
+    lab: Lab, start_nova: StartNova, port: Port, more: dict[str, Any]
 ) -> None:
-    nova = start_nova(answer_to_ovs="true", os_vif=os_vif)
+    nova = start_nova(answer_to_ovs="true")
     refused = nova.plug(port, "hybridvif", **more)
     assert refused["cause"] == "hybridvif.errors.Refused"
     assert "ask for the plugin 'ovs'" in refused["text"]

@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from hybridvif.names import KEY_LENGTH
-from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, differences
-from hybridvif.port import MAX_MTU, MIN_MTU, Port, VifType, is_mac
+from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, as_seen, differences
+from hybridvif.port import MAX_MTU, MIN_MTU, NONE, QOS_TYPES, Port, VifType, is_mac
 from hybridvif.steps import Step, simulate
 from hybridvif.wiring import wiring_of
 
@@ -55,9 +55,12 @@ marks = st.one_of(st.just(""), words, uuids, uuids.map(str.upper))
 numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))
 
 
-def ports(vif_types: st.SearchStrategy[VifType] | None = None) -> st.SearchStrategy[Port]:
+@st.composite
+def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) -> Port:
     """Any legal Port."""
-    return st.builds(
+    vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
+    of_a_row = {"isolate": st.booleans(), "qos_type": st.sampled_from(["", NONE, *QOS_TYPES])}
+    plain = st.builds(
         Port,
         id=uuids,
         mac=macs,
@@ -65,8 +68,10 @@ def ports(vif_types: st.SearchStrategy[VifType] | None = None) -> st.SearchStrat
         interface_id=st.just("") | uuids,
         mtu=st.integers(MIN_MTU, MAX_MTU),
         bridge=switch_bridges,
-        vif_type=st.sampled_from(VifType) if vif_types is None else vif_types,
+        vif_type=st.just(vif_type),
+        **(of_a_row if vif_type is VifType.OVS else {}),
     )
+    return draw(plain)
 
 
 @st.composite
@@ -132,7 +137,7 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     """
     names, wiring = port.names, wiring_of(port)
     wanted = [part for part in wiring if draw(st.booleans().map(lambda absent: not absent))]
-    state = HostState().having(*(draw(drifted(part)) for part in wanted))
+    state = HostState().having(*(draw(drifted(as_seen(part))) for part in wanted))
     masters = ["", names.bridge] if names.bridge in state.links else [""]
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     if isinstance(veth, Veth):

@@ -12,7 +12,7 @@ from hybridvif.cli.diff import diff_lines
 from hybridvif.cli.planning import Wish, answer_of, completed
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.errors import InvalidInput
-from hybridvif.parts import Bridge, OvsPort, attributes_of
+from hybridvif.parts import Bridge, OvsPort, attributes_of, births_of
 from hybridvif.planner import plan
 from hybridvif.reasons import reason_of
 from hybridvif.rehearsal import Rehearsal, look, nothing_seen
@@ -150,9 +150,17 @@ def test_with_reasons_every_attribute_says_why() -> None:
     told = text_of(planned(RecordingHost(), PLUG, reasons=True))
     for part in wiring_of(PORT):
         for attribute in attributes_of(type(part)):
-            if getattr(part, attribute) not in ("", None):
+            if attribute not in births_of(part) and getattr(part, attribute) not in ("", None):
                 assert str(reason_of(part, attribute)) in told
     assert "LP 1129055" in told
+
+
+def test_of_a_birth_only_what_is_asked_for_is_told() -> None:
+    assert "isolated" not in text_of(planned(RecordingHost(), PLUG, reasons=True))
+    assert "qos" not in text_of(planned(RecordingHost(), PLUG, reasons=True))
+    born = Wish("plug", [replace(PORT, isolate=True, qos_type="linux-noop")])
+    assert "isolated on" in text_of(planned(RecordingHost(), born, reasons=True))
+    assert "qos-type linux-noop" in text_of(planned(RecordingHost(), born, reasons=True))
 
 
 def test_the_document_says_every_attribute_its_reason_and_its_bugs() -> None:

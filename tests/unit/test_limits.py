@@ -83,6 +83,8 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "port_id": ALIASES,
         "type": (["", PARKED], ["internal", "dpdk", "vxlan", None, 0]),
         "realized": FLAGS,
+        "isolated": FLAGS,
+        "qos_type": (["", "linux-noop", "linux-htb"], ["none", "egress-policer", "linux-noop\n", None, 1]),
     },
     IvsPort: {},
 }
@@ -118,6 +120,19 @@ def test_an_illegal_value_may_not_be_written(kind: type[Part], attribute: str) -
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_part_in_order_may_be_written_as_a_whole(kind: type[Part]) -> None:
     assert unwritable(WHOLE[kind]) == ()
+
+
+def test_no_row_is_born_in_the_dead_vlan_of_a_trunk_bridge() -> None:
+    assert unwritable(replace(ROW, bridge="tbr-1"), {"isolated": True}) == ("isolated",)
+    assert unwritable(replace(ROW, bridge="tbr-1"), {"isolated": False}) == ()
+
+
+def test_what_is_made_again_on_the_way_back_is_born_as_the_plug_would_have_had_it() -> None:
+    born = wiring_of(replace(PORT, isolate=True, qos_type="linux-noop"))
+    goal, left = restorable(WIRING, born)
+    assert (goal.ports[ROW.name], left) == (replace(ROW, isolated=True, qos_type="linux-noop"), ())
+    on_a_trunk = WIRING.having(replace(ROW, bridge="tbr-1"))
+    assert restorable(on_a_trunk, wiring_of(replace(PORT, isolate=True))) == (on_a_trunk, ())
 
 
 def test_all_that_may_not_be_written_is_named_in_the_order_of_declaration() -> None:

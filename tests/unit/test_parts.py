@@ -23,7 +23,9 @@ from hybridvif.parts import (
     StrayPort,
     Tap,
     agree,
+    as_seen,
     attributes_of,
+    births_of,
     differences,
     merged,
 )
@@ -70,6 +72,15 @@ def test_attributes_are_all_but_the_name_in_the_order_of_their_declaration() -> 
     assert attributes_of(IvsPort) == ()
     assert attributes_of(OvsPort)[:2] == ("bridge", "iface_id")
     assert "name" not in attributes_of(Bridge)
+
+
+def test_of_a_birth_nothing_is_seen_and_nothing_compared() -> None:
+    born = dataclasses.replace(ROW, isolated=True)
+    assert births_of(born) == {"isolated": True, "qos_type": ""}
+    assert as_seen(born) == ROW
+    assert differences(ROW, born) == differences(born, ROW) == ()
+    assert births_of(VETH) == {}
+    assert as_seen(VETH) is VETH
 
 
 def test_a_state_does_not_change_with_the_dicts_it_was_made_of() -> None:

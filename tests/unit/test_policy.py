@@ -25,12 +25,13 @@ from hybridvif.parts import (
     Tap,
     Veth,
     attributes_of,
+    births_of,
 )
 from hybridvif.planner import plan
 from hybridvif.port import Port, VifType
 from hybridvif.privileged.policy import permit_names, permit_plans
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update
+from hybridvif.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.wiring import wiring_of
 from tests.unit.strategies import BRIDGE, NAMES, ROW, TAP, VETH, WIRING, ports, states_of
 
@@ -209,10 +210,10 @@ CASES = [(part, name, value) for part in (BRIDGE, VETH, TAP, ROW) for name, valu
 
 
 def test_a_bad_value_of_each_attribute_is_tried_here() -> None:
-    # A flag is one by its type (wire.py); a peer has tests of its own.
+    # A flag is one by its type (wire.py); a peer, and what is of a birth, have tests of their own.
     for part in (BRIDGE, VETH, TAP, ROW):
         flags = {name for name in attributes_of(type(part)) if type(getattr(part, name)) is bool}
-        assert BAD[type(part)].keys() | flags | {"peer"} >= set(attributes_of(type(part)))
+        assert BAD[type(part)].keys() | flags | births_of(part).keys() | {"peer"} >= set(attributes_of(type(part)))
 
 
 @pytest.mark.parametrize(("part", "name", "value"), CASES, ids=lambda case: getattr(case, "kind", str(case)))
@@ -232,6 +233,15 @@ def test_a_value_that_is_out_of_bounds_is_mended_kept_and_deleted(part: Part, na
     permit([Update(found, found)])
     if not isinstance(part, Tap):
         permit([Delete(found)])
+
+
+@pytest.mark.parametrize("born", [{"qos_type": "egress-policer"}, {"isolated": True, "bridge": "tbr-5f2c0e1a-7"}])
+def test_no_row_is_born_out_of_bounds_and_of_one_that_is_there_no_birth_is_written(born: dict[str, Any]) -> None:
+    bad = replace(ROW, **born)
+    assert next(iter(born)) in refusal([Create(bad)])
+    step = Update(bad, replace(bad, vm_uuid=""))
+    permit([step])
+    assert changes_of(step) == {"vm_uuid": ""}
 
 
 @pytest.mark.parametrize(("name", "value"), [("disable_ipv6", 1), ("addr_gen_mode", "stable_secret")])

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from hybridvif.errors import HybridVifError, InvalidInput
 from hybridvif.names import names_of
 from hybridvif.port import Port, VifType, is_bridge_name, is_mac
+from hybridvif.settings import Settings
 from tests.unit.strategies import macs, ports
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
@@ -43,6 +44,9 @@ def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
         ("bridge", "tbr-5f2c0e1a-7b"),
         ("bridge", "Br_0.9-x"),
         ("vif_type", VifType.IVS),
+        ("isolate", True),
+        ("qos_type", "none"),
+        ("qos_type", "linux-fq_codel"),
     ],
 )
 def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
@@ -95,6 +99,12 @@ def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
         ("bridge", None),
         ("vif_type", "ovs"),
         ("vif_type", None),
+        ("isolate", 1),
+        ("isolate", "yes"),
+        ("isolate", None),
+        ("qos_type", "linux"),
+        ("qos_type", None),
+        ("qos_type", ["linux-noop"]),
     ],
 )
 def test_an_illegal_value_is_refused_in_a_sentence_that_names_field_value_and_rule(field: str, value: object) -> None:
@@ -111,6 +121,20 @@ def test_what_is_refused_is_both_ours_and_a_value_error() -> None:
         Port(**LEGAL, mtu=67)
     with pytest.raises(HybridVifError, match="mtu 67"):
         Port(**LEGAL, mtu=67)
+
+
+@pytest.mark.parametrize("given", [{"isolate": True}, {"qos_type": "linux-noop"}])
+def test_what_an_indigo_switch_has_not_is_refused(given: dict[str, Any]) -> None:
+    with pytest.raises(InvalidInput, match=f"{next(iter(given))} is for Open vSwitch"):
+        Port(**LEGAL, vif_type=VifType.IVS, **given)
+
+
+def test_what_a_port_leaves_to_the_host_is_the_hosts_default() -> None:
+    port, host = Port(**LEGAL), Settings(default_qos_type="linux-noop")
+    assert port.on(host).qos_type == "linux-noop"
+    assert port.on(Settings()) == port
+    for told in ({"qos_type": "none"}, {"qos_type": "linux-htb"}, {"vif_type": VifType.IVS}):
+        assert Port(**LEGAL | told).on(host) == Port(**LEGAL | told)
 
 
 def test_an_unknown_vif_type_is_told_which_are_known() -> None:

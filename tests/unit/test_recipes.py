@@ -48,6 +48,20 @@ def test_a_fresh_plug_runs_the_seeds_commands_in_the_seeds_order() -> None:
         at = later[0]
 
 
+def test_a_port_to_be_isolated_is_in_the_dead_vlan_in_the_very_transaction_that_makes_it() -> None:
+    (line,) = [one for one in shell_lines(plan(NOTHING, wiring_of(replace(PORT, isolate=True)))) if "ovs-vsctl" in one]
+    assert f" -- set Port {QVO} tag=4095 vlan_mode=trunk trunks=4095" in line
+    drifted = WIRING.having(replace(ROW, vm_uuid=""))
+    assert not [one for one in shell_lines(plan(drifted, wiring_of(replace(PORT, isolate=True)))) if "4095" in one]
+
+
+def test_a_port_with_a_qos_gets_it_in_the_very_transaction_that_makes_it() -> None:
+    born = wiring_of(replace(PORT, isolate=True, qos_type="linux-noop"))
+    (line,) = [one for one in shell_lines(plan(NOTHING, born)) if "ovs-vsctl" in one]
+    assert f"--id=@{QVO} create QoS type=linux-noop" in line
+    assert line.endswith(f"-- set Port {QVO} tag=4095 vlan_mode=trunk trunks=4095 qos=@{QVO}")
+
+
 def test_an_unplug_is_the_reverse() -> None:
     assert list(shell_lines(plan(WIRING, NOTHING))) == [
         f"ovs-vsctl --if-exists del-port {QVO}",

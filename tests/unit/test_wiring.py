@@ -11,7 +11,7 @@ from hybridvif.names import KEY_LENGTH
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth
 from hybridvif.port import Port, VifType, is_mac
 from hybridvif.wiring import bridge_mac_of, wiring_of
-from tests.unit.strategies import ports, uuids
+from tests.unit.strategies import ports, the, uuids
 
 PORT = Port(
     id="5f2c0e1a-7b00-4c00-8000-000000000001",
@@ -76,6 +76,19 @@ def test_a_port_with_an_interface_id_of_its_own_bears_our_key() -> None:
 
 def test_an_interface_id_that_is_the_port_id_needs_no_key() -> None:
     assert wiring_of(replace(PORT, interface_id=PORT.id)) == wiring_of(PORT)
+
+
+def test_a_port_to_be_isolated_is_born_so_but_on_no_trunk_bridge() -> None:
+    rows = [
+        the(OvsPort, wiring_of(replace(PORT, isolate=isolate, bridge=bridge)))
+        for isolate, bridge in ((True, "br-int"), (False, "br-int"), (True, "tbr-1"))
+    ]
+    assert [row.isolated for row in rows] == [True, False, False]
+
+
+def test_no_qos_is_asked_for_by_either_spelling_of_none() -> None:
+    rows = [the(OvsPort, wiring_of(replace(PORT, qos_type=kind))) for kind in ("", "none", "linux-noop")]
+    assert [row.qos_type for row in rows] == ["", "", "linux-noop"]
 
 
 def test_an_indigo_switch_gets_a_port_that_is_only_a_name_and_the_same_links() -> None:
