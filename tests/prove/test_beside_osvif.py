@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import os
 import subprocess
+import time
 import venv
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,7 +23,7 @@ from tests.functional.test_repair import DRIFTS
 from tests.prove.conftest import lab_of
 from tests.prove.figures import FULL, THEIRS, note
 from tests.prove.likeness import Likeness, differences, likeness
-from tests.prove.strace import attached, killed, killing_at, require_strace
+from tests.prove.strace import attached, counted, counting, killed, killing_at, require_strace
 from tests.prove.test_switch_faults import FILL
 
 pytestmark = [pytest.mark.prove, pytest.mark.skipif(not FULL, reason="os-vif is measured at full size only")]
@@ -32,7 +34,7 @@ from oslo_config import cfg
 import os_vif
 from os_vif import objects
 with open("/run/os-vif.conf", "w") as file:
-    file.write("[os_vif_ovs]\\novsdb_connection = unix:/run/openvswitch/db.sock\\n")
+    file.write("[os_vif_ovs]\\novsdb_connection = unix:/run/openvswitch/db.sock\\novs_vsctl_timeout = 3\\n")
 cfg.CONF([], default_config_files=["/run/os-vif.conf"], default_config_dirs=[])
 os_vif.initialize()
 from vif_plug_ovs import privsep
@@ -120,30 +122,65 @@ def whole(lab: Lab, python: str) -> Likeness:
         return seen(lab)
 
 
-def test_os_vif_killed_before_each_change_of_a_plug(bare: Lab, their_python: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("verb", ["plug", "unplug"])
+def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path: Path, verb: str) -> None:
+    """Counted as hybridvif's own kills are: each kind of call by itself, from the first on until none is left."""
     require_strace()
-    wanted = whole(bare, their_python)
-    kills = wrong = false_ok = unplugs_wrong = 0
+    log, wanted = tmp_path / "log", whole(bare, their_python)
     bare.sweep()
     empty = seen(bare)
-    for number in range(1, 400):
-        with running(bare, their_python) as osvif, attached(osvif.pid, killing_at(number), tmp_path / "log"):
-            said = osvif.ask("plug")
-        if said:
-            break
-        assert killed(tmp_path / "log")
-        kills += 1
+    counts: Counter[str] = Counter(points=0, kills=0, plugs=0, plugs_wrong=0, unplugs=0, unplugs_wrong=0, false_ok=0)
+
+    @contextmanager
+    def begun() -> Iterator[OsVif]:
+        """os-vif with its call ahead of it; it imports at its first call what it would import only once."""
         with running(bare, their_python) as osvif:
-            said = osvif.ask("plug")
-            bad = bool(differences(wanted, seen(bare)))
-            wrong += bad or said != "ok"
-            false_ok += bad and said == "ok"
-            osvif.ask("unplug")
-            unplugs_wrong += bool(differences(empty, seen(bare)))
-        bare.sweep()
-        note("kills", side=THEIRS, case="plug", kills=kills, plugs=kills, plugs_wrong=wrong, unplugs=kills,
-             unplugs_wrong=unplugs_wrong, false_ok=false_ok)  # fmt: skip
-    assert kills
+            assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
+            if verb == "unplug":
+                assert osvif.ask("plug") == "ok"
+            yield osvif
+
+    with begun() as osvif, attached(osvif.pid, counting(), log, children=True):
+        assert osvif.ask(verb) == "ok"
+    points = counted(log)
+    bare.sweep()
+    for kind in sorted(points):
+        for number in range(1, points[kind] + 1):
+            with begun() as osvif, attached(osvif.pid, killing_at(number, kind), log, children=True):
+                osvif.ask(verb)
+            counts["points"] += 1
+            counts["kills"] += killed(log)
+            with running(bare, their_python) as osvif:
+                for then, goal in (("plug", wanted), ("unplug", empty)):
+                    said = osvif.ask(then)
+                    bad = bool(differences(goal, seen(bare)))
+                    counts[f"{then}s"] += 1
+                    counts[f"{then}s_wrong"] += bad or said != "ok"
+                    counts["false_ok"] += bad and said == "ok"
+            bare.sweep()
+            note("kills", counts, side=THEIRS, case=verb)
+    assert counts["kills"]
+
+
+def test_a_server_that_hung_before_os_vif_asked_it(bare: Lab, their_python: str) -> None:
+    """Its own time limit is 3 s here; it is given 30."""
+    patience = 30.0
+    with running(bare, their_python) as osvif:
+        assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
+        empty, begun = seen(bare), time.monotonic()
+        bare.box.pause("ovsdb-server")
+        try:
+            said = osvif.ask("plug", seconds=patience)
+            took = time.monotonic() - begun
+        finally:
+            bare.box.resume("ovsdb-server")
+        if said == "nothing":
+            osvif.program.kill()
+            osvif.program.wait()
+        time.sleep(10)
+        ghosts = sum(not name.startswith("link ") for name in seen(bare).keys() - empty.keys())
+    note("hung", side=THEIRS, case="server hung before it was asked", calls=1, longest_s=round(took, 2),
+         unknown=0, untyped=said in ("ok", "nothing"), ghosts=ghosts, half=0)  # fmt: skip
 
 
 def test_what_os_vif_repairs(bare: Lab, their_python: str) -> None:
