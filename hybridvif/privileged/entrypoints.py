@@ -47,7 +47,8 @@ def _answering(answer: Callable[..., Any]) -> Callable[..., list[Any]]:
         except Exception as error:
             # The boundary: whatever a bug or a third party's executor raises must not cross as an exception.
             LOG.exception("the daemon failed to answer")
-            return ["failed", HybridVifError.code, f"the daemon failed: {type(error).__name__}; its log has the rest"]
+            said = error.strerror if isinstance(error, OSError) else ""
+            return ["failed", HybridVifError.code, f"the daemon failed: {said or type(error).__name__}; see its log"]
 
     return guarded
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import resource
 import signal
 import threading
 import time
@@ -324,6 +325,33 @@ def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
         assert all(future.result(timeout=10) > 0 for future in asking)
     # An answer, or a new daemon, which takes half a second to start.
     assert max(longest) < 3
+
+
+@contextmanager
+def out_of_files(pid: int) -> Iterator[None]:
+    """A program that cannot open another file."""
+    was = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    listed = os.open(f"/proc/{pid}/fd", os.O_RDONLY)
+    taken = {int(name) for name in os.listdir(listed)} - ({listed} if pid == os.getpid() else set())
+    os.close(listed)
+    lowest = min(set(range(len(taken) + 1)) - taken)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (lowest, was[1]))
+    try:
+        yield
+    finally:
+        resource.prlimit(pid, resource.RLIMIT_NOFILE, was)
+
+
+@pytest.mark.parametrize("whose", ["the daemon's", "the caller's"])
+def test_no_file_left_to_open_is_told_and_changes_nothing(lab: Lab, whose: str) -> None:
+    pid, before = the_daemon(lab), lab.snapshot()
+    with out_of_files(pid if whose == "the daemon's" else os.getpid()), pytest.raises(HybridVifError) as caught:
+        plug(PORT, lab.host)
+    assert "oo many open files" in str(caught.value)
+    assert caught.value.report is not None
+    assert caught.value.report.leftovers == ()
+    assert lab.snapshot() == before
+    assert plug(PORT, lab.host).ok
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from hybridvif import (
     BridgeMissing,
     BridgeNotAllowed,
     Conflict,
+    HybridVifError,
     NameCollision,
     PlugFailed,
     Port,
@@ -215,3 +216,32 @@ def test_every_refusal_is_one_finished_sentence(lab: Lab, port: Port, twin: Port
         assert sentence.startswith("port ")
         assert "\n" not in sentence
         assert not sentence.endswith(".")
+
+
+RENAMING = """
+while :; do ip link set {name} name hvrenamed 2>/dev/null && break; done; echo renamed
+"""
+"""What a careless udev rule does: a device is called something else as soon as it is there."""
+
+
+@pytest.mark.parametrize("kind", ["bridge", "bridge_end"])
+def test_what_is_renamed_as_it_is_made_is_no_success_unless_it_was_made_anew(lab: Lab, port: Port, kind: str) -> None:
+    name = getattr(port.names, kind)
+    with lab.box.popen(["sh", "-c", RENAMING.format(name=name)], stdout=-1) as renaming:
+        try:
+            report = plug(port, lab.host)
+        except HybridVifError as failure:
+            assert failure.report is not None
+            report = failure.report
+        assert renaming.stdout is not None
+        assert renaming.stdout.readline() == "renamed\n"
+    left = {one for one in port.names if one in lab.links()}
+    if report.status is Status.DONE:
+        # It came to an end before anybody renamed anything, or it was made anew.
+        assert left >= {port.names.bridge, port.names.switch_end} - {name}
+    else:
+        assert report.reason.startswith("someone else was at work meanwhile: ")
+        assert left == set(report.leftovers) | (left & {port.names.switch_end})
+    lab.sh("ip link delete hvrenamed")
+    assert plug(port, lab.host).ok
+    assert check(port, lab.host) == ()
