@@ -11,6 +11,7 @@ from dataclasses import replace
 from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
 from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, births_of
 from hybridvif.port import MAX_MTU, MIN_MTU, QOS_TYPES, is_bridge_name, is_mac, is_trunk_bridge
+from hybridvif.steps import owners_of
 
 Rule = Callable[[Part, object], bool]
 
@@ -140,7 +141,9 @@ def restorable(
         if type(wired) is not type(part):
             continue
         goal = goal.having(_born_as(wired, part))
-        touched = [name for name in _lost(part, bridges) if _differ(part, found, name)]
+        lost = _lost(part, bridges)
+        lost += _misleading(replace(part, **{name: getattr(wired, name) for name in lost}), wired)
+        touched = [name for name in lost if _differ(part, found, name)]
         if touched:
             goal = goal.having(_born_as(wired, replace(part, **{name: getattr(wired, name) for name in touched})))
             left += [f"{part.name}: {name}" for name in touched]
@@ -165,6 +168,13 @@ def _lost(part: Part, bridges: Collection[str] | None) -> list[str]:
     if isinstance(part, OvsPort) and bridges is not None and part.bridge not in bridges and "bridge" not in lost:
         lost.append("bridge")
     return lost
+
+
+def _misleading(part: Part, wired: Part) -> list[str]:
+    """The ids of a row that tell of another port than its own: nobody may write them."""
+    if isinstance(part, OvsPort) and owners_of(part) - owners_of(wired):
+        return [name for name in ("iface_id", "port_id") if _differ(part, wired, name)]
+    return []
 
 
 def _differ(part: Part, found: Part | None, name: str) -> bool:

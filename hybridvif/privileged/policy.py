@@ -6,10 +6,10 @@ from collections.abc import Iterable, Sequence
 
 from hybridvif.errors import Refused
 from hybridvif.limits import unwritable
-from hybridvif.names import PortNames, key_of, names_of_key
+from hybridvif.names import KEY_LENGTH, PortNames, key_of, names_of_key
 from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, with_article
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.steps import Create, Delete, Step, Update, changes_of, owners_of
 
 
 def permit_names(names: Iterable[str] | None) -> None:
@@ -32,6 +32,34 @@ def permit_plans(plans: Sequence[Sequence[Step]], settings: Settings) -> None:
             seen.add(str(key))
             for step in plan:
                 _permit(step, names_of_key(str(key)), settings)
+        owner_stated(plan)
+
+
+def owner_stated(plan: Sequence[Step]) -> str:
+    """The id of the port that a plan is of, as its parts state it; "" if none does. Raises Refused for two.
+
+    What is written states it, and what links bear. A row that is merely found may bear ids that are to be mended, so
+    it counts where nothing else does, and where its id has these names.
+    """
+    stated: set[str] = set()
+    found: set[str] = set()
+    for step in plan:
+        before = step.before if isinstance(step, Update) else step.part
+        if not isinstance(step.part, OvsPort):
+            stated |= owners_of(before) | owners_of(step.part)
+            continue
+        if not isinstance(step, Create):
+            found |= owners_of(before)
+        if isinstance(step, Create) or (isinstance(step, Update) and {"iface_id", "port_id"} & changes_of(step).keys()):
+            # So an iface-id that is not this port's own goes with our key, which says whose it is.
+            stated |= owners_of(step.part)
+    owners = stated or {owner for owner in found if owner[:KEY_LENGTH] == key_of(plan[0].part.name)}
+    if len(owners) > 1:
+        raise Refused(f"refused: a plan is of two ports, {' and '.join(sorted(owners)[:2])}")
+    for owner in owners:
+        if owner[:KEY_LENGTH] != key_of(plan[0].part.name):
+            raise Refused(f"refused: {plan[0].part.name} is not named for port {owner}")
+    return "".join(owners)
 
 
 def _permit(step: Step, names: PortNames, settings: Settings) -> None:
@@ -43,7 +71,8 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
         case Create(part):
             _permit_values(part, unwritable(part))
             _permit_bridge(part, settings)
-        case Update(_, after):
+        case Update(before, after):
+            _permit_master(before, names)
             changes = changes_of(step)
             _permit_values(after, unwritable(after, changes | _regained(step)))
             if "bridge" in changes:
@@ -73,6 +102,11 @@ def _permit_name(part: Part, names: PortNames) -> None:
 def _permit_values(part: Part, illegal: Sequence[str]) -> None:
     if illegal:
         raise Refused(f"refused: {part.name} may not be given that {', '.join(illegal)}")
+
+
+def _permit_master(before: Part, names: PortNames) -> None:
+    if isinstance(before, Veth | Tap) and before.master not in ("", names.bridge):
+        raise Refused(f"refused: {before.name} is not taken out of {before.master[:32]!r}, which is not its bridge")
 
 
 def _permit_bridge(part: Part, settings: Settings) -> None:

@@ -24,7 +24,7 @@ from hybridvif.parts import (
 )
 from hybridvif.port import MAX_MTU, MIN_MTU, VifType
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of
+from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of, the
 
 OTHER = "91d3aa02-4100-4c00-8000-000000000003"
 
@@ -219,6 +219,18 @@ def test_a_row_does_not_go_back_to_a_bridge_that_may_not_be_written() -> None:
     first = WIRING.having(replace(ROW, bridge="br-ex"))
     assert restorable(first, WIRING, WIRING, ["br-int"]) == (WIRING, ("qvo5f2c0e1a-7b: bridge",))
     assert restorable(first, WIRING, WIRING, ["br-int", "br-ex"]) == (first, ())
+
+
+@pytest.mark.parametrize("iface_id", ["91d3aa02-4100-4c00-8000-000000000003", "vm-7"])
+def test_a_row_does_not_go_back_to_ids_that_tell_of_another_port(iface_id: str) -> None:
+    port = replace(PORT, interface_id="91d3aa02-4100-4c00-8000-000000000003")
+    wired = the(OvsPort, wiring_of(port))
+    first = WIRING.having(replace(ROW, iface_id=iface_id))
+    goal, left = restorable(first, wiring_of(port))
+    assert goal == WIRING.having(wired)
+    assert "qvo5f2c0e1a-7b: port_id" in left
+    first = WIRING.having(replace(ROW, iface_id="0b1c2d3e-0000-4000-8000-000000000003", attached_mac=""))
+    assert restorable(first, WIRING) == (WIRING.having(replace(ROW, attached_mac="")), ("qvo5f2c0e1a-7b: iface_id",))
 
 
 def test_a_tap_and_a_stray_are_left_to_themselves() -> None:
