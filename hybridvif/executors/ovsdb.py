@@ -13,7 +13,7 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors import qosrows
+from hybridvif.executors import ovsdbguard, qosrows
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.jsonrpc import DATABASE, Connection, ConnectionLost, Expired, Operation, Refused, Session
@@ -45,6 +45,10 @@ class Unanswered(Exception):
     """A transaction was sent, and no answer came."""
 
 
+class NotPermitted(Exception):
+    """A transaction is not what plugging writes, and was not sent."""
+
+
 class OvsdbExecutor:
     """Ports of Open vSwitch through OVSDB."""
 
@@ -55,6 +59,7 @@ class OvsdbExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._session = Session(settings.ovsdb_connection)
+        self._allows = settings.integration_bridges.__contains__
         self._columns = COLUMNS
         self._group = GroupCommit(self._apply)
 
@@ -73,6 +78,8 @@ class OvsdbExecutor:
         except Unanswered:
             said = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
             return [Outcome(step, Result.UNKNOWN, f"{said}: {_names(steps)}") for step in steps]
+        except NotPermitted as against:
+            return [Outcome(step, Result.REFUSED, str(against)) for step in steps]
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
@@ -92,7 +99,12 @@ class OvsdbExecutor:
                     return [failure.outcome_of(step) for step in steps]
                 if not operations:
                     return [Outcome(step, Result.DONE) for step in steps]
-                number, said = _committed(connection, operations, deadline)
+                rows = {
+                    "Interface": {interface for interface, _ in read.uuids.values()},
+                    "Port": {port for _, port in read.uuids.values()},
+                    "QoS": {uuid for uuids in qos.values() for uuid in uuids},
+                }
+                number, said = _committed(connection, operations, ovsdbguard.Known(self._allows, rows), deadline)
                 if number is not None:
                     settled = _settled(connection, steps, number, deadline)
                     return [replace(outcome, retries=attempt) for outcome in settled]
@@ -152,13 +164,19 @@ def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) ->
     return qosrows.rows_of_ports(names, answers, connection.transact([qosrows.holder_question()], deadline)[0])
 
 
-def _committed(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[int | None, str]:
+def _committed(
+    connection: Connection, operations: Sequence[Operation], known: ovsdbguard.Known, deadline: float
+) -> tuple[int | None, str]:
     """Send a transaction, the only place that does: its number, or None and what the server said.
 
-    Raises Unanswered.
+    Raises Unanswered, NotPermitted.
     """
+    final = counted(operations)
+    against = ovsdbguard.objection_to(final, known)
+    if against:
+        raise NotPermitted(against)
     try:
-        results = connection.transact(counted(operations), deadline)
+        results = connection.transact(final, deadline)
     except (Expired, ConnectionLost) as error:
         raise Unanswered from error
     said = error_in(results)

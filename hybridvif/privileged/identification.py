@@ -8,7 +8,7 @@ way. All else is observed once more, all plans of a call together; a plan withou
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from hybridvif.errors import Refused
 from hybridvif.executors.base import Executor, ExecutorError
@@ -26,11 +26,12 @@ Plan = Sequence[Step]
 
 
 def refusals(
-    plans: Sequence[Plan], executors: Mapping[Role, Executor], bridges: Collection[str], deadline: float
+    plans: Sequence[Plan], executors: Mapping[Role, Executor], allows: Callable[[str], bool], deadline: float
 ) -> dict[int, tuple[Outcome, ...]]:
     """The outcomes of the plans that are not to be carried out, by their place.
 
-    bridges: the integration bridges. deadline: of the one look at the host that is taken, if any plan needs it.
+    allows: whether ports may be plugged into a bridge of this name. deadline: of the one look at the host that is
+    taken, if any plan needs it.
     """
     doubtful = {at: plan for at, plan in enumerate(plans) if needs_proof(plan)}
     if not doubtful:
@@ -44,7 +45,7 @@ def refusals(
     refused = {}
     for at, plan in doubtful.items():
         try:
-            permit_found(plan, state.of(names[at]), bridges)
+            permit_found(plan, state.of(names[at]), allows)
         except Refused as error:
             reason = str(error) if str(error).startswith("refused: ") else f"refused: {error}"
             LOG.warning("%s", reason)
@@ -68,7 +69,7 @@ def needs_proof(plan: Plan) -> bool:
     return False
 
 
-def permit_found(plan: Plan, found: HostState, bridges: Collection[str]) -> None:
+def permit_found(plan: Plan, found: HostState, allows: Callable[[str], bool]) -> None:
     """Make sure that a plan changes its own port's parts only. found: what is there of the port. Raises Refused."""
     aliases = {owner for link in found.links.values() for owner in owners_of(link)}
     owner = owner_stated(plan) or _owner_by(
@@ -76,7 +77,7 @@ def permit_found(plan: Plan, found: HostState, bridges: Collection[str]) -> None
     )
     touched = [part for step in plan if (part := _found(found, step)) is not None]
     for part in touched:
-        if isinstance(part, OvsPort) and part.bridge not in bridges and {owner} not in (owners_of(part), aliases):
+        if isinstance(part, OvsPort) and not allows(part.bridge) and {owner} not in (owners_of(part), aliases):
             raise Refused(
                 f"refused: {part.name} is on {part.bridge}, which is not in [hybridvif] integration_bridges, and bears "
                 f"no mark of the port's; remove it with what made it: ovs-vsctl del-port {part.name}"

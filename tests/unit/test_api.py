@@ -74,7 +74,7 @@ class GuardedHost(RecordingHost):
         self._called("apply")
         permit_plans(plans, self.settings)
         eyes: Any = {Role.LINK: Eyes(self)}
-        refused = refusals(plans, eyes, self.settings.integration_bridges, deadline)
+        refused = refusals(plans, eyes, self.settings.integration_bridges.__contains__, deadline)
         done = super().apply([() if at in refused else plan for at, plan in enumerate(plans)], deadline)
         return self.answer([refused.get(at, outcomes) for at, outcomes in enumerate(done)])
 

@@ -40,7 +40,7 @@ UNPLUG: list[Step] = [Delete(ROW), Delete(VETH), Delete(BRIDGE)]
 
 def refusal(steps: Sequence[Step], found: HostState, bridges: Collection[str] = BRIDGES) -> str:
     with pytest.raises(Refused) as caught:
-        permit_found(steps, found, bridges)
+        permit_found(steps, found, bridges.__contains__)
     return str(caught.value)
 
 
@@ -175,7 +175,7 @@ def test_every_plan_of_a_port_on_whatever_is_its_own_is_permitted(data: st.DataO
             aliased = any(port.id in owners_of(link) for link in now.links.values())
             if needs_proof(steps) and (told or aliased):
                 # A lone row with the interface id alone tells of the port only to who knows that.
-                permit_found(steps, now, BRIDGES)
+                permit_found(steps, now, BRIDGES.__contains__)
 
 
 @given(st.data(), ports(st.just(VifType.OVS)), st.uuids().map(str))
@@ -188,7 +188,7 @@ def test_no_plan_on_anothers_parts_is_permitted(data: st.DataObject, port: Port,
     steps: list[Step] = [*map(Create, chosen)] if data.draw(st.booleans()) else [*map(Delete, chosen)]
     if needs_proof(steps):
         with pytest.raises(Refused):
-            permit_found(steps, HostState().having(*theirs), BRIDGES)
+            permit_found(steps, HostState().having(*theirs), BRIDGES.__contains__)
 
 
 def test_a_name_that_fits_is_no_proof() -> None:
@@ -199,8 +199,8 @@ def test_a_name_that_fits_is_no_proof() -> None:
 
 def test_a_plan_that_names_nobody_is_only_for_what_is_nobodys() -> None:
     nobodys = [Delete(part) for part in BARE]
-    permit_found(nobodys, BARE, BRIDGES)
-    permit_found(UNPLUG, BARE, BRIDGES)
+    permit_found(nobodys, BARE, BRIDGES.__contains__)
+    permit_found(UNPLUG, BARE, BRIDGES.__contains__)
     said = refusal(nobodys, HostState().having(replace(ROW, iface_id=STRANGER)))
     assert f"belongs to port {STRANGER}, of which the plan says nothing" in said
     twins = HostState().having(BRIDGE, replace(VETH, alias=TWIN, peer_alias=TWIN))
@@ -212,14 +212,14 @@ def test_a_part_without_a_mark_is_its_siblings_ports() -> None:
     bare = replace(BRIDGE, alias="", mtu=1400)
     half = [Update(bare, replace(bare, mtu=1500))]
     for mark in (VETH, ROW):
-        permit_found(half, HostState().having(bare, mark), BRIDGES)
+        permit_found(half, HostState().having(bare, mark), BRIDGES.__contains__)
 
 
 def test_a_lone_row_with_wrong_ids_is_its_links_ports() -> None:
     """As a rollback frees it again, which says nothing of the links."""
     wrong = replace(ROW, iface_id=STRANGER)
     parked = replace(wrong, type=PARKED)
-    permit_found([Update(parked, wrong)], HostState().having(BRIDGE, VETH, parked), BRIDGES)
+    permit_found([Update(parked, wrong)], HostState().having(BRIDGE, VETH, parked), BRIDGES.__contains__)
     assert STRANGER in refusal([Update(parked, wrong)], HostState().having(parked))
 
 
@@ -236,18 +236,18 @@ def test_a_lone_row_with_wrong_ids_is_its_links_ports() -> None:
 def test_what_is_of_another_shape_or_held_elsewhere_stops_the_plan(stray: Part) -> None:
     for steps in ([Create(ROW)], [Delete(stray)], [Delete(replace(BRIDGE, alias=""))]):
         with pytest.raises(Conflict):
-            permit_found(steps, BARE.lacking(ROW).having(stray), BRIDGES)
+            permit_found(steps, BARE.lacking(ROW).having(stray), BRIDGES.__contains__)
 
 
 def test_a_veth_of_ours_in_a_foreign_bridge_stays_there() -> None:
     with pytest.raises(Conflict, match="br-foreign"):
-        permit_found([Delete(VETH)], WIRING.having(replace(VETH, master="br-foreign")), BRIDGES)
+        permit_found([Delete(VETH)], WIRING.having(replace(VETH, master="br-foreign")), BRIDGES.__contains__)
 
 
 def test_a_rollback_takes_its_own_from_beside_what_others_have_put_there() -> None:
     strangers = replace(VETH, alias=TWIN, peer_alias=TWIN)
     for beside in (strangers, Stray(name=NAMES.bridge_end, what="a dummy link")):
-        permit_found([Delete(BRIDGE)], HostState().having(BRIDGE, beside), BRIDGES)
+        permit_found([Delete(BRIDGE)], HostState().having(BRIDGE, beside), BRIDGES.__contains__)
     assert TWIN in refusal([Delete(ROW)], HostState().having(ROW, strangers))
 
 
@@ -259,15 +259,15 @@ def test_a_row_on_a_foreign_bridge_needs_a_mark_of_the_port() -> None:
     assert "br-ex" in said
     assert "no mark" in said
     assert refusal([Delete(there)], HostState().having(there), ["br-int"]) == said
-    permit_found(steps, HostState().having(there, BRIDGE), ["br-int"])
-    permit_found(steps, HostState().having(replace(there, iface_id=PORT.id)), ["br-int"])
-    permit_found(steps, HostState().having(there), ["br-int", "br-ex"])
+    permit_found(steps, HostState().having(there, BRIDGE), ["br-int"].__contains__)
+    permit_found(steps, HostState().having(replace(there, iface_id=PORT.id)), ["br-int"].__contains__)
+    permit_found(steps, HostState().having(there), ["br-int", "br-ex"].__contains__)
 
 
 def test_parts_that_have_gone_meanwhile_are_in_nobodys_way() -> None:
-    permit_found(UNPLUG, NOTHING, BRIDGES)
-    permit_found([Delete(part) for part in BARE], NOTHING, BRIDGES)
-    permit_found([Update(Tap(name=NAMES.tap, master=""), TAP)], NOTHING, BRIDGES)
+    permit_found(UNPLUG, NOTHING, BRIDGES.__contains__)
+    permit_found([Delete(part) for part in BARE], NOTHING, BRIDGES.__contains__)
+    permit_found([Update(Tap(name=NAMES.tap, master=""), TAP)], NOTHING, BRIDGES.__contains__)
 
 
 # The one look.
@@ -290,7 +290,7 @@ class Eyes:
 
 def outcomes_of(plans: Sequence[Sequence[Step]], *eyes: Eyes) -> dict[int, Any]:
     executors: Any = dict(zip(Role, eyes, strict=False))
-    found = refusals(plans, executors, ("br-int",), time.monotonic() + 10)
+    found = refusals(plans, executors, ("br-int",).__contains__, time.monotonic() + 10)
     assert all([one.step for one in outcomes] == list(plans[at]) for at, outcomes in found.items())
     return found
 
