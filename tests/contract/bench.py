@@ -281,7 +281,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
         },
         OvsPort: {
             "bridge": TWO_BRIDGES,
-            "iface_id": [port.id, "", port.instance_id],
+            "iface_id": [port.id, ""],
             "iface_status": ["active", "", *words],
             "attached_mac": [port.mac, "", *words],
             "vm_uuid": [port.instance_id, port.id, "", *words],
