@@ -7,13 +7,13 @@ server itself. ovsdbapp is its twin in the contract tests.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from hybridvif.executors.base import ExecutorError
@@ -21,6 +21,7 @@ from hybridvif.executors.base import ExecutorError
 DATABASE = "Open_vSwitch"
 KEPT = 8
 """Idle connections that are kept."""
+_ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().raw_decode
 
 Operation = Mapping[str, Any]
 """One operation of a transaction, as section 5.2 of RFC 7047 has it."""
@@ -50,9 +51,16 @@ class Connection:
         """Give the socket back."""
         self._socket.close()
 
-    def echo(self, deadline: float) -> None:
-        """Make sure that the server is there and answers. Raises Expired, ConnectionLost."""
-        self.ask("echo", [], deadline)
+    def greet(self, questions: Sequence[Operation], deadline: float) -> list[Any]:
+        """Make sure that the server is there and answers; and its answers to these questions, which change nothing.
+
+        Both are sent at once. Raises Expired, ConnectionLost, Refused.
+        """
+        echo, asked = self._numbered("echo", []), self._numbered("transact", [DATABASE, *questions])
+        self._send([echo, asked], deadline)
+        self._answer_to(echo, deadline)
+        answers: list[Any] = self._answer_to(asked, deadline)
+        return answers
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """The results of a transaction, one an operation, and one more if it could not be committed.
@@ -64,23 +72,29 @@ class Connection:
 
     def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
         """The result of one request. Raises Expired, ConnectionLost, Refused."""
-        number = next(self._numbers)
-        self._send({"method": method, "params": params, "id": number}, deadline)
+        request = self._numbered(method, params)
+        self._send([request], deadline)
+        return self._answer_to(request, deadline)
+
+    def _numbered(self, method: str, params: Sequence[Any]) -> Mapping[str, Any]:
+        return {"method": method, "params": params, "id": next(self._numbers)}
+
+    def _answer_to(self, request: Mapping[str, Any], deadline: float) -> Any:
         while True:
             message = self._receive(deadline)
             if message.get("method") == "echo":
                 # The server asks whether we are there.
-                self._send({"result": message["params"], "error": None, "id": message["id"]}, deadline)
-            elif message.get("id") == number and "method" not in message:
+                self._send([{"result": message["params"], "error": None, "id": message["id"]}], deadline)
+            elif message.get("id") == request["id"] and "method" not in message:
                 # Open vSwitch 3.1 leaves "result" out beside an error.
                 if message.get("error"):
                     raise Refused(_words(message["error"]))
                 return message["result"]
 
-    def _send(self, message: Mapping[str, Any], deadline: float) -> None:
+    def _send(self, messages: Sequence[Mapping[str, Any]], deadline: float) -> None:
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
-            self._socket.sendall(json.dumps(message, separators=(",", ":")).encode())
+            self._socket.sendall(b"".join(_ENCODE(message).encode() for message in messages))
         except TimeoutError:
             raise Expired from None
         except OSError as error:
@@ -92,7 +106,7 @@ class Connection:
             if self._read.rstrip().endswith(b"}"):
                 try:
                     text = self._read.decode()
-                    message, end = json.JSONDecoder().raw_decode(text)
+                    message, end = _DECODE(text)
                 except ValueError:
                     pass
                 else:
@@ -117,19 +131,19 @@ class Session:
         self._remote = remote
         self._idle: list[Connection] = []
 
-    @contextmanager
-    def fresh(self, deadline: float) -> Iterator[Connection]:
-        """A connection of the caller's own, that has just answered.
+    @contextlib.contextmanager
+    def fresh(self, questions: Sequence[Operation], deadline: float) -> Iterator[tuple[Connection, list[Any]]]:
+        """A connection of the caller's own that has just answered, and what it answered to these questions.
 
         Raises ExecutorError if there is no server, or none that answers by the deadline; also where it goes away while
         it is used.
         """
-        connection = self._answering(deadline)
+        connection, answers = self._answering(questions, deadline)
         try:
             if time.monotonic() >= deadline:
                 # An answer that is there already is taken without a look at the clock.
                 raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
-            yield connection
+            yield connection, answers
         except (Expired, ConnectionLost, Refused) as error:
             connection.close()
             raise self._useless(error) from error
@@ -141,32 +155,14 @@ class Session:
         else:
             connection.close()
 
-    def _answering(self, deadline: float) -> Connection:
+    def _answering(self, questions: Sequence[Operation], deadline: float) -> tuple[Connection, list[Any]]:
         try:
-            while True:
-                try:
-                    connection = self._idle.pop()
-                except IndexError:
-                    break
-                try:
-                    connection.echo(deadline)
-                except ConnectionLost:
-                    connection.close()
-                except BaseException:
-                    connection.close()
-                    raise
-                else:
-                    return connection
-            connection = Connection(self._remote, deadline)
-            try:
-                connection.echo(deadline)
-            except BaseException:
-                connection.close()
-                raise
+            while self._idle:
+                with contextlib.suppress(ConnectionLost, IndexError):
+                    return _greeted(self._idle.pop(), questions, deadline)
+            return _greeted(Connection(self._remote, deadline), questions, deadline)
         except (Expired, ConnectionLost, Refused) as error:
             raise self._useless(error) from error
-        else:
-            return connection
 
     def _useless(self, error: Expired | ConnectionLost | Refused) -> ExecutorError:
         match error:
@@ -180,6 +176,15 @@ class Session:
             f"the server at {self._remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?",
             precondition=True,
         )
+
+
+def _greeted(connection: Connection, questions: Sequence[Operation], deadline: float) -> tuple[Connection, list[Any]]:
+    """This connection, closed where the server does not answer, and its answers."""
+    try:
+        return connection, connection.greet(questions, deadline)
+    except BaseException:
+        connection.close()
+        raise
 
 
 def _connected(remote: str, deadline: float) -> socket.socket:
