@@ -13,7 +13,7 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hybridvif.executors.base import ExecutorError
@@ -25,6 +25,7 @@ _ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDeco
 
 Operation = Mapping[str, Any]
 """One operation of a transaction, as section 5.2 of RFC 7047 has it."""
+Answered = Callable[[], tuple["Connection", list[Any]]]
 
 
 class ConnectionLost(Exception):
@@ -45,19 +46,24 @@ class Connection:
     def __init__(self, remote: str, deadline: float) -> None:
         self._numbers = itertools.count()
         self._read = b""
+        self._greeting: list[Mapping[str, Any]] = []
         self._socket = _connected(remote, deadline)
 
     def close(self) -> None:
         """Give the socket back."""
         self._socket.close()
 
-    def greet(self, questions: Sequence[Operation], deadline: float) -> list[Any]:
-        """Make sure that the server is there and answers; and its answers to these questions, which change nothing.
+    def greet(self, questions: Sequence[Operation], deadline: float) -> None:
+        """Ask whether the server is there; and, at once, these questions, which change nothing.
 
-        Both are sent at once. Raises Expired, ConnectionLost, Refused.
+        Raises Expired, ConnectionLost.
         """
-        echo, asked = self._numbered("echo", []), self._numbered("transact", [DATABASE, *questions])
-        self._send([echo, asked], deadline)
+        self._greeting = [self._numbered("echo", []), self._numbered("transact", [DATABASE, *questions])]
+        self._send(self._greeting, deadline)
+
+    def greeted(self, deadline: float) -> list[Any]:
+        """The answers to those questions, after the echo's. Raises Expired, ConnectionLost, Refused."""
+        echo, asked = self._greeting
         self._answer_to(echo, deadline)
         answers: list[Any] = self._answer_to(asked, deadline)
         return answers
@@ -132,59 +138,96 @@ class Session:
         self._idle: list[Connection] = []
 
     @contextlib.contextmanager
-    def fresh(self, questions: Sequence[Operation], deadline: float) -> Iterator[tuple[Connection, list[Any]]]:
-        """A connection of the caller's own that has just answered, and what it answered to these questions.
+    def asking(self, questions: Sequence[Operation], deadline: float) -> Iterator[Answered]:
+        """A function that tells a connection of the caller's own that has just answered, and its answers to these.
 
-        Raises ExecutorError if there is no server, or none that answers by the deadline; also where it goes away while
-        it is used.
+        The server is asked at once, where a connection is kept; it works while the caller does something else.
+        The function raises ExecutorError if there is no server, or none that answers by the deadline; so does what is
+        done with the connection, where the server goes away.
         """
-        connection, answers = self._answering(questions, deadline)
+        call = _Call(self._remote, self._idle, questions, deadline)
         try:
-            if time.monotonic() >= deadline:
-                # An answer that is there already is taken without a look at the clock.
-                raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
-            yield connection, answers
+            yield call.answered
         except (Expired, ConnectionLost, Refused) as error:
-            connection.close()
-            raise self._useless(error) from error
+            call.give_up()
+            raise _useless(self._remote, error) from error
         except BaseException:
-            connection.close()
+            call.give_up()
             raise
-        if len(self._idle) < KEPT:
-            self._idle.append(connection)
-        else:
-            connection.close()
+        call.end()
 
-    def _answering(self, questions: Sequence[Operation], deadline: float) -> tuple[Connection, list[Any]]:
+
+class _Call:
+    """One call's use of a connection, from the question on."""
+
+    def __init__(self, remote: str, idle: list[Connection], questions: Sequence[Operation], deadline: float) -> None:
+        self._remote, self._idle, self._questions, self._deadline = remote, idle, questions, deadline
+        self._connection = self._asked_at_once()
+        self._has_answered = False
+
+    def answered(self) -> tuple[Connection, list[Any]]:
+        """The connection, and its answers. Raises ExecutorError."""
         try:
-            while self._idle:
-                with contextlib.suppress(ConnectionLost, IndexError):
-                    return _greeted(self._idle.pop(), questions, deadline)
-            return _greeted(Connection(self._remote, deadline), questions, deadline)
+            connection, answers = self._on_a_kept_one() or self._on_another()
         except (Expired, ConnectionLost, Refused) as error:
-            raise self._useless(error) from error
+            raise _useless(self._remote, error) from error
+        if time.monotonic() >= self._deadline:
+            # An answer that is there already is taken without a look at the clock.
+            raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
+        self._has_answered = True
+        return connection, answers
 
-    def _useless(self, error: Expired | ConnectionLost | Refused) -> ExecutorError:
-        match error:
-            case Expired():
-                return ExecutorError(
-                    f"OVSDB at {self._remote} does not answer; nothing was sent (is ovsdb-server hung?)"
-                )
-            case ConnectionLost():
-                return ExecutorError(f"OVSDB at {self._remote} closed the connection; is ovsdb-server restarting?")
-        return ExecutorError(
-            f"the server at {self._remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?",
-            precondition=True,
-        )
+    def _on_a_kept_one(self) -> tuple[Connection, list[Any]] | None:
+        while self._connection is not None:
+            try:
+                return self._connection, self._connection.greeted(self._deadline)
+            except ConnectionLost:
+                # It was lost while nobody used it.
+                self._connection.close()
+                self._connection = self._asked_at_once()
+        return None
+
+    def _on_another(self) -> tuple[Connection, list[Any]]:
+        self._connection = connection = Connection(self._remote, self._deadline)
+        connection.greet(self._questions, self._deadline)
+        return connection, connection.greeted(self._deadline)
+
+    def _asked_at_once(self) -> Connection | None:
+        """A connection that was kept, asked; None: there is none that can be."""
+        while self._idle:
+            with contextlib.suppress(IndexError):
+                connection = self._idle.pop()
+                try:
+                    connection.greet(self._questions, self._deadline)
+                except (Expired, ConnectionLost):
+                    connection.close()
+                else:
+                    return connection
+        return None
+
+    def give_up(self) -> None:
+        """Close the connection, on which something went wrong."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def end(self) -> None:
+        """Keep the connection for the next call; not one whose answers nobody has taken."""
+        if self._connection is not None and self._has_answered and len(self._idle) < KEPT:
+            self._idle.append(self._connection)
+        else:
+            self.give_up()
 
 
-def _greeted(connection: Connection, questions: Sequence[Operation], deadline: float) -> tuple[Connection, list[Any]]:
-    """This connection, closed where the server does not answer, and its answers."""
-    try:
-        return connection, connection.greet(questions, deadline)
-    except BaseException:
-        connection.close()
-        raise
+def _useless(remote: str, error: Expired | ConnectionLost | Refused) -> ExecutorError:
+    match error:
+        case Expired():
+            return ExecutorError(f"OVSDB at {remote} does not answer; nothing was sent (is ovsdb-server hung?)")
+        case ConnectionLost():
+            return ExecutorError(f"OVSDB at {remote} closed the connection; is ovsdb-server restarting?")
+    return ExecutorError(
+        f"the server at {remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?",
+        precondition=True,
+    )
 
 
 def _connected(remote: str, deadline: float) -> socket.socket:

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -48,8 +49,14 @@ class OvsdbExecutor:
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
-        with self._reader.reading(names, deadline) as (_, read):
-            return _observed(read)
+        with self.observing(names, deadline) as observed_then:
+            return observed_then()
+
+    @contextmanager
+    def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
+        """The same, asked for at once, and told when it is called for."""
+        with self._reader.reading(names, deadline) as rows:
+            yield lambda: _observed(rows()[1])
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """All the steps in one transaction, then wait for ovs-vswitchd to have taken it."""
@@ -68,7 +75,8 @@ class OvsdbExecutor:
         said = ""
         attempt = 0
         for attempt in range(TRIES):
-            with self._reader.reading({step.part.name for step in steps}, deadline) as (connection, read):
+            with self._reader.reading({step.part.name for step in steps}, deadline) as rows:
+                connection, read = rows()
                 against = objected(_observed(read).state, steps)
                 if against:
                     return against

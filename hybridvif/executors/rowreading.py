@@ -6,7 +6,7 @@ that were seen before are asked for with the first question, and their answer co
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,6 +17,8 @@ from hybridvif.executors.transactions import COLUMNS, FEW, Read, error_in, holde
 TRIES = 8
 REMEMBERED = 4096
 """Ports whose uuid is kept, at most."""
+
+Rows = Callable[[], tuple[Connection, Read]]
 
 
 class RowReader:
@@ -29,14 +31,20 @@ class RowReader:
         """The uuid of each Port that was seen, by name."""
 
     @contextmanager
-    def reading(self, names: Collection[str] | None, deadline: float) -> Iterator[tuple[Connection, Read]]:
-        """A connection of the caller's own that has just answered, and what the server holds under these names, now.
+    def reading(self, names: Collection[str] | None, deadline: float) -> Iterator[Rows]:
+        """A function that tells a connection that has just answered, and what the server held under these names.
 
-        Raises ExecutorError as Session.fresh() does, and where the rows do not keep still.
+        The server is asked at once. Raises ExecutorError as Session.asking() does, and where the rows do not keep
+        still.
         """
         guesses = self._guesses(names)
-        with self._session.fresh(self._asked(names, guesses), deadline) as (connection, answers):
-            yield connection, self._read(connection, names, guesses, answers, deadline)
+        with self._session.asking(self._asked(names, guesses), deadline) as answered:
+
+            def rows() -> tuple[Connection, Read]:
+                connection, answers = answered()
+                return connection, self._read(connection, names, guesses, answers, deadline)
+
+            yield rows
 
     def _asked(self, names: Collection[str] | None, guesses: Sequence[str]) -> list[Operation]:
         return [*questions(names, self._columns), *holder_questions(guesses)]
