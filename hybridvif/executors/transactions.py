@@ -64,16 +64,23 @@ def questions(names: Collection[str] | None, columns: Columns) -> list[Operation
     ]
 
 
-def holder_questions(answers: Sequence[Any]) -> list[Operation]:
-    """Which bridge holds each Port of these answers, where they do not tell it."""
+def unheld(answers: Sequence[Any]) -> list[str]:
+    """The Ports of these answers, by uuid, of which they do not tell which bridge holds them."""
     if any("ports" in bridge for bridge in answers[1]["rows"]):
         return []
-    ports = [row["_uuid"] for answer in answers[2:] for row in answer["rows"] if "interfaces" in row]
-    return [_select("Bridge", {"Bridge": ["name"]}, ["ports", "includes", uuid]) for uuid in ports]
+    return [row["_uuid"][1] for answer in answers[2:] for row in answer["rows"] if "interfaces" in row]
 
 
-def read_of(names: Collection[str] | None, answers: Sequence[Any], holders: Sequence[Any]) -> Read | None:
-    """What these answers say; None if the rows changed between the two questions."""
+def holder_questions(ports: Iterable[str]) -> list[Operation]:
+    """Which bridge holds each of these Ports, one question a Port."""
+    return [_select("Bridge", {"Bridge": ["name"]}, ["ports", "includes", ["uuid", port]]) for port in ports]
+
+
+def read_of(names: Collection[str] | None, answers: Sequence[Any], holders: Mapping[str, Any]) -> Read | None:
+    """What these answers say; None if the rows changed between the two questions.
+
+    holders: by the uuid of a Port, the answer to which bridge holds it.
+    """
     (version,) = [row.get("ovs_version", "") for row in answers[0]["rows"][:1]] or [""]
     bridges = answers[1]["rows"]
     interfaces: dict[str, Any] = {}
@@ -82,10 +89,10 @@ def read_of(names: Collection[str] | None, answers: Sequence[Any], holders: Sequ
         for row in answer["rows"]:
             (ports if "interfaces" in row else interfaces)[row["name"]] = row
     holder_of = {uuid[1]: bridge["name"] for bridge in bridges for uuid in _set(bridge.get("ports", []))}
-    for port, answer in zip(ports.values() if holders else (), holders, strict=True):
-        if not answer["rows"]:
+    for uuid in unheld(answers):
+        if not holders[uuid]["rows"]:
             return None
-        holder_of[port["_uuid"][1]] = answer["rows"][0]["name"]
+        holder_of[uuid] = holders[uuid]["rows"][0]["name"]
     wanted = [name for name in interfaces if (key_of(name) if names is None else name in names)]
     uuids = {name: (interfaces[name]["_uuid"][1], ports[name]["_uuid"][1]) for name in wanted if name in ports}
     return Read(

@@ -12,12 +12,13 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from hybridvif import wire
 from hybridvif.errors import HybridVifError, PreconditionError, Refused
-from hybridvif.executors.base import Executor, ExecutorError
+from hybridvif.executors.base import Executor, ExecutorError, observing
 from hybridvif.facts import together
 from hybridvif.parts import Role
 from hybridvif.privileged import batches, identification, policy, posture, registry
@@ -61,7 +62,10 @@ def observe(names: object, deadline: object) -> Any:
     asked = wire.decode_names(names)
     policy.permit_names(asked)
     executors = _executors().values()
-    seen = together(executor.observe(asked, until) for executor in executors)
+    with ExitStack() as asking:
+        # All are asked before the first is waited for.
+        answers = [asking.enter_context(observing(executor, asked, until)) for executor in executors]
+        seen = together(answer() for answer in answers)
     serves = frozenset(cls.kind for executor in executors for cls in executor.serves)
     return wire.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
 
