@@ -107,12 +107,16 @@ class OvsPort(Part):
     vm_uuid: str
     port_id: str
     """external_ids:hybridvif-port-id: our own key, only where iface_id is not the port id."""
+    bridge_name: str = ""
+    """external_ids:bridge_name: the bridge again, only where that is a trunk bridge."""
     type: str = ""
     """Interface.type: "" for a system device, PARKED while its device is made anew."""
     realized: bool = True
     """Whether ovs-vswitchd has taken the device as it is now. Read back, never written."""
     isolated: bool = field(default=False, metadata=_BIRTH)
     """Whether it is born in the dead VLAN: Port.tag and trunks are DEAD_VLAN, and vlan_mode is trunk."""
+    datapath_type: str = field(default="", metadata=_BIRTH)
+    """What its bridge is made with, if that must be made first; "" for Open vSwitch's own default."""
     qos_type: str = field(default="", metadata=_BIRTH)
     """The type of the QoS row that is made with it, and goes with it; "" for none."""
 

@@ -42,13 +42,8 @@ QOS_TYPES = ("linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_co
 """The types of QoS that a new port can be given, as os-vif's default_qos_type has them."""
 NONE = "none"
 """No QoS at all, also where the host has a default."""
-TRUNK_PREFIX = "tbr-"
-"""What the name of a trunk bridge of Neutron's begins with: one trunk's own bridge, between its ports and br-int."""
-
-
-def is_trunk_bridge(name: str) -> bool:
-    """Whether the name is that of a trunk bridge of Neutron's."""
-    return name.startswith(TRUNK_PREFIX)
+DATAPATH_TYPES = ("system", "netdev")
+"""Of Open vSwitch: the kernel's, and its own in userspace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,6 +77,10 @@ class Port:
     qos_type: str = ""
     """The QoS of a row that is made anew, one of QOS_TYPES or "none"; the host's default_qos_type if empty. A row that
     is there is left as it is. For Open vSwitch."""
+
+    datapath_type: str = ""
+    """What its integration bridge is made with where it is missing, and the host's create_bridges has it: system or
+    netdev; Open vSwitch's own default if empty. A bridge that is there is left as it is. For Open vSwitch."""
 
     def __post_init__(self) -> None:
         names_of(self.id)
@@ -122,6 +121,16 @@ class Port:
         _require(
             self.qos_type in ("", NONE) or self.vif_type is VifType.OVS,
             f"port {self.id}: qos_type is for Open vSwitch, and an Indigo Virtual Switch has none; leave it out",
+        )
+        _require(
+            self.datapath_type in ("", *DATAPATH_TYPES),
+            f"port {self.id}: datapath_type {self.datapath_type!r} is not known; "
+            f"use one of {', '.join(DATAPATH_TYPES)}",
+        )
+        _require(
+            not self.datapath_type or self.vif_type is VifType.OVS,
+            f"port {self.id}: datapath_type is for Open vSwitch, and an Indigo Virtual Switch has no bridges; "
+            "leave it out",
         )
         _require(
             not self.isolate or self.vif_type is VifType.OVS,

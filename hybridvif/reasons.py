@@ -62,10 +62,16 @@ REASONS: Mapping[tuple[type[Part], str], Reason] = {
     (OvsPort, "attached_mac"): Reason("Neutron's agent ignores a port without it"),
     (OvsPort, "vm_uuid"): Reason("whose VM it is, for operators and tools"),
     (OvsPort, "port_id"): Reason("our own key, only where iface-id is not the port id"),
+    (OvsPort, "bridge_name"): Reason(
+        "only on a trunk bridge: by it Neutron's agent clears up after a trunk that is gone", (2087944,)
+    ),
     (OvsPort, "type"): Reason("a system device; parked as a patch only while its device is made anew", (1519926,)),
     (OvsPort, "isolated"): Reason(
         "only when the row is made: no packet may pass before Neutron's agent has wired the port",
         (1734320, 2023300, 1930414, 2069543),
+    ),
+    (OvsPort, "datapath_type"): Reason(
+        "only where the bridge is made with the row: of a bridge that lives it would cut off every port"
     ),
     (OvsPort, "qos_type"): Reason(
         "only when the row is made: else ovs-vswitchd takes the queueing of the device away", (2017868, 2133225)

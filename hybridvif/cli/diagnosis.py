@@ -102,7 +102,7 @@ def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
     if settings.switch_executor not in OVS_EXECUTORS:
         return
     yield vswitchd(settings.ovsdb_connection)
-    for name in settings.integration_bridges:
+    for name in settings.named_bridges:
         yield _bridge(name, facts.switches.get(name), settings)
 
 

@@ -19,6 +19,7 @@ _OPTIONS: Mapping[str, str] = {
     "interface_id": "--interface-id",
     "mtu": "--mtu",
     "bridge": "--bridge",
+    "datapath_type": "--datapath-type",
     "qos_type": "--qos-type",
 }
 _FLAGS: Mapping[str, str] = {"isolate": "--isolate"}
@@ -29,6 +30,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "interface_id": ("UUID", "external_ids:iface-id (default: the port id)"),
     "mtu": ("BYTES", "68 to 65535 (default: 1500)"),
     "bridge": ("NAME", "the integration bridge (default: br-int)"),
+    "datapath_type": ("TYPE", "of an integration bridge that must be made first: system or netdev"),
     "qos_type": ("TYPE", "the QoS of a new port: none, linux-noop, ... (default: the host's default_qos_type)"),
     "isolate": ("", "a new port is in the dead VLAN until Neutron's agent wires it"),
 }

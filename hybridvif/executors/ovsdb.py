@@ -13,13 +13,14 @@ from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors import qosrows
+from hybridvif.executors import bridgerows, qosrows
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.jsonrpc import DATABASE, Connection, ConnectionLost, Expired, Operation, Refused, Session
 from hybridvif.executors.ovsrows import Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.transactions import (
     COLUMNS,
+    Companions,
     Read,
     counted,
     error_in,
@@ -55,6 +56,7 @@ class OvsdbExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._session = Session(settings.ovsdb_connection)
+        self._settings = settings
         self._columns = COLUMNS
         self._group = GroupCommit(self._apply)
 
@@ -85,9 +87,9 @@ class OvsdbExecutor:
                 against = objected(_observed(read).state, steps)
                 if against:
                     return against
-                qos = _qos_rows(connection, steps, deadline)
+                besides = self._companions(connection, steps, read, deadline)
                 try:
-                    operations = operations_of(steps, read, qos)
+                    operations = operations_of(steps, read, besides)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if not operations:
@@ -103,6 +105,19 @@ class OvsdbExecutor:
         why = "others keep changing the same rows" if moved_on else said
         reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
         return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
+
+    def _companions(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> Companions:
+        """What comes and goes with the rows of these steps."""
+        trunks: list[str] = []
+        if self._settings.remove_trunk_bridges:
+            trunks = bridgerows.trunks_left(steps, {name: row.bridge for name, row in read.rows.items()})
+        answers = connection.transact(bridgerows.trunk_questions(trunks), deadline) if trunks else []
+        leaving = {read.uuids[step.part.name][1] for step in steps if step.part.name in read.uuids}
+        return Companions(
+            qos=_qos_rows(connection, steps, deadline),
+            made=bridgerows.bridges_to_make(steps, read.bridges, self._settings.creates),
+            emptied=bridgerows.emptied(trunks, answers, leaving),
+        )
 
     def _read(self, connection: Connection, names: Collection[str] | None, deadline: float) -> Read:
         """What the server holds under these names, now."""

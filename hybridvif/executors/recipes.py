@@ -274,6 +274,12 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
         yield from ("--", "add", "Bridge", after.bridge, "ports", "@port")
 
 
+def bridge_words(name: str, datapath_type: str) -> list[str]:
+    """The words that make a bridge."""
+    kind = ["--", "set", "Bridge", name, f"datapath_type={datapath_type}"] if datapath_type else []
+    return ["--", "add-br", name, *kind]
+
+
 def _removal_words(name: str, bridge: str, gone: Sequence[str]) -> list[str]:
     """A port is taken out of its bridge, which is its end, and so are the rows that go with it.
 

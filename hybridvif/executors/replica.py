@@ -19,6 +19,7 @@ from ovsdbapp.backend.ovs_idl import idlutils
 
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
+from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
 from hybridvif.executors.ovsrows import (
     IDS,
@@ -54,6 +55,7 @@ class ReplicaExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._session = Session(settings.ovsdb_connection)
+        self._settings = settings
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
@@ -79,7 +81,7 @@ class ReplicaExecutor:
                 if against:
                     return against
                 try:
-                    status, number, said = api.commit(lambda txn: _compose(api, txn, steps), deadline)
+                    status, number, said = api.commit(lambda txn: self._compose(api, txn, steps), deadline)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if status in ("success", "unchanged"):
@@ -92,6 +94,35 @@ class ReplicaExecutor:
         why = "others keep changing the same rows" if moved_on else said
         reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
         return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
+
+    def _compose(self, api: Any, txn: Any, steps: Sequence[Step]) -> None:
+        bridges = {row.name for row in api.tables["Bridge"].rows.values()}
+        where = {name: bridge.name for bridge in api.tables["Bridge"].rows.values() for name in _held_by(bridge)}
+        for name, kind in bridges_to_make(steps, bridges, self._settings.creates).items():
+            _make_bridge(api, txn, name, kind)
+        trunks = trunks_left(steps, where) if self._settings.remove_trunk_bridges else []
+        emptied = [name for name in trunks if not _held_by(_bridge(api, name)) - {step.part.name for step in steps}]
+        for name in emptied:
+            _bridge(api, name).verify("ports")
+        _compose(api, txn, steps)
+        for name in emptied:
+            bridge = _bridge(api, name)
+            api._ovs.delvalue("bridges", bridge)
+            bridge.delete()
+
+
+def _make_bridge(api: Any, txn: Any, name: str, datapath_type: str) -> None:
+    """Make a bridge and its own port, as ovsdbapp's AddBridgeCommand does under a lock that an Idl of ours has not."""
+    interface, port, bridge = (txn.insert(api.tables[table]) for table in ("Interface", "Port", "Bridge"))
+    interface.name = port.name = bridge.name = name
+    interface.type, port.interfaces, bridge.ports = "internal", [interface], [port]
+    bridge.datapath_type = datapath_type
+    api._ovs.addvalue("bridges", bridge)
+
+
+def _held_by(bridge: Any) -> set[str]:
+    """The names of the ports of a bridge, but for its own."""
+    return {port.name for port in bridge.ports} - {bridge.name}
 
 
 def _names(steps: Iterable[Step]) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from hybridvif.errors import Refused
 from hybridvif.limits import unwritable
 from hybridvif.names import PortNames, key_of, names_of_key
-from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, with_article
+from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, births_of, with_article
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
@@ -47,6 +47,8 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             changes = changes_of(step)
             _permit_values(after, unwritable(after, changes | _regained(step)))
             if "bridge" in changes:
+                # The bridge may have to be made.
+                _permit_values(after, unwritable(after, births_of(after)))
                 _permit_bridge(after, settings)
 
 
@@ -76,7 +78,7 @@ def _permit_values(part: Part, illegal: Sequence[str]) -> None:
 
 
 def _permit_bridge(part: Part, settings: Settings) -> None:
-    if isinstance(part, OvsPort) and part.bridge not in settings.integration_bridges:
+    if isinstance(part, OvsPort) and not settings.allows(part.bridge):
         raise Refused(
             f"refused: {part.bridge} is not in [hybridvif] integration_bridges of this host "
             f"({', '.join(settings.integration_bridges)}); add it there"

@@ -33,6 +33,7 @@ IDS = {
     "attached_mac": "attached-mac",
     "vm_uuid": "vm-uuid",
     "port_id": "hybridvif-port-id",
+    "bridge_name": "bridge_name",
 }
 """The keys of Interface.external_ids, by attribute (semantics of Neutron's agent, but for the last)."""
 PATIENCE = 8.0

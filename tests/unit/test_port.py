@@ -46,6 +46,7 @@ def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
         ("vif_type", VifType.IVS),
         ("isolate", True),
         ("qos_type", "none"),
+        ("datapath_type", "netdev"),
         ("qos_type", "linux-fq_codel"),
     ],
 )
@@ -102,6 +103,8 @@ def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
         ("isolate", 1),
         ("isolate", "yes"),
         ("isolate", None),
+        ("datapath_type", "dummy"),
+        ("datapath_type", None),
         ("qos_type", "linux"),
         ("qos_type", None),
         ("qos_type", ["linux-noop"]),
@@ -123,7 +126,7 @@ def test_what_is_refused_is_both_ours_and_a_value_error() -> None:
         Port(**LEGAL, mtu=67)
 
 
-@pytest.mark.parametrize("given", [{"isolate": True}, {"qos_type": "linux-noop"}])
+@pytest.mark.parametrize("given", [{"isolate": True}, {"qos_type": "linux-noop"}, {"datapath_type": "netdev"}])
 def test_what_an_indigo_switch_has_not_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=f"{next(iter(given))} is for Open vSwitch"):
         Port(**LEGAL, vif_type=VifType.IVS, **given)
