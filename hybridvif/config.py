@@ -76,6 +76,13 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         help="Where the executors that run programs look for brctl, ip, ovs-vsctl and ivs-ctl. Directories that "
         "only root can write.",
     ),
+    cfg.BoolOpt(
+        "call_iptables",
+        default=_DEFAULT.call_iptables,
+        help="Whether every port's own Linux bridge calls iptables and ip6tables, for Neutron's hybrid firewall. "
+        "Instead of net.bridge.bridge-nf-call-iptables = 1, which has every Linux bridge of the host call them. Needs "
+        "br_netfilter.",
+    ),
     cfg.StrOpt(
         "default_qos_type",
         default=_DEFAULT.default_qos_type,

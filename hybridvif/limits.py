@@ -84,6 +84,8 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "addr_gen_mode": _one_of("eui64", "none", "random", None),
         "arp_ignore": _in_range(0, 8),
         "arp_announce": _in_range(0, 2),
+        "nf_call_iptables": _one_of(True, False, None),
+        "nf_call_ip6tables": _one_of(True, False, None),
         # A group other than 0 is how a bulk delete marks what is to go.
         "group": _one_of(0),
     },

@@ -2,8 +2,8 @@
 
 A part holds only what hybridvif sets. What it does not set it neither compares nor touches: the VLAN tag is the
 agent's after birth, the tap is libvirt's. An observed part accepts any value the kernel or OVSDB can hold; only what
-is to be written is range-checked (limits.py). An attribute that is None does not exist on this kernel, and agrees
-with any other value.
+is to be written is range-checked (limits.py). An attribute that is None does not exist on this kernel, or
+is nobody's wish, and agrees with any other value.
 
 An attribute of birth is written when its part is made, and never again: from then on it is somebody else's. So it is
 not read back, and agrees with any other value as well; a part that was observed has it at its default.
@@ -64,6 +64,9 @@ class Bridge(Part):
     """As `ip -d link` spells it: eui64, none, stable_secret, random."""
     arp_ignore: int
     arp_announce: int
+    nf_call_iptables: bool | None = None
+    """Whether iptables sees what crosses this bridge, also where net.bridge.bridge-nf-call-iptables is 0."""
+    nf_call_ip6tables: bool | None = None
     group: int = 0
 
 

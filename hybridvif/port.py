@@ -71,6 +71,9 @@ class Port:
     """The integration bridge; it must exist and this host's configuration must list it."""
     vif_type: VifType = VifType.OVS
     """The kind of switch."""
+    call_iptables: bool = False
+    """Whether its Linux bridge calls iptables and ip6tables, also where the host as a whole does not; the host's
+    call_iptables if false. Of what a bridge does beside that nothing is changed."""
     isolate: bool = False
     """Whether a row that is made anew is in the dead VLAN until Neutron's agent wires it; a row that is there is left
     as it is, and none on a trunk bridge is isolated. For Open vSwitch."""
@@ -110,10 +113,11 @@ class Port:
             f"port {self.id}: vif_type {self.vif_type!r} is not known; use one of "
             + ", ".join(kind.value for kind in VifType),
         )
-        _require(
-            type(self.isolate) is bool,
-            f"port {self.id}: isolate {self.isolate!r} is neither true nor false; leave it out for false",
-        )
+        for field, flag in (("call_iptables", self.call_iptables), ("isolate", self.isolate)):
+            _require(
+                type(flag) is bool,
+                f"port {self.id}: {field} {flag!r} is neither true nor false; leave it out for false",
+            )
         _require(
             self.qos_type in ("", NONE, *QOS_TYPES),
             f"port {self.id}: qos_type {self.qos_type!r} is not known; use one of {NONE}, {', '.join(QOS_TYPES)}",
@@ -140,8 +144,11 @@ class Port:
 
     def on(self, settings: Settings) -> Port:
         """The port with this host's defaults for what it leaves to the host."""
-        takes_default = self.vif_type is VifType.OVS and not self.qos_type and settings.default_qos_type != NONE
-        return replace(self, qos_type=settings.default_qos_type) if takes_default else self
+        takes_qos = self.vif_type is VifType.OVS and not self.qos_type and settings.default_qos_type != NONE
+        if not takes_qos and settings.call_iptables <= self.call_iptables:
+            return self
+        qos_type = settings.default_qos_type if takes_qos else self.qos_type
+        return replace(self, qos_type=qos_type, call_iptables=self.call_iptables or settings.call_iptables)
 
     @property
     def names(self) -> PortNames:

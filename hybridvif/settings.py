@@ -32,6 +32,8 @@ class Settings:
     lock_path: str = "/run/lock/hybridvif"
     program_path: str = "/usr/sbin:/usr/bin:/sbin:/bin"
     """Where the executors that run programs look for them."""
+    call_iptables: bool = False
+    """Whether every port's own Linux bridge calls iptables and ip6tables."""
     default_qos_type: str = "none"
     """The QoS of new ports of Open vSwitch that ask for none of their own: one of port.QOS_TYPES, or none."""
     answer_to_ovs: bool = False

@@ -26,6 +26,8 @@ def wiring_of(port: Port) -> HostState:
         addr_gen_mode="none",
         arp_ignore=ISOLATING_ARP_IGNORE,
         arp_announce=ISOLATING_ARP_ANNOUNCE,
+        nf_call_iptables=port.call_iptables or None,
+        nf_call_ip6tables=port.call_iptables or None,
     )
     veth = Veth(
         name=names.bridge_end,

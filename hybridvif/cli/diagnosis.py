@@ -29,8 +29,10 @@ _CONTROL_PATIENCE = 2.0
 
 def findings(files: Sequence[str]) -> Iterator[Finding]:
     """Everything, in the order in which a plug needs it."""
+    call_iptables = False
     try:
         with connect(files) as host:
+            call_iptables = host.settings.call_iptables
             told = ", ".join(files) or "no file, so the defaults"
             yield passed("configuration", told)
             yield from executors(host.settings)
@@ -39,7 +41,7 @@ def findings(files: Sequence[str]) -> Iterator[Finding]:
             yield from osvif_findings(host.settings)
     except HybridVifError as error:
         yield failed_with("configuration", str(error))
-    yield from system.system_findings()
+    yield from system.system_findings(call_iptables)
 
 
 def executors(settings: Settings) -> Iterator[Finding]:

@@ -68,6 +68,7 @@ def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) 
         instance_id=uuids,
         interface_id=st.just("") | uuids,
         mtu=st.integers(MIN_MTU, MAX_MTU),
+        call_iptables=st.booleans(),
         bridge=switch_bridges,
         vif_type=st.just(vif_type),
         **(of_a_row if vif_type is VifType.OVS else {}),
@@ -97,6 +98,8 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "addr_gen_mode": st.sampled_from(["none", "eui64", "stable_secret", "random", None]),
         "arp_ignore": st.integers(-1, 10),
         "arp_announce": st.integers(-1, 10),
+        "nf_call_iptables": st.sampled_from([True, False, None]),
+        "nf_call_ip6tables": st.sampled_from([True, False, None]),
         "group": numbers,
     },
     Veth: {

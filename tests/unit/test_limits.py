@@ -59,6 +59,8 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "addr_gen_mode": (["eui64", "none", "random", None], ["stable_secret", "", 1, False]),
         "arp_ignore": ([0, 1, 8], [-1, 9, True, "1", None]),
         "arp_announce": ([0, 2], [-1, 3, True, "2", None]),
+        "nf_call_iptables": ([True, False, None], [1, 0, "1"]),
+        "nf_call_ip6tables": ([True, False, None], [1, 0, "1"]),
         "group": GROUPS,
     },
     Veth: {

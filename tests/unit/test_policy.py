@@ -185,6 +185,8 @@ BAD: dict[type[Part], dict[str, Any]] = {
         "addr_gen_mode": "stable_secret",
         "arp_ignore": 9,
         "arp_announce": 3,
+        "nf_call_iptables": 1,
+        "nf_call_ip6tables": "yes",
         "group": 7,
     },
     Veth: {

@@ -45,6 +45,7 @@ def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
         ("bridge", "Br_0.9-x"),
         ("vif_type", VifType.IVS),
         ("isolate", True),
+        ("call_iptables", True),
         ("qos_type", "none"),
         ("datapath_type", "netdev"),
         ("qos_type", "linux-fq_codel"),
@@ -103,6 +104,8 @@ def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
         ("isolate", 1),
         ("isolate", "yes"),
         ("isolate", None),
+        ("call_iptables", 1),
+        ("call_iptables", None),
         ("datapath_type", "dummy"),
         ("datapath_type", None),
         ("qos_type", "linux"),
@@ -136,6 +139,10 @@ def test_what_a_port_leaves_to_the_host_is_the_hosts_default() -> None:
     port, host = Port(**LEGAL), Settings(default_qos_type="linux-noop")
     assert port.on(host).qos_type == "linux-noop"
     assert port.on(Settings()) == port
+    calling = Port(**LEGAL, call_iptables=True)
+    assert port.on(Settings(call_iptables=True)) == calling == calling.on(Settings())
+    assert calling.on(host) == Port(**LEGAL, call_iptables=True, qos_type="linux-noop")
+    assert Port(**LEGAL, vif_type=VifType.IVS).on(Settings(call_iptables=True)).call_iptables
     for told in ({"qos_type": "none"}, {"qos_type": "linux-htb"}, {"vif_type": VifType.IVS}):
         assert Port(**LEGAL | told).on(host) == Port(**LEGAL | told)
 
