@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hybridvif.errors import Refused
-from hybridvif.limits import unwritable
+from hybridvif.limits import unfiltered, unwritable
 from hybridvif.names import PortNames, key_of, names_of_key
 from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, births_of, with_article
 from hybridvif.settings import Settings
@@ -42,10 +42,12 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             raise Refused(f"refused: {step.part.name} is the VM's device, which is neither made nor deleted here")
         case Create(part):
             _permit_values(part, unwritable(part))
+            _permit_filtering(part, attributes_of(type(part)), settings)
             _permit_bridge(part, settings)
         case Update(_, after):
             changes = changes_of(step)
             _permit_values(after, unwritable(after, changes | _regained(step)))
+            _permit_filtering(after, changes, settings)
             if "bridge" in changes:
                 # The bridge may have to be made.
                 _permit_values(after, unwritable(after, births_of(after)))
@@ -75,6 +77,15 @@ def _permit_name(part: Part, names: PortNames) -> None:
 def _permit_values(part: Part, illegal: Sequence[str]) -> None:
     if illegal:
         raise Refused(f"refused: {part.name} may not be given that {', '.join(illegal)}")
+
+
+def _permit_filtering(part: Part, attributes: Iterable[str], settings: Settings) -> None:
+    off = unfiltered(part, attributes, settings)
+    if off:
+        raise Refused(
+            f"refused: {part.name} may not be without {', '.join(off)}, since [hybridvif] call_iptables of this host "
+            "asks for them; set it in the caller's configuration, too"
+        )
 
 
 def _permit_bridge(part: Part, settings: Settings) -> None:

@@ -84,7 +84,7 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "attached_mac": (["", "fa:16:3e:aa:bb:cc"], ["FA:16:3E:AA:BB:CC", "ff:ff:ff:ff:ff:ff", "x", None]),
         "vm_uuid": UUIDS,
         "port_id": ALIASES,
-        "bridge_name": ([""], ["br-int", "tbr-1", None, 7]),
+        "bridge_name": (["", "tbr-1", "tbr-5f2c0e1a-7"], ["br-int", "tbr-1 2", "tbr-" + 12 * "a", None, 7]),
         "type": (["", PARKED], ["internal", "dpdk", "vxlan", None, 0]),
         "realized": FLAGS,
         "isolated": FLAGS,
@@ -125,15 +125,6 @@ def test_an_illegal_value_may_not_be_written(kind: type[Part], attribute: str) -
 @pytest.mark.parametrize("kind", WHOLE)
 def test_a_part_in_order_may_be_written_as_a_whole(kind: type[Part]) -> None:
     assert unwritable(WHOLE[kind]) == ()
-
-
-def test_a_bridge_is_named_in_a_row_where_it_is_a_trunks_and_its_own() -> None:
-    row = replace(ROW, bridge="tbr-1")
-    assert [unwritable(row, {"bridge_name": name}) for name in ("tbr-1", "tbr-2", "br-int")] == [
-        (),
-        ("bridge_name",),
-        ("bridge_name",),
-    ]
 
 
 def test_no_row_is_born_in_the_dead_vlan_of_a_trunk_bridge() -> None:
@@ -229,10 +220,20 @@ def test_what_was_never_touched_is_left_as_it_is_and_not_named() -> None:
     assert goal == first.having(replace(VETH, alias=PORT.id))
 
 
+def test_no_bridge_goes_back_to_where_iptables_would_not_see_its_packets() -> None:
+    wiring = wiring_of(replace(PORT, call_iptables=True))
+    first = wiring.having(replace(BRIDGE, nf_call_iptables=False, nf_call_ip6tables=True))
+    assert restorable(first, wiring, wiring, Settings(call_iptables=True)) == (
+        wiring,
+        ("qbr5f2c0e1a-7b: nf_call_iptables",),
+    )
+    assert restorable(first, wiring, wiring, Settings()) == (first, ())
+
+
 def test_a_row_does_not_go_back_to_a_bridge_that_may_not_be_written() -> None:
     first = WIRING.having(replace(ROW, bridge="br-ex"))
-    assert restorable(first, WIRING, WIRING, Settings().allows) == (WIRING, ("qvo5f2c0e1a-7b: bridge",))
-    assert restorable(first, WIRING, WIRING, Settings(integration_bridges=("br-int", "br-ex")).allows) == (first, ())
+    assert restorable(first, WIRING, WIRING, Settings()) == (WIRING, ("qvo5f2c0e1a-7b: bridge",))
+    assert restorable(first, WIRING, WIRING, Settings(integration_bridges=("br-int", "br-ex"))) == (first, ())
 
 
 def test_a_tap_and_a_stray_are_left_to_themselves() -> None:

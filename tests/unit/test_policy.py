@@ -252,6 +252,19 @@ def test_no_bridge_is_made_out_of_bounds_for_a_row_that_moves() -> None:
     assert "datapath_type" in refusal([Update(replace(ROW, bridge="br-ex"), moved)])
 
 
+def test_a_host_that_wants_its_ports_filtered_has_no_bridge_that_is_not() -> None:
+    """A captured caller must not switch security groups off."""
+    host, filtered = Settings(call_iptables=True), replace(BRIDGE, nf_call_iptables=True, nf_call_ip6tables=True)
+    half = replace(filtered, nf_call_ip6tables=False)
+    permit_plans([[Create(filtered)]], host)
+    permit_plans([[Update(half, filtered)]], host)
+    permit_plans([[Update(half, replace(half, mtu=1400))]], host)
+    for step in (Create(BRIDGE), Create(half), Update(filtered, half)):
+        with pytest.raises(Refused, match="call_iptables"):
+            permit_plans([[step]], host)
+        permit([step])
+
+
 def test_trunk_bridges_are_allowed_all_together() -> None:
     row = replace(ROW, bridge="tbr-0b1c2d3e-0", bridge_name="tbr-0b1c2d3e-0")
     permit_plans([[Create(row)]], Settings(integration_bridges=("tbr-*",)))
