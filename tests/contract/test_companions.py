@@ -1,4 +1,4 @@
-"""Bridges of Open vSwitch that are made and removed with a port's row, by each executor, as the configuration says."""
+"""What comes and goes with a port's row, by each executor: its bridge, as the configuration says, and its QoS."""
 
 from __future__ import annotations
 
@@ -81,6 +81,19 @@ def test_a_row_moves_to_a_bridge_that_is_made_for_it(bench: Bench) -> None:
     plug(PORT, bench.host)
     assert check(PORT, bench.host) == ()
     assert bench.row(QVO)["_uuid"] == uuid
+
+
+def test_a_qos_row_comes_with_its_port_and_goes_with_it(bench: Bench) -> None:
+    before = bench.snapshot()
+    ports = [replace(one, qos_type="linux-noop") for one in (PORT, OTHER)]
+    assert all(report.ok for report in plug_all(ports, bench.host))
+    kinds = bench.sh("ovs-vsctl --bare --columns=type,external_ids list QoS")
+    assert kinds.count("_type=linux-noop") == kinds.count("linux-noop\n") == 2
+    unplug(PORT.id, bench.host)
+    assert len(bench.sh("ovs-vsctl --bare --columns=_uuid list QoS").split()) == 1
+    unplug(OTHER.id, bench.host)
+    assert bench.sh("ovs-vsctl list QoS") == ""
+    assert bench.snapshot() == before
 
 
 @pytest.mark.parametrize("bridge", ["br-typo", "br-ex"], ids=["typing error", "not allowed"])
