@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors import ovsdbguard, qosrows
+from hybridvif.executors import bridgerows, ovsdbguard, qosrows
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.jsonrpc import Connection, ConnectionLost, Expired, Operation, Session
 from hybridvif.executors.ovsrows import Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.rowreading import TRIES, RowReader
-from hybridvif.executors.transactions import Read, counted, error_in, operations_of, rows_taken, taken
+from hybridvif.executors.transactions import Companions, Read, counted, error_in, operations_of, rows_taken, taken
 from hybridvif.facts import Observed
 from hybridvif.parts import OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
@@ -48,7 +48,7 @@ class OvsdbExecutor:
     atomic: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
-        self._allows = settings.integration_bridges.__contains__
+        self._settings = settings
         self._reader = RowReader(Session(settings.ovsdb_connection))
         self._group = GroupCommit(self._apply)
 
@@ -87,19 +87,14 @@ class OvsdbExecutor:
                 against = objected(_observed(read).state, steps)
                 if against:
                     return against
-                qos = _qos_rows(connection, steps, deadline)
+                besides = self._companions(connection, steps, read, deadline)
                 try:
-                    operations = operations_of(steps, read, qos)
+                    operations = operations_of(steps, read, besides)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if not operations:
                     return [Outcome(step, Result.DONE) for step in steps]
-                rows = {
-                    "Interface": {interface for interface, _ in read.uuids.values()},
-                    "Port": {port for _, port in read.uuids.values()},
-                    "QoS": {uuid for uuids in qos.values() for uuid in uuids},
-                }
-                results, said = _committed(connection, operations, ovsdbguard.Known(self._allows, rows), deadline)
+                results, said = _committed(connection, operations, self._known(read, besides), deadline)
                 if results:
                     self._reader.remember_made(operations, results)
                     settled = _settled(connection, steps, results, deadline)
@@ -111,6 +106,28 @@ class OvsdbExecutor:
         why = "others keep changing the same rows" if moved_on else said
         reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
         return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
+
+    def _known(self, read: Read, besides: Companions) -> ovsdbguard.Known:
+        rows = {
+            "Interface": {interface for interface, _ in read.uuids.values()},
+            "Port": {port for _, port in read.uuids.values()},
+            "QoS": {uuid for uuids in besides.qos.values() for uuid in uuids},
+            "Bridge": {row["_uuid"][1] for row in besides.emptied.values()},
+        }
+        return ovsdbguard.Known(self._settings.allows, rows, self._settings.creates)
+
+    def _companions(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> Companions:
+        """What comes and goes with the rows of these steps."""
+        trunks: list[str] = []
+        if self._settings.remove_trunk_bridges:
+            trunks = bridgerows.trunks_left(steps, {name: row.bridge for name, row in read.rows.items()})
+        answers = connection.transact(bridgerows.trunk_questions(trunks), deadline) if trunks else []
+        leaving = {read.uuids[step.part.name][1] for step in steps if step.part.name in read.uuids}
+        return Companions(
+            qos=_qos_rows(connection, steps, deadline),
+            made=bridgerows.bridges_to_make(steps, read.bridges, self._settings.creates),
+            emptied=bridgerows.emptied(trunks, answers, leaving),
+        )
 
 
 _MOVED_ON = ("timed out", "constraint violation", "referential integrity violation")

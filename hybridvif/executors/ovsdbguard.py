@@ -13,7 +13,7 @@ from typing import Any
 from hybridvif.executors.jsonrpc import Operation
 from hybridvif.executors.ovsrows import IDS, ISOLATION, OPTIONS
 from hybridvif.names import key_of
-from hybridvif.port import QOS_TYPES
+from hybridvif.port import DATAPATH_TYPES, QOS_TYPES
 
 SWITCH_END = "qvo"
 _NOTHING = ["set", []]
@@ -29,6 +29,8 @@ class Known:
     """Whether ports may be plugged into a bridge of this name."""
     rows: Mapping[str, Collection[str]] = field(default_factory=dict)
     """By table, the uuids of the rows that go with the ports of this transaction."""
+    creates: Callable[[str], bool] = lambda _: False  # a default, and no function of its own
+    """Whether a bridge of this name may be made."""
 
 
 class _NotPermitted(Exception):
@@ -55,11 +57,12 @@ def _permit(one: Operation, known: Known, made: dict[str, set[str]]) -> None:
         _require(table in _READ, f"asks about {str(table)[:20]}")
         return
     if table == "Open_vSwitch":
-        _require(kind == "mutate" and one["mutations"] == [_NEXT_CFG], "writes to Open_vSwitch")
+        _permit_root(one, known, made)
         return
     match kind:
         case "insert":
-            _permit_row(table, one["row"], made)
+            name = one["row"].get("name")
+            _permit_row(table, one["row"], made, _BRIDGE_ROWS if type(name) is str and known.creates(name) else _ROWS)
             made.setdefault(str(table), set()).add(one["uuid-name"])
         case "mutate" if table == "Bridge":
             _permit_membership(one, known, made)
@@ -69,9 +72,23 @@ def _permit(one: Operation, known: Known, made: dict[str, set[str]]) -> None:
             raise _NotPermitted(f"holds {str(kind)[:20]!r}")
 
 
-def _permit_row(table: Any, row: Mapping[str, Any], made: Mapping[str, set[str]]) -> None:
+def _permit_root(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
+    """The switch itself, which is told of a new configuration, of a bridge that is made, or of one that goes."""
+    (mutation,) = one["mutations"]
+    if one["op"] == "mutate" and mutation == _NEXT_CFG:
+        return
+    column, verb, (spelled, uuid) = mutation
+    ours = {("insert", "named-uuid"): made.get("Bridge", ()), ("delete", "uuid"): known.rows.get("Bridge", ())}
+    _require(
+        (one["op"], column) == ("mutate", "bridges") and uuid in ours.get((verb, spelled), ()), "writes to Open_vSwitch"
+    )
+
+
+def _permit_row(
+    table: Any, row: Mapping[str, Any], made: Mapping[str, set[str]], tables: Mapping[str, Mapping[str, Rule]]
+) -> None:
     """A row that is made."""
-    rules = _ROWS.get(table)
+    rules = tables.get(table)
     if rules is None:
         raise _NotPermitted(f"makes a row of {str(table)[:20]}")
     for column, value in row.items():
@@ -158,6 +175,16 @@ _ROWS: Mapping[str, Mapping[str, Rule]] = {
     "QoS": {"type": lambda value, _row, _made: value in QOS_TYPES, "external_ids": _are_ids_of_qos},
 }
 """What a row may be made with, by table and column."""
+_BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
+    "Interface": {"name": lambda *_: True, "type": _is("internal")},
+    "Port": {"name": lambda *_: True, "interfaces": _is_made_here("Interface")},
+    "Bridge": {
+        "name": lambda *_: True,
+        "ports": _is_made_here("Port"),
+        "datapath_type": lambda value, _row, _made: value in ("", *DATAPATH_TYPES),
+    },
+}
+"""And the rows of a bridge, whose name is one that may be made."""
 _CHANGES: Mapping[str, Mapping[str, Rule]] = {"Interface": _TYPE, "Port": {"qos": _is(_NOTHING)}}
 """What a row of ours may be given anew."""
 

@@ -19,6 +19,7 @@ IDS = {
     "attached_mac": "attached-mac",
     "vm_uuid": "vm-uuid",
     "port_id": "hybridvif-port-id",
+    "bridge_name": "bridge_name",
 }
 """The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
 OPTIONS: Mapping[str, Mapping[str, str]] = {PARKED: {"peer": "nobody"}}

@@ -8,12 +8,11 @@ row is was judged by its external_ids, so every change of one waits for them to 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from hybridvif.errors import BridgeMissing
-from hybridvif.executors import qosrows
+from hybridvif.executors import bridgerows, qosrows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.jsonrpc import Operation
 from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, columns_at_birth, ids_of
@@ -118,20 +117,34 @@ def _row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder
     )
 
 
-def operations_of(
-    steps: Sequence[Step], read: Read, qos: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> list[Operation]:
-    """The operations that these steps are, less next_cfg; empty if nothing is to be written. Raises StepFailed.
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """What comes and goes with the rows of ports."""
 
-    qos: by the name of a port, the uuids of the QoS rows that go with it.
-    """
-    operations: list[Operation] = []
+    qos: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By the name of a port, the uuids of the QoS rows that go with it."""
+    made: Mapping[str, str] = field(default_factory=dict)
+    """The bridges that are made, by name: their datapath types."""
+    emptied: Mapping[str, Any] = field(default_factory=dict)
+    """The trunk bridges that are left empty, by name: their rows."""
+
+    def bridge_operations(self) -> list[Operation]:
+        """The operations about bridges, which are to come first."""
+        removed = [one for row in self.emptied.values() for one in bridgerows.removal(row)]
+        made = [bridgerows.insertion(*made, at) for at, made in enumerate(sorted(self.made.items()))]
+        return removed + [one for operations in made for one in operations]
+
+
+def operations_of(steps: Sequence[Step], read: Read, besides: Companions = Companions()) -> list[Operation]:
+    """The operations that these steps are, less next_cfg; empty if nothing is to be written. Raises StepFailed."""
+    qos, there = besides.qos, {*read.bridges, *besides.made}
+    operations = besides.bridge_operations()
     added: dict[str, list[Any]] = {}
     removed: dict[str, list[Any]] = {}
     for at, step in enumerate(steps):
         match step:
             case Create(OvsPort() as port):
-                _require(port.bridge, read)
+                _require(port.bridge, there)
                 operations += qosrows.deletions(qos.get(port.name, ()))
                 operations += _insert(port, at)
                 added.setdefault(port.bridge, []).append(["named-uuid", f"port{at}"])
@@ -140,7 +153,7 @@ def operations_of(
                 operations += _unchanged(port.name, read) + _changed(port, changes, read)
                 if "bridge" in changes:
                     # Moved, not deleted and added: row, ofport and other_config stay.
-                    _require(port.bridge, read)
+                    _require(port.bridge, there)
                     uuid = ["uuid", read.uuids[port.name][1]]
                     removed.setdefault(str(read.rows[port.name].bridge), []).append(uuid)
                     added.setdefault(port.bridge, []).append(uuid)
@@ -158,6 +171,7 @@ def operations_of(
         operations += [
             _mutate("Bridge", ["name", "==", bridge], ["ports", verb, ["set", uuids]])
             for bridge, uuids in sorted(ports.items())
+            if bridge not in besides.emptied
         ]
     return operations
 
@@ -210,8 +224,8 @@ def error_in(results: Sequence[Any]) -> str:
     return ""
 
 
-def _require(bridge: str, read: Read) -> None:
-    if bridge not in read.bridges:
+def _require(bridge: str, there: Collection[str]) -> None:
+    if bridge not in there:
         raise StepFailed(
             f"integration bridge {bridge} does not exist; create it: ovs-vsctl add-br {bridge}", code=BridgeMissing.code
         )

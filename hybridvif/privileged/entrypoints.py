@@ -79,9 +79,7 @@ def apply(plans: object, deadline: object) -> Any:
     executors = _executors()
     settings = registry.configured()
     policy.permit_plans(decoded, settings)
-    refused = identification.refusals(
-        decoded, executors, settings.integration_bridges.__contains__, batches.share(until)
-    )
+    refused = identification.refusals(decoded, executors, settings.allows, batches.share(until))
     left = [() if at in refused else plan for at, plan in enumerate(decoded)]
     outcomes = batches.carry_out(left, executors, until)
     return wire.encode_outcomes([refused.get(at, done) for at, done in enumerate(outcomes)])

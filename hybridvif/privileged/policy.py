@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hybridvif.errors import Refused
-from hybridvif.limits import unwritable
+from hybridvif.limits import unfiltered, unwritable
 from hybridvif.names import KEY_LENGTH, PortNames, key_of, names_of_key
-from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, with_article
+from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, births_of, with_article
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, owners_of
 
@@ -70,12 +70,16 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             raise Refused(f"refused: {step.part.name} is the VM's device, which is neither made nor deleted here")
         case Create(part):
             _permit_values(part, unwritable(part))
+            _permit_filtering(part, attributes_of(type(part)), settings)
             _permit_bridge(part, settings)
         case Update(before, after):
             _permit_master(before, names)
             changes = changes_of(step)
             _permit_values(after, unwritable(after, changes | _regained(step)))
+            _permit_filtering(after, changes, settings)
             if "bridge" in changes:
+                # The bridge may have to be made.
+                _permit_values(after, unwritable(after, births_of(after)))
                 _permit_bridge(after, settings)
 
 
@@ -109,8 +113,17 @@ def _permit_master(before: Part, names: PortNames) -> None:
         raise Refused(f"refused: {before.name} is not taken out of {before.master[:32]!r}, which is not its bridge")
 
 
+def _permit_filtering(part: Part, attributes: Iterable[str], settings: Settings) -> None:
+    off = unfiltered(part, attributes, settings)
+    if off:
+        raise Refused(
+            f"refused: {part.name} may not be without {', '.join(off)}, since [hybridvif] call_iptables of this host "
+            "asks for them; set it in the caller's configuration, too"
+        )
+
+
 def _permit_bridge(part: Part, settings: Settings) -> None:
-    if isinstance(part, OvsPort) and part.bridge not in settings.integration_bridges:
+    if isinstance(part, OvsPort) and not settings.allows(part.bridge):
         raise Refused(
             f"refused: {part.bridge} is not in [hybridvif] integration_bridges of this host "
             f"({', '.join(settings.integration_bridges)}); add it there"

@@ -162,7 +162,7 @@ def test_every_plan_of_a_port_on_whatever_is_its_own_is_permitted(data: st.DataO
         assume(False)
     wiring = wiring_of(port)
     for now in history(first, plan(first, wiring)):
-        back, _ = restorable(first, wiring, now, BRIDGES)
+        back, _ = restorable(first, wiring, now, Settings(integration_bridges=BRIDGES))
         for goal in (wiring, back, NOTHING):
             try:
                 claim(now, port.id, "" if goal is NOTHING else port.iface_id)

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovsdbguard import Known, objection_to
 from hybridvif.executors.ovsrows import Row, ids_of
-from hybridvif.executors.transactions import Read, counted, operations_of
+from hybridvif.executors.transactions import Companions, Read, counted, operations_of
 from hybridvif.parts import NOTHING, PARKED, HostState, OvsPort
 from hybridvif.planner import plan
 from hybridvif.port import Port, VifType
@@ -29,7 +29,9 @@ BRIDGES = ("br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d")
 KNOWN = Known(BRIDGES.__contains__, {"Interface": [INTERFACE], "Port": [HOLDER], "QoS": [QOS]})
 
 
-def sent_for(steps: list[Step], state: HostState) -> list[Any]:
+def sent_for(
+    steps: list[Step], state: HostState, made: dict[str, str] | None = None, emptied: dict[str, Any] | None = None
+) -> list[Any]:
     """The transaction that is built for these steps on a switch in this state."""
     rows = [row for row in state.ports.values() if isinstance(row, OvsPort)]
     read = Read(
@@ -45,7 +47,8 @@ def sent_for(steps: list[Step], state: HostState) -> list[Any]:
         version="3.1.0",
     )
     qos = {step.part.name: [QOS] for step in steps if isinstance(step, Delete)}
-    return copy.deepcopy(list(counted(operations_of(steps, read, qos))))
+    besides = Companions(qos=qos, made=made or {}, emptied=emptied or {})
+    return copy.deepcopy(list(counted(operations_of(steps, read, besides))))
 
 
 @given(st.data(), ports(st.just(VifType.OVS)))
@@ -182,3 +185,75 @@ def test_a_row_that_was_not_read_is_not_changed(name: str, data: st.DataObject) 
     other = data.draw(st.uuids().map(str))
     assume(other not in (INTERFACE, HOLDER, QOS))
     assert objection_to(json.loads(written.replace(uuid, other)), KNOWN).startswith("refused: ")
+
+
+# Bridges that are made and removed with a port.
+
+TRUNK, EMPTIED = "tbr-0b1c2d3e-0", "00000004-0000-4000-8000-000000000000"
+ON_A_TRUNK = replace(ROW, bridge=TRUNK, bridge_name=TRUNK)
+MAKING = replace(KNOWN, allows=lambda name: name in (*BRIDGES, TRUNK), creates=TRUNK.__eq__)
+REMOVING = replace(KNOWN, rows={**KNOWN.rows, "Bridge": [EMPTIED]})
+
+
+def made_for(name: str = TRUNK, kind: str = "netdev") -> list[Any]:
+    return sent_for([Create(ON_A_TRUNK)], NOTHING, made={TRUNK: "netdev", name: kind})
+
+
+def removed_with() -> list[Any]:
+    row = {"_uuid": ["uuid", EMPTIED], "ports": ["set", [["uuid", HOLDER], ["uuid", OTHERS]]]}
+    return sent_for([Delete(ON_A_TRUNK)], HostState().having(ON_A_TRUNK), emptied={TRUNK: row})
+
+
+def test_a_bridge_is_made_and_removed_where_that_is_known() -> None:
+    assert objection_to(made_for(), MAKING) == ""
+    assert objection_to(removed_with(), REMOVING) == ""
+
+
+def test_no_bridge_is_made_or_removed_otherwise() -> None:
+    assert "gives Interface.name a value of its own" in objection_to(made_for(), replace(MAKING, creates=KNOWN.creates))
+    assert f"gives {TRUNK} a port" in objection_to(made_for(), replace(MAKING, allows=KNOWN.allows))
+    assert objection_to(made_for("br-ex"), MAKING)
+    assert objection_to(made_for(kind="dummy"), MAKING)
+    assert "writes to Open_vSwitch" in objection_to(removed_with(), KNOWN)
+
+
+@pytest.mark.parametrize(
+    ("table", "column", "value"),
+    [
+        ("Bridge", "controller", ["set", []]),
+        ("Bridge", "datapath_type", "dummy"),
+        ("Bridge", "ports", ["uuid", OTHERS]),
+        ("Bridge", "ports", ["named-uuid", "another"]),
+        ("Bridge", "name", "br-ex"),
+        ("Interface", "type", "vxlan"),
+        ("Interface", "options", ["map", [["peer", "x"]]]),
+        ("Port", "interfaces", ["uuid", INTERFACE]),
+        ("Port", "tag", 4095),
+    ],
+)
+def test_a_bridge_is_made_of_nothing_else(table: str, column: str, value: Any) -> None:
+    transaction = made_for()
+    (one,) = [
+        one for one in transaction if (one["op"], one["table"]) == ("insert", table) and one["row"]["name"] == TRUNK
+    ]
+    one["row"][column] = value
+    assert objection_to(transaction, MAKING)
+
+
+@pytest.mark.parametrize(
+    "mutation",
+    [
+        ["bridges", "insert", ["uuid", OTHERS]],
+        ["bridges", "insert", ["named-uuid", "another"]],
+        ["bridges", "delete", ["uuid", OTHERS]],
+        ["bridges", "delete", ["set", []]],
+        ["manager_options", "insert", ["named-uuid", "bridge0"]],
+        ["next_cfg", "-=", 1],
+    ],
+)
+def test_the_switch_itself_is_told_of_nothing_else(mutation: Any) -> None:
+    for transaction, known in ((made_for(), MAKING), (removed_with(), REMOVING)):
+        for one in writes(transaction, "Open_vSwitch"):
+            changed = copy.deepcopy(transaction)
+            changed[transaction.index(one)]["mutations"] = [mutation]
+            assert objection_to(changed, known)
