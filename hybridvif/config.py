@@ -9,6 +9,7 @@ from typing import Any
 from oslo_config import cfg
 
 from hybridvif.errors import ConfigurationError
+from hybridvif.names import TRUNK_BRIDGES
 from hybridvif.osvif import options as osvif
 from hybridvif.port import NONE, QOS_TYPES, is_bridge_name
 from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
@@ -37,7 +38,19 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.ListOpt(
         "integration_bridges",
         default=list(_DEFAULT.integration_bridges),
-        help="The Open vSwitch bridges that ports may be plugged into; any other is refused.",
+        help="The Open vSwitch bridges that ports may be plugged into; any other is refused. tbr-* stands for all "
+        "trunk bridges of Neutron's.",
+    ),
+    cfg.ListOpt(
+        "create_bridges",
+        default=list(_DEFAULT.create_bridges),
+        help="Which of them are created where they are missing; tbr-* stands for all trunk bridges. None is by "
+        "default, since a name that is not there may be a typing error.",
+    ),
+    cfg.BoolOpt(
+        "remove_trunk_bridges",
+        default=_DEFAULT.remove_trunk_bridges,
+        help="Whether a trunk bridge (tbr-*) is removed with the last of its ports. No other bridge ever is.",
     ),
     cfg.FloatOpt(
         "deadline",
@@ -62,6 +75,13 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         default=_DEFAULT.program_path,
         help="Where the executors that run programs look for brctl, ip, ovs-vsctl and ivs-ctl. Directories that "
         "only root can write.",
+    ),
+    cfg.BoolOpt(
+        "call_iptables",
+        default=_DEFAULT.call_iptables,
+        help="Whether every port's own Linux bridge calls iptables and ip6tables, for Neutron's hybrid firewall. "
+        "Instead of net.bridge.bridge-nf-call-iptables = 1, which has every Linux bridge of the host call them. Needs "
+        "br_netfilter.",
     ),
     cfg.StrOpt(
         "default_qos_type",
@@ -108,20 +128,21 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
         raise ConfigurationError(
             f"[hybridvif] deadline: {values['deadline']} is not from {MIN_DEADLINE} to {MAX_DEADLINE} seconds"
         )
-    bridges = tuple(values["integration_bridges"])
-    for name in bridges:
-        if not is_bridge_name(name):
-            raise ConfigurationError(
-                f"[hybridvif] integration_bridges: {name!r} cannot be the name of an Open vSwitch bridge; "
-                "use 1 to 15 letters, digits, '_', '.' or '-'"
-            )
+    for option in ("integration_bridges", "create_bridges"):
+        values[option] = tuple(values[option])
+        for name in values[option]:
+            if name != TRUNK_BRIDGES and not is_bridge_name(name):
+                raise ConfigurationError(
+                    f"[hybridvif] {option}: {name!r} cannot be the name of an Open vSwitch bridge; "
+                    f"use 1 to 15 letters, digits, '_', '.' or '-', or {TRUNK_BRIDGES}"
+                )
     remote = values["ovsdb_connection"]
     if not remote.startswith(("unix:/", "tcp:")):
         raise ConfigurationError(
             f"[hybridvif] ovsdb_connection: {remote!r} is neither unix:FILE with an absolute path nor tcp:HOST:PORT; "
             f"leave it out for {OVS_SOCKET}"
         )
-    return Settings(**{**values, "integration_bridges": bridges})
+    return Settings(**values)
 
 
 def _from_os_vif(conf: cfg.ConfigOpts) -> dict[str, Any]:

@@ -85,16 +85,16 @@ def _require_bridges(goal: Goal, steps: tuple[Step, ...], facts: Facts, host: An
     for port in goal.wanted.ports.values():
         if not isinstance(port, OvsPort) or not steps:
             continue
-        if port.bridge not in facts.switches:
+        settings = host.settings
+        if port.bridge not in facts.switches and not settings.creates(port.bridge):
             raise BridgeMissing(
                 f"port {goal.port_id}: integration bridge {port.bridge} does not exist "
                 f"(there are {', '.join(sorted(facts.switches)) or 'none'}); create it: ovs-vsctl add-br {port.bridge}"
             )
-        allowed = host.settings.integration_bridges
-        if port.bridge not in allowed:
+        if not settings.allows(port.bridge):
             raise BridgeNotAllowed(
                 f"port {goal.port_id}: refused to plug into {port.bridge}, which is not in [hybridvif] "
-                f"integration_bridges ({', '.join(allowed)}); add it there"
+                f"integration_bridges ({', '.join(settings.integration_bridges)}); add it there"
             )
 
 

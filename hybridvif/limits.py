@@ -5,12 +5,26 @@ What was observed is not limited: a kernel or a database can hold values that no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
-from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
-from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, births_of
-from hybridvif.port import MAX_MTU, MIN_MTU, QOS_TYPES, is_bridge_name, is_mac, is_trunk_bridge
+from hybridvif.names import KEY_LENGTH, is_trunk_bridge, is_uuid, key_of, names_of_key
+from hybridvif.parts import (
+    NOTHING,
+    PARKED,
+    Bridge,
+    HostState,
+    IvsPort,
+    OvsPort,
+    Part,
+    Tap,
+    Veth,
+    attributes_of,
+    births_of,
+)
+from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES, is_bridge_name, is_mac
+from hybridvif.settings import Settings
+from hybridvif.steps import owners_of
 
 Rule = Callable[[Part, object], bool]
 
@@ -61,6 +75,10 @@ def _may_be_isolated(part: Part, value: object) -> bool:
     return value is False or (value is True and not (isinstance(part, OvsPort) and is_trunk_bridge(part.bridge)))
 
 
+def _is_trunk_bridge_or_absent(_: Part, value: object) -> bool:
+    return value == "" or (type(value) is str and is_trunk_bridge(value) and is_bridge_name(value))
+
+
 def _is_switch_bridge(_: Part, value: object) -> bool:
     return type(value) is str and is_bridge_name(value)
 
@@ -80,6 +98,8 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "addr_gen_mode": _one_of("eui64", "none", "random", None),
         "arp_ignore": _in_range(0, 8),
         "arp_announce": _in_range(0, 2),
+        "nf_call_iptables": _one_of(True, False, None),
+        "nf_call_ip6tables": _one_of(True, False, None),
         # A group other than 0 is how a bulk delete marks what is to go.
         "group": _one_of(0),
     },
@@ -104,10 +124,12 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "attached_mac": _is_unicast_or_absent,
         "vm_uuid": _is_uuid_or_absent,
         "port_id": _is_own_alias,
+        "bridge_name": _is_trunk_bridge_or_absent,
         "type": _one_of("", PARKED),
         "realized": _is_flag,
         "isolated": _may_be_isolated,
         "qos_type": _one_of("", *QOS_TYPES),
+        "datapath_type": _one_of("", *DATAPATH_TYPES),
     },
     IvsPort: {},
 }
@@ -126,12 +148,12 @@ def unwritable(part: Part, attributes: Mapping[str, object] | None = None) -> tu
 
 
 def restorable(
-    first: HostState, wiring: HostState, now: HostState = NOTHING, bridges: Collection[str] | None = None
+    first: HostState, wiring: HostState, now: HostState = NOTHING, settings: Settings | None = None
 ) -> tuple[HostState, tuple[str, ...]]:
     """What a rollback may go back to, and the attributes ("qbr...: stp") that it must leave as the wiring has them.
 
-    now: the host as it is; what was never touched is left as it is, and not named. bridges: the integration bridges
-    that may be written; None for any.
+    now: the host as it is; what was never touched is left as it is, and not named. settings: this host's, if any are
+    known: what policy refuses by them cannot be gone back to.
     """
     goal, left = first, []
     for part in first:
@@ -140,7 +162,9 @@ def restorable(
         if type(wired) is not type(part):
             continue
         goal = goal.having(_born_as(wired, part))
-        touched = [name for name in _lost(part, bridges) if _differ(part, found, name)]
+        lost = _lost(part, settings)
+        lost += _misleading(replace(part, **{name: getattr(wired, name) for name in lost}), wired)
+        touched = [name for name in lost if _differ(part, found, name)]
         if touched:
             goal = goal.having(_born_as(wired, replace(part, **{name: getattr(wired, name) for name in touched})))
             left += [f"{part.name}: {name}" for name in touched]
@@ -156,15 +180,33 @@ def _born_as(wired: Part, part: Part) -> Part:
     return replace(part, **births) if births else part
 
 
-def _lost(part: Part, bridges: Collection[str] | None) -> list[str]:
+def _lost(part: Part, settings: Settings | None) -> list[str]:
     """The attributes of a part that could not be written back, once they were overwritten."""
     lost = list(unwritable(part))
     if isinstance(part, Bridge) and part.stp and (part.forward_delay < 200 or "forward_delay" in lost):
         # IEEE 802.1D asks for 2 s at least while STP runs, and the kernel refuses less (ERANGE).
         lost.append("stp")
-    if isinstance(part, OvsPort) and bridges is not None and part.bridge not in bridges and "bridge" not in lost:
+    if settings is None:
+        return lost
+    if isinstance(part, OvsPort) and not settings.allows(part.bridge) and "bridge" not in lost:
         lost.append("bridge")
-    return lost
+    return [*lost, *unfiltered(part, attributes_of(type(part)), settings)]
+
+
+def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tuple[str, ...]:
+    """Those of these attributes of a part by which iptables would not see its packets, where this host wants it to."""
+    if not isinstance(part, Bridge) or not settings.call_iptables:
+        return ()
+    return tuple(
+        name for name in ("nf_call_iptables", "nf_call_ip6tables") if name in attributes and not getattr(part, name)
+    )
+
+
+def _misleading(part: Part, wired: Part) -> list[str]:
+    """The ids of a row that tell of another port than its own: nobody may write them."""
+    if isinstance(part, OvsPort) and owners_of(part) - owners_of(wired):
+        return [name for name in ("iface_id", "port_id") if _differ(part, wired, name)]
+    return []
 
 
 def _differ(part: Part, found: Part | None, name: str) -> bool:

@@ -8,12 +8,13 @@ ascending order, so that two of them cannot wait for each other.
 from __future__ import annotations
 
 import os
+import stat
 import threading
 import time
 import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 
 from oslo_concurrency import lockutils
 
@@ -95,6 +96,9 @@ def _make(path: str) -> None:
 
 def _make_file(name: str) -> None:
     """Group-writable whatever the umask; and never through a link that somebody has planted."""
+    with suppress(FileNotFoundError):
+        if stat.S_ISREG(os.lstat(name).st_mode):
+            return
     flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
         fd = os.open(name, flags | os.O_EXCL, 0o660)

@@ -16,6 +16,11 @@ from hybridvif.errors import InvalidInput
 KEY_LENGTH = 11
 """How many characters of the port id go into a name: 10 hexadecimal digits, 40 bits, so two ports can collide."""
 
+TRUNK_PREFIX = "tbr-"
+"""What the name of a trunk bridge of Neutron's begins with: one trunk's own bridge, between its ports and br-int."""
+TRUNK_BRIDGES = f"{TRUNK_PREFIX}*"
+"""All trunk bridges, where a configuration names bridges."""
+
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
 _OURS = re.compile(r"(qbr|qvb|qvo|tap)([0-9a-f]{8}-[0-9a-f]{2})", re.ASCII)
 
@@ -62,6 +67,11 @@ def names_of(port_id: str) -> PortNames:
 def names_of_key(key: str) -> PortNames:
     """The device names of all ports whose id begins with these 11 characters."""
     return PortNames(f"qbr{key}", f"qvb{key}", f"qvo{key}", f"tap{key}")
+
+
+def is_trunk_bridge(name: str) -> bool:
+    """Whether the name is that of a trunk bridge of Neutron's."""
+    return name.startswith(TRUNK_PREFIX)
 
 
 def key_of(name: str) -> str | None:

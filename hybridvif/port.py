@@ -42,13 +42,8 @@ QOS_TYPES = ("linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_co
 """The types of QoS that a new port can be given, as os-vif's default_qos_type has them."""
 NONE = "none"
 """No QoS at all, also where the host has a default."""
-TRUNK_PREFIX = "tbr-"
-"""What the name of a trunk bridge of Neutron's begins with: one trunk's own bridge, between its ports and br-int."""
-
-
-def is_trunk_bridge(name: str) -> bool:
-    """Whether the name is that of a trunk bridge of Neutron's."""
-    return name.startswith(TRUNK_PREFIX)
+DATAPATH_TYPES = ("system", "netdev")
+"""Of Open vSwitch: the kernel's, and its own in userspace."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,12 +71,19 @@ class Port:
     """The integration bridge; it must exist and this host's configuration must list it."""
     vif_type: VifType = VifType.OVS
     """The kind of switch."""
+    call_iptables: bool = False
+    """Whether its Linux bridge calls iptables and ip6tables, also where the host as a whole does not; the host's
+    call_iptables if false. Of what a bridge does beside that nothing is changed."""
     isolate: bool = False
     """Whether a row that is made anew is in the dead VLAN until Neutron's agent wires it; a row that is there is left
     as it is, and none on a trunk bridge is isolated. For Open vSwitch."""
     qos_type: str = ""
     """The QoS of a row that is made anew, one of QOS_TYPES or "none"; the host's default_qos_type if empty. A row that
     is there is left as it is. For Open vSwitch."""
+
+    datapath_type: str = ""
+    """What its integration bridge is made with where it is missing, and the host's create_bridges has it: system or
+    netdev; Open vSwitch's own default if empty. A bridge that is there is left as it is. For Open vSwitch."""
 
     def __post_init__(self) -> None:
         names_of(self.id)
@@ -111,10 +113,11 @@ class Port:
             f"port {self.id}: vif_type {self.vif_type!r} is not known; use one of "
             + ", ".join(kind.value for kind in VifType),
         )
-        _require(
-            type(self.isolate) is bool,
-            f"port {self.id}: isolate {self.isolate!r} is neither true nor false; leave it out for false",
-        )
+        for field, flag in (("call_iptables", self.call_iptables), ("isolate", self.isolate)):
+            _require(
+                type(flag) is bool,
+                f"port {self.id}: {field} {flag!r} is neither true nor false; leave it out for false",
+            )
         _require(
             self.qos_type in ("", NONE, *QOS_TYPES),
             f"port {self.id}: qos_type {self.qos_type!r} is not known; use one of {NONE}, {', '.join(QOS_TYPES)}",
@@ -124,6 +127,16 @@ class Port:
             f"port {self.id}: qos_type is for Open vSwitch, and an Indigo Virtual Switch has none; leave it out",
         )
         _require(
+            self.datapath_type in ("", *DATAPATH_TYPES),
+            f"port {self.id}: datapath_type {self.datapath_type!r} is not known; "
+            f"use one of {', '.join(DATAPATH_TYPES)}",
+        )
+        _require(
+            not self.datapath_type or self.vif_type is VifType.OVS,
+            f"port {self.id}: datapath_type is for Open vSwitch, and an Indigo Virtual Switch has no bridges; "
+            "leave it out",
+        )
+        _require(
             not self.isolate or self.vif_type is VifType.OVS,
             f"port {self.id}: isolate is for Open vSwitch, and an Indigo Virtual Switch has no VLAN tag of a port's; "
             "leave it out",
@@ -131,8 +144,11 @@ class Port:
 
     def on(self, settings: Settings) -> Port:
         """The port with this host's defaults for what it leaves to the host."""
-        takes_default = self.vif_type is VifType.OVS and not self.qos_type and settings.default_qos_type != NONE
-        return replace(self, qos_type=settings.default_qos_type) if takes_default else self
+        takes_qos = self.vif_type is VifType.OVS and not self.qos_type and settings.default_qos_type != NONE
+        if not takes_qos and settings.call_iptables <= self.call_iptables:
+            return self
+        qos_type = settings.default_qos_type if takes_qos else self.qos_type
+        return replace(self, qos_type=qos_type, call_iptables=self.call_iptables or settings.call_iptables)
 
     @property
     def names(self) -> PortNames:

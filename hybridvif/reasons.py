@@ -23,6 +23,7 @@ _OWNER = Reason("the full port id says whose it is: two ports can share the 11 c
 _MTU = Reason("the network's MTU, at every hop of the chain and updated on re-plug", (1623876, 1959586))
 _PROMISC = Reason("frames for the VM's MAC must pass a device that has another")
 _UP = Reason("a device that is down forwards nothing", (1597287,))
+_FIREWALL = Reason("only where asked for: Neutron's hybrid firewall filters what crosses this bridge, and no other")
 _GROUP = Reason("only a bulk delete moves links into a group; one that was killed must not take a port along later")
 
 REASONS: Mapping[tuple[type[Part], str], Reason] = {
@@ -43,6 +44,8 @@ REASONS: Mapping[tuple[type[Part], str], Reason] = {
     (Bridge, "addr_gen_mode"): Reason("no link-local address of the host's on a tenant's segment", (1302080, 1470931)),
     (Bridge, "arp_ignore"): Reason("the bridge must not answer ARP for the host's addresses", (1825888,)),
     (Bridge, "arp_announce"): Reason("the bridge must not announce the host's addresses", (1825888,)),
+    (Bridge, "nf_call_iptables"): _FIREWALL,
+    (Bridge, "nf_call_ip6tables"): _FIREWALL,
     (Bridge, "group"): _GROUP,
     (Veth, "peer"): Reason("the other end of the pair, on the switch"),
     (Veth, "alias"): _OWNER,
@@ -62,10 +65,16 @@ REASONS: Mapping[tuple[type[Part], str], Reason] = {
     (OvsPort, "attached_mac"): Reason("Neutron's agent ignores a port without it"),
     (OvsPort, "vm_uuid"): Reason("whose VM it is, for operators and tools"),
     (OvsPort, "port_id"): Reason("our own key, only where iface-id is not the port id"),
+    (OvsPort, "bridge_name"): Reason(
+        "only on a trunk bridge: by it Neutron's agent clears up after a trunk that is gone", (2087944,)
+    ),
     (OvsPort, "type"): Reason("a system device; parked as a patch only while its device is made anew", (1519926,)),
     (OvsPort, "isolated"): Reason(
         "only when the row is made: no packet may pass before Neutron's agent has wired the port",
         (1734320, 2023300, 1930414, 2069543),
+    ),
+    (OvsPort, "datapath_type"): Reason(
+        "only where the bridge is made with the row: of a bridge that lives it would cut off every port"
     ),
     (OvsPort, "qos_type"): Reason(
         "only when the row is made: else ovs-vswitchd takes the queueing of the device away", (2017868, 2133225)

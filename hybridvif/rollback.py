@@ -78,8 +78,7 @@ def undone_all(failed: list[Attempt], host: AnyHost, deadline: float) -> Iterato
     returns = []
     for one in failed:
         if one.changed:
-            bridges = host.settings.integration_bridges
-            returns.append(_Return(one, *restorable(one.first, one.goal.wanted, one.seen.state, bridges)))
+            returns.append(_Return(one, *restorable(one.first, one.goal.wanted, one.seen.state, host.settings)))
         else:
             yield one.goal.port_id, one.report(Status.ROLLED_BACK, **one.why)
     _lead_back(returns, host, deadline)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
+
+from hybridvif.names import TRUNK_BRIDGES, is_trunk_bridge
 
 OVS_SOCKET = "unix:/var/run/openvswitch/db.sock"
 """Open vSwitch's own socket, where Debian's, Ubuntu's and Fedora's packages put it."""
@@ -17,6 +20,11 @@ class Settings:
     switch_executor: str = "ovsdb"
     ovsdb_connection: str = OVS_SOCKET
     integration_bridges: tuple[str, ...] = ("br-int",)
+    """The bridges that ports may be plugged into, by name, or names.TRUNK_BRIDGES."""
+    create_bridges: tuple[str, ...] = ()
+    """Those of them that are created where they are missing, in the same way."""
+    remove_trunk_bridges: bool = False
+    """Whether a trunk bridge goes with the last of its ports."""
     deadline: float = 30.0
     """Seconds without progress allowed to one port, or to one batch of a bulk call."""
     unplug_running: str = "refuse"
@@ -24,7 +32,26 @@ class Settings:
     lock_path: str = "/run/lock/hybridvif"
     program_path: str = "/usr/sbin:/usr/bin:/sbin:/bin"
     """Where the executors that run programs look for them."""
+    call_iptables: bool = False
+    """Whether every port's own Linux bridge calls iptables and ip6tables."""
     default_qos_type: str = "none"
     """The QoS of new ports of Open vSwitch that ask for none of their own: one of port.QOS_TYPES, or none."""
     answer_to_ovs: bool = False
     """Whether os-vif's `ovs` is ours."""
+
+    @property
+    def named_bridges(self) -> tuple[str, ...]:
+        """The integration bridges that are known by name."""
+        return tuple(name for name in self.integration_bridges if name != TRUNK_BRIDGES)
+
+    def allows(self, bridge: str) -> bool:
+        """Whether ports may be plugged into this bridge."""
+        return _is_among(bridge, self.integration_bridges)
+
+    def creates(self, bridge: str) -> bool:
+        """Whether this bridge is created where it is missing."""
+        return self.allows(bridge) and _is_among(bridge, self.create_bridges)
+
+
+def _is_among(bridge: str, configured: Collection[str]) -> bool:
+    return bridge in configured or (TRUNK_BRIDGES in configured and is_trunk_bridge(bridge))

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from hybridvif.names import KEY_LENGTH
+from hybridvif.names import KEY_LENGTH, is_trunk_bridge
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth
-from hybridvif.port import QOS_TYPES, Port, VifType, is_trunk_bridge
+from hybridvif.port import QOS_TYPES, Port, VifType
 
 ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
 
@@ -26,6 +26,8 @@ def wiring_of(port: Port) -> HostState:
         addr_gen_mode="none",
         arp_ignore=ISOLATING_ARP_IGNORE,
         arp_announce=ISOLATING_ARP_ANNOUNCE,
+        nf_call_iptables=port.call_iptables or None,
+        nf_call_ip6tables=port.call_iptables or None,
     )
     veth = Veth(
         name=names.bridge_end,
@@ -65,6 +67,8 @@ def _switch_port_of(port: Port) -> OvsPort | IvsPort:
         attached_mac=port.mac,
         vm_uuid=port.instance_id,
         port_id=port.id if port.iface_id != port.id else "",
+        bridge_name=port.bridge if is_trunk_bridge(port.bridge) else "",
         isolated=port.isolate and not is_trunk_bridge(port.bridge),
+        datapath_type=port.datapath_type,
         qos_type=port.qos_type if port.qos_type in QOS_TYPES else "",
     )

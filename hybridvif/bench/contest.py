@@ -10,12 +10,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 from subprocess import PIPE, CalledProcessError
-from typing import IO, Any
+from typing import IO
 
+from hybridvif.bench.record import Record, Turn
+from hybridvif.bench.tally import CROWD
 from hybridvif.errors import HybridVifError
 from hybridvif.sandbox import Sandbox
 from hybridvif.sandbox.switch import SOCKET
@@ -24,8 +26,12 @@ WORKER = Path(__file__).with_name("worker.py")
 INSTANCE = "0b1c2d3e-0000-4000-8000-000000000002"
 SINGLES = 5
 """Ports that are plugged one at a time on a host that has its ports already; the median counts."""
-CROWD, THREADS = 40, 10
-"""Ports that threads plug at once, and how many threads."""
+THREADS = 10
+THREADED = ("hybridvif", "os-vif")
+UP_TO = {"os-vif": 300, "recipe": 100}
+"""The most ports that a contender is timed with: those that go one by one take minutes for more."""
+CYCLE = ("plug", *["plug"] * 8, "unplug")
+"""What is done again and again to see whether memory grows: a plug, eight plugs again, an unplug."""
 Say = Callable[[str], None]
 
 
@@ -33,38 +39,6 @@ class BenchError(HybridVifError):
     """A contender did not do what it was told."""
 
     code = "bench"
-
-
-@dataclass(frozen=True, slots=True)
-class Turn:
-    """What one contender took for one thing, once."""
-
-    contender: str
-    measure: str
-    ports: int
-    """On the host, or of the call: the size of this contest."""
-    seconds: float
-
-
-@dataclass(slots=True)
-class Record:
-    """A whole run, as it is written to a file."""
-
-    on: dict[str, str]
-    rounds: int
-    turns: list[Turn] = field(default_factory=list)
-    memory: dict[str, dict[str, int]] = field(default_factory=dict)
-    """Kilobytes of client and daemon together, by contender and size: the most that was seen."""
-
-    def as_json(self) -> str:
-        """The run as a document."""
-        return json.dumps(asdict(self), indent=1) + "\n"
-
-    @classmethod
-    def of_json(cls, text: str) -> Record:
-        """The run that was written."""
-        read = json.loads(text)
-        return cls(read["on"], read["rounds"], [Turn(**turn) for turn in read["turns"]], read["memory"])
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +52,10 @@ class Contest:
     """The Python of an environment that has os-vif."""
     singles: int = SINGLES
     crowd: int = CROWD
+    crowded: int = 0
+    """Ports of the host on which threads plug at once; 0: they do not."""
+    operations: int = 0
+    """Plugs and unplugs after which memory is looked at; 0: it is not."""
 
     def run(self, say: Say) -> Record:
         """Hold it, and tell on the way what is going on. Raises BenchError, SandboxError."""
@@ -85,13 +63,34 @@ class Contest:
             config = _configuration(Path(directory))
             record = Record(_where(box), self.rounds)
             for size in self.sizes:
-                for number in range(self.rounds):
-                    # Nobody always goes first.
-                    first = number % len(self.contenders)
-                    for name in (*self.contenders[first:], *self.contenders[:first]):
-                        say(f"{size} ports, round {number + 1} of {self.rounds}: {name}")
-                        _Turns(self, box, config, name, size, record).take()
+                names = [name for name in self.contenders if size <= UP_TO.get(name, size)]
+                for number, name in self._turns(names):
+                    say(f"{size} ports, round {number} of {self.rounds}: {name}")
+                    _Turns(self, box, config, name, size, record).take()
+            if self.crowded:
+                self._take_threads(box, config, record, say)
+            if self.operations:
+                say(f"{self.operations} operations: hybridvif")
+                _Turns(self, box, config, "hybridvif", 1, record).endure(self.operations)
+            record.on["load at the end"] = f"{os.getloadavg()[0]:.1f}"
             return record
+
+    def _turns(self, names: Sequence[str]) -> Iterator[tuple[int, str]]:
+        """The rounds, and who has its turn in each; nobody always goes first."""
+        for number in range(self.rounds):
+            first = number % len(names)
+            for name in (*names[first:], *names[:first]):
+                yield number + 1, name
+
+    def _take_threads(self, box: Sandbox, config: Path, record: Record, say: Say) -> None:
+        """Threads plug on a host that has been filled once, whoever is to be timed on it."""
+        ports = [_port(number) for number in range(1, self.crowded + 1)]
+        with _Turns(self, box, config, "hybridvif", self.crowded, Record({}, 0)).worker() as tell:
+            tell("plug", ports)
+            for number, name in self._turns([name for name in self.contenders if name in THREADED]):
+                say(f"ten threads on {self.crowded} ports, round {number} of {self.rounds}: {name}")
+                _Turns(self, box, config, name, self.crowded, record).take_threads()
+            tell("unplug", ports)
 
     def python_of(self, contender: str) -> str:
         """The interpreter that a contender runs with."""
@@ -103,28 +102,45 @@ class _Turns:
 
     def __init__(self, contest: Contest, box: Sandbox, config: Path, name: str, size: int, record: Record) -> None:
         self._contest, self._box, self._name, self._size = contest, box, name, size
-        self._record = record
+        self._record, self._held = record, 0
         self._env = {"HYBRIDVIF_BENCH_CONFIG": str(config), "PYTHONWARNINGS": "ignore"}
         self._config = config
 
     def take(self) -> None:
+        """Plug, plug again and unplug: all ports of this size, and one more."""
         ports = [_port(number) for number in range(1, self._size + 1)]
-        others = [_port(50_000 + number) for number in range(self._contest.crowd)]
+        other = _port(50_000)
         started = time.perf_counter()
-        with self._worker() as tell:
-            tell("plug", others[:1])
+        with self.worker() as tell:
+            tell("plug", [other])
             self._note("first", time.perf_counter() - started)
-            tell("unplug", others[:1])
+            tell("unplug", [other])
             self._note("plug", tell("plug", ports))
             if self._name != "floor":
                 # That one looks at nothing, so it can only do what is not done yet.
                 self._note("plug again", tell("plug", ports))
-                self._take_singles(tell, others[0])
-            if self._name in ("hybridvif", "os-vif"):
-                self._note("ten threads", tell("plug", others, THREADS))
-                tell("unplug", others)
+                self._take_singles(tell, other)
+                self._take_command(other)
             self._note("unplug", tell("unplug", ports))
-        self._take_command(others[0])
+
+    def take_threads(self) -> None:
+        """Threads plug ports of their own, each by a call of its own."""
+        others = [_port(50_000 + number) for number in range(self._contest.crowd)]
+        with self.worker() as tell:
+            tell("plug", others[:1])
+            tell("unplug", others[:1])
+            self._note("ten threads", tell("plug", others, THREADS))
+            tell("unplug", others)
+
+    def endure(self, operations: int) -> None:
+        """So many operations, one after another; what is held is looked at ten times."""
+        port = _port(50_000)
+        with self.worker() as tell:
+            for number in range(1, 11):
+                for _ in range(operations // 10 // len(CYCLE)):
+                    for verb in CYCLE:
+                        tell(verb, [port])
+                self._record.endurance.append((operations // 10 * number, self._held))
 
     def _take_singles(self, tell: Callable[..., float], port: tuple[str, str, str]) -> None:
         taken = [(tell("plug", [port]), tell("plug", [port]), tell("unplug", [port]))
@@ -160,7 +176,8 @@ class _Turns:
         self._record.turns.append(Turn(self._name, measure, self._size, seconds))
 
     @contextmanager
-    def _worker(self) -> Iterator[Callable[..., float]]:
+    def worker(self) -> Iterator[Callable[..., float]]:
+        """The contender in a process of its own: a function that tells it what to do, and says how long it took."""
         argv = [self._contest.python_of(self._name), str(WORKER), self._name, SOCKET]
         with (
             tempfile.TemporaryFile("w+") as said,
@@ -177,8 +194,8 @@ class _Turns:
                     last = (said.read().strip().splitlines() or ["it said nothing"])[-1]
                     raise BenchError(f"{self._name} did not {verb} {len(ports)} ports: {last}")
                 answer = json.loads(line)
-                held = self._record.memory.setdefault(self._name, {})
-                held[str(self._size)] = max(held.get(str(self._size), 0), answer["rss"])
+                self._held = int(answer["rss"])
+                self._record.note_memory(self._name, self._size, self._held)
                 return float(answer["seconds"])
 
             try:
@@ -223,8 +240,3 @@ def _where(box: Sandbox) -> dict[str, str]:
         "switch": version.rpartition(" ")[2],
         "datapath": "netdev" if box.rung.value == "packets" else "dummy",
     }
-
-
-def as_dict(record: Record) -> dict[str, Any]:
-    """The run as primitives."""
-    return asdict(record)

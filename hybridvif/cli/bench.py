@@ -8,6 +8,7 @@ Its document:
     figures     each: contender, measure, ports, and in seconds median, least, most
     bars        ratios of hybridvif to os-vif or the floor: name, ratio, limit, met
     memory      kilobytes of client and daemon together, by contender and ports
+    endurance   [operations, kilobytes] of hybridvif's client and daemon, ten times
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import TYPE_CHECKING
 from hybridvif.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from hybridvif.bench.contest import Record
+    from hybridvif.bench.record import Record
     from hybridvif.cli.screen import Answer
 
 HELP = "times plug, re-plug and unplug in a sandbox, against os-vif, the old recipe and the floor"
@@ -35,27 +36,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each contender (default: 5)")
     parser.add_argument("--os-vif", metavar="PYTHON", help="the Python of an environment that has os-vif installed")
     parser.add_argument("--recipe", action="store_true", help="time the commands that Nova once ran, as well")
+    parser.add_argument("--threads-on", type=int, default=0, metavar="N", help="ten threads plug on a host of N ports")
+    parser.add_argument("--operations", type=int, default=0, metavar="N", help="see whether memory grows over so many")
     parser.add_argument("--out", metavar="FILE", help="write every single figure to this file, as JSON")
-    parser.add_argument("--read", metavar="FILE", help="time nothing: tell of a run that was written with --out")
+    parser.add_argument("--read", metavar="FILE", nargs="+", help="time nothing: tell of what --out wrote, as one run")
     parser.add_argument("--plot", metavar="DIRECTORY", help="draw growth.svg and bars.svg there")
+    parser.add_argument("--page", metavar="FILE", help="write the figures into this Markdown page, between its marks")
 
 
 def run(args: argparse.Namespace) -> int:
     """Time it, and tell; 5 if no sandbox can be had."""
-    from hybridvif.bench.contest import Record
+    from hybridvif.bench.record import together
 
-    if args.read:
-        try:
-            record = Record.of_json(Path(args.read).read_text(encoding="utf-8"))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InvalidInput(f"{args.read} is no run of `hybridvif bench --out`: {error}") from error
-    else:
-        record = _held(args)
+    record = together(_read(path) for path in args.read) if args.read else _held(args)
     if args.out:
         Path(args.out).write_text(record.as_json(), encoding="utf-8")
     if args.plot:
         _plot(record, Path(args.plot))
+    if args.page:
+        _write_page(record, Path(args.page))
     return int(args.screen.tell(answer_of(record)))
+
+
+def _read(path: str) -> Record:
+    from hybridvif.bench.record import Record
+
+    try:
+        return Record.of_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InvalidInput(f"{path} is no run of `hybridvif bench --out`: {error}") from error
+
+
+def _write_page(record: Record, path: Path) -> None:
+    from hybridvif.bench.page import with_figures
+
+    try:
+        path.write_text(with_figures(path.read_text(encoding="utf-8"), record), encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"the figures cannot be written into {path}: {error}") from error
 
 
 def _held(args: argparse.Namespace) -> Record:
@@ -65,15 +83,19 @@ def _held(args: argparse.Namespace) -> Record:
         sizes = [int(word) for word in args.ports.split(",")]
     except ValueError as error:
         raise InvalidInput(f"--ports {args.ports!r} is no list of numbers; write it as 1,100,300") from error
-    if args.rounds < 1 or not all(0 < size <= 5000 for size in sizes):
+    if args.rounds < 1 or not all(0 < size <= 5000 for size in sizes) or not 0 <= args.threads_on <= 5000:
         raise InvalidInput("bench needs at least one round, and from 1 to 5000 ports")
+    if args.operations and args.operations < 100:
+        raise InvalidInput(f"--operations {args.operations} are too few to see memory grow; take at least 100")
     contenders = ["floor", "hybridvif", *(["os-vif"] if args.os_vif else []), *(["recipe"] if args.recipe else [])]
 
     def say(line: str) -> None:
         if not args.quiet:
             print(line, file=sys.stderr)
 
-    return Contest(sizes, args.rounds, contenders, os_vif=args.os_vif or "").run(say)
+    crowded, operations = args.threads_on, args.operations
+    contest = Contest(sizes, args.rounds, contenders, os_vif=args.os_vif or "", crowded=crowded, operations=operations)
+    return contest.run(say)
 
 
 def answer_of(record: Record) -> Answer:
@@ -82,7 +104,7 @@ def answer_of(record: Record) -> Answer:
     from hybridvif.cli.screen import Answer
 
     figures = figures_of(record)
-    bars = [bar for size in sorted({one.ports for one in figures}) for bar in bars_of(record, size)]
+    bars = bars_of(record, everywhere=True)
     rows: list[dict[str, object]] = [
         {
             "ports": one.ports,
@@ -102,7 +124,10 @@ def answer_of(record: Record) -> Answer:
             f"  ({row['least']} to {row['most']})"
             for row in rows
         ]
-        told += ["", *(f"{'met ' if bar.is_met else 'NOT '} {bar.name}: {bar.ratio:.3f}" for bar in bars)]
+        told += [
+            "",
+            *(f"{'met ' if bar.is_met else 'NOT '} {bar.name}: {bar.ratio:.3f} {bar.unit}".rstrip() for bar in bars),
+        ]
         return told
 
     return Answer(
@@ -123,6 +148,7 @@ def answer_of(record: Record) -> Answer:
             ],
             "bars": [{"name": bar.name, "ratio": bar.ratio, "limit": bar.limit, "met": bar.is_met} for bar in bars],
             "memory": record.memory,
+            "endurance": [list(one) for one in record.endurance],
         },
         lines=lambda _: lines(),
         columns=COLUMNS,

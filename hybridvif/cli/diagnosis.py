@@ -29,8 +29,10 @@ _CONTROL_PATIENCE = 2.0
 
 def findings(files: Sequence[str]) -> Iterator[Finding]:
     """Everything, in the order in which a plug needs it."""
+    call_iptables = False
     try:
         with connect(files) as host:
+            call_iptables = host.settings.call_iptables
             told = ", ".join(files) or "no file, so the defaults"
             yield passed("configuration", told)
             yield from executors(host.settings)
@@ -39,7 +41,7 @@ def findings(files: Sequence[str]) -> Iterator[Finding]:
             yield from osvif_findings(host.settings)
     except HybridVifError as error:
         yield failed_with("configuration", str(error))
-    yield from system.system_findings()
+    yield from system.system_findings(call_iptables)
 
 
 def executors(settings: Settings) -> Iterator[Finding]:
@@ -102,7 +104,7 @@ def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
     if settings.switch_executor not in OVS_EXECUTORS:
         return
     yield vswitchd(settings.ovsdb_connection)
-    for name in settings.integration_bridges:
+    for name in settings.named_bridges:
         yield _bridge(name, facts.switches.get(name), settings)
 
 

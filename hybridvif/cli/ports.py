@@ -19,9 +19,10 @@ _OPTIONS: Mapping[str, str] = {
     "interface_id": "--interface-id",
     "mtu": "--mtu",
     "bridge": "--bridge",
+    "datapath_type": "--datapath-type",
     "qos_type": "--qos-type",
 }
-_FLAGS: Mapping[str, str] = {"isolate": "--isolate"}
+_FLAGS: Mapping[str, str] = {"call_iptables": "--call-iptables", "isolate": "--isolate"}
 """Options that stand for true, and take no value."""
 _HELP: Mapping[str, tuple[str, str]] = {
     "mac": ("MAC", "the VM's MAC address"),
@@ -29,7 +30,9 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "interface_id": ("UUID", "external_ids:iface-id (default: the port id)"),
     "mtu": ("BYTES", "68 to 65535 (default: 1500)"),
     "bridge": ("NAME", "the integration bridge (default: br-int)"),
+    "datapath_type": ("TYPE", "of an integration bridge that must be made first: system or netdev"),
     "qos_type": ("TYPE", "the QoS of a new port: none, linux-noop, ... (default: the host's default_qos_type)"),
+    "call_iptables": ("", "its Linux bridge calls iptables, also where the host as a whole does not"),
     "isolate": ("", "a new port is in the dead VLAN until Neutron's agent wires it"),
 }
 PLACEHOLDERS: Mapping[str, object] = {

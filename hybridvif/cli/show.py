@@ -65,7 +65,7 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
     ports = plugged_ports(seen)
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
-    bridges = {name: seen.facts.switches.get(name) for name in host.settings.integration_bridges}
+    bridges = {name: seen.facts.switches.get(name) for name in host.settings.named_bridges}
     if port_id is not None:
         bridges = {}
     bridges |= {port.row.bridge: seen.facts.switches.get(port.row.bridge) for port in ports if port.row}

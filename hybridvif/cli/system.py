@@ -21,18 +21,18 @@ _LIBRARIES = ("oslo.privsep", "oslo.config", "oslo.concurrency", "pyroute2", "ov
 _PYTHON = (3, 11)
 _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
 """Link kinds, each with a function of the kernel that it cannot be without."""
-_BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
-def system_findings() -> Iterator[Finding]:
-    """All of it."""
+def system_findings(call_iptables: bool = False) -> Iterator[Finding]:
+    """All of it. call_iptables: whether the configuration has each port's own bridge call iptables."""
     yield python()
     yield libraries()
     yield capability()
     yield from kernel_kinds()
     yield proc_sys()
     yield ipv6()
-    yield bridge_nf()
+    yield bridge_nf(BRIDGE_NF, call_iptables)
     yield _sandbox()
 
 
@@ -156,17 +156,22 @@ def ipv6() -> Finding:
     )
 
 
-def bridge_nf() -> Finding:
-    """Whether iptables sees bridged packets."""
+def bridge_nf(switch: Path, call_iptables: bool) -> Finding:
+    """Whether iptables sees what crosses a qbr. switch: the sysctl; call_iptables: the option, which needs none."""
     name = "bridge-nf"
     try:
-        value = _BRIDGE_NF.read_text(encoding="ascii").strip()
+        value = switch.read_text(encoding="ascii").strip()
     except OSError:
         text = "br_netfilter is not loaded, so iptables does not see what crosses a qbr (security groups need it)"
         return info(name, text, as_root("modprobe br_netfilter"))
     if value == "1":
         return info(name, "bridge-nf-call-iptables is 1: iptables sees what crosses a qbr, as security groups need")
-    text = f"bridge-nf-call-iptables is {value}: iptables does not see what crosses a qbr (security groups need it)"
+    if call_iptables:
+        return info(name, f"bridge-nf-call-iptables is {value}, and each qbr calls iptables by itself (call_iptables)")
+    text = (
+        f"bridge-nf-call-iptables is {value}, and call_iptables is not set: iptables does not see what crosses a qbr, "
+        "so security groups silently do not apply under Neutron's hybrid firewall"
+    )
     return info(name, text, as_root("sysctl -w net.bridge.bridge-nf-call-iptables=1"))
 
 

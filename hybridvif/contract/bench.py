@@ -30,6 +30,7 @@ PORT = Port(
     id="c0117ac7-0000-4000-8000-000000000001",
     mac="fa:16:3e:c0:17:ac",
     instance_id="c0117ac7-0000-4000-8000-000000000002",
+    call_iptables=True,
 )
 STRANGER = "c0117ac7-0000-4000-8000-00000000beef"
 """Another port whose devices would have the same names."""

@@ -48,6 +48,8 @@ OTHER_VALUES: dict[str, tuple[Any, ...]] = {
     "addr_gen_mode": ("eui64",),
     "arp_ignore": (0,),
     "arp_announce": (0,),
+    "nf_call_iptables": (False,),
+    "nf_call_ip6tables": (False,),
     "master": ("",),
     "group": (7,),
 }

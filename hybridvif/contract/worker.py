@@ -20,8 +20,8 @@ def main() -> None:
     for part in name.split("."):
         make = getattr(make, part)
     values = json.loads(settings)
-    values["integration_bridges"] = tuple(values.get("integration_bridges", ("br-int",)))
-    executor: Executor = make(Settings(**values))
+    lists = {name: tuple(value) for name, value in values.items() if isinstance(value, list)}
+    executor: Executor = make(Settings(**values | lists))
     for line in sys.stdin:
         print(json.dumps(_answer(executor, json.loads(line))), flush=True)
 

@@ -96,6 +96,10 @@ def _device_of(entry: Mapping[str, Any]) -> Device:
     )
 
 
+def _flag(value: int | None) -> bool | None:
+    return None if value is None else bool(value)
+
+
 def _options_of(entry: Mapping[str, Any], options: Mapping[str, Any]) -> BridgeOptions:
     name = entry["ifname"]
     ours = key_of(name) is not None
@@ -105,8 +109,10 @@ def _options_of(entry: Mapping[str, Any], options: Mapping[str, Any]) -> BridgeO
         ageing=options.get("ageing_time", 0),
         stp=bool(options.get("stp_state", 0)),
         multicast_snooping=bool(options.get("mcast_snooping", 0)),
-        disable_ipv6=None if disable_ipv6 is None else bool(disable_ipv6),
+        disable_ipv6=_flag(disable_ipv6),
         addr_gen_mode=entry.get("inet6_addr_gen_mode"),
+        nf_call_iptables=_flag(options.get("nf_call_iptables")),
+        nf_call_ip6tables=_flag(options.get("nf_call_ip6tables")),
         arp_ignore=(procfs.read(name, "arp_ignore") if ours else 0) or 0,
         arp_announce=(procfs.read(name, "arp_announce") if ours else 0) or 0,
     )

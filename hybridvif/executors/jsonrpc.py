@@ -7,13 +7,13 @@ server itself. ovsdbapp is its twin in the contract tests.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hybridvif.executors.base import ExecutorError
@@ -21,9 +21,11 @@ from hybridvif.executors.base import ExecutorError
 DATABASE = "Open_vSwitch"
 KEPT = 8
 """Idle connections that are kept."""
+_ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().raw_decode
 
 Operation = Mapping[str, Any]
 """One operation of a transaction, as section 5.2 of RFC 7047 has it."""
+Answered = Callable[[], tuple["Connection", list[Any]]]
 
 
 class ConnectionLost(Exception):
@@ -44,15 +46,27 @@ class Connection:
     def __init__(self, remote: str, deadline: float) -> None:
         self._numbers = itertools.count()
         self._read = b""
+        self._greeting: list[Mapping[str, Any]] = []
         self._socket = _connected(remote, deadline)
 
     def close(self) -> None:
         """Give the socket back."""
         self._socket.close()
 
-    def echo(self, deadline: float) -> None:
-        """Make sure that the server is there and answers. Raises Expired, ConnectionLost."""
-        self.ask("echo", [], deadline)
+    def greet(self, questions: Sequence[Operation], deadline: float) -> None:
+        """Ask whether the server is there; and, at once, these questions, which change nothing.
+
+        Raises Expired, ConnectionLost.
+        """
+        self._greeting = [self._numbered("echo", []), self._numbered("transact", [DATABASE, *questions])]
+        self._send(self._greeting, deadline)
+
+    def greeted(self, deadline: float) -> list[Any]:
+        """The answers to those questions, after the echo's. Raises Expired, ConnectionLost, Refused."""
+        echo, asked = self._greeting
+        self._answer_to(echo, deadline)
+        answers: list[Any] = self._answer_to(asked, deadline)
+        return answers
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """The results of a transaction, one an operation, and one more if it could not be committed.
@@ -64,23 +78,29 @@ class Connection:
 
     def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
         """The result of one request. Raises Expired, ConnectionLost, Refused."""
-        number = next(self._numbers)
-        self._send({"method": method, "params": params, "id": number}, deadline)
+        request = self._numbered(method, params)
+        self._send([request], deadline)
+        return self._answer_to(request, deadline)
+
+    def _numbered(self, method: str, params: Sequence[Any]) -> Mapping[str, Any]:
+        return {"method": method, "params": params, "id": next(self._numbers)}
+
+    def _answer_to(self, request: Mapping[str, Any], deadline: float) -> Any:
         while True:
             message = self._receive(deadline)
             if message.get("method") == "echo":
                 # The server asks whether we are there.
-                self._send({"result": message["params"], "error": None, "id": message["id"]}, deadline)
-            elif message.get("id") == number and "method" not in message:
+                self._send([{"result": message["params"], "error": None, "id": message["id"]}], deadline)
+            elif message.get("id") == request["id"] and "method" not in message:
                 # Open vSwitch 3.1 leaves "result" out beside an error.
                 if message.get("error"):
                     raise Refused(_words(message["error"]))
                 return message["result"]
 
-    def _send(self, message: Mapping[str, Any], deadline: float) -> None:
+    def _send(self, messages: Sequence[Mapping[str, Any]], deadline: float) -> None:
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
-            self._socket.sendall(json.dumps(message, separators=(",", ":")).encode())
+            self._socket.sendall(b"".join(_ENCODE(message).encode() for message in messages))
         except TimeoutError:
             raise Expired from None
         except OSError as error:
@@ -92,7 +112,7 @@ class Connection:
             if self._read.rstrip().endswith(b"}"):
                 try:
                     text = self._read.decode()
-                    message, end = json.JSONDecoder().raw_decode(text)
+                    message, end = _DECODE(text)
                 except ValueError:
                     pass
                 else:
@@ -117,69 +137,97 @@ class Session:
         self._remote = remote
         self._idle: list[Connection] = []
 
-    @contextmanager
-    def fresh(self, deadline: float) -> Iterator[Connection]:
-        """A connection of the caller's own, that has just answered.
+    @contextlib.contextmanager
+    def asking(self, questions: Sequence[Operation], deadline: float) -> Iterator[Answered]:
+        """A function that tells a connection of the caller's own that has just answered, and its answers to these.
 
-        Raises ExecutorError if there is no server, or none that answers by the deadline; also where it goes away while
-        it is used.
+        The server is asked at once, where a connection is kept; it works while the caller does something else.
+        The function raises ExecutorError if there is no server, or none that answers by the deadline; so does what is
+        done with the connection, where the server goes away.
         """
-        connection = self._answering(deadline)
+        call = _Call(self._remote, self._idle, questions, deadline)
         try:
-            if time.monotonic() >= deadline:
-                # An answer that is there already is taken without a look at the clock.
-                raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
-            yield connection
+            yield call.answered
         except (Expired, ConnectionLost, Refused) as error:
-            connection.close()
-            raise self._useless(error) from error
+            call.give_up()
+            raise _useless(self._remote, error) from error
         except BaseException:
-            connection.close()
+            call.give_up()
             raise
-        if len(self._idle) < KEPT:
-            self._idle.append(connection)
-        else:
-            connection.close()
+        call.end()
 
-    def _answering(self, deadline: float) -> Connection:
+
+class _Call:
+    """One call's use of a connection, from the question on."""
+
+    def __init__(self, remote: str, idle: list[Connection], questions: Sequence[Operation], deadline: float) -> None:
+        self._remote, self._idle, self._questions, self._deadline = remote, idle, questions, deadline
+        self._connection = self._asked_at_once()
+        self._has_answered = False
+
+    def answered(self) -> tuple[Connection, list[Any]]:
+        """The connection, and its answers. Raises ExecutorError."""
         try:
-            while True:
+            connection, answers = self._on_a_kept_one() or self._on_another()
+        except (Expired, ConnectionLost, Refused) as error:
+            raise _useless(self._remote, error) from error
+        if time.monotonic() >= self._deadline:
+            # An answer that is there already is taken without a look at the clock.
+            raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
+        self._has_answered = True
+        return connection, answers
+
+    def _on_a_kept_one(self) -> tuple[Connection, list[Any]] | None:
+        while self._connection is not None:
+            try:
+                return self._connection, self._connection.greeted(self._deadline)
+            except ConnectionLost:
+                # It was lost while nobody used it.
+                self._connection.close()
+                self._connection = self._asked_at_once()
+        return None
+
+    def _on_another(self) -> tuple[Connection, list[Any]]:
+        self._connection = connection = Connection(self._remote, self._deadline)
+        connection.greet(self._questions, self._deadline)
+        return connection, connection.greeted(self._deadline)
+
+    def _asked_at_once(self) -> Connection | None:
+        """A connection that was kept, asked; None: there is none that can be."""
+        while self._idle:
+            with contextlib.suppress(IndexError):
+                connection = self._idle.pop()
                 try:
-                    connection = self._idle.pop()
-                except IndexError:
-                    break
-                try:
-                    connection.echo(deadline)
-                except ConnectionLost:
+                    connection.greet(self._questions, self._deadline)
+                except (Expired, ConnectionLost):
                     connection.close()
-                except BaseException:
-                    connection.close()
-                    raise
                 else:
                     return connection
-            connection = Connection(self._remote, deadline)
-            try:
-                connection.echo(deadline)
-            except BaseException:
-                connection.close()
-                raise
-        except (Expired, ConnectionLost, Refused) as error:
-            raise self._useless(error) from error
-        else:
-            return connection
+        return None
 
-    def _useless(self, error: Expired | ConnectionLost | Refused) -> ExecutorError:
-        match error:
-            case Expired():
-                return ExecutorError(
-                    f"OVSDB at {self._remote} does not answer; nothing was sent (is ovsdb-server hung?)"
-                )
-            case ConnectionLost():
-                return ExecutorError(f"OVSDB at {self._remote} closed the connection; is ovsdb-server restarting?")
-        return ExecutorError(
-            f"the server at {self._remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?",
-            precondition=True,
-        )
+    def give_up(self) -> None:
+        """Close the connection, on which something went wrong."""
+        if self._connection is not None:
+            self._connection.close()
+
+    def end(self) -> None:
+        """Keep the connection for the next call; not one whose answers nobody has taken."""
+        if self._connection is not None and self._has_answered and len(self._idle) < KEPT:
+            self._idle.append(self._connection)
+        else:
+            self.give_up()
+
+
+def _useless(remote: str, error: Expired | ConnectionLost | Refused) -> ExecutorError:
+    match error:
+        case Expired():
+            return ExecutorError(f"OVSDB at {remote} does not answer; nothing was sent (is ovsdb-server hung?)")
+        case ConnectionLost():
+            return ExecutorError(f"OVSDB at {remote} closed the connection; is ovsdb-server restarting?")
+    return ExecutorError(
+        f"the server at {remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?",
+        precondition=True,
+    )
 
 
 def _connected(remote: str, deadline: float) -> socket.socket:

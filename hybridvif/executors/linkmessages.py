@@ -42,7 +42,14 @@ ARP_ANNOUNCE, ARP_IGNORE = 18, 19
 """linux/ip.h, IPV4_DEVCONF_*: from 1 on where they are written; read back as an array, from 0 on."""
 DISABLE_IPV6 = 26
 """linux/ipv6.h, DEVCONF_DISABLE_IPV6: the place in the array."""
-BRIDGE_OPTIONS = {"forward_delay": (1, "=I"), "ageing": (4, "=I"), "stp": (5, "=I"), "multicast_snooping": (23, "=B")}
+BRIDGE_OPTIONS = {
+    "forward_delay": (1, "=I"),
+    "ageing": (4, "=I"),
+    "stp": (5, "=I"),
+    "multicast_snooping": (23, "=B"),
+    "nf_call_iptables": (36, "=B"),
+    "nf_call_ip6tables": (37, "=B"),
+}
 """IFLA_BR_*, and its width."""
 
 _TOLD = frozenset({ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS, AF_SPEC, GROUP, CARRIER, LINK_NETNSID})
@@ -74,7 +81,14 @@ def create_bridge(bridge: Bridge) -> Request:
     resets any other when members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER). Without its spanning tree and
     the delay that this asks for: the two depend on each other.
     """
-    options = {"forward_delay": 0, "stp": 0, "multicast_snooping": bridge.multicast_snooping, "ageing": bridge.ageing}
+    options = {
+        "forward_delay": 0,
+        "stp": 0,
+        "multicast_snooping": bridge.multicast_snooping,
+        "ageing": bridge.ageing,
+        "nf_call_iptables": bridge.nf_call_iptables,
+        "nf_call_ip6tables": bridge.nf_call_ip6tables,
+    }
     return _create(
         link_header(),
         attribute(IFNAME, bridge.name),
@@ -157,7 +171,7 @@ def _bridge_options(options: Mapping[str, object]) -> bytes:
     return b"".join(
         attribute(kind, struct.pack(width, int(options[name])))  # type: ignore[call-overload]
         for name, (kind, width) in BRIDGE_OPTIONS.items()
-        if name in options
+        if options.get(name) is not None
     )
 
 
@@ -237,21 +251,23 @@ def _named(index: int, names: Mapping[int, str]) -> str:
 
 def _options_of(message: Message) -> BridgeOptions:
     options = attributes_of(message.details, 0, _OPTIONS)
-    forward_delay, ageing, stp, snooping = (_number(options.get(kind, b"")) for kind, _ in BRIDGE_OPTIONS.values())
+    told = {name: _number(options[kind]) for name, (kind, _) in BRIDGE_OPTIONS.items() if kind in options}
     families = attributes_of(message.attributes.get(AF_SPEC, b""))
     inet = attributes_of(families.get(socket.AF_INET, b"")).get(INET_CONF, b"")
     inet6 = attributes_of(families.get(socket.AF_INET6, b""), 0, (INET6_CONF, ADDR_GEN_MODE))
     switched_off = _entry(inet6.get(INET6_CONF, b""), DISABLE_IPV6)
     mode = inet6[ADDR_GEN_MODE][0] if ADDR_GEN_MODE in inet6 else None
     return BridgeOptions(
-        forward_delay=forward_delay,
-        ageing=ageing,
-        stp=bool(stp),
-        multicast_snooping=bool(snooping),
+        forward_delay=told.get("forward_delay", 0),
+        ageing=told.get("ageing", 0),
+        stp=bool(told.get("stp")),
+        multicast_snooping=bool(told.get("multicast_snooping")),
         disable_ipv6=None if switched_off is None else bool(switched_off),
         addr_gen_mode=None if mode is None else ADDR_GEN_MODES[mode] if mode < len(ADDR_GEN_MODES) else str(mode),
         arp_ignore=_entry(inet, ARP_IGNORE - 1) or 0,
         arp_announce=_entry(inet, ARP_ANNOUNCE - 1) or 0,
+        # A kernel may be built without (CONFIG_BRIDGE_NETFILTER).
+        **{name: bool(told[name]) for name in ("nf_call_iptables", "nf_call_ip6tables") if name in told},
     )
 
 

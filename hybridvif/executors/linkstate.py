@@ -25,6 +25,8 @@ class BridgeOptions:
     addr_gen_mode: str | None
     arp_ignore: int
     arp_announce: int
+    nf_call_iptables: bool | None = None
+    nf_call_ip6tables: bool | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,6 +126,8 @@ def _bridge_of(device: Device, options: BridgeOptions) -> Bridge:
         addr_gen_mode=options.addr_gen_mode,
         arp_ignore=options.arp_ignore,
         arp_announce=options.arp_announce,
+        nf_call_iptables=options.nf_call_iptables,
+        nf_call_ip6tables=options.nf_call_ip6tables,
         group=device.group,
     )
 

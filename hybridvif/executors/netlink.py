@@ -20,6 +20,7 @@ from hybridvif.executors.base import ExecutorError, StepFailed, untried
 from hybridvif.executors.linkdump import Interrupted, dump_links
 from hybridvif.executors.linkgroups import delete_together
 from hybridvif.executors.linkmessages import (
+    BRIDGE_OPTIONS,
     Message,
     create_bridge,
     create_veth,
@@ -204,7 +205,7 @@ class _Port:
         requests = []
         # stp in a message of its own and first: turning it on lifts forward_delay to 2 s, and a smaller one in the
         # same message is refused (ERANGE).
-        for group in (("stp",), ("forward_delay", "ageing", "multicast_snooping")):
+        for group in (("stp",), tuple(name for name in BRIDGE_OPTIONS if name != "stp")):
             options = {option: changes[option] for option in group if option in changes}
             if options:
                 requests.append(set_bridge(index, options))

@@ -9,40 +9,34 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors import qosrows
+from hybridvif.executors import bridgerows, ovsdbguard, qosrows
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.groupcommit import GroupCommit
-from hybridvif.executors.jsonrpc import DATABASE, Connection, ConnectionLost, Expired, Operation, Refused, Session
+from hybridvif.executors.jsonrpc import Connection, ConnectionLost, Expired, Operation, Session
 from hybridvif.executors.ovsrows import Row, complaint_about, is_undecided, not_realized, observed
-from hybridvif.executors.transactions import (
-    COLUMNS,
-    Read,
-    counted,
-    error_in,
-    holder_questions,
-    operations_of,
-    questions,
-    read_of,
-    rows_taken,
-    taken,
-)
+from hybridvif.executors.rowreading import TRIES, RowReader
+from hybridvif.executors.transactions import Companions, Read, counted, error_in, operations_of, rows_taken, taken
 from hybridvif.facts import Observed
 from hybridvif.parts import OvsPort, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Step
 
-TRIES = 8
 SETTLE, GLANCE = 0.05, 0.002
 """Seconds to wait for ofport and error to follow cur_cfg, and between two looks."""
 
 
 class Unanswered(Exception):
     """A transaction was sent, and no answer came."""
+
+
+class NotPermitted(Exception):
+    """A transaction is not what plugging writes, and was not sent."""
 
 
 class OvsdbExecutor:
@@ -54,14 +48,20 @@ class OvsdbExecutor:
     atomic: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
-        self._session = Session(settings.ovsdb_connection)
-        self._columns = COLUMNS
+        self._settings = settings
+        self._reader = RowReader(Session(settings.ovsdb_connection))
         self._group = GroupCommit(self._apply)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
-        with self._session.fresh(deadline) as connection:
-            return _observed(self._read(connection, names, deadline))
+        with self.observing(names, deadline) as observed_then:
+            return observed_then()
+
+    @contextmanager
+    def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
+        """The same, asked for at once, and told when it is called for."""
+        with self._reader.reading(names, deadline) as rows:
+            yield lambda: _observed(rows()[1])
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """All the steps in one transaction, then wait for ovs-vswitchd to have taken it."""
@@ -73,6 +73,8 @@ class OvsdbExecutor:
         except Unanswered:
             said = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
             return [Outcome(step, Result.UNKNOWN, f"{said}: {_names(steps)}") for step in steps]
+        except NotPermitted as against:
+            return [Outcome(step, Result.REFUSED, str(against)) for step in steps]
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
@@ -80,21 +82,22 @@ class OvsdbExecutor:
         said = ""
         attempt = 0
         for attempt in range(TRIES):
-            with self._session.fresh(deadline) as connection:
-                read = self._read(connection, {step.part.name for step in steps}, deadline)
+            with self._reader.reading({step.part.name for step in steps}, deadline) as rows:
+                connection, read = rows()
                 against = objected(_observed(read).state, steps)
                 if against:
                     return against
-                qos = _qos_rows(connection, steps, deadline)
+                besides = self._companions(connection, steps, read, deadline)
                 try:
-                    operations = operations_of(steps, read, qos)
+                    operations = operations_of(steps, read, besides)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if not operations:
                     return [Outcome(step, Result.DONE) for step in steps]
-                number, said = _committed(connection, operations, deadline)
-                if number is not None:
-                    settled = _settled(connection, steps, number, deadline)
+                results, said = _committed(connection, operations, self._known(read, besides), deadline)
+                if results:
+                    self._reader.remember_made(operations, results)
+                    settled = _settled(connection, steps, results, deadline)
                     return [replace(outcome, retries=attempt) for outcome in settled]
                 if not said.startswith(_MOVED_ON):
                     break
@@ -104,22 +107,27 @@ class OvsdbExecutor:
         reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
         return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
 
-    def _read(self, connection: Connection, names: Collection[str] | None, deadline: float) -> Read:
-        """What the server holds under these names, now."""
-        for _ in range(TRIES):
-            answers = connection.transact(questions(names, self._columns), deadline)
-            if error_in(answers):
-                # An Open vSwitch that is older than a column.
-                self._columns = _columns_there(connection, deadline)
-                answers = connection.transact(questions(names, self._columns), deadline)
-            if error_in(answers):
-                raise Refused(error_in(answers))
-            asked = holder_questions(answers)
-            holders = connection.transact(asked, deadline) if asked else []
-            read = read_of(names, answers, holders)
-            if read is not None:
-                return read
-        raise ExecutorError("the ports of Open vSwitch change faster than they can be read; call again")
+    def _known(self, read: Read, besides: Companions) -> ovsdbguard.Known:
+        rows = {
+            "Interface": {interface for interface, _ in read.uuids.values()},
+            "Port": {port for _, port in read.uuids.values()},
+            "QoS": {uuid for uuids in besides.qos.values() for uuid in uuids},
+            "Bridge": {row["_uuid"][1] for row in besides.emptied.values()},
+        }
+        return ovsdbguard.Known(self._settings.allows, rows, self._settings.creates)
+
+    def _companions(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> Companions:
+        """What comes and goes with the rows of these steps."""
+        trunks: list[str] = []
+        if self._settings.remove_trunk_bridges:
+            trunks = bridgerows.trunks_left(steps, {name: row.bridge for name, row in read.rows.items()})
+        answers = connection.transact(bridgerows.trunk_questions(trunks), deadline) if trunks else []
+        leaving = {read.uuids[step.part.name][1] for step in steps if step.part.name in read.uuids}
+        return Companions(
+            qos=_qos_rows(connection, steps, deadline),
+            made=bridgerows.bridges_to_make(steps, read.bridges, self._settings.creates),
+            emptied=bridgerows.emptied(trunks, answers, leaving),
+        )
 
 
 _MOVED_ON = ("timed out", "constraint violation", "referential integrity violation")
@@ -129,14 +137,6 @@ _MOVED_ON = ("timed out", "constraint violation", "referential integrity violati
 def _names(steps: Iterable[Step]) -> str:
     names = sorted({step.part.name for step in steps})
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _columns_there(connection: Connection, deadline: float) -> dict[str, list[str]]:
-    tables = connection.ask("get_schema", [DATABASE], deadline)["tables"]
-    return {
-        table: [name for name in names if name == "_uuid" or name in tables.get(table, {}).get("columns", {})]
-        for table, names in COLUMNS.items()
-    }
 
 
 def _observed(read: Read) -> Observed:
@@ -152,21 +152,28 @@ def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) ->
     return qosrows.rows_of_ports(names, answers, connection.transact([qosrows.holder_question()], deadline)[0])
 
 
-def _committed(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[int | None, str]:
-    """Send a transaction, the only place that does: its number, or None and what the server said.
+def _committed(
+    connection: Connection, operations: Sequence[Operation], known: ovsdbguard.Known, deadline: float
+) -> tuple[list[Any], str]:
+    """Send a transaction, the only place that does: its results, or none and what the server said.
 
-    Raises Unanswered.
+    Raises Unanswered, NotPermitted.
     """
+    final = counted(operations)
+    against = ovsdbguard.objection_to(final, known)
+    if against:
+        raise NotPermitted(against)
     try:
-        results = connection.transact(counted(operations), deadline)
+        results = connection.transact(final, deadline)
     except (Expired, ConnectionLost) as error:
         raise Unanswered from error
     said = error_in(results)
-    return (None, said) if said else (int(results[-1]["rows"][0]["next_cfg"]), "")
+    return ([], said) if said else (results, "")
 
 
-def _settled(connection: Connection, steps: Sequence[Step], number: int, deadline: float) -> list[Outcome]:
-    """What ovs-vswitchd made of a transaction that was committed."""
+def _settled(connection: Connection, steps: Sequence[Step], results: Sequence[Any], deadline: float) -> list[Outcome]:
+    """What ovs-vswitchd made of a transaction that was committed with these results."""
+    number = int(results[-1]["rows"][0]["next_cfg"])
     # A row that a rollback leaves without its device, as it was found, is as it should be.
     wanted = {
         step.part.name

@@ -19,6 +19,7 @@ IDS = {
     "attached_mac": "attached-mac",
     "vm_uuid": "vm-uuid",
     "port_id": "hybridvif-port-id",
+    "bridge_name": "bridge_name",
 }
 """The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
 OPTIONS: Mapping[str, Mapping[str, str]] = {PARKED: {"peer": "nobody"}}
@@ -57,8 +58,8 @@ class Row:
 def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str) -> Observed:
     """The parts and facts of these rows. bridges: the datapath type of each bridge there is, "" for the default."""
     rows = list(rows)
-    held = held_devices()
     switches = {name: kind or "system" for name, kind in bridges.items()}
+    held = held_devices([row.name for row in rows if switches.get(row.bridge or "") in USERSPACE])
     return Observed(
         HostState({}, {row.name: _part_of(row, switches, held) for row in rows}),
         Facts(

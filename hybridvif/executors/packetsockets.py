@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import socket
+from collections.abc import Collection
 
 TABLE = "/proc/thread-self/net/packet"
 """Of the calling thread's own network namespace (man 7 packet); /proc/net follows the first thread's."""
 
 
-def held_devices() -> frozenset[str]:
-    """The names of the devices that have a packet socket bound to them.
+def held_devices(names: Collection[str]) -> frozenset[str]:
+    """Which of these devices have a packet socket bound to them.
 
     A capture (tcpdump -i qvo...) counts as well, so absence proves that Open vSwitch does not hold the device, presence
     does not prove that it does.
     """
+    if not names:
+        return frozenset()
     with open(TABLE, encoding="ascii") as table:
-        indexes = {int(line.split()[4]) for line in table.readlines()[1:]}
+        indexes = {int(line.split(maxsplit=5)[4]) for line in table.readlines()[1:]}
     # The index of a device that is gone is -1, and 0 is any.
-    return frozenset(name for index in indexes if index > 0 and (name := _name_of(index)))
+    return frozenset(name for name in names if _index_of(name) in indexes - {0})
 
 
-def _name_of(index: int) -> str:
-    """The name of a device; "" for one that is gone."""
-    # One by one: if_nameindex(3) has the kernel tell everything about every device of the host.
+def _index_of(name: str) -> int:
+    """The index of a device; -2 where there is none, which no socket is bound to."""
     try:
-        return socket.if_indextoname(index)
+        return socket.if_nametoindex(name)
     except OSError:
-        return ""
+        return -2

@@ -27,6 +27,8 @@ from hybridvif.executors.qosrows import ids_of_qos
 from hybridvif.parts import Bridge, IvsPort, OvsPort, Role, Tap, Veth
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, role_of
 
+_OPTIONS = {key: key for key in ("nf_call_iptables", "nf_call_ip6tables")} | {"multicast_snooping": "mcast_snooping"}
+"""The options of a bridge that brctl has not, as ip spells them."""
 SYSCTLS = {
     "arp_ignore": "net/ipv4/conf/{}/arp_ignore",
     "arp_announce": "net/ipv4/conf/{}/arp_announce",
@@ -138,7 +140,7 @@ def _create_bridge(bridge: Bridge, up: bool) -> Iterator[Line]:
         yield _brctl("setfd", name, _seconds(bridge.forward_delay))
     # Only a change marks an MTU as chosen; the kernel resets any other when members come and go.
     yield _ip("link", "set", "dev", name, "mtu", str(bridge.mtu ^ 1))
-    rest = ("multicast_snooping", "ageing", "mac", "mtu", "group", "alias", "addr_gen_mode", *SYSCTLS)
+    rest = (*_OPTIONS, "ageing", "mac", "mtu", "group", "alias", "addr_gen_mode", *SYSCTLS)
     yield from _set_bridge(name, {key: getattr(bridge, key) for key in rest})
     if up:
         yield _set(name, {"up": True})
@@ -150,9 +152,10 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
         yield _brctl("stp", name, _on_off(changes["stp"]))
     if "forward_delay" in changes:
         yield _brctl("setfd", name, _seconds(changes["forward_delay"]))
-    if "multicast_snooping" in changes:
-        snooping = str(int(bool(changes["multicast_snooping"])))
-        yield _ip("link", "set", "dev", name, "type", "bridge", "mcast_snooping", snooping)
+    options = [(key, changes[key]) for key in _OPTIONS if changes.get(key) is not None]
+    if options:
+        words = [word for key, value in options for word in (_OPTIONS[key], str(int(bool(value))))]
+        yield _ip("link", "set", "dev", name, "type", "bridge", *words)
     if "ageing" in changes:
         yield _brctl("setageing", name, _seconds(changes["ageing"]))
     # The MTU before IPv6 is switched off, since a device whose MTU rises to 1280 gets its IPv6 back; up comes last.
@@ -272,6 +275,12 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
         yield from ("--", "--id=@port", "get", "Port", name)
         yield from ("--", "remove", "Bridge", before.bridge, "ports", "@port")
         yield from ("--", "add", "Bridge", after.bridge, "ports", "@port")
+
+
+def bridge_words(name: str, datapath_type: str) -> list[str]:
+    """The words that make a bridge."""
+    kind = ["--", "set", "Bridge", name, f"datapath_type={datapath_type}"] if datapath_type else []
+    return ["--", "add-br", name, *kind]
 
 
 def _removal_words(name: str, bridge: str, gone: Sequence[str]) -> list[str]:

@@ -19,7 +19,7 @@ from hybridvif.names import key_of
 from hybridvif.parts import Bridge, HostState, IvsPort, Link, OvsPort, Part, Role, Stray, Tap, Veth
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Step, objection, simulate
+from hybridvif.steps import Create, Delete, Step, objection, simulate
 
 
 class Simulation:
@@ -96,6 +96,8 @@ class Simulation:
                 self._failures.remove(told)
                 return Outcome(step, Result.FAILED, reason, retry=retry, simulated=True)
         self.state = simulate(self.state, step)
+        if isinstance(step, Create) and isinstance(step.part, OvsPort):
+            self.switches.setdefault(step.part.bridge, step.part.datapath_type or "system")
         self.steps.append(step)
         return Outcome(step, Result.DONE, simulated=True)
 
@@ -213,7 +215,7 @@ class _RecordingExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._links_are_simulated = settings.link_executor == "recording"
-        self.simulation.switches = dict.fromkeys(settings.integration_bridges, "netdev")
+        self.simulation.switches = dict.fromkeys(settings.named_bridges, "netdev")
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
         """The parts of this role on the simulated host."""

@@ -19,6 +19,7 @@ from ovsdbapp.backend.ovs_idl import idlutils
 
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
+from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
 from hybridvif.executors.ovsrows import (
     IDS,
@@ -31,7 +32,7 @@ from hybridvif.executors.ovsrows import (
     not_realized,
     observed,
 )
-from hybridvif.executors.qosrows import goes_with, ids_of_qos
+from hybridvif.executors.qosrows import goes_with, ids_of_qos, ports_with_qos
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
 from hybridvif.parts import OvsPort, Part, Role
@@ -54,6 +55,7 @@ class ReplicaExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._session = Session(settings.ovsdb_connection)
+        self._settings = settings
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
@@ -79,7 +81,7 @@ class ReplicaExecutor:
                 if against:
                     return against
                 try:
-                    status, number, said = api.commit(lambda txn: _compose(api, txn, steps), deadline)
+                    status, number, said = api.commit(lambda txn: self._compose(api, txn, steps), deadline)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if status in ("success", "unchanged"):
@@ -93,26 +95,60 @@ class ReplicaExecutor:
         reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
         return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
 
+    def _compose(self, api: Any, txn: Any, steps: Sequence[Step]) -> None:
+        # Before anything is made: of a row of this transaction's own the replica does not tell every column.
+        qos = _qos_rows(api, steps)
+        bridges = {row.name for row in api.tables["Bridge"].rows.values()}
+        where = {name: bridge.name for bridge in api.tables["Bridge"].rows.values() for name in _held_by(bridge)}
+        for name, kind in bridges_to_make(steps, bridges, self._settings.creates).items():
+            _make_bridge(api, txn, name, kind)
+        trunks = trunks_left(steps, where) if self._settings.remove_trunk_bridges else []
+        emptied = [name for name in trunks if not _held_by(_bridge(api, name)) - {step.part.name for step in steps}]
+        for name in emptied:
+            _bridge(api, name).verify("ports")
+        _compose(api, txn, steps, qos)
+        for name in emptied:
+            bridge = _bridge(api, name)
+            api._ovs.delvalue("bridges", bridge)
+            bridge.delete()
+
+
+def _make_bridge(api: Any, txn: Any, name: str, datapath_type: str) -> None:
+    """Make a bridge and its own port, as ovsdbapp's AddBridgeCommand does under a lock that an Idl of ours has not."""
+    interface, port, bridge = (txn.insert(api.tables[table]) for table in ("Interface", "Port", "Bridge"))
+    interface.name = port.name = bridge.name = name
+    interface.type, port.interfaces, bridge.ports = "internal", [interface], [port]
+    bridge.datapath_type = datapath_type
+    api._ovs.addvalue("bridges", bridge)
+
+
+def _held_by(bridge: Any) -> set[str]:
+    """The names of the ports of a bridge, but for its own."""
+    return {port.name for port in bridge.ports} - {bridge.name}
+
 
 def _names(steps: Iterable[Step]) -> str:
     names = sorted({step.part.name for step in steps})
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _delete_qos(api: Any, name: str) -> None:
-    """Delete the QoS rows that go with the port of this name."""
-    ports = list(api.tables["Port"].rows.values())
-    for row in list(api.tables["QoS"].rows.values()):
-        if goes_with(name, row.external_ids, [port.name for port in ports if row in port.qos]):
-            row.delete()
+def _qos_rows(api: Any, steps: Sequence[Step]) -> dict[str, list[Any]]:
+    """By the name of a port of these steps: the QoS rows that go with it."""
+    names = ports_with_qos(steps)
+    held: dict[Any, list[str]] = {}
+    for port in api.tables["Port"].rows.values() if names else ():
+        for row in port.qos:
+            held.setdefault(row.uuid, []).append(port.name)
+    rows = list(api.tables["QoS"].rows.values())
+    return {name: [row for row in rows if goes_with(name, row.external_ids, held.get(row.uuid, ()))] for name in names}
 
 
-def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
+def _compose(api: Any, txn: Any, steps: Sequence[Step], qos: Mapping[str, Sequence[Any]]) -> None:
     for step in steps:
         match step:
             case Create(OvsPort() as port):
-                if port.qos_type:
-                    _delete_qos(api, port.name)
+                for left in qos.get(port.name, ()):
+                    left.delete()
                 _create(api, txn, port)
             case Update(_, OvsPort() as port):
                 _update(api, port, changes_of(step))
@@ -120,8 +156,16 @@ def _compose(api: Any, txn: Any, steps: Sequence[Step]) -> None:
                 row = _row(api, "Port", port.name)
                 if row is not None:
                     row.interfaces[0].verify("external_ids")
-                    _delete_qos(api, port.name)
-                    api.del_port(port.name).run_idl(txn)
+                    holder = _holder(api, row)
+                    for own in qos[port.name]:
+                        own.delete()
+                    if qos[port.name] and holder is not None:
+                        # Its hold on a QoS row counts until the end of the transaction, and of a row that is deleted
+                        # here the server is told nothing: it goes when no bridge holds it.
+                        row.qos = []
+                        holder.delvalue("ports", row)
+                    else:
+                        api.del_port(port.name).run_idl(txn)
             case _:
                 raise StepFailed(f"ovsdbapp does not serve {step.part.kind} {step.part.name}")
 

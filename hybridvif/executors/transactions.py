@@ -8,12 +8,11 @@ row is was judged by its external_ids, so every change of one waits for them to 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from types import MappingProxyType
+from dataclasses import dataclass, field
 from typing import Any
 
 from hybridvif.errors import BridgeMissing
-from hybridvif.executors import qosrows
+from hybridvif.executors import bridgerows, qosrows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.jsonrpc import Operation
 from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, columns_at_birth, ids_of
@@ -64,16 +63,23 @@ def questions(names: Collection[str] | None, columns: Columns) -> list[Operation
     ]
 
 
-def holder_questions(answers: Sequence[Any]) -> list[Operation]:
-    """Which bridge holds each Port of these answers, where they do not tell it."""
+def unheld(answers: Sequence[Any]) -> list[str]:
+    """The Ports of these answers, by uuid, of which they do not tell which bridge holds them."""
     if any("ports" in bridge for bridge in answers[1]["rows"]):
         return []
-    ports = [row["_uuid"] for answer in answers[2:] for row in answer["rows"] if "interfaces" in row]
-    return [_select("Bridge", {"Bridge": ["name"]}, ["ports", "includes", uuid]) for uuid in ports]
+    return [row["_uuid"][1] for answer in answers[2:] for row in answer["rows"] if "interfaces" in row]
 
 
-def read_of(names: Collection[str] | None, answers: Sequence[Any], holders: Sequence[Any]) -> Read | None:
-    """What these answers say; None if the rows changed between the two questions."""
+def holder_questions(ports: Iterable[str]) -> list[Operation]:
+    """Which bridge holds each of these Ports, one question a Port."""
+    return [_select("Bridge", {"Bridge": ["name"]}, ["ports", "includes", ["uuid", port]]) for port in ports]
+
+
+def read_of(names: Collection[str] | None, answers: Sequence[Any], holders: Mapping[str, Any]) -> Read | None:
+    """What these answers say; None if the rows changed between the two questions.
+
+    holders: by the uuid of a Port, the answer to which bridge holds it.
+    """
     (version,) = [row.get("ovs_version", "") for row in answers[0]["rows"][:1]] or [""]
     bridges = answers[1]["rows"]
     interfaces: dict[str, Any] = {}
@@ -82,10 +88,10 @@ def read_of(names: Collection[str] | None, answers: Sequence[Any], holders: Sequ
         for row in answer["rows"]:
             (ports if "interfaces" in row else interfaces)[row["name"]] = row
     holder_of = {uuid[1]: bridge["name"] for bridge in bridges for uuid in _set(bridge.get("ports", []))}
-    for port, answer in zip(ports.values() if holders else (), holders, strict=True):
-        if not answer["rows"]:
+    for uuid in unheld(answers):
+        if not holders[uuid]["rows"]:
             return None
-        holder_of[port["_uuid"][1]] = answer["rows"][0]["name"]
+        holder_of[uuid] = holders[uuid]["rows"][0]["name"]
     wanted = [name for name in interfaces if (key_of(name) if names is None else name in names)]
     uuids = {name: (interfaces[name]["_uuid"][1], ports[name]["_uuid"][1]) for name in wanted if name in ports}
     return Read(
@@ -111,20 +117,34 @@ def _row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder
     )
 
 
-def operations_of(
-    steps: Sequence[Step], read: Read, qos: Mapping[str, Sequence[str]] = MappingProxyType({})
-) -> list[Operation]:
-    """The operations that these steps are, less next_cfg; empty if nothing is to be written. Raises StepFailed.
+@dataclass(frozen=True, slots=True)
+class Companions:
+    """What comes and goes with the rows of ports."""
 
-    qos: by the name of a port, the uuids of the QoS rows that go with it.
-    """
-    operations: list[Operation] = []
+    qos: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """By the name of a port, the uuids of the QoS rows that go with it."""
+    made: Mapping[str, str] = field(default_factory=dict)
+    """The bridges that are made, by name: their datapath types."""
+    emptied: Mapping[str, Any] = field(default_factory=dict)
+    """The trunk bridges that are left empty, by name: their rows."""
+
+    def bridge_operations(self) -> list[Operation]:
+        """The operations about bridges, which are to come first."""
+        removed = [one for row in self.emptied.values() for one in bridgerows.removal(row)]
+        made = [bridgerows.insertion(*made, at) for at, made in enumerate(sorted(self.made.items()))]
+        return removed + [one for operations in made for one in operations]
+
+
+def operations_of(steps: Sequence[Step], read: Read, besides: Companions = Companions()) -> list[Operation]:
+    """The operations that these steps are, less next_cfg; empty if nothing is to be written. Raises StepFailed."""
+    qos, there = besides.qos, {*read.bridges, *besides.made}
+    operations = besides.bridge_operations()
     added: dict[str, list[Any]] = {}
     removed: dict[str, list[Any]] = {}
     for at, step in enumerate(steps):
         match step:
             case Create(OvsPort() as port):
-                _require(port.bridge, read)
+                _require(port.bridge, there)
                 operations += qosrows.deletions(qos.get(port.name, ()))
                 operations += _insert(port, at)
                 added.setdefault(port.bridge, []).append(["named-uuid", f"port{at}"])
@@ -133,7 +153,7 @@ def operations_of(
                 operations += _unchanged(port.name, read) + _changed(port, changes, read)
                 if "bridge" in changes:
                     # Moved, not deleted and added: row, ofport and other_config stay.
-                    _require(port.bridge, read)
+                    _require(port.bridge, there)
                     uuid = ["uuid", read.uuids[port.name][1]]
                     removed.setdefault(str(read.rows[port.name].bridge), []).append(uuid)
                     added.setdefault(port.bridge, []).append(uuid)
@@ -151,6 +171,7 @@ def operations_of(
         operations += [
             _mutate("Bridge", ["name", "==", bridge], ["ports", verb, ["set", uuids]])
             for bridge, uuids in sorted(ports.items())
+            if bridge not in besides.emptied
         ]
     return operations
 
@@ -203,8 +224,8 @@ def error_in(results: Sequence[Any]) -> str:
     return ""
 
 
-def _require(bridge: str, read: Read) -> None:
-    if bridge not in read.bridges:
+def _require(bridge: str, there: Collection[str]) -> None:
+    if bridge not in there:
         raise StepFailed(
             f"integration bridge {bridge} does not exist; create it: ovs-vsctl add-br {bridge}", code=BridgeMissing.code
         )

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from typing import Any, ClassVar
 
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
+from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
 from hybridvif.executors.command import Finished, Program
 from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.qosrows import goes_with, ports_with_qos
-from hybridvif.executors.recipes import switch_words
+from hybridvif.executors.recipes import bridge_words, switch_words
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
 from hybridvif.parts import HostState, OvsPort, Part, Role
@@ -26,6 +27,13 @@ from hybridvif.steps import Delete, Step, Update, changes_of
 
 SETTLE = 0.1
 """Seconds to wait for ofport and error to follow cur_cfg."""
+_MOVED_ON = (
+    "constraint violation",
+    "referential integrity violation",
+    "cannot create a port",
+    "cannot create a bridge",
+)
+"""What ovs-vsctl says where the rows are no longer as they were read."""
 READ_SHARE = 0.25
 """Of the deadline, what is kept for reading back what became of a command line that did not end."""
 
@@ -41,6 +49,7 @@ class VsctlExecutor:
     def __init__(self, settings: Settings) -> None:
         self._vsctl = Program("ovs-vsctl", settings.program_path)
         self._database = settings.ovsdb_connection
+        self._settings = settings
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
@@ -60,19 +69,22 @@ class VsctlExecutor:
         against = objected(seen.state, steps)
         if against:
             return against
-        missing = _missing_bridges(seen.facts.switches, steps)
+        made = bridges_to_make(steps, seen.facts.switches, self._settings.creates)
+        missing = _missing_bridges({*seen.facts.switches, *made}, steps)
         if missing:
             reason = f"integration bridge {missing[0]} does not exist; create it: ovs-vsctl add-br {missing[0]}"
             return [Outcome(step, Result.FAILED, reason, code=BridgeMissing.code) for step in steps]
         qos = self._qos_rows(steps, deadline)
         found = [_as_found(step, seen.state) for step in steps]
-        words = [word for step in found for word in switch_words(step, qos.get(step.part.name, ()))]
+        words = [word for name, kind in made.items() for word in bridge_words(name, kind)]
+        words += [word for step in found for word in switch_words(step, qos.get(step.part.name, ()))]
+        words += [word for name in self._emptied(found, deadline) for word in ("--", "del-br", name)]
         until = deadline - (deadline - time.monotonic()) * READ_SHARE
         done = self._run(words, until)
         if done.expired or done.code < 0:
             return self._resolved(steps, deadline)
         if done.code:
-            retry = "constraint violation" in done.stderr or "cannot create a port" in done.stderr
+            retry = any(said in done.stderr for said in _MOVED_ON)
             reason = f"ovs-vsctl failed: {done.said.removeprefix('ovs-vsctl: ').rstrip('.')}"
             return [Outcome(step, Result.FAILED, reason, retry=retry) for step in steps]
         try:
@@ -171,13 +183,22 @@ class VsctlExecutor:
             for name in names
         }
 
+    def _emptied(self, steps: Sequence[Step], deadline: float) -> list[str]:
+        """The trunk bridges that are left empty, and are to go."""
+        if not self._settings.remove_trunk_bridges:
+            return []
+        leaving = {step.part.name: step.part.bridge for step in steps if isinstance(step.part, OvsPort)}
+        trunks = trunks_left(steps, leaving)
+        held = {name: self._run(["--", "list-ports", name], deadline, options=["--no-wait"]) for name in trunks}
+        return [name for name, done in held.items() if not done.code and not set(done.stdout.split()) - leaving.keys()]
+
     def _run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
         # ovs-vsctl counts whole seconds; what is left of one is ours to end.
         seconds = max(int(deadline - time.monotonic()), 1)
         return self._vsctl.run([f"--timeout={seconds}", f"--db={self._database}", *options, *words], deadline)
 
 
-def _missing_bridges(bridges: Mapping[str, str], steps: Iterable[Step]) -> list[str]:
+def _missing_bridges(bridges: Collection[str], steps: Iterable[Step]) -> list[str]:
     parts = [step.part for step in steps if not isinstance(step, Delete)]
     return [part.bridge for part in parts if isinstance(part, OvsPort) and part.bridge not in bridges]
 

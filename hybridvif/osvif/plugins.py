@@ -24,6 +24,7 @@ from hybridvif.host import Host, connect
 from hybridvif.names import names_of
 from hybridvif.osvif.options import set_in_files
 from hybridvif.osvif.translation import beyond_plug, beyond_unplug, names_as_asked, port_of
+from hybridvif.settings import Settings
 
 LOG = logging.getLogger(__name__)
 OVS = "ovs"
@@ -49,6 +50,11 @@ class HybridPath:
     def set_options(self) -> dict[str, Any]:
         """os-vif's options that a file sets."""
         return set_in_files(cfg.CONF)
+
+    @cached_property
+    def settings(self) -> Settings:
+        """The program's own configuration, for which no daemon is needed. Raises ConfigurationError."""
+        return config.settings_of(cfg.CONF)
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug one. Raises HybridVifError."""
@@ -93,12 +99,12 @@ class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, and
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIFBridge. Raises HybridVifError, which carries the report."""
-        self._require_ours(vif, beyond_plug(vif))
+        self._require_ours(vif, beyond_plug(vif, self._path.settings))
         self._path.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:  # noqa: ARG002  # os-vif's signature
         """Unplug a VIFBridge. Raises HybridVifError, which carries the report."""
-        self._require_ours(vif, beyond_unplug(vif))
+        self._require_ours(vif, beyond_unplug(vif, self._path.settings))
         self._path.unplug(vif)
 
     @staticmethod
@@ -120,14 +126,14 @@ class HybridOvsPlugin(OvsPlugin):  # type: ignore[misc]  # as above
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug it: a hybrid port ourselves. Raises HybridVifError for those, what os-vif raises for others."""
-        if not self._is_hybrid(vif) or self._delegated(vif, beyond_plug(vif)):
+        if not self._is_hybrid(vif) or self._delegated(vif, beyond_plug(vif, self._path.settings)):
             super().plug(vif, instance_info)
         else:
             self._path.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:
         """Unplug it, in the same way."""
-        if not self._is_hybrid(vif) or self._delegated(vif, beyond_unplug(vif)):
+        if not self._is_hybrid(vif) or self._delegated(vif, beyond_unplug(vif, self._path.settings)):
             super().unplug(vif, instance_info)
         else:
             self._path.unplug(vif)

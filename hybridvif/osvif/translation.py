@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from hybridvif.errors import InvalidInput
-from hybridvif.names import PortNames, names_of
-from hybridvif.port import NONE, Port, is_trunk_bridge
+from hybridvif.names import TRUNK_BRIDGES, PortNames, is_trunk_bridge, names_of
+from hybridvif.port import NONE, Port
+from hybridvif.settings import Settings
 
 _PROFILE = "VIFPortProfileOpenVSwitch"
 
@@ -32,6 +33,7 @@ def port_of(vif: Any, instance_info: Any, set_options: Mapping[str, Any]) -> Por
         instance_id=str(_field(instance_info, "uuid")),
         interface_id="" if interface_id == vif.id else interface_id,
         bridge=str(_field(network, "bridge")),
+        datapath_type=_datapath_of(profile),
         isolate=bool(set_options.get("isolate_vif")),
         # As os-vif does, which leaves the queueing of a userspace datapath alone.
         qos_type="" if _datapath_of(profile) == "system" else NONE,
@@ -56,19 +58,20 @@ def names_as_asked(vif: Any) -> PortNames:
     return names
 
 
-def beyond_plug(vif: Any) -> str:
-    """What a plug of this VIF needs that a Port cannot say; empty if nothing."""
+def beyond_plug(vif: Any, settings: Settings) -> str:
+    """What a plug of this VIF needs that a Port cannot say, or this host does not let us do; empty if nothing."""
     profile = vif.port_profile if "port_profile" in vif else None
     if profile is not None and "create_tap" in profile.fields and "create_tap" in profile and profile.create_tap:
         return "its port profile asks for create_tap"
-    return beyond_unplug(vif)
+    return beyond_unplug(vif, settings)
 
 
-def beyond_unplug(vif: Any) -> str:
-    """What an unplug of this VIF needs that the library does not do yet; empty if nothing."""
+def beyond_unplug(vif: Any, settings: Settings) -> str:
+    """What an unplug of this VIF needs that this host does not let us do; empty if nothing."""
     network = vif.network if "network" in vif else None
-    if network is not None and "bridge" in network and is_trunk_bridge(str(network.bridge)):
-        return f"{network.bridge} is a trunk bridge"
+    bridge = str(network.bridge) if network is not None and "bridge" in network else ""
+    if is_trunk_bridge(bridge) and not settings.allows(bridge):
+        return f"{bridge} is a trunk bridge, and [hybridvif] integration_bridges has no {TRUNK_BRIDGES}"
     return ""
 
 

@@ -77,7 +77,7 @@ def carry_out(
             batch = [(course, taken) for course in courses if (taken := course.next_for(role))]
             if batch:
                 more = any(course.waiting for course in courses)
-                _carry_out_batch(batch, executors[role], _share(deadline) if more else deadline)
+                _carry_out_batch(batch, executors[role], share(deadline) if more else deadline)
     return [course.in_order() for course in courses]
 
 
@@ -94,7 +94,8 @@ def _refuse_unserved(course: _Course, executors: Mapping[Role, Executor]) -> Non
         course.note(course.next_for_all(), failed)
 
 
-def _share(deadline: float) -> float:
+def share(deadline: float) -> float:
+    """The deadline of what others follow."""
     now = time.monotonic()
     return now + (deadline - now) * SHARE
 

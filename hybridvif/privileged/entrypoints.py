@@ -12,15 +12,16 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
 from hybridvif import wire
 from hybridvif.errors import HybridVifError, PreconditionError, Refused
-from hybridvif.executors.base import Executor, ExecutorError
+from hybridvif.executors.base import Executor, ExecutorError, observing
 from hybridvif.facts import together
 from hybridvif.parts import Role
-from hybridvif.privileged import batches, policy, posture, registry
+from hybridvif.privileged import batches, identification, policy, posture, registry
 from hybridvif.privileged.context import entrypoint
 from hybridvif.settings import MAX_DEADLINE
 
@@ -61,7 +62,10 @@ def observe(names: object, deadline: object) -> Any:
     asked = wire.decode_names(names)
     policy.permit_names(asked)
     executors = _executors().values()
-    seen = together(executor.observe(asked, until) for executor in executors)
+    with ExitStack() as asking:
+        # All are asked before the first is waited for.
+        answers = [asking.enter_context(observing(executor, asked, until)) for executor in executors]
+        seen = together(answer() for answer in answers)
     serves = frozenset(cls.kind for executor in executors for cls in executor.serves)
     return wire.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
 
@@ -69,12 +73,16 @@ def observe(names: object, deadline: object) -> Any:
 @entrypoint
 @_answering
 def apply(plans: object, deadline: object) -> Any:
-    """Carry out plans, one a port; all are decoded and permitted before any step runs."""
+    """Carry out plans, one a port; all are decoded and permitted, and their ports known, before any step runs."""
     until = _instant(deadline)
     decoded = wire.decode_plans(plans)
     executors = _executors()
-    policy.permit_plans(decoded, registry.configured())
-    return wire.encode_outcomes(batches.carry_out(decoded, executors, until))
+    settings = registry.configured()
+    policy.permit_plans(decoded, settings)
+    refused = identification.refusals(decoded, executors, settings.allows, batches.share(until))
+    left = [() if at in refused else plan for at, plan in enumerate(decoded)]
+    outcomes = batches.carry_out(left, executors, until)
+    return wire.encode_outcomes([refused.get(at, done) for at, done in enumerate(outcomes)])
 
 
 def _instant(deadline: object) -> float:

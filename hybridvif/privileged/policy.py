@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from hybridvif.errors import Refused
-from hybridvif.limits import unwritable
-from hybridvif.names import PortNames, key_of, names_of_key
-from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, with_article
+from hybridvif.limits import unfiltered, unwritable
+from hybridvif.names import KEY_LENGTH, PortNames, key_of, names_of_key
+from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, births_of, with_article
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.steps import Create, Delete, Step, Update, changes_of, owners_of
 
 
 def permit_names(names: Iterable[str] | None) -> None:
@@ -32,6 +32,34 @@ def permit_plans(plans: Sequence[Sequence[Step]], settings: Settings) -> None:
             seen.add(str(key))
             for step in plan:
                 _permit(step, names_of_key(str(key)), settings)
+        owner_stated(plan)
+
+
+def owner_stated(plan: Sequence[Step]) -> str:
+    """The id of the port that a plan is of, as its parts state it; "" if none does. Raises Refused for two.
+
+    What is written states it, and what links bear. A row that is merely found may bear ids that are to be mended, so
+    it counts where nothing else does, and where its id has these names.
+    """
+    stated: set[str] = set()
+    found: set[str] = set()
+    for step in plan:
+        before = step.before if isinstance(step, Update) else step.part
+        if not isinstance(step.part, OvsPort):
+            stated |= owners_of(before) | owners_of(step.part)
+            continue
+        if not isinstance(step, Create):
+            found |= owners_of(before)
+        if isinstance(step, Create) or (isinstance(step, Update) and {"iface_id", "port_id"} & changes_of(step).keys()):
+            # So an iface-id that is not this port's own goes with our key, which says whose it is.
+            stated |= owners_of(step.part)
+    owners = stated or {owner for owner in found if owner[:KEY_LENGTH] == key_of(plan[0].part.name)}
+    if len(owners) > 1:
+        raise Refused(f"refused: a plan is of two ports, {' and '.join(sorted(owners)[:2])}")
+    for owner in owners:
+        if owner[:KEY_LENGTH] != key_of(plan[0].part.name):
+            raise Refused(f"refused: {plan[0].part.name} is not named for port {owner}")
+    return "".join(owners)
 
 
 def _permit(step: Step, names: PortNames, settings: Settings) -> None:
@@ -42,11 +70,16 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             raise Refused(f"refused: {step.part.name} is the VM's device, which is neither made nor deleted here")
         case Create(part):
             _permit_values(part, unwritable(part))
+            _permit_filtering(part, attributes_of(type(part)), settings)
             _permit_bridge(part, settings)
-        case Update(_, after):
+        case Update(before, after):
+            _permit_master(before, names)
             changes = changes_of(step)
             _permit_values(after, unwritable(after, changes | _regained(step)))
+            _permit_filtering(after, changes, settings)
             if "bridge" in changes:
+                # The bridge may have to be made.
+                _permit_values(after, unwritable(after, births_of(after)))
                 _permit_bridge(after, settings)
 
 
@@ -75,8 +108,22 @@ def _permit_values(part: Part, illegal: Sequence[str]) -> None:
         raise Refused(f"refused: {part.name} may not be given that {', '.join(illegal)}")
 
 
+def _permit_master(before: Part, names: PortNames) -> None:
+    if isinstance(before, Veth | Tap) and before.master not in ("", names.bridge):
+        raise Refused(f"refused: {before.name} is not taken out of {before.master[:32]!r}, which is not its bridge")
+
+
+def _permit_filtering(part: Part, attributes: Iterable[str], settings: Settings) -> None:
+    off = unfiltered(part, attributes, settings)
+    if off:
+        raise Refused(
+            f"refused: {part.name} may not be without {', '.join(off)}, since [hybridvif] call_iptables of this host "
+            "asks for them; set it in the caller's configuration, too"
+        )
+
+
 def _permit_bridge(part: Part, settings: Settings) -> None:
-    if isinstance(part, OvsPort) and part.bridge not in settings.integration_bridges:
+    if isinstance(part, OvsPort) and not settings.allows(part.bridge):
         raise Refused(
             f"refused: {part.bridge} is not in [hybridvif] integration_bridges of this host "
             f"({', '.join(settings.integration_bridges)}); add it there"

@@ -25,6 +25,7 @@ from hybridvif.errors import HybridVifError
 from hybridvif.privileged import posture, registry
 from hybridvif.privileged.context import daemon_context
 from hybridvif.privileged.frames import Frames
+from hybridvif.privileged.replies import Replies
 
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
 _OPTIONS = _ONCE | {"--config-file", "--config-dir"}
@@ -64,6 +65,7 @@ class Hardened(daemon.Daemon):
 
     def __init__(self, channel: comm.ServerChannel, context: PrivContext) -> None:
         super().__init__(channel, context)
+        channel.writer = Replies(channel.writer)
         channel.reader_iter = Frames(channel.writer.writesock, channel.send)
 
     def _drop_privs(self) -> None:

@@ -33,6 +33,7 @@ IDS = {
     "attached_mac": "attached-mac",
     "vm_uuid": "vm-uuid",
     "port_id": "hybridvif-port-id",
+    "bridge_name": "bridge_name",
 }
 """The keys of Interface.external_ids, by attribute (semantics of Neutron's agent, but for the last)."""
 PATIENCE = 8.0
@@ -53,7 +54,7 @@ class Bench(Lab):
         super().__init__(box, host)
         self.port = make_port()
         self.names = self.port.names
-        self.wiring = wiring_of(self.port)
+        self.wiring = HostState().having(*map(possible, wiring_of(self.port)))
 
     def observed(self, names: Collection[str] | None = ()) -> Observed:
         """What an executor sees under these names, by default the port's."""
@@ -186,6 +187,8 @@ def _bridge(part: Bridge) -> list[str]:
         f"link set {name} type bridge forward_delay {part.forward_delay} ageing_time {part.ageing}",
         f"link set {name} type bridge mcast_snooping {part.multicast_snooping:d}",
     ]
+    calls = {option: getattr(part, option) for option in ("nf_call_iptables", "nf_call_ip6tables")}
+    lines += [f"link set {name} type bridge {option} {on:d}" for option, on in calls.items() if on is not None]
     return lines if part.addr_gen_mode is None else [*lines, f"link set {name} addrgenmode {part.addr_gen_mode}"]
 
 
@@ -266,6 +269,8 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
             "addr_gen_mode": ["none", "eui64", "random"],
             "arp_ignore": [0, 1, 2, 3, 8],
             "arp_announce": [0, 1, 2],
+            "nf_call_iptables": flags,
+            "nf_call_ip6tables": flags,
             "group": groups,
         },
         Veth: {
@@ -281,7 +286,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
         },
         OvsPort: {
             "bridge": TWO_BRIDGES,
-            "iface_id": [port.id, "", port.instance_id],
+            "iface_id": [port.id, ""],
             "iface_status": ["active", "", *words],
             "attached_mac": [port.mac, "", *words],
             "vm_uuid": [port.instance_id, port.id, "", *words],
@@ -326,6 +331,9 @@ def any_links(port: Port, choice: Random) -> HostState:
 def possible(part: Part) -> Part:
     """The part as a kernel can have it."""
     if isinstance(part, Bridge):
+        part = replace(
+            part, nf_call_iptables=bool(part.nf_call_iptables), nf_call_ip6tables=bool(part.nf_call_ip6tables)
+        )
         if part.mtu < 1280:
             # Too small for IPv6 (RFC 8200), so the kernel keeps nothing about it.
             part = replace(part, disable_ipv6=None, addr_gen_mode=None)

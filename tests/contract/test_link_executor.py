@@ -29,7 +29,7 @@ from hybridvif import (
 )
 from hybridvif.parts import Part, Role
 from hybridvif.privileged.registry import installed
-from tests.contract.bench import FOREIGN, Bench, sampled, states, wrong
+from tests.contract.bench import FOREIGN, Bench, possible, sampled, states, wrong
 from tests.functional.conftest import make_port, require_tun
 from tests.unit.strategies import the
 
@@ -47,7 +47,7 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 def links_of(mtu: int = 1500) -> HostState:
     """The links of the plugged port."""
-    return HostState(wiring_of(make_port(mtu=mtu)).links)
+    return HostState().having(*map(possible, wiring_of(make_port(mtu=mtu)).links.values()))
 
 
 LINKS = links_of()
@@ -83,6 +83,7 @@ class Change:
 
 
 SLOW_BRIDGE = replace(BRIDGE, forward_delay=200)
+CALLING_BRIDGE = replace(BRIDGE, nf_call_iptables=True, nf_call_ip6tables=True)
 CHANGES = [
     Change(BRIDGE, "alias", ""),
     Change(BRIDGE, "alias", "someone wrote here", only_back=True),
@@ -98,6 +99,8 @@ CHANGES = [
     Change(BRIDGE, "addr_gen_mode", "random"),
     Change(BRIDGE, "arp_ignore", 0),
     Change(BRIDGE, "arp_announce", 0),
+    Change(CALLING_BRIDGE, "nf_call_iptables", False),
+    Change(CALLING_BRIDGE, "nf_call_ip6tables", False),
     Change(BRIDGE, "group", 7, only_back=True),
     Change(VETH, "alias", ""),
     Change(VETH, "peer_alias", ""),

@@ -80,6 +80,8 @@ class IpRoute2:
                 forward_delay=options["forward_delay"],
                 ageing=options["ageing_time"],
                 multicast_snooping=bool(options["mcast_snooping"]),
+                nf_call_iptables=bool(options["nf_call_iptables"]),
+                nf_call_ip6tables=bool(options["nf_call_ip6tables"]),
                 disable_ipv6=None if ipv6 is None else ipv6 == "1",
                 addr_gen_mode=bridge.get("inet6_addr_gen_mode"),
                 arp_ignore=int(self.sysctls[f"ipv4/conf/{names.bridge}/arp_ignore"]),

@@ -135,13 +135,15 @@ with IPRoute() as ipr:
         assert options.ageing == data("IFLA_BR_AGEING_TIME")
         assert options.stp == bool(data("IFLA_BR_STP_STATE"))
         assert options.multicast_snooping == bool(data("IFLA_BR_MCAST_SNOOPING"))
+        assert options.nf_call_iptables == bool(data("IFLA_BR_NF_CALL_IPTABLES"))
+        assert options.nf_call_ip6tables == bool(data("IFLA_BR_NF_CALL_IP6TABLES"))
         assert (options.arp_ignore, options.arp_announce) == (inet["arp_ignore"], inet["arp_announce"])
         conf = inet6.get_attr("IFLA_INET6_CONF") if inet6 is not None else None
         assert options.disable_ipv6 == (None if conf is None else bool(conf["disable_ipv6"]))
 print(len(theirs), compared)
 """
 MADE = """
-ip link add hvtbridge mtu 1400 type bridge forward_delay 1500 ageing_time 100 mcast_snooping 1
+ip link add hvtbridge mtu 1400 type bridge forward_delay 1500 ageing_time 100 mcast_snooping 1 nf_call_iptables 1
 ip link set hvtbridge alias 'a "quoted" alias' up
 ip link add hvtsmall mtu 1000 type bridge stp_state 1
 ip link add hvtone mtu 9000 type veth peer name hvttwo

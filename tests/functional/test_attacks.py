@@ -14,7 +14,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from hybridvif import plug, wire, wiring_of
+from hybridvif import Port, plug, wire, wiring_of
 from hybridvif.privileged.context import Channel, daemon_context
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
@@ -147,6 +147,72 @@ PLANS: dict[str, Any] = {
         for name in ("eth0", "lo", "br-int", "../all", "--", OTHERS.tap, f"{NAMES.bridge}\0")
     },
 }
+TWIN = make_port(2, id=make_port(2).id[:-1] + "f")
+"""Another port, with the names of one that is plugged."""
+ROWED, STRAYED, TAPPED = make_port(4), make_port(5), make_port(6)
+
+
+def of(port: Port, kind: str, **more: Any) -> list[Any]:
+    made = {type(one).__name__: one for one in wiring_of(port)}[kind]
+    name, values = wire.encode_part(made)
+    return [name, {**values, **more}]
+
+
+def nobodys(kind: str) -> list[Any]:
+    """A part of the port that is plugged, as if it bore no mark."""
+    silent = {name: "" for name in ("alias", "peer_alias", "iface_id") if name in part(kind)[1]}
+    return of(TWIN, kind, **silent)
+
+
+TWO_OWNERS = {
+    "two owners": [
+        [["create", part("Bridge")], ["create", part("OvsPort", iface_id=PORT.id[:-1] + "f", port_id="")]],
+        [["create", part("Veth", peer_alias=PORT.id[:-1] + "f")]],
+        [["delete", part("Bridge")], ["delete", part("Veth", alias=PORT.id[:-1] + "f", peer_alias="")]],
+        [["update", part("Bridge", alias=PORT.id[:-1] + "f"), part("Bridge")]],
+    ],
+    "an owner that the names do not fit": [
+        [["delete", part("Bridge", alias=TWIN.id)]],
+        [["create", part("OvsPort", iface_id=TWIN.id)]],
+        [["update", part("OvsPort"), part("OvsPort", iface_id=TWIN.id)]],
+    ],
+    "out of a foreign bridge": [
+        [["update", part("Veth", master="br0"), part("Veth", master="")]],
+        [
+            [
+                "update",
+                ["Tap", {"name": TAPPED.names.tap, "master": "br0"}],
+                ["Tap", {"name": TAPPED.names.tap, "master": ""}],
+            ]
+        ],
+    ],
+}
+PLANS |= {f"{what} {number}": [plan] for what, plans in TWO_OWNERS.items() for number, plan in enumerate(plans)}
+TAP = [["Tap", {"name": TAPPED.names.tap, "master": master}] for master in ("", TAPPED.names.bridge)]
+UNPROVEN: dict[str, Any] = {
+    "another's links by names that fit": [["delete", of(TWIN, "Veth")], ["delete", of(TWIN, "Bridge")]],
+    "another's links of which nothing is said": [["delete", nobodys("Veth")], ["delete", nobodys("Bridge")]],
+    "another's links one by one": [["delete", of(TWIN, "Bridge")]],
+    "another's bridge set down": [["update", of(TWIN, "Bridge"), of(TWIN, "Bridge", up=False)]],
+    "another's bridge made one's own": [["update", nobodys("Bridge"), of(TWIN, "Bridge")]],
+    "a pair into another's bridge": [["create", of(TWIN, "Veth")], ["create", of(TWIN, "OvsPort")]],
+    "another's row": [["delete", of(TWIN, "OvsPort")]],
+    "another's row of which nothing is said": [["delete", nobodys("OvsPort")]],
+    "another's row parked": [["update", of(TWIN, "OvsPort"), of(TWIN, "OvsPort", type="patch", realized=False)]],
+    "another's row given an id": [["update", nobodys("OvsPort"), of(TWIN, "OvsPort")]],
+    "a row for another's device": [["create", of(TWIN, "OvsPort")]],
+    "a row on a foreign bridge": [["delete", of(ROWED, "OvsPort")]],
+    "a row on a foreign bridge taken home": [["update", of(ROWED, "OvsPort", bridge="br-ex"), of(ROWED, "OvsPort")]],
+    "a row on a foreign bridge by another name for it": [
+        ["update", of(ROWED, "OvsPort", iface_id=""), of(ROWED, "OvsPort")]
+    ],
+    "a row for a device of another shape": [["create", of(STRAYED, "OvsPort")]],
+    "a row before its device": [["create", of(STRAYED, "OvsPort")], ["create", of(STRAYED, "Bridge")]],
+    "a device of another shape": [["delete", of(STRAYED, "Veth")]],
+    "a tap out of a foreign bridge": [["update", *TAP]],
+    "a tap out of a foreign bridge by another name for it": [["update", *TAP[::-1]]],
+}
+"""Plans that are in order by themselves, of what is not this port's here."""
 CALLS: dict[str, Any] = {
     "no argument": (CALL, OBSERVE, (), {}),
     "one argument": (CALL, OBSERVE, ([],), {}),
@@ -185,7 +251,10 @@ def channel(connection: Lab) -> Iterator[Channel]:
     lab = connection
     lab.sh(
         "ip link add eth0 type veth peer name hvpeer; ip link set eth0 up mtu 1400 alias uplink; "
-        "ovs-vsctl add-port br-int hvpeer -- set Interface hvpeer external_ids:iface-id=theirs"
+        "ovs-vsctl add-port br-int hvpeer -- set Interface hvpeer external_ids:iface-id=theirs; "
+        f"ovs-vsctl add-br br-ex -- set Bridge br-ex datapath_type=netdev -- add-port br-ex {ROWED.names.switch_end}; "
+        f"ip link add {STRAYED.names.switch_end} type bridge; ip link add br0 type bridge; "
+        f"ip link add {TAPPED.names.tap} type veth peer name vm6; ip link set {TAPPED.names.tap} master br0"
     )
     assert plug(make_port(2), lab.host).ok
     # Once each in order, so that what the daemon loads at first use is there.
@@ -248,6 +317,17 @@ def test_questions_that_are_none_are_refused(channel: Channel, question: Any) ->
 @pytest.mark.parametrize("plans", PLANS.values(), ids=PLANS)
 def test_plans_that_are_none_are_refused(channel: Channel, plans: Any) -> None:
     refusal(channel, (CALL, APPLY, (plans, time.monotonic() + SOON), {}))
+
+
+@pytest.mark.parametrize("plan", UNPROVEN.values(), ids=UNPROVEN)
+def test_plans_of_what_is_not_this_ports_are_refused_alone(channel: Channel, plan: Any) -> None:
+    absent = [["delete", part("OvsPort")], ["delete", part("Veth")], ["delete", part("Bridge")]]
+    answer = channel.remote_call(APPLY, ([plan, absent], time.monotonic() + SOON), {}, SOON)
+    assert answer[0] == "ok", answer
+    refused, others = answer[1]
+    assert [outcome[0] for outcome in refused] == ["refused"] * len(plan)
+    assert all(outcome[1].startswith("refused: ") for outcome in refused)
+    assert [outcome[0] for outcome in others] == ["done"] * 3
 
 
 @pytest.mark.parametrize("message", CALLS.values(), ids=CALLS)

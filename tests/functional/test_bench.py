@@ -8,10 +8,12 @@ import pytest
 
 from hybridvif import cli
 
+WORDS = ("--ports", "2", "--rounds", "1", "--threads-on", "3", "--operations", "100")
+
 
 @pytest.mark.usefixtures("sandbox")
 def test_a_small_contest_has_a_figure_of_everything_it_times(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", "--ports", "2", "--rounds", "1", "-q", "-f", "json"]) == 0
+    assert cli.main(["bench", *WORDS, "-q", "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     taken = {(figure["contender"], figure["measure"]) for figure in document["figures"]}
     alone = {"plug again", "one plug", "one plug again", "one unplug", "ten threads", "command"}
@@ -19,4 +21,8 @@ def test_a_small_contest_has_a_figure_of_everything_it_times(capsys: pytest.Capt
         ("hybridvif", measure) for measure in alone
     }
     assert all(figure["median"] > 0 for figure in document["figures"])
-    assert [bar["name"] for bar in document["bars"]] == ["plug 2 ports, bulk / floor"]
+    assert [done for done, held in document["endurance"] if held] == list(range(10, 101, 10))
+    assert [bar["name"] for bar in document["bars"]] == [
+        "plug 2 ports, bulk / floor",
+        "memory after 100 operations / after the first tenth",
+    ]

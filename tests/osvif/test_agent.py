@@ -5,15 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hybridvif import Port, check, plug, plug_all
+from hybridvif.steps import Update, changes_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO, Drift
-from tests.osvif.conftest import FULL, Nova
+from tests.osvif.conftest import FULL, Nova, StartNova
 
 # As its interface monitor does (neutron/agent/common/ovsdb_monitor.py).
 MONITOR = (
@@ -119,6 +121,32 @@ def test_a_rule_by_physdev_holds_where_the_bridge_calls_iptables(
             assert left.ping("10.0.0.2").returncode == 0
         finally:
             lab.sh(f"iptables -F FORWARD; echo {calling} > /proc/sys/net/bridge/bridge-nf-call-iptables")
+
+
+@pytest.mark.parametrize("through", ["library", "os-vif"])
+def test_security_groups_hold_where_only_the_ports_own_bridge_calls_iptables(
+    lab: Lab, start_nova: StartNova, port: Port, through: str
+) -> None:
+    other = make_port(2)
+    calling = lab.sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables").strip()
+    lab.sh("echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables")
+    try:
+        if through == "library":
+            plug_all([replace(one, call_iptables=True) for one in (port, other)], lab.host)
+        else:
+            nova = start_nova(answer_to_ovs="true", call_iptables="true")
+            assert [nova.plug(one) for one in (port, other)] == [{"ok": True}] * 2
+        assert lab.link(QBR)["linkinfo"]["info_data"]["nf_call_ip6tables"] == 1
+        with lab.vm(port, 1) as left, lab.vm(other, 2):
+            assert left.ping("10.0.0.2").returncode == 0
+            lab.sh(f"iptables -A FORWARD -m physdev --physdev-in {port.names.tap} --physdev-is-bridged -j DROP")
+            assert left.ping("10.0.0.2", timeout=1).returncode != 0
+            lab.sh(f"ip link set {QBR} type bridge nf_call_iptables 0")
+            (step,) = check(replace(port, call_iptables=True), lab.host)
+            assert isinstance(step, Update)
+            assert changes_of(step) == {"nf_call_iptables": True}
+    finally:
+        lab.sh(f"iptables -F FORWARD; echo {calling} > /proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
 def test_the_names_that_the_firewall_builds_are_ours(port: Port) -> None:

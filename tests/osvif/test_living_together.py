@@ -87,6 +87,45 @@ def test_an_isolated_port_is_as_os_vifs(lab: Lab, start_nova: StartNova, port: P
         assert nova.unplug(port)["ok"]
 
 
+TRUNKS: dict[str, object] = {
+    "integration_bridges": "br-int,tbr-*,br-made",
+    "create_bridges": "tbr-*,br-made",
+    "remove_trunk_bridges": "true",
+}
+
+
+@pytest.mark.parametrize("isolate", ["true", "false"])
+def test_a_port_of_a_trunk_is_as_os_vifs_and_so_is_its_bridge(
+    lab: Lab, start_nova: StartNova, port: Port, isolate: str
+) -> None:
+    before = lab.snapshot()
+    isolating: dict[str, object] = {"isolate_vif": isolate}
+    novas = [start_nova(os_vif=isolating), start_nova(os_vif=isolating, answer_to_ovs="true", **TRUNKS)]
+    assert differing(lab, novas, port, bridge="tbr-1") == NO_DIFFERENCE
+    assert lab.snapshot() == before
+    for nova in novas:
+        assert nova.plug(port, bridge="tbr-1")["ok"]
+        row = dict(lab.row(QVO)["external_ids"][1])
+        assert row["bridge_name"] == "tbr-1"
+        assert lab.sh("ovs-vsctl get Bridge tbr-1 datapath_type").strip() == "netdev"
+    # Either takes away what the other made.
+    assert novas[0].unplug(port, bridge="tbr-1")["ok"]
+    assert lab.snapshot() == before
+
+
+def test_a_missing_integration_bridge_is_made_as_os_vif_makes_it(lab: Lab, start_nova: StartNova, port: Port) -> None:
+    novas = [start_nova(), start_nova(answer_to_ovs="true", **TRUNKS)]
+    assert differing(lab, novas, port, bridge="br-made") == NO_DIFFERENCE
+    columns = "name,datapath_type,fail_mode,protocols,external_ids,other_config"
+    made = [lab.sh(f"ovs-vsctl --columns={columns} list Bridge br-made; ovs-vsctl del-br br-made")]
+    assert novas[1].plug(port, bridge="br-made")["ok"]
+    made.append(lab.sh(f"ovs-vsctl --columns={columns} list Bridge br-made"))
+    assert made[0] == made[1]
+    # Of a bridge that lives os-vif would change the datapath type.
+    assert novas[1].plug(make_port(2), datapath_type="system")["ok"]
+    assert lab.sh("ovs-vsctl get Bridge br-int datapath_type").strip() == "netdev"
+
+
 def qos_of(lab: Lab, name: str = QVO) -> list[Any]:
     """The type of the QoS row that a port holds, and all that says whose it is; and how many QoS rows there are."""
     (row,) = json.loads(lab.sh(f"ovs-vsctl --format=json find Port name={name}"))["data"]

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from hybridvif.names import KEY_LENGTH
 from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, as_seen, differences
-from hybridvif.port import MAX_MTU, MIN_MTU, NONE, QOS_TYPES, Port, VifType, is_mac
+from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, NONE, QOS_TYPES, Port, VifType, is_mac
 from hybridvif.steps import Step, simulate
 from hybridvif.wiring import wiring_of
 
@@ -60,6 +60,7 @@ def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) 
     """Any legal Port."""
     vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
     of_a_row = {"isolate": st.booleans(), "qos_type": st.sampled_from(["", NONE, *QOS_TYPES])}
+    of_a_row |= {"datapath_type": st.sampled_from(["", *DATAPATH_TYPES])}
     plain = st.builds(
         Port,
         id=uuids,
@@ -67,6 +68,7 @@ def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) 
         instance_id=uuids,
         interface_id=st.just("") | uuids,
         mtu=st.integers(MIN_MTU, MAX_MTU),
+        call_iptables=st.booleans(),
         bridge=switch_bridges,
         vif_type=st.just(vif_type),
         **(of_a_row if vif_type is VifType.OVS else {}),
@@ -96,6 +98,8 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "addr_gen_mode": st.sampled_from(["none", "eui64", "stable_secret", "random", None]),
         "arp_ignore": st.integers(-1, 10),
         "arp_announce": st.integers(-1, 10),
+        "nf_call_iptables": st.sampled_from([True, False, None]),
+        "nf_call_ip6tables": st.sampled_from([True, False, None]),
         "group": numbers,
     },
     Veth: {
@@ -116,6 +120,7 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "attached_mac": macs | words,
         "vm_uuid": marks,
         "port_id": marks,
+        "bridge_name": words | switch_bridges,
         "type": st.sampled_from(["", PARKED]),
     },
     IvsPort: {},

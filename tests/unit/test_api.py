@@ -33,8 +33,9 @@ from hybridvif.attempts import BATCH
 from hybridvif.facts import Observed
 from hybridvif.host import GRACE, Host, NoAnswer, NotAsked
 from hybridvif.locks import LockTimeout
-from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Stray, StrayPort, Tap, agree
+from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Role, Stray, StrayPort, Tap, agree
 from hybridvif.port import Port, VifType
+from hybridvif.privileged.identification import refusals
 from hybridvif.privileged.policy import permit_names, permit_plans
 from hybridvif.report import Outcome, Report, Result, Status
 from hybridvif.rounds import PAUSES, TRIES
@@ -72,7 +73,10 @@ class GuardedHost(RecordingHost):
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
         self._called("apply")
         permit_plans(plans, self.settings)
-        return self.answer(super().apply(plans, deadline))
+        eyes: Any = {Role.LINK: Eyes(self)}
+        refused = refusals(plans, eyes, self.settings.integration_bridges.__contains__, deadline)
+        done = super().apply([() if at in refused else plan for at, plan in enumerate(plans)], deadline)
+        return self.answer([refused.get(at, outcomes) for at, outcomes in enumerate(done)])
 
     def befall(self, call: int, event: Callable[[], object]) -> None:
         def happen() -> None:
@@ -93,6 +97,13 @@ class GuardedHost(RecordingHost):
     def _called(self, what: str) -> None:
         self.calls.append(what)
         self.before.get(len(self.calls) - 1, lambda: None)()
+
+
+class Eyes:
+    """What the daemon sees of it."""
+
+    def __init__(self, host: GuardedHost) -> None:
+        self.observe = lambda names, deadline: host.simulation.observe(names)
 
 
 @pytest.fixture

@@ -10,8 +10,9 @@ import pytest
 
 from hybridvif import cli
 from hybridvif.bench import svg
-from hybridvif.bench.contest import Record, Turn
-from hybridvif.bench.tally import bars_of, figures_of
+from hybridvif.bench.page import BEGIN, END, with_figures
+from hybridvif.bench.record import Record, Turn, together
+from hybridvif.bench.tally import bars_of, figures_of, on_paper
 
 SECONDS = {"hybridvif": (0.1, 0.3, 0.2), "os-vif": (9.0, 6.0, 7.0), "floor": (0.5, 0.4, 0.3)}
 RECORD = Record(
@@ -21,7 +22,7 @@ RECORD = Record(
         Turn(name, measure, ports, ports * seconds)
         for name, taken in SECONDS.items()
         for measure in ("plug", "one plug", "ten threads")
-        for ports in (1, 100)
+        for ports in (1, 300)
         for seconds in taken
     ],
 )
@@ -32,18 +33,68 @@ def test_a_figure_is_the_median_of_its_turns_with_the_least_and_the_most() -> No
     assert (figure.median, figure.least, figure.most) == (0.2, 0.1, 0.3)
 
 
-def test_the_bars_are_ratios_of_medians_at_one_size() -> None:
-    bars = {bar.name: bar for bar in bars_of(RECORD, 100)}
-    assert bars["plug 100 ports, bulk / os-vif one by one"].ratio == pytest.approx(0.2 / 7)
-    assert bars["plug 100 ports, bulk / os-vif one by one"].is_met
-    assert bars["plug 100 ports, bulk / floor"].ratio == pytest.approx(0.5)
-    threads = bars["ten threads, throughput / os-vif's, 100 ports there"]
+def test_the_bars_are_ratios_of_medians_at_the_sizes_that_they_are_meant_for() -> None:
+    bars = {bar.name: bar for bar in bars_of(RECORD)}
+    assert set(bars) == {
+        "one port, plug / os-vif, 1 ports there",
+        "plug 300 ports, bulk / os-vif one by one",
+        "plug 300 ports, bulk / floor",
+        "ten threads, throughput / os-vif's, 1 ports there",
+        "ten threads, throughput / os-vif's, 300 ports there",
+    }
+    assert bars["plug 300 ports, bulk / os-vif one by one"].ratio == pytest.approx(0.2 / 7)
+    assert bars["plug 300 ports, bulk / os-vif one by one"].is_met
+    assert bars["plug 300 ports, bulk / floor"].ratio == pytest.approx(0.5)
+    threads = bars["ten threads, throughput / os-vif's, 300 ports there"]
     assert threads.ratio == pytest.approx(35)
     assert threads.is_met
 
 
+def test_elsewhere_they_can_be_told_as_well() -> None:
+    assert "plug 1 ports, bulk / floor" in {bar.name for bar in bars_of(RECORD, everywhere=True)}
+
+
 def test_what_was_not_taken_has_no_bar() -> None:
-    assert bars_of(Record({}, 1, [Turn("hybridvif", "plug", 1, 1.0)]), 1) == []
+    assert bars_of(Record({}, 1, [Turn("hybridvif", "plug", 1, 1.0)]), everywhere=True) == []
+
+
+def test_what_hybridvif_is_held_to_alone_has_a_bar_each() -> None:
+    turns = [Turn("hybridvif", "plug", 100, 0.2), Turn("hybridvif", "plug", 1000, 3.0)]
+    turns.append(Turn("hybridvif", "command", 1, 0.4))
+    record = Record({}, 1, turns, {"hybridvif": {"1000": 100_000}}, [(1000, 50_000), (10_000, 55_000)])
+    bars = {bar.name: (round(bar.ratio, 3), bar.unit, bar.is_met) for bar in bars_of(record)}
+    assert bars == {
+        "cost of a port, bulk of 1,000 / bulk of 100": (1.5, "", False),
+        "`hybridvif plug`, the whole process": (400.0, "ms", True),
+        "memory of client and daemon, 1,000 ports": (102.4, "MB", True),
+        "memory after 10,000 operations / after the first tenth": (1.1, "", False),
+    }
+
+
+def test_the_curve_goes_on_on_paper_as_between_the_last_two_sizes() -> None:
+    turns = [Turn("hybridvif", "plug", ports, ports * each) for ports, each in ((10, 9.0), (500, 1.0), (1000, 2.0))]
+    assert on_paper(figures_of(Record({}, 1, turns)), 2000) == pytest.approx(2000 * 4.0)
+    assert on_paper(figures_of(Record({}, 1, turns)), 1000) == 0
+
+
+def test_runs_are_told_together_with_what_each_was_a_run_on() -> None:
+    other = Record({"kernel": "6.18", "load": "1"}, 2, [Turn("floor", "plug", 1000, 1.0)], {"floor": {"1000": 7}})
+    whole = together([RECORD, other, Record({"kernel": "6.19"}, 5)])
+    assert whole.on == {"kernel": "6.18 and 6.19", "load": "1"}
+    assert (whole.rounds, len(whole.turns), whole.memory) == (2, len(RECORD.turns) + 1, {"floor": {"1000": 7}})
+
+
+def test_the_figures_are_written_between_the_marks_of_a_page_and_nowhere_else() -> None:
+    page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
+    written = with_figures(page, RECORD)
+    assert written.startswith(f"before\n{BEGIN}\n")
+    assert written.endswith(f"\n{END}\nafter\n")
+    assert "| 300 | plug | 60,000 | 2,100,000 | 120,000 |" in written
+    assert "| plug 300 ports, bulk / floor | at most 1.000 | 0.500 | met |" in written
+    assert "old" not in written
+    assert with_figures(written, RECORD) == written
+    with pytest.raises(ValueError, match="begin"):
+        with_figures("a page without marks", RECORD)
 
 
 def test_a_run_is_read_as_it_was_written() -> None:
@@ -52,21 +103,41 @@ def test_a_run_is_read_as_it_was_written() -> None:
 
 def test_the_pictures_are_svg_and_name_every_contender(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     figures = figures_of(RECORD)
-    for drawn in (svg.growth(figures, "plug", "a <title>"), svg.bars(figures, ["one plug"], 100, "a <title>")):
+    for drawn in (svg.growth(figures, "plug", "a <title>"), svg.bars(figures, ["one plug"], 300, "a <title>")):
         texts = [element.text for element in ElementTree.fromstring(drawn).iter() if element.text]
         assert {"hybridvif", "os-vif", "floor", "a <title>"} <= set(texts)
 
 
-def test_a_run_that_was_written_is_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "run.json"
+def test_runs_that_were_written_are_told_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path, page = tmp_path / "run.json", tmp_path / "page.md"
     path.write_text(RECORD.as_json())
-    assert cli.main(["bench", "--read", str(path), "--plot", str(tmp_path), "-f", "json"]) == 0
+    page.write_text(f"{BEGIN}{END}")
+    words = ["--read", str(path), str(path), "--plot", str(tmp_path), "--page", str(page)]
+    assert cli.main(["bench", *words, "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["figures"][0]["median"] == 0.2
+    assert "| plug 300 ports, bulk / floor |" in page.read_text()
     assert {path.name for path in tmp_path.glob("*.svg")} == {"growth.svg", "bars.svg"}
 
 
-@pytest.mark.parametrize("words", [["--ports", "many"], ["--ports", "0"], ["--rounds", "0"], ["--read", "/dev/null"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["--ports", "many"],
+        ["--ports", "0"],
+        ["--rounds", "0"],
+        ["--threads-on", "-1"],
+        ["--operations", "9"],
+        ["--read", "/dev/null"],
+    ],
+)
 def test_what_cannot_be_timed_is_bad_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["bench", *words]) == 2
     assert capsys.readouterr().err.startswith("error: ")
+
+
+def test_a_page_without_marks_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "run.json"
+    path.write_text(RECORD.as_json())
+    assert cli.main(["bench", "--read", str(path), "--page", str(path)]) == 2
+    assert "the figures cannot be written" in capsys.readouterr().err

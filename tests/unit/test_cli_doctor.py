@@ -119,12 +119,30 @@ def test_a_helper_command_must_be_installed() -> None:
     assert all(one.name in ("hybridvif-privsep-helper", "sudo") for one in system.helper_findings(None))
 
 
-def test_what_is_looked_at_without_privileges_is_told_whatever_it_is() -> None:
-    found = [*system.kernel_kinds(), system.ipv6(), system.bridge_nf(), system.capability(), system.proc_sys()]
+def test_what_is_looked_at_without_privileges_is_told_whatever_it_is(tmp_path: Path) -> None:
+    found = [
+        *system.kernel_kinds(),
+        system.ipv6(),
+        system.bridge_nf(tmp_path, False),
+        system.capability(),
+        system.proc_sys(),
+    ]
     assert all(isinstance(one, Finding) and one.text for one in found)
     assert all(one.remedy for one in found if one.verdict == "fail")
     assert system.python().verdict == "pass"
     assert system.libraries().verdict == "pass"
+
+
+def test_that_security_groups_would_not_apply_is_told(tmp_path: Path) -> None:
+    switch = tmp_path / "bridge-nf-call-iptables"
+    assert "modprobe br_netfilter" in system.bridge_nf(switch, True).remedy
+    switch.write_text("0\n")
+    off = system.bridge_nf(switch, False)
+    assert "security groups silently do not apply" in off.text
+    assert off.remedy.endswith("sysctl -w net.bridge.bridge-nf-call-iptables=1")
+    assert "each qbr calls iptables by itself" in system.bridge_nf(switch, True).text
+    switch.write_text("1\n")
+    assert [system.bridge_nf(switch, option).remedy for option in (True, False)] == ["", ""]
 
 
 def test_nothing_is_left_open() -> None:

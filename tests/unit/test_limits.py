@@ -23,8 +23,9 @@ from hybridvif.parts import (
     attributes_of,
 )
 from hybridvif.port import MAX_MTU, MIN_MTU, VifType
+from hybridvif.settings import Settings
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of
+from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of, the
 
 OTHER = "91d3aa02-4100-4c00-8000-000000000003"
 
@@ -58,6 +59,8 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "addr_gen_mode": (["eui64", "none", "random", None], ["stable_secret", "", 1, False]),
         "arp_ignore": ([0, 1, 8], [-1, 9, True, "1", None]),
         "arp_announce": ([0, 2], [-1, 3, True, "2", None]),
+        "nf_call_iptables": ([True, False, None], [1, 0, "1"]),
+        "nf_call_ip6tables": ([True, False, None], [1, 0, "1"]),
         "group": GROUPS,
     },
     Veth: {
@@ -81,9 +84,11 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "attached_mac": (["", "fa:16:3e:aa:bb:cc"], ["FA:16:3E:AA:BB:CC", "ff:ff:ff:ff:ff:ff", "x", None]),
         "vm_uuid": UUIDS,
         "port_id": ALIASES,
+        "bridge_name": (["", "tbr-1", "tbr-5f2c0e1a-7"], ["br-int", "tbr-1 2", "tbr-" + 12 * "a", None, 7]),
         "type": (["", PARKED], ["internal", "dpdk", "vxlan", None, 0]),
         "realized": FLAGS,
         "isolated": FLAGS,
+        "datapath_type": (["", "system", "netdev"], ["dummy", "netdev ", None, 1]),
         "qos_type": (["", "linux-noop", "linux-htb"], ["none", "egress-policer", "linux-noop\n", None, 1]),
     },
     IvsPort: {},
@@ -215,10 +220,32 @@ def test_what_was_never_touched_is_left_as_it_is_and_not_named() -> None:
     assert goal == first.having(replace(VETH, alias=PORT.id))
 
 
+def test_no_bridge_goes_back_to_where_iptables_would_not_see_its_packets() -> None:
+    wiring = wiring_of(replace(PORT, call_iptables=True))
+    first = wiring.having(replace(BRIDGE, nf_call_iptables=False, nf_call_ip6tables=True))
+    assert restorable(first, wiring, wiring, Settings(call_iptables=True)) == (
+        wiring,
+        ("qbr5f2c0e1a-7b: nf_call_iptables",),
+    )
+    assert restorable(first, wiring, wiring, Settings()) == (first, ())
+
+
 def test_a_row_does_not_go_back_to_a_bridge_that_may_not_be_written() -> None:
     first = WIRING.having(replace(ROW, bridge="br-ex"))
-    assert restorable(first, WIRING, WIRING, ["br-int"]) == (WIRING, ("qvo5f2c0e1a-7b: bridge",))
-    assert restorable(first, WIRING, WIRING, ["br-int", "br-ex"]) == (first, ())
+    assert restorable(first, WIRING, WIRING, Settings()) == (WIRING, ("qvo5f2c0e1a-7b: bridge",))
+    assert restorable(first, WIRING, WIRING, Settings(integration_bridges=("br-int", "br-ex"))) == (first, ())
+
+
+@pytest.mark.parametrize("iface_id", ["91d3aa02-4100-4c00-8000-000000000003", "vm-7"])
+def test_a_row_does_not_go_back_to_ids_that_tell_of_another_port(iface_id: str) -> None:
+    port = replace(PORT, interface_id="91d3aa02-4100-4c00-8000-000000000003")
+    wired = the(OvsPort, wiring_of(port))
+    first = WIRING.having(replace(ROW, iface_id=iface_id))
+    goal, left = restorable(first, wiring_of(port))
+    assert goal == WIRING.having(wired)
+    assert "qvo5f2c0e1a-7b: port_id" in left
+    first = WIRING.having(replace(ROW, iface_id="0b1c2d3e-0000-4000-8000-000000000003", attached_mac=""))
+    assert restorable(first, WIRING) == (WIRING.having(replace(ROW, attached_mac="")), ("qvo5f2c0e1a-7b: iface_id",))
 
 
 def test_a_tap_and_a_stray_are_left_to_themselves() -> None:

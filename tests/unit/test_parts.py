@@ -76,7 +76,7 @@ def test_attributes_are_all_but_the_name_in_the_order_of_their_declaration() -> 
 
 def test_of_a_birth_nothing_is_seen_and_nothing_compared() -> None:
     born = dataclasses.replace(ROW, isolated=True)
-    assert births_of(born) == {"isolated": True, "qos_type": ""}
+    assert births_of(born) == {"isolated": True, "datapath_type": "", "qos_type": ""}
     assert as_seen(born) == ROW
     assert differences(ROW, born) == differences(born, ROW) == ()
     assert births_of(VETH) == {}

@@ -45,7 +45,9 @@ def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
         ("bridge", "Br_0.9-x"),
         ("vif_type", VifType.IVS),
         ("isolate", True),
+        ("call_iptables", True),
         ("qos_type", "none"),
+        ("datapath_type", "netdev"),
         ("qos_type", "linux-fq_codel"),
     ],
 )
@@ -102,6 +104,10 @@ def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
         ("isolate", 1),
         ("isolate", "yes"),
         ("isolate", None),
+        ("call_iptables", 1),
+        ("call_iptables", None),
+        ("datapath_type", "dummy"),
+        ("datapath_type", None),
         ("qos_type", "linux"),
         ("qos_type", None),
         ("qos_type", ["linux-noop"]),
@@ -123,7 +129,7 @@ def test_what_is_refused_is_both_ours_and_a_value_error() -> None:
         Port(**LEGAL, mtu=67)
 
 
-@pytest.mark.parametrize("given", [{"isolate": True}, {"qos_type": "linux-noop"}])
+@pytest.mark.parametrize("given", [{"isolate": True}, {"qos_type": "linux-noop"}, {"datapath_type": "netdev"}])
 def test_what_an_indigo_switch_has_not_is_refused(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=f"{next(iter(given))} is for Open vSwitch"):
         Port(**LEGAL, vif_type=VifType.IVS, **given)
@@ -133,6 +139,10 @@ def test_what_a_port_leaves_to_the_host_is_the_hosts_default() -> None:
     port, host = Port(**LEGAL), Settings(default_qos_type="linux-noop")
     assert port.on(host).qos_type == "linux-noop"
     assert port.on(Settings()) == port
+    calling = Port(**LEGAL, call_iptables=True)
+    assert port.on(Settings(call_iptables=True)) == calling == calling.on(Settings())
+    assert calling.on(host) == Port(**LEGAL, call_iptables=True, qos_type="linux-noop")
+    assert Port(**LEGAL, vif_type=VifType.IVS).on(Settings(call_iptables=True)).call_iptables
     for told in ({"qos_type": "none"}, {"qos_type": "linux-htb"}, {"vif_type": VifType.IVS}):
         assert Port(**LEGAL | told).on(host) == Port(**LEGAL | told)
 

@@ -38,6 +38,8 @@ def test_the_wiring_of_a_port_is_these_three_parts() -> None:
         addr_gen_mode="none",
         arp_ignore=1,
         arp_announce=2,
+        nf_call_iptables=None,
+        nf_call_ip6tables=None,
         group=0,
     )
     veth = Veth(
@@ -62,6 +64,7 @@ def test_the_wiring_of_a_port_is_these_three_parts() -> None:
         attached_mac="fa:16:3e:aa:bb:cc",
         vm_uuid="0b1c2d3e-0000-4000-8000-000000000002",
         port_id="",
+        bridge_name="",
         type="",
         realized=True,
     )
@@ -84,6 +87,16 @@ def test_a_port_to_be_isolated_is_born_so_but_on_no_trunk_bridge() -> None:
         for isolate, bridge in ((True, "br-int"), (False, "br-int"), (True, "tbr-1"))
     ]
     assert [row.isolated for row in rows] == [True, False, False]
+
+
+def test_a_row_on_a_trunk_bridge_names_it() -> None:
+    rows = [the(OvsPort, wiring_of(replace(PORT, bridge=bridge))) for bridge in ("br-int", "tbr-1")]
+    assert [row.bridge_name for row in rows] == ["", "tbr-1"]
+
+
+def test_what_a_bridge_calls_is_nobodys_wish_unless_it_is_asked_for() -> None:
+    bridge = the(Bridge, wiring_of(replace(PORT, call_iptables=True)))
+    assert (bridge.nf_call_iptables, bridge.nf_call_ip6tables) == (True, True)
 
 
 def test_no_qos_is_asked_for_by_either_spelling_of_none() -> None:

@@ -1,0 +1,153 @@
+"""What a plug, a plug again and an unplug are made of: the kernel, ovsdb-server, ovs-vswitchd, two processes, Python.
+
+    python benchmarks/made_of.py [--ports 300] [--rounds 5] [--page docs/performance.md]
+
+In a throw-away host, each round goes through the privileged daemon, which tells how long it takes in all, and then with
+the executors in this very process, where each part of it can be timed. The page gets the table between its marks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+BEGIN, END = "<!-- made of: begin -->", "<!-- made of: end -->"
+VERBS = ("plug", "plug again", "unplug")
+LINKS = "kernel: links read and changed"
+GRACE = "kernel: grace period of the deletes"
+ROWS = "ovsdb-server: rows read and changed"
+SWITCH = "ovs-vswitchd: takes the transaction"
+PYTHON = "Python: locks, plans, messages, checks"
+BOUNDARY = "two processes: messages between them, and the rest"
+PARTS = (LINKS, GRACE, ROWS, SWITCH, PYTHON, BOUNDARY)
+Taken = dict[str, float]
+
+
+class Clock:
+    """How long each part took, less what it waited for other parts in."""
+
+    def __init__(self) -> None:
+        self.taken: defaultdict[str, float] = defaultdict(float)
+        self._inner = [0.0]
+
+    def time(self, cls: Any, name: str, part: Callable[..., str]) -> None:
+        """Time this function from now on; part: tells by its arguments which part it is of."""
+        function = getattr(cls, name)
+
+        def timed(*args: Any, **kwargs: Any) -> Any:
+            started = time.perf_counter()
+            self._inner.append(0.0)
+            try:
+                return function(*args, **kwargs)
+            finally:
+                took = time.perf_counter() - started
+                self.taken[part(*args, **kwargs)] += took - self._inner.pop()
+                self._inner[-1] += took
+
+        setattr(cls, name, timed)
+
+
+def clocked() -> Clock:
+    """A clock on all that waits for somebody else."""
+    from hybridvif.executors.jsonrpc import Connection
+    from hybridvif.executors.rtnetlink import Channel
+
+    clock = Clock()
+    for name in ("_send", "_receive"):
+        clock.time(Channel, name, lambda *_, **__: LINKS)
+    clock.time(Channel, "delete_announced", lambda *_, **__: GRACE)
+    clock.time(Connection, "greet", lambda *_, **__: ROWS)
+    clock.time(Connection, "ask", lambda _, __, params, *___: SWITCH if "cur_cfg" in str(params[1:2]) else ROWS)
+    return clock
+
+
+def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
+    """One entry a verb and round: the parts, in seconds."""
+    from hybridvif import Port, connect, plug_all, unplug_all
+    from hybridvif.bench.contest import _port
+    from hybridvif.privileged.context import daemon_context
+
+    host = connect([config])
+    ports = [Port(id=name, mac=mac, instance_id=vm) for name, mac, vm in map(_port, range(1, count + 1))]
+    ids = [port.id for port in ports]
+    verbs = dict(zip(VERBS, (lambda: plug_all(ports, host),) * 2 + (lambda: unplug_all(ids, host),), strict=True))
+
+    def timed(verb: str) -> float:
+        started = time.perf_counter()
+        reports = verbs[verb]()
+        took = time.perf_counter() - started
+        if not all(report.ok for report in reports):
+            sys.exit(f"{verb}: {next(report.reason for report in reports if not report.ok)}")
+        return took
+
+    for verb in VERBS:
+        timed(verb)
+    wholes = [{verb: timed(verb) for verb in VERBS} for _ in range(rounds)]
+    # From here on this process is its own daemon.
+    daemon_context.client_mode = False
+    clock, found = clocked(), []
+    for whole in wholes:
+        for verb in VERBS:
+            clock.taken.clear()
+            here = timed(verb)
+            parts = dict(clock.taken)
+            parts[PYTHON] = here - sum(parts.values())
+            found.append((verb, {**parts, BOUNDARY: whole[verb] - here, "in all": whole[verb]}))
+    return found
+
+
+def table_of(counts: Sequence[int], found: dict[int, list[tuple[str, Taken]]]) -> str:
+    """Medians in milliseconds, as Markdown."""
+    columns = [(count, verb) for count in counts for verb in VERBS]
+    heads = [f"{verb}, {count}" for count, verb in columns]
+    lines = [f"| milliseconds | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
+    for part in (*PARTS, "in all"):
+        cells = []
+        for count, verb in columns:
+            took = median(1000 * parts.get(part, 0.0) for name, parts in found[count] if name == verb)
+            cells.append(f"{took:,.2f}" if took < 100 else f"{took:,.0f}")
+        lines.append(f"| {part} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    """Time it in a sandbox, print the table, and write it into the page."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--ports", type=int, default=300)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--page")
+    parser.add_argument("--inside", nargs=3, help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.inside:
+        config, count, rounds = args.inside
+        sys.stdout.write(json.dumps(inside(config, int(count), int(rounds))))
+        return
+    from hybridvif.bench.contest import _configuration
+    from hybridvif.sandbox import Sandbox
+
+    counts = (1, args.ports)
+    found: dict[int, list[tuple[str, Taken]]] = {}
+    with Sandbox() as box, tempfile.TemporaryDirectory(prefix="hybridvif-bench-") as directory:
+        config = _configuration(Path(directory))
+        for count in counts:
+            rounds = args.rounds * 10 if count == 1 else args.rounds
+            words = [sys.executable, __file__, "--inside", str(config), str(count), str(rounds)]
+            found[count] = json.loads(box.run(words).stdout)
+    table = table_of(counts, found)
+    sys.stdout.write(table)
+    if args.page:
+        page = Path(args.page)
+        before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+        page.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

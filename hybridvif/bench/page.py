@@ -1,0 +1,78 @@
+"""The figures of a run as Markdown, between two marks of a page; all else of the page is left as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from hybridvif.bench.record import Record
+from hybridvif.bench.tally import Bar, Figure, bars_of, figures_of, on_paper
+
+BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
+CONTENDERS = ("hybridvif", "os-vif", "recipe", "floor")
+
+
+def with_figures(page: str, record: Record) -> str:
+    """The page with the figures of this run. Raises ValueError if it lacks the marks."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"it has no lines {BEGIN} and {END}")
+    return f"{before}{BEGIN}\n\n{written(record)}\n{END}{after}"
+
+
+def written(record: Record) -> str:
+    """What a run tells, as Markdown."""
+    figures = figures_of(record)
+    on = ", ".join(f"{key} {value}" for key, value in record.on.items())
+    lines = [f"On: {on}; {record.rounds} rounds.", "", "### Medians, in milliseconds", "", *_table(figures), ""]
+    lines += ["### What was aimed at", "", "| ratio | aim | measured | |", "|---|---|---|---|"]
+    lines += [_row_of(bar) for bar in bars_of(record)]
+    lines += ["", *_in_words(record, figures)]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _table(figures: list[Figure]) -> Iterator[str]:
+    there = [name for name in CONTENDERS if any(one.contender == name for one in figures)]
+    yield f"| ports | measure | {' | '.join(there)} |"
+    yield "|---" * (len(there) + 2) + "|"
+    by_place = {(one.ports, one.measure, one.contender): one for one in figures}
+    order = {measure: at for at, measure in reversed(list(enumerate(one.measure for one in figures)))}
+    for ports, measure in sorted(
+        {(one.ports, one.measure) for one in figures}, key=lambda row: (row[0], order[row[1]])
+    ):
+        cells = [milliseconds(by_place.get((ports, measure, name))) for name in there]
+        yield f"| {ports:,} | {measure} | {' | '.join(cells)} |"
+
+
+def milliseconds(figure: Figure | None) -> str:
+    """The median, as it is written in a table; empty for what was not taken."""
+    if figure is None:
+        return ""
+    value = 1000 * figure.median
+    return f"{value:.1f}" if value < 1000 else f"{value:,.0f}"
+
+
+def _row_of(bar: Bar) -> str:
+    aim = f"{'at least' if bar.at_least else 'at most'} {_number(bar, bar.limit)}"
+    return f"| {bar.name} | {aim} | {_number(bar, bar.ratio)} | {'met' if bar.is_met else 'not met'} |"
+
+
+def _number(bar: Bar, value: float) -> str:
+    return f"{value:.0f} {bar.unit}" if bar.unit else f"{value:.3f}"
+
+
+def _in_words(record: Record, figures: list[Figure]) -> Iterator[str]:
+    far = on_paper(figures, 2000)
+    if far:
+        yield (
+            f"2,000 ports, on paper: {far:.1f} s for a bulk plug, if the cost of a port goes on as between the last "
+            "two sizes that were plugged."
+        )
+    for contender in ("hybridvif", "os-vif"):
+        by_size = sorted((int(ports), held) for ports, held in record.memory.get(contender, {}).items())
+        if by_size:
+            told = ", ".join(f"{held * 1024 / 1e6:.0f} MB at {ports:,}" for ports, held in by_size)
+            yield f"\nResident memory of client and daemon together, {contender}, the most that was seen: {told} ports."
+    if record.endurance:
+        told = ", ".join(f"{held * 1024 / 1e6:.1f} MB after {done:,}" for done, held in record.endurance[::3])
+        yield f"\nOver plugs, plugs again and unplugs of hybridvif: {told} operations."

@@ -1,0 +1,194 @@
+"""The last look at a transaction of OVSDB before it is sent: only what plugging writes, and only to rows of ours.
+
+It knows nothing of steps. Whatever has gone wrong before it, a transaction that names another table, column or row, a
+bridge that ports may not be plugged into, or a value that no plug writes, is not sent (RFC 7047, 5.2).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybridvif.executors.jsonrpc import Operation
+from hybridvif.executors.ovsrows import IDS, ISOLATION, OPTIONS
+from hybridvif.names import key_of
+from hybridvif.port import DATAPATH_TYPES, QOS_TYPES
+
+SWITCH_END = "qvo"
+_NOTHING = ["set", []]
+_READ = ("Open_vSwitch", "Bridge", "Port", "Interface", "QoS")
+_NEXT_CFG = ["next_cfg", "+=", 1]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a transaction may be about, as it was read."""
+
+    allows: Callable[[str], bool]
+    """Whether ports may be plugged into a bridge of this name."""
+    rows: Mapping[str, Collection[str]] = field(default_factory=dict)
+    """By table, the uuids of the rows that go with the ports of this transaction."""
+    creates: Callable[[str], bool] = lambda _: False  # a default, and no function of its own
+    """Whether a bridge of this name may be made."""
+
+
+class _NotPermitted(Exception):
+    """One finished half of a sentence."""
+
+
+def objection_to(operations: Sequence[Operation], known: Known) -> str:
+    """Why a transaction must not be sent, as a sentence that begins with "refused"; "" if it may."""
+    made: dict[str, set[str]] = {}
+    try:
+        for one in operations:
+            _permit(one, known, made)
+    except _NotPermitted as against:
+        return f"refused: a transaction that {against} is no plug or unplug of a port, and was not sent"
+    except (AttributeError, IndexError, KeyError, TypeError, ValueError):
+        return "refused: a transaction that is not of a known form is no plug or unplug of a port, and was not sent"
+    return ""
+
+
+def _permit(one: Operation, known: Known, made: dict[str, set[str]]) -> None:
+    kind, table = one["op"], one.get("table")
+    if kind in ("select", "wait"):
+        # They write nothing.
+        _require(table in _READ, f"asks about {str(table)[:20]}")
+        return
+    if table == "Open_vSwitch":
+        _permit_root(one, known, made)
+        return
+    match kind:
+        case "insert":
+            name = one["row"].get("name")
+            _permit_row(table, one["row"], made, _BRIDGE_ROWS if type(name) is str and known.creates(name) else _ROWS)
+            made.setdefault(str(table), set()).add(one["uuid-name"])
+        case "mutate" if table == "Bridge":
+            _permit_membership(one, known, made)
+        case "mutate" | "update" | "delete":
+            _permit_change(one, known)
+        case _:
+            raise _NotPermitted(f"holds {str(kind)[:20]!r}")
+
+
+def _permit_root(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
+    """The switch itself, which is told of a new configuration, of a bridge that is made, or of one that goes."""
+    (mutation,) = one["mutations"]
+    if one["op"] == "mutate" and mutation == _NEXT_CFG:
+        return
+    column, verb, (spelled, uuid) = mutation
+    ours = {("insert", "named-uuid"): made.get("Bridge", ()), ("delete", "uuid"): known.rows.get("Bridge", ())}
+    _require(
+        (one["op"], column) == ("mutate", "bridges") and uuid in ours.get((verb, spelled), ()), "writes to Open_vSwitch"
+    )
+
+
+def _permit_row(
+    table: Any, row: Mapping[str, Any], made: Mapping[str, set[str]], tables: Mapping[str, Mapping[str, Rule]]
+) -> None:
+    """A row that is made."""
+    rules = tables.get(table)
+    if rules is None:
+        raise _NotPermitted(f"makes a row of {str(table)[:20]}")
+    for column, value in row.items():
+        _require(column in rules, f"sets {table}.{column[:20]}")
+        _require(rules[column](value, row, made), f"gives {table}.{column} a value of its own")
+    _require(table == "QoS" or "name" in row, f"makes a row of {table} without a name")
+
+
+def _permit_membership(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
+    """A bridge that is given ports, or that loses some."""
+    ((column, test, bridge),) = one["where"]
+    _require((column, test) == ("name", "=="), "changes a bridge that it does not name")
+    for changed, verb, (kind, members) in one["mutations"]:
+        _require((changed, kind) == ("ports", "set") and verb in ("insert", "delete"), f"changes Bridge.{changed}")
+        _require(verb == "delete" or known.allows(bridge), f"gives {str(bridge)[:20]} a port")
+        for spelled, uuid in members:
+            ours = made.get("Port", ()) if spelled == "named-uuid" else known.rows.get("Port", ())
+            _require(uuid in ours, "moves another's port")
+
+
+def _permit_change(one: Operation, known: Known) -> None:
+    """A row of ours that is changed, or removed."""
+    table = one["table"]
+    ((column, test, (kind, uuid)),) = one["where"]
+    ours = (column, test, kind) == ("_uuid", "==", "uuid") and uuid in known.rows.get(table, ())
+    _require(ours, f"changes a row of {table} that is not the port's")
+    if one["op"] == "delete":
+        _require(table == "QoS", f"deletes a row of {table}")
+    elif one["op"] == "update":
+        rules = _CHANGES.get(table, {})
+        for changed, value in one["row"].items():
+            _require(changed in rules, f"sets {table}.{changed[:20]}")
+            _require(rules[changed](value, one["row"], {}), f"gives {table}.{changed} a value of its own")
+    else:
+        for changed, verb, (kind, values) in one["mutations"]:
+            _require((table, changed) == ("Interface", "external_ids"), f"changes {table}.{changed}")
+            keys = values if (verb, kind) == ("delete", "set") else [key for key, _ in values]
+            _require((verb, kind) in (("delete", "set"), ("insert", "map")), "changes external_ids in a way of its own")
+            _require(set(keys) <= set(IDS.values()), "changes external_ids that are not ours")
+
+
+Rule = Callable[[Any, Mapping[str, Any], Mapping[str, Collection[str]]], bool]
+"""Whether a value may be written, by the row that it is in and by the rows that the transaction has made."""
+
+
+def _is_switch_end(value: Any, _row: Any, _made: Any) -> bool:
+    return str(value).startswith(SWITCH_END) and key_of(value) is not None
+
+
+def _are_ids_of_ours(value: Any, _row: Any, _made: Any) -> bool:
+    kind, pairs = value
+    return kind == "map" and {key for key, _ in pairs} <= set(IDS.values())
+
+
+def _is_type_of_ours(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
+    return value in ("", *OPTIONS) and "options" in row
+
+
+def _are_options_of_its_type(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
+    return value[0] == "map" and dict(value[1]) == dict(OPTIONS.get(row["type"], {}))
+
+
+def _is_made_here(table: str) -> Rule:
+    return lambda value, _row, made: value[0] == "named-uuid" and value[1] in made.get(table, ())
+
+
+def _is(wanted: Any) -> Rule:
+    return lambda value, _row, _made: bool(type(value) is type(wanted) and value == wanted)
+
+
+def _are_ids_of_qos(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
+    return value[0] == "map" and dict(value[1]).keys() == {"_type", "id"} and dict(value[1])["_type"] == row["type"]
+
+
+_TYPE: Mapping[str, Rule] = {"type": _is_type_of_ours, "options": _are_options_of_its_type}
+_ROWS: Mapping[str, Mapping[str, Rule]] = {
+    "Interface": {"name": _is_switch_end, "external_ids": _are_ids_of_ours, **_TYPE},
+    "Port": {
+        "name": _is_switch_end,
+        "interfaces": _is_made_here("Interface"),
+        "qos": _is_made_here("QoS"),
+        **{column: _is(value) for column, value in ISOLATION.items()},
+    },
+    "QoS": {"type": lambda value, _row, _made: value in QOS_TYPES, "external_ids": _are_ids_of_qos},
+}
+"""What a row may be made with, by table and column."""
+_BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
+    "Interface": {"name": lambda *_: True, "type": _is("internal")},
+    "Port": {"name": lambda *_: True, "interfaces": _is_made_here("Interface")},
+    "Bridge": {
+        "name": lambda *_: True,
+        "ports": _is_made_here("Port"),
+        "datapath_type": lambda value, _row, _made: value in ("", *DATAPATH_TYPES),
+    },
+}
+"""And the rows of a bridge, whose name is one that may be made."""
+_CHANGES: Mapping[str, Mapping[str, Rule]] = {"Interface": _TYPE, "Port": {"qos": _is(_NOTHING)}}
+"""What a row of ours may be given anew."""
+
+
+def _require(legal: bool, otherwise: str) -> None:
+    if not legal:
+        raise _NotPermitted(otherwise)

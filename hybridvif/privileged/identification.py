@@ -1,0 +1,121 @@
+"""Whose are the parts that a plan would change? Judged by what is really there, before any of it is written.
+
+The caller has judged it too, but a captured one has not: that a name fits, and that a plan says whose it is, proves
+nothing. What is only made, beside a veth pair of its own, needs no proof: whatever were there already would be in its
+way. All else is observed once more, all plans of a call together; a plan without proof is refused alone.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping, Sequence
+
+from hybridvif.errors import Refused
+from hybridvif.executors.base import Executor, ExecutorError
+from hybridvif.facts import together
+from hybridvif.identity import claim
+from hybridvif.names import KEY_LENGTH, key_of, names_of_key
+from hybridvif.parts import NOTHING, Bridge, HostState, OvsPort, Part, Role, Veth
+from hybridvif.planner import plan as planned
+from hybridvif.privileged.policy import owner_stated
+from hybridvif.report import Outcome, Result
+from hybridvif.steps import Create, Step, owners_of
+
+LOG = logging.getLogger(__name__)
+Plan = Sequence[Step]
+
+
+def refusals(
+    plans: Sequence[Plan], executors: Mapping[Role, Executor], allows: Callable[[str], bool], deadline: float
+) -> dict[int, tuple[Outcome, ...]]:
+    """The outcomes of the plans that are not to be carried out, by their place.
+
+    allows: whether ports may be plugged into a bridge of this name. deadline: of the one look at the host that is
+    taken, if any plan needs it.
+    """
+    doubtful = {at: plan for at, plan in enumerate(plans) if needs_proof(plan)}
+    if not doubtful:
+        return {}
+    names = {at: names_of_key(key_of(plan[0].part.name) or "") for at, plan in doubtful.items()}
+    asked = {name for some in names.values() for name in some}
+    try:
+        state = together(executor.observe(asked, deadline) for executor in executors.values()).state
+    except ExecutorError as error:
+        return {at: tuple(error.outcome_of(step) for step in plan) for at, plan in doubtful.items()}
+    refused = {}
+    for at, plan in doubtful.items():
+        try:
+            permit_found(plan, state.of(names[at]), allows)
+        except Refused as error:
+            reason = str(error) if str(error).startswith("refused: ") else f"refused: {error}"
+            LOG.warning("%s", reason)
+            refused[at] = tuple(Outcome(step, Result.REFUSED, reason, code=error.code) for step in plan)
+    return refused
+
+
+def needs_proof(plan: Plan) -> bool:
+    """Whether a plan changes, removes or uses anything that it has not made itself."""
+    made: set[type[Part]] = set()
+    for step in plan:
+        match step:
+            case Create(Veth(master=master)) if master and Bridge not in made:
+                return True
+            case Create(Bridge() | Veth() as part):
+                made.add(type(part))
+            case Create() if Veth in made:
+                pass
+            case _:
+                return True
+    return False
+
+
+def permit_found(plan: Plan, found: HostState, allows: Callable[[str], bool]) -> None:
+    """Make sure that a plan changes its own port's parts only. found: what is there of the port. Raises Refused."""
+    aliases = {owner for link in found.links.values() for owner in owners_of(link)}
+    owner = owner_stated(plan) or _owner_by(
+        aliases or {one for row in found.ports.values() for one in owners_of(row)}, plan
+    )
+    touched = [part for step in plan if (part := _found(found, step)) is not None]
+    for part in touched:
+        if isinstance(part, OvsPort) and not allows(part.bridge) and {owner} not in (owners_of(part), aliases):
+            raise Refused(
+                f"refused: {part.name} is on {part.bridge}, which is not in [hybridvif] integration_bridges, and bears "
+                f"no mark of the port's; remove it with what made it: ovs-vsctl del-port {part.name}"
+            )
+    if _all_marked(plan, touched, owner, aliases):
+        # What others have put beside it meanwhile is in no plan: a rollback takes back its own.
+        planned(HostState().having(*touched), NOTHING)
+        return
+    if owner:
+        claim(found, owner, _interface_id(plan, owner))
+    elif any(owners := [owners_of(part) for part in found]):
+        theirs = min(set().union(*owners))
+        raise Refused(f"refused: {plan[0].part.name} belongs to port {theirs}, of which the plan says nothing")
+    # As the planner does: nothing of another shape, and nothing that a foreign bridge holds.
+    planned(found, NOTHING)
+
+
+def _owner_by(marks: set[str], plan: Plan) -> str:
+    """Whose all is by what is found, where the plan does not say it: a rollback may be of one part without a mark.
+
+    A part that has one is safe from it: an executor changes none that is another's than the step says.
+    """
+    owner = min(marks, default="")
+    return owner if len(marks) == 1 and owner[:KEY_LENGTH] == key_of(plan[0].part.name) else ""
+
+
+def _found(found: HostState, step: Step) -> Part | None:
+    return (found.ports if step.part.role is Role.SWITCH else found.links).get(step.part.name)
+
+
+def _all_marked(plan: Plan, touched: Sequence[Part], owner: str, aliases: set[str]) -> bool:
+    """Whether each part that is changed bears this port's mark, and the plan uses nothing else."""
+    only_changes = not any(isinstance(step, Create) for step in plan)
+    speaks = not aliases or owner in aliases
+    return bool(owner and touched) and only_changes and speaks and all(owners_of(part) == {owner} for part in touched)
+
+
+def _interface_id(plan: Plan, owner: str) -> str:
+    """The iface-id that the plan gives this port beside its own id."""
+    rows = [step.part for step in plan if isinstance(step.part, OvsPort)]
+    return next((row.iface_id for row in reversed(rows) if row.port_id == owner), "")

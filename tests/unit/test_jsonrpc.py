@@ -1,0 +1,149 @@
+"""A connection to OVSDB is asked at once, kept for the next call, and given up where anything went wrong."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.jsonrpc import Session
+
+QUESTION = {"op": "select", "table": "Bridge", "where": [], "columns": ["name"]}
+
+
+class Server:
+    """Answers an echo with nothing and a transaction with the number of its connection; hangs up when told to."""
+
+    def __init__(self, path: Path) -> None:
+        self.remote = f"unix:{path}"
+        self.methods: list[str] = []
+        self.answers = threading.Event()
+        self.answers.set()
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(path))
+        self._listener.listen()
+        self._open: list[socket.socket] = []
+        self._threads = [threading.Thread(target=self._accept, daemon=True)]
+        self._threads[0].start()
+
+    def _accept(self) -> None:
+        while True:
+            try:
+                connection, _ = self._listener.accept()
+            except OSError:
+                return
+            self._open.append(connection)
+            self._threads.append(threading.Thread(target=self._serve, args=(connection, len(self._open)), daemon=True))
+            self._threads[-1].start()
+
+    def _serve(self, connection: socket.socket, number: int) -> None:
+        text = ""
+        # Whoever gives a connection up does not say so.
+        with contextlib.suppress(OSError):
+            while received := connection.recv(1 << 16):
+                text += received.decode()
+                while text:
+                    message, end = json.JSONDecoder().raw_decode(text)
+                    text = text[end:]
+                    self.methods.append(message["method"])
+                    self.answers.wait()
+                    result = [] if message["method"] == "echo" else [{"connection": number}]
+                    connection.sendall(json.dumps({"id": message["id"], "result": result, "error": None}).encode())
+
+    def hang_up(self) -> None:
+        for connection in self._open:
+            with contextlib.suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        self.answers.set()
+        with contextlib.suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        self._threads[0].join()
+        self.hang_up()
+        for thread in self._threads[1:]:
+            thread.join()
+        for one in (self._listener, *self._open):
+            one.close()
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[Server]:
+    made = Server(tmp_path / "db.sock")
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def session(server: Server) -> Iterator[Session]:
+    made = Session(server.remote)
+    yield made
+    server.close()
+    # It finds that what it has kept was lost, and gives the sockets back.
+    with contextlib.suppress(ExecutorError):
+        number_of(made)
+
+
+def number_of(session: Session, seconds: float = 5.0) -> int:
+    """Which of the server's connections a call was answered on."""
+    with session.asking([QUESTION], time.monotonic() + seconds) as answered:
+        number: int = answered()[1][0]["connection"]
+        return number
+
+
+def ask_too_late(session: Session, server: Server) -> None:
+    """A call whose second question is not answered in time."""
+    with session.asking([QUESTION], time.monotonic() + 5) as answered:
+        connection, _ = answered()
+        server.answers.clear()
+        connection.transact([QUESTION], time.monotonic() + 0.05)
+
+
+def test_a_connection_is_kept_and_asked_with_an_echo_in_every_call(server: Server, session: Session) -> None:
+    assert [number_of(session) for _ in range(3)] == [1, 1, 1]
+    assert server.methods == ["echo", "transact"] * 3
+
+
+def test_a_kept_connection_is_asked_before_the_answer_is_called_for(server: Server, session: Session) -> None:
+    number_of(session)
+    with session.asking([QUESTION], time.monotonic() + 5):
+        end = time.monotonic() + 5
+        while len(server.methods) < 4 and time.monotonic() < end:
+            time.sleep(0.001)
+        assert server.methods == ["echo", "transact"] * 2
+
+
+def test_one_whose_answers_nobody_took_is_not_used_again(server: Server, session: Session) -> None:
+    number_of(session)
+    with session.asking([QUESTION], time.monotonic() + 5):
+        pass
+    assert number_of(session) == 2
+
+
+def test_one_that_was_lost_meanwhile_is_made_anew(server: Server, session: Session) -> None:
+    number_of(session)
+    server.hang_up()
+    assert number_of(session) == 2
+
+
+def test_one_on_which_a_call_failed_is_not_used_again(server: Server, session: Session) -> None:
+    with pytest.raises(ExecutorError):
+        ask_too_late(session, server)
+    server.answers.set()
+    assert number_of(session) == 2
+
+
+def test_a_server_that_does_not_answer_is_named_by_the_deadline(server: Server, session: Session) -> None:
+    number_of(session)
+    server.answers.clear()
+    with pytest.raises(ExecutorError, match="does not answer; nothing was sent"):
+        number_of(session, 0.2)
+    server.answers.set()
+    assert number_of(session) == 2
