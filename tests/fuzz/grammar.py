@@ -52,6 +52,7 @@ def one_of(*values: Any) -> Rule:
     return lambda key, value: value in values
 
 
+QOS = ("", "linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
 TEXT, NUMBER, FLAG, ABSENT = str, int, bool, type(None)
 FIELDS: Mapping[str, Mapping[str, Field]] = {
     "Bridge": {
@@ -98,11 +99,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "port_id": ((TEXT,), own_id),
         "type": ((TEXT,), one_of("", "patch")),
         "realized": ((FLAG,), anything),
+        "isolated": ((FLAG,), anything),
+        "qos_type": ((TEXT,), one_of(*QOS)),
     },
     "IvsPort": {"name": ((TEXT,), lambda key, value: value == f"qvo{key}")},
     "Stray": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
     "StrayPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
 }
+BIRTH = {"isolated", "qos_type"}
+"""Written when a part is made, and never again."""
 MADE = {"Bridge", "Veth", "OvsPort", "IvsPort"}
 """What a plan makes and removes; the VM's own device it only moves."""
 
@@ -179,5 +184,9 @@ def _may_be(step: Any, key: str) -> bool:
     if verb == "update":
         before = step[1][1]
         # What a kernel lacks is not written; what it has anew is.
-        written = {name: value for name, value in values.items() if value is not None and value != before[name]}
+        changed = {name: value for name, value in values.items() if value is not None and value != before[name]}
+        written = {name: value for name, value in changed.items() if name not in BIRTH}
+    if verb == "create" and values.get("isolated") and values["bridge"].startswith("tbr-"):
+        # The tag is the trunk's there.
+        return False
     return all(fields[name][1](key, value) for name, value in written.items())

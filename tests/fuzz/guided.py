@@ -16,7 +16,7 @@ with atheris.instrument_imports(include=["hybridvif"]):
     from tests.fuzz.mutation import messages, mutated, pack
     from tests.fuzz.run import judged, kept
 
-LONGEST = 1 << 20
+LONGEST = 1 << 13
 
 
 def one(sent: bytes) -> None:

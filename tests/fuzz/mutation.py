@@ -68,7 +68,15 @@ TEXTS = [
         "fa:16:3e:aa:bb:cc",
         "01:00:5e:00:00:01",
     ),
-    *("00:00:00:00:00:00", "FA:16:3e:aa:bb:cc", "fa:16:3e:aa:bb:cc\n", "0b1c2d3e-0000-4000-8000-000000000002"),
+    *(
+        "linux-htb",
+        "linux-codel",
+        "linux-",
+        "00:00:00:00:00:00",
+        "FA:16:3e:aa:bb:cc",
+        "fa:16:3e:aa:bb:cc\n",
+        "0b1c2d3e-0000-4000-8000-000000000002",
+    ),
     *(text for port in PORTS for text in (*port.names, port.id, port.id.upper(), port.id + "\n")),
 ]
 NUMBERS = [
@@ -107,6 +115,8 @@ def valid_plans() -> Iterator[list[list[Step]]]:
             except Conflict:
                 continue
     yield [list(plan(NOTHING, wiring_of(port))) for port in (one, other)]
+    for more in ({"isolate": True, "qos_type": "linux-htb"}, {"bridge": "tbr-5f2c0e1a-7", "qos_type": "linux-noop"}):
+        yield [list(plan(NOTHING, wiring_of(replace(one, **more))))]
     for part in whole:
         for drifted in drifts(part):
             yield [[Update(drifted, part)]]
