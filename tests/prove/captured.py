@@ -40,7 +40,7 @@ def tried(project: str, binaries: Path) -> list[dict[str, Any]]:
 
 
 def reached_over_tcp() -> bool:
-    """Whether a user with no rights at all puts eth0 into br-int where ovsdb-server listens as os-vif and Neutron ask."""
+    """Whether a user without rights puts eth0 into br-int where ovsdb-server listens as os-vif and Neutron ask."""
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     ask = ["ovs-vsctl", "--timeout=5", "--db=tcp:127.0.0.1:6640", "add-port", "br-int", "eth0"]
     with Sandbox() as box:
