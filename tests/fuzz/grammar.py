@@ -18,7 +18,6 @@ KEY = r"[0-9a-f]{8}-[0-9a-f]{2}"
 UUID = re.compile(r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 UNICAST = re.compile(r"\A[0-9a-f][02468ace](:[0-9a-f]{2}){5}\Z")
 NAMES = re.compile(rf"\A(?:qbr|qvb|qvo|tap)({KEY})\Z")
-SWITCH_BRIDGE = re.compile(r"\A[A-Za-z0-9][A-Za-z0-9_.-]{0,14}\Z")
 BRIDGES = ("br-int", "tbr-5f2c0e1a-7")
 """Those that the fuzzed daemon is configured to allow."""
 LONGEST, PLANS, STEPS, ASKED = 65_536, 512, 16, 4_096
