@@ -41,6 +41,13 @@ def test_a_row_can_be_led_back_to_its_parking_place() -> None:
     assert plan(WIRING, WIRING.having(parked)) == (Update(ROW, parked),)
 
 
+def test_a_row_that_is_parked_is_no_longer_realized() -> None:
+    """However it was found: vswitchd may not have noticed yet that its device has gone."""
+    park, *_ = plan(WIRING.lacking(VETH), WIRING)
+    assert park == Update(ROW, replace(ROW, type=PARKED, realized=False))
+    assert ROW.realized
+
+
 def test_a_parked_row_is_freed_with_all_that_had_drifted_in_the_same_step() -> None:
     found = replace(ROW, type=PARKED, realized=False, vm_uuid="", bridge="br-ex")
     assert plan(WIRING.having(found), WIRING) == (Update(found, ROW),)

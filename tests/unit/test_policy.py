@@ -159,6 +159,11 @@ def test_the_peer_of_a_veth_is_the_switch_end(verb: Any, peer: str) -> None:
     assert len(said) < 200
 
 
+def test_of_a_strange_peer_the_beginning_is_told() -> None:
+    said = refusal([Create(replace(VETH, peer="x" * 40))])
+    assert said == f"refused: the peer of {VETH.name} cannot be named {'x' * 32!r}"
+
+
 # What nobody makes here.
 
 
@@ -230,6 +235,11 @@ def test_a_value_that_is_out_of_bounds_is_not_written(part: Part, name: str, val
     assert name in refusal([Update(part, bad)])
     if not isinstance(part, Tap):
         assert name in refusal([Create(bad)])
+
+
+def test_all_that_may_not_be_written_is_told() -> None:
+    said = refusal([Create(replace(BRIDGE, mtu=67, group=7))])
+    assert said == f"refused: {BRIDGE.name} may not be given that mtu, group"
 
 
 @pytest.mark.parametrize(("part", "name", "value"), CASES, ids=lambda case: getattr(case, "kind", str(case)))

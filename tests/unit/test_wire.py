@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from typing import Any
@@ -200,6 +200,38 @@ def test_a_part_with_any_value_in_any_field_is_decoded_or_refused(data: st.DataO
         assert type(getattr(decoded, field)) is type(value)
 
 
+def test_names_may_be_so_many() -> None:
+    assert len(wire.decode_names([str(number) for number in range(wire.MAX_NAMES)]) or ()) == wire.MAX_NAMES
+
+
+def test_a_text_may_be_so_long_and_no_longer() -> None:
+    longest = [["delete", of(BRIDGE, alias="x" * wire.MAX_TEXT)]]
+    assert wire.decode_plans([longest])
+    with pytest.raises(Refused, match="^refused: alias of a Bridge is too long$"):
+        wire.decode_plans([[["delete", of(BRIDGE, alias="x" * (wire.MAX_TEXT + 1))]]])
+
+
+@pytest.mark.parametrize(
+    ("decode", "value", "sentence"),
+    [
+        (wire.decode_names, "qbr", f"names are no list of at most {wire.MAX_NAMES}"),
+        (wire.decode_names, [7], "a name is no text"),
+        (wire.decode_plans, 7, f"plans are no list of at most {wire.MAX_PLANS}"),
+        (wire.decode_plans, [7], f"a plan is no list of at most {wire.MAX_STEPS}"),
+        (wire.decode_plans, [[7]], "a step is none of create, update, delete"),
+        (wire.decode_plans, [[ILLEGAL_STEPS["an update of two names"]]], "an update is not of one part"),
+        (wire.decode_part, ILLEGAL_PARTS["an unknown kind"], "a part is of no known kind"),
+        (wire.decode_part, ILLEGAL_PARTS["a missing field"], "the fields of a Bridge are not its own"),
+        (wire.decode_part, ILLEGAL_PARTS["True for 1"], "mtu of a Bridge is of the wrong type"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_refusal_says_what_is_wrong(decode: Callable[[Any], Any], value: Any, sentence: str) -> None:
+    with pytest.raises(Refused) as refused:
+        decode(value)
+    assert str(refused.value) == f"refused: {sentence}"
+
+
 # Replies.
 
 
@@ -236,6 +268,7 @@ FACTS = Facts(
     ports={NAMES.switch_end: PortFact(ofport=-1, error="could not open", tag=4095)},
     switches={"br-int": "netdev"},
     switch_version="ovs 3.1.0",
+    serves=frozenset({"bridge", "ovs-port"}),
     unchecked=(f"{NAMES.bridge}: disable_ipv6",),
     simulated=True,
 )

@@ -1,0 +1,191 @@
+"""What a request may be, stated a second time: of semantics.md and design.md, and of nothing of hybridvif's own code.
+
+A judge that asked the code would agree with it. So this knows primitives alone, a line a field: its type, and of what
+is to be written its legal values.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+Rule = Callable[[str, Any], bool]
+"""Of the 11 characters that name a port's devices, and a value."""
+Field = tuple[tuple[type, ...], Rule]
+
+KEY = r"[0-9a-f]{8}-[0-9a-f]{2}"
+UUID = re.compile(r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
+UNICAST = re.compile(r"\A[0-9a-f][02468ace](:[0-9a-f]{2}){5}\Z")
+NAMES = re.compile(rf"\A(?:qbr|qvb|qvo|tap)({KEY})\Z")
+BRIDGES = ("br-int", "tbr-5f2c0e1a-7")
+"""Those that the fuzzed daemon is configured to allow."""
+LONGEST, PLANS, STEPS, ASKED = 65_536, 512, 16, 4_096
+
+
+def anything(key: str, value: Any) -> bool:
+    return True
+
+
+def nothing(key: str, value: Any) -> bool:
+    return False
+
+
+def own_id(key: str, value: Any) -> bool:
+    return value == "" or (UUID.match(value) is not None and value.startswith(key))
+
+
+def any_id(key: str, value: Any) -> bool:
+    return value == "" or UUID.match(value) is not None
+
+
+def unicast(key: str, value: Any) -> bool:
+    return UNICAST.match(value) is not None and value != "00:00:00:00:00:00"
+
+
+def between(low: int, high: int) -> Rule:
+    return lambda key, value: low <= value <= high
+
+
+def one_of(*values: Any) -> Rule:
+    return lambda key, value: value in values
+
+
+QOS = ("", "linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
+TEXT, NUMBER, FLAG, ABSENT = str, int, bool, type(None)
+FIELDS: Mapping[str, Mapping[str, Field]] = {
+    "Bridge": {
+        "name": ((TEXT,), lambda key, value: value == f"qbr{key}"),
+        "alias": ((TEXT,), own_id),
+        "mac": ((TEXT,), unicast),
+        "mtu": ((NUMBER,), between(68, 65_535)),
+        "up": ((FLAG,), anything),
+        "forward_delay": ((NUMBER,), between(0, 3_000)),
+        "ageing": ((NUMBER,), between(0, 360_000_000)),
+        "stp": ((FLAG,), anything),
+        "multicast_snooping": ((FLAG,), anything),
+        "disable_ipv6": ((FLAG, ABSENT), anything),
+        "addr_gen_mode": ((TEXT, ABSENT), one_of("eui64", "none", "random", None)),
+        "arp_ignore": ((NUMBER,), between(0, 8)),
+        "arp_announce": ((NUMBER,), between(0, 2)),
+        "group": ((NUMBER,), one_of(0)),
+    },
+    "Veth": {
+        "name": ((TEXT,), lambda key, value: value == f"qvb{key}"),
+        "peer": ((TEXT,), lambda key, value: value == f"qvo{key}"),
+        "alias": ((TEXT,), own_id),
+        "peer_alias": ((TEXT,), own_id),
+        "mtu": ((NUMBER,), between(68, 65_535)),
+        "peer_mtu": ((NUMBER,), between(68, 65_535)),
+        "up": ((FLAG,), anything),
+        "peer_up": ((FLAG,), anything),
+        "promisc": ((FLAG,), anything),
+        "peer_promisc": ((FLAG,), anything),
+        "master": ((TEXT,), lambda key, value: value in ("", f"qbr{key}")),
+        "group": ((NUMBER,), one_of(0)),
+    },
+    "Tap": {
+        "name": ((TEXT,), lambda key, value: value == f"tap{key}"),
+        "master": ((TEXT,), lambda key, value: value in ("", f"qbr{key}")),
+    },
+    "OvsPort": {
+        "name": ((TEXT,), lambda key, value: value == f"qvo{key}"),
+        "bridge": ((TEXT,), one_of(*BRIDGES)),
+        "iface_id": ((TEXT,), any_id),
+        "iface_status": ((TEXT,), one_of("active", "")),
+        "attached_mac": ((TEXT,), lambda key, value: value == "" or unicast(key, value)),
+        "vm_uuid": ((TEXT,), any_id),
+        "port_id": ((TEXT,), own_id),
+        "type": ((TEXT,), one_of("", "patch")),
+        "realized": ((FLAG,), anything),
+        "isolated": ((FLAG,), anything),
+        "qos_type": ((TEXT,), one_of(*QOS)),
+    },
+    "IvsPort": {"name": ((TEXT,), lambda key, value: value == f"qvo{key}")},
+    "Stray": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
+    "StrayPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
+}
+BIRTH = {"isolated", "qos_type"}
+"""Written when a part is made, and never again."""
+MADE = {"Bridge", "Veth", "OvsPort", "IvsPort"}
+"""What a plan makes and removes; the VM's own device it only moves."""
+
+
+# What can be said at all.
+
+
+def is_question(value: Any) -> bool:
+    if value is None:
+        return True
+    return type(value) in (tuple, list) and len(value) <= ASKED and all(type(name) is str for name in value)
+
+
+def is_plans(value: Any) -> bool:
+    return _is_list(value, PLANS) and all(_is_list(plan, STEPS) and all(map(_is_step, plan)) for plan in value)
+
+
+def _is_list(value: Any, most: int) -> bool:
+    return type(value) in (tuple, list) and len(value) <= most
+
+
+def _is_step(step: Any) -> bool:
+    if not _is_list(step, 3) or len(step) < 2 or not all(map(_is_part, step[1:])):
+        return False
+    match step[0], len(step):
+        case ("create" | "delete", 2):
+            return True
+        case ("update", 3):
+            return bool(step[1][0] == step[2][0] and step[1][1]["name"] == step[2][1]["name"])
+    return False
+
+
+def _is_part(part: Any) -> bool:
+    if not _is_list(part, 2) or len(part) != 2 or type(part[0]) is not str or type(part[1]) is not dict:
+        return False
+    fields, values = FIELDS.get(part[0]), part[1]
+    if fields is None or set(values) != set(fields):
+        return False
+    return all(
+        type(values[name]) in types and not (type(values[name]) is str and len(values[name]) > LONGEST)
+        for name, (types, _) in fields.items()
+    )
+
+
+# What may be asked for.
+
+
+def may_be_asked(names: Any) -> bool:
+    return names is None or all(NAMES.match(name) for name in names)
+
+
+def may_be_done(plans: Any) -> bool:
+    """Of plans that can be said: every step is about one port's own parts, and writes legal values alone."""
+    keys = [{key_of(part) for step in plan for part in step[1:]} for plan in plans if plan]
+    if any(len(each) != 1 or None in each for each in keys):
+        return False
+    if len({min(map(str, each)) for each in keys}) != len(keys):
+        return False
+    return all(_may_be(step, str(key_of(step[1]))) for plan in plans for step in plan)
+
+
+def key_of(part: Any) -> str | None:
+    match = NAMES.match(part[1]["name"])
+    return match[1] if match else None
+
+
+def _may_be(step: Any, key: str) -> bool:
+    verb, (kind, values) = step[0], step[-1]
+    fields = FIELDS[kind]
+    ours = all(fields[name][1](key, values[name]) for name in ("name", "peer") if name in fields)
+    if not ours or (verb != "update" and kind not in MADE):
+        return False
+    written = {} if verb == "delete" else values
+    if verb == "update":
+        before = step[1][1]
+        # What a kernel lacks is not written; what it has anew is.
+        changed = {name: value for name, value in values.items() if value is not None and value != before[name]}
+        written = {name: value for name, value in changed.items() if name not in BIRTH}
+    if verb == "create" and values.get("isolated") and values["bridge"].startswith("tbr-"):
+        # The tag is the trunk's there.
+        return False
+    return all(fields[name][1](key, value) for name, value in written.items())

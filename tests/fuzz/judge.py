@@ -1,0 +1,130 @@
+"""What becomes of bytes that a captured caller sends, and whether that was right: the one thing that is fuzzed."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import Any, cast
+
+import msgpack
+
+from hybridvif import wire
+from hybridvif.errors import Refused
+from hybridvif.privileged import policy
+from hybridvif.privileged.frames import Frame, Frames
+from hybridvif.settings import Settings
+from tests.fuzz import grammar
+
+CALL = 3
+SETTINGS = Settings(integration_bridges=grammar.BRIDGES)
+OPTIONS: dict[str, Any] = {
+    "use_list": False,
+    "raw": False,
+    "strict_map_key": False,
+    "unicode_errors": "surrogateescape",
+}
+
+
+class Wrong(AssertionError):
+    """Something was accepted that is not in the grammar, refused that is, or came out other than it went in."""
+
+
+class Received:
+    """What a socket has received."""
+
+    def __init__(self, sent: bytes) -> None:
+        self._left = sent
+
+    def recv(self, size: int) -> bytes:
+        received, self._left = self._left[:size], self._left[size:]
+        return received
+
+
+def judge(sent: bytes, settings: Settings = SETTINGS) -> list[str]:
+    """What became of each frame. Raises Wrong, and whatever else than Refused the code raises."""
+    answers: list[Frame] = []
+    became = []
+    requests = list(Frames(cast(socket.socket, Received(sent)), answers.append))
+    require(sent, requests)
+    for name, (_, (result, _, sentence)) in answers:
+        if type(name) is not str or result != "failed" or not sentence.startswith("refused: "):
+            raise Wrong(f"an answer that is no refusal: {answers!r}")
+        became.append("refused by frames")
+    for _, message in requests:
+        match message:
+            case (3, "observe", (question, *_), *_):
+                became.append(judge_question(question))
+            case (3, "apply", (plans, *_), *_):
+                became.append(judge_plans(plans, settings))
+            case _:
+                became.append("no call")
+    return became
+
+
+def require(sent: bytes, requests: list[Frame]) -> None:
+    """Up to the first thing that is no msgpack, the requests are those that msgpack itself reads."""
+    unpacker = msgpack.Unpacker(max_buffer_size=2**31 - 1, **OPTIONS)
+    unpacker.feed(sent)
+    objects: list[Any] = []
+    with suppress(Exception):  # of many kinds
+        objects.extend(unpacker)
+    expected = [one for one in objects if _is_request(one)]
+    # By repr: what is no number is not equal to itself.
+    if repr(requests[: len(expected)]) != repr(expected):
+        raise Wrong(f"frames {requests!r} and not {expected!r}")
+
+
+def _is_request(value: Any) -> bool:
+    pair = type(value) is tuple and len(value) == 2 and type(value[0]) is str and type(value[1]) is tuple
+    return pair and len(value[1]) > 0 and isinstance(value[1][0], int)
+
+
+def judge_question(question: Any) -> str:
+    legal = grammar.is_question(question)
+    try:
+        names = wire.decode_names(question)
+    except Refused as refused:
+        return said(refused, legal, "wire")
+    if not legal or names != (None if question is None else set(question)):
+        raise Wrong(f"accepted: {question!r}")
+    try:
+        policy.permit_names(names)
+    except Refused as refused:
+        return said(refused, grammar.may_be_asked(question), "policy")
+    if not grammar.may_be_asked(question):
+        raise Wrong(f"permitted: {question!r}")
+    return "asked"
+
+
+def judge_plans(plans: Any, settings: Settings) -> str:
+    legal = grammar.is_plans(plans)
+    try:
+        decoded = wire.decode_plans(plans)
+    except Refused as refused:
+        return said(refused, legal, "wire")
+    if not legal or plain(wire.encode_plans(decoded)) != plain(plans):
+        raise Wrong(f"accepted: {plans!r}")
+    try:
+        policy.permit_plans(decoded, settings)
+    except Refused as refused:
+        return said(refused, grammar.may_be_done(plans), "policy")
+    if not grammar.may_be_done(plans):
+        raise Wrong(f"permitted: {plans!r}")
+    return "permitted"
+
+
+def said(refused: Refused, legal: bool, by: str) -> str:
+    if legal:
+        raise Wrong(f"refused by {by} what is legal: {refused}")
+    if not str(refused).startswith("refused: ") or len(str(refused)) > 1_000:
+        raise Wrong(f"a refusal that is no sentence: {refused}")
+    return f"refused by {by}"
+
+
+def plain(value: Any) -> Any:
+    """The value with tuples as lists and its types beside it, since True is 1 elsewhere."""
+    if isinstance(value, list | tuple):
+        return [plain(one) for one in value]
+    if isinstance(value, dict):
+        return {name: plain(one) for name, one in value.items()}
+    return type(value), value

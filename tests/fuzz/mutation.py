@@ -1,0 +1,235 @@
+"""Valid messages, and what is made of them: their structure is changed here and there, and seldom their bytes."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import msgpack
+
+from hybridvif import wire
+from hybridvif.errors import Conflict
+from hybridvif.parts import NOTHING, HostState, IvsPort, Part
+from hybridvif.planner import plan
+from hybridvif.port import Port
+from hybridvif.steps import Create, Delete, Step, Update
+from hybridvif.wiring import wiring_of
+from tests.fuzz.judge import CALL, OPTIONS
+
+PORTS = [
+    Port(
+        id=f"{key}00-4c00-8000-000000000001",
+        mac="fa:16:3e:aa:bb:cc",
+        instance_id="0b1c2d3e-0000-4000-8000-000000000002",
+    )
+    for key in ("5f2c0e1a-7b", "91d3aa02-41")
+]
+TEXTS = [
+    *(
+        "",
+        "eth0",
+        "br-int",
+        "br-ex",
+        "tbr-5f2c0e1a-7",
+        "../all",
+        "\0",
+        "a\n",
+        "\udcff",
+        "x" * 70_000,
+        "-x",
+        "active",
+        "patch",
+    ),
+    *(
+        "internal",
+        "none",
+        "stable_secret",
+        "create",
+        "update",
+        "delete",
+        "exec",
+        "observe",
+        "apply",
+        "name",
+        "master",
+        "__class__",
+    ),
+    *(
+        "Bridge",
+        "Veth",
+        "Tap",
+        "OvsPort",
+        "IvsPort",
+        "Stray",
+        "StrayPort",
+        "Part",
+        "fa:16:3e:aa:bb:cc",
+        "01:00:5e:00:00:01",
+    ),
+    *(
+        "linux-htb",
+        "linux-codel",
+        "linux-",
+        "00:00:00:00:00:00",
+        "FA:16:3e:aa:bb:cc",
+        "fa:16:3e:aa:bb:cc\n",
+        "0b1c2d3e-0000-4000-8000-000000000002",
+    ),
+    *(text for port in PORTS for text in (*port.names, port.id, port.id.upper(), port.id + "\n")),
+]
+NUMBERS = [
+    -1,
+    0,
+    1,
+    2,
+    3,
+    8,
+    9,
+    67,
+    68,
+    1500,
+    3000,
+    3001,
+    65535,
+    65536,
+    360_000_000,
+    360_000_001,
+    2**31,
+    2**63,
+    -(2**63),
+]
+LEAVES: list[Any] = [*TEXTS, *NUMBERS, None, True, False, 0.5, float("nan"), b"", b"qbr5f2c0e1a-7b", [], {}]
+
+
+def valid_plans() -> Iterator[list[list[Step]]]:
+    """Plans that the planner makes, and others that are legal."""
+    one, other = PORTS
+    whole = wiring_of(one)
+    halves = [HostState().having(*list(whole)[:count]) for count in range(len(list(whole)))]
+    for state in (*halves, whole):
+        for goal in (whole, NOTHING):
+            try:
+                yield [list(plan(state, goal))]
+            except Conflict:
+                continue
+    yield [list(plan(NOTHING, wiring_of(port))) for port in (one, other)]
+    for more in ({"isolate": True, "qos_type": "linux-htb"}, {"bridge": "tbr-5f2c0e1a-7", "qos_type": "linux-noop"}):
+        yield [list(plan(NOTHING, wiring_of(replace(one, **more))))]
+    for part in whole:
+        for drifted in drifts(part):
+            yield [[Update(drifted, part)]]
+    yield [[Create(IvsPort(name=one.names.switch_end))], [Delete(IvsPort(name=other.names.switch_end))]]
+    yield []
+
+
+def drifts(part: Part) -> Iterator[Part]:
+    for name in part.__dataclass_fields__:
+        value: Any = getattr(part, name)
+        if type(value) is bool:
+            yield changed(part, name, not value)
+        elif type(value) is int:
+            yield changed(part, name, value + 1)
+
+
+def changed(part: Part, name: str, value: Any) -> Part:
+    values: dict[str, Any] = {name: value}
+    return replace(part, **values)
+
+
+def messages() -> list[Any]:
+    """Requests that are in order, as primitives."""
+    asked = [None, [], *[[name] for name in PORTS[0].names], [name for port in PORTS for name in port.names]]
+    return [
+        *(["n", [CALL, "observe", [names, 1.0], {}]] for names in asked),
+        *(["n", [CALL, "apply", [wire.encode_plans(plans), 1.0], {}]] for plans in valid_plans()),
+    ]
+
+
+def pack(message: Any) -> bytes:
+    packed: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="surrogateescape")
+    return packed
+
+
+def unpack(packed: bytes) -> Any:
+    """The first message, its lists as lists. Raises what msgpack raises."""
+    unpacker = msgpack.Unpacker(**{**OPTIONS, "use_list": True})
+    unpacker.feed(packed)
+    return unpacker.unpack()
+
+
+def mutated(packed: bytes, chance: random.Random) -> bytes:
+    """Another message, made of this one."""
+    if chance.random() < 0.08:
+        return _other_bytes(packed, chance)
+    try:
+        message = unpack(packed)
+        for _ in range(chance.choice((1, 1, 1, 2, 3))):
+            message = _mutated(message, chance)
+        return pack(message)
+    except Exception:  # noqa: BLE001  # of many kinds: these bytes are no message, or this is none that can be sent
+        return _other_bytes(packed, chance)
+
+
+def _mutated(message: Any, chance: random.Random) -> Any:
+    """The same with one change, at a place in the message that all places are as likely as."""
+    places: list[tuple[Any, Any]] = []
+    _collect(message, places)
+    if not places:
+        return chance.choice(LEAVES)
+    # What is deep is what is judged: the plans, their parts, the parts' fields.
+    holder, key = chance.choice(places)
+    old = holder[key]
+    match chance.randrange(8):
+        case 0 | 1 | 2:
+            alike = [leaf for leaf in LEAVES if type(leaf) is type(old)] or LEAVES
+            holder[key] = chance.choice(alike)
+        case 3:
+            holder[key] = chance.choice(LEAVES)
+        case 4:
+            holder[key] = _nudged(old, chance)
+        case 5:
+            del holder[key]
+        case 6:
+            if isinstance(holder, list):
+                holder.insert(key, chance.choice((old, chance.choice(LEAVES))))
+            else:
+                holder[chance.choice(TEXTS)] = old
+        case 7:
+            elsewhere, other = chance.choice(places)
+            holder[key], elsewhere[other] = elsewhere[other], old
+    return message
+
+
+def _collect(value: Any, places: list[tuple[Any, Any]]) -> None:
+    keys = range(len(value)) if isinstance(value, list) else list(value) if isinstance(value, dict) else ()
+    for key in keys:
+        places.append((value, key))
+        _collect(value[key], places)
+
+
+def _nudged(value: Any, chance: random.Random) -> Any:
+    match value:
+        case bool():
+            return int(value)
+        case int():
+            return value + chance.choice((-1, 1, 2**16))
+        case str() if value:
+            at = chance.randrange(len(value))
+            return value[:at] + chance.choice(("", "0", "f", "A", "-", "\n", "\0", "é", value)) + value[at + 1 :]
+        case list() | dict():
+            return [value]
+    return [value, value]
+
+
+def _other_bytes(packed: bytes, chance: random.Random) -> bytes:
+    at = chance.randrange(len(packed) + 1)
+    match chance.randrange(4):
+        case 0:
+            return packed[:at]
+        case 1:
+            return packed[:at] + bytes([chance.randrange(256)]) + packed[at + 1 :]
+        case 2:
+            return packed[:at] + chance.randbytes(chance.randrange(1, 9)) + packed[at:]
+    return packed[at:] + packed
