@@ -82,8 +82,8 @@ class OvsdbExecutor:
         said = ""
         attempt = 0
         for attempt in range(TRIES):
-            with self._reader.reading({step.part.name for step in steps}, deadline) as rows:
-                connection, read = rows()
+            with self._reader.reading({step.part.name for step in steps}, deadline) as told:
+                connection, read = told()
                 against = objected(_observed(read).state, steps)
                 if against:
                     return against

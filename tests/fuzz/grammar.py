@@ -18,6 +18,7 @@ KEY = r"[0-9a-f]{8}-[0-9a-f]{2}"
 UUID = re.compile(r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 UNICAST = re.compile(r"\A[0-9a-f][02468ace](:[0-9a-f]{2}){5}\Z")
 NAMES = re.compile(rf"\A(?:qbr|qvb|qvo|tap)({KEY})\Z")
+TRUNK = re.compile(r"\Atbr-[A-Za-z0-9_.-]{0,11}\Z")
 BRIDGES = ("br-int", "tbr-5f2c0e1a-7")
 """Those that the fuzzed daemon is configured to allow."""
 LONGEST, PLANS, STEPS, ASKED = 65_536, 512, 16, 4_096
@@ -69,6 +70,8 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "arp_ignore": ((NUMBER,), between(0, 8)),
         "arp_announce": ((NUMBER,), between(0, 2)),
         "group": ((NUMBER,), one_of(0)),
+        "nf_call_iptables": ((FLAG, ABSENT), anything),
+        "nf_call_ip6tables": ((FLAG, ABSENT), anything),
     },
     "Veth": {
         "name": ((TEXT,), lambda key, value: value == f"qvb{key}"),
@@ -100,13 +103,15 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "realized": ((FLAG,), anything),
         "isolated": ((FLAG,), anything),
         "qos_type": ((TEXT,), one_of(*QOS)),
+        "bridge_name": ((TEXT,), lambda key, value: value == "" or TRUNK.match(value) is not None),
+        "datapath_type": ((TEXT,), one_of("", "system", "netdev")),
     },
     "IvsPort": {"name": ((TEXT,), lambda key, value: value == f"qvo{key}")},
     "Stray": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
     "StrayPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
 }
-BIRTH = {"isolated", "qos_type"}
-"""Written when a part is made, and never again."""
+BIRTH = {"isolated", "qos_type", "datapath_type"}
+"""Written when a part is made, and never again; said anew where it moves to a bridge, which may have to be made."""
 MADE = {"Bridge", "Veth", "OvsPort", "IvsPort"}
 """What a plan makes and removes; the VM's own device it only moves."""
 
@@ -165,7 +170,36 @@ def may_be_done(plans: Any) -> bool:
         return False
     if len({min(map(str, each)) for each in keys}) != len(keys):
         return False
-    return all(_may_be(step, str(key_of(step[1]))) for plan in plans for step in plan)
+    return all(
+        _is_of_one_port(plan) and all(_may_be(step, str(key_of(step[1]))) for step in plan) for plan in plans if plan
+    )
+
+
+def _is_of_one_port(plan: Any) -> bool:
+    """Whether all ids in it are one port's, and its names are that port's.
+
+    Links say whose they are; of a row what is written does, and what it had where nothing else does.
+    """
+    said, had = set(), set()
+    for verb, *parts in plan:
+        kind, values = parts[-1]
+        if kind != "OvsPort":
+            said |= {mark for _, part in parts for mark in (part.get("alias"), part.get("peer_alias"))}
+            continue
+        before = parts[0][1]
+        if verb != "create":
+            had.add(_owner_of(before))
+        if verb == "create" or any(values[name] != before[name] for name in ("iface_id", "port_id")):
+            said.add(_owner_of(values))
+    key = str(key_of(plan[0][1]))
+    said = {mark for mark in said if mark and UUID.match(mark)}
+    owners = said or {mark for mark in had if mark and mark.startswith(key)}
+    return len(owners) < 2 and all(mark.startswith(key) for mark in owners)
+
+
+def _owner_of(row: Any) -> str | None:
+    marks = [mark for mark in (row["port_id"], row["iface_id"]) if UUID.match(mark)]
+    return marks[0] if marks else None
 
 
 def key_of(part: Any) -> str | None:
@@ -182,10 +216,15 @@ def _may_be(step: Any, key: str) -> bool:
     written = {} if verb == "delete" else values
     if verb == "update":
         before = step[1][1]
+        # What is in a bridge that is not its own is not taken out of it.
+        if before.get("master", "") not in ("", f"qbr{key}"):
+            return False
         # What a kernel lacks is not written; what it has anew is.
         changed = {name: value for name, value in values.items() if value is not None and value != before[name]}
         written = {name: value for name, value in changed.items() if name not in BIRTH}
-    if verb == "create" and values.get("isolated") and values["bridge"].startswith("tbr-"):
+        if "bridge" in written:
+            written |= {name: values[name] for name in BIRTH}
+    if "isolated" in written and values.get("isolated") and values["bridge"].startswith("tbr-"):
         # The tag is the trunk's there.
         return False
     return all(fields[name][1](key, value) for name, value in written.items())
