@@ -83,6 +83,8 @@ class _Worker:
         done = self._programs[command.program].run(command.arguments, self._deadline)
         if done.expired:
             raise StepFailed(f"{command} did not end before the deadline and was killed", retry=True)
+        if done.code < 0:
+            raise StepFailed(f"{command} was killed", retry=True)
         harmless = _ABSENT if command.absent else _NO_IPV6 if command.without_ipv6 else ()
         if done.code and not any(said in done.stderr for said in harmless):
             raise _failure(f"{command} failed", done.said)

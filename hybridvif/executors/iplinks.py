@@ -44,13 +44,14 @@ def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
         done = ip.run(["-force", "-details", "-json", "-N", "-batch", "-"], deadline, stdin="\n".join(questions) + "\n")
         if done.expired:
             break
-        if "Dump was interrupted" in done.stderr:
+        # Killed, it says nothing of what it had not come to, as of what is absent.
+        if done.code < 0 or "Dump was interrupted" in done.stderr:
             continue
         complaints = [line for line in done.stderr.splitlines() if not _is_absence(line)]
         if complaints:
             raise ExecutorError(f"cannot read the links of this host: {complaints[-1]}")
         return [_device_of(entry) for entry in _documents(done.stdout) if "ifname" in entry]
-    raise ExecutorError("the links of this host could not be read before the deadline; call again")
+    raise ExecutorError("the links of this host could not be read: ip was interrupted again and again; call again")
 
 
 def _is_absence(line: str) -> bool:
