@@ -26,6 +26,7 @@ from hybridvif.parts import Role
 from hybridvif.privileged import landlock, posture, registry
 from hybridvif.privileged.context import daemon_context
 from hybridvif.privileged.frames import Frames
+from hybridvif.privileged.lograte import LogRate
 from hybridvif.privileged.replies import Replies
 
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
@@ -126,6 +127,11 @@ class Hardened(daemon.Daemon):
         # oslo.privsep removes handlers from the list that it walks, so every other one stays, with its file.
         root = logging.getLogger()
         root.handlers = [one for one in root.handlers if isinstance(one, daemon.PrivsepLogHandler)]
+        rate = LogRate()
+        for handler in root.handlers:
+            handler.addFilter(rate)
+        # At DEBUG it logs every reply whole.
+        logging.getLogger(daemon.__name__).setLevel(logging.INFO)
 
 
 def _end_with_the_caller(channel: socket.socket) -> None:
