@@ -68,7 +68,7 @@ def test_a_line_with_a_percent_sign_is_told_as_it_is() -> None:
 
 def test_all_that_the_daemon_logs_goes_through_it_and_no_reply_does(monkeypatch: pytest.MonkeyPatch) -> None:
     root, replies = logging.getLogger(), logging.getLogger("oslo_privsep.daemon")
-    to_the_caller = daemon.PrivsepLogHandler(None)
+    to_the_caller = daemon.PrivsepLogHandler(None)  # type: ignore[arg-type]  # it sends nothing here
     monkeypatch.setattr(root, "handlers", [to_the_caller, logging.NullHandler()])
     monkeypatch.setattr(replies, "level", logging.DEBUG)
     Hardened._log_to_the_caller_only()
