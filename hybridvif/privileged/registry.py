@@ -29,11 +29,21 @@ def configured() -> Settings:
 
 
 def executor_of(role: Role, settings: Settings) -> Executor:
-    """The configured executor of a role, loaded and made.
+    """The configured executor of a role, loaded and made. Raises ConfigurationError."""
+    cls, name = class_of(role, settings), _configured_name(role, settings)
+    try:
+        executor: Executor = cls(settings)
+    except Exception as error:
+        raise _useless(role, f"{name!r} cannot be started ({error})") from error
+    return executor
+
+
+def class_of(role: Role, settings: Settings) -> Any:
+    """The configured executor of a role, loaded.
 
     Raises ConfigurationError, naming the installed ones, if it is misspelt, missing, broken, or of the other role.
     """
-    name = settings.link_executor if role is Role.LINK else settings.switch_executor
+    name = _configured_name(role, settings)
     _prime()
     try:
         cls: Any = DriverManager(GROUPS[role], name).driver
@@ -47,11 +57,11 @@ def executor_of(role: Role, settings: Settings) -> Executor:
         raise _useless(role, f"{name!r} is no executor, it lacks {', '.join(lacking)}")
     if cls.role is not role:
         raise _useless(role, f"{name!r} is a {getattr(cls.role, 'value', cls.role)} executor")
-    try:
-        executor: Executor = cls(settings)
-    except Exception as error:
-        raise _useless(role, f"{name!r} cannot be started ({error})") from error
-    return executor
+    return cls
+
+
+def _configured_name(role: Role, settings: Settings) -> str:
+    return settings.link_executor if role is Role.LINK else settings.switch_executor
 
 
 def _useless(role: Role, why: str) -> ConfigurationError:

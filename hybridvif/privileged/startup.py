@@ -22,9 +22,11 @@ from oslo_privsep import comm, daemon
 from oslo_privsep.priv_context import PrivContext
 
 from hybridvif.errors import HybridVifError
-from hybridvif.privileged import posture, registry
+from hybridvif.parts import Role
+from hybridvif.privileged import landlock, posture, registry
 from hybridvif.privileged.context import daemon_context
 from hybridvif.privileged.frames import Frames
+from hybridvif.privileged.lograte import LogRate
 from hybridvif.privileged.replies import Replies
 
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
@@ -78,6 +80,7 @@ class Hardened(daemon.Daemon):
         self.caps = {posture.KEPT}
         super()._drop_privs()
         posture.seal()
+        self._confine()
 
     def _process_cmd(self, msgid: str, cmd: comm.Message, *args: Any) -> tuple[Any, ...]:
         match cmd, args:
@@ -109,10 +112,26 @@ class Hardened(daemon.Daemon):
             registry.configured()
 
     @staticmethod
+    def _confine() -> None:
+        with contextlib.suppress(HybridVifError):
+            settings = registry.configured()
+            executors = [registry.class_of(role, settings) for role in Role]
+            if any(executor.programs for executor in executors):
+                # What a program may have to write, nobody here can tell, and it would be held alike.
+                return
+            own = [sys.modules[executor.__module__].__file__ for executor in executors]
+            landlock.restrict([*landlock.READ, *sys.path, *(os.path.dirname(path) for path in own if path)])
+
+    @staticmethod
     def _log_to_the_caller_only() -> None:
         # oslo.privsep removes handlers from the list that it walks, so every other one stays, with its file.
         root = logging.getLogger()
         root.handlers = [one for one in root.handlers if isinstance(one, daemon.PrivsepLogHandler)]
+        rate = LogRate()
+        for handler in root.handlers:
+            handler.addFilter(rate)
+        # At DEBUG it logs every reply whole.
+        logging.getLogger(daemon.__name__).setLevel(logging.INFO)
 
 
 def _end_with_the_caller(channel: socket.socket) -> None:

@@ -1,0 +1,94 @@
+"""Which files the daemon may open, by Landlock where the kernel has it: see landlock(7).
+
+It writes nowhere but under /proc/sys/net, and reads neither a home nor /etc/shadow. Unix sockets are not files to
+Landlock: who may connect is the socket's own mode. Only what the kernel knows of is asked for, so an older one refuses
+less (landlock(7), ABI versions).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import logging
+import os
+import sys
+from collections.abc import Iterable
+
+LOG = logging.getLogger(__name__)
+
+_CREATE, _ADD, _RESTRICT = 444, 445, 446
+"""The numbers of the system calls, the same on every architecture that has them (asm-generic/unistd.h)."""
+_VERSION = 1
+_PATH_BENEATH = 1
+_EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << at for at in range(4))
+_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
+"""How many rights to files a kernel knows, by the version of its ABI; the latest holds for all that follow."""
+READ = (
+    *(sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(__file__))),
+    *("/usr", "/lib", "/lib64", "/proc", "/sys", "/dev/urandom"),
+    *(f"/etc/{name}" for name in ("hosts", "host.conf", "resolv.conf", "nsswitch.conf", "gai.conf", "services")),
+    *("/etc/ld.so.cache", "/etc/localtime"),
+)
+"""What is read: the interpreter and its packages, the kernel's own files, and what a host's name is looked up in."""
+WRITTEN = ("/proc/sys/net", "/dev/null")
+
+
+class _Ruleset(ctypes.Structure):
+    _fields_ = (("handled_access_fs", ctypes.c_uint64),)
+
+
+class _PathBeneath(ctypes.Structure):
+    _pack_ = 1
+    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
+
+
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+def version() -> int:
+    """The version of the kernel's Landlock; 0 where it has none, or it is switched off."""
+    return max(int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))), 0)
+
+
+def restrict(read: Iterable[str]) -> bool:
+    """Hold this thread, and those that it starts, to these files; whether the kernel can. Needs NO_NEW_PRIVS.
+
+    read: what may be read and executed, and all beneath it; what is not there is left out.
+    """
+    if not (known := version()):
+        LOG.info("this kernel has no Landlock, so the daemon may open what its user may")
+        return False
+    every = (1 << _RIGHTS[min(known, max(_RIGHTS))]) - 1
+    reading = _READ_FILE | _READ_DIR | _EXECUTE
+    asked = _Ruleset(every)
+    ruleset = _called(_CREATE, ctypes.byref(asked), ctypes.c_size_t(ctypes.sizeof(asked)), ctypes.c_uint32(0))
+    try:
+        for path in read:
+            _allow(ruleset, path, reading)
+        for path in WRITTEN:
+            _allow(ruleset, path, reading | _WRITE_FILE)
+        _called(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+    finally:
+        os.close(ruleset)
+    return True
+
+
+def _allow(ruleset: int, path: str, rights: int) -> None:
+    try:
+        fd = os.open(path, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return
+    try:
+        if not os.path.isdir(path):
+            rights &= ~_READ_DIR
+        rule = _PathBeneath(rights, fd)
+        _called(_ADD, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), ctypes.byref(rule), ctypes.c_uint32(0))
+    finally:
+        os.close(fd)
+
+
+def _called(number: int, *arguments: object) -> int:
+    answer: int = _libc.syscall(ctypes.c_long(number), *arguments)
+    if answer < 0:
+        code = ctypes.get_errno()
+        raise OSError(code, f"landlock, system call {number}: {os.strerror(code)}")
+    return answer

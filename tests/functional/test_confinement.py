@@ -1,0 +1,98 @@
+"""Which files the daemon may open, tried from within it by an executor of a stranger's."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridvif import check, plug, unplug
+from hybridvif.host import Host
+from hybridvif.privileged import landlock
+from hybridvif.pytest_plugin import connected, lacking
+from hybridvif.sandbox import Sandbox
+from tests.functional.conftest import Lab, make_port
+
+PROBE = '''
+import os
+from dataclasses import replace
+from hybridvif.executors.netlink import NetlinkExecutor
+
+WRITTEN = {written!r}
+READ = {read!r}
+
+def tried(path, flags):
+    try:
+        os.close(os.open(path, flags, 0o600))
+    except OSError as error:
+        return f"{{path}}: {{error.strerror}}"
+    return f"{{path}}: opened"
+
+class Probe(NetlinkExecutor):
+    """Tells what it could open."""
+
+    programs = {programs!r}
+
+    def observe(self, names, deadline):
+        seen = super().observe(names, deadline)
+        said = [tried(path, os.O_WRONLY | os.O_CREAT) for path in WRITTEN]
+        said += [tried(path, os.O_RDONLY) for path in READ]
+        return replace(seen, facts=replace(seen.facts, unchecked=tuple(said)))
+'''
+FORBIDDEN = "Permission denied"
+Probe = Callable[..., list[str]]
+
+
+@pytest.fixture
+def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probe]:
+    """What the daemon says of opening these files."""
+    installed = tmp_path / "installed"
+    card = installed / "probe-1.dist-info"
+    card.mkdir(parents=True)
+    (card / "METADATA").write_text("Metadata-Version: 2.1\nName: probe\nVersion: 1\n")
+    (card / "entry_points.txt").write_text("[hybridvif.link_executors]\nprobe = probe:Probe\n")
+    monkeypatch.setenv("PYTHONPATH", str(installed))
+
+    def probed(written: list[str], read: list[str], programs: tuple[str, ...] = ()) -> list[str]:
+        (installed / "probe.py").write_text(PROBE.format(written=written, read=read, programs=programs))
+        with connected(sandbox, tmp_path, deadline=10, link_executor="probe") as host:
+            port = make_port()
+            said = host.observe(set(port.names), time.monotonic() + 10).facts.unchecked
+            assert plug(port, host).ok
+            assert check(port, host) == ()
+            assert unplug(port.id, host).ok
+            return [line.rpartition(": ")[2] for line in said]
+
+    yield probed
+    Lab(sandbox, Host.__new__(Host)).sweep()
+
+
+def test_the_daemon_writes_nowhere_but_to_the_networks_own_switches(probed: Probe, tmp_path: Path) -> None:
+    if not landlock.version():
+        lacking("this kernel has no Landlock")
+    elsewhere = [
+        "/etc/hybridvif-tried",
+        f"{Path.home()}/tried",
+        "/tmp/hybridvif-tried",
+        "/run/tried",
+        str(tmp_path / "x"),
+    ]
+    elsewhere += ["/etc/passwd", "/proc/sys/kernel/core_pattern", "/proc/self/oom_score_adj"]
+    assert set(probed(elsewhere, [])) == {FORBIDDEN}
+    assert probed(["/proc/sys/net/ipv4/conf/lo/arp_ignore", "/dev/null"], []) == ["opened"] * 2
+
+
+def test_the_daemon_reads_neither_a_home_nor_a_secret(probed: Probe, tmp_path: Path) -> None:
+    if not landlock.version():
+        lacking("this kernel has no Landlock")
+    secret = tmp_path / "secret"
+    secret.write_text("x")
+    assert set(probed([], ["/etc/shadow", str(secret), "/etc/ssh", "/var/lib", "/root", "/"])) == {FORBIDDEN}
+    assert probed([], ["/proc/self/status", "/etc/hosts"]) == ["opened"] * 2
+
+
+def test_a_daemon_whose_executors_run_programs_is_not_held_so(probed: Probe, tmp_path: Path) -> None:
+    """Its programs would be held alike, and may have to write."""
+    assert probed([str(tmp_path / "x")], [], ("ip",)) == ["opened"]

@@ -1,0 +1,77 @@
+"""How fast the daemon may log."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+from oslo_privsep import daemon
+
+from hybridvif import wire
+from hybridvif.privileged.lograte import BURST, LogRate
+from hybridvif.privileged.startup import Hardened
+
+
+class Clock:
+    """A clock that stands until it is put on."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def line(text: str = "refused: %s", *values: object) -> logging.LogRecord:
+    return logging.LogRecord("hybridvif", logging.WARNING, __file__, 1, text, values or ("x",), None)
+
+
+def test_the_largest_honest_call_is_logged_whole() -> None:
+    rate = LogRate(clock=Clock())
+    assert wire.MAX_PLANS * wire.MAX_STEPS <= BURST
+    assert all(rate.filter(line()) for _ in range(wire.MAX_PLANS * wire.MAX_STEPS))
+    assert not rate.filter(line())
+
+
+def test_a_flood_passes_at_the_rate_alone() -> None:
+    clock = Clock()
+    rate = LogRate(burst=10, rate=5, clock=clock)
+    passed = 0
+    for tick in range(10_000):
+        clock.now = tick / 1000
+        passed += rate.filter(line())
+    assert 10 + 5 * 9 <= passed <= 10 + 5 * 10
+
+
+def test_the_next_line_says_how_many_were_dropped_and_the_one_after_it_does_not() -> None:
+    clock = Clock()
+    rate = LogRate(burst=1, rate=1, clock=clock)
+    assert [rate.filter(line()) for _ in range(8)] == [True, *[False] * 7]
+    clock.now = 1.0
+    first = line("refused: %s of %s", 1, 2)
+    assert rate.filter(first)
+    assert first.getMessage() == "refused: 1 of 2 (after 7 lines that were dropped, as too many at once)"
+    clock.now = 2.0
+    second = line()
+    assert rate.filter(second)
+    assert second.getMessage() == "refused: x"
+
+
+def test_a_line_with_a_percent_sign_is_told_as_it_is() -> None:
+    rate = LogRate(burst=1, rate=1, clock=(clock := Clock()))
+    rate.filter(line())
+    rate.filter(line())
+    clock.now = 1.0
+    told = line("%s", "100% of it")
+    assert rate.filter(told)
+    assert told.getMessage().startswith("100% of it (after 1 lines")
+
+
+def test_all_that_the_daemon_logs_goes_through_it_and_no_reply_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    root, replies = logging.getLogger(), logging.getLogger("oslo_privsep.daemon")
+    to_the_caller = daemon.PrivsepLogHandler(None)  # type: ignore[arg-type]  # it sends nothing here
+    monkeypatch.setattr(root, "handlers", [to_the_caller, logging.NullHandler()])
+    monkeypatch.setattr(replies, "level", logging.DEBUG)
+    Hardened._log_to_the_caller_only()
+    assert root.handlers == [to_the_caller]
+    assert [type(one) for one in to_the_caller.filters] == [LogRate]
+    assert not replies.isEnabledFor(logging.DEBUG)
