@@ -64,7 +64,8 @@ def clocked() -> Clock:
     for name in ("_send", "_receive"):
         clock.time(Channel, name, lambda *_, **__: LINKS)
     clock.time(Channel, "delete_announced", lambda *_, **__: GRACE)
-    clock.time(Connection, "greet", lambda *_, **__: ROWS)
+    for name in ("greet", "greeted"):
+        clock.time(Connection, name, lambda *_, **__: ROWS)
     clock.time(Connection, "ask", lambda _, __, params, *___: SWITCH if "cur_cfg" in str(params[1:2]) else ROWS)
     return clock
 

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable, Collection, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from hybridvif.executors.base import ExecutorError, one_by_one
+from hybridvif.executors.base import ExecutorError, observing, one_by_one
 from hybridvif.executors.command import Program
+from hybridvif.executors.recording import RecordingSwitch
+from hybridvif.facts import Observed
 from hybridvif.parts import NOTHING
 from hybridvif.report import Result
+from hybridvif.settings import Settings
 from hybridvif.steps import Create, Step
 from tests.unit.strategies import BRIDGE, VETH
 
@@ -35,3 +40,27 @@ def test_a_program_is_not_started_after_the_deadline(tmp_path: Path) -> None:
     assert not trace.exists()
     assert Program("ip", str(tmp_path)).run([], time.monotonic() + 60).code == 0
     assert trace.exists()
+
+
+class Waiting(RecordingSwitch):
+    """An executor that asks at once."""
+
+    asked = False
+
+    @contextmanager
+    def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
+        self.asked = True
+        yield lambda: self.observe(names, deadline)
+
+
+def test_who_can_is_asked_before_the_answer_is_called_for() -> None:
+    executor = Waiting(Settings())
+    with observing(executor, None, time.monotonic() + 1) as answer:
+        assert executor.asked
+        assert answer() == executor.observe(None, time.monotonic() + 1)
+
+
+def test_who_cannot_is_asked_when_it_is() -> None:
+    executor = RecordingSwitch(Settings())
+    with observing(executor, None, time.monotonic() + 1) as answer:
+        assert answer() == executor.observe(None, time.monotonic() + 1)
