@@ -271,10 +271,10 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
     if "type" in changes:
         yield from _type_words(name, after.type)
     if "bridge" in changes:
-        # Moved, not deleted and added: row, ofport and other_config stay.
-        yield from ("--", "--id=@port", "get", "Port", name)
-        yield from ("--", "remove", "Bridge", before.bridge, "ports", "@port")
-        yield from ("--", "add", "Bridge", after.bridge, "ports", "@port")
+        # Moved, not deleted and added: row, ofport and other_config stay. A command line takes each @name once.
+        yield from ("--", f"--id=@{name}", "get", "Port", name)
+        yield from ("--", "remove", "Bridge", before.bridge, "ports", f"@{name}")
+        yield from ("--", "add", "Bridge", after.bridge, "ports", f"@{name}")
 
 
 def bridge_words(name: str, datapath_type: str) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any, ClassVar
 
 from hybridvif.errors import BridgeMissing
@@ -79,6 +80,9 @@ class VsctlExecutor:
         words = [word for name, kind in made.items() for word in bridge_words(name, kind)]
         words += [word for step in found for word in switch_words(step, qos.get(step.part.name, ()))]
         words += [word for name in self._emptied(found, deadline) for word in ("--", "del-br", name)]
+        if not words:
+            # A move to where somebody else has moved it already.
+            return [Outcome(step, Result.DONE) for step in steps]
         until = deadline - (deadline - time.monotonic()) * READ_SHARE
         done = self._run(words, until)
         if done.expired or done.code < 0:
@@ -204,9 +208,15 @@ def _missing_bridges(bridges: Collection[str], steps: Iterable[Step]) -> list[st
 
 
 def _as_found(step: Step, state: HostState) -> Step:
-    """The step; a port is deleted as it was found, since nobody has judged what the caller says of it."""
+    """The step, taking a port from the bridge where it was found: nobody has judged what the caller says of that."""
     found = state.ports.get(step.part.name)
-    return Delete(found) if isinstance(step, Delete) and isinstance(found, OvsPort) else step
+    if not isinstance(found, OvsPort):
+        return step
+    if isinstance(step, Delete):
+        return Delete(found)
+    if isinstance(step, Update) and isinstance(step.before, OvsPort) and "bridge" in changes_of(step):
+        return Update(replace(step.before, bridge=found.bridge), step.after)
+    return step
 
 
 def _is_there(part: Part | None, step: Step) -> bool:

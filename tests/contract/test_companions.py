@@ -96,6 +96,17 @@ def test_a_qos_row_comes_with_its_port_and_goes_with_it(bench: Bench) -> None:
     assert bench.snapshot() == before
 
 
+def test_two_rows_are_moved_in_one_transaction(bench: Bench) -> None:
+    ports = [replace(one, bridge="br-two") for one in (PORT, OTHER)]
+    assert all(report.ok for report in plug_all(ports, bench.host))
+    before = int(bench.sh("ovs-vsctl get Open_vSwitch . next_cfg"))
+    moved = [replace(one, bridge="br-int") for one in ports]
+    assert all(report.ok for report in plug_all(moved, bench.host))
+    assert {port.names.switch_end for port in ports} <= set(bench.sh("ovs-vsctl list-ports br-int").split())
+    # ovs-vswitchd reconfigures the whole host for each.
+    assert int(bench.sh("ovs-vsctl get Open_vSwitch . next_cfg")) == before + 1
+
+
 @pytest.mark.parametrize("bridge", ["br-typo", "br-ex"], ids=["typing error", "not allowed"])
 def test_no_other_bridge_is_made(bench: Bench, bridge: str) -> None:
     before = bench.snapshot()

@@ -89,7 +89,7 @@ def test_a_port_of_ivs_is_added_by_ivs_ctl() -> None:
 def test_a_row_is_moved_and_never_deleted() -> None:
     words = switch_words(Update(replace(ROW, bridge="br-old"), ROW))
     assert "del-port" not in words
-    assert words[:5] == ["--", "--id=@port", "get", "Port", QVO]
+    assert words[:5] == ["--", f"--id=@{QVO}", "get", "Port", QVO]
 
 
 @pytest.mark.parametrize("step", [Create(Tap(name=PORT.names.tap, master="")), Create(IvsPort(name=QVO))])
