@@ -144,7 +144,7 @@ def main() -> None:
         for count in counts:
             rounds = args.rounds * 10 if count == 1 else args.rounds
             words = [sys.executable, __file__, "--inside", str(config), str(count), str(rounds)]
-            found[count] = json.loads(box.run(words).stdout)
+            found[count] = json.loads(box.run(words, timeout=900).stdout)
     table = table_of(counts, found)
     sys.stdout.write(table)
     if args.page:
