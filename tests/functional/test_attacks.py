@@ -1,13 +1,18 @@
 """A captured caller sends what it likes: everything is refused by that word, and nothing of anybody else's changes.
 
-Straight through the channel, past our own client. What the daemon has loaded and executed is compared once for
-the whole table, at its end.
+Straight through the channel, past our own client. What the daemon has loaded, opened and executed is compared once for
+the whole table, at its end; strace sees it where it may attach.
 """
 
 from __future__ import annotations
 
+import os
+import re
+import shutil
+import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +23,8 @@ from hybridvif import Port, plug, wire, wiring_of
 from hybridvif.privileged.context import Channel, daemon_context
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
-from tests.functional.conftest import Lab, make_port
-from tests.functional.test_boundary import daemons
+from tests.functional.conftest import Lab, make_port, until
+from tests.functional.test_boundary import daemons, status_of
 
 SOON = 10.0
 PORT = make_port()
@@ -246,7 +251,7 @@ def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> It
 
 
 @pytest.fixture(scope="module")
-def channel(connection: Lab) -> Iterator[Channel]:
+def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Channel]:
     """The channel to the daemon of a host with things of others on it; afterwards they are as they were to the bit."""
     lab = connection
     lab.sh(
@@ -265,14 +270,34 @@ def channel(connection: Lab) -> Iterator[Channel]:
         channel.remote_call("none", (), {}, SOON)
     (pid,) = daemons(lab.box)
     before, loaded = lab.snapshot(), libraries_of(pid)
-    yield channel
+    with watched(pid, tmp_path_factory.mktemp("seen") / "calls") as calls:
+        yield channel
     assert lab.snapshot() == before
+    # No module was looked for, nothing was executed, and no file was opened to be made or changed.
+    assert [call for call in calls() if re.search(r"exec|\.py|\.so|O_WRONLY|O_RDWR|O_CREAT", call)] == []
+    # What an observation does open was seen, so that all threads were.
+    assert not calls() or any("/proc/thread-self/net/packet" in call for call in calls())
     assert daemons(lab.box) == [pid]
     assert libraries_of(pid) == loaded
     # Nothing was executed: page faults of children that it waited for, none, and the children that it has, none.
     assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[8:11:2] == ["0", "0"]
     assert not any(task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children"))
     lab.sweep()
+
+
+@contextmanager
+def watched(pid: int, log: Path) -> Iterator[Callable[[], list[str]]]:
+    """What the daemon opens and executes meanwhile, thread by thread; nothing where strace may not look."""
+    if shutil.which("strace") is None or os.geteuid() != 0:
+        yield list
+        return
+    traced = "trace=execve,execveat,openat,openat2"
+    with subprocess.Popen(["strace", "-f", "-qq", "-o", log, "-e", traced, "-p", str(pid)]) as strace:
+        try:
+            assert until(lambda: status_of(pid)["TracerPid"] == str(strace.pid))
+            yield lambda: log.read_text(encoding="utf-8", errors="replace").splitlines()
+        finally:
+            strace.terminate()
 
 
 def libraries_of(pid: int) -> set[str]:
