@@ -21,7 +21,7 @@ from hybridvif.errors import HybridVifError, PreconditionError, Refused
 from hybridvif.executors.base import Executor, ExecutorError, observing
 from hybridvif.facts import together
 from hybridvif.parts import Role
-from hybridvif.privileged import batches, identification, policy, posture, registry
+from hybridvif.privileged import batches, identification, imports, policy, posture, registry
 from hybridvif.privileged.context import entrypoint
 from hybridvif.settings import MAX_DEADLINE
 
@@ -97,6 +97,7 @@ def _executors() -> dict[Role, Executor]:
     with _lock:
         if "executors" not in _state:
             _state["executors"] = {role: registry.executor_of(role, settings) for role in Role}
+            imports.close()
         executors: dict[Role, Executor] = _state["executors"]
     if any(executor.programs for executor in executors.values()):
         posture.pass_on()

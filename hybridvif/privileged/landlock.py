@@ -30,6 +30,11 @@ READ = (
 )
 """What is read: the interpreter and its packages, the kernel's own files, and what a host's name is looked up in."""
 WRITTEN = ("/proc/sys/net", "/dev/null")
+FREE = ("/sys/devices/virtual/net", "/tmp", "/var/tmp")
+"""Where programs that executors run may do what they like: brctl writes a bridge's options into sysfs.
+
+Not /run, where a unit of systemd's can be put, nor the rest of /proc and /sys, where the kernel is told what to run.
+"""
 
 
 class _Ruleset(ctypes.Structure):
@@ -49,10 +54,11 @@ def version() -> int:
     return max(int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))), 0)
 
 
-def restrict(read: Iterable[str]) -> bool:
+def restrict(read: Iterable[str], free: Iterable[str] = ()) -> bool:
     """Hold this thread, and those that it starts, to these files; whether the kernel can. Needs NO_NEW_PRIVS.
 
-    read: what may be read and executed, and all beneath it; what is not there is left out.
+    read: what may be read and executed, and all beneath it; what is not there is left out. free: beneath which
+    anything may be done.
     """
     if not (known := version()):
         LOG.info("this kernel has no Landlock, so the daemon may open what its user may")
@@ -66,6 +72,8 @@ def restrict(read: Iterable[str]) -> bool:
             _allow(ruleset, path, reading)
         for path in WRITTEN:
             _allow(ruleset, path, reading | _WRITE_FILE)
+        for path in free:
+            _allow(ruleset, path, every)
         _called(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)

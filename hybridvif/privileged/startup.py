@@ -23,7 +23,7 @@ from oslo_privsep.priv_context import PrivContext
 
 from hybridvif.errors import HybridVifError
 from hybridvif.parts import Role
-from hybridvif.privileged import landlock, posture, registry
+from hybridvif.privileged import imports, landlock, posture, registry
 from hybridvif.privileged.context import daemon_context
 from hybridvif.privileged.frames import Frames
 from hybridvif.privileged.lograte import LogRate
@@ -80,6 +80,7 @@ class Hardened(daemon.Daemon):
         self.caps = {posture.KEPT}
         super()._drop_privs()
         posture.seal()
+        imports.arm()
         self._confine()
 
     def _process_cmd(self, msgid: str, cmd: comm.Message, *args: Any) -> tuple[Any, ...]:
@@ -117,7 +118,8 @@ class Hardened(daemon.Daemon):
             settings = registry.configured()
             executors = [registry.class_of(role, settings) for role in Role]
             if any(executor.programs for executor in executors):
-                # What a program may have to write, nobody here can tell, and it would be held alike.
+                # What a program has to read, nobody here can tell, and it is held alike.
+                landlock.restrict(["/"], landlock.FREE)
                 return
             own = [sys.modules[executor.__module__].__file__ for executor in executors]
             landlock.restrict([*landlock.READ, *sys.path, *(os.path.dirname(path) for path in own if path)])

@@ -93,6 +93,13 @@ def test_the_daemon_reads_neither_a_home_nor_a_secret(probed: Probe, tmp_path: P
     assert probed([], ["/proc/self/status", "/etc/hosts"]) == ["opened"] * 2
 
 
-def test_a_daemon_whose_executors_run_programs_is_not_held_so(probed: Probe, tmp_path: Path) -> None:
-    """Its programs would be held alike, and may have to write."""
-    assert probed([str(tmp_path / "x")], [], ("ip",)) == ["opened"]
+def test_a_daemon_whose_executors_run_programs_reads_all_and_writes_no_more_than_those_need(probed: Probe) -> None:
+    """Its programs are held alike."""
+    if not landlock.version():
+        lacking("this kernel has no Landlock")
+    elsewhere = ["/etc/passwd", "/etc/cron.d/tried", f"{Path.home()}/tried", "/run/systemd/system/tried.service"]
+    elsewhere += ["/proc/sys/kernel/core_pattern", "/sys/kernel/uevent_helper", "/sys/kernel/mm/ksm/run"]
+    forbidden = set(probed([path for path in elsewhere if Path(path).parent.exists()], [], ("ip",)))
+    assert forbidden <= {FORBIDDEN, "No such file or directory", "Read-only file system"}
+    assert FORBIDDEN in forbidden
+    assert probed(["/tmp/hybridvif-tried"], ["/etc/shadow"], ("ip",)) == ["opened"] * 2

@@ -1,0 +1,60 @@
+"""Once its executors are loaded the daemon imports nothing but Python's own modules, and one library."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridvif.privileged import imports
+
+
+@pytest.fixture
+def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A directory that Python looks into first, in a program whose guard is closed."""
+    monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    imports.arm()
+    yield tmp_path
+    imports.close()
+
+
+def test_until_it_is_closed_all_comes_through(guarded: Path) -> None:
+    (guarded / "planted.py").write_text("RUN = True\n")
+    assert importlib.import_module("planted").RUN
+
+
+def test_closed_it_lets_nothing_planted_in(guarded: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (guarded / "planted.py").write_text("raise SystemExit('it ran')\n")
+    (guarded / "kept.py").write_text("")
+    kept = importlib.import_module("kept")
+    imports.close()
+    with pytest.raises(ImportError, match="^refused: planted was not imported when") as caught:
+        importlib.import_module("planted")
+    assert caught.value.name == "planted"
+    assert "refused: planted" in caplog.text
+    # What is there is there.
+    assert importlib.import_module("kept") is kept
+
+
+def test_pythons_own_modules_are_pythons_own(guarded: Path) -> None:
+    sys.modules.pop("this", None)
+    for name in ("colorsys", "winreg"):
+        sys.modules.pop(name, None)
+        (guarded / f"{name}.py").write_text("raise SystemExit('it ran')\n")
+    imports.close()
+    assert importlib.import_module("colorsys").rgb_to_hsv(0, 0, 0) == (0.0, 0.0, 0)
+    assert importlib.import_module("encodings.cp037").__name__ == "encodings.cp037"
+    with pytest.raises(ModuleNotFoundError, match="winreg"):
+        importlib.import_module("winreg")
+
+
+def test_what_an_executor_imports_later_still_comes(guarded: Path) -> None:
+    for name in [name for name in sys.modules if name.partition(".")[0] == "pyroute2"]:
+        del sys.modules[name]
+    imports.close()
+    assert importlib.import_module("pyroute2.netlink.exceptions").NetlinkError
