@@ -30,7 +30,7 @@ READ = (
 )
 """What is read: the interpreter and its packages, the kernel's own files, and what a host's name is looked up in."""
 WRITTEN = ("/proc/sys/net", "/dev/null")
-FREE = ("/sys/devices/virtual/net", "/tmp", "/var/tmp")
+FREE = ("/sys/devices/virtual/net", "/tmp", "/var/tmp")  # noqa: S108  # not used here, but allowed
 """Where programs that executors run may do what they like: brctl writes a bridge's options into sysfs.
 
 Not /run, where a unit of systemd's can be put, nor the rest of /proc and /sys, where the kernel is told what to run.
