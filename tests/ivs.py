@@ -1,11 +1,11 @@
-"""What stands in for ivs-ctl, which was not at hand: its ports are the lines of a file in the sandbox's /run."""
+"""What stands in for ivs-ctl, which was not at hand: its ports are the lines of a file beside it."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 SCRIPT = """#!/bin/sh
-ports=/run/hybridvif-ivs-ports; touch $ports
+ports=${0%/*}/ports; touch $ports
 case $1 in
     show) echo "ivs:"; sed 's/^/  port /' $ports ;;
     add-port) grep -qx -- "$2" $ports && { echo "port $2 exists" >&2; exit 1; }; echo "$2" >> $ports ;;

@@ -203,7 +203,7 @@ def settings_of(unit: str) -> dict[str, str]:
 def allowed_calls(lab: Lab) -> set[str]:
     """The system calls of the unit's filter, its groups spelt out."""
     found: set[str] = set()
-    groups = {settings_of(UNIT)["SystemCallFilter"]}
+    groups = set(settings_of(UNIT)["SystemCallFilter"].split())
     while groups:
         for line in lab.sh(f"systemd-analyze syscall-filter {groups.pop()}").splitlines():
             word = line.strip()

@@ -27,27 +27,27 @@ def ivs_host(sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) -
         unplug(PORT.id, host, force=True)
 
 
-def ports_of(sandbox: Sandbox) -> list[str]:
-    return sandbox.run(["cat", "/run/hybridvif-ivs-ports"]).stdout.split()
+def ports_in(directory: Path) -> list[str]:
+    return (directory / "ports").read_text().split()
 
 
-def test_a_port_is_plugged_into_ivs_and_taken_out_again(sandbox: Sandbox, ivs_host: Host) -> None:
+def test_a_port_is_plugged_into_ivs_and_taken_out_again(sandbox: Sandbox, ivs_host: Host, tmp_path: Path) -> None:
     report = plug(PORT, ivs_host)
     assert [outcome.step.part.kind for outcome in report.outcomes] == ["bridge", "veth", "ivs-port"]
-    assert ports_of(sandbox) == [NAMES.switch_end]
+    assert ports_in(tmp_path) == [NAMES.switch_end]
     assert f"master {NAMES.bridge}" in sandbox.run(["ip", "link", "show", NAMES.bridge_end]).stdout
     # No row in OVSDB, and no ids: the switch is another.
     assert NAMES.switch_end not in sandbox.run(["ovs-vsctl", "list-ports", "br-int"]).stdout
     assert not plug(PORT, ivs_host).changed
     assert unplug(PORT.id, ivs_host).changed
-    assert ports_of(sandbox) == []
+    assert ports_in(tmp_path) == []
     assert sandbox.run(["ip", "link", "show", NAMES.bridge], check=False).returncode
     assert not unplug(PORT.id, ivs_host).changed
 
 
-def test_what_ivs_lost_is_named_and_given_back_alone(sandbox: Sandbox, ivs_host: Host) -> None:
+def test_what_ivs_lost_is_named_and_given_back_alone(ivs_host: Host, tmp_path: Path) -> None:
     plug(PORT, ivs_host)
-    sandbox.run(["sh", "-c", ": > /run/hybridvif-ivs-ports"])
+    (tmp_path / "ports").write_text("")
     assert [step.part.name for step in check(PORT, ivs_host)] == [NAMES.switch_end]
     assert [outcome.step.part.kind for outcome in plug(PORT, ivs_host).outcomes] == ["ivs-port"]
     assert check(PORT, ivs_host) == ()

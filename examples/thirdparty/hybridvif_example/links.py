@@ -8,7 +8,13 @@ from hybridvif.parts import Bridge, Role, Tap, Veth
 from hybridvif.steps import Create, Delete, Update, changes_of
 
 FILES = ("arp_ignore", "arp_announce", "disable_ipv6")
-OPTIONS = {"forward_delay": "forward_delay", "ageing": "ageing_time", "multicast_snooping": "mcast_snooping"}
+OPTIONS = {
+    "forward_delay": "forward_delay",
+    "ageing": "ageing_time",
+    "multicast_snooping": "mcast_snooping",
+    "nf_call_iptables": "nf_call_iptables",
+    "nf_call_ip6tables": "nf_call_ip6tables",
+}
 
 
 class BatchLinks:
@@ -57,7 +63,9 @@ class BatchLinks:
     def _set_bridge(self, bridge, changes, deadline):
         if "stp" in changes:  # first: turning it on lifts forward_delay to 2 s
             self._batch([f"link set {bridge.name} type bridge stp_state {changes['stp']:d}"], deadline)
-        options = " ".join(f"{word} {changes[name]:d}" for name, word in OPTIONS.items() if name in changes)
+        options = " ".join(
+            f"{word} {changes[name]:d}" for name, word in OPTIONS.items() if changes.get(name) is not None
+        )
         lines = [f"link set {bridge.name} type bridge {options}"] if options else []
         early = {name: value for name, value in changes.items() if name != "up"}
         self._batch([*lines, *_lines(bridge.name, early)], deadline)
