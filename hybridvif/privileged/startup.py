@@ -117,12 +117,14 @@ class Hardened(daemon.Daemon):
         with contextlib.suppress(HybridVifError):
             settings = registry.configured()
             executors = [registry.class_of(role, settings) for role in Role]
+            own = [path for executor in executors for path in getattr(executor, "writes", ())]
             if any(executor.programs for executor in executors):
                 # What a program has to read, nobody here can tell, and it is held alike.
-                landlock.restrict(["/"], landlock.FREE)
+                landlock.restrict(["/"], [*landlock.FREE, *own])
                 return
-            own = [sys.modules[executor.__module__].__file__ for executor in executors]
-            landlock.restrict([*landlock.READ, *sys.path, *(os.path.dirname(path) for path in own if path)])
+            modules = [sys.modules[executor.__module__].__file__ for executor in executors]
+            read = [os.path.dirname(path) for path in modules if path]
+            landlock.restrict([*landlock.READ, *sys.path, *read], own)
 
     @staticmethod
     def _log_to_the_caller_only() -> None:

@@ -34,6 +34,7 @@ class Probe(NetlinkExecutor):
     """Tells what it could open."""
 
     programs = {programs!r}
+    writes = {writes!r}
 
     def observe(self, names, deadline):
         seen = super().observe(names, deadline)
@@ -55,8 +56,10 @@ def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     (card / "entry_points.txt").write_text("[hybridvif.link_executors]\nprobe = probe:Probe\n")
     monkeypatch.setenv("PYTHONPATH", str(installed))
 
-    def probed(written: list[str], read: list[str], programs: tuple[str, ...] = ()) -> list[str]:
-        (installed / "probe.py").write_text(PROBE.format(written=written, read=read, programs=programs))
+    def probed(
+        written: list[str], read: list[str], programs: tuple[str, ...] = (), writes: tuple[str, ...] = ()
+    ) -> list[str]:
+        (installed / "probe.py").write_text(PROBE.format(written=written, read=read, programs=programs, writes=writes))
         with connected(sandbox, tmp_path, deadline=10, link_executor="probe") as host:
             port = make_port()
             said = host.observe(set(port.names), time.monotonic() + 10).facts.unchecked
@@ -103,3 +106,8 @@ def test_a_daemon_whose_executors_run_programs_reads_all_and_writes_no_more_than
     assert forbidden <= {FORBIDDEN, "No such file or directory", "Read-only file system"}
     assert FORBIDDEN in forbidden
     assert probed(["/tmp/hybridvif-tried"], ["/etc/shadow"], ("ip",)) == ["opened"] * 2
+
+
+@pytest.mark.parametrize("programs", [(), ("ip",)], ids=["no program", "a program"])
+def test_an_executor_writes_where_it_says_that_it_does(probed: Probe, programs: tuple[str, ...]) -> None:
+    assert probed(["/run/hybridvif-tried"], [], programs, ("/run",)) == ["opened"]

@@ -24,6 +24,7 @@ class BridgeSwitch:
     serves = frozenset({OvsPort})
     programs = ("ip",)
     atomic = False
+    writes = ("/run",)  # the daemon writes nowhere else, by Landlock; DIRECTORY itself is yet to be made
 
     def __init__(self, settings):
         self._ip = Program("ip", settings.program_path)
