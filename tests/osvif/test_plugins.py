@@ -90,7 +90,7 @@ def test_an_error_carries_our_sentence_and_the_report(lab: Lab, ours: Nova, port
 def test_a_plug_that_open_vswitch_did_not_take_is_no_success(
     lab: Lab, start_nova: StartNova, port: Port, plugin: str
 ) -> None:
-    nova = start_nova(answer_to_ovs="true", deadline=5)
+    nova = start_nova(answer_to_ovs="true")
     assert nova.plug(make_port(2), plugin) == {"ok": True}
     lab.box.pause("ovs-vswitchd")
     try:
@@ -123,7 +123,7 @@ def test_a_plug_that_open_vswitch_refused_is_an_error_and_is_taken_back(
 def test_an_unplug_that_cannot_be_carries_our_sentence_and_the_report(
     lab: Lab, start_nova: StartNova, port: Port, plugin: str
 ) -> None:
-    nova = start_nova(answer_to_ovs="true", deadline=5)
+    nova = start_nova(answer_to_ovs="true")
     assert nova.plug(port, plugin)["ok"]
     lab.box.pause("ovsdb-server")
     try:
