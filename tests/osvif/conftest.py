@@ -33,7 +33,7 @@ class Nova:
     """A running actor."""
 
     def __init__(self, box: Sandbox, config: Path, style: str = "", env: dict[str, str] | None = None) -> None:
-        self._log = config.with_suffix(".log")
+        self.config, self._log = config, config.with_suffix(".log")
         with self._log.open("w") as log:
             self.process = box.popen(
                 [sys.executable, str(ACTOR), str(config), style], stdin=PIPE, stdout=PIPE, stderr=log, env=env
@@ -64,13 +64,19 @@ class Nova:
         self.process.stdout.close()  # type: ignore[union-attr]
 
 
-def configuration(directory: Path, ours: dict[str, object], os_vif: dict[str, object], name: str = "nova") -> Path:
+def configuration(
+    directory: Path,
+    ours: dict[str, object],
+    os_vif: dict[str, object],
+    name: str = "nova",
+    daemon: dict[str, object] | None = None,
+) -> Path:
     """A file as Nova has it, with both sections."""
     path = directory / f"{name}.conf"
     sections: dict[str, dict[str, object]] = {
         "hybridvif": {"lock_path": directory / "locks", "deadline": 10, **ours},
         "os_vif_ovs": {"ovsdb_connection": "unix:/run/openvswitch/db.sock", **os_vif},
-        "hybridvif_privileged": {"helper_command": f"{HELPER} --config-file {path}"},
+        "hybridvif_privileged": {"helper_command": f"{HELPER} --config-file {path}", **(daemon or {})},
         "vif_plug_ovs_privileged": {"helper_command": f"{HELPER} --config-file {path}"},
     }
     path.write_text(
@@ -87,13 +93,17 @@ StartNova = Callable[..., Nova]
 
 @pytest.fixture(scope="module")
 def start_module_nova(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartNova]:
-    """Starts an actor with options of ours; `os_vif` has those of os-vif."""
+    """Starts an actor with options of ours; `os_vif` has those of os-vif, `daemon` those of our daemon."""
     with ExitStack() as running:
 
         def start(
-            style: str = "", os_vif: dict[str, object] | None = None, env: dict[str, str] | None = None, **ours: object
+            style: str = "",
+            os_vif: dict[str, object] | None = None,
+            env: dict[str, str] | None = None,
+            daemon: dict[str, object] | None = None,
+            **ours: object,
         ) -> Nova:
-            config = configuration(tmp_path_factory.mktemp("nova"), ours, os_vif or {})
+            config = configuration(tmp_path_factory.mktemp("nova"), ours, os_vif or {}, daemon=daemon)
             nova = Nova(sandbox, config, style, env)
             running.callback(nova.close)
             return nova

@@ -11,9 +11,10 @@ from tests.functional.conftest import Lab, make_port
 from tests.osvif.conftest import Nova, StartNova, vif
 
 DROP_IN = "hybridvif.osvif.plugins.HybridOvsPlugin"
+PLUGINS = ["hybridvif", "ovs"]
 
 
-@pytest.mark.parametrize("plugin", ["hybridvif", "ovs"])
+@pytest.mark.parametrize("plugin", PLUGINS)
 def test_a_vif_is_plugged_and_unplugged(lab: Lab, ours: Nova, port: Port, plugin: str) -> None:
     before = lab.snapshot()
     assert ours.plug(port, plugin) == {"ok": True}
@@ -75,8 +76,9 @@ def test_a_name_that_is_not_of_the_port_id_is_refused_with_the_reason(lab: Lab, 
     assert lab.snapshot() == before
 
 
-def test_an_error_carries_our_sentence_and_the_report(lab: Lab, ours: Nova, port: Port) -> None:
-    told = ours.ask("plug", vif=vif(port, bridge="br-no"))
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_an_error_carries_our_sentence_and_the_report(lab: Lab, ours: Nova, port: Port, plugin: str) -> None:
+    told = ours.plug(port, plugin, bridge="br-no")
     assert told["raised"] == "os_vif.exception.PlugException"
     assert told["cause"] == "hybridvif.errors.BridgeMissing"
     assert "integration bridge br-no does not exist" in told["text"]
@@ -84,17 +86,56 @@ def test_an_error_carries_our_sentence_and_the_report(lab: Lab, ours: Nova, port
     assert not lab.link(port.names.bridge)
 
 
-def test_a_plug_that_open_vswitch_did_not_take_is_no_success(lab: Lab, start_nova: StartNova, port: Port) -> None:
-    nova = start_nova(answer_to_ovs="true", deadline=5)
-    assert nova.plug(make_port(2))["ok"]
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_a_plug_that_open_vswitch_did_not_take_is_no_success(
+    lab: Lab, start_nova: StartNova, port: Port, plugin: str
+) -> None:
+    nova = start_nova(answer_to_ovs="true")
+    assert nova.plug(make_port(2), plugin) == {"ok": True}
     lab.box.pause("ovs-vswitchd")
     try:
-        told = nova.plug(port)
+        told = nova.plug(port, plugin)
     finally:
         lab.box.resume("ovs-vswitchd")
     assert (told["raised"], told["status"]) == ("os_vif.exception.PlugException", "configured")
-    assert nova.plug(port) == {"ok": True}
+    assert told["sentence"]
+    assert told["sentence"] in told["text"]
+    assert nova.plug(port, plugin) == {"ok": True}
     assert check(port, lab.host) == ()
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_a_plug_that_open_vswitch_refused_is_an_error_and_is_taken_back(
+    lab: Lab, start_nova: StartNova, port: Port, plugin: str
+) -> None:
+    nova = start_nova(answer_to_ovs="true", integration_bridges="br-int,br-sys")
+    # The sandbox has no module of the kernel's datapath, or this bridge would be taken.
+    lab.sh("ovs-vsctl --no-wait add-br br-sys -- set Bridge br-sys datapath_type=system")
+    before = lab.links()
+    told = nova.plug(port, plugin, bridge="br-sys", datapath_type="system")
+    assert (told["raised"], told["status"]) == ("os_vif.exception.PlugException", "rolled-back")
+    assert told["sentence"] in told["text"]
+    assert lab.links() == before
+    assert lab.row(port.names.switch_end) == {}
+
+
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_an_unplug_that_cannot_be_carries_our_sentence_and_the_report(
+    lab: Lab, start_nova: StartNova, port: Port, plugin: str
+) -> None:
+    nova = start_nova(answer_to_ovs="true")
+    assert nova.plug(port, plugin)["ok"]
+    lab.box.pause("ovsdb-server")
+    try:
+        told = nova.unplug(port, plugin)
+    finally:
+        lab.box.resume("ovsdb-server")
+    assert told["raised"] == "os_vif.exception.UnplugException"
+    assert told["status"] is not None
+    assert told["sentence"]
+    assert told["sentence"] in told["text"]
+    assert nova.unplug(port, plugin) == {"ok": True}
+    assert not lab.link(port.names.bridge)
 
 
 def test_an_unplug_of_a_running_vm_is_forced_unless_a_file_says_otherwise(

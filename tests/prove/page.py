@@ -62,8 +62,23 @@ BARS = (
     Bar("kills-rollback", "the same within a rollback", "100 % / 100 %, 0 false ok", KILLS,
         "test_kills.py -k undone"),
     Bar(
+        "kills-osvif-api", "the daemon killed in the same way under `os_vif.plug` and `os_vif.unplug`, plugins "
+        "`hybridvif` and `ovs`", "100 % / 100 %, 0 false ok", KILLS, "../osvif/test_proofs.py -k killed",
+    ),
+    Bar(
         "drift", "kinds of drift: repaired by the next plug, found by `check`", "40 kinds, 100 %",
         "{repaired} of {kinds} repaired, {found} found", "test_drifts.py",
+    ),
+    Bar(
+        "drift-osvif-api", "the same, repaired by the next `os_vif.plug`, plugins `hybridvif` and `ovs`",
+        "40 kinds for each plugin, 100 %", "{repaired} of {kinds} repaired, {found} found",
+        "../osvif/test_proofs.py -k drift",
+    ),
+    Bar(
+        "traffic-osvif-api", "a ping every 10 ms and a TCP stream while a port of os-vif's is adopted, plugged again "
+        "and repaired by `os_vif.plug`", "nothing lost",
+        "{lost_pings} of {pings} pings and {lost_segments} TCP segments lost ({bytes} bytes, {repairs} repairs)",
+        "../osvif/test_living_together.py -k packet",
     ),
     Bar("false-alarms", "false alarms on ports in order", "0 on 100 ports", "{alarms} on {ports} ports",
         "test_many.py -k alarm"),

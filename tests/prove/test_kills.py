@@ -44,17 +44,25 @@ class Trial:
     def __init__(self, lab: Lab, port: Port = PORT) -> None:
         self.lab, self.port = lab, port
         self.empty = likeness(lab)
-        assert plug(port, lab.host).ok
+        assert self.plug().ok
         self.whole = likeness(lab)
-        assert unplug(port.id, lab.host).ok
+        assert self.unplug().ok
         assert differences(self.empty, likeness(lab)) == []
         names = ("points", "kills", "missed", "false_ok", "plugs", "plugs_wrong", "unplugs", "unplugs_wrong")
         self.counts: Counter[str] = Counter(dict.fromkeys(names, 0))
         self.faults: list[str] = []
 
+    def plug(self) -> Report:
+        """Plug, whatever comes of it."""
+        return report_of(lambda: plug(self.port, self.lab.host))
+
+    def unplug(self) -> Report:
+        """Unplug, whatever comes of it."""
+        return report_of(lambda: unplug(self.port.id, self.lab.host))
+
     def plugged(self, where: str) -> None:
         """Plug; judged."""
-        report = report_of(lambda: plug(self.port, self.lab.host))
+        report = self.plug()
         self.counts["plugs"] += 1
         self._judge("plugs_wrong", report, self.whole, f"{where}, plug")
         if report.ok and check(self.port, self.lab.host) != ():
@@ -62,7 +70,7 @@ class Trial:
 
     def unplugged(self, where: str) -> None:
         """Unplug; judged."""
-        report = report_of(lambda: unplug(self.port.id, self.lab.host))
+        report = self.unplug()
         self.counts["unplugs"] += 1
         self._judge("unplugs_wrong", report, self.empty, f"{where}, unplug")
 
@@ -91,7 +99,7 @@ class Trial:
     def points(self, call: Callable[[], Report], log: Path, *, children: bool) -> dict[str, int]:
         """How often a call, left alone, makes the daemon do what changes something: of each kind, in one thread."""
         with attached(self.warm(), counting(), log, children=children):
-            report_of(call)
+            call()
         return counted(log)
 
     def killed_at(
@@ -99,7 +107,7 @@ class Trial:
     ) -> Report | None:
         """The report of a call whose daemon, or program, was killed; None if nothing was killed."""
         with attached(self.warm(), killing_at(number, kind), log, children=children):
-            report = report_of(call)
+            report = call()
         if not killed(log):
             return None
         self.counts["kills"] += 1
@@ -127,21 +135,18 @@ def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampe
 
     hampered: what is wrong with the host meanwhile.
     """
-    port, host = trial.port, trial.lab.host
-
-    def call() -> Report:
-        return unplug(port.id, host) if verb == "unplug" else plug(port, host)
+    call = trial.unplug if verb == "unplug" else trial.plug
 
     def begin() -> tuple[Likeness, Likeness]:
         if verb == "plug":
             return trial.empty, trial.whole
-        assert plug(port, host).ok
+        assert trial.plug().ok
         return trial.whole, trial.empty
 
     begin()
     with hampered():
         points = trial.points(call, log, children=children)
-    assert unplug(port.id, host).ok
+    assert trial.unplug().ok
     for kind, places in numbers(points):
         missed = 0
         for number in places:
