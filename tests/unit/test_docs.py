@@ -9,6 +9,7 @@ import importlib
 import inspect
 import json
 import re
+import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
@@ -335,3 +336,30 @@ def test_the_figures_in_performance_md_are_those_of_the_runs_that_are_kept() -> 
     runs = re.findall(r"^hybridvif bench --read (.*) --page", text, re.M)[0].split()
     record = together(Record.of_json(page(run)) for run in runs)
     assert with_figures(text, record) == text, "make the page anew, by the command that it names"
+
+
+README_ROWS = {
+    "plug 300 ports": ("plug", 300),
+    "plug them again, all in order": ("plug again", 300),
+    "unplug 300 ports": ("unplug", 300),
+    "the first plug of a process": ("first", 1),
+    "one plug, one port there": ("one plug", 1),
+    "one plug again": ("one plug again", 1),
+    "one unplug": ("one unplug", 1),
+}
+
+
+def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None:
+    runs = re.findall(r"^hybridvif bench --read (.*) --page", page("docs/performance.md"), re.M)[0].split()
+    turns = together(Record.of_json(page(run)) for run in runs).turns
+    rows = re.findall(r"^\| (.*) \| ([\d.,]+ m?s) \| ([\d.,]+ m?s) \|$", page("README.md"), re.M)
+
+    def told(contender: str, row: str) -> str:
+        measure, ports = README_ROWS[row]
+        of = [turn for turn in turns if (turn.contender, turn.measure, turn.ports) == (contender, measure, ports)]
+        seconds = statistics.median(turn.seconds for turn in of)
+        return f"{seconds * 1000:,.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
+
+    assert [row for row, *_ in rows] == list(README_ROWS)
+    for row, ours, theirs in rows:
+        assert (ours, theirs) == (told("hybridvif", row), told("os-vif", row)), row
