@@ -35,7 +35,7 @@ from hybridvif.privileged.policy import permit_names, permit_plans
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, MADE_TAP, NAMES, ROW, TAP, VETH, WIRING, ports, states_of
+from tests.unit.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of
 
 SETTINGS = Settings(integration_bridges=("br-int", "tbr-5f2c0e1a-7"))
 OTHERS = names_of("91d3aa02-4100-4c00-8000-000000000003")
@@ -163,6 +163,35 @@ def test_the_peer_of_a_veth_is_the_switch_end(verb: Any, peer: str) -> None:
 def test_of_a_strange_peer_the_beginning_is_told() -> None:
     said = refusal([Create(replace(VETH, peer="x" * 40))])
     assert said == f"refused: the peer of {VETH.name} cannot be named {'x' * 32!r}"
+
+
+# Whose ids.
+
+TWINS = [PORT.id[:-1] + digit for digit in "23"]
+"""Ids whose devices would have the names of our port's."""
+
+
+def test_a_key_that_is_written_says_whose_the_plan_is() -> None:
+    """Though the iface-id beside it stays: the row of one port must not be given to its twin with the other's links."""
+    theirs = replace(ROW, port_id=TWINS[0])
+    said = refusal([Update(ROW, theirs), Create(VETH)])
+    assert said == f"refused: a plan is of two ports, {PORT.id} and {TWINS[0]}"
+    permit([Update(ROW, theirs)])
+
+
+def test_rows_that_are_found_to_be_of_two_ports_are_not_one_ports() -> None:
+    theirs = replace(ROW, iface_id=TWINS[0])
+    assert "of two ports" in refusal([Update(theirs, replace(theirs, type=PARKED)), Delete(ROW)])
+
+
+def test_of_three_ports_two_are_named() -> None:
+    said = refusal([Create(replace(VETH, peer_alias=TWINS[0])), Create(replace(BRIDGE, alias=TWINS[1]))])
+    assert said == f"refused: a plan is of two ports, {PORT.id} and {TWINS[0]}"
+
+
+def test_of_a_strange_bridge_the_beginning_is_told() -> None:
+    said = refusal([Update(replace(VETH, master="x" * 40), VETH)])
+    assert said == f"refused: {VETH.name} is not taken out of {'x' * 32!r}, which is not its bridge"
 
 
 # What nobody makes here.
