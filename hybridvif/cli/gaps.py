@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from hybridvif.cli.ports import PLACEHOLDERS, Asked
 from hybridvif.names import PortNames, is_uuid, names_of
-from hybridvif.parts import HostState, OvsPort, Veth
+from hybridvif.parts import HostState, OvsPort, Tap, Veth
 from hybridvif.port import MAX_MTU, MIN_MTU, Port, is_mac
 from hybridvif.steps import owners_of
 
@@ -69,5 +69,5 @@ def told_by(port_id: str, state: HostState) -> dict[str, object]:
 
 
 def is_there(state: HostState, names: PortNames) -> bool:
-    """Whether anything of the port is there; the tap, which is the VM's, does not count."""
-    return any(part.name in names and part.name != names.tap for part in state)
+    """Whether anything of the port is there; a tap that is the VM's alone does not count."""
+    return any(part.name in names and not isinstance(part, Tap) for part in state)

@@ -22,7 +22,12 @@ _OPTIONS: Mapping[str, str] = {
     "datapath_type": "--datapath-type",
     "qos_type": "--qos-type",
 }
-_FLAGS: Mapping[str, str] = {"call_iptables": "--call-iptables", "isolate": "--isolate"}
+_FLAGS: Mapping[str, str] = {
+    "call_iptables": "--call-iptables",
+    "isolate": "--isolate",
+    "create_tap": "--create-tap",
+    "multiqueue": "--multiqueue",
+}
 """Options that stand for true, and take no value."""
 _HELP: Mapping[str, tuple[str, str]] = {
     "mac": ("MAC", "the VM's MAC address"),
@@ -34,6 +39,8 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "qos_type": ("TYPE", "the QoS of a new port: none, linux-noop, ... (default: the host's default_qos_type)"),
     "call_iptables": ("", "its Linux bridge calls iptables, also where the host as a whole does not"),
     "isolate": ("", "a new port is in the dead VLAN until Neutron's agent wires it"),
+    "create_tap": ("", "its tap is made ahead of the VM, and removed with the port"),
+    "multiqueue": ("", "a tap that is made has a queue for each of the VM's; with --create-tap"),
 }
 PLACEHOLDERS: Mapping[str, object] = {
     "mac": "02:00:00:00:00:00",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hybridvif.parts import PARKED, Bridge, Difference, OvsPort, Part, Tap, Veth, attributes_of, births_of
+from hybridvif.parts import PARKED, Bridge, Difference, MadeTap, OvsPort, Part, Tap, Veth, attributes_of, births_of
 
 UNKNOWN = "?"
 """The value of an attribute that ought to have one, nobody knows which."""
@@ -25,6 +25,7 @@ _SWITCHES: Mapping[str, tuple[str, str]] = {
 _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     Bridge: ("mtu", "up", "ageing", "stp", "multicast_snooping", "disable_ipv6"),
     Veth: ("mtu", "up", "promisc", "master"),
+    MadeTap: ("mtu", "up", "master"),
     OvsPort: ("iface_id", "attached_mac", "vm_uuid"),
 }
 """What is worth saying of a part that is to be made; the rest is for -v."""
@@ -100,4 +101,6 @@ def is_shown_by(part: Part, attribute: str) -> bool:
 
 def link_kind(part: Part) -> str:
     """What a missing part is called in a sentence."""
-    return {Bridge: "Linux bridge", Veth: "veth pair", Tap: "tap", OvsPort: "OVS port"}.get(type(part), part.kind)
+    return {Bridge: "Linux bridge", Veth: "veth pair", Tap: "tap", MadeTap: "tap", OvsPort: "OVS port"}.get(
+        type(part), part.kind
+    )

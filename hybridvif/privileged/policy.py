@@ -7,7 +7,19 @@ from collections.abc import Iterable, Sequence
 from hybridvif.errors import Refused
 from hybridvif.limits import unfiltered, unwritable
 from hybridvif.names import KEY_LENGTH, PortNames, key_of, names_of_key
-from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, births_of, with_article
+from hybridvif.parts import (
+    Bridge,
+    IvsPort,
+    MadeTap,
+    Member,
+    OvsPort,
+    Part,
+    Tap,
+    Veth,
+    attributes_of,
+    births_of,
+    with_article,
+)
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, owners_of
 
@@ -94,6 +106,7 @@ def _permit_name(part: Part, names: PortNames) -> None:
         Bridge: names.bridge,
         Veth: names.bridge_end,
         Tap: names.tap,
+        MadeTap: names.tap,
         OvsPort: names.switch_end,
         IvsPort: names.switch_end,
     }.get(type(part))
@@ -109,7 +122,7 @@ def _permit_values(part: Part, illegal: Sequence[str]) -> None:
 
 
 def _permit_master(before: Part, names: PortNames) -> None:
-    if isinstance(before, Veth | Tap) and before.master not in ("", names.bridge):
+    if isinstance(before, Member) and before.master not in ("", names.bridge):
         raise Refused(f"refused: {before.name} is not taken out of {before.master[:32]!r}, which is not its bridge")
 
 

@@ -15,8 +15,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from hybridvif.names import KEY_LENGTH
-from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, as_seen, differences
-from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, NONE, QOS_TYPES, Port, VifType, is_mac
+from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, MadeTap, OvsPort, Part, Tap, Veth, as_seen, differences
+from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MAX_TAP_MTU, MIN_MTU, NONE, QOS_TYPES, Port, VifType, is_mac
 from hybridvif.steps import Step, simulate
 from hybridvif.wiring import wiring_of
 
@@ -43,6 +43,9 @@ NAMES = PORT.names
 WIRING = wiring_of(PORT)
 BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
 TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
+TAPPED = replace(PORT, create_tap=True)
+"""The same port, whose tap is made for it."""
+MADE_TAP = the(MadeTap, wiring_of(TAPPED))
 
 FOREIGN_BRIDGE = "br-foreign"
 
@@ -59,6 +62,7 @@ numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))
 def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) -> Port:
     """Any legal Port."""
     vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
+    create_tap = draw(st.booleans())
     of_a_row = {"isolate": st.booleans(), "qos_type": st.sampled_from(["", NONE, *QOS_TYPES])}
     of_a_row |= {"datapath_type": st.sampled_from(["", *DATAPATH_TYPES])}
     plain = st.builds(
@@ -67,7 +71,9 @@ def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) 
         mac=macs,
         instance_id=uuids,
         interface_id=st.just("") | uuids,
-        mtu=st.integers(MIN_MTU, MAX_MTU),
+        mtu=st.integers(MIN_MTU, MAX_TAP_MTU if create_tap else MAX_MTU),
+        create_tap=st.just(create_tap),
+        multiqueue=st.booleans() if create_tap else st.just(False),
         call_iptables=st.booleans(),
         bridge=switch_bridges,
         vif_type=st.just(vif_type),
@@ -113,6 +119,8 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "peer_promisc": st.booleans(),
         "group": numbers,
     },
+    # Its alias is what makes it one.
+    MadeTap: {"mac": macs, "mtu": numbers, "up": st.booleans(), "group": numbers},
     OvsPort: {
         "bridge": switch_bridges,
         "iface_id": marks,
@@ -150,7 +158,10 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     if isinstance(row, OvsPort):
         can_realize = stale or (isinstance(veth, Veth) and row.type == "")
         state = state.having(replace(row, realized=can_realize and not draw(st.booleans())))
-    if draw(st.booleans()):
+    tap = state.links.get(names.tap)
+    if isinstance(tap, MadeTap):
+        state = state.having(replace(tap, master=draw(st.sampled_from(masters[::-1]))))
+    elif draw(st.booleans()):
         state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
     return state
 
@@ -174,7 +185,7 @@ def history(state: HostState, steps: tuple[Step, ...]) -> Iterator[HostState]:
 
 
 def without_taps(state: HostState) -> HostState:
-    """All that a plan may make or remove."""
+    """All that a plan may make or remove: without what was not made here."""
     for part in state:
         if isinstance(part, Tap):
             state = state.lacking(part)
@@ -182,12 +193,13 @@ def without_taps(state: HostState) -> HostState:
 
 
 def disagreements(reached: HostState, goal: HostState) -> list[str]:
-    """Where one state is not as another, as sentences; taps apart, since they are in no goal."""
+    """Where one state is not as another, as sentences; taps apart that are in no goal, or stand for one that is."""
     found = []
+    taps = {part.name for part in reached if isinstance(part, Tap)}
     for side in ("links", "ports"):
         ones, others = getattr(without_taps(reached), side), getattr(without_taps(goal), side)
         found += [f"{name} is left over" for name in ones.keys() - others.keys()]
-        found += [f"{name} is missing" for name in others.keys() - ones.keys()]
+        found += [f"{name} is missing" for name in others.keys() - ones.keys() - (taps if side == "links" else set())]
         for name in ones.keys() & others.keys():
             if type(ones[name]) is not type(others[name]):
                 found.append(f"{name} is a {ones[name].kind}, not a {others[name].kind}")

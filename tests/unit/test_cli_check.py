@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif import Port, RecordingHost, Tap
+from hybridvif import MadeTap, Port, RecordingHost, Tap
 from hybridvif.cli.checking import answer_of
 from hybridvif.errors import InvalidInput
 from hybridvif.facts import Observed
@@ -74,7 +74,7 @@ UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables
 
 @pytest.mark.parametrize(
     ("kind", "attribute"),
-    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] is not Tap],
+    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] not in (Tap, MadeTap)],
     ids=lambda x: getattr(x, "kind", x),
 )
 def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], attribute: str) -> None:

@@ -133,7 +133,7 @@ def anchors_of(text: str) -> set[str]:
 
 
 def parts_of_a_plugged_port() -> Iterable[Part]:
-    return [*wiring_of(replace(PORT, mtu=1450)), Tap(name=NAMES.tap, master=NAMES.bridge)]
+    return [*wiring_of(replace(PORT, mtu=1450, create_tap=True)), Tap(name=NAMES.tap, master=NAMES.bridge)]
 
 
 @pytest.mark.parametrize("part", parts_of_a_plugged_port(), ids=lambda part: part.kind)
