@@ -18,10 +18,12 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A directory that Python looks into first, in a program whose guard is closed."""
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.syspath_prepend(str(tmp_path))
-    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    before = dict(sys.modules)
     imports.arm()
     yield tmp_path
-    imports.close()
+    for name in sys.modules.keys() - before.keys():
+        del sys.modules[name]
+    sys.modules.update(before)
 
 
 def test_until_it_is_closed_all_comes_through(guarded: Path) -> None:
