@@ -7,7 +7,6 @@ spelling would silently switch security groups off.
 
 from __future__ import annotations
 
-import functools
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -16,9 +15,6 @@ from hybridvif.errors import InvalidInput
 
 KEY_LENGTH = 11
 """How many characters of the port id go into a name: 10 hexadecimal digits, 40 bits, so two ports can collide."""
-NAME_LENGTH, UUID_LENGTH = 14, 36
-_REMEMBERED = 2048
-"""Of one port each is asked about ten times on either side of the boundary."""
 
 TRUNK_PREFIX = "tbr-"
 """What the name of a trunk bridge of Neutron's begins with: one trunk's own bridge, between its ports and br-int."""
@@ -52,12 +48,6 @@ class PortNames:
 
 def is_uuid(text: str) -> bool:
     """Whether the text is a UUID in its canonical form: lower case, with hyphens."""
-    # Of no other length: what is remembered must not be of any size.
-    return len(text) == UUID_LENGTH and _is_uuid(text)
-
-
-@functools.lru_cache(_REMEMBERED)
-def _is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
@@ -74,7 +64,6 @@ def names_of(port_id: str) -> PortNames:
     return names_of_key(port_id[:KEY_LENGTH])
 
 
-@functools.lru_cache(_REMEMBERED)
 def names_of_key(key: str) -> PortNames:
     """The device names of all ports whose id begins with these 11 characters."""
     return PortNames(f"qbr{key}", f"qvb{key}", f"qvo{key}", f"tap{key}")
@@ -91,10 +80,5 @@ def key_of(name: str) -> str | None:
     >>> key_of("qvo5f2c0e1a-7b"), key_of("eth0")
     ('5f2c0e1a-7b', None)
     """
-    return _key_of(name) if len(name) == NAME_LENGTH else None
-
-
-@functools.lru_cache(4 * _REMEMBERED)
-def _key_of(name: str) -> str | None:
     match = _OURS.fullmatch(name)
     return match[2] if match else None
