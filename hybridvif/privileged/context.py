@@ -39,6 +39,7 @@ SECTION = "hybridvif_privileged"
 THREADS = 32
 """oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
 START_DEADLINE = 30.0
+LONGEST_PLACE = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
 STARTS = 3
 """How often a daemon is started that ends before it has said a word: it may have been killed, which is no lack."""
 HELPER = "hybridvif-privsep-helper"
@@ -63,7 +64,12 @@ class Channel(daemon._ClientChannel):
     """A channel to a daemon that a helper command started."""
 
     def __init__(self, context: Context, deadline: float) -> None:
-        with tempfile.TemporaryDirectory(prefix="hybridvif-") as private, socket.socket(socket.AF_UNIX) as listener:
+        # The name of a socket has 107 bytes at most (unix(7)); a TMPDIR may be longer.
+        place = None if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_PLACE else "/tmp"  # noqa: S108
+        with (
+            tempfile.TemporaryDirectory(prefix="hybridvif-", dir=place) as private,
+            socket.socket(socket.AF_UNIX) as listener,
+        ):
             # Mode 0700: the daemon connects to us, so there is nothing privileged to attack here.
             path = os.path.join(private, "privsep.sock")
             listener.bind(path)
