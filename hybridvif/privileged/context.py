@@ -13,7 +13,7 @@ import functools
 import logging
 import os
 import re
-import select
+import selectors
 import shlex
 import shutil
 import socket
@@ -357,11 +357,12 @@ def _called(listener: socket.socket, helper: subprocess.Popen[str], deadline: fl
     """Whether the daemon connects before its helper ends, by the deadline."""
     ended = os.pidfd_open(helper.pid)
     try:
-        either = select.poll()
-        either.register(listener, select.POLLIN)
-        either.register(ended, select.POLLIN)
-        ready = either.poll(max(deadline - time.monotonic(), 0.1) * 1000)
-        return any(descriptor == listener.fileno() for descriptor, _ in ready)
+        # Not poll(2) itself, which a program that runs on eventlet has not.
+        with selectors.DefaultSelector() as either:
+            either.register(listener, selectors.EVENT_READ)
+            either.register(ended, selectors.EVENT_READ)
+            ready = either.select(max(deadline - time.monotonic(), 0.1))
+        return any(key.fileobj is listener for key, _ in ready)
     finally:
         os.close(ended)
 
