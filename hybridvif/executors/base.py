@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import ClassVar, Protocol, runtime_checkable
 
 from hybridvif.errors import PreconditionError
@@ -62,6 +62,15 @@ def observing(executor: Executor, names: Collection[str] | None, deadline: float
         return
     with ask(names, deadline) as observed:
         yield observed
+
+
+def expected(executor: Executor) -> AbstractContextManager[None]:
+    """Within, this thread does something else first, and then calls apply() of this executor.
+
+    One that carries out together what several threads bring may have a method of this name.
+    """
+    expect: Callable[[], AbstractContextManager[None]] = getattr(executor, "expected", nullcontext)
+    return expect()
 
 
 NOT_REALIZED = "not-realized"

@@ -2,25 +2,24 @@
 
 ovs-vswitchd reconfigures the whole host for every transaction, 9 ms on an empty host and 235 ms where 225 ports are, so
 ten callers one after another wait ten times. Left alone such a queue settles into one caller and nine in turns: whoever
-comes first finds nobody and goes alone. So who leads waits for as many as were in the transaction before, who are
-likely at work on their next links; not for longer than a quarter of what a transaction took, and never for itself.
+comes first finds nobody and goes alone. So who leads waits for those who are at work on their links and will come
+next; not for longer than the last transaction took, which is what it costs to go without them.
 """
 
 from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Step
 
-SHARE = 0.25
-"""Of what the last transaction took, how long a leader waits for the others."""
-LONGEST = 0.05
-"""Seconds that it waits at most."""
+LONGEST = 0.1
+"""Seconds that a leader waits for the others at most."""
 PATIENCE = 1.0
 """Seconds after which nobody waits for the transaction in flight any longer: ovs-vswitchd may hang."""
 
@@ -38,19 +37,34 @@ class _Wish:
 class GroupCommit:
     """Carries out what several threads ask for in as few transactions as can be; each gets its own outcomes."""
 
-    def __init__(self, commit: Commit) -> None:
+    def __init__(self, commit: Commit, *, atomic: bool = True) -> None:
         self._commit = commit
+        self._atomic = atomic
         self._turn = threading.Condition()
         self._waiting: list[_Wish] = []
         self._leader: _Wish | None = None
         self._since = 0.0
-        self._size = 1
         self._took = 0.0
+        self._coming: set[int] = set()
+        """The threads that have said that they will come."""
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        """Within, this thread does what comes before its steps here; it is waited for until it brings them."""
+        with self._turn:
+            self._coming.add(threading.get_ident())
+        try:
+            yield
+        finally:
+            with self._turn:
+                self._came()
+                self._turn.notify_all()
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """What came of these steps, whoever sent them."""
         wish = _Wish(steps, deadline)
         with self._turn:
+            self._came()
             self._waiting.append(wish)
             self._turn.notify_all()
             while wish.outcomes is None and (wish.taken or self._is_led(deadline)):
@@ -80,9 +94,12 @@ class GroupCommit:
         """Whether a transaction is in flight that is worth waiting for."""
         return self._leader is not None and time.monotonic() < min(self._since + PATIENCE, deadline)
 
+    def _came(self) -> None:
+        self._coming.discard(threading.get_ident())
+
     def _gather(self) -> None:
-        end = time.monotonic() + min(self._took * SHARE, LONGEST)
-        while len(self._waiting) < self._size and (left := end - time.monotonic()) > 0:
+        end = time.monotonic() + min(2 * self._took, LONGEST)
+        while self._coming and (left := end - time.monotonic()) > 0:
             self._turn.wait(left)
 
     def _group_with(self, wish: _Wish) -> list[_Wish]:
@@ -105,8 +122,8 @@ class GroupCommit:
         started = time.monotonic()
         together = [step for wish in group for step in wish.steps]
         outcomes = list(self._commit(together, min(wish.deadline for wish in group)))
-        self._took, self._size = time.monotonic() - started, len(group)
-        if len(group) > 1 and all(_took_no_effect(outcome) for outcome in outcomes):
+        self._took = time.monotonic() - started
+        if self._atomic and len(group) > 1 and all(_took_no_effect(outcome) for outcome in outcomes):
             # One caller's fault undid the others' as well.
             for wish in group:
                 wish.outcomes = self._commit(wish.steps, wish.deadline)

@@ -17,6 +17,7 @@ from typing import ClassVar
 from hybridvif.errors import PreconditionError
 from hybridvif.executors import procfs
 from hybridvif.executors.base import ExecutorError, StepFailed, untried
+from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.linkdump import Interrupted, dump_links
 from hybridvif.executors.linkgroups import delete_together
 from hybridvif.executors.linkmessages import (
@@ -45,6 +46,8 @@ from hybridvif.steps import Create, Delete, Step, Update, changes_of, simulate
 DUMP_FROM = 64
 """From so many names on, one dump of all devices is cheaper than one of the members of each bridge."""
 DUMP_TRIES = 20
+FEW = 32
+"""Steps of one caller that are carried out together with those of others."""
 
 _RETRY = frozenset({errno.EEXIST, errno.ENODEV, errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.ETIMEDOUT})
 
@@ -70,6 +73,7 @@ class NetlinkExecutor:
 
     def __init__(self, settings: Settings) -> None:
         """Nothing of the settings concerns netlink."""
+        self._group = GroupCommit(self._apply, atomic=False)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The links under these names, or all of our grammar."""
@@ -77,7 +81,16 @@ class NetlinkExecutor:
             return _observe(channel, names, deadline)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """Carry the steps out, those of different ports side by side."""
+        """Carry the steps out, those of different ports side by side, and with those of other callers.
+
+        Side by side they disturb ovs-vswitchd once, which looks at the whole host whenever a device changes, and keeps
+        the kernel's links to itself meanwhile. Many ports, and deletes, which wait for the kernel, hold up nobody.
+        """
+        if len(steps) > FEW or any(isinstance(step, Delete) for step in steps):
+            return self._apply(steps, deadline)
+        return self._group.apply(steps, deadline)
+
+    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         turns: dict[str | None, list[Step]] = {}
         for step in steps:
             turns.setdefault(key_of(step.part.name), []).append(step)

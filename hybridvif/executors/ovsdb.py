@@ -51,6 +51,7 @@ class OvsdbExecutor:
         self._settings = settings
         self._reader = RowReader(Session(settings.ovsdb_connection))
         self._group = GroupCommit(self._apply)
+        self.expected = self._group.expected
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""

@@ -9,15 +9,18 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 
 from hybridvif.errors import PreconditionError
-from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
+from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
 from hybridvif.parts import Role
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Delete, Step, role_of
 
 LOG = logging.getLogger(__name__)
 ROUNDS = (Role.SWITCH, Role.LINK)
+FEW = 8
+"""Ports whose links are soon made: callers who are through with theirs wait for them."""
 FAILURES = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
 SHARE = 1 / 3
 """Of the time left, what a round may take that has others after it: a silent ovs-vswitchd must leave time for links."""
@@ -72,13 +75,26 @@ def carry_out(
     courses = [_Course(plan) for plan in plans]
     for course in courses:
         _refuse_unserved(course, executors)
+    with ExitStack() as stack:
+        for role in _later(courses):
+            stack.enter_context(expected(executors[role]))
+        _in_rounds(courses, executors, deadline)
+    return [course.in_order() for course in courses]
+
+
+def _later(courses: Sequence[_Course]) -> set[Role]:
+    """The roles of which there are steps behind those of another; none of many ports, for which nobody need wait."""
+    roles = [[role_of(step) for _, step in course.waiting] for course in courses if len(courses) <= FEW]
+    return {role for some in roles for role in some if role is not some[0]}
+
+
+def _in_rounds(courses: Sequence[_Course], executors: Mapping[Role, Executor], deadline: float) -> None:
     while any(course.waiting for course in courses):
         for role in ROUNDS:
             batch = [(course, taken) for course in courses if (taken := course.next_for(role))]
             if batch:
                 more = any(course.waiting for course in courses)
                 _carry_out_batch(batch, executors[role], share(deadline) if more else deadline)
-    return [course.in_order() for course in courses]
 
 
 def _refuse_unserved(course: _Course, executors: Mapping[Role, Executor]) -> None:
