@@ -26,6 +26,8 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     Both states hold parts of one port only. Raises Conflict where something foreign has one of its names or holds one
     of its parts, naming the object and the remedy.
     """
+    if _is_there(observed, desired):
+        return ()
     for part in observed:
         _require_ours(part)
     course = _Course(observed)
@@ -45,6 +47,19 @@ def keeping_its_tap(observed: HostState, wiring: HostState, names: PortNames) ->
     if not isinstance(tap, MadeTap) or not isinstance(bridge, Bridge) or names.tap in wiring.links:
         return wiring
     return wiring.having(replace(tap, mtu=min(bridge.mtu, MAX_TAP_MTU), up=True, master=bridge.name, group=0))
+
+
+def _is_there(observed: HostState, desired: HostState) -> bool:
+    """Whether all that is wanted is there to the letter, and beside it at most a tap that was not made here.
+
+    Of hundreds of ports in order, most: the way through all the steps comes to the same, and takes three times as long.
+    """
+    beside = observed.links.keys() - desired.links.keys()
+    return (
+        observed.ports == desired.ports
+        and all(observed.links.get(name) == link for name, link in desired.links.items())
+        and all(isinstance(observed.links[name], Tap) for name in beside)
+    )
 
 
 class _Course:

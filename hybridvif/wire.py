@@ -10,6 +10,7 @@ import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
+from operator import attrgetter
 from typing import Any
 
 from hybridvif.errors import Refused
@@ -37,7 +38,16 @@ def _legal_types(cls: type[Part]) -> dict[str, tuple[type, ...]]:
 
 
 _TYPES = {cls: _legal_types(cls) for cls in PARTS}
-_FACTS = {cls: tuple(spec.name for spec in fields(cls)) for cls in (LinkFact, PortFact)}
+_FIELDS = {cls: tuple(spec.name for spec in fields(cls)) for cls in (*PARTS, LinkFact, PortFact)}
+
+
+def _values_of(names: Sequence[str]) -> Callable[[object], Sequence[Any]]:
+    get = attrgetter(*names)
+    # Of one name it gives the value itself.
+    return get if len(names) > 1 else lambda one: (get(one),)
+
+
+_VALUES = {cls: _values_of(names) for cls, names in _FIELDS.items()}
 
 
 def _refuse(legal: bool, sentence: str) -> None:
@@ -144,13 +154,13 @@ def decode_outcomes(value: Any, plans: Sequence[Sequence[Step]]) -> list[tuple[O
 
 
 def encode_observed(observed: Observed) -> list[Any]:
-    """What was seen, as primitives."""
+    """What was seen, as primitives: parts and facts as their values alone, in the order of their fields."""
     facts = observed.facts
     return [
-        [encode_part(part) for part in observed.state],
-        {name: _values(fact) for name, fact in facts.links.items()},
+        [[type(part).__name__, *_VALUES[type(part)](part)] for part in observed.state],
+        {name: _VALUES[LinkFact](fact) for name, fact in facts.links.items()},
         {name: list(held) for name, held in facts.members.items()},
-        {name: _values(fact) for name, fact in facts.ports.items()},
+        {name: _VALUES[PortFact](fact) for name, fact in facts.ports.items()},
         dict(facts.switches),
         facts.switch_version,
         sorted(facts.serves),
@@ -160,14 +170,14 @@ def encode_observed(observed: Observed) -> list[Any]:
 
 
 def decode_observed(value: Any) -> Observed:
-    """What was seen."""
+    """What was seen. The daemon is believed what it says, so its values are not looked at one by one."""
     parts, links, members, ports, switches, version, serves, unchecked, simulated = value
     return Observed(
-        HostState().having(*(decode_part(part) for part in parts)),
+        HostState().having(*(_made(_CLASSES[kind], values) for kind, *values in parts)),
         Facts(
-            links=_each(links, lambda fact: LinkFact(**fact)),
-            members=_each(members, tuple),
-            ports=_each(ports, lambda fact: PortFact(**fact)),
+            links={name: _made(LinkFact, values) for name, values in links.items()},
+            members={name: tuple(held) for name, held in members.items()},
+            ports={name: _made(PortFact, values) for name, values in ports.items()},
             switches=switches,
             switch_version=version,
             serves=frozenset(serves),
@@ -177,9 +187,5 @@ def decode_observed(value: Any) -> Observed:
     )
 
 
-def _values(fact: LinkFact | PortFact) -> dict[str, Any]:
-    return {name: getattr(fact, name) for name in _FACTS[type(fact)]}
-
-
-def _each(values: Mapping[str, Any], decode: Callable[[Any], T]) -> dict[str, T]:
-    return {name: decode(value) for name, value in values.items()}
+def _made(cls: type[T], values: Sequence[object]) -> T:
+    return cls(**dict(zip(_FIELDS[cls], values, strict=True)))

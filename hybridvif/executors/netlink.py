@@ -71,8 +71,7 @@ class NetlinkExecutor:
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = False
 
-    def __init__(self, settings: Settings) -> None:
-        """Nothing of the settings concerns netlink."""
+    def __init__(self, settings: Settings) -> None:  # noqa: ARG002  # nothing of them concerns netlink
         self._group = GroupCommit(self._apply, atomic=False)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:

