@@ -109,8 +109,8 @@ def _settled(goals: list[Goal], host: AnyHost, work: float, deadline: float) -> 
     for attempt in range(TRIES):
         pending, ended = _planned_all(pending, host)
         if pending:
-            apply_all(pending, host, work)
-            observe_all(pending, host, deadline, lambda one: reached(one.goal, one.seen.state))
+            after = apply_all(pending, host, work)
+            observe_all(pending, host, deadline, lambda one: reached(one.goal, one.seen.state), after)
             pending, judged = _judged_all(pending, last=attempt == TRIES - 1 or time.monotonic() >= work)
             ended += judged
         for one, report in ended:

@@ -47,6 +47,12 @@ class DiedBefore(Died, NotAsked):
     """The daemon was dead before it had the whole question."""
 
 
+class Outcomes(list[tuple[Outcome, ...]]):
+    """What came of plans, one a port; and what was seen right after them, where that came with the answer."""
+
+    seen: Observed | None = None
+
+
 class AnyHost(Protocol):
     """What api.py needs of a host: Host, or a RecordingHost."""
 
@@ -91,7 +97,7 @@ class Host:
         return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
-        """Carry out plans, one a port; the outcomes of their steps. A lost answer is the outcome `unknown`.
+        """Carry out plans, one a port; the Outcomes of their steps. A lost answer is the outcome `unknown`.
 
         Raises PreconditionError or Refused if nothing was tried.
         """
@@ -99,7 +105,10 @@ class Host:
         from hybridvif.privileged import entrypoints
 
         try:
-            return wire.decode_outcomes(self._ask(entrypoints.apply, wire.encode_plans(plans), deadline), plans)
+            told, seen = self._ask(entrypoints.apply, wire.encode_plans(plans), deadline)
+            outcomes = Outcomes(wire.decode_outcomes(told, plans))
+            outcomes.seen = None if seen is None else wire.decode_observed(seen)
+            return outcomes
         except NotAsked as late:
             again = isinstance(late, Died)
             return [

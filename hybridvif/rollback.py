@@ -94,8 +94,8 @@ def _lead_back(returns: list[_Return], host: AnyHost, deadline: float) -> None:
             return
         ways = {way.one.goal.port_id: way for way in pending}
         attempts = [way.one for way in pending]
-        apply_all(attempts, host, deadline)
-        observe_all(attempts, host, deadline, lambda one, ways=ways: ways[one.goal.port_id].has_arrived())  # type: ignore[misc]
+        seen = apply_all(attempts, host, deadline)
+        observe_all(attempts, host, deadline, lambda one, ways=ways: ways[one.goal.port_id].has_arrived(), seen)  # type: ignore[misc]
         if attempt == TRIES - 1 or time.monotonic() >= deadline:
             return
         pending = [way for way in pending if way.may_try_again() and way.sets_out()]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from hybridvif.errors import HybridVifError, Refused
 from hybridvif.facts import Observed
 from hybridvif.goals import Goal, seen_of
-from hybridvif.host import AnyHost
+from hybridvif.host import AnyHost, Outcomes
 from hybridvif.parts import HostState, Part, Tap, agree
 from hybridvif.report import Outcome, Report, Result, Status
 from hybridvif.steps import Step
@@ -76,8 +76,8 @@ def pause(attempt: int) -> None:
     time.sleep(random.uniform(0, 0.02 * 2**attempt))
 
 
-def apply_all(attempts: list[Attempt], host: AnyHost, deadline: float) -> None:
-    """Carry out the steps of each."""
+def apply_all(attempts: list[Attempt], host: AnyHost, deadline: float) -> Observed | None:
+    """Carry out the steps of each; what was seen right after, if the host has told it."""
     try:
         outcomes = host.apply([one.steps for one in attempts], deadline)
     except HybridVifError as error:
@@ -89,13 +89,21 @@ def apply_all(attempts: list[Attempt], host: AnyHost, deadline: float) -> None:
         one.outcomes += latest
         # The steps of one transaction were all tried anew together.
         one.retries += max((outcome.retries for outcome in latest), default=0)
+    return outcomes.seen if isinstance(outcomes, Outcomes) else None
 
 
 def observe_all(
-    attempts: list[Attempt], host: AnyHost, deadline: float, has_arrived: Callable[[Attempt], bool]
+    attempts: list[Attempt],
+    host: AnyHost,
+    deadline: float,
+    has_arrived: Callable[[Attempt], bool],
+    seen: Observed | None = None,
 ) -> None:
-    """Read back; and, where an answer was lost or does not come, look again while there is time."""
-    lost = _look(attempts, host, deadline)
+    """Read back; and, where an answer was lost or does not come, look again while there is time.
+
+    seen: what has been read back already.
+    """
+    lost = _look(attempts, host, deadline, seen)
     for seconds in PAUSES:
         in_doubt = any(one.is_in_doubt and not has_arrived(one) for one in attempts)
         if not (lost or in_doubt) or time.monotonic() + seconds >= deadline:
@@ -113,10 +121,14 @@ def observe_all(
             one.outcomes[len(one.outcomes) - len(one.latest) :] = one.latest
 
 
-def _look(attempts: list[Attempt], host: AnyHost, deadline: float) -> HybridVifError | None:
+def _look(
+    attempts: list[Attempt], host: AnyHost, deadline: float, seen: Observed | None = None
+) -> HybridVifError | None:
     """See each of them anew; why that could not be, if it could not."""
     try:
-        observed = host.observe({name for one in attempts for name in one.goal.names}, deadline)
+        observed = (
+            seen if seen is not None else host.observe({name for one in attempts for name in one.goal.names}, deadline)
+        )
     except HybridVifError as error:
         return error
     for one in attempts:

@@ -232,12 +232,14 @@ class _Port:
         rest = {name: value for name, value in changes.items() if name in ("mtu", "mac", "group", "alias", *_ARP)}
         if rest:
             requests.append(set_link(index, rest))
-        if requests:
-            _accept(attempt, (yield requests))
+        own = len(requests)
         if changes.get("addr_gen_mode") is not None:
             # Of a device that has IPv6: a kernel may lack it, and a device whose MTU is below 1280 has none.
-            answers = yield [set_addr_gen_mode(index, str(changes["addr_gen_mode"]))]
-            _accept(attempt, answers, but=errno.EAFNOSUPPORT)
+            requests.append(set_addr_gen_mode(index, str(changes["addr_gen_mode"])))
+        if requests:
+            answers = yield requests
+            _accept(attempt, answers[:own])
+            _accept(attempt, answers[own:], but=errno.EAFNOSUPPORT)
         if changes.get("disable_ipv6") is not None:
             _write(attempt, bridge.name, "disable_ipv6", bool(changes["disable_ipv6"]))
         if "up" in changes:

@@ -11,7 +11,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
@@ -20,9 +20,11 @@ from hybridvif import wire
 from hybridvif.errors import HybridVifError, PreconditionError, Refused
 from hybridvif.executors.base import Executor, ExecutorError, observing
 from hybridvif.facts import together
+from hybridvif.names import key_of, names_of_key
 from hybridvif.parts import Role
 from hybridvif.privileged import batches, identification, imports, policy, posture, registry
 from hybridvif.privileged.context import entrypoint
+from hybridvif.report import Outcome, Result
 from hybridvif.settings import MAX_DEADLINE
 
 LOG = logging.getLogger(__name__)
@@ -61,19 +63,16 @@ def observe(names: object, deadline: object) -> Any:
     until = _instant(deadline)
     asked = wire.decode_names(names)
     policy.permit_names(asked)
-    executors = _executors().values()
-    with ExitStack() as asking:
-        # All are asked before the first is waited for.
-        answers = [asking.enter_context(observing(executor, asked, until)) for executor in executors]
-        seen = together(answer() for answer in answers)
-    serves = frozenset(cls.kind for executor in executors for cls in executor.serves)
-    return wire.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
+    return _seen(asked, _executors(), until)
 
 
 @entrypoint
 @_answering
 def apply(plans: object, deadline: object) -> Any:
-    """Carry out plans, one a port; all are decoded and permitted, and their ports known, before any step runs."""
+    """Carry out plans, one a port; all are decoded and permitted, and their ports known, before any step runs.
+
+    What was done is looked at at once, as the caller would do next; nothing if that could not be.
+    """
     until = _instant(deadline)
     decoded = wire.decode_plans(plans)
     executors = _executors()
@@ -82,7 +81,32 @@ def apply(plans: object, deadline: object) -> Any:
     refused = identification.refusals(decoded, executors, settings.allows, batches.share(until))
     left = [() if at in refused else plan for at, plan in enumerate(decoded)]
     outcomes = batches.carry_out(left, executors, until)
-    return wire.encode_outcomes([refused.get(at, done) for at, done in enumerate(outcomes)])
+    whole = [refused.get(at, done) for at, done in enumerate(outcomes)]
+    return [wire.encode_outcomes(whole), _seen_after(whole, executors, until)]
+
+
+def _seen(names: frozenset[str] | None, executors: Mapping[Role, Executor], until: float) -> list[Any]:
+    with ExitStack() as asking:
+        # All are asked before the first is waited for.
+        answers = [asking.enter_context(observing(executor, names, until)) for executor in executors.values()]
+        seen = together(answer() for answer in answers)
+    serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
+    return wire.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
+
+
+def _seen_after(
+    plans: Sequence[Sequence[Outcome]], executors: Mapping[Role, Executor], until: float
+) -> list[Any] | None:
+    outcomes = [outcome for plan in plans for outcome in plan]
+    if any(outcome.result is not Result.DONE for outcome in outcomes):
+        # The caller has to look more than once, or for longer than this request may take.
+        return None
+    keys = {key_of(outcome.step.part.name) or "" for outcome in outcomes}
+    try:
+        return _seen(frozenset(name for key in keys for name in names_of_key(key)), executors, until)
+    except Exception as error:  # noqa: BLE001  # what has been done must be told, whatever a look may come to
+        LOG.warning("what was done could not be looked at: %s", error)
+        return None
 
 
 def _instant(deadline: object) -> float:
