@@ -362,7 +362,7 @@ def test_plans_of_what_is_not_this_ports_are_refused_alone(channel: Channel, pla
     absent = [["delete", part("OvsPort")], ["delete", part("Veth")], ["delete", part("Bridge")]]
     answer = channel.remote_call(APPLY, ([plan, absent], time.monotonic() + SOON), {}, SOON)
     assert answer[0] == "ok", answer
-    refused, others = answer[1]
+    (refused, others), _ = answer[1]
     assert [outcome[0] for outcome in refused] == ["refused"] * len(plan)
     assert all(outcome[1].startswith("refused: ") for outcome in refused)
     assert [outcome[0] for outcome in others] == ["done"] * 3

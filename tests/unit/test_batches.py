@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -16,7 +17,7 @@ from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.facts import Observed
 from hybridvif.parts import PARKED, PARTS, Bridge, HostState, IvsPort, OvsPort, Part, Role
 from hybridvif.port import Port
-from hybridvif.privileged.batches import SHARE, carry_out
+from hybridvif.privileged.batches import FEW, SHARE, carry_out
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update
@@ -47,7 +48,7 @@ class Scripted:
     programs: tuple[str, ...] = ()
     asked: list[list[Step]] = field(default_factory=list)
     left: list[float] = field(default_factory=list)
-    order: list[Role] = field(default_factory=list)
+    order: list[Role | str] = field(default_factory=list)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         raise AssertionError("carry_out() does not observe")
@@ -278,3 +279,29 @@ def test_a_port_goes_through_two_executors_onto_one_host(monkeypatch: pytest.Mon
     assert [outcome.result for outcome in outcomes[0]] == [Result.DONE] * 3
     assert all(outcome.simulated for outcome in outcomes[0])
     assert links.simulation.state == wiring_of(PORT)
+
+
+class Awaiting(Scripted):
+    """An executor that wants to know who will come to it."""
+
+    @contextmanager
+    def expected(self) -> Iterator[None]:
+        self.order.append("expected")
+        yield
+        self.order.append("no longer")
+
+
+@pytest.mark.parametrize(
+    ("plans", "order"),
+    [
+        ([plug_plan(PORTS[0])], ["expected", Role.LINK, Role.SWITCH, "no longer"]),
+        ([unplug_plan(PORTS[0])], [Role.SWITCH, Role.LINK]),
+        ([plug_plan(PORTS[0])[:2]], [Role.LINK]),
+        ([plug_plan(port) for port in PORTS] * FEW, [Role.LINK, Role.SWITCH]),
+    ],
+    ids=["links first", "links last", "links alone", "many ports"],
+)
+def test_who_does_links_first_is_expected_at_the_switch(plans: list[list[Step]], order: list[object]) -> None:
+    pair = Pair(switch=Awaiting(Role.SWITCH, atomic=True))
+    pair.carry_out(*plans)
+    assert pair.switch.order == order

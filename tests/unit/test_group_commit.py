@@ -121,3 +121,54 @@ def test_who_is_too_late_is_still_answered(patience: float) -> None:
     switch = Switch()
     switch.open.set()
     assert len(GroupCommit(switch.commit).apply([STEPS[0]], time.monotonic() + patience)) == 1
+
+
+def test_who_is_expected_is_waited_for_as_long_as_a_transaction_takes() -> None:
+    switch = Switch()
+    group = GroupCommit(switch.commit)
+    threading.Timer(0.2, switch.open.set).start()
+    group.apply([STEPS[0]], time.monotonic() + 10)
+    is_expected = threading.Event()
+
+    def come_later() -> Sequence[Outcome]:
+        with group.expected():
+            is_expected.set()
+            time.sleep(0.02)
+            return group.apply([STEPS[2]], time.monotonic() + 10)
+
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(come_later)
+        assert is_expected.wait(10)
+        assert group.apply([STEPS[1]], time.monotonic() + 10)[0].result is Result.DONE
+        assert later.result(10)[0].result is Result.DONE
+    assert [len(some) for some in switch.transactions] == [1, 2]
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["a slow one", "one that does not come at all"])
+def test_nobody_is_waited_for_longer(comes: bool) -> None:
+    switch = Switch()
+    group = GroupCommit(switch.commit)
+    threading.Timer(0.2, switch.open.set).start()
+    group.apply([STEPS[0]], time.monotonic() + 10)
+    is_expected, has_gone = threading.Event(), threading.Event()
+
+    def come_late() -> None:
+        with group.expected():
+            is_expected.set()
+            assert not comes or has_gone.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(come_late)
+        assert is_expected.wait(10)
+        assert group.apply([STEPS[1]], time.monotonic() + 10)[0].result is Result.DONE
+        has_gone.set()
+        late.result(10)
+    assert [len(some) for some in switch.transactions] == [1, 1]
+    assert not group._coming
+
+
+def test_what_is_not_whole_or_nothing_is_not_tried_again_one_by_one() -> None:
+    switch = Switch(lambda step: Outcome(step, Result.FAILED, code=NOT_REALIZED if step is STEPS[0] else ""))
+    outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit, atomic=False))
+    assert [len(some) for some in switch.transactions] == [1, 9]
+    assert {one.result for some in outcomes for one in some} == {Result.FAILED}
