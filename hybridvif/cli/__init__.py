@@ -67,6 +67,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from hybridvif.cli import streams
 
+        if argv is None:
+            from hybridvif.postponed import OF_OSLO, postpone
+
+            postpone(*OF_OSLO, "stevedore")
         with streams.interruptible(ends=argv is None):
             # The module `list` of this package hides the built-in one.
             code = _guarded((*sys.argv[1:],) if argv is None else argv)

@@ -55,7 +55,7 @@ class Context(priv_context.PrivContext):
             command = ["sudo", "--non-interactive", *(command or [HELPER])]
         elif not command:
             # An environment that borrows its libraries has no scripts. -P: not from the caller's working directory.
-            command = [sys.executable, "-P", "-m", f"{__package__}.startup"]
+            command = [sys.executable, "-P", "-m", f"{__package__}.helper"]
         # What the program itself was configured with, so that both sides read the same files.
         for option in ("config_file", "config_dir"):
             for value in getattr(cfg.CONF, option, None) or ():

@@ -168,7 +168,3 @@ def _kill_children() -> None:
                 for kill in (os.killpg, os.kill):
                     with contextlib.suppress(ProcessLookupError):
                         kill(pid, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    main()

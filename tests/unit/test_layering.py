@@ -2,7 +2,7 @@
 
 core         stdlib and core; which modules are core, pyproject.toml says, GUARDS apart
 executors    core, what executors share, and their own library; never another executor
-privileged   core, wire, config, executors.base, oslo; executors through entry points alone
+privileged   core, wire, config, postponed, executors.base, oslo; executors through entry points alone
 client       all else: neither an executor (but the fake) nor a library that executors stand on
 """
 
@@ -121,7 +121,13 @@ def may_import(module: str, target: str) -> bool:
         own = library in OWN_LIBRARY.get(module, ())
         return is_of(target, *CORE) or shared or own or library in sys.stdlib_module_names
     if is_of(module, "hybridvif.privileged"):
-        ours = ("hybridvif.wire", "hybridvif.config", "hybridvif.executors.base", "hybridvif.privileged")
+        ours = (
+            "hybridvif.wire",
+            "hybridvif.config",
+            "hybridvif.postponed",
+            "hybridvif.executors.base",
+            "hybridvif.privileged",
+        )
         # msgpack is what oslo.privsep's channel speaks.
         channel = library.startswith("oslo_") or library == "msgpack"
         return is_of(target, *CORE, *ours) or channel or library in sys.stdlib_module_names

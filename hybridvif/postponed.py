@@ -1,0 +1,43 @@
+"""Modules that others import and that we have no use for, loaded when they are used and not before.
+
+oslo.config and oslo.log import what some kinds of options and messages need, none of which are ours: a third of what a
+process does before it begins. Only a process of our own does this, the command and the daemon, never the program that
+hybridvif is a library of. Python's own LazyLoader does not do: an import statement makes it load (3.11).
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from importlib.util import find_spec, module_from_spec
+from types import ModuleType
+from typing import Any
+
+OF_OSLO = ("netaddr", "rfc3986", "xmlrpc.client")
+"""Types of addresses and of URIs that no option of ours has; and XML-RPC, whose dates oslo.log can write."""
+
+_loading = threading.RLock()
+
+
+class _Postponed(ModuleType):
+    """A module of which nothing has been used yet."""
+
+    def __getattr__(self, name: str) -> Any:
+        with _loading:
+            if type(self) is _Postponed and self.__spec__ is not None and self.__spec__.loader is not None:
+                self.__class__ = ModuleType  # type: ignore[assignment]  # it is whole from here on
+                self.__spec__.loader.exec_module(self)
+        return getattr(self, name)
+
+
+def postpone(*names: str) -> None:
+    """Have these modules loaded when something in them is used for the first time, if they are there at all."""
+    for name in names:
+        spec = None if name in sys.modules else find_spec(name)
+        if spec is not None and spec.loader is not None:
+            module = module_from_spec(spec)
+            module.__class__ = _Postponed
+            sys.modules[name] = module
+            package, _, last = name.rpartition(".")
+            if package:
+                setattr(sys.modules[package], last, module)

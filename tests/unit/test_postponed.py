@@ -1,0 +1,46 @@
+"""What is postponed is there when it is used, and is not loaded before."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+FIRST = (
+    "from hybridvif.postponed import OF_OSLO, postpone; import sys; postpone(*OF_OSLO, 'stevedore', 'no_such_module'); "
+)
+
+
+def python(code: str) -> str:
+    """What a Python of its own prints."""
+    return subprocess.run([sys.executable, "-c", FIRST + code], capture_output=True, text=True, check=True).stdout
+
+
+def test_what_nobody_uses_is_not_loaded() -> None:
+    loaded = python(
+        "import oslo_config.cfg, oslo_log.log; print('netaddr.ip' in sys.modules, 'rfc3986.api' in sys.modules)"
+    )
+    assert loaded.split() == ["False", "False"]
+
+
+@pytest.mark.parametrize(
+    ("code", "said"),
+    [
+        ("import netaddr; print(netaddr.IPAddress('10.0.0.1'))", "10.0.0.1"),
+        ("from netaddr import IPAddress; print(IPAddress('10.0.0.1'))", "10.0.0.1"),
+        ("import netaddr.core; print(netaddr.core.INET_PTON)", "1"),
+        ("import rfc3986; print(rfc3986.uri_reference('http://host/path').host)", "host"),
+        ("import xmlrpc.client; print(xmlrpc.client.dumps((1,)).count('int'))", "2"),
+        ("from xmlrpc import client; print(client.dumps((1,)).count('int'))", "2"),
+        ("from stevedore import driver; print(driver.DriverManager.__name__)", "DriverManager"),
+        ("from oslo_config import types; print(types.URI()('http://host/path'))", "http://host/path"),
+        ("from oslo_config import types; print(types.IPAddress()('10.0.0.1'))", "10.0.0.1"),
+    ],
+)
+def test_what_is_used_is_whole(code: str, said: str) -> None:
+    assert python(code).strip() == said
+
+
+def test_what_is_loaded_already_stays_as_it_is() -> None:
+    assert python("import json as before; postpone('json'); import json; print(json is before)").strip() == "True"
