@@ -96,7 +96,7 @@ class Host:
                 return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
         return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
 
-    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> Outcomes:
         """Carry out plans, one a port; the Outcomes of their steps. A lost answer is the outcome `unknown`.
 
         Raises PreconditionError or Refused if nothing was tried.
@@ -111,12 +111,12 @@ class Host:
             return outcomes
         except NotAsked as late:
             again = isinstance(late, Died)
-            return [
+            return Outcomes(
                 tuple(Outcome(step, Result.FAILED, str(late), retry=again, code=late.code) for step in plan)
                 for plan in plans
-            ]
+            )
         except NoAnswer as lost:
-            return [tuple(Outcome(step, Result.UNKNOWN, str(lost)) for step in plan) for plan in plans]
+            return Outcomes(tuple(Outcome(step, Result.UNKNOWN, str(lost)) for step in plan) for plan in plans)
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:

@@ -28,6 +28,8 @@ from hybridvif import (
     wiring_of,
 )
 from hybridvif.host import NoAnswer
+from hybridvif.parts import NOTHING, agree
+from hybridvif.planner import plan
 from hybridvif.privileged import entrypoints
 from hybridvif.privileged.context import daemon_context
 from hybridvif.pytest_plugin import connected
@@ -233,6 +235,17 @@ def test_a_message_of_another_kind_does_no_harm(lab: Lab) -> None:
     for message in ((99, "x"), (3,), (3, "os.system", 1, 2, 3, 4)):
         assert channel.send_recv(message, SOON)[0] == 5  # oslo_privsep.comm.Message.ERR
     assert the_daemon(lab) == pid
+
+
+def test_what_was_done_is_seen_at_once_and_what_was_not_is_left_to_the_caller(lab: Lab) -> None:
+    steps = plan(NOTHING, wiring_of(PORT))
+    outcomes = lab.host.apply([steps], time.monotonic() + SOON)
+    assert outcomes.seen is not None
+    assert agree(outcomes.seen.state, wiring_of(PORT))
+    assert outcomes.seen == lab.host.observe(set(NAMES), time.monotonic() + SOON)
+    again = lab.host.apply([steps], time.monotonic() + SOON)
+    assert again[0][0].result is Result.FAILED
+    assert again.seen is None
 
 
 # The daemon dies, or hangs.

@@ -31,7 +31,7 @@ from hybridvif import (
 )
 from hybridvif.attempts import BATCH
 from hybridvif.facts import Observed
-from hybridvif.host import GRACE, Host, NoAnswer, NotAsked
+from hybridvif.host import GRACE, Host, NoAnswer, NotAsked, Outcomes
 from hybridvif.locks import LockTimeout
 from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Role, Stray, StrayPort, Tap, agree
 from hybridvif.port import Port, VifType
@@ -139,6 +139,42 @@ def test_a_plug_makes_the_wiring_and_says_so(host: GuardedHost) -> None:
 def test_a_plug_costs_one_call_of_each_and_one_to_read_back(host: GuardedHost) -> None:
     plug(PORT, host)
     assert host.calls == ["observe", "apply", "observe"]
+
+
+class Telling(GuardedHost):
+    """It tells with its answer what it was right after."""
+
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
+        outcomes = Outcomes(super().apply(plans, deadline))
+        outcomes.seen = self.look()
+        return outcomes
+
+    def look(self) -> Observed:
+        return self.simulation.observe(None)
+
+
+def test_what_the_host_has_seen_after_is_not_asked_for_again() -> None:
+    host = Telling()
+    assert plug(PORT, host).ok
+    assert host.calls == ["observe", "apply"]
+    assert unplug(PORT.id, host).ok
+    assert host.state == NOTHING
+
+
+def test_what_the_host_has_seen_after_is_what_is_judged() -> None:
+    class Drifting(Telling):
+        """Something befalls it once, between the last step and the look."""
+
+        def look(self) -> Observed:
+            if len(self.calls) == 2:
+                self.put(replace(BRIDGE, up=False))
+            return super().look()
+
+    host = Drifting()
+    report = plug(PORT, host)
+    assert (report.ok, report.retries) == (True, 1)
+    assert host.calls == ["observe", "apply", "apply"]
+    assert host.state == WIRING
 
 
 @pytest.mark.parametrize("call", [lambda host: plug(PORT, host), lambda host: check(PORT, host)], ids=["plug", "check"])
