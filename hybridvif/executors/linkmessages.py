@@ -219,6 +219,11 @@ def message_of(body: bytes) -> Message:
     )
 
 
+def name_in(body: bytes) -> str:
+    """The name of the device that a link message is about, and nothing else of it."""
+    return _text(attributes_of(body, 16, (IFNAME,)).get(IFNAME, b""))
+
+
 def clocks_in(body: bytes) -> list[slice]:
     """Where in the message about a bridge its timers are, which never stand still and are nobody's business here."""
     found: list[slice] = []

@@ -29,12 +29,13 @@ from hybridvif.executors.linkmessages import (
     devices_of,
     get_link,
     message_of,
+    name_in,
     set_addr_gen_mode,
     set_bridge,
     set_link,
 )
 from hybridvif.executors.linkstate import members_of, observed, regained
-from hybridvif.executors.rtnetlink import Answer, Channel, Rejected, Request
+from hybridvif.executors.rtnetlink import Answer, Channel, Rejected, Request, link_header_of
 from hybridvif.executors.tuntap import DEVICE, NO_TUN, NewTap
 from hybridvif.facts import Facts, Observed
 from hybridvif.names import PortNames, key_of, names_of_key
@@ -284,10 +285,10 @@ class _Port:
         """Make something, and learn the indexes of these devices, which it is to be changed by."""
         told = yield [*([request] if request else []), *map(get_link, names)]
         _accept(attempt, told)
-        found = [message_of(body) for body in told if isinstance(body, bytes)]
-        if tuple(message.name for message in found) != names:
+        found = {name_in(body): link_header_of(body)[0] for body in told if isinstance(body, bytes)}
+        if (*found,) != names:
             raise StepFailed(f"{attempt}: it was renamed at once; is udev configured to?", retry=True)
-        self._known |= {message.name: message.index for message in found}
+        self._known |= found
 
     def _set_veth(self, veth: Veth, changes: Mapping[str, object]) -> Talk:
         near = {name: value for name, value in changes.items() if not name.startswith("peer_")}

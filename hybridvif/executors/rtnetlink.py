@@ -133,39 +133,52 @@ class Channel:
         return None
 
     def _exchange(self, requests: Sequence[Request]) -> list[Answer]:
-        first = self._number
+        first, last = self._number, len(requests) - 1
         self._send(requests)
         answers: list[Answer] = [None] * len(requests)
-        waiting = len(requests)
-        while waiting:
+        at = -1
+        while at != last:
             for kind, flags, number, body in _messages(self._receive()):
                 at = number - first
-                if 0 <= at < len(requests):
+                if 0 <= at <= last:
                     answers[at] = _rejected(flags, body) if kind == NLMSG_ERROR else body
-                    waiting -= 1
         return answers
 
     def _send(self, requests: Sequence[Request]) -> None:
         self._socket.send(self._frame(requests))
 
     def _frame(self, requests: Sequence[Request]) -> bytes:
+        """The messages of one send. What is not done is always told; that it is done, of the last of them alone.
+
+        They are carried out in their order (netlink_rcv_skb), so the last answer says that there are no others.
+        """
         parts = []
         for request in requests:
             size = _HEADER.size + len(request.body)
-            parts += [_HEADER.pack(size, request.kind, request.flags | NLM_F_REQUEST, self._number, 0), request.body]
+            flags = request.flags | NLM_F_REQUEST
+            if request is not requests[-1]:
+                flags &= ~NLM_F_ACK
+            parts += [_HEADER.pack(size, request.kind, flags, self._number, 0), request.body]
             self._number += 1
         return b"".join(parts)
 
     def _receive(self) -> bytes:
+        try:
+            # What is asked for is answered within the send, as a rule.
+            size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            size = self._received_late()
+        return bytes(memoryview(self._buffer)[:size])
+
+    def _received_late(self) -> int:
         left = max(self._deadline - time.monotonic(), 0.001)
         seconds = int(left)
         timeout = struct.pack("@ll", seconds, int((left - seconds) * 1e6) or 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
         try:
-            size = self._socket.recv_into(self._buffer)
+            return self._socket.recv_into(self._buffer)
         except BlockingIOError:
             raise TimeoutError from None
-        return bytes(memoryview(self._buffer)[:size])
 
 
 def _socket(groups: int = 0) -> socket.socket:
