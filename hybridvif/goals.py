@@ -16,7 +16,7 @@ from hybridvif.facts import Facts, Observed
 from hybridvif.host import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames
-from hybridvif.parts import NOTHING, HostState, OvsPort
+from hybridvif.parts import NOTHING, HostState, OvsPort, VhostUserPort
 from hybridvif.planner import plan
 from hybridvif.port import Port
 from hybridvif.remains import NoRemain
@@ -65,7 +65,7 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
         _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
     elif steps and (goal.spare_vms or not (goal.force or host.settings.unplug_running == "force")):
-        _require_idle(goal, seen.facts)
+        _require_idle(goal, seen)
     return steps
 
 
@@ -98,8 +98,14 @@ def _require_bridges(goal: Goal, steps: tuple[Step, ...], facts: Facts, host: An
             )
 
 
-def _require_idle(goal: Goal, facts: Facts) -> None:
-    """A VM that runs must not be cut off by mistake: a tap that is held open has carrier, one that is not has none."""
+def _require_idle(goal: Goal, seen: Observed) -> None:
+    """A VM that runs must not be cut off by mistake: a tap that is held open has carrier, one that is not has none.
+
+    Nothing tells whether a VM has the socket of a vhost-user port, so whoever asks for that port's unplug must know.
+    """
+    facts = seen.facts
+    if goal.spare_vms and any(isinstance(port, VhostUserPort) for port in seen.state.ports.values()):
+        raise _running(goal, f"{goal.names.vhost_user} does not tell whether a VM runs on it")
     for member in facts.members.get(goal.names.bridge, ()):
         if member == goal.names.bridge_end:
             continue

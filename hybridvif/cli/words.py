@@ -4,7 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hybridvif.parts import PARKED, Bridge, Difference, OvsPort, Part, Tap, Veth, attributes_of, births_of
+from hybridvif.parts import (
+    PARKED,
+    Bridge,
+    Difference,
+    OvsPort,
+    Part,
+    Tap,
+    Veth,
+    VhostUserPort,
+    attributes_of,
+    births_of,
+)
 
 UNKNOWN = "?"
 """The value of an attribute that ought to have one, nobody knows which."""
@@ -26,6 +37,7 @@ _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     Bridge: ("mtu", "up", "ageing", "stp", "multicast_snooping", "disable_ipv6"),
     Veth: ("mtu", "up", "promisc", "master"),
     OvsPort: ("iface_id", "attached_mac", "vm_uuid"),
+    VhostUserPort: ("type", "iface_id", "attached_mac", "vm_uuid"),
 }
 """What is worth saying of a part that is to be made; the rest is for -v."""
 
@@ -100,4 +112,10 @@ def is_shown_by(part: Part, attribute: str) -> bool:
 
 def link_kind(part: Part) -> str:
     """What a missing part is called in a sentence."""
-    return {Bridge: "Linux bridge", Veth: "veth pair", Tap: "tap", OvsPort: "OVS port"}.get(type(part), part.kind)
+    return {
+        Bridge: "Linux bridge",
+        Veth: "veth pair",
+        Tap: "tap",
+        OvsPort: "OVS port",
+        VhostUserPort: "vhost-user port",
+    }.get(type(part), part.kind)

@@ -7,7 +7,18 @@ from collections.abc import Iterable, Sequence
 from hybridvif.errors import Refused
 from hybridvif.limits import unfiltered, unwritable
 from hybridvif.names import KEY_LENGTH, PortNames, key_of, names_of_key
-from hybridvif.parts import Bridge, IvsPort, OvsPort, Part, Tap, Veth, attributes_of, births_of, with_article
+from hybridvif.parts import (
+    Bridge,
+    IvsPort,
+    OvsPort,
+    Part,
+    Tap,
+    Veth,
+    VhostUserPort,
+    attributes_of,
+    births_of,
+    with_article,
+)
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, owners_of
 
@@ -95,6 +106,7 @@ def _permit_name(part: Part, names: PortNames) -> None:
         Veth: names.bridge_end,
         Tap: names.tap,
         OvsPort: names.switch_end,
+        VhostUserPort: names.vhost_user,
         IvsPort: names.switch_end,
     }.get(type(part))
     if part.name != legal:

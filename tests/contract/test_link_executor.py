@@ -35,7 +35,7 @@ from tests.unit.strategies import the
 
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
 PORT = make_port()
-QBR, QVB, QVO, TAP = PORT.names
+QBR, QVB, QVO, TAP, _ = PORT.names
 OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
 

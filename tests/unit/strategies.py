@@ -15,8 +15,21 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from hybridvif.names import KEY_LENGTH
-from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, OvsPort, Part, Tap, Veth, as_seen, differences
-from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, NONE, QOS_TYPES, Port, VifType, is_mac
+from hybridvif.parts import (
+    PARKED,
+    VHOST_USER_TYPES,
+    Bridge,
+    HostState,
+    IvsPort,
+    OvsPort,
+    Part,
+    Tap,
+    Veth,
+    VhostUserPort,
+    as_seen,
+    differences,
+)
+from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, NONE, QOS_TYPES, VHOSTUSER_MODES, Port, VifType, is_mac
 from hybridvif.steps import Step, simulate
 from hybridvif.wiring import wiring_of
 
@@ -42,9 +55,14 @@ PORT = Port(
 NAMES = PORT.names
 WIRING = wiring_of(PORT)
 BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
+VHOST_USER = the(VhostUserPort, wiring_of(replace(PORT, vhostuser_mode="server")))
+"""The row of the same port, were it a vhost-user port."""
 TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
 
 FOREIGN_BRIDGE = "br-foreign"
+
+HYBRID = ("",)
+"""The only mode of a port that has links."""
 
 uuids = st.uuids().map(str)
 macs = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":")).filter(is_mac)
@@ -56,10 +74,17 @@ numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))
 
 
 @st.composite
-def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) -> Port:
-    """Any legal Port."""
+def ports(
+    draw: st.DrawFn,
+    vif_types: st.SearchStrategy[VifType] | None = None,
+    modes: tuple[str, ...] = ("", *VHOSTUSER_MODES),
+) -> Port:
+    """Any legal Port; modes: of vhost-user, "" for a hybrid one, which is what half of all are."""
     vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
     of_a_row = {"isolate": st.booleans(), "qos_type": st.sampled_from(["", NONE, *QOS_TYPES])}
+    mode = draw(st.sampled_from(["", *modes])) if vif_type is VifType.OVS else ""
+    if mode:
+        of_a_row |= {"vhostuser_mode": st.just(mode), "qos_type": st.sampled_from(["", NONE])}
     of_a_row |= {"datapath_type": st.sampled_from(["", *DATAPATH_TYPES])}
     plain = st.builds(
         Port,
@@ -68,7 +93,7 @@ def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) 
         instance_id=uuids,
         interface_id=st.just("") | uuids,
         mtu=st.integers(MIN_MTU, MAX_MTU),
-        call_iptables=st.booleans(),
+        call_iptables=st.just(False) if mode else st.booleans(),
         bridge=switch_bridges,
         vif_type=st.just(vif_type),
         **(of_a_row if vif_type is VifType.OVS else {}),
@@ -125,6 +150,11 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
     },
     IvsPort: {},
 }
+_DRIFT[VhostUserPort] = _DRIFT[OvsPort] | {
+    "type": st.sampled_from(sorted(VHOST_USER_TYPES.values())),
+    "mtu": st.sampled_from([None, 0]) | numbers,
+    "socket_as_configured": st.booleans(),
+}
 
 
 @st.composite
@@ -150,6 +180,13 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     if isinstance(row, OvsPort):
         can_realize = stale or (isinstance(veth, Veth) and row.type == "")
         state = state.having(replace(row, realized=can_realize and not draw(st.booleans())))
+    plugged_so = state.ports.get(names.vhost_user)
+    if isinstance(plugged_so, VhostUserPort):
+        state = state.having(replace(plugged_so, realized=draw(st.booleans())))
+    elif draw(st.integers(0, 9)) == 9 and port.vif_type is VifType.OVS and isinstance(row, OvsPort):
+        # It was a vhost-user port before, or was made one beside by another tool.
+        other = wiring_of(replace(port, vhostuser_mode="client", call_iptables=False, qos_type=""))
+        state = state.having(as_seen(other.ports[names.vhost_user]))
     if draw(st.booleans()):
         state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
     return state

@@ -11,7 +11,7 @@ from hybridvif import Port, RecordingHost, Tap
 from hybridvif.cli.checking import answer_of
 from hybridvif.errors import InvalidInput
 from hybridvif.facts import Observed
-from hybridvif.parts import OvsPort, Part, attributes_of
+from hybridvif.parts import OvsPort, Part, VhostUserPort, attributes_of
 from hybridvif.reasons import REASONS
 from tests.unit.answers import (
     ID,
@@ -78,14 +78,15 @@ UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables
     ids=lambda x: getattr(x, "kind", x),
 )
 def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], attribute: str) -> None:
-    host = plugged(PORT)
+    more: dict[str, Any] = {"vhostuser_mode": "server"} if kind is VhostUserPort else {}
+    host = plugged(replace(PORT, **more))
     part: Any = next(part for part in host.state if isinstance(part, kind))
     value = getattr(part, attribute)
     wrong = (not value) if isinstance(value, bool) else value + 7 if isinstance(value, int) else "wrong"
     if attribute == "master":
         wrong = ""
     host.state = host.state.having(replace(part, **{attribute: wrong}))
-    answer = answer_of([WHOLE], host, reasons=True)
+    answer = answer_of([replace(WHOLE, fields={**WHOLE.fields, **more})], host, reasons=True)
     assert answer.exit_code == 3
     (port,) = ports_of(answer)
     found = {drift["attribute"] for drift in port["drift"]}

@@ -41,6 +41,7 @@ def test_every_part_has_a_kind_and_a_role() -> None:
         ("Veth", "veth", Role.LINK),
         ("Tap", "tap", Role.LINK),
         ("OvsPort", "ovs-port", Role.SWITCH),
+        ("VhostUserPort", "vhost-user-port", Role.SWITCH),
         ("IvsPort", "ivs-port", Role.SWITCH),
         ("Stray", "stray", Role.LINK),
         ("StrayPort", "stray", Role.SWITCH),
