@@ -100,7 +100,7 @@ class BridgeNotAllowed(Refused):
 
 
 class PortRunning(Refused):
-    """A member of the port's Linux bridge has carrier: a VM is running on it."""
+    """A VM is running on it: a member of the port's Linux bridge has carrier, or a tap that is to go."""
 
     code = "port-running"
 

@@ -16,12 +16,12 @@ from hybridvif.facts import Facts, Observed
 from hybridvif.host import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames
-from hybridvif.parts import NOTHING, HostState, OvsPort, VhostUserPort
-from hybridvif.planner import plan
+from hybridvif.parts import NOTHING, HostState, MadeTap, OvsPort, VhostUserPort
+from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import Port
 from hybridvif.remains import NoRemain
 from hybridvif.settings import Settings
-from hybridvif.steps import Step
+from hybridvif.steps import Delete, Step
 from hybridvif.wiring import wiring_of
 
 
@@ -60,13 +60,18 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     if goal.unless is not None and (why := goal.unless(seen)):
         raise NoRemain(why)
     claim(seen.state, goal.port_id, goal.interface_id)
-    steps = plan(seen.state, goal.wanted)
+    steps = _plan(goal, seen.state)
     if goal.is_plug:
         _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
+        _require_tap_is_free(goal, steps, seen.facts)
     elif steps and (goal.spare_vms or not (goal.force or host.settings.unplug_running == "force")):
         _require_idle(goal, seen)
     return steps
+
+
+def _plan(goal: Goal, state: HostState) -> tuple[Step, ...]:
+    return plan(state, keeping_its_tap(state, goal.wanted, goal.names))
 
 
 def _require_served(goal: Goal, facts: Facts) -> None:
@@ -98,6 +103,20 @@ def _require_bridges(goal: Goal, steps: tuple[Step, ...], facts: Facts, host: An
             )
 
 
+def _require_tap_is_free(goal: Goal, steps: tuple[Step, ...], facts: Facts) -> None:
+    """A plug as a vhost-user port removes the tap that was made for it before; not from a VM that holds it.
+
+    That VM would have lost its device for good, also where the plug then failed and was rolled back.
+    """
+    tap = facts.links.get(goal.names.tap)
+    goes = any(isinstance(step, Delete) and isinstance(step.part, MadeTap) for step in steps)
+    if goes and tap is not None and tap.carrier:
+        raise PortRunning(
+            f"port {goal.port_id}: refused to plug it as a vhost-user port, since {goal.names.tap} has carrier, "
+            "so a VM runs on it; stop the VM first, or force its unplug"
+        )
+
+
 def _require_idle(goal: Goal, seen: Observed) -> None:
     """A VM that runs must not be cut off by mistake: a tap that is held open has carrier, one that is not has none.
 
@@ -114,7 +133,8 @@ def _require_idle(goal: Goal, seen: Observed) -> None:
             what = "has carrier, so a VM runs on it" if member == goal.names.tap else "is not ours"
             raise _running(goal, f"{member} in {goal.names.bridge} {what}")
     tap = facts.links.get(goal.names.tap)
-    if goal.spare_vms and tap is not None and tap.carrier:
+    goes = isinstance(seen.state.links.get(goal.names.tap), MadeTap)
+    if (goal.spare_vms or goes) and tap is not None and tap.carrier:
         raise _running(goal, f"{goal.names.tap} has carrier, so a VM runs on it")
 
 
@@ -125,6 +145,6 @@ def _running(goal: Goal, what: str) -> PortRunning:
 def reached(goal: Goal, state: HostState) -> bool:
     """Whether nothing is left to do; not so where something foreign has got in the way."""
     try:
-        return not plan(state, goal.wanted)
+        return not _plan(goal, state)
     except Refused:
         return False

@@ -22,6 +22,8 @@ from hybridvif.steps import Step
 GRACE = 0.2
 """Seconds the daemon is given beyond its deadline to say that it passed, before the caller stops waiting."""
 
+START_SHARE = 0.75
+"""Of the deadline, what a daemon may take to come up ahead of the first question; less than who asks that waits."""
 
 ASKED_ANEW = 2
 """How often another daemon is asked to look, where one died of it."""
@@ -66,6 +68,12 @@ class Host:
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
         self._open = True
+
+    def begin(self) -> None:
+        """Have the daemon started now and not on first use, and do not wait: who asks first hears of a failure."""
+        from hybridvif.privileged.context import daemon_context
+
+        daemon_context.begin(time.monotonic() + self.settings.deadline * START_SHARE)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The parts and facts under these names; None: under all names of our grammar.

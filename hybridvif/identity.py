@@ -1,6 +1,6 @@
 """Whose are the parts that were found? Decided once per port, from all evidence, before anything is planned.
 
-Two ports can share their first 11 characters (40 bits) and so all four names. Evidence, strongest first: the alias of a
+Two ports can share their first 11 characters (40 bits) and so all names. Evidence, strongest first: the alias of a
 link; our own key external_ids:hybridvif-port-id; iface-id. Parts without any evidence were plugged by os-vif, by Nova
 or by hand, and are adopted where they fit.
 """

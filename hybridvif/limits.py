@@ -16,6 +16,7 @@ from hybridvif.parts import (
     Bridge,
     HostState,
     IvsPort,
+    MadeTap,
     OvsPort,
     Part,
     Tap,
@@ -24,7 +25,7 @@ from hybridvif.parts import (
     attributes_of,
     births_of,
 )
-from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES, is_bridge_name, is_mac
+from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MAX_TAP_MTU, MIN_MTU, QOS_TYPES, is_bridge_name, is_mac
 from hybridvif.settings import Settings
 from hybridvif.steps import owners_of
 
@@ -42,6 +43,10 @@ def _is_flag(_: Part, value: object) -> bool:
 
 def _is_own_alias(part: Part, value: object) -> bool:
     return value == "" or (type(value) is str and is_uuid(value) and value[:KEY_LENGTH] == key_of(part.name))
+
+
+def _is_own_mark(part: Part, value: object) -> bool:
+    return value != "" and _is_own_alias(part, value)
 
 
 def _is_unicast(_: Part, value: object) -> bool:
@@ -137,6 +142,16 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "group": _one_of(0),
     },
     Tap: {"master": _is_own_bridge},
+    MadeTap: {
+        # Without one it would be libvirt's from then on.
+        "alias": _is_own_mark,
+        "mac": _is_unicast,
+        "mtu": _in_range(MIN_MTU, MAX_TAP_MTU),
+        "up": _is_flag,
+        "master": _is_own_bridge,
+        "group": _one_of(0),
+        "multi_queue": _is_flag,
+    },
     OvsPort: _ROW,
     VhostUserPort: {
         **_ROW,

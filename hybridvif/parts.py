@@ -1,9 +1,9 @@
-"""What a host is made of, as far as we manage it: six kinds of part, and Stray for what only has our name.
+"""What a host is made of, as far as we manage it: seven kinds of part, and Stray for what only has our name.
 
-A part holds only what hybridvif sets. What it does not set it neither compares nor touches: the VLAN tag is the
-agent's after birth, the tap is libvirt's. An observed part accepts any value the kernel or OVSDB can hold; only what
-is to be written is range-checked (limits.py). An attribute that is None does not exist on this kernel, or
-is nobody's wish, and agrees with any other value.
+A part holds only what hybridvif sets. What it does not set it neither compares nor touches: the VLAN tag is the agent's
+after birth, a tap that was not made here is libvirt's. An observed part accepts any value the kernel or OVSDB can hold;
+only what is to be written is range-checked (limits.py). An attribute that is None does not exist on this kernel, or is
+nobody's wish, and agrees with any other value.
 
 An attribute of birth is written when its part is made, and never again: from then on it is somebody else's. So it is
 not read back, and agrees with any other value as well; a part that was observed has it at its default.
@@ -100,6 +100,24 @@ class Tap(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MadeTap(Part):
+    """The VM's device where it was made for it, ahead of it. Its `ip` twin: ip tuntap add tap mode tap.
+
+    Its alias is what makes it one: a tap without a port id of its own name there is a Tap, whoever made it.
+    """
+
+    kind: ClassVar[str] = "made-tap"
+    alias: str
+    mac: str
+    mtu: int
+    up: bool
+    master: str
+    group: int = 0
+    multi_queue: bool = field(default=False, metadata=_BIRTH)
+    """Whether it can be opened once for each queue of the VM (IFF_MULTI_QUEUE); no tap changes that while it lives."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class OvsPort(Part):
     """The OVSDB rows of one port: a Port and its one Interface, named qvo, on a Bridge. An id that is "" is absent."""
 
@@ -165,11 +183,13 @@ class StrayPort(Stray):
     role: ClassVar[Role] = Role.SWITCH
 
 
-Link = Bridge | Veth | Tap | Stray
+Link = Bridge | Veth | Tap | MadeTap | Stray
+Member = Veth | Tap | MadeTap
+"""What a Linux bridge holds."""
 SwitchPort = OvsPort | VhostUserPort | IvsPort | StrayPort
 
 P = TypeVar("P", bound=Part)
-PARTS: tuple[type[Part], ...] = (Bridge, Veth, Tap, OvsPort, VhostUserPort, IvsPort, Stray, StrayPort)
+PARTS: tuple[type[Part], ...] = (Bridge, Veth, Tap, MadeTap, OvsPort, VhostUserPort, IvsPort, Stray, StrayPort)
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,21 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hybridvif.errors import Conflict
-from hybridvif.names import key_of, names_of_key
-from hybridvif.parts import PARKED, Bridge, HostState, OvsPort, Part, Stray, Tap, Veth, VhostUserPort, differences
+from hybridvif.names import PortNames, key_of, names_of_key
+from hybridvif.parts import (
+    PARKED,
+    Bridge,
+    HostState,
+    MadeTap,
+    OvsPort,
+    Part,
+    Stray,
+    Tap,
+    Veth,
+    VhostUserPort,
+    differences,
+)
+from hybridvif.port import MAX_TAP_MTU
 from hybridvif.steps import Create, Delete, Step, Update, simulate
 
 
@@ -33,6 +46,17 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     _make_the_links(course, desired)
     _make_the_port(course, desired)
     return tuple(course.steps)
+
+
+def keeping_its_tap(observed: HostState, wiring: HostState, names: PortNames) -> HostState:
+    """The goal of a plug that asks for no tap, where one was made before: that stays, and is kept in order.
+
+    A VM may hold it, and who plugs again need not know how the port was plugged first.
+    """
+    tap, bridge = observed.links.get(names.tap), wiring.links.get(names.bridge)
+    if not isinstance(tap, MadeTap) or not isinstance(bridge, Bridge) or names.tap in wiring.links:
+        return wiring
+    return wiring.having(replace(tap, mtu=min(bridge.mtu, MAX_TAP_MTU), up=True, master=bridge.name, group=0))
 
 
 class _Course:
@@ -57,7 +81,7 @@ def _require_ours(part: Part) -> None:
     if isinstance(part, Stray):
         remedy = f"ovs-vsctl del-port {part.name}" if part.role is OvsPort.role else f"ip link delete {part.name}"
         raise Conflict(f"{part.name} exists but is {part.what}; if nothing needs it, remove it: {remedy}")
-    if isinstance(part, Veth) and part.master not in ("", names_of_key(key_of(part.name) or "").bridge):
+    if isinstance(part, Veth | MadeTap) and part.master not in ("", names_of_key(key_of(part.name) or "").bridge):
         raise Conflict(
             f"{part.name} is in {part.master}, which is not its bridge; "
             f"if that is a mistake, take it out: ip link set {part.name} nomaster"
@@ -86,10 +110,11 @@ def _has_device(state: HostState, port: OvsPort) -> bool:
 
 
 def _clear_the_links(course: _Course, desired: HostState) -> None:
-    # The veth pair before the bridge: deleting a bridge that has members takes each of them out first.
-    for kind in (Veth, Bridge):
+    # The members before the bridge: deleting a bridge that has some takes each of them out first.
+    for kind in (Veth, MadeTap, Bridge):
         for name, link in course.state.links.items():
-            if isinstance(link, kind) and name not in desired.links:
+            # Where the goal has a tap that was not made here, the one that was is in its place.
+            if isinstance(link, kind) and isinstance(desired.links.get(name), Tap | None):
                 course.take(Delete(link))
 
 
@@ -98,8 +123,10 @@ def _make_the_links(course: _Course, desired: HostState) -> None:
     for link in wanted:
         if isinstance(link, Veth):
             _put_the_tap_back(course, link)
-        if not isinstance(link, Tap):
-            course.reach(course.state.links.get(link.name), link)
+        found = course.state.links.get(link.name)
+        if not isinstance(link, Tap) and not (isinstance(link, MadeTap) and isinstance(found, Tap)):
+            # A tap that was not made here is used as it is.
+            course.reach(found, link)
 
 
 def _put_the_tap_back(course: _Course, veth: Veth) -> None:

@@ -12,8 +12,11 @@ from hybridvif.settings import Settings
 
 MIN_MTU, MAX_MTU = 68, 65535
 """IPv4's smallest MTU (RFC 791) and the largest the kernel gives a veth or a bridge (ETH_MAX_MTU)."""
+MAX_TAP_MTU = 65521
+"""The largest it gives a tap: that, less the header of a frame (drivers/net/tun.c)."""
 
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+_FLAGS = ("call_iptables", "isolate", "create_tap", "multiqueue")
 _SWITCH_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 
 
@@ -88,6 +91,12 @@ class Port:
     datapath_type: str = ""
     """What its integration bridge is made with where it is missing, and the host's create_bridges has it: system or
     netdev; Open vSwitch's own default if empty. A bridge that is there is left as it is. For Open vSwitch."""
+    create_tap: bool = False
+    """Whether its tap is made ahead of the VM, persistent, and removed with the port. A tap that is there and was not
+    made here is left as it is and used; one that was made here stays, whether or not a later plug asks for it."""
+    multiqueue: bool = False
+    """Whether a tap that is made can be opened once for each queue of the VM, and only so. With create_tap only. One
+    that is there keeps the queues that it has."""
     vhostuser_mode: str = ""
     """A port of Open vSwitch that the VM has through a socket of DPDK's vhost-user, and no hybrid one: client (QEMU
     connects, and Open vSwitch listens) or server (QEMU listens), as Neutron's binding:vif_details has it; "" for a
@@ -121,11 +130,20 @@ class Port:
             f"port {self.id}: vif_type {self.vif_type!r} is not known; use one of "
             + ", ".join(kind.value for kind in VifType),
         )
-        for field, flag in (("call_iptables", self.call_iptables), ("isolate", self.isolate)):
+        for field, flag in ((name, getattr(self, name)) for name in _FLAGS):
             _require(
                 type(flag) is bool,
                 f"port {self.id}: {field} {flag!r} is neither true nor false; leave it out for false",
             )
+        _require(
+            self.create_tap or not self.multiqueue,
+            f"port {self.id}: multiqueue is of the tap that create_tap makes; give create_tap, too, or leave it out",
+        )
+        _require(
+            self.mtu <= MAX_TAP_MTU or not self.create_tap,
+            f"port {self.id}: mtu {self.mtu} is more than the {MAX_TAP_MTU} that a tap can have; "
+            "make it smaller, or leave create_tap out",
+        )
         _require(
             self.qos_type in ("", NONE, *QOS_TYPES),
             f"port {self.id}: qos_type {self.qos_type!r} is not known; use one of {NONE}, {', '.join(QOS_TYPES)}",
@@ -163,6 +181,11 @@ class Port:
         _require(
             not (self.vhostuser_mode and self.call_iptables),
             f"port {self.id}: a vhost-user port has no Linux bridge that could call iptables; leave call_iptables out",
+        )
+        _require(
+            not (self.vhostuser_mode and self.create_tap),
+            f"port {self.id}: a vhost-user port has a socket and no tap that could be made; "
+            "leave create_tap and multiqueue out",
         )
         _require(
             not self.vhostuser_mode or self.qos_type in ("", NONE),

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from hybridvif.errors import Refused
 from hybridvif.facts import Facts, Observed
 from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
-from hybridvif.parts import NOTHING, HostState, OvsPort, Stray, Tap
+from hybridvif.parts import NOTHING, HostState, MadeTap, OvsPort, Stray, Tap
 from hybridvif.planner import plan
 from hybridvif.steps import owners_of
 
@@ -31,7 +31,7 @@ class Remain:
 
     port_id: str
     state: HostState
-    """Its parts, the tap apart."""
+    """Its parts, a tap that was not made here apart."""
     is_marked: bool
     """Whether it bears our mark; else it is a row that only its iface-id tells, ours or os-vif's."""
     sign: str
@@ -72,7 +72,7 @@ def _remains(seen: Observed, bridges: Collection[str]) -> Iterator[Remain]:
         except Refused:
             # Something foreign holds it, or holds one of its names.
             continue
-        parts = HostState({name: link for name, link in state.links.items() if name != names.tap}, state.ports)
+        parts = HostState({name: one for name, one in state.links.items() if not isinstance(one, Tap)}, state.ports)
         yield Remain(port_id=owner, state=parts, is_marked=is_marked, sign=_sign_of(owner, parts, seen.facts))
 
 
@@ -90,7 +90,7 @@ def _is_half(state: HostState, names: PortNames) -> bool:
         # Nothing tells whether a VM has its socket, so nothing is taken from it.
         return False
     there = (names.bridge in state.links, names.bridge_end in state.links, names.switch_end in state.ports)
-    return any(there) and not all(there)
+    return not all(there) and (any(there) or isinstance(state.links.get(names.tap), MadeTap))
 
 
 def _is_lone_row(state: HostState, bridges: Collection[str]) -> bool:
@@ -101,7 +101,7 @@ def _carries_a_vm(state: HostState, names: PortNames, facts: Facts) -> bool:
     """A tap that is held open, wherever it is; or anything in the Linux bridge that is neither the tap nor qvb."""
     if set(facts.members.get(names.bridge, ())) - {names.tap, names.bridge_end}:
         return True
-    if not isinstance(state.links.get(names.tap), Tap):
+    if not isinstance(state.links.get(names.tap), Tap | MadeTap):
         return False
     tap = facts.links.get(names.tap)
     return tap is None or tap.carrier

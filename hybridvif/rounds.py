@@ -66,7 +66,7 @@ class Attempt:
         return any(outcome.result is Result.UNKNOWN for outcome in self.latest)
 
     def leftovers(self, before: HostState) -> tuple[str, ...]:
-        """The names of the parts that were not there before; the tap is never ours."""
+        """The names of the parts that were not there before; a tap that was not made here is never ours."""
         old: set[Part] = set(before)
         return tuple(part.name for part in self.seen.state if part not in old and not isinstance(part, Tap))
 

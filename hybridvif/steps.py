@@ -15,6 +15,8 @@ from hybridvif.names import is_uuid, key_of, names_of_key
 from hybridvif.parts import (
     Bridge,
     HostState,
+    MadeTap,
+    Member,
     OvsPort,
     Part,
     Role,
@@ -111,7 +113,7 @@ def simulate(state: HostState, step: Step) -> HostState:
         case Create(OvsPort() as port):
             return state.having(replace(as_seen(port), realized=_can_realize(state, port)))
         case Create(part):
-            return state.having(part)
+            return state.having(as_seen(part))
         case Update(before, OvsPort() as after):
             return state.having(_updated_port(state, before, after))
         case Update():
@@ -134,7 +136,7 @@ def is_there(state: HostState, part: Part) -> bool:
 def owners_of(part: Part) -> set[str]:
     """The port ids that a part itself names as its owner: none, one, or (a veth pair gone wrong) two."""
     match part:
-        case Bridge(alias=alias):
+        case Bridge(alias=alias) | MadeTap(alias=alias):
             marks = {alias}
         case Veth(alias=alias, peer_alias=peer_alias):
             marks = {alias, peer_alias}
@@ -159,14 +161,15 @@ def _objection_to_name(part: Part) -> Objection | None:
 def _objection_to_create(state: HostState, part: Part, found: Part | None) -> Objection | None:
     if found is not None:
         return Objection(f"{part.name} has appeared since the host was observed", retry=True)
-    if isinstance(part, Veth):
-        if part.peer in state.links:
-            return Objection(f"{part.peer} has appeared since the host was observed", retry=True)
-        return _objection_to_bridge(state, part.master)
-    return None
+    if isinstance(part, Veth) and part.peer in state.links:
+        return Objection(f"{part.peer} has appeared since the host was observed", retry=True)
+    return _objection_to_bridge(state, part.master) if isinstance(part, Veth | MadeTap) else None
 
 
 def _objection_to_kind(part: Part, found: Part) -> Objection | None:
+    if isinstance(part, Tap | MadeTap) and isinstance(found, Tap | MadeTap) and type(found) is not type(part):
+        # Whose it is, it says itself: it is left alone, and a new plan knows it for what it is.
+        return Objection(f"{part.name} is not the device any more that it was when it was observed", retry=True)
     if type(found) is not type(part):
         what = getattr(found, "what", f"{with_article(found.kind)}")
         return Objection(f"{part.name} is {what}, not {with_article(part.kind)}; remove it or rename it", retry=False)
@@ -185,7 +188,7 @@ def _objection_to_owner(step: Update | Delete, found: Part) -> Objection | None:
 
 
 def _objection_to_master(state: HostState, step: Update, found: Part) -> Objection | None:
-    if not isinstance(found, Veth | Tap) or "master" not in changes_of(step):
+    if not isinstance(found, Member) or "master" not in changes_of(step):
         return None
     before, after = step.before.master, step.after.master  # type: ignore[attr-defined]
     if found.master not in ("", before, after):
@@ -221,7 +224,7 @@ def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
 def _without(state: HostState, part: Part) -> HostState:
     match _found(state, part):
         case Bridge(name=name):
-            members = [link for link in state.links.values() if isinstance(link, Veth | Tap) and link.master == name]
+            members = [link for link in state.links.values() if isinstance(link, Member) and link.master == name]
             state = state.having(*(replace(member, master="") for member in members))
         case Veth(peer=peer):
             row = state.ports.get(peer)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from hybridvif.names import KEY_LENGTH, is_trunk_bridge
-from hybridvif.parts import VHOST_USER_TYPES, Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
+from hybridvif.parts import VHOST_USER_TYPES, Bridge, HostState, IvsPort, MadeTap, OvsPort, Veth, VhostUserPort
 from hybridvif.port import QOS_TYPES, Port, VifType
 
 ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
@@ -46,7 +46,8 @@ def wiring_of(port: Port) -> HostState:
         peer_promisc=True,
         master=names.bridge,
     )
-    return HostState({bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port)})
+    wiring = HostState({bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port)})
+    return wiring.having(_tap_of(port)) if port.create_tap else wiring
 
 
 def bridge_mac_of(port_id: str) -> str:
@@ -57,6 +58,29 @@ def bridge_mac_of(port_id: str) -> str:
     """
     digits = port_id[:KEY_LENGTH].replace("-", "")
     return ":".join(["0a", *(digits[at : at + 2] for at in range(0, 10, 2))])
+
+
+def tap_mac_of(mac: str) -> str:
+    """The MAC address of the tap that carries a VM's: another, as libvirt gives it.
+
+    A bridge takes what is sent to the address of one of its members for its own, and never passes it on.
+
+    >>> tap_mac_of("fa:16:3e:aa:bb:cc")
+    'fe:16:3e:aa:bb:cc'
+    """
+    return ("f2" if mac.startswith("fe") else "fe") + mac[2:]
+
+
+def _tap_of(port: Port) -> MadeTap:
+    return MadeTap(
+        name=port.names.tap,
+        alias=port.id,
+        mac=tap_mac_of(port.mac),
+        mtu=port.mtu,
+        up=True,
+        master=port.names.bridge,
+        multi_queue=port.multiqueue,
+    )
 
 
 def _switch_port_of(port: Port) -> OvsPort | IvsPort:

@@ -20,6 +20,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
+from gc import freeze
 from typing import TYPE_CHECKING, Any
 
 from hybridvif.errors import InvalidInput
@@ -68,7 +69,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
         with streams.interruptible(ends=argv is None):
             # The module `list` of this package hides the built-in one.
-            return _guarded((*sys.argv[1:],) if argv is None else argv)
+            code = _guarded((*sys.argv[1:],) if argv is None else argv)
+            if argv is None:
+                # The process ends now: 50 ms earlier, if Python does not look for garbage in what it throws away.
+                freeze()
+            return code
     except KeyboardInterrupt:
         # Too early, or once more while the first one was told.
         return 130

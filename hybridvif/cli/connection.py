@@ -22,9 +22,14 @@ def config_files(args: argparse.Namespace) -> tuple[str, ...]:
 
 
 @contextmanager
-def connected(args: argparse.Namespace) -> Iterator[Host]:
-    """This host. Raises ConfigurationError; the daemon is started when it is first asked, which may raise more."""
+def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host]:
+    """This host. Raises ConfigurationError; the daemon is started when it is first asked, which may raise more.
+
+    begun: it will be asked in any case, so the daemon is started now, and comes up while this process loads the rest.
+    """
     from hybridvif.host import connect
 
     with connect(config_files(args)) as host:
+        if begun:
+            host.begin()
         yield host

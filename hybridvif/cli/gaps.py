@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 from hybridvif.cli.ports import PLACEHOLDERS, Asked
 from hybridvif.names import PortNames, is_uuid, names_of
-from hybridvif.parts import VHOST_USER_TYPES, HostState, OvsPort, SwitchPort, Veth, VhostUserPort
+from hybridvif.parts import VHOST_USER_TYPES, HostState, OvsPort, SwitchPort, Tap, Veth, VhostUserPort
 from hybridvif.port import MAX_MTU, MIN_MTU, Port, is_mac
 from hybridvif.steps import owners_of
 
+OF_LINKS = ("call_iptables", "create_tap")
+"""The fields of which a vhost-user port has none."""
 VHOST_USER_MODES = {kind: mode for mode, kind in VHOST_USER_TYPES.items()}
 OPEN_FIELDS = ("mac", "instance_id", "interface_id", "bridge", "mtu")
 """The fields that a plugged port can tell."""
@@ -40,6 +42,9 @@ class Filled:
 def filled(asked: Asked, state: HostState) -> Filled:
     """The port that was asked for, what was left out taken from the parts that are there."""
     told = told_by(asked.port_id, state)
+    if any(asked.fields.get(name) for name in OF_LINKS):
+        # It is asked for as a hybrid one, whatever is there.
+        told.pop("vhostuser_mode", None)
     left_out = tuple(name for name in OPEN_FIELDS if name not in asked.fields)
     return Filled(
         port=asked.having({**PLACEHOLDERS, **told}),
@@ -79,5 +84,5 @@ def row_of(state: HostState, names: PortNames) -> SwitchPort | None:
 
 
 def is_there(state: HostState, names: PortNames) -> bool:
-    """Whether anything of the port is there; the tap, which is the VM's, does not count."""
-    return any(part.name in names and part.name != names.tap for part in state)
+    """Whether anything of the port is there; a tap that is the VM's alone does not count."""
+    return any(part.name in names and not isinstance(part, Tap) for part in state)

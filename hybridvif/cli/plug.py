@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         from hybridvif.cli.planning import Wish
 
         return plan.tell(args, Wish("plug", ports))
-    with connected(args) as host, shown("plugging", len(ports), args.screen) as progress:
+    with connected(args, begun=True) as host, shown("plugging", len(ports), args.screen) as progress:
         answer = answer_of(ports, host, verbose=args.verbose, progress=progress)
     return int(args.screen.tell(answer))
 

@@ -23,7 +23,12 @@ _OPTIONS: Mapping[str, str] = {
     "qos_type": "--qos-type",
     "vhostuser_mode": "--vhostuser-mode",
 }
-_FLAGS: Mapping[str, str] = {"call_iptables": "--call-iptables", "isolate": "--isolate"}
+_FLAGS: Mapping[str, str] = {
+    "call_iptables": "--call-iptables",
+    "isolate": "--isolate",
+    "create_tap": "--create-tap",
+    "multiqueue": "--multiqueue",
+}
 """Options that stand for true, and take no value."""
 _HELP: Mapping[str, tuple[str, str]] = {
     "mac": ("MAC", "the VM's MAC address"),
@@ -36,6 +41,8 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "vhostuser_mode": ("MODE", "a vhost-user port, and no hybrid one: client (QEMU connects) or server (QEMU listens)"),
     "call_iptables": ("", "its Linux bridge calls iptables, also where the host as a whole does not"),
     "isolate": ("", "a new port is in the dead VLAN until Neutron's agent wires it"),
+    "create_tap": ("", "its tap is made ahead of the VM, and removed with the port"),
+    "multiqueue": ("", "a tap that is made has a queue for each of the VM's; with --create-tap"),
 }
 PLACEHOLDERS: Mapping[str, object] = {
     "mac": "02:00:00:00:00:00",

@@ -18,7 +18,7 @@ from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth, VhostUserPort
-from hybridvif.planner import plan
+from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import VifType
 from hybridvif.remains import remains_of, states_of_ports
 from hybridvif.steps import owners_of
@@ -137,7 +137,7 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
     changes: tuple[Change, ...] = ()
     try:
         claim(state, found.port.id, found.port.iface_id)
-        changes = changes_of_plan(plan(state, wiring_of(found.port)))
+        changes = changes_of_plan(plan(state, keeping_its_tap(state, wiring_of(found.port), names)))
     except Refused as error:
         conflict = str(error)
     return Plugged(

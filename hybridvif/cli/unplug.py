@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         from hybridvif.cli.planning import Wish
 
         return plan.tell(args, Wish("unplug", port_ids=port_ids, force=args.force))
-    with connected(args) as host, shown("unplugging", len(port_ids), args.screen) as progress:
+    with connected(args, begun=True) as host, shown("unplugging", len(port_ids), args.screen) as progress:
         answer = answer_of(port_ids, host, force=args.force, verbose=args.verbose, progress=progress)
     return int(args.screen.tell(answer))
 

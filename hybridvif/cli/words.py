@@ -8,6 +8,7 @@ from hybridvif.parts import (
     PARKED,
     Bridge,
     Difference,
+    MadeTap,
     OvsPort,
     Part,
     Tap,
@@ -36,6 +37,7 @@ _SWITCHES: Mapping[str, tuple[str, str]] = {
 _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     Bridge: ("mtu", "up", "ageing", "stp", "multicast_snooping", "disable_ipv6"),
     Veth: ("mtu", "up", "promisc", "master"),
+    MadeTap: ("mtu", "up", "master"),
     OvsPort: ("iface_id", "attached_mac", "vm_uuid"),
     VhostUserPort: ("type", "iface_id", "attached_mac", "vm_uuid"),
 }
@@ -116,6 +118,7 @@ def link_kind(part: Part) -> str:
         Bridge: "Linux bridge",
         Veth: "veth pair",
         Tap: "tap",
+        MadeTap: "tap",
         OvsPort: "OVS port",
         VhostUserPort: "vhost-user port",
     }.get(type(part), part.kind)

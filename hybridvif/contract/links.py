@@ -19,7 +19,7 @@ from hybridvif.contract.bench import (
     variants,
 )
 from hybridvif.facts import LinkFact
-from hybridvif.parts import NOTHING, Bridge, HostState, Role, Tap, Veth
+from hybridvif.parts import NOTHING, Bridge, HostState, MadeTap, Role, Tap, Veth
 from hybridvif.planner import plan
 from hybridvif.report import Result
 from hybridvif.sandbox import Sandbox
@@ -85,6 +85,7 @@ def _check(bench: Bench) -> None:
                 _order,
                 _names,
                 _grammar,
+                *([_made_tap] if MadeTap in getattr(bench.make, "serves", ()) else []),
                 _late,
             ):
                 _sweep(bench)
@@ -210,6 +211,32 @@ def _grammar(bench: Bench) -> None:
     (outcome,) = bench.do([Update(Tap(name=NAMES.tap, master=""), Tap(name=NAMES.tap, master=NAMES.bridge))])
     assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
     require_equal(bench.see(NAMES), expected, "after the tap was put back")
+
+
+def _made_tap(bench: Bench) -> None:
+    """A tap of ours is made whole, changed and deleted; one without our mark is left alone, whatever a step says."""
+    wired = wiring_of(replace(PORT, create_tap=True, multiqueue=True))
+    tap = next(part for part in wired if isinstance(part, MadeTap))
+    goal = HostState(wired.links)
+    bench.try_path(NAMES, WIRING, goal)
+    (link,) = json.loads(bench.sh(f"ip -d -j link show dev {tap.name}"))
+    told = link["linkinfo"]["info_data"]
+    assert (told["type"], told["multi_queue"], told["persist"]) == ("tap", True, True), f"{tap.name} is {told}"
+    with bench.unchanged("by a tap that is there already"):
+        (outcome,) = bench.do([Create(tap)])
+    assert outcome.result is Result.FAILED, "a tap that is there was made again"
+    assert outcome.retry, "create of a tap, which is there, must be worth a retry"
+    for changes in ({"mac": "02:00:00:00:00:09"}, {"mtu": 1400}, {"up": False}, {"master": ""}):
+        other = goal.having(replace(tap, **changes))
+        bench.try_path(NAMES, goal, other)
+        bench.try_path(NAMES, other, goal)
+    bench.try_path(NAMES, goal, NOTHING)
+    bench.reach(NAMES, HostState({tap.name: replace(tap, master="", up=False)}))
+    bench.sh(f"ip link set {tap.name} alias ''")
+    for step in (Delete(tap), Update(tap, replace(tap, mtu=1400))):
+        bench.try_refused(step, results={Result.FAILED, Result.REFUSED})
+    with bench.unchanged("by a tap that was made by another"):
+        bench.do([Create(tap)])
 
 
 def _facts(bench: Bench) -> None:

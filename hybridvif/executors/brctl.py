@@ -13,9 +13,10 @@ from hybridvif.executors import iplinks, procfs
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.recipes import Command, Sysctl, bridges_that_go_up_later, link_lines
+from hybridvif.executors.tuntap import NO_TUN
 from hybridvif.facts import Observed
 from hybridvif.names import key_of, names_of_key
-from hybridvif.parts import Bridge, Part, Role, Tap, Veth
+from hybridvif.parts import Bridge, MadeTap, Part, Role, Tap, Veth
 from hybridvif.report import Outcome
 from hybridvif.settings import Settings
 from hybridvif.steps import Step
@@ -35,6 +36,8 @@ _SAID: tuple[tuple[str, bool, bool], ...] = (
     ("Operation not supported", False, True),
     ("Unknown device type", False, True),
     ("Read-only file system", False, True),
+    # ip tuntap, of /dev/net/tun.
+    ("open: No such", False, True),
 )
 """stderr -> outcome, first match; anything else is a plain failure."""
 
@@ -46,7 +49,7 @@ class BrctlExecutor:
     """Links by brctl and ip."""
 
     role: ClassVar[Role] = Role.LINK
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, MadeTap})
     programs: ClassVar[tuple[str, ...]] = ("brctl", "ip")
     atomic: ClassVar[bool] = False
 
@@ -99,4 +102,7 @@ def _write(line: Sysctl) -> None:
 
 def _failure(attempt: str, said: str) -> StepFailed:
     retry, lacking = next(((again, lacks) for text, again, lacks in _SAID if text in said), (False, False))
-    return StepFailed(f"{attempt}: {said.rstrip('.')}", retry=retry, code=PreconditionError.code if lacking else "")
+    remedy = f"; {NO_TUN}" if "open: No such" in said else ""
+    return StepFailed(
+        f"{attempt}: {said.rstrip('.')}{remedy}", retry=retry, code=PreconditionError.code if lacking else ""
+    )

@@ -1,11 +1,35 @@
-"""One dump of the kernel's links, or of the members of one bridge, over a socket of its own."""
+"""One dump of the kernel's links, or of the members of one bridge, over a socket of its own.
+
+A message that is the same as that of the last dump, to the byte, is not decoded anew: to decode hundreds of bridges
+takes longer than the kernel needs to tell of them. A bridge's own timers are left out of the comparison, for they
+differ every time. Nothing is left unread for that: all is compared with what the kernel says now.
+"""
 
 from __future__ import annotations
 
-from hybridvif.executors.linkmessages import Message, dump_request, message_of
-from hybridvif.executors.rtnetlink import Channel, Interrupted
+from dataclasses import dataclass
+
+from hybridvif.executors.linkmessages import Message, clocks_in, dump_request, message_of
+from hybridvif.executors.rtnetlink import Channel, Interrupted, link_header_of
 
 __all__ = ["Interrupted", "dump_links"]
+
+KEPT = 4096
+"""Links of the last dump of all that are remembered: at 3 KiB each."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Told:
+    """A message, and what it was decoded to."""
+
+    body: bytes
+    """Its timers are zero."""
+    clocks: list[slice]
+    message: Message
+
+
+_last: dict[int, _Told] = {}
+"""By the index of the link. Replaced whole by each dump, never changed."""
 
 
 def dump_links(deadline: float, master: int = 0, channel: Channel | None = None) -> list[Message]:
@@ -17,5 +41,34 @@ def dump_links(deadline: float, master: int = 0, channel: Channel | None = None)
         with Channel(deadline) as own:
             return dump_links(deadline, master, own)
     # All is read before any of it is decoded: whatever comes or goes while a dump lasts interrupts it.
-    messages = [message_of(body) for body in channel.dump(dump_request(master))]
-    return [message for message in messages if not master or message.master == master]
+    bodies = channel.dump(dump_request(master))
+    if master:
+        return [message for body in bodies if (message := message_of(body)).master == master]
+    return _decoded(bodies)
+
+
+def _decoded(bodies: list[bytes]) -> list[Message]:
+    global _last  # noqa: PLW0603  # of the process, as the links are
+    before, now = _last, dict[int, _Told]()
+    messages = []
+    for body in bodies:
+        index, _ = link_header_of(body)
+        told = before.get(index)
+        if told is None or _stopped(body, told.clocks) != told.body:
+            clocks = clocks_in(body)
+            told = _Told(_stopped(body, clocks), clocks, message_of(body))
+        messages.append(told.message)
+        if len(now) < KEPT:
+            now[index] = told
+    _last = now
+    return messages
+
+
+def _stopped(body: bytes, clocks: list[slice]) -> bytes:
+    """The message with these bytes zero."""
+    if not clocks:
+        return body
+    stopped = bytearray(body)
+    for clock in clocks:
+        stopped[clock] = bytes(len(stopped[clock]))
+    return bytes(stopped)

@@ -9,7 +9,7 @@ import socket
 import struct
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hybridvif.executors.linkstate import ADDR_GEN_MODES, BridgeOptions, Device
 from hybridvif.executors.rtnetlink import (
@@ -27,6 +27,7 @@ from hybridvif.executors.rtnetlink import (
     link_header,
     link_header_of,
     nested,
+    places_of,
 )
 from hybridvif.parts import Bridge, Veth
 
@@ -54,6 +55,8 @@ BRIDGE_OPTIONS = {
 
 _TOLD = frozenset({ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS, AF_SPEC, GROUP, CARRIER, LINK_NETNSID})
 _OPTIONS = frozenset(kind for kind, _ in BRIDGE_OPTIONS.values())
+_TIMERS = frozenset(range(16, 20))
+"""IFLA_BR_HELLO_TIMER to IFLA_BR_GC_TIMER."""
 _NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 _FLAGS = {"up": IFF_UP, "promisc": IFF_PROMISC}
 
@@ -192,6 +195,8 @@ class Message:
     attributes: Mapping[int, bytes]
     details: bytes
     """IFLA_INFO_DATA."""
+    known: dict[tuple[str, str], Device] = field(default_factory=dict, compare=False, repr=False)
+    """What it comes to, by the names of its master and its peer."""
 
 
 def message_of(body: bytes) -> Message:
@@ -214,6 +219,15 @@ def message_of(body: bytes) -> Message:
     )
 
 
+def clocks_in(body: bytes) -> list[slice]:
+    """Where in the message about a bridge its timers are, which never stand still and are nobody's business here."""
+    found: list[slice] = []
+    for info in places_of(body, 16, len(body), (LINKINFO,)):
+        for data in places_of(body, info.start, info.stop, (INFO_DATA,)):
+            found += places_of(body, data.start, data.stop, _TIMERS)
+    return found
+
+
 def group_of(body: bytes) -> int:
     """The group of the device that a link message is about."""
     return _number(attributes_of(body, 16, (GROUP,)).get(GROUP, b""))
@@ -223,10 +237,18 @@ def devices_of(messages: Iterable[Message]) -> list[Device]:
     """The devices that these messages are about; masters and peers are named where they are among them."""
     messages = list(messages)
     names = {message.index: message.name for message in messages}
-    return [_device_of(message, names) for message in messages]
+    return [_known(message, _named(message.master, names), _named(message.link, names)) for message in messages]
 
 
-def _device_of(message: Message, names: Mapping[int, str]) -> Device:
+def _known(message: Message, master: str, peer: str) -> Device:
+    device = message.known.get((master, peer))
+    if device is None:
+        message.known.clear()
+        device = message.known[master, peer] = _device_of(message, master, peer)
+    return device
+
+
+def _device_of(message: Message, master: str, peer: str) -> Device:
     found = message.attributes
     return Device(
         index=message.index,
@@ -239,8 +261,8 @@ def _device_of(message: Message, names: Mapping[int, str]) -> Device:
         mac=found.get(ADDRESS, b"").hex(":"),
         alias=_text(found.get(IFALIAS, b"")),
         group=_number(found.get(GROUP, b"")),
-        master=_named(message.master, names),
-        peer=_named(message.link, names),
+        master=master,
+        peer=peer,
         options=_options_of(message) if message.kind == "bridge" else None,
     )
 

@@ -6,8 +6,8 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from hybridvif.facts import Facts, LinkFact, Observed
-from hybridvif.names import key_of, names_of_key
-from hybridvif.parts import Bridge, HostState, Link, Stray, Tap, Veth, with_article
+from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
+from hybridvif.parts import Bridge, HostState, Link, MadeTap, Stray, Tap, Veth, with_article
 
 ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
 """By value of enum in6_addr_gen_mode (linux/if_link.h), as iproute2 spells them."""
@@ -92,7 +92,7 @@ def members_of(devices: Iterable[Device]) -> dict[str, list[str]]:
 def _part_of(device: Device, by_name: Mapping[str, Device]) -> Link | None:
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap:
-        return Tap(name=device.name, master=device.master)
+        return _made_tap_of(device) if _is_made(device) else Tap(name=device.name, master=device.master)
     if device.name == names.bridge and device.options is not None:
         return _bridge_of(device, device.options)
     peer = by_name.get(device.peer)
@@ -144,6 +144,23 @@ def _veth_of(device: Device, peer: Device) -> Veth:
         peer_up=peer.up,
         promisc=device.promisc,
         peer_promisc=peer.promisc,
+        master=device.master,
+        group=device.group,
+    )
+
+
+def _is_made(device: Device) -> bool:
+    """Whether it says that it was made here: a tap indeed, that bears the id of a port of its name."""
+    return device.kind == "tun" and is_uuid(device.alias) and device.alias[:KEY_LENGTH] == key_of(device.name)
+
+
+def _made_tap_of(device: Device) -> MadeTap:
+    return MadeTap(
+        name=device.name,
+        alias=device.alias,
+        mac=device.mac,
+        mtu=device.mtu,
+        up=device.up,
         master=device.master,
         group=device.group,
     )

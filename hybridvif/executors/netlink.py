@@ -34,9 +34,10 @@ from hybridvif.executors.linkmessages import (
 )
 from hybridvif.executors.linkstate import members_of, observed, regained
 from hybridvif.executors.rtnetlink import Answer, Channel, Rejected, Request
+from hybridvif.executors.tuntap import DEVICE, NO_TUN, NewTap
 from hybridvif.facts import Facts, Observed
 from hybridvif.names import PortNames, key_of, names_of_key
-from hybridvif.parts import Bridge, HostState, Part, Role, Tap, Veth
+from hybridvif.parts import Bridge, HostState, MadeTap, Part, Role, Tap, Veth
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, simulate
@@ -63,7 +64,7 @@ class NetlinkExecutor:
     """Links through rtnetlink."""
 
     role: ClassVar[Role] = Role.LINK
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, MadeTap})
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = False
 
@@ -185,6 +186,11 @@ class _Port:
                 yield from self._set_bridge(after, changes_of(step) | regained(before, after))
             case Update(_, Veth() as veth):
                 yield from self._set_veth(veth, changes_of(step))
+            case Create(MadeTap() as made):
+                yield from self._create_tap(made)
+            case Update(_, MadeTap() as made):
+                changes = changes_of(step)
+                yield from self._set_tap(f"cannot set {', '.join(changes)} of {made.name}", made, changes)
             case Update(_, Tap() as tap):
                 _put_tap(tap)
             case _:
@@ -241,10 +247,28 @@ class _Port:
         _accept(attempt, answers[:2], but=errno.EAFNOSUPPORT)
         _accept(attempt, answers[2:])
 
-    def _made(self, attempt: str, request: Request, *names: str) -> Talk:
+    def _create_tap(self, tap: MadeTap) -> Talk:
+        attempt = f"cannot create tap {tap.name}"
+        try:
+            with NewTap(tap.name, multi_queue=tap.multi_queue) as new:
+                yield from self._made(attempt, None, tap.name)
+                # Before it is up: an address of the host's there would be told to the VM (LP 2159024).
+                _write(attempt, tap.name, "disable_ipv6", 1)
+                values = {name: getattr(tap, name) for name in ("alias", "mac", "mtu", "up")}
+                yield from self._set_tap(attempt, tap, values | ({"master": tap.master} if tap.master else {}))
+                new.keep()
+        except OSError as error:
+            raise _failed_to_make(attempt, error) from error
+
+    def _set_tap(self, attempt: str, tap: MadeTap, changes: Mapping[str, object]) -> Talk:
+        master = None
+        if "master" in changes:
+            master = self._known[tap.master] if tap.master else 0
+        _accept(attempt, (yield [set_link(self._known[tap.name], changes, master)]))
+
+    def _made(self, attempt: str, request: Request | None, *names: str) -> Talk:
         """Make something, and learn the indexes of these devices, which it is to be changed by."""
-        made, *told = yield [request, *map(get_link, names)]
-        _accept(attempt, [made])
+        told = yield [*([request] if request else []), *map(get_link, names)]
         _accept(attempt, told)
         found = [message_of(body) for body in told if isinstance(body, bytes)]
         if tuple(message.name for message in found) != names:
@@ -267,6 +291,7 @@ class _Port:
 
 
 _ARP = ("arp_ignore", "arp_announce")
+_NO_DEVICE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EACCES, errno.EPERM)
 
 
 def _accept(attempt: str, answers: Iterable[Answer], but: int = 0) -> None:
@@ -282,6 +307,14 @@ def _failed(attempt: str, code: int, said: str = "") -> StepFailed:
         retry=code in _RETRY,
         code=PreconditionError.code if code in _LACKING else "",
     )
+
+
+def _failed_to_make(attempt: str, error: OSError) -> StepFailed:
+    """Why a tap was not made, which may be that what makes taps is not there for us."""
+    if error.filename == DEVICE and error.errno in _NO_DEVICE:
+        said = os.strerror(error.errno or 0)
+        return StepFailed(f"{attempt}: {DEVICE}: {said}; {NO_TUN}", code=PreconditionError.code)
+    return _failed(attempt, error.errno or 0)
 
 
 def _sentence(attempt: str, code: int, said: str = "") -> str:

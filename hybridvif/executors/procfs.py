@@ -1,7 +1,8 @@
 """The few per-device switches that netlink cannot set, under /proc/sys/net.
 
-Only these three files of a qbr are ever written. /proc/sys/net follows the network namespace of the thread that opens
-it (sysfs does not), and each directory is named for the device, so no link of ours can lead elsewhere.
+Only these three files of a qbr, and the last of them of a tap that was made here, are ever written. /proc/sys/net
+follows the network namespace of the thread that opens it (sysfs does not), and each directory is named for the device,
+so no link of ours can lead elsewhere.
 """
 
 from __future__ import annotations

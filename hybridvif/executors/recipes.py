@@ -24,7 +24,7 @@ from dataclasses import dataclass, replace
 from hybridvif.executors.linkstate import regained
 from hybridvif.executors.ovsrows import IDS, columns_at_birth, ids_of, options_of
 from hybridvif.executors.qosrows import ids_of_qos
-from hybridvif.parts import Bridge, IvsPort, OvsPort, Role, Tap, Veth, VhostUserPort
+from hybridvif.parts import Bridge, IvsPort, MadeTap, OvsPort, Role, Tap, Veth, VhostUserPort
 from hybridvif.settings import SOCKET_DIR
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, role_of
 
@@ -117,16 +117,20 @@ def link_lines(step: Step, up_later: frozenset[str] = frozenset()) -> list[Line]
             return list(_create_bridge(bridge, bridge.up and bridge.name not in up_later))
         case Create(Veth() as veth):
             return list(_create_veth(veth, veth.master in up_later))
+        case Create(MadeTap() as tap):
+            return list(_create_tap(tap))
         case Update(Bridge() as before, Bridge() as after):
             return list(_set_bridge(after.name, changes_of(step) | regained(before, after)))
         case Update(Veth() as before, Veth() as after):
             return list(_set_veth(before, after, changes_of(step)))
         case Update(Tap() as before, Tap() as after):
             return [_master(after.name, before.master, after.master)]
+        case Update(MadeTap() as before, MadeTap() as after):
+            return list(_set_tap(before, after, changes_of(step)))
         case Delete(Bridge(name=name)):
             # brctl deletes no bridge that is up.
             return [_ip("link", "set", "dev", name, "down", absent=True), _brctl("delbr", name, absent=True)]
-        case Delete(Veth(name=name)):
+        case Delete(Veth(name=name) | MadeTap(name=name)):
             return [_ip("link", "delete", name, absent=True)]
     raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
 
@@ -193,6 +197,27 @@ def _set_veth(before: Veth, after: Veth, changes: Mapping[str, object]) -> Itera
     for name, wanted in ((after.name, near), (after.peer, far)):
         if wanted:
             yield _set(name, wanted)
+    if "master" in changes:
+        yield _master(after.name, before.master, after.master)
+
+
+def _create_tap(tap: MadeTap) -> Iterator[Line]:
+    yield _ip("tuntap", "add", "dev", tap.name, "mode", "tap", *(["multi_queue"] if tap.multi_queue else []))
+    # First of all, since without it the tap is nobody's.
+    yield _set(tap.name, {"alias": tap.alias})
+    yield _set(tap.name, {"mac": tap.mac, "mtu": tap.mtu})
+    # Before it is up: an address of the host's there would be told to the VM (LP 2159024).
+    yield Sysctl(tap.name, "disable_ipv6", 1)
+    if tap.master:
+        yield _brctl("addif", tap.master, tap.name)
+    if tap.up:
+        yield _set(tap.name, {"up": True})
+
+
+def _set_tap(before: MadeTap, after: MadeTap, changes: Mapping[str, object]) -> Iterator[Line]:
+    own = {key: value for key, value in changes.items() if key != "master"}
+    if own:
+        yield _set(after.name, own)
     if "master" in changes:
         yield _master(after.name, before.master, after.master)
 

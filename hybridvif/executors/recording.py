@@ -16,7 +16,21 @@ from typing import ClassVar
 from hybridvif.executors.base import refused
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.names import key_of
-from hybridvif.parts import Bridge, HostState, IvsPort, Link, OvsPort, Part, Role, Stray, Tap, Veth, VhostUserPort
+from hybridvif.parts import (
+    Bridge,
+    HostState,
+    IvsPort,
+    Link,
+    MadeTap,
+    Member,
+    OvsPort,
+    Part,
+    Role,
+    Stray,
+    Tap,
+    Veth,
+    VhostUserPort,
+)
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, objection, simulate
@@ -102,7 +116,7 @@ class Simulation:
         return Outcome(step, Result.DONE, simulated=True)
 
     def _members_of(self, bridge: str) -> tuple[str, ...]:
-        members = [link for link in self.state.links.values() if isinstance(link, Veth | Tap) and link.master == bridge]
+        members = [link for link in self.state.links.values() if isinstance(link, Member) and link.master == bridge]
         return tuple(sorted(link.name for link in members))
 
     def _link_facts(self, links: Mapping[str, Link]) -> dict[str, LinkFact]:
@@ -117,7 +131,7 @@ class Simulation:
                 ifindex=self._numbers[link.name],
                 kind=link.kind,
                 up=getattr(link, "up", True),
-                carrier=not isinstance(link, Tap | Stray) or link.name in self.carrier,
+                carrier=not isinstance(link, Tap | MadeTap | Stray) or link.name in self.carrier,
                 master=getattr(link, "master", ""),
                 mtu=getattr(link, "mtu", 1500),
             )
@@ -242,7 +256,7 @@ class RecordingLinks(_RecordingExecutor):
     """The fake of the link role."""
 
     role: ClassVar[Role] = Role.LINK
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, MadeTap})
 
 
 class RecordingSwitch(_RecordingExecutor):

@@ -266,3 +266,16 @@ def attributes_of(body: bytes, at: int = 0, only: Collection[int] = ()) -> dict[
                 break
         at += length + 3 & ~3
     return found
+
+
+def places_of(body: bytes, at: int, end: int, only: Collection[int]) -> list[slice]:
+    """Where the values of these attributes are in a message, of which those from `at` to `end` are looked through."""
+    found: list[slice] = []
+    while at < end - 3:
+        length, kind = _ATTRIBUTE.unpack_from(body, at)
+        if length < 4:
+            break
+        if kind & 0x3FFF in only:
+            found.append(slice(at + 4, min(at + length, end)))
+        at += length + 3 & ~3
+    return found

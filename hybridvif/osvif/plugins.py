@@ -23,7 +23,7 @@ from hybridvif.errors import InvalidInput, Refused
 from hybridvif.host import Host, connect
 from hybridvif.names import names_of
 from hybridvif.osvif.options import set_in_files
-from hybridvif.osvif.translation import beyond_plug, beyond_unplug, names_as_asked, port_of
+from hybridvif.osvif.translation import names_as_asked, not_for_us, port_of
 from hybridvif.settings import Settings
 
 LOG = logging.getLogger(__name__)
@@ -99,12 +99,12 @@ class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, and
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIFBridge. Raises HybridVifError, which carries the report."""
-        self._require_ours(vif, beyond_plug(vif, self._path.settings))
+        self._require_ours(vif, not_for_us(vif, self._path.settings))
         self._path.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:  # noqa: ARG002  # os-vif's signature
         """Unplug a VIFBridge. Raises HybridVifError, which carries the report."""
-        self._require_ours(vif, beyond_unplug(vif, self._path.settings))
+        self._require_ours(vif, not_for_us(vif, self._path.settings))
         self._path.unplug(vif)
 
     @staticmethod
@@ -126,14 +126,14 @@ class HybridOvsPlugin(OvsPlugin):  # type: ignore[misc]  # as above
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug it: a hybrid port ourselves. Raises HybridVifError for those, what os-vif raises for others."""
-        if not self._is_hybrid(vif) or self._delegated(vif, beyond_plug(vif, self._path.settings)):
+        if not self._is_hybrid(vif) or self._delegated(vif, not_for_us(vif, self._path.settings)):
             super().plug(vif, instance_info)
         else:
             self._path.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:
         """Unplug it, in the same way."""
-        if not self._is_hybrid(vif) or self._delegated(vif, beyond_unplug(vif, self._path.settings)):
+        if not self._is_hybrid(vif) or self._delegated(vif, not_for_us(vif, self._path.settings)):
             super().unplug(vif, instance_info)
         else:
             self._path.unplug(vif)

@@ -1,4 +1,4 @@
-"""A VIF of os-vif -> Port. What a Port cannot say yet is named, so that the plugin can delegate or refuse it."""
+"""A VIF of os-vif -> Port. What this host does not let us do is named, so that the plugin can delegate or refuse it."""
 
 from __future__ import annotations
 
@@ -34,6 +34,8 @@ def port_of(vif: Any, instance_info: Any, set_options: Mapping[str, Any]) -> Por
         interface_id="" if interface_id == vif.id else interface_id,
         bridge=str(_field(network, "bridge")),
         datapath_type=_datapath_of(profile),
+        create_tap=_asks(profile, "create_tap"),
+        multiqueue=_asks(profile, "create_tap") and _asks(profile, "multiqueue"),
         isolate=bool(set_options.get("isolate_vif")),
         # As os-vif does, which leaves the queueing of a userspace datapath alone.
         qos_type="" if _datapath_of(profile) == "system" else NONE,
@@ -58,21 +60,18 @@ def names_as_asked(vif: Any) -> PortNames:
     return names
 
 
-def beyond_plug(vif: Any, settings: Settings) -> str:
-    """What a plug of this VIF needs that a Port cannot say, or this host does not let us do; empty if nothing."""
-    profile = vif.port_profile if "port_profile" in vif else None
-    if profile is not None and "create_tap" in profile.fields and "create_tap" in profile and profile.create_tap:
-        return "its port profile asks for create_tap"
-    return beyond_unplug(vif, settings)
-
-
-def beyond_unplug(vif: Any, settings: Settings) -> str:
-    """What an unplug of this VIF needs that this host does not let us do; empty if nothing."""
+def not_for_us(vif: Any, settings: Settings) -> str:
+    """What a plug or an unplug of this VIF needs that this host does not let us do; empty if nothing."""
     network = vif.network if "network" in vif else None
     bridge = str(network.bridge) if network is not None and "bridge" in network else ""
     if is_trunk_bridge(bridge) and not settings.allows(bridge):
         return f"{bridge} is a trunk bridge, and [hybridvif] integration_bridges has no {TRUNK_BRIDGES}"
     return ""
+
+
+def _asks(profile: Any, name: str) -> bool:
+    """Whether a port profile has a flag, which one of an older os-vif does not know, and it is set."""
+    return name in profile.fields and name in profile and bool(getattr(profile, name))
 
 
 def _datapath_of(profile: Any) -> str:

@@ -13,6 +13,7 @@ import functools
 import logging
 import os
 import re
+import select
 import shlex
 import shutil
 import socket
@@ -67,7 +68,7 @@ class Channel(daemon._ClientChannel):
             path = os.path.join(private, "privsep.sock")
             listener.bind(path)
             listener.listen(1)
-            started = self._start(context.helper_command(path), listener, deadline)
+            helper, started = self._start(context.helper_command(path), listener, deadline)
         self._deadline = deadline
         self._sending = threading.Lock()
         self._dead = False
@@ -77,8 +78,14 @@ class Channel(daemon._ClientChannel):
             # It does not answer.
             self.close()
             raise
+        finally:
+            # It has left the daemon behind, and is about to end, or has ended long ago.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                helper.wait(max(deadline - time.monotonic(), 0.1))
 
-    def _start(self, command: list[str], listener: socket.socket, deadline: float) -> socket.socket:
+    def _start(
+        self, command: list[str], listener: socket.socket, deadline: float
+    ) -> tuple[subprocess.Popen[str], socket.socket]:
         LOG.info("starting the privileged daemon: %s", shlex.join(command))
         try:
             # Both streams: oslo.log writes to stdout, and the caller's own stdout may be a document.
@@ -91,7 +98,8 @@ class Channel(daemon._ClientChannel):
         said: deque[str] = deque(maxlen=20)
         threading.Thread(target=_listen, args=(helper.stdout, said), name="hybridvif-helper", daemon=True).start()
         try:
-            code = helper.wait(max(deadline - time.monotonic(), 0.1))
+            # A daemon that has connected is not held up by the helper's end.
+            code = 0 if _called(listener, helper, deadline) else helper.wait(max(deadline - time.monotonic(), 0.1))
             if code < 0:
                 _fail(f"the helper ended with code {code}", command, _EndedAtOnce)
             if code:
@@ -108,7 +116,7 @@ class Channel(daemon._ClientChannel):
         except TimeoutError:
             _fail("it did not connect by the deadline", command)
         channel.settimeout(None)
-        return channel
+        return helper, channel
 
     def exchange_ping(self) -> None:
         """Greet the daemon. Raises PreconditionError if it does not answer, _EndedAtOnce if it hangs up."""
@@ -225,6 +233,9 @@ class Context(priv_context.PrivContext):
         super().__init__(**options)
         cfg.CONF.set_default("thread_pool_size", THREADS, group=self.cfg_section)
         self._starting = threading.Lock()
+        self._failed: Exception | None = None
+        """Why the daemon that was started ahead of the first question did not come up; told to who asks that."""
+        self._wanted = True
         os.register_at_fork(after_in_child=self._forget)
 
     def helper_command(self, sockpath: str) -> list[str]:
@@ -243,11 +254,39 @@ class Context(priv_context.PrivContext):
                 command += [f"--{option.replace('_', '-')}", value]
         return [*command, "--privsep_context", str(self.pypath), "--privsep_sock_path", sockpath]
 
+    def begin(self, deadline: float) -> None:
+        """Start the daemon, and do not wait for it: it comes up while its caller gets ready to ask it."""
+        self._wanted = True
+        begun = threading.Event()
+        threading.Thread(target=self._begin, args=(deadline, begun), name="hybridvif-start", daemon=True).start()
+        # Until it has the lock, so that the first question waits for this daemon and starts no other.
+        begun.wait(max(deadline - time.monotonic(), 0))
+
+    def _begin(self, deadline: float, begun: threading.Event) -> None:
+        with self._starting:
+            begun.set()
+            try:
+                if self.channel is None:
+                    self.channel = self._started(deadline)
+            except Exception as error:  # noqa: BLE001  # whatever it is, it is raised where it can be told
+                self._failed = error
+            if not self._wanted:
+                # stop() came before there was anything to stop.
+                self.stop()
+
+    def stop(self) -> None:
+        """Hang up; also on a daemon that is still being started."""
+        self._wanted, self._failed = False, None
+        super().stop()
+
     def reach(self, deadline: float) -> Channel:
         """The channel to a living daemon, started if need be. Raises PreconditionError, PrivsepTimeout."""
         if not self._starting.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise comm.PrivsepTimeout("another caller is still starting the privileged daemon")
         try:
+            if self._failed is not None:
+                failed, self._failed = self._failed, None
+                raise failed
             if self.channel is not None and not self.channel.running:
                 LOG.warning("the privileged daemon has died; starting another")
                 self.stop()
@@ -287,7 +326,7 @@ class Context(priv_context.PrivContext):
         """In a forked child: the channel is the parent's, and must not outlive it here."""
         if self.channel is not None:
             self.channel.writer.writesock.close()
-        self.channel = None
+        self.channel = self._failed = None
         self._starting = threading.Lock()
 
 
@@ -306,6 +345,19 @@ def helper_found() -> list[str]:
     """Our console script beside this interpreter; empty if there is none."""
     beside = os.path.join(os.path.dirname(sys.executable), HELPER)
     return [beside] if os.path.exists(beside) else []
+
+
+def _called(listener: socket.socket, helper: subprocess.Popen[str], deadline: float) -> bool:
+    """Whether the daemon connects before its helper ends, by the deadline."""
+    ended = os.pidfd_open(helper.pid)
+    try:
+        either = select.poll()
+        either.register(listener, select.POLLIN)
+        either.register(ended, select.POLLIN)
+        ready = either.poll(max(deadline - time.monotonic(), 0.1) * 1000)
+        return any(descriptor == listener.fileno() for descriptor, _ in ready)
+    finally:
+        os.close(ended)
 
 
 def _listen(stream: Any, said: deque[str]) -> None:

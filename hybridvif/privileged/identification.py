@@ -15,7 +15,7 @@ from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.facts import together
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, key_of, names_of_key
-from hybridvif.parts import NOTHING, Bridge, HostState, OvsPort, Part, Role, Veth
+from hybridvif.parts import NOTHING, Bridge, HostState, MadeTap, OvsPort, Part, Role, Tap, Veth
 from hybridvif.planner import plan as planned
 from hybridvif.privileged.policy import owner_stated
 from hybridvif.report import Outcome, Result
@@ -58,7 +58,7 @@ def needs_proof(plan: Plan) -> bool:
     made: set[type[Part]] = set()
     for step in plan:
         match step:
-            case Create(Veth(master=master)) if master and Bridge not in made:
+            case Create(Veth(master=master) | MadeTap(master=master)) if master and Bridge not in made:
                 return True
             case Create(Bridge() | Veth() as part):
                 made.add(type(part))
@@ -82,6 +82,9 @@ def permit_found(plan: Plan, found: HostState, allows: Callable[[str], bool]) ->
                 f"refused: {part.name} is on {part.bridge}, which is not in [hybridvif] integration_bridges, and bears "
                 f"no mark of the port's; remove it with what made it: ovs-vsctl del-port {part.name}"
             )
+    for step in plan:
+        if isinstance(step.part, MadeTap) and not isinstance(step, Create) and isinstance(_found(found, step), Tap):
+            raise Refused(f"refused: {step.part.name} bears no mark of the port's, so it is the VM's, and left alone")
     if _all_marked(plan, touched, owner, aliases):
         # What others have put beside it meanwhile is in no plan: a rollback takes back its own.
         planned(HostState().having(*touched), NOTHING)

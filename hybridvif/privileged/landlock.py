@@ -1,8 +1,8 @@
 """Which files the daemon may open, by Landlock where the kernel has it: see landlock(7).
 
-It writes nowhere but under /proc/sys/net, and reads neither a home nor /etc/shadow. Unix sockets are not files to
-Landlock: who may connect is the socket's own mode. Only what the kernel knows of is asked for, so an older one refuses
-less (landlock(7), ABI versions).
+It writes nowhere but under /proc/sys/net, and to the device by which taps are made; it reads neither a home nor
+/etc/shadow. Unix sockets are not files to Landlock: who may connect is the socket's own mode. Only what the kernel
+knows of is asked for, so an older one refuses less (landlock(7), ABI versions).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _VERSION = 1
 _PATH_BENEATH = 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << at for at in range(4))
+_IOCTL = 1 << 15
 _RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """How many rights to files a kernel knows, by the version of its ABI; the latest holds for all that follow."""
 READ = (
@@ -35,6 +36,8 @@ FREE = ("/sys/devices/virtual/net", "/tmp", "/var/tmp")  # noqa: S108  # not use
 
 Not /run, where a unit of systemd's can be put, nor the rest of /proc and /sys, where the kernel is told what to run.
 """
+SPOKEN_TO = ("/dev/net/tun",)
+"""Devices that are opened to be told something: by ioctl(2), to which a kernel has a right of its own since ABI 5."""
 
 
 class _Ruleset(ctypes.Structure):
@@ -74,6 +77,8 @@ def restrict(read: Iterable[str], free: Iterable[str] = ()) -> bool:
             _allow(ruleset, path, reading | _WRITE_FILE)
         for path in free:
             _allow(ruleset, path, every)
+        for path in SPOKEN_TO:
+            _allow(ruleset, path, (_READ_FILE | _WRITE_FILE | _IOCTL) & every)
         _called(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
     finally:
         os.close(ruleset)

@@ -10,6 +10,8 @@ from hybridvif.names import KEY_LENGTH, PortNames, key_of, names_of_key
 from hybridvif.parts import (
     Bridge,
     IvsPort,
+    MadeTap,
+    Member,
     OvsPort,
     Part,
     Tap,
@@ -105,6 +107,7 @@ def _permit_name(part: Part, names: PortNames) -> None:
         Bridge: names.bridge,
         Veth: names.bridge_end,
         Tap: names.tap,
+        MadeTap: names.tap,
         OvsPort: names.switch_end,
         VhostUserPort: names.vhost_user,
         IvsPort: names.switch_end,
@@ -121,7 +124,7 @@ def _permit_values(part: Part, illegal: Sequence[str]) -> None:
 
 
 def _permit_master(before: Part, names: PortNames) -> None:
-    if isinstance(before, Veth | Tap) and before.master not in ("", names.bridge):
+    if isinstance(before, Member) and before.master not in ("", names.bridge):
         raise Refused(f"refused: {before.name} is not taken out of {before.master[:32]!r}, which is not its bridge")
 
 

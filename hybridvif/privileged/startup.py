@@ -7,6 +7,7 @@ and oslo.log's options name code that is run. Here a configuration file is all t
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
 import select
@@ -40,7 +41,11 @@ def main() -> None:
     if lacking:
         sys.exit(f"refused: {lacking}")
     daemon.Daemon = Hardened  # type: ignore[misc]  # helper_main has no other way to be told
+    # What has been imported stays, so nobody need look through it again and again.
+    gc.freeze()
     daemon.helper_main()
+    # This is the helper itself, which leaves the daemon behind. To tidy up, it would compete with that for a processor.
+    os._exit(0)
 
 
 def objection(arguments: Sequence[str]) -> str:

@@ -20,7 +20,8 @@ from hypothesis import strategies as st
 
 from hybridvif import Host, HostState, Outcome, Port, Step, wiring_of
 from hybridvif.facts import Facts, Observed
-from hybridvif.parts import PARKED, Bridge, OvsPort, Part, Tap, Veth, differences
+from hybridvif.parts import PARKED, Bridge, MadeTap, OvsPort, Part, Tap, Veth, differences
+from hybridvif.port import MAX_TAP_MTU
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 
@@ -155,7 +156,7 @@ def make(box: Sandbox, state: HostState) -> None:
     """Make all that a state holds, on a host that has nothing of it."""
     bridges = [part for part in state if isinstance(part, Bridge)]
     veths = [part for part in state if isinstance(part, Veth)]
-    taps = [part for part in state if isinstance(part, Tap)]
+    taps = [part for part in state if isinstance(part, Tap | MadeTap)]
     rows = [part for part in state if isinstance(part, OvsPort)]
     links = [*map(_bridge, bridges), *map(_veth, veths), *map(_tap, taps)]
     script = [
@@ -213,7 +214,14 @@ def _veth(part: Veth) -> list[str]:
     return lines
 
 
-def _tap(part: Tap) -> list[str]:
+def _tap(part: Tap | MadeTap) -> list[str]:
+    if isinstance(part, MadeTap):
+        return [
+            f"tuntap add {part.name} mode tap{' multi_queue' if part.multi_queue else ''}",
+            _alias(part.name, part.alias),
+            f"link set {part.name} address {part.mac} mtu {part.mtu} group {part.group}",
+            f"link set {part.name} {'up' if part.up else 'down'} {_master(part.master)}",
+        ]
     foreign = [f"link add {FOREIGN} type bridge"] if part.master == FOREIGN else []
     # Whose user may not open /dev/net/tun has a device of another kind: it is a tap by its name.
     open_tun = os.access("/dev/net/tun", os.R_OK | os.W_OK)
@@ -284,6 +292,12 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
             "peer_promisc": flags,
             "group": groups,
         },
+        MadeTap: {
+            "mac": ["fe:16:3e:00:00:09", "02:00:00:00:00:09"],
+            "mtu": [mtu for mtu in MTUS if mtu <= MAX_TAP_MTU],
+            "up": flags,
+            "group": groups,
+        },
         OvsPort: {
             "bridge": TWO_BRIDGES,
             "iface_id": [port.id, ""],
@@ -313,7 +327,10 @@ def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = Tr
     if isinstance(row, OvsPort):
         can = isinstance(veth, Veth) and not row.type
         state = state.having(replace(row, realized=can and (target or draw(st.sampled_from([True, True, False])))))
-    if not target and draw(st.booleans()):
+    tap = state.links.get(names.tap)
+    if isinstance(tap, MadeTap):
+        state = state.having(replace(tap, master=draw(st.sampled_from(masters))))
+    elif not target and draw(st.booleans()):
         state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN]))))
     return state
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -35,6 +36,8 @@ from tests.unit.strategies import the
 
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
 PORT = make_port()
+TAPPED = make_port(create_tap=os.access("/dev/net/tun", os.R_OK | os.W_OK))
+"""The same port with a tap of its own, where this user may make one."""
 QBR, QVB, QVO, TAP, _ = PORT.names
 OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
@@ -57,7 +60,7 @@ VM_TAP = Tap(name=TAP, master=QBR)
 
 @pytest.mark.prove
 @sampled(10)
-@given(state=states(PORT, rows=False), target=states(PORT, rows=False, target=True))
+@given(state=states(TAPPED, rows=False), target=states(TAPPED, rows=False, target=True))
 def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, target: HostState) -> None:
     standing.furnish(state)
     assert wrong(standing.see(), state) == []

@@ -190,6 +190,15 @@ def nobodys(kind: str) -> list[Any]:
     return of(TWIN, kind, **silent)
 
 
+PLANS |= {
+    f"a tap that is made {what}": [[["create", of(replace(PORT, create_tap=True), "MadeTap", **more)]]]
+    for what, more in {
+        "and nobody's": {"alias": ""},
+        "and another port's": {"alias": make_port(2).id},
+        "under another name": {"name": "eth0"},
+        "in br-int": {"master": "br-int"},
+    }.items()
+}
 TWO_OWNERS = {
     "two owners": [
         [["create", part("Bridge")], ["create", part("OvsPort", iface_id=PORT.id[:-1] + "f", port_id="")]],
@@ -235,6 +244,8 @@ UNPROVEN: dict[str, Any] = {
     "a row for a device of another shape": [["create", of(STRAYED, "OvsPort")]],
     "a row before its device": [["create", of(STRAYED, "OvsPort")], ["create", of(STRAYED, "Bridge")]],
     "a device of another shape": [["delete", of(STRAYED, "Veth")]],
+    "a VM's tap as one that was made": [["delete", of(replace(TAPPED, create_tap=True), "MadeTap")]],
+    "another's tap": [["create", of(replace(TWIN, create_tap=True), "MadeTap")]],
     "a tap out of a foreign bridge": [["update", *TAP]],
     "a tap out of a foreign bridge by another name for it": [["update", *TAP[::-1]]],
 }

@@ -91,6 +91,16 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "name": ((TEXT,), lambda key, value: value == f"tap{key}"),
         "master": ((TEXT,), lambda key, value: value in ("", f"qbr{key}")),
     },
+    "MadeTap": {
+        "name": ((TEXT,), lambda key, value: value == f"tap{key}"),
+        "alias": ((TEXT,), lambda key, value: value != "" and own_id(key, value)),
+        "mac": ((TEXT,), unicast),
+        "mtu": ((NUMBER,), between(68, 65_521)),
+        "up": ((FLAG,), anything),
+        "master": ((TEXT,), lambda key, value: value in ("", f"qbr{key}")),
+        "group": ((NUMBER,), one_of(0)),
+        "multi_queue": ((FLAG,), anything),
+    },
     "OvsPort": {
         "name": ((TEXT,), lambda key, value: value == f"qvo{key}"),
         "bridge": ((TEXT,), one_of(*BRIDGES)),
@@ -127,11 +137,11 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "Stray": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
     "StrayPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
 }
-BIRTH = {"isolated", "qos_type", "datapath_type"}
+BIRTH = {"multi_queue", "isolated", "qos_type", "datapath_type"}
 """Written when a part is made, and never again; said anew where it moves to a bridge, which may have to be made."""
 ROWS = {"OvsPort", "VhostUserPort"}
-MADE = {"Bridge", "Veth", *ROWS, "IvsPort"}
-"""What a plan makes and removes; the VM's own device it only moves."""
+MADE = {"Bridge", "Veth", "MadeTap", *ROWS, "IvsPort"}
+"""What a plan makes and removes; the VM's own device it only moves, if it did not make it."""
 
 
 # What can be said at all.
@@ -241,7 +251,7 @@ def _may_be(step: Any, key: str) -> bool:
         changed = {name: value for name, value in values.items() if value is not None and value != before[name]}
         written = {name: value for name, value in changed.items() if name not in BIRTH}
         if "bridge" in written:
-            written |= {name: values[name] for name in BIRTH}
+            written |= {name: values[name] for name in BIRTH & values.keys()}
     if "isolated" in written and values.get("isolated") and values["bridge"].startswith("tbr-"):
         # The tag is the trunk's there.
         return False

@@ -60,6 +60,7 @@ TEXTS = [
         "Bridge",
         "Veth",
         "Tap",
+        "MadeTap",
         "OvsPort",
         "VhostUserPort",
         "dpdkvhostuser",

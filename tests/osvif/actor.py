@@ -107,6 +107,9 @@ def vif_of(said: dict[str, Any]) -> Any:
     )
     if "create_port" in said:
         profile.create_port = said["create_port"]
+    for flag in ("create_tap", "multiqueue"):
+        if flag in said:
+            setattr(profile, flag, said[flag])
     shared = {
         "id": said["id"],
         "address": said["mac"],

@@ -300,7 +300,7 @@ print(count, flush=True)
 CLIENT = """
 import socket, sys, time, select
 sent = 0
-stream = socket.create_connection(("10.0.0.2", 7000), 5)
+stream = socket.create_connection(("10.0.0.2", 7000), 20)
 print("up", flush=True)
 while not select.select([sys.stdin], [], [], 0.005)[0]:
     stream.sendall(bytes(2000)); sent += 2000
@@ -401,8 +401,8 @@ def test_adoption_plugs_and_repairs_lose_not_one_packet(
             assert until(lambda: counters(left, "Icmp")["OutEchos"] > 100, 60)
     assert agents_words(lab) == before
     assert told["bytes"] > 0
-    note("traffic-osvif-api", {key.replace(" ", "_"): count for key, count in told.items()}, case=plugin,
-         repairs=len(drifts))  # fmt: skip
+    note("traffic-osvif-api", case=plugin, pings=told["pings"], kilobytes=told["bytes"] // 1000, repairs=len(drifts),
+         lost_pings=told["lost pings"], lost_segments=told["lost segments"])  # fmt: skip
     assert (told["lost pings"], told["lost segments"]) == (0, 0), told
 
 

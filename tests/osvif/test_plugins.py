@@ -205,3 +205,16 @@ def test_other_vifs_end_as_with_os_vifs_own_plugin(lab: Lab, ours: Nova, theirs:
         assert nova.unplug(port, kind=kind, create_port=True) == {"ok": True}
         assert lab.row(device) == {}
     assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize("multiqueue", [False, True])
+def test_a_tap_is_made_where_the_port_profile_asks_for_it(lab: Lab, ours: Nova, port: Port, multiqueue: bool) -> None:
+    before = lab.snapshot()
+    for _ in range(2):
+        assert ours.plug(port, create_tap=True, multiqueue=multiqueue) == {"ok": True}
+        tap = lab.link(port.names.tap)
+        assert (tap["ifalias"], tap["master"]) == (port.id, port.names.bridge)
+        assert tap["linkinfo"]["info_data"]["multi_queue"] is multiqueue
+    assert ours.plug(port) == {"ok": True}
+    assert ours.unplug(port) == {"ok": True}
+    assert lab.snapshot() == before

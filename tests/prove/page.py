@@ -77,7 +77,7 @@ BARS = (
     Bar(
         "traffic-osvif-api", "a ping every 10 ms and a TCP stream while a port of os-vif's is adopted, plugged again "
         "and repaired by `os_vif.plug`", "nothing lost",
-        "{lost_pings} of {pings} pings and {lost_segments} TCP segments lost ({bytes} bytes, {repairs} repairs)",
+        "{lost_pings} of {pings} pings and {lost_segments} TCP segments lost ({kilobytes} kB, {repairs} repairs)",
         "../osvif/test_living_together.py -k packet",
     ),
     Bar("false-alarms", "false alarms on ports in order", "0 on 100 ports", "{alarms} on {ports} ports",

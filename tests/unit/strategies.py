@@ -21,6 +21,7 @@ from hybridvif.parts import (
     Bridge,
     HostState,
     IvsPort,
+    MadeTap,
     OvsPort,
     Part,
     Tap,
@@ -29,7 +30,18 @@ from hybridvif.parts import (
     as_seen,
     differences,
 )
-from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, NONE, QOS_TYPES, VHOSTUSER_MODES, Port, VifType, is_mac
+from hybridvif.port import (
+    DATAPATH_TYPES,
+    MAX_MTU,
+    MAX_TAP_MTU,
+    MIN_MTU,
+    NONE,
+    QOS_TYPES,
+    VHOSTUSER_MODES,
+    Port,
+    VifType,
+    is_mac,
+)
 from hybridvif.steps import Step, simulate
 from hybridvif.wiring import wiring_of
 
@@ -58,11 +70,16 @@ BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
 VHOST_USER = the(VhostUserPort, wiring_of(replace(PORT, vhostuser_mode="server")))
 """The row of the same port, were it a vhost-user port."""
 TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
+TAPPED = replace(PORT, create_tap=True)
+"""The same port, whose tap is made for it."""
+MADE_TAP = the(MadeTap, wiring_of(TAPPED))
 
 FOREIGN_BRIDGE = "br-foreign"
 
 HYBRID = ("",)
 """The only mode of a port that has links."""
+NO_LINKS: dict[str, Any] = {"call_iptables": False, "create_tap": False, "multiqueue": False, "qos_type": ""}
+"""What a vhost-user port has none of."""
 
 uuids = st.uuids().map(str)
 macs = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":")).filter(is_mac)
@@ -83,6 +100,7 @@ def ports(
     vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
     of_a_row = {"isolate": st.booleans(), "qos_type": st.sampled_from(["", NONE, *QOS_TYPES])}
     mode = draw(st.sampled_from(["", *modes])) if vif_type is VifType.OVS else ""
+    create_tap = not mode and draw(st.booleans())
     if mode:
         of_a_row |= {"vhostuser_mode": st.just(mode), "qos_type": st.sampled_from(["", NONE])}
     of_a_row |= {"datapath_type": st.sampled_from(["", *DATAPATH_TYPES])}
@@ -92,7 +110,9 @@ def ports(
         mac=macs,
         instance_id=uuids,
         interface_id=st.just("") | uuids,
-        mtu=st.integers(MIN_MTU, MAX_MTU),
+        mtu=st.integers(MIN_MTU, MAX_TAP_MTU if create_tap else MAX_MTU),
+        create_tap=st.just(create_tap),
+        multiqueue=st.booleans() if create_tap else st.just(False),
         call_iptables=st.just(False) if mode else st.booleans(),
         bridge=switch_bridges,
         vif_type=st.just(vif_type),
@@ -138,6 +158,8 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "peer_promisc": st.booleans(),
         "group": numbers,
     },
+    # Its alias is what makes it one.
+    MadeTap: {"mac": macs, "mtu": numbers, "up": st.booleans(), "group": numbers},
     OvsPort: {
         "bridge": switch_bridges,
         "iface_id": marks,
@@ -173,6 +195,10 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     names, wiring = port.names, wiring_of(port)
     wanted = [part for part in wiring if draw(st.booleans().map(lambda absent: not absent))]
     state = HostState().having(*(draw(drifted(as_seen(part))) for part in wanted))
+    if port.vhostuser_mode and draw(st.integers(0, 9)) == 9:
+        # It was a hybrid port before, with a tap that was made for it where it can have one.
+        hybrid = replace(port, vhostuser_mode="", create_tap=port.mtu <= MAX_TAP_MTU)
+        state = state.having(*(as_seen(part) for part in wiring_of(hybrid)))
     masters = ["", names.bridge] if names.bridge in state.links else [""]
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     if isinstance(veth, Veth):
@@ -185,9 +211,12 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
         state = state.having(replace(plugged_so, realized=draw(st.booleans())))
     elif draw(st.integers(0, 9)) == 9 and port.vif_type is VifType.OVS and isinstance(row, OvsPort):
         # It was a vhost-user port before, or was made one beside by another tool.
-        other = wiring_of(replace(port, vhostuser_mode="client", call_iptables=False, qos_type=""))
+        other = wiring_of(replace(port, vhostuser_mode="client", **NO_LINKS))
         state = state.having(as_seen(other.ports[names.vhost_user]))
-    if draw(st.booleans()):
+    tap = state.links.get(names.tap)
+    if isinstance(tap, MadeTap):
+        state = state.having(replace(tap, master=draw(st.sampled_from(masters[::-1]))))
+    elif draw(st.booleans()):
         state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
     return state
 
@@ -211,7 +240,7 @@ def history(state: HostState, steps: tuple[Step, ...]) -> Iterator[HostState]:
 
 
 def without_taps(state: HostState) -> HostState:
-    """All that a plan may make or remove."""
+    """All that a plan may make or remove: without what was not made here."""
     for part in state:
         if isinstance(part, Tap):
             state = state.lacking(part)
@@ -219,12 +248,13 @@ def without_taps(state: HostState) -> HostState:
 
 
 def disagreements(reached: HostState, goal: HostState) -> list[str]:
-    """Where one state is not as another, as sentences; taps apart, since they are in no goal."""
+    """Where one state is not as another, as sentences; taps apart that are in no goal, or stand for one that is."""
     found = []
+    taps = {part.name for part in reached if isinstance(part, Tap)}
     for side in ("links", "ports"):
         ones, others = getattr(without_taps(reached), side), getattr(without_taps(goal), side)
         found += [f"{name} is left over" for name in ones.keys() - others.keys()]
-        found += [f"{name} is missing" for name in others.keys() - ones.keys()]
+        found += [f"{name} is missing" for name in others.keys() - ones.keys() - (taps if side == "links" else set())]
         for name in ones.keys() & others.keys():
             if type(ones[name]) is not type(others[name]):
                 found.append(f"{name} is a {ones[name].kind}, not a {others[name].kind}")

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif import Port, RecordingHost, Tap
+from hybridvif import MadeTap, Port, RecordingHost, Tap
 from hybridvif.cli.checking import answer_of
 from hybridvif.errors import InvalidInput
 from hybridvif.facts import Observed
@@ -74,7 +74,7 @@ UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables
 
 @pytest.mark.parametrize(
     ("kind", "attribute"),
-    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] is not Tap],
+    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] not in (Tap, MadeTap)],
     ids=lambda x: getattr(x, "kind", x),
 )
 def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], attribute: str) -> None:
@@ -94,6 +94,13 @@ def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], a
     assert str(REASONS[kind, attribute]) in text_of(answer)
     assert host.steps == []
     json.dumps(answer.document)
+
+
+def test_a_port_that_is_asked_for_with_a_tap_is_no_vhost_user_port_whatever_is_there() -> None:
+    host = plugged(replace(PORT, vhostuser_mode="server"))
+    assert answer_of([asked()], host).exit_code == 0
+    (port,) = ports_of(answer_of([replace(WHOLE, fields={**WHOLE.fields, "create_tap": True})], host))
+    assert {drift["kind"] for drift in port["drift"]} >= {"made-tap", "ovs-port", "vhost-user-port"}
 
 
 def test_a_cleared_id_is_drift_even_if_nobody_says_what_it_should_be() -> None:

@@ -133,7 +133,8 @@ def anchors_of(text: str) -> set[str]:
 
 
 def parts_of_a_plugged_port() -> Iterable[Part]:
-    hybrid, vhost_user = replace(PORT, mtu=1450), replace(PORT, mtu=1450, vhostuser_mode="server")
+    hybrid = replace(PORT, mtu=1450, create_tap=True)
+    vhost_user = replace(PORT, mtu=1450, vhostuser_mode="server")
     return [*wiring_of(hybrid), Tap(name=NAMES.tap, master=NAMES.bridge), *wiring_of(vhost_user)]
 
 

@@ -14,6 +14,7 @@ from hybridvif.parts import (
     Bridge,
     HostState,
     IvsPort,
+    MadeTap,
     OvsPort,
     Part,
     Stray,
@@ -26,7 +27,20 @@ from hybridvif.parts import (
 from hybridvif.port import MAX_MTU, MIN_MTU, VifType
 from hybridvif.settings import Settings
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, WIRING, ports, states_of, the
+from tests.unit.strategies import (
+    BRIDGE,
+    MADE_TAP,
+    NAMES,
+    PORT,
+    ROW,
+    TAP,
+    VETH,
+    VHOST_USER,
+    WIRING,
+    ports,
+    states_of,
+    the,
+)
 
 OTHER = "91d3aa02-4100-4c00-8000-000000000003"
 
@@ -78,6 +92,15 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "group": GROUPS,
     },
     Tap: {"master": MASTERS},
+    MadeTap: {
+        "alias": ([PORT.id], ["", *ALIASES[1]]),
+        "mac": (["fe:16:3e:aa:bb:cc"], ["", "01:00:5e:00:00:01", "00:00:00:00:00:00", None]),
+        "mtu": ([68, 1500, 65_521], [67, 65_522, "1500", None, True]),
+        "up": FLAGS,
+        "master": MASTERS,
+        "group": GROUPS,
+        "multi_queue": FLAGS,
+    },
     OvsPort: {
         "bridge": (["br-int", "br-ex"], ["", "br int", "br/int", "b" * 16, "-x", None, 7]),
         "iface_id": UUIDS,
@@ -104,6 +127,7 @@ WHOLE: dict[type[Part], Part] = {
     Bridge: BRIDGE,
     Veth: VETH,
     Tap: TAP,
+    MadeTap: MADE_TAP,
     OvsPort: ROW,
     VhostUserPort: VHOST_USER,
     IvsPort: IvsPort(name=NAMES.switch_end),

@@ -40,6 +40,7 @@ def test_every_part_has_a_kind_and_a_role() -> None:
         ("Bridge", "bridge", Role.LINK),
         ("Veth", "veth", Role.LINK),
         ("Tap", "tap", Role.LINK),
+        ("MadeTap", "made-tap", Role.LINK),
         ("OvsPort", "ovs-port", Role.SWITCH),
         ("VhostUserPort", "vhost-user-port", Role.SWITCH),
         ("IvsPort", "ivs-port", Role.SWITCH),

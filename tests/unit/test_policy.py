@@ -19,6 +19,7 @@ from hybridvif.parts import (
     PARKED,
     Bridge,
     IvsPort,
+    MadeTap,
     OvsPort,
     Part,
     Stray,
@@ -35,7 +36,19 @@ from hybridvif.privileged.policy import permit_names, permit_plans
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, WIRING, ports, states_of
+from tests.unit.strategies import (
+    BRIDGE,
+    MADE_TAP,
+    NAMES,
+    PORT,
+    ROW,
+    TAP,
+    VETH,
+    VHOST_USER,
+    WIRING,
+    ports,
+    states_of,
+)
 
 SETTINGS = Settings(integration_bridges=("br-int", "tbr-5f2c0e1a-7"))
 OTHERS = names_of("91d3aa02-4100-4c00-8000-000000000003")
@@ -136,14 +149,14 @@ def test_a_port_has_one_plan_a_call() -> None:
 
 
 @pytest.mark.parametrize("name", ["eth0", "../all", "br-int", "", "qbr5f2c0e1a-7b\0", "vnet0"])
-@pytest.mark.parametrize("part", [BRIDGE, VETH, TAP, ROW, VHOST_USER], ids=lambda part: part.kind)
+@pytest.mark.parametrize("part", [BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER], ids=lambda part: part.kind)
 def test_a_part_of_any_other_name_is_refused(part: Part, name: str) -> None:
     for step in (Create(replace(part, name=name)), Delete(replace(part, name=name))):
         assert "not one port's" in refusal([step])
 
 
 @pytest.mark.parametrize(
-    "part", [BRIDGE, VETH, TAP, ROW, VHOST_USER, IvsPort(name=ROW.name)], ids=lambda part: part.kind
+    "part", [BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER, IvsPort(name=ROW.name)], ids=lambda part: part.kind
 )
 def test_each_kind_of_part_has_its_own_name(part: Part) -> None:
     for name in NAMES:
@@ -255,6 +268,13 @@ BAD: dict[type[Part], dict[str, Any]] = {
         "group": 7,
     },
     Tap: {"master": "br-foreign"},
+    MadeTap: {
+        "alias": "someone wrote here",
+        "mac": "01:00:5e:00:00:01",
+        "mtu": 65_522,
+        "master": "br-foreign",
+        "group": 7,
+    },
     OvsPort: {
         "bridge": "br-int; reboot",
         "iface_id": "vm-7",
@@ -270,13 +290,15 @@ BAD[VhostUserPort] = BAD[OvsPort] | {"type": "dpdk", "mtu": 67}
 ELSEWHERE = {("alias", BAD[Bridge]["alias"]), ("master", "br-foreign")}
 """What says that a part is another port's, or is held by what is not ours."""
 CASES = [
-    (part, name, value) for part in (BRIDGE, VETH, TAP, ROW, VHOST_USER) for name, value in BAD[type(part)].items()
+    (part, name, value)
+    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER)
+    for name, value in BAD[type(part)].items()
 ]
 
 
 def test_a_bad_value_of_each_attribute_is_tried_here() -> None:
     # A flag is one by its type (wire.py); a peer, and what is of a birth, have tests of their own.
-    for part in (BRIDGE, VETH, TAP, ROW, VHOST_USER):
+    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER):
         flags = {name for name in attributes_of(type(part)) if type(getattr(part, name)) is bool}
         assert BAD[type(part)].keys() | flags | births_of(part).keys() | {"peer"} >= set(attributes_of(type(part)))
 

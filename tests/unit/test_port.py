@@ -45,6 +45,7 @@ def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
         ("bridge", "Br_0.9-x"),
         ("vif_type", VifType.IVS),
         ("isolate", True),
+        ("create_tap", True),
         ("call_iptables", True),
         ("qos_type", "none"),
         ("datapath_type", "netdev"),
@@ -106,6 +107,8 @@ def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
         ("isolate", 1),
         ("isolate", "yes"),
         ("isolate", None),
+        ("create_tap", 1),
+        ("multiqueue", "yes"),
         ("call_iptables", 1),
         ("call_iptables", None),
         ("datapath_type", "dummy"),
@@ -213,6 +216,15 @@ def test_a_bridge_name_can_be_a_device(text: str) -> None:
         assert text not in (".", "..")
 
 
+def test_queues_are_of_a_tap_that_is_made_which_has_a_largest_mtu_of_its_own() -> None:
+    made = LEGAL | {"create_tap": True}
+    assert Port(**made | {"multiqueue": True, "mtu": 65_521}).multiqueue
+    with pytest.raises(InvalidInput, match="give create_tap, too"):
+        Port(**LEGAL | {"multiqueue": True})
+    with pytest.raises(InvalidInput, match="more than the 65521"):
+        Port(**made | {"mtu": 65_522})
+
+
 @pytest.mark.parametrize(
     ("more", "why"),
     [
@@ -220,6 +232,8 @@ def test_a_bridge_name_can_be_a_device(text: str) -> None:
         ({"vhostuser_mode": None}, "vhostuser_mode None is not known"),
         ({"vhostuser_mode": "client", "vif_type": VifType.IVS}, "an Indigo Virtual Switch has no such ports"),
         ({"vhostuser_mode": "client", "call_iptables": True}, "has no Linux bridge that could call iptables"),
+        ({"vhostuser_mode": "client", "create_tap": True}, "a vhost-user port has a socket and no tap"),
+        ({"vhostuser_mode": "server", "create_tap": True, "multiqueue": True}, "leave create_tap and multiqueue out"),
         ({"vhostuser_mode": "server", "qos_type": "linux-noop"}, "qos_type linux-noop is of the kernel's devices"),
     ],
 )

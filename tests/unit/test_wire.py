@@ -18,13 +18,25 @@ from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.parts import PARTS, HostState, IvsPort, Part, Stray, StrayPort
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Create, Delete, Step, Update
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, ports, states_of
+from tests.unit.strategies import (
+    BRIDGE,
+    MADE_TAP,
+    NAMES,
+    PORT,
+    ROW,
+    TAP,
+    VETH,
+    VHOST_USER,
+    ports,
+    states_of,
+)
 
 ODD_NAME = "qbr\udcff\x00/../all"
 EVERY_KIND = [
     BRIDGE,
     VETH,
     TAP,
+    MADE_TAP,
     ROW,
     VHOST_USER,
     IvsPort(name=ROW.name),
@@ -276,7 +288,7 @@ FACTS = Facts(
 
 
 @pytest.mark.parametrize("facts", [Facts(), FACTS], ids=["none", "all"])
-@pytest.mark.parametrize("parts", [[], [BRIDGE, VETH, TAP, ROW], [*EVERY_KIND[5:]]], ids=["nothing", "all", "strays"])
+@pytest.mark.parametrize("parts", [[], [BRIDGE, VETH, TAP, ROW], [*EVERY_KIND[6:]]], ids=["nothing", "all", "strays"])
 def test_what_was_seen_comes_out_as_it_went_in(parts: list[Part], facts: Facts) -> None:
     seen = Observed(HostState().having(*parts), facts)
     assert wire.decode_observed(carried(wire.encode_observed(seen))) == seen

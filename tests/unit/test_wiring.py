@@ -118,9 +118,10 @@ def test_the_mtu_is_the_same_at_every_hop(mtu: int) -> None:
 
 
 @given(ports(modes=HYBRID))
-def test_the_tap_is_in_no_wiring(port: Port) -> None:
+def test_the_tap_is_in_no_wiring_but_where_it_is_to_be_made(port: Port) -> None:
     wiring = wiring_of(port)
-    assert list(wiring.links) == [port.names.bridge, port.names.bridge_end]
+    tap = [port.names.tap] if port.create_tap else []
+    assert list(wiring.links) == [port.names.bridge, port.names.bridge_end, *tap]
     assert list(wiring.ports) == [port.names.switch_end]
 
 
