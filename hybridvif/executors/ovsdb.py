@@ -97,6 +97,7 @@ class OvsdbExecutor:
                 results, said = _committed(connection, operations, self._known(read, besides), deadline)
                 if results:
                     self._reader.remember_made(operations, results)
+                    self._reader.forget(step.part.name for step in steps if isinstance(step, Delete))
                     settled = _settled(connection, steps, results, deadline)
                     return [replace(outcome, retries=attempt) for outcome in settled]
                 if not said.startswith(_MOVED_ON):

@@ -6,7 +6,7 @@ that were seen before are asked for with the first question, and their answer co
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -94,6 +94,11 @@ class RowReader:
             if operation["op"] == "insert" and operation["table"] == "Port"
         ]
         self._remember(dict(made))
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Think no more of the Ports of these names, which are gone."""
+        for name in names:
+            self._ports.pop(name, None)
 
     def _remember(self, ports: Mapping[str, str]) -> None:
         if len(self._ports) + len(ports) > REMEMBERED:

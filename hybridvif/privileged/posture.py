@@ -5,6 +5,7 @@ oslo.privsep's own capset leaves the bounding set full and root's exec special. 
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import os
@@ -15,8 +16,10 @@ from oslo_privsep import capabilities
 LOG = logging.getLogger(__name__)
 KEPT = capabilities.CAP_NET_ADMIN
 OPEN_FILES = 1024
+ARENAS = 2
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 
+_M_ARENA_MAX = -8
 _SET_DUMPABLE = 4
 _CAPBSET_READ, _CAPBSET_DROP = 23, 24
 _GET_SECUREBITS, _SET_SECUREBITS = 27, 28
@@ -44,6 +47,9 @@ def narrow() -> None:
 
 def detach(channel: int) -> None:
     """Keep nothing of who started us: no session, no environment, no file but this one and stderr."""
+    with contextlib.suppress(AttributeError):
+        # glibc keeps what each of the 32 threads has freed apart, 16 times over: 3 MB, and more in the course of time.
+        _libc.mallopt(_M_ARENA_MAX, ARENAS)
     os.setsid()
     os.umask(0o077)
     os.environ.clear()
