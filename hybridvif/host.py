@@ -152,7 +152,7 @@ class Host:
     def _ask(self, entry: Any, question: object, deadline: float) -> Any:
         from oslo_privsep.comm import PrivsepTimeout
 
-        from hybridvif.privileged.context import Untaken
+        from hybridvif.privileged.channel import Untaken
 
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")

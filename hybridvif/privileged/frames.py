@@ -99,8 +99,9 @@ class Frames:
 
 def _is_request(frame: object) -> bool:
     match frame:
-        case (str(), (int(), *_)):
-            return True
+        case (str(), (int(), *_) as request):
+            # An extension type of msgpack's is a tuple of a number and its bytes.
+            return type(frame) is tuple and type(request) is tuple
     return False
 
 

@@ -20,7 +20,9 @@ _CREATE, _ADD, _RESTRICT = 444, 445, 446
 _VERSION = 1
 _PATH_BENEATH = 1
 _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << at for at in range(4))
-_IOCTL = 1 << 15
+_TRUNCATE, _IOCTL = 1 << 14, 1 << 15
+_TO_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
+"""The rest are rights to a directory, and refused for anything else (EINVAL)."""
 _RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
 """How many rights to files a kernel knows, by the version of its ABI; the latest holds for all that follow."""
 READ = (
@@ -92,7 +94,7 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
         return
     try:
         if not os.path.isdir(path):
-            rights &= ~_READ_DIR
+            rights &= _TO_A_FILE
         rule = _PathBeneath(rights, fd)
         _called(_ADD, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), ctypes.byref(rule), ctypes.c_uint32(0))
     finally:

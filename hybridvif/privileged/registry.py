@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import os
 import sys
 from typing import Any
 
@@ -55,6 +56,10 @@ def class_of(role: Role, settings: Settings) -> Any:
     lacking = [member for member in _MEMBERS if not hasattr(cls, member)]
     if lacking:
         raise _useless(role, f"{name!r} is no executor, it lacks {', '.join(lacking)}")
+    writes = getattr(cls, "writes", ())
+    if not isinstance(writes, tuple) or not all(isinstance(path, str) and os.path.isabs(path) for path in writes):
+        # A text is one path after another of one letter each, of which the first is "/".
+        raise _useless(role, f"{name!r} is no executor, for its writes are not a tuple of absolute paths")
     if cls.role is not role:
         raise _useless(role, f"{name!r} is a {getattr(cls.role, 'value', cls.role)} executor")
     return cls

@@ -123,13 +123,16 @@ class Hardened(daemon.Daemon):
             settings = registry.configured()
             executors = [registry.class_of(role, settings) for role in Role]
             own = [path for executor in executors for path in getattr(executor, "writes", ())]
+            modules = [sys.modules[executor.__module__].__file__ for executor in executors]
+            read = [*landlock.READ, *sys.path, *(os.path.dirname(path) for path in modules if path)]
             if any(executor.programs for executor in executors):
                 # What a program has to read, nobody here can tell, and it is held alike.
-                landlock.restrict(["/"], [*landlock.FREE, *own])
-                return
-            modules = [sys.modules[executor.__module__].__file__ for executor in executors]
-            read = [os.path.dirname(path) for path in modules if path]
-            landlock.restrict([*landlock.READ, *sys.path, *read], own)
+                read, own = ["/"], [*landlock.FREE, *own]
+            try:
+                landlock.restrict(read, own)
+            except OSError as error:
+                # Some of its calls are there and some are kept from us, by a container's filter of system calls.
+                logging.getLogger(__name__).warning("the daemon may open what its user may: %s", error)
 
     @staticmethod
     def _log_to_the_caller_only() -> None:

@@ -21,7 +21,8 @@ import msgpack
 import pytest
 
 from hybridvif import Port, plug, wire, wiring_of
-from hybridvif.privileged.context import Channel, daemon_context
+from hybridvif.privileged.channel import Channel
+from hybridvif.privileged.context import daemon_context
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port, until

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -17,12 +17,14 @@ from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 PROBE = '''
+import importlib
 import os
 from dataclasses import replace
 from hybridvif.executors.netlink import NetlinkExecutor
 
 WRITTEN = {written!r}
 READ = {read!r}
+IMPORTED = {imported!r}
 
 def tried(path, flags):
     try:
@@ -31,8 +33,15 @@ def tried(path, flags):
         return f"{{path}}: {{error.strerror}}"
     return f"{{path}}: opened"
 
+def brought_in(name):
+    try:
+        importlib.import_module(name)
+    except ImportError as error:
+        return f"{{name}}: {{error}}"
+    return f"{{name}}: imported"
+
 class Probe(NetlinkExecutor):
-    """Tells what it could open."""
+    """Tells what it could open, and import."""
 
     programs = {programs!r}
     writes = {writes!r}
@@ -41,6 +50,7 @@ class Probe(NetlinkExecutor):
         seen = super().observe(names, deadline)
         said = [tried(path, os.O_WRONLY | os.O_CREAT) for path in WRITTEN]
         said += [tried(path, os.O_RDONLY) for path in READ]
+        said += [brought_in(name) for name in IMPORTED]
         return replace(seen, facts=replace(seen.facts, unchecked=tuple(said)))
 '''
 FORBIDDEN = "Permission denied"
@@ -58,16 +68,23 @@ def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("PYTHONPATH", str(installed))
 
     def probed(
-        written: list[str], read: list[str], programs: tuple[str, ...] = (), writes: tuple[str, ...] = ()
+        written: list[str],
+        read: list[str],
+        programs: tuple[str, ...] = (),
+        writes: tuple[str, ...] = (),
+        imported: Sequence[str] = (),
     ) -> list[str]:
-        (installed / "probe.py").write_text(PROBE.format(written=written, read=read, programs=programs, writes=writes))
+        (installed / "probe.py").write_text(
+            PROBE.format(written=written, read=read, programs=programs, writes=writes, imported=imported)
+        )
+        (installed / "planted.py").write_text("raise SystemExit('it ran')\n")
         with connected(sandbox, tmp_path, deadline=10, link_executor="probe") as host:
             port = make_port()
             said = host.observe(set(port.names), time.monotonic() + 10).facts.unchecked
             assert plug(port, host).ok
             assert check(port, host) == ()
             assert unplug(port.id, host).ok
-            return [line.rpartition(": ")[2] for line in said]
+            return [line.partition(": ")[2] for line in said]
 
     yield probed
     Lab(sandbox, Host.__new__(Host)).sweep()
@@ -111,5 +128,15 @@ def test_a_daemon_whose_executors_run_programs_reads_all_and_writes_no_more_than
 
 
 @pytest.mark.parametrize("programs", [(), ("ip",)], ids=["no program", "a program"])
-def test_an_executor_writes_where_it_says_that_it_does(probed: Probe, programs: tuple[str, ...]) -> None:
-    assert probed(["/run/hybridvif-tried"], [], programs, ("/run",)) == ["opened"]
+def test_an_executor_writes_where_it_says_that_it_does(
+    probed: Probe, sandbox: Sandbox, programs: tuple[str, ...]
+) -> None:
+    sandbox.run(["sh", "-ec", "mkdir -p /run/tried; touch /run/one"])
+    written = ["/run/tried/new", "/run/one", "/run/other"]
+    assert probed(written, [], programs, ("/run/tried", "/run/one")) == ["opened", "opened", FORBIDDEN]
+
+
+def test_once_its_executors_are_loaded_the_daemon_imports_nothing_that_was_planted(probed: Probe) -> None:
+    """In a directory that it looks into, beside the executor's own module."""
+    told = probed([], [], imported=["planted", "colorsys", "pyroute2"])
+    assert told == ["refused: planted was not imported when the executors were loaded", "imported", "imported"]

@@ -172,3 +172,13 @@ def test_a_program_can_start_inside_an_event_loop(sandbox: Sandbox, tmp_path: Pa
 def test_a_program_can_run_on_eventlet(sandbox: Sandbox, tmp_path: Path) -> None:
     assert run_program(EVENTLET, sandbox, tmp_path) == "done True\n"
     Lab(sandbox, Host.__new__(Host)).sweep()
+
+
+def test_a_temporary_directory_of_a_long_name_is_no_hindrance(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place = tmp_path / ("x" * 90)
+    place.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(place))
+    with connected(sandbox, tmp_path) as host:
+        assert host.observe((), time.monotonic() + 20).facts.serves

@@ -64,8 +64,9 @@ def test_the_page_names_what_differs_from_os_vifs_plug() -> None:
     assert "on qbr a MAC address and an MTU of its own, no forward delay, no multicast snooping." in said
     assert set().union(*ADDITIONS.values()) == {
         *("ifalias", "address", "mtu", "forward_delay"),
-        *("mcast_snooping", "inet6_addr_gen_mode"),
+        *("mcast_snooping", "inet6_addr_gen_mode", "external_ids:hybridvif-port-id"),
     }
+    assert "its row has the port id as `external_ids:hybridvif-port-id`, too" in said
 
 
 def test_move_a_running_host_over_and_back(lab: Lab, start_nova: StartNova, config: Path) -> None:

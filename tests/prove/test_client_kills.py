@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
@@ -42,13 +43,13 @@ class Caller:
 
     def run(self, rules: Sequence[str]) -> str:
         """What it said; "" where it died before. Its daemon is gone when this returns."""
-        place = self.directory / "caller"
-        place.mkdir(exist_ok=True)
         config = str(self.directory / "lab" / "hybridvif.conf")
         command = ["strace", "-o", str(self.log), *rules, sys.executable, "-c", CLIENT, self.verb, config]
-        environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": str(place)}
         mine = daemons(self.trial.lab.box)
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        # Of its own, since what is killed leaves the directory of its socket; and short, for that socket's name.
+        with TemporaryDirectory(prefix="hv-") as place:
+            environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": place}
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
         assert until(lambda: set(daemons(self.trial.lab.box)) <= set(mine), LINGERS), "its daemon outlives it"
         return done.stdout.strip()
 

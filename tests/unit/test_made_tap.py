@@ -28,7 +28,8 @@ from hybridvif.executors.linkstate import Device, observed
 from hybridvif.executors.recipes import shell_lines
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.parts import NOTHING, HostState, MadeTap, Tap, agree
-from hybridvif.planner import plan
+from hybridvif.planner import keeping_its_tap, plan
+from hybridvif.port import MAX_MTU, MAX_TAP_MTU
 from hybridvif.privileged.identification import needs_proof, permit_found
 from hybridvif.steps import Objection, objection, simulate
 from hybridvif.wiring import tap_mac_of, wiring_of
@@ -66,6 +67,21 @@ def test_it_is_made_after_the_veth_pair_and_before_the_switch_port_and_goes_with
     assert unplug(PORT.id, host).ok
     assert host.state == NOTHING
     assert [step.part.name for step in host.steps] == [ROW.name, VETH.name, MADE_TAP.name, BRIDGE.name]
+
+
+def test_a_plug_that_asks_for_no_tap_keeps_one_that_was_made_and_puts_it_in_order() -> None:
+    drifted = replace(MADE_TAP, up=False, master="", group=7, mtu=1400, mac="fe:16:3e:00:00:01")
+    big = wiring_of(replace(PORT, mtu=MAX_MTU))
+    assert keeping_its_tap(HostState().having(drifted), WIRING, NAMES) == WIRING.having(
+        replace(MADE_TAP, mac="fe:16:3e:00:00:01")
+    )
+    assert keeping_its_tap(HostState().having(drifted), big, NAMES).links[NAMES.tap] == replace(
+        MADE_TAP, mac="fe:16:3e:00:00:01", mtu=MAX_TAP_MTU
+    )
+    # What is wished for is wished for; what the VM has of its own is not ours; and without a bridge there is no place.
+    assert keeping_its_tap(HostState().having(drifted), WHOLE, NAMES) is WHOLE
+    assert keeping_its_tap(HostState().having(TAP), WIRING, NAMES) is WIRING
+    assert keeping_its_tap(HostState().having(drifted), NOTHING, NAMES) is NOTHING
 
 
 def test_its_mac_address_is_not_the_vms() -> None:

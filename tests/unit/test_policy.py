@@ -341,6 +341,9 @@ def test_no_row_is_born_out_of_bounds_and_of_one_that_is_there_no_birth_is_writt
 def test_no_bridge_is_made_out_of_bounds_for_a_row_that_moves() -> None:
     moved = replace(ROW, datapath_type="dummy")
     assert "datapath_type" in refusal([Update(replace(ROW, bridge="br-ex"), moved)])
+    # Nothing else of it is written, so it may be as it was found.
+    odd = replace(ROW, iface_status="odd", attached_mac="none")
+    permit([Update(replace(odd, bridge="br-ex"), odd)])
 
 
 def test_a_host_that_wants_its_ports_filtered_has_no_bridge_that_is_not() -> None:
@@ -350,9 +353,14 @@ def test_a_host_that_wants_its_ports_filtered_has_no_bridge_that_is_not() -> Non
     permit_plans([[Create(filtered)]], host)
     permit_plans([[Update(half, filtered)]], host)
     permit_plans([[Update(half, replace(half, mtu=1400))]], host)
-    for step in (Create(BRIDGE), Create(half), Update(filtered, half)):
-        with pytest.raises(Refused, match="call_iptables"):
+    both, one = "nf_call_iptables, nf_call_ip6tables", "nf_call_ip6tables"
+    for step, off in ((Create(BRIDGE), both), (Create(half), one), (Update(filtered, half), one)):
+        with pytest.raises(Refused) as caught:
             permit_plans([[step]], host)
+        assert str(caught.value) == (
+            f"refused: {BRIDGE.name} may not be without {off}, since [hybridvif] call_iptables of this host "
+            "asks for them; set it in the caller's configuration, too"
+        )
         permit([step])
 
 

@@ -96,6 +96,12 @@ class OfLinks(RecordingLinks):
 class OfSwitches(RecordingSwitch):
     pass
 
+class WritesByLetters(RecordingLinks):
+    writes = "/run"
+
+class WritesAnywhere(RecordingLinks):
+    writes = ("run",)
+
 class Failing(RecordingLinks):
     def __init__(self, settings):
         raise ValueError("no such luck")
@@ -107,6 +113,8 @@ BROKEN = {
     "another-object": ("os:getcwd", "lacks role"),
     "half-an-executor": ("hv_plugin:Halved", "lacks programs, atomic, observe, apply"),
     "misspelt-role": ("hv_plugin:Spelled", "is a link executor"),
+    "letters": ("hv_plugin:WritesByLetters", "not a tuple of absolute paths"),
+    "no-path": ("hv_plugin:WritesAnywhere", "not a tuple of absolute paths"),
     "no-start": ("hv_plugin:Failing", "no such luck"),
     "no-syntax": ("hv_syntax:Executor", "cannot be loaded"),
     "no-import": ("hv_raising:Executor", "cannot be loaded"),

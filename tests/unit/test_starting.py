@@ -11,7 +11,8 @@ import pytest
 from oslo_privsep.comm import PrivsepTimeout
 
 from hybridvif.errors import PreconditionError
-from hybridvif.privileged.context import Channel, Context, daemon_context
+from hybridvif.privileged.channel import Channel
+from hybridvif.privileged.context import Context, daemon_context
 
 
 class _Channel(Channel):
