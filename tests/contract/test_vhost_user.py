@@ -18,7 +18,7 @@ MODES = {"client": ("dpdkvhostuser", {}), "server": ("dpdkvhostuserclient", {"vh
 
 @pytest.fixture(scope="module", params=EXECUTORS)
 def executor(request: pytest.FixtureRequest) -> dict[str, str]:
-    return {"switch_executor": request.param, "vhost_socket_dir": SOCKETS, "deadline": "6"}
+    return {"switch_executor": request.param, "vhost_socket_dir": SOCKETS, "deadline": "4"}
 
 
 @pytest.fixture(params=MODES)
@@ -63,6 +63,7 @@ def test_what_the_switch_refuses_fails_with_its_own_words_and_leaves_nothing(ben
     assert bench.snapshot() == before
 
 
+@pytest.mark.alone
 def test_while_the_switch_sleeps_the_row_is_configured_and_as_it_should_be(bench: Bench, port: Port) -> None:
     before = bench.snapshot()
     bench.box.pause("ovs-vswitchd")
