@@ -88,7 +88,7 @@ class NameCollision(Refused):
 
 
 class Conflict(Refused):
-    """Something that is not of our shape has our name, or holds one of our parts."""
+    """Something that is not of our shape has our name, holds one of our parts, or keeps one as it must not be."""
 
     code = "conflict"
 

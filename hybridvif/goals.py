@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hybridvif.errors import (
     BridgeMissing,
     BridgeNotAllowed,
+    Conflict,
     NotReady,
     PortRunning,
     Refused,
@@ -16,12 +17,12 @@ from hybridvif.facts import Facts, Observed
 from hybridvif.host import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames
-from hybridvif.parts import NOTHING, HostState, MadeTap, OvsPort, VhostUserPort
+from hybridvif.parts import NOTHING, VHOST_USER_TYPES, HostState, MadeTap, OvsPort, VhostUserPort
 from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import Port
 from hybridvif.remains import NoRemain
 from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Step
+from hybridvif.steps import Delete, Step, Update
 from hybridvif.wiring import wiring_of
 
 
@@ -65,6 +66,7 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
         _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
         _require_tap_is_free(goal, steps, seen.facts)
+        _require_socket_can_move(goal, steps)
     elif steps and (goal.spare_vms or not (goal.force or host.settings.unplug_running == "force")):
         _require_idle(goal, seen)
     return steps
@@ -115,6 +117,23 @@ def _require_tap_is_free(goal: Goal, steps: tuple[Step, ...], facts: Facts) -> N
             f"port {goal.port_id}: refused to plug it as a vhost-user port, since {goal.names.tap} has carrier, "
             "so a VM runs on it; stop the VM first, or force its unplug"
         )
+
+
+def _require_socket_can_move(goal: Goal, steps: tuple[Step, ...]) -> None:
+    """Open vSwitch keeps to the socket under which it has taken a port as long as the port is there and of its type.
+
+    It says nothing about another one that it is told of (lib/netdev-dpdk.c, netdev_dpdk_vhost_client_set_config).
+    """
+    connecting = VHOST_USER_TYPES["server"]
+    for step in steps:
+        match step:
+            case Update(VhostUserPort(realized=True, socket_as_configured=False) as had, OvsPort(type=new)):
+                if had.type == new == connecting:
+                    raise Conflict(
+                        f"port {goal.port_id}: Open vSwitch has {had.name} with a socket elsewhere than [hybridvif] "
+                        "vhost_socket_dir says, and keeps to it; set that to where it is, or unplug the port and "
+                        "plug it"
+                    )
 
 
 def _require_idle(goal: Goal, seen: Observed) -> None:
