@@ -155,7 +155,7 @@ class VhostUserPort(OvsPort):
     mtu: int | None = None
     """Interface.mtu_request, in bytes; 0 if none is asked for. None: this Open vSwitch has no such column."""
     socket_as_configured: bool = True
-    """Whether Interface.options is what this host's configuration makes of the type and the name."""
+    """Whether the path in Interface.options is what this host's configuration makes of the type and the name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

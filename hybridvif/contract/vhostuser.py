@@ -6,7 +6,7 @@ Without DPDK ovs-vswitchd takes none of them. What is written can be told all th
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -48,15 +48,23 @@ def check(bench: Bench, bridges: Sequence[str]) -> None:
 
 
 def _elsewhere(bench: Bench) -> None:
-    """A socket that is not where this host has them is seen, and put there."""
-    bench.sh(f"ovs-vsctl --no-wait set Interface {VHU} options:vhost-server-path=/elsewhere options:n_rxq=2")
+    """A socket that is not where this host has them is seen, and put there; what else is in its options stays."""
+    bench.sh(f"ovs-vsctl --no-wait set Interface {VHU} options:vhost-server-path=/elsewhere options:tx-retries-max=2")
     (found,) = bench.see(PORT.names).ports.values()
     assert isinstance(found, VhostUserPort)
     assert not found.socket_as_configured, f"{VHU}: a socket at /elsewhere is observed as configured"
-    _write(bench, Update(found, replace(found, realized=True, socket_as_configured=True)))
+    wanted = replace(found, realized=True, socket_as_configured=True)
+    _write(bench, Update(found, wanted), others={"tx-retries-max": "2"})
+    for changed in (replace(wanted, type="dpdkvhostuser"), wanted):
+        _write(bench, Update(replace(wanted, type=_other(changed.type)), changed), others={"tx-retries-max": "2"})
+    bench.sh(f"ovs-vsctl --no-wait remove Interface {VHU} options tx-retries-max")
 
 
-def _write(bench: Bench, step: Create | Update, mtu: object = None) -> None:
+def _other(kind: str) -> str:
+    return next(other for other in OPTIONS if other != kind)
+
+
+def _write(bench: Bench, step: Create | Update, mtu: object = None, others: Mapping[str, str] | None = None) -> None:
     """Do a step, and look at the row that it leaves with the switch's own tool."""
     port = step.part
     assert isinstance(port, VhostUserPort)
@@ -75,7 +83,7 @@ def _write(bench: Bench, step: Create | Update, mtu: object = None) -> None:
     written = {key: row[key] for key in ("type", "options", "mtu_request")}
     wanted = {
         "type": port.type,
-        "options": OPTIONS[port.type],
+        "options": {**OPTIONS[port.type], **(others or {})},
         "mtu_request": (port.mtu or []) if mtu is None else mtu,
     }
     assert written == wanted, f"{said(step)}: the row has {written}, not {wanted}"

@@ -13,6 +13,7 @@ from typing import Any
 from hybridvif.executors.jsonrpc import Operation
 from hybridvif.executors.ovsrows import IDS, ISOLATION, options_by_type
 from hybridvif.names import key_of, names_of_key
+from hybridvif.parts import VHOST_USER_TYPES
 from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES
 from hybridvif.settings import SOCKET_DIR
 
@@ -115,6 +116,21 @@ def _permit_kind(table: Any, name: str, row: Mapping[str, Any], known: Known) ->
     _require("mtu_request" not in row or "" not in legal, "gives a device an MTU")
 
 
+def _permit_new_kind(name: str, row: Mapping[str, Any], known: Known) -> None:
+    """The type and the MTU of a vhost-user port that is there, which keeps the options that others gave it."""
+    _require(row.keys() <= {"type", "mtu_request"}, "replaces the options of a vhost-user port")
+    legal = options_by_type(name, known.socket_dir)
+    _require("type" not in row or row["type"] in legal, "gives Interface.type a value of its own")
+
+
+def _permit_socket(name: str, verb: str, value: Any, known: Known) -> None:
+    """The one of the options of a vhost-user port that is ours."""
+    legal = options_by_type(name, known.socket_dir).get(VHOST_USER_TYPES["server"], {})
+    ours = [("insert", ["map", [[key, path]]]) for key, path in legal.items()]
+    ours += [("delete", ["set", [key]]) for key in legal]
+    _require((verb, value) in ours, "changes Interface.options")
+
+
 def _permit_membership(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
     """A bridge that is given ports, or that loses some."""
     ((column, test, bridge),) = one["where"]
@@ -133,6 +149,7 @@ def _permit_change(one: Operation, known: Known) -> None:
     ((column, test, (kind, uuid)),) = one["where"]
     ours = (column, test, kind) == ("_uuid", "==", "uuid") and uuid in known.rows.get(table, ())
     _require(ours, f"changes a row of {table} that is not the port's")
+    name = known.names.get(uuid, "")
     if one["op"] == "delete":
         _require(table == "QoS", f"deletes a row of {table}")
     elif one["op"] == "update":
@@ -140,9 +157,15 @@ def _permit_change(one: Operation, known: Known) -> None:
         for changed, value in one["row"].items():
             _require(changed in rules, f"sets {table}.{changed[:20]}")
             _require(rules[changed](value, one["row"], {}), f"gives {table}.{changed} a value of its own")
-        _permit_kind(table, known.names.get(uuid, ""), one["row"], known)
+        if "" in options_by_type(name, known.socket_dir):
+            _permit_kind(table, name, one["row"], known)
+        else:
+            _permit_new_kind(name, one["row"], known)
     else:
         for changed, verb, (kind, values) in one["mutations"]:
+            if (table, changed) == ("Interface", "options"):
+                _permit_socket(name, verb, [kind, values], known)
+                continue
             _require((table, changed) == ("Interface", "external_ids"), f"changes {table}.{changed}")
             keys = values if (verb, kind) == ("delete", "set") else [key for key, _ in values]
             _require((verb, kind) in (("delete", "set"), ("insert", "map")), "changes external_ids in a way of its own")

@@ -35,6 +35,8 @@ IDS = {
 """The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
 OPTIONS: Mapping[str, Mapping[str, str]] = {"": {}, PARKED: {"peer": "nobody"}}
 """Interface.options of a row named qvo by its type; a patch port needs a peer, and this one never exists."""
+SOCKET = "vhost-server-path"
+"""The key of Interface.options that is ours in a row named vhu; what else is there, as tx-retries-max, is others'."""
 ISOLATION: Mapping[str, str | int] = {"tag": DEAD_VLAN, "vlan_mode": "trunk", "trunks": DEAD_VLAN}
 """The columns of a Port that is born in the dead VLAN, as Neutron's agent has them for a port that it has not wired."""
 STALE = "No usable peer"
@@ -79,7 +81,7 @@ def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str
     if name != names_of_key(key_of(name) or "").vhost_user:
         return OPTIONS
     listening, connecting = VHOST_USER_TYPES["client"], VHOST_USER_TYPES["server"]
-    return {listening: {}, connecting: {"vhost-server-path": f"{socket_dir}/{name}"}}
+    return {listening: {}, connecting: {SOCKET: f"{socket_dir}/{name}"}}
 
 
 def options_of(port: OvsPort, socket_dir: str) -> Mapping[str, str]:
@@ -153,7 +155,7 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
             type=kind,
             realized=(row.ofport or 0) > 0 and not row.error,
             mtu=row.mtu_request,
-            socket_as_configured=row.options == options_by_type(row.name, socket_dir)[kind],
+            socket_as_configured=row.options.get(SOCKET) == options_by_type(row.name, socket_dir)[kind].get(SOCKET),
             **ids,
         )
     if row.name.startswith("vhu") or kind not in ("", PARKED):

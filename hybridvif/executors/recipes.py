@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybridvif.executors.linkstate import regained
-from hybridvif.executors.ovsrows import IDS, columns_at_birth, ids_of, options_of
+from hybridvif.executors.ovsrows import IDS, SOCKET, columns_at_birth, ids_of, options_of
 from hybridvif.executors.qosrows import ids_of_qos
 from hybridvif.parts import Bridge, IvsPort, MadeTap, OvsPort, Role, Tap, Veth, VhostUserPort
 from hybridvif.settings import SOCKET_DIR
@@ -325,10 +325,10 @@ def _removal_words(name: str, bridge: str, gone: Sequence[str]) -> list[str]:
 
 def _type_words(port: OvsPort, socket_dir: str) -> list[str]:
     options = [f"options:{key}={_quoted(value)}" for key, value in options_of(port, socket_dir).items()]
-    cleared = ["--", "clear", "Interface", port.name, "options"]
-    if isinstance(port, VhostUserPort) and options:
-        return [*cleared, "--", "set", "Interface", port.name, f"type={_quoted(port.type)}", *options]
-    return ["--", "set", "Interface", port.name, f"type={_quoted(port.type)}", *options, *([] if options else cleared)]
+    cleared = [] if options else ["--", "clear", "Interface", port.name, "options"]
+    if isinstance(port, VhostUserPort) and not options:
+        cleared = ["--", "remove", "Interface", port.name, "options", SOCKET]
+    return ["--", "set", "Interface", port.name, f"type={_quoted(port.type)}", *options, *cleared]
 
 
 def _mtu_words(port: VhostUserPort) -> list[str]:

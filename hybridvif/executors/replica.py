@@ -23,6 +23,7 @@ from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
 from hybridvif.executors.ovsrows import (
     IDS,
+    SOCKET,
     Row,
     columns_at_birth,
     complaint_about,
@@ -213,7 +214,11 @@ def _update(api: Any, port: OvsPort, changes: dict[str, object], socket_dir: str
             interface.delkey("external_ids", key)
     if {"type", "socket_as_configured"} & changes.keys():
         interface.type = port.type
-        interface.options = options_of(port, socket_dir)
+        interface.verify("options")
+        # A vhost-user port keeps the options that others gave it.
+        kept = interface.options if isinstance(port, VhostUserPort) else {}
+        others = {key: value for key, value in kept.items() if key != SOCKET}
+        interface.options = {**others, **options_of(port, socket_dir)}
     if "mtu" in changes:
         interface.mtu_request = changes["mtu"] or []
     if "bridge" in changes:

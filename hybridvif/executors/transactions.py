@@ -15,7 +15,7 @@ from hybridvif.errors import BridgeMissing
 from hybridvif.executors import bridgerows, qosrows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.jsonrpc import Operation
-from hybridvif.executors.ovsrows import IDS, Row, columns_at_birth, ids_of, options_of
+from hybridvif.executors.ovsrows import IDS, SOCKET, Row, columns_at_birth, ids_of, options_of
 from hybridvif.names import key_of
 from hybridvif.parts import OvsPort, VhostUserPort
 from hybridvif.settings import SOCKET_DIR
@@ -273,20 +273,28 @@ def _changed(port: OvsPort, changes: Mapping[str, object], read: Read, besides: 
     written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
     operations = []
     if written:
-        # An insert leaves a key that is there alone (RFC 7047, 5.1), so it goes first.
-        mutations = [["external_ids", "delete", ["set", sorted(written)]]]
-        kept = {key: value for key, value in written.items() if value}
-        if kept:
-            mutations.append(["external_ids", "insert", _map(kept)])
-        operations.append(_mutate("Interface", where, *mutations))
+        operations.append(_mutate("Interface", where, *_replaced("external_ids", written)))
     row: dict[str, Any] = {}
     if {"type", "socket_as_configured"} & changes.keys():
-        row |= {"type": port.type, "options": _map(options_of(port, besides.socket_dir))}
+        options = options_of(port, besides.socket_dir)
+        row["type"] = port.type
+        if isinstance(port, VhostUserPort):
+            operations.append(_mutate("Interface", where, *_replaced("options", {SOCKET: options.get(SOCKET, "")})))
+        else:
+            row["options"] = _map(options)
     if "mtu" in changes:
         row["mtu_request"] = changes["mtu"] or ["set", []]
     if row:
         operations.append({"op": "update", "table": "Interface", "where": [where], "row": row})
     return operations
+
+
+def _replaced(column: str, values: Mapping[str, str]) -> list[Any]:
+    """The mutations that give these keys of a map these values; "" for none."""
+    # An insert leaves a key that is there alone (RFC 7047, 5.1), so it goes first.
+    mutations: list[Any] = [[column, "delete", ["set", sorted(values)]]]
+    kept = {key: value for key, value in values.items() if value}
+    return [*mutations, [column, "insert", _map(kept)]] if kept else mutations
 
 
 def _select(table: str, columns: Columns, *where: Any) -> Operation:

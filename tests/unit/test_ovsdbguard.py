@@ -317,14 +317,49 @@ def test_a_vhost_user_port_is_made_of_nothing_else(columns: dict[str, Any]) -> N
     ("known", "columns"),
     [
         (OF_VHOST_USER, {"type": "dpdkvhostuserclient", "options": ELSEWHERE}),
-        (OF_VHOST_USER, {"type": "dpdkvhostuserclient"}),
+        (OF_VHOST_USER, {"type": "dpdkvhostuserclient", "options": OWN}),
+        (OF_VHOST_USER, {"type": "dpdk"}),
+        (OF_VHOST_USER, {"type": ["set", []]}),
         (OF_VHOST_USER, {"options": OWN}),
+        (OF_VHOST_USER, {"mtu_request": 67}),
         (OF_VHOST_USER, {"type": "", "options": ["map", []]}),
         (KNOWN, {"type": "dpdkvhostuserclient", "options": OWN}),
         (replace(KNOWN, names={INTERFACE: ROW.name}), {"mtu_request": 1500}),
         (replace(KNOWN, names={INTERFACE: ROW.name}), {"type": "dpdkvhostuser", "options": ["map", []]}),
-        (replace(OF_VHOST_USER, socket_dir="/run/s"), {"type": "dpdkvhostuserclient", "options": OWN}),
     ],
 )
 def test_no_row_is_changed_into_another_kind_or_told_of_another_socket(known: Known, columns: dict[str, Any]) -> None:
     assert objection_to(changed_row(**columns), known).startswith("refused: ")
+
+
+def changed_option(verb: str, value: Any) -> list[Any]:
+    (one,) = changed_row()
+    del one["row"]
+    return [{**one, "op": "mutate", "mutations": [["options", verb, value]]}]
+
+
+@pytest.mark.parametrize(("verb", "value"), [("insert", OWN), ("delete", ["set", ["vhost-server-path"]])])
+def test_of_its_options_a_vhost_user_port_is_given_its_own_socket(verb: str, value: Any) -> None:
+    assert objection_to(changed_option(verb, value), OF_VHOST_USER) == ""
+    for other in (KNOWN, replace(KNOWN, names={INTERFACE: ROW.name})):
+        assert objection_to(changed_option(verb, value), other).startswith("refused: ")
+    elsewhere = replace(OF_VHOST_USER, socket_dir="/run/s")
+    assert objection_to(changed_option("insert", OWN), elsewhere).startswith("refused: ")
+
+
+@pytest.mark.parametrize(
+    ("verb", "value"),
+    [
+        ("insert", ELSEWHERE),
+        ("insert", ["map", [*OWN[1], ["n_rxq", "2"]]]),
+        ("insert", ["map", [*OWN[1], *ELSEWHERE[1]]]),
+        ("insert", ["map", []]),
+        ("delete", OWN),
+        ("delete", ["set", ["tx-retries-max"]]),
+        ("delete", ["set", ["vhost-server-path", "tx-retries-max"]]),
+        ("delete", "vhost-server-path"),
+        ("+=", OWN),
+    ],
+)
+def test_and_of_no_other_option(verb: str, value: Any) -> None:
+    assert objection_to(changed_option(verb, value), OF_VHOST_USER).startswith("refused: ")

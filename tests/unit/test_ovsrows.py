@@ -78,7 +78,7 @@ def test_a_vhost_user_port_is_told_by_its_name_and_its_type() -> None:
         (CLIENT, True),
         (replace(CLIENT, options={}), False),
         (replace(CLIENT, options={"vhost-server-path": "/run/other/vhu00000001-7b"}), False),
-        (replace(CLIENT, options={**CLIENT.options, "n_rxq": "2"}), False),
+        (replace(CLIENT, options={**CLIENT.options, "tx-retries-max": "2"}), True),
     ],
 )
 def test_its_socket_is_compared_with_what_this_host_is_configured_to_have(row: Row, right: bool) -> None:

@@ -109,7 +109,7 @@ def test_an_end_gets_only_what_differs() -> None:
 @pytest.mark.parametrize(
     ("mode", "kind"),
     [
-        ("client", "'type=\"dpdkvhostuser\"' -- clear Interface vhu5f2c0e1a-7b options"),
+        ("client", "'type=\"dpdkvhostuser\"' -- remove Interface vhu5f2c0e1a-7b options vhost-server-path"),
         ("server", "'type=\"dpdkvhostuserclient\"' 'options:vhost-server-path=\"/run/s/vhu5f2c0e1a-7b\"'"),
     ],
 )
@@ -122,14 +122,14 @@ def test_a_vhost_user_port_is_made_in_one_line(mode: str, kind: str) -> None:
     assert list(shell_lines(plan(wiring, NOTHING))) == ["ovs-vsctl --if-exists del-port vhu5f2c0e1a-7b"]
 
 
-def test_a_vhost_user_port_is_changed_in_place() -> None:
+def test_a_vhost_user_port_is_changed_in_place_and_keeps_the_options_of_others() -> None:
     lines = {
         "mtu": " ".join(switch_words(Update(replace(VHOST_USER, mtu=9000), VHOST_USER))),
         "unset": " ".join(switch_words(Update(VHOST_USER, replace(VHOST_USER, mtu=0)))),
         "again": " ".join(switch_words(Update(replace(VHOST_USER, realized=False), VHOST_USER))),
         "moved": " ".join(switch_words(Update(replace(VHOST_USER, socket_as_configured=False), VHOST_USER))),
     }
-    kept = f'-- clear Interface {VHOST_USER.name} options -- set Interface {VHOST_USER.name} type="dpdkvhostuserclient"'
+    kept = f'-- set Interface {VHOST_USER.name} type="dpdkvhostuserclient"'
     path = f'options:vhost-server-path="/var/run/openvswitch/{VHOST_USER.name}"'
     assert lines == {
         "mtu": f"-- set Interface {VHOST_USER.name} mtu_request=1500",
