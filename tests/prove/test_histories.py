@@ -191,7 +191,7 @@ class History(RuleBasedStateMachine):
 
 
 def test_whatever_befalls_a_real_host_what_is_said_is_so_and_the_next_call_puts_it_right(lab: Lab) -> None:
-    runs, steps = (300, 30) if FULL else (4, 12)
+    parts, runs, steps = (10, 30, 30) if FULL else (1, 4, 12)
 
     class Here(History):
         counts: ClassVar = Counter[str]()
@@ -202,19 +202,25 @@ def test_whatever_befalls_a_real_host_what_is_said_is_so_and_the_next_call_puts_
     Here.whole = here.mine()
     assert unplug(PORT.id, lab.host).ok
     try:
-        run_state_machine_as_test(
-            Here,
-            settings=settings(
-                max_examples=runs,
-                stateful_step_count=steps,
-                deadline=None,
-                derandomize=not FULL,
-                database=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            ),
-        )
+        # In parts, since a run takes ten seconds: what was counted is not lost where the rest is cut off.
+        for _ in range(parts):
+            broken = 1
+            try:
+                run_state_machine_as_test(
+                    Here,
+                    settings=settings(
+                        max_examples=runs,
+                        stateful_step_count=steps,
+                        deadline=None,
+                        derandomize=not FULL,
+                        database=None,
+                        phases=[Phase.generate],
+                        suppress_health_check=list(HealthCheck),
+                    ),
+                )
+                broken = 0
+            finally:
+                note("state-machine", Here.counts, broken=broken)
     finally:
         lab.sweep()
-    note("state-machine", Here.counts, broken=0)
-    assert Here.counts["steps"] > runs
+    assert Here.counts["steps"] > parts * runs
