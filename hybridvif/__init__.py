@@ -35,7 +35,7 @@ if TYPE_CHECKING:
     from hybridvif.executors.recording import RecordingHost
     from hybridvif.host import Host, connect
     from hybridvif.names import PortNames, names_of
-    from hybridvif.parts import Bridge, HostState, IvsPort, MadeTap, OvsPort, Stray, Tap, Veth
+    from hybridvif.parts import Bridge, HostState, IvsPort, MadeTap, OvsPort, Stray, Tap, Veth, VhostUserPort
     from hybridvif.planner import plan
     from hybridvif.port import Port, VifType
     from hybridvif.report import Outcome, Report, Result, Status
@@ -63,7 +63,17 @@ _HOMES = {
     "hybridvif.executors.recording": ("RecordingHost",),
     "hybridvif.host": ("Host", "connect"),
     "hybridvif.names": ("PortNames", "names_of"),
-    "hybridvif.parts": ("Bridge", "HostState", "IvsPort", "MadeTap", "OvsPort", "Stray", "Tap", "Veth"),
+    "hybridvif.parts": (
+        "Bridge",
+        "HostState",
+        "IvsPort",
+        "MadeTap",
+        "OvsPort",
+        "Stray",
+        "Tap",
+        "Veth",
+        "VhostUserPort",
+    ),
     "hybridvif.planner": ("plan",),
     "hybridvif.port": ("Port", "VifType"),
     "hybridvif.report": ("Outcome", "Report", "Result", "Status"),
@@ -109,6 +119,7 @@ __all__ = [
     "UnplugFailed",
     "Update",
     "Veth",
+    "VhostUserPort",
     "VifType",
     "check",
     "connect",

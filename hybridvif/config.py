@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,10 +13,13 @@ from hybridvif.errors import ConfigurationError
 from hybridvif.names import TRUNK_BRIDGES
 from hybridvif.osvif import options as osvif
 from hybridvif.port import NONE, QOS_TYPES, is_bridge_name
-from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
+from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, SOCKET_DIR, Settings
 
 GROUP = "hybridvif"
 DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
+MAX_SOCKET_DIR = 92
+"""Characters: with a port's name, and the byte that ends it, sun_path holds 108 (unix(7))."""
+_SOCKET_DIR = re.compile(rf"(?=/.{{1,{MAX_SOCKET_DIR - 1}}}\Z)(/[A-Za-z0-9_.-]+)+", re.ASCII)
 _DEFAULT = Settings()
 
 OPTIONS: tuple[cfg.Opt, ...] = (
@@ -90,6 +94,12 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         help="The type of the QoS row that a new port of Open vSwitch is made with, unless the port says its own. It "
         "goes with the port.",
     ),
+    cfg.StrOpt(
+        "vhost_socket_dir",
+        default=_DEFAULT.vhost_socket_dir,
+        help="Where QEMU makes the sockets of vhost-user ports of the mode 'server', each named as its port, vhu...: "
+        "Neutron's vhostuser_socket_dir. Open vSwitch is told to connect there.",
+    ),
     cfg.BoolOpt(
         "answer_to_ovs",
         default=_DEFAULT.answer_to_ovs,
@@ -141,6 +151,12 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
         raise ConfigurationError(
             f"[hybridvif] ovsdb_connection: {remote!r} is neither unix:FILE with an absolute path nor tcp:HOST:PORT; "
             f"leave it out for {OVS_SOCKET}"
+        )
+    sockets = values["vhost_socket_dir"]
+    if not _SOCKET_DIR.fullmatch(sockets) or ".." in sockets.split("/"):
+        raise ConfigurationError(
+            f"[hybridvif] vhost_socket_dir: {sockets!r} is no absolute path of at most {MAX_SOCKET_DIR} letters, "
+            f"digits, '_', '.', '-' and '/' without '..' and without a '/' at its end; leave it out for {SOCKET_DIR}"
         )
     return Settings(**values)
 

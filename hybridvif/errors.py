@@ -88,7 +88,7 @@ class NameCollision(Refused):
 
 
 class Conflict(Refused):
-    """Something that is not of our shape has our name, or holds one of our parts."""
+    """Something that is not of our shape has our name, holds one of our parts, or keeps one as it must not be."""
 
     code = "conflict"
 
@@ -100,7 +100,7 @@ class BridgeNotAllowed(Refused):
 
 
 class PortRunning(Refused):
-    """A member of the port's Linux bridge has carrier: a VM is running on it."""
+    """A VM is running on it: a member of the port's Linux bridge has carrier, or a tap that is to go."""
 
     code = "port-running"
 

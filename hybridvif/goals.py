@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from hybridvif.errors import (
     BridgeMissing,
     BridgeNotAllowed,
+    Conflict,
     NotReady,
     PortRunning,
     Refused,
@@ -16,12 +17,12 @@ from hybridvif.facts import Facts, Observed
 from hybridvif.host import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames
-from hybridvif.parts import NOTHING, HostState, MadeTap, OvsPort
+from hybridvif.parts import NOTHING, VHOST_USER_TYPES, HostState, MadeTap, OvsPort, VhostUserPort
 from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import Port
 from hybridvif.remains import NoRemain
 from hybridvif.settings import Settings
-from hybridvif.steps import Step
+from hybridvif.steps import Delete, Step, Update
 from hybridvif.wiring import wiring_of
 
 
@@ -64,6 +65,8 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     if goal.is_plug:
         _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
+        _require_tap_is_free(goal, steps, seen.facts)
+        _require_socket_can_move(goal, steps)
     elif steps and (goal.spare_vms or not (goal.force or host.settings.unplug_running == "force")):
         _require_idle(goal, seen)
     return steps
@@ -102,9 +105,45 @@ def _require_bridges(goal: Goal, steps: tuple[Step, ...], facts: Facts, host: An
             )
 
 
+def _require_tap_is_free(goal: Goal, steps: tuple[Step, ...], facts: Facts) -> None:
+    """A plug as a vhost-user port removes the tap that was made for it before; not from a VM that holds it.
+
+    That VM would have lost its device for good, also where the plug then failed and was rolled back.
+    """
+    tap = facts.links.get(goal.names.tap)
+    goes = any(isinstance(step, Delete) and isinstance(step.part, MadeTap) for step in steps)
+    if goes and tap is not None and tap.carrier:
+        raise PortRunning(
+            f"port {goal.port_id}: refused to plug it as a vhost-user port, since {goal.names.tap} has carrier, "
+            "so a VM runs on it; stop the VM first, or force its unplug"
+        )
+
+
+def _require_socket_can_move(goal: Goal, steps: tuple[Step, ...]) -> None:
+    """Open vSwitch keeps to the socket under which it has taken a port as long as the port is there and of its type.
+
+    It says nothing about another one that it is told of (lib/netdev-dpdk.c, netdev_dpdk_vhost_client_set_config).
+    """
+    connecting = VHOST_USER_TYPES["server"]
+    for step in steps:
+        match step:
+            case Update(VhostUserPort(realized=True, socket_as_configured=False) as had, OvsPort(type=new)):
+                if had.type == new == connecting:
+                    raise Conflict(
+                        f"port {goal.port_id}: Open vSwitch has {had.name} with a socket elsewhere than [hybridvif] "
+                        "vhost_socket_dir says, and keeps to it; set that to where it is, or unplug the port and "
+                        "plug it"
+                    )
+
+
 def _require_idle(goal: Goal, seen: Observed) -> None:
-    """A VM that runs must not be cut off by mistake: a tap that is held open has carrier, one that is not has none."""
+    """A VM that runs must not be cut off by mistake: a tap that is held open has carrier, one that is not has none.
+
+    Nothing tells whether a VM has the socket of a vhost-user port, so whoever asks for that port's unplug must know.
+    """
     facts = seen.facts
+    if goal.spare_vms and any(isinstance(port, VhostUserPort) for port in seen.state.ports.values()):
+        raise _running(goal, f"{goal.names.vhost_user} does not tell whether a VM runs on it")
     for member in facts.members.get(goal.names.bridge, ()):
         if member == goal.names.bridge_end:
             continue

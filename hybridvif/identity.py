@@ -1,6 +1,6 @@
 """Whose are the parts that were found? Decided once per port, from all evidence, before anything is planned.
 
-Two ports can share their first 11 characters (40 bits) and so all four names. Evidence, strongest first: the alias of a
+Two ports can share their first 11 characters (40 bits) and so all names. Evidence, strongest first: the alias of a
 link; our own key external_ids:hybridvif-port-id; iface-id. Parts without any evidence were plugged by os-vif, by Nova
 or by hand, and are adopted where they fit.
 """
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from hybridvif.errors import NameCollision
 from hybridvif.names import is_uuid
-from hybridvif.parts import HostState, OvsPort, Stray
+from hybridvif.parts import HostState, OvsPort, Stray, VhostUserPort
 from hybridvif.steps import owners_of
 
 
@@ -22,10 +22,9 @@ def claim(observed: HostState, port_id: str, interface_id: str = "") -> None:
     aliases |= {link.alias for link in observed.links.values() if isinstance(link, Stray) and is_uuid(link.alias)}
     for alias in sorted(aliases - {port_id}):
         raise _collision(port_id, alias, "the alias of its links")
-    if aliases:
-        return
     for row in observed.ports.values():
-        if not isinstance(row, OvsPort):
+        # The links speak for the row of their switch end; a vhost-user port has none.
+        if not isinstance(row, OvsPort) or (aliases and not isinstance(row, VhostUserPort)):
             continue
         if is_uuid(row.port_id):
             if row.port_id != port_id:

@@ -12,6 +12,7 @@ from hybridvif.names import KEY_LENGTH, is_trunk_bridge, is_uuid, key_of, names_
 from hybridvif.parts import (
     NOTHING,
     PARKED,
+    VHOST_USER_TYPES,
     Bridge,
     HostState,
     IvsPort,
@@ -20,6 +21,7 @@ from hybridvif.parts import (
     Part,
     Tap,
     Veth,
+    VhostUserPort,
     attributes_of,
     births_of,
 )
@@ -88,6 +90,24 @@ def _is_switch_bridge(_: Part, value: object) -> bool:
     return type(value) is str and is_bridge_name(value)
 
 
+def _is_mtu_or_absent(_: Part, value: object) -> bool:
+    return value is None or (type(value) is int and (value == 0 or MIN_MTU <= value <= MAX_MTU))
+
+
+_ROW: Mapping[str, Rule] = {
+    "bridge": _is_switch_bridge,
+    "iface_id": _is_uuid_or_absent,
+    "iface_status": _one_of("active", ""),
+    "attached_mac": _is_unicast_or_absent,
+    "vm_uuid": _is_uuid_or_absent,
+    "port_id": _is_own_alias,
+    "bridge_name": _is_trunk_bridge_or_absent,
+    "type": _one_of("", PARKED),
+    "realized": _is_flag,
+    "isolated": _may_be_isolated,
+    "qos_type": _one_of("", *QOS_TYPES),
+    "datapath_type": _one_of("", *DATAPATH_TYPES),
+}
 _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
     Bridge: {
         "alias": _is_own_alias,
@@ -132,19 +152,14 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "group": _one_of(0),
         "multi_queue": _is_flag,
     },
-    OvsPort: {
-        "bridge": _is_switch_bridge,
-        "iface_id": _is_uuid_or_absent,
-        "iface_status": _one_of("active", ""),
-        "attached_mac": _is_unicast_or_absent,
-        "vm_uuid": _is_uuid_or_absent,
-        "port_id": _is_own_alias,
-        "bridge_name": _is_trunk_bridge_or_absent,
-        "type": _one_of("", PARKED),
-        "realized": _is_flag,
-        "isolated": _may_be_isolated,
-        "qos_type": _one_of("", *QOS_TYPES),
-        "datapath_type": _one_of("", *DATAPATH_TYPES),
+    OvsPort: _ROW,
+    VhostUserPort: {
+        **_ROW,
+        "type": _one_of(*VHOST_USER_TYPES.values()),
+        "qos_type": _one_of(""),
+        "mtu": _is_mtu_or_absent,
+        # Where else a socket may be nobody can say: the executor writes the one place that is configured.
+        "socket_as_configured": _one_of(True),
     },
     IvsPort: {},
 }

@@ -1,4 +1,4 @@
-"""Port id -> the names of its four devices; and which device names are ours.
+"""Port id -> the names of its devices; and which names are ours.
 
 The names are a contract with Nova, Neutron and libvirt: prefix + the first 11 characters of the port id, 14
 characters in all (IFNAMSIZ leaves 15). Neutron's firewall finds `tap<id>` and `qvb<id>` by name, so any other
@@ -22,7 +22,7 @@ TRUNK_BRIDGES = f"{TRUNK_PREFIX}*"
 """All trunk bridges, where a configuration names bridges."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
-_OURS = re.compile(r"(qbr|qvb|qvo|tap)([0-9a-f]{8}-[0-9a-f]{2})", re.ASCII)
+_OURS = re.compile(r"(qbr|qvb|qvo|tap|vhu)([0-9a-f]{8}-[0-9a-f]{2})", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,9 +41,11 @@ class PortNames:
     """qvo: the veth end on the switch, and the name of the switch's port."""
     tap: str
     """tap: the VM's device."""
+    vhost_user: str
+    """vhu: the switch's port of a VM that it reaches through a socket, which has none of the others."""
 
     def __iter__(self) -> Iterator[str]:
-        return iter((self.bridge, self.bridge_end, self.switch_end, self.tap))
+        return iter((self.bridge, self.bridge_end, self.switch_end, self.tap, self.vhost_user))
 
 
 def is_uuid(text: str) -> bool:
@@ -66,7 +68,7 @@ def names_of(port_id: str) -> PortNames:
 
 def names_of_key(key: str) -> PortNames:
     """The device names of all ports whose id begins with these 11 characters."""
-    return PortNames(f"qbr{key}", f"qvb{key}", f"qvo{key}", f"tap{key}")
+    return PortNames(f"qbr{key}", f"qvb{key}", f"qvo{key}", f"tap{key}", f"vhu{key}")
 
 
 def is_trunk_bridge(name: str) -> bool:

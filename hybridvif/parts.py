@@ -1,4 +1,4 @@
-"""What a host is made of, as far as we manage it: six kinds of part, and Stray for what only has our name.
+"""What a host is made of, as far as we manage it: seven kinds of part, and Stray for what only has our name.
 
 A part holds only what hybridvif sets. What it does not set it neither compares nor touches: the VLAN tag is the agent's
 after birth, a tap that was not made here is libvirt's. An observed part accepts any value the kernel or OVSDB can hold;
@@ -23,6 +23,8 @@ PARKED = "patch"
 """The Interface type of a row whose device is about to be made anew (semantics.md, Re-creating qvo)."""
 DEAD_VLAN = 4095
 """The VLAN in which Neutron's agent lets no packet pass (IEEE 802.1Q leaves this number to the implementation)."""
+VHOST_USER_TYPES: Mapping[str, str] = {"client": "dpdkvhostuser", "server": "dpdkvhostuserclient"}
+"""The Interface type of a vhost-user port by the mode of QEMU's side, as os-vif has them: the switch is the other."""
 _BIRTH = {"birth": True}
 
 
@@ -143,6 +145,20 @@ class OvsPort(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class VhostUserPort(OvsPort):
+    """The OVSDB rows of a port that the VM has through a socket: as of any other, but named vhu, and of no device.
+
+    Its `type` is one of VHOST_USER_TYPES. Where the socket is no part says: whoever writes the row composes it.
+    """
+
+    kind: ClassVar[str] = "vhost-user-port"
+    mtu: int | None = None
+    """Interface.mtu_request, in bytes; 0 if none is asked for. None: this Open vSwitch has no such column."""
+    socket_as_configured: bool = True
+    """Whether the path in Interface.options is what this host's configuration makes of the type and the name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class IvsPort(Part):
     """The port of an Indigo Virtual Switch: a name, no more."""
 
@@ -170,10 +186,10 @@ class StrayPort(Stray):
 Link = Bridge | Veth | Tap | MadeTap | Stray
 Member = Veth | Tap | MadeTap
 """What a Linux bridge holds."""
-SwitchPort = OvsPort | IvsPort | StrayPort
+SwitchPort = OvsPort | VhostUserPort | IvsPort | StrayPort
 
 P = TypeVar("P", bound=Part)
-PARTS: tuple[type[Part], ...] = (Bridge, Veth, Tap, MadeTap, OvsPort, IvsPort, Stray, StrayPort)
+PARTS: tuple[type[Part], ...] = (Bridge, Veth, Tap, MadeTap, OvsPort, VhostUserPort, IvsPort, Stray, StrayPort)
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,7 +213,7 @@ class HostState:
     def of(self, names: PortNames) -> HostState:
         """The parts of one port alone."""
         # A switch port named tap is plugged straight into the switch, and no part of a hybrid port.
-        ends = (names.switch_end,)
+        ends = (names.switch_end, names.vhost_user)
         return HostState(
             {name: self.links[name] for name in sorted(names) if name in self.links},
             {name: self.ports[name] for name in ends if name in self.ports},

@@ -15,7 +15,19 @@ from dataclasses import replace
 
 from hybridvif.errors import Conflict
 from hybridvif.names import PortNames, key_of, names_of_key
-from hybridvif.parts import PARKED, Bridge, HostState, MadeTap, OvsPort, Part, Stray, Tap, Veth, differences
+from hybridvif.parts import (
+    PARKED,
+    Bridge,
+    HostState,
+    MadeTap,
+    OvsPort,
+    Part,
+    Stray,
+    Tap,
+    Veth,
+    VhostUserPort,
+    differences,
+)
 from hybridvif.port import MAX_TAP_MTU
 from hybridvif.steps import Create, Delete, Step, Update, simulate
 
@@ -92,7 +104,7 @@ def _require_ours(part: Part) -> None:
 
 
 def _clear_the_switch(course: _Course, desired: HostState) -> None:
-    for name, port in course.state.ports.items():
+    for name, port in sorted(course.state.ports.items()):
         wanted = desired.ports.get(name)
         if type(wanted) is not type(port):
             course.take(Delete(port))
@@ -103,7 +115,7 @@ def _clear_the_switch(course: _Course, desired: HostState) -> None:
 
 
 def _must_park(port: OvsPort, wanted: OvsPort, made_anew: bool) -> bool:
-    if PARKED in (port.type, wanted.type) or not wanted.realized:
+    if isinstance(port, VhostUserPort) or PARKED in (port.type, wanted.type) or not wanted.realized:
         return False
     return made_anew or not port.realized
 
@@ -146,5 +158,5 @@ def _put_the_tap_back(course: _Course, veth: Veth) -> None:
 
 
 def _make_the_port(course: _Course, desired: HostState) -> None:
-    for name, wanted in desired.ports.items():
+    for name, wanted in sorted(desired.ports.items()):
         course.reach(course.state.ports.get(name), wanted)

@@ -49,9 +49,13 @@ DATAPATH_TYPES = ("system", "netdev")
 """Of Open vSwitch: the kernel's, and its own in userspace."""
 
 
+VHOSTUSER_MODES = ("client", "server")
+"""Whose end of the socket is QEMU's, as Neutron's vhostuser_mode has it: Open vSwitch is the other one."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Port:
-    """One Neutron port that is to be plugged the hybrid way.
+    """One Neutron port that is to be plugged the hybrid way, or as a vhost-user port.
 
     Raises InvalidInput, naming the field, the value and the rule.
 
@@ -93,6 +97,10 @@ class Port:
     multiqueue: bool = False
     """Whether a tap that is made can be opened once for each queue of the VM, and only so. With create_tap only. One
     that is there keeps the queues that it has."""
+    vhostuser_mode: str = ""
+    """A port of Open vSwitch that the VM has through a socket of DPDK's vhost-user, and no hybrid one: client (QEMU
+    connects, and Open vSwitch listens) or server (QEMU listens), as Neutron's binding:vif_details has it; "" for a
+    hybrid port."""
 
     def __post_init__(self) -> None:
         names_of(self.id)
@@ -160,8 +168,35 @@ class Port:
             "leave it out",
         )
 
+        _require(
+            self.vhostuser_mode in ("", *VHOSTUSER_MODES),
+            f"port {self.id}: vhostuser_mode {self.vhostuser_mode!r} is not known; "
+            f"use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port",
+        )
+        _require(
+            not self.vhostuser_mode or self.vif_type is VifType.OVS,
+            f"port {self.id}: vhostuser_mode is for Open vSwitch, and an Indigo Virtual Switch has no such ports; "
+            "leave it out",
+        )
+        _require(
+            not (self.vhostuser_mode and self.call_iptables),
+            f"port {self.id}: a vhost-user port has no Linux bridge that could call iptables; leave call_iptables out",
+        )
+        _require(
+            not (self.vhostuser_mode and self.create_tap),
+            f"port {self.id}: a vhost-user port has a socket and no tap that could be made; "
+            "leave create_tap and multiqueue out",
+        )
+        _require(
+            not self.vhostuser_mode or self.qos_type in ("", NONE),
+            f"port {self.id}: qos_type {self.qos_type} is of the kernel's devices, and a vhost-user port is none; "
+            "leave it out",
+        )
+
     def on(self, settings: Settings) -> Port:
         """The port with this host's defaults for what it leaves to the host."""
+        if self.vhostuser_mode:
+            return self
         takes_qos = self.vif_type is VifType.OVS and not self.qos_type and settings.default_qos_type != NONE
         if not takes_qos and settings.call_iptables <= self.call_iptables:
             return self

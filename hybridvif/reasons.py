@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hybridvif.parts import Bridge, MadeTap, OvsPort, Part, Tap, Veth
+from hybridvif.parts import Bridge, MadeTap, OvsPort, Part, Tap, Veth, VhostUserPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +26,7 @@ _UP = Reason("a device that is down forwards nothing", (1597287,))
 _FIREWALL = Reason("only where asked for: Neutron's hybrid firewall filters what crosses this bridge, and no other")
 _GROUP = Reason("only a bulk delete moves links into a group; one that was killed must not take a port along later")
 
-REASONS: Mapping[tuple[type[Part], str], Reason] = {
+_REASONS: dict[tuple[type[Part], str], Reason] = {
     (Bridge, "alias"): _OWNER,
     (Bridge, "mac"): Reason("fixed, else it follows the lowest port, and udev may rewrite it"),
     (Bridge, "mtu"): Reason("explicit, else the kernel resets it when the bridge is empty", (1623876,)),
@@ -88,6 +88,21 @@ REASONS: Mapping[tuple[type[Part], str], Reason] = {
     ),
     (OvsPort, "realized"): Reason("ovs-vswitchd must hold the device as it is now, or no packet passes"),
 }
+_OF_VHOST_USER: Mapping[str, Reason] = {
+    "type": Reason("who listens at the socket: the other end than QEMU, whose mode Neutron says"),
+    "datapath_type": Reason(
+        "only where the bridge is made with the row: of vhost-user the kernel's datapath has nothing"
+    ),
+    "qos_type": Reason("none: ovs-vswitchd queues only in the kernel's devices"),
+    "mtu": Reason("the network's MTU: there is no device that could be given it", (1959586,)),
+    "socket_as_configured": Reason("composed from [hybridvif] vhost_socket_dir and the name: no caller says a path"),
+    "realized": Reason("ovs-vswitchd must have taken it, which without DPDK it never does"),
+}
+REASONS: Mapping[tuple[type[Part], str], Reason] = (
+    _REASONS
+    | {(VhostUserPort, name): reason for (kind, name), reason in _REASONS.items() if kind is OvsPort}
+    | {(VhostUserPort, name): reason for name, reason in _OF_VHOST_USER.items()}
+)
 
 
 def reason_of(part: Part, attribute: str) -> Reason:

@@ -86,6 +86,9 @@ def _owner_of(state: HostState) -> tuple[str, bool]:
 
 
 def _is_half(state: HostState, names: PortNames) -> bool:
+    if names.vhost_user in state.ports:
+        # Nothing tells whether a VM has its socket, so nothing is taken from it.
+        return False
     there = (names.bridge in state.links, names.bridge_end in state.links, names.switch_end in state.ports)
     return not all(there) and (any(there) or isinstance(state.links.get(names.tap), MadeTap))
 

@@ -9,6 +9,8 @@ from hybridvif.names import TRUNK_BRIDGES, is_trunk_bridge
 
 OVS_SOCKET = "unix:/var/run/openvswitch/db.sock"
 """Open vSwitch's own socket, where Debian's, Ubuntu's and Fedora's packages put it."""
+SOCKET_DIR = "/var/run/openvswitch"
+"""Where Neutron's agent has the sockets of vhost-user ports by default (vhostuser_socket_dir)."""
 MIN_DEADLINE, MAX_DEADLINE = 0.5, 3600.0
 
 
@@ -36,6 +38,8 @@ class Settings:
     """Whether every port's own Linux bridge calls iptables and ip6tables."""
     default_qos_type: str = "none"
     """The QoS of new ports of Open vSwitch that ask for none of their own: one of port.QOS_TYPES, or none."""
+    vhost_socket_dir: str = SOCKET_DIR
+    """Where QEMU listens for the switch, for vhost-user ports of the mode `server`: the socket is named as the port."""
     answer_to_ovs: bool = False
     """Whether os-vif's `ovs` is ours."""
 

@@ -23,6 +23,7 @@ from hybridvif.parts import (
     Stray,
     Tap,
     Veth,
+    VhostUserPort,
     as_seen,
     differences,
     with_article,
@@ -205,6 +206,9 @@ def _objection_to_bridge(state: HostState, master: str) -> Objection | None:
 
 
 def _can_realize(state: HostState, port: OvsPort) -> bool:
+    if isinstance(port, VhostUserPort):
+        # It has no device that could be missing: whether ovs-vswitchd can do it, and does, is told when it is asked.
+        return True
     return port.type == "" and any(isinstance(link, Veth) and link.peer == port.name for link in state.links.values())
 
 
@@ -212,7 +216,7 @@ def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
     found = state.ports[after.name]
     written = {name: value for name, value in changes_of(Update(before, after)).items() if name != "realized"}
     port: OvsPort = replace(found, **written)  # type: ignore[assignment, arg-type]
-    if "type" in written:
+    if "type" in written or isinstance(port, VhostUserPort):
         return replace(port, realized=_can_realize(state, port))
     return port
 

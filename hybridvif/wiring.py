@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from hybridvif.names import KEY_LENGTH, is_trunk_bridge
-from hybridvif.parts import Bridge, HostState, IvsPort, MadeTap, OvsPort, Veth
+from hybridvif.parts import VHOST_USER_TYPES, Bridge, HostState, IvsPort, MadeTap, OvsPort, Veth, VhostUserPort
 from hybridvif.port import QOS_TYPES, Port, VifType
 
 ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
@@ -12,6 +14,8 @@ ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
 def wiring_of(port: Port) -> HostState:
     """The parts that a plugged port has, whole and in order."""
     names = port.names
+    if port.vhostuser_mode:
+        return HostState({}, {names.vhost_user: _vhost_user_port_of(port)})
     bridge = Bridge(
         name=names.bridge,
         alias=port.id,
@@ -85,14 +89,32 @@ def _switch_port_of(port: Port) -> OvsPort | IvsPort:
         return IvsPort(name=name)
     return OvsPort(
         name=name,
-        bridge=port.bridge,
-        iface_id=port.iface_id,
-        iface_status="active",
-        attached_mac=port.mac,
-        vm_uuid=port.instance_id,
-        port_id=port.id if port.iface_id != port.id else "",
-        bridge_name=port.bridge if is_trunk_bridge(port.bridge) else "",
-        isolated=port.isolate and not is_trunk_bridge(port.bridge),
+        **_row_of(port),
         datapath_type=port.datapath_type,
         qos_type=port.qos_type if port.qos_type in QOS_TYPES else "",
     )
+
+
+def _vhost_user_port_of(port: Port) -> VhostUserPort:
+    return VhostUserPort(
+        name=port.names.vhost_user,
+        **_row_of(port),
+        # Of a vhost-user port the kernel's datapath knows nothing.
+        datapath_type=port.datapath_type or "netdev",
+        type=VHOST_USER_TYPES[port.vhostuser_mode],
+        mtu=port.mtu,
+    )
+
+
+def _row_of(port: Port) -> dict[str, Any]:
+    """What all rows of Open vSwitch have."""
+    return {
+        "bridge": port.bridge,
+        "iface_id": port.iface_id,
+        "iface_status": "active",
+        "attached_mac": port.mac,
+        "vm_uuid": port.instance_id,
+        "port_id": port.id if port.iface_id != port.id else "",
+        "bridge_name": port.bridge if is_trunk_bridge(port.bridge) else "",
+        "isolated": port.isolate and not is_trunk_bridge(port.bridge),
+    }

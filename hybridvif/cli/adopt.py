@@ -107,6 +107,8 @@ def _lacks_of(port: Plugged) -> Iterator[str]:
 
     if port.standing is Standing.CONFLICT:
         yield port.conflict
+    elif port.is_vhost_user:
+        yield "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
     elif port.row is None or port.veth is None:
         yield "it is only half there, so it is no port that runs; plug or unplug it"
     elif port.filled.unknown:

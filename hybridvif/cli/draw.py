@@ -6,9 +6,10 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from hybridvif.cli.checking import drift_of
+from hybridvif.cli.gaps import row_of
 from hybridvif.cli.screen import Paint
 from hybridvif.cli.topology import Plugged, Standing, fix_of
-from hybridvif.parts import Stray
+from hybridvif.parts import Stray, VhostUserPort
 
 DEAD_VLAN = 4095
 
@@ -66,11 +67,11 @@ def _port(port: Plugged, text: str, options: Sequence[str]) -> Node:
 def _head(port: Plugged) -> str:
     row = port.row
     if row is None:
-        held = port.state.ports.get(port.names.switch_end)
+        held = row_of(port.state, port.names)
         what = f"{held.name} ({held.kind})" if held else f"{port.names.switch_end} (no OVS port)"
         return f"{what}  port {port.port_id or f'{port.key}...'}"
     fact = port.fact
-    words = [port.names.switch_end, f"ofport {'none' if fact.ofport is None else fact.ofport}"]
+    words = [row.name, f"ofport {'none' if fact.ofport is None else fact.ofport}"]
     if fact.error:
         words.append(f"({fact.error})")
     if fact.tag is not None:
@@ -84,6 +85,8 @@ def _head(port: Plugged) -> str:
 def _chain(port: Plugged) -> list[Node]:
     """From qvo on, as far as one thing is in another."""
     veth, bridge = port.veth, port.bridge
+    if veth is None and isinstance(port.row, VhostUserPort):
+        return [(f"= {port.row.type}  mtu {port.mtu or 'none'}", "", [])]
     if veth is None:
         return [(f"= {port.names.bridge_end} (missing)", "red", [])]
     below: list[Node] = []

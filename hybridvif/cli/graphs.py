@@ -21,7 +21,7 @@ def mermaid(ports: Sequence[Plugged]) -> str:
         lines.append(f"    {nodes[left]} --- " + (f'|"{_plain(label)}"| ' if label else "") + nodes[right])
     for port in ports:
         colour = _STANDS.get(port.standing)
-        node = nodes.get(port.names.switch_end)
+        node = nodes.get(port.switch_name)
         if colour and node:
             lines.append(f"    style {node} stroke:{colour},stroke-width:3px")
     return "\n".join(lines) + "\n"
@@ -31,7 +31,7 @@ def dot(ports: Sequence[Plugged]) -> str:
     """A Graphviz graph: `hybridvif show -f dot | dot -Tsvg`."""
     lines = ["graph hybridvif {", "    rankdir=LR; node [shape=box];"]
     lines += [
-        f'    "{port.names.switch_end}" [color={_STANDS[port.standing]}, penwidth=3];'
+        f'    "{port.switch_name}" [color={_STANDS[port.standing]}, penwidth=3];'
         for port in ports
         if port.standing in _STANDS
     ]
@@ -54,7 +54,7 @@ def _edges(ports: Sequence[Plugged]) -> Iterator[tuple[str, str, str]]:
             yield veth.name, veth.peer, f"mtu {veth.mtu}"
         if port.row is not None:
             tag = "" if port.fact.tag is None else f", tag {port.fact.tag}"
-            yield names.switch_end, port.row.bridge, f"ofport {port.fact.ofport}{tag}"
+            yield port.switch_name, port.row.bridge, f"ofport {port.fact.ofport}{tag}"
 
 
 def _plain(text: str) -> str:

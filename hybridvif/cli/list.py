@@ -71,6 +71,6 @@ def port_document(port: Plugged) -> Mapping[str, object]:
         "bridge": port.row.bridge if port.row else None,
         "ofport": port.fact.ofport,
         "mac": (port.row.attached_mac or None) if port.row else None,
-        "mtu": port.veth.peer_mtu if port.veth else None,
+        "mtu": port.mtu,
         "state": port.standing.value,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybridvif.api import plug_all, unplug_all
@@ -20,6 +20,7 @@ from hybridvif.parts import HostState
 from hybridvif.port import Port
 from hybridvif.rehearsal import Rehearsal
 from hybridvif.report import Report, worst_exit_code
+from hybridvif.steps import Step
 
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
 DIFFERENCES = 3
@@ -96,11 +97,15 @@ def answer_of(
         lines=lambda paint: list(_lines(wish.goal, reports, changes, paint, reasons=reasons)),
         columns=COLUMNS,
         rows=[row for port_id, some in changes.items() for row in rows_of(port_id, some)],
-        drawings={"shell": lambda: "".join(f"{line}\n" for one in reports for line in shell_lines(steps[one.port_id]))},
+        drawings={"shell": lambda: _in_shell(steps.values(), stage.settings.vhost_socket_dir)},
         simulated=any(report.simulated for report in reports),
         failures=failures,
         exit_code=exit_code,
     )
+
+
+def _in_shell(plans: Iterable[Sequence[Step]], socket_dir: str) -> str:
+    return "".join(f"{line}\n" for steps in plans for line in shell_lines(steps, socket_dir))
 
 
 def rows_of(port_id: str, changes: Sequence[Change]) -> Iterator[Mapping[str, object]]:

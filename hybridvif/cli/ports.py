@@ -21,6 +21,7 @@ _OPTIONS: Mapping[str, str] = {
     "bridge": "--bridge",
     "datapath_type": "--datapath-type",
     "qos_type": "--qos-type",
+    "vhostuser_mode": "--vhostuser-mode",
 }
 _FLAGS: Mapping[str, str] = {
     "call_iptables": "--call-iptables",
@@ -37,6 +38,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "bridge": ("NAME", "the integration bridge (default: br-int)"),
     "datapath_type": ("TYPE", "of an integration bridge that must be made first: system or netdev"),
     "qos_type": ("TYPE", "the QoS of a new port: none, linux-noop, ... (default: the host's default_qos_type)"),
+    "vhostuser_mode": ("MODE", "a vhost-user port, and no hybrid one: client (QEMU connects) or server (QEMU listens)"),
     "call_iptables": ("", "its Linux bridge calls iptables, also where the host as a whole does not"),
     "isolate": ("", "a new port is in the dead VLAN until Neutron's agent wires it"),
     "create_tap": ("", "its tap is made ahead of the VM, and removed with the port"),

@@ -7,7 +7,7 @@ Its document:
     switch      the version of the switch
     bridges     the integration bridges: name, and datapath_type (null if the bridge does not exist)
     ports       each: what list says of it (list.py), and
-                names       its devices: bridge, bridge_end, switch_end, tap
+                names       its devices: bridge, bridge_end, switch_end, tap; vhost_user, of a vhost-user port
                 tag         the VLAN tag, or null
                 iface_id    or null
                 error       what ovs-vswitchd said when it did not take the port; else ""

@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridvif.cli.changes import Change, changes_of_plan
-from hybridvif.cli.gaps import Filled, filled, is_there
+from hybridvif.cli.gaps import Filled, filled, is_there, row_of
 from hybridvif.cli.ports import Asked, options_of
 from hybridvif.errors import Refused
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
-from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth
+from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth, VhostUserPort
 from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import VifType
 from hybridvif.remains import remains_of, states_of_ports
@@ -81,13 +81,30 @@ class Plugged:
     @property
     def row(self) -> OvsPort | None:
         """Its rows in OVSDB."""
-        found = self.state.ports.get(self.names.switch_end)
+        found = row_of(self.state, self.names)
         return found if isinstance(found, OvsPort) else None
+
+    @property
+    def is_vhost_user(self) -> bool:
+        """Whether it is a vhost-user port, which has no links."""
+        return isinstance(self.row, VhostUserPort)
+
+    @property
+    def switch_name(self) -> str:
+        """The name of its port in the switch."""
+        return self.names.vhost_user if self.is_vhost_user else self.names.switch_end
+
+    @property
+    def mtu(self) -> int | None:
+        """Its MTU; None where nothing tells it."""
+        if isinstance(self.row, VhostUserPort):
+            return self.row.mtu or None
+        return self.veth.peer_mtu if self.veth else None
 
     @property
     def fact(self) -> PortFact:
         """What the switch says of it."""
-        return self.facts.ports.get(self.names.switch_end, PortFact())
+        return self.facts.ports.get(self.switch_name, PortFact())
 
     @property
     def members(self) -> tuple[str, ...]:
@@ -138,7 +155,8 @@ def _standing_of(state: HostState, names: PortNames, changes: tuple[Change, ...]
     if conflict:
         return Standing.CONFLICT
     links = names.bridge in state.links and names.bridge_end in state.links
-    if not links or names.switch_end not in state.ports:
+    whole = (links and names.switch_end in state.ports) or isinstance(row_of(state, names), VhostUserPort)
+    if not whole:
         return Standing.HALF
     return Standing.DRIFT if changes else Standing.IN_ORDER
 

@@ -4,7 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from hybridvif.parts import PARKED, Bridge, Difference, MadeTap, OvsPort, Part, Tap, Veth, attributes_of, births_of
+from hybridvif.parts import (
+    PARKED,
+    Bridge,
+    Difference,
+    MadeTap,
+    OvsPort,
+    Part,
+    Tap,
+    Veth,
+    VhostUserPort,
+    attributes_of,
+    births_of,
+)
 
 UNKNOWN = "?"
 """The value of an attribute that ought to have one, nobody knows which."""
@@ -27,6 +39,7 @@ _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     Veth: ("mtu", "up", "promisc", "master"),
     MadeTap: ("mtu", "up", "master"),
     OvsPort: ("iface_id", "attached_mac", "vm_uuid"),
+    VhostUserPort: ("type", "iface_id", "attached_mac", "vm_uuid"),
 }
 """What is worth saying of a part that is to be made; the rest is for -v."""
 
@@ -101,6 +114,11 @@ def is_shown_by(part: Part, attribute: str) -> bool:
 
 def link_kind(part: Part) -> str:
     """What a missing part is called in a sentence."""
-    return {Bridge: "Linux bridge", Veth: "veth pair", Tap: "tap", MadeTap: "tap", OvsPort: "OVS port"}.get(
-        type(part), part.kind
-    )
+    return {
+        Bridge: "Linux bridge",
+        Veth: "veth pair",
+        Tap: "tap",
+        MadeTap: "tap",
+        OvsPort: "OVS port",
+        VhostUserPort: "vhost-user port",
+    }.get(type(part), part.kind)

@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hybridvif.contract import ovsdb
+from hybridvif.contract import ovsdb, vhostuser
 from hybridvif.contract.bench import PORT, STRANGER, Bench, Make, require_declared, require_equal, said, variants
 from hybridvif.executors.base import NOT_REALIZED
-from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Part, Role
+from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.report import Result
 from hybridvif.sandbox import Sandbox
 from hybridvif.steps import Create, Delete, Step, Update
@@ -59,6 +59,8 @@ def _check(bench: Bench, bridges: Sequence[str], prepare: str, clean: str) -> No
                 _check_ivs(bench)
             if OvsPort in bench.make.serves:  # type: ignore[attr-defined]
                 _check_ovs(bench, bridges)
+            if VhostUserPort in bench.make.serves:  # type: ignore[attr-defined]
+                _check_vhost_user(bench, bridges)
     finally:
         bench.sh(f"{clean}; ip link delete {NAMES.bridge_end} 2>/dev/null || true")
 
@@ -67,6 +69,11 @@ def _check_ivs(bench: Bench) -> None:
     port = IvsPort(name=NAMES.switch_end)
     whole = HostState({}, {port.name: port})
     _come_and_go(bench, whole)
+
+
+def _check_vhost_user(bench: Bench, bridges: Sequence[str]) -> None:
+    if bench.sh("ovs-vsctl list-br", check=False).strip():
+        vhostuser.check(bench, bridges)
 
 
 def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:

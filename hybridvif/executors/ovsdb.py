@@ -22,7 +22,7 @@ from hybridvif.executors.ovsrows import Row, complaint_about, is_undecided, not_
 from hybridvif.executors.rowreading import TRIES, RowReader
 from hybridvif.executors.transactions import Companions, Read, counted, error_in, operations_of, rows_taken, taken
 from hybridvif.facts import Observed
-from hybridvif.parts import OvsPort, Part, Role
+from hybridvif.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Step
@@ -43,7 +43,7 @@ class OvsdbExecutor:
     """Ports of Open vSwitch through OVSDB."""
 
     role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort})
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = True
 
@@ -62,7 +62,7 @@ class OvsdbExecutor:
     def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
         """The same, asked for at once, and told when it is called for."""
         with self._reader.reading(names, deadline) as rows:
-            yield lambda: _observed(rows()[1])
+            yield lambda: _observed(rows()[1], self._settings.vhost_socket_dir)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """All the steps in one transaction, then wait for ovs-vswitchd to have taken it."""
@@ -85,7 +85,7 @@ class OvsdbExecutor:
         for attempt in range(TRIES):
             with self._reader.reading({step.part.name for step in steps}, deadline) as told:
                 connection, read = told()
-                against = objected(_observed(read).state, steps)
+                against = objected(_observed(read, self._settings.vhost_socket_dir).state, steps)
                 if against:
                     return against
                 besides = self._companions(connection, steps, read, deadline)
@@ -116,7 +116,10 @@ class OvsdbExecutor:
             "QoS": {uuid for uuids in besides.qos.values() for uuid in uuids},
             "Bridge": {row["_uuid"][1] for row in besides.emptied.values()},
         }
-        return ovsdbguard.Known(self._settings.allows, rows, self._settings.creates)
+        names = {interface: name for name, (interface, _) in read.uuids.items()}
+        return ovsdbguard.Known(
+            self._settings.allows, rows, self._settings.creates, names, self._settings.vhost_socket_dir
+        )
 
     def _companions(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> Companions:
         """What comes and goes with the rows of these steps."""
@@ -129,6 +132,8 @@ class OvsdbExecutor:
             qos=_qos_rows(connection, steps, deadline),
             made=bridgerows.bridges_to_make(steps, read.bridges, self._settings.creates),
             emptied=bridgerows.emptied(trunks, answers, leaving),
+            socket_dir=self._settings.vhost_socket_dir,
+            has_mtu_request=self._reader.has_mtu_request,
         )
 
 
@@ -141,8 +146,8 @@ def _names(steps: Iterable[Step]) -> str:
     return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
-def _observed(read: Read) -> Observed:
-    return observed(read.rows.values(), read.bridges, read.version)
+def _observed(read: Read, socket_dir: str) -> Observed:
+    return observed(read.rows.values(), read.bridges, read.version, socket_dir)
 
 
 def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:

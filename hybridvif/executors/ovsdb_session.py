@@ -32,7 +32,7 @@ COLUMNS = {
     "Bridge": ["name", "ports", "datapath_type"],
     "Port": ["name", "interfaces", "tag", "vlan_mode", "trunks", "qos"],
     "QoS": ["type", "external_ids"],
-    "Interface": ["name", "type", "options", "external_ids", "ofport", "error"],
+    "Interface": ["name", "type", "options", "external_ids", "ofport", "error", "mtu_request"],
 }
 """All that is replicated: every further column costs time and memory for every port of the host."""
 

@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridvif.executors.jsonrpc import Operation
-from hybridvif.executors.ovsrows import IDS, ISOLATION, OPTIONS
-from hybridvif.names import key_of
-from hybridvif.port import DATAPATH_TYPES, QOS_TYPES
+from hybridvif.executors.ovsrows import IDS, ISOLATION, options_by_type
+from hybridvif.names import key_of, names_of_key
+from hybridvif.parts import VHOST_USER_TYPES
+from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES
+from hybridvif.settings import SOCKET_DIR
 
-SWITCH_END = "qvo"
 _NOTHING = ["set", []]
 _READ = ("Open_vSwitch", "Bridge", "Port", "Interface", "QoS")
 _NEXT_CFG = ["next_cfg", "+=", 1]
@@ -31,6 +32,10 @@ class Known:
     """By table, the uuids of the rows that go with the ports of this transaction."""
     creates: Callable[[str], bool] = lambda _: False  # a default, and no function of its own
     """Whether a bridge of this name may be made."""
+    names: Mapping[str, str] = field(default_factory=dict)
+    """Of the Interfaces among the rows, by uuid."""
+    socket_dir: str = SOCKET_DIR
+    """Where the switch may be told that QEMU listens."""
 
 
 class _NotPermitted(Exception):
@@ -62,7 +67,11 @@ def _permit(one: Operation, known: Known, made: dict[str, set[str]]) -> None:
     match kind:
         case "insert":
             name = one["row"].get("name")
-            _permit_row(table, one["row"], made, _BRIDGE_ROWS if type(name) is str and known.creates(name) else _ROWS)
+            if type(name) is str and known.creates(name):
+                _permit_row(table, one["row"], made, _BRIDGE_ROWS)
+            else:
+                _permit_row(table, one["row"], made, _ROWS)
+                _permit_kind(table, str(name), {"type": "", "options": ["map", []]} | one["row"], known)
             made.setdefault(str(table), set()).add(one["uuid-name"])
         case "mutate" if table == "Bridge":
             _permit_membership(one, known, made)
@@ -97,6 +106,31 @@ def _permit_row(
     _require(table == "QoS" or "name" in row, f"makes a row of {table} without a name")
 
 
+def _permit_kind(table: Any, name: str, row: Mapping[str, Any], known: Known) -> None:
+    """The type and the options of an Interface, which go together; and its MTU, where it has no device."""
+    legal = options_by_type(name, known.socket_dir)
+    if table == "Interface" and {"type", "options"} & row.keys():
+        kind, pairs = row["options"]
+        agree = row["type"] in legal and kind == "map" and dict(pairs) == legal[row["type"]]
+        _require(agree and len(dict(pairs)) == len(pairs), "gives Interface.type or its options a value of its own")
+    _require("mtu_request" not in row or "" not in legal, "gives a device an MTU")
+
+
+def _permit_new_kind(name: str, row: Mapping[str, Any], known: Known) -> None:
+    """The type and the MTU of a vhost-user port that is there, which keeps the options that others gave it."""
+    _require(row.keys() <= {"type", "mtu_request"}, "replaces the options of a vhost-user port")
+    legal = options_by_type(name, known.socket_dir)
+    _require("type" not in row or row["type"] in legal, "gives Interface.type a value of its own")
+
+
+def _permit_socket(name: str, verb: str, value: Any, known: Known) -> None:
+    """The one of the options of a vhost-user port that is ours."""
+    legal = options_by_type(name, known.socket_dir).get(VHOST_USER_TYPES["server"], {})
+    ours = [("insert", ["map", [[key, path]]]) for key, path in legal.items()]
+    ours += [("delete", ["set", [key]]) for key in legal]
+    _require((verb, value) in ours, "changes Interface.options")
+
+
 def _permit_membership(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
     """A bridge that is given ports, or that loses some."""
     ((column, test, bridge),) = one["where"]
@@ -115,6 +149,7 @@ def _permit_change(one: Operation, known: Known) -> None:
     ((column, test, (kind, uuid)),) = one["where"]
     ours = (column, test, kind) == ("_uuid", "==", "uuid") and uuid in known.rows.get(table, ())
     _require(ours, f"changes a row of {table} that is not the port's")
+    name = known.names.get(uuid, "")
     if one["op"] == "delete":
         _require(table == "QoS", f"deletes a row of {table}")
     elif one["op"] == "update":
@@ -122,8 +157,15 @@ def _permit_change(one: Operation, known: Known) -> None:
         for changed, value in one["row"].items():
             _require(changed in rules, f"sets {table}.{changed[:20]}")
             _require(rules[changed](value, one["row"], {}), f"gives {table}.{changed} a value of its own")
+        if "" in options_by_type(name, known.socket_dir):
+            _permit_kind(table, name, one["row"], known)
+        else:
+            _permit_new_kind(name, one["row"], known)
     else:
         for changed, verb, (kind, values) in one["mutations"]:
+            if (table, changed) == ("Interface", "options"):
+                _permit_socket(name, verb, [kind, values], known)
+                continue
             _require((table, changed) == ("Interface", "external_ids"), f"changes {table}.{changed}")
             keys = values if (verb, kind) == ("delete", "set") else [key for key, _ in values]
             _require((verb, kind) in (("delete", "set"), ("insert", "map")), "changes external_ids in a way of its own")
@@ -134,8 +176,9 @@ Rule = Callable[[Any, Mapping[str, Any], Mapping[str, Collection[str]]], bool]
 """Whether a value may be written, by the row that it is in and by the rows that the transaction has made."""
 
 
-def _is_switch_end(value: Any, _row: Any, _made: Any) -> bool:
-    return str(value).startswith(SWITCH_END) and key_of(value) is not None
+def _is_port_of_ours(value: Any, _row: Any, _made: Any) -> bool:
+    names = names_of_key(key_of(value) or "")
+    return key_of(value) is not None and value in (names.switch_end, names.vhost_user)
 
 
 def _are_ids_of_ours(value: Any, _row: Any, _made: Any) -> bool:
@@ -143,12 +186,16 @@ def _are_ids_of_ours(value: Any, _row: Any, _made: Any) -> bool:
     return kind == "map" and {key for key, _ in pairs} <= set(IDS.values())
 
 
-def _is_type_of_ours(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
-    return value in ("", *OPTIONS) and "options" in row
+def _is_text(value: Any, _row: Any, _made: Any) -> bool:
+    return type(value) is str
 
 
-def _are_options_of_its_type(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
-    return value[0] == "map" and dict(value[1]) == dict(OPTIONS.get(row["type"], {}))
+def _is_map(value: Any, _row: Any, _made: Any) -> bool:
+    return bool(value[0] == "map")
+
+
+def _is_mtu(value: Any, _row: Any, _made: Any) -> bool:
+    return value == _NOTHING or (type(value) is int and MIN_MTU <= value <= MAX_MTU)
 
 
 def _is_made_here(table: str) -> Rule:
@@ -163,11 +210,12 @@ def _are_ids_of_qos(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
     return value[0] == "map" and dict(value[1]).keys() == {"_type", "id"} and dict(value[1])["_type"] == row["type"]
 
 
-_TYPE: Mapping[str, Rule] = {"type": _is_type_of_ours, "options": _are_options_of_its_type}
+_KIND: Mapping[str, Rule] = {"type": _is_text, "options": _is_map, "mtu_request": _is_mtu}
+"""Which of them go together, and with which names, _permit_kind() says."""
 _ROWS: Mapping[str, Mapping[str, Rule]] = {
-    "Interface": {"name": _is_switch_end, "external_ids": _are_ids_of_ours, **_TYPE},
+    "Interface": {"name": _is_port_of_ours, "external_ids": _are_ids_of_ours, **_KIND},
     "Port": {
-        "name": _is_switch_end,
+        "name": _is_port_of_ours,
         "interfaces": _is_made_here("Interface"),
         "qos": _is_made_here("QoS"),
         **{column: _is(value) for column, value in ISOLATION.items()},
@@ -185,7 +233,7 @@ _BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
     },
 }
 """And the rows of a bridge, whose name is one that may be made."""
-_CHANGES: Mapping[str, Mapping[str, Rule]] = {"Interface": _TYPE, "Port": {"qos": _is(_NOTHING)}}
+_CHANGES: Mapping[str, Mapping[str, Rule]] = {"Interface": _KIND, "Port": {"qos": _is(_NOTHING)}}
 """What a row of ours may be given anew."""
 
 

@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.executors.packetsockets import held_devices
 from hybridvif.facts import Facts, Observed, PortFact
-from hybridvif.parts import DEAD_VLAN, PARKED, HostState, OvsPort, StrayPort, SwitchPort
+from hybridvif.names import key_of, names_of_key
+from hybridvif.parts import (
+    DEAD_VLAN,
+    PARKED,
+    VHOST_USER_TYPES,
+    HostState,
+    OvsPort,
+    StrayPort,
+    SwitchPort,
+    VhostUserPort,
+)
 from hybridvif.report import Outcome, Result
+from hybridvif.settings import SOCKET_DIR
 from hybridvif.steps import Step
 
 IDS = {
@@ -22,12 +33,16 @@ IDS = {
     "bridge_name": "bridge_name",
 }
 """The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
-OPTIONS: Mapping[str, Mapping[str, str]] = {PARKED: {"peer": "nobody"}}
-"""Interface.options by type; a patch port needs a peer, and this one never exists."""
+OPTIONS: Mapping[str, Mapping[str, str]] = {"": {}, PARKED: {"peer": "nobody"}}
+"""Interface.options of a row named qvo by its type; a patch port needs a peer, and this one never exists."""
+SOCKET = "vhost-server-path"
+"""The key of Interface.options that is ours in a row named vhu; what else is there, as tx-retries-max, is others'."""
 ISOLATION: Mapping[str, str | int] = {"tag": DEAD_VLAN, "vlan_mode": "trunk", "trunks": DEAD_VLAN}
 """The columns of a Port that is born in the dead VLAN, as Neutron's agent has them for a port that it has not wired."""
 STALE = "No usable peer"
 """What ovs-vswitchd says of a patch port: about a system device it is what was said of the row while it was parked."""
+UNKNOWN_TYPE = "Address family not supported"
+"""EAFNOSUPPORT: what Interface.error has of a type that ovs-vswitchd does not know (lib/netdev.c, netdev_open)."""
 USERSPACE = frozenset({"netdev", "dummy"})
 """The datapath types in which ovs-vswitchd reads a system device through a packet socket."""
 
@@ -44,6 +59,9 @@ class Row:
     ofport: int | None
     error: str
     tag: int | None
+    options: Mapping[str, str] = field(default_factory=dict)
+    mtu_request: int | None = None
+    """0 if none is asked for; None: there is no such column, which came with Open vSwitch 2.6."""
 
     @property
     def complaint(self) -> str:
@@ -55,13 +73,29 @@ class Row:
         return "" if self.type != PARKED and STALE in self.error and (self.ofport or 0) > 0 else self.error
 
 
-def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str) -> Observed:
+def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
+    """The Interface types that a row of this name may be given, each with the Interface.options that go with it.
+
+    Of a vhost-user port Open vSwitch says itself where it listens, and is told where QEMU does (os-vif does the same).
+    """
+    if name != names_of_key(key_of(name) or "").vhost_user:
+        return OPTIONS
+    listening, connecting = VHOST_USER_TYPES["client"], VHOST_USER_TYPES["server"]
+    return {listening: {}, connecting: {SOCKET: f"{socket_dir}/{name}"}}
+
+
+def options_of(port: OvsPort, socket_dir: str) -> Mapping[str, str]:
+    """The Interface.options of a port."""
+    return options_by_type(port.name, socket_dir).get(port.type, {})
+
+
+def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str, socket_dir: str = SOCKET_DIR) -> Observed:
     """The parts and facts of these rows. bridges: the datapath type of each bridge there is, "" for the default."""
     rows = list(rows)
     switches = {name: kind or "system" for name, kind in bridges.items()}
     held = held_devices([row.name for row in rows if switches.get(row.bridge or "") in USERSPACE])
     return Observed(
-        HostState({}, {row.name: _part_of(row, switches, held) for row in rows}),
+        HostState({}, {row.name: _part_of(row, switches, held, socket_dir) for row in rows}),
         Facts(
             ports={row.name: PortFact(ofport=row.ofport, error=row.complaint, tag=row.tag) for row in rows},
             switches=switches,
@@ -81,7 +115,10 @@ def complaint_about(row: Row | None) -> str:
     """Why ovs-vswitchd did not take a system device; empty if it did, or was not asked to."""
     if row is None or row.type == PARKED or not (row.complaint or row.ofport == -1):
         return ""
-    return f"ovs-vswitchd did not take {row.name}: {row.complaint or 'no reason given'}"
+    said = row.complaint or "no reason given"
+    if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in said:
+        said += f"; it knows no interface of type {row.type}, as without DPDK: ovs-vsctl get Open_vSwitch . iface_types"
+    return f"ovs-vswitchd did not take {row.name}: {said}"
 
 
 def not_realized(step: Step, reason: str) -> Outcome:
@@ -105,13 +142,24 @@ def columns_at_birth(port: OvsPort) -> Mapping[str, str | int]:
     return ISOLATION if port.isolated else {}
 
 
-def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str]) -> SwitchPort:
+def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socket_dir: str) -> SwitchPort:
     if row.bridge is None:
         return StrayPort(name=row.name, what="an Open vSwitch interface that is part of a bond or of no bridge")
     # "system" is the long spelling of "" (ovs-vswitchd.conf.db(5), Interface: type).
     kind = "" if row.type == "system" else row.type
-    if kind not in ("", PARKED):
-        return StrayPort(name=row.name, what=f"an Open vSwitch interface of type {kind}")
+    ids: dict[str, Any] = {attribute: row.external_ids.get(key, "") for attribute, key in IDS.items()}
+    if row.name == names_of_key(key_of(row.name) or "").vhost_user and kind in VHOST_USER_TYPES.values():
+        return VhostUserPort(
+            name=row.name,
+            bridge=row.bridge,
+            type=kind,
+            realized=(row.ofport or 0) > 0 and not row.error,
+            mtu=row.mtu_request,
+            socket_as_configured=row.options.get(SOCKET) == options_by_type(row.name, socket_dir)[kind].get(SOCKET),
+            **ids,
+        )
+    if row.name.startswith("vhu") or kind not in ("", PARKED):
+        return StrayPort(name=row.name, what=f"an Open vSwitch interface of type {kind or 'system'}")
     realized = (
         kind == ""
         and (row.ofport or 0) > 0
@@ -120,5 +168,4 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str]) -> Sw
         # (docs/host.md): only the socket tells.
         and (switches.get(row.bridge) not in USERSPACE or row.name in held)
     )
-    ids: dict[str, Any] = {attribute: row.external_ids.get(key, "") for attribute, key in IDS.items()}
     return OvsPort(name=row.name, bridge=row.bridge, type=kind, realized=realized, **ids)

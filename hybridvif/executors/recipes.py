@@ -22,9 +22,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybridvif.executors.linkstate import regained
-from hybridvif.executors.ovsrows import IDS, OPTIONS, columns_at_birth, ids_of
+from hybridvif.executors.ovsrows import IDS, SOCKET, columns_at_birth, ids_of, options_of
 from hybridvif.executors.qosrows import ids_of_qos
-from hybridvif.parts import Bridge, IvsPort, MadeTap, OvsPort, Role, Tap, Veth
+from hybridvif.parts import Bridge, IvsPort, MadeTap, OvsPort, Role, Tap, Veth, VhostUserPort
+from hybridvif.settings import SOCKET_DIR
 from hybridvif.steps import Create, Delete, Step, Update, changes_of, role_of
 
 _OPTIONS = {key: key for key in ("nf_call_iptables", "nf_call_ip6tables")} | {"multicast_snooping": "mcast_snooping"}
@@ -69,8 +70,8 @@ class Sysctl:
 Line = Command | Sysctl
 
 
-def shell_lines(steps: Sequence[Step]) -> Iterator[str]:
-    """The plan as lines for a shell, in its order; to be run as root."""
+def shell_lines(steps: Sequence[Step], socket_dir: str = SOCKET_DIR) -> Iterator[str]:
+    """The plan as lines for a shell, in its order; to be run as root. socket_dir: where QEMU listens for the switch."""
     later = bridges_that_go_up_later(steps)
     for batch in _switch_batches(steps):
         if role_of(batch[0]) is Role.LINK:
@@ -79,7 +80,7 @@ def shell_lines(steps: Sequence[Step]) -> Iterator[str]:
         elif isinstance(batch[0].part, IvsPort):
             yield from (str(ivs_line(step)) for step in batch)
         else:
-            words = [word for step in batch for word in switch_words(step)]
+            words = [word for step in batch for word in switch_words(step, socket_dir=socket_dir)]
             yield shlex.join(["ovs-vsctl", *words[1:]])
 
 
@@ -261,7 +262,7 @@ def ivs_line(step: Step) -> Command:
     return Command("ivs-ctl", ("del-port" if isinstance(step, Delete) else "add-port", step.part.name))
 
 
-def switch_words(step: Step, qos: Iterable[str] = ()) -> list[str]:
+def switch_words(step: Step, qos: Iterable[str] = (), socket_dir: str = SOCKET_DIR) -> list[str]:
     """The words of one step in an ovs-vsctl command line; each command begins with `--`.
 
     qos: the uuids of the QoS rows that go with the port. `plan -f shell` does not know them, and leaves those rows.
@@ -277,15 +278,16 @@ def switch_words(step: Step, qos: Iterable[str] = ()) -> list[str]:
                 words += ["--", f"--id=@{port.name}", "create", "QoS", f"type={port.qos_type}", *qos_ids]
                 columns.append(f"qos=@{port.name}")
             words += ["--", "set", "Port", port.name, *columns] if columns else []
-            return gone + words + (_type_words(port.name, port.type) if port.type else [])
+            words += _type_words(port, socket_dir) if port.type else []
+            return gone + words + (_mtu_words(port) if isinstance(port, VhostUserPort) and port.mtu else [])
         case Update(OvsPort() as before, OvsPort() as after):
-            return list(_update_words(before, after, changes_of(step)))
+            return list(_update_words(before, after, changes_of(step), socket_dir))
         case Delete(OvsPort(name=name, bridge=bridge)):
             return _removal_words(name, bridge, gone) if gone else ["--", "--if-exists", "del-port", name]
     raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
 
 
-def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]) -> Iterator[str]:
+def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object], socket_dir: str) -> Iterator[str]:
     name = after.name
     written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
     for key, value in written.items():
@@ -293,8 +295,12 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
             yield from ("--", "set", "Interface", name, f"external_ids:{key}={_quoted(value)}")
         else:
             yield from ("--", "remove", "Interface", name, "external_ids", key)
-    if "type" in changes:
-        yield from _type_words(name, after.type)
+    again = isinstance(after, VhostUserPort) and "realized" in changes
+    if again or {"type", "socket_as_configured"} & changes.keys():
+        # What is written again and is the same is no change; that it was asked has ovs-vswitchd try again.
+        yield from _type_words(after, socket_dir)
+    if isinstance(after, VhostUserPort) and "mtu" in changes:
+        yield from _mtu_words(after)
     if "bridge" in changes:
         # Moved, not deleted and added: row, ofport and other_config stay. A command line takes each @name once.
         yield from ("--", f"--id=@{name}", "get", "Port", name)
@@ -317,10 +323,16 @@ def _removal_words(name: str, bridge: str, gone: Sequence[str]) -> list[str]:
     return [*found, "--", "remove", "Bridge", bridge, "ports", f"@{name}", *gone]
 
 
-def _type_words(name: str, kind: str) -> list[str]:
-    options = [f"options:{key}={_quoted(value)}" for key, value in OPTIONS.get(kind, {}).items()]
-    cleared = [] if options else ["--", "clear", "Interface", name, "options"]
-    return ["--", "set", "Interface", name, f"type={_quoted(kind)}", *options, *cleared]
+def _type_words(port: OvsPort, socket_dir: str) -> list[str]:
+    options = [f"options:{key}={_quoted(value)}" for key, value in options_of(port, socket_dir).items()]
+    cleared = [] if options else ["--", "clear", "Interface", port.name, "options"]
+    if isinstance(port, VhostUserPort) and not options:
+        cleared = ["--", "remove", "Interface", port.name, "options", SOCKET]
+    return ["--", "set", "Interface", port.name, f"type={_quoted(port.type)}", *options, *cleared]
+
+
+def _mtu_words(port: VhostUserPort) -> list[str]:
+    return ["--", "set", "Interface", port.name, f"mtu_request={port.mtu or '[]'}"]
 
 
 def _quoted(value: str) -> str:

@@ -16,7 +16,21 @@ from typing import ClassVar
 from hybridvif.executors.base import refused
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.names import key_of
-from hybridvif.parts import Bridge, HostState, IvsPort, Link, MadeTap, Member, OvsPort, Part, Role, Stray, Tap, Veth
+from hybridvif.parts import (
+    Bridge,
+    HostState,
+    IvsPort,
+    Link,
+    MadeTap,
+    Member,
+    OvsPort,
+    Part,
+    Role,
+    Stray,
+    Tap,
+    Veth,
+    VhostUserPort,
+)
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, objection, simulate
@@ -249,4 +263,4 @@ class RecordingSwitch(_RecordingExecutor):
     """The fake of the switch role."""
 
     role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, IvsPort})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort, IvsPort})

@@ -23,7 +23,7 @@ from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
 from hybridvif.executors.ovsrows import (
     IDS,
-    OPTIONS,
+    SOCKET,
     Row,
     columns_at_birth,
     complaint_about,
@@ -31,11 +31,12 @@ from hybridvif.executors.ovsrows import (
     is_undecided,
     not_realized,
     observed,
+    options_of,
 )
 from hybridvif.executors.qosrows import goes_with, ids_of_qos, ports_with_qos
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
-from hybridvif.parts import OvsPort, Part, Role
+from hybridvif.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
@@ -49,7 +50,7 @@ class ReplicaExecutor:
     """Ports of Open vSwitch through OVSDB."""
 
     role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort})
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = True
 
@@ -60,7 +61,7 @@ class ReplicaExecutor:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
         with self._session.fresh(deadline) as api:
-            return _observed(api, names)
+            return _observed(api, names, self._settings.vhost_socket_dir)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """All the steps in one transaction, then wait for ovs-vswitchd to have taken it."""
@@ -77,7 +78,8 @@ class ReplicaExecutor:
         attempt = 0
         for attempt in range(TRIES):
             with self._session.fresh(deadline) as api:
-                against = objected(_observed(api, {step.part.name for step in steps}).state, steps)
+                seen = _observed(api, {step.part.name for step in steps}, self._settings.vhost_socket_dir)
+                against = objected(seen.state, steps)
                 if against:
                     return against
                 try:
@@ -106,7 +108,7 @@ class ReplicaExecutor:
         emptied = [name for name in trunks if not _held_by(_bridge(api, name)) - {step.part.name for step in steps}]
         for name in emptied:
             _bridge(api, name).verify("ports")
-        _compose(api, txn, steps, qos)
+        _compose(api, txn, steps, qos, self._settings.vhost_socket_dir)
         for name in emptied:
             bridge = _bridge(api, name)
             api._ovs.delvalue("bridges", bridge)
@@ -143,15 +145,15 @@ def _qos_rows(api: Any, steps: Sequence[Step]) -> dict[str, list[Any]]:
     return {name: [row for row in rows if goes_with(name, row.external_ids, held.get(row.uuid, ()))] for name in names}
 
 
-def _compose(api: Any, txn: Any, steps: Sequence[Step], qos: Mapping[str, Sequence[Any]]) -> None:
+def _compose(api: Any, txn: Any, steps: Sequence[Step], qos: Mapping[str, Sequence[Any]], socket_dir: str) -> None:
     for step in steps:
         match step:
             case Create(OvsPort() as port):
                 for left in qos.get(port.name, ()):
                     left.delete()
-                _create(api, txn, port)
+                _create(api, txn, port, socket_dir)
             case Update(_, OvsPort() as port):
-                _update(api, port, changes_of(step))
+                _update(api, port, changes_of(step), socket_dir)
             case Delete(OvsPort() as port):
                 row = _row(api, "Port", port.name)
                 if row is not None:
@@ -170,15 +172,16 @@ def _compose(api: Any, txn: Any, steps: Sequence[Step], qos: Mapping[str, Sequen
                 raise StepFailed(f"ovsdbapp does not serve {step.part.kind} {step.part.name}")
 
 
-def _create(api: Any, txn: Any, port: OvsPort) -> None:
+def _create(api: Any, txn: Any, port: OvsPort, socket_dir: str) -> None:
     _bridge(api, port.bridge)
     added = api.add_port(
         port.bridge,
         port.name,
         may_exist=False,
         type=port.type,
-        options=OPTIONS.get(port.type, {}),
+        options=options_of(port, socket_dir),
         external_ids=ids_of(port),
+        **_mtu_of(api, port),
     )
     added.run_idl(txn)
     row = txn._txn_rows[added.result]
@@ -190,7 +193,14 @@ def _create(api: Any, txn: Any, port: OvsPort) -> None:
         row.qos = qos
 
 
-def _update(api: Any, port: OvsPort, changes: dict[str, object]) -> None:
+def _mtu_of(api: Any, port: OvsPort) -> dict[str, int]:
+    """The MTU that a row is made with, where the switch has the column and the row no device."""
+    if isinstance(port, VhostUserPort) and port.mtu and "mtu_request" in api.columns["Interface"]:
+        return {"mtu_request": port.mtu}
+    return {}
+
+
+def _update(api: Any, port: OvsPort, changes: dict[str, object], socket_dir: str) -> None:
     row = _row(api, "Port", port.name)
     interface = row.interfaces[0]
     # Whose port it is was judged by these; if they change meanwhile the server asks for another try.
@@ -202,9 +212,15 @@ def _update(api: Any, port: OvsPort, changes: dict[str, object]) -> None:
             interface.setkey("external_ids", key, changes[attribute])
         elif key in interface.external_ids:
             interface.delkey("external_ids", key)
-    if "type" in changes:
-        interface.type = changes["type"]
-        interface.options = OPTIONS.get(str(changes["type"]), {})
+    if {"type", "socket_as_configured"} & changes.keys():
+        interface.type = port.type
+        interface.verify("options")
+        # A vhost-user port keeps the options that others gave it.
+        kept = interface.options if isinstance(port, VhostUserPort) else {}
+        others = {key: value for key, value in kept.items() if key != SOCKET}
+        interface.options = {**others, **options_of(port, socket_dir)}
+    if "mtu" in changes:
+        interface.mtu_request = changes["mtu"] or []
     if "bridge" in changes:
         # Moved, not deleted and added: row, ofport and other_config stay.
         target = _bridge(api, port.bridge)
@@ -240,14 +256,15 @@ def _complaint(api: Any, name: str, deadline: float) -> str:
     return complaint_about(row)
 
 
-def _observed(api: Any, names: Collection[str] | None) -> Observed:
+def _observed(api: Any, names: Collection[str] | None, socket_dir: str) -> Observed:
     bridges = list(api.tables["Bridge"].rows.values())
     holders = {row.uuid: bridge.name for bridge in bridges for row in bridge.ports}
     if names is None:
         names = [row.name for row in api.tables["Interface"].rows.values() if key_of(row.name)]
     rows = [row for name in sorted(names) if (row := _row_of(api, name, holders)) is not None]
     version = api._ovs.ovs_version
-    return observed(rows, {one.name: one.datapath_type for one in bridges}, version[0] if version else "")
+    switches = {one.name: one.datapath_type for one in bridges}
+    return observed(rows, switches, version[0] if version else "", socket_dir)
 
 
 def _row_of(api: Any, name: str, holders: Mapping[Any, str]) -> Row | None:
@@ -263,6 +280,8 @@ def _row_of(api: Any, name: str, holders: Mapping[Any, str]) -> Row | None:
         ofport=interface.ofport[0] if interface.ofport else None,
         error=interface.error[0] if interface.error else "",
         tag=port.tag[0] if alone and port.tag else None,
+        options=interface.options,
+        mtu_request=next(iter(interface.mtu_request), 0) if "mtu_request" in api.columns["Interface"] else None,
     )
 
 

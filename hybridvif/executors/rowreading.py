@@ -30,6 +30,11 @@ class RowReader:
         self._ports: dict[str, str] = {}
         """The uuid of each Port that was seen, by name."""
 
+    @property
+    def has_mtu_request(self) -> bool:
+        """Whether an Interface has this column, by what was read last."""
+        return "mtu_request" in self._columns["Interface"]
+
     @contextmanager
     def reading(self, names: Collection[str] | None, deadline: float) -> Iterator[Rows]:
         """A function that tells a connection that has just answered, and what the server held under these names.

@@ -15,9 +15,10 @@ from hybridvif.errors import BridgeMissing
 from hybridvif.executors import bridgerows, qosrows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.jsonrpc import Operation
-from hybridvif.executors.ovsrows import IDS, OPTIONS, Row, columns_at_birth, ids_of
+from hybridvif.executors.ovsrows import IDS, SOCKET, Row, columns_at_birth, ids_of, options_of
 from hybridvif.names import key_of
-from hybridvif.parts import OvsPort
+from hybridvif.parts import OvsPort, VhostUserPort
+from hybridvif.settings import SOCKET_DIR
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
 FEW = 16
@@ -28,7 +29,7 @@ COLUMNS: Columns = {
     "Open_vSwitch": ("ovs_version",),
     "Bridge": ("_uuid", "name", "datapath_type"),
     "Port": ("_uuid", "name", "interfaces", "tag"),
-    "Interface": ("_uuid", "name", "type", "external_ids", "ofport", "error"),
+    "Interface": ("_uuid", "name", "type", "external_ids", "ofport", "error", "options", "mtu_request"),
 }
 """All that is read; an older Open vSwitch may lack some."""
 
@@ -114,6 +115,8 @@ def _row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder
         ofport=_one(interface["ofport"]),
         error=_one(interface.get("error", ["set", []])) or "",
         tag=tag,
+        options=dict(interface["options"][1]),
+        mtu_request=(_one(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
     )
 
 
@@ -127,6 +130,10 @@ class Companions:
     """The bridges that are made, by name: their datapath types."""
     emptied: Mapping[str, Any] = field(default_factory=dict)
     """The trunk bridges that are left empty, by name: their rows."""
+    socket_dir: str = SOCKET_DIR
+    """Where QEMU listens for the switch."""
+    has_mtu_request: bool = True
+    """Whether this Open vSwitch has that column."""
 
     def bridge_operations(self) -> list[Operation]:
         """The operations about bridges, which are to come first."""
@@ -146,11 +153,11 @@ def operations_of(steps: Sequence[Step], read: Read, besides: Companions = Compa
             case Create(OvsPort() as port):
                 _require(port.bridge, there)
                 operations += qosrows.deletions(qos.get(port.name, ()))
-                operations += _insert(port, at)
+                operations += _insert(port, at, besides)
                 added.setdefault(port.bridge, []).append(["named-uuid", f"port{at}"])
             case Update(_, OvsPort() as port):
                 changes = changes_of(step)
-                operations += _unchanged(port.name, read) + _changed(port, changes, read)
+                operations += _unchanged(port.name, read) + _changed(port, changes, read, besides)
                 if "bridge" in changes:
                     # Moved, not deleted and added: row, ofport and other_config stay.
                     _require(port.bridge, there)
@@ -231,10 +238,12 @@ def _require(bridge: str, there: Collection[str]) -> None:
         )
 
 
-def _insert(port: OvsPort, at: int) -> list[Operation]:
+def _insert(port: OvsPort, at: int, besides: Companions) -> list[Operation]:
     row: dict[str, Any] = {"name": port.name, "external_ids": _map(ids_of(port))}
     if port.type:
-        row |= {"type": port.type, "options": _map(OPTIONS.get(port.type, {}))}
+        row |= {"type": port.type, "options": _map(options_of(port, besides.socket_dir))}
+    if isinstance(port, VhostUserPort) and port.mtu and besides.has_mtu_request:
+        row["mtu_request"] = port.mtu
     holder = {"name": port.name, "interfaces": ["named-uuid", f"interface{at}"], **columns_at_birth(port)}
     operations = [qosrows.insertion(port, f"qos{at}")] if port.qos_type else []
     if port.qos_type:
@@ -259,22 +268,33 @@ def _unchanged(name: str, read: Read) -> list[Operation]:
     return [_wait("Interface", ["_uuid", "==", ["uuid", interface]], {"external_ids": read.external_ids[name]})]
 
 
-def _changed(port: OvsPort, changes: Mapping[str, object], read: Read) -> list[Operation]:
+def _changed(port: OvsPort, changes: Mapping[str, object], read: Read, besides: Companions) -> list[Operation]:
     where = ["_uuid", "==", ["uuid", read.uuids[port.name][0]]]
     written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
     operations = []
     if written:
-        # An insert leaves a key that is there alone (RFC 7047, 5.1), so it goes first.
-        mutations = [["external_ids", "delete", ["set", sorted(written)]]]
-        kept = {key: value for key, value in written.items() if value}
-        if kept:
-            mutations.append(["external_ids", "insert", _map(kept)])
-        operations.append(_mutate("Interface", where, *mutations))
-    if "type" in changes:
-        kind = str(changes["type"])
-        row = {"type": kind, "options": _map(OPTIONS.get(kind, {}))}
+        operations.append(_mutate("Interface", where, *_replaced("external_ids", written)))
+    row: dict[str, Any] = {}
+    if {"type", "socket_as_configured"} & changes.keys():
+        options = options_of(port, besides.socket_dir)
+        row["type"] = port.type
+        if isinstance(port, VhostUserPort):
+            operations.append(_mutate("Interface", where, *_replaced("options", {SOCKET: options.get(SOCKET, "")})))
+        else:
+            row["options"] = _map(options)
+    if "mtu" in changes:
+        row["mtu_request"] = changes["mtu"] or ["set", []]
+    if row:
         operations.append({"op": "update", "table": "Interface", "where": [where], "row": row})
     return operations
+
+
+def _replaced(column: str, values: Mapping[str, str]) -> list[Any]:
+    """The mutations that give these keys of a map these values; "" for none."""
+    # An insert leaves a key that is there alone (RFC 7047, 5.1), so it goes first.
+    mutations: list[Any] = [[column, "delete", ["set", sorted(values)]]]
+    kept = {key: value for key, value in values.items() if value}
+    return [*mutations, [column, "insert", _map(kept)]] if kept else mutations
 
 
 def _select(table: str, columns: Columns, *where: Any) -> Operation:

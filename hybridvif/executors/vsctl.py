@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -21,10 +21,10 @@ from hybridvif.executors.qosrows import goes_with, ports_with_qos
 from hybridvif.executors.recipes import bridge_words, switch_words
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
-from hybridvif.parts import HostState, OvsPort, Part, Role
+from hybridvif.parts import HostState, OvsPort, Part, Role, VhostUserPort
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Step, Update, changes_of
+from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
 SETTLE = 0.1
 """Seconds to wait for ofport and error to follow cur_cfg."""
@@ -43,7 +43,7 @@ class VsctlExecutor:
     """Ports of Open vSwitch by ovs-vsctl."""
 
     role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort})
     programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
     atomic: ClassVar[bool] = True
 
@@ -51,11 +51,13 @@ class VsctlExecutor:
         self._vsctl = Program("ovs-vsctl", settings.program_path)
         self._database = settings.ovsdb_connection
         self._settings = settings
+        self._mtu_request = ",mtu_request"
+        """The column, unless this Open vSwitch was seen to have none."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
         rows, bridges, version = self._read(names, deadline)
-        return observed(rows, bridges, version)
+        return observed(rows, bridges, version, self._settings.vhost_socket_dir)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """All the steps in one command line, which waits for ovs-vswitchd to have taken them."""
@@ -78,7 +80,7 @@ class VsctlExecutor:
         qos = self._qos_rows(steps, deadline)
         found = [_as_found(step, seen.state) for step in steps]
         words = [word for name, kind in made.items() for word in bridge_words(name, kind)]
-        words += [word for step in found for word in switch_words(step, qos.get(step.part.name, ()))]
+        words += [word for step in found for word in self._words_of(step, qos)]
         words += [word for name in self._emptied(found, deadline) for word in ("--", "del-br", name)]
         if not words:
             # A move to where somebody else has moved it already.
@@ -96,6 +98,12 @@ class VsctlExecutor:
         except ExecutorError as lost:
             # It was committed, so it has not failed; what ovs-vswitchd made of it cannot be read.
             return [Outcome(step, Result.UNKNOWN, f"committed in OVSDB, and not read back: {lost}") for step in steps]
+
+    def _words_of(self, step: Step, qos: Mapping[str, Sequence[str]]) -> list[str]:
+        part = step.part
+        if isinstance(step, Create) and isinstance(part, VhostUserPort) and not self._mtu_request:
+            step = Create(replace(part, mtu=None))
+        return switch_words(step, qos.get(part.name, ()), self._settings.vhost_socket_dir)
 
     def _resolved(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
         """A command line that did not end: committed and not acknowledged, or not known."""
@@ -137,7 +145,7 @@ class VsctlExecutor:
     def _read(self, names: Collection[str] | None, deadline: float) -> tuple[list[Row], dict[str, str], str]:
         """The rows under these names, the bridges, and the version, in one command line."""
         columns = {
-            "Interface": "name,type,external_ids,ofport,error",
+            "Interface": f"name,type,external_ids,ofport,error,options{self._mtu_request}",
             "Port": "_uuid,name,interfaces,tag",
         }
         wanted = sorted(name for name in names or () if key_of(name))
@@ -151,6 +159,10 @@ class VsctlExecutor:
         done = self._run(words, deadline, options=["--format=json", "--no-wait"])
         if done.expired or done.code < 0:
             raise ExecutorError(f"OVSDB at {self._database} does not answer ovs-vsctl (is ovsdb-server hung?)")
+        if done.code and self._mtu_request and "mtu_request" in done.stderr:
+            # It came with Open vSwitch 2.6.
+            self._mtu_request = ""
+            return self._read(names, deadline)
         if done.code:
             lacking = "database connection failed" in done.stderr
             raise ExecutorError(
@@ -278,4 +290,6 @@ def _rows(interfaces: list[Any], ports: list[Any], uuids: list[Any], bridges: li
             ofport=ofport[0] if ofport else None,
             error=error[0] if error else "",
             tag=tag[0] if tag else None,
+            options=one["options"],
+            mtu_request=next(iter(_members(one["mtu_request"])), 0) if "mtu_request" in one else None,
         )

@@ -16,6 +16,7 @@ from hybridvif.parts import (
     Part,
     Tap,
     Veth,
+    VhostUserPort,
     attributes_of,
     births_of,
     with_article,
@@ -108,6 +109,7 @@ def _permit_name(part: Part, names: PortNames) -> None:
         Tap: names.tap,
         MadeTap: names.tap,
         OvsPort: names.switch_end,
+        VhostUserPort: names.vhost_user,
         IvsPort: names.switch_end,
     }.get(type(part))
     if part.name != legal:

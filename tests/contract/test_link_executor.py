@@ -38,7 +38,7 @@ EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
 PORT = make_port()
 TAPPED = make_port(create_tap=os.access("/dev/net/tun", os.R_OK | os.W_OK))
 """The same port with a tap of its own, where this user may make one."""
-QBR, QVB, QVO, TAP = PORT.names
+QBR, QVB, QVO, TAP, _ = PORT.names
 OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
 

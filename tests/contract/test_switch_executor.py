@@ -48,7 +48,7 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 PORT = make_port()
-QBR, QVB, QVO, TAP = PORT.names
+QBR, QVB, QVO, TAP, _ = PORT.names
 OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
 ROW = the(OvsPort, wiring_of(PORT))

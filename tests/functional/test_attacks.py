@@ -43,6 +43,12 @@ def part(kind: str, **more: Any) -> list[Any]:
     return [name, {**values, **more}]
 
 
+def vhost_user(**more: Any) -> list[Any]:
+    (made,) = wiring_of(replace(PORT, vhostuser_mode="server"))
+    name, values = wire.encode_part(made)
+    return [name, {**values, **more}]
+
+
 def deep(depth: int) -> list[Any]:
     nested: list[Any] = []
     for _ in range(depth):
@@ -99,6 +105,18 @@ QUESTIONS: dict[str, Any] = {
     "1 MB": ["x" * 1_000_000],
     "10 MB": ["x" * 10_000_000],
 }
+OF_VHOST_USER: dict[str, dict[str, Any]] = {
+    "a name of a device": {"name": NAMES.switch_end},
+    "another's name": {"name": OTHERS.vhost_user},
+    "a path for a name": {"name": "../../etc/passwd"},
+    "a type of its own": {"type": "dpdk"},
+    "a system device's type": {"type": ""},
+    "a socket elsewhere": {"socket_as_configured": False},
+    "a path for its socket": {"socket_as_configured": "/etc/cron.d"},
+    "a field for a path": {"vhost_server_path": "/etc/cron.d/x"},
+    "a MTU that no packet has": {"mtu": 65_536},
+    "a bridge that is not allowed": {"bridge": "br-ex"},
+}
 PLANS: dict[str, Any] = {
     "None": None,
     "a text": "plans",
@@ -139,6 +157,8 @@ PLANS: dict[str, Any] = {
     "an option as a bridge": [[["create", part("OvsPort", bridge="--all")]]],
     "an internal port": [[["create", part("OvsPort", type="internal")]]],
     "a tunnel": [[["create", part("OvsPort", type="vxlan")]]],
+    "a row of vhost-user's type": [[["create", part("OvsPort", type="dpdkvhostuser")]]],
+    **{f"a vhost-user port with {what}": [[["create", vhost_user(**more)]]] for what, more in OF_VHOST_USER.items()},
     "a tap that is made": [[["create", ["Tap", {"name": NAMES.tap, "master": ""}]]]],
     "a tap that is deleted": [[["delete", ["Tap", {"name": NAMES.tap, "master": ""}]]]],
     "a tap elsewhere": [

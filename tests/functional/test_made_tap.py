@@ -12,7 +12,7 @@ from subprocess import PIPE
 
 import pytest
 
-from hybridvif import PlugFailed, Port, PortRunning, check, plug, unplug
+from hybridvif import PlugFailed, Port, PortRunning, Status, check, plug, unplug
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until
@@ -116,6 +116,28 @@ def test_a_running_vm_is_cut_off_by_force_alone(tapping: Lab) -> None:
     with guest(lab, port, 1):
         assert unplug(port.id, lab.host, force=True).ok
         assert port.names.tap not in lab.links()
+    assert lab.snapshot() == before
+
+
+def test_bound_as_vhost_user_a_port_loses_it_to_no_vm_and_has_it_back_where_the_switch_has_no_dpdk(
+    tapping: Lab,
+) -> None:
+    lab, port = tapping, make_port(create_tap=True)
+    bound = replace(port, create_tap=False, vhostuser_mode="server")
+    before = lab.snapshot()
+    plug(port, lab.host)
+    with guest(lab, port, 1):
+        held = lab.link(port.names.tap)["ifindex"]
+        with pytest.raises(PortRunning, match="has carrier, so a VM runs on it"):
+            plug(bound, lab.host)
+        assert check(port, lab.host) == ()
+        assert lab.link(port.names.tap)["ifindex"] == held
+    with pytest.raises(PlugFailed) as caught:
+        plug(bound, lab.host)
+    assert caught.value.report is not None
+    assert caught.value.report.status is Status.ROLLED_BACK
+    assert check(port, lab.host) == ()
+    assert unplug(port.id, lab.host).ok
     assert lab.snapshot() == before
 
 

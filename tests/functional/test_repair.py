@@ -64,7 +64,8 @@ DRIFTS = [
     Drift(f"echo 0 > /proc/sys/net/ipv4/conf/{QBR}/arp_announce", f"{QBR} arp_announce"),
     Drift(f"ovs-vsctl del-port {QVO}", f"{QVO} absent", row_stays=False),
     Drift(
-        f"ovs-vsctl --may-exist add-br br-two -- set Bridge br-two datapath_type=$(ovs-vsctl get Bridge br-int datapath_type); "
+        "ovs-vsctl --may-exist add-br br-two "
+        "-- set Bridge br-two datapath_type=$(ovs-vsctl get Bridge br-int datapath_type); "
         f"p=$(ovs-vsctl get Port {QVO} _uuid); "
         "ovs-vsctl remove Bridge br-int ports $p -- add Bridge br-two ports $p",
         f"{QVO} bridge",

@@ -17,7 +17,7 @@ Field = tuple[tuple[type, ...], Rule]
 KEY = r"[0-9a-f]{8}-[0-9a-f]{2}"
 UUID = re.compile(r"\A[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}\Z")
 UNICAST = re.compile(r"\A[0-9a-f][02468ace](:[0-9a-f]{2}){5}\Z")
-NAMES = re.compile(rf"\A(?:qbr|qvb|qvo|tap)({KEY})\Z")
+NAMES = re.compile(rf"\A(?:qbr|qvb|qvo|tap|vhu)({KEY})\Z")
 TRUNK = re.compile(r"\Atbr-[A-Za-z0-9_.-]{0,11}\Z")
 BRIDGES = ("br-int", "tbr-5f2c0e1a-7")
 """Those that the fuzzed daemon is configured to allow."""
@@ -116,13 +116,31 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "bridge_name": ((TEXT,), lambda key, value: value == "" or TRUNK.match(value) is not None),
         "datapath_type": ((TEXT,), one_of("", "system", "netdev")),
     },
+    "VhostUserPort": {
+        "name": ((TEXT,), lambda key, value: value == f"vhu{key}"),
+        "bridge": ((TEXT,), one_of(*BRIDGES)),
+        "iface_id": ((TEXT,), any_id),
+        "iface_status": ((TEXT,), one_of("active", "")),
+        "attached_mac": ((TEXT,), lambda key, value: value == "" or unicast(key, value)),
+        "vm_uuid": ((TEXT,), any_id),
+        "port_id": ((TEXT,), own_id),
+        "type": ((TEXT,), one_of("dpdkvhostuser", "dpdkvhostuserclient")),
+        "realized": ((FLAG,), anything),
+        "isolated": ((FLAG,), anything),
+        "qos_type": ((TEXT,), one_of("")),
+        "bridge_name": ((TEXT,), lambda key, value: value == "" or TRUNK.match(value) is not None),
+        "datapath_type": ((TEXT,), one_of("", "system", "netdev")),
+        "mtu": ((NUMBER, ABSENT), lambda key, value: value in (None, 0) or 68 <= value <= 65_535),
+        "socket_as_configured": ((FLAG,), one_of(True)),
+    },
     "IvsPort": {"name": ((TEXT,), lambda key, value: value == f"qvo{key}")},
     "Stray": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
     "StrayPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
 }
 BIRTH = {"multi_queue", "isolated", "qos_type", "datapath_type"}
 """Written when a part is made, and never again; said anew where it moves to a bridge, which may have to be made."""
-MADE = {"Bridge", "Veth", "MadeTap", "OvsPort", "IvsPort"}
+ROWS = {"OvsPort", "VhostUserPort"}
+MADE = {"Bridge", "Veth", "MadeTap", *ROWS, "IvsPort"}
 """What a plan makes and removes; the VM's own device it only moves, if it did not make it."""
 
 
@@ -193,7 +211,7 @@ def _is_of_one_port(plan: Any) -> bool:
     said, had = set(), set()
     for verb, *parts in plan:
         kind, values = parts[-1]
-        if kind != "OvsPort":
+        if kind not in ROWS:
             said |= {mark for _, part in parts for mark in (part.get("alias"), part.get("peer_alias"))}
             continue
         before = parts[0][1]

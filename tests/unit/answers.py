@@ -18,7 +18,7 @@ VM = "0b1c2d3e-0000-4000-8000-000000000002"
 MAC = "fa:16:3e:aa:bb:cc"
 PORT = Port(id=ID, mac=MAC, instance_id=VM, mtu=1450)
 OTHER = Port(id=OTHER_ID, mac="fa:16:3e:aa:bb:dd", instance_id=VM)
-QBR, QVB, QVO, TAP = PORT.names
+QBR, QVB, QVO, TAP, _ = PORT.names
 OPTIONS = ["--mac", MAC, "--instance", VM, "--mtu", "1450"]
 
 

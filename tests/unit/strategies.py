@@ -15,8 +15,33 @@ from hypothesis import settings
 from hypothesis import strategies as st
 
 from hybridvif.names import KEY_LENGTH
-from hybridvif.parts import PARKED, Bridge, HostState, IvsPort, MadeTap, OvsPort, Part, Tap, Veth, as_seen, differences
-from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MAX_TAP_MTU, MIN_MTU, NONE, QOS_TYPES, Port, VifType, is_mac
+from hybridvif.parts import (
+    PARKED,
+    VHOST_USER_TYPES,
+    Bridge,
+    HostState,
+    IvsPort,
+    MadeTap,
+    OvsPort,
+    Part,
+    Tap,
+    Veth,
+    VhostUserPort,
+    as_seen,
+    differences,
+)
+from hybridvif.port import (
+    DATAPATH_TYPES,
+    MAX_MTU,
+    MAX_TAP_MTU,
+    MIN_MTU,
+    NONE,
+    QOS_TYPES,
+    VHOSTUSER_MODES,
+    Port,
+    VifType,
+    is_mac,
+)
 from hybridvif.steps import Step, simulate
 from hybridvif.wiring import wiring_of
 
@@ -42,12 +67,19 @@ PORT = Port(
 NAMES = PORT.names
 WIRING = wiring_of(PORT)
 BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
+VHOST_USER = the(VhostUserPort, wiring_of(replace(PORT, vhostuser_mode="server")))
+"""The row of the same port, were it a vhost-user port."""
 TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
 TAPPED = replace(PORT, create_tap=True)
 """The same port, whose tap is made for it."""
 MADE_TAP = the(MadeTap, wiring_of(TAPPED))
 
 FOREIGN_BRIDGE = "br-foreign"
+
+HYBRID = ("",)
+"""The only mode of a port that has links."""
+NO_LINKS: dict[str, Any] = {"call_iptables": False, "create_tap": False, "multiqueue": False, "qos_type": ""}
+"""What a vhost-user port has none of."""
 
 uuids = st.uuids().map(str)
 macs = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":")).filter(is_mac)
@@ -59,11 +91,18 @@ numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))
 
 
 @st.composite
-def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) -> Port:
-    """Any legal Port."""
+def ports(
+    draw: st.DrawFn,
+    vif_types: st.SearchStrategy[VifType] | None = None,
+    modes: tuple[str, ...] = ("", *VHOSTUSER_MODES),
+) -> Port:
+    """Any legal Port; modes: of vhost-user, "" for a hybrid one, which is what half of all are."""
     vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
-    create_tap = draw(st.booleans())
     of_a_row = {"isolate": st.booleans(), "qos_type": st.sampled_from(["", NONE, *QOS_TYPES])}
+    mode = draw(st.sampled_from(["", *modes])) if vif_type is VifType.OVS else ""
+    create_tap = not mode and draw(st.booleans())
+    if mode:
+        of_a_row |= {"vhostuser_mode": st.just(mode), "qos_type": st.sampled_from(["", NONE])}
     of_a_row |= {"datapath_type": st.sampled_from(["", *DATAPATH_TYPES])}
     plain = st.builds(
         Port,
@@ -74,7 +113,7 @@ def ports(draw: st.DrawFn, vif_types: st.SearchStrategy[VifType] | None = None) 
         mtu=st.integers(MIN_MTU, MAX_TAP_MTU if create_tap else MAX_MTU),
         create_tap=st.just(create_tap),
         multiqueue=st.booleans() if create_tap else st.just(False),
-        call_iptables=st.booleans(),
+        call_iptables=st.just(False) if mode else st.booleans(),
         bridge=switch_bridges,
         vif_type=st.just(vif_type),
         **(of_a_row if vif_type is VifType.OVS else {}),
@@ -133,6 +172,11 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
     },
     IvsPort: {},
 }
+_DRIFT[VhostUserPort] = _DRIFT[OvsPort] | {
+    "type": st.sampled_from(sorted(VHOST_USER_TYPES.values())),
+    "mtu": st.sampled_from([None, 0]) | numbers,
+    "socket_as_configured": st.booleans(),
+}
 
 
 @st.composite
@@ -151,6 +195,10 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     names, wiring = port.names, wiring_of(port)
     wanted = [part for part in wiring if draw(st.booleans().map(lambda absent: not absent))]
     state = HostState().having(*(draw(drifted(as_seen(part))) for part in wanted))
+    if port.vhostuser_mode and draw(st.integers(0, 9)) == 9:
+        # It was a hybrid port before, with a tap that was made for it where it can have one.
+        hybrid = replace(port, vhostuser_mode="", create_tap=port.mtu <= MAX_TAP_MTU)
+        state = state.having(*(as_seen(part) for part in wiring_of(hybrid)))
     masters = ["", names.bridge] if names.bridge in state.links else [""]
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     if isinstance(veth, Veth):
@@ -158,6 +206,13 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     if isinstance(row, OvsPort):
         can_realize = stale or (isinstance(veth, Veth) and row.type == "")
         state = state.having(replace(row, realized=can_realize and not draw(st.booleans())))
+    plugged_so = state.ports.get(names.vhost_user)
+    if isinstance(plugged_so, VhostUserPort):
+        state = state.having(replace(plugged_so, realized=draw(st.booleans())))
+    elif draw(st.integers(0, 9)) == 9 and port.vif_type is VifType.OVS and isinstance(row, OvsPort):
+        # It was a vhost-user port before, or was made one beside by another tool.
+        other = wiring_of(replace(port, vhostuser_mode="client", **NO_LINKS))
+        state = state.having(as_seen(other.ports[names.vhost_user]))
     tap = state.links.get(names.tap)
     if isinstance(tap, MadeTap):
         state = state.having(replace(tap, master=draw(st.sampled_from(masters[::-1]))))

@@ -33,7 +33,19 @@ from hybridvif.attempts import BATCH
 from hybridvif.facts import Observed
 from hybridvif.host import GRACE, Host, NoAnswer, NotAsked, Outcomes
 from hybridvif.locks import LockTimeout
-from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Role, Stray, StrayPort, Tap, agree
+from hybridvif.parts import (
+    NOTHING,
+    PARKED,
+    HostState,
+    IvsPort,
+    OvsPort,
+    Role,
+    Stray,
+    StrayPort,
+    Tap,
+    VhostUserPort,
+    agree,
+)
 from hybridvif.port import Port, VifType
 from hybridvif.privileged.identification import refusals
 from hybridvif.privileged.policy import permit_names, permit_plans
@@ -42,7 +54,7 @@ from hybridvif.rounds import PAUSES, TRIES
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history
+from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, the
 
 TWIN = replace(PORT, id="5f2c0e1a-7b00-4c00-8000-0000000000ff")
 """Another port, with the same first 11 characters."""
@@ -554,6 +566,24 @@ def test_a_running_vm_is_cut_off_only_by_force(state: HostState, carrier: set[st
     assert host.state == state
     assert unplug(PORT.id, host, force=True).ok
     assert not host.state.ports
+
+
+def test_a_vhost_user_port_that_the_switch_has_under_another_socket_is_left_and_told() -> None:
+    bound = replace(PORT, vhostuser_mode="server")
+    wiring = wiring_of(bound)
+    elsewhere = replace(the(VhostUserPort, wiring), socket_as_configured=False)
+    host = GuardedHost(HostState().having(elsewhere))
+    for refused in (plug, check):
+        with pytest.raises(Conflict, match="keeps to it; set that to where it is, or unplug the port and plug it"):
+            refused(bound, host)
+    assert host.state == HostState().having(elsewhere)
+    # Of another type it is opened anew; where it was not taken it holds to nothing; and a listener's path is nobody's.
+    listening = replace(elsewhere, type="dpdkvhostuser")
+    for found in (listening, replace(elsewhere, realized=False)):
+        assert plug(bound, GuardedHost(HostState().having(found))).changed
+    for found in (listening, elsewhere):
+        assert plug(replace(bound, vhostuser_mode="client"), GuardedHost(HostState().having(found))).changed
+    assert unplug(PORT.id, host).changed
 
 
 def test_a_tap_that_nobody_holds_open_is_no_running_vm() -> None:

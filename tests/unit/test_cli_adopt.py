@@ -71,3 +71,11 @@ def test_half_a_port_is_named(lost: str) -> None:
     found = candidates(host.observe(None, 0.0))
     assert found.ports == []
     assert "only half there" in found.skipped[0]["reason"]
+
+
+def test_a_vhost_user_port_is_named_and_left() -> None:
+    host = plugged(replace(PORT, vhostuser_mode="client"))
+    (skipped,) = candidates(host.observe(None, 0.0)).skipped
+    assert skipped["reason"] == (
+        "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
+    )

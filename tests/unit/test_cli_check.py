@@ -11,7 +11,7 @@ from hybridvif import MadeTap, Port, RecordingHost, Tap
 from hybridvif.cli.checking import answer_of
 from hybridvif.errors import InvalidInput
 from hybridvif.facts import Observed
-from hybridvif.parts import OvsPort, Part, attributes_of
+from hybridvif.parts import OvsPort, Part, VhostUserPort, attributes_of
 from hybridvif.reasons import REASONS
 from tests.unit.answers import (
     ID,
@@ -78,21 +78,31 @@ UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables
     ids=lambda x: getattr(x, "kind", x),
 )
 def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], attribute: str) -> None:
-    host = plugged(PORT)
+    more: dict[str, Any] = {"vhostuser_mode": "server"} if kind is VhostUserPort else {}
+    host = plugged(replace(PORT, **more))
     part: Any = next(part for part in host.state if isinstance(part, kind))
     value = getattr(part, attribute)
     wrong = (not value) if isinstance(value, bool) else value + 7 if isinstance(value, int) else "wrong"
     if attribute == "master":
         wrong = ""
-    host.state = host.state.having(replace(part, **{attribute: wrong}))
-    answer = answer_of([WHOLE], host, reasons=True)
+    # A socket can be put right only while the switch has not taken the port.
+    not_taken = {"realized": False} if attribute == "socket_as_configured" else {}
+    host.state = host.state.having(replace(part, **{attribute: wrong}, **not_taken))
+    answer = answer_of([replace(WHOLE, fields={**WHOLE.fields, **more})], host, reasons=True)
     assert answer.exit_code == 3
     (port,) = ports_of(answer)
     found = {drift["attribute"] for drift in port["drift"]}
-    assert found == ({"type"} if attribute == "type" else {attribute})
+    assert found == {attribute, *not_taken}
     assert str(REASONS[kind, attribute]) in text_of(answer)
     assert host.steps == []
     json.dumps(answer.document)
+
+
+def test_a_port_that_is_asked_for_with_a_tap_is_no_vhost_user_port_whatever_is_there() -> None:
+    host = plugged(replace(PORT, vhostuser_mode="server"))
+    assert answer_of([asked()], host).exit_code == 0
+    (port,) = ports_of(answer_of([replace(WHOLE, fields={**WHOLE.fields, "create_tap": True})], host))
+    assert {drift["kind"] for drift in port["drift"]} >= {"made-tap", "ovs-port", "vhost-user-port"}
 
 
 def test_a_cleared_id_is_drift_even_if_nobody_says_what_it_should_be() -> None:

@@ -147,26 +147,22 @@ def test_every_field_of_a_port_can_stand_in_a_file(tmp_path: Path) -> None:
         "isolate": True,
         "create_tap": True,
         "multiqueue": True,
+        "vhostuser_mode": "",
         "qos_type": "linux-noop",
         "datapath_type": "netdev",
     }
     assert set(full) == {spec.name for spec in fields(Port)} == set(FIELDS)
     (port,) = read_ports(file_of(tmp_path, [full]))
     assert port.whole() == Port(**{**full, "vif_type": VifType.OVS})
+    (port,) = read_ports(file_of(tmp_path, [{**ENTRY, "vhostuser_mode": "server"}]))
+    assert port.whole() == Port(**ENTRY, vhostuser_mode="server")
 
 
 def test_the_options_of_plug_mean_the_same_port_again() -> None:
     full = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=9000, bridge="br-x")
-    full = replace(
-        full,
-        call_iptables=True,
-        isolate=True,
-        create_tap=True,
-        multiqueue=True,
-        qos_type="none",
-        datapath_type="system",
-    )
-    for port in (PORT, full):
+    full = replace(full, call_iptables=True, isolate=True, qos_type="none", datapath_type="system")
+    tapped = replace(full, create_tap=True, multiqueue=True)
+    for port in (PORT, full, tapped, replace(full, call_iptables=False, vhostuser_mode="client")):
         (asked,) = asked_ports(cli.parsed(["plug", *options_of(port)]))
         assert asked.whole() == port
 

@@ -14,7 +14,7 @@ from hybridvif.cli.screen import Paint
 from hybridvif.cli.topology import Plugged, Standing, fix_of, plugged_ports
 from hybridvif.errors import InvalidInput
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.parts import HostState, OvsPort
+from hybridvif.parts import HostState, OvsPort, VhostUserPort
 from tests.unit.answers import (
     ID,
     MAC,
@@ -197,7 +197,7 @@ def test_the_document_of_show_is_whole() -> None:
     document = show.answer_of(host).document
     (port,) = json.loads(json.dumps(document))["ports"]
     assert (port["port"], port["state"], port["ofport"], port["iface_id"]) == (ID, "drift", 1, ID)
-    assert port["names"] == {"bridge": QBR, "bridge_end": QVB, "switch_end": QVO, "tap": TAP}
+    assert port["names"] == {"bridge": QBR, "bridge_end": QVB, "switch_end": QVO, "tap": TAP, "vhost_user": VHU}
     assert port["members"] == [{"name": TAP, "kind": "tap", "up": True, "carrier": False}]
     assert [(one["attribute"], one["after"]) for one in port["drift"]] == [("attached_mac", "?")]
     assert port["fix"][:5] == ["hybridvif", "plug", ID, "--mac", "MAC"]
@@ -250,3 +250,35 @@ def test_every_wiring_is_in_order() -> None:
     for port in (PORT, OTHER, Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=68)):
         (seen,) = plugged_ports(Observed(wiring_of(port), Facts()))
         assert (seen.standing, seen.port_id, seen.filled.port) == (Standing.IN_ORDER, port.id, port)
+
+
+VHU = PORT.names.vhost_user
+
+
+@pytest.fixture
+def vhost_user() -> RecordingHost:
+    return plugged(replace(PORT, vhostuser_mode="server"))
+
+
+def test_a_vhost_user_port_is_drawn_with_nothing_behind_it(vhost_user: RecordingHost) -> None:
+    assert text_of(show.answer_of(vhost_user)).splitlines() == [
+        "br-int (simulated, netdev)",
+        f"+-- {VHU}  ofport 1  iface-id {ID}  in order",
+        "    +-- = dpdkvhostuserclient  mtu 1450",
+    ]
+    assert only(vhost_user).filled.port == replace(PORT, vhostuser_mode="server")
+    (listed,) = ports_of(listing.answer_of(vhost_user))
+    assert (listed["port"], listed["bridge"], listed["mtu"], listed["state"]) == (ID, "br-int", 1450, "in-order")
+    assert f'"{VHU}" -- "br-int" [label="ofport 1"]' in dot([only(vhost_user)])
+
+
+def test_a_vhost_user_port_out_of_order_is_mended_by_a_plug_that_says_its_mode(vhost_user: RecordingHost) -> None:
+    row = vhost_user.state.ports[VHU]
+    assert isinstance(row, VhostUserPort)
+    vhost_user.state = vhost_user.state.having(replace(row, mtu=0, socket_as_configured=False))
+    port = only(vhost_user)
+    assert port.standing is Standing.DRIFT
+    assert "--vhostuser-mode server" in " ".join(fix_of(port) or [])
+    assert "dpdkvhostuserclient  mtu none" in text_of(show.answer_of(vhost_user))
+    assert f'"{VHU}" [color=orange' in dot([port])
+    assert "stroke:orange" in mermaid([port])

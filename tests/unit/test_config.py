@@ -249,3 +249,17 @@ def test_a_program_that_has_read_its_own_configuration_keeps_it(write: Write) ->
     one, two = write(deadline=5), write(name="two.conf", deadline=7)
     done = subprocess.run([sys.executable, "-c", PROGRAM, one, two], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:4] == ["5.0", "5.0", "True True True", "theirs nova"]
+
+
+@pytest.mark.parametrize("directory", ["/var/run/openvswitch", "/run/vhost.d/a_b-c", "/" + 91 * "x"])
+def test_sockets_are_in_any_directory_whose_path_is_plain(write: Write, directory: str) -> None:
+    assert settings_from(write(vhost_socket_dir=directory)).vhost_socket_dir == directory
+
+
+@pytest.mark.parametrize(
+    "directory", ["", "run", "/", "/run/", "/run/../etc", "/run//x", "/r n", "/run;x", "/" + 92 * "x"]
+)
+def test_a_directory_of_sockets_that_could_lead_elsewhere_is_told(write: Write, directory: str) -> None:
+    assert f"[hybridvif] vhost_socket_dir: {directory!r} is no absolute path" in complaint(
+        write(vhost_socket_dir=directory)
+    )

@@ -133,7 +133,9 @@ def anchors_of(text: str) -> set[str]:
 
 
 def parts_of_a_plugged_port() -> Iterable[Part]:
-    return [*wiring_of(replace(PORT, mtu=1450, create_tap=True)), Tap(name=NAMES.tap, master=NAMES.bridge)]
+    hybrid = replace(PORT, mtu=1450, create_tap=True)
+    vhost_user = replace(PORT, mtu=1450, vhostuser_mode="server")
+    return [*wiring_of(hybrid), Tap(name=NAMES.tap, master=NAMES.bridge), *wiring_of(vhost_user)]
 
 
 @pytest.mark.parametrize("part", parts_of_a_plugged_port(), ids=lambda part: part.kind)

@@ -11,7 +11,7 @@ from hybridvif.errors import NameCollision, PlugFailed, UnplugFailed
 from hybridvif.identity import claim
 from hybridvif.parts import NOTHING, HostState, IvsPort, Stray, StrayPort
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH
+from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, WIRING
 
 OURS = PORT.id
 THEIRS = "5f2c0e1a-7b00-4c00-8000-00000000000f"
@@ -140,3 +140,13 @@ def test_of_two_ports_with_one_name_the_second_is_refused_in_either_order(first:
     claim(plugged, first)
     with pytest.raises(NameCollision):
         claim(plugged, second)
+
+
+def test_links_of_ours_do_not_speak_for_a_vhost_user_row_of_anothers() -> None:
+    for row in (replace(VHOST_USER, iface_id=THEIRS), replace(VHOST_USER, port_id=THEIRS)):
+        with pytest.raises(NameCollision, match=THEIRS):
+            claim(WIRING.having(row), OURS)
+        with pytest.raises(NameCollision, match=THEIRS):
+            claim(HostState().having(row), OURS)
+    claim(WIRING.having(VHOST_USER), OURS)
+    claim(HostState().having(replace(VHOST_USER, iface_id=INTERFACE)), OURS, INTERFACE)

@@ -21,12 +21,26 @@ from hybridvif.parts import (
     StrayPort,
     Tap,
     Veth,
+    VhostUserPort,
     attributes_of,
 )
 from hybridvif.port import MAX_MTU, MIN_MTU, VifType
 from hybridvif.settings import Settings
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of, the
+from tests.unit.strategies import (
+    BRIDGE,
+    MADE_TAP,
+    NAMES,
+    PORT,
+    ROW,
+    TAP,
+    VETH,
+    VHOST_USER,
+    WIRING,
+    ports,
+    states_of,
+    the,
+)
 
 OTHER = "91d3aa02-4100-4c00-8000-000000000003"
 
@@ -103,12 +117,19 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
     },
     IvsPort: {},
 }
+LIMITS[VhostUserPort] = LIMITS[OvsPort] | {
+    "type": (["dpdkvhostuser", "dpdkvhostuserclient"], ["", PARKED, "dpdk", "internal", None, 0]),
+    "qos_type": ([""], ["linux-noop", "none", None]),
+    "mtu": ([None, 0, MIN_MTU, 1500, MAX_MTU], [MIN_MTU - 1, MAX_MTU + 1, -1, "1500", 1500.0, True, False]),
+    "socket_as_configured": ([True], [False, 1, None, "/run/openvswitch"]),
+}
 WHOLE: dict[type[Part], Part] = {
     Bridge: BRIDGE,
     Veth: VETH,
     Tap: TAP,
     MadeTap: MADE_TAP,
     OvsPort: ROW,
+    VhostUserPort: VHOST_USER,
     IvsPort: IvsPort(name=NAMES.switch_end),
 }
 EVERY = [(kind, attribute) for kind, attributes in LIMITS.items() for attribute in attributes]

@@ -27,7 +27,7 @@ from hybridvif import (
 from hybridvif.executors.linkstate import Device, observed
 from hybridvif.executors.recipes import shell_lines
 from hybridvif.executors.recording import RecordingHost
-from hybridvif.parts import NOTHING, HostState, MadeTap, Tap
+from hybridvif.parts import NOTHING, HostState, MadeTap, Tap, agree
 from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import MAX_MTU, MAX_TAP_MTU
 from hybridvif.privileged.identification import needs_proof, permit_found
@@ -130,6 +130,21 @@ def test_one_that_a_vm_holds_stops_an_unplug_wherever_it_is() -> None:
             unplug(PORT.id, host)
         assert unplug(PORT.id, host, force=True).ok
         assert host.state == NOTHING
+
+
+def test_it_goes_where_its_port_is_bound_as_vhost_user_but_from_no_vm_that_holds_it() -> None:
+    bound = replace(PORT, vhostuser_mode="server")
+    host = host_of(WHOLE)
+    host.simulation.carrier.add(NAMES.tap)
+    for refused in (plug, check):
+        with pytest.raises(PortRunning, match="refused to plug it as a vhost-user port, since tap"):
+            refused(bound, host)
+    assert host.state == WHOLE
+    host.simulation.carrier.clear()
+    assert plug(bound, host).ok
+    assert agree(host.state, wiring_of(bound))
+    assert plug(TAPPED, host).ok
+    assert host.state == WHOLE
 
 
 def test_a_plug_that_fails_takes_back_the_tap_that_it_made_and_no_other() -> None:

@@ -14,8 +14,9 @@ ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
 KEY = "5f2c0e1a-7b"
 
 
-def test_a_port_has_four_names_of_prefix_and_eleven_characters() -> None:
-    assert names_of(ID) == PortNames("qbr5f2c0e1a-7b", "qvb5f2c0e1a-7b", "qvo5f2c0e1a-7b", "tap5f2c0e1a-7b")
+def test_a_port_has_five_names_of_prefix_and_eleven_characters() -> None:
+    names = PortNames("qbr5f2c0e1a-7b", "qvb5f2c0e1a-7b", "qvo5f2c0e1a-7b", "tap5f2c0e1a-7b", "vhu5f2c0e1a-7b")
+    assert names_of(ID) == names
 
 
 def test_names_are_a_value() -> None:
@@ -26,9 +27,9 @@ def test_names_are_a_value() -> None:
     assert hash(names) == hash(names_of(ID))
 
 
-def test_names_come_in_the_order_bridge_bridge_end_switch_end_tap() -> None:
+def test_names_come_in_the_order_bridge_bridge_end_switch_end_tap_vhost_user() -> None:
     names = names_of(ID)
-    assert list(names) == [names.bridge, names.bridge_end, names.switch_end, names.tap]
+    assert list(names) == [names.bridge, names.bridge_end, names.switch_end, names.tap, names.vhost_user]
 
 
 @given(uuids)
@@ -71,7 +72,7 @@ def test_an_id_that_is_no_canonical_uuid_has_no_names(port_id: str) -> None:
     assert repr(port_id) in str(refusal.value)
 
 
-@pytest.mark.parametrize("name", [f"qbr{KEY}", f"qvb{KEY}", f"qvo{KEY}", f"tap{KEY}"])
+@pytest.mark.parametrize("name", [f"qbr{KEY}", f"qvb{KEY}", f"qvo{KEY}", f"tap{KEY}", f"vhu{KEY}"])
 def test_a_name_of_our_grammar_has_a_key(name: str) -> None:
     assert key_of(name) == KEY
 
@@ -83,7 +84,7 @@ def test_a_name_of_our_grammar_has_a_key(name: str) -> None:
         "eth0",
         "br-int",
         KEY,
-        f"vhu{KEY}",
+        f"vnt{KEY}",
         f"QBR{KEY}",
         f"qbr{KEY.upper()}",
         f"qbr{KEY}0",

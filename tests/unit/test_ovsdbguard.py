@@ -21,12 +21,13 @@ from hybridvif.planner import plan
 from hybridvif.port import Port, VifType
 from hybridvif.steps import Create, Delete, Step, Update
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import ROW, history, ports, states_of
+from tests.unit.strategies import ROW, VHOST_USER, history, ports, states_of
 
 INTERFACE, HOLDER, QOS = (f"0000000{at}-0000-4000-8000-000000000000" for at in (1, 2, 3))
 OTHERS = "99999999-0000-4000-8000-000000000000"
 BRIDGES = ("br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d")
 KNOWN = Known(BRIDGES.__contains__, {"Interface": [INTERFACE], "Port": [HOLDER], "QoS": [QOS]})
+OF_VHOST_USER = replace(KNOWN, names={INTERFACE: VHOST_USER.name})
 
 
 def sent_for(
@@ -64,7 +65,7 @@ def test_every_transaction_of_a_plug_and_an_unplug_is_sent(data: st.DataObject, 
                         operations = sent_for([step], parked)
                     except StepFailed:
                         continue
-                    assert objection_to(operations, KNOWN) == ""
+                    assert objection_to(operations, replace(KNOWN, names={INTERFACE: step.part.name})) == ""
 
 
 BORN = replace(ROW, isolated=True, qos_type="linux-noop")
@@ -257,3 +258,108 @@ def test_the_switch_itself_is_told_of_nothing_else(mutation: Any) -> None:
             changed = copy.deepcopy(transaction)
             changed[transaction.index(one)]["mutations"] = [mutation]
             assert objection_to(changed, known)
+
+
+# Vhost-user ports.
+
+ELSEWHERE = ["map", [["vhost-server-path", f"/etc/{VHOST_USER.name}"]]]
+OWN = ["map", [["vhost-server-path", f"/var/run/openvswitch/{VHOST_USER.name}"]]]
+
+
+def made_vhost_user(**columns: Any) -> list[Any]:
+    transaction = sent_for([Create(VHOST_USER)], NOTHING)
+    (one,) = writes(transaction, "Interface")
+    one["row"] = {name: value for name, value in {**one["row"], **columns}.items() if value != "left out"}
+    return transaction
+
+
+def changed_row(**columns: Any) -> list[Any]:
+    where = [["_uuid", "==", ["uuid", INTERFACE]]]
+    return [{"op": "update", "table": "Interface", "where": where, "row": columns}]
+
+
+def test_a_vhost_user_port_is_made_and_changed() -> None:
+    assert objection_to(made_vhost_user(), KNOWN) == ""
+    assert objection_to(made_vhost_user(type="dpdkvhostuser", options=["map", []]), KNOWN) == ""
+    assert objection_to(made_vhost_user(mtu_request="left out"), KNOWN) == ""
+    found = replace(VHOST_USER, type="dpdkvhostuser", mtu=0)
+    for before, after in ((found, VHOST_USER), (VHOST_USER, found)):
+        sent = sent_for([Update(before, after)], HostState().having(before))
+        assert objection_to(sent, OF_VHOST_USER) == ""
+        assert objection_to(sent, KNOWN)
+
+
+@pytest.mark.parametrize(
+    "columns",
+    [
+        {"options": ELSEWHERE},
+        {"options": "left out"},
+        {"options": ["map", [*OWN[1], *OWN[1]]]},
+        {"options": ["map", [*OWN[1], ["n_rxq", "2"]]]},
+        {"options": ["set", []]},
+        {"type": "dpdkvhostuser"},
+        {"type": "dpdk", "options": ["map", []]},
+        {"type": "", "options": ["map", []]},
+        {"type": "patch", "options": ["map", [["peer", "nobody"]]]},
+        {"type": "left out", "options": "left out"},
+        {"type": ["set", []]},
+        {"mtu_request": 67},
+        {"mtu_request": True},
+        {"mtu_request": "1500"},
+        {"name": ROW.name},
+    ],
+)
+def test_a_vhost_user_port_is_made_of_nothing_else(columns: dict[str, Any]) -> None:
+    assert objection_to(made_vhost_user(**columns), KNOWN).startswith("refused: ")
+
+
+@pytest.mark.parametrize(
+    ("known", "columns"),
+    [
+        (OF_VHOST_USER, {"type": "dpdkvhostuserclient", "options": ELSEWHERE}),
+        (OF_VHOST_USER, {"type": "dpdkvhostuserclient", "options": OWN}),
+        (OF_VHOST_USER, {"type": "dpdk"}),
+        (OF_VHOST_USER, {"type": ["set", []]}),
+        (OF_VHOST_USER, {"options": OWN}),
+        (OF_VHOST_USER, {"mtu_request": 67}),
+        (OF_VHOST_USER, {"type": "", "options": ["map", []]}),
+        (KNOWN, {"type": "dpdkvhostuserclient", "options": OWN}),
+        (replace(KNOWN, names={INTERFACE: ROW.name}), {"mtu_request": 1500}),
+        (replace(KNOWN, names={INTERFACE: ROW.name}), {"type": "dpdkvhostuser", "options": ["map", []]}),
+    ],
+)
+def test_no_row_is_changed_into_another_kind_or_told_of_another_socket(known: Known, columns: dict[str, Any]) -> None:
+    assert objection_to(changed_row(**columns), known).startswith("refused: ")
+
+
+def changed_option(verb: str, value: Any) -> list[Any]:
+    (one,) = changed_row()
+    del one["row"]
+    return [{**one, "op": "mutate", "mutations": [["options", verb, value]]}]
+
+
+@pytest.mark.parametrize(("verb", "value"), [("insert", OWN), ("delete", ["set", ["vhost-server-path"]])])
+def test_of_its_options_a_vhost_user_port_is_given_its_own_socket(verb: str, value: Any) -> None:
+    assert objection_to(changed_option(verb, value), OF_VHOST_USER) == ""
+    for other in (KNOWN, replace(KNOWN, names={INTERFACE: ROW.name})):
+        assert objection_to(changed_option(verb, value), other).startswith("refused: ")
+    elsewhere = replace(OF_VHOST_USER, socket_dir="/run/s")
+    assert objection_to(changed_option("insert", OWN), elsewhere).startswith("refused: ")
+
+
+@pytest.mark.parametrize(
+    ("verb", "value"),
+    [
+        ("insert", ELSEWHERE),
+        ("insert", ["map", [*OWN[1], ["n_rxq", "2"]]]),
+        ("insert", ["map", [*OWN[1], *ELSEWHERE[1]]]),
+        ("insert", ["map", []]),
+        ("delete", OWN),
+        ("delete", ["set", ["tx-retries-max"]]),
+        ("delete", ["set", ["vhost-server-path", "tx-retries-max"]]),
+        ("delete", "vhost-server-path"),
+        ("+=", OWN),
+    ],
+)
+def test_and_of_no_other_option(verb: str, value: Any) -> None:
+    assert objection_to(changed_option(verb, value), OF_VHOST_USER).startswith("refused: ")

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif.executors.ovsrows import Row, complaint_about, is_undecided, observed
-from hybridvif.parts import OvsPort
+from hybridvif.parts import OvsPort, StrayPort, VhostUserPort
 
 PARKED_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
 ROW = Row(name="qvo00000001-7b", bridge="br-int", type="", external_ids={}, ofport=2, error="", tag=None)
@@ -48,3 +48,53 @@ def test_a_row_that_is_parked_has_nothing_to_complain_of() -> None:
     assert complaint_about(row) == ""
     assert not is_realized(row)
     assert not is_undecided(row)
+
+
+VHU = replace(ROW, name="vhu00000001-7b", type="dpdkvhostuser", mtu_request=1500)
+CLIENT = replace(VHU, type="dpdkvhostuserclient", options={"vhost-server-path": "/run/s/vhu00000001-7b"})
+
+
+def part_of(row: Row) -> VhostUserPort:
+    part = observed([row], {"br-int": "netdev"}, "3.1.0", "/run/s").state.ports[row.name]
+    assert isinstance(part, VhostUserPort)
+    return part
+
+
+def test_a_vhost_user_port_is_told_by_its_name_and_its_type() -> None:
+    assert (part_of(VHU).type, part_of(VHU).mtu, part_of(VHU).realized) == ("dpdkvhostuser", 1500, True)
+    for row, what in ((replace(VHU, type=""), "system"), (replace(VHU, type="patch"), "patch")):
+        part = observed([row], {"br-int": "netdev"}, "3.1.0").state.ports[row.name]
+        assert part == StrayPort(name=VHU.name, what=f"an Open vSwitch interface of type {what}")
+    assert isinstance(observed([replace(VHU, name=ROW.name)], {}, "").state.ports[ROW.name], StrayPort)
+    bonded = observed([replace(VHU, bridge=None)], {}, "").state.ports[VHU.name]
+    assert isinstance(bonded, StrayPort)
+
+
+@pytest.mark.parametrize(
+    ("row", "right"),
+    [
+        (VHU, True),
+        (replace(VHU, options={"vhost-server-path": "/run/s/vhu00000001-7b"}), False),
+        (CLIENT, True),
+        (replace(CLIENT, options={}), False),
+        (replace(CLIENT, options={"vhost-server-path": "/run/other/vhu00000001-7b"}), False),
+        (replace(CLIENT, options={**CLIENT.options, "tx-retries-max": "2"}), True),
+    ],
+)
+def test_its_socket_is_compared_with_what_this_host_is_configured_to_have(row: Row, right: bool) -> None:
+    assert part_of(row).socket_as_configured is right
+
+
+@pytest.mark.parametrize(("ofport", "error"), [(None, ""), (-1, ""), (3, "could not add it")])
+def test_without_a_port_number_or_with_an_error_it_is_not_realized(ofport: int | None, error: str) -> None:
+    assert not part_of(replace(VHU, ofport=ofport, error=error)).realized
+
+
+def test_what_says_that_a_type_is_unknown_is_said_again_in_words() -> None:
+    said = "could not open network device vhu00000001-7b (Address family not supported by protocol)"
+    assert complaint_about(replace(VHU, ofport=-1, error=said)) == (
+        f"ovs-vswitchd did not take {VHU.name}: {said}; it knows no interface of type dpdkvhostuser, as without DPDK: "
+        "ovs-vsctl get Open_vSwitch . iface_types"
+    )
+    assert "DPDK" not in complaint_about(replace(VHU, ofport=-1, error="no memory"))
+    assert "DPDK" not in complaint_about(replace(ROW, ofport=-1, error=said))

@@ -42,6 +42,7 @@ def test_every_part_has_a_kind_and_a_role() -> None:
         ("Tap", "tap", Role.LINK),
         ("MadeTap", "made-tap", Role.LINK),
         ("OvsPort", "ovs-port", Role.SWITCH),
+        ("VhostUserPort", "vhost-user-port", Role.SWITCH),
         ("IvsPort", "ivs-port", Role.SWITCH),
         ("Stray", "stray", Role.LINK),
         ("StrayPort", "stray", Role.SWITCH),
@@ -145,7 +146,7 @@ def test_of_gives_the_parts_of_one_port_alone(data: st.DataObject) -> None:
     port = data.draw(ports())
     host = data.draw(hosts_with(port))
     own = host.of(port.names)
-    assert [part for part in host if part.name in list(port.names)] == list(own)
+    assert HostState().having(*(part for part in host if part.name in list(port.names))) == own
     assert merged([own, *(HostState().having(part) for part in host if part.name not in list(port.names))]) == host
 
 

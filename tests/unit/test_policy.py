@@ -26,6 +26,7 @@ from hybridvif.parts import (
     StrayPort,
     Tap,
     Veth,
+    VhostUserPort,
     attributes_of,
     births_of,
 )
@@ -35,7 +36,19 @@ from hybridvif.privileged.policy import permit_names, permit_plans
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of
+from tests.unit.strategies import (
+    BRIDGE,
+    MADE_TAP,
+    NAMES,
+    PORT,
+    ROW,
+    TAP,
+    VETH,
+    VHOST_USER,
+    WIRING,
+    ports,
+    states_of,
+)
 
 SETTINGS = Settings(integration_bridges=("br-int", "tbr-5f2c0e1a-7"))
 OTHERS = names_of("91d3aa02-4100-4c00-8000-000000000003")
@@ -136,13 +149,15 @@ def test_a_port_has_one_plan_a_call() -> None:
 
 
 @pytest.mark.parametrize("name", ["eth0", "../all", "br-int", "", "qbr5f2c0e1a-7b\0", "vnet0"])
-@pytest.mark.parametrize("part", [BRIDGE, VETH, TAP, MADE_TAP, ROW], ids=lambda part: part.kind)
+@pytest.mark.parametrize("part", [BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER], ids=lambda part: part.kind)
 def test_a_part_of_any_other_name_is_refused(part: Part, name: str) -> None:
     for step in (Create(replace(part, name=name)), Delete(replace(part, name=name))):
         assert "not one port's" in refusal([step])
 
 
-@pytest.mark.parametrize("part", [BRIDGE, VETH, TAP, MADE_TAP, ROW, IvsPort(name=ROW.name)], ids=lambda part: part.kind)
+@pytest.mark.parametrize(
+    "part", [BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER, IvsPort(name=ROW.name)], ids=lambda part: part.kind
+)
 def test_each_kind_of_part_has_its_own_name(part: Part) -> None:
     for name in NAMES:
         step = Delete(replace(part, name=name)) if not isinstance(part, Tap) else Update(part, replace(part, name=name))
@@ -209,6 +224,24 @@ def test_a_stray_is_in_no_plan(name: str) -> None:
             assert "cannot be named" in refusal([step])
 
 
+def test_a_vhost_user_port_has_a_place_of_its_own_for_its_socket_and_no_caller_names_another() -> None:
+    elsewhere = replace(VHOST_USER, socket_as_configured=False)
+    for step in (Create(elsewhere), Update(VHOST_USER, elsewhere)):
+        assert refusal([step]) == f"refused: {VHOST_USER.name} may not be given that socket_as_configured"
+    permit([Update(elsewhere, VHOST_USER)])
+    permit([Delete(elsewhere)])
+
+
+@pytest.mark.parametrize("kind", ["", "patch", "dpdkvhostuser\n", "system", "internal", "vxlan"])
+def test_a_vhost_user_port_is_of_no_other_type(kind: str) -> None:
+    assert "type" in refusal([Create(replace(VHOST_USER, type=kind))])
+
+
+@pytest.mark.parametrize("kind", ["dpdkvhostuser", "dpdkvhostuserclient"])
+def test_no_other_row_is_of_its_types(kind: str) -> None:
+    assert "type" in refusal([Create(replace(ROW, type=kind))])
+
+
 # Values.
 
 
@@ -253,14 +286,19 @@ BAD: dict[type[Part], dict[str, Any]] = {
         "type": "internal",
     },
 }
+BAD[VhostUserPort] = BAD[OvsPort] | {"type": "dpdk", "mtu": 67}
 ELSEWHERE = {("alias", BAD[Bridge]["alias"]), ("master", "br-foreign")}
 """What says that a part is another port's, or is held by what is not ours."""
-CASES = [(part, name, value) for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW) for name, value in BAD[type(part)].items()]
+CASES = [
+    (part, name, value)
+    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER)
+    for name, value in BAD[type(part)].items()
+]
 
 
 def test_a_bad_value_of_each_attribute_is_tried_here() -> None:
     # A flag is one by its type (wire.py); a peer, and what is of a birth, have tests of their own.
-    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW):
+    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER):
         flags = {name for name in attributes_of(type(part)) if type(getattr(part, name)) is bool}
         assert BAD[type(part)].keys() | flags | births_of(part).keys() | {"peer"} >= set(attributes_of(type(part)))
 

@@ -50,6 +50,8 @@ def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
         ("qos_type", "none"),
         ("datapath_type", "netdev"),
         ("qos_type", "linux-fq_codel"),
+        ("vhostuser_mode", "client"),
+        ("vhostuser_mode", "server"),
     ],
 )
 def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
@@ -221,3 +223,26 @@ def test_queues_are_of_a_tap_that_is_made_which_has_a_largest_mtu_of_its_own() -
         Port(**LEGAL | {"multiqueue": True})
     with pytest.raises(InvalidInput, match="more than the 65521"):
         Port(**made | {"mtu": 65_522})
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ({"vhostuser_mode": "both"}, "is not known; use one of client, server, or leave it out for a hybrid port"),
+        ({"vhostuser_mode": None}, "vhostuser_mode None is not known"),
+        ({"vhostuser_mode": "client", "vif_type": VifType.IVS}, "an Indigo Virtual Switch has no such ports"),
+        ({"vhostuser_mode": "client", "call_iptables": True}, "has no Linux bridge that could call iptables"),
+        ({"vhostuser_mode": "client", "create_tap": True}, "a vhost-user port has a socket and no tap"),
+        ({"vhostuser_mode": "server", "create_tap": True, "multiqueue": True}, "leave create_tap and multiqueue out"),
+        ({"vhostuser_mode": "server", "qos_type": "linux-noop"}, "qos_type linux-noop is of the kernel's devices"),
+    ],
+)
+def test_a_vhost_user_port_is_of_open_vswitch_and_has_nothing_of_the_kernels(more: dict[str, Any], why: str) -> None:
+    with pytest.raises(InvalidInput) as refusal:
+        Port(**LEGAL | more)
+    assert why in str(refusal.value)
+
+
+def test_of_a_hosts_defaults_a_vhost_user_port_takes_none() -> None:
+    port = Port(**LEGAL, vhostuser_mode="server")
+    assert port.on(Settings(call_iptables=True, default_qos_type="linux-noop")) is port

@@ -12,7 +12,7 @@ from hybridvif.executors.recipes import link_lines, shell_lines, switch_words
 from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Tap
 from hybridvif.port import VifType
 from hybridvif.steps import Create, Update
-from tests.unit.strategies import the
+from tests.unit.strategies import VHOST_USER, the
 
 PORT = Port(
     id="5f2c0e1a-7b00-4c00-8000-000000000001",
@@ -104,3 +104,37 @@ def test_an_end_gets_only_what_differs() -> None:
     assert isinstance(bridge, Bridge)
     lines = [str(line) for line in link_lines(Update(replace(bridge, ageing=30_000), bridge))]
     assert lines == [f"brctl setageing {QBR} 0"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [
+        ("client", "'type=\"dpdkvhostuser\"' -- remove Interface vhu5f2c0e1a-7b options vhost-server-path"),
+        ("server", "'type=\"dpdkvhostuserclient\"' 'options:vhost-server-path=\"/run/s/vhu5f2c0e1a-7b\"'"),
+    ],
+)
+def test_a_vhost_user_port_is_made_in_one_line(mode: str, kind: str) -> None:
+    wiring = wiring_of(replace(PORT, vhostuser_mode=mode))
+    (line,) = shell_lines(plan(NOTHING, wiring), "/run/s")
+    assert line.startswith("ovs-vsctl add-port br-int vhu5f2c0e1a-7b -- set Interface vhu5f2c0e1a-7b ")
+    assert kind in line
+    assert line.endswith(" -- set Interface vhu5f2c0e1a-7b mtu_request=1450")
+    assert list(shell_lines(plan(wiring, NOTHING))) == ["ovs-vsctl --if-exists del-port vhu5f2c0e1a-7b"]
+
+
+def test_a_vhost_user_port_is_changed_in_place_and_keeps_the_options_of_others() -> None:
+    lines = {
+        "mtu": " ".join(switch_words(Update(replace(VHOST_USER, mtu=9000), VHOST_USER))),
+        "unset": " ".join(switch_words(Update(VHOST_USER, replace(VHOST_USER, mtu=0)))),
+        "again": " ".join(switch_words(Update(replace(VHOST_USER, realized=False), VHOST_USER))),
+        "moved": " ".join(switch_words(Update(replace(VHOST_USER, socket_as_configured=False), VHOST_USER))),
+    }
+    kept = f'-- set Interface {VHOST_USER.name} type="dpdkvhostuserclient"'
+    path = f'options:vhost-server-path="/var/run/openvswitch/{VHOST_USER.name}"'
+    assert lines == {
+        "mtu": f"-- set Interface {VHOST_USER.name} mtu_request=1500",
+        "unset": f"-- set Interface {VHOST_USER.name} mtu_request=[]",
+        "again": f"{kept} {path}",
+        "moved": f"{kept} {path}",
+    }
+    assert "mtu_request" not in switch_words(Create(replace(VHOST_USER, mtu=None)))

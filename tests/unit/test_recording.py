@@ -22,7 +22,19 @@ from hybridvif.report import Result, Status
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, simulate_all
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, VETH, WIRING, ports, states_of
+from tests.unit.strategies import (
+    BRIDGE,
+    MADE_TAP,
+    NAMES,
+    PORT,
+    ROW,
+    TAP,
+    VETH,
+    VHOST_USER,
+    WIRING,
+    ports,
+    states_of,
+)
 
 SOON = 5.0
 
@@ -196,7 +208,8 @@ def test_the_two_executors_are_executors_of_their_roles() -> None:
     assert isinstance(links, Executor)
     assert isinstance(switch, Executor)
     assert (links.role, switch.role) == (Role.LINK, Role.SWITCH)
-    assert links.serves | switch.serves == {type(part) for part in (*WIRING, TAP, MADE_TAP, IvsPort(name="x"))}
+    parts = (*WIRING, TAP, MADE_TAP, VHOST_USER, IvsPort(name="x"))
+    assert links.serves | switch.serves == {type(part) for part in parts}
 
 
 def test_each_shows_the_parts_of_its_own_role() -> None:

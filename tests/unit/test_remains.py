@@ -14,7 +14,19 @@ from hybridvif.parts import NOTHING, HostState, IvsPort, MadeTap, OvsPort, Part,
 from hybridvif.remains import ports_of_ours, remains_of, states_of_ports
 from hybridvif.steps import owners_of
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, hosts_with, ports, without_taps
+from tests.unit.strategies import (
+    BRIDGE,
+    NAMES,
+    PORT,
+    ROW,
+    TAP,
+    VETH,
+    VHOST_USER,
+    WIRING,
+    hosts_with,
+    ports,
+    without_taps,
+)
 
 TWIN_ID = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
 FOREIGN_ID = "91d3aa02-4100-4c00-8000-000000000002"
@@ -155,3 +167,9 @@ def _bears(part: Part, port_id: str) -> bool:
     if isinstance(part, OvsPort):
         return part.port_id == port_id
     return port_id in (getattr(part, "alias", ""), part.peer_alias if isinstance(part, Veth) else "")
+
+
+def test_beside_a_vhost_user_port_nothing_is_a_remain_since_nothing_tells_of_its_vm() -> None:
+    for state in (HostState(), HostState().having(KEYED), HostState().having(BRIDGE)):
+        for row in (VHOST_USER, replace(VHOST_USER, port_id=PORT.id, iface_id=FOREIGN_ID)):
+            assert remains_of(seen(state.having(row)), BRIDGES) == []

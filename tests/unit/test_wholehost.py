@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif import InvalidInput, Port, RecordingHost, gc, plug_all, reconcile
+from hybridvif import InvalidInput, Port, RecordingHost, gc, plug_all, reconcile, unplug_all
 from hybridvif.facts import Observed
 from hybridvif.host import NoAnswer
 from hybridvif.parts import HostState, OvsPort, Tap
@@ -244,3 +244,15 @@ def test_a_host_that_does_not_answer_is_told_before_anything_is_done() -> None:
     for call in (lambda: gc(Silent()), lambda: reconcile([PORT], Silent(), prune=True)):
         with pytest.raises(NoAnswer):
             call()
+
+
+def test_a_vhost_user_port_is_never_pruned_since_nothing_tells_of_its_vm(host: RecordingHost) -> None:
+    kept = replace(numbered(9), vhostuser_mode="server", interface_id=PORT.id)
+    plug_all([kept], host)
+    done = reconcile(PORTS, host, prune=True)
+    (refused,) = done.pruned
+    assert (refused.port_id, refused.status, refused.code) == (kept.id, Status.REFUSED, "port-running")
+    assert f"{kept.names.vhost_user} does not tell whether a VM runs on it" in refused.reason
+    (unplugged,) = unplug_all([kept.id], host)
+    assert unplugged.changed
+    assert kept.names.vhost_user not in host.state.ports

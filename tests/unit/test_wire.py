@@ -18,7 +18,18 @@ from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.parts import PARTS, HostState, IvsPort, Part, Stray, StrayPort
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Create, Delete, Step, Update
-from tests.unit.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, VETH, ports, states_of
+from tests.unit.strategies import (
+    BRIDGE,
+    MADE_TAP,
+    NAMES,
+    PORT,
+    ROW,
+    TAP,
+    VETH,
+    VHOST_USER,
+    ports,
+    states_of,
+)
 
 ODD_NAME = "qbr\udcff\x00/../all"
 EVERY_KIND = [
@@ -27,6 +38,7 @@ EVERY_KIND = [
     TAP,
     MADE_TAP,
     ROW,
+    VHOST_USER,
     IvsPort(name=ROW.name),
     Stray(name=BRIDGE.name, what="a veth link", alias=PORT.id),
     StrayPort(name=ROW.name, what="a bond"),

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from hybridvif.limits import unwritable
 from hybridvif.names import KEY_LENGTH
-from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth
+from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
 from hybridvif.port import Port, VifType, is_mac
 from hybridvif.wiring import bridge_mac_of, wiring_of
-from tests.unit.strategies import ports, the, uuids
+from tests.unit.strategies import HYBRID, ports, the, uuids
 
 PORT = Port(
     id="5f2c0e1a-7b00-4c00-8000-000000000001",
@@ -117,7 +117,7 @@ def test_the_mtu_is_the_same_at_every_hop(mtu: int) -> None:
     assert mtus == [mtu, mtu, mtu]
 
 
-@given(ports())
+@given(ports(modes=HYBRID))
 def test_the_tap_is_in_no_wiring_but_where_it_is_to_be_made(port: Port) -> None:
     wiring = wiring_of(port)
     tap = [port.names.tap] if port.create_tap else []
@@ -141,3 +141,30 @@ def test_a_bridges_mac_is_unicast_and_locally_administered(port_id: str) -> None
 def test_two_bridges_have_two_macs(ids: tuple[str, str]) -> None:
     one, other = ids
     assert (bridge_mac_of(one) == bridge_mac_of(other)) == (one[:KEY_LENGTH] == other[:KEY_LENGTH])
+
+
+@pytest.mark.parametrize(("mode", "kind"), [("client", "dpdkvhostuser"), ("server", "dpdkvhostuserclient")])
+def test_a_vhost_user_port_is_one_row_whose_type_is_the_other_end_of_qemus_mode(mode: str, kind: str) -> None:
+    """As os-vif has it (vif_plug_ovs/ovs.py, _plug_vhostuser)."""
+    wiring = wiring_of(replace(PORT, vhostuser_mode=mode, mtu=1450, bridge="br-cloud"))
+    row = VhostUserPort(
+        name="vhu5f2c0e1a-7b",
+        bridge="br-cloud",
+        iface_id="5f2c0e1a-7b00-4c00-8000-000000000001",
+        iface_status="active",
+        attached_mac="fa:16:3e:aa:bb:cc",
+        vm_uuid="0b1c2d3e-0000-4000-8000-000000000002",
+        port_id="",
+        bridge_name="",
+        type=kind,
+        realized=True,
+        datapath_type="netdev",
+        mtu=1450,
+        socket_as_configured=True,
+    )
+    assert wiring == HostState({}, {row.name: row})
+
+
+def test_the_bridge_of_a_vhost_user_port_is_made_as_the_port_says() -> None:
+    row = the(VhostUserPort, wiring_of(replace(PORT, vhostuser_mode="client", datapath_type="system")))
+    assert row.datapath_type == "system"
