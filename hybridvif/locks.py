@@ -15,6 +15,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from typing import Any
 
 from oslo_concurrency import lockutils
 
@@ -58,7 +59,7 @@ def _holding_one(bucket: int, path: str, deadline: float) -> Iterator[None]:
         left = max(deadline - time.monotonic(), 0.001)
         try:
             lock.lockfile = _opened(os.path.join(path, name))
-            taken = lock.acquire(delay=DELAY, max_delay=MAX_DELAY, timeout=left)
+            taken = _taken_at_once(lock) or lock.acquire(delay=DELAY, max_delay=MAX_DELAY, timeout=left)
         except OSError as error:
             raise _useless(path, error) from error
         if not taken:
@@ -71,6 +72,16 @@ def _holding_one(bucket: int, path: str, deadline: float) -> Iterator[None]:
             lock.release()
     finally:
         _threads[bucket].release()
+
+
+def _taken_at_once(lock: Any) -> bool:
+    """Whether nobody had it. To be ready to wait, and to log how long it was, takes the library as long again."""
+    try:
+        lock.trylock()
+    except (BlockingIOError, PermissionError):
+        return False
+    lock.acquired = True
+    return True
 
 
 def _make(path: str) -> None:
