@@ -5,6 +5,7 @@ Attributes by their numbers in linux/if_link.h. tests/contract compares every on
 
 from __future__ import annotations
 
+import functools
 import socket
 import struct
 import sys
@@ -97,7 +98,7 @@ def create_bridge(bridge: Bridge) -> Request:
         attribute(IFNAME, bridge.name),
         attribute(ADDRESS, bytes.fromhex(bridge.mac.replace(":", ""))),
         attribute(MTU, bridge.mtu ^ 1),
-        _link_info("bridge", _bridge_options(options)),
+        _bridge_info(tuple(options.items())),
     )
 
 
@@ -143,13 +144,12 @@ def set_link(index: int, changes: Mapping[str, object], master: int | None = Non
 
 def set_addr_gen_mode(index: int, mode: str) -> Request:
     """Set how a device makes its own IPv6 addresses; in a message of its own, since a device may have no IPv6."""
-    value = attribute(ADDR_GEN_MODE, bytes([ADDR_GEN_MODES.index(mode)]))
-    return Request(RTM_SETLINK, NLM_F_ACK, link_header(index) + nested(AF_SPEC, nested(socket.AF_INET6, value)))
+    return Request(RTM_SETLINK, NLM_F_ACK, link_header(index) + _addr_gen_mode(mode))
 
 
 def set_bridge(index: int, options: Mapping[str, object]) -> Request:
     """Set options that only a bridge has."""
-    return Request(RTM_NEWLINK, NLM_F_ACK, link_header(index) + _link_info("bridge", _bridge_options(options)))
+    return Request(RTM_NEWLINK, NLM_F_ACK, link_header(index) + _bridge_info(tuple(options.items())))
 
 
 def delete_link(index: int) -> Request:
@@ -170,12 +170,22 @@ def _link_info(kind: str, options: bytes) -> bytes:
     return nested(LINKINFO, attribute(INFO_KIND, kind), nested(INFO_DATA, options))
 
 
-def _bridge_options(options: Mapping[str, object]) -> bytes:
-    return b"".join(
-        attribute(kind, struct.pack(width, int(options[name])))  # type: ignore[call-overload]
+@functools.lru_cache(maxsize=64)
+def _bridge_info(options: tuple[tuple[str, object], ...]) -> bytes:
+    """What only a bridge has: the same for nearly every port of a host."""
+    values = dict(options)
+    told = [
+        attribute(kind, struct.pack(width, int(values[name])))  # type: ignore[call-overload]
         for name, (kind, width) in BRIDGE_OPTIONS.items()
-        if options.get(name) is not None
-    )
+        if values.get(name) is not None
+    ]
+    return _link_info("bridge", b"".join(told))
+
+
+@functools.lru_cache(maxsize=len(ADDR_GEN_MODES))
+def _addr_gen_mode(mode: str) -> bytes:
+    value = attribute(ADDR_GEN_MODE, bytes([ADDR_GEN_MODES.index(mode)]))
+    return nested(AF_SPEC, nested(socket.AF_INET6, value))
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------
