@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -39,15 +39,8 @@ def _legal_types(cls: type[Part]) -> dict[str, tuple[type, ...]]:
 
 _TYPES = {cls: _legal_types(cls) for cls in PARTS}
 _FIELDS = {cls: tuple(spec.name for spec in fields(cls)) for cls in (*PARTS, LinkFact, PortFact)}
-
-
-def _values_of(names: Sequence[str]) -> Callable[[object], Sequence[Any]]:
-    get = attrgetter(*names)
-    # Of one name it gives the value itself.
-    return get if len(names) > 1 else lambda one: (get(one),)
-
-
-_VALUES = {cls: _values_of(names) for cls, names in _FIELDS.items()}
+_ROW = {cls: attrgetter("__class__.__name__", *_FIELDS[cls]) for cls in PARTS}
+_FACT = {cls: attrgetter(*_FIELDS[cls]) for cls in (LinkFact, PortFact)}
 
 
 def _refuse(legal: bool, sentence: str) -> None:
@@ -157,10 +150,10 @@ def encode_observed(observed: Observed) -> list[Any]:
     """What was seen, as primitives: parts and facts as their values alone, in the order of their fields."""
     facts = observed.facts
     return [
-        [[type(part).__name__, *_VALUES[type(part)](part)] for part in observed.state],
-        {name: _VALUES[LinkFact](fact) for name, fact in facts.links.items()},
+        [_ROW[type(part)](part) for part in observed.state],
+        {name: _FACT[LinkFact](fact) for name, fact in facts.links.items()},
         {name: list(held) for name, held in facts.members.items()},
-        {name: _VALUES[PortFact](fact) for name, fact in facts.ports.items()},
+        {name: _FACT[PortFact](fact) for name, fact in facts.ports.items()},
         dict(facts.switches),
         facts.switch_version,
         sorted(facts.serves),

@@ -36,6 +36,12 @@ def test_a_tap_in_the_goal_is_not_made() -> None:
     assert plan(WIRING, WIRING.having(TAP)) == ()
 
 
+def test_a_tap_that_libvirt_has_taken_out_of_its_bridge_is_left_there_while_the_bridge_is_repaired() -> None:
+    small = replace(BRIDGE, mtu=1400)
+    observed = WIRING.having(replace(TAP, master=""), small)
+    assert plan(observed, WIRING) == (Update(small, BRIDGE),)
+
+
 def test_a_row_can_be_led_back_to_its_parking_place() -> None:
     parked = replace(ROW, type=PARKED, realized=False)
     assert plan(WIRING, WIRING.having(parked)) == (Update(ROW, parked),)

@@ -300,6 +300,18 @@ def test_any_state_comes_out_as_it_went_in(data: st.DataObject, port: Any) -> No
     assert wire.decode_observed(carried(wire.encode_observed(seen))) == seen
 
 
+@pytest.mark.parametrize("change", [lambda row: row[:-1], lambda row: [*row, 1]], ids=["too few", "too many"])
+@pytest.mark.parametrize("place", [0, 1, 3])
+def test_an_answer_of_another_release_is_not_taken_for_one_of_ours(place: int, change: Callable[[Any], Any]) -> None:
+    told = list(carried(wire.encode_observed(Observed(HostState().having(BRIDGE), FACTS))))
+    if place == 0:
+        told[0] = [change(list(row)) for row in told[0]]
+    else:
+        told[place] = {name: change(list(row)) for name, row in told[place].items()}
+    with pytest.raises(ValueError, match="zip"):
+        wire.decode_observed(told)
+
+
 LONG = "x" * 5_000
 
 
