@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hybridvif import Port, check
+from hybridvif.sandbox.switch import Daemon
 from tests.functional.conftest import Lab, make_port
+from tests.functional.test_boundary import daemons
 from tests.osvif.conftest import Nova, StartNova, vif
 
 DROP_IN = "hybridvif.osvif.plugins.HybridOvsPlugin"
@@ -163,6 +170,30 @@ def test_an_unplug_that_cannot_be_carries_our_sentence_and_the_report(
     assert not lab.link(port.names.bridge)
 
 
+@pytest.mark.parametrize("style", ["", "eventlet"], ids=["plain", "eventlet"])
+@pytest.mark.parametrize("fault", ["daemon killed", "server restarted", "server hung", "vswitchd hung"])
+def test_a_fault_that_passes_is_no_error(lab: Lab, start_nova: StartNova, port: Port, fault: str, style: str) -> None:
+    nova = start_nova(style, answer_to_ovs="true")
+    assert nova.plug(make_port(2)) == {"ok": True}
+    which: Daemon = "ovs-vswitchd" if fault == "vswitchd hung" else "ovsdb-server"
+    for call in (nova.plug, nova.plug, nova.unplug):
+        with ExitStack() as mended:
+            if fault == "daemon killed":
+                for pid in daemons(lab.box):
+                    os.kill(pid, signal.SIGKILL)
+            elif fault == "server restarted":
+                lab.box.restart(which)
+            else:
+                lab.box.pause(which)
+                awake = threading.Timer(1, lab.box.resume, [which])
+                awake.start()
+                mended.callback(awake.join)
+            assert call(port) == {"ok": True}
+            if call == nova.plug:
+                assert check(port, lab.host) == ()
+    assert lab.links() & set(port.names) == set()
+
+
 def test_an_unplug_of_a_running_vm_is_forced_unless_a_file_says_otherwise(
     lab: Lab, ours: Nova, start_nova: StartNova, port: Port
 ) -> None:
@@ -191,6 +222,25 @@ def test_the_mtu_of_the_file_counts_where_the_network_has_none(lab: Lab, start_n
     assert [lab.link(name)["mtu"] for name in list(port.names)[:3]] == [1420] * 3
     assert nova.plug(port, mtu=1390)["ok"]
     assert [lab.link(name)["mtu"] for name in list(port.names)[:3]] == [1390] * 3
+
+
+def test_the_database_and_the_patience_of_the_file_count(lab: Lab, start_nova: StartNova, port: Port) -> None:
+    patience: dict[str, object] = {"ovsdb_connection": "tcp:127.0.0.1:6640", "ovs_vsctl_timeout": 2}
+    nova = start_nova(answer_to_ovs="true", deadline=None, os_vif=patience)
+    refused = nova.plug(port)
+    assert refused["cause"] == "hybridvif.errors.NotReady"
+    assert "OVSDB at tcp:127.0.0.1:6640" in refused["text"]
+    lab.sh("ovs-vsctl set-manager ptcp:6640:127.0.0.1")
+    try:
+        assert nova.plug(port) == {"ok": True}
+        lab.box.pause("ovs-vswitchd")
+        begun = time.monotonic()
+        told = nova.plug(make_port(2))
+        assert told["status"] == "configured"
+        assert 1.5 < time.monotonic() - begun < 3
+    finally:
+        lab.box.resume("ovs-vswitchd")
+        lab.sh("ovs-vsctl del-manager")
 
 
 @pytest.mark.parametrize("more", [{"bridge": "tbr-1"}], ids=["trunk bridge"])
