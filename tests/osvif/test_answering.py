@@ -105,6 +105,15 @@ def test_doctor_warns_of_doubles(tmp_path: Path, directory: Directory, option: s
     assert "NoOpPlugin (another)" in found["text"]
 
 
+def test_doctor_says_that_another_plugin_keeps_os_vif_from_starting(tmp_path: Path, directory: Directory) -> None:
+    place = Path(directory("another"))
+    code = "class Plugin:\n    def load(name):\n        raise RuntimeError('no card here')\n"
+    (place / "no_card.py").write_text(code)
+    (place / "another-99.dist-info" / "entry_points.txt").write_text("[os_vif]\ncard = no_card:Plugin\n")
+    found = doctor(tmp_path, "true", str(place))["os-vif"]
+    assert (found["verdict"], found["text"]) == ("fail", "os-vif cannot load its plugins: RuntimeError: no card here")
+
+
 def doctor(tmp_path: Path, option: str, *directories: str) -> dict[str, dict[str, str]]:
     config = tmp_path / "doctor.conf"
     config.write_text(f"[hybridvif]\nanswer_to_ovs = {option}\nlock_path = {tmp_path}/locks\n")
