@@ -107,6 +107,16 @@ def test_a_port_of_a_network_without_an_mtu_is_as_os_vifs(lab: Lab, start_nova: 
     assert differing(lab, novas, port, 1420, mtu=None) == NO_DIFFERENCE
 
 
+@pytest.mark.parametrize(
+    "option", [{"per_port_bridge": "true"}, {"ovsdb_interface": "vsctl"}], ids=lambda option: next(iter(option))
+)
+def test_no_option_that_os_vif_has_for_other_ports_makes_a_difference(
+    lab: Lab, start_nova: StartNova, port: Port, option: dict[str, object]
+) -> None:
+    novas = [start_nova(os_vif=option), start_nova(os_vif=option, answer_to_ovs="true")]
+    assert differing(lab, novas, port) == NO_DIFFERENCE
+
+
 def test_a_port_made_over_to_another_firewall_stays_as_os_vif_leaves_it(
     lab: Lab, ours: Nova, theirs: Nova, port: Port
 ) -> None:
