@@ -122,3 +122,12 @@ def doctor(tmp_path: Path, option: str, *directories: str) -> dict[str, dict[str
     env = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(directories)}
     done = run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
     return {one["name"]: one for one in json.loads(done.stdout)["findings"]}
+
+
+def test_the_command_does_not_pass_on_what_eventlet_says_of_itself(tmp_path: Path) -> None:
+    config = tmp_path / "quiet.conf"
+    config.write_text(f"[hybridvif]\nanswer_to_ovs = true\nlock_path = {tmp_path}/locks\n")
+    command = [sys.executable, "-m", "hybridvif", "--config-file", str(config), "doctor"]
+    done = run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+    assert "answers to 'ovs'" in done.stdout
+    assert "ventlet" not in done.stderr
