@@ -53,6 +53,7 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
     listed = tmp_path / "ports.json"
     fields = ("id", "mac", "instance_id", "bridge", "datapath_type")
     listed.write_text(json.dumps([{name: getattr(port, name) for name in fields} for port in ports]))
+    lab.sh("ovs-vsctl --all destroy QoS")
     before = lab.snapshot()
     lab.sh(f"ovs-vsctl create QoS type=linux-noop external_ids:id={qos_id_of(ports[0].names.switch_end)}")
 
