@@ -161,16 +161,21 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
     return Settings(**values)
 
 
+_OS_VIFS = {
+    "ovsdb_connection": "ovsdb_connection",
+    "ovs_vsctl_timeout": "deadline",
+    "default_qos_type": "default_qos_type",
+}
+"""Options of os-vif's, and the options of ours that they stand for."""
+
+
 def _from_os_vif(conf: cfg.ConfigOpts) -> dict[str, Any]:
     """What os-vif's own section says and ours does not: inside Nova both sides read Nova's files."""
-    said, taken = osvif.set_in_files(conf), {}
-    if "ovsdb_connection" in said and not is_set(conf, "ovsdb_connection"):
-        taken["ovsdb_connection"] = said["ovsdb_connection"]
-    if "ovs_vsctl_timeout" in said and not is_set(conf, "deadline"):
+    wanted = [theirs for theirs, ours in _OS_VIFS.items() if not is_set(conf, ours)]
+    taken = {_OS_VIFS[theirs]: value for theirs, value in osvif.set_in_files(conf, wanted).items()}
+    if "deadline" in taken:
         # 0 is for ever there; here nothing is.
-        taken["deadline"] = min(max(float(said["ovs_vsctl_timeout"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
-    if "default_qos_type" in said and not is_set(conf, "default_qos_type"):
-        taken["default_qos_type"] = said["default_qos_type"]
+        taken["deadline"] = min(max(float(taken["deadline"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
     return taken
 
 

@@ -6,11 +6,14 @@ it; the last one to close ends it.
 
 from __future__ import annotations
 
+import _thread
 import os
+import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 from hybridvif.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
@@ -254,4 +257,28 @@ def connect(config_files: Sequence[str] = ()) -> Host:
     config_files: oslo.config files. Without any, the program's own oslo.config configuration (cfg.CONF) is used as it
     is. Raises ConfigurationError if a file cannot be read or this process is connected with others.
     """
+    _load_eventlet_beside()
     return Host(_connections.join(config_files))
+
+
+def _load_eventlet_beside() -> None:
+    """Have oslo.privsep import eventlet, where that is installed, in no thread that somebody is to join.
+
+    eventlet executes Python's own module threading once more (patcher.original), which takes its thread for the main
+    one; before Python 3.13 the end of that thread is then told to nobody, and a pool that it is of never shuts down.
+    """
+    if "eventlet" in sys.modules or find_spec("eventlet") is None:
+        return
+    loaded = threading.Event()
+
+    def load() -> None:
+        try:
+            import oslo_privsep.daemon  # noqa: F401
+        finally:
+            loaded.set()
+
+    if threading.current_thread() is threading.main_thread():
+        load()
+    else:
+        _thread.start_new_thread(load, ())
+        loaded.wait()

@@ -26,11 +26,12 @@ class Rehearsal:
 
     def __init__(self, settings: Settings, seen: Observed) -> None:
         self.settings = settings
-        self._seen = seen
+        self.seen = seen
+        """The host as it was observed, and as it would be after what was applied."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
         """The host as it was observed, all names of it, and as it would be after what was applied."""
-        return self._seen
+        return self.seen
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
         """Nothing but the outcomes."""
@@ -38,7 +39,7 @@ class Rehearsal:
 
     def _apply_one(self, plan: Sequence[Step]) -> list[Outcome]:
         try:
-            self._seen = Observed(simulate_all(self._seen.state, plan), self._seen.facts)
+            self.seen = Observed(simulate_all(self.seen.state, plan), self.seen.facts)
         except Conflict as against:
             # Two ports of one call that have the same names.
             return [Outcome(step, Result.REFUSED, str(against), code=against.code) for step in plan]

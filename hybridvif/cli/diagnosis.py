@@ -127,6 +127,8 @@ def _switch_from_outside(settings: Settings) -> Iterator[Finding]:
 
 def _bridge(name: str, datapath: str | None, settings: Settings) -> Finding:
     about = f"bridge {name}"
+    if datapath is None and settings.creates(name):
+        return info(about, "does not exist, and is made with the first port of it: [hybridvif] create_bridges has it")
     if datapath is None:
         where = "" if settings.ovsdb_connection == OVS_SOCKET else f"--db={settings.ovsdb_connection} "
         return failed(about, "does not exist", as_root(f"ovs-vsctl {where}add-br {name}"))

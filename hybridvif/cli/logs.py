@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import sys
+import warnings
 
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 
@@ -35,6 +37,9 @@ def set_up(verbose: int, *, quiet: bool = False) -> None:
         # What the daemon logs comes through our logger, oslo.privsep's own lines too.
         handler.addFilter(logging.Filter("hybridvif"))
     own.setLevel(level)
+    if not sys.warnoptions:
+        # oslo.privsep imports it wherever it is installed, which is nothing that who calls this could mend.
+        warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")
 
 
 class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only in its stubs

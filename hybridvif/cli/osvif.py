@@ -20,7 +20,11 @@ def osvif_findings(settings: Settings) -> Iterator[Finding]:
         return
     from hybridvif.osvif.plugins import class_answering_to_ovs
 
-    yield answering(class_answering_to_ovs(), settings)
+    try:
+        yield answering(class_answering_to_ovs(), settings)
+    except Exception as error:  # noqa: BLE001  # whatever a third party's plugin raises; os-vif lets it through, too
+        text = f"os-vif cannot load its plugins: {type(error).__name__}: {error}".rstrip(".")
+        yield failed(name, text, "nova-compute cannot start so; mend or uninstall the plugin that raises this")
     yield from doubles(list(entry_points(group="os_vif", name="ovs")), settings)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybridvif.api import plug_all, unplug_all
@@ -13,14 +13,13 @@ from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.gaps import filled, is_there
 from hybridvif.cli.ports import Asked
 from hybridvif.cli.screen import Answer, Paint
-from hybridvif.executors.recipes import shell_lines
+from hybridvif.executors.script import script_lines
 from hybridvif.facts import Observed
 from hybridvif.names import names_of
 from hybridvif.parts import HostState
 from hybridvif.port import Port
 from hybridvif.rehearsal import Rehearsal
 from hybridvif.report import Report, worst_exit_code
-from hybridvif.steps import Step
 
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
 DIFFERENCES = 3
@@ -69,6 +68,7 @@ def answer_of(
     """Rehearse the wish, and say what it would do."""
     reports = plug_all(wish.ports, stage) if wish.goal == "plug" else unplug_all(wish.port_ids, stage, force=wish.force)
     steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
+    script = script_lines(steps.values(), stage.seen.facts.switches, stage.settings)
     changes = {port_id: changes_of_plan(some) for port_id, some in steps.items()}
     counted = tally([change for some in changes.values() for change in some])
     failures = [failure_of_report(report) for report in reports if not report.ok]
@@ -97,15 +97,11 @@ def answer_of(
         lines=lambda paint: list(_lines(wish.goal, reports, changes, paint, reasons=reasons)),
         columns=COLUMNS,
         rows=[row for port_id, some in changes.items() for row in rows_of(port_id, some)],
-        drawings={"shell": lambda: _in_shell(steps.values(), stage.settings.vhost_socket_dir)},
+        drawings={"shell": lambda: "".join(f"{line}\n" for line in script)},
         simulated=any(report.simulated for report in reports),
         failures=failures,
         exit_code=exit_code,
     )
-
-
-def _in_shell(plans: Iterable[Sequence[Step]], socket_dir: str) -> str:
-    return "".join(f"{line}\n" for steps in plans for line in shell_lines(steps, socket_dir))
 
 
 def rows_of(port_id: str, changes: Sequence[Change]) -> Iterator[Mapping[str, object]]:

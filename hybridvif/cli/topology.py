@@ -139,7 +139,7 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
         claim(state, found.port.id, found.port.iface_id)
         changes = changes_of_plan(plan(state, keeping_its_tap(state, wiring_of(found.port), names)))
     except Refused as error:
-        conflict = str(error)
+        conflict = str(error) if port_id is not None else _unnamed(state) or str(error)
     return Plugged(
         names=names,
         state=state,
@@ -148,6 +148,17 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
         standing=Standing.ORPHAN if is_orphan and not conflict else _standing_of(state, names, changes, conflict),
         changes=changes,
         conflict=conflict,
+    )
+
+
+def _unnamed(state: HostState) -> str:
+    """What keeps a row without any mark of ours from telling whose it is: an iface-id of its own; empty if nothing."""
+    rows = [row for row in state.ports.values() if isinstance(row, OvsPort) and not is_uuid(row.port_id)]
+    if any(owners_of(link) for link in state.links.values()) or not any(is_uuid(row.iface_id) for row in rows):
+        return ""
+    return (
+        f"its row has the iface-id {rows[0].iface_id}, for which its devices are not named, so nothing tells its port "
+        "id; plug it with all its options, --interface-id among them"
     )
 
 

@@ -1,4 +1,4 @@
-"""A plan as the command lines that do it: run by the executors of programs, printed by `hybridvif plan -f shell`. Pure.
+"""A plan as the command lines that do it: run by the executors of programs, printed as a script (script.py). Pure.
 
 The recipe that OpenStack's hybrid plug began with:
 
@@ -24,9 +24,9 @@ from dataclasses import dataclass, replace
 from hybridvif.executors.linkstate import regained
 from hybridvif.executors.ovsrows import IDS, SOCKET, columns_at_birth, ids_of, options_of
 from hybridvif.executors.qosrows import ids_of_qos
-from hybridvif.parts import Bridge, IvsPort, MadeTap, OvsPort, Role, Tap, Veth, VhostUserPort
+from hybridvif.parts import Bridge, MadeTap, OvsPort, Tap, Veth, VhostUserPort
 from hybridvif.settings import SOCKET_DIR
-from hybridvif.steps import Create, Delete, Step, Update, changes_of, role_of
+from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
 _OPTIONS = {key: key for key in ("nf_call_iptables", "nf_call_ip6tables")} | {"multicast_snooping": "mcast_snooping"}
 """The options of a bridge that brctl has not, as ip spells them."""
@@ -68,39 +68,6 @@ class Sysctl:
 
 
 Line = Command | Sysctl
-
-
-def shell_lines(steps: Sequence[Step], socket_dir: str = SOCKET_DIR) -> Iterator[str]:
-    """The plan as lines for a shell, in its order; to be run as root. socket_dir: where QEMU listens for the switch."""
-    later = bridges_that_go_up_later(steps)
-    for batch in _switch_batches(steps):
-        if role_of(batch[0]) is Role.LINK:
-            for step in batch:
-                yield from (_in_shell(line) for line in link_lines(step, later))
-        elif isinstance(batch[0].part, IvsPort):
-            yield from (str(ivs_line(step)) for step in batch)
-        else:
-            words = [word for step in batch for word in switch_words(step, socket_dir=socket_dir)]
-            yield shlex.join(["ovs-vsctl", *words[1:]])
-
-
-def _in_shell(line: Line) -> str:
-    """A line that ends a shell's `set -e` only where the executor would call it a failure."""
-    harmless = isinstance(line, Command) and (line.absent or line.without_ipv6)
-    return f"{line} || true" if harmless else str(line)
-
-
-def _switch_batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
-    """Runs of one role; no two steps about one part in a transaction, since what cancels out is no change to OVS."""
-    batch: list[Step] = []
-    for step in steps:
-        again = role_of(step) is Role.SWITCH and any(step.part.name == one.part.name for one in batch)
-        if batch and (role_of(step) is not role_of(batch[0]) or again):
-            yield batch
-            batch = []
-        batch.append(step)
-    if batch:
-        yield batch
 
 
 def bridges_that_go_up_later(steps: Iterable[Step]) -> frozenset[str]:
@@ -265,7 +232,7 @@ def ivs_line(step: Step) -> Command:
 def switch_words(step: Step, qos: Iterable[str] = (), socket_dir: str = SOCKET_DIR) -> list[str]:
     """The words of one step in an ovs-vsctl command line; each command begins with `--`.
 
-    qos: the uuids of the QoS rows that go with the port. `plan -f shell` does not know them, and leaves those rows.
+    qos: the uuids of the QoS rows that go with the port.
     """
     gone = [word for one in qos for word in ("--", "--if-exists", "destroy", "QoS", one)]
     match step:

@@ -48,8 +48,8 @@ class HybridPath:
 
     @cached_property
     def set_options(self) -> dict[str, Any]:
-        """os-vif's options that a file sets."""
-        return set_in_files(cfg.CONF)
+        """os-vif's options that a file sets, and that are a port's. Raises ConfigurationError."""
+        return set_in_files(cfg.CONF, ("network_device_mtu", "isolate_vif"))
 
     @cached_property
     def settings(self) -> Settings:

@@ -10,15 +10,18 @@ from pathlib import Path
 import pytest
 
 from hybridvif import ConfigurationError, HostState, Port, Status, VifType, plug, plug_all, wiring_of
+from hybridvif.executors.qosrows import qos_id_of
 from hybridvif.parts import NOTHING, OvsPort, agree
 from hybridvif.pytest_plugin import connected
+from hybridvif.settings import Settings
 from tests.functional.conftest import Lab, make_port
 
 HYBRIDVIF = [sys.executable, "-m", "hybridvif"]
 
 
-def printed(lab: Lab, *words: str) -> str:
-    return lab.box.run([*HYBRIDVIF, "plan", *words, "-f", "shell"]).stdout
+def printed(lab: Lab, *words: str, config: Path | None = None) -> str:
+    options = ["--config-file", str(config)] if config else []
+    return lab.box.run([*HYBRIDVIF, *options, "plan", *words, "-f", "shell"]).stdout
 
 
 def seen(lab: Lab, port: Port) -> HostState:
@@ -37,6 +40,40 @@ def test_a_plan_run_by_hand_plugs_and_unplugs(lab: Lab, mtu: int) -> None:
     assert printed(lab, *words) == ""
     lab.sh(printed(lab, "unplug", port.id))
     assert seen(lab, port) == NOTHING
+    assert lab.snapshot() == before
+
+
+def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab: Lab, tmp_path: Path) -> None:
+    config = tmp_path / "trunks.conf"
+    config.write_text(
+        "[hybridvif]\nintegration_bridges = br-int,tbr-*\ncreate_bridges = tbr-*\nremove_trunk_bridges = true\n"
+        "default_qos_type = linux-noop\n"
+    )
+    ports = [make_port(number, bridge="tbr-1", datapath_type="netdev") for number in (1, 2)]
+    listed = tmp_path / "ports.json"
+    fields = ("id", "mac", "instance_id", "bridge", "datapath_type")
+    listed.write_text(json.dumps([{name: getattr(port, name) for name in fields} for port in ports]))
+    lab.sh("ovs-vsctl --all destroy QoS")
+    before = lab.snapshot()
+    lab.sh(f"ovs-vsctl create QoS type=linux-noop external_ids:id={qos_id_of(ports[0].names.switch_end)}")
+
+    lab.sh(printed(lab, "plug", "-F", str(listed), config=config))
+
+    for port in ports:
+        assert agree(seen(lab, port), wiring_of(port.on(Settings(default_qos_type="linux-noop"))))
+        assert lab.row(port.names.switch_end, "Port")["qos"] != ["set", []]
+    assert len(lab.sh("ovs-vsctl --bare --columns=_uuid list QoS").split()) == 2
+    assert printed(lab, "plug", "-F", str(listed), config=config) == ""
+    # One QoS row has come to be another port's too, and stays.
+    lab.sh(
+        "ip link add hvend type veth peer name hvendp; "
+        f"ovs-vsctl add-port br-int hvend -- set Port hvend qos=$(ovs-vsctl get Port {ports[1].names.switch_end} qos)"
+    )
+    lab.sh(printed(lab, "unplug", ports[0].id, config=config))
+    assert "tbr-1" in lab.sh("ovs-vsctl list-br").split()
+    lab.sh(printed(lab, "unplug", ports[1].id, config=config))
+    assert lab.row("hvend", "Port")["qos"][0] == "uuid"
+    lab.sh("ovs-vsctl del-port hvend; ovs-vsctl --all destroy QoS; ip link delete hvend")
     assert lab.snapshot() == before
 
 

@@ -174,6 +174,18 @@ def test_a_program_can_run_on_eventlet(sandbox: Sandbox, tmp_path: Path) -> None
     Lab(sandbox, Host.__new__(Host)).sweep()
 
 
+@pytest.mark.parametrize(
+    "call",
+    ["connect(sys.argv[1:])", "await asyncio.to_thread(connect, sys.argv[1:])"],
+    ids=["in the loop", "beside it"],
+)
+def test_a_loop_ends_also_where_eventlet_is_installed(sandbox: Sandbox, tmp_path: Path, call: str) -> None:
+    # It is told to nobody any more that a thread has ended which imports eventlet first of all.
+    code = EVENT_LOOP.replace("connect(sys.argv[1:])", call)
+    assert run_program(code, sandbox, tmp_path) == "done False\n"
+    Lab(sandbox, Host.__new__(Host)).sweep()
+
+
 def test_a_temporary_directory_of_a_long_name_is_no_hindrance(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

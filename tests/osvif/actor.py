@@ -22,7 +22,9 @@ import asyncio
 import json
 import logging
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from itertools import pairwise
 from typing import Any
 
 import os_vif
@@ -62,9 +64,29 @@ def answered(order: dict[str, Any]) -> Answer:
         case "many":
             with ThreadPoolExecutor(8) as pool:
                 return {"ok": True, "answers": list(pool.map(called, order["orders"]))}
+        case _ if order.get("clock"):
+            return beside_a_clock(order)
         case _:
             return called(order)
     return {"ok": True}
+
+
+def beside_a_clock(order: dict[str, Any]) -> Answer:
+    """The call, and for how many seconds at most another thread of this program, or a green one, did not run."""
+    ticks, ended = [time.monotonic()], threading.Event()
+
+    def tick() -> None:
+        while not ended.is_set():
+            time.sleep(0.01)
+            ticks.append(time.monotonic())
+
+    clock = threading.Thread(target=tick)
+    clock.start()
+    answer = called(order)
+    ticks.append(time.monotonic())
+    ended.set()
+    clock.join()
+    return {**answer, "longest": max(after - before for before, after in pairwise(ticks))}
 
 
 def called(order: dict[str, Any]) -> Answer:
@@ -126,8 +148,12 @@ def vif_of(said: dict[str, Any]) -> Any:
             return objects.vif.VIFOpenVSwitch(vif_name=f"tap{key}", bridge_name="br-int", **shared)
         case "vhostuser":
             return objects.vif.VIFVHostUser(
-                vif_name=f"vhu{key}", path=f"/run/openvswitch/vhu{key}", mode=said.get("mode", "client"), **shared
+                vif_name=f"vhu{key}", path=f"/run/openvswitch/vhu{key}", mode=said["mode"], **shared
             )
+        case "hostdevice":
+            return objects.vif.VIFHostDevice(dev_type="ethernet", dev_address=said["pci"], **shared)
+        case "direct":
+            return objects.vif.VIFDirect(mode="vepa", vif_name=f"tap{key}", **shared)
     raise ValueError(said)
 
 

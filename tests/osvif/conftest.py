@@ -71,7 +71,7 @@ def configuration(
     name: str = "nova",
     daemon: dict[str, object] | None = None,
 ) -> Path:
-    """A file as Nova has it, with both sections."""
+    """A file as Nova has it, with both sections; None: an option that it leaves out."""
     path = directory / f"{name}.conf"
     sections: dict[str, dict[str, object]] = {
         "hybridvif": {"lock_path": directory / "locks", "deadline": 10, **ours},
@@ -81,7 +81,7 @@ def configuration(
     }
     path.write_text(
         "".join(
-            f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in some.items())
+            f"[{name}]\n" + "".join(f"{key} = {value}\n" for key, value in some.items() if value is not None)
             for name, some in sections.items()
         )
     )

@@ -105,6 +105,15 @@ def test_doctor_warns_of_doubles(tmp_path: Path, directory: Directory, option: s
     assert "NoOpPlugin (another)" in found["text"]
 
 
+def test_doctor_says_that_another_plugin_keeps_os_vif_from_starting(tmp_path: Path, directory: Directory) -> None:
+    place = Path(directory("another"))
+    code = "class Plugin:\n    def load(name):\n        raise RuntimeError('no card here')\n"
+    (place / "no_card.py").write_text(code)
+    (place / "another-99.dist-info" / "entry_points.txt").write_text("[os_vif]\ncard = no_card:Plugin\n")
+    found = doctor(tmp_path, "true", str(place))["os-vif"]
+    assert (found["verdict"], found["text"]) == ("fail", "os-vif cannot load its plugins: RuntimeError: no card here")
+
+
 def doctor(tmp_path: Path, option: str, *directories: str) -> dict[str, dict[str, str]]:
     config = tmp_path / "doctor.conf"
     config.write_text(f"[hybridvif]\nanswer_to_ovs = {option}\nlock_path = {tmp_path}/locks\n")
@@ -113,3 +122,12 @@ def doctor(tmp_path: Path, option: str, *directories: str) -> dict[str, dict[str
     env = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(directories)}
     done = run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
     return {one["name"]: one for one in json.loads(done.stdout)["findings"]}
+
+
+def test_the_command_does_not_pass_on_what_eventlet_says_of_itself(tmp_path: Path) -> None:
+    config = tmp_path / "quiet.conf"
+    config.write_text(f"[hybridvif]\nanswer_to_ovs = true\nlock_path = {tmp_path}/locks\n")
+    command = [sys.executable, "-m", "hybridvif", "--config-file", str(config), "doctor"]
+    done = run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
+    assert "answers to 'ovs'" in done.stdout
+    assert "ventlet" not in done.stderr

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from subprocess import PIPE
 from typing import Any
 
@@ -15,7 +17,7 @@ from hybridvif import Port, check, plug
 from hybridvif.sandbox import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO
-from tests.osvif.conftest import FULL, Nova, StartNova
+from tests.osvif.conftest import FULL, Nova, StartNova, configuration
 from tests.prove.figures import note
 
 ADDITIONS = {
@@ -103,6 +105,16 @@ def test_a_port_of_a_network_without_an_mtu_is_as_os_vifs(lab: Lab, start_nova: 
     sized: dict[str, object] = {"network_device_mtu": 1420}
     novas = [start_nova(os_vif=sized), start_nova(os_vif=sized, answer_to_ovs="true")]
     assert differing(lab, novas, port, 1420, mtu=None) == NO_DIFFERENCE
+
+
+@pytest.mark.parametrize(
+    "option", [{"per_port_bridge": "true"}, {"ovsdb_interface": "vsctl"}], ids=lambda option: next(iter(option))
+)
+def test_no_option_that_os_vif_has_for_other_ports_makes_a_difference(
+    lab: Lab, start_nova: StartNova, port: Port, option: dict[str, object]
+) -> None:
+    novas = [start_nova(os_vif=option), start_nova(os_vif=option, answer_to_ovs="true")]
+    assert differing(lab, novas, port) == NO_DIFFERENCE
 
 
 def test_a_port_made_over_to_another_firewall_stays_as_os_vif_leaves_it(
@@ -404,6 +416,62 @@ def test_adoption_plugs_and_repairs_lose_not_one_packet(
     note("traffic-osvif-api", case=plugin, pings=told["pings"], kilobytes=told["bytes"] // 1000, repairs=len(drifts),
          lost_pings=told["lost pings"], lost_segments=told["lost segments"])  # fmt: skip
     assert (told["lost pings"], told["lost segments"]) == (0, 0), told
+
+
+def test_a_whole_host_is_adopted_port_by_port_and_what_is_not_hybrid_is_left(
+    lab: Lab, start_nova: StartNova, tmp_path: Path
+) -> None:
+    os_vif: dict[str, object] = {"isolate_vif": "true"}
+    theirs, ours = start_nova(os_vif=os_vif), start_nova(os_vif=os_vif, answer_to_ovs="true", **TRUNKS)
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"bridge": "tbr-1"},
+        {"interface_id": make_port(99).id},
+        {"kind": "ovs", "create_port": True, "create_tap": True},
+    ]
+    ports = [make_port(number, mtu=9000 - number) for number in range(1, 5)]
+    plain, trunk, other, *_ = ports
+    before = lab.snapshot()
+    for port, more in zip(ports, kinds, strict=True):
+        assert theirs.plug(port, **more)["ok"]
+    lab.sh(f"ovs-vsctl set Port {plain.names.switch_end} tag=7 -- clear Port {plain.names.switch_end} vlan_mode trunks")
+
+    def rows() -> dict[str, str]:
+        """All but our key and what ovs-vswitchd counts."""
+        lab.sh(f"ovs-vsctl remove Interface {other.names.switch_end} external_ids hybridvif-port-id")
+        columns = {"Interface": "_uuid,name,type,options,external_ids,ofport,other_config,mtu_request"}
+        tables = ("Bridge", "Port", "Interface")
+        return {
+            table: lab.sh(f"ovs-vsctl {f'--columns={columns[table]}' if table in columns else ''} list {table}")
+            for table in tables
+        }
+
+    def hybridvif(*words: str) -> dict[str, Any]:
+        done = lab.box.run([*command, *words, "-f", "json"], check=False)
+        return {**json.loads(done.stdout), "said": done.stderr}
+
+    config = configuration(tmp_path, {"answer_to_ovs": "true", **TRUNKS}, os_vif)
+    command = [sys.executable, "-W", "ignore", "-m", "hybridvif", "--config-file", str(config)]
+    plugged, links = rows(), lab.links()
+    assert until(lambda: all(lab.link(port.names.bridge)["operstate"] == "UP" for port in ports[:3]))
+    seen = lab.snapshot()
+    dry = hybridvif("adopt", "--dry-run")
+    assert lab.snapshot() == seen
+    done = hybridvif("adopt")
+    for told in (dry, done):
+        assert [one["port"] for one in told["ports"]] == [plain.id, trunk.id]
+        assert [one["key"] for one in told["skipped"]] == [other.id[:11]]
+        assert f"has the iface-id {make_port(99).id}" in told["skipped"][0]["reason"]
+    assert all(check(port, lab.host) == () for port in (plain, replace(trunk, bridge="tbr-1")))
+    # What nothing tells the id of, os-vif's caller knows.
+    for port, more in zip(ports, kinds, strict=True):
+        assert ours.plug(port, **more) == {"ok": True}
+    states = {one["port"]: one["state"] for one in hybridvif("list")["ports"]}
+    assert states == dict.fromkeys([port.id for port in (plain, trunk, other)], "in-order")
+    assert (rows(), lab.links()) == (plugged, links)
+    for port, more in zip(ports, kinds, strict=True):
+        assert theirs.unplug(port, **more)["ok"]
+    assert lab.snapshot() == before
 
 
 def test_a_loss_would_be_seen(lab: Lab, port: Port) -> None:

@@ -106,6 +106,12 @@ def test_every_integration_bridge_must_exist() -> None:
     assert missing.remedy.endswith("ovs-vsctl --db=unix:/tmp/none/db.sock add-br br-no")
 
 
+def test_a_missing_bridge_that_the_host_makes_fails_nothing() -> None:
+    settings = Settings(integration_bridges=("br-int", "tbr-*"), create_bridges=("br-int",))
+    *_, missing = diagnosis.switch(settings, Facts())
+    assert (missing.name, missing.verdict) == ("bridge br-int", "info")
+
+
 def test_a_lock_path_must_be_a_directory_that_can_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert diagnosis.lock_path(str(tmp_path)).verdict == "pass"

@@ -141,6 +141,17 @@ def test_a_port_that_os_vif_plugged_has_its_id_from_the_row() -> None:
     assert (only(host).port_id, only(host).standing) == (ID, Standing.DRIFT)
 
 
+def test_a_port_that_os_vif_plugged_with_another_interface_id_is_not_taken_for_two_ports() -> None:
+    host = plugged(PORT)
+    unmark(host)
+    host.state = host.state.having(replace(row_of(host), iface_id=OTHER_ID))
+    assert (only(host).port_id, only(host).standing, fix_of(only(host))) == (None, Standing.CONFLICT, None)
+    assert only(host).conflict == (
+        f"its row has the iface-id {OTHER_ID}, for which its devices are not named, so nothing tells its port id; "
+        "plug it with all its options, --interface-id among them"
+    )
+
+
 def test_two_ports_that_claim_one_name_are_a_conflict() -> None:
     host = plugged(PORT)
     host.state = host.state.having(replace(veth_of(host), peer_alias=TWIN_ID))

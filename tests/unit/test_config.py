@@ -92,6 +92,25 @@ def test_what_a_file_sets_for_os_vif_counts_where_ours_is_silent(write: Write, t
     assert (both.ovsdb_connection, both.deadline) == ("unix:/run/x.sock", 3.0)
 
 
+@pytest.mark.parametrize(
+    ("made_of", "elsewhere"),
+    [
+        ("$my_ip", "[DEFAULT]\nmy_ip = 10.0.0.7"),
+        ("${neutron.address}", "[neutron]\naddress = 10.0.0.7"),
+        ("$my_ip", "[DEFAULT]\nmy_ip = ${management}\nmanagement = 10.0.0.7"),
+    ],
+    ids=["default section", "other section", "twice"],
+)
+def test_what_a_file_sets_for_os_vif_may_be_made_of_options_that_are_novas(
+    write: Write, made_of: str, elsewhere: str
+) -> None:
+    theirs = f"[os_vif_ovs]\novsdb_connection = tcp:{made_of}:6640\n"
+    assert settings_from(write(theirs + elsewhere)).ovsdb_connection == "tcp:10.0.0.7:6640"
+    said = complaint(write(theirs))
+    assert said.startswith(f"[os_vif_ovs] ovsdb_connection is made of ${made_of.strip('${}')}, which no file sets;")
+    assert settings_from(write(theirs, ovsdb_connection="unix:/run/x.sock")).ovsdb_connection == "unix:/run/x.sock"
+
+
 def test_os_vifs_defaults_never_count(write: Write) -> None:
     assert settings_from(write("[os_vif_ovs]\nisolate_vif = true")) == Settings()
 

@@ -133,7 +133,7 @@ def may_import(module: str, target: str) -> bool:
         return is_of(target, *CORE, *ours) or channel or library in sys.stdlib_module_names
     if is_of(target, "hybridvif.executors"):
         # Without a library each: what they share, the recipe as text, and the names of packages.
-        return is_of(target, FAKE, *(f"hybridvif.executors.{name}" for name in ("base", "recipes", "command")))
+        return is_of(target, FAKE, *(f"hybridvif.executors.{name}" for name in ("base", "script", "command")))
     return library not in EXECUTOR_LIBRARIES
 
 

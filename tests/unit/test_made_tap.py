@@ -25,8 +25,8 @@ from hybridvif import (
     unplug,
 )
 from hybridvif.executors.linkstate import Device, observed
-from hybridvif.executors.recipes import shell_lines
 from hybridvif.executors.recording import RecordingHost
+from hybridvif.executors.script import script_lines
 from hybridvif.parts import NOTHING, HostState, MadeTap, Tap, agree
 from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import MAX_MTU, MAX_TAP_MTU
@@ -250,7 +250,7 @@ def test_a_port_that_has_one_is_its_own_even_if_nothing_else_is_there() -> None:
 def test_as_command_lines() -> None:
     made = replace(MADE_TAP, multi_queue=True)
     tap, qbr = NAMES.tap, NAMES.bridge
-    assert list(shell_lines([Create(made), Update(replace(MADE_TAP, master="", mtu=1400), MADE_TAP)])) == [
+    assert list(script_lines([[Create(made), Update(replace(MADE_TAP, master="", mtu=1400), MADE_TAP)]])) == [
         f"ip tuntap add dev {tap} mode tap multi_queue",
         f"ip link set dev {tap} alias {PORT.id}",
         f"ip link set dev {tap} address fe:16:3e:aa:bb:cc mtu 1500",
@@ -261,8 +261,8 @@ def test_as_command_lines() -> None:
         f"brctl addif {qbr} {tap}",
     ]
     bare = replace(MADE_TAP, master="", up=False)
-    assert len(list(shell_lines([Create(bare)]))) == 4
-    assert list(shell_lines([Delete(MADE_TAP), Update(MADE_TAP, bare)])) == [
+    assert len(list(script_lines([[Create(bare)]]))) == 4
+    assert list(script_lines([[Delete(MADE_TAP), Update(MADE_TAP, bare)]])) == [
         f"ip link delete {tap} || true",
         f"ip link set dev {tap} down",
         f"brctl delif {qbr} {tap}",

@@ -8,9 +8,11 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Port, plan, wiring_of
-from hybridvif.executors.recipes import link_lines, shell_lines, switch_words
+from hybridvif.executors.recipes import link_lines, switch_words
+from hybridvif.executors.script import script_lines
 from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Tap
 from hybridvif.port import VifType
+from hybridvif.settings import Settings
 from hybridvif.steps import Create, Update
 from tests.unit.strategies import VHOST_USER, the
 
@@ -23,6 +25,13 @@ PORT = Port(
 WIRING = wiring_of(PORT)
 QBR, QVB, QVO = PORT.names.bridge, PORT.names.bridge_end, PORT.names.switch_end
 ROW = the(OvsPort, WIRING)
+QOS_GOES = (
+    "for row in $(ovs-vsctl --bare --columns=_uuid find QoS external_ids:id=561dcc26-60f5-5ed1-a8e3-d076fcc18610); do "
+    '[ "$(ovs-vsctl --bare --columns=name find Port qos=$row)" ] || ovs-vsctl --if-exists destroy QoS $row; done'
+)
+TRUNKS = Settings(
+    integration_bridges=("br-int", "tbr-*"), create_bridges=("br-int", "tbr-*"), remove_trunk_bridges=True
+)
 
 SEED = [
     rf"brctl addbr {QBR}",
@@ -40,7 +49,7 @@ SEED = [
 
 
 def test_a_fresh_plug_runs_the_seeds_commands_in_the_seeds_order() -> None:
-    lines = list(shell_lines(plan(NOTHING, WIRING)))
+    lines = list(script_lines([plan(NOTHING, WIRING)]))
     at = -1
     for wanted in SEED:
         later = [place for place, line in enumerate(lines) if place > at and re.fullmatch(wanted, line)]
@@ -49,40 +58,63 @@ def test_a_fresh_plug_runs_the_seeds_commands_in_the_seeds_order() -> None:
 
 
 def test_a_port_to_be_isolated_is_in_the_dead_vlan_in_the_very_transaction_that_makes_it() -> None:
-    (line,) = [one for one in shell_lines(plan(NOTHING, wiring_of(replace(PORT, isolate=True)))) if "ovs-vsctl" in one]
+    born = wiring_of(replace(PORT, isolate=True))
+    (line,) = [one for one in script_lines([plan(NOTHING, born)]) if "ovs-vsctl" in one]
     assert f" -- set Port {QVO} tag=4095 vlan_mode=trunk trunks=4095" in line
     drifted = WIRING.having(replace(ROW, vm_uuid=""))
-    assert not [one for one in shell_lines(plan(drifted, wiring_of(replace(PORT, isolate=True)))) if "4095" in one]
+    assert not [one for one in script_lines([plan(drifted, born)]) if "4095" in one]
 
 
 def test_a_port_with_a_qos_gets_it_in_the_very_transaction_that_makes_it() -> None:
     born = wiring_of(replace(PORT, isolate=True, qos_type="linux-noop"))
-    (line,) = [one for one in shell_lines(plan(NOTHING, born)) if "ovs-vsctl" in one]
+    stale, line = [one for one in script_lines([plan(NOTHING, born)]) if "ovs-vsctl" in one]
+    assert stale == QOS_GOES
     assert f"--id=@{QVO} create QoS type=linux-noop" in line
     assert line.endswith(f"-- set Port {QVO} tag=4095 vlan_mode=trunk trunks=4095 qos=@{QVO}")
 
 
 def test_an_unplug_is_the_reverse() -> None:
-    assert list(shell_lines(plan(WIRING, NOTHING))) == [
+    assert list(script_lines([plan(WIRING, NOTHING)])) == [
         f"ovs-vsctl --if-exists del-port {QVO}",
+        QOS_GOES,
         f"ip link delete {QVB} || true",
         f"ip link set dev {QBR} down || true",
         f"brctl delbr {QBR} || true",
     ]
 
 
+def test_a_missing_bridge_is_made_once_in_the_transaction_of_the_first_port_that_needs_it() -> None:
+    ports = [replace(PORT, id=f"{number}f2c0e1a-7b00-4c00-8000-000000000001", bridge="tbr-1") for number in (1, 2)]
+    ports[0] = replace(ports[0], datapath_type="netdev")
+    plans = [plan(NOTHING, wiring_of(port)) for port in ports]
+    one, two = [line for line in script_lines(plans, ["br-int"], TRUNKS) if "ovs-vsctl" in line]
+    made = "ovs-vsctl add-br tbr-1 -- set Bridge tbr-1 datapath_type=netdev -- add-port tbr-1"
+    assert one.startswith(f"{made} {ports[0].names.switch_end} ")
+    assert two.startswith(f"ovs-vsctl add-port tbr-1 {ports[1].names.switch_end} ")
+    for bridges, settings in (["br-int", "tbr-1"], TRUNKS), (["br-int"], Settings()):
+        assert not [line for line in script_lines(plans, bridges, settings) if "add-br" in line]
+
+
+def test_a_trunk_bridge_goes_where_it_is_left_empty_and_the_host_says_so() -> None:
+    there = plan(wiring_of(replace(PORT, bridge="tbr-1")), NOTHING)
+    goes = '[ "$(ovs-vsctl list-ports tbr-1)" ] || ovs-vsctl --if-exists del-br tbr-1'
+    assert list(script_lines([there], ["tbr-1"], TRUNKS))[1:3] == [QOS_GOES, goes]
+    assert goes not in script_lines([there], ["tbr-1"])
+    assert not [line for line in script_lines([plan(WIRING, NOTHING)], ["br-int"], TRUNKS) if "del-br" in line]
+
+
 def test_a_row_that_stays_is_parked_and_freed_in_two_transactions() -> None:
     gone = HostState({}, {QVO: replace(ROW, realized=False)})
-    transactions = [line for line in shell_lines(plan(gone, WIRING)) if line.startswith("ovs-vsctl")]
+    transactions = [line for line in script_lines([plan(gone, WIRING)]) if line.startswith("ovs-vsctl")]
     assert [PARKED in line for line in transactions] == [True, False]
 
 
 def test_a_port_in_order_needs_no_line() -> None:
-    assert list(shell_lines(plan(WIRING, WIRING))) == []
+    assert list(script_lines([plan(WIRING, WIRING)])) == []
 
 
 def test_a_port_of_ivs_is_added_by_ivs_ctl() -> None:
-    lines = list(shell_lines(plan(NOTHING, wiring_of(replace(PORT, vif_type=VifType.IVS)))))
+    lines = list(script_lines([plan(NOTHING, wiring_of(replace(PORT, vif_type=VifType.IVS)))]))
     assert lines[-1] == f"ivs-ctl add-port {QVO}"
 
 
@@ -115,11 +147,13 @@ def test_an_end_gets_only_what_differs() -> None:
 )
 def test_a_vhost_user_port_is_made_in_one_line(mode: str, kind: str) -> None:
     wiring = wiring_of(replace(PORT, vhostuser_mode=mode))
-    (line,) = shell_lines(plan(NOTHING, wiring), "/run/s")
+    (line,) = script_lines([plan(NOTHING, wiring)], settings=Settings(vhost_socket_dir="/run/s"))
     assert line.startswith("ovs-vsctl add-port br-int vhu5f2c0e1a-7b -- set Interface vhu5f2c0e1a-7b ")
     assert kind in line
     assert line.endswith(" -- set Interface vhu5f2c0e1a-7b mtu_request=1450")
-    assert list(shell_lines(plan(wiring, NOTHING))) == ["ovs-vsctl --if-exists del-port vhu5f2c0e1a-7b"]
+    gone, qos_goes = script_lines([plan(wiring, NOTHING)])
+    assert gone == "ovs-vsctl --if-exists del-port vhu5f2c0e1a-7b"
+    assert "find QoS" in qos_goes
 
 
 def test_a_vhost_user_port_is_changed_in_place_and_keeps_the_options_of_others() -> None:
