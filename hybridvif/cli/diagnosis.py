@@ -23,7 +23,7 @@ from hybridvif.settings import OVS_SOCKET, Settings
 PATIENCE = 10.0
 """Seconds that the daemon, and after it the switch, are given."""
 RECORDING = "recording"
-OVS_EXECUTORS = ("ovsdb", "ovs-vsctl")
+OVS_EXECUTORS = ("ovsdb", "ovsdbapp", "ovs-vsctl")
 _CONTROL_PATIENCE = 2.0
 
 
