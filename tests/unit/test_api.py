@@ -568,6 +568,19 @@ def test_a_running_vm_is_cut_off_only_by_force(state: HostState, carrier: set[st
     assert not host.state.ports
 
 
+@pytest.mark.parametrize(("state", "carrier"), RUNNING.values(), ids=RUNNING)
+def test_a_running_vm_is_not_cut_off_by_a_plug_as_a_vhost_user_port(state: HostState, carrier: set[str]) -> None:
+    bound = replace(PORT, vhostuser_mode="server")
+    host = GuardedHost(state)
+    host.simulation.carrier = carrier
+    for refused in (plug, check):
+        with pytest.raises(PortRunning, match="refused to plug it as a vhost-user port, since tap"):
+            refused(bound, host)
+    assert host.state == state
+    assert unplug(PORT.id, host, force=True).ok
+    assert plug(bound, host).ok
+
+
 def test_a_vhost_user_port_that_the_switch_has_under_another_socket_is_left_and_told() -> None:
     bound = replace(PORT, vhostuser_mode="server")
     wiring = wiring_of(bound)
