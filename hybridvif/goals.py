@@ -17,7 +17,7 @@ from hybridvif.facts import Facts, Observed
 from hybridvif.host import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames
-from hybridvif.parts import NOTHING, VHOST_USER_TYPES, HostState, MadeTap, OvsPort, VhostUserPort
+from hybridvif.parts import NOTHING, VHOST_USER_TYPES, Bridge, HostState, MadeTap, OvsPort, VhostUserPort
 from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import Port
 from hybridvif.remains import NoRemain
@@ -65,7 +65,7 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     if goal.is_plug:
         _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
-        _require_tap_is_free(goal, steps, seen.facts)
+        _require_nobody_is_cut_off(goal, steps, seen.facts)
         _require_socket_can_move(goal, steps)
     elif steps and (goal.spare_vms or not (goal.force or host.settings.unplug_running == "force")):
         _require_idle(goal, seen)
@@ -105,17 +105,20 @@ def _require_bridges(goal: Goal, steps: tuple[Step, ...], facts: Facts, host: An
             )
 
 
-def _require_tap_is_free(goal: Goal, steps: tuple[Step, ...], facts: Facts) -> None:
-    """A plug as a vhost-user port removes the tap that was made for it before; not from a VM that holds it.
+def _require_nobody_is_cut_off(goal: Goal, steps: tuple[Step, ...], facts: Facts) -> None:
+    """A plug as a vhost-user port removes the Linux bridge, and the tap that was made for it; not from a running VM.
 
-    That VM would have lost its device for good, also where the plug then failed and was rolled back.
+    That VM would have lost its network, or its device for good, also where the plug then failed and was rolled back.
     """
+    gone = {type(step.part) for step in steps if isinstance(step, Delete)}
+    why = _held_by_others(goal, facts) if Bridge in gone else ""
     tap = facts.links.get(goal.names.tap)
-    goes = any(isinstance(step, Delete) and isinstance(step.part, MadeTap) for step in steps)
-    if goes and tap is not None and tap.carrier:
+    if MadeTap in gone and tap is not None and tap.carrier:
+        why = f"{goal.names.tap} has carrier, so a VM runs on it"
+    if why:
         raise PortRunning(
-            f"port {goal.port_id}: refused to plug it as a vhost-user port, since {goal.names.tap} has carrier, "
-            "so a VM runs on it; stop the VM first, or force its unplug"
+            f"port {goal.port_id}: refused to plug it as a vhost-user port, since {why}; "
+            "stop the VM first, or force its unplug"
         )
 
 
@@ -144,17 +147,24 @@ def _require_idle(goal: Goal, seen: Observed) -> None:
     facts = seen.facts
     if goal.spare_vms and any(isinstance(port, VhostUserPort) for port in seen.state.ports.values()):
         raise _running(goal, f"{goal.names.vhost_user} does not tell whether a VM runs on it")
+    if why := _held_by_others(goal, facts):
+        raise _running(goal, why)
+    tap = facts.links.get(goal.names.tap)
+    goes = isinstance(seen.state.links.get(goal.names.tap), MadeTap)
+    if (goal.spare_vms or goes) and tap is not None and tap.carrier:
+        raise _running(goal, f"{goal.names.tap} has carrier, so a VM runs on it")
+
+
+def _held_by_others(goal: Goal, facts: Facts) -> str:
+    """Why the Linux bridge must stay: what it has beside our own is a VM's that runs, or not ours; "" if it may go."""
     for member in facts.members.get(goal.names.bridge, ()):
         if member == goal.names.bridge_end:
             continue
         fact = facts.links.get(member)
         if member != goal.names.tap or (fact is not None and fact.carrier):
             what = "has carrier, so a VM runs on it" if member == goal.names.tap else "is not ours"
-            raise _running(goal, f"{member} in {goal.names.bridge} {what}")
-    tap = facts.links.get(goal.names.tap)
-    goes = isinstance(seen.state.links.get(goal.names.tap), MadeTap)
-    if (goal.spare_vms or goes) and tap is not None and tap.carrier:
-        raise _running(goal, f"{goal.names.tap} has carrier, so a VM runs on it")
+            return f"{member} in {goal.names.bridge} {what}"
+    return ""
 
 
 def _running(goal: Goal, what: str) -> PortRunning:

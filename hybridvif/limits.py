@@ -189,6 +189,9 @@ def restorable(
     for part in first:
         side = "ports" if part.role is OvsPort.role else "links"
         wired, found = (getattr(state, side).get(part.name) for state in (wiring, now))
+        if wired is None and isinstance(part, OvsPort):
+            # A hybrid port and a vhost-user port make room for each other.
+            goal = goal.having(*(_born_as(row, part) for row in wiring.ports.values() if isinstance(row, OvsPort)))
         if type(wired) is not type(part):
             continue
         goal = goal.having(_born_as(wired, part))

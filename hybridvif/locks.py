@@ -60,6 +60,8 @@ def _holding_one(bucket: int, path: str, deadline: float) -> Iterator[None]:
         try:
             lock.lockfile = _opened(os.path.join(path, name))
             taken = _taken_at_once(lock) or lock.acquire(delay=DELAY, max_delay=MAX_DELAY, timeout=left)
+        except BlockingIOError as error:
+            raise LockTimeout from error
         except OSError as error:
             raise _useless(path, error) from error
         if not taken:
@@ -80,6 +82,9 @@ def _taken_at_once(lock: Any) -> bool:
         lock.trylock()
     except (BlockingIOError, PermissionError):
         return False
+    except OSError:
+        lock.lockfile.close()
+        raise
     lock.acquired = True
     return True
 
@@ -94,13 +99,14 @@ def _make(path: str) -> None:
         else:
             # Root and the service's user share it by its group; mkdir(2) heeds the umask and ignores the setgid bit.
             os.chmod(path, 0o2770)  # noqa: S103
-        owner = os.stat(path).st_uid
+        # Of a link to it as well: who owns that says where it leads.
+        owners = {os.lstat(path).st_uid, os.stat(path).st_uid} - {0, os.geteuid()}
     except OSError as error:
         raise _useless(path, error) from error
-    if owner not in (0, os.geteuid()):
+    if owners:
         # Under /run/lock anyone can have made it, to hold our locks or to have root follow a link out of it.
         raise PreconditionError(
-            f"the lock directory {path} belongs to user {owner}, who is neither root nor this caller; "
+            f"the lock directory {path} belongs to user {min(owners)}, who is neither root nor this caller; "
             f"if that is a mistake, remove it or give it to root: chown root {path}"
         )
 
@@ -110,7 +116,8 @@ def _opened(name: str) -> io.FileIO:
 
     fasteners locks what is open already, and opens nothing itself: that took twice as long, and followed links.
     """
-    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC
+    # Not blocking: for a file that another process holds a lease of, open(2) would wait 45 s for that to be given back.
+    flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     with suppress(FileNotFoundError):
         return io.FileIO(os.open(name, flags), "r+")
     try:

@@ -17,6 +17,8 @@ OF_OSLO = ("netaddr", "rfc3986", "xmlrpc.client")
 """Types of addresses and of URIs that no option of ours has; and XML-RPC, whose dates oslo.log can write."""
 
 _loading = threading.RLock()
+_begun: set[str] = set()
+"""The modules that are being loaded, by the thread that has the lock."""
 
 
 class _Postponed(ModuleType):
@@ -24,10 +26,16 @@ class _Postponed(ModuleType):
 
     def __getattr__(self, name: str) -> Any:
         with _loading:
-            if type(self) is _Postponed and self.__spec__ is not None and self.__spec__.loader is not None:
-                self.__class__ = ModuleType  # type: ignore[assignment]  # it is whole from here on
-                self.__spec__.loader.exec_module(self)
-        return getattr(self, name)
+            begun = type(self) is not _Postponed or self.__name__ in _begun
+            if not begun and self.__spec__ is not None and self.__spec__.loader is not None:
+                _begun.add(self.__name__)
+                try:
+                    self.__spec__.loader.exec_module(self)
+                    # Not before it is whole: another thread that uses it meanwhile is to wait here.
+                    self.__class__ = ModuleType  # type: ignore[assignment]
+                finally:
+                    _begun.remove(self.__name__)
+        return ModuleType.__getattribute__(self, name)
 
 
 def postpone(*names: str) -> None:

@@ -3,7 +3,7 @@
 ovs-vswitchd reconfigures the whole host for every transaction, 9 ms on an empty host and 235 ms where 225 ports are, so
 ten callers one after another wait ten times. Left alone such a queue settles into one caller and nine in turns: whoever
 comes first finds nobody and goes alone. So who leads waits for those who are at work on their links and will come
-next; not for longer than the last transaction took, which is what it costs to go without them.
+next; not for longer than two transactions take, which is what it costs to go without them.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from hybridvif.steps import Step
 
 LONGEST = 0.1
 """Seconds that a leader waits for the others at most."""
+SHARE = 0.25
+"""Of the time that a caller has left, how much it waits for others at most, and how much who goes with it leaves it."""
 PATIENCE = 1.0
 """Seconds after which nobody waits for the transaction in flight any longer: ovs-vswitchd may hang."""
 
@@ -32,6 +34,8 @@ class _Wish:
     deadline: float
     outcomes: Sequence[Outcome] | None = None
     taken: bool = False
+    alone: bool = False
+    """Whether nobody is to go with it any more."""
 
 
 class GroupCommit:
@@ -63,42 +67,53 @@ class GroupCommit:
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """What came of these steps, whoever sent them."""
         wish = _Wish(steps, deadline)
+        # The rest of its time is for its own transaction.
+        until = deadline - max(deadline - time.monotonic(), 0) / 2
         with self._turn:
             self._came()
             self._waiting.append(wish)
             self._turn.notify_all()
-            while wish.outcomes is None and (wish.taken or self._is_led(deadline)):
+            while wish.outcomes is None and (wish.taken or self._is_led(until)):
                 # Whoever has taken it sees to the deadline.
-                end = min(self._since + PATIENCE, deadline)
+                end = min(self._since + PATIENCE, until)
                 self._turn.wait(None if wish.taken else max(end - time.monotonic(), 0.001))
             if wish.outcomes is not None:
                 return wish.outcomes
             self._leader, self._since = wish, time.monotonic()
-            self._gather()
-            group = self._group_with(wish)
+            group = [wish]
+            if not wish.alone:
+                self._gather(wish.deadline)
+                group = self._group_with(wish)
+            for one in group:
+                self._waiting.remove(one)
+                one.taken = True
         try:
             self._carry_out(group)
         finally:
             with self._turn:
                 for one in group:
                     if one.outcomes is None and one is not wish:
-                        # The commit raised, of which its own caller hears; the others ask for themselves.
+                        # The commit raised, of which its own caller hears, or undid what was asked for by some for
+                        # the fault of others: each asks for itself.
                         one.taken = False
                         self._waiting.append(one)
                 if self._leader is wish:
                     self._leader = None
                 self._turn.notify_all()
-        return wish.outcomes or ()
+        if wish.outcomes is None:
+            wish.outcomes = self._commit(wish.steps, wish.deadline)
+        return wish.outcomes
 
-    def _is_led(self, deadline: float) -> bool:
+    def _is_led(self, until: float) -> bool:
         """Whether a transaction is in flight that is worth waiting for."""
-        return self._leader is not None and time.monotonic() < min(self._since + PATIENCE, deadline)
+        return self._leader is not None and time.monotonic() < min(self._since + PATIENCE, until)
 
     def _came(self) -> None:
         self._coming.discard(threading.get_ident())
 
-    def _gather(self) -> None:
-        end = time.monotonic() + min(2 * self._took, LONGEST)
+    def _gather(self, deadline: float) -> None:
+        now = time.monotonic()
+        end = now + min(2 * self._took, LONGEST, (deadline - now) * SHARE)
         while self._coming and (left := end - time.monotonic()) > 0:
             self._turn.wait(left)
 
@@ -107,15 +122,15 @@ class GroupCommit:
         group = [wish]
         names = {step.part.name for step in wish.steps}
         now = time.monotonic()
+        shortest = longest = wish.deadline - now
         for one in self._waiting:
-            own = {step.part.name for step in one.steps}
-            patient = one is not wish and one.deadline - now >= (wish.deadline - now) / 2
-            if not own & names and patient:
+            own, left = {step.part.name for step in one.steps}, one.deadline - now
+            least, most = min(shortest, left), max(longest, left)
+            # All of them have until the first one's deadline.
+            if one is not wish and not one.alone and not own & names and least >= most * SHARE:
                 names |= own
+                shortest, longest = least, most
                 group.append(one)
-        for one in group:
-            self._waiting.remove(one)
-            one.taken = True
         return group
 
     def _carry_out(self, group: list[_Wish]) -> None:
@@ -126,7 +141,7 @@ class GroupCommit:
         if self._atomic and len(group) > 1 and all(_took_no_effect(outcome) for outcome in outcomes):
             # One caller's fault undid the others' as well.
             for wish in group:
-                wish.outcomes = self._commit(wish.steps, wish.deadline)
+                wish.alone = True
             return
         for wish in group:
             wish.outcomes = outcomes[: len(wish.steps)]

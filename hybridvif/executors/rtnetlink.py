@@ -88,12 +88,16 @@ class Channel:
 
     def dump(self, request: Request) -> list[bytes]:
         """The messages that answer a request for a dump. Raises Interrupted, TimeoutError, OSError."""
+        own = self._number
         self._send([request])
         found: list[bytes] = []
         interrupted = False
         while True:
             data = self._receive()
-            for kind, flags, _, body in _messages(data):
+            for kind, flags, number, body in _messages(data):
+                if number != own:
+                    # The late answer to a delete that was announced before.
+                    continue
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
                     rejected = _rejected(flags, body) if len(body) >= 4 else None

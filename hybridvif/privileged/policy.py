@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from hybridvif.errors import Refused
 from hybridvif.limits import unfiltered, unwritable
@@ -88,7 +88,7 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
         case Update(before, after):
             _permit_master(before, names)
             changes = changes_of(step)
-            _permit_values(after, unwritable(after, changes | _regained(step)))
+            _permit_values(after, unwritable(after, changes | _regained(step) | _written_anew(after, changes)))
             _permit_filtering(after, changes, settings)
             if "bridge" in changes:
                 # The bridge may have to be made.
@@ -100,6 +100,13 @@ def _regained(step: Update) -> dict[str, object]:
     """What a device that grows gets from the kernel anew, and an executor sets though it is no change: its IPv6."""
     names = [name for name in attributes_of(type(step.before)) if getattr(step.before, name) is None]
     return {name: getattr(step.after, name) for name in names}
+
+
+def _written_anew(part: Part, changes: Mapping[str, object]) -> dict[str, object]:
+    """What an executor may write though it is no change: the type, where a vhost-user port is asked for again."""
+    if isinstance(part, VhostUserPort) and {"realized", "socket_as_configured"} & changes.keys():
+        return {"type": part.type}
+    return {}
 
 
 def _permit_name(part: Part, names: PortNames) -> None:

@@ -568,6 +568,31 @@ def test_a_running_vm_is_cut_off_only_by_force(state: HostState, carrier: set[st
     assert not host.state.ports
 
 
+@pytest.mark.parametrize(("state", "carrier"), RUNNING.values(), ids=RUNNING)
+def test_a_running_vm_is_not_cut_off_by_a_plug_as_a_vhost_user_port(state: HostState, carrier: set[str]) -> None:
+    bound = replace(PORT, vhostuser_mode="server")
+    host = GuardedHost(state)
+    host.simulation.carrier = carrier
+    for refused in (plug, check):
+        with pytest.raises(PortRunning, match="refused to plug it as a vhost-user port, since tap"):
+            refused(bound, host)
+    assert host.state == state
+    assert unplug(PORT.id, host, force=True).ok
+    assert plug(bound, host).ok
+
+
+@pytest.mark.parametrize(("before", "after"), [("", "server"), ("server", ""), ("client", "")])
+def test_a_row_that_had_made_room_comes_back_in_the_dead_vlan_if_the_new_one_was_to_be(before: str, after: str) -> None:
+    host = GuardedHost(wiring_of(replace(PORT, vhostuser_mode=before)))
+    port = replace(PORT, vhostuser_mode=after, isolate=True)
+    host.fail(verb=Create, name=the(OvsPort, wiring_of(port)).name)
+    with pytest.raises(PlugFailed):
+        plug(port, host)
+    (back,) = (step.part for step in host.steps if isinstance(step, Create) and isinstance(step.part, OvsPort))
+    assert isinstance(back, OvsPort)
+    assert back.isolated
+
+
 def test_a_vhost_user_port_that_the_switch_has_under_another_socket_is_left_and_told() -> None:
     bound = replace(PORT, vhostuser_mode="server")
     wiring = wiring_of(bound)

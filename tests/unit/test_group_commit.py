@@ -172,3 +172,93 @@ def test_what_is_not_whole_or_nothing_is_not_tried_again_one_by_one() -> None:
     outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit, atomic=False))
     assert [len(some) for some in switch.transactions] == [1, 9]
     assert {one.result for some in outcomes for one in some} == {Result.FAILED}
+
+
+class Hung:
+    """Answers nobody before the deadline, and remembers how much time each group was given."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, float] = {}
+        self.entered = threading.Semaphore(0)
+
+    def commit(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        left = deadline - time.monotonic()
+        self.given |= {step.part.name: left for step in steps}
+        self.entered.release()
+        time.sleep(max(left, 0))
+        return [Outcome(step, Result.FAILED if left <= 0 else Result.CONFIGURED) for step in steps]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_who_has_little_time_is_not_held_up_and_costs_the_others_none(atomic: bool) -> None:
+    switch = Hung()
+    group = GroupCommit(switch.commit, atomic=atomic)
+
+    def timed(step: Step, seconds: float) -> tuple[Result, float]:
+        began = time.monotonic()
+        (outcome,) = group.apply([step], began + seconds)
+        return outcome.result, time.monotonic() - began
+
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(timed, STEPS[0], 1.0)
+        assert switch.entered.acquire(timeout=10)
+        short = pool.submit(timed, STEPS[1], 0.2)
+        others = [pool.submit(timed, step, 1.0) for step in STEPS[2:8]]
+        assert short.result(10)[1] < 0.5
+        assert {one.result(10)[0] for one in (first, short, *others)} == {Result.CONFIGURED}
+    assert min(switch.given[step.part.name] for step in STEPS[2:8]) > 0.2
+
+
+def test_nobody_waits_for_others_until_it_is_too_late_for_itself() -> None:
+    switch = Switch()
+    group = GroupCommit(switch.commit)
+    threading.Timer(0.2, switch.open.set).start()
+    group.apply([STEPS[0]], time.monotonic() + 10)
+    left: list[float] = []
+
+    def commit(steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        left.append(deadline - time.monotonic())
+        return switch.commit(steps, deadline)
+
+    group._commit = commit
+    is_expected, is_through = threading.Event(), threading.Event()
+
+    def come_late() -> None:
+        with group.expected():
+            is_expected.set()
+            assert is_through.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(come_late)
+        assert is_expected.wait(10)
+        group.apply([STEPS[1]], time.monotonic() + 0.08)
+        is_through.set()
+        late.result(10)
+    assert left[0] > 0
+
+
+def test_what_failed_for_anothers_fault_is_not_tried_again_on_anothers_time() -> None:
+    begin = threading.Event()
+
+    def commit(steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        if not begin.is_set():
+            assert begin.wait(10)
+        elif len(steps) == 1 and steps[0] is not STEPS[1]:
+            time.sleep(1.0)
+            return [Outcome(steps[0], Result.DONE)]
+        return [Outcome(step, Result.FAILED) for step in steps]
+
+    group = GroupCommit(commit)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(group.apply, [STEPS[0]], time.monotonic() + 10)
+        while group._leader is None:
+            time.sleep(0.001)
+        some = [pool.submit(group.apply, [step], time.monotonic() + 10) for step in STEPS[1:4]]
+        while len(group._waiting) < len(some):
+            time.sleep(0.001)
+        begin.set()
+        began = time.monotonic()
+        first.result(10)
+        assert some[0].result(10)[0].result is Result.FAILED
+        assert time.monotonic() - began < 1.5
+        assert {one.result(10)[0].result for one in some[1:]} == {Result.DONE}

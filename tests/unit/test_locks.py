@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -332,3 +334,37 @@ def test_a_directory_that_is_somebody_elses_is_refused_by_name(tmp_path: Path) -
     ):
         pass
     assert list(path.iterdir()) == []
+
+
+def test_a_link_of_somebody_elses_to_a_directory_of_roots_is_refused(tmp_path: Path) -> None:
+    """In a directory that all can write, it would have root litter any other."""
+    if os.geteuid() != 0:
+        # Root runs it in the gate as well.
+        pytest.skip("only root can give a link away")
+    path, elsewhere = tmp_path / "locks", tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    path.symlink_to(elsewhere)
+    with holding([ONE], str(path), soon()):
+        pass
+    os.lchown(path, 12345, -1)
+    with pytest.raises(PreconditionError, match="belongs to user 12345"), holding([OTHER], str(path), soon()):
+        pass
+    assert len(list(elsewhere.iterdir())) == 1
+
+
+def test_a_lease_of_a_lock_holds_nobody_up_beyond_the_deadline(path: str) -> None:
+    with holding([ONE], path, soon()):
+        pass
+    with open(Path(path, f"port-{bucket_of(ONE):04}"), "w", encoding="ascii") as file:
+        # In this process, which is told (SIGIO) that somebody else would open it.
+        before = signal.signal(signal.SIGIO, signal.SIG_IGN)
+        try:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
+            began = time.monotonic()
+            with pytest.raises(LockTimeout), holding([ONE], path, soon(0.5)):
+                pass
+            assert time.monotonic() - began < 2
+        finally:
+            fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_UNLCK)
+            signal.signal(signal.SIGIO, before)
+    assert is_free(path, ONE)

@@ -237,6 +237,13 @@ def test_a_vhost_user_port_is_of_no_other_type(kind: str) -> None:
     assert "type" in refusal([Create(replace(VHOST_USER, type=kind))])
 
 
+@pytest.mark.parametrize("again", [{"realized": False}, {"socket_as_configured": False}], ids=str)
+def test_a_vhost_user_port_that_is_asked_for_again_is_of_no_other_type(again: dict[str, Any]) -> None:
+    """An executor may write the type with what does change, as `ovs-vsctl` does."""
+    other = replace(VHOST_USER, type="internal")
+    assert refusal([Update(replace(other, **again), other)]) == f"refused: {other.name} may not be given that type"
+
+
 @pytest.mark.parametrize("kind", ["dpdkvhostuser", "dpdkvhostuserclient"])
 def test_no_other_row_is_of_its_types(kind: str) -> None:
     assert "type" in refusal([Create(replace(ROW, type=kind))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -44,3 +45,22 @@ def test_what_is_used_is_whole(code: str, said: str) -> None:
 
 def test_what_is_loaded_already_stays_as_it_is() -> None:
     assert python("import json as before; postpone('json'); import json; print(json is before)").strip() == "True"
+
+
+def test_who_uses_it_while_another_thread_loads_it_waits_until_it_is_whole(tmp_path: Path) -> None:
+    (tmp_path / "slow.py").write_text("import time, slow\nhas = hasattr(slow, 'value')\ntime.sleep(0.3)\nvalue = 1\n")
+    code = (
+        f"sys.path.insert(0, {str(tmp_path)!r}); postpone('slow'); import slow, time, threading; "
+        "other = threading.Thread(target=lambda: slow.value); other.start(); time.sleep(0.1); "
+        "print(slow.value, slow.has); other.join()"
+    )
+    assert python(code).split() == ["1", "False"]
+
+
+def test_what_cannot_be_loaded_says_why_each_time(tmp_path: Path) -> None:
+    (tmp_path / "broken.py").write_text("raise OSError('no such disk')\n")
+    code = (
+        f"sys.path.insert(0, {str(tmp_path)!r}); postpone('broken'); import broken, contextlib\n"
+        "for _ in range(2):\n    try:\n        broken.value\n    except OSError as error:\n        print(error)"
+    )
+    assert python(code).splitlines() == ["no such disk"] * 2
