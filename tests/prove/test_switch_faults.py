@@ -160,7 +160,8 @@ def test_without_vswitchd_a_port_is_configured_and_realized_when_it_is_back(
 
 
 def test_a_server_that_dies_and_comes_back_at_any_moment_has_one_row(sandbox: Sandbox, hasty: Lab, switch: str) -> None:
-    plug(PORT, hasty.host)
+    # It may have died in the test before.
+    assert until(lambda: report_of(lambda: plug(PORT, hasty.host)).ok, 20)
     whole = likeness(hasty)
     unplug(PORT.id, hasty.host)
     rounds, wrong = 12 if FULL else 2, 0
