@@ -24,7 +24,8 @@ def written(record: Record) -> str:
     """What a run tells, as Markdown."""
     figures = figures_of(record)
     on = ", ".join(f"{key} {value}" for key, value in record.on.items())
-    lines = [f"On: {on}; {record.rounds} rounds.", "", "### Medians, in milliseconds", "", *_table(figures), ""]
+    lines = [f"On: {on}; {record.rounds} rounds at least.", ""]
+    lines += ["### Medians, in milliseconds", "", *_table(figures), ""]
     lines += ["### What was aimed at", "", "| ratio | aim | measured | |", "|---|---|---|---|"]
     lines += [_row_of(bar) for bar in bars_of(record)]
     lines += ["", *_in_words(record, figures)]
