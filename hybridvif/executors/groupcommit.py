@@ -80,13 +80,14 @@ class GroupCommit:
             if wish.outcomes is not None:
                 return wish.outcomes
             self._leader, self._since = wish, time.monotonic()
-            group = [wish]
+            # At once: while it gathers, another who can wait no longer may lead, and take all that wait.
+            self._take([wish])
+            others: list[_Wish] = []
             if not wish.alone:
                 self._gather(wish.deadline)
-                group = self._group_with(wish)
-            for one in group:
-                self._waiting.remove(one)
-                one.taken = True
+                others = self._fellows_of(wish)
+                self._take(others)
+            group = [wish, *others]
         try:
             self._carry_out(group)
         finally:
@@ -117,9 +118,14 @@ class GroupCommit:
         while self._coming and (left := end - time.monotonic()) > 0:
             self._turn.wait(left)
 
-    def _group_with(self, wish: _Wish) -> list[_Wish]:
-        """This wish and those that can go with it: no two of one part, and none that would cut another one short."""
-        group = [wish]
+    def _take(self, wishes: list[_Wish]) -> None:
+        for one in wishes:
+            self._waiting.remove(one)
+            one.taken = True
+
+    def _fellows_of(self, wish: _Wish) -> list[_Wish]:
+        """Those that can go with this wish: no two of one part, and none that would cut another one short."""
+        fellows: list[_Wish] = []
         names = {step.part.name for step in wish.steps}
         now = time.monotonic()
         shortest = longest = wish.deadline - now
@@ -127,11 +133,11 @@ class GroupCommit:
             own, left = {step.part.name for step in one.steps}, one.deadline - now
             least, most = min(shortest, left), max(longest, left)
             # All of them have until the first one's deadline.
-            if one is not wish and not one.alone and not own & names and least >= most * SHARE:
+            if not one.alone and not own & names and least >= most * SHARE:
                 names |= own
                 shortest, longest = least, most
-                group.append(one)
-        return group
+                fellows.append(one)
+        return fellows
 
     def _carry_out(self, group: list[_Wish]) -> None:
         started = time.monotonic()

@@ -262,3 +262,30 @@ def test_what_failed_for_anothers_fault_is_not_tried_again_on_anothers_time() ->
         assert some[0].result(10)[0].result is Result.FAILED
         assert time.monotonic() - began < 1.5
         assert {one.result(10)[0].result for one in some[1:]} == {Result.DONE}
+
+
+def test_of_two_who_gather_neither_takes_the_other() -> None:
+    switch = Switch()
+    group = GroupCommit(switch.commit)
+    threading.Timer(0.2, switch.open.set).start()
+    group.apply([STEPS[0]], time.monotonic() + 10)
+    is_expected, may_go = threading.Event(), threading.Event()
+
+    def come_not_at_all() -> None:
+        with group.expected():
+            is_expected.set()
+            assert may_go.wait(10)
+
+    with ThreadPoolExecutor(3) as pool:
+        expected = pool.submit(come_not_at_all)
+        assert is_expected.wait(10)
+        now = time.monotonic()
+        first = pool.submit(group.apply, [STEPS[1]], now + 0.36)
+        # It leads as well after half of its time, in which the first, who has a quarter of its own, still gathers.
+        second = pool.submit(group.apply, [STEPS[2]], now + 0.16)
+        time.sleep(0.085)
+        may_go.set()
+        expected.result(10)
+        outcomes = [one.result(10) for one in (first, second)]
+    assert [[one.step for one in some] for some in outcomes] == [[STEPS[1]], [STEPS[2]]]
+    assert sorted(name for some in switch.transactions for name in some) == [step.part.name for step in STEPS[:3]]
