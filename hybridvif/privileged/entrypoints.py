@@ -105,7 +105,8 @@ def _seen_after(
     try:
         return _seen(frozenset(name for key in keys for name in names_of_key(key)), executors, until)
     except Exception as error:  # noqa: BLE001  # what has been done must be told, whatever a look may come to
-        LOG.warning("what was done could not be looked at: %s", error)
+        # Nothing for people: the caller looks for itself, and tells what comes of that.
+        LOG.info("what was done could not be looked at: %s", error)
         return None
 
 
