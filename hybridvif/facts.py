@@ -5,13 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from hybridvif.parts import HostState, merged
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LinkFact:
+class LinkFact(NamedTuple):
     """A link device as the kernel has it."""
 
     ifindex: int
@@ -23,8 +22,7 @@ class LinkFact:
     mtu: int = 0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PortFact:
+class PortFact(NamedTuple):
     """A port of the switch as the switch has it."""
 
     ofport: int | None = None

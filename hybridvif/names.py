@@ -8,8 +8,7 @@ spelling would silently switch security groups off.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from hybridvif.errors import InvalidInput
 
@@ -25,8 +24,7 @@ _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12
 _OURS = re.compile(r"(qbr|qvb|qvo|tap|vhu)([0-9a-f]{8}-[0-9a-f]{2})", re.ASCII)
 
 
-@dataclass(frozen=True, slots=True)
-class PortNames:
+class PortNames(NamedTuple):
     """The device names of one port.
 
     >>> names_of("5f2c0e1a-7b00-4c00-8000-000000000001").bridge
@@ -43,9 +41,6 @@ class PortNames:
     """tap: the VM's device."""
     vhost_user: str
     """vhu: the switch's port of a VM that it reaches through a socket, which has none of the others."""
-
-    def __iter__(self) -> Iterator[str]:
-        return iter((self.bridge, self.bridge_end, self.switch_end, self.tap, self.vhost_user))
 
 
 def is_uuid(text: str) -> bool:

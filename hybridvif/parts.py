@@ -214,9 +214,10 @@ class HostState:
         """The parts of one port alone."""
         # A switch port named tap is plugged straight into the switch, and no part of a hybrid port.
         ends = (names.switch_end, names.vhost_user)
+        links, ports = self.links, self.ports
         return HostState(
-            {name: self.links[name] for name in sorted(names) if name in self.links},
-            {name: self.ports[name] for name in ends if name in self.ports},
+            {name: links[name] for name in names if name in links},
+            {name: ports[name] for name in ends if name in ports},
         )
 
     def having(self, *parts: Part) -> HostState:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 from hybridvif.errors import InvalidInput
@@ -104,94 +105,10 @@ class Port:
 
     def __post_init__(self) -> None:
         names_of(self.id)
-        _require(
-            isinstance(self.mac, str) and is_mac(self.mac.lower()),
-            f"port {self.id}: mac {self.mac!r} is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc",
-        )
-        object.__setattr__(self, "mac", self.mac.lower())
-        for field, value in (("instance_id", self.instance_id), ("interface_id", self.interface_id)):
-            _require(
-                isinstance(value, str) and (is_uuid(value) or (field == "interface_id" and value == "")),
-                f"port {self.id}: {field} {value!r} is not a UUID in canonical form; "
-                "write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002",
-            )
-        _require(
-            type(self.mtu) is int and MIN_MTU <= self.mtu <= MAX_MTU,
-            f"port {self.id}: mtu {self.mtu!r} is not a whole number from {MIN_MTU} to {MAX_MTU}; "
-            "leave it out for 1500",
-        )
-        _require(
-            isinstance(self.bridge, str) and is_bridge_name(self.bridge),
-            f"port {self.id}: bridge {self.bridge!r} cannot be the name of an Open vSwitch bridge; "
-            "use 1 to 15 letters, digits, '_', '.' or '-'",
-        )
-        _require(
-            isinstance(self.vif_type, VifType),
-            f"port {self.id}: vif_type {self.vif_type!r} is not known; use one of "
-            + ", ".join(kind.value for kind in VifType),
-        )
-        for field, flag in ((name, getattr(self, name)) for name in _FLAGS):
-            _require(
-                type(flag) is bool,
-                f"port {self.id}: {field} {flag!r} is neither true nor false; leave it out for false",
-            )
-        _require(
-            self.create_tap or not self.multiqueue,
-            f"port {self.id}: multiqueue is of the tap that create_tap makes; give create_tap, too, or leave it out",
-        )
-        _require(
-            self.mtu <= MAX_TAP_MTU or not self.create_tap,
-            f"port {self.id}: mtu {self.mtu} is more than the {MAX_TAP_MTU} that a tap can have; "
-            "make it smaller, or leave create_tap out",
-        )
-        _require(
-            self.qos_type in ("", NONE, *QOS_TYPES),
-            f"port {self.id}: qos_type {self.qos_type!r} is not known; use one of {NONE}, {', '.join(QOS_TYPES)}",
-        )
-        _require(
-            self.qos_type in ("", NONE) or self.vif_type is VifType.OVS,
-            f"port {self.id}: qos_type is for Open vSwitch, and an Indigo Virtual Switch has none; leave it out",
-        )
-        _require(
-            self.datapath_type in ("", *DATAPATH_TYPES),
-            f"port {self.id}: datapath_type {self.datapath_type!r} is not known; "
-            f"use one of {', '.join(DATAPATH_TYPES)}",
-        )
-        _require(
-            not self.datapath_type or self.vif_type is VifType.OVS,
-            f"port {self.id}: datapath_type is for Open vSwitch, and an Indigo Virtual Switch has no bridges; "
-            "leave it out",
-        )
-        _require(
-            not self.isolate or self.vif_type is VifType.OVS,
-            f"port {self.id}: isolate is for Open vSwitch, and an Indigo Virtual Switch has no VLAN tag of a port's; "
-            "leave it out",
-        )
-
-        _require(
-            self.vhostuser_mode in ("", *VHOSTUSER_MODES),
-            f"port {self.id}: vhostuser_mode {self.vhostuser_mode!r} is not known; "
-            f"use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port",
-        )
-        _require(
-            not self.vhostuser_mode or self.vif_type is VifType.OVS,
-            f"port {self.id}: vhostuser_mode is for Open vSwitch, and an Indigo Virtual Switch has no such ports; "
-            "leave it out",
-        )
-        _require(
-            not (self.vhostuser_mode and self.call_iptables),
-            f"port {self.id}: a vhost-user port has no Linux bridge that could call iptables; leave call_iptables out",
-        )
-        _require(
-            not (self.vhostuser_mode and self.create_tap),
-            f"port {self.id}: a vhost-user port has a socket and no tap that could be made; "
-            "leave create_tap and multiqueue out",
-        )
-        _require(
-            not self.vhostuser_mode or self.qos_type in ("", NONE),
-            f"port {self.id}: qos_type {self.qos_type} is of the kernel's devices, and a vhost-user port is none; "
-            "leave it out",
-        )
+        for said in _objections(self):
+            raise InvalidInput(f"port {self.id}: {said}")
+        if not self.mac.islower():
+            object.__setattr__(self, "mac", self.mac.lower())
 
     def on(self, settings: Settings) -> Port:
         """The port with this host's defaults for what it leaves to the host."""
@@ -214,6 +131,80 @@ class Port:
         return self.interface_id or self.id
 
 
-def _require(legal: bool, sentence: str) -> None:
-    if not legal:
-        raise InvalidInput(sentence)
+def _objections(port: Port) -> Iterator[str]:
+    """What is wrong with this port; the first of them only is told, and those after it take it to be right.
+
+    A sentence is not made before it is needed: 300 ports, of which nothing is wrong, would make thousands.
+    """
+    yield from _objections_to_ids(port)
+    yield from _objections_to_devices(port)
+    yield from _objections_to_kinds(port)
+    if port.vif_type is not VifType.OVS:
+        yield from _objections_to_ivs(port)
+    if port.vhostuser_mode:
+        yield from _objections_to_vhost_user(port)
+
+
+def _objections_to_ids(port: Port) -> Iterator[str]:
+    if not isinstance(port.mac, str) or not is_mac(port.mac.lower()):
+        yield f"mac {port.mac!r} is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc"
+    for field, value in (("instance_id", port.instance_id), ("interface_id", port.interface_id)):
+        if not isinstance(value, str) or not (is_uuid(value) or (field == "interface_id" and value == "")):
+            yield (
+                f"{field} {value!r} is not a UUID in canonical form; "
+                "write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002"
+            )
+
+
+def _objections_to_devices(port: Port) -> Iterator[str]:
+    if type(port.mtu) is not int or not MIN_MTU <= port.mtu <= MAX_MTU:
+        yield f"mtu {port.mtu!r} is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500"
+    if not isinstance(port.bridge, str) or not is_bridge_name(port.bridge):
+        yield (
+            f"bridge {port.bridge!r} cannot be the name of an Open vSwitch bridge; "
+            "use 1 to 15 letters, digits, '_', '.' or '-'"
+        )
+    for field in _FLAGS:
+        if type(flag := getattr(port, field)) is not bool:
+            yield f"{field} {flag!r} is neither true nor false; leave it out for false"
+    if port.multiqueue and not port.create_tap:
+        yield "multiqueue is of the tap that create_tap makes; give create_tap, too, or leave it out"
+    if port.create_tap and port.mtu > MAX_TAP_MTU:
+        yield (
+            f"mtu {port.mtu} is more than the {MAX_TAP_MTU} that a tap can have; "
+            "make it smaller, or leave create_tap out"
+        )
+
+
+def _objections_to_kinds(port: Port) -> Iterator[str]:
+    if not isinstance(port.vif_type, VifType):
+        yield f"vif_type {port.vif_type!r} is not known; use one of {', '.join(kind.value for kind in VifType)}"
+    if port.qos_type not in ("", NONE, *QOS_TYPES):
+        yield f"qos_type {port.qos_type!r} is not known; use one of {NONE}, {', '.join(QOS_TYPES)}"
+    if port.datapath_type not in ("", *DATAPATH_TYPES):
+        yield f"datapath_type {port.datapath_type!r} is not known; use one of {', '.join(DATAPATH_TYPES)}"
+    if port.vhostuser_mode not in ("", *VHOSTUSER_MODES):
+        yield (
+            f"vhostuser_mode {port.vhostuser_mode!r} is not known; "
+            f"use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port"
+        )
+
+
+def _objections_to_ivs(port: Port) -> Iterator[str]:
+    if port.qos_type not in ("", NONE):
+        yield "qos_type is for Open vSwitch, and an Indigo Virtual Switch has none; leave it out"
+    if port.datapath_type:
+        yield "datapath_type is for Open vSwitch, and an Indigo Virtual Switch has no bridges; leave it out"
+    if port.isolate:
+        yield "isolate is for Open vSwitch, and an Indigo Virtual Switch has no VLAN tag of a port's; leave it out"
+    if port.vhostuser_mode:
+        yield "vhostuser_mode is for Open vSwitch, and an Indigo Virtual Switch has no such ports; leave it out"
+
+
+def _objections_to_vhost_user(port: Port) -> Iterator[str]:
+    if port.call_iptables:
+        yield "a vhost-user port has no Linux bridge that could call iptables; leave call_iptables out"
+    if port.create_tap:
+        yield "a vhost-user port has a socket and no tap that could be made; leave create_tap and multiqueue out"
+    if port.qos_type not in ("", NONE):
+        yield f"qos_type {port.qos_type} is of the kernel's devices, and a vhost-user port is none; leave it out"

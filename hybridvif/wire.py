@@ -22,8 +22,6 @@ from hybridvif.steps import Create, Delete, Step, Update
 MAX_PLANS, MAX_STEPS, MAX_NAMES, MAX_TEXT = 512, 16, 4096, 65_536
 """Of one request: plans, steps of a plan, names; and characters of one text, which may be what another tool wrote."""
 
-T = typing.TypeVar("T")
-
 _CLASSES: Mapping[str, type[Part]] = {cls.__name__: cls for cls in PARTS}
 
 
@@ -38,9 +36,8 @@ def _legal_types(cls: type[Part]) -> dict[str, tuple[type, ...]]:
 
 
 _TYPES = {cls: _legal_types(cls) for cls in PARTS}
-_FIELDS = {cls: tuple(spec.name for spec in fields(cls)) for cls in (*PARTS, LinkFact, PortFact)}
+_FIELDS = {cls: tuple(spec.name for spec in fields(cls)) for cls in PARTS}
 _ROW = {cls: attrgetter("__class__.__name__", *_FIELDS[cls]) for cls in PARTS}
-_FACT = {cls: attrgetter(*_FIELDS[cls]) for cls in (LinkFact, PortFact)}
 
 
 def _refuse(legal: bool, sentence: str) -> None:
@@ -151,9 +148,9 @@ def encode_observed(observed: Observed) -> list[Any]:
     facts = observed.facts
     return [
         [_ROW[type(part)](part) for part in observed.state],
-        {name: _FACT[LinkFact](fact) for name, fact in facts.links.items()},
+        dict(facts.links),
         {name: list(held) for name, held in facts.members.items()},
-        {name: _FACT[PortFact](fact) for name, fact in facts.ports.items()},
+        dict(facts.ports),
         dict(facts.switches),
         facts.switch_version,
         sorted(facts.serves),
@@ -168,9 +165,9 @@ def decode_observed(value: Any) -> Observed:
     return Observed(
         HostState().having(*(_made(_CLASSES[kind], values) for kind, *values in parts)),
         Facts(
-            links={name: _made(LinkFact, values) for name, values in links.items()},
+            links={name: LinkFact._make(values) for name, values in links.items()},
             members={name: tuple(held) for name, held in members.items()},
-            ports={name: _made(PortFact, values) for name, values in ports.items()},
+            ports={name: PortFact._make(values) for name, values in ports.items()},
             switches=switches,
             switch_version=version,
             serves=frozenset(serves),
@@ -180,5 +177,5 @@ def decode_observed(value: Any) -> Observed:
     )
 
 
-def _made(cls: type[T], values: Sequence[object]) -> T:
+def _made(cls: type[Part], values: Sequence[Any]) -> Part:
     return cls(**dict(zip(_FIELDS[cls], values, strict=True)))

@@ -46,7 +46,9 @@ def wiring_of(port: Port) -> HostState:
         peer_promisc=True,
         master=names.bridge,
     )
-    wiring = HostState({bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port)})
+    wiring = HostState(
+        {bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port, names.switch_end)}
+    )
     return wiring.having(_tap_of(port)) if port.create_tap else wiring
 
 
@@ -83,8 +85,7 @@ def _tap_of(port: Port) -> MadeTap:
     )
 
 
-def _switch_port_of(port: Port) -> OvsPort | IvsPort:
-    name = port.names.switch_end
+def _switch_port_of(port: Port, name: str) -> OvsPort | IvsPort:
     if port.vif_type is VifType.IVS:
         return IvsPort(name=name)
     return OvsPort(

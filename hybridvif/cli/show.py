@@ -85,8 +85,6 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
 
 def shown_document(port: Plugged, options: Sequence[str]) -> Mapping[str, object]:
     """One port of the drawing."""
-    from dataclasses import asdict
-
     from hybridvif.cli.checking import drift_of
     from hybridvif.cli.list import port_document
     from hybridvif.cli.topology import fix_of
@@ -94,7 +92,7 @@ def shown_document(port: Plugged, options: Sequence[str]) -> Mapping[str, object
     members = [(name, port.link(name)) for name in port.members]
     return {
         **port_document(port),
-        "names": asdict(port.names),
+        "names": port.names._asdict(),
         "tag": port.fact.tag,
         "iface_id": (port.row.iface_id or None) if port.row else None,
         "error": port.fact.error,

@@ -117,7 +117,7 @@ def test_a_row_that_only_its_interface_id_tells_is_a_remain_that_is_not_marked()
 
 def test_a_remain_is_told_from_one_whose_devices_were_made_anew() -> None:
     host = seen(without(ROW))
-    links = {name: replace(fact, ifindex=fact.ifindex + 100) for name, fact in host.facts.links.items()}
+    links = {name: fact._replace(ifindex=fact.ifindex + 100) for name, fact in host.facts.links.items()}
     anew = Observed(host.state, replace(host.facts, links=links))
     (one,), (other,) = remains_of(host, BRIDGES), remains_of(anew, BRIDGES)
     assert one.sign != other.sign
