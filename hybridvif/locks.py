@@ -92,15 +92,12 @@ def _taken_at_once(lock: Any) -> bool:
 def _make(path: str) -> None:
     try:
         try:
-            os.makedirs(os.path.dirname(path), exist_ok=True)
-            os.mkdir(path)
-        except FileExistsError:
-            pass
-        else:
-            # Root and the service's user share it by its group; mkdir(2) heeds the umask and ignores the setgid bit.
-            os.chmod(path, 0o2770)  # noqa: S103
+            itself = os.lstat(path)
+        except FileNotFoundError:
+            _make_anew(path)
+            itself = os.lstat(path)
         # Of a link to it as well: who owns that says where it leads.
-        owners = {os.lstat(path).st_uid, os.stat(path).st_uid} - {0, os.geteuid()}
+        owners = {itself.st_uid, os.stat(path).st_uid} - {0, os.geteuid()}
     except OSError as error:
         raise _useless(path, error) from error
     if owners:
@@ -109,6 +106,17 @@ def _make(path: str) -> None:
             f"the lock directory {path} belongs to user {min(owners)}, who is neither root nor this caller; "
             f"if that is a mistake, remove it or give it to root: chown root {path}"
         )
+
+
+def _make_anew(path: str) -> None:
+    try:
+        os.makedirs(os.path.dirname(path), exist_ok=True)
+        os.mkdir(path)
+    except FileExistsError:
+        # Another caller was faster.
+        return
+    # Root and the service's user share it by its group; mkdir(2) heeds the umask and ignores the setgid bit.
+    os.chmod(path, 0o2770)  # noqa: S103
 
 
 def _opened(name: str) -> io.FileIO:

@@ -18,7 +18,7 @@ from hybridvif.errors import PreconditionError
 from hybridvif.executors import procfs
 from hybridvif.executors.base import ExecutorError, StepFailed, untried
 from hybridvif.executors.groupcommit import GroupCommit
-from hybridvif.executors.linkdump import Interrupted, dump_links
+from hybridvif.executors.linkdump import Interrupted, decoded, dump_links
 from hybridvif.executors.linkgroups import delete_together
 from hybridvif.executors.linkmessages import (
     BRIDGE_OPTIONS,
@@ -28,7 +28,6 @@ from hybridvif.executors.linkmessages import (
     delete_link,
     devices_of,
     get_link,
-    message_of,
     name_in,
     set_addr_gen_mode,
     set_bridge,
@@ -409,7 +408,7 @@ def _got(channel: Channel, which: Sequence[str | int]) -> list[Message | None]:
     for answer in channel.exchange([get_link(one) for one in which]):
         if isinstance(answer, Rejected) and answer.code != errno.ENODEV:
             raise OSError(answer.code, os.strerror(answer.code))
-        found.append(message_of(answer) if isinstance(answer, bytes) else None)
+        found.append(decoded(answer) if isinstance(answer, bytes) else None)
     return found
 
 

@@ -20,7 +20,7 @@ from hybridvif import wire
 from hybridvif.errors import HybridVifError, PreconditionError, Refused
 from hybridvif.executors.base import Executor, ExecutorError, observing
 from hybridvif.facts import together
-from hybridvif.names import key_of, names_of_key
+from hybridvif.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_of_key
 from hybridvif.parts import Role
 from hybridvif.privileged import batches, identification, imports, policy, posture, registry
 from hybridvif.privileged.context import entrypoint
@@ -88,10 +88,18 @@ def apply(plans: object, deadline: object) -> Any:
 def _seen(names: frozenset[str] | None, executors: Mapping[Role, Executor], until: float) -> list[Any]:
     with ExitStack() as asking:
         # All are asked before the first is waited for.
-        answers = [asking.enter_context(observing(executor, names, until)) for executor in executors.values()]
+        answers = [
+            asking.enter_context(observing(executor, _own(role, names), until)) for role, executor in executors.items()
+        ]
         seen = together(answer() for answer in answers)
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
     return wire.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
+
+
+def _own(role: Role, names: frozenset[str] | None) -> frozenset[str] | None:
+    """Those of these names that parts of a role can have: a switch port named tap is no part of a hybrid port."""
+    prefixes = LINK_PREFIXES if role is Role.LINK else SWITCH_PREFIXES
+    return None if names is None else frozenset(name for name in names if name[:3] in prefixes)
 
 
 def _seen_after(
