@@ -29,6 +29,7 @@ from hybridvif.privileged.context import daemon_context
 from hybridvif.privileged.frames import Frames
 from hybridvif.privileged.lograte import LogRate
 from hybridvif.privileged.replies import Replies
+from hybridvif.privileged.serving import Question, Servers
 
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
 _OPTIONS = _ONCE | {"--config-file", "--config-dir"}
@@ -77,7 +78,7 @@ class Hardened(daemon.Daemon):
 
     def _drop_privs(self) -> None:
         self._read_settings()
-        # Before the first thread of the pool: all of this is per thread, and inherited by those to come.
+        # Before the first thread: all of this is per thread, and inherited by those to come.
         self._log_to_the_caller_only()
         posture.detach(self.channel.writer.writesock.fileno())
         posture.narrow()
@@ -103,12 +104,20 @@ class Hardened(daemon.Daemon):
         # Not earlier: a thread keeps the capabilities that it began with.
         channel = self.channel.writer.writesock
         threading.Thread(target=_end_with_the_caller, args=(channel,), name="hybridvif-caller", daemon=True).start()
+        # From here on it is this context: what calls through it is done here.
+        self.context.set_client_mode(False)
+        Servers(self.channel, self._answer, self.context.conf.thread_pool_size, _end).serve()
+
+    def _answer(self, question: Question) -> None:
+        """Carry out a request, and send what came of it. Raises OSError where the caller has hung up."""
+        name, request = question
         try:
-            super().loop()
-        except Exception as error:  # noqa: BLE001  # whatever ends the reading, the daemon ends with it
-            logging.getLogger(__name__).warning("the daemon ends: %s", error)
-        finally:
-            _end()
+            self.channel.send((name, self._process_cmd(name, *request)))
+        except OSError:
+            raise
+        except BaseException as error:  # noqa: BLE001  # a third party's executor, or an answer that cannot be sent
+            kind = f"{type(error).__module__}.{type(error).__name__}"
+            self.channel.send((name, (comm.Message.ERR.value, kind, (str(error),))))
 
     @staticmethod
     def _read_settings() -> None:
@@ -156,7 +165,7 @@ def _end_with_the_caller(channel: socket.socket) -> None:
 
 def _end() -> NoReturn:
     _kill_children()
-    # sys.exit would wait for the pool, which works its queue off first.
+    # sys.exit would wait for the threads of third parties.
     os._exit(0)
 
 

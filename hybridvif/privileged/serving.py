@@ -1,0 +1,64 @@
+"""Who answers the daemon's caller: threads that take turns at reading, each of which answers what it has read.
+
+oslo.privsep has one thread that reads and a pool that answers. To hand a question over from one to the other takes a
+fifth of the time in which a port in order is looked at; here whoever has read a question leaves it to another thread to
+read on, and answers it.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn
+
+LOG = logging.getLogger(__name__)
+Question = tuple[str, tuple[Any, ...]]
+
+
+class Servers:
+    """Threads that serve one caller; the first is the one that calls serve(), more are started as they are wanted."""
+
+    def __init__(
+        self,
+        questions: Iterator[Question],
+        answer: Callable[[Question], None],
+        most: int,
+        end: Callable[[], NoReturn],
+    ) -> None:
+        self._questions, self._answer, self._end = questions, answer, end
+        self._turn = threading.Lock()
+        self._counts = threading.Lock()
+        self._waiting = 0
+        """Threads that wait for their turn to read, the one that reads not counted."""
+        self._left = most - 1
+        """Threads that may yet be started."""
+
+    def serve(self) -> NoReturn:
+        """Answer until nothing more can be read or answered, and end the daemon."""
+        try:
+            while (question := self._read()) is not None:
+                self._answer(question)
+        except Exception as error:  # noqa: BLE001  # whatever it is, nobody can be answered any more
+            LOG.warning("the daemon ends: %s", error)
+        finally:
+            self._end()
+
+    def _read(self) -> Question | None:
+        with self._counts:
+            self._waiting += 1
+        with self._turn:
+            with self._counts:
+                self._waiting -= 1
+            question = next(self._questions, None)
+            if question is not None:
+                self._have_another_read()
+            return question
+
+    def _have_another_read(self) -> None:
+        with self._counts:
+            wanted = not self._waiting and self._left > 0
+            self._left -= wanted
+        if wanted:
+            # Not ahead of the first question: a thread keeps the capabilities that it began with.
+            threading.Thread(target=self.serve, name="hybridvif-server", daemon=True).start()
