@@ -11,6 +11,7 @@ import struct
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from hybridvif.executors.linkstate import ADDR_GEN_MODES, BridgeOptions, Device
 from hybridvif.executors.rtnetlink import (
@@ -42,6 +43,9 @@ INFO_KIND, INFO_DATA, VETH_PEER = 1, 2, 1
 INET_CONF, INET6_CONF, ADDR_GEN_MODE = 1, 2, 8
 ARP_ANNOUNCE, ARP_IGNORE = 18, 19
 """linux/ip.h, IPV4_DEVCONF_*: from 1 on where they are written; read back as an array, from 0 on."""
+_ARP = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE}
+OF_FAMILIES = (*_ARP, "addr_gen_mode")
+"""What set_link() sets of IPv4 and of IPv6."""
 DISABLE_IPV6 = 26
 """linux/ipv6.h, DEVCONF_DISABLE_IPV6: the place in the array."""
 BRIDGE_OPTIONS = {
@@ -122,7 +126,10 @@ def create_veth(veth: Veth, master: int) -> Request:
 
 
 def set_link(index: int, changes: Mapping[str, object], master: int | None = None) -> Request:
-    """Set what one message carries of these changes; master: an index, 0 for none, None to leave it."""
+    """Set what one message carries of these changes; master: an index, 0 for none, None to leave it.
+
+    A device that has no IPv6 refuses addr_gen_mode, and then all of the message, with EAFNOSUPPORT.
+    """
     change = sum(flag for name, flag in _FLAGS.items() if name in changes)
     flags = sum(flag for name, flag in _FLAGS.items() if changes.get(name))
     body = [link_header(index, flags=flags, change=change)]
@@ -135,16 +142,8 @@ def set_link(index: int, changes: Mapping[str, object], master: int | None = Non
     ]
     if master is not None:
         body.append(attribute(MASTER, master))
-    arp = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE}
-    values = [attribute(kind, changes[name]) for name, kind in arp.items() if name in changes]  # type: ignore[arg-type]
-    if values:
-        body.append(nested(AF_SPEC, nested(socket.AF_INET, nested(INET_CONF, *values))))
+    body.append(_families(tuple((name, changes[name]) for name in OF_FAMILIES if changes.get(name) is not None)))
     return Request(RTM_SETLINK, NLM_F_ACK, b"".join(body))
-
-
-def set_addr_gen_mode(index: int, mode: str) -> Request:
-    """Set how a device makes its own IPv6 addresses; in a message of its own, since a device may have no IPv6."""
-    return Request(RTM_SETLINK, NLM_F_ACK, link_header(index) + _addr_gen_mode(mode))
 
 
 def set_bridge(index: int, options: Mapping[str, object]) -> Request:
@@ -182,10 +181,16 @@ def _bridge_info(options: tuple[tuple[str, object], ...]) -> bytes:
     return _link_info("bridge", b"".join(told))
 
 
-@functools.lru_cache(maxsize=len(ADDR_GEN_MODES))
-def _addr_gen_mode(mode: str) -> bytes:
-    value = attribute(ADDR_GEN_MODE, bytes([ADDR_GEN_MODES.index(mode)]))
-    return nested(AF_SPEC, nested(socket.AF_INET6, value))
+@functools.lru_cache(maxsize=64)
+def _families(values: tuple[tuple[str, Any], ...]) -> bytes:
+    """What a device has of IPv4 and of IPv6: the same for nearly every port of a host."""
+    told = dict(values)
+    inet = [attribute(kind, told[name]) for name, kind in _ARP.items() if name in told]
+    families = [nested(socket.AF_INET, nested(INET_CONF, *inet))] if inet else []
+    if "addr_gen_mode" in told:
+        mode = bytes([ADDR_GEN_MODES.index(told["addr_gen_mode"])])
+        families.append(nested(socket.AF_INET6, attribute(ADDR_GEN_MODE, mode)))
+    return nested(AF_SPEC, *families) if families else b""
 
 
 # -- answers -----------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from hybridvif.executors.linkdump import Interrupted, decoded, dump_links
 from hybridvif.executors.linkgroups import delete_together
 from hybridvif.executors.linkmessages import (
     BRIDGE_OPTIONS,
+    OF_FAMILIES,
     Message,
     create_bridge,
     create_veth,
@@ -29,7 +30,6 @@ from hybridvif.executors.linkmessages import (
     devices_of,
     get_link,
     name_in,
-    set_addr_gen_mode,
     set_bridge,
     set_link,
 )
@@ -94,7 +94,7 @@ class NetlinkExecutor:
         for step in steps:
             turns.setdefault(key_of(step.part.name), []).append(step)
         with Channel(deadline) as channel:
-            state, facts = _looked_up(channel, {name for key in turns for name in _names(key)})
+            state, facts = _looked_at(channel, {name for key in turns for name in _names(key)}, deadline)
             ports = [_Port(_names(key), some, state, facts, deadline).turn() for key, some in turns.items()]
             outcomes = _side_by_side(ports, channel, deadline)
         left = dict(zip(turns, map(iter, outcomes), strict=True))
@@ -229,17 +229,13 @@ class _Port:
                 requests.append(set_bridge(index, options))
         # Up comes last, after IPv6 has been switched off; the MTU before that, since a device whose MTU rises to 1280
         # gets its IPv6 back.
-        rest = {name: value for name, value in changes.items() if name in ("mtu", "mac", "group", "alias", *_ARP)}
-        if rest:
-            requests.append(set_link(index, rest))
-        own = len(requests)
-        if changes.get("addr_gen_mode") is not None:
-            # Of a device that has IPv6: a kernel may lack it, and a device whose MTU is below 1280 has none.
-            requests.append(set_addr_gen_mode(index, str(changes["addr_gen_mode"])))
+        rest = {
+            name: value for name, value in changes.items() if name in ("mtu", "mac", "group", "alias", *OF_FAMILIES)
+        }
         if requests:
-            answers = yield requests
-            _accept(attempt, answers[:own])
-            _accept(attempt, answers[own:], but=errno.EAFNOSUPPORT)
+            _accept(attempt, (yield requests))
+        if rest:
+            yield from _set(attempt, (index, rest))
         if changes.get("disable_ipv6") is not None:
             _write(attempt, bridge.name, "disable_ipv6", bool(changes["disable_ipv6"]))
         if "up" in changes:
@@ -252,14 +248,12 @@ class _Port:
         near, far = self._known[veth.name], self._known[veth.peer]
         # Before either has carrier. A link-local address of the host's on each would be of no use to anybody, and
         # ovs-vswitchd reads all addresses of the host once a route: at 300 ports the next plug waited 2 s for that.
-        without = [set_addr_gen_mode(end, "none") for end in (near, far)]
-        ends = [
-            set_link(near, {"alias": veth.alias}),
-            set_link(far, {"alias": veth.peer_alias, "up": veth.peer_up}),
+        ends: list[tuple[int, Mapping[str, object]]] = [
+            (near, {"alias": veth.alias, "addr_gen_mode": "none"}),
+            (far, {"alias": veth.peer_alias, "addr_gen_mode": "none"}),
         ]
-        answers = yield [*without, *ends]
-        _accept(attempt, answers[:2], but=errno.EAFNOSUPPORT)
-        _accept(attempt, answers[2:])
+        # Up comes after it: of one message, the kernel sets the flags first.
+        yield from _set(attempt, *ends, *([(far, {"up": True})] if veth.peer_up else []))
 
     def _create_tap(self, tap: MadeTap) -> Talk:
         attempt = f"cannot create tap {tap.name}"
@@ -304,8 +298,30 @@ class _Port:
         _accept(f"cannot set {', '.join(changes)} of veth {veth.name}", (yield requests))
 
 
-_ARP = ("arp_ignore", "arp_announce")
 _NO_DEVICE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EACCES, errno.EPERM)
+
+
+def _set(attempt: str, *wishes: tuple[int, Mapping[str, object]]) -> Talk:
+    """Set these attributes of the devices with these indexes, in their order.
+
+    How a device makes its IPv6 addresses can be set only where it has IPv6: a kernel may lack it, and a device whose
+    MTU is below 1280 has none. The rest of what such a message was to set is sent once more.
+    """
+    answers = yield [set_link(index, changes) for index, changes in wishes]
+    refused = [
+        wish
+        for wish, answer in zip(wishes, answers, strict=True)
+        if isinstance(answer, Rejected) and answer.code == errno.EAFNOSUPPORT and "addr_gen_mode" in wish[1]
+    ]
+    if not refused:
+        _accept(attempt, answers)
+        return
+    _accept(attempt, [answer for wish, answer in zip(wishes, answers, strict=True) if wish not in refused])
+    rest = [(index, {name: changes[name] for name in changes if name != "addr_gen_mode"}) for index, changes in refused]
+    _accept(attempt, (yield [set_link(index, changes) for index, changes in rest if changes]))
+    # An MTU that has risen to 1280 has brought IPv6 back.
+    modes = [set_link(index, {"addr_gen_mode": changes["addr_gen_mode"]}) for index, changes in refused]
+    _accept(attempt, (yield modes), but=errno.EAFNOSUPPORT)
 
 
 def _accept(attempt: str, answers: Iterable[Answer], but: int = 0) -> None:
@@ -369,6 +385,13 @@ def _put_tap(tap: Tap) -> None:
         raise _failed(attempt, error.code) from error
     except OSError as error:
         raise _failed(attempt, error.errno or 0) from error
+
+
+def _looked_at(channel: Channel, names: Collection[str], deadline: float) -> Observed:
+    """What is there under these names, as the steps need it: without the members of bridges."""
+    if len(names) > DUMP_FROM:
+        return observed(devices_of(_dump(channel, deadline)), names, {})
+    return _looked_up(channel, names)
 
 
 def _observe(channel: Channel, names: Collection[str] | None, deadline: float) -> Observed:

@@ -83,7 +83,7 @@ def test_pyroute2_reads_flags_masters_and_ipv6_as_they_were_meant() -> None:
     message = decoded(ours.set_link(7, {"up": True, "promisc": False}, 0))
     assert (message["flags"], message["change"], attrs(message)) == (1, 0x101, {"IFLA_MASTER": 0})
     for mode, name in enumerate(ADDR_GEN_MODES):
-        inet6 = attrs(decoded(ours.set_addr_gen_mode(7, name)), "IFLA_AF_SPEC", "AF_INET6")
+        inet6 = attrs(decoded(ours.set_link(7, {"addr_gen_mode": name})), "IFLA_AF_SPEC", "AF_INET6")
         assert inet6 == {"IFLA_INET6_ADDR_GEN_MODE": mode}
 
 
