@@ -85,8 +85,9 @@ def _told_anew(body: bytes, before: _Told | None) -> _Told:
     """What this message says; as before, if it says the same."""
     if before is not None and _stopped(body, before.clocks) == before.body:
         return before
-    clocks = clocks_in(body)
-    return _Told(_stopped(body, clocks), clocks, message_of(body))
+    message = message_of(body)
+    clocks = clocks_in(body) if message.kind == "bridge" else []
+    return _Told(_stopped(body, clocks), clocks, message)
 
 
 def _stopped(body: bytes, clocks: list[slice]) -> bytes:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 
 BURST = 8192
-"""Lines at once: one a step of the largest call that there can be (wire.py), so that no honest trail has a gap."""
+"""Lines at once: one a port of sixteen of the largest calls there can be (wire.py): no honest trail has a gap."""
 RATE = 200.0
 """Lines a second after that."""
 

@@ -261,13 +261,13 @@ def test_a_plan_with_a_part_that_nobody_serves_fails_before_any_of_its_steps(pai
 # The audit trail, and two real executors.
 
 
-def test_every_step_leaves_one_line_in_the_log(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+def test_what_came_of_every_step_of_a_plan_is_one_line_of_the_log(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, logger="hybridvif.privileged.batches")
     pair.links.answer = failing(VETH.name)
     pair.carry_out(plug_plan(PORT))
     assert [record.getMessage().strip() for record in caplog.records] == [
-        f"create bridge {BRIDGE.name}: done",
-        f"create veth {VETH.name}: failed no",
+        f"create bridge {BRIDGE.name}: done; create veth {VETH.name}: failed no; "
+        f"create ovs-port {ROW.name}: skipped not tried, since an earlier step of this port failed"
     ]
 
 
