@@ -14,6 +14,7 @@ from dataclasses import replace
 
 from hybridvif.errors import (
     BridgeMissing,
+    ConfigurationError,
     HybridVifError,
     InvalidInput,
     NotReady,
@@ -37,6 +38,9 @@ one of three hundred. To unplug costs the kernel 20 to 40 ms a port, and a batch
 """
 WORK_SHARE = 0.8
 """Of the deadline, what the work may take; the rest is for reading back and for undoing it."""
+
+_LACKS = frozenset(error.code for error in (PreconditionError, ConfigurationError, BridgeMissing))
+"""What a step failed of that says that the host lacks something; other codes say no more than that it failed."""
 
 _Ended = list[tuple[Attempt, Report | None]]
 """Ports that are at an end, with their reports; None: it is yet to be undone."""
@@ -190,7 +194,7 @@ def _judged(one: Attempt, last: bool) -> Status | None:
         return Status.INCOMPLETE
     if Result.REFUSED in results:
         return Status.REFUSED
-    lacking = failed and all(outcome.code for outcome in failed)
+    lacking = failed and all(outcome.code in _LACKS for outcome in failed)
     return Status.PRECONDITION if lacking else Status.ROLLED_BACK if one.goal.is_plug else Status.INCOMPLETE
 
 

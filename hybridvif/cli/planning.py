@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybridvif.api import plug_all, unplug_all
+from hybridvif.cli.besides import beside_documents, beside_lines
 from hybridvif.cli.changes import Change, changes_of_plan, tally
 from hybridvif.cli.diff import diff_lines, grouped
 from hybridvif.cli.documents import step_documents
@@ -13,6 +14,7 @@ from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.gaps import filled, is_there
 from hybridvif.cli.ports import Asked
 from hybridvif.cli.screen import Answer, Paint
+from hybridvif.executors.besides import Beside, besides_of_plans
 from hybridvif.executors.script import script_lines
 from hybridvif.facts import Observed
 from hybridvif.names import names_of
@@ -69,6 +71,7 @@ def answer_of(
     reports = plug_all(wish.ports, stage) if wish.goal == "plug" else unplug_all(wish.port_ids, stage, force=wish.force)
     steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
     script = script_lines(steps.values(), stage.seen.facts.switches, stage.settings)
+    besides = besides_of_plans(steps, stage.seen.facts.switches, stage.settings)
     changes = {port_id: changes_of_plan(some) for port_id, some in steps.items()}
     counted = tally([change for some in changes.values() for change in some])
     failures = [failure_of_report(report) for report in reports if not report.ok]
@@ -88,13 +91,14 @@ def answer_of(
                     "reason": report.reason,
                     "left_out": list(wish.left_out.get(report.port_id, ())),
                     "steps": step_documents(steps[report.port_id]),
+                    "besides": beside_documents(besides[report.port_id]),
                 }
                 for report in reports
             ],
             "summary": {"create": counted.create, "update": counted.update, "delete": counted.delete},
             **error_of(failures, exit_code),
         },
-        lines=lambda paint: list(_lines(wish.goal, reports, changes, paint, reasons=reasons)),
+        lines=lambda paint: list(_lines(wish.goal, reports, changes, besides, paint, reasons=reasons)),
         columns=COLUMNS,
         rows=[row for port_id, some in changes.items() for row in rows_of(port_id, some)],
         drawings={"shell": lambda: "".join(f"{line}\n" for line in script)},
@@ -117,11 +121,25 @@ def rows_of(port_id: str, changes: Sequence[Change]) -> Iterator[Mapping[str, ob
 
 
 def _lines(
-    goal: str, reports: Sequence[Report], changes: Mapping[str, Sequence[Change]], paint: Paint, *, reasons: bool
+    goal: str,
+    reports: Sequence[Report],
+    changes: Mapping[str, Sequence[Change]],
+    besides: Mapping[str, Sequence[Beside]],
+    paint: Paint,
+    *,
+    reasons: bool,
 ) -> Iterator[str]:
-    yield from grouped(
-        ((f"port {one.port_id}", diff_lines(changes[one.port_id], paint, reasons=reasons)) for one in reports), paint
+    sections = (
+        (
+            f"port {one.port_id}",
+            [
+                *diff_lines(changes[one.port_id], paint, reasons=reasons),
+                *beside_lines(besides[one.port_id], paint, reasons=reasons),
+            ],
+        )
+        for one in reports
     )
+    yield from grouped(sections, paint)
     counted = tally([change for some in changes.values() for change in some])
     if any(not report.ok for report in reports):
         yield f"Plan: {counted}; {sum(not one.ok for one in reports)} of {len(reports)} ports cannot be {goal}ged."

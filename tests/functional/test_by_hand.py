@@ -24,6 +24,13 @@ def printed(lab: Lab, *words: str, config: Path | None = None) -> str:
     return lab.box.run([*HYBRIDVIF, *options, "plan", *words, "-f", "shell"]).stdout
 
 
+def besides(lab: Lab, *words: str, config: Path) -> set[tuple[str, str, str]]:
+    """What the same plan tells of bridges and QoS rows."""
+    done = lab.box.run([*HYBRIDVIF, "--config-file", str(config), "plan", *words, "-f", "json"])
+    told = [one for port in json.loads(done.stdout)["ports"] for one in port["besides"]]
+    return {(one["verb"], one["kind"], one["name"]) for one in told}
+
+
 def seen(lab: Lab, port: Port) -> HostState:
     return lab.host.observe(set(port.names), time.monotonic() + 10).state
 
@@ -57,6 +64,10 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
     before = lab.snapshot()
     lab.sh(f"ovs-vsctl create QoS type=linux-noop external_ids:id={qos_id_of(ports[0].names.switch_end)}")
 
+    rows = {("qos", port.names.switch_end) for port in ports}
+    assert besides(lab, "plug", "-F", str(listed), config=config) == {
+        ("create", *one) for one in {("ovs-bridge", "tbr-1"), *rows}
+    }
     lab.sh(printed(lab, "plug", "-F", str(listed), config=config))
 
     for port in ports:
@@ -64,6 +75,10 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
         assert lab.row(port.names.switch_end, "Port")["qos"] != ["set", []]
     assert len(lab.sh("ovs-vsctl --bare --columns=_uuid list QoS").split()) == 2
     assert printed(lab, "plug", "-F", str(listed), config=config) == ""
+    assert besides(lab, "plug", "-F", str(listed), config=config) == set()
+    assert besides(lab, "unplug", "-F", str(listed), config=config) == {
+        ("delete", *one) for one in {("ovs-bridge", "tbr-1"), *rows}
+    }
     # One QoS row has come to be another port's too, and stays.
     lab.sh(
         "ip link add hvend type veth peer name hvendp; "

@@ -87,6 +87,16 @@ BARS = (
         "{hung} hung in {rounds} rounds; all callers done within {longest_s} s", "test_many.py -k nobody",
     ),
     Bar(
+        "stress", "two clients of 16 threads each plug and unplug the same 192 ports at random, a quarter of the calls "
+        "with a deadline of 0.5 s, while their daemons are killed every 1 to 3 s for 40 s; then all ports are plugged, "
+        "checked and unplugged",
+        "0 hung, each typed and within 1 s of its deadline; then all in order, then nothing left",
+        "{calls} calls, {kills} kills: {hung} hung, {faults} untyped or too late, the latest {longest_late_s} s after "
+        "its deadline; ports {done} times done, {rolled-back} rolled back, {unknown} unknown, {incomplete} incomplete, "
+        "{configured} configured, {precondition} precondition, {refused} refused; {left} parts, threads and files left",
+        "test_stress.py",
+    ),
+    Bar(
         "hung", "ovsdb-server or ovs-vswitchd hung or dead, deadline 3 s",
         "returns within 3.25 s, typed; no ghost within 10 s; whole or absent",
         "{calls} calls, the longest {longest_s} s; {unknown} unknown, {untyped} untyped, {ghosts} ghosts, {half} half",

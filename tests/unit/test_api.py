@@ -14,6 +14,7 @@ from hybridvif import (
     BridgeMissing,
     BridgeNotAllowed,
     Conflict,
+    HybridVifError,
     InvalidInput,
     NameCollision,
     NotReady,
@@ -664,6 +665,23 @@ def test_a_first_observation_without_an_answer_changed_nothing(host: GuardedHost
         plug(PORT, host)
     assert caught.value.report is not None
     assert (caught.value.report.code, caught.value.report.changed) == ("no-answer", False)
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [(NotAsked("the deadline had passed"), "no-answer"), (HybridVifError("the daemon failed: KeyError"), "error")],
+)
+def test_who_could_not_be_asked_for_a_change_or_failed_at_it_is_not_told_that_the_host_lacks_something(
+    host: GuardedHost, error: HybridVifError, code: str
+) -> None:
+    host.befall(1, raising(error))
+    (report,) = plug_all([PORT], host)
+    assert (report.status, report.code, report.changed) == (Status.ROLLED_BACK, code, False)
+    plug(PORT, host)
+    host.befall(len(host.calls) + 1, raising(error))
+    (report,) = unplug_all([PORT.id], host)
+    assert (report.status, report.code, report.changed) == (Status.INCOMPLETE, code, False)
+    assert host.state == WIRING
 
 
 def lost(outcomes: list[tuple[Outcome, ...]]) -> list[tuple[Outcome, ...]]:

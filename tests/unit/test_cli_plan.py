@@ -12,10 +12,12 @@ from hybridvif.cli.diff import diff_lines
 from hybridvif.cli.planning import Wish, answer_of, completed
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.errors import InvalidInput
+from hybridvif.facts import Observed
 from hybridvif.parts import Bridge, OvsPort, attributes_of, births_of
 from hybridvif.planner import plan
 from hybridvif.reasons import reason_of
 from hybridvif.rehearsal import Rehearsal, look, nothing_seen
+from hybridvif.settings import Settings
 from tests.unit.answers import (
     ID,
     MAC,
@@ -252,3 +254,59 @@ def test_a_diff_is_green_yellow_and_red() -> None:
     (line,) = diff_lines(changes_of_plan([Create(part)]), Paint(on=True))
     assert line.startswith("\x1b[32m  +")
     assert line.endswith("\x1b[0m")
+
+
+TRUNKS = Settings(
+    integration_bridges=("br-int", "tbr-*"), create_bridges=("br-int", "tbr-*"), remove_trunk_bridges=True
+)
+IN_TRUNK = [replace(port, bridge="tbr-1", datapath_type="netdev", qos_type="linux-noop") for port in (PORT, OTHER)]
+
+
+def in_trunks(wish: Wish, seen: Observed, **options: Any) -> Answer:
+    return answer_of(wish, Rehearsal(TRUNKS, seen), **options)
+
+
+def test_a_bridge_that_is_made_is_told_once_and_the_qos_of_each_port() -> None:
+    answer = in_trunks(Wish("plug", IN_TRUNK), nothing_seen(["br-int"]))
+    told = [line.strip() for line in text_of(answer).splitlines() if "comes with the port" in line]
+    assert told == [
+        "the bridge tbr-1 (netdev) comes with the port",
+        f"the QoS row of {QVO} (linux-noop) comes with the port",
+        f"the QoS row of {OTHER.names.switch_end} (linux-noop) comes with the port",
+    ]
+    assert text_of(answer).endswith("Plan: 6 to create, 0 to change, 0 to delete.")
+    assert [one["besides"][0] for one in ports_of(answer)] == [
+        {"verb": "create", "kind": "ovs-bridge", "name": "tbr-1", "type": "netdev", "only_if": ""},
+        {"verb": "create", "kind": "qos", "name": OTHER.names.switch_end, "type": "linux-noop", "only_if": ""},
+    ]
+
+
+def test_a_row_that_is_moved_brings_its_bridge_and_no_qos() -> None:
+    seen = nothing_seen(["br-int"])
+    answer = in_trunks(
+        Wish("plug", IN_TRUNK[:1]), replace(seen, state=wiring_of(replace(IN_TRUNK[0], bridge="br-int")))
+    )
+    assert [one["kind"] for one in ports_of(answer)[0]["besides"]] == ["ovs-bridge"]
+
+
+def test_nothing_beside_the_parts_is_told_where_there_is_nothing() -> None:
+    for bridges in ["tbr-1"], ["br-int", "tbr-1"]:
+        port = replace(IN_TRUNK[0], qos_type="")
+        assert ports_of(in_trunks(Wish("plug", [port]), nothing_seen(bridges)))[0]["besides"] == []
+    there = replace(nothing_seen(["tbr-1"]), state=wiring_of(IN_TRUNK[0]))
+    assert ports_of(in_trunks(Wish("plug", IN_TRUNK[:1]), there))[0]["besides"] == []
+
+
+def test_what_may_go_with_a_port_is_told_with_what_it_depends_on() -> None:
+    seen = replace(nothing_seen(["tbr-1"]), state=wiring_of(IN_TRUNK[0]))
+    answer = in_trunks(UNPLUG, seen)
+    trunk = "the bridge tbr-1 goes with the port, if nothing else is in it"
+    qos = f"the QoS row of {QVO} goes with the port"
+    assert trunk in text_of(answer)
+    assert qos not in text_of(answer)
+    assert f"{qos}, if there is one and no other port has it" in text_of(in_trunks(UNPLUG, seen, reasons=True))
+    assert [(one["verb"], one["kind"], one["only_if"]) for one in ports_of(answer)[0]["besides"]] == [
+        ("delete", "qos", "there is one and no other port has it"),
+        ("delete", "ovs-bridge", "nothing else is in it"),
+    ]
+    assert "tbr-1 goes" not in text_of(answer_of(UNPLUG, Rehearsal(Settings(), seen), reasons=True))

@@ -132,8 +132,10 @@ def may_import(module: str, target: str) -> bool:
         channel = library.startswith("oslo_") or library == "msgpack"
         return is_of(target, *CORE, *ours) or channel or library in sys.stdlib_module_names
     if is_of(target, "hybridvif.executors"):
-        # Without a library each: what they share, the recipe as text, and the names of packages.
-        return is_of(target, FAKE, *(f"hybridvif.executors.{name}" for name in ("base", "script", "command")))
+        # Without a library each: what they share, a plan as text and what comes with it, and the names of packages.
+        return is_of(
+            target, FAKE, *(f"hybridvif.executors.{name}" for name in ("base", "besides", "script", "command"))
+        )
     return library not in EXECUTOR_LIBRARIES
 
 
