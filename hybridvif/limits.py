@@ -5,7 +5,7 @@ What was observed is not limited: a kernel or a database can hold values that no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
 
 from hybridvif.names import KEY_LENGTH, is_trunk_bridge, is_uuid, key_of, names_of_key
@@ -74,7 +74,9 @@ def _in_range(low: int, high: int) -> Rule:
 
 
 def _one_of(*values: object) -> Rule:
-    return lambda _, value: any(type(value) is type(legal) and value == legal for legal in values)
+    # True is no 1, though they are equal.
+    legal = frozenset((type(value), value) for value in values)
+    return lambda _, value: isinstance(value, Hashable) and (type(value), value) in legal
 
 
 def _may_be_isolated(part: Part, value: object) -> bool:

@@ -272,7 +272,7 @@ def births_of(part: Part) -> dict[str, Any]:
 def as_seen(part: P) -> P:
     """The part as it is observed once it is there: of its birth nothing is told."""
     births = _BIRTHS[type(part)]
-    return replace(part, **births) if births else part
+    return part if all(getattr(part, name) == value for name, value in births.items()) else replace(part, **births)
 
 
 def differences(before: Part, after: Part) -> tuple[Difference, ...]:

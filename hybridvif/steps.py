@@ -111,7 +111,7 @@ def simulate(state: HostState, step: Step) -> HostState:
         raise Conflict(against.reason)
     match step:
         case Create(OvsPort() as port):
-            return state.having(replace(as_seen(port), realized=_can_realize(state, port)))
+            return state.having(_if_realized(as_seen(port), _can_realize(state, port)))
         case Create(part):
             return state.having(as_seen(part))
         case Update(before, OvsPort() as after):
@@ -212,12 +212,16 @@ def _can_realize(state: HostState, port: OvsPort) -> bool:
     return port.type == "" and any(isinstance(link, Veth) and link.peer == port.name for link in state.links.values())
 
 
+def _if_realized(port: OvsPort, realized: bool) -> OvsPort:
+    return port if port.realized is realized else replace(port, realized=realized)
+
+
 def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
     found = state.ports[after.name]
     written = {name: value for name, value in changes_of(Update(before, after)).items() if name != "realized"}
     port: OvsPort = replace(found, **written)  # type: ignore[assignment, arg-type]
     if "type" in written or isinstance(port, VhostUserPort):
-        return replace(port, realized=_can_realize(state, port))
+        return _if_realized(port, _can_realize(state, port))
     return port
 
 

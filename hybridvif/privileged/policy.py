@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from operator import attrgetter
 
 from hybridvif.errors import Refused
 from hybridvif.limits import unfiltered, unwritable
@@ -109,17 +110,20 @@ def _written_anew(part: Part, changes: Mapping[str, object]) -> dict[str, object
     return {}
 
 
+_NAMED: Mapping[type[Part], Callable[[PortNames], str]] = {
+    Bridge: attrgetter("bridge"),
+    Veth: attrgetter("bridge_end"),
+    Tap: attrgetter("tap"),
+    MadeTap: attrgetter("tap"),
+    OvsPort: attrgetter("switch_end"),
+    VhostUserPort: attrgetter("vhost_user"),
+    IvsPort: attrgetter("switch_end"),
+}
+
+
 def _permit_name(part: Part, names: PortNames) -> None:
-    legal = {
-        Bridge: names.bridge,
-        Veth: names.bridge_end,
-        Tap: names.tap,
-        MadeTap: names.tap,
-        OvsPort: names.switch_end,
-        VhostUserPort: names.vhost_user,
-        IvsPort: names.switch_end,
-    }.get(type(part))
-    if part.name != legal:
+    named = _NAMED.get(type(part))
+    if named is None or part.name != named(names):
         raise Refused(f"refused: {with_article(part.kind)} cannot be named {part.name}")
     if isinstance(part, Veth) and part.peer != names.switch_end:
         raise Refused(f"refused: the peer of {part.name} cannot be named {part.peer[:32]!r}")

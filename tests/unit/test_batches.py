@@ -265,9 +265,9 @@ def test_what_came_of_every_step_of_a_plan_is_one_line_of_the_log(pair: Pair, ca
     caplog.set_level(logging.INFO, logger="hybridvif.privileged.batches")
     pair.links.answer = failing(VETH.name)
     pair.carry_out(plug_plan(PORT))
+    skipped = "skipped not tried, since an earlier step of this port failed"
     assert [record.getMessage().strip() for record in caplog.records] == [
-        f"create bridge {BRIDGE.name}: done; create veth {VETH.name}: failed no; "
-        f"create ovs-port {ROW.name}: skipped not tried, since an earlier step of this port failed"
+        f"create bridge {BRIDGE.name}: done; create veth {VETH.name}: failed no; create ovs-port {ROW.name}: {skipped}"
     ]
 
 
