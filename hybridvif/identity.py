@@ -10,7 +10,7 @@ from __future__ import annotations
 from hybridvif.errors import NameCollision
 from hybridvif.names import is_uuid
 from hybridvif.parts import HostState, OvsPort, Stray, VhostUserPort
-from hybridvif.steps import owners_of
+from hybridvif.steps import marks_of, owners_of
 
 
 def claim(observed: HostState, port_id: str, interface_id: str = "") -> None:
@@ -18,6 +18,8 @@ def claim(observed: HostState, port_id: str, interface_id: str = "") -> None:
 
     interface_id: the iface-id that this port may have beside its own id. Raises NameCollision, naming both ids.
     """
+    if _all_are_of(observed, port_id):
+        return
     aliases = {owner for link in observed.links.values() for owner in owners_of(link)}
     aliases |= {link.alias for link in observed.links.values() if isinstance(link, Stray) and is_uuid(link.alias)}
     for alias in sorted(aliases - {port_id}):
@@ -31,6 +33,14 @@ def claim(observed: HostState, port_id: str, interface_id: str = "") -> None:
                 raise _collision(port_id, row.port_id, "external_ids:hybridvif-port-id")
         elif is_uuid(row.iface_id) and row.iface_id not in (port_id, interface_id):
             raise _collision(port_id, row.iface_id, "external_ids:iface-id")
+
+
+def _all_are_of(observed: HostState, port_id: str) -> bool:
+    """Whether the links speak for all that is there, and each that has a mark bears this port's: so it is of most."""
+    if any(isinstance(part, Stray | VhostUserPort) for part in observed):
+        return False
+    marks = {mark for link in observed.links.values() for mark in marks_of(link)}
+    return marks == {port_id}
 
 
 def _collision(port_id: str, other: str, evidence: str) -> NameCollision:

@@ -37,7 +37,7 @@ class Attempt:
 
     def report(self, status: Status, **more: object) -> Report:
         """How it ended."""
-        mine = set(self.goal.names)
+        unchecked = self.seen.facts.unchecked
         return Report(
             port_id=self.goal.port_id,
             status=status,
@@ -45,7 +45,7 @@ class Attempt:
             simulated=self.seen.facts.simulated,
             retries=self.retries,
             outcomes=tuple(self.outcomes),
-            unchecked=tuple(what for what in self.seen.facts.unchecked if what.split(":")[0] in mine),
+            unchecked=tuple(what for what in unchecked if what.split(":")[0] in self.goal.names),
             **more,  # type: ignore[arg-type]
         )
 

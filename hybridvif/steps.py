@@ -135,16 +135,19 @@ def is_there(state: HostState, part: Part) -> bool:
 
 def owners_of(part: Part) -> set[str]:
     """The port ids that a part itself names as its owner: none, one, or (a veth pair gone wrong) two."""
+    return {mark for mark in marks_of(part) if is_uuid(mark)}
+
+
+def marks_of(part: Part) -> tuple[str, ...]:
+    """What stands where a part names its owner, whatever it is."""
     match part:
         case Bridge(alias=alias) | MadeTap(alias=alias):
-            marks = {alias}
+            return (alias,)
         case Veth(alias=alias, peer_alias=peer_alias):
-            marks = {alias, peer_alias}
+            return alias, peer_alias
         case OvsPort(port_id=port_id, iface_id=iface_id):
-            marks = {port_id if is_uuid(port_id) else iface_id}
-        case _:
-            marks = set()
-    return {mark for mark in marks if is_uuid(mark)}
+            return (port_id if is_uuid(port_id) else iface_id,)
+    return ()
 
 
 def _found(state: HostState, part: Part) -> Part | None:

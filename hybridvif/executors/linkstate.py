@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from hybridvif.facts import Facts, LinkFact, Observed
 from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
@@ -50,6 +50,8 @@ class Device:
     """The name of the other end of a veth pair; "" for other kinds, and where that is in another namespace."""
     options: BridgeOptions | None = None
     """Of a bridge."""
+    known: list[tuple[object, Link | None, LinkFact]] = field(default_factory=list, compare=False, repr=False)
+    """What it came to the last time, and with what of its peer: of a device that is read again and again, the same."""
 
 
 def observed(
@@ -61,12 +63,12 @@ def observed(
     """
     by_name = {device.name: device for device in devices}
     ours = sorted(name for name in by_name if (key_of(name) if wanted is None else name in wanted))
-    links = {name: part for name in ours if (part := _part_of(by_name[name], by_name)) is not None}
+    links = {name: part for name in ours if (part := _known(by_name[name], by_name)[0]) is not None}
     shown = set(ours) | {member for bridge in members if bridge in links for member in members[bridge]}
     return Observed(
         HostState(links),
         Facts(
-            links={name: _fact_of(by_name[name]) for name in sorted(shown & by_name.keys())},
+            links={name: _known(by_name[name], by_name)[1] for name in sorted(shown & by_name.keys())},
             members={bridge: tuple(sorted(held)) for bridge, held in members.items() if bridge in links},
             unchecked=tuple(
                 f"{part.name}: {attribute}"
@@ -89,13 +91,21 @@ def members_of(devices: Iterable[Device]) -> dict[str, list[str]]:
     return members
 
 
-def _part_of(device: Device, by_name: Mapping[str, Device]) -> Link | None:
+def _known(device: Device, by_name: Mapping[str, Device]) -> tuple[Link | None, LinkFact]:
+    peer = by_name.get(device.peer)
+    # Not the peer itself, which knows this one: Python would have to look for the two of them.
+    seen = peer and (peer.name, peer.alias, peer.mtu, peer.up, peer.promisc)
+    if not device.known or device.known[0][0] != seen:
+        device.known[:] = [(seen, _part_of(device, peer), _fact_of(device))]
+    return device.known[0][1:]
+
+
+def _part_of(device: Device, peer: Device | None) -> Link | None:
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap:
         return _made_tap_of(device) if _is_made(device) else Tap(name=device.name, master=device.master)
     if device.name == names.bridge and device.options is not None:
         return _bridge_of(device, device.options)
-    peer = by_name.get(device.peer)
     if device.kind == "veth" and peer is not None:
         if (device.name, peer.name) == (names.bridge_end, names.switch_end):
             return _veth_of(device, peer)
