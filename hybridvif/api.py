@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable
 
 from hybridvif.attempts import Progress, carry_out
-from hybridvif.goals import Goal, planned, plug_goal, seen_of
+from hybridvif.goals import Goal, planned, plug_goal, plug_wish, seen_of
 from hybridvif.host import AnyHost
 from hybridvif.names import names_of
 from hybridvif.parts import NOTHING
@@ -60,7 +60,7 @@ def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = _nobo
     progress: called with the number of ports that are at an end, and of all, before the first batch and after each.
     Raises nothing but InvalidInput, for two ports of one id.
     """
-    return carry_out([plug_goal(port, host.settings) for port in ports], host, progress)
+    return carry_out([plug_wish(port, host.settings) for port in ports], host, progress)
 
 
 def unplug_all(

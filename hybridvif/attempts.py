@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 
 from hybridvif.errors import (
@@ -21,8 +21,8 @@ from hybridvif.errors import (
     PreconditionError,
     Refused,
 )
-from hybridvif.goals import Goal, planned, reached, seen_of
-from hybridvif.host import AnyHost
+from hybridvif.goals import Goal, Wish, planned, reached, seen_of
+from hybridvif.host import AnyHost, observing
 from hybridvif.locks import LockTimeout
 from hybridvif.names import KEY_LENGTH
 from hybridvif.parts import NOTHING, HostState, OvsPort
@@ -50,7 +50,9 @@ Progress = Callable[[int, int], None]
 """Told how many ports are at an end, of how many: before the first batch, and after each."""
 
 
-def carry_out(goals: list[Goal], host: AnyHost, progress: Progress = lambda _done, _total: None) -> list[Report]:
+def carry_out(
+    goals: Sequence[Goal | Wish], host: AnyHost, progress: Progress = lambda _done, _total: None
+) -> list[Report]:
     """One report a goal, in their order. Raises InvalidInput for two of one id, and nothing else."""
     for port_id, times in Counter(goal.port_id for goal in goals).items():
         if times > 1:
@@ -65,12 +67,12 @@ def carry_out(goals: list[Goal], host: AnyHost, progress: Progress = lambda _don
     return reports
 
 
-def _batches(goals: list[Goal]) -> Iterator[list[Goal]]:
+def _batches(goals: Sequence[Goal | Wish]) -> Iterator[list[Goal | Wish]]:
     """The goals in their order, so many at a time; a port whose device names another one has waits for the next batch.
 
     The second of them is refused by what the first has left, as it would be in a call of its own.
     """
-    batch: list[Goal] = []
+    batch: list[Goal | Wish] = []
     keys: set[str] = set()
     for goal in goals:
         key = goal.port_id[:KEY_LENGTH]
@@ -83,7 +85,7 @@ def _batches(goals: list[Goal]) -> Iterator[list[Goal]]:
         yield batch
 
 
-def _carry_out_batch(goals: list[Goal], host: AnyHost, deadline: float) -> list[Report]:
+def _carry_out_batch(goals: Sequence[Goal | Wish], host: AnyHost, deadline: float) -> list[Report]:
     now = time.monotonic()
     work = now + (deadline - now) * WORK_SHARE
     try:
@@ -99,13 +101,17 @@ def _carry_out_batch(goals: list[Goal], host: AnyHost, deadline: float) -> list[
     return [reports[goal.port_id] for goal in goals]
 
 
-def _untouched(goals: list[Goal], status: Status, code: str, reason: str) -> list[Report]:
+def _untouched(goals: Sequence[Goal | Wish], status: Status, code: str, reason: str) -> list[Report]:
     return [Report(port_id=goal.port_id, status=status, code=code, reason=reason) for goal in goals]
 
 
-def _settled(goals: list[Goal], host: AnyHost, work: float, deadline: float) -> Iterator[tuple[str, Report]]:
+def _settled(
+    wishes: Sequence[Goal | Wish], host: AnyHost, work: float, deadline: float
+) -> Iterator[tuple[str, Report]]:
     """Every port's report. What must be undone is undone last, and together."""
-    observed = host.observe({name for goal in goals for name in goal.names}, deadline)
+    with observing(host, {name for wish in wishes for name in wish.names}, deadline) as observed_then:
+        goals = [wish.made() for wish in wishes]
+        observed = observed_then()
     pending, failed = [], list[Attempt]()
     for goal in goals:
         seen = seen_of(observed, goal.names)

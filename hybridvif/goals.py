@@ -45,10 +45,29 @@ class Goal:
         """Whether the port is to be there afterwards."""
         return self.wanted is not NOTHING
 
+    def made(self) -> Goal:
+        """This one; a Wish has to make its own."""
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A goal that is made when it is wanted: of a plug, while the daemon is looking at the host."""
+
+    port_id: str
+    names: PortNames
+    is_plug: bool
+    made: Callable[[], Goal]
+
 
 def plug_goal(port: Port, settings: Settings) -> Goal:
     """What a plug comes to on a host with these settings."""
     return Goal(port.id, port.names, wiring_of(port.on(settings)), port.iface_id)
+
+
+def plug_wish(port: Port, settings: Settings) -> Wish:
+    """The same, to be made later."""
+    return Wish(port.id, port.names, is_plug=True, made=lambda: plug_goal(port, settings))
 
 
 def seen_of(observed: Observed, names: PortNames) -> Observed:

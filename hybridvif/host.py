@@ -11,8 +11,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -68,6 +68,17 @@ class AnyHost(Protocol):
     def locked(self, keys: Collection[str], deadline: float) -> Any: ...  # noqa: D102
 
 
+@contextmanager
+def observing(host: AnyHost, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
+    """A function that tells what a host observes; one that has a method of this name is asked at once."""
+    ask: Callable[..., AbstractContextManager[Callable[[], Observed]]] | None = getattr(host, "observing", None)
+    if ask is None:
+        yield lambda: host.observe(names, deadline)
+        return
+    with ask(names, deadline) as observed:
+        yield observed
+
+
 class Host:
     """This host, through the privileged daemon. Made by connect(); thread-safe; a context manager.
 
@@ -87,17 +98,36 @@ class Host:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The parts and facts under these names; None: under all names of our grammar.
 
-        Raises PreconditionError if the daemon or what it needs is not there, NoAnswer if it did not answer.
+        Of switch ports those that a port can have: one named tap is plugged straight into the switch, and is found
+        under None alone. Raises PreconditionError if the daemon or what it needs is not there, NoAnswer if it did not
+        answer.
         """
+        with self.observing(names, deadline) as observed_then:
+            return observed_then()
+
+    @contextmanager
+    def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
+        """A function that tells the same; the daemon is asked at once, and works while the caller does as well."""
         from hybridvif import wire
         from hybridvif.privileged import entrypoints
 
         asked = None if names is None else sorted(names)
-        for _ in range(ASKED_ANEW):
-            # To look changes nothing, so the next daemon may be asked the same.
+        with ExitStack() as asking:
+            answers: list[Callable[[], Any]] = []
             with suppress(Died):
+                answers.append(asking.enter_context(self._asking(entrypoints.observe, asked, deadline)))
+
+            def observed() -> Observed:
+                # To look changes nothing, so the next daemon may be asked the same.
+                with suppress(Died):
+                    if answers:
+                        return wire.decode_observed(answers[0]())
+                for _ in range(ASKED_ANEW - 1):
+                    with suppress(Died):
+                        return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
                 return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
-        return wire.decode_observed(self._ask(entrypoints.observe, asked, deadline))
+
+            yield observed
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> Outcomes:
         """Carry out plans, one a port; the Outcomes of their steps. A lost answer is the outcome `unknown`.
@@ -162,9 +192,12 @@ class Host:
         self.close()
 
     def _ask(self, entry: Any, question: object, deadline: float) -> Any:
-        from oslo_privsep.comm import PrivsepTimeout
+        with self._asking(entry, question, deadline) as answer:
+            return answer()
 
-        from hybridvif.privileged.channel import Untaken
+    @contextmanager
+    def _asking(self, entry: Any, question: object, deadline: float) -> Iterator[Callable[[], Any]]:
+        from hybridvif.privileged.context import daemon_context
 
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
@@ -172,18 +205,38 @@ class Host:
         left = deadline + GRACE - time.monotonic()
         if left <= 0:
             raise NotAsked("the deadline had passed before the privileged daemon was asked")
-        try:
-            answer = entry(question, float(deadline), _wrap_timeout=left)
-        except PrivsepTimeout as error:
-            raise NoAnswer("the privileged daemon did not answer by the deadline") from error
-        except Untaken as error:
-            raise DiedBefore(f"the privileged daemon died before it was asked ({error}); call again") from error
-        except OSError as error:
-            raise Died(f"the privileged daemon died before it answered ({error}); call again") from error
-        if answer[0] == "ok":
-            return answer[1]
-        _, code, sentence = answer
-        raise _ERRORS.get(code, HybridVifError)(sentence)
+        # What oslo.privsep makes of an entry point holds the function, and calls it and waits for it alone.
+        (function,) = entry.args
+        with ExitStack() as asking:
+            with _told():
+                reply = asking.enter_context(daemon_context.asking(function, (question, float(deadline)), {}, left))
+
+            def answer() -> Any:
+                with _told():
+                    said = reply()
+                if said[0] == "ok":
+                    return said[1]
+                _, code, sentence = said
+                raise _ERRORS.get(code, HybridVifError)(sentence)
+
+            yield answer
+
+
+@contextmanager
+def _told() -> Iterator[None]:
+    """What goes wrong within, between the two processes, as an error of ours."""
+    from oslo_privsep.comm import PrivsepTimeout
+
+    from hybridvif.privileged.channel import Untaken
+
+    try:
+        yield
+    except PrivsepTimeout as error:
+        raise NoAnswer("the privileged daemon did not answer by the deadline") from error
+    except Untaken as error:
+        raise DiedBefore(f"the privileged daemon died before it was asked ({error}); call again") from error
+    except OSError as error:
+        raise Died(f"the privileged daemon died before it answered ({error}); call again") from error
 
 
 _ERRORS: dict[str, type[HybridVifError]] = {

@@ -50,7 +50,9 @@ class Device:
     """The name of the other end of a veth pair; "" for other kinds, and where that is in another namespace."""
     options: BridgeOptions | None = None
     """Of a bridge."""
-    known: list[tuple[object, Link | None, LinkFact]] = field(default_factory=list, compare=False, repr=False)
+    known: list[tuple[object, Link | None, LinkFact]] = field(
+        default_factory=list, init=False, compare=False, repr=False
+    )
     """What it came to the last time, and with what of its peer: of a device that is read again and again, the same."""
 
 

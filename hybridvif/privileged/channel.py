@@ -19,12 +19,12 @@ import tempfile
 import threading
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NoReturn
 
 import msgpack
 from oslo_privsep import comm, daemon, priv_context
-from oslo_utils import uuidutils
+from oslo_utils import importutils, uuidutils
 
 from hybridvif.errors import PreconditionError
 
@@ -149,6 +149,19 @@ class Channel(daemon._ClientChannel):
 
         oslo.privsep sends under the lock that every caller needs, for as long as it takes.
         """
+        with self._asking(msg, timeout) as reply:
+            return reply()
+
+    @contextlib.contextmanager
+    def calling(
+        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float
+    ) -> Iterator[Callable[[], Any]]:
+        """Call a function of the daemon; a function that waits for what it returns, or raises what it raised."""
+        with self._asking((comm.Message.CALL.value, name, args, kwargs), timeout) as reply:
+            yield lambda: _returned(reply())
+
+    @contextlib.contextmanager
+    def _asking(self, msg: Any, timeout: float | None) -> Iterator[Callable[[], Any]]:
         deadline = time.monotonic() + (START_DEADLINE if timeout is None else timeout)
         name, future = uuidutils.generate_uuid(), comm.Future(self.lock)
         frame = msgpack.packb((name, msg), use_bin_type=True, unicode_errors="surrogateescape")
@@ -158,22 +171,24 @@ class Channel(daemon._ClientChannel):
             self.outstanding_msgs[name] = future
         try:
             try:
-                if not self._send(frame, deadline):
-                    return _NO_REPLY
+                sent = self._send(frame, deadline)
             except OSError as error:
                 # Before the reader has noticed; the next caller must not meet it as well.
                 self.running = False
                 raise Untaken(str(error)) from error
-            with self.lock:
-                if future.data is None and future.error is None:
-                    future.timeout = max(deadline - time.monotonic(), 0.001)
-                    return future.result()
-            if future.error is not None:
-                raise future.error
-            return future.data
+            yield lambda: self._reply_of(future, deadline) if sent else _NO_REPLY
         finally:
             with self.lock:
                 del self.outstanding_msgs[name]
+
+    def _reply_of(self, future: comm.Future, deadline: float) -> Any:
+        with self.lock:
+            if future.data is None and future.error is None:
+                future.timeout = max(deadline - time.monotonic(), 0.001)
+                return future.result()
+        if future.error is not None:
+            raise future.error
+        return future.data
 
     def _send(self, frame: bytes, deadline: float) -> bool:
         """Whether the frame went out by the deadline."""
@@ -216,6 +231,16 @@ class _Answers(comm.Deserializer):
                 if not received:
                     raise
                 self.unpacker.feed(received)
+
+
+def _returned(reply: Any) -> Any:
+    """What a reply says: the value that was returned, or the exception that was raised, which is raised here."""
+    match reply:
+        case (comm.Message.RET.value, value):
+            return value
+        case (comm.Message.ERR.value, str(kind), args, *_):
+            raise importutils.import_class(kind)(*args)
+    raise daemon.ProtocolError(f"Unexpected response: {str(reply)[:80]!r}")
 
 
 def _called(listener: socket.socket, helper: subprocess.Popen[str], deadline: float) -> bool:

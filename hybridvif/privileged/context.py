@@ -13,7 +13,8 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from oslo_config import cfg
@@ -112,13 +113,28 @@ class Context(priv_context.PrivContext):
                 LOG.warning("%s", error)
         return Channel(self, deadline)
 
+    @contextmanager
+    def asking(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float
+    ) -> Iterator[Callable[[], Any]]:
+        """Call a function in the daemon; a function that waits for what it returns, so that its caller works meanwhile.
+
+        Raises PreconditionError where there is no daemon, PrivsepTimeout, Untaken, OSError.
+        """
+        if not self.client_mode:
+            yield lambda: func(*args, **kwargs)
+            return
+        deadline = time.monotonic() + timeout
+        channel = self.reach(deadline)
+        left = max(deadline - time.monotonic(), 0.001)
+        with channel.calling(f"{func.__module__}.{func.__name__}", args, kwargs, left) as reply:
+            yield reply
+
     def _wrap(self, func: Callable[..., Any], *args: Any, _wrap_timeout: float | None = None, **kwargs: Any) -> Any:
         if not self.client_mode:
             return func(*args, **kwargs)
-        deadline = time.monotonic() + (_wrap_timeout or START_DEADLINE)
-        channel = self.reach(deadline)
-        left = max(deadline - time.monotonic(), 0.001)
-        return channel.remote_call(f"{func.__module__}.{func.__name__}", args, kwargs, left)
+        with self.asking(func, args, kwargs, _wrap_timeout or START_DEADLINE) as reply:
+            return reply()
 
     def set_client_mode(self, enabled: bool) -> None:
         """Be the daemon: called once it has dropped its other capabilities, and before it answers anybody."""
