@@ -21,7 +21,7 @@ from __future__ import annotations
 import importlib
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from gc import freeze
 from typing import TYPE_CHECKING, Any
 
@@ -72,7 +72,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if argv is None:
             from hybridvif.postponed import OF_OSLO, postpone
 
-            postpone(*OF_OSLO, "stevedore")
+            postpone(*OF_OSLO)
         with streams.interruptible(ends=argv is None):
             # The module `list` of this package hides the built-in one.
             code = _guarded((*sys.argv[1:],) if argv is None else argv, own=argv is None)
@@ -86,12 +86,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(words: Sequence[str], *, own: bool) -> int:
-    from hybridvif.cli import headstart, streams
+    from hybridvif.cli import streams
 
     screen = None
     streams.secure()
     try:
-        with headstart.given(words) if own else nullcontext():
+        with _head_start(words) if own else nullcontext():
             args = parsed(words)
             args.screen = screen = _screen_for(args)
             return int(args.module.run(args))
@@ -99,6 +99,12 @@ def _guarded(words: Sequence[str], *, own: bool) -> int:
         return _fail(KeyboardInterrupt() if streams.was_interrupted() else error, words, screen)
     finally:
         streams.flush()
+
+
+def _head_start(words: Sequence[str]) -> AbstractContextManager[None]:
+    from hybridvif.cli import headstart
+
+    return headstart.given(words)
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
-import importlib.metadata
 import os
+import pkgutil
+import re
 import sys
 from typing import Any
 
 from oslo_config import cfg
-from stevedore import _cache
-from stevedore.driver import DriverManager
-from stevedore.exception import NoMatches
 
 from hybridvif import config
 from hybridvif.errors import ConfigurationError
@@ -20,6 +19,7 @@ from hybridvif.parts import Role
 from hybridvif.settings import Settings
 
 GROUPS = {Role.LINK: "hybridvif.link_executors", Role.SWITCH: "hybridvif.switch_executors"}
+_TARGET = re.compile(r"[\w.]+:\w+", re.ASCII)
 _MEMBERS = ("role", "serves", "programs", "atomic", "observe", "apply")
 
 
@@ -45,10 +45,9 @@ def class_of(role: Role, settings: Settings) -> Any:
     Raises ConfigurationError, naming the installed ones, if it is misspelt, missing, broken, or of the other role.
     """
     name = _configured_name(role, settings)
-    _prime()
     try:
-        cls: Any = DriverManager(GROUPS[role], name).driver
-    except NoMatches as error:
+        cls = _loaded(GROUPS[role], name)
+    except _NotInstalled as error:
         raise _useless(role, f"no executor named {name!r} is installed") from error
     except Exception as error:
         # Somebody else's module is run here, which may fail in any way.
@@ -76,13 +75,66 @@ def _useless(role: Role, why: str) -> ConfigurationError:
 
 def installed(role: Role) -> list[str]:
     """The names of the installed executors of a role."""
-    return sorted({point.name for point in importlib.metadata.entry_points(group=GROUPS[role])})
+    from importlib.metadata import entry_points
+
+    return sorted({point.name for point in entry_points(group=GROUPS[role])})
 
 
-def _prime() -> None:
-    """Fill stevedore's cache from what is installed, before it is asked.
+class _NotInstalled(Exception):
+    """Nothing is declared under a name."""
 
-    It would otherwise believe a JSON file under ~/.cache of whoever started the daemon: a planted one made it load
-    `os:getcwd` as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
-    """
+
+def _loaded(group: str, name: str) -> Any:
+    """What is declared under this name. Raises _NotInstalled, or whatever its module does."""
+    declared = [found for text in _declarations(tuple(sys.path)) for found in _targets(text, group, name)]
+    if len(declared) == 1 and _TARGET.fullmatch(declared[0]):
+        return pkgutil.resolve_name(declared[0])
+    # One of another kind, two of a name, or one that only a finder of somebody's knows of.
+    from stevedore import _cache
+    from stevedore.driver import DriverManager
+    from stevedore.exception import NoMatches
+
+    # stevedore would otherwise believe a JSON file under ~/.cache of whoever started the daemon: a planted one made it
+    # load `os:getcwd` as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
     _cache._c._internal[tuple(sys.path)] = _cache._build_cacheable_data()
+    try:
+        return DriverManager(group, name).driver
+    except NoMatches as error:
+        raise _NotInstalled from error
+
+
+@functools.lru_cache(maxsize=1)
+def _declarations(path: tuple[str, ...]) -> tuple[str, ...]:
+    """The entry points of what is installed there, as each distribution declares them.
+
+    importlib.metadata finds them as well, and is a fifth of what the daemon would import.
+    """
+    found: dict[str, str] = {}
+    for place in path:
+        with contextlib.suppress(OSError), os.scandir(place or ".") as inside:
+            for entry in inside:
+                whole, kind = os.path.splitext(entry.name)
+                if kind in (".dist-info", ".egg-info"):
+                    # Of what is installed twice, the first counts.
+                    found.setdefault(whole.partition("-")[0].lower().replace(".", "_"), entry.path)
+    texts = []
+    for directory in found.values():
+        with (
+            contextlib.suppress(OSError, UnicodeDecodeError),
+            open(os.path.join(directory, "entry_points.txt"), encoding="utf-8") as file,
+        ):
+            texts.append(file.read())
+    return tuple(texts)
+
+
+def _targets(text: str, group: str, name: str) -> list[str]:
+    """What entry_points.txt says that this name is in this group."""
+    section, found = "", []
+    for line in map(str.strip, text.splitlines()):
+        if line.startswith("[") and line.endswith("]"):
+            section = line[1:-1]
+        elif section == group and not line.startswith("#"):
+            key, _, target = line.partition("=")
+            if key.strip() == name:
+                found.append(target.strip())
+    return found
