@@ -20,8 +20,8 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from gc import freeze
 from typing import TYPE_CHECKING, Any
 
@@ -69,10 +69,6 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         from hybridvif.cli import streams
 
-        if argv is None:
-            from hybridvif.postponed import OF_OSLO, postpone
-
-            postpone(*OF_OSLO)
         with streams.interruptible(ends=argv is None):
             # The module `list` of this package hides the built-in one.
             code = _guarded((*sys.argv[1:],) if argv is None else argv, own=argv is None)
@@ -91,7 +87,7 @@ def _guarded(words: Sequence[str], *, own: bool) -> int:
     screen = None
     streams.secure()
     try:
-        with _head_start(words) if own else nullcontext():
+        with _lightly(words) if own else nullcontext():
             args = parsed(words)
             args.screen = screen = _screen_for(args)
             return int(args.module.run(args))
@@ -101,10 +97,16 @@ def _guarded(words: Sequence[str], *, own: bool) -> int:
         streams.flush()
 
 
-def _head_start(words: Sequence[str]) -> AbstractContextManager[None]:
+@contextmanager
+def _lightly(words: Sequence[str]) -> Iterator[None]:
+    """What a process of our own can do to be quick: the daemon first, and nothing that is not used."""
     from hybridvif.cli import headstart
 
-    return headstart.given(words)
+    with headstart.given(words):
+        from hybridvif.postponed import OF_OSLO, postpone
+
+        postpone(*OF_OSLO)
+        yield
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:

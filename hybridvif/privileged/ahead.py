@@ -12,28 +12,27 @@ import os
 import socket
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 
 HELPER = "hybridvif-privsep-helper"
 CONTEXT = f"{__package__}.context.daemon_context"
 LONGEST_PLACE = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
+_PREFIX = "hybridvif-"
 
 
 class Awaited:
     """A socket on which a daemon is to call, in a directory of its own, and the helper that starts the daemon."""
 
-    def __init__(self) -> None:
-        # The name of a socket has 107 bytes at most (unix(7)); a TMPDIR may be longer.
-        place = None if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_PLACE else "/tmp"  # noqa: S108
-        with contextlib.ExitStack() as made:
-            # Mode 0700: the daemon connects to us, so there is nothing privileged to attack here.
-            private = made.enter_context(tempfile.TemporaryDirectory(prefix="hybridvif-", dir=place))
-            self.path = os.path.join(private, "privsep.sock")
-            self.listener = made.enter_context(socket.socket(socket.AF_UNIX))
+    def __init__(self, private: str = "") -> None:
+        self._private = private or _private_directory()
+        self.path = os.path.join(self._private, "privsep.sock")
+        self.listener = socket.socket(socket.AF_UNIX)
+        try:
             self.listener.bind(self.path)
             self.listener.listen(1)
-            self._made = made.pop_all()
+        except BaseException:
+            self.close()
+            raise
         self.command: list[str] = []
         self.helper: subprocess.Popen[str] | None = None
 
@@ -48,7 +47,10 @@ class Awaited:
 
     def close(self) -> None:
         """Await nobody any more; a daemon that has called and was not heard finds the line dead, and ends."""
-        self._made.close()
+        self.listener.close()
+        for remove, what in ((os.unlink, self.path), (os.rmdir, self._private)):
+            with contextlib.suppress(OSError):
+                remove(what)
 
     def __enter__(self) -> Awaited:
         return self
@@ -80,6 +82,25 @@ def helper_found() -> list[str]:
     return [beside] if os.path.exists(beside) else []
 
 
+def _private_directory() -> str:
+    """A directory of mode 0700: the daemon connects to us, so there is nothing privileged to attack here."""
+    import tempfile
+
+    # The name of a socket has 107 bytes at most (unix(7)); a TMPDIR may be longer.
+    short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_PLACE
+    return tempfile.mkdtemp(prefix=_PREFIX, dir=None if short else "/tmp")  # noqa: S108
+
+
+def _private_directory_at_once() -> str:
+    """The like where the first place for it will do, without tempfile, which takes 5 ms to import. Raises OSError."""
+    place = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
+    path = os.path.join(place, f"{_PREFIX}{os.urandom(4).hex()}")
+    if len(os.fsencode(place)) > LONGEST_PLACE:
+        raise OSError(f"{place} is too long a name")
+    os.mkdir(path, 0o700)
+    return path
+
+
 _begun: list[Awaited] = []
 """What was started ahead and nobody has taken yet: one, or none."""
 
@@ -87,7 +108,7 @@ _begun: list[Awaited] = []
 def begin(config_files: Sequence[str]) -> None:
     """Start the helper now, for whoever takes it. What hinders that is told to who starts it in due course."""
     with contextlib.suppress(OSError), contextlib.ExitStack() as made:
-        awaited = Awaited()
+        awaited = Awaited(_private_directory_at_once())
         made.callback(_end, awaited)
         awaited.start(command_of(awaited.path, {"config_file": config_files}))
         made.pop_all()

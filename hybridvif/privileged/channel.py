@@ -12,7 +12,6 @@ import os
 import re
 import selectors
 import shlex
-import shutil
 import socket
 import subprocess
 import threading
@@ -73,7 +72,9 @@ class Channel(daemon._ClientChannel):
         try:
             helper = awaited.helper or awaited.start(command)
         except OSError as error:
-            missing = shutil.which(command[0]) is None
+            from shutil import which
+
+            missing = which(command[0]) is None
             _fail(f"{command[0]!r} is not installed" if missing else str(error), command)
         said: deque[str] = deque(maxlen=20)
         threading.Thread(target=_listen, args=(helper.stdout, said), name="hybridvif-helper", daemon=True).start()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import glob
 import logging
 import os
 import select
@@ -16,7 +17,6 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from oslo_privsep import comm, daemon
@@ -162,9 +162,9 @@ def _end() -> NoReturn:
 
 def _kill_children() -> None:
     """End the programs that run for requests, each of which leads a process group of its own (executors/command.py)."""
-    for listed in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in map(int, listed.read_text(encoding="ascii").split()):
+    for listed in glob.glob("/proc/self/task/*/children"):
+        with contextlib.suppress(OSError), open(listed, encoding="ascii") as children:
+            for pid in map(int, children.read().split()):
                 for kill in (os.killpg, os.kill):
                     with contextlib.suppress(ProcessLookupError):
                         kill(pid, signal.SIGKILL)
