@@ -31,8 +31,9 @@ def given(words: Sequence[str]) -> Iterator[None]:
         return
     from hybridvif.privileged import ahead
 
-    ahead.begin([os.path.abspath(name) for name in files])
+    options = {"config_file": [os.path.abspath(name) for name in files]}
     try:
+        ahead.begin(lambda path: ahead.command_of(path, options))
         yield
     finally:
         ahead.discard()

@@ -7,6 +7,7 @@ The standard library alone is imported here.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 import socket
@@ -27,6 +28,8 @@ class Awaited:
         self._private = private or _private_directory()
         self.path = os.path.join(self._private, "privsep.sock")
         self.listener = socket.socket(socket.AF_UNIX)
+        # A thread may still wait for the daemon when the process ends.
+        atexit.register(self.close)
         try:
             self.listener.bind(self.path)
             self.listener.listen(1)
@@ -47,6 +50,7 @@ class Awaited:
 
     def close(self) -> None:
         """Await nobody any more; a daemon that has called and was not heard finds the line dead, and ends."""
+        atexit.unregister(self.close)
         self.listener.close()
         for remove, what in ((os.unlink, self.path), (os.rmdir, self._private)):
             with contextlib.suppress(OSError):
@@ -105,12 +109,15 @@ _begun: list[Awaited] = []
 """What was started ahead and nobody has taken yet: one, or none."""
 
 
-def begin(config_files: Sequence[str]) -> None:
-    """Start the helper now, for whoever takes it. What hinders that is told to who starts it in due course."""
+def begin(command: Callable[[str], list[str]]) -> None:
+    """Start the helper now, for whoever takes it. What hinders that is told to who starts it in due course.
+
+    command: what starts it, by the path of the socket.
+    """
     with contextlib.suppress(OSError), contextlib.ExitStack() as made:
         awaited = Awaited(_private_directory_at_once())
         made.callback(_end, awaited)
-        awaited.start(command_of(awaited.path, {"config_file": config_files}))
+        awaited.start(command(awaited.path))
         made.pop_all()
         _begun.append(awaited)
 
