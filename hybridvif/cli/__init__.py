@@ -22,7 +22,7 @@ import importlib
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
-from gc import freeze
+from gc import freeze, set_threshold
 from typing import TYPE_CHECKING, Any
 
 from hybridvif.errors import InvalidInput
@@ -102,6 +102,8 @@ def _lightly(words: Sequence[str]) -> Iterator[None]:
     """What a process of our own can do to be quick: the daemon first, and nothing that is not used."""
     from hybridvif.cli import headstart
 
+    # Hardly anything that a command makes is garbage before it ends.
+    set_threshold(100_000)
     with headstart.given(words):
         from hybridvif.postponed import OF_OSLO, postpone
 

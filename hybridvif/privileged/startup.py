@@ -43,6 +43,7 @@ def main() -> None:
     daemon.Daemon = Hardened  # type: ignore[misc]  # helper_main has no other way to be told
     # What has been imported stays, so nobody need look through it again and again.
     gc.freeze()
+    gc.enable()
     daemon.helper_main()
     # This is the helper itself, which leaves the daemon behind. To tidy up, it would compete with that for a processor.
     os._exit(0)
