@@ -98,9 +98,9 @@ def _private_directory() -> str:
 def _private_directory_at_once() -> str:
     """The like where the first place for it will do, without tempfile, which takes 5 ms to import. Raises OSError."""
     place = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
-    path = os.path.join(place, f"{_PREFIX}{os.urandom(4).hex()}")
     if len(os.fsencode(place)) > LONGEST_PLACE:
-        raise OSError(f"{place} is too long a name")
+        place = "/tmp"  # noqa: S108
+    path = os.path.join(place, f"{_PREFIX}{os.urandom(4).hex()}")
     os.mkdir(path, 0o700)
     return path
 

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
@@ -24,13 +25,12 @@ FAILS = ["sh", "-c", "echo no such luck; exit 3"]
 
 
 @pytest.fixture(autouse=True)
-def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where temporary directories are made; nothing is begun before or after."""
-    directory = tmp_path / "tmp"
-    directory.mkdir()
-    monkeypatch.setenv("TMPDIR", str(directory))
-    yield directory
-    ahead.discard()
+def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """Where temporary directories are made, by a name that is short enough; nothing is begun before or after."""
+    with TemporaryDirectory(dir="/tmp") as directory:
+        monkeypatch.setenv("TMPDIR", directory)
+        yield Path(directory)
+        ahead.discard()
 
 
 @pytest.mark.parametrize(
@@ -116,19 +116,30 @@ def test_what_nobody_takes_ends_and_leaves_nothing_behind(by: str, place: Path, 
     assert not list(place.iterdir())
 
 
-@pytest.mark.parametrize("hindrance", ["no program", "no directory", "a long name"])
+@pytest.mark.parametrize("hindrance", ["no program", "no directory"])
 def test_what_cannot_be_started_ahead_is_left_to_who_needs_it(
-    hindrance: str, place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    hindrance: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if hindrance == "no directory":
-        monkeypatch.setenv("TMPDIR", str(tmp_path / "none"))
-    elif hindrance == "a long name":
-        (tmp_path / ("x" * 90)).mkdir()
-        monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 90)))
+        monkeypatch.setenv("TMPDIR", str(place / "none"))
     command = ["/no/such/program"] if hindrance == "no program" else WAITS
     ahead.begin(lambda _: command)
     assert ahead.taken(lambda _: command) is None
     assert not list(place.iterdir())
+
+
+def test_a_temporary_directory_of_a_long_name_is_no_hindrance(
+    place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / ("x" * 90)).mkdir()
+    monkeypatch.setenv("TMPDIR", str(tmp_path / ("x" * 90)))
+    ahead.begin(lambda _: WAITS)
+    awaited = ahead.taken(lambda _: WAITS)
+    assert awaited is not None
+    assert awaited.helper is not None
+    with awaited, awaited.helper:
+        assert len(awaited.path) <= 107
+        awaited.helper.kill()
 
 
 def test_why_what_was_started_ahead_failed_is_told_to_who_takes_it(place: Path) -> None:
