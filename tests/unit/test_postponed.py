@@ -24,9 +24,12 @@ def test_what_nobody_uses_is_not_loaded() -> None:
         "import hybridvif.privileged.startup; "
         "print(*(name for name in OF_OSLO if type(sys.modules[name]).__name__ != '_Postponed'), 'end', *sys.modules)"
     ).split()
-    assert loaded[0] == "end"
-    # It is what takes longest, and comes with some of those.
-    assert not {"importlib.metadata", "netaddr.ip", "rfc3986.api"} & set(loaded)
+    used = loaded[: loaded.index("end")]
+    # oslo.log 7.1 still marks functions of its own with it.
+    assert set(used) <= {"debtcollector"}
+    assert not {"netaddr.ip", "rfc3986.api"} & set(loaded)
+    # It is what takes longest, and comes with debtcollector or stevedore alone.
+    assert used or "importlib.metadata" not in loaded
 
 
 @pytest.mark.parametrize(
