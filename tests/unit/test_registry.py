@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 import pytest
@@ -16,7 +17,7 @@ from hybridvif.errors import ConfigurationError
 from hybridvif.executors.base import Executor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.parts import Role
-from hybridvif.privileged.registry import GROUPS, executor_of, installed
+from hybridvif.privileged.registry import GROUPS, _declarations, _targets, executor_of, installed
 from hybridvif.settings import Settings
 
 OPTIONS = {Role.LINK: "link_executor", Role.SWITCH: "switch_executor"}
@@ -66,6 +67,15 @@ def test_every_executor_that_is_installed_is_one_of_its_role(role: Role) -> None
 def test_the_recording_executor_is_there_for_both_roles() -> None:
     assert isinstance(executor_of(Role.LINK, settings(Role.LINK, "recording")), RecordingLinks)
     assert isinstance(executor_of(Role.SWITCH, settings(Role.SWITCH, "recording")), RecordingSwitch)
+
+
+@BOTH
+def test_what_is_read_of_an_executor_is_what_importlib_metadata_finds(role: Role) -> None:
+    for point in entry_points(group=GROUPS[role]):
+        read = [
+            target for text in _declarations(tuple(sys.path)) for target in _targets(text, GROUPS[role], point.name)
+        ]
+        assert read == [point.value]
 
 
 # What is not, or is broken.
