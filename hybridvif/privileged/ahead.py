@@ -21,16 +21,36 @@ LONGEST_PLACE = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
 _PREFIX = "hybridvif-"
 
 
+def _private_directory() -> str:
+    """A directory of mode 0700: the daemon connects to us, so there is nothing privileged to attack here."""
+    import tempfile
+
+    # The name of a socket has 107 bytes at most (unix(7)); a TMPDIR may be longer.
+    short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_PLACE
+    return tempfile.mkdtemp(prefix=_PREFIX, dir=None if short else "/tmp")  # noqa: S108
+
+
+def _private_directory_at_once() -> str:
+    """The like where the first place for it will do, without tempfile, which takes 5 ms to import. Raises OSError."""
+    place = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
+    if len(os.fsencode(place)) > LONGEST_PLACE:
+        place = "/tmp"  # noqa: S108
+    path = os.path.join(place, f"{_PREFIX}{os.urandom(4).hex()}")
+    os.mkdir(path, 0o700)
+    return path
+
+
 class Awaited:
     """A socket on which a daemon is to call, in a directory of its own, and the helper that starts the daemon."""
 
-    def __init__(self, private: str = "") -> None:
-        self._private = private or _private_directory()
-        self.path = os.path.join(self._private, "privsep.sock")
+    def __init__(self, private_directory: Callable[[], str] = _private_directory) -> None:
+        self._private = self.path = ""
         self.listener = socket.socket(socket.AF_UNIX)
         # A thread may still wait for the daemon when the process ends.
         atexit.register(self.close)
         try:
+            self._private = private_directory()
+            self.path = os.path.join(self._private, "privsep.sock")
             self.listener.bind(self.path)
             self.listener.listen(1)
         except BaseException:
@@ -86,25 +106,6 @@ def helper_found() -> list[str]:
     return [beside] if os.path.exists(beside) else []
 
 
-def _private_directory() -> str:
-    """A directory of mode 0700: the daemon connects to us, so there is nothing privileged to attack here."""
-    import tempfile
-
-    # The name of a socket has 107 bytes at most (unix(7)); a TMPDIR may be longer.
-    short = len(os.fsencode(tempfile.gettempdir())) <= LONGEST_PLACE
-    return tempfile.mkdtemp(prefix=_PREFIX, dir=None if short else "/tmp")  # noqa: S108
-
-
-def _private_directory_at_once() -> str:
-    """The like where the first place for it will do, without tempfile, which takes 5 ms to import. Raises OSError."""
-    place = os.path.abspath(os.environ.get("TMPDIR") or "/tmp")  # noqa: S108
-    if len(os.fsencode(place)) > LONGEST_PLACE:
-        place = "/tmp"  # noqa: S108
-    path = os.path.join(place, f"{_PREFIX}{os.urandom(4).hex()}")
-    os.mkdir(path, 0o700)
-    return path
-
-
 _begun: list[Awaited] = []
 """What was started ahead and nobody has taken yet: one, or none."""
 
@@ -115,7 +116,7 @@ def begin(command: Callable[[str], list[str]]) -> None:
     command: what starts it, by the path of the socket.
     """
     with contextlib.suppress(OSError), contextlib.ExitStack() as made:
-        awaited = Awaited(_private_directory_at_once())
+        awaited = Awaited(_private_directory_at_once)
         made.callback(_end, awaited)
         awaited.start(command(awaited.path))
         made.pop_all()
