@@ -16,7 +16,6 @@ from hybridvif.port import NONE, QOS_TYPES, is_bridge_name
 from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, SOCKET_DIR, Settings
 
 GROUP = "hybridvif"
-DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
 MAX_SOCKET_DIR = 92
 """Characters: with a port's name, and the byte that ends it, sun_path holds 108 (unix(7))."""
 _SOCKET_DIR = re.compile(rf"(?=/.{{1,{MAX_SOCKET_DIR - 1}}}\Z)(/[A-Za-z0-9_.-]+)+", re.ASCII)

@@ -94,6 +94,9 @@ class Host:
         from hybridvif.privileged.context import daemon_context
 
         daemon_context.begin(time.monotonic() + self.settings.deadline * START_SHARE)
+        # What the first question needs, imported while the daemon comes up.
+        from hybridvif import wire  # noqa: F401
+        from hybridvif.privileged import entrypoints  # noqa: F401
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The parts and facts under these names; None: under all names of our grammar.

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 import sys
 import threading
+from importlib.machinery import ModuleSpec
 from importlib.util import find_spec, module_from_spec
 from types import ModuleType
 from typing import Any
 
-OF_OSLO = ("netaddr", "rfc3986", "xmlrpc.client")
-"""Types of addresses and of URIs that no option of ours has; and XML-RPC, whose dates oslo.log can write."""
+OF_OSLO = (
+    # oslo.config: types of addresses and of URIs, which no option of ours has; where else options may be.
+    *("netaddr", "rfc3986", "stevedore"),
+    # All of them: warnings of what is deprecated. It asks importlib.metadata for its own version, which loads the most.
+    "debtcollector",
+    # oslo.log: files that configure it, and dates in ways that nobody asked for.
+    *("configparser", "logging.config", "dateutil.tz", "iso8601", "zoneinfo", "xmlrpc.client", "decimal"),
+    # oslo.privsep: its own client's directory.
+    "tempfile",
+)
+"""What oslo's libraries use in cases that are not ours."""
 
 _loading = threading.RLock()
 _begun: set[str] = set()
@@ -41,7 +51,7 @@ class _Postponed(ModuleType):
 def postpone(*names: str) -> None:
     """Have these modules loaded when something in them is used for the first time, if they are there at all."""
     for name in names:
-        spec = None if name in sys.modules else find_spec(name)
+        spec = None if name in sys.modules else _found(name)
         if spec is not None and spec.loader is not None:
             module = module_from_spec(spec)
             module.__class__ = _Postponed
@@ -49,3 +59,11 @@ def postpone(*names: str) -> None:
             package, _, last = name.rpartition(".")
             if package:
                 setattr(sys.modules[package], last, module)
+
+
+def _found(name: str) -> ModuleSpec | None:
+    try:
+        return find_spec(name)
+    except ModuleNotFoundError:
+        # Not even the package that it would be in is there.
+        return None

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import argparse
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    import argparse
+
     from hybridvif.host import Host
 
 
-def config_files(args: argparse.Namespace) -> tuple[str, ...]:
-    """The files given with --config-file; else the default one, if it exists."""
-    from hybridvif.config import DEFAULT_FILE
+DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
 
-    if args.config_file:
-        return tuple(args.config_file)
+
+def config_files(given: Sequence[str] | None) -> tuple[str, ...]:
+    """The files given with --config-file; else the default one, if it exists."""
+    if given:
+        return tuple(given)
     return (DEFAULT_FILE,) if os.path.exists(DEFAULT_FILE) else ()
 
 
@@ -29,7 +31,7 @@ def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host
     """
     from hybridvif.host import connect
 
-    with connect(config_files(args)) as host:
+    with connect(config_files(args.config_file)) as host:
         if begun:
             host.begin()
         yield host

@@ -34,7 +34,7 @@ def run(args: argparse.Namespace) -> int:
     from hybridvif.cli.connection import config_files
     from hybridvif.cli.diagnosis import findings
 
-    return int(args.screen.tell(answer_of(list(findings(config_files(args))))))
+    return int(args.screen.tell(answer_of(list(findings(config_files(args.config_file))))))
 
 
 def answer_of(found: Sequence[Finding]) -> Answer:

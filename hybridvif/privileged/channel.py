@@ -12,10 +12,8 @@ import os
 import re
 import selectors
 import shlex
-import shutil
 import socket
 import subprocess
-import tempfile
 import threading
 import time
 from collections import deque
@@ -27,10 +25,10 @@ from oslo_privsep import comm, daemon, priv_context
 from oslo_utils import importutils, uuidutils
 
 from hybridvif.errors import PreconditionError
+from hybridvif.privileged import ahead
 
 LOG = logging.getLogger(__name__)
 START_DEADLINE = 30.0
-LONGEST_PLACE = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
 _CHUNK = 256 * 1024
 _NO_REPLY = (comm.Message.ERR.value, f"{comm.PrivsepTimeout.__module__}.{comm.PrivsepTimeout.__name__}", ())
 _REMEDY = "run as root, or set [hybridvif_privileged] helper_command"
@@ -50,17 +48,8 @@ class Channel(daemon._ClientChannel):
     """A channel to a daemon that a helper command started."""
 
     def __init__(self, context: priv_context.PrivContext, deadline: float) -> None:
-        # The name of a socket has 107 bytes at most (unix(7)); a TMPDIR may be longer.
-        place = None if len(os.fsencode(tempfile.gettempdir())) <= LONGEST_PLACE else "/tmp"  # noqa: S108
-        with (
-            tempfile.TemporaryDirectory(prefix="hybridvif-", dir=place) as private,
-            socket.socket(socket.AF_UNIX) as listener,
-        ):
-            # Mode 0700: the daemon connects to us, so there is nothing privileged to attack here.
-            path = os.path.join(private, "privsep.sock")
-            listener.bind(path)
-            listener.listen(1)
-            helper, started = self._start(context.helper_command(path), listener, deadline)
+        with ahead.taken(context.helper_command) or ahead.Awaited() as awaited:
+            helper, started = self._start(awaited, context, deadline)
         self._deadline = deadline
         self._sending = threading.Lock()
         self._dead = False
@@ -76,16 +65,16 @@ class Channel(daemon._ClientChannel):
                 helper.wait(max(deadline - time.monotonic(), 0.1))
 
     def _start(
-        self, command: list[str], listener: socket.socket, deadline: float
+        self, awaited: ahead.Awaited, context: priv_context.PrivContext, deadline: float
     ) -> tuple[subprocess.Popen[str], socket.socket]:
+        command, listener = awaited.command or context.helper_command(awaited.path), awaited.listener
         LOG.info("starting the privileged daemon: %s", shlex.join(command))
         try:
-            # Both streams: oslo.log writes to stdout, and the caller's own stdout may be a document.
-            helper = subprocess.Popen(
-                command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
-            )
+            helper = awaited.helper or awaited.start(command)
         except OSError as error:
-            missing = shutil.which(command[0]) is None
+            from shutil import which
+
+            missing = which(command[0]) is None
             _fail(f"{command[0]!r} is not installed" if missing else str(error), command)
         said: deque[str] = deque(maxlen=20)
         threading.Thread(target=_listen, args=(helper.stdout, said), name="hybridvif-helper", daemon=True).start()

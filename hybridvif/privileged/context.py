@@ -10,7 +10,6 @@ import ctypes
 import functools
 import logging
 import os
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -22,6 +21,7 @@ from oslo_privsep import capabilities, comm, daemon, priv_context
 from oslo_utils import importutils
 
 from hybridvif import config
+from hybridvif.privileged import ahead
 from hybridvif.privileged.channel import START_DEADLINE, Channel, EndedAtOnce
 
 LOG = logging.getLogger(__name__)
@@ -30,7 +30,6 @@ THREADS = 32
 """oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
 STARTS = 3
 """How often a daemon is started that ends before it has said a word: it may have been killed, which is no lack."""
-HELPER = "hybridvif-privsep-helper"
 ENTRY_POINTS = frozenset(f"{__package__}.entrypoints.{name}" for name in ("observe", "apply"))
 _PR_SET_NO_NEW_PRIVS = 38
 
@@ -51,17 +50,8 @@ class Context(priv_context.PrivContext):
         """The command that starts the daemon. As root no sudo is needed."""
         if self.conf.helper_command:
             return super().helper_command(sockpath)
-        command = helper_found()
-        if os.geteuid() != 0:
-            command = ["sudo", "--non-interactive", *(command or [HELPER])]
-        elif not command:
-            # An environment that borrows its libraries has no scripts. -P: not from the caller's working directory.
-            command = [sys.executable, "-P", "-m", f"{__package__}.helper"]
-        # What the program itself was configured with, so that both sides read the same files.
-        for option in ("config_file", "config_dir"):
-            for value in getattr(cfg.CONF, option, None) or ():
-                command += [f"--{option.replace('_', '-')}", value]
-        return [*command, "--privsep_context", str(self.pypath), "--privsep_sock_path", sockpath]
+        given = {name: getattr(cfg.CONF, name, None) or () for name in ("config_file", "config_dir")}
+        return ahead.command_of(sockpath, given)
 
     def begin(self, deadline: float) -> None:
         """Start the daemon, and do not wait for it: it comes up while its caller gets ready to ask it."""
@@ -165,17 +155,11 @@ class _ClosedTable:
         return importutils.import_class(name)
 
 
-def helper_found() -> list[str]:
-    """Our console script beside this interpreter; empty if there is none."""
-    beside = os.path.join(os.path.dirname(sys.executable), HELPER)
-    return [beside] if os.path.exists(beside) else []
-
-
 config.register(cfg.CONF)
 daemon_context = Context(
     prefix=__package__,
     cfg_section=SECTION,
-    pypath=f"{__name__}.daemon_context",
+    pypath=ahead.CONTEXT,
     capabilities=[capabilities.CAP_NET_ADMIN],
     logger_name=__package__,
 )

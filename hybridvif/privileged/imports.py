@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
-from importlib.abc import MetaPathFinder
 from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, PathFinder
 from types import ModuleType
 
@@ -20,7 +19,7 @@ _PYTHONS_OWN = os.path.dirname(os.__file__)
 OWN_PATH = (_PYTHONS_OWN, os.path.join(_PYTHONS_OWN, "lib-dynload"))
 
 
-class Guard(MetaPathFinder):
+class Guard:
     """Comes before all other finders and, once it is closed, keeps from them what may not be imported any more."""
 
     def __init__(self) -> None:

@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import functools
-import importlib.metadata
 import os
 import sys
 from typing import Any
 
 from oslo_config import cfg
-from stevedore import _cache
-from stevedore.driver import DriverManager
-from stevedore.exception import NoMatches
 
 from hybridvif import config
 from hybridvif.errors import ConfigurationError
@@ -44,6 +40,10 @@ def class_of(role: Role, settings: Settings) -> Any:
 
     Raises ConfigurationError, naming the installed ones, if it is misspelt, missing, broken, or of the other role.
     """
+    # The caller imports this module as well, and loads no executor; the two take longest of all to import.
+    from stevedore.driver import DriverManager
+    from stevedore.exception import NoMatches
+
     name = _configured_name(role, settings)
     _prime()
     try:
@@ -76,7 +76,9 @@ def _useless(role: Role, why: str) -> ConfigurationError:
 
 def installed(role: Role) -> list[str]:
     """The names of the installed executors of a role."""
-    return sorted({point.name for point in importlib.metadata.entry_points(group=GROUPS[role])})
+    from importlib.metadata import entry_points
+
+    return sorted({point.name for point in entry_points(group=GROUPS[role])})
 
 
 def _prime() -> None:
@@ -85,4 +87,6 @@ def _prime() -> None:
     It would otherwise believe a JSON file under ~/.cache of whoever started the daemon: a planted one made it load
     `os:getcwd` as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
     """
+    from stevedore import _cache
+
     _cache._c._internal[tuple(sys.path)] = _cache._build_cacheable_data()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import glob
 import logging
 import os
 import select
@@ -16,7 +17,6 @@ import socket
 import sys
 import threading
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NoReturn
 
 from oslo_privsep import comm, daemon
@@ -49,6 +49,7 @@ def main() -> None:
     # the time.
     gc.freeze()
     gc.set_threshold(GARBAGE)
+    gc.enable()
     daemon.helper_main()
     # This is the helper itself, which leaves the daemon behind. To tidy up, it would compete with that for a processor.
     os._exit(0)
@@ -176,9 +177,9 @@ def _end() -> NoReturn:
 
 def _kill_children() -> None:
     """End the programs that run for requests, each of which leads a process group of its own (executors/command.py)."""
-    for listed in Path("/proc/self/task").glob("*/children"):
-        with contextlib.suppress(OSError):
-            for pid in map(int, listed.read_text(encoding="ascii").split()):
+    for listed in glob.glob("/proc/self/task/*/children"):
+        with contextlib.suppress(OSError), open(listed, encoding="ascii") as children:
+            for pid in map(int, children.read().split()):
                 for kill in (os.killpg, os.kill):
                     with contextlib.suppress(ProcessLookupError):
                         kill(pid, signal.SIGKILL)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import sys
@@ -18,6 +19,7 @@ from hybridvif import Port, check
 from hybridvif.cli.ports import options_of
 from hybridvif.pytest_plugin import lacking
 from tests.functional.conftest import Lab, make_port, until
+from tests.functional.test_boundary import daemons
 
 STRANGER = 54321
 """The id of a user and group who are nobody on any host."""
@@ -163,6 +165,47 @@ def test_without_ovsdb_or_helper_it_is_a_precondition_with_its_remedy(cli: Comma
             assert "\n  try: " in said
             assert said.endswith("\n  see: hybridvif doctor\n")
         assert "FAIL" in cli("doctor", "--config-file", str(config), exit_code=5).stdout
+
+
+def test_a_command_that_ends_before_its_daemon_is_up_leaves_nothing_behind(
+    cli: Command, lab: Lab, port: Port, tmp_path: Path
+) -> None:
+    config = tmp_path / "hybridvif.conf"
+    config.write_text("[hybridvif]\ndeadline = soon\n")
+    for words, code in (
+        (["plug", *options_of(port), "--config-file", str(config)], 5),
+        (["plug", *options_of(port), "--config-file", str(tmp_path / "none")], 5),
+        (["plug", *options_of(port), "--mtu", "67"], 2),
+        (["plug", *options_of(port), "--no-such-option"], 2),
+        (["unplug"], 2),
+    ):
+        cli(*words, exit_code=code)
+        # That of the laboratory's own connection stays.
+        assert until(lambda: len(daemons(lab.box)) <= 1, 2)
+        assert "hybridvif-" not in lab.sh("ls $TMPDIR")
+
+
+def test_the_daemon_is_started_before_the_rest_and_once(lab: Lab, tmp_path: Path) -> None:
+    config = tmp_path / "hybridvif.conf"
+    config.write_text("[hybridvif]\n")
+    for given in ([], ["--config-file", str(config)], [f"--config-file={os.path.relpath(config)}"]):
+        assert lab.box.run([sys.executable, "-c", TAKES, "plug", *given]).stdout == "taken\n"
+    assert until(lambda: len(daemons(lab.box)) <= 1, 2)
+
+
+TAKES = """
+import sys
+from hybridvif.cli import headstart
+with headstart.given(sys.argv[1:]):
+    from hybridvif.cli.connection import config_files
+    from hybridvif.host import connect
+    from hybridvif.privileged import ahead
+    with connect(config_files(headstart.files_in(sys.argv[1:]))):
+        from hybridvif.privileged.context import daemon_context
+        with ahead.taken(daemon_context.helper_command) as awaited:
+            print("taken")
+            awaited.helper.kill()
+"""
 
 
 def test_an_ordinary_user_may_plan_and_ask_the_doctor(cli: Command, lab: Lab, port: Port) -> None:
