@@ -15,8 +15,8 @@ from types import ModuleType
 from typing import Any
 
 OF_OSLO = (
-    # oslo.config: types of addresses and of URIs, which no option of ours has; where else options may be.
-    *("netaddr", "rfc3986", "stevedore"),
+    # oslo.config: types of addresses and of URIs, which no option of ours has.
+    *("netaddr", "rfc3986"),
     # All of them: warnings of what is deprecated. It asks importlib.metadata for its own version, which loads the most.
     "debtcollector",
     # oslo.log: files that configure it, and dates in ways that nobody asked for.

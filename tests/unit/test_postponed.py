@@ -10,7 +10,7 @@ import pytest
 
 FIRST = (
     "from hybridvif.postponed import OF_OSLO, postpone; import sys; "
-    "postpone(*OF_OSLO, 'no_such_module', 'no_such_package.module'); "
+    "postpone(*OF_OSLO, 'stevedore', 'no_such_module', 'no_such_package.module'); "
 )
 
 
