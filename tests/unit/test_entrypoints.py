@@ -1,0 +1,60 @@
+"""What the daemon asks its executors for."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Mapping
+from typing import ClassVar
+
+import pytest
+
+from hybridvif.executors.base import Executor
+from hybridvif.facts import Observed
+from hybridvif.names import names_of
+from hybridvif.parts import Part, Role
+from hybridvif.privileged import entrypoints
+from hybridvif.report import Outcome
+from hybridvif.settings import Settings
+from hybridvif.steps import Step
+
+NAMES = names_of("5f2c0e1a-7b00-4c00-8000-000000000001")
+
+
+class Asked:
+    """An executor that keeps what it was asked for."""
+
+    role: ClassVar[Role] = Role.LINK
+    serves: ClassVar[frozenset[type[Part]]] = frozenset()
+    programs: ClassVar[tuple[str, ...]] = ()
+    atomic: ClassVar[bool] = False
+
+    def __init__(self, settings: Settings) -> None:
+        self.names: list[Collection[str] | None] = []
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        self.names.append(names)
+        return Observed()
+
+    def apply(self, steps: Collection[Step], deadline: float) -> list[Outcome]:
+        raise AssertionError
+
+
+@pytest.mark.parametrize(
+    ("role", "names"),
+    [
+        (Role.LINK, {NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, NAMES.tap}),
+        (Role.SWITCH, {NAMES.switch_end, NAMES.vhost_user}),
+    ],
+)
+def test_each_is_asked_for_the_names_that_its_parts_can_have(role: Role, names: set[str]) -> None:
+    executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
+    entrypoints._seen(frozenset(NAMES), executors, time.monotonic() + 1)
+    asked = executors[role]
+    assert isinstance(asked, Asked)
+    assert asked.names == [names]
+
+
+def test_whoever_asks_for_all_names_is_told_of_all() -> None:
+    executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
+    entrypoints._seen(None, executors, time.monotonic() + 1)
+    assert [one.names for one in executors.values() if isinstance(one, Asked)] == [[None], [None]]

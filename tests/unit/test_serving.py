@@ -1,0 +1,131 @@
+"""The threads that serve one caller: who reads, who answers, how many they are, and how it ends."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Iterator
+from typing import NoReturn
+
+import pytest
+
+from hybridvif.privileged.serving import Question, Servers
+
+SOON = 5.0
+END = ("end", ())
+
+
+class Ended(BaseException):
+    """Stands for the end of the process."""
+
+
+class Lab:
+    """Questions that are asked one by one, and answers that are held up until they are let go."""
+
+    def __init__(self, most: int) -> None:
+        self.asked: queue.SimpleQueue[Question] = queue.SimpleQueue()
+        self.begun: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
+        self.held = {name: threading.Event() for name in "abcdef"}
+        self.over = threading.Event()
+        self.servers = Servers(self._questions(), self._answer, most, self._end)
+
+    def _questions(self) -> Iterator[Question]:
+        while (question := self.asked.get(timeout=SOON)) != END:
+            yield question
+
+    def _answer(self, question: Question) -> None:
+        name, _ = question
+        self.begun.put((name, threading.get_ident()))
+        if name == "broken":
+            raise BrokenPipeError(32, "Broken pipe")
+        assert self.held[name].wait(SOON)
+
+    def _end(self) -> NoReturn:
+        self.over.set()
+        raise Ended
+
+    def start(self) -> threading.Thread:
+        """Serve, in a thread of its own."""
+
+        def serve() -> None:
+            with pytest.raises(Ended):
+                self.servers.serve()
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        return thread
+
+    def ask(self, *names: str) -> None:
+        """Ask these questions."""
+        for name in names:
+            self.asked.put((name, ()))
+
+    def next(self) -> str:
+        """The question that is begun to be answered next."""
+        return self.begun.get(timeout=SOON)[0]
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The end of a thread that was started stands for the end of the process.
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+
+
+def test_a_question_that_takes_long_holds_up_no_other() -> None:
+    lab = Lab(most=4)
+    lab.start()
+    lab.ask("a")
+    assert lab.next() == "a"
+    lab.ask("b")
+    assert lab.next() == "b"
+    lab.held["b"].set()
+    lab.ask("c")
+    assert lab.next() == "c"
+    for held in lab.held.values():
+        held.set()
+    lab.asked.put(END)
+    assert lab.over.wait(SOON)
+
+
+def test_there_are_never_more_at_work_than_may_be() -> None:
+    lab = Lab(most=2)
+    lab.start()
+    lab.ask("a", "b", "c")
+    assert {lab.next(), lab.next()} == {"a", "b"}
+    with pytest.raises(queue.Empty):
+        lab.begun.get(timeout=0.1)
+    lab.held["a"].set()
+    assert lab.next() == "c"
+
+
+def test_one_alone_answers_what_it_reads_by_itself() -> None:
+    lab = Lab(most=1)
+    thread = lab.start()
+    for held in lab.held.values():
+        held.set()
+    lab.ask("a", "b", "c")
+    lab.asked.put(END)
+    thread.join(SOON)
+    begun = [lab.begun.get(timeout=SOON) for _ in range(3)]
+    assert begun == [(name, thread.ident) for name in "abc"]
+
+
+def test_who_is_through_reads_on_and_no_more_are_started() -> None:
+    lab = Lab(most=32)
+    lab.start()
+    for held in lab.held.values():
+        held.set()
+    idents = set()
+    for _ in range(200):
+        lab.ask("a")
+        idents.add(lab.begun.get(timeout=SOON)[1])
+    # One may start another in the instant in which nobody waits yet.
+    assert len(idents) <= 4
+
+
+@pytest.mark.parametrize("first", [(), ("a",)])
+def test_it_ends_when_the_caller_cannot_be_answered_any_more(first: tuple[str, ...]) -> None:
+    lab = Lab(most=4)
+    lab.start()
+    lab.ask(*first, "broken")
+    assert lab.over.wait(SOON)
