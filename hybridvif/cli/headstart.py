@@ -61,6 +61,9 @@ def _says_how(files: Sequence[str]) -> bool:
         return True
     try:
         for name in files:
+            if not os.path.isfile(name):
+                # What is read once, as a pipe, is not for us to read.
+                return True
             with open(name, "rb") as file:
                 if _CONFIGURED.search(file.read()):
                     return True

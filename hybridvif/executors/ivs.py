@@ -41,7 +41,9 @@ class IvsExecutor:
         if done.code:
             raise ExecutorError(f"cannot read the ports of ivs: {done.said}; is ivs running?", precondition=True)
         words = set(re.findall(r"[\w-]+", done.stdout))
-        there = sorted(word for word in words if word.startswith("qvo") and key_of(word) and word in (names or words))
+        there = sorted(
+            word for word in words if word.startswith("qvo") and key_of(word) and (names is None or word in names)
+        )
         return Observed(
             HostState({}, {name: IvsPort(name=name) for name in there}),
             Facts(ports={name: PortFact() for name in there}, switch_version="ivs"),

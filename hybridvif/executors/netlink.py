@@ -12,6 +12,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import ClassVar
 
 from hybridvif.errors import PreconditionError
@@ -390,7 +391,9 @@ def _put_tap(tap: Tap) -> None:
 def _looked_at(channel: Channel, names: Collection[str], deadline: float) -> Observed:
     """What is there under these names, as the steps need it: without the members of bridges."""
     if len(names) > DUMP_FROM:
-        return observed(devices_of(_dump(channel, deadline)), names, {})
+        # Where others make and delete devices all the time, each name is still answered by itself.
+        with suppress(ExecutorError):
+            return observed(devices_of(_dump(channel, deadline)), names, {})
     return _looked_up(channel, names)
 
 

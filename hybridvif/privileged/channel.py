@@ -228,7 +228,10 @@ def _returned(reply: Any) -> Any:
         case (comm.Message.RET.value, value):
             return value
         case (comm.Message.ERR.value, str(kind), args, *_):
-            raise importutils.import_class(kind)(*args)
+            raised = importutils.import_class(kind)
+            # A daemon ends no caller: SystemExit is none of these.
+            if isinstance(raised, type) and issubclass(raised, Exception):
+                raise raised(*args)
     raise daemon.ProtocolError(f"Unexpected response: {str(reply)[:80]!r}")
 
 

@@ -47,7 +47,7 @@ def _answering(answer: Callable[..., Any]) -> Callable[..., list[Any]]:
             return ["failed", error.code, str(error)]
         except ExecutorError as error:
             return ["failed", PreconditionError.code if error.precondition else "no-answer", str(error)]
-        except Exception as error:
+        except (Exception, SystemExit) as error:
             # The boundary: whatever a bug or a third party's executor raises must not cross as an exception.
             LOG.exception("the daemon failed to answer")
             said = error.strerror if isinstance(error, OSError) else ""

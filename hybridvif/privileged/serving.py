@@ -59,6 +59,14 @@ class Servers:
         with self._counts:
             wanted = not self._waiting and self._left > 0
             self._left -= wanted
-        if wanted:
-            # Not ahead of the first question: a thread keeps the capabilities that it began with.
-            threading.Thread(target=self.serve, name="hybridvif-server", daemon=True).start()
+        if not wanted:
+            return
+        # Not ahead of the first question: a thread keeps the capabilities that it began with.
+        thread = threading.Thread(target=self.serve, name="hybridvif-server", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:
+            # A limit on processes: those that there are go on.
+            LOG.warning("the daemon goes on with the threads that it has: %s", error)
+            with self._counts:
+                self._left += 1

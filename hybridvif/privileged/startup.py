@@ -121,7 +121,7 @@ class Hardened(daemon.Daemon):
             self.channel.send((name, self._process_cmd(name, *request)))
         except OSError:
             raise
-        except BaseException as error:  # noqa: BLE001  # a third party's executor, or an answer that cannot be sent
+        except Exception as error:  # noqa: BLE001  # an answer that cannot be sent
             kind = f"{type(error).__module__}.{type(error).__name__}"
             self.channel.send((name, (comm.Message.ERR.value, kind, (str(error),))))
 

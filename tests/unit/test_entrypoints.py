@@ -1,18 +1,19 @@
-"""What the daemon asks its executors for."""
+"""What the daemon asks its executors for, and what becomes of what they raise."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
+from oslo_privsep import comm, daemon
 
 from hybridvif.executors.base import Executor
 from hybridvif.facts import Observed
 from hybridvif.names import names_of
 from hybridvif.parts import Part, Role
-from hybridvif.privileged import entrypoints
+from hybridvif.privileged import channel, entrypoints
 from hybridvif.report import Outcome
 from hybridvif.settings import Settings
 from hybridvif.steps import Step
@@ -58,3 +59,19 @@ def test_whoever_asks_for_all_names_is_told_of_all() -> None:
     executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
     entrypoints._seen(None, executors, time.monotonic() + 1)
     assert [one.names for one in executors.values() if isinstance(one, Asked)] == [[None], [None]]
+
+
+def test_an_executor_that_ends_the_program_has_failed() -> None:
+    def end(_question: object, _deadline: object) -> Any:
+        raise SystemExit(3)
+
+    assert entrypoints._answering(end)((), 0.0) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
+
+
+def test_no_reply_ends_the_program_of_the_caller() -> None:
+    reply = (comm.Message.ERR.value, "builtins.SystemExit", ("1",))
+    with pytest.raises(daemon.ProtocolError):
+        channel._returned(reply)
+    with pytest.raises(ValueError, match="so it is"):
+        channel._returned((comm.Message.ERR.value, "builtins.ValueError", ("so it is",), "a traceback"))
+    assert channel._returned((comm.Message.RET.value, ["ok", 1])) == ["ok", 1]

@@ -123,6 +123,20 @@ def test_who_is_through_reads_on_and_no_more_are_started() -> None:
     assert len(idents) <= 4
 
 
+def test_where_no_thread_can_be_started_those_that_there_are_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    lab = Lab(most=4)
+    for held in lab.held.values():
+        held.set()
+    thread = lab.start()
+
+    def refused(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refused)
+    lab.ask("a", "b")
+    assert [lab.begun.get(timeout=SOON) for _ in range(2)] == [("a", thread.ident), ("b", thread.ident)]
+
+
 @pytest.mark.parametrize("first", [(), ("a",)])
 def test_it_ends_when_the_caller_cannot_be_answered_any_more(first: tuple[str, ...]) -> None:
     lab = Lab(most=4)
