@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NoReturn
 
 import pytest
@@ -13,10 +13,6 @@ from hybridvif.privileged.serving import Question, Servers
 
 SOON = 5.0
 END = ("end", ())
-
-
-class Ended(BaseException):
-    """Stands for the end of the process."""
 
 
 class Lab:
@@ -42,18 +38,24 @@ class Lab:
 
     def _end(self) -> NoReturn:
         self.over.set()
-        raise Ended
+        # It ends the thread, and stands for the end of the process.
+        raise SystemExit
 
     def start(self) -> threading.Thread:
         """Serve, in a thread of its own."""
-
-        def serve() -> None:
-            with pytest.raises(Ended):
-                self.servers.serve()
-
-        thread = threading.Thread(target=serve, daemon=True)
+        thread = threading.Thread(target=self.servers.serve, name="hybridvif-server", daemon=True)
         thread.start()
         return thread
+
+    def close(self) -> None:
+        """Have all threads end."""
+        for held in self.held.values():
+            held.set()
+        self.asked.put(END)
+        for thread in threading.enumerate():
+            if thread.name == "hybridvif-server":
+                thread.join(SOON)
+                assert not thread.is_alive()
 
     def ask(self, *names: str) -> None:
         """Ask these questions."""
@@ -65,14 +67,22 @@ class Lab:
         return self.begun.get(timeout=SOON)[0]
 
 
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    # The end of a thread that was started stands for the end of the process.
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+@pytest.fixture
+def lab_of() -> Iterator[Callable[[int], Lab]]:
+    """Makes labs, and has their threads end."""
+    labs: list[Lab] = []
+
+    def made(most: int) -> Lab:
+        labs.append(Lab(most))
+        return labs[-1]
+
+    yield made
+    for lab in labs:
+        lab.close()
 
 
-def test_a_question_that_takes_long_holds_up_no_other() -> None:
-    lab = Lab(most=4)
+def test_a_question_that_takes_long_holds_up_no_other(lab_of: Callable[[int], Lab]) -> None:
+    lab = lab_of(4)
     lab.start()
     lab.ask("a")
     assert lab.next() == "a"
@@ -87,8 +97,8 @@ def test_a_question_that_takes_long_holds_up_no_other() -> None:
     assert lab.over.wait(SOON)
 
 
-def test_there_are_never_more_at_work_than_may_be() -> None:
-    lab = Lab(most=2)
+def test_there_are_never_more_at_work_than_may_be(lab_of: Callable[[int], Lab]) -> None:
+    lab = lab_of(2)
     lab.start()
     lab.ask("a", "b", "c")
     assert {lab.next(), lab.next()} == {"a", "b"}
@@ -98,8 +108,8 @@ def test_there_are_never_more_at_work_than_may_be() -> None:
     assert lab.next() == "c"
 
 
-def test_one_alone_answers_what_it_reads_by_itself() -> None:
-    lab = Lab(most=1)
+def test_one_alone_answers_what_it_reads_by_itself(lab_of: Callable[[int], Lab]) -> None:
+    lab = lab_of(1)
     thread = lab.start()
     for held in lab.held.values():
         held.set()
@@ -110,8 +120,8 @@ def test_one_alone_answers_what_it_reads_by_itself() -> None:
     assert begun == [(name, thread.ident) for name in "abc"]
 
 
-def test_who_is_through_reads_on_and_no_more_are_started() -> None:
-    lab = Lab(most=32)
+def test_who_is_through_reads_on_and_no_more_are_started(lab_of: Callable[[int], Lab]) -> None:
+    lab = lab_of(32)
     lab.start()
     for held in lab.held.values():
         held.set()
@@ -123,8 +133,10 @@ def test_who_is_through_reads_on_and_no_more_are_started() -> None:
     assert len(idents) <= 4
 
 
-def test_where_no_thread_can_be_started_those_that_there_are_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    lab = Lab(most=4)
+def test_where_no_thread_can_be_started_those_that_there_are_go_on(
+    lab_of: Callable[[int], Lab], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lab = lab_of(4)
     for held in lab.held.values():
         held.set()
     thread = lab.start()
@@ -138,8 +150,10 @@ def test_where_no_thread_can_be_started_those_that_there_are_go_on(monkeypatch: 
 
 
 @pytest.mark.parametrize("first", [(), ("a",)])
-def test_it_ends_when_the_caller_cannot_be_answered_any_more(first: tuple[str, ...]) -> None:
-    lab = Lab(most=4)
+def test_it_ends_when_the_caller_cannot_be_answered_any_more(
+    lab_of: Callable[[int], Lab], first: tuple[str, ...]
+) -> None:
+    lab = lab_of(4)
     lab.start()
     lab.ask(*first, "broken")
     assert lab.over.wait(SOON)
