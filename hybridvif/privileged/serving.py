@@ -2,13 +2,14 @@
 
 oslo.privsep has one thread that reads and a pool that answers. To hand a question over from one to the other takes a
 fifth of the time in which a port in order is looked at; here whoever has read a question leaves it to another thread to
-read on, and answers it.
+read on, and answers it. Only while as many are at work as may be is a question handed over.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
@@ -31,29 +32,50 @@ class Servers:
         self._counts = threading.Lock()
         self._waiting = 0
         """Threads that wait for their turn to read, the one that reads not counted."""
-        self._left = most - 1
-        """Threads that may yet be started."""
+        self._free = most
+        """How many more may be at work."""
+        self._left = most
+        """Threads that may yet be started: beside those at work, one reads."""
+        self._unanswered: deque[Question] = deque()
 
     def serve(self) -> NoReturn:
         """Answer until nothing more can be read or answered, and end the daemon."""
         try:
-            while (question := self._read()) is not None:
+            question = self._read()
+            while question is not None:
                 self._answer(question)
+                with self._counts:
+                    self._free += 1
+                    question = self._next()
+                question = question or self._read()
         except Exception as error:  # noqa: BLE001  # whatever it is, nobody can be answered any more
             LOG.warning("the daemon ends: %s", error)
         finally:
             self._end()
 
+    def _next(self) -> Question | None:
+        """What has been read and waits, if one more may be at work; it is then. Within the lock of the counts."""
+        if not self._free or not self._unanswered:
+            return None
+        self._free -= 1
+        return self._unanswered.popleft()
+
     def _read(self) -> Question | None:
+        """The next question for this thread to answer; None: there are no more."""
         with self._counts:
             self._waiting += 1
         with self._turn:
             with self._counts:
                 self._waiting -= 1
-            question = next(self._questions, None)
-            if question is not None:
-                self._have_another_read()
-            return question
+            for read in self._questions:
+                with self._counts:
+                    self._unanswered.append(read)
+                    question = self._next()
+                if question is not None:
+                    self._have_another_read()
+                    return question
+                # All are at work. Read on: a caller that cannot send all of a question by its deadline must hang up.
+        return None
 
     def _have_another_read(self) -> None:
         with self._counts:

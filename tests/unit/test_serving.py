@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -102,16 +103,30 @@ def test_there_are_never_more_at_work_than_may_be(lab_of: Callable[[int], Lab]) 
     assert lab.next() == "c"
 
 
-def test_one_alone_answers_what_it_reads_by_itself(lab_of: Callable[[int], Lab]) -> None:
+def test_one_alone_answers_one_after_another(lab_of: Callable[[int], Lab]) -> None:
     lab = lab_of(1)
-    thread = lab.start()
+    lab.start()
+    lab.ask("a", "b", "c")
+    for name in "abc":
+        assert lab.next() == name
+        with pytest.raises(queue.Empty):
+            lab.begun.get(timeout=0.02)
+        lab.held[name].set()
+
+
+@pytest.mark.parametrize("most", [1, 2])
+def test_it_is_read_on_while_all_are_at_work(most: int, lab_of: Callable[[int], Lab]) -> None:
+    lab = lab_of(most)
+    lab.start()
+    lab.ask(*"abcdef")
+    assert [lab.next() for _ in range(most)] == list("abcdef"[:most])
+    until = time.monotonic() + SOON
+    while not lab.asked.empty() and time.monotonic() < until:
+        time.sleep(0.005)
+    assert lab.asked.empty()
     for held in lab.held.values():
         held.set()
-    lab.ask("a", "b", "c")
-    lab.asked.put(END)
-    thread.join(SOON)
-    begun = [lab.begun.get(timeout=SOON) for _ in range(3)]
-    assert begun == [(name, thread.ident) for name in "abc"]
+    assert sorted(lab.next() for _ in range(6 - most)) == list("abcdef"[most:])
 
 
 def test_who_is_through_reads_on_and_no_more_are_started(lab_of: Callable[[int], Lab]) -> None:
