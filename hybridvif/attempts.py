@@ -21,8 +21,9 @@ from hybridvif.errors import (
     PreconditionError,
     Refused,
 )
+from hybridvif.facts import observing
 from hybridvif.goals import Goal, Wish, planned, reached, seen_of
-from hybridvif.host import AnyHost, observing
+from hybridvif.host import AnyHost
 from hybridvif.locks import LockTimeout
 from hybridvif.names import KEY_LENGTH
 from hybridvif.parts import NOTHING, HostState, OvsPort

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from hybridvif.parts import HostState, merged
 
@@ -68,6 +69,27 @@ class Observed:
     def __iter__(self) -> Iterator[Any]:
         """The state, then the facts: `state, facts = host.observe(...)`."""
         return iter((self.state, self.facts))
+
+
+class Observer(Protocol):
+    """Whoever looks: a host, or an executor in the daemon."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed: ...  # noqa: D102
+
+
+@contextmanager
+def observing(observer: Observer, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
+    """A function that tells what somebody observes.
+
+    Who has to wait for somebody else may have a method of this name, which asks at once: meanwhile there is something
+    else to do, such as to look at another part of the host.
+    """
+    ask: Callable[..., AbstractContextManager[Callable[[], Observed]]] | None = getattr(observer, "observing", None)
+    if ask is None:
+        yield lambda: observer.observe(names, deadline)
+        return
+    with ask(names, deadline) as observed:
+        yield observed
 
 
 def together(seen: Iterable[Observed]) -> Observed:

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from typing import Any, Protocol
 
@@ -66,17 +66,6 @@ class AnyHost(Protocol):
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]: ...  # noqa: D102
 
     def locked(self, keys: Collection[str], deadline: float) -> Any: ...  # noqa: D102
-
-
-@contextmanager
-def observing(host: AnyHost, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-    """A function that tells what a host observes; one that has a method of this name is asked at once."""
-    ask: Callable[..., AbstractContextManager[Callable[[], Observed]]] | None = getattr(host, "observing", None)
-    if ask is None:
-        yield lambda: host.observe(names, deadline)
-        return
-    with ask(names, deadline) as observed:
-        yield observed
 
 
 class Host:

@@ -8,8 +8,8 @@ is steps.objection().
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Protocol, runtime_checkable
 
 from hybridvif.errors import PreconditionError
@@ -47,21 +47,6 @@ class Executor(Protocol):
         The steps of one port depend on each other, those of different ports do not. Never raises for a step that
         failed: that is an Outcome.
         """
-
-
-@contextmanager
-def observing(executor: Executor, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-    """A function that tells what an executor observes.
-
-    One that has to wait for somebody else may have a method of this name, which asks at once: the next executor then
-    looks at its own part of the host meanwhile.
-    """
-    ask: Callable[..., AbstractContextManager[Callable[[], Observed]]] | None = getattr(executor, "observing", None)
-    if ask is None:
-        yield lambda: executor.observe(names, deadline)
-        return
-    with ask(names, deadline) as observed:
-        yield observed
 
 
 def expected(executor: Executor) -> AbstractContextManager[None]:

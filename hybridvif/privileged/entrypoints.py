@@ -18,8 +18,8 @@ from typing import Any
 
 from hybridvif import wire
 from hybridvif.errors import HybridVifError, PreconditionError, Refused
-from hybridvif.executors.base import Executor, ExecutorError, observing
-from hybridvif.facts import together
+from hybridvif.executors.base import Executor, ExecutorError
+from hybridvif.facts import observing, together
 from hybridvif.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_of_key
 from hybridvif.parts import Role
 from hybridvif.privileged import batches, identification, imports, policy, posture, registry

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.executors.base import ExecutorError, observing, one_by_one
+from hybridvif.executors.base import ExecutorError, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.recording import RecordingSwitch
-from hybridvif.facts import Observed
+from hybridvif.facts import Observed, observing
 from hybridvif.parts import NOTHING
 from hybridvif.report import Result
 from hybridvif.settings import Settings
