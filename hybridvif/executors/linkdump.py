@@ -17,8 +17,8 @@ __all__ = ["Interrupted", "decoded", "dump_links"]
 
 KEPT = 4096
 """Links of the last dump of all that are remembered: at 3 KiB each."""
-KEPT_ALONE = 128
-"""Links that were asked for by themselves, and are remembered beside those."""
+KEPT_ALONE = 32
+"""Links that were asked for by themselves, and are remembered beside those: of ten ports."""
 
 
 @dataclass(frozen=True, slots=True)
