@@ -5,11 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from hybridvif.attempts import Progress, carry_out
-from hybridvif.goals import Goal, planned, plug_goal, plug_wish, seen_of
+from hybridvif.converge import Progress, converge
+from hybridvif.goals import for_port, goal_for_plug, goal_for_unplug, make_plan
 from hybridvif.host import AnyHost
-from hybridvif.names import names_of
-from hybridvif.parts import NOTHING
 from hybridvif.port import Port
 from hybridvif.report import Report, plug_error_of, unplug_error_of
 from hybridvif.steps import Step
@@ -50,8 +48,8 @@ def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
     Raises Refused where plug would refuse, and PreconditionError where the host lacks something.
     """
     deadline = time.monotonic() + host.settings.deadline
-    goal = plug_goal(port, host.settings)
-    return planned(goal, seen_of(host.observe(set(port.names), deadline), goal.names), host)
+    goal = goal_for_plug(port, host.settings)
+    return make_plan(goal, for_port(host.observe(set(port.names), deadline), goal.names), host)
 
 
 def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = _nobody) -> list[Report]:
@@ -60,7 +58,7 @@ def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = _nobo
     progress: called with the number of ports that are at an end, and of all, before the first batch and after each.
     Raises nothing but InvalidInput, for two ports of one id.
     """
-    return carry_out([plug_wish(port, host.settings) for port in ports], host, progress)
+    return converge([goal_for_plug(port, host.settings) for port in ports], host, progress)
 
 
 def unplug_all(
@@ -71,4 +69,4 @@ def unplug_all(
     progress: as of plug_all().
     Raises nothing but InvalidInput, for an id that is no UUID or is there twice.
     """
-    return carry_out([Goal(port_id, names_of(port_id), NOTHING, force=force) for port_id in port_ids], host, progress)
+    return converge([goal_for_unplug(port_id, force=force) for port_id in port_ids], host, progress)

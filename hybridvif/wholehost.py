@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hybridvif.api import plug_all
-from hybridvif.attempts import carry_out
+from hybridvif.converge import converge
 from hybridvif.facts import Observed
-from hybridvif.goals import Goal
+from hybridvif.goals import Goal, goal_for_unplug
 from hybridvif.host import AnyHost
-from hybridvif.names import names_of
-from hybridvif.parts import NOTHING, Part
+from hybridvif.parts import Part
 from hybridvif.port import Port
 from hybridvif.rehearsal import Rehearsal
 from hybridvif.remains import NoRemain, Remain, ports_of_ours, remains_of
@@ -76,7 +75,7 @@ def reconcile(ports: Iterable[Port], host: AnyHost, *, prune: bool = False, dry_
         others = [port_id for port_id in ports_of_ours(seen) if prune and port_id not in ids]
         stage = Rehearsal(host.settings, seen) if dry_run else host
     plugged = plug_all(wanted, stage)
-    pruned = carry_out([Goal(port_id, names_of(port_id), NOTHING, spare_vms=True) for port_id in others], stage)
+    pruned = converge([goal_for_unplug(port_id, spare_vms=True) for port_id in others], stage)
     return Reconciled(plugged=tuple(plugged), pruned=tuple(pruned), dry_run=dry_run)
 
 
@@ -99,7 +98,7 @@ def gc(
     due = [one for one in chosen if seconds[one.sign] >= older_than]
     reports = dict[str, Report]()
     if not dry_run:
-        reports = {report.port_id: report for report in carry_out([_removal_of(one, bridges) for one in due], host)}
+        reports = {report.port_id: report for report in converge([_removal_of(one, bridges) for one in due], host)}
     return [
         Gathered(remain=one, seconds=seconds[one.sign], due=one in due, report=reports.get(one.port_id))
         for one in chosen
@@ -113,12 +112,12 @@ def parts_of(remain: Remain) -> list[Part]:
 
 
 def _removal_of(remain: Remain, bridges: Collection[str]) -> Goal:
-    def superseded(seen: Observed) -> str:
-        """Judged anew under the lock: between the look and the lock it may have been plugged, or a VM have come."""
-        signs = {one.sign for one in remains_of(seen, bridges)}
-        return "" if remain.sign in signs else f"port {remain.port_id}: what was left of it is no remain any more"
+    def check_still_orphaned(seen: Observed) -> None:
+        """Check again under the lock: the port may have been plugged, or a VM may have attached, in between."""
+        if remain.sign not in {found.sign for found in remains_of(seen, bridges)}:
+            raise NoRemain(f"port {remain.port_id}: what was left of it is no remain any more")
 
-    return Goal(remain.port_id, names_of(remain.port_id), NOTHING, spare_vms=True, unless=superseded)
+    return replace(goal_for_unplug(remain.port_id, spare_vms=True), precondition=check_still_orphaned)
 
 
 def _was_spared(report: Report | None) -> bool:

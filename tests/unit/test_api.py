@@ -30,7 +30,7 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.attempts import BATCH
+from hybridvif.converge import MAX_ATTEMPTS, PLUG_BATCH, VERIFY_DELAYS
 from hybridvif.facts import Observed
 from hybridvif.host import GRACE, Host, NoAnswer, NotAsked, Outcomes
 from hybridvif.locks import LockTimeout
@@ -51,7 +51,6 @@ from hybridvif.port import Port, VifType
 from hybridvif.privileged.identification import refusals
 from hybridvif.privileged.policy import permit_names, permit_plans
 from hybridvif.report import Outcome, Report, Result, Status
-from hybridvif.rounds import PAUSES, TRIES
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update
 from hybridvif.wiring import wiring_of
@@ -405,11 +404,11 @@ def test_many_that_fail_are_undone_together(host: GuardedHost) -> None:
 # Others work on the same host.
 
 
-@pytest.mark.parametrize("times", range(TRIES + 1))
+@pytest.mark.parametrize("times", range(MAX_ATTEMPTS + 1))
 def test_what_is_worth_another_try_is_tried_again_and_counted(host: GuardedHost, times: int) -> None:
     for _ in range(times):
         host.fail(verb=Create, name=NAMES.switch_end, retry=True, reason="moved on")
-    if times < TRIES:
+    if times < MAX_ATTEMPTS:
         report = plug(PORT, host)
         assert (report.retries, report.status) == (times, Status.DONE)
         assert host.state == WIRING
@@ -417,7 +416,7 @@ def test_what_is_worth_another_try_is_tried_again_and_counted(host: GuardedHost,
         with pytest.raises(PlugFailed, match="moved on") as caught:
             plug(PORT, host)
         assert caught.value.report is not None
-        assert (caught.value.report.retries, caught.value.report.status) == (TRIES - 1, Status.ROLLED_BACK)
+        assert (caught.value.report.retries, caught.value.report.status) == (MAX_ATTEMPTS - 1, Status.ROLLED_BACK)
         assert host.state == NOTHING
 
 
@@ -706,7 +705,7 @@ def test_a_lost_answer_that_observing_does_not_resolve_is_unknown_and_nothing_is
     assert caught.value.report is not None
     assert caught.value.report.status is Status.UNKNOWN
     assert host.state == half
-    assert host.calls == ["observe", "apply"] + ["observe"] * (1 + len(PAUSES))
+    assert host.calls == ["observe", "apply"] + ["observe"] * (1 + len(VERIFY_DELAYS))
 
 
 def test_what_takes_effect_just_after_its_answer_was_lost_is_done(host: GuardedHost) -> None:
@@ -724,7 +723,7 @@ def test_a_host_that_is_back_after_a_moment_is_read_back_after_all(host: Guarded
 
 
 def test_what_cannot_be_read_back_is_unknown_whatever_was_said(host: GuardedHost) -> None:
-    for call in range(2, 3 + len(PAUSES)):
+    for call in range(2, 3 + len(VERIFY_DELAYS)):
         host.befall(call, raising(NoAnswer("the daemon died")))
     with pytest.raises(PlugFailed, match="could not be read back: the daemon died") as caught:
         plug(PORT, host)
@@ -805,7 +804,7 @@ def test_however_a_host_hangs_a_bulk_call_ends_by_its_batches_deadlines(
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     host = GuardedHost()
-    ports = [numbered(number) for number in range(2 * BATCH + 1)]
+    ports = [numbered(number) for number in range(2 * PLUG_BATCH + 1)]
     for number in range(2, 40):
         host.fail(verb=Create, name=numbered(number).names.switch_end, reason="no")
     asked = {what: getattr(host, what) for what in ("observe", "apply")}
@@ -848,7 +847,7 @@ def test_no_ports_are_no_reports(host: GuardedHost) -> None:
 
 
 def test_many_ports_go_in_batches_each_with_its_own_deadline(host: GuardedHost) -> None:
-    ports = [numbered(number) for number in range(2 * BATCH + 1)]
+    ports = [numbered(number) for number in range(2 * PLUG_BATCH + 1)]
     reports = plug_all(ports, host)
     assert all(report.ok for report in reports)
     assert [report.port_id for report in reports] == [port.id for port in ports]
@@ -856,9 +855,9 @@ def test_many_ports_go_in_batches_each_with_its_own_deadline(host: GuardedHost) 
 
 
 def test_progress_is_told_before_the_first_batch_and_after_each(host: GuardedHost) -> None:
-    ports, told = [numbered(number) for number in range(BATCH + 1)], list[tuple[int, int]]()
+    ports, told = [numbered(number) for number in range(PLUG_BATCH + 1)], list[tuple[int, int]]()
     plug_all(ports, host, progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, BATCH + 1), (BATCH, BATCH + 1), (BATCH + 1, BATCH + 1)]
+    assert told == [(0, PLUG_BATCH + 1), (PLUG_BATCH, PLUG_BATCH + 1), (PLUG_BATCH + 1, PLUG_BATCH + 1)]
     told.clear()
     unplug_all([port.id for port in ports[:3]], host, progress=lambda done, total: told.append((done, total)))
     assert told == [(0, 3), (3, 3)]
@@ -894,10 +893,10 @@ def test_whatever_happens_to_one_port_the_others_are_plugged(host: GuardedHost) 
 
 
 def test_a_batch_that_finds_the_host_lacking_costs_the_others_nothing(host: GuardedHost) -> None:
-    ports = [numbered(number) for number in range(2 * BATCH)]
+    ports = [numbered(number) for number in range(2 * PLUG_BATCH)]
     host.befall(3, raising(PreconditionError("no OVSDB; start it")))
     reports = plug_all(ports, host)
-    assert [report.status for report in reports] == [Status.DONE] * BATCH + [Status.PRECONDITION] * BATCH
+    assert [report.status for report in reports] == [Status.DONE] * PLUG_BATCH + [Status.PRECONDITION] * PLUG_BATCH
 
 
 def test_two_ports_of_one_id_are_told_before_anything_is_done(host: GuardedHost) -> None:
