@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from hybridvif.converge import Progress, converge
 from hybridvif.goals import for_port, goal_for_plug, goal_for_unplug, make_plan
-from hybridvif.host import AnyHost
+from hybridvif.host_protocol import AnyHost
 from hybridvif.port import Port
 from hybridvif.report import Report, plug_error_of, unplug_error_of
 from hybridvif.steps import Step

@@ -30,7 +30,7 @@ from hybridvif.errors import (
 )
 from hybridvif.facts import Observed
 from hybridvif.goals import Goal, for_port, is_reached, make_plan
-from hybridvif.host import AnyHost, Outcomes
+from hybridvif.host_protocol import AnyHost, Outcomes
 from hybridvif.limits import restorable
 from hybridvif.locks import LockTimeout
 from hybridvif.names import KEY_LENGTH

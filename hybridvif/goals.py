@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from hybridvif import preconditions
 from hybridvif.errors import Refused
 from hybridvif.facts import Observed
-from hybridvif.host import AnyHost
+from hybridvif.host_protocol import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames, names_of
 from hybridvif.parts import NOTHING, HostState

@@ -14,10 +14,11 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
-from typing import Any, Protocol
+from typing import Any
 
 from hybridvif.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
 from hybridvif.facts import Observed
+from hybridvif.host_protocol import Outcomes
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Step
@@ -48,24 +49,6 @@ class Died(NoAnswer):
 
 class DiedBefore(Died, NotAsked):
     """The daemon was dead before it had the whole question."""
-
-
-class Outcomes(list[tuple[Outcome, ...]]):
-    """What came of plans, one a port; and what was seen right after them, where that came with the answer."""
-
-    seen: Observed | None = None
-
-
-class AnyHost(Protocol):
-    """What api.py needs of a host: Host, or a RecordingHost."""
-
-    settings: Settings
-
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed: ...  # noqa: D102
-
-    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]: ...  # noqa: D102
-
-    def locked(self, keys: Collection[str], deadline: float) -> Any: ...  # noqa: D102
 
 
 class Host:

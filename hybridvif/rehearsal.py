@@ -13,12 +13,11 @@ from dataclasses import replace
 
 from hybridvif.errors import Conflict
 from hybridvif.facts import Facts, Observed, together
-from hybridvif.host import AnyHost
+from hybridvif.host_protocol import AnyHost
 from hybridvif.names import names_of
 from hybridvif.report import Outcome, Result
-from hybridvif.settings import Settings
+from hybridvif.settings import MAX_NAMES, Settings
 from hybridvif.steps import Step, simulate_all
-from hybridvif.wire import MAX_NAMES
 
 
 class Rehearsal:

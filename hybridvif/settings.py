@@ -12,6 +12,8 @@ OVS_SOCKET = "unix:/var/run/openvswitch/db.sock"
 SOCKET_DIR = "/var/run/openvswitch"
 """Where Neutron's agent has the sockets of vhost-user ports by default (vhostuser_socket_dir)."""
 MIN_DEADLINE, MAX_DEADLINE = 0.5, 3600.0
+MAX_NAMES = 4096
+"""Names in one request to the daemon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

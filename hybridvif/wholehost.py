@@ -11,7 +11,7 @@ from hybridvif.api import plug_all
 from hybridvif.converge import converge
 from hybridvif.facts import Observed
 from hybridvif.goals import Goal, goal_for_unplug
-from hybridvif.host import AnyHost
+from hybridvif.host_protocol import AnyHost
 from hybridvif.parts import Part
 from hybridvif.port import Port
 from hybridvif.rehearsal import Rehearsal

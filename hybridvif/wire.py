@@ -17,9 +17,10 @@ from hybridvif.errors import Refused
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.parts import PARTS, HostState, Part
 from hybridvif.report import Outcome, Result
+from hybridvif.settings import MAX_NAMES
 from hybridvif.steps import Create, Delete, Step, Update
 
-MAX_PLANS, MAX_STEPS, MAX_NAMES, MAX_TEXT = 512, 16, 4096, 65_536
+MAX_PLANS, MAX_STEPS, MAX_TEXT = 512, 16, 65_536
 """Of one request: plans, steps of a plan, names; and characters of one text, which may be what another tool wrote."""
 
 _CLASSES: Mapping[str, type[Part]] = {cls.__name__: cls for cls in PARTS}

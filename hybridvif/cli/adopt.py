@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hybridvif.cli.screen import Answer
     from hybridvif.cli.topology import Plugged
     from hybridvif.facts import Observed
-    from hybridvif.host import AnyHost
+    from hybridvif.host_protocol import AnyHost
     from hybridvif.port import Port
 
 MARKS = 3

@@ -14,7 +14,7 @@ from hybridvif.cli.gaps import Filled, filled
 from hybridvif.cli.planning import DIFFERENCES, part_of
 from hybridvif.cli.ports import Asked
 from hybridvif.cli.screen import Answer, Paint
-from hybridvif.host import AnyHost
+from hybridvif.host_protocol import AnyHost
 from hybridvif.parts import Difference, Part
 from hybridvif.reasons import reason_of
 from hybridvif.rehearsal import Rehearsal, look

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from hybridvif import Port, Report
-    from hybridvif.host import AnyHost
+    from hybridvif.host_protocol import AnyHost
     from hybridvif.sandbox import Lack, Rung, Vm
 
 HELP = "two ports plugged in a sandbox, a ping across, the drawing, unplug"

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hybridvif.cli.screen import Answer
     from hybridvif.cli.topology import Plugged
-    from hybridvif.host import AnyHost
+    from hybridvif.host_protocol import AnyHost
 
 HELP = "the plugged ports, one a line"
 FORMATS = ("table", "json", "yaml", "value")

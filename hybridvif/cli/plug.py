@@ -21,7 +21,7 @@ from hybridvif.cli.ports import add_port_options, asked_ports
 
 if TYPE_CHECKING:
     from hybridvif.cli.screen import Answer
-    from hybridvif.host import AnyHost
+    from hybridvif.host_protocol import AnyHost
     from hybridvif.port import Port
 
 HELP = "plug ports: afterwards each is in order, or as it was before"

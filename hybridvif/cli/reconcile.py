@@ -25,7 +25,7 @@ from hybridvif.cli.ports import add_file_option
 if TYPE_CHECKING:
     from hybridvif.cli.changes import Change
     from hybridvif.cli.screen import Answer, Paint
-    from hybridvif.host import AnyHost
+    from hybridvif.host_protocol import AnyHost
     from hybridvif.port import Port
     from hybridvif.report import Report
     from hybridvif.wholehost import Reconciled

@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hybridvif.cli.screen import Answer
     from hybridvif.cli.topology import Plugged
-    from hybridvif.host import AnyHost
+    from hybridvif.host_protocol import AnyHost
 
 HELP = "what is plugged on this host, drawn"
 FORMATS = ("tree", "json", "yaml", "mermaid", "dot")

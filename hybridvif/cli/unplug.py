@@ -13,7 +13,7 @@ from hybridvif.cli.ports import add_file_option, asked_ports
 
 if TYPE_CHECKING:
     from hybridvif.cli.screen import Answer
-    from hybridvif.host import AnyHost
+    from hybridvif.host_protocol import AnyHost
 
 HELP = "unplug ports: afterwards nothing of them is left"
 FORMATS = ("text", "json", "yaml", "table", "value")

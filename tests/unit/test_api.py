@@ -32,7 +32,8 @@ from hybridvif import (
 )
 from hybridvif.converge import MAX_ATTEMPTS, PLUG_BATCH, VERIFY_DELAYS
 from hybridvif.facts import Observed
-from hybridvif.host import GRACE, Host, NoAnswer, NotAsked, Outcomes
+from hybridvif.host import GRACE, Host, NoAnswer, NotAsked
+from hybridvif.host_protocol import Outcomes
 from hybridvif.locks import LockTimeout
 from hybridvif.parts import (
     NOTHING,

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif import wire
+from hybridvif import settings, wire
 from hybridvif.errors import Refused
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.parts import PARTS, HostState, IvsPort, Part, Stray, StrayPort
@@ -89,7 +89,7 @@ def test_names_come_out_as_they_went_in(names: list[str] | None) -> None:
 
 @pytest.mark.parametrize(
     "names",
-    ["qbr5f2c0e1a-7b", 7, True, {"a": 1}, ["a"] * (wire.MAX_NAMES + 1), [7], [None], [b"qbr"], [["a"]]],
+    ["qbr5f2c0e1a-7b", 7, True, {"a": 1}, ["a"] * (settings.MAX_NAMES + 1), [7], [None], [b"qbr"], [["a"]]],
     ids=repr,
 )
 def test_names_that_are_no_list_of_texts_are_refused(names: object) -> None:
@@ -214,7 +214,7 @@ def test_a_part_with_any_value_in_any_field_is_decoded_or_refused(data: st.DataO
 
 
 def test_names_may_be_so_many() -> None:
-    assert len(wire.decode_names([str(number) for number in range(wire.MAX_NAMES)]) or ()) == wire.MAX_NAMES
+    assert len(wire.decode_names([str(number) for number in range(settings.MAX_NAMES)]) or ()) == settings.MAX_NAMES
 
 
 def test_a_text_may_be_so_long_and_no_longer() -> None:
@@ -227,7 +227,7 @@ def test_a_text_may_be_so_long_and_no_longer() -> None:
 @pytest.mark.parametrize(
     ("decode", "value", "sentence"),
     [
-        (wire.decode_names, "qbr", f"names are no list of at most {wire.MAX_NAMES}"),
+        (wire.decode_names, "qbr", f"names are no list of at most {settings.MAX_NAMES}"),
         (wire.decode_names, [7], "a name is no text"),
         (wire.decode_plans, 7, f"plans are no list of at most {wire.MAX_PLANS}"),
         (wire.decode_plans, [7], f"a plan is no list of at most {wire.MAX_STEPS}"),
