@@ -1,18 +1,18 @@
-"""Every exception a caller can meet; each is one finished sentence and can be rebuilt from it.
+"""Exceptions of the public API. Each message is one complete sentence.
 
 HybridVifError
-|-- InvalidInput               what was asked for is not legal; nothing was touched
-|-- PreconditionError          the host lacks something; nothing was touched
-|   |-- ConfigurationError     the configuration names something that is not there, or contradicts itself
+|-- InvalidInput               the input is not legal; nothing was changed
+|-- PreconditionError          the host lacks something; nothing was changed
+|   |-- ConfigurationError     the configuration names a missing object, or contradicts itself
 |   |-- BridgeMissing          the integration bridge does not exist (also a PlugFailed)
-|   '-- NotReady               the same, found by plug() or unplug() (also a PlugFailed and an UnplugFailed)
-|-- PlugFailed                 plug(): `.report` says what was done and what was found
-|-- UnplugFailed               unplug(): the same
-'-- Refused                    nothing was changed, on purpose (a PlugFailed and an UnplugFailed)
+|   '-- NotReady               the same, raised by plug() or unplug() (also a PlugFailed and an UnplugFailed)
+|-- PlugFailed                 plug() failed; `.report` has every step
+|-- UnplugFailed               unplug() failed; the same
+'-- Refused                    refused before any change (a PlugFailed and an UnplugFailed)
     |-- NameCollision          the parts belong to another port with the same first 11 characters
-    |-- Conflict               something foreign has our name, or holds our part
-    |-- BridgeNotAllowed       the integration bridge is not one this host may plug into
-    '-- PortRunning            the port carries a running VM and unplug was not forced
+    |-- Conflict               a foreign object has the name of a part, or holds one
+    |-- BridgeNotAllowed       this host must not plug into that bridge
+    '-- PortRunning            a running VM uses the port, and unplug was not forced
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class HybridVifError(Exception):
-    """The base of all; `code` is the word that machines read, stable across releases."""
+    """Base class. `code` is a word for machines, stable across releases."""
 
     code: ClassVar[str] = "error"
 
@@ -34,73 +34,73 @@ class HybridVifError(Exception):
 
 
 class InvalidInput(HybridVifError, ValueError):
-    """What was asked for is not legal; the sentence names the field, the value and the rule."""
+    """Illegal input. The message names the field, the value and the rule."""
 
     code = "invalid-input"
 
 
 class PreconditionError(HybridVifError):
-    """The host lacks something this call needs; the sentence names it and the remedy."""
+    """The host lacks something that the call needs. The message names it and the remedy."""
 
     code = "precondition"
 
 
 class ConfigurationError(PreconditionError):
-    """The configuration names something that is not there, or contradicts an earlier one."""
+    """The configuration names a missing object, or contradicts an earlier one."""
 
     code = "configuration"
 
 
 class PlugFailed(HybridVifError):
-    """A plug that did not end with the port in order; `.report` has the outcome of every step."""
+    """Failed plug. `.report` has the outcome of every step."""
 
     code = "plug-failed"
 
 
 class UnplugFailed(HybridVifError):
-    """An unplug that left something behind; `.report` names it."""
+    """Failed unplug. `.report` names the remaining parts."""
 
     code = "unplug-failed"
 
 
 class BridgeMissing(PreconditionError, PlugFailed):
-    """The integration bridge does not exist; it is never created from what may be a typing error."""
+    """The integration bridge does not exist. It is not created, because the name may be a typing error."""
 
     code = "bridge-missing"
 
 
 class NotReady(PreconditionError, PlugFailed, UnplugFailed):
-    """The host lacks something without which nothing can be plugged or unplugged; nothing was touched."""
+    """The host lacks something that every plug or unplug needs. Nothing was changed."""
 
     code = "not-ready"
 
 
 class Refused(PlugFailed, UnplugFailed):
-    """Nothing was changed, on purpose."""
+    """Refused before any change."""
 
     code = "refused"
 
 
 class NameCollision(Refused):
-    """The parts of this name belong to another port whose id has the same first 11 characters."""
+    """The parts belong to another port, whose id has the same first 11 characters."""
 
     code = "name-collision"
 
 
 class Conflict(Refused):
-    """Something that is not of our shape has our name, holds one of our parts, or keeps one as it must not be."""
+    """A foreign object has the name of a part, holds a part, or keeps one in a wrong state."""
 
     code = "conflict"
 
 
 class BridgeNotAllowed(Refused):
-    """The integration bridge exists or not, but this host's configuration does not list it."""
+    """The configuration of this host does not list the integration bridge."""
 
     code = "bridge-not-allowed"
 
 
 class PortRunning(Refused):
-    """A VM is running on it: a member of the port's Linux bridge has carrier, or a tap that is to go."""
+    """A running VM uses the port: a member of its Linux bridge has carrier, or a tap to be deleted."""
 
     code = "port-running"
 
@@ -108,4 +108,4 @@ class PortRunning(Refused):
 REFUSALS: dict[str, type[Refused]] = {
     cls.code: cls for cls in (Refused, NameCollision, Conflict, BridgeNotAllowed, PortRunning)
 }
-"""Refusals by code, so that one found as data becomes the exception it stands for."""
+"""Refusals by code, to turn data back into exceptions."""

@@ -1,7 +1,6 @@
-"""What came of it: an Outcome a step, a Report a port.
+"""Outcomes of steps and reports of ports.
 
-Failed, rolled back, incomplete, unknown and
-not-yet-realized are different words, because they ask for different things to be done next.
+Failed, rolled back, incomplete, unknown and not yet accepted are different words, because each needs another reaction.
 """
 
 from __future__ import annotations
@@ -21,60 +20,60 @@ from hybridvif.steps import Step
 
 
 class Result(enum.Enum):
-    """What became of one step."""
+    """Result of one step."""
 
     DONE = "done"
     FAILED = "failed"
-    """Nothing, or not all, of it was done."""
+    """It was not done, or not completely."""
     SKIPPED = "skipped"
-    """Not tried, since an earlier step of the same port failed."""
+    """It was not tried, because an earlier step of the same port failed."""
     REFUSED = "refused"
-    """Not permitted, or something foreign is in the way; not tried."""
+    """It was not tried, because it is not permitted or a foreign object blocks it."""
     CONFIGURED = "configured"
-    """Committed in OVSDB, not acknowledged by ovs-vswitchd within the deadline."""
+    """It is committed in OVSDB. ovs-vswitchd did not acknowledge it by the deadline."""
     UNKNOWN = "unknown"
-    """Sent, and the answer was lost."""
+    """It was sent, and the response was lost."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What became of one step, and why."""
+    """Result of one step, with the reason."""
 
     step: Step
     result: Result
     reason: str = ""
-    """One finished sentence; empty when done."""
+    """One complete sentence. Empty when done."""
     retry: bool = False
-    """Whether the same call may well succeed now: the host had merely moved on."""
+    """Whether the same call may succeed now, because the host changed after it was observed."""
     simulated: bool = False
-    """Nothing was done on any real host."""
+    """Whether no real host was changed."""
     code: str = ""
-    """The `code` of the error it amounts to, where that is more than a failure: precondition, bridge-missing."""
+    """The `code` of the error, if it is more than a failure: precondition, bridge-missing."""
     retries: int = 0
-    """How often the executor tried anew before this came of it, because others wrote at the same time."""
+    """Retries of the executor, because others wrote at the same time."""
 
 
 class Status(enum.Enum):
-    """How it stands with one port after a call."""
+    """State of one port after a call."""
 
     DONE = "done"
-    """In order (plug) or gone (unplug), as read back."""
+    """In sync (plug) or gone (unplug), as read back."""
     ROLLED_BACK = "rolled-back"
-    """Failed; all that was done has been undone."""
+    """Failed, and every change was rolled back."""
     INCOMPLETE = "incomplete"
-    """Failed, and something was left behind: `leftovers`."""
+    """Failed, and something remains: `leftovers`."""
     REFUSED = "refused"
-    """Nothing was changed, on purpose."""
+    """Refused before any change."""
     PRECONDITION = "precondition"
-    """Nothing was changed; the host lacks something."""
+    """The host lacks something. Nothing was changed."""
     CONFIGURED = "configured"
-    """Committed in OVSDB; ovs-vswitchd has not taken it yet, and will unaided."""
+    """Committed in OVSDB. ovs-vswitchd has not accepted it yet, and needs no help to do so."""
     UNKNOWN = "unknown"
-    """An answer was lost; nothing was rolled back. Observe again."""
+    """A response was lost, and nothing was rolled back. Observe again."""
 
     @property
     def exit_code(self) -> int:
-        """The exit code of the command for a port that ended so."""
+        """Return the exit code of the command for this status."""
         return _EXIT_CODES[self]
 
 
@@ -101,39 +100,39 @@ _WORST_FIRST = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
-    """What a plug or unplug did to one port, and how it ended."""
+    """Result of a plug or unplug of one port."""
 
     port_id: str
     status: Status
     changed: bool = False
-    """Whether anything was written on the way, whatever the end."""
+    """Whether anything was written, whatever the status."""
     simulated: bool = False
-    """Whether it was the recording executor that "did" it: nothing was done on any real host."""
+    """Whether a recording executor answered. No real host was changed."""
     retries: int = 0
-    """How often a plan was made anew, or a transaction sent anew, because the host moved on."""
+    """Retries of plans and transactions, because the host changed after it was observed."""
     outcomes: tuple[Outcome, ...] = ()
     leftovers: tuple[str, ...] = ()
-    """What is there and should not be, or is not as it was found: names, or "name: attribute"."""
+    """Remaining parts and attributes that were not restored: names, or "name: attribute"."""
     unchecked: tuple[str, ...] = ()
-    """What could not be judged: "name: attribute"."""
+    """Attributes that this host cannot report: "name: attribute"."""
     code: str = ""
-    """The `code` of the error, for machines; empty when done."""
+    """The `code` of the error, for machines. Empty when done."""
     reason: str = ""
-    """One finished sentence; empty when done."""
+    """One complete sentence. Empty when done."""
 
     @property
     def ok(self) -> bool:
-        """True only when the status is done."""
+        """Whether the status is done."""
         return self.status is Status.DONE
 
 
 def plug_error_of(report: Report) -> HybridVifError:
-    """The exception a failed plug raises; it carries the report."""
+    """Return the exception of a failed plug, with the report."""
     return _error_of(report, PlugFailed)
 
 
 def unplug_error_of(report: Report) -> HybridVifError:
-    """The exception a failed unplug raises; it carries the report."""
+    """Return the exception of a failed unplug, with the report."""
     return _error_of(report, UnplugFailed)
 
 
@@ -144,6 +143,6 @@ def _error_of(report: Report, otherwise: type[HybridVifError]) -> HybridVifError
 
 
 def worst_exit_code(reports: list[Report]) -> int:
-    """The exit code of a bulk call: that of the port that ended worst; 0 without ports."""
+    """Return the exit code of a bulk call: the one of the worst status. 0 without ports."""
     worst = min((report.status for report in reports), key=_WORST_FIRST.index, default=Status.DONE)
     return worst.exit_code
