@@ -247,6 +247,17 @@ def test_every_public_name_is_in_library_md() -> None:
     assert set(hybridvif.__all__) - words == set()
 
 
+def test_every_public_name_is_in_api_md() -> None:
+    listed = re.findall(r"^\.\. auto\w+:: hybridvif\.(\w+)$", page("docs/api.md"), re.MULTILINE)
+    assert sorted(set(hybridvif.__all__) - set(listed)) == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    listed = set(re.findall(r"^([\w./]+\.md)$", page("docs/index.md"), re.MULTILINE))
+    assert {f"{path.name}" for path in (ROOT / "docs").glob("*.md")} - {"index.md"} <= listed
+    assert {f"../{path.name}" for path in ROOT.glob("*.md")} <= listed
+
+
 def test_every_option_is_in_library_md_with_its_default() -> None:
     told = {cells[0].strip("`"): cells[1] for cells in rows_of(section(page("docs/library.md"), "## Configuration"))}
     for option in config.OPTIONS:
