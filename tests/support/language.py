@@ -132,7 +132,7 @@ def _blocks(text: str) -> Iterator[tuple[int, str]]:
     text = re.sub(r"<!--.*?-->", _blank, text, flags=re.DOTALL)
     first, lines = 1, list[str]()
     for number, line in enumerate([*text.splitlines(), ""], start=1):
-        is_row = line.startswith("|")
+        is_row = line.lstrip().startswith("|")
         begins = not line.strip() or is_row or re.match(r" *(#+|[-*+]|\d+\.|>) |    \S", line)
         if lines and (begins or lines[-1].startswith("#")):
             yield first, "\n".join(lines)
