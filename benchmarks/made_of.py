@@ -22,12 +22,12 @@ from typing import Any
 
 BEGIN, END = "<!-- made of: begin -->", "<!-- made of: end -->"
 VERBS = ("plug", "plug again", "unplug")
-LINKS = "kernel: links read and changed"
+LINKS = "kernel: reading and changing links"
 GRACE = "kernel: grace period of the deletes"
-ROWS = "ovsdb-server: rows read and changed"
-SWITCH = "ovs-vswitchd: takes the transaction"
+ROWS = "ovsdb-server: reading and changing rows"
+SWITCH = "ovs-vswitchd: accepting the transaction"
 PYTHON = "Python: locks, plans, messages, checks"
-BOUNDARY = "two processes: messages between them, less what they do side by side"
+BOUNDARY = "process boundary: messages, minus parallel work"
 PARTS = (LINKS, GRACE, ROWS, SWITCH, PYTHON, BOUNDARY)
 Taken = dict[str, float]
 
@@ -108,7 +108,7 @@ def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
             here = timed(verb)
             parts = dict(clock.taken)
             parts[PYTHON] = here - sum(parts.values())
-            found.append((verb, {**parts, BOUNDARY: whole[verb] - here, "in all": whole[verb]}))
+            found.append((verb, {**parts, BOUNDARY: whole[verb] - here, "total": whole[verb]}))
     return found
 
 
@@ -117,7 +117,7 @@ def table_of(counts: Sequence[int], found: dict[int, list[tuple[str, Taken]]]) -
     columns = [(count, verb) for count in counts for verb in VERBS]
     heads = [f"{verb}, {count}" for count, verb in columns]
     lines = [f"| milliseconds | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
-    for part in (*PARTS, "in all"):
+    for part in (*PARTS, "total"):
         cells = []
         for count, verb in columns:
             took = median(1000 * parts.get(part, 0.0) for name, parts in found[count] if name == verb)

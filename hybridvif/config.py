@@ -41,19 +41,19 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.ListOpt(
         "integration_bridges",
         default=list(_DEFAULT.integration_bridges),
-        help="The Open vSwitch bridges that ports may be plugged into; any other is refused. tbr-* stands for all "
+        help="The Open vSwitch bridges that ports may be plugged into; any other is refused. ``tbr-*`` stands for all "
         "trunk bridges of Neutron's.",
     ),
     cfg.ListOpt(
         "create_bridges",
         default=list(_DEFAULT.create_bridges),
-        help="Which of them are created where they are missing; tbr-* stands for all trunk bridges. None is by "
+        help="Which of them are created where they are missing; ``tbr-*`` stands for all trunk bridges. None is by "
         "default, since a name that is not there may be a typing error.",
     ),
     cfg.BoolOpt(
         "remove_trunk_bridges",
         default=_DEFAULT.remove_trunk_bridges,
-        help="Whether a trunk bridge (tbr-*) is removed with the last of its ports. No other bridge ever is.",
+        help="Whether a trunk bridge (``tbr-*``) is removed with the last of its ports. No other bridge ever is.",
     ),
     cfg.FloatOpt(
         "deadline",

@@ -20,7 +20,7 @@ from typing import Any, ClassVar, TypeVar
 from hybridvif.names import PortNames
 
 PARKED = "patch"
-"""The Interface type of a row whose device is about to be made anew (semantics.md, Re-creating qvo)."""
+"""The Interface type of a placeholder, a row whose device is being recreated: a patch port without a real peer."""
 DEAD_VLAN = 4095
 """The VLAN in which Neutron's agent lets no packet pass (IEEE 802.1Q leaves this number to the implementation)."""
 VHOST_USER_TYPES: Mapping[str, str] = {"client": "dpdkvhostuser", "server": "dpdkvhostuserclient"}

@@ -1,6 +1,6 @@
 """plan(observed, desired) -> steps: the only place that decides.
 
-One planner serves every goal (design.md section 2): plug is the plan to the wiring, unplug the plan to NOTHING, check
+One planner serves every goal: plug is the plan to the wiring, unplug the plan to NOTHING, check
 the plug plan not carried out, rollback the plan back to what was observed first.
 
 Order. To a whole port: links first, complete and up, the switch last, so that neither ovs-vswitchd nor Neutron's agent

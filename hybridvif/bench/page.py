@@ -21,14 +21,17 @@ def with_figures(page: str, record: Record) -> str:
 
 
 def written(record: Record) -> str:
-    """What a run tells, as Markdown."""
+    """Return the figures of a run as Markdown."""
     figures = figures_of(record)
-    on = ", ".join(f"{key} {value}" for key, value in record.on.items())
-    lines = [f"On: {on}; {record.rounds} rounds at least.", ""]
+    lines = [f"- {key}: {value}" for key, value in record.on.items()]
+    lines += [f"- rounds: at least {record.rounds}", ""]
     lines += ["### Medians, in milliseconds", "", *_table(figures), ""]
-    lines += ["### What was aimed at", "", "| ratio | aim | measured | |", "|---|---|---|---|"]
+    lines += ["### Targets", "", "| ratio | target | measured | |", "|---|---|---|---|"]
     lines += [_row_of(bar) for bar in bars_of(record)]
-    lines += ["", *_in_words(record, figures)]
+    far = on_paper(figures, 2000)
+    if far:
+        lines += ["", f"Extrapolated from the last two sizes: a bulk plug of 2,000 ports takes {far:.1f} s."]
+    lines += _memory(record)
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -62,18 +65,16 @@ def _number(bar: Bar, value: float) -> str:
     return f"{value:.0f} {bar.unit}" if bar.unit else f"{value:.3f}"
 
 
-def _in_words(record: Record, figures: list[Figure]) -> Iterator[str]:
-    far = on_paper(figures, 2000)
-    if far:
-        yield (
-            f"2,000 ports, on paper: {far:.1f} s for a bulk plug, if the cost of a port goes on as between the last "
-            "two sizes that were plugged."
-        )
-    for contender in ("hybridvif", "os-vif"):
-        by_size = sorted((int(ports), held) for ports, held in record.memory.get(contender, {}).items())
-        if by_size:
-            told = ", ".join(f"{held * 1024 / 1e6:.0f} MB at {ports:,}" for ports, held in by_size)
-            yield f"\nResident memory of client and daemon together, {contender}, the most that was seen: {told} ports."
+def _memory(record: Record) -> Iterator[str]:
+    contenders = [name for name in ("hybridvif", "os-vif") if record.memory.get(name)]
+    if contenders:
+        yield from ("", "### Memory", "", "Maximum resident memory of client and daemon together, in MB:", "")
+        yield f"| ports | {' | '.join(contenders)} |"
+        yield "|---" * (len(contenders) + 1) + "|"
+        for ports in sorted({int(ports) for name in contenders for ports in record.memory[name]}):
+            held = [record.memory[name].get(str(ports)) for name in contenders]
+            yield f"| {ports:,} | {' | '.join(f'{kib * 1024 / 1e6:.0f}' if kib else '' for kib in held)} |"
     if record.endurance:
-        told = ", ".join(f"{held * 1024 / 1e6:.1f} MB after {done:,}" for done, held in record.endurance[::3])
-        yield f"\nOver plugs, plugs again and unplugs of hybridvif: {told} operations."
+        yield from ("", "The same of hybridvif after many plugs, repeated plugs and unplugs:", "")
+        yield from ("| operations | MB |", "|---|---|")
+        yield from (f"| {done:,} | {kib * 1024 / 1e6:.1f} |" for done, kib in record.endurance[::3])

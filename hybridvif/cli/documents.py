@@ -12,7 +12,7 @@ A step:
 
     verb        create, update or delete
     role        link or switch
-    kind        bridge, veth, tap, ovs-port or ivs-port
+    kind        bridge, veth, tap, made-tap, ovs-port, vhost-user-port or ivs-port
     name        of the device or port; of a veth pair its end on the Linux bridge
     changes     what is written, attribute by attribute; empty for delete
 

@@ -1,4 +1,4 @@
-"""What a request may be, stated a second time: of semantics.md and design.md, and of nothing of hybridvif's own code.
+"""A second, independent statement of the legal requests, without any import of hybridvif's own code.
 
 A judge that asked the code would agree with it. So this knows primitives alone, a line a field: its type, and of what
 is to be written its legal values.

@@ -1,6 +1,6 @@
-"""Makes docs/reliability.md of the figures that the proofs wrote down: python -m tests.prove.page DIRECTORY PAGE.
+"""Write docs/reliability.md from the figures of the proofs: python -m tests.prove.page DIRECTORY PAGE.
 
-Every number on the page comes out of a JSON file in that directory. What no file speaks of is "not measured".
+Every number on the page comes from a JSON file in that directory. A cell without a file is "not measured".
 """
 
 from __future__ import annotations
@@ -15,30 +15,33 @@ from tests.prove.figures import OURS, THEIRS, Figure, noted
 
 INTRODUCTION = """# Reliability
 
-What holds, whatever dies; and what was measured to prove it. `tools/prove` measures it all anew and writes this page.
+This page lists the guarantees of hybridvif, and the tests that prove each of them. The tests kill, hang or fail every
+process at every step. The figures count the violations.
 
-## What holds
+## Guarantees
 
-- What is reported as done has been read back: the host is as the wiring says, or nothing of the port is left.
-- From any state, one plug reaches the wiring and one unplug leaves nothing.
-- A plug of a port in order writes nothing.
-- Nothing of any other port, and nothing foreign, is changed.
-- A call ends by its deadline, and says in its status how it stands. What is not known is called unknown.
-- After a call has returned, nothing changes by its hand but what it reported as unknown or configured.
+- A port that is reported as `done` has been read back. After a plug it is in sync, and after an unplug no part is left.
+- From any state, one plug reaches the desired state, and one unplug deletes every part.
+- A plug of a port in sync writes nothing.
+- A call never changes another port or a foreign object.
+- A call returns by its deadline with a typed status. If the result is not known, the status is `unknown`.
+- After a call has returned, it changes nothing more, unless its status is `unknown` or `configured`.
 
-## What was measured
+## How to repeat the tests
 
-Each row is a test in `tests/prove`; the last column runs it alone. Without `HYBRIDVIF_FULL=1` a test makes a sample;
-a figure of a sample says so. A row without a figure has not been measured yet.
+`tools/prove` runs every test at full size and writes this page. The last column is the command for one row. Each row is
+a test in `tests/prove` or beside it. Without `HYBRIDVIF_FULL=1` a test runs on a sample, and its figure says so.
 
-| what | bar | hybridvif | os-vif | measured by |
+## Results
+
+| test | requirement | hybridvif | os-vif | command |
 |---|---|---|---|---|
 """
 
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """A row: what must be so, the words for what was counted, and the test that counts."""
+    """A row of the table: the test, its requirement, the wording of its counts, and the file of the test."""
 
     key: str
     what: str
@@ -48,102 +51,103 @@ class Bar:
 
 
 KILLS = (
-    "{kills} kills: {plugs_wrong} of {plugs} plugs and {unplugs_wrong} of {unplugs} unplugs wrong afterwards, "
-    "{false_ok} false ok"
+    "{kills} kills. Wrong after a plug: {plugs_wrong} of {plugs}; after an unplug: {unplugs_wrong} of {unplugs}; "
+    "false ok: {false_ok}"
 )
+DRIFTS = "{repaired} of {kinds} repaired, {found} found"
 BARS = (
     Bar(
-        "kills", "the daemon killed before each call that changes something, in plug and unplug (strace), then plug "
-        "and unplug", "100 % / 100 %, 0 false ok, 4 pairs of executors", KILLS, "test_kills.py",
+        "kills", "The daemon is killed before each system call of a plug or unplug that changes something. Then the "
+        "port is plugged and unplugged", "100 % recover, 0 false ok, 4 pairs of executors", KILLS, "test_kills.py",
     ),
-    Bar("kills-program", "the same for each program the daemon runs", "100 % / 100 %", KILLS, "test_kills.py"),
-    Bar("kills-client", "the same for the caller, from its start to its end", "100 % / 100 %", KILLS,
+    Bar("kills-program", "The same for each program that the daemon runs", "100 % recover", KILLS, "test_kills.py"),
+    Bar("kills-client", "The same for the client, from its start to its end", "100 % recover", KILLS,
         "test_client_kills.py"),
-    Bar("kills-rollback", "the same within a rollback", "100 % / 100 %, 0 false ok", KILLS,
+    Bar("kills-rollback", "The same during a rollback", "100 % recover, 0 false ok", KILLS,
         "test_kills.py -k undone"),
     Bar(
-        "kills-osvif-api", "the daemon killed in the same way under `os_vif.plug` and `os_vif.unplug`, plugins "
-        "`hybridvif` and `ovs`", "100 % / 100 %, 0 false ok", KILLS, "../osvif/test_proofs.py -k killed",
+        "kills-osvif-api", "The same during `os_vif.plug` and `os_vif.unplug`, with the plugins `hybridvif` and `ovs`",
+        "100 % recover, 0 false ok", KILLS, "../osvif/test_proofs.py -k killed",
+    ),
+    Bar("drift", "Kinds of drift that the next plug repairs and `check` finds", "40 kinds, 100 %", DRIFTS,
+        "test_drifts.py"),
+    Bar(
+        "drift-osvif-api", "Kinds of drift that the next `os_vif.plug` repairs, with the plugins `hybridvif` and `ovs`",
+        "40 kinds for each plugin, 100 %", DRIFTS, "../osvif/test_proofs.py -k drift",
     ),
     Bar(
-        "drift", "kinds of drift: repaired by the next plug, found by `check`", "40 kinds, 100 %",
-        "{repaired} of {kinds} repaired, {found} found", "test_drifts.py",
-    ),
-    Bar(
-        "drift-osvif-api", "the same, repaired by the next `os_vif.plug`, plugins `hybridvif` and `ovs`",
-        "40 kinds for each plugin, 100 %", "{repaired} of {kinds} repaired, {found} found",
-        "../osvif/test_proofs.py -k drift",
-    ),
-    Bar(
-        "traffic-osvif-api", "a ping every 10 ms and a TCP stream while a port of os-vif's is adopted, plugged again "
-        "and repaired by `os_vif.plug`", "nothing lost",
-        "{lost_pings} of {pings} pings and {lost_segments} TCP segments lost ({kilobytes} kB, {repairs} repairs)",
+        "traffic-osvif-api", "A ping every 10 ms and a TCP stream, while `os_vif.plug` adopts, plugs again and repairs "
+        "a port of os-vif", "nothing lost",
+        "{lost_pings} of {pings} pings and {lost_segments} TCP segments lost in {kilobytes} kB and {repairs} repairs",
         "../osvif/test_living_together.py -k packet",
     ),
-    Bar("false-alarms", "false alarms on ports in order", "0 on 100 ports", "{alarms} on {ports} ports",
+    Bar("false-alarms", "False reports of drift for ports in sync", "0 on 100 ports", "{alarms} on {ports} ports",
         "test_many.py -k alarm"),
     Bar(
-        "daemon-killed", "daemon killed under 1, 2 and 8 callers", "0 hung callers in 20 rounds each",
-        "{hung} hung in {rounds} rounds; all callers done within {longest_s} s", "test_many.py -k nobody",
+        "daemon-killed", "The daemon is killed while 1, 2 and 8 callers use it", "0 hung callers in 20 rounds each",
+        "{hung} hung in {rounds} rounds; all callers returned within {longest_s} s", "test_many.py -k nobody",
     ),
     Bar(
-        "stress", "two clients of 16 threads each plug and unplug the same 192 ports at random, a quarter of the calls "
-        "with a deadline of 0.5 s, while their daemons are killed every 1 to 3 s for 40 s; then all ports are plugged, "
-        "checked and unplugged",
-        "0 hung, each typed and within 1 s of its deadline; then all in order, then nothing left",
-        "{calls} calls, {kills} kills: {hung} hung, {faults} untyped or too late, the latest {longest_late_s} s after "
-        "its deadline; ports {done} times done, {rolled-back} rolled back, {unknown} unknown, {incomplete} incomplete, "
-        "{configured} configured, {precondition} precondition, {refused} refused; {left} parts, threads and files left",
+        "stress", "Two clients with 16 threads each plug and unplug 192 ports at random for 40 s. A quarter of the "
+        "calls has a deadline of 0.5 s. The daemons are killed every 1 to 3 s. Then all ports are plugged, checked and "
+        "unplugged",
+        "0 hung; each call typed and within 1 s of its deadline; in sync afterwards, and nothing left",
+        "{calls} calls and {kills} kills. {hung} hung, {faults} untyped or late, the latest {longest_late_s} s after "
+        "its deadline. Ports: {done} done, {rolled-back} rolled back, {unknown} unknown, {incomplete} incomplete, "
+        "{configured} configured, {precondition} precondition, {refused} refused. {left} parts, threads and files left",
         "test_stress.py",
     ),
     Bar(
-        "hung", "ovsdb-server or ovs-vswitchd hung or dead, deadline 3 s",
-        "returns within 3.25 s, typed; no ghost within 10 s; whole or absent",
-        "{calls} calls, the longest {longest_s} s; {unknown} unknown, {untyped} untyped, {ghosts} ghosts, {half} half",
-        "test_switch_faults.py",
+        "hung", "ovsdb-server or ovs-vswitchd hangs or is dead; the deadline is 3 s",
+        "returns within 3.25 s, typed; no late commit within 10 s; the port is complete or absent",
+        "{calls} calls, the longest {longest_s} s. {unknown} unknown, {untyped} untyped, {ghosts} late commits, {half} "
+        "incomplete ports", "test_switch_faults.py",
     ),
-    Bar("server-restarts", "ovsdb-server killed and restarted during a plug", "one row, converges",
+    Bar("server-restarts", "ovsdb-server is killed and restarted during a plug", "one row; converges",
         "{wrong} wrong of {rounds}", "test_switch_faults.py -k comes_back"),
     Bar(
-        "disk-full", "no room for OVSDB", "failure, exit 1, no half port",
-        "{said_ok} of {calls} said ok, exit {longest_exit_code}, {half} parts left over",
+        "disk-full", "OVSDB has no disk space", "failure, exit code 1, no incomplete port",
+        "{said_ok} of {calls} reported ok, exit code {longest_exit_code}, {half} parts left",
         "test_switch_faults.py -k room",
     ),
     Bar(
-        "errno", "a call of the daemon made to fail (strace)", "typed; the next plug converges",
+        "errno", "A system call of the daemon fails (strace)", "typed; the next plug converges",
         "{injected} failures: {untyped} untyped, {wrong} wrong afterwards", "test_errors_of_the_kernel.py",
     ),
     Bar(
-        "races", "2, 4 and 8 processes on one port", "0 errors, 0 wrong end states in 100 rounds each",
+        "races", "2, 4 and 8 processes plug and unplug one port", "0 errors, 0 wrong end states in 100 rounds each",
         "{calls} calls in {rounds} rounds: {errors} errors, {wrong} wrong end states", "test_many.py -k race",
     ),
     Bar(
-        "storm", "four other writers adding and removing ports of the same bridge all the time", "0 errors in 20 plugs",
+        "storm", "Four other programs add and remove ports of the same bridge all the time", "0 errors in 20 plugs",
         "{calls} calls against {writes} writes: {errors} errors, {wrong} wrong afterwards, {lost} of theirs lost, "
-        "{retries} plans made anew", "test_many.py -k others",
+        "{retries} retries", "test_many.py -k others",
     ),
     Bar(
-        "collision", "two ports of the same first 11 characters, six orders", "second refused, first bit-identical",
+        "collision", "Two ports with the same first 11 characters, in six orders",
+        "the second is refused, the first is identical to the bit",
         "{orders} orders: {refused} of {calls} refused, first changed in {changed}", "test_many.py -k every_order",
     ),
     Bar(
-        "cycles", "2,000 plugs and unplugs", "all as at the start, memory +-2 MB, at most 1,024 lock files",
-        "{cycles} cycles: {fds} fds, {threads} threads, {left} links and rows more; memory {longest_caller_mb} MB "
-        "(caller), {longest_daemon_mb} MB (daemon); {longest_lock_files} lock files", "test_many.py -k however_often",
+        "cycles", "2,000 plugs and unplugs", "everything as at the start, memory +-2 MB, at most 1,024 lock files",
+        "{cycles} cycles: {fds} more file descriptors, {threads} more threads, {left} more links and rows. Memory: "
+        "{longest_caller_mb} MB more in the client, {longest_daemon_mb} MB in the daemon. {longest_lock_files} lock "
+        "files",
+        "test_many.py -k however_often",
     ),
-    Bar("running-vm", "unplug of a port whose VM runs, and of one whose VM does not", "refused with exit 6; done",
-        "exit {exit_code}; done: {done}", "test_many.py -k running"),
-    Bar("recreated", "devices made anew under a living row: ping after plug", "crosses",
+    Bar("running-vm", "Unplug of a port with a running VM, and of a port with a stopped VM",
+        "refused with exit code 6; done", "exit code {exit_code}; done: {done}", "test_many.py -k running"),
+    Bar("recreated", "Ping after a plug, when the devices were recreated under an existing row", "crosses",
         "{crossed} of {times} crossed", "../functional/test_repair.py -k all_devices"),
     Bar(
-        "state-machine", "random histories on a real host", "300 of 30 steps, invariants hold",
-        "{broken} broken in {runs} ({steps} steps: {calls} calls, {kills} kills, {drifts} drifts, {reboots} reboots, "
-        "{strays} strays, {collisions} collisions)", "test_histories.py",
+        "state-machine", "Random histories on a real host", "300 of 30 steps, all guarantees hold",
+        "{broken} broken in {runs} with {steps} steps. {calls} calls, {kills} kills, {drifts} drifts, {reboots} "
+        "reboots, {strays} foreign objects, {collisions} collisions", "test_histories.py",
     ),
     Bar(
-        "simulation", "random histories on a host in memory", "100,000 seeds, invariants hold",
-        "{broken} broken in {seeds} ({calls} calls, {kills} kills, {drifts} drifts, {failures} failures, "
-        "{collisions} collisions)", "test_simulation.py",
+        "simulation", "Random histories on a simulated host", "100,000 seeds, all guarantees hold",
+        "{broken} broken in {seeds}. {calls} calls, {kills} kills, {drifts} drifts, {failures} failures, "
+        "{collisions} collisions", "test_simulation.py",
     ),
     Bar("mac-and-mtu", "MAC and MTU of the bridge while members join and leave", "unchanged in 1,000",
         "{changes} changes in {times} joins and leaves", "test_many.py -k mac"),
@@ -151,7 +155,7 @@ BARS = (
 
 
 def together(figures: Sequence[Figure]) -> dict[str, float]:
-    """The counts of several cases: added up, or the longest."""
+    """Merge the counts of several cases: the sum, or the maximum of those named longest."""
     total: dict[str, float] = {}
     for figure in figures:
         for name, count in figure.counts.items():
@@ -161,28 +165,30 @@ def together(figures: Sequence[Figure]) -> dict[str, float]:
 
 
 def cell(bar: Bar, side: str, figures: Sequence[Figure]) -> str:
-    """What was counted of one bar on one side, in words."""
+    """Return the counts of one row on one side, in words."""
     mine = [figure for figure in figures if (figure.bar, figure.side) == (bar.key, side)]
     if not mine:
         return "not measured"
     total = together(mine)
     wanted = {name for _, name, _, _ in string.Formatter().parse(bar.words) if name}
     shown = {name: f"{total.get(name, 0):,.6g}" if name in total else "?" for name in wanted}
-    said = bar.words.format(**shown)
+    sentences = [bar.words.format(**shown)]
     cases = sorted(_case(figure) for figure in mine if figure.case)
     if cases:
-        said += f" (cases: {', '.join(cases)})"
-    return said + ("" if all(figure.full for figure in mine) else "; a sample")
+        sentences.append(f"Cases: {'; '.join(cases)}")
+    if not all(figure.full for figure in mine):
+        sentences.append("A sample")
+    return ". ".join(sentences)
 
 
 def _case(figure: Figure) -> str:
-    """A case by name, and how many kills it had: each pair of executors has calls of its own."""
+    """Return a case by name, with its number of kills: each pair of executors has its own system calls."""
     kills = figure.counts.get("kills")
-    return figure.case if kills is None else f"{figure.case} {kills:,.6g}"
+    return f"`{figure.case}`" if kills is None else f"`{figure.case}` {kills:,.6g}"
 
 
 def page(figures: Sequence[Figure]) -> str:
-    """The whole page."""
+    """Return the whole page."""
     rows = [
         f"| {bar.what} | {bar.bar} | {cell(bar, OURS, figures)} | {cell(bar, THEIRS, figures)} "
         f"| {f'`tools/prove tests/prove/{bar.test}`' if bar.test else 'no test yet'} |"

@@ -19,15 +19,28 @@ import pytest
 from oslo_config import cfg
 
 import hybridvif
-from hybridvif import Port, RecordingHost, Report, Status, config, errors, wiring_of
+from hybridvif import (
+    Port,
+    RecordingHost,
+    Report,
+    Status,
+    config,
+    converge,
+    errors,
+    host,
+    locks,
+    names,
+    settings,
+    wiring_of,
+)
 from hybridvif.bench.page import with_figures
 from hybridvif.bench.record import Record, together
-from hybridvif.cli import COMMANDS, EXIT_CODES, checking, gc, options, planning, reconcile, reporting, show
+from hybridvif.cli import COMMANDS, EXIT_CODES, checking, documents, gc, options, planning, reconcile, reporting, show
 from hybridvif.cli import list as listing
 from hybridvif.cli.ports import Asked
 from hybridvif.executors.base import Executor
 from hybridvif.facts import Facts, LinkFact, PortFact
-from hybridvif.parts import Part, Stray, StrayPort, Tap
+from hybridvif.parts import PARTS, Part, Stray, StrayPort, Tap
 from hybridvif.reasons import REASONS
 from hybridvif.rehearsal import Rehearsal, look
 from hybridvif.sandbox import Rung, Sandbox, Vm
@@ -247,6 +260,17 @@ def test_every_public_name_is_in_library_md() -> None:
     assert set(hybridvif.__all__) - words == set()
 
 
+def test_every_public_name_is_in_api_md() -> None:
+    listed = re.findall(r"^\.\. auto\w+:: hybridvif\.(\w+)$", page("docs/api.md"), re.MULTILINE)
+    assert sorted(set(hybridvif.__all__) - set(listed)) == []
+
+
+def test_every_page_is_in_the_index() -> None:
+    listed = set(re.findall(r"^([\w./]+\.md)$", page("docs/index.md"), re.MULTILINE))
+    assert {f"{path.name}" for path in (ROOT / "docs").glob("*.md")} - {"index.md"} <= listed
+    assert {f"../{path.name}" for path in ROOT.glob("*.md")} <= listed
+
+
 def test_every_option_is_in_library_md_with_its_default() -> None:
     told = {cells[0].strip("`"): cells[1] for cells in rows_of(section(page("docs/library.md"), "## Configuration"))}
     for option in config.OPTIONS:
@@ -276,6 +300,41 @@ def test_the_sample_says_the_defaults(tmp_path: Path, options_set: bool) -> None
     assert config.settings_of(conf) == Settings()
 
 
+# -- figures ----------------------------------------------------------------------------------------------------------
+
+
+FIGURES: list[tuple[str, str, tuple[object, ...]]] = [
+    (
+        "docs/architecture.md",
+        r"up to (\d+) ports to plug, or (\d+) to unplug",
+        (converge.PLUG_BATCH, converge.UNPLUG_BATCH),
+    ),
+    ("docs/architecture.md", r"up to (\d+) plans in one call", (converge.MAX_ATTEMPTS,)),
+    ("docs/architecture.md", r"(\d+) % of the time", (round(100 * converge.WORK_SHARE),)),
+    ("docs/architecture.md", r"grace period of ([\d.]+) seconds", (host.GRACE,)),
+    (
+        "docs/library.md",
+        r"up to (\d+) ports to plug, or (\d+) to unplug",
+        (converge.PLUG_BATCH, converge.UNPLUG_BATCH),
+    ),
+    ("docs/library.md", r"(\d+) % of the (?:time|deadline)", (round(100 * converge.WORK_SHARE),)),
+    ("docs/library.md", r"grace period of ([\d.]+) seconds", (host.GRACE,)),
+    ("docs/library.md", r"up to (\d+) times within the deadline", (len(converge.VERIFY_DELAYS) + 1,)),
+    ("docs/library.md", r"([\d,]+) files, `port-0000`", (f"{locks.BUCKETS:,}",)),
+    ("docs/library.md", r"first (\d+) characters", (names.KEY_LENGTH,)),
+    ("docs/library.md", r"seconds, ([\d.]+) to (\d+);", (settings.MIN_DEADLINE, f"{settings.MAX_DEADLINE:.0f}")),
+    ("docs/performance.md", r"at most (\d+) ports share one transaction", (converge.PLUG_BATCH,)),
+]
+
+
+@pytest.mark.parametrize(("name", "pattern", "expected"), FIGURES)
+def test_a_figure_in_a_page_is_that_of_the_code(name: str, pattern: str, expected: tuple[object, ...]) -> None:
+    text = re.sub(r"\s+", " ", page(name))
+    found = [match.groups() for match in re.finditer(pattern, text)]
+    assert found
+    assert set(found) == {tuple(str(value) for value in expected)}
+
+
 # -- docs/executors.md, docs/testing.md, CONTRIBUTING.md --------------------------------------------------------------
 
 
@@ -296,9 +355,7 @@ def test_every_member_of_the_protocol_is_in_executors_md() -> None:
 
 @pytest.mark.parametrize("kind", [Stray, StrayPort, LinkFact, PortFact, Facts])
 def test_every_field_of_a_fact_and_of_a_stray_is_in_executors_md(kind: type[Any]) -> None:
-    rows = {
-        cells[0]: cells[1] for cells in rows_of(section(page("docs/executors.md"), "## What the parts and facts hold"))
-    }
+    rows = {cells[0]: cells[1] for cells in rows_of(section(page("docs/executors.md"), "## Parts and facts"))}
     told = rows["`Stray`" if kind is StrayPort else f"`{kind.__name__}`"]
     names = {spec.name for spec in fields(kind)} if is_dataclass(kind) else set(kind._fields)
     assert names <= in_code(told)
@@ -331,6 +388,24 @@ def test_the_reading_order_has_every_module_of_the_core() -> None:
     assert modules | privileged <= in_code(listed)
 
 
+def test_every_kind_of_a_step_is_in_the_documents() -> None:
+    kinds = {part.kind for part in PARTS if not issubclass(part, Stray)}
+    [line] = re.findall(r"^    kind +(.*)$", str(documents.__doc__), re.MULTILINE)
+    assert set(re.findall(r"[a-z-]+", line)) - {"or"} == kinds
+    rows = [cells[1] for cells in rows_of(page("docs/cli.md")) if cells[:1] == ["`kind`"] and "`bridge`" in cells[1]]
+    assert [in_code(row) for row in rows] == [kinds]
+
+
+def test_no_page_or_module_refers_to_a_file_outside_the_repository() -> None:
+    texts = {path: path.read_text(encoding="utf-8") for path in [*PAGES, *(ROOT / "hybridvif").rglob("*.py")]}
+    names = {(path, name) for path, text in texts.items() for name in re.findall(r"(?<![\w./-])(\w+\.md)\b", text)}
+    assert [
+        (path.name, name)
+        for path, name in sorted(names)
+        if name != "page.md" and not any((folder / name).exists() for folder in (ROOT, ROOT / "docs"))
+    ] == []
+
+
 # -- docs/performance.md -----------------------------------------------------------------------------------------------
 
 
@@ -339,6 +414,13 @@ def test_the_figures_in_performance_md_are_those_of_the_runs_that_are_kept() -> 
     runs = re.findall(r"^hybridvif bench --read (.*) --page", text, re.M)[0].split()
     record = together(Record.of_json(page(run)) for run in runs)
     assert with_figures(text, record) == text, "make the page anew, by the command that it names"
+
+
+def test_every_missed_target_is_explained_in_performance_md() -> None:
+    text = page("docs/performance.md")
+    missed = [cells for cells in rows_of(section(text, "### Targets")) if cells[-1] == "not met"]
+    explained = re.findall(r"^\*\*", section(text, "## Targets that are not met"), re.MULTILINE)
+    assert len(explained) == len(missed)
 
 
 README_ROWS = {

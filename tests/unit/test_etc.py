@@ -6,6 +6,12 @@ import configparser
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
+ELSEWHERE = {
+    "share/man/man1": "etc/man/hybridvif.1",
+    "share/bash-completion/completions": "etc/completions/hybridvif",
+    "share/zsh/site-functions": "etc/completions/_hybridvif",
+}
+"""Files that man(1) and the shells look for in directories of their own."""
 
 
 def test_every_file_of_etc_is_installed_under_its_own_path() -> None:
@@ -15,7 +21,9 @@ def test_every_file_of_etc_is_installed_under_its_own_path() -> None:
         f"{directory.removeprefix('share/hybridvif/')}/{Path(file).name}": file
         for directory, files in setup["options.data_files"].items()
         for file in files.split()
-    }
+        if ELSEWHERE.get(directory) != file
+    } | {file: file for file in ELSEWHERE.values()}
+    assert ELSEWHERE.items() <= {(key, file.strip()) for key, file in setup["options.data_files"].items()}
     there = {str(path.relative_to(ROOT)) for path in (ROOT / "etc").rglob("*") if path.is_file()}
     # configparser has option names in lower case.
     assert {path.lower(): path for path in there} == {path.lower(): file for path, file in installed.items()}

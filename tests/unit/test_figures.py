@@ -9,6 +9,7 @@ import pytest
 from tests.prove.figures import DIRECTORY, THEIRS, Figure, note, noted
 from tests.prove.page import BARS, cell, page
 
+ROOT = Path(__file__).parents[2]
 BAR = next(bar for bar in BARS if bar.key == "races")
 
 
@@ -17,10 +18,15 @@ def test_the_counts_of_all_cases_add_up_and_a_sample_says_so() -> None:
         Figure("races", case="2", full=True, counts={"rounds": 3, "calls": 6, "errors": 1, "wrong": 0}),
         Figure("races", case="4", full=False, counts={"rounds": 3, "calls": 12, "errors": 1, "wrong": 0}),
     ]
-    said = "18 calls in 6 rounds: 2 errors, 0 wrong end states (cases: 2, 4)"
-    assert cell(BAR, "hybridvif", figures) == f"{said}; a sample"
+    text = "18 calls in 6 rounds: 2 errors, 0 wrong end states. Cases: `2`; `4`. A sample"
+    assert cell(BAR, "hybridvif", figures) == text
     assert cell(BAR, THEIRS, figures) == "not measured"
-    assert f"| {said}; a sample | not measured |" in page(figures)
+    assert f"| {text} | not measured |" in page(figures)
+
+
+def test_reliability_md_has_the_kept_figures() -> None:
+    kept = noted(ROOT / "benchmarks" / "reliability")
+    assert (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8") == page(kept)
 
 
 def test_what_a_proof_notes_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,4 +1,4 @@
-"""Evidence, strongest first: a link's alias, our own key, iface-id (semantics.md, Identity)."""
+"""Evidence, strongest first: a link's alias, our own key, iface-id."""
 
 from __future__ import annotations
 

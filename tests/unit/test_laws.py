@@ -1,4 +1,4 @@
-"""The laws of design.md section 5, over any state that a host can be in under one port's names."""
+"""Laws of planning, over any state that a host can be in under one port's names."""
 
 from __future__ import annotations
 

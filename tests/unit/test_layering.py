@@ -1,4 +1,4 @@
-"""Who may import whom, read from the sources: design.md section 3, as rules that a planted violation breaks.
+"""Rules of imports, read from the sources; a planted violation breaks each.
 
 core         stdlib and core; which modules are core, pyproject.toml says, GUARDS apart
 executors    core, what executors share, and their own library; never another executor
