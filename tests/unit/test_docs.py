@@ -19,9 +19,9 @@ import pytest
 from oslo_config import cfg
 
 import hybridvif
+from benchmarks.page import with_figures
+from benchmarks.record import Record, together
 from hybridvif import Port, RecordingHost, Report, Status, config, errors, wiring_of
-from hybridvif.bench.page import with_figures
-from hybridvif.bench.record import Record, together
 from hybridvif.cli import COMMANDS, EXIT_CODES, checking, gc, options, planning, reconcile, reporting, show
 from hybridvif.cli import list as listing
 from hybridvif.cli.ports import Asked
@@ -336,7 +336,7 @@ def test_the_reading_order_has_every_module_of_the_core() -> None:
 
 def test_the_figures_in_performance_md_are_those_of_the_runs_that_are_kept() -> None:
     text = page("docs/performance.md")
-    runs = re.findall(r"^hybridvif bench --read (.*) --page", text, re.M)[0].split()
+    runs = re.findall(r"^tools/bench --read (.*) --page", text, re.M)[0].split()
     record = together(Record.of_json(page(run)) for run in runs)
     assert with_figures(text, record) == text, "make the page anew, by the command that it names"
 
@@ -353,7 +353,7 @@ README_ROWS = {
 
 
 def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None:
-    runs = re.findall(r"^hybridvif bench --read (.*) --page", page("docs/performance.md"), re.M)[0].split()
+    runs = re.findall(r"^tools/bench --read (.*) --page", page("docs/performance.md"), re.M)[0].split()
     turns = together(Record.of_json(page(run)) for run in runs).turns
     rows = re.findall(r"^\| (.*) \| ([\d.,]+ m?s) \| ([\d.,]+ m?s) \|$", page("README.md"), re.M)
 
