@@ -92,7 +92,7 @@ def sandbox() -> Iterator[Sandbox]:
     from hybridvif.sandbox import Rung, Sandbox, SandboxError, probe
 
     rung, lacks = probe()
-    if rung not in (Rung.PACKETS, Rung.DUMMY):
+    if rung is Rung.NONE:
         lacking("; ".join(f"{lack.what}; try: {lack.remedy}" for lack in lacks))
     try:
         box = Sandbox()

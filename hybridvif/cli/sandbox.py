@@ -11,9 +11,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif sandbox`."""
     parser.add_argument(
         "--rung",
-        choices=("packets", "dummy", "links"),
-        help="accept no other: Open vSwitch with its netdev datapath, with its dummy datapath, or none (default: "
-        "the best this host has)",
+        choices=("packets", "dummy"),
+        help="accept no other: Open vSwitch with its netdev datapath, or with its dummy datapath (default: the best "
+        "this host has)",
     )
     parser.add_argument(
         "argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help="the command; a shell if there is none"

@@ -24,7 +24,7 @@ from hybridvif.sandbox.switch import RUN_DIRECTORY, datapath_type, discard_switc
 EXIT_PRECONDITION = 5
 HOST_CONFIGURATION = "/etc/hybridvif"
 
-_LADDER = (Rung.PACKETS, Rung.DUMMY, Rung.LINKS)
+_LADDER = (Rung.PACKETS, Rung.DUMMY)
 _SAFE = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
 
@@ -157,7 +157,7 @@ def _climb(order: Order) -> tuple[Rung, tuple[Lack, ...]]:
         if order.rung not in (None, rung):
             continue
         lacks = lacks_of(rung)
-        if not lacks and rung.has_switch and order.switch and not order.probe:
+        if not lacks and order.switch and not order.probe:
             lacks = _start(rung)
         missing.update(dict.fromkeys(lacks))
         if not lacks:

@@ -43,7 +43,7 @@ def schema() -> str | None:
 
 def lacks_of(rung: Rung) -> tuple[Lack, ...]:
     """What keeps a host where links can be made from this rung."""
-    needs = {Rung.PACKETS: (_switch_lack, _tun_lack), Rung.DUMMY: (_switch_lack,)}.get(rung, ())
+    needs = (_switch_lack, _tun_lack) if rung is Rung.PACKETS else (_switch_lack,)
     return tuple(lack for lack in (need() for need in needs) if lack is not None)
 
 

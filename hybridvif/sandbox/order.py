@@ -21,7 +21,7 @@ class Order:
     rung: Rung | None = None
     """The rung it must be; None: the best that can be had."""
     switch: bool = True
-    """Whether to start Open vSwitch, where the rung has one."""
+    """Whether to start Open vSwitch."""
     user_namespace: bool | None = None
     """Whether to be root only in a user namespace; None: only if that is needed."""
     probe: bool = False

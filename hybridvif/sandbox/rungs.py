@@ -15,15 +15,8 @@ class Rung(enum.Enum):
     """Open vSwitch with its userspace (netdev) datapath: everything works."""
     DUMMY = "dummy"
     """Open vSwitch with its dummy datapath: packets cross, but br-int has no device of its own."""
-    LINKS = "links"
-    """Real links, no Open vSwitch."""
     NONE = "none"
-    """No namespaces, so no sandbox."""
-
-    @property
-    def has_switch(self) -> bool:
-        """Whether an Open vSwitch runs in a sandbox of this rung."""
-        return self in (Rung.PACKETS, Rung.DUMMY)
+    """No namespaces or no Open vSwitch, so no sandbox."""
 
     @property
     def promise(self) -> str:
@@ -34,7 +27,6 @@ class Rung(enum.Enum):
 _PROMISES = {
     Rung.PACKETS: "links, Open vSwitch with br-int (netdev datapath), packets",
     Rung.DUMMY: "links, Open vSwitch with br-int (dummy datapath), packets",
-    Rung.LINKS: "links; no Open vSwitch",
     Rung.NONE: "nothing but the recording host",
 }
 

@@ -35,8 +35,8 @@ HOLD = (
 @pytest.fixture(autouse=True, scope="module")
 def _best() -> None:
     rung, lacks = probe()
-    if not rung.has_switch:
-        lacking(f"no sandbox with a switch: {'; '.join(map(str, lacks))}")
+    if rung is Rung.NONE:
+        lacking(f"no sandbox: {'; '.join(map(str, lacks))}")
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def box() -> Iterator[Sandbox]:
 
 @pytest.fixture(params=[Rung.PACKETS, Rung.DUMMY], ids=lambda rung: rung.value)
 def each_box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """A fresh sandbox of every rung that has a switch."""
+    """A fresh sandbox of each rung."""
     try:
         box = Sandbox(rung=request.param)
     except SandboxError as error:
@@ -354,8 +354,8 @@ def test_a_reboot_keeps_the_rows_and_no_link_and_links_made_anew_carry_packets()
 
 
 def test_the_rung_can_be_chosen() -> None:
-    with Sandbox(rung=Rung.LINKS) as box:
-        assert box.rung is Rung.LINKS
+    with Sandbox(rung=Rung.DUMMY, ovs=False) as box:
+        assert box.rung is Rung.DUMMY
         assert not (box.run_dir / "openvswitch" / "db.sock").exists()
     with pytest.raises(SandboxError, match="use RecordingHost"):
         Sandbox(rung=Rung.NONE)
@@ -403,7 +403,7 @@ def test_an_ordinary_user_has_packets_too() -> None:
         f"import sys; sys.path.append({ROOT!r})\n"
         "from hybridvif.sandbox import Sandbox\n"
         "with Sandbox() as box:\n"
-        "    print(box.rung.has_switch, box.run(['ovs-vsctl', 'list-br']).stdout.strip())"
+        "    print(box.rung, box.run(['ovs-vsctl', 'list-br']).stdout.strip())"
     )
     ran = subprocess.run(
         [*become, usable[0], "-B", "-c", code],
@@ -413,7 +413,7 @@ def test_an_ordinary_user_has_packets_too() -> None:
         text=True,
         check=False,
     )
-    assert ran.stdout == "True br-int\n", ran.stderr
+    assert ran.stdout.endswith(" br-int\n"), ran.stderr
 
 
 def _works(argv: list[str]) -> bool:
@@ -423,7 +423,7 @@ def _works(argv: list[str]) -> bool:
         return False
 
 
-@pytest.mark.parametrize("rung", ["packets", "dummy", "links", "none"])
+@pytest.mark.parametrize("rung", ["packets", "dummy", "none"])
 def test_the_demo_holds_what_each_rung_promises_and_leaves_nothing(rung: str) -> None:
     argv = [sys.executable, "-m", "hybridvif", "demo", "--rung", rung]
     ran = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
