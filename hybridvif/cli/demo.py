@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 if TYPE_CHECKING:
     from hybridvif import Port, Report
     from hybridvif.host_protocol import AnyHost
-    from hybridvif.sandbox import Lack, Rung, Vm
+    from hybridvif.sandbox import Level, Requirement, Vm
 
 HELP = "two ports plugged in a sandbox, a ping across, the drawing, unplug"
 
@@ -31,6 +31,7 @@ _TABLES = ("Bridge", "Port", "Interface", "QoS", "Queue", "Mirror")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif demo`."""
     parser.add_argument(
+        "--level",
         "--rung",
         choices=("packets", "dummy", "none"),
         help="how real a host: Open vSwitch with its netdev datapath, with its dummy datapath, or a simulated host "
@@ -40,10 +41,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Tell the story as well as this host allows; 0 if all that was promised held and nothing is left over."""
-    from hybridvif.sandbox import Rung, here, probe
+    from hybridvif.sandbox import Level, here, probe
 
-    wanted = Rung(args.rung) if args.rung else None
-    if wanted is Rung.NONE:
+    wanted = Level(args.level) if args.level else None
+    if wanted is Level.NONE:
         return _on_paper(())
     place = here()
     if place and wanted in (None, place[0]):
@@ -52,27 +53,27 @@ def run(args: argparse.Namespace) -> int:
         except subprocess.CalledProcessError as error:
             print(f"error: {error.cmd[0]} failed: {error.stderr.strip()}; see: hybridvif doctor", file=sys.stderr)
             return 1
-    rung, lacks = probe()
-    if rung is Rung.NONE and wanted is None:
-        return _on_paper(lacks)
+    level, missing = probe()
+    if level is Level.NONE and wanted is None:
+        return _on_paper(missing)
     return _elsewhere(wanted)
 
 
-def _elsewhere(rung: Rung | None) -> NoReturn:
+def _elsewhere(level: Level | None) -> NoReturn:
     """Start again inside a sandbox, where here() is true."""
     from hybridvif.sandbox import enter
 
-    enter(["hybridvif", "demo"], rung=rung, quiet=True)
+    enter(["hybridvif", "demo"], level=level, quiet=True)
 
 
-def _on_a_host(rung: Rung, lacks: Sequence[Lack]) -> int:
+def _on_a_host(level: Level, missing: Sequence[Requirement]) -> int:
     from hybridvif import connect
-    from hybridvif.sandbox.lacks import vm_lack
+    from hybridvif.sandbox.missing import missing_for_vm
 
     ports = _ports()
-    no_vm = vm_lack()
-    _say(f"A throw-away host with {rung.promise}. Nothing of yours is touched.")
-    _tell([*lacks, *([no_vm] if no_vm else [])])
+    no_vm = missing_for_vm()
+    _say(f"A throw-away host with {level.promise}. Nothing of yours is touched.")
+    _tell([*missing, *([no_vm] if no_vm else [])])
     before = _inventory()
     with connect([]) as host:
         held = _plugged(ports, host)
@@ -86,13 +87,13 @@ def _on_a_host(rung: Rung, lacks: Sequence[Lack]) -> int:
     return _left_over(before ^ _inventory(), "links, network namespaces and OVSDB rows, compared with before", held)
 
 
-def _on_paper(lacks: Sequence[Lack]) -> int:
-    """The last rung: no host at all, but a simulated one in this process."""
+def _on_paper(missing: Sequence[Requirement]) -> int:
+    """Run the demo on a simulated host in this process."""
     from hybridvif import RecordingHost
 
     ports = _ports()
     _say("A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.")
-    _tell(lacks)
+    _tell(missing)
     with RecordingHost() as host:
         before = set(host.state)
         held = _plugged(ports, host)
@@ -197,9 +198,9 @@ def _reported(work: Callable[[], list[Report]]) -> bool:
     return all(report.ok for report in reports)
 
 
-def _tell(lacks: Iterable[Lack]) -> None:
-    for lack in lacks:
-        _say(f"Missing for more: {lack.what}\n   mend it with: {lack.remedy}")
+def _tell(missing: Iterable[Requirement]) -> None:
+    for requirement in missing:
+        _say(f"Missing for more: {requirement.what}\n   mend it with: {requirement.remedy}")
 
 
 def _run(*argv: str) -> str:

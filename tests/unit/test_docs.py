@@ -30,7 +30,7 @@ from hybridvif.facts import Facts, LinkFact, PortFact
 from hybridvif.parts import Part, Stray, StrayPort, Tap
 from hybridvif.reasons import REASONS
 from hybridvif.rehearsal import Rehearsal, look
-from hybridvif.sandbox import Rung, Sandbox, Vm
+from hybridvif.sandbox import Level, Sandbox, Vm
 from hybridvif.settings import Settings
 from tests.unit.strategies import NAMES, PORT, VETH
 
@@ -321,7 +321,7 @@ def test_every_fixture_and_all_of_the_sandbox_is_in_testing_md() -> None:
     fixtures = re.findall(r"@pytest\.fixture.*?\ndef (\w+)", plugin)
     public = [name for cls in (Sandbox, Vm) for name in vars(cls) if not name.startswith("_")]
     words = set(re.findall(r"\w+", text))
-    assert {*fixtures, *public, *(rung.value for rung in Rung)} - words == set()
+    assert {*fixtures, *public, *(level.value for level in Level)} - words == set()
 
 
 def test_the_reading_order_has_every_module_of_the_core() -> None:
