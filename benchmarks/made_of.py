@@ -1,6 +1,6 @@
 """What a plug, a plug again and an unplug are made of: the kernel, ovsdb-server, ovs-vswitchd, two processes, Python.
 
-    python benchmarks/made_of.py [--ports 300] [--rounds 5] [--page docs/performance.md]
+    PYTHONPATH=. python -P -m benchmarks.made_of [--ports 300] [--rounds 5] [--page docs/performance.md]
 
 In a throw-away host, each round goes through the privileged daemon, which tells how long it takes in all, and then with
 the executors in this very process, where each part of it can be timed. The page gets the table between its marks.
@@ -73,8 +73,8 @@ def clocked() -> Clock:
 
 def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
     """One entry a verb and round: the parts, in seconds."""
+    from benchmarks.contest import _port
     from hybridvif import Port, connect, plug_all, unplug_all
-    from hybridvif.bench.contest import _port
     from hybridvif.privileged.context import daemon_context
     from hybridvif.privileged.startup import GARBAGE
 
@@ -138,7 +138,7 @@ def main() -> None:
         config, count, rounds = args.inside
         sys.stdout.write(json.dumps(inside(config, int(count), int(rounds))))
         return
-    from hybridvif.bench.contest import _configuration
+    from benchmarks.contest import _configuration
     from hybridvif.sandbox import Sandbox
 
     counts = (1, args.ports)

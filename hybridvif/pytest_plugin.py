@@ -89,11 +89,11 @@ def recording_host() -> RecordingHost:
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """A throw-away host with a real kernel and a real Open vSwitch, as good as this machine allows."""
-    from hybridvif.sandbox import Rung, Sandbox, SandboxError, probe
+    from hybridvif.sandbox import Level, Sandbox, SandboxError, probe
 
-    rung, lacks = probe()
-    if rung not in (Rung.PACKETS, Rung.DUMMY):
-        lacking("; ".join(f"{lack.what}; try: {lack.remedy}" for lack in lacks))
+    level, missing = probe()
+    if level is Level.NONE:
+        lacking("; ".join(f"{requirement.what}; try: {requirement.remedy}" for requirement in missing))
     try:
         box = Sandbox()
     except SandboxError as error:

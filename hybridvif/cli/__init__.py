@@ -10,7 +10,7 @@
     topology, draw, graphs     what is plugged on a host, judged and drawn
     diagnosis, osvif           what doctor asks
     plug, unplug, plan, check, adopt, show, list, reconcile, gc,
-    doctor, executors, sandbox, demo, bench    the sub-commands
+    doctor, executors, sandbox, demo           the sub-commands
 
 A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
 it answers to -f, FORMATS, the default first.
@@ -46,7 +46,6 @@ COMMANDS: Mapping[str, str] = {
     "executors": "the installed executors: role, origin, what they need, and what of that is missing",
     "sandbox": "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command",
     "demo": "two ports plugged in a sandbox, a ping across, the drawing, unplug",
-    "bench": "times plug, re-plug and unplug in a sandbox, against os-vif, the old recipe and the floor",
 }
 """What `hybridvif --help` lists, so that it imports none of them; a test compares it with their HELP."""
 

@@ -11,13 +11,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from hybridvif import Port, Report
     from hybridvif.host_protocol import AnyHost
-    from hybridvif.sandbox import Lack, Rung, Vm
+    from hybridvif.sandbox import Level, Requirement, Vm
 
 HELP = "two ports plugged in a sandbox, a ping across, the drawing, unplug"
 
@@ -26,28 +25,26 @@ _MACS = ("fa:16:3e:aa:bb:01", "fa:16:3e:aa:bb:02")
 _INSTANCES = ("0b1c2d3e-0000-4000-8000-000000000001", "0b1c2d3e-0000-4000-8000-000000000002")
 _ADDRESSES = ("192.0.2.1", "192.0.2.2")  # TEST-NET-1, RFC 5737
 
-_LINKS_ONLY = Path("/run/hybridvif-sandbox/links-only.conf")
-_STAND_IN = "switch"
-"""A plain bridge that carries the packets where no Open vSwitch does."""
 _TABLES = ("Bridge", "Port", "Interface", "QoS", "Queue", "Mirror")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif demo`."""
     parser.add_argument(
+        "--level",
         "--rung",
-        choices=("packets", "dummy", "links", "none"),
-        help="how real a host: Open vSwitch with its netdev datapath, with its dummy datapath, links without it, or a "
-        "simulated host (default: the best to be had here)",
+        choices=("packets", "dummy", "none"),
+        help="how real a host: Open vSwitch with its netdev datapath, with its dummy datapath, or a simulated host "
+        "(default: the best to be had here)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Tell the story as well as this host allows; 0 if all that was promised held and nothing is left over."""
-    from hybridvif.sandbox import Rung, here, probe
+    from hybridvif.sandbox import Level, here, probe
 
-    wanted = Rung(args.rung) if args.rung else None
-    if wanted is Rung.NONE:
+    wanted = Level(args.level) if args.level else None
+    if wanted is Level.NONE:
         return _on_paper(())
     place = here()
     if place and wanted in (None, place[0]):
@@ -56,53 +53,51 @@ def run(args: argparse.Namespace) -> int:
         except subprocess.CalledProcessError as error:
             print(f"error: {error.cmd[0]} failed: {error.stderr.strip()}; see: hybridvif doctor", file=sys.stderr)
             return 1
-    rung, lacks = probe()
-    if rung is Rung.NONE and wanted is None:
-        return _on_paper(lacks)
+    level, missing = probe()
+    if level is Level.NONE and wanted is None:
+        return _on_paper(missing)
     return _elsewhere(wanted)
 
 
-def _elsewhere(rung: Rung | None) -> NoReturn:
+def _elsewhere(level: Level | None) -> NoReturn:
     """Start again inside a sandbox, where here() is true."""
     from hybridvif.sandbox import enter
 
-    enter(["hybridvif", "demo"], rung=rung, quiet=True)
+    enter(["hybridvif", "demo"], level=level, quiet=True)
 
 
-def _on_a_host(rung: Rung, lacks: Sequence[Lack]) -> int:
+def _on_a_host(level: Level, missing: Sequence[Requirement]) -> int:
     from hybridvif import connect
-    from hybridvif.sandbox import Rung
-    from hybridvif.sandbox.lacks import vm_lack
+    from hybridvif.sandbox.missing import missing_for_vm
 
     ports = _ports()
-    no_vm = vm_lack()
-    _say(f"A throw-away host with {rung.promise}. Nothing of yours is touched.")
-    _tell([*lacks, *([no_vm] if no_vm else [])])
+    no_vm = missing_for_vm()
+    _say(f"A throw-away host with {level.promise}. Nothing of yours is touched.")
+    _tell([*missing, *([no_vm] if no_vm else [])])
     before = _inventory()
-    with connect(_configuration(rung)) as host:
+    with connect([]) as host:
         held = _plugged(ports, host)
         if held and no_vm:
-            _draw(rung, ports)
+            _draw(ports)
         elif held:
-            with _switch_stand_in(ports) if rung is Rung.LINKS else contextlib.nullcontext(), _vms(ports) as first:
+            with _vms(ports) as first:
                 held &= _pinged(first)
-                _draw(rung, ports)
+                _draw(ports)
         held &= _unplugged(ports, host)
     return _left_over(before ^ _inventory(), "links, network namespaces and OVSDB rows, compared with before", held)
 
 
-def _on_paper(lacks: Sequence[Lack]) -> int:
-    """The last rung: no host at all, but a simulated one in this process."""
+def _on_paper(missing: Sequence[Requirement]) -> int:
+    """Run the demo on a simulated host in this process."""
     from hybridvif import RecordingHost
-    from hybridvif.sandbox import Rung
 
     ports = _ports()
     _say("A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.")
-    _tell(lacks)
+    _tell(missing)
     with RecordingHost() as host:
         before = set(host.state)
         held = _plugged(ports, host)
-        _draw(Rung.NONE, ports)
+        _draw(ports, is_real=False)
         held &= _unplugged(ports, host)
         left = {part.name for part in before ^ set(host.state)}
     return _left_over(left, "simulated links and OVS ports, compared with before", held)
@@ -132,26 +127,6 @@ def _ports() -> list[Port]:
     ]
 
 
-def _configuration(rung: Rung) -> list[str]:
-    from hybridvif.sandbox import Rung
-
-    if rung is not Rung.LINKS:
-        return []
-    _LINKS_ONLY.write_text("[hybridvif]\nswitch_executor = recording\n", encoding="utf-8")
-    return [str(_LINKS_ONLY)]
-
-
-@contextlib.contextmanager
-def _switch_stand_in(ports: Iterable[Port]) -> Iterator[None]:
-    _say(f"   Open vSwitch is simulated; a plain bridge named {_STAND_IN} carries the packets in its place")
-    members = "".join(f"link set {port.names.switch_end} master {_STAND_IN}\n" for port in ports)
-    _run("ip", "-batch", "-", input=f"link add {_STAND_IN} type bridge\nlink set {_STAND_IN} up\n{members}")
-    try:
-        yield
-    finally:
-        _run("ip", "link", "delete", _STAND_IN)
-
-
 @contextlib.contextmanager
 def _vms(ports: Sequence[Port]) -> Iterator[Vm]:
     """A running VM behind each port; yields the first."""
@@ -178,10 +153,10 @@ def _pinged(vm: Vm) -> bool:
     return ping.returncode == 0
 
 
-def _draw(rung: Rung, ports: Sequence[Port]) -> None:
-    """The topology: as `hybridvif show` draws it where there is a real switch to show."""
+def _draw(ports: Sequence[Port], *, is_real: bool = True) -> None:
+    """Print the topology: the output of `hybridvif show` for a real host."""
     _title("what is plugged")
-    if rung.has_switch:
+    if is_real:
         shown = subprocess.run(["hybridvif", "show"], check=False, capture_output=True, text=True)
         if shown.returncode == 0:
             _say("".join(f"   {line}\n" for line in shown.stdout.splitlines()).rstrip("\n"))
@@ -223,13 +198,13 @@ def _reported(work: Callable[[], list[Report]]) -> bool:
     return all(report.ok for report in reports)
 
 
-def _tell(lacks: Iterable[Lack]) -> None:
-    for lack in lacks:
-        _say(f"Missing for more: {lack.what}\n   mend it with: {lack.remedy}")
+def _tell(missing: Iterable[Requirement]) -> None:
+    for requirement in missing:
+        _say(f"Missing for more: {requirement.what}\n   mend it with: {requirement.remedy}")
 
 
-def _run(*argv: str, input: str | None = None) -> str:
-    return subprocess.run(argv, input=input, check=True, capture_output=True, text=True).stdout
+def _run(*argv: str) -> str:
+    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
 def _title(text: str) -> None:

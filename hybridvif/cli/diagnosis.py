@@ -16,8 +16,8 @@ from hybridvif.cli.osvif import osvif_findings
 from hybridvif.errors import HybridVifError
 from hybridvif.facts import Facts
 from hybridvif.host import Host, connect
-from hybridvif.sandbox import Rung
-from hybridvif.sandbox.lacks import as_root, lacks_of
+from hybridvif.sandbox import Level
+from hybridvif.sandbox.missing import as_root, missing_for
 from hybridvif.settings import OVS_SOCKET, Settings
 
 PATIENCE = 10.0
@@ -90,7 +90,7 @@ def _daemon(host: Host) -> Iterator[Finding]:
         _, facts = host.observe((), time.monotonic() + min(PATIENCE, host.settings.deadline))
     except HybridVifError as error:
         # What is not installed cannot be started.
-        missing = lacks_of(Rung.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
+        missing = missing_for(Level.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
         yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
         return
     yield from switch(host.settings, facts)
@@ -165,8 +165,8 @@ def vswitchd(remote: str) -> Finding:
 
 def _start() -> str:
     """The command that starts Open vSwitch here, or installs it."""
-    for lack in lacks_of(Rung.DUMMY):
-        return lack.remedy
+    for requirement in missing_for(Level.DUMMY):
+        return requirement.remedy
     systemd = os.path.isdir("/run/systemd/system")
     return as_root("systemctl restart openvswitch-switch" if systemd else "service openvswitch-switch restart")
 

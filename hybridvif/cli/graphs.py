@@ -1,4 +1,4 @@
-"""The topology as a graph for other programs: Mermaid (GitHub and GitLab draw it) and Graphviz's dot."""
+"""The topology as a graph in Graphviz's dot language."""
 
 from __future__ import annotations
 
@@ -6,34 +6,16 @@ from collections.abc import Iterator, Sequence
 
 from hybridvif.cli.topology import Plugged, Standing
 
-_STANDS = {Standing.DRIFT: "orange", Standing.HALF: "red", Standing.CONFLICT: "red"}
-
-
-def mermaid(ports: Sequence[Plugged]) -> str:
-    """A Mermaid flowchart, from the taps on the left to the integration bridges on the right."""
-    lines = ["flowchart LR"]
-    nodes: dict[str, str] = {}
-    for left, right, label in _edges(ports):
-        for name in (left, right):
-            if name not in nodes:
-                nodes[name] = f"n{len(nodes)}"
-                lines.append(f'    {nodes[name]}["{_plain(name)}"]')
-        lines.append(f"    {nodes[left]} --- " + (f'|"{_plain(label)}"| ' if label else "") + nodes[right])
-    for port in ports:
-        colour = _STANDS.get(port.standing)
-        node = nodes.get(port.switch_name)
-        if colour and node:
-            lines.append(f"    style {node} stroke:{colour},stroke-width:3px")
-    return "\n".join(lines) + "\n"
+_COLORS = {Standing.DRIFT: "orange", Standing.HALF: "red", Standing.CONFLICT: "red"}
 
 
 def dot(ports: Sequence[Plugged]) -> str:
-    """A Graphviz graph: `hybridvif show -f dot | dot -Tsvg`."""
+    """Return a Graphviz graph: `hybridvif show -f dot | dot -Tsvg`."""
     lines = ["graph hybridvif {", "    rankdir=LR; node [shape=box];"]
     lines += [
-        f'    "{port.switch_name}" [color={_STANDS[port.standing]}, penwidth=3];'
+        f'    "{port.switch_name}" [color={_COLORS[port.standing]}, penwidth=3];'
         for port in ports
-        if port.standing in _STANDS
+        if port.standing in _COLORS
     ]
     lines += [
         f'    "{_plain(left)}" -- "{_plain(right)}"' + (f' [label="{_plain(label)}"];' if label else ";")
@@ -43,7 +25,7 @@ def dot(ports: Sequence[Plugged]) -> str:
 
 
 def _edges(ports: Sequence[Plugged]) -> Iterator[tuple[str, str, str]]:
-    """What is joined to what, and how."""
+    """Yield each connection as two names and a label."""
     for port in ports:
         names, veth = port.names, port.veth
         for member in port.members:
@@ -58,5 +40,5 @@ def _edges(ports: Sequence[Plugged]) -> Iterator[tuple[str, str, str]]:
 
 
 def _plain(text: str) -> str:
-    """Without what either language gives a meaning to."""
+    """Replace characters that dot would interpret."""
     return "".join(sign if sign.isalnum() or sign in "-_. :,=/" else "?" for sign in text)

@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from hybridvif.errors import InvalidInput
 
-FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "mermaid", "dot")
+FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot")
 _WITH_VALUE = ("--config-file", "-f", "--format", "-c", "--column", "--color")
 _SHORT_WITH_VALUE = re.compile(r"-[vqh]*[fc]")
 _FORMAT = re.compile(r"(?:--format=|-[vq]*f)(.+)", re.DOTALL)

@@ -10,10 +10,11 @@ HELP = "a throw-away host: own namespaces, a private Open vSwitch; a shell or on
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif sandbox`."""
     parser.add_argument(
+        "--level",
         "--rung",
-        choices=("packets", "dummy", "links"),
-        help="accept no other: Open vSwitch with its netdev datapath, with its dummy datapath, or none (default: "
-        "the best this host has)",
+        choices=("packets", "dummy"),
+        help="accept no other: Open vSwitch with its netdev datapath, or with its dummy datapath (default: the best "
+        "this host has)",
     )
     parser.add_argument(
         "argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help="the command; a shell if there is none"
@@ -22,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Become the sandbox; its exit code is the command's, 128+n for signal n, 5 if it cannot be had."""
-    from hybridvif.sandbox import Rung, enter
+    from hybridvif.sandbox import Level, enter
 
     argv: list[str] = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
-    enter(argv, rung=Rung(args.rung) if args.rung else None, quiet=bool(getattr(args, "quiet", False)))
+    enter(argv, level=Level(args.level) if args.level else None, quiet=bool(getattr(args, "quiet", False)))

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from hybridvif.host_protocol import AnyHost
 
 HELP = "what is plugged on this host, drawn"
-FORMATS = ("tree", "json", "yaml", "mermaid", "dot")
+FORMATS = ("tree", "json", "yaml", "dot")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -78,7 +78,7 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
             "ports": [shown_document(port, options) for port in ports],
         },
         lines=lambda paint: list(tree(ports, bridges, seen.facts.switch_version, paint, options)),
-        drawings={"mermaid": lambda: graphs.mermaid(ports), "dot": lambda: graphs.dot(ports)},
+        drawings={"dot": lambda: graphs.dot(ports)},
         simulated=seen.facts.simulated,
     )
 

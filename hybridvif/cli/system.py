@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hybridvif.cli.finding import Finding, failed, info, passed
-from hybridvif.sandbox.lacks import as_root, program
+from hybridvif.sandbox.missing import as_root, program
 
 CAP_NET_ADMIN = 12
 _HELPER = "hybridvif-privsep-helper"
@@ -176,17 +176,17 @@ def bridge_nf(switch: Path, call_iptables: bool) -> Finding:
 
 
 def _sandbox() -> Finding:
-    from hybridvif.sandbox import Rung, SandboxError, probe
+    from hybridvif.sandbox import Level, SandboxError, probe
 
     try:
-        rung, lacks = probe()
+        level, missing = probe()
     except (SandboxError, OSError) as error:
         return info("sandbox", f"cannot be probed: {error}")
-    if rung is Rung.PACKETS:
-        return passed("sandbox", f"can be had, with {rung.promise}")
-    lack = lacks[0] if lacks else None
-    why = f"; {lack.what}" if lack else ""
-    return info("sandbox", f"a lesser one: {rung.promise}{why}", lack.remedy if lack else "")
+    if level is Level.PACKETS:
+        return passed("sandbox", f"can be had, with {level.promise}")
+    requirement = missing[0] if missing else None
+    why = f"; {requirement.what}" if requirement else ""
+    return info("sandbox", f"a lesser one: {level.promise}{why}", requirement.remedy if requirement else "")
 
 
 def _program(name: str, remedy: str) -> Finding:

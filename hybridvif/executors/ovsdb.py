@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors import bridgerows, ovsdbguard, qosrows
+from hybridvif.executors import bridgerows, qosrows
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.jsonrpc import Connection, ConnectionLost, Expired, Operation, Session
@@ -33,10 +33,6 @@ SETTLE, GLANCE = 0.05, 0.002
 
 class Unanswered(Exception):
     """A transaction was sent, and no answer came."""
-
-
-class NotPermitted(Exception):
-    """A transaction is not what plugging writes, and was not sent."""
 
 
 class OvsdbExecutor:
@@ -74,8 +70,6 @@ class OvsdbExecutor:
         except Unanswered:
             said = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
             return [Outcome(step, Result.UNKNOWN, f"{said}: {_names(steps)}") for step in steps]
-        except NotPermitted as against:
-            return [Outcome(step, Result.REFUSED, str(against)) for step in steps]
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
@@ -95,7 +89,7 @@ class OvsdbExecutor:
                     return [failure.outcome_of(step) for step in steps]
                 if not operations:
                     return [Outcome(step, Result.DONE) for step in steps]
-                results, said = _committed(connection, operations, self._known(read, besides), deadline)
+                results, said = _committed(connection, operations, deadline)
                 if results:
                     self._reader.remember_made(operations, results)
                     self._reader.forget(step.part.name for step in steps if isinstance(step, Delete))
@@ -108,18 +102,6 @@ class OvsdbExecutor:
         why = "others keep changing the same rows" if moved_on else said
         reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
         return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
-
-    def _known(self, read: Read, besides: Companions) -> ovsdbguard.Known:
-        rows = {
-            "Interface": {interface for interface, _ in read.uuids.values()},
-            "Port": {port for _, port in read.uuids.values()},
-            "QoS": {uuid for uuids in besides.qos.values() for uuid in uuids},
-            "Bridge": {row["_uuid"][1] for row in besides.emptied.values()},
-        }
-        names = {interface: name for name, (interface, _) in read.uuids.items()}
-        return ovsdbguard.Known(
-            self._settings.allows, rows, self._settings.creates, names, self._settings.vhost_socket_dir
-        )
 
     def _companions(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> Companions:
         """What comes and goes with the rows of these steps."""
@@ -159,19 +141,13 @@ def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) ->
     return qosrows.rows_of_ports(names, answers, connection.transact([qosrows.holder_question()], deadline)[0])
 
 
-def _committed(
-    connection: Connection, operations: Sequence[Operation], known: ovsdbguard.Known, deadline: float
-) -> tuple[list[Any], str]:
+def _committed(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[list[Any], str]:
     """Send a transaction, the only place that does: its results, or none and what the server said.
 
-    Raises Unanswered, NotPermitted.
+    Raises Unanswered.
     """
-    final = counted(operations)
-    against = ovsdbguard.objection_to(final, known)
-    if against:
-        raise NotPermitted(against)
     try:
-        results = connection.transact(final, deadline)
+        results = connection.transact(counted(operations), deadline)
     except (Expired, ConnectionLost) as error:
         raise Unanswered from error
     said = error_in(results)

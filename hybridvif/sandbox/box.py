@@ -15,10 +15,10 @@ from types import TracebackType
 from typing import IO, Self
 
 from hybridvif.sandbox import switch
+from hybridvif.sandbox.capability import Level, Requirement, SandboxError
+from hybridvif.sandbox.commands import Command, Response
 from hybridvif.sandbox.environment import environment
 from hybridvif.sandbox.launch import command_line
-from hybridvif.sandbox.order import Answer, Order
-from hybridvif.sandbox.rungs import Lack, Rung, SandboxError
 from hybridvif.sandbox.switch import DAEMONS, Daemon
 
 _READY_TIMEOUT = 60.0
@@ -34,15 +34,15 @@ class Sandbox:
         with Sandbox() as box:
             box.run(["hybridvif", "list"])
 
-    Raises SandboxError where it, or the rung asked for, cannot be had. `ovs=False` starts no Open vSwitch.
+    Raises SandboxError where it, or the level asked for, cannot be had. `ovs=False` starts no Open vSwitch.
     """
 
-    def __init__(self, *, rung: Rung | None = None, ovs: bool = True, user_namespace: bool | None = None) -> None:
-        order = Order(rung=rung, switch=ovs, user_namespace=user_namespace)
+    def __init__(self, *, level: Level | None = None, ovs: bool = True, user_namespace: bool | None = None) -> None:
+        command = Command(level=level, switch=ovs, user_namespace=user_namespace)
         their_end, lifeline = os.pipe()
         self._lifeline = open(lifeline, "wb", buffering=0)  # noqa: SIM115 - its end is the sandbox's, so it is kept
         answers, their_answers = os.pipe()
-        line = command_line(replace(order, lifeline=their_end, answers=their_answers))
+        line = command_line(replace(command, lifeline=their_end, answers=their_answers))
         self._database = switch.DATABASE
         # A session of its own: the terminal's keys are for the calling program.
         self._outer = Popen(line, stdin=DEVNULL, pass_fds=[their_end, their_answers], start_new_session=True)
@@ -56,10 +56,10 @@ class Sandbox:
         self.pid: int = answer.pid
         """Of the sandbox's first process, as seen from the calling process."""
         self._user_namespace = answer.user_namespace
-        self.rung: Rung = answer.rung
-        self.lacks: tuple[Lack, ...] = answer.lacks
-        """What is lacking for a better rung."""
-        if answer.error or self.rung is Rung.NONE:
+        self.level: Level = answer.level
+        self.missing: tuple[Requirement, ...] = answer.missing
+        """The requirements that a better level needs."""
+        if answer.error or self.level is Level.NONE:
             self.close()
             raise SandboxError(_sentence(answer))
 
@@ -137,7 +137,7 @@ class Sandbox:
     def start_switch(self, *, schema: str | None = None, database: str = switch.DATABASE) -> None:
         """Start an Open vSwitch in a sandbox made with ovs=False, if need be of an older schema or on another disk."""
         self._database = database
-        switch.start_switch(self.run, self.rung, schema=schema, database=database)
+        switch.start_switch(self.run, self.level, schema=schema, database=database)
 
     def pause(self, name: Daemon) -> None:
         """Hang a daemon (SIGSTOP); on return all its threads stand still."""
@@ -165,7 +165,7 @@ class Sandbox:
 
         ovs-vswitchd serves only once ovsdb-server does.
         """
-        switch.start_daemon(self.run, name, self.rung, database=self._database, timeout=timeout)
+        switch.start_daemon(self.run, name, self.level, database=self._database, timeout=timeout)
 
     def restart(self, name: Daemon) -> None:
         """Kill a daemon and start it."""
@@ -210,16 +210,16 @@ class Sandbox:
         return [*nsenter, *dying, *back_in_directory, *argv]
 
 
-def _read(answers: int) -> Answer:
+def _read(answers: int) -> Response:
     with open(answers, encoding="utf-8") as reader:
         if not select([reader], [], [], _READY_TIMEOUT)[0]:
             raise SandboxError(f"the sandbox was not ready in {_READY_TIMEOUT:g} s; is this host overloaded?")
-        return Answer.from_json(reader.read())
+        return Response.from_json(reader.read())
 
 
-def _sentence(answer: Answer) -> str:
-    remedies = ", or ".join(lack.remedy for lack in answer.lacks)
-    why = answer.error or f"no sandbox can be had here: {answer.lacks[0].what}"
+def _sentence(answer: Response) -> str:
+    remedies = ", or ".join(requirement.remedy for requirement in answer.missing)
+    why = answer.error or f"no sandbox can be had here: {answer.missing[0].what}"
     return f"{why}; mend it with: {remedies}"
 
 

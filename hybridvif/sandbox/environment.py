@@ -8,10 +8,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from shlex import quote
 
-from hybridvif.sandbox.lacks import SYSTEM_PATH
+from hybridvif.sandbox.capability import Level, Requirement
+from hybridvif.sandbox.commands import Response
 from hybridvif.sandbox.launch import ROOT
-from hybridvif.sandbox.order import Answer
-from hybridvif.sandbox.rungs import Lack, Rung
+from hybridvif.sandbox.missing import SYSTEM_PATH
 
 OWN_DIRECTORY = "/run/hybridvif-sandbox"
 """Where a sandbox keeps what is about itself; in its own /run, so it is nowhere else."""
@@ -36,7 +36,7 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
-def describe(answer: Answer) -> None:
+def describe(answer: Response) -> None:
     """Leave inside what the sandbox is and the `hybridvif` program; called by its first process."""
     os.makedirs(_PROGRAMS)
     os.mkdir(_TEMPORARY)
@@ -46,10 +46,10 @@ def describe(answer: Answer) -> None:
     program.chmod(0o755)
 
 
-def here() -> tuple[Rung, tuple[Lack, ...]] | None:
+def here() -> tuple[Level, tuple[Requirement, ...]] | None:
     """What the sandbox is that this process is in, as probe() has it; None outside of any."""
     try:
-        answer = Answer.from_json(Path(_SELF).read_text(encoding="utf-8"))
+        answer = Response.from_json(Path(_SELF).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return answer.rung, answer.lacks
+    return answer.level, answer.missing

@@ -15,44 +15,44 @@ import sys
 from typing import NoReturn
 
 from hybridvif.sandbox import kernel
+from hybridvif.sandbox.capability import Level, Requirement, SandboxError
+from hybridvif.sandbox.commands import Command, Response
 from hybridvif.sandbox.environment import describe, environment
-from hybridvif.sandbox.lacks import lacks_of, mount_lack, namespace_lack, start_lack
-from hybridvif.sandbox.order import Answer, Order
-from hybridvif.sandbox.rungs import Lack, Rung, SandboxError
+from hybridvif.sandbox.missing import missing_for, missing_mount, missing_namespaces, missing_start
 from hybridvif.sandbox.switch import RUN_DIRECTORY, datapath_type, discard_switch, run_here, start_switch
 
 EXIT_PRECONDITION = 5
 HOST_CONFIGURATION = "/etc/hybridvif"
 
-_LADDER = (Rung.PACKETS, Rung.DUMMY, Rung.LINKS)
+_LEVELS = (Level.PACKETS, Level.DUMMY)
 _SAFE = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
 
-def main(order: Order, lifeline: int, ready: int) -> NoReturn:
+def main(command: Command, lifeline: int, ready: int) -> NoReturn:
     """Be the sandbox until the command ends, or the lifeline; `ready` is closed once it is furnished."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    answer = _furnish(order)
-    if answer.error or answer.rung is Rung.NONE:
-        give_up(order, answer)
-    if order.answers >= 0:
-        os.write(order.answers, answer.to_json().encode())
+    answer = _furnish(command)
+    if answer.error or answer.level is Level.NONE:
+        give_up(command, answer)
+    if command.answers >= 0:
+        os.write(command.answers, answer.to_json().encode())
     os.close(ready)
-    if order.probe:
+    if command.probe:
         os._exit(0)
-    if not order.argv:
+    if not command.argv:
         os._exit(wait(lifeline, None))
-    _say(order, answer)
+    _say(command, answer)
     os.read(lifeline, 1)  # its first byte: the outer process is ready to pass signals on
-    os._exit(wait(lifeline, spawn(order.argv)))
+    os._exit(wait(lifeline, spawn(command.argv)))
 
 
-def give_up(order: Order, answer: Answer) -> NoReturn:
-    """Answer that there is no sandbox and end; where nobody reads answers, say so on stderr."""
-    if order.answers >= 0:
-        os.write(order.answers, answer.to_json().encode())
+def give_up(command: Command, answer: Response) -> NoReturn:
+    """Report that there is no sandbox, and exit: in a Response if somebody reads it, else on stderr."""
+    if command.answers >= 0:
+        os.write(command.answers, answer.to_json().encode())
         os._exit(0)
-    why = answer.error or f"no sandbox can be had here: {answer.lacks[0].what}"
-    remedies = "".join(f"\n  try: {lack.remedy}" for lack in answer.lacks)
+    why = answer.error or f"no sandbox can be had here: {answer.missing[0].what}"
+    remedies = "".join(f"\n  try: {requirement.remedy}" for requirement in answer.missing)
     print(f"error: {why}{remedies}", file=sys.stderr, flush=True)
     os._exit(EXIT_PRECONDITION)
 
@@ -108,26 +108,26 @@ def _reap(command: int | None) -> int | None:
     return None
 
 
-def _furnish(order: Order) -> Answer:
+def _furnish(command: Command) -> Response:
     pid = int(os.readlink("/proc/self"))  # in the caller's pid namespace, as long as /proc is still the caller's
     try:
         refused = _mount_all()
         kernel.set_up("lo")
     except OSError as error:
-        return Answer(rung=Rung.NONE, lacks=(namespace_lack(error),), pid=pid)
+        return Response(level=Level.NONE, missing=(missing_namespaces(error),), pid=pid)
     changed = environment(os.environ)
     os.environ.clear()
     os.environ.update(changed)
-    rung, lacks = _climb(order)
-    if rung is Rung.NONE:
-        wanted = order.rung.value if order.rung else "any"
-        return Answer(rung=rung, lacks=lacks, error=f"no sandbox of the rung {wanted}: {lacks[0].what}")
-    answer = Answer(rung=rung, lacks=(*refused, *lacks), pid=pid, user_namespace=bool(order.user_namespace))
+    level, lacking = _reach_best_level(command)
+    if level is Level.NONE:
+        wanted = command.level.value if command.level else "any"
+        return Response(level=level, missing=lacking, error=f"no sandbox of the level {wanted}: {lacking[0].what}")
+    answer = Response(level=level, missing=(*refused, *lacking), pid=pid, user_namespace=bool(command.user_namespace))
     describe(answer)
     return answer
 
 
-def _mount_all() -> tuple[Lack, ...]:
+def _mount_all() -> tuple[Requirement, ...]:
     """Give the sandbox its own /run, /proc and /sys; returns what was refused and can be done without."""
     kernel.mount("hybridvif-sandbox", "/run", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
     if os.path.isdir("/var/run") and not os.path.samefile("/run", "/var/run"):
@@ -146,41 +146,41 @@ def _mount_all() -> tuple[Lack, ...]:
         try:
             kernel.mount(kind, target, kind, _SAFE)
         except OSError as error:  # a container that covers parts of them (mount_too_revealing() in the kernel)
-            refused.append(mount_lack(what, error))
+            refused.append(missing_mount(what, error))
     return tuple(refused)
 
 
-def _climb(order: Order) -> tuple[Rung, tuple[Lack, ...]]:
-    """The best rung allowed, with its switch running; and what is lacking for a better one."""
-    missing: dict[Lack, None] = {}
-    for rung in _LADDER:
-        if order.rung not in (None, rung):
+def _reach_best_level(command: Command) -> tuple[Level, tuple[Requirement, ...]]:
+    """Return the best level allowed, with its switch running, and the requirements missing for a better one."""
+    missing: dict[Requirement, None] = {}
+    for level in _LEVELS:
+        if command.level not in (None, level):
             continue
-        lacks = lacks_of(rung)
-        if not lacks and rung.has_switch and order.switch and not order.probe:
-            lacks = _start(rung)
-        missing.update(dict.fromkeys(lacks))
-        if not lacks:
-            return rung, tuple(missing)
-    return Rung.NONE, tuple(missing)
+        unmet = missing_for(level)
+        if not unmet and command.switch and not command.probe:
+            unmet = _start(level)
+        missing.update(dict.fromkeys(unmet))
+        if not unmet:
+            return level, tuple(missing)
+    return Level.NONE, tuple(missing)
 
 
-def _start(rung: Rung) -> tuple[Lack, ...]:
+def _start(level: Level) -> tuple[Requirement, ...]:
     try:
-        start_switch(run_here, rung)
+        start_switch(run_here, level)
     except SandboxError as error:
         discard_switch(run_here)
-        return (start_lack(datapath_type(rung), error),)
+        return (missing_start(datapath_type(level), error),)
     return ()
 
 
-def _say(order: Order, answer: Answer) -> None:
-    if not order.quiet:
-        for lack in answer.lacks:
-            print(f"hybridvif sandbox: {lack.what}\n  mend it with: {lack.remedy}", file=sys.stderr)
-    if order.greet:
+def _say(command: Command, answer: Response) -> None:
+    if not command.quiet:
+        for requirement in answer.missing:
+            print(f"hybridvif sandbox: {requirement.what}\n  mend it with: {requirement.remedy}", file=sys.stderr)
+    if command.greet:
         print(
-            f"hybridvif sandbox: a throw-away host with {answer.rung.promise}; 'exit' leaves nothing of it behind",
+            f"hybridvif sandbox: a throw-away host with {answer.level.promise}; 'exit' leaves nothing of it behind",
             file=sys.stderr,
         )
     sys.stderr.flush()

@@ -16,25 +16,25 @@ import sys
 from dataclasses import replace
 from typing import NoReturn
 
-from hybridvif.sandbox import inside, kernel, lacks
-from hybridvif.sandbox.order import Answer, Order
-from hybridvif.sandbox.rungs import Rung
+from hybridvif.sandbox import inside, kernel, missing
+from hybridvif.sandbox.capability import Level
+from hybridvif.sandbox.commands import Command, Response
 
 _PASSED_ON = (signal.SIGINT, signal.SIGQUIT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 _SI_USER, _SI_TKILL = 0, -6
 
 
 def main() -> NoReturn:
-    """Become the sandbox that the last argument orders."""
-    order = Order.from_json(sys.argv[1])
+    """Become the sandbox that the last argument requests."""
+    command = Command.from_json(sys.argv[1])
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, it would take the exit code along
     try:
-        order = replace(order, user_namespace=make_namespaces(order.user_namespace))
+        command = replace(command, user_namespace=make_namespaces(command.user_namespace))
     except OSError as error:
-        inside.give_up(order, Answer(rung=Rung.NONE, lacks=(lacks.namespace_lack(error),)))
-    if order.argv:
-        sys.exit(run_in_foreground(order))
-    sys.exit(hold(order))
+        inside.give_up(command, Response(level=Level.NONE, missing=(missing.missing_namespaces(error),)))
+    if command.argv:
+        sys.exit(run_in_foreground(command))
+    sys.exit(hold(command))
 
 
 def make_namespaces(user_namespace: bool | None) -> bool:
@@ -59,13 +59,13 @@ def make_namespaces(user_namespace: bool | None) -> bool:
     return user_namespace
 
 
-def hold(order: Order) -> int:
+def hold(command: Command) -> int:
     """Wait for the sandbox to end, or the caller.
 
     The caller's end is watched here as well as through the lifeline: a child it forked may still hold that.
     """
     caller = os.getppid()
-    first = _fork(order, order.lifeline, order.answers)
+    first = _fork(command, command.lifeline, command.answers)
     watched = select.poll()
     with contextlib.suppress(ProcessLookupError):  # it went already, and the lifeline with it
         watched.register(os.pidfd_open(caller), select.POLLIN)
@@ -75,13 +75,13 @@ def hold(order: Order) -> int:
     return _exit_code(status)
 
 
-def run_in_foreground(order: Order) -> int:
+def run_in_foreground(command: Command) -> int:
     """Wait for the command in the sandbox; pass on the signals sent to this process alone."""
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD, signal.SIGTTOU})
     in_foreground = _has_terminal()
     lifeline, passed_on = os.pipe()
     furnishing, furnished = os.pipe()
-    first = _fork(order, lifeline, furnished, passed_on, furnishing)
+    first = _fork(command, lifeline, furnished, passed_on, furnishing)
     os.read(furnishing, 1)  # until there is a command, a signal ends this process and so the sandbox
     signal.pthread_sigmask(signal.SIG_BLOCK, _PASSED_ON)
     _tell(passed_on, 0)
@@ -101,7 +101,7 @@ def run_in_foreground(order: Order) -> int:
             _tell(passed_on, received.si_signo)
 
 
-def _fork(order: Order, lifeline: int, ready: int, *ours: int) -> int:
+def _fork(command: Command, lifeline: int, ready: int, *ours: int) -> int:
     """Fork the first process, which takes `lifeline` and `ready` along and not what is ours; returns its pid."""
     this = os.pidfd_open(os.getpid())
     first = os.fork()
@@ -111,7 +111,7 @@ def _fork(order: Order, lifeline: int, ready: int, *ours: int) -> int:
             os._exit(1)
         for descriptor in (this, *ours):
             os.close(descriptor)
-        inside.main(order, lifeline, ready)
+        inside.main(command, lifeline, ready)
     for descriptor in (this, lifeline, ready):
         if descriptor >= 0:
             os.close(descriptor)

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired, run
 from typing import Literal, Protocol
 
-from hybridvif.sandbox import lacks
-from hybridvif.sandbox.rungs import Rung, SandboxError
+from hybridvif.sandbox import missing
+from hybridvif.sandbox.capability import Level, SandboxError
 
 Daemon = Literal["ovsdb-server", "ovs-vswitchd"]
 DAEMONS: tuple[Daemon, ...] = ("ovsdb-server", "ovs-vswitchd")
@@ -41,22 +41,22 @@ def run_here(
     return run(argv, check=check, input=input, timeout=timeout, capture_output=True, text=True)
 
 
-def start_switch(runner: Runner, rung: Rung, *, schema: str | None = None, database: str = DATABASE) -> None:
+def start_switch(runner: Runner, level: Level, *, schema: str | None = None, database: str = DATABASE) -> None:
     """Make a database with br-int in it and start both daemons; br-int is up on return, some 60 ms later.
 
     An older schema, or a database on another file system, may be given. Raises SandboxError with the reason.
     """
-    _checked(runner, [_path("ovsdb-tool"), "create", database, schema or lacks.schema() or ""])
-    start_daemon(runner, "ovsdb-server", rung, database=database)
+    _checked(runner, [_path("ovsdb-tool"), "create", database, schema or missing.schema() or ""])
+    start_daemon(runner, "ovsdb-server", level, database=database)
     # One transaction, and before ovs-vswitchd starts: a bridge that is "system" for a moment only never comes up
     # where the kernel module is absent, and vswitchd need not reconfigure itself.
     identity = [f"external_ids:system-id={uuid.uuid4()}", "external_ids:hostname=sandbox"]
     # ovs-ctl writes the version on a real host, and nobody else does.
     version = runner([_path("ovs-vsctl"), "--version"]).stdout.split("\n")[0].split()[-1]
     root = ["set", "Open_vSwitch", ".", *identity, f"ovs_version={version}"]
-    bridge = ["add-br", "br-int", "--", "set", "Bridge", "br-int", f"datapath_type={datapath_type(rung)}"]
+    bridge = ["add-br", "br-int", "--", "set", "Bridge", "br-int", f"datapath_type={datapath_type(level)}"]
     _checked(runner, [_path("ovs-vsctl"), "--no-wait", "--timeout=10", *root, "--", *bridge])
-    start_daemon(runner, "ovs-vswitchd", rung)
+    start_daemon(runner, "ovs-vswitchd", level)
 
 
 def discard_switch(runner: Runner) -> None:
@@ -66,18 +66,18 @@ def discard_switch(runner: Runner) -> None:
     runner(["sh", "-c", f"rm -rf {RUN_DIRECTORY}/* {RUN_DIRECTORY}/.[!.]*"], check=False)
 
 
-def datapath_type(rung: Rung) -> str:
-    """The datapath type of bridges on this rung."""
-    return "netdev" if rung is Rung.PACKETS else "dummy"
+def datapath_type(level: Level) -> str:
+    """The datapath type of bridges on this level."""
+    return "netdev" if level is Level.PACKETS else "dummy"
 
 
 def start_daemon(
-    runner: Runner, name: Daemon, rung: Rung, *, database: str = DATABASE, timeout: float = _START_TIMEOUT
+    runner: Runner, name: Daemon, level: Level, *, database: str = DATABASE, timeout: float = _START_TIMEOUT
 ) -> None:
     """Start one daemon; it serves on return. Raises SandboxError with the reason."""
     own = {
         "ovsdb-server": [database, f"--remote=punix:{SOCKET}", "--remote=db:Open_vSwitch,Open_vSwitch,manager_options"],
-        "ovs-vswitchd": [f"unix:{SOCKET}", *(["--enable-dummy"] if rung is Rung.DUMMY else [])],
+        "ovs-vswitchd": [f"unix:{SOCKET}", *(["--enable-dummy"] if level is Level.DUMMY else [])],
     }[name]
     logs = [f"--log-file={log_file(name)}", "-vconsole:off", "-vsyslog:off"]
     _checked(runner, [_path(name), *own, f"--pidfile={pid_file(name)}", *logs, "--detach", "--no-chdir"], timeout)
@@ -114,7 +114,7 @@ def _last_logged(runner: Runner, name: str) -> str:
 
 
 def _path(name: str) -> str:
-    path = lacks.program(name)
+    path = missing.program(name)
     if path is None:
         raise SandboxError(f"{name} is not installed; install Open vSwitch")
     return path

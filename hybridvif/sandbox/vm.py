@@ -10,7 +10,7 @@ from subprocess import CompletedProcess
 from types import TracebackType
 from typing import Self
 
-from hybridvif.sandbox import lacks
+from hybridvif.sandbox import missing
 from hybridvif.sandbox.switch import Runner, run_here
 
 
@@ -53,7 +53,7 @@ class Vm:
         self._ip("link set lo up", f"address add {self.address} dev eth0", "link set eth0 up", inside=True)
         # Both ends think a checksum can be left to the other's hardware; OVS's userspace datapath reads the frame in
         # between, and TCP would not cross. A ping would.
-        if lacks.program("ethtool"):
+        if missing.program("ethtool"):
             self._run(["ethtool", "-K", self.tap, "tx", "off"])
             self.run(["ethtool", "-K", "eth0", "tx", "off"])
 

@@ -9,6 +9,7 @@ import pytest
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.contract.bench import Bench
+from tests.support.ovsdb_proxy import judged
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +22,8 @@ def executor() -> dict[str, str]:
 def standing(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory, executor: dict[str, str]) -> Iterator[Bench]:
     """The bench, for tests that sweep it themselves."""
     options = {"integration_bridges": "br-int,br-two", "deadline": 10, **executor}
-    with connected(sandbox, tmp_path_factory.mktemp("bench"), **options) as host:
+    directory = tmp_path_factory.mktemp("bench")
+    with judged(sandbox, directory, options) as led, connected(sandbox, directory, **led) as host:
         bench = Bench(sandbox, host)
         yield bench
         bench.sweep()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import uuid
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -26,6 +27,7 @@ from hybridvif.report import Outcome, Result
 from hybridvif.sandbox import Sandbox
 from hybridvif.steps import Create, Delete, Step, Update
 from tests.ivs import program_path_with_ivs
+from tests.support.ovsdb_proxy import judged
 
 
 @pytest.mark.parametrize("make", [NetlinkExecutor, BrctlExecutor])
@@ -34,8 +36,10 @@ def test_our_link_executors_keep_the_contract(sandbox: Sandbox, make: Any) -> No
 
 
 @pytest.mark.parametrize("make", [OvsdbExecutor, VsctlExecutor])
-def test_our_switch_executors_keep_the_contract(sandbox: Sandbox, make: Any) -> None:
-    check_switch_executor(make, sandbox)
+def test_our_switch_executors_keep_the_contract(sandbox: Sandbox, tmp_path: Path, make: Any) -> None:
+    options = {"integration_bridges": ("br-int", "br-two")}
+    with judged(sandbox, tmp_path, options) if make is OvsdbExecutor else nullcontext(options) as led:
+        check_switch_executor(make, sandbox, **led)
 
 
 def test_ivs_ctl_keeps_the_contract_with_a_stand_in(sandbox: Sandbox, tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from hybridvif import Port
 from hybridvif.host import Host
 from hybridvif.pytest_plugin import connected, lacking
 from hybridvif.sandbox import Sandbox, Vm
+from tests.support.ovsdb_proxy import judged
 
 EXECUTORS = {
     name: os.environ.get(f"HYBRIDVIF_TEST_{name.upper()}", default)
@@ -103,7 +104,8 @@ class Lab:
 def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
     """One daemon a module."""
     directory = tmp_path_factory.mktemp("lab")
-    with connected(sandbox, directory, integration_bridges="br-int,br-two", deadline=10, **EXECUTORS) as host:
+    options = {"integration_bridges": "br-int,br-two", "deadline": 10, **EXECUTORS}
+    with judged(sandbox, directory, options) as led, connected(sandbox, directory, **led) as host:
         yield Lab(sandbox, host)
 
 

@@ -1,4 +1,4 @@
-"""hybridvif bench holds its contest in a sandbox of its own."""
+"""The benchmark in a sandbox of its own."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import json
 
 import pytest
 
-from hybridvif import cli
+from benchmarks.__main__ import main
 
 WORDS = ("--ports", "2", "--rounds", "1", "--threads-on", "3", "--operations", "100")
 
 
 @pytest.mark.usefixtures("sandbox")
 def test_a_small_contest_has_a_figure_of_everything_it_times(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *WORDS, "-q", "-f", "json"]) == 0
+    assert main([*WORDS, "-q", "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     taken = {(figure["contender"], figure["measure"]) for figure in document["figures"]}
     alone = {"plug again", "one plug", "one plug again", "one unplug", "ten threads", "command"}

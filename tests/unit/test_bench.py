@@ -8,11 +8,11 @@ from xml.etree import ElementTree
 
 import pytest
 
-from hybridvif import cli
-from hybridvif.bench import svg
-from hybridvif.bench.page import BEGIN, END, with_figures
-from hybridvif.bench.record import Record, Turn, together
-from hybridvif.bench.tally import bars_of, figures_of, on_paper
+from benchmarks import svg
+from benchmarks.__main__ import main
+from benchmarks.page import BEGIN, END, with_figures
+from benchmarks.record import Record, Turn, together
+from benchmarks.tally import bars_of, figures_of, on_paper
 
 SECONDS = {"hybridvif": (0.1, 0.3, 0.2), "os-vif": (9.0, 6.0, 7.0), "floor": (0.5, 0.4, 0.3)}
 RECORD = Record(
@@ -113,7 +113,7 @@ def test_runs_that_were_written_are_told_again(tmp_path: Path, capsys: pytest.Ca
     path.write_text(RECORD.as_json())
     page.write_text(f"{BEGIN}{END}")
     words = ["--read", str(path), str(path), "--plot", str(tmp_path), "--page", str(page)]
-    assert cli.main(["bench", *words, "-f", "json"]) == 0
+    assert main([*words, "-f", "json"]) == 0
     document = json.loads(capsys.readouterr().out)
     assert document["figures"][0]["median"] == 0.2
     assert "| plug 300 ports, bulk / floor |" in page.read_text()
@@ -132,12 +132,12 @@ def test_runs_that_were_written_are_told_again(tmp_path: Path, capsys: pytest.Ca
     ],
 )
 def test_what_cannot_be_timed_is_bad_input(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["bench", *words]) == 2
+    assert main(words) == 2
     assert capsys.readouterr().err.startswith("error: ")
 
 
 def test_a_page_without_marks_is_bad_input(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "run.json"
     path.write_text(RECORD.as_json())
-    assert cli.main(["bench", "--read", str(path), "--page", str(path)]) == 2
-    assert "the figures cannot be written" in capsys.readouterr().err
+    assert main(["--read", str(path), "--page", str(path)]) == 2
+    assert f"--page {path}: cannot write the figures" in capsys.readouterr().err

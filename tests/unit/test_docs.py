@@ -19,6 +19,8 @@ import pytest
 from oslo_config import cfg
 
 import hybridvif
+from benchmarks.page import with_figures
+from benchmarks.record import Record, together
 from hybridvif import (
     Port,
     RecordingHost,
@@ -33,8 +35,6 @@ from hybridvif import (
     settings,
     wiring_of,
 )
-from hybridvif.bench.page import with_figures
-from hybridvif.bench.record import Record, together
 from hybridvif.cli import COMMANDS, EXIT_CODES, checking, documents, gc, options, planning, reconcile, reporting, show
 from hybridvif.cli import list as listing
 from hybridvif.cli.ports import Asked
@@ -43,7 +43,7 @@ from hybridvif.facts import Facts, LinkFact, PortFact
 from hybridvif.parts import PARTS, Part, Stray, StrayPort, Tap
 from hybridvif.reasons import REASONS
 from hybridvif.rehearsal import Rehearsal, look
-from hybridvif.sandbox import Rung, Sandbox, Vm
+from hybridvif.sandbox import Level, Sandbox, Vm
 from hybridvif.settings import Settings
 from tests.unit.strategies import NAMES, PORT, VETH
 
@@ -378,7 +378,7 @@ def test_every_fixture_and_all_of_the_sandbox_is_in_testing_md() -> None:
     fixtures = re.findall(r"@pytest\.fixture.*?\ndef (\w+)", plugin)
     public = [name for cls in (Sandbox, Vm) for name in vars(cls) if not name.startswith("_")]
     words = set(re.findall(r"\w+", text))
-    assert {*fixtures, *public, *(rung.value for rung in Rung)} - words == set()
+    assert {*fixtures, *public, *(level.value for level in Level)} - words == set()
 
 
 def test_the_reading_order_has_every_module_of_the_core() -> None:
@@ -411,7 +411,7 @@ def test_no_page_or_module_refers_to_a_file_outside_the_repository() -> None:
 
 def test_the_figures_in_performance_md_are_those_of_the_runs_that_are_kept() -> None:
     text = page("docs/performance.md")
-    runs = re.findall(r"^hybridvif bench --read (.*) --page", text, re.M)[0].split()
+    runs = re.findall(r"^tools/bench --read (.*) --page", text, re.M)[0].split()
     record = together(Record.of_json(page(run)) for run in runs)
     assert with_figures(text, record) == text, "make the page anew, by the command that it names"
 
@@ -435,7 +435,7 @@ README_ROWS = {
 
 
 def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None:
-    runs = re.findall(r"^hybridvif bench --read (.*) --page", page("docs/performance.md"), re.M)[0].split()
+    runs = re.findall(r"^tools/bench --read (.*) --page", page("docs/performance.md"), re.M)[0].split()
     turns = together(Record.of_json(page(run)) for run in runs).turns
     rows = re.findall(r"^\| (.*) \| ([\d.,]+ m?s) \| ([\d.,]+ m?s) \|$", page("README.md"), re.M)
 

@@ -109,8 +109,7 @@ def may_import(module: str, target: str) -> bool:
     if library == "stevedore":
         return module == REGISTRY
     if library in ("os_vif", "vif_plug_ovs"):
-        # The benchmark's contender runs with the Python of another environment.
-        return module in (OS_VIF, "hybridvif.bench.worker")
+        return module == OS_VIF
     if is_of(target, OS_VIF):
         # Who imports it imports os-vif, which is an extra: doctor alone, where os-vif is installed.
         return module == "hybridvif.cli.osvif"

@@ -1,4 +1,4 @@
-"""What this host lacks for a better sandbox, and the exact command that mends it."""
+"""The requirements of a sandbox that this host does not meet, each with the exact command that provides it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Mapping
 from pathlib import Path
 
-from hybridvif.sandbox.rungs import Lack, Rung, SandboxError
+from hybridvif.sandbox.capability import Level, Requirement, SandboxError
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """Where system programs are; Debian leaves the sbin directories out of an ordinary user's PATH."""
@@ -41,48 +41,52 @@ def schema() -> str | None:
     return next((path for path in _SCHEMAS if os.path.exists(path)), None)
 
 
-def lacks_of(rung: Rung) -> tuple[Lack, ...]:
-    """What keeps a host where links can be made from this rung."""
-    needs = {Rung.PACKETS: (_switch_lack, _tun_lack), Rung.DUMMY: (_switch_lack,)}.get(rung, ())
-    return tuple(lack for lack in (need() for need in needs) if lack is not None)
+def missing_for(level: Level) -> tuple[Requirement, ...]:
+    """Return the requirements of this level that are missing here, if links can be made."""
+    needs = (_missing_switch, _missing_tun) if level is Level.PACKETS else (_missing_switch,)
+    return tuple(requirement for requirement in (need() for need in needs) if requirement is not None)
 
 
-def namespace_lack(error: OSError) -> Lack:
-    """Why no namespaces, or no links in them, can be had."""
+def missing_namespaces(error: OSError) -> Requirement:
+    """Return the requirement for namespaces, and links in them."""
     if error.errno == errno.ENOPKG:
-        return Lack("this kernel has no Linux bridges, so there is nothing to plug into", as_root("modprobe bridge"))
+        return Requirement(
+            "this kernel has no Linux bridges, so there is nothing to plug into", as_root("modprobe bridge")
+        )
     what = f"this user may not make namespaces of its own ({error.strerror or error})"
     # A container's seccomp filter and Debian's switch refuse unshare(2) itself; Ubuntu's lets it pass and strips the
     # capabilities, and is set on hosts of containers too.
     at_once = error.filename == "unshare"
     for name, closed, open_, refuses_at_once in _SYSCTLS:
         if _sysctl(name) == closed and refuses_at_once is at_once:
-            return Lack(f"{what}, since {name} is {closed}", as_root(f"sysctl -w {name}={open_}"))
+            return Requirement(f"{what}, since {name} is {closed}", as_root(f"sysctl -w {name}={open_}"))
     if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
-        return Lack(f"{what}, as is usual in a container", "docker run --privileged ... (or podman run --privileged)")
-    return Lack(what, f"sudo {sys.executable} -m hybridvif sandbox")
+        return Requirement(
+            f"{what}, as is usual in a container", "docker run --privileged ... (or podman run --privileged)"
+        )
+    return Requirement(what, f"sudo {sys.executable} -m hybridvif sandbox")
 
 
-def vm_lack() -> Lack | None:
-    """What is missing for a stand-in for a VM that can ping."""
+def missing_for_vm() -> Requirement | None:
+    """Return the requirement for a simulated VM that can ping; None if it is met."""
     missing = [name for name in ("ip", "ping", "nsenter") if program(name) is None]
     if not missing:
         return None
-    return Lack(f"no VM can be stood in for ({', '.join(missing)} not found)", _install_command(_VM_PACKAGES))
+    return Requirement(f"no VM can be stood in for ({', '.join(missing)} not found)", _install_command(_VM_PACKAGES))
 
 
-def mount_lack(what: str, error: OSError) -> Lack:
-    """Why a file system of the sandbox's own could not be mounted; it goes on with the caller's."""
-    return Lack(
+def missing_mount(what: str, error: OSError) -> Requirement:
+    """Return the requirement for a private mount; the sandbox works with the caller's without it."""
+    return Requirement(
         f"{what} may not be mounted anew ({error.strerror}), so it still shows the caller's namespaces",
         "docker run --privileged ... (it is containers that cover parts of it)",
     )
 
 
-def start_lack(datapath_type: str, error: SandboxError) -> Lack:
-    """Why an Open vSwitch that is installed does not start."""
+def missing_start(datapath_type: str, error: SandboxError) -> Requirement:
+    """Return the requirement for an installed Open vSwitch that does not start."""
     what = f"Open vSwitch does not start with its {datapath_type} datapath: {error}"
-    return Lack(what, _install_command(_SWITCH_PACKAGES).replace(" install ", " reinstall "))
+    return Requirement(what, _install_command(_SWITCH_PACKAGES).replace(" install ", " reinstall "))
 
 
 def as_root(command: str) -> str:
@@ -92,27 +96,29 @@ def as_root(command: str) -> str:
     return command if real else f"sudo {command}"
 
 
-def _switch_lack() -> Lack | None:
+def _missing_switch() -> Requirement | None:
     missing = [name for name in SWITCH_PROGRAMS if program(name) is None]
     if schema() is None:
         missing.append("vswitch.ovsschema")
     if not missing:
         return None
-    return Lack(f"Open vSwitch is not installed ({', '.join(missing)} not found)", _install_command(_SWITCH_PACKAGES))
+    return Requirement(
+        f"Open vSwitch is not installed ({', '.join(missing)} not found)", _install_command(_SWITCH_PACKAGES)
+    )
 
 
-def _tun_lack() -> Lack | None:
+def _missing_tun() -> Requirement | None:
     try:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:
-        return Lack(f"{TUN} does not exist, so Open vSwitch has no netdev datapath", as_root("modprobe tun"))
+        return Requirement(f"{TUN} does not exist, so Open vSwitch has no netdev datapath", as_root("modprobe tun"))
     except PermissionError as error:
         # EPERM is a container's device cgroup. 0666 is udev's own mode (50-udev-default.rules): to make a device
         # with it takes CAP_NET_ADMIN in any case.
         remedy = as_root(f"chmod 0666 {TUN}") if error.errno == errno.EACCES else f"docker run --device {TUN} ..."
-        return Lack(f"{TUN} is closed to this user, so Open vSwitch has no netdev datapath", remedy)
+        return Requirement(f"{TUN} is closed to this user, so Open vSwitch has no netdev datapath", remedy)
     except OSError as error:
-        return Lack(f"{TUN} cannot be opened ({error.strerror}): no netdev datapath", as_root("modprobe tun"))
+        return Requirement(f"{TUN} cannot be opened ({error.strerror}): no netdev datapath", as_root("modprobe tun"))
     return None
 
 

@@ -1,4 +1,4 @@
-"""The last look at a transaction of OVSDB: all that plugging writes passes, and nothing that is changed in it."""
+"""The oracle accepts every transaction of a plug or unplug, and rejects each of them with any write changed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.ovsdbguard import Known, objection_to
 from hybridvif.executors.ovsrows import Row, ids_of
 from hybridvif.executors.transactions import Companions, Read, counted, operations_of
 from hybridvif.parts import NOTHING, PARKED, HostState, OvsPort
@@ -21,6 +20,7 @@ from hybridvif.planner import plan
 from hybridvif.port import Port, VifType
 from hybridvif.steps import Create, Delete, Step, Update
 from hybridvif.wiring import wiring_of
+from tests.support.transaction_oracle import Known, objection_to
 from tests.unit.strategies import ROW, VHOST_USER, history, ports, states_of
 
 INTERFACE, HOLDER, QOS = (f"0000000{at}-0000-4000-8000-000000000000" for at in (1, 2, 3))
@@ -147,7 +147,7 @@ def test_no_transaction_with_any_write_changed_is_sent(change: str) -> None:
             if applies(change, one):
                 CHANGES[change](one)
                 said = objection_to(changed, KNOWN)
-                assert said.startswith("refused: a transaction that "), one
+                assert said.startswith("a transaction "), one
                 assert len(said) < 200
                 tried += 1
     assert tried
@@ -169,7 +169,7 @@ def test_no_transaction_with_any_write_changed_is_sent(change: str) -> None:
     ids=lambda one: f"{one['op']} {one['table']}",
 )
 def test_what_no_plug_writes_is_not_sent_beside_one_either(operation: Any) -> None:
-    assert objection_to([*TRANSACTIONS["create"], operation], KNOWN).startswith("refused: ")
+    assert objection_to([*TRANSACTIONS["create"], operation], KNOWN).startswith("a transaction ")
 
 
 def test_a_bridge_that_is_not_allowed_is_given_no_port_and_may_lose_one() -> None:
@@ -185,7 +185,7 @@ def test_a_row_that_was_not_read_is_not_changed(name: str, data: st.DataObject) 
     assume(any(uuid in str(one) for one in writes(TRANSACTIONS[name])))
     other = data.draw(st.uuids().map(str))
     assume(other not in (INTERFACE, HOLDER, QOS))
-    assert objection_to(json.loads(written.replace(uuid, other)), KNOWN).startswith("refused: ")
+    assert objection_to(json.loads(written.replace(uuid, other)), KNOWN).startswith("a transaction ")
 
 
 # Bridges that are made and removed with a port.
@@ -310,7 +310,7 @@ def test_a_vhost_user_port_is_made_and_changed() -> None:
     ],
 )
 def test_a_vhost_user_port_is_made_of_nothing_else(columns: dict[str, Any]) -> None:
-    assert objection_to(made_vhost_user(**columns), KNOWN).startswith("refused: ")
+    assert objection_to(made_vhost_user(**columns), KNOWN).startswith("a transaction ")
 
 
 @pytest.mark.parametrize(
@@ -329,7 +329,7 @@ def test_a_vhost_user_port_is_made_of_nothing_else(columns: dict[str, Any]) -> N
     ],
 )
 def test_no_row_is_changed_into_another_kind_or_told_of_another_socket(known: Known, columns: dict[str, Any]) -> None:
-    assert objection_to(changed_row(**columns), known).startswith("refused: ")
+    assert objection_to(changed_row(**columns), known).startswith("a transaction ")
 
 
 def changed_option(verb: str, value: Any) -> list[Any]:
@@ -342,9 +342,9 @@ def changed_option(verb: str, value: Any) -> list[Any]:
 def test_of_its_options_a_vhost_user_port_is_given_its_own_socket(verb: str, value: Any) -> None:
     assert objection_to(changed_option(verb, value), OF_VHOST_USER) == ""
     for other in (KNOWN, replace(KNOWN, names={INTERFACE: ROW.name})):
-        assert objection_to(changed_option(verb, value), other).startswith("refused: ")
+        assert objection_to(changed_option(verb, value), other).startswith("a transaction ")
     elsewhere = replace(OF_VHOST_USER, socket_dir="/run/s")
-    assert objection_to(changed_option("insert", OWN), elsewhere).startswith("refused: ")
+    assert objection_to(changed_option("insert", OWN), elsewhere).startswith("a transaction ")
 
 
 @pytest.mark.parametrize(
@@ -362,4 +362,4 @@ def test_of_its_options_a_vhost_user_port_is_given_its_own_socket(verb: str, val
     ],
 )
 def test_and_of_no_other_option(verb: str, value: Any) -> None:
-    assert objection_to(changed_option(verb, value), OF_VHOST_USER).startswith("refused: ")
+    assert objection_to(changed_option(verb, value), OF_VHOST_USER).startswith("a transaction ")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import log
 from statistics import median
 
-from hybridvif.bench.record import Record
+from benchmarks.record import Record
 
 CROWD = 40
 """Ports that threads plug at once."""

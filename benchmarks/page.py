@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from hybridvif.bench.record import Record
-from hybridvif.bench.tally import Bar, Figure, bars_of, figures_of, on_paper
+from benchmarks.record import Record
+from benchmarks.tally import Bar, Figure, bars_of, figures_of, on_paper
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
 CONTENDERS = ("hybridvif", "os-vif", "recipe", "floor")

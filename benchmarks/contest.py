@@ -17,8 +17,9 @@ from statistics import median
 from subprocess import PIPE, CalledProcessError
 from typing import IO
 
-from hybridvif.bench.record import Record, Turn
-from hybridvif.bench.tally import CROWD
+import hybridvif
+from benchmarks.record import Record, Turn
+from benchmarks.tally import CROWD
 from hybridvif.errors import HybridVifError
 from hybridvif.sandbox import Sandbox
 from hybridvif.sandbox.switch import SOCKET
@@ -235,11 +236,11 @@ def _configuration(directory: Path) -> Path:
 
 
 def _compile() -> None:
-    """Compile this package, as an installer does.
+    """Compile the package, as an installer does.
 
     A checkout is compiled by who imports it, each time anew where PYTHONDONTWRITEBYTECODE is set: a fifth of a command.
     """
-    compile_dir(WORKER.parents[1], quiet=2)
+    compile_dir(Path(hybridvif.__file__).parent, quiet=2)
 
 
 def _where(box: Sandbox) -> dict[str, str]:
@@ -252,5 +253,5 @@ def _where(box: Sandbox) -> dict[str, str]:
         "load at the start": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "switch": version.rpartition(" ")[2],
-        "datapath": "netdev" if box.rung.value == "packets" else "dummy",
+        "datapath": "netdev" if box.level.value == "packets" else "dummy",
     }

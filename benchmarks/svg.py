@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from math import log10
 
-from hybridvif.bench.tally import Figure
+from benchmarks.tally import Figure
 
 WIDTH, HEIGHT, LEFT, TOP, RIGHT, BOTTOM = 720, 380, 70, 50, 120, 50
 COLOURS: Mapping[str, str] = {

@@ -1,7 +1,6 @@
-"""The last look at a transaction of OVSDB before it is sent: only what plugging writes, and only to rows of ours.
+"""An oracle for OVSDB transactions: a plug writes these tables, columns and values, to rows of its port, and no others.
 
-It knows nothing of steps. Whatever has gone wrong before it, a transaction that names another table, column or row, a
-bridge that ports may not be plugged into, or a value that no plug writes, is not sent (RFC 7047, 5.2).
+It is a second statement of what executors/transactions.py builds, and uses no steps (RFC 7047, section 5.2).
 """
 
 from __future__ import annotations
@@ -43,15 +42,15 @@ class _NotPermitted(Exception):
 
 
 def objection_to(operations: Sequence[Operation], known: Known) -> str:
-    """Why a transaction must not be sent, as a sentence that begins with "refused"; "" if it may."""
+    """Return why a transaction is not one of a plug or unplug; "" if it is one."""
     made: dict[str, set[str]] = {}
     try:
         for one in operations:
             _permit(one, known, made)
     except _NotPermitted as against:
-        return f"refused: a transaction that {against} is no plug or unplug of a port, and was not sent"
+        return f"a transaction that {against} is not a plug or unplug of a port"
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
-        return "refused: a transaction that is not of a known form is no plug or unplug of a port, and was not sent"
+        return "a transaction of an unknown form is not a plug or unplug of a port"
     return ""
 
 
