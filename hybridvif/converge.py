@@ -225,7 +225,7 @@ class PortRun:
 
     def is_reached(self) -> bool:
         """Whether the port is as the goal wants it, by the latest observation."""
-        return is_reached(self.goal, self.seen.state)
+        return is_reached(self.goal, self.seen)
 
     def needs_retry(self, *, last: bool) -> bool:
         """Whether to try again; otherwise the run gets its report, or a failure to roll back."""
@@ -249,7 +249,7 @@ class PortRun:
             return Status.DONE
         if Result.UNKNOWN in results:
             return Status.UNKNOWN
-        if Result.CONFIGURED in results and is_reached(self.goal, _as_if_accepted(self.seen.state)):
+        if Result.CONFIGURED in results and is_reached(self.goal, _as_if_accepted(self.seen)):
             return Status.CONFIGURED
         failed = [outcome for outcome in self.latest if outcome.result is Result.FAILED]
         hopeless = Result.REFUSED in results or any(not outcome.retry for outcome in failed)
@@ -385,5 +385,6 @@ class Rollback(PortRun):
         self.report = self.result(Status.INCOMPLETE, leftovers=(*names, *self.unrestorable), **failure)
 
 
-def _as_if_accepted(state: HostState) -> HostState:
-    return state.having(*(replace(port, realized=True) for port in state.ports.values() if isinstance(port, OvsPort)))
+def _as_if_accepted(seen: Observed) -> Observed:
+    ports = [replace(port, realized=True) for port in seen.state.ports.values() if isinstance(port, OvsPort)]
+    return replace(seen, state=seen.state.having(*ports))

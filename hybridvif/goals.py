@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybridvif import preconditions
 from hybridvif.errors import Refused
@@ -11,7 +11,7 @@ from hybridvif.facts import Observed
 from hybridvif.host_protocol import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames, names_of
-from hybridvif.parts import NOTHING, HostState
+from hybridvif.parts import NOTHING, HostState, MadeTap
 from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import Port
 from hybridvif.settings import Settings
@@ -59,7 +59,7 @@ def make_plan(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     if goal.precondition is not None:
         goal.precondition(seen)
     claim(seen.state, goal.port_id, goal.interface_id)
-    steps = _plan(goal, seen.state)
+    steps = _plan(goal, seen)
     if goal.is_plug:
         preconditions.check_kinds_are_served(goal.port_id, goal.wanted, seen.facts)
         preconditions.check_bridges(goal.port_id, goal.wanted, steps, seen.facts, host.settings)
@@ -70,13 +70,19 @@ def make_plan(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     return steps
 
 
-def is_reached(goal: Goal, state: HostState) -> bool:
+def is_reached(goal: Goal, seen: Observed) -> bool:
     """Whether no step is left. False if a foreign object blocks the plan."""
     try:
-        return not _plan(goal, state)
+        return not _plan(goal, seen)
     except Refused:
         return False
 
 
-def _plan(goal: Goal, state: HostState) -> tuple[Step, ...]:
-    return plan(state, keeping_its_tap(state, goal.wanted, goal.names))
+def _plan(goal: Goal, seen: Observed) -> tuple[Step, ...]:
+    wanted = keeping_its_tap(seen.state, goal.wanted, goal.names)
+    tap, found = (state.links.get(goal.names.tap) for state in (wanted, seen.state))
+    fact = seen.facts.links.get(goal.names.tap)
+    if isinstance(tap, MadeTap) and isinstance(found, MadeTap) and fact is not None and fact.carrier:
+        # The owner is set by attaching to the tap, which a VM that holds it prevents. facts.unchecked reports it.
+        wanted = wanted.having(replace(tap, owner=found.owner))
+    return plan(seen.state, wanted)

@@ -47,7 +47,7 @@ def test_bash_completes_an_option_before_the_command() -> None:
 
 
 def test_bash_completes_the_formats_of_a_command() -> None:
-    assert completions("show", "--format", "") == {"tree", "json", "yaml", "mermaid", "dot"}
+    assert completions("show", "--format", "") == {"tree", "json", "yaml", "dot"}
 
 
 def test_bash_completes_an_argument() -> None:
