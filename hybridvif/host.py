@@ -146,15 +146,15 @@ class Host:
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
         """Hold the locks of these ports, by the first 11 characters of their ids. Raises locks.LockTimeout."""
-        from oslo_privsep.comm import PrivsepTimeout
-
         from hybridvif import locks
+        from hybridvif.privileged.channel import TimedOut
         from hybridvif.privileged.context import daemon_context
 
         # Who cannot have the daemon makes no lock directory either: it would be theirs, and root would refuse it.
         try:
-            daemon_context.reach(deadline)
-        except PrivsepTimeout as error:
+            if daemon_context.client_mode:
+                daemon_context.reach(deadline)
+        except TimedOut as error:
             raise NoAnswer(f"{error}, and the deadline has passed; call again") from error
         with locks.holding(keys, self.settings.lock_path, deadline):
             yield
@@ -217,13 +217,11 @@ class Host:
 @contextmanager
 def _told() -> Iterator[None]:
     """What goes wrong within, between the two processes, as an error of ours."""
-    from oslo_privsep.comm import PrivsepTimeout
-
-    from hybridvif.privileged.channel import Untaken
+    from hybridvif.privileged.channel import TimedOut, Untaken
 
     try:
         yield
-    except PrivsepTimeout as error:
+    except TimedOut as error:
         raise NoAnswer("the privileged daemon did not answer by the deadline") from error
     except Untaken as error:
         raise DiedBefore(f"the privileged daemon died before it was asked ({error}); call again") from error
