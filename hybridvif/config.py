@@ -210,8 +210,8 @@ DAEMON_OPTIONS: tuple[cfg.Opt, ...] = (
 def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
     """Parse the daemon's files, named as --config-file and --config-dir. Raises ConfigurationError.
 
-    Into a configuration that no library knows, so that the options of none are obeyed (oslo.log opens log_file). Neither
-    the environment nor config_source, by which a driver fetches more, has a say.
+    Into a configuration that no library knows, so that the options of none are obeyed (oslo.log opens log_file). Nor
+    is the environment, nor config_source, by which a driver fetches more.
     """
     own = cfg.ConfigOpts()
     own.register_opts(DAEMON_OPTIONS, group=PRIVILEGED)
@@ -221,8 +221,8 @@ def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
         for option, flag in _FLAGS.items():
             # [DEFAULT] config_dir in one of the files names none.
             own.set_override(option, [value for name, value in pairwise(arguments) if name == flag])
-        for option in DAEMON_OPTIONS:
-            getattr(own[PRIVILEGED], option.dest)
+        for known in DAEMON_OPTIONS:
+            getattr(own[PRIVILEGED], known.dest)
     except (cfg.Error, ValueError) as error:
         raise ConfigurationError(f"the configuration of the privileged daemon is not legal: {error}") from error
     return own

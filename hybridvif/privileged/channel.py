@@ -1,7 +1,7 @@
 """A channel to the privileged daemon: it is started, greeted, asked and hung up on, each by a deadline.
 
-It speaks oslo.privsep's protocol (messages.py). Unlike oslo.privsep's own client, starting the daemon ends by a deadline
-and reports why it failed, and every caller is answered when the daemon dies.
+It speaks oslo.privsep's protocol (messages.py). Unlike oslo.privsep's own client, starting the daemon ends by a
+deadline and reports why it failed, and every caller is answered when the daemon dies.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import threading
 import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -43,7 +43,7 @@ class EndedAtOnce(PreconditionError):
     """The daemon ended before it greeted its caller."""
 
 
-class TimedOut(Exception):  # noqa: N818  # as Untaken
+class TimedOut(Exception):  # as Untaken
     """The daemon did not answer by the deadline."""
 
 
@@ -85,26 +85,23 @@ class Writer:
 
 
 class Channel:
-    """A channel to a daemon that a helper command started.
+    """A channel to a daemon that the helper command of a context started."""
 
-    command: what starts it, by the path of the socket.
-    """
-
-    def __init__(self, command: Callable[[str], list[str]], logger_name: str, deadline: float) -> None:
-        self.log = logging.getLogger(logger_name)
+    def __init__(self, context: Any, deadline: float) -> None:
         self.lock = threading.Lock()
         self._sending = threading.Lock()
         self._waiting: dict[str, _Waiting] = {}
         self._dead = False
         self._said: deque[str] = deque(maxlen=20)
-        with ahead.taken(command) or ahead.Awaited() as awaited:
-            helper, started = self._start(awaited, command, deadline)
+        with ahead.taken(context.helper_command) or ahead.Awaited() as awaited:
+            helper, started = self._start(awaited, context.helper_command, deadline)
+        self.log = logging.getLogger(context.conf.logger_name)
         self.writer = Writer(started)
         self.running = True
         self.reader_thread = threading.Thread(target=self._read, args=(started,), name="hybridvif-reader", daemon=True)
         self.reader_thread.start()
         try:
-            self._greet(helper, deadline)
+            self._greet(helper, awaited.command, deadline)
         except BaseException:
             # It does not answer.
             self.close()
@@ -129,17 +126,17 @@ class Channel:
 
             missing = which(command[0]) is None
             _fail(f"{command[0]!r} is not installed" if missing else str(error), command)
-        listening = threading.Thread(
+        self._listening = threading.Thread(
             target=_listen, args=(helper.stdout, self._said), name="hybridvif-helper", daemon=True
         )
-        listening.start()
+        self._listening.start()
         try:
             # A daemon that has connected is not held up by the helper's end.
             code = 0 if _called(listener, helper, deadline) else helper.wait(max(deadline - time.monotonic(), 0.1))
             if code < 0:
                 _fail(f"the helper ended with code {code}", command, EndedAtOnce)
             if code:
-                listening.join(0.05)
+                self._listening.join(0.05)
                 _fail(_last_words(self._said) or f"the helper ended with code {code}", command)
             listener.settimeout(max(deadline - time.monotonic(), 0.1))
             channel, _ = listener.accept()
@@ -154,7 +151,7 @@ class Channel:
         channel.settimeout(None)
         return helper, channel
 
-    def _greet(self, helper: subprocess.Popen[str], deadline: float) -> None:
+    def _greet(self, helper: subprocess.Popen[str], command: Sequence[str], deadline: float) -> None:
         """Greet the daemon. Raises PreconditionError if it does not answer, EndedAtOnce if it hangs up."""
         try:
             answer = self.send_recv((Message.PING.value,), max(deadline - time.monotonic(), 0.1))
@@ -168,8 +165,9 @@ class Channel:
             # Whoever cannot drop what it has ends before it leaves a daemon behind, and says why.
             with contextlib.suppress(subprocess.TimeoutExpired):
                 helper.wait(max(min(deadline - time.monotonic(), 1.0), 0.1))
-            if helper.returncode and helper.returncode > 0 and (why := _last_words(self._said)):
-                raise PreconditionError(f"cannot start the privileged daemon: {why}")
+            if helper.returncode and helper.returncode > 0:
+                self._listening.join(0.05)
+                _fail(_last_words(self._said) or f"the helper ended with code {helper.returncode}", command)
             raise EndedAtOnce(f"the privileged daemon ended at once; {_REMEDY}")
 
     def _read(self, channel: socket.socket) -> None:
@@ -182,6 +180,9 @@ class Channel:
                     waiting = self._waiting.get(name)
                 if waiting is not None:
                     waiting.end(message)
+        except ConnectionResetError:
+            # It died with a request unread. What that came to is told by those who wait.
+            LOG.info("the privileged daemon has hung up")
         except Exception as error:  # noqa: BLE001  # whatever ends the reader, its callers must be answered
             LOG.warning("the channel to the privileged daemon broke: %s", error)
         finally:
@@ -321,7 +322,7 @@ def _last_words(said: Iterable[str]) -> str:
     return telling[-1].rstrip(".") if telling else ""
 
 
-def _fail(why: str, command: list[str], error: type[PreconditionError] = PreconditionError) -> NoReturn:
+def _fail(why: str, command: Sequence[str], error: type[PreconditionError] = PreconditionError) -> NoReturn:
     raise error(
         f"cannot start the privileged daemon: {why} (helper_command = {shlex.join(command[:3])} ...); {_REMEDY}; "
         "without root you can still look: hybridvif plan, hybridvif demo"

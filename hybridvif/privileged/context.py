@@ -1,7 +1,7 @@
 """The privileged daemon as its caller sees it: oslo.privsep's context, with CAP_NET_ADMIN and nothing else.
 
 What differs from oslo.privsep's own: its channel (channel.py); a daemon can be begun ahead of the first question, and
-is replaced when it has died; a forked child starts without the parent's channel; the daemon is always ours (startup.py).
+is replaced when it has died; a forked child starts without the parent's channel; the daemon is ours (startup.py).
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Context(priv_context.PrivContext):
         return cfg.CONF[self._section]
 
     def helper_command(self, sockpath: str) -> list[str]:
-        """The command that starts the daemon. As root no sudo is needed. Raises OSError for a path that leads nowhere."""
+        """The command that starts the daemon. As root no sudo is needed. Raises OSError where a path leads nowhere."""
         if self.conf.helper_command:
             command = shlex.split(self.conf.helper_command)
             return [*command, "--privsep_context", ahead.CONTEXT, "--privsep_sock_path", sockpath]
@@ -127,10 +127,10 @@ class Context(priv_context.PrivContext):
     def _started(self, deadline: float) -> Channel:
         for _ in range(STARTS - 1):
             try:
-                return Channel(self.helper_command, self.conf.logger_name, deadline)
+                return Channel(self, deadline)
             except EndedAtOnce as error:
                 LOG.warning("%s", error)
-        return Channel(self.helper_command, self.conf.logger_name, deadline)
+        return Channel(self, deadline)
 
     @contextmanager
     def asking(

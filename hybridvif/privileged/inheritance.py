@@ -66,8 +66,8 @@ def _reset_limits() -> None:
 def _set_limit(limit: int, value: int) -> None:
     _, most = resource.getrlimit(limit)
     # Without CAP_SYS_RESOURCE the hard limit is the most that there is.
-    reachable = value if most == resource.RLIM_INFINITY else most if value == resource.RLIM_INFINITY else min(value, most)
-    for wanted in dict.fromkeys((value, reachable)):
+    below = most if resource.RLIM_INFINITY in (value, most) else min(value, most)
+    for wanted in (value, below):
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(limit, (wanted, wanted))
             return

@@ -1,9 +1,9 @@
 """Which files the daemon may open, by Landlock where the kernel has it: see landlock(7).
 
 It writes nowhere but under /proc/sys/net, and to the device by which taps are made; it reads neither a home nor
-/etc/shadow. Unix sockets are not files to Landlock: who may connect is the socket's own mode. From ABI 6 on (Linux 6.12)
-it signals no process but its own, and connects to no abstract socket but its own. Only what the kernel knows of is asked
-for, so an older one refuses less (landlock(7), ABI versions).
+/etc/shadow. Unix sockets are not files to Landlock: who may connect is the socket's own mode. From ABI 6 on (Linux
+6.12) it signals no process but its own, and connects to no abstract socket but its own. Only what the kernel knows of
+is asked for, so an older one refuses less (landlock(7), ABI versions).
 """
 
 from __future__ import annotations

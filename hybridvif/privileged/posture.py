@@ -75,7 +75,7 @@ def keep(wanted: Capabilities) -> None:
 def narrow() -> bool:
     """Empty the bounding set but for CAP_NET_ADMIN, and end root's special exec. Return whether that was allowed.
 
-    Both need CAP_SETPCAP. A process that was started without it has little to lose, and NO_NEW_PRIVS holds its children.
+    Both need CAP_SETPCAP. A process started without it has little to lose, and NO_NEW_PRIVS holds its children.
     """
     if not capabilities().effective >> SETPCAP & 1:
         LOG.info("started without CAP_SETPCAP, so the daemon's bounding set stays as it was")
@@ -121,8 +121,8 @@ def account_of(user: str | None, group: str | None) -> tuple[int | None, int | N
 
 def _unknown(option: str, name: str) -> PostureError:
     return PostureError(
-        f"[hybridvif_privileged] {option}: this host has no {option} {name[:64]!r}; create it (etc/sysusers.d), or leave "
-        "the option out"
+        f"[hybridvif_privileged] {option}: this host has no {option} {name[:64]!r}; create it (etc/sysusers.d), or "
+        "leave the option out"
     )
 
 
@@ -138,8 +138,8 @@ def become(uid: int | None, gid: int | None) -> None:
             os.setresuid(uid, uid, uid)
     except OSError as error:
         raise PostureError(
-            f"[hybridvif_privileged] user, group: the daemon cannot become uid {uid}, gid {gid} ({error.strerror}); start "
-            "it as root, with CAP_SETUID and CAP_SETGID"
+            f"[hybridvif_privileged] user, group: the daemon cannot become uid {uid}, gid {gid} ({error.strerror}); "
+            "start it as root, with CAP_SETUID and CAP_SETGID"
         ) from error
     finally:
         _prctl(_SET_KEEPCAPS, 0)

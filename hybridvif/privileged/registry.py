@@ -32,7 +32,7 @@ def keep(read: Callable[[], Settings]) -> None:
 
 
 def configured() -> Settings:
-    """What the daemon's own configuration says; in a process that is no daemon, this one's. Raises ConfigurationError."""
+    """The daemon's own configuration; in a process that is no daemon, this one's. Raises ConfigurationError."""
     if not _kept:
         return config.settings_of(cfg.CONF)
     (kept,) = _kept

@@ -18,7 +18,7 @@ Question = tuple[str, tuple[Any, ...]]
 MOST_IN_HAND = 1024
 """Requests that were read and are not answered yet."""
 MOST_BYTES_IN_HAND = 4 * 1024 * 1024
-"""Bytes of those, as they were received: as many as one message may have. Nothing more is read until some are answered."""
+"""Bytes of those, as they were received: as many as one message may have. Beyond, nothing is read."""
 
 
 class Servers:

@@ -1,9 +1,9 @@
 """hybridvif-privsep-helper: starts the privileged daemon for this context only, as oslo.privsep's privsep-helper would.
 
 Nothing of oslo.privsep runs here. Whoever may run privsep-helper as root with arguments of their own has root:
---privsep_context names code that is imported, and oslo.log's options name code that is run. Here a configuration file is
-all that is left to choose, and of it the daemon obeys [hybridvif], [hybridvif_privileged] and what [hybridvif] takes from
-[os_vif_ovs]. It logs to its caller only.
+--privsep_context names code that is imported, and oslo.log's options name code that is run. Here a configuration file
+is all that is left to choose, and of it the daemon obeys [hybridvif], [hybridvif_privileged] and what [hybridvif] takes
+from [os_vif_ovs]. It logs to its caller only.
 """
 
 from __future__ import annotations
@@ -58,9 +58,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
             _refuse(f"refused: {lacking}")
         given = _absolute(arguments)
         os.chdir("/")
-        options = config.read_own(
-            [word for option, value in given if option in _FILES for word in (option, value)]
-        )
+        options = config.read_own([word for option, value in given if option in _FILES for word in (option, value)])
         # What is wrong with [hybridvif] is told when the daemon is asked for something, in an answer.
         registry.keep(lambda: config.settings_of(options))
         channel = _connected(dict(given)["--privsep_sock_path"])

@@ -6,17 +6,14 @@ context is oslo.privsep's, so that a program finds the options where oslo.privse
 
 from __future__ import annotations
 
-from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
+
+from oslo_privsep import priv_context
 
 from hybridvif.errors import PreconditionError
 
-RELIED_ON = {
-    "oslo_privsep.priv_context": {
-        "PrivContext": "the base of our context: it registers the options of [hybridvif_privileged]",
-    },
-}
-"""The names by module, each with the reason."""
+RELIED_ON = ("PrivContext",)
+"""Of oslo_privsep.priv_context: the base of our context, which registers the options of [hybridvif_privileged]."""
 OPTIONS = ("helper_command", "logger_name")
 """The options that PrivContext registers, and the caller reads."""
 SEEN_TO_WORK = "3.6.0 to 3.12.0"
@@ -24,9 +21,9 @@ SEEN_TO_WORK = "3.6.0 to 3.12.0"
 
 def require() -> None:
     """Make sure that all of the names are there. Raises PreconditionError."""
-    lacking = [f"{module}.{name}" for module, names in RELIED_ON.items() for name in names if not _has(module, name)]
+    lacking = [name for name in RELIED_ON if not hasattr(priv_context, name)]
     if lacking:
-        raise unknown(f"has no {', '.join(lacking)}")
+        raise unknown(f"has no priv_context.{lacking[0]}")
 
 
 def unknown(lack: str) -> PreconditionError:
@@ -38,7 +35,3 @@ def unknown(lack: str) -> PreconditionError:
     return PreconditionError(
         f"oslo.privsep {installed} {lack}, which hybridvif relies on; install one of {SEEN_TO_WORK}"
     )
-
-
-def _has(module: str, name: str) -> bool:
-    return hasattr(import_module(module), name)
