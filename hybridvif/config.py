@@ -87,6 +87,13 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         "Instead of net.bridge.bridge-nf-call-iptables = 1, which has every Linux bridge of the host call them. Needs "
         "br_netfilter.",
     ),
+    cfg.BoolOpt(
+        "require_isolate",
+        default=_DEFAULT.require_isolate,
+        help="Whether every new port of Open vSwitch is in the dead VLAN until Neutron's agent wires it, as a port with "
+        "isolate is. The daemon then refuses to make any other, so a captured caller cannot put a VM into the untagged "
+        "network. Not on a trunk bridge. Set it in the files of both sides; without Neutron's agent no port would work.",
+    ),
     cfg.StrOpt(
         "default_qos_type",
         default=_DEFAULT.default_qos_type,
