@@ -275,12 +275,12 @@ class _Connections:
 
     def leave(self) -> None:
         """One host less; the last one ends the daemon."""
-        from hybridvif.privileged.context import daemon_context
-
         with self._lock:
             self._count -= 1
-            if not self._count:
-                daemon_context.stop()
+            # Where it could not be imported there is no daemon, and that has been raised already.
+            context = sys.modules.get("hybridvif.privileged.context")
+            if not self._count and context is not None:
+                context.daemon_context.stop()
 
 
 def _parsed(conf: Any) -> bool:

@@ -164,11 +164,18 @@ class Context(priv_context.PrivContext):
         self._starting = threading.Lock()
 
 
+def _made() -> Context:
+    try:
+        return Context(
+            prefix=__package__,
+            cfg_section=SECTION,
+            pypath=ahead.CONTEXT,
+            capabilities=[CAP_NET_ADMIN],
+            logger_name=__package__,
+        )
+    except (AttributeError, NameError, TypeError) as error:
+        raise upstream.unknown(f"makes no context as before ({error})") from error
+
+
 config.register(cfg.CONF)
-daemon_context = Context(
-    prefix=__package__,
-    cfg_section=SECTION,
-    pypath=ahead.CONTEXT,
-    capabilities=[CAP_NET_ADMIN],
-    logger_name=__package__,
-)
+daemon_context = _made()
