@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from oslo_config import cfg
@@ -85,6 +86,13 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         help="Whether every port's own Linux bridge calls iptables and ip6tables, for Neutron's hybrid firewall. "
         "Instead of net.bridge.bridge-nf-call-iptables = 1, which has every Linux bridge of the host call them. Needs "
         "br_netfilter.",
+    ),
+    cfg.BoolOpt(
+        "require_isolate",
+        default=_DEFAULT.require_isolate,
+        help="Whether every new port of Open vSwitch is in the dead VLAN until Neutron's agent wires it, as a port with "
+        "isolate is. The daemon then refuses to make any other, so a captured caller cannot put a VM into the untagged "
+        "network. Not on a trunk bridge. Set it in the files of both sides; without Neutron's agent no port would work.",
     ),
     cfg.StrOpt(
         "default_qos_type",
@@ -192,3 +200,36 @@ def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
         )
     except (cfg.Error, UnicodeDecodeError) as error:
         raise ConfigurationError(f"the configuration in {', '.join(files)} is not legal: {error}") from error
+
+
+PRIVILEGED = "hybridvif_privileged"
+THREADS = 32
+"""oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
+_FLAGS = {"config_file": "--config-file", "config_dir": "--config-dir"}
+DAEMON_OPTIONS: tuple[cfg.Opt, ...] = (
+    cfg.StrOpt("user"),
+    cfg.StrOpt("group"),
+    cfg.IntOpt("thread_pool_size", min=1, default=THREADS),
+)
+"""The options of oslo.privsep's section that the daemon obeys, under the names that oslo.privsep gives them."""
+
+
+def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
+    """Parse the daemon's files, named as --config-file and --config-dir. Raises ConfigurationError.
+
+    Into a configuration that no library knows, so that the options of none are obeyed (oslo.log opens log_file). Nor
+    is the environment, nor config_source, by which a driver fetches more.
+    """
+    own = cfg.ConfigOpts()
+    own.register_opts(DAEMON_OPTIONS, group=PRIVILEGED)
+    own.set_override("config_source", [])
+    try:
+        own(list(arguments), GROUP, GROUP, default_config_files=[], default_config_dirs=[], use_env=False)
+        for option, flag in _FLAGS.items():
+            # [DEFAULT] config_dir in one of the files names none.
+            own.set_override(option, [value for name, value in pairwise(arguments) if name == flag])
+        for known in DAEMON_OPTIONS:
+            getattr(own[PRIVILEGED], known.dest)
+    except (cfg.Error, ValueError) as error:
+        raise ConfigurationError(f"the configuration of the privileged daemon is not legal: {error}") from error
+    return own

@@ -129,15 +129,15 @@ class Host:
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
         """Hold the locks of these ports, by the first 11 characters of their ids. Raises locks.LockTimeout."""
-        from oslo_privsep.comm import PrivsepTimeout
-
         from hybridvif import locks
+        from hybridvif.privileged.channel import TimedOut
         from hybridvif.privileged.context import daemon_context
 
         # Who cannot have the daemon makes no lock directory either: it would be theirs, and root would refuse it.
         try:
-            daemon_context.reach(deadline)
-        except PrivsepTimeout as error:
+            if daemon_context.client_mode:
+                daemon_context.reach(deadline)
+        except TimedOut as error:
             raise NoAnswer(f"{error}, and the deadline has passed; call again") from error
         with locks.holding(keys, self.settings.lock_path, deadline):
             yield
@@ -200,13 +200,11 @@ class Host:
 @contextmanager
 def _told() -> Iterator[None]:
     """What goes wrong within, between the two processes, as an error of ours."""
-    from oslo_privsep.comm import PrivsepTimeout
-
-    from hybridvif.privileged.channel import Untaken
+    from hybridvif.privileged.channel import TimedOut, Untaken
 
     try:
         yield
-    except PrivsepTimeout as error:
+    except TimedOut as error:
         raise NoAnswer("the privileged daemon did not answer by the deadline") from error
     except Untaken as error:
         raise DiedBefore(f"the privileged daemon died before it was asked ({error}); call again") from error
@@ -260,12 +258,12 @@ class _Connections:
 
     def leave(self) -> None:
         """One host less; the last one ends the daemon."""
-        from hybridvif.privileged.context import daemon_context
-
         with self._lock:
             self._count -= 1
-            if not self._count:
-                daemon_context.stop()
+            # Where it could not be imported there is no daemon, and that has been raised already.
+            context = sys.modules.get("hybridvif.privileged.context")
+            if not self._count and context is not None:
+                context.daemon_context.stop()
 
 
 def _parsed(conf: Any) -> bool:

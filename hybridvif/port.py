@@ -113,12 +113,14 @@ class Port:
     def on(self, settings: Settings) -> Port:
         """The port with this host's defaults for what it leaves to the host."""
         if self.vhostuser_mode:
-            return self
+            return replace(self, isolate=True) if settings.require_isolate > self.isolate else self
         takes_qos = self.vif_type is VifType.OVS and not self.qos_type and settings.default_qos_type != NONE
-        if not takes_qos and settings.call_iptables <= self.call_iptables:
+        isolate = self.isolate or (self.vif_type is VifType.OVS and settings.require_isolate)
+        call_iptables = self.call_iptables or settings.call_iptables
+        if not takes_qos and (isolate, call_iptables) == (self.isolate, self.call_iptables):
             return self
         qos_type = settings.default_qos_type if takes_qos else self.qos_type
-        return replace(self, qos_type=qos_type, call_iptables=self.call_iptables or settings.call_iptables)
+        return replace(self, qos_type=qos_type, call_iptables=call_iptables, isolate=isolate)
 
     @property
     def names(self) -> PortNames:

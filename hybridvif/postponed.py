@@ -19,7 +19,7 @@ OF_OSLO = (
     *("netaddr", "rfc3986"),
     # All of them: warnings of what is deprecated. It asks importlib.metadata for its own version, which loads the most.
     "debtcollector",
-    # oslo.log: files that configure it, and dates in ways that nobody asked for.
+    # oslo.log, which oslo.privsep has the caller import: its files, and dates in ways that nobody asked for.
     *("configparser", "logging.config", "dateutil.tz", "iso8601", "zoneinfo", "xmlrpc.client", "decimal"),
     # oslo.privsep: its own client's directory.
     "tempfile",
@@ -64,6 +64,6 @@ def postpone(*names: str) -> None:
 def _found(name: str) -> ModuleSpec | None:
     try:
         return find_spec(name)
-    except ModuleNotFoundError:
-        # Not even the package that it would be in is there.
+    except (ImportError, ValueError):
+        # Not even its package is there, or a finder forbids it: nova-compute has one for eventlet.
         return None

@@ -38,6 +38,8 @@ class Settings:
     """Where the executors that run programs look for them."""
     call_iptables: bool = False
     """Whether every port's own Linux bridge calls iptables and ip6tables."""
+    require_isolate: bool = False
+    """Whether every row that is made anew is in the dead VLAN, whatever its port says; the daemon refuses any other."""
     default_qos_type: str = "none"
     """The QoS of new ports of Open vSwitch that ask for none of their own: one of port.QOS_TYPES, or none."""
     vhost_socket_dir: str = SOCKET_DIR

@@ -37,7 +37,9 @@ def set_in_files(conf: cfg.ConfigOpts, names: Collection[str]) -> dict[str, Any]
     # The same files once more: in the caller's configuration these names are os-vif's to register, with its defaults.
     own = cfg.ConfigOpts()
     own.register_opts(_OPTIONS, group=SECTION)
-    own(args=[], default_config_files=list(files), default_config_dirs=list(directories))
+    # Files alone: by config_source oslo.config would load a driver that fetches others, in the privileged daemon too.
+    own.set_override("config_source", [])
+    own(args=[], default_config_files=list(files), default_config_dirs=list(directories), use_env=False)
     return {name: value for name in names if (value := _value(own, name)) is not None}
 
 

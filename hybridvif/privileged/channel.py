@@ -1,11 +1,12 @@
 """A channel to the privileged daemon: it is started, greeted, asked and hung up on, each by a deadline.
 
-What differs from oslo.privsep's own client: starting the daemon ends by a deadline and says why it failed; a caller is
-answered when the daemon dies (oslo.privsep 3.12 leaves it waiting for ever where the reader thread meets ECONNRESET).
+It speaks oslo.privsep's protocol (messages.py). Unlike oslo.privsep's own client, starting the daemon ends by a
+deadline and reports why it failed, and every caller is answered when the daemon dies.
 """
 
 from __future__ import annotations
 
+import builtins
 import contextlib
 import logging
 import os
@@ -16,21 +17,23 @@ import socket
 import subprocess
 import threading
 import time
+import uuid
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import msgpack
-from oslo_privsep import comm, daemon, priv_context
-from oslo_utils import importutils, uuidutils
 
 from hybridvif.errors import PreconditionError
 from hybridvif.privileged import ahead
+from hybridvif.privileged.messages import UNPACKING, Message, packed
 
 LOG = logging.getLogger(__name__)
 START_DEADLINE = 30.0
 _CHUNK = 256 * 1024
-_NO_REPLY = (comm.Message.ERR.value, f"{comm.PrivsepTimeout.__module__}.{comm.PrivsepTimeout.__name__}", ())
+_MOST = 100 * 1024 * 1024
+"""Bytes of one answer. The daemon is trusted, so this is no limit of a boundary."""
 _REMEDY = "run as root, or set [hybridvif_privileged] helper_command"
 _LOG_PREFIX = re.compile(r"^[\d-]+ [\d:.]+ \d+ [A-Z]+ \S+( |$)(\[.*?\] )?")
 """Of oslo.log, by default: date, time, process, level, logger, context."""
@@ -40,21 +43,65 @@ class EndedAtOnce(PreconditionError):
     """The daemon ended before it greeted its caller."""
 
 
+class TimedOut(Exception):  # as Untaken
+    """The daemon did not answer by the deadline."""
+
+
 class Untaken(OSError):
     """A request did not reach the daemon whole, so nothing of it was begun."""
 
 
-class Channel(daemon._ClientChannel):
-    """A channel to a daemon that a helper command started."""
+class ProtocolError(Exception):
+    """The daemon sent something that is no answer."""
 
-    def __init__(self, context: priv_context.PrivContext, deadline: float) -> None:
-        with ahead.taken(context.helper_command) or ahead.Awaited() as awaited:
-            helper, started = self._start(awaited, context, deadline)
-        self._deadline = deadline
+
+class _Waiting:
+    """A request that waits for its answer."""
+
+    def __init__(self) -> None:
+        self._is_over = threading.Event()
+        self._answer: Any = None
+        self._error: OSError | None = None
+
+    def end(self, answer: Any, error: OSError | None = None) -> None:
+        """Hand over the answer, or why there is none."""
+        self._answer, self._error = answer, error
+        self._is_over.set()
+
+    def result(self, deadline: float) -> Any:
+        """The answer. Raises TimedOut, OSError where the daemon died."""
+        if not self._is_over.wait(max(deadline - time.monotonic(), 0.001)):
+            raise TimedOut
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+
+@dataclass(frozen=True, slots=True)
+class Writer:
+    """The writing end of a channel, under the name that oslo.privsep gives it."""
+
+    writesock: socket.socket
+
+
+class Channel:
+    """A channel to a daemon that the helper command of a context started."""
+
+    def __init__(self, context: Any, deadline: float) -> None:
+        self.lock = threading.Lock()
         self._sending = threading.Lock()
+        self._waiting: dict[str, _Waiting] = {}
         self._dead = False
+        self._said: deque[str] = deque(maxlen=20)
+        with ahead.taken(context.helper_command) or ahead.Awaited() as awaited:
+            helper, started = self._start(awaited, context.helper_command, deadline)
+        self.log = logging.getLogger(context.conf.logger_name)
+        self.writer = Writer(started)
+        self.running = True
+        self.reader_thread = threading.Thread(target=self._read, args=(started,), name="hybridvif-reader", daemon=True)
+        self.reader_thread.start()
         try:
-            super().__init__(started, context)
+            self._greet(helper, awaited.command, deadline)
         except BaseException:
             # It does not answer.
             self.close()
@@ -65,9 +112,12 @@ class Channel(daemon._ClientChannel):
                 helper.wait(max(deadline - time.monotonic(), 0.1))
 
     def _start(
-        self, awaited: ahead.Awaited, context: priv_context.PrivContext, deadline: float
+        self, awaited: ahead.Awaited, command_of: Callable[[str], list[str]], deadline: float
     ) -> tuple[subprocess.Popen[str], socket.socket]:
-        command, listener = awaited.command or context.helper_command(awaited.path), awaited.listener
+        try:
+            command, listener = awaited.command or command_of(awaited.path), awaited.listener
+        except OSError as error:
+            _fail(f"a configuration file has a relative path, and the working directory is gone ({error})", [])
         LOG.info("starting the privileged daemon: %s", shlex.join(command))
         try:
             helper = awaited.helper or awaited.start(command)
@@ -76,16 +126,18 @@ class Channel(daemon._ClientChannel):
 
             missing = which(command[0]) is None
             _fail(f"{command[0]!r} is not installed" if missing else str(error), command)
-        said: deque[str] = deque(maxlen=20)
-        threading.Thread(target=_listen, args=(helper.stdout, said), name="hybridvif-helper", daemon=True).start()
+        self._listening = threading.Thread(
+            target=_listen, args=(helper.stdout, self._said), name="hybridvif-helper", daemon=True
+        )
+        self._listening.start()
         try:
             # A daemon that has connected is not held up by the helper's end.
             code = 0 if _called(listener, helper, deadline) else helper.wait(max(deadline - time.monotonic(), 0.1))
             if code < 0:
                 _fail(f"the helper ended with code {code}", command, EndedAtOnce)
             if code:
-                time.sleep(0.05)
-                _fail(_last_words(said) or f"the helper ended with code {code}", command)
+                self._listening.join(0.05)
+                _fail(_last_words(self._said) or f"the helper ended with code {code}", command)
             listener.settimeout(max(deadline - time.monotonic(), 0.1))
             channel, _ = listener.accept()
         except subprocess.TimeoutExpired:
@@ -99,65 +151,82 @@ class Channel(daemon._ClientChannel):
         channel.settimeout(None)
         return helper, channel
 
-    def exchange_ping(self) -> None:
+    def _greet(self, helper: subprocess.Popen[str], command: Sequence[str], deadline: float) -> None:
         """Greet the daemon. Raises PreconditionError if it does not answer, EndedAtOnce if it hangs up."""
         try:
-            reply = self.send_recv((comm.Message.PING.value,), max(self._deadline - time.monotonic(), 0.1))
+            answer = self.send_recv((Message.PING.value,), max(deadline - time.monotonic(), 0.1))
+        except TimedOut as error:
+            raise PreconditionError(
+                f"the privileged daemon was started and did not answer by the deadline; {_REMEDY}"
+            ) from error
         except OSError:
-            reply = (None,)
-        if reply is _NO_REPLY:
-            raise PreconditionError(f"the privileged daemon was started and did not answer by the deadline; {_REMEDY}")
-        if reply[0] != comm.Message.PONG:
-            raise EndedAtOnce(
-                f"the privileged daemon ended at once, probably because it could not keep CAP_NET_ADMIN; {_REMEDY}"
-            )
+            answer = (None,)
+        if answer[0] != Message.PONG:
+            # Whoever cannot drop what it has ends before it leaves a daemon behind, and says why.
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                helper.wait(max(min(deadline - time.monotonic(), 1.0), 0.1))
+            if helper.returncode and helper.returncode > 0:
+                self._listening.join(0.05)
+                _fail(_last_words(self._said) or f"the helper ended with code {helper.returncode}", command)
+            raise EndedAtOnce(f"the privileged daemon ended at once; {_REMEDY}")
 
-    def _reader_main(self, reader: Any) -> None:
+    def _read(self, channel: socket.socket) -> None:
         try:
-            super()._reader_main(_Answers(reader.readsock))
+            for name, message in _messages(channel):
+                if name is None:
+                    self._log(message)
+                    continue
+                with self.lock:
+                    waiting = self._waiting.get(name)
+                if waiting is not None:
+                    waiting.end(message)
+        except ConnectionResetError:
+            # It died with a request unread. What that came to is told by those who wait.
+            LOG.info("the privileged daemon has hung up")
         except Exception as error:  # noqa: BLE001  # whatever ends the reader, its callers must be answered
             LOG.warning("the channel to the privileged daemon broke: %s", error)
         finally:
-            # oslo.privsep does this at end of file only; after ECONNRESET or a broken frame the callers would hang.
             with self.lock:
                 self.running, self._dead = False, True
-                for waiting in self.outstanding_msgs.values():
-                    waiting.set_exception(OSError("the privileged daemon has died"))
+                for waiting in self._waiting.values():
+                    waiting.end(None, OSError("the privileged daemon has died"))
 
-    def out_of_band(self, msg: Any) -> None:
+    def _log(self, message: Any) -> None:
         """Log a line of the daemon's, if anybody listens; else it is not even made a record of."""
-        match msg:
-            case (comm.Message.LOG, {"levelno": int(level)}) if not self.log.isEnabledFor(level):
-                return
-        super().out_of_band(msg)
+        match message:
+            case (Message.LOG, {"levelno": int(level)} as line) if self.log.isEnabledFor(level):
+                self.log.handle(logging.makeLogRecord(dict(line)))
 
     def send_recv(self, msg: Any, timeout: float | None = None) -> Any:
         """Send a request and wait for its reply; a daemon that takes nothing in holds nobody up.
 
-        Raises Untaken where the daemon was dead before it had all of the request, OSError where it died with it.
-
-        oslo.privsep sends under the lock that every caller needs, for as long as it takes.
+        Raises TimedOut; Untaken where the daemon was dead before it had all of the request, OSError where it died with
+        it.
         """
         with self._asking(msg, timeout) as reply:
             return reply()
 
     @contextlib.contextmanager
     def calling(
-        self, name: str, args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float
+        self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float
     ) -> Iterator[Callable[[], Any]]:
         """Call a function of the daemon; a function that waits for what it returns, or raises what it raised."""
-        with self._asking((comm.Message.CALL.value, name, args, kwargs), timeout) as reply:
+        with self._asking((Message.CALL.value, name, args, kwargs), timeout) as reply:
             yield lambda: _returned(reply())
+
+    def remote_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float | None) -> Any:
+        """Call a function of the daemon, and return what it returns, or raise what it raised."""
+        return _returned(self.send_recv((Message.CALL.value, name, args, kwargs), timeout))
 
     @contextlib.contextmanager
     def _asking(self, msg: Any, timeout: float | None) -> Iterator[Callable[[], Any]]:
         deadline = time.monotonic() + (START_DEADLINE if timeout is None else timeout)
-        name, future = uuidutils.generate_uuid(), comm.Future(self.lock)
-        frame = msgpack.packb((name, msg), use_bin_type=True, unicode_errors="surrogateescape")
+        name, waiting = str(uuid.uuid4()), _Waiting()
+        frame = packed((name, msg))
         with self.lock:
             if self._dead:
                 raise Untaken("it has hung up")
-            self.outstanding_msgs[name] = future
+            self._waiting[name] = waiting
         try:
             try:
                 sent = self._send(frame, deadline)
@@ -165,19 +234,16 @@ class Channel(daemon._ClientChannel):
                 # Before the reader has noticed; the next caller must not meet it as well.
                 self.running = False
                 raise Untaken(str(error)) from error
-            yield lambda: self._reply_of(future, deadline) if sent else _NO_REPLY
+
+            def reply() -> Any:
+                if not sent:
+                    raise TimedOut
+                return waiting.result(deadline)
+
+            yield reply
         finally:
             with self.lock:
-                del self.outstanding_msgs[name]
-
-    def _reply_of(self, future: comm.Future, deadline: float) -> Any:
-        with self.lock:
-            if future.data is None and future.error is None:
-                future.timeout = max(deadline - time.monotonic(), 0.001)
-                return future.result()
-        if future.error is not None:
-            raise future.error
-        return future.data
+                del self._waiting[name]
 
     def _send(self, frame: bytes, deadline: float) -> bool:
         """Whether the frame went out by the deadline."""
@@ -208,31 +274,25 @@ class Channel(daemon._ClientChannel):
         self.writer.writesock.close()
 
 
-class _Answers(comm.Deserializer):
+def _messages(channel: socket.socket) -> Iterator[Any]:
     """What the daemon sends, read in large pieces: oslo.privsep reads 4 KiB at a time, 300 times for 300 ports."""
-
-    def __next__(self) -> Any:
-        while True:
-            try:
-                return next(self.unpacker)
-            except StopIteration:
-                received = self.readsock.recv(_CHUNK)
-                if not received:
-                    raise
-                self.unpacker.feed(received)
+    unpacker = msgpack.Unpacker(max_buffer_size=_MOST, **UNPACKING)
+    while received := channel.recv(_CHUNK):
+        unpacker.feed(received)
+        yield from unpacker
 
 
 def _returned(reply: Any) -> Any:
     """What a reply says: the value that was returned, or the exception that was raised, which is raised here."""
     match reply:
-        case (comm.Message.RET.value, value):
+        case (Message.RET, value):
             return value
-        case (comm.Message.ERR.value, str(kind), args, *_):
-            raised = importutils.import_class(kind)
+        case (Message.ERR, str(kind), args, *_):
             # A daemon ends no caller: SystemExit is none of these.
+            raised = getattr(builtins, kind.removeprefix("builtins."), None)
             if isinstance(raised, type) and issubclass(raised, Exception):
                 raise raised(*args)
-    raise daemon.ProtocolError(f"Unexpected response: {str(reply)[:80]!r}")
+    raise ProtocolError(f"Unexpected response: {str(reply)[:80]!r}")
 
 
 def _called(listener: socket.socket, helper: subprocess.Popen[str], deadline: float) -> bool:
@@ -262,7 +322,7 @@ def _last_words(said: Iterable[str]) -> str:
     return telling[-1].rstrip(".") if telling else ""
 
 
-def _fail(why: str, command: list[str], error: type[PreconditionError] = PreconditionError) -> NoReturn:
+def _fail(why: str, command: Sequence[str], error: type[PreconditionError] = PreconditionError) -> NoReturn:
     raise error(
         f"cannot start the privileged daemon: {why} (helper_command = {shlex.join(command[:3])} ...); {_REMEDY}; "
         "without root you can still look: hybridvif plan, hybridvif demo"

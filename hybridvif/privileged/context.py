@@ -1,15 +1,15 @@
 """The privileged daemon as its caller sees it: oslo.privsep's context, with CAP_NET_ADMIN and nothing else.
 
 What differs from oslo.privsep's own: its channel (channel.py); a daemon can be begun ahead of the first question, and
-is replaced when it has died; a forked child starts without the parent's channel; the daemon looks up two names alone.
+is replaced when it has died; a forked child starts without the parent's channel; the daemon is ours (startup.py).
 """
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import logging
 import os
+import shlex
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -17,44 +17,71 @@ from contextlib import contextmanager
 from typing import Any
 
 from oslo_config import cfg
-from oslo_privsep import capabilities, comm, daemon, priv_context
-from oslo_utils import importutils
 
 from hybridvif import config
-from hybridvif.privileged import ahead
-from hybridvif.privileged.channel import START_DEADLINE, Channel, EndedAtOnce
+from hybridvif.privileged import ahead, upstream
+from hybridvif.privileged.channel import START_DEADLINE, Channel, EndedAtOnce, TimedOut
+
+upstream.require()
+
+from oslo_privsep import priv_context  # noqa: E402  # once it is known to have what is used
 
 LOG = logging.getLogger(__name__)
-SECTION = "hybridvif_privileged"
-THREADS = 32
-"""oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
+SECTION = config.PRIVILEGED
 STARTS = 3
 """How often a daemon is started that ends before it has said a word: it may have been killed, which is no lack."""
-ENTRY_POINTS = frozenset(f"{__package__}.entrypoints.{name}" for name in ("observe", "apply"))
-_PR_SET_NO_NEW_PRIVS = 38
+CAP_NET_ADMIN = 12
+
+if str(getattr(cfg.CONF, "privsep_context", "")).startswith(f"{__package__.partition('.')[0]}."):
+    # oslo.privsep's own helper imports what it is named, and would serve with its own daemon.
+    sys.exit(
+        "refused: privsep-helper cannot start the daemon of hybridvif; set [hybridvif_privileged] helper_command to "
+        f"{ahead.HELPER}"
+    )
 
 
 class Context(priv_context.PrivContext):
-    """oslo.privsep's context with our channel."""
+    """oslo.privsep's context with our channel and our daemon."""
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        cfg.CONF.set_default("thread_pool_size", THREADS, group=self.cfg_section)
+        self._section = options["cfg_section"]
+        lacking = [name for name in upstream.OPTIONS if name not in cfg.CONF[self._section]]
+        if lacking:
+            raise upstream.unknown(f"registers no option {', '.join(lacking)}")
+        self.client_mode = True
+        self.channel: Channel | None = None  # type: ignore[assignment]  # ours is of another class
         self._starting = threading.Lock()
         self._failed: Exception | None = None
         """Why the daemon that was started ahead of the first question did not come up; told to who asks that."""
         self._wanted = True
         os.register_at_fork(after_in_child=self._forget)
 
+    @property
+    def conf(self) -> Any:
+        """The section of the options."""
+        return cfg.CONF[self._section]
+
     def helper_command(self, sockpath: str) -> list[str]:
-        """The command that starts the daemon. As root no sudo is needed."""
+        """The command that starts the daemon. As root no sudo is needed. Raises OSError where a path leads nowhere."""
         if self.conf.helper_command:
-            return super().helper_command(sockpath)
+            command = shlex.split(self.conf.helper_command)
+            return [*command, "--privsep_context", ahead.CONTEXT, "--privsep_sock_path", sockpath]
         given = {name: getattr(cfg.CONF, name, None) or () for name in ("config_file", "config_dir")}
         return ahead.command_of(sockpath, given)
 
+    def set_client_mode(self, enabled: bool) -> None:
+        """Have the daemon asked, or have this process do the work with what it may do itself, as in a test."""
+        self.client_mode = enabled
+
+    def start(self, method: object = None) -> None:  # noqa: ARG002  # the daemon is ours by either
+        """Start the daemon and wait for it. A fork of this process would have all that this process has."""
+        self.reach(time.monotonic() + START_DEADLINE)
+
     def begin(self, deadline: float) -> None:
         """Start the daemon, and do not wait for it: it comes up while its caller gets ready to ask it."""
+        if not self.client_mode:
+            return
         self._wanted = True
         begun = threading.Event()
         threading.Thread(target=self._begin, args=(deadline, begun), name="hybridvif-start", daemon=True).start()
@@ -76,12 +103,14 @@ class Context(priv_context.PrivContext):
     def stop(self) -> None:
         """Hang up; also on a daemon that is still being started."""
         self._wanted, self._failed = False, None
-        super().stop()
+        channel, self.channel = self.channel, None
+        if channel is not None:
+            channel.close()
 
     def reach(self, deadline: float) -> Channel:
-        """The channel to a living daemon, started if need be. Raises PreconditionError, PrivsepTimeout."""
+        """The channel to a living daemon, started if need be. Raises PreconditionError, TimedOut."""
         if not self._starting.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise comm.PrivsepTimeout("another caller is still starting the privileged daemon")
+            raise TimedOut("another caller is still starting the privileged daemon")
         try:
             if self._failed is not None:
                 failed, self._failed = self._failed, None
@@ -91,7 +120,7 @@ class Context(priv_context.PrivContext):
                 self.stop()
             if self.channel is None:
                 self.channel = self._started(deadline)
-            return self.channel  # type: ignore[return-value]  # only ever set here
+            return self.channel
         finally:
             self._starting.release()
 
@@ -109,7 +138,7 @@ class Context(priv_context.PrivContext):
     ) -> Iterator[Callable[[], Any]]:
         """Call a function in the daemon; a function that waits for what it returns, so that its caller works meanwhile.
 
-        Raises PreconditionError where there is no daemon, PrivsepTimeout, Untaken, OSError.
+        Raises PreconditionError where there is no daemon, TimedOut, Untaken, OSError.
         """
         if not self.client_mode:
             yield lambda: func(*args, **kwargs)
@@ -120,21 +149,12 @@ class Context(priv_context.PrivContext):
         with channel.calling(f"{func.__module__}.{func.__name__}", args, kwargs, left) as reply:
             yield reply
 
-    def _wrap(self, func: Callable[..., Any], *args: Any, _wrap_timeout: float | None = None, **kwargs: Any) -> Any:
-        if not self.client_mode:
-            return func(*args, **kwargs)
-        with self.asking(func, args, kwargs, _wrap_timeout or START_DEADLINE) as reply:
+    def call(
+        self, func: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any], timeout: float | None = None
+    ) -> Any:
+        """Call a function in the daemon, and return what it returns. Raises as asking() does."""
+        with self.asking(func, args, kwargs, timeout or START_DEADLINE) as reply:
             return reply()
-
-    def set_client_mode(self, enabled: bool) -> None:
-        """Be the daemon: called once it has dropped its other capabilities, and before it answers anybody."""
-        super().set_client_mode(enabled)
-        if not enabled:
-            # It is uid 0: a program that it runs would else have every capability of the bounding set (execve(2)).
-            libc = ctypes.CDLL(None, use_errno=True)
-            if libc.prctl(_PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0):
-                raise OSError(ctypes.get_errno(), "prctl(PR_SET_NO_NEW_PRIVS)")
-            daemon.importutils = _ClosedTable  # type: ignore[assignment, attr-defined]
 
     def _forget(self) -> None:
         """In a forked child: the channel is the parent's, and must not outlive it here."""
@@ -144,23 +164,18 @@ class Context(priv_context.PrivContext):
         self._starting = threading.Lock()
 
 
-class _ClosedTable:
-    """What the daemon looks names up in: oslo.privsep imports whatever it is asked for, and then asks if it may."""
-
-    @staticmethod
-    def import_class(name: str) -> Any:
-        """One of our two entry points. Raises NameError for any other name."""
-        if name not in ENTRY_POINTS:
-            raise NameError(f"refused: {str(name)[:80]!r} is no entry point")
-        return importutils.import_class(name)
+def _made() -> Context:
+    try:
+        return Context(
+            prefix=__package__,
+            cfg_section=SECTION,
+            pypath=ahead.CONTEXT,
+            capabilities=[CAP_NET_ADMIN],
+            logger_name=__package__,
+        )
+    except (AttributeError, NameError, TypeError) as error:
+        raise upstream.unknown(f"makes no context as before ({error})") from error
 
 
 config.register(cfg.CONF)
-daemon_context = Context(
-    prefix=__package__,
-    cfg_section=SECTION,
-    pypath=ahead.CONTEXT,
-    capabilities=[capabilities.CAP_NET_ADMIN],
-    logger_name=__package__,
-)
-entrypoint: Callable[[Callable[..., Any]], functools.partial[Any]] = daemon_context.entrypoint
+daemon_context = _made()

@@ -1,7 +1,7 @@
 """What the daemon answers: observe and apply. Nothing else runs with privileges.
 
-Its twin is host.py, which asks. Both return data only, ["ok", ...] or ["failed", code, sentence]: privsep rebuilds an
-exception from its args, in the caller.
+Its twin is host.py, which asks. Both return data only, ["ok", ...] or ["failed", code, sentence]: an exception would be
+rebuilt from its args, in the caller. The daemon imports this module and nothing of oslo.privsep.
 """
 
 from __future__ import annotations
@@ -23,14 +23,25 @@ from hybridvif.facts import observing, together
 from hybridvif.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_of_key
 from hybridvif.parts import Role
 from hybridvif.privileged import batches, identification, imports, policy, posture, registry
-from hybridvif.privileged.context import entrypoint
 from hybridvif.report import Outcome, Result
-from hybridvif.settings import MAX_DEADLINE
+from hybridvif.settings import MAX_DEADLINE, Settings
 
 LOG = logging.getLogger(__name__)
 
 _lock = threading.Lock()
-_state: dict[str, Any] = {}
+_started: dict[Settings, dict[Role, Executor]] = {}
+"""One configuration in the daemon; more in a process that does the work itself, as a test does."""
+
+
+def entrypoint(function: Callable[..., Any]) -> functools.partial[Any]:
+    """Return what the caller calls in its place, which asks the daemon. The daemon calls the function itself."""
+    return functools.partial(_asked, function)
+
+
+def _asked(function: Callable[..., Any], *args: Any, _wrap_timeout: float | None = None, **kwargs: Any) -> Any:
+    from hybridvif.privileged.context import daemon_context
+
+    return daemon_context.call(function, args, kwargs, _wrap_timeout)
 
 
 def _answering(answer: Callable[..., Any]) -> Callable[..., list[Any]]:
@@ -128,10 +139,10 @@ def _instant(deadline: object) -> float:
 def _executors() -> dict[Role, Executor]:
     settings = registry.configured()
     with _lock:
-        if "executors" not in _state:
-            _state["executors"] = {role: registry.executor_of(role, settings) for role in Role}
+        if settings not in _started:
+            _started[settings] = {role: registry.executor_of(role, settings) for role in Role}
             imports.close()
-        executors: dict[Role, Executor] = _state["executors"]
+        executors = _started[settings]
     if any(executor.programs for executor in executors.values()):
         posture.pass_on()
     return executors

@@ -1,6 +1,7 @@
-"""What a caller sends, frame by frame: at most 4 MiB each, well formed, and answered by name where it is not.
+"""Split the client's byte stream into msgpack frames: bounded in bytes and in objects, well formed, or refused by name.
 
-oslo.privsep takes 100 MB, and ends the daemon with a traceback at the first frame that is none of its own.
+oslo.privsep takes 100 MB, and ends the daemon with a traceback at the first frame that is none of its own. What a frame
+grows to in memory is bounded before it is decoded: an empty map is 1 byte here and 72 bytes there.
 """
 
 from __future__ import annotations
@@ -11,15 +12,32 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
-from oslo_privsep import comm
 
 from hybridvif.errors import Refused
+from hybridvif.privileged.messages import UNPACKING, Message
 
 MAX_FRAME = 4 * 1024 * 1024
 """512 plans are a quarter of that."""
+MAX_CONTAINERS = 64 * 1024
+"""Lists and maps of one frame. 512 ports, of which all parts are updated twice, deleted and made anew, have 45,573."""
+MAX_OBJECTS = 400_000
+"""Objects of one frame but for small numbers, which take no memory of their own. Those ports have 345,609."""
 _CHUNK = 64 * 1024
 _TOO_LARGE = f"a message is larger than {MAX_FRAME} bytes"
-_OPTIONS = {"use_list": False, "raw": False, "strict_map_key": False, "unicode_errors": "surrogateescape"}
+_TOO_MANY = f"a message has more than {MAX_CONTAINERS} lists and maps, or {MAX_OBJECTS} values"
+_OPTIONS = {
+    **UNPACKING,
+    # Above the limits of wire.py, which says more of what it refuses; these bound what is built until then.
+    "max_array_len": 8192,
+    "max_map_len": 256,
+    "max_str_len": 4 * 65_536,
+    "max_bin_len": 65_536,
+    "max_ext_len": 0,
+}
+_CONTAINERS = bytes([*range(0x80, 0xA0), *range(0xDC, 0xE0)])
+"""The first bytes of lists and maps."""
+_SMALL = bytes(range(0x80))
+"""The first bytes of small numbers, and all bytes of ASCII."""
 Frame = tuple[str, tuple[Any, ...]]
 _Answer = Callable[[Frame], None]
 
@@ -30,6 +48,8 @@ class Frames:
     def __init__(self, channel: socket.socket, answer: _Answer) -> None:
         self._channel, self._answer = channel, answer
         self._open = True
+        self.size = 0
+        """Bytes of the frame that was read last."""
         self._start(b"")
 
     def _start(self, received: bytes) -> None:
@@ -37,7 +57,13 @@ class Frames:
         self._consumed = 0
         self._pending = bytearray(received)
         """What was received of the frame that is being read, and behind it."""
+        self._begin()
         self._unpacker.feed(received)
+
+    def _begin(self) -> None:
+        """Begin to count: nothing of the frame has been counted yet."""
+        self._seen = self._containers = self._objects = 0
+        self._exact: _End | None = None
 
     def __iter__(self) -> Iterator[Frame]:
         return self
@@ -50,30 +76,50 @@ class Frames:
             except StopIteration:
                 if len(self._pending) > MAX_FRAME:
                     self._skip(_TOO_LARGE)
-                else:
-                    self._receive()
+                elif not self._receive():
+                    self._skip(_TOO_MANY)
                 continue
             except Exception:  # noqa: BLE001  # of many kinds: nested too deeply, a list as a key, no msgpack at all
                 self._skip("a message cannot be read")
                 continue
-            small = self._forget_read() <= MAX_FRAME
+            self.size = self._forget_read()
+            small = self.size <= MAX_FRAME
             if small and _is_request(frame):
                 return frame  # type: ignore[no-any-return]
             name = frame[0] if isinstance(frame, tuple) and frame else None
             self._refuse(name, "a message is no request" if small else _TOO_LARGE)
         raise StopIteration
 
-    def _receive(self) -> None:
+    def _receive(self) -> bool:
+        """Receive more of a frame. Return whether it may be decoded; it may not, if it has too many objects."""
         received = self._channel.recv(_CHUNK)
         self._open = bool(received)
         self._pending += received
+        if self._has_too_many():
+            return False
         self._unpacker.feed(received)
+        return True
+
+    def _has_too_many(self) -> bool:
+        if len(self._pending) <= MAX_CONTAINERS:
+            return False
+        uncounted, self._seen = self._pending[self._seen :], len(self._pending)
+        self._containers += len(uncounted) - len(uncounted.translate(None, _CONTAINERS))
+        self._objects += len(uncounted.translate(None, _SMALL))
+        if self._containers <= MAX_CONTAINERS and self._objects <= MAX_OBJECTS:
+            return False
+        # Too many as counted fast, where a text that is not ASCII counts as well. So they are counted one by one.
+        if self._exact is None:
+            self._exact, uncounted = _End(), self._pending
+        self._exact.after(bytes(uncounted))
+        return self._exact.containers > MAX_CONTAINERS or self._exact.objects > MAX_OBJECTS
 
     def _forget_read(self) -> int:
         """How long the frame was that has been read."""
         consumed: int = self._unpacker.tell()
         size, self._consumed = consumed - self._consumed, consumed
         del self._pending[:size]
+        self._begin()
         return size
 
     def _skip(self, why: str) -> None:
@@ -94,7 +140,7 @@ class Frames:
     def _refuse(self, name: object, why: str) -> None:
         if type(name) is str:
             answer = ["failed", Refused.code, f"refused: {why}"]
-            self._answer((name, (comm.Message.RET.value, answer)))
+            self._answer((name, (Message.RET.value, answer)))
 
 
 def _is_request(frame: object) -> bool:
@@ -119,6 +165,8 @@ class _End:
     """Finds the end of one msgpack object in what is received piece by piece, without building it."""
 
     def __init__(self) -> None:
+        self.containers = self.objects = 0
+        """Lists and maps of it that have begun so far, and objects but for small numbers."""
         self._objects = 1
         self._bytes = 0
         self._head = b""
@@ -145,6 +193,8 @@ class _End:
             if length == 0:
                 self.lost = True
                 return b""
+            self.containers += data[at] in _CONTAINERS
+            self.objects += data[at] >= 0x80
             at += length
             self._objects += objects - 1
         return data[at:]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import sys
 
 from hybridvif.postponed import OF_OSLO, postpone
 
@@ -11,11 +12,14 @@ def main() -> None:
     """Start the daemon and end; the daemon goes on."""
     # Python would look for garbage in what is being imported, again and again: a twelfth of the time (startup.py).
     gc.disable()
+    from hybridvif.privileged import inheritance
+
+    inheritance.reset()
     # Before oslo.config is imported, by startup.py among others.
     postpone(*OF_OSLO)
     from hybridvif.privileged import startup
 
-    startup.main()
+    startup.main(sys.argv[1:])
 
 
 if __name__ == "__main__":

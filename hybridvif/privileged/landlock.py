@@ -1,8 +1,9 @@
 """Which files the daemon may open, by Landlock where the kernel has it: see landlock(7).
 
 It writes nowhere but under /proc/sys/net, and to the device by which taps are made; it reads neither a home nor
-/etc/shadow. Unix sockets are not files to Landlock: who may connect is the socket's own mode. Only what the kernel
-knows of is asked for, so an older one refuses less (landlock(7), ABI versions).
+/etc/shadow. Unix sockets are not files to Landlock: who may connect is the socket's own mode. From ABI 6 on (Linux
+6.12) it signals no process but its own, and connects to no abstract socket but its own. Only what the kernel knows of
+is asked for, so an older one refuses less (landlock(7), ABI versions).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import logging
 import os
+import struct
 import sys
 from collections.abc import Iterable
 
@@ -42,14 +44,12 @@ SPOKEN_TO = ("/dev/net/tun",)
 """Devices that are opened to be told something: by ioctl(2), to which a kernel has a right of its own since ABI 5."""
 
 
-class _Ruleset(ctypes.Structure):
-    _fields_ = (("handled_access_fs", ctypes.c_uint64),)
-
-
-class _PathBeneath(ctypes.Structure):
-    _pack_ = 1
-    _fields_ = (("allowed_access", ctypes.c_uint64), ("parent_fd", ctypes.c_int32))
-
+_FIELDS = {1: 1, 4: 2, 6: 3}
+"""Fields of struct landlock_ruleset_attr by the version of the ABI: rights to files, rights to networks, scopes."""
+_SCOPES = 0b11
+"""LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and LANDLOCK_SCOPE_SIGNAL."""
+_RULE = "=Qi"
+"""struct landlock_path_beneath_attr, which is packed: rights, and the file."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -70,8 +70,9 @@ def restrict(read: Iterable[str], free: Iterable[str] = ()) -> bool:
         return False
     every = (1 << _RIGHTS[min(known, max(_RIGHTS))]) - 1
     reading = _READ_FILE | _READ_DIR | _EXECUTE
-    asked = _Ruleset(every)
-    ruleset = _called(_CREATE, ctypes.byref(asked), ctypes.c_size_t(ctypes.sizeof(asked)), ctypes.c_uint32(0))
+    fields = _FIELDS[max(version for version in _FIELDS if version <= known)]
+    asked = struct.pack(f"={fields}Q", *(every, 0, _SCOPES)[:fields])
+    ruleset = _called(_CREATE, asked, ctypes.c_size_t(len(asked)), ctypes.c_uint32(0))
     try:
         for path in read:
             _allow(ruleset, path, reading)
@@ -95,8 +96,8 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
     try:
         if not os.path.isdir(path):
             rights &= _TO_A_FILE
-        rule = _PathBeneath(rights, fd)
-        _called(_ADD, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), ctypes.byref(rule), ctypes.c_uint32(0))
+        rule = struct.pack(_RULE, rights, fd)
+        _called(_ADD, ctypes.c_int(ruleset), ctypes.c_int(_PATH_BENEATH), rule, ctypes.c_uint32(0))
     finally:
         os.close(fd)
 

@@ -7,7 +7,7 @@ from operator import attrgetter
 
 from hybridvif.errors import Refused
 from hybridvif.limits import unfiltered, unwritable
-from hybridvif.names import KEY_LENGTH, PortNames, key_of, names_of_key
+from hybridvif.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.parts import (
     Bridge,
     IvsPort,
@@ -86,6 +86,7 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             _permit_values(part, unwritable(part))
             _permit_filtering(part, attributes_of(type(part)), settings)
             _permit_bridge(part, settings)
+            _permit_isolation(part, settings)
         case Update(before, after):
             _permit_name(before, names)
             _permit_master(before, names)
@@ -154,4 +155,15 @@ def _permit_bridge(part: Part, settings: Settings) -> None:
         raise Refused(
             f"refused: {part.bridge} is not in [hybridvif] integration_bridges of this host "
             f"({', '.join(settings.integration_bridges)}); add it there"
+        )
+
+
+def _permit_isolation(part: Part, settings: Settings) -> None:
+    if not settings.require_isolate or not isinstance(part, OvsPort):
+        return
+    # On a trunk bridge the tag is the trunk's.
+    if not part.isolated and not is_trunk_bridge(part.bridge):
+        raise Refused(
+            f"refused: {part.name} may not be made outside of the dead VLAN, since [hybridvif] require_isolate of this "
+            "host asks for it; set it in the caller's configuration, too"
         )

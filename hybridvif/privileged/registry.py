@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import functools
 import os
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from oslo_config import cfg
 
 from hybridvif import config
-from hybridvif.errors import ConfigurationError
+from hybridvif.errors import ConfigurationError, HybridVifError
 from hybridvif.executors.base import Executor
 from hybridvif.parts import Role
 from hybridvif.settings import Settings
@@ -19,10 +19,26 @@ GROUPS = {Role.LINK: "hybridvif.link_executors", Role.SWITCH: "hybridvif.switch_
 _MEMBERS = ("role", "serves", "programs", "atomic", "observe", "apply")
 
 
-@functools.cache
+_kept: list[Settings | HybridVifError] = []
+"""What the daemon read at its start, or why it could not: one, or none in a process that does the work itself."""
+
+
+def keep(read: Callable[[], Settings]) -> None:
+    """Read the daemon's own configuration, once. What is wrong with it is raised when it is asked for."""
+    try:
+        _kept[:] = [read()]
+    except HybridVifError as error:
+        _kept[:] = [error]
+
+
 def configured() -> Settings:
-    """What the daemon's own configuration says, read once. Raises ConfigurationError."""
-    return config.settings_of(cfg.CONF)
+    """The daemon's own configuration; in a process that is no daemon, this one's. Raises ConfigurationError."""
+    if not _kept:
+        return config.settings_of(cfg.CONF)
+    (kept,) = _kept
+    if isinstance(kept, HybridVifError):
+        raise kept.with_traceback(None)
+    return kept
 
 
 def executor_of(role: Role, settings: Settings) -> Executor:

@@ -1,7 +1,9 @@
-"""hybridvif-privsep-helper: starts the privileged daemon, as oslo.privsep's privsep-helper does, for this context only.
+"""hybridvif-privsep-helper: starts the privileged daemon for this context only, as oslo.privsep's privsep-helper would.
 
-Who may run privsep-helper as root with arguments of their own has root: --privsep_context names code that is imported,
-and oslo.log's options name code that is run. Here a configuration file is all that is left to choose.
+Nothing of oslo.privsep runs here. Whoever may run privsep-helper as root with arguments of their own has root:
+--privsep_context names code that is imported, and oslo.log's options name code that is run. Here a configuration file
+is all that is left to choose, and of it the daemon obeys [hybridvif], [hybridvif_privileged] and what [hybridvif] takes
+from [os_vif_ovs]. It logs to its caller only.
 """
 
 from __future__ import annotations
@@ -14,45 +16,77 @@ import os
 import select
 import signal
 import socket
+import stat
+import struct
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from oslo_privsep import comm, daemon
-from oslo_privsep.priv_context import PrivContext
-
-from hybridvif.errors import HybridVifError
+from hybridvif import config
+from hybridvif.errors import HybridVifError, PreconditionError
 from hybridvif.parts import Role
-from hybridvif.privileged import imports, landlock, posture, registry
-from hybridvif.privileged.context import daemon_context
+from hybridvif.privileged import entrypoints, imports, landlock, posture, registry
+from hybridvif.privileged.ahead import CONTEXT
 from hybridvif.privileged.frames import Frames
 from hybridvif.privileged.lograte import LogRate
-from hybridvif.privileged.replies import Replies
+from hybridvif.privileged.messages import Message
+from hybridvif.privileged.replies import LogHandler, Replies
 from hybridvif.privileged.serving import Question, Servers
 
+LOG = logging.getLogger(__name__)
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
-_OPTIONS = _ONCE | {"--config-file", "--config-dir"}
+_FILES = frozenset({"--config-file", "--config-dir"})
+_OPTIONS = _ONCE | _FILES
 GARBAGE = 20_000
 """How many more objects there are than at the last look for garbage, before Python looks again."""
-_NO_REQUEST = f"{daemon.ProtocolError.__module__}.{daemon.ProtocolError.__name__}"
+_NO_REQUEST = "builtins.ValueError"
+_NO_ENTRY_POINT = "builtins.NameError"
+TABLE: Mapping[str, Callable[..., Any]] = {
+    f"{function.__module__}.{function.__name__}": function
+    for entry in (entrypoints.observe, entrypoints.apply)
+    for function in entry.args
+}
+"""The functions that a caller may call, by name. No other name is looked up anywhere."""
 
 
-def main() -> None:
-    """Start the daemon and end; the daemon goes on."""
-    lacking = objection(sys.argv[1:])
-    if lacking:
-        sys.exit(f"refused: {lacking}")
-    daemon.Daemon = Hardened  # type: ignore[misc]  # helper_main has no other way to be told
+def main(arguments: Sequence[str]) -> NoReturn:
+    """Start the daemon and end; the daemon goes on. Ends with one sentence on standard error if it cannot start."""
+    try:
+        lacking = objection(arguments)
+        if lacking:
+            _refuse(f"refused: {lacking}")
+        given = _absolute(arguments)
+        os.chdir("/")
+        options = config.read_own([word for option, value in given if option in _FILES for word in (option, value)])
+        # What is wrong with [hybridvif] is told when the daemon is asked for something, in an answer.
+        registry.keep(lambda: config.settings_of(options))
+        channel = _connected(dict(given)["--privsep_sock_path"])
+        replies = Replies(channel)
+        _log_to_the_caller_only(replies)
+        _harden(channel, options)
+    except HybridVifError as error:
+        _refuse(str(error))
+    except OSError as error:
+        _refuse(f"the privileged daemon cannot start: {error}")
     # What has been imported stays, so nobody need look through it again and again; and what a request makes goes with
     # it, all but a few cycles. By default Python looks for those 100 times while 300 ports are plugged, for a tenth of
     # the time.
     gc.freeze()
     gc.set_threshold(GARBAGE)
     gc.enable()
-    daemon.helper_main()
-    # This is the helper itself, which leaves the daemon behind. To tidy up, it would compete with that for a processor.
-    os._exit(0)
+    if os.fork():
+        # This is the helper itself, which leaves the daemon behind. To tidy up, it would compete for a processor.
+        os._exit(0)
+    os.setsid()
+    _serve(channel, replies, options.hybridvif_privileged.thread_pool_size)
+
+
+def _refuse(sentence: str) -> NoReturn:
+    # sys.stderr is None where the helper was started without one.
+    with contextlib.suppress(OSError):
+        os.write(2, f"{sentence}\n".encode(errors="replace"))
+    os._exit(1)
 
 
 def objection(arguments: Sequence[str]) -> str:
@@ -67,98 +101,121 @@ def objection(arguments: Sequence[str]) -> str:
             value = rest.pop(0) if rest else ""
         if not value or value.startswith("-"):
             return f"{name} lacks its value"
-        if name == "--privsep_context" and value != daemon_context.pypath:
-            return f"{value[:80]!r} is not the context {daemon_context.pypath}"
+        if name == "--privsep_context" and value != CONTEXT:
+            return f"{value[:80]!r} is not the context {CONTEXT}"
         seen.append(name)
     wrong = [name for name in sorted(_ONCE) if seen.count(name) != 1]
     return f"{wrong[0]} must be given once" if wrong else ""
 
 
-class Hardened(daemon.Daemon):
-    """oslo.privsep's daemon, with less to lose and an end that is prompt."""
+def _absolute(arguments: Sequence[str]) -> list[tuple[str, str]]:
+    """Options and values of arguments without objection; paths from the working directory on, before that changes."""
+    given, rest = [], list(arguments)
+    while rest:
+        name, equals, value = rest.pop(0).partition("=")
+        value = value if equals else rest.pop(0)
+        given.append((name, value if name == "--privsep_context" else os.path.abspath(value)))
+    return given
 
-    def __init__(self, channel: comm.ServerChannel, context: PrivContext) -> None:
-        super().__init__(channel, context)
-        channel.writer = Replies(channel.writer)
-        channel.reader_iter = Frames(channel.writer.writesock, channel.send)
 
-    def _drop_privs(self) -> None:
-        self._read_settings()
-        # Before the first thread: all of this is per thread, and inherited by those to come.
-        self._log_to_the_caller_only()
-        posture.detach(self.channel.writer.writesock.fileno())
-        posture.narrow()
-        # Whatever `capabilities` may say: more is not needed, less does not work.
-        self.caps = {posture.KEPT}
-        super()._drop_privs()
-        posture.seal()
-        imports.arm()
-        self._confine()
+def _connected(path: str) -> socket.socket:
+    """Connect to the caller's socket. Raises PreconditionError unless its directory's owner listens there, OSError.
 
-    def _process_cmd(self, msgid: str, cmd: comm.Message, *args: Any) -> tuple[Any, ...]:
-        match cmd, args:
-            case comm.Message.PING.value, ():
-                pass
-            case comm.Message.CALL.value, (str(), tuple(), dict(named)) if all(type(name) is str for name in named):
-                pass
-            case _:
-                return comm.Message.ERR.value, _NO_REQUEST, ("refused: no such request",)
-        return super()._process_cmd(msgid, cmd, *args)
-
-    def loop(self) -> NoReturn:
-        """Answer until the caller hangs up, and then end: what is still queued would be done for nobody."""
-        # Not earlier: a thread keeps the capabilities that it began with.
-        channel = self.channel.writer.writesock
-        threading.Thread(target=_end_with_the_caller, args=(channel,), name="hybridvif-caller", daemon=True).start()
-        # From here on it is this context: what calls through it is done here.
-        self.context.set_client_mode(False)
-        Servers(self.channel, self._answer, self.context.conf.thread_pool_size, _end).serve()
-
-    def _answer(self, question: Question) -> None:
-        """Carry out a request, and send what came of it. Raises OSError where the caller has hung up."""
-        name, request = question
-        try:
-            self.channel.send((name, self._process_cmd(name, *request)))
-        except OSError:
-            raise
-        except Exception as error:  # noqa: BLE001  # an answer that cannot be sent
-            kind = f"{type(error).__module__}.{type(error).__name__}"
-            self.channel.send((name, (comm.Message.ERR.value, kind, (str(error),))))
-
-    @staticmethod
-    def _read_settings() -> None:
-        # As who started it: the user that it becomes may not read the files. What is wrong with them is told when it is
-        # asked for something, in an answer.
-        with contextlib.suppress(HybridVifError):
-            registry.configured()
-
-    @staticmethod
-    def _confine() -> None:
-        with contextlib.suppress(HybridVifError):
-            settings = registry.configured()
-            executors = [registry.class_of(role, settings) for role in Role]
-            own = [path for executor in executors for path in getattr(executor, "writes", ())]
-            modules = [sys.modules[executor.__module__].__file__ for executor in executors]
-            read = [*landlock.READ, *sys.path, *(os.path.dirname(path) for path in modules if path)]
-            if any(executor.programs for executor in executors):
-                # What a program has to read, nobody here can tell, and it is held alike.
-                read, own = ["/"], [*landlock.FREE, *own]
+    Neither a link nor another's socket: a socket that only root may use must not get what the daemon sends.
+    """
+    directory, name = os.path.split(path)
+    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        owner, entry = os.fstat(place), os.stat(name, dir_fd=place, follow_symlinks=False)
+        channel = socket.socket(socket.AF_UNIX)
+        if stat.S_ISSOCK(entry.st_mode) and entry.st_uid == owner.st_uid:
+            # From within, so that nothing on the way to it can be exchanged.
+            os.fchdir(place)
             try:
-                landlock.restrict(read, own)
-            except OSError as error:
-                # Some of its calls are there and some are kept from us, by a container's filter of system calls.
-                logging.getLogger(__name__).warning("the daemon may open what its user may: %s", error)
+                channel.connect(name)
+            finally:
+                os.chdir("/")
+            _, uid, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+            if uid == owner.st_uid:
+                return channel
+        channel.close()
+    finally:
+        os.close(place)
+    raise PreconditionError(f"refused: --privsep_sock_path {path}: the owner of its directory does not listen there")
 
-    @staticmethod
-    def _log_to_the_caller_only() -> None:
-        # oslo.privsep removes handlers from the list that it walks, so every other one stays, with its file.
-        root = logging.getLogger()
-        root.handlers = [one for one in root.handlers if isinstance(one, daemon.PrivsepLogHandler)]
-        rate = LogRate()
-        for handler in root.handlers:
-            handler.addFilter(rate)
-        # At DEBUG it logs every reply whole.
-        logging.getLogger(daemon.__name__).setLevel(logging.INFO)
+
+def _harden(channel: socket.socket, options: Any) -> None:
+    """Give up all but what the daemon needs, and prove it. Raises PostureError, OSError."""
+    ours = options.hybridvif_privileged
+    posture.close_files(channel.fileno())
+    # Before the first thread: all of this is per thread, and inherited by those to come.
+    uid, gid = posture.account_of(ours.user, ours.group)
+    narrowed = posture.narrow()
+    posture.become(uid, gid)
+    posture.seal()
+    imports.arm()
+    _confine()
+    posture.prove(narrowed=narrowed, uid=uid, gid=gid)
+    LOG.info("the privileged daemon runs as uid %d, gid %d, with CAP_NET_ADMIN", os.getuid(), os.getgid())
+
+
+def _confine() -> None:
+    with contextlib.suppress(HybridVifError):
+        settings = registry.configured()
+        executors = [registry.class_of(role, settings) for role in Role]
+        own = [path for executor in executors for path in getattr(executor, "writes", ())]
+        modules = [sys.modules[executor.__module__].__file__ for executor in executors]
+        read = [*landlock.READ, *sys.path, *(os.path.dirname(path) for path in modules if path)]
+        if any(executor.programs for executor in executors):
+            # What a program has to read, nobody here can tell, and it is held alike.
+            read, own = ["/"], [*landlock.FREE, *own]
+        try:
+            landlock.restrict(read, own)
+        except OSError as error:
+            # Some of its calls are there and some are kept from us, by a container's filter of system calls.
+            LOG.warning("the daemon may open what its user may: %s", error)
+
+
+def _log_to_the_caller_only(replies: Replies) -> None:
+    root, handler = logging.getLogger(), LogHandler(replies)
+    handler.addFilter(LogRate())
+    root.handlers = [handler]
+    root.setLevel(logging.INFO)
+
+
+def _serve(channel: socket.socket, replies: Replies, threads: int) -> NoReturn:
+    """Answer until the caller hangs up, and then end: what is still queued would be done for nobody."""
+    # Not earlier: a thread keeps the capabilities that it began with.
+    threading.Thread(target=_end_with_the_caller, args=(channel,), name="hybridvif-caller", daemon=True).start()
+    with open(os.devnull, "r+b") as nothing:
+        for standard in (0, 1):
+            os.dup2(nothing.fileno(), standard)
+    frames = Frames(channel, replies.send)
+    Servers(frames, lambda question: _answer(question, replies), threads, _end, lambda: frames.size).serve()
+
+
+def _answer(question: Question, replies: Replies) -> None:
+    """Carry out a request, and send what came of it. Raises OSError where the caller has hung up."""
+    name, request = question
+    try:
+        replies.send((name, response(request)))
+    except OSError:
+        raise
+    except Exception as error:  # noqa: BLE001  # an answer that cannot be sent
+        replies.send((name, (Message.ERR.value, _NO_REQUEST, (f"{type(error).__name__}: {error}",))))
+
+
+def response(request: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the answer to a request. A request of another form, or for another function, is refused."""
+    match request:
+        case (Message.PING.value,):
+            return (Message.PONG.value,)
+        case (Message.CALL.value, str(name), tuple(args), dict(named)) if all(type(key) is str for key in named):
+            function = TABLE.get(name)
+            if function is None:
+                return Message.ERR.value, _NO_ENTRY_POINT, (f"refused: {name[:80]!r} is no entry point",)
+            return Message.RET.value, function(*args, **named)
+    return Message.ERR.value, _NO_REQUEST, ("refused: no such request",)
 
 
 def _end_with_the_caller(channel: socket.socket) -> None:

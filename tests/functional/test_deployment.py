@@ -25,6 +25,16 @@ SOCKET = "/tmp/hybridvif-abcd_123/privsep.sock"
 PINNED = ["--config-file", CONFIG, "--privsep_context", CONTEXT, "--privsep_sock_path", SOCKET]
 SUDO = f"sudo --non-interactive {HELPER} --config-file {CONFIG}"
 ROOTWRAP = f"sudo --non-interactive {PREFIX}/bin/oslo-rootwrap /etc/nova/rootwrap.conf hybridvif-privsep-helper"
+WHO_IS_THE_DAEMON = f"""
+import glob, time, hybridvif
+with hybridvif.connect([{CONFIG!r}]) as host:
+    host.observe(None, time.monotonic() + 10)
+    for path in glob.glob("/proc/[0-9]*/cmdline"):
+        if b"privsep-helper" in open(path, "rb").read():
+            status = dict(line.split(":", 1) for line in open(path.replace("cmdline", "status")))
+            if status["CapEff"].strip() == f"{{1 << 12:016x}}":
+                print(*(status[name].strip() for name in ("Uid", "Gid", "Groups")), sep="\\n")
+"""
 UNIT = "hybridvif-reconcile.service"
 MOST_EXPOSED = 2.5
 """Of systemd-analyze security, where "OK" ends at 5."""
@@ -43,7 +53,9 @@ def host() -> Iterator[Lab]:
         for path, text in FILES.items():
             write(lab, path, text)
         configure(lab, SUDO)
-        lab.sh("chmod 0755 /run/openvswitch")
+        lab.sh("chmod 0750 /run/openvswitch")
+        # As systemd would when ovsdb-server starts.
+        lab.sh(settings_of("ovsdb-server.service.d/hybridvif.conf")["ExecStartPost"].removeprefix("-"))
         yield lab
 
 
@@ -52,7 +64,9 @@ def write(lab: Lab, path: str, text: str) -> None:
 
 
 def configure(lab: Lab, command: str) -> None:
-    write(lab, CONFIG, f"[hybridvif]\ndeadline = 10\n[hybridvif_privileged]\nhelper_command = {command}\n")
+    sample = (ETC / "hybridvif.conf.sample").read_text(encoding="utf-8")
+    text = re.sub(r"^#deadline = .*", "deadline = 10", sample, flags=re.M)
+    write(lab, CONFIG, re.sub(r"^#helper_command = .*", lambda _: f"helper_command = {command}", text, flags=re.M))
 
 
 def as_nova(lab: Lab, *argv: str, **env: str) -> CompletedProcess[str]:
@@ -81,6 +95,19 @@ def test_visudo_has_no_objection(host: Lab) -> None:
 
 def test_nova_plugs_and_unplugs_by_sudo(host: Lab) -> None:
     plug_and_unplug_as_nova(host)
+
+
+def test_daemon_of_the_sample_is_an_ordinary_user(host: Lab) -> None:
+    done = as_nova(host, f"{PREFIX}/bin/python", "-P", "-c", WHO_IS_THE_DAEMON)
+    assert done.returncode == 0, done.stderr
+    uid, gid, groups = done.stdout.splitlines()
+    assert uid.split() == [host.sh("id -u hybridvif").strip()] * 4
+    assert gid.split() == [host.sh("getent group openvswitch").split(":")[2]] * 4
+    assert groups.split() == []
+
+
+def test_caller_does_not_reach_the_switch_itself(host: Lab) -> None:
+    assert "Permission denied" in as_nova(host, "ovs-vsctl", "--timeout=5", "show").stderr
 
 
 def test_the_rule_is_for_the_command_that_we_make(host: Lab) -> None:
@@ -151,7 +178,7 @@ def test_no_variable_of_the_callers_reaches_python_whatever_other_rules_keep(hos
         assert "PYTHONPATH=/run/evil" in with_it.stdout.splitlines()
         host.sh("mkdir -p /run/evil; echo 'print(\"planted\")' > /run/evil/sitecustomize.py")
         done = as_nova(host, "sudo", "--non-interactive", HELPER, *PINNED, PYTHONPATH="/run/evil")
-        assert "FileNotFoundError" in done.stdout + done.stderr, "it did not run"
+        assert "the privileged daemon cannot start" in done.stderr, "it did not run"
         assert "planted" not in done.stdout
     finally:
         host.sh("rm -r /etc/sudoers.d/careless /run/evil")

@@ -22,6 +22,11 @@ OPTIONS: dict[str, Any] = {
     "raw": False,
     "strict_map_key": False,
     "unicode_errors": "surrogateescape",
+    "max_array_len": 8192,
+    "max_map_len": 256,
+    "max_str_len": 262_144,
+    "max_bin_len": 65_536,
+    "max_ext_len": 0,
 }
 
 

@@ -7,13 +7,13 @@ from collections.abc import Collection, Mapping
 from typing import Any, ClassVar
 
 import pytest
-from oslo_privsep import comm, daemon
 
 from hybridvif.executors.base import Executor
 from hybridvif.facts import Observed
 from hybridvif.names import names_of
 from hybridvif.parts import Part, Role
 from hybridvif.privileged import channel, entrypoints
+from hybridvif.privileged.messages import Message
 from hybridvif.report import Outcome
 from hybridvif.settings import Settings
 from hybridvif.steps import Step
@@ -69,9 +69,9 @@ def test_an_executor_that_ends_the_program_has_failed() -> None:
 
 
 def test_no_reply_ends_the_program_of_the_caller() -> None:
-    reply = (comm.Message.ERR.value, "builtins.SystemExit", ("1",))
-    with pytest.raises(daemon.ProtocolError):
+    reply = (Message.ERR.value, "builtins.SystemExit", ("1",))
+    with pytest.raises(channel.ProtocolError):
         channel._returned(reply)
     with pytest.raises(ValueError, match="so it is"):
-        channel._returned((comm.Message.ERR.value, "builtins.ValueError", ("so it is",), "a traceback"))
-    assert channel._returned((comm.Message.RET.value, ["ok", 1])) == ["ok", 1]
+        channel._returned((Message.ERR.value, "builtins.ValueError", ("so it is",), "a traceback"))
+    assert channel._returned((Message.RET.value, ["ok", 1])) == ["ok", 1]

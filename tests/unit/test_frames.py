@@ -84,7 +84,9 @@ def test_after_what_is_no_msgpack_nothing_is_read() -> None:
 
 
 def test_the_largest_frame_is_taken() -> None:
-    frame = ("good", (1, "x" * (MAX_FRAME - 100)))
+    texts = ["x" * 100_000] * 41
+    frame = ("good", (1, *texts, "x" * (MAX_FRAME - 41 * 100_005 - 30)))
+    assert len(pack(frame)) > MAX_FRAME - 30
     assert read(pack(frame) * 3) == ([frame] * 3, [])
 
 

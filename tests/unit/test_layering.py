@@ -23,6 +23,7 @@ SOURCES = sorted((ROOT / "hybridvif").rglob("*.py"))
 
 ENTRYPOINTS = "hybridvif.privileged.entrypoints"
 HOST = "hybridvif.host"
+STARTUP = "hybridvif.privileged.startup"
 REGISTRY = "hybridvif.privileged.registry"
 OS_VIF = "hybridvif.osvif.plugins"
 FAKE = "hybridvif.executors.recording"
@@ -104,7 +105,7 @@ def is_of(target: str, *modules: str) -> bool:
 def may_import(module: str, target: str) -> bool:
     """Whether a rule permits it; a name computed at run time only the client may import."""
     library = target.partition(".")[0]
-    if is_of(target, ENTRYPOINTS) and module != HOST:
+    if is_of(target, ENTRYPOINTS) and module not in (HOST, STARTUP):
         return False
     if library == "stevedore":
         return module == REGISTRY

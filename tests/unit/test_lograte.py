@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import logging
+import socket
 
+import msgpack
 import pytest
-from oslo_privsep import daemon
 
 from hybridvif import wire
 from hybridvif.privileged.lograte import BURST, LogRate
-from hybridvif.privileged.startup import Hardened
+from hybridvif.privileged.messages import Message
+from hybridvif.privileged.replies import LogHandler, Replies
+from hybridvif.privileged.startup import _log_to_the_caller_only
 
 
 class Clock:
@@ -66,12 +69,18 @@ def test_a_line_with_a_percent_sign_is_told_as_it_is() -> None:
     assert told.getMessage().startswith("100% of it (after 1 lines")
 
 
-def test_all_that_the_daemon_logs_goes_through_it_and_no_reply_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    root, replies = logging.getLogger(), logging.getLogger("oslo_privsep.daemon")
-    to_the_caller = daemon.PrivsepLogHandler(None)  # type: ignore[arg-type]  # it sends nothing here
-    monkeypatch.setattr(root, "handlers", [to_the_caller, logging.NullHandler()])
-    monkeypatch.setattr(replies, "level", logging.DEBUG)
-    Hardened._log_to_the_caller_only()
-    assert root.handlers == [to_the_caller]
-    assert [type(one) for one in to_the_caller.filters] == [LogRate]
-    assert not replies.isEnabledFor(logging.DEBUG)
+def test_all_that_the_daemon_logs_goes_through_it_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    root = logging.getLogger()
+    monkeypatch.setattr(root, "handlers", [logging.NullHandler()])
+    monkeypatch.setattr(root, "level", root.level)
+    near, far = socket.socketpair()
+    with near, far:
+        _log_to_the_caller_only(Replies(near))
+        assert [type(handler) for handler in root.handlers] == [LogHandler]
+        assert [type(rate) for rate in root.handlers[0].filters] == [LogRate]
+        logging.getLogger("somebody.else").debug("not this")
+        logging.getLogger("somebody.else").warning("%s of it", "100%", extra={"theirs": object()})
+        name, (kind, line) = msgpack.unpackb(far.recv(1 << 16), use_list=False)
+    assert (name, kind) == (None, Message.LOG)
+    assert (line["name"], line["levelname"], line["msg"]) == ("somebody.else", "WARNING", "100% of it")
+    assert "theirs" not in line

@@ -386,6 +386,23 @@ def test_a_host_that_wants_its_ports_filtered_has_no_bridge_that_is_not() -> Non
         permit([step])
 
 
+def test_host_with_require_isolate_refuses_a_row_outside_of_the_dead_vlan() -> None:
+    """A captured caller deletes a row that the agent has wired, and makes it anew in the untagged network."""
+    host = Settings(require_isolate=True, integration_bridges=("br-int", "tbr-*"))
+    isolated, trunk = replace(ROW, isolated=True), replace(ROW, bridge="tbr-0b1c2d3e-0", bridge_name="tbr-0b1c2d3e-0")
+    permit_plans([[Delete(ROW)]], host)
+    permit_plans([[Create(isolated)]], host)
+    permit_plans([[Update(replace(ROW, attached_mac=""), ROW)]], host)
+    permit_plans([[Create(trunk)]], host)
+    with pytest.raises(Refused) as caught:
+        permit_plans([[Create(ROW)]], host)
+    assert str(caught.value) == (
+        f"refused: {ROW.name} may not be made outside of the dead VLAN, since [hybridvif] require_isolate of this host "
+        "asks for it; set it in the caller's configuration, too"
+    )
+    permit_plans([[Create(ROW)]], Settings())
+
+
 def test_trunk_bridges_are_allowed_all_together() -> None:
     row = replace(ROW, bridge="tbr-0b1c2d3e-0", bridge_name="tbr-0b1c2d3e-0")
     permit_plans([[Create(row)]], Settings(integration_bridges=("tbr-*",)))

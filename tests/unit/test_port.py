@@ -152,6 +152,14 @@ def test_what_a_port_leaves_to_the_host_is_the_hosts_default() -> None:
         assert Port(**LEGAL | told).on(host) == Port(**LEGAL | told)
 
 
+def test_port_on_host_with_require_isolate_is_isolated() -> None:
+    host = Settings(require_isolate=True)
+    assert Port(**LEGAL).on(host) == Port(**LEGAL, isolate=True) == Port(**LEGAL, isolate=True).on(host)
+    assert Port(**LEGAL, vhostuser_mode="client").on(host).isolate
+    assert not Port(**LEGAL, vif_type=VifType.IVS).on(host).isolate
+    assert not Port(**LEGAL).on(Settings()).isolate
+
+
 def test_an_unknown_vif_type_is_told_which_are_known() -> None:
     with pytest.raises(InvalidInput, match=r"use one of ovs, ivs$"):
         Port(**LEGAL | {"vif_type": "bridge"})

@@ -9,15 +9,15 @@ from collections.abc import Iterator
 
 import msgpack
 import pytest
-from oslo_privsep import comm
 
+from hybridvif.privileged.messages import Message
 from hybridvif.privileged.replies import PATIENCE, Replies
 
-ANSWER = ("id", (comm.Message.RET.value, ["ok"]))
+ANSWER = ("id", (Message.RET.value, ["ok"]))
 
 
 def line(level: int = logging.INFO, text: str = "create bridge qbr") -> tuple[None, tuple[int, dict[str, object]]]:
-    return None, (comm.Message.LOG, {"levelno": level, "msg": text})
+    return None, (Message.LOG, {"levelno": level, "msg": text})
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def ends() -> Iterator[tuple[Replies, socket.socket]]:
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.setblocking(False)
-        yield Replies(comm.Serializer(ours)), theirs
+        yield Replies(ours), theirs
 
 
 def received(end: socket.socket) -> list[object]:

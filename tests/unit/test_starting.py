@@ -8,10 +8,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from oslo_privsep.comm import PrivsepTimeout
 
 from hybridvif.errors import PreconditionError
-from hybridvif.privileged.channel import Channel
+from hybridvif.privileged.channel import Channel, TimedOut
 from hybridvif.privileged.context import Context, daemon_context
 
 
@@ -57,7 +56,7 @@ def test_the_first_question_waits_for_the_daemon_that_is_being_started(
     go, channel = threading.Event(), _Channel()
     given = starting_by(monkeypatch, lambda: go.wait(5) and channel)
     context.begin(soon())
-    with pytest.raises(PrivsepTimeout, match="still starting"):
+    with pytest.raises(TimedOut, match="still starting"):
         context.reach(soon(0.02))
     go.set()
     assert context.reach(soon()) is channel
