@@ -1,6 +1,6 @@
 """What a plug, a plug again and an unplug are made of: the kernel, ovsdb-server, ovs-vswitchd, two processes, Python.
 
-    python benchmarks/made_of.py [--ports 300] [--rounds 5] [--page docs/performance.md]
+    python -P benchmarks/made_of.py [--ports 300] [--rounds 5] [--page docs/performance.md]
 
 In a throw-away host, each round goes through the privileged daemon, which tells how long it takes in all, and then with
 the executors in this very process, where each part of it can be timed. The page gets the table between its marks.
@@ -147,7 +147,7 @@ def main() -> None:
         config = _configuration(Path(directory))
         for count in counts:
             rounds = args.rounds * 10 if count == 1 else args.rounds
-            words = [sys.executable, __file__, "--inside", str(config), str(count), str(rounds)]
+            words = [sys.executable, "-P", __file__, "--inside", str(config), str(count), str(rounds)]
             found[count] = json.loads(box.run(words, timeout=900).stdout)
     table = table_of(counts, found)
     sys.stdout.write(table)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
-import shutil
 import sys
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
@@ -45,7 +44,7 @@ def helper_findings(helper_command: str | None) -> Iterator[Finding]:
     if os.path.exists(beside):
         yield passed(_HELPER, beside)
     elif os.geteuid() != 0:
-        yield _program(_HELPER, f"{sys.executable} -m pip install hybridvif")
+        yield _program(_HELPER, f"{sys.executable} -P -m pip install hybridvif")
     if os.geteuid() != 0:
         yield _program("sudo", "run as root, or install sudo, or set [hybridvif_privileged] helper_command")
 
@@ -103,7 +102,7 @@ def libraries() -> Finding:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        command = f"{sys.executable} -m pip install {' '.join(missing)}"
+        command = f"{sys.executable} -P -m pip install {' '.join(missing)}"
         return failed("libraries", f"not installed: {', '.join(missing)}", command)
     return passed("libraries", ", ".join(told))
 
@@ -190,5 +189,5 @@ def _sandbox() -> Finding:
 
 
 def _program(name: str, remedy: str) -> Finding:
-    found = shutil.which(name) or program(name)
+    found = program(name)
     return passed(name, found) if found else failed(name, "not installed", remedy)

@@ -14,7 +14,7 @@ from subprocess import DEVNULL, CalledProcessError, CompletedProcess, Popen, Tim
 from types import TracebackType
 from typing import IO, Self
 
-from hybridvif.sandbox import switch
+from hybridvif.sandbox import lacks, switch
 from hybridvif.sandbox.environment import environment
 from hybridvif.sandbox.launch import command_line
 from hybridvif.sandbox.order import Answer, Order
@@ -126,8 +126,8 @@ class Sandbox:
         return Popen(self.entering(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(env), text=True)
 
     def python(self, code: str, *arguments: str, check: bool = True, timeout: float = 60.0) -> CompletedProcess[str]:
-        """Run Python code inside, with the caller's interpreter."""
-        return self.run([sys.executable, "-c", code, *arguments], check=check, timeout=timeout)
+        """Run Python code inside, with the caller's interpreter, which imports nothing from the working directory."""
+        return self.run([sys.executable, "-P", "-c", code, *arguments], check=check, timeout=timeout)
 
     def send_signal(self, process: Popen[str], number: int) -> None:
         """Send a signal to the very command that popen() started; the Popen itself is its way into the sandbox."""
@@ -202,11 +202,12 @@ class Sandbox:
     def entering(self, argv: Sequence[str]) -> list[str]:
         """The command line that runs a command inside; for a program that starts it by itself."""
         user = ["--user", "--preserve-credentials"] if self._user_namespace else []
-        nsenter = ["nsenter", "--target", str(self.pid), *user, "--net", "--mount", "--pid", "--"]
+        # By their paths: the program that runs this may have a PATH with an element that means its working directory.
+        nsenter = [_path_of("nsenter"), "--target", str(self.pid), *user, "--net", "--mount", "--pid", "--"]
         # nsenter forks to enter the pid namespace, and what it forked would outlive its death by SIGKILL.
-        dying = ["setpriv", "--pdeathsig", "KILL"]
+        dying = [_path_of("setpriv"), "--pdeathsig", "KILL"]
         # To enter a mount namespace leaves one in its root directory.
-        back_in_directory = ["sh", "-c", 'cd -- "$0" 2>/dev/null; exec "$@"', os.getcwd()]
+        back_in_directory = [_path_of("sh"), "-c", 'cd -- "$0" 2>/dev/null; exec "$@"', os.getcwd()]
         return [*nsenter, *dying, *back_in_directory, *argv]
 
 
@@ -225,6 +226,10 @@ def _sentence(answer: Answer) -> str:
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     return environment(os.environ) | dict(extra or {})
+
+
+def _path_of(name: str) -> str:
+    return lacks.program(name) or name
 
 
 def _children(pid: int) -> list[int]:

@@ -33,7 +33,12 @@ _VM_PACKAGES = {"apt-get": "iproute2 iputils-ping util-linux", "": "iproute iput
 
 def program(name: str) -> str | None:
     """The path of a system program; None if it is not installed."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+    return shutil.which(name, path=search_path(os.environ))
+
+
+def search_path(variables: Mapping[str, str]) -> str:
+    """Return PATH and the system's directories, less what means the working directory, which others may write."""
+    return ":".join([*filter(os.path.isabs, variables.get("PATH", "").split(":")), SYSTEM_PATH])
 
 
 def schema() -> str | None:
@@ -60,7 +65,7 @@ def namespace_lack(error: OSError) -> Lack:
             return Lack(f"{what}, since {name} is {closed}", as_root(f"sysctl -w {name}={open_}"))
     if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
         return Lack(f"{what}, as is usual in a container", "docker run --privileged ... (or podman run --privileged)")
-    return Lack(what, f"sudo {sys.executable} -m hybridvif sandbox")
+    return Lack(what, f"sudo {sys.executable} -P -m hybridvif sandbox")
 
 
 def vm_lack() -> Lack | None:
