@@ -1,4 +1,4 @@
-"""In a directory where others may write, nothing that is started runs or imports what lies there: root is not to be had.
+"""In a directory where others may write, nothing that is started runs or imports what lies there.
 
 The directory has a trap for each module of Python's and of the libraries that are used, and for each program.
 tests/unit/test_python_starts.py finds each place in the source that starts a Python.
