@@ -4,8 +4,8 @@
 
 Reading order of the source, which is the order of the flow: names, port, parts, wiring, steps, planner, identity,
 limits, report, errors, remains (the core: pure); config, locks, wire, host, goals, rounds, rollback, attempts, api,
-rehearsal, notes, wholehost (the shell); privileged (behind the boundary); executors; contract, cli, sandbox,
-pytest_plugin.
+rehearsal, sharedfiles, notes, wholehost (the shell); privileged (behind the boundary); executors; contract, cli,
+sandbox, pytest_plugin.
 
 Names are loaded when they are first used, so that `import hybridvif` costs next to nothing.
 """
