@@ -6,6 +6,7 @@ import json
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hybridvif.children import LOST, WHY_LOST
 from hybridvif.executors import procfs
 from hybridvif.executors.base import ExecutorError
 from hybridvif.executors.command import Program
@@ -40,18 +41,20 @@ def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
     """What ip answers; a device that is absent has no answer, anything else that it cannot say is an error."""
     if not questions:
         return []
+    why = "ip was interrupted again and again; call again"
     for _ in range(TRIES):
         done = ip.run(["-force", "-details", "-json", "-N", "-batch", "-"], deadline, stdin="\n".join(questions) + "\n")
         if done.expired:
             break
         # Killed, it says nothing of what it had not come to, as of what is absent.
         if done.code < 0 or "Dump was interrupted" in done.stderr:
+            why = WHY_LOST if done.code == LOST else why
             continue
         complaints = [line for line in done.stderr.splitlines() if not _is_absence(line)]
         if complaints:
             raise ExecutorError(f"cannot read the links of this host: {complaints[-1]}")
         return [_device_of(entry) for entry in _documents(done.stdout) if "ifname" in entry]
-    raise ExecutorError("the links of this host could not be read: ip was interrupted again and again; call again")
+    raise ExecutorError(f"the links of this host could not be read: {why}")
 
 
 def _is_absence(line: str) -> bool:

@@ -15,6 +15,8 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
 
+from hybridvif.children import Child
+
 HELPER = "hybridvif-privsep-helper"
 CONTEXT = f"{__package__}.context.daemon_context"
 LONGEST_PLACE = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
@@ -57,13 +59,13 @@ class Awaited:
             self.close()
             raise
         self.command: list[str] = []
-        self.helper: subprocess.Popen[str] | None = None
+        self.helper: Child | None = None
 
-    def start(self, command: list[str]) -> subprocess.Popen[str]:
+    def start(self, command: list[str]) -> Child:
         """Start the helper, and do not wait for anything. Raises OSError."""
         self.command = command
         # Both streams: oslo.log writes to stdout, and the caller's own stdout may be a document.
-        self.helper = subprocess.Popen(
+        self.helper = Child(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
         return self.helper

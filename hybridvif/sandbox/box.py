@@ -10,12 +10,14 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from select import select
-from subprocess import DEVNULL, CalledProcessError, CompletedProcess, Popen, TimeoutExpired, run
+from subprocess import DEVNULL, CompletedProcess, Popen, TimeoutExpired
 from types import TracebackType
 from typing import IO, Self
 
+from hybridvif import children
+from hybridvif.children import Child
 from hybridvif.sandbox import lacks, switch
-from hybridvif.sandbox.environment import environment
+from hybridvif.sandbox.environment import environment, working_directory
 from hybridvif.sandbox.launch import command_line
 from hybridvif.sandbox.order import Answer, Order
 from hybridvif.sandbox.rungs import Lack, Rung, SandboxError
@@ -96,22 +98,11 @@ class Sandbox:
     ) -> CompletedProcess[str]:
         """Run a command inside, in the caller's directory, and wait for it; `env` comes on top of the caller's.
 
-        Raises CalledProcessError, with stderr as a note, and TimeoutExpired, after which the command is dead.
+        Raises CalledProcessError, with stderr as a note, TimeoutExpired, after which the command is dead, and
+        SandboxError if the calling process ignores SIGCHLD, so that nobody knows the exit code.
         """
-        completed = run(
-            self.entering(argv),
-            check=False,
-            input=input,
-            timeout=timeout,
-            env=_environment(env),
-            capture_output=True,
-            text=True,
-        )
-        if check and completed.returncode != 0:
-            error = CalledProcessError(completed.returncode, list(argv), completed.stdout, completed.stderr)
-            error.add_note(completed.stderr)
-            raise error
-        return completed
+        completed = children.run(self.entering(argv), input=input, timeout=timeout, env=_environment(env))
+        return switch.checked(argv, completed, check=check)
 
     def popen(
         self,
@@ -123,7 +114,8 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
     ) -> Popen[str]:
         """Start a command inside. Killing the Popen kills the command; other signals: see send_signal()."""
-        return Popen(self.entering(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(env), text=True)
+        words = self.entering(argv)
+        return Child(words, stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(env), text=True)
 
     def python(self, code: str, *arguments: str, check: bool = True, timeout: float = 60.0) -> CompletedProcess[str]:
         """Run Python code inside, with the caller's interpreter, which imports nothing from the working directory."""
@@ -207,7 +199,7 @@ class Sandbox:
         # nsenter forks to enter the pid namespace, and what it forked would outlive its death by SIGKILL.
         dying = [_path_of("setpriv"), "--pdeathsig", "KILL"]
         # To enter a mount namespace leaves one in its root directory.
-        back_in_directory = [_path_of("sh"), "-c", 'cd -- "$0" 2>/dev/null; exec "$@"', os.getcwd()]
+        back_in_directory = [_path_of("sh"), "-c", 'cd -- "$0" 2>/dev/null; exec "$@"', working_directory() or "/"]
         return [*nsenter, *dying, *back_in_directory, *argv]
 
 

@@ -38,6 +38,14 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
     return kept
 
 
+def working_directory() -> str | None:
+    """Return the working directory of this process; None if it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
+
+
 def describe(answer: Answer) -> None:
     """Leave inside what the sandbox is and the `hybridvif` program; called by its first process."""
     os.makedirs(_PROGRAMS)

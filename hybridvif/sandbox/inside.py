@@ -15,7 +15,7 @@ import sys
 from typing import NoReturn
 
 from hybridvif.sandbox import kernel
-from hybridvif.sandbox.environment import describe, environment
+from hybridvif.sandbox.environment import describe, environment, working_directory
 from hybridvif.sandbox.lacks import lacks_of, mount_lack, namespace_lack, start_lack
 from hybridvif.sandbox.order import Answer, Order
 from hybridvif.sandbox.rungs import Lack, Rung, SandboxError
@@ -138,7 +138,8 @@ def _mount_all() -> tuple[Lack, ...]:
     os.mkdir(RUN_DIRECTORY)
     os.mkdir("/run/lock")
     os.chmod("/run/lock", 0o1777)  # noqa: S103 - as on any host: every program's locks
-    if os.getcwd() == "/run" or os.getcwd().startswith("/run/"):
+    here = working_directory()
+    if here is None or here == "/run" or here.startswith("/run/"):
         os.chdir("/")  # else relative names would still lead to what is hidden now
     refused = []
     # /sys/class/net belongs to the network namespace sysfs was mounted in: the old one shows the caller's links.
