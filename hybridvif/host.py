@@ -251,7 +251,7 @@ class _Connections:
 
         from hybridvif import config
 
-        wanted = tuple(os.path.abspath(name) for name in files)
+        wanted = tuple(map(_absolute, files))
         with self._lock:
             if self._count and wanted != self._files:
                 raise ConfigurationError(
@@ -285,12 +285,22 @@ class _Connections:
                 daemon_context.stop()
 
 
+def _absolute(name: str) -> str:
+    try:
+        return os.path.abspath(name)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"configuration file {name}: its path is relative, and the working directory has been deleted; "
+            "give an absolute path, or change to another directory"
+        ) from error
+
+
 def _parsed(conf: Any) -> bool:
     return conf._namespace is not None
 
 
 def _files_of(conf: Any) -> list[str]:
-    return [os.path.abspath(name) for name in getattr(conf, "config_file", None) or ()]
+    return [_absolute(name) for name in getattr(conf, "config_file", None) or ()]
 
 
 _connections = _Connections()
