@@ -80,9 +80,12 @@ class Host:
 
     def begin(self) -> None:
         """Have the daemon started now and not on first use, and do not wait: who asks first hears of a failure."""
+        from hybridvif.privileged import ahead
         from hybridvif.privileged.context import daemon_context
 
-        daemon_context.begin(time.monotonic() + self.settings.deadline * START_SHARE)
+        # Whoever asks first meets the limit again.
+        with suppress(PreconditionError), ahead.within_limits():
+            daemon_context.begin(time.monotonic() + self.settings.deadline * START_SHARE)
         # What the first question needs, imported while the daemon comes up.
         from hybridvif import wire  # noqa: F401
         from hybridvif.privileged import entrypoints  # noqa: F401
@@ -149,11 +152,13 @@ class Host:
         from oslo_privsep.comm import PrivsepTimeout
 
         from hybridvif import locks
+        from hybridvif.privileged import ahead
         from hybridvif.privileged.context import daemon_context
 
         # Who cannot have the daemon makes no lock directory either: it would be theirs, and root would refuse it.
         try:
-            daemon_context.reach(deadline)
+            with ahead.within_limits():
+                daemon_context.reach(deadline)
         except PrivsepTimeout as error:
             raise NoAnswer(f"{error}, and the deadline has passed; call again") from error
         with locks.holding(keys, self.settings.lock_path, deadline):
@@ -219,10 +224,12 @@ def _told() -> Iterator[None]:
     """What goes wrong within, between the two processes, as an error of ours."""
     from oslo_privsep.comm import PrivsepTimeout
 
+    from hybridvif.privileged import ahead
     from hybridvif.privileged.channel import Untaken
 
     try:
-        yield
+        with ahead.within_limits():
+            yield
     except PrivsepTimeout as error:
         raise NoAnswer("the privileged daemon did not answer by the deadline") from error
     except Untaken as error:

@@ -30,7 +30,7 @@ def noted(signs: Collection[str], path: str, deadline: float) -> dict[str, float
     path: the lock directory. Raises PreconditionError if it is of no use, locks.LockTimeout.
     """
     with locks.holding((FILE,), path, deadline):
-        now, boot = time.monotonic(), _boot_id()
+        now, boot = time.monotonic(), boot_id()
         known = _read(os.path.join(path, FILE), boot, now)
         since = {sign: known.get(sign, now) for sign in signs}
         if since != known:
@@ -38,7 +38,8 @@ def noted(signs: Collection[str], path: str, deadline: float) -> dict[str, float
     return {sign: now - at for sign, at in since.items()}
 
 
-def _boot_id() -> str:
+def boot_id() -> str:
+    """Return the id of this boot. Raises PreconditionError if it cannot be read."""
     try:
         with open(_BOOT_ID, encoding="ascii") as file:
             return file.read().strip()

@@ -78,11 +78,13 @@ def lock_path(path: str) -> Finding:
 
 
 def _daemon(host: Host) -> Iterator[Finding]:
+    from hybridvif.privileged.ahead import within_limits
     from hybridvif.privileged.context import daemon_context
 
     yield from system.helper_findings(daemon_context.conf.helper_command)
     try:
-        daemon_context.reach(time.monotonic() + min(PATIENCE, host.settings.deadline))
+        with within_limits():
+            daemon_context.reach(time.monotonic() + min(PATIENCE, host.settings.deadline))
     except HybridVifError as error:
         yield failed_with("daemon", str(error))
         yield from _switch_from_outside(host.settings)

@@ -6,11 +6,16 @@ import fcntl
 import os
 import platform
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif import notes
+from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
+from hybridvif.errors import PreconditionError
+from hybridvif.executors import procfs
+from hybridvif.privileged import ahead
 from hybridvif.sandbox.lacks import as_root, program
 
 CAP_NET_ADMIN = 12
@@ -18,6 +23,7 @@ _HELPER = "hybridvif-privsep-helper"
 _NS_GET_USERNS = 0xB701
 _LIBRARIES = ("oslo.privsep", "oslo.config", "oslo.concurrency", "pyroute2", "ovsdbapp", "stevedore")
 _PYTHON = (3, 11)
+_THREADS = 7
 _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
 """Link kinds, each with a function of the kernel that it cannot be without."""
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -30,8 +36,12 @@ def system_findings(call_iptables: bool = False) -> Iterator[Finding]:
     yield capability()
     yield from kernel_kinds()
     yield proc_sys()
+    yield temporary_directory()
+    yield threads()
     yield ipv6()
-    yield bridge_nf(BRIDGE_NF, call_iptables)
+    if not procfs.lacking():
+        yield bridge_nf(BRIDGE_NF, call_iptables)
+    yield from boot_id()
     yield _sandbox()
 
 
@@ -140,16 +150,53 @@ def _owns_network() -> bool:
 
 
 def proc_sys() -> Finding:
-    """Whether /proc/sys can be written."""
+    """Whether /proc/sys is whole, and can be written."""
+    lacking = procfs.lacking()
+    if lacking:
+        return failed_with("/proc/sys", lacking)
     if os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:
         remedy = as_root("mount -o remount,rw /proc/sys") + " (in a container: run it with --privileged)"
         return failed("/proc/sys", "mounted read-only, so IPv6 cannot be switched off on a new bridge", remedy)
     return passed("/proc/sys", "mounted read-write")
 
 
+def boot_id() -> Iterator[Finding]:
+    """Whether gc can tell this boot from others, if it cannot."""
+    try:
+        notes.boot_id()
+    except PreconditionError as error:
+        yield failed_with("boot id", str(error))
+
+
+def threads() -> Finding:
+    """Whether this user may start as many processes and threads as a plug needs."""
+    name, enough = "threads", threading.Event()
+    started = [threading.Thread(target=enough.wait, daemon=True) for _ in range(_THREADS)]
+    try:
+        with ahead.within_limits():
+            for thread in started:
+                thread.start()
+    except PreconditionError as error:
+        return failed_with(name, str(error))
+    finally:
+        enough.set()
+    return passed(name, f"at least {_THREADS} more can be started")
+
+
+def temporary_directory() -> Finding:
+    """Whether the socket for the daemon can be made."""
+    name = "temporary directory"
+    try:
+        path = ahead.private_directory()
+    except PreconditionError as error:
+        return failed_with(name, str(error))
+    os.rmdir(path)
+    return passed(name, os.path.dirname(path))
+
+
 def ipv6() -> Finding:
     """Whether the kernel has IPv6."""
-    there = os.path.isdir("/proc/sys/net/ipv6")
+    there = os.path.exists("/proc/self/net/if_inet6")
     return info(
         "IPv6", "in the kernel" if there else "not in the kernel, so it need not be switched off on the bridges"
     )

@@ -21,6 +21,7 @@ TRIES = 10
 
 def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Observed:
     """The links under these names, or all of our grammar."""
+    procfs.require()
     if names is None or len(names) > ALL_FROM:
         devices = _ask(ip, ["link show"], deadline)
         return observed(devices, names, members_of(devices))

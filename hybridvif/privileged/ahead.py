@@ -10,10 +10,11 @@ from __future__ import annotations
 import atexit
 import contextlib
 import os
+import resource
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hybridvif.children import Child
 from hybridvif.errors import PreconditionError
@@ -70,6 +71,23 @@ def _made_in(place: str) -> str:
     return path
 
 
+@contextlib.contextmanager
+def within_limits() -> Iterator[None]:
+    """Turn a thread or a process that cannot be started into a PreconditionError."""
+    try:
+        yield
+    except (RuntimeError, BlockingIOError) as error:
+        # Of threading, and of fork(2). A thread that did not start cannot be joined either.
+        if isinstance(error, RuntimeError) and "thread" not in str(error):
+            raise
+        limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
+        told = "" if limit == resource.RLIM_INFINITY else f" (RLIMIT_NPROC is {limit})"
+        raise PreconditionError(
+            f"no more processes or threads can be started{told}; raise the limit of this user (ulimit -u, or TasksMax= "
+            "and LimitNPROC= under systemd)"
+        ) from error
+
+
 class Awaited:
     """A socket on which a daemon is to call, in a directory of its own, and the helper that starts the daemon."""
 
@@ -96,10 +114,16 @@ class Awaited:
         self.helper: Child | None = None
 
     def start(self, command: list[str]) -> Child:
-        """Start the helper, and do not wait for anything. Raises OSError."""
+        """Start the helper, and do not wait for anything. Raises OSError, PreconditionError."""
         self.command = command
         # Both streams: oslo.log writes to stdout, and the caller's own stdout may be a document.
-        self.helper = Child(
+        with within_limits():
+            self.helper = self._started(command)
+        return self.helper
+
+    @staticmethod
+    def _started(command: list[str]) -> Child:
+        return Child(
             command,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
@@ -108,7 +132,6 @@ class Awaited:
             # Who became root by sudo before that is not who starts the helper (peer.py).
             env={name: value for name, value in os.environ.items() if name not in STARTERS},
         )
-        return self.helper
 
     def close(self) -> None:
         """Await nobody any more; a daemon that has called and was not heard finds the line dead, and ends."""

@@ -112,7 +112,7 @@ def test_trap_is_sprung_by_python_without_safe_path(trapped: Path) -> None:
     sprung.unlink()
 
 
-def test_sandbox_of_tests_in_trapped_directory_springs_no_trap(trapped: Path) -> None:
+def test_box_of_tests_in_trapped_directory_springs_no_trap(trapped: Path) -> None:
     with Sandbox(rung=Rung.DUMMY) as box:
         assert box.python("import argparse, json, os; print(os.getcwd())").stdout.strip() == str(trapped)
         box.run(["ip", "link"])

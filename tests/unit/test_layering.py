@@ -135,10 +135,10 @@ def may_import(module: str, target: str) -> bool:
         channel = library.startswith("oslo_") or library == "msgpack"
         return is_of(target, *CORE, *ours) or channel or library in sys.stdlib_module_names
     if is_of(target, "hybridvif.executors"):
-        # Without a library each: what they share, a plan as text and what comes with it, and the names of packages.
-        return is_of(
-            target, FAKE, *(f"hybridvif.executors.{name}" for name in ("base", "besides", "script", "command"))
-        )
+        # Without a library each: what they share, a plan as text and what comes with it, the names of packages, and
+        # what must be seen of /proc/sys.
+        shared_names = ("base", "besides", "script", "command", "procfs")
+        return is_of(target, FAKE, *(f"hybridvif.executors.{name}" for name in shared_names))
     return library not in EXECUTOR_LIBRARIES
 
 
