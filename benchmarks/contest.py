@@ -164,7 +164,7 @@ class _Turns:
         argv = [python, str(WORKER), self._name, SOCKET]
         if self._name == "hybridvif":
             words = ["plug", port[0], "--mac", port[1], "--instance", port[2], "-q"]
-            argv = [python, "-m", "hybridvif", "--config-file", str(self._config), *words]
+            argv = [python, "-P", "-m", "hybridvif", "--config-file", str(self._config), *words]
         elif self._name != "os-vif":
             return
         started = time.perf_counter()

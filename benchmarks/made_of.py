@@ -147,7 +147,7 @@ def main() -> None:
         config = _configuration(Path(directory))
         for count in counts:
             rounds = args.rounds * 10 if count == 1 else args.rounds
-            words = [sys.executable, __file__, "--inside", str(config), str(count), str(rounds)]
+            words = [sys.executable, "-P", __file__, "--inside", str(config), str(count), str(rounds)]
             found[count] = json.loads(box.run(words, timeout=900).stdout)
     table = table_of(counts, found)
     sys.stdout.write(table)

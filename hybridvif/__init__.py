@@ -4,18 +4,19 @@
 
 Reading order of the source, which is the order of the flow: names, port, parts, wiring, steps, planner, identity,
 limits, report, errors, remains (the core: pure); config, locks, wire, host, goals, rounds, rollback, attempts, api,
-rehearsal, notes, wholehost (the shell); privileged (behind the boundary); executors; contract, cli, sandbox,
-pytest_plugin.
+rehearsal, sharedfiles, notes, wholehost (the shell); privileged (behind the boundary); executors; contract, cli,
+sandbox, pytest_plugin.
 
 Names are loaded when they are first used, so that `import hybridvif` costs next to nothing.
 """
 
-from __future__ import annotations
-
 import importlib
-from typing import TYPE_CHECKING, Any
 
+# Neither __future__ nor typing is imported: `python -m` finds those in the working directory, until __main__ runs.
+TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from hybridvif.api import check, plug, plug_all, unplug, unplug_all
     from hybridvif.errors import (
         BridgeMissing,
@@ -136,7 +137,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> "Any":
     if name not in _HOME_OF:
         raise AttributeError(f"module 'hybridvif' has no attribute {name!r}")
     value = getattr(importlib.import_module(_HOME_OF[name]), name)

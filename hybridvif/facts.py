@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -57,6 +57,11 @@ class Facts:
     def __post_init__(self) -> None:
         for name in ("links", "members", "ports", "switches"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mappingproxy can neither be pickled nor copied.
+        values = (getattr(self, known.name) for known in fields(self))
+        return Facts, tuple(dict(value) if isinstance(value, MappingProxyType) else value for value in values)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,9 +63,12 @@ class Host:
 
     def begin(self) -> None:
         """Have the daemon started now and not on first use, and do not wait: who asks first hears of a failure."""
+        from hybridvif.privileged import ahead
         from hybridvif.privileged.context import daemon_context
 
-        daemon_context.begin(time.monotonic() + self.settings.deadline * START_SHARE)
+        # Whoever asks first meets the limit again.
+        with suppress(PreconditionError), ahead.within_limits():
+            daemon_context.begin(time.monotonic() + self.settings.deadline * START_SHARE)
         # What the first question needs, imported while the daemon comes up.
         from hybridvif import wire  # noqa: F401
         from hybridvif.privileged import entrypoints  # noqa: F401
@@ -130,13 +133,15 @@ class Host:
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
         """Hold the locks of these ports, by the first 11 characters of their ids. Raises locks.LockTimeout."""
         from hybridvif import locks
+        from hybridvif.privileged import ahead
         from hybridvif.privileged.channel import TimedOut
         from hybridvif.privileged.context import daemon_context
 
         # Who cannot have the daemon makes no lock directory either: it would be theirs, and root would refuse it.
         try:
             if daemon_context.client_mode:
-                daemon_context.reach(deadline)
+                with ahead.within_limits():
+                    daemon_context.reach(deadline)
         except TimedOut as error:
             raise NoAnswer(f"{error}, and the deadline has passed; call again") from error
         with locks.holding(keys, self.settings.lock_path, deadline):
@@ -200,10 +205,12 @@ class Host:
 @contextmanager
 def _told() -> Iterator[None]:
     """What goes wrong within, between the two processes, as an error of ours."""
+    from hybridvif.privileged import ahead
     from hybridvif.privileged.channel import TimedOut, Untaken
 
     try:
-        yield
+        with ahead.within_limits():
+            yield
     except TimedOut as error:
         raise NoAnswer("the privileged daemon did not answer by the deadline") from error
     except Untaken as error:
@@ -232,7 +239,7 @@ class _Connections:
 
         from hybridvif import config
 
-        wanted = tuple(os.path.abspath(name) for name in files)
+        wanted = tuple(map(_absolute, files))
         with self._lock:
             if self._count and wanted != self._files:
                 raise ConfigurationError(
@@ -266,12 +273,22 @@ class _Connections:
                 context.daemon_context.stop()
 
 
+def _absolute(name: str) -> str:
+    try:
+        return os.path.abspath(name)
+    except FileNotFoundError as error:
+        raise ConfigurationError(
+            f"configuration file {name}: its path is relative, and the working directory has been deleted; "
+            "give an absolute path, or change to another directory"
+        ) from error
+
+
 def _parsed(conf: Any) -> bool:
     return conf._namespace is not None
 
 
 def _files_of(conf: Any) -> list[str]:
-    return [os.path.abspath(name) for name in getattr(conf, "config_file", None) or ()]
+    return [_absolute(name) for name in getattr(conf, "config_file", None) or ()]
 
 
 _connections = _Connections()

@@ -7,8 +7,10 @@ ascending order, so that two of them cannot wait for each other.
 
 from __future__ import annotations
 
+import errno
 import io
 import os
+import stat
 import threading
 import time
 import zlib
@@ -110,13 +112,22 @@ def _make(path: str) -> None:
 
 def _make_anew(path: str) -> None:
     try:
-        os.makedirs(os.path.dirname(path), exist_ok=True)
-        os.mkdir(path)
+        _make_above(os.path.dirname(path))
+        os.mkdir(path, 0o770)
     except FileExistsError:
         # Another caller was faster.
         return
     # Root and the service's user share it by its group; mkdir(2) heeds the umask and ignores the setgid bit.
     os.chmod(path, 0o2770)  # noqa: S103
+
+
+def _make_above(path: str) -> None:
+    """Make the directories above, for their owner to write alone whatever the umask."""
+    if path and not os.path.isdir(path):
+        _make_above(os.path.dirname(path))
+        with suppress(FileExistsError):
+            os.mkdir(path, 0o755)
+            os.chmod(path, 0o755)  # noqa: S103
 
 
 def _opened(name: str) -> io.FileIO:
@@ -127,18 +138,26 @@ def _opened(name: str) -> io.FileIO:
     # Not blocking: for a file that another process holds a lease of, open(2) would wait 45 s for that to be given back.
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
     with suppress(FileNotFoundError):
-        return io.FileIO(os.open(name, flags), "r+")
+        return _regular(io.FileIO(os.open(name, flags), "r+"), name)
     try:
         fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o660)
     except FileExistsError:
         # Another caller was faster.
-        return io.FileIO(os.open(name, flags), "r+")
+        return _regular(io.FileIO(os.open(name, flags), "r+"), name)
     file = io.FileIO(fd, "r+")
     try:
         os.fchmod(fd, 0o660)
     except OSError:
         file.close()
         raise
+    return file
+
+
+def _regular(file: io.FileIO, name: str) -> io.FileIO:
+    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+        file.close()
+        # A fifo is locked as well as a file, and a device does whatever it does.
+        raise OSError(errno.EINVAL, f"{name} is not a regular file, so remove it")
     return file
 
 

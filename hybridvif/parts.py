@@ -224,6 +224,10 @@ class HostState:
         object.__setattr__(self, "links", MappingProxyType(dict(self.links)))
         object.__setattr__(self, "ports", MappingProxyType(dict(self.ports)))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # A mappingproxy can neither be pickled nor copied.
+        return HostState, (dict(self.links), dict(self.ports))
+
     def __iter__(self) -> Iterator[Part]:
         yield from self.links.values()
         yield from self.ports.values()

@@ -65,7 +65,8 @@ def connected(box: Sandbox, directory: Path, **options: object) -> Iterator[Host
 
     config = directory / "hybridvif.conf"
     lines = {"lock_path": directory / "locks", **options}
-    # Not the script hybridvif-privsep-helper: an environment that borrows its libraries has none.
+    # Not the script hybridvif-privsep-helper: an environment that borrows its libraries has none. -P: it runs as root,
+    # and the working directory may be one that others can write.
     helper = [sys.executable, "-P", "-m", "hybridvif.privileged.helper"]
     command = shlex.join(box.entering([*helper, "--config-file", str(config)]))
     config.write_text(

@@ -6,7 +6,20 @@
 #   HYBRIDVIF_VENV    where the virtual environment is or shall be (default: .venv in this tree)
 #   HYBRIDVIF_PYTHON  the Python to make it with (default: the first found that is 3.11 or newer)
 
-root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
+# What is run and imported must not be found in the working directory, where others may write: not by an empty or a
+# relative element of PATH, nor by CDPATH, nor by Python, which is started with -P (safe path) or -I (isolated).
+unset CDPATH
+PATH=$(
+    IFS=: absolute=
+    for directory in $PATH; do
+        if [[ $directory == /* ]]; then
+            absolute+=:$directory
+        fi
+    done
+    printf '%s' "${absolute#:}"
+)
+
+root=$(cd "$(PATH=/usr/bin:/bin dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${HYBRIDVIF_VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
 stamp=$venv/hybridvif-installed # three lines: where the venv is, a digest of setup.cfg and $root, the extras
@@ -155,14 +168,14 @@ set_up_venv() {
     fi
     # PIP_USER=0: a user's pip.conf may say otherwise, which a virtual environment refuses.
     PIP_USER=0 logged "installing hybridvif${extras:+ with $extras} into $venv" \
-        "$venv/bin/python" -m pip install --disable-pip-version-check --editable "$wanted" \
+        "$venv/bin/python" -I -m pip install --disable-pip-version-check --editable "$wanted" \
         || fail "pip could not install hybridvif: is a package index within reach, and may $(id -un) write to $root?"
     printf '%s\n' "$venv" "$key" "$extras" >"$stamp"
 }
 
 # Makes the virtual environment unless there is one that works.
 make_venv() {
-    if fits "$venv/bin/python" && "$venv/bin/python" -c 'import pip' 2>/dev/null; then
+    if fits "$venv/bin/python" && "$venv/bin/python" -I -c 'import pip' 2>/dev/null; then
         return 0
     fi
     if [[ -e $venv && ! -e $stamp && $venv != "$root/.venv" && -n $(ls -A "$venv") ]]; then
@@ -171,7 +184,7 @@ make_venv() {
     find_python || fail "$why_no_python"
     mkdir -p "$venv" 2>/dev/null || true
     [[ -w $venv ]] || fail "$venv cannot be written by $(id -un); set HYBRIDVIF_VENV to a place that can"
-    logged "making a virtual environment in $venv with $python" "$python" -m venv --clear "$venv" \
+    logged "making a virtual environment in $venv with $python" "$python" -I -m venv --clear "$venv" \
         || fail "$python could not make a virtual environment; set HYBRIDVIF_PYTHON to another Python"
 }
 
@@ -188,7 +201,7 @@ find_python() {
     for candidate in "${candidates[@]}"; do
         # A pyenv shim is on the PATH for versions that are not chosen, so each is run.
         fits "$candidate" || continue
-        if "$candidate" -c 'import ensurepip, venv' 2>/dev/null; then
+        if "$candidate" -I -c 'import ensurepip, venv' 2>/dev/null; then
             python=$(type -P "$candidate")
             return 0
         fi
@@ -205,5 +218,5 @@ find_python() {
 
 # Whether this is a Python of a version that will do.
 fits() {
-    "$1" -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 </dev/null
+    "$1" -I -c 'import sys; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 </dev/null
 }

@@ -69,6 +69,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         from hybridvif.cli import streams
 
         with streams.interruptible(ends=argv is None):
+            if argv is None:
+                streams.own_process()
             # The module `list` of this package hides the built-in one.
             code = _guarded((*sys.argv[1:],) if argv is None else argv, own=argv is None)
             if argv is None:

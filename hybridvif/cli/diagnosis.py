@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from importlib.metadata import entry_points
 
+from hybridvif import sharedfiles
 from hybridvif.cli import system
 from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
 from hybridvif.cli.osvif import osvif_findings
@@ -25,6 +26,7 @@ PATIENCE = 10.0
 RECORDING = "recording"
 OVS_EXECUTORS = ("ovsdb", "ovsdbapp", "ovs-vsctl")
 _CONTROL_PATIENCE = 2.0
+_CONTROL_LIMIT = 64 * 1024
 
 
 def findings(files: Sequence[str]) -> Iterator[Finding]:
@@ -76,11 +78,13 @@ def lock_path(path: str) -> Finding:
 
 
 def _daemon(host: Host) -> Iterator[Finding]:
+    from hybridvif.privileged.ahead import within_limits
     from hybridvif.privileged.context import daemon_context
 
     yield from system.helper_findings(daemon_context.conf.helper_command)
     try:
-        daemon_context.reach(time.monotonic() + min(PATIENCE, host.settings.deadline))
+        with within_limits():
+            daemon_context.reach(time.monotonic() + min(PATIENCE, host.settings.deadline))
     except HybridVifError as error:
         yield failed_with("daemon", str(error))
         yield from _switch_from_outside(host.settings)
@@ -151,14 +155,14 @@ def vswitchd(remote: str) -> Finding:
         return info(name, f"cannot be seen from here, since OVSDB is at {remote}")
     directory = os.path.dirname(remote.removeprefix("unix:"))
     try:
-        with open(os.path.join(directory, "ovs-vswitchd.pid"), encoding="ascii") as file:
-            number = file.read().strip()
+        # Open vSwitch may run as a user of its own, who can write anything there.
+        number = int(sharedfiles.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
         answer = _asked(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
     except PermissionError:
         return info(name, "its control socket is closed to this user, so whether it answers was not looked at")
     except TimeoutError:
         return failed(name, f"does not answer within {_CONTROL_PATIENCE:g} s, so it hangs", _start())
-    except (OSError, ValueError):
+    except (OSError, ValueError, sharedfiles.Unfit):
         return failed(name, f"does not run (nobody listens in {directory})", _start())
     return passed(name, f"answers: {answer}")
 
@@ -177,12 +181,15 @@ def _asked(path: str) -> str:
         control.settimeout(_CONTROL_PATIENCE)
         control.connect(path)
         control.sendall(b'{"id": 0, "method": "version", "params": []}')
-        said = b""
-        while True:
+        answer, deadline = b"", time.monotonic() + _CONTROL_PATIENCE
+        while len(answer) <= _CONTROL_LIMIT and time.monotonic() < deadline:
             received = control.recv(4096)
-            said += received
+            answer += received
             try:
-                return str(json.loads(said)["result"]).splitlines()[0]
+                return str(json.loads(answer)["result"]).splitlines()[0]
             except json.JSONDecodeError:
                 if not received:
                     raise
+            except (LookupError, RecursionError, TypeError) as error:
+                raise ValueError("no answer of ovs-vswitchd's") from error
+        raise TimeoutError

@@ -31,7 +31,12 @@ def given(words: Sequence[str]) -> Iterator[None]:
         return
     from hybridvif.privileged import ahead
 
-    options = {"config_file": [os.path.abspath(name) for name in files]}
+    try:
+        options = {"config_file": [os.path.abspath(name) for name in files]}
+    except FileNotFoundError:
+        # The working directory has been deleted, which is told when it is due.
+        yield
+        return
     try:
         ahead.begin(lambda path: ahead.command_of(path, options))
         yield

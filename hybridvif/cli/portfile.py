@@ -32,6 +32,8 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+LIMIT = 64 << 20
+"""Bytes of a file, some 400,000 ports: an endless one, as /dev/zero, must not fill the memory."""
 _Loader.yaml_implicit_resolvers = {
     sign: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] in ("bool", "null")]
     for sign, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -66,10 +68,12 @@ def read_ports(name: str) -> list[Asked]:
 def _loaded(name: str, shown: str) -> Any:
     try:
         if name == "-":
-            text = sys.stdin.buffer.read() if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
+            text = sys.stdin.buffer.read(LIMIT + 1) if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
         else:
             with open(name, "rb") as file:
-                text = file.read()
+                text = file.read(LIMIT + 1)
+        if len(text) > LIMIT:
+            raise InvalidInput(f"{shown}: it has more than {LIMIT >> 20} MiB; divide the ports among several files")
         return yaml.load(text.decode(), Loader=_Loader)  # noqa: S506  # a SafeLoader
     except OSError as error:
         raise InvalidInput(f"{shown}: it cannot be read: {error.strerror}; give a file of ports with -F") from error

@@ -33,6 +33,17 @@ def secure() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def own_process() -> None:
+    """Set what this process has inherited from its parent, and what would break it.
+
+    A SIGCHLD that is ignored loses the exit codes of programs. A signal that is blocked ends nothing. A umask without
+    the owner's bits makes directories that their own owner cannot use. Signals that are ignored stay so, as for nohup.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, ())
+    os.umask(os.umask(0o077) & 0o077)
+
+
 class _Interrupts:
     """The signals that came."""
 

@@ -5,13 +5,17 @@ from __future__ import annotations
 import fcntl
 import os
 import platform
-import shutil
 import sys
+import threading
 from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif import notes
+from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
+from hybridvif.errors import PreconditionError
+from hybridvif.executors import procfs
+from hybridvif.privileged import ahead
 from hybridvif.sandbox.missing import as_root, program
 
 CAP_NET_ADMIN = 12
@@ -19,6 +23,7 @@ _HELPER = "hybridvif-privsep-helper"
 _NS_GET_USERNS = 0xB701
 _LIBRARIES = ("oslo.privsep", "oslo.config", "oslo.concurrency", "pyroute2", "ovsdbapp", "stevedore")
 _PYTHON = (3, 11)
+_THREADS = 7
 _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
 """Link kinds, each with a function of the kernel that it cannot be without."""
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
@@ -31,8 +36,12 @@ def system_findings(call_iptables: bool = False) -> Iterator[Finding]:
     yield capability()
     yield from kernel_kinds()
     yield proc_sys()
+    yield temporary_directory()
+    yield threads()
     yield ipv6()
-    yield bridge_nf(BRIDGE_NF, call_iptables)
+    if not procfs.lacking():
+        yield bridge_nf(BRIDGE_NF, call_iptables)
+    yield from boot_id()
     yield _sandbox()
 
 
@@ -45,7 +54,7 @@ def helper_findings(helper_command: str | None) -> Iterator[Finding]:
     if os.path.exists(beside):
         yield passed(_HELPER, beside)
     elif os.geteuid() != 0:
-        yield _program(_HELPER, f"{sys.executable} -m pip install hybridvif")
+        yield _program(_HELPER, f"{sys.executable} -P -m pip install hybridvif")
     if os.geteuid() != 0:
         yield _program("sudo", "run as root, or install sudo, or set [hybridvif_privileged] helper_command")
 
@@ -103,7 +112,7 @@ def libraries() -> Finding:
         except PackageNotFoundError:
             missing.append(name)
     if missing:
-        command = f"{sys.executable} -m pip install {' '.join(missing)}"
+        command = f"{sys.executable} -P -m pip install {' '.join(missing)}"
         return failed("libraries", f"not installed: {', '.join(missing)}", command)
     return passed("libraries", ", ".join(told))
 
@@ -141,16 +150,53 @@ def _owns_network() -> bool:
 
 
 def proc_sys() -> Finding:
-    """Whether /proc/sys can be written."""
+    """Whether /proc/sys is whole, and can be written."""
+    lacking = procfs.lacking()
+    if lacking:
+        return failed_with("/proc/sys", lacking)
     if os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:
         remedy = as_root("mount -o remount,rw /proc/sys") + " (in a container: run it with --privileged)"
         return failed("/proc/sys", "mounted read-only, so IPv6 cannot be switched off on a new bridge", remedy)
     return passed("/proc/sys", "mounted read-write")
 
 
+def boot_id() -> Iterator[Finding]:
+    """Whether gc can tell this boot from others, if it cannot."""
+    try:
+        notes.boot_id()
+    except PreconditionError as error:
+        yield failed_with("boot id", str(error))
+
+
+def threads() -> Finding:
+    """Whether this user may start as many processes and threads as a plug needs."""
+    name, enough = "threads", threading.Event()
+    started = [threading.Thread(target=enough.wait, daemon=True) for _ in range(_THREADS)]
+    try:
+        with ahead.within_limits():
+            for thread in started:
+                thread.start()
+    except PreconditionError as error:
+        return failed_with(name, str(error))
+    finally:
+        enough.set()
+    return passed(name, f"at least {_THREADS} more can be started")
+
+
+def temporary_directory() -> Finding:
+    """Whether the socket for the daemon can be made."""
+    name = "temporary directory"
+    try:
+        path = ahead.private_directory()
+    except PreconditionError as error:
+        return failed_with(name, str(error))
+    os.rmdir(path)
+    return passed(name, os.path.dirname(path))
+
+
 def ipv6() -> Finding:
     """Whether the kernel has IPv6."""
-    there = os.path.isdir("/proc/sys/net/ipv6")
+    there = os.path.exists("/proc/self/net/if_inet6")
     return info(
         "IPv6", "in the kernel" if there else "not in the kernel, so it need not be switched off on the bridges"
     )
@@ -190,5 +236,5 @@ def _sandbox() -> Finding:
 
 
 def _program(name: str, remedy: str) -> Finding:
-    found = shutil.which(name) or program(name)
+    found = program(name)
     return passed(name, found) if found else failed(name, "not installed", remedy)

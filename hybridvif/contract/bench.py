@@ -7,6 +7,7 @@ import sys
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from pathlib import Path
 from subprocess import PIPE, Popen
 from types import TracebackType
 from typing import Any, Self
@@ -42,8 +43,7 @@ class Bench:
     def __init__(self, make: Make, box: Sandbox, settings: dict[str, Any]) -> None:
         self.box = box
         self.make = make
-        self._argv = [sys.executable, "-m", "hybridvif.contract.worker", make.__module__, make.__qualname__]
-        self._argv.append(json.dumps(settings))
+        self._argv = [sys.executable, "-P", "-m", "hybridvif.contract.worker", *_place_of(make), json.dumps(settings)]
         self._worker: Popen[str] | None = None
 
     def __enter__(self) -> Self:
@@ -147,6 +147,13 @@ class Bench:
                 link[key] = sorted(set(link[key]) - {"NO-CARRIER", "LOWER_UP"}) if key == "flags" else ""
             found.append(json.dumps(link, sort_keys=True))
         return sorted(found)
+
+
+def _place_of(make: Make) -> list[str]:
+    """The arguments that name an executor: where its module was imported from, the module, the class."""
+    file = Path(sys.modules[make.__module__].__file__ or "")
+    depth = make.__module__.count(".") + (file.name == "__init__.py")
+    return [str(file.parents[depth]), make.__module__, make.__qualname__]
 
 
 def require_equal(seen: HostState, expected: HostState, when: str) -> None:

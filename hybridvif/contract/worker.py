@@ -15,7 +15,9 @@ from hybridvif.settings import Settings
 
 def main() -> None:
     """Make the executor that the arguments name, and serve until the input ends."""
-    home, name, settings = sys.argv[1:]
+    place, home, name, settings = sys.argv[1:]
+    # Last, since it may be any directory: nothing in it takes the place of an installed module.
+    sys.path.append(place)
     make: Any = importlib.import_module(home)
     for part in name.split("."):
         make = getattr(make, part)

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
+from hybridvif.children import LOST
 from hybridvif.errors import PreconditionError
 from hybridvif.executors import iplinks, procfs
 from hybridvif.executors.base import StepFailed, one_by_one
@@ -103,7 +104,7 @@ class _Worker:
         if done.expired:
             raise StepFailed(f"{command} did not end before the deadline and was killed", retry=True)
         if done.code < 0:
-            raise StepFailed(f"{command} was killed", retry=True)
+            raise StepFailed(f"{command}: {done.said if done.code == LOST else 'it was killed'}", retry=True)
         harmless = _ABSENT if command.absent else _NO_IPV6 if command.without_ipv6 else ()
         if done.code and not any(said in done.stderr for said in harmless):
             raise _failure(f"{command} failed", done.said)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hybridvif.children import LOST, WHY_LOST, Child
 from hybridvif.executors.base import ExecutorError
 
 PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch", "ivs-ctl": "ivs"}
@@ -27,6 +28,7 @@ class Finished:
 
     argv: tuple[str, ...]
     code: int
+    """Negative if it was killed, or its exit code is lost: then what it wrote may be half, and tells of no absence."""
     stdout: str
     stderr: str
     expired: bool = False
@@ -34,6 +36,8 @@ class Finished:
     @property
     def said(self) -> str:
         """The last line it wrote to stderr, or its exit code."""
+        if self.code == LOST:
+            return WHY_LOST
         lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
         return lines[-1] if lines else f"exit code {self.code}"
 
@@ -65,12 +69,12 @@ class Program:
         if time.monotonic() >= deadline:
             raise ExecutorError(f"{self.name} was not started, since the deadline had passed; call again")
         try:
-            process = subprocess.Popen(
+            process = Child(
                 argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                text=True,
+                encoding="utf-8",  # not the caller's locale
                 errors="replace",
                 env={"LC_ALL": "C", "PATH": self._search},
                 cwd="/",
@@ -82,7 +86,7 @@ class Program:
             try:
                 out, err = process.communicate(stdin, timeout=max(deadline - time.monotonic(), 0.001))
             except subprocess.TimeoutExpired:
-                with contextlib.suppress(ProcessLookupError):
+                with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
                 out, err = process.communicate()
                 return Finished(argv, process.returncode, out, err, expired=True)

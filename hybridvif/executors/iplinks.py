@@ -7,6 +7,7 @@ import pwd
 from collections.abc import Collection, Mapping
 from typing import Any
 
+from hybridvif.children import LOST, WHY_LOST
 from hybridvif.executors import procfs
 from hybridvif.executors.base import ExecutorError
 from hybridvif.executors.command import Program
@@ -33,6 +34,7 @@ TRIES = 10
 
 def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Observed:
     """The links under these names, or all of our grammar."""
+    procfs.require()
     if names is None or len(names) > ALL_FROM:
         devices = _ask(ip, ["link show"], deadline)
         return observed(devices, names, members_of(devices))
@@ -53,12 +55,14 @@ def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
     """What ip answers; a device that is absent has no answer, anything else that it cannot say is an error."""
     if not questions:
         return []
+    why = "ip was interrupted again and again; call again"
     for _ in range(TRIES):
         done = ip.run(["-force", "-details", "-json", "-N", "-batch", "-"], deadline, stdin="\n".join(questions) + "\n")
         if done.expired:
             break
         # Killed, it says nothing of what it had not come to, as of what is absent.
         if done.code < 0 or "Dump was interrupted" in done.stderr:
+            why = WHY_LOST if done.code == LOST else why
             continue
         complaints = [line for line in done.stderr.splitlines() if not _is_absence(line)]
         if complaints:
@@ -66,7 +70,7 @@ def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
         entries = [entry for entry in _documents(done.stdout) if "ifname" in entry]
         held = _carriers([entry["ifindex"] for entry in entries if "UP" not in entry.get("flags", [])], deadline)
         return [_device_of(entry, held) for entry in entries]
-    raise ExecutorError("the links of this host could not be read: ip was interrupted again and again; call again")
+    raise ExecutorError(f"the links of this host could not be read: {why}")
 
 
 def _is_absence(line: str) -> bool:

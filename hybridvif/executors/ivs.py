@@ -38,6 +38,8 @@ class IvsExecutor:
         done = self._ivs.run(["show"], deadline)
         if done.expired:
             raise ExecutorError("ivs-ctl show did not end before the deadline (is ivs hung?)")
+        if done.code < 0:
+            raise ExecutorError(f"the ports of ivs could not be read: {done.said}; call again")
         if done.code:
             raise ExecutorError(f"cannot read the ports of ivs: {done.said}; is ivs running?", precondition=True)
         words = set(re.findall(r"[\w-]+", done.stdout))
@@ -58,6 +60,8 @@ class IvsExecutor:
             done = self._ivs.run(line.arguments, deadline)
             if done.expired:
                 raise StepFailed(f"{line} did not end before the deadline and was killed", retry=True)
+            if done.code < 0:
+                raise StepFailed(f"{line} was killed: {done.said}", retry=True)
             if done.code:
                 lacking = PreconditionError.code if "ermission" in done.stderr else ""
                 raise StepFailed(f"{line} failed: {done.said}", code=lacking)

@@ -1,19 +1,20 @@
 """Many links deleted as one: the kernel then waits for its grace periods once, not once a device.
 
-The group is a random one that was empty, under one lock of the host; it is deleted only after a dump that nothing
-interrupted has shown that it holds exactly the devices that are to go. Whoever is killed in between leaves devices in a
-group, which the next plan takes them out of.
+The group is a random one of 2^31. It is deleted only after a dump that nothing interrupted has shown that it holds
+exactly the devices that are to go. A process that is killed in between leaves devices in a group, which the next plan
+takes them out of.
+
+No lock is taken: any user of the host could hold one that all daemons of a network namespace can find. None is needed.
+Two deletes that draw the same group, which one in 2^31 does, see too many devices and go one by one; if one of them
+comes between the dump and the delete of the other, that takes along what was to be deleted as well.
 """
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import secrets
-import socket
 import threading
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Sequence
 
 from hybridvif.executors.linkmessages import delete_group, dump_request, group_of, set_link
 from hybridvif.executors.rtnetlink import RTM_DELLINK, Channel, Interrupted, Rejected, Request, link_header_of
@@ -22,13 +23,12 @@ FIRST, LAST = 1 << 16, (1 << 31) - 1
 """Below, an administrator's own groups may be: iproute2's names for groups end at 255."""
 TRIES = 3
 PATIENCE = 1.0
-"""Seconds to wait for another daemon of this host; then one by one."""
+"""Seconds to wait for another thread of this process; then one by one."""
 TOGETHER = 200
 """Devices of one group: while it is deleted nobody else can change a link."""
-_NAME = "\0hybridvif-link-group"
-"""A socket's name, of which there is one a network namespace; who is killed leaves no lock behind."""
 
 _threads = threading.Lock()
+"""One dump at a time: a delete of another thread would interrupt it. For speed alone."""
 
 
 def delete_together(channel: Channel, requests: Sequence[Request], deadline: float) -> Collection[Request]:
@@ -37,12 +37,16 @@ def delete_together(channel: Channel, requests: Sequence[Request], deadline: flo
     if len(deletes) < 2:
         return ()
     gone: set[Request] = set()
-    with _alone(min(deadline, time.monotonic() + PATIENCE)) as alone:
-        for at in range(0, len(deletes) if alone else 0, TOGETHER):
-            some = deletes[at : at + TOGETHER]
+    if not _threads.acquire(timeout=max(min(PATIENCE, deadline - time.monotonic()), 0)):
+        return ()
+    try:
+        for start in range(0, len(deletes), TOGETHER):
+            some = deletes[start : start + TOGETHER]
             if time.monotonic() >= deadline or not _deleted(channel, some):
                 break
             gone.update(some)
+    finally:
+        _threads.release()
     return gone
 
 
@@ -65,28 +69,3 @@ def _members(channel: Channel, group: int) -> set[int] | None:
         except Interrupted:
             continue
     return None
-
-
-@contextlib.contextmanager
-def _alone(deadline: float) -> Iterator[bool]:
-    """Whether nobody else of this host deletes a group meanwhile; False: another daemon was at it all the time."""
-    if not _threads.acquire(timeout=max(deadline - time.monotonic(), 0)):
-        yield False
-        return
-    try:
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as lock:
-            yield _bound(lock, deadline)
-    finally:
-        _threads.release()
-
-
-def _bound(lock: socket.socket, deadline: float) -> bool:
-    while True:
-        try:
-            lock.bind(_NAME)
-        except OSError as error:
-            if error.errno != errno.EADDRINUSE or time.monotonic() >= deadline:
-                return False
-            time.sleep(0.002)
-        else:
-            return True

@@ -92,6 +92,8 @@ class NetlinkExecutor:
         Side by side they disturb ovs-vswitchd once, which looks at the whole host whenever a device changes, and keeps
         the kernel's links to itself meanwhile. Many ports, and deletes, which wait for the kernel, hold up nobody.
         """
+        if not all(isinstance(step, Delete) for step in steps):
+            procfs.require()
         if len(steps) > FEW or any(isinstance(step, Delete) for step in steps):
             return self._apply(steps, deadline)
         return self._group.apply(steps, deadline)

@@ -11,6 +11,8 @@ from __future__ import annotations
 import errno
 import os
 
+from hybridvif.executors.base import ExecutorError
+
 _FILES = {
     "arp_ignore": "/proc/sys/net/ipv4/conf/{}/arp_ignore",
     "arp_announce": "/proc/sys/net/ipv4/conf/{}/arp_announce",
@@ -19,6 +21,33 @@ _FILES = {
     "rp_filter": "/proc/sys/net/ipv4/conf/{}/rp_filter",
     "disable_ipv6": "/proc/sys/net/ipv6/conf/{}/disable_ipv6",
 }
+
+_ALWAYS = "/proc/sys/net/ipv4/conf"
+_WITH_IPV6 = "/proc/sys/net/ipv6/conf"
+_IPV6 = "/proc/thread-self/net/if_inet6"
+"""There wherever the kernel has IPv6, also where /proc/sys is hidden."""
+
+
+def lacking() -> str:
+    """Return why the switches cannot be seen, as "fact; remedy"; empty if they can.
+
+    Without this a hidden directory would count as a kernel without IPv6, and IPv6 would stay on.
+    """
+    expected = (_ALWAYS, _WITH_IPV6) if os.path.exists(_IPV6) else (_ALWAYS,)
+    missing = next((path for path in expected if not os.path.isdir(path)), "")
+    if not missing:
+        return ""
+    return (
+        f"{missing} is not there, so IPv6 and ARP cannot be switched off on new devices; "
+        "mount a whole /proc (under systemd: ProcSubset=all, and no InaccessiblePaths= in it)"
+    )
+
+
+def require() -> None:
+    """Raise ExecutorError, a precondition, if the switches cannot be seen."""
+    reason = lacking()
+    if reason:
+        raise ExecutorError(reason, precondition=True)
 
 
 def write(device: str, attribute: str, value: int) -> None:

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import re
+import select
 import selectors
 import shlex
 import socket
@@ -25,6 +26,7 @@ from typing import Any, NoReturn
 
 import msgpack
 
+from hybridvif.children import LOST
 from hybridvif.errors import PreconditionError
 from hybridvif.privileged import ahead
 from hybridvif.privileged.messages import UNPACKING, Message, packed
@@ -133,9 +135,9 @@ class Channel:
         try:
             # A daemon that has connected is not held up by the helper's end.
             code = 0 if _called(listener, helper, deadline) else helper.wait(max(deadline - time.monotonic(), 0.1))
-            if code < 0:
+            if code < 0 and code != LOST:
                 _fail(f"the helper ended with code {code}", command, EndedAtOnce)
-            if code:
+            if code > 0:
                 self._listening.join(0.05)
                 _fail(_last_words(self._said) or f"the helper ended with code {code}", command)
             listener.settimeout(max(deadline - time.monotonic(), 0.1))
@@ -147,7 +149,8 @@ class Channel:
                 helper.wait(1)
             _fail("the helper did not end by the deadline (does it ask for a password?)", command)
         except TimeoutError:
-            _fail("it did not connect by the deadline", command)
+            lost = _last_words(self._said) if helper.poll() == LOST else ""
+            _fail(lost or "it did not connect by the deadline", command)
         channel.settimeout(None)
         return helper, channel
 
@@ -297,7 +300,11 @@ def _returned(reply: Any) -> Any:
 
 def _called(listener: socket.socket, helper: subprocess.Popen[str], deadline: float) -> bool:
     """Whether the daemon connects before its helper ends, by the deadline."""
-    ended = os.pidfd_open(helper.pid)
+    try:
+        ended = os.pidfd_open(helper.pid)
+    except ProcessLookupError:
+        # Its end was not waited for, since this process ignores SIGCHLD.
+        return bool(select.select([listener], [], [], 0)[0])
     try:
         # Not poll(2) itself, which a program that runs on eventlet has not.
         with selectors.DefaultSelector() as either:

@@ -16,17 +16,15 @@ import os
 import select
 import signal
 import socket
-import stat
-import struct
 import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from hybridvif import config
-from hybridvif.errors import HybridVifError, PreconditionError
+from hybridvif.errors import HybridVifError
 from hybridvif.parts import Role
-from hybridvif.privileged import entrypoints, imports, landlock, posture, registry
+from hybridvif.privileged import entrypoints, imports, landlock, peer, posture, registry
 from hybridvif.privileged.ahead import CONTEXT
 from hybridvif.privileged.frames import Frames
 from hybridvif.privileged.lograte import LogRate
@@ -50,8 +48,11 @@ TABLE: Mapping[str, Callable[..., Any]] = {
 """The functions that a caller may call, by name. No other name is looked up anywhere."""
 
 
-def main(arguments: Sequence[str]) -> NoReturn:
-    """Start the daemon and end; the daemon goes on. Ends with one sentence on standard error if it cannot start."""
+def main(arguments: Sequence[str], caller: int | None) -> NoReturn:
+    """Start the daemon and end; the daemon goes on. Ends with one sentence on standard error if it cannot start.
+
+    caller: the user who had the helper started, if that is known (peer.py).
+    """
     try:
         lacking = objection(arguments)
         if lacking:
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str]) -> NoReturn:
         options = config.read_own([word for option, value in given if option in _FILES for word in (option, value)])
         # What is wrong with [hybridvif] is told when the daemon is asked for something, in an answer.
         registry.keep(lambda: config.settings_of(options))
-        channel = _connected(dict(given)["--privsep_sock_path"])
+        channel = peer.connect(dict(given)["--privsep_sock_path"], caller)
         replies = Replies(channel)
         _log_to_the_caller_only(replies)
         _harden(channel, options)
@@ -116,32 +117,6 @@ def _absolute(arguments: Sequence[str]) -> list[tuple[str, str]]:
         value = value if equals else rest.pop(0)
         given.append((name, value if name == "--privsep_context" else os.path.abspath(value)))
     return given
-
-
-def _connected(path: str) -> socket.socket:
-    """Connect to the caller's socket. Raises PreconditionError unless its directory's owner listens there, OSError.
-
-    Neither a link nor another's socket: a socket that only root may use must not get what the daemon sends.
-    """
-    directory, name = os.path.split(path)
-    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        owner, entry = os.fstat(place), os.stat(name, dir_fd=place, follow_symlinks=False)
-        channel = socket.socket(socket.AF_UNIX)
-        if stat.S_ISSOCK(entry.st_mode) and entry.st_uid == owner.st_uid:
-            # From within, so that nothing on the way to it can be exchanged.
-            os.fchdir(place)
-            try:
-                channel.connect(name)
-            finally:
-                os.chdir("/")
-            _, uid, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-            if uid == owner.st_uid:
-                return channel
-        channel.close()
-    finally:
-        os.close(place)
-    raise PreconditionError(f"refused: --privsep_sock_path {path}: the owner of its directory does not listen there")
 
 
 def _harden(channel: socket.socket, options: Any) -> None:

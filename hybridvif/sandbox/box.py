@@ -10,14 +10,16 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from select import select
-from subprocess import DEVNULL, CalledProcessError, CompletedProcess, Popen, TimeoutExpired, run
+from subprocess import DEVNULL, CompletedProcess, Popen, TimeoutExpired
 from types import TracebackType
 from typing import IO, Self
 
-from hybridvif.sandbox import switch
+from hybridvif import children
+from hybridvif.children import Child
+from hybridvif.sandbox import missing, switch
 from hybridvif.sandbox.capability import Level, Requirement, SandboxError
 from hybridvif.sandbox.commands import Command, Response
-from hybridvif.sandbox.environment import environment
+from hybridvif.sandbox.environment import environment, working_directory
 from hybridvif.sandbox.launch import command_line
 from hybridvif.sandbox.switch import DAEMONS, Daemon
 
@@ -96,22 +98,11 @@ class Sandbox:
     ) -> CompletedProcess[str]:
         """Run a command inside, in the caller's directory, and wait for it; `env` comes on top of the caller's.
 
-        Raises CalledProcessError, with stderr as a note, and TimeoutExpired, after which the command is dead.
+        Raises CalledProcessError, with stderr as a note, TimeoutExpired, after which the command is dead, and
+        SandboxError if the calling process ignores SIGCHLD, so that nobody knows the exit code.
         """
-        completed = run(
-            self.entering(argv),
-            check=False,
-            input=input,
-            timeout=timeout,
-            env=_environment(env),
-            capture_output=True,
-            text=True,
-        )
-        if check and completed.returncode != 0:
-            error = CalledProcessError(completed.returncode, list(argv), completed.stdout, completed.stderr)
-            error.add_note(completed.stderr)
-            raise error
-        return completed
+        completed = children.run(self.entering(argv), input=input, timeout=timeout, env=_environment(env))
+        return switch.checked(argv, completed, check=check)
 
     def popen(
         self,
@@ -123,11 +114,12 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
     ) -> Popen[str]:
         """Start a command inside. Killing the Popen kills the command; other signals: see send_signal()."""
-        return Popen(self.entering(argv), stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(env), text=True)
+        words = self.entering(argv)
+        return Child(words, stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(env), text=True)
 
     def python(self, code: str, *arguments: str, check: bool = True, timeout: float = 60.0) -> CompletedProcess[str]:
-        """Run Python code inside, with the caller's interpreter."""
-        return self.run([sys.executable, "-c", code, *arguments], check=check, timeout=timeout)
+        """Run Python code inside, with the caller's interpreter, which imports nothing from the working directory."""
+        return self.run([sys.executable, "-P", "-c", code, *arguments], check=check, timeout=timeout)
 
     def send_signal(self, process: Popen[str], number: int) -> None:
         """Send a signal to the very command that popen() started; the Popen itself is its way into the sandbox."""
@@ -202,11 +194,12 @@ class Sandbox:
     def entering(self, argv: Sequence[str]) -> list[str]:
         """The command line that runs a command inside; for a program that starts it by itself."""
         user = ["--user", "--preserve-credentials"] if self._user_namespace else []
-        nsenter = ["nsenter", "--target", str(self.pid), *user, "--net", "--mount", "--pid", "--"]
+        # By their paths: the program that runs this may have a PATH with an element that means its working directory.
+        nsenter = [_path_of("nsenter"), "--target", str(self.pid), *user, "--net", "--mount", "--pid", "--"]
         # nsenter forks to enter the pid namespace, and what it forked would outlive its death by SIGKILL.
-        dying = ["setpriv", "--pdeathsig", "KILL"]
+        dying = [_path_of("setpriv"), "--pdeathsig", "KILL"]
         # To enter a mount namespace leaves one in its root directory.
-        back_in_directory = ["sh", "-c", 'cd -- "$0" 2>/dev/null; exec "$@"', os.getcwd()]
+        back_in_directory = [_path_of("sh"), "-c", 'cd -- "$0" 2>/dev/null; exec "$@"', working_directory() or "/"]
         return [*nsenter, *dying, *back_in_directory, *argv]
 
 
@@ -225,6 +218,10 @@ def _sentence(answer: Response) -> str:
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
     return environment(os.environ) | dict(extra or {})
+
+
+def _path_of(name: str) -> str:
+    return missing.program(name) or name
 
 
 def _children(pid: int) -> list[int]:

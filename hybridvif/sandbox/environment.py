@@ -11,7 +11,7 @@ from shlex import quote
 from hybridvif.sandbox.capability import Level, Requirement
 from hybridvif.sandbox.commands import Response
 from hybridvif.sandbox.launch import ROOT
-from hybridvif.sandbox.missing import SYSTEM_PATH
+from hybridvif.sandbox.missing import search_path
 
 OWN_DIRECTORY = "/run/hybridvif-sandbox"
 """Where a sandbox keeps what is about itself; in its own /run, so it is nowhere else."""
@@ -26,14 +26,24 @@ def environment(base: Mapping[str, str]) -> dict[str, str]:
     `hybridvif` is the very one that made the sandbox, whether it is installed or not, and in a virtualenv or not.
     """
     kept = {name: value for name, value in base.items() if not name.startswith("OVS_")}
-    path = [_PROGRAMS, *kept.get("PATH", "").split(":"), *SYSTEM_PATH.split(":"), os.path.dirname(sys.executable)]
-    kept["PATH"] = ":".join(dict.fromkeys(filter(None, path)))
-    if os.path.basename(ROOT) not in ("site-packages", "dist-packages"):
-        # A checkout. A site-packages directory is found anyway, and would come before the standard library here.
-        kept["PYTHONPATH"] = ":".join(dict.fromkeys(filter(None, [ROOT, *kept.get("PYTHONPATH", "").split(":")])))
+    path = [_PROGRAMS, *search_path(kept).split(":"), os.path.dirname(sys.executable)]
+    kept["PATH"] = ":".join(dict.fromkeys(path))
+    # A checkout. A site-packages directory is found anyway, and would come before the standard library here.
+    own = [] if os.path.basename(ROOT) in ("site-packages", "dist-packages") else [ROOT]
+    if own or "PYTHONPATH" in kept:
+        # An empty element means the working directory.
+        kept["PYTHONPATH"] = ":".join(dict.fromkeys(filter(None, [*own, *kept.get("PYTHONPATH", "").split(":")])))
     kept["TMPDIR"] = _TEMPORARY  # so that temporary files, too, go with the sandbox, however it ends
     kept["debian_chroot"] = "sandbox"  # Debian's and Ubuntu's bashrc show it in the prompt
     return kept
+
+
+def working_directory() -> str | None:
+    """Return the working directory of this process; None if it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None
 
 
 def describe(answer: Response) -> None:
@@ -42,7 +52,8 @@ def describe(answer: Response) -> None:
     os.mkdir(_TEMPORARY)
     Path(_SELF).write_text(answer.to_json(), encoding="utf-8")
     program = Path(_PROGRAMS, "hybridvif")
-    program.write_text(f'#!/bin/sh\nexec {quote(sys.executable)} -m hybridvif "$@"\n')
+    # -P: the working directory is the caller's, and others may write in it.
+    program.write_text(f'#!/bin/sh\nexec {quote(sys.executable)} -P -m hybridvif "$@"\n')
     program.chmod(0o755)
 
 

@@ -17,7 +17,7 @@ from typing import NoReturn
 from hybridvif.sandbox import kernel
 from hybridvif.sandbox.capability import Level, Requirement, SandboxError
 from hybridvif.sandbox.commands import Command, Response
-from hybridvif.sandbox.environment import describe, environment
+from hybridvif.sandbox.environment import describe, environment, working_directory
 from hybridvif.sandbox.missing import missing_for, missing_mount, missing_namespaces, missing_start
 from hybridvif.sandbox.switch import RUN_DIRECTORY, datapath_type, discard_switch, run_here, start_switch
 
@@ -138,7 +138,8 @@ def _mount_all() -> tuple[Requirement, ...]:
     os.mkdir(RUN_DIRECTORY)
     os.mkdir("/run/lock")
     os.chmod("/run/lock", 0o1777)  # noqa: S103 - as on any host: every program's locks
-    if os.getcwd() == "/run" or os.getcwd().startswith("/run/"):
+    here = working_directory()
+    if here is None or here == "/run" or here.startswith("/run/"):
         os.chdir("/")  # else relative names would still lead to what is hidden now
     refused = []
     # /sys/class/net belongs to the network namespace sysfs was mounted in: the old one shows the caller's links.

@@ -33,7 +33,12 @@ _VM_PACKAGES = {"apt-get": "iproute2 iputils-ping util-linux", "": "iproute iput
 
 def program(name: str) -> str | None:
     """The path of a system program; None if it is not installed."""
-    return shutil.which(name, path=f"{os.environ.get('PATH', '')}:{SYSTEM_PATH}")
+    return shutil.which(name, path=search_path(os.environ))
+
+
+def search_path(variables: Mapping[str, str]) -> str:
+    """Return PATH and the system's directories, less what means the working directory, which others may write."""
+    return ":".join([*filter(os.path.isabs, variables.get("PATH", "").split(":")), SYSTEM_PATH])
 
 
 def schema() -> str | None:
@@ -64,7 +69,7 @@ def missing_namespaces(error: OSError) -> Requirement:
         return Requirement(
             f"{what}, as is usual in a container", "docker run --privileged ... (or podman run --privileged)"
         )
-    return Requirement(what, f"sudo {sys.executable} -m hybridvif sandbox")
+    return Requirement(what, f"sudo {sys.executable} -P -m hybridvif sandbox")
 
 
 def missing_for_vm() -> Requirement | None:

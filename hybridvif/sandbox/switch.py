@@ -8,9 +8,10 @@ from __future__ import annotations
 import os
 import uuid
 from collections.abc import Sequence
-from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired, run
+from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired
 from typing import Literal, Protocol
 
+from hybridvif import children
 from hybridvif.sandbox import missing
 from hybridvif.sandbox.capability import Level, SandboxError
 
@@ -38,7 +39,18 @@ def run_here(
     argv: Sequence[str], *, check: bool = True, input: str | None = None, timeout: float = 60.0
 ) -> CompletedProcess[str]:
     """Run one command where this process is."""
-    return run(argv, check=check, input=input, timeout=timeout, capture_output=True, text=True)
+    return checked(argv, children.run(argv, input=input, timeout=timeout), check=check)
+
+
+def checked(argv: Sequence[str], completed: CompletedProcess[str], *, check: bool) -> CompletedProcess[str]:
+    """Return a program that ended. Raises SandboxError if its exit code is lost, CalledProcessError for one but 0."""
+    if completed.returncode == children.LOST:
+        raise SandboxError(f"{argv[0]} ended, and {children.WHY_LOST}")
+    if check and completed.returncode != 0:
+        error = CalledProcessError(completed.returncode, list(argv), completed.stdout, completed.stderr)
+        error.add_note(completed.stderr)
+        raise error
+    return completed
 
 
 def start_switch(runner: Runner, level: Level, *, schema: str | None = None, database: str = DATABASE) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from subprocess import PIPE
 
 import pytest
 
@@ -14,20 +17,23 @@ from hybridvif.executors import linkgroups
 from hybridvif.executors.linkmessages import delete_link, get_link, message_of
 from hybridvif.executors.rtnetlink import Channel
 
-names, group, lock = json.loads(sys.argv[1])
+names, group = json.loads(sys.argv[1])
 if group:
     linkgroups.FIRST, linkgroups.LAST = group, group + 1
-if lock:
-    import socket
-    other = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
-    other.bind(linkgroups._NAME)
-    linkgroups.PATIENCE = 0.05
 deadline = time.monotonic() + 10
 with Channel(deadline) as channel:
     found = [message_of(body) for body in channel.exchange([get_link(name) for name in names])]
     gone = linkgroups.delete_together(channel, [delete_link(one.index) for one in found], deadline)
     there = [isinstance(body, bytes) for body in channel.exchange([get_link(name) for name in names])]
 print(json.dumps([len(gone), there]))
+"""
+BINDS = """
+import socket, time
+bound = [socket.socket(socket.AF_UNIX, kind) for kind in (socket.SOCK_DGRAM, socket.SOCK_STREAM)]
+for one in bound:
+    one.bind("\\0hybridvif-link-group")
+print("bound", flush=True)
+time.sleep(600)
 """
 MADE = """
 ip link add hvgbridge type bridge
@@ -38,11 +44,11 @@ ip link add hvgother type dummy 2>/dev/null || ip link add hvgother type bridge
 GONE = "for l in hvgone hvgbridge hvgother; do ip link delete $l 2>/dev/null; done; true"
 
 
-def deleted(box: Sandbox, *names: str, group: int = 0, lock: bool = False, before: str = "") -> tuple[int, list[bool]]:
+def deleted(box: Sandbox, *names: str, group: int = 0, before: str = "") -> tuple[int, list[bool]]:
     """How many went as a group, and which are there after it."""
     box.run(["sh", "-ec", MADE + before])
     try:
-        number, there = json.loads(box.python(DELETE, json.dumps([names, group, lock])).stdout)
+        number, there = json.loads(box.python(DELETE, json.dumps([names, group])).stdout)
         assert box.run(["ip", "link", "show", "hvgother"]).returncode == 0
     finally:
         box.run(["sh", "-c", GONE])
@@ -62,8 +68,22 @@ def test_a_group_that_somebody_else_is_in_is_not_deleted(sandbox: Sandbox) -> No
     assert deleted(sandbox, "hvgone", "hvgbridge", group=70000, before=before) == (0, [True, True])
 
 
-def test_while_another_daemon_is_at_it_no_group_is_made(sandbox: Sandbox) -> None:
-    assert deleted(sandbox, "hvgone", "hvgbridge", lock=True) == (0, [True, True])
+def test_abstract_sockets_that_a_user_binds_hold_up_no_delete(sandbox: Sandbox) -> None:
+    """The lock was once such a socket, which any user of the network namespace can bind."""
+    with sandbox.popen([sys.executable, "-P", "-c", BINDS], stdout=PIPE) as binding:
+        assert binding.stdout is not None
+        assert binding.stdout.readline() == "bound\n"
+        assert deleted(sandbox, "hvgone", "hvgbridge") == (2, [False, False])
+        binding.kill()
+
+
+def test_daemons_that_delete_at_once_all_delete_their_groups(sandbox: Sandbox) -> None:
+    pairs = [[f"hvg{daemon}x{number}" for number in range(10)] for daemon in range(4)]
+    added = "\n".join(f"ip link add {name} type veth peer name {name}p" for names in pairs for name in names)
+    sandbox.run(["sh", "-ec", added])
+    with ThreadPoolExecutor(len(pairs)) as pool:
+        ran = list(pool.map(lambda names: sandbox.python(DELETE, json.dumps([names, 0])).stdout, pairs))
+    assert [json.loads(text) for text in ran] == [[10, [False] * 10]] * 4
 
 
 @pytest.mark.parametrize("count", [2, 30])

@@ -287,3 +287,19 @@ def test_a_full_disk_under_stdout_is_said_and_is_the_exit_code_7(cli: Command, l
     assert done.returncode == 7
     assert "No space left on device" in done.stderr
     assert check(port, lab.host) == ()
+
+
+def test_planted_fifo_in_the_lock_directory_holds_up_no_gc(cli: Command, lab: Lab, port: Port) -> None:
+    """A member of its group could hang root's gc past each deadline, or have it remove what is new."""
+    cli.plug(port)
+    lab.sh(f"ip link delete {port.names.bridge_end}")
+    cli("gc")
+    directory = "/run/lock/hybridvif"
+    for plants in (
+        f"rm {directory}/remains.json; mkfifo {directory}/remains.json",
+        f"sed -i 's/: [0-9.]*}}/: -1000000}}/' {directory}/remains.json; grep -q -- -1000000 {directory}/remains.json",
+    ):
+        lab.sh(plants)
+        done = cli("gc")
+        assert "removed from 3600 s on" in done.stdout
+        assert done.stderr.count("remains.json is ignored") == 1

@@ -191,6 +191,6 @@ def test_a_temporary_directory_of_a_long_name_is_no_hindrance(
 ) -> None:
     place = tmp_path / ("x" * 90)
     place.mkdir()
-    monkeypatch.setattr("tempfile.tempdir", str(place))
+    monkeypatch.setenv("TMPDIR", str(place))
     with connected(sandbox, tmp_path) as host:
         assert host.observe((), time.monotonic() + 20).facts.serves

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import tempfile
@@ -30,8 +31,9 @@ class Vswitchd:
     def _serve(self) -> None:
         connection, _ = self._listener.accept()
         connection.recv(4096)
-        for at in range(0, len(self._answer), 7):
-            connection.sendall(self._answer[at : at + 7])
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for start in range(0, len(self._answer), 7):
+                connection.sendall(self._answer[start : start + 7])
         connection.close()
         self._listener.close()
 
@@ -82,6 +84,26 @@ def test_an_ovs_vswitchd_that_is_not_there_or_hangs_up_fails(run_dir: Path) -> N
     Vswitchd(run_dir, b"")
     assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
     assert diagnosis.vswitchd("tcp:127.0.0.1:6640").verdict == "info"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "link", "path", "long"])
+def test_pid_file_that_another_user_planted_holds_doctor_up_in_no_way(run_dir: Path, kind: str) -> None:
+    """Open vSwitch may run as a user of its own, whose directory this is."""
+    file = run_dir / "ovs-vswitchd.pid"
+    match kind:
+        case "fifo":
+            os.mkfifo(file)
+        case "device" | "link":
+            file.symlink_to("/dev/zero" if kind == "device" else "/proc/self/stat")
+        case _:
+            file.write_text("../../other" if kind == "path" else "4" * 100_000)
+    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+
+
+@pytest.mark.parametrize("answer", [b"[" * 60_000, b"[]", b'{"result": 1', b'{"result": ""}', b" " * 100_000])
+def test_senseless_answer_of_a_control_socket_fails_in_time(run_dir: Path, answer: bytes) -> None:
+    Vswitchd(run_dir, answer)
+    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
 
 
 def test_the_recording_executors_are_flagged_loudly() -> None:

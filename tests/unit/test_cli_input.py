@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, cli
-from hybridvif.cli.portfile import read_ports
+from hybridvif.cli.portfile import LIMIT, read_ports
 from hybridvif.cli.ports import FIELDS, PLACEHOLDERS, Asked, asked_ports, options_of
 from hybridvif.errors import InvalidInput
 from hybridvif.port import VifType
@@ -175,3 +175,8 @@ def test_a_port_that_is_asked_for_is_legal_as_far_as_it_goes() -> None:
     with pytest.raises(InvalidInput, match="mtu 67"):
         Asked(fields={"id": ID, "mtu": 67})
     assert Asked(fields={"id": ID}).lacking == ("mac", "instance_id") == tuple(PLACEHOLDERS)
+
+
+def test_endless_file_of_ports_is_bad_input() -> None:
+    with pytest.raises(InvalidInput, match=f"/dev/zero: it has more than {LIMIT >> 20} MiB"):
+        read_ports("/dev/zero")

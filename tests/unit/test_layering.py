@@ -24,6 +24,8 @@ SOURCES = sorted((ROOT / "hybridvif").rglob("*.py"))
 ENTRYPOINTS = "hybridvif.privileged.entrypoints"
 HOST = "hybridvif.host"
 STARTUP = "hybridvif.privileged.startup"
+CHILDREN = "hybridvif.children"
+"""The standard library alone, for all who start programs."""
 REGISTRY = "hybridvif.privileged.registry"
 OS_VIF = "hybridvif.osvif.plugins"
 FAKE = "hybridvif.executors.recording"
@@ -119,7 +121,7 @@ def may_import(module: str, target: str) -> bool:
     if is_of(module, "hybridvif.executors"):
         shared = is_of(target, "hybridvif.executors") and not is_of(target, *EXECUTORS)
         own = library in OWN_LIBRARY.get(module, ())
-        return is_of(target, *CORE) or shared or own or library in sys.stdlib_module_names
+        return is_of(target, *CORE, CHILDREN) or shared or own or library in sys.stdlib_module_names
     if is_of(module, "hybridvif.privileged"):
         ours = (
             "hybridvif.wire",
@@ -127,15 +129,16 @@ def may_import(module: str, target: str) -> bool:
             "hybridvif.postponed",
             "hybridvif.executors.base",
             "hybridvif.privileged",
+            CHILDREN,
         )
         # msgpack is what oslo.privsep's channel speaks.
         channel = library.startswith("oslo_") or library == "msgpack"
         return is_of(target, *CORE, *ours) or channel or library in sys.stdlib_module_names
     if is_of(target, "hybridvif.executors"):
-        # Without a library each: what they share, a plan as text and what comes with it, and the names of packages.
-        return is_of(
-            target, FAKE, *(f"hybridvif.executors.{name}" for name in ("base", "besides", "script", "command"))
-        )
+        # Without a library each: what they share, a plan as text and what comes with it, the names of packages, and
+        # what must be seen of /proc/sys.
+        shared_names = ("base", "besides", "script", "command", "procfs")
+        return is_of(target, FAKE, *(f"hybridvif.executors.{name}" for name in shared_names))
     return library not in EXECUTOR_LIBRARIES
 
 

@@ -298,6 +298,32 @@ def test_a_planted_link_leads_nowhere(path: str, tmp_path: Path) -> None:
     assert not victim.exists()
 
 
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_lock_that_is_no_regular_file_is_refused_by_name(path: str, kind: str) -> None:
+    if kind == "device" and os.geteuid() != 0:
+        # Root runs it in the gate as well.
+        pytest.skip("only root can make one")
+    os.makedirs(path)
+    name = Path(path, f"port-{bucket_of(ONE):04}")
+    os.mknod(name, 0o660 | (stat.S_IFIFO if kind == "fifo" else stat.S_IFCHR), os.makedev(1, 3))
+    with pytest.raises(PreconditionError, match=f"{name} is not a regular file"), holding([ONE], path, soon()):
+        pass
+
+
+@pytest.mark.parametrize("umask", [0o000, 0o777])
+def test_directories_above_are_their_owners_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    """With umask 0 anybody could have put another lock directory in the place of this one."""
+    path = tmp_path / "above" / "locks"
+    before = os.umask(umask)
+    try:
+        with holding([ONE], str(path), soon()):
+            pass
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(path.parent.stat().st_mode) == 0o755
+    assert stat.S_IMODE(path.stat().st_mode) == 0o2770
+
+
 def useless(tmp_path: Path, kind: str) -> str:
     match kind:
         case "a file":
