@@ -18,7 +18,7 @@ from hybridvif.host import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames
 from hybridvif.parts import NOTHING, VHOST_USER_TYPES, Bridge, HostState, MadeTap, OvsPort, VhostUserPort
-from hybridvif.planner import keeping_its_tap, plan
+from hybridvif.planner import goal_for, plan
 from hybridvif.port import Port
 from hybridvif.remains import NoRemain
 from hybridvif.settings import Settings
@@ -92,7 +92,7 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
 
 
 def _plan(goal: Goal, state: HostState) -> tuple[Step, ...]:
-    return plan(state, keeping_its_tap(state, goal.wanted, goal.names))
+    return plan(state, goal_for(state, goal.wanted, goal.names))
 
 
 def _require_served(goal: Goal, facts: Facts) -> None:

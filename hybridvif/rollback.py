@@ -15,7 +15,7 @@ from hybridvif.errors import HybridVifError
 from hybridvif.host import AnyHost
 from hybridvif.limits import restorable
 from hybridvif.parts import HostState, Stray
-from hybridvif.planner import keeping_its_tap, plan
+from hybridvif.planner import goal_for, plan
 from hybridvif.report import Report, Result, Status
 from hybridvif.rounds import TRIES, Attempt, apply_all, observe_all, pause
 from hybridvif.steps import Step, owners_of
@@ -78,7 +78,7 @@ def undone_all(failed: list[Attempt], host: AnyHost, deadline: float) -> Iterato
     returns = []
     for one in failed:
         if one.changed:
-            wanted = keeping_its_tap(one.first, one.goal.wanted, one.goal.names)
+            wanted = goal_for(one.first, one.goal.wanted, one.goal.names)
             returns.append(_Return(one, *restorable(one.first, wanted, one.seen.state, host.settings)))
         else:
             yield one.goal.port_id, one.report(Status.ROLLED_BACK, **one.why)

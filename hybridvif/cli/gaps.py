@@ -65,8 +65,8 @@ def told_by(port_id: str, state: HostState) -> dict[str, object]:
     told["bridge"] = row.bridge
     if isinstance(row, VhostUserPort):
         told["vhostuser_mode"] = VHOST_USER_MODES.get(row.type, "")
-        if row.mtu and MIN_MTU <= row.mtu <= MAX_MTU:
-            told["mtu"] = row.mtu
+        if row.mtu_request and MIN_MTU <= row.mtu_request <= MAX_MTU:
+            told["mtu"] = row.mtu_request
     if is_mac(row.attached_mac.lower()):
         told["mac"] = row.attached_mac
     if is_uuid(row.vm_uuid):

@@ -18,7 +18,7 @@ from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth, VhostUserPort
-from hybridvif.planner import keeping_its_tap, plan
+from hybridvif.planner import goal_for, plan
 from hybridvif.port import VifType
 from hybridvif.remains import remains_of, states_of_ports
 from hybridvif.steps import owners_of
@@ -98,7 +98,7 @@ class Plugged:
     def mtu(self) -> int | None:
         """Its MTU; None where nothing tells it."""
         if isinstance(self.row, VhostUserPort):
-            return self.row.mtu or None
+            return self.row.mtu_request or None
         return self.veth.peer_mtu if self.veth else None
 
     @property
@@ -137,7 +137,7 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
     changes: tuple[Change, ...] = ()
     try:
         claim(state, found.port.id, found.port.iface_id)
-        changes = changes_of_plan(plan(state, keeping_its_tap(state, wiring_of(found.port), names)))
+        changes = changes_of_plan(plan(state, goal_for(state, wiring_of(found.port), names)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unnamed(state) or str(error)
     return Plugged(

@@ -203,9 +203,9 @@ def _create(api: Any, txn: Any, port: OvsPort, socket_dir: str) -> None:
 
 
 def _mtu_of(api: Any, port: OvsPort) -> dict[str, int]:
-    """The MTU that a row is made with, where the switch has the column and the row no device."""
-    if isinstance(port, VhostUserPort) and port.mtu and "mtu_request" in api.columns["Interface"]:
-        return {"mtu_request": port.mtu}
+    """The MTU that a row is made with, where the switch has the column."""
+    if port.mtu_request and "mtu_request" in api.columns["Interface"]:
+        return {"mtu_request": port.mtu_request}
     return {}
 
 
@@ -228,8 +228,8 @@ def _update(api: Any, port: OvsPort, changes: dict[str, object], socket_dir: str
         kept = interface.options if isinstance(port, VhostUserPort) else {}
         others = {key: value for key, value in kept.items() if key != SOCKET}
         interface.options = {**others, **options_of(port, socket_dir)}
-    if "mtu" in changes:
-        interface.mtu_request = changes["mtu"] or []
+    if "mtu_request" in changes:
+        interface.mtu_request = changes["mtu_request"] or []
     if "bridge" in changes:
         # Moved, not deleted and added: row, ofport and other_config stay.
         target = _bridge(api, port.bridge)

@@ -101,8 +101,8 @@ class VsctlExecutor:
 
     def _words_of(self, step: Step, qos: Mapping[str, Sequence[str]]) -> list[str]:
         part = step.part
-        if isinstance(step, Create) and isinstance(part, VhostUserPort) and not self._mtu_request:
-            step = Create(replace(part, mtu=None))
+        if isinstance(step, Create) and isinstance(part, OvsPort) and not self._mtu_request:
+            step = Create(replace(part, mtu_request=None))
         return switch_words(step, qos.get(part.name, ()), self._settings.vhost_socket_dir)
 
     def _resolved(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:

@@ -114,7 +114,7 @@ OF_VHOST_USER: dict[str, dict[str, Any]] = {
     "a socket elsewhere": {"socket_as_configured": False},
     "a path for its socket": {"socket_as_configured": "/etc/cron.d"},
     "a field for a path": {"vhost_server_path": "/etc/cron.d/x"},
-    "a MTU that no packet has": {"mtu": 65_536},
+    "a MTU that no packet has": {"mtu_request": 65_536},
     "a bridge that is not allowed": {"bridge": "br-ex"},
 }
 PLANS: dict[str, Any] = {

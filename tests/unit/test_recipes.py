@@ -162,8 +162,8 @@ def test_a_vhost_user_port_is_made_in_one_line(mode: str, kind: str) -> None:
 
 def test_a_vhost_user_port_is_changed_in_place_and_keeps_the_options_of_others() -> None:
     lines = {
-        "mtu": " ".join(switch_words(Update(replace(VHOST_USER, mtu=9000), VHOST_USER))),
-        "unset": " ".join(switch_words(Update(VHOST_USER, replace(VHOST_USER, mtu=0)))),
+        "mtu": " ".join(switch_words(Update(replace(VHOST_USER, mtu_request=9000), VHOST_USER))),
+        "unset": " ".join(switch_words(Update(VHOST_USER, replace(VHOST_USER, mtu_request=0)))),
         "again": " ".join(switch_words(Update(replace(VHOST_USER, realized=False), VHOST_USER))),
         "moved": " ".join(switch_words(Update(replace(VHOST_USER, socket_as_configured=False), VHOST_USER))),
     }
@@ -175,4 +175,4 @@ def test_a_vhost_user_port_is_changed_in_place_and_keeps_the_options_of_others()
         "again": f"{kept} {path}",
         "moved": f"{kept} {path}",
     }
-    assert "mtu_request" not in switch_words(Create(replace(VHOST_USER, mtu=None)))
+    assert "mtu_request" not in switch_words(Create(replace(VHOST_USER, mtu_request=None)))
