@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybridvif.cli.changes import Change, changes_of_plan
 from hybridvif.cli.gaps import Filled, filled, is_there, row_of
@@ -132,7 +132,7 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
     found = filled(Asked(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
     if port_id is None:
-        found = Filled(port=found.port, left_out=found.left_out, unknown=("id", *found.unknown))
+        found = replace(found, unknown=("id", *found.unknown))
     conflict = ""
     changes: tuple[Change, ...] = ()
     try:
