@@ -35,7 +35,7 @@ from hybridvif.limits import restorable
 from hybridvif.locks import LockTimeout
 from hybridvif.names import KEY_LENGTH
 from hybridvif.parts import NOTHING, HostState, OvsPort, Part, Stray, Tap, agree
-from hybridvif.planner import keeping_its_tap, plan
+from hybridvif.planner import goal_for, plan
 from hybridvif.report import Outcome, Report, Result, Status
 from hybridvif.steps import Step, owners_of
 
@@ -327,7 +327,7 @@ class Rollback(PortRun):
     @classmethod
     def of(cls, run: PortRun, host: AnyHost) -> Rollback:  # type: ignore[override]
         """The rollback of a run that failed."""
-        wanted = keeping_its_tap(run.before, run.goal.wanted, run.goal.names)
+        wanted = goal_for(run.before, run.goal.wanted, run.goal.names)
         target, unrestorable = restorable(run.before, wanted, run.seen.state, host.settings)
         return cls(
             run.goal, run.before, run.seen, outcomes=run.outcomes, latest=run.latest, retries=run.retries,

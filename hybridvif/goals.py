@@ -12,7 +12,7 @@ from hybridvif.host_protocol import AnyHost
 from hybridvif.identity import claim
 from hybridvif.names import PortNames, names_of
 from hybridvif.parts import NOTHING, HostState, MadeTap
-from hybridvif.planner import keeping_its_tap, plan
+from hybridvif.planner import goal_for, plan
 from hybridvif.port import Port
 from hybridvif.settings import Settings
 from hybridvif.steps import Step
@@ -79,7 +79,7 @@ def is_reached(goal: Goal, seen: Observed) -> bool:
 
 
 def _plan(goal: Goal, seen: Observed) -> tuple[Step, ...]:
-    wanted = keeping_its_tap(seen.state, goal.wanted, goal.names)
+    wanted = goal_for(seen.state, goal.wanted, goal.names)
     tap, found = (state.links.get(goal.names.tap) for state in (wanted, seen.state))
     fact = seen.facts.links.get(goal.names.tap)
     if isinstance(tap, MadeTap) and isinstance(found, MadeTap) and fact is not None and fact.carrier:

@@ -128,6 +128,7 @@ _ROW: Mapping[str, Rule] = {
     "bridge_name": _is_trunk_bridge_or_absent,
     "type": _one_of("", PARKED),
     "realized": _is_flag,
+    "mtu_request": _is_mtu_or_absent,
     "isolated": _may_be_isolated,
     "qos_type": _one_of("", *QOS_TYPES),
     "datapath_type": _one_of("", *DATAPATH_TYPES),
@@ -176,7 +177,6 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         **_ROW,
         "type": _one_of(*VHOST_USER_TYPES.values()),
         "qos_type": _one_of(""),
-        "mtu": _is_mtu_or_absent,
         # Where else a socket may be nobody can say: the executor writes the one place that is configured.
         "socket_as_configured": _one_of(True),
     },

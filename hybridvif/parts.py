@@ -154,6 +154,11 @@ class OvsPort(Part):
     """Interface.type: "" for a system device, PARKED while its device is made anew."""
     realized: bool = True
     """Whether ovs-vswitchd has taken the device as it is now. Read back, never written."""
+    mtu_request: int | None = 0
+    """The MTU, in bytes, to which ovs-vswitchd sets the device again and again; 0 if none is requested.
+
+    None: this Open vSwitch has no such column. A vhost-user port has no other MTU.
+    """
     isolated: bool = field(default=False, metadata=_BIRTH)
     """Whether it is born in the dead VLAN: Port.tag and trunks are DEAD_VLAN, and vlan_mode is trunk."""
     datapath_type: str = field(default="", metadata=_BIRTH)
@@ -170,8 +175,6 @@ class VhostUserPort(OvsPort):
     """
 
     kind: ClassVar[str] = "vhost-user-port"
-    mtu: int | None = None
-    """Interface.mtu_request, in bytes; 0 if none is asked for. None: this Open vSwitch has no such column."""
     socket_as_configured: bool = True
     """Whether the path in Interface.options is what this host's configuration makes of the type and the name."""
 

@@ -66,6 +66,23 @@ def keeping_its_tap(observed: HostState, wiring: HostState, names: PortNames) ->
     return wiring.having(replace(kept, host_ip=HOST_IP_OFF, bridge_port=OPEN, owner=ROOT))
 
 
+def keeping_its_mtu_request(observed: HostState, wiring: HostState) -> HostState:
+    """Return the goal of a plug with the MTU requests that agree with it: such a row costs no write.
+
+    A row is never given a request: os-vif and Neutron, which know none, could not change the MTU any more.
+    """
+    for name, wanted in wiring.ports.items():
+        found, veth = observed.ports.get(name), wiring.links.get(names_of_key(key_of(name) or "").bridge_end)
+        if type(found) is type(wanted) is OvsPort and isinstance(veth, Veth) and found.mtu_request == veth.peer_mtu:
+            wiring = wiring.having(replace(wanted, mtu_request=found.mtu_request))
+    return wiring
+
+
+def goal_for(observed: HostState, wiring: HostState, names: PortNames) -> HostState:
+    """Return the goal of a plug on this host: the wiring, and what may stay as it is beside it."""
+    return keeping_its_mtu_request(observed, keeping_its_tap(observed, wiring, names))
+
+
 def _is_there(observed: HostState, desired: HostState) -> bool:
     """Whether all that is wanted is there, and beside it at most a tap that was not made here.
 
@@ -124,8 +141,19 @@ def _clear_the_switch(course: _Course, desired: HostState) -> None:
             course.take(Delete(port))
         elif isinstance(port, OvsPort) and isinstance(wanted, OvsPort):
             made_anew = _has_device(desired, port) and not _has_device(course.state, port)
+            freed = replace(port, mtu_request=0) if _must_free(course, desired, port, wanted) else port
             if _must_park(port, wanted, made_anew):
-                course.take(Update(port, replace(port, type=PARKED, realized=False)))
+                freed = replace(freed, type=PARKED, realized=False)
+            if freed != port:
+                course.take(Update(port, freed))
+
+
+def _must_free(course: _Course, desired: HostState, port: OvsPort, wanted: OvsPort) -> bool:
+    """Return whether an MTU request goes before the links change: ovs-vswitchd would set the old MTU again."""
+    veth = desired.links.get(names_of_key(key_of(port.name) or "").bridge_end)
+    if not port.mtu_request or wanted.mtu_request != 0 or veth is None:
+        return False
+    return not _is_as_wanted(course.state.links.get(veth.name), veth)
 
 
 def _must_park(port: OvsPort, wanted: OvsPort, made_anew: bool) -> bool:

@@ -97,6 +97,9 @@ _REASONS: dict[tuple[type[Part], str], Reason] = {
     (OvsPort, "qos_type"): Reason(
         "only when the row is made: else ovs-vswitchd takes the queueing of the device away", (2017868, 2133225)
     ),
+    (OvsPort, "mtu_request"): Reason(
+        "ovs-vswitchd sets the device to it again after every plug: none, or the network's MTU", (1623876, 1959586)
+    ),
     (OvsPort, "realized"): Reason("ovs-vswitchd must hold the device as it is now, or no packet passes"),
 }
 _OF_VHOST_USER: Mapping[str, Reason] = {
@@ -105,7 +108,7 @@ _OF_VHOST_USER: Mapping[str, Reason] = {
         "only where the bridge is made with the row: of vhost-user the kernel's datapath has nothing"
     ),
     "qos_type": Reason("none: ovs-vswitchd queues only in the kernel's devices"),
-    "mtu": Reason("the network's MTU: there is no device that could be given it", (1959586,)),
+    "mtu_request": Reason("the network's MTU: there is no device that could be given it", (1959586,)),
     "socket_as_configured": Reason("composed from [hybridvif] vhost_socket_dir and the name: no caller says a path"),
     "realized": Reason("ovs-vswitchd must have taken it, which without DPDK it never does"),
 }

@@ -111,7 +111,7 @@ def _vhost_user_port_of(port: Port) -> VhostUserPort:
         # Of a vhost-user port the kernel's datapath knows nothing.
         datapath_type=port.datapath_type or "netdev",
         type=VHOST_USER_TYPES[port.vhostuser_mode],
-        mtu=port.mtu,
+        mtu_request=port.mtu,
     )
 
 

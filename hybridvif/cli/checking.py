@@ -12,10 +12,10 @@ from hybridvif.cli.documents import attribute_document
 from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.gaps import Filled, filled
 from hybridvif.cli.planning import DIFFERENCES, part_of
-from hybridvif.cli.ports import Asked
+from hybridvif.cli.ports import Asked, sentence_of_unknown
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.host_protocol import AnyHost
-from hybridvif.parts import Difference, Part
+from hybridvif.parts import Difference, OvsPort, Part
 from hybridvif.reasons import reason_of
 from hybridvif.rehearsal import Rehearsal, look
 from hybridvif.report import Report, worst_exit_code
@@ -46,15 +46,26 @@ class Drift:
         return f"{words.link_kind(self.part)} {self.part.name} is {'missing' if missing else 'not wanted'}"
 
 
-def drift_of(changes: Sequence[Change], unknown: frozenset[str] = frozenset()) -> Iterator[Drift]:
-    """What plug would change, as drift, missing parts first. unknown: attributes whose right value nobody knows."""
+def drift_of(changes: Sequence[Change], filled: Filled) -> Iterator[Drift]:
+    """What plug would change, as drift, missing parts first; "?" for a value that the port could not tell."""
+    unknown = filled.unknown_attributes
     for change in sorted(changes, key=lambda change: change.verb == "update"):
         if change.verb == "update":
             for one in change.differences:
-                yield Drift(change.part, replace(one, after=words.UNKNOWN) if one.attribute in unknown else one)
+                is_unknown = not unknown.isdisjoint((one.attribute, f"{change.part.kind} {one.attribute}"))
+                yield Drift(change.part, replace(one, after=words.UNKNOWN) if is_unknown else one)
+            yield from _doubts(change, filled.doubtful)
         else:
             values = ("absent", "present") if change.verb == "create" else ("present", "absent")
             yield Drift(change.part, Difference("", *values))
+
+
+def _doubts(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
+    """The attributes of a row that may be wrong, though the plan for the placeholder leaves them."""
+    changed = {one.attribute for one in change.differences}
+    for name in doubtful if isinstance(change.before, OvsPort) else ():
+        if name not in changed:
+            yield Drift(change.part, Difference(name, getattr(change.before, name), words.UNKNOWN))
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +80,7 @@ class Checked:
     @property
     def unchecked(self) -> tuple[str, ...]:
         """What was not judged."""
-        return (*self.filled.left_out, *self.report.unchecked)
+        return (*self.filled.left_out, *self.filled.unjudged, *self.report.unchecked)
 
     @property
     def in_order(self) -> bool:
@@ -114,11 +125,12 @@ def answer_of(asked: Sequence[Asked], host: AnyHost, *, reasons: bool = False) -
 
 def _checked(asked: Sequence[Asked], host: AnyHost) -> list[Checked]:
     seen = look(host, [one.port_id for one in asked])
-    known = [filled(one, part_of(one, seen)) for one in asked]
+    configured = ("call_iptables",) if host.settings.call_iptables else ()
+    bridges = sorted(filter(host.settings.allows, seen.facts.switches))
+    known = [filled(one, part_of(one, seen), configured, bridges) for one in asked]
     reports = plug_all([one.port for one in known], Rehearsal(host.settings, seen))
     return [
-        Checked(one, report, tuple(drift_of(_changes(report), one.unknown_attributes)))
-        for one, report in zip(known, reports, strict=True)
+        Checked(one, report, tuple(drift_of(_changes(report), one))) for one, report in zip(known, reports, strict=True)
     ]
 
 
@@ -139,5 +151,7 @@ def _lines(one: Checked, paint: Paint, *, reasons: bool) -> Iterator[str]:
         yield paint(f"  {drift}", "yellow")
         if reasons and drift.difference.attribute:
             yield paint(f"      {reason_of(drift.part, drift.difference.attribute)}", "dim")
+    if one.filled.unknown:
+        yield paint(f"  {sentence_of_unknown(one.filled.unknown)}", "dim")
     if left_out:
         yield paint(f"  not checked: {left_out}", "dim")

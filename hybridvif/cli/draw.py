@@ -57,7 +57,7 @@ def _port(port: Plugged, text: str, options: Sequence[str]) -> Node:
         return f"{text}in order", "", below
     if port.conflict:
         return f"{text}CONFLICT: {port.conflict}", "red", below
-    found = [str(drift) for drift in drift_of(port.changes, port.filled.unknown_attributes)]
+    found = [str(drift) for drift in drift_of(port.changes, port.filled)]
     more = f" (and {len(found) - 1} more: hybridvif check)" if len(found) > 1 else ""
     fix = fix_of(port, options)
     tail: list[Node] = [(f"fix: {shlex.join(fix)}", "yellow", [])] if fix else []

@@ -92,6 +92,11 @@ class Asked:
         return InvalidInput(f"port {self.port_id} {why}; give {' and '.join(_OPTIONS[name] for name in names)}")
 
 
+def sentence_of_unknown(names: Sequence[str]) -> str:
+    """Return the sentence about fields that a plugged port does not tell: "nothing tells its mtu; give --mtu"."""
+    return f"nothing tells its {' and '.join(names)}; give {' and '.join(_OPTIONS[name] for name in names)}"
+
+
 def add_port_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
     """PORT with the options that describe it, or -F."""
     parser.add_argument("port", nargs="*" if several else "?", metavar="PORT", help="the port's id, a UUID")

@@ -100,7 +100,7 @@ def shown_document(port: Plugged, options: Sequence[str]) -> Mapping[str, object
             {"name": name, "kind": fact.kind, "up": fact.up, "carrier": fact.carrier} if fact else {"name": name}
             for name, fact in members
         ],
-        "drift": [drift.document for drift in drift_of(port.changes, port.filled.unknown_attributes)],
+        "drift": [drift.document for drift in drift_of(port.changes, port.filled)],
         "conflict": port.conflict,
         "fix": fix_of(port, options),
     }

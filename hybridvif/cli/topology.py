@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybridvif.cli.changes import Change, changes_of_plan
 from hybridvif.cli.gaps import Filled, filled, is_there, row_of
@@ -18,7 +18,7 @@ from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth, VhostUserPort
-from hybridvif.planner import keeping_its_tap, plan
+from hybridvif.planner import goal_for, plan
 from hybridvif.port import VifType
 from hybridvif.remains import remains_of, states_of_ports
 from hybridvif.steps import owners_of
@@ -98,7 +98,7 @@ class Plugged:
     def mtu(self) -> int | None:
         """Its MTU; None where nothing tells it."""
         if isinstance(self.row, VhostUserPort):
-            return self.row.mtu or None
+            return self.row.mtu_request or None
         return self.veth.peer_mtu if self.veth else None
 
     @property
@@ -132,12 +132,12 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
     found = filled(Asked(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
     if port_id is None:
-        found = Filled(port=found.port, left_out=found.left_out, unknown=("id", *found.unknown))
+        found = replace(found, unknown=("id", *found.unknown))
     conflict = ""
     changes: tuple[Change, ...] = ()
     try:
         claim(state, found.port.id, found.port.iface_id)
-        changes = changes_of_plan(plan(state, keeping_its_tap(state, wiring_of(found.port), names)))
+        changes = changes_of_plan(plan(state, goal_for(state, wiring_of(found.port), names)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unnamed(state) or str(error)
     return Plugged(

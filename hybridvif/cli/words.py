@@ -88,7 +88,7 @@ def value_of(attribute: str, value: object) -> str:
         return _SWITCHES.get(attribute.removeprefix("peer_"), ("on", "off"))[0 if value else 1]
     if attribute == "type":
         return {"": "system", PARKED: f"{PARKED} (parked)"}.get(str(value), str(value))
-    return "none" if value in ("", None) else str(value)
+    return "none" if value in ("", None) or (attribute == "mtu_request" and value == 0) else str(value)
 
 
 def wanted_attributes(part: Part) -> tuple[str, ...]:

@@ -136,6 +136,7 @@ def _states(wiring: HostState, port: OvsPort, bridges: Sequence[str]) -> Iterato
         "attached_mac": ("", "fa:16:3e:00:00:99"),
         "vm_uuid": ("", OTHER_ID),
         "port_id": (PORT.id,),
+        "mtu_request": (PORT.mtu, 1400),
     }
     yield NOTHING
     for variant in variants(port, others):

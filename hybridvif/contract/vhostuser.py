@@ -29,7 +29,7 @@ def check(bench: Bench, bridges: Sequence[str]) -> None:
     assert isinstance(port, VhostUserPort)
     others = {
         "type": ("dpdkvhostuser",),
-        "mtu": (9000, 0),
+        "mtu_request": (9000, 0),
         "bridge": tuple(bridges),
         "attached_mac": ("", "fa:16:3e:00:00:66"),
         "port_id": (PORT.id,),
@@ -42,7 +42,7 @@ def check(bench: Bench, bridges: Sequence[str]) -> None:
     _elsewhere(bench)
     _write(bench, Update(replace(port, realized=False), port))
     _remove(bench, port)
-    unknown = replace(port, mtu=None)
+    unknown = replace(port, mtu_request=None)
     _write(bench, Create(unknown), mtu=[])
     _remove(bench, port)
 
@@ -84,11 +84,12 @@ def _write(bench: Bench, step: Create | Update, mtu: object = None, others: Mapp
     wanted = {
         "type": port.type,
         "options": {**OPTIONS[port.type], **(others or {})},
-        "mtu_request": (port.mtu or []) if mtu is None else mtu,
+        "mtu_request": (port.mtu_request or []) if mtu is None else mtu,
     }
     assert written == wanted, f"{said(step)}: the row has {written}, not {wanted}"
     seen = HostState({}, bench.see(PORT.names).ports)
-    asked = replace(port, realized=taken, mtu=(0 if mtu == [] else port.mtu), datapath_type="", isolated=False)
+    asked = replace(port, realized=taken, datapath_type="", isolated=False)
+    asked = replace(asked, mtu_request=0 if mtu == [] else port.mtu_request)
     require_equal(seen, HostState({}, {VHU: asked}), f"after {said(step)}")
 
 

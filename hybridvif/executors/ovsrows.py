@@ -154,7 +154,7 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
             bridge=row.bridge,
             type=kind,
             realized=(row.ofport or 0) > 0 and not row.error,
-            mtu=row.mtu_request,
+            mtu_request=row.mtu_request,
             socket_as_configured=row.options.get(SOCKET) == options_by_type(row.name, socket_dir)[kind].get(SOCKET),
             **ids,
         )
@@ -168,4 +168,4 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
         # (docs/host.md): only the socket tells.
         and (switches.get(row.bridge) not in USERSPACE or row.name in held)
     )
-    return OvsPort(name=row.name, bridge=row.bridge, type=kind, realized=realized, **ids)
+    return OvsPort(name=row.name, bridge=row.bridge, type=kind, realized=realized, mtu_request=row.mtu_request, **ids)

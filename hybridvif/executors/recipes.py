@@ -298,7 +298,7 @@ def switch_words(step: Step, qos: Iterable[str] = (), socket_dir: str = SOCKET_D
                 columns.append(f"qos=@{port.name}")
             words += ["--", "set", "Port", port.name, *columns] if columns else []
             words += _type_words(port, socket_dir) if port.type else []
-            return gone + words + (_mtu_words(port) if isinstance(port, VhostUserPort) and port.mtu else [])
+            return gone + words + (_mtu_words(port) if port.mtu_request else [])
         case Update(OvsPort() as before, OvsPort() as after):
             return list(_update_words(before, after, changes_of(step), socket_dir))
         case Delete(OvsPort(name=name, bridge=bridge)):
@@ -318,7 +318,7 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
     if again or {"type", "socket_as_configured"} & changes.keys():
         # What is written again and is the same is no change; that it was asked has ovs-vswitchd try again.
         yield from _type_words(after, socket_dir)
-    if isinstance(after, VhostUserPort) and "mtu" in changes:
+    if "mtu_request" in changes:
         yield from _mtu_words(after)
     if "bridge" in changes:
         # Moved, not deleted and added: row, ofport and other_config stay. A command line takes each @name once.
@@ -350,8 +350,8 @@ def _type_words(port: OvsPort, socket_dir: str) -> list[str]:
     return ["--", "set", "Interface", port.name, f"type={_quoted(port.type)}", *options, *cleared]
 
 
-def _mtu_words(port: VhostUserPort) -> list[str]:
-    return ["--", "set", "Interface", port.name, f"mtu_request={port.mtu or '[]'}"]
+def _mtu_words(port: OvsPort) -> list[str]:
+    return ["--", "set", "Interface", port.name, f"mtu_request={port.mtu_request or '[]'}"]
 
 
 def _quoted(value: str) -> str:

@@ -242,8 +242,8 @@ def _insert(port: OvsPort, at: int, besides: Companions) -> list[Operation]:
     row: dict[str, Any] = {"name": port.name, "external_ids": _map(ids_of(port))}
     if port.type:
         row |= {"type": port.type, "options": _map(options_of(port, besides.socket_dir))}
-    if isinstance(port, VhostUserPort) and port.mtu and besides.has_mtu_request:
-        row["mtu_request"] = port.mtu
+    if port.mtu_request and besides.has_mtu_request:
+        row["mtu_request"] = port.mtu_request
     holder = {"name": port.name, "interfaces": ["named-uuid", f"interface{at}"], **columns_at_birth(port)}
     operations = [qosrows.insertion(port, f"qos{at}")] if port.qos_type else []
     if port.qos_type:
@@ -282,8 +282,8 @@ def _changed(port: OvsPort, changes: Mapping[str, object], read: Read, besides: 
             operations.append(_mutate("Interface", where, *_replaced("options", {SOCKET: options.get(SOCKET, "")})))
         else:
             row["options"] = _map(options)
-    if "mtu" in changes:
-        row["mtu_request"] = changes["mtu"] or ["set", []]
+    if "mtu_request" in changes:
+        row["mtu_request"] = changes["mtu_request"] or ["set", []]
     if row:
         operations.append({"op": "update", "table": "Interface", "where": [where], "row": row})
     return operations

@@ -167,6 +167,44 @@ def test_a_bridge_that_is_missing_fails_by_name(bench: Bench) -> None:
     assert bench.try_out(Update(ROW, replace(ROW, bridge="br-two"))).code == "bridge-missing"
 
 
+# Standing orders of others.
+
+
+def test_mtu_request_of_another_is_cleared_and_stays_so(bench: Bench) -> None:
+    """ovs-vswitchd set the old MTU again, 28 of 30 times right after the plug had read the new one back."""
+    plug(PORT, bench.host)
+    for mtu in (1450, 1500, 9000, 1500):
+        port = replace(PORT, mtu=mtu)
+        bench.sh(f"ovs-vsctl set Interface {QVO} mtu_request=1400")
+        assert plug(port, bench.host).status is Status.DONE
+        # It returns when ovs-vswitchd has gone through its configuration once more.
+        bench.sh(f"ovs-vsctl set Open_vSwitch . external_ids:mtu={mtu}")
+        assert bench.link(QVO)["mtu"] == mtu
+        assert bench.row(QVO)["mtu_request"] == ["set", []]
+        assert check(port, bench.host) == ()
+
+
+def test_mtu_request_that_agrees_is_left_alone(bench: Bench) -> None:
+    plug(PORT, bench.host)
+    bench.sh(f"ovs-vsctl set Interface {QVO} mtu_request={PORT.mtu}")
+    before = bench.snapshot()
+    assert not plug(PORT, bench.host).changed
+    assert bench.snapshot() == before
+    assert plug(replace(PORT, mtu=1400), bench.host).status is Status.DONE
+    assert bench.row(QVO)["mtu_request"] == ["set", []]
+
+
+def test_mtu_request_is_written_back_as_a_rollback_does(bench: Bench) -> None:
+    plug(PORT, bench.host)
+    bench.sh(f"ovs-vsctl set Interface {QVO} mtu_request=1400")
+    before = bench.snapshot()
+    cleared = replace(ROW, mtu_request=0)
+    for found, wanted in ((replace(ROW, mtu_request=1400), cleared), (cleared, replace(ROW, mtu_request=1400))):
+        assert [outcome.result for outcome in bench.do(Update(found, wanted))] == [Result.DONE]
+        assert bench.see().ports == {QVO: wanted}
+    assert bench.snapshot() == before
+
+
 # What is there, and what is not.
 
 

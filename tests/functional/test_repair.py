@@ -81,6 +81,7 @@ DRIFTS = [
     Drift(f"{DROP_ID} vm-uuid", f"{QVO} vm_uuid"),
     Drift(f"ovs-vsctl clear Interface {QVO} external_ids", f"{QVO} iface_id"),
     Drift(f"ovs-vsctl set Interface {QVO} type=patch options:peer=nobody", f"{QVO} type"),
+    Drift(f"ovs-vsctl set Interface {QVO} mtu_request=1400", f"{QVO} mtu_request"),
     Drift(f"ip link delete {QVB}; ip link delete {QBR}", f"{QBR} absent"),
     Drift(
         f"ip link delete {QVB}; ip link add {QVB} type veth peer name {QVO}; ip link set {QVB} up master {QBR}; "

@@ -54,6 +54,7 @@ def one_of(*values: Any) -> Rule:
 
 QOS = ("", "linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
 TEXT, NUMBER, FLAG, ABSENT = str, int, bool, type(None)
+MTU_REQUEST: Field = ((NUMBER, ABSENT), lambda key, value: value in (None, 0) or 68 <= value <= 65_535)
 FIELDS: Mapping[str, Mapping[str, Field]] = {
     "Bridge": {
         "name": ((TEXT,), lambda key, value: value == f"qbr{key}"),
@@ -117,6 +118,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "port_id": ((TEXT,), own_id),
         "type": ((TEXT,), one_of("", "patch")),
         "realized": ((FLAG,), anything),
+        "mtu_request": MTU_REQUEST,
         "isolated": ((FLAG,), anything),
         "qos_type": ((TEXT,), one_of(*QOS)),
         "bridge_name": ((TEXT,), lambda key, value: value == "" or TRUNK.match(value) is not None),
@@ -136,7 +138,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "qos_type": ((TEXT,), one_of("")),
         "bridge_name": ((TEXT,), lambda key, value: value == "" or TRUNK.match(value) is not None),
         "datapath_type": ((TEXT,), one_of("", "system", "netdev")),
-        "mtu": ((NUMBER, ABSENT), lambda key, value: value in (None, 0) or 68 <= value <= 65_535),
+        "mtu_request": MTU_REQUEST,
         "socket_as_configured": ((FLAG,), one_of(True)),
     },
     "IvsPort": {"name": ((TEXT,), lambda key, value: value == f"qvo{key}")},

@@ -106,13 +106,12 @@ def _permit_row(
 
 
 def _permit_kind(table: Any, name: str, row: Mapping[str, Any], known: Known) -> None:
-    """The type and the options of an Interface, which go together; and its MTU, where it has no device."""
+    """The type and the options of an Interface, which go together."""
     legal = options_by_type(name, known.socket_dir)
     if table == "Interface" and {"type", "options"} & row.keys():
         kind, pairs = row["options"]
         agree = row["type"] in legal and kind == "map" and dict(pairs) == legal[row["type"]]
         _require(agree and len(dict(pairs)) == len(pairs), "gives Interface.type or its options a value of its own")
-    _require("mtu_request" not in row or "" not in legal, "gives a device an MTU")
 
 
 def _permit_new_kind(name: str, row: Mapping[str, Any], known: Known) -> None:

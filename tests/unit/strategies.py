@@ -182,12 +182,12 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "port_id": marks,
         "bridge_name": words | switch_bridges,
         "type": st.sampled_from(["", PARKED]),
+        "mtu_request": st.sampled_from([None, 0]) | numbers,
     },
     IvsPort: {},
 }
 _DRIFT[VhostUserPort] = _DRIFT[OvsPort] | {
     "type": st.sampled_from(sorted(VHOST_USER_TYPES.values())),
-    "mtu": st.sampled_from([None, 0]) | numbers,
     "socket_as_configured": st.booleans(),
 }
 

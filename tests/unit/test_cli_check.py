@@ -32,7 +32,7 @@ from tests.unit.answers import (
 )
 
 WHOLE = asked(mac=MAC, instance_id=VM, interface_id="", bridge="br-int", mtu=1450)
-OPEN = ["mac", "instance_id", "interface_id", "bridge", "mtu"]
+OPEN = ["mac", "instance_id", "interface_id", "bridge", "mtu", "call_iptables", "create_tap"]
 
 
 def drifted(attribute: str, value: object) -> RecordingHost:
@@ -54,7 +54,7 @@ def test_what_is_left_out_is_not_checked_and_said_so() -> None:
     answer = answer_of([asked()], plugged(PORT))
     assert text_of(answer).splitlines() == [
         f"{ID}  in order as far as checked",
-        "  not checked: mac, instance_id, interface_id, bridge, mtu",
+        "  not checked: mac, instance_id, interface_id, bridge, mtu, call_iptables, create_tap",
     ]
     assert answer.exit_code == 0
     assert ports_of(answer)[0]["unchecked"] == OPEN
@@ -120,7 +120,7 @@ def test_a_port_that_is_not_there_is_drift_if_it_is_told_whole() -> None:
         f"  Linux bridge {QBR} is missing",
         f"  veth pair {QVB} is missing",
         f"  OVS port {QVO} is missing",
-        "  not checked: interface_id, bridge, mtu",
+        "  not checked: interface_id, bridge, mtu, call_iptables, create_tap",
     ]
     assert [one["attribute"] for one in ports_of(answer)[0]["drift"]] == [None] * 3
 

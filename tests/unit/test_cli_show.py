@@ -282,7 +282,7 @@ def test_a_vhost_user_port_is_drawn_with_nothing_behind_it(vhost_user: Recording
 def test_a_vhost_user_port_out_of_order_is_mended_by_a_plug_that_says_its_mode(vhost_user: RecordingHost) -> None:
     row = vhost_user.state.ports[VHU]
     assert isinstance(row, VhostUserPort)
-    vhost_user.state = vhost_user.state.having(replace(row, mtu=0, socket_as_configured=False))
+    vhost_user.state = vhost_user.state.having(replace(row, mtu_request=0, socket_as_configured=False))
     port = only(vhost_user)
     assert port.standing is Standing.DRIFT
     assert "--vhostuser-mode server" in " ".join(fix_of(port) or [])

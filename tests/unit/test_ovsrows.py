@@ -61,7 +61,7 @@ def part_of(row: Row) -> VhostUserPort:
 
 
 def test_a_vhost_user_port_is_told_by_its_name_and_its_type() -> None:
-    assert (part_of(VHU).type, part_of(VHU).mtu, part_of(VHU).realized) == ("dpdkvhostuser", 1500, True)
+    assert (part_of(VHU).type, part_of(VHU).mtu_request, part_of(VHU).realized) == ("dpdkvhostuser", 1500, True)
     for row, what in ((replace(VHU, type=""), "system"), (replace(VHU, type="patch"), "patch")):
         part = observed([row], {"br-int": "netdev"}, "3.1.0").state.ports[row.name]
         assert part == StrayPort(name=VHU.name, what=f"an Open vSwitch interface of type {what}")

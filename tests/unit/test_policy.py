@@ -306,9 +306,10 @@ BAD: dict[type[Part], dict[str, Any]] = {
         "port_id": "91d3aa02-4100-4c00-8000-000000000003",
         "bridge_name": "br-int",
         "type": "internal",
+        "mtu_request": 67,
     },
 }
-BAD[VhostUserPort] = BAD[OvsPort] | {"type": "dpdk", "mtu": 67}
+BAD[VhostUserPort] = BAD[OvsPort] | {"type": "dpdk"}
 ELSEWHERE = {("alias", BAD[Bridge]["alias"]), ("master", "br-foreign")}
 """What says that a part is another port's, or is held by what is not ours."""
 CASES = [

@@ -282,7 +282,7 @@ def test_a_vhost_user_port_is_made_and_changed() -> None:
     assert objection_to(made_vhost_user(), KNOWN) == ""
     assert objection_to(made_vhost_user(type="dpdkvhostuser", options=["map", []]), KNOWN) == ""
     assert objection_to(made_vhost_user(mtu_request="left out"), KNOWN) == ""
-    found = replace(VHOST_USER, type="dpdkvhostuser", mtu=0)
+    found = replace(VHOST_USER, type="dpdkvhostuser", mtu_request=0)
     for before, after in ((found, VHOST_USER), (VHOST_USER, found)):
         sent = sent_for([Update(before, after)], HostState().having(before))
         assert objection_to(sent, OF_VHOST_USER) == ""
@@ -324,7 +324,7 @@ def test_a_vhost_user_port_is_made_of_nothing_else(columns: dict[str, Any]) -> N
         (OF_VHOST_USER, {"mtu_request": 67}),
         (OF_VHOST_USER, {"type": "", "options": ["map", []]}),
         (KNOWN, {"type": "dpdkvhostuserclient", "options": OWN}),
-        (replace(KNOWN, names={INTERFACE: ROW.name}), {"mtu_request": 1500}),
+        (replace(KNOWN, names={INTERFACE: ROW.name}), {"mtu_request": 67}),
         (replace(KNOWN, names={INTERFACE: ROW.name}), {"type": "dpdkvhostuser", "options": ["map", []]}),
     ],
 )

@@ -154,7 +154,7 @@ def test_a_vhost_user_port_is_one_row_whose_type_is_the_other_end_of_qemus_mode(
         type=kind,
         realized=True,
         datapath_type="netdev",
-        mtu=1450,
+        mtu_request=1450,
         socket_as_configured=True,
     )
     assert wiring == HostState({}, {row.name: row})

@@ -1,0 +1,40 @@
+"""An Open vSwitch that is older than Interface.mtu_request (2.6): nothing is asked of that column, and ports plug."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from hybridvif import check, plug, unplug
+from hybridvif.pytest_plugin import connected
+from hybridvif.sandbox import Sandbox, missing
+from tests.contract.bench import Bench
+from tests.contract.test_switch_executor import EXECUTORS
+from tests.functional.conftest import make_port
+
+
+@pytest.fixture
+def schema(tmp_path: Path) -> str:
+    """Return the path of a schema without the column."""
+    known = json.loads(Path(missing.schema() or "").read_text())
+    del known["tables"]["Interface"]["columns"]["mtu_request"]
+    older = tmp_path / "older.ovsschema"
+    older.write_text(json.dumps(known))
+    return str(older)
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+def test_port_plugs_without_mtu_request_column(executor: str, schema: str, tmp_path: Path) -> None:
+    port = make_port()
+    with Sandbox(ovs=False) as box:
+        box.start_switch(schema=schema)
+        with connected(box, tmp_path, switch_executor=executor) as host:
+            bench = Bench(box, host)
+            for wanted in (port, replace(port, mtu=1400)):
+                assert plug(wanted, host).ok
+                assert check(wanted, host) == ()
+                assert bench.link(port.names.switch_end)["mtu"] == wanted.mtu
+            assert unplug(port.id, host).ok
