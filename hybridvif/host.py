@@ -13,11 +13,11 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
 from typing import Any, Protocol
 
 from hybridvif.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
 from hybridvif.facts import Observed
+from hybridvif.postponed import found
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Step
@@ -312,7 +312,7 @@ def _load_eventlet_beside() -> None:
     eventlet executes Python's own module threading once more (patcher.original), which takes its thread for the main
     one; before Python 3.13 the end of that thread is then told to nobody, and a pool that it is of never shuts down.
     """
-    if "eventlet" in sys.modules or find_spec("eventlet") is None:
+    if "eventlet" in sys.modules or found("eventlet") is None:
         return
     loaded = threading.Event()
 

@@ -150,9 +150,9 @@ with connect(sys.argv[1:]) as host:
 """
 
 
-def run_program(code: str, box: Sandbox, directory: Path) -> str:
+def run_program(code: str, box: Sandbox, directory: Path, **options: object) -> str:
     """What a program prints that connects by itself."""
-    with connected(box, directory):
+    with connected(box, directory, **options):
         pass  # only for its file
     command = [sys.executable, "-c", code, str(directory / "hybridvif.conf")]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
@@ -172,6 +172,44 @@ def test_a_program_can_start_inside_an_event_loop(sandbox: Sandbox, tmp_path: Pa
 def test_a_program_can_run_on_eventlet(sandbox: Sandbox, tmp_path: Path) -> None:
     assert run_program(EVENTLET, sandbox, tmp_path) == "done True\n"
     Lab(sandbox, Host.__new__(Host)).sweep()
+
+
+FORBIDDING = """
+import sys
+class Forbidding:
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in ("eventlet", "greenlet", "rich"):
+            raise ImportError(f"{fullname} is forbidden in this program")
+sys.meta_path.insert(0, Forbidding())
+"""
+"""As nova-compute has it in its default mode (nova/monkey_patch.py), and for other modules that nothing here needs."""
+PLUGGING = """
+import sys
+from hybridvif import connect, plug, unplug
+from tests.functional.conftest import make_port
+with connect(sys.argv[1:]) as host:
+    print(plug(make_port(), host).status.value, plug(make_port(), host).changed, unplug(make_port().id, host).changed)
+"""
+
+
+def test_caller_that_forbids_eventlet_can_plug(sandbox: Sandbox, tmp_path: Path) -> None:
+    assert run_program(FORBIDDING + PLUGGING, sandbox, tmp_path) == "done False True\n"
+
+
+@pytest.mark.parametrize(("link", "switch"), [("iproute2-netlink", "ovsdb"), ("subprocess-brctl", "ovsdbapp")])
+def test_helper_and_daemon_that_forbid_eventlet_can_plug(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str, switch: str
+) -> None:
+    # Python runs a sitecustomize at each start: of the caller, and of the helper, which the daemon is forked from.
+    seen = tmp_path / "seen"
+    program = f"{FORBIDDING}\nopen({str(seen)!r}, 'a').write(' '.join(sys.orig_argv) + chr(10))\n"
+    (tmp_path / "sitecustomize.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    executors = {"link_executor": link, "switch_executor": switch}
+    assert run_program(PLUGGING, sandbox, tmp_path, **executors) == "done False True\n"
+    started = seen.read_text()
+    assert started.count("hybridvif.privileged.helper") == 1
+    assert " -c " in started
 
 
 @pytest.mark.parametrize(
