@@ -7,7 +7,6 @@ it; the last one to close ends it.
 from __future__ import annotations
 
 import _thread
-import os
 import sys
 import threading
 import time
@@ -15,6 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any, Protocol
 
+from hybridvif.configfiles import absolute, files_of
 from hybridvif.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
 from hybridvif.facts import Observed
 from hybridvif.postponed import found
@@ -251,7 +251,7 @@ class _Connections:
 
         from hybridvif import config
 
-        wanted = tuple(os.path.abspath(name) for name in files)
+        wanted = tuple(absolute(name) for name in files)
         with self._lock:
             if self._count and wanted != self._files:
                 raise ConfigurationError(
@@ -262,9 +262,9 @@ class _Connections:
             if wanted and (self._read or not _parsed(cfg.CONF)):
                 config.read(cfg.CONF, wanted)
                 self._read = True
-            elif wanted and not set(wanted) <= set(_files_of(cfg.CONF)):
+            elif wanted and not set(wanted) <= set(read := files_of(cfg.CONF)["config_file"]):
                 raise ConfigurationError(
-                    f"this program's configuration was read from {', '.join(_files_of(cfg.CONF)) or 'no file'}; "
+                    f"this program's configuration was read from {', '.join(read) or 'no file'}; "
                     f"add {', '.join(wanted)} there, and call connect() without files"
                 )
             elif not wanted and self._read:
@@ -287,10 +287,6 @@ class _Connections:
 
 def _parsed(conf: Any) -> bool:
     return conf._namespace is not None
-
-
-def _files_of(conf: Any) -> list[str]:
-    return [os.path.abspath(name) for name in getattr(conf, "config_file", None) or ()]
 
 
 _connections = _Connections()

@@ -87,6 +87,7 @@ def command_of(path: str, options: Mapping[str, Sequence[str]]) -> list[str]:
     """The command that starts the daemon where nothing else is configured. As root no sudo is needed.
 
     options: config_file and config_dir, what the program itself was configured with, so that both sides read the same.
+    Their names are absolute (configfiles.py), because the daemon's working directory is another one.
     """
     command = helper_found()
     if os.geteuid() != 0:

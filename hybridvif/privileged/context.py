@@ -21,6 +21,7 @@ from oslo_privsep import capabilities, comm, daemon, priv_context
 from oslo_utils import importutils
 
 from hybridvif import config
+from hybridvif.configfiles import files_of
 from hybridvif.privileged import ahead
 from hybridvif.privileged.channel import START_DEADLINE, Channel, EndedAtOnce
 
@@ -50,8 +51,7 @@ class Context(priv_context.PrivContext):
         """The command that starts the daemon. As root no sudo is needed."""
         if self.conf.helper_command:
             return super().helper_command(sockpath)
-        given = {name: getattr(cfg.CONF, name, None) or () for name in ("config_file", "config_dir")}
-        return ahead.command_of(sockpath, given)
+        return ahead.command_of(sockpath, files_of(cfg.CONF))
 
     def begin(self, deadline: float) -> None:
         """Start the daemon, and do not wait for it: it comes up while its caller gets ready to ask it."""

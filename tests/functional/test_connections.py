@@ -174,6 +174,50 @@ def test_a_program_can_run_on_eventlet(sandbox: Sandbox, tmp_path: Path) -> None
     Lab(sandbox, Host.__new__(Host)).sweep()
 
 
+RELATIVE = """
+import os, sys
+from oslo_config import cfg
+place, parsed, started, *arguments = sys.argv[1:]
+os.chdir(place)
+cfg.CONF(arguments, project="program", default_config_files=[], default_config_dirs=[])
+os.chdir(parsed)
+from hybridvif import connect, plug, unplug
+from tests.functional.conftest import make_port
+port = make_port(bridge="br-relative", datapath_type="netdev")
+with connect() as host:
+    os.chdir(started)
+    print(plug(port, host).status.value, unplug(port.id, host).status.value)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--config-file sub/hybridvif.conf",
+        "--config-file ./sub/../sub/hybridvif.conf --config-file empty.conf",
+        "--config-dir sub",
+        "--config-dir empty --config-dir sub --config-dir empty",
+    ],
+)
+@pytest.mark.parametrize("moved", ["nowhere", "before connect", "before plug"])
+def test_daemon_reads_the_file_that_the_program_read(
+    sandbox: Sandbox, tmp_path: Path, arguments: str, moved: str
+) -> None:
+    """The daemon permits the bridge only if it has read the file."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.conf").touch()
+    text = f"lock_path = {tmp_path}/locks\nintegration_bridges = br-relative\ncreate_bridges = br-relative\n"
+    (tmp_path / "sub" / "hybridvif.conf").write_text(f"[hybridvif]\n{text}")
+    here = str(tmp_path)
+    places = {"nowhere": [here, here], "before connect": ["/", "/"], "before plug": [here, "/"]}[moved]
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n{RELATIVE}"
+    done = sandbox.python(code, here, *places, *arguments.split(), check=False)
+    Lab(sandbox, Host.__new__(Host)).sweep()
+    sandbox.run(["ovs-vsctl", "--if-exists", "del-br", "br-relative"])
+    assert done.stdout == "done done\n", done.stderr
+
+
 FORBIDDING = """
 import sys
 class Forbidding:
