@@ -54,7 +54,8 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.BoolOpt(
         "remove_trunk_bridges",
         default=_DEFAULT.remove_trunk_bridges,
-        help="Whether a trunk bridge (tbr-*) is removed with the last of its ports. No other bridge ever is.",
+        help="Whether a trunk bridge (tbr-*) is removed with the last of its ports, and with Neutron's patch ports. "
+        "No other bridge ever is.",
     ),
     cfg.FloatOpt(
         "deadline",

@@ -26,7 +26,7 @@ class Settings:
     create_bridges: tuple[str, ...] = ()
     """Those of them that are created where they are missing, in the same way."""
     remove_trunk_bridges: bool = False
-    """Whether a trunk bridge goes with the last of its ports."""
+    """Whether a trunk bridge goes with the last of its ports, and with Neutron's patch ports in it."""
     deadline: float = 30.0
     """Seconds without progress allowed to one port, or to one batch of a bulk call."""
     unplug_running: str = "refuse"

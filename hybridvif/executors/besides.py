@@ -16,7 +16,7 @@ from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step
 
 OVS_BRIDGE, QOS = "ovs-bridge", "qos"
-IF_THERE, IF_EMPTY = "there is one and no other port has it", "nothing else is in it"
+IF_THERE, IF_EMPTY = "there is one and no other port has it", "nothing is left in it but Neutron's patch ports"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +57,5 @@ def _besides(steps: Sequence[Step], there: Collection[str], settings: Settings) 
             yield Beside("create", QOS, name, port.qos_type)
     for name in ports_with_qos(gone):
         yield Beside("delete", QOS, name, only_if=IF_THERE)
-    if settings.remove_trunk_bridges:
-        for name in trunks_left(gone, {step.part.name: getattr(step.part, "bridge", None) for step in gone}):
-            yield Beside("delete", OVS_BRIDGE, name, only_if=IF_EMPTY)
+    for name in trunks_left(steps, {step.part.name: getattr(step.part, "bridge", None) for step in gone}, settings):
+        yield Beside("delete", OVS_BRIDGE, name, only_if=IF_EMPTY)

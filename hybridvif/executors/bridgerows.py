@@ -2,7 +2,9 @@
 
 A bridge is made only where the daemon's configuration says so, since os-vif makes one of a typing error; its datapath
 type is written then and never on a bridge that lives (an integration bridge that is made `system` where the kernel has
-no such datapath carries nothing any more). None is removed but a trunk's, and that only when it is empty (LP 1914886).
+no such datapath carries nothing any more). None is removed but a trunk's (LP 1914886), and that only when nothing is
+left in it but itself and Neutron's patch ports: the agent wires a trunk only when an Interface named as its bridge
+appears, and expects its patch ports to go with the bridge (neutron/services/trunk/drivers/openvswitch/agent).
 """
 
 from __future__ import annotations
@@ -12,7 +14,13 @@ from typing import Any
 
 from hybridvif.names import is_trunk_bridge
 from hybridvif.parts import OvsPort
+from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
+
+PATCH_PREFIXES = ("tpt-", "spt-")
+"""The ports by which a trunk bridge hangs on the integration bridge: of the parent port, and of each subport."""
+PATCH = "patch"
+"""Their Interface type."""
 
 
 def bridges_to_make(steps: Iterable[Step], there: Collection[str], creates: Callable[[str], bool]) -> dict[str, str]:
@@ -27,10 +35,24 @@ def bridges_to_make(steps: Iterable[Step], there: Collection[str], creates: Call
     }
 
 
-def trunks_left(steps: Iterable[Step], bridge_of: Mapping[str, str | None]) -> list[str]:
-    """The trunk bridges that ports of these steps leave. bridge_of: where each port is, by name."""
-    left = {bridge_of.get(step.part.name) for step in steps if isinstance(step, Delete)}
-    return sorted(bridge for bridge in left if bridge and is_trunk_bridge(bridge))
+def is_trunk_patch(name: str, kind: str) -> bool:
+    """Return whether an Interface of this name and type is one of Neutron's patch ports in a trunk bridge."""
+    return kind == PATCH and name.startswith(PATCH_PREFIXES)
+
+
+def deleted_ports(steps: Iterable[Step]) -> set[str]:
+    """Return the names of the ports that these steps delete."""
+    return {step.part.name for step in steps if isinstance(step, Delete)}
+
+
+def trunks_left(steps: Sequence[Step], bridge_of: Mapping[str, str | None], settings: Settings) -> list[str]:
+    """Return the trunk bridges that may go with ports of these steps. bridge_of: the bridge of each port, by name."""
+    if not settings.remove_trunk_bridges:
+        return []
+    left = {bridge_of.get(name) for name in deleted_ports(steps)}
+    # A bridge that another port of the same transaction needs stays.
+    left -= {step.part.bridge for step in steps if isinstance(step.part, OvsPort) and not isinstance(step, Delete)}
+    return sorted(bridge for bridge in left if bridge and is_trunk_bridge(bridge) and settings.allows(bridge))
 
 
 def trunk_questions(trunks: Sequence[str]) -> list[Mapping[str, Any]]:
@@ -42,15 +64,43 @@ def trunk_questions(trunks: Sequence[str]) -> list[Mapping[str, Any]]:
     ]
 
 
-def emptied(trunks: Sequence[str], answers: Sequence[Any], leaving: Collection[str]) -> dict[str, Any]:
-    """The trunk bridges, by name, that hold nothing once these Ports have left: their rows, by the answers."""
-    found = {}
+def emptied(
+    trunks: Sequence[str], gone: Collection[str], ask: Callable[[list[Mapping[str, Any]]], Sequence[Any]]
+) -> dict[str, Any]:
+    """Return the rows of the trunk bridges that may go, by name.
+
+    gone: the uuids of the Ports that leave. ask: sends questions to OVSDB and returns the answers.
+    """
+    answers = ask(trunk_questions(trunks)) if trunks else []
+    held = {}
     for name, bridges, own in zip(trunks, answers[::2], answers[1::2], strict=True):
         for row in bridges["rows"]:
-            held = {uuid for _, uuid in (row["ports"][1] if row["ports"][0] == "set" else [row["ports"]])}
-            if not held - set(leaving) - {port["_uuid"][1] for port in own["rows"]}:
-                found[name] = row
-    return found
+            rest = _members(row["ports"]) - set(gone) - {port["_uuid"][1] for port in own["rows"]}
+            held[name] = (row, rest)
+    others = sorted(uuid for _, rest in held.values() for uuid in rest)
+    patches = _patches(ask(port_questions(others))) if others else set()
+    return {name: row for name, (row, rest) in held.items() if rest <= patches}
+
+
+def port_questions(ports: Iterable[str]) -> list[Mapping[str, Any]]:
+    """Return the questions about patch interfaces and about these Ports, by uuid."""
+    patches = {"op": "select", "table": "Interface", "where": [["type", "==", PATCH]], "columns": ["_uuid", "name"]}
+    port = {"op": "select", "table": "Port", "columns": ["_uuid", "name", "interfaces"]}
+    return [patches, *({**port, "where": [["_uuid", "==", ["uuid", uuid]]]} for uuid in ports)]
+
+
+def _patches(answers: Sequence[Any]) -> set[str]:
+    """Return the uuids of the Ports of these answers that are Neutron's patch ports."""
+    patches = {row["_uuid"][1]: row["name"] for row in answers[0]["rows"]}
+    ports = [row for answer in answers[1:] for row in answer["rows"] if is_trunk_patch(row["name"], PATCH)]
+    return {
+        row["_uuid"][1] for row in ports if [patches.get(uuid) for uuid in _members(row["interfaces"])] == [row["name"]]
+    }
+
+
+def _members(value: Sequence[Any]) -> set[str]:
+    """Return the uuids of a set column, which OVSDB spells as its member where it has one."""
+    return {uuid for _, uuid in (value[1] if value[0] == "set" else [value])}
 
 
 def insertion(name: str, datapath_type: str, at: int) -> list[Mapping[str, Any]]:

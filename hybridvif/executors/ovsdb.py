@@ -123,15 +123,13 @@ class OvsdbExecutor:
 
     def _companions(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> Companions:
         """What comes and goes with the rows of these steps."""
-        trunks: list[str] = []
-        if self._settings.remove_trunk_bridges:
-            trunks = bridgerows.trunks_left(steps, {name: row.bridge for name, row in read.rows.items()})
-        answers = connection.transact(bridgerows.trunk_questions(trunks), deadline) if trunks else []
-        leaving = {read.uuids[step.part.name][1] for step in steps if step.part.name in read.uuids}
+        bridge_of = {name: row.bridge for name, row in read.rows.items()}
+        trunks = bridgerows.trunks_left(steps, bridge_of, self._settings)
+        gone = {read.uuids[name][1] for name in bridgerows.deleted_ports(steps) if name in read.uuids}
         return Companions(
             qos=_qos_rows(connection, steps, deadline),
             made=bridgerows.bridges_to_make(steps, read.bridges, self._settings.creates),
-            emptied=bridgerows.emptied(trunks, answers, leaving),
+            emptied=bridgerows.emptied(trunks, gone, lambda asked: connection.transact(asked, deadline)),
             socket_dir=self._settings.vhost_socket_dir,
             has_mtu_request=self._reader.has_mtu_request,
         )

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from hybridvif.executors.base import refused
+from hybridvif.executors.bridgerows import trunks_left
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.names import key_of
 from hybridvif.parts import (
@@ -33,7 +34,7 @@ from hybridvif.parts import (
 )
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, objection, simulate
+from hybridvif.steps import Delete, Step, objection, simulate
 
 
 class Simulation:
@@ -46,6 +47,8 @@ class Simulation:
         """The steps that were carried out, oldest first."""
         self.carrier: set[str] = set()
         """The taps that a VM holds open."""
+        self.settings = Settings()
+        """By which a trunk bridge goes with the last of its ports."""
         self._failures: list[tuple[type[Step] | None, str | None, str, bool]] = []
         self._numbers: dict[str, int] = {}
         self._last_number = 2
@@ -109,9 +112,13 @@ class Simulation:
             if (verb is None or isinstance(step, verb)) and name in (None, step.part.name):
                 self._failures.remove(told)
                 return Outcome(step, Result.FAILED, reason, retry=retry, simulated=True)
-        self.state = simulate(self.state, step)
-        if isinstance(step, Create) and isinstance(step.part, OvsPort):
+        before, self.state = self.state, simulate(self.state, step)
+        if isinstance(step.part, OvsPort) and not isinstance(step, Delete):
             self.switches.setdefault(step.part.bridge, step.part.datapath_type or "system")
+        where = {name: port.bridge for name, port in before.ports.items() if isinstance(port, OvsPort)}
+        for trunk in trunks_left([step], where, self.settings):
+            if trunk not in {getattr(port, "bridge", "") for port in self.state.ports.values()}:
+                self.switches.pop(trunk, None)
         self.steps.append(step)
         return Outcome(step, Result.DONE, simulated=True)
 
@@ -160,6 +167,7 @@ class RecordingHost:
     ) -> None:
         self.settings = settings
         self.simulation = Simulation(state, switches)
+        self.simulation.settings = settings
         self._lock = threading.RLock()
         self._noted: dict[str, float] = {}
 
@@ -230,6 +238,7 @@ class _RecordingExecutor:
     def __init__(self, settings: Settings) -> None:
         self._links_are_simulated = settings.link_executor == "recording"
         self.simulation.switches = dict.fromkeys(settings.named_bridges, "netdev")
+        self.simulation.settings = settings
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
         """The parts of this role on the simulated host."""

@@ -19,7 +19,7 @@ from ovsdbapp.backend.ovs_idl import idlutils
 
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
-from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
+from hybridvif.executors.bridgerows import bridges_to_make, deleted_ports, is_trunk_patch, trunks_left
 from hybridvif.executors.ovsdb_session import ConnectionLost, Expired, Session
 from hybridvif.executors.ovsrows import (
     IDS,
@@ -104,8 +104,8 @@ class ReplicaExecutor:
         where = {name: bridge.name for bridge in api.tables["Bridge"].rows.values() for name in _held_by(bridge)}
         for name, kind in bridges_to_make(steps, bridges, self._settings.creates).items():
             _make_bridge(api, txn, name, kind)
-        trunks = trunks_left(steps, where) if self._settings.remove_trunk_bridges else []
-        emptied = [name for name in trunks if not _held_by(_bridge(api, name)) - {step.part.name for step in steps}]
+        gone = deleted_ports(steps)
+        emptied = [name for name in trunks_left(steps, where, self._settings) if _may_go(_bridge(api, name), gone)]
         for name in emptied:
             _bridge(api, name).verify("ports")
         _compose(api, txn, steps, qos, self._settings.vhost_socket_dir)
@@ -127,6 +127,15 @@ def _make_bridge(api: Any, txn: Any, name: str, datapath_type: str) -> None:
 def _held_by(bridge: Any) -> set[str]:
     """The names of the ports of a bridge, but for its own."""
     return {port.name for port in bridge.ports} - {bridge.name}
+
+
+def _may_go(bridge: Any, gone: Collection[str]) -> bool:
+    """Whether nothing is left in a trunk bridge, once these ports are gone, but Neutron's patch ports."""
+    rest = [port for port in bridge.ports if port.name not in (bridge.name, *gone)]
+    return all(
+        [one.name for one in port.interfaces] == [port.name] and is_trunk_patch(port.name, port.interfaces[0].type)
+        for port in rest
+    )
 
 
 def _names(steps: Iterable[Step]) -> str:

@@ -1,7 +1,7 @@
 """Plans as a script for `sh -e`, run as root: what `hybridvif plan -f shell` prints. Pure.
 
 What the executors ask Open vSwitch as they go, the script asks as it runs: which QoS row goes with a port, and whether
-a trunk bridge is left empty.
+a trunk bridge may go.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Sequence
 
-from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
+from hybridvif.executors.bridgerows import PATCH, PATCH_PREFIXES, bridges_to_make, trunks_left
 from hybridvif.executors.qosrows import ports_with_qos, qos_id_of
 from hybridvif.executors.recipes import (
     Command,
@@ -55,12 +55,8 @@ def _ovs_lines(batch: Sequence[Step], there: Collection[str], settings: Settings
     words += [word for step in batch for word in switch_words(step, socket_dir=settings.vhost_socket_dir)]
     yield shlex.join(["ovs-vsctl", *words[1:]])
     yield from (_qos_line(name) for name in qos if name in leaving)
-    if settings.remove_trunk_bridges:
-        trunks = trunks_left(batch, {name: getattr(part, "bridge", None) for name, part in leaving.items()})
-        yield from (
-            f'[ "$(ovs-vsctl list-ports {name})" ] || ovs-vsctl --if-exists del-br {name}'
-            for name in map(shlex.quote, trunks)
-        )
+    trunks = trunks_left(batch, {name: getattr(part, "bridge", None) for name, part in leaving.items()}, settings)
+    yield from map(_trunk_line, map(shlex.quote, trunks))
 
 
 def _qos_line(name: str) -> str:
@@ -68,6 +64,17 @@ def _qos_line(name: str) -> str:
     rows = f"ovs-vsctl --bare --columns=_uuid find QoS external_ids:id={qos_id_of(name)}"
     holders = "ovs-vsctl --bare --columns=name find Port qos=$row"
     return f'for row in $({rows}); do [ "$({holders})" ] || ovs-vsctl --if-exists destroy QoS $row; done'
+
+
+def _trunk_line(bridge: str) -> str:
+    """Return the line that removes a trunk bridge in which nothing is left but Neutron's patch ports."""
+    patterns = "|".join(f"{prefix}*" for prefix in PATCH_PREFIXES)
+    is_patch = f'[ "$(ovs-vsctl get Interface $port type)" = {PATCH} ]'
+    others = f"case $port in {patterns}) {is_patch} || echo $port;; *) echo $port;; esac"
+    return (
+        f'[ "$(for port in $(ovs-vsctl list-ports {bridge}); do {others}; done)" ] || '
+        f"ovs-vsctl --if-exists del-br {bridge}"
+    )
 
 
 def _in_shell(line: Line) -> str:

@@ -14,7 +14,7 @@ from typing import Any, ClassVar
 
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
-from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
+from hybridvif.executors.bridgerows import bridges_to_make, deleted_ports, is_trunk_patch, trunks_left
 from hybridvif.executors.command import Finished, Program
 from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.qosrows import goes_with, ports_with_qos
@@ -201,12 +201,23 @@ class VsctlExecutor:
 
     def _emptied(self, steps: Sequence[Step], deadline: float) -> list[str]:
         """The trunk bridges that are left empty, and are to go."""
-        if not self._settings.remove_trunk_bridges:
-            return []
-        leaving = {step.part.name: step.part.bridge for step in steps if isinstance(step.part, OvsPort)}
-        trunks = trunks_left(steps, leaving)
-        held = {name: self._run(["--", "list-ports", name], deadline, options=["--no-wait"]) for name in trunks}
-        return [name for name, done in held.items() if not done.code and not set(done.stdout.split()) - leaving.keys()]
+        bridge_of = {step.part.name: step.part.bridge for step in steps if isinstance(step.part, OvsPort)}
+        trunks = trunks_left(steps, bridge_of, self._settings)
+        return [name for name in trunks if self._may_go(name, deleted_ports(steps), deadline)]
+
+    def _may_go(self, bridge: str, gone: Collection[str], deadline: float) -> bool:
+        """Whether nothing is left in a trunk bridge, once these ports are gone, but Neutron's patch ports."""
+        done = self._run(["--", "list-ports", bridge, "--", "list-ifaces", bridge], deadline, options=["--no-wait"])
+        rest = sorted(set(done.stdout.split()) - set(gone))
+        if done.code or not rest:
+            return not done.code
+        words = ["--", "--if-exists", "--columns=name,type", "list", "Interface", *rest]
+        told = self._run(words, deadline, options=["--format=json", "--no-wait"])
+        if told.code:
+            return False
+        rows = [row for line in told.stdout.splitlines() if line.strip() for row in _records(line)]
+        kinds = {row["name"]: row["type"] for row in rows}
+        return all(is_trunk_patch(name, kinds.get(name, "")) for name in rest)
 
     def _run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
         # ovs-vsctl counts whole seconds; what is left of one is ours to end.

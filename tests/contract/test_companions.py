@@ -2,13 +2,27 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 
 import pytest
 
-from hybridvif import BridgeMissing, Create, OvsPort, Refused, check, plug, plug_all, unplug, unplug_all
+from hybridvif import (
+    BridgeMissing,
+    Create,
+    Delete,
+    OvsPort,
+    Refused,
+    Result,
+    Update,
+    check,
+    plug,
+    plug_all,
+    unplug,
+    unplug_all,
+)
 from hybridvif.wiring import wiring_of
-from tests.contract.bench import Bench
+from tests.contract.bench import PATIENCE, Bench
 from tests.contract.test_switch_executor import EXECUTORS
 from tests.functional.conftest import make_port
 from tests.unit.strategies import the
@@ -53,11 +67,82 @@ def test_a_trunk_bridge_comes_with_its_first_port_and_goes_with_its_last(bench: 
     assert bench.snapshot() == before
 
 
-def test_a_trunk_bridge_that_holds_anything_else_stays(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "beside",
+    [
+        "add-port {0} hvother -- set Interface hvother type=patch options:peer=tpi-0b1c",
+        "add-port {0} tpt-0b1c -- set Interface tpt-0b1c type=internal",
+        "add-bond {0} tpt-0b1c spt-1 spt-2 -- set Interface spt-1 type=patch -- set Interface spt-2 type=patch",
+        "add-port {0} tap-0b1c -- set Interface tap-0b1c type=internal",
+    ],
+    ids=["another's patch port", "an internal port", "a bond", "a port"],
+)
+def test_trunk_bridge_with_other_port_stays(bench: Bench, beside: str) -> None:
     plug(PORT, bench.host)
-    bench.sh(f"ovs-vsctl add-port {TRUNK} tpt-0b1c -- set Interface tpt-0b1c type=patch options:peer=tpi-0b1c")
+    bench.sh("ovs-vsctl --no-wait " + beside.format(TRUNK))
+    held = set(bench.sh(f"ovs-vsctl list-ports {TRUNK}").split())
     unplug(PORT.id, bench.host)
-    assert bench.sh(f"ovs-vsctl list-ports {TRUNK}").split() == ["tpt-0b1c"]
+    assert set(bench.sh(f"ovs-vsctl list-ports {TRUNK}").split()) == held - {QVO}
+
+
+def wire(bench: Bench, *keys: str) -> None:
+    """Make the patch ports of a trunk as Neutron's agent does: of the parent port, and of each subport."""
+    for key in keys:
+        near, far = f"{key[0]}pt-{key[1:]}", f"{key[0]}pi-{key[1:]}"
+        bench.sh(
+            f"ovs-vsctl add-port br-int {far} -- set Interface {far} type=patch options:peer={near} "
+            f"-- add-port {TRUNK} {near} -- set Interface {near} type=patch options:peer={far} "
+            f"-- set Port {near} vlan_mode=access tag=0"
+        )
+
+
+def configurations(bench: Bench) -> int:
+    """Return how many configurations ovs-vswitchd was told of."""
+    return int(bench.sh("ovs-vsctl get Open_vSwitch . next_cfg"))
+
+
+def test_trunk_bridge_goes_with_neutrons_patch_ports(bench: Bench) -> None:
+    """Neutron's agent wires a trunk only when an Interface named as its bridge appears: each boot needs a new one."""
+    uuids = set()
+    for _ in range(3):
+        plug(PORT, bench.host)
+        uuids.add(str(bench.row(TRUNK)["_uuid"]))
+        wire(bench, "t1", "s2", "s3")
+        before = configurations(bench)
+        assert unplug(PORT.id, bench.host).ok
+        assert configurations(bench) == before + 1
+        assert TRUNK not in bridges(bench)
+        # Their peers in the integration bridge are the agent's own.
+        assert set(bench.sh("ovs-vsctl list-ports br-int").split()) == {"tpi-1", "spi-2", "spi-3"}
+        bench.sh("for port in tpi-1 spi-2 spi-3; do ovs-vsctl del-port $port; done")
+    assert len(uuids) == 3
+
+
+def test_trunk_bridge_with_two_ports_goes_with_second(bench: Bench) -> None:
+    plug_all([PORT, OTHER], bench.host)
+    wire(bench, "t1")
+    unplug(PORT.id, bench.host)
+    assert set(bench.sh(f"ovs-vsctl list-ports {TRUNK}").split()) == {OTHER.names.switch_end, "tpt-1"}
+    unplug(OTHER.id, bench.host)
+    assert TRUNK not in bridges(bench)
+
+
+@pytest.mark.parametrize("other", ["changed", "made", "moved"])
+def test_trunk_bridge_needed_in_same_transaction_stays(bench: Bench, other: str) -> None:
+    """The steps of several calls go in one transaction: one that removes a port, and one that needs its bridge."""
+    row, mine = the(OvsPort, wiring_of(OTHER)), the(OvsPort, wiring_of(PORT))
+    plug(PORT, bench.host)
+    plug(replace(OTHER, bridge="br-int") if other == "moved" else OTHER, bench.host)
+    step: Create | Update = Update(row, replace(row, vm_uuid=""))
+    if other == "made":
+        bench.sh(f"ovs-vsctl del-port {row.name}")
+        step = Create(row)
+    elif other == "moved":
+        step = Update(replace(row, bridge="br-int", bridge_name=""), row)
+    outcomes = bench.host.apply([[Delete(mine)], [step]], time.monotonic() + PATIENCE)
+    assert [outcome.result for plan in outcomes for outcome in plan] == [Result.DONE, Result.DONE]
+    assert set(bench.sh(f"ovs-vsctl list-ports {TRUNK}").split()) == {row.name}
+    assert bench.observed(None).facts.ports.keys() == {row.name}
 
 
 def test_two_ports_of_one_call_share_the_bridge_that_is_made_for_them(bench: Bench) -> None:

@@ -86,7 +86,17 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
     )
     lab.sh(printed(lab, "unplug", ports[0].id, config=config))
     assert "tbr-1" in lab.sh("ovs-vsctl list-br").split()
+    # Neutron's patch ports go with their bridge, and another port of its keeps it.
+    lab.sh(
+        "ovs-vsctl --no-wait add-port tbr-1 tpt-1 -- set Interface tpt-1 type=patch options:peer=tpi-1 "
+        "-- add-port tbr-1 spt-2 -- set Interface spt-2 type=internal"
+    )
     lab.sh(printed(lab, "unplug", ports[1].id, config=config))
+    assert set(lab.sh("ovs-vsctl list-ports tbr-1").split()) == {"tpt-1", "spt-2"}
+    lab.sh("ovs-vsctl set Interface spt-2 type=patch options:peer=spi-2")
+    lab.sh(f"ovs-vsctl add-port tbr-1 {ports[1].names.switch_end}")
+    lab.sh(printed(lab, "unplug", ports[1].id, config=config))
+    assert "tbr-1" not in lab.sh("ovs-vsctl list-br").split()
     assert lab.row("hvend", "Port")["qos"][0] == "uuid"
     lab.sh("ovs-vsctl del-port hvend; ovs-vsctl --all destroy QoS; ip link delete hvend")
     assert lab.snapshot() == before

@@ -300,13 +300,13 @@ def test_nothing_beside_the_parts_is_told_where_there_is_nothing() -> None:
 def test_what_may_go_with_a_port_is_told_with_what_it_depends_on() -> None:
     seen = replace(nothing_seen(["tbr-1"]), state=wiring_of(IN_TRUNK[0]))
     answer = in_trunks(UNPLUG, seen)
-    trunk = "the bridge tbr-1 goes with the port, if nothing else is in it"
+    trunk = "the bridge tbr-1 goes with the port, if nothing is left in it but Neutron's patch ports"
     qos = f"the QoS row of {QVO} goes with the port"
     assert trunk in text_of(answer)
     assert qos not in text_of(answer)
     assert f"{qos}, if there is one and no other port has it" in text_of(in_trunks(UNPLUG, seen, reasons=True))
     assert [(one["verb"], one["kind"], one["only_if"]) for one in ports_of(answer)[0]["besides"]] == [
         ("delete", "qos", "there is one and no other port has it"),
-        ("delete", "ovs-bridge", "nothing else is in it"),
+        ("delete", "ovs-bridge", "nothing is left in it but Neutron's patch ports"),
     ]
     assert "tbr-1 goes" not in text_of(answer_of(UNPLUG, Rehearsal(Settings(), seen), reasons=True))

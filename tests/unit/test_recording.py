@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif import RecordingHost, plug, unplug
+from hybridvif import RecordingHost, plug, plug_all, unplug
 from hybridvif.errors import Conflict, PlugFailed
 from hybridvif.executors.base import Executor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch, Simulation
@@ -51,6 +51,25 @@ def test_what_it_did_is_what_simulate_says(data: st.DataObject, port: Port) -> N
     assert [outcome.result for outcome in outcomes] == [Result.DONE] * len(steps)
     assert host.state == simulate_all(state, steps)
     assert host.steps == list(steps)
+
+
+def test_trunk_bridge_comes_with_first_port_and_goes_with_last() -> None:
+    settings = Settings(integration_bridges=("br-int", "tbr-*"), create_bridges=("tbr-*",), remove_trunk_bridges=True)
+    host = RecordingHost(settings=settings)
+    one = replace(PORT, bridge="tbr-1")
+    other = replace(one, id="00000002-7b00-4c00-8000-000000000001")
+    seen = []
+    for act in (lambda: plug_all([one, other], host), lambda: unplug(one.id, host), lambda: unplug(other.id, host)):
+        act()
+        seen.append(sorted(host.observe(None, SOON).facts.switches))
+    assert seen == [["br-int", "tbr-1"], ["br-int", "tbr-1"], ["br-int"]]
+
+
+def test_trunk_bridge_that_is_not_allowed_stays() -> None:
+    settings = Settings(integration_bridges=("br-int",), remove_trunk_bridges=True)
+    host = RecordingHost(wiring_of(replace(PORT, bridge="tbr-1")), settings=settings, switches={"tbr-1": "netdev"})
+    assert unplug(PORT.id, host).ok
+    assert sorted(host.observe(None, SOON).facts.switches) == ["tbr-1"]
 
 
 def test_everything_it_says_is_marked_as_simulated() -> None:
