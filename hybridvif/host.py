@@ -296,10 +296,21 @@ def connect(config_files: Sequence[str] = ()) -> Host:
     """This host. The privileged daemon is started on first use, and ends with the last host that is closed.
 
     config_files: oslo.config files. Without any, the program's own oslo.config configuration (cfg.CONF) is used as it
-    is. Raises ConfigurationError if a file cannot be read or this process is connected with others.
+    is. Raises ConfigurationError if a file cannot be read or this process is connected with others, PreconditionError
+    if oslo.privsep cannot be imported.
     """
     _load_eventlet_beside()
     return Host(_connections.join(config_files))
+
+
+def _require_privsep_without_eventlet() -> None:
+    try:
+        import oslo_privsep.daemon  # noqa: F401
+    except ImportError as error:
+        raise PreconditionError(
+            f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
+            "works without eventlet"
+        ) from error
 
 
 def _load_eventlet_beside() -> None:
@@ -308,7 +319,10 @@ def _load_eventlet_beside() -> None:
     eventlet executes Python's own module threading once more (patcher.original), which takes its thread for the main
     one; before Python 3.13 the end of that thread is then told to nobody, and a pool that it is of never shuts down.
     """
-    if "eventlet" in sys.modules or found("eventlet") is None:
+    if "eventlet" in sys.modules:
+        return
+    if found("eventlet") is None:
+        _require_privsep_without_eventlet()
         return
     loaded = threading.Event()
 
