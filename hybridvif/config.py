@@ -10,6 +10,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from hybridvif.configfiles import absolute
 from hybridvif.errors import ConfigurationError
 from hybridvif.names import TRUNK_BRIDGES
 from hybridvif.osvif import options as osvif
@@ -93,7 +94,7 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         default=_DEFAULT.require_isolate,
         help="Create every new port of Open vSwitch in the dead VLAN until Neutron's agent wires it, as with isolate. "
         "The daemon refuses any other, so a captured client cannot put a VM into the untagged network. Trunk bridges are "
-        "exempt. Set it in the files of both sides. Without Neutron's agent no port works.",
+        "exempt. Set it on both sides. Without Neutron's agent no port works.",
     ),
     cfg.StrOpt(
         "default_qos_type",
@@ -160,6 +161,15 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
             f"[hybridvif] ovsdb_connection: {remote!r} is neither unix:FILE with an absolute path nor tcp:HOST:PORT; "
             f"leave it out for {OVS_SOCKET}"
         )
+    for option, paths in (
+        ("lock_path", [values["lock_path"]]),
+        ("program_path", values["program_path"].split(":")),
+    ):
+        if not all(os.path.isabs(path) for path in paths):
+            raise ConfigurationError(
+                f"[hybridvif] {option}: {values[option]!r} is relative, and the processes that read it have different "
+                f"working directories; use absolute paths, or leave it out for {getattr(_DEFAULT, option)}"
+            )
     sockets = values["vhost_socket_dir"]
     if not _SOCKET_DIR.fullmatch(sockets) or ".." in sockets.split("/"):
         raise ConfigurationError(
@@ -196,7 +206,7 @@ def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
         conf(
             args=[],
             project=GROUP,
-            default_config_files=[os.path.abspath(name) for name in files],
+            default_config_files=[absolute(name) for name in files],
             default_config_dirs=[],
         )
     except (cfg.Error, UnicodeDecodeError) as error:

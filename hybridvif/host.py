@@ -7,18 +7,18 @@ it; the last one to close ends it.
 from __future__ import annotations
 
 import _thread
-import os
 import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from importlib.util import find_spec
 from typing import Any
 
+from hybridvif.configfiles import absolute, files_of
 from hybridvif.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
 from hybridvif.facts import Observed
 from hybridvif.host_protocol import Outcomes
+from hybridvif.postponed import found
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Step
@@ -239,7 +239,7 @@ class _Connections:
 
         from hybridvif import config
 
-        wanted = tuple(map(_absolute, files))
+        wanted = tuple(absolute(name) for name in files)
         with self._lock:
             if self._count and wanted != self._files:
                 raise ConfigurationError(
@@ -250,9 +250,9 @@ class _Connections:
             if wanted and (self._read or not _parsed(cfg.CONF)):
                 config.read(cfg.CONF, wanted)
                 self._read = True
-            elif wanted and not set(wanted) <= set(_files_of(cfg.CONF)):
+            elif wanted and not set(wanted) <= set(read := files_of(cfg.CONF)["config_file"]):
                 raise ConfigurationError(
-                    f"this program's configuration was read from {', '.join(_files_of(cfg.CONF)) or 'no file'}; "
+                    f"this program's configuration was read from {', '.join(read) or 'no file'}; "
                     f"add {', '.join(wanted)} there, and call connect() without files"
                 )
             elif not wanted and self._read:
@@ -273,22 +273,8 @@ class _Connections:
                 context.daemon_context.stop()
 
 
-def _absolute(name: str) -> str:
-    try:
-        return os.path.abspath(name)
-    except FileNotFoundError as error:
-        raise ConfigurationError(
-            f"configuration file {name}: its path is relative, and the working directory has been deleted; "
-            "give an absolute path, or change to another directory"
-        ) from error
-
-
 def _parsed(conf: Any) -> bool:
     return conf._namespace is not None
-
-
-def _files_of(conf: Any) -> list[str]:
-    return [_absolute(name) for name in getattr(conf, "config_file", None) or ()]
 
 
 _connections = _Connections()
@@ -298,10 +284,21 @@ def connect(config_files: Sequence[str] = ()) -> Host:
     """This host. The privileged daemon is started on first use, and ends with the last host that is closed.
 
     config_files: oslo.config files. Without any, the program's own oslo.config configuration (cfg.CONF) is used as it
-    is. Raises ConfigurationError if a file cannot be read or this process is connected with others.
+    is. Raises ConfigurationError if a file cannot be read or this process is connected with others, PreconditionError
+    if oslo.privsep cannot be imported.
     """
     _load_eventlet_beside()
     return Host(_connections.join(config_files))
+
+
+def _require_privsep_without_eventlet() -> None:
+    try:
+        import oslo_privsep.daemon  # noqa: F401
+    except ImportError as error:
+        raise PreconditionError(
+            f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
+            "works without eventlet"
+        ) from error
 
 
 def _load_eventlet_beside() -> None:
@@ -310,7 +307,10 @@ def _load_eventlet_beside() -> None:
     eventlet executes Python's own module threading once more (patcher.original), which takes its thread for the main
     one; before Python 3.13 the end of that thread is then told to nobody, and a pool that it is of never shuts down.
     """
-    if "eventlet" in sys.modules or find_spec("eventlet") is None:
+    if "eventlet" in sys.modules:
+        return
+    if found("eventlet") is None:
+        _require_privsep_without_eventlet()
         return
     loaded = threading.Event()
 

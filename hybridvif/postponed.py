@@ -51,7 +51,7 @@ class _Postponed(ModuleType):
 def postpone(*names: str) -> None:
     """Have these modules loaded when something in them is used for the first time, if they are there at all."""
     for name in names:
-        spec = None if name in sys.modules else _found(name)
+        spec = None if name in sys.modules else found(name)
         if spec is not None and spec.loader is not None:
             module = module_from_spec(spec)
             module.__class__ = _Postponed
@@ -61,9 +61,14 @@ def postpone(*names: str) -> None:
                 setattr(sys.modules[package], last, module)
 
 
-def _found(name: str) -> ModuleSpec | None:
+def found(name: str) -> ModuleSpec | None:
+    """Return the spec of a module that may be imported, or None.
+
+    A module whose import is forbidden is absent: nova-compute in its native threading mode has a finder that raises
+    ImportError for eventlet (nova/monkey_patch.py, poison_eventlet), and find_spec passes that on.
+    """
     try:
         return find_spec(name)
     except (ImportError, ValueError):
-        # Not even its package is there, or a finder forbids it: nova-compute has one for eventlet.
+        # ValueError: a stand-in in sys.modules that has no spec. ModuleNotFoundError: its package is absent.
         return None

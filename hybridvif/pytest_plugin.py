@@ -63,6 +63,7 @@ def connected(box: Sandbox, directory: Path, **options: object) -> Iterator[Host
     """
     from hybridvif import connect
 
+    directory = directory.absolute()  # the daemon's working directory is another one
     config = directory / "hybridvif.conf"
     lines = {"lock_path": directory / "locks", **options}
     # Not the script hybridvif-privsep-helper: an environment that borrows its libraries has none. -P: it runs as root,

@@ -22,6 +22,10 @@ PATH=$(
 root=$(cd "$(PATH=/usr/bin:/bin dirname "${BASH_SOURCE[0]}")/.." && pwd -P)
 venv=${HYBRIDVIF_VENV:-$root/.venv}
 [[ $venv == /* ]] || venv=$PWD/$venv
+if [[ ${HYBRIDVIF_PYTHON:-} == */* && $HYBRIDVIF_PYTHON != /* ]]; then
+    # A step may change directory.
+    HYBRIDVIF_PYTHON=$PWD/$HYBRIDVIF_PYTHON
+fi
 stamp=$venv/hybridvif-installed # three lines: where the venv is, a digest of setup.cfg and $root, the extras
 
 # set_up [EXTRA...]: system packages as far as may be, then the virtual environment.

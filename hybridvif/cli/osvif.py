@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
-from importlib.util import find_spec
 
 from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif.postponed import found
 from hybridvif.settings import Settings
 
 
 def osvif_findings(settings: Settings) -> Iterator[Finding]:
     """Nothing without os-vif, unless the configuration counts on it."""
     name = "os-vif"
-    if find_spec("os_vif") is None:
+    if found("os_vif") is None:
         if settings.answer_to_ovs:
             remedy = "pip install 'hybridvif[osvif]', in the environment of nova-compute"
             yield failed(name, "[hybridvif] answer_to_ovs is set, and os-vif is not installed here", remedy)

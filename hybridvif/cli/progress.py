@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
+
+from hybridvif.postponed import found
 
 if TYPE_CHECKING:
     from hybridvif.cli.screen import Screen
@@ -18,7 +19,7 @@ MANY = 20
 @contextmanager
 def shown(verb: str, ports: int, screen: Screen) -> Iterator[Callable[[int, int], None]]:
     """What is to be told how many ports are at an end, of how many."""
-    if ports < MANY or screen.quiet or not sys.stderr.isatty() or importlib.util.find_spec("rich") is None:
+    if ports < MANY or screen.quiet or not sys.stderr.isatty() or found("rich") is None:
         yield lambda _done, _total: None
         return
     # Only here: it takes 40 ms to load.

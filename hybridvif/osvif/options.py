@@ -10,6 +10,7 @@ from typing import Any
 
 from oslo_config import cfg
 
+from hybridvif.configfiles import files_of
 from hybridvif.errors import ConfigurationError
 from hybridvif.port import QOS_TYPES
 
@@ -31,7 +32,7 @@ def set_in_files(conf: cfg.ConfigOpts, names: Collection[str]) -> dict[str, Any]
 
     Raises cfg.ConfigFileValueError for a value that is not legal, ConfigurationError for one that no file tells whole.
     """
-    files, directories = (getattr(conf, name, None) or [] for name in ("config_file", "config_dir"))
+    files, directories = files_of(conf).values()
     if not files and not directories:
         return {}
     # The same files once more: in the caller's configuration these names are os-vif's to register, with its defaults.
@@ -39,7 +40,7 @@ def set_in_files(conf: cfg.ConfigOpts, names: Collection[str]) -> dict[str, Any]
     own.register_opts(_OPTIONS, group=SECTION)
     # Files alone: by config_source oslo.config would load a driver that fetches others, in the privileged daemon too.
     own.set_override("config_source", [])
-    own(args=[], default_config_files=list(files), default_config_dirs=list(directories), use_env=False)
+    own(args=[], default_config_files=files, default_config_dirs=directories, use_env=False)
     return {name: value for name in names if (value := _value(own, name)) is not None}
 
 

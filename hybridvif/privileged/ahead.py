@@ -152,7 +152,7 @@ def command_of(path: str, options: Mapping[str, Sequence[str]]) -> list[str]:
     """The command that starts the daemon where nothing else is configured. As root no sudo is needed.
 
     options: config_file and config_dir, what the program itself was configured with, so that both sides read the same.
-    Raises OSError for a relative path where the working directory is gone.
+    Their names are absolute (configfiles.py), because the daemon's working directory is another one.
     """
     command = helper_found()
     if os.geteuid() != 0:
@@ -162,8 +162,7 @@ def command_of(path: str, options: Mapping[str, Sequence[str]]) -> list[str]:
         command = [sys.executable, "-P", "-m", f"{__package__}.helper"]
     for option, values in options.items():
         for value in values:
-            # The daemon's working directory is another.
-            command += [f"--{option.replace('_', '-')}", os.path.abspath(value)]
+            command += [f"--{option.replace('_', '-')}", value]
     return [*command, "--privsep_context", CONTEXT, "--privsep_sock_path", path]
 
 

@@ -19,6 +19,7 @@ from typing import Any
 from oslo_config import cfg
 
 from hybridvif import config
+from hybridvif.configfiles import files_of
 from hybridvif.privileged import ahead, upstream
 from hybridvif.privileged.channel import START_DEADLINE, Channel, EndedAtOnce, TimedOut
 
@@ -67,8 +68,7 @@ class Context(priv_context.PrivContext):
         if self.conf.helper_command:
             command = shlex.split(self.conf.helper_command)
             return [*command, "--privsep_context", ahead.CONTEXT, "--privsep_sock_path", sockpath]
-        given = {name: getattr(cfg.CONF, name, None) or () for name in ("config_file", "config_dir")}
-        return ahead.command_of(sockpath, given)
+        return ahead.command_of(sockpath, files_of(cfg.CONF))
 
     def set_client_mode(self, enabled: bool) -> None:
         """Have the daemon asked, or have this process do the work with what it may do itself, as in a test."""

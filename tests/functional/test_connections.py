@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from contextlib import ExitStack
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -150,9 +151,9 @@ with connect(sys.argv[1:]) as host:
 """
 
 
-def run_program(code: str, box: Sandbox, directory: Path) -> str:
+def run_program(code: str, box: Sandbox, directory: Path, **options: object) -> str:
     """What a program prints that connects by itself."""
-    with connected(box, directory):
+    with connected(box, directory, **options):
         pass  # only for its file
     command = [sys.executable, "-c", code, str(directory / "hybridvif.conf")]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
@@ -172,6 +173,94 @@ def test_a_program_can_start_inside_an_event_loop(sandbox: Sandbox, tmp_path: Pa
 def test_a_program_can_run_on_eventlet(sandbox: Sandbox, tmp_path: Path) -> None:
     assert run_program(EVENTLET, sandbox, tmp_path) == "done True\n"
     Lab(sandbox, Host.__new__(Host)).sweep()
+
+
+RELATIVE = """
+import os, sys
+from oslo_config import cfg
+place, parsed, started, *arguments = sys.argv[1:]
+os.chdir(place)
+cfg.CONF(arguments, project="program", default_config_files=[], default_config_dirs=[])
+os.chdir(parsed)
+from hybridvif import connect, plug, unplug
+from tests.functional.conftest import make_port
+port = make_port(bridge="br-relative", datapath_type="netdev")
+with connect() as host:
+    os.chdir(started)
+    print(plug(port, host).status.value, unplug(port.id, host).status.value)
+"""
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        "--config-file sub/hybridvif.conf",
+        "--config-file ./sub/../sub/hybridvif.conf --config-file empty.conf",
+        "--config-dir sub",
+        "--config-dir empty --config-dir sub --config-dir empty",
+    ],
+)
+@pytest.mark.parametrize("moved", ["nowhere", "before connect", "before plug"])
+def test_daemon_reads_the_file_that_the_program_read(
+    sandbox: Sandbox, tmp_path: Path, arguments: str, moved: str
+) -> None:
+    """The daemon permits the bridge only if it has read the file."""
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.conf").touch()
+    text = f"lock_path = {tmp_path}/locks\nintegration_bridges = br-relative\ncreate_bridges = br-relative\n"
+    (tmp_path / "sub" / "hybridvif.conf").write_text(f"[hybridvif]\n{text}")
+    here = str(tmp_path)
+    places = {"nowhere": [here, here], "before connect": ["/", "/"], "before plug": [here, "/"]}[moved]
+    code = f"import sys; sys.path.insert(0, {str(Path(__file__).parents[2])!r})\n{RELATIVE}"
+    done = sandbox.python(code, here, *places, *arguments.split(), check=False)
+    Lab(sandbox, Host.__new__(Host)).sweep()
+    sandbox.run(["ovs-vsctl", "--if-exists", "del-br", "br-relative"])
+    assert done.stdout == "done done\n", done.stderr
+
+
+FORBIDDING = """
+import sys
+class Forbidding:
+    def find_spec(self, fullname, path=None, target=None):
+        if fullname.partition(".")[0] in ("eventlet", "greenlet", "rich"):
+            raise ImportError(f"{fullname} is forbidden in this program")
+sys.meta_path.insert(0, Forbidding())
+"""
+"""As nova-compute has it in its default mode (nova/monkey_patch.py), and for other modules that nothing here needs."""
+without_eventlet = pytest.mark.skipif(
+    any(line.startswith("eventlet") and "extra" not in line for line in requires("oslo.privsep") or ()),
+    reason="this oslo.privsep imports eventlet in any case; tests/unit/test_eventlet.py has what is said of that",
+)
+PLUGGING = """
+import sys
+from hybridvif import connect, plug, unplug
+from tests.functional.conftest import make_port
+with connect(sys.argv[1:]) as host:
+    print(plug(make_port(), host).status.value, plug(make_port(), host).changed, unplug(make_port().id, host).changed)
+"""
+
+
+@without_eventlet
+def test_caller_that_forbids_eventlet_can_plug(sandbox: Sandbox, tmp_path: Path) -> None:
+    assert run_program(FORBIDDING + PLUGGING, sandbox, tmp_path) == "done False True\n"
+
+
+@without_eventlet
+@pytest.mark.parametrize(("link", "switch"), [("iproute2-netlink", "ovsdb"), ("subprocess-brctl", "ovsdbapp")])
+def test_helper_and_daemon_that_forbid_eventlet_can_plug(
+    sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str, switch: str
+) -> None:
+    # Python runs a sitecustomize at each start: of the caller, and of the helper, which the daemon is forked from.
+    seen = tmp_path / "seen"
+    program = f"{FORBIDDING}\nopen({str(seen)!r}, 'a').write(' '.join(sys.orig_argv) + chr(10))\n"
+    (tmp_path / "sitecustomize.py").write_text(program)
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    executors = {"link_executor": link, "switch_executor": switch}
+    assert run_program(PLUGGING, sandbox, tmp_path, **executors) == "done False True\n"
+    started = seen.read_text()
+    assert started.count("hybridvif.privileged.helper") == 1
+    assert " -c " in started
 
 
 @pytest.mark.parametrize(

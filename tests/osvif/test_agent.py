@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from subprocess import Popen
 from typing import Any
 
 import pytest
@@ -151,3 +153,135 @@ def test_security_groups_hold_where_only_the_ports_own_bridge_calls_iptables(
 
 def test_the_names_that_the_firewall_builds_are_ours(port: Port) -> None:
     assert (port.names.tap, QVB) == (f"tap{port.id}"[:14], f"qvb{port.id}"[:14])
+
+
+# Neutron's trunk driver, which wires a trunk when an Interface named as its bridge is inserted, and at no other time
+# (neutron/services/trunk/drivers/openvswitch/agent/ovsdb_handler.py).
+
+TRUNK = "tbr-fd57e5c0-8"
+SUBPORT_TAG = 50
+TRUNKS = {
+    "answer_to_ovs": "true",
+    "integration_bridges": "br-int,tbr-*",
+    "create_bridges": "br-int,tbr-*",
+    "remove_trunk_bridges": "true",
+}
+"""As in docs/osvif.md."""
+
+
+class TrunkAgent:
+    """The agent of one trunk, with the rows that Neutron 29 writes, by the Interface events that it gets."""
+
+    def __init__(self, lab: Lab, parent: Port, subport: Port, path: Path) -> None:
+        self._lab, self._parent, self._subport = lab, parent, subport
+        self._path, self._read, self._marks = path, 0, 0
+        self.wired = 0
+        self._client: Popen[str] | None = None
+
+    def __enter__(self) -> TrunkAgent:
+        with self._path.open("w") as out:
+            self._client = self._lab.box.popen(MONITOR.split(), stdout=out)
+        assert until(lambda: "br-int" in self._path.read_text())
+        self.react()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        assert self._client is not None
+        self._client.kill()
+        self._client.wait()
+
+    def react(self) -> None:
+        """Handle every event until now."""
+        self._marks += 1
+        mark = f"hvmark{self._marks}"
+        self._lab.sh(f"ovs-vsctl add-port br-int {mark} -- set Interface {mark} type=internal")
+        assert until(lambda: mark in self._path.read_text())
+        self._lab.sh(f"ovs-vsctl del-port {mark}")
+        lines = self._path.read_text().splitlines()
+        for document in map(json.loads, lines[self._read :]):
+            for cells in document["data"]:
+                event = dict(zip(document["headings"], cells, strict=True))
+                match event["action"], event["name"]:
+                    case "insert", name if name.startswith("tbr-"):
+                        self._wire()
+                    case "delete", name if name == self._parent.names.switch_end:
+                        self._unwire()
+        self._read = len(lines)
+
+    def _wire(self) -> None:
+        self.wired += 1
+        for port, kind, tag, here in ((self._parent, "t", 0, 1), (self._subport, "s", SUBPORT_TAG, 2)):
+            inner, outer = (f"{kind}p{end}-{port.id}"[:15] for end in "ti")
+            ids = f"external_ids:attached-mac={json.dumps(port.mac)} external_ids:iface-id={port.id}"
+            self._lab.sh(
+                f"ovs-vsctl add-port br-int {outer} -- set Interface {outer} type=patch options:peer={inner} {ids} "
+                f"-- add-port {TRUNK} {inner} vlan_mode=access tag={tag} "
+                f"-- set Interface {inner} type=patch options:peer={outer} {ids}; "
+                f"ovs-vsctl set Port {outer} tag={here} other_config:tag={here}"
+            )
+        self._lab.sh(
+            f"ovs-vsctl set Interface {self._parent.names.switch_end} external_ids:trunk_id=fd57e5c0-89bf-4027 "
+            f"external_ids:subport_ids='[\"{self._subport.id}\"]'"
+        )
+
+    def _unwire(self) -> None:
+        """Remove the subport's patch ports, and of the parent's the end in br-int alone, as the agent does."""
+        ends = [f"sp{end}-{self._subport.id}"[:15] for end in "ti"] + [f"tpi-{self._parent.id}"[:15]]
+        self._lab.sh(" -- ".join(["ovs-vsctl", *(f"--if-exists del-port {name}" for name in ends)]))
+
+
+TAGGED = r"""
+import socket, struct, sys
+mac, tag = bytes.fromhex(sys.argv[1].replace(":", "")), int(sys.argv[4])
+own, other = map(socket.inet_aton, sys.argv[2:4])
+wire = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+wire.bind(("eth0", 0))
+wire.settimeout(1)
+ask = struct.pack("!HHHHHBBH", 0x8100, tag, 0x0806, 1, 0x0800, 6, 4, 1) + mac + own + bytes(6) + other
+for _ in range(5):
+    wire.send(b"\xff" * 6 + mac + ask)
+    try:
+        while True:
+            frame = wire.recv(2000)
+            if frame[12:14] == b"\x08\x06" and frame[20:22] == b"\0\2" and frame[28:32] == other:
+                sys.exit(0)
+    except TimeoutError:
+        pass
+sys.exit("no answer")
+"""
+"""Asks by ARP from a VLAN of the VM's, for which this kernel may have no device. The kernel takes tags off itself."""
+
+
+@pytest.mark.parametrize("switch", ["ovsdb", "ovsdbapp", "ovs-vsctl"])
+def test_trunk_is_wired_at_every_boot(lab: Lab, start_nova: StartNova, tmp_path: Path, switch: str) -> None:
+    nova = start_nova(**TRUNKS, switch_executor=switch)
+    parent, subport = make_port(bridge=TRUNK), make_port(4)
+    peers = [make_port(2), make_port(3)]
+    assert [nova.plug(peer) for peer in peers] == [{"ok": True}] * 2
+    for tag, peer in enumerate(peers, 1):
+        lab.sh(f"ovs-vsctl set Port {peer.names.switch_end} tag={tag}")
+    before = lab.sh("ovs-vsctl list-br")
+    with TrunkAgent(lab, parent, subport, tmp_path / "events") as agent, lab.vm(peers[0], 2), lab.vm(peers[1], 3):
+        for boot in (1, 2, 3):
+            assert nova.plug(parent) == {"ok": True}
+            agent.react()
+            assert agent.wired == boot
+            with lab.vm(parent, 1) as vm:
+                assert vm.ping("10.0.0.2").returncode == 0
+                tagged = [sys.executable, "-c", TAGGED, subport.mac, "10.0.0.9", "10.0.0.3", str(SUBPORT_TAG)]
+                assert vm.run(tagged, check=False).returncode == 0
+                # A restart of nova-compute meets the agent's rows, and leaves them.
+                assert nova.plug(parent) == {"ok": True}
+                assert vm.ping("10.0.0.2").returncode == 0
+            assert nova.unplug(parent) == {"ok": True}
+            assert lab.sh("ovs-vsctl list-br") == before
+            agent.react()
+    assert not lab.sh("ovs-vsctl list-ports br-int | grep -E '^(tp|sp)' || true")
+
+
+def test_port_of_somebody_elses_keeps_the_trunk_bridge(lab: Lab, start_nova: StartNova) -> None:
+    nova, parent = start_nova(**TRUNKS), make_port(bridge=TRUNK)
+    assert nova.plug(parent) == {"ok": True}
+    lab.sh(f"ovs-vsctl add-port {TRUNK} eth-other -- set Interface eth-other type=internal")
+    assert nova.unplug(parent) == {"ok": True}
+    assert lab.sh(f"ovs-vsctl list-ports {TRUNK}") == "eth-other\n"

@@ -2,7 +2,7 @@
 
 core         stdlib and core; which modules are core, pyproject.toml says, GUARDS apart
 executors    core, what executors share, and their own library; never another executor
-privileged   core, wire, config, postponed, executors.base, oslo; executors through entry points alone
+privileged   core, wire, config, configfiles, postponed, executors.base, oslo; executors through entry points alone
 client       all else: neither an executor (but the fake) nor a library that executors stand on
 """
 
@@ -126,6 +126,7 @@ def may_import(module: str, target: str) -> bool:
         ours = (
             "hybridvif.wire",
             "hybridvif.config",
+            "hybridvif.configfiles",
             "hybridvif.postponed",
             "hybridvif.executors.base",
             "hybridvif.privileged",

@@ -82,3 +82,25 @@ def test_what_cannot_be_loaded_says_why_each_time(tmp_path: Path) -> None:
         "for _ in range(2):\n    try:\n        broken.value\n    except OSError as error:\n        print(error)"
     )
     assert python(code).splitlines() == ["no such disk"] * 2
+
+
+FORBIDDING = (
+    "sys.meta_path.insert(0, type('Forbidding', (), {'find_spec': staticmethod(forbid)})()); "
+    "from hybridvif.postponed import found; "
+)
+
+
+@pytest.mark.parametrize("name", ["eventlet", "rich", "json", "no_such_package.module"])
+@pytest.mark.parametrize("error", ["ImportError('forbidden')", "ModuleNotFoundError('forbidden')"])
+def test_module_whose_import_is_forbidden_is_absent(name: str, error: str) -> None:
+    code = (
+        f"exec('def forbid(name, path=None, target=None): raise {error.replace(chr(39), chr(34))}'); {FORBIDDING}"
+        f"sys.modules.pop({name!r}, None); postpone({name!r}); print(found({name!r}), {name!r} in sys.modules)"
+    )
+    assert python(code).strip() == "None False"
+
+
+@pytest.mark.parametrize("stand_in", ["None", "types.ModuleType('eventlet')"])
+def test_module_with_a_stand_in_is_absent(stand_in: str) -> None:
+    code = "import types; from hybridvif.postponed import found; "
+    assert python(f"{code}sys.modules['eventlet'] = {stand_in}; print(found('eventlet'))").strip() == "None"
