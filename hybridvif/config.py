@@ -93,8 +93,8 @@ OPTIONS: tuple[cfg.Opt, ...] = (
         "require_isolate",
         default=_DEFAULT.require_isolate,
         help="Create every new port of Open vSwitch in the dead VLAN until Neutron's agent wires it, as with isolate. "
-        "The daemon refuses any other, so a captured client cannot put a VM into the untagged network. Trunk bridges are "
-        "exempt. Set it on both sides. Without Neutron's agent no port works.",
+        "The daemon refuses any other, so a captured client cannot put a VM into the untagged network. "
+        "Trunk bridges are exempt. Set it on both sides. Without Neutron's agent no port works.",
     ),
     cfg.StrOpt(
         "default_qos_type",

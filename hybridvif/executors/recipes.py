@@ -88,7 +88,7 @@ class Owner:
     device: str
 
     def __str__(self) -> str:
-        return f"python3 -c {shlex.quote(_ATTACH)} {self.device}"
+        return f"python3 -I -c {shlex.quote(_ATTACH)} {self.device}"
 
 
 Line = Command | Sysctl | Owner

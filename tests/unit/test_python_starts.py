@@ -68,7 +68,7 @@ def test_starts_of_python_are_found_in_the_files_that_have_some() -> None:
     assert having >= {
         ".ci/run",
         "benchmarks/made_of.py",
-        "hybridvif/bench/contest.py",
+        "benchmarks/contest.py",
         "hybridvif/cli/system.py",
         "hybridvif/contract/bench.py",
         "hybridvif/privileged/ahead.py",

@@ -15,7 +15,6 @@ from tests.unit.test_layering import ROOT, SOURCES, imports_of, module_of
 EXTRAS = {
     "hybridvif.cli.progress": "progress",
     "hybridvif.osvif.plugins": "osvif",
-    "hybridvif.bench.worker": "osvif",
     "hybridvif.pytest_plugin": "test",
 }
 """The modules that may import what an extra brings, besides what is always there."""
