@@ -90,9 +90,10 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.BoolOpt(
         "require_isolate",
         default=_DEFAULT.require_isolate,
-        help="Whether every new port of Open vSwitch is in the dead VLAN until Neutron's agent wires it, as a port with "
-        "isolate is. The daemon then refuses to make any other, so a captured caller cannot put a VM into the untagged "
-        "network. Not on a trunk bridge. Set it in the files of both sides; without Neutron's agent no port would work.",
+        help="Whether every new port of Open vSwitch is in the dead VLAN until Neutron's agent wires it, as a port "
+        "with isolate is. The daemon then refuses to make any other, so a captured caller cannot put a VM into the "
+        "untagged network. Not on a trunk bridge. Set it in the files of both sides; without Neutron's agent no port "
+        "would work.",
     ),
     cfg.StrOpt(
         "default_qos_type",
