@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -19,12 +21,30 @@ from tests.functional.conftest import Lab, make_port
 PROBE = '''
 import importlib
 import os
+import socket
 from dataclasses import replace
 from hybridvif.executors.netlink import NetlinkExecutor
 
 WRITTEN = {written!r}
 READ = {read!r}
 IMPORTED = {imported!r}
+SIGNALLED = {signalled!r}
+ABSTRACT = {abstract!r}
+
+def signalled(pid):
+    try:
+        os.kill(pid, 0)
+    except OSError as error:
+        return f"{{pid}}: {{error.strerror}}"
+    return f"{{pid}}: signalled"
+
+def connected(name):
+    try:
+        with socket.socket(socket.AF_UNIX) as one:
+            one.connect("\\0" + name)
+    except OSError as error:
+        return f"{{name}}: {{error.strerror}}"
+    return f"{{name}}: connected"
 
 def tried(path, flags):
     try:
@@ -51,6 +71,7 @@ class Probe(NetlinkExecutor):
         said = [tried(path, os.O_WRONLY | os.O_CREAT) for path in WRITTEN]
         said += [tried(path, os.O_RDONLY) for path in READ]
         said += [brought_in(name) for name in IMPORTED]
+        said += [signalled(pid or os.getpid()) for pid in SIGNALLED] + [connected(name) for name in ABSTRACT]
         return replace(seen, facts=replace(seen.facts, unchecked=tuple(said)))
 '''
 FORBIDDEN = "Permission denied"
@@ -73,9 +94,19 @@ def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         programs: tuple[str, ...] = (),
         writes: tuple[str, ...] = (),
         imported: Sequence[str] = (),
+        signalled: Sequence[int] = (),
+        abstract: Sequence[str] = (),
     ) -> list[str]:
         (installed / "probe.py").write_text(
-            PROBE.format(written=written, read=read, programs=programs, writes=writes, imported=imported)
+            PROBE.format(
+                written=written,
+                read=read,
+                programs=programs,
+                writes=writes,
+                imported=imported,
+                signalled=signalled,
+                abstract=abstract,
+            )
         )
         (installed / "planted.py").write_text("raise SystemExit('it ran')\n")
         with connected(sandbox, tmp_path, deadline=10, link_executor="probe") as host:
@@ -140,3 +171,29 @@ def test_once_its_executors_are_loaded_the_daemon_imports_nothing_that_was_plant
     """In a directory that it looks into, beside the executor's own module."""
     told = probed([], [], imported=["planted", "colorsys", "pyroute2"])
     assert told == ["refused: planted was not imported when the executors were loaded", "imported", "imported"]
+
+
+LISTEN = """
+import socket, sys
+one = socket.socket(socket.AF_UNIX)
+one.bind("\\0hybridvif-tried")
+one.listen()
+print("listening", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("programs", [(), ("ip",)], ids=["no program", "a program"])
+def test_daemon_signals_nobody_and_connects_to_no_abstract_socket(
+    probed: Probe, sandbox: Sandbox, programs: tuple[str, ...]
+) -> None:
+    """As user 0 it could otherwise signal every process of root's; it plugs as before, and may signal its own."""
+    if landlock.version() < 6:
+        lacking("this kernel's Landlock has no scopes; they are in Linux 6.12 and later")
+    command = [sys.executable, "-c", LISTEN]
+    with sandbox.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
+        assert stranger.stdout is not None
+        assert stranger.stdout.readline() == "listening\n"
+        told = probed([], [], programs, signalled=(1, 0), abstract=("hybridvif-tried",))
+        stranger.kill()
+    assert told == ["Operation not permitted", "signalled", "Operation not permitted"]

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 from oslo_config import cfg
 
-from hybridvif import connect
+from hybridvif import config, connect
 from hybridvif.config import GROUP, OPTIONS, list_opts, read, register, settings_of
 from hybridvif.errors import ConfigurationError, PreconditionError
 from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
@@ -282,3 +284,51 @@ def test_a_directory_of_sockets_that_could_lead_elsewhere_is_told(write: Write, 
     assert f"[hybridvif] vhost_socket_dir: {directory!r} is no absolute path" in complaint(
         write(vhost_socket_dir=directory)
     )
+
+
+class _Fetched(BaseHTTPRequestHandler):
+    paths: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:  # http.server's name
+        self.paths.append(self.path)
+        self.send_error(404)
+
+    def log_message(self, format: str, *_: object) -> None:  # noqa: A002  # its own
+        """Nothing for people."""
+
+
+def test_daemon_fetches_no_configuration_and_reads_no_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """config_source has oslo.config load a driver that fetches more; config_dir in a file names more files."""
+    elsewhere, file = tmp_path / "elsewhere", tmp_path / "h.conf"
+    elsewhere.mkdir()
+    (elsewhere / "x.conf").write_text(
+        "[hybridvif]\nlink_executor = evil\n[os_vif_ovs]\novsdb_connection = tcp:192.0.2.1:1\n"
+    )
+    for name in ("OS_HYBRIDVIF__LINK_EXECUTOR", "OS_OS_VIF_OVS__OVSDB_CONNECTION", "OS_HYBRIDVIF_PRIVILEGED__USER"):
+        monkeypatch.setenv(name, "evil")
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Fetched)
+    with server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        file.write_text(
+            f"[DEFAULT]\nconfig_source = remote\nconfig_dir = {elsewhere}\nlog_file = {tmp_path}/log\n"
+            f"[remote]\ndriver = remote_file\nuri = http://127.0.0.1:{server.server_port}/evil\n"
+            "[os_vif_ovs]\novs_vsctl_timeout = 7\n[hybridvif]\nintegration_bridges = br-x\n"
+        )
+        own = config.read_own(["--config-file", str(file)])
+        settings = config.settings_of(own)
+        server.shutdown()
+    assert _Fetched.paths == []
+    assert settings == Settings(integration_bridges=("br-x",), deadline=7.0)
+    assert (own.hybridvif_privileged.user, own.hybridvif_privileged.thread_pool_size) == (None, 32)
+    assert list(tmp_path.iterdir()) == [elsewhere, file] or not (tmp_path / "log").exists()
+
+
+@pytest.mark.parametrize("text", ["no section\n", "[hybridvif_privileged]\nthread_pool_size = x\n"])
+def test_daemon_names_a_configuration_that_is_not_legal(tmp_path: Path, text: str) -> None:
+    (tmp_path / "h.conf").write_text(text)
+    with pytest.raises(ConfigurationError, match="the configuration of the privileged daemon is not legal"):
+        config.read_own(["--config-file", str(tmp_path / "h.conf")])
+    with pytest.raises(ConfigurationError, match="is not legal"):
+        config.read_own(["--config-file", str(tmp_path / "absent")])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import socket
 import threading
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -81,6 +82,64 @@ def test_what_has_no_name_is_passed_over(sent: bytes) -> None:
 def test_after_what_is_no_msgpack_nothing_is_read() -> None:
     assert read(pack(REQUEST) + b"\xc1" + pack(REQUEST)) == ([REQUEST], [])
     assert read(pack(REQUEST) + b"\x92\xa3bad") == ([REQUEST], [])
+
+
+def nested(item: bytes, count: int, width: int = 8000) -> bytes:
+    """A request of a list of lists of so many of this object."""
+    row = b"\xdc" + width.to_bytes(2, "big") + item * width
+    rows = count // width
+    return b"\x92\xa3bad\x92\x03\xdd" + rows.to_bytes(4, "big") + row * rows
+
+
+@pytest.mark.parametrize(
+    ("sent", "count"),
+    [
+        (nested(b"\x80", 2_000_000), 2_000_000),
+        (nested(b"\x90", 80_000), 80_000),
+        (nested(b"\x81\x00\x00", 1_000_000), 1_000_000),
+        (nested(b"\xa2ab", 1_000_000), 1_000_000),
+        (nested(b"\xcd\xff\xff", 1_000_000), 1_000_000),
+        (nested(b"\xcb" + b"\1" * 8, 440_000), 440_000),
+        (b"\x92\xa3bad\x92\x03\xdd\xff\xff\xff\xff" + b"\xc0" * 10_000, 0),
+        (b"\x92\xa3bad\x92\x03\xdc\x40\x00" + b"\xc0" * 0x4000, 0),
+        (b"\x92\xa3bad\x92\x03\xde\x01\x01" + b"".join(pack(n, n) for n in range(257)), 0),
+        (pack(("bad", (3, "x" * 300_000))), 0),
+        (pack(("bad", (3, b"x" * 70_000))), 0),
+        (pack(("bad", (3, msgpack.ExtType(1, b"x")))), 0),
+    ],
+    ids=[
+        "maps",
+        "lists",
+        "maps of one",
+        "texts",
+        "numbers",
+        "floats",
+        "list32",
+        "list",
+        "map",
+        "text",
+        "bytes",
+        "type",
+    ],
+)
+def test_frame_of_too_many_objects_is_refused(sent: bytes, count: int) -> None:
+    """None of it is decoded; an empty map takes 1 byte here and 72 bytes there."""
+    tracemalloc.start()
+    try:
+        frames, answers = read(pack(REQUEST) + sent + pack(REQUEST))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert REQUEST in frames
+    assert [name for name, _ in frames if name != "good"] == []
+    assert [name for name, _ in answers] in (["bad"], [])
+    assert peak < 60_000_000
+
+
+def test_text_that_is_not_ascii_is_counted_as_one_object() -> None:
+    """Its bytes look like lists and maps, and like values."""
+    frame = ("good", (1, *["\u0085" * 60_000] * 8, *["\u20ac" * 60_000] * 8))
+    assert read(pack(frame) * 2) == ([frame] * 2, [])
 
 
 def test_the_largest_frame_is_taken() -> None:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hybridvif.privileged.serving import Question, Servers
+from hybridvif.privileged.serving import MOST_BYTES_IN_HAND, MOST_IN_HAND, Question, Servers
 
 SOON = 5.0
 END = ("end", ())
@@ -127,6 +127,36 @@ def test_it_is_read_on_while_all_are_at_work(most: int, lab_of: Callable[[int], 
     for held in lab.held.values():
         held.set()
     assert sorted(lab.next() for _ in range(6 - most)) == list("abcdef"[most:])
+
+
+@pytest.mark.parametrize("size", [0, 1, MOST_BYTES_IN_HAND])
+def test_caller_that_reads_no_answers_is_read_from_no_more(size: int) -> None:
+    """Each answer waits until the caller has read; memory is bounded by what is in hand."""
+    read, over = threading.Event(), threading.Event()
+    taken: list[int] = []
+    most = MOST_IN_HAND if size <= 1 else 1
+
+    def questions() -> Iterator[Question]:
+        for number in range(most + 10):
+            taken.append(number)
+            yield str(number), ()
+
+    def answer(_: Question) -> None:
+        assert read.wait(SOON)
+
+    servers = Servers(questions(), answer, 4, over.set, lambda: size)  # type: ignore[arg-type]  # returns
+    threading.Thread(target=servers.serve, name="hybridvif-server", daemon=True).start()
+    until = time.monotonic() + SOON
+    while len(taken) < most and time.monotonic() < until:
+        time.sleep(0.005)
+    assert not over.wait(0.1)
+    assert len(taken) == most
+    read.set()
+    assert over.wait(SOON)
+    for thread in threading.enumerate():
+        if thread.name == "hybridvif-server":
+            thread.join(SOON)
+    assert len(taken) == most + 10
 
 
 def test_who_is_through_reads_on_and_no_more_are_started(lab_of: Callable[[int], Lab]) -> None:
