@@ -10,7 +10,9 @@ from __future__ import annotations
 import os
 import selectors
 import subprocess
+import threading
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 LOST = -255
@@ -23,12 +25,18 @@ WHY_LOST = (
 class Child(subprocess.Popen[str]):
     """A Popen that reports LOST where subprocess would report 0."""
 
+    def __init__(self, *args: Any, **options: Any) -> None:
+        self._reaping = threading.Lock()
+        super().__init__(*args, **options)
+
     def wait(self, timeout: float | None = None) -> int:
         """Return the exit code: -N for signal N, LOST if nobody knows. Raises TimeoutExpired."""
         if self.returncode is None:
-            code = self._code(timeout)
-            super().wait()
-            self.returncode = code
+            with suppress(ChildProcessError, ProcessLookupError):
+                self._await_end(timeout)
+            with self._reaping:
+                if self.returncode is None:
+                    self.returncode = self._reaped()
         return self.returncode
 
     def poll(self) -> int | None:
@@ -38,29 +46,27 @@ class Child(subprocess.Popen[str]):
         except subprocess.TimeoutExpired:
             return None
 
-    def _code(self, timeout: float | None) -> int:
-        """Read the exit code without taking it: wait() of subprocess does that, and would make one up."""
+    def _await_end(self, timeout: float | None) -> None:
+        # Before the pid is waited for: that of a lost child may be another process's by now.
+        if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
+            return
+        descriptor = os.pidfd_open(self.pid)
         try:
-            if not self._has_ended():
-                descriptor = os.pidfd_open(self.pid)
-                try:
-                    # Not poll(2) itself, which a program that runs on eventlet has not.
-                    with selectors.DefaultSelector() as selector:
-                        selector.register(descriptor, selectors.EVENT_READ)
-                        if not selector.select(timeout):
-                            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-                finally:
-                    os.close(descriptor)
-            ended = os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG)
-        except (ChildProcessError, ProcessLookupError):
-            return LOST
-        if ended is None:
-            raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
-        return ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status
+            # Not poll(2) itself, which a program that runs on eventlet has not.
+            with selectors.DefaultSelector() as selector:
+                selector.register(descriptor, selectors.EVENT_READ)
+                if not selector.select(timeout):
+                    raise subprocess.TimeoutExpired(self.args, timeout or 0.0)
+        finally:
+            os.close(descriptor)
 
-    def _has_ended(self) -> bool:
-        # Before its pid is waited for: that of a lost child may be another process's by now.
-        return os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None
+    def _reaped(self) -> int:
+        # Not by Popen.wait(), which makes a code up, and under eventlet polls.
+        try:
+            _, status = os.waitpid(self.pid, 0)
+        except ChildProcessError:
+            return LOST
+        return os.waitstatus_to_exitcode(status)
 
 
 def run(

@@ -6,8 +6,9 @@ import json
 import os
 import shlex
 import socket
+import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 
 from hybridvif import sharedfiles
@@ -98,6 +99,8 @@ def _daemon(host: Host) -> Iterator[Finding]:
         yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
         return
     yield from switch(host.settings, facts)
+    if host.settings.switch_executor in OVS_EXECUTORS:
+        yield network_namespace(host.settings.ovsdb_connection, facts.switches, daemon_context.conf.helper_command)
 
 
 def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
@@ -110,6 +113,45 @@ def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
     yield vswitchd(settings.ovsdb_connection)
     for name in settings.named_bridges:
         yield _bridge(name, facts.switches.get(name), settings)
+
+
+def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: str | None) -> Finding:
+    """Whether ovs-vswitchd is in this network namespace, where devices are made that it is to take.
+
+    bridges: those of the switch, and their datapath types. helper_command: the configured one; it may enter another
+    namespace, and then the daemon is not in this one either.
+    """
+    name = "network namespace"
+    pid = _listener_of(remote)
+    try:
+        is_here = os.stat("/proc/self/ns/net").st_ino == os.stat(f"/proc/{pid}/ns/net").st_ino
+    except OSError:
+        # Of another user, or in another pid namespace. Each bridge but a dummy one has a device of its name.
+        real = sorted(bridge for bridge, datapath in bridges.items() if datapath != "dummy")
+        if not real:
+            return info(name, "whether ovs-vswitchd is in this one cannot be seen")
+        is_here = real[0] in (device for _, device in socket.if_nameindex())
+    if is_here:
+        return passed(name, "that of ovs-vswitchd")
+    text = "ovs-vswitchd is in another one, so it cannot take the devices that are made here"
+    if helper_command:
+        return info(name, f"{text}, unless helper_command enters its namespace")
+    enter = f"nsenter --target {pid} --net" if pid else "nsenter --target PID --net"
+    return failed(name, text, f"run it where ovs-vswitchd is: {as_root(enter)} hybridvif ...")
+
+
+def _listener_of(remote: str) -> int:
+    """The pid of the ovs-vswitchd beside this database, as seen from here; 0 if it cannot be seen."""
+    directory = os.path.dirname(remote.removeprefix("unix:"))
+    try:
+        number = int(sharedfiles.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(_CONTROL_PATIENCE)
+            control.connect(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
+            pid: int = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
+            return pid
+    except (OSError, ValueError, sharedfiles.Unfit):
+        return 0
 
 
 def _switch_from_outside(settings: Settings) -> Iterator[Finding]:

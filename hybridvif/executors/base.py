@@ -8,18 +8,19 @@ is steps.objection().
 from __future__ import annotations
 
 import logging
+import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import ClassVar, Protocol, runtime_checkable
 
-from hybridvif.errors import HybridVifError, PreconditionError
+from hybridvif.errors import Conflict, HybridVifError, PreconditionError
 from hybridvif.facts import Observed
 from hybridvif.names import key_of, names_of_key
 from hybridvif.parts import HostState, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Objection, Step, is_there, objection, simulate
+from hybridvif.steps import Create, Delete, Objection, Step, is_there, objection, simulate
 
 LOG = logging.getLogger(__name__)
 
@@ -93,7 +94,10 @@ class StepFailed(Exception):
         self.code = code
 
     def outcome_of(self, step: Step) -> Outcome:
-        """The failure as data."""
+        """The failure as data; refused, with the holder, where another device has the name as an alternative one."""
+        reason = _held_by_another(step)
+        if reason:
+            return Outcome(step, Result.REFUSED, f"refused: {reason}", code=Conflict.code)
         return Outcome(step, Result.FAILED, str(self), retry=self.retry, code=self.code)
 
 
@@ -102,6 +106,25 @@ def failed_by_a_bug(step: Step, error: Exception) -> Outcome:
     LOG.error("the executor failed", exc_info=error)
     reason = f"the executor failed at {step.part.name}: {type(error).__name__}; see the daemon's log"
     return Outcome(step, Result.FAILED, reason, code=HybridVifError.code)
+
+
+def _held_by_another(step: Step) -> str:
+    """Return which device has a name of this new link as an alternative one, and the remedy; empty if none has.
+
+    The kernel says no more than that the name exists, and lists such a device under its first name alone. Asked only
+    when a step has failed.
+    """
+    if not isinstance(step, Create) or step.part.role is not Role.LINK:
+        return ""
+    for name in filter(None, (step.part.name, getattr(step.part, "peer", ""))):
+        with suppress(OSError):
+            holder = socket.if_indextoname(socket.if_nametoindex(name))
+            if holder != name:
+                return (
+                    f"{name} is an alternative name of the device {holder}; "
+                    f"remove it: ip link property del dev {holder} altname {name}"
+                )
+    return ""
 
 
 def refused(step: Step, against: Objection) -> Outcome:

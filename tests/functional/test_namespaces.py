@@ -1,0 +1,65 @@
+"""Devices and names that another namespace or another device has: told by name, with the remedy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.functional.conftest import Lab, make_port
+
+PORT = make_port()
+PLUG = ("plug", PORT.id, "--mac", PORT.mac, "--instance", PORT.instance_id)
+EXECUTORS = {"iproute2-netlink": "ovsdb", "subprocess-brctl": "ovs-vsctl"}
+
+
+@pytest.mark.parametrize("executor", EXECUTORS)
+@pytest.mark.parametrize("kind", ["bridge", "bridge_end", "switch_end", "tap"])
+def test_altname_of_another_device_is_named_with_the_remedy(lab: Lab, tmp_path: Path, executor: str, kind: str) -> None:
+    """The kernel said "File exists", and no list of devices has that name."""
+    name = str(getattr(PORT.names, kind))
+    config = tmp_path / "hybridvif.conf"
+    config.write_text(f"[hybridvif]\nlink_executor = {executor}\nswitch_executor = {EXECUTORS[executor]}\n")
+    lab.sh(f"ip link add hvholder type bridge; ip link property add dev hvholder altname {name}")
+    before = lab.snapshot()
+    words = ["hybridvif", *PLUG, "--config-file", str(config), "-f", "json"]
+    done = lab.box.run([*words, *(["--create-tap"] if kind == "tap" else [])], check=False)
+    error = json.loads(done.stdout)["error"]
+    # A bridge is what is made first.
+    assert (done.returncode, error["code"]) == (6 if kind == "bridge" else 1, "conflict")
+    assert f"{name} is an alternative name of the device hvholder; remove it: " in error["message"]
+    assert lab.snapshot() == before
+    unplugged = lab.box.run(["hybridvif", "unplug", PORT.id, "--config-file", str(config)])
+    assert "was not there" in unplugged.stdout
+    assert lab.snapshot() == before
+    lab.sh(error["message"].partition("remove it: ")[2])
+    assert lab.box.run(words).returncode == 0
+    lab.box.run(["hybridvif", "unplug", PORT.id])
+    lab.sh("ip link delete hvholder")
+
+
+def finding(lab: Lab, *prefix: str) -> dict[str, str]:
+    done = lab.box.run([*prefix, "hybridvif", "doctor", "-f", "json"], check=False)
+    document = json.loads(done.stdout)
+    assert (done.returncode == 0) == document["ok"]
+    (found,) = [one for one in document["findings"] if one["name"] == "network namespace"]
+    return dict(found)
+
+
+def test_doctor_tells_that_the_switch_is_in_another_network_namespace(lab: Lab) -> None:
+    assert finding(lab)["verdict"] == "pass"
+    elsewhere = finding(lab, "unshare", "--net")
+    assert elsewhere["verdict"] == "fail"
+    assert "ovs-vswitchd is in another one" in elsewhere["text"]
+    remedy = elsewhere["remedy"].partition(": ")[2].removeprefix("sudo ").replace("hybridvif ...", "hybridvif doctor")
+    assert lab.box.run(["unshare", "--net", *remedy.split()]).returncode == 0
+
+
+def test_doctor_tells_so_where_the_process_of_the_switch_is_hidden(lab: Lab) -> None:
+    """In another pid namespace, as in a container; the bridge's own device is not here then."""
+    if lab.box.rung.value == "dummy":
+        pytest.skip("a dummy bridge has no device")
+    hidden = ["unshare", "--pid", "--fork", "--mount-proc"]
+    assert finding(lab, *hidden)["verdict"] == "pass"
+    assert finding(lab, *hidden, "--net")["verdict"] == "fail"
