@@ -66,7 +66,7 @@ def test_requirement_has_a_lower_bound() -> None:
 
 
 def test_lower_bounds_are_constraints_of_every_requirement() -> None:
-    program = ROOT / "tools" / "lower_bounds"
+    program = ROOT / "tests" / "constraints" / "lower_bounds.py"
     printed = subprocess.run([sys.executable, str(program)], capture_output=True, text=True, check=True).stdout
     assert names_in(printed) == always() | {"os-vif"}
     assert "oslo.privsep==3.6.0\n" in printed

@@ -1,12 +1,12 @@
-#!/usr/bin/env python3
 """Print setup.cfg's lower bounds as constraints for pip: each requirement at the oldest release that is declared."""
 
 import configparser
-import pathlib
 import re
+import sys
+from pathlib import Path
 
 config = configparser.ConfigParser()
-config.read(pathlib.Path(__file__).parents[1] / "setup.cfg")
+config.read(Path(__file__).parents[2] / "setup.cfg")
 required = [config["options"]["install_requires"], config["options.extras_require"]["osvif"]]
-for name, oldest in re.findall(r"^([\w.-]+)>=([\w.]+)", "\n".join(required), re.MULTILINE):
-    print(f"{name}=={oldest}")
+bounds = re.findall(r"^([\w.-]+)>=([\w.]+)", "\n".join(required), re.MULTILINE)
+sys.stdout.write("".join(f"{name}=={oldest}\n" for name, oldest in bounds))
