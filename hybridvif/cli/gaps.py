@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from hybridvif.cli.ports import PLACEHOLDERS, Asked
 from hybridvif.names import PortNames, is_uuid, names_of
 from hybridvif.parts import VHOST_USER_TYPES, HostState, OvsPort, SwitchPort, Tap, Veth, VhostUserPort
-from hybridvif.port import MAX_MTU, MIN_MTU, Port, is_mac
+from hybridvif.port import MAX_MTU, MIN_MTU, Port, is_bridge_name, is_mac
 from hybridvif.steps import owners_of
 
 OF_LINKS = ("call_iptables", "create_tap")
@@ -62,7 +62,8 @@ def told_by(port_id: str, state: HostState) -> dict[str, object]:
         told["mtu"] = veth.peer_mtu
     if not isinstance(row, OvsPort):
         return told
-    told["bridge"] = row.bridge
+    if is_bridge_name(row.bridge):
+        told["bridge"] = row.bridge
     if isinstance(row, VhostUserPort):
         told["vhostuser_mode"] = VHOST_USER_MODES.get(row.type, "")
         if row.mtu and MIN_MTU <= row.mtu <= MAX_MTU:

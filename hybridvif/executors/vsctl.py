@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
 from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
-from hybridvif.executors.command import Finished, Program
+from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.qosrows import goes_with, ports_with_qos
 from hybridvif.executors.recipes import bridge_words, switch_words
@@ -25,6 +25,7 @@ from hybridvif.parts import HostState, OvsPort, Part, Role, VhostUserPort
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.text import escaped
 
 SETTLE = 0.1
 """Seconds to wait for ofport and error to follow cur_cfg."""
@@ -170,7 +171,7 @@ class VsctlExecutor:
                 "Open vSwitch (systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection",
                 precondition=lacking,
             )
-        bridges, root, *tables = [list(_records(line)) for line in done.stdout.splitlines() if line.strip()]
+        bridges, root, *tables = [list(_records(line)) for line in lines_of(done.stdout) if line.strip()]
         interfaces, ports, uuids = tables or ([], [], [])
         version = next((str(one["ovs_version"]) for one in root if one["ovs_version"]), "")
         rows = _rows(interfaces, ports, uuids, bridges)
@@ -189,7 +190,7 @@ class VsctlExecutor:
         done = self._run(words, deadline, options=["--format=json", "--no-wait"])
         if done.expired or done.code:
             raise ExecutorError(f"cannot read the QoS rows of OVSDB at {self._database}: {done.said or 'no answer'}")
-        rows, ports = [list(_records(line)) for line in done.stdout.splitlines() if line.strip()]
+        rows, ports = [list(_records(line)) for line in lines_of(done.stdout) if line.strip()]
         return {
             name: [
                 row["_uuid"]
@@ -206,7 +207,9 @@ class VsctlExecutor:
         leaving = {step.part.name: step.part.bridge for step in steps if isinstance(step.part, OvsPort)}
         trunks = trunks_left(steps, leaving)
         held = {name: self._run(["--", "list-ports", name], deadline, options=["--no-wait"]) for name in trunks}
-        return [name for name, done in held.items() if not done.code and not set(done.stdout.split()) - leaving.keys()]
+        return [
+            name for name, done in held.items() if not done.code and not {*lines_of(done.stdout), ""} - {"", *leaving}
+        ]
 
     def _run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
         # ovs-vsctl counts whole seconds; what is left of one is ours to end.
@@ -243,9 +246,9 @@ def _is_there(part: Part | None, step: Step) -> bool:
 
 def _detected(done: Finished, name: str) -> str:
     """What ovs-vsctl said of a port that could not be set up, in a warning and with exit code 0."""
-    for line in done.stderr.splitlines():
+    for line in lines_of(done.stderr):
         if "Error detected while setting up" in line and f"'{name}'" in line:
-            return f"ovs-vswitchd did not take {name}: {line.split(': ', 1)[-1].rstrip('.')}"
+            return f"ovs-vswitchd did not take {name}: {escaped(line.split(': ', 1)[-1].rstrip('.'))}"
     return ""
 
 
