@@ -3,6 +3,10 @@
 The caller has judged it too, but a captured one has not: that a name fits, and that a plan says whose it is, proves
 nothing. What is only made, beside a veth pair of its own, needs no proof: whatever were there already would be in its
 way. All else is observed once more, all plans of a call together; a plan without proof is refused alone.
+
+But Open vSwitch takes a device as soon as it appears under the name of a row, on whatever bridge that row is. So the
+rows of the names of all links that are made are looked at, too, and a row on a bridge that is not allowed is proven by
+its own ids only: what the alias of a link says may have been written by whoever asks.
 """
 
 from __future__ import annotations
@@ -15,7 +19,7 @@ from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.facts import together
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, key_of, names_of_key
-from hybridvif.parts import NOTHING, Bridge, HostState, MadeTap, OvsPort, Part, Role, Tap, Veth
+from hybridvif.parts import NOTHING, Bridge, HostState, IvsPort, MadeTap, OvsPort, Part, Role, Tap, Veth
 from hybridvif.planner import plan as planned
 from hybridvif.privileged.policy import owner_stated
 from hybridvif.report import Outcome, Result
@@ -33,19 +37,25 @@ def refusals(
     allows: whether ports may be plugged into a bridge of this name. deadline: of the one look at the host that is
     taken, if any plan needs it.
     """
-    doubtful = {at: plan for at, plan in enumerate(plans) if needs_proof(plan)}
-    if not doubtful:
+    doubtful = {at for at, plan in enumerate(plans) if needs_proof(plan)}
+    judged = {at: plan for at, plan in enumerate(plans) if at in doubtful or devices_made(plan)}
+    if not judged:
         return {}
-    names = {at: names_of_key(key_of(plan[0].part.name) or "") for at, plan in doubtful.items()}
-    asked = {name for some in names.values() for name in some}
+    names = {at: names_of_key(key_of(plan[0].part.name) or "") for at, plan in judged.items()}
+    found = {name for at in doubtful for name in names[at]}
+    asked = {Role.LINK: found, Role.SWITCH: found.union(*map(devices_made, judged.values()))}
     try:
-        state = together(executor.observe(asked, deadline) for executor in executors.values()).state
+        state = together(
+            executor.observe(asked[role], deadline) for role, executor in executors.items() if asked[role]
+        ).state
     except ExecutorError as error:
-        return {at: tuple(error.outcome_of(step) for step in plan) for at, plan in doubtful.items()}
+        return {at: tuple(error.outcome_of(step) for step in plan) for at, plan in judged.items()}
     refused = {}
-    for at, plan in doubtful.items():
+    for at, plan in judged.items():
         try:
-            permit_found(plan, state.of(names[at]), allows)
+            permit_devices(plan, state.ports, allows)
+            if at in doubtful:
+                permit_found(plan, state.of(names[at]), allows)
         except Refused as error:
             reason = str(error) if str(error).startswith("refused: ") else f"refused: {error}"
             LOG.warning("%s", reason)
@@ -69,6 +79,34 @@ def needs_proof(plan: Plan) -> bool:
     return False
 
 
+def devices_made(plan: Plan) -> list[str]:
+    """Return the names of the devices that a plan makes."""
+    links = [step.part for step in plan if isinstance(step, Create) and step.part.role is Role.LINK]
+    return [name for link in links for name in (link.name, getattr(link, "peer", "")) if name]
+
+
+def permit_devices(plan: Plan, rows: Mapping[str, Part], allows: Callable[[str], bool]) -> None:
+    """Refuse a device that Open vSwitch would take into a bridge that is not its port's. rows: by name."""
+    for name in devices_made(plan):
+        row = rows.get(name)
+        if row is None or isinstance(row, IvsPort):
+            continue
+        if name != names_of_key(key_of(name) or "").switch_end or not isinstance(row, OvsPort):
+            raise Refused(
+                f"refused: {name} has a row of its own in Open vSwitch, which would take the device; "
+                f"if nothing needs the row, remove it: ovs-vsctl del-port {name}"
+            )
+        _permit_bridge_of(row, owner_stated(plan), allows)
+
+
+def _permit_bridge_of(row: OvsPort, owner: str, allows: Callable[[str], bool]) -> None:
+    if not allows(row.bridge) and owners_of(row) != {owner}:
+        raise Refused(
+            f"refused: {row.name} is on {row.bridge}, which is not in [hybridvif] integration_bridges, and its row "
+            f"does not bear the port's id; remove it with what made it: ovs-vsctl del-port {row.name}"
+        )
+
+
 def permit_found(plan: Plan, found: HostState, allows: Callable[[str], bool]) -> None:
     """Make sure that a plan changes its own port's parts only. found: what is there of the port. Raises Refused."""
     aliases = {owner for link in found.links.values() for owner in owners_of(link)}
@@ -77,11 +115,8 @@ def permit_found(plan: Plan, found: HostState, allows: Callable[[str], bool]) ->
     )
     touched = [part for step in plan if (part := _found(found, step)) is not None]
     for part in touched:
-        if isinstance(part, OvsPort) and not allows(part.bridge) and {owner} not in (owners_of(part), aliases):
-            raise Refused(
-                f"refused: {part.name} is on {part.bridge}, which is not in [hybridvif] integration_bridges, and bears "
-                f"no mark of the port's; remove it with what made it: ovs-vsctl del-port {part.name}"
-            )
+        if isinstance(part, OvsPort):
+            _permit_bridge_of(part, owner, allows)
     for step in plan:
         if isinstance(step.part, MadeTap) and not isinstance(step, Create) and isinstance(_found(found, step), Tap):
             raise Refused(f"refused: {step.part.name} bears no mark of the port's, so it is the VM's, and left alone")

@@ -177,6 +177,10 @@ PLANS: dict[str, Any] = {
 TWIN = make_port(2, id=make_port(2).id[:-1] + "f")
 """Another port, with the names of one that is plugged."""
 ROWED, STRAYED, TAPPED = make_port(4), make_port(5), make_port(6)
+ALIASED = make_port(7)
+"""Its links bear its id, and its row on a foreign bridge none: somebody has made them under it."""
+HELD = [make_port(number) for number in (8, 9, 10)]
+"""Open vSwitch has a row, on a foreign bridge, of the name of a link of each: its qbr, its qvb, its tap."""
 
 
 def of(port: Port, kind: str, **more: Any) -> list[Any]:
@@ -242,6 +246,33 @@ UNPROVEN: dict[str, Any] = {
     "a row on a foreign bridge by another name for it": [
         ["update", of(ROWED, "OvsPort", iface_id=""), of(ROWED, "OvsPort")]
     ],
+    "links under a row on a foreign bridge": [["create", of(ROWED, "Bridge")], ["create", of(ROWED, "Veth")]],
+    "all of a port under a row on a foreign bridge": [
+        ["create", of(ROWED, "Bridge")],
+        ["create", of(ROWED, "Veth")],
+        ["create", of(ROWED, "OvsPort")],
+    ],
+    "a pair alone under a row on a foreign bridge": [["create", of(ROWED, "Veth", master="")]],
+    "a pair of nobody's under a row on a foreign bridge": [
+        ["create", of(ROWED, "Veth", master="", alias="", peer_alias="")]
+    ],
+    "an alias for a row on a foreign bridge": [["delete", of(ALIASED, "OvsPort", bridge="br-ex")]],
+    "an alias for a row on a foreign bridge taken home": [
+        ["update", of(ALIASED, "OvsPort", bridge="br-ex", iface_id=""), of(ALIASED, "OvsPort")]
+    ],
+    "an alias for a row on a foreign bridge given an id": [
+        ["update", of(ALIASED, "OvsPort", bridge="br-ex", iface_id=""), of(ALIASED, "OvsPort", bridge="br-ex")]
+    ],
+    "an alias for a row on a foreign bridge parked": [
+        [
+            "update",
+            of(ALIASED, "OvsPort", bridge="br-ex"),
+            of(ALIASED, "OvsPort", bridge="br-ex", type="patch", realized=False),
+        ]
+    ],
+    "a bridge that Open vSwitch would take": [["create", of(HELD[0], "Bridge")]],
+    "a pair that Open vSwitch would take by its other end": [["create", of(HELD[1], "Veth", master="")]],
+    "a tap that Open vSwitch would take": [["create", of(replace(HELD[2], create_tap=True), "MadeTap", master="")]],
     "a row for a device of another shape": [["create", of(STRAYED, "OvsPort")]],
     "a row before its device": [["create", of(STRAYED, "OvsPort")], ["create", of(STRAYED, "Bridge")]],
     "a device of another shape": [["delete", of(STRAYED, "Veth")]],
@@ -290,7 +321,12 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     lab.sh(
         "ip link add eth0 type veth peer name hvpeer; ip link set eth0 up mtu 1400 alias uplink; "
         "ovs-vsctl add-port br-int hvpeer -- set Interface hvpeer external_ids:iface-id=theirs; "
-        f"ovs-vsctl add-br br-ex -- set Bridge br-ex datapath_type=netdev -- add-port br-ex {ROWED.names.switch_end}; "
+        f"ovs-vsctl add-br br-ex -- set Bridge br-ex datapath_type=netdev -- add-port br-ex {ROWED.names.switch_end} "
+        f"-- add-port br-ex {ALIASED.names.switch_end} -- add-port br-ex {HELD[0].names.bridge} "
+        f"-- add-port br-ex {HELD[1].names.bridge_end} -- add-port br-ex {HELD[2].names.tap}; "
+        f"ip link add {ALIASED.names.bridge_end} type veth peer name {ALIASED.names.switch_end}; "
+        f"ip link set {ALIASED.names.bridge_end} alias {ALIASED.id}; "
+        f"ip link set {ALIASED.names.switch_end} alias {ALIASED.id}; "
         f"ip link add {STRAYED.names.switch_end} type bridge; ip link add br0 type bridge; "
         f"ip link add {TAPPED.names.tap} type veth peer name vm6; ip link set {TAPPED.names.tap} master br0"
     )

@@ -17,7 +17,7 @@ from hybridvif.executors.base import ExecutorError
 from hybridvif.facts import Observed
 from hybridvif.identity import claim
 from hybridvif.limits import restorable
-from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Part, Role, Stray, StrayPort, Tap
+from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, MadeTap, OvsPort, Part, Role, Stray, StrayPort, Tap
 from hybridvif.planner import plan
 from hybridvif.port import Port, VifType
 from hybridvif.privileged.identification import needs_proof, permit_found, refusals
@@ -26,7 +26,7 @@ from hybridvif.report import Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, owners_of
 from hybridvif.wiring import wiring_of
-from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of
+from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of, the
 
 TWIN = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
 """The id of another port, with the same first 11 characters."""
@@ -257,9 +257,11 @@ def test_a_row_on_a_foreign_bridge_needs_a_mark_of_the_port() -> None:
     said = refusal(steps, HostState().having(there), ["br-int"])
     assert said.startswith("refused: ")
     assert "br-ex" in said
-    assert "no mark" in said
+    assert "does not bear the port's id" in said
     assert refusal([Delete(there)], HostState().having(there), ["br-int"]) == said
-    permit_found(steps, HostState().having(there, BRIDGE), ["br-int"].__contains__)
+    # The alias of a link may have been written by whoever asks.
+    assert refusal(steps, HostState().having(there, BRIDGE, VETH), ["br-int"]) == said
+    assert refusal([Delete(ROW)], HostState().having(there, BRIDGE, VETH), ["br-int"]) == said
     permit_found(steps, HostState().having(replace(there, iface_id=PORT.id)), ["br-int"].__contains__)
     permit_found(steps, HostState().having(there), ["br-int", "br-ex"].__contains__)
 
@@ -295,10 +297,63 @@ def outcomes_of(plans: Sequence[Sequence[Step]], *eyes: Eyes) -> dict[int, Any]:
     return found
 
 
-def test_plans_that_need_no_proof_cost_no_look() -> None:
-    eyes = Eyes()
-    assert outcomes_of([[Create(part) for part in WIRING], []], eyes) == {}
-    assert eyes.asked == []
+def test_links_that_are_made_cost_one_look_at_switch_alone() -> None:
+    links, switch = Eyes(), Eyes()
+    made: list[Step] = [Create(part) for part in WIRING]
+    assert outcomes_of([made, []], links, switch) == {}
+    assert links.asked == []
+    assert switch.asked == [{NAMES.bridge, NAMES.bridge_end, NAMES.switch_end}]
+    assert outcomes_of([[], []], links, switch) == {}
+    assert len(switch.asked) == 1
+
+
+# A device goes to the bridge of the row of its name.
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        replace(ROW, bridge="br-ex", iface_id=""),
+        replace(ROW, bridge="br-ex", iface_id=STRANGER),
+        replace(ROW, bridge="br-ex", iface_id="", port_id=TWIN),
+        StrayPort(name=NAMES.switch_end, what="a bond"),
+        replace(ROW, name=NAMES.bridge),
+        replace(ROW, name=NAMES.bridge_end),
+        StrayPort(name=NAMES.bridge, what="a bond"),
+    ],
+    ids=lambda row: f"{row.kind} {row.name}",
+)
+def test_device_under_row_of_its_name_is_refused(row: OvsPort | StrayPort) -> None:
+    made: list[Step] = [Create(BRIDGE), Create(VETH)]
+    plans: list[list[Step]] = [made, [*made, Create(ROW)], [Create(BRIDGE), Update(TAP, TAP), Create(VETH)]]
+    for steps in plans:
+        (outcomes,) = outcomes_of([steps], Eyes(), Eyes(HostState({}, {row.name: row}))).values()
+        assert {outcome.result for outcome in outcomes} == {Result.REFUSED}
+        assert row.name in outcomes[0].reason
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        ROW,
+        replace(ROW, iface_id=""),
+        replace(ROW, bridge="br-ex"),
+        replace(ROW, bridge="br-ex", iface_id=STRANGER, port_id=PORT.id),
+        IvsPort(name=NAMES.switch_end),
+    ],
+)
+def test_device_under_row_of_its_own_port_is_permitted(row: OvsPort | IvsPort) -> None:
+    made: list[Step] = [Create(BRIDGE), Create(VETH)]
+    assert outcomes_of([made], Eyes(), Eyes(HostState({}, {row.name: row}))) == {}
+
+
+def test_tap_under_row_of_its_name_is_refused() -> None:
+    tap = the(MadeTap, wiring_of(replace(PORT, create_tap=True)))
+    row = replace(ROW, name=tap.name)
+    switch = Eyes(HostState({}, {row.name: row}))
+    (outcomes,) = outcomes_of([[Create(replace(tap, master=""))]], Eyes(), switch).values()
+    assert "which would take the device" in outcomes[0].reason
+    assert "ovs-vsctl del-port" in outcomes[0].reason
 
 
 def test_all_plans_that_need_proof_share_one_look_at_each_role() -> None:
@@ -307,7 +362,9 @@ def test_all_plans_that_need_proof_share_one_look_at_each_role() -> None:
     links, switch = Eyes(HostState(WIRING.links, {})), Eyes(HostState({}, WIRING.ports))
     plans: list[list[Step]] = [UNPLUG, [Create(part) for part in third], [Delete(part) for part in other]]
     assert outcomes_of(plans, links, switch) == {}
-    assert links.asked == switch.asked == [{*NAMES, *replace(PORT, id=STRANGER).names}]
+    assert links.asked == [{*NAMES, *replace(PORT, id=STRANGER).names}]
+    made = {name for name in replace(PORT, id=f"{'7' * 8}{STRANGER[8:]}").names if name[:3] in ("qbr", "qvb", "qvo")}
+    assert switch.asked == [links.asked[0] | made]
 
 
 def test_a_plan_without_proof_is_refused_alone_and_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
@@ -329,7 +386,8 @@ def test_a_refusal_says_so_once() -> None:
 @pytest.mark.parametrize("precondition", [True, False])
 def test_what_cannot_be_seen_is_not_touched(precondition: bool) -> None:
     eyes = Eyes(error=ExecutorError("no answer", precondition=precondition))
-    found = outcomes_of([[Create(part) for part in WIRING], UNPLUG], eyes)
-    assert found.keys() == {1}
-    assert {(one.result, one.reason, one.retry) for one in found[1]} == {(Result.FAILED, "no answer", not precondition)}
+    found = outcomes_of([[Create(part) for part in WIRING], UNPLUG, []], eyes)
+    assert found.keys() == {0, 1}
+    said = {(one.result, one.reason, one.retry) for outcomes in found.values() for one in outcomes}
+    assert said == {(Result.FAILED, "no answer", not precondition)}
     assert isinstance(found[1][0].step.part, OvsPort)
