@@ -17,6 +17,7 @@ from dataclasses import dataclass
 
 from hybridvif.children import LOST, WHY_LOST, Child
 from hybridvif.executors.base import ExecutorError
+from hybridvif.text import escaped
 
 PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch", "ivs-ctl": "ivs"}
 """The package that has each program, as Debian and Ubuntu call it."""
@@ -38,8 +39,13 @@ class Finished:
         """The last line it wrote to stderr, or its exit code."""
         if self.code == LOST:
             return WHY_LOST
-        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
-        return lines[-1] if lines else f"exit code {self.code}"
+        lines = [line.strip() for line in lines_of(self.stderr) if line.strip()]
+        return escaped(lines[-1]) if lines else f"exit code {self.code}"
+
+
+def lines_of(output: str) -> list[str]:
+    """Return the lines of what a program wrote; str.splitlines() also splits a value, at U+2028 and its like."""
+    return output.removesuffix("\n").split("\n")
 
 
 class Program:
@@ -75,7 +81,7 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 encoding="utf-8",  # not the caller's locale
-                errors="replace",
+                errors="surrogateescape",
                 env={"LC_ALL": "C", "PATH": self._search},
                 cwd="/",
                 start_new_session=True,

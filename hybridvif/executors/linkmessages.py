@@ -42,6 +42,7 @@ from hybridvif.executors.rtnetlink import (
 )
 from hybridvif.names import key_of
 from hybridvif.parts import ANYBODY, Bridge, Veth
+from hybridvif.text import escaped
 
 IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_PROMISC = 0x1, 0x40, 0x80, 0x100
 RTEXT_FILTER_SKIP_STATS = 1 << 3
@@ -406,7 +407,7 @@ def _number(value: bytes) -> int:
 
 def _text(value: bytes) -> str:
     # A name may be any bytes but those of "/" and white space, and an alias any at all.
-    return value.rstrip(b"\0").decode(errors="backslashreplace")
+    return escaped(value.rstrip(b"\0").decode(errors="surrogateescape"))
 
 
 def _entry(array: bytes, at: int) -> int | None:

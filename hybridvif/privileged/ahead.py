@@ -129,6 +129,7 @@ class Awaited:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
+            errors="backslashreplace",
             # Who became root by sudo before that is not who starts the helper (peer.py).
             env={name: value for name, value in os.environ.items() if name not in STARTERS},
         )

@@ -28,5 +28,5 @@ class Message(enum.IntEnum):
 
 def packed(message: Any) -> bytes:
     """Return a message as msgpack. Raises TypeError, ValueError, OverflowError for a value that has no form there."""
-    frame: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="surrogateescape")
+    frame: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="surrogatepass")
     return frame

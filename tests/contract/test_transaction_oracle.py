@@ -76,6 +76,6 @@ def row_name(port: Port) -> str:
 )
 def test_transaction_of_anything_else_is_objected_to(proxy: OvsdbProxy, operation: dict[str, Any]) -> None:
     deadline = time.monotonic() + 10
-    with contextlib.closing(Connection(proxy.remote, deadline)) as connection:
+    with contextlib.closing(Connection(Settings(ovsdb_connection=proxy.remote), deadline)) as connection:
         connection.transact([operation], deadline)
     assert len(proxy.objections) == proxy.judged == 1

@@ -130,7 +130,7 @@ class OvsdbProxy:
             {"op": "select", "table": table, "where": [], "columns": ["_uuid", *columns]}
             for table, columns in COLUMNS.items()
         ]
-        with contextlib.closing(Connection(f"unix:{self._server}", deadline)) as connection:
+        with contextlib.closing(Connection(Settings(ovsdb_connection=f"unix:{self._server}"), deadline)) as connection:
             answers = connection.transact(select, deadline)
         rows = {table: answer["rows"] for table, answer in zip(COLUMNS, answers, strict=True)}
         names = {table: {row["_uuid"][1]: row.get("name", "") for row in found} for table, found in rows.items()}
