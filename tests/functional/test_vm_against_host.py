@@ -12,14 +12,13 @@ import struct
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
 
-from hybridvif import NotReady, PlugFailed, Port, Status, check, plug, unplug
+from hybridvif import Port, plug
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until

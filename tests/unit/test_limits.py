@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.limits import MAX_FORWARD_DELAY, restorable, unwritable
+from hybridvif.limits import restorable, unwritable
 from hybridvif.parts import (
     NOTHING,
     PARKED,

@@ -4,7 +4,6 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
 from hybridvif.limits import ISOLATING, unwritable
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
