@@ -171,9 +171,11 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
 
 def _create_veth(veth: Veth, bridge_goes_up: bool) -> Iterator[Line]:
     yield _ip("link", "add", veth.name, "type", "veth", "peer", "name", veth.peer)
+    for end in (veth.name, veth.peer):
+        yield from _silence(end)
     keys = ("up", "promisc", "mtu", "alias", "host_ip")
-    yield from _set_end(veth.name, {key: getattr(veth, key) for key in keys})
-    yield from _set_end(veth.peer, {key: getattr(veth, f"peer_{key}") for key in keys})
+    yield _set(veth.name, {key: getattr(veth, key) for key in keys})
+    yield _set(veth.peer, {key: getattr(veth, f"peer_{key}") for key in keys})
     if bridge_goes_up:
         yield _set(veth.master, {"up": True})
     if veth.master:
@@ -202,12 +204,17 @@ def _set_end(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
     early = {key: value for key, value in changes.items() if key != "up"}
     if {"host_ip", "mtu"} & changes.keys():
         yield _set(name, {**early, "host_ip": "off"})
-        yield replace(_set(name, {"addr_gen_mode": "none"}), without_ipv6=True)
-        yield from (Sysctl(name, key, value) for key, value in {**IPV4_OFF, "disable_ipv6": 1}.items())
+        yield from _silence(name)
     elif early:
         yield _set(name, early)
     if "up" in changes:
         yield _set(name, {"up": changes["up"]})
+
+
+def _silence(name: str) -> Iterator[Line]:
+    """Switch the host's IP off, but for what `ip link set` does of it (host_ip)."""
+    yield replace(_set(name, {"addr_gen_mode": "none"}), without_ipv6=True)
+    yield from (Sysctl(name, key, value) for key, value in {**IPV4_OFF, "disable_ipv6": 1}.items())
 
 
 def _set_port(before: Veth | MadeTap, after: Veth | MadeTap, changes: Mapping[str, object]) -> Iterator[Line]:
