@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import sys
 import tempfile
 import time
@@ -21,6 +22,7 @@ import hybridvif
 from benchmarks.record import Record, Turn
 from benchmarks.tally import CROWD
 from hybridvif.errors import HybridVifError
+from hybridvif.privileged.ahead import private_directory
 from hybridvif.sandbox import Sandbox
 from hybridvif.sandbox.switch import SOCKET
 
@@ -64,10 +66,10 @@ class Contest:
     """Plugs and unplugs after which memory is looked at; 0: it is not."""
 
     def run(self, say: Say) -> Record:
-        """Hold it, and tell on the way what is going on. Raises BenchError, SandboxError."""
+        """Hold it, and tell on the way what is going on. Raises BenchError, SandboxError, PreconditionError."""
         _compile()
-        with Sandbox() as box, tempfile.TemporaryDirectory(prefix="hybridvif-bench-") as directory:
-            config = _configuration(Path(directory))
+        with Sandbox() as box, temporary_directory() as directory:
+            config = _configuration(directory)
             record = Record(_where(box), self.rounds)
             for size in self.sizes:
                 names = [name for name in self.contenders if size <= UP_TO.get(name, size)]
@@ -187,7 +189,7 @@ class _Turns:
         """The contender in a process of its own: a function that tells it what to do, and says how long it took."""
         argv = [self._contest.python_of(self._name), str(WORKER), self._name, SOCKET]
         with (
-            tempfile.TemporaryFile("w+") as said,
+            tempfile.TemporaryFile("w+", dir=self._config.parent) as said,
             self._box.popen(argv, stdin=PIPE, stdout=PIPE, stderr=said, env=self._env) as process,
         ):
             orders, answers = _pipes(process.stdin, process.stdout)
@@ -223,6 +225,19 @@ def _port(number: int) -> tuple[str, str, str]:
         f"fa:16:3e:00:{number >> 8:02x}:{number & 255:02x}",
         INSTANCE,
     )
+
+
+@contextmanager
+def temporary_directory() -> Iterator[Path]:
+    """Make a directory for what root reads again: not in the working directory, as tempfile may.
+
+    Raises PreconditionError if it can be made nowhere.
+    """
+    directory = private_directory()
+    try:
+        yield Path(directory)
+    finally:
+        shutil.rmtree(directory)
 
 
 def _configuration(directory: Path) -> Path:

@@ -12,7 +12,6 @@ import argparse
 import gc
 import json
 import sys
-import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -138,13 +137,13 @@ def main() -> None:
         config, count, rounds = args.inside
         sys.stdout.write(json.dumps(inside(config, int(count), int(rounds))))
         return
-    from benchmarks.contest import _configuration
+    from benchmarks.contest import _configuration, temporary_directory
     from hybridvif.sandbox import Sandbox
 
     counts = (1, args.ports)
     found: dict[int, list[tuple[str, Taken]]] = {}
-    with Sandbox() as box, tempfile.TemporaryDirectory(prefix="hybridvif-bench-") as directory:
-        config = _configuration(Path(directory))
+    with Sandbox() as box, temporary_directory() as directory:
+        config = _configuration(directory)
         for count in counts:
             rounds = args.rounds * 10 if count == 1 else args.rounds
             words = [sys.executable, "-P", __file__, "--inside", str(config), str(count), str(rounds)]

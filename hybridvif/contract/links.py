@@ -301,7 +301,7 @@ def _require_fact(bench: Bench, names: Iterable[str] | None, name: str) -> None:
     until = time.monotonic() + CARRIER_TIME
     while True:
         fact = bench.observe(names).facts.links[name]
-        told = LinkFact(*json.loads(bench.box.run([sys.executable, "-c", TOLD, name]).stdout))
+        told = LinkFact(*json.loads(bench.box.run([sys.executable, "-P", "-c", TOLD, name]).stdout))
         if fact == told:
             return
         assert time.monotonic() < until, f"facts.links of {name} is {fact}, and the kernel says {told}"
@@ -330,7 +330,7 @@ def _held_tap(bench: Bench) -> None:
         bench.sh(f"ip link set {tap.name} {up}")
         for names in (NAMES, None):
             _require_fact(bench, names, tap.name)
-        with bench.box.popen([sys.executable, "-c", HOLDER, tap.name], stdin=PIPE, stdout=PIPE) as holder:
+        with bench.box.popen([sys.executable, "-P", "-c", HOLDER, tap.name], stdin=PIPE, stdout=PIPE) as holder:
             assert holder.stdout is not None
             assert holder.stdout.readline() == "held\n"
             for names in (NAMES, None):
