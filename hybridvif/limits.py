@@ -214,6 +214,8 @@ def restorable(
         # Nothing is wired in place of the parts of a hybrid port that becomes a vhost-user port.
         is_wired = type(wired) is type(part)
         if not is_wired:
+            if not _isolation_of(part):
+                continue
             wired = replace(part, **_isolation_of(part))
         goal = goal.having(_born_as(wired, part))
         lost = _lost(part, settings) if is_wired else _weak(part)
