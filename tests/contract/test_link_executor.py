@@ -272,7 +272,8 @@ def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
     assert bench.try_out(Delete(part)).result is Result.DONE
     outcome = bench.try_out(Create(part))
 
-    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+    assert (outcome.result, outcome.code) == (Result.REFUSED, "conflict")
+    assert f"{name} is an alternative name of the device hvother; remove it: ip link property del" in outcome.reason
 
 
 # What a kernel keeps of IPv6.
