@@ -26,8 +26,8 @@ def absolute(name: str) -> str:
         return os.path.abspath(name)
     except FileNotFoundError as error:
         raise ConfigurationError(
-            f"configuration file {name}: the name is relative, and the working directory of this process was deleted; "
-            "use an absolute name, or change to a directory that exists"
+            f"configuration file {name}: its path is relative, and the working directory has been deleted; "
+            "give an absolute path, or change to another directory"
         ) from error
 
 

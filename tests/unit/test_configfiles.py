@@ -107,8 +107,8 @@ def test_relative_name_in_a_deleted_directory_is_named(tmp_path: Path) -> None:
     gone.mkdir()
     done = subprocess.run([sys.executable, "-P", "-c", code], cwd=gone, capture_output=True, text=True, check=True)
     assert done.stdout == (
-        "configuration file x.conf: the name is relative, and the working directory of this process was deleted; "
-        "use an absolute name, or change to a directory that exists\n"
+        "configuration file x.conf: its path is relative, and the working directory has been deleted; "
+        "give an absolute path, or change to another directory\n"
     )
 
 
