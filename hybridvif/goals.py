@@ -61,6 +61,7 @@ def make_plan(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     claim(seen.state, goal.port_id, goal.interface_id)
     steps = _plan(goal, seen)
     if goal.is_plug:
+        preconditions.check_tap_is_not_in_switch(goal.port_id, goal.names, seen.facts)
         preconditions.check_kinds_are_served(goal.port_id, goal.wanted, seen.facts)
         preconditions.check_bridges(goal.port_id, goal.wanted, steps, seen.facts, host.settings)
         preconditions.check_no_vm_is_cut_off(goal.port_id, goal.names, steps, seen.facts)

@@ -13,6 +13,20 @@ from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Step, Update
 
 
+def check_tap_is_not_in_switch(port_id: str, names: PortNames, facts: Facts) -> None:
+    """Refuse a port whose tap is a port of the switch itself. Raises Conflict.
+
+    On the userspace datapath such a tap has no master in the kernel. In qbr too, each of its packets would pass twice.
+    """
+    if names.tap in facts.ports:
+        remove = "ivs-ctl" if facts.switch_version == "ivs" else "ovs-vsctl"
+        raise Conflict(
+            f"port {port_id}: {names.tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
+            f"if that is a mistake, remove it: {remove} del-port {names.tap}; if not, and the port has qbr or qvo as "
+            f"well, remove those: hybridvif unplug {port_id}"
+        )
+
+
 def check_kinds_are_served(port_id: str, wanted: HostState, facts: Facts) -> None:
     """Require an executor for every part before the first link is created. Raises NotReady."""
     for part in wanted:
