@@ -19,6 +19,7 @@ from hybridvif.cli.topology import plugged_ports
 from hybridvif.errors import HybridVifError
 from hybridvif.facts import Facts, Observed
 from hybridvif.host import Host, connect
+from hybridvif.parts import Bridge
 from hybridvif.sandbox import Level
 from hybridvif.sandbox.missing import as_root, missing_for
 from hybridvif.settings import OVS_SOCKET, Settings
@@ -34,6 +35,7 @@ _CONTROL_LIMIT = 64 * 1024
 def findings(files: Sequence[str]) -> Iterator[Finding]:
     """Everything, in the order in which a plug needs it."""
     call_iptables = False
+    bridges: list[Bridge] = []
     try:
         with connect(files) as host:
             call_iptables = host.settings.call_iptables
@@ -41,11 +43,11 @@ def findings(files: Sequence[str]) -> Iterator[Finding]:
             yield passed("configuration", told)
             yield from executors(host.settings)
             yield lock_path(host.settings.lock_path)
-            yield from _daemon(host)
+            yield from _daemon(host, bridges)
             yield from osvif_findings(host.settings)
     except HybridVifError as error:
         yield failed_with("configuration", str(error))
-    yield from system.system_findings(call_iptables)
+    yield from system.system_findings(call_iptables, bridges)
 
 
 def executors(settings: Settings) -> Iterator[Finding]:
@@ -79,7 +81,8 @@ def lock_path(path: str) -> Finding:
     return failed("lock_path", f"{at} cannot be written by this user", remedy)
 
 
-def _daemon(host: Host) -> Iterator[Finding]:
+def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[Finding]:
+    """Check the daemon, and what it observes. bridges: collects each qbr."""
     from hybridvif.privileged.ahead import within_limits
     from hybridvif.privileged.context import daemon_context
 
@@ -99,6 +102,7 @@ def _daemon(host: Host) -> Iterator[Finding]:
         missing = missing_for(Level.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
         yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
         return
+    bridges += [link for link in seen.state.links.values() if isinstance(link, Bridge)]
     yield from switch(host.settings, seen.facts)
     if host.settings.switch_executor in OVS_EXECUTORS:
         command = daemon_context.conf.helper_command

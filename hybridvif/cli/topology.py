@@ -15,12 +15,12 @@ from hybridvif.cli.gaps import Filled, filled, is_there, row_of
 from hybridvif.cli.ports import Asked, options_of
 from hybridvif.errors import Refused
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.preconditions import check_tap_is_not_in_switch
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth, VhostUserPort
 from hybridvif.planner import goal_for, plan
 from hybridvif.port import Port, VifType
+from hybridvif.preconditions import check_tap_is_not_in_switch
 from hybridvif.remains import remains_of, states_of_ports
 from hybridvif.steps import owners_of
 from hybridvif.wiring import wiring_of
