@@ -19,6 +19,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, ClassVar
 
+from hybridvif.text import escaped
+
 if TYPE_CHECKING:
     from hybridvif.report import Report
 
@@ -29,7 +31,8 @@ class HybridVifError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str = "", report: Report | None = None) -> None:
-        super().__init__(message)
+        # It may quote what other tools wrote, and is shown and logged as it is.
+        super().__init__(escaped(message))
         self.report = report
 
 

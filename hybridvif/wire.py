@@ -18,6 +18,7 @@ from hybridvif.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.parts import PARTS, HostState, Part
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Create, Delete, Step, Update
+from hybridvif.text import bounded, escaped
 
 MAX_PLANS, MAX_STEPS, MAX_NAMES, MAX_TEXT = 512, 16, 4096, 65_536
 """Of one request: plans, steps of a plan, names; and characters of one text, which may be what another tool wrote."""
@@ -76,10 +77,17 @@ def decode_plans(value: object) -> list[tuple[Step, ...]]:
 def _encode_step(step: Step) -> list[Any]:
     match step:
         case Create(part):
-            return ["create", encode_part(part)]
+            return ["create", _asked(part)]
         case Update(before, after):
-            return ["update", encode_part(before), encode_part(after)]
-    return ["delete", encode_part(step.part)]
+            return ["update", _asked(before), _asked(after)]
+    return ["delete", _asked(step.part)]
+
+
+def _asked(part: Part) -> list[Any]:
+    """Encode a part of a plan: what was found may be longer than anything that is ever written."""
+    kind, values = encode_part(part)
+    long = {name: bounded(value) for name, value in values.items() if type(value) is str and len(value) > MAX_TEXT}
+    return [kind, values | long]
 
 
 def _decode_step(value: object) -> Step:
@@ -130,7 +138,7 @@ def decode_part(value: object) -> Part:
 def encode_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> list[Any]:
     """Outcomes without their steps, which the asker has."""
     return [
-        [[one.result.value, one.reason, one.retry, one.simulated, one.code, one.retries] for one in plan]
+        [[one.result.value, escaped(one.reason), one.retry, one.simulated, one.code, one.retries] for one in plan]
         for plan in outcomes
     ]
 

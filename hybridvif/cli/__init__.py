@@ -151,6 +151,8 @@ def _fail(error: BaseException, words: Sequence[str], screen: Screen | None) -> 
     if options.verbosity_in(words) > 1:
         import traceback
 
-        traceback.print_exception(error)
+        from hybridvif.text import escaped_lines
+
+        sys.stderr.write(escaped_lines("".join(traceback.format_exception(error))))
     screen = screen or Screen(options.format_in(words))
     return screen.tell_failure(failure_of(error))

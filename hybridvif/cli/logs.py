@@ -6,7 +6,17 @@ import logging
 import sys
 import warnings
 
+from hybridvif.text import escaped, escaped_lines
+
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
+
+
+class _LongFormatter(logging.Formatter):
+    """Lines with their tracebacks, and control characters escaped."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the lines of a record."""
+        return escaped_lines(super().format(record))
 
 
 class _Formatter(logging.Formatter):
@@ -15,7 +25,7 @@ class _Formatter(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         """The line. exc_text is a traceback that the daemon formatted."""
         record.exc_info = record.exc_text = record.stack_info = None
-        return super().format(record)
+        return escaped(super().format(record))
 
 
 def set_up(verbose: int, *, quiet: bool = False) -> None:
@@ -26,7 +36,7 @@ def set_up(verbose: int, *, quiet: bool = False) -> None:
             logger.removeHandler(handler)
     level = logging.CRITICAL if quiet else {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     handler = _Handler(level)
-    handler.setFormatter(logging.Formatter(_FORMAT) if verbose > 1 else _Formatter(_FORMAT))
+    handler.setFormatter(_LongFormatter(_FORMAT) if verbose > 1 else _Formatter(_FORMAT))
     # Other people's loggers are silent: without any handler Python would print their warnings.
     silent = _Handler(logging.CRITICAL + 1)
     root.addHandler(handler if verbose > 1 else silent)

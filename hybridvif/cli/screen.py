@@ -14,6 +14,7 @@ from typing import IO, TYPE_CHECKING
 
 from hybridvif.cli.streams import uninterrupted, write
 from hybridvif.errors import HybridVifError, InvalidInput
+from hybridvif.text import escaped
 
 if TYPE_CHECKING:
     from hybridvif.cli.failure import Failure
@@ -37,7 +38,7 @@ class Paint:
 
     def __call__(self, text: str, colour: str) -> str:
         """The text in a colour; "" for none. Control characters, which others may have put there, are spelled out."""
-        plain = "".join(sign if sign.isprintable() else repr(sign)[1:-1] for sign in text)
+        plain = escaped(text)
         return f"\x1b[{_COLOURS[colour]}m{plain}\x1b[0m" if self._on and colour and plain else plain
 
 

@@ -19,6 +19,7 @@ from hybridvif.parts import HostState, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Objection, Step, is_there, objection, simulate
+from hybridvif.text import escaped
 
 
 @runtime_checkable
@@ -72,7 +73,7 @@ class ExecutorError(Exception):
     """
 
     def __init__(self, message: str, *, precondition: bool = False) -> None:
-        super().__init__(message)
+        super().__init__(escaped(message))
         self.precondition = precondition
 
     def outcome_of(self, step: Step) -> Outcome:
@@ -85,7 +86,7 @@ class StepFailed(Exception):
     """A step was tried and not done; the sentence says what the kernel or the switch said."""
 
     def __init__(self, message: str, *, retry: bool = False, code: str = "") -> None:
-        super().__init__(message)
+        super().__init__(escaped(message))
         self.retry = retry
         self.code = code
 

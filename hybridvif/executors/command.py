@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridvif.executors.base import ExecutorError
+from hybridvif.text import escaped
 
 PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch", "ivs-ctl": "ivs"}
 """The package that has each program, as Debian and Ubuntu call it."""
@@ -34,8 +35,13 @@ class Finished:
     @property
     def said(self) -> str:
         """The last line it wrote to stderr, or its exit code."""
-        lines = [line.strip() for line in self.stderr.splitlines() if line.strip()]
-        return lines[-1] if lines else f"exit code {self.code}"
+        lines = [line.strip() for line in lines_of(self.stderr) if line.strip()]
+        return escaped(lines[-1]) if lines else f"exit code {self.code}"
+
+
+def lines_of(output: str) -> list[str]:
+    """Return the lines of what a program wrote; str.splitlines() also splits a value, at U+2028 and its like."""
+    return output.removesuffix("\n").split("\n")
 
 
 class Program:
@@ -71,7 +77,7 @@ class Program:
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
                 text=True,
-                errors="replace",
+                errors="surrogateescape",
                 env={"LC_ALL": "C", "PATH": self._search},
                 cwd="/",
                 start_new_session=True,

@@ -8,10 +8,11 @@ from typing import Any
 
 from hybridvif.executors import procfs
 from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.command import Program
+from hybridvif.executors.command import Program, lines_of
 from hybridvif.executors.linkstate import BridgeOptions, Device, members_of, observed
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
+from hybridvif.text import escaped
 
 ALL_FROM = 48
 """From so many names on, one listing of all devices is cheaper than asking for each."""
@@ -27,7 +28,8 @@ def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Obse
     found = {device.name: device for device in _ask(ip, questions, deadline)}
     # An alternative name answers as well; a device is ours only by its first one.
     found = {name: device for name, device in found.items() if name in names}
-    others = {device.peer for device in found.values()} - found.keys() - {""}
+    # A peer that is not ours makes a Stray of the device, and its name may hold what ip reads as a quote or a comment.
+    others = {device.peer for device in found.values() if key_of(device.peer)} - found.keys()
     bridges = [device.name for device in found.values() if device.options is not None]
     more = [f"link show dev {name}" for name in sorted(others)] + [f"link show master {name}" for name in bridges]
     for device in _ask(ip, more, deadline):
@@ -47,7 +49,7 @@ def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
         # Killed, it says nothing of what it had not come to, as of what is absent.
         if done.code < 0 or "Dump was interrupted" in done.stderr:
             continue
-        complaints = [line for line in done.stderr.splitlines() if not _is_absence(line)]
+        complaints = [line for line in lines_of(done.stderr) if not _is_absence(line)]
         if complaints:
             raise ExecutorError(f"cannot read the links of this host: {complaints[-1]}")
         return [_device_of(entry) for entry in _documents(done.stdout) if "ifname" in entry]
@@ -65,7 +67,8 @@ def _is_absence(line: str) -> bool:
 
 def _documents(text: str) -> list[dict[str, Any]]:
     """The entries of the JSON lists that ip writes one after another."""
-    decoder, at, entries = json.JSONDecoder(), 0, []
+    # ip writes the control characters of an alias or an alternative name as they are.
+    decoder, at, entries = json.JSONDecoder(strict=False), 0, []
     while at < len(text):
         if text[at].isspace():
             at += 1
@@ -81,18 +84,18 @@ def _device_of(entry: Mapping[str, Any]) -> Device:
     flags = entry.get("flags", [])
     return Device(
         index=entry["ifindex"],
-        name=entry["ifname"],
+        name=escaped(entry["ifname"]),
         kind=kind,
         up="UP" in flags,
         promisc="PROMISC" in flags,
         carrier="LOWER_UP" in flags,
         mtu=entry.get("mtu", 0),
         mac=entry.get("address", ""),
-        alias=entry.get("ifalias", ""),
+        alias=escaped(entry.get("ifalias", "")),
         group=int(entry.get("group", "0"), 0),
-        master=entry.get("master", ""),
+        master=escaped(entry.get("master", "")),
         # A link of another namespace is given by its index there.
-        peer=entry.get("link", "") if kind == "veth" and "link_netnsid" not in entry else "",
+        peer=escaped(entry.get("link", "")) if kind == "veth" and "link_netnsid" not in entry else "",
         options=_options_of(entry, info.get("info_data", {})) if kind == "bridge" else None,
     )
 

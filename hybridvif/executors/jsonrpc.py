@@ -21,7 +21,7 @@ from hybridvif.executors.base import ExecutorError
 DATABASE = "Open_vSwitch"
 KEPT = 8
 """Idle connections that are kept."""
-_ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder().raw_decode
+_ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder(strict=False).raw_decode
 
 Operation = Mapping[str, Any]
 """One operation of a transaction, as section 5.2 of RFC 7047 has it."""
@@ -111,7 +111,7 @@ class Connection:
             # A message ends with a brace and nothing else tells its end; what ends otherwise is not yet whole.
             if self._read.rstrip().endswith(b"}"):
                 try:
-                    text = self._read.decode()
+                    text = self._read.decode(errors="replace")
                     message, end = _DECODE(text)
                 except ValueError:
                     pass

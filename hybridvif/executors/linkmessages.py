@@ -32,6 +32,7 @@ from hybridvif.executors.rtnetlink import (
     places_of,
 )
 from hybridvif.parts import Bridge, Veth
+from hybridvif.text import escaped
 
 IFF_UP, IFF_PROMISC = 0x1, 0x100
 RTEXT_FILTER_SKIP_STATS = 1 << 3
@@ -319,7 +320,7 @@ def _number(value: bytes) -> int:
 
 def _text(value: bytes) -> str:
     # A name may be any bytes but those of "/" and white space, and an alias any at all.
-    return value.rstrip(b"\0").decode(errors="backslashreplace")
+    return escaped(value.rstrip(b"\0").decode(errors="surrogateescape"))
 
 
 def _entry(array: bytes, at: int) -> int | None:

@@ -23,6 +23,7 @@ from hybridvif.parts import (
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import SOCKET_DIR
 from hybridvif.steps import Step
+from hybridvif.text import shown
 
 IDS = {
     "iface_id": "iface-id",
@@ -70,7 +71,7 @@ class Row:
         About a system device, what it says of patch ports is left from when the row was parked. Where that has got a
         port number since, the sentence was seen to stay for good (OVS 3.1), with the device taken and packets passing.
         """
-        return "" if self.type != PARKED and STALE in self.error and (self.ofport or 0) > 0 else self.error
+        return "" if self.type != PARKED and STALE in self.error and (self.ofport or 0) > 0 else shown(self.error)
 
 
 def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
@@ -146,8 +147,8 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
     if row.bridge is None:
         return StrayPort(name=row.name, what="an Open vSwitch interface that is part of a bond or of no bridge")
     # "system" is the long spelling of "" (ovs-vswitchd.conf.db(5), Interface: type).
-    kind = "" if row.type == "system" else row.type
-    ids: dict[str, Any] = {attribute: row.external_ids.get(key, "") for attribute, key in IDS.items()}
+    kind = "" if row.type == "system" else shown(row.type)
+    ids: dict[str, Any] = {attribute: shown(row.external_ids.get(key, "")) for attribute, key in IDS.items()}
     if row.name == names_of_key(key_of(row.name) or "").vhost_user and kind in VHOST_USER_TYPES.values():
         return VhostUserPort(
             name=row.name,

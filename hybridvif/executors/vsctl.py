@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
 from hybridvif.executors.bridgerows import bridges_to_make, deleted_ports, is_trunk_patch, trunks_left
-from hybridvif.executors.command import Finished, Program
+from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.qosrows import goes_with, ports_with_qos
 from hybridvif.executors.recipes import bridge_words, switch_words
@@ -25,6 +25,7 @@ from hybridvif.parts import HostState, OvsPort, Part, Role, VhostUserPort
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.text import escaped
 
 SETTLE = 0.1
 """Seconds to wait for ofport and error to follow cur_cfg."""
@@ -170,7 +171,7 @@ class VsctlExecutor:
                 "Open vSwitch (systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection",
                 precondition=lacking,
             )
-        bridges, root, *tables = [list(_records(line)) for line in done.stdout.splitlines() if line.strip()]
+        bridges, root, *tables = [list(_records(line)) for line in lines_of(done.stdout) if line.strip()]
         interfaces, ports, uuids = tables or ([], [], [])
         version = next((str(one["ovs_version"]) for one in root if one["ovs_version"]), "")
         rows = _rows(interfaces, ports, uuids, bridges)
@@ -189,7 +190,7 @@ class VsctlExecutor:
         done = self._run(words, deadline, options=["--format=json", "--no-wait"])
         if done.expired or done.code:
             raise ExecutorError(f"cannot read the QoS rows of OVSDB at {self._database}: {done.said or 'no answer'}")
-        rows, ports = [list(_records(line)) for line in done.stdout.splitlines() if line.strip()]
+        rows, ports = [list(_records(line)) for line in lines_of(done.stdout) if line.strip()]
         return {
             name: [
                 row["_uuid"]
@@ -208,14 +209,14 @@ class VsctlExecutor:
     def _may_go(self, bridge: str, gone: Collection[str], deadline: float) -> bool:
         """Whether nothing is left in a trunk bridge, once these ports are gone, but Neutron's patch ports."""
         done = self._run(["--", "list-ports", bridge, "--", "list-ifaces", bridge], deadline, options=["--no-wait"])
-        rest = sorted(set(done.stdout.split()) - set(gone))
+        rest = sorted({*filter(None, lines_of(done.stdout))} - set(gone))
         if done.code or not rest:
             return not done.code
         words = ["--", "--if-exists", "--columns=name,type", "list", "Interface", *rest]
         told = self._run(words, deadline, options=["--format=json", "--no-wait"])
         if told.code:
             return False
-        rows = [row for line in told.stdout.splitlines() if line.strip() for row in _records(line)]
+        rows = [row for line in lines_of(told.stdout) if line.strip() for row in _records(line)]
         kinds = {row["name"]: row["type"] for row in rows}
         return all(is_trunk_patch(name, kinds.get(name, "")) for name in rest)
 
@@ -254,9 +255,9 @@ def _is_there(part: Part | None, step: Step) -> bool:
 
 def _detected(done: Finished, name: str) -> str:
     """What ovs-vsctl said of a port that could not be set up, in a warning and with exit code 0."""
-    for line in done.stderr.splitlines():
+    for line in lines_of(done.stderr):
         if "Error detected while setting up" in line and f"'{name}'" in line:
-            return f"ovs-vswitchd did not take {name}: {line.split(': ', 1)[-1].rstrip('.')}"
+            return f"ovs-vswitchd did not take {name}: {escaped(line.split(': ', 1)[-1].rstrip('.'))}"
     return ""
 
 

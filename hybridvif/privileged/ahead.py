@@ -64,7 +64,12 @@ class Awaited:
         self.command = command
         # Both streams: oslo.log writes to stdout, and the caller's own stdout may be a document.
         self.helper = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            errors="backslashreplace",
         )
         return self.helper
 

@@ -16,6 +16,7 @@ from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expe
 from hybridvif.parts import Role
 from hybridvif.report import Outcome, Result
 from hybridvif.steps import Delete, Step, role_of
+from hybridvif.text import escaped
 
 LOG = logging.getLogger(__name__)
 ROUNDS = (Role.SWITCH, Role.LINK)
@@ -95,7 +96,7 @@ def carry_out(
 def _told(outcome: Outcome) -> str:
     part = outcome.step.part
     verb = type(outcome.step).__name__.lower()
-    return f"{verb} {part.kind} {part.name}: {outcome.result.value} {outcome.reason}".rstrip()
+    return escaped(f"{verb} {part.kind} {part.name}: {outcome.result.value} {outcome.reason}".rstrip())
 
 
 def _later(courses: Sequence[_Course]) -> set[Role]:

@@ -153,7 +153,7 @@ class Channel(daemon._ClientChannel):
     def _asking(self, msg: Any, timeout: float | None) -> Iterator[Callable[[], Any]]:
         deadline = time.monotonic() + (START_DEADLINE if timeout is None else timeout)
         name, future = uuidutils.generate_uuid(), comm.Future(self.lock)
-        frame = msgpack.packb((name, msg), use_bin_type=True, unicode_errors="surrogateescape")
+        frame = msgpack.packb((name, msg), use_bin_type=True, unicode_errors="surrogatepass")
         with self.lock:
             if self._dead:
                 raise Untaken("it has hung up")

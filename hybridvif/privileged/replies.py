@@ -29,7 +29,7 @@ class Replies(comm.Serializer):
         """Send this message, and the lines that wait; or have it wait, if it is a line itself."""
         if not self._lines:
             self._since = time.monotonic()
-        self._lines.append(msgpack.packb(msg, use_bin_type=True, unicode_errors="surrogateescape"))
+        self._lines.append(msgpack.packb(msg, use_bin_type=True, unicode_errors="surrogatepass"))
         if not _can_wait(msg) or time.monotonic() - self._since >= PATIENCE:
             lines, self._lines = self._lines, []
             self.writesock.sendall(b"".join(lines))

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridvif.cli import logs, parsed, streams
+from hybridvif.cli import logs, main, parsed, streams
 from hybridvif.cli.failure import Failure
 from hybridvif.cli.screen import SIMULATED, Answer, OutputLost, Paint, Screen
 from hybridvif.errors import InvalidInput
@@ -189,3 +189,29 @@ def test_a_traceback_is_told_only_with_vv(loggers: logging.Logger, capsys: pytes
         said = capsys.readouterr().err
         assert said.startswith("ERROR hybridvif: failed")
         assert ("Traceback" in said) is (verbose == 2)
+
+
+CONTROL = "qvo\x1b[31m\x07\u2028\x85\x00\r\nforged"
+
+
+@pytest.mark.parametrize("verbose", [1, 2])
+def test_control_characters_in_a_log_line_are_escaped(
+    verbose: int, loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logs.set_up(verbose)
+    loggers.getChild("x").error("%s", CONTROL)
+    logged = capsys.readouterr().err
+    assert not set("\x1b\x07\u2028\x85\x00\r") & set(logged)
+    assert "qvo\\x1b[31m" in logged
+    if verbose == 1:
+        assert logged.count("\n") == 1
+
+
+def test_control_characters_in_a_traceback_are_escaped(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert main(["-vv", "check", f"no-uuid{CONTROL}"]) == 2
+    told = capsys.readouterr()
+    assert "Traceback" in told.err
+    assert all(line.isprintable() for line in (told.out + told.err).split("\n"))

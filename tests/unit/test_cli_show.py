@@ -293,3 +293,12 @@ def test_a_vhost_user_port_out_of_order_is_mended_by_a_plug_that_says_its_mode(v
     assert "dpdkvhostuserclient  mtu none" in text_of(show.answer_of(vhost_user))
     assert f'"{VHU}" [color=orange' in dot([port])
     assert "stroke:orange" in mermaid([port])
+
+
+@pytest.mark.parametrize("bridge", ["br\x1b[31m", "a name with spaces", "b" * 70_000, "\u2028"])
+def test_a_bridge_of_any_name_leaves_the_list_readable(bridge: str) -> None:
+    host = plugged(PORT, OTHER)
+    host.state = host.state.having(replace(row_of(host), bridge=bridge))
+    assert [port["state"] for port in ports_of(listing.answer_of(host))] == ["drift", "in-order"]
+    drawn = text_of(show.answer_of(host))
+    assert all(line.isprintable() for line in drawn.split("\n"))

@@ -24,6 +24,8 @@ class Server:
     def __init__(self, path: Path) -> None:
         self.remote = f"unix:{path}"
         self.methods: list[str] = []
+        self.before = b""
+        """What stands before the number of the connection, as bytes."""
         self.answers = threading.Event()
         self.answers.set()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -55,7 +57,8 @@ class Server:
                     self.methods.append(message["method"])
                     self.answers.wait()
                     result = [] if message["method"] == "echo" else [{"connection": number}]
-                    connection.sendall(json.dumps({"id": message["id"], "result": result, "error": None}).encode())
+                    answer = json.dumps({"id": message["id"], "result": result, "error": None}).encode()
+                    connection.sendall(answer.replace(b'"connection"', self.before + b'"connection"'))
 
     def hang_up(self) -> None:
         for connection in self._open:
@@ -147,3 +150,12 @@ def test_a_server_that_does_not_answer_is_named_by_the_deadline(server: Server, 
         number_of(session, 0.2)
     server.answers.set()
     assert number_of(session) == 2
+
+
+@pytest.mark.parametrize(
+    "text", [b"\xff", b"\x1b[31m\x01", b"\xe2\x80\xa8", b"\\ud800", b"\xed\xa0\x80", b"}\n{", b"\x00"]
+)
+def test_any_text_in_an_answer_is_read_and_not_waited_for(server: Server, session: Session, text: bytes) -> None:
+    server.before = b'"name": "a' + text + b'b", '
+    assert number_of(session) == 1
+    assert number_of(session) == 1

@@ -64,3 +64,12 @@ def test_a_line_does_not_wait_long_for_another(ends: tuple[Replies, socket.socke
     time.sleep(PATIENCE)
     ends[0].send(line(text="two"))
     assert received(ends[1]) == ["one", "two"]
+
+
+def test_text_that_is_no_unicode_does_not_keep_an_answer_back(ends: tuple[Replies, socket.socket]) -> None:
+    """Of an executor of a third party's, say."""
+    replies, theirs = ends
+    replies.send(("id", (comm.Message.RET.value, ["ok", "\ud800\udcff"])))
+    unpacker = msgpack.Unpacker(use_list=False, unicode_errors="surrogateescape")
+    unpacker.feed(theirs.recv(1 << 16))
+    assert next(unpacker)[0] == "id"

@@ -15,9 +15,10 @@ from hypothesis import strategies as st
 from hybridvif import wire
 from hybridvif.errors import Refused
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.parts import PARTS, HostState, IvsPort, Part, Stray, StrayPort
+from hybridvif.parts import PARTS, HostState, IvsPort, OvsPort, Part, Stray, StrayPort
 from hybridvif.report import Outcome, Result
-from hybridvif.steps import Create, Delete, Step, Update
+from hybridvif.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.text import MAX_SHOWN
 from tests.unit.strategies import (
     BRIDGE,
     MADE_TAP,
@@ -330,3 +331,31 @@ def test_what_others_wrote_can_be_mended_and_parked_however_long_it_is() -> None
     theirs = replace(ROW, iface_id=LONG)
     for plan in ([Update(theirs, ROW)], [Update(theirs, replace(theirs, type="patch"))], [Delete(theirs)]):
         assert wire.decode_plans(carried(wire.encode_plans([plan]))) == [tuple(plan)]
+
+
+@pytest.mark.parametrize(
+    "step", [Update(replace(ROW, iface_id="x" * 70_000), ROW), Delete(replace(ROW, vm_uuid="\u2028" * 10**6))]
+)
+def test_a_value_beyond_the_limit_crosses_bounded_in_a_plan(step: Step) -> None:
+    """A row with such a value could be neither plugged nor unplugged."""
+    ((found,),) = wire.decode_plans(carried(wire.encode_plans([[step]])))
+    assert type(found) is type(step)
+    before, asked = (one.before if isinstance(one, Update) else one.part for one in (found, step))
+    assert isinstance(before, OvsPort)
+    assert isinstance(asked, OvsPort)
+    assert max(len(before.iface_id), len(before.vm_uuid)) < 2 * MAX_SHOWN
+    assert before.bridge == asked.bridge
+    assert found.part == step.part or isinstance(step, Delete)
+
+
+def test_a_value_beyond_the_limit_is_no_change_where_both_have_it() -> None:
+    long = replace(ROW, iface_id="x" * 70_000)
+    ((found,),) = wire.decode_plans(carried(wire.encode_plans([[Update(long, replace(long, type="patch"))]])))
+    assert isinstance(found, Update)
+    assert changes_of(found) == {"type": "patch"}
+
+
+def test_control_characters_in_a_reason_are_escaped() -> None:
+    told = wire.encode_outcomes([[Outcome(Delete(ROW), Result.FAILED, "a\x1b[31m\nb")]])
+    (((outcome,)),) = wire.decode_outcomes(carried(told), [[Delete(ROW)]])
+    assert outcome.reason == "a\\x1b[31m\\nb"
