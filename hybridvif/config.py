@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from oslo_config import cfg
 
+from hybridvif.endpoint import ALLOWED, endpoint_of
 from hybridvif.errors import ConfigurationError
 from hybridvif.names import TRUNK_BRIDGES
 from hybridvif.osvif import options as osvif
@@ -35,8 +36,25 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
         "ovsdb_connection",
         default=OVS_SOCKET,
-        help="Where ovsdb-server listens: unix:FILE (absolute) or tcp:HOST:PORT. Whoever reaches a TCP port can put "
-        "any device of this host into any bridge, so prefer the socket.",
+        help="Where ovsdb-server listens: unix:FILE (absolute), tcp:HOST:PORT or ssl:HOST:PORT. Whoever reaches a TCP "
+        "port can put any device of this host into any bridge, so prefer the socket. ssl: needs the three options "
+        "ssl_key_file, ssl_cert_file and ssl_ca_cert_file.",
+    ),
+    cfg.StrOpt(
+        "ssl_key_file",
+        default=_DEFAULT.ssl_key_file,
+        help="The private key for an ovsdb_connection of ssl:, without a password: an absolute path. The daemon reads "
+        "it, the caller does not.",
+    ),
+    cfg.StrOpt(
+        "ssl_cert_file",
+        default=_DEFAULT.ssl_cert_file,
+        help="The certificate that goes with ssl_key_file: an absolute path.",
+    ),
+    cfg.StrOpt(
+        "ssl_ca_cert_file",
+        default=_DEFAULT.ssl_ca_cert_file,
+        help="The certificate of the CA that has signed ovsdb-server's: an absolute path.",
     ),
     cfg.ListOpt(
         "integration_bridges",
@@ -130,7 +148,8 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
     register(conf)
     try:
         section: Any = conf[GROUP]
-        values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | _from_os_vif(conf)
+        taken = _from_os_vif(conf)
+        values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | taken
     except (cfg.Error, ValueError) as error:
         raise ConfigurationError(f"the configuration is not legal: {error}") from error
     if not MIN_DEADLINE <= values["deadline"] <= MAX_DEADLINE:
@@ -146,12 +165,7 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
                     f"[hybridvif] {option}: {name!r} cannot be the name of an Open vSwitch bridge; "
                     f"use 1 to 15 letters, digits, '_', '.' or '-', or {TRUNK_BRIDGES}"
                 )
-    remote = values["ovsdb_connection"]
-    if not remote.startswith(("unix:/", "tcp:")):
-        raise ConfigurationError(
-            f"[hybridvif] ovsdb_connection: {remote!r} is neither unix:FILE with an absolute path nor tcp:HOST:PORT; "
-            f"leave it out for {OVS_SOCKET}"
-        )
+    _require_endpoint(values, osvif.SECTION if "ovsdb_connection" in taken else GROUP)
     sockets = values["vhost_socket_dir"]
     if not _SOCKET_DIR.fullmatch(sockets) or ".." in sockets.split("/"):
         raise ConfigurationError(
@@ -160,6 +174,30 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
         )
     return Settings(**values)
 
+
+def _require_endpoint(values: Mapping[str, Any], section: str) -> None:
+    """Make sure that OVSDB can be reached as configured. section: the one that sets ovsdb_connection."""
+    remote = values["ovsdb_connection"]
+    try:
+        endpoint = endpoint_of(remote)
+    except ValueError as error:
+        otherwise = f"leave it out for {OVS_SOCKET}" if section == GROUP else f"set [{GROUP}] ovsdb_connection"
+        raise ConfigurationError(
+            f"[{section}] ovsdb_connection: {remote[:80]!r} {error}; {ALLOWED}, or {otherwise}"
+        ) from None
+    for option in _SSL_FILES:
+        path = values[option]
+        if path and not (os.path.isabs(path) and path.isprintable()):
+            raise ConfigurationError(f"[{GROUP}] {option}: {path[:80]!r} is no absolute path; write one")
+    missing = [option for option in _SSL_FILES if not values[option]]
+    if endpoint.scheme == "ssl" and missing:
+        raise ConfigurationError(
+            f"[{section}] ovsdb_connection: {remote!r} needs [{GROUP}] {' and '.join(missing)}; "
+            "set them to absolute paths of PEM files"
+        )
+
+
+_SSL_FILES = ("ssl_key_file", "ssl_cert_file", "ssl_ca_cert_file")
 
 _OS_VIFS = {
     "ovsdb_connection": "ovsdb_connection",

@@ -21,6 +21,12 @@ class Settings:
     link_executor: str = "iproute2-netlink"
     switch_executor: str = "ovsdb"
     ovsdb_connection: str = OVS_SOCKET
+    ssl_key_file: str = ""
+    """The daemon's private key, for an ovsdb_connection of ssl:."""
+    ssl_cert_file: str = ""
+    """Its certificate."""
+    ssl_ca_cert_file: str = ""
+    """The certificate of the CA that has signed the server's."""
     integration_bridges: tuple[str, ...] = ("br-int",)
     """The bridges that ports may be plugged into, by name, or names.TRUNK_BRIDGES."""
     create_bridges: tuple[str, ...] = ()

@@ -10,13 +10,13 @@ from __future__ import annotations
 import contextlib
 import itertools
 import json
-import os
-import socket
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.sockets import closed, connected
+from hybridvif.settings import Settings
 
 DATABASE = "Open_vSwitch"
 KEPT = 8
@@ -43,11 +43,11 @@ class Refused(Exception):
 class Connection:
     """One connection, for one thread at a time."""
 
-    def __init__(self, remote: str, deadline: float) -> None:
+    def __init__(self, settings: Settings, deadline: float) -> None:
         self._numbers = itertools.count()
         self._read = b""
         self._greeting: list[Mapping[str, Any]] = []
-        self._socket = _connected(remote, deadline)
+        self._socket = connected(settings, deadline)
 
     def close(self) -> None:
         """Give the socket back."""
@@ -133,8 +133,8 @@ class Connection:
 class Session:
     """Connections to one server: made when they are wanted, kept for the next call, given up when one went wrong."""
 
-    def __init__(self, remote: str) -> None:
-        self._remote = remote
+    def __init__(self, settings: Settings) -> None:
+        self._settings = settings
         self._idle: list[Connection] = []
 
     @contextlib.contextmanager
@@ -145,12 +145,12 @@ class Session:
         The function raises ExecutorError if there is no server, or none that answers by the deadline; so does what is
         done with the connection, where the server goes away.
         """
-        call = _Call(self._remote, self._idle, questions, deadline)
+        call = _Call(self._settings, self._idle, questions, deadline)
         try:
             yield call.answered
         except (Expired, ConnectionLost, Refused) as error:
             call.give_up()
-            raise _useless(self._remote, error) from error
+            raise _useless(self._settings.ovsdb_connection, error) from error
         except BaseException:
             call.give_up()
             raise
@@ -160,8 +160,11 @@ class Session:
 class _Call:
     """One call's use of a connection, from the question on."""
 
-    def __init__(self, remote: str, idle: list[Connection], questions: Sequence[Operation], deadline: float) -> None:
-        self._remote, self._idle, self._questions, self._deadline = remote, idle, questions, deadline
+    def __init__(
+        self, settings: Settings, idle: list[Connection], questions: Sequence[Operation], deadline: float
+    ) -> None:
+        self._settings, self._remote = settings, settings.ovsdb_connection
+        self._idle, self._questions, self._deadline = idle, questions, deadline
         self._connection = self._asked_at_once()
         self._has_answered = False
 
@@ -188,7 +191,7 @@ class _Call:
         return None
 
     def _on_another(self) -> tuple[Connection, list[Any]]:
-        self._connection = connection = Connection(self._remote, self._deadline)
+        self._connection = connection = Connection(self._settings, self._deadline)
         connection.greet(self._questions, self._deadline)
         return connection, connection.greeted(self._deadline)
 
@@ -223,45 +226,11 @@ def _useless(remote: str, error: Expired | ConnectionLost | Refused) -> Executor
         case Expired():
             return ExecutorError(f"OVSDB at {remote} does not answer; nothing was sent (is ovsdb-server hung?)")
         case ConnectionLost():
-            return ExecutorError(f"OVSDB at {remote} closed the connection; is ovsdb-server restarting?")
+            return ExecutorError(closed(remote))
     return ExecutorError(
         f"the server at {remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?",
         precondition=True,
     )
-
-
-def _connected(remote: str, deadline: float) -> socket.socket:
-    kind, _, where = remote.partition(":")
-    left = max(deadline - time.monotonic(), 0.001)
-    try:
-        if kind == "tcp":
-            host, _, port = where.rpartition(":")
-            channel = socket.create_connection((host.strip("[]"), int(port)), timeout=left)
-            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-            return channel
-        channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        channel.settimeout(left)
-        try:
-            channel.connect(where)
-        except BaseException:
-            channel.close()
-            raise
-    except TimeoutError as error:
-        raise ExecutorError(
-            f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?", precondition=True
-        ) from error
-    except BlockingIOError as error:
-        # AF_UNIX: the server's queue of connections is full.
-        raise ExecutorError(
-            f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?", precondition=True
-        ) from error
-    except (OSError, ValueError, OverflowError) as error:
-        remedy = "start Open vSwitch (systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection"
-        if isinstance(error, PermissionError):
-            remedy = "run as root, or let the daemon's group read and write the socket"
-        why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
-        raise ExecutorError(f"cannot reach OVSDB at {remote}: {why}; {remedy}", precondition=True) from error
-    return channel
 
 
 def _words(error: Any) -> str:

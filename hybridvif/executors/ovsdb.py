@@ -49,7 +49,7 @@ class OvsdbExecutor:
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
-        self._reader = RowReader(Session(settings.ovsdb_connection))
+        self._reader = RowReader(Session(settings))
         self._group = GroupCommit(self._apply)
         self.expected = self._group.expected
 

@@ -25,6 +25,8 @@ from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 from ovsdbapp.schema.open_vswitch import impl_idl
 
 from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.sockets import closed, numeric, tls_context, tls_files
+from hybridvif.settings import Settings
 
 SCHEMA = "Open_vSwitch"
 COLUMNS = {
@@ -52,8 +54,8 @@ class Expired(Exception):
 class Session:
     """A connection that is made on first use, kept, and made anew when it was lost or did not answer."""
 
-    def __init__(self, remote: str) -> None:
-        self._remote = remote
+    def __init__(self, settings: Settings) -> None:
+        self._settings, self._remote = settings, settings.ovsdb_connection
         self._lock = threading.Lock()
         self._api: _Api | None = None
 
@@ -86,7 +88,7 @@ class Session:
                     return self._api
                 except ConnectionLost:
                     self._drop()
-            self._api = _Api(self._remote, deadline)
+            self._api = self._connected(deadline)
             self._api.sync(deadline)
             return self._api
         except Expired as error:
@@ -94,9 +96,18 @@ class Session:
                 f"OVSDB at {self._remote} does not answer; nothing was sent (is ovsdb-server hung?)"
             ) from error
         except ConnectionLost as error:
-            raise ExecutorError(
-                f"OVSDB at {self._remote} closed the connection; is ovsdb-server restarting?"
-            ) from error
+            raise ExecutorError(closed(self._remote)) from error
+
+    def _connected(self, deadline: float) -> _Api:
+        files = tls_files(self._settings)
+        if files:
+            # The library keeps them for all connections of the process, and raises what it meets in them.
+            tls_context(self._settings)
+            key, certificate, ca = files
+            stream.Stream.ssl_set_private_key_file(key)
+            stream.Stream.ssl_set_certificate_file(certificate)
+            stream.Stream.ssl_set_ca_cert_file(ca)
+        return _Api(numeric(self._settings, deadline), deadline)
 
     def _drop(self) -> None:
         if self._api is not None:

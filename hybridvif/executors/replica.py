@@ -55,7 +55,7 @@ class ReplicaExecutor:
     atomic: ClassVar[bool] = True
 
     def __init__(self, settings: Settings) -> None:
-        self._session = Session(settings.ovsdb_connection)
+        self._session = Session(settings)
         self._settings = settings
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:

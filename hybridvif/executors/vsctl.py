@@ -19,6 +19,7 @@ from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.qosrows import goes_with, ports_with_qos
 from hybridvif.executors.recipes import bridge_words, switch_words
+from hybridvif.executors.sockets import numeric, tls_context, tls_files
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
 from hybridvif.parts import HostState, OvsPort, Part, Role, VhostUserPort
@@ -223,7 +224,15 @@ class VsctlExecutor:
     def _run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
         # ovs-vsctl counts whole seconds; what is left of one is ours to end.
         seconds = max(int(deadline - time.monotonic()), 1)
-        return self._vsctl.run([f"--timeout={seconds}", f"--db={self._database}", *options, *words], deadline)
+        return self._vsctl.run([f"--timeout={seconds}", *self._connection(deadline), *options, *words], deadline)
+
+    def _connection(self, deadline: float) -> list[str]:
+        files = tls_files(self._settings)
+        if files:
+            tls_context(self._settings)
+        names = ("--private-key", "--certificate", "--ca-cert")
+        given = [f"{name}={path}" for name, path in zip(names, files, strict=False)]
+        return [f"--db={numeric(self._settings, deadline)}", *given]
 
 
 def _missing_bridges(bridges: Collection[str], steps: Iterable[Step]) -> list[str]:

@@ -139,7 +139,8 @@ class Hardened(daemon.Daemon):
             executors = [registry.class_of(role, settings) for role in Role]
             own = [path for executor in executors for path in getattr(executor, "writes", ())]
             modules = [sys.modules[executor.__module__].__file__ for executor in executors]
-            read = [*landlock.READ, *sys.path, *(os.path.dirname(path) for path in modules if path)]
+            tls = (settings.ssl_key_file, settings.ssl_cert_file, settings.ssl_ca_cert_file)
+            read = [*landlock.READ, *filter(None, tls), *sys.path, *(os.path.dirname(path) for path in modules if path)]
             if any(executor.programs for executor in executors):
                 # What a program has to read, nobody here can tell, and it is held alike.
                 read, own = ["/"], [*landlock.FREE, *own]

@@ -49,6 +49,44 @@ def complaint(*files: str) -> str:
 
 # What it says.
 
+TLS: dict[str, Any] = {f"ssl_{name}_file": f"/etc/openvswitch/{name}.pem" for name in ("key", "cert", "ca_cert")}
+
+
+def test_a_connection_by_tls_takes_three_files(write: Write) -> None:
+    settings = settings_from(write(ovsdb_connection="ssl:[::1]:6640", **TLS))
+    assert settings == Settings(ovsdb_connection="ssl:[::1]:6640", **TLS)
+    theirs = settings_from(write("[os_vif_ovs]\novsdb_connection = ssl:10.0.0.7:6640", **TLS))
+    assert theirs == Settings(ovsdb_connection="ssl:10.0.0.7:6640", **TLS)
+
+
+@pytest.mark.parametrize("section", ["hybridvif", "os_vif_ovs"])
+@pytest.mark.parametrize(
+    "value", ["tcp:10.0.0.7", "tcp:10.0.0.7:99999", "tcp:10.0.0.7:0", "tcp:::1:6640", "unix:", "x:y"]
+)
+def test_an_illegal_endpoint_is_told_by_the_section_that_sets_it(write: Write, section: str, value: str) -> None:
+    file = write("[os_vif_ovs]\novsdb_connection = " + value) if section != GROUP else write(ovsdb_connection=value)
+    said = complaint(file)
+    assert said.startswith(f"[{section}] ovsdb_connection: {value!r} ")
+    assert "write unix:FILE with an absolute path, tcp:HOST:PORT or ssl:HOST:PORT" in said
+    assert (" or set [hybridvif] ovsdb_connection" in said) is (section != GROUP)
+    assert "\n" not in said
+
+
+@pytest.mark.parametrize("section", ["hybridvif", "os_vif_ovs"])
+def test_a_connection_by_tls_without_its_files_names_both_options(write: Write, section: str) -> None:
+    text = "[os_vif_ovs]\novsdb_connection = ssl:10.0.0.7:6640"
+    some: dict[str, Any] = {"ssl_ca_cert_file": "/ca.pem"}
+    file = write(text, **some) if section != GROUP else write(ovsdb_connection="ssl:10.0.0.7:6640", **some)
+    said = complaint(file)
+    assert said.startswith(f"[{section}] ovsdb_connection: 'ssl:10.0.0.7:6640' needs [hybridvif] ssl_key_file and ")
+    assert "ssl_cert_file;" in said
+
+
+@pytest.mark.parametrize("path", ["key.pem", "./key.pem", "/etc/\x1bkey.pem"])
+def test_a_file_of_tls_without_an_absolute_path_is_told(write: Write, path: str) -> None:
+    said = complaint(write(ssl_key_file=path))
+    assert said == f"[hybridvif] ssl_key_file: {path!r} is no absolute path; write one"
+
 
 def test_every_setting_is_an_option_and_every_option_a_setting() -> None:
     assert [option.dest for option in OPTIONS] == [spec.name for spec in fields(Settings)]

@@ -14,6 +14,7 @@ import pytest
 
 from hybridvif.executors.base import ExecutorError
 from hybridvif.executors.jsonrpc import Session
+from hybridvif.settings import Settings
 
 QUESTION = {"op": "select", "table": "Bridge", "where": [], "columns": ["name"]}
 
@@ -86,7 +87,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def session(server: Server) -> Iterator[Session]:
-    made = Session(server.remote)
+    made = Session(Settings(ovsdb_connection=server.remote))
     yield made
     server.close()
     # It finds that what it has kept was lost, and gives the sockets back.

@@ -1,0 +1,155 @@
+"""Connections to ovsdb-server: over a Unix socket, TCP or TLS, each made by a deadline.
+
+TLS as Open vSwitch does it: both sides have a certificate of one CA, and no name is compared with it, since the
+certificates of ovs-pki(8) bear none (python/ovs/stream.py, SSLStream).
+"""
+
+from __future__ import annotations
+
+import functools
+import ipaddress
+import os
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from hybridvif.endpoint import ALLOWED, Endpoint, endpoint_of
+from hybridvif.executors.base import ExecutorError
+from hybridvif.settings import Settings
+
+if TYPE_CHECKING:
+    import ssl
+
+START = "start Open vSwitch (systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection"
+
+
+def connected(settings: Settings, deadline: float) -> socket.socket:
+    """Return a socket connected to the configured server. Raises ExecutorError."""
+    remote, endpoint = settings.ovsdb_connection, _endpoint(settings)
+    context = tls_context(settings) if endpoint.scheme == "ssl" else None
+    try:
+        channel = _connected(endpoint, deadline)
+        return channel if context is None else _secured(channel, context, deadline)
+    except (TimeoutError, BlockingIOError) as error:
+        # BlockingIOError: of a Unix socket, whose queue of connections is full.
+        raise ExecutorError(
+            f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?", precondition=True
+        ) from error
+    except (OSError, ValueError, OverflowError) as error:
+        remedy = START
+        if endpoint.scheme == "ssl" and not isinstance(error, ConnectionError | socket.gaierror):
+            remedy = "let the server and [hybridvif] ssl_cert_file have certificates of the CA in ssl_ca_cert_file"
+        elif isinstance(error, PermissionError):
+            remedy = "run as root, or let the daemon's group read and write the socket"
+        raise ExecutorError(f"cannot reach OVSDB at {remote}: {_why(error)}; {remedy}", precondition=True) from error
+
+
+def closed(remote: str) -> str:
+    """Return the sentence about a server that closed a connection."""
+    # By TLS 1.3 a server refuses a client's certificate after the handshake.
+    if remote.startswith("ssl:"):
+        return f"OVSDB at {remote} closed the connection; is [hybridvif] ssl_cert_file of the CA that the server has?"
+    return f"OVSDB at {remote} closed the connection; is ovsdb-server restarting?"
+
+
+def numeric(settings: Settings, deadline: float) -> str:
+    """Return the configured connection with the address that the server answers at in place of a host name.
+
+    The `ovs` library resolves no name to an IPv4 address, and ovs-vsctl none to an IPv6 address, or none at all. By TLS
+    a connection is tried in any case: neither of the two tells what is wrong with a certificate.
+    """
+    endpoint = _endpoint(settings)
+    if endpoint.scheme == "unix" or (endpoint.scheme == "tcp" and _is_address(endpoint.host)):
+        return settings.ovsdb_connection
+    with connected(settings, deadline) as channel:
+        return str(endpoint._replace(host=str(channel.getpeername()[0])))
+
+
+def tls_files(settings: Settings) -> tuple[str, ...]:
+    """Return the files that a connection by TLS reads: key, certificate, CA; none for any other connection."""
+    if not settings.ovsdb_connection.startswith("ssl:"):
+        return ()
+    return settings.ssl_key_file, settings.ssl_cert_file, settings.ssl_ca_cert_file
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """Return the context of a connection by TLS. Raises ExecutorError, naming the option and the file."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    for option, path in zip(("ssl_key_file", "ssl_cert_file", "ssl_ca_cert_file"), tls_files(settings), strict=True):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise _unusable(f"{option} {path} cannot be read: {error.strerror}") from error
+    try:
+        context.load_verify_locations(settings.ssl_ca_cert_file)
+    except OSError as error:
+        raise _unusable(f"ssl_ca_cert_file {settings.ssl_ca_cert_file} holds no certificate in PEM form") from error
+    try:
+        # Without a password it would ask at a terminal for that of an encrypted key.
+        context.load_cert_chain(settings.ssl_cert_file, settings.ssl_key_file, password=lambda: b"")
+    except OSError as error:
+        raise _unusable(
+            f"ssl_cert_file {settings.ssl_cert_file} and ssl_key_file {settings.ssl_key_file} are no certificate and "
+            "its key without a password, in PEM form"
+        ) from error
+    return context
+
+
+def _endpoint(settings: Settings) -> Endpoint:
+    try:
+        return endpoint_of(settings.ovsdb_connection)
+    except ValueError as error:
+        # Of settings that were made by hand: those of a file have been validated.
+        sentence = f"ovsdb_connection {settings.ovsdb_connection!r} {error}; {ALLOWED}"
+        raise ExecutorError(sentence, precondition=True) from error
+
+
+def _unusable(what: str) -> ExecutorError:
+    return ExecutorError(f"[hybridvif] {what}; give the daemon's user a file that it can use", precondition=True)
+
+
+def _connected(endpoint: Endpoint, deadline: float) -> socket.socket:
+    left = max(deadline - time.monotonic(), 0.001)
+    if endpoint.scheme != "unix":
+        channel = socket.create_connection((endpoint.host, endpoint.port), timeout=left)
+        channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        return channel
+    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    channel.settimeout(left)
+    try:
+        channel.connect(endpoint.path)
+    except BaseException:
+        channel.close()
+        raise
+    return channel
+
+
+def _secured(channel: socket.socket, context: ssl.SSLContext, deadline: float) -> socket.socket:
+    try:
+        channel.settimeout(max(deadline - time.monotonic(), 0.001))
+        return context.wrap_socket(channel)
+    except BaseException:
+        channel.close()
+        raise
+
+
+@functools.cache
+def _is_address(host: str) -> bool:
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _why(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno and type(error).__module__ != "ssl":
+        return str(error.strerror) if isinstance(error, socket.gaierror) else os.strerror(error.errno)
+    # Of TLS: "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: ... (_ssl.c:992)".
+    said = str(getattr(error, "verify_message", "") or getattr(error, "reason", "") or error)
+    return said.replace("_", " ").lower()
