@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
+from hybridvif.names import key_of
 from hybridvif.parts import HostState, merged
+from hybridvif.text import shown
 
 
 class LinkFact(NamedTuple):
@@ -47,6 +49,10 @@ class Facts:
     switches: Mapping[str, str] = field(default_factory=dict)
     """The bridges of the switch that exist, by name: their datapath type."""
     switch_version: str = ""
+    bearers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By iface-id: the rows of Open vSwitch that bear it, if several do or one whose name is not of our grammar.
+
+    Of an observation of all names alone."""
     serves: frozenset[str] = frozenset()
     """The kinds of part that the configured executors can make; empty where nothing tells."""
     unchecked: tuple[str, ...] = ()
@@ -55,7 +61,7 @@ class Facts:
     """Nothing of this is a real host's."""
 
     def __post_init__(self) -> None:
-        for name in ("links", "members", "ports", "switches"):
+        for name in ("links", "members", "ports", "switches", "bearers"):
             object.__setattr__(self, name, MappingProxyType(dict(getattr(self, name))))
 
 
@@ -103,9 +109,26 @@ def together(seen: Iterable[Observed]) -> Observed:
             members={name: held for one in facts for name, held in one.members.items()},
             ports={name: fact for one in facts for name, fact in one.ports.items()},
             switches={name: kind for one in facts for name, kind in one.switches.items()},
+            bearers={iface_id: names for one in facts for iface_id, names in one.bearers.items()},
             serves=frozenset(kind for one in facts for kind in one.serves),
             switch_version="".join(one.switch_version for one in facts),
             unchecked=tuple(what for one in facts for what in one.unchecked),
             simulated=any(one.simulated for one in facts),
         ),
     )
+
+
+def bearers_of(iface_ids: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...]]:
+    """Return the rows by iface-id, if several rows bear it or one whose name is not of our grammar.
+
+    iface_ids: the name and the iface-id of each row.
+    """
+    found: dict[str, list[str]] = {}
+    for name, iface_id in iface_ids:
+        if iface_id:
+            found.setdefault(iface_id, []).append(shown(name))
+    return {
+        iface_id: tuple(sorted(names))
+        for iface_id, names in found.items()
+        if len(names) > 1 or key_of(names[0]) is None
+    }

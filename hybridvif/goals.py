@@ -82,6 +82,7 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     claim(seen.state, goal.port_id, goal.interface_id)
     steps = _plan(goal, seen.state)
     if goal.is_plug:
+        require_no_tap_in_switch(goal.port_id, goal.names, seen.facts)
         _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
         _require_nobody_is_cut_off(goal, steps, seen.facts)
@@ -93,6 +94,20 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
 
 def _plan(goal: Goal, state: HostState) -> tuple[Step, ...]:
     return plan(state, goal_for(state, goal.wanted, goal.names))
+
+
+def require_no_tap_in_switch(port_id: str, names: PortNames, facts: Facts) -> None:
+    """Refuse a port whose tap is a port of the switch itself: with a Linux bridge each packet would pass twice.
+
+    On the userspace datapath such a tap has no master in the kernel, and would be put into qbr. Raises Conflict.
+    """
+    if names.tap in facts.ports:
+        remove = "ivs-ctl" if facts.switch_version == "ivs" else "ovs-vsctl"
+        raise Conflict(
+            f"port {port_id}: {names.tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
+            f"if that is a mistake, remove it: {remove} del-port {names.tap}; if not, and the port has qbr or qvo as "
+            f"well, remove those: hybridvif unplug {port_id}"
+        )
 
 
 def _require_served(goal: Goal, facts: Facts) -> None:

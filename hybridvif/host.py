@@ -90,8 +90,7 @@ class Host:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The parts and facts under these names; None: under all names of our grammar.
 
-        Of switch ports those that a port can have: one named tap is plugged straight into the switch, and is found
-        under None alone. Raises PreconditionError if the daemon or what it needs is not there, NoAnswer if it did not
+        Raises PreconditionError if the daemon or what it needs is not there, NoAnswer if it did not
         answer.
         """
         with self.observing(names, deadline) as observed_then:

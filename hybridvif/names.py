@@ -16,8 +16,8 @@ KEY_LENGTH = 11
 """How many characters of the port id go into a name: 10 hexadecimal digits, 40 bits, so two ports can collide."""
 
 LINK_PREFIXES = frozenset({"qbr", "qvb", "qvo", "tap"})
-SWITCH_PREFIXES = frozenset({"qvo", "vhu"})
-"""What the names of a port's links, and of its ports of the switch, begin with."""
+SWITCH_PREFIXES = frozenset({"qvo", "vhu", "tap"})
+"""What the names of a port's links, and of its ports of the switch, begin with; a tap in the switch is a conflict."""
 
 TRUNK_PREFIX = "tbr-"
 """What the name of a trunk bridge of Neutron's begins with: one trunk's own bridge, between its ports and br-int."""

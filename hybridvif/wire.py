@@ -164,12 +164,13 @@ def encode_observed(observed: Observed) -> list[Any]:
         sorted(facts.serves),
         list(facts.unchecked),
         facts.simulated,
+        {iface_id: list(names) for iface_id, names in facts.bearers.items()},
     ]
 
 
 def decode_observed(value: Any) -> Observed:
     """What was seen. The daemon is believed what it says, so its values are not looked at one by one."""
-    parts, links, members, ports, switches, version, serves, unchecked, simulated = value
+    parts, links, members, ports, switches, version, serves, unchecked, simulated, bearers = value
     return Observed(
         HostState().having(*(_made(_CLASSES[kind], values) for kind, *values in parts)),
         Facts(
@@ -181,6 +182,7 @@ def decode_observed(value: Any) -> Observed:
             serves=frozenset(serves),
             unchecked=tuple(unchecked),
             simulated=simulated,
+            bearers={iface_id: tuple(names) for iface_id, names in bearers.items()},
         ),
     )
 

@@ -6,6 +6,7 @@ Its document:
     simulated   true: it is no real host that was checked
     in_order    whether all ports are in order, as far as checked
     ports       each: port, in_order, code and reason (why plug would refuse it; else ""), drift, unchecked
+    warnings    sentences: another row of Open vSwitch bears the iface-id of a port
     error       only if plug would refuse a port, or a bridge is missing (failure.py)
 
 `drift` is a list, empty if the port is in order:

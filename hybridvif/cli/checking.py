@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -14,6 +15,7 @@ from hybridvif.cli.gaps import Filled, filled
 from hybridvif.cli.planning import DIFFERENCES, part_of
 from hybridvif.cli.ports import Asked, sentence_of_unknown
 from hybridvif.cli.screen import Answer, Paint
+from hybridvif.cli.topology import warnings_of
 from hybridvif.host import AnyHost
 from hybridvif.parts import Difference, OvsPort, Part
 from hybridvif.reasons import reason_of
@@ -76,6 +78,7 @@ class Checked:
     report: Report
     """Of a plug that was rehearsed."""
     drift: tuple[Drift, ...]
+    warnings: tuple[str, ...] = ()
 
     @property
     def unchecked(self) -> tuple[str, ...]:
@@ -105,6 +108,7 @@ def answer_of(asked: Sequence[Asked], host: AnyHost, *, reasons: bool = False) -
     checked = _checked(asked, host)
     failures = [failure_of_report(one.report) for one in checked if not one.report.ok]
     in_order = all(one.in_order for one in checked)
+    warnings = [warning for one in checked for warning in one.warnings]
     exit_code = worst_exit_code([one.report for one in checked]) or (0 if in_order else DIFFERENCES)
     return Answer(
         document={
@@ -112,12 +116,14 @@ def answer_of(asked: Sequence[Asked], host: AnyHost, *, reasons: bool = False) -
             "simulated": any(one.report.simulated for one in checked),
             "in_order": in_order,
             "ports": [one.document for one in checked],
+            "warnings": warnings,
             **error_of(failures, exit_code),
         },
         lines=lambda paint: [line for one in checked for line in _lines(one, paint, reasons=reasons)],
         columns=COLUMNS,
         rows=[{"port": one.filled.port.id, **drift.document} for one in checked for drift in one.drift],
         simulated=any(one.report.simulated for one in checked),
+        warnings=warnings,
         failures=failures,
         exit_code=exit_code,
     )
@@ -129,8 +135,11 @@ def _checked(asked: Sequence[Asked], host: AnyHost) -> list[Checked]:
     bridges = sorted(filter(host.settings.allows, seen.facts.switches))
     known = [filled(one, part_of(one, seen), configured, bridges) for one in asked]
     reports = plug_all([one.port for one in known], Rehearsal(host.settings, seen))
+    # Which other rows bear an iface-id is told of an observation of all names only.
+    facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
     return [
-        Checked(one, report, tuple(drift_of(_changes(report), one))) for one, report in zip(known, reports, strict=True)
+        Checked(one, report, tuple(drift_of(_changes(report), one)), warnings_of(one.port, facts))
+        for one, report in zip(known, reports, strict=True)
     ]
 
 

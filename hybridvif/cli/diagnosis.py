@@ -13,8 +13,9 @@ from importlib.metadata import entry_points
 from hybridvif.cli import system
 from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
 from hybridvif.cli.osvif import osvif_findings
+from hybridvif.cli.topology import plugged_ports
 from hybridvif.errors import HybridVifError
-from hybridvif.facts import Facts
+from hybridvif.facts import Facts, Observed
 from hybridvif.host import Host, connect
 from hybridvif.sandbox import Rung
 from hybridvif.sandbox.lacks import as_root, lacks_of
@@ -87,13 +88,25 @@ def _daemon(host: Host) -> Iterator[Finding]:
         return
     yield passed("daemon", "the privileged daemon starts, and keeps CAP_NET_ADMIN alone")
     try:
-        _, facts = host.observe((), time.monotonic() + min(PATIENCE, host.settings.deadline))
+        seen = host.observe(None, time.monotonic() + min(PATIENCE, host.settings.deadline))
     except HybridVifError as error:
         # What is not installed cannot be started.
         missing = lacks_of(Rung.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
         yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
         return
-    yield from switch(host.settings, facts)
+    yield from switch(host.settings, seen.facts)
+    yield from port_findings(seen)
+
+
+def port_findings(seen: Observed) -> Iterator[Finding]:
+    """Yield the ports that plug would refuse, and those whose iface-id another row bears."""
+    for port in plugged_ports(seen):
+        about = f"port {port.port_id or port.key}"
+        if port.conflict:
+            yield failed_with(about, port.conflict.removeprefix(f"{about}: "))
+        for warning in port.warnings:
+            fact, _, remedy = warning.removeprefix(f"{about}: ").partition("; ")
+            yield info(about, fact, remedy)
 
 
 def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:

@@ -10,6 +10,7 @@ Its document:
                 bridge, ofport, mac, mtu    null where they are not there
                 state   in-order; drift: whole, but not as it should be; half: its bridge, veth pair or row is missing;
                         orphan: half, and what gc takes in time; conflict: plug would refuse it
+    warnings    sentences: another row of Open vSwitch bears the iface-id of a port
 
 The state is judged by what the port's own row says (topology.py).
 """
@@ -53,13 +54,16 @@ def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> An
     from hybridvif.cli.topology import plugged_ports
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
-    ports = [port_document(port) for port in plugged_ports(seen) if port.standing.value in states]
+    shown = [port for port in plugged_ports(seen) if port.standing.value in states]
+    ports = [port_document(port) for port in shown]
+    warnings = [warning for port in shown for warning in port.warnings]
     return Answer(
-        document={"command": "list", "simulated": seen.facts.simulated, "ports": ports},
+        document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
         lines=lambda _: [],
         columns=COLUMNS,
         rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
         simulated=seen.facts.simulated,
+        warnings=warnings,
     )
 
 

@@ -56,6 +56,8 @@ class Answer:
     drawings: Mapping[str, Callable[[], str]] | None = None
     """For formats that only this command has."""
     simulated: bool = False
+    warnings: Sequence[str] = ()
+    """What is not wrong with the answer, and yet to be known: a sentence each."""
     failures: Sequence[Failure] = ()
     exit_code: int = 0
     silent: bool = False
@@ -91,6 +93,8 @@ class Screen:
             self.say(SIMULATED, "yellow")
         if text and not (self.quiet and answer.silent and not self.is_machine):
             self._write(text)
+        for warning in answer.warnings:
+            self.say(f"warning: {warning}", "yellow")
         for failure in answer.failures:
             self._explain(failure)
         return answer.exit_code

@@ -80,6 +80,7 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
         lines=lambda paint: list(tree(ports, bridges, seen.facts.switch_version, paint, options)),
         drawings={"mermaid": lambda: graphs.mermaid(ports), "dot": lambda: graphs.dot(ports)},
         simulated=seen.facts.simulated,
+        warnings=[warning for port in ports for warning in port.warnings],
     )
 
 

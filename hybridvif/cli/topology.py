@@ -15,11 +15,12 @@ from hybridvif.cli.gaps import Filled, filled, is_there, row_of
 from hybridvif.cli.ports import Asked, options_of
 from hybridvif.errors import Refused
 from hybridvif.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.goals import require_no_tap_in_switch
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth, VhostUserPort
 from hybridvif.planner import goal_for, plan
-from hybridvif.port import VifType
+from hybridvif.port import Port, VifType
 from hybridvif.remains import remains_of, states_of_ports
 from hybridvif.steps import owners_of
 from hybridvif.wiring import wiring_of
@@ -55,6 +56,11 @@ class Plugged:
     """What plug would change."""
     conflict: str = ""
     """Why plug would refuse."""
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What is no drift of its own, and yet to be known."""
+        return warnings_of(self.filled.port, self.facts) if self.port_id else ()
 
     @property
     def key(self) -> str:
@@ -137,6 +143,7 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
     changes: tuple[Change, ...] = ()
     try:
         claim(state, found.port.id, found.port.iface_id)
+        require_no_tap_in_switch(found.port.id, names, facts)
         changes = changes_of_plan(plan(state, goal_for(state, wiring_of(found.port), names)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unnamed(state) or str(error)
@@ -180,6 +187,22 @@ def _id_of(key: str, state: HostState) -> str | None:
         if isinstance(row, OvsPort):
             marks += [row.port_id, row.iface_id]
     return next((mark for mark in marks if is_uuid(mark) and mark[:KEY_LENGTH] == key), None)
+
+
+def warnings_of(port: Port, facts: Facts) -> tuple[str, ...]:
+    """Return a sentence about the other rows of Open vSwitch that bear the iface-id of a port.
+
+    facts: of an observation of all names.
+    """
+    own = {port.names.switch_end, port.names.vhost_user}
+    others = [name for name in facts.bearers.get(port.iface_id, ()) if name not in own]
+    if not others:
+        return ()
+    sentence = (
+        f"port {port.id}: its iface-id {port.iface_id} is also in {', '.join(others)} of Open vSwitch, and Neutron's "
+        f"agent expects it in one row; remove the row that is not the port's: ovs-vsctl del-port {others[0]}"
+    )
+    return (sentence,)
 
 
 def fix_of(port: Plugged, options: Sequence[str] = ()) -> list[str] | None:

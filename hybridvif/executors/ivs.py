@@ -42,10 +42,11 @@ class IvsExecutor:
             raise ExecutorError(f"cannot read the ports of ivs: {done.said}; is ivs running?", precondition=True)
         words = set(re.findall(r"[\w-]+", done.stdout))
         there = sorted(
-            word for word in words if word.startswith("qvo") and key_of(word) and (names is None or word in names)
+            word for word in words if word[:3] in ("qvo", "tap") and key_of(word) and (names is None or word in names)
         )
         return Observed(
-            HostState({}, {name: IvsPort(name=name) for name in there}),
+            # A tap in the switch is no part of a port, and a fact.
+            HostState({}, {name: IvsPort(name=name) for name in there if name.startswith("qvo")}),
             Facts(ports={name: PortFact() for name in there}, switch_version="ivs"),
         )
 

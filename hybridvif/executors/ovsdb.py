@@ -145,7 +145,7 @@ def _names(steps: Iterable[Step]) -> str:
 
 
 def _observed(read: Read, socket_dir: str) -> Observed:
-    return observed(read.rows.values(), read.bridges, read.version, socket_dir)
+    return observed(read.rows.values(), read.bridges, read.version, socket_dir, read.iface_ids)
 
 
 def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:

@@ -8,8 +8,8 @@ from typing import Any
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.executors.packetsockets import held_devices
-from hybridvif.facts import Facts, Observed, PortFact
-from hybridvif.names import key_of, names_of_key
+from hybridvif.facts import Facts, Observed, PortFact, bearers_of
+from hybridvif.names import is_uuid, key_of, names_of_key
 from hybridvif.parts import (
     DEAD_VLAN,
     PARKED,
@@ -90,8 +90,24 @@ def options_of(port: OvsPort, socket_dir: str) -> Mapping[str, str]:
     return options_by_type(port.name, socket_dir).get(port.type, {})
 
 
-def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str, socket_dir: str = SOCKET_DIR) -> Observed:
-    """The parts and facts of these rows. bridges: the datapath type of each bridge there is, "" for the default."""
+def iface_id_of(external_ids: Mapping[str, str]) -> str:
+    """Return the iface-id of a row; "" if it has none that Neutron could have given."""
+    value = external_ids.get(IDS["iface_id"], "")
+    return value if is_uuid(value) else ""
+
+
+def observed(
+    rows: Iterable[Row],
+    bridges: Mapping[str, str],
+    version: str,
+    socket_dir: str = SOCKET_DIR,
+    iface_ids: Iterable[tuple[str, str]] = (),
+) -> Observed:
+    """Return the parts and facts of these rows.
+
+    bridges: the datapath type of each bridge there is, "" for the default. iface_ids: of all rows, as bearers_of()
+    takes them, if all were read.
+    """
     rows = list(rows)
     switches = {name: kind or "system" for name, kind in bridges.items()}
     held = held_devices([row.name for row in rows if switches.get(row.bridge or "") in USERSPACE])
@@ -101,6 +117,7 @@ def observed(rows: Iterable[Row], bridges: Mapping[str, str], version: str, sock
             ports={row.name: PortFact(ofport=row.ofport, error=row.complaint, tag=row.tag) for row in rows},
             switches=switches,
             switch_version=f"ovs {version}".rstrip(),
+            bearers=bearers_of(iface_ids),
         ),
     )
 

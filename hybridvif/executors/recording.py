@@ -15,7 +15,7 @@ from typing import ClassVar
 
 from hybridvif.executors.base import refused
 from hybridvif.executors.bridgerows import trunks_left
-from hybridvif.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.facts import Facts, LinkFact, Observed, PortFact, bearers_of
 from hybridvif.names import key_of
 from hybridvif.parts import (
     Bridge,
@@ -28,6 +28,7 @@ from hybridvif.parts import (
     Part,
     Role,
     Stray,
+    SwitchPort,
     Tap,
     Veth,
     VhostUserPort,
@@ -35,6 +36,10 @@ from hybridvif.parts import (
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Step, objection, simulate
+
+
+def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:
+    return [(port.name, port.iface_id) for port in ports.values() if isinstance(port, OvsPort)]
 
 
 class Simulation:
@@ -81,6 +86,7 @@ class Simulation:
                     },
                     switches=self.switches,
                     switch_version="simulated",
+                    bearers=bearers_of(_iface_ids(ports)) if names is None else {},
                     simulated=True,
                 ),
             )
@@ -253,7 +259,7 @@ class _RecordingExecutor:
                 name: replace(port, realized=True) if isinstance(port, OvsPort) else port
                 for name, port in ports.items()
             }
-        facts = Facts(ports=seen.facts.ports, switches=seen.facts.switches, switch_version="simulated", simulated=True)
+        facts = replace(seen.facts, links={}, members={})
         return Observed(HostState({}, ports), facts)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:  # noqa: ARG002

@@ -28,6 +28,7 @@ from hybridvif.executors.ovsrows import (
     columns_at_birth,
     complaint_about,
     ids_of,
+    iface_id_of,
     is_undecided,
     not_realized,
     observed,
@@ -268,12 +269,15 @@ def _complaint(api: Any, name: str, deadline: float) -> str:
 def _observed(api: Any, names: Collection[str] | None, socket_dir: str) -> Observed:
     bridges = list(api.tables["Bridge"].rows.values())
     holders = {row.uuid: bridge.name for bridge in bridges for row in bridge.ports}
+    # Of all rows, if all are asked for.
+    every = list(api.tables["Interface"].rows.values()) if names is None else []
     if names is None:
         names = [row.name for row in api.tables["Interface"].rows.values() if key_of(row.name)]
     rows = [row for name in sorted(names) if (row := _row_of(api, name, holders)) is not None]
     version = api._ovs.ovs_version
     switches = {one.name: one.datapath_type for one in bridges}
-    return observed(rows, switches, version[0] if version else "", socket_dir)
+    iface_ids = [(row.name, iface_id_of(row.external_ids)) for row in every]
+    return observed(rows, switches, version[0] if version else "", socket_dir, iface_ids)
 
 
 def _row_of(api: Any, name: str, holders: Mapping[Any, str]) -> Row | None:

@@ -15,7 +15,7 @@ from hybridvif.errors import BridgeMissing
 from hybridvif.executors import bridgerows, qosrows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.jsonrpc import Operation
-from hybridvif.executors.ovsrows import IDS, SOCKET, Row, columns_at_birth, ids_of, options_of
+from hybridvif.executors.ovsrows import IDS, SOCKET, Row, columns_at_birth, ids_of, iface_id_of, options_of
 from hybridvif.names import key_of
 from hybridvif.parts import OvsPort, VhostUserPort
 from hybridvif.settings import SOCKET_DIR
@@ -46,12 +46,16 @@ class Read:
     bridges: Mapping[str, str]
     """The datapath type of each bridge there is, "" for the default."""
     version: str
+    iface_ids: Sequence[tuple[str, str]] = ()
+    """Of all rows, where all were asked for: the name, and external_ids:iface-id."""
 
 
 def questions(names: Collection[str] | None, columns: Columns) -> list[Operation]:
     """What is to be known of these names, None for all; the first two answers are of the switch itself."""
     asked = [_select("Open_vSwitch", columns)]
-    if names is None or len(names) > FEW:
+    # Of a tap all that counts is whether it is there.
+    taps = {name for name in names or () if name.startswith("tap")}
+    if names is None or len(names) - len(taps) > FEW:
         return [
             *asked,
             _select("Bridge", {"Bridge": [*columns["Bridge"], "ports"]}),
@@ -60,7 +64,9 @@ def questions(names: Collection[str] | None, columns: Columns) -> list[Operation
         ]
     asked.append(_select("Bridge", columns))
     return asked + [
-        _select(table, columns, ["name", "==", name]) for table in ("Interface", "Port") for name in sorted(names)
+        _select(table, columns, ["name", "==", name])
+        for table, some in (("Interface", names), ("Port", set(names) - taps))
+        for name in sorted(some)
     ]
 
 
@@ -101,6 +107,9 @@ def read_of(names: Collection[str] | None, answers: Sequence[Any], holders: Mapp
         external_ids={name: interfaces[name]["external_ids"] for name in wanted},
         bridges={bridge["name"]: bridge.get("datapath_type", "") for bridge in bridges},
         version=_one(version) or "",
+        iface_ids=[(name, iface_id_of(dict(row["external_ids"][1]))) for name, row in interfaces.items()]
+        if names is None
+        else (),
     )
 
 

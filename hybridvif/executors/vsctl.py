@@ -16,7 +16,7 @@ from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
 from hybridvif.executors.bridgerows import bridges_to_make, deleted_ports, is_trunk_patch, trunks_left
 from hybridvif.executors.command import Finished, Program, lines_of
-from hybridvif.executors.ovsrows import IDS, Row, complaint_about, is_undecided, not_realized, observed
+from hybridvif.executors.ovsrows import IDS, Row, complaint_about, iface_id_of, is_undecided, not_realized, observed
 from hybridvif.executors.qosrows import goes_with, ports_with_qos
 from hybridvif.executors.recipes import bridge_words, switch_words
 from hybridvif.executors.sockets import numeric, tls_context, tls_files
@@ -59,7 +59,9 @@ class VsctlExecutor:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The ports under these names, or all of our grammar, and the bridges there are."""
         rows, bridges, version = self._read(names, deadline)
-        return observed(rows, bridges, version, self._settings.vhost_socket_dir)
+        every = [(row.name, iface_id_of(row.external_ids)) for row in rows] if names is None else []
+        ours = [row for row in rows if names is not None or key_of(row.name)]
+        return observed(ours, bridges, version, self._settings.vhost_socket_dir, every)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """All the steps in one command line, which waits for ovs-vswitchd to have taken them."""
@@ -177,7 +179,7 @@ class VsctlExecutor:
         version = next((str(one["ovs_version"]) for one in root if one["ovs_version"]), "")
         rows = _rows(interfaces, ports, uuids, bridges)
         return (
-            [row for row in rows if names is not None or key_of(row.name)],
+            list(rows),
             {one["name"]: one["datapath_type"] for one in bridges},
             version,
         )

@@ -19,11 +19,11 @@ from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.facts import together
 from hybridvif.identity import claim
 from hybridvif.names import KEY_LENGTH, key_of, names_of_key
-from hybridvif.parts import NOTHING, Bridge, HostState, IvsPort, MadeTap, OvsPort, Part, Role, Tap, Veth
+from hybridvif.parts import NOTHING, Bridge, HostState, IvsPort, MadeTap, Member, OvsPort, Part, Role, Tap, Veth
 from hybridvif.planner import plan as planned
 from hybridvif.privileged.policy import owner_stated
 from hybridvif.report import Outcome, Result
-from hybridvif.steps import Create, Step, owners_of
+from hybridvif.steps import Create, Step, Update, changes_of, owners_of
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]
@@ -43,7 +43,8 @@ def refusals(
         return {}
     names = {at: names_of_key(key_of(plan[0].part.name) or "") for at, plan in judged.items()}
     found = {name for at in doubtful for name in names[at]}
-    asked = {Role.LINK: found, Role.SWITCH: found.union(*map(devices_made, judged.values()))}
+    taps = {own.tap for own in names.values()}
+    asked = {Role.LINK: found, Role.SWITCH: found.union(taps, *map(devices_made, judged.values()))}
     try:
         state = together(
             executor.observe(asked[role], deadline) for role, executor in executors.items() if asked[role]
@@ -54,6 +55,7 @@ def refusals(
     for at, plan in judged.items():
         try:
             permit_devices(plan, state.ports, allows)
+            permit_tap(plan, names[at].tap in state.ports)
             if at in doubtful:
                 permit_found(plan, state.of(names[at]), allows)
         except Refused as error:
@@ -97,6 +99,18 @@ def permit_devices(plan: Plan, rows: Mapping[str, Part], allows: Callable[[str],
                 f"if nothing needs the row, remove it: ovs-vsctl del-port {name}"
             )
         _permit_bridge_of(row, owner_stated(plan), allows)
+
+
+def permit_tap(plan: Plan, in_switch: bool) -> None:
+    """Refuse to plug a port whose tap is a port of the switch itself. in_switch: whether it is."""
+    for step in plan:
+        joins = isinstance(step, Update) and isinstance(step.part, Member) and bool(changes_of(step).get("master"))
+        if in_switch and (isinstance(step, Create) or joins):
+            tap = names_of_key(key_of(step.part.name) or "").tap
+            raise Refused(
+                f"refused: {tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
+                f"if that is a mistake, remove it: ovs-vsctl del-port {tap}"
+            )
 
 
 def _permit_bridge_of(row: OvsPort, owner: str, allows: Callable[[str], bool]) -> None:

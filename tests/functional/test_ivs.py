@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif import Host, NotReady, VifType, check, plug, unplug
+from hybridvif import Conflict, Host, NotReady, VifType, check, plug, unplug
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import make_port
@@ -60,3 +60,10 @@ def test_a_port_of_open_vswitch_is_refused_before_any_step(sandbox: Sandbox, ivs
     assert caught.value.report is not None
     assert not caught.value.report.changed
     assert sandbox.run(["ip", "link", "show", other.names.bridge], check=False).returncode
+
+
+def test_a_tap_that_is_a_port_of_ivs_is_a_conflict(ivs_host: Host, tmp_path: Path) -> None:
+    (tmp_path / "ports").write_text(f"{NAMES.tap}\n")
+    with pytest.raises(Conflict, match=f"{NAMES.tap} is a port of the switch itself.*ivs-ctl del-port {NAMES.tap}"):
+        plug(PORT, ivs_host)
+    assert ports_in(tmp_path) == [NAMES.tap]

@@ -44,7 +44,7 @@ class Asked:
     ("role", "names"),
     [
         (Role.LINK, {NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, NAMES.tap}),
-        (Role.SWITCH, {NAMES.switch_end, NAMES.vhost_user}),
+        (Role.SWITCH, {NAMES.switch_end, NAMES.vhost_user, NAMES.tap}),
     ],
 )
 def test_each_is_asked_for_the_names_that_its_parts_can_have(role: Role, names: set[str]) -> None:

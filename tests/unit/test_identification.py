@@ -302,7 +302,7 @@ def test_links_that_are_made_cost_one_look_at_switch_alone() -> None:
     made: list[Step] = [Create(part) for part in WIRING]
     assert outcomes_of([made, []], links, switch) == {}
     assert links.asked == []
-    assert switch.asked == [{NAMES.bridge, NAMES.bridge_end, NAMES.switch_end}]
+    assert switch.asked == [{NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, NAMES.tap}]
     assert outcomes_of([[], []], links, switch) == {}
     assert len(switch.asked) == 1
 
@@ -363,7 +363,7 @@ def test_all_plans_that_need_proof_share_one_look_at_each_role() -> None:
     plans: list[list[Step]] = [UNPLUG, [Create(part) for part in third], [Delete(part) for part in other]]
     assert outcomes_of(plans, links, switch) == {}
     assert links.asked == [{*NAMES, *replace(PORT, id=STRANGER).names}]
-    made = {name for name in replace(PORT, id=f"{'7' * 8}{STRANGER[8:]}").names if name[:3] in ("qbr", "qvb", "qvo")}
+    made = {name for name in replace(PORT, id=f"{'7' * 8}{STRANGER[8:]}").names if name[:3] != "vhu"}
     assert switch.asked == [links.asked[0] | made]
 
 

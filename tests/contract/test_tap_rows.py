@@ -1,0 +1,124 @@
+"""A VM whose tap is a port of the switch itself is not plugged once more; rows with one iface-id are told."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Update, check, plug, unplug, wiring_of
+from hybridvif.cli import checking
+from hybridvif.cli import list as listing
+from hybridvif.cli.diagnosis import port_findings
+from hybridvif.cli.ports import Asked
+from hybridvif.parts import Role, Veth
+from hybridvif.privileged.registry import installed
+from hybridvif.text import escaped
+from tests.contract.bench import Bench
+from tests.functional.conftest import make_port, require_tun
+from tests.unit.strategies import the
+
+PORT = make_port()
+QBR, QVB, QVO, TAP, _ = PORT.names
+WIRING = wiring_of(PORT)
+ASKED = [Asked(fields={"id": PORT.id})]
+LINKS = [{"link_executor": name} for name in installed(Role.LINK) if name != "recording"]
+SWITCHES = [{"switch_executor": name} for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]
+
+
+@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda one: next(iter(one.values())))
+def executor(request: pytest.FixtureRequest) -> dict[str, str]:
+    return dict(request.param)
+
+
+def plug_natively(bench: Bench) -> None:
+    """As os-vif and libvirt plug a VIFOpenVSwitch: the tap is a port of br-int, and on netdev it has no master."""
+    require_tun()
+    bench.sh(
+        f"ip tuntap add {TAP} mode tap; ip link set {TAP} up; ovs-vsctl add-port br-int {TAP} -- set Interface {TAP} "
+        f"external_ids:iface-id={PORT.id} external_ids:attached-mac='\"{PORT.mac}\"'"
+    )
+
+
+def test_a_tap_with_a_row_of_its_own_is_a_conflict(bench: Bench) -> None:
+    plug_natively(bench)
+    before = bench.snapshot()
+    for refused in (plug, check):
+        with pytest.raises(Conflict, match=f"{TAP} is a port of the switch itself.* ovs-vsctl del-port {TAP}"):
+            refused(PORT, bench.host)
+    assert bench.snapshot() == before
+    bench.sh(f"ovs-vsctl del-port {TAP}")
+    assert plug(PORT, bench.host).ok
+    assert bench.link(TAP)["master"] == QBR
+
+
+def test_a_tap_that_gets_a_row_later_is_told_by_each_command(bench: Bench) -> None:
+    assert plug(PORT, bench.host).ok
+    plug_natively(bench)
+    before = bench.snapshot()
+    with pytest.raises(Conflict, match=TAP):
+        plug(PORT, bench.host)
+    checked = checking.answer_of(ASKED, bench.host)
+    assert checked.exit_code == 6
+    assert TAP in checked.failures[0].message
+    assert [port["state"] for port in listing.answer_of(bench.host).rows] == ["conflict"]
+    (finding, double) = port_findings(bench.observed(None))
+    assert (finding.verdict, double.verdict) == ("fail", "info")
+    assert TAP in finding.text
+    assert bench.snapshot() == before
+    # What is left of a hybrid port beside a native one goes, and the native one stays.
+    assert unplug(PORT.id, bench.host).ok
+    assert bench.row(TAP) != {}
+    assert bench.link(QBR) == {}
+
+
+def test_the_daemon_refuses_to_plug_beside_a_row_of_the_tap(bench: Bench) -> None:
+    plug_natively(bench)
+    before = bench.snapshot()
+    bridge, veth, row = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
+    tap = Tap(name=TAP, master="")
+    plans: list[list[Step]] = [
+        [Create(bridge), Create(veth), Create(row)],
+        [Create(bridge), Update(tap, replace(tap, master=QBR)), Create(veth), Create(row)],
+        [Create(bridge)],
+        [Create(replace(veth, master=""))],
+    ]
+    for plan in plans:
+        outcomes = bench.do(*plan)
+        assert {outcome.result for outcome in outcomes} == {Result.REFUSED}, outcomes
+        assert TAP in outcomes[0].reason
+    assert bench.snapshot() == before
+    bench.sh(f"ip link add {QBR} type bridge; ip link set {QBR} up alias {PORT.id}")
+    before = bench.snapshot()
+    (outcome,) = bench.do(Update(tap, replace(tap, master=QBR)))
+    assert outcome.result is Result.REFUSED
+    assert bench.snapshot() == before
+
+
+@pytest.mark.parametrize("other", ["vnet0", "qvo00000002-7b", "a name\u2028"])
+def test_another_row_with_the_iface_id_is_a_warning(bench: Bench, other: str) -> None:
+    assert plug(PORT, bench.host).ok
+    assert checking.answer_of(ASKED, bench.host).warnings == []
+    add = ["--no-wait", "add-port", "br-int", other, "--", "set", "Interface", other]
+    bench.box.run(["ovs-vsctl", *add, f"external_ids:iface-id={PORT.id}"])
+    try:
+        checked = checking.answer_of(ASKED, bench.host)
+        assert checked.exit_code == 0
+        (warning,) = checked.warnings
+        assert PORT.id in warning
+        assert "ovs-vsctl del-port " in warning
+        assert warning.isprintable()
+        assert escaped(other) in warning
+        assert list(listing.answer_of(bench.host).warnings) == [warning]
+        findings = [one for one in port_findings(bench.observed(None)) if PORT.id in one.name]
+        assert [one.verdict for one in findings] == ["info"]
+        assert bench.observed(None).facts.bearers.keys() == {PORT.id}
+        assert bench.observed().facts.bearers == {}
+    finally:
+        bench.box.run(["ovs-vsctl", "--no-wait", "del-port", other])
+
+
+def test_rows_that_are_in_order_are_no_bearers(bench: Bench) -> None:
+    assert plug(PORT, bench.host).ok
+    bench.sh("ovs-vsctl --no-wait add-port br-int hvx -- set Interface hvx external_ids:iface-id=x external_ids:a=b")
+    assert bench.observed(None).facts.bearers == {}
