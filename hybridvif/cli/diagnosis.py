@@ -17,6 +17,7 @@ from hybridvif.cli.topology import plugged_ports
 from hybridvif.errors import HybridVifError
 from hybridvif.facts import Facts, Observed
 from hybridvif.host import Host, connect
+from hybridvif.parts import Bridge
 from hybridvif.sandbox import Rung
 from hybridvif.sandbox.lacks import as_root, lacks_of
 from hybridvif.settings import OVS_SOCKET, Settings
@@ -31,6 +32,7 @@ _CONTROL_PATIENCE = 2.0
 def findings(files: Sequence[str]) -> Iterator[Finding]:
     """Everything, in the order in which a plug needs it."""
     call_iptables = False
+    bridges: list[Bridge] = []
     try:
         with connect(files) as host:
             call_iptables = host.settings.call_iptables
@@ -38,11 +40,11 @@ def findings(files: Sequence[str]) -> Iterator[Finding]:
             yield passed("configuration", told)
             yield from executors(host.settings)
             yield lock_path(host.settings.lock_path)
-            yield from _daemon(host)
+            yield from _daemon(host, bridges)
             yield from osvif_findings(host.settings)
     except HybridVifError as error:
         yield failed_with("configuration", str(error))
-    yield from system.system_findings(call_iptables)
+    yield from system.system_findings(call_iptables, bridges)
 
 
 def executors(settings: Settings) -> Iterator[Finding]:
@@ -76,7 +78,8 @@ def lock_path(path: str) -> Finding:
     return failed("lock_path", f"{at} cannot be written by this user", remedy)
 
 
-def _daemon(host: Host) -> Iterator[Finding]:
+def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[Finding]:
+    """Look at the daemon, and at what it sees. bridges: takes each qbr."""
     from hybridvif.privileged.context import daemon_context
 
     yield from system.helper_findings(daemon_context.conf.helper_command)
@@ -94,6 +97,7 @@ def _daemon(host: Host) -> Iterator[Finding]:
         missing = lacks_of(Rung.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
         yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
         return
+    bridges += [link for link in seen.state.links.values() if isinstance(link, Bridge)]
     yield from switch(host.settings, seen.facts)
     yield from port_findings(seen)
 

@@ -7,11 +7,13 @@ import os
 import platform
 import shutil
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif.cli.firewall import BRIDGE_NF, bridge_nf, seen_firewall
+from hybridvif.parts import Bridge
 from hybridvif.sandbox.lacks import as_root, program
 
 CAP_NET_ADMIN = 12
@@ -21,18 +23,17 @@ _LIBRARIES = ("oslo.privsep", "oslo.config", "oslo.concurrency", "pyroute2", "ov
 _PYTHON = (3, 11)
 _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
 """Link kinds, each with a function of the kernel that it cannot be without."""
-BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
-def system_findings(call_iptables: bool = False) -> Iterator[Finding]:
-    """All of it. call_iptables: whether the configuration has each port's own bridge call iptables."""
+def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[Finding]:
+    """All of it. call_iptables: whether the configuration has each port's own bridge call iptables; bridges: those."""
     yield python()
     yield libraries()
     yield capability()
     yield from kernel_kinds()
     yield proc_sys()
     yield ipv6()
-    yield bridge_nf(BRIDGE_NF, call_iptables)
+    yield bridge_nf(BRIDGE_NF, call_iptables, seen_firewall(), bridges)
     yield _sandbox()
 
 
@@ -154,25 +155,6 @@ def ipv6() -> Finding:
     return info(
         "IPv6", "in the kernel" if there else "not in the kernel, so it need not be switched off on the bridges"
     )
-
-
-def bridge_nf(switch: Path, call_iptables: bool) -> Finding:
-    """Whether iptables sees what crosses a qbr. switch: the sysctl; call_iptables: the option, which needs none."""
-    name = "bridge-nf"
-    try:
-        value = switch.read_text(encoding="ascii").strip()
-    except OSError:
-        text = "br_netfilter is not loaded, so iptables does not see what crosses a qbr (security groups need it)"
-        return info(name, text, as_root("modprobe br_netfilter"))
-    if value == "1":
-        return info(name, "bridge-nf-call-iptables is 1: iptables sees what crosses a qbr, as security groups need")
-    if call_iptables:
-        return info(name, f"bridge-nf-call-iptables is {value}, and each qbr calls iptables by itself (call_iptables)")
-    text = (
-        f"bridge-nf-call-iptables is {value}, and call_iptables is not set: iptables does not see what crosses a qbr, "
-        "so security groups silently do not apply under Neutron's hybrid firewall"
-    )
-    return info(name, text, as_root("sysctl -w net.bridge.bridge-nf-call-iptables=1"))
 
 
 def _sandbox() -> Finding:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.cli import diagnosis, doctor, system
+from hybridvif.cli import diagnosis, doctor, firewall, system
 from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
 from hybridvif.facts import Facts
 from hybridvif.settings import Settings
@@ -129,7 +129,7 @@ def test_what_is_looked_at_without_privileges_is_told_whatever_it_is(tmp_path: P
     found = [
         *system.kernel_kinds(),
         system.ipv6(),
-        system.bridge_nf(tmp_path, False),
+        firewall.bridge_nf(tmp_path, False),
         system.capability(),
         system.proc_sys(),
     ]
@@ -141,14 +141,14 @@ def test_what_is_looked_at_without_privileges_is_told_whatever_it_is(tmp_path: P
 
 def test_that_security_groups_would_not_apply_is_told(tmp_path: Path) -> None:
     switch = tmp_path / "bridge-nf-call-iptables"
-    assert "modprobe br_netfilter" in system.bridge_nf(switch, True).remedy
+    assert "modprobe br_netfilter" in firewall.bridge_nf(switch, True).remedy
     switch.write_text("0\n")
-    off = system.bridge_nf(switch, False)
+    off = firewall.bridge_nf(switch, False)
     assert "security groups silently do not apply" in off.text
     assert off.remedy.endswith("sysctl -w net.bridge.bridge-nf-call-iptables=1")
-    assert "each qbr calls iptables by itself" in system.bridge_nf(switch, True).text
+    assert "each qbr calls iptables by itself" in firewall.bridge_nf(switch, True).text
     switch.write_text("1\n")
-    assert [system.bridge_nf(switch, option).remedy for option in (True, False)] == ["", ""]
+    assert [firewall.bridge_nf(switch, option).remedy for option in (True, False)] == ["", ""]
 
 
 def test_nothing_is_left_open() -> None:
