@@ -18,6 +18,7 @@ from hybridvif.executors.ivs import IvsExecutor
 from hybridvif.executors.netlink import NetlinkExecutor
 from hybridvif.executors.ovsdb import OvsdbExecutor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
+from hybridvif.executors.replica import ReplicaExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
@@ -33,7 +34,7 @@ def test_our_link_executors_keep_the_contract(sandbox: Sandbox, make: Any) -> No
     check_link_executor(make, sandbox)
 
 
-@pytest.mark.parametrize("make", [OvsdbExecutor, VsctlExecutor])
+@pytest.mark.parametrize("make", [OvsdbExecutor, ReplicaExecutor, VsctlExecutor])
 def test_our_switch_executors_keep_the_contract(sandbox: Sandbox, make: Any) -> None:
     check_switch_executor(make, sandbox)
 
@@ -142,6 +143,15 @@ class Literal(OvsdbExecutor):
         return Observed(seen.state, replace(seen.facts, switches=switches))
 
 
+class Errorless(OvsdbExecutor):
+    """Keeps to itself why a device was not taken."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        ports = {name: fact._replace(error="") for name, fact in seen.facts.ports.items()}
+        return Observed(seen.state, replace(seen.facts, ports=ports))
+
+
 class Remaking(OvsdbExecutor):
     """Updates a row by making it anew."""
 
@@ -199,6 +209,7 @@ class MeddlingSwitch(OvsdbExecutor):
         (check_link_executor, Ungrouped, "group is 0, not 7"),
         (check_switch_executor, FactlessSwitch, "facts.ports lacks qvo"),
         (check_switch_executor, Literal, "facts.switches.* not 'system'|or its datapath type"),
+        (check_switch_executor, Errorless, "create without its device: the facts"),
         (check_switch_executor, Remaking, "the rows had"),
         (check_switch_executor, Hopeful, "failed with code 'not-realized'"),
         (check_switch_executor, Strayless, "not as a StrayPort"),
