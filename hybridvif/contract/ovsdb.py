@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 from hybridvif.contract.bench import PORT, Bench, require_equal, said
-from hybridvif.parts import HostState, OvsPort, StrayPort
+from hybridvif.executors.ovsrows import STALE
+from hybridvif.parts import PARKED, HostState, OvsPort, StrayPort
 from hybridvif.report import Result
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
@@ -53,6 +56,53 @@ def _facts(bench: Bench, bridges: Sequence[str]) -> None:
         kind = bench.sh(f"ovs-vsctl get Bridge {bridge} datapath_type").strip().strip('"') or "system"
         seen = facts.switches.get(bridge)
         assert seen == kind, f"facts.switches of {bridge} is {seen!r}, not {kind!r}"
+
+
+def require_facts(bench: Bench, when: str) -> None:
+    """Make sure of the facts of the port and of all bridges, by the switch's own tool; none if it has no such port."""
+    # ovs-vswitchd writes ofport and error after it has acknowledged a configuration.
+    found: dict[str, Any] = {}
+    wanted: dict[str, Any] = {}
+    for _ in range(TRIES):
+        facts = bench.observe(PORT.names).facts
+        wanted = _facts_of_switch(bench)
+        found = {name: (fact.ofport, fact.error, fact.tag) for name, fact in facts.ports.items()}
+        found["bridges"] = dict(facts.switches)
+        if not wanted or found == wanted:
+            return
+    raise AssertionError(f"{when}: the facts (ofport, error, tag; bridges) are {found}, not {wanted}")
+
+
+def _facts_of_switch(bench: Bench) -> dict[str, Any]:
+    bridges, ports, interfaces = (_table(bench, words) for words in _TABLES)
+    tags = {row["name"]: row["tag"] for row in ports}
+    ours = [row for row in interfaces if row["name"] in PORT.names]
+    if not ours:
+        return {}
+    facts: dict[str, Any] = {"bridges": {row["name"]: row["datapath_type"] or "system" for row in bridges}}
+    for row in ours:
+        # What was said of it while it was parked is no error of a port that has a number since.
+        stale = row["type"] != PARKED and STALE in str(row["error"]) and (row["ofport"] or 0) > 0
+        facts[row["name"]] = (row["ofport"], "" if stale else row["error"] or "", tags[row["name"]])
+    return facts
+
+
+_TABLES = (
+    "--columns=name,datapath_type list Bridge",
+    "--columns=name,tag list Port",
+    "--columns=name,type,ofport,error list Interface",
+)
+TRIES = 20
+
+
+def _table(bench: Bench, words: str) -> list[dict[str, Any]]:
+    """Return the rows of a table; None for an empty set."""
+    lines = bench.sh(f"ovs-vsctl --no-wait --format=json {words}", check=False)
+    if not lines.strip():
+        return []
+    table = json.loads(lines)
+    rows = [dict(zip(table["headings"], values, strict=True)) for values in table["data"]]
+    return [{key: None if value == ["set", []] else value for key, value in row.items()} for row in rows]
 
 
 def _foreign_columns(bench: Bench, port: OvsPort, bridges: Sequence[str]) -> None:

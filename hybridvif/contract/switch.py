@@ -9,6 +9,7 @@ from typing import Any
 from hybridvif.contract import ovsdb, vhostuser
 from hybridvif.contract.bench import PORT, STRANGER, Bench, Make, require_declared, require_equal, said, variants
 from hybridvif.executors.base import NOT_REALIZED
+from hybridvif.facts import Observed
 from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.report import Result
 from hybridvif.sandbox import Sandbox
@@ -123,7 +124,9 @@ def _absent_device(bench: Bench, port: OvsPort) -> None:
         f"but it must be failed with code {NOT_REALIZED!r}"
     )
     unrealized = HostState({}, {port.name: replace(port, realized=False)})
-    require_equal(HostState({}, bench.see(NAMES).ports), unrealized, "after a create without its device")
+    seen = bench.observe(NAMES)
+    require_equal(HostState({}, seen.state.ports), unrealized, "after a create without its device")
+    _require_facts(bench, seen, "after a create without its device")
     bench.do([Delete(port)])
     bench.sh(MAKE_DEVICE)
 
@@ -172,7 +175,9 @@ def _reach(bench: Bench, goal: HostState) -> None:
         bench.do([Delete(part)])
     for part in goal.ports.values():
         bench.do([Create(part)])
-    require_equal(HostState({}, bench.see(NAMES).ports), goal, "on the way to a starting state")
+    seen = bench.observe(NAMES)
+    require_equal(HostState({}, seen.state.ports), goal, "on the way to a starting state")
+    _require_facts(bench, seen, "on the way to a starting state")
 
 
 def _try_path(bench: Bench, start: HostState, goal: HostState) -> None:
@@ -183,7 +188,17 @@ def _try_path(bench: Bench, start: HostState, goal: HostState) -> None:
     (outcome,) = bench.do([step]) or (None,)
     assert outcome is not None, f"the executor can do nothing: {said(step)}"
     assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
-    require_equal(HostState({}, bench.see(NAMES).ports), goal, f"after {said(step)}")
+    seen = bench.observe(NAMES)
+    require_equal(HostState({}, seen.state.ports), goal, f"after {said(step)}")
+    _require_facts(bench, seen, f"after {said(step)}")
+
+
+def _require_facts(bench: Bench, seen: Observed, when: str) -> None:
+    """Make sure that there is a fact of each port, and where the switch is Open vSwitch that it is what that has."""
+    for name in seen.state.ports.keys() ^ seen.facts.ports.keys():
+        raise AssertionError(f"{when}: facts.ports {'has' if name in seen.facts.ports else 'lacks'} {name}")
+    if OvsPort in bench.make.serves:  # type: ignore[attr-defined]
+        ovsdb.require_facts(bench, when)
 
 
 def _step(found: Part | None, wanted: Part | None) -> Step | None:

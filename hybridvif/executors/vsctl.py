@@ -87,8 +87,8 @@ class VsctlExecutor:
         words += [word for step in found for word in self._words_of(step, qos)]
         words += [word for name in self._emptied(found, deadline) for word in ("--", "del-br", name)]
         if not words:
-            # A move to where somebody else has moved it already.
-            return [Outcome(step, Result.DONE) for step in steps]
+            # As a move to where somebody else has moved it already. Whether the device was taken is looked at.
+            return self._settled(steps, "", deadline)
         until = deadline - (deadline - time.monotonic()) * READ_SHARE
         done = self._run(words, until)
         if done.expired or done.code < 0:
@@ -98,7 +98,7 @@ class VsctlExecutor:
             reason = f"ovs-vsctl failed: {done.said.removeprefix('ovs-vsctl: ').rstrip('.')}"
             return [Outcome(step, Result.FAILED, reason, retry=retry) for step in steps]
         try:
-            return self._settled(steps, done, deadline)
+            return self._settled(steps, done.stderr, deadline)
         except ExecutorError as lost:
             # It was committed, so it has not failed; what ovs-vswitchd made of it cannot be read.
             return [Outcome(step, Result.UNKNOWN, f"committed in OVSDB, and not read back: {lost}") for step in steps]
@@ -122,8 +122,8 @@ class VsctlExecutor:
         reason = "ovs-vsctl did not end before the deadline, and its transaction has not been seen"
         return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
 
-    def _settled(self, steps: Sequence[Step], done: Finished, deadline: float) -> list[Outcome]:
-        """What ovs-vswitchd made of it: ovs-vsctl exits 0 whatever that is."""
+    def _settled(self, steps: Sequence[Step], warnings: str, deadline: float) -> list[Outcome]:
+        """What ovs-vswitchd made of it: ovs-vsctl exits 0 whatever that is. warnings: what it printed."""
         # A row that a rollback leaves without its device, as it was found, is as it should be.
         changed = [
             step.part.name
@@ -134,7 +134,7 @@ class VsctlExecutor:
         outcomes = []
         for step in steps:
             name = step.part.name
-            reason = (complaint_about(rows.get(name)) or _detected(done, name)) if name in changed else ""
+            reason = (complaint_about(rows.get(name)) or _detected(warnings, name)) if name in changed else ""
             outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
         return outcomes
 
@@ -264,9 +264,9 @@ def _is_there(part: Part | None, step: Step) -> bool:
     return all(getattr(part, name) == value for name, value in written.items() if name != "realized")
 
 
-def _detected(done: Finished, name: str) -> str:
+def _detected(warnings: str, name: str) -> str:
     """What ovs-vsctl said of a port that could not be set up, in a warning and with exit code 0."""
-    for line in lines_of(done.stderr):
+    for line in lines_of(warnings):
         if "Error detected while setting up" in line and f"'{name}'" in line:
             return f"ovs-vswitchd did not take {name}: {escaped(line.split(': ', 1)[-1].rstrip('.'))}"
     return ""

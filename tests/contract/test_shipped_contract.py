@@ -19,6 +19,7 @@ from hybridvif.executors.ivs import IvsExecutor
 from hybridvif.executors.netlink import NetlinkExecutor
 from hybridvif.executors.ovsdb import OvsdbExecutor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
+from hybridvif.executors.replica import ReplicaExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
@@ -35,7 +36,7 @@ def test_our_link_executors_keep_the_contract(sandbox: Sandbox, make: Any) -> No
     check_link_executor(make, sandbox)
 
 
-@pytest.mark.parametrize("make", [OvsdbExecutor, VsctlExecutor])
+@pytest.mark.parametrize("make", [OvsdbExecutor, ReplicaExecutor, VsctlExecutor])
 def test_our_switch_executors_keep_the_contract(sandbox: Sandbox, tmp_path: Path, make: Any) -> None:
     options = {"integration_bridges": ("br-int", "br-two")}
     with judged(sandbox, tmp_path, options) if make is OvsdbExecutor else nullcontext(options) as led:
@@ -174,6 +175,15 @@ class Literal(OvsdbExecutor):
         return Observed(seen.state, replace(seen.facts, switches=switches))
 
 
+class Errorless(OvsdbExecutor):
+    """Keeps to itself why a device was not taken."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        ports = {name: fact._replace(error="") for name, fact in seen.facts.ports.items()}
+        return Observed(seen.state, replace(seen.facts, ports=ports))
+
+
 class Remaking(OvsdbExecutor):
     """Updates a row by making it anew."""
 
@@ -234,6 +244,7 @@ class MeddlingSwitch(OvsdbExecutor):
         (check_link_executor, LowerUp, "facts.links of .* and the kernel says"),
         (check_switch_executor, FactlessSwitch, "facts.ports lacks qvo"),
         (check_switch_executor, Literal, "facts.switches.* not 'system'|or its datapath type"),
+        (check_switch_executor, Errorless, "create without its device: the facts"),
         (check_switch_executor, Remaking, "the rows had"),
         (check_switch_executor, Hopeful, "failed with code 'not-realized'"),
         (check_switch_executor, Strayless, "not as a StrayPort"),

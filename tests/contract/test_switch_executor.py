@@ -157,6 +157,14 @@ def test_a_device_that_cannot_be_opened_fails_with_what_the_switch_says(bench: B
     assert [outcome.result for outcome in bench.do(Delete(ROW))] == [Result.DONE]
 
 
+@pytest.mark.parametrize("found", [ROW, replace(ROW, realized=False)], ids=["no change", "realized alone"])
+def test_update_that_writes_nothing_is_not_done_without_device(bench: Bench, found: OvsPort) -> None:
+    """ovs-vsctl has nothing to do then, and the executor called it done without a look."""
+    bench.do(Create(ROW))
+    (outcome,) = bench.do(Update(found, ROW))
+    assert (outcome.result, outcome.code) == (Result.FAILED, "not-realized")
+
+
 def test_a_bridge_that_is_missing_fails_by_name(bench: Bench) -> None:
     bench.sh("ovs-vsctl del-br br-two")
     outcome = bench.try_out(Create(replace(ROW, bridge="br-two")))
