@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from hybridvif.cli.finding import Finding, failed, info
 from hybridvif.parts import Bridge
-from hybridvif.sandbox.lacks import as_root, program
+from hybridvif.sandbox.missing import as_root, program
 from hybridvif.text import shown
 
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from hybridvif.sandbox.lacks import program
+from hybridvif.sandbox.missing import program
 
 from hybridvif.pytest_plugin import lacking
 from hybridvif.sandbox import Sandbox

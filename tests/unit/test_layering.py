@@ -138,7 +138,7 @@ def may_import(module: str, target: str) -> bool:
     if is_of(target, "hybridvif.executors"):
         # Without a library each: what they share, a plan as text and what comes with it, the names of packages, and
         # what must be seen of /proc/sys.
-        shared_names = ("base", "besides", "script", "command", "procfs")
+        shared_names = ("base", "besides", "script", "command", "procfs", "ovsrows")
         return is_of(target, FAKE, *(f"hybridvif.executors.{name}" for name in shared_names))
     return library not in EXECUTOR_LIBRARIES
 
