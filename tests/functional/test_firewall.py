@@ -7,10 +7,10 @@ import sys
 from collections.abc import Iterator
 
 import pytest
-from hybridvif.sandbox.missing import program
 
 from hybridvif.pytest_plugin import lacking
 from hybridvif.sandbox import Sandbox
+from hybridvif.sandbox.missing import program
 
 CODE = """
 import json, sys
