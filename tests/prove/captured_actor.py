@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from typing import Any
 
 from oslo_config import cfg
@@ -121,7 +122,7 @@ def main() -> None:
     module, _, name = path.rpartition(".")
     context = getattr(importlib.import_module(module), name)
     cfg.CONF.set_override("helper_command", helper, group=context.cfg_section)
-    channel = context.reach(1e9) if project == "hybridvif" else started(context)
+    channel = context.reach(time.monotonic() + 30) if project == "hybridvif" else started(context)
     found = []
     for what, (function, arguments) in [*CALLS[project].items(), (IMPORT, (UNRELATED, []))]:
         try:
