@@ -10,7 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from hybridvif.contract.bench import PORT, Bench, require_equal, said
-from hybridvif.executors.ovsrows import STALE
 from hybridvif.parts import PARKED, HostState, OvsPort, StrayPort
 from hybridvif.report import Result
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
@@ -93,6 +92,8 @@ _TABLES = (
     "--columns=name,type,ofport,error list Interface",
 )
 TRIES = 20
+STALE = "No usable peer"
+"""What ovs-vswitchd said of a row while it was a patch port, and may leave in it afterwards."""
 
 
 def _table(bench: Bench, words: str) -> list[dict[str, Any]]:
