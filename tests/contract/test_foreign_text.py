@@ -58,12 +58,14 @@ def test_any_text_in_a_row_is_observed_and_mended(bench: Bench, text: str) -> No
     more = [f"other_config:x={quoted(text)}"]
     bench.box.run(["ovs-vsctl", "set", "Interface", QVO, *ids, *more])
     bench.box.run(["ovs-vsctl", "set", "Port", QVO, *more, "--", "set", "Bridge", "br-int", *more])
-    for names in (set(PORT.names), None):
-        row = bench.observed(names).state.ports[QVO]
-        assert isinstance(row, OvsPort)
-        assert {row.iface_id, row.attached_mac, row.vm_uuid, row.port_id} == {escaped(text)}
-
-    assert plug(PORT, bench.host).changed
+    try:
+        for names in (set(PORT.names), None):
+            row = bench.observed(names).state.ports[QVO]
+            assert isinstance(row, OvsPort)
+            assert {row.iface_id, row.attached_mac, row.vm_uuid, row.port_id} == {escaped(text)}
+        assert plug(PORT, bench.host).changed
+    finally:
+        bench.sh("ovs-vsctl --no-wait remove Bridge br-int other_config x")
 
     assert dict(bench.row(QVO)["external_ids"][1])["iface-id"] == PORT.id
     assert dict(bench.row(QVO)["external_ids"][1])["other"] == text
