@@ -23,7 +23,7 @@ from benchmarks.contest import Contest
 from benchmarks.page import with_figures
 from benchmarks.record import Record, together
 from benchmarks.tally import bars_of, figures_of
-from hybridvif.errors import HybridVifError, InvalidInput
+from hybridvif.model.errors import HybridVifError, InvalidInput
 
 SINGLE = ("first", "command", "one plug", "one plug again", "one unplug")
 

@@ -21,10 +21,10 @@ from typing import IO
 import hybridvif
 from benchmarks.record import Record, Turn
 from benchmarks.tally import CROWD
-from hybridvif.errors import HybridVifError
+from hybridvif.model.errors import HybridVifError
 from hybridvif.privileged.ahead import private_directory
-from hybridvif.sandbox import Sandbox
-from hybridvif.sandbox.switch import SOCKET
+from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.switch import SOCKET
 
 WORKER = Path(__file__).with_name("worker.py")
 INSTANCE = "0b1c2d3e-0000-4000-8000-000000000002"

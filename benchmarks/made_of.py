@@ -57,8 +57,8 @@ class Clock:
 
 def clocked() -> Clock:
     """A clock on all that waits for somebody else."""
-    from hybridvif.executors.jsonrpc import Connection
-    from hybridvif.executors.rtnetlink import Channel
+    from hybridvif.executors.netlink.socket import Channel
+    from hybridvif.executors.ovsdb.rpc import Connection
 
     clock = Clock()
     for name in ("_send", "_receive"):
@@ -138,7 +138,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(inside(config, int(count), int(rounds))))
         return
     from benchmarks.contest import _configuration, temporary_directory
-    from hybridvif.sandbox import Sandbox
+    from hybridvif.testing.sandbox import Sandbox
 
     counts = (1, args.ports)
     found: dict[int, list[tuple[str, Taken]]] = {}

@@ -17,8 +17,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from hybridvif.api import check, plug, plug_all, unplug, unplug_all
-    from hybridvif.errors import (
+    from hybridvif.client.host import Host, connect
+    from hybridvif.engine.api import check, plug, plug_all, unplug, unplug_all
+    from hybridvif.engine.host_wide import Gathered, Reconciled, gc, reconcile
+    from hybridvif.executors.recording import RecordingHost
+    from hybridvif.model.desired import wiring_of
+    from hybridvif.model.errors import (
         BridgeMissing,
         BridgeNotAllowed,
         ConfigurationError,
@@ -33,20 +37,16 @@ if TYPE_CHECKING:
         Refused,
         UnplugFailed,
     )
-    from hybridvif.executors.recording import RecordingHost
-    from hybridvif.host import Host, connect
-    from hybridvif.names import PortNames, names_of
-    from hybridvif.parts import Bridge, HostState, IvsPort, MadeTap, OvsPort, Stray, Tap, Veth, VhostUserPort
-    from hybridvif.planner import plan
-    from hybridvif.port import Port, VifType
-    from hybridvif.report import Outcome, Report, Result, Status
-    from hybridvif.steps import Create, Delete, Step, Update, simulate
-    from hybridvif.wholehost import Gathered, Reconciled, gc, reconcile
-    from hybridvif.wiring import wiring_of
+    from hybridvif.model.names import PortNames, names_of
+    from hybridvif.model.parts import Bridge, HostState, IvsPort, MadeTap, OvsPort, Stray, Tap, Veth, VhostUserPort
+    from hybridvif.model.planner import plan
+    from hybridvif.model.port import Port, VifType
+    from hybridvif.model.report import Outcome, Report, Result, Status
+    from hybridvif.model.steps import Create, Delete, Step, Update, simulate
 
 _HOMES = {
-    "hybridvif.api": ("check", "plug", "plug_all", "unplug", "unplug_all"),
-    "hybridvif.errors": (
+    "hybridvif.engine.api": ("check", "plug", "plug_all", "unplug", "unplug_all"),
+    "hybridvif.model.errors": (
         "BridgeMissing",
         "BridgeNotAllowed",
         "ConfigurationError",
@@ -62,9 +62,9 @@ _HOMES = {
         "UnplugFailed",
     ),
     "hybridvif.executors.recording": ("RecordingHost",),
-    "hybridvif.host": ("Host", "connect"),
-    "hybridvif.names": ("PortNames", "names_of"),
-    "hybridvif.parts": (
+    "hybridvif.client.host": ("Host", "connect"),
+    "hybridvif.model.names": ("PortNames", "names_of"),
+    "hybridvif.model.parts": (
         "Bridge",
         "HostState",
         "IvsPort",
@@ -75,12 +75,12 @@ _HOMES = {
         "Veth",
         "VhostUserPort",
     ),
-    "hybridvif.planner": ("plan",),
-    "hybridvif.port": ("Port", "VifType"),
-    "hybridvif.report": ("Outcome", "Report", "Result", "Status"),
-    "hybridvif.steps": ("Create", "Delete", "Step", "Update", "simulate"),
-    "hybridvif.wholehost": ("Gathered", "Reconciled", "gc", "reconcile"),
-    "hybridvif.wiring": ("wiring_of",),
+    "hybridvif.model.planner": ("plan",),
+    "hybridvif.model.port": ("Port", "VifType"),
+    "hybridvif.model.report": ("Outcome", "Report", "Result", "Status"),
+    "hybridvif.model.steps": ("Create", "Delete", "Step", "Update", "simulate"),
+    "hybridvif.engine.host_wide": ("Gathered", "Reconciled", "gc", "reconcile"),
+    "hybridvif.model.desired": ("wiring_of",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

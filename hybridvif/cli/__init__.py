@@ -25,7 +25,7 @@ from contextlib import contextmanager, nullcontext
 from gc import freeze, set_threshold
 from typing import TYPE_CHECKING, Any
 
-from hybridvif.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput
 
 if TYPE_CHECKING:
     import argparse
@@ -152,7 +152,7 @@ def _fail(error: BaseException, words: Sequence[str], screen: Screen | None) -> 
     if options.verbosity_in(words) > 1:
         import traceback
 
-        from hybridvif.text import escaped_lines
+        from hybridvif.model.text import escaped_lines
 
         sys.stderr.write(escaped_lines("".join(traceback.format_exception(error))))
     screen = screen or Screen(options.format_in(words))

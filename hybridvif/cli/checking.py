@@ -6,21 +6,21 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hybridvif.api import plug_all
-from hybridvif.cli import words
-from hybridvif.cli.changes import Change, changes_of_plan
-from hybridvif.cli.documents import attribute_document
 from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.gaps import Filled, filled
+from hybridvif.cli.output import labels
+from hybridvif.cli.output.changes import Change, changes_of_plan
+from hybridvif.cli.output.document import attribute_document
+from hybridvif.cli.output.topology import warnings_of
 from hybridvif.cli.planning import DIFFERENCES, part_of
 from hybridvif.cli.ports import Asked, sentence_of_unknown
 from hybridvif.cli.screen import Answer, Paint
-from hybridvif.cli.topology import warnings_of
-from hybridvif.host_protocol import AnyHost
-from hybridvif.parts import Difference, OvsPort, Part
-from hybridvif.reasons import reason_of
-from hybridvif.rehearsal import Rehearsal, look
-from hybridvif.report import Report, worst_exit_code
+from hybridvif.engine.api import plug_all
+from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.simulated_host import Rehearsal, look
+from hybridvif.model.parts import Difference, OvsPort, Part
+from hybridvif.model.reasons import reason_of
+from hybridvif.model.report import Report, worst_exit_code
 
 COLUMNS = ("port", "kind", "name", "attribute", "before", "after")
 
@@ -43,9 +43,9 @@ class Drift:
 
     def __str__(self) -> str:
         if self.difference.attribute:
-            return f"{self.part.name}: {words.change(self.difference)}"
+            return f"{self.part.name}: {labels.change(self.difference)}"
         missing = self.difference.before == "absent"
-        return f"{words.link_kind(self.part)} {self.part.name} is {'missing' if missing else 'not wanted'}"
+        return f"{labels.link_kind(self.part)} {self.part.name} is {'missing' if missing else 'not wanted'}"
 
 
 def drift_of(changes: Sequence[Change], filled: Filled) -> Iterator[Drift]:
@@ -55,7 +55,7 @@ def drift_of(changes: Sequence[Change], filled: Filled) -> Iterator[Drift]:
         if change.verb == "update":
             for one in change.differences:
                 is_unknown = not unknown.isdisjoint((one.attribute, f"{change.part.kind} {one.attribute}"))
-                yield Drift(change.part, replace(one, after=words.UNKNOWN) if is_unknown else one)
+                yield Drift(change.part, replace(one, after=labels.UNKNOWN) if is_unknown else one)
             yield from _doubts(change, filled.doubtful)
         else:
             values = ("absent", "present") if change.verb == "create" else ("present", "absent")
@@ -67,7 +67,7 @@ def _doubts(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
     changed = {one.attribute for one in change.differences}
     for name in doubtful if isinstance(change.before, OvsPort) else ():
         if name not in changed:
-            yield Drift(change.part, Difference(name, getattr(change.before, name), words.UNKNOWN))
+            yield Drift(change.part, Difference(name, getattr(change.before, name), labels.UNKNOWN))
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import argparse
 
-    from hybridvif.host import Host
+    from hybridvif.client.host import Host
 
 
 DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
@@ -29,7 +29,7 @@ def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host
 
     begun: it will be asked in any case, so the daemon is started now, and comes up while this process loads the rest.
     """
-    from hybridvif.host import connect
+    from hybridvif.client.host import connect
 
     with connect(config_files(args.config_file)) as host:
         if begun:

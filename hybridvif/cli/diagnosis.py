@@ -11,18 +11,18 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 
-from hybridvif import sharedfiles
 from hybridvif.cli import system
 from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
 from hybridvif.cli.osvif import osvif_findings
-from hybridvif.cli.topology import plugged_ports
-from hybridvif.errors import HybridVifError
-from hybridvif.facts import Facts, Observed
-from hybridvif.host import Host, connect
-from hybridvif.parts import Bridge
-from hybridvif.sandbox import Level
-from hybridvif.sandbox.missing import as_root, missing_for
-from hybridvif.settings import OVS_SOCKET, Settings
+from hybridvif.cli.output.topology import plugged_ports
+from hybridvif.client.host import Host, connect
+from hybridvif.engine import shared_files
+from hybridvif.model.errors import HybridVifError
+from hybridvif.model.facts import Facts, Observed
+from hybridvif.model.parts import Bridge
+from hybridvif.model.settings import OVS_SOCKET, Settings
+from hybridvif.testing.sandbox import Level
+from hybridvif.testing.sandbox.missing import as_root, missing_for
 
 PATIENCE = 10.0
 """Seconds that the daemon, and after it the switch, are given."""
@@ -162,13 +162,13 @@ def _listener_of(remote: str) -> int:
     """The pid of the ovs-vswitchd beside this database, as seen from here; 0 if it cannot be seen."""
     directory = os.path.dirname(remote.removeprefix("unix:"))
     try:
-        number = int(sharedfiles.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
+        number = int(shared_files.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(_CONTROL_PATIENCE)
             control.connect(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
             pid: int = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
             return pid
-    except (OSError, ValueError, sharedfiles.Unfit):
+    except (OSError, ValueError, shared_files.Unfit):
         return 0
 
 
@@ -216,13 +216,13 @@ def vswitchd(remote: str) -> Finding:
     directory = os.path.dirname(remote.removeprefix("unix:"))
     try:
         # Open vSwitch may run as a user of its own, who can write anything there.
-        number = int(sharedfiles.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
+        number = int(shared_files.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
         answer = _asked(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
     except PermissionError:
         return info(name, "its control socket is closed to this user, so whether it answers was not looked at")
     except TimeoutError:
         return failed(name, f"does not answer within {_CONTROL_PATIENCE:g} s, so it hangs", _start())
-    except (OSError, ValueError, sharedfiles.Unfit):
+    except (OSError, ValueError, shared_files.Unfit):
         return failed(name, f"does not run (nobody listens in {directory})", _start())
     return passed(name, f"answers: {answer}")
 

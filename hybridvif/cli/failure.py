@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from hybridvif.errors import HybridVifError, InvalidInput, PreconditionError, Refused
-from hybridvif.report import Report, Status
+from hybridvif.model.errors import HybridVifError, InvalidInput, PreconditionError, Refused
+from hybridvif.model.report import Report, Status
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class Failure:
     @property
     def document(self) -> Mapping[str, object]:
         """For machines."""
-        from hybridvif.cli.documents import report_document
+        from hybridvif.cli.output.document import report_document
 
         told = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
         return {**told, "report": report_document(self.report)} if self.report else told

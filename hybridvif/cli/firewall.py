@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybridvif.cli.finding import Finding, failed, info
-from hybridvif.parts import Bridge
-from hybridvif.sandbox.missing import as_root, program
-from hybridvif.text import shown
+from hybridvif.model.parts import Bridge
+from hybridvif.model.text import shown
+from hybridvif.testing.sandbox.missing import as_root, program
 
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 CHAINS = ":neutron-openvswi-"

@@ -10,8 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hybridvif.cli.ports import PLACEHOLDERS, Asked
-from hybridvif.names import PortNames, is_trunk_bridge, is_uuid, names_of
-from hybridvif.parts import (
+from hybridvif.model.desired import tap_mac_of
+from hybridvif.model.names import PortNames, is_trunk_bridge, is_uuid, names_of
+from hybridvif.model.parts import (
     VHOST_USER_TYPES,
     Bridge,
     HostState,
@@ -23,9 +24,8 @@ from hybridvif.parts import (
     Veth,
     VhostUserPort,
 )
-from hybridvif.port import MAX_MTU, MAX_TAP_MTU, MIN_MTU, Port, VifType, is_bridge_name, is_mac
-from hybridvif.steps import owners_of
-from hybridvif.wiring import tap_mac_of
+from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU, MIN_MTU, Port, VifType, is_bridge_name, is_mac
+from hybridvif.model.steps import owners_of
 
 OF_LINKS = ("call_iptables", "create_tap")
 """The fields of which a vhost-user port has none."""

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 
-from hybridvif.text import escaped, escaped_lines
+from hybridvif.model.text import escaped, escaped_lines
 
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 

@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-from hybridvif.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput
 
 FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot")
 _WITH_VALUE = ("--config-file", "-f", "--format", "-c", "--column", "--color")

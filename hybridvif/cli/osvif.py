@@ -6,8 +6,8 @@ from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
 from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif.model.settings import Settings
 from hybridvif.postponed import found
-from hybridvif.settings import Settings
 
 
 def osvif_findings(settings: Settings) -> Iterator[Finding]:

@@ -5,23 +5,23 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from hybridvif.api import plug_all, unplug_all
-from hybridvif.cli.besides import beside_documents, beside_lines
-from hybridvif.cli.changes import Change, changes_of_plan, tally
-from hybridvif.cli.diff import diff_lines, grouped
-from hybridvif.cli.documents import step_documents
 from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.gaps import filled, is_there
+from hybridvif.cli.output.besides import beside_documents, beside_lines
+from hybridvif.cli.output.changes import Change, changes_of_plan, tally
+from hybridvif.cli.output.diff import diff_lines, grouped
+from hybridvif.cli.output.document import step_documents
 from hybridvif.cli.ports import Asked
 from hybridvif.cli.screen import Answer, Paint
+from hybridvif.engine.api import plug_all, unplug_all
+from hybridvif.engine.simulated_host import Rehearsal
 from hybridvif.executors.besides import Beside, besides_of_plans
 from hybridvif.executors.script import script_lines
-from hybridvif.facts import Observed
-from hybridvif.names import names_of
-from hybridvif.parts import HostState
-from hybridvif.port import Port
-from hybridvif.rehearsal import Rehearsal
-from hybridvif.report import Report, worst_exit_code
+from hybridvif.model.facts import Observed
+from hybridvif.model.names import names_of
+from hybridvif.model.parts import HostState
+from hybridvif.model.port import Port
+from hybridvif.model.report import Report, worst_exit_code
 
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
 DIFFERENCES = 3

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hybridvif.cli.ports import FIELDS, Asked, vif_type_of
-from hybridvif.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput
 
 
 class _Loader(yaml.SafeLoader):

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 
 from hybridvif.cli.options import UsageError
-from hybridvif.errors import InvalidInput
-from hybridvif.port import Port, VifType
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.port import Port, VifType
 
 FIELDS: tuple[str, ...] = tuple(spec.name for spec in fields(Port))
 REQUIRED = ("mac", "instance_id")

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from hybridvif.cli.streams import uninterrupted, write
-from hybridvif.errors import HybridVifError, InvalidInput
-from hybridvif.text import escaped
+from hybridvif.model.errors import HybridVifError, InvalidInput
+from hybridvif.model.text import escaped
 
 if TYPE_CHECKING:
     from hybridvif.cli.failure import Failure

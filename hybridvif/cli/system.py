@@ -11,14 +11,14 @@ from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hybridvif import notes
 from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
 from hybridvif.cli.firewall import BRIDGE_NF, bridge_nf, seen_firewall
-from hybridvif.errors import PreconditionError
-from hybridvif.executors import procfs
-from hybridvif.parts import Bridge
+from hybridvif.engine import first_seen
+from hybridvif.executors.netlink import sysctl
+from hybridvif.model.errors import PreconditionError
+from hybridvif.model.parts import Bridge
 from hybridvif.privileged import ahead
-from hybridvif.sandbox.missing import as_root, program
+from hybridvif.testing.sandbox.missing import as_root, program
 
 CAP_NET_ADMIN = 12
 _HELPER = "hybridvif-privsep-helper"
@@ -40,7 +40,7 @@ def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = (
     yield temporary_directory()
     yield threads()
     yield ipv6()
-    if not procfs.lacking():
+    if not sysctl.lacking():
         yield bridge_nf(BRIDGE_NF, call_iptables, seen_firewall(), bridges)
     yield from boot_id()
     yield _sandbox()
@@ -152,7 +152,7 @@ def _owns_network() -> bool:
 
 def proc_sys() -> Finding:
     """Whether /proc/sys is whole, and can be written."""
-    lacking = procfs.lacking()
+    lacking = sysctl.lacking()
     if lacking:
         return failed_with("/proc/sys", lacking)
     if os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:
@@ -164,7 +164,7 @@ def proc_sys() -> Finding:
 def boot_id() -> Iterator[Finding]:
     """Whether gc can tell this boot from others, if it cannot."""
     try:
-        notes.boot_id()
+        first_seen.boot_id()
     except PreconditionError as error:
         yield failed_with("boot id", str(error))
 
@@ -204,7 +204,7 @@ def ipv6() -> Finding:
 
 
 def _sandbox() -> Finding:
-    from hybridvif.sandbox import Level, SandboxError, probe
+    from hybridvif.testing.sandbox import Level, SandboxError, probe
 
     try:
         level, missing = probe()

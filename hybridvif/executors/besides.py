@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from hybridvif.executors.bridgerows import bridges_to_make, trunks_left
 from hybridvif.executors.qosrows import ports_with_qos
-from hybridvif.parts import OvsPort
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step
+from hybridvif.model.parts import OvsPort
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step
 
 OVS_BRIDGE, QOS = "ovs-bridge", "qos"
 IF_THERE, IF_EMPTY = "there is one and no other port has it", "nothing is left in it but Neutron's patch ports"

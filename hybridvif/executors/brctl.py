@@ -9,21 +9,22 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from hybridvif.children import LOST
-from hybridvif.errors import PreconditionError
-from hybridvif.executors import iplinks, procfs
+from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.linkmessages import get_link, message_of, queues_of
-from hybridvif.executors.linkstate import random_mac
+from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.devices import random_mac
+from hybridvif.executors.netlink.messages import get_link, message_of, queues_of
+from hybridvif.executors.netlink.socket import Channel
+from hybridvif.executors.netlink.tap import NO_TUN, own
 from hybridvif.executors.recipes import RANDOM_MAC, Command, Owner, Sysctl, bridges_that_go_up_later, link_lines
-from hybridvif.executors.rtnetlink import Channel
-from hybridvif.executors.tuntap import NO_TUN, own
-from hybridvif.facts import Observed
-from hybridvif.names import key_of, names_of_key
-from hybridvif.parts import Bridge, MadeTap, Part, Role, Tap, Veth
-from hybridvif.report import Outcome
-from hybridvif.settings import Settings
-from hybridvif.steps import Step
+from hybridvif.model.errors import PreconditionError
+from hybridvif.model.facts import Observed
+from hybridvif.model.names import key_of, names_of_key
+from hybridvif.model.parts import Bridge, MadeTap, Part, Role, Tap, Veth
+from hybridvif.model.report import Outcome
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Step
 
 _SAID: tuple[tuple[str, bool, bool], ...] = (
     # what brctl or ip says (C locale); whether to try again; whether the host lacks something
@@ -63,7 +64,7 @@ class BrctlExecutor:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The links under these names, or all of our grammar."""
         self._programs["brctl"].require()
-        return iplinks.observe(self._programs["ip"], names, deadline)
+        return ip_json.observe(self._programs["ip"], names, deadline)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Carry the steps out one by one."""
@@ -112,7 +113,7 @@ class _Worker:
 
 def _write(line: Sysctl) -> None:
     try:
-        procfs.write(line.device, line.attribute, line.value)
+        sysctl.write(line.device, line.attribute, line.value)
     except OSError as error:
         raise _failure(f"{line} failed", error.strerror or str(error)) from error
 

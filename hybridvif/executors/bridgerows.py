@@ -12,10 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from hybridvif.names import is_trunk_bridge
-from hybridvif.parts import OvsPort
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.names import is_trunk_bridge
+from hybridvif.model.parts import OvsPort
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 
 PATCH_PREFIXES = ("tpt-", "spt-")
 """The ports by which a trunk bridge hangs on the integration bridge: of the parent port, and of each subport."""

@@ -10,16 +10,16 @@ import re
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from hybridvif.errors import PreconditionError
 from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.recipes import ivs_line
-from hybridvif.facts import Facts, Observed, PortFact
-from hybridvif.names import key_of
-from hybridvif.parts import HostState, IvsPort, Part, Role
-from hybridvif.report import Outcome
-from hybridvif.settings import Settings
-from hybridvif.steps import Step
+from hybridvif.model.errors import PreconditionError
+from hybridvif.model.facts import Facts, Observed, PortFact
+from hybridvif.model.names import key_of
+from hybridvif.model.parts import HostState, IvsPort, Part, Role
+from hybridvif.model.report import Outcome
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Step
 
 
 class IvsExecutor:

@@ -11,8 +11,8 @@ import uuid
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from hybridvif.parts import OvsPort
-from hybridvif.steps import Create, Delete, Step
+from hybridvif.model.parts import OvsPort
+from hybridvif.model.steps import Create, Delete, Step
 
 NAMESPACE = uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95")
 """os-vif's (ovsdb_lib.QOS_UUID_NAMESPACE)."""

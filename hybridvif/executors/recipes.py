@@ -20,12 +20,12 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hybridvif.executors.linkstate import IPV4_OFF, STATE, opening_of, regained
-from hybridvif.executors.ovsrows import IDS, SOCKET, columns_at_birth, ids_of, options_of
+from hybridvif.executors.netlink.devices import IPV4_OFF, STATE, opening_of, regained
+from hybridvif.executors.ovs_rows import IDS, SOCKET, columns_at_birth, ids_of, options_of
 from hybridvif.executors.qosrows import ids_of_qos
-from hybridvif.parts import ROOT, Bridge, MadeTap, OvsPort, Tap, Veth, VhostUserPort
-from hybridvif.settings import SOCKET_DIR
-from hybridvif.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.parts import ROOT, Bridge, MadeTap, OvsPort, Tap, Veth, VhostUserPort
+from hybridvif.model.settings import SOCKET_DIR
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 
 _OPTIONS = {key: key for key in ("nf_call_iptables", "nf_call_ip6tables")} | {"multicast_snooping": "mcast_snooping"}
 """The options of a bridge that brctl has not, as ip spells them."""
@@ -78,7 +78,7 @@ for flags in (0x1002, 0x1102):
         break
 fcntl.ioctl(tap, 0x400454cc, 0)
 """
-"""What `ip tuntap` cannot do: attach to a tap that is there. The numbers are those of executors/tuntap.py."""
+"""What `ip tuntap` cannot do: attach to a tap that is there. The numbers are those of executors/netlink/tap.py."""
 
 
 @dataclass(frozen=True, slots=True)

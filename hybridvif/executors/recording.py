@@ -15,9 +15,9 @@ from typing import ClassVar
 
 from hybridvif.executors.base import refused
 from hybridvif.executors.bridgerows import trunks_left
-from hybridvif.facts import Facts, LinkFact, Observed, PortFact, bearers_of
-from hybridvif.names import key_of
-from hybridvif.parts import (
+from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact, bearers_of
+from hybridvif.model.names import key_of
+from hybridvif.model.parts import (
     Bridge,
     HostState,
     IvsPort,
@@ -33,9 +33,9 @@ from hybridvif.parts import (
     Veth,
     VhostUserPort,
 )
-from hybridvif.report import Outcome, Result
-from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Step, objection, simulate
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Delete, Step, objection, simulate
 
 
 def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:

@@ -20,9 +20,9 @@ from hybridvif.executors.recipes import (
     link_lines,
     switch_words,
 )
-from hybridvif.parts import IvsPort, Role
-from hybridvif.settings import Settings
-from hybridvif.steps import Delete, Step, role_of
+from hybridvif.model.parts import IvsPort, Role
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Delete, Step, role_of
 
 _DEFAULTS = Settings()
 

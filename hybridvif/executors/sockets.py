@@ -13,9 +13,9 @@ import socket
 import time
 from typing import TYPE_CHECKING
 
-from hybridvif.endpoint import ALLOWED, Endpoint, endpoint_of
 from hybridvif.executors.base import ExecutorError
-from hybridvif.settings import Settings
+from hybridvif.model.endpoint import ALLOWED, Endpoint, endpoint_of
+from hybridvif.model.settings import Settings
 
 if TYPE_CHECKING:
     import ssl

@@ -12,21 +12,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.errors import BridgeMissing
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
 from hybridvif.executors.bridgerows import bridges_to_make, deleted_ports, is_trunk_patch, trunks_left
 from hybridvif.executors.command import Finished, Program, lines_of
-from hybridvif.executors.ovsrows import IDS, Row, complaint_about, iface_id_of, is_undecided, not_realized, observed
+from hybridvif.executors.ovs_rows import IDS, Row, complaint_about, iface_id_of, is_undecided, not_realized, observed
 from hybridvif.executors.qosrows import goes_with, ports_with_qos
 from hybridvif.executors.recipes import bridge_words, switch_words
 from hybridvif.executors.sockets import numeric, tls_context, tls_files
-from hybridvif.facts import Observed
-from hybridvif.names import key_of
-from hybridvif.parts import HostState, OvsPort, Part, Role, VhostUserPort
-from hybridvif.report import Outcome, Result
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.text import escaped
+from hybridvif.model.errors import BridgeMissing
+from hybridvif.model.facts import Observed
+from hybridvif.model.names import key_of
+from hybridvif.model.parts import HostState, OvsPort, Part, Role, VhostUserPort
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.text import escaped
 
 SETTLE = 0.1
 """Seconds to wait for ofport and error to follow cur_cfg."""

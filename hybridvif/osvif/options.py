@@ -10,9 +10,9 @@ from typing import Any
 
 from oslo_config import cfg
 
-from hybridvif.configfiles import files_of
-from hybridvif.errors import ConfigurationError
-from hybridvif.port import QOS_TYPES
+from hybridvif.engine.config_files import files_of
+from hybridvif.model.errors import ConfigurationError
+from hybridvif.model.port import QOS_TYPES
 
 SECTION = "os_vif_ovs"
 _MADE_OF = 8

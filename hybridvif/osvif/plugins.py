@@ -18,13 +18,13 @@ from os_vif.plugin import PluginBase
 from oslo_config import cfg
 from vif_plug_ovs.ovs import OvsPlugin
 
-from hybridvif import api, config
-from hybridvif.errors import InvalidInput, Refused
-from hybridvif.host import Host, connect
-from hybridvif.names import names_of
+from hybridvif.client.host import Host, connect
+from hybridvif.engine import api, config
+from hybridvif.model.errors import InvalidInput, Refused
+from hybridvif.model.names import names_of
+from hybridvif.model.settings import Settings
 from hybridvif.osvif.options import set_in_files
 from hybridvif.osvif.translation import names_as_asked, not_for_us, port_of
-from hybridvif.settings import Settings
 
 LOG = logging.getLogger(__name__)
 OVS = "ovs"

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hybridvif.children import Child
-from hybridvif.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError
 
 HELPER = "hybridvif-privsep-helper"
 STARTERS = ("SUDO_UID", "PKEXEC_UID")

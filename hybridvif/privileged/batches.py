@@ -11,12 +11,12 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from hybridvif.errors import HybridVifError, PreconditionError
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
-from hybridvif.parts import Role
-from hybridvif.report import Outcome, Result
-from hybridvif.steps import Delete, Step, role_of
-from hybridvif.text import escaped
+from hybridvif.model.errors import HybridVifError, PreconditionError
+from hybridvif.model.parts import Role
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.steps import Delete, Step, role_of
+from hybridvif.model.text import escaped
 
 LOG = logging.getLogger(__name__)
 ROUNDS = (Role.SWITCH, Role.LINK)

@@ -27,7 +27,7 @@ from typing import Any, NoReturn
 import msgpack
 
 from hybridvif.children import LOST
-from hybridvif.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError
 from hybridvif.privileged import ahead
 from hybridvif.privileged.messages import UNPACKING, Message, packed
 

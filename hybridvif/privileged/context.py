@@ -18,8 +18,8 @@ from typing import Any
 
 from oslo_config import cfg
 
-from hybridvif import config
-from hybridvif.configfiles import files_of
+from hybridvif.engine import config
+from hybridvif.engine.config_files import files_of
 from hybridvif.privileged import ahead, upstream
 from hybridvif.privileged.channel import START_DEADLINE, Channel, EndedAtOnce, TimedOut
 

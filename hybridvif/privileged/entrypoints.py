@@ -16,15 +16,14 @@ from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any
 
-from hybridvif import wire
-from hybridvif.errors import HybridVifError, PreconditionError, Refused
 from hybridvif.executors.base import Executor, ExecutorError
-from hybridvif.facts import observing, together
-from hybridvif.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_of_key
-from hybridvif.parts import Role
-from hybridvif.privileged import batches, identification, imports, policy, posture, registry
-from hybridvif.report import Outcome, Result
-from hybridvif.settings import MAX_DEADLINE, Settings
+from hybridvif.model.errors import HybridVifError, PreconditionError, Refused
+from hybridvif.model.facts import observing, together
+from hybridvif.model.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_of_key
+from hybridvif.model.parts import Role
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.settings import MAX_DEADLINE, Settings
+from hybridvif.privileged import batches, codec, identification, imports, policy, posture, registry
 
 LOG = logging.getLogger(__name__)
 
@@ -72,7 +71,7 @@ def _answering(answer: Callable[..., Any]) -> Callable[..., list[Any]]:
 def observe(names: object, deadline: object) -> Any:
     """The parts and facts under these names; None: under all of our grammar."""
     until = _instant(deadline)
-    asked = wire.decode_names(names)
+    asked = codec.decode_names(names)
     policy.permit_names(asked)
     return _seen(asked, _executors(), until)
 
@@ -85,7 +84,7 @@ def apply(plans: object, deadline: object) -> Any:
     What was done is looked at at once, as the caller would do next; nothing if that could not be.
     """
     until = _instant(deadline)
-    decoded = wire.decode_plans(plans)
+    decoded = codec.decode_plans(plans)
     executors = _executors()
     settings = registry.configured()
     policy.permit_plans(decoded, settings)
@@ -93,7 +92,7 @@ def apply(plans: object, deadline: object) -> Any:
     left = [() if at in refused else plan for at, plan in enumerate(decoded)]
     outcomes = batches.carry_out(left, executors, until)
     whole = [refused.get(at, done) for at, done in enumerate(outcomes)]
-    return [wire.encode_outcomes(whole), _seen_after(whole, executors, until)]
+    return [codec.encode_outcomes(whole), _seen_after(whole, executors, until)]
 
 
 def _seen(names: frozenset[str] | None, executors: Mapping[Role, Executor], until: float) -> list[Any]:
@@ -104,7 +103,7 @@ def _seen(names: frozenset[str] | None, executors: Mapping[Role, Executor], unti
         ]
         seen = together(answer() for answer in answers)
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
-    return wire.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
+    return codec.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
 
 
 def _own(role: Role, names: frozenset[str] | None) -> frozenset[str] | None:

@@ -13,7 +13,7 @@ from typing import Any
 
 import msgpack
 
-from hybridvif.errors import Refused
+from hybridvif.model.errors import Refused
 from hybridvif.privileged.messages import UNPACKING, Message
 
 MAX_FRAME = 4 * 1024 * 1024

@@ -14,16 +14,16 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 
-from hybridvif.errors import Refused
 from hybridvif.executors.base import Executor, ExecutorError
-from hybridvif.facts import together
-from hybridvif.identity import claim
-from hybridvif.names import KEY_LENGTH, key_of, names_of_key
-from hybridvif.parts import NOTHING, Bridge, HostState, IvsPort, MadeTap, Member, OvsPort, Part, Role, Tap, Veth
-from hybridvif.planner import plan as planned
+from hybridvif.model.errors import Refused
+from hybridvif.model.facts import together
+from hybridvif.model.names import KEY_LENGTH, key_of, names_of_key
+from hybridvif.model.ownership import claim
+from hybridvif.model.parts import NOTHING, Bridge, HostState, IvsPort, MadeTap, Member, OvsPort, Part, Role, Tap, Veth
+from hybridvif.model.planner import plan as planned
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of
 from hybridvif.privileged.policy import owner_stated
-from hybridvif.report import Outcome, Result
-from hybridvif.steps import Create, Step, Update, changes_of, owners_of
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]

@@ -12,7 +12,7 @@ import stat
 import struct
 from collections.abc import Mapping
 
-from hybridvif.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError
 from hybridvif.privileged.ahead import STARTERS
 
 

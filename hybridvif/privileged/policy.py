@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
-from hybridvif.errors import Refused
-from hybridvif.limits import unfiltered, unwritable
-from hybridvif.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
-from hybridvif.parts import (
+from hybridvif.model.errors import Refused
+from hybridvif.model.limits import unfiltered, unwritable
+from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
+from hybridvif.model.parts import (
     Bridge,
     IvsPort,
     MadeTap,
@@ -22,8 +22,8 @@ from hybridvif.parts import (
     births_of,
     with_article,
 )
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of, owners_of
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of
 
 
 def permit_names(names: Iterable[str] | None) -> None:

@@ -16,7 +16,7 @@ import resource
 import struct
 from dataclasses import dataclass
 
-from hybridvif.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError
 
 LOG = logging.getLogger(__name__)
 KEPT = 12

@@ -9,11 +9,11 @@ from typing import Any
 
 from oslo_config import cfg
 
-from hybridvif import config
-from hybridvif.errors import ConfigurationError, HybridVifError
+from hybridvif.engine import config
 from hybridvif.executors.base import Executor
-from hybridvif.parts import Role
-from hybridvif.settings import Settings
+from hybridvif.model.errors import ConfigurationError, HybridVifError
+from hybridvif.model.parts import Role
+from hybridvif.model.settings import Settings
 
 GROUPS = {Role.LINK: "hybridvif.link_executors", Role.SWITCH: "hybridvif.switch_executors"}
 _MEMBERS = ("role", "serves", "programs", "atomic", "observe", "apply")

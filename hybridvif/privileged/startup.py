@@ -21,9 +21,9 @@ import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from hybridvif import config
-from hybridvif.errors import HybridVifError
-from hybridvif.parts import Role
+from hybridvif.engine import config
+from hybridvif.model.errors import HybridVifError
+from hybridvif.model.parts import Role
 from hybridvif.privileged import entrypoints, imports, landlock, peer, posture, registry
 from hybridvif.privileged.ahead import CONTEXT
 from hybridvif.privileged.frames import Frames

@@ -10,7 +10,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from oslo_privsep import priv_context
 
-from hybridvif.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError
 
 RELIED_ON = ("PrivContext",)
 """Of oslo_privsep.priv_context: the base of our context, which registers the options of [hybridvif_privileged]."""

@@ -19,10 +19,10 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
 from hybridvif import Host, HostState, Outcome, Port, Step, wiring_of
-from hybridvif.facts import Facts, Observed
-from hybridvif.parts import ANYBODY, PARKED, Bridge, MadeTap, OvsPort, Part, Tap, Veth, differences
-from hybridvif.port import MAX_TAP_MTU
-from hybridvif.sandbox import Sandbox
+from hybridvif.model.facts import Facts, Observed
+from hybridvif.model.parts import ANYBODY, PARKED, Bridge, MadeTap, OvsPort, Part, Tap, Veth, differences
+from hybridvif.model.port import MAX_TAP_MTU
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 FULL = bool(os.environ.get("HYBRIDVIF_FULL"))

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.contract.bench import Bench
 from tests.support.ovsdb_proxy import judged
 

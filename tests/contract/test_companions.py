@@ -21,7 +21,7 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
 from tests.contract.bench import PATIENCE, Bench
 from tests.contract.test_switch_executor import EXECUTORS
 from tests.functional.conftest import make_port

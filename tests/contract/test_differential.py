@@ -12,12 +12,12 @@ import pytest
 from hypothesis import Phase, given, settings
 
 from hybridvif import HostState, Port, wiring_of
-from hybridvif.parts import Bridge, OvsPort, Veth
-from hybridvif.parts import HostState as State
-from hybridvif.planner import plan
-from hybridvif.pytest_plugin import connected
-from hybridvif.report import Result
-from hybridvif.sandbox import Sandbox
+from hybridvif.model.parts import Bridge, OvsPort, Veth
+from hybridvif.model.parts import HostState as State
+from hybridvif.model.planner import plan
+from hybridvif.model.report import Result
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.contract.bench import FULL, Bench, states
 from tests.functional.conftest import make_port
 

@@ -9,11 +9,11 @@ from subprocess import run
 import pytest
 
 from hybridvif import HybridVifError, plug, unplug
-from hybridvif.parts import Role
+from hybridvif.model.parts import Role
 from hybridvif.privileged.registry import installed
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
-from hybridvif.sandbox.switch import DATABASE, SOCKET, pid_file
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.switch import DATABASE, SOCKET, pid_file
 from tests.functional.conftest import make_port
 
 EXECUTORS = [name for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]

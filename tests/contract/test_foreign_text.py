@@ -9,9 +9,9 @@ import time
 import pytest
 
 from hybridvif import Bridge, OvsPort, Status, plug, unplug
-from hybridvif.parts import Role, Stray
+from hybridvif.model.parts import Role, Stray
+from hybridvif.model.text import MAX_SHOWN, escaped
 from hybridvif.privileged.registry import installed
-from hybridvif.text import MAX_SHOWN, escaped
 from tests.contract.bench import PATIENCE, Bench
 from tests.functional.conftest import make_port
 

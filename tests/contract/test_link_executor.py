@@ -28,7 +28,7 @@ from hybridvif import (
     unplug,
     wiring_of,
 )
-from hybridvif.parts import Part, Role
+from hybridvif.model.parts import Part, Role
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import BRIDGE_PORTS, FOREIGN, HOST_IPS, Bench, possible, sampled, states, wrong
 from tests.functional.conftest import make_port, require_tun

@@ -9,13 +9,13 @@ from subprocess import PIPE
 
 import pytest
 
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.sandbox import Sandbox
 
 DELETE = """
 import json, sys, time
 from hybridvif.executors import linkgroups
-from hybridvif.executors.linkmessages import delete_link, get_link, message_of
-from hybridvif.executors.rtnetlink import Channel
+from hybridvif.executors.netlink.messages import delete_link, get_link, message_of
+from hybridvif.executors.netlink.socket import Channel
 
 names, group = json.loads(sys.argv[1])
 if group:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Bridge, HostState, HybridVifError, Port, Veth
-from hybridvif.parts import Role
+from hybridvif.model.parts import Role
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import Bench, any_links, make, wrong
 from tests.functional.conftest import make_port
@@ -22,7 +22,7 @@ PORTS = [make_port(number) for number in range(1, 106)]
 CHURN = "while :; do ip link add hvc$0 type veth peer name hvd$0; ip link delete hvc$0; done"
 DUMPS = """
 import time
-from hybridvif.executors.linkdump import Interrupted, dump_links
+from hybridvif.executors.netlink.dump import Interrupted, dump_links
 end = time.monotonic() + 10
 while time.monotonic() < end:
     try:

@@ -9,10 +9,10 @@ import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from hybridvif import Bridge, Veth, wiring_of
-from hybridvif.executors import linkmessages as ours
-from hybridvif.executors.linkstate import ADDR_GEN_MODES
-from hybridvif.executors.rtnetlink import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK, Request
-from hybridvif.sandbox import Sandbox
+from hybridvif.executors.netlink import messages as ours
+from hybridvif.executors.netlink.devices import ADDR_GEN_MODES
+from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK, Request
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import make_port
 from tests.unit.strategies import the
 
@@ -122,8 +122,8 @@ COMPARE = """
 import time
 from pyroute2 import IPRoute
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
-from hybridvif.executors.linkdump import dump_links
-from hybridvif.executors.linkmessages import devices_of
+from hybridvif.executors.netlink.dump import dump_links
+from hybridvif.executors.netlink.messages import devices_of
 
 ours = {device.name: device for device in devices_of(dump_links(time.monotonic() + 10))}
 names, compared = {}, 0

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from hybridvif import check, plug, unplug
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox, missing
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox, missing
 from tests.contract.bench import Bench
 from tests.contract.test_switch_executor import EXECUTORS
 from tests.functional.conftest import make_port

@@ -7,16 +7,16 @@ from collections.abc import Iterator
 
 import pytest
 
-from hybridvif.sandbox import Sandbox
-from hybridvif.sandbox.switch import SOCKET
+from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.switch import SOCKET
 from tests.functional.conftest import make_port
 
 PORTS = [make_port(number) for number in range(1, 41)]
 SEEN = f"""
 import json, sys, time
 from hybridvif.executors.ovsdb import OvsdbExecutor
-from hybridvif.executors.replica import ReplicaExecutor
-from hybridvif.settings import Settings
+from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
+from hybridvif.model.settings import Settings
 
 names = json.loads(sys.argv[1])
 settings = Settings(ovsdb_connection="unix:{SOCKET}")

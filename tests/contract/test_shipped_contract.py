@@ -12,21 +12,21 @@ from typing import Any, ClassVar
 
 import pytest
 
-from hybridvif.contract import check_link_executor, check_switch_executor
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.executors.brctl import BrctlExecutor
 from hybridvif.executors.ivs import IvsExecutor
-from hybridvif.executors.netlink import NetlinkExecutor
-from hybridvif.executors.ovsdb import OvsdbExecutor
+from hybridvif.executors.netlink.executor import NetlinkExecutor
+from hybridvif.executors.ovsdb.executor import OvsdbExecutor
+from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
-from hybridvif.executors.replica import ReplicaExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.facts import Observed
-from hybridvif.names import key_of
-from hybridvif.parts import HOST_IP_OFF, OPEN, Bridge, HostState, StrayPort, Veth
-from hybridvif.report import Outcome, Result
-from hybridvif.sandbox import Sandbox
-from hybridvif.steps import Create, Delete, Step, Update
+from hybridvif.model.facts import Observed
+from hybridvif.model.names import key_of
+from hybridvif.model.parts import HOST_IP_OFF, OPEN, Bridge, HostState, StrayPort, Veth
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.testing.contract import check_link_executor, check_switch_executor
+from hybridvif.testing.sandbox import Sandbox
 from tests.ivs import program_path_with_ivs
 from tests.support.ovsdb_proxy import judged
 

@@ -33,7 +33,7 @@ from hybridvif import (
     simulate,
     wiring_of,
 )
-from hybridvif.parts import PARKED, Role, StrayPort
+from hybridvif.model.parts import PARKED, Role, StrayPort
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import Bench, make, sampled, states, wrong
 from tests.functional.conftest import make_port, until

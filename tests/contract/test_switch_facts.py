@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from hybridvif.contract.bench import PORT, Bench
-from hybridvif.contract.ovsdb import TRIES
-from hybridvif.executors.ovsdb import OvsdbExecutor
-from hybridvif.executors.replica import ReplicaExecutor
+from hybridvif.executors.ovsdb.executor import OvsdbExecutor
+from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.contract.bench import PORT, Bench
+from hybridvif.testing.contract.ovsdb import TRIES
+from hybridvif.testing.sandbox import Sandbox
 
 EXECUTORS: tuple[Any, ...] = (OvsdbExecutor, ReplicaExecutor, VsctlExecutor)
 QBR, QVB, QVO, TAP, VHU = PORT.names

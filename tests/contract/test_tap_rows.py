@@ -8,12 +8,12 @@ import pytest
 
 from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Update, check, plug, unplug, wiring_of
 from hybridvif.cli import checking
-from hybridvif.cli import list as listing
+from hybridvif.cli.commands import list as listing
 from hybridvif.cli.diagnosis import port_findings
 from hybridvif.cli.ports import Asked
-from hybridvif.parts import Role, Veth
+from hybridvif.model.parts import Role, Veth
+from hybridvif.model.text import escaped
 from hybridvif.privileged.registry import installed
-from hybridvif.text import escaped
 from tests.contract.bench import Bench
 from tests.functional.conftest import make_port, require_tun
 from tests.unit.strategies import the

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, plug_all, unplug_all
-from hybridvif.executors.jsonrpc import Connection
-from hybridvif.names import TRUNK_BRIDGES
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
-from hybridvif.settings import Settings
+from hybridvif.executors.ovsdb.rpc import Connection
+from hybridvif.model.names import TRUNK_BRIDGES
+from hybridvif.model.settings import Settings
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 from tests.support.ovsdb_proxy import OvsdbProxy
 

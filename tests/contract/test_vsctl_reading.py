@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.report import Result
-from hybridvif.settings import Settings
-from hybridvif.steps import Create
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.report import Result
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create
 from tests.functional.conftest import make_port
 
 PORT = make_port()

@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from hybridvif import Port
-from hybridvif.host import Host
-from hybridvif.pytest_plugin import connected, lacking
-from hybridvif.sandbox import Sandbox, Vm
+from hybridvif.client.host import Host
+from hybridvif.testing.pytest_plugin import connected, lacking
+from hybridvif.testing.sandbox import Sandbox, Vm
 from tests.support.ovsdb_proxy import judged
 
 EXECUTORS = {

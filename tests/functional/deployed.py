@@ -9,9 +9,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from hybridvif.host import Host
-from hybridvif.pytest_plugin import lacking
-from hybridvif.sandbox import Sandbox
+from hybridvif.client.host import Host
+from hybridvif.testing.pytest_plugin import lacking
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab
 
 ETC = Path(__file__).parents[2] / "etc"

@@ -21,12 +21,12 @@ from typing import Any
 import msgpack
 import pytest
 
-from hybridvif import Port, plug, wire, wiring_of
-from hybridvif.privileged import ahead
+from hybridvif import Port, plug, wiring_of
+from hybridvif.privileged import ahead, codec
 from hybridvif.privileged.channel import Channel
 from hybridvif.privileged.context import daemon_context
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons, status_of
 
@@ -41,13 +41,13 @@ PING, CALL = 1, 3
 
 def part(kind: str, **more: Any) -> list[Any]:
     made = {type(one).__name__: one for one in wiring_of(PORT)}[kind]
-    name, values = wire.encode_part(made)
+    name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
 
 def vhost_user(**more: Any) -> list[Any]:
     (made,) = wiring_of(replace(PORT, vhostuser_mode="server"))
-    name, values = wire.encode_part(made)
+    name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
 
@@ -89,9 +89,9 @@ NOT_CALLABLE = [
         "importlib.import_module",
         "ctypes.CDLL",
     ),
-    *("curses.initscr", "antigravity.geohash", "hybridvif.api.plug", "hybridvif.privileged.posture.pass_on"),
+    *("curses.initscr", "antigravity.geohash", "hybridvif.engine.api.plug", "hybridvif.privileged.posture.pass_on"),
     *(f"{ENTRY}._executors", f"{ENTRY}._state.clear", f"{ENTRY}.wire.decode_plans", f"{ENTRY}.observe.__call__"),
-    *("hybridvif.privileged.registry.executor_of", "hybridvif.executors.netlink.NetlinkExecutor"),
+    *("hybridvif.privileged.registry.executor_of", "hybridvif.executors.netlink.executor.NetlinkExecutor"),
     *("hybridvif.privileged.context.daemon_context.entrypoint", "pyroute2.IPRoute", ENTRY, "", ".", "..", "observe"),
 ]
 QUESTIONS: dict[str, Any] = {
@@ -131,7 +131,7 @@ PLANS: dict[str, Any] = {
     "an update of one": [[["update", part("Bridge")]]],
     "an update of two": [[["update", part("Bridge"), part("Veth")]]],
     "an unknown kind": [[["create", ["Route", {"name": NAMES.bridge}]]]],
-    "a class as a kind": [[["create", ["hybridvif.parts.Bridge", part("Bridge")[1]]]]],
+    "a class as a kind": [[["create", ["hybridvif.model.parts.Bridge", part("Bridge")[1]]]]],
     "a field too many": [[["create", part("Bridge", command="reboot")]]],
     "an attribute as a field": [[["create", part("Bridge", __class__="x")]]],
     "no field": [[["create", ["Bridge", {}]]]],
@@ -187,7 +187,7 @@ HELD = [make_port(number) for number in (8, 9, 10)]
 
 def of(port: Port, kind: str, **more: Any) -> list[Any]:
     made = {type(one).__name__: one for one in wiring_of(port)}[kind]
-    name, values = wire.encode_part(made)
+    name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
 

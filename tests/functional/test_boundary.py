@@ -16,26 +16,16 @@ from typing import Any
 
 import pytest
 
-from hybridvif import (
-    HybridVifError,
-    Port,
-    Status,
-    check,
-    plug,
-    plug_all,
-    unplug,
-    wire,
-    wiring_of,
-)
-from hybridvif.host import NoAnswer
-from hybridvif.parts import NOTHING, agree
-from hybridvif.planner import plan
-from hybridvif.privileged import entrypoints
+from hybridvif import HybridVifError, Port, Status, check, plug, plug_all, unplug, wiring_of
+from hybridvif.client.host import NoAnswer
+from hybridvif.model.parts import NOTHING, agree
+from hybridvif.model.planner import plan
+from hybridvif.model.report import Result
+from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.privileged import codec, entrypoints
 from hybridvif.privileged.context import daemon_context
-from hybridvif.pytest_plugin import connected
-from hybridvif.report import Result
-from hybridvif.sandbox import Sandbox
-from hybridvif.steps import Create, Delete, Step, Update
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 
 pytestmark = pytest.mark.alone
@@ -98,7 +88,7 @@ def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> 
 
 def part(kind: str, **more: Any) -> list[Any]:
     made = {type(one).__name__: one for one in wiring_of(PORT)}[kind]
-    name, values = wire.encode_part(made)
+    name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
 

@@ -11,9 +11,9 @@ import pytest
 
 from hybridvif import ConfigurationError, HostState, Port, Status, VifType, plug, plug_all, wiring_of
 from hybridvif.executors.qosrows import qos_id_of
-from hybridvif.parts import NOTHING, OvsPort, agree
-from hybridvif.pytest_plugin import connected
-from hybridvif.settings import Settings
+from hybridvif.model.parts import NOTHING, OvsPort, agree
+from hybridvif.model.settings import Settings
+from hybridvif.testing.pytest_plugin import connected
 from tests.functional.conftest import Lab, make_port
 
 HYBRIDVIF = [sys.executable, "-m", "hybridvif"]

@@ -17,7 +17,7 @@ import pytest
 
 from hybridvif import Port, check
 from hybridvif.cli.ports import options_of
-from hybridvif.pytest_plugin import lacking
+from hybridvif.testing.pytest_plugin import lacking
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 
@@ -198,7 +198,7 @@ import sys
 from hybridvif.cli import headstart
 with headstart.given(sys.argv[1:]):
     from hybridvif.cli.connection import config_files
-    from hybridvif.host import connect
+    from hybridvif.client.host import connect
     from hybridvif.privileged import ahead
     with connect(config_files(headstart.files_in(sys.argv[1:]))):
         from hybridvif.privileged.context import daemon_context

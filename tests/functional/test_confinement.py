@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from hybridvif import check, plug, unplug
-from hybridvif.host import Host
+from hybridvif.client.host import Host
 from hybridvif.privileged import landlock
-from hybridvif.pytest_plugin import connected, lacking
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected, lacking
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 PROBE = '''

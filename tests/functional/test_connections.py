@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 from hybridvif import ConfigurationError, Host, check, plug, unplug
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import CAP_NET_ADMIN, SOON, daemons, standing_still
 

@@ -16,10 +16,10 @@ from subprocess import CompletedProcess
 import pytest
 
 from hybridvif import PreconditionError, check, connect, plug, unplug
-from hybridvif.host import Host
+from hybridvif.client.host import Host
 from hybridvif.privileged import ahead
-from hybridvif.pytest_plugin import connected, lacking
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected, lacking
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 from tests.functional.test_boundary import daemons, status_of
 from tests.functional.test_posture import readable_by_all
@@ -35,7 +35,7 @@ HELPER = [sys.executable, "-P", "-m", "hybridvif.privileged.helper"]
 CALLER = f"""
 import glob, json, os, sys, time
 from hybridvif import HybridVifError, Port, connect, plug, unplug
-from hybridvif.report import Status
+from hybridvif.model.report import Status
 
 def own():
     kept = ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb", "NoNewPrivs", "Umask", "SigIgn")

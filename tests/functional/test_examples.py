@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.pytest_plugin import NO_SKIP
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import NO_SKIP
+from hybridvif.testing.sandbox import Sandbox
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from hybridvif.pytest_plugin import lacking
-from hybridvif.sandbox import Sandbox
-from hybridvif.sandbox.missing import program
+from hybridvif.testing.pytest_plugin import lacking
+from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.missing import program
 
 CODE = """
 import json, sys

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Conflict, Host, NotReady, VifType, check, plug, unplug
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import make_port
 from tests.ivs import program_path_with_ivs
 

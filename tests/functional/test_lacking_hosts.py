@@ -13,8 +13,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from hybridvif.pytest_plugin import lacking
-from hybridvif.sandbox.launch import ROOT
+from hybridvif.testing.pytest_plugin import lacking
+from hybridvif.testing.sandbox.launch import ROOT
 from tests.functional.conftest import Lab, make_port
 
 STRANGER = 54321
@@ -148,7 +148,9 @@ def test_too_few_processes_are_a_precondition_by_name(lab: Lab, limit: int) -> N
     user += ["--inh-caps=+net_admin", "--ambient-caps=+net_admin"]
     script = f"export PYTHONPATH={path} PYTHONDONTWRITEBYTECODE=1 TMPDIR=/tmp; cd /"
     limited = ["prlimit", f"--nproc={limit}", *user, "/usr/bin/python3", "-P"]
-    usable = within(lab, script, *user, "/usr/bin/python3", "-P", "-c", "import hybridvif.host, hybridvif.contract")
+    usable = within(
+        lab, script, *user, "/usr/bin/python3", "-P", "-c", "import hybridvif.client.host, hybridvif.testing.contract"
+    )
     if usable.returncode != 0:
         lacking(f"another user cannot run hybridvif with /usr/bin/python3: {usable.stderr[-200:]}")
     options = ("--config-file", "/run/limited/conf", "-f", "json")

@@ -14,7 +14,7 @@ from subprocess import PIPE
 import pytest
 
 from hybridvif import Port, Status, check, plug, plug_all, unplug, unplug_all, wiring_of
-from hybridvif.parts import Bridge, agree
+from hybridvif.model.parts import Bridge, agree
 from tests.functional.conftest import INSTANCE, Lab, lines_of, make_port, until
 
 TCP_SERVER = """

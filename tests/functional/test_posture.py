@@ -14,12 +14,12 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Host, PreconditionError, check, plug, unplug, wiring_of
+from hybridvif.model.report import Result
+from hybridvif.model.steps import Create
 from hybridvif.privileged import startup
 from hybridvif.privileged.context import daemon_context
-from hybridvif.pytest_plugin import connected, lacking
-from hybridvif.report import Result
-from hybridvif.sandbox import Sandbox
-from hybridvif.steps import Create
+from hybridvif.testing.pytest_plugin import connected, lacking
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons, status_of
 

@@ -27,9 +27,9 @@ from hybridvif import (
     plug_all,
     unplug,
 )
-from hybridvif.host import NoAnswer
-from hybridvif.pytest_plugin import lacking
-from hybridvif.sandbox import Sandbox
+from hybridvif.client.host import NoAnswer
+from hybridvif.testing.pytest_plugin import lacking
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 pytestmark = pytest.mark.alone

@@ -10,9 +10,9 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, Status, check, plug, plug_all, unplug
-from hybridvif.parts import differences
-from hybridvif.sandbox import Vm
-from hybridvif.steps import Create, Update
+from hybridvif.model.parts import differences
+from hybridvif.model.steps import Create, Update
+from hybridvif.testing.sandbox import Vm
 from tests.functional.conftest import Lab, make_port, until
 from tests.prove.figures import note
 

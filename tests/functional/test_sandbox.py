@@ -16,18 +16,18 @@ from subprocess import PIPE, CompletedProcess, Popen
 
 import pytest
 
-from hybridvif.pytest_plugin import lacking
-from hybridvif.sandbox import Level, Sandbox, SandboxError, Vm, here, probe
-from hybridvif.sandbox.launch import ROOT
+from hybridvif.testing.pytest_plugin import lacking
+from hybridvif.testing.sandbox import Level, Sandbox, SandboxError, Vm, here, probe
+from hybridvif.testing.sandbox.launch import ROOT
 
 WAITING = "echo up; while :; do sleep .01; done"
 STRANGER = 54321
 """The id of a user and group who are nobody on any host."""
 MACS = ("fa:16:3e:00:00:01", "fa:16:3e:00:00:02")
 ADDRESSES = ("192.0.2.1", "192.0.2.2")
-ENTER = "import sys; sys.path.append({root!r}); from hybridvif.sandbox import enter; enter(sys.argv[1:])"
+ENTER = "import sys; sys.path.append({root!r}); from hybridvif.testing.sandbox import enter; enter(sys.argv[1:])"
 HOLD = (
-    "import sys, time; sys.path.append({root!r}); from hybridvif.sandbox import Sandbox\n"
+    "import sys, time; sys.path.append({root!r}); from hybridvif.testing.sandbox import Sandbox\n"
     "box = Sandbox(); print(box.pid, box._outer.pid, flush=True); time.sleep(600)"
 )
 
@@ -379,7 +379,7 @@ def test_a_host_without_namespaces_is_told_the_remedy() -> None:
     """A user namespace whose own limit is none, and no capability to do without: as on a hardened host."""
     prepare = 'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-sys_admin -- "$@"'
     argv = ["unshare", "--user", "--map-root-user", "sh", "-c", prepare, "sh"]
-    code = f"import sys; sys.path.append({ROOT!r}); from hybridvif.sandbox import *; print(*probe())"
+    code = f"import sys; sys.path.append({ROOT!r}); from hybridvif.testing.sandbox import *; print(*probe())"
     ran = subprocess.run([*argv, sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "Level.NONE" in ran.stdout
     assert "sudo sysctl -w user.max_user_namespaces=" in ran.stdout
@@ -401,7 +401,7 @@ def test_an_ordinary_user_has_packets_too() -> None:
         lacking("no Python >= 3.11 that an ordinary user may run")
     code = (
         f"import sys; sys.path.append({ROOT!r})\n"
-        "from hybridvif.sandbox import Sandbox\n"
+        "from hybridvif.testing.sandbox import Sandbox\n"
         "with Sandbox() as box:\n"
         "    print(box.level, box.run(['ovs-vsctl', 'list-br']).stdout.strip())"
     )

@@ -8,9 +8,9 @@ from collections.abc import Iterator
 import pytest
 
 from hybridvif import PlugFailed, Port, Report, Status, check, plug, unplug
-from hybridvif.host import Host
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.client.host import Host
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, until
 
 pytestmark = pytest.mark.alone

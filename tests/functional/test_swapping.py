@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from hybridvif import NotReady, check, plug, unplug
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import make_port
 
 

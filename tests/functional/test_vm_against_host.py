@@ -20,8 +20,8 @@ from typing import Any
 import pytest
 
 from hybridvif import HybridVifError, Port, check, plug
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until
 
 LINK_EXECUTORS = ("iproute2-netlink", "subprocess-brctl")

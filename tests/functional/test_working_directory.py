@@ -15,11 +15,11 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.contract.bench import Bench
-from hybridvif.executors.netlink import NetlinkExecutor
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Level, Sandbox, probe
-from hybridvif.sandbox.launch import ROOT
+from hybridvif.executors.netlink.executor import NetlinkExecutor
+from hybridvif.testing.contract.bench import Bench
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Level, Sandbox, probe
+from hybridvif.testing.sandbox.launch import ROOT
 
 LIBRARIES = (
     *(

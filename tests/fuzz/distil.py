@@ -7,13 +7,13 @@ from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from hybridvif import wire
+from hybridvif.privileged import codec
 from tests.fuzz.judge import judge
 from tests.fuzz.run import CORPUS, kept
 
 HEAD = "# Each took a branch that no shorter one took; in hex. tests/unit/test_fuzz.py judges them again.\n"
 LONGEST = 1_024
-OURS = Path(wire.__file__).parent
+OURS = Path(codec.__file__).parent
 Steps = set[tuple[str, int, int, int]]
 
 

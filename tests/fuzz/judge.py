@@ -8,11 +8,10 @@ from typing import Any, cast
 
 import msgpack
 
-from hybridvif import wire
-from hybridvif.errors import Refused
-from hybridvif.privileged import policy
+from hybridvif.model.errors import Refused
+from hybridvif.model.settings import Settings
+from hybridvif.privileged import codec, policy
 from hybridvif.privileged.frames import Frame, Frames
-from hybridvif.settings import Settings
 from tests.fuzz import grammar
 
 CALL = 3
@@ -87,7 +86,7 @@ def _is_request(value: Any) -> bool:
 def judge_question(question: Any) -> str:
     legal = grammar.is_question(question)
     try:
-        names = wire.decode_names(question)
+        names = codec.decode_names(question)
     except Refused as refused:
         return said(refused, legal, "wire")
     if not legal or names != (None if question is None else set(question)):
@@ -104,10 +103,10 @@ def judge_question(question: Any) -> str:
 def judge_plans(plans: Any, settings: Settings) -> str:
     legal = grammar.is_plans(plans)
     try:
-        decoded = wire.decode_plans(plans)
+        decoded = codec.decode_plans(plans)
     except Refused as refused:
         return said(refused, legal, "wire")
-    if not legal or plain(wire.encode_plans(decoded)) != plain(plans):
+    if not legal or plain(codec.encode_plans(decoded)) != plain(plans):
         raise Wrong(f"accepted: {plans!r}")
     try:
         policy.permit_plans(decoded, settings)

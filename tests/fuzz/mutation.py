@@ -9,13 +9,13 @@ from typing import Any
 
 import msgpack
 
-from hybridvif import wire
-from hybridvif.errors import Conflict
-from hybridvif.parts import NOTHING, HostState, IvsPort, Part
-from hybridvif.planner import plan
-from hybridvif.port import Port
-from hybridvif.steps import Create, Delete, Step, Update
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.errors import Conflict
+from hybridvif.model.parts import NOTHING, HostState, IvsPort, Part
+from hybridvif.model.planner import plan
+from hybridvif.model.port import Port
+from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.privileged import codec
 from tests.fuzz.judge import CALL, OPTIONS
 
 PORTS = [
@@ -148,7 +148,7 @@ def messages() -> list[Any]:
     asked = [None, [], *[[name] for name in PORTS[0].names], [name for port in PORTS for name in port.names]]
     return [
         *(["n", [CALL, "observe", [names, 1.0], {}]] for names in asked),
-        *(["n", [CALL, "apply", [wire.encode_plans(plans), 1.0], {}]] for plans in valid_plans()),
+        *(["n", [CALL, "apply", [codec.encode_plans(plans), 1.0], {}]] for plans in valid_plans()),
     ]
 
 

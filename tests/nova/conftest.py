@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from hybridvif import Port
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab
 
 ACTOR = Path(__file__).with_name("actor.py")

@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from hybridvif import Port
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 FULL = bool(os.environ.get("HYBRIDVIF_FULL"))

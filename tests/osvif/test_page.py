@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif import check
-from hybridvif.names import names_of
+from hybridvif.model.names import names_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.osvif.conftest import HELPER, StartNova
 from tests.osvif.test_living_together import ADDITIONS, agents_words, traffic

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, check
-from hybridvif.sandbox.switch import Daemon
+from hybridvif.testing.sandbox.switch import Daemon
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 from tests.osvif.conftest import Nova, StartNova, vif
@@ -103,7 +103,7 @@ def test_a_name_that_is_not_of_the_port_id_is_refused_with_the_reason(lab: Lab, 
     before = lab.snapshot()
     for do in ("plug", "unplug"):
         told = ours.ask(do, vif=vif(port, bridge_name="brq12345678-90"))
-        assert told["cause"] == "hybridvif.errors.InvalidInput"
+        assert told["cause"] == "hybridvif.model.errors.InvalidInput"
         assert "its bridge_name is 'brq12345678-90', not 'qbr00000001-7b'" in told["text"]
     assert lab.snapshot() == before
 
@@ -112,7 +112,7 @@ def test_a_name_that_is_not_of_the_port_id_is_refused_with_the_reason(lab: Lab, 
 def test_an_error_carries_our_sentence_and_the_report(lab: Lab, ours: Nova, port: Port, plugin: str) -> None:
     told = ours.plug(port, plugin, bridge="br-no")
     assert told["raised"] == "os_vif.exception.PlugException"
-    assert told["cause"] == "hybridvif.errors.BridgeMissing"
+    assert told["cause"] == "hybridvif.model.errors.BridgeMissing"
     assert "integration bridge br-no does not exist" in told["text"]
     assert told["status"] == "precondition"
     assert not lab.link(port.names.bridge)
@@ -204,7 +204,7 @@ def test_an_unplug_of_a_running_vm_is_forced_unless_a_file_says_otherwise(
     with lab.vm(port, 1):
         told = careful.unplug(port)
         assert told["raised"] == "os_vif.exception.UnplugException"
-        assert told["cause"] == "hybridvif.errors.PortRunning"
+        assert told["cause"] == "hybridvif.model.errors.PortRunning"
         assert lab.link(port.names.bridge)
         assert ours.unplug(port) == {"ok": True}
         assert not lab.link(port.names.bridge)
@@ -250,7 +250,7 @@ def test_what_a_port_cannot_say_yet_is_left_to_os_vif(
 ) -> None:
     nova = start_nova(answer_to_ovs="true")
     refused = nova.plug(port, "hybridvif", **more)
-    assert refused["cause"] == "hybridvif.errors.Refused"
+    assert refused["cause"] == "hybridvif.model.errors.Refused"
     assert "ask for the plugin 'ovs'" in refused["text"]
     assert nova.plug(port, **more) == {"ok": True}
     assert "ifalias" not in lab.link(port.names.bridge)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Report, check
-from hybridvif.report import Status
+from hybridvif.model.report import Status
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 from tests.functional.test_repair import DRIFTS

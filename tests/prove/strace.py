@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from select import select
 
-from hybridvif.pytest_plugin import lacking
+from hybridvif.testing.pytest_plugin import lacking
 
 MUTATING = (
     "sendto,sendmsg,sendmmsg,write,writev,pwrite64,execve,vfork,fork,clone,clone3,mkdir,mkdirat,unlink,unlinkat,rename,"

@@ -22,8 +22,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from hybridvif import Port, Report, Status, check, connect, plug, plug_all, unplug, unplug_all
-from hybridvif.host import GRACE, Host
-from hybridvif.host_protocol import AnyHost
+from hybridvif.client.host import GRACE, Host
+from hybridvif.engine.host_protocol import AnyHost
 from tests.functional.conftest import make_port, until
 from tests.prove.conftest import report_of
 from tests.prove.figures import FULL

@@ -17,7 +17,7 @@ from select import select
 
 import pytest
 
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab
 from tests.functional.test_repair import DRIFTS
 from tests.prove.conftest import lab_of

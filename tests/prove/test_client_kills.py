@@ -12,8 +12,8 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from hybridvif import Report, plug, unplug
-from hybridvif.report import Status
-from hybridvif.sandbox import Sandbox
+from hybridvif.model.report import Status
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import until
 from tests.functional.test_boundary import daemons
 from tests.prove.figures import FULL

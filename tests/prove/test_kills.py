@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Port, Report, check, plug, unplug
-from hybridvif.report import Status
-from hybridvif.sandbox import Sandbox
+from hybridvif.model.report import Status
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 from tests.functional.test_boundary import daemons
 from tests.prove.conftest import PAIRS, lab_of, report_of

@@ -10,9 +10,9 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import HostState, HybridVifError, RecordingHost, check, plug, unplug, wiring_of
-from hybridvif.parts import OvsPort, Part, agree
-from hybridvif.planner import plan
-from hybridvif.steps import simulate
+from hybridvif.model.parts import OvsPort, Part, agree
+from hybridvif.model.planner import plan
+from hybridvif.model.steps import simulate
 from tests.functional.conftest import make_port
 from tests.prove.figures import FULL, note
 

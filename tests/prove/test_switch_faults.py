@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Status, check, plug, unplug
-from hybridvif.pytest_plugin import connected
-from hybridvif.sandbox import Sandbox
+from hybridvif.testing.pytest_plugin import connected
+from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 from tests.prove.conftest import lab_of, report_of

@@ -12,11 +12,11 @@ from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from hybridvif.executors.jsonrpc import Connection
+from hybridvif.executors.ovsdb.rpc import Connection
 from hybridvif.executors.qosrows import qos_id_of
-from hybridvif.names import is_trunk_bridge, key_of
-from hybridvif.sandbox import Sandbox
-from hybridvif.settings import Settings
+from hybridvif.model.names import is_trunk_bridge, key_of
+from hybridvif.model.settings import Settings
+from hybridvif.testing.sandbox import Sandbox
 from tests.support.transaction_oracle import Known, objection_to
 
 COLUMNS = {"Interface": ["name"], "Port": ["name"], "QoS": ["external_ids"], "Bridge": ["name"]}

@@ -1,6 +1,6 @@
 """An oracle for OVSDB transactions: a plug writes these tables, columns and values, to rows of its port, and no others.
 
-It is a second statement of what executors/transactions.py builds, and uses no steps (RFC 7047, section 5.2).
+It is a second statement of what executors/ovsdb/transaction.py builds, and uses no steps (RFC 7047, section 5.2).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridvif.executors.jsonrpc import Operation
-from hybridvif.executors.ovsrows import IDS, ISOLATION, options_by_type
-from hybridvif.names import key_of, names_of_key
-from hybridvif.parts import VHOST_USER_TYPES
-from hybridvif.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES
-from hybridvif.settings import SOCKET_DIR
+from hybridvif.executors.ovs_rows import IDS, ISOLATION, options_by_type
+from hybridvif.executors.ovsdb.rpc import Operation
+from hybridvif.model.names import key_of, names_of_key
+from hybridvif.model.parts import VHOST_USER_TYPES
+from hybridvif.model.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES
+from hybridvif.model.settings import SOCKET_DIR
 
 _NOTHING = ["set", []]
 _READ = ("Open_vSwitch", "Bridge", "Port", "Interface", "QoS")

@@ -8,7 +8,7 @@ from typing import Any
 from hybridvif import Port, RecordingHost, plug
 from hybridvif.cli.ports import Asked
 from hybridvif.cli.screen import Answer, Paint
-from hybridvif.parts import OvsPort
+from hybridvif.model.parts import OvsPort
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
 OTHER_ID = "91d3aa02-4100-4c00-8000-000000000002"

@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from hybridvif.names import KEY_LENGTH
-from hybridvif.parts import (
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.names import KEY_LENGTH
+from hybridvif.model.parts import (
     PARKED,
     VHOST_USER_TYPES,
     Bridge,
@@ -30,7 +31,7 @@ from hybridvif.parts import (
     as_seen,
     differences,
 )
-from hybridvif.port import (
+from hybridvif.model.port import (
     DATAPATH_TYPES,
     MAX_MTU,
     MAX_TAP_MTU,
@@ -42,8 +43,7 @@ from hybridvif.port import (
     VifType,
     is_mac,
 )
-from hybridvif.steps import Step, simulate
-from hybridvif.wiring import wiring_of
+from hybridvif.model.steps import Step, simulate
 
 settings.register_profile("moderate", max_examples=60, deadline=None, derandomize=False)
 settings.register_profile("full", max_examples=2_000, deadline=None, derandomize=False)

@@ -30,12 +30,13 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.converge import MAX_ATTEMPTS, PLUG_BATCH, VERIFY_DELAYS
-from hybridvif.facts import Observed
-from hybridvif.host import GRACE, Host, NoAnswer, NotAsked
-from hybridvif.host_protocol import Outcomes
-from hybridvif.locks import LockTimeout
-from hybridvif.parts import (
+from hybridvif.client.host import GRACE, Host, NoAnswer, NotAsked
+from hybridvif.engine.converge import MAX_ATTEMPTS, PLUG_BATCH, VERIFY_DELAYS
+from hybridvif.engine.host_protocol import Outcomes
+from hybridvif.engine.locks import LockTimeout
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.facts import Observed
+from hybridvif.model.parts import (
     NOTHING,
     PARKED,
     HostState,
@@ -48,13 +49,12 @@ from hybridvif.parts import (
     VhostUserPort,
     agree,
 )
-from hybridvif.port import Port, VifType
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.report import Outcome, Report, Result, Status
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.privileged.identification import refusals
 from hybridvif.privileged.policy import permit_names, permit_plans
-from hybridvif.report import Outcome, Report, Result, Status
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update
-from hybridvif.wiring import wiring_of
 from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, the
 
 TWIN = replace(PORT, id="5f2c0e1a-7b00-4c00-8000-0000000000ff")

@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
-from hybridvif.facts import Observed
-from hybridvif.parts import PARKED, PARTS, Bridge, HostState, IvsPort, OvsPort, Part, Role
-from hybridvif.port import Port
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.facts import Observed
+from hybridvif.model.parts import PARKED, PARTS, Bridge, HostState, IvsPort, OvsPort, Part, Role
+from hybridvif.model.port import Port
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.privileged.batches import FEW, SHARE, carry_out
-from hybridvif.report import Outcome, Result
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update
-from hybridvif.wiring import wiring_of
 from tests.unit.strategies import BRIDGE, PORT, ROW, VETH, the
 
 SOON = 60.0

@@ -13,14 +13,14 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, RecordingHost, plug_all, wiring_of
-from hybridvif.cli.changes import changes_of_plan
 from hybridvif.cli.checking import answer_of
 from hybridvif.cli.gaps import ATTRIBUTES
+from hybridvif.cli.output.changes import changes_of_plan
 from hybridvif.cli.ports import Asked
-from hybridvif.parts import PARKED, VHOST_USER_TYPES, HostState, OvsPort, Veth, as_seen, attributes_of, births_of
-from hybridvif.port import VifType
-from hybridvif.rehearsal import Rehearsal
-from hybridvif.settings import Settings
+from hybridvif.engine.simulated_host import Rehearsal
+from hybridvif.model.parts import PARKED, VHOST_USER_TYPES, HostState, OvsPort, Veth, as_seen, attributes_of, births_of
+from hybridvif.model.port import VifType
+from hybridvif.model.settings import Settings
 from tests.unit.answers import ID, MAC, OTHER_ID, PORT, QBR, QVB, QVO, VM, ports_of
 from tests.unit.strategies import the
 

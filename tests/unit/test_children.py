@@ -22,11 +22,11 @@ from hybridvif.executors.brctl import BrctlExecutor
 from hybridvif.executors.command import Program
 from hybridvif.executors.ivs import IvsExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.report import Result
-from hybridvif.sandbox.capability import SandboxError
-from hybridvif.sandbox.switch import run_here
-from hybridvif.settings import Settings
-from hybridvif.steps import Delete
+from hybridvif.model.report import Result
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Delete
+from hybridvif.testing.sandbox.capability import SandboxError
+from hybridvif.testing.sandbox.switch import run_here
 from tests.unit.strategies import BRIDGE, ROW
 
 KEEPS = {"default": False, "ignored": True, "reaped by a handler": True, "reaped by a thread": True}

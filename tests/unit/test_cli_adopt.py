@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, OvsPort, RecordingHost, Veth, wiring_of
-from hybridvif.cli.adopt import answer_of, candidates
+from hybridvif.cli.commands.adopt import answer_of, candidates
 from tests.unit.answers import ID, OTHER, PORT, QBR, QVB, QVO, plugged, text_of
 
 

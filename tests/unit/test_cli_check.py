@@ -9,10 +9,10 @@ import pytest
 
 from hybridvif import MadeTap, Port, RecordingHost, Tap
 from hybridvif.cli.checking import answer_of
-from hybridvif.errors import InvalidInput
-from hybridvif.facts import Observed
-from hybridvif.parts import OvsPort, Part, VhostUserPort, attributes_of
-from hybridvif.reasons import REASONS
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.facts import Observed
+from hybridvif.model.parts import OvsPort, Part, VhostUserPort, attributes_of
+from hybridvif.model.reasons import REASONS
 from tests.unit.answers import (
     ID,
     MAC,

@@ -10,10 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.cli import diagnosis, doctor, firewall, system
+from hybridvif.cli import diagnosis, firewall, system
+from hybridvif.cli.commands import doctor
 from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
-from hybridvif.facts import Facts
-from hybridvif.settings import Settings
+from hybridvif.model.facts import Facts
+from hybridvif.model.settings import Settings
 from tests.unit.answers import text_of
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from hybridvif import cli
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
-from hybridvif.report import Status
+from hybridvif.model.report import Status
 from tests.unit.answers import ID
 
 HEAVY = ("pyroute2", "ovsdbapp", "ovs", "oslo_config", "oslo_privsep", "oslo_concurrency", "stevedore", "rich", "yaml")

@@ -13,8 +13,8 @@ import pytest
 from hybridvif import Port, cli
 from hybridvif.cli.portfile import LIMIT, read_ports
 from hybridvif.cli.ports import FIELDS, PLACEHOLDERS, Asked, asked_ports, options_of
-from hybridvif.errors import InvalidInput
-from hybridvif.port import VifType
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.port import VifType
 from tests.unit.answers import ID, MAC, OPTIONS, OTHER_ID, PORT, VM
 
 ENTRY: dict[str, Any] = {"id": ID, "mac": MAC, "instance_id": VM}

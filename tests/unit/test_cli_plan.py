@@ -7,17 +7,17 @@ from typing import Any
 import pytest
 
 from hybridvif import Create, Port, RecordingHost, Tap, Update, plug, unplug_all, wiring_of
-from hybridvif.cli.changes import changes_of_plan, tally
-from hybridvif.cli.diff import diff_lines
+from hybridvif.cli.output.changes import changes_of_plan, tally
+from hybridvif.cli.output.diff import diff_lines
 from hybridvif.cli.planning import Wish, answer_of, completed
 from hybridvif.cli.screen import Answer, Paint
-from hybridvif.errors import InvalidInput
-from hybridvif.facts import Observed
-from hybridvif.parts import Bridge, OvsPort, attributes_of, births_of
-from hybridvif.planner import plan
-from hybridvif.reasons import reason_of
-from hybridvif.rehearsal import Rehearsal, look, nothing_seen
-from hybridvif.settings import Settings
+from hybridvif.engine.simulated_host import Rehearsal, look, nothing_seen
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.facts import Observed
+from hybridvif.model.parts import Bridge, OvsPort, attributes_of, births_of
+from hybridvif.model.planner import plan
+from hybridvif.model.reasons import reason_of
+from hybridvif.model.settings import Settings
 from tests.unit.answers import (
     ID,
     MAC,

@@ -6,10 +6,11 @@ from typing import Any
 import pytest
 
 from hybridvif import Create, Port, Tap
-from hybridvif.cli import plug, unplug
+from hybridvif.cli.commands import plug, unplug
 from hybridvif.cli.failure import failure_of, failure_of_report
-from hybridvif.cli.reporting import ending_of, reported
-from hybridvif.errors import (
+from hybridvif.cli.output.reporting import ending_of, reported
+from hybridvif.client.host import NoAnswer
+from hybridvif.model.errors import (
     BridgeMissing,
     ConfigurationError,
     Conflict,
@@ -18,8 +19,7 @@ from hybridvif.errors import (
     PlugFailed,
     PreconditionError,
 )
-from hybridvif.host import NoAnswer
-from hybridvif.report import Report, Status
+from hybridvif.model.report import Report, Status
 from tests.unit.answers import (
     ID,
     MAC,

@@ -16,7 +16,7 @@ import yaml
 from hybridvif.cli import logs, main, parsed, streams
 from hybridvif.cli.failure import Failure
 from hybridvif.cli.screen import SIMULATED, Answer, OutputLost, Paint, Screen
-from hybridvif.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput
 
 DOCUMENT = {"ports": [{"port": "a", "mtu": None, "up": True}]}
 FAILURE = Failure(code="conflict", message="in the way", exit_code=6)
@@ -168,13 +168,17 @@ def loggers() -> Iterator[logging.Logger]:
 
 @pytest.mark.parametrize(
     ("verbose", "told"),
-    [(0, []), (1, ["INFO hybridvif.api: hello"]), (2, ["INFO hybridvif.api: hello", "INFO oslo.privsep: noise"])],
+    [
+        (0, []),
+        (1, ["INFO hybridvif.engine.api: hello"]),
+        (2, ["INFO hybridvif.engine.api: hello", "INFO oslo.privsep: noise"]),
+    ],
 )
 def test_what_is_logged_is_told_as_often_as_asked(
     verbose: int, told: list[str], loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.set_up(verbose)
-    logging.getLogger("hybridvif.api").info("hello")
+    logging.getLogger("hybridvif.engine.api").info("hello")
     logging.getLogger("oslo.privsep").info("noise")
     assert capsys.readouterr().err.splitlines() == told
 

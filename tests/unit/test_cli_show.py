@@ -6,15 +6,15 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, Port, RecordingHost, Stray, Tap, Veth, wiring_of
-from hybridvif.cli import list as listing
-from hybridvif.cli import show
-from hybridvif.cli.draw import tree
-from hybridvif.cli.graphs import dot
+from hybridvif.cli.commands import list as listing
+from hybridvif.cli.commands import show
+from hybridvif.cli.output.draw import tree
+from hybridvif.cli.output.graphs import dot
+from hybridvif.cli.output.topology import Plugged, Standing, fix_of, plugged_ports
 from hybridvif.cli.screen import Paint
-from hybridvif.cli.topology import Plugged, Standing, fix_of, plugged_ports
-from hybridvif.errors import InvalidInput
-from hybridvif.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.parts import HostState, OvsPort, VhostUserPort
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.model.parts import HostState, OvsPort, VhostUserPort
 from tests.unit.answers import (
     ID,
     MAC,

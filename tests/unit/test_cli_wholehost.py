@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 
 from hybridvif import cli
-from hybridvif.cli import gc, reconcile
+from hybridvif.cli.commands import gc, reconcile
 from hybridvif.cli.screen import Answer
+from hybridvif.engine.host_wide import OLDER_THAN
 from hybridvif.executors.recording import RecordingHost
-from hybridvif.parts import Tap
-from hybridvif.wholehost import OLDER_THAN
+from hybridvif.model.parts import Tap
 from tests.unit.answers import ID, MAC, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TAP, plugged, text_of
 
 

@@ -14,10 +14,11 @@ from typing import Any, ClassVar
 import pytest
 from oslo_config import cfg
 
-from hybridvif import config, connect
-from hybridvif.config import GROUP, OPTIONS, list_opts, read, register, settings_of
-from hybridvif.errors import ConfigurationError, PreconditionError
-from hybridvif.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
+from hybridvif import connect
+from hybridvif.engine import config
+from hybridvif.engine.config import GROUP, OPTIONS, list_opts, read, register, settings_of
+from hybridvif.model.errors import ConfigurationError, PreconditionError
+from hybridvif.model.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, Settings
 
 Write = Callable[..., str]
 

@@ -11,8 +11,8 @@ import pytest
 from oslo_config import cfg
 
 from hybridvif import ConfigurationError
-from hybridvif.config import is_set, settings_of
-from hybridvif.configfiles import absolute, files_of
+from hybridvif.engine.config import is_set, settings_of
+from hybridvif.engine.config_files import absolute, files_of
 from hybridvif.osvif.options import set_in_files
 
 

@@ -14,9 +14,9 @@ import pytest
 
 from hybridvif import HybridVifError, PlugFailed, check, gc, plug, reconcile, wiring_of
 from hybridvif.executors.recording import RecordingHost
-from hybridvif.facts import Facts, LinkFact, PortFact
-from hybridvif.parts import NOTHING
-from hybridvif.steps import Create
+from hybridvif.model.facts import Facts, LinkFact, PortFact
+from hybridvif.model.parts import NOTHING
+from hybridvif.model.steps import Create
 from tests.unit.strategies import BRIDGE, PORT, TAP, TAPPED
 
 COPIES: dict[str, Callable[[Any], Any]] = {"copy": copy.copy, "deepcopy": copy.deepcopy}

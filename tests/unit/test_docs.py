@@ -21,30 +21,22 @@ from oslo_config import cfg
 import hybridvif
 from benchmarks.page import with_figures
 from benchmarks.record import Record, together
-from hybridvif import (
-    Port,
-    RecordingHost,
-    Report,
-    Status,
-    config,
-    converge,
-    errors,
-    host,
-    locks,
-    names,
-    settings,
-    wiring_of,
-)
-from hybridvif.cli import COMMANDS, EXIT_CODES, checking, documents, gc, options, planning, reconcile, reporting, show
-from hybridvif.cli import list as listing
+from hybridvif import Port, RecordingHost, Report, Status, wiring_of
+from hybridvif.cli import COMMANDS, EXIT_CODES, checking, options, planning
+from hybridvif.cli.commands import gc, reconcile, show
+from hybridvif.cli.commands import list as listing
+from hybridvif.cli.output import document, reporting
 from hybridvif.cli.ports import Asked
+from hybridvif.client import host
+from hybridvif.engine import config, converge, locks
+from hybridvif.engine.simulated_host import Rehearsal, look
 from hybridvif.executors.base import Executor
-from hybridvif.facts import Facts, LinkFact, PortFact
-from hybridvif.parts import PARTS, Part, Stray, StrayPort, Tap
-from hybridvif.reasons import REASONS
-from hybridvif.rehearsal import Rehearsal, look
-from hybridvif.sandbox import Level, Sandbox, Vm
-from hybridvif.settings import Settings
+from hybridvif.model import errors, names, settings
+from hybridvif.model.facts import Facts, LinkFact, PortFact
+from hybridvif.model.parts import PARTS, Part, Stray, StrayPort, Tap
+from hybridvif.model.reasons import REASONS
+from hybridvif.model.settings import Settings
+from hybridvif.testing.sandbox import Level, Sandbox, Vm
 from tests.unit.strategies import NAMES, PORT, VETH
 
 ROOT = Path(__file__).parents[2]
@@ -374,7 +366,7 @@ def test_the_helpers_of_executors_md_have_the_parameters_that_it_says() -> None:
 
 def test_every_fixture_and_all_of_the_sandbox_is_in_testing_md() -> None:
     text = page("docs/testing.md")
-    plugin = page("hybridvif/pytest_plugin.py")
+    plugin = page("hybridvif/testing/pytest_plugin.py")
     fixtures = re.findall(r"@pytest\.fixture.*?\ndef (\w+)", plugin)
     public = [name for cls in (Sandbox, Vm) for name in vars(cls) if not name.startswith("_")]
     words = set(re.findall(r"\w+", text))
@@ -390,7 +382,7 @@ def test_the_reading_order_has_every_module_of_the_core() -> None:
 
 def test_every_kind_of_a_step_is_in_the_documents() -> None:
     kinds = {part.kind for part in PARTS if not issubclass(part, Stray)}
-    [line] = re.findall(r"^    kind +(.*)$", str(documents.__doc__), re.MULTILINE)
+    [line] = re.findall(r"^    kind +(.*)$", str(document.__doc__), re.MULTILINE)
     assert set(re.findall(r"[a-z-]+", line)) - {"or"} == kinds
     rows = [cells[1] for cells in rows_of(page("docs/cli.md")) if cells[:1] == ["`kind`"] and "`bridge`" in cells[1]]
     assert [in_code(row) for row in rows] == [kinds]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridvif.endpoint import MAX_PATH, Endpoint, endpoint_of
+from hybridvif.model.endpoint import MAX_PATH, Endpoint, endpoint_of
 
 
 @pytest.mark.parametrize(

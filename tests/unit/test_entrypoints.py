@@ -9,14 +9,14 @@ from typing import Any, ClassVar
 import pytest
 
 from hybridvif.executors.base import Executor
-from hybridvif.facts import Observed
-from hybridvif.names import names_of
-from hybridvif.parts import Part, Role
+from hybridvif.model.facts import Observed
+from hybridvif.model.names import names_of
+from hybridvif.model.parts import Part, Role
+from hybridvif.model.report import Outcome
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Step
 from hybridvif.privileged import channel, entrypoints
 from hybridvif.privileged.messages import Message
-from hybridvif.report import Outcome
-from hybridvif.settings import Settings
-from hybridvif.steps import Step
 
 NAMES = names_of("5f2c0e1a-7b00-4c00-8000-000000000001")
 

@@ -5,8 +5,8 @@ import pickle
 
 import pytest
 
-from hybridvif import errors
-from hybridvif.errors import (
+from hybridvif.model import errors
+from hybridvif.model.errors import (
     REFUSALS,
     BridgeMissing,
     ConfigurationError,
@@ -17,7 +17,7 @@ from hybridvif.errors import (
     Refused,
     UnplugFailed,
 )
-from hybridvif.report import Report, Status
+from hybridvif.model.report import Report, Status
 
 ALL = [cls for _, cls in inspect.getmembers(errors, inspect.isclass) if issubclass(cls, HybridVifError)]
 every_error = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)

@@ -13,11 +13,11 @@ import pytest
 from hybridvif.executors.base import ExecutorError, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.recording import RecordingSwitch
-from hybridvif.facts import Observed, observing
-from hybridvif.parts import NOTHING
-from hybridvif.report import Result
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Step
+from hybridvif.model.facts import Observed, observing
+from hybridvif.model.parts import NOTHING
+from hybridvif.model.report import Result
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Step
 from tests.unit.strategies import BRIDGE, VETH
 
 OTHER = replace(BRIDGE, name="qbr91d3aa02-41", alias="91d3aa02-4100-4c00-8000-000000000003")

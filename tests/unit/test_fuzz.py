@@ -7,10 +7,10 @@ from dataclasses import fields
 
 import pytest
 
-from hybridvif import wire
-from hybridvif.parts import PARTS
-from hybridvif.settings import Settings
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.parts import PARTS
+from hybridvif.model.settings import Settings
+from hybridvif.privileged import codec
 from tests.fuzz import grammar
 from tests.fuzz.judge import CALL, Wrong, judge
 from tests.fuzz.mutation import PORTS, messages, pack
@@ -46,7 +46,7 @@ def test_the_grammar_knows_every_kind_of_part_and_every_field() -> None:
 )
 def test_a_policy_that_permits_more_or_less_than_the_grammar_is_noticed(bridge: str, allowed: tuple[str, ...]) -> None:
     [row] = wiring_of(PORTS[0]).ports.values()
-    kind, values = wire.encode_part(row)
+    kind, values = codec.encode_part(row)
     plans = [[["create", [kind, {**values, "bridge": bridge}]]]]
     with pytest.raises(Wrong):
         judge(pack(["n", [CALL, "apply", [plans, 1.0], {}]]), Settings(integration_bridges=allowed))

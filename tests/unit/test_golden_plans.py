@@ -17,12 +17,12 @@ from typing import Any
 
 import pytest
 
-from hybridvif.errors import Conflict
-from hybridvif.parts import NOTHING, PARTS, HostState, Part, Role, Tap, differences
-from hybridvif.planner import plan
-from hybridvif.port import Port, VifType
-from hybridvif.steps import Create, Step, Update, simulate_all
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.errors import Conflict
+from hybridvif.model.parts import NOTHING, PARTS, HostState, Part, Role, Tap, differences
+from hybridvif.model.planner import plan
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.steps import Create, Step, Update, simulate_all
 from tests.unit.strategies import PORT, disagreements
 
 CASES = sorted((Path(__file__).parent / "golden").glob("*.json"))

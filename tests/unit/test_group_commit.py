@@ -11,12 +11,12 @@ from contextlib import suppress
 import pytest
 
 from hybridvif.executors.base import NOT_REALIZED
-from hybridvif.executors.groupcommit import GroupCommit
-from hybridvif.parts import OvsPort
-from hybridvif.port import Port
-from hybridvif.report import Outcome, Result
-from hybridvif.steps import Create, Step
-from hybridvif.wiring import wiring_of
+from hybridvif.executors.group_commit import GroupCommit
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.parts import OvsPort
+from hybridvif.model.port import Port
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.steps import Create, Step
 from tests.unit.strategies import PORT, the
 
 PORTS = [

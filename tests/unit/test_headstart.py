@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from hybridvif.cli import headstart
-from hybridvif.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError
 from hybridvif.privileged import ahead
 from hybridvif.privileged.channel import Channel
 

@@ -12,20 +12,32 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hybridvif.errors import Conflict, Refused
 from hybridvif.executors.base import ExecutorError
-from hybridvif.facts import Observed
-from hybridvif.identity import claim
-from hybridvif.limits import restorable
-from hybridvif.parts import NOTHING, PARKED, HostState, IvsPort, MadeTap, OvsPort, Part, Role, Stray, StrayPort, Tap
-from hybridvif.planner import plan
-from hybridvif.port import Port, VifType
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.errors import Conflict, Refused
+from hybridvif.model.facts import Observed
+from hybridvif.model.limits import restorable
+from hybridvif.model.ownership import claim
+from hybridvif.model.parts import (
+    NOTHING,
+    PARKED,
+    HostState,
+    IvsPort,
+    MadeTap,
+    OvsPort,
+    Part,
+    Role,
+    Stray,
+    StrayPort,
+    Tap,
+)
+from hybridvif.model.planner import plan
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.report import Result
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step, Update, owners_of
 from hybridvif.privileged.identification import needs_proof, permit_found, refusals
 from hybridvif.privileged.policy import owner_stated, permit_plans
-from hybridvif.report import Result
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, owners_of
-from hybridvif.wiring import wiring_of
 from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of, the
 
 TWIN = "5f2c0e1a-7b00-4c00-8000-0000000000ff"

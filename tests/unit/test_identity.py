@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 
-from hybridvif.errors import NameCollision, PlugFailed, UnplugFailed
-from hybridvif.identity import claim
-from hybridvif.parts import NOTHING, HostState, IvsPort, Stray, StrayPort
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.errors import NameCollision, PlugFailed, UnplugFailed
+from hybridvif.model.ownership import claim
+from hybridvif.model.parts import NOTHING, HostState, IvsPort, Stray, StrayPort
 from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, WIRING
 
 OURS = PORT.id

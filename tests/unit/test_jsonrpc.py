@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.jsonrpc import Session
-from hybridvif.settings import Settings
+from hybridvif.executors.ovsdb.rpc import Session
+from hybridvif.model.settings import Settings
 
 QUESTION = {"op": "select", "table": "Bridge", "where": [], "columns": ["name"]}
 

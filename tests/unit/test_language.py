@@ -185,9 +185,9 @@ def test_sentences_of_thirty_words_are_legal(text: str) -> None:
 @pytest.mark.parametrize(
     ("path", "folder"),
     [
-        ("hybridvif/cli/plug.py", "hybridvif/cli"),
+        ("hybridvif/cli/commands/plug.py", "hybridvif/cli"),
         ("hybridvif/executors/netlink/socket.py", "hybridvif/executors"),
-        ("hybridvif/host.py", "hybridvif"),
+        ("hybridvif/client/host.py", "hybridvif"),
         ("docs/cli.md", "docs"),
         ("README.md", "README.md"),
     ],

@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.errors import Conflict, NameCollision
-from hybridvif.identity import claim
-from hybridvif.limits import ISOLATING, restorable, unwritable
-from hybridvif.parts import (
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.errors import Conflict, NameCollision
+from hybridvif.model.limits import ISOLATING, restorable, unwritable
+from hybridvif.model.ownership import claim
+from hybridvif.model.parts import (
     NOTHING,
     OPEN,
     PARKED,
@@ -32,10 +33,9 @@ from hybridvif.parts import (
     attributes_of,
     differences,
 )
-from hybridvif.planner import plan
-from hybridvif.port import Port, VifType
-from hybridvif.steps import Create, Delete, Step, Update, changes_of, owners_of, role_of, simulate, simulate_all
-from hybridvif.wiring import wiring_of
+from hybridvif.model.planner import plan
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of, role_of, simulate, simulate_all
 from tests.unit.strategies import (
     FOREIGN_BRIDGE,
     HYBRID,

@@ -22,20 +22,20 @@ ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "hybridvif").rglob("*.py"))
 
 ENTRYPOINTS = "hybridvif.privileged.entrypoints"
-HOST = "hybridvif.host"
+HOST = "hybridvif.client.host"
 STARTUP = "hybridvif.privileged.startup"
 CHILDREN = "hybridvif.children"
 """The standard library alone, for all who start programs."""
 REGISTRY = "hybridvif.privileged.registry"
 OS_VIF = "hybridvif.osvif.plugins"
 FAKE = "hybridvif.executors.recording"
-GUARDS = ("hybridvif.wire", "hybridvif.privileged.policy")
+GUARDS = ("hybridvif.privileged.codec", "hybridvif.privileged.policy")
 """Listed with the core for their coverage, and not of it."""
 EXECUTOR_LIBRARIES = ("pyroute2", "ovsdbapp", "ovs")
 OWN_LIBRARY = {
-    "hybridvif.executors.netlink": ("pyroute2",),
-    "hybridvif.executors.replica": ("ovsdbapp", "ovs"),
-    "hybridvif.executors.ovsdb_session": ("ovsdbapp", "ovs"),
+    "hybridvif.executors.netlink.executor": ("pyroute2",),
+    "hybridvif.executors.ovsdbapp_executor": ("ovsdbapp", "ovs"),
+    "hybridvif.executors.ovsdbapp_connection": ("ovsdbapp", "ovs"),
 }
 
 
@@ -124,9 +124,9 @@ def may_import(module: str, target: str) -> bool:
         return is_of(target, *CORE, CHILDREN) or shared or own or library in sys.stdlib_module_names
     if is_of(module, "hybridvif.privileged"):
         ours = (
-            "hybridvif.wire",
-            "hybridvif.config",
-            "hybridvif.configfiles",
+            "hybridvif.privileged.codec",
+            "hybridvif.engine.config",
+            "hybridvif.engine.config_files",
             "hybridvif.postponed",
             "hybridvif.executors.base",
             "hybridvif.privileged",
@@ -171,34 +171,50 @@ def test_the_layers_are_where_they_are_said_to_be() -> None:
 @pytest.mark.parametrize(
     ("module", "source", "target"),
     [
-        ("hybridvif.planner", "import oslo_config", "oslo_config"),
-        ("hybridvif.planner", "from hybridvif.host import Host", "hybridvif.host.Host"),
-        ("hybridvif.planner", "from hybridvif import wire", "hybridvif.wire"),
-        ("hybridvif.planner", "from hybridvif import Port", "hybridvif.Port"),
-        ("hybridvif.planner", "import hybridvif", "hybridvif"),
-        ("hybridvif.planner", "import json, yaml", "yaml"),
-        ("hybridvif.planner", "def late():\n    import pyroute2", "pyroute2"),
-        ("hybridvif.planner", "from . import api", "hybridvif.api"),
-        ("hybridvif.planner", "from .host import Host", "hybridvif.host.Host"),
-        ("hybridvif.planner", "import importlib\nimportlib.import_module('oslo_log')", "oslo_log"),
-        ("hybridvif.planner", "import importlib\nimportlib.import_module(name)", "a name computed at run time"),
-        ("hybridvif.planner", "__import__('yaml')", "yaml"),
-        ("hybridvif.planner", "if TYPE_CHECKING:\n    from hybridvif.api import plug", "hybridvif.api.plug"),
-        ("hybridvif.planner", "from hybridvif.partsmen import x", "hybridvif.partsmen.x"),
-        ("hybridvif.report", "from hybridvif.config import read", "hybridvif.config.read"),
-        ("hybridvif.executors.netlink", "import ovs", "ovs"),
-        ("hybridvif.executors.netlink", "from hybridvif.executors import ovsdb", "hybridvif.executors.ovsdb"),
-        ("hybridvif.executors.netlink", "from . import recording", "hybridvif.executors.recording"),
-        ("hybridvif.executors.netlink", "from .ovsdb import X", "hybridvif.executors.ovsdb.X"),
-        ("hybridvif.executors.netlink", "from ..wire import decode", "hybridvif.wire.decode"),
-        ("hybridvif.executors.ovsdb", "from pyroute2 import IPRoute", "pyroute2.IPRoute"),
+        ("hybridvif.model.planner", "import oslo_config", "oslo_config"),
+        ("hybridvif.model.planner", "from hybridvif.client.host import Host", "hybridvif.client.host.Host"),
+        ("hybridvif.model.planner", "from hybridvif import wire", "hybridvif.privileged.codec"),
+        ("hybridvif.model.planner", "from hybridvif import Port", "hybridvif.Port"),
+        ("hybridvif.model.planner", "import hybridvif", "hybridvif"),
+        ("hybridvif.model.planner", "import json, yaml", "yaml"),
+        ("hybridvif.model.planner", "def late():\n    import pyroute2", "pyroute2"),
+        ("hybridvif.model.planner", "from . import api", "hybridvif.engine.api"),
+        ("hybridvif.model.planner", "from .host import Host", "hybridvif.client.host.Host"),
+        ("hybridvif.model.planner", "import importlib\nimportlib.import_module('oslo_log')", "oslo_log"),
+        ("hybridvif.model.planner", "import importlib\nimportlib.import_module(name)", "a name computed at run time"),
+        ("hybridvif.model.planner", "__import__('yaml')", "yaml"),
+        (
+            "hybridvif.model.planner",
+            "if TYPE_CHECKING:\n    from hybridvif.engine.api import plug",
+            "hybridvif.engine.api.plug",
+        ),
+        ("hybridvif.model.planner", "from hybridvif.partsmen import x", "hybridvif.partsmen.x"),
+        ("hybridvif.model.report", "from hybridvif.engine.config import read", "hybridvif.engine.config.read"),
+        ("hybridvif.executors.netlink.executor", "import ovs", "ovs"),
+        (
+            "hybridvif.executors.netlink.executor",
+            "from hybridvif.executors import ovsdb",
+            "hybridvif.executors.ovsdb.executor",
+        ),
+        ("hybridvif.executors.netlink.executor", "from . import recording", "hybridvif.executors.recording"),
+        ("hybridvif.executors.netlink.executor", "from .ovsdb import X", "hybridvif.executors.ovsdb.executor.X"),
+        ("hybridvif.executors.netlink.executor", "from ..wire import decode", "hybridvif.privileged.codec.decode"),
+        ("hybridvif.executors.ovsdb.executor", "from pyroute2 import IPRoute", "pyroute2.IPRoute"),
         ("hybridvif.executors.recording", "import pyroute2", "pyroute2"),
         ("hybridvif.executors.base", "from oslo_config import cfg", "oslo_config.cfg"),
-        ("hybridvif.executors.base", "from hybridvif.config import read", "hybridvif.config.read"),
+        ("hybridvif.executors.base", "from hybridvif.engine.config import read", "hybridvif.engine.config.read"),
         ("hybridvif.executors.anew", "import requests", "requests"),
-        ("hybridvif.privileged.registry", "from hybridvif.executors import netlink", "hybridvif.executors.netlink"),
+        (
+            "hybridvif.privileged.registry",
+            "from hybridvif.executors import netlink",
+            "hybridvif.executors.netlink.executor",
+        ),
         ("hybridvif.privileged.registry", "from hybridvif.executors.recording import X", FAKE + ".X"),
-        ("hybridvif.privileged.registry", "import_module('hybridvif.executors.ovsdb')", "hybridvif.executors.ovsdb"),
+        (
+            "hybridvif.privileged.registry",
+            "import_module('hybridvif.executors.ovsdb.executor')",
+            "hybridvif.executors.ovsdb.executor",
+        ),
         (
             "hybridvif.privileged.registry",
             "import_module(f'hybridvif.executors.{name}')",
@@ -206,23 +222,27 @@ def test_the_layers_are_where_they_are_said_to_be() -> None:
         ),
         ("hybridvif.privileged.batches", "from stevedore import driver", "stevedore.driver"),
         ("hybridvif.privileged.batches", "import pyroute2", "pyroute2"),
-        ("hybridvif.privileged.batches", "from hybridvif.api import plug", "hybridvif.api.plug"),
+        ("hybridvif.privileged.batches", "from hybridvif.engine.api import plug", "hybridvif.engine.api.plug"),
         ("hybridvif.privileged.batches", "from hybridvif.privileged import entrypoints", ENTRYPOINTS),
-        ("hybridvif.api", "from hybridvif.privileged import entrypoints", ENTRYPOINTS),
-        ("hybridvif.api", "import hybridvif.privileged.entrypoints", ENTRYPOINTS),
-        ("hybridvif.api", "from hybridvif.privileged.entrypoints import observe", ENTRYPOINTS + ".observe"),
-        ("hybridvif.api", "from .privileged import entrypoints as twin", ENTRYPOINTS),
-        ("hybridvif.api", "import stevedore.driver", "stevedore.driver"),
-        ("hybridvif.cli.executors", "from stevedore import named", "stevedore.named"),
-        ("hybridvif.cli.doctor", "import stevedore", "stevedore"),
-        ("hybridvif.cli.doctor", "def late():\n    import pyroute2", "pyroute2"),
+        ("hybridvif.engine.api", "from hybridvif.privileged import entrypoints", ENTRYPOINTS),
+        ("hybridvif.engine.api", "import hybridvif.privileged.entrypoints", ENTRYPOINTS),
+        ("hybridvif.engine.api", "from hybridvif.privileged.entrypoints import observe", ENTRYPOINTS + ".observe"),
+        ("hybridvif.engine.api", "from .privileged import entrypoints as twin", ENTRYPOINTS),
+        ("hybridvif.engine.api", "import stevedore.driver", "stevedore.driver"),
+        ("hybridvif.cli.commands.executors", "from stevedore import named", "stevedore.named"),
+        ("hybridvif.cli.commands.doctor", "import stevedore", "stevedore"),
+        ("hybridvif.cli.commands.doctor", "def late():\n    import pyroute2", "pyroute2"),
         ("hybridvif.osvif.translation", "from os_vif import objects", "os_vif.objects"),
-        ("hybridvif.host", "import vif_plug_ovs.ovs", "vif_plug_ovs.ovs"),
-        ("hybridvif.config", "from hybridvif.osvif import plugins", "hybridvif.osvif.plugins"),
-        ("hybridvif.host", "from ovsdbapp.backend import x", "ovsdbapp.backend.x"),
-        ("hybridvif.host", "import ovs.db.idl", "ovs.db.idl"),
-        ("hybridvif.host", "from hybridvif.executors.netlink import N", "hybridvif.executors.netlink.N"),
-        ("hybridvif.sandbox.vm", "try:\n    import pyroute2\nexcept ImportError:\n    x = 1", "pyroute2"),
+        ("hybridvif.client.host", "import vif_plug_ovs.ovs", "vif_plug_ovs.ovs"),
+        ("hybridvif.engine.config", "from hybridvif.osvif import plugins", "hybridvif.osvif.plugins"),
+        ("hybridvif.client.host", "from ovsdbapp.backend import x", "ovsdbapp.backend.x"),
+        ("hybridvif.client.host", "import ovs.db.idl", "ovs.db.idl"),
+        (
+            "hybridvif.client.host",
+            "from hybridvif.executors.netlink.executor import N",
+            "hybridvif.executors.netlink.executor.N",
+        ),
+        ("hybridvif.testing.sandbox.vm", "try:\n    import pyroute2\nexcept ImportError:\n    x = 1", "pyroute2"),
     ],
 )
 def test_a_violation_is_found(module: str, source: str, target: str) -> None:
@@ -233,25 +253,31 @@ def test_a_violation_is_found(module: str, source: str, target: str) -> None:
 @pytest.mark.parametrize(
     ("module", "source"),
     [
-        ("hybridvif.planner", "import json, os.path\nfrom hybridvif.parts import Veth\nfrom . import steps"),
-        ("hybridvif.planner", "if TYPE_CHECKING:\n    from hybridvif.report import Report"),
         (
-            "hybridvif.executors.netlink",
+            "hybridvif.model.planner",
+            "import json, os.path\nfrom hybridvif.model.parts import Veth\nfrom . import steps",
+        ),
+        ("hybridvif.model.planner", "if TYPE_CHECKING:\n    from hybridvif.model.report import Report"),
+        (
+            "hybridvif.executors.netlink.executor",
             "from pyroute2 import IPRoute\nfrom . import procfs\nfrom .base import Executor",
         ),
-        ("hybridvif.executors.replica", "import ovs.db.idl, ovsdbapp\nfrom hybridvif.settings import Settings"),
+        (
+            "hybridvif.executors.ovsdbapp_executor",
+            "import ovs.db.idl, ovsdbapp\nfrom hybridvif.model.settings import Settings",
+        ),
         ("hybridvif.executors.anew", "if TYPE_CHECKING:\n    import requests"),
         (
             "hybridvif.privileged.registry",
             "import stevedore, oslo_config\nfrom hybridvif.executors.base import Executor",
         ),
         ("hybridvif.privileged.entrypoints", "from hybridvif import config, wire\nfrom . import policy"),
-        ("hybridvif.host", "from hybridvif.privileged import entrypoints\nfrom oslo_config import cfg"),
-        ("hybridvif.pytest_plugin", "from hybridvif.executors.recording import RecordingHost"),
-        ("hybridvif.cli.doctor", "import importlib\nimportlib.import_module(name)\nimport rich"),
-        ("hybridvif.cli.executors", "from importlib.metadata import entry_points"),
-        ("hybridvif.api", "if typing.TYPE_CHECKING:\n    import pyroute2"),
-        ("hybridvif.api", "import ovsomething"),
+        ("hybridvif.client.host", "from hybridvif.privileged import entrypoints\nfrom oslo_config import cfg"),
+        ("hybridvif.testing.pytest_plugin", "from hybridvif.executors.recording import RecordingHost"),
+        ("hybridvif.cli.commands.doctor", "import importlib\nimportlib.import_module(name)\nimport rich"),
+        ("hybridvif.cli.commands.executors", "from importlib.metadata import entry_points"),
+        ("hybridvif.engine.api", "if typing.TYPE_CHECKING:\n    import pyroute2"),
+        ("hybridvif.engine.api", "import ovsomething"),
         (OS_VIF, "import os_vif\nfrom vif_plug_ovs.ovs import OvsPlugin\nfrom hybridvif import api"),
     ],
 )
@@ -261,10 +287,10 @@ def test_what_a_layer_may_import_is_no_violation(module: str, source: str) -> No
 
 def test_what_runs_where_types_are_not_checked_is_no_import_for_types() -> None:
     source = "if TYPE_CHECKING:\n    import json\nelse:\n    import pyroute2"
-    assert violations("hybridvif.api", source) == ["line 4: hybridvif.api may not import pyroute2"]
+    assert violations("hybridvif.engine.api", source) == ["line 4: hybridvif.engine.api may not import pyroute2"]
 
 
 def test_a_relative_import_of_a_package_is_seen_from_inside_it() -> None:
     assert violations("hybridvif.executors", "from . import netlink", is_package=True) == [
-        "line 1: hybridvif.executors may not import hybridvif.executors.netlink"
+        "line 1: hybridvif.executors may not import hybridvif.executors.netlink.executor"
     ]

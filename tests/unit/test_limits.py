@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.limits import restorable, unwritable
-from hybridvif.parts import (
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.limits import restorable, unwritable
+from hybridvif.model.parts import (
     NOTHING,
     PARKED,
     PARTS,
@@ -24,9 +25,8 @@ from hybridvif.parts import (
     VhostUserPort,
     attributes_of,
 )
-from hybridvif.port import MAX_MTU, MIN_MTU, VifType
-from hybridvif.settings import Settings
-from hybridvif.wiring import wiring_of
+from hybridvif.model.port import MAX_MTU, MIN_MTU, VifType
+from hybridvif.model.settings import Settings
 from tests.unit.strategies import (
     BRIDGE,
     MADE_TAP,

@@ -8,17 +8,9 @@ from typing import Any
 
 import pytest
 
-from hybridvif.executors import linkdump, linkmessages
-from hybridvif.executors.linkmessages import (
-    IFNAME,
-    INFO_DATA,
-    INFO_KIND,
-    LINKINFO,
-    MTU,
-    clocks_in,
-    devices_of,
-)
-from hybridvif.executors.rtnetlink import attribute, link_header, nested
+from hybridvif.executors.netlink import dump, messages
+from hybridvif.executors.netlink.messages import IFNAME, INFO_DATA, INFO_KIND, LINKINFO, MTU, clocks_in, devices_of
+from hybridvif.executors.netlink.socket import attribute, link_header, nested
 
 STP, HELLO_TIMER, GC_TIMER = 5, 16, 19
 
@@ -28,9 +20,9 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     """What has been decoded."""
     seen: list[bytes] = []
 
-    def message_of(body: bytes) -> linkmessages.Message:
+    def message_of(body: bytes) -> messages.Message:
         seen.append(body)
-        return linkmessages.message_of(body)
+        return messages.message_of(body)
 
     monkeypatch.setattr(linkdump, "message_of", message_of)
     monkeypatch.setattr(linkdump, "_last", {})
@@ -53,7 +45,7 @@ def dumped(*bodies: bytes) -> list[Any]:
         def dump(self, _request: object) -> list[bytes]:
             return list(bodies)
 
-    return devices_of(linkdump.dump_links(time.monotonic() + 1, channel=Channel()))  # type: ignore[arg-type]
+    return devices_of(dump.dump_links(time.monotonic() + 1, channel=Channel()))  # type: ignore[arg-type]
 
 
 def test_what_is_the_same_is_not_decoded_again(decoded: list[bytes]) -> None:
@@ -91,7 +83,7 @@ def test_no_more_links_are_remembered_than_that(decoded: list[bytes], monkeypatc
 
 
 def test_a_name_that_a_master_gets_is_told_though_the_message_is_the_same(decoded: list[bytes]) -> None:
-    member = link_header(9) + attribute(IFNAME, "qvb9") + attribute(linkmessages.MASTER, 1)
+    member = link_header(9) + attribute(IFNAME, "qvb9") + attribute(messages.MASTER, 1)
     assert dumped(bridge(1), member)[1].master == "qbr1"
     assert dumped(bridge(1, name="qbrx"), member)[1].master == "qbrx"
     assert len(decoded) == 3

@@ -17,20 +17,20 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.errors import PreconditionError
-from hybridvif.locks import BUCKETS, LockTimeout, bucket_of, holding
+from hybridvif.engine.locks import BUCKETS, LockTimeout, bucket_of, holding
+from hybridvif.model.errors import PreconditionError
 
 ONE, OTHER = "5f2c0e1a-7b", "91d3aa02-41"
 HOLD = """
 import sys, time
-from hybridvif.locks import holding
+from hybridvif.engine.locks import holding
 with holding(sys.argv[2:], sys.argv[1], time.monotonic() + 5):
     print("held", flush=True)
     sys.stdin.read()
 """
 COUNT = """
 import sys, time
-from hybridvif.locks import holding
+from hybridvif.engine.locks import holding
 path, file, keys = sys.argv[1], sys.argv[2], sys.argv[3:]
 for _ in range(10):
     with holding(keys, path, time.monotonic() + 20):

@@ -8,7 +8,7 @@ import socket
 import msgpack
 import pytest
 
-from hybridvif import wire
+from hybridvif.privileged import codec
 from hybridvif.privileged.lograte import BURST, LogRate
 from hybridvif.privileged.messages import Message
 from hybridvif.privileged.replies import LogHandler, Replies
@@ -30,8 +30,8 @@ def line(text: str = "refused: %s", *values: object) -> logging.LogRecord:
 
 def test_the_largest_honest_call_is_logged_whole() -> None:
     rate = LogRate(clock=Clock())
-    assert wire.MAX_PLANS * wire.MAX_STEPS <= BURST
-    assert all(rate.filter(line()) for _ in range(wire.MAX_PLANS * wire.MAX_STEPS))
+    assert codec.MAX_PLANS * codec.MAX_STEPS <= BURST
+    assert all(rate.filter(line()) for _ in range(codec.MAX_PLANS * codec.MAX_STEPS))
     assert not rate.filter(line())
 
 

@@ -24,15 +24,15 @@ from hybridvif import (
     reconcile,
     unplug,
 )
-from hybridvif.executors.linkstate import Device, observed
+from hybridvif.executors.netlink.devices import Device, observed
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.executors.script import script_lines
-from hybridvif.parts import ANYBODY, NOTHING, HostState, MadeTap, Tap, agree
-from hybridvif.planner import keeping_its_tap, plan
-from hybridvif.port import MAX_MTU, MAX_TAP_MTU
+from hybridvif.model.desired import tap_mac_of, wiring_of
+from hybridvif.model.parts import ANYBODY, NOTHING, HostState, MadeTap, Tap, agree
+from hybridvif.model.planner import keeping_its_tap, plan
+from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU
+from hybridvif.model.steps import Objection, objection, simulate
 from hybridvif.privileged.identification import needs_proof, permit_found
-from hybridvif.steps import Objection, objection, simulate
-from hybridvif.wiring import tap_mac_of, wiring_of
 from tests.unit.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, TAPPED, VETH, WIRING
 
 WHOLE = wiring_of(TAPPED)

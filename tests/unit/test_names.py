@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.errors import InvalidInput
-from hybridvif.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of, names_of_key
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of, names_of_key
 from tests.unit.strategies import colliding_ids, uuids
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"

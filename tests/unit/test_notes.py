@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif import PreconditionError, locks, notes
-from hybridvif.host import Host, NoAnswer
-from hybridvif.settings import Settings
+from hybridvif import PreconditionError
+from hybridvif.client.host import Host, NoAnswer
+from hybridvif.engine import first_seen, locks
+from hybridvif.model.settings import Settings
 
 SOON = 20.0
 
 
 def noted(path: Path, *signs: str) -> dict[str, float]:
-    return notes.noted(signs, str(path), time.monotonic() + SOON)
+    return first_seen.noted(signs, str(path), time.monotonic() + SOON)
 
 
 @pytest.fixture
@@ -43,7 +44,7 @@ def test_what_is_not_found_is_forgotten(path: Path) -> None:
 
 def test_after_a_reboot_nothing_has_been_seen_before(path: Path) -> None:
     noted(path, "a")
-    file = path / notes.FILE
+    file = path / first_seen.FILE
     said = json.loads(file.read_text())
     said["since"]["a"] = 1.0
     file.write_text(json.dumps(said))
@@ -57,13 +58,13 @@ def test_after_a_reboot_nothing_has_been_seen_before(path: Path) -> None:
 )
 def test_a_file_that_makes_no_sense_says_nothing(path: Path, text: str) -> None:
     noted(path, "a")
-    (path / notes.FILE).write_bytes(text.encode("latin-1"))
+    (path / first_seen.FILE).write_bytes(text.encode("latin-1"))
     assert noted(path, "a") == {"a": 0}
 
 
 def hostile(path: Path, kind: str, boot: str) -> None:
     """Put something in the place of the file that a user of the lock directory can put there."""
-    file = path / notes.FILE
+    file = path / first_seen.FILE
     times = {
         "401 digits": "1" + "0" * 400,
         "5,000 digits": "1" * 5000,
@@ -118,25 +119,25 @@ def test_hostile_file_ages_nothing_and_is_named_once(path: Path, caplog: pytest.
         # Root runs it in the gate as well.
         pytest.skip("only root can make one")
     noted(path, "a", "b")
-    hostile(path, kind, json.loads((path / notes.FILE).read_text())["boot"])
+    hostile(path, kind, json.loads((path / first_seen.FILE).read_text())["boot"])
     assert noted(path, "a", "b") == {"a": 0, "b": 0}
-    assert [record.getMessage().count(str(path / notes.FILE)) for record in caplog.records] == [1]
-    assert (path / notes.FILE).is_file()
+    assert [record.getMessage().count(str(path / first_seen.FILE)) for record in caplog.records] == [1]
+    assert (path / first_seen.FILE).is_file()
     time.sleep(0.01)
     assert noted(path, "a")["a"] > 0
 
 
 def test_directory_in_the_place_of_the_file_is_named_with_the_remedy(path: Path) -> None:
     noted(path, "a")
-    (path / notes.FILE).unlink()
-    (path / notes.FILE).mkdir()
+    (path / first_seen.FILE).unlink()
+    (path / first_seen.FILE).mkdir()
     with pytest.raises(PreconditionError, match=r"is a directory; remove it"):
         noted(path, "a")
 
 
 def test_what_is_said_to_be_of_the_future_is_new(path: Path) -> None:
     noted(path, "a")
-    file = path / notes.FILE
+    file = path / first_seen.FILE
     said = json.loads(file.read_text())
     file.write_text(json.dumps({**said, "since": {"a": time.monotonic() + 1000, "b": "x"}}))
     assert noted(path, "a", "b") == {"a": 0, "b": 0}
@@ -148,31 +149,31 @@ def test_the_group_can_write_it_whatever_the_umask(path: Path) -> None:
         noted(path, "a")
     finally:
         os.umask(before)
-    assert (path / notes.FILE).stat().st_mode & 0o777 == 0o660
+    assert (path / first_seen.FILE).stat().st_mode & 0o777 == 0o660
 
 
 def test_a_planted_link_leads_nowhere(path: Path, tmp_path: Path) -> None:
     noted(path)
     target = tmp_path / "target"
     target.write_text("precious")
-    for name in (notes.FILE, f"{notes.FILE}.part"):
+    for name in (first_seen.FILE, f"{first_seen.FILE}.part"):
         (path / name).unlink(missing_ok=True)
         (path / name).symlink_to(target)
     assert noted(path, "a") == {"a": 0}
     assert target.read_text() == "precious"
-    assert not (path / notes.FILE).is_symlink()
+    assert not (path / first_seen.FILE).is_symlink()
 
 
 def test_what_a_killed_writer_left_is_no_obstacle(path: Path) -> None:
     noted(path)
-    (path / f"{notes.FILE}.part").write_text("half")
+    (path / f"{first_seen.FILE}.part").write_text("half")
     noted(path, "a")
     assert set(noted(path, "a")) == {"a"}
 
 
 def test_a_file_that_cannot_be_written_is_told_with_the_remedy(path: Path) -> None:
     noted(path)
-    (path / f"{notes.FILE}.part").mkdir()
+    (path / f"{first_seen.FILE}.part").mkdir()
     with pytest.raises(PreconditionError, match=r"cannot note remains in .*lock_path"):
         noted(path, "a")
 
@@ -192,7 +193,7 @@ def test_who_waits_in_vain_for_the_notes_is_told_at_the_deadline(path: Path) -> 
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with locks.holding((notes.FILE,), str(path), time.monotonic() + SOON):
+        with locks.holding((first_seen.FILE,), str(path), time.monotonic() + SOON):
             held.set()
             done.wait(SOON)
 

@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif.executors.ovsrows import Row, complaint_about, is_undecided, observed
-from hybridvif.parts import OvsPort, StrayPort, VhostUserPort
+from hybridvif.executors.ovs_rows import Row, complaint_about, is_undecided, observed
+from hybridvif.model.parts import OvsPort, StrayPort, VhostUserPort
 
 PARKED_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
 ROW = Row(name="qvo00000001-7b", bridge="br-int", type="", external_ids={}, ofport=2, error="", tag=None)

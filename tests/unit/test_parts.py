@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.names import names_of
-from hybridvif.parts import (
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.names import names_of
+from hybridvif.model.parts import (
     NOTHING,
     PARKED,
     PARTS,
@@ -29,7 +30,6 @@ from hybridvif.parts import (
     differences,
     merged,
 )
-from hybridvif.wiring import wiring_of
 from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, hosts_with, ports
 
 OTHER = dataclasses.replace(PORT, id="91d3aa02-4100-4c00-8000-000000000001")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError
 from hybridvif.privileged import peer
 
 STRANGER = 54321

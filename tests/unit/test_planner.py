@@ -6,10 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif.errors import Conflict
-from hybridvif.parts import NOTHING, PARKED, HostState
-from hybridvif.planner import plan
-from hybridvif.steps import Create, Delete, Update
+from hybridvif.model.errors import Conflict
+from hybridvif.model.parts import NOTHING, PARKED, HostState
+from hybridvif.model.planner import plan
+from hybridvif.model.steps import Create, Delete, Update
 from tests.unit.strategies import BRIDGE, ROW, TAP, VETH, WIRING
 
 

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.errors import Refused
-from hybridvif.identity import claim
-from hybridvif.limits import unwritable
-from hybridvif.names import names_of
-from hybridvif.parts import (
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.errors import Refused
+from hybridvif.model.limits import unwritable
+from hybridvif.model.names import names_of
+from hybridvif.model.ownership import claim
+from hybridvif.model.parts import (
     NOTHING,
     PARKED,
     Bridge,
@@ -30,12 +31,11 @@ from hybridvif.parts import (
     attributes_of,
     births_of,
 )
-from hybridvif.planner import plan
-from hybridvif.port import Port, VifType
+from hybridvif.model.planner import plan
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.privileged.policy import permit_names, permit_plans
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.wiring import wiring_of
 from tests.unit.strategies import (
     BRIDGE,
     MADE_TAP,

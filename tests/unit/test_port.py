@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.errors import HybridVifError, InvalidInput
-from hybridvif.names import names_of
-from hybridvif.port import Port, VifType, is_bridge_name, is_mac
-from hybridvif.settings import Settings
+from hybridvif.model.errors import HybridVifError, InvalidInput
+from hybridvif.model.names import names_of
+from hybridvif.model.port import Port, VifType, is_bridge_name, is_mac
+from hybridvif.model.settings import Settings
 from tests.unit.strategies import macs, ports
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hybridvif.parts import PARTS, Bridge, OvsPort, Part, Stray, Veth, attributes_of
-from hybridvif.reasons import REASONS, Reason, reason_of
+from hybridvif.model.parts import PARTS, Bridge, OvsPort, Part, Stray, Veth, attributes_of
+from hybridvif.model.reasons import REASONS, Reason, reason_of
 from tests.unit.strategies import BRIDGE, ROW, VETH
 
 EVERY = [(kind, name) for kind in PARTS if not issubclass(kind, Stray) for name in attributes_of(kind)]

@@ -10,10 +10,10 @@ import pytest
 from hybridvif import Port, plan, wiring_of
 from hybridvif.executors.recipes import link_lines, switch_words
 from hybridvif.executors.script import script_lines
-from hybridvif.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Tap
-from hybridvif.port import VifType
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Update
+from hybridvif.model.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Tap
+from hybridvif.model.port import VifType
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Update
 from tests.unit.strategies import VHOST_USER, the
 
 PORT = Port(

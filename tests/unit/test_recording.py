@@ -11,17 +11,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridvif import RecordingHost, plug, plug_all, unplug
-from hybridvif.errors import Conflict, PlugFailed
 from hybridvif.executors.base import Executor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch, Simulation
-from hybridvif.facts import PortFact
-from hybridvif.parts import NOTHING, HostState, IvsPort, Role, Stray, Tap
-from hybridvif.planner import plan
-from hybridvif.port import Port, VifType
-from hybridvif.report import Result, Status
-from hybridvif.settings import Settings
-from hybridvif.steps import Create, Delete, Step, Update, simulate_all
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.errors import Conflict, PlugFailed
+from hybridvif.model.facts import PortFact
+from hybridvif.model.parts import NOTHING, HostState, IvsPort, Role, Stray, Tap
+from hybridvif.model.planner import plan
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.report import Result, Status
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Create, Delete, Step, Update, simulate_all
 from tests.unit.strategies import (
     BRIDGE,
     MADE_TAP,

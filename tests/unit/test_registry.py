@@ -12,12 +12,12 @@ import pytest
 from stevedore import _cache
 from stevedore.extension import ExtensionManager
 
-from hybridvif.errors import ConfigurationError
 from hybridvif.executors.base import Executor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
-from hybridvif.parts import Role
+from hybridvif.model.errors import ConfigurationError
+from hybridvif.model.parts import Role
+from hybridvif.model.settings import Settings
 from hybridvif.privileged.registry import GROUPS, executor_of, installed
-from hybridvif.settings import Settings
 
 OPTIONS = {Role.LINK: "link_executor", Role.SWITCH: "switch_executor"}
 BOTH = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
@@ -164,9 +164,9 @@ def test_of_two_executors_of_one_name_none_is_taken(plugins: None) -> None:
 PLANTED = """
 import sys
 from stevedore.driver import DriverManager
-from hybridvif.parts import Role
+from hybridvif.model.parts import Role
 from hybridvif.privileged.registry import GROUPS, executor_of
-from hybridvif.settings import Settings
+from hybridvif.model.settings import Settings
 if sys.argv[1] == "stevedore":
     print(DriverManager(GROUPS[Role.LINK], "iproute2-netlink").driver.__module__)
 else:
@@ -194,4 +194,4 @@ def test_a_planted_cache_is_not_believed(tmp_path: Path) -> None:
     Path(directory, digest).write_text(json.dumps({"groups": {GROUPS[Role.LINK]: [point]}}))
 
     assert run(PLANTED, "stevedore") == "posix"  # what stevedore alone would have loaded
-    assert run(PLANTED, "registry") == "hybridvif.executors.netlink"
+    assert run(PLANTED, "registry") == "hybridvif.executors.netlink.executor"

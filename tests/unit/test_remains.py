@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridvif import RecordingHost
-from hybridvif.facts import Facts, Observed
-from hybridvif.parts import NOTHING, HostState, IvsPort, MadeTap, OvsPort, Part, Stray, StrayPort, Tap, Veth
-from hybridvif.remains import ports_of_ours, remains_of, states_of_ports
-from hybridvif.steps import owners_of
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.facts import Facts, Observed
+from hybridvif.model.orphans import ports_of_ours, remains_of, states_of_ports
+from hybridvif.model.parts import NOTHING, HostState, IvsPort, MadeTap, OvsPort, Part, Stray, StrayPort, Tap, Veth
+from hybridvif.model.steps import owners_of
 from tests.unit.strategies import (
     BRIDGE,
     NAMES,

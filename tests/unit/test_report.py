@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from hybridvif.errors import (
+from hybridvif.model.errors import (
     BridgeMissing,
     BridgeNotAllowed,
     Conflict,
@@ -14,9 +14,9 @@ from hybridvif.errors import (
     Refused,
     UnplugFailed,
 )
-from hybridvif.parts import IvsPort
-from hybridvif.report import Outcome, Report, Result, Status, plug_error_of, unplug_error_of, worst_exit_code
-from hybridvif.steps import Create
+from hybridvif.model.parts import IvsPort
+from hybridvif.model.report import Outcome, Report, Result, Status, plug_error_of, unplug_error_of, worst_exit_code
+from hybridvif.model.steps import Create
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
 

@@ -13,9 +13,9 @@ import pytest
 from tests.unit.test_layering import ROOT, SOURCES, imports_of, module_of
 
 EXTRAS = {
-    "hybridvif.cli.progress": "progress",
+    "hybridvif.cli.output.progress": "progress",
     "hybridvif.osvif.plugins": "osvif",
-    "hybridvif.pytest_plugin": "test",
+    "hybridvif.testing.pytest_plugin": "test",
 }
 """The modules that may import what an extra brings, besides what is always there."""
 DISTRIBUTIONS = {"yaml": "pyyaml", "vif_plug_ovs": "os-vif"}

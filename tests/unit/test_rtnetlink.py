@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import time
 
-from hybridvif.executors import rtnetlink
-from hybridvif.executors.linkmessages import dump_request
+from hybridvif.executors.netlink import socket
+from hybridvif.executors.netlink.messages import dump_request
 
 
-class _Late(rtnetlink.Channel):
+class _Late(socket.Channel):
     """The answer to an earlier request comes ahead of the kernel's next one, as where a delete was announced first."""
 
-    late = rtnetlink._HEADER.pack(20, rtnetlink.NLMSG_ERROR, 0, 0, 0) + bytes(4)
+    late = socket._HEADER.pack(20, socket.NLMSG_ERROR, 0, 0, 0) + bytes(4)
 
     def _receive(self) -> bytes:
         late, self.late = self.late, b""

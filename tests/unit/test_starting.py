@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError
 from hybridvif.privileged.channel import Channel, TimedOut
 from hybridvif.privileged.context import Context, daemon_context
 

@@ -4,19 +4,9 @@ from dataclasses import FrozenInstanceError, fields, replace
 
 import pytest
 
-from hybridvif.errors import Conflict
-from hybridvif.parts import (
-    NOTHING,
-    PARKED,
-    HostState,
-    IvsPort,
-    Part,
-    Role,
-    Stray,
-    StrayPort,
-    Tap,
-)
-from hybridvif.steps import (
+from hybridvif.model.errors import Conflict
+from hybridvif.model.parts import NOTHING, PARKED, HostState, IvsPort, Part, Role, Stray, StrayPort, Tap
+from hybridvif.model.steps import (
     Create,
     Delete,
     Objection,

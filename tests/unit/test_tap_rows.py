@@ -8,9 +8,9 @@ import pytest
 
 from hybridvif import Conflict, Port, RecordingHost, Tap, VifType, check, plug, unplug, wiring_of
 from hybridvif.cli import checking
-from hybridvif.cli import list as listing
+from hybridvif.cli.commands import list as listing
 from hybridvif.cli.ports import Asked
-from hybridvif.facts import bearers_of
+from hybridvif.model.facts import bearers_of
 from tests.unit.answers import ID, PORT, QBR, TAP, plugged, row_of
 
 OTHER_ID = "91d3aa02-4100-4c00-8000-000000000003"

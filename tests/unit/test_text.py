@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.errors import Conflict
 from hybridvif.executors.base import ExecutorError, StepFailed
-from hybridvif.text import MAX_SHOWN, bounded, escaped, escaped_lines, shown
+from hybridvif.model.errors import Conflict
+from hybridvif.model.text import MAX_SHOWN, bounded, escaped, escaped_lines, shown
 
 
 @pytest.mark.parametrize(

@@ -13,13 +13,13 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.ovsrows import Row, ids_of
-from hybridvif.executors.transactions import Companions, Read, counted, operations_of
-from hybridvif.parts import NOTHING, PARKED, HostState, OvsPort
-from hybridvif.planner import plan
-from hybridvif.port import Port, VifType
-from hybridvif.steps import Create, Delete, Step, Update
-from hybridvif.wiring import wiring_of
+from hybridvif.executors.ovs_rows import Row, ids_of
+from hybridvif.executors.ovsdb.transaction import Companions, Read, counted, operations_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.parts import NOTHING, PARKED, HostState, OvsPort
+from hybridvif.model.planner import plan
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.steps import Create, Delete, Step, Update
 from tests.support.transaction_oracle import Known, objection_to
 from tests.unit.strategies import ROW, VHOST_USER, history, ports, states_of
 

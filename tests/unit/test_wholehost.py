@@ -9,14 +9,14 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import InvalidInput, Port, RecordingHost, gc, plug_all, reconcile, unplug_all
-from hybridvif.facts import Observed
-from hybridvif.host import NoAnswer
-from hybridvif.parts import HostState, OvsPort, Tap
-from hybridvif.report import Status
-from hybridvif.settings import Settings
-from hybridvif.steps import Delete
-from hybridvif.wholehost import OLDER_THAN
-from hybridvif.wiring import wiring_of
+from hybridvif.client.host import NoAnswer
+from hybridvif.engine.host_wide import OLDER_THAN
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.facts import Observed
+from hybridvif.model.parts import HostState, OvsPort, Tap
+from hybridvif.model.report import Status
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Delete
 from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING
 
 FORCING = Settings(link_executor="recording", switch_executor="recording", unplug_running="force")

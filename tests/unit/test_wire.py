@@ -12,13 +12,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif import settings, wire
-from hybridvif.errors import Refused
-from hybridvif.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.parts import PARTS, HostState, IvsPort, OvsPort, Part, Stray, StrayPort
-from hybridvif.report import Outcome, Result
-from hybridvif.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.text import MAX_SHOWN
+from hybridvif.model import settings
+from hybridvif.model.errors import Refused
+from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.model.parts import PARTS, HostState, IvsPort, OvsPort, Part, Stray, StrayPort
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.text import MAX_SHOWN
+from hybridvif.privileged import codec
 from tests.unit.strategies import (
     BRIDGE,
     MADE_TAP,
@@ -61,31 +62,31 @@ def test_every_kind_of_part_is_tried_here() -> None:
 
 @pytest.mark.parametrize("part", EVERY_KIND, ids=lambda part: part.kind)
 def test_a_part_comes_out_as_it_went_in(part: Part) -> None:
-    assert wire.decode_part(carried(wire.encode_part(part))) == part
+    assert codec.decode_part(carried(codec.encode_part(part))) == part
 
 
 @given(st.data(), ports())
 def test_plans_come_out_as_they_went_in(data: st.DataObject, port: Any) -> None:
     parts = list(data.draw(states_of(port)))
     steps: list[Step] = [*map(Create, parts), *(Update(part, part) for part in parts), *map(Delete, parts)]
-    plans = [steps[at : at + wire.MAX_STEPS] for at in range(0, len(steps), wire.MAX_STEPS)]
-    decoded = wire.decode_plans(carried(wire.encode_plans(plans)))
+    plans = [steps[at : at + codec.MAX_STEPS] for at in range(0, len(steps), codec.MAX_STEPS)]
+    decoded = codec.decode_plans(carried(codec.encode_plans(plans)))
     assert decoded == [tuple(plan) for plan in plans]
 
 
 def test_a_call_may_hold_so_many_plans_and_a_plan_so_many_steps_and_no_more() -> None:
-    step = wire.encode_plans([[Delete(BRIDGE)]])[0][0]
-    assert len(wire.decode_plans([[]] * wire.MAX_PLANS)) == wire.MAX_PLANS
-    assert len(wire.decode_plans([[step] * wire.MAX_STEPS])[0]) == wire.MAX_STEPS
-    excesses: list[Any] = [[[]] * (wire.MAX_PLANS + 1), [[step] * (wire.MAX_STEPS + 1)]]
+    step = codec.encode_plans([[Delete(BRIDGE)]])[0][0]
+    assert len(codec.decode_plans([[]] * codec.MAX_PLANS)) == codec.MAX_PLANS
+    assert len(codec.decode_plans([[step] * codec.MAX_STEPS])[0]) == codec.MAX_STEPS
+    excesses: list[Any] = [[[]] * (codec.MAX_PLANS + 1), [[step] * (codec.MAX_STEPS + 1)]]
     for too_much in excesses:
         with pytest.raises(Refused, match="^refused: .* no list of at most"):
-            wire.decode_plans(too_much)
+            codec.decode_plans(too_much)
 
 
 @pytest.mark.parametrize("names", [None, [], ["qbr5f2c0e1a-7b", ODD_NAME]])
 def test_names_come_out_as_they_went_in(names: list[str] | None) -> None:
-    assert wire.decode_names(carried(names)) == (None if names is None else set(names))
+    assert codec.decode_names(carried(names)) == (None if names is None else set(names))
 
 
 @pytest.mark.parametrize(
@@ -95,16 +96,16 @@ def test_names_come_out_as_they_went_in(names: list[str] | None) -> None:
 )
 def test_names_that_are_no_list_of_texts_are_refused(names: object) -> None:
     with pytest.raises(Refused, match=r"^refused: "):
-        wire.decode_names(names)
+        codec.decode_names(names)
 
 
 def of(part: Part, **values: object) -> list[Any]:
-    kind, fields = wire.encode_part(part)
+    kind, fields = codec.encode_part(part)
     return [kind, {**fields, **values}]
 
 
 def lacking(part: Part, name: str) -> list[Any]:
-    kind, fields = wire.encode_part(part)
+    kind, fields = codec.encode_part(part)
     return [kind, {key: value for key, value in fields.items() if key != name}]
 
 
@@ -115,7 +116,7 @@ ILLEGAL_PARTS: dict[str, Any] = {
     "fields as a list": ["Bridge", [["name", "x"]]],
     "one element too many": [*of(BRIDGE), 1],
     "an unknown kind": ["Wire", {}],
-    "a kind in lower case": ["bridge", wire.encode_part(BRIDGE)[1]],
+    "a kind in lower case": ["bridge", codec.encode_part(BRIDGE)[1]],
     "the base of all kinds": ["Part", {"name": "x"}],
     "another class": ["Outcome", {"name": "x"}],
     "a dotted kind": ["os.system", {"name": "x"}],
@@ -124,7 +125,7 @@ ILLEGAL_PARTS: dict[str, Any] = {
     "a method's name as a field": of(BRIDGE, __class__="x"),
     "a field that is no text": ["IvsPort", {"name": "x", 7: 8}],
     "a missing field": lacking(BRIDGE, "mtu"),
-    "another kind's fields": ["Veth", wire.encode_part(BRIDGE)[1]],
+    "another kind's fields": ["Veth", codec.encode_part(BRIDGE)[1]],
     "True for 1": of(BRIDGE, mtu=True),
     "1 for True": of(BRIDGE, up=1),
     "a float for a number": of(BRIDGE, mtu=1500.0),
@@ -140,22 +141,22 @@ ILLEGAL_PARTS: dict[str, Any] = {
 @pytest.mark.parametrize("part", ILLEGAL_PARTS.values(), ids=ILLEGAL_PARTS)
 @pytest.mark.parametrize("verb", ["create", "update", "delete"])
 def test_a_part_that_is_not_exactly_one_is_refused(verb: str, part: Any) -> None:
-    good = wire.encode_part(BRIDGE)
+    good = codec.encode_part(BRIDGE)
     steps = {"create": [["create", part]], "delete": [["delete", part]]}.get(
         verb, [["update", good, part], ["update", part, good]]
     )
     for step in steps:
         with pytest.raises(Refused, match=r"^refused: "):
-            wire.decode_plans([[step]])
+            codec.decode_plans([[step]])
 
 
 @pytest.mark.parametrize("missing", ["disable_ipv6", "addr_gen_mode"])
 def test_what_a_kernel_lacks_may_be_nothing(missing: str) -> None:
     part = replace(BRIDGE, **{missing: None})  # type: ignore[arg-type]
-    assert wire.decode_part(carried(wire.encode_part(part))) == part
+    assert codec.decode_part(carried(codec.encode_part(part))) == part
 
 
-GOOD = wire.encode_part(BRIDGE)
+GOOD = codec.encode_part(BRIDGE)
 ILLEGAL_STEPS: dict[str, Any] = {
     "nothing": None,
     "a text": "create",
@@ -164,7 +165,7 @@ ILLEGAL_STEPS: dict[str, Any] = {
     "a verb in capitals": ["Create", GOOD],
     "two parts to create": ["create", GOOD, GOOD],
     "one part to update": ["update", GOOD],
-    "an update of two kinds": ["update", GOOD, wire.encode_part(VETH)],
+    "an update of two kinds": ["update", GOOD, codec.encode_part(VETH)],
     "an update of two names": ["update", GOOD, of(BRIDGE, name="qbr91d3aa02-41")],
     "a mapping": {"create": GOOD},
 }
@@ -173,13 +174,13 @@ ILLEGAL_STEPS: dict[str, Any] = {
 @pytest.mark.parametrize("step", ILLEGAL_STEPS.values(), ids=ILLEGAL_STEPS)
 def test_a_step_that_is_not_exactly_one_is_refused(step: Any) -> None:
     with pytest.raises(Refused, match=r"^refused: "):
-        wire.decode_plans([[step]])
+        codec.decode_plans([[step]])
 
 
 @pytest.mark.parametrize("plans", [None, "plans", 7, True, {}, [7], ["plan"], [{}], b"x"], ids=repr)
 def test_plans_that_are_no_lists_are_refused(plans: Any) -> None:
     with pytest.raises(Refused, match=r"^refused: "):
-        wire.decode_plans(plans)
+        codec.decode_plans(plans)
 
 
 @given(
@@ -197,46 +198,46 @@ def test_plans_that_are_no_lists_are_refused(plans: Any) -> None:
 )
 def test_whatever_is_sent_is_decoded_or_refused(value: Any) -> None:
     # Nothing else is raised.
-    for decode in (wire.decode_plans, wire.decode_names):
+    for decode in (codec.decode_plans, codec.decode_names):
         with suppress(Refused):
             decode(value)
 
 
 @given(st.data(), st.sampled_from(EVERY_KIND))
 def test_a_part_with_any_value_in_any_field_is_decoded_or_refused(data: st.DataObject, part: Part) -> None:
-    field = data.draw(st.sampled_from(sorted(wire.encode_part(part)[1])))
+    field = data.draw(st.sampled_from(sorted(codec.encode_part(part)[1])))
     value = data.draw(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
     )
     with suppress(Refused):
-        decoded = wire.decode_part(carried(of(part, **{field: value})))
+        decoded = codec.decode_part(carried(of(part, **{field: value})))
         assert type(decoded) is type(part)
         assert type(getattr(decoded, field)) is type(value)
 
 
 def test_names_may_be_so_many() -> None:
-    assert len(wire.decode_names([str(number) for number in range(settings.MAX_NAMES)]) or ()) == settings.MAX_NAMES
+    assert len(codec.decode_names([str(number) for number in range(settings.MAX_NAMES)]) or ()) == settings.MAX_NAMES
 
 
 def test_a_text_may_be_so_long_and_no_longer() -> None:
-    longest = [["delete", of(BRIDGE, alias="x" * wire.MAX_TEXT)]]
-    assert wire.decode_plans([longest])
+    longest = [["delete", of(BRIDGE, alias="x" * codec.MAX_TEXT)]]
+    assert codec.decode_plans([longest])
     with pytest.raises(Refused, match="^refused: alias of a Bridge is too long$"):
-        wire.decode_plans([[["delete", of(BRIDGE, alias="x" * (wire.MAX_TEXT + 1))]]])
+        codec.decode_plans([[["delete", of(BRIDGE, alias="x" * (codec.MAX_TEXT + 1))]]])
 
 
 @pytest.mark.parametrize(
     ("decode", "value", "sentence"),
     [
-        (wire.decode_names, "qbr", f"names are no list of at most {settings.MAX_NAMES}"),
-        (wire.decode_names, [7], "a name is no text"),
-        (wire.decode_plans, 7, f"plans are no list of at most {wire.MAX_PLANS}"),
-        (wire.decode_plans, [7], f"a plan is no list of at most {wire.MAX_STEPS}"),
-        (wire.decode_plans, [[7]], "a step is none of create, update, delete"),
-        (wire.decode_plans, [[ILLEGAL_STEPS["an update of two names"]]], "an update is not of one part"),
-        (wire.decode_part, ILLEGAL_PARTS["an unknown kind"], "a part is of no known kind"),
-        (wire.decode_part, ILLEGAL_PARTS["a missing field"], "the fields of a Bridge are not its own"),
-        (wire.decode_part, ILLEGAL_PARTS["True for 1"], "mtu of a Bridge is of the wrong type"),
+        (codec.decode_names, "qbr", f"names are no list of at most {settings.MAX_NAMES}"),
+        (codec.decode_names, [7], "a name is no text"),
+        (codec.decode_plans, 7, f"plans are no list of at most {codec.MAX_PLANS}"),
+        (codec.decode_plans, [7], f"a plan is no list of at most {codec.MAX_STEPS}"),
+        (codec.decode_plans, [[7]], "a step is none of create, update, delete"),
+        (codec.decode_plans, [[ILLEGAL_STEPS["an update of two names"]]], "an update is not of one part"),
+        (codec.decode_part, ILLEGAL_PARTS["an unknown kind"], "a part is of no known kind"),
+        (codec.decode_part, ILLEGAL_PARTS["a missing field"], "the fields of a Bridge are not its own"),
+        (codec.decode_part, ILLEGAL_PARTS["True for 1"], "mtu of a Bridge is of the wrong type"),
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
@@ -259,21 +260,21 @@ def test_outcomes_come_out_as_they_went_in_with_the_steps_of_the_asker() -> None
         (),
         (Outcome(plans[2][0], Result.UNKNOWN, "lost"),),
     ]
-    assert wire.decode_outcomes(carried(wire.encode_outcomes(outcomes)), plans) == outcomes
+    assert codec.decode_outcomes(carried(codec.encode_outcomes(outcomes)), plans) == outcomes
 
 
 @pytest.mark.parametrize("result", Result)
 def test_every_result_can_be_told(result: Result) -> None:
     outcomes = [(Outcome(Delete(ROW), result),)]
-    assert wire.decode_outcomes(carried(wire.encode_outcomes(outcomes)), [[Delete(ROW)]]) == outcomes
+    assert codec.decode_outcomes(carried(codec.encode_outcomes(outcomes)), [[Delete(ROW)]]) == outcomes
 
 
 def test_outcomes_that_do_not_fit_the_plans_are_not_taken_for_them() -> None:
-    told = wire.encode_outcomes([(Outcome(Delete(ROW), Result.DONE),)])
+    told = codec.encode_outcomes([(Outcome(Delete(ROW), Result.DONE),)])
     others: list[list[list[Step]]] = [[], [[]], [[Delete(ROW), Delete(BRIDGE)]]]
     for plans in others:
         with pytest.raises(ValueError, match="zip"):
-            wire.decode_outcomes(told, plans)
+            codec.decode_outcomes(told, plans)
 
 
 FACTS = Facts(
@@ -292,25 +293,25 @@ FACTS = Facts(
 @pytest.mark.parametrize("parts", [[], [BRIDGE, VETH, TAP, ROW], [*EVERY_KIND[6:]]], ids=["nothing", "all", "strays"])
 def test_what_was_seen_comes_out_as_it_went_in(parts: list[Part], facts: Facts) -> None:
     seen = Observed(HostState().having(*parts), facts)
-    assert wire.decode_observed(carried(wire.encode_observed(seen))) == seen
+    assert codec.decode_observed(carried(codec.encode_observed(seen))) == seen
 
 
 @given(st.data(), ports())
 def test_any_state_comes_out_as_it_went_in(data: st.DataObject, port: Any) -> None:
     seen = Observed(data.draw(states_of(port)), Facts())
-    assert wire.decode_observed(carried(wire.encode_observed(seen))) == seen
+    assert codec.decode_observed(carried(codec.encode_observed(seen))) == seen
 
 
 @pytest.mark.parametrize("change", [lambda row: row[:-1], lambda row: [*row, 1]], ids=["too few", "too many"])
 @pytest.mark.parametrize("place", [0, 1, 3])
 def test_an_answer_of_another_release_is_not_taken_for_one_of_ours(place: int, change: Callable[[Any], Any]) -> None:
-    told = list(carried(wire.encode_observed(Observed(HostState().having(BRIDGE), FACTS))))
+    told = list(carried(codec.encode_observed(Observed(HostState().having(BRIDGE), FACTS))))
     if place == 0:
         told[0] = [change(list(row)) for row in told[0]]
     else:
         told[place] = {name: change(list(row)) for name, row in told[place].items()}
     with pytest.raises((ValueError, TypeError), match=r"zip|arguments"):
-        wire.decode_observed(told)
+        codec.decode_observed(told)
 
 
 LONG = "x" * 5_000
@@ -324,13 +325,13 @@ LONG = "x" * 5_000
 def test_what_others_wrote_may_be_as_long_as_they_like(part: Part) -> None:
     """Else one row of somebody else's would keep every port of a bulk call from being observed."""
     seen = Observed(HostState().having(part), Facts())
-    assert wire.decode_observed(carried(wire.encode_observed(seen))) == seen
+    assert codec.decode_observed(carried(codec.encode_observed(seen))) == seen
 
 
 def test_what_others_wrote_can_be_mended_and_parked_however_long_it_is() -> None:
     theirs = replace(ROW, iface_id=LONG)
     for plan in ([Update(theirs, ROW)], [Update(theirs, replace(theirs, type="patch"))], [Delete(theirs)]):
-        assert wire.decode_plans(carried(wire.encode_plans([plan]))) == [tuple(plan)]
+        assert codec.decode_plans(carried(codec.encode_plans([plan]))) == [tuple(plan)]
 
 
 @pytest.mark.parametrize(
@@ -338,7 +339,7 @@ def test_what_others_wrote_can_be_mended_and_parked_however_long_it_is() -> None
 )
 def test_a_value_beyond_the_limit_crosses_bounded_in_a_plan(step: Step) -> None:
     """A row with such a value could be neither plugged nor unplugged."""
-    ((found,),) = wire.decode_plans(carried(wire.encode_plans([[step]])))
+    ((found,),) = codec.decode_plans(carried(codec.encode_plans([[step]])))
     assert type(found) is type(step)
     before, asked = (one.before if isinstance(one, Update) else one.part for one in (found, step))
     assert isinstance(before, OvsPort)
@@ -350,12 +351,12 @@ def test_a_value_beyond_the_limit_crosses_bounded_in_a_plan(step: Step) -> None:
 
 def test_a_value_beyond_the_limit_is_no_change_where_both_have_it() -> None:
     long = replace(ROW, iface_id="x" * 70_000)
-    ((found,),) = wire.decode_plans(carried(wire.encode_plans([[Update(long, replace(long, type="patch"))]])))
+    ((found,),) = codec.decode_plans(carried(codec.encode_plans([[Update(long, replace(long, type="patch"))]])))
     assert isinstance(found, Update)
     assert changes_of(found) == {"type": "patch"}
 
 
 def test_control_characters_in_a_reason_are_escaped() -> None:
-    told = wire.encode_outcomes([[Outcome(Delete(ROW), Result.FAILED, "a\x1b[31m\nb")]])
-    (((outcome,)),) = wire.decode_outcomes(carried(told), [[Delete(ROW)]])
+    told = codec.encode_outcomes([[Outcome(Delete(ROW), Result.FAILED, "a\x1b[31m\nb")]])
+    (((outcome,)),) = codec.decode_outcomes(carried(told), [[Delete(ROW)]])
     assert outcome.reason == "a\\x1b[31m\\nb"

@@ -5,10 +5,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from hybridvif.limits import ISOLATING, unwritable
-from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
-from hybridvif.port import Port, VifType
-from hybridvif.wiring import wiring_of
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.limits import ISOLATING, unwritable
+from hybridvif.model.parts import Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
+from hybridvif.model.port import Port, VifType
 from tests.unit.strategies import HYBRID, ports, the
 
 PORT = Port(

@@ -1,12 +1,13 @@
 """example-batch: links, by one `ip -batch` a step, and the switches of a device that are files."""
 
-from hybridvif.executors import iplinks, procfs
+from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.linkstate import opening_of, random_mac
-from hybridvif.names import key_of, names_of_key
-from hybridvif.parts import Bridge, Role, Tap, Veth
-from hybridvif.steps import Create, Delete, Update, changes_of
+from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.devices import opening_of, random_mac
+from hybridvif.model.names import key_of, names_of_key
+from hybridvif.model.parts import Bridge, Role, Tap, Veth
+from hybridvif.model.steps import Create, Delete, Update, changes_of
 
 FILES = ("arp_ignore", "arp_announce", "disable_ipv6")
 OFF = {"forwarding": 0, "proxy_arp": 0, "rp_filter": 1}  # the host's IPv4, beside ARP
@@ -31,7 +32,7 @@ class BatchLinks:
         self._ip = Program("ip", settings.program_path)
 
     def observe(self, names, deadline):
-        return iplinks.observe(self._ip, names, deadline)
+        return ip_json.observe(self._ip, names, deadline)
 
     def apply(self, steps, deadline):
         # What is really there now: the plan may be older. one_by_one() asks steps.objection() before each step.
@@ -85,7 +86,7 @@ class BatchLinks:
         files = {name: changes.get(name) for name in FILES} | (OFF if "host_ip" in changes else {})
         for name, value in files.items():
             if value is not None:
-                procfs.write(bridge.name, name, int(value))
+                sysctl.write(bridge.name, name, int(value))
         if "up" in changes:  # last, when IPv6 is off
             self._batch(_lines(bridge.name, {"up": changes["up"]}), deadline)
 
@@ -96,7 +97,7 @@ class BatchLinks:
             mode = [f"link set {name} addrgenmode none"] if mtu >= 1280 else []
             self._batch([*early, f"link set {name} arp off", *mode], deadline)
             for key, value in {**OFF, "disable_ipv6": 1}.items():
-                procfs.write(name, key, value)
+                sysctl.write(name, key, value)
             early = []
         self._batch([*early, *_lines(name, up)], deadline)
 

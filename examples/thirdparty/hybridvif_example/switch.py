@@ -8,10 +8,10 @@ from dataclasses import fields, replace
 
 from hybridvif.executors.base import NOT_REALIZED, ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.facts import Facts, Observed, PortFact
-from hybridvif.names import key_of
-from hybridvif.parts import HostState, OvsPort, Role
-from hybridvif.steps import Create, Delete, changes_of
+from hybridvif.model.facts import Facts, Observed, PortFact
+from hybridvif.model.names import key_of
+from hybridvif.model.parts import HostState, OvsPort, Role
+from hybridvif.model.steps import Create, Delete, changes_of
 
 DIRECTORY = "/run/hybridvif-example"
 KEPT = tuple(spec.name for spec in fields(OvsPort) if spec.name != "realized")

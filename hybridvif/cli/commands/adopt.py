@@ -1,0 +1,116 @@
+"""hybridvif adopt: the ports of this host that os-vif, Nova or a script has plugged, made hybridvif's as they run.
+
+A port is adopted by a plug of what its own row and links say, so what it says wrong stays wrong. Ports that carry
+hybridvif's mark already are left out. So are those that do not tell enough: they are named on stderr.
+
+Its document is that of `hybridvif plug`; with --dry-run that of `hybridvif plan plug`; to both is added
+
+    skipped     each: key, the 11 characters that name the devices; reason
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from hybridvif.cli.gaps import OPEN_FIELDS
+from hybridvif.model.parts import Bridge, HostState, Veth
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from hybridvif.cli.output.topology import Plugged
+    from hybridvif.cli.screen import Answer
+    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.model.facts import Observed
+    from hybridvif.model.port import Port
+
+MARKS = 3
+"""How many links of a port carry its id: qbr, qvb, qvo."""
+HELP = "make the ports that something else has plugged hybridvif's, as they run"
+FORMATS = ("text", "json", "yaml")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif adopt`."""
+    parser.add_argument("--dry-run", action="store_true", help="write nothing; say what would be changed")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Adopt them all; the exit code of the one that ended worst."""
+    from hybridvif.cli.connection import connected
+
+    with connected(args) as host:
+        answer, skipped = answer_of(host, dry_run=args.dry_run, verbose=args.verbose)
+    for one in skipped:
+        args.screen.say(f"not adopted: {one['key']}...: {one['reason']}", "yellow")
+    return int(args.screen.tell(answer))
+
+
+def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
+    """What adoption does or would do, and the ports it leaves out."""
+    import time
+
+    from hybridvif.cli import planning
+    from hybridvif.cli.commands import plug
+    from hybridvif.engine.simulated_host import Rehearsal
+
+    seen = host.observe(None, time.monotonic() + host.settings.deadline)
+    found = candidates(seen)
+    if dry_run:
+        wish = planning.Wish("plug", found.ports, left_out={port.id: OPEN_FIELDS for port in found.ports})
+        answer = planning.answer_of(wish, Rehearsal(host.settings, seen), reasons=verbose > 0)
+    else:
+        answer = plug.answer_of(found.ports, host, verbose=verbose)
+    return replace(answer, document={**answer.document, "command": "adopt", "skipped": found.skipped}), found.skipped
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The ports that can be adopted, and those that cannot, each with its reason."""
+
+    ports: Sequence[Port]
+    skipped: list[Mapping[str, str]]
+
+
+def candidates(seen: Observed) -> Candidates:
+    """The plugged ports without hybridvif's mark."""
+    from hybridvif.cli.output.topology import plugged_ports
+
+    ports: list[Port] = []
+    skipped: list[Mapping[str, str]] = []
+    for one in plugged_ports(seen):
+        if is_marked(one.state, one.filled.port.id):
+            continue
+        reason = "; ".join(_lacks_of(one))
+        if reason:
+            skipped.append({"key": one.key, "reason": reason})
+        else:
+            ports.append(one.filled.port)
+    return Candidates(ports, skipped)
+
+
+def is_marked(state: HostState, port_id: str) -> bool:
+    """Whether each link says whose it is, which hybridvif alone writes there; an adoption may have been cut short."""
+    marks: list[str] = []
+    for link in state.links.values():
+        match link:
+            case Bridge(alias=alias):
+                marks.append(alias)
+            case Veth(alias=alias, peer_alias=peer_alias):
+                marks += [alias, peer_alias]
+    return len(marks) == MARKS and set(marks) == {port_id}
+
+
+def _lacks_of(port: Plugged) -> Iterator[str]:
+    from hybridvif.cli.output.topology import Standing
+
+    if port.standing is Standing.CONFLICT:
+        yield port.conflict
+    elif port.is_vhost_user:
+        yield "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
+    elif port.row is None or port.veth is None:
+        yield "it is only half there, so it is no port that runs; plug or unplug it"
+    elif port.filled.unknown:
+        yield f"nothing tells its {' and '.join(port.filled.unknown)}; plug it with all its options"

@@ -1,0 +1,117 @@
+"""hybridvif executors: who can carry out plans on this host.
+
+Its document:
+
+    command     "executors"
+    executors   each: name; role, link or switch; configured: whether it is the one that is used; origin: the
+                distribution that brought it, with its version; object: where its class is; serves: the kinds of part
+                it makes; programs: what must be installed for it; capabilities: what the daemon needs for it;
+                missing: what of that is not there, as sentences
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from collections.abc import Iterator, Sequence
+from importlib.metadata import EntryPoint, entry_points
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hybridvif.cli.screen import Paint
+    from hybridvif.model.settings import Settings
+
+HELP = "the installed executors: role, origin, what they need, and what of that is missing"
+FORMATS = ("text", "json", "yaml", "table", "value")
+COLUMNS = ("name", "role", "configured", "origin", "serves", "programs", "capabilities", "missing")
+CAPABILITIES = ("CAP_NET_ADMIN",)
+"""What the daemon keeps; an executor that needs less or more says so in an attribute `capabilities`."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif executors`."""
+    parser.epilog = (
+        "Choose one with [hybridvif] link_executor or switch_executor. Exits with 5 if a chosen one lacks something."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look at what is installed; nothing is changed."""
+    from hybridvif.cli.connection import connected
+    from hybridvif.cli.screen import Answer
+
+    with connected(args) as host:
+        found = [dict(one) for role in ("link", "switch") for one in _of_role(role, host.settings)]
+    lacking = any(one["configured"] and one["missing"] for one in found)
+    chosen = {one["role"] for one in found if one["configured"]}
+    unknown = [role for role in ("link", "switch") if role not in chosen]
+    rows = [{key: _cell(one[key]) for key in COLUMNS} for one in found]
+    return int(
+        args.screen.tell(
+            Answer(
+                document={"command": "executors", "executors": found},
+                lines=lambda paint: list(_lines(found, unknown, host.settings, paint)),
+                columns=COLUMNS,
+                rows=rows,
+                exit_code=5 if lacking or unknown else 0,
+            )
+        )
+    )
+
+
+def _of_role(role: str, settings: Settings) -> Iterator[dict[str, Any]]:
+    points = sorted(entry_points(group=f"hybridvif.{role}_executors"), key=lambda point: point.name)
+    for point in points:
+        cls, broken = _loaded(point)
+        programs = tuple(getattr(cls, "programs", ()))
+        missing = [broken] if broken else []
+        missing += [
+            f"{program} is not in {settings.program_path}; {_remedy(program)}"
+            for program in programs
+            if shutil.which(program, path=settings.program_path) is None
+        ]
+        if cls is not None and getattr(getattr(cls, "role", None), "value", None) != role:
+            missing.append(f"it says that it is no {role} executor; tell whoever wrote it")
+        yield {
+            "name": point.name,
+            "role": role,
+            "configured": point.name == getattr(settings, f"{role}_executor"),
+            "origin": f"{point.dist.name} {point.dist.version}" if point.dist else "unknown",
+            "object": point.value,
+            "serves": sorted(kind.kind for kind in getattr(cls, "serves", ())),
+            "programs": list(programs),
+            "capabilities": list(getattr(cls, "capabilities", CAPABILITIES)),
+            "missing": missing,
+        }
+
+
+def _loaded(point: EntryPoint) -> tuple[Any, str]:
+    """The class, and why there is none."""
+    try:
+        return point.load(), ""
+    except Exception as error:  # noqa: BLE001  # whatever a third party's module raises when it is imported
+        return None, f"it cannot be loaded ({type(error).__name__}: {error}); reinstall it"
+
+
+def _remedy(program: str) -> str:
+    from hybridvif.executors.command import PACKAGES
+
+    return f"install it: apt-get install {PACKAGES[program]}" if program in PACKAGES else "install it"
+
+
+def _cell(value: object) -> object:
+    return " ".join(str(one) for one in value) if isinstance(value, list) else value
+
+
+def _lines(found: Sequence[dict[str, Any]], unknown: Sequence[str], settings: Settings, paint: Paint) -> Iterator[str]:
+    for one in found:
+        mark = "*" if one["configured"] else " "
+        yield paint(f"{mark} {one['role']:<6}  {one['name']:<18}  {one['origin']}", "bold" if one["configured"] else "")
+        needs = [*(f"the program {name}" for name in one["programs"]), *one["capabilities"]]
+        yield paint(f"            serves {', '.join(one['serves']) or 'nothing'}; needs {', '.join(needs)}", "dim")
+        for sentence in one["missing"]:
+            yield paint(f"            MISSING: {sentence}", "red")
+    yield "* is configured."
+    for role in unknown:
+        name = getattr(settings, f"{role}_executor")
+        yield paint(f"[hybridvif] {role}_executor: no executor named {name!r} is installed", "red")

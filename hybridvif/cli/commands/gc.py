@@ -1,0 +1,148 @@
+"""hybridvif gc: what is left of ports that are no more.
+
+Its document:
+
+    command     "gc"
+    dry_run     whether nothing was removed
+    simulated   true: it is no real host
+    older_than  seconds for which a remain must have been noted before it is removed
+    remains     each:
+                port        the port id
+                parts       its parts: kind, name
+                is_marked   whether it bears our mark; else os-vif may have made it
+                seconds     for how long it has been noted
+                due         whether that is long enough
+                report      of its removal (documents.py); null if it was left
+    error       only if a removal failed: that of the one that ended worst (failure.py)
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybridvif.cli.screen import Answer, Paint
+    from hybridvif.engine.host_wide import Gathered, NotingHost
+
+HELP = "remains of ports that are no more, removed once they have been there for some time"
+FORMATS = ("text", "json", "yaml", "table", "value")
+COLUMNS = ("port", "parts", "seconds", "due", "status")
+OLDER_THAN = 3600.0
+"""As in wholehost.py, which is not loaded to parse a command line."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif gc`."""
+    parser.add_argument(
+        "--older-than",
+        metavar="SECONDS",
+        type=_seconds,
+        default=OLDER_THAN,
+        help=f"how long a remain must have been noted before it is removed (default: {OLDER_THAN:g})",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="remove nothing, and exit with 3 if there are remains")
+    parser.add_argument(
+        "--unmarked", action="store_true", help="also rows without devices that os-vif may have made as well as we"
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Look, and remove what has been there long enough; the exit code of the removal that ended worst."""
+    from hybridvif.cli.connection import connected
+
+    with connected(args) as host:
+        answer = answer_of(host, older_than=args.older_than, dry_run=args.dry_run, unmarked=args.unmarked)
+    return int(args.screen.tell(answer))
+
+
+def answer_of(
+    host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = False, unmarked: bool = False
+) -> Answer:
+    """The remains of this host, and what became of them."""
+    from hybridvif.cli.failure import error_of, failure_of_report
+    from hybridvif.cli.planning import DIFFERENCES
+    from hybridvif.cli.screen import Answer
+    from hybridvif.engine.host_wide import gc
+    from hybridvif.model.report import worst_exit_code
+
+    gathered = gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
+    reports = [one.report for one in gathered if one.report]
+    failures = [failure_of_report(report) for report in reports if not report.ok]
+    exit_code = DIFFERENCES if dry_run and gathered else worst_exit_code(reports)
+    simulated = host.settings.link_executor == "recording"
+    documents = [_document(one) for one in gathered]
+    return Answer(
+        document={
+            "command": "gc",
+            "dry_run": dry_run,
+            "simulated": simulated,
+            "older_than": older_than,
+            "remains": documents,
+            **error_of(failures, exit_code),
+        },
+        lines=lambda paint: list(_lines(gathered, older_than, paint, dry_run=dry_run)),
+        columns=COLUMNS,
+        rows=[
+            {**one, "parts": ",".join(_names(gathered[at])), "status": _status(gathered[at])}
+            for at, one in enumerate(documents)
+        ],
+        simulated=simulated,
+        failures=failures,
+        exit_code=exit_code,
+        silent=not dry_run,
+    )
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; give 0 or more")
+    return seconds
+
+
+def _names(one: Gathered) -> list[str]:
+    from hybridvif.engine.host_wide import parts_of
+
+    return [part.name for part in parts_of(one.remain)]
+
+
+def _status(one: Gathered) -> str:
+    return one.report.status.value if one.report else "left"
+
+
+def _document(one: Gathered) -> Mapping[str, object]:
+    from hybridvif.cli.output.document import report_document
+    from hybridvif.engine.host_wide import parts_of
+
+    return {
+        "port": one.remain.port_id,
+        "parts": [{"kind": part.kind, "name": part.name} for part in parts_of(one.remain)],
+        "is_marked": one.remain.is_marked,
+        "seconds": int(one.seconds),
+        "due": one.due,
+        "report": report_document(one.report) if one.report else None,
+    }
+
+
+def _lines(gathered: Sequence[Gathered], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
+    from hybridvif.cli.output.reporting import ending_of
+
+    for one in gathered:
+        what = ", ".join(_names(one))
+        if one.report is not None:
+            end = "removed" if one.report.ok else ending_of("unplug", one.report)
+            yield f"{one.remain.port_id}  {paint(end, 'green' if one.report.ok else 'red')}: {what}"
+        elif one.due:
+            yield f"{one.remain.port_id}  {paint('would be removed', 'yellow')}: {what}"
+        else:
+            left = f"left, noted {int(one.seconds)} s ago, removed from {older_than:g} s on"
+            yield f"{one.remain.port_id}  {paint(left, 'yellow')}: {what}"
+    if not gathered:
+        yield "No remains."
+    elif not dry_run and not any(one.report for one in gathered):
+        yield "Nothing is due; the same command later removes what is still there."

@@ -1,0 +1,80 @@
+"""hybridvif list: the ports, one a line.
+
+Its document:
+
+    command     "list"
+    simulated   true: it is no real host
+    ports       each:
+                port    its id; null if nothing tells it
+                key     the 11 characters that name its devices
+                bridge, ofport, mac, mtu    null where they are not there
+                state   in-order; drift: whole, but not as it should be; half: its bridge, veth pair or row is missing;
+                        orphan: half, and what gc takes in time; conflict: plug would refuse it
+    warnings    sentences: another row of Open vSwitch bears the iface-id of a port
+
+The state is judged by what the port's own row says (topology.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hybridvif.cli.output.topology import Plugged
+    from hybridvif.cli.screen import Answer
+    from hybridvif.engine.host_protocol import AnyHost
+
+HELP = "the plugged ports, one a line"
+FORMATS = ("table", "json", "yaml", "value")
+COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
+STATES = ("in-order", "drift", "half", "orphan", "conflict")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif list`."""
+    parser.add_argument("--state", choices=STATES, action="append", help="only ports in this state; may be repeated")
+
+
+def run(args: argparse.Namespace) -> int:
+    """List them."""
+    from hybridvif.cli.connection import connected
+
+    with connected(args) as host:
+        answer = answer_of(host, args.state or STATES)
+    return int(args.screen.tell(answer, "table"))
+
+
+def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> Answer:
+    """The ports of this host that are in one of these states."""
+    import time
+
+    from hybridvif.cli.output.topology import plugged_ports
+    from hybridvif.cli.screen import Answer
+
+    seen = host.observe(None, time.monotonic() + host.settings.deadline)
+    shown = [port for port in plugged_ports(seen) if port.standing.value in states]
+    ports = [port_document(port) for port in shown]
+    warnings = [warning for port in shown for warning in port.warnings]
+    return Answer(
+        document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
+        lines=lambda _: [],
+        columns=COLUMNS,
+        rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
+        simulated=seen.facts.simulated,
+        warnings=warnings,
+    )
+
+
+def port_document(port: Plugged) -> Mapping[str, object]:
+    """One port of the list."""
+    return {
+        "port": port.port_id,
+        "key": port.key,
+        "bridge": port.row.bridge if port.row else None,
+        "ofport": port.fact.ofport,
+        "mac": (port.row.attached_mac or None) if port.row else None,
+        "mtu": port.mtu,
+        "state": port.standing.value,
+    }

@@ -1,0 +1,95 @@
+"""hybridvif plan: a dry run.
+
+Its document:
+
+    command     "plan"
+    goal        "plug" or "unplug"
+    observed    false: this host could not be observed, and the plan is for one where nothing of the ports is there
+    simulated   true: it is no real host that was observed
+    ports       each: port; code and reason: why it would be refused, else ""; steps (documents.py), empty if there is
+                nothing to do; besides (besides.py); left_out: the fields that were taken from the plugged port
+    summary     {"create": 2, "update": 1, "delete": 0}: parts, not steps
+    error       only if a port would be refused, or a bridge is missing (failure.py)
+
+-f shell prints the plan as the brctl, ip, sysctl and ovs-vsctl lines that do it, for `sh -e` as root.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from typing import TYPE_CHECKING
+
+from hybridvif.cli.ports import add_port_options, asked_ports
+
+if TYPE_CHECKING:
+    from hybridvif.cli.planning import Wish
+    from hybridvif.model.facts import Observed
+    from hybridvif.model.settings import Settings
+
+HELP = "what plug or unplug would do, as a diff; nothing is written"
+FORMATS = ("text", "json", "yaml", "table", "value", "shell")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif plan`."""
+    parser.add_argument("goal", choices=("plug", "unplug"))
+    add_port_options(parser, several=True)
+    parser.add_argument("--force", action="store_true", help="of unplug: even if a VM runs on it")
+    parser.add_argument(
+        "--detailed-exitcode", action="store_true", help="exit with 3 if there is anything to do, with 0 if not"
+    )
+    parser.epilog = (
+        "Of plug, --mac or --instance may be left out for a port that is plugged: all left out is then taken from it."
+    )
+
+
+def run(args: argparse.Namespace) -> int:
+    """Say what would be done."""
+    from hybridvif.cli.connection import connected
+    from hybridvif.cli.options import UsageError
+
+    asked = asked_ports(args)
+    if args.goal == "unplug" and not args.file and any(len(one.fields) > 1 for one in asked):
+        raise UsageError("unplug needs no more of a port than its id; leave the other options out")
+    if args.goal == "plug" and args.force:
+        raise UsageError("--force is for unplug; leave it out")
+
+    from hybridvif.cli.planning import Wish, completed
+    from hybridvif.engine.simulated_host import look
+
+    if args.goal == "unplug":
+        return tell(args, Wish("unplug", port_ids=[one.port_id for one in asked], force=args.force))
+    if not any(one.lacking for one in asked):
+        return tell(args, Wish("plug", [one.whole() for one in asked]))
+    with connected(args) as host:
+        seen = look(host, [one.port_id for one in asked])
+        return _tell(args, completed(asked, seen), host.settings, seen)
+
+
+def tell(args: argparse.Namespace, wish: Wish) -> int:
+    """Plan the wish and say it. Without root a plug is planned for a host that has nothing of the ports."""
+    from hybridvif.cli.connection import connected
+    from hybridvif.engine.simulated_host import look, nothing_seen
+    from hybridvif.model.errors import ConfigurationError, PreconditionError
+
+    with connected(args) as host:
+        try:
+            seen, observed = look(host, [*wish.port_ids, *(port.id for port in wish.ports)]), True
+        except PreconditionError as error:
+            detailed = getattr(args, "detailed_exitcode", False)
+            if os.geteuid() == 0 or detailed or wish.goal == "unplug" or isinstance(error, ConfigurationError):
+                raise
+            args.screen.say(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
+            args.screen.say("so this is the plan for a host that has nothing of the port yet", "yellow")
+            seen, observed = nothing_seen({port.bridge for port in wish.ports}), False
+    return _tell(args, wish, host.settings, seen, observed=observed)
+
+
+def _tell(args: argparse.Namespace, wish: Wish, settings: Settings, seen: Observed, *, observed: bool = True) -> int:
+    from hybridvif.cli.planning import answer_of
+    from hybridvif.engine.simulated_host import Rehearsal
+
+    detailed = getattr(args, "detailed_exitcode", False)
+    stage = Rehearsal(settings, seen)
+    return int(args.screen.tell(answer_of(wish, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)))

@@ -1,0 +1,61 @@
+"""hybridvif plug: ports, plugged.
+
+Its document:
+
+    command     "plug"
+    simulated   true: nothing was done on any real host
+    ports       a report each, in the order asked for (documents.py)
+    summary     how many ports ended with each status: {"done": 2, "refused": 1}
+    error       only if a port is not done: that of the one that ended worst (failure.py)
+
+With --dry-run it is that of `hybridvif plan plug` (plan.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hybridvif.cli.ports import add_port_options, asked_ports
+
+if TYPE_CHECKING:
+    from hybridvif.cli.screen import Answer
+    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.model.port import Port
+
+HELP = "plug ports: afterwards each is in order, or as it was before"
+FORMATS = ("text", "json", "yaml", "table", "value")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif plug`."""
+    add_port_options(parser, several=False)
+    parser.add_argument("--dry-run", action="store_true", help="write nothing; answer as `hybridvif plan plug` does")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plug them all; the exit code of the one that ended worst."""
+    from hybridvif.cli.connection import connected
+    from hybridvif.cli.output.progress import shown
+
+    ports = [asked.whole() for asked in asked_ports(args)]
+    if args.dry_run:
+        from hybridvif.cli.commands import plan
+        from hybridvif.cli.planning import Wish
+
+        return plan.tell(args, Wish("plug", ports))
+    with connected(args, begun=True) as host, shown("plugging", len(ports), args.screen) as progress:
+        answer = answer_of(ports, host, verbose=args.verbose, progress=progress)
+    return int(args.screen.tell(answer))
+
+
+def answer_of(
+    ports: Sequence[Port], host: AnyHost, *, verbose: int = 0, progress: Callable[[int, int], None] | None = None
+) -> Answer:
+    """Plug these ports, and say what came of it."""
+    from hybridvif.cli.output.reporting import reported
+    from hybridvif.engine.api import plug_all
+
+    told = {"progress": progress} if progress else {}
+    return reported("plug", plug_all(ports, host, **told), verbose=verbose)

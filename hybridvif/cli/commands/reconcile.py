@@ -1,0 +1,144 @@
+"""hybridvif reconcile: a whole host, brought in order.
+
+Its document:
+
+    command     "reconcile"
+    dry_run     whether nothing was done, and `steps` is what would be
+    simulated   true: nothing was done on any real host
+    ports       each of the file, in its order, and then with --prune each that was there and not in the file:
+                goal        "plug" or "unplug"
+                and a report (documents.py); of a dry run `port`, `code`, `reason`, `steps` (without `result`) alone
+    summary     how many ports ended with each status; of a dry run how many parts to create, update, delete
+    error       only if a port is not done: that of the one that ended worst (failure.py)
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from hybridvif.cli.options import UsageError
+from hybridvif.cli.ports import add_file_option
+
+if TYPE_CHECKING:
+    from hybridvif.cli.output.changes import Change
+    from hybridvif.cli.screen import Answer, Paint
+    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.engine.host_wide import Reconciled
+    from hybridvif.model.port import Port
+    from hybridvif.model.report import Report
+
+HELP = "a whole host brought in order at once: after a reboot, or from a cron job"
+FORMATS = ("text", "json", "yaml", "table", "value")
+COLUMNS = ("port", "goal", "status", "changed", "retries", "code")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif reconcile`."""
+    add_file_option(parser)
+    parser.add_argument(
+        "--prune", action="store_true", help="unplug our ports that the file does not have, but none with a running VM"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="write nothing, and say what would be done")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Plug the ports of the file; the exit code of the one that ended worst."""
+    from hybridvif.cli.connection import connected
+
+    if args.file is None:
+        raise UsageError("reconcile needs the ports that this host should have; name a file of them with -F")
+
+    from hybridvif.cli.portfile import read_ports
+
+    ports = [asked.whole() for asked in read_ports(args.file)]
+    with connected(args) as host:
+        answer = answer_of(ports, host, prune=args.prune, dry_run=args.dry_run, verbose=args.verbose)
+    return int(args.screen.tell(answer))
+
+
+def answer_of(
+    ports: Sequence[Port], host: AnyHost, *, prune: bool = False, dry_run: bool = False, verbose: int = 0
+) -> Answer:
+    """Reconcile the host with these ports, and say what came of it."""
+    from hybridvif.cli.failure import error_of, failure_of_report
+    from hybridvif.cli.screen import Answer
+    from hybridvif.engine.host_wide import reconcile
+    from hybridvif.model.report import worst_exit_code
+
+    done = reconcile(ports, host, prune=prune, dry_run=dry_run)
+    failures = [failure_of_report(report) for report in done.reports if not report.ok]
+    exit_code = worst_exit_code(list(done.reports))
+    documents = [_document(goal, report, dry_run=dry_run) for goal, report in _with_goals(done)]
+    return Answer(
+        document={
+            "command": "reconcile",
+            "dry_run": dry_run,
+            "simulated": any(report.simulated for report in done.reports),
+            "ports": documents,
+            "summary": _summary(done),
+            **error_of(failures, exit_code),
+        },
+        lines=lambda paint: list(_planned(done, paint, verbose) if dry_run else _done(done, paint, verbose)),
+        columns=COLUMNS,
+        rows=documents,
+        simulated=any(report.simulated for report in done.reports),
+        failures=list({failure.message: failure for failure in failures}.values()),
+        exit_code=exit_code,
+        silent=not dry_run,
+    )
+
+
+def _with_goals(done: Reconciled) -> list[tuple[str, Report]]:
+    return [*(("plug", report) for report in done.plugged), *(("unplug", report) for report in done.pruned)]
+
+
+def _document(goal: str, report: Report, *, dry_run: bool) -> Mapping[str, object]:
+    from hybridvif.cli.output.document import report_document, step_documents
+
+    if not dry_run:
+        return {"goal": goal, **report_document(report)}
+    steps = step_documents([outcome.step for outcome in report.outcomes])
+    return {"goal": goal, "port": report.port_id, "code": report.code, "reason": report.reason, "steps": steps}
+
+
+def _summary(done: Reconciled) -> Mapping[str, int]:
+    from dataclasses import asdict
+
+    from hybridvif.cli.output.changes import tally
+
+    if not done.dry_run:
+        return dict(Counter(report.status.value for report in done.reports))
+    return asdict(tally([change for report in done.reports for change in _changes(report)]))
+
+
+def _changes(report: Report) -> Sequence[Change]:
+    from hybridvif.cli.output.changes import changes_of_plan
+
+    return changes_of_plan(outcome.step for outcome in report.outcomes)
+
+
+def _done(done: Reconciled, paint: Paint, verbose: int) -> Iterator[str]:
+    from hybridvif.cli.output.reporting import report_lines, summary_line
+
+    for goal, report in _with_goals(done):
+        yield from report_lines(goal, report, paint, verbose)
+    yield summary_line(done.reports)
+
+
+def _planned(done: Reconciled, paint: Paint, verbose: int) -> Iterator[str]:
+    from hybridvif.cli.output.changes import tally
+    from hybridvif.cli.output.diff import diff_lines, grouped
+
+    changes = {report.port_id: _changes(report) for report in done.reports}
+    groups = (
+        (f"{goal} {report.port_id}", diff_lines(changes[report.port_id], paint, reasons=verbose > 0))
+        for goal, report in _with_goals(done)
+    )
+    yield from grouped(groups, paint)
+    counted = tally([change for some in changes.values() for change in some])
+    refused = sum(not report.ok for report in done.reports)
+    told = f"Plan: {counted or 'nothing to do'}"
+    yield f"{told}; {refused} of {len(done.reports)} ports would be refused." if refused else f"{told}."

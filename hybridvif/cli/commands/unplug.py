@@ -1,0 +1,59 @@
+"""hybridvif unplug: ports, unplugged.
+
+Its document is that of plug (plug.py), with the command "unplug"; with --dry-run that of `plan unplug` (plan.py).
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from hybridvif.cli.ports import add_file_option, asked_ports
+
+if TYPE_CHECKING:
+    from hybridvif.cli.screen import Answer
+    from hybridvif.engine.host_protocol import AnyHost
+
+HELP = "unplug ports: afterwards nothing of them is left"
+FORMATS = ("text", "json", "yaml", "table", "value")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif unplug`."""
+    parser.add_argument("port", nargs="*", metavar="PORT", help="the ports' ids, UUIDs")
+    add_file_option(parser)
+    parser.add_argument("--dry-run", action="store_true", help="write nothing; answer as `hybridvif plan unplug` does")
+    parser.add_argument("--force", action="store_true", help="even if a VM runs on it")
+
+
+def run(args: argparse.Namespace) -> int:
+    """Unplug them all; the exit code of the one that ended worst."""
+    from hybridvif.cli.connection import connected
+    from hybridvif.cli.output.progress import shown
+
+    port_ids = [asked.port_id for asked in asked_ports(args)]
+    if args.dry_run:
+        from hybridvif.cli.commands import plan
+        from hybridvif.cli.planning import Wish
+
+        return plan.tell(args, Wish("unplug", port_ids=port_ids, force=args.force))
+    with connected(args, begun=True) as host, shown("unplugging", len(port_ids), args.screen) as progress:
+        answer = answer_of(port_ids, host, force=args.force, verbose=args.verbose, progress=progress)
+    return int(args.screen.tell(answer))
+
+
+def answer_of(
+    port_ids: Sequence[str],
+    host: AnyHost,
+    *,
+    force: bool = False,
+    verbose: int = 0,
+    progress: Callable[[int, int], None] | None = None,
+) -> Answer:
+    """Unplug these ports, and say what came of it."""
+    from hybridvif.cli.output.reporting import reported
+    from hybridvif.engine.api import unplug_all
+
+    told = {"progress": progress} if progress else {}
+    return reported("unplug", unplug_all(port_ids, host, force=force, **told), verbose=verbose)

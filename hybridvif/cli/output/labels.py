@@ -1,0 +1,124 @@
+"""Attributes and their values in words: forward_delay=0 -> "forward-delay 0", up=True -> "up"."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from hybridvif.model.parts import (
+    PARKED,
+    Bridge,
+    Difference,
+    MadeTap,
+    OvsPort,
+    Part,
+    Tap,
+    Veth,
+    VhostUserPort,
+    attributes_of,
+    births_of,
+)
+
+UNKNOWN = "?"
+"""The value of an attribute that ought to have one, nobody knows which."""
+
+_LABELS: Mapping[str, str] = {
+    "up": "",
+    "realized": "",
+    "multicast_snooping": "snooping",
+    "disable_ipv6": "ipv6",
+    "port_id": "hybridvif-port-id",
+}
+_SWITCHES: Mapping[str, tuple[str, str]] = {
+    "up": ("up", "down"),
+    "disable_ipv6": ("off", "on"),
+    "realized": ("taken by ovs-vswitchd", "not taken by ovs-vswitchd"),
+}
+"""What True and False are called; others: on, off."""
+_SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
+    Bridge: ("mtu", "up", "ageing", "stp", "multicast_snooping", "disable_ipv6"),
+    Veth: ("mtu", "up", "promisc", "master"),
+    MadeTap: ("mtu", "up", "master"),
+    OvsPort: ("iface_id", "attached_mac", "vm_uuid"),
+    VhostUserPort: ("type", "iface_id", "attached_mac", "vm_uuid"),
+}
+"""What is worth saying of a part that is to be made; the rest is for -v."""
+
+
+def subject_of(part: Part) -> str:
+    """What a part is called: its name, and where it is."""
+    match part:
+        case Veth():
+            return f"{part.name} = {part.peer}"
+        case OvsPort():
+            return f"{part.name} on {part.bridge}"
+        case _:
+            return part.name
+
+
+def summary_of(part: Part) -> str:
+    """A part that is to be made, in a few words."""
+    values = {name: getattr(part, name) for name in _SUMMARY.get(type(part), ())}
+    return ", ".join(phrase(name, value) for name, value in values.items() if value is not None) or "present"
+
+
+def phrase(attribute: str, value: object) -> str:
+    """An attribute with its value.
+
+    >>> phrase("ageing", 0), phrase("peer_promisc", True), phrase("up", False), phrase("master", "qbr5f2c0e1a-7b")
+    ('ageing 0', 'qvo promisc on', 'down', 'in qbr5f2c0e1a-7b')
+    """
+    if attribute == "master":
+        return f"in {value or 'no bridge'}"
+    return " ".join(filter(None, (_label(attribute), value_of(attribute, value))))
+
+
+def change(difference: Difference) -> str:
+    """An attribute that is to change.
+
+    >>> change(Difference("mtu", 1500, 1450)), change(Difference("up", False, True))
+    ('mtu 1500 -> 1450', 'down -> up')
+    """
+    before, after = (value_of(difference.attribute, value) for value in (difference.before, difference.after))
+    return " ".join(filter(None, (_label(difference.attribute), before, "->", after)))
+
+
+def value_of(attribute: str, value: object) -> str:
+    """A value of an attribute."""
+    if isinstance(value, bool):
+        return _SWITCHES.get(attribute.removeprefix("peer_"), ("on", "off"))[0 if value else 1]
+    if attribute == "type":
+        return {"": "system", PARKED: f"{PARKED} (parked)"}.get(str(value), str(value))
+    return "none" if value in ("", None) or (attribute == "mtu_request" and value == 0) else str(value)
+
+
+def wanted_attributes(part: Part) -> tuple[str, ...]:
+    """The attributes of a part that is to be made, for -v: those with a value; of birth, those asked for."""
+    births = births_of(part)
+    return tuple(
+        name
+        for name in attributes_of(type(part))
+        if (births[name] if name in births else getattr(part, name) not in ("", None) or name == "type")
+    )
+
+
+def _label(attribute: str) -> str:
+    own = attribute.removeprefix("peer_")
+    label = _LABELS.get(own, own.replace("_", "-"))
+    return label if own == attribute else f"qvo {label}".rstrip()
+
+
+def is_shown_by(part: Part, attribute: str) -> bool:
+    """Whether subject_of() says it already."""
+    return (isinstance(part, OvsPort) and attribute == "bridge") or (isinstance(part, Veth) and attribute == "peer")
+
+
+def link_kind(part: Part) -> str:
+    """What a missing part is called in a sentence."""
+    return {
+        Bridge: "Linux bridge",
+        Veth: "veth pair",
+        Tap: "tap",
+        MadeTap: "tap",
+        OvsPort: "OVS port",
+        VhostUserPort: "vhost-user port",
+    }.get(type(part), part.kind)

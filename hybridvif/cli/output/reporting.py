@@ -1,0 +1,89 @@
+"""The reports of plug and unplug, as an answer: one line a port, and of several ports a summary."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from hybridvif.cli.failure import error_of, failure_of_report
+from hybridvif.cli.output.changes import changes_of_plan, tally
+from hybridvif.cli.output.diff import diff_lines
+from hybridvif.cli.output.document import report_document
+from hybridvif.cli.screen import Answer, Paint
+from hybridvif.model.report import Report, Result, Status, worst_exit_code
+
+_COLOURS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.CONFIGURED: "yellow"}
+_ENDINGS = {
+    Status.ROLLED_BACK: "failed, rolled back",
+    Status.INCOMPLETE: "failed, something is left over",
+    Status.REFUSED: "refused, nothing changed",
+    Status.PRECONDITION: "not tried, the host lacks something",
+    Status.CONFIGURED: "configured, not yet taken by ovs-vswitchd",
+    Status.UNKNOWN: "unknown, an answer was lost",
+}
+COLUMNS = ("port", "status", "changed", "retries", "code")
+
+
+def reported(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
+    """What plug or unplug came to."""
+    documents = [report_document(report) for report in reports]
+    failures = [failure_of_report(report) for report in reports if not report.ok]
+    exit_code = worst_exit_code(list(reports))
+    return Answer(
+        document={
+            "command": command,
+            "simulated": any(report.simulated for report in reports),
+            "ports": documents,
+            "summary": dict(Counter(report.status.value for report in reports)),
+            **error_of(failures, exit_code),
+        },
+        lines=lambda paint: list(_lines(command, reports, paint, verbose)),
+        columns=COLUMNS,
+        rows=documents,
+        simulated=any(report.simulated for report in reports),
+        failures=list({failure.message: failure for failure in failures}.values()),
+        exit_code=exit_code,
+        silent=True,
+    )
+
+
+def ending_of(command: str, report: Report) -> str:
+    """How it ended with one port, in a few words."""
+    if not report.ok:
+        return _ENDINGS[report.status]
+    changes = changes_of_plan(outcome.step for outcome in report.outcomes if outcome.result is Result.DONE)
+    if not report.changed:
+        return "was in order, nothing written" if command == "plug" else "was not there, nothing written"
+    if command == "unplug":
+        return "unplugged"
+    counted = tally(changes)
+    if counted.create > 2 and not counted.update:
+        return "plugged"
+    counts = ((counted.create, "made"), (counted.update, "changed"), (counted.delete, "removed"))
+    return f"repaired: {', '.join(f'{count} {what}' for count, what in counts if count)}"
+
+
+def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> Iterator[str]:
+    """One port in a line; with -v what was done, and why."""
+    yield f"{report.port_id}  {paint(ending_of(command, report), _COLOURS.get(report.status, 'red'))}"
+    if verbose:
+        yield from diff_lines(changes_of_plan(one.step for one in report.outcomes), paint, reasons=True)
+        for what in report.unchecked:
+            yield paint(f"  not checked, this kernel lacks it: {what}", "dim")
+
+
+def summary_line(reports: Sequence[Report]) -> str:
+    """How many ended how."""
+    ends = Counter("changed" if one.ok and one.changed else _said(one) for one in reports)
+    return f"{len(reports)} ports: {', '.join(f'{count} {what}' for what, count in ends.items())}."
+
+
+def _lines(command: str, reports: Sequence[Report], paint: Paint, verbose: int) -> Iterator[str]:
+    for report in reports:
+        yield from report_lines(command, report, paint, verbose)
+    if len(reports) > 1:
+        yield summary_line(reports)
+
+
+def _said(report: Report) -> str:
+    return "as wanted already" if report.ok else report.status.value

@@ -1,0 +1,284 @@
+"""oslo.config options -> frozen Settings. The caller reads them for its own part, the daemon from its own files."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from oslo_config import cfg
+
+from hybridvif.engine.config_files import absolute
+from hybridvif.model.endpoint import ALLOWED, endpoint_of
+from hybridvif.model.errors import ConfigurationError
+from hybridvif.model.names import TRUNK_BRIDGES
+from hybridvif.model.port import NONE, QOS_TYPES, is_bridge_name
+from hybridvif.model.settings import MAX_DEADLINE, MIN_DEADLINE, OVS_SOCKET, SOCKET_DIR, Settings
+from hybridvif.osvif import options as osvif
+
+GROUP = "hybridvif"
+MAX_SOCKET_DIR = 92
+"""Characters: with a port's name, and the byte that ends it, sun_path holds 108 (unix(7))."""
+_SOCKET_DIR = re.compile(rf"(?=/.{{1,{MAX_SOCKET_DIR - 1}}}\Z)(/[A-Za-z0-9_.-]+)+", re.ASCII)
+_DEFAULT = Settings()
+
+OPTIONS: tuple[cfg.Opt, ...] = (
+    cfg.StrOpt(
+        "link_executor",
+        default=_DEFAULT.link_executor,
+        help="Who makes bridges and veth pairs: the name of an entry point of hybridvif.link_executors.",
+    ),
+    cfg.StrOpt(
+        "switch_executor",
+        default=_DEFAULT.switch_executor,
+        help="Who makes ports of the switch: the name of an entry point of hybridvif.switch_executors.",
+    ),
+    cfg.StrOpt(
+        "ovsdb_connection",
+        default=OVS_SOCKET,
+        help="Where ovsdb-server listens: unix:FILE (absolute), tcp:HOST:PORT or ssl:HOST:PORT. Whoever reaches a TCP "
+        "port can put any device of this host into any bridge, so prefer the socket. ssl: needs the three options "
+        "ssl_key_file, ssl_cert_file and ssl_ca_cert_file.",
+    ),
+    cfg.StrOpt(
+        "ssl_key_file",
+        default=_DEFAULT.ssl_key_file,
+        help="The private key for an ovsdb_connection of ssl:, without a password: an absolute path. The daemon reads "
+        "it, the caller does not.",
+    ),
+    cfg.StrOpt(
+        "ssl_cert_file",
+        default=_DEFAULT.ssl_cert_file,
+        help="The certificate that goes with ssl_key_file: an absolute path.",
+    ),
+    cfg.StrOpt(
+        "ssl_ca_cert_file",
+        default=_DEFAULT.ssl_ca_cert_file,
+        help="The certificate of the CA that has signed ovsdb-server's: an absolute path.",
+    ),
+    cfg.ListOpt(
+        "integration_bridges",
+        default=list(_DEFAULT.integration_bridges),
+        help="The Open vSwitch bridges that ports may be plugged into; any other is refused. ``tbr-*`` stands for all "
+        "trunk bridges of Neutron's.",
+    ),
+    cfg.ListOpt(
+        "create_bridges",
+        default=list(_DEFAULT.create_bridges),
+        help="Which of them are created where they are missing; ``tbr-*`` stands for all trunk bridges. None is by "
+        "default, since a name that is not there may be a typing error.",
+    ),
+    cfg.BoolOpt(
+        "remove_trunk_bridges",
+        default=_DEFAULT.remove_trunk_bridges,
+        help="Remove a trunk bridge (``tbr-*``) with the last of its ports, and with Neutron's patch ports. "
+        "No other bridge ever is.",
+    ),
+    cfg.FloatOpt(
+        "deadline",
+        default=_DEFAULT.deadline,
+        min=MIN_DEADLINE,
+        max=MAX_DEADLINE,
+        help="Seconds without progress allowed to one port, or to one batch of a bulk call.",
+    ),
+    cfg.StrOpt(
+        "unplug_running",
+        default=_DEFAULT.unplug_running,
+        choices=["refuse", "force"],
+        help="What unplug does to a port whose VM runs (a member of its bridge has carrier).",
+    ),
+    cfg.StrOpt(
+        "lock_path",
+        default=_DEFAULT.lock_path,
+        help="Where the locks are, one for all callers of this host, root and the service's user alike.",
+    ),
+    cfg.StrOpt(
+        "program_path",
+        default=_DEFAULT.program_path,
+        help="Where the executors that run programs look for brctl, ip, ovs-vsctl and ivs-ctl. Directories that "
+        "only root can write.",
+    ),
+    cfg.BoolOpt(
+        "call_iptables",
+        default=_DEFAULT.call_iptables,
+        help="Whether every port's own Linux bridge calls iptables and ip6tables, for Neutron's hybrid firewall. "
+        "Instead of net.bridge.bridge-nf-call-iptables = 1, which has every Linux bridge of the host call them. Needs "
+        "br_netfilter.",
+    ),
+    cfg.BoolOpt(
+        "require_isolate",
+        default=_DEFAULT.require_isolate,
+        help="Create every new port of Open vSwitch in the dead VLAN until Neutron's agent wires it, as with isolate. "
+        "The daemon refuses any other, so a captured client cannot put a VM into the untagged network. "
+        "Trunk bridges are exempt. Set it on both sides. Without Neutron's agent no port works.",
+    ),
+    cfg.StrOpt(
+        "default_qos_type",
+        default=_DEFAULT.default_qos_type,
+        choices=[NONE, *QOS_TYPES],
+        help="The type of the QoS row that a new port of Open vSwitch is made with, unless the port says its own. It "
+        "goes with the port.",
+    ),
+    cfg.StrOpt(
+        "vhost_socket_dir",
+        default=_DEFAULT.vhost_socket_dir,
+        help="Where QEMU makes the sockets of vhost-user ports of the mode 'server', each named as its port, vhu...: "
+        "Neutron's vhostuser_socket_dir. Open vSwitch is told to connect there.",
+    ),
+    cfg.BoolOpt(
+        "answer_to_ovs",
+        default=_DEFAULT.answer_to_ovs,
+        help="Whether hybridvif takes the place of os-vif's own plugin 'ovs', which is the one that Nova asks for. "
+        "Hybrid ports are then plugged by hybridvif; all other VIFs are left to os-vif's own code.",
+    ),
+)
+
+
+def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
+    """The options by group, for oslo-config-generator."""
+    return [(GROUP, list(OPTIONS))]
+
+
+def register(conf: cfg.ConfigOpts) -> None:
+    """Make our options known; doing it twice does no harm."""
+    conf.register_opts(OPTIONS, group=GROUP)
+
+
+def is_set(conf: cfg.ConfigOpts, name: str) -> bool:
+    """Whether anybody has said what this option of ours is to be."""
+    found = conf.get_location(name, GROUP)
+    return found is not None and found.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
+
+
+def settings_of(conf: cfg.ConfigOpts) -> Settings:
+    """What a configuration says. Raises ConfigurationError, naming the option."""
+    register(conf)
+    try:
+        section: Any = conf[GROUP]
+        taken = _from_os_vif(conf)
+        values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | taken
+    except (cfg.Error, ValueError) as error:
+        raise ConfigurationError(f"the configuration is not legal: {error}") from error
+    if not MIN_DEADLINE <= values["deadline"] <= MAX_DEADLINE:
+        # Nothing compares with "nan", so the option's own limits let it pass.
+        raise ConfigurationError(
+            f"[hybridvif] deadline: {values['deadline']} is not from {MIN_DEADLINE} to {MAX_DEADLINE} seconds"
+        )
+    for option in ("integration_bridges", "create_bridges"):
+        values[option] = tuple(values[option])
+        for name in values[option]:
+            if name != TRUNK_BRIDGES and not is_bridge_name(name):
+                raise ConfigurationError(
+                    f"[hybridvif] {option}: {name!r} cannot be the name of an Open vSwitch bridge; "
+                    f"use 1 to 15 letters, digits, '_', '.' or '-', or {TRUNK_BRIDGES}"
+                )
+    _require_endpoint(values, osvif.SECTION if "ovsdb_connection" in taken else GROUP)
+    for option, paths in (
+        ("lock_path", [values["lock_path"]]),
+        ("program_path", values["program_path"].split(":")),
+    ):
+        if not all(os.path.isabs(path) for path in paths):
+            raise ConfigurationError(
+                f"[hybridvif] {option}: {values[option]!r} is relative, and the processes that read it have different "
+                f"working directories; use absolute paths, or leave it out for {getattr(_DEFAULT, option)}"
+            )
+    sockets = values["vhost_socket_dir"]
+    if not _SOCKET_DIR.fullmatch(sockets) or ".." in sockets.split("/"):
+        raise ConfigurationError(
+            f"[hybridvif] vhost_socket_dir: {sockets!r} is no absolute path of at most {MAX_SOCKET_DIR} letters, "
+            f"digits, '_', '.', '-' and '/' without '..' and without a '/' at its end; leave it out for {SOCKET_DIR}"
+        )
+    return Settings(**values)
+
+
+def _require_endpoint(values: Mapping[str, Any], section: str) -> None:
+    """Make sure that OVSDB can be reached as configured. section: the one that sets ovsdb_connection."""
+    remote = values["ovsdb_connection"]
+    try:
+        endpoint = endpoint_of(remote)
+    except ValueError as error:
+        otherwise = f"leave it out for {OVS_SOCKET}" if section == GROUP else f"set [{GROUP}] ovsdb_connection"
+        raise ConfigurationError(
+            f"[{section}] ovsdb_connection: {remote[:80]!r} {error}; {ALLOWED}, or {otherwise}"
+        ) from None
+    for option in _SSL_FILES:
+        path = values[option]
+        if path and not (os.path.isabs(path) and path.isprintable()):
+            raise ConfigurationError(f"[{GROUP}] {option}: {path[:80]!r} is no absolute path; write one")
+    missing = [option for option in _SSL_FILES if not values[option]]
+    if endpoint.scheme == "ssl" and missing:
+        raise ConfigurationError(
+            f"[{section}] ovsdb_connection: {remote!r} needs [{GROUP}] {' and '.join(missing)}; "
+            "set them to absolute paths of PEM files"
+        )
+
+
+_SSL_FILES = ("ssl_key_file", "ssl_cert_file", "ssl_ca_cert_file")
+
+_OS_VIFS = {
+    "ovsdb_connection": "ovsdb_connection",
+    "ovs_vsctl_timeout": "deadline",
+    "default_qos_type": "default_qos_type",
+}
+"""Options of os-vif's, and the options of ours that they stand for."""
+
+
+def _from_os_vif(conf: cfg.ConfigOpts) -> dict[str, Any]:
+    """What os-vif's own section says and ours does not: inside Nova both sides read Nova's files."""
+    wanted = [theirs for theirs, ours in _OS_VIFS.items() if not is_set(conf, ours)]
+    taken = {_OS_VIFS[theirs]: value for theirs, value in osvif.set_in_files(conf, wanted).items()}
+    if "deadline" in taken:
+        # 0 is for ever there; here nothing is.
+        taken["deadline"] = min(max(float(taken["deadline"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
+    return taken
+
+
+def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
+    """Parse these files into a configuration. Raises ConfigurationError if one cannot be read."""
+    for name in files:
+        if not os.path.isfile(name):
+            raise ConfigurationError(f"configuration file {name} does not exist or is not a file; check the path")
+    try:
+        conf(
+            args=[],
+            project=GROUP,
+            default_config_files=[absolute(name) for name in files],
+            default_config_dirs=[],
+        )
+    except (cfg.Error, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"the configuration in {', '.join(files)} is not legal: {error}") from error
+
+
+PRIVILEGED = "hybridvif_privileged"
+THREADS = 32
+"""oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
+_FLAGS = {"config_file": "--config-file", "config_dir": "--config-dir"}
+DAEMON_OPTIONS: tuple[cfg.Opt, ...] = (
+    cfg.StrOpt("user"),
+    cfg.StrOpt("group"),
+    cfg.IntOpt("thread_pool_size", min=1, default=THREADS),
+)
+"""The options of oslo.privsep's section that the daemon obeys, under the names that oslo.privsep gives them."""
+
+
+def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
+    """Parse the daemon's files, named as --config-file and --config-dir. Raises ConfigurationError.
+
+    Into a configuration that no library knows, so that the options of none are obeyed (oslo.log opens log_file). Nor
+    is the environment, nor config_source, by which a driver fetches more.
+    """
+    own = cfg.ConfigOpts()
+    own.register_opts(DAEMON_OPTIONS, group=PRIVILEGED)
+    own.set_override("config_source", [])
+    try:
+        own(list(arguments), GROUP, GROUP, default_config_files=[], default_config_dirs=[], use_env=False)
+        for option, flag in _FLAGS.items():
+            # [DEFAULT] config_dir in one of the files names none.
+            own.set_override(option, [value for name, value in pairwise(arguments) if name == flag])
+        for known in DAEMON_OPTIONS:
+            getattr(own[PRIVILEGED], known.dest)
+    except (cfg.Error, ValueError) as error:
+        raise ConfigurationError(f"the configuration of the privileged daemon is not legal: {error}") from error
+    return own

@@ -1,0 +1,439 @@
+"""The link messages that plugging needs: requests as bytes, and what the kernel answers -> devices.
+
+Attributes by their numbers in linux/if_link.h. tests/contract compares every one with what pyroute2 makes of it.
+"""
+
+from __future__ import annotations
+
+import functools
+import socket
+import struct
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from hybridvif.executors.netlink.devices import (
+    ADDR_GEN_MODES,
+    IPV4_OFF,
+    PORT_FLAGS,
+    STATE,
+    BridgeOptions,
+    Device,
+    host_ip_of,
+    port_flags_of,
+)
+from hybridvif.executors.netlink.socket import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    RTM_DELLINK,
+    RTM_GETLINK,
+    RTM_NEWLINK,
+    RTM_SETLINK,
+    Request,
+    attribute,
+    attributes_of,
+    link_header,
+    link_header_of,
+    nested,
+    places_of,
+)
+from hybridvif.model.names import key_of
+from hybridvif.model.parts import ANYBODY, Bridge, Veth
+from hybridvif.model.text import escaped
+
+IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_PROMISC = 0x1, 0x40, 0x80, 0x100
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+"""linux/rtnetlink.h: leave the counters out, which are most of an answer."""
+
+ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS = 1, 3, 4, 5, 10, 18, 20
+AF_SPEC, GROUP, EXT_MASK, CARRIER, LINK_NETNSID = 26, 27, 29, 33, 37
+INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER = 1, 2, 4, 5, 1
+INET_CONF, INET6_CONF, ADDR_GEN_MODE = 1, 2, 8
+ARP_ANNOUNCE, ARP_IGNORE = 18, 19
+"""linux/ip.h, IPV4_DEVCONF_*: from 1 on where they are written; read back as an array, from 0 on."""
+_IPV4 = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8}
+_LISTENING = struct.Struct("=i4xi16xi")
+"""These three of the array."""
+_INET = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE, **_IPV4}
+OF_FAMILIES = ("arp_ignore", "arp_announce", "addr_gen_mode", "host_ip")
+"""What set_link() sets of IPv4 and of IPv6."""
+TUN_OWNER, TUN_NUM_QUEUES = 1, 8
+_PORT = {
+    STATE: 1,
+    "hairpin": 4,
+    "guard": 5,
+    "root_block": 6,
+    "flood": 9,
+    "proxy_arp": 10,
+    "proxy_arp_wifi": 12,
+    "mcast_flood": 27,
+    "bcast_flood": 30,
+    "neigh_suppress": 32,
+    "isolated": 33,
+    "locked": 39,
+}
+"""IFLA_BRPORT_*, each a byte."""
+_PORT_KINDS = frozenset(_PORT.values())
+_Families = tuple[bytes, int | None, str | None]
+"""The IPv4 settings of a device, its disable_ipv6, and how it makes its IPv6 addresses."""
+_NO_FAMILIES: _Families = (b"", None, None)
+_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
+"""By value of BR_STATE_* (linux/if_bridge.h)."""
+DISABLE_IPV6 = 26
+"""linux/ipv6.h, DEVCONF_DISABLE_IPV6: the place in the array."""
+BRIDGE_OPTIONS = {
+    "forward_delay": (1, "=I"),
+    "ageing": (4, "=I"),
+    "stp": (5, "=I"),
+    "multicast_snooping": (23, "=B"),
+    "nf_call_iptables": (36, "=B"),
+    "nf_call_ip6tables": (37, "=B"),
+}
+"""IFLA_BR_*, and its width."""
+
+_TOLD = frozenset({ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS, AF_SPEC, GROUP, CARRIER, LINK_NETNSID})
+_OPTIONS = frozenset(kind for kind, _ in BRIDGE_OPTIONS.values())
+_TIMERS = frozenset(range(16, 20))
+"""IFLA_BR_HELLO_TIMER to IFLA_BR_GC_TIMER."""
+_NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+_FLAGS = {"up": IFF_UP, "promisc": IFF_PROMISC}
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def get_link(which: str | int) -> Request:
+    """Ask for one device, by name or by index."""
+    if isinstance(which, int):
+        return Request(RTM_GETLINK, 0, link_header(which) + _NO_COUNTERS)
+    return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, which) + _NO_COUNTERS)
+
+
+def dump_request(master: int = 0) -> Request:
+    """Ask for all devices, or the members of one bridge."""
+    only = attribute(MASTER, master) if master else b""
+    return Request(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
+
+
+def create_bridge(bridge: Bridge, mac: bytes) -> Request:
+    """Make a bridge, with all that the message can carry.
+
+    mac: its own, so that neither its members nor udev give it another.
+    With another MTU than its own, which is set later: only a change marks it as chosen by the user, and the kernel
+    resets any other when members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER). Without its spanning tree and
+    the delay that this asks for: the two depend on each other.
+    """
+    options = {
+        "forward_delay": 0,
+        "stp": 0,
+        "multicast_snooping": bridge.multicast_snooping,
+        "ageing": bridge.ageing,
+        "nf_call_iptables": bridge.nf_call_iptables,
+        "nf_call_ip6tables": bridge.nf_call_ip6tables,
+    }
+    return _create(
+        link_header(),
+        attribute(IFNAME, bridge.name),
+        attribute(ADDRESS, mac),
+        attribute(MTU, bridge.mtu ^ 1),
+        _bridge_info(tuple(options.items())),
+    )
+
+
+def create_veth(veth: Veth, master: int) -> Request:
+    """Make a veth pair, with all that the message can carry; its peer cannot be created up (ENOTCONN)."""
+    change = IFF_UP | IFF_PROMISC | IFF_NOARP
+    flags = IFF_UP * veth.up | IFF_PROMISC * veth.promisc | IFF_NOARP
+    peer = nested(
+        VETH_PEER,
+        link_header(flags=IFF_PROMISC * veth.peer_promisc | IFF_NOARP, change=IFF_PROMISC | IFF_NOARP),
+        attribute(IFNAME, veth.peer),
+        attribute(MTU, veth.peer_mtu),
+    )
+    return _create(
+        link_header(flags=flags, change=change),
+        attribute(IFNAME, veth.name),
+        attribute(MTU, veth.mtu),
+        attribute(MASTER, master) if master else b"",
+        _link_info("veth", peer),
+    )
+
+
+def set_link(index: int, changes: Mapping[str, object], master: int | None = None) -> Request:
+    """Set what one message carries of these changes; master: an index, 0 for none, None to leave it.
+
+    host_ip, whatever its value, is switched off, as far as a message can: disable_ipv6 is a file.
+    A device that has no IPv6 refuses addr_gen_mode, and then all of the message, with EAFNOSUPPORT.
+    """
+    change = sum(flag for name, flag in _FLAGS.items() if name in changes)
+    flags = sum(flag for name, flag in _FLAGS.items() if changes.get(name))
+    if "host_ip" in changes:
+        change, flags = change | IFF_NOARP, flags | IFF_NOARP
+    body = [link_header(index, flags=flags, change=change)]
+    if "mac" in changes:
+        body.append(attribute(ADDRESS, bytes.fromhex(str(changes["mac"]).replace(":", ""))))
+    body += [
+        attribute(kind, changes[name])  # type: ignore[arg-type]  # an int, or the alias
+        for name, kind in (("mtu", MTU), ("group", GROUP), ("alias", IFALIAS))
+        if name in changes
+    ]
+    if master is not None:
+        body.append(attribute(MASTER, master))
+    body.append(_families(tuple((name, changes[name]) for name in OF_FAMILIES if changes.get(name) is not None)))
+    return Request(RTM_SETLINK, NLM_F_ACK, b"".join(body))
+
+
+def set_bridge(index: int, options: Mapping[str, object]) -> Request:
+    """Set options that only a bridge has."""
+    return Request(RTM_NEWLINK, NLM_F_ACK, link_header(index) + _bridge_info(tuple(options.items())))
+
+
+def set_port(index: int, flags: Mapping[str, int]) -> Request:
+    """Set the state and flags that a device has as a port of its bridge."""
+    values = [attribute(_PORT[name], bytes([value])) for name, value in flags.items()]
+    slave = nested(LINKINFO, attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *values))
+    return Request(RTM_NEWLINK, NLM_F_ACK, link_header(index) + slave)
+
+
+def delete_link(index: int) -> Request:
+    """Delete one device."""
+    return Request(RTM_DELLINK, NLM_F_ACK, link_header(index))
+
+
+def delete_group(group: int) -> Request:
+    """Delete all devices of one group."""
+    return Request(RTM_DELLINK, NLM_F_ACK, link_header() + attribute(GROUP, group))
+
+
+def _create(*body: bytes) -> Request:
+    return Request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, b"".join(body))
+
+
+def _link_info(kind: str, options: bytes) -> bytes:
+    return nested(LINKINFO, attribute(INFO_KIND, kind), nested(INFO_DATA, options))
+
+
+@functools.lru_cache(maxsize=64)
+def _bridge_info(options: tuple[tuple[str, object], ...]) -> bytes:
+    """What only a bridge has: the same for nearly every port of a host."""
+    values = dict(options)
+    told = [
+        attribute(kind, struct.pack(width, int(values[name])))  # type: ignore[call-overload]
+        for name, (kind, width) in BRIDGE_OPTIONS.items()
+        if values.get(name) is not None
+    ]
+    return _link_info("bridge", b"".join(told))
+
+
+@functools.lru_cache(maxsize=64)
+def _families(values: tuple[tuple[str, Any], ...]) -> bytes:
+    """What a device has of IPv4 and of IPv6: the same for nearly every port of a host."""
+    told = dict(values)
+    told |= IPV4_OFF if "host_ip" in told else {}
+    inet = [attribute(kind, told[name]) for name, kind in _INET.items() if name in told]
+    families = [nested(socket.AF_INET, nested(INET_CONF, *inet))] if inet else []
+    if "addr_gen_mode" in told:
+        mode = bytes([ADDR_GEN_MODES.index(told["addr_gen_mode"])])
+        families.append(nested(socket.AF_INET6, attribute(ADDR_GEN_MODE, mode)))
+    return nested(AF_SPEC, *families) if families else b""
+
+
+# -- answers -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One device, as the kernel tells it."""
+
+    index: int
+    flags: int
+    name: str
+    kind: str
+    master: int
+    link: int
+    """The index of the other end of a veth pair in this namespace; 0 for none, and for any other kind."""
+    attributes: Mapping[int, bytes]
+    details: bytes
+    """IFLA_INFO_DATA."""
+    port: bytes = b""
+    """IFLA_INFO_SLAVE_DATA of a bridge port."""
+    known: dict[tuple[str, str], Device] = field(default_factory=dict, compare=False, repr=False)
+    """What it comes to, by the names of its master and its peer."""
+
+
+def message_of(body: bytes) -> Message:
+    """The device that a link message is about."""
+    index, flags = link_header_of(body)
+    found = attributes_of(body, 16, _TOLD)
+    own = attributes_of(found[LINKINFO]) if LINKINFO in found else {}
+    kind = _text(own.get(INFO_KIND, b""))
+    # A link of another namespace has an index of that one, which may be anyone's here.
+    here = kind == "veth" and LINK_NETNSID not in found
+    return Message(
+        index=index,
+        flags=flags,
+        name=_text(found.get(IFNAME, b"")),
+        kind=kind,
+        master=_number(found.get(MASTER, b"")),
+        link=_number(found.get(LINK, b"")) if here else 0,
+        attributes=found,
+        details=own.get(INFO_DATA, b""),
+        port=own.get(INFO_SLAVE_DATA, b"") if own.get(INFO_SLAVE_KIND) == b"bridge\0" else b"",
+    )
+
+
+def name_in(body: bytes) -> str:
+    """The name of the device that a link message is about, and nothing else of it."""
+    return _text(attributes_of(body, 16, (IFNAME,)).get(IFNAME, b""))
+
+
+def clocks_in(body: bytes) -> list[slice]:
+    """Where in the message about a bridge its timers are, which never stand still and are nobody's business here."""
+    found: list[slice] = []
+    for info in places_of(body, 16, len(body), (LINKINFO,)):
+        for data in places_of(body, info.start, info.stop, (INFO_DATA,)):
+            found += places_of(body, data.start, data.stop, _TIMERS)
+    return found
+
+
+def carrier_of(body: bytes) -> bool:
+    """Whether the device that a link message is about has carrier, also if it is down."""
+    return bool(_number(attributes_of(body, 16, (CARRIER,)).get(CARRIER, b"")))
+
+
+def group_of(body: bytes) -> int:
+    """The group of the device that a link message is about."""
+    return _number(attributes_of(body, 16, (GROUP,)).get(GROUP, b""))
+
+
+def devices_of(messages: Iterable[Message]) -> list[Device]:
+    """The devices that these messages are about; masters and peers are named where they are among them."""
+    messages = list(messages)
+    names = {message.index: message.name for message in messages}
+    return [_known(message, _named(message.master, names), _named(message.link, names)) for message in messages]
+
+
+def _known(message: Message, master: str, peer: str) -> Device:
+    device = message.known.get((master, peer))
+    if device is None:
+        message.known.clear()
+        device = message.known[master, peer] = _device_of(message, master, peer)
+    return device
+
+
+def _device_of(message: Message, master: str, peer: str) -> Device:
+    found = message.attributes
+    ours = key_of(message.name) is not None
+    port = attributes_of(message.port, 0, _PORT_KINDS) if ours and message.port else {}
+    state, flags = _port_of(tuple(port.items())) if port else ("", "")
+    families = _families_of(message) if ours or message.kind == "bridge" else _NO_FAMILIES
+    carrier = bool(_number(found.get(CARRIER, b"")))
+    return Device(
+        index=message.index,
+        name=message.name,
+        kind=message.kind,
+        up=bool(message.flags & IFF_UP),
+        promisc=bool(message.flags & IFF_PROMISC),
+        carrier=carrier,
+        mtu=_number(found.get(MTU, b"")),
+        mac=found.get(ADDRESS, b"").hex(":"),
+        alias=_text(found.get(IFALIAS, b"")),
+        group=_number(found.get(GROUP, b"")),
+        master=master,
+        peer=peer,
+        options=_options_of(message, families) if message.kind == "bridge" else None,
+        runs=carrier and message.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING,
+        host_ip=_host_ip_of(message, families) if ours else None,
+        port_state=state,
+        port_flags=flags,
+        owner=_owner_of(message) if message.kind == "tun" else ANYBODY,
+    )
+
+
+@functools.lru_cache(maxsize=64)
+def _port_of(values: tuple[tuple[int, bytes], ...]) -> tuple[str, str]:
+    """The state and the flags of a port of a bridge: the same for nearly every port of a host."""
+    told = {kind: value[0] for kind, value in values}
+    number = told.get(_PORT[STATE], len(_STATES))
+    state = _STATES[number] if number < len(_STATES) else str(number)
+    return state, port_flags_of({name: bool(told[_PORT[name]]) for name in PORT_FLAGS if _PORT[name] in told})
+
+
+def _owner_of(message: Message) -> int:
+    owner = attributes_of(message.details, 0, (TUN_OWNER,)).get(TUN_OWNER)
+    return ANYBODY if owner is None else _number(owner)
+
+
+def queues_of(message: Message) -> int:
+    """How many queues of a tap with several are held open."""
+    return _number(attributes_of(message.details, 0, (TUN_NUM_QUEUES,)).get(TUN_NUM_QUEUES, b""))
+
+
+def _named(index: int, names: Mapping[int, str]) -> str:
+    return names.get(index, f"interface {index}") if index else ""
+
+
+def _options_of(message: Message, families: _Families) -> BridgeOptions:
+    options = attributes_of(message.details, 0, _OPTIONS)
+    told = {name: _number(options[kind]) for name, (kind, _) in BRIDGE_OPTIONS.items() if kind in options}
+    inet, switched_off, mode = families
+    return BridgeOptions(
+        forward_delay=told.get("forward_delay", 0),
+        ageing=told.get("ageing", 0),
+        stp=bool(told.get("stp")),
+        multicast_snooping=bool(told.get("multicast_snooping")),
+        disable_ipv6=None if switched_off is None else bool(switched_off),
+        addr_gen_mode=mode,
+        arp_ignore=_entry(inet, ARP_IGNORE - 1) or 0,
+        arp_announce=_entry(inet, ARP_ANNOUNCE - 1) or 0,
+        # A kernel may be built without (CONFIG_BRIDGE_NETFILTER).
+        **{name: bool(told[name]) for name in ("nf_call_iptables", "nf_call_ip6tables") if name in told},
+    )
+
+
+def _host_ip_of(message: Message, families: _Families) -> str:
+    inet, disable_ipv6, mode = families
+    ipv4 = _LISTENING.unpack_from(inet) if len(inet) >= _LISTENING.size else (None, None, None)
+    # The IPv6 of a bridge has attributes of its own.
+    ipv6 = (None, None) if message.kind == "bridge" else (disable_ipv6, mode)
+    return _worded(not message.flags & IFF_NOARP, *ipv4, *ipv6)
+
+
+@functools.lru_cache(maxsize=64)
+def _worded(
+    arp: bool,
+    forwarding: int | None,
+    proxy_arp: int | None,
+    rp_filter: int | None,
+    disable_ipv6: int | None,
+    addr_gen_mode: str | None,
+) -> str:
+    """What the host's IP listens to on a device: the same for nearly every device of a host."""
+    ipv4 = {"forwarding": forwarding, "proxy_arp": proxy_arp, "rp_filter": rp_filter}
+    return host_ip_of(arp=arp, ipv4=ipv4, disable_ipv6=disable_ipv6, addr_gen_mode=addr_gen_mode)
+
+
+def _families_of(message: Message) -> _Families:
+    families = attributes_of(message.attributes.get(AF_SPEC, b""))
+    inet = attributes_of(families.get(socket.AF_INET, b"")).get(INET_CONF, b"")
+    inet6 = attributes_of(families.get(socket.AF_INET6, b""), 0, (INET6_CONF, ADDR_GEN_MODE))
+    mode = inet6[ADDR_GEN_MODE][0] if ADDR_GEN_MODE in inet6 else None
+    spelled = None if mode is None else ADDR_GEN_MODES[mode] if mode < len(ADDR_GEN_MODES) else str(mode)
+    return inet, _entry(inet6.get(INET6_CONF, b""), DISABLE_IPV6), spelled
+
+
+def _number(value: bytes) -> int:
+    return int.from_bytes(value, sys.byteorder)
+
+
+def _text(value: bytes) -> str:
+    # A name may be any bytes but those of "/" and white space, and an alias any at all.
+    return escaped(value.rstrip(b"\0").decode(errors="surrogateescape"))
+
+
+def _entry(array: bytes, at: int) -> int | None:
+    """One number of an array of 32 bits each."""
+    return struct.unpack_from("=i", array, 4 * at)[0] if len(array) >= 4 * (at + 1) else None

@@ -1,0 +1,1 @@
+"""Open vSwitch rows by OVSDB (RFC 7047)."""

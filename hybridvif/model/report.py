@@ -1,0 +1,141 @@
+"""Outcomes of steps and reports of ports.
+
+Failed, rolled back, incomplete, unknown and not yet accepted are different words, because each needs another reaction.
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from hybridvif.model.errors import REFUSALS, BridgeMissing, HybridVifError, NotReady, PlugFailed, UnplugFailed
+from hybridvif.model.steps import Step
+
+
+class Result(enum.Enum):
+    """Result of one step."""
+
+    DONE = "done"
+    FAILED = "failed"
+    """It was not done, or not completely."""
+    SKIPPED = "skipped"
+    """It was not tried, because an earlier step of the same port failed."""
+    REFUSED = "refused"
+    """It was not tried, because it is not permitted or a foreign object blocks it."""
+    CONFIGURED = "configured"
+    """It is committed in OVSDB. ovs-vswitchd did not acknowledge it by the deadline."""
+    UNKNOWN = "unknown"
+    """It was sent, and the response was lost."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """Result of one step, with the reason."""
+
+    step: Step
+    result: Result
+    reason: str = ""
+    """One complete sentence. Empty when done."""
+    retry: bool = False
+    """Whether the same call may succeed now, because the host changed after it was observed."""
+    simulated: bool = False
+    """Whether no real host was changed."""
+    code: str = ""
+    """The `code` of the error, if it is more than a failure: precondition, bridge-missing."""
+    retries: int = 0
+    """Retries of the executor, because others wrote at the same time."""
+
+
+class Status(enum.Enum):
+    """State of one port after a call."""
+
+    DONE = "done"
+    """In sync (plug) or gone (unplug), as read back."""
+    ROLLED_BACK = "rolled-back"
+    """Failed, and every change was rolled back."""
+    INCOMPLETE = "incomplete"
+    """Failed, and something remains: `leftovers`."""
+    REFUSED = "refused"
+    """Refused before any change."""
+    PRECONDITION = "precondition"
+    """The host lacks something. Nothing was changed."""
+    CONFIGURED = "configured"
+    """Committed in OVSDB. ovs-vswitchd has not accepted it yet, and needs no help to do so."""
+    UNKNOWN = "unknown"
+    """A response was lost, and nothing was rolled back. Observe again."""
+
+    @property
+    def exit_code(self) -> int:
+        """Return the exit code of the command for this status."""
+        return _EXIT_CODES[self]
+
+
+_EXIT_CODES = {
+    Status.DONE: 0,
+    Status.ROLLED_BACK: 1,
+    Status.INCOMPLETE: 4,
+    Status.PRECONDITION: 5,
+    Status.REFUSED: 6,
+    Status.UNKNOWN: 7,
+    Status.CONFIGURED: 65,
+}
+
+_WORST_FIRST = (
+    Status.INCOMPLETE,
+    Status.UNKNOWN,
+    Status.ROLLED_BACK,
+    Status.CONFIGURED,
+    Status.REFUSED,
+    Status.PRECONDITION,
+    Status.DONE,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """Result of a plug or unplug of one port."""
+
+    port_id: str
+    status: Status
+    changed: bool = False
+    """Whether anything was written, whatever the status."""
+    simulated: bool = False
+    """Whether a recording executor answered. No real host was changed."""
+    retries: int = 0
+    """Retries of plans and transactions, because the host changed after it was observed."""
+    outcomes: tuple[Outcome, ...] = ()
+    leftovers: tuple[str, ...] = ()
+    """Remaining parts and attributes that were not restored: names, or "name: attribute"."""
+    unchecked: tuple[str, ...] = ()
+    """Attributes that this host cannot report: "name: attribute"."""
+    code: str = ""
+    """The `code` of the error, for machines. Empty when done."""
+    reason: str = ""
+    """One complete sentence. Empty when done."""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the status is done."""
+        return self.status is Status.DONE
+
+
+def plug_error_of(report: Report) -> HybridVifError:
+    """Return the exception of a failed plug, with the report."""
+    return _error_of(report, PlugFailed)
+
+
+def unplug_error_of(report: Report) -> HybridVifError:
+    """Return the exception of a failed unplug, with the report."""
+    return _error_of(report, UnplugFailed)
+
+
+def _error_of(report: Report, otherwise: type[HybridVifError]) -> HybridVifError:
+    known: dict[str, type[HybridVifError]] = {BridgeMissing.code: BridgeMissing, **REFUSALS}
+    cls = known.get(report.code, NotReady if report.status is Status.PRECONDITION else otherwise)
+    return cls(report.reason, report)
+
+
+def worst_exit_code(reports: list[Report]) -> int:
+    """Return the exit code of a bulk call: the one of the worst status. 0 without ports."""
+    worst = min((report.status for report in reports), key=_WORST_FIRST.index, default=Status.DONE)
+    return worst.exit_code

@@ -1,0 +1,1 @@
+"""Products for tests: the pytest plugin, the executor contract, the sandbox."""

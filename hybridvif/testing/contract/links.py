@@ -1,0 +1,452 @@
+"""What every link executor must do, and must refuse."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from subprocess import PIPE
+from typing import Any
+
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.facts import LinkFact
+from hybridvif.model.parts import ANYBODY, HOST_IP_OFF, NOTHING, OPEN, Bridge, HostState, MadeTap, Role, Tap, Veth
+from hybridvif.model.planner import plan
+from hybridvif.model.report import Result
+from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.testing.contract.bench import (
+    PORT,
+    STRANGER,
+    Bench,
+    Make,
+    require_declared,
+    require_equal,
+    said,
+    variants,
+)
+from hybridvif.testing.sandbox import Sandbox
+
+NAMES = PORT.names
+WIRING = HostState(wiring_of(PORT).links)
+BRIDGE = next(link for link in WIRING.links.values() if isinstance(link, Bridge))
+VETH = next(link for link in WIRING.links.values() if isinstance(link, Veth))
+
+OTHER_VALUES: dict[str, tuple[Any, ...]] = {
+    "alias": ("",),
+    "peer_alias": ("",),
+    "mtu": (68, 1400, 9000),
+    "peer_mtu": (68, 1400, 9000),
+    "up": (False,),
+    "peer_up": (False,),
+    "promisc": (False,),
+    "peer_promisc": (False,),
+    "forward_delay": (1500,),
+    "ageing": (30_000,),
+    "multicast_snooping": (True,),
+    "disable_ipv6": (False,),
+    "addr_gen_mode": ("eui64",),
+    "arp_ignore": (0,),
+    "arp_announce": (0,),
+    "nf_call_iptables": (False,),
+    "nf_call_ip6tables": (False,),
+    "master": ("",),
+    "group": (7,),
+}
+"""Legal values that a wiring does not have, by attribute."""
+LISTENING = (
+    "ip link set {} arp on",
+    "echo 1 > /proc/sys/net/ipv4/conf/{}/forwarding",
+    "echo 1 > /proc/sys/net/ipv4/conf/{}/proxy_arp",
+    "echo 0 > /proc/sys/net/ipv4/conf/{}/rp_filter",
+)
+"""What switches a part of the host's IPv4 on for a device."""
+LISTENING_TO_IPV6 = (
+    "echo 0 > /proc/sys/net/ipv6/conf/{}/disable_ipv6",
+    "ip link set {} addrgenmode eui64",
+    # The kernel forgets all IPv6 settings of a device below 1280 bytes.
+    "ip link set {0} mtu 1200; ip link set {0} mtu 1500",
+)
+CLOSED = ("isolated on", "locked on", "flood off", "mcast_flood off", "bcast_flood off", "hairpin on", "guard on")
+"""Flags of a bridge port that withhold packets or repeat them, as `ip link set type bridge_slave` takes them."""
+HOLDER = """
+import fcntl, os, struct, sys
+fd = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002))
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""Holds a tap open, as a VM does."""
+TOLD = """
+import json, sys
+from pyroute2 import IPRoute
+with IPRoute() as ipr:
+    links = {link["index"]: link for link in ipr.link("dump")}
+link = next(link for link in links.values() if link.get_attr("IFLA_IFNAME") == sys.argv[1])
+master = links.get(link.get_attr("IFLA_MASTER"))
+print(json.dumps([
+    link["index"], link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "", bool(link["flags"] & 1),
+    bool(link.get_attr("IFLA_CARRIER")), master.get_attr("IFLA_IFNAME") if master else "", link.get_attr("IFLA_MTU"),
+]))
+"""
+"""What the kernel says of a device. `ip` says of none that is down whether it has carrier."""
+CARRIER_TIME = 2.0
+"""Seconds until the kernel has told a carrier for certain."""
+SKIPPED_OR_WORSE = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
+
+
+def check_link_executor(make: Make, sandbox: Sandbox | None = None, **settings: Any) -> None:
+    """Make sure that a link executor keeps the contract; AssertionError says in one sentence where it does not.
+
+    make: an executor class, or an importable function of Settings that makes one. settings: fields of Settings.
+    """
+    require_declared(make, Role.LINK)
+    if sandbox is None:
+        with Sandbox(ovs=False) as box:
+            _check(Bench(make, box, settings))
+    else:
+        _check(Bench(make, sandbox, settings))
+
+
+def _check(bench: Bench) -> None:
+    try:
+        with bench:
+            for check in (
+                _facts,
+                _facts_of_devices_that_are_down,
+                _member_of_another_mtu,
+                _each_step,
+                _host_ip,
+                _bridge_port,
+                _absence,
+                _presence,
+                _foreign,
+                _order,
+                _names,
+                _grammar,
+                *([_made_tap, _held_tap, _owner] if MadeTap in getattr(bench.make, "serves", ()) else []),
+                _late,
+            ):
+                _sweep(bench)
+                check(bench)
+    finally:
+        _sweep(bench)
+
+
+def _sweep(bench: Bench) -> None:
+    devices = [*NAMES, "hvforeign", "hvpeer"]
+    bench.sh("".join(f"ip link delete {name} 2>/dev/null || true\n" for name in devices))
+
+
+def _states() -> Iterator[HostState]:
+    yield NOTHING
+    yield HostState({BRIDGE.name: BRIDGE})
+    yield HostState({VETH.name: replace(VETH, master="")})
+    for part in (BRIDGE, VETH):
+        for variant in variants(part, OTHER_VALUES):
+            yield WIRING.having(variant)
+    stp = replace(BRIDGE, stp=True, forward_delay=1500)
+    yield WIRING.having(stp)
+
+
+def _each_step(bench: Bench) -> None:
+    """Every step from every starting state, there and back; what is beside the port is found as it was."""
+    bench.sh(f"ip link add hvforeign type bridge; ip link set hvforeign alias {STRANGER}; ip link set lo alias hvlo")
+    before = _beside(bench)
+    for state in _states():
+        bench.try_path(NAMES, WIRING, state)
+        bench.try_path(NAMES, state, WIRING)
+    bench.try_path(NAMES, WIRING, NOTHING)
+    changed = sorted(set(_beside(bench)) ^ set(before))
+    bench.sh('ip link set lo alias ""')
+    assert not changed, f"something beside the port was written: {changed[:4]}"
+
+
+def _absence(bench: Bench) -> None:
+    """That a part to delete is gone is success; that one to change is gone is worth another try."""
+    for part in (BRIDGE, VETH):
+        with bench.unchanged("by a delete of what is not there"):
+            (outcome,) = bench.do([Delete(part)])
+        assert outcome.result is Result.DONE, f"{said(outcome.step)} of what is gone: {outcome.result.value}"
+    for step in (Update(BRIDGE, replace(BRIDGE, mtu=1400)), Update(VETH, replace(VETH, mtu=1400))):
+        outcome = bench.try_refused(step, results={Result.FAILED})
+        assert outcome.retry, f"{said(step)} of what is gone must be worth a retry"
+
+
+def _presence(bench: Bench) -> None:
+    """A create of what is there must not be done, and is worth another try."""
+    bench.reach(NAMES, WIRING)
+    for part in (BRIDGE, VETH):
+        outcome = bench.try_refused(Create(part), results={Result.FAILED})
+        assert outcome.retry, f"create of {part.name}, which is there, must be worth a retry"
+
+
+def _foreign(bench: Bench) -> None:
+    """Wrong kinds, other ports' devices and other bridges' members are refused."""
+    changed = replace(BRIDGE, mtu=1400), replace(VETH, mtu=1400)
+    cases: list[tuple[str, tuple[Step, ...]]] = [
+        (f"ip link add {NAMES.bridge} type veth peer name hvpeer", (Update(BRIDGE, changed[0]), Delete(BRIDGE))),
+        (f"ip link add {NAMES.bridge_end} type bridge", (Update(VETH, changed[1]), Delete(VETH))),
+        (
+            f"ip link add {NAMES.bridge_end} type veth peer name hvpeer",
+            (Update(VETH, changed[1]), Delete(VETH)),
+        ),
+    ]
+    for script, steps in cases:
+        _sweep(bench)
+        bench.sh(script)
+        for step in steps:
+            bench.try_refused(step, results={Result.REFUSED})
+    for device, steps in (
+        (NAMES.bridge, (Update(BRIDGE, changed[0]), Delete(BRIDGE))),
+        (NAMES.bridge_end, (Update(VETH, changed[1]), Delete(VETH))),
+        (NAMES.switch_end, (Update(VETH, changed[1]), Delete(VETH))),
+    ):
+        _sweep(bench)
+        bench.reach(NAMES, WIRING)
+        bench.sh(f"ip link set {device} alias {STRANGER}")
+        for step in steps:
+            bench.try_refused(step, results={Result.REFUSED})
+    _sweep(bench)
+    bench.reach(NAMES, WIRING)
+    # What no plan has found: an executor that takes it for a change has nothing to write it with.
+    bench.try_refused(Update(replace(VETH, peer="hvpeer"), replace(VETH, mtu=1400)), results={Result.REFUSED})
+    _sweep(bench)
+    bench.reach(NAMES, WIRING.having(replace(VETH, master="")))
+    bench.sh(f"ip link add hvforeign type bridge; ip link set {NAMES.bridge_end} master hvforeign")
+    bench.try_refused(Update(replace(VETH, master=""), VETH), results={Result.REFUSED})
+
+
+def _order(bench: Bench) -> None:
+    """After a failed step the port's later creates and updates are not tried, its deletes are."""
+    bench.sh(f"ip link add {NAMES.bridge} type veth peer name hvpeer")
+    steps = (Create(BRIDGE), Create(VETH))
+    outcomes = bench.do(steps)
+    assert [outcome.result in SKIPPED_OR_WORSE for outcome in outcomes] == [True, True], f"{outcomes}"
+    _sweep(bench)
+    bench.reach(NAMES, HostState({VETH.name: replace(VETH, master="")}))
+    failing, deleting = bench.do([Update(BRIDGE, replace(BRIDGE, mtu=1400)), Delete(replace(VETH, master=""))])
+    assert (failing.result, deleting.result) == (Result.FAILED, Result.DONE), "a delete after a failure must be tried"
+
+
+def _names(bench: Bench) -> None:
+    """What is not a name of the grammar is refused, whatever it would mean to a program or a shell."""
+    for name in ("-x", "--help", "eth0", "lo", "qbr;reboot", "qbr$(id)", "../../etc", "q" * 40, "qbrc0117ac7-0\n"):
+        for part in (replace(BRIDGE, name=name), replace(VETH, name=name), replace(VETH, peer=name)):
+            for step in (Create(part), Update(part, replace(part, mtu=1400)), Delete(part)):
+                with bench.unchanged(f"by a step about {name!r}"):
+                    outcomes = bench.do([step])
+                wrong = [one for one in outcomes if one.result is Result.DONE]
+                assert not wrong, f"{type(step).__name__} of a {part.kind} named {name!r} was done"
+
+
+def _grammar(bench: Bench) -> None:
+    """observe(None) sees the same as observe(names), and only names of the grammar; the tap is seen with its master."""
+    bench.reach(NAMES, WIRING)
+    bench.sh(f"ip link add {NAMES.tap} type veth peer name hvpeer; ip link set {NAMES.tap} master {NAMES.bridge}")
+    expected = WIRING.having(Tap(name=NAMES.tap, master=NAMES.bridge))
+    require_equal(bench.see(NAMES), expected, "with a tap in the bridge")
+    everything = bench.see(None)
+    require_equal(everything.of(NAMES), expected, "observed without names")
+    assert set(everything.links) == set(expected.links), "observe(None) saw devices that are not of the grammar"
+    bench.try_path(NAMES, expected, expected.having(Tap(name=NAMES.tap, master=NAMES.bridge)))
+    bench.sh(f"ip link set {NAMES.tap} nomaster")
+    (outcome,) = bench.do([Update(Tap(name=NAMES.tap, master=""), Tap(name=NAMES.tap, master=NAMES.bridge))])
+    assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+    require_equal(bench.see(NAMES), expected, "after the tap was put back")
+
+
+def _made_tap(bench: Bench) -> None:
+    """A tap of ours is made whole, changed and deleted; one without our mark is left alone, whatever a step says."""
+    wired = wiring_of(replace(PORT, create_tap=True, multiqueue=True))
+    tap = next(part for part in wired if isinstance(part, MadeTap))
+    goal = HostState(wired.links)
+    bench.try_path(NAMES, WIRING, goal)
+    (link,) = json.loads(bench.sh(f"ip -d -j link show dev {tap.name}"))
+    told = link["linkinfo"]["info_data"]
+    assert (told["type"], told["multi_queue"], told["persist"]) == ("tap", True, True), f"{tap.name} is {told}"
+    with bench.unchanged("by a tap that is there already"):
+        (outcome,) = bench.do([Create(tap)])
+    assert outcome.result is Result.FAILED, "a tap that is there was made again"
+    assert outcome.retry, "create of a tap, which is there, must be worth a retry"
+    for changes in ({"mac": "02:00:00:00:00:09"}, {"mtu": 1400}, {"up": False}, {"master": ""}):
+        other = goal.having(replace(tap, **changes))
+        bench.try_path(NAMES, goal, other)
+        bench.try_path(NAMES, other, goal)
+    bench.try_path(NAMES, goal, NOTHING)
+    bench.reach(NAMES, HostState({tap.name: replace(tap, master="", up=False)}))
+    bench.sh(f"ip link set {tap.name} alias ''")
+    for step in (Delete(tap), Update(tap, replace(tap, mtu=1400))):
+        bench.try_refused(step, results={Result.FAILED, Result.REFUSED})
+    with bench.unchanged("by a tap that was made by another"):
+        bench.do([Create(tap)])
+
+
+def _facts(bench: Bench) -> None:
+    """The facts are what `ip` says: of the devices asked for, and of all that is in the bridge."""
+    bench.reach(NAMES, WIRING)
+    assert bench.sh(f"ip link show dev {NAMES.bridge}", check=False), f"{NAMES.bridge} was made, so it must be there"
+    bench.sh(
+        f"ip link add hvforeign type veth peer name hvpeer; ip link set hvforeign master {NAMES.bridge}\n"
+        "ip link set hvforeign up"
+    )
+    held = tuple(sorted((NAMES.bridge_end, "hvforeign")))
+    for names in (NAMES, None):
+        facts = bench.observe(names).facts
+        members = facts.members.get(NAMES.bridge)
+        assert members == held, f"facts.members of {NAMES.bridge} is {members}, not {held}, which is in it"
+        for name in (NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, "hvforeign"):
+            assert name in facts.links, f"facts.links lacks {name}"
+            _require_fact(bench, names, name)
+
+
+def _require_fact(bench: Bench, names: Iterable[str] | None, name: str) -> None:
+    until = time.monotonic() + CARRIER_TIME
+    while True:
+        fact = bench.observe(names).facts.links[name]
+        told = LinkFact(*json.loads(bench.box.run([sys.executable, "-P", "-c", TOLD, name]).stdout))
+        if fact == told:
+            return
+        assert time.monotonic() < until, f"facts.links of {name} is {fact}, and the kernel says {told}"
+
+
+def _facts_of_devices_that_are_down(bench: Bench) -> None:
+    """Facts are what the kernel says in every state of a device: up or down, with carrier or without."""
+    three = (NAMES.bridge, NAMES.bridge_end, NAMES.switch_end)
+    bench.reach(NAMES, WIRING)
+    for device in three:
+        bench.sh(f"ip link set {device} down")
+        for name in three:
+            _require_fact(bench, NAMES, name)
+            _require_fact(bench, None, name)
+        bench.sh(f"ip link set {device} up")
+    bench.sh(f"ip link set {NAMES.bridge_end} nomaster")
+    for name in three:
+        _require_fact(bench, NAMES, name)
+
+
+def _held_tap(bench: Bench) -> None:
+    """Whether a VM holds a tap is told by its carrier, also if it is down; a plug leaves its owner until it is free."""
+    tap = _tap_of(multiqueue=False)
+    bench.reach(NAMES, WIRING.having(tap))
+    for up in ("up", "down"):
+        bench.sh(f"ip link set {tap.name} {up}")
+        for names in (NAMES, None):
+            _require_fact(bench, names, tap.name)
+        with bench.box.popen([sys.executable, "-P", "-c", HOLDER, tap.name], stdin=PIPE, stdout=PIPE) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            for names in (NAMES, None):
+                _require_fact(bench, names, tap.name)
+                assert bench.observe(names).facts.links[tap.name].carrier, f"{tap.name} is held, so it has carrier"
+            holder.communicate()
+
+
+def _owner(bench: Bench) -> None:
+    """A tap is root's; one that any user may open is told and mended, with one queue and with several."""
+    for queues in ("", "multi_queue"):
+        tap = _tap_of(multiqueue=bool(queues))
+        seen = replace(tap, multi_queue=False)
+        _sweep(bench)
+        bench.reach(NAMES, WIRING.having(tap))
+        for owner, user in ((ANYBODY, ""), (1000, "user 1000")):
+            bench.sh(
+                f"ip link delete {tap.name}; ip tuntap add {tap.name} mode tap {queues} {user}\n"
+                f"ip link set {tap.name} alias {tap.alias} address {tap.mac} master {tap.master} arp off up\n"
+                f"echo 1 > /proc/sys/net/ipv4/conf/{tap.name}/rp_filter\n"
+                f"echo 1 > /proc/sys/net/ipv6/conf/{tap.name}/disable_ipv6; ip link set {tap.name} addrgenmode none"
+            )
+            require_equal(bench.see(NAMES), WIRING.having(replace(seen, owner=owner)), f"with owner {owner}")
+            (outcome,) = bench.do([Update(replace(seen, owner=owner), seen)])
+            assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+            require_equal(bench.see(NAMES), WIRING.having(seen), "after its owner was set")
+
+
+def _host_ip(bench: Bench) -> None:
+    """The host's IP stack is off on every device; each setting that switches it on is told and mended, alone."""
+    bench.reach(NAMES, WIRING)
+    ends = ((NAMES.bridge, "host_ip"), (NAMES.bridge_end, "host_ip"), (NAMES.switch_end, "peer_host_ip"))
+    for device, attribute in ends:
+        wired = BRIDGE if device == NAMES.bridge else VETH
+        for befalls in LISTENING if device == NAMES.bridge else (*LISTENING, *LISTENING_TO_IPV6):
+            with bench.unchanged(f"by {befalls} and its repair"):
+                bench.sh(befalls.format(device))
+                found = bench.see(NAMES)
+                part = found.links[wired.name]
+                told = getattr(part, attribute)
+                assert told != HOST_IP_OFF, f"{attribute} of {wired.name} is {told} after {befalls.format(device)}"
+                require_equal(found, WIRING.having(replace(wired, **{attribute: told})), befalls)
+                (outcome,) = bench.do([Update(part, wired)])
+                assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+                require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
+    # Whatever changes an MTU, IPv6 is off when the device has it again.
+    for mtu in (1200, 1500):
+        steps = [
+            Update(bench.see(NAMES).links[BRIDGE.name], replace(BRIDGE, mtu=mtu)),
+            Update(bench.see(NAMES).links[VETH.name], replace(VETH, mtu=mtu, peer_mtu=mtu)),
+        ]
+        assert all(outcome.result is Result.DONE for outcome in bench.do(steps)), f"cannot set an MTU of {mtu}"
+    files = bench.sh(f"cd /proc/sys/net/ipv6/conf; cat {' '.join(f'{name}/disable_ipv6' for name, _ in ends)}")
+    assert files.split() == ["1"] * 3, f"disable_ipv6 is {files.split()} after the MTU was 1200"
+    require_equal(bench.see(NAMES), WIRING, "after the MTU was 1200")
+
+
+def _bridge_port(bench: Bench) -> None:
+    """Each flag of the bridge port that withholds packets is told and mended, alone and together with others."""
+    bench.reach(NAMES, WIRING)
+    for name in (NAMES.bridge_end, NAMES.switch_end):
+        _require_fact(bench, NAMES, name)
+    together = " ".join(CLOSED)
+    for befalls in (
+        *(f"ip link set {NAMES.bridge_end} type bridge_slave {flags}" for flags in (*CLOSED, together)),
+        f"bridge link set dev {NAMES.bridge_end} state 0",
+    ):
+        bench.sh(befalls)
+        found = bench.see(NAMES)
+        part = found.links[VETH.name]
+        assert isinstance(part, Veth)
+        assert part.bridge_port not in (OPEN, None), f"bridge_port is {part.bridge_port} after {befalls}"
+        (outcome,) = bench.do([Update(part, VETH)])
+        assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+        require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
+
+
+def _tap_of(*, multiqueue: bool) -> MadeTap:
+    wired = wiring_of(replace(PORT, create_tap=True, multiqueue=multiqueue))
+    return next(part for part in wired if isinstance(part, MadeTap))
+
+
+def _member_of_another_mtu(bench: Bench) -> None:
+    """A bridge that was made with an MTU keeps it, whatever joins it: a plain one follows its smallest member.
+
+    The kernel takes an MTU for chosen only where it was changed (LP 1623876).
+    """
+    bridge = replace(BRIDGE, mtu=1500)
+    alone = HostState({bridge.name: bridge})
+    bench.reach(NAMES, alone)
+    bench.sh(
+        f"ip link add hvforeign mtu 1400 type veth peer name hvpeer mtu 1400\n"
+        f"ip link set hvforeign master {bridge.name}"
+    )
+    require_equal(bench.see(NAMES), alone, "after a member of MTU 1400 joined a bridge made with 1500")
+
+
+def _beside(bench: Bench) -> list[str]:
+    """All links but the port's own, and the switches of the directories that are not its own."""
+    links = [link for link in bench.snapshot() if json.loads(link)["ifname"] not in NAMES]
+    return (
+        links
+        + bench.sh(
+            "cd /proc/sys/net; for device in all default lo hvforeign; do\n"
+            "grep -s . ipv4/conf/$device/arp_* ipv6/conf/$device/disable_ipv6 || true; done"
+        ).splitlines()
+    )
+
+
+def _late(bench: Bench) -> None:
+    """Nothing is begun after the deadline."""
+    steps = plan(NOTHING, WIRING)
+    with bench.unchanged("after the deadline"):
+        outcomes = bench.do(steps, patience=-1.0)
+    assert all(outcome.result in SKIPPED_OR_WORSE for outcome in outcomes), f"done after the deadline: {outcomes}"

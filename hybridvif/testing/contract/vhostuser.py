@@ -1,0 +1,116 @@
+"""What an executor of Open vSwitch must do for vhost-user ports, whether the switch can carry them or not.
+
+Without DPDK ovs-vswitchd takes none of them. What is written can be told all the same, and that it was not taken.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from hybridvif.executors.base import NOT_REALIZED
+from hybridvif.model.desired import wiring_of
+from hybridvif.model.parts import HostState, VhostUserPort
+from hybridvif.model.report import Result
+from hybridvif.model.settings import SOCKET_DIR
+from hybridvif.model.steps import Create, Delete, Update
+from hybridvif.testing.contract.bench import PORT, Bench, require_equal, said, variants
+
+VHU = PORT.names.vhost_user
+OPTIONS = {"dpdkvhostuser": {}, "dpdkvhostuserclient": {"vhost-server-path": f"{SOCKET_DIR}/{VHU}"}}
+"""Interface.options by type, as os-vif has them where Neutron's vhostuser_socket_dir is the default."""
+
+
+def check(bench: Bench, bridges: Sequence[str]) -> None:
+    """Make sure of the row of a vhost-user port as it is made, changed, found written by others, and removed."""
+    port = wiring_of(replace(PORT, bridge=bridges[0], call_iptables=False, vhostuser_mode="server")).ports[VHU]
+    assert isinstance(port, VhostUserPort)
+    others = {
+        "type": ("dpdkvhostuser",),
+        "mtu_request": (9000, 0),
+        "bridge": tuple(bridges),
+        "attached_mac": ("", "fa:16:3e:00:00:66"),
+        "port_id": (PORT.id,),
+    }
+    _write(bench, Create(port))
+    for changed in variants(port, others):
+        assert isinstance(changed, VhostUserPort)
+        _write(bench, Update(port, changed))
+        _write(bench, Update(changed, port))
+    _elsewhere(bench)
+    _write(bench, Update(replace(port, realized=False), port))
+    _remove(bench, port)
+    unknown = replace(port, mtu_request=None)
+    _write(bench, Create(unknown), mtu=[])
+    _remove(bench, port)
+
+
+def _elsewhere(bench: Bench) -> None:
+    """A socket that is not where this host has them is seen, and put there; what else is in its options stays."""
+    bench.sh(f"ovs-vsctl --no-wait set Interface {VHU} options:vhost-server-path=/elsewhere options:tx-retries-max=2")
+    (found,) = bench.see(PORT.names).ports.values()
+    assert isinstance(found, VhostUserPort)
+    assert not found.socket_as_configured, f"{VHU}: a socket at /elsewhere is observed as configured"
+    wanted = replace(found, realized=True, socket_as_configured=True)
+    _write(bench, Update(found, wanted), others={"tx-retries-max": "2"})
+    for changed in (replace(wanted, type="dpdkvhostuser"), wanted):
+        _write(bench, Update(replace(wanted, type=_other(changed.type)), changed), others={"tx-retries-max": "2"})
+    bench.sh(f"ovs-vsctl --no-wait remove Interface {VHU} options tx-retries-max")
+
+
+def _other(kind: str) -> str:
+    return next(other for other in OPTIONS if other != kind)
+
+
+def _write(bench: Bench, step: Create | Update, mtu: object = None, others: Mapping[str, str] | None = None) -> None:
+    """Do a step, and look at the row that it leaves with the switch's own tool."""
+    port = step.part
+    assert isinstance(port, VhostUserPort)
+    (outcome,) = bench.do([step]) or (None,)
+    assert outcome is not None, f"the executor can do nothing: {said(step)}"
+    row = _row(bench)
+    taken = row["ofport"] not in ([], -1) and row["error"] == []
+    if taken:
+        assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+    else:
+        assert (outcome.result, outcome.code) == (Result.FAILED, NOT_REALIZED), (
+            f"{said(step)}, which the switch did not take: {outcome.result.value} with code {outcome.code!r}, "
+            f"but it must be failed with code {NOT_REALIZED!r}"
+        )
+        assert str(row["error"]) in outcome.reason or row["error"] == [], f"{said(step)}: {outcome.reason}"
+    written = {key: row[key] for key in ("type", "options", "mtu_request")}
+    wanted = {
+        "type": port.type,
+        "options": {**OPTIONS[port.type], **(others or {})},
+        "mtu_request": (port.mtu_request or []) if mtu is None else mtu,
+    }
+    assert written == wanted, f"{said(step)}: the row has {written}, not {wanted}"
+    seen = HostState({}, bench.see(PORT.names).ports)
+    asked = replace(port, realized=taken, datapath_type="", isolated=False)
+    asked = replace(asked, mtu_request=0 if mtu == [] else port.mtu_request)
+    require_equal(seen, HostState({}, {VHU: asked}), f"after {said(step)}")
+
+
+def _remove(bench: Bench, port: VhostUserPort) -> None:
+    for step in (Delete(port), Delete(port)):
+        (outcome,) = bench.do([step]) or (None,)
+        assert outcome is not None, f"the executor can do nothing: {said(step)}"
+        assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+        require_equal(bench.see(PORT.names), HostState(), f"after {said(step)}")
+
+
+def _row(bench: Bench) -> dict[str, Any]:
+    columns = "type,options,mtu_request,ofport,error"
+    told = json.loads(bench.sh(f"ovs-vsctl --format=json --columns={columns} list Interface {VHU}"))
+    return {key: _plain(value) for key, value in zip(told["headings"], told["data"][0], strict=True)}
+
+
+def _plain(value: Any) -> Any:
+    match value:
+        case ["set", members]:
+            return members
+        case ["map", pairs]:
+            return dict(pairs)
+    return value

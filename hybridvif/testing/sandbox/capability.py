@@ -1,0 +1,50 @@
+"""The levels of a sandbox, and the requirements of a level that a host does not meet."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+
+from hybridvif.model.errors import PreconditionError
+
+
+class Level(enum.Enum):
+    """How real a sandbox is, the best first."""
+
+    PACKETS = "packets"
+    """Open vSwitch with its userspace (netdev) datapath: everything works."""
+    DUMMY = "dummy"
+    """Open vSwitch with its dummy datapath: packets cross, but br-int has no device of its own."""
+    NONE = "none"
+    """No namespaces or no Open vSwitch, so no sandbox."""
+
+    @property
+    def promise(self) -> str:
+        """A few words on what works at this level."""
+        return _PROMISES[self]
+
+
+_PROMISES = {
+    Level.PACKETS: "links, Open vSwitch with br-int (netdev datapath), packets",
+    Level.DUMMY: "links, Open vSwitch with br-int (dummy datapath), packets",
+    Level.NONE: "nothing but the recording host",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One requirement of a better level that this host does not meet."""
+
+    what: str
+    """The missing thing and its effect: a sentence without its full stop."""
+    remedy: str
+    """The exact command that provides it."""
+
+    def __str__(self) -> str:
+        return f"{self.what}; mend it with: {self.remedy}"
+
+
+class SandboxError(PreconditionError):
+    """No sandbox can be made, or it failed; one sentence with the remedy."""
+
+    code = "sandbox"

@@ -1,0 +1,141 @@
+"""The requirements of a sandbox that this host does not meet, each with the exact command that provides it."""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+from hybridvif.testing.sandbox.capability import Level, Requirement, SandboxError
+
+SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+"""Where system programs are; Debian leaves the sbin directories out of an ordinary user's PATH."""
+SWITCH_PROGRAMS = ("ovsdb-tool", "ovsdb-server", "ovs-vsctl", "ovs-vswitchd")
+TUN = "/dev/net/tun"
+
+_SCHEMAS = ("/usr/share/openvswitch/vswitch.ovsschema", "/usr/local/share/openvswitch/vswitch.ovsschema")
+_SYSCTLS = (
+    ("kernel.unprivileged_userns_clone", "0", "1", True),  # Debian up to 10, hardened kernels
+    ("user.max_user_namespaces", "0", "15000", True),
+    ("kernel.apparmor_restrict_unprivileged_userns", "1", "0", False),  # Ubuntu from 23.10 on
+)
+_INSTALLERS = (
+    ("apt-get", "apt-get install --no-install-recommends"),
+    ("dnf", "dnf install"),
+    ("zypper", "zypper install"),
+)
+_SWITCH_PACKAGES = {"apt-get": "openvswitch-switch", "": "openvswitch"}
+_VM_PACKAGES = {"apt-get": "iproute2 iputils-ping util-linux", "": "iproute iputils util-linux"}
+
+
+def program(name: str) -> str | None:
+    """The path of a system program; None if it is not installed."""
+    return shutil.which(name, path=search_path(os.environ))
+
+
+def search_path(variables: Mapping[str, str]) -> str:
+    """Return PATH and the system's directories, less what means the working directory, which others may write."""
+    return ":".join([*filter(os.path.isabs, variables.get("PATH", "").split(":")), SYSTEM_PATH])
+
+
+def schema() -> str | None:
+    """The path of Open vSwitch's database schema; None if it is not installed."""
+    return next((path for path in _SCHEMAS if os.path.exists(path)), None)
+
+
+def missing_for(level: Level) -> tuple[Requirement, ...]:
+    """Return the requirements of this level that are missing here, if links can be made."""
+    needs = (_missing_switch, _missing_tun) if level is Level.PACKETS else (_missing_switch,)
+    return tuple(requirement for requirement in (need() for need in needs) if requirement is not None)
+
+
+def missing_namespaces(error: OSError) -> Requirement:
+    """Return the requirement for namespaces, and links in them."""
+    if error.errno == errno.ENOPKG:
+        return Requirement(
+            "this kernel has no Linux bridges, so there is nothing to plug into", as_root("modprobe bridge")
+        )
+    what = f"this user may not make namespaces of its own ({error.strerror or error})"
+    # A container's seccomp filter and Debian's switch refuse unshare(2) itself; Ubuntu's lets it pass and strips the
+    # capabilities, and is set on hosts of containers too.
+    at_once = error.filename == "unshare"
+    for name, closed, open_, refuses_at_once in _SYSCTLS:
+        if _sysctl(name) == closed and refuses_at_once is at_once:
+            return Requirement(f"{what}, since {name} is {closed}", as_root(f"sysctl -w {name}={open_}"))
+    if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
+        return Requirement(
+            f"{what}, as is usual in a container", "docker run --privileged ... (or podman run --privileged)"
+        )
+    return Requirement(what, f"sudo {sys.executable} -P -m hybridvif sandbox")
+
+
+def missing_for_vm() -> Requirement | None:
+    """Return the requirement for a simulated VM that can ping; None if it is met."""
+    missing = [name for name in ("ip", "ping", "nsenter") if program(name) is None]
+    if not missing:
+        return None
+    return Requirement(f"no VM can be stood in for ({', '.join(missing)} not found)", _install_command(_VM_PACKAGES))
+
+
+def missing_mount(what: str, error: OSError) -> Requirement:
+    """Return the requirement for a private mount; the sandbox works with the caller's without it."""
+    return Requirement(
+        f"{what} may not be mounted anew ({error.strerror}), so it still shows the caller's namespaces",
+        "docker run --privileged ... (it is containers that cover parts of it)",
+    )
+
+
+def missing_start(datapath_type: str, error: SandboxError) -> Requirement:
+    """Return the requirement for an installed Open vSwitch that does not start."""
+    what = f"Open vSwitch does not start with its {datapath_type} datapath: {error}"
+    return Requirement(what, _install_command(_SWITCH_PACKAGES).replace(" install ", " reinstall "))
+
+
+def as_root(command: str) -> str:
+    """The command as this user has to type it."""
+    # Asked inside too, where everybody is user 0 of a user namespace: only the initial one maps all user ids.
+    real = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
+    return command if real else f"sudo {command}"
+
+
+def _missing_switch() -> Requirement | None:
+    missing = [name for name in SWITCH_PROGRAMS if program(name) is None]
+    if schema() is None:
+        missing.append("vswitch.ovsschema")
+    if not missing:
+        return None
+    return Requirement(
+        f"Open vSwitch is not installed ({', '.join(missing)} not found)", _install_command(_SWITCH_PACKAGES)
+    )
+
+
+def _missing_tun() -> Requirement | None:
+    try:
+        os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
+    except FileNotFoundError:
+        return Requirement(f"{TUN} does not exist, so Open vSwitch has no netdev datapath", as_root("modprobe tun"))
+    except PermissionError as error:
+        # EPERM is a container's device cgroup. 0666 is udev's own mode (50-udev-default.rules): to make a device
+        # with it takes CAP_NET_ADMIN in any case.
+        remedy = as_root(f"chmod 0666 {TUN}") if error.errno == errno.EACCES else f"docker run --device {TUN} ..."
+        return Requirement(f"{TUN} is closed to this user, so Open vSwitch has no netdev datapath", remedy)
+    except OSError as error:
+        return Requirement(f"{TUN} cannot be opened ({error.strerror}): no netdev datapath", as_root("modprobe tun"))
+    return None
+
+
+def _install_command(packages: Mapping[str, str]) -> str:
+    for installer, command in _INSTALLERS:
+        if program(installer):
+            return as_root(f"{command} {packages.get(installer, packages[''])}")
+    return f"the package manager of this system (packages: {packages['']})"
+
+
+def _sysctl(name: str) -> str:
+    try:
+        return Path("/proc/sys", *name.split(".")).read_text().strip()
+    except OSError:
+        return ""

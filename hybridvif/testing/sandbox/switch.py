@@ -1,0 +1,132 @@
+"""An Open vSwitch of the sandbox's own: its database, its two daemons, and br-int.
+
+The commands are run by a Runner, so the same lines serve the first process of a sandbox and a test outside of it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Sequence
+from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired
+from typing import Literal, Protocol
+
+from hybridvif import children
+from hybridvif.testing.sandbox import missing
+from hybridvif.testing.sandbox.capability import Level, SandboxError
+
+Daemon = Literal["ovsdb-server", "ovs-vswitchd"]
+DAEMONS: tuple[Daemon, ...] = ("ovsdb-server", "ovs-vswitchd")
+
+RUN_DIRECTORY = "/run/openvswitch"
+"""What every Open vSwitch program takes by default, as /var/run/openvswitch."""
+DATABASE = f"{RUN_DIRECTORY}/conf.db"
+SOCKET = f"{RUN_DIRECTORY}/db.sock"
+
+_START_TIMEOUT = 20.0
+
+
+class Runner(Protocol):
+    """Runs one command on the host in question: run_here, or Sandbox.run."""
+
+    def __call__(
+        self, argv: Sequence[str], *, check: bool = ..., input: str | None = ..., timeout: float = ...
+    ) -> CompletedProcess[str]:
+        """Its output and exit code; raises CalledProcessError if that is to be checked and not 0."""
+
+
+def run_here(
+    argv: Sequence[str], *, check: bool = True, input: str | None = None, timeout: float = 60.0
+) -> CompletedProcess[str]:
+    """Run one command where this process is."""
+    return checked(argv, children.run(argv, input=input, timeout=timeout), check=check)
+
+
+def checked(argv: Sequence[str], completed: CompletedProcess[str], *, check: bool) -> CompletedProcess[str]:
+    """Return a program that ended. Raises SandboxError if its exit code is lost, CalledProcessError for one but 0."""
+    if completed.returncode == children.LOST:
+        raise SandboxError(f"{argv[0]} ended, and {children.WHY_LOST}")
+    if check and completed.returncode != 0:
+        error = CalledProcessError(completed.returncode, list(argv), completed.stdout, completed.stderr)
+        error.add_note(completed.stderr)
+        raise error
+    return completed
+
+
+def start_switch(runner: Runner, level: Level, *, schema: str | None = None, database: str = DATABASE) -> None:
+    """Make a database with br-int in it and start both daemons; br-int is up on return, some 60 ms later.
+
+    An older schema, or a database on another file system, may be given. Raises SandboxError with the reason.
+    """
+    _checked(runner, [_path("ovsdb-tool"), "create", database, schema or missing.schema() or ""])
+    start_daemon(runner, "ovsdb-server", level, database=database)
+    # One transaction, and before ovs-vswitchd starts: a bridge that is "system" for a moment only never comes up
+    # where the kernel module is absent, and vswitchd need not reconfigure itself.
+    identity = [f"external_ids:system-id={uuid.uuid4()}", "external_ids:hostname=sandbox"]
+    # ovs-ctl writes the version on a real host, and nobody else does.
+    version = runner([_path("ovs-vsctl"), "--version"]).stdout.split("\n")[0].split()[-1]
+    root = ["set", "Open_vSwitch", ".", *identity, f"ovs_version={version}"]
+    bridge = ["add-br", "br-int", "--", "set", "Bridge", "br-int", f"datapath_type={datapath_type(level)}"]
+    _checked(runner, [_path("ovs-vsctl"), "--no-wait", "--timeout=10", *root, "--", *bridge])
+    start_daemon(runner, "ovs-vswitchd", level)
+
+
+def discard_switch(runner: Runner) -> None:
+    """Kill what runs of it and delete its files, so that it can be started anew."""
+    for name in DAEMONS:
+        runner(["sh", "-c", f"kill -9 $(cat {pid_file(name)})"], check=False)
+    runner(["sh", "-c", f"rm -rf {RUN_DIRECTORY}/* {RUN_DIRECTORY}/.[!.]*"], check=False)
+
+
+def datapath_type(level: Level) -> str:
+    """The datapath type of bridges on this level."""
+    return "netdev" if level is Level.PACKETS else "dummy"
+
+
+def start_daemon(
+    runner: Runner, name: Daemon, level: Level, *, database: str = DATABASE, timeout: float = _START_TIMEOUT
+) -> None:
+    """Start one daemon; it serves on return. Raises SandboxError with the reason."""
+    own = {
+        "ovsdb-server": [database, f"--remote=punix:{SOCKET}", "--remote=db:Open_vSwitch,Open_vSwitch,manager_options"],
+        "ovs-vswitchd": [f"unix:{SOCKET}", *(["--enable-dummy"] if level is Level.DUMMY else [])],
+    }[name]
+    logs = [f"--log-file={log_file(name)}", "-vconsole:off", "-vsyslog:off"]
+    _checked(runner, [_path(name), *own, f"--pidfile={pid_file(name)}", *logs, "--detach", "--no-chdir"], timeout)
+
+
+def pid_file(name: Daemon) -> str:
+    """Where a daemon writes its pid, as the sandbox's pid namespace counts."""
+    return f"{RUN_DIRECTORY}/{name}.pid"
+
+
+def log_file(name: Daemon) -> str:
+    """Where a daemon logs."""
+    return f"{RUN_DIRECTORY}/{name}.log"
+
+
+def _checked(runner: Runner, argv: Sequence[str], timeout: float = _START_TIMEOUT) -> None:
+    name = os.path.basename(argv[0])
+    try:
+        runner(argv, check=True, timeout=timeout)
+    except CalledProcessError as error:
+        raise SandboxError(f"{name} failed: {_last_line(error.stderr) or _last_logged(runner, name)}") from error
+    except TimeoutExpired as error:
+        said = _last_logged(runner, name)
+        raise SandboxError(f"{name} was not ready in {timeout:g} s; the last line of its log: {said}") from error
+
+
+def _last_line(text: str) -> str:
+    return (text.strip().splitlines() or [""])[-1]
+
+
+def _last_logged(runner: Runner, name: str) -> str:
+    log = runner(["tail", "-n", "1", f"{RUN_DIRECTORY}/{name}.log"], check=False)
+    return _last_line(log.stdout) or "it said nothing"
+
+
+def _path(name: str) -> str:
+    path = missing.program(name)
+    if path is None:
+        raise SandboxError(f"{name} is not installed; install Open vSwitch")
+    return path
