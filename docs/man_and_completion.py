@@ -31,7 +31,7 @@ FILES = {
 def commands(*, with_common: bool) -> Iterator[tuple[str, options.Parser]]:
     """Yield the parser of every command, with or without the options of all commands."""
     for name in COMMANDS:
-        module: Any = importlib.import_module(f"hybridvif.cli.{name}")
+        module: Any = importlib.import_module(f"hybridvif.cli.commands.{name}")
         formats = getattr(module, "FORMATS", ())
         parser = options.command_parser(name, module, formats)
         if not with_common:

@@ -123,7 +123,7 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
         raise InvalidInput(f"name a command: {', '.join(COMMANDS)}")
     if command not in COMMANDS:
         raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
-    module: Any = importlib.import_module(f"hybridvif.cli.{command}")
+    module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
     formats: tuple[str, ...] = getattr(module, "FORMATS", ())
     args.module, args.command = module, command
     options.parse(options.command_parser(command, module, formats), after, args)

@@ -4,7 +4,7 @@ recording_host   a host in memory: no root, no daemon, no kernel; state, steps, 
 sandbox          a throw-away host with a real kernel and a real Open vSwitch (one a session)
 sandboxed_host   that host, connected: the caller stays where it is, only the privileged daemon enters the sandbox
 
-check_link_executor, check_switch_executor    the contract of an executor (hybridvif.testing.contract), for who writes one
+check_link_executor, check_switch_executor    the contract of an executor (testing.contract), for its author
 
 Where a sandbox cannot be had the test is skipped with the reason; with HYBRIDVIF_TEST_NO_SKIP set it fails.
 """

@@ -225,7 +225,8 @@ def test_where_no_tap_can_be_made_that_is_said_and_nothing_is_left(
 def test_a_tap_whose_maker_is_killed_before_it_bears_its_mark_is_gone_with_it(lab: Lab, port: Port) -> None:
     require_tun()
     killed = (
-        "import os, subprocess; from hybridvif.executors.netlink.tap import NewTap; new = NewTap({0!r}, multi_queue=False); "
+        "import os, subprocess; from hybridvif.executors.netlink.tap import NewTap; "
+        "new = NewTap({0!r}, multi_queue=False); "
         "subprocess.run(['ip', 'link', 'show', {0!r}], check=True); {1}os.kill(os.getpid(), 9)"
     )
     assert lab.box.python(killed.format(port.names.tap, ""), check=False).stdout.count(port.names.tap) == 1

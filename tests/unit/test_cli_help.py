@@ -38,7 +38,7 @@ def cpu_seconds(*argv: str) -> float:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_the_table_of_commands_agrees_with_their_modules(name: str) -> None:
-    module = importlib.import_module(f"hybridvif.cli.{name}")
+    module = importlib.import_module(f"hybridvif.cli.commands.{name}")
     assert COMMANDS[name] == module.HELP
     assert callable(module.run)
     module.add_arguments(argparse.ArgumentParser())
@@ -78,7 +78,7 @@ def test_to_parse_a_command_loads_that_command_only(name: str) -> None:
     words = [name, "plug", ID] if name == "plan" else [name]
     loaded = loaded_by(f"cli.parsed({words!r})")
     assert not loaded & set(HEAVY)
-    assert {other for other in COMMANDS if f"hybridvif.cli.{other}" in loaded} == {name}
+    assert {other for other in COMMANDS if f"hybridvif.cli.commands.{other}" in loaded} == {name}
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -171,7 +171,7 @@ def test_every_command_and_every_option_is_in_cli_md() -> None:
     text = page("docs/cli.md")
     there = {"--version"}
     for command in COMMANDS:
-        module: Any = importlib.import_module(f"hybridvif.cli.{command}")
+        module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
         parser = options.command_parser(command, module, getattr(module, "FORMATS", ()))
         there |= {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
         assert section(text, f"## {command}")
@@ -186,7 +186,7 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
     }
     columns = {"plug": reporting, "unplug": reporting, "plan": planning, "check": checking}
     for command in COMMANDS:
-        module: Any = importlib.import_module(f"hybridvif.cli.{command}")
+        module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
         formats = getattr(module, "FORMATS", ())
         assert (command in told) is bool(formats)
         if formats:
@@ -373,11 +373,12 @@ def test_every_fixture_and_all_of_the_sandbox_is_in_testing_md() -> None:
     assert {*fixtures, *public, *(level.value for level in Level)} - words == set()
 
 
-def test_the_reading_order_has_every_module_of_the_core() -> None:
-    listed = section(page("CONTRIBUTING.md"), "## Reading order of the source")
-    modules = {path.stem for path in (ROOT / "hybridvif").glob("*.py") if not path.stem.startswith("__")}
-    privileged = {path.stem for path in (ROOT / "hybridvif" / "privileged").glob("*.py") if path.stem != "__init__"}
-    assert modules | privileged <= in_code(listed)
+def test_reading_order_names_every_folder_and_module_beside() -> None:
+    listed = in_code(section(page("CONTRIBUTING.md"), "## Reading order of the source"))
+    folders = {f"{path.parent.name}/" for path in (ROOT / "hybridvif").glob("*/__init__.py")}
+    beside = {path.stem for path in (ROOT / "hybridvif").glob("*.py") if not path.stem.startswith("__")}
+    assert folders | beside <= listed
+    assert folders <= in_code(page("docs/architecture.md"))
 
 
 def test_every_kind_of_a_step_is_in_the_documents() -> None:

@@ -24,8 +24,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         seen.append(body)
         return messages.message_of(body)
 
-    monkeypatch.setattr(linkdump, "message_of", message_of)
-    monkeypatch.setattr(linkdump, "_last", {})
+    monkeypatch.setattr(dump, "message_of", message_of)
+    monkeypatch.setattr(dump, "_last", {})
     return seen
 
 
@@ -77,7 +77,7 @@ def test_a_link_that_has_gone_is_forgotten(decoded: list[bytes]) -> None:
 
 
 def test_no_more_links_are_remembered_than_that(decoded: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(linkdump, "KEPT", 1)
+    monkeypatch.setattr(dump, "KEPT", 1)
     assert dumped(bridge(1), bridge(2)) == dumped(bridge(1), bridge(2))
     assert decoded == [bridge(1), bridge(2), bridge(2)]
 
