@@ -21,7 +21,7 @@ from pathlib import Path
 from benchmarks import svg
 from benchmarks.contest import Contest
 from benchmarks.page import with_figures
-from benchmarks.record import Record, together
+from benchmarks.record import Record, merge_observed
 from benchmarks.tally import bars_of, figures_of
 from hybridvif.model.errors import HybridVifError, InvalidInput
 
@@ -32,7 +32,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Return 0, 2 for bad input, or 1 for a benchmark that failed."""
     args = _parser().parse_args(argv)
     try:
-        record = together(_read(path) for path in args.read) if args.read else _run(args)
+        record = merge_observed(_read(path) for path in args.read) if args.read else _run(args)
         if args.out:
             Path(args.out).write_text(record.as_json(), encoding="utf-8")
         if args.plot:

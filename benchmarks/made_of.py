@@ -22,12 +22,12 @@ from typing import Any
 BEGIN, END = "<!-- made of: begin -->", "<!-- made of: end -->"
 VERBS = ("plug", "plug again", "unplug")
 LINKS = "kernel: reading and changing links"
-GRACE = "kernel: grace period of the deletes"
+GRACE_PERIOD = "kernel: grace period of the deletes"
 ROWS = "ovsdb-server: reading and changing rows"
 SWITCH = "ovs-vswitchd: accepting the transaction"
 PYTHON = "Python: locks, plans, messages, checks"
 BOUNDARY = "process boundary: messages, minus parallel work"
-PARTS = (LINKS, GRACE, ROWS, SWITCH, PYTHON, BOUNDARY)
+PARTS = (LINKS, GRACE_PERIOD, ROWS, SWITCH, PYTHON, BOUNDARY)
 Taken = dict[str, float]
 
 
@@ -63,7 +63,7 @@ def clocked() -> Clock:
     clock = Clock()
     for name in ("_send", "_receive"):
         clock.time(Channel, name, lambda *_, **__: LINKS)
-    clock.time(Channel, "delete_announced", lambda *_, **__: GRACE)
+    clock.time(Channel, "delete_announced", lambda *_, **__: GRACE_PERIOD)
     for name in ("greet", "greeted"):
         clock.time(Connection, name, lambda *_, **__: ROWS)
     clock.time(Connection, "ask", lambda _, __, params, *___: SWITCH if "cur_cfg" in str(params[1:2]) else ROWS)

@@ -47,7 +47,7 @@ class Record:
         by_size[str(ports)] = max(by_size.get(str(ports), 0), held)
 
 
-def together(records: Iterable[Record]) -> Record:
+def merge_observed(records: Iterable[Record]) -> Record:
     """Several runs as one. What they are not all figures of is told of each."""
     first, *others = records
     whole = Record(dict(first.on), first.rounds)

@@ -2,12 +2,9 @@
 
     tap - qbr (Linux bridge) - qvb = qvo (veth pair) - br-int (Open vSwitch)
 
-Reading order of the source, which is the order of the flow: names, port, parts, wiring, steps, planner, identity,
-limits, report, errors, remains (the core: pure); config, locks, wire, host, goals, rounds, rollback, attempts, api,
-rehearsal, sharedfiles, notes, wholehost (the shell); privileged (behind the boundary); executors; contract, cli,
-sandbox, pytest_plugin.
+docs/architecture.md describes the folders and the reading order of the source.
 
-Names are loaded when they are first used, so that `import hybridvif` costs next to nothing.
+Names are imported at their first use, so `import hybridvif` is cheap.
 """
 
 import importlib
@@ -19,9 +16,9 @@ if TYPE_CHECKING:
 
     from hybridvif.client.host import Host, connect
     from hybridvif.engine.api import check, plug, plug_all, unplug, unplug_all
-    from hybridvif.engine.host_wide import Gathered, Reconciled, gc, reconcile
+    from hybridvif.engine.host_wide import CollectedOrphan, Reconciled, gc, reconcile
     from hybridvif.executors.recording import RecordingHost
-    from hybridvif.model.desired import wiring_of
+    from hybridvif.model.desired import desired_state
     from hybridvif.model.errors import (
         BridgeMissing,
         BridgeNotAllowed,
@@ -38,11 +35,23 @@ if TYPE_CHECKING:
         UnplugFailed,
     )
     from hybridvif.model.names import PortNames, names_of
-    from hybridvif.model.parts import Bridge, HostState, IvsPort, MadeTap, OvsPort, Stray, Tap, Veth, VhostUserPort
+    from hybridvif.model.parts import (
+        Bridge,
+        ForeignObject,
+        HostState,
+        IvsPort,
+        ManagedTap,
+        OvsPort,
+        Tap,
+        Veth,
+        VhostUserPort,
+    )
     from hybridvif.model.planner import plan
     from hybridvif.model.port import Port, VifType
     from hybridvif.model.report import Outcome, Report, Result, Status
     from hybridvif.model.steps import Create, Delete, Step, Update, simulate
+
+    Gathered, MadeTap, Stray, wiring_of = CollectedOrphan, ManagedTap, ForeignObject, desired_state
 
 _HOMES = {
     "hybridvif.engine.api": ("check", "plug", "plug_all", "unplug", "unplug_all"),
@@ -68,9 +77,9 @@ _HOMES = {
         "Bridge",
         "HostState",
         "IvsPort",
-        "MadeTap",
+        "ManagedTap",
         "OvsPort",
-        "Stray",
+        "ForeignObject",
         "Tap",
         "Veth",
         "VhostUserPort",
@@ -79,19 +88,28 @@ _HOMES = {
     "hybridvif.model.port": ("Port", "VifType"),
     "hybridvif.model.report": ("Outcome", "Report", "Result", "Status"),
     "hybridvif.model.steps": ("Create", "Delete", "Step", "Update", "simulate"),
-    "hybridvif.engine.host_wide": ("Gathered", "Reconciled", "gc", "reconcile"),
-    "hybridvif.model.desired": ("wiring_of",),
+    "hybridvif.engine.host_wide": ("CollectedOrphan", "Reconciled", "gc", "reconcile"),
+    "hybridvif.model.desired": ("desired_state",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+_FORMER = {
+    "Gathered": "CollectedOrphan",
+    "MadeTap": "ManagedTap",
+    "Stray": "ForeignObject",
+    "wiring_of": "desired_state",
+}
+"""Former public names, kept for programs that import them, with today's names."""
 
 __all__ = [
     "Bridge",
     "BridgeMissing",
     "BridgeNotAllowed",
+    "CollectedOrphan",
     "ConfigurationError",
     "Conflict",
     "Create",
     "Delete",
+    "ForeignObject",
     "Gathered",
     "Host",
     "HostState",
@@ -99,6 +117,7 @@ __all__ = [
     "InvalidInput",
     "IvsPort",
     "MadeTap",
+    "ManagedTap",
     "NameCollision",
     "NotReady",
     "Outcome",
@@ -124,6 +143,7 @@ __all__ = [
     "VifType",
     "check",
     "connect",
+    "desired_state",
     "gc",
     "names_of",
     "plan",
@@ -138,12 +158,13 @@ __all__ = [
 
 
 def __getattr__(name: str) -> "Any":
-    if name not in _HOME_OF:
+    current = _FORMER.get(name, name)
+    if current not in _HOME_OF:
         raise AttributeError(f"module 'hybridvif' has no attribute {name!r}")
-    value = getattr(importlib.import_module(_HOME_OF[name]), name)
+    value = getattr(importlib.import_module(_HOME_OF[current]), current)
     globals()[name] = value
     return value
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME_OF])
+    return sorted([*globals(), *_HOME_OF, *_FORMER])

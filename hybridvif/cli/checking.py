@@ -17,7 +17,7 @@ from hybridvif.cli.ports import Asked, sentence_of_unknown
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.engine.api import plug_all
 from hybridvif.engine.host_protocol import AnyHost
-from hybridvif.engine.simulated_host import Rehearsal, look
+from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.model.parts import Difference, OvsPort, Part
 from hybridvif.model.reasons import reason_of
 from hybridvif.model.report import Report, worst_exit_code
@@ -134,7 +134,7 @@ def _checked(asked: Sequence[Asked], host: AnyHost) -> list[Checked]:
     configured = ("call_iptables",) if host.settings.call_iptables else ()
     bridges = sorted(filter(host.settings.allows, seen.facts.switches))
     known = [filled(one, part_of(one, seen), configured, bridges) for one in asked]
-    reports = plug_all([one.port for one in known], Rehearsal(host.settings, seen))
+    reports = plug_all([one.port for one in known], SimulatedHost(host.settings, seen))
     # Which other rows bear an iface-id is told of an observation of all names only.
     facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
     return [

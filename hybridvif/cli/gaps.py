@@ -17,7 +17,7 @@ from hybridvif.model.parts import (
     Bridge,
     HostState,
     IvsPort,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     SwitchPort,
     Tap,
@@ -115,7 +115,7 @@ def told_by(port_id: str, state: HostState) -> tuple[dict[str, object], dict[str
         _tell_bridge(told, doubts, row)
         _tell_interface_id(told, doubts, row, port_id, state)
     tap = state.links.get(names.tap)
-    if isinstance(tap, MadeTap) and not isinstance(row, VhostUserPort) and told.get("mtu", 0) <= MAX_TAP_MTU:  # type: ignore[operator]
+    if isinstance(tap, ManagedTap) and not isinstance(row, VhostUserPort) and told.get("mtu", 0) <= MAX_TAP_MTU:  # type: ignore[operator]
         told["create_tap"] = True
         if "mac" in told and tap.mac != tap_mac_of(str(told["mac"]).lower()):
             told["mac"] = next(mac for mac in _NO_MACS if mac != told["mac"] and tap_mac_of(mac) != tap.mac)

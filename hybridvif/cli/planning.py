@@ -14,7 +14,7 @@ from hybridvif.cli.output.document import step_documents
 from hybridvif.cli.ports import Asked
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.engine.api import plug_all, unplug_all
-from hybridvif.engine.simulated_host import Rehearsal
+from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.executors.besides import Beside, besides_of_plans
 from hybridvif.executors.script import script_lines
 from hybridvif.model.facts import Observed
@@ -65,7 +65,7 @@ def part_of(one: Asked, seen: Observed) -> HostState:
 
 
 def answer_of(
-    wish: Wish, stage: Rehearsal, *, detailed: bool = False, reasons: bool = False, observed: bool = True
+    wish: Wish, stage: SimulatedHost, *, detailed: bool = False, reasons: bool = False, observed: bool = True
 ) -> Answer:
     """Rehearse the wish, and say what it would do."""
     reports = plug_all(wish.ports, stage) if wish.goal == "plug" else unplug_all(wish.port_ids, stage, force=wish.force)

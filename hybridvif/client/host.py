@@ -23,31 +23,31 @@ from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Step
 from hybridvif.postponed import found
 
-GRACE = 0.2
+GRACE_PERIOD = 0.2
 """Seconds the daemon is given beyond its deadline to say that it passed, before the caller stops waiting."""
 
 START_SHARE = 0.75
 """Of the deadline, what a daemon may take to come up ahead of the first question; less than who asks that waits."""
 
-ASKED_ANEW = 2
+OBSERVE_RETRIES = 2
 """How often another daemon is asked to look, where one died of it."""
 
 
-class NoAnswer(HybridVifError):
+class NoResponse(HybridVifError):
     """The daemon died, or did not answer by the deadline; what it was asked may or may not have been done."""
 
     code = "no-answer"
 
 
-class NotAsked(NoAnswer):
+class RequestNotSent(NoResponse):
     """The daemon did not get the question, so nothing was tried."""
 
 
-class Died(NoAnswer):
+class Died(NoResponse):
     """The daemon died before it answered."""
 
 
-class DiedBefore(Died, NotAsked):
+class DiedBefore(Died, RequestNotSent):
     """The daemon was dead before it had the whole question."""
 
 
@@ -78,7 +78,7 @@ class Host:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """The parts and facts under these names; None: under all names of our grammar.
 
-        Raises PreconditionError if the daemon or what it needs is not there, NoAnswer if it did not
+        Raises PreconditionError if the daemon or what it needs is not there, NoResponse if it did not
         answer.
         """
         with self.observing(names, deadline) as observed_then:
@@ -100,7 +100,7 @@ class Host:
                 with suppress(Died):
                     if answers:
                         return codec.decode_observed(answers[0]())
-                for _ in range(ASKED_ANEW - 1):
+                for _ in range(OBSERVE_RETRIES - 1):
                     with suppress(Died):
                         return codec.decode_observed(self._ask(entrypoints.observe, asked, deadline))
                 return codec.decode_observed(self._ask(entrypoints.observe, asked, deadline))
@@ -119,13 +119,13 @@ class Host:
             outcomes = Outcomes(codec.decode_outcomes(told, plans))
             outcomes.seen = None if seen is None else codec.decode_observed(seen)
             return outcomes
-        except NotAsked as late:
+        except RequestNotSent as late:
             again = isinstance(late, Died)
             return Outcomes(
                 tuple(Outcome(step, Result.FAILED, str(late), retry=again, code=late.code) for step in plan)
                 for plan in plans
             )
-        except NoAnswer as lost:
+        except NoResponse as lost:
             return Outcomes(tuple(Outcome(step, Result.UNKNOWN, str(lost)) for step in plan) for plan in plans)
 
     @contextmanager
@@ -142,21 +142,21 @@ class Host:
                 with ahead.within_limits():
                     daemon_context.reach(deadline)
         except TimedOut as error:
-            raise NoAnswer(f"{error}, and the deadline has passed; call again") from error
+            raise NoResponse(f"{error}, and the deadline has passed; call again") from error
         with locks.holding(keys, self.settings.lock_path, deadline):
             yield
 
-    def noted(self, signs: Collection[str], deadline: float) -> dict[str, float]:
+    def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]:
         """For how many seconds each of these has been noted on this host; 0 for what is new. The others are forgotten.
 
-        Raises PreconditionError if nothing can be noted, NoAnswer if another caller is at it until the deadline.
+        Raises PreconditionError if nothing can be noted, NoResponse if another caller is at it until the deadline.
         """
         from hybridvif.engine import first_seen, locks
 
         try:
-            return first_seen.noted(signs, self.settings.lock_path, deadline)
+            return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, deadline)
         except locks.LockTimeout as error:
-            raise NoAnswer("another caller was noting what it found until the deadline; call again") from error
+            raise NoResponse("another caller was noting what it found until the deadline; call again") from error
 
     def close(self) -> None:
         """Hang up; the daemon ends when the last host of this process is closed."""
@@ -181,9 +181,9 @@ class Host:
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
         # From the deadline on, not from now: several questions in a row must not each be given the grace.
-        left = deadline + GRACE - time.monotonic()
+        left = deadline + GRACE_PERIOD - time.monotonic()
         if left <= 0:
-            raise NotAsked("the deadline had passed before the privileged daemon was asked")
+            raise RequestNotSent("the deadline had passed before the privileged daemon was asked")
         # What oslo.privsep makes of an entry point holds the function, and calls it and waits for it alone.
         (function,) = entry.args
         with ExitStack() as asking:
@@ -211,7 +211,7 @@ def _told() -> Iterator[None]:
         with ahead.within_limits():
             yield
     except TimedOut as error:
-        raise NoAnswer("the privileged daemon did not answer by the deadline") from error
+        raise NoResponse("the privileged daemon did not answer by the deadline") from error
     except Untaken as error:
         raise DiedBefore(f"the privileged daemon died before it was asked ({error}); call again") from error
     except OSError as error:
@@ -219,7 +219,7 @@ def _told() -> Iterator[None]:
 
 
 _ERRORS: dict[str, type[HybridVifError]] = {
-    cls.code: cls for cls in (PreconditionError, ConfigurationError, BridgeMissing, NoAnswer)
+    cls.code: cls for cls in (PreconditionError, ConfigurationError, BridgeMissing, NoResponse)
 } | dict(REFUSALS)
 
 

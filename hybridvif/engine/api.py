@@ -18,7 +18,7 @@ def _nobody(_done: int, _total: int) -> None:
 
 
 def plug(port: Port, host: AnyHost) -> Report:
-    """Plug one port: afterwards the host is as wiring_of(port) says, or as it was before.
+    """Plug one port: afterwards the host is as desired_state(port) says, or as it was before.
 
     A port that is in order already costs one observation and no write. Raises PlugFailed, carrying the report: a
     Refused if nothing was changed on purpose, a NotReady or BridgeMissing if the host lacks something.

@@ -32,9 +32,9 @@ from hybridvif.model.errors import (
     Refused,
 )
 from hybridvif.model.facts import Observed
-from hybridvif.model.limits import restorable
+from hybridvif.model.limits import rollback_target
 from hybridvif.model.names import KEY_LENGTH
-from hybridvif.model.parts import NOTHING, HostState, OvsPort, Part, Stray, Tap, agree
+from hybridvif.model.parts import NOTHING, ForeignObject, HostState, OvsPort, Part, Tap, agree
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.report import Outcome, Report, Result, Status
 from hybridvif.model.steps import Step, owners_of
@@ -328,7 +328,7 @@ class Rollback(PortRun):
     def of(cls, run: PortRun, host: AnyHost) -> Rollback:  # type: ignore[override]
         """The rollback of a run that failed."""
         wanted = goal_for(run.before, run.goal.wanted, run.goal.names)
-        target, unrestorable = restorable(run.before, wanted, run.seen.state, host.settings)
+        target, unrestorable = rollback_target(run.before, wanted, run.seen.state, host.settings)
         return cls(
             run.goal, run.before, run.seen, outcomes=run.outcomes, latest=run.latest, retries=run.retries,
             failure=run.failure, target=target, unrestorable=unrestorable,
@@ -352,8 +352,8 @@ class Rollback(PortRun):
         state = self.seen.state
         for part in state:
             foreign = owners_of(part) - {self.goal.port_id} and (part.role, part.name) not in known
-            if foreign or isinstance(part, Stray):
-                state = state.lacking(part)
+            if foreign or isinstance(part, ForeignObject):
+                state = state.without(part)
         return state
 
     def is_reached(self) -> bool:
@@ -387,4 +387,4 @@ class Rollback(PortRun):
 
 def _as_if_accepted(seen: Observed) -> Observed:
     ports = [replace(port, realized=True) for port in seen.state.ports.values() if isinstance(port, OvsPort)]
-    return replace(seen, state=seen.state.having(*ports))
+    return replace(seen, state=seen.state.with_parts(*ports))

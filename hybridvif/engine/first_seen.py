@@ -24,7 +24,7 @@ _BOOT_ID = "/proc/sys/kernel/random/boot_id"
 LOG = logging.getLogger(__name__)
 
 
-def noted(signs: Collection[str], path: str, deadline: float) -> dict[str, float]:
+def seconds_since_first_seen(signs: Collection[str], path: str, deadline: float) -> dict[str, float]:
     """For how many seconds each has been noted; 0 for what is new. What is not among them is forgotten.
 
     path: the lock directory. Raises PreconditionError if it is of no use, locks.LockTimeout.
@@ -67,11 +67,11 @@ def _read(name: str, boot: str, now: float) -> dict[str, float]:
 def _decoded(content: bytes, boot: str, now: float) -> dict[str, float]:
     """Return the times of a file; {} if it is of another boot. Raises ValueError, RecursionError if it is not ours."""
     match json.loads(content.decode()):
-        case {"boot": str(noted), "since": dict(since)}:
+        case {"boot": str(seconds_since_first_seen), "since": dict(since)}:
             pass
         case _:
             raise ValueError("it lacks the boot or the times")
-    if noted != boot:
+    if seconds_since_first_seen != boot:
         return {}
     # Compared before they become floats, since an integer of 400 digits does not. Nothing compares with NaN.
     if not all(type(seen) in (int, float) and 0 <= seen <= now for seen in since.values()):

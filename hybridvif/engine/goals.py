@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 
 from hybridvif.engine import preconditions
 from hybridvif.engine.host_protocol import AnyHost
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import PortNames, names_of
-from hybridvif.model.ownership import claim
-from hybridvif.model.parts import NOTHING, HostState, MadeTap
+from hybridvif.model.ownership import check_ownership
+from hybridvif.model.parts import NOTHING, HostState, ManagedTap
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port
 from hybridvif.model.settings import Settings
@@ -41,7 +41,7 @@ class Goal:
 
 def goal_for_plug(port: Port, settings: Settings) -> Goal:
     """Return the goal of a plug on a host with these settings."""
-    return Goal(port.id, port.names, wiring_of(port.on(settings)), port.iface_id)
+    return Goal(port.id, port.names, desired_state(port.on(settings)), port.iface_id)
 
 
 def goal_for_unplug(port_id: str, *, force: bool = False, spare_vms: bool = False) -> Goal:
@@ -58,7 +58,7 @@ def make_plan(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     """Plan one port and check every precondition. Raises Refused, NotReady, BridgeMissing."""
     if goal.precondition is not None:
         goal.precondition(seen)
-    claim(seen.state, goal.port_id, goal.interface_id)
+    check_ownership(seen.state, goal.port_id, goal.interface_id)
     steps = _plan(goal, seen)
     if goal.is_plug:
         preconditions.check_tap_is_not_in_switch(goal.port_id, goal.names, seen.facts)
@@ -83,7 +83,7 @@ def _plan(goal: Goal, seen: Observed) -> tuple[Step, ...]:
     wanted = goal_for(seen.state, goal.wanted, goal.names)
     tap, found = (state.links.get(goal.names.tap) for state in (wanted, seen.state))
     fact = seen.facts.links.get(goal.names.tap)
-    if isinstance(tap, MadeTap) and isinstance(found, MadeTap) and fact is not None and fact.carrier:
+    if isinstance(tap, ManagedTap) and isinstance(found, ManagedTap) and fact is not None and fact.carrier:
         # The owner is set by attaching to the tap, which a VM that holds it prevents. facts.unchecked reports it.
-        wanted = wanted.having(replace(tap, owner=found.owner))
+        wanted = wanted.with_parts(replace(tap, owner=found.owner))
     return plan(seen.state, wanted)

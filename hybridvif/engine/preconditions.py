@@ -8,7 +8,7 @@ from __future__ import annotations
 from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning
 from hybridvif.model.facts import Facts, Observed
 from hybridvif.model.names import PortNames
-from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, HostState, MadeTap, OvsPort, VhostUserPort
+from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, HostState, ManagedTap, OvsPort, VhostUserPort
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Delete, Step, Update
 
@@ -63,7 +63,7 @@ def check_no_vm_is_cut_off(port_id: str, names: PortNames, steps: tuple[Step, ..
     deleted = {type(step.part) for step in steps if isinstance(step, Delete)}
     reason = _other_member(names, facts) if Bridge in deleted else ""
     tap = facts.links.get(names.tap)
-    if MadeTap in deleted and tap is not None and tap.carrier:
+    if ManagedTap in deleted and tap is not None and tap.carrier:
         reason = f"{names.tap} has carrier, so a VM runs on it"
     if reason:
         raise PortRunning(
@@ -100,7 +100,7 @@ def check_port_is_idle(port_id: str, names: PortNames, seen: Observed, *, spare_
     if reason := _other_member(names, seen.facts):
         raise _running(port_id, reason)
     tap = seen.facts.links.get(names.tap)
-    is_deleted = isinstance(seen.state.links.get(names.tap), MadeTap)
+    is_deleted = isinstance(seen.state.links.get(names.tap), ManagedTap)
     if (spare_vms or is_deleted) and tap is not None and tap.carrier:
         raise _running(port_id, f"{names.tap} has carrier, so a VM runs on it")
 

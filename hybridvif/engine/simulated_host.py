@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.model.errors import Conflict
-from hybridvif.model.facts import Facts, Observed, together
+from hybridvif.model.facts import Facts, Observed, merge_observed
 from hybridvif.model.names import names_of
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES, Settings
 from hybridvif.model.steps import Step, simulate_all
 
 
-class Rehearsal:
+class SimulatedHost:
     """A host for plug_all() and unplug_all() whose reports say what would be done."""
 
     def __init__(self, settings: Settings, seen: Observed) -> None:
@@ -51,13 +51,13 @@ class Rehearsal:
 
 
 def look(host: AnyHost, port_ids: Iterable[str]) -> Observed:
-    """What is there of these ports. Raises PreconditionError, NoAnswer."""
+    """What is there of these ports. Raises PreconditionError, NoResponse."""
     names = sorted({name for port_id in port_ids for name in names_of(port_id)})
     seen = [
         host.observe(names[at : at + MAX_NAMES], time.monotonic() + host.settings.deadline)
         for at in range(0, len(names), MAX_NAMES)
     ]
-    state, facts = together(seen)
+    state, facts = merge_observed(seen)
     return Observed(state, replace(facts, switch_version=seen[0].facts.switch_version))
 
 

@@ -21,7 +21,7 @@ from hybridvif.executors.recipes import RANDOM_MAC, Command, Owner, Sysctl, brid
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of, names_of_key
-from hybridvif.model.parts import Bridge, MadeTap, Part, Role, Tap, Veth
+from hybridvif.model.parts import Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Step
@@ -54,7 +54,7 @@ class BrctlExecutor:
     """Links by brctl and ip."""
 
     role: ClassVar[Role] = Role.LINK
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, MadeTap})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, ManagedTap})
     programs: ClassVar[tuple[str, ...]] = ("brctl", "ip")
     atomic: ClassVar[bool] = False
 

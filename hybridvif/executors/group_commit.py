@@ -141,8 +141,8 @@ class GroupCommit:
 
     def _carry_out(self, group: list[_Wish]) -> None:
         started = time.monotonic()
-        together = [step for wish in group for step in wish.steps]
-        outcomes = list(self._commit(together, min(wish.deadline for wish in group)))
+        merge_observed = [step for wish in group for step in wish.steps]
+        outcomes = list(self._commit(merge_observed, min(wish.deadline for wish in group)))
         self._took = time.monotonic() - started
         if self._atomic and len(group) > 1 and all(_took_no_effect(outcome) for outcome in outcomes):
             # One caller's fault undid the others' as well.

@@ -43,7 +43,7 @@ def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Obse
     found = {device.name: device for device in _ask(ip, questions, deadline)}
     # An alternative name answers as well; a device is ours only by its first one.
     found = {name: device for name, device in found.items() if name in names}
-    # A peer that is not ours makes a Stray of the device, and its name may hold what ip reads as a quote or a comment.
+    # A device with a foreign peer is a ForeignObject. ip may read that name as a quote or a comment, so it is not sent.
     others = {device.peer for device in found.values() if key_of(device.peer)} - found.keys()
     bridges = [device.name for device in found.values() if device.options is not None]
     more = [f"link show dev {name}" for name in sorted(others)] + [f"link show master {name}" for name in bridges]

@@ -12,11 +12,11 @@ from hybridvif.model.facts import Facts, Observed, PortFact, bearers_of
 from hybridvif.model.names import is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     DEAD_VLAN,
-    PARKED,
+    PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
+    ForeignPort,
     HostState,
     OvsPort,
-    StrayPort,
     SwitchPort,
     VhostUserPort,
 )
@@ -34,7 +34,7 @@ IDS = {
     "bridge_name": "bridge_name",
 }
 """The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
-OPTIONS: Mapping[str, Mapping[str, str]] = {"": {}, PARKED: {"peer": "nobody"}}
+OPTIONS: Mapping[str, Mapping[str, str]] = {"": {}, PLACEHOLDER_TYPE: {"peer": "nobody"}}
 """Interface.options of a row named qvo by its type; a patch port needs a peer, and this one never exists."""
 SOCKET = "vhost-server-path"
 """The key of Interface.options that is ours in a row named vhu; what else is there, as tx-retries-max, is others'."""
@@ -71,7 +71,11 @@ class Row:
         About a system device, what it says of patch ports is left from when the row was parked. Where that has got a
         port number since, the sentence was seen to stay for good (OVS 3.1), with the device taken and packets passing.
         """
-        return "" if self.type != PARKED and STALE in self.error and (self.ofport or 0) > 0 else shown(self.error)
+        return (
+            ""
+            if self.type != PLACEHOLDER_TYPE and STALE in self.error and (self.ofport or 0) > 0
+            else shown(self.error)
+        )
 
 
 def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
@@ -124,14 +128,14 @@ def observed(
 
 def is_undecided(row: Row | None) -> bool:
     """Whether ovs-vswitchd has yet to tell of a system device: cur_cfg comes before a row's own columns."""
-    if row is None or row.type == PARKED:
+    if row is None or row.type == PLACEHOLDER_TYPE:
         return False
     return STALE in row.complaint or (row.ofport is None and not row.error)
 
 
 def complaint_about(row: Row | None) -> str:
     """Why ovs-vswitchd did not take a system device; empty if it did, or was not asked to."""
-    if row is None or row.type == PARKED or not (row.complaint or row.ofport == -1):
+    if row is None or row.type == PLACEHOLDER_TYPE or not (row.complaint or row.ofport == -1):
         return ""
     said = row.complaint or "no reason given"
     if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in said:
@@ -162,7 +166,7 @@ def columns_at_birth(port: OvsPort) -> Mapping[str, str | int]:
 
 def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socket_dir: str) -> SwitchPort:
     if row.bridge is None:
-        return StrayPort(name=row.name, what="an Open vSwitch interface that is part of a bond or of no bridge")
+        return ForeignPort(name=row.name, what="an Open vSwitch interface that is part of a bond or of no bridge")
     # "system" is the long spelling of "" (ovs-vswitchd.conf.db(5), Interface: type).
     kind = "" if row.type == "system" else shown(row.type)
     ids: dict[str, Any] = {attribute: shown(row.external_ids.get(key, "")) for attribute, key in IDS.items()}
@@ -176,8 +180,8 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
             socket_as_configured=row.options.get(SOCKET) == options_by_type(row.name, socket_dir)[kind].get(SOCKET),
             **ids,
         )
-    if row.name.startswith("vhu") or kind not in ("", PARKED):
-        return StrayPort(name=row.name, what=f"an Open vSwitch interface of type {kind or 'system'}")
+    if row.name.startswith("vhu") or kind not in ("", PLACEHOLDER_TYPE):
+        return ForeignPort(name=row.name, what=f"an Open vSwitch interface of type {kind or 'system'}")
     realized = (
         kind == ""
         and (row.ofport or 0) > 0

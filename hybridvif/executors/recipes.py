@@ -23,7 +23,7 @@ from dataclasses import dataclass, replace
 from hybridvif.executors.netlink.devices import IPV4_OFF, STATE, opening_of, regained
 from hybridvif.executors.ovs_rows import IDS, SOCKET, columns_at_birth, ids_of, options_of
 from hybridvif.executors.qosrows import ids_of_qos
-from hybridvif.model.parts import ROOT, Bridge, MadeTap, OvsPort, Tap, Veth, VhostUserPort
+from hybridvif.model.parts import ROOT, Bridge, ManagedTap, OvsPort, Tap, Veth, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 
@@ -108,7 +108,7 @@ def link_lines(step: Step, up_later: frozenset[str] = frozenset()) -> list[Line]
             return list(_create_bridge(bridge, bridge.up and bridge.name not in up_later))
         case Create(Veth() as veth):
             return list(_create_veth(veth, veth.master in up_later))
-        case Create(MadeTap() as tap):
+        case Create(ManagedTap() as tap):
             return list(_create_tap(tap))
         case Update(Bridge() as before, Bridge() as after):
             return list(_set_bridge(after.name, changes_of(step) | regained(before, after)))
@@ -116,12 +116,12 @@ def link_lines(step: Step, up_later: frozenset[str] = frozenset()) -> list[Line]
             return list(_set_veth(before, after, changes_of(step)))
         case Update(Tap() as before, Tap() as after):
             return [_master(after.name, before.master, after.master)]
-        case Update(MadeTap() as before, MadeTap() as after):
+        case Update(ManagedTap() as before, ManagedTap() as after):
             return list(_set_tap(before, after, changes_of(step)))
         case Delete(Bridge(name=name)):
             # brctl deletes no bridge that is up.
             return [_ip("link", "set", "dev", name, "down", absent=True), _brctl("delbr", name, absent=True)]
-        case Delete(Veth(name=name) | MadeTap(name=name)):
+        case Delete(Veth(name=name) | ManagedTap(name=name)):
             return [_ip("link", "delete", name, absent=True)]
     raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
 
@@ -217,7 +217,7 @@ def _silence(name: str) -> Iterator[Line]:
     yield from (Sysctl(name, key, value) for key, value in {**IPV4_OFF, "disable_ipv6": 1}.items())
 
 
-def _set_port(before: Veth | MadeTap, after: Veth | MadeTap, changes: Mapping[str, object]) -> Iterator[Line]:
+def _set_port(before: Veth | ManagedTap, after: Veth | ManagedTap, changes: Mapping[str, object]) -> Iterator[Line]:
     """Put a device into its bridge, or out of it; or open its port of the bridge that it stays in."""
     if "master" in changes:
         yield _master(after.name, before.master, after.master)
@@ -227,7 +227,7 @@ def _set_port(before: Veth | MadeTap, after: Veth | MadeTap, changes: Mapping[st
         yield _ip("link", "set", "dev", after.name, "type", "bridge_slave", *words)
 
 
-def _create_tap(tap: MadeTap) -> Iterator[Line]:
+def _create_tap(tap: ManagedTap) -> Iterator[Line]:
     queues = ["multi_queue"] if tap.multi_queue else []
     yield _ip("tuntap", "add", "dev", tap.name, "mode", "tap", "user", str(ROOT), *queues)
     # First of all, since without it the tap is nobody's.
@@ -240,7 +240,7 @@ def _create_tap(tap: MadeTap) -> Iterator[Line]:
         yield _set(tap.name, {"up": True})
 
 
-def _set_tap(before: MadeTap, after: MadeTap, changes: Mapping[str, object]) -> Iterator[Line]:
+def _set_tap(before: ManagedTap, after: ManagedTap, changes: Mapping[str, object]) -> Iterator[Line]:
     yield from _set_end(after.name, {key: value for key, value in changes.items() if key not in _OF_A_PORT})
     yield from _set_port(before, after, changes)
     if "owner" in changes:

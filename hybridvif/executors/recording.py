@@ -19,15 +19,15 @@ from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact, bearers_o
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import (
     Bridge,
+    ForeignObject,
     HostState,
     IvsPort,
     Link,
-    MadeTap,
+    ManagedTap,
     Member,
     OvsPort,
     Part,
     Role,
-    Stray,
     SwitchPort,
     Tap,
     Veth,
@@ -144,7 +144,7 @@ class Simulation:
                 ifindex=self._numbers[link.name],
                 kind=link.kind,
                 up=getattr(link, "up", True),
-                carrier=not isinstance(link, Tap | MadeTap | Stray) or link.name in self.carrier,
+                carrier=not isinstance(link, Tap | ManagedTap | ForeignObject) or link.name in self.carrier,
                 master=getattr(link, "master", ""),
                 mtu=getattr(link, "mtu", 1500),
             )
@@ -216,7 +216,7 @@ class RecordingHost:
         with self._lock:
             yield
 
-    def noted(self, signs: Collection[str], deadline: float) -> dict[str, float]:  # noqa: ARG002
+    def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]:  # noqa: ARG002
         """For how many seconds each of these has been noted; the others are forgotten."""
         now = time.monotonic()
         self._noted = {sign: self._noted.get(sign, now) for sign in signs}
@@ -271,7 +271,7 @@ class RecordingLinks(_RecordingExecutor):
     """The fake of the link role."""
 
     role: ClassVar[Role] = Role.LINK
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, MadeTap})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, ManagedTap})
 
 
 class RecordingSwitch(_RecordingExecutor):

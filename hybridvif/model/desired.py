@@ -13,7 +13,7 @@ from hybridvif.model.parts import (
     Bridge,
     HostState,
     IvsPort,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     Veth,
     VhostUserPort,
@@ -23,7 +23,7 @@ from hybridvif.model.port import QOS_TYPES, Port, VifType
 ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
 
 
-def wiring_of(port: Port) -> HostState:
+def desired_state(port: Port) -> HostState:
     """The parts that a plugged port has, whole and in order."""
     names = port.names
     if port.vhostuser_mode:
@@ -64,7 +64,7 @@ def wiring_of(port: Port) -> HostState:
     wiring = HostState(
         {bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port, names.switch_end)}
     )
-    return wiring.having(_tap_of(port)) if port.create_tap else wiring
+    return wiring.with_parts(_tap_of(port)) if port.create_tap else wiring
 
 
 def tap_mac_of(mac: str) -> str:
@@ -78,8 +78,8 @@ def tap_mac_of(mac: str) -> str:
     return ("f2" if mac.startswith("fe") else "fe") + mac[2:]
 
 
-def _tap_of(port: Port) -> MadeTap:
-    return MadeTap(
+def _tap_of(port: Port) -> ManagedTap:
+    return ManagedTap(
         name=port.names.tap,
         alias=port.id,
         mac=tap_mac_of(port.mac),

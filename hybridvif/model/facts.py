@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 from hybridvif.model.names import key_of
-from hybridvif.model.parts import HostState, merged
+from hybridvif.model.parts import HostState, merge_states
 from hybridvif.model.text import shown
 
 
@@ -103,12 +103,12 @@ def observing(observer: Observer, names: Collection[str] | None, deadline: float
         yield observed
 
 
-def together(seen: Iterable[Observed]) -> Observed:
+def merge_observed(seen: Iterable[Observed]) -> Observed:
     """What several executors saw, as one."""
     seen = tuple(seen)
     facts = [one.facts for one in seen]
     return Observed(
-        merged(one.state for one in seen),
+        merge_states(one.state for one in seen),
         Facts(
             links={name: fact for one in facts for name, fact in one.links.items()},
             members={name: held for one in facts for name, held in one.members.items()},

@@ -14,20 +14,20 @@ from hybridvif.model.parts import (
     HOST_IP_OFF,
     NOTHING,
     OPEN,
-    PARKED,
+    PLACEHOLDER_TYPE,
     ROOT,
     VHOST_USER_TYPES,
     Bridge,
     HostState,
     IvsPort,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     Part,
     Tap,
     Veth,
     VhostUserPort,
     attributes_of,
-    births_of,
+    create_only_values,
 )
 from hybridvif.model.port import DATAPATH_TYPES, MAX_MTU, MAX_TAP_MTU, MIN_MTU, QOS_TYPES, is_bridge_name, is_mac
 from hybridvif.model.settings import Settings
@@ -46,7 +46,7 @@ ISOLATING: Mapping[type[Part], Mapping[str, object]] = {
         "host_ip": HOST_IP_OFF,
     },
     Veth: {"host_ip": HOST_IP_OFF, "peer_host_ip": HOST_IP_OFF, "bridge_port": OPEN},
-    MadeTap: {"host_ip": HOST_IP_OFF, "bridge_port": OPEN, "owner": ROOT},
+    ManagedTap: {"host_ip": HOST_IP_OFF, "bridge_port": OPEN, "owner": ROOT},
 }
 """Attributes that keep a VM and its host apart, and its packets on their way: each has one value that is written."""
 MAX_AGEING = 360_000_000
@@ -126,7 +126,7 @@ _ROW: Mapping[str, Rule] = {
     "vm_uuid": _is_uuid_or_absent,
     "port_id": _is_own_alias,
     "bridge_name": _is_trunk_bridge_or_absent,
-    "type": _one_of("", PARKED),
+    "type": _one_of("", PLACEHOLDER_TYPE),
     "realized": _is_flag,
     "mtu_request": _is_mtu_or_absent,
     "isolated": _may_be_isolated,
@@ -161,7 +161,7 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         **_isolating(Veth),
     },
     Tap: {"master": _is_own_bridge},
-    MadeTap: {
+    ManagedTap: {
         # Without one it would be libvirt's from then on.
         "alias": _is_own_mark,
         "mac": _is_unicast,
@@ -169,7 +169,7 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "up": _is_flag,
         "master": _is_own_bridge,
         "group": _one_of(0),
-        **_isolating(MadeTap),
+        **_isolating(ManagedTap),
         "multi_queue": _is_flag,
     },
     OvsPort: _ROW,
@@ -184,10 +184,10 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
 }
 
 
-def unwritable(part: Part, attributes: Mapping[str, object] | None = None) -> tuple[str, ...]:
+def invalid_attributes(part: Part, attributes: Mapping[str, object] | None = None) -> tuple[str, ...]:
     """The attributes of a part whose values may not be written; those given, or all of them.
 
-    A part of a kind that no plan makes, a Stray, is unwritable as a whole: its kind is returned.
+    A part of a kind that no plan makes, a ForeignObject, is unwritable as a whole: its kind is returned.
     """
     rules = _RULES.get(type(part))
     if rules is None:
@@ -196,7 +196,7 @@ def unwritable(part: Part, attributes: Mapping[str, object] | None = None) -> tu
     return tuple(name for name, value in values.items() if not rules[name](part, value))
 
 
-def restorable(
+def rollback_target(
     first: HostState, wiring: HostState, now: HostState = NOTHING, settings: Settings | None = None
 ) -> tuple[HostState, tuple[str, ...]]:
     """What a rollback may go back to, and the attributes ("qbr...: stp") that it must leave as the wiring has them.
@@ -210,7 +210,7 @@ def restorable(
         wired, found = (getattr(state, side).get(part.name) for state in (wiring, now))
         if wired is None and isinstance(part, OvsPort):
             # A hybrid port and a vhost-user port make room for each other.
-            goal = goal.having(*(_born_as(row, part) for row in wiring.ports.values() if isinstance(row, OvsPort)))
+            goal = goal.with_parts(*(_born_as(row, part) for row in wiring.ports.values() if isinstance(row, OvsPort)))
         if type(wired) is type(part):
             lost = _lost(part, settings)
         elif type(part) in ISOLATING:
@@ -218,11 +218,11 @@ def restorable(
             wired, lost = replace(part, **_isolation_of(part)), _weak(part)
         else:
             continue
-        goal = goal.having(_born_as(wired, part))
+        goal = goal.with_parts(_born_as(wired, part))
         lost += _misleading(replace(part, **{name: getattr(wired, name) for name in lost}), wired)
         touched = [name for name in lost if _differ(part, found, name)]
         if touched:
-            goal = goal.having(_born_as(wired, replace(part, **{name: getattr(wired, name) for name in touched})))
+            goal = goal.with_parts(_born_as(wired, replace(part, **{name: getattr(wired, name) for name in touched})))
             left += [f"{part.name}: {name}" for name in touched]
     return goal, tuple(left)
 
@@ -247,13 +247,15 @@ def _born_as(wired: Part, part: Part) -> Part:
 
     A row that somebody deletes under a plug that is then rolled back must not come back outside of the dead VLAN.
     """
-    births = {name: value for name, value in births_of(wired).items() if not unwritable(part, {name: value})}
+    births = {
+        name: value for name, value in create_only_values(wired).items() if not invalid_attributes(part, {name: value})
+    }
     return replace(part, **births) if births else part
 
 
 def _lost(part: Part, settings: Settings | None) -> list[str]:
     """The attributes of a part that could not be written back, once they were overwritten."""
-    lost = list(unwritable(part))
+    lost = list(invalid_attributes(part))
     if settings is None:
         return lost
     if isinstance(part, OvsPort) and not settings.allows(part.bridge) and "bridge" not in lost:

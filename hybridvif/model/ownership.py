@@ -9,11 +9,11 @@ from __future__ import annotations
 
 from hybridvif.model.errors import NameCollision
 from hybridvif.model.names import is_uuid
-from hybridvif.model.parts import HostState, OvsPort, Stray, VhostUserPort
-from hybridvif.model.steps import marks_of, owners_of
+from hybridvif.model.parts import ForeignObject, HostState, OvsPort, VhostUserPort
+from hybridvif.model.steps import owners_of, ownership_tags
 
 
-def claim(observed: HostState, port_id: str, interface_id: str = "") -> None:
+def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -> None:
     """Make sure that nothing observed under this port's names is another port's.
 
     interface_id: the iface-id that this port may have beside its own id. Raises NameCollision, naming both ids.
@@ -21,7 +21,9 @@ def claim(observed: HostState, port_id: str, interface_id: str = "") -> None:
     if _all_are_of(observed, port_id):
         return
     aliases = {owner for link in observed.links.values() for owner in owners_of(link)}
-    aliases |= {link.alias for link in observed.links.values() if isinstance(link, Stray) and is_uuid(link.alias)}
+    aliases |= {
+        link.alias for link in observed.links.values() if isinstance(link, ForeignObject) and is_uuid(link.alias)
+    }
     for alias in sorted(aliases - {port_id}):
         raise _collision(port_id, alias, "the alias of its links")
     for row in observed.ports.values():
@@ -37,9 +39,9 @@ def claim(observed: HostState, port_id: str, interface_id: str = "") -> None:
 
 def _all_are_of(observed: HostState, port_id: str) -> bool:
     """Whether the links speak for all that is there, and each that has a mark bears this port's: so it is of most."""
-    if any(isinstance(part, Stray | VhostUserPort) for part in observed):
+    if any(isinstance(part, ForeignObject | VhostUserPort) for part in observed):
         return False
-    marks = {mark for link in observed.links.values() for mark in marks_of(link)}
+    marks = {mark for link in observed.links.values() for mark in ownership_tags(link)}
     return marks == {port_id}
 
 

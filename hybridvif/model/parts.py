@@ -1,4 +1,4 @@
-"""What a host is made of, as far as we manage it: seven kinds of part, and Stray for what only has our name.
+"""What a host is made of, as far as we manage it: seven kinds of part, and ForeignObject for what only has our name.
 
 A part holds only what hybridvif sets. What it does not set it neither compares nor touches: the VLAN tag is the agent's
 after birth, a tap that was not made here is libvirt's. An observed part accepts any value the kernel or OVSDB can hold;
@@ -19,7 +19,7 @@ from typing import Any, ClassVar, TypeVar
 
 from hybridvif.model.names import PortNames
 
-PARKED = "patch"
+PLACEHOLDER_TYPE = "patch"
 """The Interface type of a placeholder, a row whose device is being recreated: a patch port without a real peer."""
 DEAD_VLAN = 4095
 """The VLAN in which Neutron's agent lets no packet pass (IEEE 802.1Q leaves this number to the implementation)."""
@@ -31,7 +31,7 @@ OPEN = "open"
 """bridge_port of a device with which the bridge exchanges every packet, once; the only value that is written."""
 ROOT, ANYBODY = 0, -1
 """Owners of a tap: the uid, and no owner at all, so that every local user may attach."""
-_BIRTH = {"birth": True}
+_CREATE_ONLY_MARK = {"birth": True}
 
 
 class Role(enum.Enum):
@@ -112,7 +112,7 @@ class Tap(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MadeTap(Part):
+class ManagedTap(Part):
     """The VM's device where it was made for it, ahead of it. Its `ip` twin: ip tuntap add tap mode tap.
 
     Its alias is what makes it one: a tap without a port id of its own name there is a Tap, whoever made it.
@@ -131,7 +131,7 @@ class MadeTap(Part):
     """OPEN, or the flags by which the bridge withholds packets from it or repeats them; None in no bridge of ours."""
     owner: int | None = None
     """The uid that may attach to it, beside CAP_NET_ADMIN; ANYBODY for no owner."""
-    multi_queue: bool = field(default=False, metadata=_BIRTH)
+    multi_queue: bool = field(default=False, metadata=_CREATE_ONLY_MARK)
     """Whether it can be opened once for each queue of the VM (IFF_MULTI_QUEUE); no tap changes that while it lives."""
 
 
@@ -151,7 +151,7 @@ class OvsPort(Part):
     bridge_name: str = ""
     """external_ids:bridge_name: the bridge again, only where that is a trunk bridge."""
     type: str = ""
-    """Interface.type: "" for a system device, PARKED while its device is made anew."""
+    """Interface.type: "" for a system device, PLACEHOLDER_TYPE while its device is made anew."""
     realized: bool = True
     """Whether ovs-vswitchd has taken the device as it is now. Read back, never written."""
     mtu_request: int | None = 0
@@ -159,11 +159,11 @@ class OvsPort(Part):
 
     None: this Open vSwitch has no such column. A vhost-user port has no other MTU.
     """
-    isolated: bool = field(default=False, metadata=_BIRTH)
+    isolated: bool = field(default=False, metadata=_CREATE_ONLY_MARK)
     """Whether it is born in the dead VLAN: Port.tag and trunks are DEAD_VLAN, and vlan_mode is trunk."""
-    datapath_type: str = field(default="", metadata=_BIRTH)
+    datapath_type: str = field(default="", metadata=_CREATE_ONLY_MARK)
     """What its bridge is made with, if that must be made first; "" for Open vSwitch's own default."""
-    qos_type: str = field(default="", metadata=_BIRTH)
+    qos_type: str = field(default="", metadata=_CREATE_ONLY_MARK)
     """The type of the QoS row that is made with it, and goes with it; "" for none."""
 
 
@@ -188,7 +188,7 @@ class IvsPort(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stray(Part):
+class ForeignObject(Part):
     """Something that has one of our names but is not of our shape; it is in no plan, and stops every plan."""
 
     kind: ClassVar[str] = "stray"
@@ -198,19 +198,29 @@ class Stray(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StrayPort(Stray):
-    """A Stray in the switch: a bond, an internal port, anything named qvo that is not one system interface."""
+class ForeignPort(ForeignObject):
+    """A ForeignObject in the switch: a bond, an internal port, anything named qvo that is not one system interface."""
 
     role: ClassVar[Role] = Role.SWITCH
 
 
-Link = Bridge | Veth | Tap | MadeTap | Stray
-Member = Veth | Tap | MadeTap
+Link = Bridge | Veth | Tap | ManagedTap | ForeignObject
+Member = Veth | Tap | ManagedTap
 """What a Linux bridge holds."""
-SwitchPort = OvsPort | VhostUserPort | IvsPort | StrayPort
+SwitchPort = OvsPort | VhostUserPort | IvsPort | ForeignPort
 
 P = TypeVar("P", bound=Part)
-PARTS: tuple[type[Part], ...] = (Bridge, Veth, Tap, MadeTap, OvsPort, VhostUserPort, IvsPort, Stray, StrayPort)
+PARTS: tuple[type[Part], ...] = (
+    Bridge,
+    Veth,
+    Tap,
+    ManagedTap,
+    OvsPort,
+    VhostUserPort,
+    IvsPort,
+    ForeignObject,
+    ForeignPort,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,18 +255,21 @@ class HostState:
             {name: ports[name] for name in ends if name in ports},
         )
 
-    def having(self, *parts: Part) -> HostState:
+    def with_parts(self, *parts: Part) -> HostState:
         """This state with these parts put in, or put in the place of those of the same name and role."""
         links, ports = dict(self.links), dict(self.ports)
         for part in parts:
             (ports if part.role is Role.SWITCH else links)[part.name] = part  # type: ignore[assignment]
         return HostState(links, ports)
 
-    def lacking(self, part: Part) -> HostState:
+    def without(self, part: Part) -> HostState:
         """This state without that part."""
         links, ports = dict(self.links), dict(self.ports)
         (ports if part.role is Role.SWITCH else links).pop(part.name, None)
         return HostState(links, ports)
+
+    having, lacking = with_parts, without
+    """Former names of these methods."""
 
 
 NOTHING = HostState()
@@ -283,20 +296,22 @@ def attributes_of(kind: type[Part]) -> tuple[str, ...]:
 
 
 _ATTRIBUTES = {kind: tuple(spec.name for spec in fields(kind) if spec.name != "name") for kind in PARTS}
-_BIRTHS: Mapping[type[Part], dict[str, Any]] = {
-    kind: {spec.name: spec.default for spec in fields(kind) if spec.metadata == _BIRTH} for kind in PARTS
+_CREATE_ONLY: Mapping[type[Part], dict[str, Any]] = {
+    kind: {spec.name: spec.default for spec in fields(kind) if spec.metadata == _CREATE_ONLY_MARK} for kind in PARTS
 }
-_COMPARED = {kind: tuple(name for name in names if name not in _BIRTHS[kind]) for kind, names in _ATTRIBUTES.items()}
+_COMPARED = {
+    kind: tuple(name for name in names if name not in _CREATE_ONLY[kind]) for kind, names in _ATTRIBUTES.items()
+}
 
 
-def births_of(part: Part) -> dict[str, Any]:
+def create_only_values(part: Part) -> dict[str, Any]:
     """The attributes of birth that a part has, with their values."""
-    return {name: getattr(part, name) for name in _BIRTHS[type(part)]}
+    return {name: getattr(part, name) for name in _CREATE_ONLY[type(part)]}
 
 
-def as_seen(part: P) -> P:
+def as_observed(part: P) -> P:
     """The part as it is observed once it is there: of its birth nothing is told."""
-    births = _BIRTHS[type(part)]
+    births = _CREATE_ONLY[type(part)]
     return part if all(getattr(part, name) == value for name, value in births.items()) else replace(part, **births)
 
 
@@ -328,7 +343,7 @@ def _agree(one: Mapping[str, Part], other: Mapping[str, Part]) -> bool:
     )
 
 
-def merged(states: Iterable[HostState]) -> HostState:
+def merge_states(states: Iterable[HostState]) -> HostState:
     """Several states of different names as one."""
     links: dict[str, Link] = {}
     ports: dict[str, SwitchPort] = {}

@@ -19,14 +19,14 @@ from hybridvif.model.names import PortNames, key_of, names_of_key
 from hybridvif.model.parts import (
     HOST_IP_OFF,
     OPEN,
-    PARKED,
+    PLACEHOLDER_TYPE,
     ROOT,
     Bridge,
+    ForeignObject,
     HostState,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     Part,
-    Stray,
     Tap,
     Veth,
     VhostUserPort,
@@ -54,16 +54,16 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     return tuple(course.steps)
 
 
-def keeping_its_tap(observed: HostState, wiring: HostState, names: PortNames) -> HostState:
+def with_existing_tap(observed: HostState, wiring: HostState, names: PortNames) -> HostState:
     """The goal of a plug that asks for no tap, where one was made before: that stays, and is kept in order.
 
     A VM may hold it, and who plugs again need not know how the port was plugged first.
     """
     tap, bridge = observed.links.get(names.tap), wiring.links.get(names.bridge)
-    if not isinstance(tap, MadeTap) or not isinstance(bridge, Bridge) or names.tap in wiring.links:
+    if not isinstance(tap, ManagedTap) or not isinstance(bridge, Bridge) or names.tap in wiring.links:
         return wiring
     kept = replace(tap, mtu=min(bridge.mtu, MAX_TAP_MTU), up=True, master=bridge.name, group=0)
-    return wiring.having(replace(kept, host_ip=HOST_IP_OFF, bridge_port=OPEN, owner=ROOT))
+    return wiring.with_parts(replace(kept, host_ip=HOST_IP_OFF, bridge_port=OPEN, owner=ROOT))
 
 
 def keeping_its_mtu_request(observed: HostState, wiring: HostState) -> HostState:
@@ -74,13 +74,13 @@ def keeping_its_mtu_request(observed: HostState, wiring: HostState) -> HostState
     for name, wanted in wiring.ports.items():
         found, veth = observed.ports.get(name), wiring.links.get(names_of_key(key_of(name) or "").bridge_end)
         if type(found) is type(wanted) is OvsPort and isinstance(veth, Veth) and found.mtu_request == veth.peer_mtu:
-            wiring = wiring.having(replace(wanted, mtu_request=found.mtu_request))
+            wiring = wiring.with_parts(replace(wanted, mtu_request=found.mtu_request))
     return wiring
 
 
 def goal_for(observed: HostState, wiring: HostState, names: PortNames) -> HostState:
     """Return the goal of a plug on this host: the wiring, and what may stay as it is beside it."""
-    return keeping_its_mtu_request(observed, keeping_its_tap(observed, wiring, names))
+    return keeping_its_mtu_request(observed, with_existing_tap(observed, wiring, names))
 
 
 def _is_there(observed: HostState, desired: HostState) -> bool:
@@ -124,10 +124,10 @@ class _Course:
 
 
 def _require_ours(part: Part) -> None:
-    if isinstance(part, Stray):
+    if isinstance(part, ForeignObject):
         remedy = f"ovs-vsctl del-port {part.name}" if part.role is OvsPort.role else f"ip link delete {part.name}"
         raise Conflict(f"{part.name} exists but is {part.what}; if nothing needs it, remove it: {remedy}")
-    if isinstance(part, Veth | MadeTap) and part.master not in ("", names_of_key(key_of(part.name) or "").bridge):
+    if isinstance(part, Veth | ManagedTap) and part.master not in ("", names_of_key(key_of(part.name) or "").bridge):
         raise Conflict(
             f"{part.name} is in {part.master}, which is not its bridge; "
             f"if that is a mistake, take it out: ip link set {part.name} nomaster"
@@ -143,7 +143,7 @@ def _clear_the_switch(course: _Course, desired: HostState) -> None:
             made_anew = _has_device(desired, port) and not _has_device(course.state, port)
             freed = replace(port, mtu_request=0) if _must_free(course, desired, port, wanted) else port
             if _must_park(port, wanted, made_anew):
-                freed = replace(freed, type=PARKED, realized=False)
+                freed = replace(freed, type=PLACEHOLDER_TYPE, realized=False)
             if freed != port:
                 course.take(Update(port, freed))
 
@@ -157,7 +157,7 @@ def _must_free(course: _Course, desired: HostState, port: OvsPort, wanted: OvsPo
 
 
 def _must_park(port: OvsPort, wanted: OvsPort, made_anew: bool) -> bool:
-    if isinstance(port, VhostUserPort) or PARKED in (port.type, wanted.type) or not wanted.realized:
+    if isinstance(port, VhostUserPort) or PLACEHOLDER_TYPE in (port.type, wanted.type) or not wanted.realized:
         return False
     return made_anew or not port.realized
 
@@ -168,7 +168,7 @@ def _has_device(state: HostState, port: OvsPort) -> bool:
 
 def _clear_the_links(course: _Course, desired: HostState) -> None:
     # The members before the bridge: deleting a bridge that has some takes each of them out first.
-    for kind in (Veth, MadeTap, Bridge):
+    for kind in (Veth, ManagedTap, Bridge):
         for name, link in course.state.links.items():
             # Where the goal has a tap that was not made here, the one that was is in its place.
             if isinstance(link, kind) and isinstance(desired.links.get(name), Tap | None):
@@ -181,7 +181,7 @@ def _make_the_links(course: _Course, desired: HostState) -> None:
         if isinstance(link, Veth):
             _put_the_tap_back(course, link)
         found = course.state.links.get(link.name)
-        if not isinstance(link, Tap) and not (isinstance(link, MadeTap) and isinstance(found, Tap)):
+        if not isinstance(link, Tap) and not (isinstance(link, ManagedTap) and isinstance(found, Tap)):
             # A tap that was not made here is used as it is.
             course.reach(found, link)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from hybridvif.model.parts import Bridge, MadeTap, OvsPort, Part, Tap, Veth, VhostUserPort
+from hybridvif.model.parts import Bridge, ManagedTap, OvsPort, Part, Tap, Veth, VhostUserPort
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,16 +67,16 @@ _REASONS: dict[tuple[type[Part], str], Reason] = {
     (Veth, "peer_host_ip"): _HOST_IP,
     (Veth, "bridge_port"): _BRIDGE_PORT,
     (Tap, "master"): Reason("a bridge made anew has lost the VM's device, and libvirt will not put it back"),
-    (MadeTap, "alias"): Reason("the full port id says that it was made here, and goes with the port"),
-    (MadeTap, "mac"): Reason("not the VM's own: a bridge keeps what is sent to the address of a member for itself"),
-    (MadeTap, "mtu"): _MTU,
-    (MadeTap, "up"): _UP,
-    (MadeTap, "master"): Reason("the VM is behind it, and there ahead of its first packet", (2069718,)),
-    (MadeTap, "group"): _GROUP,
-    (MadeTap, "host_ip"): _HOST_IP,
-    (MadeTap, "bridge_port"): _BRIDGE_PORT,
-    (MadeTap, "owner"): Reason("root: to a tap without an owner every local user may attach, and be the VM"),
-    (MadeTap, "multi_queue"): Reason("as many queues as the VM has: it cannot open a tap that was made for one"),
+    (ManagedTap, "alias"): Reason("the full port id says that it was made here, and goes with the port"),
+    (ManagedTap, "mac"): Reason("not the VM's own: a bridge keeps what is sent to the address of a member for itself"),
+    (ManagedTap, "mtu"): _MTU,
+    (ManagedTap, "up"): _UP,
+    (ManagedTap, "master"): Reason("the VM is behind it, and there ahead of its first packet", (2069718,)),
+    (ManagedTap, "group"): _GROUP,
+    (ManagedTap, "host_ip"): _HOST_IP,
+    (ManagedTap, "bridge_port"): _BRIDGE_PORT,
+    (ManagedTap, "owner"): Reason("root: to a tap without an owner every local user may attach, and be the VM"),
+    (ManagedTap, "multi_queue"): Reason("as many queues as the VM has: it cannot open a tap that was made for one"),
     (OvsPort, "bridge"): Reason("the integration bridge; a row is moved, never deleted and added again", (1670628,)),
     (OvsPort, "iface_id"): Reason("Neutron's agent ignores a port without it"),
     (OvsPort, "iface_status"): Reason("tells the agent that the interface is in use"),

@@ -15,17 +15,17 @@ from hybridvif.model.names import is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     OPEN,
     Bridge,
+    ForeignObject,
     HostState,
-    MadeTap,
+    ManagedTap,
     Member,
     OvsPort,
     Part,
     Role,
-    Stray,
     Tap,
     Veth,
     VhostUserPort,
-    as_seen,
+    as_observed,
     differences,
     with_article,
 )
@@ -85,7 +85,7 @@ def objection(state: HostState, step: Step) -> Objection | None:
 
     That a part to delete is gone is no objection: absence is success.
     """
-    if isinstance(step, Create) and isinstance(step.part, Tap | Stray):
+    if isinstance(step, Create) and isinstance(step.part, Tap | ForeignObject):
         return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
     against = _objection_to_name(step.part)
     if against:
@@ -113,15 +113,15 @@ def simulate(state: HostState, step: Step) -> HostState:
         raise Conflict(against.reason)
     match step:
         case Create(OvsPort() as port):
-            return state.having(_if_realized(as_seen(port), _can_realize(state, port)))
+            return state.with_parts(_if_realized(as_observed(port), _can_realize(state, port)))
         case Create(part):
-            return state.having(_as_new_member(as_seen(part)))
+            return state.with_parts(_as_new_member(as_observed(part)))
         case Update(before, OvsPort() as after):
-            return state.having(_updated_port(state, before, after))
+            return state.with_parts(_updated_port(state, before, after))
         case Update():
             changes = changes_of(step)
             updated: Part = replace(_found(state, step.part), **changes)  # type: ignore[type-var, assignment]
-            return state.having(_as_new_member(updated) if "master" in changes else updated)
+            return state.with_parts(_as_new_member(updated) if "master" in changes else updated)
     return _without(state, step.part)
 
 
@@ -139,13 +139,13 @@ def is_there(state: HostState, part: Part) -> bool:
 
 def owners_of(part: Part) -> set[str]:
     """The port ids that a part itself names as its owner: none, one, or (a veth pair gone wrong) two."""
-    return {mark for mark in marks_of(part) if is_uuid(mark)}
+    return {mark for mark in ownership_tags(part) if is_uuid(mark)}
 
 
-def marks_of(part: Part) -> tuple[str, ...]:
+def ownership_tags(part: Part) -> tuple[str, ...]:
     """What stands where a part names its owner, whatever it is."""
     match part:
-        case Bridge(alias=alias) | MadeTap(alias=alias):
+        case Bridge(alias=alias) | ManagedTap(alias=alias):
             return (alias,)
         case Veth(alias=alias, peer_alias=peer_alias):
             return alias, peer_alias
@@ -170,11 +170,11 @@ def _objection_to_create(state: HostState, part: Part, found: Part | None) -> Ob
         return Objection(f"{part.name} has appeared since the host was observed", retry=True)
     if isinstance(part, Veth) and part.peer in state.links:
         return Objection(f"{part.peer} has appeared since the host was observed", retry=True)
-    return _objection_to_bridge(state, part.master) if isinstance(part, Veth | MadeTap) else None
+    return _objection_to_bridge(state, part.master) if isinstance(part, Veth | ManagedTap) else None
 
 
 def _objection_to_kind(part: Part, found: Part) -> Objection | None:
-    if isinstance(part, Tap | MadeTap) and isinstance(found, Tap | MadeTap) and type(found) is not type(part):
+    if isinstance(part, Tap | ManagedTap) and isinstance(found, Tap | ManagedTap) and type(found) is not type(part):
         # Whose it is, it says itself: it is left alone, and a new plan knows it for what it is.
         return Objection(f"{part.name} is not the device any more that it was when it was observed", retry=True)
     if type(found) is not type(part):
@@ -214,7 +214,7 @@ def _objection_to_bridge(state: HostState, master: str) -> Objection | None:
 
 def _as_new_member(part: Part) -> Part:
     """The part as a port of the bridge that it has just joined, which is open, or of none."""
-    if not isinstance(part, Veth | MadeTap):
+    if not isinstance(part, Veth | ManagedTap):
         return part
     return replace(part, bridge_port=OPEN if part.master else None)
 
@@ -243,9 +243,9 @@ def _without(state: HostState, part: Part) -> HostState:
     match _found(state, part):
         case Bridge(name=name):
             members = [link for link in state.links.values() if isinstance(link, Member) and link.master == name]
-            state = state.having(*(_as_new_member(replace(member, master="")) for member in members))
+            state = state.with_parts(*(_as_new_member(replace(member, master="")) for member in members))
         case Veth(peer=peer):
             row = state.ports.get(peer)
             if isinstance(row, OvsPort):
-                state = state.having(replace(row, realized=False))
-    return state.lacking(part)
+                state = state.with_parts(replace(row, realized=False))
+    return state.without(part)

@@ -173,7 +173,7 @@ def decode_observed(value: Any) -> Observed:
     """What was seen. The daemon is believed what it says, so its values are not looked at one by one."""
     parts, links, members, ports, switches, version, serves, unchecked, simulated, bearers = value
     return Observed(
-        HostState().having(*(_made(_CLASSES[kind], values) for kind, *values in parts)),
+        HostState().with_parts(*(_made(_CLASSES[kind], values) for kind, *values in parts)),
         Facts(
             links={name: LinkFact._make(values) for name, values in links.items()},
             members={name: tuple(held) for name, held in members.items()},

@@ -18,7 +18,7 @@ from typing import Any
 
 from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import HybridVifError, PreconditionError, Refused
-from hybridvif.model.facts import observing, together
+from hybridvif.model.facts import merge_observed, observing
 from hybridvif.model.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_of_key
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
@@ -101,7 +101,7 @@ def _seen(names: frozenset[str] | None, executors: Mapping[Role, Executor], unti
         answers = [
             asking.enter_context(observing(executor, _own(role, names), until)) for role, executor in executors.items()
         ]
-        seen = together(answer() for answer in answers)
+        seen = merge_observed(answer() for answer in answers)
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
     return codec.encode_observed(replace(seen, facts=replace(seen.facts, serves=serves)))
 

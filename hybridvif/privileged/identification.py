@@ -16,10 +16,22 @@ from collections.abc import Callable, Mapping, Sequence
 
 from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import Refused
-from hybridvif.model.facts import together
+from hybridvif.model.facts import merge_observed
 from hybridvif.model.names import KEY_LENGTH, key_of, names_of_key
-from hybridvif.model.ownership import claim
-from hybridvif.model.parts import NOTHING, Bridge, HostState, IvsPort, MadeTap, Member, OvsPort, Part, Role, Tap, Veth
+from hybridvif.model.ownership import check_ownership
+from hybridvif.model.parts import (
+    NOTHING,
+    Bridge,
+    HostState,
+    IvsPort,
+    ManagedTap,
+    Member,
+    OvsPort,
+    Part,
+    Role,
+    Tap,
+    Veth,
+)
 from hybridvif.model.planner import plan as planned
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of
@@ -46,7 +58,7 @@ def refusals(
     taps = {own.tap for own in names.values()}
     asked = {Role.LINK: found, Role.SWITCH: found.union(taps, *map(devices_made, judged.values()))}
     try:
-        state = together(
+        state = merge_observed(
             executor.observe(asked[role], deadline) for role, executor in executors.items() if asked[role]
         ).state
     except ExecutorError as error:
@@ -70,7 +82,7 @@ def needs_proof(plan: Plan) -> bool:
     made: set[type[Part]] = set()
     for step in plan:
         match step:
-            case Create(Veth(master=master) | MadeTap(master=master)) if master and Bridge not in made:
+            case Create(Veth(master=master) | ManagedTap(master=master)) if master and Bridge not in made:
                 return True
             case Create(Bridge() | Veth() as part):
                 made.add(type(part))
@@ -132,14 +144,14 @@ def permit_found(plan: Plan, found: HostState, allows: Callable[[str], bool]) ->
         if isinstance(part, OvsPort):
             _permit_bridge_of(part, owner, allows)
     for step in plan:
-        if isinstance(step.part, MadeTap) and not isinstance(step, Create) and isinstance(_found(found, step), Tap):
+        if isinstance(step.part, ManagedTap) and not isinstance(step, Create) and isinstance(_found(found, step), Tap):
             raise Refused(f"refused: {step.part.name} bears no mark of the port's, so it is the VM's, and left alone")
     if _all_marked(plan, touched, owner, aliases):
         # What others have put beside it meanwhile is in no plan: a rollback takes back its own.
-        planned(HostState().having(*touched), NOTHING)
+        planned(HostState().with_parts(*touched), NOTHING)
         return
     if owner:
-        claim(found, owner, _interface_id(plan, owner))
+        check_ownership(found, owner, _interface_id(plan, owner))
     elif any(owners := [owners_of(part) for part in found]):
         theirs = min(set().union(*owners))
         raise Refused(f"refused: {plan[0].part.name} belongs to port {theirs}, of which the plan says nothing")

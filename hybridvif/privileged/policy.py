@@ -6,12 +6,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from hybridvif.model.errors import Refused
-from hybridvif.model.limits import unfiltered, unwritable
+from hybridvif.model.limits import invalid_attributes, unfiltered
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.model.parts import (
     Bridge,
     IvsPort,
-    MadeTap,
+    ManagedTap,
     Member,
     OvsPort,
     Part,
@@ -19,7 +19,7 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
     attributes_of,
-    births_of,
+    create_only_values,
     with_article,
 )
 from hybridvif.model.settings import Settings
@@ -83,7 +83,7 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
         case Create(Tap()) | Delete(Tap()):
             raise Refused(f"refused: {step.part.name} is the VM's device, which is neither made nor deleted here")
         case Create(part):
-            _permit_values(part, unwritable(part))
+            _permit_values(part, invalid_attributes(part))
             _permit_filtering(part, attributes_of(type(part)), settings)
             _permit_bridge(part, settings)
             _permit_isolation(part, settings)
@@ -91,11 +91,11 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             _permit_name(before, names)
             _permit_master(before, names)
             changes = changes_of(step)
-            _permit_values(after, unwritable(after, changes | _regained(step) | _written_anew(after, changes)))
+            _permit_values(after, invalid_attributes(after, changes | _regained(step) | _written_anew(after, changes)))
             _permit_filtering(after, changes, settings)
             if "bridge" in changes:
                 # The bridge may have to be made.
-                _permit_values(after, unwritable(after, births_of(after)))
+                _permit_values(after, invalid_attributes(after, create_only_values(after)))
                 _permit_bridge(after, settings)
 
 
@@ -116,7 +116,7 @@ _NAMED: Mapping[type[Part], Callable[[PortNames], str]] = {
     Bridge: attrgetter("bridge"),
     Veth: attrgetter("bridge_end"),
     Tap: attrgetter("tap"),
-    MadeTap: attrgetter("tap"),
+    ManagedTap: attrgetter("tap"),
     OvsPort: attrgetter("switch_end"),
     VhostUserPort: attrgetter("vhost_user"),
     IvsPort: attrgetter("switch_end"),

@@ -18,9 +18,9 @@ from typing import Any
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 
-from hybridvif import Host, HostState, Outcome, Port, Step, wiring_of
+from hybridvif import Host, HostState, Outcome, Port, Step, desired_state
 from hybridvif.model.facts import Facts, Observed
-from hybridvif.model.parts import ANYBODY, PARKED, Bridge, MadeTap, OvsPort, Part, Tap, Veth, differences
+from hybridvif.model.parts import ANYBODY, PLACEHOLDER_TYPE, Bridge, ManagedTap, OvsPort, Part, Tap, Veth, differences
 from hybridvif.model.port import MAX_TAP_MTU
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
@@ -55,7 +55,7 @@ class Bench(Lab):
         super().__init__(box, host)
         self.port = make_port()
         self.names = self.port.names
-        self.wiring = HostState().having(*map(possible, wiring_of(self.port)))
+        self.wiring = HostState().with_parts(*map(possible, desired_state(self.port)))
 
     def observed(self, names: Collection[str] | None = ()) -> Observed:
         """What an executor sees under these names, by default the port's."""
@@ -158,7 +158,7 @@ def make(box: Sandbox, state: HostState) -> None:
     """Make all that a state holds, on a host that has nothing of it."""
     bridges = [part for part in state if isinstance(part, Bridge)]
     veths = [part for part in state if isinstance(part, Veth)]
-    taps = [part for part in state if isinstance(part, Tap | MadeTap)]
+    taps = [part for part in state if isinstance(part, Tap | ManagedTap)]
     rows = [part for part in state if isinstance(part, OvsPort)]
     links = [*map(_bridge, bridges), *map(_veth, veths), *map(_tap, taps)]
     script = [
@@ -166,7 +166,7 @@ def make(box: Sandbox, state: HostState) -> None:
         _batch(line for lines in links for line in lines),
         *(line for bridge in bridges for line in _sysctls(bridge)),
         *(line for veth in veths for line in (*_ip(veth.name, veth.host_ip), *_ip(veth.peer, veth.peer_host_ip))),
-        *(line for tap in taps if isinstance(tap, MadeTap) for line in _ip(tap.name, tap.host_ip)),
+        *(line for tap in taps if isinstance(tap, ManagedTap) for line in _ip(tap.name, tap.host_ip)),
         # IPv6 is off before a bridge is up.
         _batch(f"link set {bridge.name} up" for bridge in bridges if bridge.up),
         *map(_row, rows),
@@ -226,7 +226,7 @@ def _ip(name: str, host_ip: str | None) -> list[str]:
     return [*files, f"if [ -d {ipv6} ]; then {lines}; fi"]
 
 
-def _port(part: Veth | MadeTap) -> list[str]:
+def _port(part: Veth | ManagedTap) -> list[str]:
     """What makes a port of a bridge as it is said to be."""
     flags = part.bridge_port if part.master and part.bridge_port != "open" else None
     return [f"link set {part.name} type bridge_slave {flags.replace(',', '')}"] if flags else []
@@ -247,8 +247,8 @@ def _veth(part: Veth) -> list[str]:
     return [*lines, *_port(part)]
 
 
-def _tap(part: Tap | MadeTap) -> list[str]:
-    if isinstance(part, MadeTap):
+def _tap(part: Tap | ManagedTap) -> list[str]:
+    if isinstance(part, ManagedTap):
         return [
             f"tuntap add {part.name} mode tap{' multi_queue' if part.multi_queue else ''}"
             + (f" user {part.owner}" if part.owner != ANYBODY else ""),
@@ -268,7 +268,7 @@ def _tap(part: Tap | MadeTap) -> list[str]:
 def _row(part: OvsPort) -> str:
     values = {key: getattr(part, attribute) for attribute, key in IDS.items()}
     columns = [f'external_ids:{key}="{value}"' for key, value in values.items() if value]
-    columns += [f"type={PARKED}", "options:peer=nobody"] if part.type == PARKED else []
+    columns += [f"type={PLACEHOLDER_TYPE}", "options:peer=nobody"] if part.type == PLACEHOLDER_TYPE else []
     add = ["--may-exist", "add-port", part.bridge, part.name]
     put = ["--", "set", "Interface", part.name, *columns] if columns else []
     # That the device cannot be opened is told on stderr, and is what some states want.
@@ -334,7 +334,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
             "peer_host_ip": host_ips,
             "bridge_port": bridge_ports,
         },
-        MadeTap: {
+        ManagedTap: {
             "mac": ["fe:16:3e:00:00:09", "02:00:00:00:00:09"],
             "mtu": [mtu for mtu in MTUS if mtu <= MAX_TAP_MTU],
             "up": flags,
@@ -350,7 +350,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
             "attached_mac": [port.mac, "", *words],
             "vm_uuid": [port.instance_id, port.id, "", *words],
             "port_id": [port.id, ""],
-            "type": ["", PARKED],
+            "type": ["", PLACEHOLDER_TYPE],
         },
     }
 
@@ -358,7 +358,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
 @st.composite
 def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = True) -> HostState:
     """Any state of a port that ip and ovs-vsctl can make, with nothing foreign in it; shrinks to the plugged port."""
-    names, wiring = port.names, wiring_of(port)
+    names, wiring = port.names, desired_state(port)
     attributes = attributes_of(port, target=target)
     state = HostState()
     for part in wiring:
@@ -366,23 +366,23 @@ def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = Tr
             optional = {name: st.sampled_from(values) for name, values in attributes[type(part)].items()}
             drawn = replace(part, **draw(st.fixed_dictionaries({}, optional=optional)))
             # Of what a kernel cannot have, a goal has the value that isolates.
-            state = state.having(drawn if target else possible(drawn))
+            state = state.with_parts(drawn if target else possible(drawn))
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     masters = [names.bridge, ""] if names.bridge in state.links else [""]
     if isinstance(veth, Veth):
-        state = state.having(_in(draw(st.sampled_from(masters)), veth, target=target))
+        state = state.with_parts(_in(draw(st.sampled_from(masters)), veth, target=target))
     if isinstance(row, OvsPort):
         can = isinstance(veth, Veth) and not row.type
-        state = state.having(replace(row, realized=can and (target or draw(st.sampled_from([True, True, False])))))
+        state = state.with_parts(replace(row, realized=can and (target or draw(st.sampled_from([True, True, False])))))
     tap = state.links.get(names.tap)
-    if isinstance(tap, MadeTap):
-        state = state.having(_in(draw(st.sampled_from(masters)), tap, target=target))
+    if isinstance(tap, ManagedTap):
+        state = state.with_parts(_in(draw(st.sampled_from(masters)), tap, target=target))
     elif not target and draw(st.booleans()):
-        state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN]))))
+        state = state.with_parts(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN]))))
     return state
 
 
-def _in(master: str, member: Veth | MadeTap, *, target: bool) -> Part:
+def _in(master: str, member: Veth | ManagedTap, *, target: bool) -> Part:
     """A device in this bridge; one that is found in none is the port of none."""
     return replace(member, master=master, bridge_port=member.bridge_port if master or target else None)
 
@@ -392,9 +392,9 @@ def any_links(port: Port, choice: Random) -> HostState:
     values = attributes_of(port)
     drawn = [
         possible(replace(part, **{name: choice.choice(some) for name, some in values[type(part)].items()}))
-        for part in wiring_of(port).links.values()
+        for part in desired_state(port).links.values()
     ]
-    return HostState().having(*drawn)
+    return HostState().with_parts(*drawn)
 
 
 def possible(part: Part) -> Part:
@@ -412,7 +412,7 @@ def possible(part: Part) -> Part:
             host_ip=_possible_ip(part.host_ip, part.mtu),
             peer_host_ip=_possible_ip(part.peer_host_ip, part.peer_mtu),
         )
-    if isinstance(part, MadeTap):
+    if isinstance(part, ManagedTap):
         part = replace(part, host_ip=_possible_ip(part.host_ip, part.mtu))
     if isinstance(part, Bridge) and part.stp:
         # The kernel asks for 2 s; and while the topology changes it ages faster, so here it never does.

@@ -21,7 +21,7 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from tests.contract.bench import PATIENCE, Bench
 from tests.contract.test_switch_executor import EXECUTORS
 from tests.functional.conftest import make_port
@@ -130,7 +130,7 @@ def test_trunk_bridge_with_two_ports_goes_with_second(bench: Bench) -> None:
 @pytest.mark.parametrize("other", ["changed", "made", "moved"])
 def test_trunk_bridge_needed_in_same_transaction_stays(bench: Bench, other: str) -> None:
     """The steps of several calls go in one transaction: one that removes a port, and one that needs its bridge."""
-    row, mine = the(OvsPort, wiring_of(OTHER)), the(OvsPort, wiring_of(PORT))
+    row, mine = the(OvsPort, desired_state(OTHER)), the(OvsPort, desired_state(PORT))
     plug(PORT, bench.host)
     plug(replace(OTHER, bridge="br-int") if other == "moved" else OTHER, bench.host)
     step: Create | Update = Update(row, replace(row, vm_uuid=""))
@@ -200,5 +200,5 @@ def test_no_other_bridge_is_made(bench: Bench, bridge: str) -> None:
         plug(port, bench.host)
     # Nor by a caller that asks the daemon itself.
     with pytest.raises(Refused, match="integration_bridges"):
-        bench.do(Create(the(OvsPort, wiring_of(port))))
+        bench.do(Create(the(OvsPort, desired_state(port))))
     assert bench.snapshot() == before

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import Phase, given, settings
 
-from hybridvif import HostState, Port, wiring_of
+from hybridvif import HostState, Port, desired_state
 from hybridvif.model.parts import Bridge, OvsPort, Veth
 from hybridvif.model.parts import HostState as State
 from hybridvif.model.planner import plan
@@ -76,7 +76,7 @@ def cases() -> list[tuple[State, State]]:
     draw()
     assert len(drawn) >= CASES
     choice = Random(len(drawn))
-    goals = [wiring_of(PORT), HostState()]
+    goals = [desired_state(PORT), HostState()]
     return [(first, choice.choice([target, *goals])) for first, target in drawn]
 
 
@@ -124,7 +124,7 @@ def test_the_comparison_sees_a_difference(sandbox: Sandbox, tmp_path: Path) -> N
     port: Port = PORT
     with connected(sandbox, tmp_path) as host:
         bench = Bench(sandbox, host)
-        whole = after(bench, HostState(), wiring_of(port))
+        whole = after(bench, HostState(), desired_state(port))
         for befalls in (
             f"ip link set {port.names.bridge} type bridge ageing_time 100",
             f"ip link set {port.names.switch_end} alias other",
@@ -136,4 +136,4 @@ def test_the_comparison_sees_a_difference(sandbox: Sandbox, tmp_path: Path) -> N
             assert now != whole
             whole = now
         bench.sweep()
-        assert {type(part) for part in wiring_of(port)} == {Bridge, Veth, OvsPort}
+        assert {type(part) for part in desired_state(port)} == {Bridge, Veth, OvsPort}

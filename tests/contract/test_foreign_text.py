@@ -9,7 +9,7 @@ import time
 import pytest
 
 from hybridvif import Bridge, OvsPort, Status, plug, unplug
-from hybridvif.model.parts import Role, Stray
+from hybridvif.model.parts import ForeignObject, Role
 from hybridvif.model.text import MAX_SHOWN, escaped
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import PATIENCE, Bench
@@ -176,7 +176,7 @@ def test_any_name_of_a_peer_is_a_stray(bench: Bench, name: bytes) -> None:
     try:
         for names in (set(PORT.names), None):
             stray = bench.observed(names).state.links[QVB]
-            assert isinstance(stray, Stray)
+            assert isinstance(stray, ForeignObject)
             assert stray.what == f"a veth whose peer is {escaped(text)}"
     finally:
         bench.sh(f"ip link delete {QVB}")

@@ -13,20 +13,20 @@ from hybridvif import (
     Bridge,
     Create,
     Delete,
+    ForeignObject,
     HostState,
     Result,
     Status,
     Step,
-    Stray,
     Tap,
     Update,
     Veth,
     check,
+    desired_state,
     plan,
     plug,
     simulate,
     unplug,
-    wiring_of,
 )
 from hybridvif.model.parts import Part, Role
 from hybridvif.privileged.registry import installed
@@ -50,7 +50,7 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 def links_of(mtu: int = 1500) -> HostState:
     """The links of the plugged port."""
-    return HostState().having(*map(possible, wiring_of(make_port(mtu=mtu)).links.values()))
+    return HostState().with_parts(*map(possible, desired_state(make_port(mtu=mtu)).links.values()))
 
 
 LINKS = links_of()
@@ -127,7 +127,7 @@ CHANGES = [
 def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, change: Change) -> None:
     back = change.part
     there = replace(back, **{change.attribute: change.there})
-    standing.keep(LINKS.having(VM_TAP, there if change.only_back else back))
+    standing.keep(LINKS.with_parts(VM_TAP, there if change.only_back else back))
     first = standing.snapshot()
 
     for step in [Update(there, back)] if change.only_back else [Update(back, there), Update(there, back)]:
@@ -142,7 +142,7 @@ def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, 
 def test_the_spanning_tree_is_switched_together_with_the_delay_that_it_asks_for(bench: Bench) -> None:
     """While it runs the kernel takes no delay below 2 s, nor in the message that switches it off."""
     running = replace(BRIDGE, stp=True, forward_delay=1500)
-    bench.furnish(LINKS.having(running))
+    bench.furnish(LINKS.with_parts(running))
     assert bench.see().links[QBR] == running
     # The port that STP has not opened yet is told, and opened with it.
     for step in plan(bench.see(), LINKS):
@@ -152,7 +152,7 @@ def test_the_spanning_tree_is_switched_together_with_the_delay_that_it_asks_for(
 
 def test_mtu_that_rises_switches_ipv6_off_whatever_is_said_of_before(bench: Bench) -> None:
     """A captured caller says that IPv6 was off, where a small MTU hid it."""
-    small, large = (HostState(wiring_of(make_port(mtu=mtu)).links) for mtu in (1200, 1500))
+    small, large = (HostState(desired_state(make_port(mtu=mtu)).links) for mtu in (1200, 1500))
     for step in (*plan(HostState(), small), *plan(small, large)):
         assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
     files = " ".join(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6" for name in (QBR, QVB, QVO))
@@ -200,7 +200,7 @@ def test_what_vanished_meanwhile_fails_and_is_worth_another_try(bench: Bench, st
 
 
 def test_after_a_failed_step_the_next_is_skipped_unless_it_deletes(bench: Bench) -> None:
-    bench.furnish(HostState().having(BRIDGE))
+    bench.furnish(HostState().with_parts(BRIDGE))
     outcomes = bench.do(Create(BRIDGE), Create(VETH), Delete(BRIDGE))
     assert [outcome.result for outcome in outcomes] == [Result.FAILED, Result.SKIPPED, Result.DONE]
     assert bench.see() == HostState()
@@ -242,7 +242,7 @@ def test_another_ports_link_is_refused_and_left_alone(bench: Bench, name: str, p
 
 @pytest.mark.parametrize("part", [VETH, VM_TAP], ids=lambda part: part.kind)
 def test_a_link_in_a_foreign_bridge_is_not_stolen(bench: Bench, part: Veth | Tap) -> None:
-    bench.furnish(LINKS.having(VM_TAP))
+    bench.furnish(LINKS.with_parts(VM_TAP))
     bench.sh(f"ip link add {FOREIGN} type bridge; ip link set {part.name} master {FOREIGN}")
     outcome = bench.try_out(Update(replace(part, master=""), part))
     assert outcome.result is Result.REFUSED
@@ -267,7 +267,7 @@ def test_a_veth_whose_peer_is_in_another_namespace_is_a_stray(bench: Bench, ours
     # The peer's index, in its own namespace, may be that of another device in ours.
     for names in ((), None):
         (part,) = bench.observed(names).state
-        assert isinstance(part, Stray)
+        assert isinstance(part, ForeignObject)
         assert part.name == ours
         assert "another namespace" in part.what
 
@@ -275,7 +275,7 @@ def test_a_veth_whose_peer_is_in_another_namespace_is_a_stray(bench: Bench, ours
 @pytest.mark.parametrize("name", [QBR, QVB, QVO])
 def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
     # Not before: `ip link delete` itself goes by alternative names.
-    rest = HostState() if name == QBR else HostState().having(BRIDGE)
+    rest = HostState() if name == QBR else HostState().with_parts(BRIDGE)
     bench.furnish(rest)
     bench.sh(f"ip link add hvother type veth peer name hvpeer; ip link property add dev hvother altname {name}")
     part = BRIDGE if name == QBR else VETH
@@ -294,7 +294,7 @@ def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
 @pytest.mark.parametrize("small", [68, 1000, 1279])
 def test_a_bridge_whose_mtu_is_too_small_for_ipv6_gets_it_back_switched_off(bench: Bench, small: int) -> None:
     ipv6 = f"/proc/sys/net/ipv6/conf/{QBR}"
-    large, tiny = (HostState(wiring_of(make_port(mtu=mtu)).links) for mtu in (1500, small))
+    large, tiny = (HostState(desired_state(make_port(mtu=mtu)).links) for mtu in (1500, small))
 
     for state in (tiny, large, tiny, large):
         for step in plan(bench.see(), state):
@@ -324,7 +324,7 @@ def test_a_port_is_plugged_and_unplugged_at_any_mtu(bench: Bench) -> None:
 
 def test_the_facts_tell_carrier_members_and_kinds(bench: Bench) -> None:
     require_tun()
-    bench.furnish(LINKS.having(VM_TAP))
+    bench.furnish(LINKS.with_parts(VM_TAP))
     bench.sh(
         f"ip link add hvmember type veth peer name hvpeer; ip link set hvmember master {QBR}; ip link set {TAP} up"
     )

@@ -45,13 +45,13 @@ def crowd(standing: Bench) -> dict[str, HostState]:
     choice = Random(20)
     states = {port.id: any_links(port, choice) for port in PORTS}
     standing.sweep()
-    make(standing.box, together(states, PORTS))
+    make(standing.box, merge_observed(states, PORTS))
     return states
 
 
-def together(crowd: dict[str, HostState], ports: list[Port]) -> HostState:
+def merge_observed(crowd: dict[str, HostState], ports: list[Port]) -> HostState:
     """The state of several ports."""
-    return HostState().having(*(part for port in ports for part in crowd[port.id]))
+    return HostState().with_parts(*(part for port in ports for part in crowd[port.id]))
 
 
 class IpRoute2:
@@ -72,7 +72,7 @@ class IpRoute2:
         bridge, near, far = (self.links[name] for name in list(names)[:3])
         options = bridge["linkinfo"]["info_data"]
         ipv6 = self.sysctls.get(f"ipv6/conf/{names.bridge}/disable_ipv6")
-        return HostState().having(
+        return HostState().with_parts(
             Bridge(
                 name=names.bridge,
                 stp=bool(options["stp_state"]),
@@ -157,7 +157,7 @@ def test_many_names_are_answered_for_and_no_other(standing: Bench, crowd: dict[s
     some = PORTS[:60]
     seen = standing.observed({name for port in some for name in port.names}).state
     assert set(seen.links) == {name for port in some for name in (port.names.bridge, port.names.bridge_end)}
-    assert wrong(seen, together(crowd, some)) == []
+    assert wrong(seen, merge_observed(crowd, some)) == []
 
 
 @pytest.fixture
@@ -182,7 +182,7 @@ def test_no_port_is_missing_while_links_come_and_go(standing: Bench, crowd: dict
             said.add(str(error))
     assert not [sentence for sentence in said if "change faster" not in sentence]
     assert seen
-    assert [wrong(state, together(crowd, PORTS)) for state in seen] == [[]] * len(seen)
+    assert [wrong(state, merge_observed(crowd, PORTS)) for state in seen] == [[]] * len(seen)
 
 
 def test_a_port_is_found_by_name_while_links_come_and_go(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from hybridvif import Bridge, Veth, wiring_of
+from hybridvif import Bridge, Veth, desired_state
 from hybridvif.executors.netlink import messages as ours
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES
 from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK, Request
@@ -16,7 +16,7 @@ from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import make_port
 from tests.unit.strategies import the
 
-WIRING = wiring_of(make_port())
+WIRING = desired_state(make_port())
 BRIDGE, VETH = the(Bridge, WIRING), the(Veth, WIRING)
 MAC = bytes.fromhex("0a000000017b")
 

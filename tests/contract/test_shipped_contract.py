@@ -22,7 +22,7 @@ from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
-from hybridvif.model.parts import HOST_IP_OFF, OPEN, Bridge, HostState, StrayPort, Veth
+from hybridvif.model.parts import HOST_IP_OFF, OPEN, Bridge, ForeignPort, HostState, Veth
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.testing.contract import check_link_executor, check_switch_executor
@@ -125,7 +125,7 @@ class Ungrouped(NetlinkExecutor):
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
-        whole = seen.state.having(
+        whole = seen.state.with_parts(
             *(replace(link, group=0) for link in seen.state.links.values() if isinstance(link, Bridge | Veth))
         )
         return Observed(whole, seen.facts)
@@ -137,7 +137,7 @@ class Deaf(NetlinkExecutor):
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
         veths = [link for link in seen.state.links.values() if isinstance(link, Veth)]
-        whole = seen.state.having(*(replace(veth, host_ip=HOST_IP_OFF, peer_host_ip=HOST_IP_OFF) for veth in veths))
+        whole = seen.state.with_parts(*(replace(veth, host_ip=HOST_IP_OFF, peer_host_ip=HOST_IP_OFF) for veth in veths))
         return Observed(whole, seen.facts)
 
 
@@ -147,7 +147,7 @@ class Portless(NetlinkExecutor):
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
         veths = [link for link in seen.state.links.values() if isinstance(link, Veth)]
-        return Observed(seen.state.having(*(replace(veth, bridge_port=OPEN) for veth in veths)), seen.facts)
+        return Observed(seen.state.with_parts(*(replace(veth, bridge_port=OPEN) for veth in veths)), seen.facts)
 
 
 class LowerUp(NetlinkExecutor):
@@ -212,7 +212,7 @@ class Strayless(OvsdbExecutor):
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
-        ports = {name: port for name, port in seen.state.ports.items() if not isinstance(port, StrayPort)}
+        ports = {name: port for name, port in seen.state.ports.items() if not isinstance(port, ForeignPort)}
         return Observed(HostState({}, ports), seen.facts)
 
 
@@ -247,7 +247,7 @@ class MeddlingSwitch(OvsdbExecutor):
         (check_switch_executor, Errorless, "create without its device: the facts"),
         (check_switch_executor, Remaking, "the rows had"),
         (check_switch_executor, Hopeful, "failed with code 'not-realized'"),
-        (check_switch_executor, Strayless, "not as a StrayPort"),
+        (check_switch_executor, Strayless, "not as a ForeignPort"),
         (check_switch_executor, MeddlingSwitch, "row that is not the port's"),
     ],
 )

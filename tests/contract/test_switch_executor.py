@@ -28,12 +28,12 @@ from hybridvif import (
     Update,
     Veth,
     check,
+    desired_state,
     plan,
     plug,
     simulate,
-    wiring_of,
 )
-from hybridvif.model.parts import PARKED, Role, StrayPort
+from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignPort, Role
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import Bench, make, sampled, states, wrong
 from tests.functional.conftest import make_port, until
@@ -51,7 +51,7 @@ PORT = make_port()
 QBR, QVB, QVO, TAP, _ = PORT.names
 OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
-ROW = the(OvsPort, wiring_of(PORT))
+ROW = the(OvsPort, desired_state(PORT))
 OVSS_OWN = "peer_promisc"
 """ovs-vswitchd switches promiscuity on where it reads a device, and back to what it was (by name) where it lets go."""
 
@@ -69,7 +69,7 @@ def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, ta
         assert wrong(standing.see(), simulate(before, step), but=OVSS_OWN) == []
     reached = standing.see()
     taps = [part for part in reached if isinstance(part, Tap)]
-    assert wrong(reached, target.having(*taps), but=OVSS_OWN) == []
+    assert wrong(reached, target.with_parts(*taps), but=OVSS_OWN) == []
 
 
 def what_is_the_agents(bench: Bench) -> list[Any]:
@@ -87,7 +87,7 @@ CHANGES: dict[str, Any] = {
     "attached_mac": "fa:16:3e:ff:ff:ff",
     "vm_uuid": "",
     "port_id": PORT.id,
-    "type": PARKED,
+    "type": PLACEHOLDER_TYPE,
 }
 
 
@@ -141,7 +141,7 @@ def test_the_facts_tell_port_number_tag_and_error(bench: Bench) -> None:
     bench.sh("ovs-vsctl clear Open_vSwitch . ovs_version")
     assert bench.facts().switch_version == "ovs"
 
-    bench.furnish(HostState().having(replace(ROW, realized=False)))
+    bench.furnish(HostState().with_parts(replace(ROW, realized=False)))
     fact = bench.facts().ports[QVO]
     assert fact.ofport in (None, -1)
     assert fact.error == bench.row(QVO)["error"] != ""
@@ -153,7 +153,7 @@ def test_a_device_that_cannot_be_opened_fails_with_what_the_switch_says(bench: B
     assert bench.row(QVO)["error"]
     assert bench.row(QVO)["error"] in outcome.reason
     assert QVO in outcome.reason
-    assert bench.see() == HostState().having(replace(ROW, realized=False))
+    assert bench.see() == HostState().with_parts(replace(ROW, realized=False))
     assert [outcome.result for outcome in bench.do(Delete(ROW))] == [Result.DONE]
 
 
@@ -254,7 +254,7 @@ STRAYS = {
 def test_what_is_not_one_system_interface_is_a_stray_and_left_alone(bench: Bench, made: str) -> None:
     bench.sh(made)
     found = bench.see().ports[QVO]
-    assert isinstance(found, StrayPort)
+    assert isinstance(found, ForeignPort)
     assert bench.observed(None).state.ports == {QVO: found}
     for step in (Update(replace(ROW, iface_status=""), ROW), Delete(ROW), Create(ROW)):
         outcome = bench.try_out(step)
@@ -279,12 +279,15 @@ def test_only_ports_of_our_grammar_are_seen(bench: Bench) -> None:
 
 def test_of_fifty_in_a_batch_the_guilty_alone_fails(bench: Bench) -> None:
     ports = [make_port(number) for number in range(1, 51)]
-    rows = [row for port in ports for row in wiring_of(port).ports.values()]
+    rows = [row for port in ports for row in desired_state(port).ports.values()]
     veths = [
-        replace(veth, master="") for port in ports for veth in wiring_of(port).links.values() if isinstance(veth, Veth)
+        replace(veth, master="")
+        for port in ports
+        for veth in desired_state(port).links.values()
+        if isinstance(veth, Veth)
     ]
     unopenable, bonded = 16, 32
-    make(bench.box, HostState().having(*(veth for at, veth in enumerate(veths) if at != unopenable)))
+    make(bench.box, HostState().with_parts(*(veth for at, veth in enumerate(veths) if at != unopenable)))
     bench.sh(f"ovs-vsctl --no-wait add-bond br-int hvbond {rows[bonded].name} hvother")
 
     outcomes = bench.host.apply([[Create(row)] for row in rows], time.monotonic() + 10)
@@ -306,8 +309,8 @@ def test_of_fifty_in_a_batch_the_guilty_alone_fails(bench: Bench) -> None:
 
 
 def test_callers_in_several_threads_do_not_disturb_each_other(bench: Bench) -> None:
-    rows = [the(OvsPort, wiring_of(make_port(number))) for number in range(1, 9)]
-    parked = [replace(row, type=PARKED, realized=False) for row in rows]
+    rows = [the(OvsPort, desired_state(make_port(number))) for number in range(1, 9)]
+    parked = [replace(row, type=PLACEHOLDER_TYPE, realized=False) for row in rows]
 
     def turns(row: OvsPort) -> list[Outcome]:
         steps: list[Step] = [Create(row), Update(row, replace(row, iface_status="")), Delete(row)] * 2

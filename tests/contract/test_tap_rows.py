@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Update, check, plug, unplug, wiring_of
+from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Update, check, desired_state, plug, unplug
 from hybridvif.cli import checking
 from hybridvif.cli.commands import list as listing
 from hybridvif.cli.diagnosis import port_findings
@@ -20,7 +20,7 @@ from tests.unit.strategies import the
 
 PORT = make_port()
 QBR, QVB, QVO, TAP, _ = PORT.names
-WIRING = wiring_of(PORT)
+WIRING = desired_state(PORT)
 ASKED = [Asked(fields={"id": PORT.id})]
 LINKS = [{"link_executor": name} for name in installed(Role.LINK) if name != "recording"]
 SWITCHES = [{"switch_executor": name} for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]

@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create
@@ -32,7 +32,7 @@ def test_what_was_committed_and_cannot_be_read_back_is_unknown_and_not_failed(tm
     program.write_text(SCRIPT.format(count=count))
     program.chmod(0o755)
     executor = VsctlExecutor(Settings(program_path=f"{tmp_path}:/usr/bin:/bin"))
-    (outcome,) = executor.apply([Create(wiring_of(PORT).ports[PORT.names.switch_end])], time.monotonic() + 10)
+    (outcome,) = executor.apply([Create(desired_state(PORT).ports[PORT.names.switch_end])], time.monotonic() + 10)
     assert outcome.result is Result.UNKNOWN
     assert "committed in OVSDB, and not read back" in outcome.reason
     assert count.read_text().count("x") == 3

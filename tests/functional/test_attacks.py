@@ -21,7 +21,7 @@ from typing import Any
 import msgpack
 import pytest
 
-from hybridvif import Port, plug, wiring_of
+from hybridvif import Port, desired_state, plug
 from hybridvif.privileged import ahead, codec
 from hybridvif.privileged.channel import Channel
 from hybridvif.privileged.context import daemon_context
@@ -40,13 +40,13 @@ PING, CALL = 1, 3
 
 
 def part(kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in wiring_of(PORT)}[kind]
+    made = {type(one).__name__: one for one in desired_state(PORT)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
 
 def vhost_user(**more: Any) -> list[Any]:
-    (made,) = wiring_of(replace(PORT, vhostuser_mode="server"))
+    (made,) = desired_state(replace(PORT, vhostuser_mode="server"))
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
@@ -166,7 +166,7 @@ PLANS: dict[str, Any] = {
     "a tap elsewhere": [
         [["update", ["Tap", {"name": NAMES.tap, "master": ""}], ["Tap", {"name": NAMES.tap, "master": "br-int"}]]]
     ],
-    "a stray": [[["delete", ["Stray", {"name": NAMES.bridge, "what": "", "alias": ""}]]]],
+    "a stray": [[["delete", ["ForeignObject", {"name": NAMES.bridge, "what": "", "alias": ""}]]]],
     "an executor's name": [[["create", part("Bridge", executor="recording")]]],
     "too many steps": [[["delete", part("Bridge")]] * 17],
     "too many plans": [[]] * 513,
@@ -186,7 +186,7 @@ HELD = [make_port(number) for number in (8, 9, 10)]
 
 
 def of(port: Port, kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in wiring_of(port)}[kind]
+    made = {type(one).__name__: one for one in desired_state(port)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
@@ -198,7 +198,7 @@ def nobodys(kind: str) -> list[Any]:
 
 
 PLANS |= {
-    f"a tap that is made {what}": [[["create", of(replace(PORT, create_tap=True), "MadeTap", **more)]]]
+    f"a tap that is made {what}": [[["create", of(replace(PORT, create_tap=True), "ManagedTap", **more)]]]
     for what, more in {
         "and nobody's": {"alias": ""},
         "and another port's": {"alias": make_port(2).id},
@@ -221,7 +221,7 @@ WEAK: dict[str, dict[str, tuple[Any, ...]]] = {
         "peer_host_ip": ("IPv6 on", None),
         "bridge_port": ("isolated on", "hairpin on", None),
     },
-    "MadeTap": {"host_ip": ("ARP on",), "bridge_port": ("locked on",), "owner": (-1, 65534, 2**40, None)},
+    "ManagedTap": {"host_ip": ("ARP on",), "bridge_port": ("locked on",), "owner": (-1, 65534, 2**40, None)},
 }
 """Values that open a host to its tenant, or the VM's connection to others."""
 PLANS |= {
@@ -312,12 +312,12 @@ UNPROVEN: dict[str, Any] = {
     ],
     "a bridge that Open vSwitch would take": [["create", of(HELD[0], "Bridge")]],
     "a pair that Open vSwitch would take by its other end": [["create", of(HELD[1], "Veth", master="")]],
-    "a tap that Open vSwitch would take": [["create", of(replace(HELD[2], create_tap=True), "MadeTap", master="")]],
+    "a tap that Open vSwitch would take": [["create", of(replace(HELD[2], create_tap=True), "ManagedTap", master="")]],
     "a row for a device of another shape": [["create", of(STRAYED, "OvsPort")]],
     "a row before its device": [["create", of(STRAYED, "OvsPort")], ["create", of(STRAYED, "Bridge")]],
     "a device of another shape": [["delete", of(STRAYED, "Veth")]],
-    "a VM's tap as one that was made": [["delete", of(replace(TAPPED, create_tap=True), "MadeTap")]],
-    "another's tap": [["create", of(replace(TWIN, create_tap=True), "MadeTap")]],
+    "a VM's tap as one that was made": [["delete", of(replace(TAPPED, create_tap=True), "ManagedTap")]],
+    "another's tap": [["create", of(replace(TWIN, create_tap=True), "ManagedTap")]],
     "a tap out of a foreign bridge": [["update", *TAP]],
     "a tap out of a foreign bridge by another name for it": [["update", *TAP[::-1]]],
 }

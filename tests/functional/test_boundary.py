@@ -16,8 +16,8 @@ from typing import Any
 
 import pytest
 
-from hybridvif import HybridVifError, Port, Status, check, plug, plug_all, unplug, wiring_of
-from hybridvif.client.host import NoAnswer
+from hybridvif import HybridVifError, Port, Status, check, desired_state, plug, plug_all, unplug
+from hybridvif.client.host import NoResponse
 from hybridvif.model.parts import NOTHING, agree
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
@@ -87,7 +87,7 @@ def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> 
 
 
 def part(kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in wiring_of(PORT)}[kind]
+    made = {type(one).__name__: one for one in desired_state(PORT)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
@@ -134,7 +134,7 @@ HOSTILE_PLANS: dict[str, Any] = {
     "a type of its own": [[["create", part("OvsPort", type="internal")]]],
     "words for an id": [[["create", part("OvsPort", iface_id="x -- del-br br-int")]]],
     "a tap": [[["create", ["Tap", {"name": NAMES.tap, "master": ""}]]]],
-    "a stray": [[["delete", ["Stray", {"name": NAMES.bridge, "what": "", "alias": ""}]]]],
+    "a stray": [[["delete", ["ForeignObject", {"name": NAMES.bridge, "what": "", "alias": ""}]]]],
     "too many steps": [[["delete", part("Bridge")]] * 17],
     "too many plans": [[]] * 513,
 }
@@ -185,7 +185,7 @@ def test_a_deadline_that_is_none_is_refused(
 
 
 def test_a_refusal_is_a_refusal_to_the_caller_too(connection: Lab, guarded: Callable[[], None]) -> None:
-    bridge = wiring_of(PORT).links[NAMES.bridge]
+    bridge = desired_state(PORT).links[NAMES.bridge]
     twice: list[list[Step]] = [[Create(bridge)], [Update(bridge, bridge)]]
     with pytest.raises(HybridVifError, match=r"^refused: two plans") as caught:
         connection.host.apply(twice, time.monotonic() + SOON)
@@ -228,10 +228,10 @@ def test_a_message_of_another_kind_does_no_harm(lab: Lab) -> None:
 
 
 def test_what_was_done_is_seen_at_once_and_what_was_not_is_left_to_the_caller(lab: Lab) -> None:
-    steps = plan(NOTHING, wiring_of(PORT))
+    steps = plan(NOTHING, desired_state(PORT))
     outcomes = lab.host.apply([steps], time.monotonic() + SOON)
     assert outcomes.seen is not None
-    assert agree(outcomes.seen.state, wiring_of(PORT))
+    assert agree(outcomes.seen.state, desired_state(PORT))
     assert outcomes.seen == lab.host.observe(set(NAMES), time.monotonic() + SOON)
     again = lab.host.apply([steps], time.monotonic() + SOON)
     assert again[0][0].result is Result.FAILED
@@ -243,7 +243,7 @@ def test_what_was_done_is_seen_at_once_and_what_was_not_is_left_to_the_caller(la
 
 def ask_a_silent_switch(lab: Lab, port: Port) -> tuple[float, Result]:
     """How long a question took that would have waited for a switch that hangs, and what came of it."""
-    row = wiring_of(port).ports[port.names.switch_end]
+    row = desired_state(port).ports[port.names.switch_end]
     started = time.monotonic()
     (outcomes,) = lab.host.apply([[Create(row)]], started + 20)
     return time.monotonic() - started, outcomes[0].result
@@ -311,7 +311,7 @@ def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
         answered = 0
         while not stop.is_set():
             started = time.monotonic()
-            with suppress(NoAnswer):
+            with suppress(NoResponse):
                 lab.host.observe(set(NAMES), started + SOON)
             longest[at] = max(longest[at], time.monotonic() - started)
             answered += 1
@@ -386,11 +386,11 @@ def hung(lab: Lab) -> Iterator[int]:
 
 def test_a_hung_daemon_is_told_by_the_deadline_and_works_when_it_goes_on(lab: Lab, hung: int) -> None:
     started = time.monotonic()
-    with pytest.raises(NoAnswer):
+    with pytest.raises(NoResponse):
         lab.host.observe(set(NAMES), started + 0.5)
     assert time.monotonic() - started < 0.5 + SLACK
     started = time.monotonic()
-    (outcomes,) = lab.host.apply([[Delete(wiring_of(PORT).links[NAMES.bridge])]], started + 0.5)
+    (outcomes,) = lab.host.apply([[Delete(desired_state(PORT).links[NAMES.bridge])]], started + 0.5)
     assert time.monotonic() - started < 0.5 + SLACK
     assert [outcome.result for outcome in outcomes] == [Result.UNKNOWN]
     os.kill(hung, signal.SIGCONT)
@@ -399,7 +399,7 @@ def test_a_hung_daemon_is_told_by_the_deadline_and_works_when_it_goes_on(lab: La
 
 
 def test_more_than_a_hung_daemon_can_take_in_is_told_by_the_deadline_as_well(lab: Lab, hung: int) -> None:
-    parts = [one for number in range(1, 401) for one in wiring_of(make_port(number))]
+    parts = [one for number in range(1, 401) for one in desired_state(make_port(number))]
     plans = [[Delete(one)] for one in parts[::3]]
 
     def ask_much(_: int) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif import ConfigurationError, HostState, Port, Status, VifType, plug, plug_all, wiring_of
+from hybridvif import ConfigurationError, HostState, Port, Status, VifType, desired_state, plug, plug_all
 from hybridvif.executors.qosrows import qos_id_of
 from hybridvif.model.parts import NOTHING, OvsPort, agree
 from hybridvif.model.settings import Settings
@@ -43,7 +43,7 @@ def test_a_plan_run_by_hand_plugs_and_unplugs(lab: Lab, mtu: int) -> None:
 
     lab.sh(printed(lab, *words))
 
-    assert agree(seen(lab, port), wiring_of(port))
+    assert agree(seen(lab, port), desired_state(port))
     assert printed(lab, *words) == ""
     lab.sh(printed(lab, "unplug", port.id))
     assert seen(lab, port) == NOTHING
@@ -71,7 +71,7 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
     lab.sh(printed(lab, "plug", "-F", str(listed), config=config))
 
     for port in ports:
-        assert agree(seen(lab, port), wiring_of(port.on(Settings(default_qos_type="linux-noop"))))
+        assert agree(seen(lab, port), desired_state(port.on(Settings(default_qos_type="linux-noop"))))
         assert lab.row(port.names.switch_end, "Port")["qos"] != ["set", []]
     assert len(lab.sh("ovs-vsctl --bare --columns=_uuid list QoS").split()) == 2
     assert printed(lab, "plug", "-F", str(listed), config=config) == ""
@@ -118,7 +118,7 @@ def test_a_repair_run_by_hand_repairs(lab: Lab, port: Port, befalls: str) -> Non
 
     lab.sh(printed(lab, "plug", port.id, "--mac", port.mac, "--instance", port.instance_id))
 
-    assert agree(seen(lab, port), wiring_of(port))
+    assert agree(seen(lab, port), desired_state(port))
 
 
 def test_the_installed_executors_are_listed_with_what_they_need(lab: Lab) -> None:

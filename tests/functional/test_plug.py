@@ -13,7 +13,7 @@ from subprocess import PIPE
 
 import pytest
 
-from hybridvif import Port, Status, check, plug, plug_all, unplug, unplug_all, wiring_of
+from hybridvif import Port, Status, check, desired_state, plug, plug_all, unplug, unplug_all
 from hybridvif.model.parts import Bridge, agree
 from tests.functional.conftest import INSTANCE, Lab, lines_of, make_port, until
 
@@ -250,6 +250,6 @@ def test_what_is_observed_by_name_and_by_grammar_agree(lab: Lab) -> None:
     everything = lab.host.observe(None, time.monotonic() + 5).state
     for port in ports:
         alone = lab.host.observe(set(port.names), time.monotonic() + 5).state
-        assert agree(alone, wiring_of(port))
+        assert agree(alone, desired_state(port))
         assert agree(everything.of(port.names), alone)
     assert len([part for part in everything if isinstance(part, Bridge)]) == 3

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif import Host, PreconditionError, check, plug, unplug, wiring_of
+from hybridvif import Host, PreconditionError, check, desired_state, plug, unplug
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create
 from hybridvif.privileged import startup
@@ -239,9 +239,11 @@ def test_when_the_caller_hangs_up_what_is_queued_is_never_begun(joined: Connect,
         until_late = time.monotonic() + 20
         lab.box.pause("ovs-vswitchd")
         try:
-            first = pool.submit(lab.host.apply, [[Create(wiring_of(PORT).ports[PORT.names.switch_end])]], until_late)
+            first = pool.submit(
+                lab.host.apply, [[Create(desired_state(PORT).ports[PORT.names.switch_end])]], until_late
+            )
             assert until(lambda: lab.row(PORT.names.switch_end) != {})
-            bridge = Create(wiring_of(late).links[late.names.bridge])
+            bridge = Create(desired_state(late).links[late.names.bridge])
             second = pool.submit(lab.host.apply, [[bridge]], until_late)
             time.sleep(0.2)
             daemon_context.stop()

@@ -27,7 +27,7 @@ from hybridvif import (
     plug_all,
     unplug,
 )
-from hybridvif.client.host import NoAnswer
+from hybridvif.client.host import NoResponse
 from hybridvif.testing.pytest_plugin import lacking
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
@@ -195,10 +195,10 @@ def test_nobody_waits_longer_than_their_own_deadline_for_a_helper_that_another_s
         started = time.monotonic()
         patient = pool.submit(host.observe, set(PORT.names), started + 1.5)
         time.sleep(0.1)
-        with pytest.raises(NoAnswer):
+        with pytest.raises(NoResponse):
             host.observe(set(PORT.names), started + 0.5)
         with (
-            pytest.raises(NoAnswer, match="another caller is still starting"),
+            pytest.raises(NoResponse, match="another caller is still starting"),
             host.locked([PORT.id[:11]], started + 0.6),
         ):
             pass

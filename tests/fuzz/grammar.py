@@ -95,7 +95,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "name": ((TEXT,), lambda key, value: value == f"tap{key}"),
         "master": ((TEXT,), lambda key, value: value in ("", f"qbr{key}")),
     },
-    "MadeTap": {
+    "ManagedTap": {
         "name": ((TEXT,), lambda key, value: value == f"tap{key}"),
         "alias": ((TEXT,), lambda key, value: value != "" and own_id(key, value)),
         "mac": ((TEXT,), unicast),
@@ -142,13 +142,13 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "socket_as_configured": ((FLAG,), one_of(True)),
     },
     "IvsPort": {"name": ((TEXT,), lambda key, value: value == f"qvo{key}")},
-    "Stray": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
-    "StrayPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
+    "ForeignObject": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
+    "ForeignPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
 }
 BIRTH = {"multi_queue", "isolated", "qos_type", "datapath_type"}
 """Written when a part is made, and never again; said anew where it moves to a bridge, which may have to be made."""
 ROWS = {"OvsPort", "VhostUserPort"}
-MADE = {"Bridge", "Veth", "MadeTap", *ROWS, "IvsPort"}
+MADE = {"Bridge", "Veth", "ManagedTap", *ROWS, "IvsPort"}
 """What a plan makes and removes; the VM's own device it only moves, if it did not make it."""
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import msgpack
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict
 from hybridvif.model.parts import NOTHING, HostState, IvsPort, Part
 from hybridvif.model.planner import plan
@@ -60,15 +60,15 @@ TEXTS = [
         "Bridge",
         "Veth",
         "Tap",
-        "MadeTap",
+        "ManagedTap",
         "OvsPort",
         "VhostUserPort",
         "dpdkvhostuser",
         "dpdkvhostuserclient",
         "dpdk",
         "IvsPort",
-        "Stray",
-        "StrayPort",
+        "ForeignObject",
+        "ForeignPort",
         "Part",
         "fa:16:3e:aa:bb:cc",
         "01:00:5e:00:00:01",
@@ -111,17 +111,17 @@ LEAVES: list[Any] = [*TEXTS, *NUMBERS, None, True, False, 0.5, float("nan"), b""
 def valid_plans() -> Iterator[list[list[Step]]]:
     """Plans that the planner makes, and others that are legal."""
     one, other = PORTS
-    whole = wiring_of(one)
-    halves = [HostState().having(*list(whole)[:count]) for count in range(len(list(whole)))]
+    whole = desired_state(one)
+    halves = [HostState().with_parts(*list(whole)[:count]) for count in range(len(list(whole)))]
     for state in (*halves, whole):
         for goal in (whole, NOTHING):
             try:
                 yield [list(plan(state, goal))]
             except Conflict:
                 continue
-    yield [list(plan(NOTHING, wiring_of(port))) for port in (one, other)]
+    yield [list(plan(NOTHING, desired_state(port))) for port in (one, other)]
     for more in ({"isolate": True, "qos_type": "linux-htb"}, {"bridge": "tbr-5f2c0e1a-7", "qos_type": "linux-noop"}):
-        yield [list(plan(NOTHING, wiring_of(replace(one, **more))))]
+        yield [list(plan(NOTHING, desired_state(replace(one, **more))))]
     for part in whole:
         for drifted in drifts(part):
             yield [[Update(drifted, part)]]

@@ -41,6 +41,6 @@ def note(
     (directory / f"{name}.json").write_text(json.dumps(asdict(figure), indent=1) + "\n", encoding="utf-8")
 
 
-def noted(directory: Path) -> list[Figure]:
+def seconds_since_first_seen(directory: Path) -> list[Figure]:
     """All that was written down in a directory."""
     return [Figure(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(directory.glob("*.json"))]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.prove.figures import OURS, THEIRS, Figure, noted
+from tests.prove.figures import OURS, THEIRS, Figure, seconds_since_first_seen
 
 INTRODUCTION = """# Reliability
 
@@ -154,7 +154,7 @@ BARS = (
 )  # fmt: skip
 
 
-def together(figures: Sequence[Figure]) -> dict[str, float]:
+def merge_observed(figures: Sequence[Figure]) -> dict[str, float]:
     """Merge the counts of several cases: the sum, or the maximum of those named longest."""
     total: dict[str, float] = {}
     for figure in figures:
@@ -169,7 +169,7 @@ def cell(bar: Bar, side: str, figures: Sequence[Figure]) -> str:
     mine = [figure for figure in figures if (figure.bar, figure.side) == (bar.key, side)]
     if not mine:
         return "not measured"
-    total = together(mine)
+    total = merge_observed(mine)
     wanted = {name for _, name, _, _ in string.Formatter().parse(bar.words) if name}
     shown = {name: f"{total.get(name, 0):,.6g}" if name in total else "?" for name in wanted}
     sentences = [bar.words.format(**shown)]
@@ -199,4 +199,4 @@ def page(figures: Sequence[Figure]) -> str:
 
 if __name__ == "__main__":
     directory, target = map(Path, sys.argv[1:])
-    target.write_text(page(noted(directory)), encoding="utf-8")
+    target.write_text(page(seconds_since_first_seen(directory)), encoding="utf-8")

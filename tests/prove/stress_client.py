@@ -22,7 +22,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from hybridvif import Port, Report, Status, check, connect, plug, plug_all, unplug, unplug_all
-from hybridvif.client.host import GRACE, Host
+from hybridvif.client.host import GRACE_PERIOD, Host
 from hybridvif.engine.host_protocol import AnyHost
 from tests.functional.conftest import make_port, until
 from tests.prove.conftest import report_of
@@ -38,7 +38,7 @@ MANY = 1 / 3
 """Which part of the calls is about 2 to 6 ports."""
 HASTE, HASTY = 0.25, 0.5
 """Which part of the calls has a deadline of so few seconds: the least that the configuration permits."""
-LATE = GRACE + 0.8
+LATE = GRACE_PERIOD + 0.8
 """Seconds after its deadline within which a call must have ended: the grace that the daemon has to say that it passed,
 and what a thread may wait for a processor where two of them carry 32 callers, two daemons and Open vSwitch."""
 UNTYPED = "the daemon failed"

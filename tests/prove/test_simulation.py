@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif import HostState, HybridVifError, RecordingHost, check, plug, unplug, wiring_of
+from hybridvif import HostState, HybridVifError, RecordingHost, check, desired_state, plug, unplug
 from hybridvif.model.parts import OvsPort, Part, agree
 from hybridvif.model.planner import plan
 from hybridvif.model.steps import simulate
@@ -18,7 +18,7 @@ from tests.prove.figures import FULL, note
 
 pytestmark = pytest.mark.prove
 PORT, OTHER, TWIN = make_port(1), make_port(2), make_port(1, id="00000001-7bff-4fff-8fff-ffffffffffff")
-WIRING, OTHERS = wiring_of(PORT), wiring_of(OTHER)
+WIRING, OTHERS = desired_state(PORT), desired_state(OTHER)
 DRIFTS: tuple[tuple[str, object], ...] = (
     ("up", False), ("mtu", 1400), ("alias", ""), ("stp", True), ("ageing", 30000), ("master", ""), ("promisc", False),
     ("peer_up", False), ("peer_mtu", 1300), ("peer_alias", "someone"), ("iface_id", ""), ("attached_mac", ""),
@@ -91,13 +91,13 @@ class History:
         having = [part for part in self.mine() if hasattr(part, name)]
         if having:
             part: Part = self.draw.choice(having)
-            self.host.state = self.host.state.having(replace(part, **{name: value}))  # type: ignore[arg-type]
+            self.host.state = self.host.state.with_parts(replace(part, **{name: value}))  # type: ignore[arg-type]
             self.counts["drifts"] += 1
 
     def lost(self) -> None:
         parts = list(self.mine())
         if parts:
-            self.host.state = self.host.state.lacking(self.draw.choice(parts))
+            self.host.state = self.host.state.without(self.draw.choice(parts))
             self.counts["drifts"] += 1
 
     def collided(self) -> None:
@@ -115,8 +115,8 @@ class History:
     def rebooted(self) -> None:
         rows = [replace(row, realized=False) for row in self.mine().ports.values() if isinstance(row, OvsPort)]
         for part in self.mine():
-            self.host.state = self.host.state.lacking(part)
-        self.host.state = self.host.state.having(*rows)
+            self.host.state = self.host.state.without(part)
+        self.host.state = self.host.state.with_parts(*rows)
 
     def mine(self) -> HostState:
         return self.host.state.of(PORT.names)

@@ -14,21 +14,21 @@ from typing import Any, TypeVar
 from hypothesis import settings
 from hypothesis import strategies as st
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import (
-    PARKED,
+    PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
     Bridge,
     HostState,
     IvsPort,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     Part,
     Tap,
     Veth,
     VhostUserPort,
-    as_seen,
+    as_observed,
     differences,
 )
 from hybridvif.model.port import (
@@ -65,14 +65,14 @@ PORT = Port(
 )
 """The port of the examples; its parts follow."""
 NAMES = PORT.names
-WIRING = wiring_of(PORT)
+WIRING = desired_state(PORT)
 BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
-VHOST_USER = the(VhostUserPort, wiring_of(replace(PORT, vhostuser_mode="server")))
+VHOST_USER = the(VhostUserPort, desired_state(replace(PORT, vhostuser_mode="server")))
 """The row of the same port, were it a vhost-user port."""
 TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
 TAPPED = replace(PORT, create_tap=True)
 """The same port, whose tap is made for it."""
-MADE_TAP = the(MadeTap, wiring_of(TAPPED))
+MADE_TAP = the(ManagedTap, desired_state(TAPPED))
 
 FOREIGN_BRIDGE = "br-foreign"
 
@@ -164,7 +164,7 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "bridge_port": bridge_ports,
     },
     # Its alias is what makes it one.
-    MadeTap: {
+    ManagedTap: {
         "mac": macs,
         "mtu": numbers,
         "up": st.booleans(),
@@ -181,7 +181,7 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "vm_uuid": marks,
         "port_id": marks,
         "bridge_name": words | switch_bridges,
-        "type": st.sampled_from(["", PARKED]),
+        "type": st.sampled_from(["", PLACEHOLDER_TYPE]),
         "mtu_request": st.sampled_from([None, 0]) | numbers,
     },
     IvsPort: {},
@@ -205,36 +205,36 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
 
     stale: ovs-vswitchd was not there to notice, so a row may count as realized without its device.
     """
-    names, wiring = port.names, wiring_of(port)
+    names, wiring = port.names, desired_state(port)
     wanted = [part for part in wiring if draw(st.booleans().map(lambda absent: not absent))]
-    state = HostState().having(*(draw(drifted(as_seen(part))) for part in wanted))
+    state = HostState().with_parts(*(draw(drifted(as_observed(part))) for part in wanted))
     if port.vhostuser_mode and draw(st.integers(0, 9)) == 9:
         # It was a hybrid port before, with a tap that was made for it where it can have one.
         hybrid = replace(port, vhostuser_mode="", create_tap=port.mtu <= MAX_TAP_MTU)
-        state = state.having(*(as_seen(part) for part in wiring_of(hybrid)))
+        state = state.with_parts(*(as_observed(part) for part in desired_state(hybrid)))
     masters = ["", names.bridge] if names.bridge in state.links else [""]
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     if isinstance(veth, Veth):
-        state = state.having(_in(draw(st.sampled_from(masters[::-1])), veth))
+        state = state.with_parts(_in(draw(st.sampled_from(masters[::-1])), veth))
     if isinstance(row, OvsPort):
         can_realize = stale or (isinstance(veth, Veth) and row.type == "")
-        state = state.having(replace(row, realized=can_realize and not draw(st.booleans())))
+        state = state.with_parts(replace(row, realized=can_realize and not draw(st.booleans())))
     plugged_so = state.ports.get(names.vhost_user)
     if isinstance(plugged_so, VhostUserPort):
-        state = state.having(replace(plugged_so, realized=draw(st.booleans())))
+        state = state.with_parts(replace(plugged_so, realized=draw(st.booleans())))
     elif draw(st.integers(0, 9)) == 9 and port.vif_type is VifType.OVS and isinstance(row, OvsPort):
         # It was a vhost-user port before, or was made one beside by another tool.
-        other = wiring_of(replace(port, vhostuser_mode="client", **NO_LINKS))
-        state = state.having(as_seen(other.ports[names.vhost_user]))
+        other = desired_state(replace(port, vhostuser_mode="client", **NO_LINKS))
+        state = state.with_parts(as_observed(other.ports[names.vhost_user]))
     tap = state.links.get(names.tap)
-    if isinstance(tap, MadeTap):
-        state = state.having(_in(draw(st.sampled_from(masters[::-1])), tap))
+    if isinstance(tap, ManagedTap):
+        state = state.with_parts(_in(draw(st.sampled_from(masters[::-1])), tap))
     elif draw(st.booleans()):
-        state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
+        state = state.with_parts(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
     return state
 
 
-def _in(master: str, member: Veth | MadeTap) -> Part:
+def _in(master: str, member: Veth | ManagedTap) -> Part:
     """A device in this bridge; one that is in none is the port of none."""
     return replace(member, master=master, bridge_port=member.bridge_port if master else None)
 
@@ -245,7 +245,7 @@ def hosts_with(draw: st.DrawFn, port: Port, others: int = 3) -> HostState:
     host = draw(states_of(port))
     for other in draw(st.lists(ports(st.just(port.vif_type)), max_size=others)):
         if other.id[:KEY_LENGTH] != port.id[:KEY_LENGTH]:
-            host = host.having(*draw(states_of(other)))
+            host = host.with_parts(*draw(states_of(other)))
     return host
 
 
@@ -261,7 +261,7 @@ def without_taps(state: HostState) -> HostState:
     """All that a plan may make or remove: without what was not made here."""
     for part in state:
         if isinstance(part, Tap):
-            state = state.lacking(part)
+            state = state.without(part)
     return state
 
 

@@ -30,21 +30,21 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.client.host import GRACE, Host, NoAnswer, NotAsked
+from hybridvif.client.host import GRACE_PERIOD, Host, NoResponse, RequestNotSent
 from hybridvif.engine.converge import MAX_ATTEMPTS, PLUG_BATCH, VERIFY_DELAYS
 from hybridvif.engine.host_protocol import Outcomes
 from hybridvif.engine.locks import LockTimeout
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.facts import Observed
 from hybridvif.model.parts import (
     NOTHING,
-    PARKED,
+    PLACEHOLDER_TYPE,
+    ForeignObject,
+    ForeignPort,
     HostState,
     IvsPort,
     OvsPort,
     Role,
-    Stray,
-    StrayPort,
     Tap,
     VhostUserPort,
     agree,
@@ -98,7 +98,7 @@ class GuardedHost(RecordingHost):
         self.before[call] = happen
 
     def put(self, *parts: Any) -> None:
-        self.state = self.state.having(*parts)
+        self.state = self.state.with_parts(*parts)
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
@@ -203,9 +203,9 @@ def test_a_plug_of_a_port_in_order_changes_nothing() -> None:
 
 
 def test_an_unplug_leaves_nothing_but_the_vms_tap(host: GuardedHost) -> None:
-    host.state = WIRING.having(TAP)
+    host.state = WIRING.with_parts(TAP)
     report = unplug(PORT.id, host)
-    assert host.state == HostState().having(replace(TAP, master=""))
+    assert host.state == HostState().with_parts(replace(TAP, master=""))
     assert (report.status, report.changed) == (Status.DONE, True)
 
 
@@ -228,7 +228,7 @@ def test_a_port_of_the_other_kind_of_switch_is_plugged(host: GuardedHost) -> Non
 
 
 def test_a_drift_is_mended_by_one_step(host: GuardedHost) -> None:
-    host.state = WIRING.having(replace(VETH, master=""))
+    host.state = WIRING.with_parts(replace(VETH, master=""))
     report = plug(PORT, host)
     assert [type(outcome.step) for outcome in report.outcomes] == [Update]
     assert host.state == WIRING
@@ -241,10 +241,12 @@ UNPLUG_STEPS = [(Delete, NAMES.switch_end), (Delete, NAMES.bridge_end), (Delete,
 
 
 @pytest.mark.parametrize(("verb", "name"), PLUG_STEPS, ids=str)
-@pytest.mark.parametrize("first", [NOTHING, HostState().having(TAP), NOTHING.having(replace(TAP, master=""))], ids=str)
+@pytest.mark.parametrize(
+    "first", [NOTHING, HostState().with_parts(TAP), NOTHING.with_parts(replace(TAP, master=""))], ids=str
+)
 def test_a_plug_that_fails_at_any_step_is_rolled_back(verb: Any, name: str, first: HostState) -> None:
     if isinstance(first.links.get(NAMES.tap), Tap):
-        first = first.having(replace(TAP, master=""))
+        first = first.with_parts(replace(TAP, master=""))
     host = GuardedHost(first)
     host.fail(verb=verb, name=name, reason="the kernel said no")
 
@@ -266,13 +268,13 @@ DRIFTED = {
     "another master": replace(VETH, master=""),
     "an end that is down": replace(VETH, peer_up=False),
     "another MAC address": replace(ROW, attached_mac="fa:16:3e:00:00:09"),
-    "a parked row": replace(ROW, type=PARKED, realized=False),
+    "a parked row": replace(ROW, type=PLACEHOLDER_TYPE, realized=False),
 }
 
 
 @pytest.mark.parametrize("part", DRIFTED.values(), ids=DRIFTED)
 def test_a_repair_that_fails_leaves_all_as_it_was_found(part: Any) -> None:
-    first = WIRING.having(part).lacking(ROW) if part.name != ROW.name else WIRING.having(part).lacking(VETH)
+    first = WIRING.with_parts(part).without(ROW) if part.name != ROW.name else WIRING.with_parts(part).without(VETH)
     host = GuardedHost(first)
     last = NAMES.switch_end
     host.fail(name=last, verb=None if part.name == last else Create)
@@ -286,7 +288,7 @@ def test_a_repair_that_fails_leaves_all_as_it_was_found(part: Any) -> None:
 
 
 def test_what_may_not_be_written_back_stays_and_is_named() -> None:
-    found = WIRING.having(replace(BRIDGE, stp=True, forward_delay=0, group=7)).lacking(ROW)
+    found = WIRING.with_parts(replace(BRIDGE, stp=True, forward_delay=0, group=7)).without(ROW)
     host = GuardedHost(found)
     host.fail(verb=Create, name=ROW.name)
     with pytest.raises(PlugFailed) as caught:
@@ -295,11 +297,13 @@ def test_what_may_not_be_written_back_stays_and_is_named() -> None:
     assert report is not None
     assert report.status is Status.INCOMPLETE
     assert set(report.leftovers) == {f"{BRIDGE.name}: stp", f"{BRIDGE.name}: group"}
-    assert host.state == WIRING.lacking(ROW)
+    assert host.state == WIRING.without(ROW)
 
 
 def test_a_row_from_a_bridge_that_is_not_ours_to_write_stays_where_the_plug_moved_it() -> None:
-    host = GuardedHost(WIRING.having(replace(ROW, bridge="br-ex")), switches={"br-int": "netdev", "br-ex": "netdev"})
+    host = GuardedHost(
+        WIRING.with_parts(replace(ROW, bridge="br-ex")), switches={"br-int": "netdev", "br-ex": "netdev"}
+    )
     host.answer = lambda outcomes: [tuple(replace(one, result=Result.FAILED) for one in some) for some in outcomes]
     moved = replace(ROW, realized=False)
     host.befall(2, lambda: host.put(moved))
@@ -313,7 +317,7 @@ def test_a_row_from_a_bridge_that_is_not_ours_to_write_stays_where_the_plug_move
 
 @pytest.mark.parametrize(("verb", "name"), UNPLUG_STEPS, ids=str)
 def test_an_unplug_goes_on_past_what_it_cannot_remove_and_names_it(verb: Any, name: str) -> None:
-    host = GuardedHost(WIRING.having(TAP))
+    host = GuardedHost(WIRING.with_parts(TAP))
     host.fail(verb=verb, name=name, reason="busy")
     with pytest.raises(UnplugFailed) as caught:
         unplug(PORT.id, host)
@@ -323,7 +327,7 @@ def test_an_unplug_goes_on_past_what_it_cannot_remove_and_names_it(verb: Any, na
     assert str(caught.value) == "busy"
     assert {part.name for part in host.state} == {name, NAMES.tap}
     assert unplug(PORT.id, host).ok
-    assert host.state == HostState().having(replace(TAP, master=""))
+    assert host.state == HostState().with_parts(replace(TAP, master=""))
 
 
 def test_an_unplug_that_could_remove_nothing_is_incomplete_and_unchanged() -> None:
@@ -364,7 +368,7 @@ def test_a_rollback_that_is_not_even_tried_is_incomplete(host: GuardedHost) -> N
 def test_a_rollback_that_cannot_be_read_back_is_unknown(host: GuardedHost) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, reason="first")
     for call in range(4, 7):
-        host.befall(call, raising(NoAnswer("the daemon died")))
+        host.befall(call, raising(NoResponse("the daemon died")))
     with pytest.raises(PlugFailed, match="first; it could not be undone: .* the daemon died") as caught:
         plug(PORT, host)
     report = caught.value.report
@@ -422,7 +426,7 @@ def test_what_is_worth_another_try_is_tried_again_and_counted(host: GuardedHost,
 
 
 def test_a_part_that_vanishes_meanwhile_is_made_again(host: GuardedHost) -> None:
-    host.befall(2, lambda: setattr(host, "state", host.state.lacking(VETH)))
+    host.befall(2, lambda: setattr(host, "state", host.state.without(VETH)))
     report = plug(PORT, host)
     assert (report.status, report.retries) == (Status.DONE, 1)
     assert host.state == WIRING
@@ -437,7 +441,7 @@ def test_a_part_that_appears_meanwhile_is_taken_over(host: GuardedHost) -> None:
 
 def test_a_host_that_others_keep_changing_is_given_up_and_left_as_found(host: GuardedHost) -> None:
     for call in (2, 4, 6, 8):
-        host.befall(call, lambda: setattr(host, "state", host.state.having(replace(BRIDGE, mtu=1400))))
+        host.befall(call, lambda: setattr(host, "state", host.state.with_parts(replace(BRIDGE, mtu=1400))))
     with pytest.raises(PlugFailed) as caught:
         plug(PORT, host)
     report = caught.value.report
@@ -448,7 +452,7 @@ def test_a_host_that_others_keep_changing_is_given_up_and_left_as_found(host: Gu
 
 
 STRANGERS = {
-    "a stray": Stray(name=NAMES.bridge_end, what="a veth link"),
+    "a stray": ForeignObject(name=NAMES.bridge_end, what="a veth link"),
     "a pair of another port": replace(VETH, alias=TWIN.id, peer_alias=TWIN.id, master=""),
 }
 
@@ -458,7 +462,7 @@ def test_a_stranger_that_appears_meanwhile_is_left_and_the_plug_undone(host: Gua
     host.befall(1, lambda: host.put(stranger))
     with pytest.raises(PlugFailed) as caught:
         plug(PORT, host)
-    assert host.state == HostState().having(stranger)
+    assert host.state == HostState().with_parts(stranger)
     report = caught.value.report
     assert report is not None
     assert report.status is Status.ROLLED_BACK
@@ -468,7 +472,7 @@ def test_a_stranger_that_appears_meanwhile_is_left_and_the_plug_undone(host: Gua
 def test_an_unplug_that_a_stranger_stops_halfway_is_incomplete_and_not_refused() -> None:
     host = GuardedHost(WIRING)
     host.fail(verb=Delete, name=NAMES.bridge, retry=True)
-    stray = Stray(name=NAMES.bridge_end, what="a veth link")
+    stray = ForeignObject(name=NAMES.bridge_end, what="a veth link")
     host.befall(2, lambda: host.put(stray))
     with pytest.raises(UnplugFailed) as caught:
         unplug(PORT.id, host)
@@ -477,7 +481,7 @@ def test_an_unplug_that_a_stranger_stops_halfway_is_incomplete_and_not_refused()
     assert not isinstance(caught.value, Refused)
     assert (report.status, report.changed) == (Status.INCOMPLETE, True)
     assert NAMES.bridge in report.leftovers
-    assert host.state == HostState().having(BRIDGE, stray)
+    assert host.state == HostState().with_parts(BRIDGE, stray)
 
 
 def test_a_port_that_another_caller_works_on_is_busy(host: GuardedHost) -> None:
@@ -498,7 +502,9 @@ def test_a_port_that_another_caller_works_on_is_busy(host: GuardedHost) -> None:
 # Refusals.
 
 
-@pytest.mark.parametrize("whose", [WIRING, WIRING.lacking(ROW), HostState().having(ROW)], ids=["all", "links", "row"])
+@pytest.mark.parametrize(
+    "whose", [WIRING, WIRING.without(ROW), HostState().with_parts(ROW)], ids=["all", "links", "row"]
+)
 def test_another_ports_parts_are_a_collision_that_names_both(whose: HostState) -> None:
     host = GuardedHost(whose)
     for refused in (lambda: plug(TWIN, host), lambda: unplug(TWIN.id, host, force=True), lambda: check(TWIN, host)):
@@ -512,14 +518,14 @@ def test_another_ports_parts_are_a_collision_that_names_both(whose: HostState) -
 @pytest.mark.parametrize(
     "part",
     [
-        Stray(name=NAMES.bridge, what="a veth link"),
-        StrayPort(name=NAMES.switch_end, what="a bond"),
+        ForeignObject(name=NAMES.bridge, what="a veth link"),
+        ForeignPort(name=NAMES.switch_end, what="a bond"),
         replace(VETH, master="br-foreign"),
     ],
     ids=["stray link", "stray port", "foreign master"],
 )
 def test_what_is_foreign_is_a_conflict_that_names_the_remedy(part: Any) -> None:
-    host = GuardedHost(HostState().having(part))
+    host = GuardedHost(HostState().with_parts(part))
     for refused in (lambda: plug(PORT, host), lambda: unplug(PORT.id, host, force=True), lambda: check(PORT, host)):
         with pytest.raises(Conflict, match=r"ip link|ovs-vsctl del-port") as caught:
             refused()
@@ -549,12 +555,12 @@ def test_a_bridge_that_is_not_configured_is_refused_here_already(host: GuardedHo
 
 def test_a_port_in_order_in_a_bridge_that_is_not_configured_is_in_order() -> None:
     port = replace(PORT, bridge="br-ex")
-    assert check(port, GuardedHost(wiring_of(port))) == ()
+    assert check(port, GuardedHost(desired_state(port))) == ()
 
 
 RUNNING: dict[str, tuple[HostState, set[str]]] = {
-    "a tap that is held open": (WIRING.having(TAP), {TAP.name}),
-    "a foreign member": (WIRING.having(Tap(name="tap91d3aa02-41", master=NAMES.bridge)), set()),
+    "a tap that is held open": (WIRING.with_parts(TAP), {TAP.name}),
+    "a foreign member": (WIRING.with_parts(Tap(name="tap91d3aa02-41", master=NAMES.bridge)), set()),
 }
 
 
@@ -584,9 +590,9 @@ def test_a_running_vm_is_not_cut_off_by_a_plug_as_a_vhost_user_port(state: HostS
 
 @pytest.mark.parametrize(("before", "after"), [("", "server"), ("server", ""), ("client", "")])
 def test_a_row_that_had_made_room_comes_back_in_the_dead_vlan_if_the_new_one_was_to_be(before: str, after: str) -> None:
-    host = GuardedHost(wiring_of(replace(PORT, vhostuser_mode=before)))
+    host = GuardedHost(desired_state(replace(PORT, vhostuser_mode=before)))
     port = replace(PORT, vhostuser_mode=after, isolate=True)
-    host.fail(verb=Create, name=the(OvsPort, wiring_of(port)).name)
+    host.fail(verb=Create, name=the(OvsPort, desired_state(port)).name)
     with pytest.raises(PlugFailed):
         plug(port, host)
     (back,) = (step.part for step in host.steps if isinstance(step, Create) and isinstance(step.part, OvsPort))
@@ -596,34 +602,34 @@ def test_a_row_that_had_made_room_comes_back_in_the_dead_vlan_if_the_new_one_was
 
 def test_a_vhost_user_port_that_the_switch_has_under_another_socket_is_left_and_told() -> None:
     bound = replace(PORT, vhostuser_mode="server")
-    wiring = wiring_of(bound)
+    wiring = desired_state(bound)
     elsewhere = replace(the(VhostUserPort, wiring), socket_as_configured=False)
-    host = GuardedHost(HostState().having(elsewhere))
+    host = GuardedHost(HostState().with_parts(elsewhere))
     for refused in (plug, check):
         with pytest.raises(Conflict, match="keeps to it; set that to where it is, or unplug the port and plug it"):
             refused(bound, host)
-    assert host.state == HostState().having(elsewhere)
+    assert host.state == HostState().with_parts(elsewhere)
     # Of another type it is opened anew; where it was not taken it holds to nothing; and a listener's path is nobody's.
     listening = replace(elsewhere, type="dpdkvhostuser")
     for found in (listening, replace(elsewhere, realized=False)):
-        assert plug(bound, GuardedHost(HostState().having(found))).changed
+        assert plug(bound, GuardedHost(HostState().with_parts(found))).changed
     for found in (listening, elsewhere):
-        assert plug(replace(bound, vhostuser_mode="client"), GuardedHost(HostState().having(found))).changed
+        assert plug(replace(bound, vhostuser_mode="client"), GuardedHost(HostState().with_parts(found))).changed
     assert unplug(PORT.id, host).changed
 
 
 def test_a_tap_that_nobody_holds_open_is_no_running_vm() -> None:
-    assert unplug(PORT.id, GuardedHost(WIRING.having(TAP))).ok
+    assert unplug(PORT.id, GuardedHost(WIRING.with_parts(TAP))).ok
 
 
 def test_the_configuration_can_say_that_running_vms_are_cut_off() -> None:
-    host = GuardedHost(WIRING.having(TAP), settings=replace(RECORDING, unplug_running="force"))
+    host = GuardedHost(WIRING.with_parts(TAP), settings=replace(RECORDING, unplug_running="force"))
     host.simulation.carrier = {TAP.name}
     assert unplug(PORT.id, host).ok
 
 
 def test_a_running_vm_is_repaired_without_asking() -> None:
-    host = GuardedHost(WIRING.having(TAP, replace(VETH, mtu=1400)))
+    host = GuardedHost(WIRING.with_parts(TAP, replace(VETH, mtu=1400)))
     host.simulation.carrier = {TAP.name}
     assert plug(PORT, host).changed
 
@@ -660,7 +666,7 @@ def test_an_unplug_is_told_what_the_host_lacks() -> None:
 
 
 def test_a_first_observation_without_an_answer_changed_nothing(host: GuardedHost) -> None:
-    host.befall(0, raising(NoAnswer("the daemon died")))
+    host.befall(0, raising(NoResponse("the daemon died")))
     with pytest.raises(PlugFailed, match="the daemon died") as caught:
         plug(PORT, host)
     assert caught.value.report is not None
@@ -669,7 +675,10 @@ def test_a_first_observation_without_an_answer_changed_nothing(host: GuardedHost
 
 @pytest.mark.parametrize(
     ("error", "code"),
-    [(NotAsked("the deadline had passed"), "no-answer"), (HybridVifError("the daemon failed: KeyError"), "error")],
+    [
+        (RequestNotSent("the deadline had passed"), "no-answer"),
+        (HybridVifError("the daemon failed: KeyError"), "error"),
+    ],
 )
 def test_who_could_not_be_asked_for_a_change_or_failed_at_it_is_not_told_that_the_host_lacks_something(
     host: GuardedHost, error: HybridVifError, code: str
@@ -711,21 +720,21 @@ def test_a_lost_answer_that_observing_does_not_resolve_is_unknown_and_nothing_is
 
 def test_what_takes_effect_just_after_its_answer_was_lost_is_done(host: GuardedHost) -> None:
     host.answer = lost
-    host.befall(2, lambda: setattr(host, "state", WIRING.lacking(ROW)))
+    host.befall(2, lambda: setattr(host, "state", WIRING.without(ROW)))
     host.befall(3, lambda: setattr(host, "state", WIRING))
     assert plug(PORT, host).status is Status.DONE
     assert host.calls == ["observe", "apply", "observe", "observe"]
 
 
 def test_a_host_that_is_back_after_a_moment_is_read_back_after_all(host: GuardedHost) -> None:
-    host.befall(2, raising(NoAnswer("the daemon died")))
+    host.befall(2, raising(NoResponse("the daemon died")))
     host.befall(3, raising(PreconditionError("ovsdb-server is restarting")))
     assert plug(PORT, host).status is Status.DONE
 
 
 def test_what_cannot_be_read_back_is_unknown_whatever_was_said(host: GuardedHost) -> None:
     for call in range(2, 3 + len(VERIFY_DELAYS)):
-        host.befall(call, raising(NoAnswer("the daemon died")))
+        host.befall(call, raising(NoResponse("the daemon died")))
     with pytest.raises(PlugFailed, match="could not be read back: the daemon died") as caught:
         plug(PORT, host)
     report = caught.value.report
@@ -750,7 +759,7 @@ def test_a_row_that_vswitchd_has_not_taken_is_configured_and_not_undone(host: Gu
         plug(PORT, host)
     assert caught.value.report is not None
     assert (caught.value.report.status, caught.value.report.ok) == (Status.CONFIGURED, False)
-    assert host.state == WIRING.having(replace(ROW, realized=False))
+    assert host.state == WIRING.with_parts(replace(ROW, realized=False))
 
 
 def test_a_row_that_vswitchd_took_after_all_is_done(host: GuardedHost) -> None:
@@ -790,8 +799,8 @@ def test_the_work_leaves_time_to_read_back_and_to_undo(host: GuardedHost, monkey
 
 def test_nothing_is_asked_of_the_daemon_once_its_deadline_and_the_grace_have_passed() -> None:
     host = Host(RECORDING)
-    past = time.monotonic() - GRACE
-    with pytest.raises(NotAsked, match="the deadline had passed"):
+    past = time.monotonic() - GRACE_PERIOD
+    with pytest.raises(RequestNotSent, match="the deadline had passed"):
         host.observe(set(NAMES), past)
     ((outcome,),) = host.apply([[Create(BRIDGE)]], past)
     assert (outcome.result, outcome.code) == (Result.FAILED, "no-answer")
@@ -815,9 +824,9 @@ def test_however_a_host_hangs_a_bulk_call_ends_by_its_batches_deadlines(
             if len(host.calls) < hung_from:
                 return asked[what](question, deadline)
             host.calls.append(what)
-            clock[0] = max(clock[0], deadline + GRACE)
+            clock[0] = max(clock[0], deadline + GRACE_PERIOD)
             if what == "observe":
-                raise NoAnswer("it hangs")
+                raise NoResponse("it hangs")
             return [tuple(Outcome(step, Result.UNKNOWN, "it hangs") for step in plan) for plan in question]
 
         return answer
@@ -867,8 +876,8 @@ def test_progress_is_told_before_the_first_batch_and_after_each(host: GuardedHos
 def test_whatever_happens_to_one_port_the_others_are_plugged(host: GuardedHost) -> None:
     ports = [numbered(number) for number in range(8)]
     names = [port.names for port in ports]
-    host.put(Stray(name=names[1].bridge, what="a veth link"))
-    host.put(*wiring_of(ports[2]))
+    host.put(ForeignObject(name=names[1].bridge, what="a veth link"))
+    host.put(*desired_state(ports[2]))
     host.put(replace(BRIDGE, name=names[3].bridge, alias=replace(ports[3], id=ports[3].id[:-1] + "f").id))
     host.fail(verb=Create, name=names[4].switch_end, reason="no")
     host.fail(verb=Create, name=names[5].bridge, reason="moved on", retry=True)
@@ -889,7 +898,7 @@ def test_whatever_happens_to_one_port_the_others_are_plugged(host: GuardedHost) 
     assert [report.retries for report in reports] == [0, 0, 0, 0, 0, 1, 0, 0]
     assert [report.changed for report in reports] == [True, False, False, False, True, True, False, True]
     for at in (0, 2, 5, 7):
-        assert host.state.of(names[at]) == wiring_of(ports[at])
+        assert host.state.of(names[at]) == desired_state(ports[at])
     assert not host.state.of(names[4]).links
 
 
@@ -925,7 +934,7 @@ def test_of_two_ports_that_collide_in_one_call_the_first_is_plugged(ports: tuple
     bystander = numbered(1)
     reports: list[Report] = plug_all([*ports, bystander], host)
     assert [report.code for report in reports] == ["", "name-collision", ""]
-    assert host.state.of(NAMES) == wiring_of(ports[0])
+    assert host.state.of(NAMES) == desired_state(ports[0])
 
     reports = unplug_all([ports[1].id, bystander.id, ports[0].id], host)
     assert [report.code for report in reports] == ["name-collision", "", ""]

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.facts import Observed
-from hybridvif.model.parts import PARKED, PARTS, Bridge, HostState, IvsPort, OvsPort, Part, Role
+from hybridvif.model.parts import PARTS, PLACEHOLDER_TYPE, Bridge, HostState, IvsPort, OvsPort, Part, Role
 from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
@@ -29,7 +29,7 @@ PORTS = [
     Port(id=f"{number:08x}-7b00-4c00-8000-000000000001", mac=PORT.mac, instance_id=PORT.instance_id)
     for number in range(8)
 ]
-ROWS = [the(OvsPort, wiring_of(port)) for port in PORTS]
+ROWS = [the(OvsPort, desired_state(port)) for port in PORTS]
 Answer = Callable[[Sequence[Step]], Sequence[Outcome]]
 
 
@@ -97,7 +97,7 @@ def failing(*names: str, result: Result = Result.FAILED, code: str = "", whole: 
 
 
 def plug_plan(port: Port) -> list[Step]:
-    state = wiring_of(port)
+    state = desired_state(port)
     return [*map(Create, state.links.values()), *map(Create, state.ports.values())]
 
 
@@ -135,13 +135,13 @@ def test_plans_of_different_order_still_share_their_questions(pair: Pair) -> Non
 
 def test_a_row_is_not_parked_and_freed_in_one_question(pair: Pair) -> None:
     """In one transaction the two cancel out, and ovs-vswitchd sees no change."""
-    parked = replace(ROW, type=PARKED, realized=False)
+    parked = replace(ROW, type=PLACEHOLDER_TYPE, realized=False)
     pair.carry_out([Update(ROW, parked), Update(parked, ROW)], [Create(ROWS[1])])
     assert [[step.part for step in asked] for asked in pair.switch.asked] == [[parked, ROWS[1]], [ROW]]
 
 
 def test_a_question_that_others_follow_gets_a_share_of_the_time(pair: Pair) -> None:
-    parked = replace(ROW, type=PARKED, realized=False)
+    parked = replace(ROW, type=PLACEHOLDER_TYPE, realized=False)
     pair.carry_out([Update(ROW, parked), Create(VETH), Update(parked, ROW)], seconds=30)
     assert pair.switch.left == [pytest.approx(30 * SHARE, abs=0.5), pytest.approx(30, abs=0.5)]
     assert pair.links.left == [pytest.approx(30 * SHARE, abs=0.5)]
@@ -227,7 +227,7 @@ def test_a_lost_answer_is_lost_for_all_and_not_asked_again(pair: Pair) -> None:
 
 def test_an_executor_that_is_not_atomic_is_asked_once(pair: Pair) -> None:
     pair.links.answer = failing(BRIDGE.name, VETH.name)
-    assert pair.carry_out([Create(BRIDGE)], [Create(the(Bridge, wiring_of(PORTS[1])))]) == [
+    assert pair.carry_out([Create(BRIDGE)], [Create(the(Bridge, desired_state(PORTS[1])))]) == [
         [Result.FAILED],
         [Result.DONE],
     ]
@@ -290,7 +290,7 @@ def test_a_port_goes_through_two_executors_onto_one_host(monkeypatch: pytest.Mon
     outcomes = carry_out([plug_plan(PORT)], {Role.LINK: links, Role.SWITCH: switch}, time.monotonic() + SOON)
     assert [outcome.result for outcome in outcomes[0]] == [Result.DONE] * 3
     assert all(outcome.simulated for outcome in outcomes[0])
-    assert links.simulation.state == wiring_of(PORT)
+    assert links.simulation.state == desired_state(PORT)
 
 
 class Awaiting(Scripted):

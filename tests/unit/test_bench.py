@@ -11,7 +11,7 @@ import pytest
 from benchmarks import svg
 from benchmarks.__main__ import main
 from benchmarks.page import BEGIN, END, with_figures
-from benchmarks.record import Record, Turn, together
+from benchmarks.record import Record, Turn, merge_observed
 from benchmarks.tally import bars_of, figures_of, on_paper
 
 SECONDS = {"hybridvif": (0.1, 0.3, 0.2), "os-vif": (9.0, 6.0, 7.0), "floor": (0.5, 0.4, 0.3)}
@@ -79,7 +79,7 @@ def test_the_curve_goes_on_on_paper_as_between_the_last_two_sizes() -> None:
 
 def test_runs_are_told_together_with_what_each_was_a_run_on() -> None:
     other = Record({"kernel": "6.18", "load": "1"}, 2, [Turn("floor", "plug", 1000, 1.0)], {"floor": {"1000": 7}})
-    whole = together([RECORD, other, Record({"kernel": "6.19"}, 5)])
+    whole = merge_observed([RECORD, other, Record({"kernel": "6.19"}, 5)])
     assert whole.on == {"kernel": "6.18 and 6.19", "load": "1"}
     assert (whole.rounds, len(whole.turns), whole.memory) == (2, len(RECORD.turns) + 1, {"floor": {"1000": 7}})
 

@@ -12,13 +12,22 @@ from typing import Any
 
 import pytest
 
-from hybridvif import Port, RecordingHost, plug_all, wiring_of
+from hybridvif import Port, RecordingHost, desired_state, plug_all
 from hybridvif.cli.checking import answer_of
 from hybridvif.cli.gaps import ATTRIBUTES
 from hybridvif.cli.output.changes import changes_of_plan
 from hybridvif.cli.ports import Asked
-from hybridvif.engine.simulated_host import Rehearsal
-from hybridvif.model.parts import PARKED, VHOST_USER_TYPES, HostState, OvsPort, Veth, as_seen, attributes_of, births_of
+from hybridvif.engine.simulated_host import SimulatedHost
+from hybridvif.model.parts import (
+    PLACEHOLDER_TYPE,
+    VHOST_USER_TYPES,
+    HostState,
+    OvsPort,
+    Veth,
+    as_observed,
+    attributes_of,
+    create_only_values,
+)
 from hybridvif.model.port import VifType
 from hybridvif.model.settings import Settings
 from tests.unit.answers import ID, MAC, OTHER_ID, PORT, QBR, QVB, QVO, VM, ports_of
@@ -46,22 +55,22 @@ VALUES: tuple[Any, ...] = (
     *(*BRIDGES, "active", "patch", "dpdkvhostuser", "dpdkvhostuserclient", "eui64"),
     *(0, 1, 2, 68, 1300, 1450, 1500, 70_000, True, False),
 )
-TYPES = {"ovs-port": (PARKED,), "vhost-user-port": tuple(VHOST_USER_TYPES.values())}
-"""What else the type of a row can be: with any other it is a Stray."""
+TYPES = {"ovs-port": (PLACEHOLDER_TYPE,), "vhost-user-port": tuple(VHOST_USER_TYPES.values())}
+"""What else the type of a row can be: with any other it is a ForeignObject."""
 MORE = {"call_iptables": ("nf_call_iptables", "nf_call_ip6tables"), "vhostuser_mode": ("type", "socket_as_configured")}
 """What fields decide of parts that are there, beside those of gaps.py."""
 
 
 def mutations(port: Port) -> Iterator[tuple[str, HostState]]:
     """Each attribute of each part of a plugged port, with each other value of its type."""
-    whole = HostState().having(*map(as_seen, wiring_of(port)))
+    whole = HostState().with_parts(*map(as_observed, desired_state(port)))
     for part in whole:
         for name in attributes_of(type(part)):
             known = getattr(part, name)
-            values = () if name in births_of(part) else TYPES[part.kind] if name == "type" else VALUES
+            values = () if name in create_only_values(part) else TYPES[part.kind] if name == "type" else VALUES
             for value in values:
                 if value != known and type(value) is type(known):
-                    yield f"{part.kind} {name} {value!r}", whole.having(replace(part, **{name: value}))
+                    yield f"{part.kind} {name} {value!r}", whole.with_parts(replace(part, **{name: value}))
 
 
 def host_in(state: HostState) -> RecordingHost:
@@ -77,7 +86,7 @@ def announced(asked: Asked, state: HostState) -> tuple[Changes, Any]:
 def changed(port: Port, state: HostState) -> tuple[Changes, str]:
     """Return what plug changes, and the code of its refusal."""
     host = host_in(state)
-    (report,) = plug_all([port], Rehearsal(host.settings, host.observe(None, 1.0)))
+    (report,) = plug_all([port], SimulatedHost(host.settings, host.observe(None, 1.0)))
     found: Changes = {}
     for change in changes_of_plan(outcome.step for outcome in report.outcomes):
         if change.verb == "update":
@@ -128,9 +137,9 @@ def test_wrong_iface_id_is_not_announced_as_missing_port_id(options: dict[str, o
 
 def test_row_on_bridge_that_is_not_allowed_has_unknown_bridge() -> None:
     """Plug refuses that bridge where it is asked for it, so the port was plugged into another one."""
-    row = replace(the(OvsPort, wiring_of(PORT)), bridge="br-ex", iface_status="")
+    row = replace(the(OvsPort, desired_state(PORT)), bridge="br-ex", iface_status="")
     host = RecordingHost(
-        wiring_of(PORT).having(row), settings=SETTINGS, switches=dict.fromkeys(("br-ex", *BRIDGES), "")
+        desired_state(PORT).with_parts(row), settings=SETTINGS, switches=dict.fromkeys(("br-ex", *BRIDGES), "")
     )
     (port,) = ports_of(answer_of([Asked(fields={"id": ID})], host))
     assert (port["code"], [(one["attribute"], one["after"]) for one in port["drift"]]) == (
@@ -140,10 +149,12 @@ def test_row_on_bridge_that_is_not_allowed_has_unknown_bridge() -> None:
 
 
 def test_mtu_of_one_device_is_drift_and_three_mtus_are_unknown() -> None:
-    veth = the(Veth, wiring_of(PORT))
-    found, _ = announced(Asked(fields={"id": ID}), wiring_of(PORT).having(replace(veth, peer_mtu=1400)))
+    veth = the(Veth, desired_state(PORT))
+    found, _ = announced(Asked(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, peer_mtu=1400)))
     assert found == {(QVB, "peer_mtu"): (1400, 1450)}
-    found, answer = announced(Asked(fields={"id": ID}), wiring_of(PORT).having(replace(veth, mtu=1300, peer_mtu=1400)))
+    found, answer = announced(
+        Asked(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, mtu=1300, peer_mtu=1400))
+    )
     assert {key[1]: values for key, values in found.items() if key[0] == QVB} == {
         "mtu": (1300, "?"),
         "peer_mtu": (1400, "?"),

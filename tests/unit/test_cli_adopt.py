@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif import Bridge, OvsPort, RecordingHost, Veth, wiring_of
+from hybridvif import Bridge, OvsPort, RecordingHost, Veth, desired_state
 from hybridvif.cli.commands.adopt import answer_of, candidates
 from tests.unit.answers import ID, OTHER, PORT, QBR, QVB, QVO, plugged, text_of
 
@@ -21,7 +21,7 @@ def unmarked(*left_marked: str) -> RecordingHost:
         bridge = replace(bridge, alias="")
     if QVB not in left_marked:
         veth = replace(veth, alias="", peer_alias="")
-    host.state = host.state.having(bridge, veth)
+    host.state = host.state.with_parts(bridge, veth)
     return host
 
 
@@ -32,7 +32,7 @@ def test_a_port_without_all_its_marks_is_adopted_and_no_other(left_marked: tuple
     assert [one["port"] for one in answer.document["ports"]] == [ID]  # type: ignore[attr-defined]
     assert skipped == []
     assert answer.exit_code == 0
-    assert host.state == wiring_of(PORT).having(*wiring_of(OTHER))
+    assert host.state == desired_state(PORT).with_parts(*desired_state(OTHER))
     assert answer_of(host, dry_run=False)[0].document["ports"] == []
 
 
@@ -58,7 +58,7 @@ def test_a_port_that_does_not_tell_enough_is_named(spoilt: dict[str, str], reaso
     host = unmarked()
     row = host.state.ports[QVO]
     assert isinstance(row, OvsPort)
-    host.state = host.state.having(replace(row, **spoilt))  # type: ignore[arg-type]
+    host.state = host.state.with_parts(replace(row, **spoilt))  # type: ignore[arg-type]
     found = candidates(host.observe(None, 0.0))
     assert found.ports == []
     assert found.skipped == [{"key": ID[:11], "reason": reason}]
@@ -67,7 +67,7 @@ def test_a_port_that_does_not_tell_enough_is_named(spoilt: dict[str, str], reaso
 @pytest.mark.parametrize("lost", [QVB, QVO])
 def test_half_a_port_is_named(lost: str) -> None:
     host = unmarked()
-    host.state = host.state.lacking(host.state.links.get(lost) or host.state.ports[lost])
+    host.state = host.state.without(host.state.links.get(lost) or host.state.ports[lost])
     found = candidates(host.observe(None, 0.0))
     assert found.ports == []
     assert "only half there" in found.skipped[0]["reason"]

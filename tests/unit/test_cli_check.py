@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif import MadeTap, Port, RecordingHost, Tap
+from hybridvif import ManagedTap, Port, RecordingHost, Tap
 from hybridvif.cli.checking import answer_of
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Observed
@@ -38,7 +38,7 @@ OPEN = ["mac", "instance_id", "interface_id", "bridge", "mtu", "call_iptables", 
 def drifted(attribute: str, value: object) -> RecordingHost:
     host = plugged(PORT)
     part: Any = row_of(host) if attribute in attributes_of(OvsPort) else host.state.links[QVB]
-    host.state = host.state.having(replace(part, **{attribute: value}))
+    host.state = host.state.with_parts(replace(part, **{attribute: value}))
     return host
 
 
@@ -74,7 +74,7 @@ UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables
 
 @pytest.mark.parametrize(
     ("kind", "attribute"),
-    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] not in (Tap, MadeTap)],
+    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] not in (Tap, ManagedTap)],
     ids=lambda x: getattr(x, "kind", x),
 )
 def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], attribute: str) -> None:
@@ -87,7 +87,7 @@ def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], a
         wrong = ""
     # A socket can be put right only while the switch has not taken the port.
     not_taken = {"realized": False} if attribute == "socket_as_configured" else {}
-    host.state = host.state.having(replace(part, **{attribute: wrong}, **not_taken))
+    host.state = host.state.with_parts(replace(part, **{attribute: wrong}, **not_taken))
     answer = answer_of([replace(WHOLE, fields={**WHOLE.fields, **more})], host, reasons=True)
     assert answer.exit_code == 3
     (port,) = ports_of(answer)
@@ -132,7 +132,7 @@ def test_a_port_that_is_not_there_and_not_told_whole_is_a_sentence() -> None:
 
 def test_links_without_a_row_are_drift() -> None:
     host = plugged(PORT)
-    host.state = host.state.lacking(host.state.ports[QVO])
+    host.state = host.state.without(host.state.ports[QVO])
     answer = answer_of([asked()], host)
     assert answer.exit_code == 3
     assert f"OVS port {QVO} is missing" in text_of(answer)
@@ -140,8 +140,8 @@ def test_links_without_a_row_are_drift() -> None:
 
 def test_a_row_without_links_is_drift_with_what_is_missing_first() -> None:
     host = plugged(PORT)
-    host.state = host.state.lacking(host.state.links[QVB]).lacking(host.state.links[QBR])
-    host.state = host.state.having(replace(row_of(host), realized=False))
+    host.state = host.state.without(host.state.links[QVB]).without(host.state.links[QBR])
+    host.state = host.state.with_parts(replace(row_of(host), realized=False))
     told = text_of(answer_of([asked()], host)).splitlines()
     assert told[1:4] == [
         f"  Linux bridge {QBR} is missing",
@@ -160,7 +160,7 @@ def test_another_port_of_the_same_names_is_refused() -> None:
 
 def test_another_ports_row_without_links_does_not_pass_for_an_interface_id() -> None:
     host = plugged(PORT)
-    host.state = host.state.lacking(host.state.links[QVB]).lacking(host.state.links[QBR])
+    host.state = host.state.without(host.state.links[QVB]).without(host.state.links[QBR])
     assert answer_of([asked(TWIN_ID)], host).failures[0].code == "name-collision"
 
 
@@ -172,7 +172,7 @@ def test_an_interface_id_of_its_own_is_taken_from_the_row() -> None:
 
 def test_one_port_with_drift_among_several_is_the_exit_code_3() -> None:
     host = plugged(PORT, OTHER)
-    host.state = host.state.having(replace(row_of(host, OTHER), vm_uuid=""))
+    host.state = host.state.with_parts(replace(row_of(host, OTHER), vm_uuid=""))
     answer = answer_of([asked(), asked(OTHER_ID, instance_id=VM)], host)
     assert answer.exit_code == 3
     assert [port["in_order"] for port in ports_of(answer)] == [True, False]

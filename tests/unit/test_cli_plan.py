@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from hybridvif import Create, Port, RecordingHost, Tap, Update, plug, unplug_all, wiring_of
+from hybridvif import Create, Port, RecordingHost, Tap, Update, desired_state, plug, unplug_all
 from hybridvif.cli.output.changes import changes_of_plan, tally
 from hybridvif.cli.output.diff import diff_lines
 from hybridvif.cli.planning import Wish, answer_of, completed
 from hybridvif.cli.screen import Answer, Paint
-from hybridvif.engine.simulated_host import Rehearsal, look, nothing_seen
+from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Observed
-from hybridvif.model.parts import Bridge, OvsPort, attributes_of, births_of
+from hybridvif.model.parts import Bridge, OvsPort, attributes_of, create_only_values
 from hybridvif.model.planner import plan
 from hybridvif.model.reasons import reason_of
 from hybridvif.model.settings import Settings
@@ -40,7 +40,7 @@ from tests.unit.answers import (
 
 def planned(host: RecordingHost, wish: Wish, **options: Any) -> Answer:
     seen = look(host, [*wish.port_ids, *(port.id for port in wish.ports)])
-    return answer_of(wish, Rehearsal(host.settings, seen), **options)
+    return answer_of(wish, SimulatedHost(host.settings, seen), **options)
 
 
 PLUG = Wish("plug", [PORT])
@@ -60,7 +60,7 @@ def test_the_plan_of_a_first_plug_is_three_parts_to_create() -> None:
 
 def test_a_plan_writes_nothing_and_says_what_plug_then_does() -> None:
     host = plugged(OTHER)
-    host.state = host.state.having(replace(row_of(host, OTHER), attached_mac=MAC))
+    host.state = host.state.with_parts(replace(row_of(host, OTHER), attached_mac=MAC))
     before = host.state
     told = ports_of(planned(host, Wish("plug", [PORT, OTHER])))
     assert host.state == before
@@ -89,7 +89,7 @@ def test_differences_are_the_exit_code_3_only_if_asked_for() -> None:
 
 def test_an_update_says_each_attribute_from_what_to_what() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(replace(row_of(host), attached_mac="fa:16:3e:00:00:01", vm_uuid=""))
+    host.state = host.state.with_parts(replace(row_of(host), attached_mac="fa:16:3e:00:00:01", vm_uuid=""))
     assert (
         f"  ~  ovs-port  {QVO} on br-int        attached-mac fa:16:3e:00:00:01 -> {MAC}, vm-uuid none -> {VM}"
         in text_of(planned(host, PLUG))
@@ -98,8 +98,8 @@ def test_an_update_says_each_attribute_from_what_to_what() -> None:
 
 def test_a_veth_pair_made_anew_under_its_row_is_two_changes_though_three_steps() -> None:
     host = plugged(PORT)
-    host.state = host.state.lacking(host.state.links[QVB])
-    host.state = host.state.having(replace(row_of(host), realized=False))
+    host.state = host.state.without(host.state.links[QVB])
+    host.state = host.state.with_parts(replace(row_of(host), realized=False))
     answer = planned(host, PLUG)
     assert answer.document["summary"] == {"create": 1, "update": 1, "delete": 0}
     (port,) = ports_of(answer)
@@ -121,7 +121,7 @@ def test_the_plan_of_an_unplug_is_what_will_be_gone() -> None:
 
 def test_an_unplug_that_would_be_refused_is_planned_so() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(Tap(name=TAP, master=QBR))
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier.add(TAP)
     answer = planned(host, UNPLUG)
     assert answer.exit_code == 6
@@ -150,9 +150,9 @@ def test_a_collision_is_planned_as_a_refusal_of_that_port_alone() -> None:
 
 def test_with_reasons_every_attribute_says_why() -> None:
     told = text_of(planned(RecordingHost(), PLUG, reasons=True))
-    for part in wiring_of(PORT):
+    for part in desired_state(PORT):
         for attribute in attributes_of(type(part)):
-            if attribute not in births_of(part) and getattr(part, attribute) not in ("", None):
+            if attribute not in create_only_values(part) and getattr(part, attribute) not in ("", None):
                 assert str(reason_of(part, attribute)) in told
     assert "LP 1129055" in told
 
@@ -194,7 +194,7 @@ def test_what_nothing_tells_must_be_given() -> None:
     with pytest.raises(InvalidInput, match=f"port {ID} is not plugged here.*--mac and --instance"):
         completed([asked()], look(host, [ID]))
     host = plugged(PORT)
-    host.state = host.state.having(replace(row_of(host), attached_mac=""))
+    host.state = host.state.with_parts(replace(row_of(host), attached_mac=""))
     with pytest.raises(InvalidInput, match="does not tell its mac; give --mac"):
         completed([asked()], look(host, [ID]))
 
@@ -206,14 +206,14 @@ def test_a_port_told_whole_is_planned_with_its_defaults_as_plug_would() -> None:
 
 
 def test_a_host_that_cannot_be_observed_has_nothing_of_the_port() -> None:
-    answer = answer_of(PLUG, Rehearsal(RecordingHost().settings, nothing_seen({"br-int"})), observed=False)
+    answer = answer_of(PLUG, SimulatedHost(RecordingHost().settings, nothing_seen({"br-int"})), observed=False)
     assert answer.document["summary"] == {"create": 3, "update": 0, "delete": 0}
     assert answer.document["observed"] is False
 
 
 def test_rows_are_one_an_attribute() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(replace(row_of(host), vm_uuid="", attached_mac=""))
+    host.state = host.state.with_parts(replace(row_of(host), vm_uuid="", attached_mac=""))
     rows = planned(host, PLUG).rows
     assert [(row["attribute"], row["before"]) for row in rows] == [("attached_mac", ""), ("vm_uuid", "")]
     assert planned(host, UNPLUG).rows[0]["after"] == "absent"
@@ -222,7 +222,9 @@ def test_rows_are_one_an_attribute() -> None:
 def test_a_rehearsal_of_many_ports_is_that_of_each() -> None:
     ports = [Port(id=f"{n:08x}-0000-4000-8000-000000000001", mac=MAC, instance_id=VM) for n in range(250)]
     host = plugged(*ports[::2])
-    reports = unplug_all([port.id for port in ports], Rehearsal(host.settings, look(host, [port.id for port in ports])))
+    reports = unplug_all(
+        [port.id for port in ports], SimulatedHost(host.settings, look(host, [port.id for port in ports]))
+    )
     assert [len(report.outcomes) for report in reports] == [3, 0] * 125
     assert host.steps == []
 
@@ -235,7 +237,7 @@ def test_two_ports_of_one_call_that_share_their_names_are_not_both_planned() -> 
 
 
 def test_steps_that_undo_each_other_change_nothing() -> None:
-    part = wiring_of(PORT).links[QBR]
+    part = desired_state(PORT).links[QBR]
     other = replace(part, mtu=9000)  # type: ignore[arg-type]
     assert changes_of_plan([Update(part, other), Update(other, part)]) == ()
     assert not tally(())
@@ -243,8 +245,8 @@ def test_steps_that_undo_each_other_change_nothing() -> None:
 
 def test_a_row_that_is_moved_says_from_where_to_where() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(replace(row_of(host), bridge="br-two"))
-    (change,) = changes_of_plan(plan(host.state, wiring_of(PORT)))
+    host.state = host.state.with_parts(replace(row_of(host), bridge="br-two"))
+    (change,) = changes_of_plan(plan(host.state, desired_state(PORT)))
     (line,) = diff_lines([change], Paint(on=False))
     assert line.endswith("bridge br-two -> br-int")
 
@@ -263,7 +265,7 @@ IN_TRUNK = [replace(port, bridge="tbr-1", datapath_type="netdev", qos_type="linu
 
 
 def in_trunks(wish: Wish, seen: Observed, **options: Any) -> Answer:
-    return answer_of(wish, Rehearsal(TRUNKS, seen), **options)
+    return answer_of(wish, SimulatedHost(TRUNKS, seen), **options)
 
 
 def test_a_bridge_that_is_made_is_told_once_and_the_qos_of_each_port() -> None:
@@ -284,7 +286,7 @@ def test_a_bridge_that_is_made_is_told_once_and_the_qos_of_each_port() -> None:
 def test_a_row_that_is_moved_brings_its_bridge_and_no_qos() -> None:
     seen = nothing_seen(["br-int"])
     answer = in_trunks(
-        Wish("plug", IN_TRUNK[:1]), replace(seen, state=wiring_of(replace(IN_TRUNK[0], bridge="br-int")))
+        Wish("plug", IN_TRUNK[:1]), replace(seen, state=desired_state(replace(IN_TRUNK[0], bridge="br-int")))
     )
     assert [one["kind"] for one in ports_of(answer)[0]["besides"]] == ["ovs-bridge"]
 
@@ -293,12 +295,12 @@ def test_nothing_beside_the_parts_is_told_where_there_is_nothing() -> None:
     for bridges in ["tbr-1"], ["br-int", "tbr-1"]:
         port = replace(IN_TRUNK[0], qos_type="")
         assert ports_of(in_trunks(Wish("plug", [port]), nothing_seen(bridges)))[0]["besides"] == []
-    there = replace(nothing_seen(["tbr-1"]), state=wiring_of(IN_TRUNK[0]))
+    there = replace(nothing_seen(["tbr-1"]), state=desired_state(IN_TRUNK[0]))
     assert ports_of(in_trunks(Wish("plug", IN_TRUNK[:1]), there))[0]["besides"] == []
 
 
 def test_what_may_go_with_a_port_is_told_with_what_it_depends_on() -> None:
-    seen = replace(nothing_seen(["tbr-1"]), state=wiring_of(IN_TRUNK[0]))
+    seen = replace(nothing_seen(["tbr-1"]), state=desired_state(IN_TRUNK[0]))
     answer = in_trunks(UNPLUG, seen)
     trunk = "the bridge tbr-1 goes with the port, if nothing is left in it but Neutron's patch ports"
     qos = f"the QoS row of {QVO} goes with the port"
@@ -309,4 +311,4 @@ def test_what_may_go_with_a_port_is_told_with_what_it_depends_on() -> None:
         ("delete", "qos", "there is one and no other port has it"),
         ("delete", "ovs-bridge", "nothing is left in it but Neutron's patch ports"),
     ]
-    assert "tbr-1 goes" not in text_of(answer_of(UNPLUG, Rehearsal(Settings(), seen), reasons=True))
+    assert "tbr-1 goes" not in text_of(answer_of(UNPLUG, SimulatedHost(Settings(), seen), reasons=True))

@@ -9,7 +9,7 @@ from hybridvif import Create, Port, Tap
 from hybridvif.cli.commands import plug, unplug
 from hybridvif.cli.failure import failure_of, failure_of_report
 from hybridvif.cli.output.reporting import ending_of, reported
-from hybridvif.client.host import NoAnswer
+from hybridvif.client.host import NoResponse
 from hybridvif.model.errors import (
     BridgeMissing,
     ConfigurationError,
@@ -54,7 +54,7 @@ def test_a_plug_is_one_line_and_of_several_ports_a_summary() -> None:
 
 def test_a_repair_is_called_one() -> None:
     host = plugged(PORT)
-    host.state = host.state.lacking(host.state.links[QVB])
+    host.state = host.state.without(host.state.links[QVB])
     assert "repaired: 1 made" in text_of(plug.answer_of([PORT], host))
 
 
@@ -98,7 +98,7 @@ def test_a_plug_that_fails_is_told_with_its_report() -> None:
 
 def test_a_running_vm_is_not_cut_off_unless_forced() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(Tap(name=TAP, master=QBR))
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier.add(TAP)
     refused = unplug.answer_of([ID], host)
     assert (refused.exit_code, refused.failures[0].code) == (6, "port-running")
@@ -176,7 +176,7 @@ def test_with_v_the_steps_and_their_reasons_are_told() -> None:
         (ConfigurationError("No; do."), "configuration", 5),
         (BridgeMissing("No; do."), "bridge-missing", 5),
         (Conflict("In the way."), "conflict", 6),
-        (NoAnswer("Lost."), "no-answer", 7),
+        (NoResponse("Lost."), "no-answer", 7),
         (HybridVifError("Failed."), "error", 1),
         (KeyboardInterrupt(), "interrupted", 130),
         (PlugFailed("x", report(Status.UNKNOWN)), "unknown", 7),

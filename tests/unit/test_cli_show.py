@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif import Bridge, Port, RecordingHost, Stray, Tap, Veth, wiring_of
+from hybridvif import Bridge, ForeignObject, Port, RecordingHost, Tap, Veth, desired_state
 from hybridvif.cli.commands import list as listing
 from hybridvif.cli.commands import show
 from hybridvif.cli.output.draw import tree
@@ -49,19 +49,19 @@ def unmark(host: RecordingHost) -> None:
     """Take the aliases away, which os-vif and Nova never set."""
     bridge = host.state.links[QBR]
     assert isinstance(bridge, Bridge)
-    host.state = host.state.having(replace(bridge, alias=""), replace(veth_of(host), alias="", peer_alias=""))
+    host.state = host.state.with_parts(replace(bridge, alias=""), replace(veth_of(host), alias="", peer_alias=""))
 
 
 def without(host: RecordingHost, *names: str) -> RecordingHost:
     for name in names:
         part = host.state.links.get(name) or host.state.ports[name]
-        host.state = host.state.lacking(part)
+        host.state = host.state.without(part)
     return host
 
 
 def test_the_chain_is_drawn_from_the_bridge_to_the_tap() -> None:
     host = plugged(PORT, OTHER)
-    host.state = host.state.having(Tap(name=TAP, master=QBR))
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier.add(TAP)
     head = f"+-- {QVO}  ofport 1  iface-id {ID}"
     assert text_of(show.answer_of(host)).splitlines() == [
@@ -78,13 +78,13 @@ def test_the_chain_is_drawn_from_the_bridge_to_the_tap() -> None:
 
 def test_a_tap_that_nobody_holds_open_has_no_carrier() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(Tap(name=TAP, master=QBR))
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     assert f"+-- {TAP}  no carrier" in text_of(show.answer_of(host))
 
 
 def test_a_port_out_of_order_says_its_drift_and_the_command_that_mends_it() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(replace(veth_of(host), master="", mtu=1400))
+    host.state = host.state.with_parts(replace(veth_of(host), master="", mtu=1400))
     told = text_of(show.answer_of(host, options=["--config-file=/a b"]))
     assert f"DRIFT: {QVB}: mtu 1400 -> 1450 (and 1 more: hybridvif check)" in told
     assert f"+-- {QBR}  apart: {QVB} is not in it" in told
@@ -94,7 +94,7 @@ def test_a_port_out_of_order_says_its_drift_and_the_command_that_mends_it() -> N
 def test_the_command_that_mends_a_port_is_the_port_again() -> None:
     port = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=9000)
     host = plugged(port)
-    host.state = host.state.having(replace(veth_of(host), promisc=False))
+    host.state = host.state.with_parts(replace(veth_of(host), promisc=False))
     fix = fix_of(only(host))
     assert fix == [
         "hybridvif",
@@ -110,7 +110,7 @@ def test_half_a_port_is_shown_as_half_with_what_is_missing(gone: list[str], runn
     """And as an orphan where it bears our mark, which the row alone does not, and no VM runs on it."""
     host = without(plugged(PORT), *gone)
     if running:
-        host.state = host.state.having(Tap(name=TAP, master=""))
+        host.state = host.state.with_parts(Tap(name=TAP, master=""))
         host.simulation.carrier = {TAP}
     port = only(host)
     told = text_of(show.answer_of(host))
@@ -144,7 +144,7 @@ def test_a_port_that_os_vif_plugged_has_its_id_from_the_row() -> None:
 def test_a_port_that_os_vif_plugged_with_another_interface_id_is_not_taken_for_two_ports() -> None:
     host = plugged(PORT)
     unmark(host)
-    host.state = host.state.having(replace(row_of(host), iface_id=OTHER_ID))
+    host.state = host.state.with_parts(replace(row_of(host), iface_id=OTHER_ID))
     assert (only(host).port_id, only(host).standing, fix_of(only(host))) == (None, Standing.CONFLICT, None)
     assert only(host).conflict == (
         f"its row has the iface-id {OTHER_ID}, for which its devices are not named, so nothing tells its port id; "
@@ -154,7 +154,7 @@ def test_a_port_that_os_vif_plugged_with_another_interface_id_is_not_taken_for_t
 
 def test_two_ports_that_claim_one_name_are_a_conflict() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(replace(veth_of(host), peer_alias=TWIN_ID))
+    host.state = host.state.with_parts(replace(veth_of(host), peer_alias=TWIN_ID))
     port = only(host)
     assert port.standing is Standing.CONFLICT
     assert fix_of(port) is None
@@ -162,7 +162,7 @@ def test_two_ports_that_claim_one_name_are_a_conflict() -> None:
 
 
 def test_a_stray_is_a_conflict_and_drawn() -> None:
-    host = RecordingHost(HostState({QVB: Stray(name=QVB, what="a dummy link")}))
+    host = RecordingHost(HostState({QVB: ForeignObject(name=QVB, what="a dummy link")}))
     told = text_of(show.answer_of(host))
     assert only(host).standing is Standing.CONFLICT
     assert f"{QVB}  stray: a dummy link" in told
@@ -175,7 +175,7 @@ def test_a_tap_alone_or_in_the_switch_is_no_port_of_ours() -> None:
 
 
 def test_what_the_switch_says_is_shown() -> None:
-    state = wiring_of(PORT).having(replace(row_of(plugged(PORT)), realized=False))
+    state = desired_state(PORT).with_parts(replace(row_of(plugged(PORT)), realized=False))
     facts = Facts(
         ports={QVO: PortFact(ofport=-1, error="could not open\x1b[2J", tag=4095)},
         members={QBR: ("eth7", QVB)},
@@ -204,7 +204,7 @@ def test_one_port_may_be_shown_alone() -> None:
 
 def test_the_document_of_show_is_whole() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(Tap(name=TAP, master=QBR), replace(row_of(host), attached_mac=""))
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), attached_mac=""))
     document = show.answer_of(host).document
     (port,) = json.loads(json.dumps(document))["ports"]
     assert (port["port"], port["state"], port["ofport"], port["iface_id"]) == (ID, "drift", 1, ID)
@@ -217,7 +217,7 @@ def test_the_document_of_show_is_whole() -> None:
 
 def test_graph_of_a_port_has_every_hop() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(Tap(name=TAP, master=QBR), replace(row_of(host), vm_uuid=""))
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), vm_uuid=""))
     ports = plugged_ports(host.observe(None, 0.0))
     assert dot(ports).splitlines() == [
         "graph hybridvif {",
@@ -255,7 +255,7 @@ def test_the_states_of_the_list_are_all_there_are() -> None:
 
 def test_every_wiring_is_in_order() -> None:
     for port in (PORT, OTHER, Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=68)):
-        (seen,) = plugged_ports(Observed(wiring_of(port), Facts()))
+        (seen,) = plugged_ports(Observed(desired_state(port), Facts()))
         assert (seen.standing, seen.port_id, seen.filled.port) == (Standing.IN_ORDER, port.id, port)
 
 
@@ -282,7 +282,7 @@ def test_a_vhost_user_port_is_drawn_with_nothing_behind_it(vhost_user: Recording
 def test_a_vhost_user_port_out_of_order_is_mended_by_a_plug_that_says_its_mode(vhost_user: RecordingHost) -> None:
     row = vhost_user.state.ports[VHU]
     assert isinstance(row, VhostUserPort)
-    vhost_user.state = vhost_user.state.having(replace(row, mtu_request=0, socket_as_configured=False))
+    vhost_user.state = vhost_user.state.with_parts(replace(row, mtu_request=0, socket_as_configured=False))
     port = only(vhost_user)
     assert port.standing is Standing.DRIFT
     assert "--vhostuser-mode server" in " ".join(fix_of(port) or [])
@@ -293,7 +293,7 @@ def test_a_vhost_user_port_out_of_order_is_mended_by_a_plug_that_says_its_mode(v
 @pytest.mark.parametrize("bridge", ["br\x1b[31m", "a name with spaces", "b" * 70_000, "\u2028"])
 def test_a_bridge_of_any_name_leaves_the_list_readable(bridge: str) -> None:
     host = plugged(PORT, OTHER)
-    host.state = host.state.having(replace(row_of(host), bridge=bridge))
+    host.state = host.state.with_parts(replace(row_of(host), bridge=bridge))
     assert [port["state"] for port in ports_of(listing.answer_of(host))] == ["drift", "in-order"]
     drawn = text_of(show.answer_of(host))
     assert all(line.isprintable() for line in drawn.split("\n"))

@@ -23,12 +23,12 @@ def document(answer: Answer) -> Any:
 
 def half() -> RecordingHost:
     host = plugged(PORT, OTHER)
-    host.state = host.state.lacking(host.state.ports[QVO])
+    host.state = host.state.without(host.state.ports[QVO])
     return host
 
 
 def running(host: RecordingHost) -> RecordingHost:
-    host.state = host.state.having(Tap(name=TAP, master=QBR))
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier = {TAP}
     return host
 
@@ -106,7 +106,7 @@ def test_a_remain_is_noted_first() -> None:
         "Nothing is due; the same command later removes what is still there.",
     ]
     (found,) = document(answer)["remains"]
-    assert (found["port"], found["due"], found["report"], found["is_marked"]) == (ID, False, None, True)
+    assert (found["port"], found["due"], found["report"], found["is_tagged"]) == (ID, False, None, True)
     assert found["parts"] == [{"kind": "veth", "name": QVB}, {"kind": "bridge", "name": QBR}]
     assert answer.rows[0]["status"] == "left"
     assert host.steps == []

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif import HybridVifError, PlugFailed, check, gc, plug, reconcile, wiring_of
+from hybridvif import HybridVifError, PlugFailed, check, desired_state, gc, plug, reconcile
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.model.facts import Facts, LinkFact, PortFact
 from hybridvif.model.parts import NOTHING
@@ -37,7 +37,7 @@ def values() -> Iterator[tuple[str, object]]:
     observed = host.observe(None, time.monotonic() + 5)
     yield "Observed", observed
     yield "HostState", observed.state
-    yield "HostState of a tap", wiring_of(TAPPED)
+    yield "HostState of a tap", desired_state(TAPPED)
     yield "empty HostState", NOTHING
     yield "Facts", observed.facts
     facts = {"qbr": LinkFact(3, "bridge", up=True, carrier=True)}
@@ -49,7 +49,7 @@ def values() -> Iterator[tuple[str, object]]:
     yield "steps", (Create(BRIDGE), *check(replace(PORT, mtu=1400), host))
     yield "Tap", TAP
     yield "Reconciled", reconcile([PORT], host)
-    yield "Gathered", gc(host)
+    yield "CollectedOrphan", gc(host)
 
 
 @pytest.mark.parametrize("way", COPIES)
@@ -60,7 +60,7 @@ def test_value_equals_its_copy(name: str, value: object, way: str) -> None:
 
 @pytest.mark.parametrize("way", COPIES)
 def test_copy_of_a_state_is_frozen_as_well(way: str) -> None:
-    state = COPIES[way](wiring_of(PORT))
+    state = COPIES[way](desired_state(PORT))
     with pytest.raises(TypeError):
         state.links["qbr"] = BRIDGE
 

@@ -20,8 +20,8 @@ from oslo_config import cfg
 
 import hybridvif
 from benchmarks.page import with_figures
-from benchmarks.record import Record, together
-from hybridvif import Port, RecordingHost, Report, Status, wiring_of
+from benchmarks.record import Record, merge_observed
+from hybridvif import Port, RecordingHost, Report, Status, desired_state
 from hybridvif.cli import COMMANDS, EXIT_CODES, checking, options, planning
 from hybridvif.cli.commands import gc, reconcile, show
 from hybridvif.cli.commands import list as listing
@@ -29,11 +29,11 @@ from hybridvif.cli.output import document, reporting
 from hybridvif.cli.ports import Asked
 from hybridvif.client import host
 from hybridvif.engine import config, converge, locks
-from hybridvif.engine.simulated_host import Rehearsal, look
+from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.executors.base import Executor
 from hybridvif.model import errors, names, settings
 from hybridvif.model.facts import Facts, LinkFact, PortFact
-from hybridvif.model.parts import PARTS, Part, Stray, StrayPort, Tap
+from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.reasons import REASONS
 from hybridvif.model.settings import Settings
 from hybridvif.testing.sandbox import Level, Sandbox, Vm
@@ -140,7 +140,7 @@ def anchors_of(text: str) -> set[str]:
 def parts_of_a_plugged_port() -> Iterable[Part]:
     hybrid = replace(PORT, mtu=1450, create_tap=True)
     vhost_user = replace(PORT, mtu=1450, vhostuser_mode="server")
-    return [*wiring_of(hybrid), Tap(name=NAMES.tap, master=NAMES.bridge), *wiring_of(vhost_user)]
+    return [*desired_state(hybrid), Tap(name=NAMES.tap, master=NAMES.bridge), *desired_state(vhost_user)]
 
 
 @pytest.mark.parametrize("part", parts_of_a_plugged_port(), ids=lambda part: part.kind)
@@ -196,11 +196,11 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
 
 def test_every_key_of_every_document_is_in_cli_md() -> None:
     asked = Asked(fields={"id": PORT.id, "mac": PORT.mac})
-    host = RecordingHost(wiring_of(PORT).having(Tap(name=NAMES.tap, master=NAMES.bridge)))
-    drifted = RecordingHost(host.state.having(replace(VETH, mtu=1400)))
+    host = RecordingHost(desired_state(PORT).with_parts(Tap(name=NAMES.tap, master=NAMES.bridge)))
+    drifted = RecordingHost(host.state.with_parts(replace(VETH, mtu=1400)))
     failing = RecordingHost()
     failing.fail()
-    stage = Rehearsal(host.settings, look(drifted, [PORT.id]))
+    stage = SimulatedHost(host.settings, look(drifted, [PORT.id]))
     documents = [
         reporting.reported("plug", hybridvif.plug_all([PORT], failing)).document,
         planning.answer_of(planning.Wish("plug", [PORT]), stage).document,
@@ -209,7 +209,7 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
         listing.answer_of(host).document,
         reconcile.answer_of([PORT], host).document,
         reconcile.answer_of([PORT], drifted, dry_run=True).document,
-        gc.answer_of(RecordingHost(host.state.lacking(host.state.links[NAMES.bridge])), older_than=0).document,
+        gc.answer_of(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
     ]
     assert keys_of(documents) <= in_code(page("docs/cli.md"))
     assert set(listing.STATES) <= in_code(section(page("docs/cli.md"), "## list"))
@@ -303,14 +303,14 @@ FIGURES: list[tuple[str, str, tuple[object, ...]]] = [
     ),
     ("docs/architecture.md", r"up to (\d+) plans in one call", (converge.MAX_ATTEMPTS,)),
     ("docs/architecture.md", r"(\d+) % of the time", (round(100 * converge.WORK_SHARE),)),
-    ("docs/architecture.md", r"grace period of ([\d.]+) seconds", (host.GRACE,)),
+    ("docs/architecture.md", r"grace period of ([\d.]+) seconds", (host.GRACE_PERIOD,)),
     (
         "docs/library.md",
         r"up to (\d+) ports to plug, or (\d+) to unplug",
         (converge.PLUG_BATCH, converge.UNPLUG_BATCH),
     ),
     ("docs/library.md", r"(\d+) % of the (?:time|deadline)", (round(100 * converge.WORK_SHARE),)),
-    ("docs/library.md", r"grace period of ([\d.]+) seconds", (host.GRACE,)),
+    ("docs/library.md", r"grace period of ([\d.]+) seconds", (host.GRACE_PERIOD,)),
     ("docs/library.md", r"up to (\d+) times within the deadline", (len(converge.VERIFY_DELAYS) + 1,)),
     ("docs/library.md", r"([\d,]+) files, `port-0000`", (f"{locks.BUCKETS:,}",)),
     ("docs/library.md", r"first (\d+) characters", (names.KEY_LENGTH,)),
@@ -345,10 +345,10 @@ def test_every_member_of_the_protocol_is_in_executors_md() -> None:
     assert [name for name in [*members, "__init__"] if not any(cell.startswith(f"`{name}") for cell in told)] == []
 
 
-@pytest.mark.parametrize("kind", [Stray, StrayPort, LinkFact, PortFact, Facts])
+@pytest.mark.parametrize("kind", [ForeignObject, ForeignPort, LinkFact, PortFact, Facts])
 def test_every_field_of_a_fact_and_of_a_stray_is_in_executors_md(kind: type[Any]) -> None:
     rows = {cells[0]: cells[1] for cells in rows_of(section(page("docs/executors.md"), "## Parts and facts"))}
-    told = rows["`Stray`" if kind is StrayPort else f"`{kind.__name__}`"]
+    told = rows["`ForeignObject`" if kind is ForeignPort else f"`{kind.__name__}`"]
     names = {spec.name for spec in fields(kind)} if is_dataclass(kind) else set(kind._fields)
     assert names <= in_code(told)
 
@@ -382,7 +382,7 @@ def test_reading_order_names_every_folder_and_module_beside() -> None:
 
 
 def test_every_kind_of_a_step_is_in_the_documents() -> None:
-    kinds = {part.kind for part in PARTS if not issubclass(part, Stray)}
+    kinds = {part.kind for part in PARTS if not issubclass(part, ForeignObject)}
     [line] = re.findall(r"^    kind +(.*)$", str(document.__doc__), re.MULTILINE)
     assert set(re.findall(r"[a-z-]+", line)) - {"or"} == kinds
     rows = [cells[1] for cells in rows_of(page("docs/cli.md")) if cells[:1] == ["`kind`"] and "`bridge`" in cells[1]]
@@ -405,7 +405,7 @@ def test_no_page_or_module_refers_to_a_file_outside_the_repository() -> None:
 def test_the_figures_in_performance_md_are_those_of_the_runs_that_are_kept() -> None:
     text = page("docs/performance.md")
     runs = re.findall(r"^tools/bench --read (.*) --page", text, re.M)[0].split()
-    record = together(Record.of_json(page(run)) for run in runs)
+    record = merge_observed(Record.of_json(page(run)) for run in runs)
     assert with_figures(text, record) == text, "make the page anew, by the command that it names"
 
 
@@ -429,7 +429,7 @@ README_ROWS = {
 
 def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None:
     runs = re.findall(r"^tools/bench --read (.*) --page", page("docs/performance.md"), re.M)[0].split()
-    turns = together(Record.of_json(page(run)) for run in runs).turns
+    turns = merge_observed(Record.of_json(page(run)) for run in runs).turns
     rows = re.findall(r"^\| (.*) \| ([\d.,]+ m?s) \| ([\d.,]+ m?s) \|$", page("README.md"), re.M)
 
     def told(contender: str, row: str) -> str:

@@ -7,7 +7,7 @@ from dataclasses import fields
 
 import pytest
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import PARTS
 from hybridvif.model.settings import Settings
 from hybridvif.privileged import codec
@@ -45,7 +45,7 @@ def test_the_grammar_knows_every_kind_of_part_and_every_field() -> None:
     ("bridge", "allowed"), [("br-ex", ("br-int", "tbr-5f2c0e1a-7", "br-ex")), ("br-int", ("br-two",))]
 )
 def test_a_policy_that_permits_more_or_less_than_the_grammar_is_noticed(bridge: str, allowed: tuple[str, ...]) -> None:
-    [row] = wiring_of(PORTS[0]).ports.values()
+    [row] = desired_state(PORTS[0]).ports.values()
     kind, values = codec.encode_part(row)
     plans = [[["create", [kind, {**values, "bridge": bridge}]]]]
     with pytest.raises(Wrong):

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict
 from hybridvif.model.parts import NOTHING, PARTS, HostState, Part, Role, Tap, differences
 from hybridvif.model.planner import plan
@@ -116,22 +116,22 @@ def states_of(case: Case) -> tuple[HostState, HostState]:
     if "vif_type" in given:
         given["vif_type"] = VifType(given["vif_type"])
     port = replace(PORT, **given)
-    goals = {"wiring": wiring_of(port), "nothing": NOTHING}
+    goals = {"wiring": desired_state(port), "nothing": NOTHING}
     desired = case["desired"]
     return state_of(case["observed"], port), goals[desired] if isinstance(desired, str) else state_of(desired, port)
 
 
 def state_of(written: Any, port: Port) -> HostState:
     if isinstance(written, list):
-        return HostState().having(*map(part_of, written))
-    wired = wiring_of(port)
-    running = wired.having(Tap(name=port.names.tap, master=port.names.bridge))
+        return HostState().with_parts(*map(part_of, written))
+    wired = desired_state(port)
+    running = wired.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
     state = {"nothing": NOTHING, "plugged": wired, "running": running}[written["from"]]
     for name in written.get("without", []):
-        state = state.lacking(named(state, name))
+        state = state.without(named(state, name))
     for name, changes in written.get("change", {}).items():
-        state = state.having(replace(named(state, name), **changes))
-    return state.having(*map(part_of, written.get("with", [])))
+        state = state.with_parts(replace(named(state, name), **changes))
+    return state.with_parts(*map(part_of, written.get("with", [])))
 
 
 def named(state: HostState, name: str) -> Part:

@@ -12,7 +12,7 @@ import pytest
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.executors.group_commit import GroupCommit
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import OvsPort
 from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
@@ -23,7 +23,7 @@ PORTS = [
     Port(id=f"{number:08x}-7b00-4c00-8000-000000000001", mac=PORT.mac, instance_id=PORT.instance_id)
     for number in range(10)
 ]
-STEPS = [Create(the(OvsPort, wiring_of(port))) for port in PORTS]
+STEPS = [Create(the(OvsPort, desired_state(port))) for port in PORTS]
 Answer = Callable[[Step], Outcome]
 
 

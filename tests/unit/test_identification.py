@@ -13,22 +13,22 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hybridvif.executors.base import ExecutorError
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, Refused
 from hybridvif.model.facts import Observed
-from hybridvif.model.limits import restorable
-from hybridvif.model.ownership import claim
+from hybridvif.model.limits import rollback_target
+from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     NOTHING,
-    PARKED,
+    PLACEHOLDER_TYPE,
+    ForeignObject,
+    ForeignPort,
     HostState,
     IvsPort,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     Part,
     Role,
-    Stray,
-    StrayPort,
     Tap,
 )
 from hybridvif.model.planner import plan
@@ -44,9 +44,11 @@ TWIN = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
 """The id of another port, with the same first 11 characters."""
 STRANGER = "91d3aa02-4100-4c00-8000-000000000003"
 BRIDGES = ("br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d")
-BARE = HostState().having(replace(BRIDGE, alias=""), replace(VETH, alias="", peer_alias=""), replace(ROW, iface_id=""))
+BARE = HostState().with_parts(
+    replace(BRIDGE, alias=""), replace(VETH, alias="", peer_alias=""), replace(ROW, iface_id="")
+)
 """As somebody plugged it by hand: no mark on anything."""
-THEIRS = wiring_of(replace(PORT, id=TWIN))
+THEIRS = desired_state(replace(PORT, id=TWIN))
 UNPLUG: list[Step] = [Delete(ROW), Delete(VETH), Delete(BRIDGE)]
 
 
@@ -80,9 +82,9 @@ def test_a_plan_states_whose_it_is_by_its_parts(steps: list[Step], owner: str) -
 def test_ids_of_a_row_that_is_found_so_do_not_speak_against_its_links() -> None:
     wrong = replace(ROW, iface_id=STRANGER)
     assert owner_stated([Update(wrong, ROW)]) == PORT.id
-    assert owner_stated([Update(wrong, replace(wrong, type=PARKED)), Create(VETH)]) == PORT.id
+    assert owner_stated([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE)), Create(VETH)]) == PORT.id
     assert owner_stated([Delete(wrong), Delete(VETH)]) == PORT.id
-    assert owner_stated([Update(wrong, replace(wrong, type=PARKED))]) == ""
+    assert owner_stated([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE))]) == ""
 
 
 @pytest.mark.parametrize(
@@ -169,15 +171,15 @@ def test_every_plan_of_a_port_on_whatever_is_its_own_is_permitted(data: st.DataO
     """Plug, unplug and rollback, after any prefix of a plug: one that was refused would be a host nobody can mend."""
     first = data.draw(states_of(port))
     try:
-        claim(first, port.id, port.iface_id)
+        check_ownership(first, port.id, port.iface_id)
     except Refused:
         assume(False)
-    wiring = wiring_of(port)
+    wiring = desired_state(port)
     for now in history(first, plan(first, wiring)):
-        back, _ = restorable(first, wiring, now, Settings(integration_bridges=BRIDGES))
+        back, _ = rollback_target(first, wiring, now, Settings(integration_bridges=BRIDGES))
         for goal in (wiring, back, NOTHING):
             try:
-                claim(now, port.id, "" if goal is NOTHING else port.iface_id)
+                check_ownership(now, port.id, "" if goal is NOTHING else port.iface_id)
             except Refused:
                 # An unplug does not know the interface id.
                 continue
@@ -194,28 +196,34 @@ def test_every_plan_of_a_port_on_whatever_is_its_own_is_permitted(data: st.DataO
 def test_no_plan_on_anothers_parts_is_permitted(data: st.DataObject, port: Port, tail: str) -> None:
     other = replace(port, id=port.id[:11] + tail[11:])
     assume(other.id != port.id)
-    theirs = data.draw(st.lists(st.sampled_from(list(wiring_of(other))), min_size=1, unique=True))
-    mine = list(wiring_of(port))
+    theirs = data.draw(st.lists(st.sampled_from(list(desired_state(other))), min_size=1, unique=True))
+    mine = list(desired_state(port))
     chosen = data.draw(st.lists(st.sampled_from(mine), min_size=1, unique=True))
     steps: list[Step] = [*map(Create, chosen)] if data.draw(st.booleans()) else [*map(Delete, chosen)]
     if needs_proof(steps):
         with pytest.raises(Refused):
-            permit_found(steps, HostState().having(*theirs), BRIDGES.__contains__)
+            permit_found(steps, HostState().with_parts(*theirs), BRIDGES.__contains__)
 
 
 def test_a_name_that_fits_is_no_proof() -> None:
-    for steps in (UNPLUG, [Delete(ROW)], [Create(ROW)], [Create(VETH)], [Update(ROW, replace(ROW, type=PARKED))]):
+    for steps in (
+        UNPLUG,
+        [Delete(ROW)],
+        [Create(ROW)],
+        [Create(VETH)],
+        [Update(ROW, replace(ROW, type=PLACEHOLDER_TYPE))],
+    ):
         assert TWIN in refusal(steps, THEIRS)
-        assert TWIN in refusal(steps, HostState().having(replace(BRIDGE, alias=TWIN), ROW))
+        assert TWIN in refusal(steps, HostState().with_parts(replace(BRIDGE, alias=TWIN), ROW))
 
 
 def test_a_plan_that_names_nobody_is_only_for_what_is_nobodys() -> None:
     nobodys = [Delete(part) for part in BARE]
     permit_found(nobodys, BARE, BRIDGES.__contains__)
     permit_found(UNPLUG, BARE, BRIDGES.__contains__)
-    said = refusal(nobodys, HostState().having(replace(ROW, iface_id=STRANGER)))
+    said = refusal(nobodys, HostState().with_parts(replace(ROW, iface_id=STRANGER)))
     assert f"belongs to port {STRANGER}, of which the plan says nothing" in said
-    twins = HostState().having(BRIDGE, replace(VETH, alias=TWIN, peer_alias=TWIN))
+    twins = HostState().with_parts(BRIDGE, replace(VETH, alias=TWIN, peer_alias=TWIN))
     assert "of which the plan says nothing" in refusal(nobodys, twins)
 
 
@@ -224,23 +232,23 @@ def test_a_part_without_a_mark_is_its_siblings_ports() -> None:
     bare = replace(BRIDGE, alias="", mtu=1400)
     half = [Update(bare, replace(bare, mtu=1500))]
     for mark in (VETH, ROW):
-        permit_found(half, HostState().having(bare, mark), BRIDGES.__contains__)
+        permit_found(half, HostState().with_parts(bare, mark), BRIDGES.__contains__)
 
 
 def test_a_lone_row_with_wrong_ids_is_its_links_ports() -> None:
     """As a rollback frees it again, which says nothing of the links."""
     wrong = replace(ROW, iface_id=STRANGER)
-    parked = replace(wrong, type=PARKED)
-    permit_found([Update(parked, wrong)], HostState().having(BRIDGE, VETH, parked), BRIDGES.__contains__)
-    assert STRANGER in refusal([Update(parked, wrong)], HostState().having(parked))
+    parked = replace(wrong, type=PLACEHOLDER_TYPE)
+    permit_found([Update(parked, wrong)], HostState().with_parts(BRIDGE, VETH, parked), BRIDGES.__contains__)
+    assert STRANGER in refusal([Update(parked, wrong)], HostState().with_parts(parked))
 
 
 @pytest.mark.parametrize(
     "stray",
     [
-        Stray(name=NAMES.switch_end, what="a dummy link"),
-        Stray(name=NAMES.bridge, what="a veth link"),
-        StrayPort(name=NAMES.switch_end, what="a bond"),
+        ForeignObject(name=NAMES.switch_end, what="a dummy link"),
+        ForeignObject(name=NAMES.bridge, what="a veth link"),
+        ForeignPort(name=NAMES.switch_end, what="a bond"),
         replace(VETH, master="br-foreign", alias="", peer_alias=""),
     ],
     ids=lambda part: f"{part.kind} {part.name}",
@@ -248,34 +256,34 @@ def test_a_lone_row_with_wrong_ids_is_its_links_ports() -> None:
 def test_what_is_of_another_shape_or_held_elsewhere_stops_the_plan(stray: Part) -> None:
     for steps in ([Create(ROW)], [Delete(stray)], [Delete(replace(BRIDGE, alias=""))]):
         with pytest.raises(Conflict):
-            permit_found(steps, BARE.lacking(ROW).having(stray), BRIDGES.__contains__)
+            permit_found(steps, BARE.without(ROW).with_parts(stray), BRIDGES.__contains__)
 
 
 def test_a_veth_of_ours_in_a_foreign_bridge_stays_there() -> None:
     with pytest.raises(Conflict, match="br-foreign"):
-        permit_found([Delete(VETH)], WIRING.having(replace(VETH, master="br-foreign")), BRIDGES.__contains__)
+        permit_found([Delete(VETH)], WIRING.with_parts(replace(VETH, master="br-foreign")), BRIDGES.__contains__)
 
 
 def test_a_rollback_takes_its_own_from_beside_what_others_have_put_there() -> None:
     strangers = replace(VETH, alias=TWIN, peer_alias=TWIN)
-    for beside in (strangers, Stray(name=NAMES.bridge_end, what="a dummy link")):
-        permit_found([Delete(BRIDGE)], HostState().having(BRIDGE, beside), BRIDGES.__contains__)
-    assert TWIN in refusal([Delete(ROW)], HostState().having(ROW, strangers))
+    for beside in (strangers, ForeignObject(name=NAMES.bridge_end, what="a dummy link")):
+        permit_found([Delete(BRIDGE)], HostState().with_parts(BRIDGE, beside), BRIDGES.__contains__)
+    assert TWIN in refusal([Delete(ROW)], HostState().with_parts(ROW, strangers))
 
 
 def test_a_row_on_a_foreign_bridge_needs_a_mark_of_the_port() -> None:
     there = replace(ROW, bridge="br-ex", iface_id="")
     steps = [Update(there, ROW)]
-    said = refusal(steps, HostState().having(there), ["br-int"])
+    said = refusal(steps, HostState().with_parts(there), ["br-int"])
     assert said.startswith("refused: ")
     assert "br-ex" in said
     assert "does not bear the port's id" in said
-    assert refusal([Delete(there)], HostState().having(there), ["br-int"]) == said
+    assert refusal([Delete(there)], HostState().with_parts(there), ["br-int"]) == said
     # The alias of a link may have been written by whoever asks.
-    assert refusal(steps, HostState().having(there, BRIDGE, VETH), ["br-int"]) == said
-    assert refusal([Delete(ROW)], HostState().having(there, BRIDGE, VETH), ["br-int"]) == said
-    permit_found(steps, HostState().having(replace(there, iface_id=PORT.id)), ["br-int"].__contains__)
-    permit_found(steps, HostState().having(there), ["br-int", "br-ex"].__contains__)
+    assert refusal(steps, HostState().with_parts(there, BRIDGE, VETH), ["br-int"]) == said
+    assert refusal([Delete(ROW)], HostState().with_parts(there, BRIDGE, VETH), ["br-int"]) == said
+    permit_found(steps, HostState().with_parts(replace(there, iface_id=PORT.id)), ["br-int"].__contains__)
+    permit_found(steps, HostState().with_parts(there), ["br-int", "br-ex"].__contains__)
 
 
 def test_parts_that_have_gone_meanwhile_are_in_nobodys_way() -> None:
@@ -328,14 +336,14 @@ def test_links_that_are_made_cost_one_look_at_switch_alone() -> None:
         replace(ROW, bridge="br-ex", iface_id=""),
         replace(ROW, bridge="br-ex", iface_id=STRANGER),
         replace(ROW, bridge="br-ex", iface_id="", port_id=TWIN),
-        StrayPort(name=NAMES.switch_end, what="a bond"),
+        ForeignPort(name=NAMES.switch_end, what="a bond"),
         replace(ROW, name=NAMES.bridge),
         replace(ROW, name=NAMES.bridge_end),
-        StrayPort(name=NAMES.bridge, what="a bond"),
+        ForeignPort(name=NAMES.bridge, what="a bond"),
     ],
     ids=lambda row: f"{row.kind} {row.name}",
 )
-def test_device_under_row_of_its_name_is_refused(row: OvsPort | StrayPort) -> None:
+def test_device_under_row_of_its_name_is_refused(row: OvsPort | ForeignPort) -> None:
     made: list[Step] = [Create(BRIDGE), Create(VETH)]
     plans: list[list[Step]] = [made, [*made, Create(ROW)], [Create(BRIDGE), Update(TAP, TAP), Create(VETH)]]
     for steps in plans:
@@ -360,7 +368,7 @@ def test_device_under_row_of_its_own_port_is_permitted(row: OvsPort | IvsPort) -
 
 
 def test_tap_under_row_of_its_name_is_refused() -> None:
-    tap = the(MadeTap, wiring_of(replace(PORT, create_tap=True)))
+    tap = the(ManagedTap, desired_state(replace(PORT, create_tap=True)))
     row = replace(ROW, name=tap.name)
     switch = Eyes(HostState({}, {row.name: row}))
     (outcomes,) = outcomes_of([[Create(replace(tap, master=""))]], Eyes(), switch).values()
@@ -369,8 +377,8 @@ def test_tap_under_row_of_its_name_is_refused() -> None:
 
 
 def test_all_plans_that_need_proof_share_one_look_at_each_role() -> None:
-    other = wiring_of(replace(PORT, id=STRANGER))
-    third = wiring_of(replace(PORT, id=f"{'7' * 8}{STRANGER[8:]}"))
+    other = desired_state(replace(PORT, id=STRANGER))
+    third = desired_state(replace(PORT, id=f"{'7' * 8}{STRANGER[8:]}"))
     links, switch = Eyes(HostState(WIRING.links, {})), Eyes(HostState({}, WIRING.ports))
     plans: list[list[Step]] = [UNPLUG, [Create(part) for part in third], [Delete(part) for part in other]]
     assert outcomes_of(plans, links, switch) == {}
@@ -381,7 +389,7 @@ def test_all_plans_that_need_proof_share_one_look_at_each_role() -> None:
 
 def test_a_plan_without_proof_is_refused_alone_and_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="hybridvif.privileged.identification")
-    other = [Delete(part) for part in wiring_of(replace(PORT, id=STRANGER))]
+    other = [Delete(part) for part in desired_state(replace(PORT, id=STRANGER))]
     found = outcomes_of([other, UNPLUG], Eyes(THEIRS))
     assert found.keys() == {1}
     assert {(outcome.result, outcome.code) for outcome in found[1]} == {(Result.REFUSED, "name-collision")}
@@ -391,7 +399,7 @@ def test_a_plan_without_proof_is_refused_alone_and_said_in_the_log(caplog: pytes
 
 def test_a_refusal_says_so_once() -> None:
     row = replace(ROW, bridge="br-ex", iface_id="")
-    (outcome,) = outcomes_of([[Delete(row)]], Eyes(HostState().having(row)))[0]
+    (outcome,) = outcomes_of([[Delete(row)]], Eyes(HostState().with_parts(row)))[0]
     assert outcome.reason.count("refused") == 1
 
 

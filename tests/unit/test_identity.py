@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import NameCollision, PlugFailed, UnplugFailed
-from hybridvif.model.ownership import claim
-from hybridvif.model.parts import NOTHING, HostState, IvsPort, Stray, StrayPort
+from hybridvif.model.ownership import check_ownership
+from hybridvif.model.parts import NOTHING, ForeignObject, ForeignPort, HostState, IvsPort
 from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, WIRING
 
 OURS = PORT.id
@@ -23,7 +23,7 @@ ASKING = {"plug": "", "plug of a port with an interface id": INTERFACE, "unplug"
 
 
 def host(alias: str = "", peer_alias: str = "", bridge_alias: str = "", key: str = "", iface_id: str = "") -> HostState:
-    return HostState().having(
+    return HostState().with_parts(
         replace(BRIDGE, alias=bridge_alias),
         replace(VETH, alias=alias, peer_alias=peer_alias),
         TAP,
@@ -33,7 +33,7 @@ def host(alias: str = "", peer_alias: str = "", bridge_alias: str = "", key: str
 
 def is_claimed(observed: HostState, interface_id: str) -> bool:
     try:
-        claim(observed, OURS, interface_id)
+        check_ownership(observed, OURS, interface_id)
     except NameCollision:
         return False
     return True
@@ -92,26 +92,26 @@ def test_without_any_evidence_the_parts_are_adopted(interface_id: str) -> None:
 
 def test_an_unplug_does_not_know_the_interface_id_and_takes_it_for_another_ports() -> None:
     with pytest.raises(NameCollision, match=INTERFACE):
-        claim(host(iface_id=INTERFACE), OURS)
-    claim(host(iface_id=INTERFACE), OURS, INTERFACE)
-    claim(host(key=OURS, iface_id=INTERFACE), OURS)
+        check_ownership(host(iface_id=INTERFACE), OURS)
+    check_ownership(host(iface_id=INTERFACE), OURS, INTERFACE)
+    check_ownership(host(key=OURS, iface_id=INTERFACE), OURS)
 
 
 def test_a_row_alone_is_evidence_as_after_a_reboot(interface_id: str) -> None:
-    assert not is_claimed(HostState().having(replace(ROW, iface_id=THEIRS)), interface_id)
-    assert is_claimed(HostState().having(ROW), interface_id)
+    assert not is_claimed(HostState().with_parts(replace(ROW, iface_id=THEIRS)), interface_id)
+    assert is_claimed(HostState().with_parts(ROW), interface_id)
 
 
 def test_an_alias_on_a_stray_is_evidence(interface_id: str) -> None:
-    stray = Stray(name=NAMES.bridge, what="a dummy link", alias=THEIRS)
-    assert not is_claimed(HostState().having(stray), interface_id)
-    assert is_claimed(HostState().having(replace(stray, alias=OURS), replace(ROW, iface_id=THEIRS)), interface_id)
-    assert is_claimed(HostState().having(replace(stray, alias="x")), interface_id)
+    stray = ForeignObject(name=NAMES.bridge, what="a dummy link", alias=THEIRS)
+    assert not is_claimed(HostState().with_parts(stray), interface_id)
+    assert is_claimed(HostState().with_parts(replace(stray, alias=OURS), replace(ROW, iface_id=THEIRS)), interface_id)
+    assert is_claimed(HostState().with_parts(replace(stray, alias="x")), interface_id)
 
 
 def test_a_port_of_the_switch_that_bears_no_ids_is_no_evidence(interface_id: str) -> None:
-    assert is_claimed(HostState().having(IvsPort(name=NAMES.switch_end)), interface_id)
-    assert is_claimed(HostState().having(StrayPort(name=NAMES.switch_end, what="a bond")), interface_id)
+    assert is_claimed(HostState().with_parts(IvsPort(name=NAMES.switch_end)), interface_id)
+    assert is_claimed(HostState().with_parts(ForeignPort(name=NAMES.switch_end, what="a bond")), interface_id)
 
 
 @pytest.mark.parametrize(
@@ -124,7 +124,7 @@ def test_a_port_of_the_switch_that_bears_no_ids_is_no_evidence(interface_id: str
 )
 def test_a_collision_names_both_ports_and_the_evidence_and_the_remedy(observed: HostState, evidence: str) -> None:
     with pytest.raises(NameCollision) as refusal:
-        claim(observed, OURS)
+        check_ownership(observed, OURS)
     assert str(refusal.value) == (
         f"port {OURS} shares its first 11 characters, and so its device names, with port {THEIRS}, "
         f"which is plugged here ({evidence}); unplug that port first, or give one of them another id"
@@ -136,17 +136,17 @@ def test_a_collision_names_both_ports_and_the_evidence_and_the_remedy(observed: 
 @pytest.mark.parametrize("first", [OURS, THEIRS])
 def test_of_two_ports_with_one_name_the_second_is_refused_in_either_order(first: str) -> None:
     second = OURS if first == THEIRS else THEIRS
-    plugged = wiring_of(replace(PORT, id=first))
-    claim(plugged, first)
+    plugged = desired_state(replace(PORT, id=first))
+    check_ownership(plugged, first)
     with pytest.raises(NameCollision):
-        claim(plugged, second)
+        check_ownership(plugged, second)
 
 
 def test_links_of_ours_do_not_speak_for_a_vhost_user_row_of_anothers() -> None:
     for row in (replace(VHOST_USER, iface_id=THEIRS), replace(VHOST_USER, port_id=THEIRS)):
         with pytest.raises(NameCollision, match=THEIRS):
-            claim(WIRING.having(row), OURS)
+            check_ownership(WIRING.with_parts(row), OURS)
         with pytest.raises(NameCollision, match=THEIRS):
-            claim(HostState().having(row), OURS)
-    claim(WIRING.having(VHOST_USER), OURS)
-    claim(HostState().having(replace(VHOST_USER, iface_id=INTERFACE)), OURS, INTERFACE)
+            check_ownership(HostState().with_parts(row), OURS)
+    check_ownership(WIRING.with_parts(VHOST_USER), OURS)
+    check_ownership(HostState().with_parts(replace(VHOST_USER, iface_id=INTERFACE)), OURS, INTERFACE)

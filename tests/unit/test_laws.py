@@ -9,27 +9,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, NameCollision
-from hybridvif.model.limits import ISOLATING, restorable, unwritable
-from hybridvif.model.ownership import claim
+from hybridvif.model.limits import ISOLATING, invalid_attributes, rollback_target
+from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     NOTHING,
     OPEN,
-    PARKED,
+    PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
     Bridge,
+    ForeignObject,
+    ForeignPort,
     HostState,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     Role,
-    Stray,
-    StrayPort,
     Tap,
     Veth,
     VhostUserPort,
     agree,
-    as_seen,
+    as_observed,
     attributes_of,
     differences,
 )
@@ -61,8 +61,8 @@ def ports_and_states(draw: st.DrawFn, count: int = 1, stale: bool = False) -> tu
 
 
 def with_open_ports(goal: HostState) -> HostState:
-    members = [link for link in goal.links.values() if isinstance(link, Veth | MadeTap)]
-    return goal.having(*(replace(link, bridge_port=OPEN if link.master else None) for link in members))
+    members = [link for link in goal.links.values() if isinstance(link, Veth | ManagedTap)]
+    return goal.with_parts(*(replace(link, bridge_port=OPEN if link.master else None) for link in members))
 
 
 def tap_of(port: Port, state: HostState) -> Tap | None:
@@ -76,7 +76,7 @@ def tap_of(port: Port, state: HostState) -> Tap | None:
 @given(ports_and_states(stale=True))
 def test_a_plug_from_any_state_ends_at_the_wiring(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
-    wiring = wiring_of(port)
+    wiring = desired_state(port)
     plugged = simulate_all(observed, plan(observed, wiring))
     assert disagreements(plugged, wiring) == []
     assert agree(without_taps(plugged), wiring) or tap_of(port, plugged) is not None
@@ -95,8 +95,8 @@ def test_a_plan_from_a_state_to_itself_is_empty(drawn: tuple[Port, list[HostStat
 @given(ports_and_states(stale=True))
 def test_a_rollback_after_any_prefix_of_a_plug_reads_as_found(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    wiring = wiring_of(port)
-    goal, left = restorable(first, wiring)
+    wiring = desired_state(port)
+    goal, left = rollback_target(first, wiring)
     for now in history(first, plan(first, wiring)):
         after = simulate_all(now, plan(now, goal))
         assert after.links.keys() == first.links.keys()
@@ -116,8 +116,8 @@ def test_a_rollback_after_any_prefix_of_a_plug_reads_as_found(drawn: tuple[Port,
 @given(ports_and_states())
 def test_a_rollback_is_done_in_one_go(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    goal, _ = restorable(first, wiring_of(port))
-    for now in history(first, plan(first, wiring_of(port))):
+    goal, _ = rollback_target(first, desired_state(port))
+    for now in history(first, plan(first, desired_state(port))):
         after = simulate_all(now, plan(now, goal))
         assert disagreements(after, goal) == []
         assert plan(after, goal) == ()
@@ -126,20 +126,20 @@ def test_a_rollback_is_done_in_one_go(drawn: tuple[Port, list[HostState]]) -> No
 @given(ports_and_states())
 def test_a_rollback_takes_the_device_from_no_row_that_had_one(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    goal, _ = restorable(first, wiring_of(port))
-    for now in history(first, plan(first, wiring_of(port))):
+    goal, _ = rollback_target(first, desired_state(port))
+    for now in history(first, plan(first, desired_state(port))):
         after = simulate_all(now, plan(now, goal))
         for name, row in first.ports.items():
             if isinstance(row, OvsPort) and row.realized:
-                assert after.ports[name] == as_seen(goal.ports[name])
+                assert after.ports[name] == as_observed(goal.ports[name])
 
 
 @given(ports_and_states())
 def test_a_rollback_leaves_a_tap_where_it_was_or_in_qbr(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    goal, _ = restorable(first, wiring_of(port))
+    goal, _ = rollback_target(first, desired_state(port))
     found = tap_of(port, first)
-    for now in history(first, plan(first, wiring_of(port))):
+    for now in history(first, plan(first, desired_state(port))):
         tap = tap_of(port, simulate_all(now, plan(now, goal)))
         if found is None or tap is None:
             assert tap is found
@@ -151,8 +151,8 @@ def test_a_rollback_leaves_a_tap_where_it_was_or_in_qbr(drawn: tuple[Port, list[
 @given(ports_and_states())
 def test_every_write_of_a_rollback_is_writable(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    goal, _ = restorable(first, wiring_of(port))
-    for now in history(first, plan(first, wiring_of(port))):
+    goal, _ = rollback_target(first, desired_state(port))
+    for now in history(first, plan(first, desired_state(port))):
         assert_writable(plan(now, goal))
 
 
@@ -161,15 +161,15 @@ def test_a_rollback_never_asks_for_stp_with_a_delay_that_the_kernel_refuses(
     drawn: tuple[Port, list[HostState]],
 ) -> None:
     port, [first] = drawn
-    goal, _ = restorable(first, wiring_of(port))
+    goal, _ = rollback_target(first, desired_state(port))
     assert not [part for part in goal if isinstance(part, Bridge) and part.stp and part.forward_delay < 200]
 
 
 @given(ports_and_states())
 def test_a_rollback_gives_up_only_what_differs_from_the_wiring(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    wiring = wiring_of(port)
-    goal, left = restorable(first, wiring)
+    wiring = desired_state(port)
+    goal, left = rollback_target(first, wiring)
     changed = {
         f"{before.name}: {change.attribute}"
         for before, after in zip(first, goal, strict=True)
@@ -197,7 +197,7 @@ def test_an_unplug_leaves_nothing_of_the_port_but_its_tap(data: st.DataObject) -
 def test_neither_plug_nor_unplug_changes_any_other_port(data: st.DataObject) -> None:
     port = data.draw(ports())
     host = data.draw(hosts_with(port))
-    for goal in (wiring_of(port), NOTHING):
+    for goal in (desired_state(port), NOTHING):
         after = simulate_all(host, plan(host.of(port.names), goal))
         assert others_than(port, after) == others_than(port, host)
         assert disagreements(after.of(port.names), goal) == []
@@ -205,7 +205,7 @@ def test_neither_plug_nor_unplug_changes_any_other_port(data: st.DataObject) -> 
 
 def others_than(port: Port, host: HostState) -> HostState:
     for part in host.of(port.names):
-        host = host.lacking(part)
+        host = host.without(part)
     return host
 
 
@@ -224,7 +224,7 @@ def test_any_state_reaches_any_other(drawn: tuple[Port, list[HostState]]) -> Non
 def test_a_way_cut_short_anywhere_still_leads_on(drawn: tuple[Port, list[HostState]]) -> None:
     port, [one, other, third] = drawn
     for now in history(one, plan(one, other)):
-        for goal in (third, wiring_of(port), NOTHING):
+        for goal in (third, desired_state(port), NOTHING):
             assert disagreements(simulate_all(now, plan(now, goal)), goal) == []
 
 
@@ -234,16 +234,16 @@ def test_plugs_and_unplugs_killed_again_and_again_converge(
 ) -> None:
     port, [state] = drawn
     for is_plug, survived in kills:
-        steps = plan(state, wiring_of(port) if is_plug else NOTHING)
+        steps = plan(state, desired_state(port) if is_plug else NOTHING)
         state = simulate_all(state, steps[:survived])
-    for goal in (wiring_of(port), NOTHING):
+    for goal in (desired_state(port), NOTHING):
         assert disagreements(simulate_all(state, plan(state, goal)), goal) == []
 
 
 @given(ports(modes=HYBRID))
 def test_a_waiting_tap_ends_in_qbr_wherever_the_plug_was_killed(port: Port) -> None:
     tap = Tap(name=port.names.tap, master="")
-    found, wiring = HostState().having(tap), wiring_of(port)
+    found, wiring = HostState().with_parts(tap), desired_state(port)
     for now in history(found, plan(found, wiring)):
         plugged = simulate_all(now, plan(now, wiring))
         assert tap_of(port, plugged) == replace(tap, master=port.names.bridge)
@@ -257,20 +257,20 @@ def test_a_port_that_bears_another_ports_marks_is_never_planned_on(data: st.Data
     ours, theirs = data.draw(colliding_ids())
     port = replace(data.draw(ports()), id=theirs)
     interface_id = data.draw(st.just("") | uuids)
-    found = data.draw(st.sampled_from([part for part in wiring_of(port) if owners_of(part)]))
+    found = data.draw(st.sampled_from([part for part in desired_state(port) if owners_of(part)]))
     if isinstance(found, OvsPort) and interface_id == found.iface_id:
         return
     for asked in ("", interface_id):
         with pytest.raises(NameCollision) as refusal:
-            claim(HostState().having(found), ours, asked)
+            check_ownership(HostState().with_parts(found), ours, asked)
         assert ours in str(refusal.value)
         assert (owners_of(found) & {theirs, port.iface_id}).pop() in str(refusal.value)
 
 
 @given(ports())
 def test_a_plugged_port_is_its_own(port: Port) -> None:
-    claim(wiring_of(port), port.id)
-    claim(wiring_of(port), port.id, port.interface_id)
+    check_ownership(desired_state(port), port.id)
+    check_ownership(desired_state(port), port.id, port.interface_id)
 
 
 # What every plan is like.
@@ -279,7 +279,7 @@ def test_a_plugged_port_is_its_own(port: Port) -> None:
 @given(ports_and_states(count=2, stale=True))
 def test_no_plan_touches_an_attribute_that_agrees(drawn: tuple[Port, list[HostState]]) -> None:
     port, [one, other] = drawn
-    for goal in (other, wiring_of(port), NOTHING):
+    for goal in (other, desired_state(port), NOTHING):
         state = one
         for step in plan(one, goal):
             if isinstance(step, Update):
@@ -292,7 +292,7 @@ def test_no_plan_touches_an_attribute_that_agrees(drawn: tuple[Port, list[HostSt
 @given(ports_and_states())
 def test_a_plug_writes_only_what_had_drifted_and_the_parking_of_its_row(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
-    wiring = wiring_of(port)
+    wiring = desired_state(port)
     drift = {
         (before.name, change.attribute)
         for side in ("links", "ports")
@@ -312,7 +312,7 @@ def test_a_plug_writes_only_what_had_drifted_and_the_parking_of_its_row(drawn: t
 @given(ports_and_states(count=2, stale=True))
 def test_a_tap_is_in_no_plan_but_to_be_put_into_qbr(drawn: tuple[Port, list[HostState]]) -> None:
     port, [one, other] = drawn
-    for goal in (other, wiring_of(port), NOTHING):
+    for goal in (other, desired_state(port), NOTHING):
         for step in plan(one, goal):
             if isinstance(step.part, Tap):
                 assert isinstance(step, Update)
@@ -327,22 +327,22 @@ def test_a_tap_whose_qvb_is_in_place_is_libvirts_alone(drawn: tuple[Port, list[H
     port, [observed] = drawn
     veth = observed.links.get(port.names.bridge_end)
     if isinstance(veth, Veth) and veth.master == port.names.bridge:
-        assert not [step for step in plan(observed, wiring_of(port)) if isinstance(step.part, Tap)]
+        assert not [step for step in plan(observed, desired_state(port)) if isinstance(step.part, Tap)]
 
 
 @given(ports_and_states(stale=True))
 def test_every_write_of_a_plug_is_writable(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
-    assert_writable(plan(observed, wiring_of(port)))
+    assert_writable(plan(observed, desired_state(port)))
 
 
 def assert_writable(steps: tuple[Step, ...]) -> None:
     for step in steps:
         match step:
             case Create(part):
-                assert unwritable(part) == ()
+                assert invalid_attributes(part) == ()
             case Update(_, after):
-                assert unwritable(after, changes_of(step)) == ()
+                assert invalid_attributes(after, changes_of(step)) == ()
 
 
 @given(st.data())
@@ -350,16 +350,20 @@ def test_a_veth_pair_made_under_a_row_that_stays_finds_it_parked_and_frees_it_la
     port = data.draw(ovs_ports)
     observed = data.draw(states_of(port, stale=True))
     # Of a vhost-user port that makes room there is another law.
-    steps = [step for step in plan(observed, wiring_of(port)) if step.part.name != port.names.vhost_user]
+    steps = [step for step in plan(observed, desired_state(port)) if step.part.name != port.names.vhost_user]
     row = observed.ports.get(port.names.switch_end)
     if not isinstance(row, OvsPort) or Create(veth_of(port)) not in steps:
         return
     first, last = steps[0], steps[-1]
-    if row.type != PARKED:
+    if row.type != PLACEHOLDER_TYPE:
         assert isinstance(first, Update)
-        assert {"type": PARKED}.items() <= changes_of(first).items() <= {"type": PARKED, "mtu_request": 0}.items()
+        assert (
+            {"type": PLACEHOLDER_TYPE}.items()
+            <= changes_of(first).items()
+            <= {"type": PLACEHOLDER_TYPE, "mtu_request": 0}.items()
+        )
     assert isinstance(last, Update)
-    assert last.after == wiring_of(port).ports[row.name]
+    assert last.after == desired_state(port).ports[row.name]
     assert changes_of(last)["type"] == ""
     assert [role_of(step) for step in steps[1:-1]] == [Role.LINK] * len(steps[1:-1])
 
@@ -369,7 +373,7 @@ def test_a_row_of_the_other_binding_goes_before_anything_is_made_and_no_vhost_us
     data: st.DataObject,
 ) -> None:
     port = data.draw(ports(st.just(VifType.OVS)))
-    steps = plan(data.draw(states_of(port)), wiring_of(port))
+    steps = plan(data.draw(states_of(port)), desired_state(port))
     made = [at for at, step in enumerate(steps) if isinstance(step, Create)]
     for at, step in enumerate(steps):
         if isinstance(step.part, VhostUserPort):
@@ -379,7 +383,7 @@ def test_a_row_of_the_other_binding_goes_before_anything_is_made_and_no_vhost_us
 
 
 def veth_of(port: Port) -> Veth:
-    veth = wiring_of(port).links[port.names.bridge_end]
+    veth = desired_state(port).links[port.names.bridge_end]
     assert isinstance(veth, Veth)
     return veth
 
@@ -388,7 +392,7 @@ def veth_of(port: Port) -> Veth:
 def test_the_switch_is_the_last_of_a_plug(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
     # That what the other binding had goes first is another law.
-    wiring = wiring_of(port)
+    wiring = desired_state(port)
     gone = [Delete(part) for part in observed if part.name not in {*wiring.links, *wiring.ports}]
     steps = [step for step in plan(observed, wiring) if step not in gone]
     roles = [role_of(step) for step in steps]
@@ -398,7 +402,7 @@ def test_the_switch_is_the_last_of_a_plug(drawn: tuple[Port, list[HostState]]) -
         if role_of(step) is Role.SWITCH:
             assert at == 0
             assert isinstance(step, Update)
-            assert changes_of(step).items() <= {"type": PARKED, "mtu_request": 0}.items()
+            assert changes_of(step).items() <= {"type": PLACEHOLDER_TYPE, "mtu_request": 0}.items()
 
 
 @given(ports_and_states(stale=True))
@@ -414,23 +418,23 @@ def test_the_order_of_a_plan_does_not_depend_on_the_order_of_what_was_observed(
     drawn: tuple[Port, list[HostState]], chance: random.Random
 ) -> None:
     port, [one, other] = drawn
-    for goal in (other, wiring_of(port), NOTHING):
+    for goal in (other, desired_state(port), NOTHING):
         assert plan(shuffled(one, chance), shuffled(goal, chance)) == plan(one, goal)
 
 
 def shuffled(state: HostState, chance: random.Random) -> HostState:
     parts = list(state)
     chance.shuffle(parts)
-    return HostState().having(*parts)
+    return HostState().with_parts(*parts)
 
 
 @given(st.data())
 def test_a_stray_stops_every_plan(data: st.DataObject) -> None:
     port = data.draw(ports())
     name = data.draw(st.sampled_from(list(port.names)))
-    stray = data.draw(st.sampled_from([Stray, StrayPort]))(name=name, what="a dummy link")
-    observed = data.draw(states_of(port)).having(stray)
-    for goal in (wiring_of(port), NOTHING):
+    stray = data.draw(st.sampled_from([ForeignObject, ForeignPort]))(name=name, what="a dummy link")
+    observed = data.draw(states_of(port)).with_parts(stray)
+    for goal in (desired_state(port), NOTHING):
         with pytest.raises(Conflict, match=name):
             plan(observed, goal)
 
@@ -439,7 +443,7 @@ def test_a_stray_stops_every_plan(data: st.DataObject) -> None:
 def test_a_foreign_bridge_that_holds_qvb_stops_every_plan(data: st.DataObject) -> None:
     port = data.draw(ports(modes=HYBRID))
     held = replace(veth_of(port), master=FOREIGN_BRIDGE)
-    observed = data.draw(states_of(port)).having(held)
-    for goal in (wiring_of(port), NOTHING):
+    observed = data.draw(states_of(port)).with_parts(held)
+    for goal in (desired_state(port), NOTHING):
         with pytest.raises(Conflict, match=f"{held.name} is in {FOREIGN_BRIDGE}"):
             plan(observed, goal)

@@ -27,15 +27,15 @@ from hybridvif import (
 from hybridvif.executors.netlink.devices import Device, observed
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.executors.script import script_lines
-from hybridvif.model.desired import tap_mac_of, wiring_of
-from hybridvif.model.parts import ANYBODY, NOTHING, HostState, MadeTap, Tap, agree
-from hybridvif.model.planner import keeping_its_tap, plan
+from hybridvif.model.desired import desired_state, tap_mac_of
+from hybridvif.model.parts import ANYBODY, NOTHING, HostState, ManagedTap, Tap, agree
+from hybridvif.model.planner import plan, with_existing_tap
 from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU
 from hybridvif.model.steps import Objection, objection, simulate
 from hybridvif.privileged.identification import needs_proof, permit_found
 from tests.unit.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, TAPPED, VETH, WIRING
 
-WHOLE = wiring_of(TAPPED)
+WHOLE = desired_state(TAPPED)
 OTHER = PORT.id[:-1] + "9"
 TUN = Device(
     index=7,
@@ -75,17 +75,17 @@ def test_it_is_made_after_the_veth_pair_and_before_the_switch_port_and_goes_with
 
 def test_a_plug_that_asks_for_no_tap_keeps_one_that_was_made_and_puts_it_in_order() -> None:
     drifted = replace(MADE_TAP, up=False, master="", group=7, mtu=1400, mac="fe:16:3e:00:00:01")
-    big = wiring_of(replace(PORT, mtu=MAX_MTU))
-    assert keeping_its_tap(HostState().having(drifted), WIRING, NAMES) == WIRING.having(
+    big = desired_state(replace(PORT, mtu=MAX_MTU))
+    assert with_existing_tap(HostState().with_parts(drifted), WIRING, NAMES) == WIRING.with_parts(
         replace(MADE_TAP, mac="fe:16:3e:00:00:01")
     )
-    assert keeping_its_tap(HostState().having(drifted), big, NAMES).links[NAMES.tap] == replace(
+    assert with_existing_tap(HostState().with_parts(drifted), big, NAMES).links[NAMES.tap] == replace(
         MADE_TAP, mac="fe:16:3e:00:00:01", mtu=MAX_TAP_MTU
     )
     # What is wished for is wished for; what the VM has of its own is not ours; and without a bridge there is no place.
-    assert keeping_its_tap(HostState().having(drifted), WHOLE, NAMES) is WHOLE
-    assert keeping_its_tap(HostState().having(TAP), WIRING, NAMES) is WIRING
-    assert keeping_its_tap(HostState().having(drifted), NOTHING, NAMES) is NOTHING
+    assert with_existing_tap(HostState().with_parts(drifted), WHOLE, NAMES) is WHOLE
+    assert with_existing_tap(HostState().with_parts(TAP), WIRING, NAMES) is WIRING
+    assert with_existing_tap(HostState().with_parts(drifted), NOTHING, NAMES) is NOTHING
 
 
 def test_its_mac_address_is_not_the_vms() -> None:
@@ -97,7 +97,7 @@ def test_its_mac_address_is_not_the_vms() -> None:
     "drift", [{"mac": "02:00:00:00:00:01"}, {"mtu": 1400}, {"up": False}, {"master": ""}, {"group": 7}], ids=str
 )
 def test_its_drift_is_mended_alone(drift: dict[str, Any]) -> None:
-    host = host_of(WHOLE.having(replace(MADE_TAP, **drift)))
+    host = host_of(WHOLE.with_parts(replace(MADE_TAP, **drift)))
     mending = (Update(replace(MADE_TAP, **drift), MADE_TAP),)
     assert check(TAPPED, host) == mending
     plug(TAPPED, host)
@@ -107,28 +107,28 @@ def test_its_drift_is_mended_alone(drift: dict[str, Any]) -> None:
 def test_who_plugs_again_without_asking_for_it_keeps_it_in_order() -> None:
     host = host_of(WHOLE)
     assert not plug(PORT, host).changed
-    host.state = WHOLE.having(replace(MADE_TAP, master="", up=False))
+    host.state = WHOLE.with_parts(replace(MADE_TAP, master="", up=False))
     assert plug(replace(PORT, mtu=1400), host).ok
     assert host.state.links[NAMES.tap] == replace(MADE_TAP, mtu=1400)
-    host.state = WHOLE.lacking(BRIDGE).having(replace(MADE_TAP, master=""), replace(VETH, master=""))
+    host.state = WHOLE.without(BRIDGE).with_parts(replace(MADE_TAP, master=""), replace(VETH, master=""))
     assert reconcile([PORT], host).plugged[0].ok
     assert host.state == WHOLE
 
 
 def test_a_tap_that_was_not_made_here_is_used_as_it_is() -> None:
-    host = host_of(WIRING.having(TAP))
+    host = host_of(WIRING.with_parts(TAP))
     assert not plug(TAPPED, host).changed
     assert check(TAPPED, host) == ()
-    host = host_of(NOTHING.having(replace(TAP, master="")))
+    host = host_of(NOTHING.with_parts(replace(TAP, master="")))
     plug(TAPPED, host)
-    assert host.state == WIRING.having(TAP)
+    assert host.state == WIRING.with_parts(TAP)
     unplug(PORT.id, host)
-    assert host.state == NOTHING.having(replace(TAP, master=""))
+    assert host.state == NOTHING.with_parts(replace(TAP, master=""))
 
 
 def test_one_that_a_vm_holds_stops_an_unplug_wherever_it_is() -> None:
     for master in (NAMES.bridge, ""):
-        host = host_of(WHOLE.having(replace(MADE_TAP, master=master)))
+        host = host_of(WHOLE.with_parts(replace(MADE_TAP, master=master)))
         host.simulation.carrier.add(NAMES.tap)
         with pytest.raises(PortRunning):
             unplug(PORT.id, host)
@@ -146,13 +146,13 @@ def test_it_goes_where_its_port_is_bound_as_vhost_user_but_from_no_vm_that_holds
     assert host.state == WHOLE
     host.simulation.carrier.clear()
     assert plug(bound, host).ok
-    assert agree(host.state, wiring_of(bound))
+    assert agree(host.state, desired_state(bound))
     assert plug(TAPPED, host).ok
     assert host.state == WHOLE
 
 
 def test_a_plug_that_fails_takes_back_the_tap_that_it_made_and_no_other() -> None:
-    for first in (NOTHING, WIRING.lacking(ROW), WHOLE.lacking(ROW)):
+    for first in (NOTHING, WIRING.without(ROW), WHOLE.without(ROW)):
         host = host_of(first)
         host.fail(verb=Create, name=ROW.name)
         with pytest.raises(PlugFailed) as caught:
@@ -173,7 +173,7 @@ def test_one_that_cannot_be_removed_is_named() -> None:
 
 
 def test_one_that_is_left_alone_is_a_remain_unless_a_vm_holds_it() -> None:
-    host = host_of(NOTHING.having(replace(MADE_TAP, master="")))
+    host = host_of(NOTHING.with_parts(replace(MADE_TAP, master="")))
     host.simulation.carrier.add(NAMES.tap)
     assert gc(host, older_than=0) == []
     host.simulation.carrier.clear()
@@ -182,7 +182,7 @@ def test_one_that_is_left_alone_is_a_remain_unless_a_vm_holds_it() -> None:
 
 
 def test_one_of_another_port_of_the_same_names_is_that_ports() -> None:
-    host = host_of(NOTHING.having(replace(MADE_TAP, alias=OTHER)))
+    host = host_of(NOTHING.with_parts(replace(MADE_TAP, alias=OTHER)))
     calls: list[Callable[[], object]] = [lambda: plug(TAPPED, host), lambda: unplug(PORT.id, host, force=True)]
     for refused in calls:
         with pytest.raises(NameCollision):
@@ -190,7 +190,7 @@ def test_one_of_another_port_of_the_same_names_is_that_ports() -> None:
 
 
 def test_one_in_a_foreign_bridge_stops_every_plan() -> None:
-    host = host_of(WHOLE.having(replace(MADE_TAP, master="virbr0")))
+    host = host_of(WHOLE.with_parts(replace(MADE_TAP, master="virbr0")))
     calls: list[Callable[[], object]] = [lambda: plug(TAPPED, host), lambda: unplug(PORT.id, host)]
     for refused in calls:
         with pytest.raises(Refused, match="virbr0"):
@@ -205,8 +205,8 @@ def test_one_in_a_foreign_bridge_stops_every_plan() -> None:
         (Update(replace(TAP, master=""), TAP), replace(MADE_TAP, master="")),
     ],
 )
-def test_a_tap_that_has_changed_hands_meanwhile_is_left_alone(step: Any, found: Tap | MadeTap) -> None:
-    state = WIRING.having(found)
+def test_a_tap_that_has_changed_hands_meanwhile_is_left_alone(step: Any, found: Tap | ManagedTap) -> None:
+    state = WIRING.with_parts(found)
     said = f"{NAMES.tap} is not the device any more that it was when it was observed"
     assert objection(state, step) == Objection(said, retry=True)
 
@@ -214,9 +214,9 @@ def test_a_tap_that_has_changed_hands_meanwhile_is_left_alone(step: Any, found: 
 def test_the_daemon_takes_no_tap_for_a_ports_by_what_a_plan_says_of_it() -> None:
     for step in (Delete(MADE_TAP), Update(replace(MADE_TAP, up=False), MADE_TAP)):
         with pytest.raises(Refused, match="bears no mark"):
-            permit_found([step], WIRING.having(TAP), {"br-int"}.__contains__)
+            permit_found([step], WIRING.with_parts(TAP), {"br-int"}.__contains__)
         with pytest.raises(Refused, match="shares its first 11"):
-            permit_found([step], WIRING.having(replace(MADE_TAP, alias=OTHER)), {"br-int"}.__contains__)
+            permit_found([step], WIRING.with_parts(replace(MADE_TAP, alias=OTHER)), {"br-int"}.__contains__)
         permit_found([step], WHOLE, {"br-int"}.__contains__)
     assert needs_proof([Create(MADE_TAP)])
     assert needs_proof([Create(replace(VETH, master="")), Create(MADE_TAP)])
@@ -225,10 +225,10 @@ def test_the_daemon_takes_no_tap_for_a_ports_by_what_a_plan_says_of_it() -> None
 
 def test_of_its_queues_nothing_is_told_once_it_is_there() -> None:
     many = replace(TAPPED, multiqueue=True)
-    (made,) = (part for part in wiring_of(many) if isinstance(part, MadeTap))
+    (made,) = (part for part in desired_state(many) if isinstance(part, ManagedTap))
     assert made.multi_queue
     assert simulate(HostState({BRIDGE.name: BRIDGE}), Create(made)).links[NAMES.tap] == MADE_TAP
-    assert plan(WHOLE, wiring_of(many)) == ()
+    assert plan(WHOLE, desired_state(many)) == ()
 
 
 @pytest.mark.parametrize(
@@ -242,12 +242,12 @@ def test_of_its_queues_nothing_is_told_once_it_is_there() -> None:
         (replace(TUN, kind="veth"), replace(TAP, master="")),
     ],
 )
-def test_it_is_known_by_its_kind_and_its_alias(device: Device, part: Tap | MadeTap) -> None:
-    assert observed([device], None, {}).state == HostState().having(part)
+def test_it_is_known_by_its_kind_and_its_alias(device: Device, part: Tap | ManagedTap) -> None:
+    assert observed([device], None, {}).state == HostState().with_parts(part)
 
 
 def test_a_port_that_has_one_is_its_own_even_if_nothing_else_is_there() -> None:
-    host = host_of(NOTHING.having(replace(MADE_TAP, master="")))
+    host = host_of(NOTHING.with_parts(replace(MADE_TAP, master="")))
     assert unplug(PORT.id, host).changed
 
 
@@ -289,7 +289,7 @@ def test_port_of_bridge_is_opened_by_what_closed_it() -> None:
 
 
 def test_owner_is_set_when_no_vm_holds_it_and_told_until_then() -> None:
-    free = WHOLE.having(replace(MADE_TAP, owner=ANYBODY))
+    free = WHOLE.with_parts(replace(MADE_TAP, owner=ANYBODY))
     host = host_of(free)
     host.simulation.carrier.add(NAMES.tap)
     assert not plug(TAPPED, host).changed

@@ -12,15 +12,15 @@ from pathlib import Path
 import pytest
 
 from hybridvif import PreconditionError
-from hybridvif.client.host import Host, NoAnswer
+from hybridvif.client.host import Host, NoResponse
 from hybridvif.engine import first_seen, locks
 from hybridvif.model.settings import Settings
 
 SOON = 20.0
 
 
-def noted(path: Path, *signs: str) -> dict[str, float]:
-    return first_seen.noted(signs, str(path), time.monotonic() + SOON)
+def seconds_since_first_seen(path: Path, *signs: str) -> dict[str, float]:
+    return first_seen.seconds_since_first_seen(signs, str(path), time.monotonic() + SOON)
 
 
 @pytest.fixture
@@ -29,37 +29,37 @@ def path(tmp_path: Path) -> Path:
 
 
 def test_what_is_new_is_noted_and_what_is_found_again_has_been_there_since(path: Path) -> None:
-    assert noted(path, "a") == {"a": 0}
+    assert seconds_since_first_seen(path, "a") == {"a": 0}
     time.sleep(0.02)
-    again = noted(path, "a", "b")
+    again = seconds_since_first_seen(path, "a", "b")
     assert again["a"] >= 0.02
     assert again["b"] == 0
 
 
 def test_what_is_not_found_is_forgotten(path: Path) -> None:
-    noted(path, "a")
-    assert noted(path) == {}
-    assert noted(path, "a") == {"a": 0}
+    seconds_since_first_seen(path, "a")
+    assert seconds_since_first_seen(path) == {}
+    assert seconds_since_first_seen(path, "a") == {"a": 0}
 
 
 def test_after_a_reboot_nothing_has_been_seen_before(path: Path) -> None:
-    noted(path, "a")
+    seconds_since_first_seen(path, "a")
     file = path / first_seen.FILE
     said = json.loads(file.read_text())
     said["since"]["a"] = 1.0
     file.write_text(json.dumps(said))
-    assert noted(path, "a")["a"] > 0
+    assert seconds_since_first_seen(path, "a")["a"] > 0
     file.write_text(json.dumps({**said, "boot": "another"}))
-    assert noted(path, "a") == {"a": 0}
+    assert seconds_since_first_seen(path, "a") == {"a": 0}
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"boot": 1}', '{"since": {"a": 1}}', '{"boot": "x", "since": []}', "\xff"]
 )
 def test_a_file_that_makes_no_sense_says_nothing(path: Path, text: str) -> None:
-    noted(path, "a")
+    seconds_since_first_seen(path, "a")
     (path / first_seen.FILE).write_bytes(text.encode("latin-1"))
-    assert noted(path, "a") == {"a": 0}
+    assert seconds_since_first_seen(path, "a") == {"a": 0}
 
 
 def hostile(path: Path, kind: str, boot: str) -> None:
@@ -118,74 +118,74 @@ def test_hostile_file_ages_nothing_and_is_named_once(path: Path, caplog: pytest.
     if kind in ("device", "stranger's") and os.geteuid() != 0:
         # Root runs it in the gate as well.
         pytest.skip("only root can make one")
-    noted(path, "a", "b")
+    seconds_since_first_seen(path, "a", "b")
     hostile(path, kind, json.loads((path / first_seen.FILE).read_text())["boot"])
-    assert noted(path, "a", "b") == {"a": 0, "b": 0}
+    assert seconds_since_first_seen(path, "a", "b") == {"a": 0, "b": 0}
     assert [record.getMessage().count(str(path / first_seen.FILE)) for record in caplog.records] == [1]
     assert (path / first_seen.FILE).is_file()
     time.sleep(0.01)
-    assert noted(path, "a")["a"] > 0
+    assert seconds_since_first_seen(path, "a")["a"] > 0
 
 
 def test_directory_in_the_place_of_the_file_is_named_with_the_remedy(path: Path) -> None:
-    noted(path, "a")
+    seconds_since_first_seen(path, "a")
     (path / first_seen.FILE).unlink()
     (path / first_seen.FILE).mkdir()
     with pytest.raises(PreconditionError, match=r"is a directory; remove it"):
-        noted(path, "a")
+        seconds_since_first_seen(path, "a")
 
 
 def test_what_is_said_to_be_of_the_future_is_new(path: Path) -> None:
-    noted(path, "a")
+    seconds_since_first_seen(path, "a")
     file = path / first_seen.FILE
     said = json.loads(file.read_text())
     file.write_text(json.dumps({**said, "since": {"a": time.monotonic() + 1000, "b": "x"}}))
-    assert noted(path, "a", "b") == {"a": 0, "b": 0}
+    assert seconds_since_first_seen(path, "a", "b") == {"a": 0, "b": 0}
 
 
 def test_the_group_can_write_it_whatever_the_umask(path: Path) -> None:
     before = os.umask(0o077)
     try:
-        noted(path, "a")
+        seconds_since_first_seen(path, "a")
     finally:
         os.umask(before)
     assert (path / first_seen.FILE).stat().st_mode & 0o777 == 0o660
 
 
 def test_a_planted_link_leads_nowhere(path: Path, tmp_path: Path) -> None:
-    noted(path)
+    seconds_since_first_seen(path)
     target = tmp_path / "target"
     target.write_text("precious")
     for name in (first_seen.FILE, f"{first_seen.FILE}.part"):
         (path / name).unlink(missing_ok=True)
         (path / name).symlink_to(target)
-    assert noted(path, "a") == {"a": 0}
+    assert seconds_since_first_seen(path, "a") == {"a": 0}
     assert target.read_text() == "precious"
     assert not (path / first_seen.FILE).is_symlink()
 
 
 def test_what_a_killed_writer_left_is_no_obstacle(path: Path) -> None:
-    noted(path)
+    seconds_since_first_seen(path)
     (path / f"{first_seen.FILE}.part").write_text("half")
-    noted(path, "a")
-    assert set(noted(path, "a")) == {"a"}
+    seconds_since_first_seen(path, "a")
+    assert set(seconds_since_first_seen(path, "a")) == {"a"}
 
 
 def test_a_file_that_cannot_be_written_is_told_with_the_remedy(path: Path) -> None:
-    noted(path)
+    seconds_since_first_seen(path)
     (path / f"{first_seen.FILE}.part").mkdir()
     with pytest.raises(PreconditionError, match=r"cannot note remains in .*lock_path"):
-        noted(path, "a")
+        seconds_since_first_seen(path, "a")
 
 
 def test_threads_that_note_together_lose_nothing(path: Path) -> None:
-    noted(path, "a")
-    threads = [threading.Thread(target=noted, args=(path, "a")) for _ in range(8)]
+    seconds_since_first_seen(path, "a")
+    threads = [threading.Thread(target=seconds_since_first_seen, args=(path, "a")) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert noted(path, "a")["a"] > 0
+    assert seconds_since_first_seen(path, "a")["a"] > 0
 
 
 def test_who_waits_in_vain_for_the_notes_is_told_at_the_deadline(path: Path) -> None:
@@ -201,9 +201,9 @@ def test_who_waits_in_vain_for_the_notes_is_told_at_the_deadline(path: Path) -> 
     thread.start()
     try:
         assert held.wait(SOON)
-        with pytest.raises(NoAnswer, match="call again"):
-            host.noted(["a"], time.monotonic() + 0.1)
+        with pytest.raises(NoResponse, match="call again"):
+            host.seconds_since_first_seen(["a"], time.monotonic() + 0.1)
     finally:
         done.set()
         thread.join()
-    assert host.noted(["a"], time.monotonic() + SOON) == {"a": 0}
+    assert host.seconds_since_first_seen(["a"], time.monotonic() + SOON) == {"a": 0}

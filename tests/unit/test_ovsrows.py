@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif.executors.ovs_rows import Row, complaint_about, is_undecided, observed
-from hybridvif.model.parts import OvsPort, StrayPort, VhostUserPort
+from hybridvif.model.parts import ForeignPort, OvsPort, VhostUserPort
 
 PARKED_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
 ROW = Row(name="qvo00000001-7b", bridge="br-int", type="", external_ids={}, ofport=2, error="", tag=None)
@@ -64,10 +64,10 @@ def test_a_vhost_user_port_is_told_by_its_name_and_its_type() -> None:
     assert (part_of(VHU).type, part_of(VHU).mtu_request, part_of(VHU).realized) == ("dpdkvhostuser", 1500, True)
     for row, what in ((replace(VHU, type=""), "system"), (replace(VHU, type="patch"), "patch")):
         part = observed([row], {"br-int": "netdev"}, "3.1.0").state.ports[row.name]
-        assert part == StrayPort(name=VHU.name, what=f"an Open vSwitch interface of type {what}")
-    assert isinstance(observed([replace(VHU, name=ROW.name)], {}, "").state.ports[ROW.name], StrayPort)
+        assert part == ForeignPort(name=VHU.name, what=f"an Open vSwitch interface of type {what}")
+    assert isinstance(observed([replace(VHU, name=ROW.name)], {}, "").state.ports[ROW.name], ForeignPort)
     bonded = observed([replace(VHU, bridge=None)], {}, "").state.ports[VHU.name]
-    assert isinstance(bonded, StrayPort)
+    assert isinstance(bonded, ForeignPort)
 
 
 @pytest.mark.parametrize(

@@ -7,28 +7,28 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import (
     NOTHING,
-    PARKED,
     PARTS,
+    PLACEHOLDER_TYPE,
     Bridge,
     Difference,
+    ForeignObject,
+    ForeignPort,
     HostState,
     IvsPort,
     OvsPort,
     Part,
     Role,
-    Stray,
-    StrayPort,
     Tap,
     agree,
-    as_seen,
+    as_observed,
     attributes_of,
-    births_of,
+    create_only_values,
     differences,
-    merged,
+    merge_states,
 )
 from tests.unit.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, hosts_with, ports
 
@@ -40,12 +40,12 @@ def test_every_part_has_a_kind_and_a_role() -> None:
         ("Bridge", "bridge", Role.LINK),
         ("Veth", "veth", Role.LINK),
         ("Tap", "tap", Role.LINK),
-        ("MadeTap", "made-tap", Role.LINK),
+        ("ManagedTap", "made-tap", Role.LINK),
         ("OvsPort", "ovs-port", Role.SWITCH),
         ("VhostUserPort", "vhost-user-port", Role.SWITCH),
         ("IvsPort", "ivs-port", Role.SWITCH),
-        ("Stray", "stray", Role.LINK),
-        ("StrayPort", "stray", Role.SWITCH),
+        ("ForeignObject", "stray", Role.LINK),
+        ("ForeignPort", "stray", Role.SWITCH),
     }
 
 
@@ -66,7 +66,7 @@ def test_every_part_is_a_value(cls: type[Part]) -> None:
 
 
 def test_a_stray_need_not_say_whose_it_is() -> None:
-    assert Stray(name=NAMES.bridge, what="a dummy link").alias == ""
+    assert ForeignObject(name=NAMES.bridge, what="a dummy link").alias == ""
 
 
 def test_attributes_are_all_but_the_name_in_the_order_of_their_declaration() -> None:
@@ -78,11 +78,11 @@ def test_attributes_are_all_but_the_name_in_the_order_of_their_declaration() -> 
 
 def test_of_a_birth_nothing_is_seen_and_nothing_compared() -> None:
     born = dataclasses.replace(ROW, isolated=True)
-    assert births_of(born) == {"isolated": True, "datapath_type": "", "qos_type": ""}
-    assert as_seen(born) == ROW
+    assert create_only_values(born) == {"isolated": True, "datapath_type": "", "qos_type": ""}
+    assert as_observed(born) == ROW
     assert differences(ROW, born) == differences(born, ROW) == ()
-    assert births_of(VETH) == {}
-    assert as_seen(VETH) is VETH
+    assert create_only_values(VETH) == {}
+    assert as_observed(VETH) is VETH
 
 
 def test_a_state_does_not_change_with_the_dicts_it_was_made_of() -> None:
@@ -110,7 +110,7 @@ def test_a_difference_is_a_value() -> None:
 
 
 def test_a_state_gives_its_links_first_and_then_its_ports() -> None:
-    assert [part.name for part in HostState().having(ROW, VETH, BRIDGE)] == [VETH.name, BRIDGE.name, ROW.name]
+    assert [part.name for part in HostState().with_parts(ROW, VETH, BRIDGE)] == [VETH.name, BRIDGE.name, ROW.name]
 
 
 def test_nothing_holds_nothing() -> None:
@@ -118,27 +118,27 @@ def test_nothing_holds_nothing() -> None:
 
 
 def test_states_of_the_same_parts_are_equal_in_any_order() -> None:
-    assert HostState().having(ROW, VETH, BRIDGE) == WIRING
+    assert HostState().with_parts(ROW, VETH, BRIDGE) == WIRING
 
 
 def test_having_puts_a_part_in_the_place_of_the_one_of_its_name_and_role() -> None:
-    stray = Stray(name=BRIDGE.name, what="a dummy link")
-    assert WIRING.having(dataclasses.replace(BRIDGE)) == WIRING
-    assert WIRING.having(stray).links[BRIDGE.name] == stray
+    stray = ForeignObject(name=BRIDGE.name, what="a dummy link")
+    assert WIRING.with_parts(dataclasses.replace(BRIDGE)) == WIRING
+    assert WIRING.with_parts(stray).links[BRIDGE.name] == stray
     assert WIRING.links[BRIDGE.name] == BRIDGE
 
 
 def test_a_link_and_a_port_of_the_same_name_are_two_things() -> None:
-    link, port = Stray(name=NAMES.switch_end, what="a veth"), StrayPort(name=NAMES.switch_end, what="a bond")
-    both = HostState().having(link, port)
+    link, port = ForeignObject(name=NAMES.switch_end, what="a veth"), ForeignPort(name=NAMES.switch_end, what="a bond")
+    both = HostState().with_parts(link, port)
     assert list(both) == [link, port]
-    assert list(both.lacking(link)) == [port]
-    assert list(both.lacking(port)) == [link]
+    assert list(both.without(link)) == [port]
+    assert list(both.without(port)) == [link]
 
 
 def test_lacking_a_part_that_is_not_there_is_no_error() -> None:
-    assert NOTHING.lacking(BRIDGE) == NOTHING
-    assert NOTHING.lacking(ROW) == NOTHING
+    assert NOTHING.without(BRIDGE) == NOTHING
+    assert NOTHING.without(ROW) == NOTHING
 
 
 @given(st.data())
@@ -146,24 +146,27 @@ def test_of_gives_the_parts_of_one_port_alone(data: st.DataObject) -> None:
     port = data.draw(ports())
     host = data.draw(hosts_with(port))
     own = host.of(port.names)
-    assert HostState().having(*(part for part in host if part.name in list(port.names))) == own
-    assert merged([own, *(HostState().having(part) for part in host if part.name not in list(port.names))]) == host
+    assert HostState().with_parts(*(part for part in host if part.name in list(port.names))) == own
+    assert (
+        merge_states([own, *(HostState().with_parts(part) for part in host if part.name not in list(port.names))])
+        == host
+    )
 
 
 def test_a_switch_port_named_tap_is_no_part_of_a_hybrid_port() -> None:
-    straight = StrayPort(name=NAMES.tap, what="an internal port")
-    assert WIRING.having(straight, TAP).of(NAMES) == WIRING.having(TAP)
+    straight = ForeignPort(name=NAMES.tap, what="an internal port")
+    assert WIRING.with_parts(straight, TAP).of(NAMES) == WIRING.with_parts(TAP)
 
 
 def test_merged_puts_states_of_several_ports_together() -> None:
-    assert list(merged([WIRING, wiring_of(OTHER)])) == [
+    assert list(merge_states([WIRING, desired_state(OTHER)])) == [
         *WIRING.links.values(),
-        *wiring_of(OTHER).links.values(),
+        *desired_state(OTHER).links.values(),
         *WIRING.ports.values(),
-        *wiring_of(OTHER).ports.values(),
+        *desired_state(OTHER).ports.values(),
     ]
-    assert merged([]) == NOTHING
-    assert merged([WIRING, wiring_of(OTHER)]).of(names_of(PORT.id)) == WIRING
+    assert merge_states([]) == NOTHING
+    assert merge_states([WIRING, desired_state(OTHER)]).of(names_of(PORT.id)) == WIRING
 
 
 def test_equal_parts_have_no_differences() -> None:
@@ -184,7 +187,7 @@ def test_an_attribute_that_a_kernel_lacks_agrees_with_any_value(attribute: str) 
     }[attribute]
     assert differences(lacking, BRIDGE) == ()
     assert differences(BRIDGE, lacking) == ()
-    assert agree(WIRING.having(lacking), WIRING)
+    assert agree(WIRING.with_parts(lacking), WIRING)
 
 
 def test_nobody_can_make_a_device_unrealized() -> None:
@@ -195,15 +198,15 @@ def test_nobody_can_make_a_device_unrealized() -> None:
 
 def test_a_state_agrees_with_itself_and_with_nothing_less_or_more() -> None:
     assert agree(WIRING, WIRING)
-    assert not agree(WIRING.lacking(BRIDGE), WIRING)
-    assert not agree(WIRING.lacking(ROW), WIRING)
-    assert not agree(WIRING.having(TAP), WIRING)
+    assert not agree(WIRING.without(BRIDGE), WIRING)
+    assert not agree(WIRING.without(ROW), WIRING)
+    assert not agree(WIRING.with_parts(TAP), WIRING)
 
 
 def test_a_part_of_another_kind_or_value_does_not_agree() -> None:
-    assert not agree(WIRING.having(IvsPort(name=ROW.name)), WIRING)
-    assert not agree(WIRING.having(dataclasses.replace(ROW, type=PARKED)), WIRING)
-    assert not agree(WIRING.having(dataclasses.replace(VETH, master="")), WIRING)
+    assert not agree(WIRING.with_parts(IvsPort(name=ROW.name)), WIRING)
+    assert not agree(WIRING.with_parts(dataclasses.replace(ROW, type=PLACEHOLDER_TYPE)), WIRING)
+    assert not agree(WIRING.with_parts(dataclasses.replace(VETH, master="")), WIRING)
 
 
 def test_a_veth_pair_is_one_part_under_the_name_of_its_bridge_end() -> None:

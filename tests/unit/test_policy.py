@@ -10,26 +10,26 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
-from hybridvif.model.limits import unwritable
+from hybridvif.model.limits import invalid_attributes
 from hybridvif.model.names import names_of
-from hybridvif.model.ownership import claim
+from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     NOTHING,
-    PARKED,
+    PLACEHOLDER_TYPE,
     Bridge,
+    ForeignObject,
+    ForeignPort,
     IvsPort,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     Part,
-    Stray,
-    StrayPort,
     Tap,
     Veth,
     VhostUserPort,
     attributes_of,
-    births_of,
+    create_only_values,
 )
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
@@ -116,9 +116,9 @@ def test_every_plan_to_plug_and_unplug_is_permitted(data: st.DataObject, port: P
     """On whatever state: a plug that the daemon refused would leave a host that nothing could mend."""
     settings = Settings(integration_bridges=(port.bridge,))
     state = data.draw(states_of(port))
-    for goal in (wiring_of(port), NOTHING):
+    for goal in (desired_state(port), NOTHING):
         try:
-            claim(state, port.id, port.iface_id)
+            check_ownership(state, port.id, port.iface_id)
             steps = plan(state, goal)
         except Refused:
             continue
@@ -196,7 +196,7 @@ def test_a_key_that_is_written_says_whose_the_plan_is() -> None:
 
 def test_rows_that_are_found_to_be_of_two_ports_are_not_one_ports() -> None:
     theirs = replace(ROW, iface_id=TWINS[0])
-    assert "of two ports" in refusal([Update(theirs, replace(theirs, type=PARKED)), Delete(ROW)])
+    assert "of two ports" in refusal([Update(theirs, replace(theirs, type=PLACEHOLDER_TYPE)), Delete(ROW)])
 
 
 def test_of_three_ports_two_are_named() -> None:
@@ -210,7 +210,7 @@ def test_of_a_strange_bridge_the_beginning_is_told() -> None:
 
 
 def test_veth_that_was_found_with_another_peer_is_refused() -> None:
-    """No plan has found one: it is a Stray. The executor of programs raised KeyError for it."""
+    """No plan has found one: it is a ForeignObject. The executor of programs raised KeyError for it."""
     said = refusal([Update(replace(VETH, peer=OTHERS.switch_end), VETH)])
     assert said == f"refused: the peer of {VETH.name} cannot be named {OTHERS.switch_end!r}"
 
@@ -225,7 +225,7 @@ def test_the_vms_device_is_neither_made_nor_deleted(verb: Any) -> None:
 
 @pytest.mark.parametrize("name", list(NAMES))
 def test_a_stray_is_in_no_plan(name: str) -> None:
-    for stray in (Stray(name=name, what="a veth link"), StrayPort(name=name, what="a bond")):
+    for stray in (ForeignObject(name=name, what="a veth link"), ForeignPort(name=name, what="a bond")):
         for step in (Create(stray), Update(stray, stray), Delete(stray)):
             assert "cannot be named" in refusal([step])
 
@@ -287,7 +287,7 @@ BAD: dict[type[Part], dict[str, Any]] = {
         "bridge_port": "isolated on",
     },
     Tap: {"master": "br-foreign"},
-    MadeTap: {
+    ManagedTap: {
         "alias": "someone wrote here",
         "mac": "01:00:5e:00:00:01",
         "mtu": 65_522,
@@ -323,13 +323,15 @@ def test_a_bad_value_of_each_attribute_is_tried_here() -> None:
     # A flag is one by its type (wire.py); a peer, and what is of a birth, have tests of their own.
     for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER):
         flags = {name for name in attributes_of(type(part)) if type(getattr(part, name)) is bool}
-        assert BAD[type(part)].keys() | flags | births_of(part).keys() | {"peer"} >= set(attributes_of(type(part)))
+        assert BAD[type(part)].keys() | flags | create_only_values(part).keys() | {"peer"} >= set(
+            attributes_of(type(part))
+        )
 
 
 @pytest.mark.parametrize(("part", "name", "value"), CASES, ids=lambda case: getattr(case, "kind", str(case)))
 def test_a_value_that_is_out_of_bounds_is_not_written(part: Part, name: str, value: Any) -> None:
     bad = replace(part, **{name: value})
-    assert unwritable(bad) == (name,)
+    assert invalid_attributes(bad) == (name,)
     assert name in refusal([Update(part, bad)])
     if not isinstance(part, Tap):
         assert name in refusal([Create(bad)])
@@ -439,7 +441,7 @@ def test_a_port_is_only_put_into_a_bridge_of_this_hosts_configuration() -> None:
 def test_a_port_in_any_bridge_is_brought_home_mended_and_deleted() -> None:
     there = replace(ROW, bridge="br-ex")
     permit([Update(there, ROW)])
-    permit([Update(there, replace(there, type=PARKED))])
+    permit([Update(there, replace(there, type=PLACEHOLDER_TYPE))])
     permit([Delete(there)])
 
 

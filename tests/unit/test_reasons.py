@@ -2,11 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from hybridvif.model.parts import PARTS, Bridge, OvsPort, Part, Stray, Veth, attributes_of
+from hybridvif.model.parts import PARTS, Bridge, ForeignObject, OvsPort, Part, Veth, attributes_of
 from hybridvif.model.reasons import REASONS, Reason, reason_of
 from tests.unit.strategies import BRIDGE, ROW, VETH
 
-EVERY = [(kind, name) for kind in PARTS if not issubclass(kind, Stray) for name in attributes_of(kind)]
+EVERY = [(kind, name) for kind in PARTS if not issubclass(kind, ForeignObject) for name in attributes_of(kind)]
 
 
 @pytest.mark.parametrize(("kind", "attribute"), EVERY)

@@ -7,10 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif import Port, plan, wiring_of
+from hybridvif import Port, desired_state, plan
 from hybridvif.executors.recipes import link_lines, switch_words
 from hybridvif.executors.script import script_lines
-from hybridvif.model.parts import NOTHING, PARKED, Bridge, HostState, IvsPort, OvsPort, Tap
+from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, Bridge, HostState, IvsPort, OvsPort, Tap
 from hybridvif.model.port import VifType
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Update
@@ -22,7 +22,7 @@ PORT = Port(
     instance_id="0b1c2d3e-0000-4000-8000-000000000002",
     mtu=1450,
 )
-WIRING = wiring_of(PORT)
+WIRING = desired_state(PORT)
 QBR, QVB, QVO = PORT.names.bridge, PORT.names.bridge_end, PORT.names.switch_end
 ROW = the(OvsPort, WIRING)
 QOS_GOES = (
@@ -58,15 +58,15 @@ def test_a_fresh_plug_runs_the_seeds_commands_in_the_seeds_order() -> None:
 
 
 def test_a_port_to_be_isolated_is_in_the_dead_vlan_in_the_very_transaction_that_makes_it() -> None:
-    born = wiring_of(replace(PORT, isolate=True))
+    born = desired_state(replace(PORT, isolate=True))
     (line,) = [one for one in script_lines([plan(NOTHING, born)]) if "ovs-vsctl" in one]
     assert f" -- set Port {QVO} tag=4095 vlan_mode=trunk trunks=4095" in line
-    drifted = WIRING.having(replace(ROW, vm_uuid=""))
+    drifted = WIRING.with_parts(replace(ROW, vm_uuid=""))
     assert not [one for one in script_lines([plan(drifted, born)]) if "4095" in one]
 
 
 def test_a_port_with_a_qos_gets_it_in_the_very_transaction_that_makes_it() -> None:
-    born = wiring_of(replace(PORT, isolate=True, qos_type="linux-noop"))
+    born = desired_state(replace(PORT, isolate=True, qos_type="linux-noop"))
     stale, line = [one for one in script_lines([plan(NOTHING, born)]) if "ovs-vsctl" in one]
     assert stale == QOS_GOES
     assert f"--id=@{QVO} create QoS type=linux-noop" in line
@@ -86,7 +86,7 @@ def test_an_unplug_is_the_reverse() -> None:
 def test_a_missing_bridge_is_made_once_in_the_transaction_of_the_first_port_that_needs_it() -> None:
     ports = [replace(PORT, id=f"{number}f2c0e1a-7b00-4c00-8000-000000000001", bridge="tbr-1") for number in (1, 2)]
     ports[0] = replace(ports[0], datapath_type="netdev")
-    plans = [plan(NOTHING, wiring_of(port)) for port in ports]
+    plans = [plan(NOTHING, desired_state(port)) for port in ports]
     one, two = [line for line in script_lines(plans, ["br-int"], TRUNKS) if "ovs-vsctl" in line]
     made = "ovs-vsctl add-br tbr-1 -- set Bridge tbr-1 datapath_type=netdev -- add-port tbr-1"
     assert one.startswith(f"{made} {ports[0].names.switch_end} ")
@@ -96,7 +96,7 @@ def test_a_missing_bridge_is_made_once_in_the_transaction_of_the_first_port_that
 
 
 def test_a_trunk_bridge_goes_where_it_is_left_empty_and_the_host_says_so() -> None:
-    there = plan(wiring_of(replace(PORT, bridge="tbr-1")), NOTHING)
+    there = plan(desired_state(replace(PORT, bridge="tbr-1")), NOTHING)
     goes = (
         '[ "$(for port in $(ovs-vsctl list-ports tbr-1); do case $port in tpt-*|spt-*) '
         '[ "$(ovs-vsctl get Interface $port type)" = patch ] || echo $port;; *) echo $port;; esac; done)" ] || '
@@ -110,7 +110,7 @@ def test_a_trunk_bridge_goes_where_it_is_left_empty_and_the_host_says_so() -> No
 def test_a_row_that_stays_is_parked_and_freed_in_two_transactions() -> None:
     gone = HostState({}, {QVO: replace(ROW, realized=False)})
     transactions = [line for line in script_lines([plan(gone, WIRING)]) if line.startswith("ovs-vsctl")]
-    assert [PARKED in line for line in transactions] == [True, False]
+    assert [PLACEHOLDER_TYPE in line for line in transactions] == [True, False]
 
 
 def test_a_port_in_order_needs_no_line() -> None:
@@ -118,7 +118,7 @@ def test_a_port_in_order_needs_no_line() -> None:
 
 
 def test_a_port_of_ivs_is_added_by_ivs_ctl() -> None:
-    lines = list(script_lines([plan(NOTHING, wiring_of(replace(PORT, vif_type=VifType.IVS)))]))
+    lines = list(script_lines([plan(NOTHING, desired_state(replace(PORT, vif_type=VifType.IVS)))]))
     assert lines[-1] == f"ivs-ctl add-port {QVO}"
 
 
@@ -150,7 +150,7 @@ def test_an_end_gets_only_what_differs() -> None:
     ],
 )
 def test_a_vhost_user_port_is_made_in_one_line(mode: str, kind: str) -> None:
-    wiring = wiring_of(replace(PORT, vhostuser_mode=mode))
+    wiring = desired_state(replace(PORT, vhostuser_mode=mode))
     (line,) = script_lines([plan(NOTHING, wiring)], settings=Settings(vhost_socket_dir="/run/s"))
     assert line.startswith("ovs-vsctl add-port br-int vhu5f2c0e1a-7b -- set Interface vhu5f2c0e1a-7b ")
     assert kind in line

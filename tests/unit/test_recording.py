@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 from hybridvif import RecordingHost, plug, plug_all, unplug
 from hybridvif.executors.base import Executor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch, Simulation
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, PlugFailed
 from hybridvif.model.facts import PortFact
-from hybridvif.model.parts import NOTHING, HostState, IvsPort, Role, Stray, Tap
+from hybridvif.model.parts import NOTHING, ForeignObject, HostState, IvsPort, Role, Tap
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.report import Result, Status
@@ -43,7 +43,7 @@ SOON = 5.0
 def test_what_it_did_is_what_simulate_says(data: st.DataObject, port: Port) -> None:
     state = data.draw(states_of(port))
     try:
-        steps = plan(state, wiring_of(port))
+        steps = plan(state, desired_state(port))
     except Conflict:
         return
     host = RecordingHost(state)
@@ -67,13 +67,13 @@ def test_trunk_bridge_comes_with_first_port_and_goes_with_last() -> None:
 
 def test_trunk_bridge_that_is_not_allowed_stays() -> None:
     settings = Settings(integration_bridges=("br-int",), remove_trunk_bridges=True)
-    host = RecordingHost(wiring_of(replace(PORT, bridge="tbr-1")), settings=settings, switches={"tbr-1": "netdev"})
+    host = RecordingHost(desired_state(replace(PORT, bridge="tbr-1")), settings=settings, switches={"tbr-1": "netdev"})
     assert unplug(PORT.id, host).ok
     assert sorted(host.observe(None, SOON).facts.switches) == ["tbr-1"]
 
 
 def test_everything_it_says_is_marked_as_simulated() -> None:
-    host = RecordingHost(HostState().having(Stray(name=NAMES.bridge_end, what="a veth link")))
+    host = RecordingHost(HostState().with_parts(ForeignObject(name=NAMES.bridge_end, what="a veth link")))
     host.fail(name=NAMES.bridge)
     assert host.observe(None, SOON).facts.simulated
     (outcomes,) = host.apply([[Create(BRIDGE), Create(VETH), Delete(VETH)]], SOON)
@@ -127,7 +127,7 @@ def test_failures_are_used_up_one_by_one() -> None:
 
 
 def test_a_failure_stops_its_own_port_but_for_deletes() -> None:
-    other = wiring_of(replace(PORT, id="91d3aa02-4100-4c00-8000-000000000003"))
+    other = desired_state(replace(PORT, id="91d3aa02-4100-4c00-8000-000000000003"))
     host = RecordingHost()
     host.fail(name=BRIDGE.name)
     plans: list[list[Step]] = [[Create(BRIDGE), Create(VETH), Delete(ROW)], [Create(part) for part in other]]
@@ -137,7 +137,7 @@ def test_a_failure_stops_its_own_port_but_for_deletes() -> None:
 
 
 def test_it_refuses_what_a_real_host_refuses() -> None:
-    host = RecordingHost(WIRING.having(replace(VETH, master="br-foreign")))
+    host = RecordingHost(WIRING.with_parts(replace(VETH, master="br-foreign")))
     plans: list[list[Step]] = [[Create(BRIDGE)], [Update(replace(TAP, master=""), TAP)]]
     (create,), (vanished,) = host.apply(plans, SOON)
     assert (create.result, create.retry) == (Result.FAILED, True)
@@ -148,14 +148,16 @@ def test_it_refuses_what_a_real_host_refuses() -> None:
 
 
 def test_it_answers_for_the_names_asked_and_no_other() -> None:
-    host = RecordingHost(WIRING.having(TAP))
-    assert host.observe(None, SOON).state == WIRING.having(TAP)
-    assert host.observe({NAMES.tap}, SOON).state == HostState().having(TAP)
+    host = RecordingHost(WIRING.with_parts(TAP))
+    assert host.observe(None, SOON).state == WIRING.with_parts(TAP)
+    assert host.observe({NAMES.tap}, SOON).state == HostState().with_parts(TAP)
     assert host.observe(set(), SOON).state == NOTHING
 
 
 def test_its_facts_are_those_of_a_host_like_it() -> None:
-    host = RecordingHost(WIRING.having(TAP, replace(VETH, up=False)), switches={"br-int": "system", "br-two": "netdev"})
+    host = RecordingHost(
+        WIRING.with_parts(TAP, replace(VETH, up=False)), switches={"br-int": "system", "br-two": "netdev"}
+    )
     facts = host.observe(None, SOON).facts
     assert facts.members == {NAMES.bridge: (NAMES.bridge_end, NAMES.tap)}
     assert facts.ports == {NAMES.switch_end: PortFact(ofport=1)}
@@ -169,7 +171,7 @@ def test_its_facts_are_those_of_a_host_like_it() -> None:
 
 
 def test_a_row_that_is_not_realized_has_no_number() -> None:
-    host = RecordingHost(HostState().having(replace(ROW, realized=False)))
+    host = RecordingHost(HostState().with_parts(replace(ROW, realized=False)))
     assert host.observe(None, SOON).facts.ports == {NAMES.switch_end: PortFact(ofport=None)}
 
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif import Conflict, Port, RecordingHost, Tap, VifType, check, plug, unplug, wiring_of
+from hybridvif import Conflict, Port, RecordingHost, Tap, VifType, check, desired_state, plug, unplug
 from hybridvif.cli import checking
 from hybridvif.cli.commands import list as listing
 from hybridvif.cli.ports import Asked
@@ -19,8 +19,8 @@ OTHER_ID = "91d3aa02-4100-4c00-8000-000000000003"
 @pytest.mark.parametrize("port", [PORT, replace(PORT, create_tap=True), replace(PORT, vhostuser_mode="client")])
 def test_a_tap_with_a_row_is_a_conflict_and_nothing_is_changed(port: Port) -> None:
     host = RecordingHost()
-    (row,) = wiring_of(PORT).ports.values()
-    host.state = host.state.having(Tap(name=TAP, master=""), replace(row, name=TAP))
+    (row,) = desired_state(PORT).ports.values()
+    host.state = host.state.with_parts(Tap(name=TAP, master=""), replace(row, name=TAP))
     before = host.state
     for refused in (plug, check):
         with pytest.raises(Conflict, match=f"{TAP} is a port of the switch itself"):
@@ -32,7 +32,7 @@ def test_a_tap_with_a_row_is_a_conflict_and_nothing_is_changed(port: Port) -> No
 
 def test_a_hybrid_port_with_a_row_of_its_tap_is_listed_as_conflict() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(Tap(name=TAP, master=QBR), replace(row_of(host), name=TAP))
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), name=TAP))
     answer = listing.answer_of(host)
     assert [row["state"] for row in answer.rows] == ["conflict"]
     assert answer.document["warnings"] == answer.warnings
@@ -41,7 +41,7 @@ def test_a_hybrid_port_with_a_row_of_its_tap_is_listed_as_conflict() -> None:
 
 def test_a_second_row_with_the_iface_id_is_a_warning_and_no_drift() -> None:
     host = plugged(PORT)
-    host.state = host.state.having(replace(row_of(host), name="qvo91d3aa02-41", port_id=OTHER_ID))
+    host.state = host.state.with_parts(replace(row_of(host), name="qvo91d3aa02-41", port_id=OTHER_ID))
     answer = checking.answer_of([Asked(fields={"id": ID})], host)
     assert answer.exit_code == 0
     assert answer.document["in_order"] is True
@@ -71,7 +71,7 @@ def test_bearers_are_rows_that_share_an_iface_id(
 def test_an_ivs_port_is_judged_alike() -> None:
     port = replace(PORT, vif_type=VifType.IVS)
     host = RecordingHost()
-    (row,) = wiring_of(port).ports.values()
-    host.state = host.state.having(replace(row, name=TAP))
+    (row,) = desired_state(port).ports.values()
+    host.state = host.state.with_parts(replace(row, name=TAP))
     with pytest.raises(Conflict, match=TAP):
         plug(port, host)

@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import Row, ids_of
 from hybridvif.executors.ovsdb.transaction import Companions, Read, counted, operations_of
-from hybridvif.model.desired import wiring_of
-from hybridvif.model.parts import NOTHING, PARKED, HostState, OvsPort
+from hybridvif.model.desired import desired_state
+from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState, OvsPort
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.steps import Create, Delete, Step, Update
@@ -55,12 +55,12 @@ def sent_for(
 @given(st.data(), ports(st.just(VifType.OVS)))
 def test_every_transaction_of_a_plug_and_an_unplug_is_sent(data: st.DataObject, port: Port) -> None:
     first = data.draw(states_of(port))
-    wiring = wiring_of(port)
+    wiring = desired_state(port)
     for now in history(first, plan(first, wiring)):
         for goal in (wiring, NOTHING):
             for step in plan(now, goal):
                 if isinstance(step.part, OvsPort):
-                    parked = now.having(step.before) if isinstance(step, Update) else now
+                    parked = now.with_parts(step.before) if isinstance(step, Update) else now
                     try:
                         operations = sent_for([step], parked)
                     except StepFailed:
@@ -72,9 +72,9 @@ BORN = replace(ROW, isolated=True, qos_type="linux-noop")
 TRANSACTIONS: dict[str, list[Any]] = {
     "create": sent_for([Create(ROW)], NOTHING),
     "create with all it can be born with": sent_for([Create(BORN)], NOTHING),
-    "park": sent_for([Update(ROW, replace(ROW, type=PARKED))], HostState().having(ROW)),
-    "mend": sent_for([Update(replace(ROW, bridge="br-ex", vm_uuid=""), ROW)], HostState().having(ROW)),
-    "delete": sent_for([Delete(ROW)], HostState().having(ROW)),
+    "park": sent_for([Update(ROW, replace(ROW, type=PLACEHOLDER_TYPE))], HostState().with_parts(ROW)),
+    "mend": sent_for([Update(replace(ROW, bridge="br-ex", vm_uuid=""), ROW)], HostState().with_parts(ROW)),
+    "delete": sent_for([Delete(ROW)], HostState().with_parts(ROW)),
 }
 
 
@@ -202,7 +202,7 @@ def made_for(name: str = TRUNK, kind: str = "netdev") -> list[Any]:
 
 def removed_with() -> list[Any]:
     row = {"_uuid": ["uuid", EMPTIED], "ports": ["set", [["uuid", HOLDER], ["uuid", OTHERS]]]}
-    return sent_for([Delete(ON_A_TRUNK)], HostState().having(ON_A_TRUNK), emptied={TRUNK: row})
+    return sent_for([Delete(ON_A_TRUNK)], HostState().with_parts(ON_A_TRUNK), emptied={TRUNK: row})
 
 
 def test_a_bridge_is_made_and_removed_where_that_is_known() -> None:
@@ -284,7 +284,7 @@ def test_a_vhost_user_port_is_made_and_changed() -> None:
     assert objection_to(made_vhost_user(mtu_request="left out"), KNOWN) == ""
     found = replace(VHOST_USER, type="dpdkvhostuser", mtu_request=0)
     for before, after in ((found, VHOST_USER), (VHOST_USER, found)):
-        sent = sent_for([Update(before, after)], HostState().having(before))
+        sent = sent_for([Update(before, after)], HostState().with_parts(before))
         assert objection_to(sent, OF_VHOST_USER) == ""
         assert objection_to(sent, KNOWN)
 

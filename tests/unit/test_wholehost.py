@@ -9,9 +9,9 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import InvalidInput, Port, RecordingHost, gc, plug_all, reconcile, unplug_all
-from hybridvif.client.host import NoAnswer
+from hybridvif.client.host import NoResponse
 from hybridvif.engine.host_wide import OLDER_THAN
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.facts import Observed
 from hybridvif.model.parts import HostState, OvsPort, Tap
 from hybridvif.model.report import Status
@@ -39,13 +39,13 @@ def host() -> RecordingHost:
 
 
 def with_vm(host: RecordingHost, port: Port) -> None:
-    host.state = host.state.having(Tap(name=port.names.tap, master=port.names.bridge))
+    host.state = host.state.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
     host.simulation.carrier.add(port.names.tap)
 
 
 def rebooted(host: RecordingHost) -> None:
     rows = [replace(row, realized=False) for row in host.state.ports.values() if isinstance(row, OvsPort)]
-    host.state = HostState().having(*rows)
+    host.state = HostState().with_parts(*rows)
 
 
 # reconcile
@@ -57,7 +57,7 @@ def test_a_rebooted_host_is_brought_in_order_at_once(host: RecordingHost) -> Non
     assert [(report.port_id, report.status) for report in done.plugged] == [(port.id, Status.DONE) for port in PORTS]
     assert (done.pruned, done.dry_run) == ((), False)
     for port in PORTS:
-        assert host.state.of(port.names) == wiring_of(port)
+        assert host.state.of(port.names) == desired_state(port)
 
 
 def test_a_host_in_order_is_not_written_to(host: RecordingHost) -> None:
@@ -86,7 +86,7 @@ def test_a_running_vm_is_never_pruned_whatever_the_configuration_says(settings: 
     plug_all(PORTS[:2], host)
     with_vm(host, PORTS[1])
     if not master:
-        host.state = host.state.having(Tap(name=PORTS[1].names.tap, master=""))
+        host.state = host.state.with_parts(Tap(name=PORTS[1].names.tap, master=""))
     before = host.state
     done = reconcile(PORTS[:1], host, prune=True)
     (report,) = done.pruned
@@ -95,10 +95,10 @@ def test_a_running_vm_is_never_pruned_whatever_the_configuration_says(settings: 
 
 
 def test_what_another_tool_plugged_is_never_pruned(host: RecordingHost) -> None:
-    host.state = host.state.having(*ADOPTED)
+    host.state = host.state.with_parts(*ADOPTED)
     done = reconcile(PORTS, host, prune=True)
     assert done.pruned == ()
-    assert host.state.of(NAMES) == HostState().having(*ADOPTED)
+    assert host.state.of(NAMES) == HostState().with_parts(*ADOPTED)
 
 
 def test_one_port_that_cannot_be_plugged_costs_the_others_nothing(host: RecordingHost) -> None:
@@ -111,7 +111,7 @@ def test_one_port_that_cannot_be_plugged_costs_the_others_nothing(host: Recordin
 
 
 def test_a_dry_run_says_what_would_be_and_writes_nothing(host: RecordingHost) -> None:
-    host.state = host.state.lacking(host.state.links[PORTS[0].names.bridge_end])
+    host.state = host.state.without(host.state.links[PORTS[0].names.bridge_end])
     before = host.state
     rehearsed = reconcile(PORTS[:4], host, prune=True, dry_run=True)
     assert (host.state, host.steps, rehearsed.dry_run) == (before, [], True)
@@ -131,7 +131,7 @@ def test_two_ports_of_one_id_are_told_before_anything_is_done(host: RecordingHos
 
 
 def test_a_remain_is_first_noted_and_later_removed(host: RecordingHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    host.state = host.state.having(*WIRING.lacking(ROW))
+    host.state = host.state.with_parts(*WIRING.without(ROW))
     (first,) = gc(host)
     assert (first.remain.port_id, first.due, first.report) == (PORT.id, False, None)
     assert host.steps == []
@@ -151,11 +151,11 @@ def test_a_remain_is_first_noted_and_later_removed(host: RecordingHost, monkeypa
 def test_a_remain_that_was_plugged_again_in_between_is_noted_anew(
     host: RecordingHost, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    host.state = WIRING.lacking(ROW)
+    host.state = WIRING.without(ROW)
     gc(host)
     host.state = WIRING
     assert gc(host) == []
-    host.state = WIRING.lacking(ROW)
+    host.state = WIRING.without(ROW)
     now = time.monotonic
     monkeypatch.setattr(time, "monotonic", lambda: now() + OLDER_THAN)
     (found,) = gc(host)
@@ -164,9 +164,9 @@ def test_a_remain_that_was_plugged_again_in_between_is_noted_anew(
 
 
 def test_a_dry_run_notes_and_removes_nothing(host: RecordingHost) -> None:
-    host.state = WIRING.lacking(VETH)
+    host.state = WIRING.without(VETH)
     (found,) = gc(host, older_than=0, dry_run=True)
-    assert (found.due, found.report, host.state) == (True, None, WIRING.lacking(VETH))
+    assert (found.due, found.report, host.state) == (True, None, WIRING.without(VETH))
     assert gc(host, dry_run=True)[0].seconds > 0
 
 
@@ -175,7 +175,7 @@ def test_a_row_without_devices_that_bears_no_mark_is_taken_only_when_asked_for(h
     assert gc(host, older_than=0) == []
     assert len(gc(host, older_than=0, unmarked=True, dry_run=True)) == len(PORTS)
     keyed = replace(ROW, iface_id=PORTS[0].instance_id, port_id=PORT.id, realized=False)
-    host.state = host.state.having(keyed)
+    host.state = host.state.with_parts(keyed)
     (found,) = gc(host, older_than=0)
     assert found.remain.port_id == PORT.id
     assert len(host.state.ports) == len(PORTS)
@@ -188,14 +188,14 @@ class Meanwhile(RecordingHost):
 
     happens: Callable[[], None] = staticmethod(lambda: None)
 
-    def noted(self, signs: Collection[str], deadline: float) -> dict[str, float]:
-        found = super().noted(signs, deadline)
+    def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]:
+        found = super().seconds_since_first_seen(signs, deadline)
         self.happens()
         return found
 
 
 def befalling(state: HostState, carrier: bool = False) -> Meanwhile:
-    host = Meanwhile(WIRING.lacking(ROW))
+    host = Meanwhile(WIRING.without(ROW))
 
     def happen() -> None:
         host.state = state
@@ -207,9 +207,9 @@ def befalling(state: HostState, carrier: bool = False) -> Meanwhile:
 
 MEANWHILE = {
     "it was plugged": befalling(WIRING),
-    "a VM came": befalling(WIRING.lacking(ROW).having(TAP), carrier=True),
+    "a VM came": befalling(WIRING.without(ROW).with_parts(TAP), carrier=True),
     "it was unplugged": befalling(HostState()),
-    "more of it went": befalling(WIRING.lacking(ROW).lacking(VETH)),
+    "more of it went": befalling(WIRING.without(ROW).without(VETH)),
 }
 
 
@@ -220,7 +220,7 @@ def test_what_is_no_remain_any_more_under_the_lock_is_left(host: Meanwhile) -> N
 
 
 def test_a_removal_is_gone_on_with_though_half_of_it_looks_like_something_else() -> None:
-    host = RecordingHost(HostState().having(BRIDGE, ROW))
+    host = RecordingHost(HostState().with_parts(BRIDGE, ROW))
     host.fail(verb=Delete, name=NAMES.switch_end, retry=True)
     (found,) = gc(host, older_than=0)
     assert found.report is not None
@@ -229,7 +229,7 @@ def test_a_removal_is_gone_on_with_though_half_of_it_looks_like_something_else()
 
 
 def test_a_removal_that_fails_says_what_is_left() -> None:
-    host = RecordingHost(WIRING.lacking(ROW))
+    host = RecordingHost(WIRING.without(ROW))
     host.fail(verb=Delete, name=NAMES.bridge, reason="busy")
     (found,) = gc(host, older_than=0)
     assert found.report is not None
@@ -239,10 +239,10 @@ def test_a_removal_that_fails_says_what_is_left() -> None:
 def test_a_host_that_does_not_answer_is_told_before_anything_is_done() -> None:
     class Silent(RecordingHost):
         def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-            raise NoAnswer("it hangs")
+            raise NoResponse("it hangs")
 
     for call in (lambda: gc(Silent()), lambda: reconcile([PORT], Silent(), prune=True)):
-        with pytest.raises(NoAnswer):
+        with pytest.raises(NoResponse):
             call()
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hybridvif.model import settings
 from hybridvif.model.errors import Refused
 from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.model.parts import PARTS, HostState, IvsPort, OvsPort, Part, Stray, StrayPort
+from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, HostState, IvsPort, OvsPort, Part
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.model.text import MAX_SHOWN
@@ -42,8 +42,8 @@ EVERY_KIND = [
     ROW,
     VHOST_USER,
     IvsPort(name=ROW.name),
-    Stray(name=BRIDGE.name, what="a veth link", alias=PORT.id),
-    StrayPort(name=ROW.name, what="a bond"),
+    ForeignObject(name=BRIDGE.name, what="a veth link", alias=PORT.id),
+    ForeignPort(name=ROW.name, what="a bond"),
 ]
 
 
@@ -292,7 +292,7 @@ FACTS = Facts(
 @pytest.mark.parametrize("facts", [Facts(), FACTS], ids=["none", "all"])
 @pytest.mark.parametrize("parts", [[], [BRIDGE, VETH, TAP, ROW], [*EVERY_KIND[6:]]], ids=["nothing", "all", "strays"])
 def test_what_was_seen_comes_out_as_it_went_in(parts: list[Part], facts: Facts) -> None:
-    seen = Observed(HostState().having(*parts), facts)
+    seen = Observed(HostState().with_parts(*parts), facts)
     assert codec.decode_observed(carried(codec.encode_observed(seen))) == seen
 
 
@@ -305,7 +305,7 @@ def test_any_state_comes_out_as_it_went_in(data: st.DataObject, port: Any) -> No
 @pytest.mark.parametrize("change", [lambda row: row[:-1], lambda row: [*row, 1]], ids=["too few", "too many"])
 @pytest.mark.parametrize("place", [0, 1, 3])
 def test_an_answer_of_another_release_is_not_taken_for_one_of_ours(place: int, change: Callable[[Any], Any]) -> None:
-    told = list(carried(codec.encode_observed(Observed(HostState().having(BRIDGE), FACTS))))
+    told = list(carried(codec.encode_observed(Observed(HostState().with_parts(BRIDGE), FACTS))))
     if place == 0:
         told[0] = [change(list(row)) for row in told[0]]
     else:
@@ -319,12 +319,16 @@ LONG = "x" * 5_000
 
 @pytest.mark.parametrize(
     "part",
-    [replace(ROW, iface_id=LONG), replace(ROW, attached_mac=LONG), Stray(name=NAMES.tap, what="a link", alias=LONG)],
+    [
+        replace(ROW, iface_id=LONG),
+        replace(ROW, attached_mac=LONG),
+        ForeignObject(name=NAMES.tap, what="a link", alias=LONG),
+    ],
     ids=["iface-id", "attached-mac", "alias"],
 )
 def test_what_others_wrote_may_be_as_long_as_they_like(part: Part) -> None:
     """Else one row of somebody else's would keep every port of a bulk call from being observed."""
-    seen = Observed(HostState().having(part), Facts())
+    seen = Observed(HostState().with_parts(part), Facts())
     assert codec.decode_observed(carried(codec.encode_observed(seen))) == seen
 
 

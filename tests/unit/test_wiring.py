@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from hybridvif.model.desired import wiring_of
-from hybridvif.model.limits import ISOLATING, unwritable
+from hybridvif.model.desired import desired_state
+from hybridvif.model.limits import ISOLATING, invalid_attributes
 from hybridvif.model.parts import Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
 from hybridvif.model.port import Port, VifType
 from tests.unit.strategies import HYBRID, ports, the
@@ -69,58 +69,58 @@ def test_the_wiring_of_a_port_is_these_three_parts() -> None:
         type="",
         realized=True,
     )
-    assert wiring_of(PORT) == HostState({bridge.name: bridge, veth.name: veth}, {row.name: row})
+    assert desired_state(PORT) == HostState({bridge.name: bridge, veth.name: veth}, {row.name: row})
 
 
 def test_a_port_with_an_interface_id_of_its_own_bears_our_key() -> None:
-    row = wiring_of(replace(PORT, interface_id=OTHER)).ports["qvo5f2c0e1a-7b"]
+    row = desired_state(replace(PORT, interface_id=OTHER)).ports["qvo5f2c0e1a-7b"]
     assert isinstance(row, OvsPort)
     assert (row.iface_id, row.port_id) == (OTHER, PORT.id)
 
 
 def test_an_interface_id_that_is_the_port_id_needs_no_key() -> None:
-    assert wiring_of(replace(PORT, interface_id=PORT.id)) == wiring_of(PORT)
+    assert desired_state(replace(PORT, interface_id=PORT.id)) == desired_state(PORT)
 
 
 def test_a_port_to_be_isolated_is_born_so_but_on_no_trunk_bridge() -> None:
     rows = [
-        the(OvsPort, wiring_of(replace(PORT, isolate=isolate, bridge=bridge)))
+        the(OvsPort, desired_state(replace(PORT, isolate=isolate, bridge=bridge)))
         for isolate, bridge in ((True, "br-int"), (False, "br-int"), (True, "tbr-1"))
     ]
     assert [row.isolated for row in rows] == [True, False, False]
 
 
 def test_a_row_on_a_trunk_bridge_names_it() -> None:
-    rows = [the(OvsPort, wiring_of(replace(PORT, bridge=bridge))) for bridge in ("br-int", "tbr-1")]
+    rows = [the(OvsPort, desired_state(replace(PORT, bridge=bridge))) for bridge in ("br-int", "tbr-1")]
     assert [row.bridge_name for row in rows] == ["", "tbr-1"]
 
 
 def test_what_a_bridge_calls_is_nobodys_wish_unless_it_is_asked_for() -> None:
-    bridge = the(Bridge, wiring_of(replace(PORT, call_iptables=True)))
+    bridge = the(Bridge, desired_state(replace(PORT, call_iptables=True)))
     assert (bridge.nf_call_iptables, bridge.nf_call_ip6tables) == (True, True)
 
 
 def test_no_qos_is_asked_for_by_either_spelling_of_none() -> None:
-    rows = [the(OvsPort, wiring_of(replace(PORT, qos_type=kind))) for kind in ("", "none", "linux-noop")]
+    rows = [the(OvsPort, desired_state(replace(PORT, qos_type=kind))) for kind in ("", "none", "linux-noop")]
     assert [row.qos_type for row in rows] == ["", "", "linux-noop"]
 
 
 def test_an_indigo_switch_gets_a_port_that_is_only_a_name_and_the_same_links() -> None:
-    wiring = wiring_of(replace(PORT, vif_type=VifType.IVS))
+    wiring = desired_state(replace(PORT, vif_type=VifType.IVS))
     assert wiring.ports == {"qvo5f2c0e1a-7b": IvsPort(name="qvo5f2c0e1a-7b")}
-    assert wiring.links == wiring_of(PORT).links
+    assert wiring.links == desired_state(PORT).links
 
 
 @pytest.mark.parametrize("mtu", [68, 1500, 9000, 65535])
 def test_the_mtu_is_the_same_at_every_hop(mtu: int) -> None:
-    links = wiring_of(replace(PORT, mtu=mtu)).links.values()
+    links = desired_state(replace(PORT, mtu=mtu)).links.values()
     mtus = [getattr(link, name) for link in links for name in ("mtu", "peer_mtu") if hasattr(link, name)]
     assert mtus == [mtu, mtu, mtu]
 
 
 @given(ports(modes=HYBRID))
 def test_the_tap_is_in_no_wiring_but_where_it_is_to_be_made(port: Port) -> None:
-    wiring = wiring_of(port)
+    wiring = desired_state(port)
     tap = [port.names.tap] if port.create_tap else []
     assert list(wiring.links) == [port.names.bridge, port.names.bridge_end, *tap]
     assert list(wiring.ports) == [port.names.switch_end]
@@ -128,11 +128,11 @@ def test_the_tap_is_in_no_wiring_but_where_it_is_to_be_made(port: Port) -> None:
 
 @given(ports())
 def test_all_of_a_wiring_is_writable(port: Port) -> None:
-    assert {unwritable(part) for part in wiring_of(port)} == {()}
+    assert {invalid_attributes(part) for part in desired_state(port)} == {()}
 
 
 def test_wiring_has_every_isolating_value() -> None:
-    links = wiring_of(replace(PORT, create_tap=True)).links.values()
+    links = desired_state(replace(PORT, create_tap=True)).links.values()
     assert {type(link) for link in links} == set(ISOLATING)
     for link in links:
         assert {name: getattr(link, name) for name in ISOLATING[type(link)]} == ISOLATING[type(link)]
@@ -141,7 +141,7 @@ def test_wiring_has_every_isolating_value() -> None:
 @pytest.mark.parametrize(("mode", "kind"), [("client", "dpdkvhostuser"), ("server", "dpdkvhostuserclient")])
 def test_a_vhost_user_port_is_one_row_whose_type_is_the_other_end_of_qemus_mode(mode: str, kind: str) -> None:
     """As os-vif has it (vif_plug_ovs/ovs.py, _plug_vhostuser)."""
-    wiring = wiring_of(replace(PORT, vhostuser_mode=mode, mtu=1450, bridge="br-cloud"))
+    wiring = desired_state(replace(PORT, vhostuser_mode=mode, mtu=1450, bridge="br-cloud"))
     row = VhostUserPort(
         name="vhu5f2c0e1a-7b",
         bridge="br-cloud",
@@ -161,5 +161,5 @@ def test_a_vhost_user_port_is_one_row_whose_type_is_the_other_end_of_qemus_mode(
 
 
 def test_the_bridge_of_a_vhost_user_port_is_made_as_the_port_says() -> None:
-    row = the(VhostUserPort, wiring_of(replace(PORT, vhostuser_mode="client", datapath_type="system")))
+    row = the(VhostUserPort, desired_state(replace(PORT, vhostuser_mode="client", datapath_type="system")))
     assert row.datapath_type == "system"

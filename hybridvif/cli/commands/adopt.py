@@ -54,13 +54,13 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
 
     from hybridvif.cli import planning
     from hybridvif.cli.commands import plug
-    from hybridvif.engine.simulated_host import Rehearsal
+    from hybridvif.engine.simulated_host import SimulatedHost
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     found = candidates(seen)
     if dry_run:
         wish = planning.Wish("plug", found.ports, left_out={port.id: OPEN_FIELDS for port in found.ports})
-        answer = planning.answer_of(wish, Rehearsal(host.settings, seen), reasons=verbose > 0)
+        answer = planning.answer_of(wish, SimulatedHost(host.settings, seen), reasons=verbose > 0)
     else:
         answer = plug.answer_of(found.ports, host, verbose=verbose)
     return replace(answer, document={**answer.document, "command": "adopt", "skipped": found.skipped}), found.skipped
@@ -81,7 +81,7 @@ def candidates(seen: Observed) -> Candidates:
     ports: list[Port] = []
     skipped: list[Mapping[str, str]] = []
     for one in plugged_ports(seen):
-        if is_marked(one.state, one.filled.port.id):
+        if is_tagged(one.state, one.filled.port.id):
             continue
         reason = "; ".join(_lacks_of(one))
         if reason:
@@ -91,7 +91,7 @@ def candidates(seen: Observed) -> Candidates:
     return Candidates(ports, skipped)
 
 
-def is_marked(state: HostState, port_id: str) -> bool:
+def is_tagged(state: HostState, port_id: str) -> bool:
     """Whether each link says whose it is, which hybridvif alone writes there; an adoption may have been cut short."""
     marks: list[str] = []
     for link in state.links.values():

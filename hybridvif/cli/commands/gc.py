@@ -9,7 +9,7 @@ Its document:
     remains     each:
                 port        the port id
                 parts       its parts: kind, name
-                is_marked   whether it bears our mark; else os-vif may have made it
+                is_tagged   whether it bears our mark; else os-vif may have made it
                 seconds     for how long it has been noted
                 due         whether that is long enough
                 report      of its removal (documents.py); null if it was left
@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybridvif.cli.screen import Answer, Paint
-    from hybridvif.engine.host_wide import Gathered, NotingHost
+    from hybridvif.engine.host_wide import CollectedOrphan, NotingHost
 
 HELP = "remains of ports that are no more, removed once they have been there for some time"
 FORMATS = ("text", "json", "yaml", "table", "value")
@@ -105,31 +105,31 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _names(one: Gathered) -> list[str]:
+def _names(one: CollectedOrphan) -> list[str]:
     from hybridvif.engine.host_wide import parts_of
 
     return [part.name for part in parts_of(one.remain)]
 
 
-def _status(one: Gathered) -> str:
+def _status(one: CollectedOrphan) -> str:
     return one.report.status.value if one.report else "left"
 
 
-def _document(one: Gathered) -> Mapping[str, object]:
+def _document(one: CollectedOrphan) -> Mapping[str, object]:
     from hybridvif.cli.output.document import report_document
     from hybridvif.engine.host_wide import parts_of
 
     return {
         "port": one.remain.port_id,
         "parts": [{"kind": part.kind, "name": part.name} for part in parts_of(one.remain)],
-        "is_marked": one.remain.is_marked,
+        "is_tagged": one.remain.is_tagged,
         "seconds": int(one.seconds),
         "due": one.due,
         "report": report_document(one.report) if one.report else None,
     }
 
 
-def _lines(gathered: Sequence[Gathered], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
+def _lines(gathered: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
     from hybridvif.cli.output.reporting import ending_of
 
     for one in gathered:

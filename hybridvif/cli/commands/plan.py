@@ -88,8 +88,8 @@ def tell(args: argparse.Namespace, wish: Wish) -> int:
 
 def _tell(args: argparse.Namespace, wish: Wish, settings: Settings, seen: Observed, *, observed: bool = True) -> int:
     from hybridvif.cli.planning import answer_of
-    from hybridvif.engine.simulated_host import Rehearsal
+    from hybridvif.engine.simulated_host import SimulatedHost
 
     detailed = getattr(args, "detailed_exitcode", False)
-    stage = Rehearsal(settings, seen)
+    stage = SimulatedHost(settings, seen)
     return int(args.screen.tell(answer_of(wish, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)))

@@ -9,7 +9,7 @@ from hybridvif.cli.checking import drift_of
 from hybridvif.cli.gaps import row_of
 from hybridvif.cli.output.topology import Plugged, Standing, fix_of
 from hybridvif.cli.screen import Paint
-from hybridvif.model.parts import Stray, VhostUserPort
+from hybridvif.model.parts import ForeignObject, VhostUserPort
 
 DEAD_VLAN = 4095
 
@@ -111,7 +111,7 @@ def _apart(port: Plugged) -> list[Node]:
     if port.bridge is not None and (veth is None or veth.master != port.names.bridge):
         text, _, below = _bridge(port)
         nodes.append((f"{text}  apart: {port.names.bridge_end} is not in it", "red", below))
-    strays = [link for link in port.state.links.values() if isinstance(link, Stray)]
+    strays = [link for link in port.state.links.values() if isinstance(link, ForeignObject)]
     nodes += [(f"{stray.name}  stray: {stray.what}", "red", []) for stray in strays]
     tap = port.state.links.get(port.names.tap)
     if tap is not None and tap.name not in port.members:

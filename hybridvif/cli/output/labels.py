@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hybridvif.model.parts import (
-    PARKED,
+    PLACEHOLDER_TYPE,
     Bridge,
     Difference,
-    MadeTap,
+    ManagedTap,
     OvsPort,
     Part,
     Tap,
     Veth,
     VhostUserPort,
     attributes_of,
-    births_of,
+    create_only_values,
 )
 
 UNKNOWN = "?"
@@ -37,7 +37,7 @@ _SWITCHES: Mapping[str, tuple[str, str]] = {
 _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     Bridge: ("mtu", "up", "ageing", "stp", "multicast_snooping", "disable_ipv6"),
     Veth: ("mtu", "up", "promisc", "master"),
-    MadeTap: ("mtu", "up", "master"),
+    ManagedTap: ("mtu", "up", "master"),
     OvsPort: ("iface_id", "attached_mac", "vm_uuid"),
     VhostUserPort: ("type", "iface_id", "attached_mac", "vm_uuid"),
 }
@@ -87,13 +87,13 @@ def value_of(attribute: str, value: object) -> str:
     if isinstance(value, bool):
         return _SWITCHES.get(attribute.removeprefix("peer_"), ("on", "off"))[0 if value else 1]
     if attribute == "type":
-        return {"": "system", PARKED: f"{PARKED} (parked)"}.get(str(value), str(value))
+        return {"": "system", PLACEHOLDER_TYPE: f"{PLACEHOLDER_TYPE} (parked)"}.get(str(value), str(value))
     return "none" if value in ("", None) or (attribute == "mtu_request" and value == 0) else str(value)
 
 
 def wanted_attributes(part: Part) -> tuple[str, ...]:
     """The attributes of a part that is to be made, for -v: those with a value; of birth, those asked for."""
-    births = births_of(part)
+    births = create_only_values(part)
     return tuple(
         name
         for name in attributes_of(type(part))
@@ -118,7 +118,7 @@ def link_kind(part: Part) -> str:
         Bridge: "Linux bridge",
         Veth: "veth pair",
         Tap: "tap",
-        MadeTap: "tap",
+        ManagedTap: "tap",
         OvsPort: "OVS port",
         VhostUserPort: "vhost-user port",
     }.get(type(part), part.kind)

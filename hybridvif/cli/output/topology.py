@@ -14,13 +14,13 @@ from hybridvif.cli.gaps import Filled, filled, is_there, row_of
 from hybridvif.cli.output.changes import Change, changes_of_plan
 from hybridvif.cli.ports import Asked, options_of
 from hybridvif.engine.preconditions import check_tap_is_not_in_switch
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
-from hybridvif.model.orphans import remains_of, states_of_ports
-from hybridvif.model.ownership import claim
-from hybridvif.model.parts import Bridge, HostState, IvsPort, OvsPort, Stray, Veth, VhostUserPort
+from hybridvif.model.orphans import find_orphans, states_of_ports
+from hybridvif.model.ownership import check_ownership
+from hybridvif.model.parts import Bridge, ForeignObject, HostState, IvsPort, OvsPort, Veth, VhostUserPort
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.steps import owners_of
@@ -125,7 +125,7 @@ class Plugged:
 
 def plugged_ports(seen: Observed) -> list[Plugged]:
     """The ports of which anything is there, by name."""
-    orphans = {one.port_id[:KEY_LENGTH] for one in remains_of(seen, ()) if one.is_marked}
+    orphans = {one.port_id[:KEY_LENGTH] for one in find_orphans(seen, ()) if one.is_tagged}
     return [
         _judged(key, names_of_key(key), state, seen.facts, key in orphans)
         for key, state in states_of_ports(seen.state).items()
@@ -142,9 +142,9 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
     conflict = ""
     changes: tuple[Change, ...] = ()
     try:
-        claim(state, found.port.id, found.port.iface_id)
+        check_ownership(state, found.port.id, found.port.iface_id)
         check_tap_is_not_in_switch(found.port.id, names, facts)
-        changes = changes_of_plan(plan(state, goal_for(state, wiring_of(found.port), names)))
+        changes = changes_of_plan(plan(state, goal_for(state, desired_state(found.port), names)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unnamed(state) or str(error)
     return Plugged(
@@ -182,7 +182,7 @@ def _standing_of(state: HostState, names: PortNames, changes: tuple[Change, ...]
 def _id_of(key: str, state: HostState) -> str | None:
     """The id of the port, from the evidence that there is, the strongest first."""
     marks = [mark for link in state.links.values() for mark in sorted(owners_of(link))]
-    marks += [link.alias for link in state.links.values() if isinstance(link, Stray)]
+    marks += [link.alias for link in state.links.values() if isinstance(link, ForeignObject)]
     for row in state.ports.values():
         if isinstance(row, OvsPort):
             marks += [row.port_id, row.iface_id]

@@ -14,10 +14,10 @@ from hybridvif.model.parts import (
     OPEN,
     ROOT,
     Bridge,
+    ForeignObject,
     HostState,
     Link,
-    MadeTap,
-    Stray,
+    ManagedTap,
     Tap,
     Veth,
     with_article,
@@ -167,7 +167,7 @@ def observed(
             + tuple(
                 f"{part.name}: owner, which is set when no VM holds it"
                 for part in links.values()
-                if isinstance(part, MadeTap) and part.owner != ROOT and by_name[part.name].carrier
+                if isinstance(part, ManagedTap) and part.owner != ROOT and by_name[part.name].carrier
             ),
         ),
     )
@@ -216,7 +216,7 @@ def _part_of(device: Device, peer: Device | None, bridge_port: str | None) -> Li
         if (device.name, peer.name) == (names.switch_end, names.bridge_end):
             # Part of the pair, which is named for its other end.
             return None
-    return Stray(name=device.name, what=_what(device), alias=device.alias)
+    return ForeignObject(name=device.name, what=_what(device), alias=device.alias)
 
 
 def _what(device: Device) -> str:
@@ -271,8 +271,8 @@ def _is_made(device: Device) -> bool:
     return device.kind == "tun" and is_uuid(device.alias) and device.alias[:KEY_LENGTH] == key_of(device.name)
 
 
-def _made_tap_of(device: Device, bridge_port: str | None) -> MadeTap:
-    return MadeTap(
+def _made_tap_of(device: Device, bridge_port: str | None) -> ManagedTap:
+    return ManagedTap(
         name=device.name,
         alias=device.alias,
         mac=device.mac,

@@ -42,7 +42,7 @@ from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, NewTap, own
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.facts import Facts, Observed
 from hybridvif.model.names import PortNames, key_of, names_of_key
-from hybridvif.model.parts import Bridge, HostState, MadeTap, Part, Role, Tap, Veth
+from hybridvif.model.parts import Bridge, HostState, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, simulate
@@ -74,7 +74,7 @@ class NetlinkExecutor:
     """Links through rtnetlink."""
 
     role: ClassVar[Role] = Role.LINK
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, MadeTap})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, ManagedTap})
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = False
 
@@ -210,9 +210,9 @@ class _Port:
                 yield from self._set_bridge(after, changes_of(step) | regained(before, after))
             case Update(Veth() as before, Veth() as veth):
                 yield from self._set_veth(before, veth, changes_of(step))
-            case Create(MadeTap() as made):
+            case Create(ManagedTap() as made):
                 yield from self._create_tap(made)
-            case Update(MadeTap() as before, MadeTap() as made):
+            case Update(ManagedTap() as before, ManagedTap() as made):
                 yield from self._set_tap(before, made, changes_of(step))
             case Update(_, Tap() as tap):
                 _put_tap(tap)
@@ -267,7 +267,7 @@ class _Port:
         # Up comes after it: of one message, the kernel sets the flags first.
         yield from _set(attempt, *ends, *([(far, {"up": True})] if veth.peer_up else []))
 
-    def _create_tap(self, tap: MadeTap) -> Talk:
+    def _create_tap(self, tap: ManagedTap) -> Talk:
         attempt = f"cannot create tap {tap.name}"
         try:
             with NewTap(tap.name, multi_queue=tap.multi_queue) as new:
@@ -281,7 +281,7 @@ class _Port:
         except OSError as error:
             raise _failed_to_make(attempt, error) from error
 
-    def _set_tap(self, before: MadeTap, tap: MadeTap, changes: Mapping[str, object]) -> Talk:
+    def _set_tap(self, before: ManagedTap, tap: ManagedTap, changes: Mapping[str, object]) -> Talk:
         attempt = f"cannot set {', '.join(changes)} of {tap.name}"
         own_values = {name: value for name, value in changes.items() if name not in _OF_A_PORT}
         yield from self._set_end(attempt, tap.name, own_values, tap.master if "master" in changes else None)
@@ -310,7 +310,9 @@ class _Port:
         if "up" in changes:
             _accept(attempt, (yield [set_link(index, {"up": changes["up"]})]))
 
-    def _open(self, attempt: str, before: Veth | MadeTap, after: Veth | MadeTap, changes: Mapping[str, object]) -> Talk:
+    def _open(
+        self, attempt: str, before: Veth | ManagedTap, after: Veth | ManagedTap, changes: Mapping[str, object]
+    ) -> Talk:
         """Open the port of its bridge, unless it has just joined that: a new one is open."""
         flags = opening_of(before) if "bridge_port" in changes and before.master == after.master else {}
         if flags:

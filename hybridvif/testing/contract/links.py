@@ -10,9 +10,9 @@ from dataclasses import replace
 from subprocess import PIPE
 from typing import Any
 
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.facts import LinkFact
-from hybridvif.model.parts import ANYBODY, HOST_IP_OFF, NOTHING, OPEN, Bridge, HostState, MadeTap, Role, Tap, Veth
+from hybridvif.model.parts import ANYBODY, HOST_IP_OFF, NOTHING, OPEN, Bridge, HostState, ManagedTap, Role, Tap, Veth
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create, Delete, Step, Update
@@ -29,7 +29,7 @@ from hybridvif.testing.contract.bench import (
 from hybridvif.testing.sandbox import Sandbox
 
 NAMES = PORT.names
-WIRING = HostState(wiring_of(PORT).links)
+WIRING = HostState(desired_state(PORT).links)
 BRIDGE = next(link for link in WIRING.links.values() if isinstance(link, Bridge))
 VETH = next(link for link in WIRING.links.values() if isinstance(link, Veth))
 
@@ -125,7 +125,7 @@ def _check(bench: Bench) -> None:
                 _order,
                 _names,
                 _grammar,
-                *([_made_tap, _held_tap, _owner] if MadeTap in getattr(bench.make, "serves", ()) else []),
+                *([_made_tap, _held_tap, _owner] if ManagedTap in getattr(bench.make, "serves", ()) else []),
                 _late,
             ):
                 _sweep(bench)
@@ -145,9 +145,9 @@ def _states() -> Iterator[HostState]:
     yield HostState({VETH.name: replace(VETH, master="")})
     for part in (BRIDGE, VETH):
         for variant in variants(part, OTHER_VALUES):
-            yield WIRING.having(variant)
+            yield WIRING.with_parts(variant)
     stp = replace(BRIDGE, stp=True, forward_delay=1500)
-    yield WIRING.having(stp)
+    yield WIRING.with_parts(stp)
 
 
 def _each_step(bench: Bench) -> None:
@@ -213,7 +213,7 @@ def _foreign(bench: Bench) -> None:
     # What no plan has found: an executor that takes it for a change has nothing to write it with.
     bench.try_refused(Update(replace(VETH, peer="hvpeer"), replace(VETH, mtu=1400)), results={Result.REFUSED})
     _sweep(bench)
-    bench.reach(NAMES, WIRING.having(replace(VETH, master="")))
+    bench.reach(NAMES, WIRING.with_parts(replace(VETH, master="")))
     bench.sh(f"ip link add hvforeign type bridge; ip link set {NAMES.bridge_end} master hvforeign")
     bench.try_refused(Update(replace(VETH, master=""), VETH), results={Result.REFUSED})
 
@@ -245,12 +245,12 @@ def _grammar(bench: Bench) -> None:
     """observe(None) sees the same as observe(names), and only names of the grammar; the tap is seen with its master."""
     bench.reach(NAMES, WIRING)
     bench.sh(f"ip link add {NAMES.tap} type veth peer name hvpeer; ip link set {NAMES.tap} master {NAMES.bridge}")
-    expected = WIRING.having(Tap(name=NAMES.tap, master=NAMES.bridge))
+    expected = WIRING.with_parts(Tap(name=NAMES.tap, master=NAMES.bridge))
     require_equal(bench.see(NAMES), expected, "with a tap in the bridge")
     everything = bench.see(None)
     require_equal(everything.of(NAMES), expected, "observed without names")
     assert set(everything.links) == set(expected.links), "observe(None) saw devices that are not of the grammar"
-    bench.try_path(NAMES, expected, expected.having(Tap(name=NAMES.tap, master=NAMES.bridge)))
+    bench.try_path(NAMES, expected, expected.with_parts(Tap(name=NAMES.tap, master=NAMES.bridge)))
     bench.sh(f"ip link set {NAMES.tap} nomaster")
     (outcome,) = bench.do([Update(Tap(name=NAMES.tap, master=""), Tap(name=NAMES.tap, master=NAMES.bridge))])
     assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
@@ -259,8 +259,8 @@ def _grammar(bench: Bench) -> None:
 
 def _made_tap(bench: Bench) -> None:
     """A tap of ours is made whole, changed and deleted; one without our mark is left alone, whatever a step says."""
-    wired = wiring_of(replace(PORT, create_tap=True, multiqueue=True))
-    tap = next(part for part in wired if isinstance(part, MadeTap))
+    wired = desired_state(replace(PORT, create_tap=True, multiqueue=True))
+    tap = next(part for part in wired if isinstance(part, ManagedTap))
     goal = HostState(wired.links)
     bench.try_path(NAMES, WIRING, goal)
     (link,) = json.loads(bench.sh(f"ip -d -j link show dev {tap.name}"))
@@ -271,7 +271,7 @@ def _made_tap(bench: Bench) -> None:
     assert outcome.result is Result.FAILED, "a tap that is there was made again"
     assert outcome.retry, "create of a tap, which is there, must be worth a retry"
     for changes in ({"mac": "02:00:00:00:00:09"}, {"mtu": 1400}, {"up": False}, {"master": ""}):
-        other = goal.having(replace(tap, **changes))
+        other = goal.with_parts(replace(tap, **changes))
         bench.try_path(NAMES, goal, other)
         bench.try_path(NAMES, other, goal)
     bench.try_path(NAMES, goal, NOTHING)
@@ -329,7 +329,7 @@ def _facts_of_devices_that_are_down(bench: Bench) -> None:
 def _held_tap(bench: Bench) -> None:
     """Whether a VM holds a tap is told by its carrier, also if it is down; a plug leaves its owner until it is free."""
     tap = _tap_of(multiqueue=False)
-    bench.reach(NAMES, WIRING.having(tap))
+    bench.reach(NAMES, WIRING.with_parts(tap))
     for up in ("up", "down"):
         bench.sh(f"ip link set {tap.name} {up}")
         for names in (NAMES, None):
@@ -349,7 +349,7 @@ def _owner(bench: Bench) -> None:
         tap = _tap_of(multiqueue=bool(queues))
         seen = replace(tap, multi_queue=False)
         _sweep(bench)
-        bench.reach(NAMES, WIRING.having(tap))
+        bench.reach(NAMES, WIRING.with_parts(tap))
         for owner, user in ((ANYBODY, ""), (1000, "user 1000")):
             bench.sh(
                 f"ip link delete {tap.name}; ip tuntap add {tap.name} mode tap {queues} {user}\n"
@@ -357,10 +357,10 @@ def _owner(bench: Bench) -> None:
                 f"echo 1 > /proc/sys/net/ipv4/conf/{tap.name}/rp_filter\n"
                 f"echo 1 > /proc/sys/net/ipv6/conf/{tap.name}/disable_ipv6; ip link set {tap.name} addrgenmode none"
             )
-            require_equal(bench.see(NAMES), WIRING.having(replace(seen, owner=owner)), f"with owner {owner}")
+            require_equal(bench.see(NAMES), WIRING.with_parts(replace(seen, owner=owner)), f"with owner {owner}")
             (outcome,) = bench.do([Update(replace(seen, owner=owner), seen)])
             assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
-            require_equal(bench.see(NAMES), WIRING.having(seen), "after its owner was set")
+            require_equal(bench.see(NAMES), WIRING.with_parts(seen), "after its owner was set")
 
 
 def _host_ip(bench: Bench) -> None:
@@ -376,7 +376,7 @@ def _host_ip(bench: Bench) -> None:
                 part = found.links[wired.name]
                 told = getattr(part, attribute)
                 assert told != HOST_IP_OFF, f"{attribute} of {wired.name} is {told} after {befalls.format(device)}"
-                require_equal(found, WIRING.having(replace(wired, **{attribute: told})), befalls)
+                require_equal(found, WIRING.with_parts(replace(wired, **{attribute: told})), befalls)
                 (outcome,) = bench.do([Update(part, wired)])
                 assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
                 require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
@@ -397,9 +397,9 @@ def _bridge_port(bench: Bench) -> None:
     bench.reach(NAMES, WIRING)
     for name in (NAMES.bridge_end, NAMES.switch_end):
         _require_fact(bench, NAMES, name)
-    together = " ".join(CLOSED)
+    merge_observed = " ".join(CLOSED)
     for befalls in (
-        *(f"ip link set {NAMES.bridge_end} type bridge_slave {flags}" for flags in (*CLOSED, together)),
+        *(f"ip link set {NAMES.bridge_end} type bridge_slave {flags}" for flags in (*CLOSED, merge_observed)),
         f"bridge link set dev {NAMES.bridge_end} state 0",
     ):
         bench.sh(befalls)
@@ -412,9 +412,9 @@ def _bridge_port(bench: Bench) -> None:
         require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
 
 
-def _tap_of(*, multiqueue: bool) -> MadeTap:
-    wired = wiring_of(replace(PORT, create_tap=True, multiqueue=multiqueue))
-    return next(part for part in wired if isinstance(part, MadeTap))
+def _tap_of(*, multiqueue: bool) -> ManagedTap:
+    wired = desired_state(replace(PORT, create_tap=True, multiqueue=multiqueue))
+    return next(part for part in wired if isinstance(part, ManagedTap))
 
 
 def _member_of_another_mtu(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from hybridvif.model.parts import PARKED, HostState, OvsPort, StrayPort
+from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignPort, HostState, OvsPort
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.testing.contract.bench import PORT, Bench, require_equal, said
@@ -81,7 +81,7 @@ def _facts_of_switch(bench: Bench) -> dict[str, Any]:
     facts: dict[str, Any] = {"bridges": {row["name"]: row["datapath_type"] or "system" for row in bridges}}
     for row in ours:
         # What was said of it while it was parked is no error of a port that has a number since.
-        stale = row["type"] != PARKED and STALE in str(row["error"]) and (row["ofport"] or 0) > 0
+        stale = row["type"] != PLACEHOLDER_TYPE and STALE in str(row["error"]) and (row["ofport"] or 0) > 0
         facts[row["name"]] = (row["ofport"], "" if stale else row["error"] or "", tags[row["name"]])
     return facts
 
@@ -177,7 +177,7 @@ def _bond(bench: Bench, port: OvsPort) -> None:
     bench.sh(f"ovs-vsctl --if-exists del-port {QVO} -- add-bond {port.bridge} {QVO} {QVO} hvslave")
     try:
         seen = bench.see(PORT.names).ports.get(QVO)
-        assert isinstance(seen, StrayPort), f"{QVO}, a bond, is observed as {seen}, not as a StrayPort"
+        assert isinstance(seen, ForeignPort), f"{QVO}, a bond, is observed as {seen}, not as a ForeignPort"
         rows = _rows(bench, "name,interfaces", "Port")
         bench.try_refused(Delete(port), results={Result.REFUSED})
         assert _rows(bench, "name,interfaces", "Port") == rows, f"{QVO}, a bond, was changed by a refused delete"

@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from hybridvif.executors.base import NOT_REALIZED
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.facts import Observed
-from hybridvif.model.parts import NOTHING, PARKED, HostState, IvsPort, OvsPort, Part, Role, VhostUserPort
+from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState, IvsPort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.testing.contract import ovsdb, vhostuser
@@ -87,7 +87,7 @@ def _check_vhost_user(bench: Bench, bridges: Sequence[str]) -> None:
 
 
 def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:
-    wiring = HostState({}, wiring_of(replace(PORT, bridge=bridges[0])).ports)
+    wiring = HostState({}, desired_state(replace(PORT, bridge=bridges[0])).ports)
     port = wiring.ports[NAMES.switch_end]
     assert isinstance(port, OvsPort)
     _facts(bench, wiring, bridges)
@@ -102,7 +102,7 @@ def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:
     changed = replace(port, attached_mac="fa:16:3e:00:00:77")
     # Whose row it is was decided when it was observed; by now it may be another port's.
     mine = Update(replace(port, iface_id=PORT.id), changed)
-    _reach(bench, wiring.having(replace(port, iface_id=STRANGER)))
+    _reach(bench, wiring.with_parts(replace(port, iface_id=STRANGER)))
     for step in (mine, Delete(port)):
         outcome = bench.try_refused(step, results={Result.REFUSED})
         assert STRANGER in outcome.reason, f"{said(step)}: the reason does not name whose it is: {outcome.reason}"
@@ -152,8 +152,8 @@ def _states(wiring: HostState, port: OvsPort, bridges: Sequence[str]) -> Iterato
     }
     yield NOTHING
     for variant in variants(port, others):
-        yield wiring.having(variant)
-    yield wiring.having(replace(port, type=PARKED, realized=False))
+        yield wiring.with_parts(variant)
+    yield wiring.with_parts(replace(port, type=PLACEHOLDER_TYPE, realized=False))
 
 
 def _come_and_go(bench: Bench, whole: HostState) -> None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 from typing import Any
 
 from hybridvif.executors.base import NOT_REALIZED
-from hybridvif.model.desired import wiring_of
+from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import HostState, VhostUserPort
 from hybridvif.model.report import Result
 from hybridvif.model.settings import SOCKET_DIR
@@ -25,7 +25,7 @@ OPTIONS = {"dpdkvhostuser": {}, "dpdkvhostuserclient": {"vhost-server-path": f"{
 
 def check(bench: Bench, bridges: Sequence[str]) -> None:
     """Make sure of the row of a vhost-user port as it is made, changed, found written by others, and removed."""
-    port = wiring_of(replace(PORT, bridge=bridges[0], call_iptables=False, vhostuser_mode="server")).ports[VHU]
+    port = desired_state(replace(PORT, bridge=bridges[0], call_iptables=False, vhostuser_mode="server")).ports[VHU]
     assert isinstance(port, VhostUserPort)
     others = {
         "type": ("dpdkvhostuser",),
