@@ -254,7 +254,7 @@ def test_every_public_name_is_in_library_md() -> None:
 
 def test_every_public_name_is_in_api_md() -> None:
     listed = re.findall(r"^\.\. auto\w+:: hybridvif\.(\w+)$", page("docs/api.md"), re.MULTILINE)
-    assert sorted(set(hybridvif.__all__) - set(listed)) == []
+    assert sorted(set(hybridvif.__all__) - set(listed) - set(hybridvif._FORMER)) == []
 
 
 def test_every_page_is_in_the_index() -> None:
