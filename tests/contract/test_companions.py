@@ -25,7 +25,7 @@ from hybridvif.model.desired import desired_state
 from tests.contract.bench import PATIENCE, Bench
 from tests.contract.test_switch_executor import EXECUTORS
 from tests.functional.conftest import make_port
-from tests.unit.strategies import the
+from tests.support.strategies import the
 
 TRUNK = "tbr-0b1c2d3e-0"
 PORT = make_port(bridge=TRUNK, datapath_type="netdev", isolate=True)

@@ -32,7 +32,7 @@ from hybridvif.model.parts import Part, Role
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import BRIDGE_PORTS, FOREIGN, HOST_IPS, Bench, possible, sampled, states, wrong
 from tests.functional.conftest import make_port, require_tun
-from tests.unit.strategies import the
+from tests.support.strategies import the
 
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
 PORT = make_port()

@@ -14,7 +14,7 @@ from hybridvif.executors.netlink.devices import ADDR_GEN_MODES
 from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, RTM_SETLINK, Request
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import make_port
-from tests.unit.strategies import the
+from tests.support.strategies import the
 
 WIRING = desired_state(make_port())
 BRIDGE, VETH = the(Bridge, WIRING), the(Veth, WIRING)

@@ -27,7 +27,7 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.testing.contract import check_link_executor, check_switch_executor
 from hybridvif.testing.sandbox import Sandbox
-from tests.ivs import program_path_with_ivs
+from tests.support.ivs import program_path_with_ivs
 from tests.support.ovsdb_proxy import judged
 
 

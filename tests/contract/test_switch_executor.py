@@ -37,7 +37,7 @@ from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignPort, Role
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import Bench, make, sampled, states, wrong
 from tests.functional.conftest import make_port, until
-from tests.unit.strategies import the
+from tests.support.strategies import the
 
 EXECUTORS = [name for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]
 

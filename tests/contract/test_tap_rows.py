@@ -16,7 +16,7 @@ from hybridvif.model.text import escaped
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import Bench
 from tests.functional.conftest import make_port, require_tun
-from tests.unit.strategies import the
+from tests.support.strategies import the
 
 PORT = make_port()
 QBR, QVB, QVO, TAP, _ = PORT.names

@@ -12,8 +12,8 @@ from subprocess import CompletedProcess
 import pytest
 
 from tests.functional.conftest import Lab, make_port, until
-from tests.functional.deployed import CONFIG, ETC, HELPER, PREFIX, deployed, require
 from tests.functional.test_posture import readable_by_all
+from tests.support.deployed import CONFIG, ETC, HELPER, PREFIX, deployed, require
 
 PORT = make_port()
 NAMES = PORT.names

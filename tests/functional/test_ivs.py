@@ -11,7 +11,7 @@ from hybridvif import Conflict, Host, NotReady, VifType, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import make_port
-from tests.ivs import program_path_with_ivs
+from tests.support.ivs import program_path_with_ivs
 
 PORT = make_port(vif_type=VifType.IVS)
 NAMES = PORT.names

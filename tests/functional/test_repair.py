@@ -14,7 +14,7 @@ from hybridvif.model.parts import differences
 from hybridvif.model.steps import Create, Update
 from hybridvif.testing.sandbox import Vm
 from tests.functional.conftest import Lab, make_port, until
-from tests.prove.figures import note
+from tests.support.figures import note
 
 SUB = "00000001-7b"
 QBR, QVB, QVO = f"qbr{SUB}", f"qvb{SUB}", f"qvo{SUB}"

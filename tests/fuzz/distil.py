@@ -11,7 +11,7 @@ from hybridvif.privileged import codec
 from tests.fuzz.judge import judge
 from tests.fuzz.run import CORPUS, kept
 
-HEAD = "# Each took a branch that no shorter one took; in hex. tests/unit/test_fuzz.py judges them again.\n"
+HEAD = "# Each took a branch that no shorter one took; in hex. tests/unit/privileged/test_fuzz.py judges them again.\n"
 LONGEST = 1_024
 OURS = Path(codec.__file__).parent
 Steps = set[tuple[str, int, int, int]]

@@ -18,7 +18,7 @@ from hybridvif.testing.sandbox import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO
 from tests.osvif.conftest import FULL, Nova, StartNova, configuration
-from tests.prove.figures import note
+from tests.support.figures import note
 
 ADDITIONS = {
     QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu", "arp", "rp_filter"},

@@ -8,14 +8,14 @@ import pytest
 
 from hybridvif import Report, check
 from hybridvif.model.report import Status
+from tests.faults.test_kills import Trial, through
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 from tests.functional.test_repair import DRIFTS
 from tests.osvif.conftest import Nova, StartNova
-from tests.prove.figures import FULL, note
-from tests.prove.likeness import differences, likeness
-from tests.prove.strace import require_strace
-from tests.prove.test_kills import Trial, through
+from tests.support.figures import FULL, note
+from tests.support.likeness import differences, likeness
+from tests.support.strace import require_strace
 
 pytestmark = pytest.mark.prove
 PLUGINS = ["hybridvif", "ovs"]

@@ -37,7 +37,7 @@ from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.reasons import REASONS
 from hybridvif.model.settings import Settings
 from hybridvif.testing.sandbox import Level, Sandbox, Vm
-from tests.unit.strategies import NAMES, PORT, VETH
+from tests.support.strategies import NAMES, PORT, VETH
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.prove.figures import DIRECTORY, THEIRS, Figure, note, seconds_since_first_seen
-from tests.prove.page import BARS, cell, page
+from tests.support.figures import DIRECTORY, THEIRS, Figure, note, seconds_since_first_seen
+from tests.support.page import BARS, cell, page
 
 ROOT = Path(__file__).parents[2]
 BAR = next(bar for bar in BARS if bar.key == "races")

@@ -1,0 +1,34 @@
+"""Each kind of drift: found by check and put right by the next plug, judged from outside; test_repair.py pings."""
+
+from __future__ import annotations
+
+import pytest
+
+from hybridvif import check, plug
+from tests.functional.conftest import Lab, make_port, until
+from tests.functional.test_repair import DRIFTS, named_by
+from tests.support.figures import FULL, note
+from tests.support.likeness import differences, likeness
+
+pytestmark = pytest.mark.prove
+
+
+def test_every_drift_is_found_and_put_right(lab: Lab) -> None:
+    port, kinds = make_port(), DRIFTS if FULL else DRIFTS[::10]
+    missed, wrong = [], []
+    for drift in kinds:
+        lab.sweep()
+        assert plug(port, lab.host).ok
+        wanted = likeness(lab)
+        lab.sh(drift.befalls)
+
+        def found(named: str = drift.named) -> bool:
+            return named in named_by(check(port, lab.host))
+
+        missed += [] if until(found, 1) else [drift.sentence]
+        plug(port, lab.host)
+        seen = differences(wanted, {name: part for name, part in likeness(lab).items() if "br-two" not in name})
+        wrong += [f"{drift.sentence}: {seen}"] if seen else []
+    note("drift", kinds=len(kinds), found=len(kinds) - len(missed), repaired=len(kinds) - len(wrong))
+    assert missed == []
+    assert wrong == []

@@ -1,0 +1,140 @@
+"""A real guest on a plugged port: QEMU by libvirt, whose interface names qbr, as Nova writes it."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridvif import Port, PortRunning, check, plug, plug_all, unplug, unplug_all
+from hybridvif.testing.sandbox import Vm
+from tests.functional.conftest import INSTANCE, Lab, make_port, until
+from tests.support.figures import FULL
+
+pytestmark = [pytest.mark.prove, pytest.mark.skipif(not FULL, reason="installs QEMU and libvirt, so at full size only")]
+
+HERE = Path(__file__).parent / "guest"
+NAME = "instance-00000001"
+DOMAIN = """
+<domain type='qemu'>
+  <name>{name}</name><uuid>{uuid}</uuid><memory unit='MiB'>128</memory><vcpu>1</vcpu>
+  <os><type arch='x86_64' machine='pc'>hvm</type>
+    <kernel>{guest}/vmlinuz</kernel><initrd>{guest}/initrd.gz</initrd>
+    <cmdline>console=ttyS0 quiet panic=-1 address=10.0.0.1/24 other=10.0.0.2</cmdline></os>
+  <features><acpi/></features>
+  <devices>
+    <emulator>/usr/bin/qemu-system-x86_64</emulator>
+    <controller type='usb' model='none'/>
+    <interface type='bridge'>
+      <mac address='{mac}'/><source bridge='{bridge}'/><target dev='{tap}'/><model type='virtio'/><mtu size='{mtu}'/>
+    </interface>
+    <serial type='file'><source path='{console}'/><target port='0'/></serial>
+    <memballoon model='none'/>
+  </devices>
+</domain>
+"""
+
+
+class Guest:
+    """A domain of a libvirtd in the sandbox."""
+
+    def __init__(self, lab: Lab, port: Port, guest: Path, directory: Path) -> None:
+        self._lab, self.console = lab, directory / "console"
+        self._socket = directory / "libvirt" / "run" / "libvirt-sock"
+        self._domain = directory / "domain.xml"
+        names = {"bridge": port.names.bridge, "tap": port.names.tap, "mac": port.mac, "mtu": port.mtu}
+        self._domain.write_text(DOMAIN.format(name=NAME, uuid=INSTANCE, guest=guest, console=self.console, **names))
+
+    def virsh(self, *words: str, check: bool = True) -> str:
+        """What virsh prints."""
+        uri = f"qemu+unix:///system?socket={self._socket}"
+        return self._lab.box.run(["virsh", "-c", uri, *words], check=check).stdout
+
+    def start(self) -> None:
+        """Boot it; on return it has pinged."""
+        self.virsh("create", str(self._domain))
+        assert until(lambda: "guest pinged" in self.said(), 60), self.said()
+
+    def said(self) -> str:
+        """What it wrote to its console."""
+        return self.console.read_text(errors="replace") if self.console.exists() else ""
+
+
+@pytest.fixture
+def port() -> Port:
+    return make_port()
+
+
+@pytest.fixture(scope="session")
+def guest_files(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    directory = tmp_path_factory.mktemp("guest")
+    subprocess.run([HERE / "make-guest.sh", directory], check=True)
+    return directory
+
+
+@pytest.fixture
+def guest(lab: Lab, port: Port, guest_files: Path, tmp_path: Path) -> Iterator[Guest]:
+    guest = Guest(lab, port, guest_files, tmp_path)
+    with (tmp_path / "libvirtd.out").open("w") as out:
+        daemon = lab.box.popen([str(HERE / "libvirtd.sh"), str(tmp_path / "libvirt")], stdout=out, stderr=out)
+        with daemon:
+            try:
+                assert until(lambda: "libvirt" in guest.virsh("version", check=False), 30), (
+                    tmp_path / "libvirtd.out"
+                ).read_text()
+                yield guest
+            finally:
+                guest.virsh("destroy", NAME, check=False)
+                daemon.kill()
+
+
+def test_a_guest_of_libvirts_runs_on_a_plugged_port(lab: Lab, guest: Guest, port: Port) -> None:
+    other, before = make_port(2), lab.links()
+    plug_all([port, other], lab.host)
+    plugged = lab.links()
+    # Userspace datapath alone: what the guest leaves to hardware that is not there must be done before OVS reads it.
+    lab.sh(f"ethtool -K {port.names.bridge_end} tx off")
+    with lab.vm(other, 2) as peer:
+        guest.start()
+
+        # The line with which the recipe of the hybrid plug ends.
+        line = guest.virsh("domiflist", NAME).splitlines()[2].split()
+        assert line == [port.names.tap, "bridge", port.names.bridge, "virtio", port.mac]
+        assert f"guest up, mac {port.mac}, mtu {port.mtu}" in guest.said()
+        assert "3 packets transmitted, 3 packets received" in guest.said()
+        assert "guest pinged: 0" in guest.said()
+
+        # In order with the guest on it; plugged again and repaired while it runs, it loses nothing.
+        assert check(port, lab.host) == ()
+        assert lost_while(lab, peer, port) == 0
+
+        # Not unplugged while it runs.
+        with pytest.raises(PortRunning, match=f"{port.names.tap} in {port.names.bridge} has carrier"):
+            unplug(port.id, lab.host)
+        assert peer.ping("10.0.0.1").returncode == 0
+
+        guest.virsh("destroy", NAME)
+        assert until(lambda: port.names.tap not in lab.links())
+    assert lab.links() == plugged
+    assert all(report.ok for report in unplug_all([port.id, other.id], lab.host))
+    assert lab.links() == before
+
+
+def lost_while(lab: Lab, peer: Vm, port: Port) -> int:
+    """How many of 300 pings to the guest, one every 10 ms, were lost while its port was plugged again and repaired."""
+    argv = ["nsenter", f"--net=/run/netns/{peer.namespace}", "ping", "-q", "-i", "0.01", "-c", "300", "10.0.0.1"]
+    with lab.box.popen(argv, stdout=subprocess.PIPE) as ping:
+        for befalls in (
+            "true",
+            f"ip link set {port.names.bridge} alias ''",
+            f"ip link set {port.names.bridge} mtu 1400",
+        ):
+            lab.sh(befalls)
+            plug(port, lab.host)
+            assert check(port, lab.host) == ()
+        said = ping.communicate(timeout=60)[0]
+    (sent, received) = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", said).groups())  # type: ignore[union-attr]
+    return sent - received

@@ -1,0 +1,218 @@
+"""Killed before any call that changes something: the next plug reaches the wiring, the next unplug leaves nothing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from itertools import count
+from pathlib import Path
+
+import pytest
+
+from hybridvif import Port, Report, check, plug, unplug
+from hybridvif.model.report import Status
+from hybridvif.testing.sandbox import Sandbox
+from tests.faults.conftest import PAIRS, lab_of, report_of
+from tests.functional.conftest import Lab, make_port
+from tests.functional.test_boundary import daemons
+from tests.support.figures import FULL, note
+from tests.support.likeness import Likeness, differences, likeness
+from tests.support.strace import attached, counted, counting, killed, killing_at, require_strace
+
+Hampered = Callable[[], AbstractContextManager[None]]
+PORT = make_port()
+BEYOND = 3
+"""After so many calls in a row that did not come, beyond those counted, no further one is waited for."""
+
+pytestmark = pytest.mark.prove
+
+
+@contextmanager
+def trial_of(box: Sandbox, directory: Path, link: str, switch: str) -> Iterator[Trial]:
+    """An empty host whose daemon answers in one thread: strace counts by thread, and which of several is chance."""
+    with lab_of(box, directory, link_executor=link, switch_executor=switch) as lab:
+        # The daemon reads it when it starts, which is not yet; the section of its own comes last.
+        with (directory / "hybridvif.conf").open("a", encoding="utf-8") as config:
+            config.write("thread_pool_size = 1\n")
+        yield Trial(lab)
+
+
+class Trial:
+    """One port on one host that is killed again and again, and what came of it."""
+
+    def __init__(self, lab: Lab, port: Port = PORT) -> None:
+        self.lab, self.port = lab, port
+        self.empty = likeness(lab)
+        assert self.plug().ok
+        self.whole = likeness(lab)
+        assert self.unplug().ok
+        assert differences(self.empty, likeness(lab)) == []
+        names = ("points", "kills", "missed", "false_ok", "plugs", "plugs_wrong", "unplugs", "unplugs_wrong")
+        self.counts: Counter[str] = Counter(dict.fromkeys(names, 0))
+        self.faults: list[str] = []
+
+    def plug(self) -> Report:
+        """Plug, whatever comes of it."""
+        return report_of(lambda: plug(self.port, self.lab.host))
+
+    def unplug(self) -> Report:
+        """Unplug, whatever comes of it."""
+        return report_of(lambda: unplug(self.port.id, self.lab.host))
+
+    def plugged(self, where: str) -> None:
+        """Plug; judged."""
+        report = self.plug()
+        self.counts["plugs"] += 1
+        self._judge("plugs_wrong", report, self.whole, f"{where}, plug")
+        if report.ok and check(self.port, self.lab.host) != ():
+            self.counts["plugs_wrong"] += 1
+
+    def unplugged(self, where: str) -> None:
+        """Unplug; judged."""
+        report = self.unplug()
+        self.counts["unplugs"] += 1
+        self._judge("unplugs_wrong", report, self.empty, f"{where}, unplug")
+
+    def _judge(self, wrong: str, report: Report, wanted: Likeness, where: str) -> None:
+        seen = differences(wanted, likeness(self.lab))
+        if seen or not report.ok:
+            self.counts[wrong] += 1
+            self.counts["false_ok"] += report.ok
+            self.faults.append(f"{where}: {report.status.value} {report.reason} {seen}")
+
+    def survived(self, where: str, report: Report, before: Likeness, wanted: Likeness) -> None:
+        """What the call said that was killed under: done only where it is, and undone only where nothing is left."""
+        claimed = wanted if report.ok else before if report.status is Status.ROLLED_BACK else None
+        seen = differences(claimed, likeness(self.lab)) if claimed is not None else []
+        if seen:
+            self.counts["false_ok"] += report.ok
+            self.faults.append(f"{where}: said {report.status.value}, and {seen}")
+
+    def warm(self) -> int:
+        """The pid of a daemon that has worked already, so that a trial meets no work of its start."""
+        for _ in range(2):
+            check(self.port, self.lab.host)
+        (pid,) = daemons(self.lab.box)
+        return pid
+
+    def points(self, call: Callable[[], Report], log: Path, *, children: bool) -> dict[str, int]:
+        """How often a call, left alone, makes the daemon do what changes something: of each kind, in one thread."""
+        with attached(self.warm(), counting(), log, children=children):
+            call()
+        return counted(log)
+
+    def killed_at(
+        self, kind: str, number: int, call: Callable[[], Report], log: Path, *, children: bool
+    ) -> Report | None:
+        """The report of a call whose daemon, or program, was killed; None if nothing was killed."""
+        with attached(self.warm(), killing_at(number, kind), log, children=children):
+            report = call()
+        if not killed(log):
+            return None
+        self.counts["kills"] += 1
+        return report
+
+    def end(self, case: str, bar: str = "kills") -> None:
+        """Note the figures; nothing may have gone wrong, and no call may have been left out."""
+        note(bar, self.counts, case=case)
+        assert self.faults == []
+        assert self.counts["points"] > 0
+        assert self.counts["missed"] == 0
+
+
+def numbers(points: dict[str, int]) -> Iterator[tuple[str, Iterator[int]]]:
+    """Before which of the calls to kill: of each kind; at full size from the first on, without an end."""
+    if FULL:
+        yield from ((kind, count(1)) for kind in sorted(points))
+    else:
+        kind = max(points, key=lambda kind: points[kind])
+        yield kind, iter((points[kind] // 3, points[kind] * 2 // 3))
+
+
+def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampered: Hampered = nullcontext) -> None:
+    """Kill a plug or an unplug before each of its calls; then plug and unplug, and once more unplug alone.
+
+    hampered: what is wrong with the host meanwhile.
+    """
+    call = trial.unplug if verb == "unplug" else trial.plug
+
+    def begin() -> tuple[Likeness, Likeness]:
+        if verb == "plug":
+            return trial.empty, trial.whole
+        assert trial.plug().ok
+        return trial.whole, trial.empty
+
+    looks = []
+    for _ in range(3 if FULL else 1):
+        begin()
+        with hampered():
+            looks.append(trial.points(call, log, children=children))
+        assert trial.unplug().ok
+    # A line of the log that has waited for an answer too long goes out by itself: one call more or less is chance.
+    points = {kind: count for kind in looks[0] if (count := min(look.get(kind, 0) for look in looks))}
+    for kind, places in numbers(points):
+        missed = 0
+        for number in places:
+            where = f"{verb} killed at {kind} {number}"
+            for then_plug in (True, False) if FULL else (bool(number % 2),):
+                before, wanted = begin()
+                with hampered():
+                    report = trial.killed_at(kind, number, call, log, children=children)
+                if report is not None:
+                    trial.survived(where, report, before, wanted)
+                counts = number <= points[kind]
+                missed = missed + 1 if report is None and not counts else 0
+                trial.counts["points"] += counts
+                trial.counts["missed"] += counts and report is None
+                if then_plug:
+                    trial.plugged(where)
+                trial.unplugged(where)
+            if missed >= BEYOND:
+                break
+
+
+@pytest.mark.parametrize("verb", ["plug", "unplug"])
+@pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
+def test_a_daemon_killed_before_any_change_leaves_what_the_next_call_puts_right(
+    sandbox: Sandbox, tmp_path: Path, link: str, switch: str, verb: str
+) -> None:
+    require_strace()
+    with trial_of(sandbox, tmp_path / "lab", link, switch) as trial:
+        through(trial, verb, tmp_path / "log")
+        trial.end(f"{verb} {link} {switch}")
+
+
+@pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
+def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_call_puts_right(
+    sandbox: Sandbox, tmp_path: Path, link: str, switch: str
+) -> None:
+    require_strace()
+    with trial_of(sandbox, tmp_path / "lab", link, switch) as trial:
+
+        @contextmanager
+        def read_only() -> Iterator[None]:
+            """The bridge can be made, and its settings cannot be written."""
+            trial.lab.sh("mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys")
+            try:
+                yield
+            finally:
+                trial.lab.sh("umount /proc/sys")
+
+        with read_only():
+            assert report_of(lambda: plug(PORT, trial.lab.host)).status is Status.ROLLED_BACK
+        through(trial, "plug", tmp_path / "log", hampered=read_only)
+        trial.end(f"{link} {switch}", "kills-rollback")
+
+
+@pytest.mark.skipif(not FULL, reason="the daemon itself is killed on a sample; its programs at full size only")
+@pytest.mark.parametrize("verb", ["plug", "unplug"])
+def test_a_program_of_the_daemon_killed_before_any_change_is_no_success_and_no_harm(
+    sandbox: Sandbox, tmp_path: Path, verb: str
+) -> None:
+    """Each program and the daemon count their own calls; whoever comes first to that number dies."""
+    require_strace()
+    link, switch = PAIRS[3]
+    with trial_of(sandbox, tmp_path / "lab", link, switch) as trial:
+        through(trial, verb, tmp_path / "log", children=True)
+        trial.end(f"{verb} {link} {switch}", "kills-program")

@@ -1,0 +1,129 @@
+"""Everything at once: threads of two clients plug and unplug the same ports while their daemons are killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridvif import Status
+from tests.faults.stress_client import POOL, THREADS
+from tests.functional.conftest import Lab, until
+from tests.functional.test_boundary import daemons
+from tests.support.figures import FULL, note
+from tests.support.likeness import differences, likeness
+
+pytestmark = [pytest.mark.prove, pytest.mark.alone]
+CLIENTS = 2
+SECONDS = 40.0 if FULL else 2.5
+PAUSE = (1.0, 3.0) if FULL else (0.4, 1.0)
+"""Seconds between two kills: a sample of so few seconds would have hardly any."""
+ANSWERED = 60.0
+"""Seconds after which a client is taken for one that hangs as a whole."""
+SEED = int(os.environ.get("HYBRIDVIF_SEED", "0")) or random.randrange(1, 1 << 30)
+
+
+class Client:
+    """A program with threads that call, and a daemon of its own (stress_client.py)."""
+
+    def __init__(self, config: Path, number: int) -> None:
+        self.program = subprocess.Popen(
+            [sys.executable, "-m", "tests.faults.stress_client", str(config), f"{SEED} {number}", str(SECONDS)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+    def ask(self, verb: str) -> None:
+        """Have it do this."""
+        assert self.program.stdin
+        self.program.stdin.write(f"{verb}\n")
+        self.program.stdin.flush()
+
+    def said(self) -> dict[str, Any]:
+        """The next thing that it says."""
+        assert self.program.stdout
+        assert select.select([self.program.stdout], [], [], ANSWERED)[0], "the client says nothing any more"
+        line = self.program.stdout.readline()
+        assert line, "the client has ended, and its last words are in what was written to stderr"
+        return dict(json.loads(line))
+
+    def asked(self, verb: str) -> dict[str, Any]:
+        """What it says of what it was asked for."""
+        self.ask(verb)
+        return self.said()
+
+    def ended(self) -> dict[str, Any]:
+        """What it says at its end."""
+        return dict(json.loads(self.program.communicate(timeout=ANSWERED)[0]))
+
+
+def killed_meanwhile(lab: Lab) -> int:
+    """How many daemons were killed in the time in which the clients call: one or both of them."""
+    chance, kills = random.Random(SEED), 0
+    end = time.monotonic() + SECONDS
+    while (pause := chance.uniform(*PAUSE)) < end - time.monotonic():
+        time.sleep(pause)
+        running = daemons(lab.box)
+        for pid in chance.sample(running, chance.randint(min(len(running), 1), len(running))):
+            os.kill(pid, signal.SIGKILL)
+            kills += 1
+    return kills
+
+
+def test_all_that_is_called_while_daemons_are_killed_ends_in_time_and_typed_and_can_be_put_right(
+    lab: Lab, tmp_path: Path
+) -> None:
+    print(f"HYBRIDVIF_SEED={SEED}")
+    empty = likeness(lab)
+    clients = [Client(tmp_path / "lab" / "hybridvif.conf", number) for number in range(CLIENTS)]
+    try:
+        assert [client.said()["faults"] for client in clients] == [[]] * CLIENTS
+        for client in clients:
+            client.ask("call")
+        kills = killed_meanwhile(lab)
+        said = [client.said() for client in clients]
+        hung = [name for one in said for name in one["hung"]]
+        assert hung == []
+        # From here on nobody kills.
+        plugged, checked = clients[0].asked("plug"), clients[1].asked("check")
+        unplugged = clients[1].asked("unplug")
+        rows = differences(empty, likeness(lab))
+        ended = [client.ended() for client in clients]
+    finally:
+        for client in clients:
+            client.program.kill()
+            client.program.communicate()
+    assert until(lambda: not daemons(lab.box)), "a daemon outlives its client"
+    statuses = sum((Counter[str](one["statuses"]) for one in said), Counter[str]())
+    faults = [fault for one in ended for fault in one["faults"]]
+    left = [*rows, *(what for one in ended for what in one["left"])]
+    print(json.dumps([one["reasons"] for one in said], indent=1))
+    note(
+        "stress",
+        {status.value: statuses[status.value] for status in Status},
+        calls=sum(one["calls"] for one in said),
+        kills=kills,
+        hung=len(hung),
+        faults=len(faults),
+        left=len(left),
+        longest_late_s=round(max(one["late"] for one in said), 2),
+        threads=CLIENTS * THREADS,
+        ports=len(POOL),
+    )
+    assert faults == []
+    assert (plugged["wrong"], checked["drift"], unplugged["wrong"]) == ([], [], [])
+    assert left == []
+    assert kills
+    assert statuses["done"]

@@ -1,0 +1,46 @@
+"""What a proof has measured, as JSON files: one of a bar, a side and a case, in the directory HYBRIDVIF_FIGURES.
+
+tools/prove makes docs/reliability.md of them (tests/support/page.py); without that variable nothing is written.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+DIRECTORY = "HYBRIDVIF_FIGURES"
+FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
+OURS, THEIRS = "hybridvif", "os-vif"
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """What one proof counted. Counts of the same bar and side add up; of those named longest_ the longest counts."""
+
+    bar: str
+    side: str = OURS
+    case: str = ""
+    full: bool = FULL
+    counts: dict[str, float] = field(default_factory=dict)
+
+
+def note(
+    bar: str, counted: Mapping[str, float] | None = None, *, side: str = OURS, case: str = "", **counts: float
+) -> None:
+    """Write down what was counted; again for the same bar, side and case takes the place of the earlier."""
+    if not os.environ.get(DIRECTORY):
+        return
+    figure = Figure(bar, side, case, counts={**(counted or {}), **counts})
+    name = re.sub(r"[^\w.+-]+", "-", ".".join(filter(None, [bar, side, case])))[:120]
+    directory = Path(os.environ[DIRECTORY])
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / f"{name}.json").write_text(json.dumps(asdict(figure), indent=1) + "\n", encoding="utf-8")
+
+
+def seconds_since_first_seen(directory: Path) -> list[Figure]:
+    """All that was written down in a directory."""
+    return [Figure(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(directory.glob("*.json"))]

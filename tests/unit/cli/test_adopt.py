@@ -1,0 +1,81 @@
+"""hybridvif adopt: which ports it takes, which it names and leaves, and that a dry run writes nothing."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from hybridvif import Bridge, OvsPort, RecordingHost, Veth, desired_state
+from hybridvif.cli.commands.adopt import answer_of, candidates
+from tests.support.answers import ID, OTHER, PORT, QBR, QVB, QVO, plugged, text_of
+
+
+def unmarked(*left_marked: str) -> RecordingHost:
+    """A host on which one port is hybridvif's, and another is os-vif's, but for marks on these links."""
+    host = plugged(PORT, OTHER)
+    bridge, veth = host.state.links[QBR], host.state.links[QVB]
+    assert isinstance(bridge, Bridge)
+    assert isinstance(veth, Veth)
+    if QBR not in left_marked:
+        bridge = replace(bridge, alias="")
+    if QVB not in left_marked:
+        veth = replace(veth, alias="", peer_alias="")
+    host.state = host.state.with_parts(bridge, veth)
+    return host
+
+
+@pytest.mark.parametrize("left_marked", [(), (QBR,), (QVB,)], ids=["none", "qbr", "qvb"])
+def test_a_port_without_all_its_marks_is_adopted_and_no_other(left_marked: tuple[str, ...]) -> None:
+    host = unmarked(*left_marked)
+    answer, skipped = answer_of(host, dry_run=False)
+    assert [one["port"] for one in answer.document["ports"]] == [ID]  # type: ignore[attr-defined]
+    assert skipped == []
+    assert answer.exit_code == 0
+    assert host.state == desired_state(PORT).with_parts(*desired_state(OTHER))
+    assert answer_of(host, dry_run=False)[0].document["ports"] == []
+
+
+def test_a_dry_run_says_the_same_and_writes_nothing() -> None:
+    host = unmarked()
+    before = host.state
+    answer, _ = answer_of(host, dry_run=True)
+    assert answer.document["command"] == "adopt"
+    assert answer.document["summary"] == {"create": 0, "update": 2, "delete": 0}
+    assert "Plan: 0 to create, 2 to change, 0 to delete." in text_of(answer)
+    assert (host.state, host.steps) == (before, [])
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "reason"),
+    [
+        ({"attached_mac": ""}, "nothing tells its mac; plug it with all its options"),
+        ({"vm_uuid": ""}, "nothing tells its instance_id; plug it with all its options"),
+        ({"iface_id": ""}, "nothing tells its id; plug it with all its options"),
+    ],
+)
+def test_a_port_that_does_not_tell_enough_is_named(spoilt: dict[str, str], reason: str) -> None:
+    host = unmarked()
+    row = host.state.ports[QVO]
+    assert isinstance(row, OvsPort)
+    host.state = host.state.with_parts(replace(row, **spoilt))  # type: ignore[arg-type]
+    found = candidates(host.observe(None, 0.0))
+    assert found.ports == []
+    assert found.skipped == [{"key": ID[:11], "reason": reason}]
+
+
+@pytest.mark.parametrize("lost", [QVB, QVO])
+def test_half_a_port_is_named(lost: str) -> None:
+    host = unmarked()
+    host.state = host.state.without(host.state.links.get(lost) or host.state.ports[lost])
+    found = candidates(host.observe(None, 0.0))
+    assert found.ports == []
+    assert "only half there" in found.skipped[0]["reason"]
+
+
+def test_a_vhost_user_port_is_named_and_left() -> None:
+    host = plugged(replace(PORT, vhostuser_mode="client"))
+    (skipped,) = candidates(host.observe(None, 0.0)).skipped
+    assert skipped["reason"] == (
+        "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
+    )

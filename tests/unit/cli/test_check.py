@@ -1,0 +1,192 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Collection
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hybridvif import ManagedTap, Port, RecordingHost, Tap
+from hybridvif.cli.checking import answer_of
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.facts import Observed
+from hybridvif.model.parts import OvsPort, Part, VhostUserPort, attributes_of
+from hybridvif.model.reasons import REASONS
+from tests.support.answers import (
+    ID,
+    MAC,
+    OTHER,
+    OTHER_ID,
+    PORT,
+    QBR,
+    QVB,
+    QVO,
+    TWIN_ID,
+    VM,
+    asked,
+    plugged,
+    ports_of,
+    row_of,
+    text_of,
+)
+
+WHOLE = asked(mac=MAC, instance_id=VM, interface_id="", bridge="br-int", mtu=1450)
+OPEN = ["mac", "instance_id", "interface_id", "bridge", "mtu", "call_iptables", "create_tap"]
+
+
+def drifted(attribute: str, value: object) -> RecordingHost:
+    host = plugged(PORT)
+    part: Any = row_of(host) if attribute in attributes_of(OvsPort) else host.state.links[QVB]
+    host.state = host.state.with_parts(replace(part, **{attribute: value}))
+    return host
+
+
+def test_a_port_that_is_told_whole_and_in_order_is_in_order() -> None:
+    answer = answer_of([WHOLE], plugged(PORT))
+    assert text_of(answer) == f"{ID}  in order"
+    assert answer.exit_code == 0
+    assert answer.document["in_order"] is True
+    assert ports_of(answer)[0]["unchecked"] == []
+
+
+def test_what_is_left_out_is_not_checked_and_said_so() -> None:
+    answer = answer_of([asked()], plugged(PORT))
+    assert text_of(answer).splitlines() == [
+        f"{ID}  in order as far as checked",
+        "  not checked: mac, instance_id, interface_id, bridge, mtu, call_iptables, create_tap",
+    ]
+    assert answer.exit_code == 0
+    assert ports_of(answer)[0]["unchecked"] == OPEN
+
+
+def test_a_value_that_is_wrong_is_found_only_if_the_right_one_is_told() -> None:
+    host = drifted("attached_mac", "fa:16:3e:00:00:01")
+    assert answer_of([asked()], host).exit_code == 0
+    answer = answer_of([asked(mac=MAC)], host)
+    assert answer.exit_code == 3
+    assert f"  {QVO}: attached-mac fa:16:3e:00:00:01 -> {MAC}" in text_of(answer)
+
+
+UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables", "nf_call_ip6tables")
+"""What a port without wishes of its own leaves as it is."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "attribute"),
+    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] not in (Tap, ManagedTap)],
+    ids=lambda x: getattr(x, "kind", x),
+)
+def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], attribute: str) -> None:
+    more: dict[str, Any] = {"vhostuser_mode": "server"} if kind is VhostUserPort else {}
+    host = plugged(replace(PORT, **more))
+    part: Any = next(part for part in host.state if isinstance(part, kind))
+    value = getattr(part, attribute)
+    wrong = (not value) if isinstance(value, bool) else value + 7 if isinstance(value, int) else "wrong"
+    if attribute == "master":
+        wrong = ""
+    # A socket can be put right only while the switch has not taken the port.
+    not_taken = {"realized": False} if attribute == "socket_as_configured" else {}
+    host.state = host.state.with_parts(replace(part, **{attribute: wrong}, **not_taken))
+    answer = answer_of([replace(WHOLE, fields={**WHOLE.fields, **more})], host, reasons=True)
+    assert answer.exit_code == 3
+    (port,) = ports_of(answer)
+    found = {drift["attribute"] for drift in port["drift"]}
+    assert found == {attribute, *not_taken}
+    assert str(REASONS[kind, attribute]) in text_of(answer)
+    assert host.steps == []
+    json.dumps(answer.document)
+
+
+def test_a_port_that_is_asked_for_with_a_tap_is_no_vhost_user_port_whatever_is_there() -> None:
+    host = plugged(replace(PORT, vhostuser_mode="server"))
+    assert answer_of([asked()], host).exit_code == 0
+    (port,) = ports_of(answer_of([replace(WHOLE, fields={**WHOLE.fields, "create_tap": True})], host))
+    assert {drift["kind"] for drift in port["drift"]} >= {"made-tap", "ovs-port", "vhost-user-port"}
+
+
+def test_a_cleared_id_is_drift_even_if_nobody_says_what_it_should_be() -> None:
+    answer = answer_of([asked()], drifted("attached_mac", ""))
+    assert answer.exit_code == 3
+    assert f"  {QVO}: attached-mac none -> ?" in text_of(answer)
+    assert ports_of(answer)[0]["drift"][0]["after"] == "?"
+
+
+def test_a_port_that_is_not_there_is_drift_if_it_is_told_whole() -> None:
+    answer = answer_of([asked(mac=MAC, instance_id=VM)], RecordingHost())
+    assert answer.exit_code == 3
+    assert text_of(answer).splitlines() == [
+        f"{ID}  DRIFT",
+        f"  Linux bridge {QBR} is missing",
+        f"  veth pair {QVB} is missing",
+        f"  OVS port {QVO} is missing",
+        "  not checked: interface_id, bridge, mtu, call_iptables, create_tap",
+    ]
+    assert [one["attribute"] for one in ports_of(answer)[0]["drift"]] == [None] * 3
+
+
+def test_a_port_that_is_not_there_and_not_told_whole_is_a_sentence() -> None:
+    with pytest.raises(InvalidInput, match=f"port {ID} is not plugged here.*give --mac and --instance"):
+        answer_of([asked()], RecordingHost())
+
+
+def test_links_without_a_row_are_drift() -> None:
+    host = plugged(PORT)
+    host.state = host.state.without(host.state.ports[QVO])
+    answer = answer_of([asked()], host)
+    assert answer.exit_code == 3
+    assert f"OVS port {QVO} is missing" in text_of(answer)
+
+
+def test_a_row_without_links_is_drift_with_what_is_missing_first() -> None:
+    host = plugged(PORT)
+    host.state = host.state.without(host.state.links[QVB]).without(host.state.links[QBR])
+    host.state = host.state.with_parts(replace(row_of(host), realized=False))
+    told = text_of(answer_of([asked()], host)).splitlines()
+    assert told[1:4] == [
+        f"  Linux bridge {QBR} is missing",
+        f"  veth pair {QVB} is missing",
+        f"  {QVO}: not taken by ovs-vswitchd -> taken by ovs-vswitchd",
+    ]
+
+
+def test_another_port_of_the_same_names_is_refused() -> None:
+    answer = answer_of([asked(TWIN_ID)], plugged(PORT))
+    assert answer.exit_code == 6
+    assert answer.failures[0].code == "name-collision"
+    assert ID in answer.failures[0].message
+    assert "plug would refuse it" in text_of(answer)
+
+
+def test_another_ports_row_without_links_does_not_pass_for_an_interface_id() -> None:
+    host = plugged(PORT)
+    host.state = host.state.without(host.state.links[QVB]).without(host.state.links[QBR])
+    assert answer_of([asked(TWIN_ID)], host).failures[0].code == "name-collision"
+
+
+def test_an_interface_id_of_its_own_is_taken_from_the_row() -> None:
+    port = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID)
+    answer = answer_of([asked()], plugged(port))
+    assert answer.exit_code == 0
+
+
+def test_one_port_with_drift_among_several_is_the_exit_code_3() -> None:
+    host = plugged(PORT, OTHER)
+    host.state = host.state.with_parts(replace(row_of(host, OTHER), vm_uuid=""))
+    answer = answer_of([asked(), asked(OTHER_ID, instance_id=VM)], host)
+    assert answer.exit_code == 3
+    assert [port["in_order"] for port in ports_of(answer)] == [True, False]
+    assert [row["attribute"] for row in answer.rows] == ["vm_uuid"]
+
+
+class WithoutIpv6(RecordingHost):
+    """A host whose kernel has no IPv6."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        state, facts = super().observe(names, deadline)
+        return Observed(state, replace(facts, unchecked=(f"{QBR}: disable_ipv6",)))
+
+
+def test_what_the_kernel_lacks_is_named_as_not_checked() -> None:
+    host = WithoutIpv6(plugged(PORT).state)
+    assert f"  not checked: {QBR}: disable_ipv6" in text_of(answer_of([WHOLE], host))

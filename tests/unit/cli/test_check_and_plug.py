@@ -1,0 +1,163 @@
+"""`check` and `plug` are one plan: whatever attribute is wrong, `check` announces what `plug` then changes, or nothing.
+
+What a port tells of itself may be what is wrong. So `check PORT` either leaves it unchecked and says so, or says that
+nothing tells the right value.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from typing import Any
+
+import pytest
+
+from hybridvif import Port, RecordingHost, desired_state, plug_all
+from hybridvif.cli.checking import answer_of
+from hybridvif.cli.gaps import ATTRIBUTES
+from hybridvif.cli.output.changes import changes_of_plan
+from hybridvif.cli.ports import Asked
+from hybridvif.engine.simulated_host import SimulatedHost
+from hybridvif.model.parts import (
+    PLACEHOLDER_TYPE,
+    VHOST_USER_TYPES,
+    HostState,
+    OvsPort,
+    Veth,
+    as_observed,
+    attributes_of,
+    create_only_values,
+)
+from hybridvif.model.port import VifType
+from hybridvif.model.settings import Settings
+from tests.support.answers import ID, MAC, OTHER_ID, PORT, QBR, QVB, QVO, VM, ports_of
+from tests.support.strategies import the
+
+Changes = dict[tuple[str, str | None], tuple[Any, Any]]
+"""By the name of a part and its attribute: the value before and after."""
+
+TRUNK = "tbr-5f2c0e1a-7"
+BRIDGES = ("br-int", "br-two", TRUNK, "tbr-other")
+SETTINGS = Settings(link_executor="recording", switch_executor="recording", integration_bridges=BRIDGES)
+PORTS = {
+    "plain": PORT,
+    "with an interface id": replace(PORT, interface_id=OTHER_ID),
+    "on a trunk bridge": replace(PORT, bridge=TRUNK),
+    "with a firewall": replace(PORT, call_iptables=True),
+    "with a tap": replace(PORT, create_tap=True),
+    "with all of these": replace(PORT, create_tap=True, interface_id=OTHER_ID, bridge=TRUNK, call_iptables=True),
+    "vhost-user client": replace(PORT, vhostuser_mode="client"),
+    "vhost-user server": replace(PORT, vhostuser_mode="server", interface_id=OTHER_ID),
+    "indigo": replace(PORT, vif_type=VifType.IVS),
+}
+VALUES: tuple[Any, ...] = (
+    *("", "x", ID, OTHER_ID, VM, "00000000-0000-4000-8000-000000000009", MAC, "fa:16:3e:00:00:09", "02:00:00:00:00:00"),
+    *(*BRIDGES, "active", "patch", "dpdkvhostuser", "dpdkvhostuserclient", "eui64"),
+    *(0, 1, 2, 68, 1300, 1450, 1500, 70_000, True, False),
+)
+TYPES = {"ovs-port": (PLACEHOLDER_TYPE,), "vhost-user-port": tuple(VHOST_USER_TYPES.values())}
+"""What else the type of a row can be: with any other it is a ForeignObject."""
+MORE = {"call_iptables": ("nf_call_iptables", "nf_call_ip6tables"), "vhostuser_mode": ("type", "socket_as_configured")}
+"""What fields decide of parts that are there, beside those of gaps.py."""
+
+
+def mutations(port: Port) -> Iterator[tuple[str, HostState]]:
+    """Each attribute of each part of a plugged port, with each other value of its type."""
+    whole = HostState().with_parts(*map(as_observed, desired_state(port)))
+    for part in whole:
+        for name in attributes_of(type(part)):
+            known = getattr(part, name)
+            values = () if name in create_only_values(part) else TYPES[part.kind] if name == "type" else VALUES
+            for value in values:
+                if value != known and type(value) is type(known):
+                    yield f"{part.kind} {name} {value!r}", whole.with_parts(replace(part, **{name: value}))
+
+
+def host_in(state: HostState) -> RecordingHost:
+    return RecordingHost(state, settings=SETTINGS, switches=dict.fromkeys(BRIDGES, "netdev"))
+
+
+def announced(asked: Asked, state: HostState) -> tuple[Changes, Any]:
+    """Return what check announces, and its answer about the port."""
+    (port,) = ports_of(answer_of([asked], host_in(state)))
+    return {(one["name"], one["attribute"]): (one["before"], one["after"]) for one in port["drift"]}, port
+
+
+def changed(port: Port, state: HostState) -> tuple[Changes, str]:
+    """Return what plug changes, and the code of its refusal."""
+    host = host_in(state)
+    (report,) = plug_all([port], SimulatedHost(host.settings, host.observe(None, 1.0)))
+    found: Changes = {}
+    for change in changes_of_plan(outcome.step for outcome in report.outcomes):
+        if change.verb == "update":
+            found |= {(change.part.name, one.attribute): (one.before, one.after) for one in change.differences}
+        else:
+            there = ("absent", "present") if change.verb == "create" else ("present", "absent")
+            found[change.part.name, None] = there
+    return found, report.code
+
+
+@pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
+def test_check_with_all_options_announces_what_plug_changes(port: Port) -> None:
+    asked = Asked(fields={spec.name: getattr(port, spec.name) for spec in fields(Port)})
+    for mutation, state in mutations(port):
+        found, answer = announced(asked, state)
+        assert (found, answer["code"]) == changed(port, state), mutation
+
+
+@pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
+def test_check_of_port_alone_announces_no_other_change(port: Port) -> None:
+    for mutation, state in mutations(port):
+        found, answer = announced(Asked(fields={"id": port.id}), state)
+        real, code = changed(port, state)
+        if code or answer["code"]:
+            # Only who gives the interface id can say that a row with another port's id is this port's.
+            assert answer["code"] == code or (port.interface_id and answer["code"] == "name-collision"), mutation
+            continue
+        unknown = {key for key, (_, after) in found.items() if after == "?"}
+        assert {key: values for key, values in found.items() if key not in unknown}.items() <= real.items(), mutation
+        assert not unknown or unknown & real.keys(), mutation
+        unchecked = {
+            name for field in answer["unchecked"] for name in (*ATTRIBUTES.get(field, ()), *MORE.get(field, ()))
+        }
+        unnamed = {f"{key[1]}" for key in real.keys() - found.keys()}
+        assert unnamed <= unchecked, mutation
+
+
+@pytest.mark.parametrize("options", [{}, {"mac": MAC, "instance_id": VM}], ids=["PORT", "PORT --mac --instance"])
+def test_wrong_iface_id_is_not_announced_as_missing_port_id(options: dict[str, object]) -> None:
+    """It was announced as `hybridvif-port-id none -> ID`, and plug changed the iface-id."""
+    (state,) = [state for mutation, state in mutations(PORT) if mutation == f"ovs-port iface_id {OTHER_ID!r}"]
+    found, answer = announced(Asked(fields={"id": ID, **options}), state)
+    assert found == {(QVO, "iface_id"): (OTHER_ID, "?"), (QVO, "port_id"): ("", "?")}
+    assert "interface_id" in answer["unchecked"]
+    found, _ = announced(Asked(fields={"id": ID, "interface_id": "", **options}), state)
+    assert found == {(QVO, "iface_id"): (OTHER_ID, ID)}
+
+
+def test_row_on_bridge_that_is_not_allowed_has_unknown_bridge() -> None:
+    """Plug refuses that bridge where it is asked for it, so the port was plugged into another one."""
+    row = replace(the(OvsPort, desired_state(PORT)), bridge="br-ex", iface_status="")
+    host = RecordingHost(
+        desired_state(PORT).with_parts(row), settings=SETTINGS, switches=dict.fromkeys(("br-ex", *BRIDGES), "")
+    )
+    (port,) = ports_of(answer_of([Asked(fields={"id": ID})], host))
+    assert (port["code"], [(one["attribute"], one["after"]) for one in port["drift"]]) == (
+        "",
+        [("bridge", "?"), ("iface_status", "active")],
+    )
+
+
+def test_mtu_of_one_device_is_drift_and_three_mtus_are_unknown() -> None:
+    veth = the(Veth, desired_state(PORT))
+    found, _ = announced(Asked(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, peer_mtu=1400)))
+    assert found == {(QVB, "peer_mtu"): (1400, 1450)}
+    found, answer = announced(
+        Asked(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, mtu=1300, peer_mtu=1400))
+    )
+    assert {key[1]: values for key, values in found.items() if key[0] == QVB} == {
+        "mtu": (1300, "?"),
+        "peer_mtu": (1400, "?"),
+    }
+    assert found[QBR, "mtu"] == (1450, "?")
+    assert answer["code"] == ""

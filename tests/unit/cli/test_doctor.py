@@ -1,0 +1,180 @@
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import tempfile
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from hybridvif.cli import diagnosis, firewall, system
+from hybridvif.cli.commands import doctor
+from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
+from hybridvif.model.facts import Facts
+from hybridvif.model.settings import Settings
+from tests.support.answers import text_of
+
+
+class Vswitchd:
+    """What answers, or hangs, on the control socket of an ovs-vswitchd."""
+
+    def __init__(self, directory: Path, answer: bytes) -> None:
+        (directory / "ovs-vswitchd.pid").write_text("42\n")
+        self._listener = socket.socket(socket.AF_UNIX)
+        self._listener.bind(str(directory / "ovs-vswitchd.42.ctl"))
+        self._listener.listen()
+        self._answer = answer
+        threading.Thread(target=self._serve, daemon=True).start()
+
+    def _serve(self) -> None:
+        connection, _ = self._listener.accept()
+        connection.recv(4096)
+        with contextlib.suppress(BrokenPipeError, ConnectionResetError):
+            for start in range(0, len(self._answer), 7):
+                connection.sendall(self._answer[start : start + 7])
+        connection.close()
+        self._listener.close()
+
+
+@pytest.fixture
+def run_dir() -> Iterator[Path]:
+    """Short enough for a socket in it (108 characters)."""
+    with tempfile.TemporaryDirectory(prefix="hybridvif-") as name:
+        yield Path(name)
+
+
+def test_nothing_that_fails_is_the_exit_code_0_and_anything_is_5() -> None:
+    good = [passed("python", "3.11"), info("ipv6", "there")]
+    assert doctor.answer_of(good).exit_code == 0
+    assert doctor.answer_of([*good, failed("switch", "none", "start it")]).exit_code == 5
+
+
+def test_a_finding_is_a_line_and_its_remedy_another() -> None:
+    told = text_of(doctor.answer_of([passed("python", "3.11"), failed_with("switch", "there is none; start one")]))
+    assert told.splitlines() == [
+        "  pass  python  3.11",
+        "  FAIL  switch  there is none",
+        "          try: start one",
+        "1 of 2 failed.",
+    ]
+
+
+def test_the_document_has_every_finding() -> None:
+    answer = doctor.answer_of([failed("switch", "none", "start it")])
+    assert answer.document == {
+        "command": "doctor",
+        "ok": False,
+        "findings": [{"name": "switch", "verdict": "fail", "text": "none", "remedy": "start it"}],
+    }
+
+
+def test_an_ovs_vswitchd_that_answers_passes(run_dir: Path) -> None:
+    Vswitchd(run_dir, b'{"id":0,"result":"ovs-vswitchd (Open vSwitch) 3.1.0\\nDPDK","error":null}')
+    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock") == passed(
+        "ovs-vswitchd", "answers: ovs-vswitchd (Open vSwitch) 3.1.0"
+    )
+
+
+def test_an_ovs_vswitchd_that_is_not_there_or_hangs_up_fails(run_dir: Path) -> None:
+    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    (run_dir / "ovs-vswitchd.pid").write_text("42\n")
+    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    Vswitchd(run_dir, b"")
+    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert diagnosis.vswitchd("tcp:127.0.0.1:6640").verdict == "info"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device", "link", "path", "long"])
+def test_pid_file_that_another_user_planted_holds_doctor_up_in_no_way(run_dir: Path, kind: str) -> None:
+    """Open vSwitch may run as a user of its own, whose directory this is."""
+    file = run_dir / "ovs-vswitchd.pid"
+    match kind:
+        case "fifo":
+            os.mkfifo(file)
+        case "device" | "link":
+            file.symlink_to("/dev/zero" if kind == "device" else "/proc/self/stat")
+        case _:
+            file.write_text("../../other" if kind == "path" else "4" * 100_000)
+    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+
+
+@pytest.mark.parametrize("answer", [b"[" * 60_000, b"[]", b'{"result": 1', b'{"result": ""}', b" " * 100_000])
+def test_senseless_answer_of_a_control_socket_fails_in_time(run_dir: Path, answer: bytes) -> None:
+    Vswitchd(run_dir, answer)
+    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+
+
+def test_the_recording_executors_are_flagged_loudly() -> None:
+    found = list(diagnosis.executors(Settings(link_executor="recording", switch_executor="recording")))
+    assert [one.verdict for one in found] == ["fail", "fail"]
+    assert all("SIMULATED" in one.text for one in found)
+
+
+def test_an_executor_must_be_installed() -> None:
+    good, bad = diagnosis.executors(Settings(switch_executor="ovsbd"))
+    assert good.verdict == "pass"
+    assert "NetlinkExecutor" in good.text
+    assert (bad.verdict, bad.text) == ("fail", "'ovsbd' is not installed")
+    assert "ovsdb, ovsdbapp, recording" in bad.remedy
+
+
+def test_every_integration_bridge_must_exist() -> None:
+    settings = Settings(integration_bridges=("br-int", "br-no"), ovsdb_connection="unix:/tmp/none/db.sock")
+    *_, there, missing = diagnosis.switch(settings, Facts(switches={"br-int": "netdev"}))
+    assert there == passed("bridge br-int", "exists, datapath netdev")
+    assert (missing.verdict, missing.text) == ("fail", "does not exist")
+    assert missing.remedy.endswith("ovs-vsctl --db=unix:/tmp/none/db.sock add-br br-no")
+
+
+def test_a_missing_bridge_that_the_host_makes_fails_nothing() -> None:
+    settings = Settings(integration_bridges=("br-int", "tbr-*"), create_bridges=("br-int",))
+    *_, missing = diagnosis.switch(settings, Facts())
+    assert (missing.name, missing.verdict) == ("bridge br-int", "info")
+
+
+def test_a_lock_path_must_be_a_directory_that_can_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert diagnosis.lock_path(str(tmp_path)).verdict == "pass"
+    assert diagnosis.lock_path(str(tmp_path / "a" / "b")).text.endswith("(will be made)")
+    assert diagnosis.lock_path(str(tmp_path / "file")).verdict == "fail"
+
+
+def test_a_helper_command_must_be_installed() -> None:
+    (bad,) = system.helper_findings("no-such-program --flag")
+    assert (bad.name, bad.verdict) == ("no-such-program", "fail")
+    assert all(one.name in ("hybridvif-privsep-helper", "sudo") for one in system.helper_findings(None))
+
+
+def test_what_is_looked_at_without_privileges_is_told_whatever_it_is(tmp_path: Path) -> None:
+    found = [
+        *system.kernel_kinds(),
+        system.ipv6(),
+        firewall.bridge_nf(tmp_path, False),
+        system.capability(),
+        system.proc_sys(),
+    ]
+    assert all(isinstance(one, Finding) and one.text for one in found)
+    assert all(one.remedy for one in found if one.verdict == "fail")
+    assert system.python().verdict == "pass"
+    assert system.libraries().verdict == "pass"
+
+
+def test_that_security_groups_would_not_apply_is_told(tmp_path: Path) -> None:
+    switch = tmp_path / "bridge-nf-call-iptables"
+    assert "modprobe br_netfilter" in firewall.bridge_nf(switch, True).remedy
+    switch.write_text("0\n")
+    off = firewall.bridge_nf(switch, False)
+    assert "security groups silently do not apply" in off.text
+    assert off.remedy.endswith("sysctl -w net.bridge.bridge-nf-call-iptables=1")
+    assert "each qbr calls iptables by itself" in firewall.bridge_nf(switch, True).text
+    switch.write_text("1\n")
+    assert [firewall.bridge_nf(switch, option).remedy for option in (True, False)] == ["", ""]
+
+
+def test_nothing_is_left_open() -> None:
+    before = os.listdir("/proc/self/fd")
+    system.capability()
+    assert os.listdir("/proc/self/fd") == before

@@ -1,0 +1,148 @@
+from __future__ import annotations
+
+import argparse
+import importlib
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hybridvif import cli
+from hybridvif.cli import COMMANDS, EXIT_CODES, options
+from hybridvif.model.report import Status
+from tests.support.answers import ID
+
+HEAVY = ("pyroute2", "ovsdbapp", "ovs", "oslo_config", "oslo_privsep", "oslo_concurrency", "stevedore", "rich", "yaml")
+OWN_COMMANDS = [name for name in COMMANDS if name not in ("sandbox", "demo")]
+LOADED = "import sys; sys.argv[0] = 'hybridvif'\nfrom hybridvif import cli\n{}\nprint(*sys.modules)"
+
+
+def loaded_by(statement: str) -> set[str]:
+    code = LOADED.format(statement)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=30)
+    return set(done.stdout.splitlines()[-1].split())
+
+
+def cpu_seconds(*argv: str) -> float:
+    """The least of several, since other programs run as well."""
+    spent = []
+    for _ in range(7):
+        process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL)
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        assert process.returncode == 0
+        spent.append(usage.ru_utime + usage.ru_stime)
+    return min(spent)
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_the_table_of_commands_agrees_with_their_modules(name: str) -> None:
+    module = importlib.import_module(f"hybridvif.cli.commands.{name}")
+    assert COMMANDS[name] == module.HELP
+    assert callable(module.run)
+    module.add_arguments(argparse.ArgumentParser())
+
+
+def test_the_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--help"])
+    told = capsys.readouterr().out
+    assert ended.value.code == 0
+    assert all(f"  {name} " in told and text in told for name, text in COMMANDS.items())
+    assert all(f"{code:>5}  {text}" in told for code, text in EXIT_CODES.items())
+
+
+def test_the_table_of_exit_codes_has_every_one_that_a_port_can_end_with() -> None:
+    assert {status.exit_code for status in Status} <= set(EXIT_CODES)
+
+
+def test_the_help_loads_nothing_heavy_and_no_command() -> None:
+    loaded = loaded_by("try: cli.main(['--help'])\nexcept SystemExit: pass")
+    # From Python 3.14 on argparse itself needs dataclasses, for its colors.
+    code = "import argparse, sys; argparse.ArgumentParser().format_help(); print(*sys.modules)"
+    of_argparse = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not loaded & {*HEAVY, *({"dataclasses"} - set(of_argparse.split()))}
+    assert {name for name in loaded if name.startswith("hybridvif.cli.")} == {
+        "hybridvif.cli.options",
+        "hybridvif.cli.streams",
+    }
+
+
+def test_the_help_costs_less_than_60_ms() -> None:
+    assert cpu_seconds("-m", "hybridvif", "--help") - cpu_seconds("-c", "pass") < 0.060
+
+
+@pytest.mark.parametrize("name", OWN_COMMANDS)
+def test_to_parse_a_command_loads_that_command_only(name: str) -> None:
+    words = [name, "plug", ID] if name == "plan" else [name]
+    loaded = loaded_by(f"cli.parsed({words!r})")
+    assert not loaded & set(HEAVY)
+    assert {other for other in COMMANDS if f"hybridvif.cli.commands.{other}" in loaded} == {name}
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_a_help_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main([name, "--help"])
+    assert capsys.readouterr().out.startswith(f"usage: hybridvif {name} ")
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("hybridvif ")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["-f", "json", "-v", "--config-file", "a", "show", ID],
+        ["show", ID, "-f", "json", "-v", "--config-file", "a"],
+        ["-v", "show", "--config-file=a", ID, "--format=json"],
+        ["-vfjson", "show", "--config-file", "a", ID],
+    ],
+)
+def test_the_options_of_all_commands_may_stand_before_and_after(words: list[str]) -> None:
+    args = cli.parsed(words)
+    assert (args.command, args.format, args.verbose, args.config_file) == ("show", "json", 1, ["a"])
+    assert args.port == ID
+
+
+def test_options_before_and_after_add_up() -> None:
+    args = cli.parsed(["-v", "--config-file", "a", "list", "-v", "--config-file", "b", "-c", "mtu", "-c", "mac"])
+    assert (args.verbose, args.config_file, args.column) == (2, ["a", "b"], ["mtu", "mac"])
+
+
+def test_options_may_stand_between_arguments() -> None:
+    args = cli.parsed(["plan", "-v", "unplug", "--force", ID])
+    assert (args.goal, args.port, args.force, args.verbose) == ("unplug", [ID], True, 1)
+
+
+def test_the_command_of_a_sandbox_keeps_its_own_options() -> None:
+    args = cli.parsed(["-q", "sandbox", "--", "ls", "-v", "-f", "json"])
+    assert args.argv[-4:] == ["ls", "-v", "-f", "json"]
+    assert (args.quiet, args.verbose) == (True, 0)
+
+
+@pytest.mark.parametrize(
+    ("words", "form"),
+    [
+        (["plug", "-f", "json"], "json"),
+        (["-vfjson", "plug"], "json"),
+        (["plug", "--format=yaml", "-f", "json"], "json"),
+        (["plug", "-F", "json"], None),
+        (["sandbox", "--", "x", "-f", "json"], None),
+        (["plug", "-f"], None),
+    ],
+)
+def test_the_format_is_known_even_of_a_command_line_that_is_not_legal(words: list[str], form: str | None) -> None:
+    assert options.format_in(words) == form
+
+
+def test_an_error_on_the_command_line_is_a_sentence_with_the_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["plug", "--macc", "x"], ["plgu"], [], ["show", "-f", "value"], ["list", "-f", "json", "-c", "mtu"]):
+        assert cli.main(words) == 2
+        told = capsys.readouterr().err
+        assert told.startswith("error: ")
+        assert len(told.splitlines()) == 1

@@ -1,0 +1,182 @@
+"""Fault 24: bad input from people is one finished sentence that names the field, the value and the rule; exit 2."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridvif import Port, cli
+from hybridvif.cli.portfile import LIMIT, read_ports
+from hybridvif.cli.ports import FIELDS, PLACEHOLDERS, Asked, asked_ports, options_of
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.port import VifType
+from tests.support.answers import ID, MAC, OPTIONS, OTHER_ID, PORT, VM
+
+ENTRY: dict[str, Any] = {"id": ID, "mac": MAC, "instance_id": VM}
+
+
+def file_of(directory: Path, content: object) -> str:
+    path = directory / "ports.yaml"
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["plug", "nonsense", *OPTIONS], ["port id 'nonsense'", "UUID"]),
+        (["plug", ID.upper(), *OPTIONS], ["port id", "lower case"]),
+        (["plug", ID, "--mac", "01:00:5e:00:00:01", "--instance", VM], ["mac '01:00:5e:00:00:01'", "unicast"]),
+        (["plug", ID, "--mac", MAC, "--instance", "vm"], ["instance_id 'vm'", "UUID"]),
+        (["plug", ID, *OPTIONS, "--interface-id", "x"], ["interface_id 'x'", "UUID"]),
+        (["plug", ID, *OPTIONS, "--mtu", "67"], ["mtu 67", "68 to 65535"]),
+        (["plug", ID, *OPTIONS, "--mtu", "big"], ["mtu 'big'", "68 to 65535"]),
+        (["plug", ID, *OPTIONS, "--bridge", "a/b"], ["bridge 'a/b'", "letters"]),
+        (["plug", ID, "--mac", MAC], [ID, "instance_id", "--instance"]),
+        (["plug", ID, "--mtu", "1500", "--dry-run"], [ID, "--mac and --instance"]),
+        (["plug"], ["name a port"]),
+        (["plug", ID, "-F", "x"], ["-F stands for all ports"]),
+        (["unplug", ID, ID], [ID, "more than once"]),
+        (["unplug", "x"], ["port id 'x'", "UUID"]),
+        (["check", "x"], ["port id 'x'", "UUID"]),
+        (["check", ID, OTHER_ID, "--mtu", "1500"], ["for one port", "-F"]),
+        (["plan", "plug", ID, "--mac", "x"], ["mac 'x'"]),
+        (["plan", "plug", ID, *OPTIONS, "--force"], ["--force"]),
+        (["plan", "unplug", ID, "--mtu", "1500"], ["no more of a port than its id"]),
+        (["show", "x"], ["port id 'x'", "UUID"]),
+    ],
+)
+def test_bad_options_are_one_sentence(words: list[str], told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(words) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith("error: ")
+    assert len(said.err.splitlines()) == 1
+    assert all(one in said.err for one in told)
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [
+        ("", ["no port in it"]),
+        ("[]", ["no port in it"]),
+        ("# nothing\n", ["no port in it"]),
+        (ENTRY, ["a mapping, not a list"]),
+        ("plug", ["text, not a list"]),
+        ([5], ["entry 1", "a number, not a mapping"]),
+        ([ENTRY, None], ["entry 2", "empty, not a mapping"]),
+        ([{**ENTRY, "macc": 1}], ["entry 1", "unknown field 'macc'", "instance_id"]),
+        ([ENTRY, {"mac": MAC}], ["entry 2", "field 'id' is missing"]),
+        ([{"id": ID, "mac": MAC}], ["entry 1", "instance_id"]),
+        ([{**ENTRY, "mac": "fa:16"}], ["entry 1", "mac 'fa:16'", "unicast"]),
+        ([{**ENTRY, "mac": [MAC]}], ["entry 1", "field 'mac' is a list"]),
+        ([{**ENTRY, "mtu": 67}], ["entry 1", "mtu 67"]),
+        ([{**ENTRY, "mtu": True}], ["entry 1", "mtu True"]),
+        ([{**ENTRY, "mtu": "1500"}], ["entry 1", "mtu '1500'"]),
+        ([{**ENTRY, "vif_type": "vhostuser"}], ["entry 1", "vif_type 'vhostuser'", "ovs, ivs"]),
+        ([ENTRY, ENTRY], ["entry 2", ID, "entry 1 too"]),
+        (f"- id: {ID}\n  mac: {MAC}\n  mac: {MAC}\n", ["'mac' is there twice", "line 1"]),
+        ("- {id: [", ["neither YAML nor JSON", "line 1"]),
+        ("- !!python/object/apply:os.getcwd []", ["neither YAML nor JSON"]),
+        ("- ? [1]\n  : 2\n", ["neither YAML nor JSON"]),
+    ],
+)
+def test_a_bad_file_is_one_sentence_that_names_file_entry_and_field(
+    content: object, told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name = file_of(tmp_path, content)
+    assert cli.main(["plug", "-F", name]) == 2
+    said = capsys.readouterr()
+    assert said.out == ""
+    assert said.err.startswith(f"error: {name}: ")
+    assert len(said.err.splitlines()) == 1
+    assert all(one in said.err for one in told)
+
+
+def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "binary").write_bytes(b"\xff\xfe")
+    for name, told in ((tmp_path, "Is a directory"), (tmp_path / "no", "No such file"), (tmp_path / "binary", "UTF-8")):
+        assert cli.main(["plug", "-F", str(name)]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_an_error_is_a_whole_document_where_one_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["plug", ID, "--mac", "x", "--instance", VM, "-f", "json"]) == 2
+    said = capsys.readouterr()
+    error = json.loads(said.out)["error"]
+    assert (error["code"], error["exit_code"]) == ("invalid-input", 2)
+    assert said.err == f"error: {error['message']}\n"
+
+
+def test_a_usage_error_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["-f", "json", "plug", "--macc"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+
+
+def test_a_file_is_yaml_or_json(tmp_path: Path) -> None:
+    written = f"- {{id: {ID}, mac: {MAC}, instance_id: {VM}, mtu: 1450}}\n- id: {OTHER_ID}\n"
+    as_json = [{**ENTRY, "mtu": 1450}, {"id": OTHER_ID}]
+    assert read_ports(file_of(tmp_path, written)) == [
+        Asked(fields=entry, where=one.where)
+        for entry, one in zip(as_json, read_ports(file_of(tmp_path, as_json)), strict=True)
+    ]
+
+
+@pytest.mark.parametrize("mac", ["52:54:00:12:34:56", "10:20:30:40:50:58", "00:11:22:33:44:55"])
+def test_a_mac_of_digits_alone_is_no_number_to_the_base_of_60(mac: str, tmp_path: Path) -> None:
+    (port,) = read_ports(file_of(tmp_path, f"- {{id: {ID}, mac: {mac}, instance_id: {VM}}}"))
+    assert port.whole().mac == mac
+
+
+def test_a_file_may_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps([ENTRY]).encode())))
+    (port,) = read_ports("-")
+    assert port.whole() == Port(**ENTRY)
+    assert port.where == "stdin: entry 1"
+
+
+def test_every_field_of_a_port_can_stand_in_a_file(tmp_path: Path) -> None:
+    full: dict[str, Any] = {**ENTRY, "interface_id": OTHER_ID, "mtu": 9000, "bridge": "br-x", "vif_type": "ovs"}
+    full |= {
+        "call_iptables": True,
+        "isolate": True,
+        "create_tap": True,
+        "multiqueue": True,
+        "vhostuser_mode": "",
+        "qos_type": "linux-noop",
+        "datapath_type": "netdev",
+    }
+    assert set(full) == {spec.name for spec in fields(Port)} == set(FIELDS)
+    (port,) = read_ports(file_of(tmp_path, [full]))
+    assert port.whole() == Port(**{**full, "vif_type": VifType.OVS})
+    (port,) = read_ports(file_of(tmp_path, [{**ENTRY, "vhostuser_mode": "server"}]))
+    assert port.whole() == Port(**ENTRY, vhostuser_mode="server")
+
+
+def test_the_options_of_plug_mean_the_same_port_again() -> None:
+    full = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=9000, bridge="br-x")
+    full = replace(full, call_iptables=True, isolate=True, qos_type="none", datapath_type="system")
+    tapped = replace(full, create_tap=True, multiqueue=True)
+    for port in (PORT, full, tapped, replace(full, call_iptables=False, vhostuser_mode="client")):
+        (asked,) = asked_ports(cli.parsed(["plug", *options_of(port)]))
+        assert asked.whole() == port
+
+
+def test_what_is_not_known_stands_in_capitals() -> None:
+    assert options_of(PORT, ("mac",)) == [ID, "--mac", "MAC", "--instance", VM, "--mtu", "1450"]
+
+
+def test_a_port_that_is_asked_for_is_legal_as_far_as_it_goes() -> None:
+    with pytest.raises(InvalidInput, match="mtu 67"):
+        Asked(fields={"id": ID, "mtu": 67})
+    assert Asked(fields={"id": ID}).lacking == ("mac", "instance_id") == tuple(PLACEHOLDERS)
+
+
+def test_endless_file_of_ports_is_bad_input() -> None:
+    with pytest.raises(InvalidInput, match=f"/dev/zero: it has more than {LIMIT >> 20} MiB"):
+        read_ports("/dev/zero")

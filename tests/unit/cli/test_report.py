@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import pytest
+
+from hybridvif import Create, Port, Tap
+from hybridvif.cli.commands import plug, unplug
+from hybridvif.cli.failure import failure_of, failure_of_report
+from hybridvif.cli.output.reporting import ending_of, reported
+from hybridvif.client.host import NoResponse
+from hybridvif.model.errors import (
+    BridgeMissing,
+    ConfigurationError,
+    Conflict,
+    HybridVifError,
+    InvalidInput,
+    PlugFailed,
+    PreconditionError,
+)
+from hybridvif.model.report import Report, Status
+from tests.support.answers import (
+    ID,
+    MAC,
+    OTHER,
+    OTHER_ID,
+    PORT,
+    QBR,
+    QVB,
+    QVO,
+    TAP,
+    TWIN_ID,
+    VM,
+    plugged,
+    ports_of,
+    text_of,
+)
+
+
+def report(status: Status, port_id: str = ID, **more: Any) -> Report:
+    return Report(port_id=port_id, status=status, **{"reason": f"it {status.value}", **more})
+
+
+def test_a_plug_is_one_line_and_of_several_ports_a_summary() -> None:
+    host = plugged(OTHER)
+    assert text_of(plug.answer_of([PORT, OTHER], host)).splitlines() == [
+        f"{ID}  plugged",
+        f"{OTHER_ID}  was in order, nothing written",
+        "2 ports: 1 changed, 1 as wanted already.",
+    ]
+    assert text_of(plug.answer_of([PORT], host)) == f"{ID}  was in order, nothing written"
+
+
+def test_a_repair_is_called_one() -> None:
+    host = plugged(PORT)
+    host.state = host.state.without(host.state.links[QVB])
+    assert "repaired: 1 made" in text_of(plug.answer_of([PORT], host))
+
+
+def test_an_unplug_is_one_line_and_a_second_one_writes_nothing() -> None:
+    host = plugged(PORT)
+    assert text_of(unplug.answer_of([ID], host)) == f"{ID}  unplugged"
+    assert text_of(unplug.answer_of([ID], host)) == f"{ID}  was not there, nothing written"
+
+
+def test_whatever_was_simulated_is_said_to_be() -> None:
+    answer = plug.answer_of([PORT], plugged())
+    assert answer.simulated
+    assert answer.document["simulated"] is True
+    assert ports_of(answer)[0]["simulated"] is True
+
+
+def test_the_document_of_a_plug_has_every_step_and_its_result() -> None:
+    answer = plug.answer_of([PORT], plugged())
+    (port,) = json.loads(json.dumps(answer.document))["ports"]
+    assert (port["port"], port["status"], port["ok"], port["changed"]) == (ID, "done", True, True)
+    assert [(step["verb"], step["kind"], step["name"], step["result"]) for step in port["steps"]] == [
+        ("create", "bridge", QBR, "done"),
+        ("create", "veth", QVB, "done"),
+        ("create", "ovs-port", QVO, "done"),
+    ]
+    assert answer.document["summary"] == {"done": 1}
+    assert "error" not in answer.document
+
+
+def test_a_plug_that_fails_is_told_with_its_report() -> None:
+    host = plugged()
+    host.fail(verb=Create, name=QVO, reason="no room")
+    answer = plug.answer_of([PORT], host)
+    assert answer.exit_code == 1
+    assert text_of(answer) == f"{ID}  failed, rolled back"
+    error: Any = answer.document["error"]
+    assert (error["message"], error["exit_code"]) == (f"port {ID}: no room", 1)
+    assert error["report"]["status"] == "rolled-back"
+    assert [one.lines()[0] for one in answer.failures] == [f"port {ID}: no room"]
+
+
+def test_a_running_vm_is_not_cut_off_unless_forced() -> None:
+    host = plugged(PORT)
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
+    host.simulation.carrier.add(TAP)
+    refused = unplug.answer_of([ID], host)
+    assert (refused.exit_code, refused.failures[0].code) == (6, "port-running")
+    assert unplug.answer_of([ID], host, force=True).exit_code == 0
+
+
+def test_the_exit_code_of_many_is_that_of_the_worst() -> None:
+    twin = Port(id=TWIN_ID, mac=MAC, instance_id=VM)
+    answer = plug.answer_of([OTHER, twin], plugged(PORT))
+    assert answer.exit_code == 6
+    assert answer.document["summary"] == {"done": 1, "refused": 1}
+    assert text_of(answer).endswith("2 ports: 1 changed, 1 refused.")
+    assert answer.document["error"]["report"]["port"] == TWIN_ID  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("ends", "exit_code"),
+    [
+        ([Status.DONE], 0),
+        ([Status.DONE, Status.ROLLED_BACK], 1),
+        ([Status.INCOMPLETE, Status.UNKNOWN], 4),
+        ([Status.PRECONDITION], 5),
+        ([Status.REFUSED, Status.CONFIGURED], 65),
+        ([Status.UNKNOWN, Status.ROLLED_BACK], 7),
+    ],
+)
+def test_every_end_has_its_exit_code(ends: list[Status], exit_code: int) -> None:
+    answer = reported("plug", [report(status) for status in ends])
+    assert answer.exit_code == exit_code
+    assert answer.document.get("error", {}).get("exit_code", 0) == exit_code  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("status", [status for status in Status if status is not Status.DONE])
+def test_an_end_that_is_not_good_is_never_called_so(status: Status) -> None:
+    assert "plugged" not in ending_of("plug", report(status))
+    assert failure_of_report(report(status)).exit_code == status.exit_code != 0
+
+
+def test_what_a_rollback_undid_is_no_change() -> None:
+    host = plugged()
+    host.fail(verb=Create, name=QVO, reason="no room")
+    assert QBR not in text_of(plug.answer_of([PORT], host, verbose=1))
+
+
+def test_what_is_left_over_is_named() -> None:
+    failure = failure_of_report(report(Status.INCOMPLETE, leftovers=(QBR, f"{QVB}: mtu")))
+    assert failure.lines() == [
+        f"port {ID}: it incomplete; left over: {QBR}, {QVB}: mtu",
+        "  try: the same command again: it goes on from what is there",
+    ]
+
+
+def test_what_all_ports_lack_is_said_once() -> None:
+    reason = "cannot start the privileged daemon; run as root"
+    reports = [report(Status.PRECONDITION, port_id, code="precondition", reason=reason) for port_id in (ID, OTHER_ID)]
+    (failure,) = reported("plug", reports).failures
+    assert failure.lines() == [
+        "cannot start the privileged daemon",
+        "  try: run as root",
+        "  see: hybridvif doctor",
+    ]
+
+
+def test_with_v_the_steps_and_their_reasons_are_told() -> None:
+    told = text_of(plug.answer_of([PORT], plugged(), verbose=1))
+    assert f"  +  bridge    {QBR}" in told
+    assert "LP 1129055" in told
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "exit_code"),
+    [
+        (InvalidInput("Bad."), "invalid-input", 2),
+        (PreconditionError("No; do."), "precondition", 5),
+        (ConfigurationError("No; do."), "configuration", 5),
+        (BridgeMissing("No; do."), "bridge-missing", 5),
+        (Conflict("In the way."), "conflict", 6),
+        (NoResponse("Lost."), "no-answer", 7),
+        (HybridVifError("Failed."), "error", 1),
+        (KeyboardInterrupt(), "interrupted", 130),
+        (PlugFailed("x", report(Status.UNKNOWN)), "unknown", 7),
+        (ZeroDivisionError("by zero"), "internal", 7),
+    ],
+)
+def test_every_error_has_its_code_and_exit_code(error: BaseException, code: str, exit_code: int) -> None:
+    failure = failure_of(error)
+    assert (failure.code, failure.exit_code) == (code, exit_code)
+    assert failure.document["exit_code"] == exit_code
+
+
+def test_a_remedy_of_a_precondition_has_its_own_line() -> None:
+    assert failure_of(PreconditionError("there is none; make one")).lines() == [
+        "there is none",
+        "  try: make one",
+        "  see: hybridvif doctor",
+    ]

@@ -1,0 +1,299 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from hybridvif import Bridge, ForeignObject, Port, RecordingHost, Tap, Veth, desired_state
+from hybridvif.cli.commands import list as listing
+from hybridvif.cli.commands import show
+from hybridvif.cli.output.draw import tree
+from hybridvif.cli.output.graphs import dot
+from hybridvif.cli.output.topology import Plugged, Standing, fix_of, plugged_ports
+from hybridvif.cli.screen import Paint
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.model.parts import HostState, OvsPort, VhostUserPort
+from tests.support.answers import (
+    ID,
+    MAC,
+    OTHER,
+    OTHER_ID,
+    PORT,
+    QBR,
+    QVB,
+    QVO,
+    TAP,
+    TWIN_ID,
+    VM,
+    plugged,
+    ports_of,
+    row_of,
+    text_of,
+)
+
+
+def only(host: RecordingHost) -> Plugged:
+    (port,) = plugged_ports(host.observe(None, 0.0))
+    return port
+
+
+def veth_of(host: RecordingHost) -> Veth:
+    veth = host.state.links[QVB]
+    assert isinstance(veth, Veth)
+    return veth
+
+
+def unmark(host: RecordingHost) -> None:
+    """Take the aliases away, which os-vif and Nova never set."""
+    bridge = host.state.links[QBR]
+    assert isinstance(bridge, Bridge)
+    host.state = host.state.with_parts(replace(bridge, alias=""), replace(veth_of(host), alias="", peer_alias=""))
+
+
+def without(host: RecordingHost, *names: str) -> RecordingHost:
+    for name in names:
+        part = host.state.links.get(name) or host.state.ports[name]
+        host.state = host.state.without(part)
+    return host
+
+
+def test_the_chain_is_drawn_from_the_bridge_to_the_tap() -> None:
+    host = plugged(PORT, OTHER)
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
+    host.simulation.carrier.add(TAP)
+    head = f"+-- {QVO}  ofport 1  iface-id {ID}"
+    assert text_of(show.answer_of(host)).splitlines() == [
+        "br-int (simulated, netdev)",
+        f"{head}  in order",
+        f"|   +-- = {QVB}  mtu 1450",
+        f"|       +-- {QBR}",
+        f"|           +-- {TAP}  up",
+        f"+-- qvo91d3aa02-41  ofport 1  iface-id {OTHER_ID}  in order",
+        "    +-- = qvb91d3aa02-41  mtu 1500",
+        "        +-- qbr91d3aa02-41",
+    ]
+
+
+def test_a_tap_that_nobody_holds_open_has_no_carrier() -> None:
+    host = plugged(PORT)
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
+    assert f"+-- {TAP}  no carrier" in text_of(show.answer_of(host))
+
+
+def test_a_port_out_of_order_says_its_drift_and_the_command_that_mends_it() -> None:
+    host = plugged(PORT)
+    host.state = host.state.with_parts(replace(veth_of(host), master="", mtu=1400))
+    told = text_of(show.answer_of(host, options=["--config-file=/a b"]))
+    assert f"DRIFT: {QVB}: mtu 1400 -> 1450 (and 1 more: hybridvif check)" in told
+    assert f"+-- {QBR}  apart: {QVB} is not in it" in told
+    assert f"fix: hybridvif '--config-file=/a b' plug {ID} --mac {MAC} --instance {VM} --mtu 1450" in told
+
+
+def test_the_command_that_mends_a_port_is_the_port_again() -> None:
+    port = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=9000)
+    host = plugged(port)
+    host.state = host.state.with_parts(replace(veth_of(host), promisc=False))
+    fix = fix_of(only(host))
+    assert fix == [
+        "hybridvif",
+        "plug",
+        ID,
+        *f"--mac {MAC} --instance {VM} --interface-id {OTHER_ID} --mtu 9000".split(),
+    ]
+
+
+@pytest.mark.parametrize("running", [False, True], ids=["no VM", "a VM"])
+@pytest.mark.parametrize("gone", [[QBR], [QVB], [QVO], [QBR, QVB], [QVB, QVO], [QBR, QVO]])
+def test_half_a_port_is_shown_as_half_with_what_is_missing(gone: list[str], running: bool) -> None:
+    """And as an orphan where it bears our mark, which the row alone does not, and no VM runs on it."""
+    host = without(plugged(PORT), *gone)
+    if running:
+        host.state = host.state.with_parts(Tap(name=TAP, master=""))
+        host.simulation.carrier = {TAP}
+    port = only(host)
+    told = text_of(show.answer_of(host))
+    assert port.standing is (Standing.HALF if running or gone == [QBR, QVB] else Standing.ORPHAN)
+    assert port.port_id == ID
+    assert "DRIFT: " in told
+    assert f"{gone[0]} is missing" in told
+    assert "fix: hybridvif plug " in told
+
+
+def test_links_that_nothing_tells_the_port_of_are_shown_by_their_key() -> None:
+    host = without(plugged(PORT), QVO)
+    unmark(host)
+    port = only(host)
+    assert port.port_id is None
+    assert port.key == "5f2c0e1a-7b"
+    told = text_of(show.answer_of(host))
+    assert "port 5f2c0e1a-7b..." in told
+    assert "fix: hybridvif plug PORT --mac MAC --instance UUID --mtu 1450" in told
+    assert text_of(show.answer_of(host)).startswith(
+        "br-int (simulated, netdev)\n    (no ports)\nno port of an Open vSwitch"
+    )
+
+
+def test_a_port_that_os_vif_plugged_has_its_id_from_the_row() -> None:
+    host = plugged(PORT)
+    unmark(host)
+    assert (only(host).port_id, only(host).standing) == (ID, Standing.DRIFT)
+
+
+def test_a_port_that_os_vif_plugged_with_another_interface_id_is_not_taken_for_two_ports() -> None:
+    host = plugged(PORT)
+    unmark(host)
+    host.state = host.state.with_parts(replace(row_of(host), iface_id=OTHER_ID))
+    assert (only(host).port_id, only(host).standing, fix_of(only(host))) == (None, Standing.CONFLICT, None)
+    assert only(host).conflict == (
+        f"its row has the iface-id {OTHER_ID}, for which its devices are not named, so nothing tells its port id; "
+        "plug it with all its options, --interface-id among them"
+    )
+
+
+def test_two_ports_that_claim_one_name_are_a_conflict() -> None:
+    host = plugged(PORT)
+    host.state = host.state.with_parts(replace(veth_of(host), peer_alias=TWIN_ID))
+    port = only(host)
+    assert port.standing is Standing.CONFLICT
+    assert fix_of(port) is None
+    assert f"CONFLICT: port {ID} shares its first 11 characters" in text_of(show.answer_of(host))
+
+
+def test_a_stray_is_a_conflict_and_drawn() -> None:
+    host = RecordingHost(HostState({QVB: ForeignObject(name=QVB, what="a dummy link")}))
+    told = text_of(show.answer_of(host))
+    assert only(host).standing is Standing.CONFLICT
+    assert f"{QVB}  stray: a dummy link" in told
+
+
+def test_a_tap_alone_or_in_the_switch_is_no_port_of_ours() -> None:
+    row = OvsPort(name=TAP, bridge="br-int", iface_id=ID, iface_status="", attached_mac=MAC, vm_uuid=VM, port_id="")
+    host = RecordingHost(HostState({TAP: Tap(name=TAP, master="")}, {TAP: row}))
+    assert plugged_ports(host.observe(None, 0.0)) == []
+
+
+def test_what_the_switch_says_is_shown() -> None:
+    state = desired_state(PORT).with_parts(replace(row_of(plugged(PORT)), realized=False))
+    facts = Facts(
+        ports={QVO: PortFact(ofport=-1, error="could not open\x1b[2J", tag=4095)},
+        members={QBR: ("eth7", QVB)},
+        links={"eth7": LinkFact(ifindex=7, kind="", up=False, carrier=False)},
+        switches={"br-int": "system"},
+    )
+    told = "\n".join(tree(plugged_ports(Observed(state, facts)), {"br-int": "system"}, "ovs 3.1.0", Paint(on=False)))
+    assert "br-int (ovs 3.1.0, system)" in told
+    assert "ofport -1  (could not open\\x1b[2J)  tag 4095 (dead vlan)" in told
+    assert "+-- eth7  down  not ours (physical link)" in told
+
+
+def test_an_integration_bridge_that_does_not_exist_is_said_so() -> None:
+    host = RecordingHost(switches={})
+    assert text_of(show.answer_of(host)) == "br-int (does not exist)\n    (no ports)"
+
+
+def test_one_port_may_be_shown_alone() -> None:
+    host = plugged(PORT, OTHER)
+    answer = show.answer_of(host, ID)
+    assert [port["port"] for port in ports_of(answer)] == [ID]
+    assert OTHER_ID not in text_of(answer)
+    with pytest.raises(InvalidInput, match="is not plugged here"):
+        show.answer_of(RecordingHost(), ID)
+
+
+def test_the_document_of_show_is_whole() -> None:
+    host = plugged(PORT)
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), attached_mac=""))
+    document = show.answer_of(host).document
+    (port,) = json.loads(json.dumps(document))["ports"]
+    assert (port["port"], port["state"], port["ofport"], port["iface_id"]) == (ID, "drift", 1, ID)
+    assert port["names"] == {"bridge": QBR, "bridge_end": QVB, "switch_end": QVO, "tap": TAP, "vhost_user": VHU}
+    assert port["members"] == [{"name": TAP, "kind": "tap", "up": True, "carrier": False}]
+    assert [(one["attribute"], one["after"]) for one in port["drift"]] == [("attached_mac", "?")]
+    assert port["fix"][:5] == ["hybridvif", "plug", ID, "--mac", "MAC"]
+    assert document["bridges"] == [{"name": "br-int", "datapath_type": "netdev"}]
+
+
+def test_graph_of_a_port_has_every_hop() -> None:
+    host = plugged(PORT)
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), vm_uuid=""))
+    ports = plugged_ports(host.observe(None, 0.0))
+    assert dot(ports).splitlines() == [
+        "graph hybridvif {",
+        "    rankdir=LR; node [shape=box];",
+        f'    "{QVO}" [color=orange, penwidth=3];',
+        f'    "{TAP}" -- "{QBR}";',
+        f'    "{QBR}" -- "{QVB}";',
+        f'    "{QVB}" -- "{QVO}" [label="mtu 1450"];',
+        f'    "{QVO}" -- "br-int" [label="ofport 1"];',
+        "}",
+    ]
+
+
+def test_the_list_is_one_line_a_port() -> None:
+    host = without(plugged(PORT, OTHER), QBR)
+    answer = listing.answer_of(host)
+    assert ports_of(answer) == [
+        {"port": ID, "key": "5f2c0e1a-7b", "bridge": "br-int", "ofport": 1, "mac": MAC, "mtu": 1450, "state": "orphan"},
+        {
+            "port": OTHER_ID,
+            "key": "91d3aa02-41",
+            "bridge": "br-int",
+            "ofport": 1,
+            "mac": OTHER.mac,
+            "mtu": 1500,
+            "state": "in-order",
+        },
+    ]
+    assert [row["port"] for row in listing.answer_of(host, ["orphan"]).rows] == [ID]
+
+
+def test_the_states_of_the_list_are_all_there_are() -> None:
+    assert {standing.value for standing in Standing} == set(listing.STATES)
+
+
+def test_every_wiring_is_in_order() -> None:
+    for port in (PORT, OTHER, Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=68)):
+        (seen,) = plugged_ports(Observed(desired_state(port), Facts()))
+        assert (seen.standing, seen.port_id, seen.filled.port) == (Standing.IN_ORDER, port.id, port)
+
+
+VHU = PORT.names.vhost_user
+
+
+@pytest.fixture
+def vhost_user() -> RecordingHost:
+    return plugged(replace(PORT, vhostuser_mode="server"))
+
+
+def test_a_vhost_user_port_is_drawn_with_nothing_behind_it(vhost_user: RecordingHost) -> None:
+    assert text_of(show.answer_of(vhost_user)).splitlines() == [
+        "br-int (simulated, netdev)",
+        f"+-- {VHU}  ofport 1  iface-id {ID}  in order",
+        "    +-- = dpdkvhostuserclient  mtu 1450",
+    ]
+    assert only(vhost_user).filled.port == replace(PORT, vhostuser_mode="server")
+    (listed,) = ports_of(listing.answer_of(vhost_user))
+    assert (listed["port"], listed["bridge"], listed["mtu"], listed["state"]) == (ID, "br-int", 1450, "in-order")
+    assert f'"{VHU}" -- "br-int" [label="ofport 1"]' in dot([only(vhost_user)])
+
+
+def test_a_vhost_user_port_out_of_order_is_mended_by_a_plug_that_says_its_mode(vhost_user: RecordingHost) -> None:
+    row = vhost_user.state.ports[VHU]
+    assert isinstance(row, VhostUserPort)
+    vhost_user.state = vhost_user.state.with_parts(replace(row, mtu_request=0, socket_as_configured=False))
+    port = only(vhost_user)
+    assert port.standing is Standing.DRIFT
+    assert "--vhostuser-mode server" in " ".join(fix_of(port) or [])
+    assert "dpdkvhostuserclient  mtu none" in text_of(show.answer_of(vhost_user))
+    assert f'"{VHU}" [color=orange' in dot([port])
+
+
+@pytest.mark.parametrize("bridge", ["br\x1b[31m", "a name with spaces", "b" * 70_000, "\u2028"])
+def test_a_bridge_of_any_name_leaves_the_list_readable(bridge: str) -> None:
+    host = plugged(PORT, OTHER)
+    host.state = host.state.with_parts(replace(row_of(host), bridge=bridge))
+    assert [port["state"] for port in ports_of(listing.answer_of(host))] == ["drift", "in-order"]
+    drawn = text_of(show.answer_of(host))
+    assert all(line.isprintable() for line in drawn.split("\n"))

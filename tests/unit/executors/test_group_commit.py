@@ -1,0 +1,291 @@
+"""Callers that come while a transaction is in flight share the next one, and each gets its own outcomes."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+
+import pytest
+
+from hybridvif.executors.base import NOT_REALIZED
+from hybridvif.executors.group_commit import GroupCommit
+from hybridvif.model.desired import desired_state
+from hybridvif.model.parts import OvsPort
+from hybridvif.model.port import Port
+from hybridvif.model.report import Outcome, Result
+from hybridvif.model.steps import Create, Step
+from tests.support.strategies import PORT, the
+
+PORTS = [
+    Port(id=f"{number:08x}-7b00-4c00-8000-000000000001", mac=PORT.mac, instance_id=PORT.instance_id)
+    for number in range(10)
+]
+STEPS = [Create(the(OvsPort, desired_state(port))) for port in PORTS]
+Answer = Callable[[Step], Outcome]
+
+
+class Switch:
+    """Commits when it is let, and remembers what came together."""
+
+    def __init__(self, answer: Answer = lambda step: Outcome(step, Result.DONE)) -> None:
+        self.answer = answer
+        self.transactions: list[list[str]] = []
+        self.open = threading.Event()
+        self.entered = threading.Semaphore(0)
+
+    def commit(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        self.transactions.append([step.part.name for step in steps])
+        self.entered.release()
+        assert self.open.wait(10)
+        outcomes = [self.answer(step) for step in steps]
+        if any(one.result is Result.FAILED and one.code != NOT_REALIZED for one in outcomes):
+            # A transaction takes effect whole or not at all.
+            return [one if one.result is Result.FAILED else Outcome(one.step, Result.SKIPPED) for one in outcomes]
+        return outcomes
+
+
+def all_at_once(switch: Switch, steps: Sequence[Step], group: GroupCommit) -> list[Sequence[Outcome]]:
+    """The outcomes of callers of which the first is in flight when the others come."""
+    with ThreadPoolExecutor(len(steps)) as pool:
+        first = pool.submit(group.apply, [steps[0]], time.monotonic() + 10)
+        assert switch.entered.acquire(timeout=10)
+        rest = [pool.submit(group.apply, [step], time.monotonic() + 10) for step in steps[1:]]
+        while len(group._waiting) < len(rest):
+            time.sleep(0.001)
+        switch.open.set()
+        return [one.result(10) for one in (first, *rest)]
+
+
+def test_who_comes_while_one_is_in_flight_shares_the_next() -> None:
+    switch = Switch()
+    outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit))
+    assert [len(some) for some in switch.transactions] == [1, 9]
+    assert [[one.step for one in some] for some in outcomes] == [[step] for step in STEPS]
+    assert {one.result for some in outcomes for one in some} == {Result.DONE}
+
+
+def test_one_callers_fault_is_not_the_others() -> None:
+    guilty = STEPS[4]
+    switch = Switch(lambda step: Outcome(step, Result.FAILED if step is guilty else Result.DONE))
+    outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit))
+    assert [some[0].result for some in outcomes] == [Result.FAILED if step is guilty else Result.DONE for step in STEPS]
+    # One alone, nine together, and each of those again by itself.
+    assert [len(some) for some in switch.transactions] == [1, 9, *[1] * 9]
+
+
+def test_what_was_committed_and_not_realized_is_not_committed_again() -> None:
+    switch = Switch(lambda step: Outcome(step, Result.FAILED, code=NOT_REALIZED))
+    all_at_once(switch, STEPS, GroupCommit(switch.commit))
+    assert [len(some) for some in switch.transactions] == [1, 9]
+
+
+def test_two_of_one_part_never_share_a_transaction() -> None:
+    switch = Switch()
+    all_at_once(switch, [STEPS[0], STEPS[1], STEPS[1]], GroupCommit(switch.commit))
+    assert all(len(some) == len(set(some)) for some in switch.transactions)
+    assert sum(len(some) for some in switch.transactions) == 3
+
+
+def test_a_caller_alone_waits_for_nobody() -> None:
+    switch = Switch()
+    switch.open.set()
+    group = GroupCommit(switch.commit)
+    for step in STEPS:
+        assert [one.result for one in group.apply([step], time.monotonic() + 10)] == [Result.DONE]
+    assert [len(some) for some in switch.transactions] == [1] * len(STEPS)
+
+
+def test_a_commit_that_raises_is_its_own_callers_and_the_others_go_on() -> None:
+    class Broken(Exception):
+        pass
+
+    def commit(steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        if len(steps) > 1:
+            raise Broken
+        return [Outcome(step, Result.DONE) for step in steps]
+
+    group = GroupCommit(commit)
+    with ThreadPoolExecutor(4) as pool:
+        futures = [pool.submit(group.apply, [step], time.monotonic() + 10) for step in STEPS[:4] * 5]
+        for future in futures:
+            with suppress(Broken):
+                assert [one.result for one in future.result(10)] == [Result.DONE]
+    assert group.apply([STEPS[0]], time.monotonic() + 10)[0].result is Result.DONE
+
+
+@pytest.mark.parametrize("patience", [-1.0, 0.0])
+def test_who_is_too_late_is_still_answered(patience: float) -> None:
+    switch = Switch()
+    switch.open.set()
+    assert len(GroupCommit(switch.commit).apply([STEPS[0]], time.monotonic() + patience)) == 1
+
+
+def test_who_is_expected_is_waited_for_as_long_as_a_transaction_takes() -> None:
+    switch = Switch()
+    group = GroupCommit(switch.commit)
+    threading.Timer(0.2, switch.open.set).start()
+    group.apply([STEPS[0]], time.monotonic() + 10)
+    is_expected = threading.Event()
+
+    def come_later() -> Sequence[Outcome]:
+        with group.expected():
+            is_expected.set()
+            time.sleep(0.02)
+            return group.apply([STEPS[2]], time.monotonic() + 10)
+
+    with ThreadPoolExecutor(1) as pool:
+        later = pool.submit(come_later)
+        assert is_expected.wait(10)
+        assert group.apply([STEPS[1]], time.monotonic() + 10)[0].result is Result.DONE
+        assert later.result(10)[0].result is Result.DONE
+    assert [len(some) for some in switch.transactions] == [1, 2]
+
+
+@pytest.mark.parametrize("comes", [True, False], ids=["a slow one", "one that does not come at all"])
+def test_nobody_is_waited_for_longer(comes: bool) -> None:
+    switch = Switch()
+    group = GroupCommit(switch.commit)
+    threading.Timer(0.2, switch.open.set).start()
+    group.apply([STEPS[0]], time.monotonic() + 10)
+    is_expected, has_gone = threading.Event(), threading.Event()
+
+    def come_late() -> None:
+        with group.expected():
+            is_expected.set()
+            assert not comes or has_gone.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(come_late)
+        assert is_expected.wait(10)
+        assert group.apply([STEPS[1]], time.monotonic() + 10)[0].result is Result.DONE
+        has_gone.set()
+        late.result(10)
+    assert [len(some) for some in switch.transactions] == [1, 1]
+    assert not group._coming
+
+
+def test_what_is_not_whole_or_nothing_is_not_tried_again_one_by_one() -> None:
+    switch = Switch(lambda step: Outcome(step, Result.FAILED, code=NOT_REALIZED if step is STEPS[0] else ""))
+    outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit, atomic=False))
+    assert [len(some) for some in switch.transactions] == [1, 9]
+    assert {one.result for some in outcomes for one in some} == {Result.FAILED}
+
+
+class Hung:
+    """Answers nobody before the deadline, and remembers how much time each group was given."""
+
+    def __init__(self) -> None:
+        self.given: dict[str, float] = {}
+        self.entered = threading.Semaphore(0)
+
+    def commit(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        left = deadline - time.monotonic()
+        self.given |= {step.part.name: left for step in steps}
+        self.entered.release()
+        time.sleep(max(left, 0))
+        return [Outcome(step, Result.FAILED if left <= 0 else Result.CONFIGURED) for step in steps]
+
+
+@pytest.mark.parametrize("atomic", [True, False])
+def test_who_has_little_time_is_not_held_up_and_costs_the_others_none(atomic: bool) -> None:
+    switch = Hung()
+    group = GroupCommit(switch.commit, atomic=atomic)
+
+    def timed(step: Step, seconds: float) -> tuple[Result, float]:
+        began = time.monotonic()
+        (outcome,) = group.apply([step], began + seconds)
+        return outcome.result, time.monotonic() - began
+
+    with ThreadPoolExecutor(8) as pool:
+        first = pool.submit(timed, STEPS[0], 1.0)
+        assert switch.entered.acquire(timeout=10)
+        short = pool.submit(timed, STEPS[1], 0.2)
+        others = [pool.submit(timed, step, 1.0) for step in STEPS[2:8]]
+        assert short.result(10)[1] < 0.5
+        assert {one.result(10)[0] for one in (first, short, *others)} == {Result.CONFIGURED}
+    assert min(switch.given[step.part.name] for step in STEPS[2:8]) > 0.2
+
+
+def test_nobody_waits_for_others_until_it_is_too_late_for_itself() -> None:
+    switch = Switch()
+    group = GroupCommit(switch.commit)
+    threading.Timer(0.2, switch.open.set).start()
+    group.apply([STEPS[0]], time.monotonic() + 10)
+    left: list[float] = []
+
+    def commit(steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        left.append(deadline - time.monotonic())
+        return switch.commit(steps, deadline)
+
+    group._commit = commit
+    is_expected, is_through = threading.Event(), threading.Event()
+
+    def come_late() -> None:
+        with group.expected():
+            is_expected.set()
+            assert is_through.wait(10)
+
+    with ThreadPoolExecutor(1) as pool:
+        late = pool.submit(come_late)
+        assert is_expected.wait(10)
+        group.apply([STEPS[1]], time.monotonic() + 0.08)
+        is_through.set()
+        late.result(10)
+    assert left[0] > 0
+
+
+def test_what_failed_for_anothers_fault_is_not_tried_again_on_anothers_time() -> None:
+    begin = threading.Event()
+
+    def commit(steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        if not begin.is_set():
+            assert begin.wait(10)
+        elif len(steps) == 1 and steps[0] is not STEPS[1]:
+            time.sleep(1.0)
+            return [Outcome(steps[0], Result.DONE)]
+        return [Outcome(step, Result.FAILED) for step in steps]
+
+    group = GroupCommit(commit)
+    with ThreadPoolExecutor(4) as pool:
+        first = pool.submit(group.apply, [STEPS[0]], time.monotonic() + 10)
+        while group._leader is None:
+            time.sleep(0.001)
+        some = [pool.submit(group.apply, [step], time.monotonic() + 10) for step in STEPS[1:4]]
+        while len(group._waiting) < len(some):
+            time.sleep(0.001)
+        begin.set()
+        began = time.monotonic()
+        first.result(10)
+        assert some[0].result(10)[0].result is Result.FAILED
+        assert time.monotonic() - began < 1.5
+        assert {one.result(10)[0].result for one in some[1:]} == {Result.DONE}
+
+
+def test_of_two_who_gather_neither_takes_the_other() -> None:
+    switch = Switch()
+    group = GroupCommit(switch.commit)
+    threading.Timer(0.2, switch.open.set).start()
+    group.apply([STEPS[0]], time.monotonic() + 10)
+    is_expected, may_go = threading.Event(), threading.Event()
+
+    def come_not_at_all() -> None:
+        with group.expected():
+            is_expected.set()
+            assert may_go.wait(10)
+
+    with ThreadPoolExecutor(3) as pool:
+        expected = pool.submit(come_not_at_all)
+        assert is_expected.wait(10)
+        now = time.monotonic()
+        first = pool.submit(group.apply, [STEPS[1]], now + 0.36)
+        # It leads as well after half of its time, in which the first, who has a quarter of its own, still gathers.
+        second = pool.submit(group.apply, [STEPS[2]], now + 0.16)
+        time.sleep(0.085)
+        may_go.set()
+        expected.result(10)
+        outcomes = [one.result(10) for one in (first, second)]
+    assert [[one.step for one in some] for some in outcomes] == [[STEPS[1]], [STEPS[2]]]
+    assert sorted(name for some in switch.transactions for name in some) == [step.part.name for step in STEPS[:3]]

@@ -1,0 +1,154 @@
+"""Golden plans: each file of golden/ is one case, its name the sentence it proves.
+
+because: optional, why it must be so, with its evidence. port: optional, fields of the Port that differ from PORT's.
+observed: a list of parts, or a starting point ("nothing", "plugged", "running") and what is otherwise (without, change,
+with). desired: "wiring", "nothing", or a state written as `observed` is, for the goal of a rollback. plan: the steps
+in their order; a part that is created is as desired, an update shows [before, after]. refused: in place of plan, the
+whole sentence of the Conflict.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridvif.model.desired import desired_state
+from hybridvif.model.errors import Conflict
+from hybridvif.model.parts import NOTHING, PARTS, HostState, Part, Role, Tap, differences
+from hybridvif.model.planner import plan
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.steps import Create, Step, Update, simulate_all
+from tests.support.strategies import PORT, disagreements
+
+CASES = sorted((Path(__file__).parent / "golden").glob("*.json"))
+KEYS = {"because", "port", "observed", "desired", "plan", "refused"}
+
+Case = dict[str, Any]
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_the_plan_is(path: Path) -> None:
+    difference = difference_from(json.loads(path.read_text()))
+    if difference:
+        pytest.fail(f"{path.stem}:\n{difference}", pytrace=False)
+
+
+@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
+def test_the_plan_leads_where_it_should(path: Path) -> None:
+    case = json.loads(path.read_text())
+    if "plan" in case:
+        observed, desired = states_of(case)
+        reached = simulate_all(observed, plan(observed, desired))
+        assert disagreements(reached, desired) == []
+        assert plan(reached, desired) == ()
+
+
+def test_there_are_cases_for_every_kind_of_start_and_end() -> None:
+    cases = [json.loads(path.read_text()) for path in CASES]
+    assert len(cases) >= 30
+    assert not [path.stem for path, case in zip(CASES, cases, strict=True) if case.keys() - KEYS]
+    assert {case["desired"] for case in cases if isinstance(case["desired"], str)} == {"wiring", "nothing"}
+    assert {step["verb"] for case in cases for step in case.get("plan", [])} == {"create", "update", "delete"}
+
+
+def test_a_case_that_fails_shows_what_was_planned_beside_what_was_expected() -> None:
+    wrong = {"observed": {"from": "plugged"}, "desired": "wiring", "plan": [{"verb": "delete", "name": "eth0"}]}
+    assert difference_from(wrong).splitlines() == [
+        "--- expected",
+        "+++ planned",
+        "@@ -1,3 +1 @@",
+        "-{",
+        '-  "plan": [{"verb": "delete", "name": "eth0"}]',
+        "-}",
+        '+{"plan": []}',
+    ]
+
+
+def test_a_case_that_expects_a_refusal_fails_on_a_plan() -> None:
+    wrong = {"observed": {"from": "plugged"}, "desired": "wiring", "refused": "no"}
+    assert '-  "refused": "no"' in difference_from(wrong)
+    assert '+{"plan": []}' in difference_from(wrong)
+
+
+@pytest.mark.parametrize("unknown", [{"without": ["eth0"]}, {"change": {"eth0": {}}}, {"from": "somewhere"}])
+def test_a_case_that_names_what_is_not_there_is_an_error(unknown: Case) -> None:
+    with pytest.raises(KeyError):
+        state_of({"from": "plugged"} | unknown, PORT)
+
+
+def difference_from(case: Case) -> str:
+    """What is planned beside what the case expects; empty if they are the same."""
+    expected: Case = {key: case[key] for key in ("plan", "refused") if key in case}
+    try:
+        planned: Case = {"plan": [shown(step) for step in plan(*states_of(case))]}
+    except Conflict as conflict:
+        planned = {"refused": str(conflict)}
+    if planned == expected:
+        return ""
+    lines = difflib.unified_diff(as_lines(expected), as_lines(planned), "expected", "planned", n=99, lineterm="")
+    return "\n".join(lines)
+
+
+def as_lines(case: Case) -> list[str]:
+    if case == {"plan": []}:
+        return ['{"plan": []}']
+    steps = case.get("plan", [])
+    if len(steps) == 1 or "refused" in case:
+        return ["{", *(f'  "{key}": {json.dumps(value)}' for key, value in case.items()), "}"]
+    return ["{", '  "plan": [', *(f"    {json.dumps(step)}," for step in steps), "  ]", "}"]
+
+
+def shown(step: Step) -> Case:
+    entry: Case = {"verb": type(step).__name__.lower(), "kind": step.part.kind, "name": step.part.name}
+    if isinstance(step, Update):
+        changes = differences(step.before, step.after)
+        entry["changes"] = {change.attribute: [change.before, change.after] for change in changes}
+    return entry
+
+
+def states_of(case: Case) -> tuple[HostState, HostState]:
+    given = dict(case.get("port", {}))
+    if "vif_type" in given:
+        given["vif_type"] = VifType(given["vif_type"])
+    port = replace(PORT, **given)
+    goals = {"wiring": desired_state(port), "nothing": NOTHING}
+    desired = case["desired"]
+    return state_of(case["observed"], port), goals[desired] if isinstance(desired, str) else state_of(desired, port)
+
+
+def state_of(written: Any, port: Port) -> HostState:
+    if isinstance(written, list):
+        return HostState().with_parts(*map(part_of, written))
+    wired = desired_state(port)
+    running = wired.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
+    state = {"nothing": NOTHING, "plugged": wired, "running": running}[written["from"]]
+    for name in written.get("without", []):
+        state = state.without(named(state, name))
+    for name, changes in written.get("change", {}).items():
+        state = state.with_parts(replace(named(state, name), **changes))
+    return state.with_parts(*map(part_of, written.get("with", [])))
+
+
+def named(state: HostState, name: str) -> Part:
+    return {part.name: part for part in state}[name]
+
+
+def part_of(written: Case) -> Part:
+    fields = dict(written)
+    kind, switch = fields.pop("kind"), fields.pop("role", None) == Role.SWITCH.value
+    [cls] = [cls for cls in PARTS if cls.kind == kind and (kind != "stray" or (cls.role is Role.SWITCH) == switch)]
+    return cls(**fields)
+
+
+def test_a_created_part_is_the_one_desired() -> None:
+    for path in CASES:
+        case = json.loads(path.read_text())
+        if "plan" in case:
+            observed, desired = states_of(case)
+            for step in plan(observed, desired):
+                assert not isinstance(step, Create) or step.part in list(desired)

@@ -1,0 +1,152 @@
+"""Evidence, strongest first: a link's alias, our own key, iface-id."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from itertools import product
+
+import pytest
+
+from hybridvif.model.desired import desired_state
+from hybridvif.model.errors import NameCollision, PlugFailed, UnplugFailed
+from hybridvif.model.ownership import check_ownership
+from hybridvif.model.parts import NOTHING, ForeignObject, ForeignPort, HostState, IvsPort
+from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, WIRING
+
+OURS = PORT.id
+THEIRS = "5f2c0e1a-7b00-4c00-8000-00000000000f"
+INTERFACE = "0b1c2d3e-0000-4000-8000-000000000003"
+
+SILENT = ["", "uplink of rack 7", OURS.upper(), THEIRS.replace("-", "")]
+"""Marks that are no evidence: absent, or no UUID in canonical form."""
+ASKING = {"plug": "", "plug of a port with an interface id": INTERFACE, "unplug": ""}
+
+
+def host(alias: str = "", peer_alias: str = "", bridge_alias: str = "", key: str = "", iface_id: str = "") -> HostState:
+    return HostState().with_parts(
+        replace(BRIDGE, alias=bridge_alias),
+        replace(VETH, alias=alias, peer_alias=peer_alias),
+        TAP,
+        replace(ROW, port_id=key, iface_id=iface_id),
+    )
+
+
+def is_claimed(observed: HostState, interface_id: str) -> bool:
+    try:
+        check_ownership(observed, OURS, interface_id)
+    except NameCollision:
+        return False
+    return True
+
+
+@pytest.fixture(params=ASKING, ids=str)
+def interface_id(request: pytest.FixtureRequest) -> str:
+    return ASKING[request.param]
+
+
+def test_nothing_belongs_to_nobody_and_can_be_claimed(interface_id: str) -> None:
+    assert is_claimed(NOTHING, interface_id)
+
+
+@pytest.mark.parametrize("aliases", [marks for marks in product(["", OURS, THEIRS], repeat=3) if THEIRS in marks])
+def test_another_ports_id_in_any_alias_is_a_collision_whatever_else_is_found(
+    aliases: tuple[str, str, str], interface_id: str
+) -> None:
+    for key, iface_id in product([*SILENT, OURS, THEIRS, INTERFACE], repeat=2):
+        assert not is_claimed(host(*aliases, key, iface_id), interface_id)
+
+
+@pytest.mark.parametrize("position", range(3))
+def test_our_id_in_any_alias_makes_wrong_ids_of_the_row_mere_drift(position: int, interface_id: str) -> None:
+    for silent, key, iface_id in product(SILENT, [*SILENT, OURS, THEIRS], [*SILENT, OURS, THEIRS, INTERFACE]):
+        one, two, three = (OURS if at == position else silent for at in range(3))
+        assert is_claimed(host(one, two, three, key, iface_id), interface_id)
+
+
+def test_where_no_alias_speaks_another_ports_key_is_a_collision(interface_id: str) -> None:
+    for silent, iface_id in product(SILENT, [*SILENT, OURS, THEIRS, INTERFACE]):
+        assert not is_claimed(host(silent, silent, silent, key=THEIRS, iface_id=iface_id), interface_id)
+
+
+def test_where_no_alias_speaks_our_key_makes_any_iface_id_drift(interface_id: str) -> None:
+    for silent, iface_id in product(SILENT, [*SILENT, OURS, THEIRS, INTERFACE]):
+        assert is_claimed(host(silent, silent, silent, key=OURS, iface_id=iface_id), interface_id)
+
+
+def test_where_neither_alias_nor_key_speaks_another_ports_iface_id_is_a_collision(interface_id: str) -> None:
+    for silent, key in product(SILENT, SILENT):
+        assert not is_claimed(host(silent, silent, silent, key=key, iface_id=THEIRS), interface_id)
+
+
+def test_where_neither_alias_nor_key_speaks_our_iface_id_is_enough(interface_id: str) -> None:
+    for silent, key in product(SILENT, SILENT):
+        assert is_claimed(host(silent, silent, silent, key=key, iface_id=OURS), interface_id)
+        if interface_id:
+            assert is_claimed(host(silent, silent, silent, key=key, iface_id=interface_id), interface_id)
+
+
+def test_without_any_evidence_the_parts_are_adopted(interface_id: str) -> None:
+    for silent, key, iface_id in product(SILENT, repeat=3):
+        assert is_claimed(host(silent, silent, silent, key=key, iface_id=iface_id), interface_id)
+
+
+def test_an_unplug_does_not_know_the_interface_id_and_takes_it_for_another_ports() -> None:
+    with pytest.raises(NameCollision, match=INTERFACE):
+        check_ownership(host(iface_id=INTERFACE), OURS)
+    check_ownership(host(iface_id=INTERFACE), OURS, INTERFACE)
+    check_ownership(host(key=OURS, iface_id=INTERFACE), OURS)
+
+
+def test_a_row_alone_is_evidence_as_after_a_reboot(interface_id: str) -> None:
+    assert not is_claimed(HostState().with_parts(replace(ROW, iface_id=THEIRS)), interface_id)
+    assert is_claimed(HostState().with_parts(ROW), interface_id)
+
+
+def test_an_alias_on_a_stray_is_evidence(interface_id: str) -> None:
+    stray = ForeignObject(name=NAMES.bridge, what="a dummy link", alias=THEIRS)
+    assert not is_claimed(HostState().with_parts(stray), interface_id)
+    assert is_claimed(HostState().with_parts(replace(stray, alias=OURS), replace(ROW, iface_id=THEIRS)), interface_id)
+    assert is_claimed(HostState().with_parts(replace(stray, alias="x")), interface_id)
+
+
+def test_a_port_of_the_switch_that_bears_no_ids_is_no_evidence(interface_id: str) -> None:
+    assert is_claimed(HostState().with_parts(IvsPort(name=NAMES.switch_end)), interface_id)
+    assert is_claimed(HostState().with_parts(ForeignPort(name=NAMES.switch_end, what="a bond")), interface_id)
+
+
+@pytest.mark.parametrize(
+    ("observed", "evidence"),
+    [
+        (host(alias=THEIRS), "the alias of its links"),
+        (host(key=THEIRS), "external_ids:hybridvif-port-id"),
+        (host(iface_id=THEIRS), "external_ids:iface-id"),
+    ],
+)
+def test_a_collision_names_both_ports_and_the_evidence_and_the_remedy(observed: HostState, evidence: str) -> None:
+    with pytest.raises(NameCollision) as refusal:
+        check_ownership(observed, OURS)
+    assert str(refusal.value) == (
+        f"port {OURS} shares its first 11 characters, and so its device names, with port {THEIRS}, "
+        f"which is plugged here ({evidence}); unplug that port first, or give one of them another id"
+    )
+    assert isinstance(refusal.value, PlugFailed)
+    assert isinstance(refusal.value, UnplugFailed)
+
+
+@pytest.mark.parametrize("first", [OURS, THEIRS])
+def test_of_two_ports_with_one_name_the_second_is_refused_in_either_order(first: str) -> None:
+    second = OURS if first == THEIRS else THEIRS
+    plugged = desired_state(replace(PORT, id=first))
+    check_ownership(plugged, first)
+    with pytest.raises(NameCollision):
+        check_ownership(plugged, second)
+
+
+def test_links_of_ours_do_not_speak_for_a_vhost_user_row_of_anothers() -> None:
+    for row in (replace(VHOST_USER, iface_id=THEIRS), replace(VHOST_USER, port_id=THEIRS)):
+        with pytest.raises(NameCollision, match=THEIRS):
+            check_ownership(WIRING.with_parts(row), OURS)
+        with pytest.raises(NameCollision, match=THEIRS):
+            check_ownership(HostState().with_parts(row), OURS)
+    check_ownership(WIRING.with_parts(VHOST_USER), OURS)
+    check_ownership(HostState().with_parts(replace(VHOST_USER, iface_id=INTERFACE)), OURS, INTERFACE)

@@ -1,0 +1,140 @@
+"""The exit code of a program is what it was, or is known to be lost; it is never made up."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridvif.children import LOST, Child, run
+from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.brctl import BrctlExecutor
+from hybridvif.executors.command import Program
+from hybridvif.executors.ivs import IvsExecutor
+from hybridvif.executors.vsctl import VsctlExecutor
+from hybridvif.model.report import Result
+from hybridvif.model.settings import Settings
+from hybridvif.model.steps import Delete
+from hybridvif.testing.sandbox.capability import SandboxError
+from hybridvif.testing.sandbox.switch import run_here
+from tests.support.strategies import BRIDGE, ROW
+
+KEEPS = {"default": False, "ignored": True, "reaped by a handler": True, "reaped by a thread": True}
+
+
+@contextmanager
+def inherited(kind: str) -> Iterator[None]:
+    """Have SIGCHLD as a program may have it that embeds the library."""
+    stop = threading.Event()
+
+    def reap(*_: object) -> None:
+        with suppress(ChildProcessError):
+            while os.waitpid(-1, os.WNOHANG)[0]:
+                pass
+
+    def keep_reaping() -> None:
+        while not stop.is_set():
+            with suppress(ChildProcessError):
+                os.waitpid(-1, 0)
+
+    before = signal.getsignal(signal.SIGCHLD)
+    dispositions: dict[str, Any] = {"ignored": signal.SIG_IGN, "reaped by a handler": reap}
+    signal.signal(signal.SIGCHLD, dispositions.get(kind, signal.SIG_DFL))
+    thread = threading.Thread(target=keep_reaping, daemon=True)
+    if kind == "reaped by a thread":
+        thread.start()
+    try:
+        yield
+        assert signal.getsignal(signal.SIGCHLD) is dispositions.get(kind, signal.SIG_DFL)
+    finally:
+        stop.set()
+        if thread.ident is not None:
+            thread.join()
+        signal.signal(signal.SIGCHLD, before)
+
+
+@pytest.mark.parametrize("kind", KEEPS)
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", -9)])
+def test_exit_code_is_true_or_lost_however_sigchld_is_set(kind: str, script: str, code: int) -> None:
+    with inherited(kind):
+        codes = {run(["sh", "-c", script], timeout=20).returncode for _ in range(5)}
+    assert codes <= ({code, LOST} if KEEPS[kind] else {code})
+    assert codes == {LOST} or kind != "ignored"
+
+
+def test_child_that_runs_has_no_exit_code_and_times_out() -> None:
+    with Child(["sleep", "60"]) as child:
+        assert child.poll() is None
+        with pytest.raises(subprocess.TimeoutExpired):
+            child.wait(0.01)
+        child.kill()
+    assert (child.returncode, child.poll()) == (-9, -9)
+
+
+def test_threads_that_wait_for_one_child_have_the_same_code() -> None:
+    for _ in range(20):
+        with Child(["sh", "-c", "exit 3"]) as child, ThreadPoolExecutor(8) as pool:
+            assert {waiting.result() for waiting in [pool.submit(child.wait) for _ in range(8)]} == {3}
+
+
+def test_child_leaves_no_descriptor_open() -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    for _ in range(5):
+        run(["sh", "-c", "exit 1"], timeout=20)
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+def test_program_whose_code_is_lost_says_so(tmp_path: Path) -> None:
+    program(tmp_path, "ip", "exit 0")
+    with inherited("ignored"):
+        done = Program("ip", str(tmp_path)).run([], time.monotonic() + 20)
+    assert done.code == LOST
+    assert "ignores SIGCHLD" in done.said
+
+
+def test_program_output_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+    program(tmp_path, "ip", "cat; printf '\\303\\244\\377'")
+    code = (
+        "import time; from hybridvif.executors.command import Program\n"
+        f"done = Program('ip', {f'{tmp_path}:/usr/bin:/bin'!r}).run([], time.monotonic() + 20, stdin='\\u00fc')\n"
+        "print(ascii(done.stdout))"
+    )
+    for variables in ({"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"LC_ALL": "tr_TR"}):
+        ran = subprocess.run([sys.executable, "-P", "-c", code], env=variables, capture_output=True, check=True)
+        assert ran.stdout.startswith(rb"'\xfc\xe4")
+
+
+def test_sandbox_program_whose_code_is_lost_is_no_success() -> None:
+    with inherited("ignored"), pytest.raises(SandboxError, match=r"false ended, .*ignores SIGCHLD"):
+        run_here(["false"], check=False)
+
+
+def program(directory: Path, name: str, script: str) -> None:
+    (directory / name).write_text(f"#!/bin/sh\n{script}\n")
+    (directory / name).chmod(0o755)
+
+
+@pytest.mark.parametrize("script", ["exit 0", "exit 1", "kill -KILL $$"], ids=["silent", "failed", "killed"])
+def test_executor_takes_no_lost_exit_code_for_absence(tmp_path: Path, script: str) -> None:
+    """An `ip` that was killed had listed nothing, and 0 was read: the links counted as absent, an unplug as done."""
+    for name in ("ip", "brctl", "ovs-vsctl", "ivs-ctl"):
+        program(tmp_path, name, script)
+    settings = Settings(program_path=f"{tmp_path}:/usr/bin:/bin")
+    deadline = time.monotonic() + 20
+    with inherited("ignored"):
+        for make in (BrctlExecutor, VsctlExecutor, IvsExecutor):
+            with pytest.raises(ExecutorError) as raised:
+                make(settings).observe({BRIDGE.name, ROW.name}, deadline)
+            assert not raised.value.precondition
+        outcomes = VsctlExecutor(settings).apply([Delete(ROW)], deadline)
+    assert [outcome.result is Result.DONE for outcome in outcomes] == [False]
