@@ -1,7 +1,7 @@
 """Messages between client and daemon, as in oslo.privsep's channel (oslo_privsep/comm.py).
 
-The daemon imports nothing of oslo.privsep, so no version of it can make the daemon weaker. A unit test compares the numbers
-with those of oslo.privsep.
+The daemon imports nothing of oslo.privsep, so no version of it can make the daemon weaker. A unit test compares the
+numbers with those of oslo.privsep.
 """
 
 from __future__ import annotations
