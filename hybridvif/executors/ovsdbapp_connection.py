@@ -95,7 +95,8 @@ class Session:
             raise ExecutorError(
                 f"OVSDB at {self._remote} does not answer; nothing was sent (is ovsdb-server hung?)"
             ) from error
-        except ConnectionLost as error:
+        except (ConnectionLost, OSError) as error:
+            # The `ovs` library raises ENOTCONN if the server ends a TLS connection during the handshake.
             raise ExecutorError(closed(self._remote)) from error
 
     def _connected(self, deadline: float) -> _Api:

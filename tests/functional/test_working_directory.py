@@ -44,7 +44,6 @@ PROGRAMS = (
 SPRUNG = "sprung"
 BINARIES = Path(sys.executable).parent
 BENCH = (
-    "bench",
     "--ports",
     "1",
     "--rounds",
@@ -61,7 +60,7 @@ STARTS = {
     "demo": (str(BINARIES / "hybridvif"), "demo"),
     "demo as a module": (sys.executable, "-P", "-m", "hybridvif", "demo"),
     "demo of tools": (f"{ROOT}/tools/demo",),
-    "bench": (str(BINARIES / "hybridvif"), *BENCH),
+    "bench": (f"{ROOT}/tools/bench", *BENCH),
     "sandbox": (str(BINARIES / "hybridvif"), "sandbox", "--", "hybridvif", "show"),
     "plug": (
         *(str(BINARIES / "hybridvif"), "sandbox", "--", "hybridvif", "plug", "5f2c0e1a-7b00-4c00-8000-000000000001"),

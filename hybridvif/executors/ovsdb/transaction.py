@@ -53,9 +53,7 @@ class Read:
 def questions(names: Collection[str] | None, columns: Columns) -> list[Operation]:
     """What is to be known of these names, None for all; the first two answers are of the switch itself."""
     asked = [_select("Open_vSwitch", columns)]
-    # Of a tap all that counts is whether it is there.
-    taps = {name for name in names or () if name.startswith("tap")}
-    if names is None or len(names) - len(taps) > FEW:
+    if names is None or len(names) > FEW:
         return [
             *asked,
             _select("Bridge", {"Bridge": [*columns["Bridge"], "ports"]}),
@@ -64,9 +62,7 @@ def questions(names: Collection[str] | None, columns: Columns) -> list[Operation
         ]
     asked.append(_select("Bridge", columns))
     return asked + [
-        _select(table, columns, ["name", "==", name])
-        for table, some in (("Interface", names), ("Port", set(names) - taps))
-        for name in sorted(some)
+        _select(table, columns, ["name", "==", name]) for table in ("Interface", "Port") for name in sorted(names)
     ]
 
 

@@ -13,7 +13,7 @@ from typing import NoReturn
 from hybridvif.testing.sandbox.capability import Level, Requirement
 from hybridvif.testing.sandbox.commands import Command, Response
 
-ROOT = str(Path(__file__).parents[2])
+ROOT = str(Path(__file__).parents[3])
 """Where this very hybridvif is imported from: a checkout or a site-packages directory."""
 
 # An interrupt while Python starts is no traceback: enter() holds it back until here.
