@@ -62,7 +62,12 @@ def numeric(settings: Settings, deadline: float) -> str:
     if endpoint.scheme == "unix" or (endpoint.scheme == "tcp" and _is_address(endpoint.host)):
         return settings.ovsdb_connection
     with connected(settings, deadline) as channel:
-        return str(endpoint._replace(host=str(channel.getpeername()[0])))
+        try:
+            address = channel.getpeername()[0]
+        except OSError as error:
+            # ENOTCONN: the server has closed the connection already.
+            raise ExecutorError(closed(settings.ovsdb_connection)) from error
+    return str(endpoint._replace(host=str(address)))
 
 
 def tls_files(settings: Settings) -> tuple[str, ...]:
