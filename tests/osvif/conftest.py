@@ -20,7 +20,8 @@ from tests.functional.conftest import Lab, make_port
 
 FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 ACTOR = Path(__file__).with_name("actor.py")
-HELPER = f'{sys.executable} -c "from oslo_privsep.daemon import helper_main; helper_main()"'
+HELPER = f"{sys.executable} -P -m hybridvif.privileged.helper"
+THEIR_HELPER = f'{sys.executable} -P -c "from oslo_privsep.daemon import helper_main; helper_main()"'
 
 
 def vif(port: Port, plugin: str = "ovs", **more: Any) -> dict[str, Any]:
@@ -77,7 +78,7 @@ def configuration(
         "hybridvif": {"lock_path": directory / "locks", "deadline": 10, **ours},
         "os_vif_ovs": {"ovsdb_connection": "unix:/run/openvswitch/db.sock", **os_vif},
         "hybridvif_privileged": {"helper_command": f"{HELPER} --config-file {path}", **(daemon or {})},
-        "vif_plug_ovs_privileged": {"helper_command": f"{HELPER} --config-file {path}"},
+        "vif_plug_ovs_privileged": {"helper_command": f"{THEIR_HELPER} --config-file {path}"},
     }
     path.write_text(
         "".join(
