@@ -149,7 +149,7 @@ def _apply(runs: Sequence[PortRun], host: AnyHost, deadline: float) -> Observed 
         run.outcomes += latest
         # The steps of one transaction were all retried together.
         run.retries += max((outcome.retries for outcome in latest), default=0)
-    return outcomes.seen if isinstance(outcomes, Outcomes) else None
+    return outcomes.observed if isinstance(outcomes, Outcomes) else None
 
 
 def _verify(runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: Observed | None) -> None:

@@ -30,5 +30,5 @@ class AnyHost(Protocol):
 class Outcomes(list[tuple[Outcome, ...]]):
     """Outcomes of plans, one tuple per port, with the observation made right after them."""
 
-    seen: Observed | None = None
+    observed: Observed | None = None
     """None: the host has not been observed since."""

@@ -159,7 +159,7 @@ class Telling(GuardedHost):
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
         outcomes = Outcomes(super().apply(plans, deadline))
-        outcomes.seen = self.look()
+        outcomes.observed = self.look()
         return outcomes
 
     def look(self) -> Observed:
