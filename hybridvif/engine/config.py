@@ -1,4 +1,4 @@
-"""oslo.config options -> frozen Settings. The caller reads them for its own part, the daemon from its own files."""
+"""oslo.config options, and their translation into Settings. The client and the daemon each read their own files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hybridvif.osvif import options as osvif
 
 GROUP = "hybridvif"
 MAX_SOCKET_DIR = 92
-"""Characters: with a port's name, and the byte that ends it, sun_path holds 108 (unix(7))."""
+"""Maximum number of characters. sun_path holds 108 bytes: the directory, the name and a null byte (unix(7))."""
 _SOCKET_DIR = re.compile(rf"(?=/.{{1,{MAX_SOCKET_DIR - 1}}}\Z)(/[A-Za-z0-9_.-]+)+", re.ASCII)
 _DEFAULT = Settings()
 
@@ -137,32 +137,32 @@ OPTIONS: tuple[cfg.Opt, ...] = (
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """The options by group, for oslo-config-generator."""
+    """Return the options by group, for oslo-config-generator."""
     return [(GROUP, list(OPTIONS))]
 
 
 def register(conf: cfg.ConfigOpts) -> None:
-    """Make our options known; doing it twice does no harm."""
+    """Register our options. A second call changes nothing."""
     conf.register_opts(OPTIONS, group=GROUP)
 
 
 def is_set(conf: cfg.ConfigOpts, name: str) -> bool:
-    """Whether anybody has said what this option of ours is to be."""
-    found = conf.get_location(name, GROUP)
-    return found is not None and found.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
+    """Return whether one of our options is set, in a file or by the program."""
+    source = conf.get_location(name, GROUP)
+    return source is not None and source.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
 
 
 def settings_of(conf: cfg.ConfigOpts) -> Settings:
-    """What a configuration says. Raises ConfigurationError, naming the option."""
+    """Return the settings of a configuration. Raises ConfigurationError with the name of the option."""
     register(conf)
     try:
         section: Any = conf[GROUP]
-        taken = _from_os_vif(conf)
-        values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | taken
+        inherited = _from_os_vif(conf)
+        values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | inherited
     except (cfg.Error, ValueError) as error:
         raise ConfigurationError(f"the configuration is not legal: {error}") from error
     if not MIN_DEADLINE <= values["deadline"] <= MAX_DEADLINE:
-        # Nothing compares with "nan", so the option's own limits let it pass.
+        # oslo.config accepts "nan", because its comparison with the limits is false.
         raise ConfigurationError(
             f"[hybridvif] deadline: {values['deadline']} is not from {MIN_DEADLINE} to {MAX_DEADLINE} seconds"
         )
@@ -174,7 +174,7 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
                     f"[hybridvif] {option}: {name!r} cannot be the name of an Open vSwitch bridge; "
                     f"use 1 to 15 letters, digits, '_', '.' or '-', or {TRUNK_BRIDGES}"
                 )
-    _require_endpoint(values, osvif.SECTION if "ovsdb_connection" in taken else GROUP)
+    _require_endpoint(values, osvif.SECTION if "ovsdb_connection" in inherited else GROUP)
     for option, paths in (
         ("lock_path", [values["lock_path"]]),
         ("program_path", values["program_path"].split(":")),
@@ -194,7 +194,7 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
 
 
 def _require_endpoint(values: Mapping[str, Any], section: str) -> None:
-    """Make sure that OVSDB can be reached as configured. section: the one that sets ovsdb_connection."""
+    """Check the address of OVSDB. section: the section that sets ovsdb_connection. Raises ConfigurationError."""
     remote = values["ovsdb_connection"]
     try:
         endpoint = endpoint_of(remote)
@@ -217,26 +217,26 @@ def _require_endpoint(values: Mapping[str, Any], section: str) -> None:
 
 _SSL_FILES = ("ssl_key_file", "ssl_cert_file", "ssl_ca_cert_file")
 
-_OS_VIFS = {
+_OS_VIF_OPTIONS = {
     "ovsdb_connection": "ovsdb_connection",
     "ovs_vsctl_timeout": "deadline",
     "default_qos_type": "default_qos_type",
 }
-"""Options of os-vif's, and the options of ours that they stand for."""
+"""Options of os-vif, with the options of ours that default to them."""
 
 
 def _from_os_vif(conf: cfg.ConfigOpts) -> dict[str, Any]:
-    """What os-vif's own section says and ours does not: inside Nova both sides read Nova's files."""
-    wanted = [theirs for theirs, ours in _OS_VIFS.items() if not is_set(conf, ours)]
-    taken = {_OS_VIFS[theirs]: value for theirs, value in osvif.set_in_files(conf, wanted).items()}
-    if "deadline" in taken:
-        # 0 is for ever there; here nothing is.
-        taken["deadline"] = min(max(float(taken["deadline"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
-    return taken
+    """Return the values from os-vif's section that ours does not set. In Nova both sides read Nova's files."""
+    unset = [theirs for theirs, ours in _OS_VIF_OPTIONS.items() if not is_set(conf, ours)]
+    values = {_OS_VIF_OPTIONS[theirs]: value for theirs, value in osvif.set_in_files(conf, unset).items()}
+    if "deadline" in values:
+        # In os-vif, 0 means no timeout.
+        values["deadline"] = min(max(float(values["deadline"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
+    return values
 
 
 def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
-    """Parse these files into a configuration. Raises ConfigurationError if one cannot be read."""
+    """Parse these files into a configuration. Raises ConfigurationError if a file cannot be read."""
     for name in files:
         if not os.path.isfile(name):
             raise ConfigurationError(f"configuration file {name} does not exist or is not a file; check the path")
@@ -253,21 +253,21 @@ def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
 
 PRIVILEGED = "hybridvif_privileged"
 THREADS = 32
-"""oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
+"""Threads of the daemon. The default of oslo.privsep is the number of CPUs: a hung switch could block all of them."""
 _FLAGS = {"config_file": "--config-file", "config_dir": "--config-dir"}
 DAEMON_OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt("user"),
     cfg.StrOpt("group"),
     cfg.IntOpt("thread_pool_size", min=1, default=THREADS),
 )
-"""The options of oslo.privsep's section that the daemon obeys, under the names that oslo.privsep gives them."""
+"""Options of oslo.privsep that apply in the daemon."""
 
 
 def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
-    """Parse the daemon's files, named as --config-file and --config-dir. Raises ConfigurationError.
+    """Parse the files of the daemon, given as --config-file and --config-dir. Raises ConfigurationError.
 
-    Into a configuration that no library knows, so that the options of none are obeyed (oslo.log opens log_file). Nor
-    is the environment, nor config_source, by which a driver fetches more.
+    The configuration is a separate object, so options of libraries have no effect (oslo.log opens log_file). The
+    environment and config_source have no effect either, because a driver could fetch further files.
     """
     own = cfg.ConfigOpts()
     own.register_opts(DAEMON_OPTIONS, group=PRIVILEGED)
@@ -275,10 +275,10 @@ def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
     try:
         own(list(arguments), GROUP, GROUP, default_config_files=[], default_config_dirs=[], use_env=False)
         for option, flag in _FLAGS.items():
-            # [DEFAULT] config_dir in one of the files names none.
+            # [DEFAULT] config_dir in a file must not add a directory.
             own.set_override(option, [value for name, value in pairwise(arguments) if name == flag])
-        for known in DAEMON_OPTIONS:
-            getattr(own[PRIVILEGED], known.dest)
+        for daemon_option in DAEMON_OPTIONS:
+            getattr(own[PRIVILEGED], daemon_option.dest)
     except (cfg.Error, ValueError) as error:
         raise ConfigurationError(f"the configuration of the privileged daemon is not legal: {error}") from error
     return own
