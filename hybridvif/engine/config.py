@@ -28,110 +28,112 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
         "link_executor",
         default=_DEFAULT.link_executor,
-        help="Who makes bridges and veth pairs: the name of an entry point of hybridvif.link_executors.",
+        help="The executor for bridges and veth pairs: the name of an entry point of hybridvif.link_executors.",
     ),
     cfg.StrOpt(
         "switch_executor",
         default=_DEFAULT.switch_executor,
-        help="Who makes ports of the switch: the name of an entry point of hybridvif.switch_executors.",
+        help="The executor for ports of the switch: the name of an entry point of hybridvif.switch_executors.",
     ),
     cfg.StrOpt(
         "ovsdb_connection",
         default=OVS_SOCKET,
-        help="Where ovsdb-server listens: unix:FILE (absolute), tcp:HOST:PORT or ssl:HOST:PORT. Whoever reaches a TCP "
-        "port can put any device of this host into any bridge, so prefer the socket. ssl: needs the three options "
-        "ssl_key_file, ssl_cert_file and ssl_ca_cert_file.",
+        help="The address of ovsdb-server: unix:FILE (absolute), tcp:HOST:PORT or ssl:HOST:PORT. Prefer the socket: "
+        "everyone with access to a TCP port can put any device of this host into any bridge. ssl: needs the "
+        "options ssl_key_file, ssl_cert_file and ssl_ca_cert_file.",
     ),
     cfg.StrOpt(
         "ssl_key_file",
         default=_DEFAULT.ssl_key_file,
-        help="The private key for an ovsdb_connection of ssl:, without a password: an absolute path. The daemon reads "
-        "it, the caller does not.",
+        help="The private key for an ovsdb_connection of ssl:, without a password: an absolute path. Only the daemon "
+        "reads it.",
     ),
     cfg.StrOpt(
         "ssl_cert_file",
         default=_DEFAULT.ssl_cert_file,
-        help="The certificate that goes with ssl_key_file: an absolute path.",
+        help="The certificate that belongs to ssl_key_file: an absolute path.",
     ),
     cfg.StrOpt(
         "ssl_ca_cert_file",
         default=_DEFAULT.ssl_ca_cert_file,
-        help="The certificate of the CA that has signed ovsdb-server's: an absolute path.",
+        help="The certificate of the CA that signed the certificate of ovsdb-server: an absolute path.",
     ),
     cfg.ListOpt(
         "integration_bridges",
         default=list(_DEFAULT.integration_bridges),
-        help="The Open vSwitch bridges that ports may be plugged into; any other is refused. ``tbr-*`` stands for all "
-        "trunk bridges of Neutron's.",
+        help="The Open vSwitch bridges for ports. A plug into any other bridge is refused. ``tbr-*`` means all trunk "
+        "bridges of Neutron.",
     ),
     cfg.ListOpt(
         "create_bridges",
         default=list(_DEFAULT.create_bridges),
-        help="Which of them are created where they are missing; ``tbr-*`` stands for all trunk bridges. None is by "
-        "default, since a name that is not there may be a typing error.",
+        help="The integration bridges that are created if they are missing. ``tbr-*`` means all trunk bridges. The "
+        "default is none, because a missing bridge may be a typing error.",
     ),
     cfg.BoolOpt(
         "remove_trunk_bridges",
         default=_DEFAULT.remove_trunk_bridges,
-        help="Remove a trunk bridge (``tbr-*``) with the last of its ports, and with Neutron's patch ports. "
-        "No other bridge ever is.",
+        help="Remove a trunk bridge (``tbr-*``) with the last of its ports, together with Neutron's patch ports. "
+        "Other bridges are never removed.",
     ),
     cfg.FloatOpt(
         "deadline",
         default=_DEFAULT.deadline,
         min=MIN_DEADLINE,
         max=MAX_DEADLINE,
-        help="Seconds without progress allowed to one port, or to one batch of a bulk call.",
+        help="Maximum number of seconds for one port, or for one batch of a bulk call.",
     ),
     cfg.StrOpt(
         "unplug_running",
         default=_DEFAULT.unplug_running,
         choices=["refuse", "force"],
-        help="What unplug does to a port whose VM runs (a member of its bridge has carrier).",
+        help="Whether to refuse or to force an unplug of a port with a running VM (a member of its bridge has "
+        "carrier).",
     ),
     cfg.StrOpt(
         "lock_path",
         default=_DEFAULT.lock_path,
-        help="Where the locks are, one for all callers of this host, root and the service's user alike.",
+        help="The directory of the locks. All callers of this host share it, both root and the user of the service.",
     ),
     cfg.StrOpt(
         "program_path",
         default=_DEFAULT.program_path,
-        help="Where the executors that run programs look for brctl, ip, ovs-vsctl and ivs-ctl. Directories that "
-        "only root can write.",
+        help="The directories with brctl, ip, ovs-vsctl and ivs-ctl, for the executors that run programs. Only root "
+        "may be able to write to them.",
     ),
     cfg.BoolOpt(
         "call_iptables",
         default=_DEFAULT.call_iptables,
-        help="Whether every port's own Linux bridge calls iptables and ip6tables, for Neutron's hybrid firewall. "
-        "Instead of net.bridge.bridge-nf-call-iptables = 1, which has every Linux bridge of the host call them. Needs "
+        help="Whether the Linux bridge of each port calls iptables and ip6tables, for Neutron's hybrid firewall. It "
+        "replaces net.bridge.bridge-nf-call-iptables = 1, which applies to all Linux bridges of the host. Needs "
         "br_netfilter.",
     ),
     cfg.BoolOpt(
         "require_isolate",
         default=_DEFAULT.require_isolate,
-        help="Create every new port of Open vSwitch in the dead VLAN until Neutron's agent wires it, as with isolate. "
-        "The daemon refuses any other, so a captured client cannot put a VM into the untagged network. "
+        help="Create every new port of Open vSwitch in the dead VLAN until Neutron's agent wires it, as with "
+        "isolate. The daemon refuses any other, so a captured client cannot put a VM into the untagged network. "
         "Trunk bridges are exempt. Set it on both sides. Without Neutron's agent no port works.",
     ),
     cfg.StrOpt(
         "default_qos_type",
         default=_DEFAULT.default_qos_type,
         choices=[NONE, *QOS_TYPES],
-        help="The type of the QoS row that a new port of Open vSwitch is made with, unless the port says its own. It "
-        "goes with the port.",
+        help="The type of the QoS row of a new port of Open vSwitch, unless the port has its own. The row is deleted "
+        "with the port.",
     ),
     cfg.StrOpt(
         "vhost_socket_dir",
         default=_DEFAULT.vhost_socket_dir,
-        help="Where QEMU makes the sockets of vhost-user ports of the mode 'server', each named as its port, vhu...: "
-        "Neutron's vhostuser_socket_dir. Open vSwitch is told to connect there.",
+        help="The directory in which QEMU creates the sockets of vhost-user ports of the mode 'server': "
+        "vhostuser_socket_dir of Neutron. A socket has the name of its port, vhu... Open vSwitch connects to "
+        "it.",
     ),
     cfg.BoolOpt(
         "answer_to_ovs",
         default=_DEFAULT.answer_to_ovs,
-        help="Whether hybridvif takes the place of os-vif's own plugin 'ovs', which is the one that Nova asks for. "
-        "Hybrid ports are then plugged by hybridvif; all other VIFs are left to os-vif's own code.",
+        help="Whether hybridvif replaces the plugin 'ovs' of os-vif, which Nova uses. hybridvif then plugs hybrid "
+        "ports, and the code of os-vif plugs all other VIFs.",
     ),
 )
 
