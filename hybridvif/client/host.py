@@ -139,7 +139,9 @@ class Host:
         try:
             return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, deadline)
         except locks.LockTimeout as error:
-            raise NoResponse("another caller was noting what it found until the deadline; call again") from error
+            raise NoResponse(
+                "another caller was updating the first-seen times until the deadline; call again"
+            ) from error
 
     def close(self) -> None:
         """Close the host. The daemon exits with the last host of this process."""
@@ -162,7 +164,7 @@ class Host:
         # The grace period counts from the deadline. Several requests in a row must not add up theirs.
         timeout = deadline + GRACE_PERIOD - time.monotonic()
         if timeout <= 0:
-            raise RequestNotSent("the deadline had passed before the privileged daemon was asked")
+            raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
         # oslo.privsep wraps an entry point in a partial object that waits without a deadline. Its argument is the
         # function itself.
         (function,) = entry.args
@@ -186,7 +188,7 @@ def _channel_errors() -> Iterator[None]:
     except TimedOut as error:
         raise NoResponse("the privileged daemon did not answer by the deadline") from error
     except Untaken as error:
-        raise DiedBefore(f"the privileged daemon died before it was asked ({error}); call again") from error
+        raise DiedBefore(f"the privileged daemon died before it received the request ({error}); call again") from error
     except OSError as error:
         raise Died(f"the privileged daemon died before it answered ({error}); call again") from error
 
@@ -267,7 +269,7 @@ def connect(config_files: Sequence[str] = ()) -> Host:
 def _import_privsep() -> None:
     """Import oslo.privsep. Raises PreconditionError if it needs eventlet and eventlet is not installed.
 
-    With eventlet, a thread that nobody joins does it. eventlet executes the module threading a second time
+    With eventlet, a thread that is never joined imports it. eventlet executes the module threading a second time
     (patcher.original), which takes the current thread for the main one. Before Python 3.13, a pool with that thread
     never shuts down.
     """

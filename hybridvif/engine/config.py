@@ -189,7 +189,7 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
     sockets = values["vhost_socket_dir"]
     if not _SOCKET_DIR.fullmatch(sockets) or ".." in sockets.split("/"):
         raise ConfigurationError(
-            f"[hybridvif] vhost_socket_dir: {sockets!r} is no absolute path of at most {MAX_SOCKET_DIR} letters, "
+            f"[hybridvif] vhost_socket_dir: {sockets!r} is not an absolute path of at most {MAX_SOCKET_DIR} letters, "
             f"digits, '_', '.', '-' and '/' without '..' and without a '/' at its end; leave it out for {SOCKET_DIR}"
         )
     return Settings(**values)
@@ -208,7 +208,7 @@ def _require_endpoint(values: Mapping[str, Any], section: str) -> None:
     for option in _SSL_FILES:
         path = values[option]
         if path and not (os.path.isabs(path) and path.isprintable()):
-            raise ConfigurationError(f"[{GROUP}] {option}: {path[:80]!r} is no absolute path; write one")
+            raise ConfigurationError(f"[{GROUP}] {option}: {path[:80]!r} is not an absolute path; use one")
     missing = [option for option in _SSL_FILES if not values[option]]
     if endpoint.scheme == "ssl" and missing:
         raise ConfigurationError(

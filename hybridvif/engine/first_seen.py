@@ -45,7 +45,7 @@ def boot_id() -> str:
             return file.read().strip()
     except OSError as error:
         raise PreconditionError(
-            f"cannot read {_BOOT_ID}, which tells this boot from others: {error.strerror}; "
+            f"cannot read {_BOOT_ID}, which identifies this boot: {error.strerror}; "
             "mount a whole /proc (under systemd: ProcSubset=all)"
         ) from error
 
@@ -60,7 +60,7 @@ def _read(name: str, boot: str, now: float) -> dict[str, float]:
     except FileNotFoundError:
         return {}
     except (shared_files.Unfit, PermissionError, ValueError, RecursionError) as error:
-        LOG.error("%s is ignored, and remains are noted anew: %s", name, error)  # noqa: TRY400  # no traceback
+        LOG.error("%s is ignored, and the ages of orphans start again: %s", name, error)  # noqa: TRY400  # no traceback
         return {}
 
 
@@ -92,11 +92,11 @@ def _write(name: str, boot: str, since: Mapping[str, float]) -> None:
         os.replace(temporary, name)
     except IsADirectoryError as error:
         raise PreconditionError(
-            f"cannot note remains in {name}: it or {temporary} is a directory; remove it, "
+            f"cannot store first-seen times in {name}: it or {temporary} is a directory; remove it, "
             "or set [hybridvif] lock_path to a directory that all callers of this host can write"
         ) from error
     except OSError as error:
         raise PreconditionError(
-            f"cannot note remains in {name}: {error.strerror}; run as root or as the service's user, "
+            f"cannot store first-seen times in {name}: {error.strerror}; run as root or as the service's user, "
             "or set [hybridvif] lock_path to a directory that all callers of this host can write"
         ) from error

@@ -83,9 +83,9 @@ def check_socket_stays(port_id: str, steps: tuple[Step, ...]) -> None:
             case Update(VhostUserPort(realized=True, socket_as_configured=False) as before, OvsPort(type=new)):
                 if before.type == new == connecting:
                     raise Conflict(
-                        f"port {port_id}: Open vSwitch has {before.name} with a socket elsewhere than [hybridvif] "
-                        "vhost_socket_dir says, and keeps to it; set that to where it is, or unplug the port and "
-                        "plug it"
+                        f"port {port_id}: in Open vSwitch, the socket of {before.name} is not in [hybridvif] "
+                        "vhost_socket_dir, and a change would be ignored; set the option to its directory, or unplug "
+                        "the port and plug it again"
                     )
 
 
@@ -96,7 +96,7 @@ def check_port_is_idle(port_id: str, names: PortNames, observed: Observed, *, sp
     spare_vms such a port counts as in use.
     """
     if spare_vms and any(isinstance(port, VhostUserPort) for port in observed.state.ports.values()):
-        raise _running(port_id, f"{names.vhost_user} does not tell whether a VM runs on it")
+        raise _running(port_id, f"{names.vhost_user} does not show whether a VM runs on it")
     if reason := _other_member(names, observed.facts):
         raise _running(port_id, reason)
     tap = observed.facts.links.get(names.tap)

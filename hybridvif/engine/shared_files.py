@@ -43,7 +43,7 @@ def objection(status: os.stat_result, directory: os.stat_result) -> str:
     if not stat.S_ISREG(status.st_mode):
         return "it is not a regular file"
     if status.st_nlink > 1:
-        return f"it has {status.st_nlink} names, so it may be a file of somebody else"
+        return f"it has {status.st_nlink} names, so it may be a file of another user"
     if status.st_mode & stat.S_IWOTH:
         return "everybody can write it"
     if directory.st_mode & stat.S_IWOTH and status.st_uid not in (0, os.geteuid()):

@@ -608,7 +608,7 @@ def test_vhost_user_port_with_other_socket_is_conflict() -> None:
     elsewhere = replace(the(VhostUserPort, wiring), socket_as_configured=False)
     host = GuardedHost(HostState().with_parts(elsewhere))
     for refused in (plug, check):
-        with pytest.raises(Conflict, match="keeps to it; set that to where it is, or unplug the port and plug it"):
+        with pytest.raises(Conflict, match="a change would be ignored; set the option to its directory, or unplug"):
             refused(bound, host)
     assert host.state == HostState().with_parts(elsewhere)
     # Open vSwitch keeps the path only of an accepted port of the same type. A listening port has no path.

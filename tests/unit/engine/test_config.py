@@ -88,7 +88,7 @@ def test_tls_connection_without_files_names_missing_options(write: Write, sectio
 @pytest.mark.parametrize("path", ["key.pem", "./key.pem", "/etc/\x1bkey.pem"])
 def test_tls_file_with_relative_path_is_refused(write: Write, path: str) -> None:
     message = complaint(write(ssl_key_file=path))
-    assert message == f"[hybridvif] ssl_key_file: {path!r} is no absolute path; write one"
+    assert message == f"[hybridvif] ssl_key_file: {path!r} is not an absolute path; use one"
 
 
 def test_options_and_settings_are_the_same() -> None:
@@ -318,7 +318,7 @@ def test_socket_directory_with_plain_path_is_valid(write: Write, directory: str)
     "directory", ["", "run", "/", "/run/", "/run/../etc", "/run//x", "/r n", "/run;x", "/" + 92 * "x"]
 )
 def test_socket_directory_with_unsafe_path_is_refused(write: Write, directory: str) -> None:
-    assert f"[hybridvif] vhost_socket_dir: {directory!r} is no absolute path" in complaint(
+    assert f"[hybridvif] vhost_socket_dir: {directory!r} is not an absolute path" in complaint(
         write(vhost_socket_dir=directory)
     )
 

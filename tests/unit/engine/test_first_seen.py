@@ -174,7 +174,7 @@ def test_temporary_file_of_killed_writer_is_replaced(path: Path) -> None:
 def test_unwritable_file_is_reported_with_remedy(path: Path) -> None:
     seconds_since_first_seen(path)
     (path / f"{first_seen.FILE}.part").mkdir()
-    with pytest.raises(PreconditionError, match=r"cannot note remains in .*lock_path"):
+    with pytest.raises(PreconditionError, match=r"cannot store first-seen times in .*lock_path"):
         seconds_since_first_seen(path, "a")
 
 

@@ -250,7 +250,7 @@ def test_prune_keeps_vhost_user_port_with_unknown_use(host: RecordingHost) -> No
     done = reconcile(PORTS, host, prune=True)
     (refused,) = done.pruned
     assert (refused.port_id, refused.status, refused.code) == (kept.id, Status.REFUSED, "port-running")
-    assert f"{kept.names.vhost_user} does not tell whether a VM runs on it" in refused.reason
+    assert f"{kept.names.vhost_user} does not show whether a VM runs on it" in refused.reason
     (unplugged,) = unplug_all([kept.id], host)
     assert unplugged.changed
     assert kept.names.vhost_user not in host.state.ports
