@@ -144,13 +144,13 @@ def _converge(runs: Sequence[PortRun], host: AnyHost, apply_deadline: float, dea
 
 def _roll_back(failed: Sequence[PortRun], host: AnyHost, deadline: float) -> None:
     """Roll back plugs that failed: converge once more, towards the first observation. Set their reports."""
-    rollbacks = [Rollback.of(run, host) for run in failed if run.changed]
+    rollbacks = [Rollback.of(run, host) for run in failed if run.has_changed]
     _converge(rollbacks, host, deadline, deadline)
     for rollback in rollbacks:
         rollback.finish()
     reports = {rollback.goal.port_id: rollback.report for rollback in rollbacks}
     for run in failed:
-        run.report = reports.get(run.goal.port_id) or run.result(Status.ROLLED_BACK, **run.failure)
+        run.report = reports.get(run.goal.port_id) or run.make_report(Status.ROLLED_BACK, **run.failure)
 
 
 def _apply(runs: Sequence[PortRun], host: AnyHost, deadline: float) -> Observed | None:
@@ -230,25 +230,25 @@ class PortRun:
     def make_plan(self, host: AnyHost) -> bool:
         """Plan the next attempt. Return False if there is none; the run then has a report or a failure."""
         # The precondition of the goal holds for the state before the first write only.
-        goal = replace(self.goal, precondition=None) if self.wrote else self.goal
+        goal = replace(self.goal, precondition=None) if self.has_written else self.goal
         try:
             self.steps = make_plan(goal, self.observed, host)
         except (Refused, NotReady, BridgeMissing) as error:
             self._stop(error)
             return False
         if not self.steps:
-            self.report = self.result(Status.DONE)
+            self.report = self.make_report(Status.DONE)
         return bool(self.steps)
 
     def _stop(self, error: HybridVifError) -> None:
         """End the run because no plan can be made."""
-        if not self.wrote:
+        if not self.has_written:
             status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION
-            self.report = self.result(status, code=error.code, reason=str(error))
+            self.report = self.make_report(status, code=error.code, reason=str(error))
             return
         self.failure = {"code": "changed-meanwhile", "reason": f"someone else was at work meanwhile: {error}"}
         if not self.goal.is_plug:
-            self.report = self.result(Status.INCOMPLETE, leftovers=self.leftovers(NOTHING), **self.failure)
+            self.report = self.make_report(Status.INCOMPLETE, leftovers=self.leftovers(NOTHING), **self.failure)
 
     def is_reached(self) -> bool:
         """Return whether the port has its desired state in the latest observation."""
@@ -256,7 +256,7 @@ class PortRun:
 
     def needs_retry(self, *, is_last: bool) -> bool:
         """Return whether to retry. If not, set the report, or the failure that causes a rollback."""
-        status = self._status(is_last=is_last)
+        status = self._classify(is_last=is_last)
         if status is None:
             self.retries += 1
             return True
@@ -264,12 +264,12 @@ class PortRun:
         if status is Status.ROLLED_BACK:
             self.failure = failure
         elif status is Status.INCOMPLETE:
-            self.report = self.result(status, leftovers=self.leftovers(NOTHING), **failure)
+            self.report = self.make_report(status, leftovers=self.leftovers(NOTHING), **failure)
         else:
-            self.report = self.result(status, **failure)
+            self.report = self.make_report(status, **failure)
         return False
 
-    def _status(self, *, is_last: bool) -> Status | None:
+    def _classify(self, *, is_last: bool) -> Status | None:
         """Return the status after an attempt. None: retry. ROLLED_BACK: roll back first, if the port changed."""
         results = {outcome.result for outcome in self.latest}
         if self.is_reached():
@@ -282,7 +282,7 @@ class PortRun:
         can_retry = Result.REFUSED not in results and all(outcome.retry for outcome in failed)
         if can_retry and not is_last:
             return None
-        if self.changed:
+        if self.has_changed:
             return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
         if Result.REFUSED in results:
             return Status.REFUSED
@@ -307,15 +307,15 @@ class PortRun:
         self.outcomes[len(self.outcomes) - len(self.latest) :] = self.latest
 
     @property
-    def wrote(self) -> bool:
+    def has_written(self) -> bool:
         """Return whether this call changed the host, or may have done so."""
         written = (Result.DONE, Result.CONFIGURED, Result.UNKNOWN)
         return any(outcome.result in written for outcome in self.outcomes)
 
     @property
-    def changed(self) -> bool:
+    def has_changed(self) -> bool:
         """Return whether the port changed since the first observation, by this call or another program."""
-        return self.wrote or not agree(self.before, self.observed.state)
+        return self.has_written or not agree(self.before, self.observed.state)
 
     @property
     def is_in_doubt(self) -> bool:
@@ -327,13 +327,13 @@ class PortRun:
         earlier: set[Part] = set(before)
         return tuple(part.name for part in self.observed.state if part not in earlier and not isinstance(part, Tap))
 
-    def result(self, status: Status, **more: object) -> Report:
+    def make_report(self, status: Status, **more: object) -> Report:
         """Return the report of this run. more: further fields of the report."""
         facts = self.observed.facts
         return Report(
             port_id=self.goal.port_id,
             status=status,
-            changed=self.changed,
+            changed=self.has_changed,
             simulated=facts.simulated,
             retries=self.retries,
             outcomes=tuple(self.outcomes),
@@ -406,14 +406,14 @@ class Rollback(PortRun):
         failure = dict(self.failure)
         if self.is_reached():
             status = Status.INCOMPLETE if self.unrestorable else Status.ROLLED_BACK
-            self.report = self.result(status, leftovers=self.unrestorable, **failure)
+            self.report = self.make_report(status, leftovers=self.unrestorable, **failure)
             return
         failure["reason"] += f"; it could not be undone: {self.blocked or self._failure()['reason']}"
         if self.is_in_doubt:
-            self.report = self.result(Status.UNKNOWN, **failure | {"code": Result.UNKNOWN.value})
+            self.report = self.make_report(Status.UNKNOWN, **failure | {"code": Result.UNKNOWN.value})
             return
         names = self.leftovers(self.before) if self.blocked else tuple(step.part.name for step in self._remaining())
-        self.report = self.result(Status.INCOMPLETE, leftovers=(*names, *self.unrestorable), **failure)
+        self.report = self.make_report(Status.INCOMPLETE, leftovers=(*names, *self.unrestorable), **failure)
 
 
 def _as_if_accepted(observed: Observed) -> Observed:
