@@ -9,7 +9,7 @@ Names are imported at their first use, so `import hybridvif` is cheap.
 
 import importlib
 
-# Neither __future__ nor typing is imported: `python -m` finds those in the working directory, until __main__ runs.
+# Do not import __future__ or typing: until __main__ runs, `python -m` finds them in the working directory.
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -98,7 +98,7 @@ _FORMER = {
     "Stray": "ForeignObject",
     "wiring_of": "desired_state",
 }
-"""Former public names, kept for programs that import them, with today's names."""
+"""Current names by former public name. Programs may still import the former names."""
 
 __all__ = [
     "Bridge",

@@ -1,8 +1,8 @@
-"""Programs that are started, with exit codes that are never made up.
+"""Child processes with correct exit codes.
 
-A process that ignores SIGCHLD, or has a handler that waits for any child, loses the exit codes of its children;
-subprocess.Popen then reports 0, as for a success. The signal's disposition is the embedding program's own, so it is
-not changed here: a lost code is reported as LOST.
+A process that ignores SIGCHLD, or that waits for any child in a handler, loses the exit codes of its children.
+subprocess.Popen then returns 0, as for success. The handler belongs to the embedding program, so this module does not
+change it. It returns LOST for a lost code.
 """
 
 from __future__ import annotations
@@ -16,43 +16,43 @@ from contextlib import suppress
 from typing import Any
 
 LOST = -255
-"""The exit code of a program that ended in an unknown way; negative, as of one that a signal killed."""
+"""Exit code of a program whose real code is lost. It is negative, as after a signal."""
 WHY_LOST = (
     "its exit code is lost, because this process ignores SIGCHLD or waits for any child; set SIGCHLD to its default"
 )
 
 
 class Child(subprocess.Popen[str]):
-    """A Popen that reports LOST where subprocess would report 0."""
+    """A Popen that returns LOST if the exit code is lost."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         self._reaping = threading.Lock()
         super().__init__(*args, **options)
 
     def wait(self, timeout: float | None = None) -> int:
-        """Return the exit code: -N for signal N, LOST if nobody knows. Raises TimeoutExpired."""
+        """Return the exit code: -N after signal N, LOST if it is lost. Raises TimeoutExpired."""
         if self.returncode is None:
             with suppress(ChildProcessError, ProcessLookupError):
                 self._await_end(timeout)
             with self._reaping:
                 if self.returncode is None:
-                    self.returncode = self._reaped()
+                    self.returncode = self._reap()
         return self.returncode
 
     def poll(self) -> int | None:
-        """Return the exit code, None while it runs."""
+        """Return the exit code. None: the program is running."""
         try:
             return self.wait(0)
         except subprocess.TimeoutExpired:
             return None
 
     def _await_end(self, timeout: float | None) -> None:
-        # Before the pid is waited for: that of a lost child may be another process's by now.
+        # waitid(2) comes first and fails for a lost child, whose pid may belong to another process by now.
         if os.waitid(os.P_PID, self.pid, os.WEXITED | os.WNOWAIT | os.WNOHANG) is not None:
             return
         descriptor = os.pidfd_open(self.pid)
         try:
-            # Not poll(2) itself, which a program that runs on eventlet has not.
+            # Not select.poll: eventlet removes it from the module select.
             with selectors.DefaultSelector() as selector:
                 selector.register(descriptor, selectors.EVENT_READ)
                 if not selector.select(timeout):
@@ -60,8 +60,8 @@ class Child(subprocess.Popen[str]):
         finally:
             os.close(descriptor)
 
-    def _reaped(self) -> int:
-        # Not by Popen.wait(), which makes a code up, and under eventlet polls.
+    def _reap(self) -> int:
+        # Not Popen.wait(): it returns 0 for a lost code, and under eventlet it polls.
         try:
             _, status = os.waitpid(self.pid, 0)
         except ChildProcessError:
@@ -72,7 +72,7 @@ class Child(subprocess.Popen[str]):
 def run(
     argv: Sequence[str], *, input: str | None = None, timeout: float, env: Mapping[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    """Run a program to its end, as subprocess.run does; the exit code may be LOST. Raises OSError, TimeoutExpired."""
+    """Run a program, as subprocess.run() does. The exit code may be LOST. Raises OSError, TimeoutExpired."""
     pipes: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
     if input is not None:
         pipes["stdin"] = subprocess.PIPE

@@ -1,8 +1,8 @@
-"""Modules that others import and that we have no use for, loaded when they are used and not before.
+"""Lazy loading of modules that libraries import and that hybridvif does not use.
 
-oslo.config and oslo.log import what some kinds of options and messages need, none of which are ours: a third of what a
-process does before it begins. Only a process of our own does this, the command and the daemon, never the program that
-hybridvif is a library of. Python's own LazyLoader does not do: an import statement makes it load (3.11).
+oslo.config and oslo.log import modules for kinds of options and messages that hybridvif does not have. They take a
+third of the start-up time of a process. Only the command and the daemon use lazy loading, never a program that imports
+hybridvif. importlib.util.LazyLoader is not enough, because an import statement loads the module (Python 3.11).
 """
 
 from __future__ import annotations
@@ -15,41 +15,41 @@ from types import ModuleType
 from typing import Any
 
 OF_OSLO = (
-    # oslo.config: types of addresses and of URIs, which no option of ours has.
+    # oslo.config: types of addresses and URIs. None of our options has them.
     *("netaddr", "rfc3986"),
-    # All of them: warnings of what is deprecated. It asks importlib.metadata for its own version, which loads the most.
+    # All libraries: deprecation warnings. It reads its version with importlib.metadata, which is the slowest import.
     "debtcollector",
-    # oslo.log, which oslo.privsep has the caller import: its files, and dates in ways that nobody asked for.
+    # oslo.log, which oslo.privsep imports in the client: its configuration files and date formats.
     *("configparser", "logging.config", "dateutil.tz", "iso8601", "zoneinfo", "xmlrpc.client", "decimal"),
-    # oslo.privsep: its own client's directory.
+    # oslo.privsep: the directory of its own client.
     "tempfile",
 )
-"""What oslo's libraries use in cases that are not ours."""
+"""Modules that the oslo libraries use only for features that hybridvif does not need."""
 
-_loading = threading.RLock()
-_begun: set[str] = set()
-"""The modules that are being loaded, by the thread that has the lock."""
+_lock = threading.RLock()
+_in_progress: set[str] = set()
+"""Modules that the thread with the lock is loading."""
 
 
 class _Postponed(ModuleType):
-    """A module of which nothing has been used yet."""
+    """A module that is loaded at its first attribute access."""
 
     def __getattr__(self, name: str) -> Any:
-        with _loading:
-            begun = type(self) is not _Postponed or self.__name__ in _begun
-            if not begun and self.__spec__ is not None and self.__spec__.loader is not None:
-                _begun.add(self.__name__)
+        with _lock:
+            is_started = type(self) is not _Postponed or self.__name__ in _in_progress
+            if not is_started and self.__spec__ is not None and self.__spec__.loader is not None:
+                _in_progress.add(self.__name__)
                 try:
                     self.__spec__.loader.exec_module(self)
-                    # Not before it is whole: another thread that uses it meanwhile is to wait here.
+                    # Only after the module is complete: until then, another thread must wait for the lock.
                     self.__class__ = ModuleType  # type: ignore[assignment]
                 finally:
-                    _begun.remove(self.__name__)
+                    _in_progress.remove(self.__name__)
         return ModuleType.__getattribute__(self, name)
 
 
 def postpone(*names: str) -> None:
-    """Have these modules loaded when something in them is used for the first time, if they are there at all."""
+    """Load these modules lazily, at their first attribute access. Ignore missing ones."""
     for name in names:
         spec = None if name in sys.modules else found(name)
         if spec is not None and spec.loader is not None:
@@ -62,13 +62,13 @@ def postpone(*names: str) -> None:
 
 
 def found(name: str) -> ModuleSpec | None:
-    """Return the spec of a module that may be imported, or None.
+    """Return the spec of a module. None: it is missing, or its import is forbidden.
 
-    A module whose import is forbidden is absent: nova-compute in its native threading mode has a finder that raises
-    ImportError for eventlet (nova/monkey_patch.py, poison_eventlet), and find_spec passes that on.
+    In its native threading mode, nova-compute has a finder that raises ImportError for eventlet. find_spec() raises
+    the same error (nova/monkey_patch.py, poison_eventlet).
     """
     try:
         return find_spec(name)
     except (ImportError, ValueError):
-        # ValueError: a stand-in in sys.modules that has no spec. ModuleNotFoundError: its package is absent.
+        # ValueError: a module in sys.modules without a spec. ModuleNotFoundError: a missing package.
         return None

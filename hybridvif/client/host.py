@@ -1,7 +1,7 @@
-"""Asks the daemon: the unprivileged twin of privileged/entrypoints.py.
+"""The client's end of the boundary: sends requests to the privileged daemon and decodes its responses.
 
-One process talks to one daemon (oslo.privsep's context is global), so all hosts that are connected at a time share
-it; the last one to close ends it.
+oslo.privsep's context is global, so one process has one daemon. All open hosts of the process share it, and it exits
+when the last of them is closed.
 """
 
 from __future__ import annotations
@@ -10,8 +10,8 @@ import _thread
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from hybridvif.engine.config_files import absolute, files_of
@@ -24,35 +24,35 @@ from hybridvif.model.steps import Step
 from hybridvif.postponed import found
 
 GRACE_PERIOD = 0.2
-"""Seconds the daemon is given beyond its deadline to say that it passed, before the caller stops waiting."""
+"""Seconds beyond the deadline in which the daemon may still report that the deadline has passed."""
 
 START_SHARE = 0.75
-"""Of the deadline, what a daemon may take to come up ahead of the first question; less than who asks that waits."""
+"""Share of the deadline for a daemon started by begin(). It must be less than the first request waits."""
 
 OBSERVE_RETRIES = 2
-"""How often another daemon is asked to look, where one died of it."""
+"""Repeated observations if the daemon dies. An observation changes nothing, so the next daemon can repeat it."""
 
 
 class NoResponse(HybridVifError):
-    """The daemon died, or did not answer by the deadline; what it was asked may or may not have been done."""
+    """No response: the daemon died or timed out. The request may have taken effect."""
 
     code = "no-answer"
 
 
 class RequestNotSent(NoResponse):
-    """The daemon did not get the question, so nothing was tried."""
+    """The daemon did not receive the request, so nothing was changed."""
 
 
 class Died(NoResponse):
-    """The daemon died before it answered."""
+    """The daemon died before it responded."""
 
 
 class DiedBefore(Died, RequestNotSent):
-    """The daemon was dead before it had the whole question."""
+    """The daemon died before it received the whole request."""
 
 
 class Host:
-    """This host, through the privileged daemon. Made by connect(); thread-safe; a context manager.
+    """This host, through the privileged daemon. Create it with connect(). Thread-safe, and a context manager.
 
     A deadline is an instant of time.monotonic().
     """
@@ -62,81 +62,63 @@ class Host:
         self._open = True
 
     def begin(self) -> None:
-        """Have the daemon started now and not on first use, and do not wait: who asks first hears of a failure."""
+        """Start the daemon now, without waiting for it. The first request raises an error of the start."""
         from hybridvif.privileged import ahead
         from hybridvif.privileged.context import daemon_context
 
-        # Whoever asks first meets the limit again.
+        # The first request checks the limits again and raises.
         with suppress(PreconditionError), ahead.within_limits():
             daemon_context.begin(time.monotonic() + self.settings.deadline * START_SHARE)
-        # What the first question needs, imported while the daemon comes up.
+        # The first request needs these modules; their import overlaps with the start of the daemon.
         from hybridvif.privileged import (
             codec,  # noqa: F401
             entrypoints,  # noqa: F401
         )
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """The parts and facts under these names; None: under all names of our grammar.
+        """Return the parts and facts under these names. None: all names of the grammar.
 
-        Raises PreconditionError if the daemon or what it needs is not there, NoResponse if it did not
-        answer.
+        Raises PreconditionError if the daemon or a service that it needs is missing, NoResponse.
         """
-        with self.observing(names, deadline) as observed_then:
-            return observed_then()
-
-    @contextmanager
-    def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-        """A function that tells the same; the daemon is asked at once, and works while the caller does as well."""
         from hybridvif.privileged import codec, entrypoints
 
-        asked = None if names is None else sorted(names)
-        with ExitStack() as asking:
-            answers: list[Callable[[], Any]] = []
+        encoded = None if names is None else sorted(names)
+        for _ in range(OBSERVE_RETRIES):
             with suppress(Died):
-                answers.append(asking.enter_context(self._asking(entrypoints.observe, asked, deadline)))
-
-            def observed() -> Observed:
-                # To look changes nothing, so the next daemon may be asked the same.
-                with suppress(Died):
-                    if answers:
-                        return codec.decode_observed(answers[0]())
-                for _ in range(OBSERVE_RETRIES - 1):
-                    with suppress(Died):
-                        return codec.decode_observed(self._ask(entrypoints.observe, asked, deadline))
-                return codec.decode_observed(self._ask(entrypoints.observe, asked, deadline))
-
-            yield observed
+                return codec.decode_observed(self._request(entrypoints.observe, encoded, deadline))
+        return codec.decode_observed(self._request(entrypoints.observe, encoded, deadline))
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> Outcomes:
-        """Carry out plans, one a port; the Outcomes of their steps. A lost answer is the outcome `unknown`.
+        """Carry out plans, one per port. Return the outcomes of their steps; `unknown` after a lost response.
 
-        Raises PreconditionError or Refused if nothing was tried.
+        Raises PreconditionError or Refused if nothing was changed.
         """
         from hybridvif.privileged import codec, entrypoints
 
         try:
-            told, seen = self._ask(entrypoints.apply, codec.encode_plans(plans), deadline)
-            outcomes = Outcomes(codec.decode_outcomes(told, plans))
-            outcomes.seen = None if seen is None else codec.decode_observed(seen)
+            results, observed = self._request(entrypoints.apply, codec.encode_plans(plans), deadline)
+            outcomes = Outcomes(codec.decode_outcomes(results, plans))
+            outcomes.observed = None if observed is None else codec.decode_observed(observed)
             return outcomes
-        except RequestNotSent as late:
-            again = isinstance(late, Died)
+        except RequestNotSent as error:
+            retry = isinstance(error, Died)
             return Outcomes(
-                tuple(Outcome(step, Result.FAILED, str(late), retry=again, code=late.code) for step in plan)
+                tuple(Outcome(step, Result.FAILED, str(error), retry=retry, code=error.code) for step in plan)
                 for plan in plans
             )
-        except NoResponse as lost:
-            return Outcomes(tuple(Outcome(step, Result.UNKNOWN, str(lost)) for step in plan) for plan in plans)
+        except NoResponse as error:
+            return Outcomes(tuple(Outcome(step, Result.UNKNOWN, str(error)) for step in plan) for plan in plans)
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
-        """Hold the locks of these ports, by the first 11 characters of their ids. Raises locks.LockTimeout."""
+        """Hold the locks of these ports, named by the first 11 characters of their ids. Raises locks.LockTimeout."""
         from hybridvif.engine import locks
         from hybridvif.privileged import ahead
         from hybridvif.privileged.channel import TimedOut
         from hybridvif.privileged.context import daemon_context
 
-        # Who cannot have the daemon makes no lock directory either: it would be theirs, and root would refuse it.
+        # The daemon starts first: a user who may not start it must not create the lock directory. Root would refuse a
+        # directory that another user owns.
         try:
             if daemon_context.client_mode:
                 with ahead.within_limits():
@@ -147,19 +129,22 @@ class Host:
             yield
 
     def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]:
-        """For how many seconds each of these has been noted on this host; 0 for what is new. The others are forgotten.
+        """Return the age of each orphan in seconds, by its fingerprint; 0 for a new one. Forget all others.
 
-        Raises PreconditionError if nothing can be noted, NoResponse if another caller is at it until the deadline.
+        Raises PreconditionError if the file cannot be written, NoResponse if another caller locks it until the
+        deadline.
         """
         from hybridvif.engine import first_seen, locks
 
         try:
             return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, deadline)
         except locks.LockTimeout as error:
-            raise NoResponse("another caller was noting what it found until the deadline; call again") from error
+            raise NoResponse(
+                "another caller was updating the first-seen times until the deadline; call again"
+            ) from error
 
     def close(self) -> None:
-        """Hang up; the daemon ends when the last host of this process is closed."""
+        """Close the host. The daemon exits with the last host of this process."""
         if self._open:
             self._open = False
             _connections.leave()
@@ -170,40 +155,30 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _ask(self, entry: Any, question: object, deadline: float) -> Any:
-        with self._asking(entry, question, deadline) as answer:
-            return answer()
-
-    @contextmanager
-    def _asking(self, entry: Any, question: object, deadline: float) -> Iterator[Callable[[], Any]]:
+    def _request(self, entry: Any, argument: object, deadline: float) -> Any:
+        """Send a request to the daemon and return its response. Raises HybridVifError."""
         from hybridvif.privileged.context import daemon_context
 
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
-        # From the deadline on, not from now: several questions in a row must not each be given the grace.
-        left = deadline + GRACE_PERIOD - time.monotonic()
-        if left <= 0:
-            raise RequestNotSent("the deadline had passed before the privileged daemon was asked")
-        # What oslo.privsep makes of an entry point holds the function, and calls it and waits for it alone.
+        # The grace period counts from the deadline. Several requests in a row must not add up theirs.
+        timeout = deadline + GRACE_PERIOD - time.monotonic()
+        if timeout <= 0:
+            raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
+        # oslo.privsep wraps an entry point in a partial object that waits without a deadline. Its argument is the
+        # function itself.
         (function,) = entry.args
-        with ExitStack() as asking:
-            with _told():
-                reply = asking.enter_context(daemon_context.asking(function, (question, float(deadline)), {}, left))
-
-            def answer() -> Any:
-                with _told():
-                    said = reply()
-                if said[0] == "ok":
-                    return said[1]
-                _, code, sentence = said
-                raise _ERRORS.get(code, HybridVifError)(sentence)
-
-            yield answer
+        with _channel_errors():
+            response = daemon_context.call(function, (argument, float(deadline)), {}, timeout)
+        if response[0] == "ok":
+            return response[1]
+        _, code, message = response
+        raise _ERRORS.get(code, HybridVifError)(message)
 
 
 @contextmanager
-def _told() -> Iterator[None]:
-    """What goes wrong within, between the two processes, as an error of ours."""
+def _channel_errors() -> Iterator[None]:
+    """Raise errors of the channel as PreconditionError or NoResponse."""
     from hybridvif.privileged import ahead
     from hybridvif.privileged.channel import TimedOut, Untaken
 
@@ -213,7 +188,7 @@ def _told() -> Iterator[None]:
     except TimedOut as error:
         raise NoResponse("the privileged daemon did not answer by the deadline") from error
     except Untaken as error:
-        raise DiedBefore(f"the privileged daemon died before it was asked ({error}); call again") from error
+        raise DiedBefore(f"the privileged daemon died before it received the request ({error}); call again") from error
     except OSError as error:
         raise Died(f"the privileged daemon died before it answered ({error}); call again") from error
 
@@ -221,10 +196,11 @@ def _told() -> Iterator[None]:
 _ERRORS: dict[str, type[HybridVifError]] = {
     cls.code: cls for cls in (PreconditionError, ConfigurationError, BridgeMissing, NoResponse)
 } | dict(REFUSALS)
+"""Error classes by the code in a response."""
 
 
 class _Connections:
-    """The hosts of this process, which share one configuration and one daemon."""
+    """Open hosts of this process. They share one configuration and one daemon."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -233,7 +209,7 @@ class _Connections:
         self._read = False
 
     def join(self, files: Sequence[str]) -> Settings:
-        """One host more. Raises ConfigurationError if those before it were connected otherwise."""
+        """Add a host and return its settings. Raises ConfigurationError if an open host has other files."""
         from oslo_config import cfg
 
         from hybridvif.engine import config
@@ -246,7 +222,7 @@ class _Connections:
                     f"close() that host before connecting with {', '.join(wanted) or 'another'}"
                 )
             config.register(cfg.CONF)
-            if wanted and (self._read or not _parsed(cfg.CONF)):
+            if wanted and (self._read or not _is_parsed(cfg.CONF)):
                 config.read(cfg.CONF, wanted)
                 self._read = True
             elif wanted and not set(wanted) <= set(read := files_of(cfg.CONF)["config_file"]):
@@ -263,16 +239,16 @@ class _Connections:
             return settings
 
     def leave(self) -> None:
-        """One host less; the last one ends the daemon."""
+        """Remove a host. Stop the daemon after the last one."""
         with self._lock:
             self._count -= 1
-            # Where it could not be imported there is no daemon, and that has been raised already.
+            # If the import of this module failed, no daemon was started.
             context = sys.modules.get("hybridvif.privileged.context")
             if not self._count and context is not None:
                 context.daemon_context.stop()
 
 
-def _parsed(conf: Any) -> bool:
+def _is_parsed(conf: Any) -> bool:
     return conf._namespace is not None
 
 
@@ -280,36 +256,33 @@ _connections = _Connections()
 
 
 def connect(config_files: Sequence[str] = ()) -> Host:
-    """This host. The privileged daemon is started on first use, and ends with the last host that is closed.
+    """Return this host. The privileged daemon starts at the first request and exits with the last open host.
 
-    config_files: oslo.config files. Without any, the program's own oslo.config configuration (cfg.CONF) is used as it
-    is. Raises ConfigurationError if a file cannot be read or this process is connected with others, PreconditionError
-    if oslo.privsep cannot be imported.
+    config_files: oslo.config files. Default: the program's own oslo.config configuration (cfg.CONF), unchanged.
+    Raises ConfigurationError if a file cannot be read or an open host of this process has other files. Raises
+    PreconditionError if oslo.privsep cannot be imported.
     """
-    _load_eventlet_beside()
+    _import_privsep()
     return Host(_connections.join(config_files))
 
 
-def _require_privsep_without_eventlet() -> None:
-    try:
-        import oslo_privsep.daemon  # noqa: F401
-    except ImportError as error:
-        raise PreconditionError(
-            f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
-            "works without eventlet"
-        ) from error
+def _import_privsep() -> None:
+    """Import oslo.privsep. Raises PreconditionError if it needs eventlet and eventlet is not installed.
 
-
-def _load_eventlet_beside() -> None:
-    """Have oslo.privsep import eventlet, where that is installed, in no thread that somebody is to join.
-
-    eventlet executes Python's own module threading once more (patcher.original), which takes its thread for the main
-    one; before Python 3.13 the end of that thread is then told to nobody, and a pool that it is of never shuts down.
+    With eventlet, a thread that is never joined imports it. eventlet executes the module threading a second time
+    (patcher.original), which takes the current thread for the main one. Before Python 3.13, a pool with that thread
+    never shuts down.
     """
     if "eventlet" in sys.modules:
         return
     if found("eventlet") is None:
-        _require_privsep_without_eventlet()
+        try:
+            import oslo_privsep.daemon  # noqa: F401
+        except ImportError as error:
+            raise PreconditionError(
+                f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
+                "works without eventlet"
+            ) from error
         return
     loaded = threading.Event()
 

@@ -1,11 +1,11 @@
-"""plug, unplug, check: one port or many. One port is the one-port case of many."""
+"""plug, unplug and check, for one port or for many. A call for one port is a bulk call with one port."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Iterable
 
-from hybridvif.engine.converge import Progress, converge
+from hybridvif.engine.converge import Progress, converge, ignore_progress
 from hybridvif.engine.goals import for_port, goal_for_plug, goal_for_unplug, make_plan
 from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.model.port import Port
@@ -13,15 +13,11 @@ from hybridvif.model.report import Report, plug_error_of, unplug_error_of
 from hybridvif.model.steps import Step
 
 
-def _nobody(_done: int, _total: int) -> None:
-    """Hears of no progress."""
-
-
 def plug(port: Port, host: AnyHost) -> Report:
-    """Plug one port: afterwards the host is as desired_state(port) says, or as it was before.
+    """Plug one port. Afterwards it has its desired state, or the state from before the call.
 
-    A port that is in order already costs one observation and no write. Raises PlugFailed, carrying the report: a
-    Refused if nothing was changed on purpose, a NotReady or BridgeMissing if the host lacks something.
+    A port in sync costs one observation and no write. Raises PlugFailed with the report. Its subclasses: Refused if
+    the plug is not permitted, NotReady or BridgeMissing if the host lacks something.
     """
     (report,) = plug_all([port], host)
     if not report.ok:
@@ -30,11 +26,11 @@ def plug(port: Port, host: AnyHost) -> Report:
 
 
 def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
-    """Unplug one port: afterwards nothing of it is left but the VM's own tap.
+    """Unplug one port. Afterwards only the tap of the VM remains.
 
-    A port that is not there is success and costs no write. force: even if a VM runs on it. Raises UnplugFailed,
-    carrying the report: PortRunning or another Refused if nothing was changed on purpose, NotReady if the host lacks
-    something.
+    The unplug of an absent port succeeds and costs no write. force: unplug even if a VM uses the port. Raises
+    UnplugFailed with the report. Its subclasses: PortRunning or another Refused if the unplug is not permitted,
+    NotReady if the host lacks something.
     """
     (report,) = unplug_all([port_id], host, force=force)
     if not report.ok:
@@ -43,30 +39,30 @@ def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
 
 
 def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
-    """What plug would do now; empty if the port is in order. Nothing is written.
+    """Return the plan of a plug, without a write. It is empty if the port is in sync.
 
-    Raises Refused where plug would refuse, and PreconditionError where the host lacks something.
+    Raises Refused if a plug is not permitted, PreconditionError if the host lacks something, NoResponse.
     """
     deadline = time.monotonic() + host.settings.deadline
     goal = goal_for_plug(port, host.settings)
     return make_plan(goal, for_port(host.observe(set(port.names), deadline), goal.names), host)
 
 
-def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = _nobody) -> list[Report]:
-    """Plug many ports; one report a port, in their order, whatever happens to any of them.
+def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = ignore_progress) -> list[Report]:
+    """Plug many ports. Return one report per port, in order. A failed port does not stop the others.
 
-    progress: called with the number of ports that are at an end, and of all, before the first batch and after each.
-    Raises nothing but InvalidInput, for two ports of one id.
+    progress: called with (finished, total), before the first batch and after each batch. Raises InvalidInput for a
+    duplicate port id, and nothing else.
     """
     return converge([goal_for_plug(port, host.settings) for port in ports], host, progress)
 
 
 def unplug_all(
-    port_ids: Iterable[str], host: AnyHost, *, force: bool = False, progress: Progress = _nobody
+    port_ids: Iterable[str], host: AnyHost, *, force: bool = False, progress: Progress = ignore_progress
 ) -> list[Report]:
-    """Unplug many ports; one report a port, in their order, whatever happens to any of them.
+    """Unplug many ports. Return one report per port, in order. A failed port does not stop the others.
 
-    progress: as of plug_all().
-    Raises nothing but InvalidInput, for an id that is no UUID or is there twice.
+    progress: as in plug_all(). Raises InvalidInput for an id that is not a UUID or that is there twice, and nothing
+    else.
     """
     return converge([goal_for_unplug(port_id, force=force) for port_id in port_ids], host, progress)

@@ -1,4 +1,4 @@
-"""oslo.config options -> frozen Settings. The caller reads them for its own part, the daemon from its own files."""
+"""oslo.config options, and their translation into Settings. The client and the daemon each read their own files."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from hybridvif.osvif import options as osvif
 
 GROUP = "hybridvif"
 MAX_SOCKET_DIR = 92
-"""Characters: with a port's name, and the byte that ends it, sun_path holds 108 (unix(7))."""
+"""Maximum number of characters. sun_path holds 108 bytes: the directory, the name and a null byte (unix(7))."""
 _SOCKET_DIR = re.compile(rf"(?=/.{{1,{MAX_SOCKET_DIR - 1}}}\Z)(/[A-Za-z0-9_.-]+)+", re.ASCII)
 _DEFAULT = Settings()
 
@@ -28,141 +28,143 @@ OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt(
         "link_executor",
         default=_DEFAULT.link_executor,
-        help="Who makes bridges and veth pairs: the name of an entry point of hybridvif.link_executors.",
+        help="The executor for bridges and veth pairs: the name of an entry point of hybridvif.link_executors.",
     ),
     cfg.StrOpt(
         "switch_executor",
         default=_DEFAULT.switch_executor,
-        help="Who makes ports of the switch: the name of an entry point of hybridvif.switch_executors.",
+        help="The executor for ports of the switch: the name of an entry point of hybridvif.switch_executors.",
     ),
     cfg.StrOpt(
         "ovsdb_connection",
         default=OVS_SOCKET,
-        help="Where ovsdb-server listens: unix:FILE (absolute), tcp:HOST:PORT or ssl:HOST:PORT. Whoever reaches a TCP "
-        "port can put any device of this host into any bridge, so prefer the socket. ssl: needs the three options "
-        "ssl_key_file, ssl_cert_file and ssl_ca_cert_file.",
+        help="The address of ovsdb-server: unix:FILE (absolute), tcp:HOST:PORT or ssl:HOST:PORT. Prefer the socket: "
+        "everyone with access to a TCP port can put any device of this host into any bridge. ssl: needs the "
+        "options ssl_key_file, ssl_cert_file and ssl_ca_cert_file.",
     ),
     cfg.StrOpt(
         "ssl_key_file",
         default=_DEFAULT.ssl_key_file,
-        help="The private key for an ovsdb_connection of ssl:, without a password: an absolute path. The daemon reads "
-        "it, the caller does not.",
+        help="The private key for an ovsdb_connection of ssl:, without a password: an absolute path. Only the daemon "
+        "reads it.",
     ),
     cfg.StrOpt(
         "ssl_cert_file",
         default=_DEFAULT.ssl_cert_file,
-        help="The certificate that goes with ssl_key_file: an absolute path.",
+        help="The certificate that belongs to ssl_key_file: an absolute path.",
     ),
     cfg.StrOpt(
         "ssl_ca_cert_file",
         default=_DEFAULT.ssl_ca_cert_file,
-        help="The certificate of the CA that has signed ovsdb-server's: an absolute path.",
+        help="The certificate of the CA that signed the certificate of ovsdb-server: an absolute path.",
     ),
     cfg.ListOpt(
         "integration_bridges",
         default=list(_DEFAULT.integration_bridges),
-        help="The Open vSwitch bridges that ports may be plugged into; any other is refused. ``tbr-*`` stands for all "
-        "trunk bridges of Neutron's.",
+        help="The Open vSwitch bridges for ports. A plug into any other bridge is refused. ``tbr-*`` means all trunk "
+        "bridges of Neutron.",
     ),
     cfg.ListOpt(
         "create_bridges",
         default=list(_DEFAULT.create_bridges),
-        help="Which of them are created where they are missing; ``tbr-*`` stands for all trunk bridges. None is by "
-        "default, since a name that is not there may be a typing error.",
+        help="The integration bridges that are created if they are missing. ``tbr-*`` means all trunk bridges. The "
+        "default is none, because a missing bridge may be a typing error.",
     ),
     cfg.BoolOpt(
         "remove_trunk_bridges",
         default=_DEFAULT.remove_trunk_bridges,
-        help="Remove a trunk bridge (``tbr-*``) with the last of its ports, and with Neutron's patch ports. "
-        "No other bridge ever is.",
+        help="Remove a trunk bridge (``tbr-*``) with the last of its ports, together with Neutron's patch ports. "
+        "Other bridges are never removed.",
     ),
     cfg.FloatOpt(
         "deadline",
         default=_DEFAULT.deadline,
         min=MIN_DEADLINE,
         max=MAX_DEADLINE,
-        help="Seconds without progress allowed to one port, or to one batch of a bulk call.",
+        help="Maximum number of seconds for one port, or for one batch of a bulk call.",
     ),
     cfg.StrOpt(
         "unplug_running",
         default=_DEFAULT.unplug_running,
         choices=["refuse", "force"],
-        help="What unplug does to a port whose VM runs (a member of its bridge has carrier).",
+        help="Whether to refuse or to force an unplug of a port with a running VM (a member of its bridge has "
+        "carrier).",
     ),
     cfg.StrOpt(
         "lock_path",
         default=_DEFAULT.lock_path,
-        help="Where the locks are, one for all callers of this host, root and the service's user alike.",
+        help="The directory of the locks. All callers of this host share it, both root and the user of the service.",
     ),
     cfg.StrOpt(
         "program_path",
         default=_DEFAULT.program_path,
-        help="Where the executors that run programs look for brctl, ip, ovs-vsctl and ivs-ctl. Directories that "
-        "only root can write.",
+        help="The directories with brctl, ip, ovs-vsctl and ivs-ctl, for the executors that run programs. Only root "
+        "may be able to write to them.",
     ),
     cfg.BoolOpt(
         "call_iptables",
         default=_DEFAULT.call_iptables,
-        help="Whether every port's own Linux bridge calls iptables and ip6tables, for Neutron's hybrid firewall. "
-        "Instead of net.bridge.bridge-nf-call-iptables = 1, which has every Linux bridge of the host call them. Needs "
+        help="Whether the Linux bridge of each port calls iptables and ip6tables, for Neutron's hybrid firewall. It "
+        "replaces net.bridge.bridge-nf-call-iptables = 1, which applies to all Linux bridges of the host. Needs "
         "br_netfilter.",
     ),
     cfg.BoolOpt(
         "require_isolate",
         default=_DEFAULT.require_isolate,
-        help="Create every new port of Open vSwitch in the dead VLAN until Neutron's agent wires it, as with isolate. "
-        "The daemon refuses any other, so a captured client cannot put a VM into the untagged network. "
+        help="Create every new port of Open vSwitch in the dead VLAN until Neutron's agent wires it, as with "
+        "isolate. The daemon refuses any other, so a captured client cannot put a VM into the untagged network. "
         "Trunk bridges are exempt. Set it on both sides. Without Neutron's agent no port works.",
     ),
     cfg.StrOpt(
         "default_qos_type",
         default=_DEFAULT.default_qos_type,
         choices=[NONE, *QOS_TYPES],
-        help="The type of the QoS row that a new port of Open vSwitch is made with, unless the port says its own. It "
-        "goes with the port.",
+        help="The type of the QoS row of a new port of Open vSwitch, unless the port has its own. The row is deleted "
+        "with the port.",
     ),
     cfg.StrOpt(
         "vhost_socket_dir",
         default=_DEFAULT.vhost_socket_dir,
-        help="Where QEMU makes the sockets of vhost-user ports of the mode 'server', each named as its port, vhu...: "
-        "Neutron's vhostuser_socket_dir. Open vSwitch is told to connect there.",
+        help="The directory in which QEMU creates the sockets of vhost-user ports of the mode 'server': "
+        "vhostuser_socket_dir of Neutron. A socket has the name of its port, vhu... Open vSwitch connects to "
+        "it.",
     ),
     cfg.BoolOpt(
         "answer_to_ovs",
         default=_DEFAULT.answer_to_ovs,
-        help="Whether hybridvif takes the place of os-vif's own plugin 'ovs', which is the one that Nova asks for. "
-        "Hybrid ports are then plugged by hybridvif; all other VIFs are left to os-vif's own code.",
+        help="Whether hybridvif replaces the plugin 'ovs' of os-vif, which Nova uses. hybridvif then plugs hybrid "
+        "ports, and the code of os-vif plugs all other VIFs.",
     ),
 )
 
 
 def list_opts() -> list[tuple[str, list[cfg.Opt]]]:
-    """The options by group, for oslo-config-generator."""
+    """Return the options by group, for oslo-config-generator."""
     return [(GROUP, list(OPTIONS))]
 
 
 def register(conf: cfg.ConfigOpts) -> None:
-    """Make our options known; doing it twice does no harm."""
+    """Register our options. A second call changes nothing."""
     conf.register_opts(OPTIONS, group=GROUP)
 
 
 def is_set(conf: cfg.ConfigOpts, name: str) -> bool:
-    """Whether anybody has said what this option of ours is to be."""
-    found = conf.get_location(name, GROUP)
-    return found is not None and found.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
+    """Return whether one of our options is set, in a file or by the program."""
+    source = conf.get_location(name, GROUP)
+    return source is not None and source.location not in (cfg.Locations.opt_default, cfg.Locations.set_default)
 
 
 def settings_of(conf: cfg.ConfigOpts) -> Settings:
-    """What a configuration says. Raises ConfigurationError, naming the option."""
+    """Return the settings of a configuration. Raises ConfigurationError with the name of the option."""
     register(conf)
     try:
         section: Any = conf[GROUP]
-        taken = _from_os_vif(conf)
-        values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | taken
+        inherited = _from_os_vif(conf)
+        values = {option.dest: getattr(section, option.dest) for option in OPTIONS} | inherited
     except (cfg.Error, ValueError) as error:
         raise ConfigurationError(f"the configuration is not legal: {error}") from error
     if not MIN_DEADLINE <= values["deadline"] <= MAX_DEADLINE:
-        # Nothing compares with "nan", so the option's own limits let it pass.
+        # oslo.config accepts "nan", because its comparison with the limits is false.
         raise ConfigurationError(
             f"[hybridvif] deadline: {values['deadline']} is not from {MIN_DEADLINE} to {MAX_DEADLINE} seconds"
         )
@@ -174,7 +176,7 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
                     f"[hybridvif] {option}: {name!r} cannot be the name of an Open vSwitch bridge; "
                     f"use 1 to 15 letters, digits, '_', '.' or '-', or {TRUNK_BRIDGES}"
                 )
-    _require_endpoint(values, osvif.SECTION if "ovsdb_connection" in taken else GROUP)
+    _require_endpoint(values, osvif.SECTION if "ovsdb_connection" in inherited else GROUP)
     for option, paths in (
         ("lock_path", [values["lock_path"]]),
         ("program_path", values["program_path"].split(":")),
@@ -187,14 +189,14 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
     sockets = values["vhost_socket_dir"]
     if not _SOCKET_DIR.fullmatch(sockets) or ".." in sockets.split("/"):
         raise ConfigurationError(
-            f"[hybridvif] vhost_socket_dir: {sockets!r} is no absolute path of at most {MAX_SOCKET_DIR} letters, "
+            f"[hybridvif] vhost_socket_dir: {sockets!r} is not an absolute path of at most {MAX_SOCKET_DIR} letters, "
             f"digits, '_', '.', '-' and '/' without '..' and without a '/' at its end; leave it out for {SOCKET_DIR}"
         )
     return Settings(**values)
 
 
 def _require_endpoint(values: Mapping[str, Any], section: str) -> None:
-    """Make sure that OVSDB can be reached as configured. section: the one that sets ovsdb_connection."""
+    """Check the address of OVSDB. section: the section that sets ovsdb_connection. Raises ConfigurationError."""
     remote = values["ovsdb_connection"]
     try:
         endpoint = endpoint_of(remote)
@@ -206,7 +208,7 @@ def _require_endpoint(values: Mapping[str, Any], section: str) -> None:
     for option in _SSL_FILES:
         path = values[option]
         if path and not (os.path.isabs(path) and path.isprintable()):
-            raise ConfigurationError(f"[{GROUP}] {option}: {path[:80]!r} is no absolute path; write one")
+            raise ConfigurationError(f"[{GROUP}] {option}: {path[:80]!r} is not an absolute path; use one")
     missing = [option for option in _SSL_FILES if not values[option]]
     if endpoint.scheme == "ssl" and missing:
         raise ConfigurationError(
@@ -217,26 +219,26 @@ def _require_endpoint(values: Mapping[str, Any], section: str) -> None:
 
 _SSL_FILES = ("ssl_key_file", "ssl_cert_file", "ssl_ca_cert_file")
 
-_OS_VIFS = {
+_OS_VIF_OPTIONS = {
     "ovsdb_connection": "ovsdb_connection",
     "ovs_vsctl_timeout": "deadline",
     "default_qos_type": "default_qos_type",
 }
-"""Options of os-vif's, and the options of ours that they stand for."""
+"""Options of os-vif, with the options of ours that default to them."""
 
 
 def _from_os_vif(conf: cfg.ConfigOpts) -> dict[str, Any]:
-    """What os-vif's own section says and ours does not: inside Nova both sides read Nova's files."""
-    wanted = [theirs for theirs, ours in _OS_VIFS.items() if not is_set(conf, ours)]
-    taken = {_OS_VIFS[theirs]: value for theirs, value in osvif.set_in_files(conf, wanted).items()}
-    if "deadline" in taken:
-        # 0 is for ever there; here nothing is.
-        taken["deadline"] = min(max(float(taken["deadline"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
-    return taken
+    """Return the values from os-vif's section that ours does not set. In Nova both sides read Nova's files."""
+    unset = [theirs for theirs, ours in _OS_VIF_OPTIONS.items() if not is_set(conf, ours)]
+    values = {_OS_VIF_OPTIONS[theirs]: value for theirs, value in osvif.set_in_files(conf, unset).items()}
+    if "deadline" in values:
+        # In os-vif, 0 means no timeout.
+        values["deadline"] = min(max(float(values["deadline"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
+    return values
 
 
 def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
-    """Parse these files into a configuration. Raises ConfigurationError if one cannot be read."""
+    """Parse these files into a configuration. Raises ConfigurationError if a file cannot be read."""
     for name in files:
         if not os.path.isfile(name):
             raise ConfigurationError(f"configuration file {name} does not exist or is not a file; check the path")
@@ -253,21 +255,21 @@ def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
 
 PRIVILEGED = "hybridvif_privileged"
 THREADS = 32
-"""oslo.privsep's default is the number of CPUs: on a small host one hung switch would hold up every link."""
+"""Threads of the daemon. The default of oslo.privsep is the number of CPUs: a hung switch could block all of them."""
 _FLAGS = {"config_file": "--config-file", "config_dir": "--config-dir"}
 DAEMON_OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt("user"),
     cfg.StrOpt("group"),
     cfg.IntOpt("thread_pool_size", min=1, default=THREADS),
 )
-"""The options of oslo.privsep's section that the daemon obeys, under the names that oslo.privsep gives them."""
+"""Options of oslo.privsep that apply in the daemon."""
 
 
 def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
-    """Parse the daemon's files, named as --config-file and --config-dir. Raises ConfigurationError.
+    """Parse the files of the daemon, given as --config-file and --config-dir. Raises ConfigurationError.
 
-    Into a configuration that no library knows, so that the options of none are obeyed (oslo.log opens log_file). Nor
-    is the environment, nor config_source, by which a driver fetches more.
+    The configuration is a separate object, so options of libraries have no effect (oslo.log opens log_file). The
+    environment and config_source have no effect either, because a driver could fetch further files.
     """
     own = cfg.ConfigOpts()
     own.register_opts(DAEMON_OPTIONS, group=PRIVILEGED)
@@ -275,10 +277,10 @@ def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
     try:
         own(list(arguments), GROUP, GROUP, default_config_files=[], default_config_dirs=[], use_env=False)
         for option, flag in _FLAGS.items():
-            # [DEFAULT] config_dir in one of the files names none.
+            # [DEFAULT] config_dir in a file must not add a directory.
             own.set_override(option, [value for name, value in pairwise(arguments) if name == flag])
-        for known in DAEMON_OPTIONS:
-            getattr(own[PRIVILEGED], known.dest)
+        for daemon_option in DAEMON_OPTIONS:
+            getattr(own[PRIVILEGED], daemon_option.dest)
     except (cfg.Error, ValueError) as error:
         raise ConfigurationError(f"the configuration of the privileged daemon is not legal: {error}") from error
     return own

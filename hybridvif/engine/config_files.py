@@ -1,7 +1,7 @@
-"""Absolute names of configuration files: another process has another working directory.
+"""Absolute names of configuration files. They are for the daemon, which has another working directory.
 
-oslo.config reads a file as soon as it meets the option, and keeps the name as it was given. A relative name means the
-directory in which the program parsed its command line. The program may have changed directory since, as daemons do.
+oslo.config reads a file when it parses the option, and keeps the name as given. A relative name belongs to the
+working directory at that time. The program may have changed its directory since then, as daemons do.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ OPTIONS = ("config_file", "config_dir")
 
 
 def absolute(name: str) -> str:
-    """Return an absolute name. Raises ConfigurationError if the name is relative to a directory that is gone."""
+    """Return an absolute name. Raises ConfigurationError if the name is relative to a deleted directory."""
     try:
         return os.path.abspath(name)
     except FileNotFoundError as error:
@@ -44,7 +44,7 @@ def files_of(conf: cfg.ConfigOpts) -> dict[str, list[str]]:
 
 
 def _given(conf: cfg.ConfigOpts, option: str) -> list[str]:
-    """Return the names as they were given, with "~" expanded as oslo.config does: root has another home."""
+    """Return the names as given, with "~" expanded as in oslo.config, because root has another home directory."""
     names = list(getattr(conf, option, None) or ())
     if option == "config_dir" and conf.config_dirs:
         # The option itself keeps the last directory only (oslo.config, ConfigDirAction).
@@ -53,13 +53,13 @@ def _given(conf: cfg.ConfigOpts, option: str) -> list[str]:
 
 
 def _start(given: Iterable[tuple[str, Collection[str]]]) -> str | None:
-    """Return the directory from which relative names lead to the files that were parsed; None if unknown."""
+    """Return the directory in which the relative names are those of the parsed files; None if unknown."""
     possible: set[str] | None = None
     for name, parsed in given:
         tail = f"/{os.path.normpath(name)}"
-        found = {path.removesuffix(tail) or "/" for path in parsed if path.endswith(tail)}
-        if found and not os.path.isabs(name):
-            possible = found if possible is None else possible & found
+        directories = {path.removesuffix(tail) or "/" for path in parsed if path.endswith(tail)}
+        if directories and not os.path.isabs(name):
+            possible = directories if possible is None else possible & directories
     with contextlib.suppress(FileNotFoundError):
         if possible and os.getcwd() in possible:
             return os.getcwd()
@@ -71,7 +71,7 @@ def _resolved(name: str, start: str | None, parsed: Collection[str]) -> str:
         return name
     if start is not None:
         return os.path.normpath(os.path.join(start, name))
-    # A name that begins with "..": its file is known if no other file has the same name.
+    # For a name that begins with "..", take the parsed file with the same tail if there is exactly one.
     tail = "/" + os.path.normpath(name).replace("../", "")
-    found = [path for path in parsed if path.endswith(tail)]
-    return found[0] if len(found) == 1 else absolute(name)
+    matches = [path for path in parsed if path.endswith(tail)]
+    return matches[0] if len(matches) == 1 else absolute(name)

@@ -1,4 +1,4 @@
-"""Bring ports to their target state. This file is the whole algorithm; what it calls is detail.
+"""Bring ports to their desired state. This file decides about retry, status and rollback; no other file does.
 
     for each batch of ports:
         take the locks of the ports
@@ -6,9 +6,11 @@
         converge:  plan, apply, observe again, classify; retry while the host changes underneath
         roll back: converge once more, towards the first observation, for each plug that failed
 
-Success is reported only from an observation made after the change. A plug that failed is rolled back only if every
-answer arrived: after a lost answer (`unknown`), or while ovs-vswitchd has not taken a committed row (`configured`),
-nothing is undone. An unplug continues past what it cannot remove, and names it.
+A plug is `done` only if an observation made after the change shows it. A failed plug is rolled back, with two
+exceptions. Nothing is rolled back after a lost response (`unknown`), nor while ovs-vswitchd has not accepted a
+committed row (`configured`). An unplug is never rolled back. It removes as much as it can and reports the rest.
+
+Reading order: converge(), _run_batch(), _converge(), PortRun, Rollback.
 """
 
 from __future__ import annotations
@@ -40,33 +42,43 @@ from hybridvif.model.report import Outcome, Report, Result, Status
 from hybridvif.model.steps import Step, owners_of
 
 PLUG_BATCH, UNPLUG_BATCH = 500, 100
-"""Ports that share one observation, one switch transaction and one verification.
+"""Maximum number of ports in a batch. They share one observation, one switch transaction and one verification.
 
-ovs-vswitchd reconfigures the whole host for every transaction, so large batches win; deleting a port's links takes the
-kernel 20 to 40 ms, and a batch must end within the deadline.
+ovs-vswitchd reconfigures the whole host after each transaction, so large batches are faster. The kernel takes 20 to
+40 ms to delete the links of a port. A batch must end within the deadline.
 """
 WORK_SHARE = 0.8
-"""Share of the deadline for applying; the rest is for verification and rollback."""
+"""Share of the deadline for locks and steps. The rest is for verification and rollback."""
 MAX_ATTEMPTS = 4
-"""Plans made for one port in one call, if the host changes between planning and applying."""
+"""Maximum number of plans for one port in one call. A further plan is made if the host changed underneath."""
 VERIFY_DELAYS = (0.05, 0.1)
-"""Seconds before the second and third observation after a lost answer: the request may take effect in between."""
+"""Seconds before the second and third observation after a lost response. The request may still take effect."""
+_MAX_BACKOFF = 0.02
+"""Seconds before the second attempt, at most. The limit doubles with each attempt."""
 
-_HOST_LACKS = frozenset(error.code for error in (PreconditionError, ConfigurationError, BridgeMissing))
+_PRECONDITION_CODES = frozenset(error.code for error in (PreconditionError, ConfigurationError, BridgeMissing))
+"""Error codes that mean a missing precondition on the host."""
 
 Progress = Callable[[int, int], None]
-"""Called with (ports finished, ports in all): before the first batch and after each."""
+"""Callback (finished, total), called before the first batch and after each batch."""
 
 
-def converge(goals: Sequence[Goal], host: AnyHost, progress: Progress = lambda _finished, _total: None) -> list[Report]:
-    """Bring every port to its goal; one report per goal, in order. Raises InvalidInput for a repeated port id."""
+def ignore_progress(_finished: int, _total: int) -> None:
+    """Do nothing: the default callback."""
+
+
+def converge(goals: Sequence[Goal], host: AnyHost, progress: Progress = ignore_progress) -> list[Report]:
+    """Bring each port to its goal. Return one report per goal, in order.
+
+    A failed port does not stop the others. Raises InvalidInput for a duplicate port id, and nothing else.
+    """
     for port_id, count in Counter(goal.port_id for goal in goals).items():
         if count > 1:
             raise InvalidInput(f"port {port_id} is there more than once; name each port once")
     started, reports = time.monotonic(), list[Report]()
     progress(0, len(goals))
     for number, batch in enumerate(_batches(goals), start=1):
-        # A batch that overran takes its overrun from the next one, so overruns do not add up.
+        # A batch that overruns its deadline shortens the next one, so overruns do not add up.
         limit = started + number * host.settings.deadline
         reports += _run_batch(batch, host, min(time.monotonic() + host.settings.deadline, limit))
         progress(len(reports), len(goals))
@@ -74,7 +86,7 @@ def converge(goals: Sequence[Goal], host: AnyHost, progress: Progress = lambda _
 
 
 def _batches(goals: Sequence[Goal]) -> Iterator[list[Goal]]:
-    """Split the goals, in order. Two ports whose device names collide never share a batch."""
+    """Split the goals into batches, in order. Two ports with the same device names never share a batch."""
     batch: list[Goal] = []
     keys: set[str] = set()
     for goal in goals:
@@ -89,6 +101,7 @@ def _batches(goals: Sequence[Goal]) -> Iterator[list[Goal]]:
 
 
 def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Report]:
+    """Bring the ports of one batch to their goals, by the deadline. Return one report per goal."""
     now = time.monotonic()
     apply_deadline = now + (deadline - now) * WORK_SHARE
     try:
@@ -102,134 +115,148 @@ def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Re
     except PreconditionError as error:
         return _unchanged(goals, Status.PRECONDITION, error.code, str(error))
     except HybridVifError as error:
-        # The first observation failed, and nothing was requested before it.
+        # The first observation failed, so no change was requested.
         return _unchanged(goals, Status.ROLLED_BACK, error.code, str(error))
     return [run.report for run in runs if run.report is not None]
 
 
 def _unchanged(goals: Sequence[Goal], status: Status, code: str, reason: str) -> list[Report]:
+    """Return reports of ports that this call did not change."""
     return [Report(port_id=goal.port_id, status=status, code=code, reason=reason) for goal in goals]
 
 
 def _converge(runs: Sequence[PortRun], host: AnyHost, apply_deadline: float, deadline: float) -> None:
-    """Plan, apply, verify, classify; retry. Afterwards every run has a report, or a failure to roll back."""
+    """Plan, apply, verify and classify, until no run needs a retry.
+
+    Afterwards each run has a report, or a failure for which it must be rolled back.
+    """
     for attempt in range(MAX_ATTEMPTS):
         runs = [run for run in runs if run.make_plan(host)]
         if not runs:
             return
         observed = _apply(runs, host, apply_deadline)
         _verify(runs, host, deadline, observed)
-        last = attempt == MAX_ATTEMPTS - 1 or time.monotonic() >= apply_deadline
-        runs = [run for run in runs if run.needs_retry(last=last)]
+        is_last = attempt == MAX_ATTEMPTS - 1 or time.monotonic() >= apply_deadline
+        runs = [run for run in runs if run.needs_retry(is_last=is_last)]
         if runs:
-            time.sleep(random.uniform(0, 0.02 * 2**attempt))
+            time.sleep(random.uniform(0, _MAX_BACKOFF * 2**attempt))
 
 
 def _roll_back(failed: Sequence[PortRun], host: AnyHost, deadline: float) -> None:
-    """Converge once more, towards the first observation: there are no inverse operations to write."""
-    rollbacks = [Rollback.of(run, host) for run in failed if run.changed]
+    """Roll back plugs that failed: converge once more, towards the first observation. Set their reports."""
+    rollbacks = [Rollback.of(run, host) for run in failed if run.has_changed]
     _converge(rollbacks, host, deadline, deadline)
     for rollback in rollbacks:
         rollback.finish()
     reports = {rollback.goal.port_id: rollback.report for rollback in rollbacks}
     for run in failed:
-        run.report = reports.get(run.goal.port_id) or run.result(Status.ROLLED_BACK, **run.failure)
+        run.report = reports.get(run.goal.port_id) or run.make_report(Status.ROLLED_BACK, **run.failure)
 
 
 def _apply(runs: Sequence[PortRun], host: AnyHost, deadline: float) -> Observed | None:
-    """Carry out the plans; what was observed right after, if the host returned that as well."""
+    """Carry out the plans and store their outcomes. Return the observation made right after them, if there is one."""
     try:
         outcomes = host.apply([run.steps for run in runs], deadline)
     except HybridVifError as error:
-        # The daemon refused the request as a whole, or cannot work: nothing was tried.
+        # The daemon refused the whole request, or it cannot work. Nothing was changed.
         result = Result.REFUSED if isinstance(error, Refused) else Result.FAILED
         outcomes = [tuple(Outcome(step, result, str(error), code=error.code) for step in run.steps) for run in runs]
     for run, latest in zip(runs, outcomes, strict=True):
         run.latest = latest
         run.outcomes += latest
-        # The steps of one transaction were all retried together.
+        # All steps of a transaction are retried together, so their counts do not add up.
         run.retries += max((outcome.retries for outcome in latest), default=0)
-    return outcomes.seen if isinstance(outcomes, Outcomes) else None
+    return outcomes.observed if isinstance(outcomes, Outcomes) else None
 
 
 def _verify(runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: Observed | None) -> None:
-    """Read the host back; again after a delay if an answer was lost. observed: the first read-back, if it was made."""
+    """Store an observation made after the change. After a lost response, observe again with a delay.
+
+    observed: the first such observation, if the host returned it with the outcomes.
+    """
     error = _observe(runs, host, deadline, observed)
     for delay in VERIFY_DELAYS:
-        in_doubt = any(run.is_in_doubt and not run.is_reached() for run in runs)
-        if not (error or in_doubt) or time.monotonic() + delay >= deadline:
+        is_open = error or any(run.is_in_doubt and not run.is_reached() for run in runs)
+        if not is_open or time.monotonic() + delay >= deadline:
             break
         time.sleep(random.uniform(delay / 2, delay))
         error = _observe(runs, host, deadline)
     if error:
         for run in runs:
-            run.cannot_verify(f"the host could not be read back: {error}")
+            run.make_unknown(f"the host could not be read back: {error}")
 
 
 def _observe(
     runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: Observed | None = None
 ) -> HybridVifError | None:
+    """Store an observation in each run; observe the host if there is none. Return the error if that fails."""
     if observed is None:
         try:
             observed = host.observe({name for run in runs for name in run.goal.names}, deadline)
         except HybridVifError as error:
             return error
     for run in runs:
-        run.seen = for_port(observed, run.goal.names)
+        run.observed = for_port(observed, run.goal.names)
     return None
 
 
 @dataclass(slots=True)
 class PortRun:
-    """One port within one call: its goal, what was observed, what was done."""
+    """One port within one call: its goal, its observations and its outcomes."""
 
     goal: Goal
     before: HostState
-    seen: Observed
+    """The state in the first observation."""
+    observed: Observed
+    """The latest observation."""
     steps: tuple[Step, ...] = ()
+    """The latest plan."""
     outcomes: list[Outcome] = field(default_factory=list)
+    """The outcomes of all attempts."""
     latest: Sequence[Outcome] = ()
     """The outcomes of the latest attempt."""
     retries: int = 0
     failure: dict[str, str] = field(default_factory=dict)
     """The code and reason of a plug that must be rolled back."""
     report: Report | None = None
+    """None: the run is not finished."""
 
     @classmethod
     def of(cls, goal: Goal, observed: Observed) -> PortRun:
-        """A run that starts from what was observed."""
-        seen = for_port(observed, goal.names)
-        return cls(goal, seen.state, seen)
+        """Return the run of a goal, from the first observation of the batch."""
+        first = for_port(observed, goal.names)
+        return cls(goal, first.state, first)
 
     def make_plan(self, host: AnyHost) -> bool:
-        """Plan the next attempt; False if the run is finished instead."""
-        # A precondition of the goal is checked before the first write only.
-        goal = replace(self.goal, precondition=None) if self.wrote else self.goal
+        """Plan the next attempt. Return False if there is none; the run then has a report or a failure."""
+        # The precondition of the goal holds for the state before the first write only.
+        goal = replace(self.goal, precondition=None) if self.has_written else self.goal
         try:
-            self.steps = make_plan(goal, self.seen, host)
+            self.steps = make_plan(goal, self.observed, host)
         except (Refused, NotReady, BridgeMissing) as error:
             self._stop(error)
             return False
         if not self.steps:
-            self.report = self.result(Status.DONE)
+            self.report = self.make_report(Status.DONE)
         return bool(self.steps)
 
     def _stop(self, error: HybridVifError) -> None:
-        if not self.wrote:
+        """End the run because no plan can be made."""
+        if not self.has_written:
             status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION
-            self.report = self.result(status, code=error.code, reason=str(error))
+            self.report = self.make_report(status, code=error.code, reason=str(error))
             return
         self.failure = {"code": "changed-meanwhile", "reason": f"someone else was at work meanwhile: {error}"}
         if not self.goal.is_plug:
-            self.report = self.result(Status.INCOMPLETE, leftovers=self.leftovers(NOTHING), **self.failure)
+            self.report = self.make_report(Status.INCOMPLETE, leftovers=self.leftovers(NOTHING), **self.failure)
 
     def is_reached(self) -> bool:
-        """Whether the port is as the goal wants it, by the latest observation."""
-        return is_reached(self.goal, self.seen)
+        """Return whether the port has its desired state in the latest observation."""
+        return is_reached(self.goal, self.observed)
 
-    def needs_retry(self, *, last: bool) -> bool:
-        """Whether to try again; otherwise the run gets its report, or a failure to roll back."""
-        status = self._status(last=last)
+    def needs_retry(self, *, is_last: bool) -> bool:
+        """Return whether to retry. If not, set the report, or the failure that causes a rollback."""
+        status = self._classify(is_last=is_last)
         if status is None:
             self.retries += 1
             return True
@@ -237,41 +264,42 @@ class PortRun:
         if status is Status.ROLLED_BACK:
             self.failure = failure
         elif status is Status.INCOMPLETE:
-            self.report = self.result(status, leftovers=self.leftovers(NOTHING), **failure)
+            self.report = self.make_report(status, leftovers=self.leftovers(NOTHING), **failure)
         else:
-            self.report = self.result(status, **failure)
+            self.report = self.make_report(status, **failure)
         return False
 
-    def _status(self, *, last: bool) -> Status | None:
-        """The status after an attempt; None: try again. A plug that is ROLLED_BACK has yet to be rolled back."""
+    def _classify(self, *, is_last: bool) -> Status | None:
+        """Return the status after an attempt. None: retry. ROLLED_BACK: roll back first, if the port changed."""
         results = {outcome.result for outcome in self.latest}
         if self.is_reached():
             return Status.DONE
         if Result.UNKNOWN in results:
             return Status.UNKNOWN
-        if Result.CONFIGURED in results and is_reached(self.goal, _as_if_accepted(self.seen)):
+        if Result.CONFIGURED in results and is_reached(self.goal, _as_if_accepted(self.observed)):
             return Status.CONFIGURED
         failed = [outcome for outcome in self.latest if outcome.result is Result.FAILED]
-        hopeless = Result.REFUSED in results or any(not outcome.retry for outcome in failed)
-        if not hopeless and not last:
+        can_retry = Result.REFUSED not in results and all(outcome.retry for outcome in failed)
+        if can_retry and not is_last:
             return None
-        if self.changed:
+        if self.has_changed:
             return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
         if Result.REFUSED in results:
             return Status.REFUSED
-        if failed and all(outcome.code in _HOST_LACKS for outcome in failed):
+        if failed and all(outcome.code in _PRECONDITION_CODES for outcome in failed):
             return Status.PRECONDITION
         return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
 
     def _failure(self) -> dict[str, str]:
+        """Return the code and reason of the first step that failed in the latest attempt."""
         for outcome in self.latest:
             if outcome.result not in (Result.DONE, Result.SKIPPED):
                 return {"code": outcome.code or outcome.result.value, "reason": outcome.reason}
         reason = "the host was changed by someone else while it was worked on; call again"
         return {"code": "changed-meanwhile", "reason": reason}
 
-    def cannot_verify(self, reason: str) -> None:
-        """Make every outcome of the latest attempt unknown, whatever the executor reported."""
+    def make_unknown(self, reason: str) -> None:
+        """Change the outcomes of the latest attempt to unknown, because no observation confirms them."""
         self.latest = [
             outcome if outcome.result is Result.SKIPPED else replace(outcome, result=Result.UNKNOWN, reason=reason)
             for outcome in self.latest
@@ -279,63 +307,67 @@ class PortRun:
         self.outcomes[len(self.outcomes) - len(self.latest) :] = self.latest
 
     @property
-    def wrote(self) -> bool:
-        """Whether any step was carried out, or may have been."""
+    def has_written(self) -> bool:
+        """Return whether this call changed the host, or may have done so."""
         written = (Result.DONE, Result.CONFIGURED, Result.UNKNOWN)
         return any(outcome.result in written for outcome in self.outcomes)
 
     @property
-    def changed(self) -> bool:
-        """Whether the port changed since the first observation, by this call or by anyone."""
-        return self.wrote or not agree(self.before, self.seen.state)
+    def has_changed(self) -> bool:
+        """Return whether the port changed since the first observation, by this call or another program."""
+        return self.has_written or not agree(self.before, self.observed.state)
 
     @property
     def is_in_doubt(self) -> bool:
-        """Whether an answer of the latest attempt was lost."""
+        """Return whether a response of the latest attempt was lost."""
         return any(outcome.result is Result.UNKNOWN for outcome in self.latest)
 
     def leftovers(self, before: HostState) -> tuple[str, ...]:
-        """Names of parts that were not there before. A tap we did not create is never ours."""
-        old: set[Part] = set(before)
-        return tuple(part.name for part in self.seen.state if part not in old and not isinstance(part, Tap))
+        """Return the names of parts that were not there before. A tap of the VM is not ours, so it never counts."""
+        earlier: set[Part] = set(before)
+        return tuple(part.name for part in self.observed.state if part not in earlier and not isinstance(part, Tap))
 
-    def result(self, status: Status, **more: object) -> Report:
-        """The report of this run."""
-        facts = self.seen.facts
+    def make_report(self, status: Status, **more: object) -> Report:
+        """Return the report of this run. more: further fields of the report."""
+        facts = self.observed.facts
         return Report(
             port_id=self.goal.port_id,
             status=status,
-            changed=self.changed,
+            changed=self.has_changed,
             simulated=facts.simulated,
             retries=self.retries,
             outcomes=tuple(self.outcomes),
-            unchecked=tuple(what for what in facts.unchecked if what.split(":")[0] in self.goal.names),
+            unchecked=tuple(item for item in facts.unchecked if item.split(":")[0] in self.goal.names),
             **more,  # type: ignore[arg-type]
         )
 
 
 @dataclass(slots=True)
 class Rollback(PortRun):
-    """A failed plug on its way back to the first observation."""
+    """The rollback of a failed plug: a run whose target is the first observation.
+
+    It needs no inverse operations, because a plan leads from any state to any other.
+    """
 
     target: HostState = NOTHING
+    """The state to restore."""
     unrestorable: tuple[str, ...] = ()
-    """Attributes that stay as the plug set them."""
+    """Attributes that keep the value from the plug."""
     blocked: str = ""
-    """Why no plan leads back."""
+    """The reason for which no plan leads back."""
 
     @classmethod
     def of(cls, run: PortRun, host: AnyHost) -> Rollback:  # type: ignore[override]
-        """The rollback of a run that failed."""
-        wanted = goal_for(run.before, run.goal.wanted, run.goal.names)
-        target, unrestorable = rollback_target(run.before, wanted, run.seen.state, host.settings)
+        """Return the rollback of a failed run."""
+        desired = goal_for(run.before, run.goal.desired, run.goal.names)
+        target, unrestorable = rollback_target(run.before, desired, run.observed.state, host.settings)
         return cls(
-            run.goal, run.before, run.seen, outcomes=run.outcomes, latest=run.latest, retries=run.retries,
+            run.goal, run.before, run.observed, outcomes=run.outcomes, latest=run.latest, retries=run.retries,
             failure=run.failure, target=target, unrestorable=unrestorable,
         )  # fmt: skip
 
     def make_plan(self, host: AnyHost) -> bool:  # noqa: ARG002
-        """Plan the way back; False if there is none, or nothing left to undo."""
+        """Plan the rollback. Return False if no plan leads back, or if nothing remains to roll back."""
         try:
             self.steps = self._remaining()
         except HybridVifError as error:
@@ -344,47 +376,47 @@ class Rollback(PortRun):
         return bool(self.steps)
 
     def _remaining(self) -> tuple[Step, ...]:
+        """Return the steps from the latest observation to the target. Raises HybridVifError."""
         return plan(self._own_state(), self.target)
 
     def _own_state(self) -> HostState:
-        """The port as it is now, without what others put under its names meanwhile."""
+        """Return the latest state without the objects that other programs created under its names."""
         known = {(part.role, part.name) for part in self.before}
-        state = self.seen.state
+        state = self.observed.state
         for part in state:
-            foreign = owners_of(part) - {self.goal.port_id} and (part.role, part.name) not in known
-            if foreign or isinstance(part, ForeignObject):
+            is_new = (part.role, part.name) not in known
+            if isinstance(part, ForeignObject) or (is_new and owners_of(part) - {self.goal.port_id}):
                 state = state.without(part)
         return state
 
     def is_reached(self) -> bool:
-        """Whether nothing is left to undo."""
+        """Return whether nothing remains to roll back."""
         try:
             return not self._remaining()
         except HybridVifError:
             return False
 
-    def needs_retry(self, *, last: bool) -> bool:
-        """Whether to try again: only if nothing failed for good."""
-        bad = [outcome for outcome in self.latest if outcome.result is not Result.DONE]
-        may_succeed = all(outcome.retry or outcome.result is Result.SKIPPED for outcome in bad)
-        return not last and may_succeed and not self.is_reached()
+    def needs_retry(self, *, is_last: bool) -> bool:
+        """Return whether to retry: something remains, and no step failed permanently."""
+        can_retry = all(outcome.retry or outcome.result in (Result.DONE, Result.SKIPPED) for outcome in self.latest)
+        return can_retry and not is_last and not self.is_reached()
 
     def finish(self) -> None:
-        """Make the report."""
+        """Set the report."""
         failure = dict(self.failure)
         if self.is_reached():
             status = Status.INCOMPLETE if self.unrestorable else Status.ROLLED_BACK
-            self.report = self.result(status, leftovers=self.unrestorable, **failure)
+            self.report = self.make_report(status, leftovers=self.unrestorable, **failure)
             return
-        why = self.blocked or self._failure()["reason"]
-        failure["reason"] += f"; it could not be undone: {why}"
+        failure["reason"] += f"; it could not be undone: {self.blocked or self._failure()['reason']}"
         if self.is_in_doubt:
-            self.report = self.result(Status.UNKNOWN, **failure | {"code": Result.UNKNOWN.value})
+            self.report = self.make_report(Status.UNKNOWN, **failure | {"code": Result.UNKNOWN.value})
             return
         names = self.leftovers(self.before) if self.blocked else tuple(step.part.name for step in self._remaining())
-        self.report = self.result(Status.INCOMPLETE, leftovers=(*names, *self.unrestorable), **failure)
+        self.report = self.make_report(Status.INCOMPLETE, leftovers=(*names, *self.unrestorable), **failure)
 
 
-def _as_if_accepted(seen: Observed) -> Observed:
-    ports = [replace(port, realized=True) for port in seen.state.ports.values() if isinstance(port, OvsPort)]
-    return replace(seen, state=seen.state.with_parts(*ports))
+def _as_if_accepted(observed: Observed) -> Observed:
+    """Return the observation as it would be if ovs-vswitchd had accepted all rows."""
+    ports = [replace(port, realized=True) for port in observed.state.ports.values() if isinstance(port, OvsPort)]
+    return replace(observed, state=observed.state.with_parts(*ports))

@@ -1,4 +1,4 @@
-"""The goal of one port in one call, and the plan that leads to it."""
+"""The goal of one port in one call, and its plan."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ from hybridvif.model.steps import Step
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """The target state of one port, and the conditions under which it may be reached."""
+    """The desired state of one port in one call, with its precondition."""
 
     port_id: str
     names: PortNames
-    wanted: HostState
+    desired: HostState
     interface_id: str = ""
     force: bool = False
+    """Unplug the port of a running VM, even if the configuration refuses that."""
     spare_vms: bool = False
-    """Never cut off a running VM, whatever the configuration allows."""
+    """Never unplug the port of a running VM, even if the configuration allows that."""
     precondition: Callable[[Observed], None] | None = None
-    """Checked under the lock, before the first write. Raises Refused if the goal does not hold any more."""
+    """Check under the lock, before the first write. Raises Refused if the goal is out of date."""
 
     @property
     def is_plug(self) -> bool:
-        """Whether the port shall exist afterwards."""
-        return self.wanted is not NOTHING
+        """Return whether the port should exist afterwards."""
+        return self.desired is not NOTHING
 
 
 def goal_for_plug(port: Port, settings: Settings) -> Goal:
@@ -50,40 +51,40 @@ def goal_for_unplug(port_id: str, *, force: bool = False, spare_vms: bool = Fals
 
 
 def for_port(observed: Observed, names: PortNames) -> Observed:
-    """Restrict an observation to the parts of one port. The facts stay whole."""
+    """Return an observation with the parts of one port only. The facts stay complete."""
     return Observed(observed.state.of(names), observed.facts)
 
 
-def make_plan(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
-    """Plan one port and check every precondition. Raises Refused, NotReady, BridgeMissing."""
+def make_plan(goal: Goal, observed: Observed, host: AnyHost) -> tuple[Step, ...]:
+    """Return the plan of one port, and check each precondition. Raises Refused, NotReady, BridgeMissing."""
     if goal.precondition is not None:
-        goal.precondition(seen)
-    check_ownership(seen.state, goal.port_id, goal.interface_id)
-    steps = _plan(goal, seen)
+        goal.precondition(observed)
+    check_ownership(observed.state, goal.port_id, goal.interface_id)
+    steps = _plan(goal, observed)
     if goal.is_plug:
-        preconditions.check_tap_is_not_in_switch(goal.port_id, goal.names, seen.facts)
-        preconditions.check_kinds_are_served(goal.port_id, goal.wanted, seen.facts)
-        preconditions.check_bridges(goal.port_id, goal.wanted, steps, seen.facts, host.settings)
-        preconditions.check_no_vm_is_cut_off(goal.port_id, goal.names, steps, seen.facts)
+        preconditions.check_tap_is_not_in_switch(goal.port_id, goal.names, observed.facts)
+        preconditions.check_kinds_are_served(goal.port_id, goal.desired, observed.facts)
+        preconditions.check_bridges(goal.port_id, goal.desired, steps, observed.facts, host.settings)
+        preconditions.check_no_vm_is_cut_off(goal.port_id, goal.names, steps, observed.facts)
         preconditions.check_socket_stays(goal.port_id, steps)
     elif steps and (goal.spare_vms or not (goal.force or host.settings.unplug_running == "force")):
-        preconditions.check_port_is_idle(goal.port_id, goal.names, seen, spare_vms=goal.spare_vms)
+        preconditions.check_port_is_idle(goal.port_id, goal.names, observed, spare_vms=goal.spare_vms)
     return steps
 
 
-def is_reached(goal: Goal, seen: Observed) -> bool:
-    """Whether no step is left. False if a foreign object blocks the plan."""
+def is_reached(goal: Goal, observed: Observed) -> bool:
+    """Return whether the plan is empty. False if a foreign object blocks it."""
     try:
-        return not _plan(goal, seen)
+        return not _plan(goal, observed)
     except Refused:
         return False
 
 
-def _plan(goal: Goal, seen: Observed) -> tuple[Step, ...]:
-    wanted = goal_for(seen.state, goal.wanted, goal.names)
-    tap, found = (state.links.get(goal.names.tap) for state in (wanted, seen.state))
-    fact = seen.facts.links.get(goal.names.tap)
-    if isinstance(tap, ManagedTap) and isinstance(found, ManagedTap) and fact is not None and fact.carrier:
-        # The owner is set by attaching to the tap, which a VM that holds it prevents. facts.unchecked reports it.
-        wanted = wanted.with_parts(replace(tap, owner=found.owner))
-    return plan(seen.state, wanted)
+def _plan(goal: Goal, observed: Observed) -> tuple[Step, ...]:
+    desired = goal_for(observed.state, goal.desired, goal.names)
+    tap, observed_tap = (state.links.get(goal.names.tap) for state in (desired, observed.state))
+    fact = observed.facts.links.get(goal.names.tap)
+    if isinstance(tap, ManagedTap) and isinstance(observed_tap, ManagedTap) and fact is not None and fact.carrier:
+        # The owner of a tap is set by attaching to it, and a running VM prevents that. facts.unchecked reports it.
+        desired = desired.with_parts(replace(tap, owner=observed_tap.owner))
+    return plan(observed.state, desired)

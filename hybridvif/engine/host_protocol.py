@@ -1,4 +1,4 @@
-"""The host as the engine needs it: the daemon's host, a simulated one and a recording one are interchangeable."""
+"""The interface of a host. The host of the daemon, a simulated host and a recording host implement it."""
 
 from __future__ import annotations
 
@@ -30,5 +30,5 @@ class AnyHost(Protocol):
 class Outcomes(list[tuple[Outcome, ...]]):
     """Outcomes of plans, one tuple per port, with the observation made right after them."""
 
-    seen: Observed | None = None
-    """None: the host has not been observed since."""
+    observed: Observed | None = None
+    """None: the host has not been observed since then."""

@@ -1,4 +1,4 @@
-"""A whole host at once: reconcile it with the ports it should have; gather what is left of ports that are no more."""
+"""Functions for a whole host: reconcile it with the ports it should have, and remove orphans."""
 
 from __future__ import annotations
 
@@ -19,106 +19,106 @@ from hybridvif.model.port import Port
 from hybridvif.model.report import Report
 
 OLDER_THAN = 3600.0
-"""Seconds for which a remain must have been noted before gc() takes it."""
+"""Seconds since an orphan was first seen, after which gc() removes it."""
 
 
 class NotingHost(AnyHost, Protocol):
-    """What gc() needs of a host: Host, or a RecordingHost."""
+    """The interface of a host for gc(), which Host and RecordingHost implement."""
 
     def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Reconciled:
-    """What reconcile() came to."""
+    """Result of reconcile()."""
 
     plugged: tuple[Report, ...]
-    """A report a port that was asked for, in their order."""
+    """One report per requested port, in order."""
     pruned: tuple[Report, ...] = ()
-    """A report a port that was there, and ours, and not asked for."""
+    """One report per port that has our ownership tag and was not requested."""
     dry_run: bool = False
-    """Nothing was done; the reports say what would be."""
+    """Nothing was changed. The reports are those of a dry run."""
 
     @property
     def reports(self) -> tuple[Report, ...]:
-        """All of them."""
+        """Return all reports."""
         return (*self.plugged, *self.pruned)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CollectedOrphan:
-    """One remain, and what became of it."""
+    """One orphan, with the result of its removal."""
 
     remain: Orphan
     seconds: float
-    """For how long it has been noted."""
+    """Seconds since it was first seen."""
     due: bool
-    """Whether that is long enough."""
+    """It was first seen long enough ago to be removed."""
     report: Report | None = None
-    """Of its removal; None: it was left, since it is not due or since it was a dry run."""
+    """The report of its removal. None: it was not removed, because it is not due or this was a dry run."""
 
 
 def reconcile(ports: Iterable[Port], host: AnyHost, *, prune: bool = False, dry_run: bool = False) -> Reconciled:
-    """Bring a whole host in order: plug all of these ports, as plug_all() does.
+    """Bring all ports of a host to their desired state: plug these ports, as plug_all() does.
 
-    prune: and unplug the others that bear our mark (remains.py), none on which a VM runs: those are reported as
-    PortRunning, whatever `unplug_running` says. What another tool plugged is left. dry_run: write nothing.
+    prune: also unplug the other ports with our ownership tag. A port with a running VM is never unplugged. It is
+    reported as PortRunning, even with `unplug_running = force`. Ports that another tool plugged stay. dry_run: write
+    nothing.
 
-    Raises InvalidInput for two ports of one id. With prune or dry_run it raises PreconditionError and NoResponse before
-    anything is written.
+    Raises InvalidInput for a duplicate port id. With prune or dry_run also PreconditionError and NoResponse, before
+    the first write.
     """
-    wanted = list(ports)
-    stage, others = host, list[str]()
+    ports = list(ports)
+    target, others = host, list[str]()
     if prune or dry_run:
-        seen = host.observe(None, time.monotonic() + host.settings.deadline)
-        ids = {port.id for port in wanted}
-        others = [port_id for port_id in tagged_ports(seen) if prune and port_id not in ids]
-        stage = SimulatedHost(host.settings, seen) if dry_run else host
-    plugged = plug_all(wanted, stage)
-    pruned = converge([goal_for_unplug(port_id, spare_vms=True) for port_id in others], stage)
+        observed = host.observe(None, time.monotonic() + host.settings.deadline)
+        ids = {port.id for port in ports}
+        others = [port_id for port_id in tagged_ports(observed) if prune and port_id not in ids]
+        target = SimulatedHost(host.settings, observed) if dry_run else host
+    plugged = plug_all(ports, target)
+    pruned = converge([goal_for_unplug(port_id, spare_vms=True) for port_id in others], target)
     return Reconciled(plugged=tuple(plugged), pruned=tuple(pruned), dry_run=dry_run)
 
 
 def gc(
     host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = False, unmarked: bool = False
 ) -> list[CollectedOrphan]:
-    """Remove what is left of ports that are no more: ours, half there, without a VM, and noted for some time.
+    """Remove orphans: incomplete ports of ours without a VM, first seen some time ago.
 
-    older_than: seconds that must lie between a first and a later call that find the same remain; a call that finds it
-    for the first time only notes it, unless this is 0. dry_run: note, and write nothing to the host. unmarked: also
-    rows of which nobody can tell whether we or os-vif made them. Raises PreconditionError, NoResponse.
+    older_than: seconds since an earlier call found the same orphan. The first call that finds it only stores the time,
+    unless older_than is 0. dry_run: store the time, and write nothing to the host. unmarked: include rows without an
+    ownership tag, which os-vif may have created. Raises PreconditionError, NoResponse.
 
-    A reboot leaves such rows of every port, until each is plugged again: after it all that was noted is forgotten.
+    After a reboot, each port has such a row until it is plugged again. A reboot therefore resets all stored times.
     """
     deadline = time.monotonic() + host.settings.deadline
     bridges = host.settings.integration_bridges
-    found = find_orphans(host.observe(None, deadline), bridges)
-    seconds = host.seconds_since_first_seen([one.sign for one in found], deadline)
-    chosen = [one for one in found if one.is_tagged or unmarked]
-    due = [one for one in chosen if seconds[one.sign] >= older_than]
-    reports = dict[str, Report]()
-    if not dry_run:
-        reports = {report.port_id: report for report in converge([_removal_of(one, bridges) for one in due], host)}
-    return [
-        CollectedOrphan(remain=one, seconds=seconds[one.sign], due=one in due, report=reports.get(one.port_id))
-        for one in chosen
-        if not _was_spared(reports.get(one.port_id))
+    orphans = find_orphans(host.observe(None, deadline), bridges)
+    seconds = host.seconds_since_first_seen([orphan.sign for orphan in orphans], deadline)
+    orphans = [orphan for orphan in orphans if orphan.is_tagged or unmarked]
+    due = [] if dry_run else [orphan for orphan in orphans if seconds[orphan.sign] >= older_than]
+    reports = {report.port_id: report for report in converge([_removal_of(orphan, bridges) for orphan in due], host)}
+    collected = [
+        CollectedOrphan(
+            remain=orphan,
+            seconds=seconds[orphan.sign],
+            due=seconds[orphan.sign] >= older_than,
+            report=reports.get(orphan.port_id),
+        )
+        for orphan in orphans
     ]
+    return [orphan for orphan in collected if orphan.report is None or orphan.report.code != OrphanInUse.code]
 
 
-def parts_of(remain: Orphan) -> list[Part]:
-    """The parts of a remain, as an unplug takes them: the row, the veth pair, the Linux bridge."""
-    return sorted(remain.state, key=lambda part: part.name, reverse=True)
+def parts_of(orphan: Orphan) -> list[Part]:
+    """Return the parts of an orphan in the order of an unplug: row, veth pair, Linux bridge."""
+    return sorted(orphan.state, key=lambda part: part.name, reverse=True)
 
 
-def _removal_of(remain: Orphan, bridges: Collection[str]) -> Goal:
-    def check_still_orphaned(seen: Observed) -> None:
+def _removal_of(orphan: Orphan, bridges: Collection[str]) -> Goal:
+    def check_still_orphaned(observed: Observed) -> None:
         """Check again under the lock: the port may have been plugged, or a VM may have attached, in between."""
-        if remain.sign not in {found.sign for found in find_orphans(seen, bridges)}:
-            raise OrphanInUse(f"port {remain.port_id}: what was left of it is no remain any more")
+        if orphan.sign not in {current.sign for current in find_orphans(observed, bridges)}:
+            raise OrphanInUse(f"port {orphan.port_id}: it is not an orphan any more")
 
-    return replace(goal_for_unplug(remain.port_id, spare_vms=True), precondition=check_still_orphaned)
-
-
-def _was_spared(report: Report | None) -> bool:
-    return report is not None and report.code == OrphanInUse.code
+    return replace(goal_for_unplug(orphan.port_id, spare_vms=True), precondition=check_still_orphaned)

@@ -1,6 +1,6 @@
-"""Preconditions that the host state alone does not express. Each check raises if the port must not be touched.
+"""Preconditions that the host state alone does not express. Each check raises if the port must not be changed.
 
-These checks protect from mistakes and give good errors. The daemon authorizes every plan again (privileged/).
+These checks prevent mistakes and give precise errors. They are not the authorization, which the daemon does itself.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from hybridvif.model.steps import Delete, Step, Update
 def check_tap_is_not_in_switch(port_id: str, names: PortNames, facts: Facts) -> None:
     """Refuse a port whose tap is a port of the switch itself. Raises Conflict.
 
-    On the userspace datapath such a tap has no master in the kernel. In qbr too, each of its packets would pass twice.
+    On the userspace datapath such a tap has no master in the kernel. If qbr had it too, each packet would pass twice.
     """
     if names.tap in facts.ports:
         remove = "ivs-ctl" if facts.switch_version == "ivs" else "ovs-vsctl"
@@ -27,9 +27,9 @@ def check_tap_is_not_in_switch(port_id: str, names: PortNames, facts: Facts) -> 
         )
 
 
-def check_kinds_are_served(port_id: str, wanted: HostState, facts: Facts) -> None:
+def check_kinds_are_served(port_id: str, desired: HostState, facts: Facts) -> None:
     """Require an executor for every part before the first link is created. Raises NotReady."""
-    for part in wanted:
+    for part in desired:
         if facts.serves and part.kind not in facts.serves:
             role = part.role.value
             raise NotReady(
@@ -38,9 +38,9 @@ def check_kinds_are_served(port_id: str, wanted: HostState, facts: Facts) -> Non
             )
 
 
-def check_bridges(port_id: str, wanted: HostState, steps: tuple[Step, ...], facts: Facts, settings: Settings) -> None:
+def check_bridges(port_id: str, desired: HostState, steps: tuple[Step, ...], facts: Facts, settings: Settings) -> None:
     """Require the integration bridge to exist and to be allowed. Raises BridgeMissing, BridgeNotAllowed."""
-    for port in wanted.ports.values():
+    for port in desired.ports.values():
         if not isinstance(port, OvsPort) or not steps:
             continue
         if port.bridge not in facts.switches and not settings.creates(port.bridge):
@@ -83,30 +83,30 @@ def check_socket_stays(port_id: str, steps: tuple[Step, ...]) -> None:
             case Update(VhostUserPort(realized=True, socket_as_configured=False) as before, OvsPort(type=new)):
                 if before.type == new == connecting:
                     raise Conflict(
-                        f"port {port_id}: Open vSwitch has {before.name} with a socket elsewhere than [hybridvif] "
-                        "vhost_socket_dir says, and keeps to it; set that to where it is, or unplug the port and "
-                        "plug it"
+                        f"port {port_id}: in Open vSwitch, the socket of {before.name} is not in [hybridvif] "
+                        "vhost_socket_dir, and a change would be ignored; set the option to its directory, or unplug "
+                        "the port and plug it again"
                     )
 
 
-def check_port_is_idle(port_id: str, names: PortNames, seen: Observed, *, spare_vms: bool) -> None:
+def check_port_is_idle(port_id: str, names: PortNames, observed: Observed, *, spare_vms: bool) -> None:
     """Refuse an unplug if a VM uses the port. Raises PortRunning.
 
-    A tap has carrier only while a process holds it open. The socket of a vhost-user port shows nothing, so with
+    A tap has carrier only while a process holds it open. The socket of a vhost-user port shows no use, so with
     spare_vms such a port counts as in use.
     """
-    if spare_vms and any(isinstance(port, VhostUserPort) for port in seen.state.ports.values()):
-        raise _running(port_id, f"{names.vhost_user} does not tell whether a VM runs on it")
-    if reason := _other_member(names, seen.facts):
+    if spare_vms and any(isinstance(port, VhostUserPort) for port in observed.state.ports.values()):
+        raise _running(port_id, f"{names.vhost_user} does not show whether a VM runs on it")
+    if reason := _other_member(names, observed.facts):
         raise _running(port_id, reason)
-    tap = seen.facts.links.get(names.tap)
-    is_deleted = isinstance(seen.state.links.get(names.tap), ManagedTap)
+    tap = observed.facts.links.get(names.tap)
+    is_deleted = isinstance(observed.state.links.get(names.tap), ManagedTap)
     if (spare_vms or is_deleted) and tap is not None and tap.carrier:
         raise _running(port_id, f"{names.tap} has carrier, so a VM runs on it")
 
 
 def _other_member(names: PortNames, facts: Facts) -> str:
-    """Return why the Linux bridge must stay: a running VM or a foreign member. Empty if it may be deleted."""
+    """Return the reason to keep the Linux bridge: a running VM or a foreign member. Empty if there is none."""
     for member in facts.members.get(names.bridge, ()):
         if member == names.bridge_end:
             continue

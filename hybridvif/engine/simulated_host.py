@@ -1,7 +1,6 @@
-"""A host that was observed once and is never written to: what is applied to it happens in memory, as simulate() says.
+"""A host in memory, for dry runs. Steps change a copy of an observation, as simulate() specifies.
 
-So a dry run is the very code of plug and unplug, refusals and missing bridges included, and cannot say anything else
-than they would do.
+A dry run executes the code of plug and unplug. It therefore reports the same refusals and missing bridges.
 """
 
 from __future__ import annotations
@@ -21,46 +20,46 @@ from hybridvif.model.steps import Step, simulate_all
 
 
 class SimulatedHost:
-    """A host for plug_all() and unplug_all() whose reports say what would be done."""
+    """A host in memory. The reports of plug_all() and unplug_all() on it are those of a dry run."""
 
     def __init__(self, settings: Settings, seen: Observed) -> None:
         self.settings = settings
         self.seen = seen
-        """The host as it was observed, and as it would be after what was applied."""
+        """The observation, with all plans applied so far."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
-        """The host as it was observed, all names of it, and as it would be after what was applied."""
+        """Return the state under all names, whatever names are given."""
         return self.seen
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
-        """Nothing but the outcomes."""
+        """Apply plans in memory. Return one outcome per step."""
         return [tuple(self._apply_one(plan)) for plan in plans]
 
     def _apply_one(self, plan: Sequence[Step]) -> list[Outcome]:
         try:
             self.seen = Observed(simulate_all(self.seen.state, plan), self.seen.facts)
-        except Conflict as against:
-            # Two ports of one call that have the same names.
-            return [Outcome(step, Result.REFUSED, str(against), code=against.code) for step in plan]
+        except Conflict as error:
+            # Two ports of this call have the same device names.
+            return [Outcome(step, Result.REFUSED, str(error), code=error.code) for step in plan]
         return [Outcome(step, Result.DONE) for step in plan]
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:  # noqa: ARG002
-        """Nothing is written, so nobody need wait."""
+        """Take no lock, because nothing is written."""
         yield
 
 
 def look(host: AnyHost, port_ids: Iterable[str]) -> Observed:
-    """What is there of these ports. Raises PreconditionError, NoResponse."""
+    """Observe these ports. Raises PreconditionError, NoResponse."""
     names = sorted({name for port_id in port_ids for name in names_of(port_id)})
-    seen = [
-        host.observe(names[at : at + MAX_NAMES], time.monotonic() + host.settings.deadline)
-        for at in range(0, len(names), MAX_NAMES)
+    observations = [
+        host.observe(names[start : start + MAX_NAMES], time.monotonic() + host.settings.deadline)
+        for start in range(0, len(names), MAX_NAMES)
     ]
-    state, facts = merge_observed(seen)
-    return Observed(state, replace(facts, switch_version=seen[0].facts.switch_version))
+    state, facts = merge_observed(observations)
+    return Observed(state, replace(facts, switch_version=observations[0].facts.switch_version))
 
 
 def nothing_seen(bridges: Iterable[str]) -> Observed:
-    """A host that has these integration bridges, and nothing of any port."""
+    """Return the observation of a host with these integration bridges and without ports."""
     return Observed(facts=Facts(switches=dict.fromkeys(bridges, "unknown")))

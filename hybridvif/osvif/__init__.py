@@ -1,8 +1,8 @@
-"""The os-vif plugins: how Nova reaches hybridvif. Nothing of os-vif is imported before os-vif asks for a plugin.
+"""The os-vif plugins, for Nova. os-vif is imported only when it loads a plugin.
 
-    options        what a file sets in os-vif's own section, [os_vif_ovs]
+    options        the options of os-vif that a file sets, in [os_vif_ovs]
     translation    a VIF of os-vif -> Port
-    plugins        what os-vif loads: `hybridvif`, and the drop-in for `ovs`
+    plugins        the plugin `hybridvif`, and the drop-in for `ovs`
 
-docs/osvif.md says how to use them.
+docs/osvif.md describes their use.
 """

@@ -1,7 +1,7 @@
-"""What os-vif loads: the plugin `hybridvif`, and the drop-in that answers to `ovs` where the configuration says so.
+"""The plugins of os-vif: `hybridvif`, and the drop-in that replaces `ovs` if the configuration enables it.
 
-os-vif wraps what a plugin raises: PlugException and UnplugException carry our sentence in their text, and our
-exception, with its report, as `kwargs["err"]`.
+os-vif wraps the exceptions of a plugin: PlugException and UnplugException have our message in their text. Our
+exception, with its report, is `kwargs["err"]`.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from hybridvif.model.errors import InvalidInput, Refused
 from hybridvif.model.names import names_of
 from hybridvif.model.settings import Settings
 from hybridvif.osvif.options import set_in_files
-from hybridvif.osvif.translation import names_as_asked, not_for_us, port_of
+from hybridvif.osvif.translation import checked_names, objection, port_of
 
 LOG = logging.getLogger(__name__)
 OVS = "ovs"
-"""The name that Nova asks for, whatever the host has."""
+"""Name of the plugin that Nova uses on every host."""
 
 
 class HybridPath:
-    """The hybrid ports of this process; connected when the first of them comes, so that a host starts without us."""
+    """Plug and unplug for hybrid ports. The host is connected at the first port, so a start needs no daemon."""
 
     def __init__(self) -> None:
         self._connecting = threading.Lock()
@@ -40,7 +40,7 @@ class HybridPath:
 
     @property
     def host(self) -> Host:
-        """This host, with the program's own configuration. Raises ConfigurationError."""
+        """Return the host, with the configuration of the program. Raises ConfigurationError."""
         with self._connecting:
             if self._host is None:
                 self._host = connect()
@@ -48,28 +48,28 @@ class HybridPath:
 
     @cached_property
     def set_options(self) -> dict[str, Any]:
-        """os-vif's options that a file sets, and that are a port's. Raises ConfigurationError."""
+        """Return the options of os-vif for ports that a file sets. Raises ConfigurationError."""
         return set_in_files(cfg.CONF, ("network_device_mtu", "isolate_vif"))
 
     @cached_property
     def settings(self) -> Settings:
-        """The program's own configuration, for which no daemon is needed. Raises ConfigurationError."""
+        """Return the settings of the program, without a daemon. Raises ConfigurationError."""
         return config.settings_of(cfg.CONF)
 
     def plug(self, vif: Any, instance_info: Any) -> None:
-        """Plug one. Raises HybridVifError."""
+        """Plug a VIF. Raises HybridVifError."""
         api.plug(port_of(vif, instance_info, self.set_options), self.host)
 
     def unplug(self, vif: Any) -> None:
-        """Unplug one, by default even if its VM runs: os-vif's callers unplug after a detach that failed, too."""
-        names_as_asked(vif)
+        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach."""
+        checked_names(vif)
         host = self.host
         force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
         api.unplug(vif.id, host, force=force)
 
 
-class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, and not there when types are checked
-    """The plugin `hybridvif`: a VIFBridge is plugged the hybrid way, any other VIF is refused."""
+class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, which is not installed for the type check
+    """The plugin `hybridvif`: it plugs a VIFBridge as a hybrid port and refuses any other VIF."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
@@ -77,7 +77,7 @@ class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, and
 
     @classmethod
     def load(cls, plugin_name: str) -> Self:
-        """The plugin; and, where [hybridvif] answer_to_ovs says so, the drop-in put in the place of `ovs`."""
+        """Return the plugin. If [hybridvif] answer_to_ovs is set, also install the drop-in for `ovs`."""
         plugin: Self = super().load(plugin_name)
         config.register(cfg.CONF)
         if cfg.CONF[config.GROUP].answer_to_ovs:
@@ -85,7 +85,7 @@ class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, and
         return plugin
 
     def describe(self) -> Any:
-        """The VIF types and port profiles that it takes."""
+        """Return the supported VIF types and port profiles."""
         profile = objects.host_info.HostPortProfileInfo(
             profile_object_name=objects.vif.VIFPortProfileOpenVSwitch.__name__, min_version="1.0", max_version="1.0"
         )
@@ -98,67 +98,67 @@ class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, and
         return objects.host_info.HostPluginInfo(plugin_name="hybridvif", vif_info=[bridge])
 
     def plug(self, vif: Any, instance_info: Any) -> None:
-        """Plug a VIFBridge. Raises HybridVifError, which carries the report."""
-        self._require_ours(vif, not_for_us(vif, self._path.settings))
+        """Plug a VIFBridge. Raises HybridVifError with the report."""
+        self._require_hybrid(vif, objection(vif, self._path.settings))
         self._path.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:  # noqa: ARG002  # os-vif's signature
-        """Unplug a VIFBridge. Raises HybridVifError, which carries the report."""
-        self._require_ours(vif, not_for_us(vif, self._path.settings))
+        """Unplug a VIFBridge. Raises HybridVifError with the report."""
+        self._require_hybrid(vif, objection(vif, self._path.settings))
         self._path.unplug(vif)
 
     @staticmethod
-    def _require_ours(vif: Any, beyond: str) -> None:
+    def _require_hybrid(vif: Any, reason: str) -> None:
         if not isinstance(vif, objects.vif.VIFBridge):
             raise InvalidInput(
                 f"port {vif.id}: the plugin 'hybridvif' takes a VIFBridge, not a {type(vif).__name__}; ask for 'ovs'"
             )
-        if beyond:
-            raise Refused(f"port {vif.id}: {beyond}, which 'hybridvif' does not serve; ask for the plugin 'ovs'")
+        if reason:
+            raise Refused(f"port {vif.id}: {reason}, which 'hybridvif' does not serve; ask for the plugin 'ovs'")
 
 
 class HybridOvsPlugin(OvsPlugin):  # type: ignore[misc]  # as above
-    """os-vif's own plugin `ovs`, with the hybrid ports done by hybridvif; all other VIFs are delegated unchanged."""
+    """The plugin `ovs` of os-vif, in which hybridvif plugs the hybrid ports. All other VIFs are delegated."""
 
     def __init__(self, config: Any) -> None:
         super().__init__(config)
         self._path = HybridPath()
 
     def plug(self, vif: Any, instance_info: Any) -> None:
-        """Plug it: a hybrid port ourselves. Raises HybridVifError for those, what os-vif raises for others."""
-        if not self._is_hybrid(vif) or self._delegated(vif, not_for_us(vif, self._path.settings)):
+        """Plug a VIF. Raises HybridVifError for a hybrid port; for others, the exceptions of os-vif."""
+        if not self._is_hybrid(vif) or self._is_delegated(vif, objection(vif, self._path.settings)):
             super().plug(vif, instance_info)
         else:
             self._path.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:
-        """Unplug it, in the same way."""
-        if not self._is_hybrid(vif) or self._delegated(vif, not_for_us(vif, self._path.settings)):
+        """Unplug a VIF, with the same exceptions."""
+        if not self._is_hybrid(vif) or self._is_delegated(vif, objection(vif, self._path.settings)):
             super().unplug(vif, instance_info)
         else:
             self._path.unplug(vif)
 
     def _is_hybrid(self, vif: Any) -> bool:
-        """A VIFBridge; or a port that Neutron has made over to another firewall and that still has its qbr."""
+        """Return True for a VIFBridge, and for a port that changed to another firewall but still has its qbr."""
         if isinstance(vif, objects.vif.VIFBridge):
             return True
         if not isinstance(vif, objects.vif.VIFOpenVSwitch) or self.config.per_port_bridge:
             return False
         try:
-            # Of the caller's own network, and without the daemon, which a host without hybrid ports may not have.
+            # In the network namespace of the caller, without a daemon: a host without hybrid ports may have none.
             return bool(socket.if_nametoindex(names_of(vif.id).bridge))
         except (OSError, InvalidInput):
             return False
 
     @staticmethod
-    def _delegated(vif: Any, beyond: str) -> bool:
-        if beyond:
-            LOG.info("port %s is left to os-vif's own plugin: %s", vif.id, beyond)
-        return bool(beyond)
+    def _is_delegated(vif: Any, reason: str) -> bool:
+        if reason:
+            LOG.info("port %s is left to os-vif's own plugin: %s", vif.id, reason)
+        return bool(reason)
 
 
 def answer_to_ovs() -> None:
-    """Put the drop-in in the place of `ovs` in os-vif's table, whether os-vif loads that before or after us."""
+    """Replace `ovs` by the drop-in in os-vif's table, in any loading order."""
     manager = os_vif._EXT_MANAGER
     if manager is None:
         return
@@ -169,7 +169,7 @@ def answer_to_ovs() -> None:
 
 
 def class_answering_to_ovs() -> str:
-    """The class to which os-vif hands a VIF of the plugin `ovs` in a program with this configuration."""
+    """Return the name of the class that os-vif uses as the plugin `ovs`, with the configuration of this program."""
     os_vif.initialize(reset=True)
     cls = type(os_vif._EXT_MANAGER[OVS].obj)
     return f"{cls.__module__}.{cls.__qualname__}"

@@ -1,4 +1,4 @@
-"""A VIF of os-vif -> Port. What this host does not let us do is named, so that the plugin can delegate or refuse it."""
+"""Translation of a VIF of os-vif into a Port."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ _PROFILE = "VIFPortProfileOpenVSwitch"
 
 
 def port_of(vif: Any, instance_info: Any, set_options: Mapping[str, Any]) -> Port:
-    """The port that a VIF means.
+    """Return the port of a VIF.
 
-    set_options: os-vif's options that a file sets. Raises InvalidInput, naming what the VIF lacks or spells otherwise.
+    set_options: the options of os-vif that a file sets. Raises InvalidInput for a missing or unexpected field.
     """
-    names_as_asked(vif)
+    checked_names(vif)
     network, profile = _field(vif, "network"), _field(vif, "port_profile")
-    if not _is(profile, _PROFILE):
+    if not _is_instance(profile, _PROFILE):
         raise InvalidInput(
             f"port {vif.id}: its port profile is a {type(profile).__name__}, not a {_PROFILE}, "
             "so it is no port of Open vSwitch; ask another plugin for it"
@@ -34,23 +34,23 @@ def port_of(vif: Any, instance_info: Any, set_options: Mapping[str, Any]) -> Por
         interface_id="" if interface_id == vif.id else interface_id,
         bridge=str(_field(network, "bridge")),
         datapath_type=_datapath_of(profile),
-        create_tap=_asks(profile, "create_tap"),
-        multiqueue=_asks(profile, "create_tap") and _asks(profile, "multiqueue"),
+        create_tap=_has_flag(profile, "create_tap"),
+        multiqueue=_has_flag(profile, "create_tap") and _has_flag(profile, "multiqueue"),
         isolate=bool(set_options.get("isolate_vif")),
-        # As os-vif does, which leaves the queueing of a userspace datapath alone.
+        # As in os-vif: no QoS row on a userspace datapath.
         qos_type="" if _datapath_of(profile) == "system" else NONE,
         **({"mtu": mtu} if mtu else {}),
     )
 
 
-def names_as_asked(vif: Any) -> PortNames:
-    """The names of its devices. Raises InvalidInput where the VIF has others than its port id gives."""
+def checked_names(vif: Any) -> PortNames:
+    """Return the device names of a VIF. Raises InvalidInput if they differ from those of the port id."""
     names = names_of(vif.id)
-    asked = {"bridge_name": names.bridge, "vif_name": names.tap}
-    if not _is(vif, "VIFBridge"):
-        # Of a VIFOpenVSwitch it is the integration bridge.
-        del asked["bridge_name"]
-    for field, ours in asked.items():
+    expected = {"bridge_name": names.bridge, "vif_name": names.tap}
+    if not _is_instance(vif, "VIFBridge"):
+        # In a VIFOpenVSwitch, this field is the integration bridge.
+        del expected["bridge_name"]
+    for field, ours in expected.items():
         theirs = getattr(vif, field) if field in vif.fields and field in vif else ours
         if theirs != ours:
             raise InvalidInput(
@@ -60,8 +60,8 @@ def names_as_asked(vif: Any) -> PortNames:
     return names
 
 
-def not_for_us(vif: Any, settings: Settings) -> str:
-    """What a plug or an unplug of this VIF needs that this host does not let us do; empty if nothing."""
+def objection(vif: Any, settings: Settings) -> str:
+    """Return the reason for which hybridvif may not plug or unplug this VIF here; empty if there is none."""
     network = vif.network if "network" in vif else None
     bridge = str(network.bridge) if network is not None and "bridge" in network else ""
     if is_trunk_bridge(bridge) and not settings.allows(bridge):
@@ -69,22 +69,23 @@ def not_for_us(vif: Any, settings: Settings) -> str:
     return ""
 
 
-def _asks(profile: Any, name: str) -> bool:
-    """Whether a port profile has a flag, which one of an older os-vif does not know, and it is set."""
+def _has_flag(profile: Any, name: str) -> bool:
+    """Return whether a flag of a port profile is set. Profiles of older os-vif releases lack the field."""
     return name in profile.fields and name in profile and bool(getattr(profile, name))
 
 
 def _datapath_of(profile: Any) -> str:
-    told = "datapath_type" in profile.fields and "datapath_type" in profile and profile.datapath_type
-    return str(told or "system")
+    is_set = "datapath_type" in profile.fields and "datapath_type" in profile
+    return str((is_set and profile.datapath_type) or "system")
 
 
-def _is(thing: Any, name: str) -> bool:
-    """Whether it is of this class of os-vif's, which this module does not import."""
-    return any(cls.__name__ == name for cls in type(thing).__mro__)
+def _is_instance(value: Any, name: str) -> bool:
+    """Return whether an object has this os-vif class, by name, because this module does not import os-vif."""
+    return any(cls.__name__ == name for cls in type(value).__mro__)
 
 
-def _field(thing: Any, name: str) -> Any:
-    if name not in thing or getattr(thing, name) is None:
-        raise InvalidInput(f"{type(thing).__name__} has no {name}, without which a port cannot be plugged; set it")
-    return getattr(thing, name)
+def _field(versioned: Any, name: str) -> Any:
+    """Return a field of a versioned object of os-vif. Raises InvalidInput if it is not set."""
+    if name not in versioned or getattr(versioned, name) is None:
+        raise InvalidInput(f"{type(versioned).__name__} has no {name}, without which a port cannot be plugged; set it")
+    return getattr(versioned, name)

@@ -230,12 +230,12 @@ def test_a_message_of_another_kind_does_no_harm(lab: Lab) -> None:
 def test_what_was_done_is_seen_at_once_and_what_was_not_is_left_to_the_caller(lab: Lab) -> None:
     steps = plan(NOTHING, desired_state(PORT))
     outcomes = lab.host.apply([steps], time.monotonic() + SOON)
-    assert outcomes.seen is not None
-    assert agree(outcomes.seen.state, desired_state(PORT))
-    assert outcomes.seen == lab.host.observe(set(NAMES), time.monotonic() + SOON)
+    assert outcomes.observed is not None
+    assert agree(outcomes.observed.state, desired_state(PORT))
+    assert outcomes.observed == lab.host.observe(set(NAMES), time.monotonic() + SOON)
     again = lab.host.apply([steps], time.monotonic() + SOON)
     assert again[0][0].result is Result.FAILED
-    assert again.seen is None
+    assert again.observed is None
 
 
 # The daemon dies, or hangs.

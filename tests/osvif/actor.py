@@ -1,4 +1,4 @@
-"""What stands in for nova-compute: a program in the sandbox that calls os-vif as it is told, a line of JSON a call.
+"""A stand-in for nova-compute: a program in the sandbox that calls os-vif, with one line of JSON per call.
 
 python actor.py CONFIG [eventlet|asyncio]
 
@@ -31,7 +31,7 @@ import os_vif
 from os_vif import objects
 from oslo_config import cfg
 
-Answer = dict[str, Any]
+Response = dict[str, Any]
 
 
 def main() -> None:
@@ -40,18 +40,18 @@ def main() -> None:
     os_vif.initialize()
     for line in sys.stdin:
         order = json.loads(line)
-        answer = asyncio.run(inside_a_loop(order)) if STYLE == "asyncio" else answered(order)
-        print(json.dumps(answer), flush=True)
+        response = asyncio.run(call_in_loop(order)) if STYLE == "asyncio" else respond(order)
+        print(json.dumps(response), flush=True)
 
 
-async def inside_a_loop(order: dict[str, Any]) -> Answer:
-    """Half of the calls block the loop, half are made beside it."""
-    if order.get("beside"):
-        return await asyncio.to_thread(answered, order)
-    return answered(order)
+async def call_in_loop(order: dict[str, Any]) -> Response:
+    """Make a call inside an event loop: in the loop, or in a thread next to it."""
+    if order.get("in_thread"):
+        return await asyncio.to_thread(respond, order)
+    return respond(order)
 
 
-def answered(order: dict[str, Any]) -> Answer:
+def respond(order: dict[str, Any]) -> Response:
     match order["do"]:
         case "initialize":
             os_vif.initialize(reset=True)
@@ -63,16 +63,16 @@ def answered(order: dict[str, Any]) -> Answer:
             return {"ok": True, "threads": threading.active_count()}
         case "many":
             with ThreadPoolExecutor(8) as pool:
-                return {"ok": True, "answers": list(pool.map(called, order["orders"]))}
+                return {"ok": True, "responses": list(pool.map(call, order["orders"]))}
         case _ if order.get("clock"):
-            return beside_a_clock(order)
+            return call_with_clock(order)
         case _:
-            return called(order)
+            return call(order)
     return {"ok": True}
 
 
-def beside_a_clock(order: dict[str, Any]) -> Answer:
-    """The call, and for how many seconds at most another thread of this program, or a green one, did not run."""
+def call_with_clock(order: dict[str, Any]) -> Response:
+    """Make a call. Return also the longest time in seconds in which another thread, or greenlet, did not run."""
     ticks, ended = [time.monotonic()], threading.Event()
 
     def tick() -> None:
@@ -82,14 +82,14 @@ def beside_a_clock(order: dict[str, Any]) -> Answer:
 
     clock = threading.Thread(target=tick)
     clock.start()
-    answer = called(order)
+    response = call(order)
     ticks.append(time.monotonic())
     ended.set()
     clock.join()
-    return {**answer, "longest": max(after - before for before, after in pairwise(ticks))}
+    return {**response, "longest": max(after - before for before, after in pairwise(ticks))}
 
 
-def called(order: dict[str, Any]) -> Answer:
+def call(order: dict[str, Any]) -> Response:
     try:
         getattr(os_vif, order["do"])(vif_of(order["vif"]), instance_of(order["vif"]))
     except Exception as error:
@@ -100,61 +100,61 @@ def called(order: dict[str, Any]) -> Answer:
             "raised": path_of(error),
             "text": str(error),
             "cause": path_of(cause),
-            "sentence": str(cause),
+            "message": str(cause),
             "status": report.status.value if report else None,
         }
     return {"ok": True}
 
 
-def path_of(thing: object) -> str:
-    return f"{type(thing).__module__}.{type(thing).__qualname__}"
+def path_of(value: object) -> str:
+    return f"{type(value).__module__}.{type(value).__qualname__}"
 
 
-def instance_of(said: dict[str, Any]) -> Any:
-    return objects.instance_info.InstanceInfo(name="demo", uuid=said["instance_id"])
+def instance_of(fields: dict[str, Any]) -> Any:
+    return objects.instance_info.InstanceInfo(name="demo", uuid=fields["instance_id"])
 
 
-def vif_of(said: dict[str, Any]) -> Any:
-    """The VIF that Nova makes of a Neutron port (nova/network/os_vif_util.py)."""
+def vif_of(fields: dict[str, Any]) -> Any:
+    """Return the VIF that Nova creates for a Neutron port (nova/network/os_vif_util.py)."""
     network = objects.network.Network(
         id="437c6db5-4e6f-4b43-b64b-ed6a11ee5ba7",
-        bridge=said.get("bridge", "br-int"),
+        bridge=fields.get("bridge", "br-int"),
         subnets=objects.subnet.SubnetList(),
     )
-    if said.get("mtu"):
-        network.mtu = said["mtu"]
-    key = said["id"][:11]
+    if fields.get("mtu"):
+        network.mtu = fields["mtu"]
+    key = fields["id"][:11]
     profile = objects.vif.VIFPortProfileOpenVSwitch(
-        interface_id=said.get("interface_id", said["id"]), datapath_type=said.get("datapath_type", "netdev")
+        interface_id=fields.get("interface_id", fields["id"]), datapath_type=fields.get("datapath_type", "netdev")
     )
-    if "create_port" in said:
-        profile.create_port = said["create_port"]
+    if "create_port" in fields:
+        profile.create_port = fields["create_port"]
     for flag in ("create_tap", "multiqueue"):
-        if flag in said:
-            setattr(profile, flag, said[flag])
+        if flag in fields:
+            setattr(profile, flag, fields[flag])
     shared = {
-        "id": said["id"],
-        "address": said["mac"],
+        "id": fields["id"],
+        "address": fields["mac"],
         "network": network,
-        "plugin": said["plugin"],
+        "plugin": fields["plugin"],
         "port_profile": profile,
     }
-    match said.get("kind", "bridge"):
+    match fields.get("kind", "bridge"):
         case "bridge":
             return objects.vif.VIFBridge(
-                vif_name=f"tap{key}", bridge_name=said.get("bridge_name", f"qbr{key}"), **shared
+                vif_name=f"tap{key}", bridge_name=fields.get("bridge_name", f"qbr{key}"), **shared
             )
         case "ovs":
             return objects.vif.VIFOpenVSwitch(vif_name=f"tap{key}", bridge_name="br-int", **shared)
         case "vhostuser":
             return objects.vif.VIFVHostUser(
-                vif_name=f"vhu{key}", path=f"/run/openvswitch/vhu{key}", mode=said["mode"], **shared
+                vif_name=f"vhu{key}", path=f"/run/openvswitch/vhu{key}", mode=fields["mode"], **shared
             )
         case "hostdevice":
-            return objects.vif.VIFHostDevice(dev_type="ethernet", dev_address=said["pci"], **shared)
+            return objects.vif.VIFHostDevice(dev_type="ethernet", dev_address=fields["pci"], **shared)
         case "direct":
             return objects.vif.VIFDirect(mode="vepa", vif_name=f"tap{key}", **shared)
-    raise ValueError(said)
+    raise ValueError(fields)
 
 
 if __name__ == "__main__":

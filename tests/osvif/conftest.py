@@ -1,4 +1,4 @@
-"""The real os-vif in a sandbox, driven from outside. Run by themselves: `tox -e osvif`, or `.ci/run osvif`."""
+"""Fixtures for the real os-vif in a sandbox. Run these tests with `tox -e osvif` or `.ci/run osvif`."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ THEIR_HELPER = f'{sys.executable} -P -c "from oslo_privsep.daemon import helper_
 
 
 def vif(port: Port, plugin: str = "ovs", **more: Any) -> dict[str, Any]:
-    """A VIF that means this port."""
-    said: dict[str, Any] = {"id": port.id, "mac": port.mac, "instance_id": port.instance_id, "plugin": plugin}
-    return {**said, "mtu": port.mtu, "bridge": port.bridge, **more}
+    """Return the fields of a VIF for a port."""
+    ids = {"id": port.id, "mac": port.mac, "instance_id": port.instance_id, "plugin": plugin}
+    return {**ids, "mtu": port.mtu, "bridge": port.bridge, **more}
 
 
 class Nova:
@@ -41,7 +41,7 @@ class Nova:
             )
 
     def ask(self, do: str, **more: Any) -> dict[str, Any]:
-        """One call."""
+        """Send a call and return its response."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
         self.process.stdin.write(json.dumps({"do": do, **more}) + "\n")
@@ -51,15 +51,15 @@ class Nova:
         return dict(json.loads(line))
 
     def plug(self, port: Port, plugin: str = "ovs", **more: Any) -> dict[str, Any]:
-        """Plug, whatever comes of it."""
+        """Plug a port and return the response."""
         return self.ask("plug", vif=vif(port, plugin, **more))
 
     def unplug(self, port: Port, plugin: str = "ovs", **more: Any) -> dict[str, Any]:
-        """Unplug, whatever comes of it."""
+        """Unplug a port and return the response."""
         return self.ask("unplug", vif=vif(port, plugin, **more))
 
     def close(self) -> None:
-        """End it as its end of file does; the daemons end with it."""
+        """Stop the actor by an end of file. Its daemons exit with it."""
         self.process.stdin.close()  # type: ignore[union-attr]
         self.process.wait(20)
         self.process.stdout.close()  # type: ignore[union-attr]
@@ -72,7 +72,7 @@ def configuration(
     name: str = "nova",
     daemon: dict[str, object] | None = None,
 ) -> Path:
-    """A file as Nova has it, with both sections; None: an option that it leaves out."""
+    """Write a configuration file of Nova with all sections. None: an option is left out."""
     path = directory / f"{name}.conf"
     sections: dict[str, dict[str, object]] = {
         "hybridvif": {"lock_path": directory / "locks", "deadline": 10, **ours},
@@ -94,7 +94,7 @@ StartNova = Callable[..., Nova]
 
 @pytest.fixture(scope="module")
 def start_module_nova(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartNova]:
-    """Starts an actor with options of ours; `os_vif` has those of os-vif, `daemon` those of our daemon."""
+    """Return a function that starts an actor with our options. `os_vif`, `daemon`: options of these."""
     with ExitStack() as running:
 
         def start(
@@ -114,37 +114,37 @@ def start_module_nova(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory
 
 @pytest.fixture
 def start_nova(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[StartNova]:
-    """The same, for one test."""
+    """Return the same function for one test."""
     yield from start_module_nova.__wrapped__(sandbox, tmp_path_factory)  # type: ignore[attr-defined]
 
 
 @pytest.fixture(scope="module")
 def ours(start_module_nova: StartNova) -> Nova:
-    """A Nova whose `ovs` is hybridvif's."""
+    """Return a Nova with the drop-in as `ovs`."""
     return start_module_nova(answer_to_ovs="true")
 
 
 @pytest.fixture(scope="module")
 def theirs(start_module_nova: StartNova) -> Nova:
-    """A Nova whose `ovs` is os-vif's own."""
+    """Return a Nova with the plugin `ovs` of os-vif."""
     return start_module_nova()
 
 
 @pytest.fixture(scope="module")
 def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The sandbox, as the functional tests see it."""
+    """Return the sandbox with a connected host, as in the functional tests."""
     with connected(sandbox, tmp_path_factory.mktemp("lab"), deadline=10) as host:
         yield Lab(sandbox, host)
 
 
 @pytest.fixture
 def lab(connection: Lab) -> Iterator[Lab]:
-    """An empty host."""
+    """Return an empty host."""
     yield connection
     connection.sweep()
 
 
 @pytest.fixture
 def port() -> Port:
-    """A legal port that is plugged nowhere."""
+    """Return a valid port that is not plugged."""
     return make_port()

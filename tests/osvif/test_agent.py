@@ -1,4 +1,4 @@
-"""Neutron's Open vSwitch agent, played: what it sees of a plug, what it owns, and its security groups."""
+"""Neutron's Open vSwitch agent, simulated: the events of a plug, its columns and its security groups."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO, Drift
 from tests.osvif.conftest import FULL, Nova, StartNova
 
-# As its interface monitor does (neutron/agent/common/ovsdb_monitor.py).
+# The command of its interface monitor (neutron/agent/common/ovsdb_monitor.py).
 MONITOR = (
     "ovsdb-client --format=json monitor unix:/run/openvswitch/db.sock Open_vSwitch Interface name,ofport,external_ids"
 )
@@ -27,13 +27,13 @@ MONITOR = (
 
 @contextmanager
 def monitored(lab: Lab, path: Path) -> Iterator[list[dict[str, Any]]]:
-    """What the agent is told meanwhile about qvo: each a row as it is after a change."""
-    told: list[dict[str, Any]] = []
+    """Yield the list of events about qvo that the agent gets in the block: one row per change."""
+    events: list[dict[str, Any]] = []
     with path.open("w") as out, lab.box.popen(MONITOR.split(), stdout=out) as client:
         try:
             assert until(lambda: "br-int" in path.read_text())
             before = len(path.read_text().splitlines())
-            yield told
+            yield events
             lab.sh("ip link add hvend type veth peer name hvendp; ovs-vsctl add-port br-int hvend")
             assert until(lambda: "hvend" in path.read_text())
             lab.sh("ovs-vsctl del-port hvend; ip link delete hvend")
@@ -41,7 +41,7 @@ def monitored(lab: Lab, path: Path) -> Iterator[list[dict[str, Any]]]:
             client.kill()
     for line in path.read_text().splitlines()[before:]:
         document = json.loads(line)
-        told += [
+        events += [
             event
             for cells in document["data"]
             if (event := dict(zip(document["headings"], cells, strict=True)))["name"] == QVO
@@ -50,37 +50,39 @@ def monitored(lab: Lab, path: Path) -> Iterator[list[dict[str, Any]]]:
 
 
 @pytest.mark.parametrize("through", ["library", "os-vif"])
-def test_a_port_shows_up_complete_and_once(lab: Lab, ours: Nova, port: Port, tmp_path: Path, through: str) -> None:
-    with monitored(lab, tmp_path / "told") as told:
+def test_plug_is_one_complete_event_for_the_agent(
+    lab: Lab, ours: Nova, port: Port, tmp_path: Path, through: str
+) -> None:
+    with monitored(lab, tmp_path / "events") as events:
         if through == "library":
             plug(port, lab.host)
         else:
             assert ours.plug(port) == {"ok": True}
-    assert told
-    for event in told:
+    assert events
+    for event in events:
         ids = dict(event["external_ids"][1])
         assert (ids["iface-id"], ids["attached-mac"]) == (port.id, port.mac)
-    assert [event["action"] for event in told].count("insert") == 1
-    assert [event["action"] for event in told].count("delete") == 0
-    # The agent takes a port up when it has a number.
-    numbers = [event["ofport"] for event in told if isinstance(event["ofport"], int)]
+    assert [event["action"] for event in events].count("insert") == 1
+    assert [event["action"] for event in events].count("delete") == 0
+    # The agent handles a port as soon as it has an OpenFlow number.
+    numbers = [event["ofport"] for event in events if isinstance(event["ofport"], int)]
     assert len(numbers) == 1
     assert numbers[0] > 0
 
 
-def test_a_second_plug_does_not_wake_the_agent(lab: Lab, ours: Nova, port: Port, tmp_path: Path) -> None:
+def test_second_plug_is_no_event_for_the_agent(lab: Lab, ours: Nova, port: Port, tmp_path: Path) -> None:
     plug(port, lab.host)
-    with monitored(lab, tmp_path / "told") as told:
+    with monitored(lab, tmp_path / "events") as events:
         plug(port, lab.host)
         assert ours.plug(port) == {"ok": True}
-    assert told == []
+    assert events == []
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize(
-    "drift", [one for one in DRIFTS if one.row_stays][:: 1 if FULL else 6], ids=lambda one: one.sentence
+    "drift", [drift for drift in DRIFTS if drift.row_stays][:: 1 if FULL else 6], ids=lambda drift: drift.sentence
 )
-def test_no_repair_loses_what_the_agent_wrote(lab: Lab, port: Port, drift: Drift) -> None:
+def test_repair_keeps_columns_of_the_agent(lab: Lab, port: Port, drift: Drift) -> None:
     plug(port, lab.host)
     lab.sh(f"ovs-vsctl set Port {QVO} tag=7 other_config:net_uuid=x -- set Interface {QVO} other_config:a=b")
     row, tagged = lab.row(QVO), lab.row(QVO, "Port")
@@ -93,40 +95,40 @@ def test_no_repair_loses_what_the_agent_wrote(lab: Lab, port: Port, drift: Drift
     ]
 
 
-# Neutron's hybrid firewall, which finds tap and qvb by name (neutron/agent/linux/iptables_firewall.py).
+# Neutron's hybrid firewall finds tap and qvb by name (neutron/agent/linux/iptables_firewall.py).
 
 
 @pytest.mark.parametrize("way", ["in", "out"])
 @pytest.mark.parametrize("device", ["tap", "qvb"])
 @pytest.mark.parametrize(("everywhere", "on_qbr"), [(1, 0), (0, 1), (0, 0)])
-def test_a_rule_by_physdev_holds_where_the_bridge_calls_iptables(
+def test_physdev_rule_applies_if_bridge_calls_iptables(
     lab: Lab, port: Port, device: str, way: str, everywhere: int, on_qbr: int
 ) -> None:
     other = make_port(2)
     plug_all([port, other], lab.host)
     name = {"tap": port.names.tap, "qvb": port.names.bridge_end}[device]
     calling = lab.sh("cat /proc/sys/net/bridge/bridge-nf-call-iptables").strip()
-    with lab.vm(port, 1) as left, lab.vm(other, 2):
+    with lab.vm(port, 1) as vm, lab.vm(other, 2):
         try:
             lab.sh(
                 f"echo {everywhere} > /proc/sys/net/bridge/bridge-nf-call-iptables; "
                 f"ip link set {QBR} type bridge nf_call_iptables {on_qbr}; "
                 f"iptables -A FORWARD -m physdev --physdev-{way} {name} --physdev-is-bridged -j DROP"
             )
-            # Neither is ours, so neither is drift.
+            # hybridvif sets neither, so there is no drift.
             assert check(port, lab.host) == ()
-            dropped = left.ping("10.0.0.2", timeout=1).returncode != 0
+            dropped = vm.ping("10.0.0.2", timeout=1).returncode != 0
             assert dropped is bool(everywhere or on_qbr)
             plug(port, lab.host)
-            assert (left.ping("10.0.0.2", timeout=1).returncode != 0) is dropped
+            assert (vm.ping("10.0.0.2", timeout=1).returncode != 0) is dropped
             lab.sh("iptables -F FORWARD")
-            assert left.ping("10.0.0.2").returncode == 0
+            assert vm.ping("10.0.0.2").returncode == 0
         finally:
             lab.sh(f"iptables -F FORWARD; echo {calling} > /proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
 @pytest.mark.parametrize("through", ["library", "os-vif"])
-def test_security_groups_hold_where_only_the_ports_own_bridge_calls_iptables(
+def test_physdev_rule_applies_with_call_iptables_of_port(
     lab: Lab, start_nova: StartNova, port: Port, through: str
 ) -> None:
     other = make_port(2)
@@ -134,15 +136,15 @@ def test_security_groups_hold_where_only_the_ports_own_bridge_calls_iptables(
     lab.sh("echo 0 > /proc/sys/net/bridge/bridge-nf-call-iptables")
     try:
         if through == "library":
-            plug_all([replace(one, call_iptables=True) for one in (port, other)], lab.host)
+            plug_all([replace(plugged, call_iptables=True) for plugged in (port, other)], lab.host)
         else:
             nova = start_nova(answer_to_ovs="true", call_iptables="true")
-            assert [nova.plug(one) for one in (port, other)] == [{"ok": True}] * 2
+            assert [nova.plug(plugged) for plugged in (port, other)] == [{"ok": True}] * 2
         assert lab.link(QBR)["linkinfo"]["info_data"]["nf_call_ip6tables"] == 1
-        with lab.vm(port, 1) as left, lab.vm(other, 2):
-            assert left.ping("10.0.0.2").returncode == 0
+        with lab.vm(port, 1) as vm, lab.vm(other, 2):
+            assert vm.ping("10.0.0.2").returncode == 0
             lab.sh(f"iptables -A FORWARD -m physdev --physdev-in {port.names.tap} --physdev-is-bridged -j DROP")
-            assert left.ping("10.0.0.2", timeout=1).returncode != 0
+            assert vm.ping("10.0.0.2", timeout=1).returncode != 0
             lab.sh(f"ip link set {QBR} type bridge nf_call_iptables 0")
             (step,) = check(replace(port, call_iptables=True), lab.host)
             assert isinstance(step, Update)
@@ -151,11 +153,11 @@ def test_security_groups_hold_where_only_the_ports_own_bridge_calls_iptables(
         lab.sh(f"iptables -F FORWARD; echo {calling} > /proc/sys/net/bridge/bridge-nf-call-iptables")
 
 
-def test_the_names_that_the_firewall_builds_are_ours(port: Port) -> None:
+def test_device_names_are_those_of_the_firewall(port: Port) -> None:
     assert (port.names.tap, QVB) == (f"tap{port.id}"[:14], f"qvb{port.id}"[:14])
 
 
-# Neutron's trunk driver, which wires a trunk when an Interface named as its bridge is inserted, and at no other time
+# Neutron's trunk driver wires a trunk when an Interface with the name of its bridge is inserted, and only then
 # (neutron/services/trunk/drivers/openvswitch/agent/ovsdb_handler.py).
 
 TRUNK = "tbr-fd57e5c0-8"
@@ -170,7 +172,7 @@ TRUNKS = {
 
 
 class TrunkAgent:
-    """The agent of one trunk, with the rows that Neutron 29 writes, by the Interface events that it gets."""
+    """The agent of one trunk. On events of Interface rows, it writes the rows of Neutron 29."""
 
     def __init__(self, lab: Lab, parent: Port, subport: Port, path: Path) -> None:
         self._lab, self._parent, self._subport = lab, parent, subport
@@ -191,7 +193,7 @@ class TrunkAgent:
         self._client.wait()
 
     def react(self) -> None:
-        """Handle every event until now."""
+        """Handle all events up to now."""
         self._marks += 1
         mark = f"hvmark{self._marks}"
         self._lab.sh(f"ovs-vsctl add-port br-int {mark} -- set Interface {mark} type=internal")
@@ -225,7 +227,7 @@ class TrunkAgent:
         )
 
     def _unwire(self) -> None:
-        """Remove the subport's patch ports, and of the parent's the end in br-int alone, as the agent does."""
+        """Remove the patch ports of the subport and, as the agent does, only the br-int end of the parent's."""
         ends = [f"sp{end}-{self._subport.id}"[:15] for end in "ti"] + [f"tpi-{self._parent.id}"[:15]]
         self._lab.sh(" -- ".join(["ovs-vsctl", *(f"--if-exists del-port {name}" for name in ends)]))
 
@@ -249,7 +251,7 @@ for _ in range(5):
         pass
 sys.exit("no answer")
 """
-"""Asks by ARP from a VLAN of the VM's, for which this kernel may have no device. The kernel takes tags off itself."""
+"""Send an ARP request from a VLAN of the VM without a VLAN device. The kernel removes the tag of the response."""
 
 
 @pytest.mark.parametrize("switch", ["ovsdb", "ovsdbapp", "ovs-vsctl"])
@@ -270,7 +272,7 @@ def test_trunk_is_wired_at_every_boot(lab: Lab, start_nova: StartNova, tmp_path:
                 assert vm.ping("10.0.0.2").returncode == 0
                 tagged = [sys.executable, "-c", TAGGED, subport.mac, "10.0.0.9", "10.0.0.3", str(SUBPORT_TAG)]
                 assert vm.run(tagged, check=False).returncode == 0
-                # A restart of nova-compute meets the agent's rows, and leaves them.
+                # After a restart of nova-compute, a plug keeps the rows of the agent.
                 assert nova.plug(parent) == {"ok": True}
                 assert vm.ping("10.0.0.2").returncode == 0
             assert nova.unplug(parent) == {"ok": True}
@@ -279,7 +281,7 @@ def test_trunk_is_wired_at_every_boot(lab: Lab, start_nova: StartNova, tmp_path:
     assert not lab.sh("ovs-vsctl list-ports br-int | grep -E '^(tp|sp)' || true")
 
 
-def test_port_of_somebody_elses_keeps_the_trunk_bridge(lab: Lab, start_nova: StartNova) -> None:
+def test_foreign_port_keeps_trunk_bridge(lab: Lab, start_nova: StartNova) -> None:
     nova, parent = start_nova(**TRUNKS), make_port(bridge=TRUNK)
     assert nova.plug(parent) == {"ok": True}
     lab.sh(f"ovs-vsctl add-port {TRUNK} eth-other -- set Interface eth-other type=internal")

@@ -1,4 +1,4 @@
-"""Who answers to `ovs`: in every order of directories, however often os-vif is initialized, whoever else is there."""
+"""The class of the plugin `ovs`: in any order of directories, after a reset, and with other plugins."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ import warnings; warnings.simplefilter("ignore")
 import os_vif
 from oslo_config import cfg
 cfg.CONF(args=["--config-file", sys.argv[1]], project="nova")
-told = []
+classes = []
 for reset in (False, True, True):
     os_vif.initialize(reset=reset)
     found = os_vif._EXT_MANAGER["ovs"].obj
-    told.append([type(found).__module__ + "." + type(found).__name__, found.config is cfg.CONF.os_vif_ovs])
-print(json.dumps([told, list(os_vif._EXT_MANAGER.names())]))
+    classes.append([type(found).__module__ + "." + type(found).__name__, found.config is cfg.CONF.os_vif_ovs])
+print(json.dumps([classes, list(os_vif._EXT_MANAGER.names())]))
 """
 Directory = Callable[[str], str]
 
 
 @pytest.fixture
 def directory(tmp_path: Path) -> Directory:
-    """A directory that has nothing but the entry points of one distribution, as if it were installed there alone."""
+    """Return a function that creates a directory with the entry points of one distribution only."""
 
     def directory(name: str) -> str:
         place = tmp_path / name
@@ -50,15 +50,15 @@ def directory(tmp_path: Path) -> Directory:
     return directory
 
 
-def asked(config: Path, *directories: str) -> tuple[list[list[object]], list[str]]:
-    # Without stevedore's cache of entry points, which a test must not fill for others either.
+def classes_of(config: Path, *directories: str) -> tuple[list[list[object]], list[str]]:
+    # stevedore gets its own cache of entry points, which other tests must not share.
     env = {"PATH": "/usr/bin:/bin", "HOME": str(config.parent), "XDG_CACHE_HOME": str(config.parent)}
     done = run(
         [sys.executable, "-c", ASK, str(config), *directories], env=env, capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
-    told, names = json.loads(done.stdout.splitlines()[-1])
-    return told, names
+    classes, names = json.loads(done.stdout.splitlines()[-1])
+    return classes, names
 
 
 @pytest.fixture
@@ -69,43 +69,45 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("order", list(permutations(["hybridvif", "os_vif", "another"])), ids=" ".join)
-def test_ours_answers_in_every_order(config: Path, directory: Directory, order: tuple[str, ...]) -> None:
-    told, names = asked(config, *(directory(name) for name in order))
-    assert told == [[DROP_IN, True]] * 3
+def test_drop_in_replaces_ovs_in_any_order_of_directories(
+    config: Path, directory: Directory, order: tuple[str, ...]
+) -> None:
+    classes, names = classes_of(config, *(directory(name) for name in order))
+    assert classes == [[DROP_IN, True]] * 3
     assert names.count("ovs") == 2
 
 
-def test_the_order_is_what_the_directories_make_it(config: Path, directory: Directory) -> None:
+def test_order_of_plugins_follows_order_of_directories(config: Path, directory: Directory) -> None:
     both = directory("hybridvif"), directory("os_vif")
-    told, first = asked(config, *both)
+    classes, first = classes_of(config, *both)
     assert first.index("hybridvif") < first.index("ovs")
-    told_otherwise, last = asked(config, *reversed(both))
+    reversed_classes, last = classes_of(config, *reversed(both))
     assert last.index("ovs") < last.index("hybridvif")
-    assert told == told_otherwise == [[DROP_IN, True]] * 3
+    assert classes == reversed_classes == [[DROP_IN, True]] * 3
 
 
-def test_without_the_option_nobody_is_replaced(config: Path, directory: Directory) -> None:
+def test_without_option_ovs_is_not_replaced(config: Path, directory: Directory) -> None:
     config.write_text("[hybridvif]\n")
-    told, _ = asked(config, directory("hybridvif"), directory("os_vif"))
-    assert [cls for cls, _ in told] == ["vif_plug_ovs.ovs.OvsPlugin"] * 3
+    classes, _ = classes_of(config, directory("hybridvif"), directory("os_vif"))
+    assert [cls for cls, _ in classes] == ["vif_plug_ovs.ovs.OvsPlugin"] * 3
 
 
 @pytest.mark.parametrize(("option", "verdict"), [("true", "pass"), ("false", "info")])
-def test_doctor_says_who_answers(tmp_path: Path, option: str, verdict: str) -> None:
+def test_doctor_reports_class_of_ovs(tmp_path: Path, option: str, verdict: str) -> None:
     found = doctor(tmp_path, option)["os-vif"]
     assert found["verdict"] == verdict
     assert (DROP_IN in found["text"]) is (option == "true")
 
 
 @pytest.mark.parametrize(("option", "verdict"), [("true", "info"), ("false", "fail")])
-def test_doctor_warns_of_doubles(tmp_path: Path, directory: Directory, option: str, verdict: str) -> None:
+def test_doctor_reports_duplicate_plugins(tmp_path: Path, directory: Directory, option: str, verdict: str) -> None:
     assert "os-vif, doubles" not in doctor(tmp_path, option)
     found = doctor(tmp_path, option, directory("another"))["os-vif, doubles"]
     assert found["verdict"] == verdict
     assert "NoOpPlugin (another)" in found["text"]
 
 
-def test_doctor_says_that_another_plugin_keeps_os_vif_from_starting(tmp_path: Path, directory: Directory) -> None:
+def test_doctor_reports_plugin_that_fails_to_load(tmp_path: Path, directory: Directory) -> None:
     place = Path(directory("another"))
     code = "class Plugin:\n    def load(name):\n        raise RuntimeError('no card here')\n"
     (place / "no_card.py").write_text(code)
@@ -121,10 +123,10 @@ def doctor(tmp_path: Path, option: str, *directories: str) -> dict[str, dict[str
     command = ["-W", "ignore", "-m", "hybridvif", "--config-file", str(config), "doctor", "-f", "json"]
     env = {"PATH": "/usr/bin:/bin", "XDG_CACHE_HOME": str(tmp_path), "PYTHONPATH": ":".join(directories)}
     done = run([sys.executable, *command], env=env, capture_output=True, text=True, check=False)
-    return {one["name"]: one for one in json.loads(done.stdout)["findings"]}
+    return {finding["name"]: finding for finding in json.loads(done.stdout)["findings"]}
 
 
-def test_the_command_does_not_pass_on_what_eventlet_says_of_itself(tmp_path: Path) -> None:
+def test_doctor_suppresses_warnings_of_eventlet(tmp_path: Path) -> None:
     config = tmp_path / "quiet.conf"
     config.write_text(f"[hybridvif]\nanswer_to_ovs = true\nlock_path = {tmp_path}/locks\n")
     command = [sys.executable, "-m", "hybridvif", "--config-file", str(config), "doctor"]

@@ -1,4 +1,4 @@
-"""Ports plugged by os-vif and by hybridvif on one host: one state, adopted without a lost packet, clean both ways."""
+"""Ports plugged by os-vif and by hybridvif on one host: same state, adoption without loss, and clean unplugs."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ ADDITIONS = {
     QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu", "arp", "rp_filter"},
     QVB: {"ifalias", "inet6_addr_gen_mode", "arp", "rp_filter", "disable_ipv6"},
     QVO: {"ifalias", "inet6_addr_gen_mode", "arp", "rp_filter", "disable_ipv6"},
-    # The identity, where it is not the iface-id itself.
+    # The port id, if the iface-id is another one.
     "row": {"external_ids:hybridvif-port-id"},
 }
-"""What differs after our plug from what os-vif leaves: all of it is set by us and not by os-vif."""
+"""Attributes that differ between our plug and one of os-vif: we set them and os-vif does not."""
 COUNTERS = {"ifindex", "link_index", "address", "bridge_id", "root_id", "designated_root", "designated_bridge"}
 
 
 def facts_of(lab: Lab) -> dict[str, dict[str, Any]]:
-    """Everything that the kernel and OVSDB say of one port, but for what no two devices share."""
-    told: dict[str, dict[str, Any]] = {}
+    """Return all values of one port in the kernel and OVSDB, except those that are unique to a device."""
+    facts: dict[str, dict[str, Any]] = {}
     for name in (QBR, QVB, QVO):
         link = lab.link(name)
         more = link.pop("linkinfo")
@@ -43,16 +43,16 @@ def facts_of(lab: Lab) -> dict[str, dict[str, Any]]:
         ipv4 = ("arp_ignore", "arp_announce", "rp_filter", "forwarding", "proxy_arp")
         for family, key in (("ipv6", "disable_ipv6"), *(("ipv4", key) for key in ipv4)):
             flat[key] = lab.sh(f"cat /proc/sys/net/{family}/conf/{name}/{key}").strip()
-        dull = COUNTERS - ({"address"} if name == QBR else set())
-        told[name] = {key: value for key, value in flat.items() if key not in dull and "timer" not in key}
+        unique = COUNTERS - ({"address"} if name == QBR else set())
+        facts[name] = {key: value for key, value in flat.items() if key not in unique and "timer" not in key}
     row, port = lab.row(QVO), lab.row(QVO, "Port")
     keep = ("name", "type", "options", "other_config", "error", "mtu", "mtu_request", "admin_state")
-    told["row"] = {key: row[key] for key in keep} | {
+    facts["row"] = {key: row[key] for key in keep} | {
         f"port {key}": port[key] for key in ("tag", "trunks", "vlan_mode", "qos", "other_config", "external_ids")
     }
-    told["row"] |= {f"external_ids:{key}": value for key, value in row["external_ids"][1]}
-    told["row"]["bridge"] = lab.sh(f"ovs-vsctl port-to-br {QVO}").strip()
-    return told
+    facts["row"] |= {f"external_ids:{key}": value for key, value in row["external_ids"][1]}
+    facts["row"]["bridge"] = lab.sh(f"ovs-vsctl port-to-br {QVO}").strip()
+    return facts
 
 
 def differing(
@@ -63,9 +63,9 @@ def differing(
     before: Callable[[Nova], dict[str, Any]] | None = None,
     **more: Any,
 ) -> dict[str, set[str]]:
-    """In what the states differ that these leave, each after a plug of its own, what we add apart.
+    """Return the differences between the states after a plug by each, without our additions.
 
-    becomes: the MTU. before: what plugs the port first, so that this is a plug of a port that is there.
+    becomes: the MTU. before: a function that plugs the port first.
     """
     states = []
     for nova in novas:
@@ -76,7 +76,7 @@ def differing(
         assert until(lambda: lab.link(QBR)["operstate"] == "UP")
         states.append(facts_of(lab))
         assert nova.unplug(port, **more)["ok"]
-    # MTU of an os-vif bridge follows its members, so it is the same once there are some.
+    # The MTU of a bridge of os-vif follows its members.
     return {
         name: {key for key in {*old, *states[1][name]} if old.get(key) != states[1][name].get(key)} - ADDITIONS[name]
         for name, old in states[0].items()
@@ -87,24 +87,20 @@ NO_DIFFERENCE: dict[str, set[str]] = {name: set() for name in ADDITIONS}
 
 
 @pytest.mark.parametrize("mtu", [1500, 1400, 9000])
-def test_the_state_after_our_plug_is_os_vifs_but_for_what_we_add(
-    lab: Lab, ours: Nova, theirs: Nova, port: Port, mtu: int
-) -> None:
+def test_plug_leaves_state_of_os_vif_with_additions(lab: Lab, ours: Nova, theirs: Nova, port: Port, mtu: int) -> None:
     assert differing(lab, [theirs, ours], port, mtu) == NO_DIFFERENCE
 
 
 @pytest.mark.parametrize("mtu", [1400, 9000])
-def test_a_port_plugged_again_with_another_mtu_is_as_os_vifs(
-    lab: Lab, ours: Nova, theirs: Nova, port: Port, mtu: int
-) -> None:
+def test_second_plug_with_other_mtu_matches_os_vif(lab: Lab, ours: Nova, theirs: Nova, port: Port, mtu: int) -> None:
     assert differing(lab, [theirs, ours], port, mtu, lambda nova: nova.plug(port)) == NO_DIFFERENCE
 
 
-def test_a_port_of_another_interface_id_is_as_os_vifs(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
+def test_port_with_other_interface_id_matches_os_vif(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
     assert differing(lab, [theirs, ours], port, interface_id=make_port(9).id) == NO_DIFFERENCE
 
 
-def test_a_port_of_a_network_without_an_mtu_is_as_os_vifs(lab: Lab, start_nova: StartNova, port: Port) -> None:
+def test_port_of_network_without_mtu_matches_os_vif(lab: Lab, start_nova: StartNova, port: Port) -> None:
     sized: dict[str, object] = {"network_device_mtu": 1420}
     novas = [start_nova(os_vif=sized), start_nova(os_vif=sized, answer_to_ovs="true")]
     assert differing(lab, novas, port, 1420, mtu=None) == NO_DIFFERENCE
@@ -113,29 +109,27 @@ def test_a_port_of_a_network_without_an_mtu_is_as_os_vifs(lab: Lab, start_nova: 
 @pytest.mark.parametrize(
     "option", [{"per_port_bridge": "true"}, {"ovsdb_interface": "vsctl"}], ids=lambda option: next(iter(option))
 )
-def test_no_option_that_os_vif_has_for_other_ports_makes_a_difference(
+def test_os_vif_option_for_other_ports_changes_nothing(
     lab: Lab, start_nova: StartNova, port: Port, option: dict[str, object]
 ) -> None:
     novas = [start_nova(os_vif=option), start_nova(os_vif=option, answer_to_ovs="true")]
     assert differing(lab, novas, port) == NO_DIFFERENCE
 
 
-def test_a_port_made_over_to_another_firewall_stays_as_os_vif_leaves_it(
-    lab: Lab, ours: Nova, theirs: Nova, port: Port
-) -> None:
+def test_port_moved_to_other_firewall_matches_os_vif(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
     before = lab.snapshot()
     assert differing(lab, [theirs, ours], port, 1500, lambda _: theirs.plug(port), kind="ovs") == NO_DIFFERENCE
     assert lab.snapshot() == before
 
 
-def test_an_isolated_port_is_as_os_vifs(lab: Lab, start_nova: StartNova, port: Port) -> None:
+def test_isolated_port_matches_os_vif(lab: Lab, start_nova: StartNova, port: Port) -> None:
     isolating: dict[str, object] = {"isolate_vif": "true"}
     novas = [start_nova(os_vif=isolating), start_nova(os_vif=isolating, answer_to_ovs="true")]
     assert differing(lab, novas, port) == NO_DIFFERENCE
     for nova in novas:
         assert nova.plug(port)["ok"]
         assert [lab.row(QVO, "Port")[key] for key in ("tag", "vlan_mode", "trunks")] == [4095, "trunk", 4095]
-        # The agent wires it, and from then on it is left alone.
+        # After the agent has wired the port, a plug keeps its columns.
         lab.sh(f"ovs-vsctl set Port {QVO} tag=7 -- clear Port {QVO} vlan_mode trunks")
         assert nova.plug(port)["ok"]
         assert lab.row(QVO, "Port")["tag"] == 7
@@ -150,9 +144,7 @@ TRUNKS: dict[str, object] = {
 
 
 @pytest.mark.parametrize("isolate", ["true", "false"])
-def test_a_port_of_a_trunk_is_as_os_vifs_and_so_is_its_bridge(
-    lab: Lab, start_nova: StartNova, port: Port, isolate: str
-) -> None:
+def test_port_of_trunk_and_its_bridge_match_os_vif(lab: Lab, start_nova: StartNova, port: Port, isolate: str) -> None:
     before = lab.snapshot()
     isolating: dict[str, object] = {"isolate_vif": isolate}
     novas = [start_nova(os_vif=isolating), start_nova(os_vif=isolating, answer_to_ovs="true", **TRUNKS)]
@@ -163,12 +155,12 @@ def test_a_port_of_a_trunk_is_as_os_vifs_and_so_is_its_bridge(
         row = dict(lab.row(QVO)["external_ids"][1])
         assert row["bridge_name"] == "tbr-1"
         assert lab.sh("ovs-vsctl get Bridge tbr-1 datapath_type").strip() == "netdev"
-    # Either takes away what the other made.
+    # os-vif removes what hybridvif created.
     assert novas[0].unplug(port, bridge="tbr-1")["ok"]
     assert lab.snapshot() == before
 
 
-def test_a_missing_integration_bridge_is_made_as_os_vif_makes_it(lab: Lab, start_nova: StartNova, port: Port) -> None:
+def test_created_integration_bridge_matches_os_vif(lab: Lab, start_nova: StartNova, port: Port) -> None:
     novas = [start_nova(), start_nova(answer_to_ovs="true", **TRUNKS)]
     assert differing(lab, novas, port, bridge="br-made") == NO_DIFFERENCE
     columns = "name,datapath_type,fail_mode,protocols,external_ids,other_config"
@@ -176,13 +168,13 @@ def test_a_missing_integration_bridge_is_made_as_os_vif_makes_it(lab: Lab, start
     assert novas[1].plug(port, bridge="br-made")["ok"]
     made.append(lab.sh(f"ovs-vsctl --columns={columns} list Bridge br-made"))
     assert made[0] == made[1]
-    # Of a bridge that lives os-vif would change the datapath type.
+    # os-vif would change the datapath type of an existing bridge.
     assert novas[1].plug(make_port(2), datapath_type="system")["ok"]
     assert lab.sh("ovs-vsctl get Bridge br-int datapath_type").strip() == "netdev"
 
 
 def qos_of(lab: Lab, name: str = QVO) -> list[Any]:
-    """The type of the QoS row that a port holds, and all that says whose it is; and how many QoS rows there are."""
+    """Return the columns of the QoS row of a port, and the number of QoS rows."""
     (row,) = json.loads(lab.sh(f"ovs-vsctl --format=json find Port name={name}"))["data"]
     held = lab.sh(f"ovs-vsctl get Port {name} qos").strip()
     count = len(lab.sh("ovs-vsctl --bare --columns=_uuid list QoS").split())
@@ -192,24 +184,22 @@ def qos_of(lab: Lab, name: str = QVO) -> list[Any]:
     return [*lab.sh(f"ovs-vsctl get QoS {held} type external_ids other_config queues").splitlines(), count]
 
 
-# On a bridge of the kernel's datapath, since os-vif makes a QoS on no other; the rows need no kernel.
+# os-vif creates a QoS row only on a bridge of the kernel datapath. The rows do not need the kernel module.
 SYSTEM = {"bridge": "br-sys", "datapath_type": "system"}
 
 
-def test_a_port_with_a_qos_is_as_os_vifs_and_either_takes_away_the_others(
-    lab: Lab, start_nova: StartNova, port: Port
-) -> None:
+def test_port_with_qos_matches_os_vif_and_is_removed_by_either(lab: Lab, start_nova: StartNova, port: Port) -> None:
     queued: dict[str, object] = {"default_qos_type": "linux-fq_codel"}
     theirs = start_nova(os_vif=queued)
     ours = start_nova(os_vif=queued, answer_to_ovs="true", integration_bridges="br-int,br-sys")
     theirs.plug(port, **SYSTEM)
     wanted = qos_of(lab)
     assert wanted[-1] == 1
-    # Ours goes with it, though it was os-vif that made it, and of whatever type.
+    # An unplug by hybridvif deletes the QoS row of os-vif, of any type.
     lab.sh("ovs-vsctl set QoS $(ovs-vsctl --bare --columns=_uuid list QoS) external_ids:_type=linux-noop")
     assert ours.unplug(port, **SYSTEM) == {"ok": True}
     assert lab.sh("ovs-vsctl list QoS") == ""
-    # On a bridge that is there: a plug that Open vSwitch does not take is taken back.
+    # On an existing bridge: a plug that Open vSwitch does not accept is rolled back.
     library = replace(port, qos_type="linux-fq_codel")
     assert plug(library, lab.host).ok
     assert qos_of(lab) == wanted
@@ -217,24 +207,22 @@ def test_a_port_with_a_qos_is_as_os_vifs_and_either_takes_away_the_others(
     assert lab.sh("ovs-vsctl list QoS") == ""
 
 
-def test_a_port_of_the_kernels_datapath_has_the_rows_that_os_vif_makes(
-    lab: Lab, start_nova: StartNova, port: Port
-) -> None:
+def test_rows_of_port_on_kernel_datapath_match_os_vif(lab: Lab, start_nova: StartNova, port: Port) -> None:
     queued: dict[str, object] = {"default_qos_type": "linux-fq_codel"}
-    # What ovs-vswitchd makes of it, and where: ours is on a bridge that it takes ports of.
+    # These columns depend on ovs-vswitchd and the bridge. Ours is on a bridge whose ports it accepts.
     apart = {"error", "mtu", "admin_state", "bridge", "port qos"}
-    told = []
+    states = []
     novas = [start_nova(os_vif=queued), start_nova(os_vif=queued, answer_to_ovs="true")]
     for nova, bridge in zip(novas, ("br-sys", "br-int"), strict=True):
         nova.plug(port, bridge=bridge, datapath_type="system")
         facts = facts_of(lab)["row"]
-        told.append([{key: value for key, value in facts.items() if key not in apart}, qos_of(lab)])
+        states.append([{key: value for key, value in facts.items() if key not in apart}, qos_of(lab)])
         lab.sweep()
         lab.sh("ovs-vsctl --all destroy QoS")
-    assert told[0] == told[1]
+    assert states[0] == states[1]
 
 
-def test_through_os_vif_a_userspace_datapath_gets_no_qos(lab: Lab, start_nova: StartNova, port: Port) -> None:
+def test_port_on_userspace_datapath_has_no_qos(lab: Lab, start_nova: StartNova, port: Port) -> None:
     queued: dict[str, object] = {"default_qos_type": "linux-fq_codel"}
     for nova in (start_nova(os_vif=queued), start_nova(os_vif=queued, answer_to_ovs="true")):
         assert nova.plug(port)["ok"]
@@ -247,7 +235,7 @@ def test_through_os_vif_a_userspace_datapath_gets_no_qos(lab: Lab, start_nova: S
     assert lab.sh("ovs-vsctl list QoS") == ""
 
 
-def test_a_port_plugged_by_us_is_unplugged_by_os_vif_clean(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
+def test_unplug_by_os_vif_removes_port_plugged_by_hybridvif(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
     before = lab.snapshot()
     assert ours.plug(port)["ok"]
     assert theirs.plug(port)["ok"]
@@ -260,7 +248,7 @@ ADD_PORT = (
     f"ovs-vsctl add-port br-int {QVO} -- set Interface {QVO} external_ids:iface-id={make_port().id}"
     f" external_ids:iface-status=active external_ids:attached-mac={make_port().mac} external_ids:vm-uuid={INSTANCE}"
 )
-# What os-vif changes in a plug, in its order; a kill can come before each of them.
+# The changes of a plug by os-vif, in order. A kill can precede each of them.
 KILL_POINTS = [
     f"ip link add {QBR} type bridge ageing_time 0",
     f"echo 1 > /proc/sys/net/ipv6/conf/{QBR}/disable_ipv6",
@@ -283,24 +271,24 @@ KILL_POINTS = [
 
 @pytest.mark.prove
 @pytest.mark.parametrize("done", range(0, len(KILL_POINTS), 1 if FULL else 3))
-def test_a_plug_of_os_vifs_that_was_killed_is_brought_to_its_end(lab: Lab, ours: Nova, port: Port, done: int) -> None:
+def test_plug_completes_killed_plug_of_os_vif(lab: Lab, ours: Nova, port: Port, done: int) -> None:
     lab.sh("\n".join(KILL_POINTS[:done]) or "true")
     assert ours.plug(port) == {"ok": True}
     assert check(port, lab.host) == ()
     assert ours.plug(make_port(2)) == {"ok": True}
-    with lab.vm(port, 1) as one, lab.vm(make_port(2), 2):
-        assert one.ping("10.0.0.2").returncode == 0
+    with lab.vm(port, 1) as vm, lab.vm(make_port(2), 2):
+        assert vm.ping("10.0.0.2").returncode == 0
 
 
 @pytest.mark.parametrize("done", range(0, len(KILL_POINTS), 5))
-def test_a_plug_of_os_vifs_that_was_killed_can_be_unplugged(lab: Lab, ours: Nova, port: Port, done: int) -> None:
+def test_unplug_removes_killed_plug_of_os_vif(lab: Lab, ours: Nova, port: Port, done: int) -> None:
     before = lab.snapshot()
     lab.sh("\n".join(KILL_POINTS[:done]) or "true")
     assert ours.unplug(port) == {"ok": True}
     assert lab.snapshot() == before
 
 
-# Adoption, with traffic on the port all the while.
+# Adoption of ports with traffic.
 
 SERVER = """
 import socket, sys
@@ -325,44 +313,44 @@ print(sent, flush=True)
 
 
 @contextmanager
-def traffic(lab: Lab, left: Vm, right: Vm) -> Iterator[dict[str, int]]:
-    """A ping every 10 ms and a TCP stream from one VM to another; afterwards what was sent and what was lost."""
-    told: dict[str, int] = {}
+def traffic(lab: Lab, vm: Vm, peer: Vm) -> Iterator[dict[str, int]]:
+    """Send a ping every 10 ms and a TCP stream to a peer. After the block, the yielded mapping has the counts."""
+    counts: dict[str, int] = {}
 
     def start(vm: Vm, argv: list[str]) -> Any:
         return lab.box.popen(["nsenter", f"--net=/run/netns/{vm.namespace}", *argv], stdin=PIPE, stdout=PIPE)
 
-    server = start(right, ["python3", "-c", SERVER])
+    server = start(peer, ["python3", "-c", SERVER])
     assert server.stdout.readline() == "up\n"
-    client = start(left, ["python3", "-c", CLIENT])
+    client = start(vm, ["python3", "-c", CLIENT])
     assert client.stdout.readline() == "up\n"
-    ping = start(left, ["ping", "-q", "-n", "-i", "0.01", "10.0.0.2"])
+    ping = start(vm, ["ping", "-q", "-n", "-i", "0.01", "10.0.0.2"])
     assert "PING" in ping.stdout.readline()
     try:
-        yield told
-        told["bytes"] = int(client.communicate("\n", timeout=20)[0])
-        assert int(server.communicate(timeout=20)[0]) == told["bytes"]
+        yield counts
+        counts["bytes"] = int(client.communicate("\n", timeout=20)[0])
+        assert int(server.communicate(timeout=20)[0]) == counts["bytes"]
     finally:
         for process in (server, client, ping):
             with process:
                 process.kill()
-    # What is still on its way arrives: until then it counts as lost.
-    until(lambda: lost(left, right) == {"lost pings": 0, "lost segments": 0}, 2)
-    told |= lost(left, right) | {"pings": counters(left, "Icmp")["OutEchos"]}
+    # A packet that is still on its way counts as lost.
+    until(lambda: lost(vm, peer) == {"lost pings": 0, "lost segments": 0}, 2)
+    counts |= lost(vm, peer) | {"pings": counters(vm, "Icmp")["OutEchos"]}
 
 
-def lost(left: Vm, right: Vm) -> dict[str, int]:
-    """What one VM sent and the other did not get, by the VMs' own counters; TCP would send it again and hide it."""
+def lost(vm: Vm, peer: Vm) -> dict[str, int]:
+    """Return the number of lost packets by the counters of the VMs. TCP would hide a loss by a retransmission."""
     segments = 0
-    for sender, receiver in ((left, right), (right, left)):
+    for sender, receiver in ((vm, peer), (peer, vm)):
         sent = counters(sender, "Tcp")
         segments += sent["OutSegs"] + sent["RetransSegs"] - counters(receiver, "Tcp")["InSegs"]
-    icmp = counters(left, "Icmp")
+    icmp = counters(vm, "Icmp")
     return {"lost pings": icmp["OutEchos"] - icmp["InEchoReps"], "lost segments": segments}
 
 
 def counters(vm: Vm, protocol: str) -> dict[str, int]:
-    """The rows of /proc/net/snmp."""
+    """Return the counters of a protocol in /proc/net/snmp."""
     names, values = (
         line.split()[1:]
         for line in vm.run(["cat", "/proc/net/snmp"]).stdout.splitlines()
@@ -371,11 +359,11 @@ def counters(vm: Vm, protocol: str) -> dict[str, int]:
     return dict(zip(names, map(int, values), strict=True))
 
 
-def agents_words(lab: Lab) -> dict[str, Any]:
-    """What is the agent's or Open vSwitch's own, and must outlive whatever we do."""
+def agent_columns(lab: Lab) -> dict[str, Any]:
+    """Return the columns of the agent and of Open vSwitch, which must not change."""
     row, port = lab.row(QVO), lab.row(QVO, "Port")
-    told = {key: row[key] for key in ("_uuid", "ofport", "other_config")}
-    return told | {f"port {key}": port[key] for key in ("_uuid", "tag", "other_config")}
+    columns = {key: row[key] for key in ("_uuid", "ofport", "other_config")}
+    return columns | {f"port {key}": port[key] for key in ("_uuid", "tag", "other_config")}
 
 
 CUTTING = {"master", "up", "peer_up", "absent", "stp", "bridge", "type", "realized", "bridge_port"}
@@ -386,27 +374,25 @@ HARMLESS = [
     and drift.named.split()[1] not in CUTTING
     and not ("mtu 1200" in drift.befalls and QBR not in drift.befalls)
 ]
-"""Drifts that do not cut traffic by themselves."""
+"""Drifts that do not interrupt traffic."""
 
 
 @pytest.mark.prove
 @pytest.mark.parametrize("plugin", ["hybridvif", "ovs"])
-def test_adoption_plugs_and_repairs_lose_not_one_packet(
-    lab: Lab, ours: Nova, theirs: Nova, port: Port, plugin: str
-) -> None:
+def test_adoption_and_repairs_lose_no_packet(lab: Lab, ours: Nova, theirs: Nova, port: Port, plugin: str) -> None:
     other = make_port(2)
-    for one in (port, other):
-        assert theirs.plug(one)["ok"]
+    for plugged in (port, other):
+        assert theirs.plug(plugged)["ok"]
     for name in (QVO, other.names.switch_end):
         lab.sh(f"ovs-vsctl set Port {name} tag=7 other_config:net_uuid=x -- set Interface {name} other_config:a=b")
-    before, drifts = agents_words(lab), HARMLESS[:: 1 if FULL else 4]
-    with lab.vm(port, 1) as left, lab.vm(other, 2) as right:
-        assert left.ping("10.0.0.2").returncode == 0
-        with traffic(lab, left, right) as told:
-            for one in (port, other):
-                assert check(one, lab.host) != ()
-                assert ours.plug(one, plugin) == {"ok": True}
-                assert check(one, lab.host) == ()
+    before, drifts = agent_columns(lab), HARMLESS[:: 1 if FULL else 4]
+    with lab.vm(port, 1) as vm, lab.vm(other, 2) as peer:
+        assert vm.ping("10.0.0.2").returncode == 0
+        with traffic(lab, vm, peer) as counts:
+            for plugged in (port, other):
+                assert check(plugged, lab.host) != ()
+                assert ours.plug(plugged, plugin) == {"ok": True}
+                assert check(plugged, lab.host) == ()
             for nova, name in ((ours, plugin), (theirs, "ovs"), (ours, plugin)):
                 assert nova.plug(port, name) == {"ok": True}
                 assert check(port, lab.host) == ()
@@ -415,17 +401,15 @@ def test_adoption_plugs_and_repairs_lose_not_one_packet(
                 assert until(lambda: check(port, lab.host) != (), 1), drift.sentence
                 assert ours.plug(port, plugin) == {"ok": True}
                 assert check(port, lab.host) == ()
-            assert until(lambda: counters(left, "Icmp")["OutEchos"] > 100, 60)
-    assert agents_words(lab) == before
-    assert told["bytes"] > 0
-    note("traffic-osvif-api", case=plugin, pings=told["pings"], kilobytes=told["bytes"] // 1000, repairs=len(drifts),
-         lost_pings=told["lost pings"], lost_segments=told["lost segments"])  # fmt: skip
-    assert (told["lost pings"], told["lost segments"]) == (0, 0), told
+            assert until(lambda: counters(vm, "Icmp")["OutEchos"] > 100, 60)
+    assert agent_columns(lab) == before
+    assert counts["bytes"] > 0
+    note("traffic-osvif-api", case=plugin, pings=counts["pings"], kilobytes=counts["bytes"] // 1000,
+         repairs=len(drifts), lost_pings=counts["lost pings"], lost_segments=counts["lost segments"])  # fmt: skip
+    assert (counts["lost pings"], counts["lost segments"]) == (0, 0), counts
 
 
-def test_a_whole_host_is_adopted_port_by_port_and_what_is_not_hybrid_is_left(
-    lab: Lab, start_nova: StartNova, tmp_path: Path
-) -> None:
+def test_adopt_takes_over_hybrid_ports_and_keeps_others(lab: Lab, start_nova: StartNova, tmp_path: Path) -> None:
     os_vif: dict[str, object] = {"isolate_vif": "true"}
     theirs, ours = start_nova(os_vif=os_vif), start_nova(os_vif=os_vif, answer_to_ovs="true", **TRUNKS)
     kinds: list[dict[str, Any]] = [
@@ -443,7 +427,7 @@ def test_a_whole_host_is_adopted_port_by_port_and_what_is_not_hybrid_is_left(
     lab.sh(f"ovs-vsctl set Port {plain.names.switch_end} tag=7 -- clear Port {plain.names.switch_end} vlan_mode trunks")
 
     def rows() -> dict[str, str]:
-        """All but our key and what ovs-vswitchd counts."""
+        """Return all rows without our key and without the counters of ovs-vswitchd."""
         lab.sh(f"ovs-vsctl remove Interface {other.names.switch_end} external_ids hybridvif-port-id")
         columns = {"Interface": "_uuid,name,type,options,external_ids,ofport,other_config,mtu_request"}
         tables = ("Bridge", "Port", "Interface")
@@ -454,7 +438,7 @@ def test_a_whole_host_is_adopted_port_by_port_and_what_is_not_hybrid_is_left(
 
     def hybridvif(*words: str) -> dict[str, Any]:
         done = lab.box.run([*command, *words, "-f", "json"], check=False)
-        return {**json.loads(done.stdout), "said": done.stderr}
+        return {**json.loads(done.stdout), "stderr": done.stderr}
 
     config = configuration(tmp_path, {"answer_to_ovs": "true", **TRUNKS}, os_vif)
     command = [sys.executable, "-W", "ignore", "-m", "hybridvif", "--config-file", str(config)]
@@ -464,17 +448,17 @@ def test_a_whole_host_is_adopted_port_by_port_and_what_is_not_hybrid_is_left(
     dry = hybridvif("adopt", "--dry-run")
     assert lab.snapshot() == seen
     done = hybridvif("adopt")
-    for told in (dry, done):
-        assert [one["port"] for one in told["ports"]] == [plain.id, trunk.id]
-        assert [one["key"] for one in told["skipped"]] == [other.id[:11], vhost_user.id[:11]]
-        assert f"has the iface-id {make_port(99).id}" in told["skipped"][0]["reason"]
-        assert told["skipped"][1]["reason"].startswith("it is a vhost-user port")
+    for document in (dry, done):
+        assert [adopted["port"] for adopted in document["ports"]] == [plain.id, trunk.id]
+        assert [skipped["key"] for skipped in document["skipped"]] == [other.id[:11], vhost_user.id[:11]]
+        assert f"has the iface-id {make_port(99).id}" in document["skipped"][0]["reason"]
+        assert document["skipped"][1]["reason"].startswith("it is a vhost-user port")
     assert all(check(port, lab.host) == () for port in (plain, replace(trunk, bridge="tbr-1")))
-    # What nothing tells the id of, os-vif's caller knows.
+    # The rows do not contain the ids of the skipped ports. The caller of os-vif has them.
     for port, more in zip(ports, kinds, strict=True):
         assert ours.plug(port, **more) == {"ok": True}
-    states = {one["port"]: one["state"] for one in hybridvif("list")["ports"]}
-    # Without DPDK ovs-vswitchd has not taken the last one.
+    states = {listed["port"]: listed["state"] for listed in hybridvif("list")["ports"]}
+    # Without DPDK, ovs-vswitchd does not accept the vhost-user port.
     assert states == dict.fromkeys([port.id for port in (plain, trunk, other)], "in-order") | {vhost_user.id: "drift"}
     assert (rows(), lab.links()) == (plugged, links)
     for port, more in zip(ports, kinds, strict=True):
@@ -482,13 +466,13 @@ def test_a_whole_host_is_adopted_port_by_port_and_what_is_not_hybrid_is_left(
     assert lab.snapshot() == before
 
 
-def test_a_loss_would_be_seen(lab: Lab, port: Port) -> None:
+def test_interrupted_traffic_is_counted_as_loss(lab: Lab, port: Port) -> None:
     other = make_port(2)
     plug(port, lab.host)
     plug(other, lab.host)
-    with lab.vm(port, 1) as left, lab.vm(other, 2) as right:
-        assert left.ping("10.0.0.2").returncode == 0
-        with traffic(lab, left, right) as told:
+    with lab.vm(port, 1) as vm, lab.vm(other, 2) as peer:
+        assert vm.ping("10.0.0.2").returncode == 0
+        with traffic(lab, vm, peer) as counts:
             lab.sh(f"ip link set {QVB} nomaster; sleep 1; ip link set {QVB} master {QBR}; sleep 1")
-    assert told["lost pings"] > 0
-    assert told["lost segments"] > 0
+    assert counts["lost pings"] > 0
+    assert counts["lost segments"] > 0

@@ -1,4 +1,4 @@
-"""docs/osvif.md, carried out as it stands."""
+"""The commands and examples of docs/osvif.md, executed."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from hybridvif import check
 from hybridvif.model.names import names_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.osvif.conftest import HELPER, StartNova
-from tests.osvif.test_living_together import ADDITIONS, agents_words, traffic
+from tests.osvif.test_living_together import ADDITIONS, agent_columns, traffic
 
 PAGE = (Path(__file__).parents[2] / "docs" / "osvif.md").read_text(encoding="utf-8")
 
 
 def block(heading: str, language: str) -> str:
-    """The first block of a language under a heading."""
+    """Return the first block of a language under a heading."""
     (below,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
     return str(re.findall(rf"^```{language}\n(.*?)^```", below, re.DOTALL | re.MULTILINE)[0])
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """The file of the page, and beside it what a test must have of its own."""
+    """Write the configuration of the page, with the locks and the helper of the test."""
     path = tmp_path / "nova.conf"
     text = block("Replace os-vif's hybrid path under Nova", "ini")
     text = text.replace("[hybridvif]\n", f"[hybridvif]\nlock_path = {tmp_path}/locks\n")
@@ -35,13 +35,13 @@ def config(tmp_path: Path) -> Path:
 
 
 def run_lines(lab: Lab, text: str, config: Path) -> list[str]:
-    """What each line of a block prints."""
+    """Run each line of a block. Return their outputs."""
     command = f"{shlex.quote(sys.executable)} -W ignore -m hybridvif"
     lines = text.replace("/etc/nova/nova.conf", str(config)).replace("hybridvif --", f"{command} --").splitlines()
     return [lab.box.run(["sh", "-c", line], check=False).stdout for line in lines]
 
 
-def test_use_it_from_os_vif(lab: Lab, config: Path) -> None:
+def test_example_of_use_from_os_vif_works(lab: Lab, config: Path) -> None:
     before = lab.snapshot()
     code = block("Use it from os-vif", "python")
     plug, unplug = code.rstrip().splitlines()[-2:]
@@ -53,24 +53,24 @@ def test_use_it_from_os_vif(lab: Lab, config: Path) -> None:
     assert lab.snapshot() == before
 
 
-def test_doctor_of_the_page_says_who_answers(lab: Lab, config: Path) -> None:
-    (said,) = run_lines(lab, block("Replace os-vif's hybrid path under Nova", "sh"), config)
-    assert "hybridvif.osvif.plugins.HybridOvsPlugin answers to 'ovs'" in said
+def test_doctor_of_page_reports_drop_in(lab: Lab, config: Path) -> None:
+    (output,) = run_lines(lab, block("Replace os-vif's hybrid path under Nova", "sh"), config)
+    assert "hybridvif.osvif.plugins.HybridOvsPlugin answers to 'ovs'" in output
 
 
-def test_the_page_names_what_differs_from_os_vifs_plug() -> None:
-    said = re.sub(r"\s+", " ", PAGE)
-    assert "its id as the alias of qbr, qvb and qvo" in said
-    assert "on each of the three no ARP, no IPv6 and no link-local address, and rp_filter 1" in said
-    assert "on qbr a MAC address and an MTU of its own, no forward delay, no multicast snooping." in said
+def test_page_names_differences_from_plug_of_os_vif() -> None:
+    page = re.sub(r"\s+", " ", PAGE)
+    assert "its id as the alias of qbr, qvb and qvo" in page
+    assert "on each of the three no ARP, no IPv6 and no link-local address, and rp_filter 1" in page
+    assert "on qbr a MAC address and an MTU of its own, no forward delay, no multicast snooping." in page
     assert set().union(*ADDITIONS.values()) == {
         *("ifalias", "address", "mtu", "forward_delay", "arp", "rp_filter", "disable_ipv6"),
         *("mcast_snooping", "inet6_addr_gen_mode", "external_ids:hybridvif-port-id"),
     }
-    assert "its row has the port id as `external_ids:hybridvif-port-id`, too" in said
+    assert "its row has the port id as `external_ids:hybridvif-port-id`, too" in page
 
 
-def test_move_a_running_host_over_and_back(lab: Lab, start_nova: StartNova, config: Path) -> None:
+def test_running_host_is_moved_over_and_back(lab: Lab, start_nova: StartNova, config: Path) -> None:
     ports = [make_port(number) for number in (1, 2, 3)]
     theirs, ours = start_nova(), start_nova(answer_to_ovs="true")
     before = lab.snapshot()
@@ -78,16 +78,16 @@ def test_move_a_running_host_over_and_back(lab: Lab, start_nova: StartNova, conf
     lab.sh(f"ip link add {names_of('99999999-9900-4c00-8000-000000000001').bridge} type bridge")
     for name in [port.names.switch_end for port in ports]:
         lab.sh(f"ovs-vsctl set Port {name} tag=7 -- set Interface {name} other_config:a=b")
-    words = agents_words(lab)
-    with lab.vm(ports[0], 1) as left, lab.vm(ports[1], 2) as right:
-        assert left.ping("10.0.0.2").returncode == 0
-        with traffic(lab, left, right) as told:
-            # A bridge that has just got a member comes up by itself, within a second.
+    columns = agent_columns(lab)
+    with lab.vm(ports[0], 1) as vm, lab.vm(ports[1], 2) as peer:
+        assert vm.ping("10.0.0.2").returncode == 0
+        with traffic(lab, vm, peer) as counts:
+            # A bridge with a new member comes up within a second.
             assert until(lambda: all(lab.link(port.names.bridge)["operstate"] == "UP" for port in ports))
             plugged = lab.snapshot()
             dry, _, _ = commands = block("Move a running host over, and back", "sh").splitlines()
-            (said,) = run_lines(lab, dry, config)
-            assert "Plan: 0 to create, 6 to change, 0 to delete." in said
+            (output,) = run_lines(lab, dry, config)
+            assert "Plan: 0 to create, 6 to change, 0 to delete." in output
             assert lab.snapshot() == plugged
             adopted, listed = run_lines(lab, "\n".join(commands[1:]), config)
             assert adopted.count("repaired: 2 changed\n") == 3
@@ -97,8 +97,8 @@ def test_move_a_running_host_over_and_back(lab: Lab, start_nova: StartNova, conf
             assert all(ours.plug(port) == {"ok": True} for port in ports)
             # And back.
             assert all(theirs.plug(port) == {"ok": True} for port in ports)
-    assert (told["lost pings"], told["lost segments"]) == (0, 0)
-    assert agents_words(lab) == words
+    assert (counts["lost pings"], counts["lost segments"]) == (0, 0)
+    assert agent_columns(lab) == columns
     lab.sh(f"ip link delete {names_of('99999999-9900-4c00-8000-000000000001').bridge}")
     assert all(theirs.unplug(port) == {"ok": True} for port in ports)
     assert lab.snapshot() == before

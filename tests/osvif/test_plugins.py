@@ -1,4 +1,4 @@
-"""os_vif.plug() and os_vif.unplug() drive hybridvif, under its own name and under the name `ovs`."""
+"""os_vif.plug() and os_vif.unplug() with the plugin `hybridvif` and with the drop-in for `ovs`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ PLUGINS = ["hybridvif", "ovs"]
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_a_vif_is_plugged_and_unplugged(lab: Lab, ours: Nova, port: Port, plugin: str) -> None:
+def test_vif_is_plugged_and_unplugged(lab: Lab, ours: Nova, port: Port, plugin: str) -> None:
     before = lab.snapshot()
     assert ours.plug(port, plugin) == {"ok": True}
     assert check(port, lab.host) == ()
@@ -36,136 +36,128 @@ def test_a_vif_is_plugged_and_unplugged(lab: Lab, ours: Nova, port: Port, plugin
     assert ours.unplug(port, plugin) == {"ok": True}
 
 
-def test_without_the_option_ovs_stays_os_vifs_own(lab: Lab, theirs: Nova, port: Port) -> None:
+def test_without_option_ovs_is_plugin_of_os_vif(lab: Lab, theirs: Nova, port: Port) -> None:
     assert theirs.ask("class", plugin="ovs")["class"] == "vif_plug_ovs.ovs.OvsPlugin"
     assert theirs.plug(port)["ok"]
     assert "ifalias" not in lab.link(port.names.bridge)
 
 
-def test_with_the_option_ovs_is_ours_also_after_a_reset(ours: Nova) -> None:
+def test_with_option_ovs_is_drop_in_after_reset(ours: Nova) -> None:
     assert ours.ask("class", plugin="ovs")["class"] == DROP_IN
     ours.ask("initialize")
     assert ours.ask("class", plugin="ovs")["class"] == DROP_IN
 
 
-def test_both_plugins_describe_what_they_take(ours: Nova) -> None:
-    told = str(ours.ask("describe")["plugins"])
-    assert "'plugin_name': 'hybridvif'" in told
-    assert "'plugin_name': 'ovs'" in told
-    assert "VIFVHostUser" in told
+def test_both_plugins_describe_supported_vifs(ours: Nova) -> None:
+    response = str(ours.ask("describe")["plugins"])
+    assert "'plugin_name': 'hybridvif'" in response
+    assert "'plugin_name': 'ovs'" in response
+    assert "VIFVHostUser" in response
 
 
 @pytest.mark.parametrize("style", ["eventlet", "asyncio"])
-def test_it_works_in_a_program_that_is_not_plain(lab: Lab, start_nova: StartNova, style: str) -> None:
+def test_vif_is_plugged_under_eventlet_and_asyncio(lab: Lab, start_nova: StartNova, style: str) -> None:
     nova = start_nova(style, answer_to_ovs="true")
     ports = [make_port(number) for number in range(1, 4)]
-    for at, port in enumerate(ports):
-        assert nova.ask("plug", beside=at % 2, vif=vif(port)) == {"ok": True}
+    for index, port in enumerate(ports):
+        assert nova.ask("plug", in_thread=index % 2, vif=vif(port)) == {"ok": True}
         assert check(port, lab.host) == ()
-    for at, port in enumerate(ports):
-        assert nova.ask("unplug", beside=at % 2, vif=vif(port)) == {"ok": True}
+    for index, port in enumerate(ports):
+        assert nova.ask("unplug", in_thread=index % 2, vif=vif(port)) == {"ok": True}
     assert lab.links() & {name for port in ports for name in port.names} == set()
 
 
 @pytest.mark.parametrize("style", ["threads", "eventlet", "asyncio"])
-def test_ports_are_plugged_at_once(lab: Lab, start_nova: StartNova, style: str) -> None:
+def test_ports_are_plugged_concurrently(lab: Lab, start_nova: StartNova, style: str) -> None:
     nova = start_nova(style, answer_to_ovs="true")
     ports = [make_port(number) for number in range(1, 9)]
-    told = nova.ask("many", orders=[{"do": "plug", "vif": vif(port)} for port in ports * 2])
-    assert told["answers"] == [{"ok": True}] * 16
+    response = nova.ask("many", orders=[{"do": "plug", "vif": vif(port)} for port in ports * 2])
+    assert response["responses"] == [{"ok": True}] * 16
     assert all(check(port, lab.host) == () for port in ports)
-    told = nova.ask("many", orders=[{"do": "unplug", "vif": vif(port)} for port in ports * 2])
-    assert told["answers"] == [{"ok": True}] * 16
+    response = nova.ask("many", orders=[{"do": "unplug", "vif": vif(port)} for port in ports * 2])
+    assert response["responses"] == [{"ok": True}] * 16
     assert lab.links() & {name for port in ports for name in port.names} == set()
 
 
 @pytest.mark.parametrize("style", ["threads", "eventlet"])
-def test_a_plug_that_waits_lets_the_rest_of_the_program_run(
-    lab: Lab, start_nova: StartNova, port: Port, style: str
-) -> None:
+def test_waiting_plug_does_not_block_other_threads(lab: Lab, start_nova: StartNova, port: Port, style: str) -> None:
     nova = start_nova(style, answer_to_ovs="true", deadline=5)
     assert nova.plug(make_port(2)) == {"ok": True}
     assert nova.ask("plug", clock=True, vif=vif(make_port(3)))["longest"] < 2
     lab.box.pause("ovs-vswitchd")
     try:
-        told = nova.ask("plug", clock=True, vif=vif(port))
+        response = nova.ask("plug", clock=True, vif=vif(port))
     finally:
         lab.box.resume("ovs-vswitchd")
-    assert told["status"] == "configured"
-    # Nova's heartbeats are greenlets of the same thread.
-    assert told["longest"] < 2
+    assert response["status"] == "configured"
+    # The heartbeats of Nova are greenlets of the same thread.
+    assert response["longest"] < 2
 
 
-# Refusals and errors, as Nova sees them.
+# Refusals and errors, as Nova gets them.
 
 
-def test_a_name_that_is_not_of_the_port_id_is_refused_with_the_reason(lab: Lab, ours: Nova, port: Port) -> None:
+def test_unexpected_bridge_name_is_refused_with_reason(lab: Lab, ours: Nova, port: Port) -> None:
     before = lab.snapshot()
     for do in ("plug", "unplug"):
-        told = ours.ask(do, vif=vif(port, bridge_name="brq12345678-90"))
-        assert told["cause"] == "hybridvif.model.errors.InvalidInput"
-        assert "its bridge_name is 'brq12345678-90', not 'qbr00000001-7b'" in told["text"]
+        response = ours.ask(do, vif=vif(port, bridge_name="brq12345678-90"))
+        assert response["cause"] == "hybridvif.model.errors.InvalidInput"
+        assert "its bridge_name is 'brq12345678-90', not 'qbr00000001-7b'" in response["text"]
     assert lab.snapshot() == before
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_an_error_carries_our_sentence_and_the_report(lab: Lab, ours: Nova, port: Port, plugin: str) -> None:
-    told = ours.plug(port, plugin, bridge="br-no")
-    assert told["raised"] == "os_vif.exception.PlugException"
-    assert told["cause"] == "hybridvif.model.errors.BridgeMissing"
-    assert "integration bridge br-no does not exist" in told["text"]
-    assert told["status"] == "precondition"
+def test_error_has_our_message_and_report(lab: Lab, ours: Nova, port: Port, plugin: str) -> None:
+    response = ours.plug(port, plugin, bridge="br-no")
+    assert response["raised"] == "os_vif.exception.PlugException"
+    assert response["cause"] == "hybridvif.model.errors.BridgeMissing"
+    assert "integration bridge br-no does not exist" in response["text"]
+    assert response["status"] == "precondition"
     assert not lab.link(port.names.bridge)
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_a_plug_that_open_vswitch_did_not_take_is_no_success(
-    lab: Lab, start_nova: StartNova, port: Port, plugin: str
-) -> None:
+def test_plug_not_accepted_is_error_configured(lab: Lab, start_nova: StartNova, port: Port, plugin: str) -> None:
     nova = start_nova(answer_to_ovs="true")
     assert nova.plug(make_port(2), plugin) == {"ok": True}
     lab.box.pause("ovs-vswitchd")
     try:
-        told = nova.plug(port, plugin)
+        response = nova.plug(port, plugin)
     finally:
         lab.box.resume("ovs-vswitchd")
-    assert (told["raised"], told["status"]) == ("os_vif.exception.PlugException", "configured")
-    assert told["sentence"]
-    assert told["sentence"] in told["text"]
+    assert (response["raised"], response["status"]) == ("os_vif.exception.PlugException", "configured")
+    assert response["message"]
+    assert response["message"] in response["text"]
     assert nova.plug(port, plugin) == {"ok": True}
     assert check(port, lab.host) == ()
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_a_plug_that_open_vswitch_refused_is_an_error_and_is_taken_back(
-    lab: Lab, start_nova: StartNova, port: Port, plugin: str
-) -> None:
+def test_plug_refused_by_open_vswitch_is_rolled_back(lab: Lab, start_nova: StartNova, port: Port, plugin: str) -> None:
     nova = start_nova(answer_to_ovs="true", integration_bridges="br-int,br-sys")
-    # The sandbox has no module of the kernel's datapath, or this bridge would be taken.
+    # The sandbox has no kernel datapath, so Open vSwitch does not accept this bridge.
     lab.sh("ovs-vsctl --no-wait add-br br-sys -- set Bridge br-sys datapath_type=system")
     before = lab.links()
-    told = nova.plug(port, plugin, bridge="br-sys", datapath_type="system")
-    assert (told["raised"], told["status"]) == ("os_vif.exception.PlugException", "rolled-back")
-    assert told["sentence"] in told["text"]
+    response = nova.plug(port, plugin, bridge="br-sys", datapath_type="system")
+    assert (response["raised"], response["status"]) == ("os_vif.exception.PlugException", "rolled-back")
+    assert response["message"] in response["text"]
     assert lab.links() == before
     assert lab.row(port.names.switch_end) == {}
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_an_unplug_that_cannot_be_carries_our_sentence_and_the_report(
-    lab: Lab, start_nova: StartNova, port: Port, plugin: str
-) -> None:
+def test_failed_unplug_has_our_message_and_report(lab: Lab, start_nova: StartNova, port: Port, plugin: str) -> None:
     nova = start_nova(answer_to_ovs="true")
     assert nova.plug(port, plugin)["ok"]
     lab.box.pause("ovsdb-server")
     try:
-        told = nova.unplug(port, plugin)
+        response = nova.unplug(port, plugin)
     finally:
         lab.box.resume("ovsdb-server")
-    assert told["raised"] == "os_vif.exception.UnplugException"
-    assert told["status"] is not None
-    assert told["sentence"]
-    assert told["sentence"] in told["text"]
+    assert response["raised"] == "os_vif.exception.UnplugException"
+    assert response["status"] is not None
+    assert response["message"]
+    assert response["message"] in response["text"]
     assert nova.unplug(port, plugin) == {"ok": True}
     assert not lab.link(port.names.bridge)
 
@@ -174,7 +166,7 @@ def test_an_unplug_that_cannot_be_carries_our_sentence_and_the_report(
     ("fault", "style"),
     [("daemon killed", "eventlet"), ("server restarted", ""), ("server hung", "eventlet"), ("vswitchd hung", "")],
 )
-def test_a_fault_that_passes_is_no_error(lab: Lab, start_nova: StartNova, port: Port, fault: str, style: str) -> None:
+def test_temporary_fault_is_no_error(lab: Lab, start_nova: StartNova, port: Port, fault: str, style: str) -> None:
     nova = start_nova(style, answer_to_ovs="true")
     assert nova.plug(make_port(2)) == {"ok": True}
     which: Daemon = "ovs-vswitchd" if fault == "vswitchd hung" else "ovsdb-server"
@@ -196,29 +188,29 @@ def test_a_fault_that_passes_is_no_error(lab: Lab, start_nova: StartNova, port: 
     assert lab.links() & set(port.names) == set()
 
 
-def test_an_unplug_of_a_running_vm_is_forced_unless_a_file_says_otherwise(
+def test_unplug_of_running_vm_is_forced_unless_configured(
     lab: Lab, ours: Nova, start_nova: StartNova, port: Port
 ) -> None:
     careful = start_nova(answer_to_ovs="true", unplug_running="refuse")
     ours.plug(port)
     with lab.vm(port, 1):
-        told = careful.unplug(port)
-        assert told["raised"] == "os_vif.exception.UnplugException"
-        assert told["cause"] == "hybridvif.model.errors.PortRunning"
+        response = careful.unplug(port)
+        assert response["raised"] == "os_vif.exception.UnplugException"
+        assert response["cause"] == "hybridvif.model.errors.PortRunning"
         assert lab.link(port.names.bridge)
         assert ours.unplug(port) == {"ok": True}
         assert not lab.link(port.names.bridge)
 
 
-def test_the_plugin_of_our_name_sends_other_vifs_to_ovs(lab: Lab, ours: Nova, port: Port) -> None:
-    told = ours.plug(port, "hybridvif", kind="ovs")
-    assert "takes a VIFBridge, not a VIFOpenVSwitch; ask for 'ovs'" in told["text"]
+def test_plugin_hybridvif_refuses_other_vifs(lab: Lab, ours: Nova, port: Port) -> None:
+    response = ours.plug(port, "hybridvif", kind="ovs")
+    assert "takes a VIFBridge, not a VIFOpenVSwitch; ask for 'ovs'" in response["text"]
 
 
-# os-vif's own options, and what is left to os-vif.
+# Options of os-vif, and delegated VIFs.
 
 
-def test_the_mtu_of_the_file_counts_where_the_network_has_none(lab: Lab, start_nova: StartNova, port: Port) -> None:
+def test_mtu_of_file_applies_to_network_without_mtu(lab: Lab, start_nova: StartNova, port: Port) -> None:
     nova = start_nova(answer_to_ovs="true", os_vif={"network_device_mtu": 1420})
     assert nova.plug(port, mtu=None)["ok"]
     assert [lab.link(name)["mtu"] for name in list(port.names)[:3]] == [1420] * 3
@@ -226,26 +218,26 @@ def test_the_mtu_of_the_file_counts_where_the_network_has_none(lab: Lab, start_n
     assert [lab.link(name)["mtu"] for name in list(port.names)[:3]] == [1390] * 3
 
 
-def test_the_database_and_the_patience_of_the_file_count(lab: Lab, start_nova: StartNova, port: Port) -> None:
+def test_address_and_timeout_of_os_vif_section_apply(lab: Lab, start_nova: StartNova, port: Port) -> None:
     patience: dict[str, object] = {"ovsdb_connection": "tcp:127.0.0.1:6640", "ovs_vsctl_timeout": 4}
     nova = start_nova(answer_to_ovs="true", deadline=None, os_vif=patience)
-    # Its daemon is to be started within these seconds, too.
+    # The timeout applies to the start of the daemon, too.
     assert until(lambda: "OVSDB at tcp:127.0.0.1:6640" in nova.plug(port)["text"], 60)
     lab.sh("ovs-vsctl set-manager ptcp:6640:127.0.0.1")
     try:
         assert nova.plug(port) == {"ok": True}
         lab.box.pause("ovs-vswitchd")
-        begun = time.monotonic()
-        told = nova.plug(make_port(2))
-        assert told["status"] == "configured"
-        assert 3 < time.monotonic() - begun < 9
+        start = time.monotonic()
+        response = nova.plug(make_port(2))
+        assert response["status"] == "configured"
+        assert 3 < time.monotonic() - start < 9
     finally:
         lab.box.resume("ovs-vswitchd")
         lab.sh("ovs-vsctl del-manager")
 
 
 @pytest.mark.parametrize("more", [{"bridge": "tbr-1"}], ids=["trunk bridge"])
-def test_what_a_port_cannot_say_yet_is_left_to_os_vif(
+def test_unsupported_vif_is_delegated_to_os_vif(
     lab: Lab, start_nova: StartNova, port: Port, more: dict[str, Any]
 ) -> None:
     nova = start_nova(answer_to_ovs="true")
@@ -258,7 +250,7 @@ def test_what_a_port_cannot_say_yet_is_left_to_os_vif(
     assert not lab.link(port.names.bridge)
 
 
-def test_a_port_made_over_to_another_firewall_loses_its_qbr(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
+def test_unplug_of_port_moved_to_other_firewall_removes_qbr(lab: Lab, ours: Nova, theirs: Nova, port: Port) -> None:
     before = lab.snapshot()
     assert theirs.plug(port)["ok"]
     assert ours.plug(port, kind="ovs") == {"ok": True}
@@ -284,7 +276,7 @@ OTHER_VIFS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def functions(lab: Lab, tmp_path: Path) -> Iterator[None]:
-    """A virtual function of a network card, as /sys would show it."""
+    """Create a virtual function of a network card in /sys."""
     for name, link, target in ((VF, "physfn", PF), (PF, "virtfn0", VF)):
         (tmp_path / name).mkdir()
         (tmp_path / name / link).symlink_to(f"../{target}")
@@ -294,25 +286,23 @@ def functions(lab: Lab, tmp_path: Path) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("functions")
-@pytest.mark.parametrize("said", OTHER_VIFS.values(), ids=OTHER_VIFS)
-def test_other_vifs_are_plugged_and_unplugged_as_by_os_vifs_own_plugin(
-    lab: Lab, start_nova: StartNova, said: dict[str, Any]
-) -> None:
-    more = {name: value for name, value in said.items() if name != "per_port_bridge"}
-    options: dict[str, object] = {"isolate_vif": "true", "per_port_bridge": said.get("per_port_bridge", False)}
+@pytest.mark.parametrize("fields", OTHER_VIFS.values(), ids=OTHER_VIFS)
+def test_other_vifs_are_delegated_unchanged(lab: Lab, start_nova: StartNova, fields: dict[str, Any]) -> None:
+    more = {name: value for name, value in fields.items() if name != "per_port_bridge"}
+    options: dict[str, object] = {"isolate_vif": "true", "per_port_bridge": fields.get("per_port_bridge", False)}
     trunks: dict[str, object] = {"integration_bridges": "br-int,tbr-*", "create_bridges": "br-int,tbr-*"}
-    port, told, before = make_port(7), [], lab.snapshot()
+    port, responses, before = make_port(7), [], lab.snapshot()
     for nova in (start_nova(os_vif=options), start_nova(os_vif=options, answer_to_ovs="true", **trunks)):
         for do in ("plug", "plug", "unplug", "unplug"):
-            said_of_it = nova.ask(do, vif=vif(port, **more))
-            told.append((said_of_it["ok"], said_of_it.get("cause"), written(lab)))
+            response = nova.ask(do, vif=vif(port, **more))
+            responses.append((response["ok"], response.get("cause"), written(lab)))
         assert lab.snapshot() == before
-    assert told[:4] == told[4:]
-    assert told[0][0] is (said["kind"] != "direct")
+    assert responses[:4] == responses[4:]
+    assert responses[0][0] is (fields["kind"] != "direct")
 
 
 def written(lab: Lab) -> dict[str, Any]:
-    """The devices and the rows, less what is counted or chosen anew each time."""
+    """Return the devices and rows, without counters and random values."""
     rows = {
         table: json.loads(lab.sh(f"ovs-vsctl --format=json --columns={columns} list {table}"))["data"]
         for table, columns in {
@@ -329,7 +319,7 @@ def written(lab: Lab) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("multiqueue", [False, True])
-def test_a_tap_is_made_where_the_port_profile_asks_for_it(lab: Lab, ours: Nova, port: Port, multiqueue: bool) -> None:
+def test_create_tap_of_port_profile_creates_tap(lab: Lab, ours: Nova, port: Port, multiqueue: bool) -> None:
     if "create_tap" not in pytest.importorskip("os_vif.objects.vif").VIFPortProfileOpenVSwitch.fields:
         pytest.skip("this os-vif has no create_tap, which came after 4.1")
     before = lab.snapshot()

@@ -1,4 +1,4 @@
-"""Through os-vif's API as through ours: whatever was killed and whatever has drifted, the next call puts it right."""
+"""Repair through the API of os-vif: after a kill or a drift, the next call reaches the desired state."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLUGINS = ["hybridvif", "ovs"]
 
 
 class TrialOfOsVif(Trial):
-    """The same trial, each call made by os-vif in a program of its own."""
+    """The trial of test_kills, with each call made by os-vif in another program."""
 
     def __init__(self, lab: Lab, nova: Nova, plugin: str) -> None:
         self.nova, self.plugin = nova, plugin
@@ -31,35 +31,35 @@ class TrialOfOsVif(Trial):
 
     def plug(self) -> Report:
         self._last = self.plug
-        return self._said(self.nova.plug(self.port, self.plugin))
+        return self._report(self.nova.plug(self.port, self.plugin))
 
     def unplug(self) -> Report:
         self._last = self.unplug
-        return self._said(self.nova.unplug(self.port, self.plugin))
+        return self._report(self.nova.unplug(self.port, self.plugin))
 
-    def _said(self, told: dict[str, object]) -> Report:
-        """What os-vif's caller can know; an exception that brings no report of ours is not an answer."""
-        if told["ok"]:
+    def _report(self, response: dict[str, object]) -> Report:
+        """Return the report in a response of os-vif. Fail if an exception has no report of ours."""
+        if response["ok"]:
             return Report(port_id=self.port.id, status=Status.DONE)
-        assert told["status"], told
-        return Report(port_id=self.port.id, status=Status(told["status"]))
+        assert response["status"], response
+        return Report(port_id=self.port.id, status=Status(response["status"]))
 
     def warm(self) -> int:
-        """os-vif has no check; a call that has nothing to do looks and changes nothing, too."""
+        """Start the daemon by a call that changes nothing, because os-vif has no check. Return its pid."""
         for _ in range(2):
             assert self._last().ok
-        (pid,) = (pid for pid in daemons(self.lab.box) if str(self.nova.config) in told_to(pid))
+        (pid,) = (pid for pid in daemons(self.lab.box) if str(self.nova.config) in command_line(pid))
         return pid
 
 
-def told_to(pid: int) -> str:
-    """The command line of a program."""
+def command_line(pid: int) -> str:
+    """Return the command line of a process."""
     return Path(f"/proc/{pid}/cmdline").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_a_daemon_killed_under_os_vif_leaves_what_os_vifs_next_call_puts_right(
+def test_next_call_repairs_after_daemon_was_killed(
     lab: Lab, start_nova: StartNova, tmp_path: Path, plugin: str, verb: str
 ) -> None:
     require_strace()
@@ -70,7 +70,7 @@ def test_a_daemon_killed_under_os_vif_leaves_what_os_vifs_next_call_puts_right(
 
 
 @pytest.mark.parametrize("plugin", PLUGINS)
-def test_every_drift_is_put_right_by_a_plug_of_os_vifs(lab: Lab, ours: Nova, plugin: str) -> None:
+def test_plug_through_os_vif_repairs_every_drift(lab: Lab, ours: Nova, plugin: str) -> None:
     port, kinds = make_port(), DRIFTS if FULL else DRIFTS[PLUGINS.index(plugin) * 5 :: 10]
     missed, wrong = [], []
     for drift in kinds:
@@ -78,12 +78,12 @@ def test_every_drift_is_put_right_by_a_plug_of_os_vifs(lab: Lab, ours: Nova, plu
         assert ours.plug(port, plugin) == {"ok": True}
         wanted = likeness(lab)
         lab.sh(drift.befalls)
-        # What ovs-vswitchd makes of it comes in its own time.
+        # ovs-vswitchd may need a moment for the drift.
         missed += [] if until(lambda: check(port, lab.host) != (), 1) else [drift.sentence]
-        said = ours.plug(port, plugin)
-        seen = differences(wanted, {name: part for name, part in likeness(lab).items() if "br-two" not in name})
-        if seen or said != {"ok": True} or check(port, lab.host) != ():
-            wrong.append(f"{drift.sentence}: {said} {seen}")
+        response = ours.plug(port, plugin)
+        different = differences(wanted, {name: part for name, part in likeness(lab).items() if "br-two" not in name})
+        if different or response != {"ok": True} or check(port, lab.host) != ():
+            wrong.append(f"{drift.sentence}: {response} {different}")
     note("drift-osvif-api", case=plugin, kinds=len(kinds), found=len(kinds) - len(missed),
          repaired=len(kinds) - len(wrong))  # fmt: skip
     assert missed == []

@@ -1,4 +1,4 @@
-"""os-vif's own functional tests of its plugin, as os-vif ships them, with the drop-in in its place."""
+"""The functional tests of os-vif for its plugin, run with the drop-in."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from types import SimpleNamespace
 from os_vif import objects
 objects.register_all()
 from vif_plug_ovs.tests.functional import test_plugin
-# They want a device of whatever kind and take a dummy, which not every kernel has.
+# The tests create a dummy device, which some kernels lack. A veth pair serves as well.
 add_device = test_plugin.add_device
 test_plugin.add_device = lambda device, kind: add_device(device, "veth", peer="hvpeer")
 if sys.argv[1] == "ours":
@@ -29,8 +29,8 @@ print(json.dumps({"ran": result.testsRun, "skipped": len(result.skipped), "bad":
 """
 
 
-def test_os_vifs_own_functional_tests_pass_with_the_drop_in(lab: Lab, tmp_path: Path) -> None:
-    # What they start their daemon with; in a sandbox one is root.
+def test_functional_tests_of_os_vif_pass_with_drop_in(lab: Lab, tmp_path: Path) -> None:
+    # The tests start their daemon with sudo. In the sandbox, the user is root.
     sudo = tmp_path / "sudo"
     sudo.write_text('#!/bin/sh\nshift\nexec "$@"\n')
     sudo.chmod(0o755)

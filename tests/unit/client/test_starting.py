@@ -1,4 +1,4 @@
-"""The daemon started ahead of the first question: who waits for it, who hears of its failure, and who ends it."""
+"""The start of the daemon before the first request: waiting, failure and stop."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class _Channel(Channel):
 
 @pytest.fixture
 def context(monkeypatch: pytest.MonkeyPatch) -> Context:
-    """The context, without a daemon, and so afterwards."""
+    """Return the context without a daemon, and restore it."""
     monkeypatch.setattr(daemon_context, "channel", None)
     monkeypatch.setattr(daemon_context, "_starting", threading.Lock())
     monkeypatch.setattr(daemon_context, "_failed", None)
@@ -35,7 +35,7 @@ def context(monkeypatch: pytest.MonkeyPatch) -> Context:
 
 
 def starting_by(monkeypatch: pytest.MonkeyPatch, start: Callable[[], Any]) -> list[float]:
-    """How a daemon is started; the deadlines that it is given."""
+    """Replace the start of a daemon. Return the list of its deadlines."""
     given: list[float] = []
 
     def started(deadline: float) -> Any:
@@ -50,9 +50,7 @@ def soon(seconds: float = 5.0) -> float:
     return time.monotonic() + seconds
 
 
-def test_the_first_question_waits_for_the_daemon_that_is_being_started(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_first_request_waits_for_daemon_being_started(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     go, channel = threading.Event(), _Channel()
     given = starting_by(monkeypatch, lambda: go.wait(5) and channel)
     context.begin(soon())
@@ -63,9 +61,7 @@ def test_the_first_question_waits_for_the_daemon_that_is_being_started(
     assert len(given) == 1
 
 
-def test_why_it_failed_is_told_to_who_asks_first_and_then_it_is_tried_anew(
-    context: Context, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_start_is_raised_once_and_then_retried(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     channel, why = _Channel(), [PreconditionError("no sudo")]
 
     def start() -> _Channel:
@@ -81,7 +77,7 @@ def test_why_it_failed_is_told_to_who_asks_first_and_then_it_is_tried_anew(
     assert context.reach(soon()) is channel
 
 
-def test_a_daemon_that_comes_up_too_late_is_ended(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_daemon_started_after_stop_is_closed(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     go, channel = threading.Event(), _Channel()
     starting_by(monkeypatch, lambda: go.wait(5) and channel)
     context.begin(soon())
@@ -93,7 +89,7 @@ def test_a_daemon_that_comes_up_too_late_is_ended(context: Context, monkeypatch:
     assert channel.closed.wait(5)
 
 
-def test_a_daemon_that_is_there_is_not_started_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_daemon_is_not_started_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
     given = starting_by(monkeypatch, _Channel)
     channel = context.reach(soon())
     context.begin(soon())

@@ -1,4 +1,4 @@
-"""plug, unplug and check on a host in memory, which the daemon's policy guards as it guards a real one."""
+"""plug, unplug and check on a host in memory, behind the authorization of the daemon."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ from hybridvif.privileged.policy import permit_names, permit_plans
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, the
 
 TWIN = replace(PORT, id="5f2c0e1a-7b00-4c00-8000-0000000000ff")
-"""Another port, with the same first 11 characters."""
+"""Another port with the same device names."""
 RECORDING = Settings(link_executor="recording", switch_executor="recording")
 
 
@@ -67,15 +67,15 @@ def numbered(number: int) -> Port:
 
 
 class GuardedHost(RecordingHost):
-    """A recording host behind the daemon's policy; it counts its calls, and things can befall it."""
+    """A recording host behind the authorization of the daemon. It records its calls, and events can change it."""
 
     def __init__(self, state: HostState = HostState(), **more: Any) -> None:
         super().__init__(state, **more)
         self.calls: list[str] = []
         self.before: dict[int, Callable[[], object]] = {}
-        """What befalls the host just before the call of this number, counted from 0."""
+        """Events by the number of the call before which they happen, from 0."""
         self.answer: Callable[[list[tuple[Outcome, ...]]], list[tuple[Outcome, ...]]] = lambda outcomes: outcomes
-        """What becomes of the outcomes on their way."""
+        """Change of the outcomes on their way to the client."""
         self.busy = False
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
@@ -86,10 +86,10 @@ class GuardedHost(RecordingHost):
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
         self._called("apply")
         permit_plans(plans, self.settings)
-        eyes: Any = {Role.LINK: Eyes(self)}
-        refused = refusals(plans, eyes, self.settings.integration_bridges.__contains__, deadline)
-        done = super().apply([() if at in refused else plan for at, plan in enumerate(plans)], deadline)
-        return self.answer([refused.get(at, outcomes) for at, outcomes in enumerate(done)])
+        executors: Any = {Role.LINK: Observer(self)}
+        refused = refusals(plans, executors, self.settings.integration_bridges.__contains__, deadline)
+        done = super().apply([() if index in refused else plan for index, plan in enumerate(plans)], deadline)
+        return self.answer([refused.get(index, outcomes) for index, outcomes in enumerate(done)])
 
     def befall(self, call: int, event: Callable[[], object]) -> None:
         def happen() -> None:
@@ -107,13 +107,13 @@ class GuardedHost(RecordingHost):
         with super().locked(keys, deadline):
             yield
 
-    def _called(self, what: str) -> None:
-        self.calls.append(what)
+    def _called(self, method: str) -> None:
+        self.calls.append(method)
         self.before.get(len(self.calls) - 1, lambda: None)()
 
 
-class Eyes:
-    """What the daemon sees of it."""
+class Observer:
+    """The observation of the daemon."""
 
     def __init__(self, host: GuardedHost) -> None:
         self.observe = lambda names, deadline: host.simulation.observe(names)
@@ -125,8 +125,8 @@ def host() -> GuardedHost:
 
 
 @pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Between two tries the library waits for others to finish; here there are none."""
+def _no_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Skip the delays between attempts, because no other caller is at work."""
     monkeypatch.setattr(time, "sleep", lambda seconds: None)
 
 
@@ -137,10 +137,10 @@ def raising(error: Exception) -> Callable[[], None]:
     return event
 
 
-# In order.
+# Success.
 
 
-def test_a_plug_makes_the_wiring_and_says_so(host: GuardedHost) -> None:
+def test_plug_reaches_desired_state_and_reports_done(host: GuardedHost) -> None:
     report = plug(PORT, host)
     assert host.state == WIRING
     assert (report.port_id, report.status, report.ok, report.changed) == (PORT.id, Status.DONE, True, True)
@@ -149,39 +149,39 @@ def test_a_plug_makes_the_wiring_and_says_so(host: GuardedHost) -> None:
     assert [outcome.step.part.name for outcome in report.outcomes] == list(NAMES)[:3]
 
 
-def test_a_plug_costs_one_call_of_each_and_one_to_read_back(host: GuardedHost) -> None:
+def test_plug_costs_two_observations_and_one_apply(host: GuardedHost) -> None:
     plug(PORT, host)
     assert host.calls == ["observe", "apply", "observe"]
 
 
-class Telling(GuardedHost):
-    """It tells with its answer what it was right after."""
+class ObservingHost(GuardedHost):
+    """A host that returns an observation with its outcomes."""
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
         outcomes = Outcomes(super().apply(plans, deadline))
-        outcomes.seen = self.look()
+        outcomes.observed = self.observe_after()
         return outcomes
 
-    def look(self) -> Observed:
+    def observe_after(self) -> Observed:
         return self.simulation.observe(None)
 
 
-def test_what_the_host_has_seen_after_is_not_asked_for_again() -> None:
-    host = Telling()
+def test_observation_with_outcomes_is_not_repeated() -> None:
+    host = ObservingHost()
     assert plug(PORT, host).ok
     assert host.calls == ["observe", "apply"]
     assert unplug(PORT.id, host).ok
     assert host.state == NOTHING
 
 
-def test_what_the_host_has_seen_after_is_what_is_judged() -> None:
-    class Drifting(Telling):
-        """Something befalls it once, between the last step and the look."""
+def test_observation_with_outcomes_decides_status() -> None:
+    class Drifting(ObservingHost):
+        """A host that changes once between the last step and the observation."""
 
-        def look(self) -> Observed:
+        def observe_after(self) -> Observed:
             if len(self.calls) == 2:
                 self.put(replace(BRIDGE, up=False))
-            return super().look()
+            return super().observe_after()
 
     host = Drifting()
     report = plug(PORT, host)
@@ -191,50 +191,50 @@ def test_what_the_host_has_seen_after_is_what_is_judged() -> None:
 
 
 @pytest.mark.parametrize("call", [lambda host: plug(PORT, host), lambda host: check(PORT, host)], ids=["plug", "check"])
-def test_a_port_in_order_costs_one_observation(call: Callable[[GuardedHost], object]) -> None:
+def test_port_in_sync_costs_one_observation(call: Callable[[GuardedHost], object]) -> None:
     host = GuardedHost(WIRING)
     call(host)
     assert host.calls == ["observe"]
 
 
-def test_a_plug_of_a_port_in_order_changes_nothing() -> None:
+def test_plug_of_port_in_sync_changes_nothing() -> None:
     report = plug(PORT, GuardedHost(WIRING))
     assert (report.status, report.changed, report.outcomes) == (Status.DONE, False, ())
 
 
-def test_an_unplug_leaves_nothing_but_the_vms_tap(host: GuardedHost) -> None:
+def test_unplug_leaves_only_tap_of_vm(host: GuardedHost) -> None:
     host.state = WIRING.with_parts(TAP)
     report = unplug(PORT.id, host)
     assert host.state == HostState().with_parts(replace(TAP, master=""))
     assert (report.status, report.changed) == (Status.DONE, True)
 
 
-def test_an_unplug_of_an_absent_port_is_done_and_writes_nothing(host: GuardedHost) -> None:
+def test_unplug_of_absent_port_is_done_without_write(host: GuardedHost) -> None:
     report = unplug(PORT.id, host)
     assert (report.status, report.changed, host.calls) == (Status.DONE, False, ["observe"])
 
 
-def test_check_shows_the_plug_and_does_nothing(host: GuardedHost) -> None:
+def test_check_returns_plan_without_write(host: GuardedHost) -> None:
     steps = check(PORT, host)
     assert [type(step) for step in steps] == [Create] * 3
     assert host.steps == []
     assert host.calls == ["observe"]
 
 
-def test_a_port_of_the_other_kind_of_switch_is_plugged(host: GuardedHost) -> None:
+def test_plug_of_ivs_port_creates_ivs_port(host: GuardedHost) -> None:
     port = replace(PORT, vif_type=VifType.IVS, bridge="br-none")
     assert plug(port, host).ok
     assert host.state.ports == {NAMES.switch_end: IvsPort(name=NAMES.switch_end)}
 
 
-def test_a_drift_is_mended_by_one_step(host: GuardedHost) -> None:
+def test_plug_repairs_drift_by_one_step(host: GuardedHost) -> None:
     host.state = WIRING.with_parts(replace(VETH, master=""))
     report = plug(PORT, host)
     assert [type(outcome.step) for outcome in report.outcomes] == [Update]
     assert host.state == WIRING
 
 
-# Every step can fail.
+# Failed steps.
 
 PLUG_STEPS = [(Create, name) for name in list(NAMES)[:3]]
 UNPLUG_STEPS = [(Delete, NAMES.switch_end), (Delete, NAMES.bridge_end), (Delete, NAMES.bridge)]
@@ -244,7 +244,7 @@ UNPLUG_STEPS = [(Delete, NAMES.switch_end), (Delete, NAMES.bridge_end), (Delete,
 @pytest.mark.parametrize(
     "first", [NOTHING, HostState().with_parts(TAP), NOTHING.with_parts(replace(TAP, master=""))], ids=str
 )
-def test_a_plug_that_fails_at_any_step_is_rolled_back(verb: Any, name: str, first: HostState) -> None:
+def test_plug_failed_at_any_step_is_rolled_back(verb: Any, name: str, first: HostState) -> None:
     if isinstance(first.links.get(NAMES.tap), Tap):
         first = first.with_parts(replace(TAP, master=""))
     host = GuardedHost(first)
@@ -273,7 +273,7 @@ DRIFTED = {
 
 
 @pytest.mark.parametrize("part", DRIFTED.values(), ids=DRIFTED)
-def test_a_repair_that_fails_leaves_all_as_it_was_found(part: Any) -> None:
+def test_failed_repair_restores_first_state(part: Any) -> None:
     first = WIRING.with_parts(part).without(ROW) if part.name != ROW.name else WIRING.with_parts(part).without(VETH)
     host = GuardedHost(first)
     last = NAMES.switch_end
@@ -287,7 +287,7 @@ def test_a_repair_that_fails_leaves_all_as_it_was_found(part: Any) -> None:
     assert agree(host.state, first)
 
 
-def test_what_may_not_be_written_back_stays_and_is_named() -> None:
+def test_unrestorable_attributes_stay_and_are_leftovers() -> None:
     found = WIRING.with_parts(replace(BRIDGE, stp=True, forward_delay=0, group=7)).without(ROW)
     host = GuardedHost(found)
     host.fail(verb=Create, name=ROW.name)
@@ -300,11 +300,13 @@ def test_what_may_not_be_written_back_stays_and_is_named() -> None:
     assert host.state == WIRING.without(ROW)
 
 
-def test_a_row_from_a_bridge_that_is_not_ours_to_write_stays_where_the_plug_moved_it() -> None:
+def test_row_from_bridge_not_allowed_is_not_moved_back() -> None:
     host = GuardedHost(
         WIRING.with_parts(replace(ROW, bridge="br-ex")), switches={"br-int": "netdev", "br-ex": "netdev"}
     )
-    host.answer = lambda outcomes: [tuple(replace(one, result=Result.FAILED) for one in some) for some in outcomes]
+    host.answer = lambda outcomes: [
+        tuple(replace(outcome, result=Result.FAILED) for outcome in plan) for plan in outcomes
+    ]
     moved = replace(ROW, realized=False)
     host.befall(2, lambda: host.put(moved))
     with pytest.raises(PlugFailed) as caught:
@@ -316,7 +318,7 @@ def test_a_row_from_a_bridge_that_is_not_ours_to_write_stays_where_the_plug_move
 
 
 @pytest.mark.parametrize(("verb", "name"), UNPLUG_STEPS, ids=str)
-def test_an_unplug_goes_on_past_what_it_cannot_remove_and_names_it(verb: Any, name: str) -> None:
+def test_unplug_continues_after_failed_step_and_names_leftover(verb: Any, name: str) -> None:
     host = GuardedHost(WIRING.with_parts(TAP))
     host.fail(verb=verb, name=name, reason="busy")
     with pytest.raises(UnplugFailed) as caught:
@@ -330,7 +332,7 @@ def test_an_unplug_goes_on_past_what_it_cannot_remove_and_names_it(verb: Any, na
     assert host.state == HostState().with_parts(replace(TAP, master=""))
 
 
-def test_an_unplug_that_could_remove_nothing_is_incomplete_and_unchanged() -> None:
+def test_unplug_that_removes_nothing_is_incomplete_and_unchanged() -> None:
     host = GuardedHost(WIRING)
     for _ in range(3):
         host.fail(verb=Delete, reason="busy")
@@ -341,7 +343,7 @@ def test_an_unplug_that_could_remove_nothing_is_incomplete_and_unchanged() -> No
     assert set(caught.value.report.leftovers) == {part.name for part in WIRING}
 
 
-def test_a_rollback_that_fails_names_what_it_left(host: GuardedHost) -> None:
+def test_failed_rollback_names_leftovers(host: GuardedHost) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, reason="first")
     host.fail(verb=Delete, name=NAMES.bridge_end, reason="second")
     with pytest.raises(PlugFailed) as caught:
@@ -353,7 +355,7 @@ def test_a_rollback_that_fails_names_what_it_left(host: GuardedHost) -> None:
     assert [type(outcome.step) for outcome in report.outcomes] == [Create] * 3 + [Delete] * 2
 
 
-def test_a_rollback_that_is_not_even_tried_is_incomplete(host: GuardedHost) -> None:
+def test_rollback_without_daemon_is_incomplete(host: GuardedHost) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, reason="first")
     host.befall(3, raising(PreconditionError("the daemon cannot be started")))
     with pytest.raises(PlugFailed) as caught:
@@ -365,7 +367,7 @@ def test_a_rollback_that_is_not_even_tried_is_incomplete(host: GuardedHost) -> N
     assert set(report.leftovers) == {NAMES.bridge, NAMES.bridge_end}
 
 
-def test_a_rollback_that_cannot_be_read_back_is_unknown(host: GuardedHost) -> None:
+def test_rollback_without_verification_is_unknown(host: GuardedHost) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, reason="first")
     for call in range(4, 7):
         host.befall(call, raising(NoResponse("the daemon died")))
@@ -376,7 +378,7 @@ def test_a_rollback_that_cannot_be_read_back_is_unknown(host: GuardedHost) -> No
     assert (report.status, report.code, report.leftovers) == (Status.UNKNOWN, "unknown", ())
 
 
-def test_a_rollback_whose_answer_was_lost_is_resolved_by_observing(host: GuardedHost) -> None:
+def test_rollback_with_lost_response_is_resolved_by_observation(host: GuardedHost) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, reason="first")
     host.befall(3, lambda: setattr(host, "answer", lost))
     with pytest.raises(PlugFailed, match=r"^first$") as caught:
@@ -386,7 +388,7 @@ def test_a_rollback_whose_answer_was_lost_is_resolved_by_observing(host: Guarded
     assert host.state == NOTHING
 
 
-def test_a_rollback_under_which_the_host_moves_on_is_tried_again(host: GuardedHost) -> None:
+def test_rollback_is_retried_after_change_by_others(host: GuardedHost) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, reason="first")
     host.fail(verb=Delete, name=NAMES.bridge_end, reason="moved on", retry=True)
     with pytest.raises(PlugFailed, match=r"^first$") as caught:
@@ -396,7 +398,7 @@ def test_a_rollback_under_which_the_host_moves_on_is_tried_again(host: GuardedHo
     assert host.state == NOTHING
 
 
-def test_many_that_fail_are_undone_together(host: GuardedHost) -> None:
+def test_failed_plugs_of_batch_are_rolled_back_together(host: GuardedHost) -> None:
     ports = [numbered(number) for number in range(20)]
     for port in ports[5:]:
         host.fail(verb=Create, name=port.names.switch_end, reason="the disk is full")
@@ -406,11 +408,11 @@ def test_many_that_fail_are_undone_together(host: GuardedHost) -> None:
     assert {part.name for part in host.state} == {name for port in ports[:5] for name in list(port.names)[:3]}
 
 
-# Others work on the same host.
+# Concurrent changes of the host.
 
 
 @pytest.mark.parametrize("times", range(MAX_ATTEMPTS + 1))
-def test_what_is_worth_another_try_is_tried_again_and_counted(host: GuardedHost, times: int) -> None:
+def test_retryable_failure_is_retried_and_counted(host: GuardedHost, times: int) -> None:
     for _ in range(times):
         host.fail(verb=Create, name=NAMES.switch_end, retry=True, reason="moved on")
     if times < MAX_ATTEMPTS:
@@ -425,21 +427,21 @@ def test_what_is_worth_another_try_is_tried_again_and_counted(host: GuardedHost,
         assert host.state == NOTHING
 
 
-def test_a_part_that_vanishes_meanwhile_is_made_again(host: GuardedHost) -> None:
+def test_part_deleted_during_plug_is_created_again(host: GuardedHost) -> None:
     host.befall(2, lambda: setattr(host, "state", host.state.without(VETH)))
     report = plug(PORT, host)
     assert (report.status, report.retries) == (Status.DONE, 1)
     assert host.state == WIRING
 
 
-def test_a_part_that_appears_meanwhile_is_taken_over(host: GuardedHost) -> None:
+def test_part_created_during_plug_is_repaired(host: GuardedHost) -> None:
     host.befall(1, lambda: host.put(replace(BRIDGE, mtu=1400)))
     report = plug(PORT, host)
     assert (report.status, report.retries) == (Status.DONE, 1)
     assert host.state == WIRING
 
 
-def test_a_host_that_others_keep_changing_is_given_up_and_left_as_found(host: GuardedHost) -> None:
+def test_plug_on_constantly_changed_host_is_rolled_back(host: GuardedHost) -> None:
     for call in (2, 4, 6, 8):
         host.befall(call, lambda: setattr(host, "state", host.state.with_parts(replace(BRIDGE, mtu=1400))))
     with pytest.raises(PlugFailed) as caught:
@@ -451,25 +453,25 @@ def test_a_host_that_others_keep_changing_is_given_up_and_left_as_found(host: Gu
     assert host.state == NOTHING
 
 
-STRANGERS = {
-    "a stray": ForeignObject(name=NAMES.bridge_end, what="a veth link"),
+NEW_OBJECTS = {
+    "a foreign object": ForeignObject(name=NAMES.bridge_end, what="a veth link"),
     "a pair of another port": replace(VETH, alias=TWIN.id, peer_alias=TWIN.id, master=""),
 }
 
 
-@pytest.mark.parametrize("stranger", STRANGERS.values(), ids=STRANGERS)
-def test_a_stranger_that_appears_meanwhile_is_left_and_the_plug_undone(host: GuardedHost, stranger: Any) -> None:
-    host.befall(1, lambda: host.put(stranger))
+@pytest.mark.parametrize("foreign", NEW_OBJECTS.values(), ids=NEW_OBJECTS)
+def test_foreign_object_during_plug_stays_and_plug_is_rolled_back(host: GuardedHost, foreign: Any) -> None:
+    host.befall(1, lambda: host.put(foreign))
     with pytest.raises(PlugFailed) as caught:
         plug(PORT, host)
-    assert host.state == HostState().with_parts(stranger)
+    assert host.state == HostState().with_parts(foreign)
     report = caught.value.report
     assert report is not None
     assert report.status is Status.ROLLED_BACK
     assert report.changed
 
 
-def test_an_unplug_that_a_stranger_stops_halfway_is_incomplete_and_not_refused() -> None:
+def test_unplug_blocked_by_new_foreign_object_is_incomplete() -> None:
     host = GuardedHost(WIRING)
     host.fail(verb=Delete, name=NAMES.bridge, retry=True)
     stray = ForeignObject(name=NAMES.bridge_end, what="a veth link")
@@ -484,7 +486,7 @@ def test_an_unplug_that_a_stranger_stops_halfway_is_incomplete_and_not_refused()
     assert host.state == HostState().with_parts(BRIDGE, stray)
 
 
-def test_a_port_that_another_caller_works_on_is_busy(host: GuardedHost) -> None:
+def test_locked_port_is_busy(host: GuardedHost) -> None:
     host.busy = True
     calls: list[tuple[Callable[[], Report], type[PlugFailed] | type[UnplugFailed]]] = [
         (lambda: plug(PORT, host), PlugFailed),
@@ -505,7 +507,7 @@ def test_a_port_that_another_caller_works_on_is_busy(host: GuardedHost) -> None:
 @pytest.mark.parametrize(
     "whose", [WIRING, WIRING.without(ROW), HostState().with_parts(ROW)], ids=["all", "links", "row"]
 )
-def test_another_ports_parts_are_a_collision_that_names_both(whose: HostState) -> None:
+def test_parts_of_another_port_are_collision_with_both_ids(whose: HostState) -> None:
     host = GuardedHost(whose)
     for refused in (lambda: plug(TWIN, host), lambda: unplug(TWIN.id, host, force=True), lambda: check(TWIN, host)):
         with pytest.raises(NameCollision) as caught:
@@ -522,9 +524,9 @@ def test_another_ports_parts_are_a_collision_that_names_both(whose: HostState) -
         ForeignPort(name=NAMES.switch_end, what="a bond"),
         replace(VETH, master="br-foreign"),
     ],
-    ids=["stray link", "stray port", "foreign master"],
+    ids=["foreign link", "foreign port", "foreign master"],
 )
-def test_what_is_foreign_is_a_conflict_that_names_the_remedy(part: Any) -> None:
+def test_foreign_object_is_conflict_with_remedy(part: Any) -> None:
     host = GuardedHost(HostState().with_parts(part))
     for refused in (lambda: plug(PORT, host), lambda: unplug(PORT.id, host, force=True), lambda: check(PORT, host)):
         with pytest.raises(Conflict, match=r"ip link|ovs-vsctl del-port") as caught:
@@ -534,7 +536,7 @@ def test_what_is_foreign_is_a_conflict_that_names_the_remedy(part: Any) -> None:
     assert host.steps == []
 
 
-def test_a_missing_bridge_is_told_before_any_link_is_made(host: GuardedHost) -> None:
+def test_missing_bridge_is_reported_before_first_write(host: GuardedHost) -> None:
     port = replace(PORT, bridge="br-imt")
     for refused in (lambda: plug(port, host), lambda: check(port, host)):
         with pytest.raises(BridgeMissing, match=r"br-imt .* \(there are br-int\).*ovs-vsctl add-br br-imt"):
@@ -544,7 +546,7 @@ def test_a_missing_bridge_is_told_before_any_link_is_made(host: GuardedHost) -> 
         plug(port, GuardedHost(switches={}))
 
 
-def test_a_bridge_that_is_not_configured_is_refused_here_already(host: GuardedHost) -> None:
+def test_bridge_not_allowed_is_refused_by_client(host: GuardedHost) -> None:
     host.simulation.switches["br-ex"] = "netdev"
     with pytest.raises(BridgeNotAllowed, match=r"br-ex.*\(br-int\)") as caught:
         plug(replace(PORT, bridge="br-ex"), host)
@@ -553,7 +555,7 @@ def test_a_bridge_that_is_not_configured_is_refused_here_already(host: GuardedHo
     assert host.calls == ["observe"]
 
 
-def test_a_port_in_order_in_a_bridge_that_is_not_configured_is_in_order() -> None:
+def test_port_in_sync_in_bridge_not_allowed_is_in_sync() -> None:
     port = replace(PORT, bridge="br-ex")
     assert check(port, GuardedHost(desired_state(port))) == ()
 
@@ -565,7 +567,7 @@ RUNNING: dict[str, tuple[HostState, set[str]]] = {
 
 
 @pytest.mark.parametrize(("state", "carrier"), RUNNING.values(), ids=RUNNING)
-def test_a_running_vm_is_cut_off_only_by_force(state: HostState, carrier: set[str]) -> None:
+def test_unplug_of_running_vm_needs_force(state: HostState, carrier: set[str]) -> None:
     host = GuardedHost(state)
     host.simulation.carrier = carrier
     with pytest.raises(PortRunning, match="stop the VM first, or force it"):
@@ -576,7 +578,7 @@ def test_a_running_vm_is_cut_off_only_by_force(state: HostState, carrier: set[st
 
 
 @pytest.mark.parametrize(("state", "carrier"), RUNNING.values(), ids=RUNNING)
-def test_a_running_vm_is_not_cut_off_by_a_plug_as_a_vhost_user_port(state: HostState, carrier: set[str]) -> None:
+def test_plug_as_vhost_user_port_of_running_vm_is_refused(state: HostState, carrier: set[str]) -> None:
     bound = replace(PORT, vhostuser_mode="server")
     host = GuardedHost(state)
     host.simulation.carrier = carrier
@@ -589,7 +591,7 @@ def test_a_running_vm_is_not_cut_off_by_a_plug_as_a_vhost_user_port(state: HostS
 
 
 @pytest.mark.parametrize(("before", "after"), [("", "server"), ("server", ""), ("client", "")])
-def test_a_row_that_had_made_room_comes_back_in_the_dead_vlan_if_the_new_one_was_to_be(before: str, after: str) -> None:
+def test_rollback_of_isolated_plug_restores_row_in_dead_vlan(before: str, after: str) -> None:
     host = GuardedHost(desired_state(replace(PORT, vhostuser_mode=before)))
     port = replace(PORT, vhostuser_mode=after, isolate=True)
     host.fail(verb=Create, name=the(OvsPort, desired_state(port)).name)
@@ -600,16 +602,16 @@ def test_a_row_that_had_made_room_comes_back_in_the_dead_vlan_if_the_new_one_was
     assert back.isolated
 
 
-def test_a_vhost_user_port_that_the_switch_has_under_another_socket_is_left_and_told() -> None:
+def test_vhost_user_port_with_other_socket_is_conflict() -> None:
     bound = replace(PORT, vhostuser_mode="server")
     wiring = desired_state(bound)
     elsewhere = replace(the(VhostUserPort, wiring), socket_as_configured=False)
     host = GuardedHost(HostState().with_parts(elsewhere))
     for refused in (plug, check):
-        with pytest.raises(Conflict, match="keeps to it; set that to where it is, or unplug the port and plug it"):
+        with pytest.raises(Conflict, match="a change would be ignored; set the option to its directory, or unplug"):
             refused(bound, host)
     assert host.state == HostState().with_parts(elsewhere)
-    # Of another type it is opened anew; where it was not taken it holds to nothing; and a listener's path is nobody's.
+    # Open vSwitch keeps the path only of an accepted port of the same type. A listening port has no path.
     listening = replace(elsewhere, type="dpdkvhostuser")
     for found in (listening, replace(elsewhere, realized=False)):
         assert plug(bound, GuardedHost(HostState().with_parts(found))).changed
@@ -618,23 +620,23 @@ def test_a_vhost_user_port_that_the_switch_has_under_another_socket_is_left_and_
     assert unplug(PORT.id, host).changed
 
 
-def test_a_tap_that_nobody_holds_open_is_no_running_vm() -> None:
+def test_tap_without_carrier_is_not_running_vm() -> None:
     assert unplug(PORT.id, GuardedHost(WIRING.with_parts(TAP))).ok
 
 
-def test_the_configuration_can_say_that_running_vms_are_cut_off() -> None:
+def test_unplug_running_option_forces_unplug() -> None:
     host = GuardedHost(WIRING.with_parts(TAP), settings=replace(RECORDING, unplug_running="force"))
     host.simulation.carrier = {TAP.name}
     assert unplug(PORT.id, host).ok
 
 
-def test_a_running_vm_is_repaired_without_asking() -> None:
+def test_port_of_running_vm_is_repaired() -> None:
     host = GuardedHost(WIRING.with_parts(TAP, replace(VETH, mtu=1400)))
     host.simulation.carrier = {TAP.name}
     assert plug(PORT, host).changed
 
 
-def test_what_the_daemon_refuses_is_a_refusal(host: GuardedHost) -> None:
+def test_refusal_by_daemon_is_refused(host: GuardedHost) -> None:
     host.befall(1, raising(Refused("refused: not on this host")))
     with pytest.raises(Refused, match=r"^refused: not on this host$") as caught:
         plug(PORT, host)
@@ -643,11 +645,11 @@ def test_what_the_daemon_refuses_is_a_refusal(host: GuardedHost) -> None:
     assert host.state == NOTHING
 
 
-# The host lacks something, or does not answer.
+# Missing preconditions and lost responses.
 
 
 @pytest.mark.parametrize("call", [0, 1], ids=["observing", "applying"])
-def test_what_the_host_lacks_is_told_and_nothing_was_changed(host: GuardedHost, call: int) -> None:
+def test_missing_precondition_is_reported_without_change(host: GuardedHost, call: int) -> None:
     host.befall(call, raising(PreconditionError("no OVSDB; start it")))
     with pytest.raises(NotReady, match=r"^no OVSDB; start it$") as caught:
         plug(PORT, host)
@@ -657,7 +659,7 @@ def test_what_the_host_lacks_is_told_and_nothing_was_changed(host: GuardedHost, 
     assert host.state == NOTHING
 
 
-def test_an_unplug_is_told_what_the_host_lacks() -> None:
+def test_unplug_with_missing_precondition_raises_not_ready() -> None:
     host = GuardedHost(WIRING)
     host.befall(0, raising(PreconditionError("no OVSDB; start it")))
     with pytest.raises(NotReady) as caught:
@@ -665,7 +667,7 @@ def test_an_unplug_is_told_what_the_host_lacks() -> None:
     assert isinstance(caught.value, UnplugFailed)
 
 
-def test_a_first_observation_without_an_answer_changed_nothing(host: GuardedHost) -> None:
+def test_lost_first_observation_changes_nothing(host: GuardedHost) -> None:
     host.befall(0, raising(NoResponse("the daemon died")))
     with pytest.raises(PlugFailed, match="the daemon died") as caught:
         plug(PORT, host)
@@ -680,9 +682,7 @@ def test_a_first_observation_without_an_answer_changed_nothing(host: GuardedHost
         (HybridVifError("the daemon failed: KeyError"), "error"),
     ],
 )
-def test_who_could_not_be_asked_for_a_change_or_failed_at_it_is_not_told_that_the_host_lacks_something(
-    host: GuardedHost, error: HybridVifError, code: str
-) -> None:
+def test_lost_request_is_not_reported_as_precondition(host: GuardedHost, error: HybridVifError, code: str) -> None:
     host.befall(1, raising(error))
     (report,) = plug_all([PORT], host)
     assert (report.status, report.code, report.changed) == (Status.ROLLED_BACK, code, False)
@@ -694,17 +694,17 @@ def test_who_could_not_be_asked_for_a_change_or_failed_at_it_is_not_told_that_th
 
 
 def lost(outcomes: list[tuple[Outcome, ...]]) -> list[tuple[Outcome, ...]]:
-    return [tuple(replace(one, result=Result.UNKNOWN, reason="lost") for one in some) for some in outcomes]
+    return [tuple(replace(outcome, result=Result.UNKNOWN, reason="lost") for outcome in plan) for plan in outcomes]
 
 
-def test_a_lost_answer_is_resolved_by_observing(host: GuardedHost) -> None:
+def test_lost_response_is_resolved_by_observation(host: GuardedHost) -> None:
     host.answer = lost
     report = plug(PORT, host)
     assert (report.status, report.changed) == (Status.DONE, True)
 
 
 @pytest.mark.parametrize("done", range(1, 3))
-def test_a_lost_answer_that_observing_does_not_resolve_is_unknown_and_nothing_is_undone(done: int) -> None:
+def test_unresolved_lost_response_is_unknown_without_rollback(done: int) -> None:
     host = GuardedHost()
     host.answer = lost
     half = list(history(NOTHING, check(PORT, host)))[done]
@@ -718,7 +718,7 @@ def test_a_lost_answer_that_observing_does_not_resolve_is_unknown_and_nothing_is
     assert host.calls == ["observe", "apply"] + ["observe"] * (1 + len(VERIFY_DELAYS))
 
 
-def test_what_takes_effect_just_after_its_answer_was_lost_is_done(host: GuardedHost) -> None:
+def test_change_after_lost_response_is_done(host: GuardedHost) -> None:
     host.answer = lost
     host.befall(2, lambda: setattr(host, "state", WIRING.without(ROW)))
     host.befall(3, lambda: setattr(host, "state", WIRING))
@@ -726,13 +726,13 @@ def test_what_takes_effect_just_after_its_answer_was_lost_is_done(host: GuardedH
     assert host.calls == ["observe", "apply", "observe", "observe"]
 
 
-def test_a_host_that_is_back_after_a_moment_is_read_back_after_all(host: GuardedHost) -> None:
+def test_verification_is_retried_after_lost_observation(host: GuardedHost) -> None:
     host.befall(2, raising(NoResponse("the daemon died")))
     host.befall(3, raising(PreconditionError("ovsdb-server is restarting")))
     assert plug(PORT, host).status is Status.DONE
 
 
-def test_what_cannot_be_read_back_is_unknown_whatever_was_said(host: GuardedHost) -> None:
+def test_plug_without_verification_is_unknown(host: GuardedHost) -> None:
     for call in range(2, 3 + len(VERIFY_DELAYS)):
         host.befall(call, raising(NoResponse("the daemon died")))
     with pytest.raises(PlugFailed, match="could not be read back: the daemon died") as caught:
@@ -745,14 +745,14 @@ def test_what_cannot_be_read_back_is_unknown_whatever_was_said(host: GuardedHost
 
 
 def configured(outcomes: list[tuple[Outcome, ...]]) -> list[tuple[Outcome, ...]]:
-    def told(outcome: Outcome) -> Outcome:
+    def not_acknowledged(outcome: Outcome) -> Outcome:
         result = Result.CONFIGURED if isinstance(outcome.step.part, OvsPort) else outcome.result
         return replace(outcome, result=result, reason="not acknowledged")
 
-    return [tuple(map(told, some)) for some in outcomes]
+    return [tuple(map(not_acknowledged, plan)) for plan in outcomes]
 
 
-def test_a_row_that_vswitchd_has_not_taken_is_configured_and_not_undone(host: GuardedHost) -> None:
+def test_row_not_accepted_is_configured_without_rollback(host: GuardedHost) -> None:
     host.answer = configured
     host.befall(2, lambda: host.put(replace(ROW, realized=False)))
     with pytest.raises(PlugFailed, match="not acknowledged") as caught:
@@ -762,12 +762,12 @@ def test_a_row_that_vswitchd_has_not_taken_is_configured_and_not_undone(host: Gu
     assert host.state == WIRING.with_parts(replace(ROW, realized=False))
 
 
-def test_a_row_that_vswitchd_took_after_all_is_done(host: GuardedHost) -> None:
+def test_row_accepted_late_is_done(host: GuardedHost) -> None:
     host.answer = configured
     assert plug(PORT, host).status is Status.DONE
 
 
-def test_a_call_whose_time_is_up_is_not_tried_again(host: GuardedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failure_after_deadline_is_not_retried(host: GuardedHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, retry=True, reason="moved on")
     now = time.monotonic
     host.befall(1, lambda: monkeypatch.setattr(time, "monotonic", lambda: now() + 25))
@@ -777,27 +777,27 @@ def test_a_call_whose_time_is_up_is_not_tried_again(host: GuardedHost, monkeypat
     assert (caught.value.report.retries, caught.value.report.status) == (0, Status.ROLLED_BACK)
 
 
-def test_the_work_leaves_time_to_read_back_and_to_undo(host: GuardedHost, monkeypatch: pytest.MonkeyPatch) -> None:
-    left: dict[str, list[float]] = {"observe": [], "apply": []}
+def test_apply_leaves_time_for_verification_and_rollback(host: GuardedHost, monkeypatch: pytest.MonkeyPatch) -> None:
+    timeouts: dict[str, list[float]] = {"observe": [], "apply": []}
 
-    def noting(what: str) -> Any:
-        asked = getattr(host, what)
+    def recording(name: str) -> Any:
+        method = getattr(host, name)
 
-        def note(question: Any, deadline: float) -> Any:
-            left[what].append(round(deadline - time.monotonic()))
-            return asked(question, deadline)
+        def record(argument: Any, deadline: float) -> Any:
+            timeouts[name].append(round(deadline - time.monotonic()))
+            return method(argument, deadline)
 
-        return note
+        return record
 
-    for what in left:
-        monkeypatch.setattr(host, what, noting(what))
+    for name in timeouts:
+        monkeypatch.setattr(host, name, recording(name))
     host.fail(verb=Create, name=NAMES.switch_end)
     with pytest.raises(PlugFailed):
         plug(PORT, host)
-    assert left == {"observe": [30, 30, 30], "apply": [24, 30]}
+    assert timeouts == {"observe": [30, 30, 30], "apply": [24, 30]}
 
 
-def test_nothing_is_asked_of_the_daemon_once_its_deadline_and_the_grace_have_passed() -> None:
+def test_request_after_grace_period_is_not_sent() -> None:
     host = Host(RECORDING)
     past = time.monotonic() - GRACE_PERIOD
     with pytest.raises(RequestNotSent, match="the deadline had passed"):
@@ -807,42 +807,40 @@ def test_nothing_is_asked_of_the_daemon_once_its_deadline_and_the_grace_have_pas
 
 
 @pytest.mark.parametrize("hung_from", range(9))
-def test_however_a_host_hangs_a_bulk_call_ends_by_its_batches_deadlines(
-    hung_from: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Each question to a hung daemon lasts until its deadline and the grace, by a clock of our own."""
+def test_bulk_call_on_hung_host_ends_by_deadlines_of_batches(hung_from: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a simulated clock, each request to a hung daemon lasts until its deadline and grace period."""
     clock = [1000.0]
     monkeypatch.setattr(time, "monotonic", lambda: clock[0])
     host = GuardedHost()
     ports = [numbered(number) for number in range(2 * PLUG_BATCH + 1)]
     for number in range(2, 40):
         host.fail(verb=Create, name=numbered(number).names.switch_end, reason="no")
-    asked = {what: getattr(host, what) for what in ("observe", "apply")}
+    methods = {name: getattr(host, name) for name in ("observe", "apply")}
 
-    def hang(what: str) -> Callable[[Any, float], Any]:
-        def answer(question: Any, deadline: float) -> Any:
+    def hang(name: str) -> Callable[[Any, float], Any]:
+        def respond(argument: Any, deadline: float) -> Any:
             if len(host.calls) < hung_from:
-                return asked[what](question, deadline)
-            host.calls.append(what)
+                return methods[name](argument, deadline)
+            host.calls.append(name)
             clock[0] = max(clock[0], deadline + GRACE_PERIOD)
-            if what == "observe":
+            if name == "observe":
                 raise NoResponse("it hangs")
-            return [tuple(Outcome(step, Result.UNKNOWN, "it hangs") for step in plan) for plan in question]
+            return [tuple(Outcome(step, Result.UNKNOWN, "it hangs") for step in plan) for plan in argument]
 
-        return answer
+        return respond
 
-    for what in asked:
-        monkeypatch.setattr(host, what, hang(what))
+    for name in methods:
+        monkeypatch.setattr(host, name, hang(name))
     reports = plug_all(ports, host)
     assert clock[0] <= 1000 + 3 * host.settings.deadline + 0.25
     assert len(reports) == len(ports)
     assert all(report.ok or report.status in (Status.UNKNOWN, Status.ROLLED_BACK) for report in reports)
 
 
-# Many at once.
+# Many ports.
 
 
-def test_reports_come_in_the_order_of_the_ports(host: GuardedHost) -> None:
+def test_reports_are_in_order_of_ports(host: GuardedHost) -> None:
     ports = [numbered(number) for number in (7, 3, 9, 1)]
     assert [report.port_id for report in plug_all(ports, host)] == [port.id for port in ports]
     assert host.calls == ["observe", "apply", "observe"]
@@ -851,12 +849,12 @@ def test_reports_come_in_the_order_of_the_ports(host: GuardedHost) -> None:
     assert host.state == NOTHING
 
 
-def test_no_ports_are_no_reports(host: GuardedHost) -> None:
+def test_empty_call_returns_no_reports(host: GuardedHost) -> None:
     assert plug_all([], host) == unplug_all([], host) == []
     assert host.calls == []
 
 
-def test_many_ports_go_in_batches_each_with_its_own_deadline(host: GuardedHost) -> None:
+def test_many_ports_are_split_into_batches(host: GuardedHost) -> None:
     ports = [numbered(number) for number in range(2 * PLUG_BATCH + 1)]
     reports = plug_all(ports, host)
     assert all(report.ok for report in reports)
@@ -864,16 +862,16 @@ def test_many_ports_go_in_batches_each_with_its_own_deadline(host: GuardedHost) 
     assert host.calls == ["observe", "apply", "observe"] * 3
 
 
-def test_progress_is_told_before_the_first_batch_and_after_each(host: GuardedHost) -> None:
-    ports, told = [numbered(number) for number in range(PLUG_BATCH + 1)], list[tuple[int, int]]()
-    plug_all(ports, host, progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, PLUG_BATCH + 1), (PLUG_BATCH, PLUG_BATCH + 1), (PLUG_BATCH + 1, PLUG_BATCH + 1)]
-    told.clear()
-    unplug_all([port.id for port in ports[:3]], host, progress=lambda done, total: told.append((done, total)))
-    assert told == [(0, 3), (3, 3)]
+def test_progress_is_called_before_first_batch_and_after_each(host: GuardedHost) -> None:
+    ports, calls = [numbered(number) for number in range(PLUG_BATCH + 1)], list[tuple[int, int]]()
+    plug_all(ports, host, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(0, PLUG_BATCH + 1), (PLUG_BATCH, PLUG_BATCH + 1), (PLUG_BATCH + 1, PLUG_BATCH + 1)]
+    calls.clear()
+    unplug_all([port.id for port in ports[:3]], host, progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(0, 3), (3, 3)]
 
 
-def test_whatever_happens_to_one_port_the_others_are_plugged(host: GuardedHost) -> None:
+def test_failed_ports_do_not_stop_the_others(host: GuardedHost) -> None:
     ports = [numbered(number) for number in range(8)]
     names = [port.names for port in ports]
     host.put(ForeignObject(name=names[1].bridge, what="a veth link"))
@@ -897,19 +895,19 @@ def test_whatever_happens_to_one_port_the_others_are_plugged(host: GuardedHost) 
     ]
     assert [report.retries for report in reports] == [0, 0, 0, 0, 0, 1, 0, 0]
     assert [report.changed for report in reports] == [True, False, False, False, True, True, False, True]
-    for at in (0, 2, 5, 7):
-        assert host.state.of(names[at]) == desired_state(ports[at])
+    for index in (0, 2, 5, 7):
+        assert host.state.of(names[index]) == desired_state(ports[index])
     assert not host.state.of(names[4]).links
 
 
-def test_a_batch_that_finds_the_host_lacking_costs_the_others_nothing(host: GuardedHost) -> None:
+def test_batch_with_missing_precondition_does_not_stop_others(host: GuardedHost) -> None:
     ports = [numbered(number) for number in range(2 * PLUG_BATCH)]
     host.befall(3, raising(PreconditionError("no OVSDB; start it")))
     reports = plug_all(ports, host)
     assert [report.status for report in reports] == [Status.DONE] * PLUG_BATCH + [Status.PRECONDITION] * PLUG_BATCH
 
 
-def test_two_ports_of_one_id_are_told_before_anything_is_done(host: GuardedHost) -> None:
+def test_duplicate_port_id_is_invalid_before_first_request(host: GuardedHost) -> None:
     calls: list[Callable[[], list[Report]]] = [
         lambda: plug_all([PORT, numbered(1), PORT], host),
         lambda: unplug_all([PORT.id, PORT.id], host),
@@ -921,15 +919,15 @@ def test_two_ports_of_one_id_are_told_before_anything_is_done(host: GuardedHost)
 
 
 @pytest.mark.parametrize("port_id", ["", "x", "5F2C0E1A-7B00-4C00-8000-000000000001", "../all"])
-def test_an_id_that_is_none_is_told_before_anything_is_done(host: GuardedHost, port_id: str) -> None:
+def test_invalid_port_id_is_invalid_before_first_request(host: GuardedHost, port_id: str) -> None:
     with pytest.raises(InvalidInput):
         unplug_all([PORT.id, port_id], host)
     assert host.calls == []
 
 
 @pytest.mark.parametrize("ports", [(PORT, TWIN), (TWIN, PORT)], ids=["one first", "the other first"])
-def test_of_two_ports_that_collide_in_one_call_the_first_is_plugged(ports: tuple[Port, Port]) -> None:
-    """And nobody else of the call is refused for them."""
+def test_first_of_two_colliding_ports_in_call_is_plugged(ports: tuple[Port, Port]) -> None:
+    """Other ports of the call are plugged."""
     host = GuardedHost()
     bystander = numbered(1)
     reports: list[Report] = plug_all([*ports, bystander], host)

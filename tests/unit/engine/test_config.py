@@ -1,4 +1,4 @@
-"""What the configuration may say, how it is read, and that one process is connected in one way at a time."""
+"""The options, the parsing of files, and the single configuration of a process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ Write = Callable[..., str]
 
 @pytest.fixture
 def write(tmp_path: Path) -> Write:
-    """Writes a configuration file; its name."""
+    """Return a function that writes a configuration file and returns its name."""
 
     def write(text: str = "", name: str = "hybridvif.conf", **options: object) -> str:
         lines = [f"{key} = {value}" for key, value in options.items()]
@@ -50,59 +50,59 @@ def complaint(*files: str) -> str:
     return str(caught.value)
 
 
-# What it says.
+# Valid values.
 
 TLS: dict[str, Any] = {f"ssl_{name}_file": f"/etc/openvswitch/{name}.pem" for name in ("key", "cert", "ca_cert")}
 
 
-def test_a_connection_by_tls_takes_three_files(write: Write) -> None:
+def test_tls_connection_takes_three_files(write: Write) -> None:
     settings = settings_from(write(ovsdb_connection="ssl:[::1]:6640", **TLS))
     assert settings == Settings(ovsdb_connection="ssl:[::1]:6640", **TLS)
-    theirs = settings_from(write("[os_vif_ovs]\novsdb_connection = ssl:10.0.0.7:6640", **TLS))
-    assert theirs == Settings(ovsdb_connection="ssl:10.0.0.7:6640", **TLS)
+    from_os_vif = settings_from(write("[os_vif_ovs]\novsdb_connection = ssl:10.0.0.7:6640", **TLS))
+    assert from_os_vif == Settings(ovsdb_connection="ssl:10.0.0.7:6640", **TLS)
 
 
 @pytest.mark.parametrize("section", ["hybridvif", "os_vif_ovs"])
 @pytest.mark.parametrize(
     "value", ["tcp:10.0.0.7", "tcp:10.0.0.7:99999", "tcp:10.0.0.7:0", "tcp:::1:6640", "unix:", "x:y"]
 )
-def test_an_illegal_endpoint_is_told_by_the_section_that_sets_it(write: Write, section: str, value: str) -> None:
+def test_invalid_address_of_ovsdb_names_section_that_sets_it(write: Write, section: str, value: str) -> None:
     file = write("[os_vif_ovs]\novsdb_connection = " + value) if section != GROUP else write(ovsdb_connection=value)
-    said = complaint(file)
-    assert said.startswith(f"[{section}] ovsdb_connection: {value!r} ")
-    assert "write unix:FILE with an absolute path, tcp:HOST:PORT or ssl:HOST:PORT" in said
-    assert (" or set [hybridvif] ovsdb_connection" in said) is (section != GROUP)
-    assert "\n" not in said
+    message = complaint(file)
+    assert message.startswith(f"[{section}] ovsdb_connection: {value!r} ")
+    assert "write unix:FILE with an absolute path, tcp:HOST:PORT or ssl:HOST:PORT" in message
+    assert (" or set [hybridvif] ovsdb_connection" in message) is (section != GROUP)
+    assert "\n" not in message
 
 
 @pytest.mark.parametrize("section", ["hybridvif", "os_vif_ovs"])
-def test_a_connection_by_tls_without_its_files_names_both_options(write: Write, section: str) -> None:
+def test_tls_connection_without_files_names_missing_options(write: Write, section: str) -> None:
     text = "[os_vif_ovs]\novsdb_connection = ssl:10.0.0.7:6640"
     some: dict[str, Any] = {"ssl_ca_cert_file": "/ca.pem"}
     file = write(text, **some) if section != GROUP else write(ovsdb_connection="ssl:10.0.0.7:6640", **some)
-    said = complaint(file)
-    assert said.startswith(f"[{section}] ovsdb_connection: 'ssl:10.0.0.7:6640' needs [hybridvif] ssl_key_file and ")
-    assert "ssl_cert_file;" in said
+    message = complaint(file)
+    assert message.startswith(f"[{section}] ovsdb_connection: 'ssl:10.0.0.7:6640' needs [hybridvif] ssl_key_file and ")
+    assert "ssl_cert_file;" in message
 
 
 @pytest.mark.parametrize("path", ["key.pem", "./key.pem", "/etc/\x1bkey.pem"])
-def test_a_file_of_tls_without_an_absolute_path_is_told(write: Write, path: str) -> None:
-    said = complaint(write(ssl_key_file=path))
-    assert said == f"[hybridvif] ssl_key_file: {path!r} is no absolute path; write one"
+def test_tls_file_with_relative_path_is_refused(write: Write, path: str) -> None:
+    message = complaint(write(ssl_key_file=path))
+    assert message == f"[hybridvif] ssl_key_file: {path!r} is not an absolute path; use one"
 
 
-def test_every_setting_is_an_option_and_every_option_a_setting() -> None:
+def test_options_and_settings_are_the_same() -> None:
     assert [option.dest for option in OPTIONS] == [spec.name for spec in fields(Settings)]
     assert all(option.help and option.help.strip().endswith(".") for option in OPTIONS)
 
 
-def test_without_a_word_all_is_as_the_defaults_are() -> None:
+def test_empty_configuration_gives_defaults() -> None:
     assert settings_of(cfg.ConfigOpts()) == Settings()
     assert Settings().ovsdb_connection == OVS_SOCKET
 
 
-def test_all_that_a_file_says_is_heard(write: Write) -> None:
-    said: dict[str, Any] = {
+def test_options_of_file_become_settings(write: Write) -> None:
+    options: dict[str, Any] = {
         "link_executor": "subprocess-brctl",
         "switch_executor": "ovs-vsctl",
         "ovsdb_connection": "tcp:127.0.0.1:6640",
@@ -111,21 +111,21 @@ def test_all_that_a_file_says_is_heard(write: Write) -> None:
         "lock_path": "/var/lock/x",
         "program_path": "/opt/bin",
     }
-    settings = settings_from(write(integration_bridges="br-int, br-two,tbr-1", **said))
-    assert settings == Settings(integration_bridges=("br-int", "br-two", "tbr-1"), **said)
+    settings = settings_from(write(integration_bridges="br-int, br-two,tbr-1", **options))
+    assert settings == Settings(integration_bridges=("br-int", "br-two", "tbr-1"), **options)
 
 
-def test_the_later_of_two_files_wins(write: Write) -> None:
-    one, two = write(deadline=5, unplug_running="force"), write(name="two.conf", deadline=7)
-    assert (settings_from(one, two).deadline, settings_from(one, two).unplug_running) == (7.0, "force")
+def test_later_file_overrides_earlier_one(write: Write) -> None:
+    first, second = write(deadline=5, unplug_running="force"), write(name="two.conf", deadline=7)
+    assert (settings_from(first, second).deadline, settings_from(first, second).unplug_running) == (7.0, "force")
 
 
-def test_other_sections_are_other_peoples(write: Write) -> None:
+def test_options_in_other_sections_are_ignored(write: Write) -> None:
     assert settings_from(write("[DEFAULT]\ndeadline = 9\n[oslo_concurrency]\nlock_path = /x")) == Settings()
 
 
 @pytest.mark.parametrize(("timeout", "deadline"), [("7", 7.0), ("0", MAX_DEADLINE), ("99999", MAX_DEADLINE)])
-def test_what_a_file_sets_for_os_vif_counts_where_ours_is_silent(write: Write, timeout: str, deadline: float) -> None:
+def test_os_vif_option_of_file_is_default_of_ours(write: Write, timeout: str, deadline: float) -> None:
     theirs = f"[os_vif_ovs]\novsdb_connection = tcp:127.0.0.1:6641\novs_vsctl_timeout = {timeout}"
     settings = settings_from(write(theirs))
     assert (settings.ovsdb_connection, settings.deadline) == ("tcp:127.0.0.1:6641", deadline)
@@ -142,36 +142,34 @@ def test_what_a_file_sets_for_os_vif_counts_where_ours_is_silent(write: Write, t
     ],
     ids=["default section", "other section", "twice"],
 )
-def test_what_a_file_sets_for_os_vif_may_be_made_of_options_that_are_novas(
-    write: Write, made_of: str, elsewhere: str
-) -> None:
+def test_os_vif_option_may_refer_to_options_of_nova(write: Write, made_of: str, elsewhere: str) -> None:
     theirs = f"[os_vif_ovs]\novsdb_connection = tcp:{made_of}:6640\n"
     assert settings_from(write(theirs + elsewhere)).ovsdb_connection == "tcp:10.0.0.7:6640"
-    said = complaint(write(theirs))
-    assert said.startswith(f"[os_vif_ovs] ovsdb_connection is made of ${made_of.strip('${}')}, which no file sets;")
+    message = complaint(write(theirs))
+    assert message.startswith(f"[os_vif_ovs] ovsdb_connection is made of ${made_of.strip('${}')}, which no file sets;")
     assert settings_from(write(theirs, ovsdb_connection="unix:/run/x.sock")).ovsdb_connection == "unix:/run/x.sock"
 
 
-def test_os_vifs_defaults_never_count(write: Write) -> None:
+def test_defaults_of_os_vif_are_ignored(write: Write) -> None:
     assert settings_from(write("[os_vif_ovs]\nisolate_vif = true")) == Settings()
 
 
-def test_an_illegal_option_of_os_vifs_is_a_configuration_error(write: Write) -> None:
+def test_invalid_os_vif_option_is_configuration_error(write: Write) -> None:
     assert "often" in complaint(write("[os_vif_ovs]\novs_vsctl_timeout = often"))
 
 
-def test_a_second_registration_does_no_harm() -> None:
+def test_second_registration_changes_nothing() -> None:
     conf = cfg.ConfigOpts()
     register(conf)
     register(conf)
     assert settings_of(conf) == Settings()
 
 
-def test_the_options_can_be_listed_for_a_sample_file() -> None:
+def test_list_opts_returns_all_options() -> None:
     assert list_opts() == [(GROUP, list(OPTIONS))]
 
 
-# What it may not say.
+# Invalid values.
 
 
 @pytest.mark.parametrize(
@@ -194,16 +192,16 @@ def test_the_options_can_be_listed_for_a_sample_file() -> None:
         ("ovsdb_connection", ""),
     ],
 )
-def test_what_is_not_legal_is_told_by_the_name_of_its_option(write: Write, option: str, value: object) -> None:
+def test_invalid_value_names_its_option(write: Write, option: str, value: object) -> None:
     assert option in complaint(write(**{option: value}))
 
 
 @pytest.mark.parametrize("deadline", [MIN_DEADLINE, MAX_DEADLINE])
-def test_a_deadline_at_its_limit_is_legal(write: Write, deadline: float) -> None:
+def test_deadline_at_limit_is_valid(write: Write, deadline: float) -> None:
     assert settings_from(write(deadline=deadline)).deadline == deadline
 
 
-def test_a_file_that_is_not_there_is_named(write: Write, tmp_path: Path) -> None:
+def test_missing_file_is_named(write: Write, tmp_path: Path) -> None:
     for name in ("absent.conf", "."):
         assert f"{tmp_path / name} does not exist or is not a file" in complaint(str(tmp_path / name))
     assert "absent.conf" in complaint(write(), str(tmp_path / "absent.conf"))
@@ -212,7 +210,7 @@ def test_a_file_that_is_not_there_is_named(write: Write, tmp_path: Path) -> None
 @pytest.mark.parametrize(
     "text", [b"deadline = 3\n[hybridvif\n", b"[hybridvif]\nno sense\n", b"[hybridvif]\nlock_path = \xff\n"], ids=repr
 )
-def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: bytes) -> None:
+def test_file_with_invalid_syntax_is_named(tmp_path: Path, text: bytes) -> None:
     path = tmp_path / "odd.conf"
     path.write_bytes(text)
     assert str(path) in complaint(str(path))
@@ -223,62 +221,62 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path: Path, text: bytes) -
 
 @pytest.fixture
 def files(write: Write) -> Iterator[tuple[str, str]]:
-    """Two files; afterwards this process's configuration is as if it had never been read."""
+    """Return two files. Afterwards, reset the configuration of this process."""
     yield write(deadline=5), write(name="two.conf", deadline=7)
     connect().close()
 
 
-def test_a_second_connection_with_other_files_is_told_what_the_first_has(files: tuple[str, str]) -> None:
-    one, two = files
-    with connect([one]) as host:
+def test_connection_with_other_files_is_refused_by_name(files: tuple[str, str]) -> None:
+    first, second = files
+    with connect([first]) as host:
         assert host.settings.deadline == 5
-        for others in ([two], [one, two], []):
+        for others in ([second], [first, second], []):
             with pytest.raises(ConfigurationError, match=r"close\(\) that host") as caught:
                 connect(others)
-            assert one in str(caught.value)
+            assert first in str(caught.value)
             assert all(name in str(caught.value) for name in others)
-        with connect([one]) as again:
+        with connect([first]) as again:
             assert again.settings == host.settings
 
 
-def test_a_closed_connection_leaves_room_for_another(files: tuple[str, str]) -> None:
-    one, two = files
-    with connect([one]):
+def test_connection_with_other_files_works_after_close(files: tuple[str, str]) -> None:
+    first, second = files
+    with connect([first]):
         pass
-    with connect([two]) as host:
+    with connect([second]) as host:
         assert host.settings.deadline == 7
     with connect() as host:
         assert host.settings == Settings()
         with pytest.raises(ConfigurationError, match="its own configuration"):
-            connect([one])
+            connect([first])
 
 
-def test_the_last_to_close_makes_room_and_a_second_close_is_harmless(files: tuple[str, str]) -> None:
-    one, two = files
-    first, second = connect([one]), connect([one])
-    first.close()
-    first.close()
+def test_second_close_of_host_changes_nothing(files: tuple[str, str]) -> None:
+    first, second = files
+    host, again = connect([first]), connect([first])
+    host.close()
+    host.close()
     with pytest.raises(ConfigurationError):
-        connect([two])
-    second.close()
-    connect([two]).close()
+        connect([second])
+    again.close()
+    connect([second]).close()
 
 
-def test_a_closed_host_says_so(files: tuple[str, str]) -> None:
+def test_observe_on_closed_host_raises(files: tuple[str, str]) -> None:
     host = connect([files[0]])
     host.close()
     with pytest.raises(PreconditionError, match="closed"):
         host.observe(set(), 0)
 
 
-def test_a_file_that_cannot_be_read_connects_nobody(files: tuple[str, str], tmp_path: Path) -> None:
+def test_missing_file_leaves_process_unconnected(files: tuple[str, str], tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError):
         connect([str(tmp_path / "absent.conf")])
     with connect([files[0]]) as host:
         assert host.settings.deadline == 5
 
 
-def test_a_relative_name_is_the_same_file(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_relative_name_is_same_file(files: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(Path(files[0]).parent)
     with connect(["hybridvif.conf"]), connect([files[0]]):
         pass
@@ -289,38 +287,38 @@ import sys
 from oslo_config import cfg
 from hybridvif import ConfigurationError, connect
 
-one, two = sys.argv[1:]
+first, second = sys.argv[1:]
 cfg.CONF.register_opt(cfg.StrOpt("own"))
-cfg.CONF(args=[], default_config_files=[one], project="nova")
+cfg.CONF(args=[], default_config_files=[first], project="nova")
 cfg.CONF.set_override("own", "theirs")
 with connect() as host:
     print(host.settings.deadline)
-with connect([one]) as host:
+with connect([first]) as host:
     print(host.settings.deadline)
 try:
-    connect([two])
+    connect([second])
 except ConfigurationError as error:
-    print(one in str(error), two in str(error), "without files" in str(error))
+    print(first in str(error), second in str(error), "without files" in str(error))
 print(cfg.CONF.own, cfg.CONF.project)
 """
 
 
-def test_a_program_that_has_read_its_own_configuration_keeps_it(write: Write) -> None:
-    one, two = write(deadline=5), write(name="two.conf", deadline=7)
-    done = subprocess.run([sys.executable, "-c", PROGRAM, one, two], capture_output=True, text=True, check=True)
+def test_connect_keeps_configuration_of_program(write: Write) -> None:
+    first, second = write(deadline=5), write(name="two.conf", deadline=7)
+    done = subprocess.run([sys.executable, "-c", PROGRAM, first, second], capture_output=True, text=True, check=True)
     assert done.stdout.split("\n")[:4] == ["5.0", "5.0", "True True True", "theirs nova"]
 
 
 @pytest.mark.parametrize("directory", ["/var/run/openvswitch", "/run/vhost.d/a_b-c", "/" + 91 * "x"])
-def test_sockets_are_in_any_directory_whose_path_is_plain(write: Write, directory: str) -> None:
+def test_socket_directory_with_plain_path_is_valid(write: Write, directory: str) -> None:
     assert settings_from(write(vhost_socket_dir=directory)).vhost_socket_dir == directory
 
 
 @pytest.mark.parametrize(
     "directory", ["", "run", "/", "/run/", "/run/../etc", "/run//x", "/r n", "/run;x", "/" + 92 * "x"]
 )
-def test_a_directory_of_sockets_that_could_lead_elsewhere_is_told(write: Write, directory: str) -> None:
-    assert f"[hybridvif] vhost_socket_dir: {directory!r} is no absolute path" in complaint(
+def test_socket_directory_with_unsafe_path_is_refused(write: Write, directory: str) -> None:
+    assert f"[hybridvif] vhost_socket_dir: {directory!r} is not an absolute path" in complaint(
         write(vhost_socket_dir=directory)
     )
 
@@ -328,18 +326,18 @@ def test_a_directory_of_sockets_that_could_lead_elsewhere_is_told(write: Write, 
 class _Fetched(BaseHTTPRequestHandler):
     paths: ClassVar[list[str]] = []
 
-    def do_GET(self) -> None:  # http.server's name
+    def do_GET(self) -> None:  # the name is that of http.server
         self.paths.append(self.path)
         self.send_error(404)
 
     def log_message(self, format: str, *_: object) -> None:  # noqa: A002  # its own
-        """Nothing for people."""
+        """Print nothing."""
 
 
 def test_daemon_fetches_no_configuration_and_reads_no_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """config_source has oslo.config load a driver that fetches more; config_dir in a file names more files."""
+    """config_source would load a driver that fetches files, and config_dir in a file would add files."""
     elsewhere, file = tmp_path / "elsewhere", tmp_path / "h.conf"
     elsewhere.mkdir()
     (elsewhere / "x.conf").write_text(
@@ -365,7 +363,7 @@ def test_daemon_fetches_no_configuration_and_reads_no_environment(
 
 
 @pytest.mark.parametrize("text", ["no section\n", "[hybridvif_privileged]\nthread_pool_size = x\n"])
-def test_daemon_names_a_configuration_that_is_not_legal(tmp_path: Path, text: str) -> None:
+def test_daemon_reports_invalid_configuration(tmp_path: Path, text: str) -> None:
     (tmp_path / "h.conf").write_text(text)
     with pytest.raises(ConfigurationError, match="the configuration of the privileged daemon is not legal"):
         config.read_own(["--config-file", str(tmp_path / "h.conf")])

@@ -1,4 +1,4 @@
-"""The names of configuration files that another process is told are absolute, and lead to the files that were read."""
+"""Absolute names of the configuration files that a program has read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hybridvif.osvif.options import set_in_files
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A working directory with files of several places, and no other directory that has files of these names."""
+    """Change to a working directory with files in several places. No other directory has files of these names."""
     start = tmp_path / "etc" / "start"
     for name, section in {
         "start/nova.conf": "DEFAULT",
@@ -51,7 +51,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("--config-file {start}/nova.conf --config-dir {start}/nova.d", ["nova.conf"], ["nova.d"]),
     ],
 )
-def test_name_of_a_file_is_absolute_wherever_the_program_went(
+def test_file_names_are_absolute_after_change_of_directory(
     started: Path,
     monkeypatch: pytest.MonkeyPatch,
     arguments: str,
@@ -72,14 +72,14 @@ def test_name_of_a_file_is_absolute_wherever_the_program_went(
     assert all(os.path.isabs(name) for names in found.values() for name in names)
 
 
-def test_program_without_files_has_none(started: Path) -> None:
+def test_program_without_files_has_no_names(started: Path) -> None:
     conf = cfg.ConfigOpts()
     assert files_of(conf) == {"config_file": [], "config_dir": []}
     conf([], default_config_files=[], default_config_dirs=[])
     assert files_of(conf) == {"config_file": [], "config_dir": []}
 
 
-def test_default_file_is_absolute_as_well(started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_default_file_is_absolute(started: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     conf = cfg.ConfigOpts()
     conf([], default_config_files=["nova.conf"], default_config_dirs=["nova.d"])
     monkeypatch.chdir("/")
@@ -98,7 +98,7 @@ def test_options_of_os_vif_are_read_after_a_change_of_directory(started: Path, m
     assert not is_set(conf, "ovsdb_connection")
 
 
-def test_relative_name_in_a_deleted_directory_is_named(tmp_path: Path) -> None:
+def test_relative_name_in_deleted_directory_is_reported(tmp_path: Path) -> None:
     code = (
         "import os, sys; os.rmdir(os.getcwd()); from hybridvif import ConfigurationError, connect\n"
         "try: connect(['x.conf'])\nexcept ConfigurationError as error: print(error)"

@@ -1,4 +1,4 @@
-"""Since when something has been seen, across processes and users, and no longer than since the boot."""
+"""First-seen times of orphans: across processes and users, and reset by a reboot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def path(tmp_path: Path) -> Path:
     return tmp_path / "locks"
 
 
-def test_what_is_new_is_noted_and_what_is_found_again_has_been_there_since(path: Path) -> None:
+def test_orphan_ages_from_first_call(path: Path) -> None:
     assert seconds_since_first_seen(path, "a") == {"a": 0}
     time.sleep(0.02)
     again = seconds_since_first_seen(path, "a", "b")
@@ -36,34 +36,34 @@ def test_what_is_new_is_noted_and_what_is_found_again_has_been_there_since(path:
     assert again["b"] == 0
 
 
-def test_what_is_not_found_is_forgotten(path: Path) -> None:
+def test_orphan_missing_from_call_is_forgotten(path: Path) -> None:
     seconds_since_first_seen(path, "a")
     assert seconds_since_first_seen(path) == {}
     assert seconds_since_first_seen(path, "a") == {"a": 0}
 
 
-def test_after_a_reboot_nothing_has_been_seen_before(path: Path) -> None:
+def test_reboot_resets_times(path: Path) -> None:
     seconds_since_first_seen(path, "a")
     file = path / first_seen.FILE
-    said = json.loads(file.read_text())
-    said["since"]["a"] = 1.0
-    file.write_text(json.dumps(said))
+    document = json.loads(file.read_text())
+    document["since"]["a"] = 1.0
+    file.write_text(json.dumps(document))
     assert seconds_since_first_seen(path, "a")["a"] > 0
-    file.write_text(json.dumps({**said, "boot": "another"}))
+    file.write_text(json.dumps({**document, "boot": "another"}))
     assert seconds_since_first_seen(path, "a") == {"a": 0}
 
 
 @pytest.mark.parametrize(
     "text", ["", "{", "[]", '{"boot": 1}', '{"since": {"a": 1}}', '{"boot": "x", "since": []}', "\xff"]
 )
-def test_a_file_that_makes_no_sense_says_nothing(path: Path, text: str) -> None:
+def test_file_with_invalid_content_is_ignored(path: Path, text: str) -> None:
     seconds_since_first_seen(path, "a")
     (path / first_seen.FILE).write_bytes(text.encode("latin-1"))
     assert seconds_since_first_seen(path, "a") == {"a": 0}
 
 
 def hostile(path: Path, kind: str, boot: str) -> None:
-    """Put something in the place of the file that a user of the lock directory can put there."""
+    """Replace the file by something that a user of the lock directory can create."""
     file = path / first_seen.FILE
     times = {
         "401 digits": "1" + "0" * 400,
@@ -113,10 +113,10 @@ def hostile(path: Path, kind: str, boot: str) -> None:
         *("second name", "everybody's", "stranger's"),
     ],
 )
-def test_hostile_file_ages_nothing_and_is_named_once(path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
-    """Seen before: a fifo blocked for good, a number of 401 digits was a bug, -1e9 made all remains due."""
+def test_hostile_file_is_ignored_with_one_log_message(path: Path, caplog: pytest.LogCaptureFixture, kind: str) -> None:
+    """Without checks, a fifo blocks forever, 401 digits raise OverflowError and -1e9 makes all orphans due."""
     if kind in ("device", "stranger's") and os.geteuid() != 0:
-        # Root runs it in the gate as well.
+        # The gate runs it as root, too.
         pytest.skip("only root can make one")
     seconds_since_first_seen(path, "a", "b")
     hostile(path, kind, json.loads((path / first_seen.FILE).read_text())["boot"])
@@ -127,7 +127,7 @@ def test_hostile_file_ages_nothing_and_is_named_once(path: Path, caplog: pytest.
     assert seconds_since_first_seen(path, "a")["a"] > 0
 
 
-def test_directory_in_the_place_of_the_file_is_named_with_the_remedy(path: Path) -> None:
+def test_directory_in_place_of_file_is_reported_with_remedy(path: Path) -> None:
     seconds_since_first_seen(path, "a")
     (path / first_seen.FILE).unlink()
     (path / first_seen.FILE).mkdir()
@@ -135,15 +135,15 @@ def test_directory_in_the_place_of_the_file_is_named_with_the_remedy(path: Path)
         seconds_since_first_seen(path, "a")
 
 
-def test_what_is_said_to_be_of_the_future_is_new(path: Path) -> None:
+def test_time_in_future_is_ignored(path: Path) -> None:
     seconds_since_first_seen(path, "a")
     file = path / first_seen.FILE
-    said = json.loads(file.read_text())
-    file.write_text(json.dumps({**said, "since": {"a": time.monotonic() + 1000, "b": "x"}}))
+    document = json.loads(file.read_text())
+    file.write_text(json.dumps({**document, "since": {"a": time.monotonic() + 1000, "b": "x"}}))
     assert seconds_since_first_seen(path, "a", "b") == {"a": 0, "b": 0}
 
 
-def test_the_group_can_write_it_whatever_the_umask(path: Path) -> None:
+def test_file_is_writable_for_group_with_any_umask(path: Path) -> None:
     before = os.umask(0o077)
     try:
         seconds_since_first_seen(path, "a")
@@ -152,7 +152,7 @@ def test_the_group_can_write_it_whatever_the_umask(path: Path) -> None:
     assert (path / first_seen.FILE).stat().st_mode & 0o777 == 0o660
 
 
-def test_a_planted_link_leads_nowhere(path: Path, tmp_path: Path) -> None:
+def test_planted_link_is_not_followed(path: Path, tmp_path: Path) -> None:
     seconds_since_first_seen(path)
     target = tmp_path / "target"
     target.write_text("precious")
@@ -164,21 +164,21 @@ def test_a_planted_link_leads_nowhere(path: Path, tmp_path: Path) -> None:
     assert not (path / first_seen.FILE).is_symlink()
 
 
-def test_what_a_killed_writer_left_is_no_obstacle(path: Path) -> None:
+def test_temporary_file_of_killed_writer_is_replaced(path: Path) -> None:
     seconds_since_first_seen(path)
     (path / f"{first_seen.FILE}.part").write_text("half")
     seconds_since_first_seen(path, "a")
     assert set(seconds_since_first_seen(path, "a")) == {"a"}
 
 
-def test_a_file_that_cannot_be_written_is_told_with_the_remedy(path: Path) -> None:
+def test_unwritable_file_is_reported_with_remedy(path: Path) -> None:
     seconds_since_first_seen(path)
     (path / f"{first_seen.FILE}.part").mkdir()
-    with pytest.raises(PreconditionError, match=r"cannot note remains in .*lock_path"):
+    with pytest.raises(PreconditionError, match=r"cannot store first-seen times in .*lock_path"):
         seconds_since_first_seen(path, "a")
 
 
-def test_threads_that_note_together_lose_nothing(path: Path) -> None:
+def test_concurrent_calls_lose_no_times(path: Path) -> None:
     seconds_since_first_seen(path, "a")
     threads = [threading.Thread(target=seconds_since_first_seen, args=(path, "a")) for _ in range(8)]
     for thread in threads:
@@ -188,7 +188,7 @@ def test_threads_that_note_together_lose_nothing(path: Path) -> None:
     assert seconds_since_first_seen(path, "a")["a"] > 0
 
 
-def test_who_waits_in_vain_for_the_notes_is_told_at_the_deadline(path: Path) -> None:
+def test_locked_file_raises_no_response_at_deadline(path: Path) -> None:
     host = Host(Settings(lock_path=str(path)))
     held, done = threading.Event(), threading.Event()
 

@@ -51,7 +51,7 @@ def rebooted(host: RecordingHost) -> None:
 # reconcile
 
 
-def test_a_rebooted_host_is_brought_in_order_at_once(host: RecordingHost) -> None:
+def test_reconcile_after_reboot_plugs_all_ports(host: RecordingHost) -> None:
     rebooted(host)
     done = reconcile(PORTS, host)
     assert [(report.port_id, report.status) for report in done.plugged] == [(port.id, Status.DONE) for port in PORTS]
@@ -60,28 +60,28 @@ def test_a_rebooted_host_is_brought_in_order_at_once(host: RecordingHost) -> Non
         assert host.state.of(port.names) == desired_state(port)
 
 
-def test_a_host_in_order_is_not_written_to(host: RecordingHost) -> None:
+def test_reconcile_of_host_in_sync_writes_nothing(host: RecordingHost) -> None:
     done = reconcile(PORTS, host, prune=True)
     assert not any(report.changed for report in done.reports)
     assert host.steps == []
 
 
-def test_without_prune_the_others_are_left(host: RecordingHost) -> None:
+def test_reconcile_without_prune_keeps_other_ports(host: RecordingHost) -> None:
     reconcile(PORTS[:1], host)
     assert host.steps == []
 
 
-def test_with_prune_what_is_ours_and_not_asked_for_is_unplugged_and_reported(host: RecordingHost) -> None:
+def test_reconcile_with_prune_unplugs_other_tagged_ports(host: RecordingHost) -> None:
     done = reconcile(PORTS[:3], host, prune=True)
-    assert [(report.port_id, report.status) for report in done.pruned] == [(one.id, Status.DONE) for one in PORTS[3:]]
+    assert [(report.port_id, report.status) for report in done.pruned] == [(port.id, Status.DONE) for port in PORTS[3:]]
     assert {part.name for part in host.state} == {name for port in PORTS[:3] for name in list(port.names)[:3]}
 
 
 @pytest.mark.parametrize(
-    "settings", [FORCING, replace(FORCING, unplug_running="refuse")], ids=lambda one: one.unplug_running
+    "settings", [FORCING, replace(FORCING, unplug_running="refuse")], ids=lambda settings: settings.unplug_running
 )
 @pytest.mark.parametrize("master", [True, False], ids=["in its bridge", "apart"])
-def test_a_running_vm_is_never_pruned_whatever_the_configuration_says(settings: Settings, master: bool) -> None:
+def test_prune_never_unplugs_running_vm(settings: Settings, master: bool) -> None:
     host = RecordingHost(settings=settings)
     plug_all(PORTS[:2], host)
     with_vm(host, PORTS[1])
@@ -94,34 +94,34 @@ def test_a_running_vm_is_never_pruned_whatever_the_configuration_says(settings: 
     assert host.state == before
 
 
-def test_what_another_tool_plugged_is_never_pruned(host: RecordingHost) -> None:
+def test_prune_keeps_ports_of_other_tools(host: RecordingHost) -> None:
     host.state = host.state.with_parts(*ADOPTED)
     done = reconcile(PORTS, host, prune=True)
     assert done.pruned == ()
     assert host.state.of(NAMES) == HostState().with_parts(*ADOPTED)
 
 
-def test_one_port_that_cannot_be_plugged_costs_the_others_nothing(host: RecordingHost) -> None:
+def test_failed_port_of_reconcile_does_not_stop_others(host: RecordingHost) -> None:
     rebooted(host)
     wanted = [replace(PORTS[0], bridge="br-imt"), *PORTS[1:4]]
     done = reconcile(wanted, host, prune=True)
     assert [report.status for report in done.plugged] == [Status.PRECONDITION] + [Status.DONE] * 3
-    # After a reboot nothing but an interface id tells whose a row is, so none is pruned.
+    # After a reboot, the rows have no devices with an ownership tag, so none is pruned.
     assert done.pruned == ()
 
 
-def test_a_dry_run_says_what_would_be_and_writes_nothing(host: RecordingHost) -> None:
+def test_reconcile_dry_run_reports_same_outcomes_without_write(host: RecordingHost) -> None:
     host.state = host.state.without(host.state.links[PORTS[0].names.bridge_end])
     before = host.state
-    rehearsed = reconcile(PORTS[:4], host, prune=True, dry_run=True)
-    assert (host.state, host.steps, rehearsed.dry_run) == (before, [], True)
+    dry_run = reconcile(PORTS[:4], host, prune=True, dry_run=True)
+    assert (host.state, host.steps, dry_run.dry_run) == (before, [], True)
     done = reconcile(PORTS[:4], host, prune=True)
-    assert [one.outcomes for one in rehearsed.reports] == [
-        tuple(replace(outcome, simulated=False) for outcome in one.outcomes) for one in done.reports
+    assert [report.outcomes for report in dry_run.reports] == [
+        tuple(replace(outcome, simulated=False) for outcome in report.outcomes) for report in done.reports
     ]
 
 
-def test_two_ports_of_one_id_are_told_before_anything_is_done(host: RecordingHost) -> None:
+def test_duplicate_port_id_is_invalid_before_first_request(host: RecordingHost) -> None:
     with pytest.raises(InvalidInput):
         reconcile([PORTS[0], PORTS[0]], host, prune=True)
     assert host.steps == []
@@ -130,7 +130,7 @@ def test_two_ports_of_one_id_are_told_before_anything_is_done(host: RecordingHos
 # gc
 
 
-def test_a_remain_is_first_noted_and_later_removed(host: RecordingHost, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gc_removes_orphan_after_its_age(host: RecordingHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.state = host.state.with_parts(*WIRING.without(ROW))
     (first,) = gc(host)
     assert (first.remain.port_id, first.due, first.report) == (PORT.id, False, None)
@@ -148,9 +148,7 @@ def test_a_remain_is_first_noted_and_later_removed(host: RecordingHost, monkeypa
     assert gc(host) == []
 
 
-def test_a_remain_that_was_plugged_again_in_between_is_noted_anew(
-    host: RecordingHost, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_gc_resets_age_of_orphan_plugged_in_between(host: RecordingHost, monkeypatch: pytest.MonkeyPatch) -> None:
     host.state = WIRING.without(ROW)
     gc(host)
     host.state = WIRING
@@ -163,14 +161,14 @@ def test_a_remain_that_was_plugged_again_in_between_is_noted_anew(
     assert host.steps == []
 
 
-def test_a_dry_run_notes_and_removes_nothing(host: RecordingHost) -> None:
+def test_gc_dry_run_stores_time_without_removal(host: RecordingHost) -> None:
     host.state = WIRING.without(VETH)
     (found,) = gc(host, older_than=0, dry_run=True)
     assert (found.due, found.report, host.state) == (True, None, WIRING.without(VETH))
     assert gc(host, dry_run=True)[0].seconds > 0
 
 
-def test_a_row_without_devices_that_bears_no_mark_is_taken_only_when_asked_for(host: RecordingHost) -> None:
+def test_gc_removes_row_without_tag_only_if_unmarked(host: RecordingHost) -> None:
     rebooted(host)
     assert gc(host, older_than=0) == []
     assert len(gc(host, older_than=0, unmarked=True, dry_run=True)) == len(PORTS)
@@ -179,47 +177,47 @@ def test_a_row_without_devices_that_bears_no_mark_is_taken_only_when_asked_for(h
     (found,) = gc(host, older_than=0)
     assert found.remain.port_id == PORT.id
     assert len(host.state.ports) == len(PORTS)
-    assert all(one.report and one.report.ok for one in gc(host, older_than=0, unmarked=True))
+    assert all(orphan.report and orphan.report.ok for orphan in gc(host, older_than=0, unmarked=True))
     assert host.state == HostState()
 
 
-class Meanwhile(RecordingHost):
-    """Something befalls the host after the first look, before the locks are held."""
+class ChangingHost(RecordingHost):
+    """A host that changes after the first observation, before the locks are held."""
 
-    happens: Callable[[], None] = staticmethod(lambda: None)
+    change: Callable[[], None] = staticmethod(lambda: None)
 
     def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]:
         found = super().seconds_since_first_seen(signs, deadline)
-        self.happens()
+        self.change()
         return found
 
 
-def befalling(state: HostState, carrier: bool = False) -> Meanwhile:
-    host = Meanwhile(WIRING.without(ROW))
+def changing_to(state: HostState, carrier: bool = False) -> ChangingHost:
+    host = ChangingHost(WIRING.without(ROW))
 
-    def happen() -> None:
+    def change() -> None:
         host.state = state
         host.simulation.carrier = {NAMES.tap} if carrier else set()
 
-    host.happens = happen
+    host.change = change
     return host
 
 
-MEANWHILE = {
-    "it was plugged": befalling(WIRING),
-    "a VM came": befalling(WIRING.without(ROW).with_parts(TAP), carrier=True),
-    "it was unplugged": befalling(HostState()),
-    "more of it went": befalling(WIRING.without(ROW).without(VETH)),
+CHANGES = {
+    "it was plugged": changing_to(WIRING),
+    "a VM came": changing_to(WIRING.without(ROW).with_parts(TAP), carrier=True),
+    "it was unplugged": changing_to(HostState()),
+    "more of it went": changing_to(WIRING.without(ROW).without(VETH)),
 }
 
 
-@pytest.mark.parametrize("host", MEANWHILE.values(), ids=MEANWHILE)
-def test_what_is_no_remain_any_more_under_the_lock_is_left(host: Meanwhile) -> None:
+@pytest.mark.parametrize("host", CHANGES.values(), ids=CHANGES)
+def test_gc_keeps_orphan_in_use_under_lock(host: ChangingHost) -> None:
     assert gc(host, older_than=0) == []
     assert host.steps == []
 
 
-def test_a_removal_is_gone_on_with_though_half_of_it_looks_like_something_else() -> None:
+def test_gc_retries_half_removed_orphan() -> None:
     host = RecordingHost(HostState().with_parts(BRIDGE, ROW))
     host.fail(verb=Delete, name=NAMES.switch_end, retry=True)
     (found,) = gc(host, older_than=0)
@@ -228,7 +226,7 @@ def test_a_removal_is_gone_on_with_though_half_of_it_looks_like_something_else()
     assert host.state == HostState()
 
 
-def test_a_removal_that_fails_says_what_is_left() -> None:
+def test_failed_removal_names_leftovers() -> None:
     host = RecordingHost(WIRING.without(ROW))
     host.fail(verb=Delete, name=NAMES.bridge, reason="busy")
     (found,) = gc(host, older_than=0)
@@ -236,7 +234,7 @@ def test_a_removal_that_fails_says_what_is_left() -> None:
     assert (found.report.status, found.report.leftovers) == (Status.INCOMPLETE, (NAMES.bridge,))
 
 
-def test_a_host_that_does_not_answer_is_told_before_anything_is_done() -> None:
+def test_hung_host_raises_before_first_write() -> None:
     class Silent(RecordingHost):
         def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
             raise NoResponse("it hangs")
@@ -246,13 +244,13 @@ def test_a_host_that_does_not_answer_is_told_before_anything_is_done() -> None:
             call()
 
 
-def test_a_vhost_user_port_is_never_pruned_since_nothing_tells_of_its_vm(host: RecordingHost) -> None:
+def test_prune_keeps_vhost_user_port_with_unknown_use(host: RecordingHost) -> None:
     kept = replace(numbered(9), vhostuser_mode="server", interface_id=PORT.id)
     plug_all([kept], host)
     done = reconcile(PORTS, host, prune=True)
     (refused,) = done.pruned
     assert (refused.port_id, refused.status, refused.code) == (kept.id, Status.REFUSED, "port-running")
-    assert f"{kept.names.vhost_user} does not tell whether a VM runs on it" in refused.reason
+    assert f"{kept.names.vhost_user} does not show whether a VM runs on it" in refused.reason
     (unplugged,) = unplug_all([kept.id], host)
     assert unplugged.changed
     assert kept.names.vhost_user not in host.state.ports

@@ -1,4 +1,4 @@
-"""One lock a port, across threads and processes: who waits, how long, in which order, and who may open the files."""
+"""Locks of ports, across threads and processes: waiting, order, release, and the permissions of the files."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ Wait = Callable[..., float]
 
 @pytest.fixture
 def path(tmp_path: Path) -> str:
-    """A directory of locks that is not there yet."""
+    """Return a lock directory that does not exist yet."""
     return str(tmp_path / "run" / "locks")
 
 
@@ -53,13 +53,13 @@ def soon(seconds: float = 5.0) -> float:
 
 
 def in_order(count: int) -> list[str]:
-    """So many keys, by the number of their locks."""
+    """Return keys in the order of their locks."""
     return sorted((f"{number:08x}-7b" for number in range(count)), key=bucket_of)
 
 
 @contextmanager
 def held_elsewhere(path: str, *keys: str) -> Iterator[subprocess.Popen[str]]:
-    """Locks held by another process until the end of the block, or its death."""
+    """Hold locks in another process until the end of the block, or until the process is killed."""
     pipe = subprocess.PIPE
     with subprocess.Popen([sys.executable, "-c", HOLD, path, *keys], stdin=pipe, stdout=pipe, text=True) as process:
         assert process.stdout is not None
@@ -78,30 +78,30 @@ def is_free(path: str, key: str) -> bool:
         return False
 
 
-# Which lock.
+# Numbers of locks.
 
 
-def test_a_key_has_the_same_lock_in_every_process_and_release() -> None:
-    """Two versions of the package may be at work on one host."""
+def test_bucket_of_key_is_same_in_every_process_and_release() -> None:
+    """Two releases of the package may run on one host."""
     assert (bucket_of(ONE), bucket_of(OTHER)) == (657, 57)
     assert len({bucket_of(f"{number:08x}-7b") for number in range(20_000)}) == BUCKETS
     assert all(0 <= bucket_of(f"{number:08x}-7b") < BUCKETS for number in range(1000))
 
 
-def test_a_host_that_has_seen_many_ports_has_a_bounded_number_of_files(path: str) -> None:
+def test_many_keys_share_bounded_number_of_files(path: str) -> None:
     keys = [f"{number:08x}-7b" for number in range(300)]
     with holding(keys, path, soon()):
         assert sorted(os.listdir(path)) == [f"port-{number:04}" for number in sorted({bucket_of(key) for key in keys})]
     assert len(os.listdir(path)) < 300
 
 
-def test_two_keys_of_one_lock_do_not_wait_for_each_other(path: str) -> None:
+def test_keys_with_same_lock_in_one_call_do_not_block(path: str) -> None:
     twin = next(key for number in range(10_000) if bucket_of(key := f"{number:08x}-7b") == bucket_of(ONE))
     with holding([ONE, twin, ONE], path, soon(0.5)):
         assert not is_free(path, twin)
 
 
-def test_no_keys_are_no_locks(path: str) -> None:
+def test_empty_call_creates_no_lock(path: str) -> None:
     with holding([], path, soon()):
         assert os.listdir(path) == []
 
@@ -109,7 +109,7 @@ def test_no_keys_are_no_locks(path: str) -> None:
 # Threads.
 
 
-def test_another_thread_waits_for_the_same_port_and_not_for_another(path: str) -> None:
+def test_thread_waits_for_same_port_only(path: str) -> None:
     with ThreadPoolExecutor(1) as pool:
         with holding([ONE], path, soon()):
             assert pool.submit(is_free, path, OTHER).result()
@@ -117,7 +117,7 @@ def test_another_thread_waits_for_the_same_port_and_not_for_another(path: str) -
         assert pool.submit(is_free, path, ONE).result()
 
 
-def test_threads_and_processes_that_count_together_count_right(path: str, tmp_path: Path) -> None:
+def test_threads_and_processes_exclude_each_other(path: str, tmp_path: Path) -> None:
     file = tmp_path / "count"
     file.write_text("0")
     processes = [subprocess.Popen([sys.executable, "-c", COUNT, path, str(file), ONE]) for _ in range(2)]
@@ -138,7 +138,7 @@ def test_threads_and_processes_that_count_together_count_right(path: str, tmp_pa
     assert file.read_text() == "40"
 
 
-def test_callers_with_the_same_ports_in_different_order_never_wait_for_each_other(path: str) -> None:
+def test_calls_with_ports_in_different_order_do_not_deadlock(path: str) -> None:
     keys = in_order(6)
 
     def take(some: list[str]) -> None:
@@ -153,7 +153,7 @@ def test_callers_with_the_same_ports_in_different_order_never_wait_for_each_othe
 # Processes.
 
 
-def test_another_process_waits_and_has_it_when_the_first_is_done(path: str) -> None:
+def test_process_waits_until_lock_is_released(path: str) -> None:
     with held_elsewhere(path, ONE) as process:
         assert not is_free(path, ONE)
         assert is_free(path, OTHER)
@@ -166,7 +166,7 @@ def test_another_process_waits_and_has_it_when_the_first_is_done(path: str) -> N
         timer.join()
 
 
-def test_a_killed_process_holds_nothing(path: str) -> None:
+def test_lock_of_killed_process_is_free(path: str) -> None:
     with held_elsewhere(path, ONE) as process:
         process.kill()
         process.wait()
@@ -174,7 +174,7 @@ def test_a_killed_process_holds_nothing(path: str) -> None:
 
 
 @pytest.mark.parametrize("by", ["thread", "process"])
-def test_who_waits_in_vain_is_told_at_the_deadline(path: str, by: str) -> None:
+def test_held_lock_raises_timeout_at_deadline(path: str, by: str) -> None:
     def wait() -> float:
         started = time.monotonic()
         with pytest.raises(LockTimeout), holding([ONE], path, started + 0.3):
@@ -186,16 +186,16 @@ def test_who_waits_in_vain_is_told_at_the_deadline(path: str, by: str) -> None:
         assert 0.3 <= pool.submit(wait).result() < 2
 
 
-def test_a_deadline_that_has_passed_still_takes_what_is_free(path: str) -> None:
+def test_free_lock_is_acquired_after_deadline(path: str) -> None:
     assert time.monotonic() > 1
     with holding([ONE], path, 0):
         assert not is_free(path, ONE)
 
 
-# The order, and giving back.
+# Order and release.
 
 
-def test_locks_are_taken_in_ascending_order_and_given_back_at_a_timeout(path: str) -> None:
+def test_locks_are_acquired_in_order_and_released_at_timeout(path: str) -> None:
     low, middle, high = in_order(3)
     seen = {}
     with held_elsewhere(path, middle), ThreadPoolExecutor(1) as pool:
@@ -212,14 +212,14 @@ def test_locks_are_taken_in_ascending_order_and_given_back_at_a_timeout(path: st
         assert is_free(path, low)
 
 
-def test_an_error_gives_them_back(path: str) -> None:
+def test_error_releases_locks(path: str) -> None:
     with pytest.raises(ZeroDivisionError), holding([ONE, OTHER], path, soon()):
         raise ZeroDivisionError
     assert is_free(path, ONE)
     assert is_free(path, OTHER)
 
 
-def test_no_descriptor_is_left_open(path: str) -> None:
+def test_descriptors_are_closed(path: str) -> None:
     before = sorted(os.listdir("/proc/self/fd"))
     with held_elsewhere(path, OTHER):
         inside = len(os.listdir("/proc/self/fd"))
@@ -230,12 +230,12 @@ def test_no_descriptor_is_left_open(path: str) -> None:
     assert len(os.listdir("/proc/self/fd")) == len(before)
 
 
-def test_a_forked_child_does_not_inherit_what_a_thread_holds(path: str) -> None:
-    """Else it would wait for itself."""
+def test_forked_child_does_not_inherit_locks_of_threads(path: str) -> None:
+    """Otherwise it would wait for itself."""
     with holding([ONE], path, soon()):
         child = os.fork()
         if child == 0:
-            # The parent's lock on the file stands, so the child waits for that, and no longer than for that.
+            # The parent still locks the file, so the child waits for that.
             os._exit(1 if is_free(path, ONE) else 0)
         assert os.waitpid(child, 0)[1] == 0
         assert not is_free_in_child(path, ONE)
@@ -243,7 +243,7 @@ def test_a_forked_child_does_not_inherit_what_a_thread_holds(path: str) -> None:
 
 
 def is_free_in_child(path: str, key: str) -> bool:
-    """Whether a child has the lock in time, forked while another thread is about to give it back in this process."""
+    """Return whether a child gets the lock in time, forked while a thread of this process holds another one."""
     go, gone = threading.Event(), threading.Event()
 
     def hold() -> None:
@@ -259,18 +259,18 @@ def is_free_in_child(path: str, key: str) -> bool:
         try:
             with holding([key, OTHER], path, soon(0.4)):
                 os._exit(0)
-        except BaseException:  # noqa: BLE001  # a child of a test must not go on as the test
+        except BaseException:  # noqa: BLE001  # a child must not continue as the test
             os._exit(1)
     go.set()
     thread.join()
     return os.waitpid(child, 0)[1] == 0
 
 
-# Who may open them.
+# Permissions.
 
 
 @pytest.mark.parametrize("umask", [0o022, 0o077, 0o000])
-def test_root_and_the_services_user_share_them_through_their_group(path: str, umask: int) -> None:
+def test_files_are_writable_for_group_with_any_umask(path: str, umask: int) -> None:
     before = os.umask(umask)
     try:
         with holding([ONE], path, soon()):
@@ -281,7 +281,7 @@ def test_root_and_the_services_user_share_them_through_their_group(path: str, um
     assert {stat.S_IMODE(os.stat(Path(path, name)).st_mode) for name in os.listdir(path)} == {0o660}
 
 
-def test_a_directory_that_is_there_keeps_its_mode(path: str) -> None:
+def test_existing_directory_keeps_its_mode(path: str) -> None:
     os.makedirs(path)
     os.chmod(path, 0o700)
     with holding([ONE], path, soon()):
@@ -289,7 +289,7 @@ def test_a_directory_that_is_there_keeps_its_mode(path: str) -> None:
     assert stat.S_IMODE(os.stat(path).st_mode) == 0o700
 
 
-def test_a_planted_link_leads_nowhere(path: str, tmp_path: Path) -> None:
+def test_planted_link_is_not_followed(path: str, tmp_path: Path) -> None:
     os.makedirs(path)
     victim = tmp_path / "victim"
     os.symlink(victim, Path(path, f"port-{bucket_of(ONE):04}"))
@@ -299,9 +299,9 @@ def test_a_planted_link_leads_nowhere(path: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device"])
-def test_lock_that_is_no_regular_file_is_refused_by_name(path: str, kind: str) -> None:
+def test_lock_that_is_not_regular_file_is_refused_by_name(path: str, kind: str) -> None:
     if kind == "device" and os.geteuid() != 0:
-        # Root runs it in the gate as well.
+        # The gate runs it as root, too.
         pytest.skip("only root can make one")
     os.makedirs(path)
     name = Path(path, f"port-{bucket_of(ONE):04}")
@@ -311,8 +311,8 @@ def test_lock_that_is_no_regular_file_is_refused_by_name(path: str, kind: str) -
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o777])
-def test_directories_above_are_their_owners_alone_whatever_the_umask(tmp_path: Path, umask: int) -> None:
-    """With umask 0 anybody could have put another lock directory in the place of this one."""
+def test_parent_directories_are_writable_for_owner_only(tmp_path: Path, umask: int) -> None:
+    """Otherwise, with umask 0, any user could replace the lock directory."""
     path = tmp_path / "above" / "locks"
     before = os.umask(umask)
     try:
@@ -339,7 +339,7 @@ def useless(tmp_path: Path, kind: str) -> str:
 
 
 @pytest.mark.parametrize("kind", ["a file", "below a file", "a lock that is a directory", "not writable"])
-def test_a_directory_of_no_use_is_told_with_the_remedy(tmp_path: Path, kind: str) -> None:
+def test_unusable_directory_is_reported_with_remedy(tmp_path: Path, kind: str) -> None:
     path = useless(tmp_path, kind)
     with pytest.raises(PreconditionError, match="lock_path") as caught, holding([ONE], path, soon()):
         pass
@@ -347,9 +347,9 @@ def test_a_directory_of_no_use_is_told_with_the_remedy(tmp_path: Path, kind: str
     assert "run as root" in str(caught.value)
 
 
-def test_a_directory_that_is_somebody_elses_is_refused_by_name(tmp_path: Path) -> None:
+def test_directory_of_other_user_is_refused_by_name(tmp_path: Path) -> None:
     if os.geteuid() != 0:
-        # Root runs it in the gate as well.
+        # The gate runs it as root, too.
         pytest.skip("only root can give a directory away")
     path = tmp_path / "locks"
     path.mkdir()
@@ -362,10 +362,10 @@ def test_a_directory_that_is_somebody_elses_is_refused_by_name(tmp_path: Path) -
     assert list(path.iterdir()) == []
 
 
-def test_a_link_of_somebody_elses_to_a_directory_of_roots_is_refused(tmp_path: Path) -> None:
-    """In a directory that all can write, it would have root litter any other."""
+def test_link_of_other_user_to_directory_of_root_is_refused(tmp_path: Path) -> None:
+    """In a directory that all users can write, such a link would make root create files anywhere."""
     if os.geteuid() != 0:
-        # Root runs it in the gate as well.
+        # The gate runs it as root, too.
         pytest.skip("only root can give a link away")
     path, elsewhere = tmp_path / "locks", tmp_path / "elsewhere"
     elsewhere.mkdir()
@@ -378,11 +378,11 @@ def test_a_link_of_somebody_elses_to_a_directory_of_roots_is_refused(tmp_path: P
     assert len(list(elsewhere.iterdir())) == 1
 
 
-def test_a_lease_of_a_lock_holds_nobody_up_beyond_the_deadline(path: str) -> None:
+def test_lease_on_lock_raises_timeout_at_deadline(path: str) -> None:
     with holding([ONE], path, soon()):
         pass
     with open(Path(path, f"port-{bucket_of(ONE):04}"), "w", encoding="ascii") as file:
-        # In this process, which is told (SIGIO) that somebody else would open it.
+        # The holder of a lease gets SIGIO when the file is opened.
         before = signal.signal(signal.SIGIO, signal.SIG_IGN)
         try:
             fcntl.fcntl(file, fcntl.F_SETLEASE, fcntl.F_WRLCK)
