@@ -12,12 +12,12 @@ from hybridvif.children import LOST
 from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
+from hybridvif.executors.command_lines import RANDOM_MAC, Command, Owner, Sysctl, bridges_that_go_up_later, link_lines
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import random_mac
 from hybridvif.executors.netlink.messages import get_link, message_of, queues_of
 from hybridvif.executors.netlink.socket import Channel
 from hybridvif.executors.netlink.tap import NO_TUN, own
-from hybridvif.executors.recipes import RANDOM_MAC, Command, Owner, Sysctl, bridges_that_go_up_later, link_lines
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of, names_of_key

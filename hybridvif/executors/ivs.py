@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.recipes import ivs_line
+from hybridvif.executors.command_lines import ivs_line
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.facts import Facts, Observed, PortFact
 from hybridvif.model.names import key_of

@@ -18,7 +18,6 @@ from typing import Any, ClassVar
 from ovsdbapp.backend.ovs_idl import idlutils
 
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
-from hybridvif.executors.bridgerows import bridges_to_make, deleted_ports, is_trunk_patch, trunks_left
 from hybridvif.executors.ovs_rows import (
     IDS,
     SOCKET,
@@ -33,7 +32,15 @@ from hybridvif.executors.ovs_rows import (
     options_of,
 )
 from hybridvif.executors.ovsdbapp_connection import ConnectionLost, Expired, Session
-from hybridvif.executors.qosrows import goes_with, ids_of_qos, ports_with_qos
+from hybridvif.executors.side_effects import (
+    bridges_to_make,
+    deleted_ports,
+    goes_with,
+    ids_of_qos,
+    is_trunk_patch,
+    ports_with_qos,
+    trunks_left,
+)
 from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of

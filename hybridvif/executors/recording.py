@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from hybridvif.executors.base import refused
-from hybridvif.executors.bridgerows import trunks_left
+from hybridvif.executors.side_effects import trunks_left
 from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact, bearers_of
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import (

@@ -13,11 +13,17 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
-from hybridvif.executors.bridgerows import bridges_to_make, deleted_ports, is_trunk_patch, trunks_left
 from hybridvif.executors.command import Finished, Program, lines_of
+from hybridvif.executors.command_lines import bridge_words, switch_words
 from hybridvif.executors.ovs_rows import IDS, Row, complaint_about, iface_id_of, is_undecided, not_realized, observed
-from hybridvif.executors.qosrows import goes_with, ports_with_qos
-from hybridvif.executors.recipes import bridge_words, switch_words
+from hybridvif.executors.side_effects import (
+    bridges_to_make,
+    deleted_ports,
+    goes_with,
+    is_trunk_patch,
+    ports_with_qos,
+    trunks_left,
+)
 from hybridvif.executors.sockets import numeric, tls_context, tls_files
 from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.facts import Observed

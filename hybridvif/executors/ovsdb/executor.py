@@ -14,13 +14,13 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors import bridgerows, qosrows
+from hybridvif.executors import side_effects
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.ovs_rows import Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.ovsdb.rows import TRIES, RowReader
 from hybridvif.executors.ovsdb.rpc import Connection, ConnectionLost, Expired, Operation, Session
-from hybridvif.executors.ovsdb.transaction import Companions, Read, counted, error_in, operations_of, rows_taken, taken
+from hybridvif.executors.ovsdb.transaction import Read, SideEffects, counted, error_in, operations_of, rows_taken, taken
 from hybridvif.model.facts import Observed
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
@@ -82,7 +82,7 @@ class OvsdbExecutor:
                 against = objected(_observed(read, self._settings.vhost_socket_dir).state, steps)
                 if against:
                     return against
-                besides = self._companions(connection, steps, read, deadline)
+                besides = self._side_effects(connection, steps, read, deadline)
                 try:
                     operations = operations_of(steps, read, besides)
                 except StepFailed as failure:
@@ -103,15 +103,15 @@ class OvsdbExecutor:
         reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
         return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
 
-    def _companions(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> Companions:
+    def _side_effects(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> SideEffects:
         """What comes and goes with the rows of these steps."""
         bridge_of = {name: row.bridge for name, row in read.rows.items()}
-        trunks = bridgerows.trunks_left(steps, bridge_of, self._settings)
-        gone = {read.uuids[name][1] for name in bridgerows.deleted_ports(steps) if name in read.uuids}
-        return Companions(
+        trunks = side_effects.trunks_left(steps, bridge_of, self._settings)
+        gone = {read.uuids[name][1] for name in side_effects.deleted_ports(steps) if name in read.uuids}
+        return SideEffects(
             qos=_qos_rows(connection, steps, deadline),
-            made=bridgerows.bridges_to_make(steps, read.bridges, self._settings.creates),
-            emptied=bridgerows.emptied(trunks, gone, lambda asked: connection.transact(asked, deadline)),
+            made=side_effects.bridges_to_make(steps, read.bridges, self._settings.creates),
+            emptied=side_effects.emptied(trunks, gone, lambda asked: connection.transact(asked, deadline)),
             socket_dir=self._settings.vhost_socket_dir,
             has_mtu_request=self._reader.has_mtu_request,
         )
@@ -132,11 +132,13 @@ def _observed(read: Read, socket_dir: str) -> Observed:
 
 def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:
     """By the name of a port of these steps: the uuids of the QoS rows that go with it."""
-    names = qosrows.ports_with_qos(steps)
-    answers = connection.transact(qosrows.row_questions(names), deadline) if names else []
+    names = side_effects.ports_with_qos(steps)
+    answers = connection.transact(side_effects.qos_questions(names), deadline) if names else []
     if not any(answer["rows"] for answer in answers):
         return {}
-    return qosrows.rows_of_ports(names, answers, connection.transact([qosrows.holder_question()], deadline)[0])
+    return side_effects.qos_rows_of_ports(
+        names, answers, connection.transact([side_effects.qos_holder_question()], deadline)[0]
+    )
 
 
 def _committed(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[list[Any], str]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridvif.executors import bridgerows, qosrows
+from hybridvif.executors import side_effects
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, columns_at_birth, ids_of, iface_id_of, options_of
 from hybridvif.executors.ovsdb.rpc import Operation
@@ -130,7 +130,7 @@ def _row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder
 
 
 @dataclass(frozen=True, slots=True)
-class Companions:
+class SideEffects:
     """What comes and goes with the rows of ports."""
 
     qos: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -146,12 +146,12 @@ class Companions:
 
     def bridge_operations(self) -> list[Operation]:
         """The operations about bridges, which are to come first."""
-        removed = [one for row in self.emptied.values() for one in bridgerows.removal(row)]
-        made = [bridgerows.insertion(*made, at) for at, made in enumerate(sorted(self.made.items()))]
+        removed = [one for row in self.emptied.values() for one in side_effects.bridge_removal(row)]
+        made = [side_effects.bridge_insertion(*made, at) for at, made in enumerate(sorted(self.made.items()))]
         return removed + [one for operations in made for one in operations]
 
 
-def operations_of(steps: Sequence[Step], read: Read, besides: Companions = Companions()) -> list[Operation]:
+def operations_of(steps: Sequence[Step], read: Read, besides: SideEffects = SideEffects()) -> list[Operation]:
     """The operations that these steps are, less next_cfg; empty if nothing is to be written. Raises StepFailed."""
     qos, there = besides.qos, {*read.bridges, *besides.made}
     operations = besides.bridge_operations()
@@ -161,7 +161,7 @@ def operations_of(steps: Sequence[Step], read: Read, besides: Companions = Compa
         match step:
             case Create(OvsPort() as port):
                 _require(port.bridge, there)
-                operations += qosrows.deletions(qos.get(port.name, ()))
+                operations += side_effects.qos_deletions(qos.get(port.name, ()))
                 operations += _insert(port, at, besides)
                 added.setdefault(port.bridge, []).append(["named-uuid", f"port{at}"])
             case Update(_, OvsPort() as port):
@@ -247,14 +247,14 @@ def _require(bridge: str, there: Collection[str]) -> None:
         )
 
 
-def _insert(port: OvsPort, at: int, besides: Companions) -> list[Operation]:
+def _insert(port: OvsPort, at: int, besides: SideEffects) -> list[Operation]:
     row: dict[str, Any] = {"name": port.name, "external_ids": _map(ids_of(port))}
     if port.type:
         row |= {"type": port.type, "options": _map(options_of(port, besides.socket_dir))}
     if port.mtu_request and besides.has_mtu_request:
         row["mtu_request"] = port.mtu_request
     holder = {"name": port.name, "interfaces": ["named-uuid", f"interface{at}"], **columns_at_birth(port)}
-    operations = [qosrows.insertion(port, f"qos{at}")] if port.qos_type else []
+    operations = [side_effects.qos_insertion(port, f"qos{at}")] if port.qos_type else []
     if port.qos_type:
         holder["qos"] = ["named-uuid", f"qos{at}"]
     return [
@@ -269,7 +269,7 @@ def _without_qos(port: Sequence[str], qos: Sequence[str]) -> list[Operation]:
     if not qos:
         return []
     let_go = {"op": "update", "table": "Port", "where": [["_uuid", "==", port]], "row": {"qos": ["set", []]}}
-    return [let_go, *qosrows.deletions(qos)]
+    return [let_go, *side_effects.qos_deletions(qos)]
 
 
 def _unchanged(name: str, read: Read) -> list[Operation]:
@@ -277,7 +277,7 @@ def _unchanged(name: str, read: Read) -> list[Operation]:
     return [_wait("Interface", ["_uuid", "==", ["uuid", interface]], {"external_ids": read.external_ids[name]})]
 
 
-def _changed(port: OvsPort, changes: Mapping[str, object], read: Read, besides: Companions) -> list[Operation]:
+def _changed(port: OvsPort, changes: Mapping[str, object], read: Read, besides: SideEffects) -> list[Operation]:
     where = ["_uuid", "==", ["uuid", read.uuids[port.name][0]]]
     written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
     operations = []

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import Row, ids_of
-from hybridvif.executors.ovsdb.transaction import Companions, Read, counted, operations_of
+from hybridvif.executors.ovsdb.transaction import Read, SideEffects, counted, operations_of
 from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState, OvsPort
 from hybridvif.model.planner import plan
@@ -48,7 +48,7 @@ def sent_for(
         version="3.1.0",
     )
     qos = {step.part.name: [QOS] for step in steps if isinstance(step, Delete)}
-    besides = Companions(qos=qos, made=made or {}, emptied=emptied or {})
+    besides = SideEffects(qos=qos, made=made or {}, emptied=emptied or {})
     return copy.deepcopy(list(counted(operations_of(steps, read, besides))))
 
 

@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Port, desired_state, plan
-from hybridvif.executors.recipes import link_lines, switch_words
-from hybridvif.executors.script import script_lines
+from hybridvif.executors.command_lines import link_lines, script_lines, switch_words
 from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, Bridge, HostState, IvsPort, OvsPort, Tap
 from hybridvif.model.port import VifType
 from hybridvif.model.settings import Settings
