@@ -20,7 +20,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hybridvif.executors.netlink.devices import IPV4_OFF, STATE, opening_of, regained
+from hybridvif.executors.netlink.devices import IPV4_OFF, STATE, opening_of, reset_by_mtu
 from hybridvif.executors.ovs_rows import IDS, SOCKET, columns_at_birth, ids_of, options_of
 from hybridvif.executors.side_effects import (
     PATCH,
@@ -119,7 +119,7 @@ def link_lines(step: Step, up_later: frozenset[str] = frozenset()) -> list[Line]
         case Create(ManagedTap() as tap):
             return list(_create_tap(tap))
         case Update(Bridge() as before, Bridge() as after):
-            return list(_set_bridge(after.name, changes_of(step) | regained(before, after)))
+            return list(_set_bridge(after.name, changes_of(step) | reset_by_mtu(before, after)))
         case Update(Veth() as before, Veth() as after):
             return list(_set_veth(before, after, changes_of(step)))
         case Update(Tap() as before, Tap() as after):

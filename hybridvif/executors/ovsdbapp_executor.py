@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from ovsdbapp.backend.ovs_idl import idlutils
 
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.ovs_rows import (
     IDS,
     SOCKET,
@@ -87,7 +87,7 @@ class ReplicaExecutor:
         for attempt in range(TRIES):
             with self._session.fresh(deadline) as api:
                 seen = _observed(api, {step.part.name for step in steps}, self._settings.vhost_socket_dir)
-                against = objected(seen.state, steps)
+                against = rejected_transaction(seen.state, steps)
                 if against:
                     return against
                 try:

@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, rejected_transaction
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, switch_words
 from hybridvif.executors.ovs_rows import IDS, Row, complaint_about, iface_id_of, is_undecided, not_realized, observed
@@ -79,7 +79,7 @@ class VsctlExecutor:
     def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         names = {step.part.name for step in steps}
         seen = self.observe(names, deadline)
-        against = objected(seen.state, steps)
+        against = rejected_transaction(seen.state, steps)
         if against:
             return against
         made = bridges_to_make(steps, seen.facts.switches, self._settings.creates)

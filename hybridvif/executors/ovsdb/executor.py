@@ -15,7 +15,7 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from hybridvif.executors import side_effects
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.ovs_rows import Row, complaint_about, is_undecided, not_realized, observed
 from hybridvif.executors.ovsdb.rows import TRIES, RowReader
@@ -79,7 +79,7 @@ class OvsdbExecutor:
         for attempt in range(TRIES):
             with self._reader.reading({step.part.name for step in steps}, deadline) as told:
                 connection, read = told()
-                against = objected(_observed(read, self._settings.vhost_socket_dir).state, steps)
+                against = rejected_transaction(_observed(read, self._settings.vhost_socket_dir).state, steps)
                 if against:
                     return against
                 besides = self._side_effects(connection, steps, read, deadline)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybridvif.executors.netlink import dump, messages
-from hybridvif.executors.netlink.messages import IFNAME, INFO_DATA, INFO_KIND, LINKINFO, MTU, clocks_in, devices_of
+from hybridvif.executors.netlink.messages import IFNAME, INFO_DATA, INFO_KIND, LINKINFO, MTU, devices_of, timers_in
 from hybridvif.executors.netlink.socket import attribute, link_header, nested
 
 STP, HELLO_TIMER, GC_TIMER = 5, 16, 19
@@ -55,7 +55,7 @@ def test_what_is_the_same_is_not_decoded_again(decoded: list[bytes]) -> None:
 
 
 def test_a_bridges_timers_alone_are_no_difference(decoded: list[bytes]) -> None:
-    assert len(clocks_in(bridge(1))) == 4
+    assert len(timers_in(bridge(1))) == 4
     assert dumped(bridge(1, clock=5)) == dumped(bridge(1, clock=77))
     assert len(decoded) == 1
 
@@ -77,7 +77,7 @@ def test_a_link_that_has_gone_is_forgotten(decoded: list[bytes]) -> None:
 
 
 def test_no_more_links_are_remembered_than_that(decoded: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dump, "KEPT", 1)
+    monkeypatch.setattr(dump, "CACHE_SIZE", 1)
     assert dumped(bridge(1), bridge(2)) == dumped(bridge(1), bridge(2))
     assert decoded == [bridge(1), bridge(2), bridge(2)]
 
@@ -92,4 +92,4 @@ def test_a_name_that_a_master_gets_is_told_though_the_message_is_the_same(decode
 def test_messages_cut_short_anywhere_do_no_harm() -> None:
     whole = bridge(1)
     for length in range(16, len(whole)):
-        clocks_in(whole[:length])
+        timers_in(whole[:length])
