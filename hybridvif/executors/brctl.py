@@ -12,7 +12,7 @@ from hybridvif.children import LOST
 from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.command_lines import RANDOM_MAC, Command, Owner, Sysctl, bridges_that_go_up_later, link_lines
+from hybridvif.executors.command_lines import RANDOM_MAC, Command, Owner, Sysctl, bridges_to_raise_later, link_lines
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import random_mac
 from hybridvif.executors.netlink.messages import get_link, message_of, queues_of
@@ -70,7 +70,7 @@ class BrctlExecutor:
         """Carry the steps out one by one."""
         names = {name for step in steps for name in names_of_key(key_of(step.part.name) or "")}
         state = self.observe(names, deadline).state
-        worker = _Worker(self._programs, bridges_that_go_up_later(steps), deadline)
+        worker = _Worker(self._programs, bridges_to_raise_later(steps), deadline)
         return one_by_one(steps, state, worker.do, deadline)
 
 

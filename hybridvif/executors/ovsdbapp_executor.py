@@ -22,8 +22,8 @@ from hybridvif.executors.ovs_rows import (
     IDS,
     SOCKET,
     Row,
-    columns_at_birth,
-    complaint_about,
+    columns_at_creation,
+    error_about,
     ids_of,
     iface_id_of,
     is_undecided,
@@ -33,13 +33,13 @@ from hybridvif.executors.ovs_rows import (
 )
 from hybridvif.executors.ovsdbapp_connection import ConnectionLost, Expired, Session
 from hybridvif.executors.side_effects import (
-    bridges_to_make,
+    bridges_to_create,
     deleted_ports,
-    goes_with,
-    ids_of_qos,
+    is_qos_of,
     is_trunk_patch,
     ports_with_qos,
-    trunks_left,
+    qos_ids_of,
+    removable_trunks,
 )
 from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.facts import Observed
@@ -110,10 +110,10 @@ class ReplicaExecutor:
         qos = _qos_rows(api, steps)
         bridges = {row.name for row in api.tables["Bridge"].rows.values()}
         where = {name: bridge.name for bridge in api.tables["Bridge"].rows.values() for name in _held_by(bridge)}
-        for name, kind in bridges_to_make(steps, bridges, self._settings.creates).items():
+        for name, kind in bridges_to_create(steps, bridges, self._settings.creates).items():
             _make_bridge(api, txn, name, kind)
         gone = deleted_ports(steps)
-        emptied = [name for name in trunks_left(steps, where, self._settings) if _may_go(_bridge(api, name), gone)]
+        emptied = [name for name in removable_trunks(steps, where, self._settings) if _may_go(_bridge(api, name), gone)]
         for name in emptied:
             _bridge(api, name).verify("ports")
         _compose(api, txn, steps, qos, self._settings.vhost_socket_dir)
@@ -159,7 +159,7 @@ def _qos_rows(api: Any, steps: Sequence[Step]) -> dict[str, list[Any]]:
         for row in port.qos:
             held.setdefault(row.uuid, []).append(port.name)
     rows = list(api.tables["QoS"].rows.values())
-    return {name: [row for row in rows if goes_with(name, row.external_ids, held.get(row.uuid, ()))] for name in names}
+    return {name: [row for row in rows if is_qos_of(name, row.external_ids, held.get(row.uuid, ()))] for name in names}
 
 
 def _compose(api: Any, txn: Any, steps: Sequence[Step], qos: Mapping[str, Sequence[Any]], socket_dir: str) -> None:
@@ -202,11 +202,11 @@ def _create(api: Any, txn: Any, port: OvsPort, socket_dir: str) -> None:
     )
     added.run_idl(txn)
     row = txn._txn_rows[added.result]
-    for column, value in columns_at_birth(port).items():
+    for column, value in columns_at_creation(port).items():
         setattr(row, column, value)
     if port.qos_type:
         qos = txn.insert(api.tables["QoS"])
-        qos.type, qos.external_ids = port.qos_type, ids_of_qos(port)
+        qos.type, qos.external_ids = port.qos_type, qos_ids_of(port)
         row.qos = qos
 
 
@@ -270,7 +270,7 @@ def _complaint(api: Any, name: str, deadline: float) -> str:
         except (Expired, ConnectionLost):
             return ""
         row = _row_of(api, name, {})
-    return complaint_about(row)
+    return error_about(row)
 
 
 def _observed(api: Any, names: Collection[str] | None, socket_dir: str) -> Observed:

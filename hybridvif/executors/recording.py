@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from hybridvif.executors.base import refused
-from hybridvif.executors.side_effects import trunks_left
+from hybridvif.executors.side_effects import removable_trunks
 from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact, bearers_of
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import (
@@ -122,7 +122,7 @@ class Simulation:
         if isinstance(step.part, OvsPort) and not isinstance(step, Delete):
             self.switches.setdefault(step.part.bridge, step.part.datapath_type or "system")
         where = {name: port.bridge for name, port in before.ports.items() if isinstance(port, OvsPort)}
-        for trunk in trunks_left([step], where, self.settings):
+        for trunk in removable_trunks([step], where, self.settings):
             if trunk not in {getattr(port, "bridge", "") for port in self.state.ports.values()}:
                 self.switches.pop(trunk, None)
         self.steps.append(step)

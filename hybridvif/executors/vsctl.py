@@ -15,14 +15,14 @@ from typing import Any, ClassVar
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, rejected_transaction
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, switch_words
-from hybridvif.executors.ovs_rows import IDS, Row, complaint_about, iface_id_of, is_undecided, not_realized, observed
+from hybridvif.executors.ovs_rows import IDS, Row, error_about, iface_id_of, is_undecided, not_realized, observed
 from hybridvif.executors.side_effects import (
-    bridges_to_make,
+    bridges_to_create,
     deleted_ports,
-    goes_with,
+    is_qos_of,
     is_trunk_patch,
     ports_with_qos,
-    trunks_left,
+    removable_trunks,
 )
 from hybridvif.executors.sockets import numeric, tls_context, tls_files
 from hybridvif.model.errors import BridgeMissing
@@ -82,7 +82,7 @@ class VsctlExecutor:
         against = rejected_transaction(seen.state, steps)
         if against:
             return against
-        made = bridges_to_make(steps, seen.facts.switches, self._settings.creates)
+        made = bridges_to_create(steps, seen.facts.switches, self._settings.creates)
         missing = _missing_bridges({*seen.facts.switches, *made}, steps)
         if missing:
             reason = f"integration bridge {missing[0]} does not exist; create it: ovs-vsctl add-br {missing[0]}"
@@ -140,7 +140,7 @@ class VsctlExecutor:
         outcomes = []
         for step in steps:
             name = step.part.name
-            reason = (complaint_about(rows.get(name)) or _detected(warnings, name)) if name in changed else ""
+            reason = (error_about(rows.get(name)) or _detected(warnings, name)) if name in changed else ""
             outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
         return outcomes
 
@@ -204,7 +204,7 @@ class VsctlExecutor:
             name: [
                 row["_uuid"]
                 for row in rows
-                if goes_with(name, row["external_ids"], [one["name"] for one in ports if one["qos"] == row["_uuid"]])
+                if is_qos_of(name, row["external_ids"], [one["name"] for one in ports if one["qos"] == row["_uuid"]])
             ]
             for name in names
         }
@@ -212,7 +212,7 @@ class VsctlExecutor:
     def _emptied(self, steps: Sequence[Step], deadline: float) -> list[str]:
         """The trunk bridges that are left empty, and are to go."""
         bridge_of = {step.part.name: step.part.bridge for step in steps if isinstance(step.part, OvsPort)}
-        trunks = trunks_left(steps, bridge_of, self._settings)
+        trunks = removable_trunks(steps, bridge_of, self._settings)
         return [name for name in trunks if self._may_go(name, deleted_ports(steps), deadline)]
 
     def _may_go(self, bridge: str, gone: Collection[str], deadline: float) -> bool:

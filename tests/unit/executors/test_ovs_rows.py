@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif.executors.ovs_rows import Row, complaint_about, is_undecided, observed
+from hybridvif.executors.ovs_rows import Row, error_about, is_undecided, observed
 from hybridvif.model.parts import ForeignPort, OvsPort, VhostUserPort
 
 PARKED_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
@@ -23,7 +23,7 @@ def test_what_was_said_of_a_row_while_parked_is_no_complaint_once_it_has_a_port_
     """Seen to stay for good where vswitchd takes the freeing before it has told of the parking; packets pass."""
     row = replace(ROW, error=PARKED_ERROR)
     assert is_realized(row)
-    assert complaint_about(row) == ""
+    assert error_about(row) == ""
     assert not is_undecided(row)
     assert observed([row], {"br-int": "system"}, "3.1.0").facts.ports[row.name].error == ""
 
@@ -33,19 +33,19 @@ def test_without_a_port_number_it_is_waited_out(ofport: int | None) -> None:
     row = replace(ROW, error=PARKED_ERROR, ofport=ofport)
     assert not is_realized(row)
     assert is_undecided(row)
-    assert PARKED_ERROR in complaint_about(row)
+    assert PARKED_ERROR in error_about(row)
 
 
 def test_any_other_error_is_a_complaint_whatever_the_number() -> None:
     row = replace(ROW, error="could not open network device qvo00000001-7b (No such device)")
     assert not is_realized(row)
-    assert "No such device" in complaint_about(row)
+    assert "No such device" in error_about(row)
     assert not is_undecided(row)
 
 
 def test_a_row_that_is_parked_has_nothing_to_complain_of() -> None:
     row = replace(ROW, type="patch", error=PARKED_ERROR, ofport=-1)
-    assert complaint_about(row) == ""
+    assert error_about(row) == ""
     assert not is_realized(row)
     assert not is_undecided(row)
 
@@ -92,9 +92,9 @@ def test_without_a_port_number_or_with_an_error_it_is_not_realized(ofport: int |
 
 def test_what_says_that_a_type_is_unknown_is_said_again_in_words() -> None:
     said = "could not open network device vhu00000001-7b (Address family not supported by protocol)"
-    assert complaint_about(replace(VHU, ofport=-1, error=said)) == (
+    assert error_about(replace(VHU, ofport=-1, error=said)) == (
         f"ovs-vswitchd did not take {VHU.name}: {said}; it knows no interface of type dpdkvhostuser, as without DPDK: "
         "ovs-vsctl get Open_vSwitch . iface_types"
     )
-    assert "DPDK" not in complaint_about(replace(VHU, ofport=-1, error="no memory"))
-    assert "DPDK" not in complaint_about(replace(ROW, ofport=-1, error=said))
+    assert "DPDK" not in error_about(replace(VHU, ofport=-1, error="no memory"))
+    assert "DPDK" not in error_about(replace(ROW, ofport=-1, error=said))

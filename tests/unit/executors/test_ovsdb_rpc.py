@@ -97,14 +97,14 @@ def session(server: Server) -> Iterator[Session]:
 
 def number_of(session: Session, seconds: float = 5.0) -> int:
     """Which of the server's connections a call was answered on."""
-    with session.asking([QUESTION], time.monotonic() + seconds) as answered:
+    with session.query([QUESTION], time.monotonic() + seconds) as answered:
         number: int = answered()[1][0]["connection"]
         return number
 
 
 def ask_too_late(session: Session, server: Server) -> None:
     """A call whose second question is not answered in time."""
-    with session.asking([QUESTION], time.monotonic() + 5) as answered:
+    with session.query([QUESTION], time.monotonic() + 5) as answered:
         connection, _ = answered()
         server.answers.clear()
         connection.transact([QUESTION], time.monotonic() + 0.05)
@@ -117,7 +117,7 @@ def test_a_connection_is_kept_and_asked_with_an_echo_in_every_call(server: Serve
 
 def test_a_kept_connection_is_asked_before_the_answer_is_called_for(server: Server, session: Session) -> None:
     number_of(session)
-    with session.asking([QUESTION], time.monotonic() + 5):
+    with session.query([QUESTION], time.monotonic() + 5):
         end = time.monotonic() + 5
         while len(server.methods) < 4 and time.monotonic() < end:
             time.sleep(0.001)
@@ -126,7 +126,7 @@ def test_a_kept_connection_is_asked_before_the_answer_is_called_for(server: Serv
 
 def test_one_whose_answers_nobody_took_is_not_used_again(server: Server, session: Session) -> None:
     number_of(session)
-    with session.asking([QUESTION], time.monotonic() + 5):
+    with session.query([QUESTION], time.monotonic() + 5):
         pass
     assert number_of(session) == 2
 

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import Row, ids_of
-from hybridvif.executors.ovsdb.transaction import Read, SideEffects, counted, operations_of
+from hybridvif.executors.ovsdb.transaction import SideEffects, Snapshot, operations_of, with_next_cfg
 from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState, OvsPort
 from hybridvif.model.planner import plan
@@ -35,7 +35,7 @@ def sent_for(
 ) -> list[Any]:
     """The transaction that is built for these steps on a switch in this state."""
     rows = [row for row in state.ports.values() if isinstance(row, OvsPort)]
-    read = Read(
+    snapshot = Snapshot(
         rows={
             row.name: Row(
                 name=row.name, bridge=row.bridge, type=row.type, external_ids=ids_of(row), ofport=1, error="", tag=None
@@ -48,8 +48,8 @@ def sent_for(
         version="3.1.0",
     )
     qos = {step.part.name: [QOS] for step in steps if isinstance(step, Delete)}
-    besides = SideEffects(qos=qos, made=made or {}, emptied=emptied or {})
-    return copy.deepcopy(list(counted(operations_of(steps, read, besides))))
+    effects = SideEffects(qos=qos, bridges_to_create=made or {}, bridges_to_remove=emptied or {})
+    return copy.deepcopy(list(with_next_cfg(operations_of(steps, snapshot, effects))))
 
 
 @given(st.data(), ports(st.just(VifType.OVS)))
