@@ -82,10 +82,8 @@ class _Worker:
 
     def do(self, step: Step) -> None:
         for line in link_lines(step, self._up_later):
-            if isinstance(line, Sysctl):
+            if not isinstance(line, Command):
                 _write(line)
-            elif isinstance(line, Owner):
-                _set_owner(line)
             else:
                 self._run(line)
                 if "multi_queue" in line.arguments:
@@ -111,16 +109,12 @@ class _Worker:
             raise _failure(f"{command} failed", result.said)
 
 
-def _write(line: Sysctl) -> None:
+def _write(line: Sysctl | Owner) -> None:
     try:
-        sysctl.write(line.device, line.attribute, line.value)
-    except OSError as error:
-        raise _failure(f"{line} failed", error.strerror or str(error)) from error
-
-
-def _set_owner(line: Owner) -> None:
-    try:
-        own(line.device)
+        if isinstance(line, Owner):
+            own(line.device)
+        else:
+            sysctl.write(line.device, line.attribute, line.value)
     except OSError as error:
         raise _failure(f"{line} failed", error.strerror or str(error)) from error
 

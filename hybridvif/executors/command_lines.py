@@ -20,6 +20,7 @@ import shlex
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import IPV4_OFF, STATE, opening_of, reset_by_mtu
 from hybridvif.executors.ovs_rows import IDS, SOCKET, columns_at_creation, ids_of, options_of
 from hybridvif.executors.side_effects import (
@@ -37,12 +38,6 @@ from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, role
 
 _OPTIONS = {key: key for key in ("nf_call_iptables", "nf_call_ip6tables")} | {"multicast_snooping": "mcast_snooping"}
 """Options of a bridge that brctl lacks, as iproute2 spells them."""
-SYSCTLS = {
-    "arp_ignore": "net/ipv4/conf/{}/arp_ignore",
-    "arp_announce": "net/ipv4/conf/{}/arp_announce",
-    **{key: f"net/ipv4/conf/{{}}/{key}" for key in IPV4_OFF},
-    "disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
-}
 RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
 """A word of a command line that a shell expands to a MAC address; an executor generates its own."""
 
@@ -73,7 +68,7 @@ class Sysctl:
     value: int
 
     def __str__(self) -> str:
-        key = SYSCTLS[self.attribute].format(self.device)
+        key = sysctl.KEYS[self.attribute].format(self.device)
         ignore = "-e " if self.attribute == "disable_ipv6" else ""
         return f"sysctl -q {ignore}-w {key}={self.value}"
 

@@ -21,9 +21,7 @@ from hybridvif.model.steps import Step
 MAX_GATHER_TIME = 0.1
 """Seconds that a leader waits for announced callers, at most."""
 MIN_TIME_SHARE = 0.25
-"""Share of a caller's remaining time: it waits for others at most that long, and a merged request leaves at least that
-to the others.
-"""
+"""Share of a caller's remaining time that it waits for others, and of the longest time that a merged request has."""
 MAX_WAIT = 1.0
 """Seconds after which a transaction in flight is no longer waited for: ovs-vswitchd may hang."""
 
@@ -69,7 +67,7 @@ class GroupCommit:
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Return the outcomes of these steps, which this thread or another one commits."""
         own = _Request(steps, deadline)
-        # The other half is reserved for its own transaction.
+        # The second half of its time is reserved for its own transaction.
         until = deadline - max(deadline - time.monotonic(), 0) / 2
         with self._turn:
             self._arrived()
@@ -82,8 +80,7 @@ class GroupCommit:
             if own.outcomes is not None:
                 return own.outcomes
             self._leader, self._since = own, time.monotonic()
-            # Before waiting for others: meanwhile another caller whose time runs out may become leader and take all
-            # waiting requests.
+            # Before waiting for others: another caller may become leader meanwhile, and take all waiting requests.
             self._take([own])
             others: list[_Request] = []
             if not own.alone:

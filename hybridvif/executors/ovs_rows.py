@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridvif.executors.base import NOT_REALIZED
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, StepFailed
 from hybridvif.executors.netlink.packet_sockets import held_devices
+from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.facts import Facts, Observed, PortFact, bearers_of
 from hybridvif.model.names import is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
@@ -22,7 +23,7 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.steps import Step
+from hybridvif.model.steps import Delete, Step
 from hybridvif.model.text import shown
 
 IDS = {
@@ -155,6 +156,49 @@ def not_realized(step: Step, reason: str) -> Outcome:
     """
     retry = any(transient in reason for transient in ("No such device", PLACEHOLDER_ERROR))
     return Outcome(step, Result.FAILED, reason, retry=retry, code=NOT_REALIZED)
+
+
+def needs_device(step: Step) -> bool:
+    """Return whether ovs-vswitchd must accept the device of a step.
+
+    A rollback may leave a row without its device, as it was found; that is no failure.
+    """
+    return isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
+
+
+def committed(steps: Iterable[Step], error_of: Callable[[str], str]) -> list[Outcome]:
+    """Return the outcomes of committed steps. error_of: why ovs-vswitchd rejected the device of this name, or ""."""
+    errors = [(step, error_of(step.part.name) if needs_device(step) else "") for step in steps]
+    return [not_realized(step, error) if error else Outcome(step, Result.DONE) for step, error in errors]
+
+
+def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:
+    """Return the outcomes of committed steps that ovs-vswitchd has not acknowledged by the deadline."""
+    return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+
+
+def no_response(steps: Sequence[Step]) -> list[Outcome]:
+    """Return the outcomes of a transaction that was sent, and whose response is missing."""
+    reason = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
+    return [Outcome(step, Result.UNKNOWN, f"{reason}: {_names(steps)}") for step in steps]
+
+
+def not_committed(steps: Sequence[Step], error: str, *, rows_changed: bool, retries: int) -> list[Outcome]:
+    """Return the outcomes of a transaction that OVSDB refused."""
+    reason = "others keep changing the same rows" if rows_changed else error
+    reason = f"OVSDB refused the transaction for {_names(steps)}: {reason}"
+    return [Outcome(step, Result.FAILED, reason, retry=rows_changed, retries=retries) for step in steps]
+
+
+def bridge_missing(bridge: str) -> StepFailed:
+    """Return the failure of a step whose integration bridge does not exist."""
+    reason = f"integration bridge {bridge} does not exist; create it: ovs-vsctl add-br {bridge}"
+    return StepFailed(reason, code=BridgeMissing.code)
+
+
+def _names(steps: Iterable[Step]) -> str:
+    names = sorted({step.part.name for step in steps})
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def ids_of(port: OvsPort) -> dict[str, str]:

@@ -11,23 +11,27 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from ovsdbapp.backend.ovs_idl import idlutils
 
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, rejected_transaction
+from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.ovs_rows import (
     IDS,
     SOCKET,
     Row,
+    bridge_missing,
     columns_at_creation,
+    committed,
     error_about,
     ids_of,
     iface_id_of,
     is_undecided,
-    not_realized,
+    no_response,
+    not_acknowledged,
+    not_committed,
     observed,
     options_of,
 )
@@ -41,11 +45,10 @@ from hybridvif.executors.side_effects import (
     qos_ids_of,
     removable_trunks,
 )
-from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
-from hybridvif.model.report import Outcome, Result
+from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 
@@ -76,8 +79,7 @@ class ReplicaExecutor:
         try:
             return self._apply(steps, deadline)
         except Expired:
-            message = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
-            return [Outcome(step, Result.UNKNOWN, f"{message}: {_names(steps)}") for step in steps]
+            return no_response(steps)
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
@@ -100,10 +102,7 @@ class ReplicaExecutor:
                 if status != "try again":
                     break
             time.sleep(random.uniform(0, 0.01 * 2**attempt))
-        rows_changed = status == "try again"
-        reason = "others keep changing the same rows" if rows_changed else error
-        reason = f"OVSDB refused the transaction for {_names(steps)}: {reason}"
-        return [Outcome(step, Result.FAILED, reason, retry=rows_changed, retries=attempt) for step in steps]
+        return not_committed(steps, error, rows_changed=status == "try again", retries=attempt)
 
     def _compose(self, api: Any, txn: Any, steps: Sequence[Step]) -> None:
         # Before any insert: the replica lacks columns of rows of its own transaction.
@@ -149,11 +148,6 @@ def _is_empty_trunk(bridge: Any, deleted: Collection[str]) -> bool:
         and is_trunk_patch(port.name, port.interfaces[0].type)
         for port in others
     )
-
-
-def _names(steps: Iterable[Step]) -> str:
-    names = sorted({step.part.name for step in steps})
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _qos_rows(api: Any, steps: Sequence[Step]) -> dict[str, list[Any]]:
@@ -255,14 +249,8 @@ def _update(api: Any, port: OvsPort, changes: dict[str, object], socket_dir: str
 def _outcomes(api: Any, steps: Sequence[Step], number: int | None, deadline: float) -> list[Outcome]:
     """Return the outcomes of a committed transaction, by what ovs-vswitchd made of it."""
     if number is not None and not api.await_cfg(number, deadline):
-        return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
-    outcomes = []
-    for step in steps:
-        # A rollback may leave a row without its device, as it was found; that is no failure.
-        wanted = isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-        reason = _error_of(api, step.part.name, deadline) if wanted else ""
-        outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
-    return outcomes
+        return not_acknowledged(steps)
+    return committed(steps, lambda name: _error_of(api, name, deadline))
 
 
 def _error_of(api: Any, name: str, deadline: float) -> str:
@@ -317,9 +305,7 @@ def _row(api: Any, table: str, name: str) -> Any:
 def _bridge(api: Any, name: str) -> Any:
     row = _row(api, "Bridge", name)
     if row is None:
-        raise StepFailed(
-            f"integration bridge {name} does not exist; create it: ovs-vsctl add-br {name}", code=BridgeMissing.code
-        )
+        raise bridge_missing(name)
     return row
 
 

@@ -12,10 +12,21 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, rejected_transaction
+from hybridvif.executors.base import ExecutorError, rejected_transaction
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, switch_words
-from hybridvif.executors.ovs_rows import IDS, Row, error_about, iface_id_of, is_undecided, not_realized, observed
+from hybridvif.executors.ovs_rows import (
+    IDS,
+    Row,
+    bridge_missing,
+    committed,
+    error_about,
+    iface_id_of,
+    is_undecided,
+    needs_device,
+    not_acknowledged,
+    observed,
+)
 from hybridvif.executors.side_effects import (
     bridges_to_create,
     deleted_ports,
@@ -25,7 +36,6 @@ from hybridvif.executors.side_effects import (
     removable_trunks,
 )
 from hybridvif.executors.sockets import numeric, tls_context, tls_files
-from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import HostState, OvsPort, Part, Role, VhostUserPort
@@ -85,8 +95,7 @@ class VsctlExecutor:
         made = bridges_to_create(steps, before.facts.switches, self._settings.creates)
         missing = _missing_bridges({*before.facts.switches, *made}, steps)
         if missing:
-            reason = f"integration bridge {missing[0]} does not exist; create it: ovs-vsctl add-br {missing[0]}"
-            return [Outcome(step, Result.FAILED, reason, code=BridgeMissing.code) for step in steps]
+            return [bridge_missing(missing[0]).outcome_of(step) for step in steps]
         qos = self._qos_rows(steps, deadline)
         steps_as_found = [_as_found(step, before.state) for step in steps]
         words = [word for name, kind in made.items() for word in bridge_words(name, kind)]
@@ -124,7 +133,7 @@ class VsctlExecutor:
             return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
         committed = all(_is_committed(state.ports.get(step.part.name), step) for step in steps)
         if committed:
-            return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+            return not_acknowledged(steps)
         reason = "ovs-vsctl did not end before the deadline, and its transaction has not been seen"
         return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
 
@@ -133,19 +142,9 @@ class VsctlExecutor:
 
         warnings: the stderr of ovs-vsctl.
         """
-        # A rollback may leave a row without its device, as it was found; that is no failure.
-        changed = [
-            step.part.name
-            for step in steps
-            if isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-        ]
+        changed = [step.part.name for step in steps if needs_device(step)]
         rows = self._reported_rows(changed, deadline) if changed else {}
-        outcomes = []
-        for step in steps:
-            name = step.part.name
-            reason = (error_about(rows.get(name)) or _warning_about(warnings, name)) if name in changed else ""
-            outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
-        return outcomes
+        return committed(steps, lambda name: error_about(rows.get(name)) or _warning_about(warnings, name))
 
     def _reported_rows(self, names: Collection[str], deadline: float) -> dict[str, Row]:
         """Return these rows once ovs-vswitchd has reported on them, or after a short wait."""

@@ -12,14 +12,15 @@ import os
 
 from hybridvif.executors.base import ExecutorError
 
-_FILES = {
-    "arp_ignore": "/proc/sys/net/ipv4/conf/{}/arp_ignore",
-    "arp_announce": "/proc/sys/net/ipv4/conf/{}/arp_announce",
-    "forwarding": "/proc/sys/net/ipv4/conf/{}/forwarding",
-    "proxy_arp": "/proc/sys/net/ipv4/conf/{}/proxy_arp",
-    "rp_filter": "/proc/sys/net/ipv4/conf/{}/rp_filter",
-    "disable_ipv6": "/proc/sys/net/ipv6/conf/{}/disable_ipv6",
+KEYS = {
+    "arp_ignore": "net/ipv4/conf/{}/arp_ignore",
+    "arp_announce": "net/ipv4/conf/{}/arp_announce",
+    "forwarding": "net/ipv4/conf/{}/forwarding",
+    "proxy_arp": "net/ipv4/conf/{}/proxy_arp",
+    "rp_filter": "net/ipv4/conf/{}/rp_filter",
+    "disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
 }
+"""Keys of sysctl(8) by attribute."""
 
 _IPV4_DIRECTORY = "/proc/sys/net/ipv4/conf"
 _IPV6_DIRECTORY = "/proc/sys/net/ipv6/conf"
@@ -49,6 +50,10 @@ def require() -> None:
         raise ExecutorError(reason, precondition=True)
 
 
+def _path(device: str, attribute: str) -> str:
+    return f"/proc/sys/{KEYS[attribute].format(device)}"
+
+
 def write(device: str, attribute: str, value: int) -> None:
     """Write one setting of one device. Raises OSError; a missing IPv6 file is no error.
 
@@ -56,7 +61,7 @@ def write(device: str, attribute: str, value: int) -> None:
     switch off.
     """
     try:
-        fd = os.open(_FILES[attribute].format(device), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(_path(device, attribute), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         if attribute == "disable_ipv6":
             return
@@ -70,7 +75,7 @@ def write(device: str, attribute: str, value: int) -> None:
 def read(device: str, attribute: str) -> int | None:
     """Return one setting of one device; None if there is no such file."""
     try:
-        with open(_FILES[attribute].format(device), encoding="ascii") as file:
+        with open(_path(device, attribute), encoding="ascii") as file:
             return int(file.read())
     except FileNotFoundError:
         return None

@@ -9,15 +9,25 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
 from hybridvif.executors import side_effects
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, rejected_transaction
+from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.group_commit import GroupCommit
-from hybridvif.executors.ovs_rows import Row, error_about, is_undecided, not_realized, observed
+from hybridvif.executors.ovs_rows import (
+    Row,
+    committed,
+    error_about,
+    is_undecided,
+    needs_device,
+    no_response,
+    not_acknowledged,
+    not_committed,
+    observed,
+)
 from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader
 from hybridvif.executors.ovsdb.rpc import Connection, ConnectionLost, Expired, Operation, Session
 from hybridvif.executors.ovsdb.transaction import (
@@ -76,8 +86,7 @@ class OvsdbExecutor:
         try:
             return self._commit_with_retries(steps, deadline)
         except NoResponse:
-            message = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
-            return [Outcome(step, Result.UNKNOWN, f"{message}: {_names(steps)}") for step in steps]
+            return no_response(steps)
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
@@ -106,10 +115,7 @@ class OvsdbExecutor:
                 if not error.startswith(_ROWS_CHANGED):
                     break
             time.sleep(random.uniform(0, 0.01 * 2**attempt))
-        rows_changed = error.startswith(_ROWS_CHANGED)
-        reason = "others keep changing the same rows" if rows_changed else error
-        reason = f"OVSDB refused the transaction for {_names(steps)}: {reason}"
-        return [Outcome(step, Result.FAILED, reason, retry=rows_changed, retries=attempt) for step in steps]
+        return not_committed(steps, error, rows_changed=error.startswith(_ROWS_CHANGED), retries=attempt)
 
     def _side_effects(
         self, connection: Connection, steps: Sequence[Step], snapshot: Snapshot, deadline: float
@@ -131,11 +137,6 @@ class OvsdbExecutor:
 
 _ROWS_CHANGED = ("timed out", "constraint violation", "referential integrity violation")
 """Errors of the server if rows have changed since they were snapshot (RFC 7047, 5.2.6 and 4.1.3)."""
-
-
-def _names(steps: Iterable[Step]) -> str:
-    names = sorted({step.part.name for step in steps})
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def _observed(snapshot: Snapshot, socket_dir: str) -> Observed:
@@ -169,25 +170,16 @@ def _commit(connection: Connection, operations: Sequence[Operation], deadline: f
 def _outcomes(connection: Connection, steps: Sequence[Step], results: Sequence[Any], deadline: float) -> list[Outcome]:
     """Return the outcomes of a committed transaction, by what ovs-vswitchd made of it."""
     number = int(results[-1]["rows"][0]["next_cfg"])
-    # A rollback may leave a row without its device, as it was found; that is no failure.
-    wanted = {
-        step.part.name
-        for step in steps
-        if isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-    }
+    wanted = {step.part.name for step in steps if needs_device(step)}
     rows = _applied_rows(connection, number, wanted, deadline)
     if rows is None:
-        return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+        return not_acknowledged(steps)
     # ovs-vswitchd writes cur_cfg and the columns of the interface in two transactions.
     end = min(deadline, time.monotonic() + SETTLE_TIME)
     while any(is_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
         time.sleep(POLL_INTERVAL)
         rows = _applied_rows(connection, number, wanted, deadline) or rows
-    outcomes = []
-    for step in steps:
-        reason = error_about(rows.get(step.part.name)) if step.part.name in wanted else ""
-        outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
-    return outcomes
+    return committed(steps, lambda name: error_about(rows.get(name)))
 
 
 def _applied_rows(

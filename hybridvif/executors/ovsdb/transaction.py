@@ -13,9 +13,17 @@ from typing import Any
 
 from hybridvif.executors import side_effects
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, columns_at_creation, ids_of, iface_id_of, options_of
+from hybridvif.executors.ovs_rows import (
+    IDS,
+    SOCKET,
+    Row,
+    bridge_missing,
+    columns_at_creation,
+    ids_of,
+    iface_id_of,
+    options_of,
+)
 from hybridvif.executors.ovsdb.rpc import Operation
-from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
@@ -245,9 +253,7 @@ def error_in(results: Sequence[Any]) -> str:
 
 def _require(bridge: str, existing: Collection[str]) -> None:
     if bridge not in existing:
-        raise StepFailed(
-            f"integration bridge {bridge} does not exist; create it: ovs-vsctl add-br {bridge}", code=BridgeMissing.code
-        )
+        raise bridge_missing(bridge)
 
 
 def _insert(port: OvsPort, index: int, effects: SideEffects) -> list[Operation]:
