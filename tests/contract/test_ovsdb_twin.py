@@ -14,7 +14,7 @@ from tests.functional.conftest import make_port
 PORTS = [make_port(number) for number in range(1, 41)]
 SEEN = f"""
 import json, sys, time
-from hybridvif.executors.ovsdb import OvsdbExecutor
+from hybridvif.executors.ovsdb.executor import OvsdbExecutor
 from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
 from hybridvif.model.settings import Settings
 

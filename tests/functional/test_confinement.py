@@ -23,7 +23,7 @@ import importlib
 import os
 import socket
 from dataclasses import replace
-from hybridvif.executors.netlink import NetlinkExecutor
+from hybridvif.executors.netlink.executor import NetlinkExecutor
 
 WRITTEN = {written!r}
 READ = {read!r}
