@@ -17,21 +17,15 @@ from typing import Any, ClassVar
 
 from ovsdbapp.backend.ovs_idl import idlutils
 
+from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.ovs_rows import (
     IDS,
     SOCKET,
     Row,
-    bridge_missing,
     columns_at_creation,
-    committed,
-    error_about,
     ids_of,
     iface_id_of,
-    is_undecided,
-    no_response,
-    not_acknowledged,
-    not_committed,
     observed,
     options_of,
 )
@@ -79,7 +73,7 @@ class ReplicaExecutor:
         try:
             return self._apply(steps, deadline)
         except Expired:
-            return no_response(steps)
+            return ovs_rows.no_response(steps)
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
@@ -102,7 +96,7 @@ class ReplicaExecutor:
                 if status != "try again":
                     break
             time.sleep(random.uniform(0, 0.01 * 2**attempt))
-        return not_committed(steps, error, rows_changed=status == "try again", retries=attempt)
+        return ovs_rows.not_committed(steps, error, rows_changed=status == "try again", retries=attempt)
 
     def _compose(self, api: Any, txn: Any, steps: Sequence[Step]) -> None:
         # Before any insert: the replica lacks columns of rows of its own transaction.
@@ -249,21 +243,21 @@ def _update(api: Any, port: OvsPort, changes: dict[str, object], socket_dir: str
 def _outcomes(api: Any, steps: Sequence[Step], number: int | None, deadline: float) -> list[Outcome]:
     """Return the outcomes of a committed transaction, by what ovs-vswitchd made of it."""
     if number is not None and not api.await_cfg(number, deadline):
-        return not_acknowledged(steps)
-    return committed(steps, lambda name: _error_of(api, name, deadline))
+        return ovs_rows.not_acknowledged(steps)
+    return ovs_rows.committed(steps, lambda name: _error_of(api, name, deadline))
 
 
 def _error_of(api: Any, name: str, deadline: float) -> str:
     """Return the reason that ovs-vswitchd rejected a device; empty if it did not."""
     row = _row_of(api, name, {})
     end = min(deadline, time.monotonic() + SETTLE_TIME)
-    while is_undecided(row) and time.monotonic() < end:
+    while ovs_rows.is_undecided(row) and time.monotonic() < end:
         try:
             api.sync(end)
         except (Expired, ConnectionLost):
             return ""
         row = _row_of(api, name, {})
-    return error_about(row)
+    return ovs_rows.error_about(row)
 
 
 def _observed(api: Any, names: Collection[str] | None, socket_dir: str) -> Observed:
@@ -305,7 +299,7 @@ def _row(api: Any, table: str, name: str) -> Any:
 def _bridge(api: Any, name: str) -> Any:
     row = _row(api, "Bridge", name)
     if row is None:
-        raise bridge_missing(name)
+        raise ovs_rows.bridge_missing(name)
     return row
 
 

@@ -12,21 +12,11 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError, rejected_transaction
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, switch_words
-from hybridvif.executors.ovs_rows import (
-    IDS,
-    Row,
-    bridge_missing,
-    committed,
-    error_about,
-    iface_id_of,
-    is_undecided,
-    needs_device,
-    not_acknowledged,
-    observed,
-)
+from hybridvif.executors.ovs_rows import IDS, Row, iface_id_of, observed
 from hybridvif.executors.side_effects import (
     bridges_to_create,
     deleted_ports,
@@ -95,7 +85,7 @@ class VsctlExecutor:
         made = bridges_to_create(steps, before.facts.switches, self._settings.creates)
         missing = _missing_bridges({*before.facts.switches, *made}, steps)
         if missing:
-            return [bridge_missing(missing[0]).outcome_of(step) for step in steps]
+            return [ovs_rows.bridge_missing(missing[0]).outcome_of(step) for step in steps]
         qos = self._qos_rows(steps, deadline)
         steps_as_found = [_as_found(step, before.state) for step in steps]
         words = [word for name, kind in made.items() for word in bridge_words(name, kind)]
@@ -133,7 +123,7 @@ class VsctlExecutor:
             return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
         committed = all(_is_committed(state.ports.get(step.part.name), step) for step in steps)
         if committed:
-            return not_acknowledged(steps)
+            return ovs_rows.not_acknowledged(steps)
         reason = "ovs-vsctl did not end before the deadline, and its transaction has not been seen"
         return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
 
@@ -142,16 +132,18 @@ class VsctlExecutor:
 
         warnings: the stderr of ovs-vsctl.
         """
-        changed = [step.part.name for step in steps if needs_device(step)]
+        changed = [step.part.name for step in steps if ovs_rows.needs_device(step)]
         rows = self._reported_rows(changed, deadline) if changed else {}
-        return committed(steps, lambda name: error_about(rows.get(name)) or _warning_about(warnings, name))
+        return ovs_rows.committed(
+            steps, lambda name: ovs_rows.error_about(rows.get(name)) or _warning_about(warnings, name)
+        )
 
     def _reported_rows(self, names: Collection[str], deadline: float) -> dict[str, Row]:
         """Return these rows once ovs-vswitchd has reported on them, or after a short wait."""
         end = min(deadline, time.monotonic() + SETTLE_TIME)
         while True:
             rows = {row.name: row for row in self._read(names, deadline)[0]}
-            if not any(map(is_undecided, rows.values())) or time.monotonic() >= end:
+            if not any(map(ovs_rows.is_undecided, rows.values())) or time.monotonic() >= end:
                 return rows
 
     def _read(self, names: Collection[str] | None, deadline: float) -> tuple[list[Row], dict[str, str], str]:

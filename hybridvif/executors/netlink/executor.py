@@ -67,6 +67,8 @@ _HOST_IP_OFF = {"host_ip": "off", "addr_gen_mode": "none"}
 
 Exchange = Generator[list[Request], list[Response], None]
 """Yields lists of requests and receives their responses. Raises StepFailed."""
+PortRun = Generator[list[Request], list[Response], list[Outcome]]
+"""The same for all steps of one port; returns one outcome per step."""
 
 
 class NetlinkExecutor:
@@ -116,18 +118,15 @@ def _names(key: str | None) -> PortNames:
     return names_of_key(key or "")
 
 
-def _run_side_by_side(
-    runs: Iterable[Generator[list[Request], list[Response], list[Outcome]]], channel: Channel, deadline: float
-) -> list[list[Outcome]]:
+def _run_side_by_side(runs: Sequence[PortRun], channel: Channel, deadline: float) -> list[list[Outcome]]:
     """Return the outcomes of each port; the requests of one round go out together."""
-    exchanges = list(runs)
     results: dict[int, list[Outcome]] = {}
-    responses: dict[int, list[Response] | None] = dict.fromkeys(range(len(exchanges)))
+    responses: dict[int, list[Response] | None] = dict.fromkeys(range(len(runs)))
     while responses:
         requests: dict[int, list[Request]] = {}
         for index, received in responses.items():
             try:
-                requests[index] = next(exchanges[index]) if received is None else exchanges[index].send(received)
+                requests[index] = next(runs[index]) if received is None else runs[index].send(received)
             except StopIteration as end:
                 results[index] = end.value
         flat = _exchange(channel, [request for chunk in requests.values() for request in chunk], deadline)
@@ -135,7 +134,7 @@ def _run_side_by_side(
         for index, chunk in requests.items():
             responses[index] = flat[offset : offset + len(chunk)]
             offset += len(chunk)
-    return [results[index] for index in range(len(exchanges))]
+    return [results[index] for index in range(len(runs))]
 
 
 def _exchange(channel: Channel, requests: list[Request], deadline: float) -> list[Response]:
@@ -164,7 +163,7 @@ class _Port:
         self._known = {name: facts.links[name].ifindex for name in names if name in facts.links}
         self._deadline = deadline
 
-    def run(self) -> Generator[list[Request], list[Response], list[Outcome]]:
+    def run(self) -> PortRun:
         """Carry out the steps; return one outcome per step."""
         outcomes: list[Outcome] = []
         failed = False
@@ -191,9 +190,7 @@ class _Port:
         self._state = simulate(self._state, step)
         return Outcome(step, Result.DONE)
 
-    def _run_deletes(
-        self, steps: Sequence[Step], *, failed: bool
-    ) -> Generator[list[Request], list[Response], list[Outcome]]:
+    def _run_deletes(self, steps: Sequence[Step], *, failed: bool) -> PortRun:
         """Carry out the deletes that these steps begin with, in one send."""
         outcomes: list[Outcome | None] = []
         tried: list[Step] = []
@@ -362,22 +359,19 @@ def _set(action: str, *pairs: tuple[int, Mapping[str, object]], master: int | No
     1280. A rejected message is sent again without it.
     """
     responses = yield [set_link(index, changes, master) for index, changes in pairs]
-    refused = [
-        pair
-        for pair, response in zip(pairs, responses, strict=True)
-        if isinstance(response, Rejected) and response.code == errno.EAFNOSUPPORT and "addr_gen_mode" in pair[1]
-    ]
+    refused, others = [], []
+    for (index, changes), response in zip(pairs, responses, strict=True):
+        is_refused = isinstance(response, Rejected) and response.code == errno.EAFNOSUPPORT
+        if is_refused and "addr_gen_mode" in changes:
+            refused.append((index, dict(changes)))
+        else:
+            others.append(response)
+    _accept(action, others)
     if not refused:
-        _accept(action, responses)
         return
-    _accept(
-        action,
-        [response for pair, response in zip(pairs, responses, strict=True) if pair not in refused],
-    )
-    rest = [(index, {name: changes[name] for name in changes if name != "addr_gen_mode"}) for index, changes in refused]
-    _accept(action, (yield [set_link(index, changes, master) for index, changes in rest if changes]))
-    # An MTU that has risen to 1280 has brought IPv6 back.
-    modes = [set_link(index, {"addr_gen_mode": changes["addr_gen_mode"]}) for index, changes in refused]
+    # An MTU that rises to 1280 brings IPv6 back, so the mode is set once more after the rest.
+    modes = [set_link(index, {"addr_gen_mode": changes.pop("addr_gen_mode")}) for index, changes in refused]
+    _accept(action, (yield [set_link(index, changes, master) for index, changes in refused if changes]))
     _accept(action, (yield modes), but=errno.EAFNOSUPPORT)
 
 
@@ -408,6 +402,10 @@ def _error_message(action: str, code: int, message: str = "") -> str:
     name = errno.errorcode.get(code, str(code))
     kernel_message = f"; the kernel says: {message}" if message and code not in _PRECONDITION_ERRORS else ""
     return f"{action}: {os.strerror(code)} ({name}){_PRECONDITION_ERRORS.get(code, '')}{kernel_message}"
+
+
+def _unreadable(code: int) -> ExecutorError:
+    return ExecutorError(_error_message("cannot read the links of this host", code))
 
 
 def _deleted(step: Step, response: Response) -> Outcome:
@@ -467,9 +465,7 @@ def _observe_by_name(
     try:
         messages = _read_by_name(channel, names)
     except (TimeoutError, OSError) as error:
-        raise ExecutorError(
-            _error_message("cannot read the links of this host", error.errno or errno.ETIMEDOUT)
-        ) from error
+        raise _unreadable(error.errno or errno.ETIMEDOUT) from error
     bridges = [message for message in messages.values() if message.kind == "bridge" and message.name in names]
     members_of_bridge = {message.name: members_at(message.index) for message in bridges}
     messages |= {member.index: member for held in members_of_bridge.values() for member in held}
@@ -486,9 +482,8 @@ def _read_by_name(channel: Channel, names: Collection[str]) -> dict[int, Message
         for name, device in zip(ours, _read(channel, ours), strict=True)
         if device and device.name == name
     }
-    others = sorted(
-        {index for device in devices.values() for index in (device.master, device.link) if index} - devices.keys()
-    )
+    referenced = {index for device in devices.values() for index in (device.master, device.link) if index}
+    others = sorted(referenced - devices.keys())
     return devices | {device.index: device for device in _read(channel, others) if device}
 
 
@@ -513,5 +508,5 @@ def _dump(channel: Channel, deadline: float, master: int = 0) -> list[Message]:
         except TimeoutError:
             break
         except OSError as error:
-            raise ExecutorError(_error_message("cannot read the links of this host", error.errno or 0)) from error
+            raise _unreadable(error.errno or 0) from error
     raise ExecutorError("the links of this host change faster than they can be read; call again when it is quieter")

@@ -14,20 +14,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors import side_effects
+from hybridvif.executors import ovs_rows, side_effects
 from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.group_commit import GroupCommit
-from hybridvif.executors.ovs_rows import (
-    Row,
-    committed,
-    error_about,
-    is_undecided,
-    needs_device,
-    no_response,
-    not_acknowledged,
-    not_committed,
-    observed,
-)
+from hybridvif.executors.ovs_rows import Row, observed
 from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader
 from hybridvif.executors.ovsdb.rpc import Connection, ConnectionLost, Expired, Operation, Session
 from hybridvif.executors.ovsdb.transaction import (
@@ -86,7 +76,7 @@ class OvsdbExecutor:
         try:
             return self._commit_with_retries(steps, deadline)
         except NoResponse:
-            return no_response(steps)
+            return ovs_rows.no_response(steps)
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
@@ -115,7 +105,7 @@ class OvsdbExecutor:
                 if not error.startswith(_ROWS_CHANGED):
                     break
             time.sleep(random.uniform(0, 0.01 * 2**attempt))
-        return not_committed(steps, error, rows_changed=error.startswith(_ROWS_CHANGED), retries=attempt)
+        return ovs_rows.not_committed(steps, error, rows_changed=error.startswith(_ROWS_CHANGED), retries=attempt)
 
     def _side_effects(
         self, connection: Connection, steps: Sequence[Step], snapshot: Snapshot, deadline: float
@@ -170,16 +160,16 @@ def _commit(connection: Connection, operations: Sequence[Operation], deadline: f
 def _outcomes(connection: Connection, steps: Sequence[Step], results: Sequence[Any], deadline: float) -> list[Outcome]:
     """Return the outcomes of a committed transaction, by what ovs-vswitchd made of it."""
     number = int(results[-1]["rows"][0]["next_cfg"])
-    wanted = {step.part.name for step in steps if needs_device(step)}
+    wanted = {step.part.name for step in steps if ovs_rows.needs_device(step)}
     rows = _applied_rows(connection, number, wanted, deadline)
     if rows is None:
-        return not_acknowledged(steps)
+        return ovs_rows.not_acknowledged(steps)
     # ovs-vswitchd writes cur_cfg and the columns of the interface in two transactions.
     end = min(deadline, time.monotonic() + SETTLE_TIME)
-    while any(is_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
+    while any(ovs_rows.is_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
         time.sleep(POLL_INTERVAL)
         rows = _applied_rows(connection, number, wanted, deadline) or rows
-    return committed(steps, lambda name: error_about(rows.get(name)))
+    return ovs_rows.committed(steps, lambda name: ovs_rows.error_about(rows.get(name)))
 
 
 def _applied_rows(

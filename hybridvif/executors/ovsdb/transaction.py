@@ -11,18 +11,9 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridvif.executors import side_effects
+from hybridvif.executors import ovs_rows, side_effects
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.ovs_rows import (
-    IDS,
-    SOCKET,
-    Row,
-    bridge_missing,
-    columns_at_creation,
-    ids_of,
-    iface_id_of,
-    options_of,
-)
+from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, columns_at_creation, ids_of, iface_id_of, options_of
 from hybridvif.executors.ovsdb.rpc import Operation
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, VhostUserPort
@@ -253,7 +244,7 @@ def error_in(results: Sequence[Any]) -> str:
 
 def _require(bridge: str, existing: Collection[str]) -> None:
     if bridge not in existing:
-        raise bridge_missing(bridge)
+        raise ovs_rows.bridge_missing(bridge)
 
 
 def _insert(port: OvsPort, index: int, effects: SideEffects) -> list[Operation]:
