@@ -2,7 +2,7 @@
 
 The recipe is that of OpenStack's hybrid plug:
 
-brctl addbr qbr; brctl setfd qbr 0; brctl stp qbr off; multicast_snooping 0; disable_ipv6 1
+    brctl addbr qbr; brctl setfd qbr 0; brctl stp qbr off; multicast_snooping 0; disable_ipv6 1
     ip link add qvb type veth peer name qvo; each end: up, promisc on, mtu
     ip link set qbr up; brctl addif qbr qvb
     ovs-vsctl add-port br-int qvo -- set Interface qvo external_ids: iface-id, iface-status, attached-mac, vm-uuid
