@@ -79,6 +79,33 @@ class Row:
         )
 
 
+def row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder_of: Mapping[str, str]) -> Row:
+    """Decode an Interface and its Port (RFC 7047, 5.1). holder_of: the bridge of each Port, by uuid."""
+    alone = port is not None and [uuid[1] for uuid in elements(port["interfaces"])] == [interface["_uuid"][1]]
+    tag = optional(port["tag"]) if port is not None and alone else None
+    return Row(
+        name=interface["name"],
+        bridge=holder_of.get(port["_uuid"][1]) if port is not None and alone else None,
+        type=interface["type"],
+        external_ids=dict(interface["external_ids"][1]),
+        ofport=optional(interface["ofport"]),
+        error=optional(interface.get("error", ["set", []])) or "",
+        tag=tag,
+        options=dict(interface["options"][1]),
+        mtu_request=(optional(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
+    )
+
+
+def elements(value: Any) -> list[Any]:
+    """Return a set as a list; OVSDB encodes a set of one element as that element."""
+    return list(value[1]) if isinstance(value, list) and value[:1] == ["set"] else [value] if value else []
+
+
+def optional(value: Any) -> Any:
+    """Return the element of a set with at most one element; None if empty."""
+    return next(iter(elements(value)), None) if isinstance(value, list) else value
+
+
 def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
     """Return the Interface types that a row of this name may have, each with its Interface.options.
 

@@ -16,13 +16,13 @@ from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError, rejected_transaction
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, switch_words
-from hybridvif.executors.ovs_rows import IDS, Row, iface_id_of, observed
+from hybridvif.executors.ovs_rows import IDS, Row, elements, iface_id_of, observed, optional, row_of
 from hybridvif.executors.side_effects import (
     bridges_to_create,
     deleted_ports,
-    is_qos_of,
     is_trunk_patch,
     ports_with_qos,
+    qos_rows_of_ports,
     removable_trunks,
 )
 from hybridvif.executors.sockets import numeric, tls_context, tls_files
@@ -149,7 +149,7 @@ class VsctlExecutor:
     def _read(self, names: Collection[str] | None, deadline: float) -> tuple[list[Row], dict[str, str], str]:
         """Return the rows under these names, the bridges and the version, with one command line."""
         columns = {
-            "Interface": f"name,type,external_ids,ofport,error,options{self._mtu_request}",
+            "Interface": f"_uuid,name,type,external_ids,ofport,error,options{self._mtu_request}",
             "Port": "_uuid,name,interfaces,tag",
         }
         wanted = sorted(name for name in names or () if key_of(name))
@@ -158,8 +158,6 @@ class VsctlExecutor:
         if names is None or wanted:
             for table, some in columns.items():
                 words += ["--", "--if-exists", f"--columns={some}", "list", table, *wanted]
-            # A Port references its Interfaces by uuid.
-            words += ["--", "--if-exists", "--columns=_uuid,name", "list", "Interface", *wanted]
         done = self._run(words, deadline, options=["--format=json", "--no-wait"])
         if done.expired or done.code < 0:
             raise ExecutorError(f"OVSDB at {self._database} does not answer ovs-vsctl (is ovsdb-server hung?)")
@@ -175,14 +173,12 @@ class VsctlExecutor:
                 precondition=lacking,
             )
         bridges, root, *tables = [list(_records(line)) for line in lines_of(done.stdout) if line.strip()]
-        interfaces, ports, uuids = tables or ([], [], [])
-        version = next((str(row["ovs_version"]) for row in root if row["ovs_version"]), "")
-        rows = _rows(interfaces, ports, uuids, bridges)
-        return (
-            list(rows),
-            {row["name"]: row["datapath_type"] for row in bridges},
-            version,
-        )
+        interfaces, ports = tables or ([], [])
+        port_of = {port["name"]: port for port in ports}
+        holder_of = {uuid[1]: bridge["name"] for bridge in bridges for uuid in elements(bridge["ports"])}
+        rows = [row_of(interface, port_of.get(interface["name"]), holder_of) for interface in interfaces]
+        version = next((text for row in root if (text := optional(row["ovs_version"]))), "")
+        return rows, {bridge["name"]: bridge["datapath_type"] for bridge in bridges}, version
 
     def _qos_rows(self, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:
         """Return the uuids of the QoS rows that go with each port of these steps, by port name."""
@@ -194,14 +190,8 @@ class VsctlExecutor:
         if done.expired or done.code:
             raise ExecutorError(f"cannot read the QoS rows of OVSDB at {self._database}: {done.said or 'no answer'}")
         rows, ports = [list(_records(line)) for line in lines_of(done.stdout) if line.strip()]
-        return {
-            name: [
-                row["_uuid"]
-                for row in rows
-                if is_qos_of(name, row["external_ids"], [port["name"] for port in ports if port["qos"] == row["_uuid"]])
-            ]
-            for name in names
-        }
+        holders = [port for port in ports if elements(port["qos"])]
+        return qos_rows_of_ports(names, [{"rows": rows}], {"rows": holders})
 
     def _empty_trunks(self, steps: Sequence[Step], deadline: float) -> list[str]:
         """Return the trunk bridges to remove."""
@@ -273,46 +263,7 @@ def _warning_about(warnings: str, name: str) -> str:
 
 
 def _records(line: str) -> Iterator[dict[str, Any]]:
-    """Return the records of one table of ovs-vsctl's JSON (RFC 7047, section 5.1: sets and maps as pairs)."""
+    """Return the rows of one table in ovs-vsctl's JSON, with values as in RFC 7047, section 5.1."""
     table = json.loads(line)
     for values in table["data"]:
-        yield {heading: _value(value) for heading, value in zip(table["headings"], values, strict=True)}
-
-
-def _value(value: Any) -> Any:
-    match value:
-        case ["set", list(members)]:
-            return [_value(member) for member in members]
-        case ["map", list(pairs)]:
-            return {_value(key): _value(member) for key, member in pairs}
-        case ["uuid", str(text)]:
-            return text
-    return value
-
-
-def _members(value: Any) -> list[Any]:
-    """Return a set column as a list; OVSDB encodes a set of one element as that element."""
-    return value if isinstance(value, list) else [value]
-
-
-def _rows(interfaces: list[Any], ports: list[Any], uuids: list[Any], bridges: list[Any]) -> Iterator[Row]:
-    names = {interface["_uuid"]: interface["name"] for interface in uuids}
-    by_name = {port["name"]: port for port in ports}
-    holders = {uuid: bridge["name"] for bridge in bridges for uuid in _members(bridge["ports"])}
-    for interface in interfaces:
-        name = interface["name"]
-        port = by_name.get(name)
-        alone = port is not None and [names.get(uuid) for uuid in _members(port["interfaces"])] == [name]
-        ofport, error = _members(interface["ofport"]), _members(interface["error"])
-        tag = _members(port["tag"]) if port is not None and alone else []
-        yield Row(
-            name=name,
-            bridge=holders.get(port["_uuid"]) if port is not None and alone else None,
-            type=interface["type"],
-            external_ids=interface["external_ids"],
-            ofport=ofport[0] if ofport else None,
-            error=error[0] if error else "",
-            tag=tag[0] if tag else None,
-            options=interface["options"],
-            mtu_request=next(iter(_members(interface["mtu_request"])), 0) if "mtu_request" in interface else None,
-        )
+        yield dict(zip(table["headings"], values, strict=True))

@@ -13,7 +13,18 @@ from typing import Any
 
 from hybridvif.executors import ovs_rows, side_effects
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, columns_at_creation, ids_of, iface_id_of, options_of
+from hybridvif.executors.ovs_rows import (
+    IDS,
+    SOCKET,
+    Row,
+    columns_at_creation,
+    elements,
+    ids_of,
+    iface_id_of,
+    optional,
+    options_of,
+    row_of,
+)
 from hybridvif.executors.ovsdb.rpc import Operation
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, VhostUserPort
@@ -93,7 +104,7 @@ def rows_of(names: Collection[str] | None, responses: Sequence[Any], holders: Ma
     for response in responses[2:]:
         for row in response["rows"]:
             (ports if "interfaces" in row else interfaces)[row["name"]] = row
-    holder_of = {uuid[1]: bridge["name"] for bridge in bridges for uuid in _set(bridge.get("ports", []))}
+    holder_of = {uuid[1]: bridge["name"] for bridge in bridges for uuid in elements(bridge.get("ports", []))}
     for uuid in ports_without_holder(responses):
         if not holders[uuid]["rows"]:
             return None
@@ -101,30 +112,14 @@ def rows_of(names: Collection[str] | None, responses: Sequence[Any], holders: Ma
     wanted = [name for name in interfaces if (key_of(name) if names is None else name in names)]
     uuids = {name: (interfaces[name]["_uuid"][1], ports[name]["_uuid"][1]) for name in wanted if name in ports}
     return Snapshot(
-        rows={name: _row_of(interfaces[name], ports.get(name), holder_of) for name in sorted(wanted)},
+        rows={name: row_of(interfaces[name], ports.get(name), holder_of) for name in sorted(wanted)},
         uuids=uuids,
         external_ids={name: interfaces[name]["external_ids"] for name in wanted},
         bridges={bridge["name"]: bridge.get("datapath_type", "") for bridge in bridges},
-        version=_optional(version) or "",
+        version=optional(version) or "",
         iface_ids=[(name, iface_id_of(dict(row["external_ids"][1]))) for name, row in interfaces.items()]
         if names is None
         else (),
-    )
-
-
-def _row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder_of: Mapping[str, str]) -> Row:
-    alone = port is not None and [uuid[1] for uuid in _set(port["interfaces"])] == [interface["_uuid"][1]]
-    tag = _optional(port["tag"]) if port is not None and alone else None
-    return Row(
-        name=interface["name"],
-        bridge=holder_of.get(port["_uuid"][1]) if port is not None and alone else None,
-        type=interface["type"],
-        external_ids=dict(interface["external_ids"][1]),
-        ofport=_optional(interface["ofport"]),
-        error=_optional(interface.get("error", ["set", []])) or "",
-        tag=tag,
-        options=dict(interface["options"][1]),
-        mtu_request=(_optional(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
     )
 
 
@@ -225,8 +220,8 @@ def applied_rows(responses: Iterable[Any]) -> dict[str, Row]:
             bridge=None,
             type=row["type"],
             external_ids={},
-            ofport=_optional(row["ofport"]),
-            error=_optional(row.get("error", ["set", []])) or "",
+            ofport=optional(row["ofport"]),
+            error=optional(row.get("error", ["set", []])) or "",
             tag=None,
         )
         for response in responses
@@ -332,13 +327,3 @@ def _mutate(table: str, where: Any, *mutations: Any) -> Operation:
 
 def _map(values: Mapping[str, str]) -> list[Any]:
     return ["map", [[key, value] for key, value in sorted(values.items())]]
-
-
-def _set(value: Any) -> list[Any]:
-    """Return a set as a list; OVSDB encodes a set of one element as that element."""
-    return list(value[1]) if isinstance(value, list) and value[:1] == ["set"] else [value] if value else []
-
-
-def _optional(value: Any) -> Any:
-    """Return the element of a set with at most one element; None if empty."""
-    return next(iter(_set(value)), None) if isinstance(value, list) else value
