@@ -235,7 +235,7 @@ def _create_tap(tap: ManagedTap) -> Iterator[Line]:
     yield _ip("tuntap", "add", "dev", tap.name, "mode", "tap", "user", str(ROOT), *queues)
     # First: without its alias the tap has no ownership tag.
     yield _set(tap.name, {"alias": tap.alias})
-    # Before it is up: the VM would receive router solicitations of the host (LP 2159024).
+    # Before it is up: the VM must not see an IPv6 address of the host (LP 2159024).
     yield from _set_end(tap.name, {"mac": tap.mac, "mtu": tap.mtu, "host_ip": tap.host_ip})
     if tap.master:
         yield _brctl("addif", tap.master, tap.name)

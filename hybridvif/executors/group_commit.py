@@ -21,7 +21,7 @@ from hybridvif.model.steps import Step
 MAX_GATHER_TIME = 0.1
 """Seconds that a leader waits for announced callers, at most."""
 MIN_TIME_SHARE = 0.25
-"""Share of a caller's remaining time that it waits for others, and of the longest time that a merged request has."""
+"""Share of its remaining time that a leader waits; also the least ratio of remaining times within a group."""
 MAX_WAIT = 1.0
 """Seconds after which a transaction in flight is no longer waited for: ovs-vswitchd may hang."""
 

@@ -69,8 +69,8 @@ class Row:
     def error_now(self) -> str:
         """Return the error of ovs-vswitchd about the row as it is now; "" if none.
 
-        The error of the placeholder may stay after the row has become a system device again (OVS 3.1), even though the
-        device has a port number and passes packets. It is ignored then.
+        The error of the placeholder may stay after the row is a system device again (OVS 3.1). It is ignored once the
+        device has a port number, since packets pass then.
         """
         return (
             ""
