@@ -15,8 +15,8 @@ from hybridvif.cli.ports import Asked
 from hybridvif.cli.screen import Answer, Paint
 from hybridvif.engine.api import plug_all, unplug_all
 from hybridvif.engine.simulated_host import SimulatedHost
-from hybridvif.executors.besides import Beside, besides_of_plans
-from hybridvif.executors.script import script_lines
+from hybridvif.executors.command_lines import script_lines
+from hybridvif.executors.side_effects import SideEffect, side_effects_of_plans
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import HostState
@@ -71,7 +71,7 @@ def answer_of(
     reports = plug_all(wish.ports, stage) if wish.goal == "plug" else unplug_all(wish.port_ids, stage, force=wish.force)
     steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
     script = script_lines(steps.values(), stage.seen.facts.switches, stage.settings)
-    besides = besides_of_plans(steps, stage.seen.facts.switches, stage.settings)
+    besides = side_effects_of_plans(steps, stage.seen.facts.switches, stage.settings)
     changes = {port_id: changes_of_plan(some) for port_id, some in steps.items()}
     counted = tally([change for some in changes.values() for change in some])
     failures = [failure_of_report(report) for report in reports if not report.ok]
@@ -124,7 +124,7 @@ def _lines(
     goal: str,
     reports: Sequence[Report],
     changes: Mapping[str, Sequence[Change]],
-    besides: Mapping[str, Sequence[Beside]],
+    besides: Mapping[str, Sequence[SideEffect]],
     paint: Paint,
     *,
     reasons: bool,

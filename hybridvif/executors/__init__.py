@@ -1,7 +1,7 @@
-"""Executors: how the steps of a plan are carried out. One a module, loaded by name through an entry point.
+"""Executors carry out the steps of plans; each is loaded by name through an entry point.
 
-To write one: implement base.Executor for one role, declare it in the group `hybridvif.link_executors` or
-`hybridvif.switch_executors`, choose it with `[hybridvif] link_executor` or `switch_executor`. steps.simulate() says
-what each step must do, steps.objection() when it must not; base.one_by_one() does the bookkeeping of one that is not
-atomic.
+To write one, implement `base.Executor` for one role. Declare it in the entry-point group `hybridvif.link_executors` or
+`hybridvif.switch_executors`. Select it with `[hybridvif] link_executor` or `switch_executor`. `steps.simulate()`
+specifies the effect of each step and `steps.objection()` its preconditions. `base.one_by_one()` is the loop of an
+executor that is not atomic.
 """

@@ -1,8 +1,8 @@
-"""The Executor protocol: all that a third party implements, and what every executor does the same way.
+"""The Executor protocol, and the outcomes that all executors share.
 
-An executor carries out steps of one role on this host. It runs in the privileged daemon, is made once, and may be
-called from several threads at a time. It decides nothing: what a step means is steps.simulate(), when it must not run
-is steps.objection().
+An executor carries out the steps of one role on this host. The privileged daemon creates it once and may call it from
+several threads. It makes no decisions: `steps.simulate()` defines the effect of a step, `steps.objection()` its
+preconditions.
 """
 
 from __future__ import annotations
@@ -28,52 +28,53 @@ LOG = logging.getLogger(__name__)
 
 @runtime_checkable
 class Executor(Protocol):
-    """Carries out steps of one role on this host.
+    """Executor of the steps of one role on this host.
 
-    A deadline is an instant of time.monotonic(). observe() and apply() return by it, or raise ExecutorError.
+    A deadline is an instant of time.monotonic(). observe() and apply() return by it or raise ExecutorError.
     """
 
     role: ClassVar[Role]
     serves: ClassVar[frozenset[type[Part]]]
-    """The parts it can make; a port that needs another is refused before any step."""
+    """Parts that it can create. A port that needs another part is refused before any step."""
     programs: ClassVar[tuple[str, ...]]
-    """What must be installed, for doctor and for the precondition error."""
+    """Programs that must be installed; used by `doctor` and the precondition error."""
     atomic: ClassVar[bool]
-    """True: a batch takes effect whole or not at all."""
+    """True if a batch takes effect as a whole or not at all."""
 
     def __init__(self, settings: Settings) -> None: ...
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """The parts and facts under these names; None: under all names of our grammar (names.key_of)."""
+        """Return the parts and facts under these names; None: under all device names of ports (names.key_of)."""
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """Carry the steps out in their order; one Outcome a step, in the same order.
+        """Carry out the steps in order; return one Outcome per step, in the same order.
 
-        The steps of one port depend on each other, those of different ports do not. Never raises for a step that
-        failed: that is an Outcome.
+        The steps of one port depend on each other; those of different ports do not. A failed step is an Outcome, never
+        an exception.
         """
 
 
 def expected(executor: Executor) -> AbstractContextManager[None]:
-    """Within, this thread does something else first, and then calls apply() of this executor.
+    """Announce an apply() of this executor by the current thread, for as long as the context lasts.
 
-    One that carries out together what several threads bring may have a method of this name.
+    An executor that merges the calls of several threads may have a method of this name. It then waits briefly for the
+    announced call.
     """
     expect: Callable[[], AbstractContextManager[None]] = getattr(executor, "expected", nullcontext)
     return expect()
 
 
 NOT_REALIZED = "not-realized"
-"""The code of a step that was committed, and that the switch then would not carry out."""
+"""Error code of a step that was committed and that the switch rejected."""
 
 NOT_ACKNOWLEDGED = "committed in OVSDB, but ovs-vswitchd has not acknowledged it by the deadline; is it running?"
-"""The reason of the outcome `configured`."""
+"""Reason of the outcome `configured`."""
 
 
 class ExecutorError(Exception):
-    """The executor can do nothing at all now: no socket, no program, no answer. One finished sentence.
+    """The executor cannot work: no socket, no program, no response. The message is one complete sentence.
 
-    precondition: the host lacks something, and nothing was tried; else the answer did not come by the deadline.
+    precondition: the host lacks something and nothing was tried. Otherwise the response did not come by the deadline.
     """
 
     def __init__(self, message: str, *, precondition: bool = False) -> None:
@@ -81,13 +82,13 @@ class ExecutorError(Exception):
         self.precondition = precondition
 
     def outcome_of(self, step: Step) -> Outcome:
-        """The failure as data."""
+        """Return the failure as an Outcome."""
         code = PreconditionError.code if self.precondition else ""
         return Outcome(step, Result.FAILED, str(self), retry=not self.precondition, code=code)
 
 
 class StepFailed(Exception):
-    """A step was tried and not done; the sentence says what the kernel or the switch said."""
+    """A step was tried and failed; the message contains the error of the kernel or the switch."""
 
     def __init__(self, message: str, *, retry: bool = False, code: str = "") -> None:
         super().__init__(escaped(message))
@@ -95,25 +96,24 @@ class StepFailed(Exception):
         self.code = code
 
     def outcome_of(self, step: Step) -> Outcome:
-        """The failure as data; refused, with the holder, where another device has the name as an alternative one."""
-        reason = _held_by_another(step)
+        """Return the failure as an Outcome; refused if the name is an alternative name of another device."""
+        reason = _alternative_name_conflict(step)
         if reason:
             return Outcome(step, Result.REFUSED, f"refused: {reason}", code=Conflict.code)
         return Outcome(step, Result.FAILED, str(self), retry=self.retry, code=self.code)
 
 
-def failed_by_a_bug(step: Step, error: Exception) -> Outcome:
-    """The outcome of a step in which the executor itself failed; those of other steps stand."""
+def internal_error(step: Step, error: Exception) -> Outcome:
+    """Return the outcome of a step in which the executor raised an unexpected exception."""
     LOG.error("the executor failed", exc_info=error)
     reason = f"the executor failed at {step.part.name}: {type(error).__name__}; see the daemon's log"
     return Outcome(step, Result.FAILED, reason, code=HybridVifError.code)
 
 
-def _held_by_another(step: Step) -> str:
-    """Return which device has a name of this new link as an alternative one, and the remedy; empty if none has.
+def _alternative_name_conflict(step: Step) -> str:
+    """Return the device that has this new name as an alternative name, and the remedy; empty if none.
 
-    The kernel says no more than that the name exists, and lists such a device under its first name alone. Asked only
-    when a step has failed.
+    The kernel reports only EEXIST, and lists such a device under its primary name. Called only for a failed step.
     """
     if not isinstance(step, Create) or step.part.role is not Role.LINK:
         return ""
@@ -128,24 +128,24 @@ def _held_by_another(step: Step) -> str:
     return ""
 
 
-def refused(step: Step, against: Objection) -> Outcome:
-    """The outcome of a step that must not run: refused, or failed where the host has merely moved on."""
-    if against.retry:
-        return Outcome(step, Result.FAILED, f"{against.reason}; call again", retry=True)
-    return Outcome(step, Result.REFUSED, f"refused: {against.reason}")
+def refused(step: Step, problem: Objection) -> Outcome:
+    """Return the outcome of a step with an objection: refused, or failed if the host has changed meanwhile."""
+    if problem.retry:
+        return Outcome(step, Result.FAILED, f"{problem.reason}; call again", retry=True)
+    return Outcome(step, Result.REFUSED, f"refused: {problem.reason}")
 
 
 def untried(step: Step, state: HostState, deadline: float, *, failed: bool) -> Outcome | None:
-    """The outcome of a step that is not to be tried on a host in this state; None: try it.
+    """Return the outcome of a step that must not run on a host in this state; None: run it.
 
-    failed: whether an earlier step of the same port did. Then only its deletes are still tried, so that an unplug goes
-    on past what it cannot remove, and nothing is built on something that is not there.
+    failed: an earlier step of the port failed. Then only deletes are tried: an unplug continues past an object that it
+    cannot delete, and nothing is built on a missing one.
     """
     if failed and not isinstance(step, Delete):
         return Outcome(step, Result.SKIPPED, "not tried, since an earlier step of this port failed")
-    against = objection(state, step)
-    if against:
-        return refused(step, against)
+    problem = objection(state, step)
+    if problem:
+        return refused(step, problem)
     if time.monotonic() >= deadline:
         return Outcome(step, Result.FAILED, "not tried, since the deadline had passed", retry=True)
     if isinstance(step, Delete) and not is_there(state, step.part):
@@ -156,16 +156,17 @@ def untried(step: Step, state: HostState, deadline: float, *, failed: bool) -> O
 def one_by_one(
     steps: Sequence[Step], state: HostState, do: Callable[[Step], None], deadline: float
 ) -> tuple[Outcome, ...]:
-    """Carry steps out one after another; what an executor does that is not atomic. state: the host as just observed.
+    """Carry out steps one after another, for an executor that is not atomic.
 
-    do: carries one step out; what it raises, StepFailed or ExecutorError, is the outcome of that step.
+    state: the host as just observed. do: carries out one step; a StepFailed or ExecutorError that it raises is the
+    outcome of the step.
     """
     outcomes: list[Outcome] = []
     states: dict[str | None, HostState] = {}
     failed: set[str | None] = set()
     for step in steps:
         key = key_of(step.part.name)
-        # Of this port alone: every step makes another state, and a host may have a thousand ports.
+        # Only the state of this port: each step copies the state, and a host may have a thousand ports.
         before = states.setdefault(key, state.of(names_of_key(key or "")))
         outcome = untried(step, before, deadline, failed=key in failed)
         if outcome is None:
@@ -174,33 +175,33 @@ def one_by_one(
                 states[key] = simulate(before, step)
                 outcome = Outcome(step, Result.DONE)
             except (StepFailed, ExecutorError) as failure:
-                # ExecutorError as well: what earlier steps came to must not be lost with it.
+                # Not raised, or the outcomes of earlier steps would be lost.
                 outcome = failure.outcome_of(step)
-            except Exception as error:  # noqa: BLE001  # and so with any other
-                outcome = failed_by_a_bug(step, error)
+            except Exception as error:  # noqa: BLE001  # as above
+                outcome = internal_error(step, error)
         if outcome.result is not Result.DONE:
             failed.add(key)
         outcomes.append(outcome)
     return tuple(outcomes)
 
 
-def objected(state: HostState, steps: Sequence[Step]) -> list[Outcome] | None:
-    """The outcomes of a transaction of the switch if any of its steps must not run; None if all may.
+def rejected_transaction(state: HostState, steps: Sequence[Step]) -> list[Outcome] | None:
+    """Return the outcomes of a switch transaction if any of its steps has an objection; None if none has.
 
     state: the ports as just observed.
     """
-    # One port a state: every step makes another state, and a batch may have hundreds.
+    # One state per port: each step copies the state, and a batch may have hundreds of ports.
     states = {name: HostState({}, {name: port}) for name, port in state.ports.items()}
-    against: list[Objection | None] = []
+    problems: list[Objection | None] = []
     for step in steps:
         own = states.get(step.part.name, HostState())
-        against.append(objection(own, step))
-        if not against[-1]:
+        problems.append(objection(own, step))
+        if not problems[-1]:
             states[step.part.name] = simulate(own, step)
-    if not any(against):
+    if not any(problems):
         return None
     reason = "not tried, since another step of the same transaction was not permitted"
     return [
-        refused(step, one) if one else Outcome(step, Result.SKIPPED, reason)
-        for step, one in zip(steps, against, strict=True)
+        refused(step, problem) if problem else Outcome(step, Result.SKIPPED, reason)
+        for step, problem in zip(steps, problems, strict=True)
     ]

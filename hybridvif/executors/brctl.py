@@ -1,6 +1,6 @@
-"""subprocess-brctl: links, by brctl (bridge-utils) and ip, as recipes.py has it.
+"""subprocess-brctl: links through brctl (bridge-utils) and ip, with the lines of command_lines.py.
 
-A failed command is an outcome with what the program said, never a log line and success.
+A failed command becomes a failed outcome with its error message.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from hybridvif.children import LOST
 from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
+from hybridvif.executors.command_lines import RANDOM_MAC, Command, Owner, Sysctl, bridges_to_raise_later, link_lines
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import random_mac
 from hybridvif.executors.netlink.messages import get_link, message_of, queues_of
 from hybridvif.executors.netlink.socket import Channel
 from hybridvif.executors.netlink.tap import NO_TUN, own
-from hybridvif.executors.recipes import RANDOM_MAC, Command, Owner, Sysctl, bridges_that_go_up_later, link_lines
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of, names_of_key
@@ -26,8 +26,8 @@ from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Step
 
-_SAID: tuple[tuple[str, bool, bool], ...] = (
-    # what brctl or ip says (C locale); whether to try again; whether the host lacks something
+_ERRORS: tuple[tuple[str, bool, bool], ...] = (
+    # error message of brctl or ip (C locale); retry; precondition
     ("already exists", True, False),
     ("File exists", True, False),
     ("does not exist", True, False),
@@ -41,17 +41,17 @@ _SAID: tuple[tuple[str, bool, bool], ...] = (
     ("Operation not supported", False, True),
     ("Unknown device type", False, True),
     ("Read-only file system", False, True),
-    # ip tuntap, of /dev/net/tun.
+    # ip tuntap, about /dev/net/tun.
     ("open: No such", False, True),
 )
-"""stderr -> outcome, first match; anything else is a plain failure."""
+"""stderr -> outcome, first match; any other message is a plain failure."""
 
 _NO_IPV6 = ("Address family not supported",)
 _ABSENT = ("does not exist", "doesn't exist", "Cannot find device", "No such device")
 
 
 class BrctlExecutor:
-    """Links by brctl and ip."""
+    """Links through brctl and ip."""
 
     role: ClassVar[Role] = Role.LINK
     serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, ManagedTap})
@@ -62,37 +62,35 @@ class BrctlExecutor:
         self._programs = {name: Program(name, settings.program_path) for name in self.programs}
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """The links under these names, or all of our grammar."""
+        """Return the links under these names, or under all device names of ports."""
         self._programs["brctl"].require()
         return ip_json.observe(self._programs["ip"], names, deadline)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """Carry the steps out one by one."""
+        """Carry out the steps one by one."""
         names = {name for step in steps for name in names_of_key(key_of(step.part.name) or "")}
         state = self.observe(names, deadline).state
-        worker = _Worker(self._programs, bridges_that_go_up_later(steps), deadline)
+        worker = _Worker(self._programs, bridges_to_raise_later(steps), deadline)
         return one_by_one(steps, state, worker.do, deadline)
 
 
 class _Worker:
-    """Carries single steps out."""
+    """Carries out single steps."""
 
     def __init__(self, programs: Mapping[str, Program], up_later: frozenset[str], deadline: float) -> None:
         self._programs, self._up_later, self._deadline = programs, up_later, deadline
 
     def do(self, step: Step) -> None:
         for line in link_lines(step, self._up_later):
-            if isinstance(line, Sysctl):
+            if not isinstance(line, Command):
                 _write(line)
-            elif isinstance(line, Owner):
-                _own(line)
             else:
                 self._run(line)
                 if "multi_queue" in line.arguments:
                     self._require_alone(step.part.name)
 
     def _require_alone(self, tap: str) -> None:
-        """Make sure that nobody attached to another queue of a tap before it had an owner; else it goes again."""
+        """Delete the tap and raise StepFailed if another process attached a queue before it had an owner."""
         with Channel(self._deadline) as channel:
             (answer,) = channel.exchange([get_link(tap)])
         if isinstance(answer, bytes) and queues_of(message_of(answer)):
@@ -101,33 +99,32 @@ class _Worker:
 
     def _run(self, command: Command) -> None:
         arguments = [random_mac().hex(":") if word == RANDOM_MAC else word for word in command.arguments]
-        done = self._programs[command.program].run(arguments, self._deadline)
-        if done.expired:
+        result = self._programs[command.program].run(arguments, self._deadline)
+        if result.expired:
             raise StepFailed(f"{command} did not end before the deadline and was killed", retry=True)
-        if done.code < 0:
-            raise StepFailed(f"{command}: {done.said if done.code == LOST else 'it was killed'}", retry=True)
+        if result.code < 0:
+            raise StepFailed(f"{command}: {result.said if result.code == LOST else 'it was killed'}", retry=True)
         harmless = _ABSENT if command.absent else _NO_IPV6 if command.without_ipv6 else ()
-        if done.code and not any(said in done.stderr for said in harmless):
-            raise _failure(f"{command} failed", done.said)
+        if result.code and not any(message in result.stderr for message in harmless):
+            raise _failure(f"{command} failed", result.said)
 
 
-def _write(line: Sysctl) -> None:
+def _write(line: Sysctl | Owner) -> None:
     try:
-        sysctl.write(line.device, line.attribute, line.value)
+        if isinstance(line, Owner):
+            own(line.device)
+        else:
+            sysctl.write(line.device, line.attribute, line.value)
     except OSError as error:
         raise _failure(f"{line} failed", error.strerror or str(error)) from error
 
 
-def _own(line: Owner) -> None:
-    try:
-        own(line.device)
-    except OSError as error:
-        raise _failure(f"{line} failed", error.strerror or str(error)) from error
-
-
-def _failure(attempt: str, said: str) -> StepFailed:
-    retry, lacking = next(((again, lacks) for text, again, lacks in _SAID if text in said), (False, False))
-    remedy = f"; {NO_TUN}" if "open: No such" in said else ""
+def _failure(attempt: str, message: str) -> StepFailed:
+    retry, lacking = next(
+        ((can_retry, is_precondition) for text, can_retry, is_precondition in _ERRORS if text in message),
+        (False, False),
+    )
+    remedy = f"; {NO_TUN}" if "open: No such" in message else ""
     return StepFailed(
-        f"{attempt}: {said.rstrip('.')}{remedy}", retry=retry, code=PreconditionError.code if lacking else ""
+        f"{attempt}: {message.rstrip('.')}{remedy}", retry=retry, code=PreconditionError.code if lacking else ""
     )

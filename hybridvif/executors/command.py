@@ -1,7 +1,7 @@
-"""Runs one of a fixed list of programs: absolute path, C locale, a deadline, its stderr kept.
+"""Run one of a fixed list of programs: absolute path, C locale, deadline, captured stderr.
 
-The path is looked up in the daemon's own [hybridvif] program_path, never in a PATH that someone else may have set. The
-program is the leader of a process group of its own, which is killed as a whole when the deadline passes.
+The path is looked up in [hybridvif] program_path of the daemon, never in an inherited PATH. The program leads its own
+process group, which is killed as a whole at the deadline.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from hybridvif.executors.base import ExecutorError
 from hybridvif.model.text import escaped
 
 PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch", "ivs-ctl": "ivs"}
-"""The package that has each program, as Debian and Ubuntu call it."""
+"""Debian and Ubuntu package of each program."""
 
 
 @dataclass(frozen=True, slots=True)
 class Finished:
-    """A program that ended, or was killed at its deadline."""
+    """A program that exited or was killed at its deadline."""
 
     argv: tuple[str, ...]
     code: int
-    """Negative if it was killed, or its exit code is lost: then what it wrote may be half, and tells of no absence."""
+    """Negative if it was killed or its exit code was lost. Its output may then be incomplete and proves no absence."""
     stdout: str
     stderr: str
     expired: bool = False
 
     @property
     def said(self) -> str:
-        """The last line it wrote to stderr, or its exit code."""
+        """The last line of stderr, or the exit code."""
         if self.code == LOST:
             return WHY_LOST
         lines = [line.strip() for line in lines_of(self.stderr) if line.strip()]
@@ -44,19 +44,19 @@ class Finished:
 
 
 def lines_of(output: str) -> list[str]:
-    """Return the lines of what a program wrote; str.splitlines() also splits a value, at U+2028 and its like."""
+    """Return the lines of a program's output. str.splitlines() would also split values, at U+2028 for example."""
     return output.removesuffix("\n").split("\n")
 
 
 class Program:
-    """One program of the list."""
+    """A program of the list."""
 
     def __init__(self, name: str, path: str) -> None:
         self.name = name
         self._search = path
 
     def require(self) -> str:
-        """Its absolute path. Raises ExecutorError, naming the package, if it is not installed."""
+        """Return its absolute path. Raises ExecutorError, naming the package, if it is not installed."""
         found = shutil.which(self.name, path=self._search)
         if found is None:
             raise ExecutorError(
@@ -67,9 +67,9 @@ class Program:
         return os.path.abspath(found)
 
     def run(self, arguments: Sequence[str], deadline: float, *, stdin: str = "") -> Finished:
-        """Run it, whatever it says. Raises ExecutorError if it is not there, cannot be started, or not in time.
+        """Run it and return its result, whatever its exit code. Raises ExecutorError if it cannot be started.
 
-        After an ExecutorError nothing has run; what has run, and was killed at the deadline, is `expired`.
+        After an ExecutorError nothing has run. A program that was killed at the deadline is `expired`.
         """
         argv = (self.require(), *arguments)
         if time.monotonic() >= deadline:
@@ -80,7 +80,7 @@ class Program:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
-                encoding="utf-8",  # not the caller's locale
+                encoding="utf-8",  # not that of the daemon's locale
                 errors="surrogateescape",
                 env={"LC_ALL": "C", "PATH": self._search},
                 cwd="/",

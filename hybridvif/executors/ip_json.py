@@ -1,4 +1,4 @@
-"""What `ip -details -json link` and /proc/sys say -> devices."""
+"""`ip -details -json link` and /proc/sys -> devices."""
 
 from __future__ import annotations
 
@@ -28,51 +28,58 @@ from hybridvif.model.names import key_of
 from hybridvif.model.parts import ANYBODY
 from hybridvif.model.text import escaped
 
-ALL_FROM = 48
-"""From so many names on, one listing of all devices is cheaper than asking for each."""
-TRIES = 10
+LISTING_THRESHOLD = 48
+"""Number of names from which one listing of all devices is faster than one per name."""
+MAX_ATTEMPTS = 10
 
 
 def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Observed:
-    """The links under these names, or all of our grammar."""
+    """Return the links under these names, or under all device names of ports."""
     sysctl.require()
-    if names is None or len(names) > ALL_FROM:
+    if names is None or len(names) > LISTING_THRESHOLD:
         devices = _ask(ip, ["link show"], deadline)
         return observed(devices, names, members_of(devices))
     questions = [f"link show dev {name}" for name in sorted(names) if key_of(name)]
-    found = {device.name: device for device in _ask(ip, questions, deadline)}
-    # An alternative name answers as well; a device is ours only by its first one.
-    found = {name: device for name, device in found.items() if name in names}
-    # A device with a foreign peer is a ForeignObject. ip may read that name as a quote or a comment, so it is not sent.
-    others = {device.peer for device in found.values() if key_of(device.peer)} - found.keys()
-    bridges = [device.name for device in found.values() if device.options is not None]
+    devices_by_name = {device.name: device for device in _ask(ip, questions, deadline)}
+    # ip also accepts an alternative name; a device is ours only by its primary name.
+    devices_by_name = {name: device for name, device in devices_by_name.items() if name in names}
+    # A device with a foreign peer is a ForeignObject. Its peer's name is not sent: ip could read it as a quote or a
+    # comment.
+    others = {device.peer for device in devices_by_name.values() if key_of(device.peer)} - devices_by_name.keys()
+    bridges = [device.name for device in devices_by_name.values() if device.options is not None]
     more = [f"link show dev {name}" for name in sorted(others)] + [f"link show master {name}" for name in bridges]
     for device in _ask(ip, more, deadline):
-        found.setdefault(device.name, device)
-    members = {bridge: [one.name for one in found.values() if one.master == bridge] for bridge in bridges}
-    return observed(found.values(), names, members)
+        devices_by_name.setdefault(device.name, device)
+    members = {
+        bridge: [device.name for device in devices_by_name.values() if device.master == bridge] for bridge in bridges
+    }
+    return observed(devices_by_name.values(), names, members)
 
 
 def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
-    """What ip answers; a device that is absent has no answer, anything else that it cannot say is an error."""
+    """Return the devices that ip prints; absent ones are omitted, and any other error is raised."""
     if not questions:
         return []
-    why = "ip was interrupted again and again; call again"
-    for _ in range(TRIES):
-        done = ip.run(["-force", "-details", "-json", "-N", "-batch", "-"], deadline, stdin="\n".join(questions) + "\n")
-        if done.expired:
+    reason = "ip was interrupted again and again; call again"
+    for _ in range(MAX_ATTEMPTS):
+        result = ip.run(
+            ["-force", "-details", "-json", "-N", "-batch", "-"], deadline, stdin="\n".join(questions) + "\n"
+        )
+        if result.expired:
             break
-        # Killed, it says nothing of what it had not come to, as of what is absent.
-        if done.code < 0 or "Dump was interrupted" in done.stderr:
-            why = WHY_LOST if done.code == LOST else why
+        # If it was killed, its output is incomplete and does not prove absence.
+        if result.code < 0 or "Dump was interrupted" in result.stderr:
+            reason = WHY_LOST if result.code == LOST else reason
             continue
-        complaints = [line for line in lines_of(done.stderr) if not _is_absence(line)]
+        complaints = [line for line in lines_of(result.stderr) if not _is_absence(line)]
         if complaints:
             raise ExecutorError(f"cannot read the links of this host: {complaints[-1]}")
-        entries = [entry for entry in _documents(done.stdout) if "ifname" in entry]
-        held = _carriers([entry["ifindex"] for entry in entries if "UP" not in entry.get("flags", [])], deadline)
-        return [_device_of(entry, held) for entry in entries]
-    raise ExecutorError(f"the links of this host could not be read: {why}")
+        entries = [entry for entry in _documents(result.stdout) if "ifname" in entry]
+        with_carrier = _carriers(
+            [entry["ifindex"] for entry in entries if "UP" not in entry.get("flags", [])], deadline
+        )
+        return [_device_of(entry, with_carrier) for entry in entries]
+    raise ExecutorError(f"the links of this host could not be read: {reason}")
 
 
 def _is_absence(line: str) -> bool:
@@ -85,20 +92,20 @@ def _is_absence(line: str) -> bool:
 
 
 def _documents(text: str) -> list[dict[str, Any]]:
-    """The entries of the JSON lists that ip writes one after another."""
-    # ip writes the control characters of an alias or an alternative name as they are.
-    decoder, at, entries = json.JSONDecoder(strict=False), 0, []
-    while at < len(text):
-        if text[at].isspace():
-            at += 1
+    """Return the entries of the JSON lists that ip prints one after another."""
+    # ip does not escape control characters of an alias or an alternative name.
+    decoder, offset, entries = json.JSONDecoder(strict=False), 0, []
+    while offset < len(text):
+        if text[offset].isspace():
+            offset += 1
             continue
-        document, at = decoder.raw_decode(text, at)
+        document, offset = decoder.raw_decode(text, offset)
         entries += document
     return entries
 
 
 def _carriers(indexes: list[int], deadline: float) -> frozenset[int]:
-    """Those of these devices, which are down, that have carrier: of such a device ip does not tell.
+    """Return those of these devices that have carrier. ip does not print it for devices that are down.
 
     A VM may hold a tap that is down.
     """
@@ -109,11 +116,11 @@ def _carriers(indexes: list[int], deadline: float) -> frozenset[int]:
             answers = channel.exchange([get_link(index) for index in indexes])
     except OSError as error:
         raise ExecutorError(f"cannot read the links of this host: {error.strerror or error}") from error
-    told = zip(indexes, answers, strict=True)
-    return frozenset(index for index, answer in told if isinstance(answer, bytes) and carrier_of(answer))
+    pairs = zip(indexes, answers, strict=True)
+    return frozenset(index for index, answer in pairs if isinstance(answer, bytes) and carrier_of(answer))
 
 
-def _device_of(entry: Mapping[str, Any], held: frozenset[int]) -> Device:
+def _device_of(entry: Mapping[str, Any], with_carrier: frozenset[int]) -> Device:
     info = entry.get("linkinfo", {})
     kind = info.get("info_kind", "")
     flags = entry.get("flags", [])
@@ -125,16 +132,16 @@ def _device_of(entry: Mapping[str, Any], held: frozenset[int]) -> Device:
         kind=kind,
         up="UP" in flags,
         promisc="PROMISC" in flags,
-        carrier="LOWER_UP" in flags or entry["ifindex"] in held,
+        carrier="LOWER_UP" in flags or entry["ifindex"] in with_carrier,
         mtu=entry.get("mtu", 0),
         mac=entry.get("address", ""),
         alias=escaped(entry.get("ifalias", "")),
         group=int(entry.get("group", "0"), 0),
         master=escaped(entry.get("master", "")),
-        # A link of another namespace is given by its index there.
+        # A link in another namespace is printed as its index there.
         peer=escaped(entry.get("link", "")) if kind == "veth" and "link_netnsid" not in entry else "",
         options=_options_of(entry, info.get("info_data", {})) if kind == "bridge" else None,
-        # iproute2 prints NO-CARRIER for a device that is up and does not have IFF_RUNNING.
+        # iproute2 prints NO-CARRIER for a device that is up without IFF_RUNNING.
         runs="LOWER_UP" in flags and "NO-CARRIER" not in flags,
         host_ip=_host_ip_of(entry, kind) if ours else None,
         port_state=str(port.get("state", "")),
@@ -148,7 +155,7 @@ def _host_ip_of(entry: Mapping[str, Any], kind: str) -> str:
     arp = "NOARP" not in entry.get("flags", [])
     ipv4 = {key: sysctl.read(name, key) for key in IPV4_OFF}
     if kind == "bridge":
-        # Its IPv6 has attributes of its own.
+        # A bridge has attributes of its own for IPv6.
         return host_ip_of(arp=arp, ipv4=ipv4)
     disable_ipv6, mode = sysctl.read(name, "disable_ipv6"), entry.get("inet6_addr_gen_mode")
     return host_ip_of(arp=arp, ipv4=ipv4, disable_ipv6=disable_ipv6, addr_gen_mode=mode)
@@ -159,7 +166,7 @@ def _owner_of(tap: Mapping[str, Any]) -> int:
     if isinstance(owner, int):
         return owner
     try:
-        # iproute2 prints the user's name in spite of -N, if it finds one.
+        # iproute2 prints the user's name if there is one, despite -N.
         return pwd.getpwnam(owner).pw_uid
     except KeyError:
         return ANYBODY

@@ -1,7 +1,7 @@
-"""ivs-ctl: the switch is an Indigo Virtual Switch. `ivs-ctl add-port` and `del-port`, as Nova did (VifType.IVS).
+"""ivs-ctl: ports of an Indigo Virtual Switch through `ivs-ctl add-port` and `del-port`, as in Nova (VifType.IVS).
 
-The real program was not at hand when this was written: it is tested against a stand-in. Which ports there are is read
-from `ivs-ctl show`, in which only words that are names of our grammar count.
+It is tested with a stand-in only, since the real program was not available. The ports are read from `ivs-ctl show`: the
+words in its output that are device names of ports.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.recipes import ivs_line
+from hybridvif.executors.command_lines import ivs_line
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.facts import Facts, Observed, PortFact
 from hybridvif.model.names import key_of
@@ -23,7 +23,7 @@ from hybridvif.model.steps import Step
 
 
 class IvsExecutor:
-    """Ports of an Indigo Virtual Switch by ivs-ctl."""
+    """Ports of an Indigo Virtual Switch through ivs-ctl."""
 
     role: ClassVar[Role] = Role.SWITCH
     serves: ClassVar[frozenset[type[Part]]] = frozenset({IvsPort})
@@ -34,37 +34,37 @@ class IvsExecutor:
         self._ivs = Program("ivs-ctl", settings.program_path)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """The ports under these names, or all of our grammar."""
-        done = self._ivs.run(["show"], deadline)
-        if done.expired:
+        """Return the ports under these names, or under all device names of ports."""
+        result = self._ivs.run(["show"], deadline)
+        if result.expired:
             raise ExecutorError("ivs-ctl show did not end before the deadline (is ivs hung?)")
-        if done.code < 0:
-            raise ExecutorError(f"the ports of ivs could not be read: {done.said}; call again")
-        if done.code:
-            raise ExecutorError(f"cannot read the ports of ivs: {done.said}; is ivs running?", precondition=True)
-        words = set(re.findall(r"[\w-]+", done.stdout))
-        there = sorted(
+        if result.code < 0:
+            raise ExecutorError(f"the ports of ivs could not be read: {result.said}; call again")
+        if result.code:
+            raise ExecutorError(f"cannot read the ports of ivs: {result.said}; is ivs running?", precondition=True)
+        words = set(re.findall(r"[\w-]+", result.stdout))
+        existing = sorted(
             word for word in words if word[:3] in ("qvo", "tap") and key_of(word) and (names is None or word in names)
         )
         return Observed(
-            # A tap in the switch is no part of a port, and a fact.
-            HostState({}, {name: IvsPort(name=name) for name in there if name.startswith("qvo")}),
-            Facts(ports={name: PortFact() for name in there}, switch_version="ivs"),
+            # A tap in the switch is not a part of a port but a fact.
+            HostState({}, {name: IvsPort(name=name) for name in existing if name.startswith("qvo")}),
+            Facts(ports={name: PortFact() for name in existing}, switch_version="ivs"),
         )
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """Carry the steps out one by one."""
+        """Carry out the steps one by one."""
         state = self.observe({step.part.name for step in steps}, deadline).state
 
         def do(step: Step) -> None:
             line = ivs_line(step)
-            done = self._ivs.run(line.arguments, deadline)
-            if done.expired:
+            result = self._ivs.run(line.arguments, deadline)
+            if result.expired:
                 raise StepFailed(f"{line} did not end before the deadline and was killed", retry=True)
-            if done.code < 0:
-                raise StepFailed(f"{line} was killed: {done.said}", retry=True)
-            if done.code:
-                lacking = PreconditionError.code if "ermission" in done.stderr else ""
-                raise StepFailed(f"{line} failed: {done.said}", code=lacking)
+            if result.code < 0:
+                raise StepFailed(f"{line} was killed: {result.said}", retry=True)
+            if result.code:
+                code = PreconditionError.code if "ermission" in result.stderr else ""
+                raise StepFailed(f"{line} failed: {result.said}", code=code)
 
         return one_by_one(steps, state, do, deadline)

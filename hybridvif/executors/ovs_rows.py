@@ -1,13 +1,14 @@
-"""Rows of OVSDB, by whatever means they were read -> parts and facts; and how a part is spelled in a row."""
+"""Rows of OVSDB, read by any executor -> parts and facts; and how a part is encoded in a row."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridvif.executors.base import NOT_REALIZED
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, StepFailed
 from hybridvif.executors.netlink.packet_sockets import held_devices
+from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.facts import Facts, Observed, PortFact, bearers_of
 from hybridvif.model.names import is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
@@ -22,7 +23,7 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.steps import Step
+from hybridvif.model.steps import Delete, Step
 from hybridvif.model.text import shown
 
 IDS = {
@@ -33,28 +34,28 @@ IDS = {
     "port_id": "hybridvif-port-id",
     "bridge_name": "bridge_name",
 }
-"""The keys of Interface.external_ids that are ours, by the attribute of OvsPort."""
+"""Keys of Interface.external_ids that hybridvif owns, by attribute of OvsPort."""
 OPTIONS: Mapping[str, Mapping[str, str]] = {"": {}, PLACEHOLDER_TYPE: {"peer": "nobody"}}
-"""Interface.options of a row named qvo by its type; a patch port needs a peer, and this one never exists."""
+"""Interface.options of a row named qvo, by type. A patch port needs a peer; this one never exists."""
 SOCKET = "vhost-server-path"
-"""The key of Interface.options that is ours in a row named vhu; what else is there, as tx-retries-max, is others'."""
+"""The key of Interface.options of a vhu row that hybridvif owns; the others, such as tx-retries-max, are not ours."""
 ISOLATION: Mapping[str, str | int] = {"tag": DEAD_VLAN, "vlan_mode": "trunk", "trunks": DEAD_VLAN}
-"""The columns of a Port that is born in the dead VLAN, as Neutron's agent has them for a port that it has not wired."""
-STALE = "No usable peer"
-"""What ovs-vswitchd says of a patch port: about a system device it is what was said of the row while it was parked."""
+"""Columns of a Port created in the dead VLAN, as Neutron's agent sets them for a port that is not wired yet."""
+PLACEHOLDER_ERROR = "No usable peer"
+"""Error of ovs-vswitchd about a patch port. On a system device, it is left over from the placeholder."""
 UNKNOWN_TYPE = "Address family not supported"
-"""EAFNOSUPPORT: what Interface.error has of a type that ovs-vswitchd does not know (lib/netdev.c, netdev_open)."""
+"""EAFNOSUPPORT: Interface.error of a type unknown to ovs-vswitchd (lib/netdev.c, netdev_open)."""
 USERSPACE = frozenset({"netdev", "dummy"})
-"""The datapath types in which ovs-vswitchd reads a system device through a packet socket."""
+"""Datapath types in which ovs-vswitchd reads a system device through a packet socket."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Row:
-    """An Interface that has one of our names, with what is to be known of its Port and its Bridge."""
+    """An Interface with one of our names, and what is needed of its Port and its Bridge."""
 
     name: str
     bridge: str | None
-    """The bridge that holds a Port of this name with this one Interface; None: there is no such Port."""
+    """The bridge of a Port of this name with only this Interface; None if there is no such Port."""
     type: str
     external_ids: Mapping[str, str]
     ofport: int | None
@@ -62,26 +63,54 @@ class Row:
     tag: int | None
     options: Mapping[str, str] = field(default_factory=dict)
     mtu_request: int | None = None
-    """0 if none is asked for; None: there is no such column, which came with Open vSwitch 2.6."""
+    """0 if unset; None if there is no such column (it came with Open vSwitch 2.6)."""
 
     @property
-    def complaint(self) -> str:
-        """What ovs-vswitchd says against the row as it is now; "" for nothing.
+    def error_now(self) -> str:
+        """Return the error of ovs-vswitchd about the row as it is now; "" if none.
 
-        About a system device, what it says of patch ports is left from when the row was parked. Where that has got a
-        port number since, the sentence was seen to stay for good (OVS 3.1), with the device taken and packets passing.
+        The error of the placeholder may stay after the row is a system device again (OVS 3.1). It is ignored once the
+        device has a port number, since packets pass then.
         """
         return (
             ""
-            if self.type != PLACEHOLDER_TYPE and STALE in self.error and (self.ofport or 0) > 0
+            if self.type != PLACEHOLDER_TYPE and PLACEHOLDER_ERROR in self.error and (self.ofport or 0) > 0
             else shown(self.error)
         )
 
 
-def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
-    """The Interface types that a row of this name may be given, each with the Interface.options that go with it.
+def row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder_of: Mapping[str, str]) -> Row:
+    """Decode an Interface and its Port (RFC 7047, 5.1). holder_of: the bridge of each Port, by uuid."""
+    alone = port is not None and [uuid[1] for uuid in elements(port["interfaces"])] == [interface["_uuid"][1]]
+    tag = optional(port["tag"]) if port is not None and alone else None
+    return Row(
+        name=interface["name"],
+        bridge=holder_of.get(port["_uuid"][1]) if port is not None and alone else None,
+        type=interface["type"],
+        external_ids=dict(interface["external_ids"][1]),
+        ofport=optional(interface["ofport"]),
+        error=optional(interface.get("error", ["set", []])) or "",
+        tag=tag,
+        options=dict(interface["options"][1]),
+        mtu_request=(optional(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
+    )
 
-    Of a vhost-user port Open vSwitch says itself where it listens, and is told where QEMU does (os-vif does the same).
+
+def elements(value: Any) -> list[Any]:
+    """Return a set as a list; OVSDB encodes a set of one element as that element."""
+    return list(value[1]) if isinstance(value, list) and value[:1] == ["set"] else [value] if value else []
+
+
+def optional(value: Any) -> Any:
+    """Return the element of a set with at most one element; None if empty."""
+    return next(iter(elements(value)), None) if isinstance(value, list) else value
+
+
+def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
+    """Return the Interface types that a row of this name may have, each with its Interface.options.
+
+    For a vhost-user port, Open vSwitch chooses its own listening socket. The path of QEMU's socket is an option, as in
+    os-vif.
     """
     if name != names_of_key(key_of(name) or "").vhost_user:
         return OPTIONS
@@ -90,12 +119,12 @@ def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str
 
 
 def options_of(port: OvsPort, socket_dir: str) -> Mapping[str, str]:
-    """The Interface.options of a port."""
+    """Return the Interface.options of a port."""
     return options_by_type(port.name, socket_dir).get(port.type, {})
 
 
 def iface_id_of(external_ids: Mapping[str, str]) -> str:
-    """Return the iface-id of a row; "" if it has none that Neutron could have given."""
+    """Return the iface-id of a row; "" if it has none that Neutron could have assigned."""
     value = external_ids.get(IDS["iface_id"], "")
     return value if is_uuid(value) else ""
 
@@ -109,8 +138,8 @@ def observed(
 ) -> Observed:
     """Return the parts and facts of these rows.
 
-    bridges: the datapath type of each bridge there is, "" for the default. iface_ids: of all rows, as bearers_of()
-    takes them, if all were read.
+    bridges: the datapath type of each bridge, "" for the default. iface_ids: pairs for bearers_of(), of all rows if all
+    were read.
     """
     rows = list(rows)
     switches = {name: kind or "system" for name, kind in bridges.items()}
@@ -118,7 +147,7 @@ def observed(
     return Observed(
         HostState({}, {row.name: _part_of(row, switches, held, socket_dir) for row in rows}),
         Facts(
-            ports={row.name: PortFact(ofport=row.ofport, error=row.complaint, tag=row.tag) for row in rows},
+            ports={row.name: PortFact(ofport=row.ofport, error=row.error_now, tag=row.tag) for row in rows},
             switches=switches,
             switch_version=f"ovs {version}".rstrip(),
             bearers=bearers_of(iface_ids),
@@ -127,47 +156,93 @@ def observed(
 
 
 def is_undecided(row: Row | None) -> bool:
-    """Whether ovs-vswitchd has yet to tell of a system device: cur_cfg comes before a row's own columns."""
+    """Return whether ovs-vswitchd has not reported on a system device yet; cur_cfg is written before that."""
     if row is None or row.type == PLACEHOLDER_TYPE:
         return False
-    return STALE in row.complaint or (row.ofport is None and not row.error)
+    return PLACEHOLDER_ERROR in row.error_now or (row.ofport is None and not row.error)
 
 
-def complaint_about(row: Row | None) -> str:
-    """Why ovs-vswitchd did not take a system device; empty if it did, or was not asked to."""
-    if row is None or row.type == PLACEHOLDER_TYPE or not (row.complaint or row.ofport == -1):
+def error_about(row: Row | None) -> str:
+    """Return the reason that ovs-vswitchd rejected a system device; empty if it did not."""
+    if row is None or row.type == PLACEHOLDER_TYPE or not (row.error_now or row.ofport == -1):
         return ""
-    said = row.complaint or "no reason given"
-    if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in said:
-        said += f"; it knows no interface of type {row.type}, as without DPDK: ovs-vsctl get Open_vSwitch . iface_types"
-    return f"ovs-vswitchd did not take {row.name}: {said}"
+    error = row.error_now or "no reason given"
+    if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in error:
+        error += (
+            f"; it knows no interface of type {row.type}, as without DPDK: ovs-vsctl get Open_vSwitch . iface_types"
+        )
+    return f"ovs-vswitchd did not take {row.name}: {error}"
 
 
 def not_realized(step: Step, reason: str) -> Outcome:
-    """The outcome of a step that was committed, and that ovs-vswitchd would not carry out.
+    """Return the outcome of a committed step that ovs-vswitchd rejected.
 
-    A device that it finds missing, though it was read back before, is one that it has not yet let go of (seen where a
-    port was deleted and plugged again at once): the next plan parks and frees the row, which mends it.
+    A device that it reports missing, although it was read back, is one that it has not released yet. That happens if a
+    port is deleted and plugged again at once. The next plan replaces the row by the placeholder and back, which repairs
+    it.
     """
-    retry = any(passing in reason for passing in ("No such device", STALE))
+    retry = any(transient in reason for transient in ("No such device", PLACEHOLDER_ERROR))
     return Outcome(step, Result.FAILED, reason, retry=retry, code=NOT_REALIZED)
 
 
+def needs_device(step: Step) -> bool:
+    """Return whether ovs-vswitchd must accept the device of a step.
+
+    A rollback may leave a row without its device, as it was found; that is no failure.
+    """
+    return isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
+
+
+def committed(steps: Iterable[Step], error_of: Callable[[str], str]) -> list[Outcome]:
+    """Return the outcomes of committed steps. error_of: why ovs-vswitchd rejected the device of this name, or ""."""
+    errors = [(step, error_of(step.part.name) if needs_device(step) else "") for step in steps]
+    return [not_realized(step, error) if error else Outcome(step, Result.DONE) for step, error in errors]
+
+
+def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:
+    """Return the outcomes of committed steps that ovs-vswitchd has not acknowledged by the deadline."""
+    return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+
+
+def no_response(steps: Sequence[Step]) -> list[Outcome]:
+    """Return the outcomes of a transaction that was sent, and whose response is missing."""
+    reason = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
+    return [Outcome(step, Result.UNKNOWN, f"{reason}: {_names(steps)}") for step in steps]
+
+
+def not_committed(steps: Sequence[Step], error: str, *, rows_changed: bool, retries: int) -> list[Outcome]:
+    """Return the outcomes of a transaction that OVSDB refused."""
+    reason = "others keep changing the same rows" if rows_changed else error
+    reason = f"OVSDB refused the transaction for {_names(steps)}: {reason}"
+    return [Outcome(step, Result.FAILED, reason, retry=rows_changed, retries=retries) for step in steps]
+
+
+def bridge_missing(bridge: str) -> StepFailed:
+    """Return the failure of a step whose integration bridge does not exist."""
+    reason = f"integration bridge {bridge} does not exist; create it: ovs-vsctl add-br {bridge}"
+    return StepFailed(reason, code=BridgeMissing.code)
+
+
+def _names(steps: Iterable[Step]) -> str:
+    names = sorted({step.part.name for step in steps})
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
 def ids_of(port: OvsPort) -> dict[str, str]:
-    """The external_ids that a port is created with."""
+    """Return the external_ids that a port is created with."""
     ids = {key: str(getattr(port, attribute)) for attribute, key in IDS.items()}
     return {key: value for key, value in ids.items() if value}
 
 
-def columns_at_birth(port: OvsPort) -> Mapping[str, str | int]:
-    """What a Port is created with, beside its name, its interface and its QoS."""
+def columns_at_creation(port: OvsPort) -> Mapping[str, str | int]:
+    """Return the columns that a Port is created with, except name, interfaces and QoS."""
     return ISOLATION if port.isolated else {}
 
 
 def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socket_dir: str) -> SwitchPort:
     if row.bridge is None:
         return ForeignPort(name=row.name, what="an Open vSwitch interface that is part of a bond or of no bridge")
-    # "system" is the long spelling of "" (ovs-vswitchd.conf.db(5), Interface: type).
+    # "system" and "" are the same type (ovs-vswitchd.conf.db(5), Interface: type).
     kind = "" if row.type == "system" else shown(row.type)
     ids: dict[str, Any] = {attribute: shown(row.external_ids.get(key, "")) for attribute, key in IDS.items()}
     if row.name == names_of_key(key_of(row.name) or "").vhost_user and kind in VHOST_USER_TYPES.values():
@@ -185,9 +260,9 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
     realized = (
         kind == ""
         and (row.ofport or 0) > 0
-        and not row.complaint
-        # Where a device is deleted and made anew under its row, ofport and error stay good and no packet passes
-        # (docs/host.md): only the socket tells.
+        and not row.error_now
+        # If a device is deleted and recreated under its row, ofport and error stay good although no packet passes
+        # (docs/host.md). Only the packet socket shows it.
         and (switches.get(row.bridge) not in USERSPACE or row.name in held)
     )
     return OvsPort(name=row.name, bridge=row.bridge, type=kind, realized=realized, mtu_request=row.mtu_request, **ids)

@@ -1,12 +1,12 @@
-"""One connection to ovsdb-server on which nothing waits longer than its deadline.
+"""One connection to ovsdb-server through ovsdbapp, on which every wait ends by the deadline.
 
-ovsdbapp's Idl, schema tables and commands, but not its Connection: that fetches the schema and commits without any
-timeout, so that one hung server blocks a thread for ever, and it logs and drops what ovs-vswitchd answers. Here the
-caller's own thread drives the Idl under one lock, and every wait ends.
+ovsdbapp's Idl, schema tables and commands are used, but not its Connection. That one fetches the schema and commits
+without a timeout, so a hung server blocks a thread forever. It also logs and drops the errors of ovs-vswitchd. Here the
+calling thread drives the Idl under one lock.
 
-Fresh before use: sync() sends an echo and waits for the answer. ovsdb-server writes out all updates due to a client
-before it reads that client's next request, so after the answer the replica holds all that was committed before; and a
-transaction is only ever sent to a server that answered in this very call.
+sync() makes the replica current: it sends an echo and waits for the response. ovsdb-server sends all pending updates of
+a client before it reads that client's next request. After the response, the replica therefore contains everything
+committed before. A transaction is sent only to a server that has responded within the same call.
 """
 
 from __future__ import annotations
@@ -36,15 +36,15 @@ COLUMNS = {
     "QoS": ["type", "external_ids"],
     "Interface": ["name", "type", "options", "external_ids", "ofport", "error", "mtu_request"],
 }
-"""All that is replicated: every further column costs time and memory for every port of the host."""
+"""All replicated columns: each costs time and memory for every port of the host."""
 
 
 class ConnectionLost(Exception):
-    """The server went away."""
+    """The server closed the connection."""
 
 
 class Expired(Exception):
-    """The deadline passed. sent: whether a transaction had been sent, and so may yet take effect."""
+    """The deadline passed. sent: a transaction had been sent, which may still take effect."""
 
     def __init__(self, *, sent: bool = False) -> None:
         super().__init__()
@@ -52,7 +52,7 @@ class Expired(Exception):
 
 
 class Session:
-    """A connection that is made on first use, kept, and made anew when it was lost or did not answer."""
+    """A connection that is created on first use, kept, and replaced after an error."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._remote = settings, settings.ovsdb_connection
@@ -61,17 +61,17 @@ class Session:
 
     @contextmanager
     def fresh(self, deadline: float) -> Iterator[_Api]:
-        """The connection, ours alone meanwhile, its replica up to date.
+        """Lock the connection and yield it with a current replica.
 
-        Raises ExecutorError if there is no server, or none that answers by the deadline. A connection on which anything
-        went wrong is not used again.
+        Raises ExecutorError if there is no server or no response by the deadline. A connection with any error is not
+        used again.
         """
         if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise ExecutorError(f"OVSDB at {self._remote} is busy with earlier calls; none ended before the deadline")
         try:
             api = self._synced(deadline)
             if time.monotonic() >= deadline:
-                # An answer that is there already is taken without a look at the clock.
+                # A response that has already arrived is read without a look at the clock.
                 raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
             yield api
         except BaseException:
@@ -102,7 +102,7 @@ class Session:
     def _connected(self, deadline: float) -> _Api:
         files = tls_files(self._settings)
         if files:
-            # The library keeps them for all connections of the process, and raises what it meets in them.
+            # The library keeps them for all connections of the process, and raises errors in them.
             tls_context(self._settings)
             key, certificate, ca = files
             stream.Stream.ssl_set_private_key_file(key)
@@ -121,7 +121,10 @@ class _Api(impl_idl.OvsdbIdl):  # type: ignore[misc]  # ovsdbapp has no types
 
     @property
     def ovsdb_connection(self) -> Any:
-        """The backend's view of the connection; ovsdbapp keeps it on the class, where a second endpoint is ignored."""
+        """Return the connection of the backend.
+
+        ovsdbapp keeps it on the class, where a second endpoint would be ignored.
+        """
         return self
 
     @ovsdb_connection.setter
@@ -140,29 +143,29 @@ class _Api(impl_idl.OvsdbIdl):  # type: ignore[misc]  # ovsdbapp has no types
         for table, names in self.columns.items():
             helper.register_columns(table, names)
         self._idl = OvsdbIdl(remote, helper)
-        self._answered = self._note_echo()
+        self._responded = self._record_responses()
         super().__init__(self, start=False)
         self._await(self._idl.has_ever_connected, deadline)
 
     @property
     def idl(self) -> Any:
-        """The replica."""
+        """Return the replica."""
         return self._idl
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket."""
         self._idl.close()
 
     def sync(self, deadline: float) -> None:
-        """Wait until the replica holds all that was committed before now. Raises Expired, ConnectionLost."""
+        """Wait until the replica contains everything committed before now. Raises Expired, ConnectionLost."""
         request = jsonrpc.Message.create_request("echo", [])
         if self._idl.send_request(request) is None:
             raise ConnectionLost
-        self._await(lambda: request.id in self._answered, deadline, watch=True)
-        self._answered.clear()
+        self._await(lambda: request.id in self._responded, deadline, watch=True)
+        self._responded.clear()
 
     def await_cfg(self, number: int, deadline: float) -> bool:
-        """Wait until ovs-vswitchd has taken the configuration of this number; whether it did by the deadline."""
+        """Wait until ovs-vswitchd has applied this configuration; return False if not by the deadline."""
         try:
             self._await(lambda: self._ovs.cur_cfg >= number, deadline, watch=True)
         except (Expired, ConnectionLost):
@@ -170,9 +173,9 @@ class _Api(impl_idl.OvsdbIdl):  # type: ignore[misc]  # ovsdbapp has no types
         return True
 
     def commit(self, compose: Callable[[Any], None], deadline: float) -> tuple[str, int | None, str]:
-        """One transaction, next_cfg incremented with it: its status, the new next_cfg, and what the server said.
+        """Commit one transaction with an increment of next_cfg; return its status, the new next_cfg and the error.
 
-        Raises Expired or ConnectionLost with the transaction sent and not answered (Expired.sent).
+        Raises Expired with `sent` if it was sent and the response is missing.
         """
         transaction = ovs_idl.Transaction(self._idl)
         try:
@@ -191,39 +194,39 @@ class _Api(impl_idl.OvsdbIdl):  # type: ignore[misc]  # ovsdbapp has no types
         number = transaction.get_increment_new_value() if status == transaction.SUCCESS else None
         return str(status), number, str(transaction.get_error() or "")
 
-    def _note_echo(self) -> set[Any]:
-        """Watch the answers that come in for those to our own echo; the Idl itself ignores what it did not ask."""
-        session, answered = self._idl._session, set[Any]()
+    def _record_responses(self) -> set[Any]:
+        """Record the responses to our own echo requests, which the Idl ignores."""
+        session, responded = self._idl._session, set[Any]()
         receive = session.recv
 
-        def noting() -> Any:
+        def recording() -> Any:
             message = receive()
             if message is not None and message.type == jsonrpc.Message.T_REPLY:
-                answered.add(message.id)
+                responded.add(message.id)
             return message
 
-        session.recv = noting
-        return answered
+        session.recv = recording
+        return responded
 
     def _await(self, ready: Callable[[], bool], deadline: float, *, watch: bool = False, sent: bool = False) -> None:
-        """Drive the Idl until something is so. watch: a connection that is lost meanwhile ends it too."""
+        """Drive the Idl until a condition is true. watch: raise ConnectionLost if the connection is lost."""
         while True:
             self._idl.run()
             if ready():
                 return
             if watch and not self._idl._session.is_connected():
                 raise ConnectionLost
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 raise Expired(sent=sent)
             block = poller.Poller()
             self._idl.wait(block)
-            block.timer_wait(int(left * 1000) + 1)
+            block.timer_wait(int(remaining * 1000) + 1)
             block.block()
 
 
 def _fetch_schema(remote: str, deadline: float) -> Any:
-    """The schema, over a connection of its own; ovsdbapp's own fetch waits for ever."""
+    """Return the schema, over a connection of its own; ovsdbapp's own fetch has no timeout."""
     error, channel = stream.Stream.open_block(
         stream.Stream.open(remote), max(int((deadline - time.monotonic()) * 1000), 1)
     )
@@ -244,13 +247,13 @@ def _fetch_schema(remote: str, deadline: float) -> Any:
                         f"the server at {remote} has no database {SCHEMA}; is that ovs-vswitchd's?", precondition=True
                     )
                 return reply.result
-            left = deadline - time.monotonic()
-            if left <= 0:
+            remaining = deadline - time.monotonic()
+            if remaining <= 0:
                 raise Expired
             block = poller.Poller()
             rpc.wait(block)
             rpc.recv_wait(block)
-            block.timer_wait(int(left * 1000) + 1)
+            block.timer_wait(int(remaining * 1000) + 1)
             block.block()
     finally:
         rpc.close()

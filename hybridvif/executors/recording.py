@@ -1,7 +1,7 @@
-"""recording: the fake. It holds a simulated host, remembers every step, and fails where it is told to.
+"""recording: the fake, a simulated host that records every step and fails on request.
 
-Three ways to it: RecordingHost in a test of your own code (and the fixture `recording_host`), the executors named
-`recording` in a configuration, and Simulation underneath both. Whatever is done through it is reported as simulated.
+It has three interfaces: RecordingHost for tests of your own code (also as the fixture `recording_host`), the executors
+named `recording` for a configuration, and Simulation beneath both. All its outcomes are marked as simulated.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import replace
 from typing import ClassVar
 
 from hybridvif.executors.base import refused
-from hybridvif.executors.bridgerows import trunks_left
+from hybridvif.executors.side_effects import removable_trunks
 from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact, bearers_of
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import (
@@ -43,17 +43,17 @@ def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:
 
 
 class Simulation:
-    """A host that exists in memory only."""
+    """A host in memory."""
 
     def __init__(self, state: HostState = HostState(), switches: Mapping[str, str] | None = None) -> None:
         self.state = state
         self.switches = dict(switches if switches is not None else {"br-int": "netdev"})
         self.steps: list[Step] = []
-        """The steps that were carried out, oldest first."""
+        """Steps that were carried out, oldest first."""
         self.carrier: set[str] = set()
-        """The taps that a VM holds open."""
+        """Taps that a VM holds open."""
         self.settings = Settings()
-        """By which a trunk bridge goes with the last of its ports."""
+        """Determine whether a trunk bridge is removed with the last of its ports."""
         self._failures: list[tuple[type[Step] | None, str | None, str, bool]] = []
         self._numbers: dict[str, int] = {}
         self._last_number = 2
@@ -67,11 +67,11 @@ class Simulation:
         reason: str = "told to fail",
         retry: bool = False,
     ) -> None:
-        """Make the next step of this verb, about the part of this name, fail once; None stands for any."""
+        """Make the next step of this verb on the part of this name fail once; None matches any."""
         self._failures.append((verb, name, reason, retry))
 
     def observe(self, names: Collection[str] | None) -> Observed:
-        """What is on the simulated host under these names."""
+        """Return the parts and facts under these names."""
         with self._lock:
             links = {name: link for name, link in self.state.links.items() if names is None or name in names}
             ports = {name: port for name, port in self.state.ports.items() if names is None or name in names}
@@ -92,7 +92,7 @@ class Simulation:
             )
 
     def apply(self, steps: Sequence[Step]) -> list[Outcome]:
-        """Carry steps out, and remember them; after a failure only deletes of that port are still tried."""
+        """Carry out the steps and record them; after a failure only deletes of that port are still tried."""
         with self._lock:
             failed: set[str | None] = set()
             outcomes = []
@@ -109,20 +109,20 @@ class Simulation:
             return outcomes
 
     def _apply_one(self, step: Step) -> Outcome:
-        against = objection(self.state, step)
-        if against:
-            outcome = refused(step, against)
+        problem = objection(self.state, step)
+        if problem:
+            outcome = refused(step, problem)
             return Outcome(step, outcome.result, outcome.reason, outcome.retry, simulated=True)
-        for told in self._failures:
-            verb, name, reason, retry = told
+        for failure in self._failures:
+            verb, name, reason, retry = failure
             if (verb is None or isinstance(step, verb)) and name in (None, step.part.name):
-                self._failures.remove(told)
+                self._failures.remove(failure)
                 return Outcome(step, Result.FAILED, reason, retry=retry, simulated=True)
         before, self.state = self.state, simulate(self.state, step)
         if isinstance(step.part, OvsPort) and not isinstance(step, Delete):
             self.switches.setdefault(step.part.bridge, step.part.datapath_type or "system")
-        where = {name: port.bridge for name, port in before.ports.items() if isinstance(port, OvsPort)}
-        for trunk in trunks_left([step], where, self.settings):
+        bridge_of = {name: port.bridge for name, port in before.ports.items() if isinstance(port, OvsPort)}
+        for trunk in removable_trunks([step], bridge_of, self.settings):
             if trunk not in {getattr(port, "bridge", "") for port in self.state.ports.values()}:
                 self.switches.pop(trunk, None)
         self.steps.append(step)
@@ -134,7 +134,7 @@ class Simulation:
 
     def _link_facts(self, links: Mapping[str, Link]) -> dict[str, LinkFact]:
         facts = {}
-        # A device keeps its number as long as it is there, and one that is made anew has another.
+        # A device keeps its index; a recreated one gets a new index.
         self._numbers = {name: number for name, number in self._numbers.items() if name in self.state.links}
         for link in links.values():
             if link.name not in self._numbers:
@@ -154,7 +154,7 @@ class Simulation:
 class RecordingHost:
     """A host for tests of code that plugs: in this process, without root, without a daemon.
 
-    Set `state` to start from any host, read `steps` to see what was done, `fail()` to see what your code does then.
+    Set `state` to start from any host. Read `steps` for the steps that were carried out. Call `fail()` to test errors.
 
     >>> from hybridvif import Port, RecordingHost, plug
     >>> host = RecordingHost()
@@ -179,7 +179,7 @@ class RecordingHost:
 
     @property
     def state(self) -> HostState:
-        """What is on the simulated host."""
+        """The parts of the simulated host; settable."""
         return self.simulation.state
 
     @state.setter
@@ -188,7 +188,7 @@ class RecordingHost:
 
     @property
     def steps(self) -> list[Step]:
-        """The steps that were carried out, oldest first."""
+        """Steps that were carried out, oldest first."""
         return self.simulation.steps
 
     def fail(
@@ -199,31 +199,31 @@ class RecordingHost:
         reason: str = "told to fail",
         retry: bool = False,
     ) -> None:
-        """Make the next step of this verb, about the part of this name, fail; None stands for any."""
+        """Make the next step of this verb on the part of this name fail once; None matches any."""
         self.simulation.fail(verb=verb, name=name, reason=reason, retry=retry)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
-        """What is on the simulated host under these names."""
+        """Return the parts and facts under these names."""
         return self.simulation.observe(names)
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
-        """Carry plans out, one a port."""
+        """Carry out the plans, one per port; return one outcome per step."""
         return [tuple(self.simulation.apply(plan)) for plan in plans]
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:  # noqa: ARG002
-        """One caller at a time."""
+        """Allow one caller at a time."""
         with self._lock:
             yield
 
     def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]:  # noqa: ARG002
-        """For how many seconds each of these has been noted; the others are forgotten."""
+        """Return the seconds since each fingerprint was first given; forget all others."""
         now = time.monotonic()
-        self._noted = {sign: self._noted.get(sign, now) for sign in signs}
-        return {sign: now - since for sign, since in self._noted.items()}
+        self._noted = {fingerprint: self._noted.get(fingerprint, now) for fingerprint in signs}
+        return {fingerprint: now - since for fingerprint, since in self._noted.items()}
 
     def close(self) -> None:
-        """Nothing to give back."""
+        """Do nothing: there is nothing to close."""
 
     def __enter__(self) -> RecordingHost:
         return self
@@ -233,7 +233,7 @@ class RecordingHost:
 
 
 class _RecordingExecutor:
-    """What the executors of both roles share: one simulated host a daemon."""
+    """Base of the executors of both roles; they share one simulated host per daemon."""
 
     role: ClassVar[Role]
     serves: ClassVar[frozenset[type[Part]]]
@@ -247,14 +247,14 @@ class _RecordingExecutor:
         self.simulation.settings = settings
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
-        """The parts of this role on the simulated host."""
+        """Return the parts of this role on the simulated host."""
         seen = self.simulation.observe(names)
         if self.role is Role.LINK:
             facts = Facts(links=seen.facts.links, members=seen.facts.members, simulated=True)
             return Observed(HostState(seen.state.links, {}), facts)
         ports = seen.state.ports
         if not self._links_are_simulated:
-            # Of real links the simulation knows nothing, so it takes their being there for granted.
+            # Real links are unknown to the simulation, so each port is reported as accepted.
             ports = {
                 name: replace(port, realized=True) if isinstance(port, OvsPort) else port
                 for name, port in ports.items()
@@ -263,19 +263,19 @@ class _RecordingExecutor:
         return Observed(HostState({}, ports), facts)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:  # noqa: ARG002
-        """Carry the steps out on the simulated host."""
+        """Carry out the steps on the simulated host."""
         return self.simulation.apply(steps)
 
 
 class RecordingLinks(_RecordingExecutor):
-    """The fake of the link role."""
+    """The recording executor of the link role."""
 
     role: ClassVar[Role] = Role.LINK
     serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, ManagedTap})
 
 
 class RecordingSwitch(_RecordingExecutor):
-    """The fake of the switch role."""
+    """The recording executor of the switch role."""
 
     role: ClassVar[Role] = Role.SWITCH
     serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort, IvsPort})

@@ -1,7 +1,7 @@
-"""Connections to ovsdb-server: over a Unix socket, TCP or TLS, each made by a deadline.
+"""Connections to ovsdb-server by a deadline: over a Unix socket, TCP or TLS.
 
-TLS as Open vSwitch does it: both sides have a certificate of one CA, and no name is compared with it, since the
-certificates of ovs-pki(8) bear none (python/ovs/stream.py, SSLStream).
+TLS as in Open vSwitch: both sides have a certificate of one CA. No host name is compared, since the certificates of
+ovs-pki(8) contain none (python/ovs/stream.py, SSLStream).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def connected(settings: Settings, deadline: float) -> socket.socket:
         channel = _connected(endpoint, deadline)
         return channel if context is None else _secured(channel, context, deadline)
     except (TimeoutError, BlockingIOError) as error:
-        # BlockingIOError: of a Unix socket, whose queue of connections is full.
+        # BlockingIOError: the backlog of a Unix socket is full.
         raise ExecutorError(
             f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?", precondition=True
         ) from error
@@ -41,22 +41,24 @@ def connected(settings: Settings, deadline: float) -> socket.socket:
             remedy = "let the server and [hybridvif] ssl_cert_file have certificates of the CA in ssl_ca_cert_file"
         elif isinstance(error, PermissionError):
             remedy = "run as root, or let the daemon's group read and write the socket"
-        raise ExecutorError(f"cannot reach OVSDB at {remote}: {_why(error)}; {remedy}", precondition=True) from error
+        raise ExecutorError(
+            f"cannot reach OVSDB at {remote}: {_reason_of(error)}; {remedy}", precondition=True
+        ) from error
 
 
 def closed(remote: str) -> str:
-    """Return the sentence about a server that closed a connection."""
-    # By TLS 1.3 a server refuses a client's certificate after the handshake.
+    """Return the error message about a server that closed a connection."""
+    # In TLS 1.3 a server rejects a client's certificate after the handshake.
     if remote.startswith("ssl:"):
         return f"OVSDB at {remote} closed the connection; is [hybridvif] ssl_cert_file of the CA that the server has?"
     return f"OVSDB at {remote} closed the connection; is ovsdb-server restarting?"
 
 
 def numeric(settings: Settings, deadline: float) -> str:
-    """Return the configured connection with the address that the server answers at in place of a host name.
+    """Return the configured connection with an IP address in place of the host name.
 
-    The `ovs` library resolves no name to an IPv4 address, and ovs-vsctl none to an IPv6 address, or none at all. By TLS
-    a connection is tried in any case: neither of the two tells what is wrong with a certificate.
+    The `ovs` library cannot resolve a name to an IPv4 address, and ovs-vsctl not to an IPv6 address or not at all. For
+    TLS a connection is always tried, since neither reports what is wrong with a certificate.
     """
     endpoint = _endpoint(settings)
     if endpoint.scheme == "unix" or (endpoint.scheme == "tcp" and _is_address(endpoint.host)):
@@ -71,14 +73,14 @@ def numeric(settings: Settings, deadline: float) -> str:
 
 
 def tls_files(settings: Settings) -> tuple[str, ...]:
-    """Return the files that a connection by TLS reads: key, certificate, CA; none for any other connection."""
+    """Return the files of a TLS connection: key, certificate, CA; none for any other connection."""
     if not settings.ovsdb_connection.startswith("ssl:"):
         return ()
     return settings.ssl_key_file, settings.ssl_cert_file, settings.ssl_ca_cert_file
 
 
 def tls_context(settings: Settings) -> ssl.SSLContext:
-    """Return the context of a connection by TLS. Raises ExecutorError, naming the option and the file."""
+    """Return the context of a TLS connection. Raises ExecutorError, naming the option and the file."""
     import ssl
 
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -95,7 +97,7 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     except OSError as error:
         raise _unusable(f"ssl_ca_cert_file {settings.ssl_ca_cert_file} holds no certificate in PEM form") from error
     try:
-        # Without a password it would ask at a terminal for that of an encrypted key.
+        # Without this, OpenSSL would prompt for the password of an encrypted key on a terminal.
         context.load_cert_chain(settings.ssl_cert_file, settings.ssl_key_file, password=lambda: b"")
     except OSError as error:
         raise _unusable(
@@ -109,23 +111,23 @@ def _endpoint(settings: Settings) -> Endpoint:
     try:
         return endpoint_of(settings.ovsdb_connection)
     except ValueError as error:
-        # Of settings that were made by hand: those of a file have been validated.
+        # Only for Settings built in code: those of a file have been validated.
         sentence = f"ovsdb_connection {settings.ovsdb_connection!r} {error}; {ALLOWED}"
         raise ExecutorError(sentence, precondition=True) from error
 
 
-def _unusable(what: str) -> ExecutorError:
-    return ExecutorError(f"[hybridvif] {what}; give the daemon's user a file that it can use", precondition=True)
+def _unusable(problem: str) -> ExecutorError:
+    return ExecutorError(f"[hybridvif] {problem}; give the daemon's user a file that it can use", precondition=True)
 
 
 def _connected(endpoint: Endpoint, deadline: float) -> socket.socket:
-    left = max(deadline - time.monotonic(), 0.001)
+    remaining = max(deadline - time.monotonic(), 0.001)
     if endpoint.scheme != "unix":
-        channel = socket.create_connection((endpoint.host, endpoint.port), timeout=left)
+        channel = socket.create_connection((endpoint.host, endpoint.port), timeout=remaining)
         channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return channel
     channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    channel.settimeout(left)
+    channel.settimeout(remaining)
     try:
         channel.connect(endpoint.path)
     except BaseException:
@@ -152,9 +154,9 @@ def _is_address(host: str) -> bool:
     return True
 
 
-def _why(error: Exception) -> str:
+def _reason_of(error: Exception) -> str:
     if isinstance(error, OSError) and error.errno and type(error).__module__ != "ssl":
         return str(error.strerror) if isinstance(error, socket.gaierror) else os.strerror(error.errno)
-    # Of TLS: "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: ... (_ssl.c:992)".
-    said = str(getattr(error, "verify_message", "") or getattr(error, "reason", "") or error)
-    return said.replace("_", " ").lower()
+    # A TLS error, for example "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: ... (_ssl.c:992)".
+    message = str(getattr(error, "verify_message", "") or getattr(error, "reason", "") or error)
+    return message.replace("_", " ").lower()

@@ -1,7 +1,7 @@
-"""ovs-vsctl: the switch is Open vSwitch, by its own command; one command line, and so one transaction, a batch.
+"""ovs-vsctl: ports of Open vSwitch through its own command; one command line, and so one transaction, per batch.
 
-Every value that goes into a command line is a name of our grammar, a UUID, a MAC address or a configured bridge
-(policy.py permits nothing else), and each command begins after `--`, so none of them can be read as an option.
+Every value in a command line is a device name of a port, a UUID, a MAC address or a configured bridge. The daemon
+authorizes nothing else. Each command begins after `--`, so no value can be read as an option.
 """
 
 from __future__ import annotations
@@ -12,14 +12,20 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, objected
-from hybridvif.executors.bridgerows import bridges_to_make, deleted_ports, is_trunk_patch, trunks_left
+from hybridvif.executors import ovs_rows
+from hybridvif.executors.base import ExecutorError, rejected_transaction
 from hybridvif.executors.command import Finished, Program, lines_of
-from hybridvif.executors.ovs_rows import IDS, Row, complaint_about, iface_id_of, is_undecided, not_realized, observed
-from hybridvif.executors.qosrows import goes_with, ports_with_qos
-from hybridvif.executors.recipes import bridge_words, switch_words
+from hybridvif.executors.command_lines import bridge_words, switch_words
+from hybridvif.executors.ovs_rows import IDS, Row, elements, iface_id_of, observed, optional, row_of
+from hybridvif.executors.side_effects import (
+    bridges_to_create,
+    deleted_ports,
+    is_trunk_patch,
+    ports_with_qos,
+    qos_rows_of_ports,
+    removable_trunks,
+)
 from hybridvif.executors.sockets import numeric, tls_context, tls_files
-from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import HostState, OvsPort, Part, Role, VhostUserPort
@@ -28,21 +34,21 @@ from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.model.text import escaped
 
-SETTLE = 0.1
+SETTLE_TIME = 0.1
 """Seconds to wait for ofport and error to follow cur_cfg."""
-_MOVED_ON = (
+_ROWS_CHANGED = (
     "constraint violation",
     "referential integrity violation",
     "cannot create a port",
     "cannot create a bridge",
 )
-"""What ovs-vsctl says where the rows are no longer as they were read."""
+"""Errors of ovs-vsctl if rows have changed since they were read."""
 READ_SHARE = 0.25
-"""Of the deadline, what is kept for reading back what became of a command line that did not end."""
+"""Share of the remaining time that is reserved for reading back after a command line that did not end."""
 
 
 class VsctlExecutor:
-    """Ports of Open vSwitch by ovs-vsctl."""
+    """Ports of Open vSwitch through ovs-vsctl."""
 
     role: ClassVar[Role] = Role.SWITCH
     serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort})
@@ -54,17 +60,17 @@ class VsctlExecutor:
         self._database = settings.ovsdb_connection
         self._settings = settings
         self._mtu_request = ",mtu_request"
-        """The column, unless this Open vSwitch was seen to have none."""
+        """The column; empty if this Open vSwitch lacks it."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """The ports under these names, or all of our grammar, and the bridges there are."""
+        """Return the ports under these names, or all device names of ports, and all bridges."""
         rows, bridges, version = self._read(names, deadline)
         every = [(row.name, iface_id_of(row.external_ids)) for row in rows] if names is None else []
         ours = [row for row in rows if names is not None or key_of(row.name)]
         return observed(ours, bridges, version, self._settings.vhost_socket_dir, every)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """All the steps in one command line, which waits for ovs-vswitchd to have taken them."""
+        """Run all steps in one command line, which waits until ovs-vswitchd has applied them."""
         try:
             return self._apply(steps, deadline)
         except ExecutorError as error:
@@ -72,36 +78,35 @@ class VsctlExecutor:
 
     def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         names = {step.part.name for step in steps}
-        seen = self.observe(names, deadline)
-        against = objected(seen.state, steps)
-        if against:
-            return against
-        made = bridges_to_make(steps, seen.facts.switches, self._settings.creates)
-        missing = _missing_bridges({*seen.facts.switches, *made}, steps)
+        before = self.observe(names, deadline)
+        rejected = rejected_transaction(before.state, steps)
+        if rejected:
+            return rejected
+        made = bridges_to_create(steps, before.facts.switches, self._settings.creates)
+        missing = _missing_bridges({*before.facts.switches, *made}, steps)
         if missing:
-            reason = f"integration bridge {missing[0]} does not exist; create it: ovs-vsctl add-br {missing[0]}"
-            return [Outcome(step, Result.FAILED, reason, code=BridgeMissing.code) for step in steps]
+            return [ovs_rows.bridge_missing(missing[0]).outcome_of(step) for step in steps]
         qos = self._qos_rows(steps, deadline)
-        found = [_as_found(step, seen.state) for step in steps]
+        steps_as_found = [_as_found(step, before.state) for step in steps]
         words = [word for name, kind in made.items() for word in bridge_words(name, kind)]
-        words += [word for step in found for word in self._words_of(step, qos)]
-        words += [word for name in self._emptied(found, deadline) for word in ("--", "del-br", name)]
+        words += [word for step in steps_as_found for word in self._words_of(step, qos)]
+        words += [word for name in self._empty_trunks(steps_as_found, deadline) for word in ("--", "del-br", name)]
         if not words:
-            # As a move to where somebody else has moved it already. Whether the device was taken is looked at.
-            return self._settled(steps, "", deadline)
+            # For example a move that another program has done already. The result is still verified.
+            return self._outcomes(steps, "", deadline)
         until = deadline - (deadline - time.monotonic()) * READ_SHARE
-        done = self._run(words, until)
-        if done.expired or done.code < 0:
-            return self._resolved(steps, deadline)
-        if done.code:
-            retry = any(said in done.stderr for said in _MOVED_ON)
-            reason = f"ovs-vsctl failed: {done.said.removeprefix('ovs-vsctl: ').rstrip('.')}"
+        result = self._run(words, until)
+        if result.expired or result.code < 0:
+            return self._outcomes_after_timeout(steps, deadline)
+        if result.code:
+            retry = any(message in result.stderr for message in _ROWS_CHANGED)
+            reason = f"ovs-vsctl failed: {result.said.removeprefix('ovs-vsctl: ').rstrip('.')}"
             return [Outcome(step, Result.FAILED, reason, retry=retry) for step in steps]
         try:
-            return self._settled(steps, done.stderr, deadline)
-        except ExecutorError as lost:
-            # It was committed, so it has not failed; what ovs-vswitchd made of it cannot be read.
-            return [Outcome(step, Result.UNKNOWN, f"committed in OVSDB, and not read back: {lost}") for step in steps]
+            return self._outcomes(steps, result.stderr, deadline)
+        except ExecutorError as error:
+            # It was committed, so it has not failed; only the result is unknown.
+            return [Outcome(step, Result.UNKNOWN, f"committed in OVSDB, and not read back: {error}") for step in steps]
 
     def _words_of(self, step: Step, qos: Mapping[str, Sequence[str]]) -> list[str]:
         part = step.part
@@ -109,47 +114,42 @@ class VsctlExecutor:
             step = Create(replace(part, mtu_request=None))
         return switch_words(step, qos.get(part.name, ()), self._settings.vhost_socket_dir)
 
-    def _resolved(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
-        """A command line that did not end: committed and not acknowledged, or not known."""
+    def _outcomes_after_timeout(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        """Return the outcomes of a command line that did not end: committed but not acknowledged, or unknown."""
         try:
             state = self.observe({step.part.name for step in steps}, deadline).state
         except ExecutorError:
             reason = "ovs-vsctl did not end before the deadline; whether its transaction takes effect is not known"
             return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
-        committed = all(_is_there(state.ports.get(step.part.name), step) for step in steps)
+        committed = all(_is_committed(state.ports.get(step.part.name), step) for step in steps)
         if committed:
-            return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+            return ovs_rows.not_acknowledged(steps)
         reason = "ovs-vsctl did not end before the deadline, and its transaction has not been seen"
         return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
 
-    def _settled(self, steps: Sequence[Step], warnings: str, deadline: float) -> list[Outcome]:
-        """What ovs-vswitchd made of it: ovs-vsctl exits 0 whatever that is. warnings: what it printed."""
-        # A row that a rollback leaves without its device, as it was found, is as it should be.
-        changed = [
-            step.part.name
-            for step in steps
-            if isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-        ]
-        rows = self._rows_told(changed, deadline) if changed else {}
-        outcomes = []
-        for step in steps:
-            name = step.part.name
-            reason = (complaint_about(rows.get(name)) or _detected(warnings, name)) if name in changed else ""
-            outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
-        return outcomes
+    def _outcomes(self, steps: Sequence[Step], warnings: str, deadline: float) -> list[Outcome]:
+        """Return the outcomes by what ovs-vswitchd made of the rows; ovs-vsctl exits with 0 in any case.
 
-    def _rows_told(self, names: Collection[str], deadline: float) -> dict[str, Row]:
-        """These rows, once ovs-vswitchd has told what it made of them, or has not for a while."""
-        end = min(deadline, time.monotonic() + SETTLE)
+        warnings: the stderr of ovs-vsctl.
+        """
+        changed = [step.part.name for step in steps if ovs_rows.needs_device(step)]
+        rows = self._reported_rows(changed, deadline) if changed else {}
+        return ovs_rows.committed(
+            steps, lambda name: ovs_rows.error_about(rows.get(name)) or _warning_about(warnings, name)
+        )
+
+    def _reported_rows(self, names: Collection[str], deadline: float) -> dict[str, Row]:
+        """Return these rows once ovs-vswitchd has reported on them, or after a short wait."""
+        end = min(deadline, time.monotonic() + SETTLE_TIME)
         while True:
             rows = {row.name: row for row in self._read(names, deadline)[0]}
-            if not any(map(is_undecided, rows.values())) or time.monotonic() >= end:
+            if not any(map(ovs_rows.is_undecided, rows.values())) or time.monotonic() >= end:
                 return rows
 
     def _read(self, names: Collection[str] | None, deadline: float) -> tuple[list[Row], dict[str, str], str]:
-        """The rows under these names, the bridges, and the version, in one command line."""
+        """Return the rows under these names, the bridges and the version, with one command line."""
         columns = {
-            "Interface": f"name,type,external_ids,ofport,error,options{self._mtu_request}",
+            "Interface": f"_uuid,name,type,external_ids,ofport,error,options{self._mtu_request}",
             "Port": "_uuid,name,interfaces,tag",
         }
         wanted = sorted(name for name in names or () if key_of(name))
@@ -158,13 +158,11 @@ class VsctlExecutor:
         if names is None or wanted:
             for table, some in columns.items():
                 words += ["--", "--if-exists", f"--columns={some}", "list", table, *wanted]
-            # A Port holds its Interfaces by uuid.
-            words += ["--", "--if-exists", "--columns=_uuid,name", "list", "Interface", *wanted]
         done = self._run(words, deadline, options=["--format=json", "--no-wait"])
         if done.expired or done.code < 0:
             raise ExecutorError(f"OVSDB at {self._database} does not answer ovs-vsctl (is ovsdb-server hung?)")
         if done.code and self._mtu_request and "mtu_request" in done.stderr:
-            # It came with Open vSwitch 2.6.
+            # The column came with Open vSwitch 2.6.
             self._mtu_request = ""
             return self._read(names, deadline)
         if done.code:
@@ -175,17 +173,15 @@ class VsctlExecutor:
                 precondition=lacking,
             )
         bridges, root, *tables = [list(_records(line)) for line in lines_of(done.stdout) if line.strip()]
-        interfaces, ports, uuids = tables or ([], [], [])
-        version = next((str(one["ovs_version"]) for one in root if one["ovs_version"]), "")
-        rows = _rows(interfaces, ports, uuids, bridges)
-        return (
-            list(rows),
-            {one["name"]: one["datapath_type"] for one in bridges},
-            version,
-        )
+        interfaces, ports = tables or ([], [])
+        port_of = {port["name"]: port for port in ports}
+        holder_of = {uuid[1]: bridge["name"] for bridge in bridges for uuid in elements(bridge["ports"])}
+        rows = [row_of(interface, port_of.get(interface["name"]), holder_of) for interface in interfaces]
+        version = next((text for row in root if (text := optional(row["ovs_version"]))), "")
+        return rows, {bridge["name"]: bridge["datapath_type"] for bridge in bridges}, version
 
     def _qos_rows(self, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:
-        """By the name of a port of these steps: the uuids of the QoS rows that go with it."""
+        """Return the uuids of the QoS rows that go with each port of these steps, by port name."""
         names = ports_with_qos(steps)
         if not names:
             return {}
@@ -194,37 +190,31 @@ class VsctlExecutor:
         if done.expired or done.code:
             raise ExecutorError(f"cannot read the QoS rows of OVSDB at {self._database}: {done.said or 'no answer'}")
         rows, ports = [list(_records(line)) for line in lines_of(done.stdout) if line.strip()]
-        return {
-            name: [
-                row["_uuid"]
-                for row in rows
-                if goes_with(name, row["external_ids"], [one["name"] for one in ports if one["qos"] == row["_uuid"]])
-            ]
-            for name in names
-        }
+        holders = [port for port in ports if elements(port["qos"])]
+        return qos_rows_of_ports(names, [{"rows": rows}], {"rows": holders})
 
-    def _emptied(self, steps: Sequence[Step], deadline: float) -> list[str]:
-        """The trunk bridges that are left empty, and are to go."""
+    def _empty_trunks(self, steps: Sequence[Step], deadline: float) -> list[str]:
+        """Return the trunk bridges to remove."""
         bridge_of = {step.part.name: step.part.bridge for step in steps if isinstance(step.part, OvsPort)}
-        trunks = trunks_left(steps, bridge_of, self._settings)
-        return [name for name in trunks if self._may_go(name, deleted_ports(steps), deadline)]
+        trunks = removable_trunks(steps, bridge_of, self._settings)
+        return [name for name in trunks if self._is_empty_trunk(name, deleted_ports(steps), deadline)]
 
-    def _may_go(self, bridge: str, gone: Collection[str], deadline: float) -> bool:
-        """Whether nothing is left in a trunk bridge, once these ports are gone, but Neutron's patch ports."""
+    def _is_empty_trunk(self, bridge: str, deleted: Collection[str], deadline: float) -> bool:
+        """Return whether a trunk bridge contains only Neutron's patch ports once these ports are deleted."""
         done = self._run(["--", "list-ports", bridge, "--", "list-ifaces", bridge], deadline, options=["--no-wait"])
-        rest = sorted({*lines_of(done.stdout), ""} - {"", *gone})
+        rest = sorted({*lines_of(done.stdout), ""} - {"", *deleted})
         if done.code or not rest:
             return not done.code
         words = ["--", "--if-exists", "--columns=name,type", "list", "Interface", *rest]
-        told = self._run(words, deadline, options=["--format=json", "--no-wait"])
-        if told.code:
+        listing = self._run(words, deadline, options=["--format=json", "--no-wait"])
+        if listing.code:
             return False
-        rows = [row for line in lines_of(told.stdout) if line.strip() for row in _records(line)]
+        rows = [row for line in lines_of(listing.stdout) if line.strip() for row in _records(line)]
         kinds = {row["name"]: row["type"] for row in rows}
         return all(is_trunk_patch(name, kinds.get(name, "")) for name in rest)
 
     def _run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
-        # ovs-vsctl counts whole seconds; what is left of one is ours to end.
+        # ovs-vsctl counts whole seconds; the exact deadline is enforced by Program.
         seconds = max(int(deadline - time.monotonic()), 1)
         return self._vsctl.run([f"--timeout={seconds}", *self._connection(deadline), *options, *words], deadline)
 
@@ -243,7 +233,7 @@ def _missing_bridges(bridges: Collection[str], steps: Iterable[Step]) -> list[st
 
 
 def _as_found(step: Step, state: HostState) -> Step:
-    """The step, taking a port from the bridge where it was found: nobody has judged what the caller says of that."""
+    """Return the step with the port as it was found: its bridge in the request was not authorized."""
     found = state.ports.get(step.part.name)
     if not isinstance(found, OvsPort):
         return step
@@ -254,8 +244,8 @@ def _as_found(step: Step, state: HostState) -> Step:
     return step
 
 
-def _is_there(part: Part | None, step: Step) -> bool:
-    """Whether what the step writes has been committed."""
+def _is_committed(part: Part | None, step: Step) -> bool:
+    """Return whether the change of a step has been committed."""
     if isinstance(step, Delete):
         return part is None
     if not isinstance(part, OvsPort):
@@ -264,8 +254,8 @@ def _is_there(part: Part | None, step: Step) -> bool:
     return all(getattr(part, name) == value for name, value in written.items() if name != "realized")
 
 
-def _detected(warnings: str, name: str) -> str:
-    """What ovs-vsctl said of a port that could not be set up, in a warning and with exit code 0."""
+def _warning_about(warnings: str, name: str) -> str:
+    """Return the warning of ovs-vsctl about a port that could not be set up (exit code 0)."""
     for line in lines_of(warnings):
         if "Error detected while setting up" in line and f"'{name}'" in line:
             return f"ovs-vswitchd did not take {name}: {escaped(line.split(': ', 1)[-1].rstrip('.'))}"
@@ -273,46 +263,7 @@ def _detected(warnings: str, name: str) -> str:
 
 
 def _records(line: str) -> Iterator[dict[str, Any]]:
-    """The records of one table as ovs-vsctl's JSON has them (RFC 7047 section 5.1, sets and maps as pairs)."""
+    """Return the rows of one table in ovs-vsctl's JSON, with values as in RFC 7047, section 5.1."""
     table = json.loads(line)
     for values in table["data"]:
-        yield {heading: _value(value) for heading, value in zip(table["headings"], values, strict=True)}
-
-
-def _value(value: Any) -> Any:
-    match value:
-        case ["set", list(members)]:
-            return [_value(member) for member in members]
-        case ["map", list(pairs)]:
-            return {_value(key): _value(one) for key, one in pairs}
-        case ["uuid", str(text)]:
-            return text
-    return value
-
-
-def _members(value: Any) -> list[Any]:
-    """A set column, which OVSDB spells as the bare value where it has one member."""
-    return value if isinstance(value, list) else [value]
-
-
-def _rows(interfaces: list[Any], ports: list[Any], uuids: list[Any], bridges: list[Any]) -> Iterator[Row]:
-    names = {one["_uuid"]: one["name"] for one in uuids}
-    by_name = {port["name"]: port for port in ports}
-    holders = {uuid: bridge["name"] for bridge in bridges for uuid in _members(bridge["ports"])}
-    for one in interfaces:
-        name = one["name"]
-        port = by_name.get(name)
-        alone = port is not None and [names.get(uuid) for uuid in _members(port["interfaces"])] == [name]
-        ofport, error = _members(one["ofport"]), _members(one["error"])
-        tag = _members(port["tag"]) if port is not None and alone else []
-        yield Row(
-            name=name,
-            bridge=holders.get(port["_uuid"]) if port is not None and alone else None,
-            type=one["type"],
-            external_ids=one["external_ids"],
-            ofport=ofport[0] if ofport else None,
-            error=error[0] if error else "",
-            tag=tag[0] if tag else None,
-            options=one["options"],
-            mtu_request=next(iter(_members(one["mtu_request"])), 0) if "mtu_request" in one else None,
-        )
+        yield dict(zip(table["headings"], values, strict=True))

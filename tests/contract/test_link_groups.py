@@ -23,7 +23,7 @@ if group:
 deadline = time.monotonic() + 10
 with Channel(deadline) as channel:
     found = [message_of(body) for body in channel.exchange([get_link(name) for name in names])]
-    gone = groups.delete_together(channel, [delete_link(one.index) for one in found], deadline)
+    gone = groups.delete_together(channel, [delete_link(device.index) for device in found], deadline)
     there = [isinstance(body, bytes) for body in channel.exchange([get_link(name) for name in names])]
 print(json.dumps([len(gone), there]))
 """

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from hybridvif import check, plug, plug_all, unplug, unplug_all
-from hybridvif.executors.qosrows import qos_id_of
+from hybridvif.executors.side_effects import qos_id_of
 from tests.functional.conftest import Lab, make_port
 
 COLUMNS = ("tag", "vlan_mode", "trunks")

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif import ConfigurationError, HostState, Port, Status, VifType, desired_state, plug, plug_all
-from hybridvif.executors.qosrows import qos_id_of
+from hybridvif.executors.side_effects import qos_id_of
 from hybridvif.model.parts import NOTHING, OvsPort, agree
 from hybridvif.model.settings import Settings
 from hybridvif.testing.pytest_plugin import connected

@@ -13,7 +13,7 @@ from threading import Thread
 from typing import Any
 
 from hybridvif.executors.ovsdb.rpc import Connection
-from hybridvif.executors.qosrows import qos_id_of
+from hybridvif.executors.side_effects import qos_id_of
 from hybridvif.model.names import is_trunk_bridge, key_of
 from hybridvif.model.settings import Settings
 from hybridvif.testing.sandbox import Sandbox

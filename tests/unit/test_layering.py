@@ -29,7 +29,7 @@ FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.postponed", "hybridvif.chi
 """Modules beside the folders: the public names, lazily imported, and what loads nothing of ours."""
 SHARED = tuple(
     f"hybridvif.executors.{name}"
-    for name in ("recording", "besides", "script", "command", "netlink.sysctl", "ovs_rows")
+    for name in ("recording", "side_effects", "command_lines", "command", "netlink.sysctl", "ovs_rows")
 )
 """Modules of executors that need no library: the client and the command use them too."""
 ENTRYPOINTS = "hybridvif.privileged.entrypoints"

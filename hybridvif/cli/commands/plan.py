@@ -7,7 +7,7 @@ Its document:
     observed    false: this host could not be observed, and the plan is for one where nothing of the ports is there
     simulated   true: it is no real host that was observed
     ports       each: port; code and reason: why it would be refused, else ""; steps (documents.py), empty if there is
-                nothing to do; besides (besides.py); left_out: the fields that were taken from the plugged port
+                nothing to do; besides (side_effects.py); left_out: the fields that were taken from the plugged port
     summary     {"create": 2, "update": 1, "delete": 0}: parts, not steps
     error       only if a port would be refused, or a bridge is missing (failure.py)
 

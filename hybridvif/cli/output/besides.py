@@ -15,22 +15,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
 from hybridvif.cli.screen import Paint
-from hybridvif.executors.besides import IF_THERE, OVS_BRIDGE, Beside
+from hybridvif.executors.side_effects import IF_THERE, OVS_BRIDGE, SideEffect
 
 
-def beside_documents(besides: Sequence[Beside]) -> list[Mapping[str, object]]:
+def beside_documents(besides: Sequence[SideEffect]) -> list[Mapping[str, object]]:
     """All of them."""
     return [asdict(one) for one in besides]
 
 
-def beside_lines(besides: Sequence[Beside], paint: Paint, *, reasons: bool = False) -> Iterator[str]:
+def beside_lines(besides: Sequence[SideEffect], paint: Paint, *, reasons: bool = False) -> Iterator[str]:
     """One line each; a QoS row that may be there, as of any port, is told with the reasons alone."""
     for one in besides:
         if reasons or one.only_if != IF_THERE:
             yield paint(f"       {_text(one)}", "green" if one.verb == "create" else "red")
 
 
-def _text(one: Beside) -> str:
+def _text(one: SideEffect) -> str:
     what = f"the bridge {one.name}" if one.kind == OVS_BRIDGE else f"the QoS row of {one.name}"
     kind = f" ({one.type})" if one.type else ""
     provided = f", if {one.only_if}" if one.only_if else ""

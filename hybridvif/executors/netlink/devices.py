@@ -1,4 +1,4 @@
-"""What was read about link devices, by whatever means -> parts and facts."""
+"""Link devices as they were read, by any executor -> parts and facts."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ from hybridvif.model.parts import (
 )
 
 ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
-"""By value of enum in6_addr_gen_mode (linux/if_link.h), as iproute2 spells them."""
+"""By value of enum in6_addr_gen_mode (linux/if_link.h), in the spelling of iproute2."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BridgeOptions:
-    """What only a bridge has, and what is only read of one; None: this kernel, or this device, has it not."""
+    """Attributes that only a bridge has, or that are read only of bridges; None: absent in this kernel or device."""
 
     forward_delay: int
     ageing: int
@@ -45,12 +45,12 @@ class BridgeOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Device:
-    """One link device as it was read."""
+    """One link device, as it was read."""
 
     index: int
     name: str
     kind: str
-    """As `ip -d link` says; "" for a device without a kind."""
+    """As in `ip -d link`; "" for a device without a kind."""
     up: bool
     promisc: bool
     carrier: bool
@@ -59,32 +59,32 @@ class Device:
     alias: str
     group: int
     master: str
-    """The name of its master, "" without one."""
+    """Name of its master; "" if none."""
     peer: str
-    """The name of the other end of a veth pair; "" for other kinds, and where that is in another namespace."""
+    """Name of the other end of a veth pair; "" for other kinds and for a peer in another namespace."""
     options: BridgeOptions | None = None
     """Of a bridge."""
     runs: bool = True
-    """Whether it is up, has carrier, and the kernel has told its bridge so (IFF_RUNNING)."""
+    """True if it is up, has carrier, and the kernel has propagated that to its bridge (IFF_RUNNING)."""
     host_ip: str | None = None
-    """As host_ip_of() words it; None for a device that is not of our grammar."""
+    """In the words of host_ip_of(); None for a device that has no name of a port."""
     port_state: str = ""
-    """As a bridge port, as `ip -d link` says: forwarding, disabled; "" in no bridge."""
+    """State as a bridge port, as in `ip -d link` (forwarding, disabled); "" if in no bridge."""
     port_flags: str = ""
-    """As port_flags_of() words them."""
+    """In the words of port_flags_of()."""
     owner: int = ANYBODY
     """Of a tap: the uid that may attach to it."""
     known: list[tuple[object, Link | None, LinkFact]] = field(
         default_factory=list, init=False, compare=False, repr=False
     )
-    """What it came to the last time, and with what of its peer: of a device that is read again and again, the same."""
+    """Cached part and fact, with the attributes of the peer that they depend on. A device is read repeatedly."""
 
 
 IPV4_OFF = {"forwarding": 0, "proxy_arp": 0, "rp_filter": 1}
-"""What silences IPv4 on a device, beside IFF_NOARP, by the names under net/ipv4/conf.
+"""Settings under net/ipv4/conf that silence IPv4 on a device, in addition to IFF_NOARP.
 
-rp_filter counts as the larger of the device's and all's (Documentation/networking/ip-sysctl.rst), so 0 in all cannot
-switch it off. A device without an address is given no packet in either mode (net/ipv4/fib_frontend.c, last_resort).
+The larger rp_filter of the device and of `all` applies (Documentation/networking/ip-sysctl.rst), so 0 in `all` cannot
+switch it off. Without an address, a device receives no packet in either mode (net/ipv4/fib_frontend.c, last_resort).
 """
 PORT_FLAGS = {
     "hairpin": False,
@@ -99,14 +99,14 @@ PORT_FLAGS = {
     "isolated": False,
     "locked": False,
 }
-"""The flags of a bridge port that passes every packet, once, as iproute2 spells them; of others none stops a packet."""
+"""The flags of a bridge port that passes every packet, in the spelling of iproute2. Other flags stop no packet."""
 STATE = "state"
 
 
 def host_ip_of(
     *, arp: bool, ipv4: Mapping[str, int | None], disable_ipv6: int | None = None, addr_gen_mode: str | None = None
 ) -> str:
-    """The settings by which the host's IP stack listens on a device, in words. None: it does not have that one.
+    """Return the settings by which the host's IP stack listens on a device, in words. None: setting absent.
 
     >>> host_ip_of(arp=True, ipv4={"forwarding": 1, "rp_filter": 2}, disable_ipv6=0, addr_gen_mode="none")
     'forwarding 1, ARP on, IPv6 on'
@@ -123,7 +123,7 @@ def host_ip_of(
 
 
 def port_flags_of(flags: Mapping[str, bool]) -> str:
-    """The flags of a bridge port that are not as they should be, in words.
+    """Return the wrong flags of a bridge port, in words.
 
     >>> port_flags_of({"flood": False, "isolated": True, "locked": False})
     'flood off, isolated on'
@@ -132,10 +132,7 @@ def port_flags_of(flags: Mapping[str, bool]) -> str:
 
 
 def opening_of(before: Link) -> dict[str, int]:
-    """What opens the bridge port of a part that was found so: flags and the state by name, with their values.
-
-    Nothing else is written, since an older kernel does not know every flag.
-    """
+    """Return the flags and the state that open this bridge port, as found; older kernels lack some flags."""
     words = {text.split(" ")[0] for text in (getattr(before, "bridge_port", None) or "").split(", ")}
     opened = {name: int(on) for name, on in PORT_FLAGS.items() if name in words}
     return opened | ({STATE: 3} if STATE in words else {})
@@ -144,18 +141,18 @@ def opening_of(before: Link) -> dict[str, int]:
 def observed(
     devices: Iterable[Device], wanted: Collection[str] | None, members: Mapping[str, Iterable[str]]
 ) -> Observed:
-    """The parts and facts under the wanted names (None: all of ours).
+    """Return the parts and facts under the wanted names (None: all names of ports).
 
-    devices: all that the wanted ones refer to, peers and members included.
+    devices: all that the wanted ones refer to, including peers and members.
     """
     by_name = {device.name: device for device in devices}
     ours = sorted(name for name in by_name if (key_of(name) if wanted is None else name in wanted))
-    links = {name: part for name in ours if (part := _known(by_name[name], by_name)[0]) is not None}
+    links = {name: part for name in ours if (part := _cached_part(by_name[name], by_name)[0]) is not None}
     shown = set(ours) | {member for bridge in members if bridge in links for member in members[bridge]}
     return Observed(
         HostState(links),
         Facts(
-            links={name: _known(by_name[name], by_name)[1] for name in sorted(shown & by_name.keys())},
+            links={name: _cached_part(by_name[name], by_name)[1] for name in sorted(shown & by_name.keys())},
             members={bridge: tuple(sorted(held)) for bridge, held in members.items() if bridge in links},
             unchecked=tuple(
                 f"{part.name}: {attribute}"
@@ -174,18 +171,20 @@ def observed(
 
 
 def members_of(devices: Iterable[Device]) -> dict[str, list[str]]:
-    """The members of each bridge of ours, from all the devices of a host."""
+    """Return the members of each bridge of a port, from all devices of a host."""
     devices = list(devices)
-    members: dict[str, list[str]] = {one.name: [] for one in devices if one.kind == "bridge" and key_of(one.name)}
+    members: dict[str, list[str]] = {
+        device.name: [] for device in devices if device.kind == "bridge" and key_of(device.name)
+    }
     for device in devices:
         if device.master in members:
             members[device.master].append(device.name)
     return members
 
 
-def _known(device: Device, by_name: Mapping[str, Device]) -> tuple[Link | None, LinkFact]:
+def _cached_part(device: Device, by_name: Mapping[str, Device]) -> tuple[Link | None, LinkFact]:
     peer = by_name.get(device.peer)
-    # Not the peer itself, which knows this one: Python would have to look for the two of them.
+    # Not the peer itself: the two would form a reference cycle.
     seen: object = peer and (peer.name, peer.alias, peer.mtu, peer.up, peer.promisc, peer.host_ip)
     bridge_port = _bridge_port_of(device, by_name.get(device.master))
     seen = (seen, bridge_port)
@@ -195,10 +194,10 @@ def _known(device: Device, by_name: Mapping[str, Device]) -> tuple[Link | None, 
 
 
 def _bridge_port_of(device: Device, bridge: Device | None) -> str | None:
-    """How the Linux bridge of its port treats a device."""
+    """Return how the bridge of its port treats a device: `OPEN`, or the obstacles in words."""
     if bridge is None or bridge.options is None or bridge.name != names_of_key(key_of(device.name) or "").bridge:
         return None
-    # A port without carrier, or of a bridge that is down, is disabled by the kernel.
+    # The kernel disables a port without carrier or of a bridge that is down.
     stopped = device.runs and bridge.up and device.port_state != "forwarding"
     state = f"{STATE} {device.port_state}" if stopped else ""
     return ", ".join(filter(None, (state, device.port_flags))) or OPEN
@@ -207,14 +206,16 @@ def _bridge_port_of(device: Device, bridge: Device | None) -> str | None:
 def _part_of(device: Device, peer: Device | None, bridge_port: str | None) -> Link | None:
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap:
-        return _made_tap_of(device, bridge_port) if _is_made(device) else Tap(name=device.name, master=device.master)
+        return (
+            _managed_tap_of(device, bridge_port) if _is_managed(device) else Tap(name=device.name, master=device.master)
+        )
     if device.name == names.bridge and device.options is not None:
         return _bridge_of(device, device.options)
     if device.kind == "veth" and peer is not None:
         if (device.name, peer.name) == (names.bridge_end, names.switch_end):
             return _veth_of(device, peer, bridge_port)
         if (device.name, peer.name) == (names.switch_end, names.bridge_end):
-            # Part of the pair, which is named for its other end.
+            # Part of the pair, which is named by its other end.
             return None
     return ForeignObject(name=device.name, what=_what(device), alias=device.alias)
 
@@ -266,12 +267,12 @@ def _veth_of(device: Device, peer: Device, bridge_port: str | None) -> Veth:
     )
 
 
-def _is_made(device: Device) -> bool:
-    """Whether it says that it was made here: a tap indeed, that bears the id of a port of its name."""
+def _is_managed(device: Device) -> bool:
+    """Return whether hybridvif created this tap: its alias is the id of a port of its name."""
     return device.kind == "tun" and is_uuid(device.alias) and device.alias[:KEY_LENGTH] == key_of(device.name)
 
 
-def _made_tap_of(device: Device, bridge_port: str | None) -> ManagedTap:
+def _managed_tap_of(device: Device, bridge_port: str | None) -> ManagedTap:
     return ManagedTap(
         name=device.name,
         alias=device.alias,
@@ -298,14 +299,15 @@ def _fact_of(device: Device) -> LinkFact:
 
 
 def random_mac() -> bytes:
-    """A unicast, locally administered MAC address that nobody can guess."""
+    """Return a random unicast, locally administered MAC address."""
     first, *rest = os.urandom(6)
     return bytes([first & 0xFC | 0x02, *rest])
 
 
-def regained(before: Bridge, after: Bridge) -> dict[str, object]:
-    """What is written of a bridge whose MTU changes: once it rises to 1280, IPv6 is back at the kernel's defaults.
+def reset_by_mtu(before: Bridge, after: Bridge) -> dict[str, object]:
+    """Return the attributes to write again when the MTU of a bridge changes.
 
-    Whatever is said to have been there before, since only the kernel knows whether it was.
+    Once the MTU rises to 1280, IPv6 returns with the kernel's defaults. Written whatever was observed before, since
+    only the kernel can tell whether it happened.
     """
     return {} if before.mtu == after.mtu else {"addr_gen_mode": "none", "disable_ipv6": True}

@@ -1,8 +1,8 @@
-"""One dump of the kernel's links, or of the members of one bridge, over a socket of its own; and one device.
+"""Dumps of the kernel's links, with a cache of decoded messages.
 
-A message that is the same as the last one about its device, to the byte, is not decoded anew: to decode hundreds of
-bridges takes longer than the kernel needs to tell of them. A bridge's own timers are left out of the comparison, for
-they differ every time. Nothing is left unread for that: all is compared with what the kernel says now.
+A message that equals the last one about its device, byte by byte, is not decoded again: decoding hundreds of bridges is
+slower than the kernel's dump. The timers of a bridge always differ and are excluded from the comparison. Every dump is
+read completely; the cache saves only decoding.
 """
 
 from __future__ import annotations
@@ -10,91 +10,91 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 
-from hybridvif.executors.netlink.messages import Message, clocks_in, dump_request, message_of
+from hybridvif.executors.netlink.messages import Message, dump_request, message_of, timers_in
 from hybridvif.executors.netlink.socket import Channel, Interrupted, link_header_of
 
 __all__ = ["Interrupted", "decoded", "dump_links"]
 
-KEPT = 4096
-"""Links of the last dump of all that are remembered: at 3 KiB each."""
-KEPT_ALONE = 32
-"""Links that were asked for by themselves, and are remembered beside those: of ten ports."""
+CACHE_SIZE = 4096
+"""Number of cached links of the last full dump (3 KiB each)."""
+INDIVIDUAL_CACHE_SIZE = 32
+"""Number of cached links that were read individually: those of ten ports."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Told:
-    """A message, and what it was decoded to."""
+class _Decoded:
+    """A message and the decoded device."""
 
     body: bytes
-    """Its timers are zero."""
-    clocks: list[slice]
+    """The message with its timers zeroed."""
+    timers: list[slice]
     message: Message
 
 
-_last: dict[int, _Told] = {}
-"""By the index of the link. Replaced whole by each dump, never changed."""
-_alone: dict[int, _Told] = {}
-"""By the index of the link, the last asked for at the end."""
+_last: dict[int, _Decoded] = {}
+"""By link index. Each dump replaces it; it is never modified."""
+_individual: dict[int, _Decoded] = {}
+"""By link index, the most recently read last."""
 
 
 def dump_links(deadline: float, master: int = 0, channel: Channel | None = None) -> list[Message]:
-    """All devices, or the members of one bridge.
+    """Return all devices, or the members of one bridge.
 
-    Raises Interrupted, TimeoutError, or OSError with what the kernel said.
+    Raises Interrupted, TimeoutError or OSError.
     """
     if channel is None:
         with Channel(deadline) as own:
             return dump_links(deadline, master, own)
-    # All is read before any of it is decoded: whatever comes or goes while a dump lasts interrupts it.
+    # Read completely before decoding: the shorter the dump, the fewer interruptions.
     bodies = channel.dump(dump_request(master))
     if master:
         return [message for body in bodies if (message := decoded(body)).master == master]
-    return _all_decoded(bodies)
+    return _decode_all(bodies)
 
 
 def decoded(body: bytes) -> Message:
-    """The device that a message is about which was asked for by itself."""
+    """Decode the message of a device that was read individually."""
     index, _ = link_header_of(body)
-    before = _alone.get(index) or _last.get(index)
-    now = _told_anew(body, before)
+    before = _individual.get(index) or _last.get(index)
+    now = _decoded_or_cached(body, before)
     if now is not before:
-        _alone.pop(index, None)
-        _alone[index] = now
+        _individual.pop(index, None)
+        _individual[index] = now
         with suppress(KeyError, RuntimeError):
-            # Another thread may be at the same.
-            while len(_alone) > KEPT_ALONE:
-                del _alone[next(iter(_alone))]
+            # Another thread may evict entries at the same time.
+            while len(_individual) > INDIVIDUAL_CACHE_SIZE:
+                del _individual[next(iter(_individual))]
     return now.message
 
 
-def _all_decoded(bodies: list[bytes]) -> list[Message]:
-    global _last  # noqa: PLW0603  # of the process, as the links are
-    before, now = _last, dict[int, _Told]()
+def _decode_all(bodies: list[bytes]) -> list[Message]:
+    global _last  # noqa: PLW0603  # one cache per process
+    before, now = _last, dict[int, _Decoded]()
     messages = []
     for body in bodies:
         index, _ = link_header_of(body)
-        one = _told_anew(body, before.get(index))
-        messages.append(one.message)
-        if len(now) < KEPT:
-            now[index] = one
+        entry = _decoded_or_cached(body, before.get(index))
+        messages.append(entry.message)
+        if len(now) < CACHE_SIZE:
+            now[index] = entry
     _last = now
     return messages
 
 
-def _told_anew(body: bytes, before: _Told | None) -> _Told:
-    """What this message says; as before, if it says the same."""
-    if before is not None and _stopped(body, before.clocks) == before.body:
+def _decoded_or_cached(body: bytes, before: _Decoded | None) -> _Decoded:
+    """Decode a message; return the cached entry if the bytes are unchanged."""
+    if before is not None and _without_timers(body, before.timers) == before.body:
         return before
     message = message_of(body)
-    clocks = clocks_in(body) if message.kind == "bridge" else []
-    return _Told(_stopped(body, clocks), clocks, message)
+    timers = timers_in(body) if message.kind == "bridge" else []
+    return _Decoded(_without_timers(body, timers), timers, message)
 
 
-def _stopped(body: bytes, clocks: list[slice]) -> bytes:
-    """The message with these bytes zero."""
-    if not clocks:
+def _without_timers(body: bytes, timers: list[slice]) -> bytes:
+    """Return the message with these bytes zeroed."""
+    if not timers:
         return body
-    stopped = bytearray(body)
-    for clock in clocks:
-        stopped[clock] = bytes(len(stopped[clock]))
-    return bytes(stopped)
+    zeroed = bytearray(body)
+    for timer in timers:
+        zeroed[timer] = bytes(len(zeroed[timer]))
+    return bytes(zeroed)

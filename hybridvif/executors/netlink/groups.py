@@ -1,12 +1,11 @@
-"""Many links deleted as one: the kernel then waits for its grace periods once, not once a device.
+"""Delete many links as one group: the kernel waits for its grace periods once instead of once per device.
 
-The group is a random one of 2^31. It is deleted only after a dump that nothing interrupted has shown that it holds
-exactly the devices that are to go. A process that is killed in between leaves devices in a group, which the next plan
-takes them out of.
+The group is a random one of 2^31. It is deleted only after an uninterrupted dump has shown that it contains exactly the
+devices to delete. A killed process may leave devices in a group; the next plan resets that.
 
-No lock is taken: any user of the host could hold one that all daemons of a network namespace can find. None is needed.
-Two deletes that draw the same group, which one in 2^31 does, see too many devices and go one by one; if one of them
-comes between the dump and the delete of the other, that takes along what was to be deleted as well.
+There is no lock between processes: any user could hold a lock that all daemons can find. None is needed. Two deletes
+that draw the same group see too many devices and delete one by one. If one comes between the dump and the delete of the
+other, that deletes only devices that were to be deleted anyway.
 """
 
 from __future__ import annotations
@@ -20,41 +19,45 @@ from hybridvif.executors.netlink.messages import delete_group, dump_request, gro
 from hybridvif.executors.netlink.socket import RTM_DELLINK, Channel, Interrupted, Rejected, Request, link_header_of
 
 FIRST, LAST = 1 << 16, (1 << 31) - 1
-"""Below, an administrator's own groups may be: iproute2's names for groups end at 255."""
-TRIES = 3
-PATIENCE = 1.0
-"""Seconds to wait for another thread of this process; then one by one."""
-TOGETHER = 200
-"""Devices of one group: while it is deleted nobody else can change a link."""
+"""Lower groups may belong to the administrator: names of groups in iproute2 end at 255."""
+MAX_ATTEMPTS = 3
+MAX_WAIT = 1.0
+"""Seconds to wait for another thread of this process; then the devices are deleted one by one."""
+MAX_GROUP_SIZE = 200
+"""Devices per group: while it is deleted nobody else can change a link."""
 
-_threads = threading.Lock()
-"""One dump at a time: a delete of another thread would interrupt it. For speed alone."""
+_lock = threading.Lock()
+"""Serializes the dumps of this process: a delete by another thread would interrupt one. Only for speed."""
 
 
 def delete_together(channel: Channel, requests: Sequence[Request], deadline: float) -> Collection[Request]:
-    """The deletes among these requests that were carried out, as groups. Raises TimeoutError, OSError."""
+    """Delete as groups as many as possible; return the delete requests that were carried out.
+
+    Raises TimeoutError, OSError.
+    """
     deletes = [request for request in requests if request.kind == RTM_DELLINK]
     if len(deletes) < 2:
         return ()
     gone: set[Request] = set()
-    if not _threads.acquire(timeout=max(min(PATIENCE, deadline - time.monotonic()), 0)):
+    if not _lock.acquire(timeout=max(min(MAX_WAIT, deadline - time.monotonic()), 0)):
         return ()
     try:
-        for start in range(0, len(deletes), TOGETHER):
-            some = deletes[start : start + TOGETHER]
-            if time.monotonic() >= deadline or not _deleted(channel, some):
+        for start in range(0, len(deletes), MAX_GROUP_SIZE):
+            some = deletes[start : start + MAX_GROUP_SIZE]
+            if time.monotonic() >= deadline or not _delete_group(channel, some):
                 break
             gone.update(some)
     finally:
-        _threads.release()
+        _lock.release()
     return gone
 
 
-def _deleted(channel: Channel, deletes: Sequence[Request]) -> bool:
-    """Whether these devices, and no other, were deleted as a group; else none was."""
+def _delete_group(channel: Channel, deletes: Sequence[Request]) -> bool:
+    """Delete these devices as a group; return False if none was deleted."""
     indexes = [link_header_of(request.body)[0] for request in deletes]
     group = secrets.randbelow(LAST - FIRST) + FIRST
-    if any(isinstance(one, Rejected) for one in channel.exchange([set_link(one, {"group": group}) for one in indexes])):
+    responses = channel.exchange([set_link(index, {"group": group}) for index in indexes])
+    if any(isinstance(response, Rejected) for response in responses):
         return False
     if _members(channel, group) != set(indexes):
         return False
@@ -62,8 +65,8 @@ def _deleted(channel: Channel, deletes: Sequence[Request]) -> bool:
 
 
 def _members(channel: Channel, group: int) -> set[int] | None:
-    """The indexes of the devices of a group; None if that cannot be told for sure."""
-    for _ in range(TRIES):
+    """Return the indexes of the devices of a group; None if every dump was interrupted."""
+    for _ in range(MAX_ATTEMPTS):
         try:
             return {link_header_of(body)[0] for body in channel.dump(dump_request()) if group_of(body) == group}
         except Interrupted:

@@ -1,6 +1,6 @@
-"""The link messages that plugging needs: requests as bytes, and what the kernel answers -> devices.
+"""The link messages that plugging needs: requests as bytes, and the kernel's responses -> devices.
 
-Attributes by their numbers in linux/if_link.h. tests/contract compares every one with what pyroute2 makes of it.
+Attributes have their numbers from linux/if_link.h. tests/contract compares each with pyroute2.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ from hybridvif.executors.netlink.socket import (
     link_header,
     link_header_of,
     nested,
-    places_of,
+    positions_of,
 )
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import ANYBODY, Bridge, Veth
@@ -46,20 +46,20 @@ from hybridvif.model.text import escaped
 
 IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_PROMISC = 0x1, 0x40, 0x80, 0x100
 RTEXT_FILTER_SKIP_STATS = 1 << 3
-"""linux/rtnetlink.h: leave the counters out, which are most of an answer."""
+"""linux/rtnetlink.h: omit the counters, the largest part of a response."""
 
 ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS = 1, 3, 4, 5, 10, 18, 20
 AF_SPEC, GROUP, EXT_MASK, CARRIER, LINK_NETNSID = 26, 27, 29, 33, 37
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER = 1, 2, 4, 5, 1
 INET_CONF, INET6_CONF, ADDR_GEN_MODE = 1, 2, 8
 ARP_ANNOUNCE, ARP_IGNORE = 18, 19
-"""linux/ip.h, IPV4_DEVCONF_*: from 1 on where they are written; read back as an array, from 0 on."""
+"""linux/ip.h, IPV4_DEVCONF_*: numbered from 1 when written; read back as an array, from 0."""
 _IPV4 = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8}
 _LISTENING = struct.Struct("=i4xi16xi")
-"""These three of the array."""
+"""The three settings of _IPV4 in that array."""
 _INET = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE, **_IPV4}
 OF_FAMILIES = ("arp_ignore", "arp_announce", "addr_gen_mode", "host_ip")
-"""What set_link() sets of IPv4 and of IPv6."""
+"""Attributes that set_link() writes in the IPv4 and IPv6 parts of a message."""
 TUN_OWNER, TUN_NUM_QUEUES = 1, 8
 _PORT = {
     STATE: 1,
@@ -75,15 +75,15 @@ _PORT = {
     "isolated": 33,
     "locked": 39,
 }
-"""IFLA_BRPORT_*, each a byte."""
+"""IFLA_BRPORT_*, one byte each."""
 _PORT_KINDS = frozenset(_PORT.values())
 _Families = tuple[bytes, int | None, str | None]
-"""The IPv4 settings of a device, its disable_ipv6, and how it makes its IPv6 addresses."""
+"""The IPv4 settings of a device, its disable_ipv6, and its addr_gen_mode."""
 _NO_FAMILIES: _Families = (b"", None, None)
 _STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 """By value of BR_STATE_* (linux/if_bridge.h)."""
 DISABLE_IPV6 = 26
-"""linux/ipv6.h, DEVCONF_DISABLE_IPV6: the place in the array."""
+"""linux/ipv6.h, DEVCONF_DISABLE_IPV6: the index in the array."""
 BRIDGE_OPTIONS = {
     "forward_delay": (1, "=I"),
     "ageing": (4, "=I"),
@@ -92,9 +92,9 @@ BRIDGE_OPTIONS = {
     "nf_call_iptables": (36, "=B"),
     "nf_call_ip6tables": (37, "=B"),
 }
-"""IFLA_BR_*, and its width."""
+"""IFLA_BR_* and its width."""
 
-_TOLD = frozenset({ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS, AF_SPEC, GROUP, CARRIER, LINK_NETNSID})
+_DECODED = frozenset({ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS, AF_SPEC, GROUP, CARRIER, LINK_NETNSID})
 _OPTIONS = frozenset(kind for kind, _ in BRIDGE_OPTIONS.values())
 _TIMERS = frozenset(range(16, 20))
 """IFLA_BR_HELLO_TIMER to IFLA_BR_GC_TIMER."""
@@ -106,25 +106,26 @@ _FLAGS = {"up": IFF_UP, "promisc": IFF_PROMISC}
 
 
 def get_link(which: str | int) -> Request:
-    """Ask for one device, by name or by index."""
+    """Request one device, by name or index."""
     if isinstance(which, int):
         return Request(RTM_GETLINK, 0, link_header(which) + _NO_COUNTERS)
     return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, which) + _NO_COUNTERS)
 
 
 def dump_request(master: int = 0) -> Request:
-    """Ask for all devices, or the members of one bridge."""
+    """Request all devices, or the members of one bridge."""
     only = attribute(MASTER, master) if master else b""
     return Request(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
 
 
 def create_bridge(bridge: Bridge, mac: bytes) -> Request:
-    """Make a bridge, with all that the message can carry.
+    """Create a bridge, with all attributes that the message can carry.
 
-    mac: its own, so that neither its members nor udev give it another.
-    With another MTU than its own, which is set later: only a change marks it as chosen by the user, and the kernel
-    resets any other when members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER). Without its spanning tree and
-    the delay that this asks for: the two depend on each other.
+    mac: explicit, so that neither members nor udev change it.
+
+    The MTU differs from the desired one, which is set later. Only a change marks it as set by the user. The kernel
+    resets any other MTU when members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER). The spanning tree and its
+    forward delay depend on each other and are also set later.
     """
     options = {
         "forward_delay": 0,
@@ -144,7 +145,7 @@ def create_bridge(bridge: Bridge, mac: bytes) -> Request:
 
 
 def create_veth(veth: Veth, master: int) -> Request:
-    """Make a veth pair, with all that the message can carry; its peer cannot be created up (ENOTCONN)."""
+    """Create a veth pair, with all attributes that the message can carry. The peer cannot be created up (ENOTCONN)."""
     change = IFF_UP | IFF_PROMISC | IFF_NOARP
     flags = IFF_UP * veth.up | IFF_PROMISC * veth.promisc | IFF_NOARP
     peer = nested(
@@ -163,27 +164,27 @@ def create_veth(veth: Veth, master: int) -> Request:
 
 
 def set_link(index: int, changes: Mapping[str, object], master: int | None = None) -> Request:
-    """Set what one message carries of these changes; master: an index, 0 for none, None to leave it.
+    """Set the changes that one message can carry; master: an index, 0 for none, None to leave it unchanged.
 
-    host_ip, whatever its value, is switched off, as far as a message can: disable_ipv6 is a file.
-    A device that has no IPv6 refuses addr_gen_mode, and then all of the message, with EAFNOSUPPORT.
+    host_ip is switched off, whatever its value. Its disable_ipv6 is a file, so it is not part of the message. A device
+    without IPv6 rejects the whole message with EAFNOSUPPORT if it contains addr_gen_mode.
     """
     change = sum(flag for name, flag in _FLAGS.items() if name in changes)
     flags = sum(flag for name, flag in _FLAGS.items() if changes.get(name))
     if "host_ip" in changes:
         change, flags = change | IFF_NOARP, flags | IFF_NOARP
-    body = [link_header(index, flags=flags, change=change)]
+    parts = [link_header(index, flags=flags, change=change)]
     if "mac" in changes:
-        body.append(attribute(ADDRESS, bytes.fromhex(str(changes["mac"]).replace(":", ""))))
-    body += [
+        parts.append(attribute(ADDRESS, bytes.fromhex(str(changes["mac"]).replace(":", ""))))
+    parts += [
         attribute(kind, changes[name])  # type: ignore[arg-type]  # an int, or the alias
         for name, kind in (("mtu", MTU), ("group", GROUP), ("alias", IFALIAS))
         if name in changes
     ]
     if master is not None:
-        body.append(attribute(MASTER, master))
-    body.append(_families(tuple((name, changes[name]) for name in OF_FAMILIES if changes.get(name) is not None)))
-    return Request(RTM_SETLINK, NLM_F_ACK, b"".join(body))
+        parts.append(attribute(MASTER, master))
+    parts.append(_families(tuple((name, changes[name]) for name in OF_FAMILIES if changes.get(name) is not None)))
+    return Request(RTM_SETLINK, NLM_F_ACK, b"".join(parts))
 
 
 def set_bridge(index: int, options: Mapping[str, object]) -> Request:
@@ -192,7 +193,7 @@ def set_bridge(index: int, options: Mapping[str, object]) -> Request:
 
 
 def set_port(index: int, flags: Mapping[str, int]) -> Request:
-    """Set the state and flags that a device has as a port of its bridge."""
+    """Set the state and flags of a device as a port of its bridge."""
     values = [attribute(_PORT[name], bytes([value])) for name, value in flags.items()]
     slave = nested(LINKINFO, attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *values))
     return Request(RTM_NEWLINK, NLM_F_ACK, link_header(index) + slave)
@@ -218,25 +219,25 @@ def _link_info(kind: str, options: bytes) -> bytes:
 
 @functools.lru_cache(maxsize=64)
 def _bridge_info(options: tuple[tuple[str, object], ...]) -> bytes:
-    """What only a bridge has: the same for nearly every port of a host."""
+    """Return the options of a bridge. Cached: nearly all ports of a host have the same."""
     values = dict(options)
-    told = [
+    encoded = [
         attribute(kind, struct.pack(width, int(values[name])))  # type: ignore[call-overload]
         for name, (kind, width) in BRIDGE_OPTIONS.items()
         if values.get(name) is not None
     ]
-    return _link_info("bridge", b"".join(told))
+    return _link_info("bridge", b"".join(encoded))
 
 
 @functools.lru_cache(maxsize=64)
 def _families(values: tuple[tuple[str, Any], ...]) -> bytes:
-    """What a device has of IPv4 and of IPv6: the same for nearly every port of a host."""
-    told = dict(values)
-    told |= IPV4_OFF if "host_ip" in told else {}
-    inet = [attribute(kind, told[name]) for name, kind in _INET.items() if name in told]
+    """Return the IPv4 and IPv6 settings of a device. Cached: nearly all ports of a host have the same."""
+    settings = dict(values)
+    settings |= IPV4_OFF if "host_ip" in settings else {}
+    inet = [attribute(kind, settings[name]) for name, kind in _INET.items() if name in settings]
     families = [nested(socket.AF_INET, nested(INET_CONF, *inet))] if inet else []
-    if "addr_gen_mode" in told:
-        mode = bytes([ADDR_GEN_MODES.index(told["addr_gen_mode"])])
+    if "addr_gen_mode" in settings:
+        mode = bytes([ADDR_GEN_MODES.index(settings["addr_gen_mode"])])
         families.append(nested(socket.AF_INET6, attribute(ADDR_GEN_MODE, mode)))
     return nested(AF_SPEC, *families) if families else b""
 
@@ -246,7 +247,7 @@ def _families(values: tuple[tuple[str, Any], ...]) -> bytes:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One device, as the kernel tells it."""
+    """One device, as the kernel reports it."""
 
     index: int
     flags: int
@@ -254,23 +255,23 @@ class Message:
     kind: str
     master: int
     link: int
-    """The index of the other end of a veth pair in this namespace; 0 for none, and for any other kind."""
+    """Index of the other end of a veth pair in this namespace; 0 for none and for other kinds."""
     attributes: Mapping[int, bytes]
     details: bytes
     """IFLA_INFO_DATA."""
     port: bytes = b""
     """IFLA_INFO_SLAVE_DATA of a bridge port."""
     known: dict[tuple[str, str], Device] = field(default_factory=dict, compare=False, repr=False)
-    """What it comes to, by the names of its master and its peer."""
+    """Cached devices by the names of master and peer."""
 
 
 def message_of(body: bytes) -> Message:
-    """The device that a link message is about."""
+    """Decode a link message."""
     index, flags = link_header_of(body)
-    found = attributes_of(body, 16, _TOLD)
+    found = attributes_of(body, 16, _DECODED)
     own = attributes_of(found[LINKINFO]) if LINKINFO in found else {}
     kind = _text(own.get(INFO_KIND, b""))
-    # A link of another namespace has an index of that one, which may be anyone's here.
+    # A link in another namespace has an index of that namespace, which may be another device here.
     here = kind == "veth" and LINK_NETNSID not in found
     return Message(
         index=index,
@@ -286,37 +287,40 @@ def message_of(body: bytes) -> Message:
 
 
 def name_in(body: bytes) -> str:
-    """The name of the device that a link message is about, and nothing else of it."""
+    """Return only the device name of a link message."""
     return _text(attributes_of(body, 16, (IFNAME,)).get(IFNAME, b""))
 
 
-def clocks_in(body: bytes) -> list[slice]:
-    """Where in the message about a bridge its timers are, which never stand still and are nobody's business here."""
+def timers_in(body: bytes) -> list[slice]:
+    """Return the positions of the bridge timers, which change constantly and are excluded from comparison."""
     found: list[slice] = []
-    for info in places_of(body, 16, len(body), (LINKINFO,)):
-        for data in places_of(body, info.start, info.stop, (INFO_DATA,)):
-            found += places_of(body, data.start, data.stop, _TIMERS)
+    for info in positions_of(body, 16, len(body), (LINKINFO,)):
+        for data in positions_of(body, info.start, info.stop, (INFO_DATA,)):
+            found += positions_of(body, data.start, data.stop, _TIMERS)
     return found
 
 
 def carrier_of(body: bytes) -> bool:
-    """Whether the device that a link message is about has carrier, also if it is down."""
+    """Return whether the device of a link message has carrier, even if it is down."""
     return bool(_number(attributes_of(body, 16, (CARRIER,)).get(CARRIER, b"")))
 
 
 def group_of(body: bytes) -> int:
-    """The group of the device that a link message is about."""
+    """Return the group of the device of a link message."""
     return _number(attributes_of(body, 16, (GROUP,)).get(GROUP, b""))
 
 
 def devices_of(messages: Iterable[Message]) -> list[Device]:
-    """The devices that these messages are about; masters and peers are named where they are among them."""
+    """Return the devices of these messages. Masters and peers get their names if they are among them."""
     messages = list(messages)
     names = {message.index: message.name for message in messages}
-    return [_known(message, _named(message.master, names), _named(message.link, names)) for message in messages]
+    return [
+        _cached_device(message, _name_of_index(message.master, names), _name_of_index(message.link, names))
+        for message in messages
+    ]
 
 
-def _known(message: Message, master: str, peer: str) -> Device:
+def _cached_device(message: Message, master: str, peer: str) -> Device:
     device = message.known.get((master, peer))
     if device is None:
         message.known.clear()
@@ -355,11 +359,11 @@ def _device_of(message: Message, master: str, peer: str) -> Device:
 
 @functools.lru_cache(maxsize=64)
 def _port_of(values: tuple[tuple[int, bytes], ...]) -> tuple[str, str]:
-    """The state and the flags of a port of a bridge: the same for nearly every port of a host."""
-    told = {kind: value[0] for kind, value in values}
-    number = told.get(_PORT[STATE], len(_STATES))
+    """Return the state and the flags of a bridge port. Cached: nearly all ports of a host have the same."""
+    numbers = {kind: value[0] for kind, value in values}
+    number = numbers.get(_PORT[STATE], len(_STATES))
     state = _STATES[number] if number < len(_STATES) else str(number)
-    return state, port_flags_of({name: bool(told[_PORT[name]]) for name in PORT_FLAGS if _PORT[name] in told})
+    return state, port_flags_of({name: bool(numbers[_PORT[name]]) for name in PORT_FLAGS if _PORT[name] in numbers})
 
 
 def _owner_of(message: Message) -> int:
@@ -368,42 +372,42 @@ def _owner_of(message: Message) -> int:
 
 
 def queues_of(message: Message) -> int:
-    """How many queues of a tap with several are held open."""
+    """Return the number of open queues of a multi-queue tap."""
     return _number(attributes_of(message.details, 0, (TUN_NUM_QUEUES,)).get(TUN_NUM_QUEUES, b""))
 
 
-def _named(index: int, names: Mapping[int, str]) -> str:
+def _name_of_index(index: int, names: Mapping[int, str]) -> str:
     return names.get(index, f"interface {index}") if index else ""
 
 
 def _options_of(message: Message, families: _Families) -> BridgeOptions:
     options = attributes_of(message.details, 0, _OPTIONS)
-    told = {name: _number(options[kind]) for name, (kind, _) in BRIDGE_OPTIONS.items() if kind in options}
+    numbers = {name: _number(options[kind]) for name, (kind, _) in BRIDGE_OPTIONS.items() if kind in options}
     inet, switched_off, mode = families
     return BridgeOptions(
-        forward_delay=told.get("forward_delay", 0),
-        ageing=told.get("ageing", 0),
-        stp=bool(told.get("stp")),
-        multicast_snooping=bool(told.get("multicast_snooping")),
+        forward_delay=numbers.get("forward_delay", 0),
+        ageing=numbers.get("ageing", 0),
+        stp=bool(numbers.get("stp")),
+        multicast_snooping=bool(numbers.get("multicast_snooping")),
         disable_ipv6=None if switched_off is None else bool(switched_off),
         addr_gen_mode=mode,
         arp_ignore=_entry(inet, ARP_IGNORE - 1) or 0,
         arp_announce=_entry(inet, ARP_ANNOUNCE - 1) or 0,
-        # A kernel may be built without (CONFIG_BRIDGE_NETFILTER).
-        **{name: bool(told[name]) for name in ("nf_call_iptables", "nf_call_ip6tables") if name in told},
+        # Absent if the kernel was built without CONFIG_BRIDGE_NETFILTER.
+        **{name: bool(numbers[name]) for name in ("nf_call_iptables", "nf_call_ip6tables") if name in numbers},
     )
 
 
 def _host_ip_of(message: Message, families: _Families) -> str:
     inet, disable_ipv6, mode = families
     ipv4 = _LISTENING.unpack_from(inet) if len(inet) >= _LISTENING.size else (None, None, None)
-    # The IPv6 of a bridge has attributes of its own.
+    # A bridge has attributes of its own for IPv6.
     ipv6 = (None, None) if message.kind == "bridge" else (disable_ipv6, mode)
-    return _worded(not message.flags & IFF_NOARP, *ipv4, *ipv6)
+    return _host_ip_text(not message.flags & IFF_NOARP, *ipv4, *ipv6)
 
 
 @functools.lru_cache(maxsize=64)
-def _worded(
+def _host_ip_text(
     arp: bool,
     forwarding: int | None,
     proxy_arp: int | None,
@@ -411,7 +415,7 @@ def _worded(
     disable_ipv6: int | None,
     addr_gen_mode: str | None,
 ) -> str:
-    """What the host's IP listens to on a device: the same for nearly every device of a host."""
+    """Return the value of host_ip. Cached: nearly all devices of a host have the same."""
     ipv4 = {"forwarding": forwarding, "proxy_arp": proxy_arp, "rp_filter": rp_filter}
     return host_ip_of(arp=arp, ipv4=ipv4, disable_ipv6=disable_ipv6, addr_gen_mode=addr_gen_mode)
 
@@ -430,10 +434,10 @@ def _number(value: bytes) -> int:
 
 
 def _text(value: bytes) -> str:
-    # A name may be any bytes but those of "/" and white space, and an alias any at all.
+    # A name may contain any bytes except "/" and white space; an alias may contain any.
     return escaped(value.rstrip(b"\0").decode(errors="surrogateescape"))
 
 
-def _entry(array: bytes, at: int) -> int | None:
-    """One number of an array of 32 bits each."""
-    return struct.unpack_from("=i", array, 4 * at)[0] if len(array) >= 4 * (at + 1) else None
+def _entry(array: bytes, index: int) -> int | None:
+    """Return one number of an array of 32-bit numbers."""
+    return struct.unpack_from("=i", array, 4 * index)[0] if len(array) >= 4 * (index + 1) else None

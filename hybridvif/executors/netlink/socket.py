@@ -1,7 +1,6 @@
-"""One rtnetlink socket: many requests in one send, their answers read after; and dumps that prove something.
+"""One rtnetlink socket: many requests in one send, and dumps that detect interruption.
 
-Own, since pyroute2 sends one request at a time and takes 0.2 ms for each, and 0.4 ms to decode a link: for three
-hundred ports that is longer than the kernel and Open vSwitch need together. pyroute2 is its twin in the contract tests.
+pyroute2 sends one request at a time and is several times slower. It verifies this module in the contract tests.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from dataclasses import dataclass
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
 NLM_F_DUMP_INTR = 0x10
-"""linux/netlink.h: devices came or went while the dump was made; it may lack some."""
+"""linux/netlink.h: devices were added or removed during the dump; it may be incomplete."""
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLMSGERR_ATTR_MSG = 1
@@ -31,12 +30,12 @@ _HEADER = struct.Struct("=IHHII")
 _LINK = struct.Struct("=BxHiII")
 _ATTRIBUTE = struct.Struct("=HH")
 _CHUNK = 64
-"""Requests of one send: their answers wait in the receive buffer until the last has been carried out."""
+"""Requests per send: their responses wait in the receive buffer until the last one has been executed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One message to the kernel, without its header."""
+    """A message to the kernel, without its header."""
 
     kind: int
     flags: int
@@ -45,22 +44,22 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """What the kernel answered where it did not do it: an errno, and its own words if it had any."""
+    """An error response of the kernel: an errno, and its message if there is one."""
 
     code: int
-    said: str = ""
+    message: str = ""
 
 
-Answer = bytes | Rejected | None
-"""To a request: the link message it asked for, why not, or None: done."""
+Response = bytes | Rejected | None
+"""Response to a request: the requested link message, the error, or None for success."""
 
 
 class Interrupted(Exception):
-    """The kernel says that the dump may lack links: it proves nothing."""
+    """The dump may be incomplete, according to the kernel."""
 
 
 class Channel:
-    """A socket to the kernel's links, for the calls of one thread; every wait ends by the deadline."""
+    """A netlink socket for one thread; every wait ends by the deadline."""
 
     def __init__(self, deadline: float) -> None:
         self._deadline = deadline
@@ -74,20 +73,20 @@ class Channel:
     def __exit__(self, *_: object) -> None:
         self._socket.close()
 
-    def exchange(self, requests: Sequence[Request]) -> list[Answer]:
-        """The answers to these requests, which are carried out in their order. Raises TimeoutError, OSError.
+    def exchange(self, requests: Sequence[Request]) -> list[Response]:
+        """Return the responses to these requests, which are executed in order. Raises TimeoutError, OSError.
 
-        Those that were not sent by the deadline are answered with ETIMEDOUT.
+        Requests that were not sent by the deadline get ETIMEDOUT.
         """
-        answers: list[Answer] = []
-        for at in range(0, len(requests), _CHUNK):
+        responses: list[Response] = []
+        for start in range(0, len(requests), _CHUNK):
             if time.monotonic() >= self._deadline:
-                return answers + [Rejected(errno.ETIMEDOUT)] * (len(requests) - at)
-            answers += self._exchange(requests[at : at + _CHUNK])
-        return answers
+                return responses + [Rejected(errno.ETIMEDOUT)] * (len(requests) - start)
+            responses += self._exchange(requests[start : start + _CHUNK])
+        return responses
 
     def dump(self, request: Request) -> list[bytes]:
-        """The messages that answer a request for a dump. Raises Interrupted, TimeoutError, OSError."""
+        """Return the messages of a dump. Raises Interrupted, TimeoutError, OSError."""
         own = self._number
         self._send([request])
         found: list[bytes] = []
@@ -96,7 +95,7 @@ class Channel:
             data = self._receive()
             for kind, flags, number, body in _messages(data):
                 if number != own:
-                    # The late answer to a delete that was announced before.
+                    # The late response to a delete whose end was seen in its notifications.
                     continue
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
@@ -108,23 +107,23 @@ class Channel:
                     return found
                 found.append(body)
 
-    def delete_announced(self, request: Request, indexes: Sequence[int]) -> Answer:
-        """The answer to a request that deletes all these devices, or None as soon as each has been announced as gone.
+    def delete_announced(self, request: Request, indexes: Sequence[int]) -> Response:
+        """Delete all these devices with one request; return its response, or None after a notification for each.
 
-        The kernel answers after a grace period only (rcu_barrier in netdev_run_todo), in which nobody can reach the
-        devices any more.
+        The kernel responds only after a grace period (rcu_barrier in netdev_run_todo). The devices are unreachable from
+        the notification on.
         """
-        left = set(indexes)
+        remaining = set(indexes)
         with _socket(RTMGRP_LINK) as listener:
             first = self._number
-            # The kernel works in the send, so it waits in a thread of its own.
-            # That thread has a copy of the socket: this one may be closed before the grace period is over.
+            # The send blocks until the kernel is done, so it runs in a thread. That thread has a duplicate of the
+            # socket: this one may be closed before the grace period ends.
             sending = self._socket.dup()
             frame = self._frame([request])
             threading.Thread(
                 target=_send_and_close, args=(sending, frame), name="hybridvif-delete", daemon=True
             ).start()
-            while left:
+            while remaining:
                 ready, _, _ = select.select([self._socket, listener], [], [], max(self._deadline - time.monotonic(), 0))
                 if not ready:
                     raise TimeoutError
@@ -133,28 +132,28 @@ class Channel:
                         if kind == NLMSG_ERROR and number == first:
                             return _rejected(flags, body)
                 if listener in ready:
-                    left -= _gone(listener)
+                    remaining -= _gone(listener)
         return None
 
-    def _exchange(self, requests: Sequence[Request]) -> list[Answer]:
+    def _exchange(self, requests: Sequence[Request]) -> list[Response]:
         first, last = self._number, len(requests) - 1
         self._send(requests)
-        answers: list[Answer] = [None] * len(requests)
-        at = -1
-        while at != last:
+        responses: list[Response] = [None] * len(requests)
+        position = -1
+        while position != last:
             for kind, flags, number, body in _messages(self._receive()):
-                at = number - first
-                if 0 <= at <= last:
-                    answers[at] = _rejected(flags, body) if kind == NLMSG_ERROR else body
-        return answers
+                position = number - first
+                if 0 <= position <= last:
+                    responses[position] = _rejected(flags, body) if kind == NLMSG_ERROR else body
+        return responses
 
     def _send(self, requests: Sequence[Request]) -> None:
         self._socket.send(self._frame(requests))
 
     def _frame(self, requests: Sequence[Request]) -> bytes:
-        """The messages of one send. What is not done is always told; that it is done, of the last of them alone.
+        """Return the messages of one send. Errors are always reported; success only for the last message.
 
-        They are carried out in their order (netlink_rcv_skb), so the last answer says that there are no others.
+        The kernel executes them in order (netlink_rcv_skb), so the last response means that all are done.
         """
         parts = []
         for request in requests:
@@ -168,16 +167,16 @@ class Channel:
 
     def _receive(self) -> bytes:
         try:
-            # What is asked for is answered within the send, as a rule.
+            # The kernel usually responds within the send.
             size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
         except BlockingIOError:
-            size = self._received_late()
+            size = self._wait_and_receive()
         return bytes(memoryview(self._buffer)[:size])
 
-    def _received_late(self) -> int:
-        left = max(self._deadline - time.monotonic(), 0.001)
-        seconds = int(left)
-        timeout = struct.pack("@ll", seconds, int((left - seconds) * 1e6) or 1)
+    def _wait_and_receive(self) -> int:
+        remaining = max(self._deadline - time.monotonic(), 0.001)
+        seconds = int(remaining)
+        timeout = struct.pack("@ll", seconds, int((remaining - seconds) * 1e6) or 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
         try:
             return self._socket.recv_into(self._buffer)
@@ -188,7 +187,7 @@ class Channel:
 def _socket(groups: int = 0) -> socket.socket:
     channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
-        # None is needed: they make answers smaller, tell more, and refuse what the kernel would overlook.
+        # All optional: smaller responses, error messages, and strict checks.
         with contextlib.suppress(OSError):
             channel.setsockopt(_SOL_NETLINK, option, 1)
     try:
@@ -200,14 +199,14 @@ def _socket(groups: int = 0) -> socket.socket:
 
 
 def _messages(data: bytes) -> list[tuple[int, int, int, bytes]]:
-    """The kind, flags, sequence number and body of each message."""
-    found, at = [], 0
-    while at + _HEADER.size <= len(data):
-        length, kind, flags, number, _ = _HEADER.unpack_from(data, at)
+    """Return the kind, flags, sequence number and body of each message."""
+    found, offset = [], 0
+    while offset + _HEADER.size <= len(data):
+        length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
         if length < _HEADER.size:
             raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-        found.append((kind, flags, number, data[at + _HEADER.size : at + length]))
-        at += (length + 3) & ~3
+        found.append((kind, flags, number, data[offset + _HEADER.size : offset + length]))
+        offset += (length + 3) & ~3
     return found
 
 
@@ -215,21 +214,21 @@ def _rejected(flags: int, body: bytes) -> Rejected | None:
     code = -struct.unpack_from("=i", body)[0]
     if not code:
         return None
-    said = b""
+    message = b""
     if flags & NLM_F_ACK_TLVS:
         (length,) = struct.unpack_from("=I", body, 4)
-        # Capped answers repeat the header of the request only.
+        # Capped responses repeat only the header of the request.
         start = 4 + (_HEADER.size if flags & NLM_F_CAPPED else (length + 3) & ~3)
-        said = attributes_of(body, start).get(NLMSGERR_ATTR_MSG, b"")
-    return Rejected(code, said.rstrip(b"\0").decode(errors="backslashreplace"))
+        message = attributes_of(body, start).get(NLMSGERR_ATTR_MSG, b"")
+    return Rejected(code, message.rstrip(b"\0").decode(errors="backslashreplace"))
 
 
 def _gone(listener: socket.socket) -> set[int]:
-    """The devices that one announcement says are gone; a bridge announces members that leave under its own family."""
+    """Return the devices that one notification reports as deleted. A bridge reports leaving members under AF_BRIDGE."""
     try:
         data = listener.recv(1 << 16)
     except OSError:
-        # Too many at once: the answer itself tells.
+        # Too many notifications at once: the response itself reports the end.
         return set()
     links = [_LINK.unpack_from(body) for kind, _, _, body in _messages(data) if kind == RTM_DELLINK]
     return {index for family, _, index, _, _ in links if family == socket.AF_UNSPEC}
@@ -244,7 +243,7 @@ def _send_and_close(sending: socket.socket, frame: bytes) -> None:
 
 
 def attribute(kind: int, value: bytes | str | int) -> bytes:
-    """One attribute: a number is 32 bits wide, a text ends with a zero."""
+    """Return one attribute: a number has 32 bits, a string ends with a zero byte."""
     if isinstance(value, int):
         value = struct.pack("=I", value)
     elif isinstance(value, str):
@@ -253,46 +252,46 @@ def attribute(kind: int, value: bytes | str | int) -> bytes:
 
 
 def nested(kind: int, *attributes: bytes) -> bytes:
-    """An attribute that holds others."""
+    """Return an attribute that contains others."""
     return attribute(kind | 0x8000, b"".join(attributes))
 
 
 def link_header(index: int = 0, *, flags: int = 0, change: int = 0, family: int = socket.AF_UNSPEC) -> bytes:
-    """The header of a link message, struct ifinfomsg."""
+    """Return the header of a link message (struct ifinfomsg)."""
     return _LINK.pack(family, 0, index, flags, change)
 
 
 def link_header_of(body: bytes) -> tuple[int, int]:
-    """The index and the flags of a link message."""
+    """Return the index and the flags of a link message."""
     _, _, index, flags, _ = _LINK.unpack_from(body)
     return index, flags
 
 
-def attributes_of(body: bytes, at: int = 0, only: Collection[int] = ()) -> dict[int, bytes]:
-    """The attributes from there on, by kind; of those named alone if any are, and then each of them once."""
+def attributes_of(body: bytes, offset: int = 0, only: Collection[int] = ()) -> dict[int, bytes]:
+    """Return the attributes from an offset on, by kind. only: stop after these kinds, each found once."""
     found: dict[int, bytes] = {}
     end, unpack, wanted = len(body) - 3, _ATTRIBUTE.unpack_from, len(only)
-    while at < end:
-        length, kind = unpack(body, at)
+    while offset < end:
+        length, kind = unpack(body, offset)
         if length < 4:
             break
         kind &= 0x3FFF
         if not wanted or kind in only:
-            found[kind] = body[at + 4 : at + length]
+            found[kind] = body[offset + 4 : offset + length]
             if len(found) == wanted:
                 break
-        at += length + 3 & ~3
+        offset += length + 3 & ~3
     return found
 
 
-def places_of(body: bytes, at: int, end: int, only: Collection[int]) -> list[slice]:
-    """Where the values of these attributes are in a message, of which those from `at` to `end` are looked through."""
+def positions_of(body: bytes, offset: int, end: int, only: Collection[int]) -> list[slice]:
+    """Return the positions of the values of these attributes between two offsets of a message."""
     found: list[slice] = []
-    while at < end - 3:
-        length, kind = _ATTRIBUTE.unpack_from(body, at)
+    while offset < end - 3:
+        length, kind = _ATTRIBUTE.unpack_from(body, offset)
         if length < 4:
             break
         if kind & 0x3FFF in only:
-            found.append(slice(at + 4, min(at + length, end)))
-        at += length + 3 & ~3
+            found.append(slice(offset + 4, min(offset + length, end)))
+        offset += length + 3 & ~3
     return found

@@ -1,9 +1,8 @@
-"""The per-device switches under /proc/sys/net.
+"""Per-device settings under /proc/sys/net.
 
-Only these files, of the devices of a port, are ever written: disable_ipv6 by every link executor, since netlink cannot
-set it, the others by those that do not use netlink. /proc/sys/net
-follows the network namespace of the thread that opens it (sysfs does not), and each directory is named for the device,
-so no link of ours can lead elsewhere.
+Only these files of the devices of a port are written. Every link executor writes disable_ipv6, since netlink cannot set
+it; those without netlink write the others. /proc/sys/net follows the network namespace of the thread that opens it
+(sysfs does not). Each directory is named after the device, so no symbolic link leads elsewhere.
 """
 
 from __future__ import annotations
@@ -13,27 +12,28 @@ import os
 
 from hybridvif.executors.base import ExecutorError
 
-_FILES = {
-    "arp_ignore": "/proc/sys/net/ipv4/conf/{}/arp_ignore",
-    "arp_announce": "/proc/sys/net/ipv4/conf/{}/arp_announce",
-    "forwarding": "/proc/sys/net/ipv4/conf/{}/forwarding",
-    "proxy_arp": "/proc/sys/net/ipv4/conf/{}/proxy_arp",
-    "rp_filter": "/proc/sys/net/ipv4/conf/{}/rp_filter",
-    "disable_ipv6": "/proc/sys/net/ipv6/conf/{}/disable_ipv6",
+KEYS = {
+    "arp_ignore": "net/ipv4/conf/{}/arp_ignore",
+    "arp_announce": "net/ipv4/conf/{}/arp_announce",
+    "forwarding": "net/ipv4/conf/{}/forwarding",
+    "proxy_arp": "net/ipv4/conf/{}/proxy_arp",
+    "rp_filter": "net/ipv4/conf/{}/rp_filter",
+    "disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
 }
+"""Keys of sysctl(8) by attribute."""
 
-_ALWAYS = "/proc/sys/net/ipv4/conf"
-_WITH_IPV6 = "/proc/sys/net/ipv6/conf"
-_IPV6 = "/proc/thread-self/net/if_inet6"
-"""There wherever the kernel has IPv6, also where /proc/sys is hidden."""
+_IPV4_DIRECTORY = "/proc/sys/net/ipv4/conf"
+_IPV6_DIRECTORY = "/proc/sys/net/ipv6/conf"
+_IPV6_TABLE = "/proc/thread-self/net/if_inet6"
+"""Exists if the kernel has IPv6, even if /proc/sys is hidden."""
 
 
 def lacking() -> str:
-    """Return why the switches cannot be seen, as "fact; remedy"; empty if they can.
+    """Return the reason that the settings are hidden, as "fact; remedy"; empty if they are visible.
 
-    Without this a hidden directory would count as a kernel without IPv6, and IPv6 would stay on.
+    Otherwise a hidden directory would look like a kernel without IPv6, and IPv6 would stay on.
     """
-    expected = (_ALWAYS, _WITH_IPV6) if os.path.exists(_IPV6) else (_ALWAYS,)
+    expected = (_IPV4_DIRECTORY, _IPV6_DIRECTORY) if os.path.exists(_IPV6_TABLE) else (_IPV4_DIRECTORY,)
     missing = next((path for path in expected if not os.path.isdir(path)), "")
     if not missing:
         return ""
@@ -44,19 +44,24 @@ def lacking() -> str:
 
 
 def require() -> None:
-    """Raise ExecutorError, a precondition, if the switches cannot be seen."""
+    """Raise ExecutorError, a precondition, if the settings are hidden."""
     reason = lacking()
     if reason:
         raise ExecutorError(reason, precondition=True)
 
 
-def write(device: str, attribute: str, value: int) -> None:
-    """Write one switch of one device. Raises OSError; a missing IPv6 file is no error.
+def _path(device: str, attribute: str) -> str:
+    return f"/proc/sys/{KEYS[attribute].format(device)}"
 
-    A kernel without IPv6, and a device whose MTU is below 1280, have no such file, and nothing to switch off.
+
+def write(device: str, attribute: str, value: int) -> None:
+    """Write one setting of one device. Raises OSError; a missing IPv6 file is no error.
+
+    A kernel without IPv6 has no such file, and neither has a device whose MTU is below 1280. Then there is nothing to
+    switch off.
     """
     try:
-        fd = os.open(_FILES[attribute].format(device), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(_path(device, attribute), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
         if attribute == "disable_ipv6":
             return
@@ -68,9 +73,9 @@ def write(device: str, attribute: str, value: int) -> None:
 
 
 def read(device: str, attribute: str) -> int | None:
-    """One switch of one device; None where there is no such file."""
+    """Return one setting of one device; None if there is no such file."""
     try:
-        with open(_FILES[attribute].format(device), encoding="ascii") as file:
+        with open(_path(device, attribute), encoding="ascii") as file:
             return int(file.read())
     except FileNotFoundError:
         return None

@@ -1,7 +1,7 @@
-"""Taps, which rtnetlink cannot make: by /dev/net/tun, see tuntap.rst of the kernel's documentation.
+"""Taps, which rtnetlink cannot create: through /dev/net/tun (tuntap.rst of the kernel's documentation).
 
-A tap is there as long as its file is open, and outlives it only once it was told to. So one that is half made when its
-maker dies is gone with it.
+A tap exists while its file is open, and outlives it only once it is persistent. An incomplete tap therefore disappears
+if this process dies.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ DEVICE = "/dev/net/tun"
 NO_TUN = f"without {DEVICE} no tap can be made: load the module before the daemon starts: modprobe tun"
 
 _IOW = 0x80000000 if os.uname().machine.startswith(("ppc", "mips", "sparc", "alpha")) else 0x40000000
-"""The direction of an ioctl that writes, which those architectures count otherwise (their uapi/asm/ioctl.h)."""
+"""Direction bits of a writing ioctl, which differ on those architectures (uapi/asm/ioctl.h)."""
 _TUNSETIFF, _TUNSETPERSIST, _TUNSETOWNER = _IOW | 0x454CA, _IOW | 0x454CB, _IOW | 0x454CC
 _IFF_TAP, _IFF_NO_PI, _IFF_TUN_EXCL, _IFF_MULTI_QUEUE = 0x2, 0x1000, 0x8000, 0x100
 _REQUEST = struct.Struct("=16sH22x")
@@ -25,20 +25,20 @@ _REQUEST = struct.Struct("=16sH22x")
 
 
 class NewTap:
-    """A tap that is being made, root's: gone at the end of the `with`, unless it was kept."""
+    """A new tap, owned by root; deleted at the end of the `with`, unless kept."""
 
     def __init__(self, name: str, *, multi_queue: bool) -> None:
-        """Make it. Raises OSError: EEXIST where there is a device of this name."""
+        """Create it. Raises OSError: EEXIST if there is a device of this name."""
         flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL | (_IFF_MULTI_QUEUE if multi_queue else 0)
         self._fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
         try:
             fcntl.ioctl(self._fd, _TUNSETIFF, _REQUEST.pack(name.encode(), flags))
-            # /dev/net/tun is 0666, so whoever likes may attach to a tap without an owner.
+            # /dev/net/tun has mode 0666, so any user may attach to a tap without an owner.
             fcntl.ioctl(self._fd, _TUNSETOWNER, ROOT)
         except OSError as error:
             os.close(self._fd)
             if error.errno in (errno.EBUSY, errno.EINVAL):
-                # A tap of this name, or a device of another kind.
+                # A tap of this name exists, or a device of another kind.
                 raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), name) from None
             raise
 
@@ -49,12 +49,12 @@ class NewTap:
         os.close(self._fd)
 
     def keep(self) -> None:
-        """Have it outlive its file. Raises OSError."""
+        """Make it persistent. Raises OSError."""
         fcntl.ioctl(self._fd, _TUNSETPERSIST, 1)
 
 
 def own(name: str) -> None:
-    """Give a tap that nobody holds to root. Raises OSError: EBUSY while a VM holds it."""
+    """Make root the owner of a tap that no process holds. Raises OSError: EBUSY while a VM holds it."""
     fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:
         try:
@@ -62,7 +62,7 @@ def own(name: str) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # It was made for several queues, of which another could be opened beside a VM's; the caller has looked.
+            # A multi-queue tap, which could be attached even beside a VM. The caller has checked that none holds it.
             fcntl.ioctl(fd, _TUNSETIFF, _REQUEST.pack(name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_MULTI_QUEUE))
         fcntl.ioctl(fd, _TUNSETOWNER, ROOT)
     finally:

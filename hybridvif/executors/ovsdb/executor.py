@@ -1,42 +1,50 @@
-"""ovsdb: the switch is Open vSwitch, asked and changed over OVSDB. One transaction a batch, read back when it is done.
+"""ovsdb: ports of Open vSwitch over OVSDB, one transaction per batch, snapshot back when it is done.
 
-Concurrent callers share a transaction, since ovs-vswitchd reconfigures the whole host for each. A transaction is sent
-only on a connection that has answered in this very call; one that was sent and not answered may yet take effect, and
-is told as unknown.
+Concurrent callers share transactions, since ovs-vswitchd reconfigures the whole host for each. A transaction is sent
+only on a connection that has responded within the same call. If the response to a transaction is lost, it may still
+take effect and its result is unknown.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, ClassVar
 
-from hybridvif.executors import bridgerows, qosrows
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, ExecutorError, StepFailed, objected
+from hybridvif.executors import ovs_rows, side_effects
+from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.group_commit import GroupCommit
-from hybridvif.executors.ovs_rows import Row, complaint_about, is_undecided, not_realized, observed
-from hybridvif.executors.ovsdb.rows import TRIES, RowReader
+from hybridvif.executors.ovs_rows import Row, observed
+from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader
 from hybridvif.executors.ovsdb.rpc import Connection, ConnectionLost, Expired, Operation, Session
-from hybridvif.executors.ovsdb.transaction import Companions, Read, counted, error_in, operations_of, rows_taken, taken
+from hybridvif.executors.ovsdb.transaction import (
+    SideEffects,
+    Snapshot,
+    applied_rows,
+    await_applied,
+    error_in,
+    operations_of,
+    with_next_cfg,
+)
 from hybridvif.model.facts import Observed
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Delete, Step
 
-SETTLE, GLANCE = 0.05, 0.002
-"""Seconds to wait for ofport and error to follow cur_cfg, and between two looks."""
+SETTLE_TIME, POLL_INTERVAL = 0.05, 0.002
+"""Seconds to wait for ofport and error to follow cur_cfg, and between two reads."""
 
 
-class Unanswered(Exception):
-    """A transaction was sent, and no answer came."""
+class NoResponse(Exception):
+    """A transaction was sent, and no response came."""
 
 
 class OvsdbExecutor:
-    """Ports of Open vSwitch through OVSDB."""
+    """Ports of Open vSwitch over OVSDB."""
 
     role: ClassVar[Role] = Role.SWITCH
     serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort})
@@ -50,138 +58,128 @@ class OvsdbExecutor:
         self.expected = self._group.expected
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """The ports under these names, or all of our grammar, and the bridges there are."""
-        with self.observing(names, deadline) as observed_then:
-            return observed_then()
+        """Return the ports under these names, or all device names of ports, and all bridges."""
+        with self.observing(names, deadline) as result:
+            return result()
 
     @contextmanager
     def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-        """The same, asked for at once, and told when it is called for."""
+        """Send the queries of observe() at once; yield a function that waits for the result."""
         with self._reader.reading(names, deadline) as rows:
             yield lambda: _observed(rows()[1], self._settings.vhost_socket_dir)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """All the steps in one transaction, then wait for ovs-vswitchd to have taken it."""
+        """Commit all steps in one transaction, then wait until ovs-vswitchd has applied it."""
         return self._group.apply(steps, deadline)
 
     def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         try:
-            return self._tried(steps, deadline)
-        except Unanswered:
-            said = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
-            return [Outcome(step, Result.UNKNOWN, f"{said}: {_names(steps)}") for step in steps]
+            return self._commit_with_retries(steps, deadline)
+        except NoResponse:
+            return ovs_rows.no_response(steps)
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
 
-    def _tried(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        said = ""
+    def _commit_with_retries(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        error = ""
         attempt = 0
-        for attempt in range(TRIES):
-            with self._reader.reading({step.part.name for step in steps}, deadline) as told:
-                connection, read = told()
-                against = objected(_observed(read, self._settings.vhost_socket_dir).state, steps)
-                if against:
-                    return against
-                besides = self._companions(connection, steps, read, deadline)
+        for attempt in range(MAX_ATTEMPTS):
+            with self._reader.reading({step.part.name for step in steps}, deadline) as rows:
+                connection, snapshot = rows()
+                rejected = rejected_transaction(_observed(snapshot, self._settings.vhost_socket_dir).state, steps)
+                if rejected:
+                    return rejected
+                effects = self._side_effects(connection, steps, snapshot, deadline)
                 try:
-                    operations = operations_of(steps, read, besides)
+                    operations = operations_of(steps, snapshot, effects)
                 except StepFailed as failure:
                     return [failure.outcome_of(step) for step in steps]
                 if not operations:
                     return [Outcome(step, Result.DONE) for step in steps]
-                results, said = _committed(connection, operations, deadline)
+                results, error = _commit(connection, operations, deadline)
                 if results:
-                    self._reader.remember_made(operations, results)
+                    self._reader.remember_created(operations, results)
                     self._reader.forget(step.part.name for step in steps if isinstance(step, Delete))
-                    settled = _settled(connection, steps, results, deadline)
+                    settled = _outcomes(connection, steps, results, deadline)
                     return [replace(outcome, retries=attempt) for outcome in settled]
-                if not said.startswith(_MOVED_ON):
+                if not error.startswith(_ROWS_CHANGED):
                     break
             time.sleep(random.uniform(0, 0.01 * 2**attempt))
-        moved_on = said.startswith(_MOVED_ON)
-        why = "others keep changing the same rows" if moved_on else said
-        reason = f"OVSDB refused the transaction for {_names(steps)}: {why}"
-        return [Outcome(step, Result.FAILED, reason, retry=moved_on, retries=attempt) for step in steps]
+        return ovs_rows.not_committed(steps, error, rows_changed=error.startswith(_ROWS_CHANGED), retries=attempt)
 
-    def _companions(self, connection: Connection, steps: Sequence[Step], read: Read, deadline: float) -> Companions:
-        """What comes and goes with the rows of these steps."""
-        bridge_of = {name: row.bridge for name, row in read.rows.items()}
-        trunks = bridgerows.trunks_left(steps, bridge_of, self._settings)
-        gone = {read.uuids[name][1] for name in bridgerows.deleted_ports(steps) if name in read.uuids}
-        return Companions(
+    def _side_effects(
+        self, connection: Connection, steps: Sequence[Step], snapshot: Snapshot, deadline: float
+    ) -> SideEffects:
+        """Return the bridges and QoS rows that come and go with these steps."""
+        bridge_of = {name: row.bridge for name, row in snapshot.rows.items()}
+        trunks = side_effects.removable_trunks(steps, bridge_of, self._settings)
+        gone = {snapshot.uuids[name][1] for name in side_effects.deleted_ports(steps) if name in snapshot.uuids}
+        return SideEffects(
             qos=_qos_rows(connection, steps, deadline),
-            made=bridgerows.bridges_to_make(steps, read.bridges, self._settings.creates),
-            emptied=bridgerows.emptied(trunks, gone, lambda asked: connection.transact(asked, deadline)),
+            bridges_to_create=side_effects.bridges_to_create(steps, snapshot.bridges, self._settings.creates),
+            bridges_to_remove=side_effects.empty_trunks(
+                trunks, gone, lambda queries: connection.transact(queries, deadline)
+            ),
             socket_dir=self._settings.vhost_socket_dir,
             has_mtu_request=self._reader.has_mtu_request,
         )
 
 
-_MOVED_ON = ("timed out", "constraint violation", "referential integrity violation")
-"""How the server says that the rows are no longer as they were read (RFC 7047, 5.2.6 and 4.1.3)."""
+_ROWS_CHANGED = ("timed out", "constraint violation", "referential integrity violation")
+"""Errors of the server if rows have changed since they were snapshot (RFC 7047, 5.2.6 and 4.1.3)."""
 
 
-def _names(steps: Iterable[Step]) -> str:
-    names = sorted({step.part.name for step in steps})
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _observed(read: Read, socket_dir: str) -> Observed:
-    return observed(read.rows.values(), read.bridges, read.version, socket_dir, read.iface_ids)
+def _observed(snapshot: Snapshot, socket_dir: str) -> Observed:
+    return observed(snapshot.rows.values(), snapshot.bridges, snapshot.version, socket_dir, snapshot.iface_ids)
 
 
 def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:
-    """By the name of a port of these steps: the uuids of the QoS rows that go with it."""
-    names = qosrows.ports_with_qos(steps)
-    answers = connection.transact(qosrows.row_questions(names), deadline) if names else []
-    if not any(answer["rows"] for answer in answers):
+    """Return the uuids of the QoS rows that go with each port of these steps, by port name."""
+    names = side_effects.ports_with_qos(steps)
+    responses = connection.transact(side_effects.qos_queries(names), deadline) if names else []
+    if not any(response["rows"] for response in responses):
         return {}
-    return qosrows.rows_of_ports(names, answers, connection.transact([qosrows.holder_question()], deadline)[0])
+    return side_effects.qos_rows_of_ports(
+        names, responses, connection.transact([side_effects.qos_holder_query()], deadline)[0]
+    )
 
 
-def _committed(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[list[Any], str]:
-    """Send a transaction, the only place that does: its results, or none and what the server said.
+def _commit(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[list[Any], str]:
+    """Send a transaction; return its results, or none and the error of the server.
 
-    Raises Unanswered.
+    No other function sends one. Raises NoResponse.
     """
     try:
-        results = connection.transact(counted(operations), deadline)
+        results = connection.transact(with_next_cfg(operations), deadline)
     except (Expired, ConnectionLost) as error:
-        raise Unanswered from error
-    said = error_in(results)
-    return ([], said) if said else (results, "")
+        raise NoResponse from error
+    rejection = error_in(results)
+    return ([], rejection) if rejection else (results, "")
 
 
-def _settled(connection: Connection, steps: Sequence[Step], results: Sequence[Any], deadline: float) -> list[Outcome]:
-    """What ovs-vswitchd made of a transaction that was committed with these results."""
+def _outcomes(connection: Connection, steps: Sequence[Step], results: Sequence[Any], deadline: float) -> list[Outcome]:
+    """Return the outcomes of a committed transaction, by what ovs-vswitchd made of it."""
     number = int(results[-1]["rows"][0]["next_cfg"])
-    # A row that a rollback leaves without its device, as it was found, is as it should be.
-    wanted = {
-        step.part.name
-        for step in steps
-        if isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-    }
-    rows = _rows_taken(connection, number, wanted, deadline)
+    wanted = {step.part.name for step in steps if ovs_rows.needs_device(step)}
+    rows = _applied_rows(connection, number, wanted, deadline)
     if rows is None:
-        return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
-    # cur_cfg and the interface's own columns come in two transactions of ovs-vswitchd's.
-    end = min(deadline, time.monotonic() + SETTLE)
-    while any(is_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
-        time.sleep(GLANCE)
-        rows = _rows_taken(connection, number, wanted, deadline) or rows
-    outcomes = []
-    for step in steps:
-        reason = complaint_about(rows.get(step.part.name)) if step.part.name in wanted else ""
-        outcomes.append(not_realized(step, reason) if reason else Outcome(step, Result.DONE))
-    return outcomes
+        return ovs_rows.not_acknowledged(steps)
+    # ovs-vswitchd writes cur_cfg and the columns of the interface in two transactions.
+    end = min(deadline, time.monotonic() + SETTLE_TIME)
+    while any(ovs_rows.is_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
+        time.sleep(POLL_INTERVAL)
+        rows = _applied_rows(connection, number, wanted, deadline) or rows
+    return ovs_rows.committed(steps, lambda name: ovs_rows.error_about(rows.get(name)))
 
 
-def _rows_taken(connection: Connection, number: int, names: Collection[str], deadline: float) -> dict[str, Row] | None:
-    """What ovs-vswitchd made of these devices; None if it has not acknowledged by the deadline."""
-    left = int((deadline - time.monotonic()) * 1000) - 20
+def _applied_rows(
+    connection: Connection, number: int, names: Collection[str], deadline: float
+) -> dict[str, Row] | None:
+    """Return these rows once ovs-vswitchd has applied the configuration; None if not by the deadline."""
+    remaining = int((deadline - time.monotonic()) * 1000) - 20
     try:
-        answers: list[Any] = connection.transact(taken(number, names, max(left, 1)), deadline)
+        responses: list[Any] = connection.transact(await_applied(number, names, max(remaining, 1)), deadline)
     except (Expired, ConnectionLost):
-        # A late answer would be taken for that of another question, but for its number; nobody waits for it.
+        # Nobody waits for the late response, which is recognized by its id.
         return None
-    return None if error_in(answers) else rows_taken(answers[1:])
+    return None if error_in(responses) else applied_rows(responses[1:])

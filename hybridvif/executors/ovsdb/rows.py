@@ -1,7 +1,7 @@
-"""What Open vSwitch holds under some names, asked of the server in as few round trips as it can be.
+"""Read the rows of Open vSwitch under some names in as few round trips as possible.
 
-A question is answered in one transaction, and which bridge holds a Port can only be asked by the Port's uuid. Those
-that were seen before are asked for with the first question, and their answer counts if the row still has this uuid.
+One transaction answers all queries, but the bridge of a Port can be queried only by the uuid of the Port. Known uuids
+are therefore sent with the first queries. Their result counts if the row still has this uuid.
 """
 
 from __future__ import annotations
@@ -14,20 +14,20 @@ from hybridvif.executors.base import ExecutorError
 from hybridvif.executors.ovsdb.rpc import DATABASE, Connection, Operation, Refused, Session
 from hybridvif.executors.ovsdb.transaction import (
     COLUMNS,
-    FEW,
-    Read,
+    MAX_SINGLE_QUERIES,
+    Snapshot,
     error_in,
-    holder_questions,
-    questions,
-    read_of,
-    unheld,
+    holder_queries,
+    ports_without_holder,
+    row_queries,
+    rows_of,
 )
 
-TRIES = 8
-REMEMBERED = 4096
-"""Ports whose uuid is kept, at most."""
+MAX_ATTEMPTS = 8
+CACHE_SIZE = 4096
+"""Maximum number of cached Port uuids."""
 
-Rows = Callable[[], tuple[Connection, Read]]
+Rows = Callable[[], tuple[Connection, Snapshot]]
 
 
 class RowReader:
@@ -37,34 +37,33 @@ class RowReader:
         self._session = session
         self._columns = COLUMNS
         self._ports: dict[str, str] = {}
-        """The uuid of each Port that was seen, by name."""
+        """The uuid of each known Port, by name."""
 
     @property
     def has_mtu_request(self) -> bool:
-        """Whether an Interface has this column, by what was read last."""
+        """Return whether the Interface table has this column, by the last read."""
         return "mtu_request" in self._columns["Interface"]
 
     @contextmanager
     def reading(self, names: Collection[str] | None, deadline: float) -> Iterator[Rows]:
-        """A function that tells a connection that has just answered, and what the server held under these names.
+        """Send the queries at once; yield a function that returns a connection and the rows.
 
-        The server is asked at once. Raises ExecutorError as Session.asking() does, and where the rows do not keep
-        still.
+        Raises ExecutorError as Session.query() does, and if the rows change faster than they can be read.
         """
         guesses = self._guesses(names)
-        with self._session.asking(self._asked(names, guesses), deadline) as answered:
+        with self._session.query(self._queries(names, guesses), deadline) as responses_of:
 
-            def rows() -> tuple[Connection, Read]:
-                connection, answers = answered()
-                return connection, self._read(connection, names, guesses, answers, deadline)
+            def rows() -> tuple[Connection, Snapshot]:
+                connection, responses = responses_of()
+                return connection, self._read(connection, names, guesses, responses, deadline)
 
             yield rows
 
-    def _asked(self, names: Collection[str] | None, guesses: Sequence[str]) -> list[Operation]:
-        return [*questions(names, self._columns), *holder_questions(guesses)]
+    def _queries(self, names: Collection[str] | None, guesses: Sequence[str]) -> list[Operation]:
+        return [*row_queries(names, self._columns), *holder_queries(guesses)]
 
     def _guesses(self, names: Collection[str] | None) -> list[str]:
-        few = () if names is None or len(names) > FEW else names
+        few = () if names is None or len(names) > MAX_SINGLE_QUERIES else names
         return [self._ports[name] for name in sorted(few) if name in self._ports]
 
     def _read(
@@ -72,50 +71,50 @@ class RowReader:
         connection: Connection,
         names: Collection[str] | None,
         guesses: Sequence[str],
-        answers: list[Any],
+        responses: list[Any],
         deadline: float,
-    ) -> Read:
-        for _ in range(TRIES):
-            if error_in(answers):
-                # An Open vSwitch that is older than a column.
-                self._columns = _columns_there(connection, deadline)
-                answers = connection.transact(self._asked(names, guesses), deadline)
-            if error_in(answers):
-                raise Refused(error_in(answers))
-            first = len(answers) - len(guesses)
-            holders = dict(zip(guesses, answers[first:], strict=True))
-            unknown = [uuid for uuid in unheld(answers[:first]) if uuid not in holders]
+    ) -> Snapshot:
+        for _ in range(MAX_ATTEMPTS):
+            if error_in(responses):
+                # This Open vSwitch is too old for a column.
+                self._columns = _existing_columns(connection, deadline)
+                responses = connection.transact(self._queries(names, guesses), deadline)
+            if error_in(responses):
+                raise Refused(error_in(responses))
+            first_holder = len(responses) - len(guesses)
+            holders = dict(zip(guesses, responses[first_holder:], strict=True))
+            unknown = [uuid for uuid in ports_without_holder(responses[:first_holder]) if uuid not in holders]
             if unknown:
-                holders |= zip(unknown, connection.transact(holder_questions(unknown), deadline), strict=True)
-            read = read_of(names, answers[:first], holders)
-            if read is not None:
-                self._remember({name: port for name, (_, port) in read.uuids.items()})
-                return read
+                holders |= zip(unknown, connection.transact(holder_queries(unknown), deadline), strict=True)
+            snapshot = rows_of(names, responses[:first_holder], holders)
+            if snapshot is not None:
+                self._remember({name: port for name, (_, port) in snapshot.uuids.items()})
+                return snapshot
             guesses = ()
-            answers = connection.transact(self._asked(names, guesses), deadline)
+            responses = connection.transact(self._queries(names, guesses), deadline)
         raise ExecutorError("the ports of Open vSwitch change faster than they can be read; call again")
 
-    def remember_made(self, operations: Sequence[Operation], results: Sequence[Any]) -> None:
-        """Take note of the Ports that a transaction has made."""
-        made = [
+    def remember_created(self, operations: Sequence[Operation], results: Sequence[Any]) -> None:
+        """Cache the uuids of the Ports that a transaction has created."""
+        created = [
             (operation["row"]["name"], result["uuid"][1])
             for operation, result in zip(operations, results, strict=False)
             if operation["op"] == "insert" and operation["table"] == "Port"
         ]
-        self._remember(dict(made))
+        self._remember(dict(created))
 
     def forget(self, names: Iterable[str]) -> None:
-        """Think no more of the Ports of these names, which are gone."""
+        """Drop deleted Ports from the uuid cache."""
         for name in names:
             self._ports.pop(name, None)
 
     def _remember(self, ports: Mapping[str, str]) -> None:
-        if len(self._ports) + len(ports) > REMEMBERED:
+        if len(self._ports) + len(ports) > CACHE_SIZE:
             self._ports = {}
         self._ports |= ports
 
 
-def _columns_there(connection: Connection, deadline: float) -> dict[str, list[str]]:
+def _existing_columns(connection: Connection, deadline: float) -> dict[str, list[str]]:
     tables = connection.ask("get_schema", [DATABASE], deadline)["tables"]
     return {
         table: [name for name in names if name == "_uuid" or name in tables.get(table, {}).get("columns", {})]

@@ -1,8 +1,8 @@
-"""A connection to ovsdb-server on which every wait ends: as much of RFC 7047 as plugging needs.
+"""A connection to ovsdb-server on which every wait ends: the part of RFC 7047 that plugging needs.
 
-ovsdbapp keeps a replica of the database, so the first port of a process pays for all ports of the host, and the `ovs`
-package of PyPI parses JSON in Python, 47 times slower than the standard library. Here a question is answered by the
-server itself. ovsdbapp is its twin in the contract tests.
+ovsdbapp replicates the database, so the first port of a process waits for all ports of the host. The `ovs` package of
+PyPI parses JSON in Python. Here the server itself answers each query. ovsdbapp verifies this module in the contract
+tests.
 """
 
 from __future__ import annotations
@@ -19,25 +19,25 @@ from hybridvif.executors.sockets import closed, connected
 from hybridvif.model.settings import Settings
 
 DATABASE = "Open_vSwitch"
-KEPT = 8
-"""Idle connections that are kept."""
+MAX_IDLE = 8
+"""Maximum number of idle connections."""
 _ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder(strict=False).raw_decode
 
 Operation = Mapping[str, Any]
-"""One operation of a transaction, as section 5.2 of RFC 7047 has it."""
-Answered = Callable[[], tuple["Connection", list[Any]]]
+"""One operation of a transaction (RFC 7047, section 5.2)."""
+Responses = Callable[[], tuple["Connection", list[Any]]]
 
 
 class ConnectionLost(Exception):
-    """The server went away."""
+    """The server closed the connection."""
 
 
 class Expired(Exception):
-    """The deadline passed, and no answer had come."""
+    """The deadline passed without a response."""
 
 
 class Refused(Exception):
-    """The server answers with an error, in its own words."""
+    """The server responded with an error; the message is its own."""
 
 
 class Connection:
@@ -45,56 +45,56 @@ class Connection:
 
     def __init__(self, settings: Settings, deadline: float) -> None:
         self._numbers = itertools.count()
-        self._read = b""
-        self._greeting: list[Mapping[str, Any]] = []
+        self._unparsed = b""
+        self._pending: list[Mapping[str, Any]] = []
         self._socket = connected(settings, deadline)
 
     def close(self) -> None:
-        """Give the socket back."""
+        """Close the socket."""
         self._socket.close()
 
-    def greet(self, questions: Sequence[Operation], deadline: float) -> None:
-        """Ask whether the server is there; and, at once, these questions, which change nothing.
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
+        """Send an echo, and these read-only queries with it.
 
         Raises Expired, ConnectionLost.
         """
-        self._greeting = [self._numbered("echo", []), self._numbered("transact", [DATABASE, *questions])]
-        self._send(self._greeting, deadline)
+        self._pending = [self._request("echo", []), self._request("transact", [DATABASE, *queries])]
+        self._send(self._pending, deadline)
 
-    def greeted(self, deadline: float) -> list[Any]:
-        """The answers to those questions, after the echo's. Raises Expired, ConnectionLost, Refused."""
-        echo, asked = self._greeting
-        self._answer_to(echo, deadline)
-        answers: list[Any] = self._answer_to(asked, deadline)
-        return answers
+    def receive_responses(self, deadline: float) -> list[Any]:
+        """Return the responses to the queries of send_queries(). Raises Expired, ConnectionLost, Refused."""
+        echo, queried = self._pending
+        self._response_to(echo, deadline)
+        responses: list[Any] = self._response_to(queried, deadline)
+        return responses
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
-        """The results of a transaction, one an operation, and one more if it could not be committed.
+        """Return the results of a transaction: one per operation, and an error if the commit failed.
 
-        Raises Expired or ConnectionLost with the transaction sent and not answered; Refused.
+        Raises Expired or ConnectionLost if it was sent and the response is missing; Refused.
         """
         results: list[Any] = self.ask("transact", [DATABASE, *operations], deadline)
         return results
 
     def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
-        """The result of one request. Raises Expired, ConnectionLost, Refused."""
-        request = self._numbered(method, params)
+        """Return the result of one request. Raises Expired, ConnectionLost, Refused."""
+        request = self._request(method, params)
         self._send([request], deadline)
-        return self._answer_to(request, deadline)
+        return self._response_to(request, deadline)
 
-    def _numbered(self, method: str, params: Sequence[Any]) -> Mapping[str, Any]:
+    def _request(self, method: str, params: Sequence[Any]) -> Mapping[str, Any]:
         return {"method": method, "params": params, "id": next(self._numbers)}
 
-    def _answer_to(self, request: Mapping[str, Any], deadline: float) -> Any:
+    def _response_to(self, request: Mapping[str, Any], deadline: float) -> Any:
         while True:
             message = self._receive(deadline)
             if message.get("method") == "echo":
-                # The server asks whether we are there.
+                # Keepalive of the server.
                 self._send([{"result": message["params"], "error": None, "id": message["id"]}], deadline)
             elif message.get("id") == request["id"] and "method" not in message:
-                # Open vSwitch 3.1 leaves "result" out beside an error.
+                # Open vSwitch 3.1 omits "result" beside an error.
                 if message.get("error"):
-                    raise Refused(_words(message["error"]))
+                    raise Refused(_error_text(message["error"]))
                 return message["result"]
 
     def _send(self, messages: Sequence[Mapping[str, Any]], deadline: float) -> None:
@@ -108,15 +108,15 @@ class Connection:
 
     def _receive(self, deadline: float) -> dict[str, Any]:
         while True:
-            # A message ends with a brace and nothing else tells its end; what ends otherwise is not yet whole.
-            if self._read.rstrip().endswith(b"}"):
+            # Messages have no delimiter. One ends with a brace; other text is incomplete.
+            if self._unparsed.rstrip().endswith(b"}"):
                 try:
-                    text = self._read.decode(errors="replace")
+                    text = self._unparsed.decode(errors="replace")
                     message, end = _DECODE(text)
                 except ValueError:
                     pass
                 else:
-                    self._read = text[end:].lstrip().encode()
+                    self._unparsed = text[end:].lstrip().encode()
                     return dict(message)
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
@@ -127,101 +127,101 @@ class Connection:
                 raise ConnectionLost from error
             if not more:
                 raise ConnectionLost
-            self._read += more
+            self._unparsed += more
 
 
 class Session:
-    """Connections to one server: made when they are wanted, kept for the next call, given up when one went wrong."""
+    """Connections to one server: created on demand, kept for the next call, closed after an error."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._idle: list[Connection] = []
 
     @contextlib.contextmanager
-    def asking(self, questions: Sequence[Operation], deadline: float) -> Iterator[Answered]:
-        """A function that tells a connection of the caller's own that has just answered, and its answers to these.
+    def query(self, queries: Sequence[Operation], deadline: float) -> Iterator[Responses]:
+        """Borrow a live connection and send queries on it; the yielded function waits for the results.
 
-        The server is asked at once, where a connection is kept; it works while the caller does something else.
-        The function raises ExecutorError if there is no server, or none that answers by the deadline; so does what is
-        done with the connection, where the server goes away.
+        A kept connection gets the queries at once, so the server works while the caller does something else. The
+        function returns the connection and the responses. It raises ExecutorError if there is no server or no response
+        by the deadline. Errors on the connection inside the context become ExecutorError too.
         """
-        call = _Call(self._settings, self._idle, questions, deadline)
+        call = _Call(self._settings, self._idle, queries, deadline)
         try:
-            yield call.answered
+            yield call.responses
         except (Expired, ConnectionLost, Refused) as error:
-            call.give_up()
-            raise _useless(self._settings.ovsdb_connection, error) from error
+            call.close()
+            raise _unusable(self._settings.ovsdb_connection, error) from error
         except BaseException:
-            call.give_up()
+            call.close()
             raise
         call.end()
 
 
 class _Call:
-    """One call's use of a connection, from the question on."""
+    """One call's use of a connection, from the queries on."""
 
     def __init__(
-        self, settings: Settings, idle: list[Connection], questions: Sequence[Operation], deadline: float
+        self, settings: Settings, idle: list[Connection], queries: Sequence[Operation], deadline: float
     ) -> None:
         self._settings, self._remote = settings, settings.ovsdb_connection
-        self._idle, self._questions, self._deadline = idle, questions, deadline
-        self._connection = self._asked_at_once()
-        self._has_answered = False
+        self._idle, self._queries, self._deadline = idle, queries, deadline
+        self._connection = self._query_kept_connection()
+        self._has_responded = False
 
-    def answered(self) -> tuple[Connection, list[Any]]:
-        """The connection, and its answers. Raises ExecutorError."""
+    def responses(self) -> tuple[Connection, list[Any]]:
+        """Return the connection and the responses. Raises ExecutorError."""
         try:
-            connection, answers = self._on_a_kept_one() or self._on_another()
+            connection, responses = self._on_kept_connection() or self._on_new_connection()
         except (Expired, ConnectionLost, Refused) as error:
-            raise _useless(self._remote, error) from error
+            raise _unusable(self._remote, error) from error
         if time.monotonic() >= self._deadline:
-            # An answer that is there already is taken without a look at the clock.
+            # A response that has already arrived is read without a look at the clock.
             raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
-        self._has_answered = True
-        return connection, answers
+        self._has_responded = True
+        return connection, responses
 
-    def _on_a_kept_one(self) -> tuple[Connection, list[Any]] | None:
+    def _on_kept_connection(self) -> tuple[Connection, list[Any]] | None:
         while self._connection is not None:
             try:
-                return self._connection, self._connection.greeted(self._deadline)
+                return self._connection, self._connection.receive_responses(self._deadline)
             except ConnectionLost:
-                # It was lost while nobody used it.
+                # It was closed while idle.
                 self._connection.close()
-                self._connection = self._asked_at_once()
+                self._connection = self._query_kept_connection()
         return None
 
-    def _on_another(self) -> tuple[Connection, list[Any]]:
+    def _on_new_connection(self) -> tuple[Connection, list[Any]]:
         self._connection = connection = Connection(self._settings, self._deadline)
-        connection.greet(self._questions, self._deadline)
-        return connection, connection.greeted(self._deadline)
+        connection.send_queries(self._queries, self._deadline)
+        return connection, connection.receive_responses(self._deadline)
 
-    def _asked_at_once(self) -> Connection | None:
-        """A connection that was kept, asked; None: there is none that can be."""
+    def _query_kept_connection(self) -> Connection | None:
+        """Send the queries on a kept connection and return it; None if there is none."""
         while self._idle:
             with contextlib.suppress(IndexError):
                 connection = self._idle.pop()
                 try:
-                    connection.greet(self._questions, self._deadline)
+                    connection.send_queries(self._queries, self._deadline)
                 except (Expired, ConnectionLost):
                     connection.close()
                 else:
                     return connection
         return None
 
-    def give_up(self) -> None:
-        """Close the connection, on which something went wrong."""
+    def close(self) -> None:
+        """Close the connection, after an error."""
         if self._connection is not None:
             self._connection.close()
 
     def end(self) -> None:
-        """Keep the connection for the next call; not one whose answers nobody has taken."""
-        if self._connection is not None and self._has_answered and len(self._idle) < KEPT:
+        """Keep the connection for the next call, unless its responses were not read."""
+        if self._connection is not None and self._has_responded and len(self._idle) < MAX_IDLE:
             self._idle.append(self._connection)
         else:
-            self.give_up()
+            self.close()
 
 
-def _useless(remote: str, error: Expired | ConnectionLost | Refused) -> ExecutorError:
+def _unusable(remote: str, error: Expired | ConnectionLost | Refused) -> ExecutorError:
     match error:
         case Expired():
             return ExecutorError(f"OVSDB at {remote} does not answer; nothing was sent (is ovsdb-server hung?)")
@@ -233,7 +233,7 @@ def _useless(remote: str, error: Expired | ConnectionLost | Refused) -> Executor
     )
 
 
-def _words(error: Any) -> str:
+def _error_text(error: Any) -> str:
     if isinstance(error, dict):
         return ": ".join(str(error[key]) for key in ("error", "details") if error.get(key))
     return str(error)

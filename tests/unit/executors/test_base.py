@@ -1,4 +1,4 @@
-"""What all executors share: no step's outcome is lost, and no program is begun too late."""
+"""base: the outcomes that all executors share, and the deadline of programs."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from tests.support.strategies import BRIDGE, VETH
 OTHER = replace(BRIDGE, name="qbr91d3aa02-41", alias="91d3aa02-4100-4c00-8000-000000000003")
 
 
-def test_what_earlier_steps_came_to_outlives_an_executor_that_can_do_no_more() -> None:
+def test_one_by_one_executor_error_keeps_earlier_outcomes() -> None:
     def do(step: Step) -> None:
         if step.part is VETH:
             raise ExecutorError("the socket is gone", precondition=True)
@@ -33,7 +33,7 @@ def test_what_earlier_steps_came_to_outlives_an_executor_that_can_do_no_more() -
     assert (failed.result, failed.reason, failed.code) == (Result.FAILED, "the socket is gone", "precondition")
 
 
-def test_exception_within_one_step_is_its_outcome_alone() -> None:
+def test_one_by_one_exception_fails_only_its_step() -> None:
     def do(step: Step) -> None:
         if step.part is VETH:
             raise KeyError("peer")
@@ -45,7 +45,7 @@ def test_exception_within_one_step_is_its_outcome_alone() -> None:
     assert failed.reason == f"the executor failed at {VETH.name}: KeyError; see the daemon's log"
 
 
-def test_a_program_is_not_started_after_the_deadline(tmp_path: Path) -> None:
+def test_program_after_deadline_is_not_started(tmp_path: Path) -> None:
     program, trace = tmp_path / "ip", tmp_path / "trace"
     program.write_text(f"#!/bin/sh\necho ran >{trace}\n")
     program.chmod(0o755)
@@ -57,25 +57,25 @@ def test_a_program_is_not_started_after_the_deadline(tmp_path: Path) -> None:
     assert trace.exists()
 
 
-class Waiting(RecordingSwitch):
-    """An executor that asks at once."""
+class Eager(RecordingSwitch):
+    """An executor that starts to observe at once."""
 
-    asked = False
+    started = False
 
     @contextmanager
     def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-        self.asked = True
+        self.started = True
         yield lambda: self.observe(names, deadline)
 
 
-def test_who_can_is_asked_before_the_answer_is_called_for() -> None:
-    executor = Waiting(Settings())
+def test_observing_executor_with_observing_starts_at_once() -> None:
+    executor = Eager(Settings())
     with observing(executor, None, time.monotonic() + 1) as answer:
-        assert executor.asked
+        assert executor.started
         assert answer() == executor.observe(None, time.monotonic() + 1)
 
 
-def test_who_cannot_is_asked_when_it_is() -> None:
+def test_observing_executor_without_observing_observes_on_call() -> None:
     executor = RecordingSwitch(Settings())
     with observing(executor, None, time.monotonic() + 1) as answer:
         assert answer() == executor.observe(None, time.monotonic() + 1)

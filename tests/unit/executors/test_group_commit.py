@@ -1,4 +1,4 @@
-"""Callers that come while a transaction is in flight share the next one, and each gets its own outcomes."""
+"""group_commit: concurrent callers share transactions, and each gets its own outcomes."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ PORTS = [
     for number in range(10)
 ]
 STEPS = [Create(the(OvsPort, desired_state(port))) for port in PORTS]
-Answer = Callable[[Step], Outcome]
+Respond = Callable[[Step], Outcome]
 
 
 class Switch:
-    """Commits when it is let, and remembers what came together."""
+    """Commits once `open` is set, and records the merged steps."""
 
-    def __init__(self, answer: Answer = lambda step: Outcome(step, Result.DONE)) -> None:
-        self.answer = answer
+    def __init__(self, respond: Respond = lambda step: Outcome(step, Result.DONE)) -> None:
+        self.respond = respond
         self.transactions: list[list[str]] = []
         self.open = threading.Event()
         self.entered = threading.Semaphore(0)
@@ -40,15 +40,18 @@ class Switch:
         self.transactions.append([step.part.name for step in steps])
         self.entered.release()
         assert self.open.wait(10)
-        outcomes = [self.answer(step) for step in steps]
-        if any(one.result is Result.FAILED and one.code != NOT_REALIZED for one in outcomes):
-            # A transaction takes effect whole or not at all.
-            return [one if one.result is Result.FAILED else Outcome(one.step, Result.SKIPPED) for one in outcomes]
+        outcomes = [self.respond(step) for step in steps]
+        if any(outcome.result is Result.FAILED and outcome.code != NOT_REALIZED for outcome in outcomes):
+            # A transaction takes effect as a whole or not at all.
+            return [
+                outcome if outcome.result is Result.FAILED else Outcome(outcome.step, Result.SKIPPED)
+                for outcome in outcomes
+            ]
         return outcomes
 
 
 def all_at_once(switch: Switch, steps: Sequence[Step], group: GroupCommit) -> list[Sequence[Outcome]]:
-    """The outcomes of callers of which the first is in flight when the others come."""
+    """Return the outcomes of callers that come while the first one is in flight."""
     with ThreadPoolExecutor(len(steps)) as pool:
         first = pool.submit(group.apply, [steps[0]], time.monotonic() + 10)
         assert switch.entered.acquire(timeout=10)
@@ -56,18 +59,18 @@ def all_at_once(switch: Switch, steps: Sequence[Step], group: GroupCommit) -> li
         while len(group._waiting) < len(rest):
             time.sleep(0.001)
         switch.open.set()
-        return [one.result(10) for one in (first, *rest)]
+        return [future.result(10) for future in (first, *rest)]
 
 
-def test_who_comes_while_one_is_in_flight_shares_the_next() -> None:
+def test_callers_during_a_transaction_share_the_next() -> None:
     switch = Switch()
     outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit))
     assert [len(some) for some in switch.transactions] == [1, 9]
-    assert [[one.step for one in some] for some in outcomes] == [[step] for step in STEPS]
-    assert {one.result for some in outcomes for one in some} == {Result.DONE}
+    assert [[outcome.step for outcome in some] for some in outcomes] == [[step] for step in STEPS]
+    assert {outcome.result for some in outcomes for outcome in some} == {Result.DONE}
 
 
-def test_one_callers_fault_is_not_the_others() -> None:
+def test_failed_request_of_one_caller_does_not_fail_the_others() -> None:
     guilty = STEPS[4]
     switch = Switch(lambda step: Outcome(step, Result.FAILED if step is guilty else Result.DONE))
     outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit))
@@ -76,29 +79,29 @@ def test_one_callers_fault_is_not_the_others() -> None:
     assert [len(some) for some in switch.transactions] == [1, 9, *[1] * 9]
 
 
-def test_what_was_committed_and_not_realized_is_not_committed_again() -> None:
+def test_step_committed_but_not_accepted_is_not_committed_again() -> None:
     switch = Switch(lambda step: Outcome(step, Result.FAILED, code=NOT_REALIZED))
     all_at_once(switch, STEPS, GroupCommit(switch.commit))
     assert [len(some) for some in switch.transactions] == [1, 9]
 
 
-def test_two_of_one_part_never_share_a_transaction() -> None:
+def test_two_steps_of_one_part_never_share_a_transaction() -> None:
     switch = Switch()
     all_at_once(switch, [STEPS[0], STEPS[1], STEPS[1]], GroupCommit(switch.commit))
     assert all(len(some) == len(set(some)) for some in switch.transactions)
     assert sum(len(some) for some in switch.transactions) == 3
 
 
-def test_a_caller_alone_waits_for_nobody() -> None:
+def test_single_caller_does_not_wait() -> None:
     switch = Switch()
     switch.open.set()
     group = GroupCommit(switch.commit)
     for step in STEPS:
-        assert [one.result for one in group.apply([step], time.monotonic() + 10)] == [Result.DONE]
+        assert [outcome.result for outcome in group.apply([step], time.monotonic() + 10)] == [Result.DONE]
     assert [len(some) for some in switch.transactions] == [1] * len(STEPS)
 
 
-def test_a_commit_that_raises_is_its_own_callers_and_the_others_go_on() -> None:
+def test_commit_that_raises_does_not_stop_other_callers() -> None:
     class Broken(Exception):
         pass
 
@@ -112,18 +115,18 @@ def test_a_commit_that_raises_is_its_own_callers_and_the_others_go_on() -> None:
         futures = [pool.submit(group.apply, [step], time.monotonic() + 10) for step in STEPS[:4] * 5]
         for future in futures:
             with suppress(Broken):
-                assert [one.result for one in future.result(10)] == [Result.DONE]
+                assert [outcome.result for outcome in future.result(10)] == [Result.DONE]
     assert group.apply([STEPS[0]], time.monotonic() + 10)[0].result is Result.DONE
 
 
 @pytest.mark.parametrize("patience", [-1.0, 0.0])
-def test_who_is_too_late_is_still_answered(patience: float) -> None:
+def test_caller_after_its_deadline_gets_an_outcome(patience: float) -> None:
     switch = Switch()
     switch.open.set()
     assert len(GroupCommit(switch.commit).apply([STEPS[0]], time.monotonic() + patience)) == 1
 
 
-def test_who_is_expected_is_waited_for_as_long_as_a_transaction_takes() -> None:
+def test_announced_caller_is_waited_for() -> None:
     switch = Switch()
     group = GroupCommit(switch.commit)
     threading.Timer(0.2, switch.open.set).start()
@@ -144,8 +147,8 @@ def test_who_is_expected_is_waited_for_as_long_as_a_transaction_takes() -> None:
     assert [len(some) for some in switch.transactions] == [1, 2]
 
 
-@pytest.mark.parametrize("comes", [True, False], ids=["a slow one", "one that does not come at all"])
-def test_nobody_is_waited_for_longer(comes: bool) -> None:
+@pytest.mark.parametrize("comes", [True, False], ids=["late", "never"])
+def test_announced_caller_that_is_late_is_not_waited_for(comes: bool) -> None:
     switch = Switch()
     group = GroupCommit(switch.commit)
     threading.Timer(0.2, switch.open.set).start()
@@ -167,30 +170,30 @@ def test_nobody_is_waited_for_longer(comes: bool) -> None:
     assert not group._coming
 
 
-def test_what_is_not_whole_or_nothing_is_not_tried_again_one_by_one() -> None:
+def test_group_not_atomic_is_not_repeated_one_by_one() -> None:
     switch = Switch(lambda step: Outcome(step, Result.FAILED, code=NOT_REALIZED if step is STEPS[0] else ""))
     outcomes = all_at_once(switch, STEPS, GroupCommit(switch.commit, atomic=False))
     assert [len(some) for some in switch.transactions] == [1, 9]
-    assert {one.result for some in outcomes for one in some} == {Result.FAILED}
+    assert {outcome.result for some in outcomes for outcome in some} == {Result.FAILED}
 
 
 class Hung:
-    """Answers nobody before the deadline, and remembers how much time each group was given."""
+    """Responds to nobody before the deadline, and records the time that each group got."""
 
     def __init__(self) -> None:
         self.given: dict[str, float] = {}
         self.entered = threading.Semaphore(0)
 
     def commit(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
-        left = deadline - time.monotonic()
-        self.given |= {step.part.name: left for step in steps}
+        remaining = deadline - time.monotonic()
+        self.given |= {step.part.name: remaining for step in steps}
         self.entered.release()
-        time.sleep(max(left, 0))
-        return [Outcome(step, Result.FAILED if left <= 0 else Result.CONFIGURED) for step in steps]
+        time.sleep(max(remaining, 0))
+        return [Outcome(step, Result.FAILED if remaining <= 0 else Result.CONFIGURED) for step in steps]
 
 
 @pytest.mark.parametrize("atomic", [True, False])
-def test_who_has_little_time_is_not_held_up_and_costs_the_others_none(atomic: bool) -> None:
+def test_caller_with_little_time_does_not_shorten_the_others(atomic: bool) -> None:
     switch = Hung()
     group = GroupCommit(switch.commit, atomic=atomic)
 
@@ -205,19 +208,19 @@ def test_who_has_little_time_is_not_held_up_and_costs_the_others_none(atomic: bo
         short = pool.submit(timed, STEPS[1], 0.2)
         others = [pool.submit(timed, step, 1.0) for step in STEPS[2:8]]
         assert short.result(10)[1] < 0.5
-        assert {one.result(10)[0] for one in (first, short, *others)} == {Result.CONFIGURED}
+        assert {future.result(10)[0] for future in (first, short, *others)} == {Result.CONFIGURED}
     assert min(switch.given[step.part.name] for step in STEPS[2:8]) > 0.2
 
 
-def test_nobody_waits_for_others_until_it_is_too_late_for_itself() -> None:
+def test_leader_keeps_time_for_its_own_transaction() -> None:
     switch = Switch()
     group = GroupCommit(switch.commit)
     threading.Timer(0.2, switch.open.set).start()
     group.apply([STEPS[0]], time.monotonic() + 10)
-    left: list[float] = []
+    remaining: list[float] = []
 
     def commit(steps: Sequence[Step], deadline: float) -> list[Outcome]:
-        left.append(deadline - time.monotonic())
+        remaining.append(deadline - time.monotonic())
         return switch.commit(steps, deadline)
 
     group._commit = commit
@@ -234,10 +237,10 @@ def test_nobody_waits_for_others_until_it_is_too_late_for_itself() -> None:
         group.apply([STEPS[1]], time.monotonic() + 0.08)
         is_through.set()
         late.result(10)
-    assert left[0] > 0
+    assert remaining[0] > 0
 
 
-def test_what_failed_for_anothers_fault_is_not_tried_again_on_anothers_time() -> None:
+def test_repeated_requests_run_in_their_own_threads() -> None:
     begin = threading.Event()
 
     def commit(steps: Sequence[Step], deadline: float) -> list[Outcome]:
@@ -261,31 +264,31 @@ def test_what_failed_for_anothers_fault_is_not_tried_again_on_anothers_time() ->
         first.result(10)
         assert some[0].result(10)[0].result is Result.FAILED
         assert time.monotonic() - began < 1.5
-        assert {one.result(10)[0].result for one in some[1:]} == {Result.DONE}
+        assert {future.result(10)[0].result for future in some[1:]} == {Result.DONE}
 
 
-def test_of_two_who_gather_neither_takes_the_other() -> None:
+def test_two_leaders_at_once_do_not_take_each_others_requests() -> None:
     switch = Switch()
     group = GroupCommit(switch.commit)
     threading.Timer(0.2, switch.open.set).start()
     group.apply([STEPS[0]], time.monotonic() + 10)
     is_expected, may_go = threading.Event(), threading.Event()
 
-    def come_not_at_all() -> None:
+    def never_come() -> None:
         with group.expected():
             is_expected.set()
             assert may_go.wait(10)
 
     with ThreadPoolExecutor(3) as pool:
-        expected = pool.submit(come_not_at_all)
+        expected = pool.submit(never_come)
         assert is_expected.wait(10)
         now = time.monotonic()
         first = pool.submit(group.apply, [STEPS[1]], now + 0.36)
-        # It leads as well after half of its time, in which the first, who has a quarter of its own, still gathers.
+        # It becomes leader after half of its time, while the first one still waits: a quarter of its own.
         second = pool.submit(group.apply, [STEPS[2]], now + 0.16)
         time.sleep(0.085)
         may_go.set()
         expected.result(10)
-        outcomes = [one.result(10) for one in (first, second)]
-    assert [[one.step for one in some] for some in outcomes] == [[STEPS[1]], [STEPS[2]]]
+        outcomes = [future.result(10) for future in (first, second)]
+    assert [[outcome.step for outcome in some] for some in outcomes] == [[STEPS[1]], [STEPS[2]]]
     assert sorted(name for some in switch.transactions for name in some) == [step.part.name for step in STEPS[:3]]

@@ -1,4 +1,4 @@
-"""What of a dump is decoded anew: what is not the same, to the byte, as in the last one."""
+"""netlink.dump: only messages that differ from the last dump are decoded."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybridvif.executors.netlink import dump, messages
-from hybridvif.executors.netlink.messages import IFNAME, INFO_DATA, INFO_KIND, LINKINFO, MTU, clocks_in, devices_of
+from hybridvif.executors.netlink.messages import IFNAME, INFO_DATA, INFO_KIND, LINKINFO, MTU, devices_of, timers_in
 from hybridvif.executors.netlink.socket import attribute, link_header, nested
 
 STP, HELLO_TIMER, GC_TIMER = 5, 16, 19
@@ -17,7 +17,7 @@ STP, HELLO_TIMER, GC_TIMER = 5, 16, 19
 
 @pytest.fixture(autouse=True)
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """What has been decoded."""
+    """Messages that were decoded."""
     seen: list[bytes] = []
 
     def message_of(body: bytes) -> messages.Message:
@@ -29,8 +29,8 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return seen
 
 
-def bridge(index: int, *, mtu: int = 1500, stp: int = 0, clock: int = 0, name: str = "") -> bytes:
-    timers = b"".join(attribute(kind, struct.pack("=Q", clock)) for kind in range(HELLO_TIMER, GC_TIMER + 1))
+def bridge(index: int, *, mtu: int = 1500, stp: int = 0, timer: int = 0, name: str = "") -> bytes:
+    timers = b"".join(attribute(kind, struct.pack("=Q", timer)) for kind in range(HELLO_TIMER, GC_TIMER + 1))
     data = nested(INFO_DATA, attribute(STP, struct.pack("=I", stp)) + timers)
     return (
         link_header(index)
@@ -48,48 +48,48 @@ def dumped(*bodies: bytes) -> list[Any]:
     return devices_of(dump.dump_links(time.monotonic() + 1, channel=Channel()))  # type: ignore[arg-type]
 
 
-def test_what_is_the_same_is_not_decoded_again(decoded: list[bytes]) -> None:
+def test_unchanged_message_is_not_decoded_again(decoded: list[bytes]) -> None:
     first = dumped(bridge(1), bridge(2))
     assert dumped(bridge(2), bridge(1)) == first[::-1]
     assert len(decoded) == 2
 
 
-def test_a_bridges_timers_alone_are_no_difference(decoded: list[bytes]) -> None:
-    assert len(clocks_in(bridge(1))) == 4
-    assert dumped(bridge(1, clock=5)) == dumped(bridge(1, clock=77))
+def test_changed_bridge_timers_are_ignored(decoded: list[bytes]) -> None:
+    assert len(timers_in(bridge(1))) == 4
+    assert dumped(bridge(1, timer=5)) == dumped(bridge(1, timer=77))
     assert len(decoded) == 1
 
 
 @pytest.mark.parametrize("change", [{"mtu": 9000}, {"stp": 1}, {"name": "qbrx"}])
-def test_whatever_else_differs_is_decoded(decoded: list[bytes], change: dict[str, Any]) -> None:
+def test_any_other_change_is_decoded(decoded: list[bytes], change: dict[str, Any]) -> None:
     (before,) = dumped(bridge(1))
-    (after,) = dumped(bridge(1, clock=3, **change))
+    (after,) = dumped(bridge(1, timer=3, **change))
     assert before != after
     assert len(decoded) == 2
     assert dumped(bridge(1)) == [before]
 
 
-def test_a_link_that_has_gone_is_forgotten(decoded: list[bytes]) -> None:
+def test_deleted_link_is_dropped_from_cache(decoded: list[bytes]) -> None:
     dumped(bridge(1), bridge(2))
     assert [device.index for device in dumped(bridge(2))] == [2]
     dumped(bridge(1), bridge(2))
     assert len(decoded) == 3
 
 
-def test_no_more_links_are_remembered_than_that(decoded: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(dump, "KEPT", 1)
+def test_cache_size_limits_cached_links(decoded: list[bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dump, "CACHE_SIZE", 1)
     assert dumped(bridge(1), bridge(2)) == dumped(bridge(1), bridge(2))
     assert decoded == [bridge(1), bridge(2), bridge(2)]
 
 
-def test_a_name_that_a_master_gets_is_told_though_the_message_is_the_same(decoded: list[bytes]) -> None:
+def test_renamed_master_is_reported_for_an_unchanged_member(decoded: list[bytes]) -> None:
     member = link_header(9) + attribute(IFNAME, "qvb9") + attribute(messages.MASTER, 1)
     assert dumped(bridge(1), member)[1].master == "qbr1"
     assert dumped(bridge(1, name="qbrx"), member)[1].master == "qbrx"
     assert len(decoded) == 3
 
 
-def test_messages_cut_short_anywhere_do_no_harm() -> None:
+def test_truncated_messages_raise_nothing() -> None:
     whole = bridge(1)
     for length in range(16, len(whole)):
-        clocks_in(whole[:length])
+        timers_in(whole[:length])

@@ -1,4 +1,4 @@
-"""What a socket to the kernel's links takes for the answer to which question."""
+"""netlink.socket: responses are matched to requests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hybridvif.executors.netlink.messages import dump_request
 
 
 class _Late(socket.Channel):
-    """The answer to an earlier request comes ahead of the kernel's next one, as where a delete was announced first."""
+    """A channel on which the late response to an earlier delete comes first."""
 
     late = socket._HEADER.pack(20, socket.NLMSG_ERROR, 0, 0, 0) + bytes(4)
 
@@ -18,8 +18,8 @@ class _Late(socket.Channel):
         return late or super()._receive()
 
 
-def test_the_late_answer_to_another_request_ends_no_dump() -> None:
+def test_late_response_to_another_request_does_not_end_a_dump() -> None:
     with _Late(time.monotonic() + 5) as channel:
         channel._number = 1
-        # There is lo in every namespace.
+        # Every network namespace has lo.
         assert channel.dump(dump_request())

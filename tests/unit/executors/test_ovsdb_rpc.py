@@ -1,4 +1,4 @@
-"""A connection to OVSDB is asked at once, kept for the next call, and given up where anything went wrong."""
+"""ovsdb.rpc: a connection is queried at once, kept for the next call, and closed after an error."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from hybridvif.executors.base import ExecutorError
 from hybridvif.executors.ovsdb.rpc import Session
 from hybridvif.model.settings import Settings
 
-QUESTION = {"op": "select", "table": "Bridge", "where": [], "columns": ["name"]}
+QUERY = {"op": "select", "table": "Bridge", "where": [], "columns": ["name"]}
 
 
 class Server:
-    """Answers an echo with nothing and a transaction with the number of its connection; hangs up when told to."""
+    """Responds to an echo with nothing and to a transaction with the number of its connection."""
 
     def __init__(self, path: Path) -> None:
         self.remote = f"unix:{path}"
         self.methods: list[str] = []
         self.before = b""
-        """What stands before the number of the connection, as bytes."""
+        """Bytes inserted before the number of the connection."""
         self.answers = threading.Event()
         self.answers.set()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -48,7 +48,7 @@ class Server:
 
     def _serve(self, connection: socket.socket, number: int) -> None:
         text = ""
-        # Whoever gives a connection up does not say so.
+        # A client may close its connection at any time.
         with contextlib.suppress(OSError):
             while received := connection.recv(1 << 16):
                 text += received.decode()
@@ -74,8 +74,8 @@ class Server:
         self.hang_up()
         for thread in self._threads[1:]:
             thread.join()
-        for one in (self._listener, *self._open):
-            one.close()
+        for open_socket in (self._listener, *self._open):
+            open_socket.close()
 
 
 @pytest.fixture
@@ -90,61 +90,61 @@ def session(server: Server) -> Iterator[Session]:
     made = Session(Settings(ovsdb_connection=server.remote))
     yield made
     server.close()
-    # It finds that what it has kept was lost, and gives the sockets back.
+    # The session finds its kept connections lost and closes the sockets.
     with contextlib.suppress(ExecutorError):
         number_of(made)
 
 
 def number_of(session: Session, seconds: float = 5.0) -> int:
-    """Which of the server's connections a call was answered on."""
-    with session.asking([QUESTION], time.monotonic() + seconds) as answered:
+    """Return the number of the server's connection on which a call was answered."""
+    with session.query([QUERY], time.monotonic() + seconds) as answered:
         number: int = answered()[1][0]["connection"]
         return number
 
 
 def ask_too_late(session: Session, server: Server) -> None:
-    """A call whose second question is not answered in time."""
-    with session.asking([QUESTION], time.monotonic() + 5) as answered:
+    """Make a call whose second query is not answered in time."""
+    with session.query([QUERY], time.monotonic() + 5) as answered:
         connection, _ = answered()
         server.answers.clear()
-        connection.transact([QUESTION], time.monotonic() + 0.05)
+        connection.transact([QUERY], time.monotonic() + 0.05)
 
 
-def test_a_connection_is_kept_and_asked_with_an_echo_in_every_call(server: Server, session: Session) -> None:
+def test_connection_is_kept_and_every_call_sends_an_echo(server: Server, session: Session) -> None:
     assert [number_of(session) for _ in range(3)] == [1, 1, 1]
     assert server.methods == ["echo", "transact"] * 3
 
 
-def test_a_kept_connection_is_asked_before_the_answer_is_called_for(server: Server, session: Session) -> None:
+def test_kept_connection_is_queried_at_once(server: Server, session: Session) -> None:
     number_of(session)
-    with session.asking([QUESTION], time.monotonic() + 5):
+    with session.query([QUERY], time.monotonic() + 5):
         end = time.monotonic() + 5
         while len(server.methods) < 4 and time.monotonic() < end:
             time.sleep(0.001)
         assert server.methods == ["echo", "transact"] * 2
 
 
-def test_one_whose_answers_nobody_took_is_not_used_again(server: Server, session: Session) -> None:
+def test_connection_with_unread_responses_is_not_reused(server: Server, session: Session) -> None:
     number_of(session)
-    with session.asking([QUESTION], time.monotonic() + 5):
+    with session.query([QUERY], time.monotonic() + 5):
         pass
     assert number_of(session) == 2
 
 
-def test_one_that_was_lost_meanwhile_is_made_anew(server: Server, session: Session) -> None:
+def test_lost_connection_is_replaced(server: Server, session: Session) -> None:
     number_of(session)
     server.hang_up()
     assert number_of(session) == 2
 
 
-def test_one_on_which_a_call_failed_is_not_used_again(server: Server, session: Session) -> None:
+def test_connection_with_failed_call_is_not_reused(server: Server, session: Session) -> None:
     with pytest.raises(ExecutorError):
         ask_too_late(session, server)
     server.answers.set()
     assert number_of(session) == 2
 
 
-def test_a_server_that_does_not_answer_is_named_by_the_deadline(server: Server, session: Session) -> None:
+def test_hung_server_is_reported_by_the_deadline(server: Server, session: Session) -> None:
     number_of(session)
     server.answers.clear()
     with pytest.raises(ExecutorError, match="does not answer; nothing was sent"):
@@ -156,7 +156,7 @@ def test_a_server_that_does_not_answer_is_named_by_the_deadline(server: Server, 
 @pytest.mark.parametrize(
     "text", [b"\xff", b"\x1b[31m\x01", b"\xe2\x80\xa8", b"\\ud800", b"\xed\xa0\x80", b"}\n{", b"\x00"]
 )
-def test_any_text_in_an_answer_is_read_and_not_waited_for(server: Server, session: Session, text: bytes) -> None:
+def test_response_with_any_text_is_read(server: Server, session: Session, text: bytes) -> None:
     server.before = b'"name": "a' + text + b'b", '
     assert number_of(session) == 1
     assert number_of(session) == 1

@@ -1,4 +1,4 @@
-"""The fake is a product: it does what simulate() says, remembers it, fails where told to, and says that it is one."""
+"""recording: the fake follows simulate(), records its steps, fails on request, and marks its outcomes as simulated."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ SOON = 5.0
 
 
 @given(st.data(), ports())
-def test_what_it_did_is_what_simulate_says(data: st.DataObject, port: Port) -> None:
+def test_apply_matches_simulate(data: st.DataObject, port: Port) -> None:
     state = data.draw(states_of(port))
     try:
         steps = plan(state, desired_state(port))
@@ -56,10 +56,10 @@ def test_what_it_did_is_what_simulate_says(data: st.DataObject, port: Port) -> N
 def test_trunk_bridge_comes_with_first_port_and_goes_with_last() -> None:
     settings = Settings(integration_bridges=("br-int", "tbr-*"), create_bridges=("tbr-*",), remove_trunk_bridges=True)
     host = RecordingHost(settings=settings)
-    one = replace(PORT, bridge="tbr-1")
-    other = replace(one, id="00000002-7b00-4c00-8000-000000000001")
+    first = replace(PORT, bridge="tbr-1")
+    other = replace(first, id="00000002-7b00-4c00-8000-000000000001")
     seen = []
-    for act in (lambda: plug_all([one, other], host), lambda: unplug(one.id, host), lambda: unplug(other.id, host)):
+    for act in (lambda: plug_all([first, other], host), lambda: unplug(first.id, host), lambda: unplug(other.id, host)):
         act()
         seen.append(sorted(host.observe(None, SOON).facts.switches))
     assert seen == [["br-int", "tbr-1"], ["br-int", "tbr-1"], ["br-int"]]
@@ -72,7 +72,7 @@ def test_trunk_bridge_that_is_not_allowed_stays() -> None:
     assert sorted(host.observe(None, SOON).facts.switches) == ["tbr-1"]
 
 
-def test_everything_it_says_is_marked_as_simulated() -> None:
+def test_all_results_are_marked_as_simulated() -> None:
     host = RecordingHost(HostState().with_parts(ForeignObject(name=NAMES.bridge_end, what="a veth link")))
     host.fail(name=NAMES.bridge)
     assert host.observe(None, SOON).facts.simulated
@@ -83,7 +83,7 @@ def test_everything_it_says_is_marked_as_simulated() -> None:
     assert unplug(PORT.id, RecordingHost()).simulated
 
 
-def test_it_remembers_what_was_done_and_not_what_failed() -> None:
+def test_steps_contain_done_steps_and_no_failed_ones() -> None:
     host = RecordingHost()
     host.fail(verb=Create, name=NAMES.switch_end)
     with pytest.raises(PlugFailed, match="told to fail"):
@@ -97,7 +97,7 @@ def test_it_remembers_what_was_done_and_not_what_failed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "failed"),
+    ("step_filter", "failed"),
     [
         ({}, [0]),
         ({"verb": Delete}, [2]),
@@ -107,18 +107,22 @@ def test_it_remembers_what_was_done_and_not_what_failed() -> None:
         ({"name": TAP.name}, []),
     ],
 )
-def test_the_step_it_is_told_to_fail_fails_once(told: dict[str, object], failed: list[int]) -> None:
+def test_fail_makes_the_matching_step_fail_once(step_filter: dict[str, object], failed: list[int]) -> None:
     host = RecordingHost()
-    host.fail(reason="no such luck", retry=True, **told)  # type: ignore[arg-type]
+    host.fail(reason="no such luck", retry=True, **step_filter)  # type: ignore[arg-type]
     outcomes = [
         host.apply([[step]], SOON)[0][0] for step in (Create(BRIDGE), Create(replace(VETH, master="")), Delete(BRIDGE))
     ]
-    assert [at for at, outcome in enumerate(outcomes) if outcome.result is not Result.DONE] == failed
-    for at in failed:
-        assert (outcomes[at].result, outcomes[at].reason, outcomes[at].retry) == (Result.FAILED, "no such luck", True)
+    assert [index for index, outcome in enumerate(outcomes) if outcome.result is not Result.DONE] == failed
+    for index in failed:
+        assert (outcomes[index].result, outcomes[index].reason, outcomes[index].retry) == (
+            Result.FAILED,
+            "no such luck",
+            True,
+        )
 
 
-def test_failures_are_used_up_one_by_one() -> None:
+def test_fail_twice_fails_two_attempts() -> None:
     host = RecordingHost()
     host.fail(retry=True)
     host.fail(retry=True)
@@ -126,7 +130,7 @@ def test_failures_are_used_up_one_by_one() -> None:
     assert (report.status, report.retries) == (Status.DONE, 2)
 
 
-def test_a_failure_stops_its_own_port_but_for_deletes() -> None:
+def test_failure_stops_its_own_port_except_deletes() -> None:
     other = desired_state(replace(PORT, id="91d3aa02-4100-4c00-8000-000000000003"))
     host = RecordingHost()
     host.fail(name=BRIDGE.name)
@@ -136,7 +140,7 @@ def test_a_failure_stops_its_own_port_but_for_deletes() -> None:
     assert [outcome.result for outcome in theirs] == [Result.DONE] * 3
 
 
-def test_it_refuses_what_a_real_host_refuses() -> None:
+def test_step_with_an_objection_is_refused() -> None:
     host = RecordingHost(WIRING.with_parts(replace(VETH, master="br-foreign")))
     plans: list[list[Step]] = [[Create(BRIDGE)], [Update(replace(TAP, master=""), TAP)]]
     (create,), (vanished,) = host.apply(plans, SOON)
@@ -147,14 +151,14 @@ def test_it_refuses_what_a_real_host_refuses() -> None:
     assert host.steps == []
 
 
-def test_it_answers_for_the_names_asked_and_no_other() -> None:
+def test_observe_returns_only_the_given_names() -> None:
     host = RecordingHost(WIRING.with_parts(TAP))
     assert host.observe(None, SOON).state == WIRING.with_parts(TAP)
     assert host.observe({NAMES.tap}, SOON).state == HostState().with_parts(TAP)
     assert host.observe(set(), SOON).state == NOTHING
 
 
-def test_its_facts_are_those_of_a_host_like_it() -> None:
+def test_facts_match_the_simulated_state() -> None:
     host = RecordingHost(
         WIRING.with_parts(TAP, replace(VETH, up=False)), switches={"br-int": "system", "br-two": "netdev"}
     )
@@ -170,17 +174,17 @@ def test_its_facts_are_those_of_a_host_like_it() -> None:
     assert host.observe(None, SOON).facts.links[NAMES.tap].carrier
 
 
-def test_a_row_that_is_not_realized_has_no_number() -> None:
+def test_row_that_is_not_accepted_has_no_port_number() -> None:
     host = RecordingHost(HostState().with_parts(replace(ROW, realized=False)))
     assert host.observe(None, SOON).facts.ports == {NAMES.switch_end: PortFact(ofport=None)}
 
 
-def test_it_is_a_context_manager_like_a_host() -> None:
+def test_recording_host_is_a_context_manager() -> None:
     with RecordingHost() as host:
         assert plug(PORT, host).ok
 
 
-def test_one_caller_is_at_work_at_a_time() -> None:
+def test_locked_allows_one_caller_at_a_time() -> None:
     host, seen = RecordingHost(), list[str]()
 
     def other() -> None:
@@ -196,7 +200,7 @@ def test_one_caller_is_at_work_at_a_time() -> None:
     assert seen == ["first", "other"]
 
 
-def test_threads_that_plug_and_unplug_leave_nothing() -> None:
+def test_concurrent_plugs_and_unplugs_leave_nothing() -> None:
     host = RecordingHost()
     shared = [replace(PORT, id=f"{number:08x}-7b00-4c00-8000-000000000001") for number in range(4)]
 
@@ -213,18 +217,18 @@ def test_threads_that_plug_and_unplug_leave_nothing() -> None:
     assert host.state == NOTHING
 
 
-# As executors, chosen by configuration.
+# Executors selected by configuration.
 
 
 @pytest.fixture(autouse=True)
 def _empty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The executors of a process share one simulated host."""
+    """Give each test an empty host: the executors of a process share one."""
     for cls in (RecordingLinks, RecordingSwitch):
         monkeypatch.setattr(cls, "simulation", Simulation())
     monkeypatch.setattr(RecordingSwitch, "simulation", RecordingLinks.simulation)
 
 
-def test_the_two_executors_are_executors_of_their_roles() -> None:
+def test_recording_executors_have_their_roles() -> None:
     links, switch = RecordingLinks(Settings()), RecordingSwitch(Settings())
     assert isinstance(links, Executor)
     assert isinstance(switch, Executor)
@@ -233,7 +237,7 @@ def test_the_two_executors_are_executors_of_their_roles() -> None:
     assert links.serves | switch.serves == {type(part) for part in parts}
 
 
-def test_each_shows_the_parts_of_its_own_role() -> None:
+def test_recording_executor_observes_only_its_role() -> None:
     links, switch = RecordingLinks(Settings()), RecordingSwitch(Settings(integration_bridges=("br-a", "br-b")))
     links.simulation.state = WIRING
     assert links.observe(None, SOON).state == HostState(WIRING.links, {})
@@ -244,16 +248,16 @@ def test_each_shows_the_parts_of_its_own_role() -> None:
     assert links.observe(None, SOON).facts.simulated
 
 
-def test_both_work_on_the_same_host() -> None:
+def test_recording_executors_share_one_host() -> None:
     links, switch = RecordingLinks(Settings()), RecordingSwitch(Settings())
     links.apply([Create(BRIDGE), Create(VETH)], SOON)
     (outcome,) = switch.apply([Create(ROW)], SOON)
     assert outcome.simulated
-    # Realized, since its device is there.
+    # Accepted, since its device exists.
     assert switch.observe(None, SOON).state.ports == WIRING.ports
 
 
-def test_an_ivs_port_has_no_bridge_to_lack() -> None:
+def test_ivs_port_needs_no_bridge() -> None:
     host = RecordingHost(switches={})
     assert plug(replace(PORT, vif_type=VifType.IVS), host).ok
     assert not any(isinstance(part, Tap) for part in host.state)

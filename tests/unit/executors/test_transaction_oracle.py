@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import Row, ids_of
-from hybridvif.executors.ovsdb.transaction import Companions, Read, counted, operations_of
+from hybridvif.executors.ovsdb.transaction import SideEffects, Snapshot, operations_of, with_next_cfg
 from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState, OvsPort
 from hybridvif.model.planner import plan
@@ -23,7 +23,7 @@ from hybridvif.model.steps import Create, Delete, Step, Update
 from tests.support.strategies import ROW, VHOST_USER, history, ports, states_of
 from tests.support.transaction_oracle import Known, objection_to
 
-INTERFACE, HOLDER, QOS = (f"0000000{at}-0000-4000-8000-000000000000" for at in (1, 2, 3))
+INTERFACE, HOLDER, QOS = (f"0000000{number}-0000-4000-8000-000000000000" for number in (1, 2, 3))
 OTHERS = "99999999-0000-4000-8000-000000000000"
 BRIDGES = ("br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d")
 KNOWN = Known(BRIDGES.__contains__, {"Interface": [INTERFACE], "Port": [HOLDER], "QoS": [QOS]})
@@ -33,9 +33,9 @@ OF_VHOST_USER = replace(KNOWN, names={INTERFACE: VHOST_USER.name})
 def sent_for(
     steps: list[Step], state: HostState, made: dict[str, str] | None = None, emptied: dict[str, Any] | None = None
 ) -> list[Any]:
-    """The transaction that is built for these steps on a switch in this state."""
+    """Return the transaction that is built for these steps on a switch in this state."""
     rows = [row for row in state.ports.values() if isinstance(row, OvsPort)]
-    read = Read(
+    snapshot = Snapshot(
         rows={
             row.name: Row(
                 name=row.name, bridge=row.bridge, type=row.type, external_ids=ids_of(row), ofport=1, error="", tag=None
@@ -48,12 +48,12 @@ def sent_for(
         version="3.1.0",
     )
     qos = {step.part.name: [QOS] for step in steps if isinstance(step, Delete)}
-    besides = Companions(qos=qos, made=made or {}, emptied=emptied or {})
-    return copy.deepcopy(list(counted(operations_of(steps, read, besides))))
+    effects = SideEffects(qos=qos, bridges_to_create=made or {}, bridges_to_remove=emptied or {})
+    return copy.deepcopy(list(with_next_cfg(operations_of(steps, snapshot, effects))))
 
 
 @given(st.data(), ports(st.just(VifType.OVS)))
-def test_every_transaction_of_a_plug_and_an_unplug_is_sent(data: st.DataObject, port: Port) -> None:
+def test_oracle_accepts_every_transaction_of_plug_and_unplug(data: st.DataObject, port: Port) -> None:
     first = data.draw(states_of(port))
     wiring = desired_state(port)
     for now in history(first, plan(first, wiring)):
@@ -68,19 +68,19 @@ def test_every_transaction_of_a_plug_and_an_unplug_is_sent(data: st.DataObject, 
                     assert objection_to(operations, replace(KNOWN, names={INTERFACE: step.part.name})) == ""
 
 
-BORN = replace(ROW, isolated=True, qos_type="linux-noop")
+FULL_ROW = replace(ROW, isolated=True, qos_type="linux-noop")
 TRANSACTIONS: dict[str, list[Any]] = {
     "create": sent_for([Create(ROW)], NOTHING),
-    "create with all it can be born with": sent_for([Create(BORN)], NOTHING),
+    "create with all columns": sent_for([Create(FULL_ROW)], NOTHING),
     "park": sent_for([Update(ROW, replace(ROW, type=PLACEHOLDER_TYPE))], HostState().with_parts(ROW)),
-    "mend": sent_for([Update(replace(ROW, bridge="br-ex", vm_uuid=""), ROW)], HostState().with_parts(ROW)),
+    "repair": sent_for([Update(replace(ROW, bridge="br-ex", vm_uuid=""), ROW)], HostState().with_parts(ROW)),
     "delete": sent_for([Delete(ROW)], HostState().with_parts(ROW)),
 }
 
 
 def writes(operations: list[Any], table: str = "") -> list[Any]:
-    found = [one for one in operations if one["op"] not in ("wait", "select")]
-    return [one for one in found if table in ("", one["table"])]
+    found = [operation for operation in operations if operation["op"] not in ("wait", "select")]
+    return [operation for operation in found if table in ("", operation["table"])]
 
 
 def set_in(key: str, value: Any) -> Callable[[Any], None]:
@@ -99,56 +99,58 @@ CHANGES: dict[str, Callable[[Any], None]] = {
     "where two": set_in("where", [["_uuid", "==", ["uuid", HOLDER]], ["name", "==", "x"]]),
     "where by name": set_in("where", [["name", "==", "br-int"]]),
     **{
-        f"row {column}": lambda one, column=column: one.setdefault("row", {}).update({column: "netdev"})  # type: ignore[misc]
+        f"row {column}": lambda operation, column=column: operation.setdefault("row", {}).update({column: "netdev"})  # type: ignore[misc]
         for column in ("datapath_type", "controller", "other_config", "mac", "ofport_request", "fail_mode", "bond_mode")
     },
-    "row renamed": lambda one: one.setdefault("row", {}).update(name="eth0"),
-    "row of a look-alike": lambda one: one.setdefault("row", {}).update(name=ROW.name + "\n"),
-    "row of a bridge": lambda one: one.setdefault("row", {}).update(name="qbr" + ROW.name[3:]),
-    "row of a type": lambda one: one.setdefault("row", {}).update(type="vxlan", options=["map", []]),
-    "row of a peer": lambda one: one.setdefault("row", {}).update(type="patch", options=["map", [["peer", "br-ex"]]]),
-    "row of ids": lambda one: one.setdefault("row", {}).update(external_ids=["map", [["ovs-vif", "x"]]]),
-    "row of a tag": lambda one: one.setdefault("row", {}).update(tag=1),
+    "row renamed": lambda operation: operation.setdefault("row", {}).update(name="eth0"),
+    "row of a look-alike": lambda operation: operation.setdefault("row", {}).update(name=ROW.name + "\n"),
+    "row of a bridge": lambda operation: operation.setdefault("row", {}).update(name="qbr" + ROW.name[3:]),
+    "row of a type": lambda operation: operation.setdefault("row", {}).update(type="vxlan", options=["map", []]),
+    "row of a peer": lambda operation: operation.setdefault("row", {}).update(
+        type="patch", options=["map", [["peer", "br-ex"]]]
+    ),
+    "row of ids": lambda operation: operation.setdefault("row", {}).update(external_ids=["map", [["ovs-vif", "x"]]]),
+    "row of a tag": lambda operation: operation.setdefault("row", {}).update(tag=1),
     "mutations of a column": set_in("mutations", [["controller", "delete", ["set", []]]]),
     "mutations of a number": set_in("mutations", [["next_cfg", "+=", 2]]),
     "mutations of all ids": set_in("mutations", [["external_ids", "delete", ["set", ["ovn-set"]]]]),
     "mutations of another id": set_in("mutations", [["external_ids", "insert", ["map", [["system-id", "x"]]]]]),
     "mutations of another port": set_in("mutations", [["ports", "delete", ["set", [["uuid", OTHERS]]]]]),
     "mutations by another verb": set_in("mutations", [["ports", "+=", ["set", [["uuid", HOLDER]]]]]),
-    "no form at all": lambda one: one.clear(),
+    "no form at all": lambda operation: operation.clear(),
     "a number": set_in("where", 7),
 }
 
 
-def applies(change: str, one: dict[str, Any]) -> bool:
-    """Whether the change makes another operation of it: a where counts for an update, a row for what has one."""
-    kind, key = one["op"], change.partition(" ")[0]
+def applies(change: str, operation: dict[str, Any]) -> bool:
+    """Return whether a change modifies this operation: a where in an update, a row if it has one."""
+    kind, key = operation["op"], change.partition(" ")[0]
     if change == "op delete":
-        return bool(one["table"] != "QoS")
+        return bool(operation["table"] != "QoS")
     if key == "row":
-        return kind in ("insert", "update") and (change != "row of a tag" or one["table"] == "Port")
+        return kind in ("insert", "update") and (change != "row of a tag" or operation["table"] == "Port")
     if key in ("where", "a"):
         return (
             kind != "insert"
-            and one["table"] != "Open_vSwitch"
-            and (one["table"], change) != ("Bridge", "where by name")
+            and operation["table"] != "Open_vSwitch"
+            and (operation["table"], change) != ("Bridge", "where by name")
         )
     return key != "mutations" or kind == "mutate"
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_no_transaction_with_any_write_changed_is_sent(change: str) -> None:
+def test_oracle_rejects_every_changed_write(change: str) -> None:
     tried = 0
     for transaction in TRANSACTIONS.values():
         assert objection_to(transaction, KNOWN) == ""
-        for at in range(len(writes(transaction))):
+        for index in range(len(writes(transaction))):
             changed = copy.deepcopy(transaction)
-            one = writes(changed)[at]
-            if applies(change, one):
-                CHANGES[change](one)
-                said = objection_to(changed, KNOWN)
-                assert said.startswith("a transaction "), one
-                assert len(said) < 200
+            operation = writes(changed)[index]
+            if applies(change, operation):
+                CHANGES[change](operation)
+                message = objection_to(changed, KNOWN)
+                assert message.startswith("a transaction "), operation
+                assert len(message) < 200
                 tried += 1
     assert tried
 
@@ -166,56 +168,58 @@ def test_no_transaction_with_any_write_changed_is_sent(change: str) -> None:
         {"op": "delete", "table": "Bridge", "where": []},
         {"op": "select", "table": "SSL", "where": [], "columns": ["private_key"]},
     ],
-    ids=lambda one: f"{one['op']} {one['table']}",
+    ids=lambda operation: f"{operation['op']} {operation['table']}",
 )
-def test_what_no_plug_writes_is_not_sent_beside_one_either(operation: Any) -> None:
+def test_oracle_rejects_an_additional_operation(operation: Any) -> None:
     assert objection_to([*TRANSACTIONS["create"], operation], KNOWN).startswith("a transaction ")
 
 
-def test_a_bridge_that_is_not_allowed_is_given_no_port_and_may_lose_one() -> None:
+def test_bridge_that_is_not_allowed_gets_no_port_and_may_lose_one() -> None:
     narrow = replace(KNOWN, allows=["br-ex"].__contains__)
     assert "gives br-int a port" in objection_to(TRANSACTIONS["create"], narrow)
     assert objection_to(TRANSACTIONS["delete"], narrow) == ""
 
 
 @given(st.sampled_from(sorted(TRANSACTIONS)), st.data())
-def test_a_row_that_was_not_read_is_not_changed(name: str, data: st.DataObject) -> None:
+def test_row_that_was_not_read_is_not_changed(name: str, data: st.DataObject) -> None:
     written = json.dumps(TRANSACTIONS[name])
     uuid = data.draw(st.sampled_from([INTERFACE, HOLDER, QOS]))
-    assume(any(uuid in str(one) for one in writes(TRANSACTIONS[name])))
+    assume(any(uuid in str(operation) for operation in writes(TRANSACTIONS[name])))
     other = data.draw(st.uuids().map(str))
     assume(other not in (INTERFACE, HOLDER, QOS))
     assert objection_to(json.loads(written.replace(uuid, other)), KNOWN).startswith("a transaction ")
 
 
-# Bridges that are made and removed with a port.
+# Bridges that come and go with a port.
 
-TRUNK, EMPTIED = "tbr-0b1c2d3e-0", "00000004-0000-4000-8000-000000000000"
+TRUNK, EMPTY_BRIDGE = "tbr-0b1c2d3e-0", "00000004-0000-4000-8000-000000000000"
 ON_A_TRUNK = replace(ROW, bridge=TRUNK, bridge_name=TRUNK)
-MAKING = replace(KNOWN, allows=lambda name: name in (*BRIDGES, TRUNK), creates=TRUNK.__eq__)
-REMOVING = replace(KNOWN, rows={**KNOWN.rows, "Bridge": [EMPTIED]})
+MAY_CREATE = replace(KNOWN, allows=lambda name: name in (*BRIDGES, TRUNK), creates=TRUNK.__eq__)
+MAY_REMOVE = replace(KNOWN, rows={**KNOWN.rows, "Bridge": [EMPTY_BRIDGE]})
 
 
-def made_for(name: str = TRUNK, kind: str = "netdev") -> list[Any]:
+def creation(name: str = TRUNK, kind: str = "netdev") -> list[Any]:
     return sent_for([Create(ON_A_TRUNK)], NOTHING, made={TRUNK: "netdev", name: kind})
 
 
-def removed_with() -> list[Any]:
-    row = {"_uuid": ["uuid", EMPTIED], "ports": ["set", [["uuid", HOLDER], ["uuid", OTHERS]]]}
+def removal() -> list[Any]:
+    row = {"_uuid": ["uuid", EMPTY_BRIDGE], "ports": ["set", [["uuid", HOLDER], ["uuid", OTHERS]]]}
     return sent_for([Delete(ON_A_TRUNK)], HostState().with_parts(ON_A_TRUNK), emptied={TRUNK: row})
 
 
-def test_a_bridge_is_made_and_removed_where_that_is_known() -> None:
-    assert objection_to(made_for(), MAKING) == ""
-    assert objection_to(removed_with(), REMOVING) == ""
+def test_configured_bridge_is_created_and_removed() -> None:
+    assert objection_to(creation(), MAY_CREATE) == ""
+    assert objection_to(removal(), MAY_REMOVE) == ""
 
 
-def test_no_bridge_is_made_or_removed_otherwise() -> None:
-    assert "gives Interface.name a value of its own" in objection_to(made_for(), replace(MAKING, creates=KNOWN.creates))
-    assert f"gives {TRUNK} a port" in objection_to(made_for(), replace(MAKING, allows=KNOWN.allows))
-    assert objection_to(made_for("br-ex"), MAKING)
-    assert objection_to(made_for(kind="dummy"), MAKING)
-    assert "writes to Open_vSwitch" in objection_to(removed_with(), KNOWN)
+def test_other_bridge_is_not_created_or_removed() -> None:
+    assert "gives Interface.name a value of its own" in objection_to(
+        creation(), replace(MAY_CREATE, creates=KNOWN.creates)
+    )
+    assert f"gives {TRUNK} a port" in objection_to(creation(), replace(MAY_CREATE, allows=KNOWN.allows))
+    assert objection_to(creation("br-ex"), MAY_CREATE)
+    assert objection_to(creation(kind="dummy"), MAY_CREATE)
+    assert "writes to Open_vSwitch" in objection_to(removal(), KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -232,13 +236,15 @@ def test_no_bridge_is_made_or_removed_otherwise() -> None:
         ("Port", "tag", 4095),
     ],
 )
-def test_a_bridge_is_made_of_nothing_else(table: str, column: str, value: Any) -> None:
-    transaction = made_for()
-    (one,) = [
-        one for one in transaction if (one["op"], one["table"]) == ("insert", table) and one["row"]["name"] == TRUNK
+def test_bridge_with_any_other_column_is_rejected(table: str, column: str, value: Any) -> None:
+    transaction = creation()
+    (operation,) = [
+        operation
+        for operation in transaction
+        if (operation["op"], operation["table"]) == ("insert", table) and operation["row"]["name"] == TRUNK
     ]
-    one["row"][column] = value
-    assert objection_to(transaction, MAKING)
+    operation["row"][column] = value
+    assert objection_to(transaction, MAY_CREATE)
 
 
 @pytest.mark.parametrize(
@@ -252,11 +258,11 @@ def test_a_bridge_is_made_of_nothing_else(table: str, column: str, value: Any) -
         ["next_cfg", "-=", 1],
     ],
 )
-def test_the_switch_itself_is_told_of_nothing_else(mutation: Any) -> None:
-    for transaction, known in ((made_for(), MAKING), (removed_with(), REMOVING)):
-        for one in writes(transaction, "Open_vSwitch"):
+def test_other_change_of_the_switch_itself_is_rejected(mutation: Any) -> None:
+    for transaction, known in ((creation(), MAY_CREATE), (removal(), MAY_REMOVE)):
+        for operation in writes(transaction, "Open_vSwitch"):
             changed = copy.deepcopy(transaction)
-            changed[transaction.index(one)]["mutations"] = [mutation]
+            changed[transaction.index(operation)]["mutations"] = [mutation]
             assert objection_to(changed, known)
 
 
@@ -266,10 +272,10 @@ ELSEWHERE = ["map", [["vhost-server-path", f"/etc/{VHOST_USER.name}"]]]
 OWN = ["map", [["vhost-server-path", f"/var/run/openvswitch/{VHOST_USER.name}"]]]
 
 
-def made_vhost_user(**columns: Any) -> list[Any]:
+def vhost_user_creation(**columns: Any) -> list[Any]:
     transaction = sent_for([Create(VHOST_USER)], NOTHING)
-    (one,) = writes(transaction, "Interface")
-    one["row"] = {name: value for name, value in {**one["row"], **columns}.items() if value != "left out"}
+    (operation,) = writes(transaction, "Interface")
+    operation["row"] = {name: value for name, value in {**operation["row"], **columns}.items() if value != "left out"}
     return transaction
 
 
@@ -278,10 +284,10 @@ def changed_row(**columns: Any) -> list[Any]:
     return [{"op": "update", "table": "Interface", "where": where, "row": columns}]
 
 
-def test_a_vhost_user_port_is_made_and_changed() -> None:
-    assert objection_to(made_vhost_user(), KNOWN) == ""
-    assert objection_to(made_vhost_user(type="dpdkvhostuser", options=["map", []]), KNOWN) == ""
-    assert objection_to(made_vhost_user(mtu_request="left out"), KNOWN) == ""
+def test_vhost_user_port_is_created_and_changed() -> None:
+    assert objection_to(vhost_user_creation(), KNOWN) == ""
+    assert objection_to(vhost_user_creation(type="dpdkvhostuser", options=["map", []]), KNOWN) == ""
+    assert objection_to(vhost_user_creation(mtu_request="left out"), KNOWN) == ""
     found = replace(VHOST_USER, type="dpdkvhostuser", mtu_request=0)
     for before, after in ((found, VHOST_USER), (VHOST_USER, found)):
         sent = sent_for([Update(before, after)], HostState().with_parts(before))
@@ -309,8 +315,8 @@ def test_a_vhost_user_port_is_made_and_changed() -> None:
         {"name": ROW.name},
     ],
 )
-def test_a_vhost_user_port_is_made_of_nothing_else(columns: dict[str, Any]) -> None:
-    assert objection_to(made_vhost_user(**columns), KNOWN).startswith("a transaction ")
+def test_vhost_user_port_with_any_other_column_is_rejected(columns: dict[str, Any]) -> None:
+    assert objection_to(vhost_user_creation(**columns), KNOWN).startswith("a transaction ")
 
 
 @pytest.mark.parametrize(
@@ -328,18 +334,18 @@ def test_a_vhost_user_port_is_made_of_nothing_else(columns: dict[str, Any]) -> N
         (replace(KNOWN, names={INTERFACE: ROW.name}), {"type": "dpdkvhostuser", "options": ["map", []]}),
     ],
 )
-def test_no_row_is_changed_into_another_kind_or_told_of_another_socket(known: Known, columns: dict[str, Any]) -> None:
+def test_changing_the_kind_or_the_socket_of_a_row_is_rejected(known: Known, columns: dict[str, Any]) -> None:
     assert objection_to(changed_row(**columns), known).startswith("a transaction ")
 
 
 def changed_option(verb: str, value: Any) -> list[Any]:
-    (one,) = changed_row()
-    del one["row"]
-    return [{**one, "op": "mutate", "mutations": [["options", verb, value]]}]
+    (operation,) = changed_row()
+    del operation["row"]
+    return [{**operation, "op": "mutate", "mutations": [["options", verb, value]]}]
 
 
 @pytest.mark.parametrize(("verb", "value"), [("insert", OWN), ("delete", ["set", ["vhost-server-path"]])])
-def test_of_its_options_a_vhost_user_port_is_given_its_own_socket(verb: str, value: Any) -> None:
+def test_socket_option_of_a_vhost_user_port_is_changed(verb: str, value: Any) -> None:
     assert objection_to(changed_option(verb, value), OF_VHOST_USER) == ""
     for other in (KNOWN, replace(KNOWN, names={INTERFACE: ROW.name})):
         assert objection_to(changed_option(verb, value), other).startswith("a transaction ")
@@ -361,5 +367,5 @@ def test_of_its_options_a_vhost_user_port_is_given_its_own_socket(verb: str, val
         ("+=", OWN),
     ],
 )
-def test_and_of_no_other_option(verb: str, value: Any) -> None:
+def test_other_option_of_a_vhost_user_port_is_rejected(verb: str, value: Any) -> None:
     assert objection_to(changed_option(verb, value), OF_VHOST_USER).startswith("a transaction ")

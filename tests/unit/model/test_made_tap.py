@@ -24,9 +24,9 @@ from hybridvif import (
     reconcile,
     unplug,
 )
+from hybridvif.executors.command_lines import script_lines
 from hybridvif.executors.netlink.devices import Device, observed
 from hybridvif.executors.recording import RecordingHost
-from hybridvif.executors.script import script_lines
 from hybridvif.model.desired import desired_state, tap_mac_of
 from hybridvif.model.parts import ANYBODY, NOTHING, HostState, ManagedTap, Tap, agree
 from hybridvif.model.planner import plan, with_existing_tap

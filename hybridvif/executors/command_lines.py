@@ -1,49 +1,52 @@
-"""A plan as the command lines that do it: run by the executors of programs, printed as a script (script.py). Pure.
+"""A plan as command lines: run by the executors of programs, or printed as a shell script. Pure.
 
-The recipe that OpenStack's hybrid plug began with:
+The recipe is that of OpenStack's hybrid plug:
 
     brctl addbr qbr; brctl setfd qbr 0; brctl stp qbr off; multicast_snooping 0; disable_ipv6 1
     ip link add qvb type veth peer name qvo; each end: up, promisc on, mtu
     ip link set qbr up; brctl addif qbr qvb
     ovs-vsctl add-port br-int qvo -- set Interface qvo external_ids: iface-id, iface-status, attached-mac, vm-uuid
 
-Where it differs, and why: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP switches set, the
-ends have an alias, and the host's IP stack is off on all three (docs/host.md says why); multicast_snooping goes through
-`ip`, since /sys/class/net shows the devices of whichever namespace it was mounted in; a healthy OVS port is never
-deleted and added again, which would cost it its VLAN tag and its OpenFlow number.
+Differences: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP settings. The ends have an alias.
+The host's IP stack is off on all three (docs/host.md). multicast_snooping goes through `ip`, since /sys/class/net shows
+the network namespace in which it was mounted. A healthy OVS port is never deleted and added again, which would cost its
+VLAN tag and OpenFlow number.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hybridvif.executors.netlink.devices import IPV4_OFF, STATE, opening_of, regained
-from hybridvif.executors.ovs_rows import IDS, SOCKET, columns_at_birth, ids_of, options_of
-from hybridvif.executors.qosrows import ids_of_qos
-from hybridvif.model.parts import ROOT, Bridge, ManagedTap, OvsPort, Tap, Veth, VhostUserPort
-from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.devices import IPV4_OFF, STATE, opening_of, reset_by_mtu
+from hybridvif.executors.ovs_rows import IDS, SOCKET, columns_at_creation, ids_of, options_of
+from hybridvif.executors.side_effects import (
+    PATCH,
+    PATCH_PREFIXES,
+    bridges_to_create,
+    ports_with_qos,
+    qos_id_of,
+    qos_ids_of,
+    removable_trunks,
+)
+from hybridvif.model.parts import ROOT, Bridge, IvsPort, ManagedTap, OvsPort, Role, Tap, Veth, VhostUserPort
+from hybridvif.model.settings import SOCKET_DIR, Settings
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, role_of
 
 _OPTIONS = {key: key for key in ("nf_call_iptables", "nf_call_ip6tables")} | {"multicast_snooping": "mcast_snooping"}
-"""The options of a bridge that brctl has not, as ip spells them."""
-SYSCTLS = {
-    "arp_ignore": "net/ipv4/conf/{}/arp_ignore",
-    "arp_announce": "net/ipv4/conf/{}/arp_announce",
-    **{key: f"net/ipv4/conf/{{}}/{key}" for key in IPV4_OFF},
-    "disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
-}
+"""Options of a bridge that brctl lacks, as iproute2 spells them."""
 RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
-"""A word of a command line: as a shell draws a MAC address; an executor draws its own."""
+"""A word of a command line that a shell expands to a MAC address; an executor generates its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
     """One command line.
 
-    absent: that its device is gone already is success; without_ipv6: that the device has no IPv6 is.
+    absent: it succeeds if its device is already gone. without_ipv6: it succeeds if the device has no IPv6.
     """
 
     program: str
@@ -58,14 +61,14 @@ class Command:
 
 @dataclass(frozen=True, slots=True)
 class Sysctl:
-    """One write under /proc/sys/net; a kernel without IPv6 has no such file, and nothing to switch off."""
+    """One write under /proc/sys/net. A kernel without IPv6 has no such file and nothing to switch off."""
 
     device: str
     attribute: str
     value: int
 
     def __str__(self) -> str:
-        key = SYSCTLS[self.attribute].format(self.device)
+        key = sysctl.KEYS[self.attribute].format(self.device)
         ignore = "-e " if self.attribute == "disable_ipv6" else ""
         return f"sysctl -q {ignore}-w {key}={self.value}"
 
@@ -78,12 +81,12 @@ for flags in (0x1002, 0x1102):
         break
 fcntl.ioctl(tap, 0x400454cc, 0)
 """
-"""What `ip tuntap` cannot do: attach to a tap that is there. The numbers are those of executors/netlink/tap.py."""
+"""`ip tuntap` cannot attach to an existing tap. The numbers are those of executors/netlink/tap.py."""
 
 
 @dataclass(frozen=True, slots=True)
 class Owner:
-    """Root becomes the owner of a tap that nobody holds, by attaching to it; it may have several queues."""
+    """Make root the owner of a tap that no process holds, by attaching to it; it may have several queues."""
 
     device: str
 
@@ -94,24 +97,24 @@ class Owner:
 Line = Command | Sysctl | Owner
 
 
-def bridges_that_go_up_later(steps: Iterable[Step]) -> frozenset[str]:
-    """The new bridges that get their veth pair in the same plan: they go up just before that joins them."""
+def bridges_to_raise_later(steps: Iterable[Step]) -> frozenset[str]:
+    """Return the new bridges that get their veth pair in the same plan: they go up just before that joins."""
     made = {step.part.name for step in steps if isinstance(step, Create) and isinstance(step.part, Bridge)}
     joined = {step.part.master for step in steps if isinstance(step, Create) and isinstance(step.part, Veth)}
     return frozenset(made & joined)
 
 
-def link_lines(step: Step, up_later: frozenset[str] = frozenset()) -> list[Line]:
-    """The lines of one step of the link role."""
+def link_lines(step: Step, raise_later: frozenset[str] = frozenset()) -> list[Line]:
+    """Return the lines of one step of the link role."""
     match step:
         case Create(Bridge() as bridge):
-            return list(_create_bridge(bridge, bridge.up and bridge.name not in up_later))
+            return list(_create_bridge(bridge, bridge.up and bridge.name not in raise_later))
         case Create(Veth() as veth):
-            return list(_create_veth(veth, veth.master in up_later))
+            return list(_create_veth(veth, veth.master in raise_later))
         case Create(ManagedTap() as tap):
             return list(_create_tap(tap))
         case Update(Bridge() as before, Bridge() as after):
-            return list(_set_bridge(after.name, changes_of(step) | regained(before, after)))
+            return list(_set_bridge(after.name, changes_of(step) | reset_by_mtu(before, after)))
         case Update(Veth() as before, Veth() as after):
             return list(_set_veth(before, after, changes_of(step)))
         case Update(Tap() as before, Tap() as after):
@@ -119,7 +122,7 @@ def link_lines(step: Step, up_later: frozenset[str] = frozenset()) -> list[Line]
         case Update(ManagedTap() as before, ManagedTap() as after):
             return list(_set_tap(before, after, changes_of(step)))
         case Delete(Bridge(name=name)):
-            # brctl deletes no bridge that is up.
+            # brctl cannot delete a bridge that is up.
             return [_ip("link", "set", "dev", name, "down", absent=True), _brctl("delbr", name, absent=True)]
         case Delete(Veth(name=name) | ManagedTap(name=name)):
             return [_ip("link", "delete", name, absent=True)]
@@ -132,12 +135,12 @@ def _create_bridge(bridge: Bridge, up: bool) -> Iterator[Line]:
     yield _brctl("setfd", name, _seconds(bridge.forward_delay))
     yield _brctl("stp", name, _on_off(bridge.stp))
     if bridge.stp:
-        # STP lifts it to 2 s at least.
+        # Enabling STP raises it to at least 2 s.
         yield _brctl("setfd", name, _seconds(bridge.forward_delay))
-    # Only a change marks an MTU as chosen; the kernel resets any other when members come and go.
+    # Only a change marks the MTU as set by the user; the kernel resets any other when members come and go.
     yield _ip("link", "set", "dev", name, "mtu", str(bridge.mtu ^ 1))
     yield _ip("link", "set", "dev", name, "address", RANDOM_MAC)
-    rest = (*_OPTIONS, "ageing", "mtu", "group", "alias", "addr_gen_mode", *_OF_A_BRIDGE, "host_ip")
+    rest = (*_OPTIONS, "ageing", "mtu", "group", "alias", "addr_gen_mode", *_BRIDGE_SYSCTLS, "host_ip")
     yield from _set_bridge(name, {key: getattr(bridge, key) for key in rest})
     if up:
         yield _set(name, {"up": True})
@@ -145,7 +148,7 @@ def _create_bridge(bridge: Bridge, up: bool) -> Iterator[Line]:
 
 def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
     if "stp" in changes:
-        # First: turning it on lifts forward_delay to 2 s.
+        # First: enabling it raises forward_delay to 2 s.
         yield _brctl("stp", name, _on_off(changes["stp"]))
     if "forward_delay" in changes:
         yield _brctl("setfd", name, _seconds(changes["forward_delay"]))
@@ -155,16 +158,16 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
         yield _ip("link", "set", "dev", name, "type", "bridge", *words)
     if "ageing" in changes:
         yield _brctl("setageing", name, _seconds(changes["ageing"]))
-    # The MTU before IPv6 is switched off, since a device whose MTU rises to 1280 gets its IPv6 back; up comes last.
+    # The MTU before IPv6 is switched off, since a device whose MTU rises to 1280 gets IPv6 back. Up comes last.
     plain = {key: changes[key] for key in ("mtu", "group", "alias", "host_ip") if key in changes}
     if plain:
         yield _set(name, plain)
     if changes.get("addr_gen_mode") is not None:
         yield replace(_set(name, {"addr_gen_mode": changes["addr_gen_mode"]}), without_ipv6=True)
-    switches = {key: changes.get(key) for key in _OF_A_BRIDGE} | (IPV4_OFF if "host_ip" in changes else {})
+    switches = {key: changes.get(key) for key in _BRIDGE_SYSCTLS} | (IPV4_OFF if "host_ip" in changes else {})
     for key, value in switches.items():
         if value is not None:
-            yield Sysctl(name, key, int(value))  # type: ignore[call-overload]  # a flag or a number, by limits.py
+            yield Sysctl(name, key, int(value))  # type: ignore[call-overload]  # a flag or a number
     if "up" in changes:
         yield _set(name, {"up": changes["up"]})
 
@@ -172,7 +175,7 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
 def _create_veth(veth: Veth, bridge_goes_up: bool) -> Iterator[Line]:
     yield _ip("link", "add", veth.name, "type", "veth", "peer", "name", veth.peer)
     for end in (veth.name, veth.peer):
-        yield from _silence(end)
+        yield from _switch_ip_off(end)
     keys = ("up", "promisc", "mtu", "alias", "host_ip")
     yield _set(veth.name, {key: getattr(veth, key) for key in keys})
     yield _set(veth.peer, {key: getattr(veth, f"peer_{key}") for key in keys})
@@ -183,42 +186,42 @@ def _create_veth(veth: Veth, bridge_goes_up: bool) -> Iterator[Line]:
 
 
 def _set_veth(before: Veth, after: Veth, changes: Mapping[str, object]) -> Iterator[Line]:
-    near = {key: value for key, value in changes.items() if key not in _OF_A_PORT and not key.startswith("peer_")}
+    near = {key: value for key, value in changes.items() if key not in _SEPARATE and not key.startswith("peer_")}
     far = {key.removeprefix("peer_"): value for key, value in changes.items() if key.startswith("peer_")}
     yield from _set_end(after.name, near)
     yield from _set_end(after.peer, far)
     yield from _set_port(before, after, changes)
 
 
-_OF_A_BRIDGE = ("arp_ignore", "arp_announce", "disable_ipv6")
-"""Attributes of a bridge that are switches of their own."""
-_OF_A_PORT = ("master", "bridge_port", "owner")
+_BRIDGE_SYSCTLS = ("arp_ignore", "arp_announce", "disable_ipv6")
+"""Attributes of a bridge that are sysctls."""
+_SEPARATE = ("master", "bridge_port", "owner")
 
 
 def _set_end(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
-    """Set a veth's end or a tap, up last.
+    """Set one end of a veth pair or a tap, up last.
 
-    A device whose MTU rises to 1280 gets its IPv6 anew, at the kernel's defaults, so each change of it ends with
-    IPv6 off.
+    A device whose MTU rises to 1280 gets IPv6 back with the kernel's defaults. Each change of the MTU therefore ends
+    with IPv6 off.
     """
     early = {key: value for key, value in changes.items() if key != "up"}
     if {"host_ip", "mtu"} & changes.keys():
         yield _set(name, {**early, "host_ip": "off"})
-        yield from _silence(name)
+        yield from _switch_ip_off(name)
     elif early:
         yield _set(name, early)
     if "up" in changes:
         yield _set(name, {"up": changes["up"]})
 
 
-def _silence(name: str) -> Iterator[Line]:
-    """Switch the host's IP off, but for what `ip link set` does of it (host_ip)."""
+def _switch_ip_off(name: str) -> Iterator[Line]:
+    """Switch the host's IP off, except for the part that `ip link set` does (host_ip)."""
     yield replace(_set(name, {"addr_gen_mode": "none"}), without_ipv6=True)
     yield from (Sysctl(name, key, value) for key, value in {**IPV4_OFF, "disable_ipv6": 1}.items())
 
 
 def _set_port(before: Veth | ManagedTap, after: Veth | ManagedTap, changes: Mapping[str, object]) -> Iterator[Line]:
-    """Put a device into its bridge, or out of it; or open its port of the bridge that it stays in."""
+    """Put a device into its bridge or take it out, or open its port of the bridge that it stays in."""
     if "master" in changes:
         yield _master(after.name, before.master, after.master)
     elif "bridge_port" in changes:
@@ -230,9 +233,9 @@ def _set_port(before: Veth | ManagedTap, after: Veth | ManagedTap, changes: Mapp
 def _create_tap(tap: ManagedTap) -> Iterator[Line]:
     queues = ["multi_queue"] if tap.multi_queue else []
     yield _ip("tuntap", "add", "dev", tap.name, "mode", "tap", "user", str(ROOT), *queues)
-    # First of all, since without it the tap is nobody's.
+    # First: without its alias the tap has no ownership tag.
     yield _set(tap.name, {"alias": tap.alias})
-    # Before it is up: an address of the host's there would be told to the VM (LP 2159024).
+    # Before it is up: the VM must not see an IPv6 address of the host (LP 2159024).
     yield from _set_end(tap.name, {"mac": tap.mac, "mtu": tap.mtu, "host_ip": tap.host_ip})
     if tap.master:
         yield _brctl("addif", tap.master, tap.name)
@@ -241,7 +244,7 @@ def _create_tap(tap: ManagedTap) -> Iterator[Line]:
 
 
 def _set_tap(before: ManagedTap, after: ManagedTap, changes: Mapping[str, object]) -> Iterator[Line]:
-    yield from _set_end(after.name, {key: value for key, value in changes.items() if key not in _OF_A_PORT})
+    yield from _set_end(after.name, {key: value for key, value in changes.items() if key not in _SEPARATE})
     yield from _set_port(before, after, changes)
     if "owner" in changes:
         yield Owner(after.name)
@@ -251,7 +254,7 @@ def _master(name: str, before: str, after: str) -> Command:
     return _brctl("addif", after, name) if after else _brctl("delif", before, name)
 
 
-_SPELLED: Mapping[str, Callable[[object], tuple[str, ...]]] = {
+_WORDS_OF: Mapping[str, Callable[[object], tuple[str, ...]]] = {
     "up": lambda value: ("up" if value else "down",),
     "promisc": lambda value: ("promisc", _on_off(value)),
     "mtu": lambda value: ("mtu", str(value)),
@@ -264,7 +267,7 @@ _SPELLED: Mapping[str, Callable[[object], tuple[str, ...]]] = {
 
 
 def _set(name: str, changes: Mapping[str, object]) -> Command:
-    return _ip("link", "set", "dev", name, *(word for key, value in changes.items() for word in _SPELLED[key](value)))
+    return _ip("link", "set", "dev", name, *(word for key, value in changes.items() for word in _WORDS_OF[key](value)))
 
 
 def _brctl(*arguments: str, absent: bool = False) -> Command:
@@ -284,23 +287,23 @@ def _seconds(hundredths: object) -> str:
 
 
 def ivs_line(step: Step) -> Command:
-    """The line of one step about a port of an Indigo Virtual Switch."""
+    """Return the line of one step about a port of an Indigo Virtual Switch."""
     return Command("ivs-ctl", ("del-port" if isinstance(step, Delete) else "add-port", step.part.name))
 
 
 def switch_words(step: Step, qos: Iterable[str] = (), socket_dir: str = SOCKET_DIR) -> list[str]:
-    """The words of one step in an ovs-vsctl command line; each command begins with `--`.
+    """Return the words of one step in an ovs-vsctl command line; each command begins with `--`.
 
     qos: the uuids of the QoS rows that go with the port.
     """
-    gone = [word for one in qos for word in ("--", "--if-exists", "destroy", "QoS", one)]
+    gone = [word for row in qos for word in ("--", "--if-exists", "destroy", "QoS", row)]
     match step:
         case Create(OvsPort() as port):
             ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(port).items()]
             words = ["--", "add-port", port.bridge, port.name, "--", "set", "Interface", port.name, *ids]
-            columns = [f"{name}={value}" for name, value in columns_at_birth(port).items()]
+            columns = [f"{name}={value}" for name, value in columns_at_creation(port).items()]
             if port.qos_type:
-                qos_ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of_qos(port).items()]
+                qos_ids = [f"external_ids:{key}={_quoted(value)}" for key, value in qos_ids_of(port).items()]
                 words += ["--", f"--id=@{port.name}", "create", "QoS", f"type={port.qos_type}", *qos_ids]
                 columns.append(f"qos=@{port.name}")
             words += ["--", "set", "Port", port.name, *columns] if columns else []
@@ -323,27 +326,28 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
             yield from ("--", "remove", "Interface", name, "external_ids", key)
     again = isinstance(after, VhostUserPort) and "realized" in changes
     if again or {"type", "socket_as_configured"} & changes.keys():
-        # What is written again and is the same is no change; that it was asked has ovs-vswitchd try again.
+        # Writing the same value is no change, but makes ovs-vswitchd retry the port.
         yield from _type_words(after, socket_dir)
     if "mtu_request" in changes:
         yield from _mtu_words(after)
     if "bridge" in changes:
-        # Moved, not deleted and added: row, ofport and other_config stay. A command line takes each @name once.
+        # Moved, not deleted and added: row, ofport and other_config remain. A command line may define each @name once.
         yield from ("--", f"--id=@{name}", "get", "Port", name)
         yield from ("--", "remove", "Bridge", before.bridge, "ports", f"@{name}")
         yield from ("--", "add", "Bridge", after.bridge, "ports", f"@{name}")
 
 
 def bridge_words(name: str, datapath_type: str) -> list[str]:
-    """The words that make a bridge."""
+    """Return the words that create a bridge."""
     kind = ["--", "set", "Bridge", name, f"datapath_type={datapath_type}"] if datapath_type else []
     return ["--", "add-br", name, *kind]
 
 
 def _removal_words(name: str, bridge: str, gone: Sequence[str]) -> list[str]:
-    """A port is taken out of its bridge, which is its end, and so are the rows that go with it.
+    """Return the words that remove a port with its QoS rows.
 
-    Its hold on a QoS row counts until the end of the transaction, and del-port would forget that it was let go.
+    The port is taken out of its bridge, which deletes it. Its reference to a QoS row is cleared first, since it counts
+    until the end of the transaction. del-port would discard the clearing.
     """
     found = ["--", "clear", "Port", name, "qos", "--", f"--id=@{name}", "get", "Port", name]
     return [*found, "--", "remove", "Bridge", bridge, "ports", f"@{name}", *gone]
@@ -362,5 +366,86 @@ def _mtu_words(port: OvsPort) -> list[str]:
 
 
 def _quoted(value: str) -> str:
-    """A value as OVSDB's own syntax has it, so that nothing in it can be read as anything else."""
+    """Return a value in the syntax of OVSDB, so that no part of it has another meaning."""
     return json.dumps(value)
+
+
+# -- the shell script of `hybridvif plan -f shell` ---------------------------------------------------------------------
+
+
+_DEFAULTS = Settings()
+
+
+def script_lines(
+    plans: Iterable[Sequence[Step]], bridges: Iterable[str] = (), settings: Settings = _DEFAULTS
+) -> Iterator[str]:
+    """Return the plans as lines for `sh -e` run as root, in order. bridges: the existing ones of Open vSwitch.
+
+    The executors query the QoS rows of a port and the contents of a trunk bridge as they run; so do these lines.
+    """
+    existing = set(bridges)
+    for steps in plans:
+        later = bridges_to_raise_later(steps)
+        for batch in _switch_batches(steps):
+            if role_of(batch[0]) is Role.LINK:
+                for step in batch:
+                    yield from (_in_shell(line) for line in link_lines(step, later))
+            elif isinstance(batch[0].part, IvsPort):
+                yield from (str(ivs_line(step)) for step in batch)
+            else:
+                yield from _ovs_lines(batch, existing, settings)
+                existing |= bridges_to_create(batch, existing, settings.creates).keys()
+
+
+def _ovs_lines(batch: Sequence[Step], existing: Collection[str], settings: Settings) -> Iterator[str]:
+    """Return the transaction of a batch, and the side effects of its ports."""
+    leaving = {step.part.name: step.part for step in batch if isinstance(step, Delete)}
+    qos = ports_with_qos(batch)
+    yield from (_qos_line(name) for name in qos if name not in leaving)
+    made = bridges_to_create(batch, existing, settings.creates)
+    words = [word for name, kind in sorted(made.items()) for word in bridge_words(name, kind)]
+    words += [word for step in batch for word in switch_words(step, socket_dir=settings.vhost_socket_dir)]
+    yield shlex.join(["ovs-vsctl", *words[1:]])
+    yield from (_qos_line(name) for name in qos if name in leaving)
+    trunks = removable_trunks(batch, {name: getattr(part, "bridge", None) for name, part in leaving.items()}, settings)
+    yield from map(_trunk_line, map(shlex.quote, trunks))
+
+
+def _qos_line(name: str) -> str:
+    """Return the line that deletes the QoS rows of a port, unless another port references them."""
+    rows = f"ovs-vsctl --bare --columns=_uuid find QoS external_ids:id={qos_id_of(name)}"
+    holders = "ovs-vsctl --bare --columns=name find Port qos=$row"
+    return f'for row in $({rows}); do [ "$({holders})" ] || ovs-vsctl --if-exists destroy QoS $row; done'
+
+
+def _trunk_line(bridge: str) -> str:
+    """Return the line that removes a trunk bridge if nothing is left in it but Neutron's patch ports."""
+    patterns = "|".join(f"{prefix}*" for prefix in PATCH_PREFIXES)
+    is_patch = f'[ "$(ovs-vsctl get Interface $port type)" = {PATCH} ]'
+    others = f"case $port in {patterns}) {is_patch} || echo $port;; *) echo $port;; esac"
+    return (
+        f'[ "$(for port in $(ovs-vsctl list-ports {bridge}); do {others}; done)" ] || '
+        f"ovs-vsctl --if-exists del-br {bridge}"
+    )
+
+
+def _in_shell(line: Line) -> str:
+    """Return a line that ends `sh -e` only if the executor would report a failure."""
+    harmless = isinstance(line, Command) and (line.absent or line.without_ipv6)
+    return f"{line} || true" if harmless else str(line)
+
+
+def _switch_batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
+    """Split the steps into runs of one role.
+
+    No two steps about one part share a transaction: changes that cancel out would be no change to Open vSwitch.
+    """
+    batch: list[Step] = []
+    for step in steps:
+        again = role_of(step) is Role.SWITCH and any(step.part.name == earlier.part.name for earlier in batch)
+        if batch and (role_of(step) is not role_of(batch[0]) or again):
+            yield batch
+            batch = []
+        batch.append(step)
+    if batch:
+        yield batch

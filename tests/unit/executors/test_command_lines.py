@@ -1,4 +1,4 @@
-"""The recipe of the hybrid plug: the commands that OpenStack began with, in their order, and what we add to them."""
+"""command_lines: the commands of the hybrid plug in their order, and the shell script of a plan."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Port, desired_state, plan
-from hybridvif.executors.recipes import link_lines, switch_words
-from hybridvif.executors.script import script_lines
+from hybridvif.executors.command_lines import link_lines, script_lines, switch_words
 from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, Bridge, HostState, IvsPort, OvsPort, Tap
 from hybridvif.model.port import VifType
 from hybridvif.model.settings import Settings
@@ -22,10 +21,10 @@ PORT = Port(
     instance_id="0b1c2d3e-0000-4000-8000-000000000002",
     mtu=1450,
 )
-WIRING = desired_state(PORT)
+DESIRED = desired_state(PORT)
 QBR, QVB, QVO = PORT.names.bridge, PORT.names.bridge_end, PORT.names.switch_end
-ROW = the(OvsPort, WIRING)
-QOS_GOES = (
+ROW = the(OvsPort, DESIRED)
+QOS_DELETION = (
     "for row in $(ovs-vsctl --bare --columns=_uuid find QoS external_ids:id=561dcc26-60f5-5ed1-a8e3-d076fcc18610); do "
     '[ "$(ovs-vsctl --bare --columns=name find Port qos=$row)" ] || ovs-vsctl --if-exists destroy QoS $row; done'
 )
@@ -33,7 +32,7 @@ TRUNKS = Settings(
     integration_bridges=("br-int", "tbr-*"), create_bridges=("br-int", "tbr-*"), remove_trunk_bridges=True
 )
 
-SEED = [
+RECIPE = [
     rf"brctl addbr {QBR}",
     rf"brctl setfd {QBR} 0",
     rf"brctl stp {QBR} off",
@@ -48,95 +47,95 @@ SEED = [
 ]
 
 
-def test_a_fresh_plug_runs_the_seeds_commands_in_the_seeds_order() -> None:
-    lines = list(script_lines([plan(NOTHING, WIRING)]))
-    at = -1
-    for wanted in SEED:
-        later = [place for place, line in enumerate(lines) if place > at and re.fullmatch(wanted, line)]
-        assert later, f"{wanted} does not come after {lines[at]}"
-        at = later[0]
+def test_plug_runs_the_commands_of_the_recipe_in_order() -> None:
+    lines = list(script_lines([plan(NOTHING, DESIRED)]))
+    position = -1
+    for wanted in RECIPE:
+        later = [place for place, line in enumerate(lines) if place > position and re.fullmatch(wanted, line)]
+        assert later, f"{wanted} does not come after {lines[position]}"
+        position = later[0]
 
 
-def test_a_port_to_be_isolated_is_in_the_dead_vlan_in_the_very_transaction_that_makes_it() -> None:
+def test_isolated_port_is_created_in_the_dead_vlan() -> None:
     born = desired_state(replace(PORT, isolate=True))
-    (line,) = [one for one in script_lines([plan(NOTHING, born)]) if "ovs-vsctl" in one]
+    (line,) = [line for line in script_lines([plan(NOTHING, born)]) if "ovs-vsctl" in line]
     assert f" -- set Port {QVO} tag=4095 vlan_mode=trunk trunks=4095" in line
-    drifted = WIRING.with_parts(replace(ROW, vm_uuid=""))
-    assert not [one for one in script_lines([plan(drifted, born)]) if "4095" in one]
+    drifted = DESIRED.with_parts(replace(ROW, vm_uuid=""))
+    assert not [line for line in script_lines([plan(drifted, born)]) if "4095" in line]
 
 
-def test_a_port_with_a_qos_gets_it_in_the_very_transaction_that_makes_it() -> None:
+def test_qos_is_created_in_the_transaction_of_the_port() -> None:
     born = desired_state(replace(PORT, isolate=True, qos_type="linux-noop"))
-    stale, line = [one for one in script_lines([plan(NOTHING, born)]) if "ovs-vsctl" in one]
-    assert stale == QOS_GOES
+    stale, line = [line for line in script_lines([plan(NOTHING, born)]) if "ovs-vsctl" in line]
+    assert stale == QOS_DELETION
     assert f"--id=@{QVO} create QoS type=linux-noop" in line
     assert line.endswith(f"-- set Port {QVO} tag=4095 vlan_mode=trunk trunks=4095 qos=@{QVO}")
 
 
-def test_an_unplug_is_the_reverse() -> None:
-    assert list(script_lines([plan(WIRING, NOTHING)])) == [
+def test_unplug_reverses_the_plug() -> None:
+    assert list(script_lines([plan(DESIRED, NOTHING)])) == [
         f"ovs-vsctl --if-exists del-port {QVO}",
-        QOS_GOES,
+        QOS_DELETION,
         f"ip link delete {QVB} || true",
         f"ip link set dev {QBR} down || true",
         f"brctl delbr {QBR} || true",
     ]
 
 
-def test_a_missing_bridge_is_made_once_in_the_transaction_of_the_first_port_that_needs_it() -> None:
+def test_missing_bridge_is_created_with_the_first_port_that_needs_it() -> None:
     ports = [replace(PORT, id=f"{number}f2c0e1a-7b00-4c00-8000-000000000001", bridge="tbr-1") for number in (1, 2)]
     ports[0] = replace(ports[0], datapath_type="netdev")
     plans = [plan(NOTHING, desired_state(port)) for port in ports]
-    one, two = [line for line in script_lines(plans, ["br-int"], TRUNKS) if "ovs-vsctl" in line]
+    first, second = [line for line in script_lines(plans, ["br-int"], TRUNKS) if "ovs-vsctl" in line]
     made = "ovs-vsctl add-br tbr-1 -- set Bridge tbr-1 datapath_type=netdev -- add-port tbr-1"
-    assert one.startswith(f"{made} {ports[0].names.switch_end} ")
-    assert two.startswith(f"ovs-vsctl add-port tbr-1 {ports[1].names.switch_end} ")
+    assert first.startswith(f"{made} {ports[0].names.switch_end} ")
+    assert second.startswith(f"ovs-vsctl add-port tbr-1 {ports[1].names.switch_end} ")
     for bridges, settings in (["br-int", "tbr-1"], TRUNKS), (["br-int"], Settings()):
         assert not [line for line in script_lines(plans, bridges, settings) if "add-br" in line]
 
 
-def test_a_trunk_bridge_goes_where_it_is_left_empty_and_the_host_says_so() -> None:
+def test_empty_trunk_bridge_is_removed_if_configured() -> None:
     there = plan(desired_state(replace(PORT, bridge="tbr-1")), NOTHING)
     goes = (
         '[ "$(for port in $(ovs-vsctl list-ports tbr-1); do case $port in tpt-*|spt-*) '
         '[ "$(ovs-vsctl get Interface $port type)" = patch ] || echo $port;; *) echo $port;; esac; done)" ] || '
         "ovs-vsctl --if-exists del-br tbr-1"
     )
-    assert list(script_lines([there], ["tbr-1"], TRUNKS))[1:3] == [QOS_GOES, goes]
+    assert list(script_lines([there], ["tbr-1"], TRUNKS))[1:3] == [QOS_DELETION, goes]
     assert goes not in script_lines([there], ["tbr-1"])
-    assert not [line for line in script_lines([plan(WIRING, NOTHING)], ["br-int"], TRUNKS) if "del-br" in line]
+    assert not [line for line in script_lines([plan(DESIRED, NOTHING)], ["br-int"], TRUNKS) if "del-br" in line]
 
 
-def test_a_row_that_stays_is_parked_and_freed_in_two_transactions() -> None:
+def test_placeholder_and_restored_row_are_two_transactions() -> None:
     gone = HostState({}, {QVO: replace(ROW, realized=False)})
-    transactions = [line for line in script_lines([plan(gone, WIRING)]) if line.startswith("ovs-vsctl")]
+    transactions = [line for line in script_lines([plan(gone, DESIRED)]) if line.startswith("ovs-vsctl")]
     assert [PLACEHOLDER_TYPE in line for line in transactions] == [True, False]
 
 
-def test_a_port_in_order_needs_no_line() -> None:
-    assert list(script_lines([plan(WIRING, WIRING)])) == []
+def test_port_in_sync_needs_no_line() -> None:
+    assert list(script_lines([plan(DESIRED, DESIRED)])) == []
 
 
-def test_a_port_of_ivs_is_added_by_ivs_ctl() -> None:
+def test_ivs_port_is_added_by_ivs_ctl() -> None:
     lines = list(script_lines([plan(NOTHING, desired_state(replace(PORT, vif_type=VifType.IVS)))]))
     assert lines[-1] == f"ivs-ctl add-port {QVO}"
 
 
-def test_a_row_is_moved_and_never_deleted() -> None:
+def test_row_in_another_bridge_is_moved_and_not_deleted() -> None:
     words = switch_words(Update(replace(ROW, bridge="br-old"), ROW))
     assert "del-port" not in words
     assert words[:5] == ["--", f"--id=@{QVO}", "get", "Port", QVO]
 
 
 @pytest.mark.parametrize("step", [Create(Tap(name=PORT.names.tap, master="")), Create(IvsPort(name=QVO))])
-def test_what_has_no_recipe_is_an_error(step: Create) -> None:
+def test_step_without_recipe_is_an_error(step: Create) -> None:
     for recipe in (link_lines, switch_words):
         with pytest.raises(ValueError, match="no recipe"):
             recipe(step)
 
 
-def test_an_end_gets_only_what_differs() -> None:
-    bridge = WIRING.links[QBR]
+def test_update_writes_only_differences() -> None:
+    bridge = DESIRED.links[QBR]
     assert isinstance(bridge, Bridge)
     lines = [str(line) for line in link_lines(Update(replace(bridge, ageing=30_000), bridge))]
     assert lines == [f"brctl setageing {QBR} 0"]
@@ -149,7 +148,7 @@ def test_an_end_gets_only_what_differs() -> None:
         ("server", "'type=\"dpdkvhostuserclient\"' 'options:vhost-server-path=\"/run/s/vhu5f2c0e1a-7b\"'"),
     ],
 )
-def test_a_vhost_user_port_is_made_in_one_line(mode: str, kind: str) -> None:
+def test_vhost_user_port_is_created_in_one_line(mode: str, kind: str) -> None:
     wiring = desired_state(replace(PORT, vhostuser_mode=mode))
     (line,) = script_lines([plan(NOTHING, wiring)], settings=Settings(vhost_socket_dir="/run/s"))
     assert line.startswith("ovs-vsctl add-port br-int vhu5f2c0e1a-7b -- set Interface vhu5f2c0e1a-7b ")
@@ -160,7 +159,7 @@ def test_a_vhost_user_port_is_made_in_one_line(mode: str, kind: str) -> None:
     assert "find QoS" in qos_goes
 
 
-def test_a_vhost_user_port_is_changed_in_place_and_keeps_the_options_of_others() -> None:
+def test_vhost_user_port_is_changed_in_place_and_keeps_other_options() -> None:
     lines = {
         "mtu": " ".join(switch_words(Update(replace(VHOST_USER, mtu_request=9000), VHOST_USER))),
         "unset": " ".join(switch_words(Update(VHOST_USER, replace(VHOST_USER, mtu_request=0)))),
