@@ -58,8 +58,8 @@ def test_a_trunk_bridge_comes_with_its_first_port_and_goes_with_its_last(bench: 
     plug(replace(OTHER, datapath_type="system"), bench.host)
     assert bench.sh(f"ovs-vsctl get Bridge {TRUNK} datapath_type").strip() == "netdev"
     assert (check(PORT, bench.host), check(OTHER, bench.host)) == ((), ())
-    with bench.vm(PORT, 1) as left, bench.vm(OTHER, 2):
-        assert left.ping("10.0.0.2").returncode == 0
+    with bench.vm(PORT, 1) as vm, bench.vm(OTHER, 2):
+        assert vm.ping("10.0.0.2").returncode == 0
     unplug(PORT.id, bench.host)
     assert TRUNK in bridges(bench)
     bench.sh(f"ip link delete {PORT.names.tap} || true; ip link delete {OTHER.names.tap} || true")
@@ -170,7 +170,7 @@ def test_a_row_moves_to_a_bridge_that_is_made_for_it(bench: Bench) -> None:
 
 def test_a_qos_row_comes_with_its_port_and_goes_with_it(bench: Bench) -> None:
     before = bench.snapshot()
-    ports = [replace(one, qos_type="linux-noop") for one in (PORT, OTHER)]
+    ports = [replace(port, qos_type="linux-noop") for port in (PORT, OTHER)]
     assert all(report.ok for report in plug_all(ports, bench.host))
     kinds = bench.sh("ovs-vsctl --bare --columns=type,external_ids list QoS")
     assert kinds.count("_type=linux-noop") == kinds.count("linux-noop\n") == 2
@@ -182,10 +182,10 @@ def test_a_qos_row_comes_with_its_port_and_goes_with_it(bench: Bench) -> None:
 
 
 def test_two_rows_are_moved_in_one_transaction(bench: Bench) -> None:
-    ports = [replace(one, bridge="br-two") for one in (PORT, OTHER)]
+    ports = [replace(item, bridge="br-two") for item in (PORT, OTHER)]
     assert all(report.ok for report in plug_all(ports, bench.host))
     before = int(bench.sh("ovs-vsctl get Open_vSwitch . next_cfg"))
-    moved = [replace(one, bridge="br-int") for one in ports]
+    moved = [replace(item, bridge="br-int") for item in ports]
     assert all(report.ok for report in plug_all(moved, bench.host))
     assert {port.names.switch_end for port in ports} <= set(bench.sh("ovs-vsctl list-ports br-int").split())
     # ovs-vswitchd reconfigures the whole host for each.

@@ -46,7 +46,9 @@ def host_of(bench: Bench) -> dict[str, Any]:
             kept["linkinfo"] = {"info_kind": link.get("linkinfo", {}).get("info_kind")}
         else:
             options = kept["linkinfo"]["info_data"]
-            kept["linkinfo"]["info_data"] = {key: one for key, one in options.items() if not key.endswith("timer")}
+            kept["linkinfo"]["info_data"] = {
+                key: option for key, option in options.items() if not key.endswith("timer")
+            }
         # Drawn as well is that of a bridge.
         for key in ("address", "bridge_id", "root_id", "designated_root"):
             kept.pop(key, None)
@@ -83,30 +85,30 @@ def cases() -> list[tuple[State, State]]:
 @pytest.mark.prove
 def test_all_pairs_of_executors_leave_the_same_host(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> None:
     tried = cases()
-    left: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    hosts: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for link, switch in PAIRS:
         directory: Path = tmp_path_factory.mktemp("differential")
         options = {"integration_bridges": "br-int,br-two", "link_executor": link, "switch_executor": switch}
         with connected(sandbox, directory, **options) as host:
             bench = Bench(sandbox, host)
-            left[link, switch] = [after(bench, first, goal) for first, goal in tried]
+            hosts[link, switch] = [after(bench, first, goal) for first, goal in tried]
             bench.sweep()
-    reference = left[PAIRS[0]]
+    reference = hosts[PAIRS[0]]
     for pair in PAIRS[1:]:
-        unlike = [at for at, host in enumerate(left[pair]) if host != reference[at]]
+        unlike = [index for index, host in enumerate(hosts[pair]) if host != reference[index]]
         assert not unlike, (
             f"{pair}: {len(unlike)} of {len(tried)} differ, the first in "
-            f"{list(_differences(left[pair][unlike[0]], reference[unlike[0]]))}: {tried[unlike[0]]}"
+            f"{list(_differences(hosts[pair][unlike[0]], reference[unlike[0]]))}: {tried[unlike[0]]}"
         )
     print(f"{len(tried)} of {len(tried)} equal for each of {len(PAIRS)} pairs")  # noqa: T201  # the figure, for who runs it with -s
 
 
-def _differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted({*one, *other}):
-            yield from _differences(one.get(key), other.get(key), f"{where}/{key}")
-    elif one != other:
-        yield f"{where}: {one} and {other}"
+def _differences(reference: Any, other: Any, where: str = "") -> Iterator[str]:
+    if isinstance(reference, dict) and isinstance(other, dict):
+        for key in sorted({*reference, *other}):
+            yield from _differences(reference.get(key), other.get(key), f"{where}/{key}")
+    elif reference != other:
+        yield f"{where}: {reference} and {other}"
 
 
 def after(bench: Bench, first: State, goal: State) -> dict[str, Any]:

@@ -40,7 +40,7 @@ TEXTS = {
 }
 
 
-@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda one: next(iter(one.values())))
+@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda executor: next(iter(executor.values())))
 def executor(request: pytest.FixtureRequest) -> dict[str, str]:
     return dict(request.param)
 

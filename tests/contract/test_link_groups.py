@@ -88,6 +88,6 @@ def test_daemons_that_delete_at_once_all_delete_their_groups(sandbox: Sandbox) -
 
 @pytest.mark.parametrize("count", [2, 30])
 def test_many_pairs_go_and_the_peers_with_them(sandbox: Sandbox, count: int) -> None:
-    names = [f"hvg{at}" for at in range(count)]
+    names = [f"hvg{number}" for number in range(count)]
     before = "\n".join(f"ip link add {name} type veth peer name {name}p" for name in names)
     assert deleted(sandbox, *names, before=before) == (count, [False] * count)

@@ -134,23 +134,23 @@ class IpRoute2:
 
 
 def test_three_hundred_links_are_as_ip_has_them(standing: Bench, crowd: dict[str, HostState]) -> None:
-    said = IpRoute2(standing)
-    assert len(said.links) > 300
+    reference = IpRoute2(standing)
+    assert len(reference.links) > 300
     seen = standing.observed(None).state
     for port in PORTS:
-        assert seen.of(port.names) == said.state_of(port)
+        assert seen.of(port.names) == reference.state_of(port)
         assert seen.of(port.names) == crowd[port.id]
     assert len(seen.links) == 2 * len(PORTS)
 
 
 def test_links_asked_for_by_name_are_as_ip_has_them(standing: Bench, crowd: dict[str, HostState]) -> None:
-    said = IpRoute2(standing)
-    for at in range(0, len(PORTS), 10):
-        some = PORTS[at : at + 10]
+    reference = IpRoute2(standing)
+    for first in range(0, len(PORTS), 10):
+        some = PORTS[first : first + 10]
         seen = standing.observed({name for port in some for name in port.names}).state
         assert len(seen.links) == 2 * len(some)
         for port in some:
-            assert seen.of(port.names) == said.state_of(port)
+            assert seen.of(port.names) == reference.state_of(port)
 
 
 def test_many_names_are_answered_for_and_no_other(standing: Bench, crowd: dict[str, HostState]) -> None:
@@ -173,14 +173,14 @@ def churn(standing: Bench) -> Iterator[None]:
 
 
 def test_no_port_is_missing_while_links_come_and_go(standing: Bench, crowd: dict[str, HostState], churn: None) -> None:
-    seen, said = list[HostState](), set[str]()
+    seen, messages = list[HostState](), set[str]()
     end = time.monotonic() + 1
     while time.monotonic() < end:
         try:
             seen.append(standing.observed(None).state)
         except HybridVifError as error:
-            said.add(str(error))
-    assert not [sentence for sentence in said if "change faster" not in sentence]
+            messages.add(str(error))
+    assert not [sentence for sentence in messages if "change faster" not in sentence]
     assert seen
     assert [wrong(state, merge_observed(crowd, PORTS)) for state in seen] == [[]] * len(seen)
 

@@ -30,11 +30,11 @@ print(len(ours.state.ports))
 def crowd(sandbox: Sandbox) -> Iterator[None]:
     """Rows of every shape: whole, without ids, tagged, on another bridge, bonded, unopenable."""
     script = ["ovs-vsctl --no-wait --may-exist add-br br-two -- set Bridge br-two datapath_type=netdev"]
-    for at, port in enumerate(PORTS):
+    for index, port in enumerate(PORTS):
         name = port.names.switch_end
-        ids = f"external_ids:iface-id={port.id}" if at % 3 else ""
-        tag = f"tag={at}" if at % 4 == 1 else ""
-        bridge = "br-int" if at % 5 else "br-two"
+        ids = f"external_ids:iface-id={port.id}" if index % 3 else ""
+        tag = f"tag={index}" if index % 4 == 1 else ""
+        bridge = "br-int" if index % 5 else "br-two"
         script.append(f"ovs-vsctl --no-wait add-port {bridge} {name} {tag} -- set Interface {name} {ids} type=patch")
     last = PORTS[-1].names.switch_end
     script += [

@@ -75,7 +75,9 @@ class Eager(OvsdbExecutor):
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         outcomes = list(super().apply(steps, deadline))
-        return [Outcome(one.step, Result.DONE) if isinstance(one.step, Delete) else one for one in outcomes]
+        return [
+            Outcome(outcome.step, Result.DONE) if isinstance(outcome.step, Delete) else outcome for outcome in outcomes
+        ]
 
 
 class Factless(NetlinkExecutor):
@@ -204,7 +206,7 @@ class Hopeful(OvsdbExecutor):
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         outcomes = super().apply(steps, deadline)
-        return [Outcome(one.step, Result.DONE) if one.code == NOT_REALIZED else one for one in outcomes]
+        return [Outcome(outcome.step, Result.DONE) if outcome.code == NOT_REALIZED else outcome for outcome in outcomes]
 
 
 class Strayless(OvsdbExecutor):
@@ -226,7 +228,7 @@ class MeddlingSwitch(OvsdbExecutor):
 
 
 @pytest.mark.parametrize(
-    ("check", "make", "said"),
+    ("check", "make", "message"),
     [
         (check_link_executor, Careless, "what is observed is not what simulate"),
         (check_link_executor, Raising, "must not raise"),
@@ -252,7 +254,7 @@ class MeddlingSwitch(OvsdbExecutor):
     ],
 )
 def test_an_executor_that_breaks_the_contract_is_told_so(
-    sandbox: Sandbox, check: Callable[..., None], make: Any, said: str
+    sandbox: Sandbox, check: Callable[..., None], make: Any, message: str
 ) -> None:
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         check(make, sandbox)

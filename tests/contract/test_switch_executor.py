@@ -287,19 +287,19 @@ def test_of_fifty_in_a_batch_the_guilty_alone_fails(bench: Bench) -> None:
         if isinstance(veth, Veth)
     ]
     unopenable, bonded = 16, 32
-    make(bench.box, HostState().with_parts(*(veth for at, veth in enumerate(veths) if at != unopenable)))
+    make(bench.box, HostState().with_parts(*(veth for index, veth in enumerate(veths) if index != unopenable)))
     bench.sh(f"ovs-vsctl --no-wait add-bond br-int hvbond {rows[bonded].name} hvother")
 
     outcomes = bench.host.apply([[Create(row)] for row in rows], time.monotonic() + 10)
 
     results = [outcome.result for (outcome,) in outcomes]
-    assert [at for at, result in enumerate(results) if result is not Result.DONE] == [unopenable, bonded]
+    assert [index for index, result in enumerate(results) if result is not Result.DONE] == [unopenable, bonded]
     assert rows[unopenable].name in outcomes[unopenable][0].reason
     assert rows[bonded].name in outcomes[bonded][0].reason
     seen = bench.observed({row.name for row in rows}).state.ports
-    assert [at for at, row in enumerate(rows) if seen[row.name] != row] == [unopenable, bonded]
+    assert [index for index, row in enumerate(rows) if seen[row.name] != row] == [unopenable, bonded]
 
-    gone = bench.host.apply([[Delete(row)] for at, row in enumerate(rows) if at != bonded], time.monotonic() + 10)
+    gone = bench.host.apply([[Delete(row)] for index, row in enumerate(rows) if index != bonded], time.monotonic() + 10)
     assert {outcome.result for (outcome,) in gone} == {Result.DONE}
     bench.box.run(
         ["ip", "-force", "-batch", "-"],
@@ -340,18 +340,18 @@ SETTER = f"while read -r value; do ovs-vsctl --no-wait set Interface {QVO} exter
 def test_two_writers_of_one_row_lose_nothing(bench: Bench, tmp_path: Path) -> None:
     bench.furnish(bench.wiring)
     other = replace(ROW, attached_mac="fa:16:3e:ff:ff:ff", vm_uuid="")
-    said = tmp_path / "said"
-    with said.open("w") as out, bench.box.popen(["sh", "-c", WRITER], stdout=out) as writer:
-        assert until(lambda: "wrote 1\n" in said.read_text())
+    output = tmp_path / "said"
+    with output.open("w") as out, bench.box.popen(["sh", "-c", WRITER], stdout=out) as writer:
+        assert until(lambda: "wrote 1\n" in output.read_text())
         rounds = 0
-        while rounds < 12 or "wrote 11\n" not in said.read_text():
+        while rounds < 12 or "wrote 11\n" not in output.read_text():
             rounds += 1
             for step in (Update(ROW, other), Update(other, ROW)):
                 (outcome,) = bench.do(step)
                 assert outcome.result is Result.DONE, outcome
                 assert bench.see().ports[QVO] == step.after
         writer.kill()
-    lines = said.read_text().splitlines()
+    lines = output.read_text().splitlines()
     assert len(lines) > 10
     assert [line for line in lines if not line.startswith("wrote")] == []
     # The writer may have been killed between its commit and its word.
@@ -382,15 +382,15 @@ def test_how_often_it_was_tried_anew_is_told(bench: Bench, executor: dict[str, s
     with bench.box.popen([sys.executable, "-c", RESTLESS], stdout=PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "at it\n"
-        told: list[Outcome] = []
+        outcomes: list[Outcome] = []
 
         def told_anew() -> bool:
-            told.extend(bench.do(Update(other, ROW)) + bench.do(Update(ROW, other)))
-            return not tells or max(outcome.retries for outcome in told) > 0
+            outcomes.extend(bench.do(Update(other, ROW)) + bench.do(Update(ROW, other)))
+            return not tells or max(outcome.retries for outcome in outcomes) > 0
 
         assert until(told_anew, 20)
         writer.kill()
-    assert [outcome for outcome in told if outcome.result is not Result.DONE and not outcome.retry] == []
+    assert [outcome for outcome in outcomes if outcome.result is not Result.DONE and not outcome.retry] == []
 
 
 def test_what_another_client_has_committed_is_seen_at_once(bench: Bench) -> None:

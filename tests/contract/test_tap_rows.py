@@ -26,7 +26,7 @@ LINKS = [{"link_executor": name} for name in installed(Role.LINK) if name != "re
 SWITCHES = [{"switch_executor": name} for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]
 
 
-@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda one: next(iter(one.values())))
+@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda executor: next(iter(executor.values())))
 def executor(request: pytest.FixtureRequest) -> dict[str, str]:
     return dict(request.param)
 
@@ -110,8 +110,8 @@ def test_another_row_with_the_iface_id_is_a_warning(bench: Bench, other: str) ->
         assert warning.isprintable()
         assert escaped(other) in warning
         assert list(listing.answer_of(bench.host).warnings) == [warning]
-        findings = [one for one in port_findings(bench.observed(None)) if PORT.id in one.name]
-        assert [one.verdict for one in findings] == ["info"]
+        findings = [finding for finding in port_findings(bench.observed(None)) if PORT.id in finding.name]
+        assert [finding.verdict for finding in findings] == ["info"]
         assert bench.observed(None).facts.bearers.keys() == {PORT.id}
         assert bench.observed().facts.bearers == {}
     finally:

@@ -76,6 +76,6 @@ def test_while_the_switch_sleeps_the_row_is_configured_and_as_it_should_be(bench
     finally:
         bench.box.resume("ovs-vswitchd")
     assert bench.links() & set(port.names) == set()
-    assert [str(one) for one in check(changed, bench.host)] != []
+    assert [str(change) for change in check(changed, bench.host)] != []
     assert unplug(port.id, bench.host).changed
     assert bench.snapshot() == before

@@ -56,25 +56,27 @@ class Tally:
         self.reasons: Counter[str] = Counter()
         self.faults: list[str] = []
 
-    def add(self, what: str, reports: list[Report], ports: list[Port], late: float) -> None:
+    def add(self, label: str, reports: list[Report], ports: list[Port], late: float) -> None:
         """One call that has ended, so many seconds after its deadline."""
-        said = {report.reason for report in reports} | {one.reason for report in reports for one in report.outcomes}
+        reasons = {report.reason for report in reports} | {
+            item.reason for report in reports for item in report.outcomes
+        }
         with self._lock:
             self.calls += 1
             self.latest = max(self.latest, late)
             self.statuses.update(report.status.value for report in reports)
             self.reasons.update(f"{report.status.value}: {report.reason}" for report in reports if not report.ok)
-            self.faults += [f"{what}: {reason}" for reason in said if UNTYPED in reason]
-            self.faults += [f"{what}: refused, {one.reason}" for one in reports if one.status is Status.REFUSED]
+            self.faults += [f"{label}: {reason}" for reason in reasons if UNTYPED in reason]
+            self.faults += [f"{label}: refused, {item.reason}" for item in reports if item.status is Status.REFUSED]
             if late > LATE:
-                self.faults.append(f"{what} ended {late:.2f} s after its deadline")
+                self.faults.append(f"{label} ended {late:.2f} s after its deadline")
             if [report.port_id for report in reports] != [port.id for port in ports]:
-                self.faults.append(f"{what}: {len(reports)} reports of other ports than it was called for")
+                self.faults.append(f"{label}: {len(reports)} reports of other ports than it was called for")
 
-    def fault(self, what: str) -> None:
+    def fault(self, fault: str) -> None:
         """What must not be."""
         with self._lock:
-            self.faults.append(what)
+            self.faults.append(fault)
 
 
 class Overheard(logging.Handler):
@@ -100,15 +102,15 @@ def call(chance: random.Random, patient: Host, hasty: Host, tally: Tally) -> Non
         ("unplug", False): lambda: [report_of(lambda: unplug(ports[0].id, host))],
         ("unplug", True): lambda: unplug_all([port.id for port in ports], host),
     }
-    what = f"{verb} of {len(ports)} with {host.settings.deadline} s"
-    threading.current_thread().name = what
+    label = f"{verb} of {len(ports)} with {host.settings.deadline} s"
+    threading.current_thread().name = label
     begun = time.monotonic()
     try:
         reports = calls[verb, many]()
     except Exception:  # noqa: BLE001  # whatever is raised beside a typed failure is what is looked for
-        tally.fault(f"{what}: {traceback.format_exc()}")
+        tally.fault(f"{label}: {traceback.format_exc()}")
     else:
-        tally.add(what, reports, ports, time.monotonic() - begun - host.settings.deadline)
+        tally.add(label, reports, ports, time.monotonic() - begun - host.settings.deadline)
 
 
 def stressed(patient: Host, seed: str, seconds: float, tally: Tally) -> dict[str, object]:
@@ -152,8 +154,8 @@ def asked(verb: str, host: AnyHost) -> dict[str, object]:
 
 def left(locks: str) -> list[str]:
     """What of this program outlives its host: threads, children, open lock files."""
-    threads = [one.name for one in threading.enumerate() if one is not threading.main_thread()]
-    children = [one for task in Path("/proc/self/task").iterdir() for one in _read(task / "children").split()]
+    threads = [item.name for item in threading.enumerate() if item is not threading.main_thread()]
+    children = [item for task in Path("/proc/self/task").iterdir() for item in _read(task / "children").split()]
     files = [_read(fd) for fd in Path("/proc/self/fd").iterdir()]
     return [*threads, *children, *(name for name in files if name.startswith(locks))]
 
@@ -172,8 +174,8 @@ def main() -> None:
     logging.getLogger().addHandler(Overheard(tally))
     threading.excepthook = lambda raised: tally.fault("".join(traceback.format_exception(raised.exc_value)))
 
-    def say(what: dict[str, object]) -> None:
-        print(json.dumps({**what, "faults": tally.faults}), flush=True)
+    def say(document: dict[str, object]) -> None:
+        print(json.dumps({**document, "faults": tally.faults}), flush=True)
 
     with connect([config]) as host:
         check(POOL[0], host)

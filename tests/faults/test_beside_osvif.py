@@ -152,11 +152,11 @@ def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path
             counts["kills"] += killed(log)
             with running(bare, their_python) as osvif:
                 for then, goal in (("plug", wanted), ("unplug", empty)):
-                    said = osvif.ask(then)
+                    answer = osvif.ask(then)
                     bad = bool(differences(goal, seen(bare)))
                     counts[f"{then}s"] += 1
-                    counts[f"{then}s_wrong"] += bad or said != "ok"
-                    counts["false_ok"] += bad and said == "ok"
+                    counts[f"{then}s_wrong"] += bad or answer != "ok"
+                    counts["false_ok"] += bad and answer == "ok"
             bare.sweep()
             note("kills", counts, side=THEIRS, case=verb)
     assert counts["kills"]
@@ -170,17 +170,17 @@ def test_a_server_that_hung_before_os_vif_asked_it(bare: Lab, their_python: str)
         empty, begun = seen(bare), time.monotonic()
         bare.box.pause("ovsdb-server")
         try:
-            said = osvif.ask("plug", seconds=patience)
+            answer = osvif.ask("plug", seconds=patience)
             took = time.monotonic() - begun
         finally:
             bare.box.resume("ovsdb-server")
-        if said == "nothing":
+        if answer == "nothing":
             osvif.program.kill()
             osvif.program.wait()
         time.sleep(10)
         ghosts = sum(not name.startswith("link ") for name in seen(bare).keys() - empty.keys())
     note("hung", side=THEIRS, case="server hung before it was asked", calls=1, longest_s=round(took, 2),
-         unknown=0, untyped=said in ("ok", "nothing"), ghosts=ghosts, half=0)  # fmt: skip
+         unknown=0, untyped=answer in ("ok", "nothing"), ghosts=ghosts, half=0)  # fmt: skip
 
 
 def test_what_os_vif_repairs(bare: Lab, their_python: str) -> None:
@@ -204,8 +204,8 @@ def test_two_ports_of_the_same_names_in_os_vif(bare: Lab, their_python: str) -> 
     with running(bare, their_python) as osvif:
         assert osvif.ask("plug") == "ok"
         before = seen(bare)
-        said = [osvif.ask("plug", TWIN), osvif.ask("unplug", TWIN)]
-        note("collision", side=THEIRS, orders=1, calls=2, refused=2 - said.count("ok"),
+        answers = [osvif.ask("plug", TWIN), osvif.ask("unplug", TWIN)]
+        note("collision", side=THEIRS, orders=1, calls=2, refused=2 - answers.count("ok"),
              changed=bool(differences(before, seen(bare))))  # fmt: skip
 
 
@@ -213,14 +213,14 @@ def test_two_programs_with_os_vif_on_one_port(bare: Lab, their_python: str) -> N
     rounds, errors, wrong = 20, 0, 0
     wanted = whole(bare, their_python)
     bare.sweep()
-    with running(bare, their_python) as one, running(bare, their_python) as two:
+    with running(bare, their_python) as first, running(bare, their_python) as two:
         for _ in range(rounds):
-            for osvif in (one, two):
+            for osvif in (first, two):
                 assert osvif.program.stdin
                 osvif.program.stdin.write(f"plug {PORT}\n")
                 osvif.program.stdin.flush()
-            said = [osvif.program.stdout.readline().strip() for osvif in (one, two) if osvif.program.stdout]
-            errors += 2 - said.count("ok")
+            answers = [osvif.program.stdout.readline().strip() for osvif in (first, two) if osvif.program.stdout]
+            errors += 2 - answers.count("ok")
             wrong += bool(differences(wanted, seen(bare)))
             bare.sweep()
     note("races", side=THEIRS, case="2", rounds=rounds, calls=2 * rounds, errors=errors, wrong=wrong)
@@ -235,6 +235,6 @@ def test_a_full_disk_and_os_vif(their_python: str) -> None:
             assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
             empty = seen(lab)
             lab.sh(FILL)
-            said = osvif.ask("plug")
-        left = len(differences(empty, seen(lab)))
-        note("disk-full", side=THEIRS, calls=1, said_ok=said == "ok", half=left)
+            answer = osvif.ask("plug")
+        leftovers = len(differences(empty, seen(lab)))
+        note("disk-full", side=THEIRS, calls=1, said_ok=answer == "ok", half=leftovers)

@@ -84,14 +84,14 @@ def test_a_caller_killed_before_any_call_leaves_what_the_next_call_puts_right(
             for number in places:
                 where = f"{verb}: the caller killed at {kind} {number}"
                 begin()
-                said = caller.run(killing_at(number, kind))
+                answer = caller.run(killing_at(number, kind))
                 dead = killed(caller.log)
                 counts = number <= points[kind]
                 missed = missed + 1 if not dead and not counts else 0
                 trial.counts["points"] += counts
                 trial.counts["missed"] += counts and not dead
                 trial.counts["kills"] += dead
-                status = Status.DONE if said == "ok" else Status.UNKNOWN
+                status = Status.DONE if answer == "ok" else Status.UNKNOWN
                 trial.survived(where, Report(port_id=port.id, status=status), before, wanted)
                 if FULL or number % 2:
                     trial.plugged(where)

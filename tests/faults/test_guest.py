@@ -135,6 +135,6 @@ def lost_while(lab: Lab, peer: Vm, port: Port) -> int:
             lab.sh(befalls)
             plug(port, lab.host)
             assert check(port, lab.host) == ()
-        said = ping.communicate(timeout=60)[0]
-    (sent, received) = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", said).groups())  # type: ignore[union-attr]
+        output = ping.communicate(timeout=60)[0]
+    (sent, received) = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", output).groups())  # type: ignore[union-attr]
     return sent - received

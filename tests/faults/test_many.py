@@ -62,13 +62,13 @@ def test_callers_that_race_for_one_port_get_no_error_and_leave_it_whole_or_absen
     try:
         assert [program.stdout.readline() for program in programs if program.stdout] == ["ready\n"] * racers
         for number in range(rounds):
-            verbs = ["plug" if (at + number) % 3 or number % 5 == 0 else "unplug" for at in range(racers)]
+            verbs = ["plug" if (racer + number) % 3 or number % 5 == 0 else "unplug" for racer in range(racers)]
             for program, verb in zip(programs, verbs, strict=True):
                 assert program.stdin
                 program.stdin.write(f"{verb}\n")
                 program.stdin.flush()
-            said = [program.stdout.readline().strip() for program in programs if program.stdout]
-            errors += [one for one in said if one != "ok"]
+            answers = [program.stdout.readline().strip() for program in programs if program.stdout]
+            errors += [answer for answer in answers if answer != "ok"]
             seen = likeness(lab)
             legal = [state for verb, state in (("plug", whole), ("unplug", empty)) if verb in verbs]
             wrong += [] if any(not differences(state, seen) for state in legal) else [differences(whole, seen)]
@@ -139,22 +139,22 @@ def test_nobody_hangs_when_the_daemon_is_killed_under_them(lab: Lab, callers: in
     hung, longest = 0, 0.0
     ports = [make_port(number) for number in range(1, callers + 1)]
 
-    def work(at: int) -> None:
+    def work(index: int) -> None:
         for number in range(2):
             with suppress(HybridVifError):
-                plug(ports[at], lab.host) if number == 0 else unplug(ports[at].id, lab.host)
+                plug(ports[index], lab.host) if number == 0 else unplug(ports[index].id, lab.host)
 
     with ThreadPoolExecutor(callers) as pool:
         for number in range(rounds):
             check(ports[0], lab.host)
-            asked = [pool.submit(work, at) for at in range(callers)]
+            asked = [pool.submit(work, index) for index in range(callers)]
             time.sleep(0.002 + 0.004 * (number % 10))
             for pid in daemons(lab.box):
                 os.kill(pid, signal.SIGKILL)
             killed = time.monotonic()
-            for one in asked:
+            for future in asked:
                 try:
-                    one.result(timeout=30)
+                    future.result(timeout=30)
                 except Unanswered:
                     hung += 1
             longest = max(longest, time.monotonic() - killed)
@@ -197,7 +197,7 @@ def test_a_plug_and_an_unplug_leave_nothing_however_often(lab: Lab, tmp_path: Pa
         unplug(make_port(number + 1).id, lab.host)
     # The thread of a delete lives until the kernel's grace period is over.
     until(lambda: held(lab) == before, 2)
-    after, left = held(lab), differences(empty, likeness(lab))
+    after, leftovers = held(lab), differences(empty, likeness(lab))
     grown = [now - then for now, then in zip((memory(os.getpid()), memory(daemon)), was, strict=True)]
     files = len(os.listdir(tmp_path / "lab" / "locks"))
     more = after - before
@@ -206,12 +206,12 @@ def test_a_plug_and_an_unplug_leave_nothing_however_often(lab: Lab, tmp_path: Pa
         cycles=cycles,
         fds=more["caller_fds"] + more["daemon_fds"],
         threads=more["caller_threads"] + more["daemon_threads"],
-        left=len(left),
+        left=len(leftovers),
         longest_lock_files=files,
         longest_caller_mb=round(grown[0], 2),
         longest_daemon_mb=round(grown[1], 2),
     )
-    assert left == []
+    assert leftovers == []
     assert files <= 1024
     assert more == Counter()
     if FULL:
@@ -258,7 +258,7 @@ def test_a_bridge_keeps_its_mac_and_mtu_whoever_joins_and_leaves(lab: Lab) -> No
         ip link delete hvguest
         """
     ).splitlines()
-    changes = sum(one != seen[0] for one in seen)
+    changes = sum(values != seen[0] for values in seen)
     note("mac-and-mtu", times=times, looks=len(seen), changes=changes)
     assert len(seen) == 2 * times + 1
     assert changes == 0

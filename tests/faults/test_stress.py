@@ -93,8 +93,8 @@ def test_all_that_is_called_while_daemons_are_killed_ends_in_time_and_typed_and_
         for client in clients:
             client.ask("call")
         kills = killed_meanwhile(lab)
-        said = [client.said() for client in clients]
-        hung = [name for one in said for name in one["hung"]]
+        summaries = [client.said() for client in clients]
+        hung = [name for summary in summaries for name in summary["hung"]]
         assert hung == []
         # From here on nobody kills.
         plugged, checked = clients[0].asked("plug"), clients[1].asked("check")
@@ -106,24 +106,24 @@ def test_all_that_is_called_while_daemons_are_killed_ends_in_time_and_typed_and_
             client.program.kill()
             client.program.communicate()
     assert until(lambda: not daemons(lab.box)), "a daemon outlives its client"
-    statuses = sum((Counter[str](one["statuses"]) for one in said), Counter[str]())
-    faults = [fault for one in ended for fault in one["faults"]]
-    left = [*rows, *(what for one in ended for what in one["left"])]
-    print(json.dumps([one["reasons"] for one in said], indent=1))
+    statuses = sum((Counter[str](summary["statuses"]) for summary in summaries), Counter[str]())
+    faults = [fault for summary in ended for fault in summary["faults"]]
+    leftovers = [*rows, *(leftover for summary in ended for leftover in summary["left"])]
+    print(json.dumps([summary["reasons"] for summary in summaries], indent=1))
     note(
         "stress",
         {status.value: statuses[status.value] for status in Status},
-        calls=sum(one["calls"] for one in said),
+        calls=sum(summary["calls"] for summary in summaries),
         kills=kills,
         hung=len(hung),
         faults=len(faults),
-        left=len(left),
-        longest_late_s=round(max(one["late"] for one in said), 2),
+        left=len(leftovers),
+        longest_late_s=round(max(summary["late"] for summary in summaries), 2),
         threads=CLIENTS * THREADS,
         ports=len(POOL),
     )
     assert faults == []
     assert (plugged["wrong"], checked["drift"], unplugged["wrong"]) == ([], [], [])
-    assert left == []
+    assert leftovers == []
     assert kills
     assert statuses["done"]

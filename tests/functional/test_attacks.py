@@ -40,7 +40,7 @@ PING, CALL = 1, 3
 
 
 def part(kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in desired_state(PORT)}[kind]
+    made = {type(item).__name__: item for item in desired_state(PORT)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
@@ -186,7 +186,7 @@ HELD = [make_port(number) for number in (8, 9, 10)]
 
 
 def of(port: Port, kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in desired_state(port)}[kind]
+    made = {type(item).__name__: item for item in desired_state(port)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 

@@ -87,7 +87,7 @@ def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> 
 
 
 def part(kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in desired_state(PORT)}[kind]
+    made = {type(item).__name__: item for item in desired_state(PORT)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
@@ -307,18 +307,18 @@ def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
     stop = threading.Event()
     longest = [0.0] * 4
 
-    def keep_asking(at: int) -> int:
+    def keep_asking(index: int) -> int:
         answered = 0
         while not stop.is_set():
             started = time.monotonic()
             with suppress(NoResponse):
                 lab.host.observe(set(NAMES), started + SOON)
-            longest[at] = max(longest[at], time.monotonic() - started)
+            longest[index] = max(longest[index], time.monotonic() - started)
             answered += 1
         return answered
 
     with ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(keep_asking, at) for at in range(4)]
+        asking = [pool.submit(keep_asking, index) for index in range(4)]
         for _ in range(3):
             time.sleep(0.2)
             for pid in daemons(lab.box):
@@ -399,8 +399,8 @@ def test_a_hung_daemon_is_told_by_the_deadline_and_works_when_it_goes_on(lab: La
 
 
 def test_more_than_a_hung_daemon_can_take_in_is_told_by_the_deadline_as_well(lab: Lab, hung: int) -> None:
-    parts = [one for number in range(1, 401) for one in desired_state(make_port(number))]
-    plans = [[Delete(one)] for one in parts[::3]]
+    parts = [part for number in range(1, 401) for part in desired_state(make_port(number))]
+    plans = [[Delete(part)] for part in parts[::3]]
 
     def ask_much(_: int) -> float:
         started = time.monotonic()

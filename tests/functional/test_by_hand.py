@@ -27,8 +27,8 @@ def printed(lab: Lab, *words: str, config: Path | None = None) -> str:
 def besides(lab: Lab, *words: str, config: Path) -> set[tuple[str, str, str]]:
     """What the same plan tells of bridges and QoS rows."""
     done = lab.box.run([*HYBRIDVIF, "--config-file", str(config), "plan", *words, "-f", "json"])
-    told = [one for port in json.loads(done.stdout)["ports"] for one in port["besides"]]
-    return {(one["verb"], one["kind"], one["name"]) for one in told}
+    entries = [entry for port in json.loads(done.stdout)["ports"] for entry in port["besides"]]
+    return {(entry["verb"], entry["kind"], entry["name"]) for entry in entries}
 
 
 def seen(lab: Lab, port: Port) -> HostState:
@@ -66,7 +66,7 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
 
     rows = {("qos", port.names.switch_end) for port in ports}
     assert besides(lab, "plug", "-F", str(listed), config=config) == {
-        ("create", *one) for one in {("ovs-bridge", "tbr-1"), *rows}
+        ("create", *row) for row in {("ovs-bridge", "tbr-1"), *rows}
     }
     lab.sh(printed(lab, "plug", "-F", str(listed), config=config))
 
@@ -77,7 +77,7 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
     assert printed(lab, "plug", "-F", str(listed), config=config) == ""
     assert besides(lab, "plug", "-F", str(listed), config=config) == set()
     assert besides(lab, "unplug", "-F", str(listed), config=config) == {
-        ("delete", *one) for one in {("ovs-bridge", "tbr-1"), *rows}
+        ("delete", *row) for row in {("ovs-bridge", "tbr-1"), *rows}
     }
     # One QoS row has come to be another port's too, and stays.
     lab.sh(
@@ -123,7 +123,7 @@ def test_a_repair_run_by_hand_repairs(lab: Lab, port: Port, befalls: str) -> Non
 
 def test_the_installed_executors_are_listed_with_what_they_need(lab: Lab) -> None:
     found = json.loads(lab.box.run([*HYBRIDVIF, "executors", "-f", "json"]).stdout)["executors"]
-    by_name = {(one["role"], one["name"]): one for one in found}
+    by_name = {(executor["role"], executor["name"]): executor for executor in found}
     assert {("link", "iproute2-netlink"), ("link", "subprocess-brctl"), ("link", "recording")} <= by_name.keys()
     assert {("switch", "ovsdb"), ("switch", "ovs-vsctl"), ("switch", "ivs-ctl")} <= by_name.keys()
     assert by_name["link", "iproute2-netlink"]["configured"]

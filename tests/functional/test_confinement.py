@@ -111,11 +111,11 @@ def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (installed / "planted.py").write_text("raise SystemExit('it ran')\n")
         with connected(sandbox, tmp_path, deadline=10, link_executor="probe") as host:
             port = make_port()
-            said = host.observe(set(port.names), time.monotonic() + 10).facts.unchecked
+            lines = host.observe(set(port.names), time.monotonic() + 10).facts.unchecked
             assert plug(port, host).ok
             assert check(port, host) == ()
             assert unplug(port.id, host).ok
-            return [line.partition(": ")[2] for line in said]
+            return [line.partition(": ")[2] for line in lines]
 
     yield probed
     Lab(sandbox, Host.__new__(Host)).sweep()
@@ -169,8 +169,8 @@ def test_an_executor_writes_where_it_says_that_it_does(
 
 def test_once_its_executors_are_loaded_the_daemon_imports_nothing_that_was_planted(probed: Probe) -> None:
     """In a directory that it looks into, beside the executor's own module."""
-    told = probed([], [], imported=["planted", "colorsys", "pyroute2"])
-    assert told == ["refused: planted was not imported when the executors were loaded", "imported", "imported"]
+    results = probed([], [], imported=["planted", "colorsys", "pyroute2"])
+    assert results == ["refused: planted was not imported when the executors were loaded", "imported", "imported"]
 
 
 LISTEN = """
@@ -194,6 +194,6 @@ def test_daemon_signals_nobody_and_connects_to_no_abstract_socket(
     with sandbox.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
         assert stranger.stdout is not None
         assert stranger.stdout.readline() == "listening\n"
-        told = probed([], [], programs, signalled=(1, 0), abstract=("hybridvif-tried",))
+        results = probed([], [], programs, signalled=(1, 0), abstract=("hybridvif-tried",))
         stranger.kill()
-    assert told == ["Operation not permitted", "signalled", "Operation not permitted"]
+    assert results == ["Operation not permitted", "signalled", "Operation not permitted"]

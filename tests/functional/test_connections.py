@@ -25,13 +25,13 @@ NAMES = PORT.names
 
 
 def test_the_daemon_ends_with_the_last_connection_and_another_can_follow(sandbox: Sandbox, tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
+    first, two = tmp_path / "one", tmp_path / "two"
+    first.mkdir()
     two.mkdir()
     # Those of earlier tests end a moment after their connections.
     assert until(lambda: not daemons(sandbox))
     before = daemons(sandbox)
-    with connected(sandbox, one) as host:
+    with connected(sandbox, first) as host:
         plug(PORT, host)
         (pid,) = set(daemons(sandbox)) - set(before)
         with pytest.raises(ConfigurationError), connected(sandbox, two):
@@ -93,9 +93,9 @@ def test_after_its_caller_was_killed_the_daemon_starts_no_step(sandbox: Sandbox,
     assert until(lambda: not daemons(sandbox), 1.5)
     time.sleep(0.5)
     # Devices and rows, which are what steps make and delete; ovs-vswitchd goes on with what was committed.
-    left = lab.links(), lab.sh("ovs-vsctl list-ports br-int")
+    remaining = lab.links(), lab.sh("ovs-vsctl list-ports br-int")
     time.sleep(1)
-    assert (lab.links(), lab.sh("ovs-vsctl list-ports br-int")) == left
+    assert (lab.links(), lab.sh("ovs-vsctl list-ports br-int")) == remaining
     lab.sweep()
 
 
@@ -107,18 +107,18 @@ exec {program} "$@"
 
 def test_a_program_that_the_daemon_runs_may_no_more_than_the_daemon(sandbox: Sandbox, tmp_path: Path) -> None:
     """It is uid 0, and so would have every capability back with the first program that it runs."""
-    said = tmp_path / "said"
+    output = tmp_path / "said"
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("ip", "brctl"):
         spy = programs / name
-        spy.write_text(SPY.format(said=said, program=shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")))
+        spy.write_text(SPY.format(said=output, program=shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")))
         spy.chmod(0o755)
     path = f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"
     with connected(sandbox, tmp_path, link_executor="subprocess-brctl", program_path=path) as host:
         assert plug(PORT, host).ok
         assert unplug(PORT.id, host).ok
-    lines = said.read_text().splitlines()
+    lines = output.read_text().splitlines()
     assert len(lines) > 10
     assert {int(line.split()[1], 16) for line in lines} == {CAP_NET_ADMIN}
 

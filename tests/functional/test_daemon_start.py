@@ -82,15 +82,15 @@ def called(sandbox: Sandbox, tmp_path: Path) -> Iterator[Callable[..., dict[str,
         env = ["env", f"PYTHONPATH={site}:{':'.join(path for path in sys.path if path)}"]
         done = sandbox.run([*env, sys.executable, str(script), str(config)], check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-        return told
+        result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        return result
 
     yield called
     Lab(sandbox, Host.__new__(Host)).sweep()
 
 
-def has_full_posture(told: dict[str, object]) -> bool:
-    daemon = told["daemon"]
+def has_full_posture(result: dict[str, object]) -> bool:
+    daemon = result["daemon"]
     assert isinstance(daemon, dict)
     return {name: daemon[name] for name in POSTURE} == POSTURE
 
@@ -110,9 +110,9 @@ IN_THE_DAEMON = "any('privsep_context' in word for word in sys.orig_argv)"
 
 
 def test_daemon_imports_nothing_of_oslo_privsep(called: Callable[..., dict[str, object]]) -> None:
-    told = called(FORBID.format(library="oslo_privsep", where=IN_THE_DAEMON))
-    assert (told["plug"], told["unplug"]) == ("done", "done"), told
-    assert has_full_posture(told)
+    result = called(FORBID.format(library="oslo_privsep", where=IN_THE_DAEMON))
+    assert (result["plug"], result["unplug"]) == ("done", "done"), result
+    assert has_full_posture(result)
 
 
 @pytest.mark.parametrize("library", ["eventlet", "oslo_log", "netaddr", "debtcollector", "rfc3986"])
@@ -125,9 +125,9 @@ def test_daemon_starts_where_a_finder_forbids_a_library(called: Callable[..., di
         )
     else:
         first = FORBID.format(library=library, where=IN_THE_DAEMON)
-    told = called(first)
-    assert (told["plug"], told["unplug"]) == ("done", "done"), told
-    assert has_full_posture(told)
+    result = called(first)
+    assert (result["plug"], result["unplug"]) == ("done", "done"), result
+    assert has_full_posture(result)
 
 
 RENAMED = [
@@ -164,13 +164,13 @@ def test_renamed_name_of_oslo_privsep_makes_no_daemon_weaker(
     called: Callable[..., dict[str, object]], name: str
 ) -> None:
     """It works at full posture, or refuses with a sentence."""
-    told = called(RENAME.format(name=name))
-    if "refused" in told:
-        assert "oslo.privsep" in str(told["refused"]), told
-        assert "hybridvif relies on; install" in str(told["refused"]), told
+    result = called(RENAME.format(name=name))
+    if "refused" in result:
+        assert "oslo.privsep" in str(result["refused"]), result
+        assert "hybridvif relies on; install" in str(result["refused"]), result
     else:
-        assert (told["plug"], told["unplug"]) == ("done", "done"), told
-        assert has_full_posture(told)
+        assert (result["plug"], result["unplug"]) == ("done", "done"), result
+        assert has_full_posture(result)
 
 
 def test_privsep_helper_itself_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -199,8 +199,8 @@ def test_caller_that_is_no_client_plugs_and_stays_as_it_is(
 ) -> None:
     """OpenStack's own test fixtures have a process do what its daemon would."""
     body = f"from hybridvif.privileged.context import daemon_context as context; context.{mode}"
-    told = called(body=body, link_executor=executor)
-    assert told == {"plug": "done", "unplug": "done", "daemon": None, "changed": [], "finders": []}
+    result = called(body=body, link_executor=executor)
+    assert result == {"plug": "done", "unplug": "done", "daemon": None, "changed": [], "finders": []}
 
 
 @pytest.mark.parametrize("method", ["FORK", "ROOTWRAP"])
@@ -211,9 +211,9 @@ def test_caller_that_starts_by_either_method_has_the_same_daemon(
         "from oslo_privsep.priv_context import Method; "
         f"from hybridvif.privileged.context import daemon_context as context; context.start(method=Method.{method})"
     )
-    told = called(body=body)
-    assert (told["plug"], told["unplug"], told["changed"], told["finders"]) == ("done", "done", [], [])
-    assert has_full_posture(told)
+    result = called(body=body)
+    assert (result["plug"], result["unplug"], result["changed"], result["finders"]) == ("done", "done", [], [])
+    assert has_full_posture(result)
 
 
 # Whatever it inherits.

@@ -218,8 +218,8 @@ def test_systemd_has_no_objection_to_the_unit_and_to_the_drop_in(host: Lab, unit
 
 def test_the_unit_exposes_little(host: Lab) -> None:
     require("systemd-analyze")
-    told = host.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{UNIT}")
-    exposure = re.search(r"exposure level for .*: ([\d.]+)", told)
+    output = host.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{UNIT}")
+    exposure = re.search(r"exposure level for .*: ([\d.]+)", output)
     assert exposure is not None
     assert float(exposure[1]) <= MOST_EXPOSED
 
@@ -302,15 +302,15 @@ def test_udev_marks_our_devices_and_no_others(host: Lab, devices: None) -> None:
     require("udevadm")
     marks = {"NM_UNMANAGED=1", "ID_NET_MANAGED_BY=hybridvif", "ID_NET_LINK_FILE=/etc/systemd/network/10-hybridvif.link"}
     for name in (*DEVICES, OTHER):
-        told = host.box.run(["udevadm", "test", "--action=add", f"/sys/class/net/{name}"])
-        assert {line for line in told.stdout.splitlines() if line in marks} == (set() if name == OTHER else marks)
+        done = host.box.run(["udevadm", "test", "--action=add", f"/sys/class/net/{name}"])
+        assert {line for line in done.stdout.splitlines() if line in marks} == (set() if name == OTHER else marks)
 
 
 def test_every_file_knows_our_devices_and_no_others() -> None:
     """NetworkManager is asked nowhere: its file is read as its manual says, * and ? in `interface-name:`."""
     keyfile = configparser.ConfigParser(delimiters="=")
     keyfile.read(ETC / "NetworkManager/conf.d/hybridvif.conf", encoding="utf-8")
-    patterns = [one.removeprefix("interface-name:") for one in keyfile["keyfile"]["unmanaged-devices+"].split(";")]
+    patterns = [entry.removeprefix("interface-name:") for entry in keyfile["keyfile"]["unmanaged-devices+"].split(";")]
     for name in DEVICES:
         assert any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     for name in ("eth0", "br-int", "tap0", "virbr0", "vnet3", "qbr", "tapestry"):

@@ -77,11 +77,11 @@ def test_command_plugs_and_unplugs_whatever_it_inherits(lab: Lab, tmp_path: Path
 
 
 def test_doctor_finds_the_same_with_sigchld_ignored(lab: Lab) -> None:
-    told = [
+    results = [
         json.loads(inheriting(lab, setting, "hybridvif", "doctor", "-f", "json").stdout)["ok"]
         for setting in ("pass", INHERITED["SIGCHLD ignored"])
     ]
-    assert told == [True, True]
+    assert results == [True, True]
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)

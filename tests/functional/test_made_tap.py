@@ -85,13 +85,13 @@ def test_a_vm_opens_the_tap_that_was_made_for_it_and_is_reached(tapping: Lab, qu
         assert not plug(port, lab.host).changed
         assert check(port, lab.host) == ()
         link = lab.link(port.names.tap)
-        told = link["linkinfo"]["info_data"]
-        assert (told["type"], told["persist"], told["multi_queue"]) == ("tap", True, queues > 1)
+        info = link["linkinfo"]["info_data"]
+        assert (info["type"], info["persist"], info["multi_queue"]) == ("tap", True, queues > 1)
         assert (link["mtu"], link["ifalias"], link["master"]) == (1450, port.id, port.names.bridge)
         assert link["address"] == "fe" + port.mac[2:]
         assert lab.sh(f"cat /proc/sys/net/ipv6/conf/{port.names.tap}/disable_ipv6").strip() == "1"
-    with guest(lab, ports[0], 1, queues) as one, guest(lab, ports[1], 2, queues):
-        assert pinged(lab, one, "10.0.0.2")
+    with guest(lab, ports[0], 1, queues) as first, guest(lab, ports[1], 2, queues):
+        assert pinged(lab, first, "10.0.0.2")
         assert not plug(ports[0], lab.host).changed
         with pytest.raises(PortRunning):
             unplug(ports[0].id, lab.host)
@@ -100,11 +100,11 @@ def test_a_vm_opens_the_tap_that_was_made_for_it_and_is_reached(tapping: Lab, qu
             unplug(ports[0].id, lab.host)
         assert plug(ports[0], lab.host).changed
         assert check(ports[0], lab.host) == ()
-        assert pinged(lab, one, "10.0.0.2")
+        assert pinged(lab, first, "10.0.0.2")
         lab.sh(f"ip link delete {ports[0].names.bridge}")
         # Who does not ask for the tap mends it as well.
         assert plug(replace(ports[0], create_tap=False, multiqueue=False), lab.host).ok
-        assert pinged(lab, one, "10.0.0.2")
+        assert pinged(lab, first, "10.0.0.2")
     for port in ports:
         assert unplug(port.id, lab.host).ok
     assert lab.snapshot() == before

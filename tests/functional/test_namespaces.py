@@ -43,7 +43,7 @@ def finding(lab: Lab, *prefix: str) -> dict[str, str]:
     done = lab.box.run([*prefix, "hybridvif", "doctor", "-f", "json"], check=False)
     document = json.loads(done.stdout)
     assert (done.returncode == 0) == document["ok"]
-    (found,) = [one for one in document["findings"] if one["name"] == "network namespace"]
+    (found,) = [item for item in document["findings"] if item["name"] == "network namespace"]
     return dict(found)
 
 

@@ -110,17 +110,17 @@ def test_an_interface_id_of_its_own_is_written_beside_our_key(lab: Lab) -> None:
 
 
 def test_ping_and_tcp_cross_two_plugged_ports(lab: Lab) -> None:
-    one, two = make_port(1), make_port(2)
-    plug_all([one, two], lab.host)
-    with lab.vm(one, 1) as left, lab.vm(two, 2) as right:
-        assert left.ping("10.0.0.2", count=3).returncode == 0
+    first, two = make_port(1), make_port(2)
+    plug_all([first, two], lab.host)
+    with lab.vm(first, 1) as vm, lab.vm(two, 2) as right:
+        assert vm.ping("10.0.0.2", count=3).returncode == 0
         server = lab.box.popen(
             ["nsenter", f"--net=/run/netns/{right.namespace}", "python3", "-c", TCP_SERVER], stdout=PIPE
         )
         with server:
             assert server.stdout is not None
             assert server.stdout.readline() == "up\n"
-            left.run(["python3", "-c", TCP_CLIENT])
+            vm.run(["python3", "-c", TCP_CLIENT])
             assert server.stdout.readline() == "200000\n"
 
 
@@ -192,7 +192,7 @@ def test_many_ports_at_once_each_have_a_report_in_their_order(lab: Lab) -> None:
     assert [report.status for report in reports].count(Status.DONE) == 11
     assert (reports[5].status, reports[5].code) == (Status.REFUSED, "conflict")
     assert not reports[5].changed
-    assert all(check(port, lab.host) == () for at, port in enumerate(ports) if at != 5)
+    assert all(check(port, lab.host) == () for index, port in enumerate(ports) if index != 5)
     lab.sh(f"ip link delete {ports[5].names.bridge}")
     assert all(report.ok for report in unplug_all([port.id for port in ports], lab.host))
     assert lab.links() == before

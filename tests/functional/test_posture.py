@@ -85,11 +85,11 @@ def test_the_daemon_keeps_nothing_of_who_started_it(
             assert os.getsid(pid) == pid
             targets = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
             assert str(tmp_path) not in targets
-            assert [one for one in targets if one == "/dev/null"] == ["/dev/null"] * 2
+            assert [target for target in targets if target == "/dev/null"] == ["/dev/null"] * 2
             # The rest: the channel, the pipe of its standard error, the sockets of the two executors, and what libuuid
             # opens for itself where somebody asks it for a time-based id.
-            rest = {one for one in targets if one not in ("/dev/null", "/var/lib/libuuid/clock.txt")}
-            assert {one.partition(":")[0] for one in rest} <= {"socket", "pipe", "anon_inode"}
+            rest = {target for target in targets if target not in ("/dev/null", "/var/lib/libuuid/clock.txt")}
+            assert {target.partition(":")[0] for target in rest} <= {"socket", "pipe", "anon_inode"}
     finally:
         os.close(leaked)
 
@@ -125,9 +125,9 @@ def test_a_program_that_the_daemon_runs_has_no_more_than_the_daemon(joined: Conn
         assert plug(PORT, lab.host).ok
         assert check(PORT, lab.host) == ()
         assert unplug(PORT.id, lab.host).ok
-    assert {one.name for one in seen.iterdir()} == {"brctl", "ip", "ovs-vsctl"}
-    for one in seen.iterdir():
-        status = dict(line.split(":\t", 1) for line in one.read_text().splitlines())
+    assert {path.name for path in seen.iterdir()} == {"brctl", "ip", "ovs-vsctl"}
+    for path in seen.iterdir():
+        status = dict(line.split(":\t", 1) for line in path.read_text().splitlines())
         assert {status[name] for name in ("CapEff", "CapPrm", "CapBnd")} == {NET_ADMIN}
         assert status["NoNewPrivs"] == "1"
 
@@ -248,7 +248,7 @@ def test_when_the_caller_hangs_up_what_is_queued_is_never_begun(joined: Connect,
             time.sleep(0.2)
             daemon_context.stop()
             assert until(lambda: daemons(lab.box) == [], 2), pid
-            answers = [outcomes[0].result for one in (first, second) for outcomes in one.result(10)]
+            answers = [outcomes[0].result for future in (first, second) for outcomes in future.result(10)]
             assert answers == [Result.UNKNOWN, Result.UNKNOWN]
         finally:
             lab.box.resume("ovs-vswitchd")

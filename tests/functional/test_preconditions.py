@@ -95,8 +95,8 @@ def told(host: Host, lab: Lab, *, seconds: float = 5.0, once: bool = False) -> s
             check(PORT, host)
         reports = plug_all([PORT, make_port(2)], host)
         assert {report.status for report in reports} == {Status.PRECONDITION}
-        said = {str(unplugging.value), str(checking.value)} | {report.reason for report in reports}
-        assert said == {sentence}
+        messages = {str(unplugging.value), str(checking.value)} | {report.reason for report in reports}
+        assert messages == {sentence}
     assert "\n" not in sentence
     assert "Traceback" not in sentence
     assert "  " not in sentence

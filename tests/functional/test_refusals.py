@@ -56,7 +56,7 @@ def test_another_port_of_the_same_names_is_left_alone(lab: Lab, port: Port, twin
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "message"),
     [
         ("ip link add {qbr} type veth peer name hvpeer", "a veth"),
         ("ip link add {qvb} type bridge", "a bridge link"),
@@ -67,7 +67,7 @@ def test_another_port_of_the_same_names_is_left_alone(lab: Lab, port: Port, twin
         ("ovs-vsctl --no-wait add-bond br-int hvbond {qvo} hvother", "a bond"),
     ],
 )
-def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: Port, made: str, said: str) -> None:
+def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: Port, made: str, message: str) -> None:
     names = port.names
     lab.sh(made.format(qbr=names.bridge, qvb=names.bridge_end, qvo=names.switch_end))
     before = lab.snapshot()
@@ -76,7 +76,7 @@ def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: 
     for refused in calls:
         with pytest.raises(Conflict) as caught:
             refused()
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert caught.value.report is not None
         assert caught.value.report.status is Status.REFUSED
         assert not caught.value.report.changed
@@ -206,13 +206,13 @@ def failing(lab: Lab, call: Any) -> str:
 
 def test_every_refusal_is_one_finished_sentence(lab: Lab, port: Port, twin: Port) -> None:
     plug(port, lab.host)
-    said = [
+    messages = [
         failing(lab, lambda: plug(twin, lab.host)),
         failing(lab, lambda: plug(make_port(3, bridge="br-two"), lab.host)),
     ]
     reports = plug_all([twin, make_port(3, bridge="br-two")], lab.host)
-    assert [report.reason for report in reports] == said
-    for sentence in said:
+    assert [report.reason for report in reports] == messages
+    for sentence in messages:
         assert sentence.startswith("port ")
         assert "\n" not in sentence
         assert not sentence.endswith(".")
@@ -235,13 +235,13 @@ def test_what_is_renamed_as_it_is_made_is_no_success_unless_it_was_made_anew(lab
             report = failure.report
         assert renaming.stdout is not None
         assert renaming.stdout.readline() == "renamed\n"
-    left = {one for one in port.names if one in lab.links()}
+    remaining = {device for device in port.names if device in lab.links()}
     if report.status is Status.DONE:
         # It came to an end before anybody renamed anything, or it was made anew.
-        assert left >= {port.names.bridge, port.names.switch_end} - {name}
+        assert remaining >= {port.names.bridge, port.names.switch_end} - {name}
     else:
         assert report.reason.startswith("someone else was at work meanwhile: ")
-        assert left == set(report.leftovers) | (left & {port.names.switch_end})
+        assert remaining == set(report.leftovers) | (remaining & {port.names.switch_end})
     lab.sh("ip link delete hvrenamed")
     assert plug(port, lab.host).ok
     assert check(port, lab.host) == ()

@@ -130,9 +130,9 @@ def vms(lab: Lab) -> Iterator[tuple[Vm, Vm]]:
     """Two plugged ports, a VM on each."""
     ports = [make_port(1), make_port(2)]
     plug_all(ports, lab.host)
-    with lab.vm(ports[0], 1) as one, lab.vm(ports[1], 2) as two:
-        assert one.ping("10.0.0.2").returncode == 0
-        yield one, two
+    with lab.vm(ports[0], 1) as first, lab.vm(ports[1], 2) as two:
+        assert first.ping("10.0.0.2").returncode == 0
+        yield first, two
 
 
 def named_by(steps: tuple[Any, ...]) -> set[str]:
@@ -220,8 +220,8 @@ def test_when_all_devices_are_gone_the_rows_get_them_back(lab: Lab, daemon_resta
             row[key] for key in ("_uuid", "tag", "other_config")
         ]
         assert now["_uuid"] == interface["_uuid"]
-    with lab.vm(ports[0], 1) as one, lab.vm(ports[1], 2):
-        crosses = one.ping("10.0.0.2", count=2).returncode == 0
+    with lab.vm(ports[0], 1) as vm, lab.vm(ports[1], 2):
+        crosses = vm.ping("10.0.0.2", count=2).returncode == 0
     note("recreated", case="host reboot" if daemon_restarts else "vswitchd running", times=1, crossed=crosses)
     assert crosses
 
@@ -245,11 +245,11 @@ def test_a_waiting_tap_is_left_to_libvirt_where_the_bridge_is_in_order(lab: Lab,
 
 
 def test_a_ping_loses_nothing_while_a_port_is_plugged_again_and_repaired(lab: Lab, vms: tuple[Vm, Vm]) -> None:
-    one, _ = vms
+    vm, _ = vms
     ping = lab.box.popen(
         [
             "nsenter",
-            f"--net=/run/netns/{one.namespace}",
+            f"--net=/run/netns/{vm.namespace}",
             "ping",
             "-n",
             "-c",
@@ -277,8 +277,8 @@ def test_a_ping_loses_nothing_while_a_port_is_plugged_again_and_repaired(lab: La
             assert plug(make_port(1), lab.host).changed
             assert not plug(make_port(1), lab.host).changed
         assert ping.stdout is not None
-        said = ping.stdout.read()
-    assert " 0% packet loss" in said
+        output = ping.stdout.read()
+    assert " 0% packet loss" in output
 
 
 def test_a_half_plugged_port_is_unplugged_whole(lab: Lab, port: Port) -> None:

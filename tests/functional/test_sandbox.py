@@ -277,18 +277,18 @@ def test_control_c_reaches_the_command_and_not_the_sandbox() -> None:
 
 
 def test_packets_cross_two_hybrid_ports(each_box: Sandbox) -> None:
-    one, other = two_vms(each_box)
-    ping = one.ping(ADDRESSES[1], count=2)
+    first, other = two_vms(each_box)
+    ping = first.ping(ADDRESSES[1], count=2)
     assert ping.returncode == 0, ping.stdout + ping.stderr
     assert "2 received" in ping.stdout
     other.shut_down()
-    assert one.ping(ADDRESSES[1], timeout=1).returncode != 0
-    one.shut_down()
+    assert first.ping(ADDRESSES[1], timeout=1).returncode != 0
+    first.shut_down()
     assert "tap" not in each_box.run(["ip", "-brief", "link"]).stdout
 
 
 def test_tcp_crosses_two_hybrid_ports(each_box: Sandbox) -> None:
-    one, other = two_vms(each_box)
+    first, other = two_vms(each_box)
     serve = (
         "import socket; s = socket.create_server(('', 99)); print('up', flush=True); c, _ = s.accept()\n"
         "n = 0\nwhile d := c.recv(65536): n += len(d)\nprint(n)"
@@ -296,7 +296,7 @@ def test_tcp_crosses_two_hybrid_ports(each_box: Sandbox) -> None:
     send = "import socket; c = socket.create_connection(('192.0.2.2', 99), 5); c.sendall(bytes(200_000))"
     server = each_box.popen(["ip", "netns", "exec", other.namespace, sys.executable, "-c", serve], stdout=PIPE)
     assert first_line(server) == "up"
-    one.run([sys.executable, "-c", send], timeout=20)
+    first.run([sys.executable, "-c", send], timeout=20)
     assert server.communicate(timeout=5)[0] == "200000\n"
 
 

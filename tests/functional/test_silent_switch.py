@@ -75,8 +75,8 @@ def test_so_it_is_where_vswitchd_is_dead(lab: Lab, port: Port) -> None:
     assert failed(lab, port).status is Status.CONFIGURED
 
     lab.box.start("ovs-vswitchd")
-    for one in (port, other):
-        assert until(lambda one=one: check(one, lab.host) == ())  # type: ignore[misc]
+    for checked in (port, other):
+        assert until(lambda checked=checked: check(checked, lab.host) == ())  # type: ignore[misc]
 
 
 def test_a_device_made_anew_while_vswitchd_hung_is_mended_by_the_next_plug(lab: Lab) -> None:
@@ -88,11 +88,11 @@ def test_a_device_made_anew_while_vswitchd_hung_is_mended_by_the_next_plug(lab: 
     assert failed(lab, ports[0]).status is Status.CONFIGURED
     lab.box.resume("ovs-vswitchd")
 
-    with lab.vm(ports[0], 1) as one, lab.vm(ports[1], 2):
+    with lab.vm(ports[0], 1) as vm, lab.vm(ports[1], 2):
         # vswitchd saw the row parked and freed at once, which is no change to it.
         assert until(lambda: plug(ports[0], lab.host).ok)
         assert check(ports[0], lab.host) == ()
-        assert one.ping("10.0.0.2").returncode == 0
+        assert vm.ping("10.0.0.2").returncode == 0
 
 
 def test_an_unplug_needs_no_vswitchd(lab: Lab, port: Port) -> None:

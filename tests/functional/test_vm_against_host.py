@@ -206,14 +206,14 @@ class Target:
         finally:
             listener.kill()
             listener.communicate()
-        found += sorted(f"configured: {what}" for what in self.configuration(port) - before)
+        found += sorted(f"configured: {line}" for line in self.configuration(port) - before)
 
     def configuration(self, port: Port) -> set[str]:
         """The addresses, routes and neighbors of the devices of the port, and all default routes."""
         asked = ("addr", "-6 addr", "route show table all", "-6 route show table all", "neigh", "-6 neigh")
-        told = "".join(self.lab.sh(f"ip -o {what}") for what in asked)
+        output = "".join(self.lab.sh(f"ip -o {command}") for command in asked)
         names = list(port.names)
-        lines = {line.split(" valid_lft")[0] for line in told.splitlines()}
+        lines = {line.split(" valid_lft")[0] for line in output.splitlines()}
         return {line for line in lines if "default" in line or any(name in line for name in names)}
 
     def macs(self, port: Port) -> dict[str, str]:

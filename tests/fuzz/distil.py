@@ -38,7 +38,7 @@ def steps_of(message: bytes) -> Steps:
         became = judge(message)
     finally:
         sys.settrace(None)
-    return {(*step, count.bit_length()) for step, count in counts.items()} | {(one, 0, 0, 0) for one in became}
+    return {(*step, count.bit_length()) for step, count in counts.items()} | {(result, 0, 0, 0) for result in became}
 
 
 def main() -> None:
@@ -46,7 +46,7 @@ def main() -> None:
     messages = {*kept(), *(path.read_bytes() for path in Path(sys.argv[1]).iterdir())}
     seen: Steps = set()
     lines = []
-    for message in sorted(messages, key=lambda one: (len(one), one)):
+    for message in sorted(messages, key=lambda item: (len(item), item)):
         steps = steps_of(message) if len(message) <= LONGEST else seen
         if not steps <= seen:
             seen |= steps

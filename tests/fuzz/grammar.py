@@ -216,20 +216,20 @@ def _is_of_one_port(plan: Any) -> bool:
 
     Links say whose they are; of a row what is written does, and what it had where nothing else does.
     """
-    said, had = set(), set()
+    aliases, had = set(), set()
     for verb, *parts in plan:
         kind, values = parts[-1]
         if kind not in ROWS:
-            said |= {mark for _, part in parts for mark in (part.get("alias"), part.get("peer_alias"))}
+            aliases |= {mark for _, part in parts for mark in (part.get("alias"), part.get("peer_alias"))}
             continue
         before = parts[0][1]
         if verb != "create":
             had.add(_owner_of(before))
         if verb == "create" or any(values[name] != before[name] for name in ("iface_id", "port_id")):
-            said.add(_owner_of(values))
+            aliases.add(_owner_of(values))
     key = str(key_of(plan[0][1]))
-    said = {mark for mark in said if mark and UUID.match(mark)}
-    owners = said or {mark for mark in had if mark and mark.startswith(key)}
+    aliases = {mark for mark in aliases if mark and UUID.match(mark)}
+    owners = aliases or {mark for mark in had if mark and mark.startswith(key)}
     return len(owners) < 2 and all(mark.startswith(key) for mark in owners)
 
 

@@ -72,7 +72,7 @@ def require(sent: bytes, requests: list[Frame]) -> None:
     objects: list[Any] = []
     with suppress(Exception):  # of many kinds
         objects.extend(unpacker)
-    expected = [one for one in objects if _is_request(one)]
+    expected = [item for item in objects if _is_request(item)]
     # By repr: what is no number is not equal to itself.
     if repr(requests[: len(expected)]) != repr(expected):
         raise Wrong(f"frames {requests!r} and not {expected!r}")
@@ -128,7 +128,7 @@ def said(refused: Refused, legal: bool, by: str) -> str:
 def plain(value: Any) -> Any:
     """The value with tuples as lists and its types beside it, since True is 1 elsewhere."""
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     return type(value), value

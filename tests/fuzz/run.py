@@ -61,8 +61,8 @@ def main() -> None:
     began = time.monotonic()
     became = blindly(wanted.runs, wanted.seed)
     print(f"{wanted.runs:,} messages in {time.monotonic() - began:.0f} s: none was judged wrongly")
-    for what, count in became.most_common():
-        print(f"{count:>10,}  {what}")
+    for result, count in became.most_common():
+        print(f"{count:>10,}  {result}")
 
 
 if __name__ == "__main__":

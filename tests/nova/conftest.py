@@ -52,8 +52,8 @@ class Nova:
         """Give one order, and return the answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        told = [{"id": port.id, "mac": port.mac, "mtu": port.mtu, "instance_id": port.instance_id} for port in ports]
-        self.process.stdin.write(json.dumps({"do": do, "ports": told}) + "\n")
+        items = [{"id": port.id, "mac": port.mac, "mtu": port.mtu, "instance_id": port.instance_id} for port in ports]
+        self.process.stdin.write(json.dumps({"do": do, "ports": items}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         assert line, self._log.read_text()[-3000:]

@@ -50,15 +50,17 @@ def reached_over_tcp() -> bool:
 
 
 def version_of(name: str, binaries: Path) -> str:
-    said = f"from importlib.metadata import version; print(version({name!r}))"
+    program = f"from importlib.metadata import version; print(version({name!r}))"
     with Sandbox(ovs=False) as box:
-        return box.run([str(binaries / "python"), "-c", said]).stdout.strip()
+        return box.run([str(binaries / "python"), "-c", program]).stdout.strip()
 
 
 def table(directory: Path) -> Iterator[str]:
     """The rows, and then what was answered."""
     places = {project: directory / project / "bin" for project in PEERS} | {"hybridvif": Path(sys.executable).parent}
-    answers = {project: {one["what"]: one for one in tried(project, places[project])} for project in PROJECTS}
+    answers = {
+        project: {attempt["what"]: attempt for attempt in tried(project, places[project])} for project in PROJECTS
+    }
     names = {project: PEERS.get(project, project) for project in PROJECTS}
     heads = [f"{name} {version_of(name, places[project])}" for project, name in names.items()]
     yield f"| a captured client can | {' | '.join(heads)} |"
@@ -68,8 +70,8 @@ def table(directory: Path) -> Iterator[str]:
         yield f"| {row} | {' | '.join(SAID[cell] for cell in cells)} |"
     yield f"\nnobody puts eth0 into br-int over tcp:127.0.0.1:6640: {reached_over_tcp()}\n"
     for project, found in answers.items():
-        for one in found.values():
-            yield f"{project}: {one['what']}: {one['by']}: {one['answer']}"
+        for attempt in found.values():
+            yield f"{project}: {attempt['what']}: {attempt['by']}: {attempt['answer']}"
 
 
 if __name__ == "__main__":

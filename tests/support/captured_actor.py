@@ -102,13 +102,13 @@ def started(context: Any) -> Any:
     return context.channel
 
 
-def was_done(what: str, answer: str) -> bool:
+def was_done(attack: str, answer: str) -> bool:
     """Whether the host shows it; for a program, whether it has answered."""
-    if what.startswith("write"):
+    if attack.startswith("write"):
         return os.path.exists(WRITTEN)
-    if what.startswith("put"):
+    if attack.startswith("put"):
         return link("eth0").get("master") == "captured"
-    if what.startswith("delete"):
+    if attack.startswith("delete"):
         return link("eth0") == {}
     return "CapEff:" in answer
 
@@ -124,17 +124,17 @@ def main() -> None:
     cfg.CONF.set_override("helper_command", helper, group=context.cfg_section)
     channel = context.reach(time.monotonic() + 30) if project == "hybridvif" else started(context)
     found = []
-    for what, (function, arguments) in [*CALLS[project].items(), (IMPORT, (UNRELATED, []))]:
+    for attack, (function, arguments) in [*CALLS[project].items(), (IMPORT, (UNRELATED, []))]:
         try:
             answer = repr(channel.remote_call(function, arguments, {}, 20.0))
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what was answered
             answer = f"{type(error).__name__}: {error}"
-        if what == IMPORT:
+        if attack == IMPORT:
             with open(f"/proc/{daemon_of(path)}/maps") as maps:
                 done = SHOWN in maps.read()
         else:
-            done = was_done(what, answer)
-        found.append({"what": what, "by": function, "done": done, "answer": answer[:400]})
+            done = was_done(attack, answer)
+        found.append({"what": attack, "by": function, "done": done, "answer": answer[:400]})
     print(json.dumps(found), flush=True)
 
 

@@ -70,7 +70,7 @@ def _rows(document: str) -> list[dict[str, Any]]:
 def _all(value: Any) -> list[Any]:
     """The members of an OVSDB set, which is a lone value where there is one."""
     if isinstance(value, list) and value[0] == "set":
-        return [one[1] if isinstance(one, list) else one for one in value[1]]
+        return [item[1] if isinstance(item, list) else item for item in value[1]]
     return [value[1] if isinstance(value, list) else value]
 
 

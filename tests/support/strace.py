@@ -75,16 +75,16 @@ def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = Fals
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as tracer:
         assert tracer.stderr is not None
         try:
-            said, count = b"", 0
+            output, count = b"", 0
             while count < len(threads):
                 if not select([tracer.stderr], [], [], 10)[0]:
-                    raise AssertionError(f"strace did not attach: {said.decode()}")
+                    raise AssertionError(f"strace did not attach: {output.decode()}")
                 some = os.read(tracer.stderr.fileno(), 65536)
                 if not some:
-                    raise AssertionError(f"strace ended: {said.decode()}")
-                said += some
+                    raise AssertionError(f"strace ended: {output.decode()}")
+                output += some
                 # A thread that has just sent a delete may be gone meanwhile.
-                count = len(re.findall(r"(attached( with \d+ threads)?|No such process)\n", said.decode()))
+                count = len(re.findall(r"(attached( with \d+ threads)?|No such process)\n", output.decode()))
             yield log
         finally:
             # Where what it traced has just died it ends by itself, and its last line is the one that is wanted.

@@ -126,9 +126,9 @@ def ports(
 @st.composite
 def colliding_ids(draw: st.DrawFn) -> tuple[str, str]:
     """Two different port ids with the same first 11 characters."""
-    one, other = draw(uuids), draw(uuids)
-    other = one[:KEY_LENGTH] + other[KEY_LENGTH:]
-    return (one, other) if one != other else (one, one[:-1] + ("0" if one[-1] != "0" else "1"))
+    first, other = draw(uuids), draw(uuids)
+    other = first[:KEY_LENGTH] + other[KEY_LENGTH:]
+    return (first, other) if first != other else (first, first[:-1] + ("0" if first[-1] != "0" else "1"))
 
 
 _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {

@@ -45,8 +45,8 @@ def objection_to(operations: Sequence[Operation], known: Known) -> str:
     """Return why a transaction is not one of a plug or unplug; "" if it is one."""
     made: dict[str, set[str]] = {}
     try:
-        for one in operations:
-            _permit(one, known, made)
+        for operation in operations:
+            _permit(operation, known, made)
     except _NotPermitted as against:
         return f"a transaction that {against} is not a plug or unplug of a port"
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -54,41 +54,42 @@ def objection_to(operations: Sequence[Operation], known: Known) -> str:
     return ""
 
 
-def _permit(one: Operation, known: Known, made: dict[str, set[str]]) -> None:
-    kind, table = one["op"], one.get("table")
+def _permit(operation: Operation, known: Known, made: dict[str, set[str]]) -> None:
+    kind, table = operation["op"], operation.get("table")
     if kind in ("select", "wait"):
         # They write nothing.
         _require(table in _READ, f"asks about {str(table)[:20]}")
         return
     if table == "Open_vSwitch":
-        _permit_root(one, known, made)
+        _permit_root(operation, known, made)
         return
     match kind:
         case "insert":
-            name = one["row"].get("name")
+            name = operation["row"].get("name")
             if type(name) is str and known.creates(name):
-                _permit_row(table, one["row"], made, _BRIDGE_ROWS)
+                _permit_row(table, operation["row"], made, _BRIDGE_ROWS)
             else:
-                _permit_row(table, one["row"], made, _ROWS)
-                _permit_kind(table, str(name), {"type": "", "options": ["map", []]} | one["row"], known)
-            made.setdefault(str(table), set()).add(one["uuid-name"])
+                _permit_row(table, operation["row"], made, _ROWS)
+                _permit_kind(table, str(name), {"type": "", "options": ["map", []]} | operation["row"], known)
+            made.setdefault(str(table), set()).add(operation["uuid-name"])
         case "mutate" if table == "Bridge":
-            _permit_membership(one, known, made)
+            _permit_membership(operation, known, made)
         case "mutate" | "update" | "delete":
-            _permit_change(one, known)
+            _permit_change(operation, known)
         case _:
             raise _NotPermitted(f"holds {str(kind)[:20]!r}")
 
 
-def _permit_root(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
+def _permit_root(operation: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
     """The switch itself, which is told of a new configuration, of a bridge that is made, or of one that goes."""
-    (mutation,) = one["mutations"]
-    if one["op"] == "mutate" and mutation == _NEXT_CFG:
+    (mutation,) = operation["mutations"]
+    if operation["op"] == "mutate" and mutation == _NEXT_CFG:
         return
     column, verb, (spelled, uuid) = mutation
     ours = {("insert", "named-uuid"): made.get("Bridge", ()), ("delete", "uuid"): known.rows.get("Bridge", ())}
     _require(
-        (one["op"], column) == ("mutate", "bridges") and uuid in ours.get((verb, spelled), ()), "writes to Open_vSwitch"
+        (operation["op"], column) == ("mutate", "bridges") and uuid in ours.get((verb, spelled), ()),
+        "writes to Open_vSwitch",
     )
 
 
@@ -129,11 +130,11 @@ def _permit_socket(name: str, verb: str, value: Any, known: Known) -> None:
     _require((verb, value) in ours, "changes Interface.options")
 
 
-def _permit_membership(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
+def _permit_membership(operation: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
     """A bridge that is given ports, or that loses some."""
-    ((column, test, bridge),) = one["where"]
+    ((column, test, bridge),) = operation["where"]
     _require((column, test) == ("name", "=="), "changes a bridge that it does not name")
-    for changed, verb, (kind, members) in one["mutations"]:
+    for changed, verb, (kind, members) in operation["mutations"]:
         _require((changed, kind) == ("ports", "set") and verb in ("insert", "delete"), f"changes Bridge.{changed}")
         _require(verb == "delete" or known.allows(bridge), f"gives {str(bridge)[:20]} a port")
         for spelled, uuid in members:
@@ -141,26 +142,26 @@ def _permit_membership(one: Operation, known: Known, made: Mapping[str, set[str]
             _require(uuid in ours, "moves another's port")
 
 
-def _permit_change(one: Operation, known: Known) -> None:
+def _permit_change(operation: Operation, known: Known) -> None:
     """A row of ours that is changed, or removed."""
-    table = one["table"]
-    ((column, test, (kind, uuid)),) = one["where"]
+    table = operation["table"]
+    ((column, test, (kind, uuid)),) = operation["where"]
     ours = (column, test, kind) == ("_uuid", "==", "uuid") and uuid in known.rows.get(table, ())
     _require(ours, f"changes a row of {table} that is not the port's")
     name = known.names.get(uuid, "")
-    if one["op"] == "delete":
+    if operation["op"] == "delete":
         _require(table == "QoS", f"deletes a row of {table}")
-    elif one["op"] == "update":
+    elif operation["op"] == "update":
         rules = _CHANGES.get(table, {})
-        for changed, value in one["row"].items():
+        for changed, value in operation["row"].items():
             _require(changed in rules, f"sets {table}.{changed[:20]}")
-            _require(rules[changed](value, one["row"], {}), f"gives {table}.{changed} a value of its own")
+            _require(rules[changed](value, operation["row"], {}), f"gives {table}.{changed} a value of its own")
         if "" in options_by_type(name, known.socket_dir):
-            _permit_kind(table, name, one["row"], known)
+            _permit_kind(table, name, operation["row"], known)
         else:
-            _permit_new_kind(name, one["row"], known)
+            _permit_new_kind(name, operation["row"], known)
     else:
-        for changed, verb, (kind, values) in one["mutations"]:
+        for changed, verb, (kind, values) in operation["mutations"]:
             if (table, changed) == ("Interface", "options"):
                 _permit_socket(name, verb, [kind, values], known)
                 continue

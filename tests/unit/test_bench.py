@@ -29,7 +29,7 @@ RECORD = Record(
 
 
 def test_a_figure_is_the_median_of_its_turns_with_the_least_and_the_most() -> None:
-    figure = next(one for one in figures_of(RECORD) if (one.contender, one.ports) == ("hybridvif", 1))
+    figure = next(item for item in figures_of(RECORD) if (item.contender, item.ports) == ("hybridvif", 1))
     assert (figure.median, figure.least, figure.most) == (0.2, 0.1, 0.3)
 
 

@@ -33,7 +33,7 @@ def test_what_nobody_uses_is_not_loaded() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "output"),
     [
         ("import netaddr; print(netaddr.IPAddress('10.0.0.1'))", "10.0.0.1"),
         ("from netaddr import IPAddress; print(IPAddress('10.0.0.1'))", "10.0.0.1"),
@@ -57,8 +57,8 @@ def test_what_nobody_uses_is_not_loaded() -> None:
         ("from oslo_config import types; print(types.IPAddress()('10.0.0.1'))", "10.0.0.1"),
     ],
 )
-def test_what_is_used_is_whole(code: str, said: str) -> None:
-    assert python(code).strip() == said
+def test_what_is_used_is_whole(code: str, output: str) -> None:
+    assert python(code).strip() == output
 
 
 def test_what_is_loaded_already_stays_as_it_is() -> None:
