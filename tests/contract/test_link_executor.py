@@ -139,7 +139,7 @@ def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, 
     assert (standing.snapshot() == first) is not change.only_back
 
 
-def test_the_spanning_tree_is_switched_together_with_the_delay_that_it_asks_for(bench: Bench) -> None:
+def test_stp_is_written_together_with_the_forward_delay_it_requires(bench: Bench) -> None:
     """While it runs the kernel takes no delay below 2 s, nor in the message that switches it off."""
     running = replace(BRIDGE, stp=True, forward_delay=1500)
     bench.furnish(LINKS.with_parts(running))
@@ -292,7 +292,7 @@ def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
 
 
 @pytest.mark.parametrize("small", [68, 1000, 1279])
-def test_a_bridge_whose_mtu_is_too_small_for_ipv6_gets_it_back_switched_off(bench: Bench, small: int) -> None:
+def test_bridge_with_mtu_too_small_for_ipv6_gets_ipv6_back_switched_off(bench: Bench, small: int) -> None:
     ipv6 = f"/proc/sys/net/ipv6/conf/{QBR}"
     large, tiny = (HostState(desired_state(make_port(mtu=mtu)).links) for mtu in (1500, small))
 

@@ -92,7 +92,7 @@ CHANGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("attribute", CHANGES)
-def test_one_attribute_changes_there_and_back_and_the_row_stays_the_same_row(bench: Bench, attribute: str) -> None:
+def test_attribute_changes_there_and_back_and_row_keeps_its_uuid(bench: Bench, attribute: str) -> None:
     bench.furnish(bench.wiring)
     bench.sh(
         f"ovs-vsctl set Port {QVO} tag=7 other_config:a=b -- set Interface {QVO} other_config:c=d external_ids:e=f"

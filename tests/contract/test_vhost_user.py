@@ -51,7 +51,7 @@ def should_be(port: Port) -> dict[str, Any]:
     }
 
 
-def test_what_the_switch_refuses_fails_with_its_own_words_and_leaves_nothing(bench: Bench, port: Port) -> None:
+def test_port_that_switch_refuses_fails_with_its_error_and_no_leftovers(bench: Bench, port: Port) -> None:
     before = bench.snapshot()
     report = failed(bench, port)
     assert report.status is Status.ROLLED_BACK

@@ -27,7 +27,7 @@ esac
 """
 
 
-def test_what_was_committed_and_cannot_be_read_back_is_unknown_and_not_failed(tmp_path: Path) -> None:
+def test_committed_step_without_read_back_is_unknown(tmp_path: Path) -> None:
     program, count = tmp_path / "ovs-vsctl", tmp_path / "count"
     program.write_text(SCRIPT.format(count=count))
     program.chmod(0o755)

@@ -63,9 +63,7 @@ class Caller:
 
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
-def test_a_caller_killed_before_any_call_leaves_what_the_next_call_puts_right(
-    sandbox: Sandbox, tmp_path: Path, verb: str
-) -> None:
+def test_client_killed_before_any_call_is_repaired_by_next_call(sandbox: Sandbox, tmp_path: Path, verb: str) -> None:
     require_strace()
     with trial_of(sandbox, tmp_path / "lab", "iproute2-netlink", "ovsdb") as trial:
         caller = Caller(trial, verb, tmp_path)

@@ -190,7 +190,7 @@ class History(RuleBasedStateMachine):
         return {key: part for key, part in likeness(self.lab).items() if key.split()[1] in port.names}
 
 
-def test_whatever_befalls_a_real_host_what_is_said_is_so_and_the_next_call_puts_it_right(lab: Lab) -> None:
+def test_history_of_real_host_keeps_all_guarantees(lab: Lab) -> None:
     parts, runs, steps = (10, 30, 30) if FULL else (1, 4, 12)
 
     class Here(History):

@@ -174,7 +174,7 @@ def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampe
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 @pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
-def test_a_daemon_killed_before_any_change_leaves_what_the_next_call_puts_right(
+def test_daemon_killed_before_any_change_is_repaired_by_next_call(
     sandbox: Sandbox, tmp_path: Path, link: str, switch: str, verb: str
 ) -> None:
     require_strace()
@@ -184,7 +184,7 @@ def test_a_daemon_killed_before_any_change_leaves_what_the_next_call_puts_right(
 
 
 @pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
-def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_call_puts_right(
+def test_daemon_killed_while_plug_is_undone_is_repaired_by_next_call(
     sandbox: Sandbox, tmp_path: Path, link: str, switch: str
 ) -> None:
     require_strace()
@@ -207,9 +207,7 @@ def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_c
 
 @pytest.mark.skipif(not FULL, reason="the daemon itself is killed on a sample; its programs at full size only")
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
-def test_a_program_of_the_daemon_killed_before_any_change_is_no_success_and_no_harm(
-    sandbox: Sandbox, tmp_path: Path, verb: str
-) -> None:
+def test_program_killed_before_any_change_is_failure_without_harm(sandbox: Sandbox, tmp_path: Path, verb: str) -> None:
     """Each program and the daemon count their own calls; whoever comes first to that number dies."""
     require_strace()
     link, switch = PAIRS[3]

@@ -44,9 +44,7 @@ with connect([sys.argv[1]]) as host:
 
 
 @pytest.mark.parametrize("racers", [2, 4, 8] if FULL else [3])
-def test_callers_that_race_for_one_port_get_no_error_and_leave_it_whole_or_absent(
-    lab: Lab, tmp_path: Path, racers: int
-) -> None:
+def test_callers_that_race_for_one_port_get_no_error(lab: Lab, tmp_path: Path, racers: int) -> None:
     """The model is a register: after a round it holds what some order of the calls would leave."""
     rounds = 100 if FULL else 4
     empty = likeness(lab)
@@ -92,9 +90,7 @@ echo $n
 """
 
 
-def test_others_who_change_the_same_bridge_all_the_time_neither_stop_a_plug_nor_are_disturbed(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_others_who_change_same_bridge_neither_stop_plug_nor_suffer(lab: Lab, tmp_path: Path) -> None:
     times, names = 20 if FULL else 3, [f"other{number}" for number in range(4)]
     plug(PORT, lab.host)
     whole = likeness(lab)
@@ -218,7 +214,7 @@ def test_a_plug_and_an_unplug_leave_nothing_however_often(lab: Lab, tmp_path: Pa
         assert max(grown) <= 2
 
 
-def test_of_two_ports_of_the_same_names_the_second_is_refused_in_every_order(lab: Lab) -> None:
+def test_second_port_with_same_names_is_refused_in_every_order(lab: Lab) -> None:
     twin = make_port(1, id="00000001-7bff-4fff-8fff-ffffffffffff")
     refused = changed = orders = 0
     calls = {

@@ -125,7 +125,7 @@ class History:
         assert agree(self.host.state.of(OTHER.names), OTHERS)
 
 
-def test_whatever_befell_a_host_what_is_said_is_so_and_the_next_call_puts_it_right() -> None:
+def test_history_of_simulated_host_keeps_all_guarantees() -> None:
     seeds = 100_000 if FULL else 300
     first = int(os.environ.get("HYBRIDVIF_SEED", "0")) if not FULL else 0
     counts: Counter[str] = Counter()

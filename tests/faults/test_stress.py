@@ -82,9 +82,7 @@ def killed_meanwhile(lab: Lab) -> int:
     return kills
 
 
-def test_all_that_is_called_while_daemons_are_killed_ends_in_time_and_typed_and_can_be_put_right(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_calls_while_daemons_are_killed_end_in_time_with_typed_errors(lab: Lab, tmp_path: Path) -> None:
     print(f"HYBRIDVIF_SEED={SEED}")
     empty = likeness(lab)
     clients = [Client(tmp_path / "lab" / "hybridvif.conf", number) for number in range(CLIENTS)]

@@ -99,7 +99,7 @@ AFTER = {"read": "recvfrom", "write": "write,writev,pwrite64"}
 
 
 @pytest.mark.parametrize("after", list(AFTER) if FULL else ["read"])
-def test_a_server_that_hung_before_its_answer_is_unknown_and_then_whole_or_absent(
+def test_server_hung_before_response_is_unknown_then_complete_or_absent(
     sandbox: Sandbox, hasty: Lab, tmp_path: Path, switch: str, after: str
 ) -> None:
     require_strace()
@@ -140,7 +140,7 @@ def test_a_server_that_hung_before_its_answer_is_unknown_and_then_whole_or_absen
 
 
 @pytest.mark.parametrize("befalls", ["hangs", "is dead"] if FULL else ["hangs"])
-def test_without_vswitchd_a_port_is_configured_and_realized_when_it_is_back(
+def test_port_without_vswitchd_is_configured_and_accepted_later(
     sandbox: Sandbox, hasty: Lab, switch: str, befalls: str
 ) -> None:
     if befalls == "hangs":

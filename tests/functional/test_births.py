@@ -17,7 +17,7 @@ def born(lab: Lab, name: str) -> list[object]:
     return [lab.row(name, "Port")[column] for column in COLUMNS]
 
 
-def test_an_isolated_port_passes_no_packet_before_it_is_wired_and_is_never_isolated_again(lab: Lab) -> None:
+def test_isolated_port_passes_no_packet_before_wiring_and_only_once(lab: Lab) -> None:
     ports = [make_port(number, isolate=True) for number in (1, 2)]
     names = [port.names.switch_end for port in ports]
     plug_all(ports, lab.host)

@@ -227,7 +227,7 @@ def test_a_message_of_another_kind_does_no_harm(lab: Lab) -> None:
     assert the_daemon(lab) == pid
 
 
-def test_what_was_done_is_seen_at_once_and_what_was_not_is_left_to_the_caller(lab: Lab) -> None:
+def test_done_step_is_observed_at_once_and_failed_step_is_left_to_caller(lab: Lab) -> None:
     steps = plan(NOTHING, desired_state(PORT))
     outcomes = lab.host.apply([steps], time.monotonic() + SOON)
     assert outcomes.seen is not None
@@ -250,7 +250,7 @@ def ask_a_silent_switch(lab: Lab, port: Port) -> tuple[float, Result]:
 
 
 @pytest.mark.parametrize("callers", [1, 2, 8])
-def test_when_the_daemon_is_killed_every_caller_is_answered_and_the_next_call_works(lab: Lab, callers: int) -> None:
+def test_killed_daemon_answers_every_caller_and_next_call_works(lab: Lab, callers: int) -> None:
     ports = [make_port(number) for number in range(1, callers + 1)]
     plug_all(ports, lab.host)
     for port in ports:
@@ -398,7 +398,7 @@ def test_a_hung_daemon_is_told_by_the_deadline_and_works_when_it_goes_on(lab: La
     assert the_daemon(lab) == hung
 
 
-def test_more_than_a_hung_daemon_can_take_in_is_told_by_the_deadline_as_well(lab: Lab, hung: int) -> None:
+def test_request_larger_than_socket_buffer_of_hung_daemon_meets_deadline(lab: Lab, hung: int) -> None:
     parts = [part for number in range(1, 401) for part in desired_state(make_port(number))]
     plans = [[Delete(part)] for part in parts[::3]]
 

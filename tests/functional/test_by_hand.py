@@ -50,7 +50,7 @@ def test_a_plan_run_by_hand_plugs_and_unplugs(lab: Lab, mtu: int) -> None:
     assert lab.snapshot() == before
 
 
-def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab: Lab, tmp_path: Path) -> None:
+def test_plan_run_by_hand_creates_and_deletes_side_effects(lab: Lab, tmp_path: Path) -> None:
     config = tmp_path / "trunks.conf"
     config.write_text(
         "[hybridvif]\nintegration_bridges = br-int,tbr-*\ncreate_bridges = tbr-*\nremove_trunk_bridges = true\n"
@@ -132,7 +132,7 @@ def test_the_installed_executors_are_listed_with_what_they_need(lab: Lab) -> Non
     assert by_name["switch", "ovsdb"]["origin"].startswith("hybridvif ")
 
 
-def test_a_port_of_a_switch_that_is_not_configured_fails_alone_and_before_any_step(lab: Lab) -> None:
+def test_port_of_unconfigured_switch_fails_alone_before_any_step(lab: Lab) -> None:
     before = lab.snapshot()
     reports = plug_all([make_port(1, vif_type=VifType.IVS), make_port(2)], lab.host)
     assert [report.status for report in reports] == [Status.PRECONDITION, Status.DONE]

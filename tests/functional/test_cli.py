@@ -257,7 +257,7 @@ def test_with_v_the_reasons_and_the_daemons_trail_are_told(cli: Command, port: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_at_any_moment_leaves_a_whole_document_or_none_and_converges(
+def test_interrupt_leaves_complete_document_or_none_and_converges(
     number: signal.Signals, cli: Command, lab: Lab, port: Port
 ) -> None:
     for seconds in SIGNALLED_AT:

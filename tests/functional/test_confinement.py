@@ -146,7 +146,7 @@ def test_the_daemon_reads_neither_a_home_nor_a_secret(probed: Probe, tmp_path: P
     assert probed([], ["/proc/self/status", "/etc/hosts"]) == ["opened"] * 2
 
 
-def test_a_daemon_whose_executors_run_programs_reads_all_and_writes_no_more_than_those_need(probed: Probe) -> None:
+def test_daemon_that_runs_programs_reads_all_and_writes_only_their_files(probed: Probe) -> None:
     """Its programs are held alike."""
     if not landlock.version():
         lacking("this kernel has no Landlock")
@@ -167,7 +167,7 @@ def test_an_executor_writes_where_it_says_that_it_does(
     assert probed(written, [], programs, ("/run/tried", "/run/one")) == ["opened", "opened", FORBIDDEN]
 
 
-def test_once_its_executors_are_loaded_the_daemon_imports_nothing_that_was_planted(probed: Probe) -> None:
+def test_daemon_imports_no_planted_module_after_loading_executors(probed: Probe) -> None:
     """In a directory that it looks into, beside the executor's own module."""
     results = probed([], [], imported=["planted", "colorsys", "pyroute2"])
     assert results == ["refused: planted was not imported when the executors were loaded", "imported", "imported"]

@@ -171,7 +171,7 @@ def test_another_user_may_not(host: Lab) -> None:
     assert "sudo: a password is required" in done.stderr
 
 
-def test_no_variable_of_the_callers_reaches_python_whatever_other_rules_keep(host: Lab) -> None:
+def test_no_variable_of_caller_reaches_python_whatever_rules_keep(host: Lab) -> None:
     write(host, "/etc/sudoers.d/careless", 'Defaults env_keep += "PYTHONPATH"\nnova ALL = NOPASSWD: /usr/bin/env\n')
     try:
         with_it = as_nova(host, "sudo", "--non-interactive", "/usr/bin/env", PYTHONPATH="/run/evil")
@@ -241,7 +241,7 @@ def allowed_calls(lab: Lab) -> set[str]:
     return found
 
 
-def test_a_host_is_brought_in_order_with_the_capabilities_and_system_calls_that_the_unit_leaves(host: Lab) -> None:
+def test_host_is_reconciled_with_capabilities_and_system_calls_of_unit(host: Lab) -> None:
     require("systemd-analyze", "strace")
     settings = settings_of(UNIT)
     bounded = "".join(f",+{name[4:].lower()}" for name in settings["CapabilityBoundingSet"].split())

@@ -170,7 +170,7 @@ def test_a_running_vm_is_cut_off_by_force_alone(tapping: Lab) -> None:
     assert lab.snapshot() == before
 
 
-def test_bound_as_vhost_user_a_port_loses_it_to_no_vm_and_has_it_back_where_the_switch_has_no_dpdk(
+def test_made_tap_is_restored_after_failed_plug_as_vhost_user(
     tapping: Lab,
 ) -> None:
     lab, port = tapping, make_port(create_tap=True)
@@ -222,7 +222,7 @@ def test_where_no_tap_can_be_made_that_is_said_and_nothing_is_left(
     assert lab.snapshot() == before
 
 
-def test_a_tap_whose_maker_is_killed_before_it_bears_its_mark_is_gone_with_it(lab: Lab, port: Port) -> None:
+def test_tap_whose_creator_is_killed_before_tagging_disappears(lab: Lab, port: Port) -> None:
     require_tun()
     killed = (
         "import os, subprocess; from hybridvif.executors.netlink.tap import NewTap; "

@@ -56,7 +56,7 @@ def threads_of(pid: int) -> Iterator[dict[str, str]]:
         yield dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
 
 
-def test_every_thread_of_the_daemon_has_one_capability_and_no_way_to_another(joined: Connect) -> None:
+def test_every_thread_of_daemon_has_one_capability_and_gains_none(joined: Connect) -> None:
     with joined() as lab:
         pid = started(lab)
         threads = list(threads_of(pid))

@@ -190,7 +190,7 @@ def test_a_helper_that_hangs(lab: Lab, connected_by: Connect) -> None:
         assert "did not end by the deadline" in remedied(told(host, lab, seconds=0.5, once=True))
 
 
-def test_nobody_waits_longer_than_their_own_deadline_for_a_helper_that_another_started(connected_by: Connect) -> None:
+def test_no_caller_waits_beyond_its_deadline_for_helper_of_another(connected_by: Connect) -> None:
     with connected_by(["sh", "-c", "sleep 60"]) as host, ThreadPoolExecutor(1) as pool:
         started = time.monotonic()
         patient = pool.submit(host.observe, set(PORT.names), started + 1.5)

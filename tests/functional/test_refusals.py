@@ -186,9 +186,7 @@ def test_adopted_parts_get_an_identity_and_lose_nothing(lab: Lab, port: Port) ->
     assert lab.link(names.bridge_end)["ifalias"] == port.id
 
 
-def test_of_two_new_ports_of_the_same_names_in_one_call_the_second_alone_is_refused(
-    lab: Lab, port: Port, twin: Port
-) -> None:
+def test_second_new_port_with_same_names_in_one_call_alone_is_refused(lab: Lab, port: Port, twin: Port) -> None:
     other = make_port(2)
 
     reports = plug_all([port, twin, other], lab.host)
@@ -225,7 +223,7 @@ while :; do ip link set {name} name hvrenamed 2>/dev/null && break; done; echo r
 
 
 @pytest.mark.parametrize("kind", ["bridge", "bridge_end"])
-def test_what_is_renamed_as_it_is_made_is_no_success_unless_it_was_made_anew(lab: Lab, port: Port, kind: str) -> None:
+def test_device_renamed_during_creation_is_success_only_if_recreated(lab: Lab, port: Port, kind: str) -> None:
     name = getattr(port.names, kind)
     with lab.box.popen(["sh", "-c", RENAMING.format(name=name)], stdout=-1) as renaming:
         try:

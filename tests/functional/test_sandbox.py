@@ -208,7 +208,7 @@ def test_it_is_gone_when_any_process_it_hangs_on_is_killed(victim: str) -> None:
         caller.communicate()
 
 
-def test_it_is_gone_when_the_caller_is_killed_though_a_forked_child_of_it_lives() -> None:
+def test_sandbox_ends_with_killed_caller_despite_living_forked_child() -> None:
     code = HOLD.format(root=ROOT).replace("time.sleep", "import os; os.write(1, b'%d\\n' % os.fork()); time.sleep")
     caller = Popen([sys.executable, "-c", code], stdout=PIPE, text=True)
     first, _ = map(int, first_line(caller).split())
@@ -333,7 +333,7 @@ def test_a_killed_daemon_is_dead_until_started() -> None:
         box.run(["ovs-vsctl", "--timeout=5", "add-br", "br-x", "--", "set", "bridge", "br-x", "datapath_type=netdev"])
 
 
-def test_a_reboot_keeps_the_rows_and_no_link_and_links_made_anew_carry_packets() -> None:
+def test_reboot_keeps_rows_and_recreated_links_carry_packets() -> None:
     with Sandbox() as box:
         vms = two_vms(box)
         box.reboot()

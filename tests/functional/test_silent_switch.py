@@ -51,9 +51,7 @@ def failed(lab: Lab, port: Port) -> Report:
     return report
 
 
-def test_a_row_that_a_hung_vswitchd_has_not_taken_is_configured_and_realized_unaided_later(
-    lab: Lab, port: Port
-) -> None:
+def test_row_not_accepted_by_hung_vswitchd_is_configured_then_accepted(lab: Lab, port: Port) -> None:
     lab.box.pause("ovs-vswitchd")
 
     report = failed(lab, port)

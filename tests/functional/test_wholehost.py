@@ -12,9 +12,7 @@ from tests.functional.conftest import INSTANCE, Lab, make_port, require_tun, unt
 
 
 @pytest.mark.parametrize("switch_restarts", [False, True], ids=["devices deleted", "host rebooted"])
-def test_when_all_devices_are_gone_reconcile_brings_every_port_back_and_packets_cross(
-    lab: Lab, switch_restarts: bool
-) -> None:
+def test_reconcile_restores_every_port_after_all_devices_are_lost(lab: Lab, switch_restarts: bool) -> None:
     ports = [make_port(number) for number in range(1, 9)]
     plug_all(ports, lab.host)
     if switch_restarts:
@@ -115,7 +113,7 @@ def test_a_port_that_gc_has_taken_can_be_plugged_again(lab: Lab) -> None:
     assert gc(lab.host, older_than=0) == []
 
 
-def test_an_unplug_is_refused_while_the_tap_has_carrier_and_done_when_it_has_none(lab: Lab) -> None:
+def test_unplug_is_refused_only_while_tap_has_carrier(lab: Lab) -> None:
     port = make_port()
     plug(port, lab.host)
     with lab.vm(port, 1):
