@@ -58,7 +58,7 @@ class Bench(Lab):
         self.wiring = HostState().with_parts(*map(possible, desired_state(self.port)))
 
     def observed(self, names: Collection[str] | None = ()) -> Observed:
-        """What an executor sees under these names, by default the port's."""
+        """Return the parts that an executor observes under these names, by default the port's."""
         asked = set(self.names) if names == () else names
         return self.host.observe(asked, time.monotonic() + PATIENCE)
 
@@ -71,12 +71,12 @@ class Bench(Lab):
         return self.observed().facts
 
     def do(self, *steps: Step, patience: float = PATIENCE) -> tuple[Outcome, ...]:
-        """What came of the steps of one plan."""
+        """Return the outcomes of the steps of one plan."""
         (outcomes,) = self.host.apply([steps], time.monotonic() + patience)
         return outcomes
 
     def try_out(self, step: Step) -> Outcome:
-        """What came of one step, on a host that is then found to be bit-identical."""
+        """Return the outcome of one step, and check that the host is unchanged."""
         before = self.snapshot()
         (outcome,) = self.do(step)
         assert self.snapshot() == before
@@ -227,7 +227,7 @@ def _ip(name: str, host_ip: str | None) -> list[str]:
 
 
 def _port(part: Veth | ManagedTap) -> list[str]:
-    """What makes a port of a bridge as it is said to be."""
+    """Return the commands that create this port of a bridge."""
     flags = part.bridge_port if part.master and part.bridge_port != "open" else None
     return [f"link set {part.name} type bridge_slave {flags.replace(',', '')}"] if flags else []
 
@@ -296,7 +296,7 @@ BRIDGE_PORTS = ["open", "isolated on", "flood off, bcast_flood off, locked on"]
 
 
 def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[str, list[Any]]]:
-    """What the attributes of a port's parts can be; as a target only what policy lets anybody write."""
+    """Draw values for the attributes of a port's parts. A target has legal values only."""
     flags, words = [True, False], [] if target else ["x", "someone wrote here"]
     aliases = [port.id, "", *([] if target else ["someone wrote here", port.id.upper()])]
     groups = [0] if target else [0, 7]

@@ -1,4 +1,4 @@
-"""What comes and goes with a port's row, by each executor: its bridge, as the configuration says, and its QoS."""
+"""Side effects of a port's row, by each executor: its configured bridge and its QoS row."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ PAIRS = [(link, switch) for link in ("iproute2-netlink", "subprocess-brctl") for
 CASES = 200 if FULL else 6
 PORT = make_port()
 DROPPED = {"ifindex", "link_index", "stats", "stats64", "operstate", "flags"}
-"""What the kernel numbers, counts or tells a moment later."""
+"""Attributes that the kernel numbers, counts or updates later."""
 
 
 def host_of(bench: Bench) -> dict[str, Any]:

@@ -45,7 +45,7 @@ GONE = "for l in hvgone hvgbridge hvgother; do ip link delete $l 2>/dev/null; do
 
 
 def deleted(box: Sandbox, *names: str, group: int = 0, before: str = "") -> tuple[int, list[bool]]:
-    """How many went as a group, and which are there after it."""
+    """Return the number of links deleted as a group, and the links that remain."""
     box.run(["sh", "-ec", MADE + before])
     try:
         number, there = json.loads(box.python(DELETE, json.dumps([names, group])).stdout)

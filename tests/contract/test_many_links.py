@@ -41,7 +41,7 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def crowd(standing: Bench) -> dict[str, HostState]:
-    """What the links of each port are, by port id; the same in every run."""
+    """Return the links of each port by port id, the same in every run."""
     choice = Random(20)
     states = {port.id: any_links(port, choice) for port in PORTS}
     standing.sweep()
@@ -55,7 +55,7 @@ def merge_observed(crowd: dict[str, HostState], ports: list[Port]) -> HostState:
 
 
 class IpRoute2:
-    """What `ip -d -j link` and /proc/sys say of a host."""
+    """Links of a host as `ip -d -j link` and /proc/sys report them."""
 
     def __init__(self, bench: Bench) -> None:
         self.links = {link["ifname"]: link for link in json.loads(bench.sh("ip -d -j link"))}

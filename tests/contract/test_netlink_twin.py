@@ -22,7 +22,7 @@ MAC = bytes.fromhex("0a000000017b")
 
 
 def decoded(request: Request) -> Any:
-    """What pyroute2 makes of a request of ours."""
+    """Decode one of our requests by pyroute2."""
     length = 16 + len(request.body)
     header = length.to_bytes(4, "little") + request.kind.to_bytes(2, "little") + request.flags.to_bytes(2, "little")
     message = ifinfmsg(header + bytes(8) + request.body)

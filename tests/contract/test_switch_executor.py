@@ -73,7 +73,7 @@ def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, ta
 
 
 def what_is_the_agents(bench: Bench) -> list[Any]:
-    """What Neutron's agent has put into the rows, and what it knows them by."""
+    """Return the agent's values in the rows, and the keys by which it identifies them."""
     port, interface = bench.row(QVO, "Port"), bench.row(QVO)
     return [port[key] for key in ("_uuid", "tag", "other_config")] + [
         interface[key] for key in ("_uuid", "ofport", "other_config")
@@ -426,7 +426,7 @@ def paused(bench: Bench) -> Iterator[Callable[[Any], None]]:
 
 
 def within(seconds: float, started: float) -> bool:
-    """Whether no more time has passed, but a quarter of a second that is allowed and as much for a busy machine."""
+    """Return True within the seconds, plus the permitted 0.25 s and as much for a busy machine."""
     return time.monotonic() - started < seconds + 0.5
 
 

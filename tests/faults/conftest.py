@@ -1,4 +1,4 @@
-"""What the proofs share: a connected sandbox of a pair of executors, and what a port in order looks like."""
+"""Fixtures of the proofs: a connected sandbox of a pair of executors, and a port in sync."""
 
 from __future__ import annotations
 

@@ -35,9 +35,9 @@ WANTED, SOUGHT = 24, 0.25
 """So many of them are what such a part of the calls is about, so that callers meet at their locks as well."""
 THREADS = 16
 MANY = 1 / 3
-"""Which part of the calls is about 2 to 6 ports."""
+"""Share of the calls with 2 to 6 ports."""
 HASTE, HASTY = 0.25, 0.5
-"""Which part of the calls has a deadline of so few seconds: the least that the configuration permits."""
+"""Share of the calls with the shortest deadline that the configuration permits."""
 LATE = GRACE_PERIOD + 0.8
 """Seconds after its deadline within which a call must have ended: the grace that the daemon has to say that it passed,
 and what a thread may wait for a processor where two of them carry 32 callers, two daemons and Open vSwitch."""
@@ -46,7 +46,7 @@ UNTYPED = "the daemon failed"
 
 
 class Tally:
-    """What came of the calls of all threads."""
+    """Results of the calls of all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -74,13 +74,13 @@ class Tally:
                 self.faults.append(f"{label}: {len(reports)} reports of other ports than it was called for")
 
     def fault(self, fault: str) -> None:
-        """What must not be."""
+        """Record a fault."""
         with self._lock:
             self.faults.append(fault)
 
 
 class Overheard(logging.Handler):
-    """What is logged as an error, here or by the daemon: nobody is told of it otherwise."""
+    """Handler for errors that this process or the daemon logs."""
 
     def __init__(self, tally: Tally) -> None:
         super().__init__(logging.ERROR)
@@ -114,7 +114,7 @@ def call(chance: random.Random, patient: Host, hasty: Host, tally: Tally) -> Non
 
 
 def stressed(patient: Host, seed: str, seconds: float, tally: Tally) -> dict[str, object]:
-    """What came of the calls of all threads in that time; who has not ended so long after its deadline hangs."""
+    """Return the results of all threads in that time. A thread that misses its deadline by this much hangs."""
     hasty = Host(replace(patient.settings, deadline=HASTY))
     end = time.monotonic() + seconds
 
@@ -141,7 +141,7 @@ def stressed(patient: Host, seed: str, seconds: float, tally: Tally) -> dict[str
 
 
 def asked(verb: str, host: AnyHost) -> dict[str, object]:
-    """What came of one call for the whole pool."""
+    """Return the result of one call for the whole pool."""
     match verb:
         case "plug":
             reports = plug_all(POOL, host)
@@ -153,7 +153,7 @@ def asked(verb: str, host: AnyHost) -> dict[str, object]:
 
 
 def left(locks: str) -> list[str]:
-    """What of this program outlives its host: threads, children, open lock files."""
+    """Return the threads, children and open lock files that outlive the host."""
     threads = [item.name for item in threading.enumerate() if item is not threading.main_thread()]
     children = [item for task in Path("/proc/self/task").iterdir() for item in _read(task / "children").split()]
     files = [_read(fd) for fd in Path("/proc/self/fd").iterdir()]

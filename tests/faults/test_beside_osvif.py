@@ -81,7 +81,7 @@ class OsVif:
         self.pid = int(line.split()[0])
 
     def ask(self, verb: str, tail: str = PORT, *, seconds: float = 60) -> str:
-        """What it said: ok, an exception, nothing in time, or "" where it died."""
+        """Return its answer: ok, an exception, nothing in time, or "" if it died."""
         assert self.program.stdin
         assert self.program.stdout
         self.program.stdin.write(f"{verb} {tail}\n")
@@ -109,7 +109,7 @@ def bare(sandbox: Sandbox, tmp_path: Path) -> Iterator[Lab]:
 
 
 def seen(lab: Lab) -> Likeness:
-    """What is there, less the MAC of the bridge: os-vif leaves it to chance, and that is not held against it."""
+    """Return the state of the host without the MAC of the bridge, which os-vif leaves to chance."""
     found = likeness(lab)
     for part in found.values():
         part.pop("address", None)

@@ -42,7 +42,7 @@ class Caller:
         self.log = directory / "log"
 
     def run(self, rules: Sequence[str]) -> str:
-        """What it said; "" where it died before. Its daemon is gone when this returns."""
+        """Return its answer, or "" if it died before. Its daemon has exited when this returns."""
         config = str(self.directory / "lab" / "hybridvif.conf")
         command = ["strace", "-o", str(self.log), *rules, sys.executable, "-c", CLIENT, self.verb, config]
         mine = daemons(self.trial.lab.box)
@@ -54,7 +54,7 @@ class Caller:
         return done.stdout.strip()
 
     def points(self) -> dict[str, int]:
-        """How often it makes each kind of call that may change something."""
+        """Count its system calls that may change something, by kind."""
         assert self.run(counting()) == "ok"
         made = counted(self.log)
         # The one by which it starts, and is not yet what is killed.

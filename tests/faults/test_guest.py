@@ -49,7 +49,7 @@ class Guest:
         self._domain.write_text(DOMAIN.format(name=NAME, uuid=INSTANCE, guest=guest, console=self.console, **names))
 
     def virsh(self, *words: str, check: bool = True) -> str:
-        """What virsh prints."""
+        """Return the output of virsh."""
         uri = f"qemu+unix:///system?socket={self._socket}"
         return self._lab.box.run(["virsh", "-c", uri, *words], check=check).stdout
 
@@ -59,7 +59,7 @@ class Guest:
         assert until(lambda: "guest pinged" in self.said(), 60), self.said()
 
     def said(self) -> str:
-        """What it wrote to its console."""
+        """Return the output on its console."""
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
 
@@ -124,7 +124,7 @@ def test_a_guest_of_libvirts_runs_on_a_plugged_port(lab: Lab, guest: Guest, port
 
 
 def lost_while(lab: Lab, peer: Vm, port: Port) -> int:
-    """How many of 300 pings to the guest, one every 10 ms, were lost while its port was plugged again and repaired."""
+    """Count the lost pings of 300, one every 10 ms, while the guest's port is plugged again and repaired."""
     argv = ["nsenter", f"--net=/run/netns/{peer.namespace}", "ping", "-q", "-i", "0.01", "-c", "300", "10.0.0.1"]
     with lab.box.popen(argv, stdout=subprocess.PIPE) as ping:
         for befalls in (

@@ -186,7 +186,7 @@ class History(RuleBasedStateMachine):
         return self.of(OTHER)
 
     def of(self, port: Port) -> Likeness:
-        """What is there under the names of a port."""
+        """Return the objects under the names of a port."""
         return {key: part for key, part in likeness(self.lab).items() if key.split()[1] in port.names}
 
 

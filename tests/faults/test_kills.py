@@ -82,7 +82,7 @@ class Trial:
             self.faults.append(f"{where}: {report.status.value} {report.reason} {seen}")
 
     def survived(self, where: str, report: Report, before: Likeness, wanted: Likeness) -> None:
-        """What the call said that was killed under: done only where it is, and undone only where nothing is left."""
+        """Check the status of the interrupted call: done only if it is, rolled back only without leftovers."""
         claimed = wanted if report.ok else before if report.status is Status.ROLLED_BACK else None
         seen = differences(claimed, likeness(self.lab)) if claimed is not None else []
         if seen:
@@ -97,7 +97,7 @@ class Trial:
         return pid
 
     def points(self, call: Callable[[], Report], log: Path, *, children: bool) -> dict[str, int]:
-        """How often a call, left alone, makes the daemon do what changes something: of each kind, in one thread."""
+        """Count the changing system calls of an undisturbed daemon, by kind, in one thread."""
         with attached(self.warm(), counting(), log, children=children):
             call()
         return counted(log)

@@ -167,7 +167,7 @@ def memory(pid: int) -> float:
 
 
 def held(lab: Lab) -> Counter[str]:
-    """What a leak would add to: in the caller and in the daemon."""
+    """Return the resources that a leak would increase, in the client and in the daemon."""
     (daemon,) = daemons(lab.box)
     counted: Counter[str] = Counter()
     for name, pid in (("caller", os.getpid()), ("daemon", daemon)):

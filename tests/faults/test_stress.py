@@ -60,17 +60,17 @@ class Client:
         return dict(json.loads(line))
 
     def asked(self, verb: str) -> dict[str, Any]:
-        """What it says of what it was asked for."""
+        """Return its next answer."""
         self.ask(verb)
         return self.said()
 
     def ended(self) -> dict[str, Any]:
-        """What it says at its end."""
+        """Return its last answer."""
         return dict(json.loads(self.program.communicate(timeout=ANSWERED)[0]))
 
 
 def killed_meanwhile(lab: Lab) -> int:
-    """How many daemons were killed in the time in which the clients call: one or both of them."""
+    """Kill one or both daemons while the clients call, and return the number of kills."""
     chance, kills = random.Random(SEED), 0
     end = time.monotonic() + SECONDS
     while (pause := chance.uniform(*PAUSE)) < end - time.monotonic():

@@ -80,7 +80,7 @@ class Lab:
         return {"links": sorted(links, key=lambda link: str(link["ifname"])), **rows}
 
     def vm(self, port: Port, number: int, *, attached: bool = True) -> Vm:
-        """What stands in for the VM of a port, 10.0.0.<number>."""
+        """Start a stand-in for the VM of a port, 10.0.0.<number>."""
         bridge = port.names.bridge if attached else ""
         return Vm(port.names.tap, port.mac, f"10.0.0.{number}/24", bridge=bridge, mtu=port.mtu, runner=self.box.run)
 
@@ -129,7 +129,7 @@ def require_tun() -> None:
 
 
 def until(ready: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether something became so in time."""
+    """Return True if the condition becomes true in time."""
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:

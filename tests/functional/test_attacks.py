@@ -396,7 +396,7 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @contextmanager
 def watched(pid: int, log: Path) -> Iterator[Callable[[], list[str]]]:
-    """What the daemon opens and executes meanwhile, thread by thread; nothing where strace may not look."""
+    """Trace the files that the daemon opens and executes, by thread; nothing if strace is not permitted."""
     if shutil.which("strace") is None or os.geteuid() != 0:
         yield list
         return
@@ -415,7 +415,7 @@ def libraries_of(pid: int) -> set[str]:
 
 
 def refusal(channel: Channel, message: Any) -> str:
-    """What the daemon says to this; it must be a refusal, as data or raised."""
+    """Return the refusal of the daemon, as data or as an exception."""
     answer = channel.send_recv(message, SOON)
     if answer[0] == 4:
         verdict, code, sentence = answer[1]

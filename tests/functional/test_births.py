@@ -1,4 +1,4 @@
-"""What a row is born with, and then left alone: judged by packets and by what OVSDB says."""
+"""Create-only attributes of a row, checked by packets and by OVSDB."""
 
 from __future__ import annotations
 

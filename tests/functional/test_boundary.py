@@ -78,7 +78,7 @@ def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
 
 
 def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> tuple[str, str, str]:
-    """What the daemon answers to whatever a captured caller sends; it must be a refusal."""
+    """Return the refusal of the daemon to a request of a captured client."""
     until = time.monotonic() + SOON if deadline is None else deadline
     answer = question(*arguments, until, _wrap_timeout=SOON)
     assert answer[0] == "failed", answer
@@ -242,7 +242,7 @@ def test_done_step_is_observed_at_once_and_failed_step_is_left_to_caller(lab: La
 
 
 def ask_a_silent_switch(lab: Lab, port: Port) -> tuple[float, Result]:
-    """How long a question took that would have waited for a switch that hangs, and what came of it."""
+    """Return the duration and the result of a request that waits for a hung switch."""
     row = desired_state(port).ports[port.names.switch_end]
     started = time.monotonic()
     (outcomes,) = lab.host.apply([[Create(row)]], started + 20)
@@ -295,7 +295,7 @@ def test_what_a_killed_daemon_was_asked_to_look_at_the_next_one_is_asked(lab: La
 
 
 def test_a_daemon_killed_while_nobody_waited_for_it_is_not_noticed(lab: Lab) -> None:
-    """Whether its end has been read by then, or not yet."""
+    """The client may or may not have read its end by then."""
     for number in range(6):
         os.kill(the_daemon(lab), signal.SIGKILL)
         time.sleep(0.001 * (number % 3))
@@ -415,7 +415,7 @@ def test_request_larger_than_socket_buffer_of_hung_daemon_meets_deadline(lab: La
 
 
 def in_a_child(work: Callable[[], bool]) -> bool:
-    """Whether something works in a forked child of this process."""
+    """Return True if the function succeeds in a forked child of this process."""
     child = os.fork()
     if child == 0:
         try:

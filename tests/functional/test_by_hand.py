@@ -1,4 +1,4 @@
-"""What `hybridvif plan -f shell` prints, run by hand, leaves the host as the plan said; the list of the executors."""
+"""The output of `hybridvif plan -f shell`, run by hand, and the list of the executors."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def printed(lab: Lab, *words: str, config: Path | None = None) -> str:
 
 
 def besides(lab: Lab, *words: str, config: Path) -> set[tuple[str, str, str]]:
-    """What the same plan tells of bridges and QoS rows."""
+    """Return the bridges and QoS rows of the same plan."""
     done = lab.box.run([*HYBRIDVIF, "--config-file", str(config), "plan", *words, "-f", "json"])
     entries = [entry for port in json.loads(done.stdout)["ports"] for entry in port["besides"]]
     return {(entry["verb"], entry["kind"], entry["name"]) for entry in entries}

@@ -1,4 +1,4 @@
-"""Which files the daemon may open, tried from within it by an executor of a stranger's."""
+"""Files that the daemon may open, tried from inside by an executor of a third party."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ Probe = Callable[..., list[str]]
 
 @pytest.fixture
 def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probe]:
-    """What the daemon says of opening these files."""
+    """Return the results of the daemon for opening these files."""
     installed = tmp_path / "installed"
     card = installed / "probe-1.dist-info"
     card.mkdir(parents=True)

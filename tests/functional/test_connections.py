@@ -152,7 +152,7 @@ with connect(sys.argv[1:]) as host:
 
 
 def run_program(code: str, box: Sandbox, directory: Path, **options: object) -> str:
-    """What a program prints that connects by itself."""
+    """Return the output of a program that has its own connection."""
     with connected(box, directory, **options):
         pass  # only for its file
     command = [sys.executable, "-c", code, str(directory / "hybridvif.conf")]

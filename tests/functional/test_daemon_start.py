@@ -1,4 +1,4 @@
-"""How the daemon starts: whatever oslo.privsep is installed, whatever it inherits, whatever its files say."""
+"""Start of the daemon with any oslo.privsep, inheritance and configuration files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a deployer installs from etc/, installed on a throw-away host and tried there; what is not: docs/deploy.md."""
+"""The files of etc/, installed and tried on a throw-away host. docs/deploy.md lists the limits."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What examples/ shows works: the plugin's tests without root, the third party's executors where they are installed."""
+"""The examples work: the plugin's tests without root, the third party's executors if installed."""
 
 from __future__ import annotations
 

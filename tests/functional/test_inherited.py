@@ -1,4 +1,4 @@
-"""What a process inherits from its parent decides nothing: plug, check and unplug say the same, and say what is so."""
+"""Inherited settings of a process do not change the results of plug, check and unplug."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the host lacks is a precondition by its name and remedy, for the command, the library and doctor alike."""
+"""Missing preconditions of a host: the command, the library and doctor report the name and the remedy."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def test_ping_and_tcp_cross_two_plugged_ports(lab: Lab) -> None:
 
 def test_a_second_plug_and_a_second_unplug_write_nothing(lab: Lab, port: Port, tmp_path: Path) -> None:
     def quiet_during(call: Callable[[], object]) -> list[str]:
-        """What kernel and OVSDB announce during a call; changes made before and after it prove that they are heard."""
+        """Return the notifications of kernel and OVSDB during a call. Changes before and after it prove reception."""
         heard = {name: tmp_path / name for name in MONITORS}
         with ExitStack() as watching:
             for name, command in MONITORS.items():

@@ -1,4 +1,4 @@
-"""What the daemon has left: read from /proc, in it and in a program that it runs; and how it ends."""
+"""Privileges of the daemon and of its programs, read from /proc, and the exit of the daemon."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a host can lack: one finished sentence with the remedy, by the deadline, and nothing changed."""
+"""Missing preconditions: one sentence with the remedy, by the deadline, without any change."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def connected_by(sandbox: Sandbox, tmp_path: Path) -> Connect:
 
 
 def told(host: Host, lab: Lab, *, seconds: float = 5.0, once: bool = False) -> str:
-    """What plug, unplug, check and a bulk call say alike; none of them changes anything, or takes longer.
+    """Return the common message of plug, unplug, check and a bulk call, without any change or delay.
 
     once: only what plug says, where each of them waits for its deadline.
     """

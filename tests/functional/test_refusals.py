@@ -1,4 +1,4 @@
-"""What plug and unplug must not touch: refused by name, with the remedy, and everything as it was to the bit."""
+"""Objects that plug and unplug must not touch: refused by name with the remedy, the host unchanged."""
 
 from __future__ import annotations
 
@@ -219,7 +219,7 @@ def test_every_refusal_is_one_finished_sentence(lab: Lab, port: Port, twin: Port
 RENAMING = """
 while :; do ip link set {name} name hvrenamed 2>/dev/null && break; done; echo renamed
 """
-"""What a careless udev rule does: a device is called something else as soon as it is there."""
+"""Script that renames a device as soon as it appears, like a careless udev rule."""
 
 
 @pytest.mark.parametrize("kind", ["bridge", "bridge_end"])

@@ -136,7 +136,7 @@ def vms(lab: Lab) -> Iterator[tuple[Vm, Vm]]:
 
 
 def named_by(steps: tuple[Any, ...]) -> set[str]:
-    """What a plan says is wrong: "name attribute", or "name absent"."""
+    """Return the drift of a plan: "name attribute", or "name absent"."""
     named = set()
     for step in steps:
         if isinstance(step, Create):

@@ -195,7 +195,7 @@ class Target:
 
     @contextmanager
     def watched(self, port: Port) -> Iterator[list[str]]:
-        """What got through meanwhile, and what the host has that it did not have before."""
+        """Record the packets that the host accepts, and its new configuration."""
         before, found = self.configuration(port), list[str]()
         listener = self.lab.box.popen([sys.executable, "-c", LISTENER], stdin=PIPE, stdout=PIPE)
         try:
@@ -245,7 +245,7 @@ class Guest:
         return self._process.stdout.readline()
 
     def stop(self) -> list[str]:
-        """What came back, once all is sent."""
+        """Send all packets and return the responses."""
         print(file=self._process.stdin, flush=True)
         received: list[str] = json.loads(self._read())
         self._process.kill()

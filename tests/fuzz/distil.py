@@ -18,7 +18,7 @@ Steps = set[tuple[str, int, int, int]]
 
 
 def steps_of(message: bytes) -> Steps:
-    """Which lines of ours follow upon which, and about how often, as the message is judged; and what became of it."""
+    """Return the pairs of successive lines with approximate counts for a message, and its result."""
     counts: dict[tuple[str, int, int], int] = {}
     last: dict[int, int] = {}
 

@@ -20,7 +20,7 @@ UNICAST = re.compile(r"\A[0-9a-f][02468ace](:[0-9a-f]{2}){5}\Z")
 NAMES = re.compile(rf"\A(?:qbr|qvb|qvo|tap|vhu)({KEY})\Z")
 TRUNK = re.compile(r"\Atbr-[A-Za-z0-9_.-]{0,11}\Z")
 BRIDGES = ("br-int", "tbr-5f2c0e1a-7")
-"""Those that the fuzzed daemon is configured to allow."""
+"""Bridges that the fuzzed daemon is configured to allow."""
 LONGEST, PLANS, STEPS, ASKED = 65_536, 512, 16, 4_096
 
 
@@ -149,7 +149,7 @@ BIRTH = {"multi_queue", "isolated", "qos_type", "datapath_type"}
 """Written when a part is made, and never again; said anew where it moves to a bridge, which may have to be made."""
 ROWS = {"OvsPort", "VhostUserPort"}
 MADE = {"Bridge", "Veth", "ManagedTap", *ROWS, "IvsPort"}
-"""What a plan makes and removes; the VM's own device it only moves, if it did not make it."""
+"""Parts that a plan creates and deletes. A tap that it did not create is only moved."""
 
 
 # What can be said at all.
@@ -212,7 +212,7 @@ def may_be_done(plans: Any) -> bool:
 
 
 def _is_of_one_port(plan: Any) -> bool:
-    """Whether all ids in it are one port's, and its names are that port's.
+    """Return True if all ids and names in it belong to one port.
 
     Links say whose they are; of a row what is written does, and what it had where nothing else does.
     """

@@ -1,4 +1,4 @@
-"""What becomes of bytes that a captured caller sends, and whether that was right: the one thing that is fuzzed."""
+"""The fuzzed function: the result of bytes from a captured client, compared with the grammar."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Wrong(AssertionError):
 
 
 class Received:
-    """What a socket has received."""
+    """Stand-in for a socket with received bytes."""
 
     def __init__(self, sent: bytes) -> None:
         self._left = sent
@@ -45,7 +45,7 @@ class Received:
 
 
 def judge(sent: bytes, settings: Settings = SETTINGS) -> list[str]:
-    """What became of each frame. Raises Wrong, and whatever else than Refused the code raises."""
+    """Return the result of each frame. Raises Wrong, and any exception of the code except Refused."""
     answers: list[Frame] = []
     became = []
     requests = list(Frames(cast(socket.socket, Received(sent)), answers.append))

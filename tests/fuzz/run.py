@@ -25,7 +25,7 @@ def kept() -> list[bytes]:
 
 
 def blindly(runs: int, seed: int) -> Counter[str]:
-    """What became of so many messages. Raises what judge() raises, with the message as a note."""
+    """Count the results of this many messages. Raises as judge(), with the message as a note."""
     chance, became = random.Random(seed), Counter[str]()
     pool = [*map(pack, messages()), *kept()]
     firm = len(pool)

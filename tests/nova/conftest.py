@@ -68,7 +68,7 @@ class Nova:
 
 @pytest.fixture(scope="module", params=sorted(MODES))
 def mode(request: pytest.FixtureRequest) -> str:
-    """How this nova-compute runs many things at once."""
+    """Threading mode of this nova-compute."""
     return str(request.param)
 
 

@@ -1,4 +1,4 @@
-"""What the tests of the command share: a port, a host on which it is plugged, and an answer as a person reads it."""
+"""Common objects of the command's tests: a port, a host with it, and the output as text."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def asked(port_id: str = ID, **fields: object) -> Asked:
 
 
 def text_of(answer: Answer) -> str:
-    """What a person reads, without colour."""
+    """Return the text output, without color."""
     return "\n".join(answer.lines(Paint(on=False)))
 
 

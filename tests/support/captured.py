@@ -1,4 +1,4 @@
-"""What a captured client can make each project's privileged daemon do, tried: python -m tests.support.captured DIR.
+"""Try what a captured client can make each project's daemon do: python -m tests.support.captured DIR.
 
 DIR holds a virtual environment for each peer, named osvif, nova and neutron; tools/captured makes them. Each is tried
 in a sandbox of its own, by captured_actor.py. Prints the rows of the table in SECURITY.md, and all answers.
@@ -30,7 +30,7 @@ ROWS = (
 
 
 def tried(project: str, binaries: Path) -> list[dict[str, Any]]:
-    """What this project's daemon was asked for, whether it did it, and what it answered."""
+    """Return the requests to this project's daemon, with results and responses."""
     helper = binaries / ("hybridvif-privsep-helper" if project == "hybridvif" else "privsep-helper")
     with Sandbox() as box:
         box.run(["sh", "-ec", HOST])
@@ -40,7 +40,7 @@ def tried(project: str, binaries: Path) -> list[dict[str, Any]]:
 
 
 def reached_over_tcp() -> bool:
-    """Whether a user without rights puts eth0 into br-int where ovsdb-server listens as os-vif and Neutron ask."""
+    """Return True if a user without rights can put eth0 into br-int by the TCP port of ovsdb-server."""
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     ask = ["ovs-vsctl", "--timeout=5", "--db=tcp:127.0.0.1:6640", "add-port", "br-int", "eth0"]
     with Sandbox() as box:

@@ -103,7 +103,7 @@ def started(context: Any) -> Any:
 
 
 def was_done(attack: str, answer: str) -> bool:
-    """Whether the host shows it; for a program, whether it has answered."""
+    """Return True if the host shows the attack; for a program, if it has answered."""
     if attack.startswith("write"):
         return os.path.exists(WRITTEN)
     if attack.startswith("put"):

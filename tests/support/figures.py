@@ -1,4 +1,4 @@
-"""What a proof has measured, as JSON files: one of a bar, a side and a case, in the directory HYBRIDVIF_FIGURES.
+"""Figures of the proofs: one JSON file per bar, side and case, in the directory HYBRIDVIF_FIGURES.
 
 tools/prove makes docs/reliability.md of them (tests/support/page.py); without that variable nothing is written.
 """
@@ -19,7 +19,7 @@ OURS, THEIRS = "hybridvif", "os-vif"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one proof counted. Counts of the same bar and side add up; of those named longest_ the longest counts."""
+    """Record the counts of one proof. Counts of one bar and side are added; for longest_ the maximum counts."""
 
     bar: str
     side: str = OURS

@@ -1,4 +1,4 @@
-"""What stands in for ivs-ctl, which was not at hand: its ports are the lines of a file beside it."""
+"""Stand-in for ivs-ctl. Its ports are the lines of a file beside it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is on a host, read with `ip` and `ovs-vsctl` alone: a judge that shares no line with what it judges."""
+"""State of a host, read by `ip` and `ovs-vsctl` only: independent of the code under test."""
 
 from __future__ import annotations
 
@@ -75,7 +75,7 @@ def _all(value: Any) -> list[Any]:
 
 
 def differences(was: Likeness, now: Likeness) -> list[str]:
-    """What differs, a line each."""
+    """Return the differences, one line each."""
     return [
         f"{name}: {was.get(name)} -> {now.get(name)}" for name in sorted({*was, *now}) if was.get(name) != now.get(name)
     ]

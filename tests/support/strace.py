@@ -39,7 +39,7 @@ def counting() -> list[str]:
 
 
 def counted(log: Path) -> dict[str, int]:
-    """How many calls of each kind were seen, of the thread that made the most of them."""
+    """Count the calls of each kind in the thread that made the most."""
     made: Counter[tuple[str, str]] = Counter()
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
         # A call that another thread's interrupts is written down twice; the second time as "<... resumed>".
@@ -97,10 +97,10 @@ def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = Fals
 
 
 def killed(log: Path) -> bool:
-    """Whether anything was killed."""
+    """Return True if anything was killed."""
     return "killed by SIGKILL" in log.read_text(encoding="utf-8", errors="replace")
 
 
 def injected(log: Path) -> int:
-    """How many calls were made to fail."""
+    """Return the number of failed calls."""
     return log.read_text(encoding="utf-8", errors="replace").count("(INJECTED)")

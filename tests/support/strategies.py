@@ -79,14 +79,14 @@ FOREIGN_BRIDGE = "br-foreign"
 HYBRID = ("",)
 """The only mode of a port that has links."""
 NO_LINKS: dict[str, Any] = {"call_iptables": False, "create_tap": False, "multiqueue": False, "qos_type": ""}
-"""What a vhost-user port has none of."""
+"""Fields that a vhost-user port does not have."""
 
 uuids = st.uuids().map(str)
 macs = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":")).filter(is_mac)
 switch_bridges = st.sampled_from(["br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d"])
 words = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), max_size=8)
 marks = st.one_of(st.just(""), words, uuids, uuids.map(str.upper))
-"""What an alias or an external id can hold; only a UUID in canonical form is evidence of an owner."""
+"""Values of an alias or an external id. Only a UUID in canonical form is evidence of an owner."""
 host_ips = st.sampled_from(["off", "forwarding 1", "rp_filter 0, ARP on, IPv6 on, addr_gen_mode eui64", None])
 bridge_ports = st.sampled_from(["open", "isolated on", "state disabled, flood off, locked on"])
 numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))

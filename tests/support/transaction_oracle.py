@@ -23,14 +23,14 @@ _NEXT_CFG = ["next_cfg", "+=", 1]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a transaction may be about, as it was read."""
+    """Objects that a transaction may change, as observed."""
 
     allows: Callable[[str], bool]
-    """Whether ports may be plugged into a bridge of this name."""
+    """Return True if ports may be plugged into a bridge of this name."""
     rows: Mapping[str, Collection[str]] = field(default_factory=dict)
     """By table, the uuids of the rows that go with the ports of this transaction."""
     creates: Callable[[str], bool] = lambda _: False  # a default, and no function of its own
-    """Whether a bridge of this name may be made."""
+    """Return True if a bridge of this name may be created."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Of the Interfaces among the rows, by uuid."""
     socket_dir: str = SOCKET_DIR
@@ -172,7 +172,7 @@ def _permit_change(operation: Operation, known: Known) -> None:
 
 
 Rule = Callable[[Any, Mapping[str, Any], Mapping[str, Collection[str]]], bool]
-"""Whether a value may be written, by the row that it is in and by the rows that the transaction has made."""
+"""Rule of a value: legal by its row and by the rows that the transaction creates."""
 
 
 def _is_port_of_ours(value: Any, _row: Any, _made: Any) -> bool:
@@ -210,7 +210,7 @@ def _are_ids_of_qos(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
 
 
 _KIND: Mapping[str, Rule] = {"type": _is_text, "options": _is_map, "mtu_request": _is_mtu}
-"""Which of them go together, and with which names, _permit_kind() says."""
+"""_permit_kind() checks the combinations and the names."""
 _ROWS: Mapping[str, Mapping[str, Rule]] = {
     "Interface": {"name": _is_port_of_ours, "external_ids": _are_ids_of_ours, **_KIND},
     "Port": {
@@ -221,7 +221,7 @@ _ROWS: Mapping[str, Mapping[str, Rule]] = {
     },
     "QoS": {"type": lambda value, _row, _made: value in QOS_TYPES, "external_ids": _are_ids_of_qos},
 }
-"""What a row may be made with, by table and column."""
+"""Rules for the values of a new row, by table and column."""
 _BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
     "Interface": {"name": lambda *_: True, "type": _is("internal")},
     "Port": {"name": lambda *_: True, "interfaces": _is_made_here("Interface")},
@@ -233,7 +233,7 @@ _BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
 }
 """And the rows of a bridge, whose name is one that may be made."""
 _CHANGES: Mapping[str, Mapping[str, Rule]] = {"Interface": _KIND, "Port": {"qos": _is(_NOTHING)}}
-"""What a row of ours may be given anew."""
+"""Rules for the new values of an existing row of ours."""
 
 
 def _require(legal: bool, otherwise: str) -> None:

@@ -1,4 +1,4 @@
-"""What is made of the figures of a run: medians, ratios, pictures; and what is refused."""
+"""Evaluation of the figures of a run: medians, ratios, pictures, and refusals."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is in etc/ for deployers is installed with the package."""
+"""The package installs all files of etc/."""
 
 from __future__ import annotations
 

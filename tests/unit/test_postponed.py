@@ -1,4 +1,4 @@
-"""What is postponed is there when it is used, and is not loaded before."""
+"""Postponed modules are loaded at their first use, and not before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST = (
 
 
 def python(code: str) -> str:
-    """What a Python of its own prints."""
+    """Return the output of a separate Python process."""
     return subprocess.run([sys.executable, "-c", FIRST + code], capture_output=True, text=True, check=True).stdout
 
 

@@ -1,4 +1,4 @@
-"""What is imported is declared, and what is declared is imported: setup.cfg against the sources."""
+"""Imported libraries are declared in setup.cfg, and declared libraries are imported."""
 
 from __future__ import annotations
 
