@@ -27,7 +27,7 @@ from tests.functional.conftest import Lab, make_port
 
 FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 FOREIGN = "hvforeign"
-"""A Linux bridge that is not ours."""
+"""Name of a foreign Linux bridge."""
 IDS = {
     "iface_id": "iface-id",
     "iface_status": "iface-status",
@@ -36,20 +36,20 @@ IDS = {
     "port_id": "hybridvif-port-id",
     "bridge_name": "bridge_name",
 }
-"""The keys of Interface.external_ids, by attribute (semantics of Neutron's agent, but for the last)."""
+"""Keys of Interface.external_ids, by attribute. All but the last are those of Neutron's agent."""
 PATIENCE = 8.0
-"""Seconds a step is given."""
+"""Seconds for one step."""
 
 
 def sampled(examples: int) -> settings:
-    """Settings of a test that makes a host for every example: so many of them, or twenty times as many at full size."""
+    """Settings of a test that creates a host per example: the number of examples, times twenty at full size."""
     unhurried = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     size = examples * (20 if FULL else 1)
     return settings(max_examples=size, derandomize=not FULL, deadline=None, suppress_health_check=unhurried)
 
 
 class Bench(Lab):
-    """A connected sandbox with one port on trial."""
+    """A connected sandbox with one port under test."""
 
     def __init__(self, box: Sandbox, host: Host) -> None:
         super().__init__(box, host)
@@ -63,11 +63,11 @@ class Bench(Lab):
         return self.host.observe(asked, time.monotonic() + PATIENCE)
 
     def see(self) -> HostState:
-        """The port as the executors see it."""
+        """Return the port as the executors observe it."""
         return self.observed().state
 
     def facts(self) -> Facts:
-        """The facts of the port as the executors see them."""
+        """Return the facts of the port as the executors observe them."""
         return self.observed().facts
 
     def do(self, *steps: Step, patience: float = PATIENCE) -> tuple[Outcome, ...]:
@@ -83,7 +83,7 @@ class Bench(Lab):
         return outcome
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that anyone could miss, less what the kernel settles by itself: timers, who has carrier."""
+        """Return the whole state of the host, without timers and carriers."""
         columns = "_uuid,name,type,options,external_ids,ofport,other_config,error"
         keys = ("arp_ignore", "arp_announce", "forwarding", "proxy_arp", "rp_filter")
         files = " ".join(f"ipv4/conf/[qt]*/{key}" for key in keys)
@@ -100,17 +100,17 @@ class Bench(Lab):
         }
 
     def furnish(self, state: HostState) -> None:
-        """Bring the host into a state of the port, whatever it is in."""
+        """Bring the host into a state of the port, from any state."""
         self.sweep()
         make(self.box, state)
 
     def keep(self, state: HostState) -> None:
-        """Bring the host into a state of the port, unless it is there."""
+        """Bring the host into a state of the port, unless it is already in it."""
         if self.see() != state:
             self.furnish(state)
 
     def sweep(self) -> None:
-        """Back to an empty host with two empty bridges, in as few commands and transactions as can be."""
+        """Restore an empty host with two empty bridges, in few commands and transactions."""
         self.sh(
             """
             away=
@@ -130,7 +130,7 @@ class Bench(Lab):
 
 
 def wrong(seen: HostState, expected: HostState, *, but: str = "") -> list[str]:
-    """Where what is seen is not what was expected, as sentences; in whatever attribute but this one."""
+    """Return the differences between observed and expected parts, as sentences. One attribute can be skipped."""
     found = []
     for side in ("links", "ports"):
         ones, others = getattr(seen, side), getattr(expected, side)
@@ -155,7 +155,7 @@ def _settled(link: dict[str, Any]) -> dict[str, Any]:
 
 
 def make(box: Sandbox, state: HostState) -> None:
-    """Make all that a state holds, on a host that has nothing of it."""
+    """Create all parts of a state on an empty host."""
     bridges = [part for part in state if isinstance(part, Bridge)]
     veths = [part for part in state if isinstance(part, Veth)]
     taps = [part for part in state if isinstance(part, Tap | ManagedTap)]
@@ -175,7 +175,7 @@ def make(box: Sandbox, state: HostState) -> None:
 
 
 def _stale(veth: Veth, row: OvsPort) -> str:
-    """If need be a row that ovs-vswitchd holds with a device that is gone: another of its name is not realized."""
+    """Return commands for a row with a deleted device, if needed. A later device of that name is not accepted."""
     if row.type or row.realized:
         return ""
     return f"ip link add {veth.name} type veth peer name {veth.peer}\n{_row(row)}\nip link delete {veth.name}"
@@ -211,13 +211,13 @@ def _arp(name: str, host_ip: str | None) -> str:
 
 
 def _ipv4(host_ip: str | None) -> dict[str, int]:
-    """The files of what is said of the host's IPv4 on a device."""
+    """Return the sysctl files and values for the host's IPv4 on a device."""
     words = dict(word.rsplit(" ", 1) for word in (host_ip or "").split(", ") if " " in word)
     return {key: int(words.get(key, off)) for key, off in (("forwarding", 0), ("proxy_arp", 0), ("rp_filter", 1))}
 
 
 def _ip(name: str, host_ip: str | None) -> list[str]:
-    """The files of what is said of the host's IP on a device that is no bridge; one below 1280 bytes has no IPv6."""
+    """Return the sysctl files and values for the host's IP on a device. Below 1280 bytes it has no IPv6."""
     files = [f"echo {value} > /proc/sys/net/ipv4/conf/{name}/{key}" for key, value in _ipv4(host_ip).items()]
     ipv6 = f"/proc/sys/net/ipv6/conf/{name}"
     mode = "eui64" if "addr_gen_mode eui64" in (host_ip or "") else "none"
@@ -357,7 +357,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
 
 @st.composite
 def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = True) -> HostState:
-    """Any state of a port that ip and ovs-vsctl can make, with nothing foreign in it; shrinks to the plugged port."""
+    """Draw any state of a port without foreign objects. Shrinks to the plugged port."""
     names, wiring = port.names, desired_state(port)
     attributes = attributes_of(port, target=target)
     state = HostState()
@@ -383,12 +383,12 @@ def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = Tr
 
 
 def _in(master: str, member: Veth | ManagedTap, *, target: bool) -> Part:
-    """A device in this bridge; one that is found in none is the port of none."""
+    """Return the device in this bridge. Without a master it is not a bridge port."""
     return replace(member, master=master, bridge_port=member.bridge_port if master or target else None)
 
 
 def any_links(port: Port, choice: Random) -> HostState:
-    """The links of a port in any state, each of their attributes by chance."""
+    """Draw the links of a port, each attribute at random."""
     values = attributes_of(port)
     drawn = [
         possible(replace(part, **{name: choice.choice(some) for name, some in values[type(part)].items()}))
@@ -398,7 +398,7 @@ def any_links(port: Port, choice: Random) -> HostState:
 
 
 def possible(part: Part) -> Part:
-    """The part as a kernel can have it."""
+    """Return the part as a kernel can have it."""
     if isinstance(part, Bridge):
         part = replace(
             part, nf_call_iptables=bool(part.nf_call_iptables), nf_call_ip6tables=bool(part.nf_call_ip6tables)

@@ -86,7 +86,7 @@ def test_trunk_bridge_with_other_port_stays(bench: Bench, beside: str) -> None:
 
 
 def wire(bench: Bench, *keys: str) -> None:
-    """Make the patch ports of a trunk as Neutron's agent does: of the parent port, and of each subport."""
+    """Create the patch ports of a trunk as Neutron's agent does, for the parent port and each subport."""
     for key in keys:
         near, far = f"{key[0]}pt-{key[1:]}", f"{key[0]}pi-{key[1:]}"
         bench.sh(
@@ -97,12 +97,12 @@ def wire(bench: Bench, *keys: str) -> None:
 
 
 def configurations(bench: Bench) -> int:
-    """Return how many configurations ovs-vswitchd was told of."""
+    """Return the number of configurations that ovs-vswitchd received."""
     return int(bench.sh("ovs-vsctl get Open_vSwitch . next_cfg"))
 
 
 def test_trunk_bridge_goes_with_neutrons_patch_ports(bench: Bench) -> None:
-    """Neutron's agent wires a trunk only when an Interface named as its bridge appears: each boot needs a new one."""
+    """Neutron's agent wires a trunk only when an Interface with its bridge's name appears."""
     uuids = set()
     for _ in range(3):
         plug(PORT, bench.host)
@@ -129,7 +129,7 @@ def test_trunk_bridge_with_two_ports_goes_with_second(bench: Bench) -> None:
 
 @pytest.mark.parametrize("other", ["changed", "made", "moved"])
 def test_trunk_bridge_needed_in_same_transaction_stays(bench: Bench, other: str) -> None:
-    """The steps of several calls go in one transaction: one that removes a port, and one that needs its bridge."""
+    """The steps of several calls share a transaction: one deletes a port, another needs its bridge."""
     row, mine = the(OvsPort, desired_state(OTHER)), the(OvsPort, desired_state(PORT))
     plug(PORT, bench.host)
     plug(replace(OTHER, bridge="br-int") if other == "moved" else OTHER, bench.host)

@@ -1,4 +1,4 @@
-"""The same plan by each pair of executors leaves the same host, in the host's own words."""
+"""The same plan leaves the same host with each pair of executors."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ DROPPED = {"ifindex", "link_index", "stats", "stats64", "operstate", "flags"}
 
 
 def host_of(bench: Bench) -> dict[str, Any]:
-    """All of the host that a plan can leave different, in the words of ip, /proc/sys and ovs-vsctl."""
+    """Return the state of the host as ip, /proc/sys and ovs-vsctl report it."""
     links = {}
     for link in json.loads(bench.sh("ip -d -j link")):
         name = link["ifname"]
@@ -67,7 +67,7 @@ def host_of(bench: Bench) -> dict[str, Any]:
 
 
 def cases() -> list[tuple[State, State]]:
-    """Drifted starting states, each with the wiring, nothing, or another state to lead to."""
+    """Return drifted states, each with a goal: the desired state, nothing, or another state."""
     drawn: list[tuple[State, State]] = []
 
     @settings(max_examples=CASES, deadline=None, database=None, phases=[Phase.generate])
@@ -112,7 +112,7 @@ def _differences(reference: Any, other: Any, where: str = "") -> Iterator[str]:
 
 
 def after(bench: Bench, first: State, goal: State) -> dict[str, Any]:
-    """The host after the plan from one state to another was carried out, or what stopped it."""
+    """Return the host after the plan from one state to another, or the error."""
     bench.furnish(first)
     seen = bench.see()
     steps = plan(seen, goal)

@@ -1,4 +1,4 @@
-"""Every link executor does to a real kernel what simulate() says, and refuses alike what objection() says."""
+"""Every link executor follows simulate() on a real kernel, and refuses by objection()."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.strategies import the
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
 PORT = make_port()
 TAPPED = make_port(create_tap=os.access("/dev/net/tun", os.R_OK | os.W_OK))
-"""The same port with a tap of its own, where this user may make one."""
+"""The same port with a tap of its own, if this user may create one."""
 QBR, QVB, QVO, TAP, _ = PORT.names
 OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
@@ -49,7 +49,7 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def links_of(mtu: int = 1500) -> HostState:
-    """The links of the plugged port."""
+    """Return the links of the plugged port."""
     return HostState().with_parts(*map(possible, desired_state(make_port(mtu=mtu)).links.values()))
 
 
@@ -74,7 +74,7 @@ def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, ta
 
 @dataclass(frozen=True)
 class Change:
-    """One attribute, there and back; or only back, where policy lets nobody write what it is there."""
+    """Change of one attribute, there and back. Only back if the other value may not be written."""
 
     part: Part
     attribute: str
@@ -86,7 +86,7 @@ class Change:
 
 
 SLOW_BRIDGE = replace(BRIDGE, forward_delay=200, up=False)
-"""Down, so that STP does not move its ports from state to state meanwhile."""
+"""Down, so that STP does not change the state of its ports during the test."""
 CALLING_BRIDGE = replace(BRIDGE, nf_call_iptables=True, nf_call_ip6tables=True)
 CHANGES = [
     Change(BRIDGE, "alias", ""),
@@ -140,7 +140,7 @@ def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, 
 
 
 def test_stp_is_written_together_with_the_forward_delay_it_requires(bench: Bench) -> None:
-    """While it runs the kernel takes no delay below 2 s, nor in the message that switches it off."""
+    """With STP on, the kernel rejects a delay below 2 s, even in the message that switches STP off."""
     running = replace(BRIDGE, stp=True, forward_delay=1500)
     bench.furnish(LINKS.with_parts(running))
     assert bench.see().links[QBR] == running
@@ -151,7 +151,7 @@ def test_stp_is_written_together_with_the_forward_delay_it_requires(bench: Bench
 
 
 def test_mtu_that_rises_switches_ipv6_off_whatever_is_said_of_before(bench: Bench) -> None:
-    """A captured caller says that IPv6 was off, where a small MTU hid it."""
+    """A captured client claims that IPv6 was off, because a small MTU hid it."""
     small, large = (HostState(desired_state(make_port(mtu=mtu)).links) for mtu in (1200, 1500))
     for step in (*plan(HostState(), small), *plan(small, large)):
         assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]

@@ -1,4 +1,4 @@
-"""Links that are deleted together go as one group, which is proven to hold nothing else; else one by one."""
+"""Links that are deleted together form a verified group; otherwise they are deleted one by one."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_a_group_that_somebody_else_is_in_is_not_deleted(sandbox: Sandbox) -> No
 
 
 def test_abstract_sockets_that_a_user_binds_hold_up_no_delete(sandbox: Sandbox) -> None:
-    """The lock was once such a socket, which any user of the network namespace can bind."""
+    """Any user of the network namespace can bind an abstract socket, so no lock may be one."""
     with sandbox.popen([sys.executable, "-P", "-c", BINDS], stdout=PIPE) as binding:
         assert binding.stdout is not None
         assert binding.stdout.readline() == "bound\n"

@@ -1,4 +1,4 @@
-"""A host with more than 300 links in any state: observed rightly, in either way, whatever comes and goes meanwhile."""
+"""Observation of a host with more than 300 links in any state, while links come and go."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def crowd(standing: Bench) -> dict[str, HostState]:
 
 
 def merge_observed(crowd: dict[str, HostState], ports: list[Port]) -> HostState:
-    """The state of several ports."""
+    """Return the state of several ports."""
     return HostState().with_parts(*(part for port in ports for part in crowd[port.id]))
 
 
@@ -162,7 +162,7 @@ def test_many_names_are_answered_for_and_no_other(standing: Bench, crowd: dict[s
 
 @pytest.fixture
 def churn(standing: Bench) -> Iterator[None]:
-    """Three processes that make and delete links."""
+    """Three processes that create and delete links."""
     with ExitStack() as churning:
         for number in range(3):
             process = churning.enter_context(standing.box.popen(["sh", "-c", CHURN, str(number)], stderr=DEVNULL))

@@ -1,4 +1,4 @@
-"""Our link messages against pyroute2's: what we send it decodes alike, what the kernel answers both read alike."""
+"""Our link messages against pyroute2: it decodes our requests, and both decode the kernel's responses alike."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def decoded(request: Request) -> Any:
 
 
 def attrs(message: Any, *path: str) -> dict[str, Any]:
-    """The attributes under a path, by name."""
+    """Return the attributes under a path, by name."""
     for name in path:
         message = message.get_attr(name)
     return dict(message["attrs"])

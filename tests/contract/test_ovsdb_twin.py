@@ -1,4 +1,4 @@
-"""The switch as our own client of OVSDB sees it, against ovsdbapp's replica of the same database."""
+"""Our OVSDB client observes the same switch as ovsdbapp does on the same database."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ print(len(ours.state.ports))
 
 @pytest.fixture(scope="module")
 def crowd(sandbox: Sandbox) -> Iterator[None]:
-    """Rows of every shape: whole, without ids, tagged, on another bridge, bonded, unopenable."""
+    """Rows of every shape: complete, without ids, tagged, on another bridge, bonded, without a device."""
     script = ["ovs-vsctl --no-wait --may-exist add-br br-two -- set Bridge br-two datapath_type=netdev"]
     for index, port in enumerate(PORTS):
         name = port.names.switch_end

@@ -1,4 +1,4 @@
-"""Every switch executor does to a real Open vSwitch what simulate() says, and refuses alike what objection() says."""
+"""Every switch executor follows simulate() on a real Open vSwitch, and refuses by objection()."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
 ROW = the(OvsPort, desired_state(PORT))
 OVSS_OWN = "peer_promisc"
-"""ovs-vswitchd switches promiscuity on where it reads a device, and back to what it was (by name) where it lets go."""
+"""ovs-vswitchd switches promiscuity on when it opens a device, and restores it by name when it closes it."""
 
 
 @pytest.mark.prove
@@ -159,7 +159,7 @@ def test_a_device_that_cannot_be_opened_fails_with_what_the_switch_says(bench: B
 
 @pytest.mark.parametrize("found", [ROW, replace(ROW, realized=False)], ids=["no change", "realized alone"])
 def test_update_that_writes_nothing_is_not_done_without_device(bench: Bench, found: OvsPort) -> None:
-    """ovs-vsctl has nothing to do then, and the executor called it done without a look."""
+    """ovs-vsctl has nothing to do then, so the executor must still check the device."""
     bench.do(Create(ROW))
     (outcome,) = bench.do(Update(found, ROW))
     assert (outcome.result, outcome.code) == (Result.FAILED, "not-realized")
@@ -179,7 +179,7 @@ def test_a_bridge_that_is_missing_fails_by_name(bench: Bench) -> None:
 
 
 def test_mtu_request_of_another_is_cleared_and_stays_so(bench: Bench) -> None:
-    """ovs-vswitchd set the old MTU again, 28 of 30 times right after the plug had read the new one back."""
+    """ovs-vswitchd would otherwise set the old MTU again, soon after the plug has read the new one."""
     plug(PORT, bench.host)
     for mtu in (1450, 1500, 9000, 1500):
         port = replace(PORT, mtu=mtu)
@@ -371,7 +371,7 @@ for number in itertools.count():
     if number == 0:
         print("at it", flush=True)
 """
-"""Writes some thousand times a second, so that what was just read is seldom still so."""
+"""Writes some thousand times a second, so that an observation is soon outdated."""
 
 
 def test_how_often_it_was_tried_anew_is_told(bench: Bench, executor: dict[str, str]) -> None:
@@ -413,7 +413,7 @@ def test_what_another_client_has_committed_is_seen_at_once(bench: Bench) -> None
 
 @pytest.fixture
 def paused(bench: Bench) -> Iterator[Callable[[Any], None]]:
-    """Hangs a daemon, which goes on after the test."""
+    """Stop a daemon until the end of the test."""
     names: list[Any] = []
 
     def pause(name: Any) -> None:

@@ -1,4 +1,4 @@
-"""Every switch executor sees the same parts and the same facts, in each state of a port's row."""
+"""Every switch executor observes the same parts and facts in each state of a port's row."""
 
 from __future__ import annotations
 

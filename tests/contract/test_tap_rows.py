@@ -1,4 +1,4 @@
-"""A VM whose tap is a port of the switch itself is not plugged once more; rows with one iface-id are told."""
+"""A VM whose tap is a port of the switch itself is not plugged again; duplicate iface-ids are reported."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def plug_natively(bench: Bench) -> None:
-    """As os-vif and libvirt plug a VIFOpenVSwitch: the tap is a port of br-int, and on netdev it has no master."""
+    """Plug a VIFOpenVSwitch as os-vif and libvirt do: the tap is a port of br-int, on netdev without a master."""
     require_tun()
     bench.sh(
         f"ip tuntap add {TAP} mode tap; ip link set {TAP} up; ovs-vsctl add-port br-int {TAP} -- set Interface {TAP} "

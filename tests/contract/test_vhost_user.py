@@ -1,4 +1,4 @@
-"""Vhost-user ports by each executor, on an Open vSwitch that has no DPDK and so never takes one."""
+"""Vhost-user ports by each executor, on an Open vSwitch without DPDK, which never accepts one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""ovs-vsctl that commits, and then cannot be read any more: played by a program, since no real one can be made to."""
+"""ovs-vsctl commits, and then its read fails: simulated by a program, because a real one cannot be forced to."""
 
 from __future__ import annotations
 

@@ -57,7 +57,7 @@ class Tally:
         self.faults: list[str] = []
 
     def add(self, label: str, reports: list[Report], ports: list[Port], late: float) -> None:
-        """One call that has ended, so many seconds after its deadline."""
+        """Record a call that ended this many seconds after its deadline."""
         reasons = {report.reason for report in reports} | {
             item.reason for report in reports for item in report.outcomes
         }
@@ -87,12 +87,12 @@ class Overheard(logging.Handler):
         self.tally = tally
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take it for a fault."""
+        """Record it as a fault."""
         self.tally.fault(f"logged: {self.format(record)}")
 
 
 def call(chance: random.Random, patient: Host, hasty: Host, tally: Tally) -> None:
-    """One call of a verb, on ports and with a deadline that are chosen at random."""
+    """Call a verb, with ports and a deadline chosen at random."""
     host = hasty if chance.random() < HASTE else patient
     verb, many = chance.choice(["plug", "unplug"]), chance.random() < MANY
     ports = chance.sample(POOL[:WANTED] if chance.random() < SOUGHT else POOL, chance.randint(2, 6) if many else 1)
@@ -168,7 +168,7 @@ def _read(path: Path) -> str:
 
 
 def main() -> None:
-    """Do what each line asks for, and close."""
+    """Execute the commands of each input line, and close."""
     config, seed, seconds = sys.argv[1:]
     tally = Tally()
     logging.getLogger().addHandler(Overheard(tally))

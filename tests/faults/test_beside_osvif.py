@@ -70,7 +70,7 @@ def their_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class OsVif:
-    """os-vif in a program of its own inside the sandbox, as root, its privileged half in the same program."""
+    """os-vif in its own program inside the sandbox, as root, with its privileged part in the same program."""
 
     def __init__(self, lab: Lab, python: str) -> None:
         self.lab = lab
@@ -93,7 +93,7 @@ class OsVif:
 
 @contextmanager
 def running(lab: Lab, python: str) -> Iterator[OsVif]:
-    """os-vif, until the end of the block."""
+    """Run os-vif until the end of the block."""
     osvif = OsVif(lab, python)
     try:
         yield osvif
@@ -124,7 +124,7 @@ def whole(lab: Lab, python: str) -> Likeness:
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path: Path, verb: str) -> None:
-    """Counted as hybridvif's own kills are: each kind of call by itself, from the first on until none is left."""
+    """The kills are counted as for hybridvif: each kind of call, from the first to the last."""
     require_strace()
     log, wanted = tmp_path / "log", whole(bare, their_python)
     bare.sweep()
@@ -133,7 +133,7 @@ def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path
 
     @contextmanager
     def begun() -> Iterator[OsVif]:
-        """os-vif with its call ahead of it; it imports at its first call what it would import only once."""
+        """Start os-vif before its call. Imports that happen only once are done."""
         with running(bare, their_python) as osvif:
             assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
             if verb == "unplug":
@@ -163,7 +163,7 @@ def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path
 
 
 def test_a_server_that_hung_before_os_vif_asked_it(bare: Lab, their_python: str) -> None:
-    """Its own time limit is 3 s here; it is given 30."""
+    """Its own time limit is 3 s here. The test allows 30 s."""
     patience = 30.0
     with running(bare, their_python) as osvif:
         assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]

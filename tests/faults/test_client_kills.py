@@ -1,4 +1,4 @@
-"""The caller killed before any call of its own, from its start to its end: its daemon ends, the next call is right."""
+"""The client is killed before any system call, from start to end: its daemon exits, and the next call is right."""
 
 from __future__ import annotations
 
@@ -31,11 +31,11 @@ with connect([sys.argv[2]]) as host:
     print("ok" if report.ok else "not ok", flush=True)
 """
 LINGERS = 5.0
-"""Seconds in which a daemon that was being started for a caller that is dead must be gone, on a busy machine."""
+"""Seconds in which the daemon of a dead client must exit, on a busy machine."""
 
 
 class Caller:
-    """A program that makes one call and ends, traced in its main thread, which starts the daemon and asks it."""
+    """A program that makes one call and exits, traced in its main thread."""
 
     def __init__(self, trial: Trial, verb: str, directory: Path) -> None:
         self.trial, self.verb, self.directory = trial, verb, directory

@@ -1,4 +1,4 @@
-"""Any call of the daemon fails with any error: what comes of it is said, and the next plug finds its way."""
+"""Any system call of the daemon fails with any error: the result is reported, and the next plug converges."""
 
 from __future__ import annotations
 

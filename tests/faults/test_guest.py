@@ -54,7 +54,7 @@ class Guest:
         return self._lab.box.run(["virsh", "-c", uri, *words], check=check).stdout
 
     def start(self) -> None:
-        """Boot it; on return it has pinged."""
+        """Boot the guest and wait for its ping."""
         self.virsh("create", str(self._domain))
         assert until(lambda: "guest pinged" in self.said(), 60), self.said()
 

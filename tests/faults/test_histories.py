@@ -1,4 +1,4 @@
-"""Histories on a real host: after whatever befell it, what a call says is so, and the next one converges."""
+"""Random histories on a real host: every report is true, and the next call converges."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ STRAYS = (
     f"ovs-vsctl add-port br-int {PORT.names.switch_end} -- set Interface {PORT.names.switch_end} type=internal",
 )
 FOREIGN = "aaaaaaaa-0000-4000-8000-000000000001"
-"""The id that some drifts write into a row: where no alias speaks against it, it is another port's."""
+"""Id that some drifts write into a row. Without an alias it makes the row another port's."""
 
 
 class History(RuleBasedStateMachine):
-    """One port of ours, another port beside it, and what befalls the host they are on."""
+    """One port of ours, another port beside it, and events on their host."""
 
     lab: ClassVar[Lab]
     empty: ClassVar[Likeness]
@@ -74,7 +74,7 @@ class History(RuleBasedStateMachine):
         assert differences(self.empty, self.mine()) == []
 
     def anothers(self) -> None:
-        """It is refused for what a drift has written there, and not otherwise; an operator takes the row away."""
+        """Expect a refusal only because of the drift, then delete the row as an operator would."""
         row = self.mine()[f"interface {PORT.names.switch_end}"]
         assert FOREIGN in row["external_ids"].values()
         self.lab.sh(f"ovs-vsctl del-port {PORT.names.switch_end}")
@@ -93,7 +93,7 @@ class History(RuleBasedStateMachine):
         seed=st.integers(0, 99),
     )
     def killed(self, verb: Callable[..., Report], who: str, seed: int) -> None:
-        """Something dies while a call is under way; the call says how that ended, and nothing comes later."""
+        """Kill a process during a call. The report is true, and no late change appears."""
         box, moment = self.lab.box, random.Random(seed).uniform(0, 0.03)
 
         def die() -> None:
@@ -129,7 +129,7 @@ class History(RuleBasedStateMachine):
 
     @rule(stray=st.sampled_from(STRAYS))
     def obstructed(self, stray: str) -> None:
-        """Something foreign has one of its names: plug and unplug are refused, and it is as it was."""
+        """Put a foreign object under one of its names. plug and unplug are refused and change nothing."""
         self.unplugged()
         self.lab.sh(stray)
         before = self.lab.snapshot()
@@ -161,7 +161,7 @@ class History(RuleBasedStateMachine):
             self.counts["steps"] += 1
 
     def teardown(self) -> None:
-        """From wherever it is, a plug and an unplug, after which nothing is left; and at most one daemon."""
+        """Plug and unplug from any state. Nothing remains, and at most one daemon."""
         self.plugged()
         self.unplugged()
         self.others_are_as_they_were()
@@ -170,7 +170,7 @@ class History(RuleBasedStateMachine):
         assert {name for name in self.lab.links() if name[:3] in ("qbr", "qvb", "qvo", "tap")} == set()
 
     def timed(self, call: Callable[[], Report]) -> Report:
-        """The report of a call that ended by its deadline."""
+        """Return the report of a call that ended by its deadline."""
         begun = time.monotonic()
         report = report_of(call)
         assert time.monotonic() - begun <= self.lab.host.settings.deadline + 0.75
@@ -178,11 +178,11 @@ class History(RuleBasedStateMachine):
         return report
 
     def mine(self) -> Likeness:
-        """The port, as far as it is there."""
+        """Return the existing parts of the port."""
         return self.of(PORT)
 
     def theirs(self) -> Likeness:
-        """The port beside it."""
+        """Return the parts of the other port."""
         return self.of(OTHER)
 
     def of(self, port: Port) -> Likeness:

@@ -1,4 +1,4 @@
-"""Many at once and many in a row: races on one port, daemons killed under load, thousands of plugs and unplugs."""
+"""Concurrent and repeated calls: races for one port, daemons killed under load, thousands of plugs and unplugs."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ with connect([sys.argv[1]]) as host:
 
 @pytest.mark.parametrize("racers", [2, 4, 8] if FULL else [3])
 def test_callers_that_race_for_one_port_get_no_error(lab: Lab, tmp_path: Path, racers: int) -> None:
-    """The model is a register: after a round it holds what some order of the calls would leave."""
+    """The model is a register: after a round it holds the result of some order of the calls."""
     rounds = 100 if FULL else 4
     empty = likeness(lab)
     plug(PORT, lab.host)
@@ -161,7 +161,7 @@ def test_nobody_hangs_when_the_daemon_is_killed_under_them(lab: Lab, callers: in
 
 
 def memory(pid: int) -> float:
-    """The resident memory of a program, in MB."""
+    """Return the resident memory of a process in MB."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024
 

@@ -1,4 +1,4 @@
-"""Everything at once: threads of two clients plug and unplug the same ports while their daemons are killed."""
+"""Threads of two clients plug and unplug the same ports while their daemons are killed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.prove, pytest.mark.alone]
 CLIENTS = 2
 SECONDS = 40.0 if FULL else 2.5
 PAUSE = (1.0, 3.0) if FULL else (0.4, 1.0)
-"""Seconds between two kills: a sample of so few seconds would have hardly any."""
+"""Seconds between two kills. A short sample would otherwise have hardly any."""
 ANSWERED = 60.0
-"""Seconds after which a client is taken for one that hangs as a whole."""
+"""Seconds after which a whole client counts as hung."""
 SEED = int(os.environ.get("HYBRIDVIF_SEED", "0")) or random.randrange(1, 1 << 30)
 
 
 class Client:
-    """A program with threads that call, and a daemon of its own (stress_client.py)."""
+    """A program with calling threads and its own daemon (stress_client.py)."""
 
     def __init__(self, config: Path, number: int) -> None:
         self.program = subprocess.Popen(
@@ -46,13 +46,13 @@ class Client:
         )
 
     def ask(self, verb: str) -> None:
-        """Have it do this."""
+        """Send a command."""
         assert self.program.stdin
         self.program.stdin.write(f"{verb}\n")
         self.program.stdin.flush()
 
     def said(self) -> dict[str, Any]:
-        """The next thing that it says."""
+        """Return its next line."""
         assert self.program.stdout
         assert select.select([self.program.stdout], [], [], ANSWERED)[0], "the client says nothing any more"
         line = self.program.stdout.readline()

@@ -1,4 +1,4 @@
-"""Open vSwitch hangs, dies, or has no room left: the call ends in time and says what is so; no half, no ghost."""
+"""Open vSwitch hangs, dies, or has no disk space: the call ends in time with a true report, and nothing comes late."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ cat /dev/zero > /run/small/filler 2>/dev/null || true
 i=0
 while ovs-vsctl --no-wait set Open_vSwitch . other_config:room=$((i += 1)) 2>/dev/null; do :; done
 """
-"""Leaves no room: the last page of the database has some, so it is written to until that fails as well."""
+"""Fills the disk. The last page of the database still has room, so it is written until that fails too."""
 DEADLINE = 3.0
 GHOST = 10.0 if FULL else 1.0
-"""Seconds in which what was given up on must not appear."""
+"""Seconds in which an abandoned change must not appear."""
 TYPED = {Status.ROLLED_BACK, Status.INCOMPLETE, Status.UNKNOWN, Status.CONFIGURED, Status.PRECONDITION, Status.REFUSED}
 
 
 @pytest.fixture(params=["ovsdb", "ovs-vsctl"] if FULL else ["ovsdb"])
 def switch(request: pytest.FixtureRequest) -> str:
-    """The executor of the switch."""
+    """The switch executor."""
     return str(request.param)
 
 
 @pytest.fixture
 def hasty(sandbox: Sandbox, tmp_path: Path, switch: str) -> Iterator[Lab]:
-    """A host with a deadline of 3 s, whose Open vSwitch runs again afterwards."""
+    """A host with a deadline of 3 s, whose Open vSwitch runs again after the test."""
     with lab_of(sandbox, tmp_path / "lab", deadline=DEADLINE, switch_executor=switch) as lab:
         check(PORT, lab.host)
         try:
@@ -95,7 +95,7 @@ def test_a_server_that_hung_before_it_was_asked_makes_nothing_later(
 
 
 AFTER = {"read": "recvfrom", "write": "write,writev,pwrite64"}
-"""When the server stands still: it has read something and not done it, or has committed something and not said so."""
+"""Moments at which the server stops: it has read a request, or committed it without a response."""
 
 
 @pytest.mark.parametrize("after", list(AFTER) if FULL else ["read"])

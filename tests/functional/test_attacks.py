@@ -59,7 +59,7 @@ def deep(depth: int) -> list[Any]:
 
 
 def nobody() -> list[Any]:
-    """A question that is in order, as a measure of those that are not."""
+    """Return a legal request, as a control."""
     return [[NAMES.bridge], time.monotonic() + SOON]
 
 
@@ -177,12 +177,12 @@ PLANS: dict[str, Any] = {
     },
 }
 TWIN = make_port(2, id=make_port(2).id[:-1] + "f")
-"""Another port, with the names of one that is plugged."""
+"""Another port with the names of a plugged one."""
 ROWED, STRAYED, TAPPED = make_port(4), make_port(5), make_port(6)
 ALIASED = make_port(7)
-"""Its links bear its id, and its row on a foreign bridge none: somebody has made them under it."""
+"""Its links have its id, and its row on a foreign bridge has none: another program has created them under it."""
 HELD = [make_port(number) for number in (8, 9, 10)]
-"""Open vSwitch has a row, on a foreign bridge, of the name of a link of each: its qbr, its qvb, its tap."""
+"""For a link of each, Open vSwitch has a row of that name on a foreign bridge: its qbr, its qvb, its tap."""
 
 
 def of(port: Port, kind: str, **more: Any) -> list[Any]:
@@ -192,7 +192,7 @@ def of(port: Port, kind: str, **more: Any) -> list[Any]:
 
 
 def nobodys(kind: str) -> list[Any]:
-    """A part of the port that is plugged, as if it bore no mark."""
+    """Return a part of the plugged port without an ownership tag."""
     silent = {name: "" for name in ("alias", "peer_alias", "iface_id") if name in part(kind)[1]}
     return of(TWIN, kind, **silent)
 
@@ -223,7 +223,7 @@ WEAK: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "ManagedTap": {"host_ip": ("ARP on",), "bridge_port": ("locked on",), "owner": (-1, 65534, 2**40, None)},
 }
-"""Values that open a host to its tenant, or the VM's connection to others."""
+"""Values that open a host to its tenant, or the VM's connection to other users."""
 PLANS |= {
     f"{verb} {kind} with {name} {value}": [
         [[verb, *([made] if verb == "update" else []), of(replace(PORT, create_tap=True), kind, **{name: value})]]
@@ -321,7 +321,7 @@ UNPROVEN: dict[str, Any] = {
     "a tap out of a foreign bridge": [["update", *TAP]],
     "a tap out of a foreign bridge by another name for it": [["update", *TAP[::-1]]],
 }
-"""Plans that are in order by themselves, of what is not this port's here."""
+"""Plans that are legal by themselves, but for objects that do not belong to this port."""
 CALLS: dict[str, Any] = {
     "no argument": (CALL, OBSERVE, (), {}),
     "one argument": (CALL, OBSERVE, ([],), {}),
@@ -348,7 +348,7 @@ CALLS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """With executors that run no programs, whichever the matrix chooses: what is executed is an attack's."""
+    """Executors that run no programs, in every run of the matrix: any executed program is an attack."""
     directory = tmp_path_factory.mktemp("attacks")
     with connected(sandbox, directory, integration_bridges="br-int,br-two", deadline=10) as host:
         yield Lab(sandbox, host)
@@ -356,7 +356,7 @@ def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Channel]:
-    """The channel to the daemon of a host with things of others on it; afterwards they are as they were to the bit."""
+    """The channel to the daemon of a host with foreign objects, which must be unchanged at the end."""
     lab = connection
     lab.sh(
         "ip link add eth0 type veth peer name hvpeer; ip link set eth0 up mtu 1400 alias uplink; "
@@ -410,7 +410,7 @@ def watched(pid: int, log: Path) -> Iterator[Callable[[], list[str]]]:
 
 
 def libraries_of(pid: int) -> set[str]:
-    """The files that are mapped there, among them every module that is written in C."""
+    """Return the files mapped by the process, among them every module written in C."""
     return {line.split(maxsplit=5)[5] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line}
 
 
@@ -479,7 +479,7 @@ def test_frames_without_a_name_do_no_harm(channel: Channel) -> None:
 # What a caller costs that reads no answers.
 
 MOST_MEMORY = 100
-"""MB that the daemon may have had at most; it begins with 20. Before it was bounded, 48 MB sent made it 3,743."""
+"""Upper limit of the daemon's memory in MB. It starts with 20. Without limits 48 MB of messages made it 3,743."""
 ITEMS: dict[str, bytes] = {
     "empty maps": b"\x80",
     "maps of one": b"\x81\x00\x00",
@@ -492,7 +492,7 @@ ITEMS: dict[str, bytes] = {
 
 
 def great_frame(name: str, item: bytes) -> bytes:
-    """A request of nearly 4 MiB of one kind of object."""
+    """Return a request of nearly 4 MiB with one kind of object."""
     row = b"\xdc" + (8000).to_bytes(2, "big") + item * 8000
     rows = (4 * 1024 * 1024 - 1000) // len(row)
     names = b"\xdd" + rows.to_bytes(4, "big") + row * rows

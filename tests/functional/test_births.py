@@ -13,7 +13,7 @@ NONE: list[object] = [["set", []]] * 3
 
 
 def born(lab: Lab, name: str) -> list[object]:
-    """The VLAN of a row."""
+    """Return the VLAN of a row."""
     return [lab.row(name, "Port")[column] for column in COLUMNS]
 
 

@@ -1,4 +1,4 @@
-"""The privilege boundary with the real daemon behind it: what crosses, what does not, and what befalls either side."""
+"""The privilege boundary with the real daemon behind it: requests, refusals, and faults on either side."""
 
 from __future__ import annotations
 
@@ -33,14 +33,14 @@ pytestmark = pytest.mark.alone
 CAP_NET_ADMIN = 1 << 12
 SOON = 5.0
 SLACK = 0.5
-"""Seconds a call may take beyond its deadline: a quarter of one, and as much again for a busy machine."""
+"""Permitted seconds of a call beyond its deadline: a quarter of one, and as much for a busy machine."""
 PORT = make_port()
 NAMES = PORT.names
 OTHERS = make_port(2).names
 
 
 def daemons(box: Sandbox) -> list[int]:
-    """The privileged daemons in a sandbox, as this process counts."""
+    """Return the pids of the privileged daemons in a sandbox, in this process's namespace."""
     children = Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text().split()
     found = []
     for pid in children:
@@ -142,7 +142,7 @@ HOSTILE_PLANS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def guarded(connection: Lab) -> Iterator[Callable[[], None]]:
-    """A host with things of others on it; called, it makes sure that they are as they were to the bit."""
+    """A host with foreign objects. The returned function checks that they are unchanged."""
     connection.sh(
         "ip link add eth0 type veth peer name hvpeer; ip link set eth0 up mtu 1400 alias uplink; "
         "ovs-vsctl add-port br-int hvpeer -- set Interface hvpeer external_ids:iface-id=theirs"
@@ -303,7 +303,7 @@ def test_a_daemon_killed_while_nobody_waited_for_it_is_not_noticed(lab: Lab) -> 
 
 
 def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
-    """The reader of the channel meets an end of file, a broken pipe or a reset, as it happens."""
+    """The reader of the channel gets an end of file, a broken pipe or a reset, by chance."""
     stop = threading.Event()
     longest = [0.0] * 4
 
@@ -332,7 +332,7 @@ def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
 
 @contextmanager
 def out_of_files(pid: int) -> Iterator[None]:
-    """A program that cannot open another file."""
+    """Use up the file descriptors of this process."""
     was = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     listed = os.open(f"/proc/{pid}/fd", os.O_RDONLY)
     taken = {int(name) for name in os.listdir(listed)} - ({listed} if pid == os.getpid() else set())
@@ -359,7 +359,7 @@ def test_no_file_left_to_open_is_told_and_changes_nothing(lab: Lab, whose: str) 
 
 @contextmanager
 def standing_still(pid: int, seconds: float = 8.0) -> Iterator[None]:
-    """Hangs a daemon; not for ever, so that a test which waits for it in vain fails and does not hang as well."""
+    """Stop a daemon for a limited time, so that a failing test does not hang."""
 
     def go_on() -> None:
         with suppress(ProcessLookupError):
@@ -378,7 +378,7 @@ def standing_still(pid: int, seconds: float = 8.0) -> Iterator[None]:
 
 @pytest.fixture
 def hung(lab: Lab) -> Iterator[int]:
-    """The pid of a daemon that stands still."""
+    """The pid of a stopped daemon."""
     pid = the_daemon(lab)
     with standing_still(pid):
         yield pid

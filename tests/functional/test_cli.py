@@ -1,4 +1,4 @@
-"""The real command on a throw-away host: what it does, what it prints where, and how it exits."""
+"""The real command on a throw-away host: effects, output and exit codes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 
 STRANGER = 54321
-"""The id of a user and group who are nobody on any host."""
+"""Id of a user and group that exist on no host."""
 SIGNALLED_AT = (0.2, 0.45, 0.7)
-"""Seconds after the start: while it loads, starts the daemon, plugs, says so."""
+"""Seconds after the start: during loading, the daemon's start, the plug, and the output."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ class Command:
         return done
 
     def document(self, *words: str, exit_code: int = 0, stdin: str | None = None) -> Any:
-        """The one document that is all of stdout."""
+        """Return the one document that is all of stdout."""
         return json.loads(self(*words, "-f", "json", exit_code=exit_code, stdin=stdin).stdout)
 
     def plug(self, *ports: Port) -> None:
@@ -292,7 +292,7 @@ def test_a_full_disk_under_stdout_is_said_and_is_the_exit_code_7(cli: Command, l
 
 
 def test_planted_fifo_in_the_lock_directory_holds_up_no_gc(cli: Command, lab: Lab, port: Port) -> None:
-    """A member of its group could hang root's gc past each deadline, or have it remove what is new."""
+    """A member of its group could otherwise hang root's gc, or make it delete new parts."""
     cli.plug(port)
     lab.sh(f"ip link delete {port.names.bridge_end}")
     cli("gc")

@@ -80,7 +80,7 @@ Probe = Callable[..., list[str]]
 
 @pytest.fixture
 def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probe]:
-    """Return the results of the daemon for opening these files."""
+    """Function that returns the daemon's results for opening these files."""
     installed = tmp_path / "installed"
     card = installed / "probe-1.dist-info"
     card.mkdir(parents=True)
@@ -147,7 +147,7 @@ def test_the_daemon_reads_neither_a_home_nor_a_secret(probed: Probe, tmp_path: P
 
 
 def test_daemon_that_runs_programs_reads_all_and_writes_only_their_files(probed: Probe) -> None:
-    """Its programs are held alike."""
+    """Its programs have the same limits."""
     if not landlock.version():
         lacking("this kernel has no Landlock")
     elsewhere = ["/etc/passwd", "/etc/cron.d/tried", f"{Path.home()}/tried", "/run/systemd/system/tried.service"]
@@ -168,7 +168,7 @@ def test_an_executor_writes_where_it_says_that_it_does(
 
 
 def test_daemon_imports_no_planted_module_after_loading_executors(probed: Probe) -> None:
-    """In a directory that it looks into, beside the executor's own module."""
+    """The planted module is in a directory of sys.path, beside the executor's own module."""
     results = probed([], [], imported=["planted", "colorsys", "pyroute2"])
     assert results == ["refused: planted was not imported when the executors were loaded", "imported", "imported"]
 
@@ -187,7 +187,7 @@ sys.stdin.read()
 def test_daemon_signals_nobody_and_connects_to_no_abstract_socket(
     probed: Probe, sandbox: Sandbox, programs: tuple[str, ...]
 ) -> None:
-    """As user 0 it could otherwise signal every process of root's; it plugs as before, and may signal its own."""
+    """As user 0 it could otherwise signal every process of root. It may signal its own."""
     if landlock.version() < 6:
         lacking("this kernel's Landlock has no scopes; they are in Linux 6.12 and later")
     command = [sys.executable, "-c", LISTEN]

@@ -1,4 +1,4 @@
-"""Connections come and go: one daemon for each, of whatever program, and none left behind."""
+"""Connections come and go: one daemon for each, from any program, and no daemon remains."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ for number in range(1, 49):
 print("at work", flush=True)
 time.sleep(60)
 """
-"""More callers than the daemon has threads: there is always something queued."""
+"""More callers than the daemon has threads, so that requests are always queued."""
 
 
 def test_after_its_caller_was_killed_the_daemon_starts_no_step(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -106,7 +106,7 @@ exec {program} "$@"
 
 
 def test_a_program_that_the_daemon_runs_may_no_more_than_the_daemon(sandbox: Sandbox, tmp_path: Path) -> None:
-    """It is uid 0, and so would have every capability back with the first program that it runs."""
+    """It is user 0, and so would regain every capability with the first program that it runs."""
     output = tmp_path / "said"
     programs = tmp_path / "bin"
     programs.mkdir()
@@ -227,7 +227,7 @@ class Forbidding:
             raise ImportError(f"{fullname} is forbidden in this program")
 sys.meta_path.insert(0, Forbidding())
 """
-"""As nova-compute has it in its default mode (nova/monkey_patch.py), and for other modules that nothing here needs."""
+"""Like nova-compute in its default mode (nova/monkey_patch.py), and for other unused modules."""
 without_eventlet = pytest.mark.skipif(
     any(line.startswith("eventlet") and "extra" not in line for line in requires("oslo.privsep") or ()),
     reason="this oslo.privsep imports eventlet in any case; tests/unit/test_eventlet.py has what is said of that",

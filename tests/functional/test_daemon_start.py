@@ -69,7 +69,7 @@ Run = Callable[..., CompletedProcess[str]]
 
 @pytest.fixture
 def called(sandbox: Sandbox, tmp_path: Path) -> Iterator[Callable[..., dict[str, object]]]:
-    """Run a caller within the sandbox, as root there, with code that runs first in it and in its daemon."""
+    """Run a client as root in the sandbox, with code that runs first in it and in its daemon."""
 
     def called(first: str = "", body: str = "pass", **options: object) -> dict[str, object]:
         config, site = tmp_path / "hybridvif.conf", tmp_path / "site"
@@ -163,7 +163,7 @@ if last in vars(owner):
 def test_renamed_name_of_oslo_privsep_makes_no_daemon_weaker(
     called: Callable[..., dict[str, object]], name: str
 ) -> None:
-    """It works at full posture, or refuses with a sentence."""
+    """It works with all restrictions, or refuses with a message."""
     result = called(RENAME.format(name=name))
     if "refused" in result:
         assert "oslo.privsep" in str(result["refused"]), result
@@ -174,7 +174,7 @@ def test_renamed_name_of_oslo_privsep_makes_no_daemon_weaker(
 
 
 def test_privsep_helper_itself_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Its daemon would keep all capabilities in its bounding set, and import what it is asked for."""
+    """Its daemon would keep all capabilities in its bounding set, and import any requested module."""
     plain = Path(sys.executable).parent / "privsep-helper"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "privsep.sock"))
@@ -197,7 +197,7 @@ def test_privsep_helper_itself_is_refused(sandbox: Sandbox, tmp_path: Path) -> N
 def test_caller_that_is_no_client_plugs_and_stays_as_it_is(
     called: Callable[..., dict[str, object]], mode: str, executor: str
 ) -> None:
-    """OpenStack's own test fixtures have a process do what its daemon would."""
+    """With OpenStack's own test fixtures a process does the work of its daemon."""
     body = f"from hybridvif.privileged.context import daemon_context as context; context.{mode}"
     result = called(body=body, link_executor=executor)
     assert result == {"plug": "done", "unplug": "done", "daemon": None, "changed": [], "finders": []}
@@ -241,7 +241,7 @@ os.execve(sys.argv[1], sys.argv[1:], env)
 @pytest.mark.parametrize("closed", [0, 3])
 @pytest.mark.parametrize("executor", ["iproute2-netlink", "subprocess-brctl"])
 def test_daemon_sets_anew_whatever_it_inherits(sandbox: Sandbox, tmp_path: Path, executor: str, closed: int) -> None:
-    """With SIGCHLD ignored the exit code of every program reads as 0: an `ip` that failed is one that did not."""
+    """With SIGCHLD ignored the exit code of every program reads as 0, so a failed `ip` looks successful."""
     config, place = tmp_path / "hybridvif.conf", tmp_path / "gone"
     place.mkdir()
     parent = [sys.executable, "-c", INHERIT.format(place=str(place), closed=closed), *HELPER]
@@ -301,7 +301,7 @@ uri = http://127.0.0.1:9/evil.conf
 
 
 def test_daemon_obeys_no_option_of_any_library(sandbox: Sandbox, tmp_path: Path) -> None:
-    """log_file may be a link that a service user made; use_journal and a missing log_dir kept it from starting."""
+    """log_file may be a link of a service user. use_journal and a missing log_dir stopped the start."""
     victim, link, directory = tmp_path / "victim", tmp_path / "log", tmp_path / "evil.d"
     victim.write_text("mine\n")
     link.symlink_to(victim)

@@ -18,7 +18,7 @@ from tests.support.deployed import CONFIG, ETC, HELPER, PREFIX, deployed, requir
 PORT = make_port()
 NAMES = PORT.names
 DEVICES = tuple(name for name in NAMES if name != NAMES.vhost_user)
-"""Of a vhost-user port the kernel has none."""
+"""Names of our devices. A vhost-user port has no device in the kernel."""
 COMMAND = f"{PREFIX}/bin/hybridvif"
 CONTEXT = "hybridvif.privileged.context.daemon_context"
 SOCKET = "/tmp/hybridvif-abcd_123/privsep.sock"
@@ -37,7 +37,7 @@ with hybridvif.connect([{CONFIG!r}]) as host:
 """
 UNIT = "hybridvif-reconcile.service"
 MOST_EXPOSED = 2.5
-"""Of systemd-analyze security, where "OK" ends at 5."""
+"""Limit for systemd-analyze security, where "OK" ends at 5."""
 FILES = {
     "/etc/sudoers.d/rootwrap": f"nova ALL = (root) NOPASSWD: {PREFIX}/bin/oslo-rootwrap\n",
     "/etc/nova/rootwrap.conf": f"[DEFAULT]\nfilters_path = /etc/nova/rootwrap.d\nexec_dirs = {PREFIX}/bin\n",
@@ -48,7 +48,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Lab]:
-    """A host with everything in its place."""
+    """A host with all files installed."""
     with deployed() as lab, readable_by_all(lab):
         for path, text in FILES.items():
             write(lab, path, text)
@@ -70,7 +70,7 @@ def configure(lab: Lab, command: str) -> None:
 
 
 def as_nova(lab: Lab, *argv: str, **env: str) -> CompletedProcess[str]:
-    """Run a command as nova's service would."""
+    """Run a command as nova's service does."""
     variables = {"PATH": "/usr/bin:/bin", "HOME": "/", **env}
     clean = ["env", "-i", *(f"{name}={value}" for name, value in variables.items())]
     return lab.box.run(["setpriv", "--reuid=nova", "--regid=nova", "--groups=hybridvif", *clean, *argv], check=False)
@@ -111,7 +111,7 @@ def test_caller_does_not_reach_the_switch_itself(host: Lab) -> None:
 
 
 def test_the_rule_is_for_the_command_that_we_make(host: Lab) -> None:
-    """As a measure of the variants, each of which differs from it in one thing."""
+    """A control for the variants, each of which differs from this command in one argument."""
     assert as_nova(host, "sudo", "--non-interactive", "--list", HELPER, *PINNED).returncode == 0
 
 
@@ -230,7 +230,7 @@ def settings_of(unit: str) -> dict[str, str]:
 
 
 def allowed_calls(lab: Lab) -> set[str]:
-    """The system calls of the unit's filter, its groups spelt out."""
+    """Return the system calls of the unit's filter, with its groups expanded."""
     words = set(settings_of(UNIT)["SystemCallFilter"].split())
     groups = {word for word in words if word.startswith("@")}
     found = words - groups
@@ -273,7 +273,7 @@ MAKE = f"""
 
 @pytest.fixture
 def devices(host: Lab) -> Iterator[None]:
-    """Devices of each of our names, and one of another's."""
+    """Devices of each of our names, and a foreign one."""
     host.sh(MAKE)
     yield
     host.sweep()
@@ -298,7 +298,7 @@ def test_networkd_leaves_our_devices_alone_when_it_is_told_to_take_all(host: Lab
 
 
 def test_udev_marks_our_devices_and_no_others(host: Lab, devices: None) -> None:
-    """By a simulated event: no udevd runs."""
+    """Tested by a simulated event: no udevd runs."""
     require("udevadm")
     marks = {"NM_UNMANAGED=1", "ID_NET_MANAGED_BY=hybridvif", "ID_NET_LINK_FILE=/etc/systemd/network/10-hybridvif.link"}
     for name in (*DEVICES, OTHER):
@@ -307,7 +307,7 @@ def test_udev_marks_our_devices_and_no_others(host: Lab, devices: None) -> None:
 
 
 def test_every_file_knows_our_devices_and_no_others() -> None:
-    """NetworkManager is asked nowhere: its file is read as its manual says, * and ? in `interface-name:`."""
+    """NetworkManager does not run here. Its file is parsed by the rules of its manual."""
     keyfile = configparser.ConfigParser(delimiters="=")
     keyfile.read(ETC / "NetworkManager/conf.d/hybridvif.conf", encoding="utf-8")
     patterns = [entry.removeprefix("interface-name:") for entry in keyfile["keyfile"]["unmanaged-devices+"].split(";")]

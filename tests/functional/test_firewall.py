@@ -1,4 +1,4 @@
-"""doctor on a host with chains of Neutron's hybrid firewall in its iptables, made by iptables itself."""
+"""doctor on a host with chains of Neutron's hybrid firewall, created by iptables itself."""
 
 from __future__ import annotations
 

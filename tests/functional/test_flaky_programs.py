@@ -1,4 +1,4 @@
-"""Half of all commands fail, before or after they did something: every outcome is typed, and a clean plug converges."""
+"""Half of all commands fail, before or after their effect: every outcome is typed, and a clean plug converges."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TYPED = {Status.ROLLED_BACK, Status.INCOMPLETE, Status.UNKNOWN, Status.CONFIGURE
 
 
 def report_of(call: Callable[[], Report]) -> Report:
-    """The report of a call, however it ends."""
+    """Return the report of a call, even if it fails."""
     try:
         return call()
     except HybridVifError as failure:

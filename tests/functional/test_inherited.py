@@ -86,7 +86,7 @@ def test_doctor_finds_the_same_with_sigchld_ignored(lab: Lab) -> None:
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_library_that_ignores_sigchld_takes_no_killed_ip_for_absence(lab: Lab, tmp_path: Path, executor: str) -> None:
-    """The exit code of an `ip` that was killed was read as 0, so its links counted as absent and unplug as done."""
+    """The exit code of a killed `ip` was read as 0, so its links counted as absent and unplug as done."""
     port = make_port()
     named = ("--mac", port.mac, "--instance", port.instance_id)
     lab.box.run(["hybridvif", "plug", port.id, *named])

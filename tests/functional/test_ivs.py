@@ -1,4 +1,4 @@
-"""A port of an Indigo Virtual Switch, end to end; a stand-in plays ivs-ctl, whose real one was not at hand."""
+"""A port of an Indigo Virtual Switch, end to end, with a stand-in for ivs-ctl."""
 
 from __future__ import annotations
 

@@ -43,12 +43,12 @@ except HybridVifError as error:
 
 
 def within(lab: Lab, script: str, *words: str) -> CompletedProcess[str]:
-    """Run a command on a host of its own that this script has changed; nothing of that is left."""
+    """Run a command on its own host after this script has changed it; the changes do not remain."""
     return lab.box.run(["unshare", "--mount", "sh", "-c", f'{script}\nexec "$@"', "sh", *words], check=False)
 
 
 def told(done: CompletedProcess[str]) -> str:
-    """Return the sentence of a command that met a precondition."""
+    """Return the message of a command that failed with a precondition."""
     assert done.returncode == 5, done
     error = json.loads(done.stdout)["error"]
     assert (error["code"], error["exit_code"]) == ("precondition", 5)
@@ -57,7 +57,7 @@ def told(done: CompletedProcess[str]) -> str:
 
 
 def failing(done: CompletedProcess[str]) -> dict[str, str]:
-    """Return what doctor finds to fail, by name; each has a remedy."""
+    """Return the failed checks of doctor by name. Each has a remedy."""
     assert done.returncode == 5, done
     found = [finding for finding in json.loads(done.stdout)["findings"] if finding["verdict"] == "fail"]
     assert all(finding["remedy"] for finding in found), found
@@ -67,7 +67,7 @@ def failing(done: CompletedProcess[str]) -> dict[str, str]:
 @pytest.mark.parametrize("options", ["", BRCTL], ids=["iproute2-netlink", "subprocess-brctl"])
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_hidden_proc_sys_is_a_precondition_by_name(lab: Lab, tmp_path: Path, kind: str, options: str) -> None:
-    """It counted as a kernel without IPv6, so plug left IPv6 on where a VM sends router advertisements."""
+    """It must not count as a kernel without IPv6: plug would leave IPv6 on for a VM's advertisements."""
     script, missing = HIDDEN[kind]
     config = tmp_path / "hybridvif.conf"
     config.write_text(options)
@@ -110,7 +110,7 @@ def test_no_temporary_directory_is_a_precondition_by_name(lab: Lab, kind: str) -
 
 
 def test_temporary_directory_is_never_the_working_directory(lab: Lab) -> None:
-    """Python's tempfile falls back to it, and others may write there."""
+    """Python's tempfile falls back to it, and other users may write there."""
     script = f"unset TMPDIR; mkdir /run/open; chmod 777 /run/open; cd /run/open; {TEMPORARY['read-only']}"
     told(within(lab, script, "hybridvif", *PLUG, "-f", "json"))
     lab.sh("rmdir /run/open")
@@ -132,7 +132,7 @@ def test_relative_file_in_a_deleted_directory_is_named(lab: Lab, words: Sequence
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 6])
 def test_too_few_processes_are_a_precondition_by_name(lab: Lab, limit: int) -> None:
-    """RLIMIT_NPROC binds every user but root; each limit stops another thread or process."""
+    """RLIMIT_NPROC limits every user except root. Each limit stops another thread or process."""
     if os.geteuid() != 0:
         lacking("only root can become another user")
     helper = "/usr/bin/python3 -P -m hybridvif.privileged.helper --config-file /run/limited/conf"

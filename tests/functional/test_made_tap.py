@@ -1,4 +1,4 @@
-"""A tap that was made ahead of its VM, on a real kernel: opened by what stands in for QEMU, judged by pings."""
+"""A tap created before its VM, on a real kernel: opened by a stand-in for QEMU, checked by pings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ while True:
 
 @pytest.fixture(params=LINK_EXECUTORS)
 def tapping(sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """A connected host, with each executor of links."""
+    """A connected host, with each link executor."""
     require_tun()
     with connected(sandbox, tmp_path, deadline=10, **EXECUTORS | {"link_executor": request.param}) as host:
         lab = Lab(sandbox, host)
@@ -55,7 +55,7 @@ def tapping(sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) ->
 
 @contextmanager
 def guest(lab: Lab, port: Port, number: int, queues: int = 1) -> Iterator[str]:
-    """A process that holds the tap open, and is 10.0.0.<number> behind it; the name of its namespace."""
+    """Start a process that holds the tap open as 10.0.0.<number>, and yield the name of its namespace."""
     netns = f"guest{number}"
     argv = [sys.executable, "-c", QEMU, port.names.tap, str(queues), netns, port.mac, f"10.0.0.{number}/24"]
     process = lab.box.popen(argv, stdout=PIPE)
@@ -127,7 +127,7 @@ else:
 
 @pytest.mark.parametrize("queues", [1, 2])
 def test_no_other_user_attaches_to_a_tap(tapping: Lab, queues: int) -> None:
-    """/dev/net/tun is 0666: without an owner whoever attached was the VM, and could delete its tap."""
+    """/dev/net/tun is 0666: without an owner any user could attach, be the VM, and delete its tap."""
     lab, port = tapping, make_port(create_tap=True, multiqueue=queues > 1)
     plug(port, lab.host)
     argv = [sys.executable, "-c", ATTACH, port.names.tap, "0x100" if queues > 1 else "0"]

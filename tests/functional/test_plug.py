@@ -1,4 +1,4 @@
-"""A real port on a real kernel and a real Open vSwitch: every line of the table of what a plugged port is."""
+"""A real port on a real kernel and a real Open vSwitch: every attribute of a plugged port."""
 
 from __future__ import annotations
 

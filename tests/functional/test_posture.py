@@ -34,7 +34,7 @@ Connect = Callable[..., AbstractContextManager[Lab]]
 
 @pytest.fixture
 def joined(sandbox: Sandbox, tmp_path: Path) -> Iterator[Connect]:
-    """Connects, with these options."""
+    """Connect with these options."""
 
     @contextmanager
     def joined(**options: object) -> Iterator[Lab]:
@@ -102,7 +102,7 @@ exec /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin {real} "$@"
 
 @pytest.fixture
 def spied(tmp_path: Path) -> tuple[Path, Path]:
-    """A program_path whose programs tell their own status, and where."""
+    """A program_path whose programs record their own status, and the directory of the records."""
     seen = tmp_path / "seen"
     seen.mkdir(mode=0o777)
     seen.chmod(0o777)
@@ -134,7 +134,7 @@ def test_a_program_that_the_daemon_runs_has_no_more_than_the_daemon(joined: Conn
 
 @contextmanager
 def readable_by_all(lab: Lab) -> Iterator[None]:
-    """Shows this Python to every user of the sandbox, also where it is installed below root's home."""
+    """Make this Python readable for every user of the sandbox, even below root's home."""
     paths = list(dict.fromkeys([sys.base_prefix, sys.prefix, str(ROOT)]))
     hidden = {
         str(above) for path in paths for above in reversed(Path(path).parents) if not above.stat().st_mode & 0o001
@@ -230,7 +230,7 @@ def test_the_installed_starter_refuses_before_it_does_anything(tmp_path: Path) -
 
 
 def test_when_the_caller_hangs_up_what_is_queued_is_never_begun(joined: Connect, tmp_path: Path) -> None:
-    """Steps that start after the caller has gone would undo what its successor does."""
+    """Steps that start after the client has exited would undo the work of its successor."""
     late = make_port(2)
     with joined() as lab, ThreadPoolExecutor(2) as pool:
         with (tmp_path / "hybridvif.conf").open("a") as config:
@@ -273,7 +273,7 @@ def test_when_the_caller_hangs_up_the_programs_end_as_well(joined: Connect, tmp_
 
 
 def test_nobody_of_the_same_user_and_capability_may_look_into_the_daemon(sandbox: Sandbox, tmp_path: Path) -> None:
-    """As not dumpable; a process that is dumpable, and otherwise like it, may be looked into."""
+    """The daemon is not dumpable. The control is a dumpable process that is otherwise like it."""
     if os.geteuid() != 0:
         lacking("only root can become a process with that one capability; run as root")
     alike = ["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all"]

@@ -38,13 +38,13 @@ PORT = make_port()
 HELPER = str(Path(sys.executable).parent / "hybridvif-privsep-helper")
 SILENT = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[-1]); time.sleep({seconds})"
 SLACK = 0.5
-"""Seconds a call may take beyond its deadline: a quarter of one, and as much again for a busy machine."""
+"""Permitted seconds of a call beyond its deadline: a quarter of one, and as much for a busy machine."""
 Connect = Callable[..., AbstractContextManager[Host]]
 
 
 @pytest.fixture
 def lab(sandbox: Sandbox) -> Iterator[Lab]:
-    """A host that nobody is connected to; each test connects in its own way."""
+    """A host without a connection; each test connects in its own way."""
     lab = Lab(sandbox, Host.__new__(Host))
     yield lab
     lab.sweep()
@@ -52,7 +52,7 @@ def lab(sandbox: Sandbox) -> Iterator[Lab]:
 
 @pytest.fixture
 def connected_by(sandbox: Sandbox, tmp_path: Path) -> Connect:
-    """Connects by way of a helper command."""
+    """Connect by a helper command."""
 
     @contextmanager
     def connected_by(
@@ -155,7 +155,7 @@ def test_an_executor_that_is_misspelt(lab: Lab, connected_by: Connect) -> None:
 
 
 def remedied(sentence: str) -> str:
-    """A sentence about the daemon, whose remedy is always the same."""
+    """Return a message about the daemon, whose remedy is always the same."""
     assert "privileged daemon" in sentence
     assert "run as root, or set [hybridvif_privileged] helper_command" in sentence
     return sentence

@@ -27,12 +27,12 @@ from hybridvif import (
 from tests.functional.conftest import Lab, make_port, until
 
 TWIN = "00000001-7bff-4fff-8fff-ffffffffffff"
-"""Another port, with the first 11 characters of make_port(1)'s id."""
+"""Another port with the first 11 characters of make_port(1)'s id."""
 
 
 @pytest.fixture
 def twin() -> Port:
-    """A port that has the same device names as `port`."""
+    """A port with the device names of `port`."""
     return make_port(1, id=TWIN)
 
 
@@ -161,7 +161,7 @@ def test_a_foreign_member_of_the_bridge_counts_as_running(lab: Lab, port: Port) 
 
 
 def test_adopted_parts_get_an_identity_and_lose_nothing(lab: Lab, port: Port) -> None:
-    """A port that was plugged by hand, or by os-vif: recognised, and left running."""
+    """A port that was plugged by hand or by os-vif is recognized and keeps running."""
     names = port.names
     lab.sh(
         f"""

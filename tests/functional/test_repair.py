@@ -1,4 +1,4 @@
-"""Each thing that can befall a plugged port: named by check, repaired by the next plug, judged by packets."""
+"""Each kind of drift of a plugged port: reported by check, repaired by the next plug, checked by packets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DROP_ID = f"ovs-vsctl remove Interface {QVO} external_ids"
 
 @dataclass(frozen=True)
 class Drift:
-    """Something that befalls a port, and what check must name."""
+    """A change of a port, and the drift that check must report."""
 
     befalls: str
     named: str
@@ -127,7 +127,7 @@ DRIFTS = [
 
 @pytest.fixture
 def vms(lab: Lab) -> Iterator[tuple[Vm, Vm]]:
-    """Two plugged ports, a VM on each."""
+    """Two plugged ports, each with a VM."""
     ports = [make_port(1), make_port(2)]
     plug_all(ports, lab.host)
     with lab.vm(ports[0], 1) as first, lab.vm(ports[1], 2) as two:

@@ -1,4 +1,4 @@
-"""The sandbox: up, usable, and gone in whatever way it ends."""
+"""The sandbox: it starts, works, and disappears however it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hybridvif.testing.sandbox.launch import ROOT
 
 WAITING = "echo up; while :; do sleep .01; done"
 STRANGER = 54321
-"""The id of a user and group who are nobody on any host."""
+"""Id of a user and group that exist on no host."""
 MACS = ("fa:16:3e:00:00:01", "fa:16:3e:00:00:02")
 ADDRESSES = ("192.0.2.1", "192.0.2.2")
 ENTER = "import sys; sys.path.append({root!r}); from hybridvif.testing.sandbox import enter; enter(sys.argv[1:])"
@@ -41,7 +41,7 @@ def _best() -> None:
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Sandbox]:
-    """One sandbox for all tests that leave it as it was."""
+    """One sandbox for all tests that do not change it."""
     with Sandbox() as box:
         yield box
 
@@ -62,12 +62,12 @@ def namespaces(pid: int | str) -> dict[str, str]:
 
 
 def entering(*argv: str) -> list[str]:
-    """The command line of a program that does as `hybridvif sandbox`."""
+    """Return the command line of a program that enters a sandbox like `hybridvif sandbox`."""
     return [sys.executable, "-c", ENTER.format(root=ROOT), *argv]
 
 
 def entered(*argv: str, input: str = "") -> CompletedProcess[str]:
-    """Run a command as `hybridvif sandbox` does."""
+    """Run a command in the same way as `hybridvif sandbox`."""
     return subprocess.run(entering(*argv), input=input, check=False, capture_output=True, text=True, timeout=30)
 
 
@@ -93,7 +93,7 @@ def is_dead(pid: int) -> bool:
 
 
 def members(pid_namespace: str) -> list[int]:
-    """Every process of a pid namespace but those that only wait to be reaped by the host's first process."""
+    """Return the processes of a pid namespace, except those that wait to be reaped by the first process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/ns/pid"):
         try:
@@ -105,7 +105,7 @@ def members(pid_namespace: str) -> list[int]:
 
 
 def plug_by_hand(box: Sandbox, key: str) -> None:
-    """The hybrid recipe with ip and ovs-vsctl alone, so that the sandbox is judged without hybridvif."""
+    """Plug by ip and ovs-vsctl only, to test the sandbox without hybridvif."""
     make_links_by_hand(box, key)
     box.run(["ovs-vsctl", "--timeout=10", "add-port", "br-int", f"qvo{key}"])
 
@@ -122,7 +122,7 @@ def make_links_by_hand(box: Sandbox, key: str) -> None:
 
 
 def two_vms(box: Sandbox) -> tuple[Vm, Vm]:
-    """Two running VMs, each behind a hybrid port."""
+    """Start two VMs, each behind a hybrid port."""
     vms = []
     for key, mac, address in zip(("00000000-01", "00000000-02"), MACS, ADDRESSES, strict=True):
         plug_by_hand(box, key)
@@ -376,7 +376,7 @@ def test_a_user_namespace_can_be_had_by_root_too() -> None:
 
 
 def test_a_host_without_namespaces_is_told_the_remedy() -> None:
-    """A user namespace whose own limit is none, and no capability to do without: as on a hardened host."""
+    """A user namespace with limit 0 and without capabilities, as on a hardened host."""
     prepare = 'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-sys_admin -- "$@"'
     argv = ["unshare", "--user", "--map-root-user", "sh", "-c", prepare, "sh"]
     code = f"import sys; sys.path.append({ROOT!r}); from hybridvif.testing.sandbox import *; print(*probe())"

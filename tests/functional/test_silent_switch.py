@@ -1,4 +1,4 @@
-"""Open vSwitch hangs or dies: every call ends by its deadline and says what is so, and the next one converges."""
+"""Open vSwitch hangs or dies: every call returns by its deadline with a true report, and the next one converges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ DEADLINE = 3.0
 
 @pytest.fixture(scope="module")
 def hasty(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The host, connected with a short deadline."""
+    """The host with a short deadline."""
     with connected(sandbox, tmp_path_factory.mktemp("hasty"), deadline=DEADLINE, **EXECUTORS) as host:
         # The first call of a process starts the daemon, which is not what is timed here.
         host.observe(set(), time.monotonic() + 30)
@@ -29,7 +29,7 @@ def hasty(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterato
 
 @pytest.fixture
 def lab(sandbox: Sandbox, hasty: Host) -> Iterator[Lab]:
-    """An empty host, whose daemons run again afterwards whatever the test did to them."""
+    """An empty host, whose Open vSwitch runs again after the test."""
     lab = Lab(sandbox, hasty)
     yield lab
     for name in ("ovsdb-server", "ovs-vswitchd"):
@@ -41,7 +41,7 @@ def lab(sandbox: Sandbox, hasty: Host) -> Iterator[Lab]:
 
 
 def failed(lab: Lab, port: Port) -> Report:
-    """The report of a plug that fails, in time."""
+    """Return the report of a plug that fails in time."""
     begun = time.monotonic()
     with pytest.raises(PlugFailed) as caught:
         plug(port, lab.host)

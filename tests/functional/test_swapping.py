@@ -1,4 +1,4 @@
-"""Swapping an executor is a line of configuration; one that cannot work is told by name, before any change."""
+"""One line of configuration selects another executor. An unusable one is reported by name before any change."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A whole host brought in order at once, and cleared of what ports have left: on a real kernel, judged by packets."""
+"""reconcile and gc for a whole host, on a real kernel, checked by packets."""
 
 from __future__ import annotations
 

@@ -74,7 +74,7 @@ STARTS = {
 
 @pytest.fixture
 def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory full of traps, which PATH and PYTHONPATH have as an empty element; no trap may be sprung."""
+    """A working directory full of traps, also as an empty element of PATH and PYTHONPATH. No trap may run."""
     if probe()[0] is Level.NONE:
         pytest.skip("no sandbox with a switch")
     sprung = tmp_path / SPRUNG
@@ -104,7 +104,7 @@ def test_command_in_trapped_directory_springs_no_trap(trapped: Path, name: str) 
 
 
 def test_trap_is_sprung_by_python_without_safe_path(trapped: Path) -> None:
-    """The traps work, else the other tests would show nothing."""
+    """A control: the traps work."""
     sprung = trapped.parent / SPRUNG
     subprocess.run([sys.executable, "-c", "import argparse"], check=False, capture_output=True)
     subprocess.run("ip link", shell=True, check=False, capture_output=True)

@@ -1,4 +1,4 @@
-"""Keeps of many messages the shortest that take every branch the others take: python -m tests.fuzz.distil DIR."""
+"""Keep the shortest messages that cover all branches: python -m tests.fuzz.distil DIR."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def steps_of(message: bytes) -> Steps:
 
 
 def main() -> None:
-    """Write the corpus anew, of DIR and of what it has."""
+    """Write the corpus again, from DIR and from itself."""
     messages = {*kept(), *(path.read_bytes() for path in Path(sys.argv[1]).iterdir())}
     seen: Steps = set()
     lines = []

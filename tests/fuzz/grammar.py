@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Rule = Callable[[str, Any], bool]
-"""Of the 11 characters that name a port's devices, and a value."""
+"""The 11 characters in the names of a port's devices, and a value."""
 Field = tuple[tuple[type, ...], Rule]
 
 KEY = r"[0-9a-f]{8}-[0-9a-f]{2}"
@@ -146,7 +146,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "ForeignPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
 }
 BIRTH = {"multi_queue", "isolated", "qos_type", "datapath_type"}
-"""Written when a part is made, and never again; said anew where it moves to a bridge, which may have to be made."""
+"""Create-only attributes. They are repeated in a move to a bridge that may have to be created."""
 ROWS = {"OvsPort", "VhostUserPort"}
 MADE = {"Bridge", "Veth", "ManagedTap", *ROWS, "IvsPort"}
 """Parts that a plan creates and deletes. A tap that it did not create is only moved."""
@@ -200,7 +200,7 @@ def may_be_asked(names: Any) -> bool:
 
 
 def may_be_done(plans: Any) -> bool:
-    """Of plans that can be said: every step is about one port's own parts, and writes legal values alone."""
+    """Return True if every step is about one port's own parts, and writes legal values only."""
     keys = [{key_of(part) for step in plan for part in step[1:]} for plan in plans if plan]
     if any(len(each) != 1 or None in each for each in keys):
         return False

@@ -20,12 +20,12 @@ LONGEST = 1 << 13
 
 
 def one(sent: bytes) -> None:
-    """Judge it."""
+    """Judge one message."""
     judged(sent)
 
 
 def another(sent: bytes, longest: int, number: int) -> bytes:
-    """A message made of this one."""
+    """Return a mutation of this message."""
     return mutated(bytes(sent), random.Random(number))[:longest]
 
 

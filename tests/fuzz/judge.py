@@ -30,7 +30,7 @@ OPTIONS: dict[str, Any] = {
 
 
 class Wrong(AssertionError):
-    """Something was accepted that is not in the grammar, refused that is, or came out other than it went in."""
+    """The code and the grammar disagree: accepted or refused wrongly, or decoded to another value."""
 
 
 class Received:
@@ -66,7 +66,7 @@ def judge(sent: bytes, settings: Settings = SETTINGS) -> list[str]:
 
 
 def require(sent: bytes, requests: list[Frame]) -> None:
-    """Up to the first thing that is no msgpack, the requests are those that msgpack itself reads."""
+    """Require that the requests before the first malformed message are those that msgpack itself reads."""
     unpacker = msgpack.Unpacker(max_buffer_size=2**31 - 1, **OPTIONS)
     unpacker.feed(sent)
     objects: list[Any] = []
@@ -126,7 +126,7 @@ def said(refused: Refused, legal: bool, by: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value with tuples as lists and its types beside it, since True is 1 elsewhere."""
+    """Return the value with lists for tuples and with its types, because True equals 1."""
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     if isinstance(value, dict):

@@ -1,4 +1,4 @@
-"""Valid messages, and what is made of them: their structure is changed here and there, and seldom their bytes."""
+"""Valid messages and their mutations: changes of the structure, and rarely of the bytes."""
 
 from __future__ import annotations
 
@@ -109,7 +109,7 @@ LEAVES: list[Any] = [*TEXTS, *NUMBERS, None, True, False, 0.5, float("nan"), b""
 
 
 def valid_plans() -> Iterator[list[list[Step]]]:
-    """Plans that the planner makes, and others that are legal."""
+    """Yield plans of the planner, and other legal plans."""
     first, other = PORTS
     whole = desired_state(first)
     halves = [HostState().with_parts(*list(whole)[:count]) for count in range(len(list(whole)))]
@@ -144,7 +144,7 @@ def changed(part: Part, name: str, value: Any) -> Part:
 
 
 def messages() -> list[Any]:
-    """Requests that are in order, as primitives."""
+    """Return legal requests, as primitives."""
     asked = [None, [], *[[name] for name in PORTS[0].names], [name for port in PORTS for name in port.names]]
     return [
         *(["n", [CALL, "observe", [names, 1.0], {}]] for names in asked),
@@ -158,14 +158,14 @@ def pack(message: Any) -> bytes:
 
 
 def unpack(packed: bytes) -> Any:
-    """The first message, its lists as lists. Raises what msgpack raises."""
+    """Return the first message, with lists. Raises the exceptions of msgpack."""
     unpacker = msgpack.Unpacker(**{**OPTIONS, "use_list": True})
     unpacker.feed(packed)
     return unpacker.unpack()
 
 
 def mutated(packed: bytes, chance: random.Random) -> bytes:
-    """Another message, made of this one."""
+    """Return a mutation of this message."""
     if chance.random() < 0.08:
         return _other_bytes(packed, chance)
     try:
@@ -178,7 +178,7 @@ def mutated(packed: bytes, chance: random.Random) -> bytes:
 
 
 def _mutated(message: Any, chance: random.Random) -> Any:
-    """The same with one change, at a place in the message that all places are as likely as."""
+    """Return the value with one change. All places in the message are equally likely."""
     places: list[tuple[Any, Any]] = []
     _collect(message, places)
     if not places:

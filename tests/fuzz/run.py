@@ -20,7 +20,7 @@ UNDERSTOOD = {"permitted", "asked", "refused by policy", "refused by wire"}
 
 
 def kept() -> list[bytes]:
-    """The corpus: what took a branch that nothing else had, and what was once judged wrongly."""
+    """Return the corpus: messages that covered a new branch, and messages once judged wrongly."""
     return [bytes.fromhex(line) for line in CORPUS.read_text(encoding="ascii").splitlines() if not line.startswith("#")]
 
 
@@ -43,7 +43,7 @@ def blindly(runs: int, seed: int) -> Counter[str]:
 
 
 def judged(sent: bytes) -> list[str]:
-    """judge(), which adds the message to what it raises."""
+    """Call judge(), and add the message to its exception."""
     try:
         return judge(sent)
     except Exception as error:
@@ -52,7 +52,7 @@ def judged(sent: bytes) -> list[str]:
 
 
 def main() -> None:
-    """Judge so many messages, and say what became of them."""
+    """Judge the messages, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))

@@ -56,7 +56,7 @@ def version_of(name: str, binaries: Path) -> str:
 
 
 def table(directory: Path) -> Iterator[str]:
-    """The rows, and then what was answered."""
+    """Yield the rows of the table, and then the responses."""
     places = {project: directory / project / "bin" for project in PEERS} | {"hybridvif": Path(sys.executable).parent}
     answers = {
         project: {attempt["what"]: attempt for attempt in tried(project, places[project])} for project in PROJECTS

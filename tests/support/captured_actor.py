@@ -84,7 +84,7 @@ def link(name: str) -> dict[str, Any]:
 
 
 def daemon_of(context_path: str) -> int:
-    """The process that has this context on its command line."""
+    """Return the pid of the process with this context on its command line."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as cmdline:

@@ -16,7 +16,7 @@ esac
 
 
 def program_path_with_ivs(directory: Path) -> str:
-    """A program_path on which ivs-ctl is found in this directory, and all else where it always is."""
+    """Return a program_path with ivs-ctl in this directory, and the usual directories."""
     program = directory / "ivs-ctl"
     program.write_text(SCRIPT)
     program.chmod(0o755)

@@ -27,7 +27,7 @@ Likeness = dict[str, Any]
 
 
 def likeness(lab: Lab) -> Likeness:
-    """Every link and every row by name, without what no two plugs have alike: indexes, uuids, a veth's MACs."""
+    """Return every link and row by name, without values that differ in every plug: indexes, uuids, a veth's MACs."""
     links, bridges, ports, interfaces, sockets, sysctls = lab.sh(_SEEN).split("#\n")
     devices = {link["ifname"]: link for link in json.loads(links)}
     switched = {line.split()[4] for line in sockets.splitlines()[1:]}
@@ -68,7 +68,7 @@ def _rows(document: str) -> list[dict[str, Any]]:
 
 
 def _all(value: Any) -> list[Any]:
-    """The members of an OVSDB set, which is a lone value where there is one."""
+    """Return the members of an OVSDB set. A set with one member is a single value."""
     if isinstance(value, list) and value[0] == "set":
         return [item[1] if isinstance(item, list) else item for item in value[1]]
     return [value[1] if isinstance(value, list) else value]

@@ -22,11 +22,11 @@ MUTATING = (
     "sendto,sendmsg,sendmmsg,write,writev,pwrite64,execve,vfork,fork,clone,clone3,mkdir,mkdirat,unlink,unlinkat,rename,"
     "renameat,renameat2,setsockopt,bind,connect,ftruncate,fchmod,chmod"
 )
-"""The calls by which a program can change anything that outlives it; what lies between two of them changes nothing."""
+"""System calls by which a program can change anything that outlives it."""
 
 
 def require_strace() -> None:
-    """Skip where faults cannot be injected."""
+    """Skip if faults cannot be injected."""
     if shutil.which("strace") is None:
         lacking("strace is not installed; try: apt-get install strace")
     if os.geteuid() != 0:
@@ -34,7 +34,7 @@ def require_strace() -> None:
 
 
 def counting() -> list[str]:
-    """The rule by which calls that change something are seen, and none is touched."""
+    """Return the rule that traces changing calls without injecting a fault."""
     return ["-e", f"trace={MUTATING}"]
 
 
@@ -52,12 +52,12 @@ def counted(log: Path) -> dict[str, int]:
 
 
 def killing_at(number: int, calls: str = MUTATING) -> list[str]:
-    """The rule by which each thread dies before its so-many-th call of one kind."""
+    """Return the rule by which each thread is killed before its call of this number and kind."""
     return ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={number}"]
 
 
 def failing_with(call: str, error: str, when: str) -> list[str]:
-    """The rule by which a call fails with an error, without being made."""
+    """Return the rule by which a call fails with an error and is not executed."""
     return ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}"]
 
 

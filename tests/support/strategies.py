@@ -53,7 +53,7 @@ P = TypeVar("P", bound=Part)
 
 
 def the(kind: type[P], state: HostState) -> P:
-    """The one part of this kind in a state."""
+    """Return the only part of this kind in a state."""
     [part] = [part for part in state if isinstance(part, kind)]
     return part
 
@@ -63,21 +63,21 @@ PORT = Port(
     mac="fa:16:3e:aa:bb:cc",
     instance_id="0b1c2d3e-0000-4000-8000-000000000002",
 )
-"""The port of the examples; its parts follow."""
+"""The port of the examples, followed by its parts."""
 NAMES = PORT.names
 WIRING = desired_state(PORT)
 BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
 VHOST_USER = the(VhostUserPort, desired_state(replace(PORT, vhostuser_mode="server")))
-"""The row of the same port, were it a vhost-user port."""
+"""The row of the same port as a vhost-user port."""
 TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
 TAPPED = replace(PORT, create_tap=True)
-"""The same port, whose tap is made for it."""
+"""The same port with a tap of ours."""
 MADE_TAP = the(ManagedTap, desired_state(TAPPED))
 
 FOREIGN_BRIDGE = "br-foreign"
 
 HYBRID = ("",)
-"""The only mode of a port that has links."""
+"""The only mode of a port with links."""
 NO_LINKS: dict[str, Any] = {"call_iptables": False, "create_tap": False, "multiqueue": False, "qos_type": ""}
 """Fields that a vhost-user port does not have."""
 
@@ -98,7 +98,7 @@ def ports(
     vif_types: st.SearchStrategy[VifType] | None = None,
     modes: tuple[str, ...] = ("", *VHOSTUSER_MODES),
 ) -> Port:
-    """Any legal Port; modes: of vhost-user, "" for a hybrid one, which is what half of all are."""
+    """Draw any legal Port. modes: of vhost-user; half of all ports have "", so are hybrid."""
     vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
     of_a_row = {"isolate": st.booleans(), "qos_type": st.sampled_from(["", NONE, *QOS_TYPES])}
     mode = draw(st.sampled_from(["", *modes])) if vif_type is VifType.OVS else ""
@@ -125,7 +125,7 @@ def ports(
 
 @st.composite
 def colliding_ids(draw: st.DrawFn) -> tuple[str, str]:
-    """Two different port ids with the same first 11 characters."""
+    """Draw two port ids with the same first 11 characters."""
     first, other = draw(uuids), draw(uuids)
     other = first[:KEY_LENGTH] + other[KEY_LENGTH:]
     return (first, other) if first != other else (first, first[:-1] + ("0" if first[-1] != "0" else "1"))
@@ -194,7 +194,7 @@ _DRIFT[VhostUserPort] = _DRIFT[OvsPort] | {
 
 @st.composite
 def drifted(draw: st.DrawFn, part: Part) -> Part:
-    """This part with any of its attributes changed; those that tie it to other parts apart (states_of has them)."""
+    """Draw this part with any of its attributes changed, except those that tie it to other parts."""
     changes: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=_DRIFT[type(part)]))
     return replace(part, **changes)
 
@@ -235,13 +235,13 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
 
 
 def _in(master: str, member: Veth | ManagedTap) -> Part:
-    """A device in this bridge; one that is in none is the port of none."""
+    """Return the device in this bridge. Without a master it is not a bridge port."""
     return replace(member, master=master, bridge_port=member.bridge_port if master else None)
 
 
 @st.composite
 def hosts_with(draw: st.DrawFn, port: Port, others: int = 3) -> HostState:
-    """A host that holds any state of this port, and other ports in any state of theirs."""
+    """Draw a host with any state of this port, and other ports in any state."""
     host = draw(states_of(port))
     for other in draw(st.lists(ports(st.just(port.vif_type)), max_size=others)):
         if other.id[:KEY_LENGTH] != port.id[:KEY_LENGTH]:
@@ -250,7 +250,7 @@ def hosts_with(draw: st.DrawFn, port: Port, others: int = 3) -> HostState:
 
 
 def history(state: HostState, steps: tuple[Step, ...]) -> Iterator[HostState]:
-    """The host before the first step, and after each: every state that a kill can leave behind."""
+    """Yield the host before the first step and after each step: every state after a kill."""
     yield state
     for step in steps:
         state = simulate(state, step)
@@ -258,7 +258,7 @@ def history(state: HostState, steps: tuple[Step, ...]) -> Iterator[HostState]:
 
 
 def without_taps(state: HostState) -> HostState:
-    """All that a plan may make or remove: without what was not made here."""
+    """Return the parts that a plan may create or delete: without taps of others."""
     for part in state:
         if isinstance(part, Tap):
             state = state.without(part)
@@ -266,7 +266,7 @@ def without_taps(state: HostState) -> HostState:
 
 
 def disagreements(reached: HostState, goal: HostState) -> list[str]:
-    """Where one state is not as another, as sentences; taps apart that are in no goal, or stand for one that is."""
+    """Return the differences of two states, as sentences. Taps that are in no goal are ignored."""
     found = []
     taps = {part.name for part in reached if isinstance(part, Tap)}
     for side in ("links", "ports"):

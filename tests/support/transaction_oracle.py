@@ -26,23 +26,23 @@ class Known:
     """Objects that a transaction may change, as observed."""
 
     allows: Callable[[str], bool]
-    """Return True if ports may be plugged into a bridge of this name."""
+    """Rule for the names of bridges that ports may be plugged into."""
     rows: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """By table, the uuids of the rows that go with the ports of this transaction."""
+    """Uuids of the rows of this transaction's ports, by table."""
     creates: Callable[[str], bool] = lambda _: False  # a default, and no function of its own
-    """Return True if a bridge of this name may be created."""
+    """Rule for the names of bridges that may be created."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """Of the Interfaces among the rows, by uuid."""
+    """Names of the Interfaces among the rows, by uuid."""
     socket_dir: str = SOCKET_DIR
-    """Where the switch may be told that QEMU listens."""
+    """Directory of QEMU's sockets."""
 
 
 class _NotPermitted(Exception):
-    """One finished half of a sentence."""
+    """The second half of a sentence, for objection_to()."""
 
 
 def objection_to(operations: Sequence[Operation], known: Known) -> str:
-    """Return why a transaction is not one of a plug or unplug; "" if it is one."""
+    """Return the objection to a transaction; "" if it belongs to a plug or unplug."""
     made: dict[str, set[str]] = {}
     try:
         for operation in operations:
@@ -81,7 +81,7 @@ def _permit(operation: Operation, known: Known, made: dict[str, set[str]]) -> No
 
 
 def _permit_root(operation: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
-    """The switch itself, which is told of a new configuration, of a bridge that is made, or of one that goes."""
+    """Check a change of the switch itself: a new configuration, or a new or deleted bridge."""
     (mutation,) = operation["mutations"]
     if operation["op"] == "mutate" and mutation == _NEXT_CFG:
         return
@@ -96,7 +96,7 @@ def _permit_root(operation: Operation, known: Known, made: Mapping[str, set[str]
 def _permit_row(
     table: Any, row: Mapping[str, Any], made: Mapping[str, set[str]], tables: Mapping[str, Mapping[str, Rule]]
 ) -> None:
-    """A row that is made."""
+    """Check a new row."""
     rules = tables.get(table)
     if rules is None:
         raise _NotPermitted(f"makes a row of {str(table)[:20]}")
@@ -107,7 +107,7 @@ def _permit_row(
 
 
 def _permit_kind(table: Any, name: str, row: Mapping[str, Any], known: Known) -> None:
-    """The type and the options of an Interface, which go together."""
+    """Check the type and the options of an Interface, which depend on each other."""
     legal = options_by_type(name, known.socket_dir)
     if table == "Interface" and {"type", "options"} & row.keys():
         kind, pairs = row["options"]
@@ -116,14 +116,14 @@ def _permit_kind(table: Any, name: str, row: Mapping[str, Any], known: Known) ->
 
 
 def _permit_new_kind(name: str, row: Mapping[str, Any], known: Known) -> None:
-    """The type and the MTU of a vhost-user port that is there, which keeps the options that others gave it."""
+    """Check the type and the MTU of an existing vhost-user port, which keeps the options of others."""
     _require(row.keys() <= {"type", "mtu_request"}, "replaces the options of a vhost-user port")
     legal = options_by_type(name, known.socket_dir)
     _require("type" not in row or row["type"] in legal, "gives Interface.type a value of its own")
 
 
 def _permit_socket(name: str, verb: str, value: Any, known: Known) -> None:
-    """The one of the options of a vhost-user port that is ours."""
+    """Check our option of a vhost-user port."""
     legal = options_by_type(name, known.socket_dir).get(VHOST_USER_TYPES["server"], {})
     ours = [("insert", ["map", [[key, path]]]) for key, path in legal.items()]
     ours += [("delete", ["set", [key]]) for key in legal]
@@ -131,7 +131,7 @@ def _permit_socket(name: str, verb: str, value: Any, known: Known) -> None:
 
 
 def _permit_membership(operation: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
-    """A bridge that is given ports, or that loses some."""
+    """Check a change of a bridge's ports."""
     ((column, test, bridge),) = operation["where"]
     _require((column, test) == ("name", "=="), "changes a bridge that it does not name")
     for changed, verb, (kind, members) in operation["mutations"]:
@@ -143,7 +143,7 @@ def _permit_membership(operation: Operation, known: Known, made: Mapping[str, se
 
 
 def _permit_change(operation: Operation, known: Known) -> None:
-    """A row of ours that is changed, or removed."""
+    """Check a change or deletion of a row of ours."""
     table = operation["table"]
     ((column, test, (kind, uuid)),) = operation["where"]
     ours = (column, test, kind) == ("_uuid", "==", "uuid") and uuid in known.rows.get(table, ())
@@ -210,7 +210,7 @@ def _are_ids_of_qos(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
 
 
 _KIND: Mapping[str, Rule] = {"type": _is_text, "options": _is_map, "mtu_request": _is_mtu}
-"""_permit_kind() checks the combinations and the names."""
+"""Rules by column. _permit_kind() checks the combinations and the names."""
 _ROWS: Mapping[str, Mapping[str, Rule]] = {
     "Interface": {"name": _is_port_of_ours, "external_ids": _are_ids_of_ours, **_KIND},
     "Port": {
@@ -231,7 +231,7 @@ _BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
         "datapath_type": lambda value, _row, _made: value in ("", *DATAPATH_TYPES),
     },
 }
-"""And the rows of a bridge, whose name is one that may be made."""
+"""And the rows of a bridge, whose name must be one that may be created."""
 _CHANGES: Mapping[str, Mapping[str, Rule]] = {"Interface": _KIND, "Port": {"qos": _is(_NOTHING)}}
 """Rules for the new values of an existing row of ours."""
 

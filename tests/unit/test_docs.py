@@ -1,4 +1,4 @@
-"""The docs stay true: what they list is what the code has, and their examples run."""
+"""The docs agree with the code, and their examples run."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def page(name: str) -> str:
 
 
 def code_blocks(text: str, language: str = r"\w*") -> list[str]:
-    """The fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
 
 
 def rows_of(text: str) -> Iterator[list[str]]:
-    """The cells of every row of every table."""
+    """Yield the cells of every row of every table."""
     for line in text.splitlines():
         if line.startswith("|") and not set(line) <= set("|-"):
             yield [cell.strip() for cell in re.split(r"\s\|(?=\s|$)", line[1:])][:-1]
 
 
 def section(text: str, heading: str) -> str:
-    """From a heading to the next one of its level or above."""
+    """Return the text from a heading to the next one of its level or above."""
     level = len(heading) - len(heading.lstrip("#"))
     found = re.search(rf"^{re.escape(heading)}\b[^\n]*\n(.*?)(?=^#{{1,{level}}} |\Z)", text, re.DOTALL | re.MULTILINE)
     assert found, f"no heading {heading!r}"
@@ -69,12 +69,12 @@ def section(text: str, heading: str) -> str:
 
 
 def in_code(text: str) -> set[str]:
-    """All that stands between backticks."""
+    """Return all text between backticks."""
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
 def keys_of(document: Any) -> set[str]:
-    """The keys of a document, at every depth."""
+    """Return the keys of a document, at every depth."""
     match document:
         case dict():
             return set(document) | {key for value in document.values() for key in keys_of(value)}
@@ -129,7 +129,7 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 
 
 def anchors_of(text: str) -> set[str]:
-    """The anchors of a page, as GitHub makes them."""
+    """Return the anchors of a page, as on GitHub."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -228,7 +228,7 @@ def test_every_field_of_a_port_is_in_library_md_with_its_default() -> None:
 
 
 def spelled(value: object) -> str:
-    """A default as Python spells it."""
+    """Return a default in Python syntax."""
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
@@ -279,7 +279,7 @@ def test_every_option_is_in_the_sample_with_its_default() -> None:
 
 
 def as_configured(value: object) -> str:
-    """A value as a configuration file spells it."""
+    """Return a value in the syntax of a configuration file."""
     return ",".join(value) if isinstance(value, list) else str(value).lower() if value is False else str(value)
 
 

@@ -11,7 +11,7 @@ ELSEWHERE = {
     "share/bash-completion/completions": "etc/completions/hybridvif",
     "share/zsh/site-functions": "etc/completions/_hybridvif",
 }
-"""Files that man(1) and the shells look for in directories of their own."""
+"""Files in the directories of man(1) and the shells."""
 
 
 def test_every_file_of_etc_is_installed_under_its_own_path() -> None:
