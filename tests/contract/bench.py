@@ -183,7 +183,7 @@ def _stale(veth: Veth, row: OvsPort) -> str:
 
 def _bridge(part: Bridge) -> list[str]:
     name = part.name
-    # Made with another MTU and then given its own, for the kernel to leave it alone when members come and go.
+    # Created with another MTU, then set: so the kernel keeps it when members come and go.
     lines = [
         f"link add {name} address 0a:00:00:00:01:7b mtu {part.mtu ^ 1} type bridge",
         f"link set {name} mtu {part.mtu} group {part.group}",
@@ -259,7 +259,7 @@ def _tap(part: Tap | ManagedTap) -> list[str]:
             *_port(part),
         ]
     foreign = [f"link add {FOREIGN} type bridge"] if part.master == FOREIGN else []
-    # Whose user may not open /dev/net/tun has a device of another kind: it is a tap by its name.
+    # A user without /dev/net/tun gets a device of another kind, which is a tap by its name only.
     open_tun = os.access("/dev/net/tun", os.R_OK | os.W_OK)
     made = "tuntap add {0} mode tap" if open_tun else "link add {0} type veth peer name {0}p"
     return [*foreign, made.format(part.name), f"link set {part.name} {_master(part.master)}"]
@@ -271,7 +271,7 @@ def _row(part: OvsPort) -> str:
     columns += [f"type={PLACEHOLDER_TYPE}", "options:peer=nobody"] if part.type == PLACEHOLDER_TYPE else []
     add = ["--may-exist", "add-port", part.bridge, part.name]
     put = ["--", "set", "Interface", part.name, *columns] if columns else []
-    # That the device cannot be opened is told on stderr, and is what some states want.
+    # The error that the device cannot be opened is on stderr, and some states need it.
     return f"ovs-vsctl --timeout=10 {shlex.join([*add, *put])} 2>/dev/null"
 
 
@@ -306,7 +306,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
             "alias": aliases,
             "mtu": MTUS,
             "up": flags,
-            # In hundredths of a second, of which a kernel that ticks 250 times a second knows the even ones only.
+            # In hundredths of a second. A kernel with 250 ticks per second has only the even ones.
             "forward_delay": [0, 200, 1500, 3000],
             "ageing": [0, 2, 30000],
             "stp": [False] if target else flags,
@@ -365,7 +365,7 @@ def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = Tr
         if (rows or not isinstance(part, OvsPort)) and not draw(st.sampled_from([False, False, False, True])):
             optional = {name: st.sampled_from(values) for name, values in attributes[type(part)].items()}
             drawn = replace(part, **draw(st.fixed_dictionaries({}, optional=optional)))
-            # Of what a kernel cannot have, a goal has the value that isolates.
+            # If a kernel lacks an attribute, a goal has its isolating value.
             state = state.with_parts(drawn if target else possible(drawn))
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     masters = [names.bridge, ""] if names.bridge in state.links else [""]
@@ -404,7 +404,7 @@ def possible(part: Part) -> Part:
             part, nf_call_iptables=bool(part.nf_call_iptables), nf_call_ip6tables=bool(part.nf_call_ip6tables)
         )
         if part.mtu < 1280:
-            # Too small for IPv6 (RFC 8200), so the kernel keeps nothing about it.
+            # Too small for IPv6 (RFC 8200), so the kernel keeps no IPv6 settings.
             part = replace(part, disable_ipv6=None, addr_gen_mode=None)
     if isinstance(part, Veth):
         part = replace(
@@ -415,7 +415,7 @@ def possible(part: Part) -> Part:
     if isinstance(part, ManagedTap):
         part = replace(part, host_ip=_possible_ip(part.host_ip, part.mtu))
     if isinstance(part, Bridge) and part.stp:
-        # The kernel asks for 2 s; and while the topology changes it ages faster, so here it never does.
+        # The kernel requires 2 s. It ages faster while the topology changes, which is never so here.
         part = replace(part, forward_delay=max(part.forward_delay, 200), up=False)
     return part
 

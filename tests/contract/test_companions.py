@@ -53,7 +53,7 @@ def test_a_trunk_bridge_comes_with_its_first_port_and_goes_with_its_last(bench: 
     assert bench.sh(f"ovs-vsctl get Bridge {TRUNK} datapath_type").strip() == "netdev"
     assert bench.row(TRUNK)["type"] == "internal"
     assert bench.sh(f"ovs-vsctl get Interface {QVO} external_ids:bridge_name").strip() == TRUNK
-    # Never isolated: nobody would take it out of the dead VLAN.
+    # Never isolated: no agent would take it out of the dead VLAN.
     assert bench.row(QVO, "Port")["tag"] == ["set", []]
     plug(replace(OTHER, datapath_type="system"), bench.host)
     assert bench.sh(f"ovs-vsctl get Bridge {TRUNK} datapath_type").strip() == "netdev"
@@ -112,7 +112,7 @@ def test_trunk_bridge_goes_with_neutrons_patch_ports(bench: Bench) -> None:
         assert unplug(PORT.id, bench.host).ok
         assert configurations(bench) == before + 1
         assert TRUNK not in bridges(bench)
-        # Their peers in the integration bridge are the agent's own.
+        # Their peers in the integration bridge belong to the agent.
         assert set(bench.sh("ovs-vsctl list-ports br-int").split()) == {"tpi-1", "spi-2", "spi-3"}
         bench.sh("for port in tpi-1 spi-2 spi-3; do ovs-vsctl del-port $port; done")
     assert len(uuids) == 3
@@ -198,7 +198,7 @@ def test_no_other_bridge_is_made(bench: Bench, bridge: str) -> None:
     port = replace(PORT, bridge=bridge)
     with pytest.raises(BridgeMissing):
         plug(port, bench.host)
-    # Nor by a caller that asks the daemon itself.
+    # Nor by a client that sends the request itself.
     with pytest.raises(Refused, match="integration_bridges"):
         bench.do(Create(the(OvsPort, desired_state(port))))
     assert bench.snapshot() == before

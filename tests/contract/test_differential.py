@@ -38,18 +38,18 @@ def host_of(bench: Bench) -> dict[str, Any]:
         flags = sorted(set(link["flags"]) - {"NO-CARRIER", "LOWER_UP", "M-DOWN"})
         kept = {key: value for key, value in link.items() if key not in DROPPED} | {"flags": flags}
         if name == PORT.names.switch_end:
-            # vswitchd switches it on where it reads a device, and puts it back by name whenever it lets go of it.
+            # ovs-vswitchd switches it on when it opens a device, and restores it by name when it closes it.
             kept["flags"] = [flag for flag in flags if flag != "PROMISC"]
             del kept["promiscuity"]
         if link.get("linkinfo", {}).get("info_kind") != "bridge":
-            # The kernel draws the MAC of a veth.
+            # The kernel draws the MAC of a veth at random.
             kept["linkinfo"] = {"info_kind": link.get("linkinfo", {}).get("info_kind")}
         else:
             options = kept["linkinfo"]["info_data"]
             kept["linkinfo"]["info_data"] = {
                 key: option for key, option in options.items() if not key.endswith("timer")
             }
-        # Drawn as well is that of a bridge.
+        # That of a bridge is random, too.
         for key in ("address", "bridge_id", "root_id", "designated_root"):
             kept.pop(key, None)
             kept["linkinfo"].get("info_data", {}).pop(key, None)

@@ -144,7 +144,7 @@ def test_stp_is_written_together_with_the_forward_delay_it_requires(bench: Bench
     running = replace(BRIDGE, stp=True, forward_delay=1500)
     bench.furnish(LINKS.with_parts(running))
     assert bench.see().links[QBR] == running
-    # The port that STP has not opened yet is told, and opened with it.
+    # The port that STP has not opened yet is reported, and opened with it.
     for step in plan(bench.see(), LINKS):
         assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
     assert bench.see() == LINKS
@@ -160,7 +160,7 @@ def test_mtu_that_rises_switches_ipv6_off_whatever_is_said_of_before(bench: Benc
     assert "inet6" not in "".join(bench.sh(f"ip address show dev {name}") for name in (QBR, QVB, QVO))
 
 
-# What is there, and what is not.
+# Existing and missing parts.
 
 
 def test_links_come_and_go_without_a_trace(bench: Bench) -> None:
@@ -206,7 +206,7 @@ def test_after_a_failed_step_the_next_is_skipped_unless_it_deletes(bench: Bench)
     assert bench.see() == HostState()
 
 
-# What is not ours.
+# Foreign objects.
 
 KINDS = {
     "a veth for the bridge": (f"ip link add {QBR} type veth peer name hvpeer", BRIDGE),
@@ -274,7 +274,7 @@ def test_a_veth_whose_peer_is_in_another_namespace_is_a_stray(bench: Bench, ours
 
 @pytest.mark.parametrize("name", [QBR, QVB, QVO])
 def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
-    # Not before: `ip link delete` itself goes by alternative names.
+    # Not before: `ip link delete` also accepts alternative names.
     rest = HostState() if name == QBR else HostState().with_parts(BRIDGE)
     bench.furnish(rest)
     bench.sh(f"ip link add hvother type veth peer name hvpeer; ip link property add dev hvother altname {name}")
@@ -288,7 +288,7 @@ def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
     assert f"{name} is an alternative name of the device hvother; remove it: ip link property del" in outcome.reason
 
 
-# What a kernel keeps of IPv6.
+# IPv6 settings of the kernel.
 
 
 @pytest.mark.parametrize("small", [68, 1000, 1279])
@@ -319,7 +319,7 @@ def test_a_port_is_plugged_and_unplugged_at_any_mtu(bench: Bench) -> None:
     assert bench.see() == HostState()
 
 
-# What is seen beside the parts.
+# Facts.
 
 
 def test_the_facts_tell_carrier_members_and_kinds(bench: Bench) -> None:
@@ -331,7 +331,7 @@ def test_the_facts_tell_carrier_members_and_kinds(bench: Bench) -> None:
     facts = bench.facts()
     assert facts.members == {QBR: ("hvmember", QVB, TAP)}
     assert [facts.links[name].kind for name in (QBR, QVB, QVO, TAP)] == ["bridge", "veth", "veth", "tun"]
-    # Nobody holds the tap open.
+    # No process holds the tap open.
     assert (facts.links[QVB].carrier, facts.links[TAP].carrier) == (True, False)
     assert facts.links[QVB].master == QBR
     assert not facts.simulated

@@ -167,7 +167,7 @@ def churn(standing: Bench) -> Iterator[None]:
         for number in range(3):
             process = churning.enter_context(standing.box.popen(["sh", "-c", CHURN, str(number)], stderr=DEVNULL))
             churning.callback(process.kill)
-        # Dumps are interrupted indeed.
+        # Dumps were interrupted.
         assert standing.box.python(DUMPS).stdout == "interrupted\n"
         yield
 

@@ -95,7 +95,7 @@ def test_pyroute2_reads_flags_masters_and_ipv6_as_they_were_meant() -> None:
 def test_pyroute2_reads_a_switched_off_host_ip_as_it_was_meant() -> None:
     message = decoded(ours.set_link(7, {"host_ip": "off"}))
     assert (message["flags"], message["change"]) == (0x80, 0x80)
-    # pyroute2 leaves IFLA_INET_CONF as it is: forwarding 0, proxy_arp 0, rp_filter 1 by linux/ip.h.
+    # pyroute2 does not decode IFLA_INET_CONF: forwarding 0, proxy_arp 0, rp_filter 1 by linux/ip.h.
     values = attrs(message, "IFLA_AF_SPEC")["AF_INET"]
     assert values.hex(" ", 4) == "20000280 1c000180 08000100 00000000 08000300 00000000 08000800 01000000"
 

@@ -45,7 +45,7 @@ def crowd(sandbox: Sandbox) -> Iterator[None]:
     sandbox.run(["sh", "-ec", "\n".join(script)])
     yield
     gone = " ".join(f"-- --if-exists del-port {port.names.switch_end}" for port in PORTS)
-    # The strange one by its name: a list of names that a shell splits would not find it.
+    # The unusual name is queried by itself, because a shell would split a list of names.
     clean = f"""ovs-vsctl del-br br-two -- del-port hvbond -- del-port 'a "strange" name' {gone}"""
     sandbox.run(["sh", "-ec", clean])
 

@@ -122,13 +122,13 @@ def test_rows_come_and_go_without_a_trace(bench: Bench) -> None:
 def test_a_step_writes_nothing_but_what_differs(bench: Bench) -> None:
     bench.furnish(bench.wiring)
     bench.sh(f"ovs-vsctl set Interface {QVO} external_ids:vm-uuid=theirs")
-    # Observed before that: what it does not change it does not write.
+    # Observed first: unchanged values are not written.
     bench.do(Update(replace(ROW, attached_mac=""), ROW), Update(ROW, replace(ROW, iface_status="")))
     ids = dict(bench.row(QVO)["external_ids"][1])
     assert (ids["vm-uuid"], ids["attached-mac"], "iface-status" in ids) == ("theirs", PORT.mac, False)
 
 
-# What ovs-vswitchd makes of it.
+# Acceptance by ovs-vswitchd.
 
 
 def test_the_facts_tell_port_number_tag_and_error(bench: Bench) -> None:
@@ -175,7 +175,7 @@ def test_a_bridge_that_is_missing_fails_by_name(bench: Bench) -> None:
     assert bench.try_out(Update(ROW, replace(ROW, bridge="br-two"))).code == "bridge-missing"
 
 
-# Standing orders of others.
+# Settings of others.
 
 
 def test_mtu_request_of_another_is_cleared_and_stays_so(bench: Bench) -> None:
@@ -185,7 +185,7 @@ def test_mtu_request_of_another_is_cleared_and_stays_so(bench: Bench) -> None:
         port = replace(PORT, mtu=mtu)
         bench.sh(f"ovs-vsctl set Interface {QVO} mtu_request=1400")
         assert plug(port, bench.host).status is Status.DONE
-        # It returns when ovs-vswitchd has gone through its configuration once more.
+        # It returns when ovs-vswitchd has applied its configuration once more.
         bench.sh(f"ovs-vsctl set Open_vSwitch . external_ids:mtu={mtu}")
         assert bench.link(QVO)["mtu"] == mtu
         assert bench.row(QVO)["mtu_request"] == ["set", []]
@@ -213,7 +213,7 @@ def test_mtu_request_is_written_back_as_a_rollback_does(bench: Bench) -> None:
     assert bench.snapshot() == before
 
 
-# What is there, and what is not.
+# Existing and missing rows.
 
 
 def test_to_delete_what_is_absent_is_done(bench: Bench) -> None:
@@ -274,7 +274,7 @@ def test_only_ports_of_our_grammar_are_seen(bench: Bench) -> None:
     assert bench.observed(None).state == bench.see() == bench.wiring
 
 
-# Many at once.
+# Many rows at once.
 
 
 def test_of_fifty_in_a_batch_the_guilty_alone_fails(bench: Bench) -> None:
@@ -323,7 +323,7 @@ def test_callers_in_several_threads_do_not_disturb_each_other(bench: Bench) -> N
     assert bench.observed(None).state == HostState()
 
 
-# Others write as well.
+# Other writers.
 
 WRITER = f"""
 i=0
@@ -354,7 +354,7 @@ def test_two_writers_of_one_row_lose_nothing(bench: Bench, tmp_path: Path) -> No
     lines = output.read_text().splitlines()
     assert len(lines) > 10
     assert [line for line in lines if not line.startswith("wrote")] == []
-    # The writer may have been killed between its commit and its word.
+    # The writer may have been killed between its commit and its output.
     assert int(dict(bench.row(QVO)["external_ids"][1])["x"]) - len(lines) in (0, 1)
 
 
@@ -375,7 +375,7 @@ for number in itertools.count():
 
 
 def test_how_often_it_was_tried_anew_is_told(bench: Bench, executor: dict[str, str]) -> None:
-    tells = executor["switch_executor"] != "ovs-vsctl"  # which tries anew by itself, and does not tell how often
+    tells = executor["switch_executor"] != "ovs-vsctl"  # which retries by itself, and does not report how often
     bench.furnish(bench.wiring)
     other = replace(ROW, attached_mac="fa:16:3e:ff:ff:ff")
     assert [outcome.retries for outcome in bench.do(Update(ROW, other))] == [0]
@@ -408,7 +408,7 @@ def test_what_another_client_has_committed_is_seen_at_once(bench: Bench) -> None
         setter.stdin.close()
 
 
-# The switch does not answer.
+# A hung switch.
 
 
 @pytest.fixture

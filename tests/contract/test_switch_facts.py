@@ -96,7 +96,7 @@ def clean(benches: list[Bench]) -> Iterator[None]:
 def test_switch_executors_see_same_parts_and_facts(benches: list[Bench], script: str) -> None:
     bench = benches[0]
     bench.sh(script or "true")
-    # It returns when ovs-vswitchd has gone through its configuration once more.
+    # It returns when ovs-vswitchd has applied its configuration once more.
     bench.sh("ovs-vsctl set Open_vSwitch . external_ids:settled=$(date +%N) || true")
     many = {f"{prefix}{number:08x}-7b" for number in range(9) for prefix in ("qvo", "vhu")}
     for names in (set(PORT.names), {QVO}, {*PORT.names, *many}, None, set()):

@@ -66,7 +66,7 @@ def test_a_tap_that_gets_a_row_later_is_told_by_each_command(bench: Bench) -> No
     assert (finding.verdict, double.verdict) == ("fail", "info")
     assert TAP in finding.text
     assert bench.snapshot() == before
-    # What is left of a hybrid port beside a native one goes, and the native one stays.
+    # The leftovers of a hybrid port beside a native one are deleted, and the native one stays.
     assert unplug(PORT.id, bench.host).ok
     assert bench.row(TAP) != {}
     assert bench.link(QBR) == {}

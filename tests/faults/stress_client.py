@@ -161,7 +161,7 @@ def left(locks: str) -> list[str]:
 
 
 def _read(path: Path) -> str:
-    # A thread or a file may be gone between being listed and being read.
+    # A thread or a file may disappear between the listing and the reading.
     with suppress(OSError):
         return str(path.readlink()) if path.is_symlink() else path.read_text(encoding="ascii")
     return ""
@@ -183,7 +183,7 @@ def main() -> None:
         for line in sys.stdin:
             verb = line.strip()
             say(stressed(host, seed, float(seconds), tally) if verb == "call" else asked(verb, host))
-    # A thread that drains what the helper says ends when the daemon has.
+    # The thread that reads the helper's output ends after the daemon.
     until(lambda: not left(host.settings.lock_path))
     say({"left": left(host.settings.lock_path)})
 

@@ -46,7 +46,7 @@ class Caller:
         config = str(self.directory / "lab" / "hybridvif.conf")
         command = ["strace", "-o", str(self.log), *rules, sys.executable, "-c", CLIENT, self.verb, config]
         mine = daemons(self.trial.lab.box)
-        # Of its own, since what is killed leaves the directory of its socket; and short, for that socket's name.
+        # A separate directory, because a killed process leaves its socket's directory; short, for the socket's name.
         with TemporaryDirectory(prefix="hv-") as place:
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": place}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -57,7 +57,7 @@ class Caller:
         """Count its system calls that may change something, by kind."""
         assert self.run(counting()) == "ok"
         made = counted(self.log)
-        # The one by which it starts, and is not yet what is killed.
+        # The call by which strace starts the program is not counted.
         made["execve"] -= 1
         return {kind: count for kind, count in made.items() if count}
 

@@ -95,7 +95,7 @@ def test_a_guest_of_libvirts_runs_on_a_plugged_port(lab: Lab, guest: Guest, port
     other, before = make_port(2), lab.links()
     plug_all([port, other], lab.host)
     plugged = lab.links()
-    # Userspace datapath alone: what the guest leaves to hardware that is not there must be done before OVS reads it.
+    # Only with the userspace datapath: offloads of the guest must be done before OVS reads the packets.
     lab.sh(f"ethtool -K {port.names.bridge_end} tx off")
     with lab.vm(other, 2) as peer:
         guest.start()
@@ -107,11 +107,11 @@ def test_a_guest_of_libvirts_runs_on_a_plugged_port(lab: Lab, guest: Guest, port
         assert "3 packets transmitted, 3 packets received" in guest.said()
         assert "guest pinged: 0" in guest.said()
 
-        # In order with the guest on it; plugged again and repaired while it runs, it loses nothing.
+        # In sync with the guest on it. It loses nothing while it is plugged again and repaired.
         assert check(port, lab.host) == ()
         assert lost_while(lab, peer, port) == 0
 
-        # Not unplugged while it runs.
+        # No unplug while the guest runs.
         with pytest.raises(PortRunning, match=f"{port.names.tap} in {port.names.bridge} has carrier"):
             unplug(port.id, lab.host)
         assert peer.ping("10.0.0.1").returncode == 0

@@ -117,7 +117,7 @@ class History(RuleBasedStateMachine):
         else:
             assert report.status in TYPED
         if who == "ovsdb-server":
-            # ovs-vswitchd waits up to 8 s before it tries the server again, and until then no port is realized.
+            # ovs-vswitchd waits up to 8 s before it reconnects to the server, and accepts no port until then.
             self.lab.sh("ovs-vsctl --timeout=30 set Open_vSwitch . external_ids:asked=$(date +%N)")
         self.counts["kills"] += 1
 
@@ -202,7 +202,7 @@ def test_history_of_real_host_keeps_all_guarantees(lab: Lab) -> None:
     Here.whole = here.mine()
     assert unplug(PORT.id, lab.host).ok
     try:
-        # In parts, since a run takes ten seconds: what was counted is not lost where the rest is cut off.
+        # In parts, because a run takes ten seconds: the counts survive if the rest is aborted.
         for _ in range(parts):
             broken = 1
             try:

@@ -32,7 +32,7 @@ pytestmark = pytest.mark.prove
 def trial_of(box: Sandbox, directory: Path, link: str, switch: str) -> Iterator[Trial]:
     """Yield an empty host whose daemon uses one thread, because strace counts by thread."""
     with lab_of(box, directory, link_executor=link, switch_executor=switch) as lab:
-        # The daemon reads it when it starts, which is not yet; the section of its own comes last.
+        # The daemon reads it at its later start. Its own section comes last.
         with (directory / "hybridvif.conf").open("a", encoding="utf-8") as config:
             config.write("thread_pool_size = 1\n")
         yield Trial(lab)
@@ -149,7 +149,7 @@ def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampe
         with hampered():
             looks.append(trial.points(call, log, children=children))
         assert trial.unplug().ok
-    # A line of the log that has waited for an answer too long goes out by itself: one call more or less is chance.
+    # A log line that waits too long for a response is sent by itself, so one call more or less is chance.
     points = {kind: count for kind in looks[0] if (count := min(look.get(kind, 0) for look in looks))}
     for kind, places in numbers(points):
         missed = 0

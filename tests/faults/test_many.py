@@ -179,9 +179,9 @@ def held(lab: Lab) -> Counter[str]:
 def test_a_plug_and_an_unplug_leave_nothing_however_often(lab: Lab, tmp_path: Path) -> None:
     cycles, settling = (2000, 200) if FULL else (10, 5)
     with ThreadPoolExecutor(64) as pool:
-        # So that the daemon has all the threads that it ever will.
+        # So that the daemon has started all of its threads.
         list(pool.map(lambda _: lab.host.observe({PORT.names.tap}, time.monotonic() + 10), range(256)))
-    # After that: each of its 32 threads touches some 50 KB of stack when it first carries out a plan.
+    # After that, because each of its 32 threads touches some 50 KB of stack at its first plan.
     for number in range(settling):
         plug(make_port(number + 1), lab.host)
         unplug(make_port(number + 1).id, lab.host)
@@ -241,7 +241,7 @@ def test_a_bridge_keeps_its_mac_and_mtu_whoever_joins_and_leaves(lab: Lab) -> No
     times = 1000 if FULL else 20
     plug(PORT, lab.host)
     bridge = PORT.names.bridge
-    # One shell looks after each join and each leave; what it prints is what was ever seen.
+    # One shell checks after each join and each leave, and prints all observed values.
     seen = lab.sh(
         f"""
         ip link add hvguest address 00:00:00:00:00:02 mtu 1400 type veth peer name hvpeer

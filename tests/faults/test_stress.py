@@ -94,7 +94,7 @@ def test_calls_while_daemons_are_killed_end_in_time_with_typed_errors(lab: Lab, 
         summaries = [client.said() for client in clients]
         hung = [name for summary in summaries for name in summary["hung"]]
         assert hung == []
-        # From here on nobody kills.
+        # No kills from here on.
         plugged, checked = clients[0].asked("plug"), clients[1].asked("check")
         unplugged = clients[1].asked("unplug")
         rows = differences(empty, likeness(lab))

@@ -69,7 +69,7 @@ def test_a_server_that_hung_before_it_was_asked_makes_nothing_later(
     if phase == "before connect":
         for pid in daemons(sandbox):
             os.kill(pid, signal.SIGKILL)
-        # A daemon that runs and has asked the switch nothing yet.
+        # A running daemon that has not yet contacted the switch.
         assert until(lambda: not daemons(sandbox))
         with hasty.host.locked([PORT.id[:11]], time.monotonic() + 10):
             pass
@@ -160,7 +160,7 @@ def test_port_without_vswitchd_is_configured_and_accepted_later(
 
 
 def test_a_server_that_dies_and_comes_back_at_any_moment_has_one_row(sandbox: Sandbox, hasty: Lab, switch: str) -> None:
-    # It may have died in the test before.
+    # It may have died in an earlier test.
     assert until(lambda: report_of(lambda: plug(PORT, hasty.host)).ok, 20)
     whole = likeness(hasty)
     unplug(PORT.id, hasty.host)
@@ -171,7 +171,7 @@ def test_a_server_that_dies_and_comes_back_at_any_moment_has_one_row(sandbox: Sa
         report = report_of(lambda: plug(PORT, hasty.host))
         killing.join()
         assert report.ok or report.status in TYPED
-        # ovs-vswitchd waits up to 8 s before it tries the server again.
+        # ovs-vswitchd waits up to 8 s before it reconnects to the server.
         assert until(lambda: report_of(lambda: plug(PORT, hasty.host)).ok, 20)
         wrong += not until(lambda: not differences(whole, likeness(hasty)), 3)
         unplug(PORT.id, hasty.host)

@@ -65,7 +65,7 @@ class Lab:
         """Return the whole state of the host: devices and OVSDB rows, without counters."""
         links = json.loads(self.sh("ip -d -j link"))
         for link in links:
-            # Timers run by themselves.
+            # Timers change by themselves.
             for part in ("info_data", "info_slave_data"):
                 options = link.get("linkinfo", {}).get(part, {})
                 for key in [key for key in options if key.endswith("timer")]:

@@ -233,7 +233,7 @@ PLANS |= {
     for name, values in names.items()
     for value in values
     for verb in ("create", "update")
-    # Nothing is written of what is None in an update.
+    # An attribute that is None in an update is not written.
     if verb == "create" or value is not None
 }
 PLANS |= {
@@ -371,7 +371,7 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"ip link add {TAPPED.names.tap} type veth peer name vm6; ip link set {TAPPED.names.tap} master br0"
     )
     assert plug(make_port(2), lab.host).ok
-    # Once each in order, so that what the daemon loads at first use is there.
+    # One legal request each, so that the daemon has loaded what it loads at first use.
     daemon_context.reach(time.monotonic() + SOON).remote_call(APPLY, ([], time.monotonic() + SOON), {}, SOON)
     channel = daemon_context.reach(time.monotonic() + SOON)
     channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)
@@ -382,13 +382,13 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with watched(pid, tmp_path_factory.mktemp("seen") / "calls") as calls:
         yield channel
     assert lab.snapshot() == before
-    # No module was looked for, nothing was executed, and no file was opened to be made or changed.
+    # No module was searched, nothing was executed, and no file was opened for writing.
     assert [call for call in calls() if re.search(r"exec|\.py|\.so|O_WRONLY|O_RDWR|O_CREAT", call)] == []
-    # What an observation does open was seen, so that all threads were.
+    # The files of an observation were traced, so all threads were.
     assert not calls() or any("/proc/thread-self/net/packet" in call for call in calls())
     assert daemons(lab.box) == [pid]
     assert libraries_of(pid) == loaded
-    # Nothing was executed: page faults of children that it waited for, none, and the children that it has, none.
+    # Nothing was executed: no page faults of reaped children, and no living children.
     assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[8:11:2] == ["0", "0"]
     assert not any(task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children"))
     lab.sweep()
@@ -476,7 +476,7 @@ def test_frames_without_a_name_do_no_harm(channel: Channel) -> None:
     assert channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)[0] == "ok"
 
 
-# What a caller costs that reads no answers.
+# Cost of a client that reads no responses.
 
 MOST_MEMORY = 100
 """Upper limit of the daemon's memory in MB. It starts with 20. Without limits 48 MB of messages made it 3,743."""
@@ -516,7 +516,7 @@ def test_caller_that_reads_nothing_does_not_make_the_daemon_grow(connection: Lab
             captured.settimeout(0.5)
             with contextlib.suppress(TimeoutError):
                 if is_full:
-                    # Answers to these fill the channel, and then the daemon waits.
+                    # Responses to these fill the channel, and then the daemon waits.
                     captured.sendall(b"".join(msgpack.packb((f"{n}", (99,))) for n in range(50_000)))
                 for number in range(12):
                     captured.sendall(great_frame(f"great {number}", item))

@@ -61,7 +61,7 @@ def test_a_port_is_made_with_its_qos_and_takes_it_away_again(lab: Lab) -> None:
 def test_an_unplug_in_bulk_takes_only_the_qos_of_its_ports(lab: Lab) -> None:
     ports = [make_port(number, qos_type="linux-noop") for number in range(1, 21)]
     plug_all(ports, lab.host)
-    # Whose agent has given it another.
+    # The agent has set another QoS.
     name = ports[0].names.switch_end
     lab.sh(f"ovs-vsctl -- --id=@q create QoS type=linux-htb external_ids:id=agent -- set Port {name} qos=@q")
     assert len(lab.sh("ovs-vsctl --bare --columns=_uuid list QoS").split()) == 21

@@ -44,7 +44,7 @@ def daemons(box: Sandbox) -> list[int]:
     children = Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text().split()
     found = []
     for pid in children:
-        # One may end between being listed and being read.
+        # A process may end between the listing and the reading.
         with suppress(OSError):
             if b"privsep_context" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(int(pid))
@@ -61,7 +61,7 @@ def the_daemon(lab: Lab) -> int:
     return pid
 
 
-# What the daemon may.
+# Rights of the daemon.
 
 
 def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
@@ -74,7 +74,7 @@ def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
     }
 
 
-# What may be asked.
+# Permitted requests.
 
 
 def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> tuple[str, str, str]:
@@ -213,7 +213,7 @@ def test_nothing_but_the_two_entry_points_can_be_called_or_even_imported(lab: La
     with pytest.raises(NameError):
         channel.remote_call(name, (f"touch {tmp_path}/done",), {}, SOON)
     assert list(tmp_path.iterdir()) == []
-    # curses stands for any module that nobody has loaded: to import one is to run it.
+    # curses stands for any module that is not loaded: to import it is to run it.
     assert "_curses" not in Path(f"/proc/{pid}/maps").read_text()
     assert daemons(lab.box) == [pid]
 
@@ -238,7 +238,7 @@ def test_done_step_is_observed_at_once_and_failed_step_is_left_to_caller(lab: La
     assert again.seen is None
 
 
-# The daemon dies, or hangs.
+# A dead or hung daemon.
 
 
 def ask_a_silent_switch(lab: Lab, port: Port) -> tuple[float, Result]:
@@ -326,13 +326,13 @@ def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
             assert until(lambda: bool(daemons(lab.box)))
         stop.set()
         assert all(future.result(timeout=10) > 0 for future in asking)
-    # An answer, or a new daemon, which takes half a second to start.
+    # A response, or a new daemon, which takes half a second to start.
     assert max(longest) < 3
 
 
 @contextmanager
 def out_of_files(pid: int) -> Iterator[None]:
-    """Use up the file descriptors of this process."""
+    """Lower the limit of a process, so that it cannot open another file."""
     was = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     listed = os.open(f"/proc/{pid}/fd", os.O_RDONLY)
     taken = {int(name) for name in os.listdir(listed)} - ({listed} if pid == os.getpid() else set())
@@ -411,7 +411,7 @@ def test_request_larger_than_socket_buffer_of_hung_daemon_meets_deadline(lab: La
         assert max(pool.map(ask_much, range(4))) < 0.5 + SLACK
 
 
-# Programs of other kinds.
+# Other kinds of programs.
 
 
 def in_a_child(work: Callable[[], bool]) -> bool:
@@ -442,7 +442,7 @@ def test_a_forked_child_has_a_daemon_of_its_own(lab: Lab) -> None:
         return len(own) == 1 and check(PORT, lab.host) == ()
 
     assert in_a_child(work)
-    # It ends with the child; the parent's is as it was.
+    # It ends with the child; that of the parent is unchanged.
     assert until(lambda: daemons(lab.box) == [pid], 2)
     assert check(PORT, lab.host) == ()
     assert the_daemon(lab) == pid

@@ -79,14 +79,14 @@ def test_plan_run_by_hand_creates_and_deletes_side_effects(lab: Lab, tmp_path: P
     assert besides(lab, "unplug", "-F", str(listed), config=config) == {
         ("delete", *row) for row in {("ovs-bridge", "tbr-1"), *rows}
     }
-    # One QoS row has come to be another port's too, and stays.
+    # Another port has begun to use one QoS row, so it stays.
     lab.sh(
         "ip link add hvend type veth peer name hvendp; "
         f"ovs-vsctl add-port br-int hvend -- set Port hvend qos=$(ovs-vsctl get Port {ports[1].names.switch_end} qos)"
     )
     lab.sh(printed(lab, "unplug", ports[0].id, config=config))
     assert "tbr-1" in lab.sh("ovs-vsctl list-br").split()
-    # Neutron's patch ports go with their bridge, and another port of its keeps it.
+    # Neutron's patch ports are deleted with their bridge, and another port in it keeps the bridge.
     lab.sh(
         "ovs-vsctl --no-wait add-port tbr-1 tpt-1 -- set Interface tpt-1 type=patch options:peer=tpi-1 "
         "-- add-port tbr-1 spt-2 -- set Interface spt-2 type=internal"

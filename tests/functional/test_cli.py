@@ -182,7 +182,7 @@ def test_a_command_that_ends_before_its_daemon_is_up_leaves_nothing_behind(
         (["unplug"], 2),
     ):
         cli(*words, exit_code=code)
-        # That of the laboratory's own connection stays.
+        # The daemon of the lab's own connection stays.
         assert until(lambda: len(daemons(lab.box)) <= 1, 2)
         assert "hybridvif-" not in lab.sh("ls $TMPDIR")
 
@@ -212,9 +212,9 @@ with headstart.given(sys.argv[1:]):
 
 def test_an_ordinary_user_may_plan_and_ask_the_doctor(cli: Command, lab: Lab, port: Port) -> None:
     user = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
-    # Nothing but to read everything: the Python of these tests may be in a home that is closed to others.
+    # Only the right to read all files: the Python of these tests may be in a closed home directory.
     user += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    # By way of a shell, which has lost all of root's capabilities.
+    # By a shell, which has lost all of root's capabilities.
     if lab.box.run([*user, "sh", "-c", 'exec "$0" -c "import hybridvif"', sys.executable], check=False).returncode:
         lacking("another user cannot be had here, or cannot run this Python")
     planned = lab.box.run([*user, "hybridvif", "plan", "plug", *options_of(port)])

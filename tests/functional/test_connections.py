@@ -28,7 +28,7 @@ def test_the_daemon_ends_with_the_last_connection_and_another_can_follow(sandbox
     first, two = tmp_path / "one", tmp_path / "two"
     first.mkdir()
     two.mkdir()
-    # Those of earlier tests end a moment after their connections.
+    # The daemons of earlier tests exit a moment after their connections.
     assert until(lambda: not daemons(sandbox))
     before = daemons(sandbox)
     with connected(sandbox, first) as host:
@@ -44,7 +44,7 @@ def test_the_daemon_ends_with_the_last_connection_and_another_can_follow(sandbox
 
 
 def test_a_hung_daemon_does_not_keep_anybody_from_closing(sandbox: Sandbox, tmp_path: Path) -> None:
-    # Those of earlier tests end a moment after their connections.
+    # The daemons of earlier tests exit a moment after their connections.
     assert until(lambda: not daemons(sandbox))
     before = daemons(sandbox)
     with ExitStack() as hanging:
@@ -89,10 +89,10 @@ def test_after_its_caller_was_killed_the_daemon_starts_no_step(sandbox: Sandbox,
         finally:
             caller.kill()
             caller.wait()
-    # What was under way in the kernel ends there, in its own time; what waited would take much longer.
+    # Running kernel operations finish in their own time. The queued ones would take much longer.
     assert until(lambda: not daemons(sandbox), 1.5)
     time.sleep(0.5)
-    # Devices and rows, which are what steps make and delete; ovs-vswitchd goes on with what was committed.
+    # Steps create and delete devices and rows. ovs-vswitchd continues with the committed ones.
     remaining = lab.links(), lab.sh("ovs-vsctl list-ports br-int")
     time.sleep(1)
     assert (lab.links(), lab.sh("ovs-vsctl list-ports br-int")) == remaining
@@ -123,7 +123,7 @@ def test_a_program_that_the_daemon_runs_may_no_more_than_the_daemon(sandbox: San
     assert {int(line.split()[1], 16) for line in lines} == {CAP_NET_ADMIN}
 
 
-# Programs of other kinds.
+# Other kinds of programs.
 
 
 EVENT_LOOP = """
@@ -154,7 +154,7 @@ with connect(sys.argv[1:]) as host:
 def run_program(code: str, box: Sandbox, directory: Path, **options: object) -> str:
     """Return the output of a program that has its own connection."""
     with connected(box, directory, **options):
-        pass  # only for its file
+        pass  # only for its configuration file
     command = [sys.executable, "-c", code, str(directory / "hybridvif.conf")]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
@@ -251,7 +251,7 @@ def test_caller_that_forbids_eventlet_can_plug(sandbox: Sandbox, tmp_path: Path)
 def test_helper_and_daemon_that_forbid_eventlet_can_plug(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str, switch: str
 ) -> None:
-    # Python runs a sitecustomize at each start: of the caller, and of the helper, which the daemon is forked from.
+    # Python runs a sitecustomize at each start: in the client, and in the helper that forks the daemon.
     seen = tmp_path / "seen"
     program = f"{FORBIDDING}\nopen({str(seen)!r}, 'a').write(' '.join(sys.orig_argv) + chr(10))\n"
     (tmp_path / "sitecustomize.py").write_text(program)
@@ -269,7 +269,7 @@ def test_helper_and_daemon_that_forbid_eventlet_can_plug(
     ids=["in the loop", "beside it"],
 )
 def test_a_loop_ends_also_where_eventlet_is_installed(sandbox: Sandbox, tmp_path: Path, call: str) -> None:
-    # It is told to nobody any more that a thread has ended which imports eventlet first of all.
+    # The end of a thread that imports eventlet first is no longer reported.
     code = EVENT_LOOP.replace("connect(sys.argv[1:])", call)
     assert run_program(code, sandbox, tmp_path) == "done False\n"
     Lab(sandbox, Host.__new__(Host)).sweep()

@@ -95,7 +95,7 @@ def has_full_posture(result: dict[str, object]) -> bool:
     return {name: daemon[name] for name in POSTURE} == POSTURE
 
 
-# Whatever oslo.privsep is installed.
+# Any installed oslo.privsep.
 
 FORBID = """
 import sys
@@ -119,7 +119,7 @@ def test_daemon_imports_nothing_of_oslo_privsep(called: Callable[..., dict[str, 
 def test_daemon_starts_where_a_finder_forbids_a_library(called: Callable[..., dict[str, object]], library: str) -> None:
     """nova-compute has such a finder for eventlet."""
     if library in ("netaddr", "debtcollector", "rfc3986"):
-        # oslo.config needs them, so they are forbidden only to be looked for ahead, as a probe does.
+        # oslo.config needs them, so only a search for them is forbidden, as by a probe.
         first = FORBID.format(library=library, where=IN_THE_DAEMON).replace(
             "            raise", "            if sys.meta_path.remove(self) is None: raise"
         )
@@ -189,7 +189,7 @@ def test_privsep_helper_itself_is_refused(sandbox: Sandbox, tmp_path: Path) -> N
             listener.accept()
 
 
-# In a caller that is no client.
+# Clients without a daemon.
 
 
 @pytest.mark.parametrize("executor", ["iproute2-netlink", "subprocess-brctl"])
@@ -216,7 +216,7 @@ def test_caller_that_starts_by_either_method_has_the_same_daemon(
     assert has_full_posture(result)
 
 
-# Whatever it inherits.
+# Inherited settings.
 
 INHERIT = """
 import os, resource, signal, sys
@@ -260,7 +260,7 @@ def test_daemon_sets_anew_whatever_it_inherits(sandbox: Sandbox, tmp_path: Path,
         (pid,) = daemons(sandbox)
         status = status_of(pid)
         ignored, blocked = int(status["SigIgn"], 16), int(status["SigBlk"], 16)
-        # What Python itself ignores: SIGPIPE and SIGXFSZ.
+        # Signals that Python itself ignores: SIGPIPE and SIGXFSZ.
         assert (ignored, blocked) == (1 << 12 | 1 << 24, 0)
         assert status["Umask"] == "0077"
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
@@ -277,7 +277,7 @@ def test_daemon_sets_anew_whatever_it_inherits(sandbox: Sandbox, tmp_path: Path,
     lab.sweep()
 
 
-# Whatever its files say.
+# Configuration files.
 
 FOREIGN = """
 [DEFAULT]
@@ -355,7 +355,7 @@ def test_user_without_a_group_leaves_no_group_of_roots(sandbox: Sandbox, tmp_pat
         assert status["Groups"].split() == []
 
 
-# The socket that it is named.
+# The given socket.
 
 
 @pytest.mark.parametrize("trick", ["a link to a socket", "a link to a directory", "another's socket"])

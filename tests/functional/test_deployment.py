@@ -202,7 +202,7 @@ def test_rootwrap_lets_no_other_arguments_through(host: Lab, arguments: list[str
     assert "Unauthorized command" in done.stderr
 
 
-# systemd. None is booted: what a unit's options do is systemd's to prove.
+# systemd. It is not booted: the effect of a unit's options is not tested.
 
 
 def test_the_locks_belong_to_those_who_plug(host: Lab) -> None:
@@ -254,13 +254,13 @@ def test_host_is_reconciled_with_capabilities_and_system_calls_of_unit(host: Lab
         assert host.row(NAMES.switch_end)["ofport"] > 0
         calls = set(re.findall(r"^\d+ +([a-z_0-9]+)\(", host.sh("cat /run/calls"), re.MULTILINE))
         assert {"socket", "execve", "capset", "prctl"} <= calls
-        # setpriv's own are made before systemd's filter would be there.
+        # setpriv's own system calls happen before systemd's filter would be active.
         assert calls - allowed_calls(host) == set()
     finally:
         host.sweep()
 
 
-# Those who would take our devices.
+# Network managers.
 
 OTHER = "br-other"
 MAKE = f"""
@@ -284,7 +284,7 @@ def test_networkd_leaves_our_devices_alone_when_it_is_told_to_take_all(host: Lab
     require(networkd)
     write(host, "/etc/systemd/network/99-all.network", "[Match]\nName=*\n[Network]\nAddress=192.0.2.1/24\n")
     host.sh("mkdir -p /run/systemd/netif/links /run/systemd/netif/leases; chown -R systemd-network: /run/systemd/netif")
-    # Where /sys cannot be written it takes no udev for granted, as in a container.
+    # If /sys is read-only, it assumes that there is no udev, as in a container.
     daemon = host.box.popen(["unshare", "--mount", "sh", "-c", f"mount -o remount,bind,ro /sys; exec {networkd}"])
     try:
         assert until(lambda: "192.0.2.1" in host.sh(f"ip address show dev {OTHER}"), 15)

@@ -102,7 +102,7 @@ def test_a_vm_opens_the_tap_that_was_made_for_it_and_is_reached(tapping: Lab, qu
         assert check(ports[0], lab.host) == ()
         assert pinged(lab, first, "10.0.0.2")
         lab.sh(f"ip link delete {ports[0].names.bridge}")
-        # Who does not ask for the tap mends it as well.
+        # A plug without create_tap repairs it, too.
         assert plug(replace(ports[0], create_tap=False, multiqueue=False), lab.host).ok
         assert pinged(lab, first, "10.0.0.2")
     for port in ports:
@@ -135,7 +135,7 @@ def test_no_other_user_attaches_to_a_tap(tapping: Lab, queues: int) -> None:
     with guest(lab, port, 1, queues):
         assert lab.box.run(argv).stdout.strip() in {str(errno.EPERM), str(errno.EBUSY)}
     assert check(port, lab.host) == ()
-    # One that was made by an older release.
+    # A tap of an older release.
     lab.sh(
         f"ip link delete {port.names.tap}; ip tuntap add {port.names.tap} mode tap {'multi_queue' * (queues > 1)}\n"
         f"ip link set {port.names.tap} alias {port.id} master {port.names.bridge} address fe{port.mac[2:]} up"

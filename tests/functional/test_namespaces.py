@@ -26,7 +26,7 @@ def test_altname_of_another_device_is_named_with_the_remedy(lab: Lab, tmp_path: 
     words = ["hybridvif", *PLUG, "--config-file", str(config), "-f", "json"]
     done = lab.box.run([*words, *(["--create-tap"] if kind == "tap" else [])], check=False)
     error = json.loads(done.stdout)["error"]
-    # A bridge is what is made first.
+    # The bridge is created first.
     assert (done.returncode, error["code"]) == (6 if kind == "bridge" else 1, "conflict")
     assert f"{name} is an alternative name of the device hvholder; remove it: " in error["message"]
     assert lab.snapshot() == before

@@ -66,7 +66,7 @@ def test_a_plugged_port_is_what_the_table_says(lab: Lab, mtu: int) -> None:
     assert sysctl(lab, "ipv4", names.bridge, "arp_ignore") == "1"
     assert sysctl(lab, "ipv4", names.bridge, "arp_announce") == "2"
     assert lab.sh(f"cat /sys/class/net/{names.bridge}/addr_assign_type").strip() == "3"
-    # Drawn: unicast, locally administered, and not made from the port id.
+    # Random: unicast, locally administered, and not derived from the port id.
     assert int(bridge["address"][:2], 16) & 3 == 2
     assert "00:00:00:01" not in bridge["address"]
     for name in (names.bridge, names.bridge_end, names.switch_end):
@@ -137,14 +137,14 @@ def test_a_second_plug_and_a_second_unplug_write_nothing(lab: Lab, port: Port, t
             def mark(sign: str) -> None:
                 was_heard = False
                 for _ in range(5):
-                    # Again where it came before they listened.
+                    # Repeated if it came before the monitors listened.
                     lab.sh(f"ip link add {sign} type veth peer name {sign}p; ovs-vsctl add-port br-int {sign}")
                     was_heard = until(lambda: all(sign in path.read_text() for path in heard.values()), 2)
                     lab.sh(f"ovs-vsctl del-port {sign}; ip link delete {sign}")
                     if was_heard:
                         break
                 assert was_heard
-                # An answer that comes after the deletion was announced comes after all that went before it.
+                # A response after the notification of the deletion comes after all earlier changes.
                 assert until(lambda: f"Deleted {sign}" in re.sub(r"\d+: ", "", heard["kernel"].read_text()))
 
             mark("hvstart")
@@ -159,7 +159,7 @@ def test_a_second_plug_and_a_second_unplug_write_nothing(lab: Lab, port: Port, t
         return [line for name, path in heard.items() for line in lines_of(path)[before[name] : after[name]]]
 
     plug(port, lab.host)
-    # The kernel itself is not done with a new veth before IPv6 has checked its link-local addresses.
+    # The kernel is busy with a new veth until IPv6 has checked its link-local addresses.
     assert until(lambda: "tentative" not in lab.sh("ip -6 address"))
     assert quiet_during(lambda: plug(port, lab.host)) == []
     assert quiet_during(lambda: check(port, lab.host)) == []

@@ -165,7 +165,7 @@ def test_an_ordinary_user_with_the_one_capability_plugs_as_root_does(
     lab.sh(f"chmod 0755 /run/openvswitch; chgrp nogroup {socket}; chmod 0770 {socket}")
     try:
         with readable_by_all(lab), connected(sandbox, tmp_path, deadline=10, link_executor=executor) as host:
-            # Of the daemon's own section, which `connected` writes last.
+            # An option of the daemon's own section, which `connected` writes last.
             with (tmp_path / "hybridvif.conf").open("a") as config:
                 config.write("user = nobody\ngroup = nogroup\n")
             lab.host = host
@@ -181,7 +181,7 @@ def test_an_ordinary_user_with_the_one_capability_plugs_as_root_does(
         lab.sweep()
 
 
-# What it is started with.
+# Options of the daemon's starter.
 
 
 @pytest.mark.parametrize(
@@ -226,7 +226,7 @@ def test_the_installed_starter_refuses_before_it_does_anything(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-# How it ends.
+# Exit of the daemon.
 
 
 def test_when_the_caller_hangs_up_what_is_queued_is_never_begun(joined: Connect, tmp_path: Path) -> None:

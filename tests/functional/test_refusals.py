@@ -86,7 +86,7 @@ def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: 
 def test_a_bridge_end_in_a_foreign_bridge_is_not_stolen(lab: Lab, port: Port) -> None:
     plug(port, lab.host)
     lab.sh(f"ip link add hvbridge type bridge; ip link set {port.names.bridge_end} master hvbridge")
-    # The kernel tells a bridge that lost its last member of it only a moment later.
+    # The kernel reports the loss of its last member to a bridge a moment later.
     assert until(lambda: "NO-CARRIER" in lab.link(port.names.bridge)["flags"])
     before = lab.snapshot()
 
@@ -141,7 +141,7 @@ def test_a_running_vm_is_not_cut_off_unless_forced(lab: Lab, port: Port) -> None
             unplug(port.id, lab.host)
         assert lab.snapshot() == before
         vm.run(["ip", "link", "set", "eth0", "down"])
-        # A tap that nobody holds open is up without carrier: no VM runs.
+        # A tap that no process holds open is up without carrier: no VM runs.
         assert unplug(port.id, lab.host).ok
         assert lab.link(port.names.tap)
     with lab.vm(port, 1, attached=False) as vm:
@@ -235,7 +235,7 @@ def test_device_renamed_during_creation_is_success_only_if_recreated(lab: Lab, p
         assert renaming.stdout.readline() == "renamed\n"
     remaining = {device for device in port.names if device in lab.links()}
     if report.status is Status.DONE:
-        # It came to an end before anybody renamed anything, or it was made anew.
+        # The call ended before the rename, or the device was created again.
         assert remaining >= {port.names.bridge, port.names.switch_end} - {name}
     else:
         assert report.reason.startswith("someone else was at work meanwhile: ")

@@ -193,7 +193,7 @@ def test_a_repair_writes_only_what_had_drifted(lab: Lab, vms: tuple[Vm, Vm]) -> 
     (outcome,) = report.outcomes
     assert isinstance(outcome.step, Update)
     assert named_by((outcome.step,)) == {f"{QVB} peer_mtu"}
-    # The bridge itself has the least MTU of its ports, which ovs-vswitchd sees to in its own time.
+    # The bridge has the least MTU of its ports, which ovs-vswitchd applies later.
     assert until(lambda: lab.snapshot() == before)
 
 

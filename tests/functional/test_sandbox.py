@@ -99,7 +99,7 @@ def members(pid_namespace: str) -> list[int]:
         try:
             if os.readlink(path) == pid_namespace and not is_dead(int(path.parts[2])):
                 found.append(int(path.parts[2]))
-        except OSError:  # it went, or it is another user's
+        except OSError:  # it has exited, or belongs to another user
             continue
     return found
 
@@ -393,7 +393,7 @@ def test_a_host_without_namespaces_is_told_the_remedy() -> None:
 def test_an_ordinary_user_has_packets_too() -> None:
     if os.geteuid() != 0:
         lacking("only root can become another user; as an ordinary user all the other tests say the same")
-    # env: setpriv itself still has root's capabilities when it looks for a program.
+    # env: setpriv itself still has root's capabilities when it searches for a program.
     become = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", "env"]
     pythons = (sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin"))
     usable = [x for x in pythons if x and _works([*become, x, "-c", "import sys; assert sys.version_info >= (3, 11)"])]

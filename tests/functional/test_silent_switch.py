@@ -22,7 +22,7 @@ DEADLINE = 3.0
 def hasty(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
     """The host with a short deadline."""
     with connected(sandbox, tmp_path_factory.mktemp("hasty"), deadline=DEADLINE, **EXECUTORS) as host:
-        # The first call of a process starts the daemon, which is not what is timed here.
+        # The first call of a process starts the daemon, whose start is not measured here.
         host.observe(set(), time.monotonic() + 30)
         yield host
 
@@ -87,7 +87,7 @@ def test_a_device_made_anew_while_vswitchd_hung_is_mended_by_the_next_plug(lab: 
     lab.box.resume("ovs-vswitchd")
 
     with lab.vm(ports[0], 1) as vm, lab.vm(ports[1], 2):
-        # vswitchd saw the row parked and freed at once, which is no change to it.
+        # ovs-vswitchd saw the placeholder set and cleared at once, which is no change.
         assert until(lambda: plug(ports[0], lab.host).ok)
         assert check(ports[0], lab.host) == ()
         assert vm.ping("10.0.0.2").returncode == 0

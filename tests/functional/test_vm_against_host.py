@@ -296,7 +296,7 @@ def test_vm_reaches_nothing_while_its_port_is_plugged(attacked: Lab) -> None:
     """The VM sends before the bridge exists, while ovs-vswitchd hangs and during the plug."""
     lab, port = attacked, make_port(create_tap=True)
     target = Target(lab, 0)
-    # A tap that was made before: its marks are a made tap's, so that the plug switches the host's IP off on it.
+    # A tap created before, with the ownership tag of ours, so that the plug switches the host's IP off on it.
     plug(port, lab.host)
     lab.sh(f"ip link delete {port.names.bridge_end}; ip link delete {port.names.bridge}")
     broadcast = attack(port, {}).values()

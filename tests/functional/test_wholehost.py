@@ -97,7 +97,7 @@ def test_remains_are_noted_then_removed_and_nothing_else_is_touched(lab: Lab) ->
     assert not lab.row(keyed.names.switch_end)
     assert lab.row(lone.names.switch_end)
     assert check(whole, lab.host) == ()
-    # Its VM has ended by now.
+    # Its VM has exited.
     assert {orphan.remain.port_id for orphan in gc(lab.host, older_than=0, unmarked=True)} == {running.id, lone.id}
     assert not lab.row(lone.names.switch_end)
 

@@ -152,7 +152,7 @@ MADE = {"Bridge", "Veth", "ManagedTap", *ROWS, "IvsPort"}
 """Parts that a plan creates and deletes. A tap that it did not create is only moved."""
 
 
-# What can be said at all.
+# Well-formed requests.
 
 
 def is_question(value: Any) -> bool:
@@ -192,7 +192,7 @@ def _is_part(part: Any) -> bool:
     )
 
 
-# What may be asked for.
+# Permitted requests.
 
 
 def may_be_asked(names: Any) -> bool:
@@ -252,18 +252,18 @@ def _may_be(step: Any, key: str) -> bool:
     written = {} if verb == "delete" else values
     if verb == "update":
         before = step[1][1]
-        # What is in a bridge that is not its own is not taken out of it.
+        # A device in a foreign bridge is not taken out of it.
         if before.get("master", "") not in ("", f"qbr{key}"):
             return False
-        # A pair with another peer is no part of this port, so no plan has found one.
+        # A pair with another peer is not part of this port, so no plan has found one.
         if "peer" in before and before["peer"] != values["peer"]:
             return False
-        # What a kernel lacks is not written; what it has anew is.
+        # An attribute that the kernel lacks is not written; a new one is.
         changed = {name: value for name, value in values.items() if value is not None and value != before[name]}
         written = {name: value for name, value in changed.items() if name not in BIRTH}
         if "bridge" in written:
             written |= {name: values[name] for name in BIRTH & values.keys()}
     if "isolated" in written and values.get("isolated") and values["bridge"].startswith("tbr-"):
-        # The tag is the trunk's there.
+        # On a trunk bridge the tag belongs to the trunk.
         return False
     return all(fields[name][1](key, value) for name, value in written.items())

@@ -73,7 +73,7 @@ def require(sent: bytes, requests: list[Frame]) -> None:
     with suppress(Exception):  # of many kinds
         objects.extend(unpacker)
     expected = [item for item in objects if _is_request(item)]
-    # By repr: what is no number is not equal to itself.
+    # By repr, because NaN is not equal to itself.
     if repr(requests[: len(expected)]) != repr(expected):
         raise Wrong(f"frames {requests!r} and not {expected!r}")
 

@@ -183,7 +183,7 @@ def _mutated(message: Any, chance: random.Random) -> Any:
     _collect(message, places)
     if not places:
         return chance.choice(LEAVES)
-    # What is deep is what is judged: the plans, their parts, the parts' fields.
+    # The nested values are the judged ones: the plans, their parts, the parts' fields.
     holder, key = chance.choice(places)
     old = holder[key]
     match chance.randrange(8):

@@ -33,7 +33,7 @@ def blindly(runs: int, seed: int) -> Counter[str]:
         sent = mutated(chance.choice(pool), chance)
         result = judged(sent)
         became.update(result)
-        # What has been changed is changed again, so that some are far from all that is valid.
+        # Mutations are mutated again, so that some are far from every valid message.
         if len(sent) < SHORT and chance.random() < 0.1 and UNDERSTOOD.intersection(result):
             if len(pool) < firm + POOL:
                 pool.append(sent)

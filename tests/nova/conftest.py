@@ -41,7 +41,7 @@ class Nova:
     def __init__(self, box: Sandbox, directory: Path, mode: str) -> None:
         (directory / "nova.conf").write_text(CONFIGURATION.format(directory=directory))
         self._log = directory / "nova.log"
-        # A relative name, which the daemon could not find where it works.
+        # A relative name, which the daemon could not find from its working directory.
         enter = ["sh", "-c", 'cd "$0" && exec "$@"', str(directory)]
         command = [sys.executable, str(ACTOR), "--config-file", "nova.conf"]
         env = {**os.environ, "OS_NOVA_DISABLE_EVENTLET_PATCHING": MODES[mode]}

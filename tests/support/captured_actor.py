@@ -73,7 +73,7 @@ MODULES = {
     "neutron": [f"{NEUTRON}.utils", f"{NEUTRON}.ip_lib"],
     "hybridvif": ["hybridvif.privileged.entrypoints"],
 }
-# A module of the standard library, with a shared object that /proc shows, which nothing else here imports.
+# A module of the standard library with a shared object in /proc, which nothing else here imports.
 IMPORT = "import a module of its choice"
 UNRELATED, SHOWN = "curses.initscr", "_curses"
 

@@ -39,7 +39,7 @@ def likeness(lab: Lab) -> Likeness:
     for row in _rows(interfaces):
         ofport = row.pop("ofport")
         device = devices.get(row["name"])
-        # ovs-vswitchd keeps the error of a patch port that the row was for a moment, however well it is (seen in 3.1).
+        # ovs-vswitchd keeps the error of a patch port after the row was a placeholder (seen in 3.1).
         errors = [error for error in _all(row.pop("error")) if _ONCE_PATCH not in error]
         row["taken"] = isinstance(ofport, int) and ofport > 0 and not errors
         row["realized"] = device is not None and str(device["ifindex"]) in switched

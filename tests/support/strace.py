@@ -42,7 +42,7 @@ def counted(log: Path) -> dict[str, int]:
     """Count the calls of each kind in the thread that made the most."""
     made: Counter[tuple[str, str]] = Counter()
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        # A call that another thread's interrupts is written down twice; the second time as "<... resumed>".
+        # strace writes an interrupted call twice; the second time as "<... resumed>".
         if call := re.match(r"(\d+ +)?(\w+)\(", line):
             made[call[1] or "", call[2]] += 1
     most: dict[str, int] = {}
@@ -83,11 +83,11 @@ def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = Fals
                 if not some:
                     raise AssertionError(f"strace ended: {output.decode()}")
                 output += some
-                # A thread that has just sent a delete may be gone meanwhile.
+                # A thread that has just sent a delete may exit meanwhile.
                 count = len(re.findall(r"(attached( with \d+ threads)?|No such process)\n", output.decode()))
             yield log
         finally:
-            # Where what it traced has just died it ends by itself, and its last line is the one that is wanted.
+            # If the traced program has just died, strace exits by itself, and its last line is the expected one.
             with suppress(subprocess.TimeoutExpired):
                 tracer.wait(0.5)
             tracer.terminate()

@@ -163,7 +163,7 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "peer_host_ip": host_ips,
         "bridge_port": bridge_ports,
     },
-    # Its alias is what makes it one.
+    # Its alias identifies it as ours.
     ManagedTap: {
         "mac": macs,
         "mtu": numbers,
@@ -209,7 +209,7 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     wanted = [part for part in wiring if draw(st.booleans().map(lambda absent: not absent))]
     state = HostState().with_parts(*(draw(drifted(as_observed(part))) for part in wanted))
     if port.vhostuser_mode and draw(st.integers(0, 9)) == 9:
-        # It was a hybrid port before, with a tap that was made for it where it can have one.
+        # It was a hybrid port before, with a tap of ours if it can have one.
         hybrid = replace(port, vhostuser_mode="", create_tap=port.mtu <= MAX_TAP_MTU)
         state = state.with_parts(*(as_observed(part) for part in desired_state(hybrid)))
     masters = ["", names.bridge] if names.bridge in state.links else [""]
@@ -223,7 +223,7 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     if isinstance(plugged_so, VhostUserPort):
         state = state.with_parts(replace(plugged_so, realized=draw(st.booleans())))
     elif draw(st.integers(0, 9)) == 9 and port.vif_type is VifType.OVS and isinstance(row, OvsPort):
-        # It was a vhost-user port before, or was made one beside by another tool.
+        # It was a vhost-user port before, or another tool has added one.
         other = desired_state(replace(port, vhostuser_mode="client", **NO_LINKS))
         state = state.with_parts(as_observed(other.ports[names.vhost_user]))
     tap = state.links.get(names.tap)

@@ -29,7 +29,7 @@ class Known:
     """Rule for the names of bridges that ports may be plugged into."""
     rows: Mapping[str, Collection[str]] = field(default_factory=dict)
     """Uuids of the rows of this transaction's ports, by table."""
-    creates: Callable[[str], bool] = lambda _: False  # a default, and no function of its own
+    creates: Callable[[str], bool] = lambda _: False  # a default, not a method
     """Rule for the names of bridges that may be created."""
     names: Mapping[str, str] = field(default_factory=dict)
     """Names of the Interfaces among the rows, by uuid."""

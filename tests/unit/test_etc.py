@@ -25,7 +25,7 @@ def test_every_file_of_etc_is_installed_under_its_own_path() -> None:
     } | {file: file for file in ELSEWHERE.values()}
     assert ELSEWHERE.items() <= {(key, file.strip()) for key, file in setup["options.data_files"].items()}
     there = {str(path.relative_to(ROOT)) for path in (ROOT / "etc").rglob("*") if path.is_file()}
-    # configparser has option names in lower case.
+    # configparser returns option names in lower case.
     assert {path.lower(): path for path in there} == {path.lower(): file for path, file in installed.items()}
 
 

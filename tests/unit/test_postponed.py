@@ -25,10 +25,10 @@ def test_what_nobody_uses_is_not_loaded() -> None:
         "print(*(name for name in OF_OSLO if type(sys.modules[name]).__name__ != '_Postponed'), 'end', *sys.modules)"
     ).split()
     used = loaded[: loaded.index("end")]
-    # oslo.log 7.1 still marks functions of its own with it.
+    # oslo.log 7.1 still marks its own functions with it.
     assert set(used) <= {"debtcollector"}
     assert not {"netaddr.ip", "rfc3986.api"} & set(loaded)
-    # It is what takes longest, and comes with debtcollector or stevedore alone.
+    # It takes longest, and only debtcollector or stevedore imports it.
     assert used or "importlib.metadata" not in loaded
 
 
