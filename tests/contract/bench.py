@@ -1,7 +1,6 @@
-"""The bench an executor is tried on: a host that ip and ovs-vsctl bring into a state, and what is then seen of it.
+"""Bench for an executor under test: ip and ovs-vsctl bring a host into a state, and it is observed afterwards.
 
-Nothing here goes through an executor but do() and see(), so that whoever brings the host into its state is not the one
-that is tried.
+Only do() and see() use an executor. So the code under test does not prepare its own tests.
 """
 
 from __future__ import annotations

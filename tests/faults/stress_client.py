@@ -1,8 +1,8 @@
-"""One client of the stress: its threads plug and unplug what comes to hand, and it says as JSON what came of that.
+"""One client of the stress: its threads plug and unplug random ports, and it prints the results as JSON.
 
-python -m tests.faults.stress_client CONFIGURATION SEED SECONDS. It says something when its daemon runs, and then what
-came of each line of its input: "call" has the threads call for that time, the others ask something for the whole pool.
-After the last line it says what is left of itself.
+python -m tests.faults.stress_client CONFIGURATION SEED SECONDS. It prints a line when its daemon runs, and then one
+result per line of its input. "call" lets the threads call for that time. The others are calls for the whole pool.
+After the last line it prints its own leftovers.
 """
 
 from __future__ import annotations
@@ -29,8 +29,8 @@ from tests.functional.conftest import make_port, until
 from tests.support.figures import FULL
 
 POOL = [make_port(number) for number in range(1, 193 if FULL else 49)]
-"""So many that most callers wait for the switch together. Of 48 ports they waited for each other's locks, and two who
-take each other (test_group_commit.py) were met in none of four runs; of 192 ports in each of four runs of 20 s."""
+"""Number of ports. With 192, most callers wait for the switch together, and deadlocks in the group commit
+(test_group_commit.py) were found in each of four runs of 20 s. With 48, callers waited for locks, and none was found."""
 WANTED, SOUGHT = 24, 0.25
 """So many of them are what such a part of the calls is about, so that callers meet at their locks as well."""
 THREADS = 16
@@ -39,8 +39,8 @@ MANY = 1 / 3
 HASTE, HASTY = 0.25, 0.5
 """Share of the calls with the shortest deadline that the configuration permits."""
 LATE = GRACE_PERIOD + 0.8
-"""Seconds after its deadline within which a call must have ended: the grace that the daemon has to say that it passed,
-and what a thread may wait for a processor where two of them carry 32 callers, two daemons and Open vSwitch."""
+"""Permitted seconds of a call beyond its deadline: the grace period of the daemon, and the wait of a thread for a
+processor. Two processors carry 32 callers, two daemons and Open vSwitch."""
 UNTYPED = "the daemon failed"
 """Is in the reason where an exception that nobody foresaw was met at the boundary (entrypoints.py)."""
 

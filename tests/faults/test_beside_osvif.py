@@ -1,6 +1,6 @@
-"""os-vif under the same faults and the same judge; what it comes to is noted, and no test of ours fails for it.
+"""os-vif under the same faults and the same checks. The results are recorded, and no test of ours fails for them.
 
-HYBRIDVIF_OSVIF names the Python of an environment that has os-vif; without it one is made.
+HYBRIDVIF_OSVIF names the Python of an environment that has os-vif. Without it an environment is created.
 """
 
 from __future__ import annotations

@@ -131,9 +131,9 @@ def numbers(points: dict[str, int]) -> Iterator[tuple[str, Iterator[int]]]:
 
 
 def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampered: Hampered = nullcontext) -> None:
-    """Kill a plug or an unplug before each of its calls; then plug and unplug, and once more unplug alone.
+    """Kill a plug or an unplug before each of its calls; then plug and unplug, and unplug once more.
 
-    hampered: what is wrong with the host meanwhile.
+    hampered: the fault of the host during the call.
     """
     call = trial.unplug if verb == "unplug" else trial.plug
 

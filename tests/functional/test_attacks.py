@@ -1,7 +1,7 @@
-"""A captured caller sends what it likes: everything is refused by that word, and nothing of anybody else's changes.
+"""A captured client sends hostile requests: all are refused, and foreign objects do not change.
 
-Straight through the channel, past our own client. What the daemon has loaded, opened and executed is compared once for
-the whole table, at its end; strace sees it where it may attach.
+The requests bypass our own client and use the channel directly. Modules, files and programs of the daemon are compared
+once at the end of the table, by strace if it may attach.
 """
 
 from __future__ import annotations

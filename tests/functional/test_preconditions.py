@@ -75,7 +75,7 @@ def connected_by(sandbox: Sandbox, tmp_path: Path) -> Connect:
 def told(host: Host, lab: Lab, *, seconds: float = 5.0, once: bool = False) -> str:
     """Return the common message of plug, unplug, check and a bulk call, without any change or delay.
 
-    once: only what plug says, where each of them waits for its deadline.
+    once: only that of plug, if each of them waits for its deadline.
     """
     before = lab.snapshot()
     started = time.monotonic()

@@ -1,7 +1,7 @@
 """Send a VM's packets against its host: none is delivered, answered or routed, and none configures anything.
 
-Raw frames from the VM's end of the tap; on the host sockets, addresses, routes and neighbors that the VM would like to
-reach. With ovs-vswitchd stopped, the switch end is an ordinary link of the host: that is the main case.
+Raw frames leave the VM's end of the tap. The host has the sockets, addresses, routes and neighbors that the VM targets.
+With ovs-vswitchd stopped, the switch end is an ordinary link of the host: that is the main case.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""In a directory where others may write, nothing that is started runs or imports what lies there.
+"""In a directory where other users may write, no started program runs or imports a file of it.
 
-The directory has a trap for each module of Python's and of the libraries that are used, and for each program.
+The directory has a trap for each module of Python and of the used libraries, and for each program.
 tests/unit/test_python_starts.py finds each place in the source that starts a Python.
 """
 

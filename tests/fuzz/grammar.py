@@ -1,7 +1,7 @@
 """A second, independent statement of the legal requests, without any import of hybridvif's own code.
 
-A judge that asked the code would agree with it. So this knows primitives alone, a line a field: its type, and of what
-is to be written its legal values.
+A judge that used the code would agree with it. So this module has primitives only: one line per field, with its type
+and its legal values.
 """
 
 from __future__ import annotations
@@ -214,7 +214,7 @@ def may_be_done(plans: Any) -> bool:
 def _is_of_one_port(plan: Any) -> bool:
     """Return True if all ids and names in it belong to one port.
 
-    Links say whose they are; of a row what is written does, and what it had where nothing else does.
+    The alias of a link is evidence. For a row the new ids are evidence, and the former ones if there is nothing else.
     """
     aliases, had = set(), set()
     for verb, *parts in plan:

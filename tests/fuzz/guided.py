@@ -1,7 +1,7 @@
-"""Fuzzing that is led by what reaches new code: python -m tests.fuzz.guided DIR [libFuzzer's options]; needs atheris.
+"""Coverage-guided fuzzing: python -m tests.fuzz.guided DIR [libFuzzer's options]; needs atheris.
 
-DIR gets what did, the kept corpus first. libFuzzer ends the program: with 77 where something was judged wrongly, and
-then there is a file crash-... with the message.
+DIR receives the messages that reach new code, after the kept corpus. libFuzzer ends the program: with 77 after a wrong
+judgement, which leaves a file crash-... with the message.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Makes up messages and judges each: python -m tests.fuzz.run [--runs N] [--seed N]; tools/fuzz runs it.
+"""Create messages and judge each: python -m tests.fuzz.run [--runs N] [--seed N]; tools/fuzz runs it.
 
-Blindly, of valid messages and of the kept corpus; tests/fuzz/guided.py is led by what reaches new code.
+The messages are random mutations of valid messages and of the kept corpus. tests/fuzz/guided.py uses coverage.
 """
 
 from __future__ import annotations

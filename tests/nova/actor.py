@@ -1,4 +1,4 @@
-"""Nova's own VIF driver, started as nova-compute starts it, and driven by a line of JSON a call.
+"""Nova's own VIF driver, started as by nova-compute, with one line of JSON per command.
 
 python actor.py NAME_OF_THE_INSTANCE --config-file nova.conf
 

@@ -1,7 +1,7 @@
 """Try what a captured client can make each project's daemon do: python -m tests.support.captured DIR.
 
-DIR holds a virtual environment for each peer, named osvif, nova and neutron; tools/captured makes them. Each is tried
-in a sandbox of its own, by captured_actor.py. Prints the rows of the table in SECURITY.md, and all answers.
+DIR holds a virtual environment for each project, named osvif, nova and neutron; tools/captured creates them. Each one is
+tried in its own sandbox by captured_actor.py. Prints the rows of the table in SECURITY.md, and all responses.
 """
 
 from __future__ import annotations

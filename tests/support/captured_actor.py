@@ -1,7 +1,7 @@
-"""A captured client of one project's privileged daemon: tries what it can be made to do, and prints it as JSON.
+"""A captured client of one project's privileged daemon: it tries each attack, and prints the results as JSON.
 
 Run in a sandbox, by a Python that has the project: python captured_actor.py osvif|nova|neutron|hybridvif. The daemon is
-the project's own, started as root by its own helper. It is asked past the project's client, by the name of a function.
+the project's own, started as root by its own helper. Requests bypass the project's client and name a function.
 """
 
 import importlib

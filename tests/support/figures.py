@@ -1,6 +1,6 @@
 """Figures of the proofs: one JSON file per bar, side and case, in the directory HYBRIDVIF_FIGURES.
 
-tools/prove makes docs/reliability.md of them (tests/support/page.py); without that variable nothing is written.
+tools/prove writes docs/reliability.md from them (tests/support/page.py). Without that variable nothing is written.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Faults at the border of the kernel, injected from outside: strace attaches to what runs, and what runs knows nothing.
+"""Fault injection at the border of the kernel: strace attaches to unmodified programs.
 
-strace counts the calls of each thread by itself, and each kind of call by itself (`when=3` of two kinds is the third of
-either); a SIGKILL it injects comes before the call takes effect.
+strace counts the calls of each thread and of each kind separately (`when=3` of two kinds is the third of either). An
+injected SIGKILL comes before the call takes effect.
 """
 
 from __future__ import annotations
@@ -63,10 +63,10 @@ def failing_with(call: str, error: str, when: str) -> list[str]:
 
 @contextmanager
 def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = False) -> Iterator[Path]:
-    """strace, attached to all threads of a program, and to those to come; what it saw is in the log.
+    """Attach strace to all present and future threads of a program, and yield its log.
 
-    children: also to the programs it starts. Without that, threads that are not there yet are not followed either: that
-    of a delete makes one call, and to die before that call is to die before the thread is made.
+    children: also to the programs that it starts. Otherwise future threads are not traced either: the thread of a
+    delete makes one call, so a kill before that call equals a kill before the thread starts.
     """
     threads = [pid] if children else sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
     targets = [argument for thread in threads for argument in ("-p", str(thread))]

@@ -1,7 +1,7 @@
-"""Hypothesis strategies: ports, what a host may hold under one port's names, hosts with many ports.
+"""Hypothesis strategies: ports, states of a host under one port's names, hosts with many ports.
 
-A state drawn here is any that a kernel and an OVSDB can be in: half plugged, drifted in any attribute, the row on
-another bridge or parked, a tap with or without a master. Shrinking leads to the plugged port or to nothing.
+They draw any state of a kernel and an OVSDB: incomplete, drifted in any attribute, the row on another bridge or a
+placeholder, a tap with or without a master. Shrinking leads to the plugged port or to nothing.
 """
 
 from __future__ import annotations
@@ -201,9 +201,9 @@ def drifted(draw: st.DrawFn, part: Part) -> Part:
 
 @st.composite
 def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
-    """Any state that a host can be in under this port's names, with nothing foreign in the way.
+    """Draw any state of a host under this port's names, without foreign objects.
 
-    stale: ovs-vswitchd was not there to notice, so a row may count as realized without its device.
+    stale: ovs-vswitchd missed a change, so a row may count as accepted without its device.
     """
     names, wiring = port.names, desired_state(port)
     wanted = [part for part in wiring if draw(st.booleans().map(lambda absent: not absent))]

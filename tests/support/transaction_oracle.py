@@ -1,4 +1,4 @@
-"""An oracle for OVSDB transactions: a plug writes these tables, columns and values, to rows of its port, and no others.
+"""Oracle for OVSDB transactions: a plug writes only these tables, columns and values, to rows of its port.
 
 It is a second statement of what executors/ovsdb/transaction.py builds, and uses no steps (RFC 7047, section 5.2).
 """

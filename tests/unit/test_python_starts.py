@@ -1,7 +1,7 @@
-"""No Python that this project starts imports what lies in the working directory, where others may write.
+"""No Python that this project starts imports modules of the working directory, where other users may write.
 
-Each place that starts one is found by its text, so a new one without -P or -I fails here. The functional tests start
-them in a directory full of traps (tests/functional/test_working_directory.py).
+Each start is found by its text, so a new one without -P or -I fails here. The functional tests start them in a
+directory full of traps (tests/functional/test_working_directory.py).
 """
 
 from __future__ import annotations
