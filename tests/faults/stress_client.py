@@ -30,7 +30,7 @@ from tests.support.figures import FULL
 
 POOL = [make_port(number) for number in range(1, 193 if FULL else 49)]
 """Number of ports. With 192, most callers wait for the switch together, and deadlocks in the group commit
-(test_group_commit.py) were found in each of four runs of 20 s. With 48, callers waited for locks, and none was found."""
+(test_group_commit.py) were found in all four runs of 20 s. With 48, callers waited for locks, and none was found."""
 WANTED, SOUGHT = 24, 0.25
 """So many of them are what such a part of the calls is about, so that callers meet at their locks as well."""
 THREADS = 16

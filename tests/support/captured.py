@@ -1,6 +1,6 @@
 """Try what a captured client can make each project's daemon do: python -m tests.support.captured DIR.
 
-DIR holds a virtual environment for each project, named osvif, nova and neutron; tools/captured creates them. Each one is
+DIR holds a virtual environment for each project, named osvif, nova and neutron; tools/captured creates them. Each is
 tried in its own sandbox by captured_actor.py. Prints the rows of the table in SECURITY.md, and all responses.
 """
 
