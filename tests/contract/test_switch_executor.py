@@ -72,7 +72,7 @@ def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, ta
     assert wrong(reached, target.with_parts(*taps), but=OVSS_OWN) == []
 
 
-def what_is_the_agents(bench: Bench) -> list[Any]:
+def agent_values(bench: Bench) -> list[Any]:
     """Return the agent's values in the rows, and the keys by which it identifies them."""
     port, interface = bench.row(QVO, "Port"), bench.row(QVO)
     return [port[key] for key in ("_uuid", "tag", "other_config")] + [
@@ -97,7 +97,7 @@ def test_attribute_changes_there_and_back_and_row_keeps_its_uuid(bench: Bench, a
     bench.sh(
         f"ovs-vsctl set Port {QVO} tag=7 other_config:a=b -- set Interface {QVO} other_config:c=d external_ids:e=f"
     )
-    agents, first = what_is_the_agents(bench), bench.snapshot()
+    agents, first = agent_values(bench), bench.snapshot()
     there = replace(ROW, **{attribute: CHANGES[attribute], "realized": attribute != "type"})
 
     for step in (Update(ROW, there), Update(there, ROW)):
@@ -107,7 +107,7 @@ def test_attribute_changes_there_and_back_and_row_keeps_its_uuid(bench: Bench, a
         assert wrong(bench.see(), simulate(before, step), but=OVSS_OWN) == []
         assert bench.see() != before
 
-    assert what_is_the_agents(bench) == agents
+    assert agent_values(bench) == agents
     assert bench.snapshot() == first
 
 
@@ -384,11 +384,11 @@ def test_how_often_it_was_tried_anew_is_told(bench: Bench, executor: dict[str, s
         assert writer.stdout.readline() == "at it\n"
         outcomes: list[Outcome] = []
 
-        def told_anew() -> bool:
+        def has_retries() -> bool:
             outcomes.extend(bench.do(Update(other, ROW)) + bench.do(Update(ROW, other)))
             return not tells or max(outcome.retries for outcome in outcomes) > 0
 
-        assert until(told_anew, 20)
+        assert until(has_retries, 20)
         writer.kill()
     assert [outcome for outcome in outcomes if outcome.result is not Result.DONE and not outcome.retry] == []
 

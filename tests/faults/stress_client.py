@@ -140,7 +140,7 @@ def stressed(patient: Host, seed: str, seconds: float, tally: Tally) -> dict[str
     }
 
 
-def asked(verb: str, host: AnyHost) -> dict[str, object]:
+def call_for_pool(verb: str, host: AnyHost) -> dict[str, object]:
     """Return the result of one call for the whole pool."""
     match verb:
         case "plug":
@@ -152,7 +152,7 @@ def asked(verb: str, host: AnyHost) -> dict[str, object]:
     return {"wrong": [f"{report.status.value} {report.reason}" for report in reports if report.status != Status.DONE]}
 
 
-def left(locks: str) -> list[str]:
+def leftovers_of(locks: str) -> list[str]:
     """Return the threads, children and open lock files that outlive the host."""
     threads = [item.name for item in threading.enumerate() if item is not threading.main_thread()]
     children = [item for task in Path("/proc/self/task").iterdir() for item in _read(task / "children").split()]
@@ -182,10 +182,10 @@ def main() -> None:
         say({})
         for line in sys.stdin:
             verb = line.strip()
-            say(stressed(host, seed, float(seconds), tally) if verb == "call" else asked(verb, host))
+            say(stressed(host, seed, float(seconds), tally) if verb == "call" else call_for_pool(verb, host))
     # The thread that reads the helper's output ends after the daemon.
-    until(lambda: not left(host.settings.lock_path))
-    say({"left": left(host.settings.lock_path)})
+    until(lambda: not leftovers_of(host.settings.lock_path))
+    say({"left": leftovers_of(host.settings.lock_path)})
 
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path
     counts: Counter[str] = Counter(points=0, kills=0, plugs=0, plugs_wrong=0, unplugs=0, unplugs_wrong=0, false_ok=0)
 
     @contextmanager
-    def begun() -> Iterator[OsVif]:
+    def started() -> Iterator[OsVif]:
         """Start os-vif before its call. Imports that happen only once are done."""
         with running(bare, their_python) as osvif:
             assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
@@ -140,13 +140,13 @@ def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path
                 assert osvif.ask("plug") == "ok"
             yield osvif
 
-    with begun() as osvif, attached(osvif.pid, counting(), log, children=True):
+    with started() as osvif, attached(osvif.pid, counting(), log, children=True):
         assert osvif.ask(verb) == "ok"
     points = counted(log)
     bare.sweep()
     for kind in sorted(points):
         for number in range(1, points[kind] + 1):
-            with begun() as osvif, attached(osvif.pid, killing_at(number, kind), log, children=True):
+            with started() as osvif, attached(osvif.pid, killing_at(number, kind), log, children=True):
                 osvif.ask(verb)
             counts["points"] += 1
             counts["kills"] += killed(log)

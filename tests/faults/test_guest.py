@@ -56,9 +56,9 @@ class Guest:
     def start(self) -> None:
         """Boot the guest and wait for its ping."""
         self.virsh("create", str(self._domain))
-        assert until(lambda: "guest pinged" in self.said(), 60), self.said()
+        assert until(lambda: "guest pinged" in self.console_output(), 60), self.console_output()
 
-    def said(self) -> str:
+    def console_output(self) -> str:
         """Return the output on its console."""
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
@@ -103,9 +103,9 @@ def test_a_guest_of_libvirts_runs_on_a_plugged_port(lab: Lab, guest: Guest, port
         # The line with which the recipe of the hybrid plug ends.
         line = guest.virsh("domiflist", NAME).splitlines()[2].split()
         assert line == [port.names.tap, "bridge", port.names.bridge, "virtio", port.mac]
-        assert f"guest up, mac {port.mac}, mtu {port.mtu}" in guest.said()
-        assert "3 packets transmitted, 3 packets received" in guest.said()
-        assert "guest pinged: 0" in guest.said()
+        assert f"guest up, mac {port.mac}, mtu {port.mtu}" in guest.console_output()
+        assert "3 packets transmitted, 3 packets received" in guest.console_output()
+        assert "guest pinged: 0" in guest.console_output()
 
         # In sync with the guest on it. It loses nothing while it is plugged again and repaired.
         assert check(port, lab.host) == ()

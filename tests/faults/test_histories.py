@@ -50,17 +50,17 @@ class History(RuleBasedStateMachine):
     def begin(self) -> None:
         self.lab.sweep()
         assert plug(OTHER, self.lab.host).ok
-        self.others = self.theirs()
+        self.others = self.other_parts()
         self.counts["runs"] += 1
 
     @rule()
     def plugged(self) -> None:
         report = self.timed(lambda: plug(PORT, self.lab.host))
         if report.code == NameCollision.code:
-            self.anothers()
+            self.clear_foreign_row()
             report = self.timed(lambda: plug(PORT, self.lab.host))
         assert report.ok, report
-        assert differences(self.whole, self.mine()) == []
+        assert differences(self.whole, self.own_parts()) == []
         assert check(PORT, self.lab.host) == ()
         assert not plug(PORT, self.lab.host).changed
 
@@ -68,20 +68,20 @@ class History(RuleBasedStateMachine):
     def unplugged(self) -> None:
         report = self.timed(lambda: unplug(PORT.id, self.lab.host))
         if report.code == NameCollision.code:
-            self.anothers()
+            self.clear_foreign_row()
             report = self.timed(lambda: unplug(PORT.id, self.lab.host))
         assert report.ok, report
-        assert differences(self.empty, self.mine()) == []
+        assert differences(self.empty, self.own_parts()) == []
 
-    def anothers(self) -> None:
+    def clear_foreign_row(self) -> None:
         """Expect a refusal only because of the drift, then delete the row as an operator would."""
-        row = self.mine()[f"interface {PORT.names.switch_end}"]
+        row = self.own_parts()[f"interface {PORT.names.switch_end}"]
         assert FOREIGN in row["external_ids"].values()
         self.lab.sh(f"ovs-vsctl del-port {PORT.names.switch_end}")
 
     @rule(drift=st.sampled_from(DRIFTS))
     def drifted(self, drift: Drift) -> None:
-        was_whole = not differences(self.whole, self.mine())
+        was_whole = not differences(self.whole, self.own_parts())
         self.lab.sh(drift.befalls, check=False)
         if was_whole:
             assert until(lambda: check(PORT, self.lab.host) != (), 2)
@@ -104,12 +104,12 @@ class History(RuleBasedStateMachine):
             else:
                 box.restart("ovsdb-server")
 
-        before = self.mine()
+        before = self.own_parts()
         dying = threading.Thread(target=die)
         dying.start()
         report = self.timed(lambda: verb(PORT if verb is plug else PORT.id, self.lab.host))
         dying.join()
-        seen = self.mine()
+        seen = self.own_parts()
         if report.ok:
             assert differences(self.whole if verb is plug else self.empty, seen) == []
         elif report.status is Status.ROLLED_BACK and not report.changed:
@@ -155,8 +155,8 @@ class History(RuleBasedStateMachine):
     @invariant()
     def others_are_as_they_were(self) -> None:
         if hasattr(self, "others"):
-            assert until(lambda: not differences(self.others, self.theirs()), 3), differences(
-                self.others, self.theirs()
+            assert until(lambda: not differences(self.others, self.other_parts()), 3), differences(
+                self.others, self.other_parts()
             )
             self.counts["steps"] += 1
 
@@ -177,11 +177,11 @@ class History(RuleBasedStateMachine):
         self.counts["calls"] += 1
         return report
 
-    def mine(self) -> Likeness:
+    def own_parts(self) -> Likeness:
         """Return the existing parts of the port."""
         return self.of(PORT)
 
-    def theirs(self) -> Likeness:
+    def other_parts(self) -> Likeness:
         """Return the parts of the other port."""
         return self.of(OTHER)
 
@@ -199,7 +199,7 @@ def test_history_of_real_host_keeps_all_guarantees(lab: Lab) -> None:
     Here.lab, here = lab, Here.__new__(Here)
     Here.empty = {}
     assert plug(PORT, lab.host).ok
-    Here.whole = here.mine()
+    Here.whole = here.own_parts()
     assert unplug(PORT.id, lab.host).ok
     try:
         # In parts, because a run takes ten seconds: the counts survive if the rest is aborted.

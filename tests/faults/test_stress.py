@@ -51,7 +51,7 @@ class Client:
         self.program.stdin.write(f"{verb}\n")
         self.program.stdin.flush()
 
-    def said(self) -> dict[str, Any]:
+    def read_line(self) -> dict[str, Any]:
         """Return its next line."""
         assert self.program.stdout
         assert select.select([self.program.stdout], [], [], ANSWERED)[0], "the client says nothing any more"
@@ -59,12 +59,12 @@ class Client:
         assert line, "the client has ended, and its last words are in what was written to stderr"
         return dict(json.loads(line))
 
-    def asked(self, verb: str) -> dict[str, Any]:
+    def query(self, verb: str) -> dict[str, Any]:
         """Return its next answer."""
         self.ask(verb)
-        return self.said()
+        return self.read_line()
 
-    def ended(self) -> dict[str, Any]:
+    def finish(self) -> dict[str, Any]:
         """Return its last answer."""
         return dict(json.loads(self.program.communicate(timeout=ANSWERED)[0]))
 
@@ -87,18 +87,18 @@ def test_calls_while_daemons_are_killed_end_in_time_with_typed_errors(lab: Lab, 
     empty = likeness(lab)
     clients = [Client(tmp_path / "lab" / "hybridvif.conf", number) for number in range(CLIENTS)]
     try:
-        assert [client.said()["faults"] for client in clients] == [[]] * CLIENTS
+        assert [client.read_line()["faults"] for client in clients] == [[]] * CLIENTS
         for client in clients:
             client.ask("call")
         kills = killed_meanwhile(lab)
-        summaries = [client.said() for client in clients]
+        summaries = [client.read_line() for client in clients]
         hung = [name for summary in summaries for name in summary["hung"]]
         assert hung == []
         # No kills from here on.
-        plugged, checked = clients[0].asked("plug"), clients[1].asked("check")
-        unplugged = clients[1].asked("unplug")
+        plugged, checked = clients[0].query("plug"), clients[1].query("check")
+        unplugged = clients[1].query("unplug")
         rows = differences(empty, likeness(lab))
-        ended = [client.ended() for client in clients]
+        ended = [client.finish() for client in clients]
     finally:
         for client in clients:
             client.program.kill()

@@ -58,7 +58,7 @@ def deep(depth: int) -> list[Any]:
     return nested
 
 
-def nobody() -> list[Any]:
+def legal_request() -> list[Any]:
     """Return a legal request, as a control."""
     return [[NAMES.bridge], time.monotonic() + SOON]
 
@@ -191,7 +191,7 @@ def of(port: Port, kind: str, **more: Any) -> list[Any]:
     return [name, {**values, **more}]
 
 
-def nobodys(kind: str) -> list[Any]:
+def untagged(kind: str) -> list[Any]:
     """Return a part of the plugged port without an ownership tag."""
     silent = {name: "" for name in ("alias", "peer_alias", "iface_id") if name in part(kind)[1]}
     return of(TWIN, kind, **silent)
@@ -271,15 +271,15 @@ PLANS |= {f"{what} {number}": [plan] for what, plans in TWO_OWNERS.items() for n
 TAP = [["Tap", {"name": TAPPED.names.tap, "master": master}] for master in ("", TAPPED.names.bridge)]
 UNPROVEN: dict[str, Any] = {
     "another's links by names that fit": [["delete", of(TWIN, "Veth")], ["delete", of(TWIN, "Bridge")]],
-    "another's links of which nothing is said": [["delete", nobodys("Veth")], ["delete", nobodys("Bridge")]],
+    "another's links of which nothing is said": [["delete", untagged("Veth")], ["delete", untagged("Bridge")]],
     "another's links one by one": [["delete", of(TWIN, "Bridge")]],
     "another's bridge set down": [["update", of(TWIN, "Bridge"), of(TWIN, "Bridge", up=False)]],
-    "another's bridge made one's own": [["update", nobodys("Bridge"), of(TWIN, "Bridge")]],
+    "another's bridge made one's own": [["update", untagged("Bridge"), of(TWIN, "Bridge")]],
     "a pair into another's bridge": [["create", of(TWIN, "Veth")], ["create", of(TWIN, "OvsPort")]],
     "another's row": [["delete", of(TWIN, "OvsPort")]],
-    "another's row of which nothing is said": [["delete", nobodys("OvsPort")]],
+    "another's row of which nothing is said": [["delete", untagged("OvsPort")]],
     "another's row parked": [["update", of(TWIN, "OvsPort"), of(TWIN, "OvsPort", type="patch", realized=False)]],
-    "another's row given an id": [["update", nobodys("OvsPort"), of(TWIN, "OvsPort")]],
+    "another's row given an id": [["update", untagged("OvsPort"), of(TWIN, "OvsPort")]],
     "a row for another's device": [["create", of(TWIN, "OvsPort")]],
     "a row on a foreign bridge": [["delete", of(ROWED, "OvsPort")]],
     "a row on a foreign bridge taken home": [["update", of(ROWED, "OvsPort", bridge="br-ex"), of(ROWED, "OvsPort")]],
@@ -374,7 +374,7 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     # One legal request each, so that the daemon has loaded what it loads at first use.
     daemon_context.reach(time.monotonic() + SOON).remote_call(APPLY, ([], time.monotonic() + SOON), {}, SOON)
     channel = daemon_context.reach(time.monotonic() + SOON)
-    channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)
+    channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)
     with pytest.raises(NameError):
         channel.remote_call("none", (), {}, SOON)
     (pid,) = daemons(lab.box)
@@ -429,7 +429,7 @@ def refusal(channel: Channel, message: Any) -> str:
 
 
 def test_what_is_in_order_is_answered(channel: Channel) -> None:
-    assert channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)[0] == "ok"
+    assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
 
 
 @pytest.mark.parametrize("name", STRANGERS, ids=ascii)
@@ -473,7 +473,7 @@ def test_frames_without_a_name_do_no_harm(channel: Channel) -> None:
     frames: list[Any] = [7, None, [], {}, "x", (None, (6, {})), (7, (1,))]
     for frame in frames:
         channel.writer.writesock.sendall(msgpack.packb(frame))
-    assert channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)[0] == "ok"
+    assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
 
 
 # Cost of a client that reads no responses.

@@ -47,7 +47,7 @@ def within(lab: Lab, script: str, *words: str) -> CompletedProcess[str]:
     return lab.box.run(["unshare", "--mount", "sh", "-c", f'{script}\nexec "$@"', "sh", *words], check=False)
 
 
-def told(done: CompletedProcess[str]) -> str:
+def precondition_message(done: CompletedProcess[str]) -> str:
     """Return the message of a command that failed with a precondition."""
     assert done.returncode == 5, done
     error = json.loads(done.stdout)["error"]
@@ -72,7 +72,9 @@ def test_hidden_proc_sys_is_a_precondition_by_name(lab: Lab, tmp_path: Path, kin
     config = tmp_path / "hybridvif.conf"
     config.write_text(options)
     before = lab.snapshot()
-    assert missing in told(within(lab, script, "hybridvif", *PLUG, "--config-file", str(config), "-f", "json"))
+    assert missing in precondition_message(
+        within(lab, script, "hybridvif", *PLUG, "--config-file", str(config), "-f", "json")
+    )
     if not options:
         assert failing(within(lab, script, "hybridvif", "doctor", "-f", "json")).keys() - {"boot id"} == {"/proc/sys"}
     words = (PORT.id, PORT.mac, PORT.instance_id, str(config))
@@ -91,7 +93,7 @@ def test_port_is_unplugged_where_proc_sys_is_hidden(lab: Lab) -> None:
 
 def test_gc_without_a_boot_id_is_a_precondition(lab: Lab) -> None:
     script = "mount -t tmpfs none /proc/sys/kernel"
-    assert "boot_id" in told(within(lab, script, "hybridvif", "gc", "-f", "json"))
+    assert "boot_id" in precondition_message(within(lab, script, "hybridvif", "gc", "-f", "json"))
     assert "boot id" in failing(within(lab, script, "hybridvif", "doctor", "-f", "json"))
 
 
@@ -100,7 +102,7 @@ def test_no_temporary_directory_is_a_precondition_by_name(lab: Lab, kind: str) -
     script = f"unset TMPDIR; cd /run; {TEMPORARY[kind]}"
     bench = ("bench", "--ports", "1", "--rounds", "1")
     for words in (PLUG, ("unplug", PORT.id), ("list",), ("gc",), bench):
-        sentence = told(within(lab, script, "hybridvif", *words, "-f", "json"))
+        sentence = precondition_message(within(lab, script, "hybridvif", *words, "-f", "json"))
         assert sentence.startswith("no temporary directory can be used: /tmp (")
         assert "set TMPDIR" in sentence
     assert {"daemon", "temporary directory"} == failing(within(lab, script, "hybridvif", "doctor", "-f", "json")).keys()
@@ -112,7 +114,7 @@ def test_no_temporary_directory_is_a_precondition_by_name(lab: Lab, kind: str) -
 def test_temporary_directory_is_never_the_working_directory(lab: Lab) -> None:
     """Python's tempfile falls back to it, and other users may write there."""
     script = f"unset TMPDIR; mkdir /run/open; chmod 777 /run/open; cd /run/open; {TEMPORARY['read-only']}"
-    told(within(lab, script, "hybridvif", *PLUG, "-f", "json"))
+    precondition_message(within(lab, script, "hybridvif", *PLUG, "-f", "json"))
     lab.sh("rmdir /run/open")
 
 
@@ -161,6 +163,6 @@ def test_too_few_processes_are_a_precondition_by_name(lab: Lab, limit: int) -> N
     library = within(lab, script, *limited, "-c", LIBRARY, PORT.id, PORT.mac, PORT.instance_id, "/run/limited/conf")
     assert library.stdout.startswith(("True|", "Status.DONE"))
     if limit <= 3:
-        assert "RLIMIT_NPROC" in told(plugged)
+        assert "RLIMIT_NPROC" in precondition_message(plugged)
         assert "RLIMIT_NPROC" in library.stdout
     lab.sh("chmod 600 /run/openvswitch/db.sock; rm -r /run/limited")

@@ -146,7 +146,7 @@ def named_by(steps: tuple[Any, ...]) -> set[str]:
     return named
 
 
-def what_is_the_agents(lab: Lab) -> list[object]:
+def agent_values(lab: Lab) -> list[object]:
     interface, row = lab.row(QVO), lab.row(QVO, "Port")
     return [
         row["_uuid"],
@@ -166,7 +166,7 @@ def test_a_drift_is_named_and_repaired_and_packets_pass(lab: Lab, vms: tuple[Vm,
         "-- set Port qvo00000002-7b tag=7"
     )
     assert until(lambda: vms[0].ping("10.0.0.2").returncode == 0)
-    before = what_is_the_agents(lab)
+    before = agent_values(lab)
     lab.sh(drift.befalls)
     time.sleep(0.1)
 
@@ -177,7 +177,7 @@ def test_a_drift_is_named_and_repaired_and_packets_pass(lab: Lab, vms: tuple[Vm,
     assert report.changed
     assert check(port, lab.host) == ()
     if drift.row_stays:
-        assert what_is_the_agents(lab) == before
+        assert agent_values(lab) == before
     else:
         lab.sh(f"ovs-vsctl set Port {QVO} tag=7")
     assert vms[0].ping("10.0.0.2").returncode == 0

@@ -88,13 +88,13 @@ def judge_question(question: Any) -> str:
     try:
         names = codec.decode_names(question)
     except Refused as refused:
-        return said(refused, legal, "wire")
+        return verdict_of(refused, legal, "wire")
     if not legal or names != (None if question is None else set(question)):
         raise Wrong(f"accepted: {question!r}")
     try:
         policy.permit_names(names)
     except Refused as refused:
-        return said(refused, grammar.may_be_asked(question), "policy")
+        return verdict_of(refused, grammar.may_be_asked(question), "policy")
     if not grammar.may_be_asked(question):
         raise Wrong(f"permitted: {question!r}")
     return "asked"
@@ -105,19 +105,19 @@ def judge_plans(plans: Any, settings: Settings) -> str:
     try:
         decoded = codec.decode_plans(plans)
     except Refused as refused:
-        return said(refused, legal, "wire")
+        return verdict_of(refused, legal, "wire")
     if not legal or plain(codec.encode_plans(decoded)) != plain(plans):
         raise Wrong(f"accepted: {plans!r}")
     try:
         policy.permit_plans(decoded, settings)
     except Refused as refused:
-        return said(refused, grammar.may_be_done(plans), "policy")
+        return verdict_of(refused, grammar.may_be_done(plans), "policy")
     if not grammar.may_be_done(plans):
         raise Wrong(f"permitted: {plans!r}")
     return "permitted"
 
 
-def said(refused: Refused, legal: bool, by: str) -> str:
+def verdict_of(refused: Refused, legal: bool, by: str) -> str:
     if legal:
         raise Wrong(f"refused by {by} what is legal: {refused}")
     if not str(refused).startswith("refused: ") or len(str(refused)) > 1_000:

@@ -434,7 +434,7 @@ def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None
     turns = merge_observed(Record.of_json(page(run)) for run in runs).turns
     rows = re.findall(r"^\| (.*) \| ([\d.,]+ m?s) \| ([\d.,]+ m?s) \|$", page("README.md"), re.M)
 
-    def told(contender: str, row: str) -> str:
+    def median_figure(contender: str, row: str) -> str:
         measure, ports = README_ROWS[row]
         of = [turn for turn in turns if (turn.contender, turn.measure, turn.ports) == (contender, measure, ports)]
         seconds = statistics.median(turn.seconds for turn in of)
@@ -442,4 +442,4 @@ def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None
 
     assert [row for row, *_ in rows] == list(README_ROWS)
     for row, ours, theirs in rows:
-        assert (ours, theirs) == (told("hybridvif", row), told("os-vif", row)), row
+        assert (ours, theirs) == (median_figure("hybridvif", row), median_figure("os-vif", row)), row
