@@ -1,7 +1,6 @@
-"""The bench an executor is tried on: a host that ip and ovs-vsctl bring into a state, and what is then seen of it.
+"""Bench for an executor under test: ip and ovs-vsctl bring a host into a state, and it is observed afterwards.
 
-Nothing here goes through an executor but do() and see(), so that whoever brings the host into its state is not the one
-that is tried.
+Only do() and see() use an executor. So the code under test does not prepare its own tests.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from tests.functional.conftest import Lab, make_port
 
 FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 FOREIGN = "hvforeign"
-"""A Linux bridge that is not ours."""
+"""Name of a foreign Linux bridge."""
 IDS = {
     "iface_id": "iface-id",
     "iface_status": "iface-status",
@@ -36,20 +35,20 @@ IDS = {
     "port_id": "hybridvif-port-id",
     "bridge_name": "bridge_name",
 }
-"""The keys of Interface.external_ids, by attribute (semantics of Neutron's agent, but for the last)."""
+"""Keys of Interface.external_ids, by attribute. All but the last are those of Neutron's agent."""
 PATIENCE = 8.0
-"""Seconds a step is given."""
+"""Seconds for one step."""
 
 
 def sampled(examples: int) -> settings:
-    """Settings of a test that makes a host for every example: so many of them, or twenty times as many at full size."""
+    """Settings of a test that creates a host per example: the number of examples, times twenty at full size."""
     unhurried = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much]
     size = examples * (20 if FULL else 1)
     return settings(max_examples=size, derandomize=not FULL, deadline=None, suppress_health_check=unhurried)
 
 
 class Bench(Lab):
-    """A connected sandbox with one port on trial."""
+    """A connected sandbox with one port under test."""
 
     def __init__(self, box: Sandbox, host: Host) -> None:
         super().__init__(box, host)
@@ -58,32 +57,32 @@ class Bench(Lab):
         self.wiring = HostState().with_parts(*map(possible, desired_state(self.port)))
 
     def observed(self, names: Collection[str] | None = ()) -> Observed:
-        """What an executor sees under these names, by default the port's."""
+        """Return the parts that an executor observes under these names, by default the port's."""
         asked = set(self.names) if names == () else names
         return self.host.observe(asked, time.monotonic() + PATIENCE)
 
     def see(self) -> HostState:
-        """The port as the executors see it."""
+        """Return the port as the executors observe it."""
         return self.observed().state
 
     def facts(self) -> Facts:
-        """The facts of the port as the executors see them."""
+        """Return the facts of the port as the executors observe them."""
         return self.observed().facts
 
     def do(self, *steps: Step, patience: float = PATIENCE) -> tuple[Outcome, ...]:
-        """What came of the steps of one plan."""
+        """Return the outcomes of the steps of one plan."""
         (outcomes,) = self.host.apply([steps], time.monotonic() + patience)
         return outcomes
 
     def try_out(self, step: Step) -> Outcome:
-        """What came of one step, on a host that is then found to be bit-identical."""
+        """Return the outcome of one step, and check that the host is unchanged."""
         before = self.snapshot()
         (outcome,) = self.do(step)
         assert self.snapshot() == before
         return outcome
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything that anyone could miss, less what the kernel settles by itself: timers, who has carrier."""
+        """Return the whole state of the host, without timers and carriers."""
         columns = "_uuid,name,type,options,external_ids,ofport,other_config,error"
         keys = ("arp_ignore", "arp_announce", "forwarding", "proxy_arp", "rp_filter")
         files = " ".join(f"ipv4/conf/[qt]*/{key}" for key in keys)
@@ -100,17 +99,17 @@ class Bench(Lab):
         }
 
     def furnish(self, state: HostState) -> None:
-        """Bring the host into a state of the port, whatever it is in."""
+        """Bring the host into a state of the port, from any state."""
         self.sweep()
         make(self.box, state)
 
     def keep(self, state: HostState) -> None:
-        """Bring the host into a state of the port, unless it is there."""
+        """Bring the host into a state of the port, unless it is already in it."""
         if self.see() != state:
             self.furnish(state)
 
     def sweep(self) -> None:
-        """Back to an empty host with two empty bridges, in as few commands and transactions as can be."""
+        """Restore an empty host with two empty bridges, in few commands and transactions."""
         self.sh(
             """
             away=
@@ -130,7 +129,7 @@ class Bench(Lab):
 
 
 def wrong(seen: HostState, expected: HostState, *, but: str = "") -> list[str]:
-    """Where what is seen is not what was expected, as sentences; in whatever attribute but this one."""
+    """Return the differences between observed and expected parts, as sentences. One attribute can be skipped."""
     found = []
     for side in ("links", "ports"):
         ones, others = getattr(seen, side), getattr(expected, side)
@@ -155,7 +154,7 @@ def _settled(link: dict[str, Any]) -> dict[str, Any]:
 
 
 def make(box: Sandbox, state: HostState) -> None:
-    """Make all that a state holds, on a host that has nothing of it."""
+    """Create all parts of a state on an empty host."""
     bridges = [part for part in state if isinstance(part, Bridge)]
     veths = [part for part in state if isinstance(part, Veth)]
     taps = [part for part in state if isinstance(part, Tap | ManagedTap)]
@@ -175,7 +174,7 @@ def make(box: Sandbox, state: HostState) -> None:
 
 
 def _stale(veth: Veth, row: OvsPort) -> str:
-    """If need be a row that ovs-vswitchd holds with a device that is gone: another of its name is not realized."""
+    """Return commands for a row with a deleted device, if needed. A later device of that name is not accepted."""
     if row.type or row.realized:
         return ""
     return f"ip link add {veth.name} type veth peer name {veth.peer}\n{_row(row)}\nip link delete {veth.name}"
@@ -183,7 +182,7 @@ def _stale(veth: Veth, row: OvsPort) -> str:
 
 def _bridge(part: Bridge) -> list[str]:
     name = part.name
-    # Made with another MTU and then given its own, for the kernel to leave it alone when members come and go.
+    # Created with another MTU, then set: so the kernel keeps it when members come and go.
     lines = [
         f"link add {name} address 0a:00:00:00:01:7b mtu {part.mtu ^ 1} type bridge",
         f"link set {name} mtu {part.mtu} group {part.group}",
@@ -211,13 +210,13 @@ def _arp(name: str, host_ip: str | None) -> str:
 
 
 def _ipv4(host_ip: str | None) -> dict[str, int]:
-    """The files of what is said of the host's IPv4 on a device."""
+    """Return the sysctl files and values for the host's IPv4 on a device."""
     words = dict(word.rsplit(" ", 1) for word in (host_ip or "").split(", ") if " " in word)
     return {key: int(words.get(key, off)) for key, off in (("forwarding", 0), ("proxy_arp", 0), ("rp_filter", 1))}
 
 
 def _ip(name: str, host_ip: str | None) -> list[str]:
-    """The files of what is said of the host's IP on a device that is no bridge; one below 1280 bytes has no IPv6."""
+    """Return the sysctl files and values for the host's IP on a device. Below 1280 bytes it has no IPv6."""
     files = [f"echo {value} > /proc/sys/net/ipv4/conf/{name}/{key}" for key, value in _ipv4(host_ip).items()]
     ipv6 = f"/proc/sys/net/ipv6/conf/{name}"
     mode = "eui64" if "addr_gen_mode eui64" in (host_ip or "") else "none"
@@ -227,7 +226,7 @@ def _ip(name: str, host_ip: str | None) -> list[str]:
 
 
 def _port(part: Veth | ManagedTap) -> list[str]:
-    """What makes a port of a bridge as it is said to be."""
+    """Return the commands that create this port of a bridge."""
     flags = part.bridge_port if part.master and part.bridge_port != "open" else None
     return [f"link set {part.name} type bridge_slave {flags.replace(',', '')}"] if flags else []
 
@@ -259,7 +258,7 @@ def _tap(part: Tap | ManagedTap) -> list[str]:
             *_port(part),
         ]
     foreign = [f"link add {FOREIGN} type bridge"] if part.master == FOREIGN else []
-    # Whose user may not open /dev/net/tun has a device of another kind: it is a tap by its name.
+    # A user without /dev/net/tun gets a device of another kind, which is a tap by its name only.
     open_tun = os.access("/dev/net/tun", os.R_OK | os.W_OK)
     made = "tuntap add {0} mode tap" if open_tun else "link add {0} type veth peer name {0}p"
     return [*foreign, made.format(part.name), f"link set {part.name} {_master(part.master)}"]
@@ -271,7 +270,7 @@ def _row(part: OvsPort) -> str:
     columns += [f"type={PLACEHOLDER_TYPE}", "options:peer=nobody"] if part.type == PLACEHOLDER_TYPE else []
     add = ["--may-exist", "add-port", part.bridge, part.name]
     put = ["--", "set", "Interface", part.name, *columns] if columns else []
-    # That the device cannot be opened is told on stderr, and is what some states want.
+    # The error that the device cannot be opened is on stderr, and some states need it.
     return f"ovs-vsctl --timeout=10 {shlex.join([*add, *put])} 2>/dev/null"
 
 
@@ -296,7 +295,7 @@ BRIDGE_PORTS = ["open", "isolated on", "flood off, bcast_flood off, locked on"]
 
 
 def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[str, list[Any]]]:
-    """What the attributes of a port's parts can be; as a target only what policy lets anybody write."""
+    """Draw values for the attributes of a port's parts. A target has legal values only."""
     flags, words = [True, False], [] if target else ["x", "someone wrote here"]
     aliases = [port.id, "", *([] if target else ["someone wrote here", port.id.upper()])]
     groups = [0] if target else [0, 7]
@@ -306,7 +305,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
             "alias": aliases,
             "mtu": MTUS,
             "up": flags,
-            # In hundredths of a second, of which a kernel that ticks 250 times a second knows the even ones only.
+            # In hundredths of a second. A kernel with 250 ticks per second has only the even ones.
             "forward_delay": [0, 200, 1500, 3000],
             "ageing": [0, 2, 30000],
             "stp": [False] if target else flags,
@@ -357,7 +356,7 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
 
 @st.composite
 def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = True) -> HostState:
-    """Any state of a port that ip and ovs-vsctl can make, with nothing foreign in it; shrinks to the plugged port."""
+    """Draw any state of a port without foreign objects. Shrinks to the plugged port."""
     names, wiring = port.names, desired_state(port)
     attributes = attributes_of(port, target=target)
     state = HostState()
@@ -365,7 +364,7 @@ def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = Tr
         if (rows or not isinstance(part, OvsPort)) and not draw(st.sampled_from([False, False, False, True])):
             optional = {name: st.sampled_from(values) for name, values in attributes[type(part)].items()}
             drawn = replace(part, **draw(st.fixed_dictionaries({}, optional=optional)))
-            # Of what a kernel cannot have, a goal has the value that isolates.
+            # If a kernel lacks an attribute, a goal has its isolating value.
             state = state.with_parts(drawn if target else possible(drawn))
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     masters = [names.bridge, ""] if names.bridge in state.links else [""]
@@ -383,12 +382,12 @@ def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = Tr
 
 
 def _in(master: str, member: Veth | ManagedTap, *, target: bool) -> Part:
-    """A device in this bridge; one that is found in none is the port of none."""
+    """Return the device in this bridge. Without a master it is not a bridge port."""
     return replace(member, master=master, bridge_port=member.bridge_port if master or target else None)
 
 
 def any_links(port: Port, choice: Random) -> HostState:
-    """The links of a port in any state, each of their attributes by chance."""
+    """Draw the links of a port, each attribute at random."""
     values = attributes_of(port)
     drawn = [
         possible(replace(part, **{name: choice.choice(some) for name, some in values[type(part)].items()}))
@@ -398,13 +397,13 @@ def any_links(port: Port, choice: Random) -> HostState:
 
 
 def possible(part: Part) -> Part:
-    """The part as a kernel can have it."""
+    """Return the part as a kernel can have it."""
     if isinstance(part, Bridge):
         part = replace(
             part, nf_call_iptables=bool(part.nf_call_iptables), nf_call_ip6tables=bool(part.nf_call_ip6tables)
         )
         if part.mtu < 1280:
-            # Too small for IPv6 (RFC 8200), so the kernel keeps nothing about it.
+            # Too small for IPv6 (RFC 8200), so the kernel keeps no IPv6 settings.
             part = replace(part, disable_ipv6=None, addr_gen_mode=None)
     if isinstance(part, Veth):
         part = replace(
@@ -415,7 +414,7 @@ def possible(part: Part) -> Part:
     if isinstance(part, ManagedTap):
         part = replace(part, host_ip=_possible_ip(part.host_ip, part.mtu))
     if isinstance(part, Bridge) and part.stp:
-        # The kernel asks for 2 s; and while the topology changes it ages faster, so here it never does.
+        # The kernel requires 2 s. It ages faster while the topology changes, which is never so here.
         part = replace(part, forward_delay=max(part.forward_delay, 200), up=False)
     return part
 

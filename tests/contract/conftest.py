@@ -1,4 +1,4 @@
-"""One daemon a module and executor; a host that is swept after every test."""
+"""One daemon per module and executor; a host that is swept after every test."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from tests.support.ovsdb_proxy import judged
 
 @pytest.fixture(scope="module")
 def executor() -> dict[str, str]:
-    """The options that choose the executor under trial; each module of tests has its own."""
+    """Options that choose the executor under test. Each test module has its own."""
     return {}
 
 
 @pytest.fixture(scope="module")
 def standing(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory, executor: dict[str, str]) -> Iterator[Bench]:
-    """The bench, for tests that sweep it themselves."""
+    """Bench for tests that sweep it themselves."""
     options = {"integration_bridges": "br-int,br-two", "deadline": 10, **executor}
     directory = tmp_path_factory.mktemp("bench")
     with judged(sandbox, directory, options) as led, connected(sandbox, directory, **led) as host:
@@ -31,6 +31,6 @@ def standing(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory, executo
 
 @pytest.fixture
 def bench(standing: Bench) -> Bench:
-    """The bench, empty."""
+    """Empty bench."""
     standing.sweep()
     return standing

@@ -1,4 +1,4 @@
-"""What comes and goes with a port's row, by each executor: its bridge, as the configuration says, and its QoS."""
+"""Side effects of a port's row, by each executor: its configured bridge and its QoS row."""
 
 from __future__ import annotations
 
@@ -53,13 +53,13 @@ def test_a_trunk_bridge_comes_with_its_first_port_and_goes_with_its_last(bench: 
     assert bench.sh(f"ovs-vsctl get Bridge {TRUNK} datapath_type").strip() == "netdev"
     assert bench.row(TRUNK)["type"] == "internal"
     assert bench.sh(f"ovs-vsctl get Interface {QVO} external_ids:bridge_name").strip() == TRUNK
-    # Never isolated: nobody would take it out of the dead VLAN.
+    # Never isolated: no agent would take it out of the dead VLAN.
     assert bench.row(QVO, "Port")["tag"] == ["set", []]
     plug(replace(OTHER, datapath_type="system"), bench.host)
     assert bench.sh(f"ovs-vsctl get Bridge {TRUNK} datapath_type").strip() == "netdev"
     assert (check(PORT, bench.host), check(OTHER, bench.host)) == ((), ())
-    with bench.vm(PORT, 1) as left, bench.vm(OTHER, 2):
-        assert left.ping("10.0.0.2").returncode == 0
+    with bench.vm(PORT, 1) as vm, bench.vm(OTHER, 2):
+        assert vm.ping("10.0.0.2").returncode == 0
     unplug(PORT.id, bench.host)
     assert TRUNK in bridges(bench)
     bench.sh(f"ip link delete {PORT.names.tap} || true; ip link delete {OTHER.names.tap} || true")
@@ -86,7 +86,7 @@ def test_trunk_bridge_with_other_port_stays(bench: Bench, beside: str) -> None:
 
 
 def wire(bench: Bench, *keys: str) -> None:
-    """Make the patch ports of a trunk as Neutron's agent does: of the parent port, and of each subport."""
+    """Create the patch ports of a trunk as Neutron's agent does, for the parent port and each subport."""
     for key in keys:
         near, far = f"{key[0]}pt-{key[1:]}", f"{key[0]}pi-{key[1:]}"
         bench.sh(
@@ -97,12 +97,12 @@ def wire(bench: Bench, *keys: str) -> None:
 
 
 def configurations(bench: Bench) -> int:
-    """Return how many configurations ovs-vswitchd was told of."""
+    """Return the number of configurations that ovs-vswitchd received."""
     return int(bench.sh("ovs-vsctl get Open_vSwitch . next_cfg"))
 
 
 def test_trunk_bridge_goes_with_neutrons_patch_ports(bench: Bench) -> None:
-    """Neutron's agent wires a trunk only when an Interface named as its bridge appears: each boot needs a new one."""
+    """Neutron's agent wires a trunk only when an Interface with its bridge's name appears."""
     uuids = set()
     for _ in range(3):
         plug(PORT, bench.host)
@@ -112,7 +112,7 @@ def test_trunk_bridge_goes_with_neutrons_patch_ports(bench: Bench) -> None:
         assert unplug(PORT.id, bench.host).ok
         assert configurations(bench) == before + 1
         assert TRUNK not in bridges(bench)
-        # Their peers in the integration bridge are the agent's own.
+        # Their peers in the integration bridge belong to the agent.
         assert set(bench.sh("ovs-vsctl list-ports br-int").split()) == {"tpi-1", "spi-2", "spi-3"}
         bench.sh("for port in tpi-1 spi-2 spi-3; do ovs-vsctl del-port $port; done")
     assert len(uuids) == 3
@@ -129,7 +129,7 @@ def test_trunk_bridge_with_two_ports_goes_with_second(bench: Bench) -> None:
 
 @pytest.mark.parametrize("other", ["changed", "made", "moved"])
 def test_trunk_bridge_needed_in_same_transaction_stays(bench: Bench, other: str) -> None:
-    """The steps of several calls go in one transaction: one that removes a port, and one that needs its bridge."""
+    """The steps of several calls share a transaction: one deletes a port, another needs its bridge."""
     row, mine = the(OvsPort, desired_state(OTHER)), the(OvsPort, desired_state(PORT))
     plug(PORT, bench.host)
     plug(replace(OTHER, bridge="br-int") if other == "moved" else OTHER, bench.host)
@@ -170,7 +170,7 @@ def test_a_row_moves_to_a_bridge_that_is_made_for_it(bench: Bench) -> None:
 
 def test_a_qos_row_comes_with_its_port_and_goes_with_it(bench: Bench) -> None:
     before = bench.snapshot()
-    ports = [replace(one, qos_type="linux-noop") for one in (PORT, OTHER)]
+    ports = [replace(port, qos_type="linux-noop") for port in (PORT, OTHER)]
     assert all(report.ok for report in plug_all(ports, bench.host))
     kinds = bench.sh("ovs-vsctl --bare --columns=type,external_ids list QoS")
     assert kinds.count("_type=linux-noop") == kinds.count("linux-noop\n") == 2
@@ -182,10 +182,10 @@ def test_a_qos_row_comes_with_its_port_and_goes_with_it(bench: Bench) -> None:
 
 
 def test_two_rows_are_moved_in_one_transaction(bench: Bench) -> None:
-    ports = [replace(one, bridge="br-two") for one in (PORT, OTHER)]
+    ports = [replace(item, bridge="br-two") for item in (PORT, OTHER)]
     assert all(report.ok for report in plug_all(ports, bench.host))
     before = int(bench.sh("ovs-vsctl get Open_vSwitch . next_cfg"))
-    moved = [replace(one, bridge="br-int") for one in ports]
+    moved = [replace(item, bridge="br-int") for item in ports]
     assert all(report.ok for report in plug_all(moved, bench.host))
     assert {port.names.switch_end for port in ports} <= set(bench.sh("ovs-vsctl list-ports br-int").split())
     # ovs-vswitchd reconfigures the whole host for each.
@@ -198,7 +198,7 @@ def test_no_other_bridge_is_made(bench: Bench, bridge: str) -> None:
     port = replace(PORT, bridge=bridge)
     with pytest.raises(BridgeMissing):
         plug(port, bench.host)
-    # Nor by a caller that asks the daemon itself.
+    # Nor by a client that sends the request itself.
     with pytest.raises(Refused, match="integration_bridges"):
         bench.do(Create(the(OvsPort, desired_state(port))))
     assert bench.snapshot() == before

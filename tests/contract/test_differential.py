@@ -1,4 +1,4 @@
-"""The same plan by each pair of executors leaves the same host, in the host's own words."""
+"""The same plan leaves the same host with each pair of executors."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ PAIRS = [(link, switch) for link in ("iproute2-netlink", "subprocess-brctl") for
 CASES = 200 if FULL else 6
 PORT = make_port()
 DROPPED = {"ifindex", "link_index", "stats", "stats64", "operstate", "flags"}
-"""What the kernel numbers, counts or tells a moment later."""
+"""Attributes that the kernel numbers, counts or updates later."""
 
 
 def host_of(bench: Bench) -> dict[str, Any]:
-    """All of the host that a plan can leave different, in the words of ip, /proc/sys and ovs-vsctl."""
+    """Return the state of the host as ip, /proc/sys and ovs-vsctl report it."""
     links = {}
     for link in json.loads(bench.sh("ip -d -j link")):
         name = link["ifname"]
@@ -38,16 +38,18 @@ def host_of(bench: Bench) -> dict[str, Any]:
         flags = sorted(set(link["flags"]) - {"NO-CARRIER", "LOWER_UP", "M-DOWN"})
         kept = {key: value for key, value in link.items() if key not in DROPPED} | {"flags": flags}
         if name == PORT.names.switch_end:
-            # vswitchd switches it on where it reads a device, and puts it back by name whenever it lets go of it.
+            # ovs-vswitchd switches it on when it opens a device, and restores it by name when it closes it.
             kept["flags"] = [flag for flag in flags if flag != "PROMISC"]
             del kept["promiscuity"]
         if link.get("linkinfo", {}).get("info_kind") != "bridge":
-            # The kernel draws the MAC of a veth.
+            # The kernel draws the MAC of a veth at random.
             kept["linkinfo"] = {"info_kind": link.get("linkinfo", {}).get("info_kind")}
         else:
             options = kept["linkinfo"]["info_data"]
-            kept["linkinfo"]["info_data"] = {key: one for key, one in options.items() if not key.endswith("timer")}
-        # Drawn as well is that of a bridge.
+            kept["linkinfo"]["info_data"] = {
+                key: option for key, option in options.items() if not key.endswith("timer")
+            }
+        # That of a bridge is random, too.
         for key in ("address", "bridge_id", "root_id", "designated_root"):
             kept.pop(key, None)
             kept["linkinfo"].get("info_data", {}).pop(key, None)
@@ -65,7 +67,7 @@ def host_of(bench: Bench) -> dict[str, Any]:
 
 
 def cases() -> list[tuple[State, State]]:
-    """Drifted starting states, each with the wiring, nothing, or another state to lead to."""
+    """Return drifted states, each with a goal: the desired state, nothing, or another state."""
     drawn: list[tuple[State, State]] = []
 
     @settings(max_examples=CASES, deadline=None, database=None, phases=[Phase.generate])
@@ -83,34 +85,34 @@ def cases() -> list[tuple[State, State]]:
 @pytest.mark.prove
 def test_all_pairs_of_executors_leave_the_same_host(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> None:
     tried = cases()
-    left: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    hosts: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for link, switch in PAIRS:
         directory: Path = tmp_path_factory.mktemp("differential")
         options = {"integration_bridges": "br-int,br-two", "link_executor": link, "switch_executor": switch}
         with connected(sandbox, directory, **options) as host:
             bench = Bench(sandbox, host)
-            left[link, switch] = [after(bench, first, goal) for first, goal in tried]
+            hosts[link, switch] = [after(bench, first, goal) for first, goal in tried]
             bench.sweep()
-    reference = left[PAIRS[0]]
+    reference = hosts[PAIRS[0]]
     for pair in PAIRS[1:]:
-        unlike = [at for at, host in enumerate(left[pair]) if host != reference[at]]
+        unlike = [index for index, host in enumerate(hosts[pair]) if host != reference[index]]
         assert not unlike, (
             f"{pair}: {len(unlike)} of {len(tried)} differ, the first in "
-            f"{list(_differences(left[pair][unlike[0]], reference[unlike[0]]))}: {tried[unlike[0]]}"
+            f"{list(_differences(hosts[pair][unlike[0]], reference[unlike[0]]))}: {tried[unlike[0]]}"
         )
     print(f"{len(tried)} of {len(tried)} equal for each of {len(PAIRS)} pairs")  # noqa: T201  # the figure, for who runs it with -s
 
 
-def _differences(one: Any, other: Any, where: str = "") -> Iterator[str]:
-    if isinstance(one, dict) and isinstance(other, dict):
-        for key in sorted({*one, *other}):
-            yield from _differences(one.get(key), other.get(key), f"{where}/{key}")
-    elif one != other:
-        yield f"{where}: {one} and {other}"
+def _differences(reference: Any, other: Any, where: str = "") -> Iterator[str]:
+    if isinstance(reference, dict) and isinstance(other, dict):
+        for key in sorted({*reference, *other}):
+            yield from _differences(reference.get(key), other.get(key), f"{where}/{key}")
+    elif reference != other:
+        yield f"{where}: {reference} and {other}"
 
 
 def after(bench: Bench, first: State, goal: State) -> dict[str, Any]:
-    """The host after the plan from one state to another was carried out, or what stopped it."""
+    """Return the host after the plan from one state to another, or the error."""
     bench.furnish(first)
     seen = bench.see()
     steps = plan(seen, goal)

@@ -1,4 +1,4 @@
-"""ovsdb-server at every kind of endpoint that may be configured: the executors of Open vSwitch reach it alike."""
+"""ovsdb-server at every kind of endpoint: all executors of Open vSwitch reach it."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PORT = make_port()
 
 @pytest.fixture(scope="module")
 def keys(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A directory with two authorities, and a key and a certificate of the first and of the second."""
+    """Directory with two authorities, and a key and a certificate of each."""
     made = tmp_path_factory.mktemp("keys")
     for number, names in ((1, ("server", "client")), (2, ("stranger",))):
         openssl(
@@ -43,7 +43,7 @@ def openssl(directory: Path, words: str) -> None:
 
 @pytest.fixture(scope="module")
 def box(keys: Path) -> Iterator[Sandbox]:
-    """A sandbox whose ovsdb-server also listens for TCP and TLS."""
+    """Sandbox whose ovsdb-server also listens on TCP and TLS."""
     with Sandbox() as made:
         tls = f"--private-key={keys}/server.key --certificate={keys}/server.pem --ca-cert={keys}/ca1.pem"
         listen = f"--remote=punix:{SOCKET} --remote=ptcp:6640:127.0.0.1 --remote='ptcp:6641:[::1]' --remote=pssl:6642"
@@ -61,7 +61,7 @@ def executor(request: pytest.FixtureRequest) -> str:
 
 
 def tls(keys: Path, **other: str) -> dict[str, str]:
-    """The options of a connection by TLS."""
+    """Return the options of a TLS connection."""
     files = {"ssl_key_file": "client.key", "ssl_cert_file": "client.pem", "ssl_ca_cert_file": "ca1.pem", **other}
     return {option: f"{keys}/{name}" for option, name in files.items()}
 
@@ -114,7 +114,7 @@ def test_files_that_do_not_serve_are_named(
 
 
 def test_the_key_is_read_by_a_confined_daemon(box: Sandbox, keys: Path, tmp_path: Path) -> None:
-    """With an executor that runs no program the daemon may open these three files, and none beside them."""
+    """With an executor without programs, the daemon may open only these three files."""
     with connected(box, tmp_path, ovsdb_connection="ssl:127.0.0.1:6642", **tls(keys)) as host:
         assert plug(PORT, host).ok
         assert unplug(PORT.id, host).ok

@@ -1,4 +1,4 @@
-"""Text that other tools wrote into a row, an alias or a name: it is observed, mended and removed, whatever it holds."""
+"""Foreign text in a row, an alias or a name: the object is observed, repaired and deleted."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ TEXTS = {
 }
 
 
-@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda one: next(iter(one.values())))
+@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda executor: next(iter(executor.values())))
 def executor(request: pytest.FixtureRequest) -> dict[str, str]:
     return dict(request.param)
 
 
 def quoted(text: str) -> str:
-    """Return a text as ovs-vsctl takes it."""
+    """Return a text quoted for ovs-vsctl."""
     return json.dumps(text)
 
 
@@ -183,7 +183,7 @@ def test_any_name_of_a_peer_is_a_stray(bench: Bench, name: bytes) -> None:
 
 
 def test_one_observation_ends_in_time_beside_large_rows(bench: Bench) -> None:
-    """Ten rows with 100 kB each do not keep a port from being observed."""
+    """Ten rows of 100 kB each do not block the observation of a port."""
     for number in range(10):
         name, column = f"hv{number}", f"external_ids:k={'y' * 100_000}"
         bench.box.run(["ovs-vsctl", "--no-wait", "add-port", "br-int", name, "--", "set", "Interface", name, column])

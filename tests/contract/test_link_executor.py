@@ -1,4 +1,4 @@
-"""Every link executor does to a real kernel what simulate() says, and refuses alike what objection() says."""
+"""Every link executor follows simulate() on a real kernel, and refuses by objection()."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from tests.support.strategies import the
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
 PORT = make_port()
 TAPPED = make_port(create_tap=os.access("/dev/net/tun", os.R_OK | os.W_OK))
-"""The same port with a tap of its own, where this user may make one."""
+"""The same port with a tap of its own, if this user may create one."""
 QBR, QVB, QVO, TAP, _ = PORT.names
 OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
@@ -49,7 +49,7 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 
 def links_of(mtu: int = 1500) -> HostState:
-    """The links of the plugged port."""
+    """Return the links of the plugged port."""
     return HostState().with_parts(*map(possible, desired_state(make_port(mtu=mtu)).links.values()))
 
 
@@ -74,7 +74,7 @@ def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, ta
 
 @dataclass(frozen=True)
 class Change:
-    """One attribute, there and back; or only back, where policy lets nobody write what it is there."""
+    """Change of one attribute, there and back. Only back if the other value may not be written."""
 
     part: Part
     attribute: str
@@ -86,7 +86,7 @@ class Change:
 
 
 SLOW_BRIDGE = replace(BRIDGE, forward_delay=200, up=False)
-"""Down, so that STP does not move its ports from state to state meanwhile."""
+"""Down, so that STP does not change the state of its ports during the test."""
 CALLING_BRIDGE = replace(BRIDGE, nf_call_iptables=True, nf_call_ip6tables=True)
 CHANGES = [
     Change(BRIDGE, "alias", ""),
@@ -139,19 +139,19 @@ def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, 
     assert (standing.snapshot() == first) is not change.only_back
 
 
-def test_the_spanning_tree_is_switched_together_with_the_delay_that_it_asks_for(bench: Bench) -> None:
-    """While it runs the kernel takes no delay below 2 s, nor in the message that switches it off."""
+def test_stp_is_written_together_with_the_forward_delay_it_requires(bench: Bench) -> None:
+    """With STP on, the kernel rejects a delay below 2 s, even in the message that switches STP off."""
     running = replace(BRIDGE, stp=True, forward_delay=1500)
     bench.furnish(LINKS.with_parts(running))
     assert bench.see().links[QBR] == running
-    # The port that STP has not opened yet is told, and opened with it.
+    # The port that STP has not opened yet is reported, and opened with it.
     for step in plan(bench.see(), LINKS):
         assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
     assert bench.see() == LINKS
 
 
 def test_mtu_that_rises_switches_ipv6_off_whatever_is_said_of_before(bench: Bench) -> None:
-    """A captured caller says that IPv6 was off, where a small MTU hid it."""
+    """A captured client claims that IPv6 was off, because a small MTU hid it."""
     small, large = (HostState(desired_state(make_port(mtu=mtu)).links) for mtu in (1200, 1500))
     for step in (*plan(HostState(), small), *plan(small, large)):
         assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
@@ -160,7 +160,7 @@ def test_mtu_that_rises_switches_ipv6_off_whatever_is_said_of_before(bench: Benc
     assert "inet6" not in "".join(bench.sh(f"ip address show dev {name}") for name in (QBR, QVB, QVO))
 
 
-# What is there, and what is not.
+# Existing and missing parts.
 
 
 def test_links_come_and_go_without_a_trace(bench: Bench) -> None:
@@ -206,7 +206,7 @@ def test_after_a_failed_step_the_next_is_skipped_unless_it_deletes(bench: Bench)
     assert bench.see() == HostState()
 
 
-# What is not ours.
+# Foreign objects.
 
 KINDS = {
     "a veth for the bridge": (f"ip link add {QBR} type veth peer name hvpeer", BRIDGE),
@@ -274,7 +274,7 @@ def test_a_veth_whose_peer_is_in_another_namespace_is_a_stray(bench: Bench, ours
 
 @pytest.mark.parametrize("name", [QBR, QVB, QVO])
 def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
-    # Not before: `ip link delete` itself goes by alternative names.
+    # Not before: `ip link delete` also accepts alternative names.
     rest = HostState() if name == QBR else HostState().with_parts(BRIDGE)
     bench.furnish(rest)
     bench.sh(f"ip link add hvother type veth peer name hvpeer; ip link property add dev hvother altname {name}")
@@ -288,11 +288,11 @@ def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
     assert f"{name} is an alternative name of the device hvother; remove it: ip link property del" in outcome.reason
 
 
-# What a kernel keeps of IPv6.
+# IPv6 settings of the kernel.
 
 
 @pytest.mark.parametrize("small", [68, 1000, 1279])
-def test_a_bridge_whose_mtu_is_too_small_for_ipv6_gets_it_back_switched_off(bench: Bench, small: int) -> None:
+def test_bridge_with_mtu_too_small_for_ipv6_gets_ipv6_back_switched_off(bench: Bench, small: int) -> None:
     ipv6 = f"/proc/sys/net/ipv6/conf/{QBR}"
     large, tiny = (HostState(desired_state(make_port(mtu=mtu)).links) for mtu in (1500, small))
 
@@ -319,7 +319,7 @@ def test_a_port_is_plugged_and_unplugged_at_any_mtu(bench: Bench) -> None:
     assert bench.see() == HostState()
 
 
-# What is seen beside the parts.
+# Facts.
 
 
 def test_the_facts_tell_carrier_members_and_kinds(bench: Bench) -> None:
@@ -331,7 +331,7 @@ def test_the_facts_tell_carrier_members_and_kinds(bench: Bench) -> None:
     facts = bench.facts()
     assert facts.members == {QBR: ("hvmember", QVB, TAP)}
     assert [facts.links[name].kind for name in (QBR, QVB, QVO, TAP)] == ["bridge", "veth", "veth", "tun"]
-    # Nobody holds the tap open.
+    # No process holds the tap open.
     assert (facts.links[QVB].carrier, facts.links[TAP].carrier) == (True, False)
     assert facts.links[QVB].master == QBR
     assert not facts.simulated

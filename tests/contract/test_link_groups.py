@@ -1,4 +1,4 @@
-"""Links that are deleted together go as one group, which is proven to hold nothing else; else one by one."""
+"""Links that are deleted together form a verified group; otherwise they are deleted one by one."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GONE = "for l in hvgone hvgbridge hvgother; do ip link delete $l 2>/dev/null; do
 
 
 def deleted(box: Sandbox, *names: str, group: int = 0, before: str = "") -> tuple[int, list[bool]]:
-    """How many went as a group, and which are there after it."""
+    """Return the number of links deleted as a group, and the links that remain."""
     box.run(["sh", "-ec", MADE + before])
     try:
         number, there = json.loads(box.python(DELETE, json.dumps([names, group])).stdout)
@@ -69,7 +69,7 @@ def test_a_group_that_somebody_else_is_in_is_not_deleted(sandbox: Sandbox) -> No
 
 
 def test_abstract_sockets_that_a_user_binds_hold_up_no_delete(sandbox: Sandbox) -> None:
-    """The lock was once such a socket, which any user of the network namespace can bind."""
+    """Any user of the network namespace can bind an abstract socket, so no lock may be one."""
     with sandbox.popen([sys.executable, "-P", "-c", BINDS], stdout=PIPE) as binding:
         assert binding.stdout is not None
         assert binding.stdout.readline() == "bound\n"
@@ -88,6 +88,6 @@ def test_daemons_that_delete_at_once_all_delete_their_groups(sandbox: Sandbox) -
 
 @pytest.mark.parametrize("count", [2, 30])
 def test_many_pairs_go_and_the_peers_with_them(sandbox: Sandbox, count: int) -> None:
-    names = [f"hvg{at}" for at in range(count)]
+    names = [f"hvg{number}" for number in range(count)]
     before = "\n".join(f"ip link add {name} type veth peer name {name}p" for name in names)
     assert deleted(sandbox, *names, before=before) == (count, [False] * count)

@@ -1,4 +1,4 @@
-"""A host with more than 300 links in any state: observed rightly, in either way, whatever comes and goes meanwhile."""
+"""Observation of a host with more than 300 links in any state, while links come and go."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def crowd(standing: Bench) -> dict[str, HostState]:
-    """What the links of each port are, by port id; the same in every run."""
+    """Return the links of each port by port id, the same in every run."""
     choice = Random(20)
     states = {port.id: any_links(port, choice) for port in PORTS}
     standing.sweep()
@@ -50,12 +50,12 @@ def crowd(standing: Bench) -> dict[str, HostState]:
 
 
 def merge_observed(crowd: dict[str, HostState], ports: list[Port]) -> HostState:
-    """The state of several ports."""
+    """Return the state of several ports."""
     return HostState().with_parts(*(part for port in ports for part in crowd[port.id]))
 
 
 class IpRoute2:
-    """What `ip -d -j link` and /proc/sys say of a host."""
+    """Links of a host as `ip -d -j link` and /proc/sys report them."""
 
     def __init__(self, bench: Bench) -> None:
         self.links = {link["ifname"]: link for link in json.loads(bench.sh("ip -d -j link"))}
@@ -134,23 +134,23 @@ class IpRoute2:
 
 
 def test_three_hundred_links_are_as_ip_has_them(standing: Bench, crowd: dict[str, HostState]) -> None:
-    said = IpRoute2(standing)
-    assert len(said.links) > 300
+    reference = IpRoute2(standing)
+    assert len(reference.links) > 300
     seen = standing.observed(None).state
     for port in PORTS:
-        assert seen.of(port.names) == said.state_of(port)
+        assert seen.of(port.names) == reference.state_of(port)
         assert seen.of(port.names) == crowd[port.id]
     assert len(seen.links) == 2 * len(PORTS)
 
 
 def test_links_asked_for_by_name_are_as_ip_has_them(standing: Bench, crowd: dict[str, HostState]) -> None:
-    said = IpRoute2(standing)
-    for at in range(0, len(PORTS), 10):
-        some = PORTS[at : at + 10]
+    reference = IpRoute2(standing)
+    for first in range(0, len(PORTS), 10):
+        some = PORTS[first : first + 10]
         seen = standing.observed({name for port in some for name in port.names}).state
         assert len(seen.links) == 2 * len(some)
         for port in some:
-            assert seen.of(port.names) == said.state_of(port)
+            assert seen.of(port.names) == reference.state_of(port)
 
 
 def test_many_names_are_answered_for_and_no_other(standing: Bench, crowd: dict[str, HostState]) -> None:
@@ -162,25 +162,25 @@ def test_many_names_are_answered_for_and_no_other(standing: Bench, crowd: dict[s
 
 @pytest.fixture
 def churn(standing: Bench) -> Iterator[None]:
-    """Three processes that make and delete links."""
+    """Three processes that create and delete links."""
     with ExitStack() as churning:
         for number in range(3):
             process = churning.enter_context(standing.box.popen(["sh", "-c", CHURN, str(number)], stderr=DEVNULL))
             churning.callback(process.kill)
-        # Dumps are interrupted indeed.
+        # Dumps were interrupted.
         assert standing.box.python(DUMPS).stdout == "interrupted\n"
         yield
 
 
 def test_no_port_is_missing_while_links_come_and_go(standing: Bench, crowd: dict[str, HostState], churn: None) -> None:
-    seen, said = list[HostState](), set[str]()
+    seen, messages = list[HostState](), set[str]()
     end = time.monotonic() + 1
     while time.monotonic() < end:
         try:
             seen.append(standing.observed(None).state)
         except HybridVifError as error:
-            said.add(str(error))
-    assert not [sentence for sentence in said if "change faster" not in sentence]
+            messages.add(str(error))
+    assert not [sentence for sentence in messages if "change faster" not in sentence]
     assert seen
     assert [wrong(state, merge_observed(crowd, PORTS)) for state in seen] == [[]] * len(seen)
 

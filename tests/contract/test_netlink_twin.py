@@ -1,4 +1,4 @@
-"""Our link messages against pyroute2's: what we send it decodes alike, what the kernel answers both read alike."""
+"""Our link messages against pyroute2: it decodes our requests, and both decode the kernel's responses alike."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAC = bytes.fromhex("0a000000017b")
 
 
 def decoded(request: Request) -> Any:
-    """What pyroute2 makes of a request of ours."""
+    """Decode one of our requests by pyroute2."""
     length = 16 + len(request.body)
     header = length.to_bytes(4, "little") + request.kind.to_bytes(2, "little") + request.flags.to_bytes(2, "little")
     message = ifinfmsg(header + bytes(8) + request.body)
@@ -31,7 +31,7 @@ def decoded(request: Request) -> Any:
 
 
 def attrs(message: Any, *path: str) -> dict[str, Any]:
-    """The attributes under a path, by name."""
+    """Return the attributes under a path, by name."""
     for name in path:
         message = message.get_attr(name)
     return dict(message["attrs"])
@@ -39,8 +39,12 @@ def attrs(message: Any, *path: str) -> dict[str, Any]:
 
 def test_pyroute2_reads_a_new_bridge_as_it_was_meant() -> None:
     message = decoded(ours.create_bridge(replace(BRIDGE, multicast_snooping=True, ageing=300), MAC))
-    told = attrs(message)
-    assert (told["IFLA_IFNAME"], told["IFLA_ADDRESS"], told["IFLA_MTU"]) == (BRIDGE.name, MAC.hex(":"), BRIDGE.mtu ^ 1)
+    values = attrs(message)
+    assert (values["IFLA_IFNAME"], values["IFLA_ADDRESS"], values["IFLA_MTU"]) == (
+        BRIDGE.name,
+        MAC.hex(":"),
+        BRIDGE.mtu ^ 1,
+    )
     assert attrs(message, "IFLA_LINKINFO")["IFLA_INFO_KIND"] == "bridge"
     assert attrs(message, "IFLA_LINKINFO", "IFLA_INFO_DATA") == {
         "IFLA_BR_FORWARD_DELAY": 0,
@@ -55,8 +59,8 @@ def test_pyroute2_reads_a_new_bridge_as_it_was_meant() -> None:
 def test_pyroute2_reads_a_new_veth_pair_as_it_was_meant(up: bool, promisc: bool) -> None:
     veth = replace(VETH, up=up, promisc=promisc, peer_promisc=not promisc, mtu=1400, peer_mtu=9000)
     message = decoded(ours.create_veth(veth, 17))
-    told = attrs(message)
-    assert (told["IFLA_IFNAME"], told["IFLA_MTU"], told["IFLA_MASTER"]) == (VETH.name, 1400, 17)
+    values = attrs(message)
+    assert (values["IFLA_IFNAME"], values["IFLA_MTU"], values["IFLA_MASTER"]) == (VETH.name, 1400, 17)
     assert (message["flags"], message["change"]) == (up + 0x80 + 0x100 * promisc, 0x181)
     assert attrs(message, "IFLA_LINKINFO")["IFLA_INFO_KIND"] == "veth"
     peer = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "VETH_INFO_PEER")
@@ -91,9 +95,9 @@ def test_pyroute2_reads_flags_masters_and_ipv6_as_they_were_meant() -> None:
 def test_pyroute2_reads_a_switched_off_host_ip_as_it_was_meant() -> None:
     message = decoded(ours.set_link(7, {"host_ip": "off"}))
     assert (message["flags"], message["change"]) == (0x80, 0x80)
-    # pyroute2 leaves IFLA_INET_CONF as it is: forwarding 0, proxy_arp 0, rp_filter 1 by linux/ip.h.
-    told = attrs(message, "IFLA_AF_SPEC")["AF_INET"]
-    assert told.hex(" ", 4) == "20000280 1c000180 08000100 00000000 08000300 00000000 08000800 01000000"
+    # pyroute2 does not decode IFLA_INET_CONF: forwarding 0, proxy_arp 0, rp_filter 1 by linux/ip.h.
+    values = attrs(message, "IFLA_AF_SPEC")["AF_INET"]
+    assert values.hex(" ", 4) == "20000280 1c000180 08000100 00000000 08000300 00000000 08000800 01000000"
 
 
 def test_pyroute2_reads_the_flags_of_a_bridge_port_as_they_were_meant() -> None:
@@ -114,7 +118,7 @@ def test_pyroute2_reads_questions_and_deletes_as_they_were_meant() -> None:
     assert attrs(decoded(ours.delete_group(70000))) == {"IFLA_GROUP": 70000}
     assert decoded(ours.delete_link(9))["index"] == 9
     bridge = ours.create_bridge(BRIDGE, MAC)
-    kinds = [one.kind for one in (ours.get_link(1), ours.delete_link(1), ours.set_link(1, {}), bridge)]
+    kinds = [request.kind for request in (ours.get_link(1), ours.delete_link(1), ours.set_link(1, {}), bridge)]
     assert kinds == [RTM_GETLINK, RTM_DELLINK, RTM_SETLINK, RTM_NEWLINK]
 
 

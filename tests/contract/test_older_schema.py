@@ -1,4 +1,4 @@
-"""An Open vSwitch that is older than Interface.mtu_request (2.6): nothing is asked of that column, and ports plug."""
+"""Open vSwitch without Interface.mtu_request (before 2.6): the column is not used, and ports can be plugged."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The switch as our own client of OVSDB sees it, against ovsdbapp's replica of the same database."""
+"""Our OVSDB client observes the same switch as ovsdbapp does on the same database."""
 
 from __future__ import annotations
 
@@ -28,13 +28,13 @@ print(len(ours.state.ports))
 
 @pytest.fixture(scope="module")
 def crowd(sandbox: Sandbox) -> Iterator[None]:
-    """Rows of every shape: whole, without ids, tagged, on another bridge, bonded, unopenable."""
+    """Rows of every shape: complete, without ids, tagged, on another bridge, bonded, without a device."""
     script = ["ovs-vsctl --no-wait --may-exist add-br br-two -- set Bridge br-two datapath_type=netdev"]
-    for at, port in enumerate(PORTS):
+    for index, port in enumerate(PORTS):
         name = port.names.switch_end
-        ids = f"external_ids:iface-id={port.id}" if at % 3 else ""
-        tag = f"tag={at}" if at % 4 == 1 else ""
-        bridge = "br-int" if at % 5 else "br-two"
+        ids = f"external_ids:iface-id={port.id}" if index % 3 else ""
+        tag = f"tag={index}" if index % 4 == 1 else ""
+        bridge = "br-int" if index % 5 else "br-two"
         script.append(f"ovs-vsctl --no-wait add-port {bridge} {name} {tag} -- set Interface {name} {ids} type=patch")
     last = PORTS[-1].names.switch_end
     script += [
@@ -45,7 +45,7 @@ def crowd(sandbox: Sandbox) -> Iterator[None]:
     sandbox.run(["sh", "-ec", "\n".join(script)])
     yield
     gone = " ".join(f"-- --if-exists del-port {port.names.switch_end}" for port in PORTS)
-    # The strange one by its name: a list of names that a shell splits would not find it.
+    # The unusual name is queried by itself, because a shell would split a list of names.
     clean = f"""ovs-vsctl del-br br-two -- del-port hvbond -- del-port 'a "strange" name' {gone}"""
     sandbox.run(["sh", "-ec", clean])
 

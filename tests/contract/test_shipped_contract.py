@@ -1,4 +1,4 @@
-"""Our own executors keep the contract that we ship; a careless one does not."""
+"""Our executors fulfill the shipped contract, and each careless executor fails it."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def test_ivs_ctl_keeps_the_contract_with_a_stand_in(sandbox: Sandbox, tmp_path: 
 
 
 class Careless(NetlinkExecutor):
-    """Takes whatever has the right name for its own, and calls everything done."""
+    """Takes any object with the right name for its own, and reports success for every step."""
 
     serves: ClassVar[Any] = NetlinkExecutor.serves
 
@@ -57,36 +57,38 @@ class Careless(NetlinkExecutor):
 
 
 class Raising(NetlinkExecutor):
-    """Lets what the library raises escape."""
+    """Does not catch the exceptions of the library."""
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         raise KeyError(steps[0].part.name)
 
 
 class Blind(OvsdbExecutor):
-    """Sees no port, so never finds what it made."""
+    """Observes no port, so it never finds its own parts."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         return Observed()
 
 
 class Eager(OvsdbExecutor):
-    """Deletes what it is told to, whoever's it is."""
+    """Deletes any object on request, whatever its owner."""
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         outcomes = list(super().apply(steps, deadline))
-        return [Outcome(one.step, Result.DONE) if isinstance(one.step, Delete) else one for one in outcomes]
+        return [
+            Outcome(outcome.step, Result.DONE) if isinstance(outcome.step, Delete) else outcome for outcome in outcomes
+        ]
 
 
 class Factless(NetlinkExecutor):
-    """Sees the parts, and nothing beside them."""
+    """Observes the parts, but no facts."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         return Observed(super().observe(names, deadline).state)
 
 
 class Clannish(NetlinkExecutor):
-    """Tells of a bridge only those members that are ours."""
+    """Observes only those members of a bridge that are ours."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
@@ -97,7 +99,7 @@ class Clannish(NetlinkExecutor):
 
 
 class Unmarked(NetlinkExecutor):
-    """Makes a bridge, and sets only what is not yet as it should be."""
+    """Creates a bridge and writes only the differences from the kernel's defaults."""
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         return [self._one(step, deadline) for step in steps]
@@ -113,7 +115,7 @@ class Unmarked(NetlinkExecutor):
 
 
 class Meddling(NetlinkExecutor):
-    """Writes to a device that no step is about."""
+    """Writes to a device that is in no step."""
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         subprocess.run(["ip", "link", "set", "lo", "alias", steps[0].part.name], check=True)
@@ -121,7 +123,7 @@ class Meddling(NetlinkExecutor):
 
 
 class Ungrouped(NetlinkExecutor):
-    """Does not look at the group of a device."""
+    """Ignores the group of a device."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
@@ -132,7 +134,7 @@ class Ungrouped(NetlinkExecutor):
 
 
 class Deaf(NetlinkExecutor):
-    """Does not look at what the host's IP stack listens to."""
+    """Ignores the settings of the host's IP stack."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
@@ -142,7 +144,7 @@ class Deaf(NetlinkExecutor):
 
 
 class Portless(NetlinkExecutor):
-    """Does not look at the flags of a bridge port."""
+    """Ignores the flags of a bridge port."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
@@ -151,7 +153,7 @@ class Portless(NetlinkExecutor):
 
 
 class LowerUp(NetlinkExecutor):
-    """Takes a device that is down for one without carrier."""
+    """Reports a device that is down as one without carrier."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
@@ -160,14 +162,14 @@ class LowerUp(NetlinkExecutor):
 
 
 class FactlessSwitch(OvsdbExecutor):
-    """Sees the port, and no bridge that it could be on."""
+    """Observes the port, but no bridge for it."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         return Observed(super().observe(names, deadline).state)
 
 
 class Literal(OvsdbExecutor):
-    """Tells the datapath type as the column has it."""
+    """Reports the datapath type literally as in the column."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
@@ -176,7 +178,7 @@ class Literal(OvsdbExecutor):
 
 
 class Errorless(OvsdbExecutor):
-    """Keeps to itself why a device was not taken."""
+    """Does not report the error of a device that was not accepted."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
@@ -185,7 +187,7 @@ class Errorless(OvsdbExecutor):
 
 
 class Remaking(OvsdbExecutor):
-    """Updates a row by making it anew."""
+    """Updates a row by deleting and creating it."""
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         outcomes: list[Outcome] = []
@@ -200,15 +202,15 @@ class Remaking(OvsdbExecutor):
 
 
 class Hopeful(OvsdbExecutor):
-    """Calls done what was committed."""
+    """Reports success after a commit, without waiting for acceptance."""
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         outcomes = super().apply(steps, deadline)
-        return [Outcome(one.step, Result.DONE) if one.code == NOT_REALIZED else one for one in outcomes]
+        return [Outcome(outcome.step, Result.DONE) if outcome.code == NOT_REALIZED else outcome for outcome in outcomes]
 
 
 class Strayless(OvsdbExecutor):
-    """Passes over what is not of its shape."""
+    """Does not report foreign objects."""
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         seen = super().observe(names, deadline)
@@ -217,7 +219,7 @@ class Strayless(OvsdbExecutor):
 
 
 class MeddlingSwitch(OvsdbExecutor):
-    """Writes to a row that no step is about."""
+    """Writes to a row that is in no step."""
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         words = ["set", "Bridge", "br-int", f"external_ids:last={uuid.uuid4()}"]
@@ -226,7 +228,7 @@ class MeddlingSwitch(OvsdbExecutor):
 
 
 @pytest.mark.parametrize(
-    ("check", "make", "said"),
+    ("check", "make", "message"),
     [
         (check_link_executor, Careless, "what is observed is not what simulate"),
         (check_link_executor, Raising, "must not raise"),
@@ -252,7 +254,7 @@ class MeddlingSwitch(OvsdbExecutor):
     ],
 )
 def test_an_executor_that_breaks_the_contract_is_told_so(
-    sandbox: Sandbox, check: Callable[..., None], make: Any, said: str
+    sandbox: Sandbox, check: Callable[..., None], make: Any, message: str
 ) -> None:
-    with pytest.raises(AssertionError, match=said):
+    with pytest.raises(AssertionError, match=message):
         check(make, sandbox)

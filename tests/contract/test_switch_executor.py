@@ -1,4 +1,4 @@
-"""Every switch executor does to a real Open vSwitch what simulate() says, and refuses alike what objection() says."""
+"""Every switch executor follows simulate() on a real Open vSwitch, and refuses by objection()."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
 """The id of another port, with the same first 11 characters."""
 ROW = the(OvsPort, desired_state(PORT))
 OVSS_OWN = "peer_promisc"
-"""ovs-vswitchd switches promiscuity on where it reads a device, and back to what it was (by name) where it lets go."""
+"""ovs-vswitchd switches promiscuity on when it opens a device, and restores it by name when it closes it."""
 
 
 @pytest.mark.prove
@@ -72,8 +72,8 @@ def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, ta
     assert wrong(reached, target.with_parts(*taps), but=OVSS_OWN) == []
 
 
-def what_is_the_agents(bench: Bench) -> list[Any]:
-    """What Neutron's agent has put into the rows, and what it knows them by."""
+def agent_values(bench: Bench) -> list[Any]:
+    """Return the agent's values in the rows, and the keys by which it identifies them."""
     port, interface = bench.row(QVO, "Port"), bench.row(QVO)
     return [port[key] for key in ("_uuid", "tag", "other_config")] + [
         interface[key] for key in ("_uuid", "ofport", "other_config")
@@ -92,12 +92,12 @@ CHANGES: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("attribute", CHANGES)
-def test_one_attribute_changes_there_and_back_and_the_row_stays_the_same_row(bench: Bench, attribute: str) -> None:
+def test_attribute_changes_there_and_back_and_row_keeps_its_uuid(bench: Bench, attribute: str) -> None:
     bench.furnish(bench.wiring)
     bench.sh(
         f"ovs-vsctl set Port {QVO} tag=7 other_config:a=b -- set Interface {QVO} other_config:c=d external_ids:e=f"
     )
-    agents, first = what_is_the_agents(bench), bench.snapshot()
+    agents, first = agent_values(bench), bench.snapshot()
     there = replace(ROW, **{attribute: CHANGES[attribute], "realized": attribute != "type"})
 
     for step in (Update(ROW, there), Update(there, ROW)):
@@ -107,7 +107,7 @@ def test_one_attribute_changes_there_and_back_and_the_row_stays_the_same_row(ben
         assert wrong(bench.see(), simulate(before, step), but=OVSS_OWN) == []
         assert bench.see() != before
 
-    assert what_is_the_agents(bench) == agents
+    assert agent_values(bench) == agents
     assert bench.snapshot() == first
 
 
@@ -122,13 +122,13 @@ def test_rows_come_and_go_without_a_trace(bench: Bench) -> None:
 def test_a_step_writes_nothing_but_what_differs(bench: Bench) -> None:
     bench.furnish(bench.wiring)
     bench.sh(f"ovs-vsctl set Interface {QVO} external_ids:vm-uuid=theirs")
-    # Observed before that: what it does not change it does not write.
+    # Observed first: unchanged values are not written.
     bench.do(Update(replace(ROW, attached_mac=""), ROW), Update(ROW, replace(ROW, iface_status="")))
     ids = dict(bench.row(QVO)["external_ids"][1])
     assert (ids["vm-uuid"], ids["attached-mac"], "iface-status" in ids) == ("theirs", PORT.mac, False)
 
 
-# What ovs-vswitchd makes of it.
+# Acceptance by ovs-vswitchd.
 
 
 def test_the_facts_tell_port_number_tag_and_error(bench: Bench) -> None:
@@ -159,7 +159,7 @@ def test_a_device_that_cannot_be_opened_fails_with_what_the_switch_says(bench: B
 
 @pytest.mark.parametrize("found", [ROW, replace(ROW, realized=False)], ids=["no change", "realized alone"])
 def test_update_that_writes_nothing_is_not_done_without_device(bench: Bench, found: OvsPort) -> None:
-    """ovs-vsctl has nothing to do then, and the executor called it done without a look."""
+    """ovs-vsctl has nothing to do then, so the executor must still check the device."""
     bench.do(Create(ROW))
     (outcome,) = bench.do(Update(found, ROW))
     assert (outcome.result, outcome.code) == (Result.FAILED, "not-realized")
@@ -175,17 +175,17 @@ def test_a_bridge_that_is_missing_fails_by_name(bench: Bench) -> None:
     assert bench.try_out(Update(ROW, replace(ROW, bridge="br-two"))).code == "bridge-missing"
 
 
-# Standing orders of others.
+# Settings of others.
 
 
 def test_mtu_request_of_another_is_cleared_and_stays_so(bench: Bench) -> None:
-    """ovs-vswitchd set the old MTU again, 28 of 30 times right after the plug had read the new one back."""
+    """ovs-vswitchd would otherwise set the old MTU again, soon after the plug has read the new one."""
     plug(PORT, bench.host)
     for mtu in (1450, 1500, 9000, 1500):
         port = replace(PORT, mtu=mtu)
         bench.sh(f"ovs-vsctl set Interface {QVO} mtu_request=1400")
         assert plug(port, bench.host).status is Status.DONE
-        # It returns when ovs-vswitchd has gone through its configuration once more.
+        # It returns when ovs-vswitchd has applied its configuration once more.
         bench.sh(f"ovs-vsctl set Open_vSwitch . external_ids:mtu={mtu}")
         assert bench.link(QVO)["mtu"] == mtu
         assert bench.row(QVO)["mtu_request"] == ["set", []]
@@ -213,7 +213,7 @@ def test_mtu_request_is_written_back_as_a_rollback_does(bench: Bench) -> None:
     assert bench.snapshot() == before
 
 
-# What is there, and what is not.
+# Existing and missing rows.
 
 
 def test_to_delete_what_is_absent_is_done(bench: Bench) -> None:
@@ -274,7 +274,7 @@ def test_only_ports_of_our_grammar_are_seen(bench: Bench) -> None:
     assert bench.observed(None).state == bench.see() == bench.wiring
 
 
-# Many at once.
+# Many rows at once.
 
 
 def test_of_fifty_in_a_batch_the_guilty_alone_fails(bench: Bench) -> None:
@@ -287,19 +287,19 @@ def test_of_fifty_in_a_batch_the_guilty_alone_fails(bench: Bench) -> None:
         if isinstance(veth, Veth)
     ]
     unopenable, bonded = 16, 32
-    make(bench.box, HostState().with_parts(*(veth for at, veth in enumerate(veths) if at != unopenable)))
+    make(bench.box, HostState().with_parts(*(veth for index, veth in enumerate(veths) if index != unopenable)))
     bench.sh(f"ovs-vsctl --no-wait add-bond br-int hvbond {rows[bonded].name} hvother")
 
     outcomes = bench.host.apply([[Create(row)] for row in rows], time.monotonic() + 10)
 
     results = [outcome.result for (outcome,) in outcomes]
-    assert [at for at, result in enumerate(results) if result is not Result.DONE] == [unopenable, bonded]
+    assert [index for index, result in enumerate(results) if result is not Result.DONE] == [unopenable, bonded]
     assert rows[unopenable].name in outcomes[unopenable][0].reason
     assert rows[bonded].name in outcomes[bonded][0].reason
     seen = bench.observed({row.name for row in rows}).state.ports
-    assert [at for at, row in enumerate(rows) if seen[row.name] != row] == [unopenable, bonded]
+    assert [index for index, row in enumerate(rows) if seen[row.name] != row] == [unopenable, bonded]
 
-    gone = bench.host.apply([[Delete(row)] for at, row in enumerate(rows) if at != bonded], time.monotonic() + 10)
+    gone = bench.host.apply([[Delete(row)] for index, row in enumerate(rows) if index != bonded], time.monotonic() + 10)
     assert {outcome.result for (outcome,) in gone} == {Result.DONE}
     bench.box.run(
         ["ip", "-force", "-batch", "-"],
@@ -323,7 +323,7 @@ def test_callers_in_several_threads_do_not_disturb_each_other(bench: Bench) -> N
     assert bench.observed(None).state == HostState()
 
 
-# Others write as well.
+# Other writers.
 
 WRITER = f"""
 i=0
@@ -340,21 +340,21 @@ SETTER = f"while read -r value; do ovs-vsctl --no-wait set Interface {QVO} exter
 def test_two_writers_of_one_row_lose_nothing(bench: Bench, tmp_path: Path) -> None:
     bench.furnish(bench.wiring)
     other = replace(ROW, attached_mac="fa:16:3e:ff:ff:ff", vm_uuid="")
-    said = tmp_path / "said"
-    with said.open("w") as out, bench.box.popen(["sh", "-c", WRITER], stdout=out) as writer:
-        assert until(lambda: "wrote 1\n" in said.read_text())
+    output = tmp_path / "said"
+    with output.open("w") as out, bench.box.popen(["sh", "-c", WRITER], stdout=out) as writer:
+        assert until(lambda: "wrote 1\n" in output.read_text())
         rounds = 0
-        while rounds < 12 or "wrote 11\n" not in said.read_text():
+        while rounds < 12 or "wrote 11\n" not in output.read_text():
             rounds += 1
             for step in (Update(ROW, other), Update(other, ROW)):
                 (outcome,) = bench.do(step)
                 assert outcome.result is Result.DONE, outcome
                 assert bench.see().ports[QVO] == step.after
         writer.kill()
-    lines = said.read_text().splitlines()
+    lines = output.read_text().splitlines()
     assert len(lines) > 10
     assert [line for line in lines if not line.startswith("wrote")] == []
-    # The writer may have been killed between its commit and its word.
+    # The writer may have been killed between its commit and its output.
     assert int(dict(bench.row(QVO)["external_ids"][1])["x"]) - len(lines) in (0, 1)
 
 
@@ -371,26 +371,26 @@ for number in itertools.count():
     if number == 0:
         print("at it", flush=True)
 """
-"""Writes some thousand times a second, so that what was just read is seldom still so."""
+"""Writes some thousand times a second, so that an observation is soon outdated."""
 
 
 def test_how_often_it_was_tried_anew_is_told(bench: Bench, executor: dict[str, str]) -> None:
-    tells = executor["switch_executor"] != "ovs-vsctl"  # which tries anew by itself, and does not tell how often
+    tells = executor["switch_executor"] != "ovs-vsctl"  # which retries by itself, and does not report how often
     bench.furnish(bench.wiring)
     other = replace(ROW, attached_mac="fa:16:3e:ff:ff:ff")
     assert [outcome.retries for outcome in bench.do(Update(ROW, other))] == [0]
     with bench.box.popen([sys.executable, "-c", RESTLESS], stdout=PIPE) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "at it\n"
-        told: list[Outcome] = []
+        outcomes: list[Outcome] = []
 
-        def told_anew() -> bool:
-            told.extend(bench.do(Update(other, ROW)) + bench.do(Update(ROW, other)))
-            return not tells or max(outcome.retries for outcome in told) > 0
+        def has_retries() -> bool:
+            outcomes.extend(bench.do(Update(other, ROW)) + bench.do(Update(ROW, other)))
+            return not tells or max(outcome.retries for outcome in outcomes) > 0
 
-        assert until(told_anew, 20)
+        assert until(has_retries, 20)
         writer.kill()
-    assert [outcome for outcome in told if outcome.result is not Result.DONE and not outcome.retry] == []
+    assert [outcome for outcome in outcomes if outcome.result is not Result.DONE and not outcome.retry] == []
 
 
 def test_what_another_client_has_committed_is_seen_at_once(bench: Bench) -> None:
@@ -408,12 +408,12 @@ def test_what_another_client_has_committed_is_seen_at_once(bench: Bench) -> None
         setter.stdin.close()
 
 
-# The switch does not answer.
+# A hung switch.
 
 
 @pytest.fixture
 def paused(bench: Bench) -> Iterator[Callable[[Any], None]]:
-    """Hangs a daemon, which goes on after the test."""
+    """Stop a daemon until the end of the test."""
     names: list[Any] = []
 
     def pause(name: Any) -> None:
@@ -426,7 +426,7 @@ def paused(bench: Bench) -> Iterator[Callable[[Any], None]]:
 
 
 def within(seconds: float, started: float) -> bool:
-    """Whether no more time has passed, but a quarter of a second that is allowed and as much for a busy machine."""
+    """Return True within the seconds, plus the permitted 0.25 s and as much for a busy machine."""
     return time.monotonic() - started < seconds + 0.5
 
 

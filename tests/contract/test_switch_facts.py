@@ -1,4 +1,4 @@
-"""Every switch executor sees the same parts and the same facts, in each state of a port's row."""
+"""Every switch executor observes the same parts and facts in each state of a port's row."""
 
 from __future__ import annotations
 
@@ -96,14 +96,14 @@ def clean(benches: list[Bench]) -> Iterator[None]:
 def test_switch_executors_see_same_parts_and_facts(benches: list[Bench], script: str) -> None:
     bench = benches[0]
     bench.sh(script or "true")
-    # It returns when ovs-vswitchd has gone through its configuration once more.
+    # It returns when ovs-vswitchd has applied its configuration once more.
     bench.sh("ovs-vsctl set Open_vSwitch . external_ids:settled=$(date +%N) || true")
     many = {f"{prefix}{number:08x}-7b" for number in range(9) for prefix in ("qvo", "vhu")}
     for names in (set(PORT.names), {QVO}, {*PORT.names, *many}, None, set()):
-        seen = [one.observe(names) for one in benches]
+        seen = [each.observe(names) for each in benches]
         for _ in range(TRIES):
             if seen == seen[:1] * len(seen):
                 break
             # ovs-vswitchd writes ofport and error after it has acknowledged a configuration.
-            seen = [one.observe(names) for one in benches]
+            seen = [each.observe(names) for each in benches]
         assert seen == seen[:1] * len(seen), f"asked for {names and len(names)}"

@@ -1,4 +1,4 @@
-"""A VM whose tap is a port of the switch itself is not plugged once more; rows with one iface-id are told."""
+"""A VM whose tap is a port of the switch itself is not plugged again; duplicate iface-ids are reported."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ LINKS = [{"link_executor": name} for name in installed(Role.LINK) if name != "re
 SWITCHES = [{"switch_executor": name} for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]
 
 
-@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda one: next(iter(one.values())))
+@pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda executor: next(iter(executor.values())))
 def executor(request: pytest.FixtureRequest) -> dict[str, str]:
     return dict(request.param)
 
 
 def plug_natively(bench: Bench) -> None:
-    """As os-vif and libvirt plug a VIFOpenVSwitch: the tap is a port of br-int, and on netdev it has no master."""
+    """Plug a VIFOpenVSwitch as os-vif and libvirt do: the tap is a port of br-int, on netdev without a master."""
     require_tun()
     bench.sh(
         f"ip tuntap add {TAP} mode tap; ip link set {TAP} up; ovs-vsctl add-port br-int {TAP} -- set Interface {TAP} "
@@ -66,7 +66,7 @@ def test_a_tap_that_gets_a_row_later_is_told_by_each_command(bench: Bench) -> No
     assert (finding.verdict, double.verdict) == ("fail", "info")
     assert TAP in finding.text
     assert bench.snapshot() == before
-    # What is left of a hybrid port beside a native one goes, and the native one stays.
+    # The leftovers of a hybrid port beside a native one are deleted, and the native one stays.
     assert unplug(PORT.id, bench.host).ok
     assert bench.row(TAP) != {}
     assert bench.link(QBR) == {}
@@ -110,8 +110,8 @@ def test_another_row_with_the_iface_id_is_a_warning(bench: Bench, other: str) ->
         assert warning.isprintable()
         assert escaped(other) in warning
         assert list(listing.answer_of(bench.host).warnings) == [warning]
-        findings = [one for one in port_findings(bench.observed(None)) if PORT.id in one.name]
-        assert [one.verdict for one in findings] == ["info"]
+        findings = [finding for finding in port_findings(bench.observed(None)) if PORT.id in finding.name]
+        assert [finding.verdict for finding in findings] == ["info"]
         assert bench.observed(None).facts.bearers.keys() == {PORT.id}
         assert bench.observed().facts.bearers == {}
     finally:

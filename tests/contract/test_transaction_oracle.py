@@ -1,4 +1,4 @@
-"""Every transaction that the executor `ovsdb` sends for a plug or unplug is one that the oracle accepts."""
+"""The oracle accepts every transaction that the executor `ovsdb` sends for a plug or unplug."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Vhost-user ports by each executor, on an Open vSwitch that has no DPDK and so never takes one."""
+"""Vhost-user ports by each executor, on an Open vSwitch without DPDK, which never accepts one."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def should_be(port: Port) -> dict[str, Any]:
     }
 
 
-def test_what_the_switch_refuses_fails_with_its_own_words_and_leaves_nothing(bench: Bench, port: Port) -> None:
+def test_port_that_switch_refuses_fails_with_its_error_and_no_leftovers(bench: Bench, port: Port) -> None:
     before = bench.snapshot()
     report = failed(bench, port)
     assert report.status is Status.ROLLED_BACK
@@ -76,6 +76,6 @@ def test_while_the_switch_sleeps_the_row_is_configured_and_as_it_should_be(bench
     finally:
         bench.box.resume("ovs-vswitchd")
     assert bench.links() & set(port.names) == set()
-    assert [str(one) for one in check(changed, bench.host)] != []
+    assert [str(change) for change in check(changed, bench.host)] != []
     assert unplug(port.id, bench.host).changed
     assert bench.snapshot() == before

@@ -1,4 +1,4 @@
-"""ovs-vsctl that commits, and then cannot be read any more: played by a program, since no real one can be made to."""
+"""ovs-vsctl commits, and then its read fails: simulated by a program, because a real one cannot be forced to."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ esac
 """
 
 
-def test_what_was_committed_and_cannot_be_read_back_is_unknown_and_not_failed(tmp_path: Path) -> None:
+def test_committed_step_without_read_back_is_unknown(tmp_path: Path) -> None:
     program, count = tmp_path / "ovs-vsctl", tmp_path / "count"
     program.write_text(SCRIPT.format(count=count))
     program.chmod(0o755)

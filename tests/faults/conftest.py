@@ -1,4 +1,4 @@
-"""What the proofs share: a connected sandbox of a pair of executors, and what a port in order looks like."""
+"""Fixtures of the proofs: a connected sandbox of a pair of executors, and a port in sync."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab
 
 PAIRS = [(link, switch) for link in ("iproute2-netlink", "subprocess-brctl") for switch in ("ovsdb", "ovs-vsctl")]
-"""The pairs of executors that plug for real."""
+"""Pairs of real executors."""
 
 
 @contextmanager
 def lab_of(box: Sandbox, directory: Path, **options: object) -> Iterator[Lab]:
-    """A connected, empty host, left empty."""
+    """Yield a connected, empty host, and empty it again."""
     directory.mkdir(exist_ok=True)
     with connected(box, directory, integration_bridges="br-int,br-two", **{"deadline": 10, **options}) as host:
         lab = Lab(box, host)
@@ -38,7 +38,7 @@ def lab(sandbox: Sandbox, tmp_path: Path) -> Iterator[Lab]:
 
 
 def report_of(call: Callable[[], Report]) -> Report:
-    """The report of a call, however it ends; a failure without one is not an answer."""
+    """Return the report of a call, even if it fails. A failure without a report is an error."""
     try:
         return call()
     except HybridVifError as failure:

@@ -1,8 +1,8 @@
-"""One client of the stress: its threads plug and unplug what comes to hand, and it says as JSON what came of that.
+"""One client of the stress: its threads plug and unplug random ports, and it prints the results as JSON.
 
-python -m tests.faults.stress_client CONFIGURATION SEED SECONDS. It says something when its daemon runs, and then what
-came of each line of its input: "call" has the threads call for that time, the others ask something for the whole pool.
-After the last line it says what is left of itself.
+python -m tests.faults.stress_client CONFIGURATION SEED SECONDS. It prints a line when its daemon runs, and then one
+result per line of its input. "call" lets the threads call for that time. The others are calls for the whole pool.
+After the last line it prints its own leftovers.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ from tests.functional.conftest import make_port, until
 from tests.support.figures import FULL
 
 POOL = [make_port(number) for number in range(1, 193 if FULL else 49)]
-"""So many that most callers wait for the switch together. Of 48 ports they waited for each other's locks, and two who
-take each other (test_group_commit.py) were met in none of four runs; of 192 ports in each of four runs of 20 s."""
+"""Number of ports. With 192, most callers wait for the switch together, and deadlocks in the group commit
+(test_group_commit.py) were found in all four runs of 20 s. With 48, callers waited for locks, and none was found."""
 WANTED, SOUGHT = 24, 0.25
 """So many of them are what such a part of the calls is about, so that callers meet at their locks as well."""
 THREADS = 16
 MANY = 1 / 3
-"""Which part of the calls is about 2 to 6 ports."""
+"""Share of the calls with 2 to 6 ports."""
 HASTE, HASTY = 0.25, 0.5
-"""Which part of the calls has a deadline of so few seconds: the least that the configuration permits."""
+"""Share of the calls with the shortest deadline that the configuration permits."""
 LATE = GRACE_PERIOD + 0.8
-"""Seconds after its deadline within which a call must have ended: the grace that the daemon has to say that it passed,
-and what a thread may wait for a processor where two of them carry 32 callers, two daemons and Open vSwitch."""
+"""Permitted seconds of a call beyond its deadline: the grace period of the daemon, and the wait of a thread for a
+processor. Two processors carry 32 callers, two daemons and Open vSwitch."""
 UNTYPED = "the daemon failed"
 """Is in the reason where an exception that nobody foresaw was met at the boundary (entrypoints.py)."""
 
 
 class Tally:
-    """What came of the calls of all threads."""
+    """Results of the calls of all threads."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -56,41 +56,43 @@ class Tally:
         self.reasons: Counter[str] = Counter()
         self.faults: list[str] = []
 
-    def add(self, what: str, reports: list[Report], ports: list[Port], late: float) -> None:
-        """One call that has ended, so many seconds after its deadline."""
-        said = {report.reason for report in reports} | {one.reason for report in reports for one in report.outcomes}
+    def add(self, label: str, reports: list[Report], ports: list[Port], late: float) -> None:
+        """Record a call that ended this many seconds after its deadline."""
+        reasons = {report.reason for report in reports} | {
+            item.reason for report in reports for item in report.outcomes
+        }
         with self._lock:
             self.calls += 1
             self.latest = max(self.latest, late)
             self.statuses.update(report.status.value for report in reports)
             self.reasons.update(f"{report.status.value}: {report.reason}" for report in reports if not report.ok)
-            self.faults += [f"{what}: {reason}" for reason in said if UNTYPED in reason]
-            self.faults += [f"{what}: refused, {one.reason}" for one in reports if one.status is Status.REFUSED]
+            self.faults += [f"{label}: {reason}" for reason in reasons if UNTYPED in reason]
+            self.faults += [f"{label}: refused, {item.reason}" for item in reports if item.status is Status.REFUSED]
             if late > LATE:
-                self.faults.append(f"{what} ended {late:.2f} s after its deadline")
+                self.faults.append(f"{label} ended {late:.2f} s after its deadline")
             if [report.port_id for report in reports] != [port.id for port in ports]:
-                self.faults.append(f"{what}: {len(reports)} reports of other ports than it was called for")
+                self.faults.append(f"{label}: {len(reports)} reports of other ports than it was called for")
 
-    def fault(self, what: str) -> None:
-        """What must not be."""
+    def fault(self, fault: str) -> None:
+        """Record a fault."""
         with self._lock:
-            self.faults.append(what)
+            self.faults.append(fault)
 
 
 class Overheard(logging.Handler):
-    """What is logged as an error, here or by the daemon: nobody is told of it otherwise."""
+    """Handler for errors that this process or the daemon logs."""
 
     def __init__(self, tally: Tally) -> None:
         super().__init__(logging.ERROR)
         self.tally = tally
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Take it for a fault."""
+        """Record it as a fault."""
         self.tally.fault(f"logged: {self.format(record)}")
 
 
 def call(chance: random.Random, patient: Host, hasty: Host, tally: Tally) -> None:
-    """One call of a verb, on ports and with a deadline that are chosen at random."""
+    """Call a verb, with ports and a deadline chosen at random."""
     host = hasty if chance.random() < HASTE else patient
     verb, many = chance.choice(["plug", "unplug"]), chance.random() < MANY
     ports = chance.sample(POOL[:WANTED] if chance.random() < SOUGHT else POOL, chance.randint(2, 6) if many else 1)
@@ -100,19 +102,19 @@ def call(chance: random.Random, patient: Host, hasty: Host, tally: Tally) -> Non
         ("unplug", False): lambda: [report_of(lambda: unplug(ports[0].id, host))],
         ("unplug", True): lambda: unplug_all([port.id for port in ports], host),
     }
-    what = f"{verb} of {len(ports)} with {host.settings.deadline} s"
-    threading.current_thread().name = what
+    label = f"{verb} of {len(ports)} with {host.settings.deadline} s"
+    threading.current_thread().name = label
     begun = time.monotonic()
     try:
         reports = calls[verb, many]()
     except Exception:  # noqa: BLE001  # whatever is raised beside a typed failure is what is looked for
-        tally.fault(f"{what}: {traceback.format_exc()}")
+        tally.fault(f"{label}: {traceback.format_exc()}")
     else:
-        tally.add(what, reports, ports, time.monotonic() - begun - host.settings.deadline)
+        tally.add(label, reports, ports, time.monotonic() - begun - host.settings.deadline)
 
 
 def stressed(patient: Host, seed: str, seconds: float, tally: Tally) -> dict[str, object]:
-    """What came of the calls of all threads in that time; who has not ended so long after its deadline hangs."""
+    """Return the results of all threads in that time. A thread that misses its deadline by this much hangs."""
     hasty = Host(replace(patient.settings, deadline=HASTY))
     end = time.monotonic() + seconds
 
@@ -138,8 +140,8 @@ def stressed(patient: Host, seed: str, seconds: float, tally: Tally) -> dict[str
     }
 
 
-def asked(verb: str, host: AnyHost) -> dict[str, object]:
-    """What came of one call for the whole pool."""
+def call_for_pool(verb: str, host: AnyHost) -> dict[str, object]:
+    """Return the result of one call for the whole pool."""
     match verb:
         case "plug":
             reports = plug_all(POOL, host)
@@ -150,40 +152,40 @@ def asked(verb: str, host: AnyHost) -> dict[str, object]:
     return {"wrong": [f"{report.status.value} {report.reason}" for report in reports if report.status != Status.DONE]}
 
 
-def left(locks: str) -> list[str]:
-    """What of this program outlives its host: threads, children, open lock files."""
-    threads = [one.name for one in threading.enumerate() if one is not threading.main_thread()]
-    children = [one for task in Path("/proc/self/task").iterdir() for one in _read(task / "children").split()]
+def leftovers_of(locks: str) -> list[str]:
+    """Return the threads, children and open lock files that outlive the host."""
+    threads = [item.name for item in threading.enumerate() if item is not threading.main_thread()]
+    children = [item for task in Path("/proc/self/task").iterdir() for item in _read(task / "children").split()]
     files = [_read(fd) for fd in Path("/proc/self/fd").iterdir()]
     return [*threads, *children, *(name for name in files if name.startswith(locks))]
 
 
 def _read(path: Path) -> str:
-    # A thread or a file may be gone between being listed and being read.
+    # A thread or a file may disappear between the listing and the reading.
     with suppress(OSError):
         return str(path.readlink()) if path.is_symlink() else path.read_text(encoding="ascii")
     return ""
 
 
 def main() -> None:
-    """Do what each line asks for, and close."""
+    """Execute the commands of each input line, and close."""
     config, seed, seconds = sys.argv[1:]
     tally = Tally()
     logging.getLogger().addHandler(Overheard(tally))
     threading.excepthook = lambda raised: tally.fault("".join(traceback.format_exception(raised.exc_value)))
 
-    def say(what: dict[str, object]) -> None:
-        print(json.dumps({**what, "faults": tally.faults}), flush=True)
+    def say(document: dict[str, object]) -> None:
+        print(json.dumps({**document, "faults": tally.faults}), flush=True)
 
     with connect([config]) as host:
         check(POOL[0], host)
         say({})
         for line in sys.stdin:
             verb = line.strip()
-            say(stressed(host, seed, float(seconds), tally) if verb == "call" else asked(verb, host))
-    # A thread that drains what the helper says ends when the daemon has.
-    until(lambda: not left(host.settings.lock_path))
-    say({"left": left(host.settings.lock_path)})
+            say(stressed(host, seed, float(seconds), tally) if verb == "call" else call_for_pool(verb, host))
+    # The thread that reads the helper's output ends after the daemon.
+    until(lambda: not leftovers_of(host.settings.lock_path))
+    say({"left": leftovers_of(host.settings.lock_path)})
 
 
 if __name__ == "__main__":

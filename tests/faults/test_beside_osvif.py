@@ -1,6 +1,6 @@
-"""os-vif under the same faults and the same judge; what it comes to is noted, and no test of ours fails for it.
+"""os-vif under the same faults and the same checks. The results are recorded, and no test of ours fails for them.
 
-HYBRIDVIF_OSVIF names the Python of an environment that has os-vif; without it one is made.
+HYBRIDVIF_OSVIF names the Python of an environment that has os-vif. Without it an environment is created.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def their_python(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 class OsVif:
-    """os-vif in a program of its own inside the sandbox, as root, its privileged half in the same program."""
+    """os-vif in its own program inside the sandbox, as root, with its privileged part in the same program."""
 
     def __init__(self, lab: Lab, python: str) -> None:
         self.lab = lab
@@ -81,7 +81,7 @@ class OsVif:
         self.pid = int(line.split()[0])
 
     def ask(self, verb: str, tail: str = PORT, *, seconds: float = 60) -> str:
-        """What it said: ok, an exception, nothing in time, or "" where it died."""
+        """Return its answer: ok, an exception, nothing in time, or "" if it died."""
         assert self.program.stdin
         assert self.program.stdout
         self.program.stdin.write(f"{verb} {tail}\n")
@@ -93,7 +93,7 @@ class OsVif:
 
 @contextmanager
 def running(lab: Lab, python: str) -> Iterator[OsVif]:
-    """os-vif, until the end of the block."""
+    """Run os-vif until the end of the block."""
     osvif = OsVif(lab, python)
     try:
         yield osvif
@@ -109,7 +109,7 @@ def bare(sandbox: Sandbox, tmp_path: Path) -> Iterator[Lab]:
 
 
 def seen(lab: Lab) -> Likeness:
-    """What is there, less the MAC of the bridge: os-vif leaves it to chance, and that is not held against it."""
+    """Return the state of the host without the MAC of the bridge, which os-vif leaves to chance."""
     found = likeness(lab)
     for part in found.values():
         part.pop("address", None)
@@ -124,7 +124,7 @@ def whole(lab: Lab, python: str) -> Likeness:
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path: Path, verb: str) -> None:
-    """Counted as hybridvif's own kills are: each kind of call by itself, from the first on until none is left."""
+    """The kills are counted as for hybridvif: each kind of call, from the first to the last."""
     require_strace()
     log, wanted = tmp_path / "log", whole(bare, their_python)
     bare.sweep()
@@ -132,55 +132,55 @@ def test_os_vif_killed_before_each_change(bare: Lab, their_python: str, tmp_path
     counts: Counter[str] = Counter(points=0, kills=0, plugs=0, plugs_wrong=0, unplugs=0, unplugs_wrong=0, false_ok=0)
 
     @contextmanager
-    def begun() -> Iterator[OsVif]:
-        """os-vif with its call ahead of it; it imports at its first call what it would import only once."""
+    def started() -> Iterator[OsVif]:
+        """Start os-vif before its call. Imports that happen only once are done."""
         with running(bare, their_python) as osvif:
             assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
             if verb == "unplug":
                 assert osvif.ask("plug") == "ok"
             yield osvif
 
-    with begun() as osvif, attached(osvif.pid, counting(), log, children=True):
+    with started() as osvif, attached(osvif.pid, counting(), log, children=True):
         assert osvif.ask(verb) == "ok"
     points = counted(log)
     bare.sweep()
     for kind in sorted(points):
         for number in range(1, points[kind] + 1):
-            with begun() as osvif, attached(osvif.pid, killing_at(number, kind), log, children=True):
+            with started() as osvif, attached(osvif.pid, killing_at(number, kind), log, children=True):
                 osvif.ask(verb)
             counts["points"] += 1
             counts["kills"] += killed(log)
             with running(bare, their_python) as osvif:
                 for then, goal in (("plug", wanted), ("unplug", empty)):
-                    said = osvif.ask(then)
+                    answer = osvif.ask(then)
                     bad = bool(differences(goal, seen(bare)))
                     counts[f"{then}s"] += 1
-                    counts[f"{then}s_wrong"] += bad or said != "ok"
-                    counts["false_ok"] += bad and said == "ok"
+                    counts[f"{then}s_wrong"] += bad or answer != "ok"
+                    counts["false_ok"] += bad and answer == "ok"
             bare.sweep()
             note("kills", counts, side=THEIRS, case=verb)
     assert counts["kills"]
 
 
 def test_a_server_that_hung_before_os_vif_asked_it(bare: Lab, their_python: str) -> None:
-    """Its own time limit is 3 s here; it is given 30."""
+    """Its own time limit is 3 s here. The test allows 30 s."""
     patience = 30.0
     with running(bare, their_python) as osvif:
         assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
         empty, begun = seen(bare), time.monotonic()
         bare.box.pause("ovsdb-server")
         try:
-            said = osvif.ask("plug", seconds=patience)
+            answer = osvif.ask("plug", seconds=patience)
             took = time.monotonic() - begun
         finally:
             bare.box.resume("ovsdb-server")
-        if said == "nothing":
+        if answer == "nothing":
             osvif.program.kill()
             osvif.program.wait()
         time.sleep(10)
         ghosts = sum(not name.startswith("link ") for name in seen(bare).keys() - empty.keys())
     note("hung", side=THEIRS, case="server hung before it was asked", calls=1, longest_s=round(took, 2),
-         unknown=0, untyped=said in ("ok", "nothing"), ghosts=ghosts, half=0)  # fmt: skip
+         unknown=0, untyped=answer in ("ok", "nothing"), ghosts=ghosts, half=0)  # fmt: skip
 
 
 def test_what_os_vif_repairs(bare: Lab, their_python: str) -> None:
@@ -204,8 +204,8 @@ def test_two_ports_of_the_same_names_in_os_vif(bare: Lab, their_python: str) -> 
     with running(bare, their_python) as osvif:
         assert osvif.ask("plug") == "ok"
         before = seen(bare)
-        said = [osvif.ask("plug", TWIN), osvif.ask("unplug", TWIN)]
-        note("collision", side=THEIRS, orders=1, calls=2, refused=2 - said.count("ok"),
+        answers = [osvif.ask("plug", TWIN), osvif.ask("unplug", TWIN)]
+        note("collision", side=THEIRS, orders=1, calls=2, refused=2 - answers.count("ok"),
              changed=bool(differences(before, seen(bare))))  # fmt: skip
 
 
@@ -213,14 +213,14 @@ def test_two_programs_with_os_vif_on_one_port(bare: Lab, their_python: str) -> N
     rounds, errors, wrong = 20, 0, 0
     wanted = whole(bare, their_python)
     bare.sweep()
-    with running(bare, their_python) as one, running(bare, their_python) as two:
+    with running(bare, their_python) as first, running(bare, their_python) as two:
         for _ in range(rounds):
-            for osvif in (one, two):
+            for osvif in (first, two):
                 assert osvif.program.stdin
                 osvif.program.stdin.write(f"plug {PORT}\n")
                 osvif.program.stdin.flush()
-            said = [osvif.program.stdout.readline().strip() for osvif in (one, two) if osvif.program.stdout]
-            errors += 2 - said.count("ok")
+            answers = [osvif.program.stdout.readline().strip() for osvif in (first, two) if osvif.program.stdout]
+            errors += 2 - answers.count("ok")
             wrong += bool(differences(wanted, seen(bare)))
             bare.sweep()
     note("races", side=THEIRS, case="2", rounds=rounds, calls=2 * rounds, errors=errors, wrong=wrong)
@@ -235,6 +235,6 @@ def test_a_full_disk_and_os_vif(their_python: str) -> None:
             assert [osvif.ask("plug"), osvif.ask("unplug")] == ["ok", "ok"]
             empty = seen(lab)
             lab.sh(FILL)
-            said = osvif.ask("plug")
-        left = len(differences(empty, seen(lab)))
-        note("disk-full", side=THEIRS, calls=1, said_ok=said == "ok", half=left)
+            answer = osvif.ask("plug")
+        leftovers = len(differences(empty, seen(lab)))
+        note("disk-full", side=THEIRS, calls=1, said_ok=answer == "ok", half=leftovers)

@@ -1,4 +1,4 @@
-"""The caller killed before any call of its own, from its start to its end: its daemon ends, the next call is right."""
+"""The client is killed before any system call, from start to end: its daemon exits, and the next call is right."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ with connect([sys.argv[2]]) as host:
     print("ok" if report.ok else "not ok", flush=True)
 """
 LINGERS = 5.0
-"""Seconds in which a daemon that was being started for a caller that is dead must be gone, on a busy machine."""
+"""Seconds in which the daemon of a dead client must exit, on a busy machine."""
 
 
 class Caller:
-    """A program that makes one call and ends, traced in its main thread, which starts the daemon and asks it."""
+    """A program that makes one call and exits, traced in its main thread."""
 
     def __init__(self, trial: Trial, verb: str, directory: Path) -> None:
         self.trial, self.verb, self.directory = trial, verb, directory
         self.log = directory / "log"
 
     def run(self, rules: Sequence[str]) -> str:
-        """What it said; "" where it died before. Its daemon is gone when this returns."""
+        """Return its answer, or "" if it died before. Its daemon has exited when this returns."""
         config = str(self.directory / "lab" / "hybridvif.conf")
         command = ["strace", "-o", str(self.log), *rules, sys.executable, "-c", CLIENT, self.verb, config]
         mine = daemons(self.trial.lab.box)
-        # Of its own, since what is killed leaves the directory of its socket; and short, for that socket's name.
+        # A separate directory, because a killed process leaves its socket's directory; short, for the socket's name.
         with TemporaryDirectory(prefix="hv-") as place:
             environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "TMPDIR": place}
             done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -54,18 +54,16 @@ class Caller:
         return done.stdout.strip()
 
     def points(self) -> dict[str, int]:
-        """How often it makes each kind of call that may change something."""
+        """Count its system calls that may change something, by kind."""
         assert self.run(counting()) == "ok"
         made = counted(self.log)
-        # The one by which it starts, and is not yet what is killed.
+        # The call by which strace starts the program is not counted.
         made["execve"] -= 1
         return {kind: count for kind, count in made.items() if count}
 
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
-def test_a_caller_killed_before_any_call_leaves_what_the_next_call_puts_right(
-    sandbox: Sandbox, tmp_path: Path, verb: str
-) -> None:
+def test_client_killed_before_any_call_is_repaired_by_next_call(sandbox: Sandbox, tmp_path: Path, verb: str) -> None:
     require_strace()
     with trial_of(sandbox, tmp_path / "lab", "iproute2-netlink", "ovsdb") as trial:
         caller = Caller(trial, verb, tmp_path)
@@ -84,14 +82,14 @@ def test_a_caller_killed_before_any_call_leaves_what_the_next_call_puts_right(
             for number in places:
                 where = f"{verb}: the caller killed at {kind} {number}"
                 begin()
-                said = caller.run(killing_at(number, kind))
+                answer = caller.run(killing_at(number, kind))
                 dead = killed(caller.log)
                 counts = number <= points[kind]
                 missed = missed + 1 if not dead and not counts else 0
                 trial.counts["points"] += counts
                 trial.counts["missed"] += counts and not dead
                 trial.counts["kills"] += dead
-                status = Status.DONE if said == "ok" else Status.UNKNOWN
+                status = Status.DONE if answer == "ok" else Status.UNKNOWN
                 trial.survived(where, Report(port_id=port.id, status=status), before, wanted)
                 if FULL or number % 2:
                     trial.plugged(where)

@@ -1,4 +1,4 @@
-"""Each kind of drift: found by check and put right by the next plug, judged from outside; test_repair.py pings."""
+"""Each kind of drift: detected by check and repaired by the next plug. test_repair.py checks by pings."""
 
 from __future__ import annotations
 

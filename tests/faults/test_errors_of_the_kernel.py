@@ -1,4 +1,4 @@
-"""Any call of the daemon fails with any error: what comes of it is said, and the next plug finds its way."""
+"""Any system call of the daemon fails with any error: the result is reported, and the next plug converges."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CALLS = ("socket", "sendto,sendmsg", "recvfrom,recvmsg", "openat", "write", "con
 FIRST = ("EPERM", "ENOBUFS"), ("sendto,sendmsg", "openat")
 
 
-def test_any_error_of_the_kernel_is_told_and_leaves_what_the_next_call_puts_right(lab: Lab, tmp_path: Path) -> None:
+def test_kernel_error_is_reported_and_repaired_by_next_call(lab: Lab, tmp_path: Path) -> None:
     require_strace()
     trial = Trial(lab)
     untyped = failures = 0

@@ -49,17 +49,17 @@ class Guest:
         self._domain.write_text(DOMAIN.format(name=NAME, uuid=INSTANCE, guest=guest, console=self.console, **names))
 
     def virsh(self, *words: str, check: bool = True) -> str:
-        """What virsh prints."""
+        """Return the output of virsh."""
         uri = f"qemu+unix:///system?socket={self._socket}"
         return self._lab.box.run(["virsh", "-c", uri, *words], check=check).stdout
 
     def start(self) -> None:
-        """Boot it; on return it has pinged."""
+        """Boot the guest and wait for its ping."""
         self.virsh("create", str(self._domain))
-        assert until(lambda: "guest pinged" in self.said(), 60), self.said()
+        assert until(lambda: "guest pinged" in self.console_output(), 60), self.console_output()
 
-    def said(self) -> str:
-        """What it wrote to its console."""
+    def console_output(self) -> str:
+        """Return the output on its console."""
         return self.console.read_text(errors="replace") if self.console.exists() else ""
 
 
@@ -95,7 +95,7 @@ def test_a_guest_of_libvirts_runs_on_a_plugged_port(lab: Lab, guest: Guest, port
     other, before = make_port(2), lab.links()
     plug_all([port, other], lab.host)
     plugged = lab.links()
-    # Userspace datapath alone: what the guest leaves to hardware that is not there must be done before OVS reads it.
+    # Only with the userspace datapath: offloads of the guest must be done before OVS reads the packets.
     lab.sh(f"ethtool -K {port.names.bridge_end} tx off")
     with lab.vm(other, 2) as peer:
         guest.start()
@@ -103,15 +103,15 @@ def test_a_guest_of_libvirts_runs_on_a_plugged_port(lab: Lab, guest: Guest, port
         # The line with which the recipe of the hybrid plug ends.
         line = guest.virsh("domiflist", NAME).splitlines()[2].split()
         assert line == [port.names.tap, "bridge", port.names.bridge, "virtio", port.mac]
-        assert f"guest up, mac {port.mac}, mtu {port.mtu}" in guest.said()
-        assert "3 packets transmitted, 3 packets received" in guest.said()
-        assert "guest pinged: 0" in guest.said()
+        assert f"guest up, mac {port.mac}, mtu {port.mtu}" in guest.console_output()
+        assert "3 packets transmitted, 3 packets received" in guest.console_output()
+        assert "guest pinged: 0" in guest.console_output()
 
-        # In order with the guest on it; plugged again and repaired while it runs, it loses nothing.
+        # In sync with the guest on it. It loses nothing while it is plugged again and repaired.
         assert check(port, lab.host) == ()
         assert lost_while(lab, peer, port) == 0
 
-        # Not unplugged while it runs.
+        # No unplug while the guest runs.
         with pytest.raises(PortRunning, match=f"{port.names.tap} in {port.names.bridge} has carrier"):
             unplug(port.id, lab.host)
         assert peer.ping("10.0.0.1").returncode == 0
@@ -124,7 +124,7 @@ def test_a_guest_of_libvirts_runs_on_a_plugged_port(lab: Lab, guest: Guest, port
 
 
 def lost_while(lab: Lab, peer: Vm, port: Port) -> int:
-    """How many of 300 pings to the guest, one every 10 ms, were lost while its port was plugged again and repaired."""
+    """Count the lost pings of 300, one every 10 ms, while the guest's port is plugged again and repaired."""
     argv = ["nsenter", f"--net=/run/netns/{peer.namespace}", "ping", "-q", "-i", "0.01", "-c", "300", "10.0.0.1"]
     with lab.box.popen(argv, stdout=subprocess.PIPE) as ping:
         for befalls in (
@@ -135,6 +135,6 @@ def lost_while(lab: Lab, peer: Vm, port: Port) -> int:
             lab.sh(befalls)
             plug(port, lab.host)
             assert check(port, lab.host) == ()
-        said = ping.communicate(timeout=60)[0]
-    (sent, received) = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", said).groups())  # type: ignore[union-attr]
+        output = ping.communicate(timeout=60)[0]
+    (sent, received) = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", output).groups())  # type: ignore[union-attr]
     return sent - received

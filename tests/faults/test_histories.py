@@ -1,4 +1,4 @@
-"""Histories on a real host: after whatever befell it, what a call says is so, and the next one converges."""
+"""Random histories on a real host: every report is true, and the next call converges."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ STRAYS = (
     f"ovs-vsctl add-port br-int {PORT.names.switch_end} -- set Interface {PORT.names.switch_end} type=internal",
 )
 FOREIGN = "aaaaaaaa-0000-4000-8000-000000000001"
-"""The id that some drifts write into a row: where no alias speaks against it, it is another port's."""
+"""Id that some drifts write into a row. Without an alias it makes the row another port's."""
 
 
 class History(RuleBasedStateMachine):
-    """One port of ours, another port beside it, and what befalls the host they are on."""
+    """One port of ours, another port beside it, and events on their host."""
 
     lab: ClassVar[Lab]
     empty: ClassVar[Likeness]
@@ -50,17 +50,17 @@ class History(RuleBasedStateMachine):
     def begin(self) -> None:
         self.lab.sweep()
         assert plug(OTHER, self.lab.host).ok
-        self.others = self.theirs()
+        self.others = self.other_parts()
         self.counts["runs"] += 1
 
     @rule()
     def plugged(self) -> None:
         report = self.timed(lambda: plug(PORT, self.lab.host))
         if report.code == NameCollision.code:
-            self.anothers()
+            self.clear_foreign_row()
             report = self.timed(lambda: plug(PORT, self.lab.host))
         assert report.ok, report
-        assert differences(self.whole, self.mine()) == []
+        assert differences(self.whole, self.own_parts()) == []
         assert check(PORT, self.lab.host) == ()
         assert not plug(PORT, self.lab.host).changed
 
@@ -68,20 +68,20 @@ class History(RuleBasedStateMachine):
     def unplugged(self) -> None:
         report = self.timed(lambda: unplug(PORT.id, self.lab.host))
         if report.code == NameCollision.code:
-            self.anothers()
+            self.clear_foreign_row()
             report = self.timed(lambda: unplug(PORT.id, self.lab.host))
         assert report.ok, report
-        assert differences(self.empty, self.mine()) == []
+        assert differences(self.empty, self.own_parts()) == []
 
-    def anothers(self) -> None:
-        """It is refused for what a drift has written there, and not otherwise; an operator takes the row away."""
-        row = self.mine()[f"interface {PORT.names.switch_end}"]
+    def clear_foreign_row(self) -> None:
+        """Expect a refusal only because of the drift, then delete the row as an operator would."""
+        row = self.own_parts()[f"interface {PORT.names.switch_end}"]
         assert FOREIGN in row["external_ids"].values()
         self.lab.sh(f"ovs-vsctl del-port {PORT.names.switch_end}")
 
     @rule(drift=st.sampled_from(DRIFTS))
     def drifted(self, drift: Drift) -> None:
-        was_whole = not differences(self.whole, self.mine())
+        was_whole = not differences(self.whole, self.own_parts())
         self.lab.sh(drift.befalls, check=False)
         if was_whole:
             assert until(lambda: check(PORT, self.lab.host) != (), 2)
@@ -93,7 +93,7 @@ class History(RuleBasedStateMachine):
         seed=st.integers(0, 99),
     )
     def killed(self, verb: Callable[..., Report], who: str, seed: int) -> None:
-        """Something dies while a call is under way; the call says how that ended, and nothing comes later."""
+        """Kill a process during a call. The report is true, and no late change appears."""
         box, moment = self.lab.box, random.Random(seed).uniform(0, 0.03)
 
         def die() -> None:
@@ -104,12 +104,12 @@ class History(RuleBasedStateMachine):
             else:
                 box.restart("ovsdb-server")
 
-        before = self.mine()
+        before = self.own_parts()
         dying = threading.Thread(target=die)
         dying.start()
         report = self.timed(lambda: verb(PORT if verb is plug else PORT.id, self.lab.host))
         dying.join()
-        seen = self.mine()
+        seen = self.own_parts()
         if report.ok:
             assert differences(self.whole if verb is plug else self.empty, seen) == []
         elif report.status is Status.ROLLED_BACK and not report.changed:
@@ -117,7 +117,7 @@ class History(RuleBasedStateMachine):
         else:
             assert report.status in TYPED
         if who == "ovsdb-server":
-            # ovs-vswitchd waits up to 8 s before it tries the server again, and until then no port is realized.
+            # ovs-vswitchd waits up to 8 s before it reconnects to the server, and accepts no port until then.
             self.lab.sh("ovs-vsctl --timeout=30 set Open_vSwitch . external_ids:asked=$(date +%N)")
         self.counts["kills"] += 1
 
@@ -129,7 +129,7 @@ class History(RuleBasedStateMachine):
 
     @rule(stray=st.sampled_from(STRAYS))
     def obstructed(self, stray: str) -> None:
-        """Something foreign has one of its names: plug and unplug are refused, and it is as it was."""
+        """Put a foreign object under one of its names. plug and unplug are refused and change nothing."""
         self.unplugged()
         self.lab.sh(stray)
         before = self.lab.snapshot()
@@ -155,13 +155,13 @@ class History(RuleBasedStateMachine):
     @invariant()
     def others_are_as_they_were(self) -> None:
         if hasattr(self, "others"):
-            assert until(lambda: not differences(self.others, self.theirs()), 3), differences(
-                self.others, self.theirs()
+            assert until(lambda: not differences(self.others, self.other_parts()), 3), differences(
+                self.others, self.other_parts()
             )
             self.counts["steps"] += 1
 
     def teardown(self) -> None:
-        """From wherever it is, a plug and an unplug, after which nothing is left; and at most one daemon."""
+        """Plug and unplug from any state. Nothing remains, and at most one daemon."""
         self.plugged()
         self.unplugged()
         self.others_are_as_they_were()
@@ -170,27 +170,27 @@ class History(RuleBasedStateMachine):
         assert {name for name in self.lab.links() if name[:3] in ("qbr", "qvb", "qvo", "tap")} == set()
 
     def timed(self, call: Callable[[], Report]) -> Report:
-        """The report of a call that ended by its deadline."""
+        """Return the report of a call that ended by its deadline."""
         begun = time.monotonic()
         report = report_of(call)
         assert time.monotonic() - begun <= self.lab.host.settings.deadline + 0.75
         self.counts["calls"] += 1
         return report
 
-    def mine(self) -> Likeness:
-        """The port, as far as it is there."""
+    def own_parts(self) -> Likeness:
+        """Return the existing parts of the port."""
         return self.of(PORT)
 
-    def theirs(self) -> Likeness:
-        """The port beside it."""
+    def other_parts(self) -> Likeness:
+        """Return the parts of the other port."""
         return self.of(OTHER)
 
     def of(self, port: Port) -> Likeness:
-        """What is there under the names of a port."""
+        """Return the objects under the names of a port."""
         return {key: part for key, part in likeness(self.lab).items() if key.split()[1] in port.names}
 
 
-def test_whatever_befalls_a_real_host_what_is_said_is_so_and_the_next_call_puts_it_right(lab: Lab) -> None:
+def test_history_of_real_host_keeps_all_guarantees(lab: Lab) -> None:
     parts, runs, steps = (10, 30, 30) if FULL else (1, 4, 12)
 
     class Here(History):
@@ -199,10 +199,10 @@ def test_whatever_befalls_a_real_host_what_is_said_is_so_and_the_next_call_puts_
     Here.lab, here = lab, Here.__new__(Here)
     Here.empty = {}
     assert plug(PORT, lab.host).ok
-    Here.whole = here.mine()
+    Here.whole = here.own_parts()
     assert unplug(PORT.id, lab.host).ok
     try:
-        # In parts, since a run takes ten seconds: what was counted is not lost where the rest is cut off.
+        # In parts, because a run takes ten seconds: the counts survive if the rest is aborted.
         for _ in range(parts):
             broken = 1
             try:

@@ -1,4 +1,4 @@
-"""Killed before any call that changes something: the next plug reaches the wiring, the next unplug leaves nothing."""
+"""Kills before each changing system call: the next plug reaches the desired state, and unplug leaves nothing."""
 
 from __future__ import annotations
 
@@ -23,23 +23,23 @@ from tests.support.strace import attached, counted, counting, killed, killing_at
 Hampered = Callable[[], AbstractContextManager[None]]
 PORT = make_port()
 BEYOND = 3
-"""After so many calls in a row that did not come, beyond those counted, no further one is waited for."""
+"""Number of successive calls that did not occur, beyond the counted ones, before the test stops."""
 
 pytestmark = pytest.mark.prove
 
 
 @contextmanager
 def trial_of(box: Sandbox, directory: Path, link: str, switch: str) -> Iterator[Trial]:
-    """An empty host whose daemon answers in one thread: strace counts by thread, and which of several is chance."""
+    """Yield an empty host whose daemon uses one thread, because strace counts by thread."""
     with lab_of(box, directory, link_executor=link, switch_executor=switch) as lab:
-        # The daemon reads it when it starts, which is not yet; the section of its own comes last.
+        # The daemon reads it at its later start. Its own section comes last.
         with (directory / "hybridvif.conf").open("a", encoding="utf-8") as config:
             config.write("thread_pool_size = 1\n")
         yield Trial(lab)
 
 
 class Trial:
-    """One port on one host that is killed again and again, and what came of it."""
+    """One port on one host that is killed repeatedly, with the results."""
 
     def __init__(self, lab: Lab, port: Port = PORT) -> None:
         self.lab, self.port = lab, port
@@ -53,15 +53,15 @@ class Trial:
         self.faults: list[str] = []
 
     def plug(self) -> Report:
-        """Plug, whatever comes of it."""
+        """Plug, with any result."""
         return report_of(lambda: plug(self.port, self.lab.host))
 
     def unplug(self) -> Report:
-        """Unplug, whatever comes of it."""
+        """Unplug, with any result."""
         return report_of(lambda: unplug(self.port.id, self.lab.host))
 
     def plugged(self, where: str) -> None:
-        """Plug; judged."""
+        """Plug and check the result."""
         report = self.plug()
         self.counts["plugs"] += 1
         self._judge("plugs_wrong", report, self.whole, f"{where}, plug")
@@ -69,7 +69,7 @@ class Trial:
             self.counts["plugs_wrong"] += 1
 
     def unplugged(self, where: str) -> None:
-        """Unplug; judged."""
+        """Unplug and check the result."""
         report = self.unplug()
         self.counts["unplugs"] += 1
         self._judge("unplugs_wrong", report, self.empty, f"{where}, unplug")
@@ -82,7 +82,7 @@ class Trial:
             self.faults.append(f"{where}: {report.status.value} {report.reason} {seen}")
 
     def survived(self, where: str, report: Report, before: Likeness, wanted: Likeness) -> None:
-        """What the call said that was killed under: done only where it is, and undone only where nothing is left."""
+        """Check the status of the interrupted call: done only if it is, rolled back only without leftovers."""
         claimed = wanted if report.ok else before if report.status is Status.ROLLED_BACK else None
         seen = differences(claimed, likeness(self.lab)) if claimed is not None else []
         if seen:
@@ -90,14 +90,14 @@ class Trial:
             self.faults.append(f"{where}: said {report.status.value}, and {seen}")
 
     def warm(self) -> int:
-        """The pid of a daemon that has worked already, so that a trial meets no work of its start."""
+        """Return the pid of a daemon that has already worked, so that its start is not traced."""
         for _ in range(2):
             check(self.port, self.lab.host)
         (pid,) = daemons(self.lab.box)
         return pid
 
     def points(self, call: Callable[[], Report], log: Path, *, children: bool) -> dict[str, int]:
-        """How often a call, left alone, makes the daemon do what changes something: of each kind, in one thread."""
+        """Count the changing system calls of an undisturbed daemon, by kind, in one thread."""
         with attached(self.warm(), counting(), log, children=children):
             call()
         return counted(log)
@@ -105,7 +105,7 @@ class Trial:
     def killed_at(
         self, kind: str, number: int, call: Callable[[], Report], log: Path, *, children: bool
     ) -> Report | None:
-        """The report of a call whose daemon, or program, was killed; None if nothing was killed."""
+        """Return the report of a call whose daemon or program was killed; None if nothing was killed."""
         with attached(self.warm(), killing_at(number, kind), log, children=children):
             report = call()
         if not killed(log):
@@ -114,7 +114,7 @@ class Trial:
         return report
 
     def end(self, case: str, bar: str = "kills") -> None:
-        """Note the figures; nothing may have gone wrong, and no call may have been left out."""
+        """Record the figures. No fault and no skipped call is permitted."""
         note(bar, self.counts, case=case)
         assert self.faults == []
         assert self.counts["points"] > 0
@@ -122,7 +122,7 @@ class Trial:
 
 
 def numbers(points: dict[str, int]) -> Iterator[tuple[str, Iterator[int]]]:
-    """Before which of the calls to kill: of each kind; at full size from the first on, without an end."""
+    """Yield the numbers of the calls to kill before, by kind. At full size they have no end."""
     if FULL:
         yield from ((kind, count(1)) for kind in sorted(points))
     else:
@@ -131,9 +131,9 @@ def numbers(points: dict[str, int]) -> Iterator[tuple[str, Iterator[int]]]:
 
 
 def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampered: Hampered = nullcontext) -> None:
-    """Kill a plug or an unplug before each of its calls; then plug and unplug, and once more unplug alone.
+    """Kill a plug or an unplug before each of its calls; then plug and unplug, and unplug once more.
 
-    hampered: what is wrong with the host meanwhile.
+    hampered: the fault of the host during the call.
     """
     call = trial.unplug if verb == "unplug" else trial.plug
 
@@ -149,7 +149,7 @@ def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampe
         with hampered():
             looks.append(trial.points(call, log, children=children))
         assert trial.unplug().ok
-    # A line of the log that has waited for an answer too long goes out by itself: one call more or less is chance.
+    # A log line that waits too long for a response is sent by itself, so one call more or less is chance.
     points = {kind: count for kind in looks[0] if (count := min(look.get(kind, 0) for look in looks))}
     for kind, places in numbers(points):
         missed = 0
@@ -174,7 +174,7 @@ def through(trial: Trial, verb: str, log: Path, *, children: bool = False, hampe
 
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
 @pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
-def test_a_daemon_killed_before_any_change_leaves_what_the_next_call_puts_right(
+def test_daemon_killed_before_any_change_is_repaired_by_next_call(
     sandbox: Sandbox, tmp_path: Path, link: str, switch: str, verb: str
 ) -> None:
     require_strace()
@@ -184,7 +184,7 @@ def test_a_daemon_killed_before_any_change_leaves_what_the_next_call_puts_right(
 
 
 @pytest.mark.parametrize(("link", "switch"), PAIRS if FULL else PAIRS[:1])
-def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_call_puts_right(
+def test_daemon_killed_while_plug_is_undone_is_repaired_by_next_call(
     sandbox: Sandbox, tmp_path: Path, link: str, switch: str
 ) -> None:
     require_strace()
@@ -192,7 +192,7 @@ def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_c
 
         @contextmanager
         def read_only() -> Iterator[None]:
-            """The bridge can be made, and its settings cannot be written."""
+            """Permit the creation of the bridge, but not writing its settings."""
             trial.lab.sh("mount --bind /proc/sys /proc/sys; mount -o remount,ro,bind /proc/sys")
             try:
                 yield
@@ -207,10 +207,8 @@ def test_a_daemon_killed_while_a_plug_fails_and_is_undone_leaves_what_the_next_c
 
 @pytest.mark.skipif(not FULL, reason="the daemon itself is killed on a sample; its programs at full size only")
 @pytest.mark.parametrize("verb", ["plug", "unplug"])
-def test_a_program_of_the_daemon_killed_before_any_change_is_no_success_and_no_harm(
-    sandbox: Sandbox, tmp_path: Path, verb: str
-) -> None:
-    """Each program and the daemon count their own calls; whoever comes first to that number dies."""
+def test_program_killed_before_any_change_is_failure_without_harm(sandbox: Sandbox, tmp_path: Path, verb: str) -> None:
+    """Each program and the daemon count their own calls. The first to reach the number dies."""
     require_strace()
     link, switch = PAIRS[3]
     with trial_of(sandbox, tmp_path / "lab", link, switch) as trial:

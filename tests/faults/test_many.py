@@ -1,4 +1,4 @@
-"""Many at once and many in a row: races on one port, daemons killed under load, thousands of plugs and unplugs."""
+"""Concurrent and repeated calls: races for one port, daemons killed under load, thousands of plugs and unplugs."""
 
 from __future__ import annotations
 
@@ -44,10 +44,8 @@ with connect([sys.argv[1]]) as host:
 
 
 @pytest.mark.parametrize("racers", [2, 4, 8] if FULL else [3])
-def test_callers_that_race_for_one_port_get_no_error_and_leave_it_whole_or_absent(
-    lab: Lab, tmp_path: Path, racers: int
-) -> None:
-    """The model is a register: after a round it holds what some order of the calls would leave."""
+def test_callers_that_race_for_one_port_get_no_error(lab: Lab, tmp_path: Path, racers: int) -> None:
+    """The model is a register: after a round it holds the result of some order of the calls."""
     rounds = 100 if FULL else 4
     empty = likeness(lab)
     plug(PORT, lab.host)
@@ -62,13 +60,13 @@ def test_callers_that_race_for_one_port_get_no_error_and_leave_it_whole_or_absen
     try:
         assert [program.stdout.readline() for program in programs if program.stdout] == ["ready\n"] * racers
         for number in range(rounds):
-            verbs = ["plug" if (at + number) % 3 or number % 5 == 0 else "unplug" for at in range(racers)]
+            verbs = ["plug" if (racer + number) % 3 or number % 5 == 0 else "unplug" for racer in range(racers)]
             for program, verb in zip(programs, verbs, strict=True):
                 assert program.stdin
                 program.stdin.write(f"{verb}\n")
                 program.stdin.flush()
-            said = [program.stdout.readline().strip() for program in programs if program.stdout]
-            errors += [one for one in said if one != "ok"]
+            answers = [program.stdout.readline().strip() for program in programs if program.stdout]
+            errors += [answer for answer in answers if answer != "ok"]
             seen = likeness(lab)
             legal = [state for verb, state in (("plug", whole), ("unplug", empty)) if verb in verbs]
             wrong += [] if any(not differences(state, seen) for state in legal) else [differences(whole, seen)]
@@ -92,9 +90,7 @@ echo $n
 """
 
 
-def test_others_who_change_the_same_bridge_all_the_time_neither_stop_a_plug_nor_are_disturbed(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_others_who_change_same_bridge_neither_stop_plug_nor_suffer(lab: Lab, tmp_path: Path) -> None:
     times, names = 20 if FULL else 3, [f"other{number}" for number in range(4)]
     plug(PORT, lab.host)
     whole = likeness(lab)
@@ -139,22 +135,22 @@ def test_nobody_hangs_when_the_daemon_is_killed_under_them(lab: Lab, callers: in
     hung, longest = 0, 0.0
     ports = [make_port(number) for number in range(1, callers + 1)]
 
-    def work(at: int) -> None:
+    def work(index: int) -> None:
         for number in range(2):
             with suppress(HybridVifError):
-                plug(ports[at], lab.host) if number == 0 else unplug(ports[at].id, lab.host)
+                plug(ports[index], lab.host) if number == 0 else unplug(ports[index].id, lab.host)
 
     with ThreadPoolExecutor(callers) as pool:
         for number in range(rounds):
             check(ports[0], lab.host)
-            asked = [pool.submit(work, at) for at in range(callers)]
+            asked = [pool.submit(work, index) for index in range(callers)]
             time.sleep(0.002 + 0.004 * (number % 10))
             for pid in daemons(lab.box):
                 os.kill(pid, signal.SIGKILL)
             killed = time.monotonic()
-            for one in asked:
+            for future in asked:
                 try:
-                    one.result(timeout=30)
+                    future.result(timeout=30)
                 except Unanswered:
                     hung += 1
             longest = max(longest, time.monotonic() - killed)
@@ -165,13 +161,13 @@ def test_nobody_hangs_when_the_daemon_is_killed_under_them(lab: Lab, callers: in
 
 
 def memory(pid: int) -> float:
-    """The resident memory of a program, in MB."""
+    """Return the resident memory of a process in MB."""
     (line,) = [line for line in Path(f"/proc/{pid}/status").read_text().splitlines() if line.startswith("VmRSS")]
     return int(line.split()[1]) / 1024
 
 
 def held(lab: Lab) -> Counter[str]:
-    """What a leak would add to: in the caller and in the daemon."""
+    """Return the resources that a leak would increase, in the client and in the daemon."""
     (daemon,) = daemons(lab.box)
     counted: Counter[str] = Counter()
     for name, pid in (("caller", os.getpid()), ("daemon", daemon)):
@@ -183,9 +179,9 @@ def held(lab: Lab) -> Counter[str]:
 def test_a_plug_and_an_unplug_leave_nothing_however_often(lab: Lab, tmp_path: Path) -> None:
     cycles, settling = (2000, 200) if FULL else (10, 5)
     with ThreadPoolExecutor(64) as pool:
-        # So that the daemon has all the threads that it ever will.
+        # So that the daemon has started all of its threads.
         list(pool.map(lambda _: lab.host.observe({PORT.names.tap}, time.monotonic() + 10), range(256)))
-    # After that: each of its 32 threads touches some 50 KB of stack when it first carries out a plan.
+    # After that, because each of its 32 threads touches some 50 KB of stack at its first plan.
     for number in range(settling):
         plug(make_port(number + 1), lab.host)
         unplug(make_port(number + 1).id, lab.host)
@@ -197,7 +193,7 @@ def test_a_plug_and_an_unplug_leave_nothing_however_often(lab: Lab, tmp_path: Pa
         unplug(make_port(number + 1).id, lab.host)
     # The thread of a delete lives until the kernel's grace period is over.
     until(lambda: held(lab) == before, 2)
-    after, left = held(lab), differences(empty, likeness(lab))
+    after, leftovers = held(lab), differences(empty, likeness(lab))
     grown = [now - then for now, then in zip((memory(os.getpid()), memory(daemon)), was, strict=True)]
     files = len(os.listdir(tmp_path / "lab" / "locks"))
     more = after - before
@@ -206,19 +202,19 @@ def test_a_plug_and_an_unplug_leave_nothing_however_often(lab: Lab, tmp_path: Pa
         cycles=cycles,
         fds=more["caller_fds"] + more["daemon_fds"],
         threads=more["caller_threads"] + more["daemon_threads"],
-        left=len(left),
+        left=len(leftovers),
         longest_lock_files=files,
         longest_caller_mb=round(grown[0], 2),
         longest_daemon_mb=round(grown[1], 2),
     )
-    assert left == []
+    assert leftovers == []
     assert files <= 1024
     assert more == Counter()
     if FULL:
         assert max(grown) <= 2
 
 
-def test_of_two_ports_of_the_same_names_the_second_is_refused_in_every_order(lab: Lab) -> None:
+def test_second_port_with_same_names_is_refused_in_every_order(lab: Lab) -> None:
     twin = make_port(1, id="00000001-7bff-4fff-8fff-ffffffffffff")
     refused = changed = orders = 0
     calls = {
@@ -245,7 +241,7 @@ def test_a_bridge_keeps_its_mac_and_mtu_whoever_joins_and_leaves(lab: Lab) -> No
     times = 1000 if FULL else 20
     plug(PORT, lab.host)
     bridge = PORT.names.bridge
-    # One shell looks after each join and each leave; what it prints is what was ever seen.
+    # One shell checks after each join and each leave, and prints all observed values.
     seen = lab.sh(
         f"""
         ip link add hvguest address 00:00:00:00:00:02 mtu 1400 type veth peer name hvpeer
@@ -258,7 +254,7 @@ def test_a_bridge_keeps_its_mac_and_mtu_whoever_joins_and_leaves(lab: Lab) -> No
         ip link delete hvguest
         """
     ).splitlines()
-    changes = sum(one != seen[0] for one in seen)
+    changes = sum(values != seen[0] for values in seen)
     note("mac-and-mtu", times=times, looks=len(seen), changes=changes)
     assert len(seen) == 2 * times + 1
     assert changes == 0

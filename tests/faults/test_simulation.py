@@ -1,4 +1,4 @@
-"""Histories drawn from a seed, on a host in memory: whatever befell it, the invariants hold."""
+"""Random histories from a seed on a simulated host: the invariants hold after every event."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ DRIFTS: tuple[tuple[str, object], ...] = (
 
 
 class History:
-    """One host, one port of ours, another's port beside it, and what befalls them."""
+    """One host with one port of ours, another port, and events."""
 
     def __init__(self, seed: int) -> None:
         self.draw = random.Random(seed)
@@ -36,7 +36,7 @@ class History:
         self.counts: Counter[str] = Counter()
 
     def go(self) -> Counter[str]:
-        """Some events, then one plug, which converges, and one unplug, which leaves nothing."""
+        """Run some events, then one plug, which converges, and one unplug, which leaves nothing."""
         for _ in range(self.draw.randint(1, 8)):
             self.draw.choice(
                 (self.plugged, self.plugged, self.unplugged, self.failed, self.killed, self.drifted, self.lost,
@@ -64,7 +64,7 @@ class History:
         assert not list(self.mine())
 
     def failed(self) -> None:
-        """A step fails: all is as before, or what was said to be left is left."""
+        """Let a step fail: the host is unchanged, or only reported leftovers remain."""
         self.counts["calls"] += 1
         before = self.mine()
         self.host.fail(name=self.draw.choice([part.name for part in WIRING]), retry=self.draw.random() < 0.3)
@@ -80,7 +80,7 @@ class History:
         self.host.simulation._failures.clear()
 
     def killed(self) -> None:
-        """Dead between two steps of whatever was under way."""
+        """Kill the call between two steps."""
         steps = plan(self.mine(), self.draw.choice((WIRING, HostState())))
         for step in steps[: self.draw.randint(0, len(steps))]:
             self.host.state = simulate(self.host.state, step)
@@ -101,7 +101,7 @@ class History:
             self.counts["drifts"] += 1
 
     def collided(self) -> None:
-        """Another port of the same names: refused while any of ours speaks for itself, and never harmful."""
+        """Plug another port of the same names: refused if ours has evidence, and never harmful."""
         before = self.host.state
         if not agree(self.mine(), WIRING):
             return
@@ -125,7 +125,7 @@ class History:
         assert agree(self.host.state.of(OTHER.names), OTHERS)
 
 
-def test_whatever_befell_a_host_what_is_said_is_so_and_the_next_call_puts_it_right() -> None:
+def test_history_of_simulated_host_keeps_all_guarantees() -> None:
     seeds = 100_000 if FULL else 300
     first = int(os.environ.get("HYBRIDVIF_SEED", "0")) if not FULL else 0
     counts: Counter[str] = Counter()

@@ -1,4 +1,4 @@
-"""Everything at once: threads of two clients plug and unplug the same ports while their daemons are killed."""
+"""Threads of two clients plug and unplug the same ports while their daemons are killed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ pytestmark = [pytest.mark.prove, pytest.mark.alone]
 CLIENTS = 2
 SECONDS = 40.0 if FULL else 2.5
 PAUSE = (1.0, 3.0) if FULL else (0.4, 1.0)
-"""Seconds between two kills: a sample of so few seconds would have hardly any."""
+"""Seconds between two kills. A short sample would otherwise have hardly any."""
 ANSWERED = 60.0
-"""Seconds after which a client is taken for one that hangs as a whole."""
+"""Seconds after which a whole client counts as hung."""
 SEED = int(os.environ.get("HYBRIDVIF_SEED", "0")) or random.randrange(1, 1 << 30)
 
 
 class Client:
-    """A program with threads that call, and a daemon of its own (stress_client.py)."""
+    """A program with calling threads and its own daemon (stress_client.py)."""
 
     def __init__(self, config: Path, number: int) -> None:
         self.program = subprocess.Popen(
@@ -46,31 +46,31 @@ class Client:
         )
 
     def ask(self, verb: str) -> None:
-        """Have it do this."""
+        """Send a command."""
         assert self.program.stdin
         self.program.stdin.write(f"{verb}\n")
         self.program.stdin.flush()
 
-    def said(self) -> dict[str, Any]:
-        """The next thing that it says."""
+    def read_line(self) -> dict[str, Any]:
+        """Return its next line."""
         assert self.program.stdout
         assert select.select([self.program.stdout], [], [], ANSWERED)[0], "the client says nothing any more"
         line = self.program.stdout.readline()
         assert line, "the client has ended, and its last words are in what was written to stderr"
         return dict(json.loads(line))
 
-    def asked(self, verb: str) -> dict[str, Any]:
-        """What it says of what it was asked for."""
+    def query(self, verb: str) -> dict[str, Any]:
+        """Return its next answer."""
         self.ask(verb)
-        return self.said()
+        return self.read_line()
 
-    def ended(self) -> dict[str, Any]:
-        """What it says at its end."""
+    def finish(self) -> dict[str, Any]:
+        """Return its last answer."""
         return dict(json.loads(self.program.communicate(timeout=ANSWERED)[0]))
 
 
 def killed_meanwhile(lab: Lab) -> int:
-    """How many daemons were killed in the time in which the clients call: one or both of them."""
+    """Kill one or both daemons while the clients call, and return the number of kills."""
     chance, kills = random.Random(SEED), 0
     end = time.monotonic() + SECONDS
     while (pause := chance.uniform(*PAUSE)) < end - time.monotonic():
@@ -82,48 +82,46 @@ def killed_meanwhile(lab: Lab) -> int:
     return kills
 
 
-def test_all_that_is_called_while_daemons_are_killed_ends_in_time_and_typed_and_can_be_put_right(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_calls_while_daemons_are_killed_end_in_time_with_typed_errors(lab: Lab, tmp_path: Path) -> None:
     print(f"HYBRIDVIF_SEED={SEED}")
     empty = likeness(lab)
     clients = [Client(tmp_path / "lab" / "hybridvif.conf", number) for number in range(CLIENTS)]
     try:
-        assert [client.said()["faults"] for client in clients] == [[]] * CLIENTS
+        assert [client.read_line()["faults"] for client in clients] == [[]] * CLIENTS
         for client in clients:
             client.ask("call")
         kills = killed_meanwhile(lab)
-        said = [client.said() for client in clients]
-        hung = [name for one in said for name in one["hung"]]
+        summaries = [client.read_line() for client in clients]
+        hung = [name for summary in summaries for name in summary["hung"]]
         assert hung == []
-        # From here on nobody kills.
-        plugged, checked = clients[0].asked("plug"), clients[1].asked("check")
-        unplugged = clients[1].asked("unplug")
+        # No kills from here on.
+        plugged, checked = clients[0].query("plug"), clients[1].query("check")
+        unplugged = clients[1].query("unplug")
         rows = differences(empty, likeness(lab))
-        ended = [client.ended() for client in clients]
+        ended = [client.finish() for client in clients]
     finally:
         for client in clients:
             client.program.kill()
             client.program.communicate()
     assert until(lambda: not daemons(lab.box)), "a daemon outlives its client"
-    statuses = sum((Counter[str](one["statuses"]) for one in said), Counter[str]())
-    faults = [fault for one in ended for fault in one["faults"]]
-    left = [*rows, *(what for one in ended for what in one["left"])]
-    print(json.dumps([one["reasons"] for one in said], indent=1))
+    statuses = sum((Counter[str](summary["statuses"]) for summary in summaries), Counter[str]())
+    faults = [fault for summary in ended for fault in summary["faults"]]
+    leftovers = [*rows, *(leftover for summary in ended for leftover in summary["left"])]
+    print(json.dumps([summary["reasons"] for summary in summaries], indent=1))
     note(
         "stress",
         {status.value: statuses[status.value] for status in Status},
-        calls=sum(one["calls"] for one in said),
+        calls=sum(summary["calls"] for summary in summaries),
         kills=kills,
         hung=len(hung),
         faults=len(faults),
-        left=len(left),
-        longest_late_s=round(max(one["late"] for one in said), 2),
+        left=len(leftovers),
+        longest_late_s=round(max(summary["late"] for summary in summaries), 2),
         threads=CLIENTS * THREADS,
         ports=len(POOL),
     )
     assert faults == []
     assert (plugged["wrong"], checked["drift"], unplugged["wrong"]) == ([], [], [])
-    assert left == []
+    assert leftovers == []
     assert kills
     assert statuses["done"]

@@ -1,4 +1,4 @@
-"""Open vSwitch hangs, dies, or has no room left: the call ends in time and says what is so; no half, no ghost."""
+"""Open vSwitch hangs, dies, or has no disk space: the call ends in time with a true report, and nothing comes late."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ cat /dev/zero > /run/small/filler 2>/dev/null || true
 i=0
 while ovs-vsctl --no-wait set Open_vSwitch . other_config:room=$((i += 1)) 2>/dev/null; do :; done
 """
-"""Leaves no room: the last page of the database has some, so it is written to until that fails as well."""
+"""Fills the disk. The last page of the database still has room, so it is written until that fails too."""
 DEADLINE = 3.0
 GHOST = 10.0 if FULL else 1.0
-"""Seconds in which what was given up on must not appear."""
+"""Seconds in which an abandoned change must not appear."""
 TYPED = {Status.ROLLED_BACK, Status.INCOMPLETE, Status.UNKNOWN, Status.CONFIGURED, Status.PRECONDITION, Status.REFUSED}
 
 
 @pytest.fixture(params=["ovsdb", "ovs-vsctl"] if FULL else ["ovsdb"])
 def switch(request: pytest.FixtureRequest) -> str:
-    """The executor of the switch."""
+    """The switch executor."""
     return str(request.param)
 
 
 @pytest.fixture
 def hasty(sandbox: Sandbox, tmp_path: Path, switch: str) -> Iterator[Lab]:
-    """A host with a deadline of 3 s, whose Open vSwitch runs again afterwards."""
+    """A host with a deadline of 3 s, whose Open vSwitch runs again after the test."""
     with lab_of(sandbox, tmp_path / "lab", deadline=DEADLINE, switch_executor=switch) as lab:
         check(PORT, lab.host)
         try:
@@ -69,7 +69,7 @@ def test_a_server_that_hung_before_it_was_asked_makes_nothing_later(
     if phase == "before connect":
         for pid in daemons(sandbox):
             os.kill(pid, signal.SIGKILL)
-        # A daemon that runs and has asked the switch nothing yet.
+        # A running daemon that has not yet contacted the switch.
         assert until(lambda: not daemons(sandbox))
         with hasty.host.locked([PORT.id[:11]], time.monotonic() + 10):
             pass
@@ -95,11 +95,11 @@ def test_a_server_that_hung_before_it_was_asked_makes_nothing_later(
 
 
 AFTER = {"read": "recvfrom", "write": "write,writev,pwrite64"}
-"""When the server stands still: it has read something and not done it, or has committed something and not said so."""
+"""Moments at which the server stops: it has read a request, or committed it without a response."""
 
 
 @pytest.mark.parametrize("after", list(AFTER) if FULL else ["read"])
-def test_a_server_that_hung_before_its_answer_is_unknown_and_then_whole_or_absent(
+def test_server_hung_before_response_is_unknown_then_complete_or_absent(
     sandbox: Sandbox, hasty: Lab, tmp_path: Path, switch: str, after: str
 ) -> None:
     require_strace()
@@ -140,7 +140,7 @@ def test_a_server_that_hung_before_its_answer_is_unknown_and_then_whole_or_absen
 
 
 @pytest.mark.parametrize("befalls", ["hangs", "is dead"] if FULL else ["hangs"])
-def test_without_vswitchd_a_port_is_configured_and_realized_when_it_is_back(
+def test_port_without_vswitchd_is_configured_and_accepted_later(
     sandbox: Sandbox, hasty: Lab, switch: str, befalls: str
 ) -> None:
     if befalls == "hangs":
@@ -160,7 +160,7 @@ def test_without_vswitchd_a_port_is_configured_and_realized_when_it_is_back(
 
 
 def test_a_server_that_dies_and_comes_back_at_any_moment_has_one_row(sandbox: Sandbox, hasty: Lab, switch: str) -> None:
-    # It may have died in the test before.
+    # It may have died in an earlier test.
     assert until(lambda: report_of(lambda: plug(PORT, hasty.host)).ok, 20)
     whole = likeness(hasty)
     unplug(PORT.id, hasty.host)
@@ -171,7 +171,7 @@ def test_a_server_that_dies_and_comes_back_at_any_moment_has_one_row(sandbox: Sa
         report = report_of(lambda: plug(PORT, hasty.host))
         killing.join()
         assert report.ok or report.status in TYPED
-        # ovs-vswitchd waits up to 8 s before it tries the server again.
+        # ovs-vswitchd waits up to 8 s before it reconnects to the server.
         assert until(lambda: report_of(lambda: plug(PORT, hasty.host)).ok, 20)
         wrong += not until(lambda: not differences(whole, likeness(hasty)), 3)
         unplug(PORT.id, hasty.host)

@@ -21,12 +21,12 @@ EXECUTORS = {
     name: os.environ.get(f"HYBRIDVIF_TEST_{name.upper()}", default)
     for name, default in (("link_executor", "iproute2-netlink"), ("switch_executor", "ovsdb"))
 }
-"""The executors that these tests run with; the matrix runs them with every pair."""
+"""Executors of these tests. The matrix runs the tests with every pair."""
 INSTANCE = "0b1c2d3e-0000-4000-8000-000000000002"
 
 
 def make_port(number: int = 1, **more: Any) -> Port:
-    """A legal port; ports of different numbers share nothing."""
+    """Return a legal port. Ports with different numbers share nothing."""
     return Port(
         **{
             "id": f"{number:08x}-7b00-4c00-8000-00000000{number:04x}",
@@ -38,34 +38,34 @@ def make_port(number: int = 1, **more: Any) -> Port:
 
 
 class Lab:
-    """A connected sandbox, as tests speak of it."""
+    """A connected sandbox with the operations of the tests."""
 
     def __init__(self, box: Sandbox, host: Host) -> None:
         self.box, self.host = box, host
 
     def sh(self, script: str, *, check: bool = True) -> str:
-        """Run a shell script inside; what it printed."""
+        """Run a shell script inside and return its output."""
         return self.box.run(["sh", "-ec", script], check=check).stdout
 
     def link(self, name: str) -> dict[str, Any]:
-        """A device as `ip -d -j link` has it; {} if there is none."""
+        """Return a device as in `ip -d -j link`; {} if there is none."""
         done = self.box.run(["ip", "-d", "-j", "link", "show", "dev", name], check=False)
         return dict(json.loads(done.stdout)[0]) if done.returncode == 0 else {}
 
     def row(self, name: str, table: str = "Interface") -> dict[str, Any]:
-        """A row of OVSDB as `ovs-vsctl --format=json` has it; {} if there is none."""
+        """Return a row of OVSDB as in `ovs-vsctl --format=json`; {} if there is none."""
         done = json.loads(self.sh(f"ovs-vsctl --format=json find {table} name={name}"))
         return dict(zip(done["headings"], done["data"][0], strict=True)) if done["data"] else {}
 
     def links(self) -> set[str]:
-        """The names of all devices."""
+        """Return the names of all devices."""
         return {link["ifname"] for link in json.loads(self.sh("ip -j link"))}
 
     def snapshot(self) -> dict[str, Any]:
-        """Everything of the host that anyone could miss: devices and OVSDB rows, without counters."""
+        """Return the whole state of the host: devices and OVSDB rows, without counters."""
         links = json.loads(self.sh("ip -d -j link"))
         for link in links:
-            # Timers run by themselves.
+            # Timers change by themselves.
             for part in ("info_data", "info_slave_data"):
                 options = link.get("linkinfo", {}).get(part, {})
                 for key in [key for key in options if key.endswith("timer")]:
@@ -80,12 +80,12 @@ class Lab:
         return {"links": sorted(links, key=lambda link: str(link["ifname"])), **rows}
 
     def vm(self, port: Port, number: int, *, attached: bool = True) -> Vm:
-        """What stands in for the VM of a port, 10.0.0.<number>."""
+        """Start a stand-in for the VM of a port, 10.0.0.<number>."""
         bridge = port.names.bridge if attached else ""
         return Vm(port.names.tap, port.mac, f"10.0.0.{number}/24", bridge=bridge, mtu=port.mtu, runner=self.box.run)
 
     def sweep(self) -> None:
-        """Back to an empty host with an empty br-int."""
+        """Restore an empty host with an empty br-int."""
         self.sh(
             """
             for p in $(ovs-vsctl --timeout=10 list-ports br-int); do
@@ -102,7 +102,7 @@ class Lab:
 
 @pytest.fixture(scope="module")
 def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """One daemon a module."""
+    """One daemon per module."""
     directory = tmp_path_factory.mktemp("lab")
     options = {"integration_bridges": "br-int,br-two", "deadline": 10, **EXECUTORS}
     with judged(sandbox, directory, options) as led, connected(sandbox, directory, **led) as host:
@@ -118,18 +118,18 @@ def lab(connection: Lab) -> Iterator[Lab]:
 
 @pytest.fixture
 def port() -> Port:
-    """A legal port that is plugged nowhere."""
+    """A legal port that is not plugged."""
     return make_port()
 
 
 def require_tun() -> None:
-    """Skip where this user may not make a tap that is held open, or left alone, by a VM."""
+    """Skip if this user may not create a tap that a VM holds open."""
     if not os.access("/dev/net/tun", os.R_OK | os.W_OK):
         lacking("/dev/net/tun cannot be opened; try: chmod 0666 /dev/net/tun")
 
 
 def until(ready: Callable[[], bool], seconds: float = 5.0) -> bool:
-    """Whether something became so in time."""
+    """Return True if the condition becomes true in time."""
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:
@@ -139,5 +139,5 @@ def until(ready: Callable[[], bool], seconds: float = 5.0) -> bool:
 
 
 def lines_of(path: Path) -> list[str]:
-    """The lines of a file so far."""
+    """Return the current lines of a file."""
     return path.read_text(encoding="utf-8").splitlines()

@@ -1,7 +1,7 @@
-"""A captured caller sends what it likes: everything is refused by that word, and nothing of anybody else's changes.
+"""A captured client sends hostile requests: all are refused, and foreign objects do not change.
 
-Straight through the channel, past our own client. What the daemon has loaded, opened and executed is compared once for
-the whole table, at its end; strace sees it where it may attach.
+The requests bypass our own client and use the channel directly. Modules, files and programs of the daemon are compared
+once at the end of the table, by strace if it may attach.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PING, CALL = 1, 3
 
 
 def part(kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in desired_state(PORT)}[kind]
+    made = {type(item).__name__: item for item in desired_state(PORT)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
@@ -58,8 +58,8 @@ def deep(depth: int) -> list[Any]:
     return nested
 
 
-def nobody() -> list[Any]:
-    """A question that is in order, as a measure of those that are not."""
+def legal_request() -> list[Any]:
+    """Return a legal request, as a control."""
     return [[NAMES.bridge], time.monotonic() + SOON]
 
 
@@ -177,22 +177,22 @@ PLANS: dict[str, Any] = {
     },
 }
 TWIN = make_port(2, id=make_port(2).id[:-1] + "f")
-"""Another port, with the names of one that is plugged."""
+"""Another port with the names of a plugged one."""
 ROWED, STRAYED, TAPPED = make_port(4), make_port(5), make_port(6)
 ALIASED = make_port(7)
-"""Its links bear its id, and its row on a foreign bridge none: somebody has made them under it."""
+"""Its links have its id, and its row on a foreign bridge has none: another program has created them under it."""
 HELD = [make_port(number) for number in (8, 9, 10)]
-"""Open vSwitch has a row, on a foreign bridge, of the name of a link of each: its qbr, its qvb, its tap."""
+"""For a link of each, Open vSwitch has a row of that name on a foreign bridge: its qbr, its qvb, its tap."""
 
 
 def of(port: Port, kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in desired_state(port)}[kind]
+    made = {type(item).__name__: item for item in desired_state(port)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
 
-def nobodys(kind: str) -> list[Any]:
-    """A part of the port that is plugged, as if it bore no mark."""
+def untagged(kind: str) -> list[Any]:
+    """Return a part of the plugged port without an ownership tag."""
     silent = {name: "" for name in ("alias", "peer_alias", "iface_id") if name in part(kind)[1]}
     return of(TWIN, kind, **silent)
 
@@ -223,7 +223,7 @@ WEAK: dict[str, dict[str, tuple[Any, ...]]] = {
     },
     "ManagedTap": {"host_ip": ("ARP on",), "bridge_port": ("locked on",), "owner": (-1, 65534, 2**40, None)},
 }
-"""Values that open a host to its tenant, or the VM's connection to others."""
+"""Values that open a host to its tenant, or the VM's connection to other users."""
 PLANS |= {
     f"{verb} {kind} with {name} {value}": [
         [[verb, *([made] if verb == "update" else []), of(replace(PORT, create_tap=True), kind, **{name: value})]]
@@ -233,7 +233,7 @@ PLANS |= {
     for name, values in names.items()
     for value in values
     for verb in ("create", "update")
-    # Nothing is written of what is None in an update.
+    # An attribute that is None in an update is not written.
     if verb == "create" or value is not None
 }
 PLANS |= {
@@ -271,15 +271,15 @@ PLANS |= {f"{what} {number}": [plan] for what, plans in TWO_OWNERS.items() for n
 TAP = [["Tap", {"name": TAPPED.names.tap, "master": master}] for master in ("", TAPPED.names.bridge)]
 UNPROVEN: dict[str, Any] = {
     "another's links by names that fit": [["delete", of(TWIN, "Veth")], ["delete", of(TWIN, "Bridge")]],
-    "another's links of which nothing is said": [["delete", nobodys("Veth")], ["delete", nobodys("Bridge")]],
+    "another's links of which nothing is said": [["delete", untagged("Veth")], ["delete", untagged("Bridge")]],
     "another's links one by one": [["delete", of(TWIN, "Bridge")]],
     "another's bridge set down": [["update", of(TWIN, "Bridge"), of(TWIN, "Bridge", up=False)]],
-    "another's bridge made one's own": [["update", nobodys("Bridge"), of(TWIN, "Bridge")]],
+    "another's bridge made one's own": [["update", untagged("Bridge"), of(TWIN, "Bridge")]],
     "a pair into another's bridge": [["create", of(TWIN, "Veth")], ["create", of(TWIN, "OvsPort")]],
     "another's row": [["delete", of(TWIN, "OvsPort")]],
-    "another's row of which nothing is said": [["delete", nobodys("OvsPort")]],
+    "another's row of which nothing is said": [["delete", untagged("OvsPort")]],
     "another's row parked": [["update", of(TWIN, "OvsPort"), of(TWIN, "OvsPort", type="patch", realized=False)]],
-    "another's row given an id": [["update", nobodys("OvsPort"), of(TWIN, "OvsPort")]],
+    "another's row given an id": [["update", untagged("OvsPort"), of(TWIN, "OvsPort")]],
     "a row for another's device": [["create", of(TWIN, "OvsPort")]],
     "a row on a foreign bridge": [["delete", of(ROWED, "OvsPort")]],
     "a row on a foreign bridge taken home": [["update", of(ROWED, "OvsPort", bridge="br-ex"), of(ROWED, "OvsPort")]],
@@ -321,7 +321,7 @@ UNPROVEN: dict[str, Any] = {
     "a tap out of a foreign bridge": [["update", *TAP]],
     "a tap out of a foreign bridge by another name for it": [["update", *TAP[::-1]]],
 }
-"""Plans that are in order by themselves, of what is not this port's here."""
+"""Plans that are legal by themselves, but for objects that do not belong to this port."""
 CALLS: dict[str, Any] = {
     "no argument": (CALL, OBSERVE, (), {}),
     "one argument": (CALL, OBSERVE, ([],), {}),
@@ -348,7 +348,7 @@ CALLS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """With executors that run no programs, whichever the matrix chooses: what is executed is an attack's."""
+    """Executors that run no programs, in every run of the matrix: any executed program is an attack."""
     directory = tmp_path_factory.mktemp("attacks")
     with connected(sandbox, directory, integration_bridges="br-int,br-two", deadline=10) as host:
         yield Lab(sandbox, host)
@@ -356,7 +356,7 @@ def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> It
 
 @pytest.fixture(scope="module")
 def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Channel]:
-    """The channel to the daemon of a host with things of others on it; afterwards they are as they were to the bit."""
+    """The channel to the daemon of a host with foreign objects, which must be unchanged at the end."""
     lab = connection
     lab.sh(
         "ip link add eth0 type veth peer name hvpeer; ip link set eth0 up mtu 1400 alias uplink; "
@@ -371,10 +371,10 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         f"ip link add {TAPPED.names.tap} type veth peer name vm6; ip link set {TAPPED.names.tap} master br0"
     )
     assert plug(make_port(2), lab.host).ok
-    # Once each in order, so that what the daemon loads at first use is there.
+    # One legal request each, so that the daemon has loaded what it loads at first use.
     daemon_context.reach(time.monotonic() + SOON).remote_call(APPLY, ([], time.monotonic() + SOON), {}, SOON)
     channel = daemon_context.reach(time.monotonic() + SOON)
-    channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)
+    channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)
     with pytest.raises(NameError):
         channel.remote_call("none", (), {}, SOON)
     (pid,) = daemons(lab.box)
@@ -382,13 +382,13 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     with watched(pid, tmp_path_factory.mktemp("seen") / "calls") as calls:
         yield channel
     assert lab.snapshot() == before
-    # No module was looked for, nothing was executed, and no file was opened to be made or changed.
+    # No module was searched, nothing was executed, and no file was opened for writing.
     assert [call for call in calls() if re.search(r"exec|\.py|\.so|O_WRONLY|O_RDWR|O_CREAT", call)] == []
-    # What an observation does open was seen, so that all threads were.
+    # The files of an observation were traced, so all threads were.
     assert not calls() or any("/proc/thread-self/net/packet" in call for call in calls())
     assert daemons(lab.box) == [pid]
     assert libraries_of(pid) == loaded
-    # Nothing was executed: page faults of children that it waited for, none, and the children that it has, none.
+    # Nothing was executed: no page faults of reaped children, and no living children.
     assert Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[8:11:2] == ["0", "0"]
     assert not any(task.read_text() for task in Path(f"/proc/{pid}/task").glob("*/children"))
     lab.sweep()
@@ -396,7 +396,7 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @contextmanager
 def watched(pid: int, log: Path) -> Iterator[Callable[[], list[str]]]:
-    """What the daemon opens and executes meanwhile, thread by thread; nothing where strace may not look."""
+    """Trace the files that the daemon opens and executes, by thread; nothing if strace is not permitted."""
     if shutil.which("strace") is None or os.geteuid() != 0:
         yield list
         return
@@ -410,12 +410,12 @@ def watched(pid: int, log: Path) -> Iterator[Callable[[], list[str]]]:
 
 
 def libraries_of(pid: int) -> set[str]:
-    """The files that are mapped there, among them every module that is written in C."""
+    """Return the files mapped by the process, among them every module written in C."""
     return {line.split(maxsplit=5)[5] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if "/" in line}
 
 
 def refusal(channel: Channel, message: Any) -> str:
-    """What the daemon says to this; it must be a refusal, as data or raised."""
+    """Return the refusal of the daemon, as data or as an exception."""
     answer = channel.send_recv(message, SOON)
     if answer[0] == 4:
         verdict, code, sentence = answer[1]
@@ -429,7 +429,7 @@ def refusal(channel: Channel, message: Any) -> str:
 
 
 def test_what_is_in_order_is_answered(channel: Channel) -> None:
-    assert channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)[0] == "ok"
+    assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
 
 
 @pytest.mark.parametrize("name", STRANGERS, ids=ascii)
@@ -473,13 +473,13 @@ def test_frames_without_a_name_do_no_harm(channel: Channel) -> None:
     frames: list[Any] = [7, None, [], {}, "x", (None, (6, {})), (7, (1,))]
     for frame in frames:
         channel.writer.writesock.sendall(msgpack.packb(frame))
-    assert channel.remote_call(OBSERVE, tuple(nobody()), {}, SOON)[0] == "ok"
+    assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
 
 
-# What a caller costs that reads no answers.
+# Cost of a client that reads no responses.
 
 MOST_MEMORY = 100
-"""MB that the daemon may have had at most; it begins with 20. Before it was bounded, 48 MB sent made it 3,743."""
+"""Upper limit of the daemon's memory in MB. It starts with 20. Without limits 48 MB of messages made it 3,743."""
 ITEMS: dict[str, bytes] = {
     "empty maps": b"\x80",
     "maps of one": b"\x81\x00\x00",
@@ -492,7 +492,7 @@ ITEMS: dict[str, bytes] = {
 
 
 def great_frame(name: str, item: bytes) -> bytes:
-    """A request of nearly 4 MiB of one kind of object."""
+    """Return a request of nearly 4 MiB with one kind of object."""
     row = b"\xdc" + (8000).to_bytes(2, "big") + item * 8000
     rows = (4 * 1024 * 1024 - 1000) // len(row)
     names = b"\xdd" + rows.to_bytes(4, "big") + row * rows
@@ -516,7 +516,7 @@ def test_caller_that_reads_nothing_does_not_make_the_daemon_grow(connection: Lab
             captured.settimeout(0.5)
             with contextlib.suppress(TimeoutError):
                 if is_full:
-                    # Answers to these fill the channel, and then the daemon waits.
+                    # Responses to these fill the channel, and then the daemon waits.
                     captured.sendall(b"".join(msgpack.packb((f"{n}", (99,))) for n in range(50_000)))
                 for number in range(12):
                     captured.sendall(great_frame(f"great {number}", item))

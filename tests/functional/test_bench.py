@@ -1,4 +1,4 @@
-"""The benchmark in a sandbox of its own."""
+"""The benchmark in its own sandbox."""
 
 from __future__ import annotations
 

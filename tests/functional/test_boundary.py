@@ -1,4 +1,4 @@
-"""The privilege boundary with the real daemon behind it: what crosses, what does not, and what befalls either side."""
+"""The privilege boundary with the real daemon behind it: requests, refusals, and faults on either side."""
 
 from __future__ import annotations
 
@@ -33,18 +33,18 @@ pytestmark = pytest.mark.alone
 CAP_NET_ADMIN = 1 << 12
 SOON = 5.0
 SLACK = 0.5
-"""Seconds a call may take beyond its deadline: a quarter of one, and as much again for a busy machine."""
+"""Permitted seconds of a call beyond its deadline: a quarter of one, and as much for a busy machine."""
 PORT = make_port()
 NAMES = PORT.names
 OTHERS = make_port(2).names
 
 
 def daemons(box: Sandbox) -> list[int]:
-    """The privileged daemons in a sandbox, as this process counts."""
+    """Return the pids of the privileged daemons in a sandbox, in this process's namespace."""
     children = Path(f"/proc/{box.pid}/task/{box.pid}/children").read_text().split()
     found = []
     for pid in children:
-        # One may end between being listed and being read.
+        # A process may end between the listing and the reading.
         with suppress(OSError):
             if b"privsep_context" in Path(f"/proc/{pid}/cmdline").read_bytes():
                 found.append(int(pid))
@@ -61,7 +61,7 @@ def the_daemon(lab: Lab) -> int:
     return pid
 
 
-# What the daemon may.
+# Rights of the daemon.
 
 
 def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
@@ -74,11 +74,11 @@ def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
     }
 
 
-# What may be asked.
+# Permitted requests.
 
 
 def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> tuple[str, str, str]:
-    """What the daemon answers to whatever a captured caller sends; it must be a refusal."""
+    """Return the refusal of the daemon to a request of a captured client."""
     until = time.monotonic() + SOON if deadline is None else deadline
     answer = question(*arguments, until, _wrap_timeout=SOON)
     assert answer[0] == "failed", answer
@@ -87,7 +87,7 @@ def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> 
 
 
 def part(kind: str, **more: Any) -> list[Any]:
-    made = {type(one).__name__: one for one in desired_state(PORT)}[kind]
+    made = {type(item).__name__: item for item in desired_state(PORT)}[kind]
     name, values = codec.encode_part(made)
     return [name, {**values, **more}]
 
@@ -142,7 +142,7 @@ HOSTILE_PLANS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def guarded(connection: Lab) -> Iterator[Callable[[], None]]:
-    """A host with things of others on it; called, it makes sure that they are as they were to the bit."""
+    """A host with foreign objects. The returned function checks that they are unchanged."""
     connection.sh(
         "ip link add eth0 type veth peer name hvpeer; ip link set eth0 up mtu 1400 alias uplink; "
         "ovs-vsctl add-port br-int hvpeer -- set Interface hvpeer external_ids:iface-id=theirs"
@@ -213,7 +213,7 @@ def test_nothing_but_the_two_entry_points_can_be_called_or_even_imported(lab: La
     with pytest.raises(NameError):
         channel.remote_call(name, (f"touch {tmp_path}/done",), {}, SOON)
     assert list(tmp_path.iterdir()) == []
-    # curses stands for any module that nobody has loaded: to import one is to run it.
+    # curses stands for any module that is not loaded: to import it is to run it.
     assert "_curses" not in Path(f"/proc/{pid}/maps").read_text()
     assert daemons(lab.box) == [pid]
 
@@ -227,7 +227,7 @@ def test_a_message_of_another_kind_does_no_harm(lab: Lab) -> None:
     assert the_daemon(lab) == pid
 
 
-def test_what_was_done_is_seen_at_once_and_what_was_not_is_left_to_the_caller(lab: Lab) -> None:
+def test_done_step_is_observed_at_once_and_failed_step_is_left_to_caller(lab: Lab) -> None:
     steps = plan(NOTHING, desired_state(PORT))
     outcomes = lab.host.apply([steps], time.monotonic() + SOON)
     assert outcomes.observed is not None
@@ -238,11 +238,11 @@ def test_what_was_done_is_seen_at_once_and_what_was_not_is_left_to_the_caller(la
     assert again.observed is None
 
 
-# The daemon dies, or hangs.
+# A dead or hung daemon.
 
 
 def ask_a_silent_switch(lab: Lab, port: Port) -> tuple[float, Result]:
-    """How long a question took that would have waited for a switch that hangs, and what came of it."""
+    """Return the duration and the result of a request that waits for a hung switch."""
     row = desired_state(port).ports[port.names.switch_end]
     started = time.monotonic()
     (outcomes,) = lab.host.apply([[Create(row)]], started + 20)
@@ -250,7 +250,7 @@ def ask_a_silent_switch(lab: Lab, port: Port) -> tuple[float, Result]:
 
 
 @pytest.mark.parametrize("callers", [1, 2, 8])
-def test_when_the_daemon_is_killed_every_caller_is_answered_and_the_next_call_works(lab: Lab, callers: int) -> None:
+def test_killed_daemon_answers_every_caller_and_next_call_works(lab: Lab, callers: int) -> None:
     ports = [make_port(number) for number in range(1, callers + 1)]
     plug_all(ports, lab.host)
     for port in ports:
@@ -295,7 +295,7 @@ def test_what_a_killed_daemon_was_asked_to_look_at_the_next_one_is_asked(lab: La
 
 
 def test_a_daemon_killed_while_nobody_waited_for_it_is_not_noticed(lab: Lab) -> None:
-    """Whether its end has been read by then, or not yet."""
+    """The client may or may not have read its end by then."""
     for number in range(6):
         os.kill(the_daemon(lab), signal.SIGKILL)
         time.sleep(0.001 * (number % 3))
@@ -303,22 +303,22 @@ def test_a_daemon_killed_while_nobody_waited_for_it_is_not_noticed(lab: Lab) -> 
 
 
 def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
-    """The reader of the channel meets an end of file, a broken pipe or a reset, as it happens."""
+    """The reader of the channel gets an end of file, a broken pipe or a reset, by chance."""
     stop = threading.Event()
     longest = [0.0] * 4
 
-    def keep_asking(at: int) -> int:
+    def keep_asking(index: int) -> int:
         answered = 0
         while not stop.is_set():
             started = time.monotonic()
             with suppress(NoResponse):
                 lab.host.observe(set(NAMES), started + SOON)
-            longest[at] = max(longest[at], time.monotonic() - started)
+            longest[index] = max(longest[index], time.monotonic() - started)
             answered += 1
         return answered
 
     with ThreadPoolExecutor(4) as pool:
-        asking = [pool.submit(keep_asking, at) for at in range(4)]
+        asking = [pool.submit(keep_asking, index) for index in range(4)]
         for _ in range(3):
             time.sleep(0.2)
             for pid in daemons(lab.box):
@@ -326,13 +326,13 @@ def test_under_fire_no_caller_is_ever_left_without_an_answer(lab: Lab) -> None:
             assert until(lambda: bool(daemons(lab.box)))
         stop.set()
         assert all(future.result(timeout=10) > 0 for future in asking)
-    # An answer, or a new daemon, which takes half a second to start.
+    # A response, or a new daemon, which takes half a second to start.
     assert max(longest) < 3
 
 
 @contextmanager
 def out_of_files(pid: int) -> Iterator[None]:
-    """A program that cannot open another file."""
+    """Lower the limit of a process, so that it cannot open another file."""
     was = resource.prlimit(pid, resource.RLIMIT_NOFILE)
     listed = os.open(f"/proc/{pid}/fd", os.O_RDONLY)
     taken = {int(name) for name in os.listdir(listed)} - ({listed} if pid == os.getpid() else set())
@@ -359,7 +359,7 @@ def test_no_file_left_to_open_is_told_and_changes_nothing(lab: Lab, whose: str) 
 
 @contextmanager
 def standing_still(pid: int, seconds: float = 8.0) -> Iterator[None]:
-    """Hangs a daemon; not for ever, so that a test which waits for it in vain fails and does not hang as well."""
+    """Stop a daemon for a limited time, so that a failing test does not hang."""
 
     def go_on() -> None:
         with suppress(ProcessLookupError):
@@ -378,7 +378,7 @@ def standing_still(pid: int, seconds: float = 8.0) -> Iterator[None]:
 
 @pytest.fixture
 def hung(lab: Lab) -> Iterator[int]:
-    """The pid of a daemon that stands still."""
+    """The pid of a stopped daemon."""
     pid = the_daemon(lab)
     with standing_still(pid):
         yield pid
@@ -398,9 +398,9 @@ def test_a_hung_daemon_is_told_by_the_deadline_and_works_when_it_goes_on(lab: La
     assert the_daemon(lab) == hung
 
 
-def test_more_than_a_hung_daemon_can_take_in_is_told_by_the_deadline_as_well(lab: Lab, hung: int) -> None:
-    parts = [one for number in range(1, 401) for one in desired_state(make_port(number))]
-    plans = [[Delete(one)] for one in parts[::3]]
+def test_request_larger_than_socket_buffer_of_hung_daemon_meets_deadline(lab: Lab, hung: int) -> None:
+    parts = [part for number in range(1, 401) for part in desired_state(make_port(number))]
+    plans = [[Delete(part)] for part in parts[::3]]
 
     def ask_much(_: int) -> float:
         started = time.monotonic()
@@ -411,11 +411,11 @@ def test_more_than_a_hung_daemon_can_take_in_is_told_by_the_deadline_as_well(lab
         assert max(pool.map(ask_much, range(4))) < 0.5 + SLACK
 
 
-# Programs of other kinds.
+# Other kinds of programs.
 
 
 def in_a_child(work: Callable[[], bool]) -> bool:
-    """Whether something works in a forked child of this process."""
+    """Return True if the function succeeds in a forked child of this process."""
     child = os.fork()
     if child == 0:
         try:
@@ -442,7 +442,7 @@ def test_a_forked_child_has_a_daemon_of_its_own(lab: Lab) -> None:
         return len(own) == 1 and check(PORT, lab.host) == ()
 
     assert in_a_child(work)
-    # It ends with the child; the parent's is as it was.
+    # It ends with the child; that of the parent is unchanged.
     assert until(lambda: daemons(lab.box) == [pid], 2)
     assert check(PORT, lab.host) == ()
     assert the_daemon(lab) == pid

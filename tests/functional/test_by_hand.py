@@ -1,4 +1,4 @@
-"""What `hybridvif plan -f shell` prints, run by hand, leaves the host as the plan said; the list of the executors."""
+"""The output of `hybridvif plan -f shell`, run by hand, and the list of the executors."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def printed(lab: Lab, *words: str, config: Path | None = None) -> str:
 
 
 def besides(lab: Lab, *words: str, config: Path) -> set[tuple[str, str, str]]:
-    """What the same plan tells of bridges and QoS rows."""
+    """Return the bridges and QoS rows of the same plan."""
     done = lab.box.run([*HYBRIDVIF, "--config-file", str(config), "plan", *words, "-f", "json"])
-    told = [one for port in json.loads(done.stdout)["ports"] for one in port["besides"]]
-    return {(one["verb"], one["kind"], one["name"]) for one in told}
+    entries = [entry for port in json.loads(done.stdout)["ports"] for entry in port["besides"]]
+    return {(entry["verb"], entry["kind"], entry["name"]) for entry in entries}
 
 
 def seen(lab: Lab, port: Port) -> HostState:
@@ -50,7 +50,7 @@ def test_a_plan_run_by_hand_plugs_and_unplugs(lab: Lab, mtu: int) -> None:
     assert lab.snapshot() == before
 
 
-def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab: Lab, tmp_path: Path) -> None:
+def test_plan_run_by_hand_creates_and_deletes_side_effects(lab: Lab, tmp_path: Path) -> None:
     config = tmp_path / "trunks.conf"
     config.write_text(
         "[hybridvif]\nintegration_bridges = br-int,tbr-*\ncreate_bridges = tbr-*\nremove_trunk_bridges = true\n"
@@ -66,7 +66,7 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
 
     rows = {("qos", port.names.switch_end) for port in ports}
     assert besides(lab, "plug", "-F", str(listed), config=config) == {
-        ("create", *one) for one in {("ovs-bridge", "tbr-1"), *rows}
+        ("create", *row) for row in {("ovs-bridge", "tbr-1"), *rows}
     }
     lab.sh(printed(lab, "plug", "-F", str(listed), config=config))
 
@@ -77,16 +77,16 @@ def test_a_plan_run_by_hand_makes_and_removes_what_comes_and_goes_with_ports(lab
     assert printed(lab, "plug", "-F", str(listed), config=config) == ""
     assert besides(lab, "plug", "-F", str(listed), config=config) == set()
     assert besides(lab, "unplug", "-F", str(listed), config=config) == {
-        ("delete", *one) for one in {("ovs-bridge", "tbr-1"), *rows}
+        ("delete", *row) for row in {("ovs-bridge", "tbr-1"), *rows}
     }
-    # One QoS row has come to be another port's too, and stays.
+    # Another port has begun to use one QoS row, so it stays.
     lab.sh(
         "ip link add hvend type veth peer name hvendp; "
         f"ovs-vsctl add-port br-int hvend -- set Port hvend qos=$(ovs-vsctl get Port {ports[1].names.switch_end} qos)"
     )
     lab.sh(printed(lab, "unplug", ports[0].id, config=config))
     assert "tbr-1" in lab.sh("ovs-vsctl list-br").split()
-    # Neutron's patch ports go with their bridge, and another port of its keeps it.
+    # Neutron's patch ports are deleted with their bridge, and another port in it keeps the bridge.
     lab.sh(
         "ovs-vsctl --no-wait add-port tbr-1 tpt-1 -- set Interface tpt-1 type=patch options:peer=tpi-1 "
         "-- add-port tbr-1 spt-2 -- set Interface spt-2 type=internal"
@@ -123,7 +123,7 @@ def test_a_repair_run_by_hand_repairs(lab: Lab, port: Port, befalls: str) -> Non
 
 def test_the_installed_executors_are_listed_with_what_they_need(lab: Lab) -> None:
     found = json.loads(lab.box.run([*HYBRIDVIF, "executors", "-f", "json"]).stdout)["executors"]
-    by_name = {(one["role"], one["name"]): one for one in found}
+    by_name = {(executor["role"], executor["name"]): executor for executor in found}
     assert {("link", "iproute2-netlink"), ("link", "subprocess-brctl"), ("link", "recording")} <= by_name.keys()
     assert {("switch", "ovsdb"), ("switch", "ovs-vsctl"), ("switch", "ivs-ctl")} <= by_name.keys()
     assert by_name["link", "iproute2-netlink"]["configured"]
@@ -132,7 +132,7 @@ def test_the_installed_executors_are_listed_with_what_they_need(lab: Lab) -> Non
     assert by_name["switch", "ovsdb"]["origin"].startswith("hybridvif ")
 
 
-def test_a_port_of_a_switch_that_is_not_configured_fails_alone_and_before_any_step(lab: Lab) -> None:
+def test_port_of_unconfigured_switch_fails_alone_before_any_step(lab: Lab) -> None:
     before = lab.snapshot()
     reports = plug_all([make_port(1, vif_type=VifType.IVS), make_port(2)], lab.host)
     assert [report.status for report in reports] == [Status.PRECONDITION, Status.DONE]

@@ -1,4 +1,4 @@
-"""The real command on a throw-away host: what it does, what it prints where, and how it exits."""
+"""The real command on a throw-away host: effects, output and exit codes."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 
 STRANGER = 54321
-"""The id of a user and group who are nobody on any host."""
+"""Id of a user and group that exist on no host."""
 SIGNALLED_AT = (0.2, 0.45, 0.7)
-"""Seconds after the start: while it loads, starts the daemon, plugs, says so."""
+"""Seconds after the start: during loading, the daemon's start, the plug, and the output."""
 
 
 @pytest.fixture
@@ -46,7 +46,7 @@ class Command:
         return done
 
     def document(self, *words: str, exit_code: int = 0, stdin: str | None = None) -> Any:
-        """The one document that is all of stdout."""
+        """Return the one document that is all of stdout."""
         return json.loads(self(*words, "-f", "json", exit_code=exit_code, stdin=stdin).stdout)
 
     def plug(self, *ports: Port) -> None:
@@ -54,7 +54,9 @@ class Command:
 
 
 def file_of(ports: Sequence[Port]) -> str:
-    return json.dumps([{"id": one.id, "mac": one.mac, "instance_id": one.instance_id, "mtu": one.mtu} for one in ports])
+    return json.dumps(
+        [{"id": port.id, "mac": port.mac, "instance_id": port.instance_id, "mtu": port.mtu} for port in ports]
+    )
 
 
 def test_a_port_is_plugged_listed_shown_checked_and_unplugged(cli: Command, lab: Lab, port: Port) -> None:
@@ -99,7 +101,7 @@ def test_a_dry_run_writes_nothing_and_says_what_plan_says(cli: Command, lab: Lab
 
 
 @pytest.mark.parametrize(
-    ("damage", "told"),
+    ("damage", "message"),
     [
         ("ip link set {names.bridge_end} nomaster", "{names.bridge_end}: master none -> {names.bridge}"),
         ("ip link set {names.switch_end} promisc off", "{names.bridge_end}: qvo promisc off -> on"),
@@ -110,11 +112,11 @@ def test_a_dry_run_writes_nothing_and_says_what_plan_says(cli: Command, lab: Lab
         ),
     ],
 )
-def test_drift_is_named_shown_and_mended(damage: str, told: str, cli: Command, lab: Lab, port: Port) -> None:
+def test_drift_is_named_shown_and_mended(damage: str, message: str, cli: Command, lab: Lab, port: Port) -> None:
     cli.plug(port)
     names = {"names": port.names, "mac": port.mac}
     lab.sh(damage.format(**names))
-    sentence = told.format(**names)
+    sentence = message.format(**names)
     assert f"  {sentence}\n" in cli("check", *options_of(port), exit_code=3).stdout
     document = cli.document("check", *options_of(port), exit_code=3)
     assert document["in_order"] is False
@@ -131,11 +133,11 @@ def test_many_ports_come_from_a_file_and_end_in_one_document(cli: Command, lab: 
     ports = [make_port(number) for number in range(1, 6)]
     before = lab.links()
     document = cli.document("plug", "-F", "-", stdin=file_of(ports))
-    assert [(one["port"], one["status"]) for one in document["ports"]] == [(one.id, "done") for one in ports]
+    assert [(item["port"], item["status"]) for item in document["ports"]] == [(item.id, "done") for item in ports]
     assert document["summary"] == {"done": 5}
-    assert [one["state"] for one in cli.document("list")["ports"]] == ["in-order"] * 5
-    told = cli("unplug", *(one.id for one in ports)).stdout.splitlines()
-    assert told[-1] == "5 ports: 5 changed."
+    assert [item["state"] for item in cli.document("list")["ports"]] == ["in-order"] * 5
+    lines = cli("unplug", *(item.id for item in ports)).stdout.splitlines()
+    assert lines[-1] == "5 ports: 5 changed."
     assert lab.links() == before
 
 
@@ -153,17 +155,17 @@ def test_bad_input_changes_nothing(cli: Command, lab: Lab, port: Port) -> None:
 
 
 def test_without_ovsdb_or_helper_it_is_a_precondition_with_its_remedy(cli: Command, port: Port, tmp_path: Path) -> None:
-    for option, told in (
+    for option, message in (
         ("[hybridvif]\novsdb_connection = unix:/run/none/db.sock\n", "cannot reach OVSDB at unix:/run/none/db.sock"),
         ("[hybridvif_privileged]\nhelper_command = /no/helper\n", "cannot start the privileged daemon"),
     ):
         config = tmp_path / "hybridvif.conf"
         config.write_text(option)
         for words in (["plug", *options_of(port)], ["list"], ["check", port.id], ["unplug", port.id]):
-            said = cli(*words, "--config-file", str(config), exit_code=5).stderr
-            assert said.startswith(f"error: {told}")
-            assert "\n  try: " in said
-            assert said.endswith("\n  see: hybridvif doctor\n")
+            stderr = cli(*words, "--config-file", str(config), exit_code=5).stderr
+            assert stderr.startswith(f"error: {message}")
+            assert "\n  try: " in stderr
+            assert stderr.endswith("\n  see: hybridvif doctor\n")
         assert "FAIL" in cli("doctor", "--config-file", str(config), exit_code=5).stdout
 
 
@@ -180,7 +182,7 @@ def test_a_command_that_ends_before_its_daemon_is_up_leaves_nothing_behind(
         (["unplug"], 2),
     ):
         cli(*words, exit_code=code)
-        # That of the laboratory's own connection stays.
+        # The daemon of the lab's own connection stays.
         assert until(lambda: len(daemons(lab.box)) <= 1, 2)
         assert "hybridvif-" not in lab.sh("ls $TMPDIR")
 
@@ -210,9 +212,9 @@ with headstart.given(sys.argv[1:]):
 
 def test_an_ordinary_user_may_plan_and_ask_the_doctor(cli: Command, lab: Lab, port: Port) -> None:
     user = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups"]
-    # Nothing but to read everything: the Python of these tests may be in a home that is closed to others.
+    # Only the right to read all files: the Python of these tests may be in a closed home directory.
     user += ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
-    # By way of a shell, which has lost all of root's capabilities.
+    # By a shell, which has lost all of root's capabilities.
     if lab.box.run([*user, "sh", "-c", 'exec "$0" -c "import hybridvif"', sys.executable], check=False).returncode:
         lacking("another user cannot be had here, or cannot run this Python")
     planned = lab.box.run([*user, "hybridvif", "plan", "plug", *options_of(port)])
@@ -225,7 +227,7 @@ def test_an_ordinary_user_may_plan_and_ask_the_doctor(cli: Command, lab: Lab, po
 
 
 def test_the_doctor_passes_a_good_host_and_names_a_hung_switch(cli: Command, lab: Lab) -> None:
-    found = {one["name"]: one for one in cli.document("doctor")["findings"]}
+    found = {finding["name"]: finding for finding in cli.document("doctor")["findings"]}
     assert found["bridge br-int"]["verdict"] == "pass"
     assert found["daemon"]["verdict"] == "pass"
     lab.box.pause("ovs-vswitchd")
@@ -233,7 +235,7 @@ def test_the_doctor_passes_a_good_host_and_names_a_hung_switch(cli: Command, lab
         document = cli.document("doctor", exit_code=5)
     finally:
         lab.box.resume("ovs-vswitchd")
-    assert [one["name"] for one in document["findings"] if one["verdict"] == "fail"] == ["ovs-vswitchd"]
+    assert [finding["name"] for finding in document["findings"] if finding["verdict"] == "fail"] == ["ovs-vswitchd"]
 
 
 def test_what_is_simulated_is_said_to_be(cli: Command, lab: Lab, port: Port, tmp_path: Path) -> None:
@@ -255,18 +257,18 @@ def test_with_v_the_reasons_and_the_daemons_trail_are_told(cli: Command, port: P
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_interrupt_at_any_moment_leaves_a_whole_document_or_none_and_converges(
+def test_interrupt_leaves_complete_document_or_none_and_converges(
     number: signal.Signals, cli: Command, lab: Lab, port: Port
 ) -> None:
-    for at in SIGNALLED_AT:
+    for seconds in SIGNALLED_AT:
         process = lab.box.popen(["hybridvif", "plug", *options_of(port), "-f", "json"], stdout=PIPE, stderr=PIPE)
-        time.sleep(at)
+        time.sleep(seconds)
         lab.box.send_signal(process, number)
-        said, told = process.communicate(timeout=20)
-        assert process.returncode in (0, 130), told
-        document = json.loads(said) if said else {}
-        assert process.returncode == 0 or not said or "error" in document or "ports" in document
-        assert "Traceback" not in told
+        stdout, stderr = process.communicate(timeout=20)
+        assert process.returncode in (0, 130), stderr
+        document = json.loads(stdout) if stdout else {}
+        assert process.returncode == 0 or not stdout or "error" in document or "ports" in document
+        assert "Traceback" not in stderr
         cli("plug", *options_of(port))
         assert check(port, lab.host) == ()
         cli("unplug", port.id)
@@ -290,7 +292,7 @@ def test_a_full_disk_under_stdout_is_said_and_is_the_exit_code_7(cli: Command, l
 
 
 def test_planted_fifo_in_the_lock_directory_holds_up_no_gc(cli: Command, lab: Lab, port: Port) -> None:
-    """A member of its group could hang root's gc past each deadline, or have it remove what is new."""
+    """A member of its group could otherwise hang root's gc, or make it delete new parts."""
     cli.plug(port)
     lab.sh(f"ip link delete {port.names.bridge_end}")
     cli("gc")

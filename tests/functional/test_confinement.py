@@ -1,4 +1,4 @@
-"""Which files the daemon may open, tried from within it by an executor of a stranger's."""
+"""Files that the daemon may open, tried from inside by an executor of a third party."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ Probe = Callable[..., list[str]]
 
 @pytest.fixture
 def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Probe]:
-    """What the daemon says of opening these files."""
+    """Function that returns the daemon's results for opening these files."""
     installed = tmp_path / "installed"
     card = installed / "probe-1.dist-info"
     card.mkdir(parents=True)
@@ -111,11 +111,11 @@ def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         (installed / "planted.py").write_text("raise SystemExit('it ran')\n")
         with connected(sandbox, tmp_path, deadline=10, link_executor="probe") as host:
             port = make_port()
-            said = host.observe(set(port.names), time.monotonic() + 10).facts.unchecked
+            lines = host.observe(set(port.names), time.monotonic() + 10).facts.unchecked
             assert plug(port, host).ok
             assert check(port, host) == ()
             assert unplug(port.id, host).ok
-            return [line.partition(": ")[2] for line in said]
+            return [line.partition(": ")[2] for line in lines]
 
     yield probed
     Lab(sandbox, Host.__new__(Host)).sweep()
@@ -146,8 +146,8 @@ def test_the_daemon_reads_neither_a_home_nor_a_secret(probed: Probe, tmp_path: P
     assert probed([], ["/proc/self/status", "/etc/hosts"]) == ["opened"] * 2
 
 
-def test_a_daemon_whose_executors_run_programs_reads_all_and_writes_no_more_than_those_need(probed: Probe) -> None:
-    """Its programs are held alike."""
+def test_daemon_that_runs_programs_reads_all_and_writes_only_their_files(probed: Probe) -> None:
+    """Its programs have the same limits."""
     if not landlock.version():
         lacking("this kernel has no Landlock")
     elsewhere = ["/etc/passwd", "/etc/cron.d/tried", f"{Path.home()}/tried", "/run/systemd/system/tried.service"]
@@ -167,10 +167,10 @@ def test_an_executor_writes_where_it_says_that_it_does(
     assert probed(written, [], programs, ("/run/tried", "/run/one")) == ["opened", "opened", FORBIDDEN]
 
 
-def test_once_its_executors_are_loaded_the_daemon_imports_nothing_that_was_planted(probed: Probe) -> None:
-    """In a directory that it looks into, beside the executor's own module."""
-    told = probed([], [], imported=["planted", "colorsys", "pyroute2"])
-    assert told == ["refused: planted was not imported when the executors were loaded", "imported", "imported"]
+def test_daemon_imports_no_planted_module_after_loading_executors(probed: Probe) -> None:
+    """The planted module is in a directory of sys.path, beside the executor's own module."""
+    results = probed([], [], imported=["planted", "colorsys", "pyroute2"])
+    assert results == ["refused: planted was not imported when the executors were loaded", "imported", "imported"]
 
 
 LISTEN = """
@@ -187,13 +187,13 @@ sys.stdin.read()
 def test_daemon_signals_nobody_and_connects_to_no_abstract_socket(
     probed: Probe, sandbox: Sandbox, programs: tuple[str, ...]
 ) -> None:
-    """As user 0 it could otherwise signal every process of root's; it plugs as before, and may signal its own."""
+    """As user 0 it could otherwise signal every process of root. It may signal its own."""
     if landlock.version() < 6:
         lacking("this kernel's Landlock has no scopes; they are in Linux 6.12 and later")
     command = [sys.executable, "-c", LISTEN]
     with sandbox.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:
         assert stranger.stdout is not None
         assert stranger.stdout.readline() == "listening\n"
-        told = probed([], [], programs, signalled=(1, 0), abstract=("hybridvif-tried",))
+        results = probed([], [], programs, signalled=(1, 0), abstract=("hybridvif-tried",))
         stranger.kill()
-    assert told == ["Operation not permitted", "signalled", "Operation not permitted"]
+    assert results == ["Operation not permitted", "signalled", "Operation not permitted"]

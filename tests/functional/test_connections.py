@@ -1,4 +1,4 @@
-"""Connections come and go: one daemon for each, of whatever program, and none left behind."""
+"""Connections come and go: one daemon for each, from any program, and no daemon remains."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ NAMES = PORT.names
 
 
 def test_the_daemon_ends_with_the_last_connection_and_another_can_follow(sandbox: Sandbox, tmp_path: Path) -> None:
-    one, two = tmp_path / "one", tmp_path / "two"
-    one.mkdir()
+    first, two = tmp_path / "one", tmp_path / "two"
+    first.mkdir()
     two.mkdir()
-    # Those of earlier tests end a moment after their connections.
+    # The daemons of earlier tests exit a moment after their connections.
     assert until(lambda: not daemons(sandbox))
     before = daemons(sandbox)
-    with connected(sandbox, one) as host:
+    with connected(sandbox, first) as host:
         plug(PORT, host)
         (pid,) = set(daemons(sandbox)) - set(before)
         with pytest.raises(ConfigurationError), connected(sandbox, two):
@@ -44,7 +44,7 @@ def test_the_daemon_ends_with_the_last_connection_and_another_can_follow(sandbox
 
 
 def test_a_hung_daemon_does_not_keep_anybody_from_closing(sandbox: Sandbox, tmp_path: Path) -> None:
-    # Those of earlier tests end a moment after their connections.
+    # The daemons of earlier tests exit a moment after their connections.
     assert until(lambda: not daemons(sandbox))
     before = daemons(sandbox)
     with ExitStack() as hanging:
@@ -73,7 +73,7 @@ for number in range(1, 49):
 print("at work", flush=True)
 time.sleep(60)
 """
-"""More callers than the daemon has threads: there is always something queued."""
+"""More callers than the daemon has threads, so that requests are always queued."""
 
 
 def test_after_its_caller_was_killed_the_daemon_starts_no_step(sandbox: Sandbox, tmp_path: Path) -> None:
@@ -89,13 +89,13 @@ def test_after_its_caller_was_killed_the_daemon_starts_no_step(sandbox: Sandbox,
         finally:
             caller.kill()
             caller.wait()
-    # What was under way in the kernel ends there, in its own time; what waited would take much longer.
+    # Running kernel operations finish in their own time. The queued ones would take much longer.
     assert until(lambda: not daemons(sandbox), 1.5)
     time.sleep(0.5)
-    # Devices and rows, which are what steps make and delete; ovs-vswitchd goes on with what was committed.
-    left = lab.links(), lab.sh("ovs-vsctl list-ports br-int")
+    # Steps create and delete devices and rows. ovs-vswitchd continues with the committed ones.
+    remaining = lab.links(), lab.sh("ovs-vsctl list-ports br-int")
     time.sleep(1)
-    assert (lab.links(), lab.sh("ovs-vsctl list-ports br-int")) == left
+    assert (lab.links(), lab.sh("ovs-vsctl list-ports br-int")) == remaining
     lab.sweep()
 
 
@@ -106,24 +106,24 @@ exec {program} "$@"
 
 
 def test_a_program_that_the_daemon_runs_may_no_more_than_the_daemon(sandbox: Sandbox, tmp_path: Path) -> None:
-    """It is uid 0, and so would have every capability back with the first program that it runs."""
-    said = tmp_path / "said"
+    """It is user 0, and so would regain every capability with the first program that it runs."""
+    output = tmp_path / "said"
     programs = tmp_path / "bin"
     programs.mkdir()
     for name in ("ip", "brctl"):
         spy = programs / name
-        spy.write_text(SPY.format(said=said, program=shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")))
+        spy.write_text(SPY.format(said=output, program=shutil.which(name, path="/usr/sbin:/usr/bin:/sbin:/bin")))
         spy.chmod(0o755)
     path = f"{programs}:/usr/sbin:/usr/bin:/sbin:/bin"
     with connected(sandbox, tmp_path, link_executor="subprocess-brctl", program_path=path) as host:
         assert plug(PORT, host).ok
         assert unplug(PORT.id, host).ok
-    lines = said.read_text().splitlines()
+    lines = output.read_text().splitlines()
     assert len(lines) > 10
     assert {int(line.split()[1], 16) for line in lines} == {CAP_NET_ADMIN}
 
 
-# Programs of other kinds.
+# Other kinds of programs.
 
 
 EVENT_LOOP = """
@@ -152,9 +152,9 @@ with connect(sys.argv[1:]) as host:
 
 
 def run_program(code: str, box: Sandbox, directory: Path, **options: object) -> str:
-    """What a program prints that connects by itself."""
+    """Return the output of a program that has its own connection."""
     with connected(box, directory, **options):
-        pass  # only for its file
+        pass  # only for its configuration file
     command = [sys.executable, "-c", code, str(directory / "hybridvif.conf")]
     path = os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")])
     environment = {**os.environ, "PYTHONPATH": path}
@@ -227,7 +227,7 @@ class Forbidding:
             raise ImportError(f"{fullname} is forbidden in this program")
 sys.meta_path.insert(0, Forbidding())
 """
-"""As nova-compute has it in its default mode (nova/monkey_patch.py), and for other modules that nothing here needs."""
+"""Like nova-compute in its default mode (nova/monkey_patch.py), and for other unused modules."""
 without_eventlet = pytest.mark.skipif(
     any(line.startswith("eventlet") and "extra" not in line for line in requires("oslo.privsep") or ()),
     reason="this oslo.privsep imports eventlet in any case; tests/unit/test_eventlet.py has what is said of that",
@@ -251,7 +251,7 @@ def test_caller_that_forbids_eventlet_can_plug(sandbox: Sandbox, tmp_path: Path)
 def test_helper_and_daemon_that_forbid_eventlet_can_plug(
     sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, link: str, switch: str
 ) -> None:
-    # Python runs a sitecustomize at each start: of the caller, and of the helper, which the daemon is forked from.
+    # Python runs a sitecustomize at each start: in the client, and in the helper that forks the daemon.
     seen = tmp_path / "seen"
     program = f"{FORBIDDING}\nopen({str(seen)!r}, 'a').write(' '.join(sys.orig_argv) + chr(10))\n"
     (tmp_path / "sitecustomize.py").write_text(program)
@@ -269,7 +269,7 @@ def test_helper_and_daemon_that_forbid_eventlet_can_plug(
     ids=["in the loop", "beside it"],
 )
 def test_a_loop_ends_also_where_eventlet_is_installed(sandbox: Sandbox, tmp_path: Path, call: str) -> None:
-    # It is told to nobody any more that a thread has ended which imports eventlet first of all.
+    # The end of a thread that imports eventlet first is no longer reported.
     code = EVENT_LOOP.replace("connect(sys.argv[1:])", call)
     assert run_program(code, sandbox, tmp_path) == "done False\n"
     Lab(sandbox, Host.__new__(Host)).sweep()

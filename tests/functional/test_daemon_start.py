@@ -1,4 +1,4 @@
-"""How the daemon starts: whatever oslo.privsep is installed, whatever it inherits, whatever its files say."""
+"""Start of the daemon with any oslo.privsep, inheritance and configuration files."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ Run = Callable[..., CompletedProcess[str]]
 
 @pytest.fixture
 def called(sandbox: Sandbox, tmp_path: Path) -> Iterator[Callable[..., dict[str, object]]]:
-    """Run a caller within the sandbox, as root there, with code that runs first in it and in its daemon."""
+    """Run a client as root in the sandbox, with code that runs first in it and in its daemon."""
 
     def called(first: str = "", body: str = "pass", **options: object) -> dict[str, object]:
         config, site = tmp_path / "hybridvif.conf", tmp_path / "site"
@@ -82,20 +82,20 @@ def called(sandbox: Sandbox, tmp_path: Path) -> Iterator[Callable[..., dict[str,
         env = ["env", f"PYTHONPATH={site}:{':'.join(path for path in sys.path if path)}"]
         done = sandbox.run([*env, sys.executable, str(script), str(config)], check=False)
         assert done.returncode == 0, done.stdout + done.stderr
-        told: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
-        return told
+        result: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+        return result
 
     yield called
     Lab(sandbox, Host.__new__(Host)).sweep()
 
 
-def has_full_posture(told: dict[str, object]) -> bool:
-    daemon = told["daemon"]
+def has_full_posture(result: dict[str, object]) -> bool:
+    daemon = result["daemon"]
     assert isinstance(daemon, dict)
     return {name: daemon[name] for name in POSTURE} == POSTURE
 
 
-# Whatever oslo.privsep is installed.
+# Any installed oslo.privsep.
 
 FORBID = """
 import sys
@@ -110,24 +110,24 @@ IN_THE_DAEMON = "any('privsep_context' in word for word in sys.orig_argv)"
 
 
 def test_daemon_imports_nothing_of_oslo_privsep(called: Callable[..., dict[str, object]]) -> None:
-    told = called(FORBID.format(library="oslo_privsep", where=IN_THE_DAEMON))
-    assert (told["plug"], told["unplug"]) == ("done", "done"), told
-    assert has_full_posture(told)
+    result = called(FORBID.format(library="oslo_privsep", where=IN_THE_DAEMON))
+    assert (result["plug"], result["unplug"]) == ("done", "done"), result
+    assert has_full_posture(result)
 
 
 @pytest.mark.parametrize("library", ["eventlet", "oslo_log", "netaddr", "debtcollector", "rfc3986"])
 def test_daemon_starts_where_a_finder_forbids_a_library(called: Callable[..., dict[str, object]], library: str) -> None:
     """nova-compute has such a finder for eventlet."""
     if library in ("netaddr", "debtcollector", "rfc3986"):
-        # oslo.config needs them, so they are forbidden only to be looked for ahead, as a probe does.
+        # oslo.config needs them, so only a search for them is forbidden, as by a probe.
         first = FORBID.format(library=library, where=IN_THE_DAEMON).replace(
             "            raise", "            if sys.meta_path.remove(self) is None: raise"
         )
     else:
         first = FORBID.format(library=library, where=IN_THE_DAEMON)
-    told = called(first)
-    assert (told["plug"], told["unplug"]) == ("done", "done"), told
-    assert has_full_posture(told)
+    result = called(first)
+    assert (result["plug"], result["unplug"]) == ("done", "done"), result
+    assert has_full_posture(result)
 
 
 RENAMED = [
@@ -163,18 +163,18 @@ if last in vars(owner):
 def test_renamed_name_of_oslo_privsep_makes_no_daemon_weaker(
     called: Callable[..., dict[str, object]], name: str
 ) -> None:
-    """It works at full posture, or refuses with a sentence."""
-    told = called(RENAME.format(name=name))
-    if "refused" in told:
-        assert "oslo.privsep" in str(told["refused"]), told
-        assert "hybridvif relies on; install" in str(told["refused"]), told
+    """It works with all restrictions, or refuses with a message."""
+    result = called(RENAME.format(name=name))
+    if "refused" in result:
+        assert "oslo.privsep" in str(result["refused"]), result
+        assert "hybridvif relies on; install" in str(result["refused"]), result
     else:
-        assert (told["plug"], told["unplug"]) == ("done", "done"), told
-        assert has_full_posture(told)
+        assert (result["plug"], result["unplug"]) == ("done", "done"), result
+        assert has_full_posture(result)
 
 
 def test_privsep_helper_itself_is_refused(sandbox: Sandbox, tmp_path: Path) -> None:
-    """Its daemon would keep all capabilities in its bounding set, and import what it is asked for."""
+    """Its daemon would keep all capabilities in its bounding set, and import any requested module."""
     plain = Path(sys.executable).parent / "privsep-helper"
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(str(tmp_path / "privsep.sock"))
@@ -189,7 +189,7 @@ def test_privsep_helper_itself_is_refused(sandbox: Sandbox, tmp_path: Path) -> N
             listener.accept()
 
 
-# In a caller that is no client.
+# Clients without a daemon.
 
 
 @pytest.mark.parametrize("executor", ["iproute2-netlink", "subprocess-brctl"])
@@ -197,10 +197,10 @@ def test_privsep_helper_itself_is_refused(sandbox: Sandbox, tmp_path: Path) -> N
 def test_caller_that_is_no_client_plugs_and_stays_as_it_is(
     called: Callable[..., dict[str, object]], mode: str, executor: str
 ) -> None:
-    """OpenStack's own test fixtures have a process do what its daemon would."""
+    """With OpenStack's own test fixtures a process does the work of its daemon."""
     body = f"from hybridvif.privileged.context import daemon_context as context; context.{mode}"
-    told = called(body=body, link_executor=executor)
-    assert told == {"plug": "done", "unplug": "done", "daemon": None, "changed": [], "finders": []}
+    result = called(body=body, link_executor=executor)
+    assert result == {"plug": "done", "unplug": "done", "daemon": None, "changed": [], "finders": []}
 
 
 @pytest.mark.parametrize("method", ["FORK", "ROOTWRAP"])
@@ -211,12 +211,12 @@ def test_caller_that_starts_by_either_method_has_the_same_daemon(
         "from oslo_privsep.priv_context import Method; "
         f"from hybridvif.privileged.context import daemon_context as context; context.start(method=Method.{method})"
     )
-    told = called(body=body)
-    assert (told["plug"], told["unplug"], told["changed"], told["finders"]) == ("done", "done", [], [])
-    assert has_full_posture(told)
+    result = called(body=body)
+    assert (result["plug"], result["unplug"], result["changed"], result["finders"]) == ("done", "done", [], [])
+    assert has_full_posture(result)
 
 
-# Whatever it inherits.
+# Inherited settings.
 
 INHERIT = """
 import os, resource, signal, sys
@@ -241,7 +241,7 @@ os.execve(sys.argv[1], sys.argv[1:], env)
 @pytest.mark.parametrize("closed", [0, 3])
 @pytest.mark.parametrize("executor", ["iproute2-netlink", "subprocess-brctl"])
 def test_daemon_sets_anew_whatever_it_inherits(sandbox: Sandbox, tmp_path: Path, executor: str, closed: int) -> None:
-    """With SIGCHLD ignored the exit code of every program reads as 0: an `ip` that failed is one that did not."""
+    """With SIGCHLD ignored the exit code of every program reads as 0, so a failed `ip` looks successful."""
     config, place = tmp_path / "hybridvif.conf", tmp_path / "gone"
     place.mkdir()
     parent = [sys.executable, "-c", INHERIT.format(place=str(place), closed=closed), *HELPER]
@@ -260,7 +260,7 @@ def test_daemon_sets_anew_whatever_it_inherits(sandbox: Sandbox, tmp_path: Path,
         (pid,) = daemons(sandbox)
         status = status_of(pid)
         ignored, blocked = int(status["SigIgn"], 16), int(status["SigBlk"], 16)
-        # What Python itself ignores: SIGPIPE and SIGXFSZ.
+        # Signals that Python itself ignores: SIGPIPE and SIGXFSZ.
         assert (ignored, blocked) == (1 << 12 | 1 << 24, 0)
         assert status["Umask"] == "0077"
         assert os.readlink(f"/proc/{pid}/cwd") == "/"
@@ -277,7 +277,7 @@ def test_daemon_sets_anew_whatever_it_inherits(sandbox: Sandbox, tmp_path: Path,
     lab.sweep()
 
 
-# Whatever its files say.
+# Configuration files.
 
 FOREIGN = """
 [DEFAULT]
@@ -301,7 +301,7 @@ uri = http://127.0.0.1:9/evil.conf
 
 
 def test_daemon_obeys_no_option_of_any_library(sandbox: Sandbox, tmp_path: Path) -> None:
-    """log_file may be a link that a service user made; use_journal and a missing log_dir kept it from starting."""
+    """log_file may be a link of a service user. use_journal and a missing log_dir stopped the start."""
     victim, link, directory = tmp_path / "victim", tmp_path / "log", tmp_path / "evil.d"
     victim.write_text("mine\n")
     link.symlink_to(victim)
@@ -355,7 +355,7 @@ def test_user_without_a_group_leaves_no_group_of_roots(sandbox: Sandbox, tmp_pat
         assert status["Groups"].split() == []
 
 
-# The socket that it is named.
+# The given socket.
 
 
 @pytest.mark.parametrize("trick", ["a link to a socket", "a link to a directory", "another's socket"])

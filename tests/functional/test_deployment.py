@@ -1,4 +1,4 @@
-"""What a deployer installs from etc/, installed on a throw-away host and tried there; what is not: docs/deploy.md."""
+"""The files of etc/, installed and tried on a throw-away host. docs/deploy.md lists the limits."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.support.deployed import CONFIG, ETC, HELPER, PREFIX, deployed, requir
 PORT = make_port()
 NAMES = PORT.names
 DEVICES = tuple(name for name in NAMES if name != NAMES.vhost_user)
-"""Of a vhost-user port the kernel has none."""
+"""Names of our devices. A vhost-user port has no device in the kernel."""
 COMMAND = f"{PREFIX}/bin/hybridvif"
 CONTEXT = "hybridvif.privileged.context.daemon_context"
 SOCKET = "/tmp/hybridvif-abcd_123/privsep.sock"
@@ -37,7 +37,7 @@ with hybridvif.connect([{CONFIG!r}]) as host:
 """
 UNIT = "hybridvif-reconcile.service"
 MOST_EXPOSED = 2.5
-"""Of systemd-analyze security, where "OK" ends at 5."""
+"""Limit for systemd-analyze security, where "OK" ends at 5."""
 FILES = {
     "/etc/sudoers.d/rootwrap": f"nova ALL = (root) NOPASSWD: {PREFIX}/bin/oslo-rootwrap\n",
     "/etc/nova/rootwrap.conf": f"[DEFAULT]\nfilters_path = /etc/nova/rootwrap.d\nexec_dirs = {PREFIX}/bin\n",
@@ -48,7 +48,7 @@ FILES = {
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[Lab]:
-    """A host with everything in its place."""
+    """A host with all files installed."""
     with deployed() as lab, readable_by_all(lab):
         for path, text in FILES.items():
             write(lab, path, text)
@@ -70,7 +70,7 @@ def configure(lab: Lab, command: str) -> None:
 
 
 def as_nova(lab: Lab, *argv: str, **env: str) -> CompletedProcess[str]:
-    """Run a command as nova's service would."""
+    """Run a command as nova's service does."""
     variables = {"PATH": "/usr/bin:/bin", "HOME": "/", **env}
     clean = ["env", "-i", *(f"{name}={value}" for name, value in variables.items())]
     return lab.box.run(["setpriv", "--reuid=nova", "--regid=nova", "--groups=hybridvif", *clean, *argv], check=False)
@@ -111,7 +111,7 @@ def test_caller_does_not_reach_the_switch_itself(host: Lab) -> None:
 
 
 def test_the_rule_is_for_the_command_that_we_make(host: Lab) -> None:
-    """As a measure of the variants, each of which differs from it in one thing."""
+    """A control for the variants, each of which differs from this command in one argument."""
     assert as_nova(host, "sudo", "--non-interactive", "--list", HELPER, *PINNED).returncode == 0
 
 
@@ -171,7 +171,7 @@ def test_another_user_may_not(host: Lab) -> None:
     assert "sudo: a password is required" in done.stderr
 
 
-def test_no_variable_of_the_callers_reaches_python_whatever_other_rules_keep(host: Lab) -> None:
+def test_no_variable_of_caller_reaches_python_whatever_rules_keep(host: Lab) -> None:
     write(host, "/etc/sudoers.d/careless", 'Defaults env_keep += "PYTHONPATH"\nnova ALL = NOPASSWD: /usr/bin/env\n')
     try:
         with_it = as_nova(host, "sudo", "--non-interactive", "/usr/bin/env", PYTHONPATH="/run/evil")
@@ -202,7 +202,7 @@ def test_rootwrap_lets_no_other_arguments_through(host: Lab, arguments: list[str
     assert "Unauthorized command" in done.stderr
 
 
-# systemd. None is booted: what a unit's options do is systemd's to prove.
+# systemd. It is not booted: the effect of a unit's options is not tested.
 
 
 def test_the_locks_belong_to_those_who_plug(host: Lab) -> None:
@@ -218,8 +218,8 @@ def test_systemd_has_no_objection_to_the_unit_and_to_the_drop_in(host: Lab, unit
 
 def test_the_unit_exposes_little(host: Lab) -> None:
     require("systemd-analyze")
-    told = host.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{UNIT}")
-    exposure = re.search(r"exposure level for .*: ([\d.]+)", told)
+    output = host.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{UNIT}")
+    exposure = re.search(r"exposure level for .*: ([\d.]+)", output)
     assert exposure is not None
     assert float(exposure[1]) <= MOST_EXPOSED
 
@@ -230,7 +230,7 @@ def settings_of(unit: str) -> dict[str, str]:
 
 
 def allowed_calls(lab: Lab) -> set[str]:
-    """The system calls of the unit's filter, its groups spelt out."""
+    """Return the system calls of the unit's filter, with its groups expanded."""
     words = set(settings_of(UNIT)["SystemCallFilter"].split())
     groups = {word for word in words if word.startswith("@")}
     found = words - groups
@@ -241,7 +241,7 @@ def allowed_calls(lab: Lab) -> set[str]:
     return found
 
 
-def test_a_host_is_brought_in_order_with_the_capabilities_and_system_calls_that_the_unit_leaves(host: Lab) -> None:
+def test_host_is_reconciled_with_capabilities_and_system_calls_of_unit(host: Lab) -> None:
     require("systemd-analyze", "strace")
     settings = settings_of(UNIT)
     bounded = "".join(f",+{name[4:].lower()}" for name in settings["CapabilityBoundingSet"].split())
@@ -254,13 +254,13 @@ def test_a_host_is_brought_in_order_with_the_capabilities_and_system_calls_that_
         assert host.row(NAMES.switch_end)["ofport"] > 0
         calls = set(re.findall(r"^\d+ +([a-z_0-9]+)\(", host.sh("cat /run/calls"), re.MULTILINE))
         assert {"socket", "execve", "capset", "prctl"} <= calls
-        # setpriv's own are made before systemd's filter would be there.
+        # setpriv's own system calls happen before systemd's filter would be active.
         assert calls - allowed_calls(host) == set()
     finally:
         host.sweep()
 
 
-# Those who would take our devices.
+# Network managers.
 
 OTHER = "br-other"
 MAKE = f"""
@@ -273,7 +273,7 @@ MAKE = f"""
 
 @pytest.fixture
 def devices(host: Lab) -> Iterator[None]:
-    """Devices of each of our names, and one of another's."""
+    """Devices of each of our names, and a foreign one."""
     host.sh(MAKE)
     yield
     host.sweep()
@@ -284,7 +284,7 @@ def test_networkd_leaves_our_devices_alone_when_it_is_told_to_take_all(host: Lab
     require(networkd)
     write(host, "/etc/systemd/network/99-all.network", "[Match]\nName=*\n[Network]\nAddress=192.0.2.1/24\n")
     host.sh("mkdir -p /run/systemd/netif/links /run/systemd/netif/leases; chown -R systemd-network: /run/systemd/netif")
-    # Where /sys cannot be written it takes no udev for granted, as in a container.
+    # If /sys is read-only, it assumes that there is no udev, as in a container.
     daemon = host.box.popen(["unshare", "--mount", "sh", "-c", f"mount -o remount,bind,ro /sys; exec {networkd}"])
     try:
         assert until(lambda: "192.0.2.1" in host.sh(f"ip address show dev {OTHER}"), 15)
@@ -298,19 +298,19 @@ def test_networkd_leaves_our_devices_alone_when_it_is_told_to_take_all(host: Lab
 
 
 def test_udev_marks_our_devices_and_no_others(host: Lab, devices: None) -> None:
-    """By a simulated event: no udevd runs."""
+    """Tested by a simulated event: no udevd runs."""
     require("udevadm")
     marks = {"NM_UNMANAGED=1", "ID_NET_MANAGED_BY=hybridvif", "ID_NET_LINK_FILE=/etc/systemd/network/10-hybridvif.link"}
     for name in (*DEVICES, OTHER):
-        told = host.box.run(["udevadm", "test", "--action=add", f"/sys/class/net/{name}"])
-        assert {line for line in told.stdout.splitlines() if line in marks} == (set() if name == OTHER else marks)
+        done = host.box.run(["udevadm", "test", "--action=add", f"/sys/class/net/{name}"])
+        assert {line for line in done.stdout.splitlines() if line in marks} == (set() if name == OTHER else marks)
 
 
 def test_every_file_knows_our_devices_and_no_others() -> None:
-    """NetworkManager is asked nowhere: its file is read as its manual says, * and ? in `interface-name:`."""
+    """NetworkManager does not run here. Its file is parsed by the rules of its manual."""
     keyfile = configparser.ConfigParser(delimiters="=")
     keyfile.read(ETC / "NetworkManager/conf.d/hybridvif.conf", encoding="utf-8")
-    patterns = [one.removeprefix("interface-name:") for one in keyfile["keyfile"]["unmanaged-devices+"].split(";")]
+    patterns = [entry.removeprefix("interface-name:") for entry in keyfile["keyfile"]["unmanaged-devices+"].split(";")]
     for name in DEVICES:
         assert any(fnmatch.fnmatchcase(name, pattern) for pattern in patterns)
     for name in ("eth0", "br-int", "tap0", "virbr0", "vnet3", "qbr", "tapestry"):

@@ -1,4 +1,4 @@
-"""What examples/ shows works: the plugin's tests without root, the third party's executors where they are installed."""
+"""The examples work: the plugin's tests without root, the third party's executors if installed."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def test_the_plugins_own_tests_need_no_root() -> None:
 def fresh(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The Python of a fresh environment with the third party's distribution installed.
 
-    The libraries are those of this environment: what is tried is whether another distribution's entry points are found.
+    It shares the libraries of this environment. The test is about entry points of another distribution.
     """
     directory = tmp_path_factory.mktemp("thirdparty")
     venv.create(directory, with_pip=True)

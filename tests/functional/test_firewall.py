@@ -1,4 +1,4 @@
-"""doctor on a host with chains of Neutron's hybrid firewall in its iptables, made by iptables itself."""
+"""doctor on a host with chains of Neutron's hybrid firewall, created by iptables itself."""
 
 from __future__ import annotations
 
@@ -42,8 +42,8 @@ def test_chains_of_the_agent_make_a_silent_bridge_a_failure(box: Sandbox, tool: 
     assert verdict(box)[0] == "info"
     if box.run([tool, "-N", "neutron-openvswi-sg-chain"], check=False).returncode:
         lacking(f"{tool} makes no chains here")
-    told = verdict(box)
-    assert told[0] == "fail"
-    assert "iptables has chains neutron-openvswi-*" in told[1]
+    finding = verdict(box)
+    assert finding[0] == "fail"
+    assert "iptables has chains neutron-openvswi-*" in finding[1]
     box.run(["sh", "-ec", "for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do echo 1 > $f; done"])
     assert verdict(box)[0] == "info"

@@ -1,4 +1,4 @@
-"""Half of all commands fail, before or after they did something: every outcome is typed, and a clean plug converges."""
+"""Half of all commands fail, before or after their effect: every outcome is typed, and a clean plug converges."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ TYPED = {Status.ROLLED_BACK, Status.INCOMPLETE, Status.UNKNOWN, Status.CONFIGURE
 
 
 def report_of(call: Callable[[], Report]) -> Report:
-    """The report of a call, however it ends."""
+    """Return the report of a call, even if it fails."""
     try:
         return call()
     except HybridVifError as failure:
@@ -36,7 +36,7 @@ def report_of(call: Callable[[], Report]) -> Report:
         return failure.report
 
 
-def test_with_programs_that_fail_half_the_time_nothing_is_said_that_is_not_so(sandbox: Sandbox, tmp_path: Path) -> None:
+def test_flaky_programs_lead_to_no_false_report(sandbox: Sandbox, tmp_path: Path) -> None:
     port = make_port()
     programs, clean, flaky = (tmp_path / name for name in ("programs", "clean", "flaky"))
     for directory in (programs, clean, flaky):
@@ -85,9 +85,7 @@ printf '%s\\n' "$said"; exit $code
 
 
 @pytest.mark.parametrize("every", [1, 2], ids=["always", "every other time"])
-def test_a_listing_that_was_cut_short_is_not_taken_for_the_absence_of_what_it_lacks(
-    sandbox: Sandbox, tmp_path: Path, every: int
-) -> None:
+def test_truncated_listing_is_not_taken_for_absence(sandbox: Sandbox, tmp_path: Path, every: int) -> None:
     port, options = make_port(), {"link_executor": "subprocess-brctl", "deadline": 10}
     for name in ("clean", "killed", "programs"):
         (tmp_path / name).mkdir()

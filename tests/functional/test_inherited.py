@@ -1,4 +1,4 @@
-"""What a process inherits from its parent decides nothing: plug, check and unplug say the same, and say what is so."""
+"""Inherited settings of a process do not change the results of plug, check and unplug."""
 
 from __future__ import annotations
 
@@ -77,16 +77,16 @@ def test_command_plugs_and_unplugs_whatever_it_inherits(lab: Lab, tmp_path: Path
 
 
 def test_doctor_finds_the_same_with_sigchld_ignored(lab: Lab) -> None:
-    told = [
+    results = [
         json.loads(inheriting(lab, setting, "hybridvif", "doctor", "-f", "json").stdout)["ok"]
         for setting in ("pass", INHERITED["SIGCHLD ignored"])
     ]
-    assert told == [True, True]
+    assert results == [True, True]
 
 
 @pytest.mark.parametrize("executor", EXECUTORS)
 def test_library_that_ignores_sigchld_takes_no_killed_ip_for_absence(lab: Lab, tmp_path: Path, executor: str) -> None:
-    """The exit code of an `ip` that was killed was read as 0, so its links counted as absent and unplug as done."""
+    """The exit code of a killed `ip` was read as 0, so its links counted as absent and unplug as done."""
     port = make_port()
     named = ("--mac", port.mac, "--instance", port.instance_id)
     lab.box.run(["hybridvif", "plug", port.id, *named])

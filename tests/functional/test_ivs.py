@@ -1,4 +1,4 @@
-"""A port of an Indigo Virtual Switch, end to end; a stand-in plays ivs-ctl, whose real one was not at hand."""
+"""A port of an Indigo Virtual Switch, end to end, with a stand-in for ivs-ctl."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_a_port_is_plugged_into_ivs_and_taken_out_again(sandbox: Sandbox, ivs_ho
     assert [outcome.step.part.kind for outcome in report.outcomes] == ["bridge", "veth", "ivs-port"]
     assert ports_in(tmp_path) == [NAMES.switch_end]
     assert f"master {NAMES.bridge}" in sandbox.run(["ip", "link", "show", NAMES.bridge_end]).stdout
-    # No row in OVSDB, and no ids: the switch is another.
+    # No row in OVSDB, and no ids, because the switch is another.
     assert NAMES.switch_end not in sandbox.run(["ovs-vsctl", "list-ports", "br-int"]).stdout
     assert not plug(PORT, ivs_host).changed
     assert unplug(PORT.id, ivs_host).changed

@@ -1,4 +1,4 @@
-"""What the host lacks is a precondition by its name and remedy, for the command, the library and doctor alike."""
+"""Missing preconditions of a host: the command, the library and doctor report the name and the remedy."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ except HybridVifError as error:
 
 
 def within(lab: Lab, script: str, *words: str) -> CompletedProcess[str]:
-    """Run a command on a host of its own that this script has changed; nothing of that is left."""
+    """Run a command on its own host after this script has changed it; the changes do not remain."""
     return lab.box.run(["unshare", "--mount", "sh", "-c", f'{script}\nexec "$@"', "sh", *words], check=False)
 
 
-def told(done: CompletedProcess[str]) -> str:
-    """Return the sentence of a command that met a precondition."""
+def precondition_message(done: CompletedProcess[str]) -> str:
+    """Return the message of a command that failed with a precondition."""
     assert done.returncode == 5, done
     error = json.loads(done.stdout)["error"]
     assert (error["code"], error["exit_code"]) == ("precondition", 5)
@@ -57,7 +57,7 @@ def told(done: CompletedProcess[str]) -> str:
 
 
 def failing(done: CompletedProcess[str]) -> dict[str, str]:
-    """Return what doctor finds to fail, by name; each has a remedy."""
+    """Return the failed checks of doctor by name. Each has a remedy."""
     assert done.returncode == 5, done
     found = [finding for finding in json.loads(done.stdout)["findings"] if finding["verdict"] == "fail"]
     assert all(finding["remedy"] for finding in found), found
@@ -67,12 +67,14 @@ def failing(done: CompletedProcess[str]) -> dict[str, str]:
 @pytest.mark.parametrize("options", ["", BRCTL], ids=["iproute2-netlink", "subprocess-brctl"])
 @pytest.mark.parametrize("kind", HIDDEN)
 def test_hidden_proc_sys_is_a_precondition_by_name(lab: Lab, tmp_path: Path, kind: str, options: str) -> None:
-    """It counted as a kernel without IPv6, so plug left IPv6 on where a VM sends router advertisements."""
+    """It must not count as a kernel without IPv6: plug would leave IPv6 on for a VM's advertisements."""
     script, missing = HIDDEN[kind]
     config = tmp_path / "hybridvif.conf"
     config.write_text(options)
     before = lab.snapshot()
-    assert missing in told(within(lab, script, "hybridvif", *PLUG, "--config-file", str(config), "-f", "json"))
+    assert missing in precondition_message(
+        within(lab, script, "hybridvif", *PLUG, "--config-file", str(config), "-f", "json")
+    )
     if not options:
         assert failing(within(lab, script, "hybridvif", "doctor", "-f", "json")).keys() - {"boot id"} == {"/proc/sys"}
     words = (PORT.id, PORT.mac, PORT.instance_id, str(config))
@@ -91,7 +93,7 @@ def test_port_is_unplugged_where_proc_sys_is_hidden(lab: Lab) -> None:
 
 def test_gc_without_a_boot_id_is_a_precondition(lab: Lab) -> None:
     script = "mount -t tmpfs none /proc/sys/kernel"
-    assert "boot_id" in told(within(lab, script, "hybridvif", "gc", "-f", "json"))
+    assert "boot_id" in precondition_message(within(lab, script, "hybridvif", "gc", "-f", "json"))
     assert "boot id" in failing(within(lab, script, "hybridvif", "doctor", "-f", "json"))
 
 
@@ -99,7 +101,7 @@ def test_gc_without_a_boot_id_is_a_precondition(lab: Lab) -> None:
 def test_no_temporary_directory_is_a_precondition_by_name(lab: Lab, kind: str) -> None:
     script = f"unset TMPDIR; cd /run; {TEMPORARY[kind]}"
     for words in (PLUG, ("unplug", PORT.id), ("list",), ("gc",)):
-        sentence = told(within(lab, script, "hybridvif", *words, "-f", "json"))
+        sentence = precondition_message(within(lab, script, "hybridvif", *words, "-f", "json"))
         assert sentence.startswith("no temporary directory can be used: /tmp (")
         assert "set TMPDIR" in sentence
     assert {"daemon", "temporary directory"} == failing(within(lab, script, "hybridvif", "doctor", "-f", "json")).keys()
@@ -109,9 +111,9 @@ def test_no_temporary_directory_is_a_precondition_by_name(lab: Lab, kind: str) -
 
 
 def test_temporary_directory_is_never_the_working_directory(lab: Lab) -> None:
-    """Python's tempfile falls back to it, and others may write there."""
+    """Python's tempfile falls back to it, and other users may write there."""
     script = f"unset TMPDIR; mkdir /run/open; chmod 777 /run/open; cd /run/open; {TEMPORARY['read-only']}"
-    told(within(lab, script, "hybridvif", *PLUG, "-f", "json"))
+    precondition_message(within(lab, script, "hybridvif", *PLUG, "-f", "json"))
     lab.sh("rmdir /run/open")
 
 
@@ -131,7 +133,7 @@ def test_relative_file_in_a_deleted_directory_is_named(lab: Lab, words: Sequence
 
 @pytest.mark.parametrize("limit", [1, 2, 3, 4, 6])
 def test_too_few_processes_are_a_precondition_by_name(lab: Lab, limit: int) -> None:
-    """RLIMIT_NPROC binds every user but root; each limit stops another thread or process."""
+    """RLIMIT_NPROC limits every user except root. Each limit stops another thread or process."""
     if os.geteuid() != 0:
         lacking("only root can become another user")
     helper = "/usr/bin/python3 -P -m hybridvif.privileged.helper --config-file /run/limited/conf"
@@ -160,6 +162,6 @@ def test_too_few_processes_are_a_precondition_by_name(lab: Lab, limit: int) -> N
     library = within(lab, script, *limited, "-c", LIBRARY, PORT.id, PORT.mac, PORT.instance_id, "/run/limited/conf")
     assert library.stdout.startswith(("True|", "Status.DONE"))
     if limit <= 3:
-        assert "RLIMIT_NPROC" in told(plugged)
+        assert "RLIMIT_NPROC" in precondition_message(plugged)
         assert "RLIMIT_NPROC" in library.stdout
     lab.sh("chmod 600 /run/openvswitch/db.sock; rm -r /run/limited")

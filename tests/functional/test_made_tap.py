@@ -1,4 +1,4 @@
-"""A tap that was made ahead of its VM, on a real kernel: opened by what stands in for QEMU, judged by pings."""
+"""A tap created before its VM, on a real kernel: opened by a stand-in for QEMU, checked by pings."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ while True:
 
 @pytest.fixture(params=LINK_EXECUTORS)
 def tapping(sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
-    """A connected host, with each executor of links."""
+    """A connected host, with each link executor."""
     require_tun()
     with connected(sandbox, tmp_path, deadline=10, **EXECUTORS | {"link_executor": request.param}) as host:
         lab = Lab(sandbox, host)
@@ -55,7 +55,7 @@ def tapping(sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) ->
 
 @contextmanager
 def guest(lab: Lab, port: Port, number: int, queues: int = 1) -> Iterator[str]:
-    """A process that holds the tap open, and is 10.0.0.<number> behind it; the name of its namespace."""
+    """Start a process that holds the tap open as 10.0.0.<number>, and yield the name of its namespace."""
     netns = f"guest{number}"
     argv = [sys.executable, "-c", QEMU, port.names.tap, str(queues), netns, port.mac, f"10.0.0.{number}/24"]
     process = lab.box.popen(argv, stdout=PIPE)
@@ -85,13 +85,13 @@ def test_a_vm_opens_the_tap_that_was_made_for_it_and_is_reached(tapping: Lab, qu
         assert not plug(port, lab.host).changed
         assert check(port, lab.host) == ()
         link = lab.link(port.names.tap)
-        told = link["linkinfo"]["info_data"]
-        assert (told["type"], told["persist"], told["multi_queue"]) == ("tap", True, queues > 1)
+        info = link["linkinfo"]["info_data"]
+        assert (info["type"], info["persist"], info["multi_queue"]) == ("tap", True, queues > 1)
         assert (link["mtu"], link["ifalias"], link["master"]) == (1450, port.id, port.names.bridge)
         assert link["address"] == "fe" + port.mac[2:]
         assert lab.sh(f"cat /proc/sys/net/ipv6/conf/{port.names.tap}/disable_ipv6").strip() == "1"
-    with guest(lab, ports[0], 1, queues) as one, guest(lab, ports[1], 2, queues):
-        assert pinged(lab, one, "10.0.0.2")
+    with guest(lab, ports[0], 1, queues) as first, guest(lab, ports[1], 2, queues):
+        assert pinged(lab, first, "10.0.0.2")
         assert not plug(ports[0], lab.host).changed
         with pytest.raises(PortRunning):
             unplug(ports[0].id, lab.host)
@@ -100,11 +100,11 @@ def test_a_vm_opens_the_tap_that_was_made_for_it_and_is_reached(tapping: Lab, qu
             unplug(ports[0].id, lab.host)
         assert plug(ports[0], lab.host).changed
         assert check(ports[0], lab.host) == ()
-        assert pinged(lab, one, "10.0.0.2")
+        assert pinged(lab, first, "10.0.0.2")
         lab.sh(f"ip link delete {ports[0].names.bridge}")
-        # Who does not ask for the tap mends it as well.
+        # A plug without create_tap repairs it, too.
         assert plug(replace(ports[0], create_tap=False, multiqueue=False), lab.host).ok
-        assert pinged(lab, one, "10.0.0.2")
+        assert pinged(lab, first, "10.0.0.2")
     for port in ports:
         assert unplug(port.id, lab.host).ok
     assert lab.snapshot() == before
@@ -127,7 +127,7 @@ else:
 
 @pytest.mark.parametrize("queues", [1, 2])
 def test_no_other_user_attaches_to_a_tap(tapping: Lab, queues: int) -> None:
-    """/dev/net/tun is 0666: without an owner whoever attached was the VM, and could delete its tap."""
+    """/dev/net/tun is 0666: without an owner any user could attach, be the VM, and delete its tap."""
     lab, port = tapping, make_port(create_tap=True, multiqueue=queues > 1)
     plug(port, lab.host)
     argv = [sys.executable, "-c", ATTACH, port.names.tap, "0x100" if queues > 1 else "0"]
@@ -135,7 +135,7 @@ def test_no_other_user_attaches_to_a_tap(tapping: Lab, queues: int) -> None:
     with guest(lab, port, 1, queues):
         assert lab.box.run(argv).stdout.strip() in {str(errno.EPERM), str(errno.EBUSY)}
     assert check(port, lab.host) == ()
-    # One that was made by an older release.
+    # A tap of an older release.
     lab.sh(
         f"ip link delete {port.names.tap}; ip tuntap add {port.names.tap} mode tap {'multi_queue' * (queues > 1)}\n"
         f"ip link set {port.names.tap} alias {port.id} master {port.names.bridge} address fe{port.mac[2:]} up"
@@ -170,7 +170,7 @@ def test_a_running_vm_is_cut_off_by_force_alone(tapping: Lab) -> None:
     assert lab.snapshot() == before
 
 
-def test_bound_as_vhost_user_a_port_loses_it_to_no_vm_and_has_it_back_where_the_switch_has_no_dpdk(
+def test_made_tap_is_restored_after_failed_plug_as_vhost_user(
     tapping: Lab,
 ) -> None:
     lab, port = tapping, make_port(create_tap=True)
@@ -222,7 +222,7 @@ def test_where_no_tap_can_be_made_that_is_said_and_nothing_is_left(
     assert lab.snapshot() == before
 
 
-def test_a_tap_whose_maker_is_killed_before_it_bears_its_mark_is_gone_with_it(lab: Lab, port: Port) -> None:
+def test_tap_whose_creator_is_killed_before_tagging_disappears(lab: Lab, port: Port) -> None:
     require_tun()
     killed = (
         "import os, subprocess; from hybridvif.executors.netlink.tap import NewTap; "

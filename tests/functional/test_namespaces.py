@@ -1,4 +1,4 @@
-"""Devices and names that another namespace or another device has: told by name, with the remedy."""
+"""Devices and names that another namespace or device has: reported by name, with the remedy."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ EXECUTORS = {"iproute2-netlink": "ovsdb", "subprocess-brctl": "ovs-vsctl"}
 @pytest.mark.parametrize("executor", EXECUTORS)
 @pytest.mark.parametrize("kind", ["bridge", "bridge_end", "switch_end", "tap"])
 def test_altname_of_another_device_is_named_with_the_remedy(lab: Lab, tmp_path: Path, executor: str, kind: str) -> None:
-    """The kernel said "File exists", and no list of devices has that name."""
+    """The kernel returns "File exists", and no list of devices has that name."""
     name = str(getattr(PORT.names, kind))
     config = tmp_path / "hybridvif.conf"
     config.write_text(f"[hybridvif]\nlink_executor = {executor}\nswitch_executor = {EXECUTORS[executor]}\n")
@@ -26,7 +26,7 @@ def test_altname_of_another_device_is_named_with_the_remedy(lab: Lab, tmp_path: 
     words = ["hybridvif", *PLUG, "--config-file", str(config), "-f", "json"]
     done = lab.box.run([*words, *(["--create-tap"] if kind == "tap" else [])], check=False)
     error = json.loads(done.stdout)["error"]
-    # A bridge is what is made first.
+    # The bridge is created first.
     assert (done.returncode, error["code"]) == (6 if kind == "bridge" else 1, "conflict")
     assert f"{name} is an alternative name of the device hvholder; remove it: " in error["message"]
     assert lab.snapshot() == before
@@ -43,7 +43,7 @@ def finding(lab: Lab, *prefix: str) -> dict[str, str]:
     done = lab.box.run([*prefix, "hybridvif", "doctor", "-f", "json"], check=False)
     document = json.loads(done.stdout)
     assert (done.returncode == 0) == document["ok"]
-    (found,) = [one for one in document["findings"] if one["name"] == "network namespace"]
+    (found,) = [item for item in document["findings"] if item["name"] == "network namespace"]
     return dict(found)
 
 
@@ -57,7 +57,7 @@ def test_doctor_tells_that_the_switch_is_in_another_network_namespace(lab: Lab) 
 
 
 def test_doctor_tells_so_where_the_process_of_the_switch_is_hidden(lab: Lab) -> None:
-    """In another pid namespace, as in a container; the bridge's own device is not here then."""
+    """In another pid namespace, as in a container. The bridge's own device is not here then."""
     if lab.box.level.value == "dummy":
         pytest.skip("a dummy bridge has no device")
     hidden = ["unshare", "--pid", "--fork", "--mount-proc"]

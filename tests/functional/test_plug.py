@@ -1,4 +1,4 @@
-"""A real port on a real kernel and a real Open vSwitch: every line of the table of what a plugged port is."""
+"""A real port on a real kernel and a real Open vSwitch: every attribute of a plugged port."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def test_a_plugged_port_is_what_the_table_says(lab: Lab, mtu: int) -> None:
     assert sysctl(lab, "ipv4", names.bridge, "arp_ignore") == "1"
     assert sysctl(lab, "ipv4", names.bridge, "arp_announce") == "2"
     assert lab.sh(f"cat /sys/class/net/{names.bridge}/addr_assign_type").strip() == "3"
-    # Drawn: unicast, locally administered, and not made from the port id.
+    # Random: unicast, locally administered, and not derived from the port id.
     assert int(bridge["address"][:2], 16) & 3 == 2
     assert "00:00:00:01" not in bridge["address"]
     for name in (names.bridge, names.bridge_end, names.switch_end):
@@ -110,23 +110,23 @@ def test_an_interface_id_of_its_own_is_written_beside_our_key(lab: Lab) -> None:
 
 
 def test_ping_and_tcp_cross_two_plugged_ports(lab: Lab) -> None:
-    one, two = make_port(1), make_port(2)
-    plug_all([one, two], lab.host)
-    with lab.vm(one, 1) as left, lab.vm(two, 2) as right:
-        assert left.ping("10.0.0.2", count=3).returncode == 0
+    first, two = make_port(1), make_port(2)
+    plug_all([first, two], lab.host)
+    with lab.vm(first, 1) as vm, lab.vm(two, 2) as right:
+        assert vm.ping("10.0.0.2", count=3).returncode == 0
         server = lab.box.popen(
             ["nsenter", f"--net=/run/netns/{right.namespace}", "python3", "-c", TCP_SERVER], stdout=PIPE
         )
         with server:
             assert server.stdout is not None
             assert server.stdout.readline() == "up\n"
-            left.run(["python3", "-c", TCP_CLIENT])
+            vm.run(["python3", "-c", TCP_CLIENT])
             assert server.stdout.readline() == "200000\n"
 
 
 def test_a_second_plug_and_a_second_unplug_write_nothing(lab: Lab, port: Port, tmp_path: Path) -> None:
     def quiet_during(call: Callable[[], object]) -> list[str]:
-        """What kernel and OVSDB announce during a call; changes made before and after it prove that they are heard."""
+        """Return the notifications of kernel and OVSDB during a call. Changes before and after it prove reception."""
         heard = {name: tmp_path / name for name in MONITORS}
         with ExitStack() as watching:
             for name, command in MONITORS.items():
@@ -137,14 +137,14 @@ def test_a_second_plug_and_a_second_unplug_write_nothing(lab: Lab, port: Port, t
             def mark(sign: str) -> None:
                 was_heard = False
                 for _ in range(5):
-                    # Again where it came before they listened.
+                    # Repeated if it came before the monitors listened.
                     lab.sh(f"ip link add {sign} type veth peer name {sign}p; ovs-vsctl add-port br-int {sign}")
                     was_heard = until(lambda: all(sign in path.read_text() for path in heard.values()), 2)
                     lab.sh(f"ovs-vsctl del-port {sign}; ip link delete {sign}")
                     if was_heard:
                         break
                 assert was_heard
-                # An answer that comes after the deletion was announced comes after all that went before it.
+                # A response after the notification of the deletion comes after all earlier changes.
                 assert until(lambda: f"Deleted {sign}" in re.sub(r"\d+: ", "", heard["kernel"].read_text()))
 
             mark("hvstart")
@@ -159,7 +159,7 @@ def test_a_second_plug_and_a_second_unplug_write_nothing(lab: Lab, port: Port, t
         return [line for name, path in heard.items() for line in lines_of(path)[before[name] : after[name]]]
 
     plug(port, lab.host)
-    # The kernel itself is not done with a new veth before IPv6 has checked its link-local addresses.
+    # The kernel is busy with a new veth until IPv6 has checked its link-local addresses.
     assert until(lambda: "tentative" not in lab.sh("ip -6 address"))
     assert quiet_during(lambda: plug(port, lab.host)) == []
     assert quiet_during(lambda: check(port, lab.host)) == []
@@ -192,7 +192,7 @@ def test_many_ports_at_once_each_have_a_report_in_their_order(lab: Lab) -> None:
     assert [report.status for report in reports].count(Status.DONE) == 11
     assert (reports[5].status, reports[5].code) == (Status.REFUSED, "conflict")
     assert not reports[5].changed
-    assert all(check(port, lab.host) == () for at, port in enumerate(ports) if at != 5)
+    assert all(check(port, lab.host) == () for index, port in enumerate(ports) if index != 5)
     lab.sh(f"ip link delete {ports[5].names.bridge}")
     assert all(report.ok for report in unplug_all([port.id for port in ports], lab.host))
     assert lab.links() == before

@@ -1,4 +1,4 @@
-"""What the daemon has left: read from /proc, in it and in a program that it runs; and how it ends."""
+"""Privileges of the daemon and of its programs, read from /proc, and the exit of the daemon."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Connect = Callable[..., AbstractContextManager[Lab]]
 
 @pytest.fixture
 def joined(sandbox: Sandbox, tmp_path: Path) -> Iterator[Connect]:
-    """Connects, with these options."""
+    """Connect with these options."""
 
     @contextmanager
     def joined(**options: object) -> Iterator[Lab]:
@@ -56,7 +56,7 @@ def threads_of(pid: int) -> Iterator[dict[str, str]]:
         yield dict(line.split(":\t", 1) for line in (task / "status").read_text().splitlines())
 
 
-def test_every_thread_of_the_daemon_has_one_capability_and_no_way_to_another(joined: Connect) -> None:
+def test_every_thread_of_daemon_has_one_capability_and_gains_none(joined: Connect) -> None:
     with joined() as lab:
         pid = started(lab)
         threads = list(threads_of(pid))
@@ -85,11 +85,11 @@ def test_the_daemon_keeps_nothing_of_who_started_it(
             assert os.getsid(pid) == pid
             targets = [os.readlink(link) for link in Path(f"/proc/{pid}/fd").iterdir()]
             assert str(tmp_path) not in targets
-            assert [one for one in targets if one == "/dev/null"] == ["/dev/null"] * 2
+            assert [target for target in targets if target == "/dev/null"] == ["/dev/null"] * 2
             # The rest: the channel, the pipe of its standard error, the sockets of the two executors, and what libuuid
             # opens for itself where somebody asks it for a time-based id.
-            rest = {one for one in targets if one not in ("/dev/null", "/var/lib/libuuid/clock.txt")}
-            assert {one.partition(":")[0] for one in rest} <= {"socket", "pipe", "anon_inode"}
+            rest = {target for target in targets if target not in ("/dev/null", "/var/lib/libuuid/clock.txt")}
+            assert {target.partition(":")[0] for target in rest} <= {"socket", "pipe", "anon_inode"}
     finally:
         os.close(leaked)
 
@@ -102,7 +102,7 @@ exec /usr/bin/env -i PATH=/usr/sbin:/usr/bin:/sbin:/bin {real} "$@"
 
 @pytest.fixture
 def spied(tmp_path: Path) -> tuple[Path, Path]:
-    """A program_path whose programs tell their own status, and where."""
+    """A program_path whose programs record their own status, and the directory of the records."""
     seen = tmp_path / "seen"
     seen.mkdir(mode=0o777)
     seen.chmod(0o777)
@@ -125,16 +125,16 @@ def test_a_program_that_the_daemon_runs_has_no_more_than_the_daemon(joined: Conn
         assert plug(PORT, lab.host).ok
         assert check(PORT, lab.host) == ()
         assert unplug(PORT.id, lab.host).ok
-    assert {one.name for one in seen.iterdir()} == {"brctl", "ip", "ovs-vsctl"}
-    for one in seen.iterdir():
-        status = dict(line.split(":\t", 1) for line in one.read_text().splitlines())
+    assert {path.name for path in seen.iterdir()} == {"brctl", "ip", "ovs-vsctl"}
+    for path in seen.iterdir():
+        status = dict(line.split(":\t", 1) for line in path.read_text().splitlines())
         assert {status[name] for name in ("CapEff", "CapPrm", "CapBnd")} == {NET_ADMIN}
         assert status["NoNewPrivs"] == "1"
 
 
 @contextmanager
 def readable_by_all(lab: Lab) -> Iterator[None]:
-    """Shows this Python to every user of the sandbox, also where it is installed below root's home."""
+    """Make this Python readable for every user of the sandbox, even below root's home."""
     paths = list(dict.fromkeys([sys.base_prefix, sys.prefix, str(ROOT)]))
     hidden = {
         str(above) for path in paths for above in reversed(Path(path).parents) if not above.stat().st_mode & 0o001
@@ -165,7 +165,7 @@ def test_an_ordinary_user_with_the_one_capability_plugs_as_root_does(
     lab.sh(f"chmod 0755 /run/openvswitch; chgrp nogroup {socket}; chmod 0770 {socket}")
     try:
         with readable_by_all(lab), connected(sandbox, tmp_path, deadline=10, link_executor=executor) as host:
-            # Of the daemon's own section, which `connected` writes last.
+            # An option of the daemon's own section, which `connected` writes last.
             with (tmp_path / "hybridvif.conf").open("a") as config:
                 config.write("user = nobody\ngroup = nogroup\n")
             lab.host = host
@@ -181,7 +181,7 @@ def test_an_ordinary_user_with_the_one_capability_plugs_as_root_does(
         lab.sweep()
 
 
-# What it is started with.
+# Options of the daemon's starter.
 
 
 @pytest.mark.parametrize(
@@ -226,11 +226,11 @@ def test_the_installed_starter_refuses_before_it_does_anything(tmp_path: Path) -
     assert list(tmp_path.iterdir()) == []
 
 
-# How it ends.
+# Exit of the daemon.
 
 
 def test_when_the_caller_hangs_up_what_is_queued_is_never_begun(joined: Connect, tmp_path: Path) -> None:
-    """Steps that start after the caller has gone would undo what its successor does."""
+    """Steps that start after the client has exited would undo the work of its successor."""
     late = make_port(2)
     with joined() as lab, ThreadPoolExecutor(2) as pool:
         with (tmp_path / "hybridvif.conf").open("a") as config:
@@ -248,7 +248,7 @@ def test_when_the_caller_hangs_up_what_is_queued_is_never_begun(joined: Connect,
             time.sleep(0.2)
             daemon_context.stop()
             assert until(lambda: daemons(lab.box) == [], 2), pid
-            answers = [outcomes[0].result for one in (first, second) for outcomes in one.result(10)]
+            answers = [outcomes[0].result for future in (first, second) for outcomes in future.result(10)]
             assert answers == [Result.UNKNOWN, Result.UNKNOWN]
         finally:
             lab.box.resume("ovs-vswitchd")
@@ -273,7 +273,7 @@ def test_when_the_caller_hangs_up_the_programs_end_as_well(joined: Connect, tmp_
 
 
 def test_nobody_of_the_same_user_and_capability_may_look_into_the_daemon(sandbox: Sandbox, tmp_path: Path) -> None:
-    """As not dumpable; a process that is dumpable, and otherwise like it, may be looked into."""
+    """The daemon is not dumpable. The control is a dumpable process that is otherwise like it."""
     if os.geteuid() != 0:
         lacking("only root can become a process with that one capability; run as root")
     alike = ["setpriv", "--bounding-set=-all,+net_admin", "--inh-caps=-all"]

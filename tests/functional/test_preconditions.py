@@ -1,4 +1,4 @@
-"""What a host can lack: one finished sentence with the remedy, by the deadline, and nothing changed."""
+"""Missing preconditions: one sentence with the remedy, by the deadline, without any change."""
 
 from __future__ import annotations
 
@@ -38,13 +38,13 @@ PORT = make_port()
 HELPER = str(Path(sys.executable).parent / "hybridvif-privsep-helper")
 SILENT = "import socket, sys, time; s = socket.socket(socket.AF_UNIX); s.connect(sys.argv[-1]); time.sleep({seconds})"
 SLACK = 0.5
-"""Seconds a call may take beyond its deadline: a quarter of one, and as much again for a busy machine."""
+"""Permitted seconds of a call beyond its deadline: a quarter of one, and as much for a busy machine."""
 Connect = Callable[..., AbstractContextManager[Host]]
 
 
 @pytest.fixture
 def lab(sandbox: Sandbox) -> Iterator[Lab]:
-    """A host that nobody is connected to; each test connects in its own way."""
+    """A host without a connection; each test connects in its own way."""
     lab = Lab(sandbox, Host.__new__(Host))
     yield lab
     lab.sweep()
@@ -52,7 +52,7 @@ def lab(sandbox: Sandbox) -> Iterator[Lab]:
 
 @pytest.fixture
 def connected_by(sandbox: Sandbox, tmp_path: Path) -> Connect:
-    """Connects by way of a helper command."""
+    """Connect by a helper command."""
 
     @contextmanager
     def connected_by(
@@ -72,10 +72,10 @@ def connected_by(sandbox: Sandbox, tmp_path: Path) -> Connect:
     return connected_by
 
 
-def told(host: Host, lab: Lab, *, seconds: float = 5.0, once: bool = False) -> str:
-    """What plug, unplug, check and a bulk call say alike; none of them changes anything, or takes longer.
+def common_message(host: Host, lab: Lab, *, seconds: float = 5.0, once: bool = False) -> str:
+    """Return the common message of plug, unplug, check and a bulk call, without any change or delay.
 
-    once: only what plug says, where each of them waits for its deadline.
+    once: only that of plug, if each of them waits for its deadline.
     """
     before = lab.snapshot()
     started = time.monotonic()
@@ -95,8 +95,8 @@ def told(host: Host, lab: Lab, *, seconds: float = 5.0, once: bool = False) -> s
             check(PORT, host)
         reports = plug_all([PORT, make_port(2)], host)
         assert {report.status for report in reports} == {Status.PRECONDITION}
-        said = {str(unplugging.value), str(checking.value)} | {report.reason for report in reports}
-        assert said == {sentence}
+        messages = {str(unplugging.value), str(checking.value)} | {report.reason for report in reports}
+        assert messages == {sentence}
     assert "\n" not in sentence
     assert "Traceback" not in sentence
     assert "  " not in sentence
@@ -111,7 +111,7 @@ def told(host: Host, lab: Lab, *, seconds: float = 5.0, once: bool = False) -> s
 @pytest.mark.parametrize("executor", ["ovsdb", "ovs-vsctl"])
 def test_no_socket_of_ovsdb(lab: Lab, connected_by: Connect, executor: str) -> None:
     with connected_by(switch_executor=executor, ovsdb_connection="unix:/run/openvswitch/absent.sock") as host:
-        sentence = told(host, lab)
+        sentence = common_message(host, lab)
     assert "unix:/run/openvswitch/absent.sock" in sentence
     assert "systemctl start openvswitch-switch" in sentence
     assert "[hybridvif] ovsdb_connection" in sentence
@@ -120,7 +120,7 @@ def test_no_socket_of_ovsdb(lab: Lab, connected_by: Connect, executor: str) -> N
 def test_a_socket_that_nobody_listens_on(lab: Lab, connected_by: Connect) -> None:
     lab.sh("python3 -c 'import socket; socket.socket(socket.AF_UNIX).bind(\"/run/openvswitch/dead.sock\")'")
     with connected_by(ovsdb_connection="unix:/run/openvswitch/dead.sock") as host:
-        assert "Connection refused" in told(host, lab)
+        assert "Connection refused" in common_message(host, lab)
 
 
 def test_a_server_of_another_database(lab: Lab, connected_by: Connect) -> None:
@@ -132,21 +132,21 @@ def test_a_server_of_another_database(lab: Lab, connected_by: Connect) -> None:
         "--pidfile=/run/openvswitch/other.pid --unixctl=/run/openvswitch/other.ctl --detach --no-chdir 2>/dev/null"
     )
     with connected_by(ovsdb_connection="unix:/run/openvswitch/other.sock") as host:
-        sentence = told(host, lab)
+        sentence = common_message(host, lab)
     lab.sh("kill $(cat /run/openvswitch/other.pid)")
     assert "has no database Open_vSwitch" in sentence
 
 
 def test_a_program_that_is_not_installed(lab: Lab, connected_by: Connect, tmp_path: Path) -> None:
     with connected_by(link_executor="subprocess-brctl", program_path=tmp_path) as host:
-        sentence = told(host, lab)
+        sentence = common_message(host, lab)
     assert "brctl is not installed" in sentence
     assert "apt-get install bridge-utils" in sentence
 
 
 def test_an_executor_that_is_misspelt(lab: Lab, connected_by: Connect) -> None:
     with connected_by(link_executor="netlnik") as host:
-        sentence = told(host, lab)
+        sentence = common_message(host, lab)
     assert "[hybridvif] link_executor" in sentence
     assert "iproute2-netlink" in sentence
 
@@ -155,7 +155,7 @@ def test_an_executor_that_is_misspelt(lab: Lab, connected_by: Connect) -> None:
 
 
 def remedied(sentence: str) -> str:
-    """A sentence about the daemon, whose remedy is always the same."""
+    """Return a message about the daemon, whose remedy is always the same."""
     assert "privileged daemon" in sentence
     assert "run as root, or set [hybridvif_privileged] helper_command" in sentence
     return sentence
@@ -163,13 +163,13 @@ def remedied(sentence: str) -> str:
 
 def test_a_helper_that_does_not_exist(lab: Lab, connected_by: Connect) -> None:
     with connected_by(["/no/such/helper"]) as host:
-        assert "'/no/such/helper' is not installed" in remedied(told(host, lab, seconds=1))
+        assert "'/no/such/helper' is not installed" in remedied(common_message(host, lab, seconds=1))
 
 
 def test_a_helper_that_may_not_be_run(lab: Lab, connected_by: Connect, tmp_path: Path) -> None:
     (tmp_path / "helper").write_text("")
     with connected_by([str(tmp_path / "helper")]) as host:
-        remedied(told(host, lab, seconds=1))
+        remedied(common_message(host, lab, seconds=1))
 
 
 @pytest.mark.parametrize(
@@ -182,15 +182,15 @@ def test_a_helper_that_may_not_be_run(lab: Lab, connected_by: Connect, tmp_path:
 )
 def test_a_helper_that_fails_is_quoted(lab: Lab, connected_by: Connect, script: str, why: str) -> None:
     with connected_by(["sh", "-c", script]) as host:
-        assert why in remedied(told(host, lab, seconds=1))
+        assert why in remedied(common_message(host, lab, seconds=1))
 
 
 def test_a_helper_that_hangs(lab: Lab, connected_by: Connect) -> None:
     with connected_by(["sh", "-c", "sleep 60"], deadline=0.5) as host:
-        assert "did not end by the deadline" in remedied(told(host, lab, seconds=0.5, once=True))
+        assert "did not end by the deadline" in remedied(common_message(host, lab, seconds=0.5, once=True))
 
 
-def test_nobody_waits_longer_than_their_own_deadline_for_a_helper_that_another_started(connected_by: Connect) -> None:
+def test_no_caller_waits_beyond_its_deadline_for_helper_of_another(connected_by: Connect) -> None:
     with connected_by(["sh", "-c", "sleep 60"]) as host, ThreadPoolExecutor(1) as pool:
         started = time.monotonic()
         patient = pool.submit(host.observe, set(PORT.names), started + 1.5)
@@ -209,19 +209,19 @@ def test_nobody_waits_longer_than_their_own_deadline_for_a_helper_that_another_s
 
 def test_a_helper_whose_child_hangs_with_its_output(lab: Lab, connected_by: Connect) -> None:
     with connected_by(["sh", "-c", "sleep 5 & exit 1"], deadline=0.5) as host:
-        assert "ended with code 1" in remedied(told(host, lab, seconds=0.5))
+        assert "ended with code 1" in remedied(common_message(host, lab, seconds=0.5))
 
 
 def test_a_helper_that_ends_and_leaves_no_daemon(lab: Lab, connected_by: Connect) -> None:
     with connected_by(["true"], deadline=0.5) as host:
-        assert "did not connect by the deadline" in remedied(told(host, lab, seconds=0.5, once=True))
+        assert "did not connect by the deadline" in remedied(common_message(host, lab, seconds=0.5, once=True))
 
 
 @pytest.mark.parametrize("seconds", [0, 4], ids=["hangs up", "says nothing"])
 def test_a_daemon_that_connects_and(lab: Lab, connected_by: Connect, seconds: int) -> None:
     script = f'{shlex.join([sys.executable, "-c", SILENT.format(seconds=seconds)])} "$@" </dev/null >/dev/null 2>&1 &'
     with connected_by(["sh", "-c", script, "sh"], deadline=0.7) as host:
-        remedied(told(host, lab, seconds=0.7, once=True))
+        remedied(common_message(host, lab, seconds=0.7, once=True))
 
 
 def test_a_daemon_that_is_killed_as_it_starts_is_started_again(lab: Lab, connected_by: Connect, tmp_path: Path) -> None:
@@ -254,7 +254,7 @@ def test_no_capability_to_administer_networks(
         if directory.is_relative_to("/tmp") and directory != Path("/tmp"):
             directory.chmod(0o755)
     with connected_by(inside=without) as host:
-        sentence = remedied(told(host, lab))
+        sentence = remedied(common_message(host, lab))
     assert "CAP_NET_ADMIN" in sentence or "Permission denied" in sentence
 
 
@@ -265,7 +265,7 @@ def test_what_failed_once_is_tried_anew_and_leaves_nothing_running(
     flag = tmp_path / "flag"
     real = shlex.join(lab.box.entering([HELPER, "--config-file", str(tmp_path / "hybridvif.conf")]))
     with connected_by(["sh", "-c", f'test -e {flag} || exit 1; exec {real} "$@"', "sh"]) as host:
-        told(host, lab, seconds=1)
+        common_message(host, lab, seconds=1)
         flag.touch()
         assert plug(PORT, host).ok
         assert unplug(PORT.id, host).ok

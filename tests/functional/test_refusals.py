@@ -1,4 +1,4 @@
-"""What plug and unplug must not touch: refused by name, with the remedy, and everything as it was to the bit."""
+"""Objects that plug and unplug must not touch: refused by name with the remedy, the host unchanged."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from hybridvif import (
 from tests.functional.conftest import Lab, make_port, until
 
 TWIN = "00000001-7bff-4fff-8fff-ffffffffffff"
-"""Another port, with the first 11 characters of make_port(1)'s id."""
+"""Another port with the first 11 characters of make_port(1)'s id."""
 
 
 @pytest.fixture
 def twin() -> Port:
-    """A port that has the same device names as `port`."""
+    """A port with the device names of `port`."""
     return make_port(1, id=TWIN)
 
 
@@ -56,7 +56,7 @@ def test_another_port_of_the_same_names_is_left_alone(lab: Lab, port: Port, twin
 
 
 @pytest.mark.parametrize(
-    ("made", "said"),
+    ("made", "message"),
     [
         ("ip link add {qbr} type veth peer name hvpeer", "a veth"),
         ("ip link add {qvb} type bridge", "a bridge link"),
@@ -67,7 +67,7 @@ def test_another_port_of_the_same_names_is_left_alone(lab: Lab, port: Port, twin
         ("ovs-vsctl --no-wait add-bond br-int hvbond {qvo} hvother", "a bond"),
     ],
 )
-def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: Port, made: str, said: str) -> None:
+def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: Port, made: str, message: str) -> None:
     names = port.names
     lab.sh(made.format(qbr=names.bridge, qvb=names.bridge_end, qvo=names.switch_end))
     before = lab.snapshot()
@@ -76,7 +76,7 @@ def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: 
     for refused in calls:
         with pytest.raises(Conflict) as caught:
             refused()
-        assert said in str(caught.value)
+        assert message in str(caught.value)
         assert caught.value.report is not None
         assert caught.value.report.status is Status.REFUSED
         assert not caught.value.report.changed
@@ -86,7 +86,7 @@ def test_what_has_our_name_and_another_shape_is_refused_by_name(lab: Lab, port: 
 def test_a_bridge_end_in_a_foreign_bridge_is_not_stolen(lab: Lab, port: Port) -> None:
     plug(port, lab.host)
     lab.sh(f"ip link add hvbridge type bridge; ip link set {port.names.bridge_end} master hvbridge")
-    # The kernel tells a bridge that lost its last member of it only a moment later.
+    # The kernel reports the loss of its last member to a bridge a moment later.
     assert until(lambda: "NO-CARRIER" in lab.link(port.names.bridge)["flags"])
     before = lab.snapshot()
 
@@ -141,7 +141,7 @@ def test_a_running_vm_is_not_cut_off_unless_forced(lab: Lab, port: Port) -> None
             unplug(port.id, lab.host)
         assert lab.snapshot() == before
         vm.run(["ip", "link", "set", "eth0", "down"])
-        # A tap that nobody holds open is up without carrier: no VM runs.
+        # A tap that no process holds open is up without carrier: no VM runs.
         assert unplug(port.id, lab.host).ok
         assert lab.link(port.names.tap)
     with lab.vm(port, 1, attached=False) as vm:
@@ -161,7 +161,7 @@ def test_a_foreign_member_of_the_bridge_counts_as_running(lab: Lab, port: Port) 
 
 
 def test_adopted_parts_get_an_identity_and_lose_nothing(lab: Lab, port: Port) -> None:
-    """A port that was plugged by hand, or by os-vif: recognised, and left running."""
+    """A port that was plugged by hand or by os-vif is recognized and keeps running."""
     names = port.names
     lab.sh(
         f"""
@@ -186,9 +186,7 @@ def test_adopted_parts_get_an_identity_and_lose_nothing(lab: Lab, port: Port) ->
     assert lab.link(names.bridge_end)["ifalias"] == port.id
 
 
-def test_of_two_new_ports_of_the_same_names_in_one_call_the_second_alone_is_refused(
-    lab: Lab, port: Port, twin: Port
-) -> None:
+def test_second_new_port_with_same_names_in_one_call_alone_is_refused(lab: Lab, port: Port, twin: Port) -> None:
     other = make_port(2)
 
     reports = plug_all([port, twin, other], lab.host)
@@ -206,13 +204,13 @@ def failing(lab: Lab, call: Any) -> str:
 
 def test_every_refusal_is_one_finished_sentence(lab: Lab, port: Port, twin: Port) -> None:
     plug(port, lab.host)
-    said = [
+    messages = [
         failing(lab, lambda: plug(twin, lab.host)),
         failing(lab, lambda: plug(make_port(3, bridge="br-two"), lab.host)),
     ]
     reports = plug_all([twin, make_port(3, bridge="br-two")], lab.host)
-    assert [report.reason for report in reports] == said
-    for sentence in said:
+    assert [report.reason for report in reports] == messages
+    for sentence in messages:
         assert sentence.startswith("port ")
         assert "\n" not in sentence
         assert not sentence.endswith(".")
@@ -221,11 +219,11 @@ def test_every_refusal_is_one_finished_sentence(lab: Lab, port: Port, twin: Port
 RENAMING = """
 while :; do ip link set {name} name hvrenamed 2>/dev/null && break; done; echo renamed
 """
-"""What a careless udev rule does: a device is called something else as soon as it is there."""
+"""Script that renames a device as soon as it appears, like a careless udev rule."""
 
 
 @pytest.mark.parametrize("kind", ["bridge", "bridge_end"])
-def test_what_is_renamed_as_it_is_made_is_no_success_unless_it_was_made_anew(lab: Lab, port: Port, kind: str) -> None:
+def test_device_renamed_during_creation_is_success_only_if_recreated(lab: Lab, port: Port, kind: str) -> None:
     name = getattr(port.names, kind)
     with lab.box.popen(["sh", "-c", RENAMING.format(name=name)], stdout=-1) as renaming:
         try:
@@ -235,13 +233,13 @@ def test_what_is_renamed_as_it_is_made_is_no_success_unless_it_was_made_anew(lab
             report = failure.report
         assert renaming.stdout is not None
         assert renaming.stdout.readline() == "renamed\n"
-    left = {one for one in port.names if one in lab.links()}
+    remaining = {device for device in port.names if device in lab.links()}
     if report.status is Status.DONE:
-        # It came to an end before anybody renamed anything, or it was made anew.
-        assert left >= {port.names.bridge, port.names.switch_end} - {name}
+        # The call ended before the rename, or the device was created again.
+        assert remaining >= {port.names.bridge, port.names.switch_end} - {name}
     else:
         assert report.reason.startswith("someone else was at work meanwhile: ")
-        assert left == set(report.leftovers) | (left & {port.names.switch_end})
+        assert remaining == set(report.leftovers) | (remaining & {port.names.switch_end})
     lab.sh("ip link delete hvrenamed")
     assert plug(port, lab.host).ok
     assert check(port, lab.host) == ()

@@ -1,4 +1,4 @@
-"""Each thing that can befall a plugged port: named by check, repaired by the next plug, judged by packets."""
+"""Each kind of drift of a plugged port: reported by check, repaired by the next plug, checked by packets."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DROP_ID = f"ovs-vsctl remove Interface {QVO} external_ids"
 
 @dataclass(frozen=True)
 class Drift:
-    """Something that befalls a port, and what check must name."""
+    """A change of a port, and the drift that check must report."""
 
     befalls: str
     named: str
@@ -127,16 +127,16 @@ DRIFTS = [
 
 @pytest.fixture
 def vms(lab: Lab) -> Iterator[tuple[Vm, Vm]]:
-    """Two plugged ports, a VM on each."""
+    """Two plugged ports, each with a VM."""
     ports = [make_port(1), make_port(2)]
     plug_all(ports, lab.host)
-    with lab.vm(ports[0], 1) as one, lab.vm(ports[1], 2) as two:
-        assert one.ping("10.0.0.2").returncode == 0
-        yield one, two
+    with lab.vm(ports[0], 1) as first, lab.vm(ports[1], 2) as two:
+        assert first.ping("10.0.0.2").returncode == 0
+        yield first, two
 
 
 def named_by(steps: tuple[Any, ...]) -> set[str]:
-    """What a plan says is wrong: "name attribute", or "name absent"."""
+    """Return the drift of a plan: "name attribute", or "name absent"."""
     named = set()
     for step in steps:
         if isinstance(step, Create):
@@ -146,7 +146,7 @@ def named_by(steps: tuple[Any, ...]) -> set[str]:
     return named
 
 
-def what_is_the_agents(lab: Lab) -> list[object]:
+def agent_values(lab: Lab) -> list[object]:
     interface, row = lab.row(QVO), lab.row(QVO, "Port")
     return [
         row["_uuid"],
@@ -166,7 +166,7 @@ def test_a_drift_is_named_and_repaired_and_packets_pass(lab: Lab, vms: tuple[Vm,
         "-- set Port qvo00000002-7b tag=7"
     )
     assert until(lambda: vms[0].ping("10.0.0.2").returncode == 0)
-    before = what_is_the_agents(lab)
+    before = agent_values(lab)
     lab.sh(drift.befalls)
     time.sleep(0.1)
 
@@ -177,7 +177,7 @@ def test_a_drift_is_named_and_repaired_and_packets_pass(lab: Lab, vms: tuple[Vm,
     assert report.changed
     assert check(port, lab.host) == ()
     if drift.row_stays:
-        assert what_is_the_agents(lab) == before
+        assert agent_values(lab) == before
     else:
         lab.sh(f"ovs-vsctl set Port {QVO} tag=7")
     assert vms[0].ping("10.0.0.2").returncode == 0
@@ -193,7 +193,7 @@ def test_a_repair_writes_only_what_had_drifted(lab: Lab, vms: tuple[Vm, Vm]) -> 
     (outcome,) = report.outcomes
     assert isinstance(outcome.step, Update)
     assert named_by((outcome.step,)) == {f"{QVB} peer_mtu"}
-    # The bridge itself has the least MTU of its ports, which ovs-vswitchd sees to in its own time.
+    # The bridge has the least MTU of its ports, which ovs-vswitchd applies later.
     assert until(lambda: lab.snapshot() == before)
 
 
@@ -220,8 +220,8 @@ def test_when_all_devices_are_gone_the_rows_get_them_back(lab: Lab, daemon_resta
             row[key] for key in ("_uuid", "tag", "other_config")
         ]
         assert now["_uuid"] == interface["_uuid"]
-    with lab.vm(ports[0], 1) as one, lab.vm(ports[1], 2):
-        crosses = one.ping("10.0.0.2", count=2).returncode == 0
+    with lab.vm(ports[0], 1) as vm, lab.vm(ports[1], 2):
+        crosses = vm.ping("10.0.0.2", count=2).returncode == 0
     note("recreated", case="host reboot" if daemon_restarts else "vswitchd running", times=1, crossed=crosses)
     assert crosses
 
@@ -245,11 +245,11 @@ def test_a_waiting_tap_is_left_to_libvirt_where_the_bridge_is_in_order(lab: Lab,
 
 
 def test_a_ping_loses_nothing_while_a_port_is_plugged_again_and_repaired(lab: Lab, vms: tuple[Vm, Vm]) -> None:
-    one, _ = vms
+    vm, _ = vms
     ping = lab.box.popen(
         [
             "nsenter",
-            f"--net=/run/netns/{one.namespace}",
+            f"--net=/run/netns/{vm.namespace}",
             "ping",
             "-n",
             "-c",
@@ -277,8 +277,8 @@ def test_a_ping_loses_nothing_while_a_port_is_plugged_again_and_repaired(lab: La
             assert plug(make_port(1), lab.host).changed
             assert not plug(make_port(1), lab.host).changed
         assert ping.stdout is not None
-        said = ping.stdout.read()
-    assert " 0% packet loss" in said
+        output = ping.stdout.read()
+    assert " 0% packet loss" in output
 
 
 def test_a_half_plugged_port_is_unplugged_whole(lab: Lab, port: Port) -> None:

@@ -1,4 +1,4 @@
-"""The sandbox: up, usable, and gone in whatever way it ends."""
+"""The sandbox: it starts, works, and disappears however it ends."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from hybridvif.testing.sandbox.launch import ROOT
 
 WAITING = "echo up; while :; do sleep .01; done"
 STRANGER = 54321
-"""The id of a user and group who are nobody on any host."""
+"""Id of a user and group that exist on no host."""
 MACS = ("fa:16:3e:00:00:01", "fa:16:3e:00:00:02")
 ADDRESSES = ("192.0.2.1", "192.0.2.2")
 ENTER = "import sys; sys.path.append({root!r}); from hybridvif.testing.sandbox import enter; enter(sys.argv[1:])"
@@ -41,7 +41,7 @@ def _best() -> None:
 
 @pytest.fixture(scope="module")
 def box() -> Iterator[Sandbox]:
-    """One sandbox for all tests that leave it as it was."""
+    """One sandbox for all tests that do not change it."""
     with Sandbox() as box:
         yield box
 
@@ -62,12 +62,12 @@ def namespaces(pid: int | str) -> dict[str, str]:
 
 
 def entering(*argv: str) -> list[str]:
-    """The command line of a program that does as `hybridvif sandbox`."""
+    """Return the command line of a program that enters a sandbox like `hybridvif sandbox`."""
     return [sys.executable, "-c", ENTER.format(root=ROOT), *argv]
 
 
 def entered(*argv: str, input: str = "") -> CompletedProcess[str]:
-    """Run a command as `hybridvif sandbox` does."""
+    """Run a command in the same way as `hybridvif sandbox`."""
     return subprocess.run(entering(*argv), input=input, check=False, capture_output=True, text=True, timeout=30)
 
 
@@ -93,19 +93,19 @@ def is_dead(pid: int) -> bool:
 
 
 def members(pid_namespace: str) -> list[int]:
-    """Every process of a pid namespace but those that only wait to be reaped by the host's first process."""
+    """Return the processes of a pid namespace, except those that wait to be reaped by the first process."""
     found = []
     for path in Path("/proc").glob("[0-9]*/ns/pid"):
         try:
             if os.readlink(path) == pid_namespace and not is_dead(int(path.parts[2])):
                 found.append(int(path.parts[2]))
-        except OSError:  # it went, or it is another user's
+        except OSError:  # it has exited, or belongs to another user
             continue
     return found
 
 
 def plug_by_hand(box: Sandbox, key: str) -> None:
-    """The hybrid recipe with ip and ovs-vsctl alone, so that the sandbox is judged without hybridvif."""
+    """Plug by ip and ovs-vsctl only, to test the sandbox without hybridvif."""
     make_links_by_hand(box, key)
     box.run(["ovs-vsctl", "--timeout=10", "add-port", "br-int", f"qvo{key}"])
 
@@ -122,7 +122,7 @@ def make_links_by_hand(box: Sandbox, key: str) -> None:
 
 
 def two_vms(box: Sandbox) -> tuple[Vm, Vm]:
-    """Two running VMs, each behind a hybrid port."""
+    """Start two VMs, each behind a hybrid port."""
     vms = []
     for key, mac, address in zip(("00000000-01", "00000000-02"), MACS, ADDRESSES, strict=True):
         plug_by_hand(box, key)
@@ -208,7 +208,7 @@ def test_it_is_gone_when_any_process_it_hangs_on_is_killed(victim: str) -> None:
         caller.communicate()
 
 
-def test_it_is_gone_when_the_caller_is_killed_though_a_forked_child_of_it_lives() -> None:
+def test_sandbox_ends_with_killed_caller_despite_living_forked_child() -> None:
     code = HOLD.format(root=ROOT).replace("time.sleep", "import os; os.write(1, b'%d\\n' % os.fork()); time.sleep")
     caller = Popen([sys.executable, "-c", code], stdout=PIPE, text=True)
     first, _ = map(int, first_line(caller).split())
@@ -277,18 +277,18 @@ def test_control_c_reaches_the_command_and_not_the_sandbox() -> None:
 
 
 def test_packets_cross_two_hybrid_ports(each_box: Sandbox) -> None:
-    one, other = two_vms(each_box)
-    ping = one.ping(ADDRESSES[1], count=2)
+    first, other = two_vms(each_box)
+    ping = first.ping(ADDRESSES[1], count=2)
     assert ping.returncode == 0, ping.stdout + ping.stderr
     assert "2 received" in ping.stdout
     other.shut_down()
-    assert one.ping(ADDRESSES[1], timeout=1).returncode != 0
-    one.shut_down()
+    assert first.ping(ADDRESSES[1], timeout=1).returncode != 0
+    first.shut_down()
     assert "tap" not in each_box.run(["ip", "-brief", "link"]).stdout
 
 
 def test_tcp_crosses_two_hybrid_ports(each_box: Sandbox) -> None:
-    one, other = two_vms(each_box)
+    first, other = two_vms(each_box)
     serve = (
         "import socket; s = socket.create_server(('', 99)); print('up', flush=True); c, _ = s.accept()\n"
         "n = 0\nwhile d := c.recv(65536): n += len(d)\nprint(n)"
@@ -296,7 +296,7 @@ def test_tcp_crosses_two_hybrid_ports(each_box: Sandbox) -> None:
     send = "import socket; c = socket.create_connection(('192.0.2.2', 99), 5); c.sendall(bytes(200_000))"
     server = each_box.popen(["ip", "netns", "exec", other.namespace, sys.executable, "-c", serve], stdout=PIPE)
     assert first_line(server) == "up"
-    one.run([sys.executable, "-c", send], timeout=20)
+    first.run([sys.executable, "-c", send], timeout=20)
     assert server.communicate(timeout=5)[0] == "200000\n"
 
 
@@ -333,7 +333,7 @@ def test_a_killed_daemon_is_dead_until_started() -> None:
         box.run(["ovs-vsctl", "--timeout=5", "add-br", "br-x", "--", "set", "bridge", "br-x", "datapath_type=netdev"])
 
 
-def test_a_reboot_keeps_the_rows_and_no_link_and_links_made_anew_carry_packets() -> None:
+def test_reboot_keeps_rows_and_recreated_links_carry_packets() -> None:
     with Sandbox() as box:
         vms = two_vms(box)
         box.reboot()
@@ -376,7 +376,7 @@ def test_a_user_namespace_can_be_had_by_root_too() -> None:
 
 
 def test_a_host_without_namespaces_is_told_the_remedy() -> None:
-    """A user namespace whose own limit is none, and no capability to do without: as on a hardened host."""
+    """A user namespace with limit 0 and without capabilities, as on a hardened host."""
     prepare = 'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-sys_admin -- "$@"'
     argv = ["unshare", "--user", "--map-root-user", "sh", "-c", prepare, "sh"]
     code = f"import sys; sys.path.append({ROOT!r}); from hybridvif.testing.sandbox import *; print(*probe())"
@@ -393,7 +393,7 @@ def test_a_host_without_namespaces_is_told_the_remedy() -> None:
 def test_an_ordinary_user_has_packets_too() -> None:
     if os.geteuid() != 0:
         lacking("only root can become another user; as an ordinary user all the other tests say the same")
-    # env: setpriv itself still has root's capabilities when it looks for a program.
+    # env: setpriv itself still has root's capabilities when it searches for a program.
     become = ["setpriv", f"--reuid={STRANGER}", f"--regid={STRANGER}", "--clear-groups", "env"]
     pythons = (sys.executable, shutil.which("python3", path="/usr/local/bin:/usr/bin"))
     usable = [x for x in pythons if x and _works([*become, x, "-c", "import sys; assert sys.version_info >= (3, 11)"])]

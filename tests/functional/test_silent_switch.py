@@ -1,4 +1,4 @@
-"""Open vSwitch hangs or dies: every call ends by its deadline and says what is so, and the next one converges."""
+"""Open vSwitch hangs or dies: every call returns by its deadline with a true report, and the next one converges."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ DEADLINE = 3.0
 
 @pytest.fixture(scope="module")
 def hasty(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Host]:
-    """The host, connected with a short deadline."""
+    """The host with a short deadline."""
     with connected(sandbox, tmp_path_factory.mktemp("hasty"), deadline=DEADLINE, **EXECUTORS) as host:
-        # The first call of a process starts the daemon, which is not what is timed here.
+        # The first call of a process starts the daemon, whose start is not measured here.
         host.observe(set(), time.monotonic() + 30)
         yield host
 
 
 @pytest.fixture
 def lab(sandbox: Sandbox, hasty: Host) -> Iterator[Lab]:
-    """An empty host, whose daemons run again afterwards whatever the test did to them."""
+    """An empty host, whose Open vSwitch runs again after the test."""
     lab = Lab(sandbox, hasty)
     yield lab
     for name in ("ovsdb-server", "ovs-vswitchd"):
@@ -41,7 +41,7 @@ def lab(sandbox: Sandbox, hasty: Host) -> Iterator[Lab]:
 
 
 def failed(lab: Lab, port: Port) -> Report:
-    """The report of a plug that fails, in time."""
+    """Return the report of a plug that fails in time."""
     begun = time.monotonic()
     with pytest.raises(PlugFailed) as caught:
         plug(port, lab.host)
@@ -51,9 +51,7 @@ def failed(lab: Lab, port: Port) -> Report:
     return report
 
 
-def test_a_row_that_a_hung_vswitchd_has_not_taken_is_configured_and_realized_unaided_later(
-    lab: Lab, port: Port
-) -> None:
+def test_row_not_accepted_by_hung_vswitchd_is_configured_then_accepted(lab: Lab, port: Port) -> None:
     lab.box.pause("ovs-vswitchd")
 
     report = failed(lab, port)
@@ -75,8 +73,8 @@ def test_so_it_is_where_vswitchd_is_dead(lab: Lab, port: Port) -> None:
     assert failed(lab, port).status is Status.CONFIGURED
 
     lab.box.start("ovs-vswitchd")
-    for one in (port, other):
-        assert until(lambda one=one: check(one, lab.host) == ())  # type: ignore[misc]
+    for checked in (port, other):
+        assert until(lambda checked=checked: check(checked, lab.host) == ())  # type: ignore[misc]
 
 
 def test_a_device_made_anew_while_vswitchd_hung_is_mended_by_the_next_plug(lab: Lab) -> None:
@@ -88,11 +86,11 @@ def test_a_device_made_anew_while_vswitchd_hung_is_mended_by_the_next_plug(lab: 
     assert failed(lab, ports[0]).status is Status.CONFIGURED
     lab.box.resume("ovs-vswitchd")
 
-    with lab.vm(ports[0], 1) as one, lab.vm(ports[1], 2):
-        # vswitchd saw the row parked and freed at once, which is no change to it.
+    with lab.vm(ports[0], 1) as vm, lab.vm(ports[1], 2):
+        # ovs-vswitchd saw the placeholder set and cleared at once, which is no change.
         assert until(lambda: plug(ports[0], lab.host).ok)
         assert check(ports[0], lab.host) == ()
-        assert one.ping("10.0.0.2").returncode == 0
+        assert vm.ping("10.0.0.2").returncode == 0
 
 
 def test_an_unplug_needs_no_vswitchd(lab: Lab, port: Port) -> None:

@@ -1,4 +1,4 @@
-"""Swapping an executor is a line of configuration; one that cannot work is told by name, before any change."""
+"""One line of configuration selects another executor. An unusable one is reported by name before any change."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_recording_executors_say_that_nothing_was_done(sandbox: Sandbox, tmp
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"link_executor": "iproute3"}, r"no executor named 'iproute3' is installed; .* there are .*iproute2-netlink"),
         (
@@ -52,11 +52,11 @@ def test_the_recording_executors_say_that_nothing_was_done(sandbox: Sandbox, tmp
     ],
 )
 def test_an_executor_that_cannot_work_is_a_precondition_told_by_name(
-    sandbox: Sandbox, tmp_path: Path, options: dict[str, str], said: str
+    sandbox: Sandbox, tmp_path: Path, options: dict[str, str], message: str
 ) -> None:
     port = make_port()
     with connected(sandbox, tmp_path, **options) as host:
-        with pytest.raises(NotReady, match=said) as caught:
+        with pytest.raises(NotReady, match=message) as caught:
             plug(port, host)
         assert caught.value.report is not None
         assert caught.value.report.status.exit_code == 5

@@ -1,7 +1,7 @@
 """Send a VM's packets against its host: none is delivered, answered or routed, and none configures anything.
 
-Raw frames from the VM's end of the tap; on the host sockets, addresses, routes and neighbors that the VM would like to
-reach. With ovs-vswitchd stopped, the switch end is an ordinary link of the host: that is the main case.
+Raw frames leave the VM's end of the tap. The host has the sockets, addresses, routes and neighbors that the VM targets.
+With ovs-vswitchd stopped, the switch end is an ordinary link of the host: that is the main case.
 """
 
 from __future__ import annotations
@@ -26,12 +26,12 @@ from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, un
 
 LINK_EXECUTORS = ("iproute2-netlink", "subprocess-brctl")
 HOST, NEIGHBOR, GATEWAY, FAR = "192.0.2.1", "192.0.2.99", "192.0.2.254", "203.0.113.9"
-"""The host's address, one on its link, its gateway, and one behind that."""
+"""The host's address, one on its link, its gateway, and one behind the gateway."""
 ON_LINK, OFF_LINK = "192.0.2.50", "198.51.100.7"
-"""Sources of the VM's packets: the host has a route to the first by its own link, and to the second by its gateway."""
+"""Sources of the VM's packets. The host routes the first by its own link, the second by its gateway."""
 UDP_PORT = 7777
 ALL_ONES, LLDP = "ff:ff:ff:ff:ff:ff", "01:80:c2:00:00:0e"
-"""A bridge passes a frame to the second to the port's own IP stack (net/bridge/br_input.c)."""
+"""A bridge passes a frame to the second address to the port's own IP stack (net/bridge/br_input.c)."""
 
 GUEST = """
 import fcntl, json, os, select, struct, sys
@@ -136,7 +136,7 @@ def ipv6(source: str, to: str, following: int, payload: bytes) -> bytes:
 
 
 def advertisement() -> bytes:
-    """A router advertisement of 2001:db8:bad::/64, of which hosts make themselves addresses and a default route."""
+    """Return a router advertisement of 2001:db8:bad::/64, which gives hosts addresses and a default route."""
     prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + socket.inet_pton(
         socket.AF_INET6, "2001:db8:bad::"
     )
@@ -145,7 +145,7 @@ def advertisement() -> bytes:
 
 
 def attack(port: Port, devices: dict[str, str]) -> dict[str, str]:
-    """Frames that the VM sends, by what they are for. devices: the MAC of each device of the chain, by its name."""
+    """Return the VM's frames by purpose. devices: the MAC of each device of the port, by name."""
     frames = {}
     places = {**devices, "everybody": ALL_ONES, "the LLDP group": LLDP}
     redirected = ipv4(HOST, FAR, 17, udp())
@@ -170,7 +170,7 @@ def attack(port: Port, devices: dict[str, str]) -> dict[str, str]:
 
 
 class Target:
-    """A host that routes, with all that a VM could wish to reach, in a sandbox."""
+    """A host in a sandbox that routes, with every target of a VM."""
 
     def __init__(self, lab: Lab, rp_filter: int) -> None:
         self.lab = lab
@@ -195,7 +195,7 @@ class Target:
 
     @contextmanager
     def watched(self, port: Port) -> Iterator[list[str]]:
-        """What got through meanwhile, and what the host has that it did not have before."""
+        """Record the packets that the host accepts, and its new configuration."""
         before, found = self.configuration(port), list[str]()
         listener = self.lab.box.popen([sys.executable, "-c", LISTENER], stdin=PIPE, stdout=PIPE)
         try:
@@ -206,18 +206,18 @@ class Target:
         finally:
             listener.kill()
             listener.communicate()
-        found += sorted(f"configured: {what}" for what in self.configuration(port) - before)
+        found += sorted(f"configured: {line}" for line in self.configuration(port) - before)
 
     def configuration(self, port: Port) -> set[str]:
-        """The addresses, routes and neighbors of the devices of the port, and all default routes."""
+        """Return the addresses, routes and neighbors of the port's devices, and all default routes."""
         asked = ("addr", "-6 addr", "route show table all", "-6 route show table all", "neigh", "-6 neigh")
-        told = "".join(self.lab.sh(f"ip -o {what}") for what in asked)
+        output = "".join(self.lab.sh(f"ip -o {command}") for command in asked)
         names = list(port.names)
-        lines = {line.split(" valid_lft")[0] for line in told.splitlines()}
+        lines = {line.split(" valid_lft")[0] for line in output.splitlines()}
         return {line for line in lines if "default" in line or any(name in line for name in names)}
 
     def macs(self, port: Port) -> dict[str, str]:
-        """The MAC address of each device of a port."""
+        """Return the MAC address of each device of a port."""
         links = {name: self.lab.link(name) for name in port.names}
         return {name: str(link["address"]) for name, link in links.items() if link}
 
@@ -230,7 +230,7 @@ SAVE = (
 
 
 class Guest:
-    """The VM, which holds its tap open and sends frames: once, or again and again until it is stopped."""
+    """The VM. It holds its tap open and sends frames once, or repeatedly until it is stopped."""
 
     def __init__(self, lab: Lab, port: Port, frames: Iterable[str], *, flood: bool = False) -> None:
         argv = [sys.executable, "-c", GUEST, port.names.tap, *(["flood"] if flood else [])]
@@ -245,7 +245,7 @@ class Guest:
         return self._process.stdout.readline()
 
     def stop(self) -> list[str]:
-        """What came back, once all is sent."""
+        """Send all packets and return the responses."""
         print(file=self._process.stdin, flush=True)
         received: list[str] = json.loads(self._read())
         self._process.kill()
@@ -259,7 +259,7 @@ def state_of(lab: Lab, port: Port) -> str:
 
 @contextmanager
 def hanging(lab: Lab, hangs: bool) -> Iterator[None]:
-    """ovs-vswitchd hangs meanwhile, if it is to."""
+    """Stop ovs-vswitchd for the duration, if requested."""
     if hangs:
         lab.box.pause("ovs-vswitchd")
     try:
@@ -293,10 +293,10 @@ def test_vm_reaches_and_configures_nothing_of_its_host(attacked: Lab, rp_filter:
 
 
 def test_vm_reaches_nothing_while_its_port_is_plugged(attacked: Lab) -> None:
-    """The VM sends before there is a bridge, and goes on while ovs-vswitchd hangs and the port is plugged."""
+    """The VM sends before the bridge exists, while ovs-vswitchd hangs and during the plug."""
     lab, port = attacked, make_port(create_tap=True)
     target = Target(lab, 0)
-    # A tap that was made before: its marks are a made tap's, so that the plug switches the host's IP off on it.
+    # A tap created before, with the ownership tag of ours, so that the plug switches the host's IP off on it.
     plug(port, lab.host)
     lab.sh(f"ip link delete {port.names.bridge_end}; ip link delete {port.names.bridge}")
     broadcast = attack(port, {}).values()
@@ -321,7 +321,7 @@ def test_vm_reaches_nothing_after_the_mtu_was_small(attacked: Lab, mtu: int) -> 
 
 
 def test_vm_reaches_nothing_by_a_port_that_was_repaired(attacked: Lab) -> None:
-    """A port as os-vif and older releases leave it, and a host that switches routing on later."""
+    """A port as os-vif and older releases leave it, on a host that enables routing later."""
     lab, port = attacked, make_port(create_tap=True)
     target = Target(lab, 0)
     plug(port, lab.host)

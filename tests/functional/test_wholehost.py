@@ -1,4 +1,4 @@
-"""A whole host brought in order at once, and cleared of what ports have left: on a real kernel, judged by packets."""
+"""reconcile and gc for a whole host, on a real kernel, checked by packets."""
 
 from __future__ import annotations
 
@@ -12,9 +12,7 @@ from tests.functional.conftest import INSTANCE, Lab, make_port, require_tun, unt
 
 
 @pytest.mark.parametrize("switch_restarts", [False, True], ids=["devices deleted", "host rebooted"])
-def test_when_all_devices_are_gone_reconcile_brings_every_port_back_and_packets_cross(
-    lab: Lab, switch_restarts: bool
-) -> None:
+def test_reconcile_restores_every_port_after_all_devices_are_lost(lab: Lab, switch_restarts: bool) -> None:
     ports = [make_port(number) for number in range(1, 9)]
     plug_all(ports, lab.host)
     if switch_restarts:
@@ -28,8 +26,8 @@ def test_when_all_devices_are_gone_reconcile_brings_every_port_back_and_packets_
 
     assert [report.status for report in done.plugged] == [Status.DONE] * len(ports)
     assert done.pruned == ()
-    with lab.vm(ports[0], 1) as one, lab.vm(ports[7], 2):
-        assert one.ping("10.0.0.2").returncode == 0
+    with lab.vm(ports[0], 1) as vm, lab.vm(ports[7], 2):
+        assert vm.ping("10.0.0.2").returncode == 0
 
 
 def test_prune_leaves_what_runs_and_what_is_not_ours_and_takes_the_rest(lab: Lab) -> None:
@@ -52,9 +50,9 @@ def test_prune_leaves_what_runs_and_what_is_not_ours_and_takes_the_rest(lab: Lab
         assert lab.snapshot() == before
         done = reconcile([kept], lab.host, prune=True)
 
-    told = {stopped.id: Status.DONE, running.id: Status.REFUSED}
-    assert {report.port_id: report.status for report in done.pruned} == told
-    assert {report.port_id: report.status for report in rehearsed.pruned} == told
+    statuses = {stopped.id: Status.DONE, running.id: Status.REFUSED}
+    assert {report.port_id: report.status for report in done.pruned} == statuses
+    assert {report.port_id: report.status for report in rehearsed.pruned} == statuses
     assert {report.code for report in done.pruned if not report.ok} == {"port-running"}
     links = lab.links()
     assert {kept.names.bridge, running.names.bridge, foreign.names.bridge, foreign.names.bridge_end} <= links
@@ -80,27 +78,27 @@ def test_remains_are_noted_then_removed_and_nothing_else_is_touched(lab: Lab) ->
     with lab.vm(running, 1):
         before = lab.snapshot()
         first = gc(lab.host, older_than=0.3)
-        assert {(one.remain.port_id, one.due, one.report) for one in first} == {
+        assert {(orphan.remain.port_id, orphan.due, orphan.report) for orphan in first} == {
             (half.id, False, None),
             (keyed.id, False, None),
         }
         assert lab.snapshot() == before
         time.sleep(0.35)
-        assert {one.due for one in gc(lab.host, older_than=0.3, dry_run=True)} == {True}
+        assert {orphan.due for orphan in gc(lab.host, older_than=0.3, dry_run=True)} == {True}
         assert lab.snapshot() == before
 
         second = gc(lab.host, older_than=0.3)
 
-        assert {one.remain.port_id for one in second} == {half.id, keyed.id}
-        assert all(one.report and one.report.ok for one in second)
+        assert {orphan.remain.port_id for orphan in second} == {half.id, keyed.id}
+        assert all(orphan.report and orphan.report.ok for orphan in second)
         assert gc(lab.host, older_than=0) == []
         assert {running.names.bridge, running.names.tap, "qbr00000006-7b"} <= lab.links()
     assert not {half.names.bridge, half.names.bridge_end} & lab.links()
     assert not lab.row(keyed.names.switch_end)
     assert lab.row(lone.names.switch_end)
     assert check(whole, lab.host) == ()
-    # Its VM has ended by now.
-    assert {one.remain.port_id for one in gc(lab.host, older_than=0, unmarked=True)} == {running.id, lone.id}
+    # Its VM has exited.
+    assert {orphan.remain.port_id for orphan in gc(lab.host, older_than=0, unmarked=True)} == {running.id, lone.id}
     assert not lab.row(lone.names.switch_end)
 
 
@@ -115,7 +113,7 @@ def test_a_port_that_gc_has_taken_can_be_plugged_again(lab: Lab) -> None:
     assert gc(lab.host, older_than=0) == []
 
 
-def test_an_unplug_is_refused_while_the_tap_has_carrier_and_done_when_it_has_none(lab: Lab) -> None:
+def test_unplug_is_refused_only_while_tap_has_carrier(lab: Lab) -> None:
     port = make_port()
     plug(port, lab.host)
     with lab.vm(port, 1):

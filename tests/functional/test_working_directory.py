@@ -1,6 +1,6 @@
-"""In a directory where others may write, nothing that is started runs or imports what lies there.
+"""In a directory where other users may write, no started program runs or imports a file of it.
 
-The directory has a trap for each module of Python's and of the libraries that are used, and for each program.
+The directory has a trap for each module of Python and of the used libraries, and for each program.
 tests/unit/test_python_starts.py finds each place in the source that starts a Python.
 """
 
@@ -73,7 +73,7 @@ STARTS = {
 
 @pytest.fixture
 def trapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A working directory full of traps, which PATH and PYTHONPATH have as an empty element; no trap may be sprung."""
+    """A working directory full of traps, also as an empty element of PATH and PYTHONPATH. No trap may run."""
     if probe()[0] is Level.NONE:
         pytest.skip("no sandbox with a switch")
     sprung = tmp_path / SPRUNG
@@ -103,7 +103,7 @@ def test_command_in_trapped_directory_springs_no_trap(trapped: Path, name: str) 
 
 
 def test_trap_is_sprung_by_python_without_safe_path(trapped: Path) -> None:
-    """The traps work, else the other tests would show nothing."""
+    """A control: the traps work."""
     sprung = trapped.parent / SPRUNG
     subprocess.run([sys.executable, "-c", "import argparse"], check=False, capture_output=True)
     subprocess.run("ip link", shell=True, check=False, capture_output=True)

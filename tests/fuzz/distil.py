@@ -1,4 +1,4 @@
-"""Keeps of many messages the shortest that take every branch the others take: python -m tests.fuzz.distil DIR."""
+"""Keep the shortest messages that cover all branches: python -m tests.fuzz.distil DIR."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Steps = set[tuple[str, int, int, int]]
 
 
 def steps_of(message: bytes) -> Steps:
-    """Which lines of ours follow upon which, and about how often, as the message is judged; and what became of it."""
+    """Return the pairs of successive lines with approximate counts for a message, and its result."""
     counts: dict[tuple[str, int, int], int] = {}
     last: dict[int, int] = {}
 
@@ -38,15 +38,15 @@ def steps_of(message: bytes) -> Steps:
         became = judge(message)
     finally:
         sys.settrace(None)
-    return {(*step, count.bit_length()) for step, count in counts.items()} | {(one, 0, 0, 0) for one in became}
+    return {(*step, count.bit_length()) for step, count in counts.items()} | {(result, 0, 0, 0) for result in became}
 
 
 def main() -> None:
-    """Write the corpus anew, of DIR and of what it has."""
+    """Write the corpus again, from DIR and from itself."""
     messages = {*kept(), *(path.read_bytes() for path in Path(sys.argv[1]).iterdir())}
     seen: Steps = set()
     lines = []
-    for message in sorted(messages, key=lambda one: (len(one), one)):
+    for message in sorted(messages, key=lambda item: (len(item), item)):
         steps = steps_of(message) if len(message) <= LONGEST else seen
         if not steps <= seen:
             seen |= steps

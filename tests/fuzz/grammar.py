@@ -1,7 +1,7 @@
 """A second, independent statement of the legal requests, without any import of hybridvif's own code.
 
-A judge that asked the code would agree with it. So this knows primitives alone, a line a field: its type, and of what
-is to be written its legal values.
+A judge that used the code would agree with it. So this module has primitives only: one line per field, with its type
+and its legal values.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 Rule = Callable[[str, Any], bool]
-"""Of the 11 characters that name a port's devices, and a value."""
+"""The 11 characters in the names of a port's devices, and a value."""
 Field = tuple[tuple[type, ...], Rule]
 
 KEY = r"[0-9a-f]{8}-[0-9a-f]{2}"
@@ -20,7 +20,7 @@ UNICAST = re.compile(r"\A[0-9a-f][02468ace](:[0-9a-f]{2}){5}\Z")
 NAMES = re.compile(rf"\A(?:qbr|qvb|qvo|tap|vhu)({KEY})\Z")
 TRUNK = re.compile(r"\Atbr-[A-Za-z0-9_.-]{0,11}\Z")
 BRIDGES = ("br-int", "tbr-5f2c0e1a-7")
-"""Those that the fuzzed daemon is configured to allow."""
+"""Bridges that the fuzzed daemon is configured to allow."""
 LONGEST, PLANS, STEPS, ASKED = 65_536, 512, 16, 4_096
 
 
@@ -146,13 +146,13 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "ForeignPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
 }
 BIRTH = {"multi_queue", "isolated", "qos_type", "datapath_type"}
-"""Written when a part is made, and never again; said anew where it moves to a bridge, which may have to be made."""
+"""Create-only attributes. They are repeated in a move to a bridge that may have to be created."""
 ROWS = {"OvsPort", "VhostUserPort"}
 MADE = {"Bridge", "Veth", "ManagedTap", *ROWS, "IvsPort"}
-"""What a plan makes and removes; the VM's own device it only moves, if it did not make it."""
+"""Parts that a plan creates and deletes. A tap that it did not create is only moved."""
 
 
-# What can be said at all.
+# Well-formed requests.
 
 
 def is_question(value: Any) -> bool:
@@ -192,7 +192,7 @@ def _is_part(part: Any) -> bool:
     )
 
 
-# What may be asked for.
+# Permitted requests.
 
 
 def may_be_asked(names: Any) -> bool:
@@ -200,7 +200,7 @@ def may_be_asked(names: Any) -> bool:
 
 
 def may_be_done(plans: Any) -> bool:
-    """Of plans that can be said: every step is about one port's own parts, and writes legal values alone."""
+    """Return True if every step is about one port's own parts, and writes legal values only."""
     keys = [{key_of(part) for step in plan for part in step[1:]} for plan in plans if plan]
     if any(len(each) != 1 or None in each for each in keys):
         return False
@@ -212,24 +212,24 @@ def may_be_done(plans: Any) -> bool:
 
 
 def _is_of_one_port(plan: Any) -> bool:
-    """Whether all ids in it are one port's, and its names are that port's.
+    """Return True if all ids and names in it belong to one port.
 
-    Links say whose they are; of a row what is written does, and what it had where nothing else does.
+    The alias of a link is evidence. For a row the new ids are evidence, and the former ones if there is nothing else.
     """
-    said, had = set(), set()
+    aliases, had = set(), set()
     for verb, *parts in plan:
         kind, values = parts[-1]
         if kind not in ROWS:
-            said |= {mark for _, part in parts for mark in (part.get("alias"), part.get("peer_alias"))}
+            aliases |= {mark for _, part in parts for mark in (part.get("alias"), part.get("peer_alias"))}
             continue
         before = parts[0][1]
         if verb != "create":
             had.add(_owner_of(before))
         if verb == "create" or any(values[name] != before[name] for name in ("iface_id", "port_id")):
-            said.add(_owner_of(values))
+            aliases.add(_owner_of(values))
     key = str(key_of(plan[0][1]))
-    said = {mark for mark in said if mark and UUID.match(mark)}
-    owners = said or {mark for mark in had if mark and mark.startswith(key)}
+    aliases = {mark for mark in aliases if mark and UUID.match(mark)}
+    owners = aliases or {mark for mark in had if mark and mark.startswith(key)}
     return len(owners) < 2 and all(mark.startswith(key) for mark in owners)
 
 
@@ -252,18 +252,18 @@ def _may_be(step: Any, key: str) -> bool:
     written = {} if verb == "delete" else values
     if verb == "update":
         before = step[1][1]
-        # What is in a bridge that is not its own is not taken out of it.
+        # A device in a foreign bridge is not taken out of it.
         if before.get("master", "") not in ("", f"qbr{key}"):
             return False
-        # A pair with another peer is no part of this port, so no plan has found one.
+        # A pair with another peer is not part of this port, so no plan has found one.
         if "peer" in before and before["peer"] != values["peer"]:
             return False
-        # What a kernel lacks is not written; what it has anew is.
+        # An attribute that the kernel lacks is not written; a new one is.
         changed = {name: value for name, value in values.items() if value is not None and value != before[name]}
         written = {name: value for name, value in changed.items() if name not in BIRTH}
         if "bridge" in written:
             written |= {name: values[name] for name in BIRTH & values.keys()}
     if "isolated" in written and values.get("isolated") and values["bridge"].startswith("tbr-"):
-        # The tag is the trunk's there.
+        # On a trunk bridge the tag belongs to the trunk.
         return False
     return all(fields[name][1](key, value) for name, value in written.items())

@@ -1,7 +1,7 @@
-"""Fuzzing that is led by what reaches new code: python -m tests.fuzz.guided DIR [libFuzzer's options]; needs atheris.
+"""Coverage-guided fuzzing: python -m tests.fuzz.guided DIR [libFuzzer's options]; needs atheris.
 
-DIR gets what did, the kept corpus first. libFuzzer ends the program: with 77 where something was judged wrongly, and
-then there is a file crash-... with the message.
+DIR receives the messages that reach new code, after the kept corpus. libFuzzer ends the program: with 77 after a wrong
+judgement, which leaves a file crash-... with the message.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ LONGEST = 1 << 13
 
 
 def one(sent: bytes) -> None:
-    """Judge it."""
+    """Judge one message."""
     judged(sent)
 
 
 def another(sent: bytes, longest: int, number: int) -> bytes:
-    """A message made of this one."""
+    """Return a mutation of this message."""
     return mutated(bytes(sent), random.Random(number))[:longest]
 
 

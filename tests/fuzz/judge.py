@@ -1,4 +1,4 @@
-"""What becomes of bytes that a captured caller sends, and whether that was right: the one thing that is fuzzed."""
+"""The fuzzed function: the result of bytes from a captured client, compared with the grammar."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ OPTIONS: dict[str, Any] = {
 
 
 class Wrong(AssertionError):
-    """Something was accepted that is not in the grammar, refused that is, or came out other than it went in."""
+    """The code and the grammar disagree: accepted or refused wrongly, or decoded to another value."""
 
 
 class Received:
-    """What a socket has received."""
+    """Stand-in for a socket with received bytes."""
 
     def __init__(self, sent: bytes) -> None:
         self._left = sent
@@ -45,7 +45,7 @@ class Received:
 
 
 def judge(sent: bytes, settings: Settings = SETTINGS) -> list[str]:
-    """What became of each frame. Raises Wrong, and whatever else than Refused the code raises."""
+    """Return the result of each frame. Raises Wrong, and any exception of the code except Refused."""
     answers: list[Frame] = []
     became = []
     requests = list(Frames(cast(socket.socket, Received(sent)), answers.append))
@@ -66,14 +66,14 @@ def judge(sent: bytes, settings: Settings = SETTINGS) -> list[str]:
 
 
 def require(sent: bytes, requests: list[Frame]) -> None:
-    """Up to the first thing that is no msgpack, the requests are those that msgpack itself reads."""
+    """Require that the requests before the first malformed message are those that msgpack itself reads."""
     unpacker = msgpack.Unpacker(max_buffer_size=2**31 - 1, **OPTIONS)
     unpacker.feed(sent)
     objects: list[Any] = []
     with suppress(Exception):  # of many kinds
         objects.extend(unpacker)
-    expected = [one for one in objects if _is_request(one)]
-    # By repr: what is no number is not equal to itself.
+    expected = [item for item in objects if _is_request(item)]
+    # By repr, because NaN is not equal to itself.
     if repr(requests[: len(expected)]) != repr(expected):
         raise Wrong(f"frames {requests!r} and not {expected!r}")
 
@@ -88,13 +88,13 @@ def judge_question(question: Any) -> str:
     try:
         names = codec.decode_names(question)
     except Refused as refused:
-        return said(refused, legal, "wire")
+        return verdict_of(refused, legal, "wire")
     if not legal or names != (None if question is None else set(question)):
         raise Wrong(f"accepted: {question!r}")
     try:
         policy.permit_names(names)
     except Refused as refused:
-        return said(refused, grammar.may_be_asked(question), "policy")
+        return verdict_of(refused, grammar.may_be_asked(question), "policy")
     if not grammar.may_be_asked(question):
         raise Wrong(f"permitted: {question!r}")
     return "asked"
@@ -105,19 +105,19 @@ def judge_plans(plans: Any, settings: Settings) -> str:
     try:
         decoded = codec.decode_plans(plans)
     except Refused as refused:
-        return said(refused, legal, "wire")
+        return verdict_of(refused, legal, "wire")
     if not legal or plain(codec.encode_plans(decoded)) != plain(plans):
         raise Wrong(f"accepted: {plans!r}")
     try:
         policy.permit_plans(decoded, settings)
     except Refused as refused:
-        return said(refused, grammar.may_be_done(plans), "policy")
+        return verdict_of(refused, grammar.may_be_done(plans), "policy")
     if not grammar.may_be_done(plans):
         raise Wrong(f"permitted: {plans!r}")
     return "permitted"
 
 
-def said(refused: Refused, legal: bool, by: str) -> str:
+def verdict_of(refused: Refused, legal: bool, by: str) -> str:
     if legal:
         raise Wrong(f"refused by {by} what is legal: {refused}")
     if not str(refused).startswith("refused: ") or len(str(refused)) > 1_000:
@@ -126,9 +126,9 @@ def said(refused: Refused, legal: bool, by: str) -> str:
 
 
 def plain(value: Any) -> Any:
-    """The value with tuples as lists and its types beside it, since True is 1 elsewhere."""
+    """Return the value with lists for tuples and with its types, because True equals 1."""
     if isinstance(value, list | tuple):
-        return [plain(one) for one in value]
+        return [plain(item) for item in value]
     if isinstance(value, dict):
-        return {name: plain(one) for name, one in value.items()}
+        return {name: plain(item) for name, item in value.items()}
     return type(value), value

@@ -1,4 +1,4 @@
-"""Valid messages, and what is made of them: their structure is changed here and there, and seldom their bytes."""
+"""Valid messages and their mutations: changes of the structure, and rarely of the bytes."""
 
 from __future__ import annotations
 
@@ -109,9 +109,9 @@ LEAVES: list[Any] = [*TEXTS, *NUMBERS, None, True, False, 0.5, float("nan"), b""
 
 
 def valid_plans() -> Iterator[list[list[Step]]]:
-    """Plans that the planner makes, and others that are legal."""
-    one, other = PORTS
-    whole = desired_state(one)
+    """Yield plans of the planner, and other legal plans."""
+    first, other = PORTS
+    whole = desired_state(first)
     halves = [HostState().with_parts(*list(whole)[:count]) for count in range(len(list(whole)))]
     for state in (*halves, whole):
         for goal in (whole, NOTHING):
@@ -119,13 +119,13 @@ def valid_plans() -> Iterator[list[list[Step]]]:
                 yield [list(plan(state, goal))]
             except Conflict:
                 continue
-    yield [list(plan(NOTHING, desired_state(port))) for port in (one, other)]
+    yield [list(plan(NOTHING, desired_state(port))) for port in (first, other)]
     for more in ({"isolate": True, "qos_type": "linux-htb"}, {"bridge": "tbr-5f2c0e1a-7", "qos_type": "linux-noop"}):
-        yield [list(plan(NOTHING, desired_state(replace(one, **more))))]
+        yield [list(plan(NOTHING, desired_state(replace(first, **more))))]
     for part in whole:
         for drifted in drifts(part):
             yield [[Update(drifted, part)]]
-    yield [[Create(IvsPort(name=one.names.switch_end))], [Delete(IvsPort(name=other.names.switch_end))]]
+    yield [[Create(IvsPort(name=first.names.switch_end))], [Delete(IvsPort(name=other.names.switch_end))]]
     yield []
 
 
@@ -144,7 +144,7 @@ def changed(part: Part, name: str, value: Any) -> Part:
 
 
 def messages() -> list[Any]:
-    """Requests that are in order, as primitives."""
+    """Return legal requests, as primitives."""
     asked = [None, [], *[[name] for name in PORTS[0].names], [name for port in PORTS for name in port.names]]
     return [
         *(["n", [CALL, "observe", [names, 1.0], {}]] for names in asked),
@@ -158,14 +158,14 @@ def pack(message: Any) -> bytes:
 
 
 def unpack(packed: bytes) -> Any:
-    """The first message, its lists as lists. Raises what msgpack raises."""
+    """Return the first message, with lists. Raises the exceptions of msgpack."""
     unpacker = msgpack.Unpacker(**{**OPTIONS, "use_list": True})
     unpacker.feed(packed)
     return unpacker.unpack()
 
 
 def mutated(packed: bytes, chance: random.Random) -> bytes:
-    """Another message, made of this one."""
+    """Return a mutation of this message."""
     if chance.random() < 0.08:
         return _other_bytes(packed, chance)
     try:
@@ -178,12 +178,12 @@ def mutated(packed: bytes, chance: random.Random) -> bytes:
 
 
 def _mutated(message: Any, chance: random.Random) -> Any:
-    """The same with one change, at a place in the message that all places are as likely as."""
+    """Return the value with one change. All places in the message are equally likely."""
     places: list[tuple[Any, Any]] = []
     _collect(message, places)
     if not places:
         return chance.choice(LEAVES)
-    # What is deep is what is judged: the plans, their parts, the parts' fields.
+    # The nested values are the judged ones: the plans, their parts, the parts' fields.
     holder, key = chance.choice(places)
     old = holder[key]
     match chance.randrange(8):
@@ -221,20 +221,20 @@ def _nudged(value: Any, chance: random.Random) -> Any:
         case int():
             return value + chance.choice((-1, 1, 2**16))
         case str() if value:
-            at = chance.randrange(len(value))
-            return value[:at] + chance.choice(("", "0", "f", "A", "-", "\n", "\0", "é", value)) + value[at + 1 :]
+            index = chance.randrange(len(value))
+            return value[:index] + chance.choice(("", "0", "f", "A", "-", "\n", "\0", "é", value)) + value[index + 1 :]
         case list() | dict():
             return [value]
     return [value, value]
 
 
 def _other_bytes(packed: bytes, chance: random.Random) -> bytes:
-    at = chance.randrange(len(packed) + 1)
+    index = chance.randrange(len(packed) + 1)
     match chance.randrange(4):
         case 0:
-            return packed[:at]
+            return packed[:index]
         case 1:
-            return packed[:at] + bytes([chance.randrange(256)]) + packed[at + 1 :]
+            return packed[:index] + bytes([chance.randrange(256)]) + packed[index + 1 :]
         case 2:
-            return packed[:at] + chance.randbytes(chance.randrange(1, 9)) + packed[at:]
-    return packed[at:] + packed
+            return packed[:index] + chance.randbytes(chance.randrange(1, 9)) + packed[index:]
+    return packed[index:] + packed

@@ -1,6 +1,6 @@
-"""Makes up messages and judges each: python -m tests.fuzz.run [--runs N] [--seed N]; tools/fuzz runs it.
+"""Create messages and judge each: python -m tests.fuzz.run [--runs N] [--seed N]; tools/fuzz runs it.
 
-Blindly, of valid messages and of the kept corpus; tests/fuzz/guided.py is led by what reaches new code.
+The messages are random mutations of valid messages and of the kept corpus. tests/fuzz/guided.py uses coverage.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ UNDERSTOOD = {"permitted", "asked", "refused by policy", "refused by wire"}
 
 
 def kept() -> list[bytes]:
-    """The corpus: what took a branch that nothing else had, and what was once judged wrongly."""
+    """Return the corpus: messages that covered a new branch, and messages once judged wrongly."""
     return [bytes.fromhex(line) for line in CORPUS.read_text(encoding="ascii").splitlines() if not line.startswith("#")]
 
 
 def blindly(runs: int, seed: int) -> Counter[str]:
-    """What became of so many messages. Raises what judge() raises, with the message as a note."""
+    """Count the results of this many messages. Raises as judge(), with the message as a note."""
     chance, became = random.Random(seed), Counter[str]()
     pool = [*map(pack, messages()), *kept()]
     firm = len(pool)
@@ -33,7 +33,7 @@ def blindly(runs: int, seed: int) -> Counter[str]:
         sent = mutated(chance.choice(pool), chance)
         result = judged(sent)
         became.update(result)
-        # What has been changed is changed again, so that some are far from all that is valid.
+        # Mutations are mutated again, so that some are far from every valid message.
         if len(sent) < SHORT and chance.random() < 0.1 and UNDERSTOOD.intersection(result):
             if len(pool) < firm + POOL:
                 pool.append(sent)
@@ -43,7 +43,7 @@ def blindly(runs: int, seed: int) -> Counter[str]:
 
 
 def judged(sent: bytes) -> list[str]:
-    """judge(), which adds the message to what it raises."""
+    """Call judge(), and add the message to its exception."""
     try:
         return judge(sent)
     except Exception as error:
@@ -52,7 +52,7 @@ def judged(sent: bytes) -> list[str]:
 
 
 def main() -> None:
-    """Judge so many messages, and say what became of them."""
+    """Judge the messages, and print the results."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--runs", type=int, default=1_000_000)
     parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(2**31))
@@ -61,8 +61,8 @@ def main() -> None:
     began = time.monotonic()
     became = blindly(wanted.runs, wanted.seed)
     print(f"{wanted.runs:,} messages in {time.monotonic() - began:.0f} s: none was judged wrongly")
-    for what, count in became.most_common():
-        print(f"{count:>10,}  {what}")
+    for result, count in became.most_common():
+        print(f"{count:>10,}  {result}")
 
 
 if __name__ == "__main__":

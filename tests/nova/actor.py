@@ -1,4 +1,4 @@
-"""Nova's own VIF driver, started as nova-compute starts it, and driven by a line of JSON a call.
+"""Nova's own VIF driver, started as by nova-compute, with one line of JSON per command.
 
 python actor.py NAME_OF_THE_INSTANCE --config-file nova.conf
 
@@ -54,7 +54,7 @@ def answered(libvirt: Any, order: dict[str, Any]) -> dict[str, Any]:
 
 
 def done(libvirt: Any, verb: str, ports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Carry out an order: on one port after another, by LibvirtDriver's own loop, or in threads."""
+    """Execute a command for one port after another, by LibvirtDriver's own loop, or in threads."""
     vifs = [vif_of(port) for port in ports]
     instance = instance_of(ports[0]["instance_id"]) if ports else None
     match verb:
@@ -85,7 +85,7 @@ def instance_of(uuid: str) -> Any:
 
 
 def vif_of(port: dict[str, Any]) -> Any:
-    """A port as Neutron's API describes it with the firewall iptables_hybrid (nova/network/neutron.py)."""
+    """Return a port as Neutron's API describes it with the firewall iptables_hybrid (nova/network/neutron.py)."""
     network = model.Network(
         id="91d3aa02-4100-4c00-8000-00000000000a",
         bridge="br-int",

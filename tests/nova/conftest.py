@@ -1,4 +1,4 @@
-"""Nova's own VIF driver in a sandbox. Run by itself, in an environment that has Nova: `.ci/run nova`."""
+"""Nova's own VIF driver in a sandbox, run in an environment that has Nova: `.ci/run nova`."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.functional.conftest import Lab
 
 ACTOR = Path(__file__).with_name("actor.py")
 MODES = {"threading": "", "eventlet": "0"}
-"""Of OS_NOVA_DISABLE_EVENTLET_PATCHING; without it nova-compute runs native threads."""
+"""Values of OS_NOVA_DISABLE_EVENTLET_PATCHING. Without it nova-compute runs native threads."""
 CONFIGURATION = """
 [DEFAULT]
 state_path = {directory}/state
@@ -41,7 +41,7 @@ class Nova:
     def __init__(self, box: Sandbox, directory: Path, mode: str) -> None:
         (directory / "nova.conf").write_text(CONFIGURATION.format(directory=directory))
         self._log = directory / "nova.log"
-        # A relative name, which the daemon could not find where it works.
+        # A relative name, which the daemon could not find from its working directory.
         enter = ["sh", "-c", 'cd "$0" && exec "$@"', str(directory)]
         command = [sys.executable, str(ACTOR), "--config-file", "nova.conf"]
         env = {**os.environ, "OS_NOVA_DISABLE_EVENTLET_PATCHING": MODES[mode]}
@@ -49,18 +49,18 @@ class Nova:
             self.process = box.popen([*enter, *command], stdin=PIPE, stdout=PIPE, stderr=log, env=env)
 
     def ask(self, do: str, *ports: Port) -> dict[str, Any]:
-        """Give one order, and return the answer."""
+        """Send one command and return the answer."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        told = [{"id": port.id, "mac": port.mac, "mtu": port.mtu, "instance_id": port.instance_id} for port in ports]
-        self.process.stdin.write(json.dumps({"do": do, "ports": told}) + "\n")
+        items = [{"id": port.id, "mac": port.mac, "mtu": port.mtu, "instance_id": port.instance_id} for port in ports]
+        self.process.stdin.write(json.dumps({"do": do, "ports": items}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()
         assert line, self._log.read_text()[-3000:]
         return dict(json.loads(line))
 
     def close(self) -> None:
-        """End it by the end of its input; the daemon ends with it."""
+        """Close its input. It exits, and its daemon with it."""
         self.process.stdin.close()  # type: ignore[union-attr]
         self.process.wait(20)
         self.process.stdout.close()  # type: ignore[union-attr]
@@ -68,13 +68,13 @@ class Nova:
 
 @pytest.fixture(scope="module", params=sorted(MODES))
 def mode(request: pytest.FixtureRequest) -> str:
-    """How this nova-compute runs many things at once."""
+    """Threading mode of this nova-compute."""
     return str(request.param)
 
 
 @pytest.fixture(scope="module")
 def nova(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory, mode: str) -> Iterator[Nova]:
-    """A Nova whose plugin `ovs` is hybridvif's."""
+    """A Nova whose plugin `ovs` is that of hybridvif."""
     running = Nova(sandbox, tmp_path_factory.mktemp(mode), mode)
     yield running
     running.close()
@@ -82,7 +82,7 @@ def nova(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory, mode: str) 
 
 @pytest.fixture(scope="module")
 def connection(sandbox: Sandbox, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lab]:
-    """The sandbox, as the functional tests see it."""
+    """The sandbox, as in the functional tests."""
     with connected(sandbox, tmp_path_factory.mktemp("lab"), deadline=10) as host:
         yield Lab(sandbox, host)
 

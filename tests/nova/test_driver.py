@@ -1,4 +1,4 @@
-"""nova.virt.libvirt.vif.LibvirtGenericVIFDriver through the drop-in, under native threads and under eventlet."""
+"""nova.virt.libvirt.vif.LibvirtGenericVIFDriver through the drop-in, with native threads and eventlet."""
 
 from __future__ import annotations
 

@@ -59,15 +59,16 @@ def test_doctor_of_page_reports_drop_in(lab: Lab, config: Path) -> None:
 
 
 def test_page_names_differences_from_plug_of_os_vif() -> None:
-    page = re.sub(r"\s+", " ", PAGE)
-    assert "its id as the alias of qbr, qvb and qvo" in page
-    assert "on each of the three no ARP, no IPv6 and no link-local address, and rp_filter 1" in page
-    assert "on qbr a MAC address and an MTU of its own, no forward delay, no multicast snooping." in page
+    text = re.sub(r"\s+", " ", PAGE)
+    assert "qbr, qvb and qvo have the port id as their alias" in text
+    assert "no ARP, no IPv6, no link-local address, and rp_filter 1" in text
+    assert "qbr also has its own MAC address and MTU" in text
+    assert "qbr has no forward delay, no multicast snooping and no ageing" in text
     assert set().union(*ADDITIONS.values()) == {
         *("ifalias", "address", "mtu", "forward_delay", "arp", "rp_filter", "disable_ipv6"),
         *("mcast_snooping", "inet6_addr_gen_mode", "external_ids:hybridvif-port-id"),
     }
-    assert "its row has the port id as `external_ids:hybridvif-port-id`, too" in page
+    assert "the row also has the port id as `external_ids:hybridvif-port-id`" in text
 
 
 def test_running_host_is_moved_over_and_back(lab: Lab, start_nova: StartNova, config: Path) -> None:

@@ -1,4 +1,4 @@
-"""What the tests of the command share: a port, a host on which it is plugged, and an answer as a person reads it."""
+"""Common objects of the command's tests: a port, a host with it, and the output as text."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OPTIONS = ["--mac", MAC, "--instance", VM, "--mtu", "1450"]
 
 
 def plugged(*ports: Port) -> RecordingHost:
-    """A simulated host with these ports, its steps forgotten."""
+    """Return a simulated host with these ports, without recorded steps."""
     host = RecordingHost()
     for port in ports:
         plug(port, host)
@@ -32,24 +32,24 @@ def plugged(*ports: Port) -> RecordingHost:
 
 
 def asked(port_id: str = ID, **fields: object) -> Asked:
-    """A port as it is asked for with these fields."""
+    """Return a port request with these fields."""
     return Asked(fields={"id": port_id, **fields})
 
 
 def text_of(answer: Answer) -> str:
-    """What a person reads, without colour."""
+    """Return the text output, without color."""
     return "\n".join(answer.lines(Paint(on=False)))
 
 
 def ports_of(answer: Answer) -> list[Any]:
-    """The ports of its document, as a machine reads them."""
+    """Return the ports of its document."""
     ports = json.loads(json.dumps(answer.document))["ports"]
     assert isinstance(ports, list)
     return ports
 
 
 def row_of(host: RecordingHost, port: Port = PORT) -> OvsPort:
-    """The row of a port."""
+    """Return the row of a port."""
     row = host.state.ports[port.names.switch_end]
     assert isinstance(row, OvsPort)
     return row

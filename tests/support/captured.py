@@ -1,7 +1,7 @@
-"""What a captured client can make each project's privileged daemon do, tried: python -m tests.support.captured DIR.
+"""Try what a captured client can make each project's daemon do: python -m tests.support.captured DIR.
 
-DIR holds a virtual environment for each peer, named osvif, nova and neutron; tools/captured makes them. Each is tried
-in a sandbox of its own, by captured_actor.py. Prints the rows of the table in SECURITY.md, and all answers.
+DIR holds a virtual environment for each project, named osvif, nova and neutron; tools/captured creates them. Each is
+tried in its own sandbox by captured_actor.py. Prints the rows of the table in SECURITY.md, and all responses.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ROWS = (
 
 
 def tried(project: str, binaries: Path) -> list[dict[str, Any]]:
-    """What this project's daemon was asked for, whether it did it, and what it answered."""
+    """Return the requests to this project's daemon, with results and responses."""
     helper = binaries / ("hybridvif-privsep-helper" if project == "hybridvif" else "privsep-helper")
     with Sandbox() as box:
         box.run(["sh", "-ec", HOST])
@@ -40,7 +40,7 @@ def tried(project: str, binaries: Path) -> list[dict[str, Any]]:
 
 
 def reached_over_tcp() -> bool:
-    """Whether a user without rights puts eth0 into br-int where ovsdb-server listens as os-vif and Neutron ask."""
+    """Return True if a user without rights can put eth0 into br-int by the TCP port of ovsdb-server."""
     nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
     ask = ["ovs-vsctl", "--timeout=5", "--db=tcp:127.0.0.1:6640", "add-port", "br-int", "eth0"]
     with Sandbox() as box:
@@ -50,15 +50,17 @@ def reached_over_tcp() -> bool:
 
 
 def version_of(name: str, binaries: Path) -> str:
-    said = f"from importlib.metadata import version; print(version({name!r}))"
+    program = f"from importlib.metadata import version; print(version({name!r}))"
     with Sandbox(ovs=False) as box:
-        return box.run([str(binaries / "python"), "-c", said]).stdout.strip()
+        return box.run([str(binaries / "python"), "-c", program]).stdout.strip()
 
 
 def table(directory: Path) -> Iterator[str]:
-    """The rows, and then what was answered."""
+    """Yield the rows of the table, and then the responses."""
     places = {project: directory / project / "bin" for project in PEERS} | {"hybridvif": Path(sys.executable).parent}
-    answers = {project: {one["what"]: one for one in tried(project, places[project])} for project in PROJECTS}
+    answers = {
+        project: {attempt["what"]: attempt for attempt in tried(project, places[project])} for project in PROJECTS
+    }
     names = {project: PEERS.get(project, project) for project in PROJECTS}
     heads = [f"{name} {version_of(name, places[project])}" for project, name in names.items()]
     yield f"| a captured client can | {' | '.join(heads)} |"
@@ -68,8 +70,8 @@ def table(directory: Path) -> Iterator[str]:
         yield f"| {row} | {' | '.join(SAID[cell] for cell in cells)} |"
     yield f"\nnobody puts eth0 into br-int over tcp:127.0.0.1:6640: {reached_over_tcp()}\n"
     for project, found in answers.items():
-        for one in found.values():
-            yield f"{project}: {one['what']}: {one['by']}: {one['answer']}"
+        for attempt in found.values():
+            yield f"{project}: {attempt['what']}: {attempt['by']}: {attempt['answer']}"
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""A captured client of one project's privileged daemon: tries what it can be made to do, and prints it as JSON.
+"""A captured client of one project's privileged daemon: it tries each attack, and prints the results as JSON.
 
 Run in a sandbox, by a Python that has the project: python captured_actor.py osvif|nova|neutron|hybridvif. The daemon is
-the project's own, started as root by its own helper. It is asked past the project's client, by the name of a function.
+the project's own, started as root by its own helper. Requests bypass the project's client and name a function.
 """
 
 import importlib
@@ -73,7 +73,7 @@ MODULES = {
     "neutron": [f"{NEUTRON}.utils", f"{NEUTRON}.ip_lib"],
     "hybridvif": ["hybridvif.privileged.entrypoints"],
 }
-# A module of the standard library, with a shared object that /proc shows, which nothing else here imports.
+# A module of the standard library with a shared object in /proc, which nothing else here imports.
 IMPORT = "import a module of its choice"
 UNRELATED, SHOWN = "curses.initscr", "_curses"
 
@@ -84,7 +84,7 @@ def link(name: str) -> dict[str, Any]:
 
 
 def daemon_of(context_path: str) -> int:
-    """The process that has this context on its command line."""
+    """Return the pid of the process with this context on its command line."""
     for pid in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{pid}/cmdline", "rb") as cmdline:
@@ -102,13 +102,13 @@ def started(context: Any) -> Any:
     return context.channel
 
 
-def was_done(what: str, answer: str) -> bool:
-    """Whether the host shows it; for a program, whether it has answered."""
-    if what.startswith("write"):
+def was_done(attack: str, answer: str) -> bool:
+    """Return True if the host shows the attack; for a program, if it has answered."""
+    if attack.startswith("write"):
         return os.path.exists(WRITTEN)
-    if what.startswith("put"):
+    if attack.startswith("put"):
         return link("eth0").get("master") == "captured"
-    if what.startswith("delete"):
+    if attack.startswith("delete"):
         return link("eth0") == {}
     return "CapEff:" in answer
 
@@ -124,17 +124,17 @@ def main() -> None:
     cfg.CONF.set_override("helper_command", helper, group=context.cfg_section)
     channel = context.reach(time.monotonic() + 30) if project == "hybridvif" else started(context)
     found = []
-    for what, (function, arguments) in [*CALLS[project].items(), (IMPORT, (UNRELATED, []))]:
+    for attack, (function, arguments) in [*CALLS[project].items(), (IMPORT, (UNRELATED, []))]:
         try:
             answer = repr(channel.remote_call(function, arguments, {}, 20.0))
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what was answered
             answer = f"{type(error).__name__}: {error}"
-        if what == IMPORT:
+        if attack == IMPORT:
             with open(f"/proc/{daemon_of(path)}/maps") as maps:
                 done = SHOWN in maps.read()
         else:
-            done = was_done(what, answer)
-        found.append({"what": what, "by": function, "done": done, "answer": answer[:400]})
+            done = was_done(attack, answer)
+        found.append({"what": attack, "by": function, "done": done, "answer": answer[:400]})
     print(json.dumps(found), flush=True)
 
 

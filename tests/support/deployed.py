@@ -1,4 +1,4 @@
-"""A sandbox into which the files of etc/ are installed as docs/deploy.md says; its /etc, /opt and /run are its own."""
+"""A sandbox with the files of etc/ installed by docs/deploy.md, and with its own /etc, /opt and /run."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ systemd-tmpfiles --create hybridvif.conf
 
 
 def require(*programs: str) -> None:
-    """Skip where one of these programs is not installed."""
+    """Skip if one of these programs is not installed."""
     path = os.environ.get("PATH", os.defpath) + ":/usr/sbin:/sbin"
     missing = [program for program in programs if shutil.which(program, path=path) is None]
     if missing:
@@ -45,7 +45,7 @@ def require(*programs: str) -> None:
 
 @contextmanager
 def deployed() -> Iterator[Lab]:
-    """A throw-away host with everything of etc/ in its place, and a user nova."""
+    """Yield a throw-away host with all files of etc/ installed, and a user nova."""
     if os.geteuid() != 0:
         lacking("only root can install files as root's in a sandbox; run as root")
     require("sudo", "visudo", "systemd-sysusers", "systemd-tmpfiles")

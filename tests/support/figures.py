@@ -1,6 +1,6 @@
-"""What a proof has measured, as JSON files: one of a bar, a side and a case, in the directory HYBRIDVIF_FIGURES.
+"""Figures of the proofs: one JSON file per bar, side and case, in the directory HYBRIDVIF_FIGURES.
 
-tools/prove makes docs/reliability.md of them (tests/support/page.py); without that variable nothing is written.
+tools/prove writes docs/reliability.md from them (tests/support/page.py). Without that variable nothing is written.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ OURS, THEIRS = "hybridvif", "os-vif"
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one proof counted. Counts of the same bar and side add up; of those named longest_ the longest counts."""
+    """Counts of one proof. Counts of one bar and side are added; for longest_ the maximum counts."""
 
     bar: str
     side: str = OURS
@@ -31,7 +31,7 @@ class Figure:
 def note(
     bar: str, counted: Mapping[str, float] | None = None, *, side: str = OURS, case: str = "", **counts: float
 ) -> None:
-    """Write down what was counted; again for the same bar, side and case takes the place of the earlier."""
+    """Write the counts. A later call for the same bar, side and case replaces the earlier one."""
     if not os.environ.get(DIRECTORY):
         return
     figure = Figure(bar, side, case, counts={**(counted or {}), **counts})
@@ -42,5 +42,5 @@ def note(
 
 
 def seconds_since_first_seen(directory: Path) -> list[Figure]:
-    """All that was written down in a directory."""
+    """Return all figures of a directory."""
     return [Figure(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(directory.glob("*.json"))]

@@ -1,4 +1,4 @@
-"""What stands in for ivs-ctl, which was not at hand: its ports are the lines of a file beside it."""
+"""Stand-in for ivs-ctl. Its ports are the lines of a file beside it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ esac
 
 
 def program_path_with_ivs(directory: Path) -> str:
-    """A program_path on which ivs-ctl is found in this directory, and all else where it always is."""
+    """Return a program_path with ivs-ctl in this directory, and the usual directories."""
     program = directory / "ivs-ctl"
     program.write_text(SCRIPT)
     program.chmod(0o755)

@@ -1,4 +1,4 @@
-"""What is on a host, read with `ip` and `ovs-vsctl` alone: a judge that shares no line with what it judges."""
+"""State of a host, read by `ip` and `ovs-vsctl` only: independent of the code under test."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Likeness = dict[str, Any]
 
 
 def likeness(lab: Lab) -> Likeness:
-    """Every link and every row by name, without what no two plugs have alike: indexes, uuids, a veth's MACs."""
+    """Return every link and row by name, without values that differ in every plug: indexes, uuids, a veth's MACs."""
     links, bridges, ports, interfaces, sockets, sysctls = lab.sh(_SEEN).split("#\n")
     devices = {link["ifname"]: link for link in json.loads(links)}
     switched = {line.split()[4] for line in sockets.splitlines()[1:]}
@@ -39,7 +39,7 @@ def likeness(lab: Lab) -> Likeness:
     for row in _rows(interfaces):
         ofport = row.pop("ofport")
         device = devices.get(row["name"])
-        # ovs-vswitchd keeps the error of a patch port that the row was for a moment, however well it is (seen in 3.1).
+        # ovs-vswitchd keeps the error of a patch port after the row was a placeholder (seen in 3.1).
         errors = [error for error in _all(row.pop("error")) if _ONCE_PATCH not in error]
         row["taken"] = isinstance(ofport, int) and ofport > 0 and not errors
         row["realized"] = device is not None and str(device["ifindex"]) in switched
@@ -68,14 +68,14 @@ def _rows(document: str) -> list[dict[str, Any]]:
 
 
 def _all(value: Any) -> list[Any]:
-    """The members of an OVSDB set, which is a lone value where there is one."""
+    """Return the members of an OVSDB set. A set with one member is a single value."""
     if isinstance(value, list) and value[0] == "set":
-        return [one[1] if isinstance(one, list) else one for one in value[1]]
+        return [item[1] if isinstance(item, list) else item for item in value[1]]
     return [value[1] if isinstance(value, list) else value]
 
 
 def differences(was: Likeness, now: Likeness) -> list[str]:
-    """What differs, a line each."""
+    """Return the differences, one line each."""
     return [
         f"{name}: {was.get(name)} -> {now.get(name)}" for name in sorted({*was, *now}) if was.get(name) != now.get(name)
     ]

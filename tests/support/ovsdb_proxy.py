@@ -1,4 +1,4 @@
-"""A proxy in front of ovsdb-server: it passes everything on, and asks the oracle about each transaction that writes."""
+"""A proxy in front of ovsdb-server. It passes everything on, and checks each writing transaction by the oracle."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ PATIENCE = 10.0
 
 
 class OvsdbProxy:
-    """One socket for the executor under test; `objections` holds the sentences of the oracle."""
+    """One socket for the executor under test. `objections` has the messages of the oracle."""
 
     def __init__(self, server: Path, path: Path, settings: Settings) -> None:
         self._server, self._settings = server, settings
         self.remote = f"unix:{path}"
         self.judged = 0
-        """Transactions that write, so far."""
+        """Number of writing transactions so far."""
         self.objections: list[str] = []
         self._selector = selectors.DefaultSelector()
         self._other_end: dict[socket.socket, socket.socket] = {}
@@ -103,7 +103,7 @@ class OvsdbProxy:
                 end.close()
 
     def _judge(self, client: socket.socket, received: bytes) -> None:
-        """Judge the messages that are whole with these bytes, before the last of them is passed on."""
+        """Judge the messages that these bytes complete, before the bytes are passed on."""
         text = self._from_clients[client] + received
         while text:
             try:
@@ -124,7 +124,7 @@ class OvsdbProxy:
             self.objections.append(f"{objection}: {operations}")
 
     def _known(self, operations: list[Any]) -> Known:
-        """Read the rows that belong to ports of ours, from the server itself."""
+        """Read the rows of our ports from the server itself."""
         deadline = time.monotonic() + PATIENCE
         select = [
             {"op": "select", "table": table, "where": [], "columns": ["_uuid", *columns]}
@@ -145,7 +145,7 @@ class OvsdbProxy:
 
 @contextlib.contextmanager
 def judged(box: Sandbox, directory: Path, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Return options that lead the executor `ovsdb` through a proxy; afterwards the oracle must have no objection."""
+    """Yield options that connect the executor `ovsdb` through a proxy. At the end there must be no objection."""
     settings = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
     if settings.get("switch_executor", "ovsdb") != "ovsdb":
         yield dict(options)

@@ -1,7 +1,7 @@
-"""Faults at the border of the kernel, injected from outside: strace attaches to what runs, and what runs knows nothing.
+"""Fault injection at the border of the kernel: strace attaches to unmodified programs.
 
-strace counts the calls of each thread by itself, and each kind of call by itself (`when=3` of two kinds is the third of
-either); a SIGKILL it injects comes before the call takes effect.
+strace counts the calls of each thread and of each kind separately (`when=3` of two kinds is the third of either). An
+injected SIGKILL comes before the call takes effect.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ MUTATING = (
     "sendto,sendmsg,sendmmsg,write,writev,pwrite64,execve,vfork,fork,clone,clone3,mkdir,mkdirat,unlink,unlinkat,rename,"
     "renameat,renameat2,setsockopt,bind,connect,ftruncate,fchmod,chmod"
 )
-"""The calls by which a program can change anything that outlives it; what lies between two of them changes nothing."""
+"""System calls by which a program can change anything that outlives it."""
 
 
 def require_strace() -> None:
-    """Skip where faults cannot be injected."""
+    """Skip if faults cannot be injected."""
     if shutil.which("strace") is None:
         lacking("strace is not installed; try: apt-get install strace")
     if os.geteuid() != 0:
@@ -34,15 +34,15 @@ def require_strace() -> None:
 
 
 def counting() -> list[str]:
-    """The rule by which calls that change something are seen, and none is touched."""
+    """Return the rule that traces changing calls without injecting a fault."""
     return ["-e", f"trace={MUTATING}"]
 
 
 def counted(log: Path) -> dict[str, int]:
-    """How many calls of each kind were seen, of the thread that made the most of them."""
+    """Count the calls of each kind in the thread that made the most."""
     made: Counter[tuple[str, str]] = Counter()
     for line in log.read_text(encoding="utf-8", errors="replace").splitlines():
-        # A call that another thread's interrupts is written down twice; the second time as "<... resumed>".
+        # strace writes an interrupted call twice; the second time as "<... resumed>".
         if call := re.match(r"(\d+ +)?(\w+)\(", line):
             made[call[1] or "", call[2]] += 1
     most: dict[str, int] = {}
@@ -52,21 +52,21 @@ def counted(log: Path) -> dict[str, int]:
 
 
 def killing_at(number: int, calls: str = MUTATING) -> list[str]:
-    """The rule by which each thread dies before its so-many-th call of one kind."""
+    """Return the rule by which each thread is killed before its call of this number and kind."""
     return ["-e", f"trace={calls}", "-e", f"inject={calls}:signal=KILL:when={number}"]
 
 
 def failing_with(call: str, error: str, when: str) -> list[str]:
-    """The rule by which a call fails with an error, without being made."""
+    """Return the rule by which a call fails with an error and is not executed."""
     return ["-e", f"trace={call}", "-e", f"inject={call}:error={error}:when={when}"]
 
 
 @contextmanager
 def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = False) -> Iterator[Path]:
-    """strace, attached to all threads of a program, and to those to come; what it saw is in the log.
+    """Attach strace to all present and future threads of a program, and yield its log.
 
-    children: also to the programs it starts. Without that, threads that are not there yet are not followed either: that
-    of a delete makes one call, and to die before that call is to die before the thread is made.
+    children: also to the programs that it starts. Otherwise future threads are not traced either: the thread of a
+    delete makes one call, so a kill before that call equals a kill before the thread starts.
     """
     threads = [pid] if children else sorted(int(name) for name in os.listdir(f"/proc/{pid}/task"))
     targets = [argument for thread in threads for argument in ("-p", str(thread))]
@@ -75,19 +75,19 @@ def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = Fals
     with subprocess.Popen(command, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL) as tracer:
         assert tracer.stderr is not None
         try:
-            said, count = b"", 0
+            output, count = b"", 0
             while count < len(threads):
                 if not select([tracer.stderr], [], [], 10)[0]:
-                    raise AssertionError(f"strace did not attach: {said.decode()}")
+                    raise AssertionError(f"strace did not attach: {output.decode()}")
                 some = os.read(tracer.stderr.fileno(), 65536)
                 if not some:
-                    raise AssertionError(f"strace ended: {said.decode()}")
-                said += some
-                # A thread that has just sent a delete may be gone meanwhile.
-                count = len(re.findall(r"(attached( with \d+ threads)?|No such process)\n", said.decode()))
+                    raise AssertionError(f"strace ended: {output.decode()}")
+                output += some
+                # A thread that has just sent a delete may exit meanwhile.
+                count = len(re.findall(r"(attached( with \d+ threads)?|No such process)\n", output.decode()))
             yield log
         finally:
-            # Where what it traced has just died it ends by itself, and its last line is the one that is wanted.
+            # If the traced program has just died, strace exits by itself, and its last line is the expected one.
             with suppress(subprocess.TimeoutExpired):
                 tracer.wait(0.5)
             tracer.terminate()
@@ -97,10 +97,10 @@ def attached(pid: int, rules: Sequence[str], log: Path, *, children: bool = Fals
 
 
 def killed(log: Path) -> bool:
-    """Whether anything was killed."""
+    """Return True if anything was killed."""
     return "killed by SIGKILL" in log.read_text(encoding="utf-8", errors="replace")
 
 
 def injected(log: Path) -> int:
-    """How many calls were made to fail."""
+    """Return the number of failed calls."""
     return log.read_text(encoding="utf-8", errors="replace").count("(INJECTED)")

@@ -1,7 +1,7 @@
-"""Hypothesis strategies: ports, what a host may hold under one port's names, hosts with many ports.
+"""Hypothesis strategies: ports, states of a host under one port's names, hosts with many ports.
 
-A state drawn here is any that a kernel and an OVSDB can be in: half plugged, drifted in any attribute, the row on
-another bridge or parked, a tap with or without a master. Shrinking leads to the plugged port or to nothing.
+They draw any state of a kernel and an OVSDB: incomplete, drifted in any attribute, the row on another bridge or a
+placeholder, a tap with or without a master. Shrinking leads to the plugged port or to nothing.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ P = TypeVar("P", bound=Part)
 
 
 def the(kind: type[P], state: HostState) -> P:
-    """The one part of this kind in a state."""
+    """Return the only part of this kind in a state."""
     [part] = [part for part in state if isinstance(part, kind)]
     return part
 
@@ -63,30 +63,30 @@ PORT = Port(
     mac="fa:16:3e:aa:bb:cc",
     instance_id="0b1c2d3e-0000-4000-8000-000000000002",
 )
-"""The port of the examples; its parts follow."""
+"""The port of the examples, followed by its parts."""
 NAMES = PORT.names
 WIRING = desired_state(PORT)
 BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
 VHOST_USER = the(VhostUserPort, desired_state(replace(PORT, vhostuser_mode="server")))
-"""The row of the same port, were it a vhost-user port."""
+"""The row of the same port as a vhost-user port."""
 TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
 TAPPED = replace(PORT, create_tap=True)
-"""The same port, whose tap is made for it."""
+"""The same port with a tap of ours."""
 MADE_TAP = the(ManagedTap, desired_state(TAPPED))
 
 FOREIGN_BRIDGE = "br-foreign"
 
 HYBRID = ("",)
-"""The only mode of a port that has links."""
+"""The only mode of a port with links."""
 NO_LINKS: dict[str, Any] = {"call_iptables": False, "create_tap": False, "multiqueue": False, "qos_type": ""}
-"""What a vhost-user port has none of."""
+"""Fields that a vhost-user port does not have."""
 
 uuids = st.uuids().map(str)
 macs = st.binary(min_size=6, max_size=6).map(lambda octets: octets.hex(":")).filter(is_mac)
 switch_bridges = st.sampled_from(["br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d"])
 words = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), max_size=8)
 marks = st.one_of(st.just(""), words, uuids, uuids.map(str.upper))
-"""What an alias or an external id can hold; only a UUID in canonical form is evidence of an owner."""
+"""Values of an alias or an external id. Only a UUID in canonical form is evidence of an owner."""
 host_ips = st.sampled_from(["off", "forwarding 1", "rp_filter 0, ARP on, IPv6 on, addr_gen_mode eui64", None])
 bridge_ports = st.sampled_from(["open", "isolated on", "state disabled, flood off, locked on"])
 numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))
@@ -98,7 +98,7 @@ def ports(
     vif_types: st.SearchStrategy[VifType] | None = None,
     modes: tuple[str, ...] = ("", *VHOSTUSER_MODES),
 ) -> Port:
-    """Any legal Port; modes: of vhost-user, "" for a hybrid one, which is what half of all are."""
+    """Draw any legal Port. modes: of vhost-user; half of all ports have "", so are hybrid."""
     vif_type = draw(st.sampled_from(VifType) if vif_types is None else vif_types)
     of_a_row = {"isolate": st.booleans(), "qos_type": st.sampled_from(["", NONE, *QOS_TYPES])}
     mode = draw(st.sampled_from(["", *modes])) if vif_type is VifType.OVS else ""
@@ -125,10 +125,10 @@ def ports(
 
 @st.composite
 def colliding_ids(draw: st.DrawFn) -> tuple[str, str]:
-    """Two different port ids with the same first 11 characters."""
-    one, other = draw(uuids), draw(uuids)
-    other = one[:KEY_LENGTH] + other[KEY_LENGTH:]
-    return (one, other) if one != other else (one, one[:-1] + ("0" if one[-1] != "0" else "1"))
+    """Draw two port ids with the same first 11 characters."""
+    first, other = draw(uuids), draw(uuids)
+    other = first[:KEY_LENGTH] + other[KEY_LENGTH:]
+    return (first, other) if first != other else (first, first[:-1] + ("0" if first[-1] != "0" else "1"))
 
 
 _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
@@ -163,7 +163,7 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "peer_host_ip": host_ips,
         "bridge_port": bridge_ports,
     },
-    # Its alias is what makes it one.
+    # Its alias identifies it as ours.
     ManagedTap: {
         "mac": macs,
         "mtu": numbers,
@@ -194,22 +194,22 @@ _DRIFT[VhostUserPort] = _DRIFT[OvsPort] | {
 
 @st.composite
 def drifted(draw: st.DrawFn, part: Part) -> Part:
-    """This part with any of its attributes changed; those that tie it to other parts apart (states_of has them)."""
+    """Draw this part with any of its attributes changed, except those that tie it to other parts."""
     changes: dict[str, Any] = draw(st.fixed_dictionaries({}, optional=_DRIFT[type(part)]))
     return replace(part, **changes)
 
 
 @st.composite
 def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
-    """Any state that a host can be in under this port's names, with nothing foreign in the way.
+    """Draw any state of a host under this port's names, without foreign objects.
 
-    stale: ovs-vswitchd was not there to notice, so a row may count as realized without its device.
+    stale: ovs-vswitchd missed a change, so a row may count as accepted without its device.
     """
     names, wiring = port.names, desired_state(port)
     wanted = [part for part in wiring if draw(st.booleans().map(lambda absent: not absent))]
     state = HostState().with_parts(*(draw(drifted(as_observed(part))) for part in wanted))
     if port.vhostuser_mode and draw(st.integers(0, 9)) == 9:
-        # It was a hybrid port before, with a tap that was made for it where it can have one.
+        # It was a hybrid port before, with a tap of ours if it can have one.
         hybrid = replace(port, vhostuser_mode="", create_tap=port.mtu <= MAX_TAP_MTU)
         state = state.with_parts(*(as_observed(part) for part in desired_state(hybrid)))
     masters = ["", names.bridge] if names.bridge in state.links else [""]
@@ -223,7 +223,7 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     if isinstance(plugged_so, VhostUserPort):
         state = state.with_parts(replace(plugged_so, realized=draw(st.booleans())))
     elif draw(st.integers(0, 9)) == 9 and port.vif_type is VifType.OVS and isinstance(row, OvsPort):
-        # It was a vhost-user port before, or was made one beside by another tool.
+        # It was a vhost-user port before, or another tool has added one.
         other = desired_state(replace(port, vhostuser_mode="client", **NO_LINKS))
         state = state.with_parts(as_observed(other.ports[names.vhost_user]))
     tap = state.links.get(names.tap)
@@ -235,13 +235,13 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
 
 
 def _in(master: str, member: Veth | ManagedTap) -> Part:
-    """A device in this bridge; one that is in none is the port of none."""
+    """Return the device in this bridge. Without a master it is not a bridge port."""
     return replace(member, master=master, bridge_port=member.bridge_port if master else None)
 
 
 @st.composite
 def hosts_with(draw: st.DrawFn, port: Port, others: int = 3) -> HostState:
-    """A host that holds any state of this port, and other ports in any state of theirs."""
+    """Draw a host with any state of this port, and other ports in any state."""
     host = draw(states_of(port))
     for other in draw(st.lists(ports(st.just(port.vif_type)), max_size=others)):
         if other.id[:KEY_LENGTH] != port.id[:KEY_LENGTH]:
@@ -250,7 +250,7 @@ def hosts_with(draw: st.DrawFn, port: Port, others: int = 3) -> HostState:
 
 
 def history(state: HostState, steps: tuple[Step, ...]) -> Iterator[HostState]:
-    """The host before the first step, and after each: every state that a kill can leave behind."""
+    """Yield the host before the first step and after each step: every state after a kill."""
     yield state
     for step in steps:
         state = simulate(state, step)
@@ -258,7 +258,7 @@ def history(state: HostState, steps: tuple[Step, ...]) -> Iterator[HostState]:
 
 
 def without_taps(state: HostState) -> HostState:
-    """All that a plan may make or remove: without what was not made here."""
+    """Return the parts that a plan may create or delete: without taps of others."""
     for part in state:
         if isinstance(part, Tap):
             state = state.without(part)
@@ -266,7 +266,7 @@ def without_taps(state: HostState) -> HostState:
 
 
 def disagreements(reached: HostState, goal: HostState) -> list[str]:
-    """Where one state is not as another, as sentences; taps apart that are in no goal, or stand for one that is."""
+    """Return the differences of two states, as sentences. Taps that are in no goal are ignored."""
     found = []
     taps = {part.name for part in reached if isinstance(part, Tap)}
     for side in ("links", "ports"):

@@ -1,4 +1,4 @@
-"""An oracle for OVSDB transactions: a plug writes these tables, columns and values, to rows of its port, and no others.
+"""Oracle for OVSDB transactions: a plug writes only these tables, columns and values, to rows of its port.
 
 It is a second statement of what executors/ovsdb/transaction.py builds, and uses no steps (RFC 7047, section 5.2).
 """
@@ -23,30 +23,30 @@ _NEXT_CFG = ["next_cfg", "+=", 1]
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What a transaction may be about, as it was read."""
+    """Objects that a transaction may change, as observed."""
 
     allows: Callable[[str], bool]
-    """Whether ports may be plugged into a bridge of this name."""
+    """Rule for the names of bridges that ports may be plugged into."""
     rows: Mapping[str, Collection[str]] = field(default_factory=dict)
-    """By table, the uuids of the rows that go with the ports of this transaction."""
-    creates: Callable[[str], bool] = lambda _: False  # a default, and no function of its own
-    """Whether a bridge of this name may be made."""
+    """Uuids of the rows of this transaction's ports, by table."""
+    creates: Callable[[str], bool] = lambda _: False  # a default, not a method
+    """Rule for the names of bridges that may be created."""
     names: Mapping[str, str] = field(default_factory=dict)
-    """Of the Interfaces among the rows, by uuid."""
+    """Names of the Interfaces among the rows, by uuid."""
     socket_dir: str = SOCKET_DIR
-    """Where the switch may be told that QEMU listens."""
+    """Directory of QEMU's sockets."""
 
 
 class _NotPermitted(Exception):
-    """One finished half of a sentence."""
+    """The second half of a sentence, for objection_to()."""
 
 
 def objection_to(operations: Sequence[Operation], known: Known) -> str:
-    """Return why a transaction is not one of a plug or unplug; "" if it is one."""
+    """Return the objection to a transaction; "" if it belongs to a plug or unplug."""
     made: dict[str, set[str]] = {}
     try:
-        for one in operations:
-            _permit(one, known, made)
+        for operation in operations:
+            _permit(operation, known, made)
     except _NotPermitted as against:
         return f"a transaction that {against} is not a plug or unplug of a port"
     except (AttributeError, IndexError, KeyError, TypeError, ValueError):
@@ -54,48 +54,49 @@ def objection_to(operations: Sequence[Operation], known: Known) -> str:
     return ""
 
 
-def _permit(one: Operation, known: Known, made: dict[str, set[str]]) -> None:
-    kind, table = one["op"], one.get("table")
+def _permit(operation: Operation, known: Known, made: dict[str, set[str]]) -> None:
+    kind, table = operation["op"], operation.get("table")
     if kind in ("select", "wait"):
         # They write nothing.
         _require(table in _READ, f"asks about {str(table)[:20]}")
         return
     if table == "Open_vSwitch":
-        _permit_root(one, known, made)
+        _permit_root(operation, known, made)
         return
     match kind:
         case "insert":
-            name = one["row"].get("name")
+            name = operation["row"].get("name")
             if type(name) is str and known.creates(name):
-                _permit_row(table, one["row"], made, _BRIDGE_ROWS)
+                _permit_row(table, operation["row"], made, _BRIDGE_ROWS)
             else:
-                _permit_row(table, one["row"], made, _ROWS)
-                _permit_kind(table, str(name), {"type": "", "options": ["map", []]} | one["row"], known)
-            made.setdefault(str(table), set()).add(one["uuid-name"])
+                _permit_row(table, operation["row"], made, _ROWS)
+                _permit_kind(table, str(name), {"type": "", "options": ["map", []]} | operation["row"], known)
+            made.setdefault(str(table), set()).add(operation["uuid-name"])
         case "mutate" if table == "Bridge":
-            _permit_membership(one, known, made)
+            _permit_membership(operation, known, made)
         case "mutate" | "update" | "delete":
-            _permit_change(one, known)
+            _permit_change(operation, known)
         case _:
             raise _NotPermitted(f"holds {str(kind)[:20]!r}")
 
 
-def _permit_root(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
-    """The switch itself, which is told of a new configuration, of a bridge that is made, or of one that goes."""
-    (mutation,) = one["mutations"]
-    if one["op"] == "mutate" and mutation == _NEXT_CFG:
+def _permit_root(operation: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
+    """Check a change of the switch itself: a new configuration, or a new or deleted bridge."""
+    (mutation,) = operation["mutations"]
+    if operation["op"] == "mutate" and mutation == _NEXT_CFG:
         return
     column, verb, (spelled, uuid) = mutation
     ours = {("insert", "named-uuid"): made.get("Bridge", ()), ("delete", "uuid"): known.rows.get("Bridge", ())}
     _require(
-        (one["op"], column) == ("mutate", "bridges") and uuid in ours.get((verb, spelled), ()), "writes to Open_vSwitch"
+        (operation["op"], column) == ("mutate", "bridges") and uuid in ours.get((verb, spelled), ()),
+        "writes to Open_vSwitch",
     )
 
 
 def _permit_row(
     table: Any, row: Mapping[str, Any], made: Mapping[str, set[str]], tables: Mapping[str, Mapping[str, Rule]]
 ) -> None:
-    """A row that is made."""
+    """Check a new row."""
     rules = tables.get(table)
     if rules is None:
         raise _NotPermitted(f"makes a row of {str(table)[:20]}")
@@ -106,7 +107,7 @@ def _permit_row(
 
 
 def _permit_kind(table: Any, name: str, row: Mapping[str, Any], known: Known) -> None:
-    """The type and the options of an Interface, which go together."""
+    """Check the type and the options of an Interface, which depend on each other."""
     legal = options_by_type(name, known.socket_dir)
     if table == "Interface" and {"type", "options"} & row.keys():
         kind, pairs = row["options"]
@@ -115,25 +116,25 @@ def _permit_kind(table: Any, name: str, row: Mapping[str, Any], known: Known) ->
 
 
 def _permit_new_kind(name: str, row: Mapping[str, Any], known: Known) -> None:
-    """The type and the MTU of a vhost-user port that is there, which keeps the options that others gave it."""
+    """Check the type and the MTU of an existing vhost-user port, which keeps the options of others."""
     _require(row.keys() <= {"type", "mtu_request"}, "replaces the options of a vhost-user port")
     legal = options_by_type(name, known.socket_dir)
     _require("type" not in row or row["type"] in legal, "gives Interface.type a value of its own")
 
 
 def _permit_socket(name: str, verb: str, value: Any, known: Known) -> None:
-    """The one of the options of a vhost-user port that is ours."""
+    """Check our option of a vhost-user port."""
     legal = options_by_type(name, known.socket_dir).get(VHOST_USER_TYPES["server"], {})
     ours = [("insert", ["map", [[key, path]]]) for key, path in legal.items()]
     ours += [("delete", ["set", [key]]) for key in legal]
     _require((verb, value) in ours, "changes Interface.options")
 
 
-def _permit_membership(one: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
-    """A bridge that is given ports, or that loses some."""
-    ((column, test, bridge),) = one["where"]
+def _permit_membership(operation: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
+    """Check a change of a bridge's ports."""
+    ((column, test, bridge),) = operation["where"]
     _require((column, test) == ("name", "=="), "changes a bridge that it does not name")
-    for changed, verb, (kind, members) in one["mutations"]:
+    for changed, verb, (kind, members) in operation["mutations"]:
         _require((changed, kind) == ("ports", "set") and verb in ("insert", "delete"), f"changes Bridge.{changed}")
         _require(verb == "delete" or known.allows(bridge), f"gives {str(bridge)[:20]} a port")
         for spelled, uuid in members:
@@ -141,26 +142,26 @@ def _permit_membership(one: Operation, known: Known, made: Mapping[str, set[str]
             _require(uuid in ours, "moves another's port")
 
 
-def _permit_change(one: Operation, known: Known) -> None:
-    """A row of ours that is changed, or removed."""
-    table = one["table"]
-    ((column, test, (kind, uuid)),) = one["where"]
+def _permit_change(operation: Operation, known: Known) -> None:
+    """Check a change or deletion of a row of ours."""
+    table = operation["table"]
+    ((column, test, (kind, uuid)),) = operation["where"]
     ours = (column, test, kind) == ("_uuid", "==", "uuid") and uuid in known.rows.get(table, ())
     _require(ours, f"changes a row of {table} that is not the port's")
     name = known.names.get(uuid, "")
-    if one["op"] == "delete":
+    if operation["op"] == "delete":
         _require(table == "QoS", f"deletes a row of {table}")
-    elif one["op"] == "update":
+    elif operation["op"] == "update":
         rules = _CHANGES.get(table, {})
-        for changed, value in one["row"].items():
+        for changed, value in operation["row"].items():
             _require(changed in rules, f"sets {table}.{changed[:20]}")
-            _require(rules[changed](value, one["row"], {}), f"gives {table}.{changed} a value of its own")
+            _require(rules[changed](value, operation["row"], {}), f"gives {table}.{changed} a value of its own")
         if "" in options_by_type(name, known.socket_dir):
-            _permit_kind(table, name, one["row"], known)
+            _permit_kind(table, name, operation["row"], known)
         else:
-            _permit_new_kind(name, one["row"], known)
+            _permit_new_kind(name, operation["row"], known)
     else:
-        for changed, verb, (kind, values) in one["mutations"]:
+        for changed, verb, (kind, values) in operation["mutations"]:
             if (table, changed) == ("Interface", "options"):
                 _permit_socket(name, verb, [kind, values], known)
                 continue
@@ -171,7 +172,7 @@ def _permit_change(one: Operation, known: Known) -> None:
 
 
 Rule = Callable[[Any, Mapping[str, Any], Mapping[str, Collection[str]]], bool]
-"""Whether a value may be written, by the row that it is in and by the rows that the transaction has made."""
+"""Rule of a value: legal by its row and by the rows that the transaction creates."""
 
 
 def _is_port_of_ours(value: Any, _row: Any, _made: Any) -> bool:
@@ -209,7 +210,7 @@ def _are_ids_of_qos(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
 
 
 _KIND: Mapping[str, Rule] = {"type": _is_text, "options": _is_map, "mtu_request": _is_mtu}
-"""Which of them go together, and with which names, _permit_kind() says."""
+"""Rules by column. _permit_kind() checks the combinations and the names."""
 _ROWS: Mapping[str, Mapping[str, Rule]] = {
     "Interface": {"name": _is_port_of_ours, "external_ids": _are_ids_of_ours, **_KIND},
     "Port": {
@@ -220,7 +221,7 @@ _ROWS: Mapping[str, Mapping[str, Rule]] = {
     },
     "QoS": {"type": lambda value, _row, _made: value in QOS_TYPES, "external_ids": _are_ids_of_qos},
 }
-"""What a row may be made with, by table and column."""
+"""Rules for the values of a new row, by table and column."""
 _BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
     "Interface": {"name": lambda *_: True, "type": _is("internal")},
     "Port": {"name": lambda *_: True, "interfaces": _is_made_here("Interface")},
@@ -230,9 +231,9 @@ _BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
         "datapath_type": lambda value, _row, _made: value in ("", *DATAPATH_TYPES),
     },
 }
-"""And the rows of a bridge, whose name is one that may be made."""
+"""And the rows of a bridge, whose name must be one that may be created."""
 _CHANGES: Mapping[str, Mapping[str, Rule]] = {"Interface": _KIND, "Port": {"qos": _is(_NOTHING)}}
-"""What a row of ours may be given anew."""
+"""Rules for the new values of an existing row of ours."""
 
 
 def _require(legal: bool, otherwise: str) -> None:

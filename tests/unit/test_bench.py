@@ -1,4 +1,4 @@
-"""What is made of the figures of a run: medians, ratios, pictures; and what is refused."""
+"""Evaluation of the figures of a run: medians, ratios, pictures, and refusals."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ RECORD = Record(
 
 
 def test_a_figure_is_the_median_of_its_turns_with_the_least_and_the_most() -> None:
-    figure = next(one for one in figures_of(RECORD) if (one.contender, one.ports) == ("hybridvif", 1))
+    figure = next(item for item in figures_of(RECORD) if (item.contender, item.ports) == ("hybridvif", 1))
     assert (figure.median, figure.least, figure.most) == (0.2, 0.1, 0.3)
 
 
-def test_the_bars_are_ratios_of_medians_at_the_sizes_that_they_are_meant_for() -> None:
+def test_bars_are_ratios_of_medians_at_their_own_sizes() -> None:
     bars = {bar.name: bar for bar in bars_of(RECORD)}
     assert set(bars) == {
         "one port, plug / os-vif, 1 ports there",
@@ -84,7 +84,7 @@ def test_runs_are_told_together_with_what_each_was_a_run_on() -> None:
     assert (whole.rounds, len(whole.turns), whole.memory) == (2, len(RECORD.turns) + 1, {"floor": {"1000": 7}})
 
 
-def test_the_figures_are_written_between_the_marks_of_a_page_and_nowhere_else() -> None:
+def test_figures_are_written_only_between_the_marks_of_a_page() -> None:
     page = f"before\n{BEGIN}\nold\n{END}\nafter\n"
     written = with_figures(page, RECORD)
     assert written.startswith(f"before\n{BEGIN}\n")

@@ -1,4 +1,4 @@
-"""The docs stay true: what they list is what the code has, and their examples run."""
+"""The docs agree with the code, and their examples run."""
 
 from __future__ import annotations
 
@@ -49,19 +49,19 @@ def page(name: str) -> str:
 
 
 def code_blocks(text: str, language: str = r"\w*") -> list[str]:
-    """The fenced blocks of a language."""
+    """Return the fenced blocks of a language."""
     return re.findall(rf"^ *```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE)
 
 
 def rows_of(text: str) -> Iterator[list[str]]:
-    """The cells of every row of every table."""
+    """Yield the cells of every row of every table."""
     for line in text.splitlines():
         if line.startswith("|") and not set(line) <= set("|-"):
             yield [cell.strip() for cell in re.split(r"\s\|(?=\s|$)", line[1:])][:-1]
 
 
 def section(text: str, heading: str) -> str:
-    """From a heading to the next one of its level or above."""
+    """Return the text from a heading to the next one of its level or above."""
     level = len(heading) - len(heading.lstrip("#"))
     found = re.search(rf"^{re.escape(heading)}\b[^\n]*\n(.*?)(?=^#{{1,{level}}} |\Z)", text, re.DOTALL | re.MULTILINE)
     assert found, f"no heading {heading!r}"
@@ -69,12 +69,12 @@ def section(text: str, heading: str) -> str:
 
 
 def in_code(text: str) -> set[str]:
-    """All that stands between backticks."""
+    """Return all text between backticks."""
     return set(re.findall(r"`([^`\n]+)`", text))
 
 
 def keys_of(document: Any) -> set[str]:
-    """The keys of a document, at every depth."""
+    """Return the keys of a document, at every depth."""
     match document:
         case dict():
             return set(document) | {key for value in document.values() for key in keys_of(value)}
@@ -129,7 +129,7 @@ def test_every_link_leads_somewhere(path: Path) -> None:
 
 
 def anchors_of(text: str) -> set[str]:
-    """The anchors of a page, as GitHub makes them."""
+    """Return the anchors of a page, as on GitHub."""
     headings = re.findall(r"^#+ (.*)$", re.sub(r"```.*?```", "", text, flags=re.DOTALL), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
@@ -147,9 +147,9 @@ def parts_of_a_plugged_port() -> Iterable[Part]:
 def test_every_attribute_is_in_host_md_with_its_value_and_its_reason(part: Part) -> None:
     text = section(page("docs/host.md"), "## Attributes")
     [heading] = [line for line in text.splitlines() if line.startswith("### ") and f"`{part.kind}`" in line]
-    told = {cells[0].strip("`"): (cells[1], cells[3]) for cells in rows_of(section(text, heading)) if len(cells) == 4}
-    del told["attribute"]
-    assert told == {
+    listed = {cells[0].strip("`"): (cells[1], cells[3]) for cells in rows_of(section(text, heading)) if len(cells) == 4}
+    del listed["attribute"]
+    assert listed == {
         name: (f"`{json.dumps(getattr(part, name)).strip(chr(34)) or chr(34) * 2}`", str(reason))
         for (kind, name), reason in REASONS.items()
         if kind is type(part)
@@ -160,9 +160,9 @@ def test_every_attribute_is_in_host_md_with_its_value_and_its_reason(part: Part)
 
 
 def test_every_exit_code_is_in_cli_md() -> None:
-    told = {cells[0]: cells[1] for cells in rows_of(section(page("docs/cli.md"), "## Exit codes"))}
-    assert {code: told.get(str(code)) for code in EXIT_CODES} == dict(EXIT_CODES)
-    assert {status: told.get(f"`{status.value}`") for status in Status} == {
+    listed = {cells[0]: cells[1] for cells in rows_of(section(page("docs/cli.md"), "## Exit codes"))}
+    assert {code: listed.get(str(code)) for code in EXIT_CODES} == dict(EXIT_CODES)
+    assert {status: listed.get(f"`{status.value}`") for status in Status} == {
         status: str(status.exit_code) for status in Status
     }
 
@@ -179,7 +179,7 @@ def test_every_command_and_every_option_is_in_cli_md() -> None:
 
 
 def test_every_format_and_every_column_is_in_cli_md() -> None:
-    told = {
+    listed = {
         cells[0].strip("`"): (re.findall(r"`(\w+)`", cells[1]), re.findall(r"`(\w+)`", cells[2]) if cells[2:] else [])
         for cells in rows_of(section(page("docs/cli.md"), "## Formats"))
         if cells[0].startswith("`")
@@ -188,10 +188,10 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
     for command in COMMANDS:
         module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
         formats = getattr(module, "FORMATS", ())
-        assert (command in told) is bool(formats)
+        assert (command in listed) is bool(formats)
         if formats:
             known = getattr(columns.get(command, module), "COLUMNS", ())
-            assert told[command] == (list(formats), list(known))
+            assert listed[command] == (list(formats), list(known))
 
 
 def test_every_key_of_every_document_is_in_cli_md() -> None:
@@ -219,32 +219,34 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
 
 
 def test_every_field_of_a_port_is_in_library_md_with_its_default() -> None:
-    told = {cells[0].strip("`"): cells[1].strip("`") for cells in rows_of(section(page("docs/library.md"), "## Ports"))}
+    listed = {
+        cells[0].strip("`"): cells[1].strip("`") for cells in rows_of(section(page("docs/library.md"), "## Ports"))
+    }
     for spec in fields(Port):
-        assert told[spec.name] == ("" if spec.default is MISSING else spelled(spec.default))
-    assert told.keys() - {"field"} == {spec.name for spec in fields(Port)}
+        assert listed[spec.name] == ("" if spec.default is MISSING else spelled(spec.default))
+    assert listed.keys() - {"field"} == {spec.name for spec in fields(Port)}
 
 
 def spelled(value: object) -> str:
-    """A default as Python spells it."""
+    """Return a default in Python syntax."""
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 
 def test_every_field_of_a_report_and_every_status_is_in_library_md() -> None:
-    told = {cells[0] for cells in rows_of(section(page("docs/library.md"), "## Reports"))}
-    assert {f"`{spec.name}`" for spec in fields(Report)} | {"`ok`"} <= told
-    assert {f"`{status.value}`" for status in Status} <= told
+    listed = {cells[0] for cells in rows_of(section(page("docs/library.md"), "## Reports"))}
+    assert {f"`{spec.name}`" for spec in fields(Report)} | {"`ok`"} <= listed
+    assert {f"`{status.value}`" for status in Status} <= listed
 
 
 def test_every_error_is_in_library_md_with_its_code_and_its_bases() -> None:
-    told = {cells[0].strip("`"): cells for cells in rows_of(section(page("docs/library.md"), "## Errors"))}
+    listed = {cells[0].strip("`"): cells for cells in rows_of(section(page("docs/library.md"), "## Errors"))}
     classes = [cls for cls in vars(errors).values() if inspect.isclass(cls) and issubclass(cls, errors.HybridVifError)]
     for cls in classes:
         if cls is not errors.HybridVifError:
             bases = [base.__name__ for base in cls.__bases__ if base is not errors.HybridVifError]
-            assert told[cls.__name__][1] == f"`{cls.code}`"
-            assert re.findall(r"`(\w+)`", told[cls.__name__][2]) == bases
-    assert set(told) - {"exception"} == {cls.__name__ for cls in classes} - {"HybridVifError"}
+            assert listed[cls.__name__][1] == f"`{cls.code}`"
+            assert re.findall(r"`(\w+)`", listed[cls.__name__][2]) == bases
+    assert set(listed) - {"exception"} == {cls.__name__ for cls in classes} - {"HybridVifError"}
 
 
 def test_every_public_name_is_in_library_md() -> None:
@@ -264,20 +266,20 @@ def test_every_page_is_in_the_index() -> None:
 
 
 def test_every_option_is_in_library_md_with_its_default() -> None:
-    told = {cells[0].strip("`"): cells[1] for cells in rows_of(section(page("docs/library.md"), "## Configuration"))}
+    listed = {cells[0].strip("`"): cells[1] for cells in rows_of(section(page("docs/library.md"), "## Configuration"))}
     for option in config.OPTIONS:
-        assert told[option.dest] == f"`{as_configured(option.default)}`"
+        assert listed[option.dest] == f"`{as_configured(option.default)}`"
 
 
 def test_every_option_is_in_the_sample_with_its_default() -> None:
     lines = SAMPLE.read_text(encoding="utf-8").splitlines()
     own = lines[lines.index("[hybridvif]") : lines.index("[hybridvif_privileged]")]
-    told = [line for line in own if re.match(r"#\w+ = ", line)]
-    assert sorted(told) == sorted(f"#{option.dest} = {as_configured(option.default)}" for option in config.OPTIONS)
+    listed = [line for line in own if re.match(r"#\w+ = ", line)]
+    assert sorted(listed) == sorted(f"#{option.dest} = {as_configured(option.default)}" for option in config.OPTIONS)
 
 
 def as_configured(value: object) -> str:
-    """A value as a configuration file spells it."""
+    """Return a value in the syntax of a configuration file."""
     return ",".join(value) if isinstance(value, list) else str(value).lower() if value is False else str(value)
 
 
@@ -335,22 +337,22 @@ def test_every_executor_is_in_executors_md() -> None:
     declared.read(ROOT / "setup.cfg")
     points = declared["options.entry_points"]
     lines = f"{points['hybridvif.link_executors']}\n{points['hybridvif.switch_executors']}".splitlines()
-    told = {cells[0].strip("`") for cells in rows_of(page("docs/executors.md").partition("## The protocol")[0])}
-    assert told - {"installed"} == {line.partition("=")[0].strip() for line in lines if line}
+    listed = {cells[0].strip("`") for cells in rows_of(page("docs/executors.md").partition("## The protocol")[0])}
+    assert listed - {"installed"} == {line.partition("=")[0].strip() for line in lines if line}
 
 
 def test_every_member_of_the_protocol_is_in_executors_md() -> None:
     members = [name for name in {**vars(Executor), **Executor.__annotations__} if name[0] != "_"]
-    told = {cells[0] for cells in rows_of(section(page("docs/executors.md"), "## The protocol"))}
-    assert [name for name in [*members, "__init__"] if not any(cell.startswith(f"`{name}") for cell in told)] == []
+    listed = {cells[0] for cells in rows_of(section(page("docs/executors.md"), "## The protocol"))}
+    assert [name for name in [*members, "__init__"] if not any(cell.startswith(f"`{name}") for cell in listed)] == []
 
 
 @pytest.mark.parametrize("kind", [ForeignObject, ForeignPort, LinkFact, PortFact, Facts])
 def test_every_field_of_a_fact_and_of_a_stray_is_in_executors_md(kind: type[Any]) -> None:
     rows = {cells[0]: cells[1] for cells in rows_of(section(page("docs/executors.md"), "## Parts and facts"))}
-    told = rows["`ForeignObject`" if kind is ForeignPort else f"`{kind.__name__}`"]
+    listed = rows["`ForeignObject`" if kind is ForeignPort else f"`{kind.__name__}`"]
     names = {spec.name for spec in fields(kind)} if is_dataclass(kind) else set(kind._fields)
-    assert names <= in_code(told)
+    assert names <= in_code(listed)
 
 
 def test_the_helpers_of_executors_md_have_the_parameters_that_it_says() -> None:
@@ -432,7 +434,7 @@ def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None
     turns = merge_observed(Record.of_json(page(run)) for run in runs).turns
     rows = re.findall(r"^\| (.*) \| ([\d.,]+ m?s) \| ([\d.,]+ m?s) \|$", page("README.md"), re.M)
 
-    def told(contender: str, row: str) -> str:
+    def median_figure(contender: str, row: str) -> str:
         measure, ports = README_ROWS[row]
         of = [turn for turn in turns if (turn.contender, turn.measure, turn.ports) == (contender, measure, ports)]
         seconds = statistics.median(turn.seconds for turn in of)
@@ -440,4 +442,4 @@ def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None
 
     assert [row for row, *_ in rows] == list(README_ROWS)
     for row, ours, theirs in rows:
-        assert (ours, theirs) == (told("hybridvif", row), told("os-vif", row)), row
+        assert (ours, theirs) == (median_figure("hybridvif", row), median_figure("os-vif", row)), row

@@ -1,4 +1,4 @@
-"""What is in etc/ for deployers is installed with the package."""
+"""The package installs all files of etc/."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ELSEWHERE = {
     "share/bash-completion/completions": "etc/completions/hybridvif",
     "share/zsh/site-functions": "etc/completions/_hybridvif",
 }
-"""Files that man(1) and the shells look for in directories of their own."""
+"""Files in the directories of man(1) and the shells."""
 
 
 def test_every_file_of_etc_is_installed_under_its_own_path() -> None:
@@ -25,7 +25,7 @@ def test_every_file_of_etc_is_installed_under_its_own_path() -> None:
     } | {file: file for file in ELSEWHERE.values()}
     assert ELSEWHERE.items() <= {(key, file.strip()) for key, file in setup["options.data_files"].items()}
     there = {str(path.relative_to(ROOT)) for path in (ROOT / "etc").rglob("*") if path.is_file()}
-    # configparser has option names in lower case.
+    # configparser returns option names in lower case.
     assert {path.lower(): path for path in there} == {path.lower(): file for path, file in installed.items()}
 
 

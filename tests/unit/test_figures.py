@@ -1,4 +1,4 @@
-"""The page of the proofs is made of what they counted, and says what they did not."""
+"""The page of the proofs shows their counts, and "not measured" for missing ones."""
 
 from __future__ import annotations
 

@@ -24,7 +24,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "testing": ("model", "engine", "client", "privileged", "executors"),
     "cli": (*("model", "engine", "client", "privileged", "osvif", "testing"), "executors.base"),
 }
-"""What each folder of hybridvif imports beside itself."""
+"""Folders that each folder of hybridvif imports."""
 FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.postponed", "hybridvif.children")
 """Modules beside the folders: the public names, lazily imported, and what loads nothing of ours."""
 SHARED = tuple(

@@ -1,4 +1,4 @@
-"""What is postponed is there when it is used, and is not loaded before."""
+"""Postponed modules are loaded at their first use, and not before."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FIRST = (
 
 
 def python(code: str) -> str:
-    """What a Python of its own prints."""
+    """Return the output of a separate Python process."""
     return subprocess.run([sys.executable, "-c", FIRST + code], capture_output=True, text=True, check=True).stdout
 
 
@@ -25,15 +25,15 @@ def test_what_nobody_uses_is_not_loaded() -> None:
         "print(*(name for name in OF_OSLO if type(sys.modules[name]).__name__ != '_Postponed'), 'end', *sys.modules)"
     ).split()
     used = loaded[: loaded.index("end")]
-    # oslo.log 7.1 still marks functions of its own with it.
+    # oslo.log 7.1 still marks its own functions with it.
     assert set(used) <= {"debtcollector"}
     assert not {"netaddr.ip", "rfc3986.api"} & set(loaded)
-    # It is what takes longest, and comes with debtcollector or stevedore alone.
+    # It takes longest, and only debtcollector or stevedore imports it.
     assert used or "importlib.metadata" not in loaded
 
 
 @pytest.mark.parametrize(
-    ("code", "said"),
+    ("code", "output"),
     [
         ("import netaddr; print(netaddr.IPAddress('10.0.0.1'))", "10.0.0.1"),
         ("from netaddr import IPAddress; print(IPAddress('10.0.0.1'))", "10.0.0.1"),
@@ -57,8 +57,8 @@ def test_what_nobody_uses_is_not_loaded() -> None:
         ("from oslo_config import types; print(types.IPAddress()('10.0.0.1'))", "10.0.0.1"),
     ],
 )
-def test_what_is_used_is_whole(code: str, said: str) -> None:
-    assert python(code).strip() == said
+def test_what_is_used_is_whole(code: str, output: str) -> None:
+    assert python(code).strip() == output
 
 
 def test_what_is_loaded_already_stays_as_it_is() -> None:

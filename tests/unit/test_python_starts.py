@@ -1,7 +1,7 @@
-"""No Python that this project starts imports what lies in the working directory, where others may write.
+"""No Python that this project starts imports modules of the working directory, where other users may write.
 
-Each place that starts one is found by its text, so a new one without -P or -I fails here. The functional tests start
-them in a directory full of traps (tests/functional/test_working_directory.py).
+Each start is found by its text, so a new one without -P or -I fails here. The functional tests start them in a
+directory full of traps (tests/functional/test_working_directory.py).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 STARTED = re.compile(r"""(?:python\d?(?:\.\d+)?|executable|candidate|\$1)["'`})]*,?\s+["']?-(?=[A-Za-z]*[\s"',])""")
-"""A name of the interpreter, and an option after it: in a list, a command line of a shell, or a text for people."""
+"""A name of the interpreter and its first option: in a list, a shell command, or a text for people."""
 SAFE = re.compile(r"[PI]\b")
 PLACES = ("hybridvif", "tools", "benchmarks", "examples", "docs", "etc", ".ci/run", "tox.ini", "*.md")
 
 
 def starts(text: str) -> list[tuple[str, bool]]:
-    """Return each start of an interpreter with an option, and whether it is a safe one."""
+    """Return each start of an interpreter with an option, and True if it is safe."""
     found = STARTED.finditer(text)
     return [(text[match.start() : match.end() + 12], bool(SAFE.match(text, match.end()))) for match in found]
 
@@ -83,7 +83,7 @@ def test_starts_of_python_are_found_in_the_files_that_have_some() -> None:
 
 
 def test_module_run_without_safe_path_imports_nothing_planted(tmp_path: Path) -> None:
-    """`python -m hybridvif` has the working directory first until the command itself takes it away."""
+    """`python -m hybridvif` has the working directory first in sys.path until the command removes it."""
     for name in ("argparse", "typing", "__future__", "gc", "json"):
         (tmp_path / f"{name}.py").write_text(f"raise SystemExit('planted {name}')")
     environment = {"PYTHONPATH": str(ROOT), "PYTHONSAFEPATH": ""}

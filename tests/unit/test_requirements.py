@@ -1,4 +1,4 @@
-"""What is imported is declared, and what is declared is imported: setup.cfg against the sources."""
+"""Imported libraries are declared in setup.cfg, and declared libraries are imported."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ EXTRAS = {
     "hybridvif.osvif.plugins": "osvif",
     "hybridvif.testing.pytest_plugin": "test",
 }
-"""The modules that may import what an extra brings, besides what is always there."""
+"""Modules that may import the libraries of an extra."""
 DISTRIBUTIONS = {"yaml": "pyyaml", "vif_plug_ovs": "os-vif"}
-"""Packages that are named otherwise than their distribution."""
+"""Packages with another name than their distribution."""
 CONSTRAINTS = sorted((ROOT / "tests" / "constraints").glob("*.txt"))
 
 
