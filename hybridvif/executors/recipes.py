@@ -164,7 +164,7 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
     switches = {key: changes.get(key) for key in _OF_A_BRIDGE} | (IPV4_OFF if "host_ip" in changes else {})
     for key, value in switches.items():
         if value is not None:
-            yield Sysctl(name, key, int(value))  # type: ignore[call-overload]  # a flag or a number, by limits.py
+            yield Sysctl(name, key, int(value))  # type: ignore[call-overload]  # a flag or a number, by parts.py
     if "up" in changes:
         yield _set(name, {"up": changes["up"]})
 

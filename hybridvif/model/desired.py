@@ -1,4 +1,4 @@
-"""The hybrid recipe on one screen: a Port -> the HostState it needs. Why each value is what it is: reasons.py."""
+"""The hybrid recipe on one screen: a Port -> the HostState it needs. Why each value is what it is: parts.py."""
 
 from __future__ import annotations
 

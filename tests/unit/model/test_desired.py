@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 
 from hybridvif.model.desired import desired_state
-from hybridvif.model.limits import ISOLATING, invalid_attributes
-from hybridvif.model.parts import Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
+from hybridvif.model.parts import (
+    ISOLATING,
+    Bridge,
+    HostState,
+    IvsPort,
+    OvsPort,
+    Veth,
+    VhostUserPort,
+    invalid_attributes,
+)
 from hybridvif.model.port import Port, VifType
 from tests.support.strategies import HYBRID, ports, the
 

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, NameCollision
-from hybridvif.model.limits import ISOLATING, invalid_attributes, rollback_target
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
+    ISOLATING,
     NOTHING,
     OPEN,
     PLACEHOLDER_TYPE,
@@ -32,9 +32,11 @@ from hybridvif.model.parts import (
     as_observed,
     attributes_of,
     differences,
+    invalid_attributes,
 )
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
+from hybridvif.model.rollback_target import rollback_target
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of, role_of, simulate, simulate_all
 from tests.support.strategies import (
     FOREIGN_BRIDGE,

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from hybridvif.model.parts import PARTS, Bridge, ForeignObject, OvsPort, Part, Veth, attributes_of
-from hybridvif.model.reasons import REASONS, Reason, reason_of
+from hybridvif.model.attributes import Reason
+from hybridvif.model.parts import PARTS, REASONS, Bridge, ForeignObject, OvsPort, Part, Veth, attributes_of, reason_of
 from tests.support.strategies import BRIDGE, ROW, VETH
 
 EVERY = [(kind, name) for kind in PARTS if not issubclass(kind, ForeignObject) for name in attributes_of(kind)]

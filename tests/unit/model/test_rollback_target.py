@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hybridvif.model.desired import desired_state
-from hybridvif.model.limits import invalid_attributes, rollback_target
 from hybridvif.model.parts import (
     NOTHING,
     PARTS,
@@ -24,8 +23,10 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
     attributes_of,
+    invalid_attributes,
 )
 from hybridvif.model.port import MAX_MTU, MIN_MTU, VifType
+from hybridvif.model.rollback_target import rollback_target
 from hybridvif.model.settings import Settings
 from tests.support.strategies import (
     BRIDGE,
