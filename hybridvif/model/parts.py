@@ -1,12 +1,11 @@
-"""What a host is made of, as far as we manage it: seven kinds of part, and ForeignObject for what only has our name.
+"""Parts and their attributes: seven kinds, and ForeignObject for an object that only has one of our names.
 
-A part holds only what hybridvif sets. What it does not set it neither compares nor touches: the VLAN tag is the agent's
-after birth, a tap that was not made here is libvirt's. An observed part accepts any value the kernel or OVSDB can hold;
-only what is to be written is range-checked. An attribute that is None does not exist on this kernel, or is
-nobody's wish, and agrees with any other value.
+A part holds the attributes that hybridvif sets. Nothing else is compared or changed: the VLAN tag belongs to Neutron's
+agent, and most attributes of a tap to libvirt. Each attribute declares its legal values and its reason. An observed
+part may hold any value. None agrees with any value: this kernel lacks the attribute, or no value is desired.
 
-An attribute of birth is written when its part is made, and never again: from then on it is somebody else's. So it is
-not read back, and agrees with any other value as well; a part that was observed has it at its default.
+A create-only attribute is written when its part is created, and never compared or updated afterwards. An observed part
+has the default value.
 """
 
 from __future__ import annotations
@@ -42,17 +41,17 @@ from hybridvif.model.names import PortNames
 from hybridvif.model.port import DATAPATH_TYPES, MAX_MTU, MAX_TAP_MTU, MIN_MTU, QOS_TYPES
 
 PLACEHOLDER_TYPE = "patch"
-"""The Interface type of a placeholder, a row whose device is being recreated: a patch port without a real peer."""
+"""Interface type of a placeholder, a row whose device is being recreated: a patch port without a peer."""
 DEAD_VLAN = 4095
-"""The VLAN in which Neutron's agent lets no packet pass (IEEE 802.1Q leaves this number to the implementation)."""
+"""The VLAN in which Neutron's agent drops every packet. IEEE 802.1Q reserves this number."""
 VHOST_USER_TYPES: Mapping[str, str] = {"client": "dpdkvhostuser", "server": "dpdkvhostuserclient"}
-"""The Interface type of a vhost-user port by the mode of QEMU's side, as os-vif has them: the switch is the other."""
+"""Interface type of a vhost-user port by the mode of QEMU, as in os-vif. The switch has the other mode."""
 HOST_IP_OFF = "off"
-"""host_ip of a device on which the host neither receives, answers nor routes; the only value that is written."""
+"""host_ip of a device without IP: the host does not receive, answer or route. The only value that is written."""
 OPEN = "open"
-"""bridge_port of a device with which the bridge exchanges every packet, once; the only value that is written."""
+"""bridge_port of a member that exchanges every packet with its bridge, once. The only value that is written."""
 ROOT, ANYBODY = 0, -1
-"""Owners of a tap: the uid, and no owner at all, so that every local user may attach."""
+"""Owners of a tap: the uid of root, and no owner. Without an owner every local user may attach."""
 MAX_AGEING = 360_000_000
 """Hundredths of a second. The kernel's clock arithmetic takes it without overflow."""
 MAX_FORWARD_DELAY = 3_000
@@ -394,24 +393,24 @@ class IvsPort(Part):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignObject(Part):
-    """Something that has one of our names but is not of our shape; it is in no plan, and stops every plan."""
+    """An object with one of our names, but of another shape. It is in no plan, and stops every plan."""
 
     kind: ClassVar[str] = "stray"
     what: str
-    """What it is, with its article: "a dummy link"."""
+    """Description with an article: "a dummy link"."""
     alias: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ForeignPort(ForeignObject):
-    """A ForeignObject in the switch: a bond, an internal port, anything named qvo that is not one system interface."""
+    """A foreign object in the switch, such as a bond or an internal port named qvo."""
 
     role: ClassVar[Role] = Role.SWITCH
 
 
 Link = Bridge | Veth | Tap | ManagedTap | ForeignObject
 Member = Veth | Tap | ManagedTap
-"""What a Linux bridge holds."""
+"""Member of a Linux bridge."""
 SwitchPort = OvsPort | VhostUserPort | IvsPort | ForeignPort
 
 P = TypeVar("P", bound=Part)
@@ -430,9 +429,9 @@ PARTS: tuple[type[Part], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class HostState:
-    """What is on a host, or should be, under the names of our grammar. Frozen; absent means not there.
+    """A set of parts by role and name, observed or desired.
 
-    links: by name; a veth pair by the name of its bridge end. ports: by name; apart, since qvo is in both.
+    links: by name. A veth pair has the name of its bridge end. ports: by name. qvo is a name in both.
     """
 
     links: Mapping[str, Link] = field(default_factory=dict)
@@ -443,7 +442,7 @@ class HostState:
         object.__setattr__(self, "ports", MappingProxyType(dict(self.ports)))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # A mappingproxy can neither be pickled nor copied.
+        # A mappingproxy cannot be pickled or copied.
         return HostState, (dict(self.links), dict(self.ports))
 
     def __iter__(self) -> Iterator[Part]:
@@ -451,8 +450,8 @@ class HostState:
         yield from self.ports.values()
 
     def of(self, names: PortNames) -> HostState:
-        """The parts of one port alone."""
-        # A switch port named tap is plugged straight into the switch, and no part of a hybrid port.
+        """Return the parts of one port."""
+        # A switch port named tap does not belong to a hybrid port. It is plugged directly into the switch.
         ends = (names.switch_end, names.vhost_user)
         links, ports = self.links, self.ports
         return HostState(
@@ -461,14 +460,14 @@ class HostState:
         )
 
     def with_parts(self, *parts: Part) -> HostState:
-        """This state with these parts put in, or put in the place of those of the same name and role."""
+        """Return this state with these parts. They replace parts of the same name and role."""
         links, ports = dict(self.links), dict(self.ports)
         for part in parts:
             (ports if part.role is Role.SWITCH else links)[part.name] = part  # type: ignore[assignment]
         return HostState(links, ports)
 
     def without(self, part: Part) -> HostState:
-        """This state without that part."""
+        """Return this state without the part."""
         links, ports = dict(self.links), dict(self.ports)
         (ports if part.role is Role.SWITCH else links).pop(part.name, None)
         return HostState(links, ports)
@@ -483,7 +482,7 @@ NOTHING = HostState()
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One attribute that is not as it should be."""
+    """One attribute that differs."""
 
     attribute: str
     before: object
@@ -491,7 +490,7 @@ class Difference:
 
 
 def with_article(kind: str) -> str:
-    """A kind of part or device in a sentence: "a veth", "an ovs-port"."""
+    """Return a kind of part or device with its article: "a veth", "an ovs-port"."""
     return f"a{'n' if kind[:1] in 'aeiou' else ''} {kind}"
 
 
@@ -547,23 +546,23 @@ def invalid_attributes(part: Part, attributes: Mapping[str, object] | None = Non
 
 
 def create_only_values(part: Part) -> dict[str, Any]:
-    """The attributes of birth that a part has, with their values."""
+    """Return the create-only attributes of a part, with their values."""
     return {name: getattr(part, name) for name in _CREATE_ONLY[type(part)]}
 
 
 def as_observed(part: P) -> P:
-    """The part as it is observed once it is there: of its birth nothing is told."""
-    births = _CREATE_ONLY[type(part)]
-    return part if all(getattr(part, name) == value for name, value in births.items()) else replace(part, **births)
+    """Return the part as an observation returns it, with the defaults of its create-only attributes."""
+    defaults = _CREATE_ONLY[type(part)]
+    return part if all(getattr(part, name) == value for name, value in defaults.items()) else replace(part, **defaults)
 
 
 def differences(before: Part, after: Part) -> tuple[Difference, ...]:
-    """The attributes in which two parts of one kind differ, those of birth apart, and None agreeing with anything.
+    """Return the attributes in which two parts of one kind differ, without the create-only attributes.
 
-    Nobody can make a device unrealized, so `realized` differs only where it should be True and is not.
+    None agrees with any value. `realized` differs only if it is False and should be True: no step can reset it.
     """
     if before == after:
-        # Of hundreds of ports in order, most: at a fortieth of what the comparison one by one takes.
+        # The fast path: most parts are in sync.
         return ()
     found = []
     for name in _COMPARED[type(after)]:
@@ -574,19 +573,19 @@ def differences(before: Part, after: Part) -> tuple[Difference, ...]:
     return tuple(found)
 
 
-def agree(one: HostState, other: HostState) -> bool:
-    """Whether two states are the same, attributes that a kernel lacks apart."""
-    return one is other or all(_agree(getattr(one, side), getattr(other, side)) for side in ("links", "ports"))
+def agree(first: HostState, second: HostState) -> bool:
+    """Return True if two states have the same parts without differences."""
+    return first is second or all(_agree(getattr(first, side), getattr(second, side)) for side in ("links", "ports"))
 
 
-def _agree(one: Mapping[str, Part], other: Mapping[str, Part]) -> bool:
-    return one.keys() == other.keys() and all(
-        type(one[name]) is type(other[name]) and not differences(one[name], other[name]) for name in one
+def _agree(first: Mapping[str, Part], second: Mapping[str, Part]) -> bool:
+    return first.keys() == second.keys() and all(
+        type(first[name]) is type(second[name]) and not differences(first[name], second[name]) for name in first
     )
 
 
 def merge_states(states: Iterable[HostState]) -> HostState:
-    """Several states of different names as one."""
+    """Merge several states of different names."""
     links: dict[str, Link] = {}
     ports: dict[str, SwitchPort] = {}
     for state in states:

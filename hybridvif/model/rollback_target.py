@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -22,74 +22,77 @@ from hybridvif.model.steps import owners_of
 
 
 def rollback_target(
-    first: HostState, wiring: HostState, now: HostState = NOTHING, settings: Settings | None = None
+    first: HostState, desired: HostState, current: HostState = NOTHING, settings: Settings | None = None
 ) -> tuple[HostState, tuple[str, ...]]:
-    """What a rollback may go back to, and the attributes ("qbr...: stp") that it must leave as the wiring has them.
+    """Return the target, and the attributes ("qbr...: stp") that keep their desired value.
 
-    now: the host as it is; what was never touched is left as it is, and not named. settings: this host's, if any are
-    known: what policy refuses by them cannot be gone back to.
+    first: the first observed state. desired: the goal of the failed plug. current: the state now. An attribute that
+    was not changed is not listed. settings: the settings of this host. They restrict the target further.
     """
-    goal, left = first, []
-    for part in map(_with_isolation_where_absent, first):
+    target = first
+    lost: list[str] = []
+    for part in map(_with_absent_isolation, first):
         side = "ports" if part.role is OvsPort.role else "links"
-        wired, found = (getattr(state, side).get(part.name) for state in (wiring, now))
-        if wired is None and isinstance(part, OvsPort):
-            # A hybrid port and a vhost-user port make room for each other.
-            goal = goal.with_parts(*(_born_as(row, part) for row in wiring.ports.values() if isinstance(row, OvsPort)))
-        if type(wired) is type(part):
-            lost = _lost(part, settings)
+        wanted, found = (getattr(state, side).get(part.name) for state in (desired, current))
+        if wanted is None and isinstance(part, OvsPort):
+            # The row of the other binding: a hybrid port and a vhost-user port replace each other.
+            rows = [row for row in desired.ports.values() if isinstance(row, OvsPort)]
+            target = target.with_parts(*(_created_as(row, part) for row in rows))
+        if type(wanted) is type(part):
+            names = _invalid(part, settings)
         elif type(part) in ISOLATING:
-            # Nothing is wired in place of the links of a hybrid port that becomes a vhost-user port.
-            wired, lost = replace(part, **_isolation_of(part)), _weak(part)
+            # The links of a hybrid port that becomes a vhost-user port have no desired values.
+            isolation = ISOLATING[type(part)]
+            wanted = _with_values(part, isolation)
+            names = [name for name, value in isolation.items() if getattr(part, name) != value]
         else:
             continue
-        goal = goal.with_parts(_born_as(wired, part))
-        lost += _misleading(replace(part, **{name: getattr(wired, name) for name in lost}), wired)
-        touched = [name for name in lost if _differ(part, found, name)]
-        if touched:
-            goal = goal.with_parts(_born_as(wired, replace(part, **{name: getattr(wired, name) for name in touched})))
-            left += [f"{part.name}: {name}" for name in touched]
-    return goal, tuple(left)
+        target = target.with_parts(_created_as(wanted, part))
+        names += _foreign_ids(_with_values_of(wanted, part, names), wanted)
+        changed = [name for name in names if _differ(part, found, name)]
+        if changed:
+            target = target.with_parts(_created_as(wanted, _with_values_of(wanted, part, changed)))
+            lost += [f"{part.name}: {name}" for name in changed]
+    return target, tuple(lost)
 
 
-def _with_isolation_where_absent(part: Part) -> Part:
-    """The part, to be made anew with what could not be read of it: a small MTU hides the IPv6 settings."""
-    absent = {name: value for name, value in _isolation_of(part).items() if getattr(part, name) is None}
-    return replace(part, **absent) if absent else part
+def _with_values(part: Part, values: Mapping[str, Any]) -> Part:
+    return replace(part, **values) if values else part
 
 
-def _weak(part: Part) -> list[str]:
-    """The attributes of a part that isolate less than what may be written."""
-    return [name for name, value in _isolation_of(part).items() if getattr(part, name) != value]
+def _with_values_of(source: Part, part: Part, names: Iterable[str]) -> Part:
+    return _with_values(part, {name: getattr(source, name) for name in names})
 
 
-def _isolation_of(part: Part) -> dict[str, Any]:
-    return dict(ISOLATING.get(type(part), {}))
+def _with_absent_isolation(part: Part) -> Part:
+    """Return the part with isolating values for None. A small MTU hides the IPv6 settings."""
+    isolation = ISOLATING.get(type(part), {})
+    return _with_values(part, {name: value for name, value in isolation.items() if getattr(part, name) is None})
 
 
-def _born_as(wired: Part, part: Part) -> Part:
-    """The part, to be born as the wiring's where it must be made anew: its own birth nobody knows.
+def _created_as(wanted: Part, part: Part) -> Part:
+    """Return the part with the create-only attributes of another, because its own were not observed.
 
-    A row that somebody deletes under a plug that is then rolled back must not come back outside of the dead VLAN.
+    A row may be deleted during the plug. The rollback must not recreate it outside of the dead VLAN.
     """
-    births = {
-        name: value for name, value in create_only_values(wired).items() if not invalid_attributes(part, {name: value})
-    }
-    return replace(part, **births) if births else part
+    values = create_only_values(wanted)
+    return _with_values(
+        part, {name: value for name, value in values.items() if not invalid_attributes(part, {name: value})}
+    )
 
 
-def _lost(part: Part, settings: Settings | None) -> list[str]:
-    """The attributes of a part that could not be written back, once they were overwritten."""
-    lost = list(invalid_attributes(part))
+def _invalid(part: Part, settings: Settings | None) -> list[str]:
+    """Return the attributes of a part that cannot be written again."""
+    names = list(invalid_attributes(part))
     if settings is None:
-        return lost
-    if isinstance(part, OvsPort) and not settings.allows(part.bridge) and "bridge" not in lost:
-        lost.append("bridge")
-    return [*lost, *unfiltered(part, attributes_of(type(part)), settings)]
+        return names
+    if isinstance(part, OvsPort) and not settings.allows(part.bridge) and "bridge" not in names:
+        names.append("bridge")
+    return [*names, *unfiltered(part, attributes_of(type(part)), settings)]
 
 
 def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tuple[str, ...]:
-    """Those of these attributes of a part by which iptables would not see its packets, where this host wants it to."""
+    """Return the attributes that hide the packets of a bridge from iptables, if this host filters them."""
     if not isinstance(part, Bridge) or not settings.call_iptables:
         return ()
     return tuple(
@@ -97,10 +100,10 @@ def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tup
     )
 
 
-def _misleading(part: Part, wired: Part) -> list[str]:
-    """The ids of a row that tell of another port than its own: nobody may write them."""
-    if isinstance(part, OvsPort) and owners_of(part) - owners_of(wired):
-        return [name for name in ("iface_id", "port_id") if _differ(part, wired, name)]
+def _foreign_ids(part: Part, wanted: Part) -> list[str]:
+    """Return the ids of a row that name another port. They must not be written."""
+    if isinstance(part, OvsPort) and owners_of(part) - owners_of(wanted):
+        return [name for name in ("iface_id", "port_id") if _differ(part, wanted, name)]
     return []
 
 
