@@ -85,7 +85,7 @@ def goal_for(observed: HostState, desired: HostState, names: PortNames) -> HostS
 
 
 def _is_in_sync(observed: HostState, desired: HostState) -> bool:
-    """Return True if only a tap of libvirt is beside the desired parts. It is the fast path of plan()."""
+    """Return True if the desired parts exist, beside at most a tap of libvirt. It is the fast path of plan()."""
     links, wanted = observed.links, desired.links
     return (
         _are_as_wanted(observed.ports, desired.ports)

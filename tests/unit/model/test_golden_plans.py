@@ -125,9 +125,9 @@ def states_of(case: Case) -> tuple[HostState, HostState]:
 def state_of(document: Any, port: Port) -> HostState:
     if isinstance(document, list):
         return HostState().with_parts(*map(part_of, document))
-    wired = desired_state(port)
-    running = wired.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
-    state = {"nothing": NOTHING, "plugged": wired, "running": running}[document["from"]]
+    plugged = desired_state(port)
+    running = plugged.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
+    state = {"nothing": NOTHING, "plugged": plugged, "running": running}[document["from"]]
     for name in document.get("without", []):
         state = state.without(named(state, name))
     for name, changes in document.get("change", {}).items():

@@ -78,11 +78,11 @@ def tap_of(port: Port, state: HostState) -> Tap | None:
 @given(ports_and_states(stale=True))
 def test_plug_from_any_state_reaches_the_desired_state(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
-    wiring = desired_state(port)
-    plugged = simulate_all(observed, plan(observed, wiring))
-    assert disagreements(plugged, wiring) == []
-    assert agree(without_taps(plugged), wiring) or tap_of(port, plugged) is not None
-    assert plan(plugged, wiring) == ()
+    desired = desired_state(port)
+    plugged = simulate_all(observed, plan(observed, desired))
+    assert disagreements(plugged, desired) == []
+    assert agree(without_taps(plugged), desired) or tap_of(port, plugged) is not None
+    assert plan(plugged, desired) == ()
 
 
 @given(ports_and_states(stale=True))
@@ -97,18 +97,18 @@ def test_plan_to_the_same_state_is_empty(drawn: tuple[Port, list[HostState]]) ->
 @given(ports_and_states(stale=True))
 def test_rollback_after_any_prefix_of_a_plug_restores_the_state(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    wiring = desired_state(port)
-    goal, lost = rollback_target(first, wiring)
-    for now in history(first, plan(first, wiring)):
-        after = simulate_all(now, plan(now, goal))
+    desired = desired_state(port)
+    goal, lost = rollback_target(first, desired)
+    for current in history(first, plan(first, desired)):
+        after = simulate_all(current, plan(current, goal))
         assert after.links.keys() == first.links.keys()
         assert after.ports.keys() == first.ports.keys()
         for found in without_taps(first):
             side = "ports" if found.role is Role.SWITCH else "links"
-            part, wired = getattr(after, side)[found.name], getattr(wiring, side).get(found.name)
+            part, wanted = getattr(after, side)[found.name], getattr(desired, side).get(found.name)
             for attribute in attributes_of(type(found)):
                 if attribute != "realized":
-                    source = wired if f"{found.name}: {attribute}" in lost else found
+                    source = wanted if f"{found.name}: {attribute}" in lost else found
                     # A part of the other binding has no desired value.
                     expected = getattr(source, attribute) if source else ISOLATING[type(found)][attribute]
                     if expected is not None:
@@ -119,8 +119,8 @@ def test_rollback_after_any_prefix_of_a_plug_restores_the_state(drawn: tuple[Por
 def test_rollback_needs_one_plan(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
     goal, _ = rollback_target(first, desired_state(port))
-    for now in history(first, plan(first, desired_state(port))):
-        after = simulate_all(now, plan(now, goal))
+    for current in history(first, plan(first, desired_state(port))):
+        after = simulate_all(current, plan(current, goal))
         assert disagreements(after, goal) == []
         assert plan(after, goal) == ()
 
@@ -129,8 +129,8 @@ def test_rollback_needs_one_plan(drawn: tuple[Port, list[HostState]]) -> None:
 def test_rollback_keeps_the_device_of_every_row(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
     goal, _ = rollback_target(first, desired_state(port))
-    for now in history(first, plan(first, desired_state(port))):
-        after = simulate_all(now, plan(now, goal))
+    for current in history(first, plan(first, desired_state(port))):
+        after = simulate_all(current, plan(current, goal))
         for name, row in first.ports.items():
             if isinstance(row, OvsPort) and row.realized:
                 assert after.ports[name] == as_observed(goal.ports[name])
@@ -141,8 +141,8 @@ def test_rollback_leaves_a_tap_in_place_or_in_qbr(drawn: tuple[Port, list[HostSt
     port, [first] = drawn
     goal, _ = rollback_target(first, desired_state(port))
     found = tap_of(port, first)
-    for now in history(first, plan(first, desired_state(port))):
-        tap = tap_of(port, simulate_all(now, plan(now, goal)))
+    for current in history(first, plan(first, desired_state(port))):
+        tap = tap_of(port, simulate_all(current, plan(current, goal)))
         if found is None or tap is None:
             assert tap is found
         else:
@@ -154,8 +154,8 @@ def test_rollback_leaves_a_tap_in_place_or_in_qbr(drawn: tuple[Port, list[HostSt
 def test_rollback_writes_legal_values_only(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
     goal, _ = rollback_target(first, desired_state(port))
-    for now in history(first, plan(first, desired_state(port))):
-        assert_writable(plan(now, goal))
+    for current in history(first, plan(first, desired_state(port))):
+        assert_writable(plan(current, goal))
 
 
 @given(ports_and_states())
@@ -170,8 +170,8 @@ def test_rollback_never_combines_stp_with_a_short_delay(
 @given(ports_and_states())
 def test_rollback_lists_exactly_the_lost_attributes(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    wiring = desired_state(port)
-    goal, lost = rollback_target(first, wiring)
+    desired = desired_state(port)
+    goal, lost = rollback_target(first, desired)
     changed = {
         f"{before.name}: {change.attribute}"
         for before, after in zip(first, goal, strict=True)
@@ -225,9 +225,9 @@ def test_plan_reaches_any_state_from_any_state(drawn: tuple[Port, list[HostState
 @given(ports_and_states(count=3))
 def test_plan_after_an_interrupted_plan_reaches_its_goal(drawn: tuple[Port, list[HostState]]) -> None:
     port, [start, other, third] = drawn
-    for now in history(start, plan(start, other)):
+    for current in history(start, plan(start, other)):
         for goal in (third, desired_state(port), NOTHING):
-            assert disagreements(simulate_all(now, plan(now, goal)), goal) == []
+            assert disagreements(simulate_all(current, plan(current, goal)), goal) == []
 
 
 @given(ports_and_states(), st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=6))
@@ -245,9 +245,9 @@ def test_plugs_and_unplugs_killed_repeatedly_converge(
 @given(ports(modes=HYBRID))
 def test_waiting_tap_ends_in_qbr_after_a_killed_plug(port: Port) -> None:
     tap = Tap(name=port.names.tap, master="")
-    found, wiring = HostState().with_parts(tap), desired_state(port)
-    for now in history(found, plan(found, wiring)):
-        plugged = simulate_all(now, plan(now, wiring))
+    found, desired = HostState().with_parts(tap), desired_state(port)
+    for current in history(found, plan(found, desired)):
+        plugged = simulate_all(current, plan(current, desired))
         assert tap_of(port, plugged) == replace(tap, master=port.names.bridge)
 
 
@@ -294,17 +294,17 @@ def test_plan_writes_no_attribute_in_sync(drawn: tuple[Port, list[HostState]]) -
 @given(ports_and_states())
 def test_plug_writes_only_drift_and_the_placeholder(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
-    wiring = desired_state(port)
+    desired = desired_state(port)
     drift = {
         (before.name, change.attribute)
         for side in ("links", "ports")
         for name, before in getattr(without_taps(observed), side).items()
-        if name in getattr(wiring, side)
-        for change in differences(before, getattr(wiring, side)[name])
+        if name in getattr(desired, side)
+        for change in differences(before, getattr(desired, side)[name])
     }
     written = {
         (step.part.name, attribute)
-        for step in plan(observed, wiring)
+        for step in plan(observed, desired)
         if isinstance(step, Update)
         for attribute in changes_of(step)
     }
@@ -394,9 +394,9 @@ def veth_of(port: Port) -> Veth:
 def test_plug_changes_the_switch_last(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
     # The deletion of the other binding has a test of its own.
-    wiring = desired_state(port)
-    gone = [Delete(part) for part in observed if part.name not in {*wiring.links, *wiring.ports}]
-    steps = [step for step in plan(observed, wiring) if step not in gone]
+    desired = desired_state(port)
+    gone = [Delete(part) for part in observed if part.name not in {*desired.links, *desired.ports}]
+    steps = [step for step in plan(observed, desired) if step not in gone]
     roles = [role_of(step) for step in steps]
     if Role.SWITCH in roles and not isinstance(steps[0], Update):
         assert roles == [Role.LINK] * (len(roles) - 1) + [Role.SWITCH]

@@ -225,9 +225,9 @@ def test_daemon_requires_proof_of_ownership_of_a_tap() -> None:
 
 def test_multi_queue_is_create_only() -> None:
     many = replace(TAPPED, multiqueue=True)
-    (made,) = (part for part in desired_state(many) if isinstance(part, ManagedTap))
-    assert made.multi_queue
-    assert simulate(HostState({BRIDGE.name: BRIDGE}), Create(made)).links[NAMES.tap] == MADE_TAP
+    (created,) = (part for part in desired_state(many) if isinstance(part, ManagedTap))
+    assert created.multi_queue
+    assert simulate(HostState({BRIDGE.name: BRIDGE}), Create(created)).links[NAMES.tap] == MADE_TAP
     assert plan(WHOLE, desired_state(many)) == ()
 
 
@@ -252,7 +252,7 @@ def test_unplug_with_only_a_tap_deletes_it() -> None:
 
 
 def test_script_of_a_tap() -> None:
-    made = replace(MADE_TAP, multi_queue=True)
+    created = replace(MADE_TAP, multi_queue=True)
     tap, qbr = NAMES.tap, NAMES.bridge
     silent = [
         f"ip link set dev {tap} addrgenmode none || true",
@@ -261,7 +261,7 @@ def test_script_of_a_tap() -> None:
         f"sysctl -q -w net/ipv4/conf/{tap}/rp_filter=1",
         f"sysctl -q -e -w net/ipv6/conf/{tap}/disable_ipv6=1",
     ]
-    assert list(script_lines([[Create(made), Update(replace(LOOSE, mtu=1400), MADE_TAP)]])) == [
+    assert list(script_lines([[Create(created), Update(replace(LOOSE, mtu=1400), MADE_TAP)]])) == [
         f"ip tuntap add dev {tap} mode tap user 0 multi_queue",
         f"ip link set dev {tap} alias {PORT.id}",
         f"ip link set dev {tap} address fe:16:3e:aa:bb:cc mtu 1500 arp off",

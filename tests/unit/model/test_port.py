@@ -225,12 +225,12 @@ def test_is_bridge_name_accepts_only_device_names(text: str) -> None:
 
 
 def test_create_tap_allows_multiqueue_and_limits_the_mtu() -> None:
-    made = LEGAL | {"create_tap": True}
-    assert Port(**made | {"multiqueue": True, "mtu": 65_521}).multiqueue
+    with_tap = LEGAL | {"create_tap": True}
+    assert Port(**with_tap | {"multiqueue": True, "mtu": 65_521}).multiqueue
     with pytest.raises(InvalidInput, match="give create_tap, too"):
         Port(**LEGAL | {"multiqueue": True})
     with pytest.raises(InvalidInput, match="more than the 65521"):
-        Port(**made | {"mtu": 65_522})
+        Port(**with_tap | {"mtu": 65_522})
 
 
 @pytest.mark.parametrize(

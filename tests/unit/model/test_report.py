@@ -98,10 +98,10 @@ def test_bulk_exit_code_without_ports_is_zero() -> None:
 )
 def test_report_is_converted_to_the_narrowest_error(status: Status, code: str, error: type[HybridVifError]) -> None:
     failed = report(status, code, "Why.")
-    for made in (plug_error_of(failed), unplug_error_of(failed)):
-        assert type(made) is error
-        assert str(made) == "Why."
-        assert made.report is failed
+    for error_of_verb in (plug_error_of(failed), unplug_error_of(failed)):
+        assert type(error_of_verb) is error
+        assert str(error_of_verb) == "Why."
+        assert error_of_verb.report is failed
 
 
 @pytest.mark.parametrize("status", [Status.ROLLED_BACK, Status.INCOMPLETE, Status.CONFIGURED, Status.UNKNOWN])

@@ -101,13 +101,13 @@ def test_target_ignores_unchanged_attributes() -> None:
 
 
 def test_target_keeps_the_iptables_flags_that_the_host_requires() -> None:
-    wiring = desired_state(replace(PORT, call_iptables=True))
-    first = wiring.with_parts(replace(BRIDGE, nf_call_iptables=False, nf_call_ip6tables=True))
-    assert rollback_target(first, wiring, wiring, Settings(call_iptables=True)) == (
-        wiring,
+    desired = desired_state(replace(PORT, call_iptables=True))
+    first = desired.with_parts(replace(BRIDGE, nf_call_iptables=False, nf_call_ip6tables=True))
+    assert rollback_target(first, desired, desired, Settings(call_iptables=True)) == (
+        desired,
         ("qbr5f2c0e1a-7b: nf_call_iptables",),
     )
-    assert rollback_target(first, wiring, wiring, Settings()) == (first, ())
+    assert rollback_target(first, desired, desired, Settings()) == (first, ())
 
 
 def test_target_keeps_a_row_out_of_a_bridge_that_is_not_allowed() -> None:
@@ -119,10 +119,10 @@ def test_target_keeps_a_row_out_of_a_bridge_that_is_not_allowed() -> None:
 @pytest.mark.parametrize("iface_id", ["91d3aa02-4100-4c00-8000-000000000003", "vm-7"])
 def test_target_has_no_ids_of_another_port(iface_id: str) -> None:
     port = replace(PORT, interface_id="91d3aa02-4100-4c00-8000-000000000003")
-    wired = the(OvsPort, desired_state(port))
+    wanted = the(OvsPort, desired_state(port))
     first = WIRING.with_parts(replace(ROW, iface_id=iface_id))
     goal, lost = rollback_target(first, desired_state(port))
-    assert goal == WIRING.with_parts(wired)
+    assert goal == WIRING.with_parts(wanted)
     assert "qvo5f2c0e1a-7b: port_id" in lost
     first = WIRING.with_parts(replace(ROW, iface_id="0b1c2d3e-0000-4000-8000-000000000003", attached_mac=""))
     assert rollback_target(first, WIRING) == (
