@@ -58,29 +58,25 @@ MAX_FORWARD_DELAY = 3_000
 """Hundredths of a second: the maximum of IEEE 802.1D and of the kernel."""
 
 _OWNER = attribute(
-    own_port_id_or_empty, "the full port id says whose it is: two ports can share the 11 characters of a name"
+    own_port_id_or_empty, "the full port id identifies the owner: two ports can share the 11 characters of a name"
 )
-_MTU = attribute(
-    between(MIN_MTU, MAX_MTU), "the network's MTU, at every hop of the chain and updated on re-plug", 1623876, 1959586
-)
-_PROMISC = attribute(flag, "frames for the VM's MAC must pass a device that has another")
+_MTU = attribute(between(MIN_MTU, MAX_MTU), "the network's MTU at every hop, updated on re-plug", 1623876, 1959586)
+_PROMISC = attribute(flag, "frames for the VM's MAC must pass a device with another MAC")
 _UP = attribute(flag, "a device that is down forwards nothing", 1597287, label="")
 _FIREWALL = attribute(
     one_of(True, False, None),
-    "only where asked for: Neutron's hybrid firewall filters what crosses this bridge, and no other",
+    "only on request: Neutron's hybrid firewall filters the packets of this bridge only",
 )
 _HOST_IP = isolating(
     HOST_IP_OFF,
-    "the host's IP stack is off on every device of the port, so that the VM neither reaches nor configures the host",
+    "no IP of the host on any device of the port, so that the VM cannot reach or configure the host",
     1302080,
     1470931,
     1825888,
 )
 _BRIDGE_PORT = isolating(OPEN, "a flag that isolates, locks or does not flood a bridge port stops the VM's packets")
 # "ip link delete group" deletes every link of a group.
-_GROUP = attribute(
-    one_of(0), "only a bulk delete moves links into a group; one that was killed must not take a port along later"
-)
+_GROUP = attribute(one_of(0), "a bulk delete deletes a whole group, also a port that a killed bulk delete left in it")
 
 
 class Role(enum.Enum):
@@ -123,7 +119,7 @@ class Bridge(Part):
     ageing: int = field(
         metadata=attribute(
             between(0, MAX_AGEING),
-            "floods like a hub: no loss while MAC addresses move in live migration; only on this private bridge",
+            "floods like a hub: no loss during live migration; only on this private bridge",
             1715317,
             1414559,
             1837252,
@@ -135,7 +131,7 @@ class Bridge(Part):
     )
     multicast_snooping: bool = field(
         metadata=isolating(
-            False, "snooping eats IPv6 neighbour discovery on a two-port bridge", 1276038, label="snooping"
+            False, "snooping drops IPv6 neighbor discovery on a two-port bridge", 1276038, label="snooping"
         )
     )
     disable_ipv6: bool | None = field(
@@ -144,7 +140,7 @@ class Bridge(Part):
         )
     )
     addr_gen_mode: str | None = field(
-        metadata=isolating("none", "no link-local address of the host's on a tenant's segment", 1302080, 1470931)
+        metadata=isolating("none", "no link-local address of the host on a tenant's segment", 1302080, 1470931)
     )
     """The word of `ip -d link`: eui64, none, stable_secret, random."""
     arp_ignore: int = field(metadata=isolating(1, "the bridge must not answer ARP for the host's addresses", 1825888))
@@ -192,7 +188,7 @@ class Tap(Part):
     kind: ClassVar[str] = "tap"
     master: str = field(
         metadata=attribute(
-            own_bridge_or_empty, "a bridge made anew has lost the VM's device, and libvirt will not put it back"
+            own_bridge_or_empty, "a recreated bridge has lost the VM's device, and libvirt does not put it back"
         )
     )
 
@@ -207,25 +203,23 @@ class ManagedTap(Part):
     kind: ClassVar[str] = "made-tap"
     # A tap without an alias would belong to libvirt from then on.
     alias: str = field(
-        metadata=attribute(own_port_id, "the full port id says that it was made here, and goes with the port")
+        metadata=attribute(
+            own_port_id, "the full port id marks the tap as created by hybridvif, and deleted with the port"
+        )
     )
     mac: str = field(
-        metadata=attribute(
-            unicast_mac, "not the VM's own: a bridge keeps what is sent to the address of a member for itself"
-        )
+        metadata=attribute(unicast_mac, "not the VM's own: a bridge consumes frames for the address of a member")
     )
     mtu: int = field(
         metadata=attribute(
             between(MIN_MTU, MAX_TAP_MTU),
-            "the network's MTU, at every hop of the chain and updated on re-plug",
+            "the network's MTU at every hop, updated on re-plug",
             1623876,
             1959586,
         )
     )
     up: bool = field(metadata=_UP)
-    master: str = field(
-        metadata=attribute(own_bridge_or_empty, "the VM is behind it, and there ahead of its first packet", 2069718)
-    )
+    master: str = field(metadata=attribute(own_bridge_or_empty, "the VM is connected before its first packet", 2069718))
     group: int = field(default=0, metadata=_GROUP)
     host_ip: str | None = field(default=None, metadata=_HOST_IP)
     """HOST_IP_OFF, or the settings that let the host's IP stack receive."""
@@ -233,13 +227,13 @@ class ManagedTap(Part):
     """OPEN, or the flags that make the bridge withhold or repeat packets. None outside of our bridges."""
     owner: int | None = field(
         default=None,
-        metadata=isolating(ROOT, "root: to a tap without an owner every local user may attach, and be the VM"),
+        metadata=isolating(ROOT, "root: without an owner every local user may attach to the tap and act as the VM"),
     )
     """The uid that may attach, beside CAP_NET_ADMIN. ANYBODY for no owner."""
     multi_queue: bool = field(
         default=False,
         metadata=attribute(
-            flag, "as many queues as the VM has: it cannot open a tap that was made for one", create_only=True
+            flag, "as many queues as the VM has: it cannot open a tap that was created for one", create_only=True
         ),
     )
     """True if each queue of the VM can open it once (IFF_MULTI_QUEUE). The kernel cannot change it later."""
@@ -257,12 +251,14 @@ class OvsPort(Part):
         )
     )
     iface_id: str = field(metadata=attribute(uuid_or_empty, "Neutron's agent ignores a port without it"))
-    iface_status: str = field(metadata=attribute(one_of("active", ""), "tells the agent that the interface is in use"))
+    iface_status: str = field(
+        metadata=attribute(one_of("active", ""), "marks the interface as in use for Neutron's agent")
+    )
     attached_mac: str = field(metadata=attribute(unicast_mac_or_empty, "Neutron's agent ignores a port without it"))
-    vm_uuid: str = field(metadata=attribute(uuid_or_empty, "whose VM it is, for operators and tools"))
+    vm_uuid: str = field(metadata=attribute(uuid_or_empty, "the VM of the port, for operators and tools"))
     port_id: str = field(
         metadata=attribute(
-            own_port_id_or_empty, "our own key, only where iface-id is not the port id", label="hybridvif-port-id"
+            own_port_id_or_empty, "hybridvif's own key, only if iface-id is not the port id", label="hybridvif-port-id"
         )
     )
     """external_ids:hybridvif-port-id: our own key. "" if iface_id is the port id."""
@@ -270,7 +266,7 @@ class OvsPort(Part):
         default="",
         metadata=attribute(
             trunk_bridge_or_empty,
-            "only on a trunk bridge: by it Neutron's agent clears up after a trunk that is gone",
+            "only on a trunk bridge: Neutron's agent uses it to clean up after a deleted trunk",
             2087944,
         ),
     )
@@ -279,21 +275,21 @@ class OvsPort(Part):
         default="",
         metadata=attribute(
             one_of("", PLACEHOLDER_TYPE),
-            "a system device; parked as a patch only while its device is made anew",
+            "a system device; a patch as placeholder only while its device is recreated",
             1519926,
         ),
     )
     """Interface.type: "" for a system device, PLACEHOLDER_TYPE while its device is recreated."""
     realized: bool = field(
         default=True,
-        metadata=attribute(flag, "ovs-vswitchd must hold the device as it is now, or no packet passes", label=""),
+        metadata=attribute(flag, "ovs-vswitchd must have accepted the current device, or no packet passes", label=""),
     )
     """True if ovs-vswitchd has accepted the current device. Read back, never written."""
     mtu_request: int | None = field(
         default=0,
         metadata=attribute(
             mtu_or_none,
-            "ovs-vswitchd sets the device to it again after every plug: none, or the network's MTU",
+            "none, or the network's MTU: ovs-vswitchd sets the device to it again after every plug",
             1623876,
             1959586,
         ),
@@ -306,7 +302,7 @@ class OvsPort(Part):
         default=False,
         metadata=attribute(
             flag_outside_trunk,
-            "only when the row is made: no packet may pass before Neutron's agent has wired the port",
+            "only on creation of the row: no packet may pass before Neutron's agent has wired the port",
             1734320,
             2023300,
             1930414,
@@ -319,7 +315,7 @@ class OvsPort(Part):
         default="",
         metadata=attribute(
             one_of("", *DATAPATH_TYPES),
-            "only where the bridge is made with the row: of a bridge that lives it would cut off every port",
+            "only if the bridge is created with the row: a change would disconnect every port of the bridge",
             create_only=True,
         ),
     )
@@ -328,7 +324,7 @@ class OvsPort(Part):
         default="",
         metadata=attribute(
             one_of("", *QOS_TYPES),
-            "only when the row is made: else ovs-vswitchd takes the queueing of the device away",
+            "only on creation of the row: otherwise ovs-vswitchd removes the queueing of the device",
             2017868,
             2133225,
             create_only=True,
@@ -349,35 +345,35 @@ class VhostUserPort(OvsPort):
         default="",
         metadata=attribute(
             one_of(*VHOST_USER_TYPES.values()),
-            "who listens at the socket: the other end than QEMU, whose mode Neutron says",
+            "the opposite end of the socket to QEMU, whose mode Neutron sets",
         ),
     )
     """Interface.type: a value of VHOST_USER_TYPES."""
     realized: bool = field(
         default=True,
-        metadata=attribute(flag, "ovs-vswitchd must have taken it, which without DPDK it never does", label=""),
+        metadata=attribute(flag, "ovs-vswitchd must have accepted it, which requires DPDK", label=""),
     )
     mtu_request: int | None = field(
         default=0,
-        metadata=attribute(mtu_or_none, "the network's MTU: there is no device that could be given it", 1959586),
+        metadata=attribute(mtu_or_none, "the network's MTU: there is no device to set it on", 1959586),
     )
     datapath_type: str = field(
         default="",
         metadata=attribute(
             one_of("", *DATAPATH_TYPES),
-            "only where the bridge is made with the row: of vhost-user the kernel's datapath has nothing",
+            "only if the bridge is created with the row: the kernel's datapath has no vhost-user ports",
             create_only=True,
         ),
     )
     qos_type: str = field(
         default="",
-        metadata=attribute(one_of(""), "none: ovs-vswitchd queues only in the kernel's devices", create_only=True),
+        metadata=attribute(one_of(""), "none: ovs-vswitchd queues on kernel devices only", create_only=True),
     )
     # The executor writes the configured path only. No other path can be checked.
     socket_as_configured: bool = field(
         default=True,
         metadata=attribute(
-            one_of(True), "composed from [hybridvif] vhost_socket_dir and the name: no caller says a path"
+            one_of(True), "composed from [hybridvif] vhost_socket_dir and the name: no caller sets a path"
         ),
     )
     """True if the path in Interface.options is the one that this host's configuration gives for type and name."""
