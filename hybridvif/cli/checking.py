@@ -18,8 +18,7 @@ from hybridvif.cli.screen import Answer, Paint
 from hybridvif.engine.api import plug_all
 from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look
-from hybridvif.model.parts import Difference, OvsPort, Part
-from hybridvif.model.reasons import reason_of
+from hybridvif.model.parts import Difference, OvsPort, Part, reason_of
 from hybridvif.model.report import Report, worst_exit_code
 
 COLUMNS = ("port", "kind", "name", "attribute", "before", "after")

@@ -1,4 +1,4 @@
-"""The hybrid recipe on one screen: a Port -> the HostState it needs. Why each value is what it is: reasons.py."""
+"""The desired state of a port. The reason for each value is in parts.py."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
 
 
 def desired_state(port: Port) -> HostState:
-    """The parts that a plugged port has, whole and in order."""
+    """Return the parts of a plugged port, complete and in sync."""
     names = port.names
     if port.vhostuser_mode:
         return HostState({}, {names.vhost_user: _vhost_user_port_of(port)})
@@ -61,16 +61,16 @@ def desired_state(port: Port) -> HostState:
         peer_host_ip=HOST_IP_OFF,
         bridge_port=OPEN,
     )
-    wiring = HostState(
+    desired = HostState(
         {bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port, names.switch_end)}
     )
-    return wiring.with_parts(_tap_of(port)) if port.create_tap else wiring
+    return desired.with_parts(_tap_of(port)) if port.create_tap else desired
 
 
 def tap_mac_of(mac: str) -> str:
-    """The MAC address of the tap that carries a VM's: another, as libvirt gives it.
+    """Return the MAC address of the tap of a VM. It differs from the VM's address, as with libvirt.
 
-    A bridge takes what is sent to the address of one of its members for its own, and never passes it on.
+    A bridge consumes frames that are addressed to one of its members, and never forwards them.
 
     >>> tap_mac_of("fa:16:3e:aa:bb:cc")
     'fe:16:3e:aa:bb:cc'
@@ -108,7 +108,7 @@ def _vhost_user_port_of(port: Port) -> VhostUserPort:
     return VhostUserPort(
         name=port.names.vhost_user,
         **_row_of(port),
-        # Of a vhost-user port the kernel's datapath knows nothing.
+        # The kernel's datapath does not support vhost-user ports.
         datapath_type=port.datapath_type or "netdev",
         type=VHOST_USER_TYPES[port.vhostuser_mode],
         mtu_request=port.mtu,
@@ -116,7 +116,7 @@ def _vhost_user_port_of(port: Port) -> VhostUserPort:
 
 
 def _row_of(port: Port) -> dict[str, Any]:
-    """What all rows of Open vSwitch have."""
+    """Return the attributes that all rows of Open vSwitch share."""
     return {
         "bridge": port.bridge,
         "iface_id": port.iface_id,

@@ -1,4 +1,4 @@
-"""Where ovsdb-server listens: the value of ovsdb_connection, validated. See ovsdb(7), "OVSDB connection methods"."""
+"""The endpoint of ovsdb-server: ovsdb_connection, validated. See ovsdb(7), "OVSDB connection methods"."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ALLOWED = (
     "with a port from 1 to 65535 and an IPv6 address in brackets"
 )
 MAX_PATH = 107
-"""Bytes: sun_path holds 108 with the byte that ends it (unix(7))."""
+"""Bytes. sun_path holds 108 bytes with the terminating zero (unix(7))."""
 MAX_PORT = 65535
 _PORT = re.compile(r"[0-9]{1,5}", re.ASCII)
 _HOST = re.compile(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?\.?", re.ASCII)
@@ -19,7 +19,7 @@ _ZONE = re.compile(r"[A-Za-z0-9_.-]{1,15}", re.ASCII)
 
 
 class Endpoint(NamedTuple):
-    """An OVSDB server: a socket's path, or a host and a port.
+    """Address of an OVSDB server: the path of a socket, or a host and a port.
 
     >>> endpoint_of("tcp:[::1]:6640")
     Endpoint(scheme='tcp', path='', host='::1', port=6640)
@@ -29,7 +29,7 @@ class Endpoint(NamedTuple):
     """unix, tcp or ssl."""
     path: str = ""
     host: str = ""
-    """A name or an address, an IPv6 address without its brackets."""
+    """A name or an address. An IPv6 address has no brackets."""
     port: int = 0
 
     def __str__(self) -> str:
@@ -39,25 +39,22 @@ class Endpoint(NamedTuple):
 
 
 def endpoint_of(text: str) -> Endpoint:
-    """Return the endpoint that a configuration names.
-
-    Raises ValueError with the half of a sentence that says what is wrong with the text.
-    """
-    scheme, colon, where = text.partition(":")
+    """Return the endpoint of a connection string. Raises ValueError with the predicate of a sentence."""
+    scheme, colon, address = text.partition(":")
     if not colon or scheme not in ("unix", "tcp", "ssl"):
         raise ValueError("is neither unix:, tcp: nor ssl:")
     if scheme == "unix":
-        return Endpoint(scheme, path=_path_of(where))
-    if where.startswith("["):
-        host, bracket, rest = where[1:].partition("]")
+        return Endpoint(scheme, path=_path_of(address))
+    if address.startswith("["):
+        host, bracket, rest = address[1:].partition("]")
         if not bracket:
             raise ValueError("has no bracket behind its IPv6 address")
         _require_ipv6(host)
     else:
-        host, colon, rest = where.rpartition(":")
+        host, colon, rest = address.rpartition(":")
         if ":" in host:
             raise ValueError("has an IPv6 address without brackets, or too many colons")
-        host, rest = (host, f":{rest}") if colon else (where, "")
+        host, rest = (host, f":{rest}") if colon else (address, "")
         if not _HOST.fullmatch(host):
             raise ValueError(f"has the host {host!r}" if host else "has no host")
     if not rest.startswith(":") or rest == ":":

@@ -31,7 +31,7 @@ class HybridVifError(Exception):
     code: ClassVar[str] = "error"
 
     def __init__(self, message: str = "", report: Report | None = None) -> None:
-        # It may quote what other tools wrote, and is shown and logged as it is.
+        # The message may quote text of other tools. It is printed and logged unchanged.
         super().__init__(escaped(message))
         self.report = report
 

@@ -1,8 +1,8 @@
-"""Whose are the parts that were found? Decided once per port, from all evidence, before anything is planned.
+"""Ownership of the observed parts, decided once per port before any plan.
 
-Two ports can share their first 11 characters (40 bits) and so all names. Evidence, strongest first: the alias of a
-link; our own key external_ids:hybridvif-port-id; iface-id. Parts without any evidence were plugged by os-vif, by Nova
-or by hand, and are adopted where they fit.
+Two ports can share their first 11 characters (40 bits), and so all names. Evidence, strongest first: the alias of a
+link, our own key external_ids:hybridvif-port-id, iface-id. Parts without evidence come from os-vif, Nova or a person.
+They are adopted if they fit.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from hybridvif.model.steps import owners_of, ownership_tags
 
 
 def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -> None:
-    """Make sure that nothing observed under this port's names is another port's.
+    """Check that no observed part belongs to another port.
 
-    interface_id: the iface-id that this port may have beside its own id. Raises NameCollision, naming both ids.
+    interface_id: the iface-id that this port may have beside its own id. Raises NameCollision with both ids.
     """
-    if _all_are_of(observed, port_id):
+    if _is_tagged_throughout(observed, port_id):
         return
     aliases = {owner for link in observed.links.values() for owner in owners_of(link)}
     aliases |= {
@@ -27,7 +27,7 @@ def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -
     for alias in sorted(aliases - {port_id}):
         raise _collision(port_id, alias, "the alias of its links")
     for row in observed.ports.values():
-        # The links speak for the row of their switch end; a vhost-user port has none.
+        # The aliases cover the row of the switch end. A vhost-user port has no links.
         if not isinstance(row, OvsPort) or (aliases and not isinstance(row, VhostUserPort)):
             continue
         if is_uuid(row.port_id):
@@ -37,12 +37,12 @@ def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -
             raise _collision(port_id, row.iface_id, "external_ids:iface-id")
 
 
-def _all_are_of(observed: HostState, port_id: str) -> bool:
-    """Whether the links speak for all that is there, and each that has a mark bears this port's: so it is of most."""
+def _is_tagged_throughout(observed: HostState, port_id: str) -> bool:
+    """Return True if every link has the tag of this port. It is the fast path: most ports pass."""
     if any(isinstance(part, ForeignObject | VhostUserPort) for part in observed):
         return False
-    marks = {mark for link in observed.links.values() for mark in ownership_tags(link)}
-    return marks == {port_id}
+    tags = {tag for link in observed.links.values() for tag in ownership_tags(link)}
+    return tags == {port_id}
 
 
 def _collision(port_id: str, other: str, evidence: str) -> NameCollision:

@@ -1,12 +1,13 @@
-"""plan(observed, desired) -> steps: the only place that decides.
+"""plan(observed, desired) -> steps.
 
-One planner serves every goal: plug is the plan to the wiring, unplug the plan to NOTHING, check
-the plug plan not carried out, rollback the plan back to what was observed first.
+One planner serves every goal. plug: the plan to the desired state. unplug: the plan to NOTHING. check: the plan of plug
+without its execution. rollback: the plan to the first observed state.
 
-Order. To a whole port: links first, complete and up, the switch last, so that neither ovs-vswitchd nor Neutron's agent
-ever sees half a port. Away from one: the switch first, so that ovs-vswitchd never holds a dead device. Where a veth
-pair is made under a row that stays, the row is parked before and freed after: ovs-vswitchd would otherwise go on
-holding the old device, and no packet would pass, for good.
+Order:
+- Plug creates the links first and the switch port last. So ovs-vswitchd and Neutron's agent never see half a port.
+- Unplug deletes the switch port first. So ovs-vswitchd never holds a deleted device.
+- A row that stays while its veth pair is recreated is a placeholder meanwhile. Otherwise ovs-vswitchd would keep the
+  old device, and no packet would pass.
 """
 
 from __future__ import annotations
@@ -37,57 +38,54 @@ from hybridvif.model.steps import Create, Delete, Step, Update, simulate
 
 
 def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
-    """The steps that lead from one state of one port to another; empty if it is there already.
+    """Return the steps from one state of a port to another. Empty if in sync.
 
-    Both states hold parts of one port only. Raises Conflict where something foreign has one of its names or holds one
-    of its parts, naming the object and the remedy.
+    Both states hold parts of one port only. Raises Conflict with the remedy if a foreign object has one of its names or
+    holds one of its parts.
     """
-    if _is_there(observed, desired):
+    if _is_in_sync(observed, desired):
         return ()
     for part in observed:
-        _require_ours(part)
-    course = _Course(observed)
-    _clear_the_switch(course, desired)
-    _clear_the_links(course, desired)
-    _make_the_links(course, desired)
-    _make_the_port(course, desired)
-    return tuple(course.steps)
+        _check_not_foreign(part)
+    draft = _Draft(observed)
+    _clear_switch(draft, desired)
+    _delete_links(draft, desired)
+    _create_links(draft, desired)
+    _create_switch_port(draft, desired)
+    return tuple(draft.steps)
 
 
-def with_existing_tap(observed: HostState, wiring: HostState, names: PortNames) -> HostState:
-    """The goal of a plug that asks for no tap, where one was made before: that stays, and is kept in order.
+def with_existing_tap(observed: HostState, desired: HostState, names: PortNames) -> HostState:
+    """Return the desired state with the managed tap that an earlier plug created, kept in sync.
 
-    A VM may hold it, and who plugs again need not know how the port was plugged first.
+    A VM may use it. A second plug need not repeat the options of the first.
     """
-    tap, bridge = observed.links.get(names.tap), wiring.links.get(names.bridge)
-    if not isinstance(tap, ManagedTap) or not isinstance(bridge, Bridge) or names.tap in wiring.links:
-        return wiring
+    tap, bridge = observed.links.get(names.tap), desired.links.get(names.bridge)
+    if not isinstance(tap, ManagedTap) or not isinstance(bridge, Bridge) or names.tap in desired.links:
+        return desired
     kept = replace(tap, mtu=min(bridge.mtu, MAX_TAP_MTU), up=True, master=bridge.name, group=0)
-    return wiring.with_parts(replace(kept, host_ip=HOST_IP_OFF, bridge_port=OPEN, owner=ROOT))
+    return desired.with_parts(replace(kept, host_ip=HOST_IP_OFF, bridge_port=OPEN, owner=ROOT))
 
 
-def keeping_its_mtu_request(observed: HostState, wiring: HostState) -> HostState:
-    """Return the goal of a plug with the MTU requests that agree with it: such a row costs no write.
+def _with_existing_mtu_request(observed: HostState, desired: HostState) -> HostState:
+    """Return the desired state with the existing MTU requests, if they equal the desired MTU.
 
-    A row is never given a request: os-vif and Neutron, which know none, could not change the MTU any more.
+    A new request is never written. os-vif and Neutron do not use requests, and could not change the MTU afterwards.
     """
-    for name, wanted in wiring.ports.items():
-        found, veth = observed.ports.get(name), wiring.links.get(names_of_key(key_of(name) or "").bridge_end)
+    for name, wanted in desired.ports.items():
+        found, veth = observed.ports.get(name), desired.links.get(names_of_key(key_of(name) or "").bridge_end)
         if type(found) is type(wanted) is OvsPort and isinstance(veth, Veth) and found.mtu_request == veth.peer_mtu:
-            wiring = wiring.with_parts(replace(wanted, mtu_request=found.mtu_request))
-    return wiring
+            desired = desired.with_parts(replace(wanted, mtu_request=found.mtu_request))
+    return desired
 
 
-def goal_for(observed: HostState, wiring: HostState, names: PortNames) -> HostState:
-    """Return the goal of a plug on this host: the wiring, and what may stay as it is beside it."""
-    return keeping_its_mtu_request(observed, with_existing_tap(observed, wiring, names))
+def goal_for(observed: HostState, desired: HostState, names: PortNames) -> HostState:
+    """Return the goal of a plug on this host: the desired state, and the existing parts that may stay."""
+    return _with_existing_mtu_request(observed, with_existing_tap(observed, desired, names))
 
 
-def _is_there(observed: HostState, desired: HostState) -> bool:
-    """Whether all that is wanted is there, and beside it at most a tap that was not made here.
-
-    Of hundreds of ports in order, most: the way through all the steps comes to the same, and takes three times as long.
-    """
+def _is_in_sync(observed: HostState, desired: HostState) -> bool:
+    """Return True if the desired parts exist, beside at most a tap of libvirt. It is the fast path of plan()."""
     links, wanted = observed.links, desired.links
     return (
         _are_as_wanted(observed.ports, desired.ports)
@@ -101,29 +99,29 @@ def _are_as_wanted(ports: Mapping[str, Part], wanted: Mapping[str, Part]) -> boo
 
 
 def _is_as_wanted(found: Part | None, wanted: Part) -> bool:
-    # Not to the letter: a kernel tells of options that nobody asks for (nf_call_iptables).
+    # None agrees with any value, so the two need not be equal.
     return type(found) is type(wanted) and not differences(found, wanted)
 
 
-class _Course:
-    """The steps so far, and the host as it will be after them."""
+class _Draft:
+    """The steps of a plan under construction, and the host after them."""
 
     def __init__(self, state: HostState) -> None:
         self.state = state
         self.steps: list[Step] = []
 
-    def take(self, step: Step) -> None:
+    def add(self, step: Step) -> None:
         self.state = simulate(self.state, step)
         self.steps.append(step)
 
-    def reach(self, found: Part | None, wanted: Part) -> None:
+    def create_or_update(self, found: Part | None, wanted: Part) -> None:
         if found is None:
-            self.take(Create(wanted))
+            self.add(Create(wanted))
         elif differences(found, wanted):
-            self.take(Update(found, wanted))
+            self.add(Update(found, wanted))
 
 
-def _require_ours(part: Part) -> None:
+def _check_not_foreign(part: Part) -> None:
     if isinstance(part, ForeignObject):
         remedy = f"ovs-vsctl del-port {part.name}" if part.role is OvsPort.role else f"ip link delete {part.name}"
         raise Conflict(f"{part.name} exists but is {part.what}; if nothing needs it, remove it: {remedy}")
@@ -134,71 +132,71 @@ def _require_ours(part: Part) -> None:
         )
 
 
-def _clear_the_switch(course: _Course, desired: HostState) -> None:
-    for name, port in sorted(course.state.ports.items()):
+def _clear_switch(draft: _Draft, desired: HostState) -> None:
+    for name, port in sorted(draft.state.ports.items()):
         wanted = desired.ports.get(name)
         if type(wanted) is not type(port):
-            course.take(Delete(port))
+            draft.add(Delete(port))
         elif isinstance(port, OvsPort) and isinstance(wanted, OvsPort):
-            made_anew = _has_device(desired, port) and not _has_device(course.state, port)
-            freed = replace(port, mtu_request=0) if _must_free(course, desired, port, wanted) else port
-            if _must_park(port, wanted, made_anew):
-                freed = replace(freed, type=PLACEHOLDER_TYPE, realized=False)
-            if freed != port:
-                course.take(Update(port, freed))
+            is_recreated = _has_device(desired, port) and not _has_device(draft.state, port)
+            prepared = replace(port, mtu_request=0) if _must_clear_mtu_request(draft, desired, port, wanted) else port
+            if _needs_placeholder(port, wanted, is_recreated):
+                prepared = replace(prepared, type=PLACEHOLDER_TYPE, realized=False)
+            if prepared != port:
+                draft.add(Update(port, prepared))
 
 
-def _must_free(course: _Course, desired: HostState, port: OvsPort, wanted: OvsPort) -> bool:
-    """Return whether an MTU request goes before the links change: ovs-vswitchd would set the old MTU again."""
+def _must_clear_mtu_request(draft: _Draft, desired: HostState, port: OvsPort, wanted: OvsPort) -> bool:
+    """Return True if the links change. ovs-vswitchd would set the old MTU again."""
     veth = desired.links.get(names_of_key(key_of(port.name) or "").bridge_end)
     if not port.mtu_request or wanted.mtu_request != 0 or veth is None:
         return False
-    return not _is_as_wanted(course.state.links.get(veth.name), veth)
+    return not _is_as_wanted(draft.state.links.get(veth.name), veth)
 
 
-def _must_park(port: OvsPort, wanted: OvsPort, made_anew: bool) -> bool:
+def _needs_placeholder(port: OvsPort, wanted: OvsPort, is_recreated: bool) -> bool:
     if isinstance(port, VhostUserPort) or PLACEHOLDER_TYPE in (port.type, wanted.type) or not wanted.realized:
         return False
-    return made_anew or not port.realized
+    return is_recreated or not port.realized
 
 
 def _has_device(state: HostState, port: OvsPort) -> bool:
     return any(isinstance(link, Veth) and link.peer == port.name for link in state.links.values())
 
 
-def _clear_the_links(course: _Course, desired: HostState) -> None:
-    # The members before the bridge: deleting a bridge that has some takes each of them out first.
+def _delete_links(draft: _Draft, desired: HostState) -> None:
+    # Members first: the deletion of a bridge removes each remaining member from it.
     for kind in (Veth, ManagedTap, Bridge):
-        for name, link in course.state.links.items():
-            # Where the goal has a tap that was not made here, the one that was is in its place.
+        for name, link in draft.state.links.items():
+            # A Tap in the goal of a rollback has the name of the managed tap, which is deleted.
             if isinstance(link, kind) and isinstance(desired.links.get(name), Tap | None):
-                course.take(Delete(link))
+                draft.add(Delete(link))
 
 
-def _make_the_links(course: _Course, desired: HostState) -> None:
+def _create_links(draft: _Draft, desired: HostState) -> None:
     wanted = sorted(desired.links.values(), key=lambda link: (not isinstance(link, Bridge), link.name))
     for link in wanted:
         if isinstance(link, Veth):
-            _put_the_tap_back(course, link)
-        found = course.state.links.get(link.name)
+            _reattach_tap(draft, link)
+        found = draft.state.links.get(link.name)
         if not isinstance(link, Tap) and not (isinstance(link, ManagedTap) and isinstance(found, Tap)):
-            # A tap that was not made here is used as it is.
-            course.reach(found, link)
+            # A tap of libvirt is used unchanged.
+            draft.create_or_update(found, link)
 
 
-def _put_the_tap_back(course: _Course, veth: Veth) -> None:
-    """A tap that no bridge holds goes into a qbr that is made anew.
+def _reattach_tap(draft: _Draft, veth: Veth) -> None:
+    """Put a tap without a master into a recreated qbr. Otherwise a running VM would stay disconnected.
 
-    libvirt cannot be at work on a bridge that did not exist; without this a running VM would stay cut off after the
-    repair. That qvb is not yet in qbr counts as "made anew", so that a kill between the two steps is mended as well.
+    libvirt cannot be at work on a bridge that did not exist. A qbr without qvb counts as recreated, so that the repair
+    also works after a kill between the two steps.
     """
-    found = course.state.links.get(veth.name)
-    tap = course.state.links.get(names_of_key(key_of(veth.name) or "").tap)
+    found = draft.state.links.get(veth.name)
+    tap = draft.state.links.get(names_of_key(key_of(veth.name) or "").tap)
     in_place = isinstance(found, Veth) and found.master == veth.master
     if isinstance(tap, Tap) and tap.master == "" and veth.master and not in_place:
-        course.take(Update(tap, replace(tap, master=veth.master)))
+        draft.add(Update(tap, replace(tap, master=veth.master)))
 
 
-def _make_the_port(course: _Course, desired: HostState) -> None:
+def _create_switch_port(draft: _Draft, desired: HostState) -> None:
     for name, wanted in sorted(desired.ports.items()):
-        course.reach(course.state.ports.get(name), wanted)
+        draft.create_or_update(draft.state.ports.get(name), wanted)

@@ -37,9 +37,9 @@ class Outcome:
     reason: str = ""
     """One complete sentence. Empty when done."""
     retry: bool = False
-    """Whether the same call may succeed now, because the host changed after it was observed."""
+    """True if the same call may succeed now, because the host changed after it was observed."""
     simulated: bool = False
-    """Whether no real host was changed."""
+    """True if no real host was changed."""
     code: str = ""
     """The `code` of the error, if it is more than a failure: precondition, bridge-missing."""
     retries: int = 0
@@ -98,9 +98,9 @@ class Report:
     port_id: str
     status: Status
     changed: bool = False
-    """Whether anything was written, whatever the status."""
+    """True if anything was written, with any status."""
     simulated: bool = False
-    """Whether a recording executor answered. No real host was changed."""
+    """True if the host was simulated. No real host was changed."""
     retries: int = 0
     """Retries of plans and transactions, because the host changed after it was observed."""
     outcomes: tuple[Outcome, ...] = ()
@@ -115,7 +115,7 @@ class Report:
 
     @property
     def ok(self) -> bool:
-        """Whether the status is done."""
+        """True if the status is done."""
         return self.status is Status.DONE
 
 
@@ -129,9 +129,9 @@ def unplug_error_of(report: Report) -> HybridVifError:
     return _error_of(report, UnplugFailed)
 
 
-def _error_of(report: Report, otherwise: type[HybridVifError]) -> HybridVifError:
+def _error_of(report: Report, default: type[HybridVifError]) -> HybridVifError:
     known: dict[str, type[HybridVifError]] = {BridgeMissing.code: BridgeMissing, **REFUSALS}
-    cls = known.get(report.code, NotReady if report.status is Status.PRECONDITION else otherwise)
+    cls = known.get(report.code, NotReady if report.status is Status.PRECONDITION else default)
     return cls(report.reason, report)
 
 

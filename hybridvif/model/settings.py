@@ -1,4 +1,4 @@
-"""What the configuration says, as one frozen value; config.py reads it."""
+"""Settings: the configuration as one frozen value. config.py reads it."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass
 from hybridvif.model.names import TRUNK_BRIDGES, is_trunk_bridge
 
 OVS_SOCKET = "unix:/var/run/openvswitch/db.sock"
-"""Open vSwitch's own socket, where Debian's, Ubuntu's and Fedora's packages put it."""
+"""Default socket of Open vSwitch in the packages of Debian, Ubuntu and Fedora."""
 SOCKET_DIR = "/var/run/openvswitch"
-"""Where Neutron's agent has the sockets of vhost-user ports by default (vhostuser_socket_dir)."""
+"""Default directory of vhost-user sockets in Neutron's agent (vhostuser_socket_dir)."""
 MIN_DEADLINE, MAX_DEADLINE = 0.5, 3600.0
 MAX_NAMES = 4096
-"""Names in one request to the daemon."""
+"""Maximum number of names in one request to the daemon."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,46 +24,46 @@ class Settings:
     switch_executor: str = "ovsdb"
     ovsdb_connection: str = OVS_SOCKET
     ssl_key_file: str = ""
-    """The daemon's private key, for an ovsdb_connection of ssl:."""
+    """The daemon's private key, if ovsdb_connection is ssl:."""
     ssl_cert_file: str = ""
     """Its certificate."""
     ssl_ca_cert_file: str = ""
-    """The certificate of the CA that has signed the server's."""
+    """The certificate of the CA that signed the server's certificate."""
     integration_bridges: tuple[str, ...] = ("br-int",)
-    """The bridges that ports may be plugged into, by name, or names.TRUNK_BRIDGES."""
+    """The allowed integration bridges, by name, or names.TRUNK_BRIDGES."""
     create_bridges: tuple[str, ...] = ()
-    """Those of them that are created where they are missing, in the same way."""
+    """The integration bridges that are created if they are missing, in the same form."""
     remove_trunk_bridges: bool = False
-    """Whether a trunk bridge goes with the last of its ports, and with Neutron's patch ports in it."""
+    """True if a trunk bridge is deleted with the last of its ports, and with Neutron's patch ports."""
     deadline: float = 30.0
     """Seconds without progress allowed to one port, or to one batch of a bulk call."""
     unplug_running: str = "refuse"
-    """What unplug does to a port whose VM runs, where the caller does not say: refuse or force."""
+    """Default of unplug for a port with a running VM: refuse or force."""
     lock_path: str = "/run/lock/hybridvif"
     program_path: str = "/usr/sbin:/usr/bin:/sbin:/bin"
-    """Where the executors that run programs look for them."""
+    """Search path of the executors that run programs."""
     call_iptables: bool = False
-    """Whether every port's own Linux bridge calls iptables and ip6tables."""
+    """True if the Linux bridge of every port calls iptables and ip6tables."""
     require_isolate: bool = False
-    """Whether every row that is made anew is in the dead VLAN, whatever its port says; the daemon refuses any other."""
+    """True if every new row is created in the dead VLAN. The daemon refuses any other new row."""
     default_qos_type: str = "none"
-    """The QoS of new ports of Open vSwitch that ask for none of their own: one of port.QOS_TYPES, or none."""
+    """Default QoS of new Open vSwitch ports: one of port.QOS_TYPES, or none."""
     vhost_socket_dir: str = SOCKET_DIR
-    """Where QEMU listens for the switch, for vhost-user ports of the mode `server`: the socket is named as the port."""
+    """Directory of the sockets of vhost-user ports in mode `server`. The socket has the name of the port."""
     answer_to_ovs: bool = False
-    """Whether os-vif's `ovs` is ours."""
+    """True if hybridvif serves the plugin `ovs` of os-vif."""
 
     @property
     def named_bridges(self) -> tuple[str, ...]:
-        """The integration bridges that are known by name."""
+        """The integration bridges that are configured by name."""
         return tuple(name for name in self.integration_bridges if name != TRUNK_BRIDGES)
 
     def allows(self, bridge: str) -> bool:
-        """Whether ports may be plugged into this bridge."""
+        """Return True if ports may be plugged into this bridge."""
         return _is_among(bridge, self.integration_bridges)
 
     def creates(self, bridge: str) -> bool:
-        """Whether this bridge is created where it is missing."""
+        """Return True if this bridge is created when it is missing."""
         return self.allows(bridge) and _is_among(bridge, self.create_bridges)
 
 

@@ -1,8 +1,8 @@
-"""The three verbs, and what each does to a host: simulate() is the specification of every executor.
+"""Steps: Create, Update and Delete. simulate() is the specification of every executor.
 
-An Update writes only the attributes in which its two parts differ, so two tools that mend different attributes do not
-undo each other. objection() says why a step must not run on a host as it is; every executor asks it before it writes,
-so that all refuse alike (netlink's IFLA_MASTER silently steals a device that brctl would refuse to take).
+An Update writes only the attributes that differ. So two tools that repair different attributes do not undo each other.
+objection() returns the reason to refuse a step. Every executor calls it before a write, so that all refuse alike:
+IFLA_MASTER of netlink takes a device from another bridge, and brctl does not.
 """
 
 from __future__ import annotations
@@ -33,27 +33,27 @@ from hybridvif.model.parts import (
 
 @dataclass(frozen=True, slots=True)
 class Create:
-    """Make a part that is not there."""
+    """Create a missing part."""
 
     part: Part
 
 
 @dataclass(frozen=True, slots=True)
 class Update:
-    """Change a part that is there, in the attributes in which the two differ."""
+    """Change the attributes of an existing part in which the two parts differ."""
 
     before: Part
     after: Part
 
     @property
     def part(self) -> Part:
-        """What the step is about."""
+        """The part after the step."""
         return self.after
 
 
 @dataclass(frozen=True, slots=True)
 class Delete:
-    """Remove a part; that it is gone already is success."""
+    """Delete a part. A missing part is success."""
 
     part: Part
 
@@ -62,28 +62,28 @@ Step = Create | Update | Delete
 
 
 def role_of(step: Step) -> Role:
-    """Which executor carries the step out."""
+    """Return the role of the executor that executes the step."""
     return step.part.role
 
 
 def changes_of(step: Update) -> dict[str, object]:
-    """What an Update writes: the new value by attribute."""
+    """Return the new values that an Update writes, by attribute."""
     return {change.attribute: change.after for change in differences(step.before, step.after)}
 
 
 @dataclass(frozen=True, slots=True)
 class Objection:
-    """Why a step must not run on a host as it is."""
+    """Reason to refuse a step."""
 
     reason: str
     retry: bool
-    """Whether the host has merely moved on since it was observed, so that a new plan will do."""
+    """True if the host has changed since it was observed, so that a new plan may succeed."""
 
 
 def objection(state: HostState, step: Step) -> Objection | None:
-    """Why this step must not run on a host in this state; None if it may.
+    """Return the reason to refuse this step on a host in this state. None if it may run.
 
-    That a part to delete is gone is no objection: absence is success.
+    The deletion of a missing part may run.
     """
     if isinstance(step, Create) and isinstance(step.part, Tap | ForeignObject):
         return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
@@ -107,13 +107,13 @@ def objection(state: HostState, step: Step) -> Objection | None:
 
 
 def simulate(state: HostState, step: Step) -> HostState:
-    """The host after the step. Raises Conflict where objection() has one."""
+    """Return the state after the step. Raises Conflict if there is an objection."""
     against = objection(state, step)
     if against:
         raise Conflict(against.reason)
     match step:
         case Create(OvsPort() as port):
-            return state.with_parts(_if_realized(as_observed(port), _can_realize(state, port)))
+            return state.with_parts(_with_realized(as_observed(port), _can_be_accepted(state, port)))
         case Create(part):
             return state.with_parts(_as_new_member(as_observed(part)))
         case Update(before, OvsPort() as after):
@@ -126,24 +126,24 @@ def simulate(state: HostState, step: Step) -> HostState:
 
 
 def simulate_all(state: HostState, steps: Iterable[Step]) -> HostState:
-    """The host after all the steps, one after another."""
+    """Return the state after all the steps, in order."""
     for step in steps:
         state = simulate(state, step)
     return state
 
 
 def is_there(state: HostState, part: Part) -> bool:
-    """Whether something has the name of this part, in its role."""
+    """Return True if an object has the name and role of this part."""
     return _found(state, part) is not None
 
 
 def owners_of(part: Part) -> set[str]:
-    """The port ids that a part itself names as its owner: none, one, or (a veth pair gone wrong) two."""
-    return {mark for mark in ownership_tags(part) if is_uuid(mark)}
+    """Return the port ids in the ownership tags of a part. The ends of a damaged veth pair may have two."""
+    return {tag for tag in ownership_tags(part) if is_uuid(tag)}
 
 
 def ownership_tags(part: Part) -> tuple[str, ...]:
-    """What stands where a part names its owner, whatever it is."""
+    """Return the values of the ownership tags of a part, valid or not."""
     match part:
         case Bridge(alias=alias) | ManagedTap(alias=alias):
             return (alias,)
@@ -175,11 +175,11 @@ def _objection_to_create(state: HostState, part: Part, found: Part | None) -> Ob
 
 def _objection_to_kind(part: Part, found: Part) -> Objection | None:
     if isinstance(part, Tap | ManagedTap) and isinstance(found, Tap | ManagedTap) and type(found) is not type(part):
-        # Whose it is, it says itself: it is left alone, and a new plan knows it for what it is.
+        # The alias decides which of the two it is. A new plan handles it.
         return Objection(f"{part.name} is not the device any more that it was when it was observed", retry=True)
     if type(found) is not type(part):
-        what = getattr(found, "what", f"{with_article(found.kind)}")
-        return Objection(f"{part.name} is {what}, not {with_article(part.kind)}; remove it or rename it", retry=False)
+        text = found.what if isinstance(found, ForeignObject) else with_article(found.kind)
+        return Objection(f"{part.name} is {text}, not {with_article(part.kind)}; remove it or rename it", retry=False)
     if isinstance(found, Veth) and isinstance(part, Veth) and found.peer != part.peer:
         return Objection(f"the peer of {part.name} is {found.peer}, not {part.peer}; remove the pair", retry=False)
     return None
@@ -188,7 +188,7 @@ def _objection_to_kind(part: Part, found: Part) -> Objection | None:
 def _objection_to_owner(step: Update | Delete, found: Part) -> Objection | None:
     known = owners_of(step.part) | (owners_of(step.before) if isinstance(step, Update) else set())
     foreign = sorted(owners_of(found) - known)
-    # A row's iface-id may have been anything when it was observed; only a change of owner since then is foreign.
+    # The observed row may have had any iface-id. Only a change of owner since then is refused.
     if foreign:
         return Objection(f"{found.name} belongs to port {foreign[0]}; unplug that port first", retry=False)
     return None
@@ -213,20 +213,20 @@ def _objection_to_bridge(state: HostState, master: str) -> Objection | None:
 
 
 def _as_new_member(part: Part) -> Part:
-    """The part as a port of the bridge that it has just joined, which is open, or of none."""
+    """Return the part with the bridge_port of a new member: OPEN, or None without a bridge."""
     if not isinstance(part, Veth | ManagedTap):
         return part
     return replace(part, bridge_port=OPEN if part.master else None)
 
 
-def _can_realize(state: HostState, port: OvsPort) -> bool:
+def _can_be_accepted(state: HostState, port: OvsPort) -> bool:
     if isinstance(port, VhostUserPort):
-        # It has no device that could be missing: whether ovs-vswitchd can do it, and does, is told when it is asked.
+        # It has no device that could be missing.
         return True
     return port.type == "" and any(isinstance(link, Veth) and link.peer == port.name for link in state.links.values())
 
 
-def _if_realized(port: OvsPort, realized: bool) -> OvsPort:
+def _with_realized(port: OvsPort, realized: bool) -> OvsPort:
     return port if port.realized is realized else replace(port, realized=realized)
 
 
@@ -235,7 +235,7 @@ def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
     written = {name: value for name, value in changes_of(Update(before, after)).items() if name != "realized"}
     port: OvsPort = replace(found, **written)  # type: ignore[assignment, arg-type]
     if "type" in written or isinstance(port, VhostUserPort):
-        return _if_realized(port, _can_realize(state, port))
+        return _with_realized(port, _can_be_accepted(state, port))
     return port
 
 

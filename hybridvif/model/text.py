@@ -1,13 +1,13 @@
-"""Text that other tools wrote, made safe to show, to log and to send: escaped, and of bounded length.
+"""Escape and cut the text of other tools, so that it is safe to print, to log and to send.
 
-An alias, an external_ids value or a device name may hold anything. None of it that is not printable, or longer than
-MAX_SHOWN, is ever written by a plan, so nothing is lost.
+An alias, an external_ids value or a device name may hold anything. No plan writes a value that is not printable or
+longer than MAX_SHOWN, so no information is lost.
 """
 
 from __future__ import annotations
 
 MAX_SHOWN = 128
-"""Characters of an observed value that are kept; a UUID has 36."""
+"""Maximum length of an observed value. A UUID has 36 characters."""
 
 
 def escaped(text: str) -> str:
@@ -32,13 +32,13 @@ def shown(text: str) -> str:
 
 
 def escaped_lines(text: str) -> str:
-    """Return several lines escaped, their ends kept."""
+    """Return the text escaped, except for its line ends."""
     return "\n".join(map(escaped, text.split("\n")))
 
 
-def _escaped(sign: str) -> str:
-    if sign.isprintable():
-        return sign
-    if "\udc80" <= sign <= "\udcff":
-        return f"\\x{ord(sign) - 0xDC00:02x}"
-    return sign.encode("unicode_escape").decode("ascii")
+def _escaped(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode("ascii")

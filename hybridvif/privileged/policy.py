@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from operator import attrgetter
 
 from hybridvif.model.errors import Refused
-from hybridvif.model.limits import invalid_attributes, unfiltered
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.model.parts import (
     Bridge,
@@ -20,8 +19,10 @@ from hybridvif.model.parts import (
     VhostUserPort,
     attributes_of,
     create_only_values,
+    invalid_attributes,
     with_article,
 )
+from hybridvif.model.rollback_target import unfiltered
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of
 

@@ -33,8 +33,7 @@ from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.executors.base import Executor
 from hybridvif.model import errors, names, settings
 from hybridvif.model.facts import Facts, LinkFact, PortFact
-from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
-from hybridvif.model.reasons import REASONS
+from hybridvif.model.parts import PARTS, REASONS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.settings import Settings
 from hybridvif.testing.sandbox import Level, Sandbox, Vm
 from tests.support.strategies import NAMES, PORT, VETH

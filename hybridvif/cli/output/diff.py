@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from hybridvif.cli.output import labels
 from hybridvif.cli.output.changes import Change
 from hybridvif.cli.screen import Paint
-from hybridvif.model.reasons import reason_of
+from hybridvif.model.parts import reason_of
 
 _MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
 _WIDTH = 31

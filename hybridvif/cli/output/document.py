@@ -37,8 +37,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from hybridvif.cli.output.changes import Change, change_of
-from hybridvif.model.parts import Difference, Part
-from hybridvif.model.reasons import reason_of
+from hybridvif.model.parts import Difference, Part, reason_of
 from hybridvif.model.report import Report
 from hybridvif.model.steps import Step
 

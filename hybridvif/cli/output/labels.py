@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hybridvif.model.parts import (
+    LABELS,
     PLACEHOLDER_TYPE,
     Bridge,
     Difference,
@@ -21,13 +22,6 @@ from hybridvif.model.parts import (
 UNKNOWN = "?"
 """The value of an attribute that ought to have one, nobody knows which."""
 
-_LABELS: Mapping[str, str] = {
-    "up": "",
-    "realized": "",
-    "multicast_snooping": "snooping",
-    "disable_ipv6": "ipv6",
-    "port_id": "hybridvif-port-id",
-}
 _SWITCHES: Mapping[str, tuple[str, str]] = {
     "up": ("up", "down"),
     "disable_ipv6": ("off", "on"),
@@ -103,7 +97,7 @@ def wanted_attributes(part: Part) -> tuple[str, ...]:
 
 def _label(attribute: str) -> str:
     own = attribute.removeprefix("peer_")
-    label = _LABELS.get(own, own.replace("_", "-"))
+    label = LABELS.get(own, own.replace("_", "-"))
     return label if own == attribute else f"qvo {label}".rstrip()
 
 

@@ -11,8 +11,7 @@ from hybridvif import ManagedTap, Port, RecordingHost, Tap
 from hybridvif.cli.checking import answer_of
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Observed
-from hybridvif.model.parts import OvsPort, Part, VhostUserPort, attributes_of
-from hybridvif.model.reasons import REASONS
+from hybridvif.model.parts import REASONS, OvsPort, Part, VhostUserPort, attributes_of
 from tests.support.answers import (
     ID,
     MAC,

@@ -14,9 +14,8 @@ from hybridvif.cli.screen import Answer, Paint
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Observed
-from hybridvif.model.parts import Bridge, OvsPort, attributes_of, create_only_values
+from hybridvif.model.parts import Bridge, OvsPort, attributes_of, create_only_values, reason_of
 from hybridvif.model.planner import plan
-from hybridvif.model.reasons import reason_of
 from hybridvif.model.settings import Settings
 from tests.support.answers import (
     ID,

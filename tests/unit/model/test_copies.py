@@ -1,4 +1,4 @@
-"""The values of the API can be copied and pickled: to a queue, to a worker of multiprocessing, into a cache."""
+"""Copy and pickle the values of the API, as for a queue, a worker process or a cache."""
 
 from __future__ import annotations
 
@@ -54,19 +54,19 @@ def values() -> Iterator[tuple[str, object]]:
 
 @pytest.mark.parametrize("way", COPIES)
 @pytest.mark.parametrize(("name", "value"), [pytest.param(*pair, id=pair[0]) for pair in values()])
-def test_value_equals_its_copy(name: str, value: object, way: str) -> None:
+def test_value_copied_is_equal(name: str, value: object, way: str) -> None:
     assert COPIES[way](value) == value, name
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_copy_of_a_state_is_frozen_as_well(way: str) -> None:
+def test_state_copied_is_frozen(way: str) -> None:
     state = COPIES[way](desired_state(PORT))
     with pytest.raises(TypeError):
         state.links["qbr"] = BRIDGE
 
 
 @pytest.mark.parametrize("way", COPIES)
-def test_error_keeps_its_sentence_and_its_report(way: str) -> None:
+def test_error_copied_keeps_message_and_report(way: str) -> None:
     with pytest.raises(HybridVifError) as raised:
         plug(replace(PORT, bridge="br-none"), RecordingHost())
     again = COPIES[way](raised.value)

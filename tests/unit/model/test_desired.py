@@ -6,8 +6,16 @@ import pytest
 from hypothesis import given
 
 from hybridvif.model.desired import desired_state
-from hybridvif.model.limits import ISOLATING, invalid_attributes
-from hybridvif.model.parts import Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
+from hybridvif.model.parts import (
+    ISOLATING,
+    Bridge,
+    HostState,
+    IvsPort,
+    OvsPort,
+    Veth,
+    VhostUserPort,
+    invalid_attributes,
+)
 from hybridvif.model.port import Port, VifType
 from tests.support.strategies import HYBRID, ports, the
 
@@ -21,7 +29,7 @@ PORT = Port(
 OTHER = "91d3aa02-4100-4c00-8000-000000000003"
 
 
-def test_the_wiring_of_a_port_is_these_three_parts() -> None:
+def test_desired_state_of_a_port_has_three_parts() -> None:
     bridge = Bridge(
         name="qbr5f2c0e1a-7b",
         alias="5f2c0e1a-7b00-4c00-8000-000000000001",
@@ -72,17 +80,17 @@ def test_the_wiring_of_a_port_is_these_three_parts() -> None:
     assert desired_state(PORT) == HostState({bridge.name: bridge, veth.name: veth}, {row.name: row})
 
 
-def test_a_port_with_an_interface_id_of_its_own_bears_our_key() -> None:
+def test_row_with_another_interface_id_has_our_key() -> None:
     row = desired_state(replace(PORT, interface_id=OTHER)).ports["qvo5f2c0e1a-7b"]
     assert isinstance(row, OvsPort)
     assert (row.iface_id, row.port_id) == (OTHER, PORT.id)
 
 
-def test_an_interface_id_that_is_the_port_id_needs_no_key() -> None:
+def test_row_with_the_port_id_as_interface_id_has_no_key() -> None:
     assert desired_state(replace(PORT, interface_id=PORT.id)) == desired_state(PORT)
 
 
-def test_a_port_to_be_isolated_is_born_so_but_on_no_trunk_bridge() -> None:
+def test_row_on_a_trunk_bridge_is_never_isolated() -> None:
     rows = [
         the(OvsPort, desired_state(replace(PORT, isolate=isolate, bridge=bridge)))
         for isolate, bridge in ((True, "br-int"), (False, "br-int"), (True, "tbr-1"))
@@ -90,48 +98,48 @@ def test_a_port_to_be_isolated_is_born_so_but_on_no_trunk_bridge() -> None:
     assert [row.isolated for row in rows] == [True, False, False]
 
 
-def test_a_row_on_a_trunk_bridge_names_it() -> None:
+def test_row_on_a_trunk_bridge_has_its_name() -> None:
     rows = [the(OvsPort, desired_state(replace(PORT, bridge=bridge))) for bridge in ("br-int", "tbr-1")]
     assert [row.bridge_name for row in rows] == ["", "tbr-1"]
 
 
-def test_what_a_bridge_calls_is_nobodys_wish_unless_it_is_asked_for() -> None:
+def test_bridge_with_call_iptables_has_both_flags() -> None:
     bridge = the(Bridge, desired_state(replace(PORT, call_iptables=True)))
     assert (bridge.nf_call_iptables, bridge.nf_call_ip6tables) == (True, True)
 
 
-def test_no_qos_is_asked_for_by_either_spelling_of_none() -> None:
+def test_row_without_qos_type_has_no_qos() -> None:
     rows = [the(OvsPort, desired_state(replace(PORT, qos_type=kind))) for kind in ("", "none", "linux-noop")]
     assert [row.qos_type for row in rows] == ["", "", "linux-noop"]
 
 
-def test_an_indigo_switch_gets_a_port_that_is_only_a_name_and_the_same_links() -> None:
-    wiring = desired_state(replace(PORT, vif_type=VifType.IVS))
-    assert wiring.ports == {"qvo5f2c0e1a-7b": IvsPort(name="qvo5f2c0e1a-7b")}
-    assert wiring.links == desired_state(PORT).links
+def test_ivs_port_has_a_name_only_and_the_same_links() -> None:
+    desired = desired_state(replace(PORT, vif_type=VifType.IVS))
+    assert desired.ports == {"qvo5f2c0e1a-7b": IvsPort(name="qvo5f2c0e1a-7b")}
+    assert desired.links == desired_state(PORT).links
 
 
 @pytest.mark.parametrize("mtu", [68, 1500, 9000, 65535])
-def test_the_mtu_is_the_same_at_every_hop(mtu: int) -> None:
+def test_mtu_is_equal_at_every_hop(mtu: int) -> None:
     links = desired_state(replace(PORT, mtu=mtu)).links.values()
     mtus = [getattr(link, name) for link in links for name in ("mtu", "peer_mtu") if hasattr(link, name)]
     assert mtus == [mtu, mtu, mtu]
 
 
 @given(ports(modes=HYBRID))
-def test_the_tap_is_in_no_wiring_but_where_it_is_to_be_made(port: Port) -> None:
-    wiring = desired_state(port)
+def test_desired_state_has_a_tap_only_with_create_tap(port: Port) -> None:
+    desired = desired_state(port)
     tap = [port.names.tap] if port.create_tap else []
-    assert list(wiring.links) == [port.names.bridge, port.names.bridge_end, *tap]
-    assert list(wiring.ports) == [port.names.switch_end]
+    assert list(desired.links) == [port.names.bridge, port.names.bridge_end, *tap]
+    assert list(desired.ports) == [port.names.switch_end]
 
 
 @given(ports())
-def test_all_of_a_wiring_is_writable(port: Port) -> None:
+def test_desired_state_is_writable(port: Port) -> None:
     assert {invalid_attributes(part) for part in desired_state(port)} == {()}
 
 
-def test_wiring_has_every_isolating_value() -> None:
+def test_desired_state_has_every_isolating_value() -> None:
     links = desired_state(replace(PORT, create_tap=True)).links.values()
     assert {type(link) for link in links} == set(ISOLATING)
     for link in links:
@@ -139,9 +147,9 @@ def test_wiring_has_every_isolating_value() -> None:
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("client", "dpdkvhostuser"), ("server", "dpdkvhostuserclient")])
-def test_a_vhost_user_port_is_one_row_whose_type_is_the_other_end_of_qemus_mode(mode: str, kind: str) -> None:
-    """As os-vif has it (vif_plug_ovs/ovs.py, _plug_vhostuser)."""
-    wiring = desired_state(replace(PORT, vhostuser_mode=mode, mtu=1450, bridge="br-cloud"))
+def test_vhost_user_port_has_the_opposite_type_of_qemu_mode(mode: str, kind: str) -> None:
+    """The type is the same as in os-vif (vif_plug_ovs/ovs.py, _plug_vhostuser)."""
+    desired = desired_state(replace(PORT, vhostuser_mode=mode, mtu=1450, bridge="br-cloud"))
     row = VhostUserPort(
         name="vhu5f2c0e1a-7b",
         bridge="br-cloud",
@@ -157,9 +165,9 @@ def test_a_vhost_user_port_is_one_row_whose_type_is_the_other_end_of_qemus_mode(
         mtu_request=1450,
         socket_as_configured=True,
     )
-    assert wiring == HostState({}, {row.name: row})
+    assert desired == HostState({}, {row.name: row})
 
 
-def test_the_bridge_of_a_vhost_user_port_is_made_as_the_port_says() -> None:
+def test_vhost_user_port_keeps_its_datapath_type() -> None:
     row = the(VhostUserPort, desired_state(replace(PORT, vhostuser_mode="client", datapath_type="system")))
     assert row.datapath_type == "system"

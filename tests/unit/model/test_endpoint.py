@@ -1,4 +1,4 @@
-"""The value of ovsdb_connection: what is allowed, and the sentence about what is not."""
+"""Tests of ovsdb_connection: valid values, and the error for each invalid value."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from hybridvif.model.endpoint import MAX_PATH, Endpoint, endpoint_of
         ("tcp:[fe80::1%eth0]:6640", Endpoint("tcp", host="fe80::1%eth0", port=6640)),
     ],
 )
-def test_a_legal_endpoint_is_parsed_and_spelled_again(text: str, endpoint: Endpoint) -> None:
+def test_endpoint_valid_round_trips(text: str, endpoint: Endpoint) -> None:
     assert endpoint_of(text) == endpoint
     assert str(endpoint) == text
 
 
 @pytest.mark.parametrize(
-    ("text", "wrong"),
+    ("text", "defect"),
     [
         ("", "is neither unix:, tcp: nor ssl:"),
         ("/run/openvswitch/db.sock", "is neither unix:, tcp: nor ssl:"),
@@ -65,7 +65,7 @@ def test_a_legal_endpoint_is_parsed_and_spelled_again(text: str, endpoint: Endpo
         ("ssl:host", "has no port"),
     ],
 )
-def test_an_illegal_endpoint_is_told_by_what_is_wrong(text: str, wrong: str) -> None:
+def test_endpoint_invalid_raises_with_the_defect(text: str, defect: str) -> None:
     with pytest.raises(ValueError, match="^has |^is ") as caught:
         endpoint_of(text)
-    assert str(caught.value) == wrong
+    assert str(caught.value) == defect

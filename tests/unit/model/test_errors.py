@@ -24,7 +24,7 @@ every_error = pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
 
 
 @every_error
-def test_an_error_can_be_rebuilt_from_its_sentence(cls: type[HybridVifError]) -> None:
+def test_error_is_rebuilt_from_its_message(cls: type[HybridVifError]) -> None:
     error = cls("qbr5f2c0e1a-7b exists but is a dummy link; remove it")
     again = cls(str(error))
     assert type(again) is cls
@@ -33,14 +33,14 @@ def test_an_error_can_be_rebuilt_from_its_sentence(cls: type[HybridVifError]) ->
 
 
 @every_error
-def test_an_error_survives_being_pickled(cls: type[HybridVifError]) -> None:
+def test_error_can_be_pickled(cls: type[HybridVifError]) -> None:
     again = pickle.loads(pickle.dumps(cls("Why.")))
     assert type(again) is cls
     assert str(again) == "Why."
 
 
 @every_error
-def test_an_error_can_carry_a_report(cls: type[HybridVifError]) -> None:
+def test_error_can_have_a_report(cls: type[HybridVifError]) -> None:
     report = Report(port_id="5f2c0e1a-7b00-4c00-8000-000000000001", status=Status.INCOMPLETE)
     assert cls("Why.", report).report is report
     assert cls("Why.").report is None
@@ -48,38 +48,38 @@ def test_an_error_can_carry_a_report(cls: type[HybridVifError]) -> None:
 
 
 @every_error
-def test_an_error_has_a_code_and_a_sentence_that_says_what_it_is(cls: type[HybridVifError]) -> None:
+def test_error_has_a_code_and_a_docstring(cls: type[HybridVifError]) -> None:
     assert cls.code == cls.code.lower().strip()
     assert (cls.__doc__ or "").rstrip().endswith(".")
 
 
-def test_every_code_stands_for_one_error() -> None:
+def test_error_codes_are_unique() -> None:
     assert len({cls.code for cls in ALL}) == len(ALL)
 
 
-def test_the_tree_in_the_docstring_names_every_error() -> None:
+def test_module_docstring_names_every_error() -> None:
     assert not [cls.__name__ for cls in ALL if cls.__name__ not in (errors.__doc__ or "")]
 
 
-def test_what_was_refused_is_a_failure_of_both_verbs() -> None:
+def test_refusal_is_a_plug_and_an_unplug_failure() -> None:
     for cls in REFUSALS.values():
         assert issubclass(cls, Refused)
         assert issubclass(cls, PlugFailed)
         assert issubclass(cls, UnplugFailed)
 
 
-def test_refusals_are_found_by_code_and_none_is_left_out() -> None:
+def test_refusals_table_is_complete() -> None:
     assert {code: cls for code, cls in REFUSALS.items() if cls.code == code} == REFUSALS
     assert set(REFUSALS.values()) == {cls for cls in ALL if issubclass(cls, Refused)}
 
 
-def test_what_the_host_lacks_is_a_precondition() -> None:
+def test_missing_bridge_is_a_precondition_error() -> None:
     assert issubclass(ConfigurationError, PreconditionError)
     assert issubclass(BridgeMissing, PreconditionError)
     assert issubclass(BridgeMissing, PlugFailed)
     assert not issubclass(PreconditionError, PlugFailed)
 
 
-def test_input_that_is_not_legal_is_a_value_error() -> None:
+def test_invalid_input_is_a_value_error() -> None:
     assert issubclass(InvalidInput, ValueError)
     assert not issubclass(InvalidInput, PlugFailed | UnplugFailed)

@@ -1,10 +1,11 @@
-"""Golden plans: each file of golden/ is one case, its name the sentence it proves.
+"""Golden plans. Each file of golden/ is one case.
 
-because: optional, why it must be so, with its evidence. port: optional, fields of the Port that differ from PORT's.
-observed: a list of parts, or a starting point ("nothing", "plugged", "running") and what is otherwise (without, change,
-with). desired: "wiring", "nothing", or a state written as `observed` is, for the goal of a rollback. plan: the steps
-in their order; a part that is created is as desired, an update shows [before, after]. refused: in place of plan, the
-whole sentence of the Conflict.
+because: optional reason with its evidence.
+port: optional fields of the Port that differ from PORT.
+observed: a list of parts, or a starting point ("nothing", "plugged", "running") with changes (without, change, with).
+desired: "wiring", "nothing", or a state in the form of `observed` for the goal of a rollback.
+plan: the steps in order. A created part is the desired part. An update shows [before, after].
+refused: the message of the Conflict, instead of a plan.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ Case = dict[str, Any]
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_the_plan_is(path: Path) -> None:
+def test_plan_equals_the_golden_plan(path: Path) -> None:
     difference = difference_from(json.loads(path.read_text()))
     if difference:
         pytest.fail(f"{path.stem}:\n{difference}", pytrace=False)
 
 
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_the_plan_leads_where_it_should(path: Path) -> None:
+def test_plan_reaches_the_desired_state(path: Path) -> None:
     case = json.loads(path.read_text())
     if "plan" in case:
         observed, desired = states_of(case)
@@ -48,7 +49,7 @@ def test_the_plan_leads_where_it_should(path: Path) -> None:
         assert plan(reached, desired) == ()
 
 
-def test_there_are_cases_for_every_kind_of_start_and_end() -> None:
+def test_golden_cases_cover_every_verb_and_goal() -> None:
     cases = [json.loads(path.read_text()) for path in CASES]
     assert len(cases) >= 30
     assert not [path.stem for path, case in zip(CASES, cases, strict=True) if case.keys() - KEYS]
@@ -56,7 +57,7 @@ def test_there_are_cases_for_every_kind_of_start_and_end() -> None:
     assert {step["verb"] for case in cases for step in case.get("plan", [])} == {"create", "update", "delete"}
 
 
-def test_a_case_that_fails_shows_what_was_planned_beside_what_was_expected() -> None:
+def test_failed_case_shows_a_diff() -> None:
     wrong = {"observed": {"from": "plugged"}, "desired": "wiring", "plan": [{"verb": "delete", "name": "eth0"}]}
     assert difference_from(wrong).splitlines() == [
         "--- expected",
@@ -69,20 +70,20 @@ def test_a_case_that_fails_shows_what_was_planned_beside_what_was_expected() -> 
     ]
 
 
-def test_a_case_that_expects_a_refusal_fails_on_a_plan() -> None:
+def test_case_with_refusal_fails_on_a_plan() -> None:
     wrong = {"observed": {"from": "plugged"}, "desired": "wiring", "refused": "no"}
     assert '-  "refused": "no"' in difference_from(wrong)
     assert '+{"plan": []}' in difference_from(wrong)
 
 
 @pytest.mark.parametrize("unknown", [{"without": ["eth0"]}, {"change": {"eth0": {}}}, {"from": "somewhere"}])
-def test_a_case_that_names_what_is_not_there_is_an_error(unknown: Case) -> None:
+def test_case_with_unknown_part_raises(unknown: Case) -> None:
     with pytest.raises(KeyError):
         state_of({"from": "plugged"} | unknown, PORT)
 
 
 def difference_from(case: Case) -> str:
-    """What is planned beside what the case expects; empty if they are the same."""
+    """Return a diff of the expected and the actual plan. Empty if they are equal."""
     expected: Case = {key: case[key] for key in ("plan", "refused") if key in case}
     try:
         planned: Case = {"plan": [shown(step) for step in plan(*states_of(case))]}
@@ -121,31 +122,31 @@ def states_of(case: Case) -> tuple[HostState, HostState]:
     return state_of(case["observed"], port), goals[desired] if isinstance(desired, str) else state_of(desired, port)
 
 
-def state_of(written: Any, port: Port) -> HostState:
-    if isinstance(written, list):
-        return HostState().with_parts(*map(part_of, written))
-    wired = desired_state(port)
-    running = wired.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
-    state = {"nothing": NOTHING, "plugged": wired, "running": running}[written["from"]]
-    for name in written.get("without", []):
+def state_of(document: Any, port: Port) -> HostState:
+    if isinstance(document, list):
+        return HostState().with_parts(*map(part_of, document))
+    plugged = desired_state(port)
+    running = plugged.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
+    state = {"nothing": NOTHING, "plugged": plugged, "running": running}[document["from"]]
+    for name in document.get("without", []):
         state = state.without(named(state, name))
-    for name, changes in written.get("change", {}).items():
+    for name, changes in document.get("change", {}).items():
         state = state.with_parts(replace(named(state, name), **changes))
-    return state.with_parts(*map(part_of, written.get("with", [])))
+    return state.with_parts(*map(part_of, document.get("with", [])))
 
 
 def named(state: HostState, name: str) -> Part:
     return {part.name: part for part in state}[name]
 
 
-def part_of(written: Case) -> Part:
-    fields = dict(written)
+def part_of(document: Case) -> Part:
+    fields = dict(document)
     kind, switch = fields.pop("kind"), fields.pop("role", None) == Role.SWITCH.value
     [cls] = [cls for cls in PARTS if cls.kind == kind and (kind != "stray" or (cls.role is Role.SWITCH) == switch)]
     return cls(**fields)
 
 
-def test_a_created_part_is_the_one_desired() -> None:
+def test_created_part_is_the_desired_part() -> None:
     for path in CASES:
         case = json.loads(path.read_text())
         if "plan" in case:

@@ -1,4 +1,4 @@
-"""Laws of planning, over any state that a host can be in under one port's names."""
+"""Laws of planning, for any state of the parts of one port."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, NameCollision
-from hybridvif.model.limits import ISOLATING, invalid_attributes, rollback_target
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
+    ISOLATING,
     NOTHING,
     OPEN,
     PLACEHOLDER_TYPE,
@@ -32,9 +32,11 @@ from hybridvif.model.parts import (
     as_observed,
     attributes_of,
     differences,
+    invalid_attributes,
 )
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
+from hybridvif.model.rollback_target import rollback_target
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of, role_of, simulate, simulate_all
 from tests.support.strategies import (
     FOREIGN_BRIDGE,
@@ -54,7 +56,7 @@ ovs_ports = ports(st.just(VifType.OVS), modes=HYBRID)
 
 @st.composite
 def ports_and_states(draw: st.DrawFn, count: int = 1, stale: bool = False) -> tuple[Port, list[HostState]]:
-    """The first state is observed; the others are goals, of which none closes a port of a bridge."""
+    """Draw an observed state and goals. The bridge ports of a goal are open."""
     port = draw(ports())
     observed, *goals = [draw(states_of(port, stale)) for _ in range(count)]
     return port, [observed, *map(with_open_ports, goals)]
@@ -70,77 +72,77 @@ def tap_of(port: Port, state: HostState) -> Tap | None:
     return tap if isinstance(tap, Tap) else None
 
 
-# Law 1: after a plug the observed state is the wiring, and the next plan is empty.
+# Law 1: after a plug the observed state is the desired state, and the next plan is empty.
 
 
 @given(ports_and_states(stale=True))
-def test_a_plug_from_any_state_ends_at_the_wiring(drawn: tuple[Port, list[HostState]]) -> None:
+def test_plug_from_any_state_reaches_the_desired_state(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
-    wiring = desired_state(port)
-    plugged = simulate_all(observed, plan(observed, wiring))
-    assert disagreements(plugged, wiring) == []
-    assert agree(without_taps(plugged), wiring) or tap_of(port, plugged) is not None
-    assert plan(plugged, wiring) == ()
+    desired = desired_state(port)
+    plugged = simulate_all(observed, plan(observed, desired))
+    assert disagreements(plugged, desired) == []
+    assert agree(without_taps(plugged), desired) or tap_of(port, plugged) is not None
+    assert plan(plugged, desired) == ()
 
 
 @given(ports_and_states(stale=True))
-def test_a_plan_from_a_state_to_itself_is_empty(drawn: tuple[Port, list[HostState]]) -> None:
+def test_plan_to_the_same_state_is_empty(drawn: tuple[Port, list[HostState]]) -> None:
     _, [state] = drawn
     assert plan(state, state) == ()
 
 
-# Law 2: after a failed plug and its rollback everything reads as found, but what may not be written back.
+# Law 2: a rollback restores the first state, except for the attributes that it lists as lost.
 
 
 @given(ports_and_states(stale=True))
-def test_a_rollback_after_any_prefix_of_a_plug_reads_as_found(drawn: tuple[Port, list[HostState]]) -> None:
+def test_rollback_after_any_prefix_of_a_plug_restores_the_state(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    wiring = desired_state(port)
-    goal, left = rollback_target(first, wiring)
-    for now in history(first, plan(first, wiring)):
-        after = simulate_all(now, plan(now, goal))
+    desired = desired_state(port)
+    goal, lost = rollback_target(first, desired)
+    for current in history(first, plan(first, desired)):
+        after = simulate_all(current, plan(current, goal))
         assert after.links.keys() == first.links.keys()
         assert after.ports.keys() == first.ports.keys()
         for found in without_taps(first):
             side = "ports" if found.role is Role.SWITCH else "links"
-            part, wired = getattr(after, side)[found.name], getattr(wiring, side).get(found.name)
+            part, wanted = getattr(after, side)[found.name], getattr(desired, side).get(found.name)
             for attribute in attributes_of(type(found)):
                 if attribute != "realized":
-                    source = wired if f"{found.name}: {attribute}" in left else found
-                    # For a part of the other binding nothing is wired.
+                    source = wanted if f"{found.name}: {attribute}" in lost else found
+                    # A part of the other binding has no desired value.
                     expected = getattr(source, attribute) if source else ISOLATING[type(found)][attribute]
                     if expected is not None:
                         assert getattr(part, attribute) == expected, f"{found.name}: {attribute}"
 
 
 @given(ports_and_states())
-def test_a_rollback_is_done_in_one_go(drawn: tuple[Port, list[HostState]]) -> None:
+def test_rollback_needs_one_plan(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
     goal, _ = rollback_target(first, desired_state(port))
-    for now in history(first, plan(first, desired_state(port))):
-        after = simulate_all(now, plan(now, goal))
+    for current in history(first, plan(first, desired_state(port))):
+        after = simulate_all(current, plan(current, goal))
         assert disagreements(after, goal) == []
         assert plan(after, goal) == ()
 
 
 @given(ports_and_states())
-def test_a_rollback_takes_the_device_from_no_row_that_had_one(drawn: tuple[Port, list[HostState]]) -> None:
+def test_rollback_keeps_the_device_of_every_row(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
     goal, _ = rollback_target(first, desired_state(port))
-    for now in history(first, plan(first, desired_state(port))):
-        after = simulate_all(now, plan(now, goal))
+    for current in history(first, plan(first, desired_state(port))):
+        after = simulate_all(current, plan(current, goal))
         for name, row in first.ports.items():
             if isinstance(row, OvsPort) and row.realized:
                 assert after.ports[name] == as_observed(goal.ports[name])
 
 
 @given(ports_and_states())
-def test_a_rollback_leaves_a_tap_where_it_was_or_in_qbr(drawn: tuple[Port, list[HostState]]) -> None:
+def test_rollback_leaves_a_tap_in_place_or_in_qbr(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
     goal, _ = rollback_target(first, desired_state(port))
     found = tap_of(port, first)
-    for now in history(first, plan(first, desired_state(port))):
-        tap = tap_of(port, simulate_all(now, plan(now, goal)))
+    for current in history(first, plan(first, desired_state(port))):
+        tap = tap_of(port, simulate_all(current, plan(current, goal)))
         if found is None or tap is None:
             assert tap is found
         else:
@@ -149,15 +151,15 @@ def test_a_rollback_leaves_a_tap_where_it_was_or_in_qbr(drawn: tuple[Port, list[
 
 
 @given(ports_and_states())
-def test_every_write_of_a_rollback_is_writable(drawn: tuple[Port, list[HostState]]) -> None:
+def test_rollback_writes_legal_values_only(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
     goal, _ = rollback_target(first, desired_state(port))
-    for now in history(first, plan(first, desired_state(port))):
-        assert_writable(plan(now, goal))
+    for current in history(first, plan(first, desired_state(port))):
+        assert_writable(plan(current, goal))
 
 
 @given(ports_and_states())
-def test_a_rollback_never_asks_for_stp_with_a_delay_that_the_kernel_refuses(
+def test_rollback_never_combines_stp_with_a_short_delay(
     drawn: tuple[Port, list[HostState]],
 ) -> None:
     port, [first] = drawn
@@ -166,35 +168,35 @@ def test_a_rollback_never_asks_for_stp_with_a_delay_that_the_kernel_refuses(
 
 
 @given(ports_and_states())
-def test_a_rollback_gives_up_only_what_differs_from_the_wiring(drawn: tuple[Port, list[HostState]]) -> None:
+def test_rollback_lists_exactly_the_lost_attributes(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    wiring = desired_state(port)
-    goal, left = rollback_target(first, wiring)
+    desired = desired_state(port)
+    goal, lost = rollback_target(first, desired)
     changed = {
         f"{before.name}: {change.attribute}"
         for before, after in zip(first, goal, strict=True)
         for change in differences(before, after)
     }
-    assert changed == set(left)
+    assert changed == set(lost)
 
 
-# Law 3: after an unplug nothing of the port is left but the tap, and nothing else is gone.
+# Law 3: an unplug deletes all parts of the port except the tap, and nothing else.
 
 
 @given(st.data())
-def test_an_unplug_leaves_nothing_of_the_port_but_its_tap(data: st.DataObject) -> None:
+def test_unplug_leaves_only_the_tap(data: st.DataObject) -> None:
     port = data.draw(ports())
     host = data.draw(hosts_with(port))
     tap = tap_of(port, host)
     after = simulate_all(host, plan(host.of(port.names), NOTHING))
-    left = after.of(port.names)
-    assert list(left) == ([] if tap is None else [tap_of(port, after)])
+    remaining = after.of(port.names)
+    assert list(remaining) == ([] if tap is None else [tap_of(port, after)])
     if tap is not None:
-        assert left.links[tap.name] == replace(tap, master="" if tap.master == port.names.bridge else tap.master)
+        assert remaining.links[tap.name] == replace(tap, master="" if tap.master == port.names.bridge else tap.master)
 
 
 @given(st.data())
-def test_neither_plug_nor_unplug_changes_any_other_port(data: st.DataObject) -> None:
+def test_plug_and_unplug_leave_other_ports_unchanged(data: st.DataObject) -> None:
     port = data.draw(ports())
     host = data.draw(hosts_with(port))
     for goal in (desired_state(port), NOTHING):
@@ -209,27 +211,27 @@ def others_than(port: Port, host: HostState) -> HostState:
     return host
 
 
-# Law 4: any state reaches any other, also when the way there was cut short anywhere.
+# Law 4: a plan leads from any state to any other, even after an interrupted plan.
 
 
 @given(ports_and_states(count=2))
-def test_any_state_reaches_any_other(drawn: tuple[Port, list[HostState]]) -> None:
-    _, [one, other] = drawn
-    reached = simulate_all(one, plan(one, other))
+def test_plan_reaches_any_state_from_any_state(drawn: tuple[Port, list[HostState]]) -> None:
+    _, [start, other] = drawn
+    reached = simulate_all(start, plan(start, other))
     assert disagreements(reached, other) == []
     assert plan(reached, other) == ()
 
 
 @given(ports_and_states(count=3))
-def test_a_way_cut_short_anywhere_still_leads_on(drawn: tuple[Port, list[HostState]]) -> None:
-    port, [one, other, third] = drawn
-    for now in history(one, plan(one, other)):
+def test_plan_after_an_interrupted_plan_reaches_its_goal(drawn: tuple[Port, list[HostState]]) -> None:
+    port, [start, other, third] = drawn
+    for current in history(start, plan(start, other)):
         for goal in (third, desired_state(port), NOTHING):
-            assert disagreements(simulate_all(now, plan(now, goal)), goal) == []
+            assert disagreements(simulate_all(current, plan(current, goal)), goal) == []
 
 
 @given(ports_and_states(), st.lists(st.tuples(st.booleans(), st.integers(0, 8)), max_size=6))
-def test_plugs_and_unplugs_killed_again_and_again_converge(
+def test_plugs_and_unplugs_killed_repeatedly_converge(
     drawn: tuple[Port, list[HostState]], kills: list[tuple[bool, int]]
 ) -> None:
     port, [state] = drawn
@@ -241,47 +243,47 @@ def test_plugs_and_unplugs_killed_again_and_again_converge(
 
 
 @given(ports(modes=HYBRID))
-def test_a_waiting_tap_ends_in_qbr_wherever_the_plug_was_killed(port: Port) -> None:
+def test_waiting_tap_ends_in_qbr_after_a_killed_plug(port: Port) -> None:
     tap = Tap(name=port.names.tap, master="")
-    found, wiring = HostState().with_parts(tap), desired_state(port)
-    for now in history(found, plan(found, wiring)):
-        plugged = simulate_all(now, plan(now, wiring))
+    found, desired = HostState().with_parts(tap), desired_state(port)
+    for current in history(found, plan(found, desired)):
+        plugged = simulate_all(current, plan(current, desired))
         assert tap_of(port, plugged) == replace(tap, master=port.names.bridge)
 
 
-# Law 6: another port's parts are never changed.
+# Law 5: the parts of another port are never changed.
 
 
 @given(st.data())
-def test_a_port_that_bears_another_ports_marks_is_never_planned_on(data: st.DataObject) -> None:
+def test_part_with_another_ports_tag_is_refused(data: st.DataObject) -> None:
     ours, theirs = data.draw(colliding_ids())
     port = replace(data.draw(ports()), id=theirs)
     interface_id = data.draw(st.just("") | uuids)
     found = data.draw(st.sampled_from([part for part in desired_state(port) if owners_of(part)]))
     if isinstance(found, OvsPort) and interface_id == found.iface_id:
         return
-    for asked in ("", interface_id):
+    for given_id in ("", interface_id):
         with pytest.raises(NameCollision) as refusal:
-            check_ownership(HostState().with_parts(found), ours, asked)
+            check_ownership(HostState().with_parts(found), ours, given_id)
         assert ours in str(refusal.value)
         assert (owners_of(found) & {theirs, port.iface_id}).pop() in str(refusal.value)
 
 
 @given(ports())
-def test_a_plugged_port_is_its_own(port: Port) -> None:
+def test_plugged_port_passes_the_ownership_check(port: Port) -> None:
     check_ownership(desired_state(port), port.id)
     check_ownership(desired_state(port), port.id, port.interface_id)
 
 
-# What every plan is like.
+# Properties of every plan.
 
 
 @given(ports_and_states(count=2, stale=True))
-def test_no_plan_touches_an_attribute_that_agrees(drawn: tuple[Port, list[HostState]]) -> None:
-    port, [one, other] = drawn
+def test_plan_writes_no_attribute_in_sync(drawn: tuple[Port, list[HostState]]) -> None:
+    port, [start, other] = drawn
     for goal in (other, desired_state(port), NOTHING):
-        state = one
-        for step in plan(one, goal):
+        state = start
+        for step in plan(start, goal):
             if isinstance(step, Update):
                 found = (state.ports if role_of(step) is Role.SWITCH else state.links)[step.part.name]
                 assert changes_of(step)
@@ -290,19 +292,19 @@ def test_no_plan_touches_an_attribute_that_agrees(drawn: tuple[Port, list[HostSt
 
 
 @given(ports_and_states())
-def test_a_plug_writes_only_what_had_drifted_and_the_parking_of_its_row(drawn: tuple[Port, list[HostState]]) -> None:
+def test_plug_writes_only_drift_and_the_placeholder(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
-    wiring = desired_state(port)
+    desired = desired_state(port)
     drift = {
         (before.name, change.attribute)
         for side in ("links", "ports")
         for name, before in getattr(without_taps(observed), side).items()
-        if name in getattr(wiring, side)
-        for change in differences(before, getattr(wiring, side)[name])
+        if name in getattr(desired, side)
+        for change in differences(before, getattr(desired, side)[name])
     }
     written = {
         (step.part.name, attribute)
-        for step in plan(observed, wiring)
+        for step in plan(observed, desired)
         if isinstance(step, Update)
         for attribute in changes_of(step)
     }
@@ -310,10 +312,10 @@ def test_a_plug_writes_only_what_had_drifted_and_the_parking_of_its_row(drawn: t
 
 
 @given(ports_and_states(count=2, stale=True))
-def test_a_tap_is_in_no_plan_but_to_be_put_into_qbr(drawn: tuple[Port, list[HostState]]) -> None:
-    port, [one, other] = drawn
+def test_plan_changes_a_tap_only_to_put_it_into_qbr(drawn: tuple[Port, list[HostState]]) -> None:
+    port, [start, other] = drawn
     for goal in (other, desired_state(port), NOTHING):
-        for step in plan(one, goal):
+        for step in plan(start, goal):
             if isinstance(step.part, Tap):
                 assert isinstance(step, Update)
                 assert (step.before, step.after) == (
@@ -323,7 +325,7 @@ def test_a_tap_is_in_no_plan_but_to_be_put_into_qbr(drawn: tuple[Port, list[Host
 
 
 @given(ports_and_states(stale=True))
-def test_a_tap_whose_qvb_is_in_place_is_libvirts_alone(drawn: tuple[Port, list[HostState]]) -> None:
+def test_plan_ignores_a_tap_if_qvb_is_in_place(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
     veth = observed.links.get(port.names.bridge_end)
     if isinstance(veth, Veth) and veth.master == port.names.bridge:
@@ -331,7 +333,7 @@ def test_a_tap_whose_qvb_is_in_place_is_libvirts_alone(drawn: tuple[Port, list[H
 
 
 @given(ports_and_states(stale=True))
-def test_every_write_of_a_plug_is_writable(drawn: tuple[Port, list[HostState]]) -> None:
+def test_plug_writes_legal_values_only(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
     assert_writable(plan(observed, desired_state(port)))
 
@@ -346,10 +348,10 @@ def assert_writable(steps: tuple[Step, ...]) -> None:
 
 
 @given(st.data())
-def test_a_veth_pair_made_under_a_row_that_stays_finds_it_parked_and_frees_it_last(data: st.DataObject) -> None:
+def test_plug_with_a_recreated_veth_uses_a_placeholder(data: st.DataObject) -> None:
     port = data.draw(ovs_ports)
     observed = data.draw(states_of(port, stale=True))
-    # Of a vhost-user port that makes room there is another law.
+    # The deletion of a vhost-user port has a test of its own.
     steps = [step for step in plan(observed, desired_state(port)) if step.part.name != port.names.vhost_user]
     row = observed.ports.get(port.names.switch_end)
     if not isinstance(row, OvsPort) or Create(veth_of(port)) not in steps:
@@ -369,17 +371,17 @@ def test_a_veth_pair_made_under_a_row_that_stays_finds_it_parked_and_frees_it_la
 
 
 @given(st.data())
-def test_a_row_of_the_other_binding_goes_before_anything_is_made_and_no_vhost_user_port_is_parked(
+def test_plug_deletes_the_row_of_the_other_binding_first(
     data: st.DataObject,
 ) -> None:
     port = data.draw(ports(st.just(VifType.OVS)))
     steps = plan(data.draw(states_of(port)), desired_state(port))
-    made = [at for at, step in enumerate(steps) if isinstance(step, Create)]
-    for at, step in enumerate(steps):
+    created = [index for index, step in enumerate(steps) if isinstance(step, Create)]
+    for index, step in enumerate(steps):
         if isinstance(step.part, VhostUserPort):
             assert step.part.type in VHOST_USER_TYPES.values()
             assert isinstance(step, Delete) == (not port.vhostuser_mode)
-            assert not isinstance(step, Delete) or at < min(made, default=len(steps))
+            assert not isinstance(step, Delete) or index < min(created, default=len(steps))
 
 
 def veth_of(port: Port) -> Veth:
@@ -389,24 +391,24 @@ def veth_of(port: Port) -> Veth:
 
 
 @given(ports_and_states(stale=True))
-def test_the_switch_is_the_last_of_a_plug(drawn: tuple[Port, list[HostState]]) -> None:
+def test_plug_changes_the_switch_last(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
-    # That what the other binding had goes first is another law.
-    wiring = desired_state(port)
-    gone = [Delete(part) for part in observed if part.name not in {*wiring.links, *wiring.ports}]
-    steps = [step for step in plan(observed, wiring) if step not in gone]
+    # The deletion of the other binding has a test of its own.
+    desired = desired_state(port)
+    gone = [Delete(part) for part in observed if part.name not in {*desired.links, *desired.ports}]
+    steps = [step for step in plan(observed, desired) if step not in gone]
     roles = [role_of(step) for step in steps]
     if Role.SWITCH in roles and not isinstance(steps[0], Update):
         assert roles == [Role.LINK] * (len(roles) - 1) + [Role.SWITCH]
-    for at, step in enumerate(steps[:-1]):
+    for index, step in enumerate(steps[:-1]):
         if role_of(step) is Role.SWITCH:
-            assert at == 0
+            assert index == 0
             assert isinstance(step, Update)
             assert changes_of(step).items() <= {"type": PLACEHOLDER_TYPE, "mtu_request": 0}.items()
 
 
 @given(ports_and_states(stale=True))
-def test_the_switch_is_the_first_of_an_unplug(drawn: tuple[Port, list[HostState]]) -> None:
+def test_unplug_changes_the_switch_first(drawn: tuple[Port, list[HostState]]) -> None:
     _, [observed] = drawn
     steps = plan(observed, NOTHING)
     assert all(isinstance(step, Delete) for step in steps)
@@ -414,12 +416,12 @@ def test_the_switch_is_the_first_of_an_unplug(drawn: tuple[Port, list[HostState]
 
 
 @given(ports_and_states(count=2, stale=True), st.randoms(use_true_random=False))
-def test_the_order_of_a_plan_does_not_depend_on_the_order_of_what_was_observed(
+def test_plan_does_not_depend_on_the_order_of_observation(
     drawn: tuple[Port, list[HostState]], chance: random.Random
 ) -> None:
-    port, [one, other] = drawn
+    port, [start, other] = drawn
     for goal in (other, desired_state(port), NOTHING):
-        assert plan(shuffled(one, chance), shuffled(goal, chance)) == plan(one, goal)
+        assert plan(shuffled(start, chance), shuffled(goal, chance)) == plan(start, goal)
 
 
 def shuffled(state: HostState, chance: random.Random) -> HostState:
@@ -429,18 +431,18 @@ def shuffled(state: HostState, chance: random.Random) -> HostState:
 
 
 @given(st.data())
-def test_a_stray_stops_every_plan(data: st.DataObject) -> None:
+def test_plan_with_a_foreign_object_raises_conflict(data: st.DataObject) -> None:
     port = data.draw(ports())
     name = data.draw(st.sampled_from(list(port.names)))
-    stray = data.draw(st.sampled_from([ForeignObject, ForeignPort]))(name=name, what="a dummy link")
-    observed = data.draw(states_of(port)).with_parts(stray)
+    foreign = data.draw(st.sampled_from([ForeignObject, ForeignPort]))(name=name, what="a dummy link")
+    observed = data.draw(states_of(port)).with_parts(foreign)
     for goal in (desired_state(port), NOTHING):
         with pytest.raises(Conflict, match=name):
             plan(observed, goal)
 
 
 @given(st.data())
-def test_a_foreign_bridge_that_holds_qvb_stops_every_plan(data: st.DataObject) -> None:
+def test_plan_with_qvb_in_a_foreign_bridge_raises_conflict(data: st.DataObject) -> None:
     port = data.draw(ports(modes=HYBRID))
     held = replace(veth_of(port), master=FOREIGN_BRIDGE)
     observed = data.draw(states_of(port)).with_parts(held)

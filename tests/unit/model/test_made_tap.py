@@ -1,4 +1,4 @@
-"""A tap that was made ahead of its VM: made, kept in order and removed with the port; libvirt's own is left alone."""
+"""Tests of the managed tap: created before its VM, kept in sync, deleted with the port."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def host_of(state: HostState) -> RecordingHost:
     return RecordingHost(state)
 
 
-def test_it_is_made_after_the_veth_pair_and_before_the_switch_port_and_goes_with_the_port() -> None:
+def test_tap_is_created_between_veth_and_row_and_deleted_with_the_port() -> None:
     host = host_of(NOTHING)
     assert plug(TAPPED, host).ok
     assert [step.part for step in host.steps] == [BRIDGE, VETH, MADE_TAP, ROW]
@@ -73,7 +73,7 @@ def test_it_is_made_after_the_veth_pair_and_before_the_switch_port_and_goes_with
     assert [step.part.name for step in host.steps] == [ROW.name, VETH.name, MADE_TAP.name, BRIDGE.name]
 
 
-def test_a_plug_that_asks_for_no_tap_keeps_one_that_was_made_and_puts_it_in_order() -> None:
+def test_plug_without_create_tap_keeps_the_managed_tap_in_sync() -> None:
     drifted = replace(MADE_TAP, up=False, master="", group=7, mtu=1400, mac="fe:16:3e:00:00:01")
     big = desired_state(replace(PORT, mtu=MAX_MTU))
     assert with_existing_tap(HostState().with_parts(drifted), WIRING, NAMES) == WIRING.with_parts(
@@ -82,13 +82,13 @@ def test_a_plug_that_asks_for_no_tap_keeps_one_that_was_made_and_puts_it_in_orde
     assert with_existing_tap(HostState().with_parts(drifted), big, NAMES).links[NAMES.tap] == replace(
         MADE_TAP, mac="fe:16:3e:00:00:01", mtu=MAX_TAP_MTU
     )
-    # What is wished for is wished for; what the VM has of its own is not ours; and without a bridge there is no place.
+    # No change with create_tap, for a tap of libvirt, and without a bridge.
     assert with_existing_tap(HostState().with_parts(drifted), WHOLE, NAMES) is WHOLE
     assert with_existing_tap(HostState().with_parts(TAP), WIRING, NAMES) is WIRING
     assert with_existing_tap(HostState().with_parts(drifted), NOTHING, NAMES) is NOTHING
 
 
-def test_its_mac_address_is_not_the_vms() -> None:
+def test_mac_of_the_tap_differs_from_the_vm() -> None:
     assert MADE_TAP.mac == tap_mac_of(PORT.mac) == "fe:16:3e:aa:bb:cc"
     assert tap_mac_of("fe:16:3e:aa:bb:cc") == "f2:16:3e:aa:bb:cc"
 
@@ -96,15 +96,15 @@ def test_its_mac_address_is_not_the_vms() -> None:
 @pytest.mark.parametrize(
     "drift", [{"mac": "02:00:00:00:00:01"}, {"mtu": 1400}, {"up": False}, {"master": ""}, {"group": 7}], ids=str
 )
-def test_its_drift_is_mended_alone(drift: dict[str, Any]) -> None:
+def test_plug_repairs_only_the_drift_of_the_tap(drift: dict[str, Any]) -> None:
     host = host_of(WHOLE.with_parts(replace(MADE_TAP, **drift)))
-    mending = (Update(replace(MADE_TAP, **drift), MADE_TAP),)
-    assert check(TAPPED, host) == mending
+    repair = (Update(replace(MADE_TAP, **drift), MADE_TAP),)
+    assert check(TAPPED, host) == repair
     plug(TAPPED, host)
-    assert tuple(host.steps) == mending
+    assert tuple(host.steps) == repair
 
 
-def test_who_plugs_again_without_asking_for_it_keeps_it_in_order() -> None:
+def test_replug_without_create_tap_keeps_the_tap_in_sync() -> None:
     host = host_of(WHOLE)
     assert not plug(PORT, host).changed
     host.state = WHOLE.with_parts(replace(MADE_TAP, master="", up=False))
@@ -115,7 +115,7 @@ def test_who_plugs_again_without_asking_for_it_keeps_it_in_order() -> None:
     assert host.state == WHOLE
 
 
-def test_a_tap_that_was_not_made_here_is_used_as_it_is() -> None:
+def test_tap_of_libvirt_is_used_unchanged() -> None:
     host = host_of(WIRING.with_parts(TAP))
     assert not plug(TAPPED, host).changed
     assert check(TAPPED, host) == ()
@@ -126,7 +126,7 @@ def test_a_tap_that_was_not_made_here_is_used_as_it_is() -> None:
     assert host.state == NOTHING.with_parts(replace(TAP, master=""))
 
 
-def test_one_that_a_vm_holds_stops_an_unplug_wherever_it_is() -> None:
+def test_unplug_with_a_tap_in_use_raises_port_running() -> None:
     for master in (NAMES.bridge, ""):
         host = host_of(WHOLE.with_parts(replace(MADE_TAP, master=master)))
         host.simulation.carrier.add(NAMES.tap)
@@ -136,7 +136,7 @@ def test_one_that_a_vm_holds_stops_an_unplug_wherever_it_is() -> None:
         assert host.state == NOTHING
 
 
-def test_it_goes_where_its_port_is_bound_as_vhost_user_but_from_no_vm_that_holds_it() -> None:
+def test_plug_as_vhost_user_deletes_the_tap_unless_a_vm_uses_it() -> None:
     bound = replace(PORT, vhostuser_mode="server")
     host = host_of(WHOLE)
     host.simulation.carrier.add(NAMES.tap)
@@ -151,7 +151,7 @@ def test_it_goes_where_its_port_is_bound_as_vhost_user_but_from_no_vm_that_holds
     assert host.state == WHOLE
 
 
-def test_a_plug_that_fails_takes_back_the_tap_that_it_made_and_no_other() -> None:
+def test_failed_plug_deletes_only_its_own_tap() -> None:
     for first in (NOTHING, WIRING.without(ROW), WHOLE.without(ROW)):
         host = host_of(first)
         host.fail(verb=Create, name=ROW.name)
@@ -162,7 +162,7 @@ def test_a_plug_that_fails_takes_back_the_tap_that_it_made_and_no_other() -> Non
         assert host.state == first
 
 
-def test_one_that_cannot_be_removed_is_named() -> None:
+def test_unplug_with_an_undeletable_tap_reports_it() -> None:
     host = host_of(WHOLE)
     host.fail(verb=Delete, name=NAMES.tap)
     with pytest.raises(UnplugFailed) as caught:
@@ -172,7 +172,7 @@ def test_one_that_cannot_be_removed_is_named() -> None:
     assert list(host.state) == [LOOSE]
 
 
-def test_one_that_is_left_alone_is_a_remain_unless_a_vm_holds_it() -> None:
+def test_tap_alone_is_an_orphan_unless_a_vm_uses_it() -> None:
     host = host_of(NOTHING.with_parts(replace(MADE_TAP, master="")))
     host.simulation.carrier.add(NAMES.tap)
     assert gc(host, older_than=0) == []
@@ -181,7 +181,7 @@ def test_one_that_is_left_alone_is_a_remain_unless_a_vm_holds_it() -> None:
     assert host.state == NOTHING
 
 
-def test_one_of_another_port_of_the_same_names_is_that_ports() -> None:
+def test_tap_of_a_colliding_port_raises_name_collision() -> None:
     host = host_of(NOTHING.with_parts(replace(MADE_TAP, alias=OTHER)))
     calls: list[Callable[[], object]] = [lambda: plug(TAPPED, host), lambda: unplug(PORT.id, host, force=True)]
     for refused in calls:
@@ -189,7 +189,7 @@ def test_one_of_another_port_of_the_same_names_is_that_ports() -> None:
             refused()
 
 
-def test_one_in_a_foreign_bridge_stops_every_plan() -> None:
+def test_tap_in_a_foreign_bridge_is_refused() -> None:
     host = host_of(WHOLE.with_parts(replace(MADE_TAP, master="virbr0")))
     calls: list[Callable[[], object]] = [lambda: plug(TAPPED, host), lambda: unplug(PORT.id, host)]
     for refused in calls:
@@ -205,13 +205,13 @@ def test_one_in_a_foreign_bridge_stops_every_plan() -> None:
         (Update(replace(TAP, master=""), TAP), replace(MADE_TAP, master="")),
     ],
 )
-def test_a_tap_that_has_changed_hands_meanwhile_is_left_alone(step: Any, found: Tap | ManagedTap) -> None:
+def test_step_on_a_tap_with_a_new_owner_is_refused(step: Any, found: Tap | ManagedTap) -> None:
     state = WIRING.with_parts(found)
-    said = f"{NAMES.tap} is not the device any more that it was when it was observed"
-    assert objection(state, step) == Objection(said, retry=True)
+    message = f"{NAMES.tap} is not the device any more that it was when it was observed"
+    assert objection(state, step) == Objection(message, retry=True)
 
 
-def test_the_daemon_takes_no_tap_for_a_ports_by_what_a_plan_says_of_it() -> None:
+def test_daemon_requires_proof_of_ownership_of_a_tap() -> None:
     for step in (Delete(MADE_TAP), Update(replace(MADE_TAP, up=False), MADE_TAP)):
         with pytest.raises(Refused, match="bears no mark"):
             permit_found([step], WIRING.with_parts(TAP), {"br-int"}.__contains__)
@@ -223,11 +223,11 @@ def test_the_daemon_takes_no_tap_for_a_ports_by_what_a_plan_says_of_it() -> None
     assert not needs_proof([Create(BRIDGE), Create(VETH), Create(MADE_TAP)])
 
 
-def test_of_its_queues_nothing_is_told_once_it_is_there() -> None:
+def test_multi_queue_is_create_only() -> None:
     many = replace(TAPPED, multiqueue=True)
-    (made,) = (part for part in desired_state(many) if isinstance(part, ManagedTap))
-    assert made.multi_queue
-    assert simulate(HostState({BRIDGE.name: BRIDGE}), Create(made)).links[NAMES.tap] == MADE_TAP
+    (created,) = (part for part in desired_state(many) if isinstance(part, ManagedTap))
+    assert created.multi_queue
+    assert simulate(HostState({BRIDGE.name: BRIDGE}), Create(created)).links[NAMES.tap] == MADE_TAP
     assert plan(WHOLE, desired_state(many)) == ()
 
 
@@ -242,17 +242,17 @@ def test_of_its_queues_nothing_is_told_once_it_is_there() -> None:
         (replace(TUN, kind="veth"), replace(TAP, master="")),
     ],
 )
-def test_it_is_known_by_its_kind_and_its_alias(device: Device, part: Tap | ManagedTap) -> None:
+def test_tap_is_managed_by_kind_and_alias(device: Device, part: Tap | ManagedTap) -> None:
     assert observed([device], None, {}).state == HostState().with_parts(part)
 
 
-def test_a_port_that_has_one_is_its_own_even_if_nothing_else_is_there() -> None:
+def test_unplug_with_only_a_tap_deletes_it() -> None:
     host = host_of(NOTHING.with_parts(replace(MADE_TAP, master="")))
     assert unplug(PORT.id, host).changed
 
 
-def test_as_command_lines() -> None:
-    made = replace(MADE_TAP, multi_queue=True)
+def test_script_of_a_tap() -> None:
+    created = replace(MADE_TAP, multi_queue=True)
     tap, qbr = NAMES.tap, NAMES.bridge
     silent = [
         f"ip link set dev {tap} addrgenmode none || true",
@@ -261,7 +261,7 @@ def test_as_command_lines() -> None:
         f"sysctl -q -w net/ipv4/conf/{tap}/rp_filter=1",
         f"sysctl -q -e -w net/ipv6/conf/{tap}/disable_ipv6=1",
     ]
-    assert list(script_lines([[Create(made), Update(replace(LOOSE, mtu=1400), MADE_TAP)]])) == [
+    assert list(script_lines([[Create(created), Update(replace(LOOSE, mtu=1400), MADE_TAP)]])) == [
         f"ip tuntap add dev {tap} mode tap user 0 multi_queue",
         f"ip link set dev {tap} alias {PORT.id}",
         f"ip link set dev {tap} address fe:16:3e:aa:bb:cc mtu 1500 arp off",
@@ -281,14 +281,14 @@ def test_as_command_lines() -> None:
     ]
 
 
-def test_port_of_bridge_is_opened_by_what_closed_it() -> None:
+def test_script_reopens_a_closed_bridge_port() -> None:
     closed = replace(MADE_TAP, bridge_port="state disabled, flood off, isolated on")
     assert list(script_lines([[Update(closed, MADE_TAP)]])) == [
         f"ip link set dev {NAMES.tap} type bridge_slave flood on isolated off state 3"
     ]
 
 
-def test_owner_is_set_when_no_vm_holds_it_and_told_until_then() -> None:
+def test_owner_is_set_when_no_vm_uses_the_tap() -> None:
     free = WHOLE.with_parts(replace(MADE_TAP, owner=ANYBODY))
     host = host_of(free)
     host.simulation.carrier.add(NAMES.tap)

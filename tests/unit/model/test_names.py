@@ -12,12 +12,12 @@ ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
 KEY = "5f2c0e1a-7b"
 
 
-def test_a_port_has_five_names_of_prefix_and_eleven_characters() -> None:
+def test_names_are_prefix_and_eleven_characters() -> None:
     names = PortNames("qbr5f2c0e1a-7b", "qvb5f2c0e1a-7b", "qvo5f2c0e1a-7b", "tap5f2c0e1a-7b", "vhu5f2c0e1a-7b")
     assert names_of(ID) == names
 
 
-def test_names_are_a_value() -> None:
+def test_names_are_immutable_and_hashable() -> None:
     names = names_of(ID)
     with pytest.raises(AttributeError):
         names.tap = "tap0"  # type: ignore[misc]
@@ -25,13 +25,13 @@ def test_names_are_a_value() -> None:
     assert hash(names) == hash(names_of(ID))
 
 
-def test_names_come_in_the_order_bridge_bridge_end_switch_end_tap_vhost_user() -> None:
+def test_names_unpack_in_declaration_order() -> None:
     names = names_of(ID)
     assert list(names) == [names.bridge, names.bridge_end, names.switch_end, names.tap, names.vhost_user]
 
 
 @given(uuids)
-def test_every_name_is_fourteen_characters_and_leads_back_to_the_id(port_id: str) -> None:
+def test_names_have_fourteen_characters_and_the_key(port_id: str) -> None:
     for name in names_of(port_id):
         assert len(name) == 14
         assert key_of(name) == port_id[:KEY_LENGTH]
@@ -39,10 +39,10 @@ def test_every_name_is_fourteen_characters_and_leads_back_to_the_id(port_id: str
 
 
 @given(colliding_ids())
-def test_two_ports_with_the_same_eleven_characters_have_the_same_names(pair: tuple[str, str]) -> None:
-    one, other = pair
-    assert one != other
-    assert names_of(one) == names_of(other)
+def test_names_of_colliding_ports_are_equal(pair: tuple[str, str]) -> None:
+    first, second = pair
+    assert first != second
+    assert names_of(first) == names_of(second)
 
 
 @pytest.mark.parametrize(
@@ -64,14 +64,14 @@ def test_two_ports_with_the_same_eleven_characters_have_the_same_names(pair: tup
         ID.encode(),
     ],
 )
-def test_an_id_that_is_no_canonical_uuid_has_no_names(port_id: str) -> None:
+def test_names_of_an_invalid_id_raises(port_id: str) -> None:
     with pytest.raises(InvalidInput, match="canonical form") as refusal:
         names_of(port_id)
     assert repr(port_id) in str(refusal.value)
 
 
 @pytest.mark.parametrize("name", [f"qbr{KEY}", f"qvb{KEY}", f"qvo{KEY}", f"tap{KEY}", f"vhu{KEY}"])
-def test_a_name_of_our_grammar_has_a_key(name: str) -> None:
+def test_key_of_a_device_name(name: str) -> None:
     assert key_of(name) == KEY
 
 
@@ -93,18 +93,18 @@ def test_a_name_of_our_grammar_has_a_key(name: str) -> None:
         "qbr5f2c0e1a-7\N{ARABIC-INDIC DIGIT ZERO}",
     ],
 )
-def test_any_other_name_has_none(name: str) -> None:
+def test_key_of_another_name_is_none(name: str) -> None:
     assert key_of(name) is None
 
 
 @given(st.text())
-def test_a_key_is_found_only_in_a_name_made_of_it(name: str) -> None:
+def test_key_of_any_text_is_none_or_round_trips(name: str) -> None:
     key = key_of(name)
     assert key is None or name in list(names_of_key(key))
 
 
 @given(uuids)
-def test_a_uuid_is_one_in_lower_case_with_hyphens_alone(text: str) -> None:
+def test_is_uuid_accepts_only_the_canonical_form(text: str) -> None:
     assert is_uuid(text)
     assert not is_uuid(text.replace("-", ""))
     assert not is_uuid(text + "\n")

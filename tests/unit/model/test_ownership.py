@@ -1,4 +1,4 @@
-"""Evidence, strongest first: a link's alias, our own key, iface-id."""
+"""Tests of the evidence of ownership, strongest first: the alias of a link, our own key, iface-id."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ THEIRS = "5f2c0e1a-7b00-4c00-8000-00000000000f"
 INTERFACE = "0b1c2d3e-0000-4000-8000-000000000003"
 
 SILENT = ["", "uplink of rack 7", OURS.upper(), THEIRS.replace("-", "")]
-"""Marks that are no evidence: absent, or no UUID in canonical form."""
-ASKING = {"plug": "", "plug of a port with an interface id": INTERFACE, "unplug": ""}
+"""Tags that are not evidence: absent, or not a canonical UUID."""
+CALLS = {"plug": "", "plug of a port with an interface id": INTERFACE, "unplug": ""}
 
 
 def host(alias: str = "", peer_alias: str = "", bridge_alias: str = "", key: str = "", iface_id: str = "") -> HostState:
@@ -39,77 +39,75 @@ def is_claimed(observed: HostState, interface_id: str) -> bool:
     return True
 
 
-@pytest.fixture(params=ASKING, ids=str)
+@pytest.fixture(params=CALLS, ids=str)
 def interface_id(request: pytest.FixtureRequest) -> str:
-    return ASKING[request.param]
+    return CALLS[request.param]
 
 
-def test_nothing_belongs_to_nobody_and_can_be_claimed(interface_id: str) -> None:
+def test_empty_state_can_be_claimed(interface_id: str) -> None:
     assert is_claimed(NOTHING, interface_id)
 
 
-@pytest.mark.parametrize("aliases", [marks for marks in product(["", OURS, THEIRS], repeat=3) if THEIRS in marks])
-def test_another_ports_id_in_any_alias_is_a_collision_whatever_else_is_found(
-    aliases: tuple[str, str, str], interface_id: str
-) -> None:
+@pytest.mark.parametrize("aliases", [tags for tags in product(["", OURS, THEIRS], repeat=3) if THEIRS in tags])
+def test_alias_of_another_port_is_a_collision(aliases: tuple[str, str, str], interface_id: str) -> None:
     for key, iface_id in product([*SILENT, OURS, THEIRS, INTERFACE], repeat=2):
         assert not is_claimed(host(*aliases, key, iface_id), interface_id)
 
 
 @pytest.mark.parametrize("position", range(3))
-def test_our_id_in_any_alias_makes_wrong_ids_of_the_row_mere_drift(position: int, interface_id: str) -> None:
+def test_alias_of_our_port_makes_other_ids_drift(position: int, interface_id: str) -> None:
     for silent, key, iface_id in product(SILENT, [*SILENT, OURS, THEIRS], [*SILENT, OURS, THEIRS, INTERFACE]):
-        one, two, three = (OURS if at == position else silent for at in range(3))
-        assert is_claimed(host(one, two, three, key, iface_id), interface_id)
+        first, second, third = (OURS if index == position else silent for index in range(3))
+        assert is_claimed(host(first, second, third, key, iface_id), interface_id)
 
 
-def test_where_no_alias_speaks_another_ports_key_is_a_collision(interface_id: str) -> None:
+def test_key_of_another_port_without_alias_is_a_collision(interface_id: str) -> None:
     for silent, iface_id in product(SILENT, [*SILENT, OURS, THEIRS, INTERFACE]):
         assert not is_claimed(host(silent, silent, silent, key=THEIRS, iface_id=iface_id), interface_id)
 
 
-def test_where_no_alias_speaks_our_key_makes_any_iface_id_drift(interface_id: str) -> None:
+def test_key_of_our_port_without_alias_makes_iface_id_drift(interface_id: str) -> None:
     for silent, iface_id in product(SILENT, [*SILENT, OURS, THEIRS, INTERFACE]):
         assert is_claimed(host(silent, silent, silent, key=OURS, iface_id=iface_id), interface_id)
 
 
-def test_where_neither_alias_nor_key_speaks_another_ports_iface_id_is_a_collision(interface_id: str) -> None:
+def test_iface_id_of_another_port_without_tag_is_a_collision(interface_id: str) -> None:
     for silent, key in product(SILENT, SILENT):
         assert not is_claimed(host(silent, silent, silent, key=key, iface_id=THEIRS), interface_id)
 
 
-def test_where_neither_alias_nor_key_speaks_our_iface_id_is_enough(interface_id: str) -> None:
+def test_iface_id_of_our_port_without_tag_is_claimed(interface_id: str) -> None:
     for silent, key in product(SILENT, SILENT):
         assert is_claimed(host(silent, silent, silent, key=key, iface_id=OURS), interface_id)
         if interface_id:
             assert is_claimed(host(silent, silent, silent, key=key, iface_id=interface_id), interface_id)
 
 
-def test_without_any_evidence_the_parts_are_adopted(interface_id: str) -> None:
+def test_parts_without_evidence_are_claimed(interface_id: str) -> None:
     for silent, key, iface_id in product(SILENT, repeat=3):
         assert is_claimed(host(silent, silent, silent, key=key, iface_id=iface_id), interface_id)
 
 
-def test_an_unplug_does_not_know_the_interface_id_and_takes_it_for_another_ports() -> None:
+def test_unplug_with_another_interface_id_is_a_collision() -> None:
     with pytest.raises(NameCollision, match=INTERFACE):
         check_ownership(host(iface_id=INTERFACE), OURS)
     check_ownership(host(iface_id=INTERFACE), OURS, INTERFACE)
     check_ownership(host(key=OURS, iface_id=INTERFACE), OURS)
 
 
-def test_a_row_alone_is_evidence_as_after_a_reboot(interface_id: str) -> None:
+def test_row_alone_is_evidence(interface_id: str) -> None:
     assert not is_claimed(HostState().with_parts(replace(ROW, iface_id=THEIRS)), interface_id)
     assert is_claimed(HostState().with_parts(ROW), interface_id)
 
 
-def test_an_alias_on_a_stray_is_evidence(interface_id: str) -> None:
-    stray = ForeignObject(name=NAMES.bridge, what="a dummy link", alias=THEIRS)
-    assert not is_claimed(HostState().with_parts(stray), interface_id)
-    assert is_claimed(HostState().with_parts(replace(stray, alias=OURS), replace(ROW, iface_id=THEIRS)), interface_id)
-    assert is_claimed(HostState().with_parts(replace(stray, alias="x")), interface_id)
+def test_alias_of_a_foreign_object_is_evidence(interface_id: str) -> None:
+    foreign = ForeignObject(name=NAMES.bridge, what="a dummy link", alias=THEIRS)
+    assert not is_claimed(HostState().with_parts(foreign), interface_id)
+    assert is_claimed(HostState().with_parts(replace(foreign, alias=OURS), replace(ROW, iface_id=THEIRS)), interface_id)
+    assert is_claimed(HostState().with_parts(replace(foreign, alias="x")), interface_id)
 
 
-def test_a_port_of_the_switch_that_bears_no_ids_is_no_evidence(interface_id: str) -> None:
+def test_switch_port_without_ids_is_not_evidence(interface_id: str) -> None:
     assert is_claimed(HostState().with_parts(IvsPort(name=NAMES.switch_end)), interface_id)
     assert is_claimed(HostState().with_parts(ForeignPort(name=NAMES.switch_end, what="a bond")), interface_id)
 
@@ -122,7 +120,7 @@ def test_a_port_of_the_switch_that_bears_no_ids_is_no_evidence(interface_id: str
         (host(iface_id=THEIRS), "external_ids:iface-id"),
     ],
 )
-def test_a_collision_names_both_ports_and_the_evidence_and_the_remedy(observed: HostState, evidence: str) -> None:
+def test_collision_names_ports_evidence_and_remedy(observed: HostState, evidence: str) -> None:
     with pytest.raises(NameCollision) as refusal:
         check_ownership(observed, OURS)
     assert str(refusal.value) == (
@@ -134,7 +132,7 @@ def test_a_collision_names_both_ports_and_the_evidence_and_the_remedy(observed: 
 
 
 @pytest.mark.parametrize("first", [OURS, THEIRS])
-def test_of_two_ports_with_one_name_the_second_is_refused_in_either_order(first: str) -> None:
+def test_second_of_two_colliding_ports_is_refused(first: str) -> None:
     second = OURS if first == THEIRS else THEIRS
     plugged = desired_state(replace(PORT, id=first))
     check_ownership(plugged, first)
@@ -142,7 +140,7 @@ def test_of_two_ports_with_one_name_the_second_is_refused_in_either_order(first:
         check_ownership(plugged, second)
 
 
-def test_links_of_ours_do_not_speak_for_a_vhost_user_row_of_anothers() -> None:
+def test_vhost_user_row_of_another_port_is_a_collision() -> None:
     for row in (replace(VHOST_USER, iface_id=THEIRS), replace(VHOST_USER, port_id=THEIRS)):
         with pytest.raises(NameCollision, match=THEIRS):
             check_ownership(WIRING.with_parts(row), OURS)

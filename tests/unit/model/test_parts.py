@@ -49,50 +49,50 @@ def test_every_part_has_a_kind_and_a_role() -> None:
     }
 
 
-def test_a_role_is_spelled_as_in_the_configuration() -> None:
+def test_role_has_the_words_of_the_configuration() -> None:
     assert [role.value for role in Role] == ["link", "switch"]
 
 
 @pytest.mark.parametrize("cls", PARTS)
-def test_every_part_is_a_value(cls: type[Part]) -> None:
-    made = cls(name="x", **dict.fromkeys(attributes_of(cls), ""))
-    assert hash(made) == hash(dataclasses.replace(made))
-    assert not hasattr(made, "__dict__")
+def test_part_is_immutable_and_hashable(cls: type[Part]) -> None:
+    part = cls(name="x", **dict.fromkeys(attributes_of(cls), ""))
+    assert hash(part) == hash(dataclasses.replace(part))
+    assert not hasattr(part, "__dict__")
     assert {parameter.kind for parameter in inspect.signature(cls).parameters.values()} == {
         inspect.Parameter.KEYWORD_ONLY
     }
     with pytest.raises(dataclasses.FrozenInstanceError):
-        made.name = "y"  # type: ignore[misc]
+        part.name = "y"  # type: ignore[misc]
 
 
-def test_a_stray_need_not_say_whose_it_is() -> None:
+def test_foreign_object_has_no_alias_by_default() -> None:
     assert ForeignObject(name=NAMES.bridge, what="a dummy link").alias == ""
 
 
-def test_attributes_are_all_but_the_name_in_the_order_of_their_declaration() -> None:
+def test_attributes_are_in_declaration_order_without_name() -> None:
     assert attributes_of(Tap) == ("master",)
     assert attributes_of(IvsPort) == ()
     assert attributes_of(OvsPort)[:2] == ("bridge", "iface_id")
     assert "name" not in attributes_of(Bridge)
 
 
-def test_of_a_birth_nothing_is_seen_and_nothing_compared() -> None:
-    born = dataclasses.replace(ROW, isolated=True)
-    assert create_only_values(born) == {"isolated": True, "datapath_type": "", "qos_type": ""}
-    assert as_observed(born) == ROW
-    assert differences(ROW, born) == differences(born, ROW) == ()
+def test_create_only_attributes_are_not_observed_or_compared() -> None:
+    created = dataclasses.replace(ROW, isolated=True)
+    assert create_only_values(created) == {"isolated": True, "datapath_type": "", "qos_type": ""}
+    assert as_observed(created) == ROW
+    assert differences(ROW, created) == differences(created, ROW) == ()
     assert create_only_values(VETH) == {}
     assert as_observed(VETH) is VETH
 
 
-def test_a_state_does_not_change_with_the_dicts_it_was_made_of() -> None:
+def test_state_copies_its_dicts() -> None:
     links = {TAP.name: TAP}
     state = HostState(links)
     links.clear()
     assert list(state) == [TAP]
 
 
-def test_a_state_cannot_be_written_to() -> None:
+def test_state_is_immutable() -> None:
     with pytest.raises(TypeError):
         WIRING.links[TAP.name] = TAP  # type: ignore[index]
     with pytest.raises(TypeError):
@@ -102,33 +102,33 @@ def test_a_state_cannot_be_written_to() -> None:
     assert not hasattr(WIRING, "__dict__")
 
 
-def test_a_difference_is_a_value() -> None:
+def test_difference_is_immutable() -> None:
     difference = Difference("mtu", 1400, 1500)
     with pytest.raises(dataclasses.FrozenInstanceError):
         difference.after = 9000  # type: ignore[misc]
     assert not hasattr(difference, "__dict__")
 
 
-def test_a_state_gives_its_links_first_and_then_its_ports() -> None:
+def test_state_iterates_links_before_ports() -> None:
     assert [part.name for part in HostState().with_parts(ROW, VETH, BRIDGE)] == [VETH.name, BRIDGE.name, ROW.name]
 
 
-def test_nothing_holds_nothing() -> None:
+def test_nothing_is_empty() -> None:
     assert list(NOTHING) == []
 
 
-def test_states_of_the_same_parts_are_equal_in_any_order() -> None:
+def test_states_are_equal_in_any_order() -> None:
     assert HostState().with_parts(ROW, VETH, BRIDGE) == WIRING
 
 
-def test_having_puts_a_part_in_the_place_of_the_one_of_its_name_and_role() -> None:
-    stray = ForeignObject(name=BRIDGE.name, what="a dummy link")
+def test_with_parts_replaces_same_name_and_role() -> None:
+    foreign = ForeignObject(name=BRIDGE.name, what="a dummy link")
     assert WIRING.with_parts(dataclasses.replace(BRIDGE)) == WIRING
-    assert WIRING.with_parts(stray).links[BRIDGE.name] == stray
+    assert WIRING.with_parts(foreign).links[BRIDGE.name] == foreign
     assert WIRING.links[BRIDGE.name] == BRIDGE
 
 
-def test_a_link_and_a_port_of_the_same_name_are_two_things() -> None:
+def test_link_and_port_of_the_same_name_are_separate() -> None:
     link, port = ForeignObject(name=NAMES.switch_end, what="a veth"), ForeignPort(name=NAMES.switch_end, what="a bond")
     both = HostState().with_parts(link, port)
     assert list(both) == [link, port]
@@ -136,13 +136,13 @@ def test_a_link_and_a_port_of_the_same_name_are_two_things() -> None:
     assert list(both.without(port)) == [link]
 
 
-def test_lacking_a_part_that_is_not_there_is_no_error() -> None:
+def test_without_a_missing_part_changes_nothing() -> None:
     assert NOTHING.without(BRIDGE) == NOTHING
     assert NOTHING.without(ROW) == NOTHING
 
 
 @given(st.data())
-def test_of_gives_the_parts_of_one_port_alone(data: st.DataObject) -> None:
+def test_of_returns_the_parts_of_one_port(data: st.DataObject) -> None:
     port = data.draw(ports())
     host = data.draw(hosts_with(port))
     own = host.of(port.names)
@@ -153,12 +153,12 @@ def test_of_gives_the_parts_of_one_port_alone(data: st.DataObject) -> None:
     )
 
 
-def test_a_switch_port_named_tap_is_no_part_of_a_hybrid_port() -> None:
-    straight = ForeignPort(name=NAMES.tap, what="an internal port")
-    assert WIRING.with_parts(straight, TAP).of(NAMES) == WIRING.with_parts(TAP)
+def test_of_ignores_a_switch_port_named_tap() -> None:
+    direct = ForeignPort(name=NAMES.tap, what="an internal port")
+    assert WIRING.with_parts(direct, TAP).of(NAMES) == WIRING.with_parts(TAP)
 
 
-def test_merged_puts_states_of_several_ports_together() -> None:
+def test_merge_states_joins_several_ports() -> None:
     assert list(merge_states([WIRING, desired_state(OTHER)])) == [
         *WIRING.links.values(),
         *desired_state(OTHER).links.values(),
@@ -173,14 +173,14 @@ def test_equal_parts_have_no_differences() -> None:
     assert differences(BRIDGE, BRIDGE) == ()
 
 
-def test_differences_name_attribute_before_and_after_in_the_order_of_declaration() -> None:
+def test_differences_are_in_declaration_order() -> None:
     assert differences(dataclasses.replace(TAP, master=""), TAP) == (Difference("master", "", "qbr5f2c0e1a-7b"),)
-    worn = dataclasses.replace(BRIDGE, group=7, alias="", stp=True)
-    assert [change.attribute for change in differences(worn, BRIDGE)] == ["alias", "stp", "group"]
+    drifted = dataclasses.replace(BRIDGE, group=7, alias="", stp=True)
+    assert [change.attribute for change in differences(drifted, BRIDGE)] == ["alias", "stp", "group"]
 
 
 @pytest.mark.parametrize("attribute", ["disable_ipv6", "addr_gen_mode"])
-def test_an_attribute_that_a_kernel_lacks_agrees_with_any_value(attribute: str) -> None:
+def test_none_agrees_with_any_value(attribute: str) -> None:
     lacking = {
         "disable_ipv6": dataclasses.replace(BRIDGE, disable_ipv6=None),
         "addr_gen_mode": dataclasses.replace(BRIDGE, addr_gen_mode=None),
@@ -190,25 +190,25 @@ def test_an_attribute_that_a_kernel_lacks_agrees_with_any_value(attribute: str) 
     assert agree(WIRING.with_parts(lacking), WIRING)
 
 
-def test_nobody_can_make_a_device_unrealized() -> None:
+def test_realized_differs_only_if_it_should_be_true() -> None:
     unrealized = dataclasses.replace(ROW, realized=False)
     assert differences(ROW, unrealized) == ()
     assert differences(unrealized, ROW) == (Difference("realized", False, True),)
 
 
-def test_a_state_agrees_with_itself_and_with_nothing_less_or_more() -> None:
+def test_agree_requires_the_same_names() -> None:
     assert agree(WIRING, WIRING)
     assert not agree(WIRING.without(BRIDGE), WIRING)
     assert not agree(WIRING.without(ROW), WIRING)
     assert not agree(WIRING.with_parts(TAP), WIRING)
 
 
-def test_a_part_of_another_kind_or_value_does_not_agree() -> None:
+def test_agree_requires_the_same_kinds_and_values() -> None:
     assert not agree(WIRING.with_parts(IvsPort(name=ROW.name)), WIRING)
     assert not agree(WIRING.with_parts(dataclasses.replace(ROW, type=PLACEHOLDER_TYPE)), WIRING)
     assert not agree(WIRING.with_parts(dataclasses.replace(VETH, master="")), WIRING)
 
 
-def test_a_veth_pair_is_one_part_under_the_name_of_its_bridge_end() -> None:
+def test_veth_has_the_name_of_its_bridge_end() -> None:
     assert (VETH.name, VETH.peer) == (NAMES.bridge_end, NAMES.switch_end)
     assert list(WIRING.links) == [NAMES.bridge, NAMES.bridge_end]

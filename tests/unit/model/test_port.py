@@ -20,13 +20,13 @@ OTHER = "0b1c2d3e-0000-4000-8000-000000000003"
 LEGAL: dict[str, Any] = {"id": ID, "mac": "fa:16:3e:aa:bb:cc", "instance_id": VM}
 
 
-def test_a_port_needs_an_id_a_mac_and_an_instance_and_has_defaults_for_the_rest() -> None:
+def test_port_has_defaults() -> None:
     port = Port(**LEGAL)
     assert (port.interface_id, port.mtu, port.bridge, port.vif_type) == ("", 1500, "br-int", VifType.OVS)
 
 
 @pytest.mark.parametrize("field", LEGAL)
-def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
+def test_port_without_required_field_raises(field: str) -> None:
     with pytest.raises(TypeError, match=field):
         Port(**{name: value for name, value in LEGAL.items() if name != field})
 
@@ -54,7 +54,7 @@ def test_what_a_port_needs_cannot_be_left_out(field: str) -> None:
         ("vhostuser_mode", "server"),
     ],
 )
-def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
+def test_port_keeps_a_legal_value(field: str, value: object) -> None:
     assert getattr(Port(**LEGAL | {field: value}), field) == value
 
 
@@ -118,16 +118,16 @@ def test_a_legal_value_is_kept_as_it_is(field: str, value: object) -> None:
         ("qos_type", ["linux-noop"]),
     ],
 )
-def test_an_illegal_value_is_refused_in_a_sentence_that_names_field_value_and_rule(field: str, value: object) -> None:
+def test_port_with_illegal_value_names_field_value_and_rule(field: str, value: object) -> None:
     with pytest.raises(InvalidInput) as refusal:
         Port(**LEGAL | {field: value})
-    sentence = str(refusal.value)
-    assert sentence.startswith(f"port {ID}: {field} " if field != "id" else "port id ")
-    assert repr(value) in sentence
-    assert "; " in sentence
+    message = str(refusal.value)
+    assert message.startswith(f"port {ID}: {field} " if field != "id" else "port id ")
+    assert repr(value) in message
+    assert "; " in message
 
 
-def test_what_is_refused_is_both_ours_and_a_value_error() -> None:
+def test_invalid_input_is_ours_and_a_value_error() -> None:
     with pytest.raises(ValueError, match="mtu 67"):
         Port(**LEGAL, mtu=67)
     with pytest.raises(HybridVifError, match="mtu 67"):
@@ -135,12 +135,12 @@ def test_what_is_refused_is_both_ours_and_a_value_error() -> None:
 
 
 @pytest.mark.parametrize("given", [{"isolate": True}, {"qos_type": "linux-noop"}, {"datapath_type": "netdev"}])
-def test_what_an_indigo_switch_has_not_is_refused(given: dict[str, Any]) -> None:
+def test_ivs_port_with_ovs_field_raises(given: dict[str, Any]) -> None:
     with pytest.raises(InvalidInput, match=f"{next(iter(given))} is for Open vSwitch"):
         Port(**LEGAL, vif_type=VifType.IVS, **given)
 
 
-def test_what_a_port_leaves_to_the_host_is_the_hosts_default() -> None:
+def test_port_on_host_takes_the_defaults_of_the_host() -> None:
     port, host = Port(**LEGAL), Settings(default_qos_type="linux-noop")
     assert port.on(host).qos_type == "linux-noop"
     assert port.on(Settings()) == port
@@ -148,8 +148,8 @@ def test_what_a_port_leaves_to_the_host_is_the_hosts_default() -> None:
     assert port.on(Settings(call_iptables=True)) == calling == calling.on(Settings())
     assert calling.on(host) == Port(**LEGAL, call_iptables=True, qos_type="linux-noop")
     assert Port(**LEGAL, vif_type=VifType.IVS).on(Settings(call_iptables=True)).call_iptables
-    for told in ({"qos_type": "none"}, {"qos_type": "linux-htb"}, {"vif_type": VifType.IVS}):
-        assert Port(**LEGAL | told).on(host) == Port(**LEGAL | told)
+    for fields in ({"qos_type": "none"}, {"qos_type": "linux-htb"}, {"vif_type": VifType.IVS}):
+        assert Port(**LEGAL | fields).on(host) == Port(**LEGAL | fields)
 
 
 def test_port_on_host_with_require_isolate_is_isolated() -> None:
@@ -160,34 +160,34 @@ def test_port_on_host_with_require_isolate_is_isolated() -> None:
     assert not Port(**LEGAL).on(Settings()).isolate
 
 
-def test_an_unknown_vif_type_is_told_which_are_known() -> None:
+def test_port_with_unknown_vif_type_lists_the_known() -> None:
     with pytest.raises(InvalidInput, match=r"use one of ovs, ivs$"):
         Port(**LEGAL | {"vif_type": "bridge"})
 
 
-def test_a_field_that_does_not_exist_is_not_swallowed() -> None:
+def test_port_with_unknown_field_raises() -> None:
     with pytest.raises(TypeError, match="mtuu"):
         Port(**LEGAL | {"mtuu": 9000})
 
 
-def test_a_mac_address_is_kept_in_lower_case() -> None:
+def test_mac_is_converted_to_lower_case() -> None:
     assert Port(**LEGAL | {"mac": "FA:16:3E:AA:BB:CC"}).mac == "fa:16:3e:aa:bb:cc"
 
 
-def test_two_ports_that_differ_only_in_the_case_of_the_mac_are_equal() -> None:
+def test_ports_with_mac_in_another_case_are_equal() -> None:
     assert Port(**LEGAL) == Port(**LEGAL | {"mac": LEGAL["mac"].upper()})
 
 
-def test_a_port_without_an_interface_id_is_known_to_the_agent_by_its_own() -> None:
+def test_iface_id_is_interface_id_or_port_id() -> None:
     assert Port(**LEGAL).iface_id == ID
     assert Port(**LEGAL, interface_id=OTHER).iface_id == OTHER
 
 
-def test_a_port_knows_its_names() -> None:
+def test_port_has_its_names() -> None:
     assert Port(**LEGAL).names == names_of(ID)
 
 
-def test_a_port_cannot_be_changed_into_an_illegal_one() -> None:
+def test_port_is_immutable_and_replace_validates() -> None:
     port = Port(**LEGAL)
     with pytest.raises(dataclasses.FrozenInstanceError):
         port.mtu = 1  # type: ignore[misc]
@@ -196,18 +196,18 @@ def test_a_port_cannot_be_changed_into_an_illegal_one() -> None:
     assert not hasattr(port, "__dict__")
 
 
-def test_the_fields_of_a_port_are_given_by_name() -> None:
+def test_port_fields_are_keyword_only() -> None:
     assert {given.kind for given in inspect.signature(Port).parameters.values()} == {inspect.Parameter.KEYWORD_ONLY}
 
 
 @given(ports())
-def test_a_port_made_again_of_its_own_fields_is_the_same(port: Port) -> None:
+def test_port_from_its_own_fields_is_equal(port: Port) -> None:
     fields = {spec.name: getattr(port, spec.name) for spec in dataclasses.fields(Port)}
     assert Port(**fields) == port
 
 
 @given(st.text() | macs)
-def test_a_mac_address_is_six_octets_unicast_and_not_zero(text: str) -> None:
+def test_is_mac_requires_six_octets_unicast_not_zero(text: str) -> None:
     octets = text.split(":")
     if is_mac(text):
         assert len(text) == 17
@@ -217,24 +217,24 @@ def test_a_mac_address_is_six_octets_unicast_and_not_zero(text: str) -> None:
 
 
 @given(st.text())
-def test_a_bridge_name_can_be_a_device(text: str) -> None:
+def test_is_bridge_name_accepts_only_device_names(text: str) -> None:
     if is_bridge_name(text):
         assert 1 <= len(text.encode()) <= 15
         assert not set(text) & set("/ \n\0")
         assert text not in (".", "..")
 
 
-def test_queues_are_of_a_tap_that_is_made_which_has_a_largest_mtu_of_its_own() -> None:
-    made = LEGAL | {"create_tap": True}
-    assert Port(**made | {"multiqueue": True, "mtu": 65_521}).multiqueue
+def test_create_tap_allows_multiqueue_and_limits_the_mtu() -> None:
+    with_tap = LEGAL | {"create_tap": True}
+    assert Port(**with_tap | {"multiqueue": True, "mtu": 65_521}).multiqueue
     with pytest.raises(InvalidInput, match="give create_tap, too"):
         Port(**LEGAL | {"multiqueue": True})
     with pytest.raises(InvalidInput, match="more than the 65521"):
-        Port(**made | {"mtu": 65_522})
+        Port(**with_tap | {"mtu": 65_522})
 
 
 @pytest.mark.parametrize(
-    ("more", "why"),
+    ("fields", "message"),
     [
         ({"vhostuser_mode": "both"}, "is not known; use one of client, server, or leave it out for a hybrid port"),
         ({"vhostuser_mode": None}, "vhostuser_mode None is not known"),
@@ -245,12 +245,12 @@ def test_queues_are_of_a_tap_that_is_made_which_has_a_largest_mtu_of_its_own() -
         ({"vhostuser_mode": "server", "qos_type": "linux-noop"}, "qos_type linux-noop is of the kernel's devices"),
     ],
 )
-def test_a_vhost_user_port_is_of_open_vswitch_and_has_nothing_of_the_kernels(more: dict[str, Any], why: str) -> None:
+def test_vhost_user_port_with_hybrid_field_raises(fields: dict[str, Any], message: str) -> None:
     with pytest.raises(InvalidInput) as refusal:
-        Port(**LEGAL | more)
-    assert why in str(refusal.value)
+        Port(**LEGAL | fields)
+    assert message in str(refusal.value)
 
 
-def test_of_a_hosts_defaults_a_vhost_user_port_takes_none() -> None:
+def test_vhost_user_port_takes_no_defaults_of_the_host() -> None:
     port = Port(**LEGAL, vhostuser_mode="server")
     assert port.on(Settings(call_iptables=True, default_qos_type="linux-noop")) is port

@@ -37,11 +37,11 @@ def report(status: Status, code: str = "", reason: str = "") -> Report:
         ("configured", 65),
     ],
 )
-def test_every_end_has_an_exit_code_of_its_own(status: str, exit_code: int) -> None:
+def test_status_has_its_exit_code(status: str, exit_code: int) -> None:
     assert Status(status).exit_code == exit_code
 
 
-def test_no_two_ends_share_an_exit_code() -> None:
+def test_exit_codes_are_unique() -> None:
     assert len({status.exit_code for status in Status}) == len(Status)
 
 
@@ -50,20 +50,20 @@ def test_only_done_is_ok(status: Status) -> None:
     assert report(status).ok == (status is Status.DONE)
 
 
-def test_a_report_of_nothing_done_says_so() -> None:
+def test_report_has_empty_defaults() -> None:
     bare = report(Status.DONE)
     assert (bare.changed, bare.simulated, bare.retries) == (False, False, 0)
     assert (bare.outcomes, bare.leftovers, bare.unchecked) == ((), (), ())
     assert (bare.code, bare.reason) == ("", "")
 
 
-def test_an_outcome_that_says_no_more_is_real_and_final() -> None:
+def test_outcome_has_empty_defaults() -> None:
     outcome = Outcome(Create(IvsPort(name="qvo5f2c0e1a-7b")), Result.DONE)
     assert (outcome.reason, outcome.retry, outcome.simulated, outcome.code) == ("", False, False, "")
 
 
-def test_a_bulk_call_exits_with_the_code_of_the_port_that_ended_worst() -> None:
-    by_badness = [
+def test_bulk_exit_code_is_that_of_the_worst_status() -> None:
+    worst_first = [
         Status.INCOMPLETE,
         Status.UNKNOWN,
         Status.ROLLED_BACK,
@@ -72,14 +72,14 @@ def test_a_bulk_call_exits_with_the_code_of_the_port_that_ended_worst() -> None:
         Status.PRECONDITION,
         Status.DONE,
     ]
-    assert set(by_badness) == set(Status)
-    for at, worst in enumerate(by_badness):
-        reports = [report(status) for status in reversed(by_badness[at:])]
+    assert set(worst_first) == set(Status)
+    for index, worst in enumerate(worst_first):
+        reports = [report(status) for status in reversed(worst_first[index:])]
         assert worst_exit_code(reports) == worst.exit_code
         assert worst_exit_code(reports[::-1]) == worst.exit_code
 
 
-def test_a_bulk_call_without_ports_succeeds() -> None:
+def test_bulk_exit_code_without_ports_is_zero() -> None:
     assert worst_exit_code([]) == 0
 
 
@@ -96,21 +96,21 @@ def test_a_bulk_call_without_ports_succeeds() -> None:
         (Status.PRECONDITION, "a word of a later release", NotReady),
     ],
 )
-def test_a_report_becomes_the_narrowest_error(status: Status, code: str, error: type[HybridVifError]) -> None:
+def test_report_is_converted_to_the_narrowest_error(status: Status, code: str, error: type[HybridVifError]) -> None:
     failed = report(status, code, "Why.")
-    for made in (plug_error_of(failed), unplug_error_of(failed)):
-        assert type(made) is error
-        assert str(made) == "Why."
-        assert made.report is failed
+    for error_of_verb in (plug_error_of(failed), unplug_error_of(failed)):
+        assert type(error_of_verb) is error
+        assert str(error_of_verb) == "Why."
+        assert error_of_verb.report is failed
 
 
 @pytest.mark.parametrize("status", [Status.ROLLED_BACK, Status.INCOMPLETE, Status.CONFIGURED, Status.UNKNOWN])
-def test_any_other_failure_is_that_of_its_verb(status: Status) -> None:
+def test_other_failure_is_converted_to_the_error_of_its_verb(status: Status) -> None:
     failed = report(status, "unknown-to-all", "Why.")
     assert type(plug_error_of(failed)) is PlugFailed
     assert type(unplug_error_of(failed)) is UnplugFailed
     assert plug_error_of(failed).report is failed
 
 
-def test_every_result_of_a_step_is_a_word() -> None:
+def test_results_have_their_words() -> None:
     assert [result.value for result in Result] == ["done", "failed", "skipped", "refused", "configured", "unknown"]

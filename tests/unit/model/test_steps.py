@@ -37,29 +37,29 @@ WAITING = replace(TAP, master="")
 LOOSE = replace(VETH, master="")
 
 
-# What a step is.
+# Values of a step.
 
 
 @pytest.mark.parametrize("step", [Create(BRIDGE), Update(LOOSE, VETH), Delete(TAP)])
-def test_a_step_on_a_device_is_the_link_executors(step: Step) -> None:
+def test_step_on_a_device_has_role_link(step: Step) -> None:
     assert role_of(step) is Role.LINK
 
 
 @pytest.mark.parametrize("step", [Create(ROW), Update(ROW, ROW), Delete(IvsPort(name=ROW.name))])
-def test_a_step_on_a_switch_port_is_the_switch_executors(step: Step) -> None:
+def test_step_on_a_switch_port_has_role_switch(step: Step) -> None:
     assert role_of(step) is Role.SWITCH
 
 
-def test_an_update_is_about_the_part_as_it_will_be() -> None:
+def test_part_of_an_update_is_the_new_part() -> None:
     assert Update(LOOSE, VETH).part == VETH
 
 
-def test_an_update_writes_only_that_in_which_its_two_parts_differ() -> None:
+def test_update_writes_only_differences() -> None:
     assert changes_of(Update(replace(BRIDGE, stp=True, mtu=1400), BRIDGE)) == {"mtu": 1500, "stp": False}
     assert changes_of(Update(BRIDGE, BRIDGE)) == {}
 
 
-def test_an_update_does_not_write_what_a_kernel_lacks() -> None:
+def test_update_does_not_write_none() -> None:
     assert changes_of(Update(replace(BRIDGE, disable_ipv6=None), BRIDGE)) == {}
 
 
@@ -68,14 +68,14 @@ def test_an_update_does_not_write_what_a_kernel_lacks() -> None:
     [Create(BRIDGE), Update(LOOSE, VETH), Delete(TAP), Objection("why", retry=True)],
     ids=type,
 )
-def test_a_step_is_a_value(value: Step | Objection) -> None:
+def test_step_is_immutable_and_hashable(value: Step | Objection) -> None:
     with pytest.raises(FrozenInstanceError):
         setattr(value, fields(value)[0].name, None)
     assert not hasattr(value, "__dict__")
     assert hash(value) == hash(replace(value))
 
 
-# Whose a part says it is.
+# Ownership tags.
 
 
 @pytest.mark.parametrize(
@@ -97,11 +97,11 @@ def test_a_step_is_a_value(value: Step | Objection) -> None:
         (ForeignObject(name=BRIDGE.name, what="a dummy link", alias=THEIRS), set()),
     ],
 )
-def test_the_owners_of_a_part_are_the_ids_it_bears(part: Part, owners: set[str]) -> None:
+def test_owners_of_a_part_are_the_ids_in_its_tags(part: Part, owners: set[str]) -> None:
     assert owners_of(part) == owners
 
 
-# When a step must not run.
+# Objections.
 
 
 @pytest.mark.parametrize(
@@ -125,11 +125,11 @@ def test_the_owners_of_a_part_are_the_ids_it_bears(part: Part, owners: set[str])
         (NOTHING, Delete(ROW)),
     ],
 )
-def test_there_is_no_objection_to(state: HostState, step: Step) -> None:
+def test_objection_is_none(state: HostState, step: Step) -> None:
     assert objection(state, step) is None
 
 
-def test_a_bridge_held_by_a_foreign_master_is_no_matter_to_an_update_of_another_attribute() -> None:
+def test_update_of_another_attribute_ignores_a_foreign_master() -> None:
     held = replace(VETH, master="virbr0")
     assert objection(WIRING.with_parts(held), Update(replace(VETH, mtu=1400), VETH)) is None
 
@@ -209,7 +209,7 @@ def test_a_bridge_held_by_a_foreign_master_is_no_matter_to_an_update_of_another_
         ),
     ],
 )
-def test_there_is_an_objection_to(state: HostState, step: Step, reason: str, retry: bool) -> None:
+def test_objection_has_reason_and_retry(state: HostState, step: Step, reason: str, retry: bool) -> None:
     assert objection(state, step) == Objection(reason, retry)
     with pytest.raises(Conflict) as refusal:
         simulate(state, step)
@@ -227,14 +227,14 @@ def test_there_is_an_objection_to(state: HostState, step: Step, reason: str, ret
     ],
     ids=["bridge", "veth", "peer", "row", "tap"],
 )
-def test_a_device_whose_name_is_not_ours_is_in_no_step(part: Part, shown: str) -> None:
+def test_step_on_a_foreign_name_is_refused(part: Part, shown: str) -> None:
     steps: list[Step] = [Update(part, part), Delete(part), *([] if isinstance(part, Tap) else [Create(part)])]
     for step in steps:
         for state in (NOTHING, HostState().with_parts(part)):
             assert objection(state, step) == Objection(shown, retry=False)
 
 
-def test_a_part_is_there_if_anything_has_its_name_in_its_role() -> None:
+def test_is_there_compares_name_and_role() -> None:
     assert is_there(WIRING, BRIDGE)
     assert is_there(HostState().with_parts(ForeignObject(name=BRIDGE.name, what="a dummy link")), BRIDGE)
     assert is_there(HostState().with_parts(IvsPort(name=ROW.name)), ROW)
@@ -242,111 +242,111 @@ def test_a_part_is_there_if_anything_has_its_name_in_its_role() -> None:
     assert not is_there(NOTHING, ROW)
 
 
-def test_a_port_of_the_other_switch_is_no_port_to_update() -> None:
-    against = objection(WIRING.with_parts(IvsPort(name=ROW.name)), Update(ROW, replace(ROW, bridge="br-ex")))
-    assert against is not None
-    assert not against.retry
-    assert "ivs-port" in against.reason
-    assert "ovs-port" in against.reason
+def test_update_of_a_port_of_the_other_switch_is_refused() -> None:
+    refusal = objection(WIRING.with_parts(IvsPort(name=ROW.name)), Update(ROW, replace(ROW, bridge="br-ex")))
+    assert refusal is not None
+    assert not refusal.retry
+    assert "ivs-port" in refusal.reason
+    assert "ovs-port" in refusal.reason
 
 
-@pytest.mark.parametrize("mark", ["iface_id", "port_id"])
-def test_a_mark_that_was_there_when_the_plan_was_made_is_no_objection(mark: str) -> None:
-    marked = replace(ROW, iface_id=THEIRS) if mark == "iface_id" else replace(ROW, port_id=THEIRS)
-    host = WIRING.with_parts(marked)
-    assert objection(host, Update(marked, ROW)) is None
-    assert objection(host, Delete(marked)) is None
+@pytest.mark.parametrize("tag", ["iface_id", "port_id"])
+def test_tag_known_to_the_plan_is_allowed(tag: str) -> None:
+    tagged = replace(ROW, iface_id=THEIRS) if tag == "iface_id" else replace(ROW, port_id=THEIRS)
+    host = WIRING.with_parts(tagged)
+    assert objection(host, Update(tagged, ROW)) is None
+    assert objection(host, Delete(tagged)) is None
 
 
-# What a step does.
+# Simulation.
 
 
-def test_a_created_link_is_there_as_described() -> None:
+def test_created_link_is_in_the_state() -> None:
     assert simulate(NOTHING, Create(BRIDGE)) == HostState().with_parts(BRIDGE)
 
 
-def test_a_row_is_realized_if_its_device_is_there() -> None:
+def test_created_row_with_its_device_is_realized() -> None:
     assert simulate(WIRING.without(ROW), Create(replace(ROW, realized=False))) == WIRING
 
 
-def test_a_row_without_a_device_is_not_realized() -> None:
+def test_created_row_without_device_is_not_realized() -> None:
     assert simulate(NOTHING, Create(ROW)) == HostState().with_parts(replace(ROW, realized=False))
 
 
-def test_a_row_is_not_realized_by_the_device_of_another_port() -> None:
-    elsewhere = replace(LOOSE, name="qvb91d3aa02-41", peer="qvo91d3aa02-41")
-    assert simulate(HostState().with_parts(elsewhere), Create(ROW)).ports[ROW.name] == replace(ROW, realized=False)
+def test_created_row_with_another_device_is_not_realized() -> None:
+    foreign = replace(LOOSE, name="qvb91d3aa02-41", peer="qvo91d3aa02-41")
+    assert simulate(HostState().with_parts(foreign), Create(ROW)).ports[ROW.name] == replace(ROW, realized=False)
 
 
-def test_a_parked_row_is_not_realized_though_its_device_is_there() -> None:
-    parked = replace(ROW, type=PLACEHOLDER_TYPE)
-    assert simulate(WIRING.without(ROW), Create(parked)) == WIRING.with_parts(replace(parked, realized=False))
+def test_created_placeholder_is_not_realized() -> None:
+    placeholder = replace(ROW, type=PLACEHOLDER_TYPE)
+    assert simulate(WIRING.without(ROW), Create(placeholder)) == WIRING.with_parts(replace(placeholder, realized=False))
 
 
-def test_an_update_leaves_alone_what_someone_else_has_changed_meanwhile() -> None:
+def test_update_keeps_changes_of_others() -> None:
     host = WIRING.with_parts(replace(BRIDGE, stp=True, mtu=1400))
     assert simulate(host, Update(replace(BRIDGE, stp=True), BRIDGE)) == WIRING.with_parts(replace(BRIDGE, mtu=1400))
 
 
-def test_an_update_of_a_row_leaves_alone_what_someone_else_has_changed_meanwhile() -> None:
+def test_update_of_a_row_keeps_changes_of_others() -> None:
     host = WIRING.with_parts(replace(ROW, iface_status="", vm_uuid=""))
     after = simulate(host, Update(replace(ROW, iface_status=""), ROW))
     assert after == WIRING.with_parts(replace(ROW, vm_uuid=""))
 
 
-def test_parking_a_row_takes_its_device_from_it_and_freeing_it_gives_it_back() -> None:
-    parked = replace(ROW, type=PLACEHOLDER_TYPE, realized=False)
-    assert simulate(WIRING, Update(ROW, parked)) == WIRING.with_parts(parked)
-    assert simulate(WIRING.with_parts(parked), Update(parked, ROW)) == WIRING
+def test_placeholder_loses_its_device_until_it_is_restored() -> None:
+    placeholder = replace(ROW, type=PLACEHOLDER_TYPE, realized=False)
+    assert simulate(WIRING, Update(ROW, placeholder)) == WIRING.with_parts(placeholder)
+    assert simulate(WIRING.with_parts(placeholder), Update(placeholder, ROW)) == WIRING
 
 
-def test_freeing_a_row_without_a_device_does_not_realize_it() -> None:
-    parked = replace(ROW, type=PLACEHOLDER_TYPE, realized=False)
-    host = HostState().with_parts(parked)
-    assert simulate(host, Update(parked, ROW)) == HostState().with_parts(replace(ROW, realized=False))
+def test_restored_row_without_device_is_not_realized() -> None:
+    placeholder = replace(ROW, type=PLACEHOLDER_TYPE, realized=False)
+    host = HostState().with_parts(placeholder)
+    assert simulate(host, Update(placeholder, ROW)) == HostState().with_parts(replace(ROW, realized=False))
 
 
-def test_realized_cannot_be_written() -> None:
+def test_update_does_not_write_realized() -> None:
     unrealized = replace(ROW, realized=False)
     host = WIRING.with_parts(unrealized)
     assert simulate(host, Update(unrealized, ROW)) == host
 
 
-def test_moving_a_row_does_not_take_its_device_from_it() -> None:
+def test_moved_row_keeps_its_device() -> None:
     moved = replace(ROW, bridge="br-ex")
     assert simulate(WIRING, Update(ROW, moved)) == WIRING.with_parts(moved)
 
 
-def test_a_deleted_bridge_lets_its_members_go() -> None:
-    elsewhere = Tap(name="tap91d3aa02-41", master="virbr0")
-    host = WIRING.with_parts(TAP, elsewhere)
+def test_deleted_bridge_releases_its_members() -> None:
+    foreign = Tap(name="tap91d3aa02-41", master="virbr0")
+    host = WIRING.with_parts(TAP, foreign)
     loose = replace(LOOSE, bridge_port=None)
     assert simulate(host, Delete(BRIDGE)) == host.without(BRIDGE).with_parts(WAITING, loose)
 
 
-def test_a_deleted_veth_pair_takes_the_device_from_its_row() -> None:
+def test_deleted_veth_takes_the_device_of_its_row() -> None:
     assert simulate(WIRING, Delete(VETH)) == WIRING.without(VETH).with_parts(replace(ROW, realized=False))
 
 
-def test_a_deleted_veth_pair_is_nothing_to_an_indigo_port() -> None:
+def test_deleted_veth_leaves_an_ivs_port() -> None:
     host = WIRING.with_parts(IvsPort(name=ROW.name))
     assert simulate(host, Delete(VETH)) == host.without(VETH)
 
 
-def test_a_deleted_row_leaves_the_links() -> None:
+def test_deleted_row_leaves_the_links() -> None:
     assert simulate(WIRING, Delete(ROW)) == HostState(WIRING.links)
 
 
 @pytest.mark.parametrize("part", [BRIDGE, VETH, ROW])
-def test_deleting_what_is_gone_changes_nothing(part: Part) -> None:
+def test_deletion_of_a_missing_part_changes_nothing(part: Part) -> None:
     assert simulate(WIRING.without(part), Delete(part)) == WIRING.without(part)
 
 
-def test_steps_are_simulated_one_after_another() -> None:
+def test_simulate_all_applies_steps_in_order() -> None:
     assert simulate_all(NOTHING, [Create(BRIDGE), Create(VETH), Create(ROW)]) == WIRING
     assert simulate_all(WIRING, []) == WIRING
 
 
-def test_the_first_step_that_cannot_run_ends_the_simulation() -> None:
+def test_simulate_all_raises_at_the_first_refused_step() -> None:
     with pytest.raises(Conflict, match="bridge qbr5f2c0e1a-7b has vanished"):
         simulate_all(NOTHING, [Create(VETH), Create(BRIDGE)])

@@ -1,4 +1,4 @@
-"""Text of others: escaped where it is not printable, bounded where it is long."""
+"""Tests of the text of other tools: escaped if not printable, cut if too long."""
 
 from __future__ import annotations
 
@@ -25,28 +25,28 @@ from hybridvif.model.text import MAX_SHOWN, bounded, escaped, escaped_lines, sho
         ("é \U0001f600", "é \U0001f600"),
     ],
 )
-def test_text_is_escaped_where_it_is_not_printable(text: str, printed: str) -> None:
+def test_escaped_replaces_unprintable_characters(text: str, printed: str) -> None:
     assert escaped(text) == printed
 
 
 @given(st.text())
-def test_escaped_text_is_printable_and_can_be_sent(text: str) -> None:
+def test_escaped_text_is_printable_and_utf8(text: str) -> None:
     assert escaped(text).isprintable()
     assert escaped(escaped(text)) == escaped(text)
     assert escaped(text).encode().decode() == escaped(text)
     assert len(shown(text)) <= 10 * (MAX_SHOWN + 30)
 
 
-def test_long_text_is_cut_and_its_length_is_told() -> None:
+def test_bounded_cuts_text_and_adds_its_length() -> None:
     assert bounded("x" * MAX_SHOWN) == "x" * MAX_SHOWN
     assert bounded("x" * 70_000) == "x" * MAX_SHOWN + "... (70000 characters)"
     assert bounded("x" * 70_000) != bounded("x" * 70_001)
 
 
-def test_lines_keep_their_ends() -> None:
+def test_escaped_lines_keep_their_ends() -> None:
     assert escaped_lines("a\x1b\nb\u2028c\n") == "a\\x1b\nb\\u2028c\n"
 
 
 @pytest.mark.parametrize("kind", [Conflict, ExecutorError, StepFailed])
-def test_an_error_quotes_text_escaped(kind: type[Exception]) -> None:
+def test_error_escapes_its_message(kind: type[Exception]) -> None:
     assert str(kind("hv\x1b[3m is in the way\nERROR forged")) == "hv\\x1b[3m is in the way\\nERROR forged"

@@ -16,7 +16,6 @@ from hybridvif.executors.base import ExecutorError
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, Refused
 from hybridvif.model.facts import Observed
-from hybridvif.model.limits import rollback_target
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     NOTHING,
@@ -34,6 +33,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.report import Result
+from hybridvif.model.rollback_target import rollback_target
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, owners_of
 from hybridvif.privileged.identification import needs_proof, permit_found, refusals

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
-from hybridvif.model.limits import invalid_attributes
 from hybridvif.model.names import names_of
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
@@ -30,6 +29,7 @@ from hybridvif.model.parts import (
     VhostUserPort,
     attributes_of,
     create_only_values,
+    invalid_attributes,
 )
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
