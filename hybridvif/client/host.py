@@ -1,4 +1,4 @@
-"""Asks the daemon: the unprivileged twin of privileged/entrypoints.py.
+"""Asks the daemon: the unprivileged twin of privileged/requests.py.
 
 One process talks to one daemon (oslo.privsep's context is global), so all hosts that are connected at a time share
 it; the last one to close ends it.
@@ -72,7 +72,7 @@ class Host:
         # What the first question needs, imported while the daemon comes up.
         from hybridvif.privileged import (
             codec,  # noqa: F401
-            entrypoints,  # noqa: F401
+            requests,  # noqa: F401
         )
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
@@ -87,13 +87,13 @@ class Host:
     @contextmanager
     def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
         """A function that tells the same; the daemon is asked at once, and works while the caller does as well."""
-        from hybridvif.privileged import codec, entrypoints
+        from hybridvif.privileged import codec, requests
 
         asked = None if names is None else sorted(names)
         with ExitStack() as asking:
             answers: list[Callable[[], Any]] = []
             with suppress(Died):
-                answers.append(asking.enter_context(self._asking(entrypoints.observe, asked, deadline)))
+                answers.append(asking.enter_context(self._asking(requests.observe, asked, deadline)))
 
             def observed() -> Observed:
                 # To look changes nothing, so the next daemon may be asked the same.
@@ -102,8 +102,8 @@ class Host:
                         return codec.decode_observed(answers[0]())
                 for _ in range(OBSERVE_RETRIES - 1):
                     with suppress(Died):
-                        return codec.decode_observed(self._ask(entrypoints.observe, asked, deadline))
-                return codec.decode_observed(self._ask(entrypoints.observe, asked, deadline))
+                        return codec.decode_observed(self._ask(requests.observe, asked, deadline))
+                return codec.decode_observed(self._ask(requests.observe, asked, deadline))
 
             yield observed
 
@@ -112,10 +112,10 @@ class Host:
 
         Raises PreconditionError or Refused if nothing was tried.
         """
-        from hybridvif.privileged import codec, entrypoints
+        from hybridvif.privileged import codec, requests
 
         try:
-            told, seen = self._ask(entrypoints.apply, codec.encode_plans(plans), deadline)
+            told, seen = self._ask(requests.apply, codec.encode_plans(plans), deadline)
             outcomes = Outcomes(codec.decode_outcomes(told, plans))
             outcomes.seen = None if seen is None else codec.decode_observed(seen)
             return outcomes

@@ -1,7 +1,7 @@
 """The privileged daemon as its caller sees it: oslo.privsep's context, with CAP_NET_ADMIN and nothing else.
 
 What differs from oslo.privsep's own: its channel (channel.py); a daemon can be begun ahead of the first question, and
-is replaced when it has died; a forked child starts without the parent's channel; the daemon is ours (startup.py).
+is replaced when it has died; a forked child starts without the parent's channel; the daemon is ours (main.py).
 """
 
 from __future__ import annotations

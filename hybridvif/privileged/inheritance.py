@@ -8,7 +8,7 @@ import os
 import resource
 import signal
 
-from hybridvif.privileged.posture import OPEN_FILES
+from hybridvif.privileged.privileges import OPEN_FILES
 
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 LOCALE = "C.UTF-8"

@@ -1,6 +1,6 @@
 """The names of oslo.privsep that hybridvif relies on, in one place; all are public.
 
-The daemon relies on none: it imports nothing of oslo.privsep (startup.py, posture.py, messages.py). In the caller its
+The daemon relies on none: it imports nothing of oslo.privsep (main.py, privileges.py, messages.py). In the caller its
 context is oslo.privsep's, so that a program finds the options where oslo.privsep has them, and what it calls there.
 """
 

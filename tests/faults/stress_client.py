@@ -42,7 +42,7 @@ LATE = GRACE_PERIOD + 0.8
 """Seconds after its deadline within which a call must have ended: the grace that the daemon has to say that it passed,
 and what a thread may wait for a processor where two of them carry 32 callers, two daemons and Open vSwitch."""
 UNTYPED = "the daemon failed"
-"""Is in the reason where an exception that nobody foresaw was met at the boundary (entrypoints.py)."""
+"""Is in the reason where an exception that nobody foresaw was met at the boundary (requests.py)."""
 
 
 class Tally:

@@ -10,9 +10,9 @@ import pytest
 
 from hybridvif.privileged import codec
 from hybridvif.privileged.lograte import BURST, LogRate
+from hybridvif.privileged.main import _log_to_the_caller_only
 from hybridvif.privileged.messages import Message
 from hybridvif.privileged.replies import LogHandler, Replies
-from hybridvif.privileged.startup import _log_to_the_caller_only
 
 
 class Clock:

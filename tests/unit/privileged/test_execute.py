@@ -21,7 +21,7 @@ from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update
-from hybridvif.privileged.batches import FEW, SHARE, carry_out
+from hybridvif.privileged.execute import FEW, SHARE, carry_out
 from tests.support.strategies import BRIDGE, PORT, ROW, VETH, the
 
 SOON = 60.0
@@ -274,7 +274,7 @@ def test_a_plan_with_a_part_that_nobody_serves_fails_before_any_of_its_steps(pai
 
 
 def test_what_came_of_every_step_of_a_plan_is_one_line_of_the_log(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="hybridvif.privileged.batches")
+    caplog.set_level(logging.INFO, logger="hybridvif.privileged.execute")
     pair.links.answer = failing(VETH.name)
     pair.carry_out(plug_plan(PORT))
     skipped = "skipped not tried, since an earlier step of this port failed"

@@ -42,7 +42,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 _is_sealed = False
 
 
-class PostureError(PreconditionError):
+class PrivilegeError(PreconditionError):
     """The daemon could not drop what it has to drop. One finished sentence."""
 
 
@@ -98,7 +98,7 @@ def close_files(channel: int) -> None:
 
 
 def account_of(user: str | None, group: str | None) -> tuple[int | None, int | None]:
-    """Return the uid and the gid of a configured user and group, by name or number. Raises PostureError.
+    """Return the uid and the gid of a configured user and group, by name or number. Raises PrivilegeError.
 
     A user without a group gets the group of its account.
     """
@@ -119,15 +119,15 @@ def account_of(user: str | None, group: str | None) -> tuple[int | None, int | N
     return uid, gid
 
 
-def _unknown(option: str, name: str) -> PostureError:
-    return PostureError(
+def _unknown(option: str, name: str) -> PrivilegeError:
+    return PrivilegeError(
         f"[hybridvif_privileged] {option}: this host has no {option} {name[:64]!r}; create it (etc/sysusers.d), or "
         "leave the option out"
     )
 
 
 def become(uid: int | None, gid: int | None) -> None:
-    """Become this user and group for good, if any is given, and keep CAP_NET_ADMIN alone. Raises PostureError."""
+    """Become this user and group for good, if any is given, and keep CAP_NET_ADMIN alone. Raises PrivilegeError."""
     try:
         _prctl(_SET_KEEPCAPS, 1)
         if uid is not None or gid is not None:
@@ -137,14 +137,14 @@ def become(uid: int | None, gid: int | None) -> None:
         if uid is not None:
             os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise PostureError(
+        raise PrivilegeError(
             f"[hybridvif_privileged] user, group: the daemon cannot become uid {uid}, gid {gid} ({error.strerror}); "
             "start it as root, with CAP_SETUID and CAP_SETGID"
         ) from error
     finally:
         _prctl(_SET_KEEPCAPS, 0)
     if not capabilities().permitted >> KEPT & 1:
-        raise PostureError("the privileged daemon was started without CAP_NET_ADMIN; start it as root")
+        raise PrivilegeError("the privileged daemon was started without CAP_NET_ADMIN; start it as root")
     keep(Capabilities(1 << KEPT, 1 << KEPT, 0))
 
 
@@ -157,7 +157,7 @@ def seal() -> None:
 
 
 def prove(*, narrowed: bool, uid: int | None, gid: int | None) -> None:
-    """Compare what this process holds with what it promises, as the kernel reports it. Raises PostureError.
+    """Compare what this process holds with what it promises, as the kernel reports it. Raises PrivilegeError.
 
     narrowed: whether it had CAP_SETPCAP, without which the bounding set cannot change.
     """
@@ -176,7 +176,7 @@ def prove(*, narrowed: bool, uid: int | None, gid: int | None) -> None:
     }
     lacking = [what for what, is_so in proofs.items() if not is_so]
     if lacking:
-        raise PostureError(
+        raise PrivilegeError(
             f"the privileged daemon does not have the posture that it promises: wrong are {', '.join(lacking)} (Linux "
             f"{platform.release()}); it answers nobody"
         )

@@ -24,7 +24,7 @@ from typing import Any, NoReturn
 from hybridvif.engine import config
 from hybridvif.model.errors import HybridVifError
 from hybridvif.model.parts import Role
-from hybridvif.privileged import entrypoints, imports, landlock, peer, posture, registry
+from hybridvif.privileged import imports, landlock, peer, privileges, registry, requests
 from hybridvif.privileged.ahead import CONTEXT
 from hybridvif.privileged.frames import Frames
 from hybridvif.privileged.lograte import LogRate
@@ -42,13 +42,13 @@ _NO_REQUEST = "builtins.ValueError"
 _NO_ENTRY_POINT = "builtins.NameError"
 TABLE: Mapping[str, Callable[..., Any]] = {
     f"{function.__module__}.{function.__name__}": function
-    for entry in (entrypoints.observe, entrypoints.apply)
+    for entry in (requests.observe, requests.apply)
     for function in entry.args
 }
 """The functions that a caller may call, by name. No other name is looked up anywhere."""
 
 
-def main(arguments: Sequence[str], caller: int | None) -> NoReturn:
+def start(arguments: Sequence[str], caller: int | None) -> NoReturn:
     """Start the daemon and end; the daemon goes on. Ends with one sentence on standard error if it cannot start.
 
     caller: the user who had the helper started, if that is known (peer.py).
@@ -120,17 +120,17 @@ def _absolute(arguments: Sequence[str]) -> list[tuple[str, str]]:
 
 
 def _harden(channel: socket.socket, options: Any) -> None:
-    """Give up all but what the daemon needs, and prove it. Raises PostureError, OSError."""
+    """Give up all but what the daemon needs, and prove it. Raises PrivilegeError, OSError."""
     ours = options.hybridvif_privileged
-    posture.close_files(channel.fileno())
+    privileges.close_files(channel.fileno())
     # Before the first thread: all of this is per thread, and inherited by those to come.
-    uid, gid = posture.account_of(ours.user, ours.group)
-    narrowed = posture.narrow()
-    posture.become(uid, gid)
-    posture.seal()
+    uid, gid = privileges.account_of(ours.user, ours.group)
+    narrowed = privileges.narrow()
+    privileges.become(uid, gid)
+    privileges.seal()
     imports.arm()
     _confine()
-    posture.prove(narrowed=narrowed, uid=uid, gid=gid)
+    privileges.prove(narrowed=narrowed, uid=uid, gid=gid)
     LOG.info("the privileged daemon runs as uid %d, gid %d, with CAP_NET_ADMIN", os.getuid(), os.getgid())
 
 

@@ -6,13 +6,13 @@ import os
 
 import pytest
 
-from hybridvif.privileged import posture
-from hybridvif.privileged.posture import PostureError
+from hybridvif.privileged import privileges
+from hybridvif.privileged.privileges import PrivilegeError
 
 
 def test_process_that_dropped_nothing_proves_nothing() -> None:
-    with pytest.raises(PostureError) as caught:
-        posture.prove(narrowed=True, uid=os.getuid() + 1, gid=os.getgid() + 1)
+    with pytest.raises(PrivilegeError) as caught:
+        privileges.prove(narrowed=True, uid=os.getuid() + 1, gid=os.getgid() + 1)
     for lack in ("its bounding set", "SECBIT_NOROOT", "NO_NEW_PRIVS", "not dumpable", "its user", "its group"):
         assert lack in str(caught.value)
     assert str(caught.value).endswith("it answers nobody")
@@ -21,27 +21,27 @@ def test_process_that_dropped_nothing_proves_nothing() -> None:
 def test_capabilities_are_those_that_the_kernel_tells() -> None:
     with open("/proc/thread-self/status", encoding="ascii") as file:
         status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
-    held = posture.capabilities()
+    held = privileges.capabilities()
     told = [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")]
     assert [held.effective, held.permitted, held.inheritable] == told
 
 
 def test_process_that_is_no_daemon_passes_nothing_on() -> None:
-    before = posture.capabilities()
-    posture.pass_on()
-    assert posture.capabilities() == before
+    before = privileges.capabilities()
+    privileges.pass_on()
+    assert privileges.capabilities() == before
 
 
 @pytest.mark.parametrize(("user", "group"), [("root", None), ("0", "0"), (None, "root"), (None, None)])
 def test_account_is_found_by_name_and_by_number(user: str | None, group: str | None) -> None:
-    uid, gid = posture.account_of(user, group)
+    uid, gid = privileges.account_of(user, group)
     assert uid == (None if user is None else 0)
     assert gid == (None if user is None and group is None else 0)
 
 
 def test_account_that_is_not_there_is_named() -> None:
-    with pytest.raises(PostureError, match="user: this host has no user 'nobody-here'"):
-        posture.account_of("nobody-here", None)
-    with pytest.raises(PostureError, match="group: this host has no group 'nobody-here'"):
-        posture.account_of(None, "nobody-here")
-    assert posture.account_of("4000000000", None) == (4000000000, None)
+    with pytest.raises(PrivilegeError, match="user: this host has no user 'nobody-here'"):
+        privileges.account_of("nobody-here", None)
+    with pytest.raises(PrivilegeError, match="group: this host has no group 'nobody-here'"):
+        privileges.account_of(None, "nobody-here")
+    assert privileges.account_of("4000000000", None) == (4000000000, None)

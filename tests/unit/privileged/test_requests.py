@@ -15,7 +15,7 @@ from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Step
-from hybridvif.privileged import channel, entrypoints
+from hybridvif.privileged import channel, requests
 from hybridvif.privileged.messages import Message
 
 NAMES = names_of("5f2c0e1a-7b00-4c00-8000-000000000001")
@@ -49,7 +49,7 @@ class Asked:
 )
 def test_each_is_asked_for_the_names_that_its_parts_can_have(role: Role, names: set[str]) -> None:
     executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
-    entrypoints._seen(frozenset(NAMES), executors, time.monotonic() + 1)
+    requests._seen(frozenset(NAMES), executors, time.monotonic() + 1)
     asked = executors[role]
     assert isinstance(asked, Asked)
     assert asked.names == [names]
@@ -57,7 +57,7 @@ def test_each_is_asked_for_the_names_that_its_parts_can_have(role: Role, names: 
 
 def test_whoever_asks_for_all_names_is_told_of_all() -> None:
     executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
-    entrypoints._seen(None, executors, time.monotonic() + 1)
+    requests._seen(None, executors, time.monotonic() + 1)
     assert [one.names for one in executors.values() if isinstance(one, Asked)] == [[None], [None]]
 
 
@@ -65,7 +65,7 @@ def test_an_executor_that_ends_the_program_has_failed() -> None:
     def end(_question: object, _deadline: object) -> Any:
         raise SystemExit(3)
 
-    assert entrypoints._answering(end)((), 0.0) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
+    assert requests._answering(end)((), 0.0) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
 
 
 def test_no_reply_ends_the_program_of_the_caller() -> None:

@@ -23,7 +23,7 @@ from hybridvif.model.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
-from hybridvif.privileged import batches, codec, identification, imports, policy, posture, registry
+from hybridvif.privileged import codec, execute, identification, imports, policy, privileges, registry
 
 LOG = logging.getLogger(__name__)
 
@@ -88,9 +88,9 @@ def apply(plans: object, deadline: object) -> Any:
     executors = _executors()
     settings = registry.configured()
     policy.permit_plans(decoded, settings)
-    refused = identification.refusals(decoded, executors, settings.allows, batches.share(until))
+    refused = identification.refusals(decoded, executors, settings.allows, execute.share(until))
     left = [() if at in refused else plan for at, plan in enumerate(decoded)]
-    outcomes = batches.carry_out(left, executors, until)
+    outcomes = execute.carry_out(left, executors, until)
     whole = [refused.get(at, done) for at, done in enumerate(outcomes)]
     return [codec.encode_outcomes(whole), _seen_after(whole, executors, until)]
 
@@ -143,5 +143,5 @@ def _executors() -> dict[Role, Executor]:
             imports.close()
         executors = _started[settings]
     if any(executor.programs for executor in executors.values()):
-        posture.pass_on()
+        privileges.pass_on()
     return executors
