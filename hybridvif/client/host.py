@@ -184,11 +184,9 @@ class Host:
         left = deadline + GRACE_PERIOD - time.monotonic()
         if left <= 0:
             raise RequestNotSent("the deadline had passed before the privileged daemon was asked")
-        # What oslo.privsep makes of an entry point holds the function, and calls it and waits for it alone.
-        (function,) = entry.args
         with ExitStack() as asking:
             with _told():
-                reply = asking.enter_context(daemon_context.asking(function, (question, float(deadline)), {}, left))
+                reply = asking.enter_context(daemon_context.asking(entry, (question, float(deadline)), {}, left))
 
             def answer() -> Any:
                 with _told():

@@ -1,7 +1,7 @@
 """ovs-vsctl: the switch is Open vSwitch, by its own command; one command line, and so one transaction, a batch.
 
 Every value that goes into a command line is a name of our grammar, a UUID, a MAC address or a configured bridge
-(policy.py permits nothing else), and each command begins after `--`, so none of them can be read as an option.
+(authorize.py permits nothing else), and each command begins after `--`, so none of them can be read as an option.
 """
 
 from __future__ import annotations

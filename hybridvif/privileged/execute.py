@@ -1,7 +1,7 @@
-"""Carries plans out: which steps of which plans go to an executor together, and what a failure stops.
+"""Execute plans: which steps go to an executor together, and what a failure prevents.
 
-A plan alternates between the roles at most as switch, links, switch. All plans of a call go through these rounds side
-by side, so that three hundred ports cost one switch transaction, not three hundred.
+A plan alternates between the roles at most as switch, links, switch. All plans of a request advance side by side, so
+that 300 ports cost one transaction of the switch, not 300.
 """
 
 from __future__ import annotations
@@ -19,134 +19,103 @@ from hybridvif.model.steps import Delete, Step, role_of
 from hybridvif.model.text import escaped
 
 LOG = logging.getLogger(__name__)
-ROUNDS = (Role.SWITCH, Role.LINK)
+ROLE_ORDER = (Role.SWITCH, Role.LINK)
 FEW = 8
-"""Ports whose links are soon made: callers who are through with theirs wait for them."""
+"""The largest number of ports whose links are created soon enough for other requests to wait for their rows."""
 FAILURES = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
 SHARE = 1 / 3
-"""Of the time left, what a round may take that has others after it: a silent ovs-vswitchd must leave time for links."""
+"""The share of the remaining time for a batch that others follow: a silent ovs-vswitchd must leave time for links."""
+Numbered = list[tuple[int, Step]]
+"""Steps with their index in the plan."""
 
 
-class _Course:
-    """One plan on its way: which of its steps wait, and what came of the others, by their place in the plan."""
+class PlanProgress:
+    """The progress of one plan: the waiting steps, and the outcomes of the others by their index."""
 
     def __init__(self, plan: Sequence[Step]) -> None:
-        self.waiting = list(enumerate(plan))
-        self.outcomes: dict[int, Outcome] = {}
+        self.waiting: Numbered = list(enumerate(plan))
+        self._outcomes: dict[int, Outcome] = {}
 
-    def next_for(self, role: Role) -> list[tuple[int, Step]]:
-        """The steps that this role carries out next, taken off the plan; no two of the same part.
+    def take(self, role: Role) -> Numbered:
+        """Remove and return the next steps of a role, at most one per part.
 
-        A row that is parked and freed in one transaction has not changed at all, and ovs-vswitchd would look away.
+        ovs-vswitchd does not notice a row that becomes a placeholder and is restored in one transaction.
         """
         names: set[str] = set()
         for _, step in self.waiting:
             if role_of(step) is not role or step.part.name in names:
                 break
             names.add(step.part.name)
-        count = len(names)
-        taken, self.waiting = self.waiting[:count], self.waiting[count:]
+        taken, self.waiting = self.waiting[: len(names)], self.waiting[len(names) :]
         return taken
 
-    def next_for_all(self) -> list[tuple[int, Step]]:
-        """All the steps, taken off the plan."""
-        taken, self.waiting = self.waiting, []
-        return taken
-
-    def note(self, taken: Sequence[tuple[int, Step]], outcomes: Sequence[Outcome]) -> None:
-        """Take what came of the steps; after a failure only deletes are still tried, after a lost answer nothing."""
-        self.outcomes |= {place: outcome for (place, _), outcome in zip(taken, outcomes, strict=True)}
+    def record(self, taken: Numbered, outcomes: Sequence[Outcome]) -> None:
+        """Store outcomes. After a failure skip all steps but deletes; after a lost response skip all steps."""
+        self._outcomes |= {index: outcome for (index, _), outcome in zip(taken, outcomes, strict=True)}
         results = {outcome.result for outcome in outcomes}
-        if results & {Result.UNKNOWN, *FAILURES}:
-            lost = Result.UNKNOWN in results
-            dropped = [(place, step) for place, step in self.waiting if lost or not isinstance(step, Delete)]
-            self.waiting = [one for one in self.waiting if one not in dropped]
-            reason = "not tried, since an earlier step of this port failed"
-            self.outcomes |= {place: Outcome(step, Result.SKIPPED, reason) for place, step in dropped}
+        if not results & {Result.UNKNOWN, *FAILURES}:
+            return
+        is_lost = Result.UNKNOWN in results
+        skipped = [(index, step) for index, step in self.waiting if is_lost or not isinstance(step, Delete)]
+        self.waiting = [numbered for numbered in self.waiting if numbered not in skipped]
+        reason = "not tried, since an earlier step of this port failed"
+        self._outcomes |= {index: Outcome(step, Result.SKIPPED, reason) for index, step in skipped}
 
-    def in_order(self) -> tuple[Outcome, ...]:
-        """The outcomes in the order of the plan."""
-        return tuple(outcome for _, outcome in sorted(self.outcomes.items(), key=lambda one: one[0]))
-
-    def told(self) -> str:
-        """What came of the steps so far, for the log."""
-        return "; ".join(map(_told, self.in_order()))
+    def outcomes(self) -> tuple[Outcome, ...]:
+        """Return the outcomes so far, in the order of the plan."""
+        return tuple(outcome for _, outcome in sorted(self._outcomes.items(), key=lambda numbered: numbered[0]))
 
 
-def carry_out(
+def execute(
     plans: Sequence[Sequence[Step]], executors: Mapping[Role, Executor], deadline: float
 ) -> list[tuple[Outcome, ...]]:
-    """The outcomes of every plan, each in the order of its steps."""
-    courses = [_Course(plan) for plan in plans]
-    for course in courses:
-        _refuse_unserved(course, executors)
+    """Execute plans and return their outcomes, each in the order of its steps."""
+    runs = [PlanProgress(plan) for plan in plans]
+    for run in runs:
+        _fail_unserved(run, executors)
     with ExitStack() as stack:
-        for role in _later(courses):
+        for role in _later_roles(runs):
             stack.enter_context(expected(executors[role]))
         try:
-            _in_rounds(courses, executors, deadline)
+            alternate_roles(runs, executors, deadline)
         finally:
-            # The audit trail. A line a port: one a step was a seventh of what the daemon does for 300 ports.
-            for course in courses:
-                if course.outcomes:
-                    LOG.info("%s", course.told())
-    return [course.in_order() for course in courses]
+            # The audit log, one line per port.
+            for run in runs:
+                if outcomes := run.outcomes():
+                    LOG.info("%s", "; ".join(map(_described, outcomes)))
+    return [run.outcomes() for run in runs]
 
 
-def _told(outcome: Outcome) -> str:
-    part = outcome.step.part
-    verb = type(outcome.step).__name__.lower()
-    return escaped(f"{verb} {part.kind} {part.name}: {outcome.result.value} {outcome.reason}".rstrip())
-
-
-def _later(courses: Sequence[_Course]) -> set[Role]:
-    """The roles of which there are steps behind those of another; none of many ports, for which nobody need wait."""
-    roles = [[role_of(step) for _, step in course.waiting] for course in courses if len(courses) <= FEW]
-    return {role for some in roles for role in some if role is not some[0]}
-
-
-def _in_rounds(courses: Sequence[_Course], executors: Mapping[Role, Executor], deadline: float) -> None:
-    while any(course.waiting for course in courses):
-        for role in ROUNDS:
-            batch = [(course, taken) for course in courses if (taken := course.next_for(role))]
+def alternate_roles(runs: Sequence[PlanProgress], executors: Mapping[Role, Executor], deadline: float) -> None:
+    """Give the steps to the executors, all plans together, one role after the other, until none waits."""
+    while any(run.waiting for run in runs):
+        for role in ROLE_ORDER:
+            batch = [(run, taken) for run in runs if (taken := run.take(role))]
             if batch:
-                more = any(course.waiting for course in courses)
-                _carry_out_batch(batch, executors[role], share(deadline) if more else deadline)
-
-
-def _refuse_unserved(course: _Course, executors: Mapping[Role, Executor]) -> None:
-    """A plan that holds a part which no configured executor serves fails before any of its steps."""
-    unserved = [step.part for _, step in course.waiting if type(step.part) not in executors[role_of(step)].serves]
-    if unserved:
-        part = unserved[0]
-        reason = (
-            f"the configured {part.role.value} executor does not serve {part.kind} {part.name}; "
-            f"set [hybridvif] {part.role.value}_executor to one that does"
-        )
-        failed = [Outcome(step, Result.FAILED, reason, code=PreconditionError.code) for _, step in course.waiting]
-        course.note(course.next_for_all(), failed)
+                is_last = not any(run.waiting for run in runs)
+                _execute_batch(batch, executors[role], deadline if is_last else share(deadline))
 
 
 def share(deadline: float) -> float:
-    """The deadline of what others follow."""
+    """Return the deadline of a batch or an observation that others follow."""
     now = time.monotonic()
     return now + (deadline - now) * SHARE
 
 
-def _carry_out_batch(batch: list[tuple[_Course, list[tuple[int, Step]]]], executor: Executor, deadline: float) -> None:
+def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executor, deadline: float) -> None:
     outcomes = list(_apply(executor, [step for _, taken in batch for _, step in taken], deadline))
-    if executor.atomic and len(batch) > 1 and all(_took_no_effect(outcome) for outcome in outcomes):
-        # One port's fault undid the others' as well: halve until it stands alone.
+    if executor.atomic and len(batch) > 1 and all(_had_no_effect(outcome) for outcome in outcomes):
+        # The failure of one port undid the steps of all: halve the batch until the port is alone.
         middle = len(batch) // 2
-        _carry_out_batch(batch[:middle], executor, deadline)
-        _carry_out_batch(batch[middle:], executor, deadline)
+        _execute_batch(batch[:middle], executor, deadline)
+        _execute_batch(batch[middle:], executor, deadline)
         return
-    for course, taken in batch:
-        course.note(taken, outcomes[: len(taken)])
+    for run, taken in batch:
+        run.record(taken, outcomes[: len(taken)])
         del outcomes[: len(taken)]
 
 
-def _took_no_effect(outcome: Outcome) -> bool:
+def _had_no_effect(outcome: Outcome) -> bool:
     return outcome.result in FAILURES and outcome.code != NOT_REALIZED
 
 
@@ -156,7 +125,32 @@ def _apply(executor: Executor, steps: Sequence[Step], deadline: float) -> Sequen
     except ExecutorError as error:
         return [error.outcome_of(step) for step in steps]
     except Exception:
-        # The outcomes of the other role, and of other ports, must not be lost with it.
+        # The outcomes of the other role and of other ports must not be lost.
         LOG.exception("the executor %s failed", type(executor).__name__)
         reason = f"the {executor.role.value} executor failed, and it is not known how far it came; see the daemon's log"
         return [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
+
+
+def _fail_unserved(run: PlanProgress, executors: Mapping[Role, Executor]) -> None:
+    """Fail a whole plan if it contains a part that no configured executor serves."""
+    for _, step in run.waiting:
+        part = step.part
+        if type(part) not in executors[role_of(step)].serves:
+            reason = (
+                f"the configured {part.role.value} executor does not serve {part.kind} {part.name}; "
+                f"set [hybridvif] {part.role.value}_executor to one that does"
+            )
+            taken, run.waiting = run.waiting, []
+            run.record(taken, [Outcome(step, Result.FAILED, reason, code=PreconditionError.code) for _, step in taken])
+            return
+
+
+def _later_roles(runs: Sequence[PlanProgress]) -> set[Role]:
+    """Return the roles with steps behind those of another role. Empty for many ports: others need not wait for them."""
+    roles = [[role_of(step) for _, step in run.waiting] for run in runs if len(runs) <= FEW]
+    return {role for plan_roles in roles for role in plan_roles if role is not plan_roles[0]}
+
+
+def _described(outcome: Outcome) -> str:
+    part, verb = outcome.step.part, type(outcome.step).__name__.lower()
+    return escaped(f"{verb} {part.kind} {part.name}: {outcome.result.value} {outcome.reason}".rstrip())

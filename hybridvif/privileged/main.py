@@ -18,18 +18,19 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from hybridvif.engine import config
 from hybridvif.model.errors import HybridVifError
 from hybridvif.model.parts import Role
-from hybridvif.privileged import imports, landlock, peer, privileges, registry, requests
+from hybridvif.privileged import imports, landlock, peer, privileges, registry
 from hybridvif.privileged.ahead import CONTEXT
 from hybridvif.privileged.frames import Frames
 from hybridvif.privileged.lograte import LogRate
 from hybridvif.privileged.messages import Message
 from hybridvif.privileged.replies import LogHandler, Replies
+from hybridvif.privileged.requests import REQUESTS, respond
 from hybridvif.privileged.serving import Question, Servers
 
 LOG = logging.getLogger(__name__)
@@ -40,12 +41,6 @@ GARBAGE = 20_000
 """How many more objects there are than at the last look for garbage, before Python looks again."""
 _NO_REQUEST = "builtins.ValueError"
 _NO_ENTRY_POINT = "builtins.NameError"
-TABLE: Mapping[str, Callable[..., Any]] = {
-    f"{function.__module__}.{function.__name__}": function
-    for entry in (requests.observe, requests.apply)
-    for function in entry.args
-}
-"""The functions that a caller may call, by name. No other name is looked up anywhere."""
 
 
 def start(arguments: Sequence[str], caller: int | None) -> NoReturn:
@@ -186,11 +181,10 @@ def response(request: tuple[Any, ...]) -> tuple[Any, ...]:
     match request:
         case (Message.PING.value,):
             return (Message.PONG.value,)
-        case (Message.CALL.value, str(name), tuple(args), dict(named)) if all(type(key) is str for key in named):
-            function = TABLE.get(name)
-            if function is None:
+        case (Message.CALL.value, str(name), tuple(arguments), dict(named)) if not named:
+            if name not in REQUESTS:
                 return Message.ERR.value, _NO_ENTRY_POINT, (f"refused: {name[:80]!r} is no entry point",)
-            return Message.RET.value, function(*args, **named)
+            return Message.RET.value, respond(REQUESTS[name], arguments)
     return Message.ERR.value, _NO_REQUEST, ("refused: no such request",)
 
 

@@ -90,7 +90,7 @@ NOT_CALLABLE = [
         "ctypes.CDLL",
     ),
     *("curses.initscr", "antigravity.geohash", "hybridvif.engine.api.plug", "hybridvif.privileged.privileges.pass_on"),
-    *(f"{ENTRY}._executors", f"{ENTRY}._state.clear", f"{ENTRY}.wire.decode_plans", f"{ENTRY}.observe.__call__"),
+    *(f"{ENTRY}._executors", f"{ENTRY}._state.clear", f"{ENTRY}.codec.decode_plans", f"{ENTRY}.observe.__call__"),
     *("hybridvif.privileged.registry.executor_of", "hybridvif.executors.netlink.executor.NetlinkExecutor"),
     *("hybridvif.privileged.context.daemon_context.entrypoint", "pyroute2.IPRoute", ENTRY, "", ".", "..", "observe"),
 ]

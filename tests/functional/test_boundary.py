@@ -80,7 +80,7 @@ def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
 def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> tuple[str, str, str]:
     """What the daemon answers to whatever a captured caller sends; it must be a refusal."""
     until = time.monotonic() + SOON if deadline is None else deadline
-    answer = question(*arguments, until, _wrap_timeout=SOON)
+    answer = daemon_context.call(question, (*arguments, until), {}, SOON)
     assert answer[0] == "failed", answer
     verdict, code, sentence = answer
     return verdict, code, sentence
@@ -198,7 +198,7 @@ def test_a_refusal_is_a_refusal_to_the_caller_too(connection: Lab, guarded: Call
     [
         "os.system",
         "curses.initscr",
-        "hybridvif.privileged.requests.wire.decode_plans",
+        "hybridvif.privileged.requests.codec.decode_plans",
         "hybridvif.privileged.requests._executors",
         "hybridvif.privileged.context.subprocess.run",
         "hybridvif.privileged.requests",

@@ -36,14 +36,14 @@ from hybridvif.model.port import Port, VifType
 from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, owners_of
-from hybridvif.privileged.identification import needs_proof, permit_found, refusals
-from hybridvif.privileged.policy import owner_stated, permit_plans
+from hybridvif.privileged.authorize import needs_proof, permit_found, permit_plans, refusals, stated_owner
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of, the
 
 TWIN = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
 """The id of another port, with the same first 11 characters."""
 STRANGER = "91d3aa02-4100-4c00-8000-000000000003"
 BRIDGES = ("br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d")
+SETTINGS = Settings(integration_bridges=BRIDGES)
 BARE = HostState().with_parts(
     replace(BRIDGE, alias=""), replace(VETH, alias="", peer_alias=""), replace(ROW, iface_id="")
 )
@@ -52,9 +52,9 @@ THEIRS = desired_state(replace(PORT, id=TWIN))
 UNPLUG: list[Step] = [Delete(ROW), Delete(VETH), Delete(BRIDGE)]
 
 
-def refusal(steps: Sequence[Step], found: HostState, bridges: Collection[str] = BRIDGES) -> str:
+def refusal(steps: Sequence[Step], found: HostState, settings: Settings = SETTINGS) -> str:
     with pytest.raises(Refused) as caught:
-        permit_found(steps, found, bridges.__contains__)
+        permit_found(steps, found, settings)
     return str(caught.value)
 
 
@@ -76,15 +76,15 @@ def refusal(steps: Sequence[Step], found: HostState, bridges: Collection[str] = 
     ],
 )
 def test_a_plan_states_whose_it_is_by_its_parts(steps: list[Step], owner: str) -> None:
-    assert owner_stated(steps) == owner
+    assert stated_owner(steps) == owner
 
 
 def test_ids_of_a_row_that_is_found_so_do_not_speak_against_its_links() -> None:
     wrong = replace(ROW, iface_id=STRANGER)
-    assert owner_stated([Update(wrong, ROW)]) == PORT.id
-    assert owner_stated([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE)), Create(VETH)]) == PORT.id
-    assert owner_stated([Delete(wrong), Delete(VETH)]) == PORT.id
-    assert owner_stated([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE))]) == ""
+    assert stated_owner([Update(wrong, ROW)]) == PORT.id
+    assert stated_owner([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE)), Create(VETH)]) == PORT.id
+    assert stated_owner([Delete(wrong), Delete(VETH)]) == PORT.id
+    assert stated_owner([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE))]) == ""
 
 
 @pytest.mark.parametrize(
@@ -176,7 +176,7 @@ def test_every_plan_of_a_port_on_whatever_is_its_own_is_permitted(data: st.DataO
         assume(False)
     wiring = desired_state(port)
     for now in history(first, plan(first, wiring)):
-        back, _ = rollback_target(first, wiring, now, Settings(integration_bridges=BRIDGES))
+        back, _ = rollback_target(first, wiring, now, SETTINGS)
         for goal in (wiring, back, NOTHING):
             try:
                 check_ownership(now, port.id, "" if goal is NOTHING else port.iface_id)
@@ -184,12 +184,12 @@ def test_every_plan_of_a_port_on_whatever_is_its_own_is_permitted(data: st.DataO
                 # An unplug does not know the interface id.
                 continue
             steps = plan(now, goal)
-            permit_plans([steps], Settings(integration_bridges=BRIDGES))
-            told = {owner for part in now for owner in owners_of(part)} in (set(), {port.id}) or owner_stated(steps)
+            permit_plans([steps], SETTINGS)
+            told = {owner for part in now for owner in owners_of(part)} in (set(), {port.id}) or stated_owner(steps)
             aliased = any(port.id in owners_of(link) for link in now.links.values())
             if needs_proof(steps) and (told or aliased):
                 # A lone row with the interface id alone tells of the port only to who knows that.
-                permit_found(steps, now, BRIDGES.__contains__)
+                permit_found(steps, now, SETTINGS)
 
 
 @given(st.data(), ports(st.just(VifType.OVS)), st.uuids().map(str))
@@ -202,7 +202,7 @@ def test_no_plan_on_anothers_parts_is_permitted(data: st.DataObject, port: Port,
     steps: list[Step] = [*map(Create, chosen)] if data.draw(st.booleans()) else [*map(Delete, chosen)]
     if needs_proof(steps):
         with pytest.raises(Refused):
-            permit_found(steps, HostState().with_parts(*theirs), BRIDGES.__contains__)
+            permit_found(steps, HostState().with_parts(*theirs), SETTINGS)
 
 
 def test_a_name_that_fits_is_no_proof() -> None:
@@ -219,8 +219,8 @@ def test_a_name_that_fits_is_no_proof() -> None:
 
 def test_a_plan_that_names_nobody_is_only_for_what_is_nobodys() -> None:
     nobodys = [Delete(part) for part in BARE]
-    permit_found(nobodys, BARE, BRIDGES.__contains__)
-    permit_found(UNPLUG, BARE, BRIDGES.__contains__)
+    permit_found(nobodys, BARE, SETTINGS)
+    permit_found(UNPLUG, BARE, SETTINGS)
     said = refusal(nobodys, HostState().with_parts(replace(ROW, iface_id=STRANGER)))
     assert f"belongs to port {STRANGER}, of which the plan says nothing" in said
     twins = HostState().with_parts(BRIDGE, replace(VETH, alias=TWIN, peer_alias=TWIN))
@@ -232,14 +232,14 @@ def test_a_part_without_a_mark_is_its_siblings_ports() -> None:
     bare = replace(BRIDGE, alias="", mtu=1400)
     half = [Update(bare, replace(bare, mtu=1500))]
     for mark in (VETH, ROW):
-        permit_found(half, HostState().with_parts(bare, mark), BRIDGES.__contains__)
+        permit_found(half, HostState().with_parts(bare, mark), SETTINGS)
 
 
 def test_a_lone_row_with_wrong_ids_is_its_links_ports() -> None:
     """As a rollback frees it again, which says nothing of the links."""
     wrong = replace(ROW, iface_id=STRANGER)
     parked = replace(wrong, type=PLACEHOLDER_TYPE)
-    permit_found([Update(parked, wrong)], HostState().with_parts(BRIDGE, VETH, parked), BRIDGES.__contains__)
+    permit_found([Update(parked, wrong)], HostState().with_parts(BRIDGE, VETH, parked), SETTINGS)
     assert STRANGER in refusal([Update(parked, wrong)], HostState().with_parts(parked))
 
 
@@ -256,40 +256,40 @@ def test_a_lone_row_with_wrong_ids_is_its_links_ports() -> None:
 def test_what_is_of_another_shape_or_held_elsewhere_stops_the_plan(stray: Part) -> None:
     for steps in ([Create(ROW)], [Delete(stray)], [Delete(replace(BRIDGE, alias=""))]):
         with pytest.raises(Conflict):
-            permit_found(steps, BARE.without(ROW).with_parts(stray), BRIDGES.__contains__)
+            permit_found(steps, BARE.without(ROW).with_parts(stray), SETTINGS)
 
 
 def test_a_veth_of_ours_in_a_foreign_bridge_stays_there() -> None:
     with pytest.raises(Conflict, match="br-foreign"):
-        permit_found([Delete(VETH)], WIRING.with_parts(replace(VETH, master="br-foreign")), BRIDGES.__contains__)
+        permit_found([Delete(VETH)], WIRING.with_parts(replace(VETH, master="br-foreign")), SETTINGS)
 
 
 def test_a_rollback_takes_its_own_from_beside_what_others_have_put_there() -> None:
     strangers = replace(VETH, alias=TWIN, peer_alias=TWIN)
     for beside in (strangers, ForeignObject(name=NAMES.bridge_end, what="a dummy link")):
-        permit_found([Delete(BRIDGE)], HostState().with_parts(BRIDGE, beside), BRIDGES.__contains__)
+        permit_found([Delete(BRIDGE)], HostState().with_parts(BRIDGE, beside), SETTINGS)
     assert TWIN in refusal([Delete(ROW)], HostState().with_parts(ROW, strangers))
 
 
 def test_a_row_on_a_foreign_bridge_needs_a_mark_of_the_port() -> None:
     there = replace(ROW, bridge="br-ex", iface_id="")
     steps = [Update(there, ROW)]
-    said = refusal(steps, HostState().with_parts(there), ["br-int"])
+    said = refusal(steps, HostState().with_parts(there), Settings())
     assert said.startswith("refused: ")
     assert "br-ex" in said
     assert "does not bear the port's id" in said
-    assert refusal([Delete(there)], HostState().with_parts(there), ["br-int"]) == said
+    assert refusal([Delete(there)], HostState().with_parts(there), Settings()) == said
     # The alias of a link may have been written by whoever asks.
-    assert refusal(steps, HostState().with_parts(there, BRIDGE, VETH), ["br-int"]) == said
-    assert refusal([Delete(ROW)], HostState().with_parts(there, BRIDGE, VETH), ["br-int"]) == said
-    permit_found(steps, HostState().with_parts(replace(there, iface_id=PORT.id)), ["br-int"].__contains__)
-    permit_found(steps, HostState().with_parts(there), ["br-int", "br-ex"].__contains__)
+    assert refusal(steps, HostState().with_parts(there, BRIDGE, VETH), Settings()) == said
+    assert refusal([Delete(ROW)], HostState().with_parts(there, BRIDGE, VETH), Settings()) == said
+    permit_found(steps, HostState().with_parts(replace(there, iface_id=PORT.id)), Settings())
+    permit_found(steps, HostState().with_parts(there), SETTINGS)
 
 
 def test_parts_that_have_gone_meanwhile_are_in_nobodys_way() -> None:
-    permit_found(UNPLUG, NOTHING, BRIDGES.__contains__)
-    permit_found([Delete(part) for part in BARE], NOTHING, BRIDGES.__contains__)
-    permit_found([Update(Tap(name=NAMES.tap, master=""), TAP)], NOTHING, BRIDGES.__contains__)
+    permit_found(UNPLUG, NOTHING, SETTINGS)
+    permit_found([Delete(part) for part in BARE], NOTHING, SETTINGS)
+    permit_found([Update(Tap(name=NAMES.tap, master=""), TAP)], NOTHING, SETTINGS)
 
 
 # The one look.
@@ -312,7 +312,7 @@ class Eyes:
 
 def outcomes_of(plans: Sequence[Sequence[Step]], *eyes: Eyes) -> dict[int, Any]:
     executors: Any = dict(zip(Role, eyes, strict=False))
-    found = refusals(plans, executors, ("br-int",).__contains__, time.monotonic() + 10)
+    found = refusals(plans, executors, Settings(), time.monotonic() + 10)
     assert all([one.step for one in outcomes] == list(plans[at]) for at, outcomes in found.items())
     return found
 
@@ -388,7 +388,7 @@ def test_all_plans_that_need_proof_share_one_look_at_each_role() -> None:
 
 
 def test_a_plan_without_proof_is_refused_alone_and_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="hybridvif.privileged.identification")
+    caplog.set_level(logging.WARNING, logger="hybridvif.privileged.authorize")
     other = [Delete(part) for part in desired_state(replace(PORT, id=STRANGER))]
     found = outcomes_of([other, UNPLUG], Eyes(THEIRS))
     assert found.keys() == {1}

@@ -35,7 +35,7 @@ from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.privileged.policy import permit_names, permit_plans
+from hybridvif.privileged.authorize import permit_names, permit_plans
 from tests.support.strategies import (
     BRIDGE,
     MADE_TAP,

@@ -21,7 +21,7 @@ from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update
-from hybridvif.privileged.execute import FEW, SHARE, carry_out
+from hybridvif.privileged.execute import FEW, SHARE, execute
 from tests.support.strategies import BRIDGE, PORT, ROW, VETH, the
 
 SOON = 60.0
@@ -51,7 +51,7 @@ class Scripted:
     order: list[Role | str] = field(default_factory=list)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        raise AssertionError("carry_out() does not observe")
+        raise AssertionError("execute() does not observe")
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         self.asked.append(list(steps))
@@ -75,7 +75,7 @@ class Pair:
         return {Role.LINK: self.links, Role.SWITCH: self.switch}  # type: ignore[dict-item]  # a dataclass has no ClassVar
 
     def carry_out(self, *plans: Sequence[Step], seconds: float = SOON) -> list[list[Result]]:
-        outcomes = carry_out(plans, self.by_role, time.monotonic() + seconds)
+        outcomes = execute(plans, self.by_role, time.monotonic() + seconds)
         assert [[outcome.step for outcome in some] for some in outcomes] == [list(plan) for plan in plans]
         return [[outcome.result for outcome in some] for some in outcomes]
 
@@ -176,7 +176,7 @@ def test_what_is_only_configured_stops_nothing(pair: Pair) -> None:
 
 def test_what_is_skipped_says_why(pair: Pair) -> None:
     pair.links.answer = failing(BRIDGE.name)
-    (outcomes,) = carry_out([plug_plan(PORT)], pair.by_role, time.monotonic() + SOON)
+    (outcomes,) = execute([plug_plan(PORT)], pair.by_role, time.monotonic() + SOON)
     assert "earlier step of this port failed" in outcomes[2].reason
 
 
@@ -241,7 +241,7 @@ def test_exception_of_one_executor_keeps_the_outcomes_of_the_other() -> None:
     pair = Pair(switch=Scripted(Role.SWITCH, broken, atomic=True))
     steps = [Create(BRIDGE), Create(VETH), Create(ROW)]
     assert pair.carry_out(steps) == [[Result.DONE, Result.DONE, Result.UNKNOWN]]
-    ((*_, lost),) = carry_out([steps], pair.by_role, time.monotonic() + SOON)
+    ((*_, lost),) = execute([steps], pair.by_role, time.monotonic() + SOON)
     assert lost.code == "error"
     assert "the switch executor failed" in lost.reason
 
@@ -251,7 +251,7 @@ def test_an_executor_that_can_do_nothing_fails_every_step(pair: Pair) -> None:
         raise ExecutorError("no socket", precondition=True)
 
     pair.switch.answer = raise_error
-    (outcomes,) = carry_out([plug_plan(PORT)], pair.by_role, time.monotonic() + SOON)
+    (outcomes,) = execute([plug_plan(PORT)], pair.by_role, time.monotonic() + SOON)
     assert [outcome.result for outcome in outcomes] == [Result.DONE, Result.DONE, Result.FAILED]
     assert (outcomes[2].reason, outcomes[2].code, outcomes[2].retry) == ("no socket", "precondition", False)
 
@@ -262,7 +262,7 @@ def test_an_executor_that_can_do_nothing_fails_every_step(pair: Pair) -> None:
 def test_a_plan_with_a_part_that_nobody_serves_fails_before_any_of_its_steps(pair: Pair) -> None:
     pair.switch.serves = frozenset({OvsPort})
     plan = [Create(BRIDGE), Create(IvsPort(name=ROW.name))]
-    outcomes, others = carry_out([plan, plug_plan(PORTS[1])], pair.by_role, time.monotonic() + SOON)
+    outcomes, others = execute([plan, plug_plan(PORTS[1])], pair.by_role, time.monotonic() + SOON)
     assert [(outcome.result, outcome.code) for outcome in outcomes] == [(Result.FAILED, "precondition")] * 2
     assert "ivs-port" in outcomes[0].reason
     assert "switch_executor" in outcomes[0].reason
@@ -287,7 +287,7 @@ def test_a_port_goes_through_two_executors_onto_one_host(monkeypatch: pytest.Mon
     links, switch = RecordingLinks(Settings()), RecordingSwitch(Settings())
     assert links.simulation is switch.simulation
     monkeypatch.setattr(links.simulation, "state", HostState())
-    outcomes = carry_out([plug_plan(PORT)], {Role.LINK: links, Role.SWITCH: switch}, time.monotonic() + SOON)
+    outcomes = execute([plug_plan(PORT)], {Role.LINK: links, Role.SWITCH: switch}, time.monotonic() + SOON)
     assert [outcome.result for outcome in outcomes[0]] == [Result.DONE] * 3
     assert all(outcome.simulated for outcome in outcomes[0])
     assert links.simulation.state == desired_state(PORT)

@@ -31,7 +31,7 @@ def test_every_valid_message_is_let_through() -> None:
 
 def test_messages_that_are_made_up_are_judged_as_the_grammar_says() -> None:
     became = blindly(RUNS, SEED)
-    assert {"permitted", "asked", "refused by frames", "refused by wire", "refused by policy"} <= became.keys()
+    assert {"permitted", "asked", "refused by frames", "refused by wire", "refused by authorize"} <= became.keys()
 
 
 def test_the_grammar_knows_every_kind_of_part_and_every_field() -> None:

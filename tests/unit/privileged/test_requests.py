@@ -15,8 +15,9 @@ from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Step
-from hybridvif.privileged import channel, requests
+from hybridvif.privileged import channel, main, requests
 from hybridvif.privileged.messages import Message
+from hybridvif.privileged.requests import REQUESTS
 
 NAMES = names_of("5f2c0e1a-7b00-4c00-8000-000000000001")
 
@@ -49,7 +50,7 @@ class Asked:
 )
 def test_each_is_asked_for_the_names_that_its_parts_can_have(role: Role, names: set[str]) -> None:
     executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
-    requests._seen(frozenset(NAMES), executors, time.monotonic() + 1)
+    requests._observe_all(executors, frozenset(NAMES), time.monotonic() + 1)
     asked = executors[role]
     assert isinstance(asked, Asked)
     assert asked.names == [names]
@@ -57,15 +58,35 @@ def test_each_is_asked_for_the_names_that_its_parts_can_have(role: Role, names: 
 
 def test_whoever_asks_for_all_names_is_told_of_all() -> None:
     executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
-    requests._seen(None, executors, time.monotonic() + 1)
+    requests._observe_all(executors, None, time.monotonic() + 1)
     assert [one.names for one in executors.values() if isinstance(one, Asked)] == [[None], [None]]
 
 
-def test_an_executor_that_ends_the_program_has_failed() -> None:
+def test_executor_that_raises_systemexit_has_failed() -> None:
     def end(_question: object, _deadline: object) -> Any:
         raise SystemExit(3)
 
-    assert requests._answering(end)((), 0.0) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
+    request = requests.Request(lambda value: value, end)
+    assert requests.respond(request, ((), 0.0)) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
+
+
+def test_request_with_other_arguments_is_refused() -> None:
+    wrong: list[tuple[object, ...]] = [(), ([],), ([], 1.0, "x")]
+    for arguments in wrong:
+        for answer in (requests.observe(*arguments), requests.apply(*arguments)):
+            assert answer == ["failed", "refused", "refused: a request takes a question and a deadline"]
+
+
+def test_request_name_outside_the_table_does_not_exist() -> None:
+    name = f"{requests.__name__}.respond"
+    assert {*REQUESTS} == {
+        f"{requests.__name__}.{function.__name__}" for function in (requests.observe, requests.apply)
+    }
+    assert main.response((Message.CALL.value, name, ([], 1.0), {})) == (
+        Message.ERR.value,
+        "builtins.NameError",
+        (f"refused: {name!r} is no entry point",),
+    )
 
 
 def test_no_reply_ends_the_program_of_the_caller() -> None:
