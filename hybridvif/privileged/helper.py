@@ -10,15 +10,15 @@ from hybridvif.postponed import OF_OSLO, postpone
 
 
 def main() -> None:
-    """Start the daemon and end; the daemon goes on."""
-    # Python would look for garbage in what is being imported, again and again: a twelfth of the time (main.py).
+    """Start the daemon and exit; the daemon keeps running."""
+    # The garbage collector would scan the modules again and again during their import.
     gc.disable()
     from hybridvif.privileged import inheritance, peer
 
-    # The environment names the caller, and is reset with all else that is inherited.
+    # The environment names the caller, and is reset with the rest of what is inherited.
     caller = peer.caller_of(os.environ)
     inheritance.reset()
-    # Before oslo.config is imported, by main.py among others.
+    # Before main.py imports oslo.config.
     postpone(*OF_OSLO)
     from hybridvif.privileged.main import start
 

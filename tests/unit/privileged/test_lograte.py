@@ -10,7 +10,7 @@ import pytest
 
 from hybridvif.privileged import codec
 from hybridvif.privileged.lograte import BURST, LogRate
-from hybridvif.privileged.main import _log_to_the_caller_only
+from hybridvif.privileged.main import _log_to_client_only
 from hybridvif.privileged.messages import Message
 from hybridvif.privileged.replies import LogHandler, Replies
 
@@ -75,7 +75,7 @@ def test_all_that_the_daemon_logs_goes_through_it_and_nowhere_else(monkeypatch: 
     monkeypatch.setattr(root, "level", root.level)
     near, far = socket.socketpair()
     with near, far:
-        _log_to_the_caller_only(Replies(near))
+        _log_to_client_only(Replies(near))
         assert [type(handler) for handler in root.handlers] == [LogHandler]
         assert [type(rate) for rate in root.handlers[0].filters] == [LogRate]
         logging.getLogger("somebody.else").debug("not this")

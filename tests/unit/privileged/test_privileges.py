@@ -12,7 +12,7 @@ from hybridvif.privileged.privileges import PrivilegeError
 
 def test_process_that_dropped_nothing_proves_nothing() -> None:
     with pytest.raises(PrivilegeError) as caught:
-        privileges.prove(narrowed=True, uid=os.getuid() + 1, gid=os.getgid() + 1)
+        privileges.verify(narrowed=True, uid=os.getuid() + 1, gid=os.getgid() + 1)
     for lack in ("its bounding set", "SECBIT_NOROOT", "NO_NEW_PRIVS", "not dumpable", "its user", "its group"):
         assert lack in str(caught.value)
     assert str(caught.value).endswith("it answers nobody")

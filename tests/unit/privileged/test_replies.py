@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from hybridvif.privileged.messages import Message
-from hybridvif.privileged.replies import PATIENCE, Replies
+from hybridvif.privileged.replies import MAX_DELAY, Replies
 
 ANSWER = ("id", (Message.RET.value, ["ok"]))
 
@@ -61,7 +61,7 @@ def test_a_warning_waits_for_nothing(ends: tuple[Replies, socket.socket]) -> Non
 
 def test_a_line_does_not_wait_long_for_another(ends: tuple[Replies, socket.socket]) -> None:
     ends[0].send(line(text="one"))
-    time.sleep(PATIENCE)
+    time.sleep(MAX_DELAY)
     ends[0].send(line(text="two"))
     assert received(ends[1]) == ["one", "two"]
 

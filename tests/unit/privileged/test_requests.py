@@ -92,7 +92,7 @@ def test_request_name_outside_the_table_does_not_exist() -> None:
 def test_no_reply_ends_the_program_of_the_caller() -> None:
     reply = (Message.ERR.value, "builtins.SystemExit", ("1",))
     with pytest.raises(channel.ProtocolError):
-        channel._returned(reply)
+        channel._result_of(reply)
     with pytest.raises(ValueError, match="so it is"):
-        channel._returned((Message.ERR.value, "builtins.ValueError", ("so it is",), "a traceback"))
-    assert channel._returned((Message.RET.value, ["ok", 1])) == ["ok", 1]
+        channel._result_of((Message.ERR.value, "builtins.ValueError", ("so it is",), "a traceback"))
+    assert channel._result_of((Message.RET.value, ["ok", 1])) == ["ok", 1]

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hybridvif.privileged.serving import MOST_BYTES_IN_HAND, MOST_IN_HAND, Question, Servers
+from hybridvif.privileged.serving import MAX_PENDING, MAX_PENDING_BYTES, QueuedRequest, ThreadPool
 
 SOON = 5.0
 END = ("end", ())
@@ -19,17 +19,17 @@ class Lab:
     """Questions that are asked one by one, and answers that are held up until they are let go."""
 
     def __init__(self, most: int) -> None:
-        self.asked: queue.SimpleQueue[Question] = queue.SimpleQueue()
+        self.asked: queue.SimpleQueue[QueuedRequest] = queue.SimpleQueue()
         self.begun: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self.held = {name: threading.Event() for name in "abcdef"}
         self.over = threading.Event()
-        self.servers = Servers(self._questions(), self._answer, most, self.over.set)  # type: ignore[arg-type]  # returns
+        self.servers = ThreadPool(self._questions(), self._answer, most, self.over.set)  # type: ignore[arg-type]  # returns
 
-    def _questions(self) -> Iterator[Question]:
+    def _questions(self) -> Iterator[QueuedRequest]:
         while (question := self.asked.get(timeout=SOON)) != END:
             yield question
 
-    def _answer(self, question: Question) -> None:
+    def _answer(self, question: QueuedRequest) -> None:
         name, _ = question
         self.begun.put((name, threading.get_ident()))
         if name == "broken":
@@ -129,22 +129,22 @@ def test_it_is_read_on_while_all_are_at_work(most: int, lab_of: Callable[[int], 
     assert sorted(lab.next() for _ in range(6 - most)) == list("abcdef"[most:])
 
 
-@pytest.mark.parametrize("size", [0, 1, MOST_BYTES_IN_HAND])
+@pytest.mark.parametrize("size", [0, 1, MAX_PENDING_BYTES])
 def test_caller_that_reads_no_answers_is_read_from_no_more(size: int) -> None:
     """Each answer waits until the caller has read; memory is bounded by what is in hand."""
     read, over = threading.Event(), threading.Event()
     taken: list[int] = []
-    most = MOST_IN_HAND if size <= 1 else 1
+    most = MAX_PENDING if size <= 1 else 1
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[QueuedRequest]:
         for number in range(most + 10):
             taken.append(number)
             yield str(number), ()
 
-    def answer(_: Question) -> None:
+    def answer(_: QueuedRequest) -> None:
         assert read.wait(SOON)
 
-    servers = Servers(questions(), answer, 4, over.set, lambda: size)  # type: ignore[arg-type]  # returns
+    servers = ThreadPool(questions(), answer, 4, over.set, lambda: size)  # type: ignore[arg-type]  # returns
     threading.Thread(target=servers.serve, name="hybridvif-server", daemon=True).start()
     until = time.monotonic() + SOON
     while len(taken) < most and time.monotonic() < until:
