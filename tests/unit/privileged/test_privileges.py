@@ -1,4 +1,4 @@
-"""What the daemon proves of itself before it answers anybody, tried in a process that has dropped nothing."""
+"""The verification of the daemon's privileges, in a process that has dropped none."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hybridvif.privileged import privileges
 from hybridvif.privileged.privileges import PrivilegeError
 
 
-def test_process_that_dropped_nothing_proves_nothing() -> None:
+def test_process_with_all_privileges_fails_the_verification() -> None:
     with pytest.raises(PrivilegeError) as caught:
         privileges.verify(narrowed=True, uid=os.getuid() + 1, gid=os.getgid() + 1)
     for lack in ("its bounding set", "SECBIT_NOROOT", "NO_NEW_PRIVS", "not dumpable", "its user", "its group"):
@@ -18,28 +18,28 @@ def test_process_that_dropped_nothing_proves_nothing() -> None:
     assert str(caught.value).endswith("it answers nobody")
 
 
-def test_capabilities_are_those_that_the_kernel_tells() -> None:
+def test_capabilities_are_those_of_the_kernel() -> None:
     with open("/proc/thread-self/status", encoding="ascii") as file:
         status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
     held = privileges.capabilities()
-    told = [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")]
-    assert [held.effective, held.permitted, held.inheritable] == told
+    expected = [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")]
+    assert [held.effective, held.permitted, held.inheritable] == expected
 
 
-def test_process_that_is_no_daemon_passes_nothing_on() -> None:
+def test_pass_on_has_no_effect_outside_the_daemon() -> None:
     before = privileges.capabilities()
     privileges.pass_on()
     assert privileges.capabilities() == before
 
 
 @pytest.mark.parametrize(("user", "group"), [("root", None), ("0", "0"), (None, "root"), (None, None)])
-def test_account_is_found_by_name_and_by_number(user: str | None, group: str | None) -> None:
+def test_account_is_found_by_name_and_number(user: str | None, group: str | None) -> None:
     uid, gid = privileges.account_of(user, group)
     assert uid == (None if user is None else 0)
     assert gid == (None if user is None and group is None else 0)
 
 
-def test_account_that_is_not_there_is_named() -> None:
+def test_missing_account_is_named_in_the_error() -> None:
     with pytest.raises(PrivilegeError, match="user: this host has no user 'nobody-here'"):
         privileges.account_of("nobody-here", None)
     with pytest.raises(PrivilegeError, match="group: this host has no group 'nobody-here'"):

@@ -1,4 +1,4 @@
-"""What the daemon asks its executors for, and what becomes of what they raise."""
+"""The table of requests, the names that executors observe, and errors as data."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from hybridvif.privileged.requests import REQUESTS
 NAMES = names_of("5f2c0e1a-7b00-4c00-8000-000000000001")
 
 
-class Asked:
-    """An executor that keeps what it was asked for."""
+class FakeExecutor:
+    """An executor that records the observed names."""
 
     role: ClassVar[Role] = Role.LINK
     serves: ClassVar[frozenset[type[Part]]] = frozenset()
@@ -48,21 +48,21 @@ class Asked:
         (Role.SWITCH, {NAMES.switch_end, NAMES.vhost_user, NAMES.tap}),
     ],
 )
-def test_each_is_asked_for_the_names_that_its_parts_can_have(role: Role, names: set[str]) -> None:
-    executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
+def test_executor_observes_only_names_of_its_role(role: Role, names: set[str]) -> None:
+    executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
     requests._observe_all(executors, frozenset(NAMES), time.monotonic() + 1)
     asked = executors[role]
-    assert isinstance(asked, Asked)
+    assert isinstance(asked, FakeExecutor)
     assert asked.names == [names]
 
 
-def test_whoever_asks_for_all_names_is_told_of_all() -> None:
-    executors: Mapping[Role, Executor] = {one: Asked(Settings()) for one in Role}
+def test_observation_of_all_names_reaches_both_executors() -> None:
+    executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
     requests._observe_all(executors, None, time.monotonic() + 1)
-    assert [one.names for one in executors.values() if isinstance(one, Asked)] == [[None], [None]]
+    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [[None], [None]]
 
 
-def test_executor_that_raises_systemexit_has_failed() -> None:
+def test_executor_that_raises_system_exit_has_failed() -> None:
     def end(_question: object, _deadline: object) -> Any:
         raise SystemExit(3)
 
@@ -89,7 +89,7 @@ def test_request_name_outside_the_table_does_not_exist() -> None:
     )
 
 
-def test_no_reply_ends_the_program_of_the_caller() -> None:
+def test_reply_cannot_raise_system_exit_in_the_client() -> None:
     reply = (Message.ERR.value, "builtins.SystemExit", ("1",))
     with pytest.raises(channel.ProtocolError):
         channel._result_of(reply)
