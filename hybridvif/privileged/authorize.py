@@ -113,7 +113,7 @@ def permit_names(names: Iterable[str] | None) -> None:
 
 def permit_plans(plans: Sequence[Plan], settings: Settings) -> None:
     """Refuse a request with a plan that breaks a rule by itself. Raises Refused."""
-    rules: tuple[Callable[[Case], None], ...] = (
+    rules = (
         refuse_two_ports,
         refuse_foreign_names,
         refuse_vm_tap,
@@ -136,24 +136,15 @@ def permit_plans(plans: Sequence[Plan], settings: Settings) -> None:
 
 def permit_devices(plan: Plan, found: HostState, settings: Settings) -> None:
     """Refuse a plan whose new devices would end up in a bridge of the switch that is not theirs. Raises Refused."""
-    rules: tuple[Callable[[Case], None], ...] = (
-        refuse_device_with_row,
-        refuse_tap_in_switch,
-    )
     case = Case(plan, settings, found)
-    for rule in rules:
+    for rule in (refuse_device_with_row, refuse_tap_in_switch):
         rule(case)
 
 
 def permit_found(plan: Plan, found: HostState, settings: Settings) -> None:
     """Refuse a plan that changes a part of another owner. found: the parts of this port. Raises Refused."""
-    rules: tuple[Callable[[Case], None], ...] = (
-        refuse_row_without_tag,
-        refuse_tap_without_tag,
-        refuse_other_owner,
-    )
     case = Case(plan, settings, found)
-    for rule in rules:
+    for rule in (refuse_row_without_tag, refuse_tap_without_tag, refuse_other_owner):
         rule(case)
 
 

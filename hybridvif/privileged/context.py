@@ -74,7 +74,7 @@ class Context(priv_context.PrivContext):
         """Send requests to the daemon, or serve them in this process with its own privileges, as in a test."""
         self.client_mode = enabled
 
-    def start(self, method: object = None) -> None:  # noqa: ARG002  # the daemon is ours by either
+    def start(self, method: object = None) -> None:  # noqa: ARG002  # every method starts our daemon
         """Start the daemon and wait for it. Every method of oslo.privsep starts our daemon; none forks this process."""
         self.reach(time.monotonic() + START_DEADLINE)
 
