@@ -75,7 +75,7 @@ def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
     from benchmarks.contest import _port
     from hybridvif import Port, connect, plug_all, unplug_all
     from hybridvif.privileged.context import daemon_context
-    from hybridvif.privileged.startup import GARBAGE
+    from hybridvif.privileged.main import GARBAGE
 
     host = connect([config])
     ports = [Port(id=name, mac=mac, instance_id=vm) for name, mac, vm in map(_port, range(1, count + 1))]

@@ -72,7 +72,7 @@ class Host:
         # The first request needs these modules; their import overlaps with the start of the daemon.
         from hybridvif.privileged import (
             codec,  # noqa: F401
-            entrypoints,  # noqa: F401
+            requests,  # noqa: F401
         )
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
@@ -80,23 +80,23 @@ class Host:
 
         Raises PreconditionError if the daemon or a service that it needs is missing, NoResponse.
         """
-        from hybridvif.privileged import codec, entrypoints
+        from hybridvif.privileged import codec, requests
 
         encoded = None if names is None else sorted(names)
         for _ in range(OBSERVE_RETRIES):
             with suppress(Died):
-                return codec.decode_observed(self._request(entrypoints.observe, encoded, deadline))
-        return codec.decode_observed(self._request(entrypoints.observe, encoded, deadline))
+                return codec.decode_observed(self._request(requests.observe, encoded, deadline))
+        return codec.decode_observed(self._request(requests.observe, encoded, deadline))
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> Outcomes:
         """Carry out plans, one per port. Return the outcomes of their steps; `unknown` after a lost response.
 
         Raises PreconditionError or Refused if nothing was changed.
         """
-        from hybridvif.privileged import codec, entrypoints
+        from hybridvif.privileged import codec, requests
 
         try:
-            results, observed = self._request(entrypoints.apply, codec.encode_plans(plans), deadline)
+            results, observed = self._request(requests.apply, codec.encode_plans(plans), deadline)
             outcomes = Outcomes(codec.decode_outcomes(results, plans))
             outcomes.observed = None if observed is None else codec.decode_observed(observed)
             return outcomes
@@ -165,11 +165,8 @@ class Host:
         timeout = deadline + GRACE_PERIOD - time.monotonic()
         if timeout <= 0:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
-        # oslo.privsep wraps an entry point in a partial object that waits without a deadline. Its argument is the
-        # function itself.
-        (function,) = entry.args
         with _channel_errors():
-            response = daemon_context.call(function, (argument, float(deadline)), {}, timeout)
+            response = daemon_context.call(entry, (argument, float(deadline)), {}, timeout)
         if response[0] == "ok":
             return response[1]
         _, code, message = response

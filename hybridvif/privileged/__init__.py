@@ -1,10 +1,11 @@
-"""What runs with privileges, and nothing else. The threat model in prose; SECURITY.md has the table.
+"""The privileged daemon: the only code that runs with privileges. SECURITY.md has the threat model as a table.
 
-The caller is not trusted: whoever captures it can send any message. So no argv, path, program, SQL or connection string
-crosses the boundary; those come from the daemon's own configuration, as does the choice of executor. Two entry points,
-observe and apply, are all there is. A request is decoded strictly (wire.py) and permitted whole (policy.py) before any
-of it runs, and each executor looks once more at what is really there before it writes (steps.objection). Failures cross
-as data: privsep would rebuild an exception from its args alone, and run its constructor in the caller.
+The client is not trusted: a captured client can send any message. So no argument list, path, program, SQL or connection
+string crosses the boundary. The daemon takes those, and the choice of executors, from its own configuration.
 
-Worst case for a captured caller: it plugs and unplugs VM ports on the bridges this host allows.
+The daemon serves two requests, observe and apply (requests.py). It decodes a request strictly (codec.py). It authorizes
+the whole request before any step runs (authorize.py). Each executor checks a step again before it writes
+(steps.objection).
+
+Worst case of a captured client: it plugs and unplugs VM ports on the bridges that this host allows.
 """

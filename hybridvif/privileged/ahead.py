@@ -1,8 +1,7 @@
-"""The helper on its way: started, and the daemon behind it awaited on a socket, before anything of oslo's is imported.
+"""Start the helper, and wait for its daemon to connect to a socket.
 
-To come up takes the daemon longer than anything that its caller does, most of which is to import oslo's libraries. So
-a process of our own starts it first (cli/headstart.py); channel.py takes over what was started, or starts it itself.
-The standard library alone is imported here.
+The daemon takes longer to start than its client takes to import oslo's libraries. So the command line starts the daemon
+first (cli/headstart.py), and channel.py takes it over. This module imports the standard library only.
 """
 
 from __future__ import annotations
@@ -21,50 +20,42 @@ from hybridvif.model.errors import PreconditionError
 
 HELPER = "hybridvif-privsep-helper"
 STARTERS = ("SUDO_UID", "PKEXEC_UID")
-"""What programs that make a command root's set to the user id of their caller, whatever its environment says."""
+"""The variables that sudo and pkexec always set to the user id of their caller."""
 CONTEXT = f"{__package__}.context.daemon_context"
-LONGEST_PLACE = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
+LONGEST_DIRECTORY = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
 _PREFIX = "hybridvif-"
 
 
 def temporary_directories() -> list[str]:
-    """Return the places for the socket, best first.
+    """Return the candidate directories for the socket, best first.
 
-    As tempfile has them, less the working directory, in which others may write, and names too long for a socket's.
+    These are the directories of tempfile, except the working directory, where others may write, and long paths.
     """
-    named = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
-    places = [place for place in (*named, "/tmp", "/var/tmp", "/usr/tmp") if place]  # noqa: S108
+    configured = [os.environ.get(name) for name in ("TMPDIR", "TEMP", "TMP")]
+    paths = [path for path in (*configured, "/tmp", "/var/tmp", "/usr/tmp") if path]  # noqa: S108
     with contextlib.suppress(FileNotFoundError):
-        places = [os.path.abspath(place) for place in places]
-    # The name of a socket has 107 bytes at most (unix(7)); a TMPDIR may be longer.
-    fitting = (place for place in places if os.path.isabs(place) and len(os.fsencode(place)) <= LONGEST_PLACE)
+        paths = [os.path.abspath(path) for path in paths]
+    # The path of a socket has at most 107 bytes (unix(7)).
+    fitting = (path for path in paths if os.path.isabs(path) and len(os.fsencode(path)) <= LONGEST_DIRECTORY)
     return list(dict.fromkeys(fitting))
 
 
 def private_directory() -> str:
-    """Make a directory of mode 0700: the daemon connects to us, so there is nothing privileged to attack here.
-
-    Raises PreconditionError if it can be made nowhere.
-    """
+    """Create a directory of mode 0700 for the socket. Raises PreconditionError if that is not possible anywhere."""
     reasons = []
-    for place in temporary_directories():
+    for parent in temporary_directories():
         try:
-            return _made_in(place)
+            return _create_in(parent)
         except OSError as error:
-            reasons.append(f"{place} ({error.strerror})")
+            reasons.append(f"{parent} ({error.strerror})")
     raise PreconditionError(
         f"no temporary directory can be used: {', '.join(reasons)}; set TMPDIR to a directory that this user can write"
     )
 
 
-def _private_directory_at_once() -> str:
-    """Make the like where the first place for it will do. Raises OSError."""
-    return _made_in(temporary_directories()[0])
-
-
-def _made_in(place: str) -> str:
+def _create_in(parent: str) -> str:
     # Not by tempfile, which takes 5 ms to import.
-    path = os.path.join(place, f"{_PREFIX}{os.urandom(4).hex()}")
+    path = os.path.join(parent, f"{_PREFIX}{os.urandom(4).hex()}")
     os.mkdir(path, 0o700)
     # The umask may lack even the owner's bits.
     os.chmod(path, 0o700)
@@ -73,28 +64,28 @@ def _made_in(place: str) -> str:
 
 @contextlib.contextmanager
 def within_limits() -> Iterator[None]:
-    """Turn a thread or a process that cannot be started into a PreconditionError."""
+    """Raise PreconditionError if a thread or a process cannot be started."""
     try:
         yield
     except (RuntimeError, BlockingIOError) as error:
-        # Of threading, and of fork(2). A thread that did not start cannot be joined either.
+        # Raised by threading and by fork(2), and if a thread that did not start is joined.
         if isinstance(error, RuntimeError) and "thread" not in str(error):
             raise
         limit, _ = resource.getrlimit(resource.RLIMIT_NPROC)
-        told = "" if limit == resource.RLIM_INFINITY else f" (RLIMIT_NPROC is {limit})"
+        hint = "" if limit == resource.RLIM_INFINITY else f" (RLIMIT_NPROC is {limit})"
         raise PreconditionError(
-            f"no more processes or threads can be started{told}; raise the limit of this user (ulimit -u, or TasksMax= "
+            f"no more processes or threads can be started{hint}; raise the limit of this user (ulimit -u, or TasksMax= "
             "and LimitNPROC= under systemd)"
         ) from error
 
 
 class Awaited:
-    """A socket on which a daemon is to call, in a directory of its own, and the helper that starts the daemon."""
+    """A listening socket in a private directory, and the helper whose daemon connects to it."""
 
     def __init__(self, private_directory: Callable[[], str] = private_directory) -> None:
         self._private = self.path = ""
         self.listener = socket.socket(socket.AF_UNIX)
-        # A thread may still wait for the daemon when the process ends.
+        # A thread may still wait for the daemon when the process exits.
         atexit.register(self.close)
         try:
             self._private = private_directory()
@@ -114,33 +105,30 @@ class Awaited:
         self.helper: Child | None = None
 
     def start(self, command: list[str]) -> Child:
-        """Start the helper, and do not wait for anything. Raises OSError, PreconditionError."""
+        """Start the helper without waiting for it. Raises OSError, PreconditionError."""
         self.command = command
-        # Both streams: oslo.log writes to stdout, and the caller's own stdout may be a document.
+        # Both streams: oslo.log writes to stdout, and the client's own stdout may be a document.
         with within_limits():
-            self.helper = self._started(command)
+            self.helper = Child(
+                command,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                errors="backslashreplace",
+                # The user of an earlier sudo does not start the helper (peer.py).
+                env={name: value for name, value in os.environ.items() if name not in STARTERS},
+            )
         return self.helper
 
-    @staticmethod
-    def _started(command: list[str]) -> Child:
-        return Child(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="backslashreplace",
-            # Who became root by sudo before that is not who starts the helper (peer.py).
-            env={name: value for name, value in os.environ.items() if name not in STARTERS},
-        )
-
     def close(self) -> None:
-        """Await nobody any more; a daemon that has called and was not heard finds the line dead, and ends."""
+        """Close the listening socket and delete the directory. A daemon that has connected gets EOF and exits."""
         atexit.unregister(self.close)
         self.listener.close()
-        for remove, what in ((os.unlink, self.path), (os.rmdir, self._private)):
-            with contextlib.suppress(OSError):
-                remove(what)
+        with contextlib.suppress(OSError):
+            os.unlink(self.path)
+        with contextlib.suppress(OSError):
+            os.rmdir(self._private)
 
     def __enter__(self) -> Awaited:
         return self
@@ -150,16 +138,16 @@ class Awaited:
 
 
 def command_of(path: str, options: Mapping[str, Sequence[str]]) -> list[str]:
-    """The command that starts the daemon where nothing else is configured. As root no sudo is needed.
+    """Return the default command that starts the daemon; with sudo unless this user is root.
 
-    options: config_file and config_dir, what the program itself was configured with, so that both sides read the same.
-    Their names are absolute (configfiles.py), because the daemon's working directory is another one.
+    options: config_file and config_dir of the client, so that both sides read the same configuration. The paths are
+    absolute (config_files.py), because the daemon changes its working directory.
     """
     command = helper_found()
     if os.geteuid() != 0:
         command = ["sudo", "--non-interactive", *(command or [HELPER])]
     elif not command:
-        # An environment that borrows its libraries has no scripts. -P: not from the caller's working directory.
+        # A virtual environment with borrowed libraries has no scripts. -P: do not import from the working directory.
         command = [sys.executable, "-P", "-m", f"{__package__}.helper"]
     for option, values in options.items():
         for value in values:
@@ -168,30 +156,30 @@ def command_of(path: str, options: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def helper_found() -> list[str]:
-    """Our console script beside this interpreter; empty if there is none."""
-    beside = os.path.join(os.path.dirname(sys.executable), HELPER)
-    return [beside] if os.path.exists(beside) else []
+    """Return the console script beside this interpreter; empty if it does not exist."""
+    path = os.path.join(os.path.dirname(sys.executable), HELPER)
+    return [path] if os.path.exists(path) else []
 
 
 _begun: list[Awaited] = []
-"""What was started ahead and nobody has taken yet: one, or none."""
+"""The helper that was started early and is not in use yet: one, or none."""
 
 
 def begin(command: Callable[[str], list[str]]) -> None:
-    """Start the helper now, for whoever takes it. What hinders that is told to who starts it in due course.
+    """Start the helper early. Errors are ignored: the regular start meets them again, and reports them.
 
-    command: what starts it, by the path of the socket.
+    command: returns the command for a path of the socket.
     """
-    with contextlib.suppress(OSError, PreconditionError), contextlib.ExitStack() as made:
-        awaited = Awaited(_private_directory_at_once)
-        made.callback(_end, awaited)
+    with contextlib.suppress(OSError, PreconditionError), contextlib.ExitStack() as stack:
+        awaited = Awaited(lambda: _create_in(temporary_directories()[0]))
+        stack.callback(_end, awaited)
         awaited.start(command(awaited.path))
-        made.pop_all()
+        stack.pop_all()
         _begun.append(awaited)
 
 
 def taken(command: Callable[[str], list[str]]) -> Awaited | None:
-    """What was started ahead, if it was by the very command that would start it now; it is the caller's to close."""
+    """Return the helper that was started early, if by the same command. The caller closes it. None: there is none."""
     awaited = _pop()
     if awaited is not None and awaited.command != command(awaited.path):
         _end(awaited)
@@ -200,14 +188,14 @@ def taken(command: Callable[[str], list[str]]) -> Awaited | None:
 
 
 def discard() -> None:
-    """End what was started ahead and nobody has taken."""
+    """End a helper that was started early and is not in use."""
     awaited = _pop()
     if awaited is not None:
         _end(awaited)
 
 
 def _pop() -> Awaited | None:
-    # In one step: who takes it and who discards it may be two threads.
+    # Atomically: two threads may call taken() and discard().
     with contextlib.suppress(IndexError):
         return _begun.pop()
     return None

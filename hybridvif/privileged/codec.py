@@ -1,7 +1,7 @@
-"""Parts, steps, outcomes and facts <-> the primitives that cross the boundary; refuses what it does not know.
+"""Encode and decode plans, outcomes and observations as the plain data that crosses the boundary.
 
-Decoding is strict, because the other side may be captured: a closed set of verbs and kinds, exact field names, exact
-types (True is no int), bounded sizes. What a value may be is policy.py's to say.
+Requests are decoded strictly, because the client may be captured. The verbs and kinds are a closed set, field names and
+types are exact (True is no int), and sizes are bounded. authorize.py decides which values are legal.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.model.text import bounded, escaped
 
 MAX_PLANS, MAX_STEPS, MAX_TEXT = 512, 16, 65_536
-"""Of one request: plans, steps of a plan, names; and characters of one text, which may be what another tool wrote."""
+"""The limits of a request: plans, steps per plan, and characters per text, which another tool may have written."""
 
 _CLASSES: Mapping[str, type[Part]] = {cls.__name__: cls for cls in PARTS}
 
@@ -51,7 +51,7 @@ def _refuse(legal: bool, sentence: str) -> None:
 
 
 def decode_names(value: object) -> frozenset[str] | None:
-    """The names of an observe request; None asks for all of our grammar. Raises Refused."""
+    """Decode the names of an observe request; None: all of our names. Raises Refused."""
     if value is None:
         return None
     _refuse(isinstance(value, tuple | list) and len(value) <= MAX_NAMES, f"names are no list of at most {MAX_NAMES}")
@@ -61,12 +61,12 @@ def decode_names(value: object) -> frozenset[str] | None:
 
 
 def encode_plans(plans: Sequence[Sequence[Step]]) -> list[Any]:
-    """Plans as primitives."""
+    """Encode plans."""
     return [[_encode_step(step) for step in plan] for plan in plans]
 
 
 def decode_plans(value: object) -> list[tuple[Step, ...]]:
-    """The plans of an apply request. Raises Refused."""
+    """Decode the plans of an apply request. Raises Refused."""
     _refuse(isinstance(value, tuple | list) and len(value) <= MAX_PLANS, f"plans are no list of at most {MAX_PLANS}")
     decoded = []
     for plan in typing.cast(Sequence[object], value):
@@ -78,14 +78,14 @@ def decode_plans(value: object) -> list[tuple[Step, ...]]:
 def _encode_step(step: Step) -> list[Any]:
     match step:
         case Create(part):
-            return ["create", _asked(part)]
+            return ["create", _encode_bounded(part)]
         case Update(before, after):
-            return ["update", _asked(before), _asked(after)]
-    return ["delete", _asked(step.part)]
+            return ["update", _encode_bounded(before), _encode_bounded(after)]
+    return ["delete", _encode_bounded(step.part)]
 
 
-def _asked(part: Part) -> list[Any]:
-    """Encode a part of a plan: what was found may be longer than anything that is ever written."""
+def _encode_bounded(part: Part) -> list[Any]:
+    """Encode a part, and shorten texts over MAX_TEXT. Only another tool can have written those."""
     kind, values = encode_part(part)
     long = {name: bounded(value) for name, value in values.items() if type(value) is str and len(value) > MAX_TEXT}
     return [kind, values | long]
@@ -94,17 +94,17 @@ def _asked(part: Part) -> list[Any]:
 def _decode_step(value: object) -> Step:
     match value:
         case ("create", part):
-            return Create(_asked_for(part))
+            return Create(_decode_bounded(part))
         case ("update", before, after):
-            old, new = _asked_for(before), _asked_for(after)
+            old, new = _decode_bounded(before), _decode_bounded(after)
             _refuse(type(old) is type(new) and old.name == new.name, "an update is not of one part")
             return Update(old, new)
         case ("delete", part):
-            return Delete(_asked_for(part))
+            return Delete(_decode_bounded(part))
     raise Refused("refused: a step is none of create, update, delete")
 
 
-def _asked_for(value: object) -> Part:
+def _decode_bounded(value: object) -> Part:
     part = decode_part(value)
     for name in _TYPES[type(part)]:
         text = getattr(part, name)
@@ -114,12 +114,12 @@ def _asked_for(value: object) -> Part:
 
 
 def encode_part(part: Part) -> list[Any]:
-    """A part as its kind and its fields."""
+    """Encode a part as its kind and its fields."""
     return [type(part).__name__, {name: getattr(part, name) for name in _TYPES[type(part)]}]
 
 
 def decode_part(value: object) -> Part:
-    """The part that was encoded. Raises Refused."""
+    """Decode a part. Raises Refused."""
     match value:
         case (str(kind), dict(values)) if kind in _CLASSES:
             cls = _CLASSES[kind]
@@ -137,15 +137,17 @@ def decode_part(value: object) -> Part:
 
 
 def encode_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> list[Any]:
-    """Outcomes without their steps, which the asker has."""
-    return [
-        [[one.result.value, escaped(one.reason), one.retry, one.simulated, one.code, one.retries] for one in plan]
-        for plan in outcomes
-    ]
+    """Encode outcomes without their steps, which the client has."""
+    return [[_encode_outcome(outcome) for outcome in plan] for plan in outcomes]
+
+
+def _encode_outcome(outcome: Outcome) -> list[Any]:
+    reason = escaped(outcome.reason)
+    return [outcome.result.value, reason, outcome.retry, outcome.simulated, outcome.code, outcome.retries]
 
 
 def decode_outcomes(value: Any, plans: Sequence[Sequence[Step]]) -> list[tuple[Outcome, ...]]:
-    """The outcomes of these plans."""
+    """Decode the outcomes of these plans."""
     return [
         tuple(Outcome(step, Result(result), *rest) for step, (result, *rest) in zip(plan, outcomes, strict=True))
         for plan, outcomes in zip(plans, value, strict=True)
@@ -153,7 +155,7 @@ def decode_outcomes(value: Any, plans: Sequence[Sequence[Step]]) -> list[tuple[O
 
 
 def encode_observed(observed: Observed) -> list[Any]:
-    """What was seen, as primitives: parts and facts as their values alone, in the order of their fields."""
+    """Encode an observation. Parts and facts are encoded as their values, in the order of their fields."""
     facts = observed.facts
     return [
         [_ROW[type(part)](part) for part in observed.state],
@@ -170,10 +172,10 @@ def encode_observed(observed: Observed) -> list[Any]:
 
 
 def decode_observed(value: Any) -> Observed:
-    """What was seen. The daemon is believed what it says, so its values are not looked at one by one."""
+    """Decode an observation. The values are not checked, because the daemon is trusted."""
     parts, links, members, ports, switches, version, serves, unchecked, simulated, bearers = value
     return Observed(
-        HostState().with_parts(*(_made(_CLASSES[kind], values) for kind, *values in parts)),
+        HostState().with_parts(*(_create(_CLASSES[kind], values) for kind, *values in parts)),
         Facts(
             links={name: LinkFact._make(values) for name, values in links.items()},
             members={name: tuple(held) for name, held in members.items()},
@@ -188,5 +190,5 @@ def decode_observed(value: Any) -> Observed:
     )
 
 
-def _made(cls: type[Part], values: Sequence[Any]) -> Part:
+def _create(cls: type[Part], values: Sequence[Any]) -> Part:
     return cls(**dict(zip(_FIELDS[cls], values, strict=True)))

@@ -1,4 +1,4 @@
-"""hybridvif-privsep-helper: the script that starts the privileged daemon (startup.py)."""
+"""hybridvif-privsep-helper: the script that starts the privileged daemon (main.py)."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from hybridvif.postponed import OF_OSLO, postpone
 
 
 def main() -> None:
-    """Start the daemon and end; the daemon goes on."""
-    # Python would look for garbage in what is being imported, again and again: a twelfth of the time (startup.py).
+    """Start the daemon and exit; the daemon keeps running."""
+    # The garbage collector would scan the modules again and again during their import.
     gc.disable()
     from hybridvif.privileged import inheritance, peer
 
-    # The environment names the caller, and is reset with all else that is inherited.
+    # The environment names the caller, and is reset with the rest of what is inherited.
     caller = peer.caller_of(os.environ)
     inheritance.reset()
-    # Before oslo.config is imported, by startup.py among others.
+    # Before main.py imports oslo.config.
     postpone(*OF_OSLO)
-    from hybridvif.privileged import startup
+    from hybridvif.privileged.main import start
 
-    startup.main(sys.argv[1:], caller)
+    start(sys.argv[1:], caller)
 
 
 if __name__ == "__main__":

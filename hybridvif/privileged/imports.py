@@ -1,6 +1,6 @@
-"""What the daemon imports once its executors are loaded: Python's own modules and one library, and nothing else.
+"""Restrict imports in the daemon to the standard library and pyroute2, once its executors are loaded.
 
-Whoever finds a way to have something imported in it, or to write where Python looks, gains nothing by that any more.
+Then an attacker gains nothing from a way to import a module, or to write into a directory of sys.path.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from importlib.machinery import BuiltinImporter, FrozenImporter, ModuleSpec, Pat
 from types import ModuleType
 
 LOG = logging.getLogger(__name__)
-LATER = frozenset({"pyroute2"})
-"""What an executor of ours imports when it is first needed, for it costs a tenth of a second (netlink.py)."""
-_PYTHONS_OWN = os.path.dirname(os.__file__)
-OWN_PATH = (_PYTHONS_OWN, os.path.join(_PYTHONS_OWN, "lib-dynload"))
+DEFERRED = frozenset({"pyroute2"})
+"""The packages that an executor imports on first use, because their import takes a tenth of a second."""
+_STANDARD_LIBRARY = os.path.dirname(os.__file__)
+STANDARD_PATH = (_STANDARD_LIBRARY, os.path.join(_STANDARD_LIBRARY, "lib-dynload"))
 
 
 class Guard:
-    """Comes before all other finders and, once it is closed, keeps from them what may not be imported any more."""
+    """The first finder of sys.meta_path. Once closed, it refuses all other modules."""
 
     def __init__(self) -> None:
         self.closed = False
@@ -28,27 +28,27 @@ class Guard:
     def find_spec(
         self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        """None where another finder may look; else Python's own module of this name. Raises ImportError."""
+        """Return the standard module of this name; None if other finders may search. Raises ImportError."""
         package = fullname.partition(".")[0]
-        if not self.closed or package in LATER:
+        if not self.closed or package in DEFERRED:
             return None
         if package not in sys.stdlib_module_names:
-            why = f"refused: {fullname[:80]} was not imported when the executors were loaded"
-            LOG.warning("%s", why)
-            raise ImportError(why, name=fullname)
-        # A file of that name in a directory that comes earlier is not even looked at.
-        for found in (
+            reason = f"refused: {fullname[:80]} was not imported when the executors were loaded"
+            LOG.warning("%s", reason)
+            raise ImportError(reason, name=fullname)
+        # sys.path is not searched, so a file of that name in an earlier directory has no effect.
+        for spec in (
             BuiltinImporter.find_spec(fullname, path, target),
             FrozenImporter.find_spec(fullname, path, target),
-            PathFinder.find_spec(fullname, OWN_PATH if path is None else path, target),
+            PathFinder.find_spec(fullname, STANDARD_PATH if path is None else path, target),
         ):
-            if found is not None:
-                return found
+            if spec is not None:
+                return spec
         raise ModuleNotFoundError(f"No module named {fullname!r}", name=fullname)
 
 
 def arm() -> None:
-    """Put up a guard that is yet to be closed: in the daemon, and in no test that has its executors in itself."""
+    """Install an open guard. Only the daemon does so: close() has no effect in a test that runs executors itself."""
     sys.meta_path.insert(0, Guard())
 
 

@@ -1,7 +1,7 @@
-"""Messages between client and daemon, as in oslo.privsep's channel (oslo_privsep/comm.py).
+"""The messages between client and daemon, as in oslo.privsep's channel (oslo_privsep/comm.py).
 
-The daemon imports nothing of oslo.privsep, so no version of it can make the daemon weaker. A unit test compares the
-numbers with those of oslo.privsep.
+The daemon imports nothing of oslo.privsep, so no version of it can weaken the daemon. A unit test compares the numbers
+with those of oslo.privsep.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Message(enum.IntEnum):
     LOG = 6
 
 
-def packed(message: Any) -> bytes:
-    """Return a message as msgpack. Raises TypeError, ValueError, OverflowError for a value that has no form there."""
+def pack(message: Any) -> bytes:
+    """Encode a message as msgpack. Raises TypeError, ValueError, OverflowError if msgpack cannot encode it."""
     frame: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="surrogatepass")
     return frame

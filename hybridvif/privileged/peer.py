@@ -1,7 +1,7 @@
-"""Connect to the caller's socket, and to no other: the helper is root, and --privsep_sock_path is the caller's choice.
+"""Connect to the caller's socket only, because the helper is root and the caller chooses --privsep_sock_path.
 
-A path that leads to a socket which only root may use would otherwise get what the daemon sends. So the socket lies in a
-private directory of the caller's, the caller owns both, and a process of the caller's listens there.
+Otherwise the path could name a socket that only root may use, and its server would receive what the daemon sends. So
+the socket is in a private directory, the caller owns both, and a process of the caller listens on it.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from hybridvif.privileged.ahead import STARTERS
 
 
 def caller_of(environment: Mapping[str, str]) -> int | None:
-    """Return the user who had this process started as root; None if that is not known.
+    """Return the user who started this process as root; None if unknown.
 
-    ahead.py removes these variables, so they are of the program that started the helper, not of an earlier one.
+    ahead.py removes these variables, so only the program that started the helper can have set them.
     """
     if os.getuid() != 0:
         return os.getuid()
@@ -27,38 +27,35 @@ def caller_of(environment: Mapping[str, str]) -> int | None:
 
 
 def connect(path: str, caller: int | None) -> socket.socket:
-    """Connect to the caller's socket.
-
-    Raises PreconditionError if it is not the caller's own, or if nobody listens there.
-    """
+    """Connect to the caller's socket. Raises PreconditionError if it is not the caller's, or if nobody listens."""
     try:
-        return _connected(path, caller)
+        return _connect(path, caller)
     except (OSError, _Refused) as error:
-        why = error.strerror if isinstance(error, OSError) else error
+        reason = error.strerror if isinstance(error, OSError) else error
         raise PreconditionError(
-            f"refused: --privsep_sock_path {path}: {why}; it must be a socket on which the caller listens, in a "
+            f"refused: --privsep_sock_path {path}: {reason}; it must be a socket on which the caller listens, in a "
             "directory of the caller's of mode 0700"
         ) from error
 
 
 class _Refused(Exception):
-    """Why the socket is not used."""
+    """The reason for which the socket is not used."""
 
 
-def _connected(path: str, caller: int | None) -> socket.socket:
+def _connect(path: str, caller: int | None) -> socket.socket:
     directory, name = os.path.split(path)
     if not os.path.isabs(path):
         raise _Refused("it is not an absolute path")
-    place = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
-        owner = _owner_of(os.fstat(place), caller)
-        entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=place)
+        owner = _owner_of(os.fstat(parent), caller)
+        entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
         try:
-            return _listening(entry, owner)
+            return _connect_to(entry, owner)
         finally:
             os.close(entry)
     finally:
-        os.close(place)
+        os.close(parent)
 
 
 def _owner_of(directory: os.stat_result, caller: int | None) -> int:
@@ -69,15 +66,15 @@ def _owner_of(directory: os.stat_result, caller: int | None) -> int:
     return directory.st_uid
 
 
-def _listening(entry: int, owner: int) -> socket.socket:
-    found = os.fstat(entry)
-    if not stat.S_ISSOCK(found.st_mode):
+def _connect_to(entry: int, owner: int) -> socket.socket:
+    status = os.fstat(entry)
+    if not stat.S_ISSOCK(status.st_mode):
         raise _Refused("it is not a socket")
-    if found.st_uid != owner:
-        raise _Refused(f"it belongs to user {found.st_uid}, and its directory to user {owner}")
+    if status.st_uid != owner:
+        raise _Refused(f"it belongs to user {status.st_uid}, and its directory to user {owner}")
     channel = socket.socket(socket.AF_UNIX)
     try:
-        # The very socket that was looked at: by its name, the owner could have put a link there meanwhile.
+        # By descriptor: the owner may have replaced the name by a link after the check.
         channel.connect(f"/proc/self/fd/{entry}")
         _, uid, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
         if uid != owner:

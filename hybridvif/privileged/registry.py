@@ -1,4 +1,4 @@
-"""Executor by role: from the daemon's own configuration and the entry points that are installed."""
+"""Find the executor of a role by the daemon's own configuration and the installed entry points."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ _MEMBERS = ("role", "serves", "programs", "atomic", "observe", "apply")
 
 
 _kept: list[Settings | HybridVifError] = []
-"""What the daemon read at its start, or why it could not: one, or none in a process that does the work itself."""
+"""The configuration read at the start of the daemon, or the error. Empty in a process without a daemon."""
 
 
 def keep(read: Callable[[], Settings]) -> None:
-    """Read the daemon's own configuration, once. What is wrong with it is raised when it is asked for."""
+    """Read the daemon's configuration once. An error is raised when the configuration is used."""
     try:
         _kept[:] = [read()]
     except HybridVifError as error:
@@ -32,7 +32,7 @@ def keep(read: Callable[[], Settings]) -> None:
 
 
 def configured() -> Settings:
-    """The daemon's own configuration; in a process that is no daemon, this one's. Raises ConfigurationError."""
+    """Return the daemon's configuration, or that of a process without a daemon. Raises ConfigurationError."""
     if not _kept:
         return config.settings_of(cfg.CONF)
     (kept,) = _kept
@@ -42,21 +42,22 @@ def configured() -> Settings:
 
 
 def executor_of(role: Role, settings: Settings) -> Executor:
-    """The configured executor of a role, loaded and made. Raises ConfigurationError."""
+    """Create the configured executor of a role. Raises ConfigurationError."""
     cls, name = class_of(role, settings), _configured_name(role, settings)
     try:
         executor: Executor = cls(settings)
     except Exception as error:
-        raise _useless(role, f"{name!r} cannot be started ({error})") from error
+        raise _unusable(role, f"{name!r} cannot be started ({error})") from error
     return executor
 
 
 def class_of(role: Role, settings: Settings) -> Any:
-    """The configured executor of a role, loaded.
+    """Load the class of the configured executor of a role.
 
-    Raises ConfigurationError, naming the installed ones, if it is misspelt, missing, broken, or of the other role.
+    Raises ConfigurationError if it is misspelled, missing, broken, or of the other role. The error lists the installed
+    executors.
     """
-    # The caller imports this module as well, and loads no executor; the two take longest of all to import.
+    # The client imports this module too, but loads no executor.
     from stevedore.driver import DriverManager
     from stevedore.exception import NoMatches
 
@@ -65,19 +66,19 @@ def class_of(role: Role, settings: Settings) -> Any:
     try:
         cls: Any = DriverManager(GROUPS[role], name).driver
     except NoMatches as error:
-        raise _useless(role, f"no executor named {name!r} is installed") from error
+        raise _unusable(role, f"no executor named {name!r} is installed") from error
     except Exception as error:
-        # Somebody else's module is run here, which may fail in any way.
-        raise _useless(role, f"{name!r} is installed but cannot be loaded ({error}); reinstall it") from error
-    lacking = [member for member in _MEMBERS if not hasattr(cls, member)]
-    if lacking:
-        raise _useless(role, f"{name!r} is no executor, it lacks {', '.join(lacking)}")
+        # The module of a third party may raise anything.
+        raise _unusable(role, f"{name!r} is installed but cannot be loaded ({error}); reinstall it") from error
+    missing = [member for member in _MEMBERS if not hasattr(cls, member)]
+    if missing:
+        raise _unusable(role, f"{name!r} is no executor, it lacks {', '.join(missing)}")
     writes = getattr(cls, "writes", ())
     if not isinstance(writes, tuple) or not all(isinstance(path, str) and os.path.isabs(path) for path in writes):
-        # A text is one path after another of one letter each, of which the first is "/".
-        raise _useless(role, f"{name!r} is no executor, for its writes are not a tuple of absolute paths")
+        # A string would count as a sequence of paths of one character, "/" among them.
+        raise _unusable(role, f"{name!r} is no executor, for its writes are not a tuple of absolute paths")
     if cls.role is not role:
-        raise _useless(role, f"{name!r} is a {getattr(cls.role, 'value', cls.role)} executor")
+        raise _unusable(role, f"{name!r} is a {getattr(cls.role, 'value', cls.role)} executor")
     return cls
 
 
@@ -85,23 +86,25 @@ def _configured_name(role: Role, settings: Settings) -> str:
     return settings.link_executor if role is Role.LINK else settings.switch_executor
 
 
-def _useless(role: Role, why: str) -> ConfigurationError:
-    there = ", ".join(installed(role)) or "none"
-    return ConfigurationError(f"[hybridvif] {role.value}_executor: {why}; of {role.value} executors there are {there}")
+def _unusable(role: Role, reason: str) -> ConfigurationError:
+    names = ", ".join(installed(role)) or "none"
+    return ConfigurationError(
+        f"[hybridvif] {role.value}_executor: {reason}; of {role.value} executors there are {names}"
+    )
 
 
 def installed(role: Role) -> list[str]:
-    """The names of the installed executors of a role."""
+    """Return the names of the installed executors of a role."""
     from importlib.metadata import entry_points
 
     return sorted({point.name for point in entry_points(group=GROUPS[role])})
 
 
 def _prime() -> None:
-    """Fill stevedore's cache from what is installed, before it is asked.
+    """Fill stevedore's cache from the installed distributions.
 
-    It would otherwise believe a JSON file under ~/.cache of whoever started the daemon: a planted one made it load
-    `os:getcwd` as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
+    Otherwise stevedore trusts a JSON file in ~/.cache of the user who started the daemon. A planted file makes it load
+    any object as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
     """
     from stevedore import _cache
 

@@ -1,7 +1,6 @@
-"""What the daemon sends its caller: answers at once, and lines of its log together with the next of them.
+"""Send responses to the client at once, and log lines together with the next response.
 
-Sent one by one, the line that each step leaves wakes the caller up for each, and it takes longer to be told what was
-done than to do it: 0.1 ms a line on both sides.
+A separate message per log line takes 0.1 ms on both sides, because it wakes the client up.
 """
 
 from __future__ import annotations
@@ -12,45 +11,45 @@ import threading
 import time
 from typing import Any
 
-from hybridvif.privileged.messages import Message, packed
+from hybridvif.privileged.messages import Message, pack
 
-PATIENCE = 0.1
-"""Seconds that a line waits for company, as soon as there is another; a warning waits for nothing."""
+MAX_DELAY = 0.1
+"""Seconds after which a waiting log line is sent with the next one. A warning is sent at once."""
 _FIELDS = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName", "created", "msecs")
 LONGEST_LINE = 16_384
-"""Characters of one line of the log, or of a traceback with it."""
+"""Largest number of characters of a log line or a traceback."""
 
 
 class Replies:
-    """The writing end of the daemon's channel. A caller that reads nothing holds up whoever sends."""
+    """The writing end of the daemon's channel. A client that does not read blocks the sender."""
 
     def __init__(self, writesock: socket.socket) -> None:
         self._writesock = writesock
         self._lock = threading.Lock()
         self._lines: list[bytes] = []
-        self._since = 0.0
+        self._oldest = 0.0
 
     def send(self, msg: Any) -> None:
-        """Send this message, and the lines that wait; or have it wait, if it is a line itself. Raises OSError."""
-        frame = packed(msg)
+        """Send a message and the waiting log lines, or queue it if it is a log line. Raises OSError."""
+        frame = pack(msg)
         with self._lock:
             if not self._lines:
-                self._since = time.monotonic()
+                self._oldest = time.monotonic()
             self._lines.append(frame)
-            if not _can_wait(msg) or time.monotonic() - self._since >= PATIENCE:
+            if not _can_wait(msg) or time.monotonic() - self._oldest >= MAX_DELAY:
                 lines, self._lines = self._lines, []
                 self._writesock.sendall(b"".join(lines))
 
 
 class LogHandler(logging.Handler):
-    """Sends what the daemon logs to its caller, and nowhere else."""
+    """A handler that sends the log of the daemon to its client."""
 
     def __init__(self, replies: Replies) -> None:
         super().__init__()
         self._replies = replies
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Send a line. Whatever a third party hangs on a record stays here."""
+        """Send the standard attributes of a record. Additional ones may not be encodable."""
         line = {name: getattr(record, name) for name in _FIELDS}
         line["msg"], line["args"] = record.getMessage()[:LONGEST_LINE], ()
         if record.exc_info and record.exc_info[0] is not None:
@@ -58,7 +57,7 @@ class LogHandler(logging.Handler):
         try:
             self._replies.send((None, (Message.LOG.value, line)))
         except OSError:
-            # The caller has hung up, and the daemon is about to end.
+            # The client has disconnected, and the daemon is about to exit.
             return
 
 

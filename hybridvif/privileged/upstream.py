@@ -1,7 +1,7 @@
-"""The names of oslo.privsep that hybridvif relies on, in one place; all are public.
+"""The names of oslo.privsep that the client uses. All are public.
 
-The daemon relies on none: it imports nothing of oslo.privsep (startup.py, posture.py, messages.py). In the caller its
-context is oslo.privsep's, so that a program finds the options where oslo.privsep has them, and what it calls there.
+The daemon imports nothing of oslo.privsep (main.py, privileges.py, messages.py). The client's context is derived from
+oslo.privsep's, so a program finds its options and methods in the usual place.
 """
 
 from __future__ import annotations
@@ -12,26 +12,26 @@ from oslo_privsep import priv_context
 
 from hybridvif.model.errors import PreconditionError
 
-RELIED_ON = ("PrivContext",)
-"""Of oslo_privsep.priv_context: the base of our context, which registers the options of [hybridvif_privileged]."""
+REQUIRED = ("PrivContext",)
+"""Names in oslo_privsep.priv_context. PrivContext is our base class and registers [hybridvif_privileged]."""
 OPTIONS = ("helper_command", "logger_name")
-"""The options that PrivContext registers, and the caller reads."""
-SEEN_TO_WORK = "3.6.0 to 3.12.0"
+"""The options that PrivContext registers and the client reads."""
+TESTED_VERSIONS = "3.6.0 to 3.12.0"
 
 
 def require() -> None:
-    """Make sure that all of the names are there. Raises PreconditionError."""
-    lacking = [name for name in RELIED_ON if not hasattr(priv_context, name)]
-    if lacking:
-        raise unknown(f"has no priv_context.{lacking[0]}")
+    """Check that all required names exist. Raises PreconditionError."""
+    for name in REQUIRED:
+        if not hasattr(priv_context, name):
+            raise unsupported(f"has no priv_context.{name}")
 
 
-def unknown(lack: str) -> PreconditionError:
-    """Return the error for an oslo.privsep that is not as expected."""
+def unsupported(problem: str) -> PreconditionError:
+    """Return the error for an unsupported version of oslo.privsep."""
     try:
         installed = version("oslo.privsep")
     except PackageNotFoundError:
         installed = "(version unknown)"
     return PreconditionError(
-        f"oslo.privsep {installed} {lack}, which hybridvif relies on; install one of {SEEN_TO_WORK}"
+        f"oslo.privsep {installed} {problem}, which hybridvif relies on; install one of {TESTED_VERSIONS}"
     )

@@ -42,7 +42,7 @@ LATE = GRACE_PERIOD + 0.8
 """Permitted seconds of a call beyond its deadline: the grace period of the daemon, and the wait of a thread for a
 processor. Two processors carry 32 callers, two daemons and Open vSwitch."""
 UNTYPED = "the daemon failed"
-"""Is in the reason where an exception that nobody foresaw was met at the boundary (entrypoints.py)."""
+"""Is in the reason where an exception that nobody foresaw was met at the boundary (requests.py)."""
 
 
 class Tally:

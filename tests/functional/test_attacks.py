@@ -34,7 +34,7 @@ SOON = 10.0
 PORT = make_port()
 NAMES = PORT.names
 OTHERS = make_port(2).names
-ENTRY = "hybridvif.privileged.entrypoints"
+ENTRY = "hybridvif.privileged.requests"
 OBSERVE, APPLY = f"{ENTRY}.observe", f"{ENTRY}.apply"
 PING, CALL = 1, 3
 
@@ -89,8 +89,8 @@ NOT_CALLABLE = [
         "importlib.import_module",
         "ctypes.CDLL",
     ),
-    *("curses.initscr", "antigravity.geohash", "hybridvif.engine.api.plug", "hybridvif.privileged.posture.pass_on"),
-    *(f"{ENTRY}._executors", f"{ENTRY}._state.clear", f"{ENTRY}.wire.decode_plans", f"{ENTRY}.observe.__call__"),
+    *("curses.initscr", "antigravity.geohash", "hybridvif.engine.api.plug", "hybridvif.privileged.privileges.pass_on"),
+    *(f"{ENTRY}._executors", f"{ENTRY}._state.clear", f"{ENTRY}.codec.decode_plans", f"{ENTRY}.observe.__call__"),
     *("hybridvif.privileged.registry.executor_of", "hybridvif.executors.netlink.executor.NetlinkExecutor"),
     *("hybridvif.privileged.context.daemon_context.entrypoint", "pyroute2.IPRoute", ENTRY, "", ".", "..", "observe"),
 ]

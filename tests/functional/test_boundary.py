@@ -22,7 +22,7 @@ from hybridvif.model.parts import NOTHING, agree
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create, Delete, Step, Update
-from hybridvif.privileged import codec, entrypoints
+from hybridvif.privileged import codec, requests
 from hybridvif.privileged.context import daemon_context
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import Sandbox
@@ -80,7 +80,7 @@ def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
 def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> tuple[str, str, str]:
     """Return the refusal of the daemon to a request of a captured client."""
     until = time.monotonic() + SOON if deadline is None else deadline
-    answer = question(*arguments, until, _wrap_timeout=SOON)
+    answer = daemon_context.call(question, (*arguments, until), {}, SOON)
     assert answer[0] == "failed", answer
     verdict, code, sentence = answer
     return verdict, code, sentence
@@ -159,7 +159,7 @@ def guarded(connection: Lab) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("names", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
 def test_hostile_questions_are_refused(connection: Lab, guarded: Callable[[], None], names: Any) -> None:
-    _, code, sentence = ask(entrypoints.observe, names)
+    _, code, sentence = ask(requests.observe, names)
     assert code == "refused"
     assert sentence.startswith("refused: ")
     assert len(sentence) < 300
@@ -168,7 +168,7 @@ def test_hostile_questions_are_refused(connection: Lab, guarded: Callable[[], No
 
 @pytest.mark.parametrize("plans", HOSTILE_PLANS.values(), ids=HOSTILE_PLANS)
 def test_hostile_plans_are_refused(connection: Lab, guarded: Callable[[], None], plans: Any) -> None:
-    _, code, sentence = ask(entrypoints.apply, plans)
+    _, code, sentence = ask(requests.apply, plans)
     assert code == "refused"
     assert sentence.startswith("refused: ")
     assert len(sentence) < 300
@@ -180,7 +180,7 @@ def test_hostile_plans_are_refused(connection: Lab, guarded: Callable[[], None],
 def test_a_deadline_that_is_none_is_refused(
     connection: Lab, guarded: Callable[[], None], question: str, deadline: Any
 ) -> None:
-    _, code, sentence = ask(getattr(entrypoints, question), [], deadline=deadline)
+    _, code, sentence = ask(getattr(requests, question), [], deadline=deadline)
     assert (code, sentence) == ("refused", "refused: the deadline is no number")
 
 
@@ -198,10 +198,10 @@ def test_a_refusal_is_a_refusal_to_the_caller_too(connection: Lab, guarded: Call
     [
         "os.system",
         "curses.initscr",
-        "hybridvif.privileged.entrypoints.wire.decode_plans",
-        "hybridvif.privileged.entrypoints._executors",
+        "hybridvif.privileged.requests.codec.decode_plans",
+        "hybridvif.privileged.requests._executors",
         "hybridvif.privileged.context.subprocess.run",
-        "hybridvif.privileged.entrypoints",
+        "hybridvif.privileged.requests",
         "",
         "..",
     ],

@@ -16,7 +16,7 @@ import pytest
 from hybridvif import Host, PreconditionError, check, desired_state, plug, unplug
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create
-from hybridvif.privileged import startup
+from hybridvif.privileged import main
 from hybridvif.privileged.context import daemon_context
 from hybridvif.testing.pytest_plugin import connected, lacking
 from hybridvif.testing.sandbox import Sandbox
@@ -211,8 +211,8 @@ def test_an_ordinary_user_with_the_one_capability_plugs_as_root_does(
     ids=" ".join,
 )
 def test_the_starter_takes_the_arguments_of_our_context_and_no_others(arguments: list[str]) -> None:
-    assert startup.objection(arguments)
-    assert not startup.objection([*CONTEXT, *SOCKET, "--config-file", "/etc/h.conf", "--config-dir=/etc/h.d"])
+    assert main.objection(arguments)
+    assert not main.objection([*CONTEXT, *SOCKET, "--config-file", "/etc/h.conf", "--config-dir=/etc/h.d"])
 
 
 def test_the_installed_starter_refuses_before_it_does_anything(tmp_path: Path) -> None:

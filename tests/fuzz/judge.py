@@ -10,7 +10,7 @@ import msgpack
 
 from hybridvif.model.errors import Refused
 from hybridvif.model.settings import Settings
-from hybridvif.privileged import codec, policy
+from hybridvif.privileged import authorize, codec
 from hybridvif.privileged.frames import Frame, Frames
 from tests.fuzz import grammar
 
@@ -92,9 +92,9 @@ def judge_question(question: Any) -> str:
     if not legal or names != (None if question is None else set(question)):
         raise Wrong(f"accepted: {question!r}")
     try:
-        policy.permit_names(names)
+        authorize.permit_names(names)
     except Refused as refused:
-        return verdict_of(refused, grammar.may_be_asked(question), "policy")
+        return verdict_of(refused, grammar.may_be_asked(question), "authorize")
     if not grammar.may_be_asked(question):
         raise Wrong(f"permitted: {question!r}")
     return "asked"
@@ -109,9 +109,9 @@ def judge_plans(plans: Any, settings: Settings) -> str:
     if not legal or plain(codec.encode_plans(decoded)) != plain(plans):
         raise Wrong(f"accepted: {plans!r}")
     try:
-        policy.permit_plans(decoded, settings)
+        authorize.permit_plans(decoded, settings)
     except Refused as refused:
-        return verdict_of(refused, grammar.may_be_done(plans), "policy")
+        return verdict_of(refused, grammar.may_be_done(plans), "authorize")
     if not grammar.may_be_done(plans):
         raise Wrong(f"permitted: {plans!r}")
     return "permitted"

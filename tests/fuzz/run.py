@@ -16,7 +16,7 @@ from tests.fuzz.mutation import messages, mutated, pack
 
 CORPUS = Path(__file__).parent / "corpus.txt"
 POOL, SHORT = 4_000, 4_096
-UNDERSTOOD = {"permitted", "asked", "refused by policy", "refused by wire"}
+UNDERSTOOD = {"permitted", "asked", "refused by authorize", "refused by wire"}
 
 
 def kept() -> list[bytes]:

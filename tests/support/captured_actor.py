@@ -47,7 +47,7 @@ CALLS: dict[str, dict[str, tuple[str, list[Any]]]] = {
         "run a program of its choice": ("subprocess.check_output", [SHELL]),
         "write a file of its choice": ("pathlib.Path.touch", [WRITTEN]),
         "put eth0 into a bridge": (
-            "hybridvif.privileged.entrypoints.apply",
+            "hybridvif.privileged.requests.apply",
             [
                 [
                     [
@@ -62,7 +62,7 @@ CALLS: dict[str, dict[str, tuple[str, list[Any]]]] = {
             ],
         ),
         "delete eth0": (
-            "hybridvif.privileged.entrypoints.apply",
+            "hybridvif.privileged.requests.apply",
             [[[["delete", ["Tap", {"name": "eth0", "master": ""}]]]], 1e9],
         ),
     },
@@ -71,7 +71,7 @@ MODULES = {
     "osvif": ["vif_plug_ovs.ovsdb.impl_vsctl", "vif_plug_ovs.linux_net"],
     "nova": ["nova.privsep.path", "nova.privsep.linux_net"],
     "neutron": [f"{NEUTRON}.utils", f"{NEUTRON}.ip_lib"],
-    "hybridvif": ["hybridvif.privileged.entrypoints"],
+    "hybridvif": ["hybridvif.privileged.requests"],
 }
 # A module of the standard library with a shared object in /proc, which nothing else here imports.
 IMPORT = "import a module of its choice"

@@ -32,7 +32,7 @@ SHARED = tuple(
     for name in ("recording", "side_effects", "command_lines", "command", "netlink.sysctl", "ovs_rows")
 )
 """Modules of executors that need no library: the client and the command use them too."""
-ENTRYPOINTS = "hybridvif.privileged.entrypoints"
+REQUESTS = "hybridvif.privileged.requests"
 LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "stevedore": ("hybridvif.privileged.registry",),
     "os_vif": ("hybridvif.osvif.plugins",),
@@ -120,8 +120,8 @@ def may_import(module: str, target: str) -> bool:
     if library != "hybridvif":
         # A name computed at run time is empty.
         return folder not in (*BARE, "privileged") or is_permitted_library(folder, library)
-    if is_of(target, ENTRYPOINTS) and folder != "client":
-        return module == "hybridvif.privileged.startup"
+    if is_of(target, REQUESTS) and folder != "client":
+        return module == "hybridvif.privileged.main"
     if is_of(target, "hybridvif.osvif.plugins"):
         # Only where os-vif is installed, which is an extra.
         return module == "hybridvif.cli.osvif"
@@ -167,7 +167,7 @@ def test_module_imports_only_permitted_folders(path: Path) -> None:
 def test_every_folder_has_a_rule() -> None:
     folders = {path.parent.name for path in (ROOT / "hybridvif").glob("*/__init__.py")}
     assert folders == {*FOLDERS}
-    assert {module_of(path) for path in SOURCES} >= {ENTRYPOINTS, *EXECUTORS, *FREE, *SHARED}
+    assert {module_of(path) for path in SOURCES} >= {REQUESTS, *EXECUTORS, *FREE, *SHARED}
 
 
 def test_import_graph_has_no_circle_of_folders() -> None:
@@ -220,11 +220,11 @@ def test_import_graph_has_no_circle_of_folders() -> None:
             "import_module(f'hybridvif.executors.{name}')",
             "a name computed at run time",
         ),
-        ("hybridvif.privileged.batches", "from stevedore import driver", "stevedore.driver"),
-        ("hybridvif.privileged.batches", "import pyroute2", "pyroute2"),
-        ("hybridvif.privileged.batches", "from hybridvif.engine.api import plug", "hybridvif.engine.api.plug"),
-        ("hybridvif.privileged.batches", "from hybridvif.privileged import entrypoints", ENTRYPOINTS),
-        ("hybridvif.engine.api", "from ..privileged.entrypoints import observe", ENTRYPOINTS + ".observe"),
+        ("hybridvif.privileged.execute", "from stevedore import driver", "stevedore.driver"),
+        ("hybridvif.privileged.execute", "import pyroute2", "pyroute2"),
+        ("hybridvif.privileged.execute", "from hybridvif.engine.api import plug", "hybridvif.engine.api.plug"),
+        ("hybridvif.privileged.execute", "from hybridvif.privileged import requests", REQUESTS),
+        ("hybridvif.engine.api", "from ..privileged.requests import observe", REQUESTS + ".observe"),
         ("hybridvif.engine.api", "import stevedore.driver", "stevedore.driver"),
         ("hybridvif.cli.commands.doctor", "def late():\n    import pyroute2", "pyroute2"),
         ("hybridvif.osvif.translation", "from os_vif import objects", "os_vif.objects"),
@@ -258,8 +258,8 @@ def test_forbidden_import_is_found(module: str, source: str, target: str) -> Non
             "hybridvif.privileged.registry",
             "import stevedore, oslo_config\nfrom hybridvif.executors.base import Executor",
         ),
-        ("hybridvif.privileged.entrypoints", "from hybridvif.engine import config\nfrom . import policy"),
-        ("hybridvif.client.host", "from hybridvif.privileged import entrypoints\nfrom oslo_config import cfg"),
+        ("hybridvif.privileged.requests", "from hybridvif.engine import config\nfrom . import authorize"),
+        ("hybridvif.client.host", "from hybridvif.privileged import requests\nfrom oslo_config import cfg"),
         ("hybridvif.testing.pytest_plugin", "from hybridvif.executors.recording import RecordingHost"),
         ("hybridvif.cli.commands.doctor", "import importlib\nimportlib.import_module(name)\nimport rich"),
         ("hybridvif.cli.commands.executors", "from importlib.metadata import entry_points"),

@@ -21,7 +21,7 @@ def python(code: str) -> str:
 
 def test_what_nobody_uses_is_not_loaded() -> None:
     loaded = python(
-        "import hybridvif.privileged.startup; "
+        "import hybridvif.privileged.main; "
         "print(*(name for name in OF_OSLO if type(sys.modules[name]).__name__ != '_Postponed'), 'end', *sys.modules)"
     ).split()
     used = loaded[: loaded.index("end")]

@@ -42,7 +42,7 @@ def starting_by(monkeypatch: pytest.MonkeyPatch, start: Callable[[], Any]) -> li
         given.append(deadline)
         return start()
 
-    monkeypatch.setattr(daemon_context, "_started", started)
+    monkeypatch.setattr(daemon_context, "_connect", started)
     return given
 
 

@@ -53,8 +53,7 @@ from hybridvif.model.port import Port, VifType
 from hybridvif.model.report import Outcome, Report, Result, Status
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update
-from hybridvif.privileged.identification import refusals
-from hybridvif.privileged.policy import permit_names, permit_plans
+from hybridvif.privileged.authorize import permit_names, permit_plans, refusals
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, the
 
 TWIN = replace(PORT, id="5f2c0e1a-7b00-4c00-8000-0000000000ff")
@@ -87,7 +86,7 @@ class GuardedHost(RecordingHost):
         self._called("apply")
         permit_plans(plans, self.settings)
         executors: Any = {Role.LINK: Observer(self)}
-        refused = refusals(plans, executors, self.settings.integration_bridges.__contains__, deadline)
+        refused = refusals(plans, executors, self.settings, deadline)
         done = super().apply([() if index in refused else plan for index, plan in enumerate(plans)], deadline)
         return self.answer([refused.get(index, outcomes) for index, outcomes in enumerate(done)])
 

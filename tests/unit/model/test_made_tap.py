@@ -31,8 +31,9 @@ from hybridvif.model.desired import desired_state, tap_mac_of
 from hybridvif.model.parts import ANYBODY, NOTHING, HostState, ManagedTap, Tap, agree
 from hybridvif.model.planner import plan, with_existing_tap
 from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU
+from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Objection, objection, simulate
-from hybridvif.privileged.identification import needs_proof, permit_found
+from hybridvif.privileged.authorize import needs_proof, permit_found
 from tests.support.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, TAPPED, VETH, WIRING
 
 WHOLE = desired_state(TAPPED)
@@ -214,10 +215,10 @@ def test_step_on_a_tap_with_a_new_owner_is_refused(step: Any, found: Tap | Manag
 def test_daemon_requires_proof_of_ownership_of_a_tap() -> None:
     for step in (Delete(MADE_TAP), Update(replace(MADE_TAP, up=False), MADE_TAP)):
         with pytest.raises(Refused, match="bears no mark"):
-            permit_found([step], WIRING.with_parts(TAP), {"br-int"}.__contains__)
+            permit_found([step], WIRING.with_parts(TAP), Settings())
         with pytest.raises(Refused, match="shares its first 11"):
-            permit_found([step], WIRING.with_parts(replace(MADE_TAP, alias=OTHER)), {"br-int"}.__contains__)
-        permit_found([step], WHOLE, {"br-int"}.__contains__)
+            permit_found([step], WIRING.with_parts(replace(MADE_TAP, alias=OTHER)), Settings())
+        permit_found([step], WHOLE, Settings())
     assert needs_proof([Create(MADE_TAP)])
     assert needs_proof([Create(replace(VETH, master="")), Create(MADE_TAP)])
     assert not needs_proof([Create(BRIDGE), Create(VETH), Create(MADE_TAP)])

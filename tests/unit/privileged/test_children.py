@@ -1,4 +1,4 @@
-"""The exit code of a program is what it was, or is known to be lost; it is never made up."""
+"""The exit code of a program is correct or known to be lost."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ KEEPS = {"default": False, "ignored": True, "reaped by a handler": True, "reaped
 
 @contextmanager
 def inherited(kind: str) -> Iterator[None]:
-    """Have SIGCHLD as a program may have it that embeds the library."""
+    """Set up SIGCHLD as a program that embeds the library may do."""
     stop = threading.Event()
 
     def reap(*_: object) -> None:
@@ -65,14 +65,14 @@ def inherited(kind: str) -> Iterator[None]:
 
 @pytest.mark.parametrize("kind", KEEPS)
 @pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 3", 3), ("kill -KILL $$", -9)])
-def test_exit_code_is_true_or_lost_however_sigchld_is_set(kind: str, script: str, code: int) -> None:
+def test_exit_code_is_correct_or_lost_for_any_sigchld_handler(kind: str, script: str, code: int) -> None:
     with inherited(kind):
         codes = {run(["sh", "-c", script], timeout=20).returncode for _ in range(5)}
     assert codes <= ({code, LOST} if KEEPS[kind] else {code})
     assert codes == {LOST} or kind != "ignored"
 
 
-def test_child_that_runs_has_no_exit_code_and_times_out() -> None:
+def test_running_child_has_no_exit_code_and_times_out() -> None:
     with Child(["sleep", "60"]) as child:
         assert child.poll() is None
         with pytest.raises(subprocess.TimeoutExpired):
@@ -81,7 +81,7 @@ def test_child_that_runs_has_no_exit_code_and_times_out() -> None:
     assert (child.returncode, child.poll()) == (-9, -9)
 
 
-def test_threads_that_wait_for_one_child_have_the_same_code() -> None:
+def test_threads_waiting_for_a_child_get_the_same_exit_code() -> None:
     for _ in range(20):
         with Child(["sh", "-c", "exit 3"]) as child, ThreadPoolExecutor(8) as pool:
             assert {waiting.result() for waiting in [pool.submit(child.wait) for _ in range(8)]} == {3}
@@ -94,7 +94,7 @@ def test_child_leaves_no_descriptor_open() -> None:
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_program_whose_code_is_lost_says_so(tmp_path: Path) -> None:
+def test_program_with_lost_exit_code_reports_it(tmp_path: Path) -> None:
     program(tmp_path, "ip", "exit 0")
     with inherited("ignored"):
         done = Program("ip", str(tmp_path)).run([], time.monotonic() + 20)
@@ -102,7 +102,7 @@ def test_program_whose_code_is_lost_says_so(tmp_path: Path) -> None:
     assert "ignores SIGCHLD" in done.said
 
 
-def test_program_output_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
+def test_program_output_is_utf8_in_any_locale(tmp_path: Path) -> None:
     program(tmp_path, "ip", "cat; printf '\\303\\244\\377'")
     code = (
         "import time; from hybridvif.executors.command import Program\n"
@@ -114,7 +114,7 @@ def test_program_output_is_utf8_whatever_the_locale(tmp_path: Path) -> None:
         assert ran.stdout.startswith(rb"'\xfc\xe4")
 
 
-def test_sandbox_program_whose_code_is_lost_is_no_success() -> None:
+def test_sandbox_program_with_lost_exit_code_fails() -> None:
     with inherited("ignored"), pytest.raises(SandboxError, match=r"false ended, .*ignores SIGCHLD"):
         run_here(["false"], check=False)
 
@@ -125,8 +125,8 @@ def program(directory: Path, name: str, script: str) -> None:
 
 
 @pytest.mark.parametrize("script", ["exit 0", "exit 1", "kill -KILL $$"], ids=["silent", "failed", "killed"])
-def test_executor_takes_no_lost_exit_code_for_absence(tmp_path: Path, script: str) -> None:
-    """An `ip` that was killed had listed nothing, and 0 was read: the links counted as absent, an unplug as done."""
+def test_lost_exit_code_is_not_absence_to_an_executor(tmp_path: Path, script: str) -> None:
+    """Python returns 0 for a lost exit code. A killed `ip` lists nothing, which must not count as absence."""
     for name in ("ip", "brctl", "ovs-vsctl", "ivs-ctl"):
         program(tmp_path, name, script)
     settings = Settings(program_path=f"{tmp_path}:/usr/bin:/bin")

@@ -1,4 +1,4 @@
-"""What crosses the boundary comes out as it went in, and nothing else comes out."""
+"""Requests and responses survive encoding; malformed requests are refused."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ EVERY_KIND = [
 
 
 def carried(value: Any) -> Any:
-    """What the other side of oslo.privsep's channel unpacks: lists have become tuples (oslo_privsep.comm)."""
+    """Pack and unpack a value like oslo.privsep's channel, which turns lists into tuples (oslo_privsep.comm)."""
     packed = msgpack.packb(value, use_bin_type=True, unicode_errors="surrogateescape")
     return msgpack.unpackb(packed, use_list=False, raw=False, strict_map_key=False, unicode_errors="surrogateescape")
 
@@ -56,25 +56,25 @@ def carried(value: Any) -> Any:
 # Requests.
 
 
-def test_every_kind_of_part_is_tried_here() -> None:
+def test_every_kind_of_part_is_in_this_test() -> None:
     assert {type(part) for part in EVERY_KIND} == set(PARTS)
 
 
 @pytest.mark.parametrize("part", EVERY_KIND, ids=lambda part: part.kind)
-def test_a_part_comes_out_as_it_went_in(part: Part) -> None:
+def test_part_survives_encoding(part: Part) -> None:
     assert codec.decode_part(carried(codec.encode_part(part))) == part
 
 
 @given(st.data(), ports())
-def test_plans_come_out_as_they_went_in(data: st.DataObject, port: Any) -> None:
+def test_plans_survive_encoding(data: st.DataObject, port: Any) -> None:
     parts = list(data.draw(states_of(port)))
     steps: list[Step] = [*map(Create, parts), *(Update(part, part) for part in parts), *map(Delete, parts)]
-    plans = [steps[at : at + codec.MAX_STEPS] for at in range(0, len(steps), codec.MAX_STEPS)]
+    plans = [steps[start : start + codec.MAX_STEPS] for start in range(0, len(steps), codec.MAX_STEPS)]
     decoded = codec.decode_plans(carried(codec.encode_plans(plans)))
     assert decoded == [tuple(plan) for plan in plans]
 
 
-def test_a_call_may_hold_so_many_plans_and_a_plan_so_many_steps_and_no_more() -> None:
+def test_plans_and_steps_beyond_their_limits_are_refused() -> None:
     step = codec.encode_plans([[Delete(BRIDGE)]])[0][0]
     assert len(codec.decode_plans([[]] * codec.MAX_PLANS)) == codec.MAX_PLANS
     assert len(codec.decode_plans([[step] * codec.MAX_STEPS])[0]) == codec.MAX_STEPS
@@ -85,7 +85,7 @@ def test_a_call_may_hold_so_many_plans_and_a_plan_so_many_steps_and_no_more() ->
 
 
 @pytest.mark.parametrize("names", [None, [], ["qbr5f2c0e1a-7b", ODD_NAME]])
-def test_names_come_out_as_they_went_in(names: list[str] | None) -> None:
+def test_names_survive_encoding(names: list[str] | None) -> None:
     assert codec.decode_names(carried(names)) == (None if names is None else set(names))
 
 
@@ -94,7 +94,7 @@ def test_names_come_out_as_they_went_in(names: list[str] | None) -> None:
     ["qbr5f2c0e1a-7b", 7, True, {"a": 1}, ["a"] * (settings.MAX_NAMES + 1), [7], [None], [b"qbr"], [["a"]]],
     ids=repr,
 )
-def test_names_that_are_no_list_of_texts_are_refused(names: object) -> None:
+def test_names_that_are_not_a_list_of_strings_are_refused(names: object) -> None:
     with pytest.raises(Refused, match=r"^refused: "):
         codec.decode_names(names)
 
@@ -140,7 +140,7 @@ ILLEGAL_PARTS: dict[str, Any] = {
 
 @pytest.mark.parametrize("part", ILLEGAL_PARTS.values(), ids=ILLEGAL_PARTS)
 @pytest.mark.parametrize("verb", ["create", "update", "delete"])
-def test_a_part_that_is_not_exactly_one_is_refused(verb: str, part: Any) -> None:
+def test_malformed_part_is_refused(verb: str, part: Any) -> None:
     good = codec.encode_part(BRIDGE)
     steps = {"create": [["create", part]], "delete": [["delete", part]]}.get(
         verb, [["update", good, part], ["update", part, good]]
@@ -151,7 +151,7 @@ def test_a_part_that_is_not_exactly_one_is_refused(verb: str, part: Any) -> None
 
 
 @pytest.mark.parametrize("missing", ["disable_ipv6", "addr_gen_mode"])
-def test_what_a_kernel_lacks_may_be_nothing(missing: str) -> None:
+def test_attribute_missing_in_the_kernel_may_be_none(missing: str) -> None:
     part = replace(BRIDGE, **{missing: None})  # type: ignore[arg-type]
     assert codec.decode_part(carried(codec.encode_part(part))) == part
 
@@ -172,13 +172,13 @@ ILLEGAL_STEPS: dict[str, Any] = {
 
 
 @pytest.mark.parametrize("step", ILLEGAL_STEPS.values(), ids=ILLEGAL_STEPS)
-def test_a_step_that_is_not_exactly_one_is_refused(step: Any) -> None:
+def test_malformed_step_is_refused(step: Any) -> None:
     with pytest.raises(Refused, match=r"^refused: "):
         codec.decode_plans([[step]])
 
 
 @pytest.mark.parametrize("plans", [None, "plans", 7, True, {}, [7], ["plan"], [{}], b"x"], ids=repr)
-def test_plans_that_are_no_lists_are_refused(plans: Any) -> None:
+def test_malformed_plans_are_refused(plans: Any) -> None:
     with pytest.raises(Refused, match=r"^refused: "):
         codec.decode_plans(plans)
 
@@ -196,15 +196,15 @@ def test_plans_that_are_no_lists_are_refused(plans: Any) -> None:
         max_leaves=12,
     )
 )
-def test_whatever_is_sent_is_decoded_or_refused(value: Any) -> None:
-    # Nothing else is raised.
+def test_any_message_is_decoded_or_refused(value: Any) -> None:
+    # Any other exception fails the test.
     for decode in (codec.decode_plans, codec.decode_names):
         with suppress(Refused):
             decode(value)
 
 
 @given(st.data(), st.sampled_from(EVERY_KIND))
-def test_a_part_with_any_value_in_any_field_is_decoded_or_refused(data: st.DataObject, part: Part) -> None:
+def test_part_with_any_value_is_decoded_or_refused(data: st.DataObject, part: Part) -> None:
     field = data.draw(st.sampled_from(sorted(codec.encode_part(part)[1])))
     value = data.draw(
         st.none() | st.booleans() | st.integers(-(2**63), 2**64 - 1) | st.floats() | st.text() | st.binary()
@@ -215,11 +215,11 @@ def test_a_part_with_any_value_in_any_field_is_decoded_or_refused(data: st.DataO
         assert type(getattr(decoded, field)) is type(value)
 
 
-def test_names_may_be_so_many() -> None:
+def test_names_up_to_the_limit_are_decoded() -> None:
     assert len(codec.decode_names([str(number) for number in range(settings.MAX_NAMES)]) or ()) == settings.MAX_NAMES
 
 
-def test_a_text_may_be_so_long_and_no_longer() -> None:
+def test_text_beyond_the_limit_is_refused() -> None:
     longest = [["delete", of(BRIDGE, alias="x" * codec.MAX_TEXT)]]
     assert codec.decode_plans([longest])
     with pytest.raises(Refused, match="^refused: alias of a Bridge is too long$"):
@@ -241,7 +241,7 @@ def test_a_text_may_be_so_long_and_no_longer() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_refusal_says_what_is_wrong(decode: Callable[[Any], Any], value: Any, sentence: str) -> None:
+def test_refusal_contains_the_error(decode: Callable[[Any], Any], value: Any, sentence: str) -> None:
     with pytest.raises(Refused) as refused:
         decode(value)
     assert str(refused.value) == f"refused: {sentence}"
@@ -250,7 +250,7 @@ def test_a_refusal_says_what_is_wrong(decode: Callable[[Any], Any], value: Any, 
 # Replies.
 
 
-def test_outcomes_come_out_as_they_went_in_with_the_steps_of_the_asker() -> None:
+def test_outcomes_survive_encoding_with_the_clients_steps() -> None:
     plans: list[Sequence[Step]] = [[Create(BRIDGE), Update(VETH, VETH)], [], [Delete(ROW)]]
     outcomes = [
         (
@@ -264,17 +264,17 @@ def test_outcomes_come_out_as_they_went_in_with_the_steps_of_the_asker() -> None
 
 
 @pytest.mark.parametrize("result", Result)
-def test_every_result_can_be_told(result: Result) -> None:
+def test_every_result_survives_encoding(result: Result) -> None:
     outcomes = [(Outcome(Delete(ROW), result),)]
     assert codec.decode_outcomes(carried(codec.encode_outcomes(outcomes)), [[Delete(ROW)]]) == outcomes
 
 
-def test_outcomes_that_do_not_fit_the_plans_are_not_taken_for_them() -> None:
-    told = codec.encode_outcomes([(Outcome(Delete(ROW), Result.DONE),)])
+def test_outcomes_of_other_plans_are_rejected() -> None:
+    encoded = codec.encode_outcomes([(Outcome(Delete(ROW), Result.DONE),)])
     others: list[list[list[Step]]] = [[], [[]], [[Delete(ROW), Delete(BRIDGE)]]]
     for plans in others:
         with pytest.raises(ValueError, match="zip"):
-            codec.decode_outcomes(told, plans)
+            codec.decode_outcomes(encoded, plans)
 
 
 FACTS = Facts(
@@ -291,27 +291,27 @@ FACTS = Facts(
 
 @pytest.mark.parametrize("facts", [Facts(), FACTS], ids=["none", "all"])
 @pytest.mark.parametrize("parts", [[], [BRIDGE, VETH, TAP, ROW], [*EVERY_KIND[6:]]], ids=["nothing", "all", "strays"])
-def test_what_was_seen_comes_out_as_it_went_in(parts: list[Part], facts: Facts) -> None:
+def test_observation_survives_encoding(parts: list[Part], facts: Facts) -> None:
     seen = Observed(HostState().with_parts(*parts), facts)
     assert codec.decode_observed(carried(codec.encode_observed(seen))) == seen
 
 
 @given(st.data(), ports())
-def test_any_state_comes_out_as_it_went_in(data: st.DataObject, port: Any) -> None:
+def test_any_state_survives_encoding(data: st.DataObject, port: Any) -> None:
     seen = Observed(data.draw(states_of(port)), Facts())
     assert codec.decode_observed(carried(codec.encode_observed(seen))) == seen
 
 
 @pytest.mark.parametrize("change", [lambda row: row[:-1], lambda row: [*row, 1]], ids=["too few", "too many"])
 @pytest.mark.parametrize("place", [0, 1, 3])
-def test_an_answer_of_another_release_is_not_taken_for_one_of_ours(place: int, change: Callable[[Any], Any]) -> None:
-    told = list(carried(codec.encode_observed(Observed(HostState().with_parts(BRIDGE), FACTS))))
+def test_response_of_another_release_is_rejected(place: int, change: Callable[[Any], Any]) -> None:
+    encoded = list(carried(codec.encode_observed(Observed(HostState().with_parts(BRIDGE), FACTS))))
     if place == 0:
-        told[0] = [change(list(row)) for row in told[0]]
+        encoded[0] = [change(list(row)) for row in encoded[0]]
     else:
-        told[place] = {name: change(list(row)) for name, row in told[place].items()}
+        encoded[place] = {name: change(list(row)) for name, row in encoded[place].items()}
     with pytest.raises((ValueError, TypeError), match=r"zip|arguments"):
-        codec.decode_observed(told)
+        codec.decode_observed(encoded)
 
 
 LONG = "x" * 5_000
@@ -326,13 +326,13 @@ LONG = "x" * 5_000
     ],
     ids=["iface-id", "attached-mac", "alias"],
 )
-def test_what_others_wrote_may_be_as_long_as_they_like(part: Part) -> None:
-    """Else one row of somebody else's would keep every port of a bulk call from being observed."""
+def test_long_foreign_value_survives_encoding(part: Part) -> None:
+    """Otherwise one foreign row would prevent the observation of all ports of a call."""
     seen = Observed(HostState().with_parts(part), Facts())
     assert codec.decode_observed(carried(codec.encode_observed(seen))) == seen
 
 
-def test_what_others_wrote_can_be_mended_and_parked_however_long_it_is() -> None:
+def test_long_foreign_value_can_be_in_a_plan() -> None:
     theirs = replace(ROW, iface_id=LONG)
     for plan in ([Update(theirs, ROW)], [Update(theirs, replace(theirs, type="patch"))], [Delete(theirs)]):
         assert codec.decode_plans(carried(codec.encode_plans([plan]))) == [tuple(plan)]
@@ -341,11 +341,11 @@ def test_what_others_wrote_can_be_mended_and_parked_however_long_it_is() -> None
 @pytest.mark.parametrize(
     "step", [Update(replace(ROW, iface_id="x" * 70_000), ROW), Delete(replace(ROW, vm_uuid="\u2028" * 10**6))]
 )
-def test_a_value_beyond_the_limit_crosses_bounded_in_a_plan(step: Step) -> None:
-    """A row with such a value could be neither plugged nor unplugged."""
+def test_value_beyond_the_limit_is_shortened_in_a_plan(step: Step) -> None:
+    """Otherwise a row with such a value could be neither plugged nor unplugged."""
     ((found,),) = codec.decode_plans(carried(codec.encode_plans([[step]])))
     assert type(found) is type(step)
-    before, asked = (one.before if isinstance(one, Update) else one.part for one in (found, step))
+    before, asked = (step.before if isinstance(step, Update) else step.part for step in (found, step))
     assert isinstance(before, OvsPort)
     assert isinstance(asked, OvsPort)
     assert max(len(before.iface_id), len(before.vm_uuid)) < 2 * MAX_SHOWN
@@ -353,7 +353,7 @@ def test_a_value_beyond_the_limit_crosses_bounded_in_a_plan(step: Step) -> None:
     assert found.part == step.part or isinstance(step, Delete)
 
 
-def test_a_value_beyond_the_limit_is_no_change_where_both_have_it() -> None:
+def test_equal_values_beyond_the_limit_are_no_change() -> None:
     long = replace(ROW, iface_id="x" * 70_000)
     ((found,),) = codec.decode_plans(carried(codec.encode_plans([[Update(long, replace(long, type="patch"))]])))
     assert isinstance(found, Update)
@@ -361,6 +361,6 @@ def test_a_value_beyond_the_limit_is_no_change_where_both_have_it() -> None:
 
 
 def test_control_characters_in_a_reason_are_escaped() -> None:
-    told = codec.encode_outcomes([[Outcome(Delete(ROW), Result.FAILED, "a\x1b[31m\nb")]])
-    (((outcome,)),) = codec.decode_outcomes(carried(told), [[Delete(ROW)]])
+    encoded = codec.encode_outcomes([[Outcome(Delete(ROW), Result.FAILED, "a\x1b[31m\nb")]])
+    (((outcome,)),) = codec.decode_outcomes(carried(encoded), [[Delete(ROW)]])
     assert outcome.reason == "a\\x1b[31m\\nb"

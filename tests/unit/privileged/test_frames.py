@@ -1,4 +1,4 @@
-"""Frames of a caller, over a real socket: what is none is refused by name, and the next one is read."""
+"""Frames of a client over a real socket: an invalid frame is refused by name, and reading goes on."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def pack(*values: Any) -> bytes:
 
 
 def read(sent: bytes) -> tuple[list[Frame], list[Frame]]:
-    """What was read of this, and what was answered."""
+    """Return the requests read from these bytes, and the refusals."""
     answers: list[Frame] = []
     near, far = socket.socketpair()
     with near, far:
@@ -44,7 +44,7 @@ def read(sent: bytes) -> tuple[list[Frame], list[Frame]]:
         sender = threading.Thread(target=send)
         sender.start()
         frames = list(Frames(far, answers.append))
-        # What is not read any more must not hold the sender up.
+        # Unread bytes must not block the sender.
         far.close()
         sender.join()
     return frames, answers
@@ -65,7 +65,7 @@ def read(sent: bytes) -> tuple[list[Frame], list[Frame]]:
     ],
     ids=["a long text", "many texts", "long bytes", "deep", "a map as a key", "a number", "empty", "no number", "more"],
 )
-def test_what_is_no_request_is_refused_by_name_and_the_next_one_is_read(sent: bytes) -> None:
+def test_invalid_frame_is_refused_by_name_and_reading_goes_on(sent: bytes) -> None:
     frames, answers = read(pack(REQUEST) + sent + pack(REQUEST))
     assert frames == [REQUEST, REQUEST]
     (answer,) = answers
@@ -75,17 +75,17 @@ def test_what_is_no_request_is_refused_by_name_and_the_next_one_is_read(sent: by
 
 
 @pytest.mark.parametrize("sent", [pack(7), pack(None), pack([]), pack({}), pack((None, (6,))), pack((7, (1,)))])
-def test_what_has_no_name_is_passed_over(sent: bytes) -> None:
+def test_frame_without_name_is_ignored(sent: bytes) -> None:
     assert read(pack(REQUEST) + sent + pack(REQUEST)) == ([REQUEST, REQUEST], [])
 
 
-def test_after_what_is_no_msgpack_nothing_is_read() -> None:
+def test_invalid_msgpack_ends_reading() -> None:
     assert read(pack(REQUEST) + b"\xc1" + pack(REQUEST)) == ([REQUEST], [])
     assert read(pack(REQUEST) + b"\x92\xa3bad") == ([REQUEST], [])
 
 
 def nested(item: bytes, count: int, width: int = 8000) -> bytes:
-    """A request of a list of lists of so many of this object."""
+    """Return a request with a list of lists of this object."""
     row = b"\xdc" + width.to_bytes(2, "big") + item * width
     rows = count // width
     return b"\x92\xa3bad\x92\x03\xdd" + rows.to_bytes(4, "big") + row * rows
@@ -123,7 +123,7 @@ def nested(item: bytes, count: int, width: int = 8000) -> bytes:
     ],
 )
 def test_frame_of_too_many_objects_is_refused(sent: bytes, count: int) -> None:
-    """None of it is decoded; an empty map takes 1 byte here and 72 bytes there."""
+    """The frame is not decoded. An empty map takes 1 byte in the frame and 72 bytes in memory."""
     tracemalloc.start()
     try:
         frames, answers = read(pack(REQUEST) + sent + pack(REQUEST))
@@ -136,13 +136,13 @@ def test_frame_of_too_many_objects_is_refused(sent: bytes, count: int) -> None:
     assert peak < 60_000_000
 
 
-def test_text_that_is_not_ascii_is_counted_as_one_object() -> None:
-    """Its bytes look like lists and maps, and like values."""
+def test_non_ascii_text_counts_as_one_object() -> None:
+    """Its bytes look like lists, maps and values."""
     frame = ("good", (1, *["\u0085" * 60_000] * 8, *["\u20ac" * 60_000] * 8))
     assert read(pack(frame) * 2) == ([frame] * 2, [])
 
 
-def test_the_largest_frame_is_taken() -> None:
+def test_largest_frame_is_accepted() -> None:
     texts = ["x" * 100_000] * 41
     frame = ("good", (1, *texts, "x" * (MAX_FRAME - 41 * 100_005 - 30)))
     assert len(pack(frame)) > MAX_FRAME - 30
@@ -150,18 +150,18 @@ def test_the_largest_frame_is_taken() -> None:
 
 
 @given(st.binary(max_size=200))
-def test_whatever_is_sent_reading_ends(sent: bytes) -> None:
+def test_reading_ends_for_any_bytes(sent: bytes) -> None:
     frames, answers = read(sent)
     assert all(type(name) is str for name, _ in [*frames, *answers])
 
 
 @given(VALUES, st.integers(1, 50))
-def test_the_end_of_a_frame_is_found_however_it_arrives(value: object, size: int) -> None:
+def test_end_of_a_frame_is_found_for_any_piece_size(value: object, size: int) -> None:
     sent = pack(value) + b"rest"
     end = _End()
-    at, left = 0, None
-    while left is None:
-        left = end.after(sent[at : at + size])
-        at += size
+    position, rest = 0, None
+    while rest is None:
+        rest = end.after(sent[position : position + size])
+        position += size
     assert not end.lost
-    assert left + sent[at:] == b"rest"
+    assert rest + sent[position:] == b"rest"

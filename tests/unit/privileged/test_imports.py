@@ -1,4 +1,4 @@
-"""Once its executors are loaded the daemon imports nothing but Python's own modules, and one library."""
+"""The import guard of the daemon permits the standard library and pyroute2 only."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from hybridvif.privileged import imports
 
 @pytest.fixture
 def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory that Python looks into first, in a program whose guard is closed."""
+    """The first directory of sys.path, in a process with an open guard."""
     monkeypatch.setattr(sys, "meta_path", list(sys.meta_path))
     monkeypatch.syspath_prepend(str(tmp_path))
     before = dict(sys.modules)
@@ -26,12 +26,12 @@ def guarded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     sys.modules.update(before)
 
 
-def test_until_it_is_closed_all_comes_through(guarded: Path) -> None:
+def test_open_guard_permits_all_imports(guarded: Path) -> None:
     (guarded / "planted.py").write_text("RUN = True\n")
     assert importlib.import_module("planted").RUN
 
 
-def test_closed_it_lets_nothing_planted_in(guarded: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_closed_guard_refuses_a_planted_module(guarded: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger=imports.__name__)
     (guarded / "planted.py").write_text("raise SystemExit('it ran')\n")
     (guarded / "kept.py").write_text("")
@@ -41,11 +41,11 @@ def test_closed_it_lets_nothing_planted_in(guarded: Path, caplog: pytest.LogCapt
         importlib.import_module("planted")
     assert caught.value.name == "planted"
     assert [record.getMessage() for record in caplog.records] == [str(caught.value)]
-    # What is there is there.
+    # A loaded module stays available.
     assert importlib.import_module("kept") is kept
 
 
-def test_pythons_own_modules_are_pythons_own(guarded: Path) -> None:
+def test_closed_guard_finds_only_real_standard_modules(guarded: Path) -> None:
     sys.modules.pop("this", None)
     for name in ("colorsys", "winreg"):
         sys.modules.pop(name, None)
@@ -57,7 +57,7 @@ def test_pythons_own_modules_are_pythons_own(guarded: Path) -> None:
         importlib.import_module("winreg")
 
 
-def test_what_an_executor_imports_later_still_comes(guarded: Path) -> None:
+def test_closed_guard_permits_a_deferred_import(guarded: Path) -> None:
     for name in [name for name in sys.modules if name.partition(".")[0] == "pyroute2"]:
         del sys.modules[name]
     imports.close()

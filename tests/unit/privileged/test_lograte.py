@@ -1,4 +1,4 @@
-"""How fast the daemon may log."""
+"""The rate limit of the daemon's log."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import pytest
 
 from hybridvif.privileged import codec
 from hybridvif.privileged.lograte import BURST, LogRate
+from hybridvif.privileged.main import _log_to_client_only
 from hybridvif.privileged.messages import Message
 from hybridvif.privileged.replies import LogHandler, Replies
-from hybridvif.privileged.startup import _log_to_the_caller_only
 
 
 class Clock:
-    """A clock that stands until it is put on."""
+    """A clock that the test sets."""
 
     now = 0.0
 
@@ -28,14 +28,14 @@ def line(text: str = "refused: %s", *values: object) -> logging.LogRecord:
     return logging.LogRecord("hybridvif", logging.WARNING, __file__, 1, text, values or ("x",), None)
 
 
-def test_the_largest_honest_call_is_logged_whole() -> None:
+def test_largest_request_is_logged_completely() -> None:
     rate = LogRate(clock=Clock())
     assert codec.MAX_PLANS * codec.MAX_STEPS <= BURST
     assert all(rate.filter(line()) for _ in range(codec.MAX_PLANS * codec.MAX_STEPS))
     assert not rate.filter(line())
 
 
-def test_a_flood_passes_at_the_rate_alone() -> None:
+def test_flood_is_limited_to_the_rate() -> None:
     clock = Clock()
     rate = LogRate(burst=10, rate=5, clock=clock)
     passed = 0
@@ -45,7 +45,7 @@ def test_a_flood_passes_at_the_rate_alone() -> None:
     assert 10 + 5 * 9 <= passed <= 10 + 5 * 10
 
 
-def test_the_next_line_says_how_many_were_dropped_and_the_one_after_it_does_not() -> None:
+def test_line_after_a_gap_contains_the_dropped_count() -> None:
     clock = Clock()
     rate = LogRate(burst=1, rate=1, clock=clock)
     assert [rate.filter(line()) for _ in range(8)] == [True, *[False] * 7]
@@ -59,23 +59,23 @@ def test_the_next_line_says_how_many_were_dropped_and_the_one_after_it_does_not(
     assert second.getMessage() == "refused: x"
 
 
-def test_a_line_with_a_percent_sign_is_told_as_it_is() -> None:
+def test_percent_sign_in_a_line_is_kept() -> None:
     rate = LogRate(burst=1, rate=1, clock=(clock := Clock()))
     rate.filter(line())
     rate.filter(line())
     clock.now = 1.0
-    told = line("%s", "100% of it")
-    assert rate.filter(told)
-    assert told.getMessage().startswith("100% of it (after 1 lines")
+    record = line("%s", "100% of it")
+    assert rate.filter(record)
+    assert record.getMessage().startswith("100% of it (after 1 lines")
 
 
-def test_all_that_the_daemon_logs_goes_through_it_and_nowhere_else(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_daemon_logs_through_the_limit_to_its_client_only(monkeypatch: pytest.MonkeyPatch) -> None:
     root = logging.getLogger()
     monkeypatch.setattr(root, "handlers", [logging.NullHandler()])
     monkeypatch.setattr(root, "level", root.level)
     near, far = socket.socketpair()
     with near, far:
-        _log_to_the_caller_only(Replies(near))
+        _log_to_client_only(Replies(near))
         assert [type(handler) for handler in root.handlers] == [LogHandler]
         assert [type(rate) for rate in root.handlers[0].filters] == [LogRate]
         logging.getLogger("somebody.else").debug("not this")

@@ -1,4 +1,4 @@
-"""The messages are those of oslo.privsep, so that its own client could ask our daemon."""
+"""The messages are those of oslo.privsep, so its own client could use our daemon."""
 
 from __future__ import annotations
 
@@ -8,4 +8,4 @@ from hybridvif.privileged.messages import Message
 
 
 def test_messages_have_the_numbers_of_oslo_privsep() -> None:
-    assert {one.name: one.value for one in Message} == {one.name: one.value for one in comm.Message}
+    assert {kind.name: kind.value for kind in Message} == {kind.name: kind.value for kind in comm.Message}

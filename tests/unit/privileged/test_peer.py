@@ -1,4 +1,4 @@
-"""The helper connects to its caller's socket and to no other, whatever the path that it is given leads to."""
+"""The helper connects to the socket of its caller only."""
 
 from __future__ import annotations
 
@@ -51,17 +51,17 @@ def listener(private: Path) -> Iterator[Listener]:
 
 def as_root() -> None:
     if os.geteuid() != 0:
-        # Root runs it in the gate as well.
+        # The gate runs this test as root too.
         pytest.skip("only root can give a file away")
 
 
-def refused(path: Path | str, why: str, caller: int | None = None) -> None:
-    with pytest.raises(PreconditionError, match=f"^refused: --privsep_sock_path {re.escape(str(path))}: .*{why}"):
+def refused(path: Path | str, reason: str, caller: int | None = None) -> None:
+    with pytest.raises(PreconditionError, match=f"^refused: --privsep_sock_path {re.escape(str(path))}: .*{reason}"):
         peer.connect(str(path), caller)
 
 
 @pytest.mark.parametrize("is_known", [True, False])
-def test_socket_of_the_caller_is_connected_to(listener: Listener, is_known: bool) -> None:
+def test_socket_of_the_caller_is_used(listener: Listener, is_known: bool) -> None:
     with peer.connect(str(listener.path), os.getuid() if is_known else None) as channel:
         served, _ = listener.socket.accept()
         channel.sendall(b"greeting")
@@ -69,8 +69,8 @@ def test_socket_of_the_caller_is_connected_to(listener: Listener, is_known: bool
         served.close()
 
 
-def test_link_to_a_socket_is_refused_and_its_listener_not_reached(private: Path, listener: Listener) -> None:
-    """It got 463 bytes of log."""
+def test_link_to_a_socket_is_refused(private: Path, listener: Listener) -> None:
+    """The listener would receive the log of the daemon."""
     (private / "link").symlink_to(listener.path)
     refused(private / "link", "it is not a socket")
     assert not listener.was_reached()
@@ -83,19 +83,19 @@ def test_link_to_a_directory_is_refused(private: Path, listener: Listener, tmp_p
 
 
 @pytest.mark.parametrize("mode", [0o755, 0o770, 0o701])
-def test_socket_in_a_directory_that_others_may_use_is_refused(private: Path, listener: Listener, mode: int) -> None:
+def test_socket_in_a_shared_directory_is_refused(private: Path, listener: Listener, mode: int) -> None:
     private.chmod(mode)
     refused(listener.path, f"others may use its directory .mode {mode:04o}")
     assert not listener.was_reached()
 
 
-def test_socket_of_root_is_refused_to_another_caller(listener: Listener) -> None:
-    """A captured caller names a socket of root's right away, without a link."""
+def test_socket_of_root_is_refused_for_another_caller(listener: Listener) -> None:
+    """A captured client can pass the path of a socket of root."""
     refused(listener.path, f"belongs to user {os.getuid()}, and the caller is user {STRANGER}", STRANGER)
     assert not listener.was_reached()
 
 
-def test_socket_of_another_owner_than_its_directory_is_refused(private: Path, listener: Listener) -> None:
+def test_socket_with_another_owner_than_its_directory_is_refused(private: Path, listener: Listener) -> None:
     as_root()
     os.chown(private, STRANGER, -1)
     refused(listener.path, f"it belongs to user 0, and its directory to user {STRANGER}", STRANGER)
@@ -111,7 +111,7 @@ def test_socket_on_which_another_user_listens_is_refused(private: Path, listener
         assert served.recv(16) == b""
 
 
-def test_what_is_no_socket_of_a_listener_is_refused(private: Path, listener: Listener) -> None:
+def test_path_without_a_listening_socket_is_refused(private: Path, listener: Listener) -> None:
     os.mkfifo(private / "fifo")
     (private / "file").touch()
     refused(private / "fifo", "it is not a socket")
@@ -130,7 +130,7 @@ def test_refusal_leaves_no_descriptor_open(private: Path, listener: Listener) ->
     assert len(os.listdir("/proc/self/fd")) == before
 
 
-def test_caller_is_who_sudo_says_and_unknown_without_it() -> None:
+def test_caller_is_read_from_sudo_and_unknown_without_it() -> None:
     if os.getuid() == 0:
         assert peer.caller_of({"SUDO_UID": "1000"}) == 1000
         assert peer.caller_of({"PKEXEC_UID": "1000", "SUDO_UID": "x"}) == 1000

@@ -1,4 +1,4 @@
-"""The executor that the configuration names, or one sentence that names those there are; never a planted one."""
+"""The configured executor is loaded, or an error lists the installed ones."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ BOTH = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
 
 
 @pytest.fixture(autouse=True)
-def _nothing_remembered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Stevedore keeps what it found for as long as the process lives."""
+def _clear_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Clear the cache of stevedore, which lasts as long as the process."""
     monkeypatch.setattr(ExtensionManager, "ENTRY_POINT_CACHE", {})
     monkeypatch.setattr(_cache._c, "_internal", {})
 
@@ -35,26 +35,26 @@ def settings(role: Role, name: str) -> Settings:
 
 
 def sentence(role: Role, name: str) -> str:
-    """What is said of an executor that cannot be had: the option, the name, and those that can be."""
+    """Return the error for an unusable executor: option, name, and the installed executors."""
     with pytest.raises(ConfigurationError) as caught:
         executor_of(role, settings(role, name))
-    said = str(caught.value)
-    assert said.startswith(f"[hybridvif] {OPTIONS[role]}: ")
-    assert f"{name!r}" in said
-    assert said.endswith(f"there are {', '.join(installed(role))}")
-    return said
+    message = str(caught.value)
+    assert message.startswith(f"[hybridvif] {OPTIONS[role]}: ")
+    assert f"{name!r}" in message
+    assert message.endswith(f"there are {', '.join(installed(role))}")
+    return message
 
 
-# What is installed.
+# Installed executors.
 
 
-def test_the_default_executors_are_installed() -> None:
+def test_default_executors_are_installed() -> None:
     for role in Role:
         assert getattr(Settings(), OPTIONS[role]) in installed(role)
 
 
 @BOTH
-def test_every_executor_that_is_installed_is_one_of_its_role(role: Role) -> None:
+def test_installed_executors_have_the_right_role(role: Role) -> None:
     assert "recording" in installed(role)
     for name in installed(role):
         executor = executor_of(role, settings(role, name))
@@ -63,17 +63,17 @@ def test_every_executor_that_is_installed_is_one_of_its_role(role: Role) -> None
         assert all(part.role is role for part in executor.serves)
 
 
-def test_the_recording_executor_is_there_for_both_roles() -> None:
+def test_recording_executor_exists_for_both_roles() -> None:
     assert isinstance(executor_of(Role.LINK, settings(Role.LINK, "recording")), RecordingLinks)
     assert isinstance(executor_of(Role.SWITCH, settings(Role.SWITCH, "recording")), RecordingSwitch)
 
 
-# What is not, or is broken.
+# Missing and broken executors.
 
 
 @BOTH
 @pytest.mark.parametrize("name", ["recordign", "", "os:getcwd", "../recording", "Recording"])
-def test_a_misspelt_executor_names_those_there_are(role: Role, name: str) -> None:
+def test_misspelled_executor_error_lists_the_installed_ones(role: Role, name: str) -> None:
     assert "no executor named" in sentence(role, name)
 
 
@@ -123,7 +123,7 @@ BROKEN = {
 
 @pytest.fixture
 def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A distribution with executors that are none."""
+    """Install a distribution with broken executors."""
     (tmp_path / "hv_plugin.py").write_text(MODULE)
     (tmp_path / "hv_syntax.py").write_text("class Executor(:\n")
     (tmp_path / "hv_raising.py").write_text("raise ZeroDivisionError\n")
@@ -143,23 +143,23 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", BROKEN)
-def test_a_broken_executor_names_what_is_wrong_and_those_there_are(plugins: None, name: str) -> None:
+def test_broken_executor_error_contains_the_reason(plugins: None, name: str) -> None:
     assert BROKEN[name][1] in sentence(Role.LINK, name)
 
 
 @pytest.mark.parametrize(
     ("role", "name", "its"), [(Role.SWITCH, "of-links", "link"), (Role.LINK, "of-switches", "switch")]
 )
-def test_an_executor_of_the_other_role_is_refused(plugins: None, role: Role, name: str, its: str) -> None:
+def test_executor_of_the_other_role_is_refused(plugins: None, role: Role, name: str, its: str) -> None:
     assert f"is a {its} executor" in sentence(role, name)
 
 
-def test_of_two_executors_of_one_name_none_is_taken(plugins: None) -> None:
+def test_two_executors_with_one_name_are_refused(plugins: None) -> None:
     assert isinstance(executor_of(Role.LINK, settings(Role.LINK, "twice")), RecordingLinks)
     assert "recording" in sentence(Role.LINK, "recording")
 
 
-# What somebody has planted.
+# A planted cache.
 
 PLANTED = """
 import sys
@@ -179,7 +179,7 @@ print(json.dumps([_cache._get_cache_dir(), _cache._hash_settings_for_path(tuple(
 """
 
 
-def test_a_planted_cache_is_not_believed(tmp_path: Path) -> None:
+def test_planted_cache_is_ignored(tmp_path: Path) -> None:
     environment = {**os.environ, "HOME": str(tmp_path), "PYTHONPATH": os.fspath(Path(__file__).parents[3])}
     environment.pop("XDG_CACHE_HOME", None)
 

@@ -1,4 +1,4 @@
-"""What the daemon sends: answers at once, lines of its log with the next of them."""
+"""The daemon sends responses at once, and log lines with the next response."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import msgpack
 import pytest
 
 from hybridvif.privileged.messages import Message
-from hybridvif.privileged.replies import PATIENCE, Replies
+from hybridvif.privileged.replies import MAX_DELAY, Replies
 
 ANSWER = ("id", (Message.RET.value, ["ok"]))
 
@@ -22,7 +22,7 @@ def line(level: int = logging.INFO, text: str = "create bridge qbr") -> tuple[No
 
 @pytest.fixture
 def ends() -> Iterator[tuple[Replies, socket.socket]]:
-    """The daemon's end, and the caller's."""
+    """The ends of the daemon and of the client."""
     ours, theirs = socket.socketpair()
     with ours, theirs:
         theirs.setblocking(False)
@@ -38,12 +38,12 @@ def received(end: socket.socket) -> list[object]:
     return [message[0] or message[1][1]["msg"] for message in unpacker]
 
 
-def test_an_answer_goes_at_once(ends: tuple[Replies, socket.socket]) -> None:
+def test_response_is_sent_at_once(ends: tuple[Replies, socket.socket]) -> None:
     ends[0].send(ANSWER)
     assert received(ends[1]) == ["id"]
 
 
-def test_lines_wait_and_go_before_the_next_answer_in_their_order(ends: tuple[Replies, socket.socket]) -> None:
+def test_lines_are_sent_in_order_before_the_next_response(ends: tuple[Replies, socket.socket]) -> None:
     for text in ("one", "two"):
         ends[0].send(line(text=text))
     assert received(ends[1]) == []
@@ -53,21 +53,21 @@ def test_lines_wait_and_go_before_the_next_answer_in_their_order(ends: tuple[Rep
     assert received(ends[1]) == ["id"]
 
 
-def test_a_warning_waits_for_nothing(ends: tuple[Replies, socket.socket]) -> None:
+def test_warning_is_sent_at_once(ends: tuple[Replies, socket.socket]) -> None:
     ends[0].send(line(text="one"))
     ends[0].send(line(logging.WARNING, "two"))
     assert received(ends[1]) == ["one", "two"]
 
 
-def test_a_line_does_not_wait_long_for_another(ends: tuple[Replies, socket.socket]) -> None:
+def test_line_waits_only_a_short_time(ends: tuple[Replies, socket.socket]) -> None:
     ends[0].send(line(text="one"))
-    time.sleep(PATIENCE)
+    time.sleep(MAX_DELAY)
     ends[0].send(line(text="two"))
     assert received(ends[1]) == ["one", "two"]
 
 
-def test_text_that_is_no_unicode_does_not_keep_an_answer_back(ends: tuple[Replies, socket.socket]) -> None:
-    """Of an executor of a third party's, say."""
+def test_invalid_unicode_does_not_prevent_a_response(ends: tuple[Replies, socket.socket]) -> None:
+    """An executor of a third party may return such a text."""
     replies, theirs = ends
     replies.send(("id", (Message.RET.value, ["ok", "\ud800\udcff"])))
     unpacker = msgpack.Unpacker(use_list=False, unicode_errors="surrogateescape")

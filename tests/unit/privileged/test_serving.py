@@ -1,4 +1,4 @@
-"""The threads that serve one caller: who reads, who answers, how many they are, and how it ends."""
+"""The thread pool that serves one client: reading, serving, the number of threads, and the end."""
 
 from __future__ import annotations
 
@@ -9,27 +9,27 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from hybridvif.privileged.serving import MOST_BYTES_IN_HAND, MOST_IN_HAND, Question, Servers
+from hybridvif.privileged.serving import MAX_PENDING, MAX_PENDING_BYTES, QueuedRequest, ThreadPool
 
 SOON = 5.0
 END = ("end", ())
 
 
 class Lab:
-    """Questions that are asked one by one, and answers that are held up until they are let go."""
+    """A pool with requests from a queue, each of which is served until the test releases it."""
 
     def __init__(self, most: int) -> None:
-        self.asked: queue.SimpleQueue[Question] = queue.SimpleQueue()
+        self.asked: queue.SimpleQueue[QueuedRequest] = queue.SimpleQueue()
         self.begun: queue.SimpleQueue[tuple[str, int]] = queue.SimpleQueue()
         self.held = {name: threading.Event() for name in "abcdef"}
         self.over = threading.Event()
-        self.servers = Servers(self._questions(), self._answer, most, self.over.set)  # type: ignore[arg-type]  # returns
+        self.servers = ThreadPool(self._questions(), self._answer, most, self.over.set)  # type: ignore[arg-type]  # returns
 
-    def _questions(self) -> Iterator[Question]:
+    def _questions(self) -> Iterator[QueuedRequest]:
         while (question := self.asked.get(timeout=SOON)) != END:
             yield question
 
-    def _answer(self, question: Question) -> None:
+    def _answer(self, question: QueuedRequest) -> None:
         name, _ = question
         self.begun.put((name, threading.get_ident()))
         if name == "broken":
@@ -37,13 +37,13 @@ class Lab:
         assert self.held[name].wait(SOON)
 
     def start(self) -> threading.Thread:
-        """Serve, in a thread of its own."""
+        """Start the first thread."""
         thread = threading.Thread(target=self.servers.serve, name="hybridvif-server", daemon=True)
         thread.start()
         return thread
 
     def close(self) -> None:
-        """Have all threads end."""
+        """End all threads."""
         for held in self.held.values():
             held.set()
         self.asked.put(END)
@@ -53,18 +53,18 @@ class Lab:
                 assert not thread.is_alive()
 
     def ask(self, *names: str) -> None:
-        """Ask these questions."""
+        """Queue these requests."""
         for name in names:
             self.asked.put((name, ()))
 
     def next(self) -> str:
-        """The question that is begun to be answered next."""
+        """Wait for the next request to be served and return its name."""
         return self.begun.get(timeout=SOON)[0]
 
 
 @pytest.fixture
 def lab_of() -> Iterator[Callable[[int], Lab]]:
-    """Makes labs, and has their threads end."""
+    """A function that creates pools, which end with the test."""
     labs: list[Lab] = []
 
     def made(most: int) -> Lab:
@@ -76,7 +76,7 @@ def lab_of() -> Iterator[Callable[[int], Lab]]:
         lab.close()
 
 
-def test_a_question_that_takes_long_holds_up_no_other(lab_of: Callable[[int], Lab]) -> None:
+def test_slow_request_does_not_block_others(lab_of: Callable[[int], Lab]) -> None:
     lab = lab_of(4)
     lab.start()
     lab.ask("a")
@@ -92,7 +92,7 @@ def test_a_question_that_takes_long_holds_up_no_other(lab_of: Callable[[int], La
     assert lab.over.wait(SOON)
 
 
-def test_there_are_never_more_at_work_than_may_be(lab_of: Callable[[int], Lab]) -> None:
+def test_number_of_busy_threads_is_limited(lab_of: Callable[[int], Lab]) -> None:
     lab = lab_of(2)
     lab.start()
     lab.ask("a", "b", "c")
@@ -103,7 +103,7 @@ def test_there_are_never_more_at_work_than_may_be(lab_of: Callable[[int], Lab]) 
     assert lab.next() == "c"
 
 
-def test_one_alone_answers_one_after_another(lab_of: Callable[[int], Lab]) -> None:
+def test_single_thread_serves_one_request_after_another(lab_of: Callable[[int], Lab]) -> None:
     lab = lab_of(1)
     lab.start()
     lab.ask("a", "b", "c")
@@ -115,7 +115,7 @@ def test_one_alone_answers_one_after_another(lab_of: Callable[[int], Lab]) -> No
 
 
 @pytest.mark.parametrize("most", [1, 2])
-def test_it_is_read_on_while_all_are_at_work(most: int, lab_of: Callable[[int], Lab]) -> None:
+def test_requests_are_read_while_all_threads_are_busy(most: int, lab_of: Callable[[int], Lab]) -> None:
     lab = lab_of(most)
     lab.start()
     lab.ask(*"abcdef")
@@ -129,22 +129,22 @@ def test_it_is_read_on_while_all_are_at_work(most: int, lab_of: Callable[[int], 
     assert sorted(lab.next() for _ in range(6 - most)) == list("abcdef"[most:])
 
 
-@pytest.mark.parametrize("size", [0, 1, MOST_BYTES_IN_HAND])
-def test_caller_that_reads_no_answers_is_read_from_no_more(size: int) -> None:
-    """Each answer waits until the caller has read; memory is bounded by what is in hand."""
+@pytest.mark.parametrize("size", [0, 1, MAX_PENDING_BYTES])
+def test_client_that_reads_no_responses_is_not_read_from(size: int) -> None:
+    """Each response waits until the client reads. This bounds the memory of the daemon."""
     read, over = threading.Event(), threading.Event()
     taken: list[int] = []
-    most = MOST_IN_HAND if size <= 1 else 1
+    most = MAX_PENDING if size <= 1 else 1
 
-    def questions() -> Iterator[Question]:
+    def questions() -> Iterator[QueuedRequest]:
         for number in range(most + 10):
             taken.append(number)
             yield str(number), ()
 
-    def answer(_: Question) -> None:
+    def answer(_: QueuedRequest) -> None:
         assert read.wait(SOON)
 
-    servers = Servers(questions(), answer, 4, over.set, lambda: size)  # type: ignore[arg-type]  # returns
+    servers = ThreadPool(questions(), answer, 4, over.set, lambda: size)  # type: ignore[arg-type]  # returns
     threading.Thread(target=servers.serve, name="hybridvif-server", daemon=True).start()
     until = time.monotonic() + SOON
     while len(taken) < most and time.monotonic() < until:
@@ -159,7 +159,7 @@ def test_caller_that_reads_no_answers_is_read_from_no_more(size: int) -> None:
     assert len(taken) == most + 10
 
 
-def test_who_is_through_reads_on_and_no_more_are_started(lab_of: Callable[[int], Lab]) -> None:
+def test_free_thread_reads_on_and_no_other_is_started(lab_of: Callable[[int], Lab]) -> None:
     lab = lab_of(32)
     lab.start()
     for held in lab.held.values():
@@ -168,11 +168,11 @@ def test_who_is_through_reads_on_and_no_more_are_started(lab_of: Callable[[int],
     for _ in range(200):
         lab.ask("a")
         idents.add(lab.begun.get(timeout=SOON)[1])
-    # One may start another in the instant in which nobody waits yet.
+    # A thread may start another one before the first waits for its turn.
     assert len(idents) <= 4
 
 
-def test_where_no_thread_can_be_started_those_that_there_are_go_on(
+def test_existing_threads_continue_if_none_can_be_started(
     lab_of: Callable[[int], Lab], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lab = lab_of(4)
@@ -189,9 +189,7 @@ def test_where_no_thread_can_be_started_those_that_there_are_go_on(
 
 
 @pytest.mark.parametrize("first", [(), ("a",)])
-def test_it_ends_when_the_caller_cannot_be_answered_any_more(
-    lab_of: Callable[[int], Lab], first: tuple[str, ...]
-) -> None:
+def test_pool_ends_if_the_client_is_unreachable(lab_of: Callable[[int], Lab], first: tuple[str, ...]) -> None:
     lab = lab_of(4)
     lab.start()
     lab.ask(*first, "broken")

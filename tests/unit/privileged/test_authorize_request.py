@@ -1,4 +1,4 @@
-"""What the daemon lets anybody ask for: hybrid plugging of one port a plan, on this host's bridges; nothing else."""
+"""The first pass of authorization: one port per plan, own names, legal values, and the bridges of this host."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.privileged.policy import permit_names, permit_plans
+from hybridvif.privileged.authorize import permit_names, permit_plans
 from tests.support.strategies import (
     BRIDGE,
     MADE_TAP,
@@ -68,7 +68,7 @@ def refusal(*plans: Sequence[Step]) -> str:
 # Names.
 
 
-def test_the_names_of_our_grammar_may_be_asked_about() -> None:
+def test_own_names_may_be_observed() -> None:
     permit_names(None)
     permit_names([])
     permit_names([*NAMES, *OTHERS])
@@ -96,24 +96,24 @@ def test_the_names_of_our_grammar_may_be_asked_about() -> None:
     ],
     ids=lambda name: repr(name[:20]),
 )
-def test_any_other_name_is_refused_and_not_repeated_at_length(name: str) -> None:
+def test_other_name_is_refused_in_a_short_message(name: str) -> None:
     with pytest.raises(Refused, match=r"^refused: ") as caught:
         permit_names([NAMES.bridge, name])
     assert len(str(caught.value)) < 200
 
 
 @given(st.text(st.characters(codec="utf-8")))
-def test_no_text_that_is_not_of_our_grammar_passes(name: str) -> None:
+def test_arbitrary_text_is_refused_as_a_name(name: str) -> None:
     with pytest.raises(Refused):
         permit_names([name])
 
 
-# Plans that are ours.
+# Permitted plans.
 
 
 @given(st.data(), ports(st.just(VifType.OVS)))
-def test_every_plan_to_plug_and_unplug_is_permitted(data: st.DataObject, port: Port) -> None:
-    """On whatever state: a plug that the daemon refused would leave a host that nothing could mend."""
+def test_plug_and_unplug_plans_are_permitted_in_any_state(data: st.DataObject, port: Port) -> None:
+    """A refused plan would leave a host that cannot be repaired."""
     settings = Settings(integration_bridges=(port.bridge,))
     state = data.draw(states_of(port))
     for goal in (desired_state(port), NOTHING):
@@ -125,32 +125,32 @@ def test_every_plan_to_plug_and_unplug_is_permitted(data: st.DataObject, port: P
         permit_plans([steps], settings)
 
 
-def test_a_port_of_the_other_kind_of_switch_is_permitted() -> None:
+def test_ivs_port_is_permitted() -> None:
     permit([Create(IvsPort(name=NAMES.switch_end)), Delete(IvsPort(name=NAMES.switch_end))])
 
 
-def test_no_plans_and_empty_plans_are_permitted() -> None:
+def test_empty_plans_are_permitted() -> None:
     permit()
     permit([], [])
 
 
-# Whose names.
+# Names of one port.
 
 
-def test_a_plan_is_one_ports() -> None:
+def test_plan_with_names_of_two_ports_is_refused() -> None:
     theirs = replace(BRIDGE, name=OTHERS.bridge, alias="")
     assert "not one port's" in refusal([Create(BRIDGE), Create(theirs)])
     assert "not one port's" in refusal([Update(replace(VETH, name=OTHERS.bridge_end), VETH), Delete(theirs)])
     permit([Create(BRIDGE)], [Create(theirs)])
 
 
-def test_a_port_has_one_plan_a_call() -> None:
+def test_second_plan_for_a_port_is_refused() -> None:
     assert "same port" in refusal([Create(BRIDGE)], [Delete(VETH)])
 
 
 @pytest.mark.parametrize("name", ["eth0", "../all", "br-int", "", "qbr5f2c0e1a-7b\0", "vnet0"])
 @pytest.mark.parametrize("part", [BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER], ids=lambda part: part.kind)
-def test_a_part_of_any_other_name_is_refused(part: Part, name: str) -> None:
+def test_part_with_another_name_is_refused(part: Part, name: str) -> None:
     for step in (Create(replace(part, name=name)), Delete(replace(part, name=name))):
         assert "not one port's" in refusal([step])
 
@@ -158,7 +158,7 @@ def test_a_part_of_any_other_name_is_refused(part: Part, name: str) -> None:
 @pytest.mark.parametrize(
     "part", [BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER, IvsPort(name=ROW.name)], ids=lambda part: part.kind
 )
-def test_each_kind_of_part_has_its_own_name(part: Part) -> None:
+def test_name_of_another_kind_is_refused(part: Part) -> None:
     for name in NAMES:
         step = Delete(replace(part, name=name)) if not isinstance(part, Tap) else Update(part, replace(part, name=name))
         if name == part.name:
@@ -169,68 +169,68 @@ def test_each_kind_of_part_has_its_own_name(part: Part) -> None:
 
 @pytest.mark.parametrize("peer", ["eth0", NAMES.tap, OTHERS.switch_end, "x" * 500])
 @pytest.mark.parametrize("verb", [Create, Delete])
-def test_the_peer_of_a_veth_is_the_switch_end(verb: Any, peer: str) -> None:
-    said = refusal([verb(replace(VETH, peer=peer))])
-    assert "peer" in said
-    assert len(said) < 200
+def test_veth_with_another_peer_is_refused(verb: Any, peer: str) -> None:
+    message = refusal([verb(replace(VETH, peer=peer))])
+    assert "peer" in message
+    assert len(message) < 200
 
 
-def test_of_a_strange_peer_the_beginning_is_told() -> None:
-    said = refusal([Create(replace(VETH, peer="x" * 40))])
-    assert said == f"refused: the peer of {VETH.name} cannot be named {'x' * 32!r}"
+def test_refusal_of_a_peer_contains_the_start_of_its_name() -> None:
+    message = refusal([Create(replace(VETH, peer="x" * 40))])
+    assert message == f"refused: the peer of {VETH.name} cannot be named {'x' * 32!r}"
 
 
-# Whose ids.
+# Ids of one port.
 
 TWINS = [PORT.id[:-1] + digit for digit in "23"]
-"""Ids whose devices would have the names of our port's."""
+"""Ids of ports with the device names of our port."""
 
 
-def test_a_key_that_is_written_says_whose_the_plan_is() -> None:
-    """Though the iface-id beside it stays: the row of one port must not be given to its twin with the other's links."""
+def test_written_key_states_the_owner_of_the_plan() -> None:
+    """The iface-id stays. A row must not go to another port together with the links of the first one."""
     theirs = replace(ROW, port_id=TWINS[0])
-    said = refusal([Update(ROW, theirs), Create(VETH)])
-    assert said == f"refused: a plan is of two ports, {PORT.id} and {TWINS[0]}"
+    message = refusal([Update(ROW, theirs), Create(VETH)])
+    assert message == f"refused: a plan is of two ports, {PORT.id} and {TWINS[0]}"
     permit([Update(ROW, theirs)])
 
 
-def test_rows_that_are_found_to_be_of_two_ports_are_not_one_ports() -> None:
+def test_existing_rows_of_two_owners_are_refused() -> None:
     theirs = replace(ROW, iface_id=TWINS[0])
     assert "of two ports" in refusal([Update(theirs, replace(theirs, type=PLACEHOLDER_TYPE)), Delete(ROW)])
 
 
-def test_of_three_ports_two_are_named() -> None:
-    said = refusal([Create(replace(VETH, peer_alias=TWINS[0])), Create(replace(BRIDGE, alias=TWINS[1]))])
-    assert said == f"refused: a plan is of two ports, {PORT.id} and {TWINS[0]}"
+def test_refusal_of_three_owners_names_two() -> None:
+    message = refusal([Create(replace(VETH, peer_alias=TWINS[0])), Create(replace(BRIDGE, alias=TWINS[1]))])
+    assert message == f"refused: a plan is of two ports, {PORT.id} and {TWINS[0]}"
 
 
-def test_of_a_strange_bridge_the_beginning_is_told() -> None:
-    said = refusal([Update(replace(VETH, master="x" * 40), VETH)])
-    assert said == f"refused: {VETH.name} is not taken out of {'x' * 32!r}, which is not its bridge"
+def test_refusal_of_a_master_contains_the_start_of_its_name() -> None:
+    message = refusal([Update(replace(VETH, master="x" * 40), VETH)])
+    assert message == f"refused: {VETH.name} is not taken out of {'x' * 32!r}, which is not its bridge"
 
 
-def test_veth_that_was_found_with_another_peer_is_refused() -> None:
-    """No plan has found one: it is a ForeignObject. The executor of programs raised KeyError for it."""
-    said = refusal([Update(replace(VETH, peer=OTHERS.switch_end), VETH)])
-    assert said == f"refused: the peer of {VETH.name} cannot be named {OTHERS.switch_end!r}"
+def test_veth_found_with_another_peer_is_refused() -> None:
+    """The planner treats such a pair as a ForeignObject, but a captured client can send it."""
+    message = refusal([Update(replace(VETH, peer=OTHERS.switch_end), VETH)])
+    assert message == f"refused: the peer of {VETH.name} cannot be named {OTHERS.switch_end!r}"
 
 
-# What nobody makes here.
+# Forbidden parts.
 
 
 @pytest.mark.parametrize("verb", [Create, Delete])
-def test_the_vms_device_is_neither_made_nor_deleted(verb: Any) -> None:
+def test_tap_of_the_vm_is_neither_created_nor_deleted(verb: Any) -> None:
     assert "VM's device" in refusal([verb(TAP)])
 
 
 @pytest.mark.parametrize("name", list(NAMES))
-def test_a_stray_is_in_no_plan(name: str) -> None:
+def test_foreign_object_in_a_plan_is_refused(name: str) -> None:
     for stray in (ForeignObject(name=name, what="a veth link"), ForeignPort(name=name, what="a bond")):
         for step in (Create(stray), Update(stray, stray), Delete(stray)):
             assert "cannot be named" in refusal([step])
 
 
-def test_a_vhost_user_port_has_a_place_of_its_own_for_its_socket_and_no_caller_names_another() -> None:
+def test_vhost_user_port_with_another_socket_is_refused() -> None:
     elsewhere = replace(VHOST_USER, socket_as_configured=False)
     for step in (Create(elsewhere), Update(VHOST_USER, elsewhere)):
         assert refusal([step]) == f"refused: {VHOST_USER.name} may not be given that socket_as_configured"
@@ -239,19 +239,19 @@ def test_a_vhost_user_port_has_a_place_of_its_own_for_its_socket_and_no_caller_n
 
 
 @pytest.mark.parametrize("kind", ["", "patch", "dpdkvhostuser\n", "system", "internal", "vxlan"])
-def test_a_vhost_user_port_is_of_no_other_type(kind: str) -> None:
+def test_vhost_user_port_of_another_type_is_refused(kind: str) -> None:
     assert "type" in refusal([Create(replace(VHOST_USER, type=kind))])
 
 
 @pytest.mark.parametrize("again", [{"realized": False}, {"socket_as_configured": False}], ids=str)
-def test_a_vhost_user_port_that_is_asked_for_again_is_of_no_other_type(again: dict[str, Any]) -> None:
-    """An executor may write the type with what does change, as `ovs-vsctl` does."""
+def test_vhost_user_port_written_again_with_another_type_is_refused(again: dict[str, Any]) -> None:
+    """The executor of ovs-vsctl writes the type together with a change."""
     other = replace(VHOST_USER, type="internal")
     assert refusal([Update(replace(other, **again), other)]) == f"refused: {other.name} may not be given that type"
 
 
 @pytest.mark.parametrize("kind", ["dpdkvhostuser", "dpdkvhostuserclient"])
-def test_no_other_row_is_of_its_types(kind: str) -> None:
+def test_ovs_port_of_a_vhost_user_type_is_refused(kind: str) -> None:
     assert "type" in refusal([Create(replace(ROW, type=kind))])
 
 
@@ -311,7 +311,7 @@ BAD: dict[type[Part], dict[str, Any]] = {
 }
 BAD[VhostUserPort] = BAD[OvsPort] | {"type": "dpdk"}
 ELSEWHERE = {("alias", BAD[Bridge]["alias"]), ("master", "br-foreign")}
-"""What says that a part is another port's, or is held by what is not ours."""
+"""Values of a part that belongs to another port, or is in a foreign bridge."""
 CASES = [
     (part, name, value)
     for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER)
@@ -319,8 +319,8 @@ CASES = [
 ]
 
 
-def test_a_bad_value_of_each_attribute_is_tried_here() -> None:
-    # A flag is one by its type (wire.py); a peer, and what is of a birth, have tests of their own.
+def test_every_attribute_has_an_invalid_value_in_this_test() -> None:
+    # codec.py checks flags by their type. A peer and the create-only attributes have their own tests.
     for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER):
         flags = {name for name in attributes_of(type(part)) if type(getattr(part, name)) is bool}
         assert BAD[type(part)].keys() | flags | create_only_values(part).keys() | {"peer"} >= set(
@@ -329,7 +329,7 @@ def test_a_bad_value_of_each_attribute_is_tried_here() -> None:
 
 
 @pytest.mark.parametrize(("part", "name", "value"), CASES, ids=lambda case: getattr(case, "kind", str(case)))
-def test_a_value_that_is_out_of_bounds_is_not_written(part: Part, name: str, value: Any) -> None:
+def test_invalid_value_is_not_written(part: Part, name: str, value: Any) -> None:
     bad = replace(part, **{name: value})
     assert invalid_attributes(bad) == (name,)
     assert name in refusal([Update(part, bad)])
@@ -337,14 +337,14 @@ def test_a_value_that_is_out_of_bounds_is_not_written(part: Part, name: str, val
         assert name in refusal([Create(bad)])
 
 
-def test_all_that_may_not_be_written_is_told() -> None:
-    said = refusal([Create(replace(BRIDGE, mtu=67, group=7))])
-    assert said == f"refused: {BRIDGE.name} may not be given that mtu, group"
+def test_refusal_lists_all_invalid_attributes() -> None:
+    message = refusal([Create(replace(BRIDGE, mtu=67, group=7))])
+    assert message == f"refused: {BRIDGE.name} may not be given that mtu, group"
 
 
 @pytest.mark.parametrize(("part", "name", "value"), CASES, ids=lambda case: getattr(case, "kind", str(case)))
-def test_a_value_that_is_out_of_bounds_is_mended_kept_and_deleted(part: Part, name: str, value: Any) -> None:
-    """It may have been found so: only what is to be written is range-checked."""
+def test_invalid_value_may_be_repaired_kept_and_deleted(part: Part, name: str, value: Any) -> None:
+    """Another tool may have written it: only values to write are checked."""
     found = replace(part, **{name: value})
     if (name, value) in ELSEWHERE:
         return
@@ -355,7 +355,7 @@ def test_a_value_that_is_out_of_bounds_is_mended_kept_and_deleted(part: Part, na
 
 
 @pytest.mark.parametrize("born", [{"qos_type": "egress-policer"}, {"isolated": True, "bridge": "tbr-5f2c0e1a-7"}])
-def test_no_row_is_born_out_of_bounds_and_of_one_that_is_there_no_birth_is_written(born: dict[str, Any]) -> None:
+def test_invalid_create_only_attribute_is_refused_on_create_only(born: dict[str, Any]) -> None:
     bad = replace(ROW, **born)
     assert next(iter(born)) in refusal([Create(bad)])
     step = Update(bad, replace(bad, vm_uuid=""))
@@ -363,23 +363,23 @@ def test_no_row_is_born_out_of_bounds_and_of_one_that_is_there_no_birth_is_writt
     assert changes_of(step) == {"vm_uuid": ""}
 
 
-def test_no_bridge_is_made_out_of_bounds_for_a_row_that_moves() -> None:
+def test_move_of_a_row_checks_the_attributes_of_its_bridge() -> None:
     moved = replace(ROW, datapath_type="dummy")
     assert "datapath_type" in refusal([Update(replace(ROW, bridge="br-ex"), moved)])
-    # Nothing else of it is written, so it may be as it was found.
+    # The other attributes are not written, so they may have any value.
     odd = replace(ROW, iface_status="odd", attached_mac="none")
     permit([Update(replace(odd, bridge="br-ex"), odd)])
 
 
-def test_a_host_that_wants_its_ports_filtered_has_no_bridge_that_is_not() -> None:
-    """A captured caller must not switch security groups off."""
+def test_host_with_call_iptables_refuses_an_unfiltered_bridge() -> None:
+    """A captured client must not disable security groups."""
     host, filtered = Settings(call_iptables=True), replace(BRIDGE, nf_call_iptables=True, nf_call_ip6tables=True)
     half = replace(filtered, nf_call_ip6tables=False)
     permit_plans([[Create(filtered)]], host)
     permit_plans([[Update(half, filtered)]], host)
     permit_plans([[Update(half, replace(half, mtu=1400))]], host)
-    both, one = "nf_call_iptables, nf_call_ip6tables", "nf_call_ip6tables"
-    for step, off in ((Create(BRIDGE), both), (Create(half), one), (Update(filtered, half), one)):
+    both, second = "nf_call_iptables, nf_call_ip6tables", "nf_call_ip6tables"
+    for step, off in ((Create(BRIDGE), both), (Create(half), second), (Update(filtered, half), second)):
         with pytest.raises(Refused) as caught:
             permit_plans([[step]], host)
         assert str(caught.value) == (
@@ -390,7 +390,7 @@ def test_a_host_that_wants_its_ports_filtered_has_no_bridge_that_is_not() -> Non
 
 
 def test_host_with_require_isolate_refuses_a_row_outside_of_the_dead_vlan() -> None:
-    """A captured caller deletes a row that the agent has wired, and makes it anew in the untagged network."""
+    """Otherwise a captured client moves a port into the untagged network: it deletes the row and creates it again."""
     host = Settings(require_isolate=True, integration_bridges=("br-int", "tbr-*"))
     isolated, trunk = replace(ROW, isolated=True), replace(ROW, bridge="tbr-0b1c2d3e-0", bridge_name="tbr-0b1c2d3e-0")
     permit_plans([[Delete(ROW)]], host)
@@ -406,7 +406,7 @@ def test_host_with_require_isolate_refuses_a_row_outside_of_the_dead_vlan() -> N
     permit_plans([[Create(ROW)]], Settings())
 
 
-def test_trunk_bridges_are_allowed_all_together() -> None:
+def test_trunk_option_allows_all_trunk_bridges() -> None:
     row = replace(ROW, bridge="tbr-0b1c2d3e-0", bridge_name="tbr-0b1c2d3e-0")
     permit_plans([[Create(row)]], Settings(integration_bridges=("tbr-*",)))
     with pytest.raises(Refused, match="integration_bridges"):
@@ -418,8 +418,8 @@ def test_trunk_bridges_are_allowed_all_together() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("disable_ipv6", False), ("disable_ipv6", None), ("addr_gen_mode", "eui64")]
 )
-def test_what_a_bridge_that_grows_gets_anew_is_not_out_of_bounds(name: str, value: Any) -> None:
-    """An executor sets it though it is no change: what is None before agrees with anything."""
+def test_values_regained_by_a_growing_bridge_are_checked(name: str, value: Any) -> None:
+    """An executor writes it without a change, because a value of None equals any other."""
     small = replace(BRIDGE, mtu=1000, disable_ipv6=None, addr_gen_mode=None)
     permit([Update(small, BRIDGE)])
     assert name in refusal([Update(small, replace(BRIDGE, **{name: value}))])
@@ -428,24 +428,24 @@ def test_what_a_bridge_that_grows_gets_anew_is_not_out_of_bounds(name: str, valu
 # Bridges of the switch.
 
 
-def test_a_port_is_only_put_into_a_bridge_of_this_hosts_configuration() -> None:
+def test_bridge_that_is_not_configured_is_refused() -> None:
     there = replace(ROW, bridge="br-ex")
     for step in (Create(there), Update(ROW, there)):
-        said = refusal([step])
-        assert "br-ex" in said
-        assert "integration_bridges" in said
-        assert "br-int, tbr-5f2c0e1a-7" in said
+        message = refusal([step])
+        assert "br-ex" in message
+        assert "integration_bridges" in message
+        assert "br-int, tbr-5f2c0e1a-7" in message
     permit([Create(replace(ROW, bridge="tbr-5f2c0e1a-7"))])
 
 
-def test_a_port_in_any_bridge_is_brought_home_mended_and_deleted() -> None:
+def test_port_in_another_bridge_may_be_moved_repaired_and_deleted() -> None:
     there = replace(ROW, bridge="br-ex")
     permit([Update(there, ROW)])
     permit([Update(there, replace(there, type=PLACEHOLDER_TYPE))])
     permit([Delete(there)])
 
 
-def test_one_bad_step_refuses_the_whole_call() -> None:
+def test_invalid_step_refuses_the_whole_request() -> None:
     steps = [Create(part) for part in WIRING]
     permit(steps)
     assert refusal(steps, [Create(replace(BRIDGE, name=OTHERS.bridge))])

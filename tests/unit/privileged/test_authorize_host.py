@@ -1,4 +1,4 @@
-"""Whose the parts are that a plan would change: stated by the plan, and judged in the daemon by what is there."""
+"""The second pass of authorization: the owner that a plan states, and the evidence on the host."""
 
 from __future__ import annotations
 
@@ -36,29 +36,36 @@ from hybridvif.model.report import Result
 from hybridvif.model.rollback_target import rollback_target
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, owners_of
-from hybridvif.privileged.identification import needs_proof, permit_found, refusals
-from hybridvif.privileged.policy import owner_stated, permit_plans
+from hybridvif.privileged.authorize import (
+    needs_proof,
+    permit_devices,
+    permit_found,
+    permit_plans,
+    refusals,
+    stated_owner,
+)
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of, the
 
 TWIN = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
 """The id of another port, with the same first 11 characters."""
 STRANGER = "91d3aa02-4100-4c00-8000-000000000003"
 BRIDGES = ("br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d")
+SETTINGS = Settings(integration_bridges=BRIDGES)
 BARE = HostState().with_parts(
     replace(BRIDGE, alias=""), replace(VETH, alias="", peer_alias=""), replace(ROW, iface_id="")
 )
-"""As somebody plugged it by hand: no mark on anything."""
+"""A port plugged by hand: no part has an ownership tag."""
 THEIRS = desired_state(replace(PORT, id=TWIN))
 UNPLUG: list[Step] = [Delete(ROW), Delete(VETH), Delete(BRIDGE)]
 
 
-def refusal(steps: Sequence[Step], found: HostState, bridges: Collection[str] = BRIDGES) -> str:
+def refusal(steps: Sequence[Step], found: HostState, settings: Settings = SETTINGS) -> str:
     with pytest.raises(Refused) as caught:
-        permit_found(steps, found, bridges.__contains__)
+        permit_found(steps, found, settings)
     return str(caught.value)
 
 
-# What a plan states.
+# The stated owner.
 
 
 @pytest.mark.parametrize(
@@ -75,16 +82,16 @@ def refusal(steps: Sequence[Step], found: HostState, bridges: Collection[str] = 
         ([Update(TAP, replace(TAP, master=""))], ""),
     ],
 )
-def test_a_plan_states_whose_it_is_by_its_parts(steps: list[Step], owner: str) -> None:
-    assert owner_stated(steps) == owner
+def test_plan_states_its_owner_by_its_parts(steps: list[Step], owner: str) -> None:
+    assert stated_owner(steps) == owner
 
 
-def test_ids_of_a_row_that_is_found_so_do_not_speak_against_its_links() -> None:
+def test_wrong_ids_of_an_existing_row_do_not_contradict_its_links() -> None:
     wrong = replace(ROW, iface_id=STRANGER)
-    assert owner_stated([Update(wrong, ROW)]) == PORT.id
-    assert owner_stated([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE)), Create(VETH)]) == PORT.id
-    assert owner_stated([Delete(wrong), Delete(VETH)]) == PORT.id
-    assert owner_stated([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE))]) == ""
+    assert stated_owner([Update(wrong, ROW)]) == PORT.id
+    assert stated_owner([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE)), Create(VETH)]) == PORT.id
+    assert stated_owner([Delete(wrong), Delete(VETH)]) == PORT.id
+    assert stated_owner([Update(wrong, replace(wrong, type=PLACEHOLDER_TYPE))]) == ""
 
 
 @pytest.mark.parametrize(
@@ -99,7 +106,7 @@ def test_ids_of_a_row_that_is_found_so_do_not_speak_against_its_links() -> None:
         [Create(VETH), Create(replace(ROW, iface_id=STRANGER))],
     ],
 )
-def test_a_plan_of_two_ports_is_refused(steps: list[Step]) -> None:
+def test_plan_of_two_ports_is_refused(steps: list[Step]) -> None:
     with pytest.raises(Refused, match=r"^refused: a plan is of two ports, .* and ") as caught:
         permit_plans([steps], Settings())
     assert PORT.id in str(caught.value)
@@ -113,24 +120,24 @@ def test_a_plan_of_two_ports_is_refused(steps: list[Step]) -> None:
         [Update(ROW, replace(ROW, iface_id=STRANGER))],
     ],
 )
-def test_a_plan_of_a_port_that_its_names_do_not_fit_is_refused(steps: list[Step]) -> None:
+def test_plan_with_names_of_another_port_is_refused(steps: list[Step]) -> None:
     with pytest.raises(Refused, match=f"^refused: {steps[0].part.name} is not named for port {STRANGER}$"):
         permit_plans([steps], Settings())
 
 
-def test_an_interface_id_of_another_kind_goes_with_our_key() -> None:
+def test_foreign_iface_id_is_permitted_with_our_key() -> None:
     permit_plans([[Create(replace(ROW, iface_id=STRANGER, port_id=PORT.id))]], Settings())
     permit_plans([[Update(ROW, replace(ROW, iface_id=STRANGER, port_id=PORT.id))]], Settings())
     permit_plans([[Update(ROW, replace(ROW, iface_id=""))]], Settings())
 
 
 @pytest.mark.parametrize("part", [VETH, TAP], ids=lambda part: part.kind)
-def test_nothing_is_taken_out_of_a_foreign_bridge(part: Any) -> None:
+def test_device_is_not_taken_out_of_a_foreign_bridge(part: Any) -> None:
     with pytest.raises(Refused, match=r"^refused: .* is not taken out of 'br-foreign'"):
         permit_plans([[Update(replace(part, master="br-foreign"), replace(part, master=""))]], Settings())
 
 
-# Which plans need proof.
+# Plans that need proof.
 
 
 @pytest.mark.parametrize(
@@ -143,7 +150,7 @@ def test_nothing_is_taken_out_of_a_foreign_bridge(part: Any) -> None:
         [Create(replace(VETH, master=""))],
     ],
 )
-def test_what_is_only_made_needs_no_proof(steps: list[Step]) -> None:
+def test_plan_of_creates_needs_no_proof(steps: list[Step]) -> None:
     assert not needs_proof(steps)
 
 
@@ -159,16 +166,16 @@ def test_what_is_only_made_needs_no_proof(steps: list[Step]) -> None:
         [Delete(BRIDGE)],
     ],
 )
-def test_what_uses_or_changes_anything_that_was_there_needs_proof(steps: list[Step]) -> None:
+def test_plan_that_uses_existing_parts_needs_proof(steps: list[Step]) -> None:
     assert needs_proof(steps)
 
 
-# What is proof.
+# The proof.
 
 
 @given(st.data(), ports(st.just(VifType.OVS)))
-def test_every_plan_of_a_port_on_whatever_is_its_own_is_permitted(data: st.DataObject, port: Port) -> None:
-    """Plug, unplug and rollback, after any prefix of a plug: one that was refused would be a host nobody can mend."""
+def test_plan_on_own_parts_is_permitted_in_any_state(data: st.DataObject, port: Port) -> None:
+    """Plan a plug, an unplug and a rollback after any prefix of a plug. A refusal would leave a broken host."""
     first = data.draw(states_of(port))
     try:
         check_ownership(first, port.id, port.iface_id)
@@ -176,24 +183,25 @@ def test_every_plan_of_a_port_on_whatever_is_its_own_is_permitted(data: st.DataO
         assume(False)
     wiring = desired_state(port)
     for now in history(first, plan(first, wiring)):
-        back, _ = rollback_target(first, wiring, now, Settings(integration_bridges=BRIDGES))
+        back, _ = rollback_target(first, wiring, now, SETTINGS)
         for goal in (wiring, back, NOTHING):
             try:
                 check_ownership(now, port.id, "" if goal is NOTHING else port.iface_id)
             except Refused:
-                # An unplug does not know the interface id.
+                # An unplug does not have the interface id.
                 continue
             steps = plan(now, goal)
-            permit_plans([steps], Settings(integration_bridges=BRIDGES))
-            told = {owner for part in now for owner in owners_of(part)} in (set(), {port.id}) or owner_stated(steps)
+            permit_plans([steps], SETTINGS)
+            owners = {owner for part in now for owner in owners_of(part)}
+            is_identified = owners <= {port.id} or stated_owner(steps)
             aliased = any(port.id in owners_of(link) for link in now.links.values())
-            if needs_proof(steps) and (told or aliased):
-                # A lone row with the interface id alone tells of the port only to who knows that.
-                permit_found(steps, now, BRIDGES.__contains__)
+            if needs_proof(steps) and (is_identified or aliased):
+                # A row with only the interface id identifies its port only by that id.
+                permit_found(steps, now, SETTINGS)
 
 
 @given(st.data(), ports(st.just(VifType.OVS)), st.uuids().map(str))
-def test_no_plan_on_anothers_parts_is_permitted(data: st.DataObject, port: Port, tail: str) -> None:
+def test_plan_on_parts_of_another_port_is_refused(data: st.DataObject, port: Port, tail: str) -> None:
     other = replace(port, id=port.id[:11] + tail[11:])
     assume(other.id != port.id)
     theirs = data.draw(st.lists(st.sampled_from(list(desired_state(other))), min_size=1, unique=True))
@@ -202,10 +210,10 @@ def test_no_plan_on_anothers_parts_is_permitted(data: st.DataObject, port: Port,
     steps: list[Step] = [*map(Create, chosen)] if data.draw(st.booleans()) else [*map(Delete, chosen)]
     if needs_proof(steps):
         with pytest.raises(Refused):
-            permit_found(steps, HostState().with_parts(*theirs), BRIDGES.__contains__)
+            permit_found(steps, HostState().with_parts(*theirs), SETTINGS)
 
 
-def test_a_name_that_fits_is_no_proof() -> None:
+def test_fitting_name_is_no_proof() -> None:
     for steps in (
         UNPLUG,
         [Delete(ROW)],
@@ -217,29 +225,29 @@ def test_a_name_that_fits_is_no_proof() -> None:
         assert TWIN in refusal(steps, HostState().with_parts(replace(BRIDGE, alias=TWIN), ROW))
 
 
-def test_a_plan_that_names_nobody_is_only_for_what_is_nobodys() -> None:
+def test_plan_without_owner_changes_only_parts_without_owner() -> None:
     nobodys = [Delete(part) for part in BARE]
-    permit_found(nobodys, BARE, BRIDGES.__contains__)
-    permit_found(UNPLUG, BARE, BRIDGES.__contains__)
-    said = refusal(nobodys, HostState().with_parts(replace(ROW, iface_id=STRANGER)))
-    assert f"belongs to port {STRANGER}, of which the plan says nothing" in said
+    permit_found(nobodys, BARE, SETTINGS)
+    permit_found(UNPLUG, BARE, SETTINGS)
+    message = refusal(nobodys, HostState().with_parts(replace(ROW, iface_id=STRANGER)))
+    assert f"belongs to port {STRANGER}, of which the plan says nothing" in message
     twins = HostState().with_parts(BRIDGE, replace(VETH, alias=TWIN, peer_alias=TWIN))
     assert "of which the plan says nothing" in refusal(nobodys, twins)
 
 
-def test_a_part_without_a_mark_is_its_siblings_ports() -> None:
-    """As a rollback has it of which a part was left half changed."""
+def test_part_without_tag_has_the_owner_of_its_siblings() -> None:
+    """A rollback of a part that is half changed has such a plan."""
     bare = replace(BRIDGE, alias="", mtu=1400)
     half = [Update(bare, replace(bare, mtu=1500))]
     for mark in (VETH, ROW):
-        permit_found(half, HostState().with_parts(bare, mark), BRIDGES.__contains__)
+        permit_found(half, HostState().with_parts(bare, mark), SETTINGS)
 
 
-def test_a_lone_row_with_wrong_ids_is_its_links_ports() -> None:
-    """As a rollback frees it again, which says nothing of the links."""
+def test_row_with_wrong_ids_has_the_owner_of_its_links() -> None:
+    """A rollback that ends a placeholder has such a plan, without links."""
     wrong = replace(ROW, iface_id=STRANGER)
     parked = replace(wrong, type=PLACEHOLDER_TYPE)
-    permit_found([Update(parked, wrong)], HostState().with_parts(BRIDGE, VETH, parked), BRIDGES.__contains__)
+    permit_found([Update(parked, wrong)], HostState().with_parts(BRIDGE, VETH, parked), SETTINGS)
     assert STRANGER in refusal([Update(parked, wrong)], HostState().with_parts(parked))
 
 
@@ -253,51 +261,51 @@ def test_a_lone_row_with_wrong_ids_is_its_links_ports() -> None:
     ],
     ids=lambda part: f"{part.kind} {part.name}",
 )
-def test_what_is_of_another_shape_or_held_elsewhere_stops_the_plan(stray: Part) -> None:
+def test_foreign_object_or_foreign_master_refuses_the_plan(stray: Part) -> None:
     for steps in ([Create(ROW)], [Delete(stray)], [Delete(replace(BRIDGE, alias=""))]):
         with pytest.raises(Conflict):
-            permit_found(steps, BARE.without(ROW).with_parts(stray), BRIDGES.__contains__)
+            permit_found(steps, BARE.without(ROW).with_parts(stray), SETTINGS)
 
 
-def test_a_veth_of_ours_in_a_foreign_bridge_stays_there() -> None:
+def test_own_veth_in_a_foreign_bridge_is_not_deleted() -> None:
     with pytest.raises(Conflict, match="br-foreign"):
-        permit_found([Delete(VETH)], WIRING.with_parts(replace(VETH, master="br-foreign")), BRIDGES.__contains__)
+        permit_found([Delete(VETH)], WIRING.with_parts(replace(VETH, master="br-foreign")), SETTINGS)
 
 
-def test_a_rollback_takes_its_own_from_beside_what_others_have_put_there() -> None:
+def test_rollback_beside_foreign_parts_is_permitted() -> None:
     strangers = replace(VETH, alias=TWIN, peer_alias=TWIN)
     for beside in (strangers, ForeignObject(name=NAMES.bridge_end, what="a dummy link")):
-        permit_found([Delete(BRIDGE)], HostState().with_parts(BRIDGE, beside), BRIDGES.__contains__)
+        permit_found([Delete(BRIDGE)], HostState().with_parts(BRIDGE, beside), SETTINGS)
     assert TWIN in refusal([Delete(ROW)], HostState().with_parts(ROW, strangers))
 
 
-def test_a_row_on_a_foreign_bridge_needs_a_mark_of_the_port() -> None:
+def test_row_on_another_bridge_needs_an_id_of_the_port() -> None:
     there = replace(ROW, bridge="br-ex", iface_id="")
     steps = [Update(there, ROW)]
-    said = refusal(steps, HostState().with_parts(there), ["br-int"])
-    assert said.startswith("refused: ")
-    assert "br-ex" in said
-    assert "does not bear the port's id" in said
-    assert refusal([Delete(there)], HostState().with_parts(there), ["br-int"]) == said
-    # The alias of a link may have been written by whoever asks.
-    assert refusal(steps, HostState().with_parts(there, BRIDGE, VETH), ["br-int"]) == said
-    assert refusal([Delete(ROW)], HostState().with_parts(there, BRIDGE, VETH), ["br-int"]) == said
-    permit_found(steps, HostState().with_parts(replace(there, iface_id=PORT.id)), ["br-int"].__contains__)
-    permit_found(steps, HostState().with_parts(there), ["br-int", "br-ex"].__contains__)
+    message = refusal(steps, HostState().with_parts(there), Settings())
+    assert message.startswith("refused: ")
+    assert "br-ex" in message
+    assert "does not bear the port's id" in message
+    assert refusal([Delete(there)], HostState().with_parts(there), Settings()) == message
+    # The client may have written the alias of a link.
+    assert refusal(steps, HostState().with_parts(there, BRIDGE, VETH), Settings()) == message
+    assert refusal([Delete(ROW)], HostState().with_parts(there, BRIDGE, VETH), Settings()) == message
+    permit_found(steps, HostState().with_parts(replace(there, iface_id=PORT.id)), Settings())
+    permit_found(steps, HostState().with_parts(there), SETTINGS)
 
 
-def test_parts_that_have_gone_meanwhile_are_in_nobodys_way() -> None:
-    permit_found(UNPLUG, NOTHING, BRIDGES.__contains__)
-    permit_found([Delete(part) for part in BARE], NOTHING, BRIDGES.__contains__)
-    permit_found([Update(Tap(name=NAMES.tap, master=""), TAP)], NOTHING, BRIDGES.__contains__)
+def test_plan_on_missing_parts_is_permitted() -> None:
+    permit_found(UNPLUG, NOTHING, SETTINGS)
+    permit_found([Delete(part) for part in BARE], NOTHING, SETTINGS)
+    permit_found([Update(Tap(name=NAMES.tap, master=""), TAP)], NOTHING, SETTINGS)
 
 
-# The one look.
+# The observation.
 
 
 @dataclass
-class Eyes:
-    """An executor that sees what it is told, and remembers what it was asked."""
+class FakeObserver:
+    """An executor with a given observation, which records the observed names."""
 
     state: HostState = NOTHING
     error: ExecutorError | None = None
@@ -310,15 +318,16 @@ class Eyes:
         return Observed(self.state)
 
 
-def outcomes_of(plans: Sequence[Sequence[Step]], *eyes: Eyes) -> dict[int, Any]:
-    executors: Any = dict(zip(Role, eyes, strict=False))
-    found = refusals(plans, executors, ("br-int",).__contains__, time.monotonic() + 10)
-    assert all([one.step for one in outcomes] == list(plans[at]) for at, outcomes in found.items())
-    return found
+def outcomes_of(plans: Sequence[Sequence[Step]], *observers: FakeObserver) -> dict[int, Any]:
+    executors: Any = dict(zip(Role, observers, strict=False))
+    refused = refusals(plans, executors, Settings(), time.monotonic() + 10)
+    for index, outcomes in refused.items():
+        assert [outcome.step for outcome in outcomes] == list(plans[index])
+    return refused
 
 
-def test_links_that_are_made_cost_one_look_at_switch_alone() -> None:
-    links, switch = Eyes(), Eyes()
+def test_plan_of_creates_observes_only_the_switch() -> None:
+    links, switch = FakeObserver(), FakeObserver()
     made: list[Step] = [Create(part) for part in WIRING]
     assert outcomes_of([made, []], links, switch) == {}
     assert links.asked == []
@@ -327,7 +336,7 @@ def test_links_that_are_made_cost_one_look_at_switch_alone() -> None:
     assert len(switch.asked) == 1
 
 
-# A device goes to the bridge of the row of its name.
+# Open vSwitch adds a device to the bridge of the row with its name.
 
 
 @pytest.mark.parametrize(
@@ -347,7 +356,7 @@ def test_device_under_row_of_its_name_is_refused(row: OvsPort | ForeignPort) -> 
     made: list[Step] = [Create(BRIDGE), Create(VETH)]
     plans: list[list[Step]] = [made, [*made, Create(ROW)], [Create(BRIDGE), Update(TAP, TAP), Create(VETH)]]
     for steps in plans:
-        (outcomes,) = outcomes_of([steps], Eyes(), Eyes(HostState({}, {row.name: row}))).values()
+        (outcomes,) = outcomes_of([steps], FakeObserver(), FakeObserver(HostState({}, {row.name: row}))).values()
         assert {outcome.result for outcome in outcomes} == {Result.REFUSED}
         assert row.name in outcomes[0].reason
 
@@ -364,22 +373,31 @@ def test_device_under_row_of_its_name_is_refused(row: OvsPort | ForeignPort) -> 
 )
 def test_device_under_row_of_its_own_port_is_permitted(row: OvsPort | IvsPort) -> None:
     made: list[Step] = [Create(BRIDGE), Create(VETH)]
-    assert outcomes_of([made], Eyes(), Eyes(HostState({}, {row.name: row}))) == {}
+    assert outcomes_of([made], FakeObserver(), FakeObserver(HostState({}, {row.name: row}))) == {}
 
 
 def test_tap_under_row_of_its_name_is_refused() -> None:
     tap = the(ManagedTap, desired_state(replace(PORT, create_tap=True)))
     row = replace(ROW, name=tap.name)
-    switch = Eyes(HostState({}, {row.name: row}))
-    (outcomes,) = outcomes_of([[Create(replace(tap, master=""))]], Eyes(), switch).values()
+    switch = FakeObserver(HostState({}, {row.name: row}))
+    (outcomes,) = outcomes_of([[Create(replace(tap, master=""))]], FakeObserver(), switch).values()
     assert "which would take the device" in outcomes[0].reason
     assert "ovs-vsctl del-port" in outcomes[0].reason
 
 
-def test_all_plans_that_need_proof_share_one_look_at_each_role() -> None:
+@pytest.mark.parametrize("step", [Create(BRIDGE), Create(ROW), Update(replace(TAP, master=""), TAP)])
+def test_plug_with_tap_in_the_switch_is_refused(step: Step) -> None:
+    state = HostState().with_parts(replace(ROW, name=NAMES.tap))
+    with pytest.raises(Refused, match=f"^refused: {NAMES.tap} is a port of the switch itself"):
+        permit_devices([step], state, SETTINGS)
+    permit_devices([step], NOTHING, SETTINGS)
+    permit_devices(UNPLUG, state, SETTINGS)
+
+
+def test_plans_that_need_proof_share_one_observation() -> None:
     other = desired_state(replace(PORT, id=STRANGER))
     third = desired_state(replace(PORT, id=f"{'7' * 8}{STRANGER[8:]}"))
-    links, switch = Eyes(HostState(WIRING.links, {})), Eyes(HostState({}, WIRING.ports))
+    links, switch = FakeObserver(HostState(WIRING.links, {})), FakeObserver(HostState({}, WIRING.ports))
     plans: list[list[Step]] = [UNPLUG, [Create(part) for part in third], [Delete(part) for part in other]]
     assert outcomes_of(plans, links, switch) == {}
     assert links.asked == [{*NAMES, *replace(PORT, id=STRANGER).names}]
@@ -387,27 +405,27 @@ def test_all_plans_that_need_proof_share_one_look_at_each_role() -> None:
     assert switch.asked == [links.asked[0] | made]
 
 
-def test_a_plan_without_proof_is_refused_alone_and_said_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.WARNING, logger="hybridvif.privileged.identification")
+def test_plan_without_proof_is_refused_alone_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, logger="hybridvif.privileged.authorize")
     other = [Delete(part) for part in desired_state(replace(PORT, id=STRANGER))]
-    found = outcomes_of([other, UNPLUG], Eyes(THEIRS))
+    found = outcomes_of([other, UNPLUG], FakeObserver(THEIRS))
     assert found.keys() == {1}
     assert {(outcome.result, outcome.code) for outcome in found[1]} == {(Result.REFUSED, "name-collision")}
     assert all(outcome.reason.startswith("refused: ") and TWIN in outcome.reason for outcome in found[1])
     assert [record.getMessage() for record in caplog.records] == [found[1][0].reason]
 
 
-def test_a_refusal_says_so_once() -> None:
+def test_refusal_contains_the_prefix_once() -> None:
     row = replace(ROW, bridge="br-ex", iface_id="")
-    (outcome,) = outcomes_of([[Delete(row)]], Eyes(HostState().with_parts(row)))[0]
+    (outcome,) = outcomes_of([[Delete(row)]], FakeObserver(HostState().with_parts(row)))[0]
     assert outcome.reason.count("refused") == 1
 
 
 @pytest.mark.parametrize("precondition", [True, False])
-def test_what_cannot_be_seen_is_not_touched(precondition: bool) -> None:
-    eyes = Eyes(error=ExecutorError("no answer", precondition=precondition))
-    found = outcomes_of([[Create(part) for part in WIRING], UNPLUG, []], eyes)
+def test_failed_observation_fails_the_plans(precondition: bool) -> None:
+    observer = FakeObserver(error=ExecutorError("no answer", precondition=precondition))
+    found = outcomes_of([[Create(part) for part in WIRING], UNPLUG, []], observer)
     assert found.keys() == {0, 1}
-    said = {(one.result, one.reason, one.retry) for outcomes in found.values() for one in outcomes}
-    assert said == {(Result.FAILED, "no answer", not precondition)}
+    results = {(outcome.result, outcome.reason, outcome.retry) for plan in found.values() for outcome in plan}
+    assert results == {(Result.FAILED, "no answer", not precondition)}
     assert isinstance(found[1][0].step.part, OvsPort)

@@ -1,4 +1,4 @@
-"""Which steps go to an executor together, and what a failure of one stops."""
+"""Batches of steps, and the consequences of failures."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update
-from hybridvif.privileged.batches import FEW, SHARE, carry_out
+from hybridvif.privileged.execute import FEW, SHARE, execute
 from tests.support.strategies import BRIDGE, PORT, ROW, VETH, the
 
 SOON = 60.0
@@ -39,7 +39,7 @@ def all_done(steps: Sequence[Step]) -> list[Outcome]:
 
 @dataclass
 class Scripted:
-    """An executor that answers as it is told, and remembers what it was asked."""
+    """An executor with given outcomes, which records its calls."""
 
     role: Role
     answer: Answer = all_done
@@ -47,22 +47,22 @@ class Scripted:
     serves: frozenset[type[Part]] = frozenset(PARTS)
     programs: tuple[str, ...] = ()
     asked: list[list[Step]] = field(default_factory=list)
-    left: list[float] = field(default_factory=list)
+    remaining: list[float] = field(default_factory=list)
     order: list[Role | str] = field(default_factory=list)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        raise AssertionError("carry_out() does not observe")
+        raise AssertionError("execute() does not observe")
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         self.asked.append(list(steps))
-        self.left.append(deadline - time.monotonic())
+        self.remaining.append(deadline - time.monotonic())
         self.order.append(self.role)
         return self.answer(steps)
 
 
 @dataclass
 class Pair:
-    """An executor of each role, on one list of who was asked when."""
+    """An executor of each role, with one common list of calls."""
 
     links: Scripted = field(default_factory=lambda: Scripted(Role.LINK))
     switch: Scripted = field(default_factory=lambda: Scripted(Role.SWITCH, atomic=True))
@@ -75,7 +75,7 @@ class Pair:
         return {Role.LINK: self.links, Role.SWITCH: self.switch}  # type: ignore[dict-item]  # a dataclass has no ClassVar
 
     def carry_out(self, *plans: Sequence[Step], seconds: float = SOON) -> list[list[Result]]:
-        outcomes = carry_out(plans, self.by_role, time.monotonic() + seconds)
+        outcomes = execute(plans, self.by_role, time.monotonic() + seconds)
         assert [[outcome.step for outcome in some] for some in outcomes] == [list(plan) for plan in plans]
         return [[outcome.result for outcome in some] for some in outcomes]
 
@@ -86,7 +86,7 @@ def pair() -> Pair:
 
 
 def failing(*names: str, result: Result = Result.FAILED, code: str = "", whole: bool = False) -> Answer:
-    """An answer in which what is about these names fails; whole: and the rest with it, as in a transaction."""
+    """Fail the steps on these names; whole: skip the others, as a transaction does."""
 
     def answer(steps: Sequence[Step]) -> list[Outcome]:
         guilty = [step for step in steps if step.part.name in names]
@@ -108,13 +108,13 @@ def unplug_plan(port: Port) -> list[Step]:
 # The order.
 
 
-def test_no_plans_and_empty_plans_ask_nobody(pair: Pair) -> None:
+def test_empty_plans_use_no_executor(pair: Pair) -> None:
     assert pair.carry_out() == []
     assert pair.carry_out([], []) == [[], []]
     assert pair.switch.order == []
 
 
-def test_all_ports_are_plugged_with_one_question_to_each_executor(pair: Pair) -> None:
+def test_plug_of_many_ports_calls_each_executor_once(pair: Pair) -> None:
     results = pair.carry_out(*map(plug_plan, PORTS))
     assert results == [[Result.DONE] * 3] * len(PORTS)
     assert pair.switch.order == [Role.LINK, Role.SWITCH]
@@ -122,110 +122,110 @@ def test_all_ports_are_plugged_with_one_question_to_each_executor(pair: Pair) ->
     assert [step.part for step in pair.switch.asked[0]] == ROWS
 
 
-def test_an_unplug_asks_the_switch_first(pair: Pair) -> None:
+def test_unplug_calls_the_switch_first(pair: Pair) -> None:
     pair.carry_out(*map(unplug_plan, PORTS))
     assert pair.switch.order == [Role.SWITCH, Role.LINK]
 
 
-def test_plans_of_different_order_still_share_their_questions(pair: Pair) -> None:
+def test_plans_of_different_order_share_batches(pair: Pair) -> None:
     pair.carry_out(plug_plan(PORTS[0]), unplug_plan(PORTS[1]), [])
     assert pair.switch.order == [Role.SWITCH, Role.LINK, Role.SWITCH]
     assert len(pair.links.asked[0]) == 4
 
 
-def test_a_row_is_not_parked_and_freed_in_one_question(pair: Pair) -> None:
-    """In one transaction the two cancel out, and ovs-vswitchd sees no change."""
+def test_placeholder_and_its_end_are_not_in_one_batch(pair: Pair) -> None:
+    """In one transaction the two updates cancel out, and ovs-vswitchd notices no change."""
     parked = replace(ROW, type=PLACEHOLDER_TYPE, realized=False)
     pair.carry_out([Update(ROW, parked), Update(parked, ROW)], [Create(ROWS[1])])
     assert [[step.part for step in asked] for asked in pair.switch.asked] == [[parked, ROWS[1]], [ROW]]
 
 
-def test_a_question_that_others_follow_gets_a_share_of_the_time(pair: Pair) -> None:
+def test_batch_before_others_gets_a_share_of_the_time(pair: Pair) -> None:
     parked = replace(ROW, type=PLACEHOLDER_TYPE, realized=False)
     pair.carry_out([Update(ROW, parked), Create(VETH), Update(parked, ROW)], seconds=30)
-    assert pair.switch.left == [pytest.approx(30 * SHARE, abs=0.5), pytest.approx(30, abs=0.5)]
-    assert pair.links.left == [pytest.approx(30 * SHARE, abs=0.5)]
+    assert pair.switch.remaining == [pytest.approx(30 * SHARE, abs=0.5), pytest.approx(30, abs=0.5)]
+    assert pair.links.remaining == [pytest.approx(30 * SHARE, abs=0.5)]
 
 
-# What a failure stops.
+# Consequences of a failure.
 
 
 @pytest.mark.parametrize("result", [Result.FAILED, Result.REFUSED, Result.SKIPPED])
-def test_after_a_failure_nothing_more_of_that_port_is_made(pair: Pair, result: Result) -> None:
+def test_failure_skips_the_creates_of_its_port(pair: Pair, result: Result) -> None:
     pair.links.answer = failing(VETH.name, result=result)
     results = pair.carry_out(plug_plan(PORT), plug_plan(PORTS[1]))
     assert results == [[Result.DONE, result, Result.SKIPPED], [Result.DONE] * 3]
     assert [[step.part for step in asked] for asked in pair.switch.asked] == [[ROWS[1]]]
 
 
-def test_after_a_failure_the_deletes_of_that_port_are_still_tried(pair: Pair) -> None:
+def test_failure_does_not_skip_the_deletes_of_its_port(pair: Pair) -> None:
     pair.switch.answer = failing(ROW.name)
     assert pair.carry_out(unplug_plan(PORT)) == [[Result.FAILED, Result.DONE, Result.DONE]]
 
 
-def test_after_a_lost_answer_nothing_more_of_that_port_is_tried(pair: Pair) -> None:
+def test_lost_response_skips_all_steps_of_its_port(pair: Pair) -> None:
     pair.switch.answer = failing(ROW.name, result=Result.UNKNOWN)
     assert pair.carry_out(unplug_plan(PORT)) == [[Result.UNKNOWN, Result.SKIPPED, Result.SKIPPED]]
     assert pair.links.asked == []
 
 
-def test_what_is_only_configured_stops_nothing(pair: Pair) -> None:
+def test_configured_result_skips_nothing(pair: Pair) -> None:
     pair.switch.answer = failing(ROW.name, result=Result.CONFIGURED)
     assert pair.carry_out(unplug_plan(PORT)) == [[Result.CONFIGURED, Result.DONE, Result.DONE]]
 
 
-def test_what_is_skipped_says_why(pair: Pair) -> None:
+def test_skipped_step_has_a_reason(pair: Pair) -> None:
     pair.links.answer = failing(BRIDGE.name)
-    (outcomes,) = carry_out([plug_plan(PORT)], pair.by_role, time.monotonic() + SOON)
+    (outcomes,) = execute([plug_plan(PORT)], pair.by_role, time.monotonic() + SOON)
     assert "earlier step of this port failed" in outcomes[2].reason
 
 
-# Who is guilty of a transaction that failed.
+# The cause of a failed transaction.
 
 
 @pytest.mark.parametrize("guilty", range(len(PORTS)))
-def test_of_a_transaction_that_failed_the_guilty_alone_fails(pair: Pair, guilty: int) -> None:
+def test_failed_transaction_fails_only_the_faulty_port(pair: Pair, guilty: int) -> None:
     pair.switch.answer = failing(ROWS[guilty].name, whole=True)
     results = pair.carry_out(*([Create(row)] for row in ROWS))
-    assert [at for at, (result,) in enumerate(results) if result is not Result.DONE] == [guilty]
-    # Halving eight three times: the whole, and two at each of three levels.
+    assert [index for index, (result,) in enumerate(results) if result is not Result.DONE] == [guilty]
+    # Eight halved three times: the whole batch, and two halves at each level.
     assert len(pair.switch.asked) == 7
 
 
 @given(st.sets(st.integers(0, len(PORTS) - 1)))
-def test_whoever_is_guilty_fails_and_nobody_else(guilty: set[int]) -> None:
+def test_any_set_of_faulty_ports_fails_alone(guilty: set[int]) -> None:
     pair = Pair()
-    pair.switch.answer = failing(*(ROWS[at].name for at in guilty), whole=True)
+    pair.switch.answer = failing(*(ROWS[index].name for index in guilty), whole=True)
     results = pair.carry_out(*([Create(row)] for row in ROWS))
-    assert {at for at, (result,) in enumerate(results) if result is not Result.DONE} == guilty
+    assert {index for index, (result,) in enumerate(results) if result is not Result.DONE} == guilty
     names = [[step.part.name for step in asked] for asked in pair.switch.asked]
-    committed = [some for some in names if not {ROWS[at].name for at in guilty} & {*some}]
+    committed = [some for some in names if not {ROWS[index].name for index in guilty} & {*some}]
     assert sorted(name for some in committed for name in some) == [
-        row.name for at, row in enumerate(ROWS) if at not in guilty
+        row.name for index, row in enumerate(ROWS) if index not in guilty
     ]
 
 
-def test_what_was_committed_and_not_realized_is_not_committed_again(pair: Pair) -> None:
-    """A transaction took effect: the others of it have their ports, and would find them in their way."""
+def test_committed_transaction_is_not_repeated(pair: Pair) -> None:
+    """The transaction took effect, so the rows of the other ports exist already."""
     pair.switch.answer = failing(ROWS[2].name, code=NOT_REALIZED)
     results = pair.carry_out(*([Create(row)] for row in ROWS))
-    assert [at for at, (result,) in enumerate(results) if result is not Result.DONE] == [2]
+    assert [index for index, (result,) in enumerate(results) if result is not Result.DONE] == [2]
     assert len(pair.switch.asked) == 1
 
 
-def test_nor_if_none_of_them_is_realized(pair: Pair) -> None:
+def test_committed_transaction_without_success_is_not_repeated(pair: Pair) -> None:
     pair.switch.answer = failing(*(row.name for row in ROWS), code=NOT_REALIZED)
     assert pair.carry_out(*([Create(row)] for row in ROWS)) == [[Result.FAILED]] * len(ROWS)
     assert len(pair.switch.asked) == 1
 
 
-def test_a_lost_answer_is_lost_for_all_and_not_asked_again(pair: Pair) -> None:
+def test_lost_response_is_unknown_for_all_ports(pair: Pair) -> None:
     pair.switch.answer = failing(*(row.name for row in ROWS), result=Result.UNKNOWN)
     assert pair.carry_out(*([Create(row)] for row in ROWS)) == [[Result.UNKNOWN]] * len(ROWS)
     assert len(pair.switch.asked) == 1
 
 
-def test_an_executor_that_is_not_atomic_is_asked_once(pair: Pair) -> None:
+def test_executor_that_is_not_atomic_is_called_once(pair: Pair) -> None:
     pair.links.answer = failing(BRIDGE.name, VETH.name)
     assert pair.carry_out([Create(BRIDGE)], [Create(the(Bridge, desired_state(PORTS[1])))]) == [
         [Result.FAILED],
@@ -241,28 +241,28 @@ def test_exception_of_one_executor_keeps_the_outcomes_of_the_other() -> None:
     pair = Pair(switch=Scripted(Role.SWITCH, broken, atomic=True))
     steps = [Create(BRIDGE), Create(VETH), Create(ROW)]
     assert pair.carry_out(steps) == [[Result.DONE, Result.DONE, Result.UNKNOWN]]
-    ((*_, lost),) = carry_out([steps], pair.by_role, time.monotonic() + SOON)
+    ((*_, lost),) = execute([steps], pair.by_role, time.monotonic() + SOON)
     assert lost.code == "error"
     assert "the switch executor failed" in lost.reason
 
 
-def test_an_executor_that_can_do_nothing_fails_every_step(pair: Pair) -> None:
+def test_executor_error_fails_every_step(pair: Pair) -> None:
     def raise_error(steps: Sequence[Step]) -> list[Outcome]:
         raise ExecutorError("no socket", precondition=True)
 
     pair.switch.answer = raise_error
-    (outcomes,) = carry_out([plug_plan(PORT)], pair.by_role, time.monotonic() + SOON)
+    (outcomes,) = execute([plug_plan(PORT)], pair.by_role, time.monotonic() + SOON)
     assert [outcome.result for outcome in outcomes] == [Result.DONE, Result.DONE, Result.FAILED]
     assert (outcomes[2].reason, outcomes[2].code, outcomes[2].retry) == ("no socket", "precondition", False)
 
 
-# Parts that nobody serves.
+# Parts without an executor.
 
 
-def test_a_plan_with_a_part_that_nobody_serves_fails_before_any_of_its_steps(pair: Pair) -> None:
+def test_plan_with_unserved_part_fails_before_its_first_step(pair: Pair) -> None:
     pair.switch.serves = frozenset({OvsPort})
     plan = [Create(BRIDGE), Create(IvsPort(name=ROW.name))]
-    outcomes, others = carry_out([plan, plug_plan(PORTS[1])], pair.by_role, time.monotonic() + SOON)
+    outcomes, others = execute([plan, plug_plan(PORTS[1])], pair.by_role, time.monotonic() + SOON)
     assert [(outcome.result, outcome.code) for outcome in outcomes] == [(Result.FAILED, "precondition")] * 2
     assert "ivs-port" in outcomes[0].reason
     assert "switch_executor" in outcomes[0].reason
@@ -270,11 +270,11 @@ def test_a_plan_with_a_part_that_nobody_serves_fails_before_any_of_its_steps(pai
     assert all(step.part.name != BRIDGE.name for asked in pair.links.asked for step in asked)
 
 
-# The audit trail, and two real executors.
+# The audit log, and two real executors.
 
 
-def test_what_came_of_every_step_of_a_plan_is_one_line_of_the_log(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.INFO, logger="hybridvif.privileged.batches")
+def test_outcomes_of_a_plan_are_one_log_line(pair: Pair, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="hybridvif.privileged.execute")
     pair.links.answer = failing(VETH.name)
     pair.carry_out(plug_plan(PORT))
     skipped = "skipped not tried, since an earlier step of this port failed"
@@ -283,18 +283,18 @@ def test_what_came_of_every_step_of_a_plan_is_one_line_of_the_log(pair: Pair, ca
     ]
 
 
-def test_a_port_goes_through_two_executors_onto_one_host(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_executors_share_one_simulated_host(monkeypatch: pytest.MonkeyPatch) -> None:
     links, switch = RecordingLinks(Settings()), RecordingSwitch(Settings())
     assert links.simulation is switch.simulation
     monkeypatch.setattr(links.simulation, "state", HostState())
-    outcomes = carry_out([plug_plan(PORT)], {Role.LINK: links, Role.SWITCH: switch}, time.monotonic() + SOON)
+    outcomes = execute([plug_plan(PORT)], {Role.LINK: links, Role.SWITCH: switch}, time.monotonic() + SOON)
     assert [outcome.result for outcome in outcomes[0]] == [Result.DONE] * 3
     assert all(outcome.simulated for outcome in outcomes[0])
     assert links.simulation.state == desired_state(PORT)
 
 
-class Awaiting(Scripted):
-    """An executor that wants to know who will come to it."""
+class Expecting(Scripted):
+    """An executor that records expected()."""
 
     @contextmanager
     def expected(self) -> Iterator[None]:
@@ -313,7 +313,7 @@ class Awaiting(Scripted):
     ],
     ids=["links first", "links last", "links alone", "many ports"],
 )
-def test_who_does_links_first_is_expected_at_the_switch(plans: list[list[Step]], order: list[object]) -> None:
-    pair = Pair(switch=Awaiting(Role.SWITCH, atomic=True))
+def test_request_with_links_first_is_expected_at_the_switch(plans: list[list[Step]], order: list[object]) -> None:
+    pair = Pair(switch=Expecting(Role.SWITCH, atomic=True))
     pair.carry_out(*plans)
     assert pair.switch.order == order

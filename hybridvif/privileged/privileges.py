@@ -1,4 +1,4 @@
-"""Drop privileges for good before the first thread starts, and prove it by reading back what the kernel holds.
+"""Drop privileges irrevocably before the first thread starts, and verify it by reading them back from the kernel.
 
 See capabilities(7), prctl(2) and capget(2).
 """
@@ -33,22 +33,22 @@ _GET_SECUREBITS, _SET_SECUREBITS = 27, 28
 _SET_NO_NEW_PRIVS, _GET_NO_NEW_PRIVS = 38, 39
 _CAP_AMBIENT, _AMBIENT_IS_SET, _AMBIENT_RAISE = 47, 1, 2
 _NOROOT_LOCKED = 0b11
-"""SECBIT_NOROOT and its lock: user 0 gets no capabilities by execve(2)."""
+"""SECBIT_NOROOT and its lock: user 0 gains no capabilities by execve(2)."""
 _CAPABILITY_VERSION_3 = 0x20080522
 _SETS = "=6I"
-"""Effective, permitted, inheritable: the lower 32 bits of each, and the upper ones (capget(2))."""
+"""Effective, permitted, inheritable: the lower 32 bits of each, then the upper ones (capget(2))."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _is_sealed = False
 
 
-class PostureError(PreconditionError):
-    """The daemon could not drop what it has to drop. One finished sentence."""
+class PrivilegeError(PreconditionError):
+    """The daemon cannot drop its privileges."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
-    """The capability sets of a thread, each as a mask."""
+    """The capability sets of a thread, as bit masks."""
 
     effective: int
     permitted: int
@@ -59,23 +59,23 @@ def capabilities() -> Capabilities:
     """Return the capability sets of this thread. Raises OSError."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
     sets = ctypes.create_string_buffer(struct.calcsize(_SETS))
-    _called(_libc.capget(header, sets), "capget")
+    _checked(_libc.capget(header, sets), "capget")
     low = struct.unpack(_SETS, sets.raw)
     return Capabilities(*(low[index] | low[index + 3] << 32 for index in range(3)))
 
 
-def keep(wanted: Capabilities) -> None:
+def set_capabilities(wanted: Capabilities) -> None:
     """Set the capability sets of this thread. Raises OSError."""
     header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
     masks = (wanted.effective, wanted.permitted, wanted.inheritable)
     sets = struct.pack(_SETS, *(mask & 0xFFFFFFFF for mask in masks), *(mask >> 32 for mask in masks))
-    _called(_libc.capset(header, ctypes.create_string_buffer(sets, len(sets))), "capset")
+    _checked(_libc.capset(header, ctypes.create_string_buffer(sets, len(sets))), "capset")
 
 
 def narrow() -> bool:
-    """Empty the bounding set but for CAP_NET_ADMIN, and end root's special exec. Return whether that was allowed.
+    """Reduce the bounding set to CAP_NET_ADMIN and set SECBIT_NOROOT. Return whether this is permitted.
 
-    Both need CAP_SETPCAP. A process started without it has little to lose, and NO_NEW_PRIVS holds its children.
+    Both need CAP_SETPCAP. A process without it has few capabilities, and NO_NEW_PRIVS restricts its children.
     """
     if not capabilities().effective >> SETPCAP & 1:
         LOG.info("started without CAP_SETPCAP, so the daemon's bounding set stays as it was")
@@ -88,17 +88,17 @@ def narrow() -> bool:
 
 
 def close_files(channel: int) -> None:
-    """Close every file but the standard ones and this one; bound what the C library keeps of freed memory."""
+    """Close all files except the standard ones and the channel, and limit the memory arenas of the C library."""
     with contextlib.suppress(AttributeError):
-        # glibc keeps what each of the 32 threads has freed apart, 16 times over: 3 MB, and more in the course of time.
+        # glibc keeps the freed memory of each thread in arenas of their own: 3 MB for 32 threads.
         _libc.mallopt(_M_ARENA_MAX, ARENAS)
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
     os.closerange(3, channel)
-    os.closerange(channel + 1, OPEN_FILES if most == resource.RLIM_INFINITY else most)
+    os.closerange(channel + 1, OPEN_FILES if limit == resource.RLIM_INFINITY else limit)
 
 
 def account_of(user: str | None, group: str | None) -> tuple[int | None, int | None]:
-    """Return the uid and the gid of a configured user and group, by name or number. Raises PostureError.
+    """Return the uid and gid of a configured user and group, given by name or number. Raises PrivilegeError.
 
     A user without a group gets the group of its account.
     """
@@ -119,15 +119,15 @@ def account_of(user: str | None, group: str | None) -> tuple[int | None, int | N
     return uid, gid
 
 
-def _unknown(option: str, name: str) -> PostureError:
-    return PostureError(
+def _unknown(option: str, name: str) -> PrivilegeError:
+    return PrivilegeError(
         f"[hybridvif_privileged] {option}: this host has no {option} {name[:64]!r}; create it (etc/sysusers.d), or "
         "leave the option out"
     )
 
 
 def become(uid: int | None, gid: int | None) -> None:
-    """Become this user and group for good, if any is given, and keep CAP_NET_ADMIN alone. Raises PostureError."""
+    """Change to this user and group irrevocably, and keep only CAP_NET_ADMIN. Raises PrivilegeError."""
     try:
         _prctl(_SET_KEEPCAPS, 1)
         if uid is not None or gid is not None:
@@ -137,34 +137,34 @@ def become(uid: int | None, gid: int | None) -> None:
         if uid is not None:
             os.setresuid(uid, uid, uid)
     except OSError as error:
-        raise PostureError(
+        raise PrivilegeError(
             f"[hybridvif_privileged] user, group: the daemon cannot become uid {uid}, gid {gid} ({error.strerror}); "
             "start it as root, with CAP_SETUID and CAP_SETGID"
         ) from error
     finally:
         _prctl(_SET_KEEPCAPS, 0)
     if not capabilities().permitted >> KEPT & 1:
-        raise PostureError("the privileged daemon was started without CAP_NET_ADMIN; start it as root")
-    keep(Capabilities(1 << KEPT, 1 << KEPT, 0))
+        raise PrivilegeError("the privileged daemon was started without CAP_NET_ADMIN; start it as root")
+    set_capabilities(Capabilities(1 << KEPT, 1 << KEPT, 0))
 
 
 def seal() -> None:
-    """Gain nothing by exec, and let nobody of the same user trace or read this memory."""
-    global _is_sealed  # noqa: PLW0603  # of the process
+    """Set NO_NEW_PRIVS, and keep processes of the same user from tracing this one."""
+    global _is_sealed  # noqa: PLW0603  # a property of the process
     _prctl(_SET_NO_NEW_PRIVS, 1)
     _prctl(_SET_DUMPABLE, 0)
     _is_sealed = True
 
 
-def prove(*, narrowed: bool, uid: int | None, gid: int | None) -> None:
-    """Compare what this process holds with what it promises, as the kernel reports it. Raises PostureError.
+def verify(*, narrowed: bool, uid: int | None, gid: int | None) -> None:
+    """Verify the privileges of this process as the kernel reports them. Raises PrivilegeError.
 
-    narrowed: whether it had CAP_SETPCAP, without which the bounding set cannot change.
+    narrowed: the result of narrow().
     """
     held, only = capabilities(), 1 << KEPT
     bounding = sum(1 << number for number in range(64) if _prctl(_CAPBSET_READ, number, tolerate=True) == 1)
     ambient = [number for number in range(64) if _prctl(_CAP_AMBIENT, _AMBIENT_IS_SET, number, tolerate=True) == 1]
-    proofs = {
+    results = {
         "its effective and permitted capabilities": (held.effective, held.permitted) == (only, only),
         "its inheritable and ambient capabilities": (held.inheritable, ambient) == (0, []),
         "its bounding set": not narrowed or bounding | only == only,
@@ -174,35 +174,35 @@ def prove(*, narrowed: bool, uid: int | None, gid: int | None) -> None:
         "its user": uid is None or set(os.getresuid()) == {uid},
         "its group": gid is None or (set(os.getresgid()) == {gid} and not set(os.getgroups()) - {gid}),
     }
-    lacking = [what for what, is_so in proofs.items() if not is_so]
-    if lacking:
-        raise PostureError(
-            f"the privileged daemon does not have the posture that it promises: wrong are {', '.join(lacking)} (Linux "
+    wrong = [name for name, is_dropped in results.items() if not is_dropped]
+    if wrong:
+        raise PrivilegeError(
+            f"the privileged daemon does not have the posture that it promises: wrong are {', '.join(wrong)} (Linux "
             f"{platform.release()}); it answers nobody"
         )
 
 
 def pass_on() -> None:
-    """Let the programs that this thread starts keep CAP_NET_ADMIN, where execve(2) would else take it.
+    """Let the programs that this thread starts keep CAP_NET_ADMIN across execve(2).
 
-    In the daemon alone: a process that does the work itself (set_client_mode) stays as it is.
+    In the daemon only: a process without a daemon (set_client_mode) stays as it is.
     """
     if not _is_sealed:
         return
     held = capabilities()
     if held.permitted >> KEPT & 1 and not held.inheritable >> KEPT & 1:
-        keep(Capabilities(held.effective, held.permitted, held.inheritable | 1 << KEPT))
+        set_capabilities(Capabilities(held.effective, held.permitted, held.inheritable | 1 << KEPT))
         _prctl(_CAP_AMBIENT, _AMBIENT_RAISE, KEPT)
 
 
 def _prctl(option: int, *values: int, tolerate: bool = False) -> int:
-    given = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
-    answer: int = _libc.prctl(option, *given)
-    return answer if tolerate else _called(answer, f"prctl({option})")
+    arguments = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
+    result: int = _libc.prctl(option, *arguments)
+    return result if tolerate else _checked(result, f"prctl({option})")
 
 
-def _called(answer: int, name: str) -> int:
-    if answer < 0:
+def _checked(result: int, name: str) -> int:
+    if result < 0:
         code = ctypes.get_errno()
         raise OSError(code, f"{name}: {os.strerror(code)}")
-    return answer
+    return result
