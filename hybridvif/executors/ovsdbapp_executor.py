@@ -241,7 +241,7 @@ def _update(api: Any, port: OvsPort, changes: dict[str, object], socket_dir: str
 
 
 def _outcomes(api: Any, steps: Sequence[Step], number: int | None, deadline: float) -> list[Outcome]:
-    """Return the outcomes of a committed transaction, by what ovs-vswitchd made of it."""
+    """Return the outcomes of a committed transaction, as ovs-vswitchd reports them."""
     if number is not None and not api.await_cfg(number, deadline):
         return ovs_rows.not_acknowledged(steps)
     return ovs_rows.committed(steps, lambda name: _error_of(api, name, deadline))

@@ -68,9 +68,8 @@ def _side_effects(steps: Sequence[Step], existing: Collection[str], settings: Se
             yield SideEffect("create", QOS, name, port.qos_type)
     for name in ports_with_qos(deleted):
         yield SideEffect("delete", QOS, name, only_if=IF_THERE)
-    for name in removable_trunks(
-        steps, {step.part.name: getattr(step.part, "bridge", None) for step in deleted}, settings
-    ):
+    bridge_of = {step.part.name: getattr(step.part, "bridge", None) for step in deleted}
+    for name in removable_trunks(steps, bridge_of, settings):
         yield SideEffect("delete", OVS_BRIDGE, name, only_if=IF_EMPTY)
 
 

@@ -128,7 +128,7 @@ class VsctlExecutor:
         return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
 
     def _outcomes(self, steps: Sequence[Step], warnings: str, deadline: float) -> list[Outcome]:
-        """Return the outcomes by what ovs-vswitchd made of the rows; ovs-vsctl exits with 0 in any case.
+        """Return the outcomes as ovs-vswitchd reports them; ovs-vsctl exits with 0 in any case.
 
         warnings: the stderr of ovs-vsctl.
         """

@@ -307,7 +307,7 @@ def random_mac() -> bytes:
 def reset_by_mtu(before: Bridge, after: Bridge) -> dict[str, object]:
     """Return the attributes to write again when the MTU of a bridge changes.
 
-    Once the MTU rises to 1280, IPv6 returns with the kernel's defaults. Written whatever was observed before, since
-    only the kernel can tell whether it happened.
+    Once the MTU rises to 1280, IPv6 returns with the kernel's defaults. They are written at every change, since only
+    the kernel detects the rise.
     """
     return {} if before.mtu == after.mtu else {"addr_gen_mode": "none", "disable_ipv6": True}

@@ -91,8 +91,8 @@ class NetlinkExecutor:
         """Carry out the steps, different ports side by side, merged with those of other callers.
 
         ovs-vswitchd rescans the whole host after each change of a device and blocks the kernel's links meanwhile.
-        Merged steps cause one rescan. Large batches and deletes, which wait for the kernel, are not merged, so they
-        delay nobody.
+        Merged steps cause one rescan. Large batches are not merged, and neither are deletes, which wait for the kernel:
+        they would delay other callers.
         """
         if not all(isinstance(step, Delete) for step in steps):
             sysctl.require()

@@ -158,7 +158,7 @@ def _commit(connection: Connection, operations: Sequence[Operation], deadline: f
 
 
 def _outcomes(connection: Connection, steps: Sequence[Step], results: Sequence[Any], deadline: float) -> list[Outcome]:
-    """Return the outcomes of a committed transaction, by what ovs-vswitchd made of it."""
+    """Return the outcomes of a committed transaction, as ovs-vswitchd reports them."""
     number = int(results[-1]["rows"][0]["next_cfg"])
     wanted = {step.part.name for step in steps if ovs_rows.needs_device(step)}
     rows = _applied_rows(connection, number, wanted, deadline)
@@ -180,6 +180,6 @@ def _applied_rows(
     try:
         responses: list[Any] = connection.transact(await_applied(number, names, max(remaining, 1)), deadline)
     except (Expired, ConnectionLost):
-        # Nobody waits for the late response, which is recognized by its id.
+        # The late response is recognized by its id and discarded.
         return None
     return None if error_in(responses) else applied_rows(responses[1:])
