@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hybridvif.model.parts import (
+    ANYBODY,
     LABELS,
     PLACEHOLDER_TYPE,
     Bridge,
@@ -82,6 +83,8 @@ def value_of(attribute: str, value: object) -> str:
         return _SWITCHES.get(attribute.removeprefix("peer_"), ("on", "off"))[0 if value else 1]
     if attribute == "type":
         return {"": "system", PLACEHOLDER_TYPE: f"{PLACEHOLDER_TYPE} (parked)"}.get(str(value), str(value))
+    if attribute == "owner" and value == ANYBODY:
+        return "anybody"
     return "none" if value in ("", None) or (attribute == "mtu_request" and value == 0) else str(value)
 
 
