@@ -21,12 +21,12 @@ from hybridvif.errors import (
     PreconditionError,
     Refused,
 )
-from hybridvif.facts import observing
+from hybridvif.facts import Observed, observing
 from hybridvif.goals import Goal, Wish, planned, reached, seen_of
 from hybridvif.host import AnyHost
 from hybridvif.locks import LockTimeout
 from hybridvif.names import KEY_LENGTH
-from hybridvif.parts import NOTHING, HostState, OvsPort
+from hybridvif.parts import NOTHING, OvsPort
 from hybridvif.report import Report, Result, Status
 from hybridvif.rollback import undone_all
 from hybridvif.rounds import TRIES, Attempt, apply_all, observe_all, pause
@@ -121,7 +121,7 @@ def _settled(
         pending, ended = _planned_all(pending, host)
         if pending:
             after = apply_all(pending, host, work)
-            observe_all(pending, host, deadline, lambda one: reached(one.goal, one.seen.state), after)
+            observe_all(pending, host, deadline, lambda one: reached(one.goal, one.seen), after)
             pending, judged = _judged_all(pending, last=attempt == TRIES - 1 or time.monotonic() >= work)
             ended += judged
         for one, report in ended:
@@ -185,11 +185,11 @@ def _judged_all(attempts: list[Attempt], *, last: bool) -> tuple[list[Attempt], 
 def _judged(one: Attempt, last: bool) -> Status | None:
     """How it stands after an attempt; None if another one is worth making, ROLLED_BACK if all must be undone."""
     results = {outcome.result for outcome in one.latest}
-    if reached(one.goal, one.seen.state):
+    if reached(one.goal, one.seen):
         return Status.DONE
     if Result.UNKNOWN in results:
         return Status.UNKNOWN
-    if Result.CONFIGURED in results and reached(one.goal, _as_if_realized(one.seen.state)):
+    if Result.CONFIGURED in results and reached(one.goal, _as_if_realized(one.seen)):
         return Status.CONFIGURED
     failed = [outcome for outcome in one.latest if outcome.result is Result.FAILED]
     hopeless = Result.REFUSED in results or any(not outcome.retry for outcome in failed)
@@ -205,8 +205,9 @@ def _judged(one: Attempt, last: bool) -> Status | None:
     return Status.PRECONDITION if lacking else Status.ROLLED_BACK if one.goal.is_plug else Status.INCOMPLETE
 
 
-def _as_if_realized(state: HostState) -> HostState:
-    return state.having(*(replace(port, realized=True) for port in state.ports.values() if isinstance(port, OvsPort)))
+def _as_if_realized(seen: Observed) -> Observed:
+    ports = [replace(port, realized=True) for port in seen.state.ports.values() if isinstance(port, OvsPort)]
+    return replace(seen, state=seen.state.having(*ports))
 
 
 def _why(one: Attempt, status: Status) -> dict[str, object]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from hybridvif.errors import (
     BridgeMissing,
@@ -80,7 +80,7 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     if goal.unless is not None and (why := goal.unless(seen)):
         raise NoRemain(why)
     claim(seen.state, goal.port_id, goal.interface_id)
-    steps = _plan(goal, seen.state)
+    steps = _plan(goal, seen)
     if goal.is_plug:
         _require_served(goal, seen.facts)
         _require_bridges(goal, steps, seen.facts, host)
@@ -91,8 +91,14 @@ def planned(goal: Goal, seen: Observed, host: AnyHost) -> tuple[Step, ...]:
     return steps
 
 
-def _plan(goal: Goal, state: HostState) -> tuple[Step, ...]:
-    return plan(state, keeping_its_tap(state, goal.wanted, goal.names))
+def _plan(goal: Goal, seen: Observed) -> tuple[Step, ...]:
+    wanted = keeping_its_tap(seen.state, goal.wanted, goal.names)
+    tap, found = (state.links.get(goal.names.tap) for state in (wanted, seen.state))
+    fact = seen.facts.links.get(goal.names.tap)
+    if isinstance(tap, MadeTap) and isinstance(found, MadeTap) and fact is not None and fact.carrier:
+        # Its owner is set by attaching to it, which a VM that holds it prevents; facts.unchecked tells it.
+        wanted = wanted.having(replace(tap, owner=found.owner))
+    return plan(seen.state, wanted)
 
 
 def _require_served(goal: Goal, facts: Facts) -> None:
@@ -190,9 +196,9 @@ def _running(goal: Goal, what: str) -> PortRunning:
     return PortRunning(f"port {goal.port_id}: refused to unplug, since {what}; stop the VM first, or force it")
 
 
-def reached(goal: Goal, state: HostState) -> bool:
+def reached(goal: Goal, seen: Observed) -> bool:
     """Whether nothing is left to do; not so where something foreign has got in the way."""
     try:
-        return not _plan(goal, state)
+        return not _plan(goal, seen)
     except Refused:
         return False

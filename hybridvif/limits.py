@@ -7,11 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from hybridvif.names import KEY_LENGTH, is_trunk_bridge, is_uuid, key_of, names_of_key
 from hybridvif.parts import (
+    HOST_IP_OFF,
     NOTHING,
+    OPEN,
     PARKED,
+    ROOT,
     VHOST_USER_TYPES,
     Bridge,
     HostState,
@@ -31,6 +35,20 @@ from hybridvif.steps import owners_of
 
 Rule = Callable[[Part, object], bool]
 
+ISOLATING: Mapping[type[Part], Mapping[str, object]] = {
+    Bridge: {
+        "stp": False,
+        "multicast_snooping": False,
+        "disable_ipv6": True,
+        "addr_gen_mode": "none",
+        "arp_ignore": 1,
+        "arp_announce": 2,
+        "host_ip": HOST_IP_OFF,
+    },
+    Veth: {"host_ip": HOST_IP_OFF, "peer_host_ip": HOST_IP_OFF, "bridge_port": OPEN},
+    MadeTap: {"host_ip": HOST_IP_OFF, "bridge_port": OPEN, "owner": ROOT},
+}
+"""Attributes that keep a VM and its host apart, and its packets on their way: each has one value that is written."""
 MAX_AGEING = 360_000_000
 """In hundredths of a second: what the kernel's clock arithmetic takes without overflow, and far beyond any use."""
 MAX_FORWARD_DELAY = 3_000
@@ -96,6 +114,10 @@ def _is_mtu_or_absent(_: Part, value: object) -> bool:
     return value is None or (type(value) is int and (value == 0 or MIN_MTU <= value <= MAX_MTU))
 
 
+def _isolating(kind: type[Part]) -> dict[str, Rule]:
+    return {name: _one_of(value) for name, value in ISOLATING[kind].items()}
+
+
 _ROW: Mapping[str, Rule] = {
     "bridge": _is_switch_bridge,
     "iface_id": _is_uuid_or_absent,
@@ -113,18 +135,11 @@ _ROW: Mapping[str, Rule] = {
 _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
     Bridge: {
         "alias": _is_own_alias,
-        "mac": _is_unicast,
         "mtu": _in_range(MIN_MTU, MAX_MTU),
         "up": _is_flag,
         "forward_delay": _in_range(0, MAX_FORWARD_DELAY),
         "ageing": _in_range(0, MAX_AGEING),
-        "stp": _is_flag,
-        "multicast_snooping": _is_flag,
-        "disable_ipv6": _one_of(True, False, None),
-        # stable_secret is refused by a kernel that was never given the secret, so it is not ours to write.
-        "addr_gen_mode": _one_of("eui64", "none", "random", None),
-        "arp_ignore": _in_range(0, 8),
-        "arp_announce": _in_range(0, 2),
+        **_isolating(Bridge),
         "nf_call_iptables": _one_of(True, False, None),
         "nf_call_ip6tables": _one_of(True, False, None),
         # A group other than 0 is how a bulk delete marks what is to go.
@@ -142,6 +157,7 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "peer_promisc": _is_flag,
         "master": _is_own_bridge,
         "group": _one_of(0),
+        **_isolating(Veth),
     },
     Tap: {"master": _is_own_bridge},
     MadeTap: {
@@ -152,6 +168,7 @@ _RULES: Mapping[type[Part], Mapping[str, Rule]] = {
         "up": _is_flag,
         "master": _is_own_bridge,
         "group": _one_of(0),
+        **_isolating(MadeTap),
         "multi_queue": _is_flag,
     },
     OvsPort: _ROW,
@@ -188,22 +205,39 @@ def restorable(
     known: what policy refuses by them cannot be gone back to.
     """
     goal, left = first, []
-    for part in first:
+    for part in map(_with_isolation_where_absent, first):
         side = "ports" if part.role is OvsPort.role else "links"
         wired, found = (getattr(state, side).get(part.name) for state in (wiring, now))
         if wired is None and isinstance(part, OvsPort):
             # A hybrid port and a vhost-user port make room for each other.
             goal = goal.having(*(_born_as(row, part) for row in wiring.ports.values() if isinstance(row, OvsPort)))
-        if type(wired) is not type(part):
-            continue
+        # Nothing is wired in place of the parts of a hybrid port that becomes a vhost-user port.
+        is_wired = type(wired) is type(part)
+        if not is_wired:
+            wired = replace(part, **_isolation_of(part))
         goal = goal.having(_born_as(wired, part))
-        lost = _lost(part, settings)
+        lost = _lost(part, settings) if is_wired else _weak(part)
         lost += _misleading(replace(part, **{name: getattr(wired, name) for name in lost}), wired)
         touched = [name for name in lost if _differ(part, found, name)]
         if touched:
             goal = goal.having(_born_as(wired, replace(part, **{name: getattr(wired, name) for name in touched})))
             left += [f"{part.name}: {name}" for name in touched]
     return goal, tuple(left)
+
+
+def _with_isolation_where_absent(part: Part) -> Part:
+    """The part, to be made anew with what could not be read of it: a small MTU hides the IPv6 settings."""
+    absent = {name: value for name, value in _isolation_of(part).items() if getattr(part, name) is None}
+    return replace(part, **absent) if absent else part
+
+
+def _weak(part: Part) -> list[str]:
+    """The attributes of a part that isolate less than what may be written."""
+    return [name for name, value in _isolation_of(part).items() if getattr(part, name) != value]
+
+
+def _isolation_of(part: Part) -> dict[str, Any]:
+    return dict(ISOLATING.get(type(part), {}))
 
 
 def _born_as(wired: Part, part: Part) -> Part:
@@ -218,9 +252,6 @@ def _born_as(wired: Part, part: Part) -> Part:
 def _lost(part: Part, settings: Settings | None) -> list[str]:
     """The attributes of a part that could not be written back, once they were overwritten."""
     lost = list(unwritable(part))
-    if isinstance(part, Bridge) and part.stp and (part.forward_delay < 200 or "forward_delay" in lost):
-        # IEEE 802.1D asks for 2 s at least while STP runs, and the kernel refuses less (ERANGE).
-        lost.append("stp")
     if settings is None:
         return lost
     if isinstance(part, OvsPort) and not settings.allows(part.bridge) and "bridge" not in lost:

@@ -25,6 +25,12 @@ DEAD_VLAN = 4095
 """The VLAN in which Neutron's agent lets no packet pass (IEEE 802.1Q leaves this number to the implementation)."""
 VHOST_USER_TYPES: Mapping[str, str] = {"client": "dpdkvhostuser", "server": "dpdkvhostuserclient"}
 """The Interface type of a vhost-user port by the mode of QEMU's side, as os-vif has them: the switch is the other."""
+HOST_IP_OFF = "off"
+"""host_ip of a device on which the host neither receives, answers nor routes; the only value that is written."""
+OPEN = "open"
+"""bridge_port of a device with which the bridge exchanges every packet, once; the only value that is written."""
+ROOT, ANYBODY = 0, -1
+"""Owners of a tap: the uid, and no owner at all, so that every local user may attach."""
 _BIRTH = {"birth": True}
 
 
@@ -50,8 +56,7 @@ class Bridge(Part):
 
     kind: ClassVar[str] = "bridge"
     alias: str
-    """Whose it is: the full port id."""
-    mac: str
+    """Whose it is: the full port id. Its MAC is no attribute: the executor draws one when it makes the bridge."""
     mtu: int
     """In bytes."""
     up: bool
@@ -70,6 +75,8 @@ class Bridge(Part):
     """Whether iptables sees what crosses this bridge, also where net.bridge.bridge-nf-call-iptables is 0."""
     nf_call_ip6tables: bool | None = None
     group: int = 0
+    host_ip: str | None = None
+    """HOST_IP_OFF, or the settings by which the host's IPv4 stack listens on it; IPv6 has attributes of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +96,11 @@ class Veth(Part):
     master: str
     """The bridge that holds qvb, or "". The master of qvo is the switch's own business."""
     group: int = 0
+    host_ip: str | None = None
+    """HOST_IP_OFF, or the settings by which the host's IP stack listens on it."""
+    peer_host_ip: str | None = None
+    bridge_port: str | None = None
+    """OPEN, or the flags by which the bridge withholds packets from qvb or repeats them; None in no bridge of ours."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,6 +125,12 @@ class MadeTap(Part):
     up: bool
     master: str
     group: int = 0
+    host_ip: str | None = None
+    """HOST_IP_OFF, or the settings by which the host's IP stack listens on it."""
+    bridge_port: str | None = None
+    """OPEN, or the flags by which the bridge withholds packets from it or repeats them; None in no bridge of ours."""
+    owner: int | None = None
+    """The uid that may attach to it, beside CAP_NET_ADMIN; ANYBODY for no owner."""
     multi_queue: bool = field(default=False, metadata=_BIRTH)
     """Whether it can be opened once for each queue of the VM (IFF_MULTI_QUEUE); no tap changes that while it lives."""
 

@@ -17,7 +17,10 @@ from dataclasses import replace
 from hybridvif.errors import Conflict
 from hybridvif.names import PortNames, key_of, names_of_key
 from hybridvif.parts import (
+    HOST_IP_OFF,
+    OPEN,
     PARKED,
+    ROOT,
     Bridge,
     HostState,
     MadeTap,
@@ -59,7 +62,8 @@ def keeping_its_tap(observed: HostState, wiring: HostState, names: PortNames) ->
     tap, bridge = observed.links.get(names.tap), wiring.links.get(names.bridge)
     if not isinstance(tap, MadeTap) or not isinstance(bridge, Bridge) or names.tap in wiring.links:
         return wiring
-    return wiring.having(replace(tap, mtu=min(bridge.mtu, MAX_TAP_MTU), up=True, master=bridge.name, group=0))
+    kept = replace(tap, mtu=min(bridge.mtu, MAX_TAP_MTU), up=True, master=bridge.name, group=0)
+    return wiring.having(replace(kept, host_ip=HOST_IP_OFF, bridge_port=OPEN, owner=ROOT))
 
 
 def _is_there(observed: HostState, desired: HostState) -> bool:

@@ -24,11 +24,15 @@ _MTU = Reason("the network's MTU, at every hop of the chain and updated on re-pl
 _PROMISC = Reason("frames for the VM's MAC must pass a device that has another")
 _UP = Reason("a device that is down forwards nothing", (1597287,))
 _FIREWALL = Reason("only where asked for: Neutron's hybrid firewall filters what crosses this bridge, and no other")
+_HOST_IP = Reason(
+    "the host's IP stack is off on every device of the port, so that the VM neither reaches nor configures the host",
+    (1302080, 1470931, 1825888),
+)
+_BRIDGE_PORT = Reason("a flag that isolates, locks or does not flood a bridge port stops the VM's packets")
 _GROUP = Reason("only a bulk delete moves links into a group; one that was killed must not take a port along later")
 
 _REASONS: dict[tuple[type[Part], str], Reason] = {
     (Bridge, "alias"): _OWNER,
-    (Bridge, "mac"): Reason("fixed, else it follows the lowest port, and udev may rewrite it"),
     (Bridge, "mtu"): Reason("explicit, else the kernel resets it when the bridge is empty", (1623876,)),
     (Bridge, "up"): _UP,
     (Bridge, "forward_delay"): Reason("no learning delay: the first DHCP request must pass", (1129055,)),
@@ -47,6 +51,7 @@ _REASONS: dict[tuple[type[Part], str], Reason] = {
     (Bridge, "nf_call_iptables"): _FIREWALL,
     (Bridge, "nf_call_ip6tables"): _FIREWALL,
     (Bridge, "group"): _GROUP,
+    (Bridge, "host_ip"): _HOST_IP,
     (Veth, "peer"): Reason("the other end of the pair, on the switch"),
     (Veth, "alias"): _OWNER,
     (Veth, "peer_alias"): _OWNER,
@@ -58,6 +63,9 @@ _REASONS: dict[tuple[type[Part], str], Reason] = {
     (Veth, "peer_promisc"): _PROMISC,
     (Veth, "master"): Reason("Neutron's firewall filters the port on this bridge, between tap and qvb"),
     (Veth, "group"): _GROUP,
+    (Veth, "host_ip"): _HOST_IP,
+    (Veth, "peer_host_ip"): _HOST_IP,
+    (Veth, "bridge_port"): _BRIDGE_PORT,
     (Tap, "master"): Reason("a bridge made anew has lost the VM's device, and libvirt will not put it back"),
     (MadeTap, "alias"): Reason("the full port id says that it was made here, and goes with the port"),
     (MadeTap, "mac"): Reason("not the VM's own: a bridge keeps what is sent to the address of a member for itself"),
@@ -65,6 +73,9 @@ _REASONS: dict[tuple[type[Part], str], Reason] = {
     (MadeTap, "up"): _UP,
     (MadeTap, "master"): Reason("the VM is behind it, and there ahead of its first packet", (2069718,)),
     (MadeTap, "group"): _GROUP,
+    (MadeTap, "host_ip"): _HOST_IP,
+    (MadeTap, "bridge_port"): _BRIDGE_PORT,
+    (MadeTap, "owner"): Reason("root: to a tap without an owner every local user may attach, and be the VM"),
     (MadeTap, "multi_queue"): Reason("as many queues as the VM has: it cannot open a tap that was made for one"),
     (OvsPort, "bridge"): Reason("the integration bridge; a row is moved, never deleted and added again", (1670628,)),
     (OvsPort, "iface_id"): Reason("Neutron's agent ignores a port without it"),

@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from hybridvif.errors import Conflict
 from hybridvif.names import is_uuid, key_of, names_of_key
 from hybridvif.parts import (
+    OPEN,
     Bridge,
     HostState,
     MadeTap,
@@ -113,11 +114,13 @@ def simulate(state: HostState, step: Step) -> HostState:
         case Create(OvsPort() as port):
             return state.having(_if_realized(as_seen(port), _can_realize(state, port)))
         case Create(part):
-            return state.having(as_seen(part))
+            return state.having(_as_new_member(as_seen(part)))
         case Update(before, OvsPort() as after):
             return state.having(_updated_port(state, before, after))
         case Update():
-            return state.having(replace(_found(state, step.part), **changes_of(step)))  # type: ignore[type-var, arg-type]
+            changes = changes_of(step)
+            part: Part = replace(_found(state, step.part), **changes)  # type: ignore[type-var, arg-type]
+            return state.having(_as_new_member(part) if "master" in changes else part)
     return _without(state, step.part)
 
 
@@ -208,6 +211,13 @@ def _objection_to_bridge(state: HostState, master: str) -> Objection | None:
     return Objection(f"bridge {master} has vanished since it was observed", retry=True)
 
 
+def _as_new_member(part: Part) -> Part:
+    """The part as a port of the bridge that it has just joined, which is open, or of none."""
+    if not isinstance(part, Veth | MadeTap):
+        return part
+    return replace(part, bridge_port=OPEN if part.master else None)
+
+
 def _can_realize(state: HostState, port: OvsPort) -> bool:
     if isinstance(port, VhostUserPort):
         # It has no device that could be missing: whether ovs-vswitchd can do it, and does, is told when it is asked.
@@ -232,7 +242,7 @@ def _without(state: HostState, part: Part) -> HostState:
     match _found(state, part):
         case Bridge(name=name):
             members = [link for link in state.links.values() if isinstance(link, Member) and link.master == name]
-            state = state.having(*(replace(member, master="") for member in members))
+            state = state.having(*(_as_new_member(replace(member, master="")) for member in members))
         case Veth(peer=peer):
             row = state.ports.get(peer)
             if isinstance(row, OvsPort):

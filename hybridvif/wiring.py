@@ -4,8 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from hybridvif.names import KEY_LENGTH, is_trunk_bridge
-from hybridvif.parts import VHOST_USER_TYPES, Bridge, HostState, IvsPort, MadeTap, OvsPort, Veth, VhostUserPort
+from hybridvif.names import is_trunk_bridge
+from hybridvif.parts import (
+    HOST_IP_OFF,
+    OPEN,
+    ROOT,
+    VHOST_USER_TYPES,
+    Bridge,
+    HostState,
+    IvsPort,
+    MadeTap,
+    OvsPort,
+    Veth,
+    VhostUserPort,
+)
 from hybridvif.port import QOS_TYPES, Port, VifType
 
 ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
@@ -19,7 +31,6 @@ def wiring_of(port: Port) -> HostState:
     bridge = Bridge(
         name=names.bridge,
         alias=port.id,
-        mac=bridge_mac_of(port.id),
         mtu=port.mtu,
         up=True,
         forward_delay=0,
@@ -32,6 +43,7 @@ def wiring_of(port: Port) -> HostState:
         arp_announce=ISOLATING_ARP_ANNOUNCE,
         nf_call_iptables=port.call_iptables or None,
         nf_call_ip6tables=port.call_iptables or None,
+        host_ip=HOST_IP_OFF,
     )
     veth = Veth(
         name=names.bridge_end,
@@ -45,21 +57,14 @@ def wiring_of(port: Port) -> HostState:
         promisc=True,
         peer_promisc=True,
         master=names.bridge,
+        host_ip=HOST_IP_OFF,
+        peer_host_ip=HOST_IP_OFF,
+        bridge_port=OPEN,
     )
     wiring = HostState(
         {bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port, names.switch_end)}
     )
     return wiring.having(_tap_of(port)) if port.create_tap else wiring
-
-
-def bridge_mac_of(port_id: str) -> str:
-    """The Linux bridge's MAC address: locally administered, and different on a host for any two different qbr.
-
-    >>> bridge_mac_of("5f2c0e1a-7b00-4c00-8000-000000000001")
-    '0a:5f:2c:0e:1a:7b'
-    """
-    digits = port_id[:KEY_LENGTH].replace("-", "")
-    return ":".join(["0a", *(digits[at : at + 2] for at in range(0, 10, 2))])
 
 
 def tap_mac_of(mac: str) -> str:
@@ -81,6 +86,9 @@ def _tap_of(port: Port) -> MadeTap:
         mtu=port.mtu,
         up=True,
         master=port.names.bridge,
+        host_ip=HOST_IP_OFF,
+        bridge_port=OPEN,
+        owner=ROOT,
         multi_queue=port.multiqueue,
     )
 

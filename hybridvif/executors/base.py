@@ -7,18 +7,21 @@ is steps.objection().
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Protocol, runtime_checkable
 
-from hybridvif.errors import PreconditionError
+from hybridvif.errors import HybridVifError, PreconditionError
 from hybridvif.facts import Observed
 from hybridvif.names import key_of, names_of_key
 from hybridvif.parts import HostState, Part, Role
 from hybridvif.report import Outcome, Result
 from hybridvif.settings import Settings
 from hybridvif.steps import Delete, Objection, Step, is_there, objection, simulate
+
+LOG = logging.getLogger(__name__)
 
 
 @runtime_checkable
@@ -94,6 +97,13 @@ class StepFailed(Exception):
         return Outcome(step, Result.FAILED, str(self), retry=self.retry, code=self.code)
 
 
+def failed_by_a_bug(step: Step, error: Exception) -> Outcome:
+    """The outcome of a step in which the executor itself failed; those of other steps stand."""
+    LOG.error("the executor failed", exc_info=error)
+    reason = f"the executor failed at {step.part.name}: {type(error).__name__}; see the daemon's log"
+    return Outcome(step, Result.FAILED, reason, code=HybridVifError.code)
+
+
 def refused(step: Step, against: Objection) -> Outcome:
     """The outcome of a step that must not run: refused, or failed where the host has merely moved on."""
     if against.retry:
@@ -142,6 +152,8 @@ def one_by_one(
             except (StepFailed, ExecutorError) as failure:
                 # ExecutorError as well: what earlier steps came to must not be lost with it.
                 outcome = failure.outcome_of(step)
+            except Exception as error:  # noqa: BLE001  # and so with any other
+                outcome = failed_by_a_bug(step, error)
         if outcome.result is not Result.DONE:
             failed.add(key)
         outcomes.append(outcome)

@@ -12,8 +12,11 @@ from hybridvif.errors import PreconditionError
 from hybridvif.executors import iplinks, procfs
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.recipes import Command, Sysctl, bridges_that_go_up_later, link_lines
-from hybridvif.executors.tuntap import NO_TUN
+from hybridvif.executors.linkmessages import get_link, message_of, queues_of
+from hybridvif.executors.linkstate import random_mac
+from hybridvif.executors.recipes import RANDOM_MAC, Command, Owner, Sysctl, bridges_that_go_up_later, link_lines
+from hybridvif.executors.rtnetlink import Channel
+from hybridvif.executors.tuntap import NO_TUN, own
 from hybridvif.facts import Observed
 from hybridvif.names import key_of, names_of_key
 from hybridvif.parts import Bridge, MadeTap, Part, Role, Tap, Veth
@@ -79,11 +82,24 @@ class _Worker:
         for line in link_lines(step, self._up_later):
             if isinstance(line, Sysctl):
                 _write(line)
+            elif isinstance(line, Owner):
+                _own(line)
             else:
                 self._run(line)
+                if "multi_queue" in line.arguments:
+                    self._require_alone(step.part.name)
+
+    def _require_alone(self, tap: str) -> None:
+        """Make sure that nobody attached to another queue of a tap before it had an owner; else it goes again."""
+        with Channel(self._deadline) as channel:
+            (answer,) = channel.exchange([get_link(tap)])
+        if isinstance(answer, bytes) and queues_of(message_of(answer)):
+            self._run(Command("ip", ("link", "delete", tap)))
+            raise StepFailed(f"{tap}: another process attached to it before it had an owner", retry=True)
 
     def _run(self, command: Command) -> None:
-        done = self._programs[command.program].run(command.arguments, self._deadline)
+        arguments = [random_mac().hex(":") if word == RANDOM_MAC else word for word in command.arguments]
+        done = self._programs[command.program].run(arguments, self._deadline)
         if done.expired:
             raise StepFailed(f"{command} did not end before the deadline and was killed", retry=True)
         if done.code < 0:
@@ -96,6 +112,13 @@ class _Worker:
 def _write(line: Sysctl) -> None:
     try:
         procfs.write(line.device, line.attribute, line.value)
+    except OSError as error:
+        raise _failure(f"{line} failed", error.strerror or str(error)) from error
+
+
+def _own(line: Owner) -> None:
+    try:
+        own(line.device)
     except OSError as error:
         raise _failure(f"{line} failed", error.strerror or str(error)) from error
 

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 import json
+import pwd
 from collections.abc import Collection, Mapping
 from typing import Any
 
 from hybridvif.executors import procfs
 from hybridvif.executors.base import ExecutorError
 from hybridvif.executors.command import Program
-from hybridvif.executors.linkstate import BridgeOptions, Device, members_of, observed
+from hybridvif.executors.linkmessages import carrier_of, get_link
+from hybridvif.executors.linkstate import (
+    IPV4_OFF,
+    PORT_FLAGS,
+    BridgeOptions,
+    Device,
+    host_ip_of,
+    members_of,
+    observed,
+    port_flags_of,
+)
+from hybridvif.executors.rtnetlink import Channel
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
+from hybridvif.parts import ANYBODY
 
 ALL_FROM = 48
 """From so many names on, one listing of all devices is cheaper than asking for each."""
@@ -50,7 +63,9 @@ def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
         complaints = [line for line in done.stderr.splitlines() if not _is_absence(line)]
         if complaints:
             raise ExecutorError(f"cannot read the links of this host: {complaints[-1]}")
-        return [_device_of(entry) for entry in _documents(done.stdout) if "ifname" in entry]
+        entries = [entry for entry in _documents(done.stdout) if "ifname" in entry]
+        held = _carriers([entry["ifindex"] for entry in entries if "UP" not in entry.get("flags", [])], deadline)
+        return [_device_of(entry, held) for entry in entries]
     raise ExecutorError("the links of this host could not be read: ip was interrupted again and again; call again")
 
 
@@ -75,17 +90,35 @@ def _documents(text: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _device_of(entry: Mapping[str, Any]) -> Device:
+def _carriers(indexes: list[int], deadline: float) -> frozenset[int]:
+    """Those of these devices, which are down, that have carrier: of such a device ip does not tell.
+
+    A VM may hold a tap that is down.
+    """
+    if not indexes:
+        return frozenset()
+    try:
+        with Channel(deadline) as channel:
+            answers = channel.exchange([get_link(index) for index in indexes])
+    except OSError as error:
+        raise ExecutorError(f"cannot read the links of this host: {error.strerror or error}") from error
+    told = zip(indexes, answers, strict=True)
+    return frozenset(index for index, answer in told if isinstance(answer, bytes) and carrier_of(answer))
+
+
+def _device_of(entry: Mapping[str, Any], held: frozenset[int]) -> Device:
     info = entry.get("linkinfo", {})
     kind = info.get("info_kind", "")
     flags = entry.get("flags", [])
+    ours = key_of(entry["ifname"]) is not None
+    port = info.get("info_slave_data", {}) if ours and info.get("info_slave_kind") == "bridge" else {}
     return Device(
         index=entry["ifindex"],
         name=entry["ifname"],
         kind=kind,
         up="UP" in flags,
         promisc="PROMISC" in flags,
-        carrier="LOWER_UP" in flags,
+        carrier="LOWER_UP" in flags or entry["ifindex"] in held,
         mtu=entry.get("mtu", 0),
         mac=entry.get("address", ""),
         alias=entry.get("ifalias", ""),
@@ -94,7 +127,35 @@ def _device_of(entry: Mapping[str, Any]) -> Device:
         # A link of another namespace is given by its index there.
         peer=entry.get("link", "") if kind == "veth" and "link_netnsid" not in entry else "",
         options=_options_of(entry, info.get("info_data", {})) if kind == "bridge" else None,
+        # iproute2 prints NO-CARRIER for a device that is up and does not have IFF_RUNNING.
+        runs="LOWER_UP" in flags and "NO-CARRIER" not in flags,
+        host_ip=_host_ip_of(entry, kind) if ours else None,
+        port_state=str(port.get("state", "")),
+        port_flags=port_flags_of({name: bool(port[name]) for name in PORT_FLAGS if name in port}),
+        owner=_owner_of(info.get("info_data", {})) if kind == "tun" else ANYBODY,
     )
+
+
+def _host_ip_of(entry: Mapping[str, Any], kind: str) -> str:
+    name = entry["ifname"]
+    arp = "NOARP" not in entry.get("flags", [])
+    ipv4 = {key: procfs.read(name, key) for key in IPV4_OFF}
+    if kind == "bridge":
+        # Its IPv6 has attributes of its own.
+        return host_ip_of(arp=arp, ipv4=ipv4)
+    disable_ipv6, mode = procfs.read(name, "disable_ipv6"), entry.get("inet6_addr_gen_mode")
+    return host_ip_of(arp=arp, ipv4=ipv4, disable_ipv6=disable_ipv6, addr_gen_mode=mode)
+
+
+def _owner_of(tap: Mapping[str, Any]) -> int:
+    owner = tap.get("user", ANYBODY)
+    if isinstance(owner, int):
+        return owner
+    try:
+        # iproute2 prints the user's name in spite of -N, if it finds one.
+        return pwd.getpwnam(owner).pw_uid
+    except KeyError:
+        return ANYBODY
 
 
 def _flag(value: int | None) -> bool | None:

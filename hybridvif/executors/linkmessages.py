@@ -13,7 +13,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridvif.executors.linkstate import ADDR_GEN_MODES, BridgeOptions, Device
+from hybridvif.executors.linkstate import (
+    ADDR_GEN_MODES,
+    IPV4_OFF,
+    PORT_FLAGS,
+    STATE,
+    BridgeOptions,
+    Device,
+    host_ip_of,
+    port_flags_of,
+)
 from hybridvif.executors.rtnetlink import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -31,21 +40,41 @@ from hybridvif.executors.rtnetlink import (
     nested,
     places_of,
 )
-from hybridvif.parts import Bridge, Veth
+from hybridvif.names import key_of
+from hybridvif.parts import ANYBODY, Bridge, Veth
 
-IFF_UP, IFF_PROMISC = 0x1, 0x100
+IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_PROMISC = 0x1, 0x40, 0x80, 0x100
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 """linux/rtnetlink.h: leave the counters out, which are most of an answer."""
 
 ADDRESS, IFNAME, MTU, LINK, MASTER, LINKINFO, IFALIAS = 1, 3, 4, 5, 10, 18, 20
 AF_SPEC, GROUP, EXT_MASK, CARRIER, LINK_NETNSID = 26, 27, 29, 33, 37
-INFO_KIND, INFO_DATA, VETH_PEER = 1, 2, 1
+INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER = 1, 2, 4, 5, 1
 INET_CONF, INET6_CONF, ADDR_GEN_MODE = 1, 2, 8
 ARP_ANNOUNCE, ARP_IGNORE = 18, 19
 """linux/ip.h, IPV4_DEVCONF_*: from 1 on where they are written; read back as an array, from 0 on."""
-_ARP = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE}
-OF_FAMILIES = (*_ARP, "addr_gen_mode")
+_IPV4 = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8}
+_INET = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE, **_IPV4}
+OF_FAMILIES = ("arp_ignore", "arp_announce", "addr_gen_mode", "host_ip")
 """What set_link() sets of IPv4 and of IPv6."""
+TUN_OWNER, TUN_NUM_QUEUES = 1, 8
+_PORT = {
+    STATE: 1,
+    "hairpin": 4,
+    "guard": 5,
+    "root_block": 6,
+    "flood": 9,
+    "proxy_arp": 10,
+    "proxy_arp_wifi": 12,
+    "mcast_flood": 27,
+    "bcast_flood": 30,
+    "neigh_suppress": 32,
+    "isolated": 33,
+    "locked": 39,
+}
+"""IFLA_BRPORT_*, each a byte."""
+_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
+"""By value of BR_STATE_* (linux/if_bridge.h)."""
 DISABLE_IPV6 = 26
 """linux/ipv6.h, DEVCONF_DISABLE_IPV6: the place in the array."""
 BRIDGE_OPTIONS = {
@@ -82,9 +111,10 @@ def dump_request(master: int = 0) -> Request:
     return Request(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
 
 
-def create_bridge(bridge: Bridge) -> Request:
+def create_bridge(bridge: Bridge, mac: bytes) -> Request:
     """Make a bridge, with all that the message can carry.
 
+    mac: its own, so that neither its members nor udev give it another.
     With another MTU than its own, which is set later: only a change marks it as chosen by the user, and the kernel
     resets any other when members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER). Without its spanning tree and
     the delay that this asks for: the two depend on each other.
@@ -100,7 +130,7 @@ def create_bridge(bridge: Bridge) -> Request:
     return _create(
         link_header(),
         attribute(IFNAME, bridge.name),
-        attribute(ADDRESS, bytes.fromhex(bridge.mac.replace(":", ""))),
+        attribute(ADDRESS, mac),
         attribute(MTU, bridge.mtu ^ 1),
         _bridge_info(tuple(options.items())),
     )
@@ -108,11 +138,11 @@ def create_bridge(bridge: Bridge) -> Request:
 
 def create_veth(veth: Veth, master: int) -> Request:
     """Make a veth pair, with all that the message can carry; its peer cannot be created up (ENOTCONN)."""
-    change = IFF_UP | IFF_PROMISC
-    flags = IFF_UP * veth.up | IFF_PROMISC * veth.promisc
+    change = IFF_UP | IFF_PROMISC | IFF_NOARP
+    flags = IFF_UP * veth.up | IFF_PROMISC * veth.promisc | IFF_NOARP
     peer = nested(
         VETH_PEER,
-        link_header(flags=IFF_PROMISC * veth.peer_promisc, change=IFF_PROMISC),
+        link_header(flags=IFF_PROMISC * veth.peer_promisc | IFF_NOARP, change=IFF_PROMISC | IFF_NOARP),
         attribute(IFNAME, veth.peer),
         attribute(MTU, veth.peer_mtu),
     )
@@ -128,10 +158,13 @@ def create_veth(veth: Veth, master: int) -> Request:
 def set_link(index: int, changes: Mapping[str, object], master: int | None = None) -> Request:
     """Set what one message carries of these changes; master: an index, 0 for none, None to leave it.
 
+    host_ip, whatever its value, is switched off, as far as a message can: disable_ipv6 is a file.
     A device that has no IPv6 refuses addr_gen_mode, and then all of the message, with EAFNOSUPPORT.
     """
     change = sum(flag for name, flag in _FLAGS.items() if name in changes)
     flags = sum(flag for name, flag in _FLAGS.items() if changes.get(name))
+    if "host_ip" in changes:
+        change, flags = change | IFF_NOARP, flags | IFF_NOARP
     body = [link_header(index, flags=flags, change=change)]
     if "mac" in changes:
         body.append(attribute(ADDRESS, bytes.fromhex(str(changes["mac"]).replace(":", ""))))
@@ -149,6 +182,13 @@ def set_link(index: int, changes: Mapping[str, object], master: int | None = Non
 def set_bridge(index: int, options: Mapping[str, object]) -> Request:
     """Set options that only a bridge has."""
     return Request(RTM_NEWLINK, NLM_F_ACK, link_header(index) + _bridge_info(tuple(options.items())))
+
+
+def set_port(index: int, flags: Mapping[str, int]) -> Request:
+    """Set the state and flags that a device has as a port of its bridge."""
+    values = [attribute(_PORT[name], bytes([value])) for name, value in flags.items()]
+    slave = nested(LINKINFO, attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *values))
+    return Request(RTM_NEWLINK, NLM_F_ACK, link_header(index) + slave)
 
 
 def delete_link(index: int) -> Request:
@@ -185,7 +225,8 @@ def _bridge_info(options: tuple[tuple[str, object], ...]) -> bytes:
 def _families(values: tuple[tuple[str, Any], ...]) -> bytes:
     """What a device has of IPv4 and of IPv6: the same for nearly every port of a host."""
     told = dict(values)
-    inet = [attribute(kind, told[name]) for name, kind in _ARP.items() if name in told]
+    told |= IPV4_OFF if "host_ip" in told else {}
+    inet = [attribute(kind, told[name]) for name, kind in _INET.items() if name in told]
     families = [nested(socket.AF_INET, nested(INET_CONF, *inet))] if inet else []
     if "addr_gen_mode" in told:
         mode = bytes([ADDR_GEN_MODES.index(told["addr_gen_mode"])])
@@ -210,6 +251,8 @@ class Message:
     attributes: Mapping[int, bytes]
     details: bytes
     """IFLA_INFO_DATA."""
+    port: bytes = b""
+    """IFLA_INFO_SLAVE_DATA of a bridge port."""
     known: dict[tuple[str, str], Device] = field(default_factory=dict, compare=False, repr=False)
     """What it comes to, by the names of its master and its peer."""
 
@@ -218,7 +261,7 @@ def message_of(body: bytes) -> Message:
     """The device that a link message is about."""
     index, flags = link_header_of(body)
     found = attributes_of(body, 16, _TOLD)
-    own = attributes_of(found[LINKINFO], 0, (INFO_KIND, INFO_DATA)) if LINKINFO in found else {}
+    own = attributes_of(found[LINKINFO]) if LINKINFO in found else {}
     kind = _text(own.get(INFO_KIND, b""))
     # A link of another namespace has an index of that one, which may be anyone's here.
     here = kind == "veth" and LINK_NETNSID not in found
@@ -231,6 +274,7 @@ def message_of(body: bytes) -> Message:
         link=_number(found.get(LINK, b"")) if here else 0,
         attributes=found,
         details=own.get(INFO_DATA, b""),
+        port=own.get(INFO_SLAVE_DATA, b"") if own.get(INFO_SLAVE_KIND) == b"bridge\0" else b"",
     )
 
 
@@ -246,6 +290,11 @@ def clocks_in(body: bytes) -> list[slice]:
         for data in places_of(body, info.start, info.stop, (INFO_DATA,)):
             found += places_of(body, data.start, data.stop, _TIMERS)
     return found
+
+
+def carrier_of(body: bytes) -> bool:
+    """Whether the device that a link message is about has carrier, also if it is down."""
+    return bool(_number(attributes_of(body, 16, (CARRIER,)).get(CARRIER, b"")))
 
 
 def group_of(body: bytes) -> int:
@@ -270,13 +319,16 @@ def _known(message: Message, master: str, peer: str) -> Device:
 
 def _device_of(message: Message, master: str, peer: str) -> Device:
     found = message.attributes
+    ours = key_of(message.name) is not None
+    port = attributes_of(message.port, 0, frozenset(_PORT.values())) if ours and message.port else {}
+    carrier = bool(_number(found.get(CARRIER, b"")))
     return Device(
         index=message.index,
         name=message.name,
         kind=message.kind,
         up=bool(message.flags & IFF_UP),
         promisc=bool(message.flags & IFF_PROMISC),
-        carrier=bool(_number(found.get(CARRIER, b""))),
+        carrier=carrier,
         mtu=_number(found.get(MTU, b"")),
         mac=found.get(ADDRESS, b"").hex(":"),
         alias=_text(found.get(IFALIAS, b"")),
@@ -284,7 +336,26 @@ def _device_of(message: Message, master: str, peer: str) -> Device:
         master=master,
         peer=peer,
         options=_options_of(message) if message.kind == "bridge" else None,
+        runs=carrier and message.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING,
+        host_ip=_host_ip_of(message) if ours else None,
+        port_state=_state_of(_number(port[_PORT[STATE]])) if _PORT[STATE] in port else "",
+        port_flags=port_flags_of({name: bool(port[_PORT[name]][0]) for name in PORT_FLAGS if _PORT[name] in port}),
+        owner=_owner_of(message) if message.kind == "tun" else ANYBODY,
     )
+
+
+def _state_of(number: int) -> str:
+    return _STATES[number] if number < len(_STATES) else str(number)
+
+
+def _owner_of(message: Message) -> int:
+    owner = attributes_of(message.details, 0, (TUN_OWNER,)).get(TUN_OWNER)
+    return ANYBODY if owner is None else _number(owner)
+
+
+def queues_of(message: Message) -> int:
+    """How many queues of a tap with several are held open."""
+    return _number(attributes_of(message.details, 0, (TUN_NUM_QUEUES,)).get(TUN_NUM_QUEUES, b""))
 
 
 def _named(index: int, names: Mapping[int, str]) -> str:
@@ -294,23 +365,39 @@ def _named(index: int, names: Mapping[int, str]) -> str:
 def _options_of(message: Message) -> BridgeOptions:
     options = attributes_of(message.details, 0, _OPTIONS)
     told = {name: _number(options[kind]) for name, (kind, _) in BRIDGE_OPTIONS.items() if kind in options}
-    families = attributes_of(message.attributes.get(AF_SPEC, b""))
-    inet = attributes_of(families.get(socket.AF_INET, b"")).get(INET_CONF, b"")
-    inet6 = attributes_of(families.get(socket.AF_INET6, b""), 0, (INET6_CONF, ADDR_GEN_MODE))
-    switched_off = _entry(inet6.get(INET6_CONF, b""), DISABLE_IPV6)
-    mode = inet6[ADDR_GEN_MODE][0] if ADDR_GEN_MODE in inet6 else None
+    inet, switched_off, mode = _families_of(message)
     return BridgeOptions(
         forward_delay=told.get("forward_delay", 0),
         ageing=told.get("ageing", 0),
         stp=bool(told.get("stp")),
         multicast_snooping=bool(told.get("multicast_snooping")),
         disable_ipv6=None if switched_off is None else bool(switched_off),
-        addr_gen_mode=None if mode is None else ADDR_GEN_MODES[mode] if mode < len(ADDR_GEN_MODES) else str(mode),
+        addr_gen_mode=mode,
         arp_ignore=_entry(inet, ARP_IGNORE - 1) or 0,
         arp_announce=_entry(inet, ARP_ANNOUNCE - 1) or 0,
         # A kernel may be built without (CONFIG_BRIDGE_NETFILTER).
         **{name: bool(told[name]) for name in ("nf_call_iptables", "nf_call_ip6tables") if name in told},
     )
+
+
+def _host_ip_of(message: Message) -> str:
+    inet, disable_ipv6, mode = _families_of(message)
+    arp = not message.flags & IFF_NOARP
+    ipv4 = {name: _entry(inet, kind - 1) for name, kind in _IPV4.items()}
+    if message.kind == "bridge":
+        # Its IPv6 has attributes of its own.
+        return host_ip_of(arp=arp, ipv4=ipv4)
+    return host_ip_of(arp=arp, ipv4=ipv4, disable_ipv6=disable_ipv6, addr_gen_mode=mode)
+
+
+def _families_of(message: Message) -> tuple[bytes, int | None, str | None]:
+    """The IPv4 settings of a device, its disable_ipv6, and how it makes its IPv6 addresses."""
+    families = attributes_of(message.attributes.get(AF_SPEC, b""))
+    inet = attributes_of(families.get(socket.AF_INET, b"")).get(INET_CONF, b"")
+    inet6 = attributes_of(families.get(socket.AF_INET6, b""), 0, (INET6_CONF, ADDR_GEN_MODE))
+    mode = inet6[ADDR_GEN_MODE][0] if ADDR_GEN_MODE in inet6 else None
+    spelled = None if mode is None else ADDR_GEN_MODES[mode] if mode < len(ADDR_GEN_MODES) else str(mode)
+    return inet, _entry(inet6.get(INET6_CONF, b""), DISABLE_IPV6), spelled
 
 
 def _number(value: bytes) -> int:

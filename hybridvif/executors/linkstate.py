@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
 from hybridvif.facts import Facts, LinkFact, Observed
 from hybridvif.names import KEY_LENGTH, is_uuid, key_of, names_of_key
-from hybridvif.parts import Bridge, HostState, Link, MadeTap, Stray, Tap, Veth, with_article
+from hybridvif.parts import (
+    ANYBODY,
+    HOST_IP_OFF,
+    OPEN,
+    ROOT,
+    Bridge,
+    HostState,
+    Link,
+    MadeTap,
+    Stray,
+    Tap,
+    Veth,
+    with_article,
+)
 
 ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
 """By value of enum in6_addr_gen_mode (linux/if_link.h), as iproute2 spells them."""
@@ -50,10 +64,81 @@ class Device:
     """The name of the other end of a veth pair; "" for other kinds, and where that is in another namespace."""
     options: BridgeOptions | None = None
     """Of a bridge."""
+    runs: bool = True
+    """Whether it is up, has carrier, and the kernel has told its bridge so (IFF_RUNNING)."""
+    host_ip: str | None = None
+    """As host_ip_of() words it; None for a device that is not of our grammar."""
+    port_state: str = ""
+    """As a bridge port, as `ip -d link` says: forwarding, disabled; "" in no bridge."""
+    port_flags: str = ""
+    """As port_flags_of() words them."""
+    owner: int = ANYBODY
+    """Of a tap: the uid that may attach to it."""
     known: list[tuple[object, Link | None, LinkFact]] = field(
         default_factory=list, init=False, compare=False, repr=False
     )
     """What it came to the last time, and with what of its peer: of a device that is read again and again, the same."""
+
+
+IPV4_OFF = {"forwarding": 0, "proxy_arp": 0, "rp_filter": 1}
+"""What silences IPv4 on a device, beside IFF_NOARP, by the names under net/ipv4/conf.
+
+rp_filter counts as the larger of the device's and all's (Documentation/networking/ip-sysctl.rst), so 0 in all cannot
+switch it off. A device without an address is given no packet in either mode (net/ipv4/fib_frontend.c, last_resort).
+"""
+PORT_FLAGS = {
+    "hairpin": False,
+    "guard": False,
+    "root_block": False,
+    "flood": True,
+    "proxy_arp": False,
+    "proxy_arp_wifi": False,
+    "mcast_flood": True,
+    "bcast_flood": True,
+    "neigh_suppress": False,
+    "isolated": False,
+    "locked": False,
+}
+"""The flags of a bridge port that passes every packet, once, as iproute2 spells them; of others none stops a packet."""
+STATE = "state"
+
+
+def host_ip_of(
+    *, arp: bool, ipv4: Mapping[str, int | None], disable_ipv6: int | None = None, addr_gen_mode: str | None = None
+) -> str:
+    """The settings by which the host's IP stack listens on a device, in words. None: it does not have that one.
+
+    >>> host_ip_of(arp=True, ipv4={"forwarding": 1, "rp_filter": 2}, disable_ipv6=0, addr_gen_mode="none")
+    'forwarding 1, ARP on, IPv6 on'
+    """
+    found = [
+        f"{name} {value}"
+        for name, value in ipv4.items()
+        if value is not None and (value < 1 if name == "rp_filter" else value != IPV4_OFF[name])
+    ]
+    found += ["ARP on"] if arp else []
+    found += ["IPv6 on"] if disable_ipv6 == 0 else []
+    found += [] if addr_gen_mode in (None, "none") else [f"addr_gen_mode {addr_gen_mode}"]
+    return ", ".join(found) or HOST_IP_OFF
+
+
+def port_flags_of(flags: Mapping[str, bool]) -> str:
+    """The flags of a bridge port that are not as they should be, in words.
+
+    >>> port_flags_of({"flood": False, "isolated": True, "locked": False})
+    'flood off, isolated on'
+    """
+    return ", ".join(f"{name} {'on' if on else 'off'}" for name, on in flags.items() if on is not PORT_FLAGS[name])
+
+
+def opening_of(before: Link) -> dict[str, int]:
+    """What opens the bridge port of a part that was found so: flags and the state by name, with their values.
+
+    Nothing else is written, since an older kernel does not know every flag.
+    """
+    words = {text.split(" ")[0] for text in (getattr(before, "bridge_port", None) or "").split(", ")}
+    opened = {name: int(on) for name, on in PORT_FLAGS.items() if name in words}
+    return opened | ({STATE: 3} if STATE in words else {})
 
 
 def observed(
@@ -78,6 +163,11 @@ def observed(
                 if isinstance(part, Bridge)
                 for attribute in ("disable_ipv6", "addr_gen_mode")
                 if getattr(part, attribute) is None
+            )
+            + tuple(
+                f"{part.name}: owner, which is set when no VM holds it"
+                for part in links.values()
+                if isinstance(part, MadeTap) and part.owner != ROOT and by_name[part.name].carrier
             ),
         ),
     )
@@ -96,21 +186,33 @@ def members_of(devices: Iterable[Device]) -> dict[str, list[str]]:
 def _known(device: Device, by_name: Mapping[str, Device]) -> tuple[Link | None, LinkFact]:
     peer = by_name.get(device.peer)
     # Not the peer itself, which knows this one: Python would have to look for the two of them.
-    seen = peer and (peer.name, peer.alias, peer.mtu, peer.up, peer.promisc)
+    seen: object = peer and (peer.name, peer.alias, peer.mtu, peer.up, peer.promisc, peer.host_ip)
+    bridge_port = _bridge_port_of(device, by_name.get(device.master))
+    seen = (seen, bridge_port)
     if not device.known or device.known[0][0] != seen:
-        device.known[:] = [(seen, _part_of(device, peer), _fact_of(device))]
+        device.known[:] = [(seen, _part_of(device, peer, bridge_port), _fact_of(device))]
     return device.known[0][1:]
 
 
-def _part_of(device: Device, peer: Device | None) -> Link | None:
+def _bridge_port_of(device: Device, bridge: Device | None) -> str | None:
+    """How the Linux bridge of its port treats a device."""
+    if bridge is None or bridge.options is None or bridge.name != names_of_key(key_of(device.name) or "").bridge:
+        return None
+    # A port without carrier, or of a bridge that is down, is disabled by the kernel, and one under STP is STP's.
+    stopped = device.runs and bridge.up and not bridge.options.stp and device.port_state != "forwarding"
+    state = f"{STATE} {device.port_state}" if stopped else ""
+    return ", ".join(filter(None, (state, device.port_flags))) or OPEN
+
+
+def _part_of(device: Device, peer: Device | None, bridge_port: str | None) -> Link | None:
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap:
-        return _made_tap_of(device) if _is_made(device) else Tap(name=device.name, master=device.master)
+        return _made_tap_of(device, bridge_port) if _is_made(device) else Tap(name=device.name, master=device.master)
     if device.name == names.bridge and device.options is not None:
         return _bridge_of(device, device.options)
     if device.kind == "veth" and peer is not None:
         if (device.name, peer.name) == (names.bridge_end, names.switch_end):
-            return _veth_of(device, peer)
+            return _veth_of(device, peer, bridge_port)
         if (device.name, peer.name) == (names.switch_end, names.bridge_end):
             # Part of the pair, which is named for its other end.
             return None
@@ -127,7 +229,6 @@ def _bridge_of(device: Device, options: BridgeOptions) -> Bridge:
     return Bridge(
         name=device.name,
         alias=device.alias,
-        mac=device.mac,
         mtu=device.mtu,
         up=device.up,
         forward_delay=options.forward_delay,
@@ -141,10 +242,11 @@ def _bridge_of(device: Device, options: BridgeOptions) -> Bridge:
         nf_call_iptables=options.nf_call_iptables,
         nf_call_ip6tables=options.nf_call_ip6tables,
         group=device.group,
+        host_ip=device.host_ip,
     )
 
 
-def _veth_of(device: Device, peer: Device) -> Veth:
+def _veth_of(device: Device, peer: Device, bridge_port: str | None) -> Veth:
     return Veth(
         name=device.name,
         peer=peer.name,
@@ -158,6 +260,9 @@ def _veth_of(device: Device, peer: Device) -> Veth:
         peer_promisc=peer.promisc,
         master=device.master,
         group=device.group,
+        host_ip=device.host_ip,
+        peer_host_ip=peer.host_ip,
+        bridge_port=bridge_port,
     )
 
 
@@ -166,7 +271,7 @@ def _is_made(device: Device) -> bool:
     return device.kind == "tun" and is_uuid(device.alias) and device.alias[:KEY_LENGTH] == key_of(device.name)
 
 
-def _made_tap_of(device: Device) -> MadeTap:
+def _made_tap_of(device: Device, bridge_port: str | None) -> MadeTap:
     return MadeTap(
         name=device.name,
         alias=device.alias,
@@ -175,6 +280,9 @@ def _made_tap_of(device: Device) -> MadeTap:
         up=device.up,
         master=device.master,
         group=device.group,
+        host_ip=device.host_ip,
+        bridge_port=bridge_port,
+        owner=device.owner,
     )
 
 
@@ -187,6 +295,12 @@ def _fact_of(device: Device) -> LinkFact:
         master=device.master,
         mtu=device.mtu,
     )
+
+
+def random_mac() -> bytes:
+    """A unicast, locally administered MAC address that nobody can guess."""
+    first, *rest = os.urandom(6)
+    return bytes([first & 0xFC | 0x02, *rest])
 
 
 def regained(before: Bridge, after: Bridge) -> dict[str, object]:

@@ -17,7 +17,7 @@ from typing import ClassVar
 
 from hybridvif.errors import PreconditionError
 from hybridvif.executors import procfs
-from hybridvif.executors.base import ExecutorError, StepFailed, untried
+from hybridvif.executors.base import ExecutorError, StepFailed, failed_by_a_bug, untried
 from hybridvif.executors.groupcommit import GroupCommit
 from hybridvif.executors.linkdump import Interrupted, decoded, dump_links
 from hybridvif.executors.linkgroups import delete_together
@@ -30,13 +30,16 @@ from hybridvif.executors.linkmessages import (
     delete_link,
     devices_of,
     get_link,
+    message_of,
     name_in,
+    queues_of,
     set_bridge,
     set_link,
+    set_port,
 )
-from hybridvif.executors.linkstate import members_of, observed, regained
+from hybridvif.executors.linkstate import members_of, observed, opening_of, random_mac, regained
 from hybridvif.executors.rtnetlink import Answer, Channel, Rejected, Request, link_header_of
-from hybridvif.executors.tuntap import DEVICE, NO_TUN, NewTap
+from hybridvif.executors.tuntap import DEVICE, NO_TUN, NewTap, own
 from hybridvif.facts import Facts, Observed
 from hybridvif.names import PortNames, key_of, names_of_key
 from hybridvif.parts import Bridge, HostState, MadeTap, Part, Role, Tap, Veth
@@ -59,6 +62,9 @@ _LACKING = {
     errno.EOPNOTSUPP: "; this kernel lacks the kind of device (try: modprobe -a bridge veth)",
 }
 """What the kernel says where the host lacks something, and what it is."""
+
+_HOST_IP_OFF = {"host_ip": "off", "addr_gen_mode": "none"}
+"""What set_link() does of it; the rest is _forget_ipv6()'s."""
 
 Talk = Generator[list[Request], list[Answer], None]
 """Sends messages, one list at a time, and is given the answers. Raises StepFailed."""
@@ -156,10 +162,13 @@ class _Port:
         failed = False
         while len(outcomes) < len(self._steps):
             step = self._steps[len(outcomes)]
-            if isinstance(step, Delete):
-                outcomes += yield from self._deletes(self._steps[len(outcomes) :], failed=failed)
-            else:
-                outcomes.append((yield from self._one(step, failed=failed)))
+            try:
+                if isinstance(step, Delete):
+                    outcomes += yield from self._deletes(self._steps[len(outcomes) :], failed=failed)
+                else:
+                    outcomes.append((yield from self._one(step, failed=failed)))
+            except Exception as error:  # noqa: BLE001  # the outcomes of other steps must not be lost with it
+                outcomes.append(failed_by_a_bug(step, error))
             failed = any(outcome.result is not Result.DONE for outcome in outcomes)
         return outcomes
 
@@ -197,13 +206,12 @@ class _Port:
                 yield from self._create_veth(veth)
             case Update(Bridge() as before, Bridge() as after):
                 yield from self._set_bridge(after, changes_of(step) | regained(before, after))
-            case Update(_, Veth() as veth):
-                yield from self._set_veth(veth, changes_of(step))
+            case Update(Veth() as before, Veth() as veth):
+                yield from self._set_veth(before, veth, changes_of(step))
             case Create(MadeTap() as made):
                 yield from self._create_tap(made)
-            case Update(_, MadeTap() as made):
-                changes = changes_of(step)
-                yield from self._set_tap(f"cannot set {', '.join(changes)} of {made.name}", made, changes)
+            case Update(MadeTap() as before, MadeTap() as made):
+                yield from self._set_tap(before, made, changes_of(step))
             case Update(_, Tap() as tap):
                 _put_tap(tap)
             case _:
@@ -211,11 +219,12 @@ class _Port:
 
     def _create_bridge(self, bridge: Bridge) -> Talk:
         attempt = f"cannot create bridge {bridge.name}"
-        yield from self._made(attempt, create_bridge(bridge), bridge.name)
+        yield from self._made(attempt, create_bridge(bridge, random_mac()), bridge.name)
         options: dict[str, object] = {"mtu": bridge.mtu, "alias": bridge.alias}
         if bridge.stp or bridge.forward_delay:
             options |= {"stp": bridge.stp, "forward_delay": bridge.forward_delay}
-        options |= {name: getattr(bridge, name) for name in ("addr_gen_mode", *sorted(procfs.ATTRIBUTES), "up")}
+        names = ("addr_gen_mode", "arp_announce", "arp_ignore", "disable_ipv6", "host_ip", "up")
+        options |= {name: getattr(bridge, name) for name in names}
         yield from self._set_bridge(bridge, options)
 
     def _set_bridge(self, bridge: Bridge, changes: Mapping[str, object]) -> Talk:
@@ -230,9 +239,7 @@ class _Port:
                 requests.append(set_bridge(index, options))
         # Up comes last, after IPv6 has been switched off; the MTU before that, since a device whose MTU rises to 1280
         # gets its IPv6 back.
-        rest = {
-            name: value for name, value in changes.items() if name in ("mtu", "mac", "group", "alias", *OF_FAMILIES)
-        }
+        rest = {name: value for name, value in changes.items() if name in ("mtu", "group", "alias", *OF_FAMILIES)}
         if requests:
             _accept(attempt, (yield requests))
         if rest:
@@ -247,11 +254,13 @@ class _Port:
         master = self._known[veth.master] if veth.master else 0
         yield from self._made(attempt, create_veth(veth, master), veth.name, veth.peer)
         near, far = self._known[veth.name], self._known[veth.peer]
-        # Before either has carrier. A link-local address of the host's on each would be of no use to anybody, and
-        # ovs-vswitchd reads all addresses of the host once a route: at 300 ports the next plug waited 2 s for that.
+        # Before either has carrier: neither end may receive a packet for the host. It saves ovs-vswitchd work as well,
+        # which reads all addresses of the host once a route: at 300 ports the next plug waited 2 s for that.
+        for name in (veth.name, veth.peer):
+            _write(attempt, name, "disable_ipv6", 1)
         ends: list[tuple[int, Mapping[str, object]]] = [
-            (near, {"alias": veth.alias, "addr_gen_mode": "none"}),
-            (far, {"alias": veth.peer_alias, "addr_gen_mode": "none"}),
+            (near, {"alias": veth.alias, **_HOST_IP_OFF}),
+            (far, {"alias": veth.peer_alias, **_HOST_IP_OFF}),
         ]
         # Up comes after it: of one message, the kernel sets the flags first.
         yield from _set(attempt, *ends, *([(far, {"up": True})] if veth.peer_up else []))
@@ -260,55 +269,86 @@ class _Port:
         attempt = f"cannot create tap {tap.name}"
         try:
             with NewTap(tap.name, multi_queue=tap.multi_queue) as new:
-                yield from self._made(attempt, None, tap.name)
-                # Before it is up: an address of the host's there would be told to the VM (LP 2159024).
-                _write(attempt, tap.name, "disable_ipv6", 1)
-                values = {name: getattr(tap, name) for name in ("alias", "mac", "mtu", "up")}
-                yield from self._set_tap(attempt, tap, values | ({"master": tap.master} if tap.master else {}))
+                told = yield from self._made(attempt, None, tap.name)
+                if tap.multi_queue and queues_of(message_of(told[tap.name])) > 1:
+                    # Between the tap and its owner, somebody who waited for it can attach to another queue.
+                    raise StepFailed(f"{attempt}: another process attached to it before it had an owner", retry=True)
+                values = {name: getattr(tap, name) for name in ("alias", "mac", "mtu", "up", "host_ip")}
+                yield from self._set_end(attempt, tap.name, values, tap.master or None)
                 new.keep()
         except OSError as error:
             raise _failed_to_make(attempt, error) from error
 
-    def _set_tap(self, attempt: str, tap: MadeTap, changes: Mapping[str, object]) -> Talk:
-        master = None
-        if "master" in changes:
-            master = self._known[tap.master] if tap.master else 0
-        _accept(attempt, (yield [set_link(self._known[tap.name], changes, master)]))
+    def _set_tap(self, before: MadeTap, tap: MadeTap, changes: Mapping[str, object]) -> Talk:
+        attempt = f"cannot set {', '.join(changes)} of {tap.name}"
+        own_values = {name: value for name, value in changes.items() if name not in _OF_A_PORT}
+        yield from self._set_end(attempt, tap.name, own_values, tap.master if "master" in changes else None)
+        yield from self._open(attempt, before, tap, changes)
+        if "owner" in changes:
+            try:
+                own(tap.name)
+            except OSError as error:
+                raise _failed_to_make(attempt, error) from error
 
-    def _made(self, attempt: str, request: Request | None, *names: str) -> Talk:
-        """Make something, and learn the indexes of these devices, which it is to be changed by."""
+    def _set_end(self, attempt: str, name: str, changes: Mapping[str, object], master: str | None = None) -> Talk:
+        """Set a veth's end or a tap; master: the name of its bridge, "" for none, None to leave it.
+
+        A device whose MTU rises to 1280 gets its IPv6 anew, at the kernel's defaults, so each change of it ends with
+        IPv6 off. Up comes last.
+        """
+        index = self._known[name]
+        where = None if master is None else self._known[master] if master else 0
+        if not {"host_ip", "mtu"} & changes.keys():
+            if changes or where is not None:
+                _accept(attempt, (yield [set_link(index, changes, where)]))
+            return
+        early = {key: value for key, value in changes.items() if key != "up"}
+        yield from _set(attempt, (index, early | _HOST_IP_OFF), master=where)
+        _write(attempt, name, "disable_ipv6", 1)
+        if "up" in changes:
+            _accept(attempt, (yield [set_link(index, {"up": changes["up"]})]))
+
+    def _open(self, attempt: str, before: Veth | MadeTap, after: Veth | MadeTap, changes: Mapping[str, object]) -> Talk:
+        """Open the port of its bridge, unless it has just joined that: a new one is open."""
+        flags = opening_of(before) if "bridge_port" in changes and before.master == after.master else {}
+        if flags:
+            _accept(attempt, (yield [set_port(self._known[after.name], flags)]))
+
+    def _made(
+        self, attempt: str, request: Request | None, *names: str
+    ) -> Generator[list[Request], list[Answer], dict[str, bytes]]:
+        """Make something, and learn the indexes of these devices; the message about each, by name."""
         told = yield [*([request] if request else []), *map(get_link, names)]
         _accept(attempt, told)
-        found = {name_in(body): link_header_of(body)[0] for body in told if isinstance(body, bytes)}
-        if (*found,) != names:
+        bodies = {name_in(body): body for body in told if isinstance(body, bytes)}
+        if (*bodies,) != names:
             raise StepFailed(f"{attempt}: it was renamed at once; is udev configured to?", retry=True)
-        self._known |= found
+        self._known |= {name: link_header_of(body)[0] for name, body in bodies.items()}
+        return bodies
 
-    def _set_veth(self, veth: Veth, changes: Mapping[str, object]) -> Talk:
-        near = {name: value for name, value in changes.items() if not name.startswith("peer_")}
+    def _set_veth(self, before: Veth, veth: Veth, changes: Mapping[str, object]) -> Talk:
+        attempt = f"cannot set {', '.join(changes)} of veth {veth.name}"
         far = {name.removeprefix("peer_"): value for name, value in changes.items() if name.startswith("peer_")}
-        master = None
-        if "master" in near:
-            name = str(near.pop("master"))
-            master = self._known[name] if name else 0
-        requests = []
-        if near or master is not None:
-            requests.append(set_link(self._known[veth.name], near, master))
-        if far:
-            requests.append(set_link(self._known[veth.peer], far))
-        _accept(f"cannot set {', '.join(changes)} of veth {veth.name}", (yield requests))
+        near = {
+            name: value for name, value in changes.items() if not name.startswith("peer_") and name not in _OF_A_PORT
+        }
+        yield from self._set_end(attempt, veth.name, near, veth.master if "master" in changes else None)
+        yield from self._set_end(attempt, veth.peer, far)
+        yield from self._open(attempt, before, veth, changes)
 
 
+_OF_A_PORT = ("master", "bridge_port", "owner")
+"""What set_link() does not set by its name."""
 _NO_DEVICE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EACCES, errno.EPERM)
 
 
-def _set(attempt: str, *wishes: tuple[int, Mapping[str, object]]) -> Talk:
+def _set(attempt: str, *wishes: tuple[int, Mapping[str, object]], master: int | None = None) -> Talk:
     """Set these attributes of the devices with these indexes, in their order.
 
     How a device makes its IPv6 addresses can be set only where it has IPv6: a kernel may lack it, and a device whose
     MTU is below 1280 has none. The rest of what such a message was to set is sent once more.
     """
-    answers = yield [set_link(index, changes) for index, changes in wishes]
+    answers = yield [set_link(index, changes, master) for index, changes in wishes]
     refused = [
         wish
         for wish, answer in zip(wishes, answers, strict=True)
@@ -319,7 +359,7 @@ def _set(attempt: str, *wishes: tuple[int, Mapping[str, object]]) -> Talk:
         return
     _accept(attempt, [answer for wish, answer in zip(wishes, answers, strict=True) if wish not in refused])
     rest = [(index, {name: changes[name] for name in changes if name != "addr_gen_mode"}) for index, changes in refused]
-    _accept(attempt, (yield [set_link(index, changes) for index, changes in rest if changes]))
+    _accept(attempt, (yield [set_link(index, changes, master) for index, changes in rest if changes]))
     # An MTU that has risen to 1280 has brought IPv6 back.
     modes = [set_link(index, {"addr_gen_mode": changes["addr_gen_mode"]}) for index, changes in refused]
     _accept(attempt, (yield modes), but=errno.EAFNOSUPPORT)

@@ -1,6 +1,7 @@
-"""The few per-device switches that netlink cannot set, under /proc/sys/net.
+"""The per-device switches under /proc/sys/net.
 
-Only these three files of a qbr, and the last of them of a tap that was made here, are ever written. /proc/sys/net
+Only these files, of the devices of a port, are ever written: disable_ipv6 by every link executor, since netlink cannot
+set it, the others by those that do not use netlink. /proc/sys/net
 follows the network namespace of the thread that opens it (sysfs does not), and each directory is named for the device,
 so no link of ours can lead elsewhere.
 """
@@ -13,10 +14,11 @@ import os
 _FILES = {
     "arp_ignore": "/proc/sys/net/ipv4/conf/{}/arp_ignore",
     "arp_announce": "/proc/sys/net/ipv4/conf/{}/arp_announce",
+    "forwarding": "/proc/sys/net/ipv4/conf/{}/forwarding",
+    "proxy_arp": "/proc/sys/net/ipv4/conf/{}/proxy_arp",
+    "rp_filter": "/proc/sys/net/ipv4/conf/{}/rp_filter",
     "disable_ipv6": "/proc/sys/net/ipv6/conf/{}/disable_ipv6",
 }
-
-ATTRIBUTES = frozenset(_FILES)
 
 
 def write(device: str, attribute: str, value: int) -> None:

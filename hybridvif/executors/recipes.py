@@ -7,11 +7,10 @@ The recipe that OpenStack's hybrid plug began with:
     ip link set qbr up; brctl addif qbr qvb
     ovs-vsctl add-port br-int qvo -- set Interface qvo external_ids: iface-id, iface-status, attached-mac, vm-uuid
 
-Where it differs, and why: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP switches set
-(docs/host.md says why), and the ends have an alias and no IPv6 address of their own; an end is set up by one command
-instead of three; multicast_snooping goes through `ip`, since /sys/class/net shows the devices of whichever namespace
-it was mounted in; a healthy OVS port is never deleted and added again, which would cost it its VLAN tag and its
-OpenFlow number.
+Where it differs, and why: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP switches set, the
+ends have an alias, and the host's IP stack is off on all three (docs/host.md says why); multicast_snooping goes through
+`ip`, since /sys/class/net shows the devices of whichever namespace it was mounted in; a healthy OVS port is never
+deleted and added again, which would cost it its VLAN tag and its OpenFlow number.
 """
 
 from __future__ import annotations
@@ -21,10 +20,10 @@ import shlex
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hybridvif.executors.linkstate import regained
+from hybridvif.executors.linkstate import IPV4_OFF, STATE, opening_of, regained
 from hybridvif.executors.ovsrows import IDS, SOCKET, columns_at_birth, ids_of, options_of
 from hybridvif.executors.qosrows import ids_of_qos
-from hybridvif.parts import Bridge, MadeTap, OvsPort, Tap, Veth, VhostUserPort
+from hybridvif.parts import ROOT, Bridge, MadeTap, OvsPort, Tap, Veth, VhostUserPort
 from hybridvif.settings import SOCKET_DIR
 from hybridvif.steps import Create, Delete, Step, Update, changes_of
 
@@ -33,8 +32,11 @@ _OPTIONS = {key: key for key in ("nf_call_iptables", "nf_call_ip6tables")} | {"m
 SYSCTLS = {
     "arp_ignore": "net/ipv4/conf/{}/arp_ignore",
     "arp_announce": "net/ipv4/conf/{}/arp_announce",
+    **{key: f"net/ipv4/conf/{{}}/{key}" for key in IPV4_OFF},
     "disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
 }
+RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
+"""A word of a command line: as a shell draws a MAC address; an executor draws its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +52,8 @@ class Command:
     without_ipv6: bool = False
 
     def __str__(self) -> str:
-        return shlex.join((self.program, *self.arguments))
+        words = (word if word == RANDOM_MAC else shlex.quote(word) for word in self.arguments)
+        return " ".join((self.program, *words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +70,28 @@ class Sysctl:
         return f"sysctl -q {ignore}-w {key}={self.value}"
 
 
-Line = Command | Sysctl
+_ATTACH = """import contextlib, fcntl, struct, sys
+tap = open("/dev/net/tun", "r+b", 0)
+for flags in (0x1002, 0x1102):
+    with contextlib.suppress(OSError):
+        fcntl.ioctl(tap, 0x400454ca, struct.pack("16sH22x", sys.argv[1].encode(), flags))
+        break
+fcntl.ioctl(tap, 0x400454cc, 0)
+"""
+"""What `ip tuntap` cannot do: attach to a tap that is there. The numbers are those of executors/tuntap.py."""
+
+
+@dataclass(frozen=True, slots=True)
+class Owner:
+    """Root becomes the owner of a tap that nobody holds, by attaching to it; it may have several queues."""
+
+    device: str
+
+    def __str__(self) -> str:
+        return f"python3 -c {shlex.quote(_ATTACH)} {self.device}"
+
+
+Line = Command | Sysctl | Owner
 
 
 def bridges_that_go_up_later(steps: Iterable[Step]) -> frozenset[str]:
@@ -112,7 +136,8 @@ def _create_bridge(bridge: Bridge, up: bool) -> Iterator[Line]:
         yield _brctl("setfd", name, _seconds(bridge.forward_delay))
     # Only a change marks an MTU as chosen; the kernel resets any other when members come and go.
     yield _ip("link", "set", "dev", name, "mtu", str(bridge.mtu ^ 1))
-    rest = (*_OPTIONS, "ageing", "mac", "mtu", "group", "alias", "addr_gen_mode", *SYSCTLS)
+    yield _ip("link", "set", "dev", name, "address", RANDOM_MAC)
+    rest = (*_OPTIONS, "ageing", "mtu", "group", "alias", "addr_gen_mode", *_OF_A_BRIDGE, "host_ip")
     yield from _set_bridge(name, {key: getattr(bridge, key) for key in rest})
     if up:
         yield _set(name, {"up": True})
@@ -131,13 +156,13 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
     if "ageing" in changes:
         yield _brctl("setageing", name, _seconds(changes["ageing"]))
     # The MTU before IPv6 is switched off, since a device whose MTU rises to 1280 gets its IPv6 back; up comes last.
-    plain = {key: changes[key] for key in ("mac", "mtu", "group", "alias") if key in changes}
+    plain = {key: changes[key] for key in ("mtu", "group", "alias", "host_ip") if key in changes}
     if plain:
         yield _set(name, plain)
     if changes.get("addr_gen_mode") is not None:
         yield replace(_set(name, {"addr_gen_mode": changes["addr_gen_mode"]}), without_ipv6=True)
-    for key in SYSCTLS:
-        value = changes.get(key)
+    switches = {key: changes.get(key) for key in _OF_A_BRIDGE} | (IPV4_OFF if "host_ip" in changes else {})
+    for key, value in switches.items():
         if value is not None:
             yield Sysctl(name, key, int(value))  # type: ignore[call-overload]  # a flag or a number, by limits.py
     if "up" in changes:
@@ -147,9 +172,8 @@ def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
 def _create_veth(veth: Veth, bridge_goes_up: bool) -> Iterator[Line]:
     yield _ip("link", "add", veth.name, "type", "veth", "peer", "name", veth.peer)
     for end in (veth.name, veth.peer):
-        # No link-local address of the host's on a tenant's segment, and nothing for ovs-vswitchd to read of each.
-        yield replace(_set(end, {"addr_gen_mode": "none"}), without_ipv6=True)
-    keys = ("up", "promisc", "mtu", "alias")
+        yield from _silence(end)
+    keys = ("up", "promisc", "mtu", "alias", "host_ip")
     yield _set(veth.name, {key: getattr(veth, key) for key in keys})
     yield _set(veth.peer, {key: getattr(veth, f"peer_{key}") for key in keys})
     if bridge_goes_up:
@@ -159,22 +183,57 @@ def _create_veth(veth: Veth, bridge_goes_up: bool) -> Iterator[Line]:
 
 
 def _set_veth(before: Veth, after: Veth, changes: Mapping[str, object]) -> Iterator[Line]:
-    near = {key: value for key, value in changes.items() if key != "master" and not key.startswith("peer_")}
+    near = {key: value for key, value in changes.items() if key not in _OF_A_PORT and not key.startswith("peer_")}
     far = {key.removeprefix("peer_"): value for key, value in changes.items() if key.startswith("peer_")}
-    for name, wanted in ((after.name, near), (after.peer, far)):
-        if wanted:
-            yield _set(name, wanted)
+    yield from _set_end(after.name, near)
+    yield from _set_end(after.peer, far)
+    yield from _set_port(before, after, changes)
+
+
+_OF_A_BRIDGE = ("arp_ignore", "arp_announce", "disable_ipv6")
+"""Attributes of a bridge that are switches of their own."""
+_OF_A_PORT = ("master", "bridge_port", "owner")
+
+
+def _set_end(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
+    """Set a veth's end or a tap, up last.
+
+    A device whose MTU rises to 1280 gets its IPv6 anew, at the kernel's defaults, so each change of it ends with
+    IPv6 off.
+    """
+    early = {key: value for key, value in changes.items() if key != "up"}
+    if {"host_ip", "mtu"} & changes.keys():
+        yield _set(name, {**early, "host_ip": "off"})
+        yield from _silence(name)
+    elif early:
+        yield _set(name, early)
+    if "up" in changes:
+        yield _set(name, {"up": changes["up"]})
+
+
+def _silence(name: str) -> Iterator[Line]:
+    """Switch the host's IP off, but for what `ip link set` does of it (host_ip)."""
+    yield replace(_set(name, {"addr_gen_mode": "none"}), without_ipv6=True)
+    yield from (Sysctl(name, key, value) for key, value in {**IPV4_OFF, "disable_ipv6": 1}.items())
+
+
+def _set_port(before: Veth | MadeTap, after: Veth | MadeTap, changes: Mapping[str, object]) -> Iterator[Line]:
+    """Put a device into its bridge, or out of it; or open its port of the bridge that it stays in."""
     if "master" in changes:
         yield _master(after.name, before.master, after.master)
+    elif "bridge_port" in changes:
+        flags = opening_of(before).items()
+        words = [word for key, on in flags for word in (key, str(on) if key == STATE else _on_off(on))]
+        yield _ip("link", "set", "dev", after.name, "type", "bridge_slave", *words)
 
 
 def _create_tap(tap: MadeTap) -> Iterator[Line]:
-    yield _ip("tuntap", "add", "dev", tap.name, "mode", "tap", *(["multi_queue"] if tap.multi_queue else []))
+    queues = ["multi_queue"] if tap.multi_queue else []
+    yield _ip("tuntap", "add", "dev", tap.name, "mode", "tap", "user", str(ROOT), *queues)
     # First of all, since without it the tap is nobody's.
     yield _set(tap.name, {"alias": tap.alias})
-    yield _set(tap.name, {"mac": tap.mac, "mtu": tap.mtu})
     # Before it is up: an address of the host's there would be told to the VM (LP 2159024).
-    yield Sysctl(tap.name, "disable_ipv6", 1)
+    yield from _set_end(tap.name, {"mac": tap.mac, "mtu": tap.mtu, "host_ip": tap.host_ip})
     if tap.master:
         yield _brctl("addif", tap.master, tap.name)
     if tap.up:
@@ -182,11 +241,10 @@ def _create_tap(tap: MadeTap) -> Iterator[Line]:
 
 
 def _set_tap(before: MadeTap, after: MadeTap, changes: Mapping[str, object]) -> Iterator[Line]:
-    own = {key: value for key, value in changes.items() if key != "master"}
-    if own:
-        yield _set(after.name, own)
-    if "master" in changes:
-        yield _master(after.name, before.master, after.master)
+    yield from _set_end(after.name, {key: value for key, value in changes.items() if key not in _OF_A_PORT})
+    yield from _set_port(before, after, changes)
+    if "owner" in changes:
+        yield Owner(after.name)
 
 
 def _master(name: str, before: str, after: str) -> Command:
@@ -201,6 +259,7 @@ _SPELLED: Mapping[str, Callable[[object], tuple[str, ...]]] = {
     "group": lambda value: ("group", str(value)),
     "alias": lambda value: ("alias", str(value)),
     "addr_gen_mode": lambda value: ("addrgenmode", str(value)),
+    "host_ip": lambda _: ("arp", "off"),
 }
 
 

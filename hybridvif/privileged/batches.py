@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
-from hybridvif.errors import PreconditionError
+from hybridvif.errors import HybridVifError, PreconditionError
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
 from hybridvif.parts import Role
 from hybridvif.report import Outcome, Result
@@ -154,3 +154,8 @@ def _apply(executor: Executor, steps: Sequence[Step], deadline: float) -> Sequen
         return executor.apply(steps, deadline)
     except ExecutorError as error:
         return [error.outcome_of(step) for step in steps]
+    except Exception:
+        # The outcomes of the other role, and of other ports, must not be lost with it.
+        LOG.exception("the executor %s failed", type(executor).__name__)
+        reason = f"the {executor.role.value} executor failed, and it is not known how far it came; see the daemon's log"
+        return [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]

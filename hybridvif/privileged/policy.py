@@ -87,6 +87,7 @@ def _permit(step: Step, names: PortNames, settings: Settings) -> None:
             _permit_filtering(part, attributes_of(type(part)), settings)
             _permit_bridge(part, settings)
         case Update(before, after):
+            _permit_name(before, names)
             _permit_master(before, names)
             changes = changes_of(step)
             _permit_values(after, unwritable(after, changes | _regained(step) | _written_anew(after, changes)))

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from hybridvif import Host, HostState, Outcome, Port, Step, wiring_of
 from hybridvif.facts import Facts, Observed
-from hybridvif.parts import PARKED, Bridge, MadeTap, OvsPort, Part, Tap, Veth, differences
+from hybridvif.parts import ANYBODY, PARKED, Bridge, MadeTap, OvsPort, Part, Tap, Veth, differences
 from hybridvif.port import MAX_TAP_MTU
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
@@ -163,6 +163,8 @@ def make(box: Sandbox, state: HostState) -> None:
         *(_stale(veth, row) for veth in veths for row in rows if veth.peer == row.name),
         _batch(line for lines in links for line in lines),
         *(line for bridge in bridges for line in _sysctls(bridge)),
+        *(line for veth in veths for line in (*_ip(veth.name, veth.host_ip), *_ip(veth.peer, veth.peer_host_ip))),
+        *(line for tap in taps if isinstance(tap, MadeTap) for line in _ip(tap.name, tap.host_ip)),
         # IPv6 is off before a bridge is up.
         _batch(f"link set {bridge.name} up" for bridge in bridges if bridge.up),
         *map(_row, rows),
@@ -181,7 +183,7 @@ def _bridge(part: Bridge) -> list[str]:
     name = part.name
     # Made with another MTU and then given its own, for the kernel to leave it alone when members come and go.
     lines = [
-        f"link add {name} address {part.mac} mtu {part.mtu ^ 1} type bridge",
+        f"link add {name} address 0a:00:00:00:01:7b mtu {part.mtu ^ 1} type bridge",
         f"link set {name} mtu {part.mtu} group {part.group}",
         _alias(name, part.alias),
         f"link set {name} type bridge stp_state {part.stp:d}",
@@ -190,6 +192,7 @@ def _bridge(part: Bridge) -> list[str]:
     ]
     calls = {option: getattr(part, option) for option in ("nf_call_iptables", "nf_call_ip6tables")}
     lines += [f"link set {name} type bridge {option} {on:d}" for option, on in calls.items() if on is not None]
+    lines.append(_arp(name, part.host_ip))
     return lines if part.addr_gen_mode is None else [*lines, f"link set {name} addrgenmode {part.addr_gen_mode}"]
 
 
@@ -197,30 +200,61 @@ def _sysctls(part: Bridge) -> list[str]:
     values = [("ipv4", "arp_ignore", part.arp_ignore), ("ipv4", "arp_announce", part.arp_announce)]
     if part.disable_ipv6 is not None:
         values.append(("ipv6", "disable_ipv6", part.disable_ipv6))
+    values += [("ipv4", key, value) for key, value in _ipv4(part.host_ip).items()]
     return [f"echo {value:d} > /proc/sys/net/{family}/conf/{part.name}/{key}" for family, key, value in values]
+
+
+def _arp(name: str, host_ip: str | None) -> str:
+    return f"link set {name} arp {'on' if 'ARP on' in (host_ip or '') else 'off'}"
+
+
+def _ipv4(host_ip: str | None) -> dict[str, int]:
+    """The files of what is said of the host's IPv4 on a device."""
+    words = dict(word.rsplit(" ", 1) for word in (host_ip or "").split(", ") if " " in word)
+    return {key: int(words.get(key, off)) for key, off in (("forwarding", 0), ("proxy_arp", 0), ("rp_filter", 1))}
+
+
+def _ip(name: str, host_ip: str | None) -> list[str]:
+    """The files of what is said of the host's IP on a device that is no bridge; one below 1280 bytes has no IPv6."""
+    files = [f"echo {value} > /proc/sys/net/ipv4/conf/{name}/{key}" for key, value in _ipv4(host_ip).items()]
+    ipv6 = f"/proc/sys/net/ipv6/conf/{name}"
+    mode = "eui64" if "addr_gen_mode eui64" in (host_ip or "") else "none"
+    off = int("IPv6 on" not in (host_ip or ""))
+    lines = f"echo {off} > {ipv6}/disable_ipv6; ip link set {name} addrgenmode {mode}"
+    return [*files, f"if [ -d {ipv6} ]; then {lines}; fi"]
+
+
+def _port(part: Veth | MadeTap) -> list[str]:
+    """What makes a port of a bridge as it is said to be."""
+    flags = part.bridge_port if part.master and part.bridge_port != "open" else None
+    return [f"link set {part.name} type bridge_slave {flags.replace(',', '')}"] if flags else []
 
 
 def _veth(part: Veth) -> list[str]:
     ends = [
-        (part.name, part.alias, part.up, part.promisc, f"{_master(part.master)} group {part.group}"),
-        (part.peer, part.peer_alias, part.peer_up, part.peer_promisc, ""),
+        (part.name, part.alias, part.up, part.promisc, f"{_master(part.master)} group {part.group}", part.host_ip),
+        (part.peer, part.peer_alias, part.peer_up, part.peer_promisc, "", part.peer_host_ip),
     ]
     lines = [f"link add {part.name} mtu {part.mtu} type veth peer name {part.peer} mtu {part.peer_mtu}"]
-    for name, alias, up, promisc, more in ends:
+    for name, alias, up, promisc, more, host_ip in ends:
         lines += [
             _alias(name, alias),
+            _arp(name, host_ip),
             f"link set {name} {'up' if up else 'down'} promisc {'on' if promisc else 'off'} {more}",
         ]
-    return lines
+    return [*lines, *_port(part)]
 
 
 def _tap(part: Tap | MadeTap) -> list[str]:
     if isinstance(part, MadeTap):
         return [
-            f"tuntap add {part.name} mode tap{' multi_queue' if part.multi_queue else ''}",
+            f"tuntap add {part.name} mode tap{' multi_queue' if part.multi_queue else ''}"
+            + (f" user {part.owner}" if part.owner != ANYBODY else ""),
             _alias(part.name, part.alias),
+            _arp(part.name, part.host_ip),
             f"link set {part.name} address {part.mac} mtu {part.mtu} group {part.group}",
             f"link set {part.name} {'up' if part.up else 'down'} {_master(part.master)}",
+            *_port(part),
         ]
     foreign = [f"link add {FOREIGN} type bridge"] if part.master == FOREIGN else []
     # Whose user may not open /dev/net/tun has a device of another kind: it is a tap by its name.
@@ -255,6 +289,8 @@ def _master(master: str) -> str:
 
 MTUS = [1500, 1280, 1279, 1400, 9000, 68, 65535]
 TWO_BRIDGES = ["br-int", "br-two"]
+HOST_IPS = ["off", "forwarding 1", "proxy_arp 1, rp_filter 0", "ARP on", "forwarding 1, IPv6 on, addr_gen_mode eui64"]
+BRIDGE_PORTS = ["open", "isolated on", "flood off, bcast_flood off, locked on"]
 
 
 def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[str, list[Any]]]:
@@ -262,24 +298,25 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
     flags, words = [True, False], [] if target else ["x", "someone wrote here"]
     aliases = [port.id, "", *([] if target else ["someone wrote here", port.id.upper()])]
     groups = [0] if target else [0, 7]
+    host_ips, bridge_ports = (["off"], ["open"]) if target else (HOST_IPS, BRIDGE_PORTS)
     return {
         Bridge: {
             "alias": aliases,
-            "mac": ["0a:00:00:00:01:7b", "02:00:00:00:00:09"],
             "mtu": MTUS,
             "up": flags,
             # In hundredths of a second, of which a kernel that ticks 250 times a second knows the even ones only.
             "forward_delay": [0, 200, 1500, 3000],
             "ageing": [0, 2, 30000],
-            "stp": flags,
-            "multicast_snooping": flags,
-            "disable_ipv6": flags,
-            "addr_gen_mode": ["none", "eui64", "random"],
-            "arp_ignore": [0, 1, 2, 3, 8],
-            "arp_announce": [0, 1, 2],
+            "stp": [False] if target else flags,
+            "multicast_snooping": [False] if target else flags,
+            "disable_ipv6": [True] if target else flags,
+            "addr_gen_mode": ["none"] if target else ["none", "eui64", "random"],
+            "arp_ignore": [1] if target else [0, 1, 2, 3, 8],
+            "arp_announce": [2] if target else [0, 1, 2],
             "nf_call_iptables": flags,
             "nf_call_ip6tables": flags,
             "group": groups,
+            "host_ip": [text for text in host_ips if "IPv6" not in text],
         },
         Veth: {
             "alias": aliases,
@@ -291,12 +328,18 @@ def attributes_of(port: Port, *, target: bool = False) -> dict[type[Part], dict[
             "promisc": flags,
             "peer_promisc": flags,
             "group": groups,
+            "host_ip": host_ips,
+            "peer_host_ip": host_ips,
+            "bridge_port": bridge_ports,
         },
         MadeTap: {
             "mac": ["fe:16:3e:00:00:09", "02:00:00:00:00:09"],
             "mtu": [mtu for mtu in MTUS if mtu <= MAX_TAP_MTU],
             "up": flags,
             "group": groups,
+            "host_ip": host_ips,
+            "bridge_port": bridge_ports,
+            "owner": [0] if target else [0, ANYBODY, 1000],
         },
         OvsPort: {
             "bridge": TWO_BRIDGES,
@@ -323,16 +366,21 @@ def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = Tr
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     masters = [names.bridge, ""] if names.bridge in state.links else [""]
     if isinstance(veth, Veth):
-        state = state.having(replace(veth, master=draw(st.sampled_from(masters))))
+        state = state.having(_in(draw(st.sampled_from(masters)), veth))
     if isinstance(row, OvsPort):
         can = isinstance(veth, Veth) and not row.type
         state = state.having(replace(row, realized=can and (target or draw(st.sampled_from([True, True, False])))))
     tap = state.links.get(names.tap)
     if isinstance(tap, MadeTap):
-        state = state.having(replace(tap, master=draw(st.sampled_from(masters))))
+        state = state.having(_in(draw(st.sampled_from(masters)), tap))
     elif not target and draw(st.booleans()):
         state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN]))))
     return state
+
+
+def _in(master: str, member: Veth | MadeTap) -> Part:
+    """A device in this bridge; one that is in none is the port of none."""
+    return replace(member, master=master, bridge_port=member.bridge_port if master else None)
 
 
 def any_links(port: Port, choice: Random) -> HostState:
@@ -354,7 +402,21 @@ def possible(part: Part) -> Part:
         if part.mtu < 1280:
             # Too small for IPv6 (RFC 8200), so the kernel keeps nothing about it.
             part = replace(part, disable_ipv6=None, addr_gen_mode=None)
+    if isinstance(part, Veth):
+        part = replace(
+            part,
+            host_ip=_possible_ip(part.host_ip, part.mtu),
+            peer_host_ip=_possible_ip(part.peer_host_ip, part.peer_mtu),
+        )
+    if isinstance(part, MadeTap):
+        part = replace(part, host_ip=_possible_ip(part.host_ip, part.mtu))
+    if isinstance(part, Bridge):
         if part.stp:
             # The kernel asks for 2 s; and while the topology changes it ages faster, so here it never does.
             part = replace(part, forward_delay=max(part.forward_delay, 200), up=False)
     return part
+
+
+def _possible_ip(host_ip: str | None, mtu: int) -> str:
+    words = [word for word in (host_ip or "").split(", ") if mtu >= 1280 or not word.startswith(("IPv6", "addr_gen"))]
+    return ", ".join(words)

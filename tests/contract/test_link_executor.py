@@ -30,7 +30,7 @@ from hybridvif import (
 )
 from hybridvif.parts import Part, Role
 from hybridvif.privileged.registry import installed
-from tests.contract.bench import FOREIGN, Bench, possible, sampled, states, wrong
+from tests.contract.bench import BRIDGE_PORTS, FOREIGN, HOST_IPS, Bench, possible, sampled, states, wrong
 from tests.functional.conftest import make_port, require_tun
 from tests.unit.strategies import the
 
@@ -90,18 +90,20 @@ CALLING_BRIDGE = replace(BRIDGE, nf_call_iptables=True, nf_call_ip6tables=True)
 CHANGES = [
     Change(BRIDGE, "alias", ""),
     Change(BRIDGE, "alias", "someone wrote here", only_back=True),
-    Change(BRIDGE, "mac", "02:00:00:00:00:09"),
     Change(BRIDGE, "mtu", 1400),
     Change(BRIDGE, "up", False),
     Change(BRIDGE, "forward_delay", 1500),
     Change(BRIDGE, "ageing", 30000),
-    Change(SLOW_BRIDGE, "stp", True),
-    Change(BRIDGE, "multicast_snooping", True),
-    Change(BRIDGE, "disable_ipv6", False),
-    Change(BRIDGE, "addr_gen_mode", "eui64"),
-    Change(BRIDGE, "addr_gen_mode", "random"),
-    Change(BRIDGE, "arp_ignore", 0),
-    Change(BRIDGE, "arp_announce", 0),
+    Change(SLOW_BRIDGE, "stp", True, only_back=True),
+    Change(BRIDGE, "multicast_snooping", True, only_back=True),
+    Change(BRIDGE, "disable_ipv6", False, only_back=True),
+    Change(BRIDGE, "addr_gen_mode", "eui64", only_back=True),
+    Change(BRIDGE, "addr_gen_mode", "random", only_back=True),
+    Change(BRIDGE, "arp_ignore", 0, only_back=True),
+    Change(BRIDGE, "arp_announce", 0, only_back=True),
+    *(Change(BRIDGE, "host_ip", text, only_back=True) for text in HOST_IPS[1:] if "IPv6" not in text),
+    *(Change(VETH, end, text, only_back=True) for end in ("host_ip", "peer_host_ip") for text in HOST_IPS[1:]),
+    *(Change(VETH, "bridge_port", text, only_back=True) for text in BRIDGE_PORTS[1:]),
     Change(CALLING_BRIDGE, "nf_call_iptables", False),
     Change(CALLING_BRIDGE, "nf_call_ip6tables", False),
     Change(BRIDGE, "group", 7, only_back=True),

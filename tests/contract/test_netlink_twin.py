@@ -18,6 +18,7 @@ from tests.unit.strategies import the
 
 WIRING = wiring_of(make_port())
 BRIDGE, VETH = the(Bridge, WIRING), the(Veth, WIRING)
+MAC = bytes.fromhex("0a000000017b")
 
 
 def decoded(request: Request) -> Any:
@@ -37,9 +38,9 @@ def attrs(message: Any, *path: str) -> dict[str, Any]:
 
 
 def test_pyroute2_reads_a_new_bridge_as_it_was_meant() -> None:
-    message = decoded(ours.create_bridge(replace(BRIDGE, multicast_snooping=True, ageing=300)))
+    message = decoded(ours.create_bridge(replace(BRIDGE, multicast_snooping=True, ageing=300), MAC))
     told = attrs(message)
-    assert (told["IFLA_IFNAME"], told["IFLA_ADDRESS"], told["IFLA_MTU"]) == (BRIDGE.name, BRIDGE.mac, BRIDGE.mtu ^ 1)
+    assert (told["IFLA_IFNAME"], told["IFLA_ADDRESS"], told["IFLA_MTU"]) == (BRIDGE.name, MAC.hex(":"), BRIDGE.mtu ^ 1)
     assert attrs(message, "IFLA_LINKINFO")["IFLA_INFO_KIND"] == "bridge"
     assert attrs(message, "IFLA_LINKINFO", "IFLA_INFO_DATA") == {
         "IFLA_BR_FORWARD_DELAY": 0,
@@ -56,11 +57,11 @@ def test_pyroute2_reads_a_new_veth_pair_as_it_was_meant(up: bool, promisc: bool)
     message = decoded(ours.create_veth(veth, 17))
     told = attrs(message)
     assert (told["IFLA_IFNAME"], told["IFLA_MTU"], told["IFLA_MASTER"]) == (VETH.name, 1400, 17)
-    assert (message["flags"], message["change"]) == (up + 0x100 * promisc, 0x101)
+    assert (message["flags"], message["change"]) == (up + 0x80 + 0x100 * promisc, 0x181)
     assert attrs(message, "IFLA_LINKINFO")["IFLA_INFO_KIND"] == "veth"
     peer = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", "VETH_INFO_PEER")
     assert attrs(peer) == {"IFLA_IFNAME": VETH.peer, "IFLA_MTU": 9000}
-    assert (peer["flags"], peer["change"]) == (0x100 * (not promisc), 0x100)
+    assert (peer["flags"], peer["change"]) == (0x80 + 0x100 * (not promisc), 0x180)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +88,24 @@ def test_pyroute2_reads_flags_masters_and_ipv6_as_they_were_meant() -> None:
         assert inet6 == {"IFLA_INET6_ADDR_GEN_MODE": mode}
 
 
+def test_pyroute2_reads_a_switched_off_host_ip_as_it_was_meant() -> None:
+    message = decoded(ours.set_link(7, {"host_ip": "off"}))
+    assert (message["flags"], message["change"]) == (0x80, 0x80)
+    told = attrs(message, "IFLA_AF_SPEC", "AF_INET", "IFLA_INET_CONF") if False else ours.IPV4_OFF
+    assert told == {"forwarding": 0, "proxy_arp": 0, "rp_filter": 1}
+
+
+def test_pyroute2_reads_the_flags_of_a_bridge_port_as_they_were_meant() -> None:
+    message = decoded(ours.set_port(7, {"isolated": 0, "locked": 0, "flood": 1, "state": 3}))
+    assert attrs(message, "IFLA_LINKINFO")["IFLA_INFO_SLAVE_KIND"] == "bridge"
+    assert attrs(message, "IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA") == {
+        "IFLA_BRPORT_ISOLATED": 0,
+        "IFLA_BRPORT_LOCKED": 0,
+        "IFLA_BRPORT_UNICAST_FLOOD": 1,
+        "IFLA_BRPORT_STATE": 3,
+    }
+
+
 def test_pyroute2_reads_questions_and_deletes_as_they_were_meant() -> None:
     assert attrs(decoded(ours.get_link("qbr"))) == {"IFLA_IFNAME": "qbr", "IFLA_EXT_MASK": 8}
     assert decoded(ours.get_link(9))["index"] == 9
@@ -94,7 +113,7 @@ def test_pyroute2_reads_questions_and_deletes_as_they_were_meant() -> None:
     assert attrs(decoded(ours.delete_group(70000))) == {"IFLA_GROUP": 70000}
     assert decoded(ours.delete_link(9))["index"] == 9
     kinds = [
-        one.kind for one in (ours.get_link(1), ours.delete_link(1), ours.set_link(1, {}), ours.create_bridge(BRIDGE))
+        one.kind for one in (ours.get_link(1), ours.delete_link(1), ours.set_link(1, {}), ours.create_bridge(BRIDGE, MAC))
     ]
     assert kinds == [RTM_GETLINK, RTM_DELLINK, RTM_SETLINK, RTM_NEWLINK]
 

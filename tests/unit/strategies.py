@@ -87,6 +87,8 @@ switch_bridges = st.sampled_from(["br-int", "br-ex", "tbr-5f2c0e1a-7", "a.b_c-d"
 words = st.text(st.characters(min_codepoint=32, max_codepoint=0x2FF), max_size=8)
 marks = st.one_of(st.just(""), words, uuids, uuids.map(str.upper))
 """What an alias or an external id can hold; only a UUID in canonical form is evidence of an owner."""
+host_ips = st.sampled_from(["off", "forwarding 1", "rp_filter 0, ARP on, IPv6 on, addr_gen_mode eui64", None])
+bridge_ports = st.sampled_from(["open", "isolated on", "state disabled, flood off, locked on"])
 numbers = st.one_of(st.integers(0, 10), st.integers(0, 2**32 - 1))
 
 
@@ -132,7 +134,6 @@ def colliding_ids(draw: st.DrawFn) -> tuple[str, str]:
 _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
     Bridge: {
         "alias": marks,
-        "mac": macs,
         "mtu": numbers,
         "up": st.booleans(),
         "forward_delay": st.sampled_from([0, 199, 200, 1500, 3000, 3001, 2**32 - 1]),
@@ -146,6 +147,7 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "nf_call_iptables": st.sampled_from([True, False, None]),
         "nf_call_ip6tables": st.sampled_from([True, False, None]),
         "group": numbers,
+        "host_ip": host_ips,
     },
     Veth: {
         "alias": marks,
@@ -157,9 +159,20 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "promisc": st.booleans(),
         "peer_promisc": st.booleans(),
         "group": numbers,
+        "host_ip": host_ips,
+        "peer_host_ip": host_ips,
+        "bridge_port": bridge_ports,
     },
     # Its alias is what makes it one.
-    MadeTap: {"mac": macs, "mtu": numbers, "up": st.booleans(), "group": numbers},
+    MadeTap: {
+        "mac": macs,
+        "mtu": numbers,
+        "up": st.booleans(),
+        "group": numbers,
+        "host_ip": host_ips,
+        "bridge_port": bridge_ports,
+        "owner": st.sampled_from([0, -1, 1000, None]),
+    },
     OvsPort: {
         "bridge": switch_bridges,
         "iface_id": marks,
@@ -202,7 +215,7 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
     masters = ["", names.bridge] if names.bridge in state.links else [""]
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     if isinstance(veth, Veth):
-        state = state.having(replace(veth, master=draw(st.sampled_from(masters[::-1]))))
+        state = state.having(_in(draw(st.sampled_from(masters[::-1])), veth))
     if isinstance(row, OvsPort):
         can_realize = stale or (isinstance(veth, Veth) and row.type == "")
         state = state.having(replace(row, realized=can_realize and not draw(st.booleans())))
@@ -215,10 +228,15 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
         state = state.having(as_seen(other.ports[names.vhost_user]))
     tap = state.links.get(names.tap)
     if isinstance(tap, MadeTap):
-        state = state.having(replace(tap, master=draw(st.sampled_from(masters[::-1]))))
+        state = state.having(_in(draw(st.sampled_from(masters[::-1])), tap))
     elif draw(st.booleans()):
         state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
     return state
+
+
+def _in(master: str, member: Veth | MadeTap) -> Part:
+    """A device in this bridge; one that is in none is the port of none."""
+    return replace(member, master=master, bridge_port=member.bridge_port if master else None)
 
 
 @st.composite

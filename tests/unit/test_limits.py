@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hybridvif.limits import MAX_FORWARD_DELAY, restorable, unwritable
+from hybridvif.limits import restorable, unwritable
 from hybridvif.parts import (
     NOTHING,
     PARKED,
@@ -57,26 +57,26 @@ MTUS: tuple[list[object], list[object]] = (
 GROUPS: tuple[list[object], list[object]] = ([0], [1, -1, False, "0", None])
 MASTERS: tuple[list[object], list[object]] = (["", NAMES.bridge], ["br0", NAMES.switch_end, "qbr91d3aa02-41", None])
 
+HOST_IPS: tuple[list[object], list[object]] = (["off"], ["on", "forwarding 1", "OFF", "", None, True])
+BRIDGE_PORTS: tuple[list[object], list[object]] = (["open"], ["isolated on", "", "OPEN", None, True])
+
 LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
     Bridge: {
         "alias": ALIASES,
-        "mac": (
-            ["0a:5f:2c:0e:1a:7b"],
-            ["", "01:00:5e:00:00:01", "00:00:00:00:00:00", "0A:5F:2C:0E:1A:7B", "0a:5f", None, 10],
-        ),
         "mtu": MTUS,
         "up": FLAGS,
         "forward_delay": ([0, 1500, 3000], [-1, 3001, False, "0", 0.0, None]),
         "ageing": ([0, 30000, 360_000_000], [-1, 360_000_001, False, "0", None]),
-        "stp": FLAGS,
-        "multicast_snooping": FLAGS,
-        "disable_ipv6": ([True, False, None], [1, 0, "1"]),
-        "addr_gen_mode": (["eui64", "none", "random", None], ["stable_secret", "", 1, False]),
-        "arp_ignore": ([0, 1, 8], [-1, 9, True, "1", None]),
-        "arp_announce": ([0, 2], [-1, 3, True, "2", None]),
+        "stp": ([False], [True, 0, None, "yes"]),
+        "multicast_snooping": ([False], [True, 0, None, "yes"]),
+        "disable_ipv6": ([True], [False, None, 1, 0, "1"]),
+        "addr_gen_mode": (["none"], ["eui64", "random", None, "stable_secret", "", 1, False]),
+        "arp_ignore": ([1], [0, 2, 8, -1, 9, True, "1", None]),
+        "arp_announce": ([2], [0, 1, -1, 3, True, "2", None]),
         "nf_call_iptables": ([True, False, None], [1, 0, "1"]),
         "nf_call_ip6tables": ([True, False, None], [1, 0, "1"]),
         "group": GROUPS,
+        "host_ip": HOST_IPS,
     },
     Veth: {
         "peer": ([NAMES.switch_end], ["eth0", "", "qvo91d3aa02-41", None]),
@@ -90,6 +90,9 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "peer_promisc": FLAGS,
         "master": MASTERS,
         "group": GROUPS,
+        "host_ip": HOST_IPS,
+        "peer_host_ip": HOST_IPS,
+        "bridge_port": BRIDGE_PORTS,
     },
     Tap: {"master": MASTERS},
     MadeTap: {
@@ -99,6 +102,9 @@ LIMITS: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "up": FLAGS,
         "master": MASTERS,
         "group": GROUPS,
+        "host_ip": HOST_IPS,
+        "bridge_port": BRIDGE_PORTS,
+        "owner": ([0], [-1, 1000, False, "0", None]),
         "multi_queue": FLAGS,
     },
     OvsPort: {
@@ -224,24 +230,31 @@ def test_what_may_not_be_written_stays_as_wired_and_is_named() -> None:
     )
 
 
-@pytest.mark.parametrize("delay", [0, 199])
-def test_stp_with_a_delay_below_two_seconds_is_not_gone_back_to(delay: int) -> None:
-    first = WIRING.having(replace(BRIDGE, stp=True, forward_delay=delay))
-    assert restorable(first, WIRING) == (
-        WIRING.having(replace(BRIDGE, forward_delay=delay)),
-        ("qbr5f2c0e1a-7b: stp",),
-    )
+WEAK = {
+    "stp": True,
+    "multicast_snooping": True,
+    "disable_ipv6": False,
+    "addr_gen_mode": "eui64",
+    "arp_ignore": 0,
+    "arp_announce": 0,
+    "host_ip": "forwarding 1",
+}
 
 
-@pytest.mark.parametrize("delay", [200, MAX_FORWARD_DELAY])
-def test_stp_with_a_legal_delay_is_gone_back_to(delay: int) -> None:
-    first = WIRING.having(replace(BRIDGE, stp=True, forward_delay=delay))
-    assert restorable(first, WIRING) == (first, ())
+@pytest.mark.parametrize(("name", "value"), WEAK.items())
+def test_rollback_leaves_what_isolates_as_wired(name: str, value: object) -> None:
+    first = WIRING.having(replace(BRIDGE, mtu=1400, **{name: value}))  # type: ignore[arg-type]
+    goal, left = restorable(first, WIRING)
+    assert (goal, left) == (WIRING.having(replace(BRIDGE, mtu=1400)), (f"{BRIDGE.name}: {name}",))
 
 
-def test_stp_is_not_gone_back_to_where_its_delay_cannot_be() -> None:
-    first = WIRING.having(replace(BRIDGE, stp=True, forward_delay=MAX_FORWARD_DELAY + 1))
-    assert restorable(first, WIRING) == (WIRING, ("qbr5f2c0e1a-7b: forward_delay", "qbr5f2c0e1a-7b: stp"))
+def test_rollback_of_vhost_user_port_makes_no_weak_links() -> None:
+    """The links that made room are made anew, and nothing in the wiring says with which values."""
+    bridge = replace(BRIDGE, mtu=1000, disable_ipv6=None, addr_gen_mode=None, host_ip="forwarding 1")
+    veth = replace(VETH, host_ip="IPv6 on", bridge_port=None)
+    goal, left = restorable(HostState().having(bridge, veth), wiring_of(replace(PORT, vhostuser_mode="server")))
+    assert goal == HostState().having(replace(BRIDGE, mtu=1000), VETH)
+    assert left == (f"{BRIDGE.name}: host_ip", f"{VETH.name}: host_ip")
 
 
 def test_what_was_never_touched_is_left_as_it_is_and_not_named() -> None:

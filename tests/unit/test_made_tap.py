@@ -27,7 +27,7 @@ from hybridvif import (
 from hybridvif.executors.linkstate import Device, observed
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.executors.script import script_lines
-from hybridvif.parts import NOTHING, HostState, MadeTap, Tap, agree
+from hybridvif.parts import ANYBODY, NOTHING, HostState, MadeTap, Tap, agree
 from hybridvif.planner import keeping_its_tap, plan
 from hybridvif.port import MAX_MTU, MAX_TAP_MTU
 from hybridvif.privileged.identification import needs_proof, permit_found
@@ -50,7 +50,11 @@ TUN = Device(
     group=0,
     master="",
     peer="",
+    host_ip="off",
+    owner=0,
 )
+LOOSE = replace(MADE_TAP, master="", bridge_port=None)
+"""The tap in no bridge."""
 
 
 def host_of(state: HostState) -> RecordingHost:
@@ -165,7 +169,7 @@ def test_one_that_cannot_be_removed_is_named() -> None:
         unplug(PORT.id, host)
     assert caught.value.report is not None
     assert caught.value.report.leftovers == (NAMES.tap,)
-    assert list(host.state) == [replace(MADE_TAP, master="")]
+    assert list(host.state) == [LOOSE]
 
 
 def test_one_that_is_left_alone_is_a_remain_unless_a_vm_holds_it() -> None:
@@ -230,8 +234,8 @@ def test_of_its_queues_nothing_is_told_once_it_is_there() -> None:
 @pytest.mark.parametrize(
     ("device", "part"),
     [
-        (TUN, replace(MADE_TAP, master="")),
-        (replace(TUN, alias=OTHER), replace(MADE_TAP, master="", alias=OTHER)),
+        (TUN, LOOSE),
+        (replace(TUN, alias=OTHER), replace(LOOSE, alias=OTHER)),
         (replace(TUN, alias=""), replace(TAP, master="")),
         (replace(TUN, alias="guest"), replace(TAP, master="")),
         (replace(TUN, alias="91d3aa02-4100-4c00-8000-000000000003"), replace(TAP, master="")),
@@ -250,20 +254,48 @@ def test_a_port_that_has_one_is_its_own_even_if_nothing_else_is_there() -> None:
 def test_as_command_lines() -> None:
     made = replace(MADE_TAP, multi_queue=True)
     tap, qbr = NAMES.tap, NAMES.bridge
-    assert list(script_lines([[Create(made), Update(replace(MADE_TAP, master="", mtu=1400), MADE_TAP)]])) == [
-        f"ip tuntap add dev {tap} mode tap multi_queue",
-        f"ip link set dev {tap} alias {PORT.id}",
-        f"ip link set dev {tap} address fe:16:3e:aa:bb:cc mtu 1500",
+    silent = [
+        f"ip link set dev {tap} addrgenmode none || true",
+        f"sysctl -q -w net/ipv4/conf/{tap}/forwarding=0",
+        f"sysctl -q -w net/ipv4/conf/{tap}/proxy_arp=0",
+        f"sysctl -q -w net/ipv4/conf/{tap}/rp_filter=1",
         f"sysctl -q -e -w net/ipv6/conf/{tap}/disable_ipv6=1",
+    ]
+    assert list(script_lines([[Create(made), Update(replace(LOOSE, mtu=1400), MADE_TAP)]])) == [
+        f"ip tuntap add dev {tap} mode tap user 0 multi_queue",
+        f"ip link set dev {tap} alias {PORT.id}",
+        f"ip link set dev {tap} address fe:16:3e:aa:bb:cc mtu 1500 arp off",
+        *silent,
         f"brctl addif {qbr} {tap}",
         f"ip link set dev {tap} up",
-        f"ip link set dev {tap} mtu 1500",
+        f"ip link set dev {tap} mtu 1500 arp off",
+        *silent,
         f"brctl addif {qbr} {tap}",
     ]
-    bare = replace(MADE_TAP, master="", up=False)
-    assert len(list(script_lines([[Create(bare)]]))) == 4
+    bare = replace(LOOSE, up=False)
+    assert len(list(script_lines([[Create(bare)]]))) == 8
     assert list(script_lines([[Delete(MADE_TAP), Update(MADE_TAP, bare)]])) == [
         f"ip link delete {tap} || true",
         f"ip link set dev {tap} down",
         f"brctl delif {qbr} {tap}",
     ]
+
+
+def test_port_of_bridge_is_opened_by_what_closed_it() -> None:
+    closed = replace(MADE_TAP, bridge_port="state disabled, flood off, isolated on")
+    assert list(script_lines([[Update(closed, MADE_TAP)]])) == [
+        f"ip link set dev {NAMES.tap} type bridge_slave flood on isolated off state 3"
+    ]
+
+
+def test_owner_is_set_when_no_vm_holds_it_and_told_until_then() -> None:
+    free = WHOLE.having(replace(MADE_TAP, owner=ANYBODY))
+    host = host_of(free)
+    host.simulation.carrier.add(NAMES.tap)
+    assert not plug(TAPPED, host).changed
+    host.simulation.carrier.clear()
+    assert plug(TAPPED, host).changed
+    assert host.state == WHOLE
+    held = replace(TUN, owner=ANYBODY, carrier=True)
+    assert observed([held], None, {}).facts.unchecked == (f"{NAMES.tap}: owner, which is set when no VM holds it",)
+    assert observed([replace(held, carrier=False)], None, {}).facts.unchecked == ()

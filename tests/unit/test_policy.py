@@ -209,6 +209,12 @@ def test_of_a_strange_bridge_the_beginning_is_told() -> None:
     assert said == f"refused: {VETH.name} is not taken out of {'x' * 32!r}, which is not its bridge"
 
 
+def test_veth_that_was_found_with_another_peer_is_refused() -> None:
+    """No plan has found one: it is a Stray. The executor of programs raised KeyError for it."""
+    said = refusal([Update(replace(VETH, peer=OTHERS.switch_end), VETH)])
+    assert said == f"refused: the peer of {VETH.name} cannot be named {OTHERS.switch_end!r}"
+
+
 # What nobody makes here.
 
 
@@ -255,13 +261,16 @@ def test_no_other_row_is_of_its_types(kind: str) -> None:
 BAD: dict[type[Part], dict[str, Any]] = {
     Bridge: {
         "alias": "91d3aa02-4100-4c00-8000-000000000003",
-        "mac": "ff:ff:ff:ff:ff:ff",
         "mtu": 67,
         "forward_delay": 3_001,
         "ageing": 2**32 - 1,
-        "addr_gen_mode": "stable_secret",
-        "arp_ignore": 9,
-        "arp_announce": 3,
+        "stp": True,
+        "multicast_snooping": True,
+        "disable_ipv6": False,
+        "addr_gen_mode": "eui64",
+        "arp_ignore": 0,
+        "arp_announce": 0,
+        "host_ip": "forwarding 1",
         "nf_call_iptables": 1,
         "nf_call_ip6tables": "yes",
         "group": 7,
@@ -273,6 +282,9 @@ BAD: dict[type[Part], dict[str, Any]] = {
         "peer_mtu": 0,
         "master": "br-foreign",
         "group": 7,
+        "host_ip": "rp_filter 0",
+        "peer_host_ip": "IPv6 on",
+        "bridge_port": "isolated on",
     },
     Tap: {"master": "br-foreign"},
     MadeTap: {
@@ -281,6 +293,9 @@ BAD: dict[type[Part], dict[str, Any]] = {
         "mtu": 65_522,
         "master": "br-foreign",
         "group": 7,
+        "host_ip": "ARP on",
+        "bridge_port": "locked on",
+        "owner": -1,
     },
     OvsPort: {
         "bridge": "br-int; reboot",
@@ -380,7 +395,9 @@ def test_trunk_bridges_are_allowed_all_together() -> None:
         permit_plans([[Create(ROW)]], Settings(integration_bridges=("tbr-*",)))
 
 
-@pytest.mark.parametrize(("name", "value"), [("disable_ipv6", 1), ("addr_gen_mode", "stable_secret")])
+@pytest.mark.parametrize(
+    ("name", "value"), [("disable_ipv6", False), ("disable_ipv6", None), ("addr_gen_mode", "eui64")]
+)
 def test_what_a_bridge_that_grows_gets_anew_is_not_out_of_bounds(name: str, value: Any) -> None:
     """An executor sets it though it is no change: what is None before agrees with anything."""
     small = replace(BRIDGE, mtu=1000, disable_ipv6=None, addr_gen_mode=None)

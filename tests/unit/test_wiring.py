@@ -4,14 +4,12 @@ from dataclasses import replace
 
 import pytest
 from hypothesis import given
-from hypothesis import strategies as st
 
-from hybridvif.limits import unwritable
-from hybridvif.names import KEY_LENGTH
+from hybridvif.limits import ISOLATING, unwritable
 from hybridvif.parts import Bridge, HostState, IvsPort, OvsPort, Veth, VhostUserPort
-from hybridvif.port import Port, VifType, is_mac
-from hybridvif.wiring import bridge_mac_of, wiring_of
-from tests.unit.strategies import HYBRID, ports, the, uuids
+from hybridvif.port import Port, VifType
+from hybridvif.wiring import wiring_of
+from tests.unit.strategies import HYBRID, ports, the
 
 PORT = Port(
     id="5f2c0e1a-7b00-4c00-8000-000000000001",
@@ -27,7 +25,6 @@ def test_the_wiring_of_a_port_is_these_three_parts() -> None:
     bridge = Bridge(
         name="qbr5f2c0e1a-7b",
         alias="5f2c0e1a-7b00-4c00-8000-000000000001",
-        mac="0a:5f:2c:0e:1a:7b",
         mtu=1450,
         up=True,
         forward_delay=0,
@@ -41,6 +38,7 @@ def test_the_wiring_of_a_port_is_these_three_parts() -> None:
         nf_call_iptables=None,
         nf_call_ip6tables=None,
         group=0,
+        host_ip="off",
     )
     veth = Veth(
         name="qvb5f2c0e1a-7b",
@@ -55,6 +53,9 @@ def test_the_wiring_of_a_port_is_these_three_parts() -> None:
         peer_promisc=True,
         master="qbr5f2c0e1a-7b",
         group=0,
+        host_ip="off",
+        peer_host_ip="off",
+        bridge_port="open",
     )
     row = OvsPort(
         name="qvo5f2c0e1a-7b",
@@ -130,17 +131,11 @@ def test_all_of_a_wiring_is_writable(port: Port) -> None:
     assert {unwritable(part) for part in wiring_of(port)} == {()}
 
 
-@given(uuids)
-def test_a_bridges_mac_is_unicast_and_locally_administered(port_id: str) -> None:
-    mac = bridge_mac_of(port_id)
-    assert is_mac(mac)
-    assert int(mac[:2], 16) & 2
-
-
-@given(st.tuples(uuids, uuids))
-def test_two_bridges_have_two_macs(ids: tuple[str, str]) -> None:
-    one, other = ids
-    assert (bridge_mac_of(one) == bridge_mac_of(other)) == (one[:KEY_LENGTH] == other[:KEY_LENGTH])
+def test_wiring_has_every_isolating_value() -> None:
+    links = wiring_of(replace(PORT, create_tap=True)).links.values()
+    assert {type(link) for link in links} == set(ISOLATING)
+    for link in links:
+        assert {name: getattr(link, name) for name in ISOLATING[type(link)]} == ISOLATING[type(link)]
 
 
 @pytest.mark.parametrize(("mode", "kind"), [("client", "dpdkvhostuser"), ("server", "dpdkvhostuserclient")])

@@ -1,0 +1,284 @@
+"""Send a VM's packets against its host: none is delivered, answered or routed, and none configures anything.
+
+Raw frames from the VM's end of the tap; on the host sockets, addresses, routes and neighbors that the VM would like to
+reach. With ovs-vswitchd stopped, the switch end is an ordinary link of the host: that is the main case.
+"""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import PIPE, Popen
+from typing import Any
+
+import pytest
+
+from hybridvif import Port, plug
+from hybridvif.pytest_plugin import connected
+from hybridvif.sandbox import Sandbox
+from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until
+
+LINK_EXECUTORS = ("iproute2-netlink", "subprocess-brctl")
+HOST, NEIGHBOR, GATEWAY, FAR = "192.0.2.1", "192.0.2.99", "192.0.2.254", "203.0.113.9"
+"""The host's address, one on its link, its gateway, and one behind that."""
+ON_LINK, OFF_LINK = "192.0.2.50", "198.51.100.7"
+"""Sources of the VM's packets: the host has a route to the first by its own link, and to the second by its gateway."""
+UDP_PORT = 7777
+ALL_ONES, LLDP = "ff:ff:ff:ff:ff:ff", "01:80:c2:00:00:0e"
+"""A bridge passes a frame to the second to the port's own IP stack (net/bridge/br_input.c)."""
+
+GUEST = """
+import fcntl, json, os, select, struct, sys
+fd = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002))
+print("runs", flush=True)
+frames = [bytes.fromhex(frame) for frame in json.loads(sys.stdin.readline())]
+flood = sys.argv[2:] == ["flood"]
+received = []
+while True:
+    for frame in frames:
+        try:
+            os.write(fd, frame)
+        except OSError:
+            pass  # The tap is not up yet.
+        while select.select([fd], [], [], 0)[0]:
+            received.append(os.read(fd, 65536).hex())
+    if not flood or select.select([0], [], [], 0)[0]:
+        break
+while select.select([fd], [], [], 0.3)[0]:
+    received.append(os.read(fd, 65536).hex())
+print(json.dumps(received), flush=True)
+sys.stdin.readline()
+"""
+LISTENER = """
+import json, select, socket, sys
+sockets = []
+for family, any_address in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+    sock = socket.socket(family, socket.SOCK_DGRAM)
+    if family == socket.AF_INET6:
+        sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+    sock.bind((any_address, 7777))
+    sockets.append(sock)
+out = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(0x800))
+out.bind(("hvgateway", 0))
+print("runs", flush=True)
+heard = []
+while True:
+    ready = select.select([*sockets, out, 0], [], [])[0]
+    for sock in sockets:
+        if sock in ready:
+            heard.append(f"delivered: {sock.recvfrom(65536)}")
+    if out in ready:
+        frame = out.recv(65536)
+        if b"from the VM" in frame:
+            heard.append(f"routed: {frame.hex()}")
+    if ready == [0]:
+        break
+print(json.dumps(heard), flush=True)
+"""
+
+
+# Frames.
+
+
+def mac(text: str) -> bytes:
+    return bytes.fromhex(text.replace(":", ""))
+
+
+def checksum(data: bytes) -> int:
+    total = sum(struct.unpack(f"!{len(data) // 2}H", data)) if len(data) % 2 == 0 else checksum_of_odd(data)
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF
+
+
+def checksum_of_odd(data: bytes) -> int:
+    return sum(struct.unpack(f"!{(len(data) + 1) // 2}H", data + b"\0"))
+
+
+def ethernet(to: str, source: str, kind: int, payload: bytes) -> str:
+    return (mac(to) + mac(source) + struct.pack("!H", kind) + payload).ljust(60, b"\0").hex()
+
+
+def ipv4(source: str, to: str, protocol: int, payload: bytes) -> bytes:
+    addresses = socket.inet_aton(source) + socket.inet_aton(to)
+    header = struct.pack("!BBHHHBBH", 0x45, 0, 20 + len(payload), 1, 0, 64, protocol, 0)
+    total = checksum(header + addresses)
+    return header[:10] + struct.pack("!H", total) + addresses + payload
+
+
+def udp(payload: bytes = b"from the VM") -> bytes:
+    # Without a checksum, which IPv4 allows.
+    return struct.pack("!HHHH", 4444, UDP_PORT, 8 + len(payload), 0) + payload
+
+
+def arp(operation: int, sender: str, source: str, target: str) -> bytes:
+    addresses = mac(sender) + socket.inet_aton(source) + bytes(6) + socket.inet_aton(target)
+    return struct.pack("!HHBBH", 1, 0x800, 6, 4, operation) + addresses
+
+
+def icmp(kind: int, code: int, rest: bytes) -> bytes:
+    body = struct.pack("!BBH", kind, code, 0) + rest
+    return struct.pack("!BBH", kind, code, checksum(body)) + rest
+
+
+def ipv6(source: str, to: str, following: int, payload: bytes) -> bytes:
+    addresses = socket.inet_pton(socket.AF_INET6, source) + socket.inet_pton(socket.AF_INET6, to)
+    pseudo = addresses + struct.pack("!I3xB", len(payload), following)
+    place = 2 if following == 58 else 6
+    payload = payload[:place] + struct.pack("!H", checksum(pseudo + payload)) + payload[place + 2 :]
+    return struct.pack("!IHBB", 6 << 28, len(payload), following, 255) + addresses + payload
+
+
+def advertisement() -> bytes:
+    """A router advertisement of 2001:db8:bad::/64, of which hosts make themselves addresses and a default route."""
+    prefix = struct.pack("!BBBBIII", 3, 4, 64, 0xC0, 3600, 3600, 0) + socket.inet_pton(
+        socket.AF_INET6, "2001:db8:bad::"
+    )
+    body = struct.pack("!BBHBBHII", 134, 0, 0, 64, 0, 1800, 0, 0) + prefix
+    return ipv6("fe80::1", "ff02::1", 58, body)
+
+
+def attack(port: Port, devices: dict[str, str]) -> dict[str, str]:
+    """Frames that the VM sends, by what they are for. devices: the MAC of each device of the chain, by its name."""
+    frames = {}
+    places = {**devices, "everybody": ALL_ONES, "the LLDP group": LLDP}
+    redirected = ipv4(HOST, FAR, 17, udp())
+    for place, to in places.items():
+        for source in (ON_LINK, OFF_LINK):
+            named = f"from {source} to {place}"
+            for aim in (HOST, "192.0.2.255", "255.255.255.255", "224.0.0.1", FAR):
+                frames[f"UDP for {aim} {named}"] = ethernet(to, port.mac, 0x800, ipv4(source, aim, 17, udp()))
+            frames[f"ping {named}"] = ethernet(to, port.mac, 0x800, ipv4(source, HOST, 1, icmp(8, 0, bytes(4))))
+            for asked in (HOST, NEIGHBOR, FAR):
+                frames[f"ARP for {asked} {named}"] = ethernet(to, port.mac, 0x806, arp(1, port.mac, source, asked))
+            frames[f"ARP reply {named}"] = ethernet(to, port.mac, 0x806, arp(2, port.mac, source, HOST))
+        rest = socket.inet_aton(ON_LINK) + redirected[:28]
+        frames[f"redirect to {place}"] = ethernet(to, port.mac, 0x800, ipv4(GATEWAY, HOST, 1, icmp(5, 1, rest)))
+        frames[f"router advertisement to {place}"] = ethernet(to, port.mac, 0x86DD, advertisement())
+        hop = ipv6("fe80::1", "ff02::1", 17, udp())
+        frames[f"UDP by IPv6 to {place}"] = ethernet(to, port.mac, 0x86DD, hop)
+    return frames
+
+
+# The host.
+
+
+class Target:
+    """A host that routes, with all that a VM could wish to reach, in a sandbox."""
+
+    def __init__(self, lab: Lab, rp_filter: int) -> None:
+        self.lab = lab
+        lab.sh(
+            f"""
+            for key in all default; do
+                echo {rp_filter} > /proc/sys/net/ipv4/conf/$key/rp_filter
+                echo 1 > /proc/sys/net/ipv4/conf/$key/accept_redirects
+                echo 1 > /proc/sys/net/ipv4/conf/$key/arp_accept
+            done
+            echo 1 > /proc/sys/net/ipv4/ip_forward
+            echo 1 > /proc/sys/net/ipv4/conf/default/proxy_arp
+            echo 0 > /proc/sys/net/ipv4/icmp_echo_ignore_broadcasts
+            ip link set lo up
+            ip link add hvlink type veth peer name hvgateway
+            ip link set hvgateway address 02:00:00:00:00:fe
+            ip link set hvlink up; ip link set hvgateway up
+            ip addr add {HOST}/24 dev hvlink; ip route add default via {GATEWAY}
+            for a in {GATEWAY} {NEIGHBOR}; do ip neigh add $a dev hvlink lladdr 02:00:00:00:00:fe; done
+            """
+        )
+
+    @contextmanager
+    def watched(self, port: Port) -> Iterator[list[str]]:
+        """What got through meanwhile, and what the host has that it did not have before."""
+        before, found = self.configuration(port), list[str]()
+        listener = self.lab.box.popen([sys.executable, "-c", LISTENER], stdin=PIPE, stdout=PIPE)
+        try:
+            assert listener.stdout is not None
+            assert listener.stdout.readline() == "runs\n"
+            yield found
+            found += json.loads(listener.communicate("\n")[0])
+        finally:
+            listener.kill()
+            listener.communicate()
+        found += sorted(f"configured: {what}" for what in self.configuration(port) - before)
+
+    def configuration(self, port: Port) -> set[str]:
+        """The addresses, routes and neighbors of the devices of the port, and all default routes."""
+        asked = ("addr", "-6 addr", "route show table all", "-6 route show table all", "neigh", "-6 neigh")
+        told = "".join(self.lab.sh(f"ip -o {what}") for what in asked)
+        names = [name for name in port.names]
+        lines = {line.split(" valid_lft")[0] for line in told.splitlines()}
+        return {line for line in lines if "default" in line or any(name in line for name in names)}
+
+    def macs(self, port: Port) -> dict[str, str]:
+        """The MAC address of each device of a port."""
+        links = {name: self.lab.link(name) for name in port.names}
+        return {name: str(link["address"]) for name, link in links.items() if link}
+
+
+SAVE = (
+    "cd /proc/sys/net/ipv4; grep -H . $PWD/conf/all/rp_filter $PWD/conf/default/rp_filter $PWD/conf/*/accept_redirects "
+    "$PWD/conf/all/arp_accept $PWD/conf/default/arp_accept $PWD/ip_forward $PWD/conf/default/proxy_arp "
+    "$PWD/icmp_echo_ignore_broadcasts"
+)
+
+
+def started(lab: Lab, port: Port, *more: str) -> Popen[str]:
+    """The VM, which holds its tap open and waits for the frames that it is to send."""
+    process = lab.box.popen([sys.executable, "-c", GUEST, port.names.tap, *more], stdin=PIPE, stdout=PIPE)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "runs\n"
+    # The kernel opens the bridge port a moment after the tap has carrier.
+    assert more or until(lambda: state_of(lab, port) == "forwarding")
+    return process
+
+
+def state_of(lab: Lab, port: Port) -> str:
+    return str(lab.link(port.names.tap)["linkinfo"].get("info_slave_data", {}).get("state"))
+
+
+def answers(process: Popen[str]) -> list[str]:
+    """What came back to the VM."""
+    assert process.stdout is not None
+    received: list[str] = json.loads(process.stdout.readline())
+    process.kill()
+    process.communicate()
+    return [f"answered: {frame}" for frame in received]
+
+
+@pytest.fixture(params=LINK_EXECUTORS)
+def attacked(sandbox: Sandbox, tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Lab]:
+    require_tun()
+    settings: dict[str, Any] = EXECUTORS | {"link_executor": request.param}
+    before = sandbox.run(["sh", "-c", SAVE]).stdout
+    with connected(sandbox, tmp_path, deadline=5, **settings) as host:
+        lab = Lab(sandbox, host)
+        yield lab
+        lab.sh("ip link delete hvlink", check=False)
+        lab.sweep()
+    sandbox.run(["sh", "-c", 'while IFS=: read -r file value; do echo "$value" > $file; done'], input=before)
+
+
+@pytest.mark.parametrize("rp_filter", [0, 1, 2])
+@pytest.mark.parametrize("hangs", [True, False], ids=["vswitchd hangs", "vswitchd runs"])
+def test_vm_reaches_and_configures_nothing_of_its_host(attacked: Lab, rp_filter: int, hangs: bool) -> None:
+    lab, port = attacked, make_port(create_tap=True)
+    target = Target(lab, rp_filter)
+    plug(port, lab.host)
+    frames = attack(port, target.macs(port))
+    with target.watched(port) as found:
+        if hangs:
+            lab.box.pause("ovs-vswitchd")
+        try:
+            vm = started(lab, port)
+            print(json.dumps(list(frames.values())), file=vm.stdin, flush=True)
+            found += answers(vm)
+        finally:
+            lab.box.resume("ovs-vswitchd")
+    assert found == []
