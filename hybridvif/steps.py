@@ -119,8 +119,8 @@ def simulate(state: HostState, step: Step) -> HostState:
             return state.having(_updated_port(state, before, after))
         case Update():
             changes = changes_of(step)
-            part: Part = replace(_found(state, step.part), **changes)  # type: ignore[type-var, arg-type]
-            return state.having(_as_new_member(part) if "master" in changes else part)
+            updated: Part = replace(_found(state, step.part), **changes)  # type: ignore[type-var, assignment]
+            return state.having(_as_new_member(updated) if "master" in changes else updated)
     return _without(state, step.part)
 
 

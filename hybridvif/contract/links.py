@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
+from subprocess import PIPE
 from typing import Any
 
 from hybridvif.contract.bench import (
@@ -19,7 +21,7 @@ from hybridvif.contract.bench import (
     variants,
 )
 from hybridvif.facts import LinkFact
-from hybridvif.parts import NOTHING, Bridge, HostState, MadeTap, Role, Tap, Veth
+from hybridvif.parts import ANYBODY, HOST_IP_OFF, NOTHING, OPEN, Bridge, HostState, MadeTap, Role, Tap, Veth
 from hybridvif.planner import plan
 from hybridvif.report import Result
 from hybridvif.sandbox import Sandbox
@@ -34,7 +36,6 @@ VETH = next(link for link in WIRING.links.values() if isinstance(link, Veth))
 OTHER_VALUES: dict[str, tuple[Any, ...]] = {
     "alias": ("",),
     "peer_alias": ("",),
-    "mac": ("0a:00:00:00:00:99",),
     "mtu": (68, 1400, 9000),
     "peer_mtu": (68, 1400, 9000),
     "up": (False,),
@@ -54,6 +55,42 @@ OTHER_VALUES: dict[str, tuple[Any, ...]] = {
     "group": (7,),
 }
 """Legal values that a wiring does not have, by attribute."""
+LISTENING = (
+    "ip link set {} arp on",
+    "echo 1 > /proc/sys/net/ipv4/conf/{}/forwarding",
+    "echo 1 > /proc/sys/net/ipv4/conf/{}/proxy_arp",
+    "echo 0 > /proc/sys/net/ipv4/conf/{}/rp_filter",
+)
+"""What switches a part of the host's IPv4 on for a device."""
+LISTENING_TO_IPV6 = (
+    "echo 0 > /proc/sys/net/ipv6/conf/{}/disable_ipv6",
+    "ip link set {} addrgenmode eui64",
+    # The kernel forgets all IPv6 settings of a device below 1280 bytes.
+    "ip link set {0} mtu 1200; ip link set {0} mtu 1500",
+)
+CLOSED = ("isolated on", "locked on", "flood off", "mcast_flood off", "bcast_flood off", "hairpin on", "guard on")
+"""Flags of a bridge port that withhold packets or repeat them, as `ip link set type bridge_slave` takes them."""
+HOLDER = """
+import fcntl, os, struct, sys
+fd = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002))
+print("held", flush=True)
+sys.stdin.read()
+"""
+"""Holds a tap open, as a VM does."""
+TOLD = """
+import json, sys
+from pyroute2 import IPRoute
+with IPRoute() as ipr:
+    links = {link["index"]: link for link in ipr.link("dump")}
+link = next(link for link in links.values() if link.get_attr("IFLA_IFNAME") == sys.argv[1])
+master = links.get(link.get_attr("IFLA_MASTER"))
+print(json.dumps([
+    link["index"], link.get_nested("IFLA_LINKINFO", "IFLA_INFO_KIND") or "", bool(link["flags"] & 1),
+    bool(link.get_attr("IFLA_CARRIER")), master.get_attr("IFLA_IFNAME") if master else "", link.get_attr("IFLA_MTU"),
+]))
+"""
+"""What the kernel says of a device. `ip` says of none that is down whether it has carrier."""
 CARRIER_TIME = 2.0
 """Seconds until the kernel has told a carrier for certain."""
 SKIPPED_OR_WORSE = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
@@ -77,7 +114,10 @@ def _check(bench: Bench) -> None:
         with bench:
             for check in (
                 _facts,
+                _facts_of_devices_that_are_down,
                 _member_of_another_mtu,
+                _host_ip,
+                _bridge_port,
                 _each_step,
                 _absence,
                 _presence,
@@ -85,7 +125,7 @@ def _check(bench: Bench) -> None:
                 _order,
                 _names,
                 _grammar,
-                *([_made_tap] if MadeTap in getattr(bench.make, "serves", ()) else []),
+                *([_made_tap, _held_tap, _owner] if MadeTap in getattr(bench.make, "serves", ()) else []),
                 _late,
             ):
                 _sweep(bench)
@@ -261,18 +301,116 @@ def _require_fact(bench: Bench, names: Iterable[str] | None, name: str) -> None:
     until = time.monotonic() + CARRIER_TIME
     while True:
         fact = bench.observe(names).facts.links[name]
-        (link,) = json.loads(bench.sh(f"ip -d -j link show dev {name}"))
-        told = LinkFact(
-            ifindex=link["ifindex"],
-            kind=link.get("linkinfo", {}).get("info_kind", ""),
-            up="UP" in link["flags"],
-            carrier="LOWER_UP" in link["flags"],
-            master=link.get("master", ""),
-            mtu=link["mtu"],
-        )
+        told = LinkFact(*json.loads(bench.box.run([sys.executable, "-c", TOLD, name]).stdout))
         if fact == told:
             return
-        assert time.monotonic() < until, f"facts.links of {name} is {fact}, and ip says {told}"
+        assert time.monotonic() < until, f"facts.links of {name} is {fact}, and the kernel says {told}"
+
+
+def _facts_of_devices_that_are_down(bench: Bench) -> None:
+    """Facts are what the kernel says in every state of a device: up or down, with carrier or without."""
+    three = (NAMES.bridge, NAMES.bridge_end, NAMES.switch_end)
+    bench.reach(NAMES, WIRING)
+    for device in three:
+        bench.sh(f"ip link set {device} down")
+        for name in three:
+            _require_fact(bench, NAMES, name)
+            _require_fact(bench, None, name)
+        bench.sh(f"ip link set {device} up")
+    bench.sh(f"ip link set {NAMES.bridge_end} nomaster")
+    for name in three:
+        _require_fact(bench, NAMES, name)
+
+
+def _held_tap(bench: Bench) -> None:
+    """Whether a VM holds a tap is told by its carrier, also if it is down; a plug leaves its owner until it is free."""
+    tap = _tap_of(multiqueue=False)
+    bench.reach(NAMES, WIRING.having(tap))
+    for up in ("up", "down"):
+        bench.sh(f"ip link set {tap.name} {up}")
+        for names in (NAMES, None):
+            _require_fact(bench, names, tap.name)
+        with bench.box.popen([sys.executable, "-c", HOLDER, tap.name], stdin=PIPE, stdout=PIPE) as holder:
+            assert holder.stdout is not None
+            assert holder.stdout.readline() == "held\n"
+            for names in (NAMES, None):
+                _require_fact(bench, names, tap.name)
+                assert bench.observe(names).facts.links[tap.name].carrier, f"{tap.name} is held, so it has carrier"
+            holder.communicate()
+
+
+def _owner(bench: Bench) -> None:
+    """A tap is root's; one that any user may open is told and mended, with one queue and with several."""
+    for queues in ("", "multi_queue"):
+        tap = _tap_of(multiqueue=bool(queues))
+        seen = replace(tap, multi_queue=False)
+        _sweep(bench)
+        bench.reach(NAMES, WIRING.having(tap))
+        for owner, user in ((ANYBODY, ""), (1000, "user 1000")):
+            bench.sh(
+                f"ip link delete {tap.name}; ip tuntap add {tap.name} mode tap {queues} {user}\n"
+                f"ip link set {tap.name} alias {tap.alias} address {tap.mac} master {tap.master} arp off up\n"
+                f"echo 1 > /proc/sys/net/ipv4/conf/{tap.name}/rp_filter\n"
+                f"echo 1 > /proc/sys/net/ipv6/conf/{tap.name}/disable_ipv6; ip link set {tap.name} addrgenmode none"
+            )
+            require_equal(bench.see(NAMES), WIRING.having(replace(seen, owner=owner)), f"with owner {owner}")
+            (outcome,) = bench.do([Update(replace(seen, owner=owner), seen)])
+            assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+            require_equal(bench.see(NAMES), WIRING.having(seen), "after its owner was set")
+
+
+def _host_ip(bench: Bench) -> None:
+    """The host's IP stack is off on every device; each setting that switches it on is told and mended, alone."""
+    bench.reach(NAMES, WIRING)
+    ends = ((NAMES.bridge, "host_ip"), (NAMES.bridge_end, "host_ip"), (NAMES.switch_end, "peer_host_ip"))
+    for device, attribute in ends:
+        wired = BRIDGE if device == NAMES.bridge else VETH
+        for befalls in LISTENING if device == NAMES.bridge else (*LISTENING, *LISTENING_TO_IPV6):
+            with bench.unchanged(f"by {befalls} and its repair"):
+                bench.sh(befalls.format(device))
+                found = bench.see(NAMES)
+                part = found.links[wired.name]
+                told = getattr(part, attribute)
+                assert told != HOST_IP_OFF, f"{attribute} of {wired.name} is {told} after {befalls.format(device)}"
+                require_equal(found, WIRING.having(replace(wired, **{attribute: told})), befalls)
+                (outcome,) = bench.do([Update(part, wired)])
+                assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+                require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
+    # Whatever changes an MTU, IPv6 is off when the device has it again.
+    for mtu in (1200, 1500):
+        steps = [
+            Update(bench.see(NAMES).links[BRIDGE.name], replace(BRIDGE, mtu=mtu)),
+            Update(bench.see(NAMES).links[VETH.name], replace(VETH, mtu=mtu, peer_mtu=mtu)),
+        ]
+        assert all(outcome.result is Result.DONE for outcome in bench.do(steps)), f"cannot set an MTU of {mtu}"
+    files = bench.sh(f"cd /proc/sys/net/ipv6/conf; cat {' '.join(f'{name}/disable_ipv6' for name, _ in ends)}")
+    assert files.split() == ["1"] * 3, f"disable_ipv6 is {files.split()} after the MTU was 1200"
+    require_equal(bench.see(NAMES), WIRING, "after the MTU was 1200")
+
+
+def _bridge_port(bench: Bench) -> None:
+    """Each flag of the bridge port that withholds packets is told and mended, alone and together with others."""
+    bench.reach(NAMES, WIRING)
+    for name in (NAMES.bridge_end, NAMES.switch_end):
+        _require_fact(bench, NAMES, name)
+    together = " ".join(CLOSED)
+    for befalls in (
+        *(f"ip link set {NAMES.bridge_end} type bridge_slave {flags}" for flags in (*CLOSED, together)),
+        f"bridge link set dev {NAMES.bridge_end} state 0",
+    ):
+        bench.sh(befalls)
+        found = bench.see(NAMES)
+        part = found.links[VETH.name]
+        assert isinstance(part, Veth)
+        assert part.bridge_port not in (OPEN, None), f"bridge_port is {part.bridge_port} after {befalls}"
+        (outcome,) = bench.do([Update(part, VETH)])
+        assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+        require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
+
+
+def _tap_of(*, multiqueue: bool) -> MadeTap:
+    wired = wiring_of(replace(PORT, create_tap=True, multiqueue=multiqueue))
+    return next(part for part in wired if isinstance(part, MadeTap))
 
 
 def _member_of_another_mtu(bench: Bench) -> None:

@@ -85,10 +85,12 @@ class Bench(Lab):
     def snapshot(self) -> dict[str, Any]:
         """Everything that anyone could miss, less what the kernel settles by itself: timers, who has carrier."""
         columns = "_uuid,name,type,options,external_ids,ofport,other_config,error"
+        keys = ("arp_ignore", "arp_announce", "forwarding", "proxy_arp", "rp_filter")
+        files = " ".join(f"ipv4/conf/[qt]*/{key}" for key in keys)
         links, *tables = self.sh(
             "ip -d -j link; ovs-vsctl --format=json --no-wait "
             f"list Bridge -- list Port -- --columns={columns} list Interface; "
-            "cd /proc/sys/net; grep -sH . ipv4/conf/q*/arp_* ipv6/conf/q*/disable_ipv6 || true"
+            f"cd /proc/sys/net; grep -sH . {files} ipv6/conf/[qt]*/disable_ipv6 || true"
         ).splitlines()
         rows, sysctls = tables[:3], tables[3:]
         return {
@@ -410,10 +412,9 @@ def possible(part: Part) -> Part:
         )
     if isinstance(part, MadeTap):
         part = replace(part, host_ip=_possible_ip(part.host_ip, part.mtu))
-    if isinstance(part, Bridge):
-        if part.stp:
-            # The kernel asks for 2 s; and while the topology changes it ages faster, so here it never does.
-            part = replace(part, forward_delay=max(part.forward_delay, 200), up=False)
+    if isinstance(part, Bridge) and part.stp:
+        # The kernel asks for 2 s; and while the topology changes it ages faster, so here it never does.
+        part = replace(part, forward_delay=max(part.forward_delay, 200), up=False)
     return part
 
 

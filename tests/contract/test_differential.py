@@ -42,17 +42,21 @@ def host_of(bench: Bench) -> dict[str, Any]:
             kept["flags"] = [flag for flag in flags if flag != "PROMISC"]
             del kept["promiscuity"]
         if link.get("linkinfo", {}).get("info_kind") != "bridge":
-            # The kernel draws the MAC of a veth; nobody sets it.
-            kept.pop("address", None)
+            # The kernel draws the MAC of a veth.
             kept["linkinfo"] = {"info_kind": link.get("linkinfo", {}).get("info_kind")}
         else:
             options = kept["linkinfo"]["info_data"]
             kept["linkinfo"]["info_data"] = {key: one for key, one in options.items() if not key.endswith("timer")}
+        # Drawn as well is that of a bridge.
+        for key in ("address", "bridge_id", "root_id", "designated_root"):
+            kept.pop(key, None)
+            kept["linkinfo"].get("info_data", {}).pop(key, None)
         links[name] = kept
-    bridge = PORT.names.bridge
+    files = [f"ipv4/conf/{{}}/{key}" for key in ("arp_ignore", "arp_announce", "forwarding", "proxy_arp", "rp_filter")]
     switches = {
-        key: bench.sh(f"cat /proc/sys/net/{key.format(bridge)} 2>/dev/null || echo absent").strip()
-        for key in ("ipv4/conf/{}/arp_ignore", "ipv4/conf/{}/arp_announce", "ipv6/conf/{}/disable_ipv6")
+        key.format(name): bench.sh(f"cat /proc/sys/net/{key.format(name)} 2>/dev/null || echo absent").strip()
+        for key in (*files, "ipv6/conf/{}/disable_ipv6")
+        for name in (PORT.names.bridge, PORT.names.bridge_end, PORT.names.switch_end)
     }
     interface = bench.row(PORT.names.switch_end)
     row = {key: str(interface.get(key)) for key in ("name", "type", "options", "external_ids")}

@@ -63,7 +63,7 @@ class IpRoute2:
             line.removeprefix("/proc/sys/net/").split(":")
             for line in bench.sh(
                 "cd /proc/sys/net; grep -H . ipv4/conf/qbr*/arp_ignore ipv4/conf/qbr*/arp_announce "
-                "ipv6/conf/qbr*/disable_ipv6"
+                "ipv6/conf/q*/disable_ipv6 ipv4/conf/q*/forwarding ipv4/conf/q*/proxy_arp ipv4/conf/q*/rp_filter"
             ).split()
         )
 
@@ -75,7 +75,6 @@ class IpRoute2:
         return HostState().having(
             Bridge(
                 name=names.bridge,
-                mac=bridge["address"],
                 stp=bool(options["stp_state"]),
                 forward_delay=options["forward_delay"],
                 ageing=options["ageing_time"],
@@ -87,6 +86,7 @@ class IpRoute2:
                 arp_ignore=int(self.sysctls[f"ipv4/conf/{names.bridge}/arp_ignore"]),
                 arp_announce=int(self.sysctls[f"ipv4/conf/{names.bridge}/arp_announce"]),
                 group=self.group_of(bridge),
+                host_ip=self.host_ip_of(bridge, ipv6=False),
                 **self.common(bridge),
             ),
             Veth(
@@ -96,10 +96,33 @@ class IpRoute2:
                 promisc="PROMISC" in near["flags"],
                 peer_promisc="PROMISC" in far["flags"],
                 group=self.group_of(near),
+                host_ip=self.host_ip_of(near),
+                peer_host_ip=self.host_ip_of(far),
+                bridge_port=self.bridge_port_of(near),
                 **self.common(near),
                 **{f"peer_{key}": value for key, value in self.common(far).items()},
             ),
         )
+
+    def host_ip_of(self, link: dict[str, Any], *, ipv6: bool = True) -> str:
+        name = link["ifname"]
+        values = {key: int(self.sysctls[f"ipv4/conf/{name}/{key}"]) for key in ("forwarding", "proxy_arp", "rp_filter")}
+        words = [f"{key} {value}" for key, value in values.items() if bool(value) != (key == "rp_filter")]
+        words += [] if "NOARP" in link["flags"] else ["ARP on"]
+        if ipv6:
+            words += ["IPv6 on"] if self.sysctls.get(f"ipv6/conf/{name}/disable_ipv6") == "0" else []
+            mode = link.get("inet6_addr_gen_mode", "none")
+            words += [] if mode == "none" else [f"addr_gen_mode {mode}"]
+        return ", ".join(words) or "off"
+
+    @staticmethod
+    def bridge_port_of(link: dict[str, Any]) -> str | None:
+        port = link["linkinfo"].get("info_slave_data")
+        if port is None:
+            return None
+        wrong = [f"{key} off" for key in ("flood", "mcast_flood", "bcast_flood") if not port[key]]
+        wrong += [f"{key} on" for key in ("isolated", "locked") if port[key]]
+        return ", ".join(wrong) or "open"
 
     @staticmethod
     def common(link: dict[str, Any]) -> dict[str, Any]:

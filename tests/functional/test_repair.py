@@ -51,7 +51,6 @@ DRIFTS = [
     Drift(f"ip link set {QVB} alias ''", f"{QVB} alias"),
     Drift(f"ip link set {QVO} alias 'someone wrote here'", f"{QVB} peer_alias"),
     Drift(f"ip link set {QBR} alias ''", f"{QBR} alias"),
-    Drift(f"ip link set {QBR} address 02:00:00:00:00:09", f"{QBR} mac"),
     Drift(f"ip link set {QBR} group 7", f"{QBR} group"),
     Drift(f"ip link set {QVB} group 7", f"{QVB} group"),
     Drift(f"ip link set {QBR} addrgenmode eui64", f"{QBR} addr_gen_mode"),
@@ -62,6 +61,41 @@ DRIFTS = [
     Drift(f"echo 0 > /proc/sys/net/ipv6/conf/{QBR}/disable_ipv6", f"{QBR} disable_ipv6"),
     Drift(f"echo 0 > /proc/sys/net/ipv4/conf/{QBR}/arp_ignore", f"{QBR} arp_ignore"),
     Drift(f"echo 0 > /proc/sys/net/ipv4/conf/{QBR}/arp_announce", f"{QBR} arp_announce"),
+    *(
+        Drift(befalls.format(device), f"{QVB if device == QVO else device} {'peer_' * (device == QVO)}host_ip")
+        for device in (QBR, QVB, QVO)
+        for befalls in (
+            "ip link set {} arp on",
+            "echo 1 > /proc/sys/net/ipv4/conf/{}/forwarding",
+            "echo 1 > /proc/sys/net/ipv4/conf/{}/proxy_arp",
+            "echo 0 > /proc/sys/net/ipv4/conf/{}/rp_filter",
+        )
+    ),
+    *(
+        Drift(befalls.format(device), f"{QVB} {'peer_' * (device == QVO)}host_ip")
+        for device in (QVB, QVO)
+        for befalls in (
+            "echo 0 > /proc/sys/net/ipv6/conf/{}/disable_ipv6",
+            "ip link set {} addrgenmode eui64",
+            "ip link set {0} mtu 1200; ip link set {0} mtu 1500",
+        )
+    ),
+    Drift(f"ip link set {QBR} mtu 1200; ip link set {QBR} mtu 1500", f"{QBR} disable_ipv6"),
+    *(
+        Drift(f"ip link set {QVB} type bridge_slave {flags}", f"{QVB} bridge_port")
+        for flags in (
+            "isolated on",
+            "locked on",
+            "flood off",
+            "mcast_flood off",
+            "bcast_flood off",
+            "hairpin on",
+            "neigh_suppress on",
+            "guard on",
+            "proxy_arp on",
+        )
+    ),
+    Drift(f"bridge link set dev {QVB} state 0", f"{QVB} bridge_port"),
     Drift(f"ovs-vsctl del-port {QVO}", f"{QVO} absent", row_stays=False),
     Drift(
         "ovs-vsctl --may-exist add-br br-two "
@@ -233,6 +267,10 @@ def test_a_ping_loses_nothing_while_a_port_is_plugged_again_and_repaired(lab: La
             f"{DROP_ID} vm-uuid",
             f"ip link set {QBR} alias ''",
             f"echo 0 > /proc/sys/net/ipv4/conf/{QBR}/arp_ignore",
+            f"for d in {QBR} {QVB} {QVO}; do ip link set $d arp on; done",
+            f"for d in {QBR} {QVB} {QVO}; do echo 0 > /proc/sys/net/ipv4/conf/$d/rp_filter; done",
+            f"for d in {QVB} {QVO}; do echo 0 > /proc/sys/net/ipv6/conf/$d/disable_ipv6; done",
+            f"ip link set {QVB} type bridge_slave hairpin on",
         ):
             lab.sh(befalls)
             assert plug(make_port(1), lab.host).changed

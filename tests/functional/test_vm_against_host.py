@@ -10,15 +10,16 @@ import json
 import socket
 import struct
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
-from subprocess import PIPE, Popen
+from subprocess import PIPE
 from typing import Any
 
 import pytest
 
-from hybridvif import Port, plug
+from hybridvif import HybridVifError, Port, check, plug
 from hybridvif.pytest_plugin import connected
 from hybridvif.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until
@@ -53,7 +54,6 @@ while True:
 while select.select([fd], [], [], 0.3)[0]:
     received.append(os.read(fd, 65536).hex())
 print(json.dumps(received), flush=True)
-sys.stdin.readline()
 """
 LISTENER = """
 import json, select, socket, sys
@@ -212,7 +212,7 @@ class Target:
         """The addresses, routes and neighbors of the devices of the port, and all default routes."""
         asked = ("addr", "-6 addr", "route show table all", "-6 route show table all", "neigh", "-6 neigh")
         told = "".join(self.lab.sh(f"ip -o {what}") for what in asked)
-        names = [name for name in port.names]
+        names = list(port.names)
         lines = {line.split(" valid_lft")[0] for line in told.splitlines()}
         return {line for line in lines if "default" in line or any(name in line for name in names)}
 
@@ -229,27 +229,43 @@ SAVE = (
 )
 
 
-def started(lab: Lab, port: Port, *more: str) -> Popen[str]:
-    """The VM, which holds its tap open and waits for the frames that it is to send."""
-    process = lab.box.popen([sys.executable, "-c", GUEST, port.names.tap, *more], stdin=PIPE, stdout=PIPE)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "runs\n"
-    # The kernel opens the bridge port a moment after the tap has carrier.
-    assert more or until(lambda: state_of(lab, port) == "forwarding")
-    return process
+class Guest:
+    """The VM, which holds its tap open and sends frames: once, or again and again until it is stopped."""
+
+    def __init__(self, lab: Lab, port: Port, frames: Iterable[str], *, flood: bool = False) -> None:
+        argv = [sys.executable, "-c", GUEST, port.names.tap, *(["flood"] if flood else [])]
+        self._process = lab.box.popen(argv, stdin=PIPE, stdout=PIPE)
+        assert self._read() == "runs\n"
+        # The kernel opens the bridge port a moment after the tap has carrier.
+        assert flood or until(lambda: state_of(lab, port) == "forwarding")
+        print(json.dumps(list(frames)), file=self._process.stdin, flush=True)
+
+    def _read(self) -> str:
+        assert self._process.stdout is not None
+        return self._process.stdout.readline()
+
+    def stop(self) -> list[str]:
+        """What came back, once all is sent."""
+        print(file=self._process.stdin, flush=True)
+        received: list[str] = json.loads(self._read())
+        self._process.kill()
+        self._process.communicate()
+        return [f"answered: {frame}" for frame in received]
 
 
 def state_of(lab: Lab, port: Port) -> str:
     return str(lab.link(port.names.tap)["linkinfo"].get("info_slave_data", {}).get("state"))
 
 
-def answers(process: Popen[str]) -> list[str]:
-    """What came back to the VM."""
-    assert process.stdout is not None
-    received: list[str] = json.loads(process.stdout.readline())
-    process.kill()
-    process.communicate()
-    return [f"answered: {frame}" for frame in received]
+@contextmanager
+def hanging(lab: Lab, hangs: bool) -> Iterator[None]:
+    """ovs-vswitchd hangs meanwhile, if it is to."""
+    if hangs:
+        lab.box.pause("ovs-vswitchd")
+    try:
+        yield
+    finally:
+        lab.box.resume("ovs-vswitchd")
 
 
 @pytest.fixture(params=LINK_EXECUTORS)
@@ -271,14 +287,52 @@ def test_vm_reaches_and_configures_nothing_of_its_host(attacked: Lab, rp_filter:
     lab, port = attacked, make_port(create_tap=True)
     target = Target(lab, rp_filter)
     plug(port, lab.host)
-    frames = attack(port, target.macs(port))
-    with target.watched(port) as found:
-        if hangs:
-            lab.box.pause("ovs-vswitchd")
-        try:
-            vm = started(lab, port)
-            print(json.dumps(list(frames.values())), file=vm.stdin, flush=True)
-            found += answers(vm)
-        finally:
-            lab.box.resume("ovs-vswitchd")
+    with target.watched(port) as found, hanging(lab, hangs):
+        found.extend(Guest(lab, port, attack(port, target.macs(port)).values()).stop())
+    assert found == []
+
+
+def test_vm_reaches_nothing_while_its_port_is_plugged(attacked: Lab) -> None:
+    """The VM sends before there is a bridge, and goes on while ovs-vswitchd hangs and the port is plugged."""
+    lab, port = attacked, make_port(create_tap=True)
+    target = Target(lab, 0)
+    # A tap that was made before: its marks are a made tap's, so that the plug switches the host's IP off on it.
+    plug(port, lab.host)
+    lab.sh(f"ip link delete {port.names.bridge_end}; ip link delete {port.names.bridge}")
+    broadcast = attack(port, {}).values()
+    with target.watched(port) as found, hanging(lab, hangs=True):
+        guest = Guest(lab, port, broadcast, flood=True)
+        with suppress(HybridVifError):
+            plug(port, lab.host)
+        assert until(lambda: state_of(lab, port) == "forwarding")
+        found.extend(guest.stop())
+    assert found == []
+
+
+@pytest.mark.parametrize("mtu", [1200, 1500])
+def test_vm_reaches_nothing_after_the_mtu_was_small(attacked: Lab, mtu: int) -> None:
+    lab, port = attacked, make_port(create_tap=True, mtu=mtu)
+    target = Target(lab, 0)
+    for size in (mtu, 1200, 1500):
+        plug(replace(port, mtu=size), lab.host)
+    with target.watched(port) as found, hanging(lab, hangs=True):
+        found.extend(Guest(lab, port, attack(port, target.macs(port)).values()).stop())
+    assert found == []
+
+
+def test_vm_reaches_nothing_by_a_port_that_was_repaired(attacked: Lab) -> None:
+    """A port as os-vif and older releases leave it, and a host that switches routing on later."""
+    lab, port = attacked, make_port(create_tap=True)
+    target = Target(lab, 0)
+    plug(port, lab.host)
+    for device in target.macs(port):
+        lab.sh(
+            f"ip link set {device} arp on addrgenmode eui64; echo 0 > /proc/sys/net/ipv6/conf/{device}/disable_ipv6\n"
+            f"cd /proc/sys/net/ipv4/conf/{device}; echo 0 > rp_filter; echo 1 > forwarding; echo 1 > proxy_arp"
+        )
+    named = {step.part.name for step in check(port, lab.host)}
+    assert named == {port.names.bridge, port.names.bridge_end, port.names.tap}
+    assert plug(port, lab.host).changed
+    with target.watched(port) as found, hanging(lab, hangs=True):
+        found.extend(Guest(lab, port, attack(port, target.macs(port)).values()).stop())
     assert found == []

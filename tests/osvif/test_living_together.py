@@ -21,9 +21,9 @@ from tests.osvif.conftest import FULL, Nova, StartNova, configuration
 from tests.prove.figures import note
 
 ADDITIONS = {
-    QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu"},
-    QVB: {"ifalias", "inet6_addr_gen_mode"},
-    QVO: {"ifalias", "inet6_addr_gen_mode"},
+    QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu", "arp", "rp_filter"},
+    QVB: {"ifalias", "inet6_addr_gen_mode", "arp", "rp_filter", "disable_ipv6"},
+    QVO: {"ifalias", "inet6_addr_gen_mode", "arp", "rp_filter", "disable_ipv6"},
     # The identity, where it is not the iface-id itself.
     "row": {"external_ids:hybridvif-port-id"},
 }
@@ -38,8 +38,11 @@ def facts_of(lab: Lab) -> dict[str, dict[str, Any]]:
         link = lab.link(name)
         more = link.pop("linkinfo")
         flat = {**link, **more.get("info_data", {}), **more.get("info_slave_data", {}), "kind": more["info_kind"]}
-        for file in ("ipv6/conf/{}/disable_ipv6", "ipv4/conf/{}/arp_ignore", "ipv4/conf/{}/arp_announce"):
-            flat[file] = lab.sh(f"cat /proc/sys/net/{file.format(name)}").strip()
+        flat["arp"] = "NOARP" not in flat["flags"]
+        flat["flags"] = sorted({*flat["flags"]} - {"NOARP"})
+        ipv4 = ("arp_ignore", "arp_announce", "rp_filter", "forwarding", "proxy_arp")
+        for family, key in (("ipv6", "disable_ipv6"), *(("ipv4", key) for key in ipv4)):
+            flat[key] = lab.sh(f"cat /proc/sys/net/{family}/conf/{name}/{key}").strip()
         dull = COUNTERS - ({"address"} if name == QBR else set())
         told[name] = {key: value for key, value in flat.items() if key not in dull and "timer" not in key}
     row, port = lab.row(QVO), lab.row(QVO, "Port")

@@ -60,10 +60,11 @@ def test_doctor_of_the_page_says_who_answers(lab: Lab, config: Path) -> None:
 
 def test_the_page_names_what_differs_from_os_vifs_plug() -> None:
     said = re.sub(r"\s+", " ", PAGE)
-    assert "its id as the alias of qbr, qvb and qvo, and no link-local address on any of them" in said
+    assert "its id as the alias of qbr, qvb and qvo" in said
+    assert "on each of the three no ARP, no IPv6 and no link-local address, and rp_filter 1" in said
     assert "on qbr a MAC address and an MTU of its own, no forward delay, no multicast snooping." in said
     assert set().union(*ADDITIONS.values()) == {
-        *("ifalias", "address", "mtu", "forward_delay"),
+        *("ifalias", "address", "mtu", "forward_delay", "arp", "rp_filter", "disable_ipv6"),
         *("mcast_snooping", "inet6_addr_gen_mode", "external_ids:hybridvif-port-id"),
     }
     assert "its row has the port id as `external_ids:hybridvif-port-id`, too" in said

@@ -13,11 +13,11 @@ ovs-vsctl --timeout=5 --format=json --columns=name,ports list Bridge; echo '#'
 ovs-vsctl --timeout=5 --format=json --columns=_uuid,name,tag list Port; echo '#'
 ovs-vsctl --timeout=5 --format=json --columns=name,type,options,external_ids,ofport,error list Interface; echo '#'
 cat /proc/net/packet; echo '#'
-for d in /sys/class/net/qbr*; do
+for d in /sys/class/net/q*; do
     [ -e $d ] || continue
     n=${d##*/}
-    echo $n $(cat /proc/sys/net/ipv6/conf/$n/disable_ipv6 /proc/sys/net/ipv4/conf/$n/arp_ignore \
-        /proc/sys/net/ipv4/conf/$n/arp_announce)
+    cd /proc/sys/net/ipv4/conf/$n
+    echo $n $(cat /proc/sys/net/ipv6/conf/$n/disable_ipv6 arp_ignore arp_announce forwarding proxy_arp rp_filter)
 done
 """
 _ONCE_PATCH = "No usable peer"
@@ -53,10 +53,11 @@ def _link(link: dict[str, Any], settings: list[str] | None) -> dict[str, Any]:
     kept = {key: link.get(key) for key in ("mtu", "master", "ifalias", "group", "link", "promiscuity")}
     kept["up"] = "UP" in link["flags"]
     kept["promisc"] = "PROMISC" in link["flags"]
+    kept["arp"] = "NOARP" not in link["flags"]
+    kept["settings"] = settings
     kept["kind"] = about.get("info_kind")
     if kept["kind"] == "bridge":
         kept |= {key: about["info_data"].get(key) for key in _BRIDGE_OPTIONS}
-        kept["address"], kept["settings"] = link["address"], settings
         kept["addrgenmode"] = link.get("inet6_addr_gen_mode")
     return kept
 

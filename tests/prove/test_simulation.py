@@ -23,6 +23,7 @@ DRIFTS: tuple[tuple[str, object], ...] = (
     ("up", False), ("mtu", 1400), ("alias", ""), ("stp", True), ("ageing", 30000), ("master", ""), ("promisc", False),
     ("peer_up", False), ("peer_mtu", 1300), ("peer_alias", "someone"), ("iface_id", ""), ("attached_mac", ""),
     ("vm_uuid", ""), ("iface_status", "inactive"), ("realized", False), ("group", 7), ("arp_ignore", 0),
+    ("host_ip", "forwarding 1"), ("peer_host_ip", "IPv6 on"), ("bridge_port", "isolated on"),
 )  # fmt: skip
 
 

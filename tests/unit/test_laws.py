@@ -107,11 +107,8 @@ def test_a_rollback_after_any_prefix_of_a_plug_reads_as_found(drawn: tuple[Port,
             for attribute in attributes_of(type(found)):
                 if attribute != "realized":
                     source = wired if f"{found.name}: {attribute}" in left else found
-                    if source is None:
-                        # A part of the other binding, for which nothing is wired.
-                        expected = ISOLATING[type(found)][attribute]
-                    else:
-                        expected = getattr(source, attribute)
+                    # For a part of the other binding nothing is wired.
+                    expected = getattr(source, attribute) if source else ISOLATING[type(found)][attribute]
                     if expected is not None:
                         assert getattr(part, attribute) == expected, f"{found.name}: {attribute}"
 
