@@ -198,8 +198,8 @@ def _bridge_port_of(device: Device, bridge: Device | None) -> str | None:
     """How the Linux bridge of its port treats a device."""
     if bridge is None or bridge.options is None or bridge.name != names_of_key(key_of(device.name) or "").bridge:
         return None
-    # A port without carrier, or of a bridge that is down, is disabled by the kernel, and one under STP is STP's.
-    stopped = device.runs and bridge.up and not bridge.options.stp and device.port_state != "forwarding"
+    # A port without carrier, or of a bridge that is down, is disabled by the kernel.
+    stopped = device.runs and bridge.up and device.port_state != "forwarding"
     state = f"{STATE} {device.port_state}" if stopped else ""
     return ", ".join(filter(None, (state, device.port_flags))) or OPEN
 
@@ -304,7 +304,8 @@ def random_mac() -> bytes:
 
 
 def regained(before: Bridge, after: Bridge) -> dict[str, object]:
-    """What a bridge has again, at the kernel's defaults, once its MTU rises to 1280: its IPv6."""
-    if before.mtu == after.mtu:
-        return {}
-    return {name: getattr(after, name) for name in ("addr_gen_mode", "disable_ipv6") if getattr(before, name) is None}
+    """What is written of a bridge whose MTU changes: once it rises to 1280, IPv6 is back at the kernel's defaults.
+
+    Whatever is said to have been there before, since only the kernel knows whether it was.
+    """
+    return {} if before.mtu == after.mtu else {"addr_gen_mode": "none", "disable_ipv6": True}

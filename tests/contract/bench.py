@@ -364,25 +364,27 @@ def states(draw: st.DrawFn, port: Port, *, target: bool = False, rows: bool = Tr
     for part in wiring:
         if (rows or not isinstance(part, OvsPort)) and not draw(st.sampled_from([False, False, False, True])):
             optional = {name: st.sampled_from(values) for name, values in attributes[type(part)].items()}
-            state = state.having(possible(replace(part, **draw(st.fixed_dictionaries({}, optional=optional)))))
+            drawn = replace(part, **draw(st.fixed_dictionaries({}, optional=optional)))
+            # Of what a kernel cannot have, a goal has the value that isolates.
+            state = state.having(drawn if target else possible(drawn))
     veth, row = state.links.get(names.bridge_end), state.ports.get(names.switch_end)
     masters = [names.bridge, ""] if names.bridge in state.links else [""]
     if isinstance(veth, Veth):
-        state = state.having(_in(draw(st.sampled_from(masters)), veth))
+        state = state.having(_in(draw(st.sampled_from(masters)), veth, target=target))
     if isinstance(row, OvsPort):
         can = isinstance(veth, Veth) and not row.type
         state = state.having(replace(row, realized=can and (target or draw(st.sampled_from([True, True, False])))))
     tap = state.links.get(names.tap)
     if isinstance(tap, MadeTap):
-        state = state.having(_in(draw(st.sampled_from(masters)), tap))
+        state = state.having(_in(draw(st.sampled_from(masters)), tap, target=target))
     elif not target and draw(st.booleans()):
         state = state.having(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN]))))
     return state
 
 
-def _in(master: str, member: Veth | MadeTap) -> Part:
-    """A device in this bridge; one that is in none is the port of none."""
-    return replace(member, master=master, bridge_port=member.bridge_port if master else None)
+def _in(master: str, member: Veth | MadeTap, *, target: bool) -> Part:
+    """A device in this bridge; one that is found in none is the port of none."""
+    return replace(member, master=master, bridge_port=member.bridge_port if master or target else None)
 
 
 def any_links(port: Port, choice: Random) -> HostState:

@@ -85,7 +85,8 @@ class Change:
         return f"{self.part.kind} {self.attribute} {self.there!r}"
 
 
-SLOW_BRIDGE = replace(BRIDGE, forward_delay=200)
+SLOW_BRIDGE = replace(BRIDGE, forward_delay=200, up=False)
+"""Down, so that STP does not move its ports from state to state meanwhile."""
 CALLING_BRIDGE = replace(BRIDGE, nf_call_iptables=True, nf_call_ip6tables=True)
 CHANGES = [
     Change(BRIDGE, "alias", ""),
@@ -140,12 +141,23 @@ def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, 
 
 def test_the_spanning_tree_is_switched_together_with_the_delay_that_it_asks_for(bench: Bench) -> None:
     """While it runs the kernel takes no delay below 2 s, nor in the message that switches it off."""
-    bench.furnish(LINKS)
     running = replace(BRIDGE, stp=True, forward_delay=1500)
-    for step in (Update(BRIDGE, running), Update(running, BRIDGE)):
-        (outcome,) = bench.do(step)
-        assert outcome.result is Result.DONE, outcome
-        assert bench.see().links[QBR] == step.after
+    bench.furnish(LINKS.having(running))
+    assert bench.see().links[QBR] == running
+    # The port that STP has not opened yet is told, and opened with it.
+    for step in plan(bench.see(), LINKS):
+        assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
+    assert bench.see() == LINKS
+
+
+def test_mtu_that_rises_switches_ipv6_off_whatever_is_said_of_before(bench: Bench) -> None:
+    """A captured caller says that IPv6 was off, where a small MTU hid it."""
+    small, large = (HostState(wiring_of(make_port(mtu=mtu)).links) for mtu in (1200, 1500))
+    for step in (*plan(HostState(), small), *plan(small, large)):
+        assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
+    files = " ".join(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6" for name in (QBR, QVB, QVO))
+    assert bench.sh(f"cat {files}").split() == ["1"] * 3
+    assert "inet6" not in "".join(bench.sh(f"ip address show dev {name}") for name in (QBR, QVB, QVO))
 
 
 # What is there, and what is not.
@@ -281,7 +293,7 @@ def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
 @pytest.mark.parametrize("small", [68, 1000, 1279])
 def test_a_bridge_whose_mtu_is_too_small_for_ipv6_gets_it_back_switched_off(bench: Bench, small: int) -> None:
     ipv6 = f"/proc/sys/net/ipv6/conf/{QBR}"
-    large, tiny = links_of(), links_of(small)
+    large, tiny = (HostState(wiring_of(make_port(mtu=mtu)).links) for mtu in (1500, small))
 
     for state in (tiny, large, tiny, large):
         for step in plan(bench.see(), state):

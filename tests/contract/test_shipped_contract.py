@@ -21,7 +21,7 @@ from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.facts import Observed
 from hybridvif.names import key_of
-from hybridvif.parts import Bridge, HostState, StrayPort, Veth
+from hybridvif.parts import HOST_IP_OFF, OPEN, Bridge, HostState, StrayPort, Veth
 from hybridvif.report import Outcome, Result
 from hybridvif.sandbox import Sandbox
 from hybridvif.steps import Create, Delete, Step, Update
@@ -126,6 +126,34 @@ class Ungrouped(NetlinkExecutor):
         return Observed(whole, seen.facts)
 
 
+class Deaf(NetlinkExecutor):
+    """Does not look at what the host's IP stack listens to."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        veths = [link for link in seen.state.links.values() if isinstance(link, Veth)]
+        whole = seen.state.having(*(replace(veth, host_ip=HOST_IP_OFF, peer_host_ip=HOST_IP_OFF) for veth in veths))
+        return Observed(whole, seen.facts)
+
+
+class Portless(NetlinkExecutor):
+    """Does not look at the flags of a bridge port."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        veths = [link for link in seen.state.links.values() if isinstance(link, Veth)]
+        return Observed(seen.state.having(*(replace(veth, bridge_port=OPEN) for veth in veths)), seen.facts)
+
+
+class LowerUp(NetlinkExecutor):
+    """Takes a device that is down for one without carrier."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        seen = super().observe(names, deadline)
+        links = {name: fact._replace(carrier=fact.carrier and fact.up) for name, fact in seen.facts.links.items()}
+        return Observed(seen.state, replace(seen.facts, links=links))
+
+
 class FactlessSwitch(OvsdbExecutor):
     """Sees the port, and no bridge that it could be on."""
 
@@ -197,6 +225,9 @@ class MeddlingSwitch(OvsdbExecutor):
         (check_link_executor, Unmarked, "MTU 1400 joined"),
         (check_link_executor, Meddling, "beside the port was written"),
         (check_link_executor, Ungrouped, "group is 0, not 7"),
+        (check_link_executor, Deaf, "host_ip of qvb.* is off after"),
+        (check_link_executor, Portless, "bridge_port is open after"),
+        (check_link_executor, LowerUp, "facts.links of .* and the kernel says"),
         (check_switch_executor, FactlessSwitch, "facts.ports lacks qvo"),
         (check_switch_executor, Literal, "facts.switches.* not 'system'|or its datapath type"),
         (check_switch_executor, Remaking, "the rows had"),

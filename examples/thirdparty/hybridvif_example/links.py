@@ -1,13 +1,15 @@
-"""example-batch: links, by one `ip -batch` a step, and the three switches of a bridge that are files."""
+"""example-batch: links, by one `ip -batch` a step, and the switches of a device that are files."""
 
 from hybridvif.executors import iplinks, procfs
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
+from hybridvif.executors.linkstate import opening_of, random_mac
 from hybridvif.names import key_of, names_of_key
 from hybridvif.parts import Bridge, Role, Tap, Veth
 from hybridvif.steps import Create, Delete, Update, changes_of
 
 FILES = ("arp_ignore", "arp_announce", "disable_ipv6")
+OFF = {"forwarding": 0, "proxy_arp": 0, "rp_filter": 1}  # the host's IPv4, beside ARP
 OPTIONS = {
     "forward_delay": "forward_delay",
     "ageing": "ageing_time",
@@ -41,20 +43,26 @@ class BatchLinks:
         match step:
             case Create(Bridge() as bridge):
                 # Another MTU first: only a change marks it as chosen, and the kernel resets any other.
-                self._batch([f"link add {bridge.name} mtu {bridge.mtu ^ 1} type bridge"], deadline)
+                mac = random_mac().hex(":")  # so that no VM can guess it
+                self._batch([f"link add {bridge.name} address {mac} mtu {bridge.mtu ^ 1} type bridge"], deadline)
                 self._set_bridge(bridge, {name: getattr(bridge, name) for name in _of_bridge()}, deadline)
             case Update(_, Bridge() as after):
                 self._set_bridge(after, _with_ipv6(step), deadline)
             case Create(Veth() as veth):
-                lines = [f"link add {veth.name} type veth peer name {veth.peer}"]
+                self._batch([f"link add {veth.name} type veth peer name {veth.peer}"], deadline)
                 near = {name: getattr(veth, name) for name in ("mtu", "alias", "promisc", "up", "master")}
                 far = {name: getattr(veth, f"peer_{name}") for name in ("mtu", "alias", "promisc", "up")}
-                self._batch([*lines, *_lines(veth.name, near), *_lines(veth.peer, far)], deadline)
-            case Update(_, Veth() as veth):
+                self._set_end(veth.name, near, veth.mtu, deadline)
+                self._set_end(veth.peer, far, veth.peer_mtu, deadline)
+            case Update(before, Veth() as veth):
                 changes = changes_of(step)
                 near = {name: value for name, value in changes.items() if not name.startswith("peer_")}
                 far = {name[5:]: value for name, value in changes.items() if name.startswith("peer_")}
-                self._batch([*_lines(veth.name, near), *_lines(veth.peer, far)], deadline)
+                self._set_end(veth.name, near, veth.mtu, deadline)
+                self._set_end(veth.peer, far, veth.peer_mtu, deadline)
+                if "bridge_port" in changes and "master" not in changes:
+                    flags = " ".join(f"{flag} {value}" for flag, value in _flags(before))
+                    self._batch([f"link set {veth.name} type bridge_slave {flags}"], deadline)
             case Update(_, Tap() as tap):
                 self._batch(_lines(tap.name, {"master": tap.master}), deadline)
             case Delete(part):
@@ -72,11 +80,25 @@ class BatchLinks:
         mode = changes.get("addr_gen_mode")
         if mode is not None and bridge.mtu >= 1280:  # a smaller device has no IPv6
             self._batch([f"link set {bridge.name} addrgenmode {mode}"], deadline)
-        for name in FILES:
-            if changes.get(name) is not None:
-                procfs.write(bridge.name, name, int(changes[name]))
+        if "host_ip" in changes:
+            self._batch([f"link set {bridge.name} arp off"], deadline)
+        files = {name: changes.get(name) for name in FILES} | (OFF if "host_ip" in changes else {})
+        for name, value in files.items():
+            if value is not None:
+                procfs.write(bridge.name, name, int(value))
         if "up" in changes:  # last, when IPv6 is off
             self._batch(_lines(bridge.name, {"up": changes["up"]}), deadline)
+
+    def _set_end(self, name, changes, mtu, deadline):
+        up = {key: changes[key] for key in changes if key == "up"}
+        early = _lines(name, {key: changes[key] for key in changes if key != "up"})
+        if {"mtu", "host_ip"} & changes.keys():  # a device that grows to 1280 gets its IPv6 anew
+            mode = [f"link set {name} addrgenmode none"] if mtu >= 1280 else []
+            self._batch([*early, f"link set {name} arp off", *mode], deadline)
+            for key, value in {**OFF, "disable_ipv6": 1}.items():
+                procfs.write(name, key, value)
+            early = []
+        self._batch([*early, *_lines(name, up)], deadline)
 
     def _batch(self, lines, deadline):
         if not lines:
@@ -90,21 +112,23 @@ class BatchLinks:
 
 
 def _of_bridge():
-    return ("stp", *OPTIONS, "mac", "mtu", "group", "alias", "addr_gen_mode", *FILES, "up")
+    return ("stp", *OPTIONS, "mtu", "group", "alias", "addr_gen_mode", *FILES, "host_ip", "up")
+
+
+def _flags(before):
+    """What opens a bridge port: only the state is a number to ip."""
+    return [(flag, value if flag == "state" else ("off", "on")[value]) for flag, value in opening_of(before).items()]
 
 
 def _with_ipv6(step):
-    """The changes; and IPv6 again, where a device that was too small for it grows."""
+    """The changes; and IPv6 again, since a bridge that was too small for it gets it anew when it grows."""
     changes = changes_of(step)
-    if "mtu" in changes and step.before.disable_ipv6 is None:
-        changes |= {"disable_ipv6": step.after.disable_ipv6, "addr_gen_mode": step.after.addr_gen_mode}
-    return changes
+    return changes | {"disable_ipv6": True, "addr_gen_mode": "none"} if "mtu" in changes else changes
 
 
 def _lines(name, changes):
     words = {
         "mtu": lambda value: f"mtu {value}",
-        "mac": lambda value: f"address {value}",
         "group": lambda value: f"group {value}",
         "alias": lambda value: f'alias "{value}"',
         "promisc": lambda value: f"promisc {'on' if value else 'off'}",
