@@ -200,6 +200,44 @@ PLANS |= {
         "in br-int": {"master": "br-int"},
     }.items()
 }
+WEAK: dict[str, dict[str, tuple[Any, ...]]] = {
+    "Bridge": {
+        "stp": (True,),
+        "multicast_snooping": (True,),
+        "disable_ipv6": (False, None),
+        "addr_gen_mode": ("eui64", "random", None),
+        "arp_ignore": (0, 8),
+        "arp_announce": (0, 1),
+        "host_ip": ("forwarding 1", "on", "", None),
+    },
+    "Veth": {
+        "host_ip": ("rp_filter 0", None),
+        "peer_host_ip": ("IPv6 on", None),
+        "bridge_port": ("isolated on", "hairpin on", None),
+    },
+    "MadeTap": {"host_ip": ("ARP on",), "bridge_port": ("locked on",), "owner": (-1, 65534, 2**40, None)},
+}
+"""Values that open a host to its tenant, or the VM's connection to others."""
+PLANS |= {
+    f"{verb} {kind} with {name} {value}": [
+        [[verb, *([made] if verb == "update" else []), of(replace(PORT, create_tap=True), kind, **{name: value})]]
+    ]
+    for kind, names in WEAK.items()
+    for made in [of(replace(PORT, create_tap=True), kind)]
+    for name, values in names.items()
+    for value in values
+    for verb in ("create", "update")
+    # Nothing is written of what is None in an update.
+    if verb == "create" or value is not None
+}
+PLANS |= {
+    "a MAC of its choice for qbr": [[["create", part("Bridge", mac="0a:00:00:00:00:01")]]],
+    "a pair that was another's": [[["update", part("Veth", peer=OTHERS.switch_end), part("Veth")]]],
+    "a pair that was eth0's": [[["update", part("Veth", peer="eth0"), part("Veth", peer="eth0")]]],
+    "IPv6 that a small MTU is said to have hidden": [
+        [["update", part("Bridge", mtu=1200, disable_ipv6=None), part("Bridge", disable_ipv6=False)]]
+    ],
+}
 TWO_OWNERS = {
     "two owners": [
         [["create", part("Bridge")], ["create", part("OvsPort", iface_id=PORT.id[:-1] + "f", port_id="")]],

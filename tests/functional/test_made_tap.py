@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shlex
 import sys
 from collections.abc import Iterator
@@ -107,6 +108,56 @@ def test_a_vm_opens_the_tap_that_was_made_for_it_and_is_reached(tapping: Lab, qu
     for port in ports:
         assert unplug(port.id, lab.host).ok
     assert lab.snapshot() == before
+
+
+ATTACH = """
+import ctypes, fcntl, os, struct, sys
+fd = os.open("/dev/net/tun", os.O_RDWR)
+# Another user of this namespace, without a capability.
+os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+try:
+    fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002 | int(sys.argv[2], 0)))
+except OSError as error:
+    print(error.errno)
+else:
+    fcntl.ioctl(fd, 0x400454cb, 0)
+    print("attached")
+"""
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_no_other_user_attaches_to_a_tap(tapping: Lab, queues: int) -> None:
+    """/dev/net/tun is 0666: without an owner whoever attached was the VM, and could delete its tap."""
+    lab, port = tapping, make_port(create_tap=True, multiqueue=queues > 1)
+    plug(port, lab.host)
+    argv = [sys.executable, "-c", ATTACH, port.names.tap, "0x100" if queues > 1 else "0"]
+    assert lab.box.run(argv).stdout.strip() == str(errno.EPERM)
+    with guest(lab, port, 1, queues):
+        assert lab.box.run(argv).stdout.strip() in {str(errno.EPERM), str(errno.EBUSY)}
+    assert check(port, lab.host) == ()
+    # One that was made by an older release.
+    lab.sh(
+        f"ip link delete {port.names.tap}; ip tuntap add {port.names.tap} mode tap {'multi_queue' * (queues > 1)}\n"
+        f"ip link set {port.names.tap} alias {port.id} master {port.names.bridge} address fe{port.mac[2:]} up"
+    )
+    with guest(lab, port, 1, queues):
+        report = plug(port, lab.host)
+        assert report.unchecked == (f"{port.names.tap}: owner, which is set when no VM holds it",)
+        assert not plug(port, lab.host).changed
+    assert plug(port, lab.host).changed
+    assert check(port, lab.host) == ()
+    assert lab.box.run(argv).stdout.strip() == str(errno.EPERM)
+
+
+def test_a_vm_whose_tap_was_set_down_is_not_cut_off(tapping: Lab) -> None:
+    lab, port = tapping, make_port(create_tap=True)
+    plug(port, lab.host)
+    with guest(lab, port, 1):
+        lab.sh(f"ip link set {port.names.tap} down")
+        with pytest.raises(PortRunning):
+            unplug(port.id, lab.host)
+        assert plug(port, lab.host).changed
+    assert unplug(port.id, lab.host).ok
 
 
 def test_a_running_vm_is_cut_off_by_force_alone(tapping: Lab) -> None:
