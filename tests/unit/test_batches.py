@@ -234,6 +234,18 @@ def test_an_executor_that_is_not_atomic_is_asked_once(pair: Pair) -> None:
     assert len(pair.links.asked) == 1
 
 
+def test_exception_of_one_executor_keeps_the_outcomes_of_the_other() -> None:
+    def broken(steps: Sequence[Step]) -> Sequence[Outcome]:
+        raise KeyError("peer")
+
+    pair = Pair(switch=Scripted(Role.SWITCH, broken, atomic=True))
+    steps = [Create(BRIDGE), Create(VETH), Create(ROW)]
+    assert pair.carry_out(steps) == [[Result.DONE, Result.DONE, Result.UNKNOWN]]
+    ((*_, lost),) = carry_out([steps], pair.by_role, time.monotonic() + SOON)
+    assert lost.code == "error"
+    assert "the switch executor failed" in lost.reason
+
+
 def test_an_executor_that_can_do_nothing_fails_every_step(pair: Pair) -> None:
     def raise_error(steps: Sequence[Step]) -> list[Outcome]:
         raise ExecutorError("no socket", precondition=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,8 @@ from hybridvif.settings import Settings
 from hybridvif.steps import Create, Step
 from tests.unit.strategies import BRIDGE, VETH
 
+OTHER = replace(BRIDGE, name="qbr91d3aa02-41", alias="91d3aa02-4100-4c00-8000-000000000003")
+
 
 def test_what_earlier_steps_came_to_outlives_an_executor_that_can_do_no_more() -> None:
     def do(step: Step) -> None:
@@ -28,6 +31,18 @@ def test_what_earlier_steps_came_to_outlives_an_executor_that_can_do_no_more() -
     made, failed = one_by_one([Create(BRIDGE), Create(VETH)], NOTHING, do, time.monotonic() + 60)
     assert made.result is Result.DONE
     assert (failed.result, failed.reason, failed.code) == (Result.FAILED, "the socket is gone", "precondition")
+
+
+def test_exception_within_one_step_is_its_outcome_alone() -> None:
+    def do(step: Step) -> None:
+        if step.part is VETH:
+            raise KeyError("peer")
+
+    steps = [Create(BRIDGE), Create(VETH), Create(OTHER)]
+    made, failed, other = one_by_one(steps, NOTHING, do, time.monotonic() + 60)
+    assert (made.result, other.result) == (Result.DONE, Result.DONE)
+    assert (failed.result, failed.code, failed.retry) == (Result.FAILED, "error", False)
+    assert failed.reason == f"the executor failed at {VETH.name}: KeyError; see the daemon's log"
 
 
 def test_a_program_is_not_started_after_the_deadline(tmp_path: Path) -> None:
