@@ -211,12 +211,14 @@ def restorable(
         if wired is None and isinstance(part, OvsPort):
             # A hybrid port and a vhost-user port make room for each other.
             goal = goal.having(*(_born_as(row, part) for row in wiring.ports.values() if isinstance(row, OvsPort)))
-        # Nothing is wired in place of the parts of a hybrid port that becomes a vhost-user port.
-        is_wired = type(wired) is type(part)
-        if not is_wired:
-            wired = replace(part, **_isolation_of(part))
+        if type(wired) is type(part):
+            lost = _lost(part, settings)
+        elif type(part) in ISOLATING:
+            # Nothing is wired in place of the links of a hybrid port that becomes a vhost-user port.
+            wired, lost = replace(part, **_isolation_of(part)), _weak(part)
+        else:
+            continue
         goal = goal.having(_born_as(wired, part))
-        lost = _lost(part, settings) if is_wired else _weak(part)
         lost += _misleading(replace(part, **{name: getattr(wired, name) for name in lost}), wired)
         touched = [name for name in lost if _differ(part, found, name)]
         if touched:

@@ -87,7 +87,7 @@ def objection(state: HostState, step: Step) -> Objection | None:
     """
     if isinstance(step, Create) and isinstance(step.part, Tap | Stray):
         return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
-    against = _objection_to_name(step.part) or (_objection_to_name(step.before) if isinstance(step, Update) else None)
+    against = _objection_to_name(step.part)
     if against:
         return against
     if isinstance(step, Delete) and isinstance(step.part, Tap):
@@ -101,6 +101,7 @@ def objection(state: HostState, step: Step) -> Objection | None:
     return (
         _objection_to_kind(step.part, found)
         or _objection_to_owner(step, found)
+        or (_objection_to_name(step.before) if isinstance(step, Update) else None)
         or (_objection_to_master(state, step, found) if isinstance(step, Update) else None)
     )
 

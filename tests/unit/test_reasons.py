@@ -23,7 +23,7 @@ def test_a_reason_is_one_clause_without_a_full_stop() -> None:
 
 
 def test_the_reason_of_a_part_is_that_of_its_kind() -> None:
-    assert reason_of(BRIDGE, "mac") == REASONS[Bridge, "mac"]
+    assert reason_of(BRIDGE, "mtu") == REASONS[Bridge, "mtu"]
     assert reason_of(VETH, "master") == REASONS[Veth, "master"]
     assert reason_of(ROW, "bridge") == REASONS[OvsPort, "bridge"]
 
