@@ -54,6 +54,8 @@ INET_CONF, INET6_CONF, ADDR_GEN_MODE = 1, 2, 8
 ARP_ANNOUNCE, ARP_IGNORE = 18, 19
 """linux/ip.h, IPV4_DEVCONF_*: from 1 on where they are written; read back as an array, from 0 on."""
 _IPV4 = {"forwarding": 1, "proxy_arp": 3, "rp_filter": 8}
+_LISTENING = struct.Struct("=i4xi16xi")
+"""These three of the array."""
 _INET = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE, **_IPV4}
 OF_FAMILIES = ("arp_ignore", "arp_announce", "addr_gen_mode", "host_ip")
 """What set_link() sets of IPv4 and of IPv6."""
@@ -73,6 +75,10 @@ _PORT = {
     "locked": 39,
 }
 """IFLA_BRPORT_*, each a byte."""
+_PORT_KINDS = frozenset(_PORT.values())
+_Families = tuple[bytes, int | None, str | None]
+"""The IPv4 settings of a device, its disable_ipv6, and how it makes its IPv6 addresses."""
+_NO_FAMILIES: _Families = (b"", None, None)
 _STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
 """By value of BR_STATE_* (linux/if_bridge.h)."""
 DISABLE_IPV6 = 26
@@ -320,7 +326,9 @@ def _known(message: Message, master: str, peer: str) -> Device:
 def _device_of(message: Message, master: str, peer: str) -> Device:
     found = message.attributes
     ours = key_of(message.name) is not None
-    port = attributes_of(message.port, 0, frozenset(_PORT.values())) if ours and message.port else {}
+    port = attributes_of(message.port, 0, _PORT_KINDS) if ours and message.port else {}
+    state, flags = _port_of(tuple(port.items())) if port else ("", "")
+    families = _families_of(message) if ours or message.kind == "bridge" else _NO_FAMILIES
     carrier = bool(_number(found.get(CARRIER, b"")))
     return Device(
         index=message.index,
@@ -335,17 +343,22 @@ def _device_of(message: Message, master: str, peer: str) -> Device:
         group=_number(found.get(GROUP, b"")),
         master=master,
         peer=peer,
-        options=_options_of(message) if message.kind == "bridge" else None,
+        options=_options_of(message, families) if message.kind == "bridge" else None,
         runs=carrier and message.flags & (IFF_UP | IFF_RUNNING) == IFF_UP | IFF_RUNNING,
-        host_ip=_host_ip_of(message) if ours else None,
-        port_state=_state_of(_number(port[_PORT[STATE]])) if _PORT[STATE] in port else "",
-        port_flags=port_flags_of({name: bool(port[_PORT[name]][0]) for name in PORT_FLAGS if _PORT[name] in port}),
+        host_ip=_host_ip_of(message, families) if ours else None,
+        port_state=state,
+        port_flags=flags,
         owner=_owner_of(message) if message.kind == "tun" else ANYBODY,
     )
 
 
-def _state_of(number: int) -> str:
-    return _STATES[number] if number < len(_STATES) else str(number)
+@functools.lru_cache(maxsize=64)
+def _port_of(values: tuple[tuple[int, bytes], ...]) -> tuple[str, str]:
+    """The state and the flags of a port of a bridge: the same for nearly every port of a host."""
+    told = {kind: value[0] for kind, value in values}
+    number = told.get(_PORT[STATE], len(_STATES))
+    state = _STATES[number] if number < len(_STATES) else str(number)
+    return state, port_flags_of({name: bool(told[_PORT[name]]) for name in PORT_FLAGS if _PORT[name] in told})
 
 
 def _owner_of(message: Message) -> int:
@@ -362,10 +375,10 @@ def _named(index: int, names: Mapping[int, str]) -> str:
     return names.get(index, f"interface {index}") if index else ""
 
 
-def _options_of(message: Message) -> BridgeOptions:
+def _options_of(message: Message, families: _Families) -> BridgeOptions:
     options = attributes_of(message.details, 0, _OPTIONS)
     told = {name: _number(options[kind]) for name, (kind, _) in BRIDGE_OPTIONS.items() if kind in options}
-    inet, switched_off, mode = _families_of(message)
+    inet, switched_off, mode = families
     return BridgeOptions(
         forward_delay=told.get("forward_delay", 0),
         ageing=told.get("ageing", 0),
@@ -380,18 +393,29 @@ def _options_of(message: Message) -> BridgeOptions:
     )
 
 
-def _host_ip_of(message: Message) -> str:
-    inet, disable_ipv6, mode = _families_of(message)
-    arp = not message.flags & IFF_NOARP
-    ipv4 = {name: _entry(inet, kind - 1) for name, kind in _IPV4.items()}
-    if message.kind == "bridge":
-        # Its IPv6 has attributes of its own.
-        return host_ip_of(arp=arp, ipv4=ipv4)
-    return host_ip_of(arp=arp, ipv4=ipv4, disable_ipv6=disable_ipv6, addr_gen_mode=mode)
+def _host_ip_of(message: Message, families: _Families) -> str:
+    inet, disable_ipv6, mode = families
+    ipv4 = _LISTENING.unpack_from(inet) if len(inet) >= _LISTENING.size else (None, None, None)
+    # The IPv6 of a bridge has attributes of its own.
+    ipv6 = (None, None) if message.kind == "bridge" else (disable_ipv6, mode)
+    return _worded(not message.flags & IFF_NOARP, *ipv4, *ipv6)
 
 
-def _families_of(message: Message) -> tuple[bytes, int | None, str | None]:
-    """The IPv4 settings of a device, its disable_ipv6, and how it makes its IPv6 addresses."""
+@functools.lru_cache(maxsize=64)
+def _worded(
+    arp: bool,
+    forwarding: int | None,
+    proxy_arp: int | None,
+    rp_filter: int | None,
+    disable_ipv6: int | None,
+    addr_gen_mode: str | None,
+) -> str:
+    """What the host's IP listens to on a device: the same for nearly every device of a host."""
+    ipv4 = {"forwarding": forwarding, "proxy_arp": proxy_arp, "rp_filter": rp_filter}
+    return host_ip_of(arp=arp, ipv4=ipv4, disable_ipv6=disable_ipv6, addr_gen_mode=addr_gen_mode)
+
+
+def _families_of(message: Message) -> _Families:
     families = attributes_of(message.attributes.get(AF_SPEC, b""))
     inet = attributes_of(families.get(socket.AF_INET, b"")).get(INET_CONF, b"")
     inet6 = attributes_of(families.get(socket.AF_INET6, b""), 0, (INET6_CONF, ADDR_GEN_MODE))
