@@ -378,11 +378,13 @@ def agents_words(lab: Lab) -> dict[str, Any]:
     return told | {f"port {key}": port[key] for key in ("_uuid", "tag", "other_config")}
 
 
-CUTTING = {"master", "up", "peer_up", "absent", "stp", "bridge", "type", "realized"}
+CUTTING = {"master", "up", "peer_up", "absent", "stp", "bridge", "type", "realized", "bridge_port"}
 HARMLESS = [
     drift
     for drift in DRIFTS
-    if drift.named not in (f"{QVB} mtu", f"{QVB} peer_mtu") and drift.named.split()[1] not in CUTTING
+    if drift.named not in (f"{QVB} mtu", f"{QVB} peer_mtu")
+    and drift.named.split()[1] not in CUTTING
+    and not ("mtu 1200" in drift.befalls and QBR not in drift.befalls)
 ]
 """Drifts that do not cut traffic by themselves."""
 
