@@ -6,7 +6,7 @@ import errno
 import shlex
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from subprocess import PIPE
@@ -147,6 +147,40 @@ def test_no_other_user_attaches_to_a_tap(tapping: Lab, queues: int) -> None:
     assert plug(port, lab.host).changed
     assert check(port, lab.host) == ()
     assert lab.box.run(argv).stdout.strip() == str(errno.EPERM)
+
+
+WAITING = """
+import fcntl, os, select, struct, sys
+os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+request = struct.pack("16sH22x", sys.argv[1].encode(), 0x1102)
+held = []
+print("waits", flush=True)
+while not select.select([0], [], [], 0)[0]:
+    fd = os.open("/dev/net/tun", os.O_RDWR)
+    try:
+        fcntl.ioctl(fd, 0x400454ca, request)
+    except OSError:
+        os.close(fd)
+    else:
+        held.append(fd)
+"""
+
+
+def test_no_other_user_attaches_while_a_tap_is_made(tapping: Lab) -> None:
+    """Between the tap and its owner is a moment in which another queue of it can be opened, as seen in half of them."""
+    lab, port = tapping, make_port(create_tap=True, multiqueue=True)
+    attacker = lab.box.popen([sys.executable, "-c", WAITING, port.names.tap], stdin=PIPE, stdout=PIPE)
+    try:
+        assert attacker.stdout is not None
+        assert attacker.stdout.readline() == "waits\n"
+        for _ in range(5):
+            with suppress(PlugFailed):
+                assert plug(port, lab.host).ok
+                assert lab.link(port.names.tap)["linkinfo"]["info_data"]["numqueues"] == 0
+            assert unplug(port.id, lab.host, force=True).ok
+    finally:
+        # A process that has become another user outlives the one that entered the sandbox for it.
+        attacker.communicate("\n")
 
 
 def test_a_vm_whose_tap_was_set_down_is_not_cut_off(tapping: Lab) -> None:
