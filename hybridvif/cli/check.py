@@ -17,7 +17,7 @@ Its document:
     why, bugs   of an attribute, as in documents.py
 
 `unchecked` names the fields that were left out, and so taken from the plugged port itself; and, as "name: attribute",
-what this kernel lacks.
+what could not be judged: what this kernel lacks, and the owner of a tap that a VM holds.
 """
 
 from __future__ import annotations

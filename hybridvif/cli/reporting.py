@@ -69,7 +69,7 @@ def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> It
     if verbose:
         yield from diff_lines(changes_of_plan(one.step for one in report.outcomes), paint, reasons=True)
         for what in report.unchecked:
-            yield paint(f"  not checked, this kernel lacks it: {what}", "dim")
+            yield paint(f"  not checked: {what}", "dim")
 
 
 def summary_line(reports: Sequence[Report]) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from hybridvif.parts import (
+    ANYBODY,
     PARKED,
     Bridge,
     Difference,
@@ -88,6 +89,8 @@ def value_of(attribute: str, value: object) -> str:
         return _SWITCHES.get(attribute.removeprefix("peer_"), ("on", "off"))[0 if value else 1]
     if attribute == "type":
         return {"": "system", PARKED: f"{PARKED} (parked)"}.get(str(value), str(value))
+    if attribute == "owner" and value == ANYBODY:
+        return "anybody"
     return "none" if value in ("", None) else str(value)
 
 
