@@ -1,7 +1,7 @@
 """The hybridvif command. This file reads the command line; each sub-command is one module, imported only when chosen.
 
     options, streams, logs     the options of all commands; file descriptors and signals; logging
-    screen, failure, progress  what is written, and in which format; what an error looks like; a bar
+    terminal, failure, progress  what is written, and in which format; what an error looks like; a bar
     connection                 the host that the configuration means
     headstart                  its daemon, started before anything else is done
     ports, portfile, gaps      which ports are meant: from options, from -F, and from what is plugged
@@ -30,7 +30,7 @@ from hybridvif.model.errors import InvalidInput
 if TYPE_CHECKING:
     import argparse
 
-    from hybridvif.cli.screen import Screen
+    from hybridvif.cli.terminal import Terminal
 
 COMMANDS: Mapping[str, str] = {
     "plug": "plug ports: afterwards each is in order, or as it was before",
@@ -66,11 +66,11 @@ EXIT_CODES: Mapping[int, str] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; the exit code."""
     try:
-        from hybridvif.cli import streams
+        from hybridvif.cli import stdio
 
-        with streams.interruptible(ends=argv is None):
+        with stdio.interruptible(ends=argv is None):
             if argv is None:
-                streams.own_process()
+                stdio.own_process()
             # The module `list` of this package hides the built-in one.
             code = _guarded((*sys.argv[1:],) if argv is None else argv, own=argv is None)
             if argv is None:
@@ -83,19 +83,19 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _guarded(words: Sequence[str], *, own: bool) -> int:
-    from hybridvif.cli import streams
+    from hybridvif.cli import stdio
 
-    screen = None
-    streams.secure()
+    terminal = None
+    stdio.secure()
     try:
         with _lightly(words) if own else nullcontext():
             args = parsed(words)
-            args.screen = screen = _screen_for(args)
+            args.terminal = terminal = _terminal_for(args)
             return int(args.module.run(args))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: never a traceback
-        return _fail(KeyboardInterrupt() if streams.was_interrupted() else error, words, screen)
+        return _fail(KeyboardInterrupt() if stdio.was_interrupted() else error, words, terminal)
     finally:
-        streams.flush()
+        stdio.flush()
 
 
 @contextmanager
@@ -134,20 +134,20 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _screen_for(args: argparse.Namespace) -> Screen:
+def _terminal_for(args: argparse.Namespace) -> Terminal:
     from hybridvif.cli import logs
-    from hybridvif.cli.screen import Screen
+    from hybridvif.cli.terminal import Terminal
 
     logs.set_up(args.verbose, quiet=args.quiet)
-    screen = Screen(getattr(args, "format", None))
-    screen.obey(args)
-    return screen
+    terminal = Terminal(getattr(args, "format", None))
+    terminal.configure(args)
+    return terminal
 
 
-def _fail(error: BaseException, words: Sequence[str], screen: Screen | None) -> int:
+def _fail(error: BaseException, words: Sequence[str], terminal: Terminal | None) -> int:
     from hybridvif.cli import options
     from hybridvif.cli.failure import failure_of
-    from hybridvif.cli.screen import Screen
+    from hybridvif.cli.terminal import Terminal
 
     if options.verbosity_in(words) > 1:
         import traceback
@@ -155,5 +155,5 @@ def _fail(error: BaseException, words: Sequence[str], screen: Screen | None) -> 
         from hybridvif.model.text import escaped_lines
 
         sys.stderr.write(escaped_lines("".join(traceback.format_exception(error))))
-    screen = screen or Screen(options.format_in(words))
-    return screen.tell_failure(failure_of(error))
+    terminal = terminal or Terminal(options.format_in(words))
+    return terminal.write_failure(failure_of(error))

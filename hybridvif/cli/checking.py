@@ -7,14 +7,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybridvif.cli.failure import error_of, failure_of_report
-from hybridvif.cli.gaps import Filled, filled
+from hybridvif.cli.infer import InferredPort, infer_port
 from hybridvif.cli.output import labels
 from hybridvif.cli.output.changes import Change, changes_of_plan
 from hybridvif.cli.output.document import attribute_document
 from hybridvif.cli.output.topology import warnings_of
 from hybridvif.cli.planning import DIFFERENCES, part_of
-from hybridvif.cli.ports import Asked, sentence_of_unknown
-from hybridvif.cli.screen import Answer, Paint
+from hybridvif.cli.port_request import PortRequest, sentence_of_unknown
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.api import plug_all
 from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look
@@ -48,15 +48,17 @@ class Drift:
         return f"{labels.link_kind(self.part)} {self.part.name} is {'missing' if missing else 'not wanted'}"
 
 
-def drift_of(changes: Sequence[Change], filled: Filled) -> Iterator[Drift]:
+def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drift]:
     """What plug would change, as drift, missing parts first; "?" for a value that the port could not tell."""
-    unknown = filled.unknown_attributes
+    unknown = inferred.unknown_attributes
     for change in sorted(changes, key=lambda change: change.verb == "update"):
         if change.verb == "update":
-            for one in change.differences:
-                is_unknown = not unknown.isdisjoint((one.attribute, f"{change.part.kind} {one.attribute}"))
-                yield Drift(change.part, replace(one, after=labels.UNKNOWN) if is_unknown else one)
-            yield from _doubts(change, filled.doubtful)
+            for difference in change.differences:
+                is_unknown = not unknown.isdisjoint(
+                    (difference.attribute, f"{change.part.kind} {difference.attribute}")
+                )
+                yield Drift(change.part, replace(difference, after=labels.UNKNOWN) if is_unknown else difference)
+            yield from _doubts(change, inferred.doubtful)
         else:
             values = ("absent", "present") if change.verb == "create" else ("present", "absent")
             yield Drift(change.part, Difference("", *values))
@@ -64,7 +66,7 @@ def drift_of(changes: Sequence[Change], filled: Filled) -> Iterator[Drift]:
 
 def _doubts(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
     """The attributes of a row that may be wrong, though the plan for the placeholder leaves them."""
-    changed = {one.attribute for one in change.differences}
+    changed = {difference.attribute for difference in change.differences}
     for name in doubtful if isinstance(change.before, OvsPort) else ():
         if name not in changed:
             yield Drift(change.part, Difference(name, getattr(change.before, name), labels.UNKNOWN))
@@ -74,7 +76,7 @@ def _doubts(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
 class Checked:
     """One port after a check."""
 
-    filled: Filled
+    inferred: InferredPort
     report: Report
     """Of a plug that was rehearsed."""
     drift: tuple[Drift, ...]
@@ -83,7 +85,7 @@ class Checked:
     @property
     def unchecked(self) -> tuple[str, ...]:
         """What was not judged."""
-        return (*self.filled.left_out, *self.filled.unjudged, *self.report.unchecked)
+        return (*self.inferred.left_out, *self.inferred.unjudged, *self.report.unchecked)
 
     @property
     def in_order(self) -> bool:
@@ -94,52 +96,52 @@ class Checked:
     def document(self) -> Mapping[str, object]:
         """For machines."""
         return {
-            "port": self.filled.port.id,
+            "port": self.inferred.port.id,
             "in_order": self.in_order,
             "code": self.report.code,
             "reason": self.report.reason,
-            "drift": [one.document for one in self.drift],
+            "drift": [drift.document for drift in self.drift],
             "unchecked": list(self.unchecked),
         }
 
 
-def answer_of(asked: Sequence[Asked], host: AnyHost, *, reasons: bool = False) -> Answer:
+def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:
     """Check these ports. Raises InvalidInput for one that is not there and not wholly described."""
-    checked = _checked(asked, host)
-    failures = [failure_of_report(one.report) for one in checked if not one.report.ok]
-    in_order = all(one.in_order for one in checked)
-    warnings = [warning for one in checked for warning in one.warnings]
-    exit_code = worst_exit_code([one.report for one in checked]) or (0 if in_order else DIFFERENCES)
+    checked = _checked(requests, host)
+    failures = [failure_of_report(port.report) for port in checked if not port.report.ok]
+    in_order = all(port.in_order for port in checked)
+    warnings = [warning for port in checked for warning in port.warnings]
+    exit_code = worst_exit_code([port.report for port in checked]) or (0 if in_order else DIFFERENCES)
     return Answer(
         document={
             "command": "check",
-            "simulated": any(one.report.simulated for one in checked),
+            "simulated": any(port.report.simulated for port in checked),
             "in_order": in_order,
-            "ports": [one.document for one in checked],
+            "ports": [port.document for port in checked],
             "warnings": warnings,
             **error_of(failures, exit_code),
         },
-        lines=lambda paint: [line for one in checked for line in _lines(one, paint, reasons=reasons)],
+        lines=lambda paint: [line for port in checked for line in _lines(port, paint, reasons=reasons)],
         columns=COLUMNS,
-        rows=[{"port": one.filled.port.id, **drift.document} for one in checked for drift in one.drift],
-        simulated=any(one.report.simulated for one in checked),
+        rows=[{"port": port.inferred.port.id, **drift.document} for port in checked for drift in port.drift],
+        simulated=any(port.report.simulated for port in checked),
         warnings=warnings,
         failures=failures,
         exit_code=exit_code,
     )
 
 
-def _checked(asked: Sequence[Asked], host: AnyHost) -> list[Checked]:
-    seen = look(host, [one.port_id for one in asked])
+def _checked(requests: Sequence[PortRequest], host: AnyHost) -> list[Checked]:
+    observed = look(host, [request.port_id for request in requests])
     configured = ("call_iptables",) if host.settings.call_iptables else ()
-    bridges = sorted(filter(host.settings.allows, seen.facts.switches))
-    known = [filled(one, part_of(one, seen), configured, bridges) for one in asked]
-    reports = plug_all([one.port for one in known], SimulatedHost(host.settings, seen))
+    bridges = sorted(filter(host.settings.allows, observed.facts.switches))
+    inferred = [infer_port(request, part_of(request, observed), configured, bridges) for request in requests]
+    reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
     # Which other rows bear an iface-id is told of an observation of all names only.
     facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
     return [
-        Checked(one, report, tuple(drift_of(_changes(report), one)), warnings_of(one.port, facts))
-        for one, report in zip(known, reports, strict=True)
+        Checked(port, report, tuple(drift_of(_changes(report), port)), warnings_of(port.port, facts))
+        for port, report in zip(inferred, reports, strict=True)
     ]
 
 
@@ -147,20 +149,20 @@ def _changes(report: Report) -> tuple[Change, ...]:
     return changes_of_plan(outcome.step for outcome in report.outcomes)
 
 
-def _lines(one: Checked, paint: Paint, *, reasons: bool) -> Iterator[str]:
-    port_id, left_out = one.filled.port.id, ", ".join(one.unchecked)
-    if not one.report.ok:
+def _lines(port: Checked, paint: Paint, *, reasons: bool) -> Iterator[str]:
+    port_id, unchecked = port.inferred.port.id, ", ".join(port.unchecked)
+    if not port.report.ok:
         yield f"{port_id}  {paint('not judged, since plug would refuse it', 'red')}"
         return
-    if one.in_order:
-        yield f"{port_id}  {paint('in order as far as checked' if left_out else 'in order', 'green')}"
+    if port.in_order:
+        yield f"{port_id}  {paint('in order as far as checked' if unchecked else 'in order', 'green')}"
     else:
         yield f"{port_id}  {paint('DRIFT', 'red')}"
-    for drift in one.drift:
+    for drift in port.drift:
         yield paint(f"  {drift}", "yellow")
         if reasons and drift.difference.attribute:
             yield paint(f"      {reason_of(drift.part, drift.difference.attribute)}", "dim")
-    if one.filled.unknown:
-        yield paint(f"  {sentence_of_unknown(one.filled.unknown)}", "dim")
-    if left_out:
-        yield paint(f"  not checked: {left_out}", "dim")
+    if port.inferred.unknown:
+        yield paint(f"  {sentence_of_unknown(port.inferred.unknown)}", "dim")
+    if unchecked:
+        yield paint(f"  not checked: {unchecked}", "dim")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 
 from hybridvif.cli import system
-from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
+from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
 from hybridvif.cli.osvif import osvif_findings
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.client.host import Host, connect
@@ -32,15 +32,15 @@ _CONTROL_PATIENCE = 2.0
 _CONTROL_LIMIT = 64 * 1024
 
 
-def findings(files: Sequence[str]) -> Iterator[Finding]:
+def findings(files: Sequence[str]) -> Iterator[CheckResult]:
     """Everything, in the order in which a plug needs it."""
     call_iptables = False
     bridges: list[Bridge] = []
     try:
         with connect(files) as host:
             call_iptables = host.settings.call_iptables
-            told = ", ".join(files) or "no file, so the defaults"
-            yield passed("configuration", told)
+            source = ", ".join(files) or "no file, so the defaults"
+            yield passed("configuration", source)
             yield from executors(host.settings)
             yield lock_path(host.settings.lock_path)
             yield from _daemon(host, bridges)
@@ -50,7 +50,7 @@ def findings(files: Sequence[str]) -> Iterator[Finding]:
     yield from system.system_findings(call_iptables, bridges)
 
 
-def executors(settings: Settings) -> Iterator[Finding]:
+def executors(settings: Settings) -> Iterator[CheckResult]:
     """Whether those that are configured are installed, and not the fake."""
     for role in ("link", "switch"):
         name = f"{role} executor"
@@ -66,22 +66,22 @@ def executors(settings: Settings) -> Iterator[Finding]:
             yield passed(name, f"{chosen} ({there[chosen].value})")
 
 
-def lock_path(path: str) -> Finding:
+def lock_path(path: str) -> CheckResult:
     """Whether locks can be made there."""
-    at = path
-    while not os.path.lexists(at) and at != os.path.dirname(at):
-        at = os.path.dirname(at)
-    if not os.path.isdir(at):
+    existing = path
+    while not os.path.lexists(existing) and existing != os.path.dirname(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
         return failed(
-            "lock_path", f"{at} is no directory", "set [hybridvif] lock_path to one that all callers can write"
+            "lock_path", f"{existing} is no directory", "set [hybridvif] lock_path to one that all callers can write"
         )
-    if os.access(at, os.W_OK | os.X_OK):
-        return passed("lock_path", path if at == path else f"{path} (will be made)")
+    if os.access(existing, os.W_OK | os.X_OK):
+        return passed("lock_path", path if existing == path else f"{path} (will be made)")
     remedy = as_root(f"install -d -m 2770 -g {os.getgid()} {shlex.quote(path)}")
-    return failed("lock_path", f"{at} cannot be written by this user", remedy)
+    return failed("lock_path", f"{existing} cannot be written by this user", remedy)
 
 
-def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[Finding]:
+def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[CheckResult]:
     """Check the daemon, and what it observes. bridges: collects each qbr."""
     from hybridvif.privileged.ahead import within_limits
     from hybridvif.privileged.context import daemon_context
@@ -110,7 +110,7 @@ def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[Finding]:
     yield from port_findings(seen)
 
 
-def port_findings(seen: Observed) -> Iterator[Finding]:
+def port_findings(seen: Observed) -> Iterator[CheckResult]:
     """Yield the ports that plug would refuse, and those whose iface-id another row bears."""
     for port in plugged_ports(seen):
         about = f"port {port.port_id or port.key}"
@@ -121,7 +121,7 @@ def port_findings(seen: Observed) -> Iterator[Finding]:
             yield info(about, fact, remedy)
 
 
-def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
+def switch(settings: Settings, facts: Facts) -> Iterator[CheckResult]:
     """The switch as the daemon sees it, and its integration bridges."""
     if settings.switch_executor == RECORDING:
         return
@@ -133,7 +133,7 @@ def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield _bridge(name, facts.switches.get(name), settings)
 
 
-def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: str | None) -> Finding:
+def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: str | None) -> CheckResult:
     """Whether ovs-vswitchd is in this network namespace, where devices are made that it is to take.
 
     bridges: those of the switch, and their datapath types. helper_command: the configured one; it may enter another
@@ -172,7 +172,7 @@ def _listener_of(remote: str) -> int:
         return 0
 
 
-def _switch_from_outside(settings: Settings) -> Iterator[Finding]:
+def _switch_from_outside(settings: Settings) -> Iterator[CheckResult]:
     """What an ordinary user can see of the switch where the daemon cannot be had."""
     remote, name = settings.ovsdb_connection, "switch"
     if settings.switch_executor not in OVS_EXECUTORS or not remote.startswith("unix:"):
@@ -189,7 +189,7 @@ def _switch_from_outside(settings: Settings) -> Iterator[Finding]:
     yield vswitchd(remote)
 
 
-def _bridge(name: str, datapath: str | None, settings: Settings) -> Finding:
+def _bridge(name: str, datapath: str | None, settings: Settings) -> CheckResult:
     about = f"bridge {name}"
     if datapath is None and settings.creates(name):
         return info(about, "does not exist, and is made with the first port of it: [hybridvif] create_bridges has it")
@@ -208,7 +208,7 @@ def _bridge(name: str, datapath: str | None, settings: Settings) -> Finding:
     return passed(about, f"exists, datapath {datapath}")
 
 
-def vswitchd(remote: str) -> Finding:
+def vswitchd(remote: str) -> CheckResult:
     """Whether ovs-vswitchd answers, on the control socket that it has beside the database's."""
     name = "ovs-vswitchd"
     if not remote.startswith("unix:"):

@@ -35,8 +35,8 @@ class Failure:
         """For machines."""
         from hybridvif.cli.output.document import report_document
 
-        told = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
-        return {**told, "report": report_document(self.report)} if self.report else told
+        document = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
+        return {**document, "report": report_document(self.report)} if self.report else document
 
     def lines(self) -> Sequence[str]:
         """For people: the sentence; then, where they help, `try:` and `see:`."""
@@ -71,10 +71,10 @@ def failure_of_report(report: Report) -> Failure:
     reason = report.reason or f"ended as {report.status.value}"
     # What the host lacks is no port's own affair.
     about = "" if report.port_id in reason or report.status is Status.PRECONDITION else f"port {report.port_id}: "
-    left = f"; left over: {', '.join(report.leftovers)}" if report.leftovers else ""
+    leftovers = f"; left over: {', '.join(report.leftovers)}" if report.leftovers else ""
     return Failure(
         code=report.code or report.status.value,
-        message=f"{about}{reason}{left}",
+        message=f"{about}{reason}{leftovers}",
         exit_code=report.status.exit_code,
         remedy=_REMEDIES.get(report.status, ""),
         doctor=report.status is Status.PRECONDITION,

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hybridvif.cli.finding import Finding, failed, info
+from hybridvif.cli.check_result import CheckResult, failed, info
 from hybridvif.model.parts import Bridge
 from hybridvif.model.text import shown
 from hybridvif.testing.sandbox.missing import as_root, program
@@ -60,7 +60,7 @@ def seen_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SA
 
 def bridge_nf(
     switch: Path, call_iptables: bool, firewall: Firewall = UNSEEN, bridges: Collection[Bridge] = ()
-) -> Finding:
+) -> CheckResult:
     """Return whether iptables sees what crosses a qbr.
 
     switch: the sysctl; call_iptables: the option, which needs none; bridges: each qbr there is.
@@ -75,10 +75,12 @@ def bridge_nf(
         text = "br_netfilter is not loaded, so iptables does not see what crosses a qbr (security groups need it)"
         return tell(name, f"{text}{about}", as_root("modprobe br_netfilter"))
     version6 = switch.with_name("bridge-nf-call-ip6tables")
-    off = [one.name for one in (switch, version6) if one.is_file() and one.read_text(encoding="ascii").strip() != "1"]
+    off = [
+        item.name for item in (switch, version6) if item.is_file() and item.read_text(encoding="ascii").strip() != "1"
+    ]
     if not off:
         return info(name, "bridge-nf-call-iptables is 1: iptables sees what crosses a qbr, as security groups need")
-    silent = sorted(one.name for one in bridges if not (one.nf_call_iptables and one.nf_call_ip6tables))
+    silent = sorted(item.name for item in bridges if not (item.nf_call_iptables and item.nf_call_ip6tables))
     if (call_iptables or bridges) and not silent:
         how = "call_iptables" if call_iptables else "nf_call_iptables"
         return info(name, f"bridge-nf-call-iptables is {value}, and each qbr calls iptables by itself ({how})")
@@ -93,7 +95,7 @@ def bridge_nf(
         "call_iptables is not set: iptables does not see all of what crosses a qbr, "
         "so security groups silently do not apply under Neutron's hybrid firewall"
     )
-    values = " ".join(f"net.bridge.{one}=1" for one in off)
+    values = " ".join(f"net.bridge.{item}=1" for item in off)
     return tell(name, f"{text}{about}", as_root(f"sysctl -w {values}"))
 
 

@@ -32,7 +32,7 @@ def set_up(verbose: int, *, quiet: bool = False) -> None:
     """Set the loggers of this process up; again is harmless."""
     root, own = logging.getLogger(), logging.getLogger("hybridvif")
     for logger in (root, own):
-        for handler in [one for one in logger.handlers if isinstance(one, _Handler)]:
+        for handler in [handler for handler in logger.handlers if isinstance(handler, _Handler)]:
             logger.removeHandler(handler)
     level = logging.CRITICAL if quiet else {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
     handler = _Handler(level)

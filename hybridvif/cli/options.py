@@ -31,12 +31,12 @@ class Parser(argparse.ArgumentParser):
 
 def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str]]:
     """The words before the command, the command, and those after it."""
-    at = 0
-    while at < len(words):
-        word = words[at]
+    index = 0
+    while index < len(words):
+        word = words[index]
         if not word.startswith("-") or word == "-":
-            return words[:at], word, words[at + 1 :]
-        at += 2 if word in _WITH_VALUE or _SHORT_WITH_VALUE.fullmatch(word) else 1
+            return words[:index], word, words[index + 1 :]
+        index += 2 if word in _WITH_VALUE or _SHORT_WITH_VALUE.fullmatch(word) else 1
     return words, None, ()
 
 
@@ -89,12 +89,12 @@ def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> Non
 def format_in(words: Sequence[str]) -> str | None:
     """The format asked for, before the command line is known to be legal: an error is told in it too."""
     found = None
-    for at, word in enumerate(words):
+    for index, word in enumerate(words):
         match = _FORMAT.fullmatch(word)
         if word == "--":
             break
-        if word in ("-f", "--format") and at + 1 < len(words):
-            found = words[at + 1]
+        if word in ("-f", "--format") and index + 1 < len(words):
+            found = words[index + 1]
         elif match:
             found = match[1]
     return found

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif.cli.check_result import CheckResult, failed, info, passed
 from hybridvif.model.settings import Settings
 from hybridvif.postponed import found
 
 
-def osvif_findings(settings: Settings) -> Iterator[Finding]:
+def osvif_findings(settings: Settings) -> Iterator[CheckResult]:
     """Nothing without os-vif, unless the configuration counts on it."""
     name = "os-vif"
     if found("os_vif") is None:
@@ -28,7 +28,7 @@ def osvif_findings(settings: Settings) -> Iterator[Finding]:
     yield from doubles(list(entry_points(group="os_vif", name="ovs")), settings)
 
 
-def answering(cls: str, settings: Settings) -> Finding:
+def answering(cls: str, settings: Settings) -> CheckResult:
     """Who answers to `ovs`, as os-vif has it after it has loaded its plugins."""
     ours = cls.startswith("hybridvif.")
     if settings.answer_to_ovs and not ours:
@@ -40,7 +40,7 @@ def answering(cls: str, settings: Settings) -> Finding:
     return info("os-vif", text, "set [hybridvif] answer_to_ovs = true")
 
 
-def doubles(points: Sequence[EntryPoint], settings: Settings) -> Iterator[Finding]:
+def doubles(points: Sequence[EntryPoint], settings: Settings) -> Iterator[CheckResult]:
     """A warning if several distributions call themselves `ovs`: without the option the order of directories decides."""
     if len(points) < 2:
         return

@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from hybridvif.cli.ports import FIELDS, Asked, vif_type_of
+from hybridvif.cli.port_request import FIELDS, PortRequest, vif_type_of
 from hybridvif.model.errors import InvalidInput
 
 
@@ -26,8 +26,8 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
         """A mapping, where every key is there once."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for at, key in enumerate(keys):
-            if key in keys[:at]:
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
@@ -41,7 +41,7 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z"), list("-+0123456789"))
 
 
-def read_ports(name: str) -> list[Asked]:
+def read_ports(name: str) -> list[PortRequest]:
     """The ports of a file; "-" is stdin. Raises InvalidInput."""
     shown = "stdin" if name == "-" else name
     entries = _loaded(name, shown)
@@ -51,18 +51,18 @@ def read_ports(name: str) -> list[Asked]:
         )
     if not isinstance(entries, list):
         raise InvalidInput(f"{shown}: it is {_kind(entries)}, not a list of ports; begin each port with '- id:'")
-    asked: list[Asked] = []
+    requests: list[PortRequest] = []
     entry_of: dict[str, int] = {}
     for number, entry in enumerate(entries, start=1):
-        port = _asked(entry, f"{shown}: entry {number}")
+        port = _port_request(entry, f"{shown}: entry {number}")
         if port.port_id in entry_of:
             raise InvalidInput(
                 f"{shown}: entry {number}: id {port.port_id} is that of entry {entry_of[port.port_id]} too; "
                 "name each port once"
             )
         entry_of[port.port_id] = number
-        asked.append(port)
-    return asked
+        requests.append(port)
+    return requests
 
 
 def _loaded(name: str, shown: str) -> Any:
@@ -80,17 +80,17 @@ def _loaded(name: str, shown: str) -> Any:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{shown}: it is no text in UTF-8; write it as YAML or JSON") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InvalidInput(f"{shown}: it is neither YAML nor JSON: {_said(error)}; correct it there") from error
+        raise InvalidInput(f"{shown}: it is neither YAML nor JSON: {_parse_error(error)}; correct it there") from error
 
 
-def _said(error: Exception) -> str:
+def _parse_error(error: Exception) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
-    at = error.problem_mark
-    return f"{error.problem}" + (f" (line {at.line + 1}, column {at.column + 1})" if at else "")
+    mark = error.problem_mark
+    return f"{error.problem}" + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
 
 
-def _asked(entry: object, where: str) -> Asked:
+def _port_request(entry: object, where: str) -> PortRequest:
     if not isinstance(entry, dict):
         raise InvalidInput(f"{where}: it is {_kind(entry)}, not a mapping; write id:, mac:, instance_id: and so on")
     for key in entry:
@@ -103,7 +103,7 @@ def _asked(entry: object, where: str) -> Asked:
             raise InvalidInput(f"{where}: field {key!r} is {_kind(value)}, not one value; write it on one line")
     if "vif_type" in entry:
         entry["vif_type"] = vif_type_of(entry["vif_type"])
-    return Asked(fields=entry, where=where)
+    return PortRequest(fields=entry, where=where)
 
 
 def _kind(value: object) -> str:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
+from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
 from hybridvif.cli.firewall import BRIDGE_NF, bridge_nf, seen_firewall
 from hybridvif.engine import first_seen
 from hybridvif.executors.netlink import sysctl
@@ -30,7 +30,7 @@ _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
 """Link kinds, each with a function of the kernel that it cannot be without."""
 
 
-def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[Finding]:
+def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[CheckResult]:
     """All of it. call_iptables: whether the configuration has each port's own bridge call iptables; bridges: those."""
     yield python()
     yield libraries()
@@ -46,7 +46,7 @@ def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = (
     yield _sandbox()
 
 
-def helper_findings(helper_command: str | None) -> Iterator[Finding]:
+def helper_findings(helper_command: str | None) -> Iterator[CheckResult]:
     """The programs that start the daemon. helper_command: the configured one, or None."""
     if helper_command:
         yield _program(helper_command.split()[0], "[hybridvif_privileged] helper_command names it")
@@ -80,7 +80,7 @@ def module_file(name: str) -> bool:
     )
 
 
-def kernel_kinds() -> Iterator[Finding]:
+def kernel_kinds() -> Iterator[CheckResult]:
     """Whether the kernel has Linux bridges and veth pairs."""
     symbols = kernel_symbols()
     for kind, symbol in _KINDS.items():
@@ -96,7 +96,7 @@ def kernel_kinds() -> Iterator[Finding]:
             yield info(name, "cannot be seen without making one; `hybridvif demo` does")
 
 
-def python() -> Finding:
+def python() -> CheckResult:
     """Whether this Python is new enough."""
     text = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info[:2] >= _PYTHON:
@@ -104,21 +104,21 @@ def python() -> Finding:
     return failed("python", f"{text} is older than {'.'.join(map(str, _PYTHON))}", "install a newer Python")
 
 
-def libraries() -> Finding:
+def libraries() -> CheckResult:
     """Whether what hybridvif stands on is installed."""
-    told, missing = [], []
+    installed, missing = [], []
     for name in _LIBRARIES:
         try:
-            told.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
     if missing:
         command = f"{sys.executable} -P -m pip install {' '.join(missing)}"
         return failed("libraries", f"not installed: {', '.join(missing)}", command)
-    return passed("libraries", ", ".join(told))
+    return passed("libraries", ", ".join(installed))
 
 
-def capability() -> Finding:
+def capability() -> CheckResult:
     """Whether this process can administer its network namespace."""
     name, bit = "CAP_NET_ADMIN", 1 << CAP_NET_ADMIN
     status = dict(
@@ -150,7 +150,7 @@ def _owns_network() -> bool:
     return True
 
 
-def proc_sys() -> Finding:
+def proc_sys() -> CheckResult:
     """Whether /proc/sys is whole, and can be written."""
     lacking = sysctl.lacking()
     if lacking:
@@ -161,7 +161,7 @@ def proc_sys() -> Finding:
     return passed("/proc/sys", "mounted read-write")
 
 
-def boot_id() -> Iterator[Finding]:
+def boot_id() -> Iterator[CheckResult]:
     """Whether gc can tell this boot from others, if it cannot."""
     try:
         first_seen.boot_id()
@@ -169,7 +169,7 @@ def boot_id() -> Iterator[Finding]:
         yield failed_with("boot id", str(error))
 
 
-def threads() -> Finding:
+def threads() -> CheckResult:
     """Whether this user may start as many processes and threads as a plug needs."""
     name, enough = "threads", threading.Event()
     started = [threading.Thread(target=enough.wait, daemon=True) for _ in range(_THREADS)]
@@ -184,7 +184,7 @@ def threads() -> Finding:
     return passed(name, f"at least {_THREADS} more can be started")
 
 
-def temporary_directory() -> Finding:
+def temporary_directory() -> CheckResult:
     """Whether the socket for the daemon can be made."""
     name = "temporary directory"
     try:
@@ -195,7 +195,7 @@ def temporary_directory() -> Finding:
     return passed(name, os.path.dirname(path))
 
 
-def ipv6() -> Finding:
+def ipv6() -> CheckResult:
     """Whether the kernel has IPv6."""
     there = os.path.exists("/proc/self/net/if_inet6")
     return info(
@@ -203,7 +203,7 @@ def ipv6() -> Finding:
     )
 
 
-def _sandbox() -> Finding:
+def _sandbox() -> CheckResult:
     from hybridvif.testing.sandbox import Level, SandboxError, probe
 
     try:
@@ -217,6 +217,6 @@ def _sandbox() -> Finding:
     return info("sandbox", f"a lesser one: {level.promise}{why}", requirement.remedy if requirement else "")
 
 
-def _program(name: str, remedy: str) -> Finding:
+def _program(name: str, remedy: str) -> CheckResult:
     found = program(name)
     return passed(name, found) if found else failed(name, "not installed", remedy)

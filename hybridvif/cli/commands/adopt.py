@@ -14,14 +14,14 @@ import argparse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.gaps import OPEN_FIELDS
+from hybridvif.cli.infer import OPEN_FIELDS
 from hybridvif.model.parts import Bridge, HostState, Veth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from hybridvif.cli.output.topology import Plugged
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
     from hybridvif.model.facts import Observed
     from hybridvif.model.port import Port
@@ -43,9 +43,9 @@ def run(args: argparse.Namespace) -> int:
 
     with connected(args) as host:
         answer, skipped = answer_of(host, dry_run=args.dry_run, verbose=args.verbose)
-    for one in skipped:
-        args.screen.say(f"not adopted: {one['key']}...: {one['reason']}", "yellow")
-    return int(args.screen.tell(answer))
+    for port in skipped:
+        args.terminal.write_note(f"not adopted: {port['key']}...: {port['reason']}", "yellow")
+    return int(args.terminal.write_answer(answer))
 
 
 def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
@@ -59,8 +59,8 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     found = candidates(seen)
     if dry_run:
-        wish = planning.Wish("plug", found.ports, left_out={port.id: OPEN_FIELDS for port in found.ports})
-        answer = planning.answer_of(wish, SimulatedHost(host.settings, seen), reasons=verbose > 0)
+        request = planning.PlanRequest("plug", found.ports, left_out={port.id: OPEN_FIELDS for port in found.ports})
+        answer = planning.answer_of(request, SimulatedHost(host.settings, seen), reasons=verbose > 0)
     else:
         answer = plug.answer_of(found.ports, host, verbose=verbose)
     return replace(answer, document={**answer.document, "command": "adopt", "skipped": found.skipped}), found.skipped
@@ -80,14 +80,14 @@ def candidates(seen: Observed) -> Candidates:
 
     ports: list[Port] = []
     skipped: list[Mapping[str, str]] = []
-    for one in plugged_ports(seen):
-        if is_tagged(one.state, one.filled.port.id):
+    for port in plugged_ports(seen):
+        if is_tagged(port.state, port.inferred.port.id):
             continue
-        reason = "; ".join(_lacks_of(one))
+        reason = "; ".join(_lacks_of(port))
         if reason:
-            skipped.append({"key": one.key, "reason": reason})
+            skipped.append({"key": port.key, "reason": reason})
         else:
-            ports.append(one.filled.port)
+            ports.append(port.inferred.port)
     return Candidates(ports, skipped)
 
 
@@ -112,5 +112,5 @@ def _lacks_of(port: Plugged) -> Iterator[str]:
         yield "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
     elif port.row is None or port.veth is None:
         yield "it is only half there, so it is no port that runs; plug or unplug it"
-    elif port.filled.unknown:
-        yield f"nothing tells its {' and '.join(port.filled.unknown)}; plug it with all its options"
+    elif port.inferred.unknown:
+        yield f"nothing tells its {' and '.join(port.inferred.unknown)}; plug it with all its options"

@@ -25,7 +25,7 @@ from __future__ import annotations
 
 import argparse
 
-from hybridvif.cli.ports import add_port_options, asked_ports
+from hybridvif.cli.ports import add_port_options, requested_ports
 
 HELP = "the drift of plugged ports, attribute by attribute"
 FORMATS = ("text", "json", "yaml", "table", "value")
@@ -41,11 +41,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Compare each port with what plug would make of it."""
-    asked = asked_ports(args)
+    requests = requested_ports(args)
 
     from hybridvif.cli.checking import answer_of
     from hybridvif.cli.connection import connected
 
     with connected(args) as host:
-        answer = answer_of(asked, host, reasons=args.verbose > 0)
-    return int(args.screen.tell(answer))
+        answer = answer_of(requests, host, reasons=args.verbose > 0)
+    return int(args.terminal.write_answer(answer))

@@ -73,7 +73,7 @@ def _on_a_host(level: Level, missing: Sequence[Requirement]) -> int:
     ports = _ports()
     no_vm = missing_for_vm()
     _say(f"A throw-away host with {level.promise}. Nothing of yours is touched.")
-    _tell([*missing, *([no_vm] if no_vm else [])])
+    _report_missing([*missing, *([no_vm] if no_vm else [])])
     before = _inventory()
     with connect([]) as host:
         held = _plugged(ports, host)
@@ -93,14 +93,14 @@ def _on_paper(missing: Sequence[Requirement]) -> int:
 
     ports = _ports()
     _say("A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.")
-    _tell(missing)
+    _report_missing(missing)
     with RecordingHost() as host:
         before = set(host.state)
         held = _plugged(ports, host)
         _draw(ports, is_real=False)
         held &= _unplugged(ports, host)
-        left = {part.name for part in before ^ set(host.state)}
-    return _left_over(left, "simulated links and OVS ports, compared with before", held)
+        remaining = {part.name for part in before ^ set(host.state)}
+    return _left_over(remaining, "simulated links and OVS ports, compared with before", held)
 
 
 def _plugged(ports: Sequence[Port], host: AnyHost) -> bool:
@@ -180,11 +180,11 @@ def _inventory() -> set[str]:
     return names
 
 
-def _left_over(left: set[str], how: str, held: bool) -> int:
-    _title(f"{len(left)} left over ({how})")
-    for name in sorted(left):
+def _left_over(remaining: set[str], how: str, held: bool) -> int:
+    _title(f"{len(remaining)} left over ({how})")
+    for name in sorted(remaining):
         _say(f"   {name}")
-    return 0 if held and not left else 1
+    return 0 if held and not remaining else 1
 
 
 def _reported(work: Callable[[], list[Report]]) -> bool:
@@ -198,7 +198,7 @@ def _reported(work: Callable[[], list[Report]]) -> bool:
     return all(report.ok for report in reports)
 
 
-def _tell(missing: Iterable[Requirement]) -> None:
+def _report_missing(missing: Iterable[Requirement]) -> None:
     for requirement in missing:
         _say(f"Missing for more: {requirement.what}\n   mend it with: {requirement.remedy}")
 

@@ -18,7 +18,7 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hybridvif.cli.screen import Paint
+    from hybridvif.cli.terminal import Paint
     from hybridvif.model.settings import Settings
 
 HELP = "the installed executors: role, origin, what they need, and what of that is missing"
@@ -38,19 +38,19 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Look at what is installed; nothing is changed."""
     from hybridvif.cli.connection import connected
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
 
     with connected(args) as host:
-        found = [dict(one) for role in ("link", "switch") for one in _of_role(role, host.settings)]
-    lacking = any(one["configured"] and one["missing"] for one in found)
-    chosen = {one["role"] for one in found if one["configured"]}
+        executors = [dict(executor) for role in ("link", "switch") for executor in _of_role(role, host.settings)]
+    lacking = any(executor["configured"] and executor["missing"] for executor in executors)
+    chosen = {executor["role"] for executor in executors if executor["configured"]}
     unknown = [role for role in ("link", "switch") if role not in chosen]
-    rows = [{key: _cell(one[key]) for key in COLUMNS} for one in found]
+    rows = [{key: _cell(executor[key]) for key in COLUMNS} for executor in executors]
     return int(
-        args.screen.tell(
+        args.terminal.write_answer(
             Answer(
-                document={"command": "executors", "executors": found},
-                lines=lambda paint: list(_lines(found, unknown, host.settings, paint)),
+                document={"command": "executors", "executors": executors},
+                lines=lambda paint: list(_lines(executors, unknown, host.settings, paint)),
                 columns=COLUMNS,
                 rows=rows,
                 exit_code=5 if lacking or unknown else 0,
@@ -100,16 +100,21 @@ def _remedy(program: str) -> str:
 
 
 def _cell(value: object) -> object:
-    return " ".join(str(one) for one in value) if isinstance(value, list) else value
+    return " ".join(str(item) for item in value) if isinstance(value, list) else value
 
 
-def _lines(found: Sequence[dict[str, Any]], unknown: Sequence[str], settings: Settings, paint: Paint) -> Iterator[str]:
-    for one in found:
-        mark = "*" if one["configured"] else " "
-        yield paint(f"{mark} {one['role']:<6}  {one['name']:<18}  {one['origin']}", "bold" if one["configured"] else "")
-        needs = [*(f"the program {name}" for name in one["programs"]), *one["capabilities"]]
-        yield paint(f"            serves {', '.join(one['serves']) or 'nothing'}; needs {', '.join(needs)}", "dim")
-        for sentence in one["missing"]:
+def _lines(
+    executors: Sequence[dict[str, Any]], unknown: Sequence[str], settings: Settings, paint: Paint
+) -> Iterator[str]:
+    for executor in executors:
+        mark = "*" if executor["configured"] else " "
+        yield paint(
+            f"{mark} {executor['role']:<6}  {executor['name']:<18}  {executor['origin']}",
+            "bold" if executor["configured"] else "",
+        )
+        needs = [*(f"the program {name}" for name in executor["programs"]), *executor["capabilities"]]
+        yield paint(f"            serves {', '.join(executor['serves']) or 'nothing'}; needs {', '.join(needs)}", "dim")
+        for sentence in executor["missing"]:
             yield paint(f"            MISSING: {sentence}", "red")
     yield "* is configured."
     for role in unknown:

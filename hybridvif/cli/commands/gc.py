@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybridvif.cli.screen import Answer, Paint
+    from hybridvif.cli.terminal import Answer, Paint
     from hybridvif.engine.host_wide import CollectedOrphan, NotingHost
 
 HELP = "remains of ports that are no more, removed once they have been there for some time"
@@ -54,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
 
     with connected(args) as host:
         answer = answer_of(host, older_than=args.older_than, dry_run=args.dry_run, unmarked=args.unmarked)
-    return int(args.screen.tell(answer))
+    return int(args.terminal.write_answer(answer))
 
 
 def answer_of(
@@ -63,16 +63,16 @@ def answer_of(
     """The remains of this host, and what became of them."""
     from hybridvif.cli.failure import error_of, failure_of_report
     from hybridvif.cli.planning import DIFFERENCES
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_wide import gc
     from hybridvif.model.report import worst_exit_code
 
-    gathered = gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
-    reports = [one.report for one in gathered if one.report]
+    collected = gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
+    reports = [orphan.report for orphan in collected if orphan.report]
     failures = [failure_of_report(report) for report in reports if not report.ok]
-    exit_code = DIFFERENCES if dry_run and gathered else worst_exit_code(reports)
+    exit_code = DIFFERENCES if dry_run and collected else worst_exit_code(reports)
     simulated = host.settings.link_executor == "recording"
-    documents = [_document(one) for one in gathered]
+    documents = [_document(orphan) for orphan in collected]
     return Answer(
         document={
             "command": "gc",
@@ -82,11 +82,11 @@ def answer_of(
             "remains": documents,
             **error_of(failures, exit_code),
         },
-        lines=lambda paint: list(_lines(gathered, older_than, paint, dry_run=dry_run)),
+        lines=lambda paint: list(_lines(collected, older_than, paint, dry_run=dry_run)),
         columns=COLUMNS,
         rows=[
-            {**one, "parts": ",".join(_names(gathered[at])), "status": _status(gathered[at])}
-            for at, one in enumerate(documents)
+            {**document, "parts": ",".join(_names(orphan)), "status": _status(orphan)}
+            for orphan, document in zip(collected, documents, strict=True)
         ],
         simulated=simulated,
         failures=failures,
@@ -105,44 +105,44 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _names(one: CollectedOrphan) -> list[str]:
+def _names(orphan: CollectedOrphan) -> list[str]:
     from hybridvif.engine.host_wide import parts_of
 
-    return [part.name for part in parts_of(one.remain)]
+    return [part.name for part in parts_of(orphan.remain)]
 
 
-def _status(one: CollectedOrphan) -> str:
-    return one.report.status.value if one.report else "left"
+def _status(orphan: CollectedOrphan) -> str:
+    return orphan.report.status.value if orphan.report else "left"
 
 
-def _document(one: CollectedOrphan) -> Mapping[str, object]:
+def _document(orphan: CollectedOrphan) -> Mapping[str, object]:
     from hybridvif.cli.output.document import report_document
     from hybridvif.engine.host_wide import parts_of
 
     return {
-        "port": one.remain.port_id,
-        "parts": [{"kind": part.kind, "name": part.name} for part in parts_of(one.remain)],
-        "is_tagged": one.remain.is_tagged,
-        "seconds": int(one.seconds),
-        "due": one.due,
-        "report": report_document(one.report) if one.report else None,
+        "port": orphan.remain.port_id,
+        "parts": [{"kind": part.kind, "name": part.name} for part in parts_of(orphan.remain)],
+        "is_tagged": orphan.remain.is_tagged,
+        "seconds": int(orphan.seconds),
+        "due": orphan.due,
+        "report": report_document(orphan.report) if orphan.report else None,
     }
 
 
-def _lines(gathered: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
+def _lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
     from hybridvif.cli.output.reporting import ending_of
 
-    for one in gathered:
-        what = ", ".join(_names(one))
-        if one.report is not None:
-            end = "removed" if one.report.ok else ending_of("unplug", one.report)
-            yield f"{one.remain.port_id}  {paint(end, 'green' if one.report.ok else 'red')}: {what}"
-        elif one.due:
-            yield f"{one.remain.port_id}  {paint('would be removed', 'yellow')}: {what}"
+    for orphan in collected:
+        parts = ", ".join(_names(orphan))
+        if orphan.report is not None:
+            end = "removed" if orphan.report.ok else ending_of("unplug", orphan.report)
+            yield f"{orphan.remain.port_id}  {paint(end, 'green' if orphan.report.ok else 'red')}: {parts}"
+        elif orphan.due:
+            yield f"{orphan.remain.port_id}  {paint('would be removed', 'yellow')}: {parts}"
         else:
-            left = f"left, noted {int(one.seconds)} s ago, removed from {older_than:g} s on"
-            yield f"{one.remain.port_id}  {paint(left, 'yellow')}: {what}"
-    if not gathered:
+            text = f"left, noted {int(orphan.seconds)} s ago, removed from {older_than:g} s on"
+            yield f"{orphan.remain.port_id}  {paint(text, 'yellow')}: {parts}"
+    if not collected:
         yield "No remains."
-    elif not dry_run and not any(one.report for one in gathered):
+    elif not dry_run and not any(orphan.report for orphan in collected):
         yield "Nothing is due; the same command later removes what is still there."

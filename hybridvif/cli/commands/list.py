@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybridvif.cli.output.topology import Plugged
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
 HELP = "the plugged ports, one a line"
@@ -43,7 +43,7 @@ def run(args: argparse.Namespace) -> int:
 
     with connected(args) as host:
         answer = answer_of(host, args.state or STATES)
-    return int(args.screen.tell(answer, "table"))
+    return int(args.terminal.write_answer(answer, "table"))
 
 
 def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> Answer:
@@ -51,7 +51,7 @@ def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> An
     import time
 
     from hybridvif.cli.output.topology import plugged_ports
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     shown = [port for port in plugged_ports(seen) if port.standing.value in states]

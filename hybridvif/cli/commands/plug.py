@@ -17,10 +17,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.ports import add_port_options, asked_ports
+from hybridvif.cli.ports import add_port_options, requested_ports
 
 if TYPE_CHECKING:
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
     from hybridvif.model.port import Port
 
@@ -39,15 +39,15 @@ def run(args: argparse.Namespace) -> int:
     from hybridvif.cli.connection import connected
     from hybridvif.cli.output.progress import shown
 
-    ports = [asked.whole() for asked in asked_ports(args)]
+    ports = [request.to_port() for request in requested_ports(args)]
     if args.dry_run:
         from hybridvif.cli.commands import plan
-        from hybridvif.cli.planning import Wish
+        from hybridvif.cli.planning import PlanRequest
 
-        return plan.tell(args, Wish("plug", ports))
-    with connected(args, begun=True) as host, shown("plugging", len(ports), args.screen) as progress:
+        return plan.run_request(args, PlanRequest("plug", ports))
+    with connected(args, begun=True) as host, shown("plugging", len(ports), args.terminal) as progress:
         answer = answer_of(ports, host, verbose=args.verbose, progress=progress)
-    return int(args.screen.tell(answer))
+    return int(args.terminal.write_answer(answer))
 
 
 def answer_of(
@@ -57,5 +57,5 @@ def answer_of(
     from hybridvif.cli.output.reporting import reported
     from hybridvif.engine.api import plug_all
 
-    told = {"progress": progress} if progress else {}
-    return reported("plug", plug_all(ports, host, **told), verbose=verbose)
+    options = {"progress": progress} if progress else {}
+    return reported("plug", plug_all(ports, host, **options), verbose=verbose)

@@ -24,7 +24,7 @@ from hybridvif.cli.ports import add_file_option
 
 if TYPE_CHECKING:
     from hybridvif.cli.output.changes import Change
-    from hybridvif.cli.screen import Answer, Paint
+    from hybridvif.cli.terminal import Answer, Paint
     from hybridvif.engine.host_protocol import AnyHost
     from hybridvif.engine.host_wide import Reconciled
     from hybridvif.model.port import Port
@@ -53,10 +53,10 @@ def run(args: argparse.Namespace) -> int:
 
     from hybridvif.cli.portfile import read_ports
 
-    ports = [asked.whole() for asked in read_ports(args.file)]
+    ports = [request.to_port() for request in read_ports(args.file)]
     with connected(args) as host:
         answer = answer_of(ports, host, prune=args.prune, dry_run=args.dry_run, verbose=args.verbose)
-    return int(args.screen.tell(answer))
+    return int(args.terminal.write_answer(answer))
 
 
 def answer_of(
@@ -64,7 +64,7 @@ def answer_of(
 ) -> Answer:
     """Reconcile the host with these ports, and say what came of it."""
     from hybridvif.cli.failure import error_of, failure_of_report
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_wide import reconcile
     from hybridvif.model.report import worst_exit_code
 
@@ -140,5 +140,5 @@ def _planned(done: Reconciled, paint: Paint, verbose: int) -> Iterator[str]:
     yield from grouped(groups, paint)
     counted = tally([change for some in changes.values() for change in some])
     refused = sum(not report.ok for report in done.reports)
-    told = f"Plan: {counted or 'nothing to do'}"
-    yield f"{told}; {refused} of {len(done.reports)} ports would be refused." if refused else f"{told}."
+    summary = f"Plan: {counted or 'nothing to do'}"
+    yield f"{summary}; {refused} of {len(done.reports)} ports would be refused." if refused else f"{summary}."

@@ -25,7 +25,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybridvif.cli.output.topology import Plugged
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
 HELP = "what is plugged on this host, drawn"
@@ -46,7 +46,7 @@ def run(args: argparse.Namespace) -> int:
         names_of(args.port)
     with connected(args) as host:
         answer = answer_of(host, args.port, options=[f"--config-file={name}" for name in args.config_file or ()])
-    return int(args.screen.tell(answer, "tree"))
+    return int(args.terminal.write_answer(answer, "tree"))
 
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
@@ -56,7 +56,7 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
     from hybridvif.cli.output import graphs
     from hybridvif.cli.output.draw import tree
     from hybridvif.cli.output.topology import plugged_ports
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.model.errors import InvalidInput
     from hybridvif.model.names import names_of
 
@@ -101,7 +101,7 @@ def shown_document(port: Plugged, options: Sequence[str]) -> Mapping[str, object
             {"name": name, "kind": fact.kind, "up": fact.up, "carrier": fact.carrier} if fact else {"name": name}
             for name, fact in members
         ],
-        "drift": [drift.document for drift in drift_of(port.changes, port.filled)],
+        "drift": [drift.document for drift in drift_of(port.changes, port.inferred)],
         "conflict": port.conflict,
         "fix": fix_of(port, options),
     }

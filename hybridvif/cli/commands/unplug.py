@@ -9,10 +9,10 @@ import argparse
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.ports import add_file_option, asked_ports
+from hybridvif.cli.ports import add_file_option, requested_ports
 
 if TYPE_CHECKING:
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
 HELP = "unplug ports: afterwards nothing of them is left"
@@ -32,15 +32,15 @@ def run(args: argparse.Namespace) -> int:
     from hybridvif.cli.connection import connected
     from hybridvif.cli.output.progress import shown
 
-    port_ids = [asked.port_id for asked in asked_ports(args)]
+    port_ids = [request.port_id for request in requested_ports(args)]
     if args.dry_run:
         from hybridvif.cli.commands import plan
-        from hybridvif.cli.planning import Wish
+        from hybridvif.cli.planning import PlanRequest
 
-        return plan.tell(args, Wish("unplug", port_ids=port_ids, force=args.force))
-    with connected(args, begun=True) as host, shown("unplugging", len(port_ids), args.screen) as progress:
+        return plan.run_request(args, PlanRequest("unplug", port_ids=port_ids, force=args.force))
+    with connected(args, begun=True) as host, shown("unplugging", len(port_ids), args.terminal) as progress:
         answer = answer_of(port_ids, host, force=args.force, verbose=args.verbose, progress=progress)
-    return int(args.screen.tell(answer))
+    return int(args.terminal.write_answer(answer))
 
 
 def answer_of(
@@ -55,5 +55,5 @@ def answer_of(
     from hybridvif.cli.output.reporting import reported
     from hybridvif.engine.api import unplug_all
 
-    told = {"progress": progress} if progress else {}
-    return reported("unplug", unplug_all(port_ids, host, force=force, **told), verbose=verbose)
+    options = {"progress": progress} if progress else {}
+    return reported("unplug", unplug_all(port_ids, host, force=force, **options), verbose=verbose)

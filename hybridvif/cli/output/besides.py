@@ -14,24 +14,24 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 
-from hybridvif.cli.screen import Paint
+from hybridvif.cli.terminal import Paint
 from hybridvif.executors.besides import IF_THERE, OVS_BRIDGE, Beside
 
 
 def beside_documents(besides: Sequence[Beside]) -> list[Mapping[str, object]]:
     """All of them."""
-    return [asdict(one) for one in besides]
+    return [asdict(beside) for beside in besides]
 
 
 def beside_lines(besides: Sequence[Beside], paint: Paint, *, reasons: bool = False) -> Iterator[str]:
     """One line each; a QoS row that may be there, as of any port, is told with the reasons alone."""
-    for one in besides:
-        if reasons or one.only_if != IF_THERE:
-            yield paint(f"       {_text(one)}", "green" if one.verb == "create" else "red")
+    for beside in besides:
+        if reasons or beside.only_if != IF_THERE:
+            yield paint(f"       {_text(beside)}", "green" if beside.verb == "create" else "red")
 
 
-def _text(one: Beside) -> str:
-    what = f"the bridge {one.name}" if one.kind == OVS_BRIDGE else f"the QoS row of {one.name}"
-    kind = f" ({one.type})" if one.type else ""
-    provided = f", if {one.only_if}" if one.only_if else ""
-    return f"{what}{kind} {'comes' if one.verb == 'create' else 'goes'} with the port{provided}"
+def _text(beside: Beside) -> str:
+    subject = f"the bridge {beside.name}" if beside.kind == OVS_BRIDGE else f"the QoS row of {beside.name}"
+    kind = f" ({beside.type})" if beside.type else ""
+    provided = f", if {beside.only_if}" if beside.only_if else ""
+    return f"{subject}{kind} {'comes' if beside.verb == 'create' else 'goes'} with the port{provided}"

@@ -65,7 +65,7 @@ def change_document(change: Change) -> Document:
         "role": part.role.value,
         "kind": part.kind,
         "name": part.name,
-        "changes": [attribute_document(part, one) for one in change.attributes],
+        "changes": [attribute_document(part, difference) for difference in change.attributes],
     }
 
 

@@ -6,9 +6,9 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from hybridvif.cli.checking import drift_of
-from hybridvif.cli.gaps import row_of
+from hybridvif.cli.infer import row_of
 from hybridvif.cli.output.topology import Plugged, Standing, fix_of
-from hybridvif.cli.screen import Paint
+from hybridvif.cli.terminal import Paint
 from hybridvif.model.parts import ForeignObject, VhostUserPort
 
 DEAD_VLAN = 4095
@@ -27,8 +27,8 @@ def tree(
     """The lines of the drawing. bridges: the integration bridges to be shown, and their datapath types."""
     for name, datapath in bridges.items():
         here = [port for port in ports if port.row and port.row.bridge == name]
-        told = ", ".join(filter(None, (version, datapath)))
-        yield paint(f"{name} ({told})" if datapath is not None else f"{name} (does not exist)", "bold")
+        details = ", ".join(filter(None, (version, datapath)))
+        yield paint(f"{name} ({details})" if datapath is not None else f"{name} (does not exist)", "bold")
         if not here:
             yield paint("    (no ports)", "dim")
         yield from _branches(_ports(here, options), paint)
@@ -39,8 +39,8 @@ def tree(
 
 
 def _branches(nodes: Sequence[Node], paint: Paint, indent: str = "") -> Iterator[str]:
-    for at, (text, colour, below) in enumerate(nodes):
-        last = at == len(nodes) - 1
+    for index, (text, colour, below) in enumerate(nodes):
+        last = index == len(nodes) - 1
         yield f"{indent}+-- {paint(text, colour)}"
         yield from _branches(below, paint, f"{indent}{'    ' if last else '|   '}")
 
@@ -57,7 +57,7 @@ def _port(port: Plugged, text: str, options: Sequence[str]) -> Node:
         return f"{text}in order", "", below
     if port.conflict:
         return f"{text}CONFLICT: {port.conflict}", "red", below
-    found = [str(drift) for drift in drift_of(port.changes, port.filled)]
+    found = [str(drift) for drift in drift_of(port.changes, port.inferred)]
     more = f" (and {len(found) - 1} more: hybridvif check)" if len(found) > 1 else ""
     fix = fix_of(port, options)
     tail: list[Node] = [(f"fix: {shlex.join(fix)}", "yellow", [])] if fix else []
@@ -68,8 +68,8 @@ def _head(port: Plugged) -> str:
     row = port.row
     if row is None:
         held = row_of(port.state, port.names)
-        what = f"{held.name} ({held.kind})" if held else f"{port.names.switch_end} (no OVS port)"
-        return f"{what}  port {port.port_id or f'{port.key}...'}"
+        subject = f"{held.name} ({held.kind})" if held else f"{port.names.switch_end} (no OVS port)"
+        return f"{subject}  port {port.port_id or f'{port.key}...'}"
     fact = port.fact
     words = [row.name, f"ofport {'none' if fact.ofport is None else fact.ofport}"]
     if fact.error:
@@ -124,5 +124,5 @@ def _member(port: Plugged, name: str) -> Node:
     fact = port.link(name)
     state = "" if fact is None else "down" if not fact.up else "up" if fact.carrier else "no carrier"
     ours = name == port.names.tap
-    what = "" if ours else f"  not ours ({fact.kind or 'physical'} link)" if fact else "  not ours"
-    return f"{name}  {state}{what}", "" if ours else "yellow", []
+    owner = "" if ours else f"  not ours ({fact.kind or 'physical'} link)" if fact else "  not ours"
+    return f"{name}  {state}{owner}", "" if ours else "yellow", []

@@ -18,8 +18,8 @@ def dot(ports: Sequence[Plugged]) -> str:
         if port.standing in _COLORS
     ]
     lines += [
-        f'    "{_plain(left)}" -- "{_plain(right)}"' + (f' [label="{_plain(label)}"];' if label else ";")
-        for left, right, label in _edges(ports)
+        f'    "{_plain(start)}" -- "{_plain(end)}"' + (f' [label="{_plain(label)}"];' if label else ";")
+        for start, end, label in _edges(ports)
     ]
     return "\n".join([*lines, "}"]) + "\n"
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING
 from hybridvif.postponed import found
 
 if TYPE_CHECKING:
-    from hybridvif.cli.screen import Screen
+    from hybridvif.cli.terminal import Terminal
 
 MANY = 20
 """Ports from which on it is worth one."""
 
 
 @contextmanager
-def shown(verb: str, ports: int, screen: Screen) -> Iterator[Callable[[int, int], None]]:
+def shown(verb: str, ports: int, terminal: Terminal) -> Iterator[Callable[[int, int], None]]:
     """What is to be told how many ports are at an end, of how many."""
-    if ports < MANY or screen.quiet or not sys.stderr.isatty() or found("rich") is None:
+    if ports < MANY or terminal.quiet or not sys.stderr.isatty() or found("rich") is None:
         yield lambda _done, _total: None
         return
     # Only here: it takes 40 ms to load.

@@ -9,7 +9,7 @@ from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.output.changes import changes_of_plan, tally
 from hybridvif.cli.output.diff import diff_lines
 from hybridvif.cli.output.document import report_document
-from hybridvif.cli.screen import Answer, Paint
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.report import Report, Result, Status, worst_exit_code
 
 _COLOURS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.CONFIGURED: "yellow"}
@@ -60,22 +60,22 @@ def ending_of(command: str, report: Report) -> str:
     if counted.create > 2 and not counted.update:
         return "plugged"
     counts = ((counted.create, "made"), (counted.update, "changed"), (counted.delete, "removed"))
-    return f"repaired: {', '.join(f'{count} {what}' for count, what in counts if count)}"
+    return f"repaired: {', '.join(f'{count} {verb}' for count, verb in counts if count)}"
 
 
 def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> Iterator[str]:
     """One port in a line; with -v what was done, and why."""
     yield f"{report.port_id}  {paint(ending_of(command, report), _COLOURS.get(report.status, 'red'))}"
     if verbose:
-        yield from diff_lines(changes_of_plan(one.step for one in report.outcomes), paint, reasons=True)
-        for what in report.unchecked:
-            yield paint(f"  not checked, this kernel lacks it: {what}", "dim")
+        yield from diff_lines(changes_of_plan(outcome.step for outcome in report.outcomes), paint, reasons=True)
+        for item in report.unchecked:
+            yield paint(f"  not checked, this kernel lacks it: {item}", "dim")
 
 
 def summary_line(reports: Sequence[Report]) -> str:
     """How many ended how."""
-    ends = Counter("changed" if one.ok and one.changed else _said(one) for one in reports)
-    return f"{len(reports)} ports: {', '.join(f'{count} {what}' for what, count in ends.items())}."
+    ends = Counter("changed" if report.ok and report.changed else _result_of(report) for report in reports)
+    return f"{len(reports)} ports: {', '.join(f'{count} {end}' for end, count in ends.items())}."
 
 
 def _lines(command: str, reports: Sequence[Report], paint: Paint, verbose: int) -> Iterator[str]:
@@ -85,5 +85,5 @@ def _lines(command: str, reports: Sequence[Report], paint: Paint, verbose: int) 
         yield summary_line(reports)
 
 
-def _said(report: Report) -> str:
+def _result_of(report: Report) -> str:
     return "as wanted already" if report.ok else report.status.value

@@ -10,9 +10,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hybridvif.cli.gaps import Filled, filled, is_there, row_of
+from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.changes import Change, changes_of_plan
-from hybridvif.cli.ports import Asked, options_of
+from hybridvif.cli.port_request import PortRequest
+from hybridvif.cli.ports import options_of
 from hybridvif.engine.preconditions import check_tap_is_not_in_switch
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
@@ -50,7 +51,7 @@ class Plugged:
     names: PortNames
     state: HostState
     facts: Facts
-    filled: Filled
+    inferred: InferredPort
     standing: Standing
     changes: tuple[Change, ...] = ()
     """What plug would change."""
@@ -60,7 +61,7 @@ class Plugged:
     @property
     def warnings(self) -> tuple[str, ...]:
         """What is no drift of its own, and yet to be known."""
-        return warnings_of(self.filled.port, self.facts) if self.port_id else ()
+        return warnings_of(self.inferred.port, self.facts) if self.port_id else ()
 
     @property
     def key(self) -> str:
@@ -70,7 +71,7 @@ class Plugged:
     @property
     def port_id(self) -> str | None:
         """Its id; None if nothing tells it."""
-        return None if "id" in self.filled.unknown else self.filled.port.id
+        return None if "id" in self.inferred.unknown else self.inferred.port.id
 
     @property
     def bridge(self) -> Bridge | None:
@@ -125,7 +126,7 @@ class Plugged:
 
 def plugged_ports(seen: Observed) -> list[Plugged]:
     """The ports of which anything is there, by name."""
-    orphans = {one.port_id[:KEY_LENGTH] for one in find_orphans(seen, ()) if one.is_tagged}
+    orphans = {orphan.port_id[:KEY_LENGTH] for orphan in find_orphans(seen, ()) if orphan.is_tagged}
     return [
         _judged(key, names_of_key(key), state, seen.facts, key in orphans)
         for key, state in states_of_ports(seen.state).items()
@@ -136,7 +137,7 @@ def plugged_ports(seen: Observed) -> list[Plugged]:
 def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> Plugged:
     port_id = _id_of(key, state)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
-    found = filled(Asked(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
+    found = infer_port(PortRequest(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
     if port_id is None:
         found = replace(found, unknown=("id", *found.unknown))
     conflict = ""
@@ -151,7 +152,7 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
         names=names,
         state=state,
         facts=facts,
-        filled=found,
+        inferred=found,
         standing=Standing.ORPHAN if is_orphan and not conflict else _standing_of(state, names, changes, conflict),
         changes=changes,
         conflict=conflict,
@@ -209,5 +210,5 @@ def fix_of(port: Plugged, options: Sequence[str] = ()) -> list[str] | None:
     """The command that mends a port; None if it is in order, or only its conflict says what to do."""
     if port.standing in (Standing.IN_ORDER, Standing.CONFLICT):
         return None
-    words = options_of(port.filled.port, port.filled.unknown)
+    words = options_of(port.inferred.port, port.inferred.unknown)
     return ["hybridvif", *options, "plug", *(["PORT"] if port.port_id is None else words[:1]), *words[1:]]

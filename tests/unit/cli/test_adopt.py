@@ -29,7 +29,7 @@ def unmarked(*left_marked: str) -> RecordingHost:
 def test_a_port_without_all_its_marks_is_adopted_and_no_other(left_marked: tuple[str, ...]) -> None:
     host = unmarked(*left_marked)
     answer, skipped = answer_of(host, dry_run=False)
-    assert [one["port"] for one in answer.document["ports"]] == [ID]  # type: ignore[attr-defined]
+    assert [port["port"] for port in answer.document["ports"]] == [ID]  # type: ignore[attr-defined]
     assert skipped == []
     assert answer.exit_code == 0
     assert host.state == desired_state(PORT).with_parts(*desired_state(OTHER))

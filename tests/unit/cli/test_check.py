@@ -98,7 +98,7 @@ def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], a
     json.dumps(answer.document)
 
 
-def test_a_port_that_is_asked_for_with_a_tap_is_no_vhost_user_port_whatever_is_there() -> None:
+def test_create_tap_option_makes_a_vhost_user_port_a_hybrid_port() -> None:
     host = plugged(replace(PORT, vhostuser_mode="server"))
     assert answer_of([asked()], host).exit_code == 0
     (port,) = ports_of(answer_of([replace(WHOLE, fields={**WHOLE.fields, "create_tap": True})], host))
@@ -122,7 +122,7 @@ def test_a_port_that_is_not_there_is_drift_if_it_is_told_whole() -> None:
         f"  OVS port {QVO} is missing",
         "  not checked: interface_id, bridge, mtu, call_iptables, create_tap",
     ]
-    assert [one["attribute"] for one in ports_of(answer)[0]["drift"]] == [None] * 3
+    assert [drift["attribute"] for drift in ports_of(answer)[0]["drift"]] == [None] * 3
 
 
 def test_a_port_that_is_not_there_and_not_told_whole_is_a_sentence() -> None:
@@ -142,8 +142,8 @@ def test_a_row_without_links_is_drift_with_what_is_missing_first() -> None:
     host = plugged(PORT)
     host.state = host.state.without(host.state.links[QVB]).without(host.state.links[QBR])
     host.state = host.state.with_parts(replace(row_of(host), realized=False))
-    told = text_of(answer_of([asked()], host)).splitlines()
-    assert told[1:4] == [
+    lines = text_of(answer_of([asked()], host)).splitlines()
+    assert lines[1:4] == [
         f"  Linux bridge {QBR} is missing",
         f"  veth pair {QVB} is missing",
         f"  {QVO}: not taken by ovs-vswitchd -> taken by ovs-vswitchd",

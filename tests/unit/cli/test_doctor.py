@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from hybridvif.cli import diagnosis, firewall, system
+from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
 from hybridvif.cli.commands import doctor
-from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
 from hybridvif.model.facts import Facts
 from hybridvif.model.settings import Settings
 from tests.support.answers import text_of
@@ -53,8 +53,8 @@ def test_nothing_that_fails_is_the_exit_code_0_and_anything_is_5() -> None:
 
 
 def test_a_finding_is_a_line_and_its_remedy_another() -> None:
-    told = text_of(doctor.answer_of([passed("python", "3.11"), failed_with("switch", "there is none; start one")]))
-    assert told.splitlines() == [
+    text = text_of(doctor.answer_of([passed("python", "3.11"), failed_with("switch", "there is none; start one")]))
+    assert text.splitlines() == [
         "  pass  python  3.11",
         "  FAIL  switch  there is none",
         "          try: start one",
@@ -108,9 +108,9 @@ def test_senseless_answer_of_a_control_socket_fails_in_time(run_dir: Path, answe
 
 
 def test_the_recording_executors_are_flagged_loudly() -> None:
-    found = list(diagnosis.executors(Settings(link_executor="recording", switch_executor="recording")))
-    assert [one.verdict for one in found] == ["fail", "fail"]
-    assert all("SIMULATED" in one.text for one in found)
+    results = list(diagnosis.executors(Settings(link_executor="recording", switch_executor="recording")))
+    assert [result.verdict for result in results] == ["fail", "fail"]
+    assert all("SIMULATED" in result.text for result in results)
 
 
 def test_an_executor_must_be_installed() -> None:
@@ -145,19 +145,19 @@ def test_a_lock_path_must_be_a_directory_that_can_be_made(tmp_path: Path) -> Non
 def test_a_helper_command_must_be_installed() -> None:
     (bad,) = system.helper_findings("no-such-program --flag")
     assert (bad.name, bad.verdict) == ("no-such-program", "fail")
-    assert all(one.name in ("hybridvif-privsep-helper", "sudo") for one in system.helper_findings(None))
+    assert all(result.name in ("hybridvif-privsep-helper", "sudo") for result in system.helper_findings(None))
 
 
 def test_what_is_looked_at_without_privileges_is_told_whatever_it_is(tmp_path: Path) -> None:
-    found = [
+    results = [
         *system.kernel_kinds(),
         system.ipv6(),
         firewall.bridge_nf(tmp_path, False),
         system.capability(),
         system.proc_sys(),
     ]
-    assert all(isinstance(one, Finding) and one.text for one in found)
-    assert all(one.remedy for one in found if one.verdict == "fail")
+    assert all(isinstance(result, CheckResult) and result.text for result in results)
+    assert all(result.remedy for result in results if result.verdict == "fail")
     assert system.python().verdict == "pass"
     assert system.libraries().verdict == "pass"
 

@@ -51,9 +51,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("", None),
     ],
 )
-def test_a_command_line_that_asks_the_daemon_in_any_case_is_known_by_its_words(
-    words: str, files: list[str] | None
-) -> None:
+def test_headstart_recognizes_commands_that_need_the_daemon(words: str, files: list[str] | None) -> None:
     assert headstart.files_in(words.split()) == files
 
 

@@ -47,10 +47,10 @@ def test_the_table_of_commands_agrees_with_their_modules(name: str) -> None:
 def test_the_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(f"  {name} " in told and text in told for name, text in COMMANDS.items())
-    assert all(f"{code:>5}  {text}" in told for code, text in EXIT_CODES.items())
+    assert all(f"  {name} " in output and text in output for name, text in COMMANDS.items())
+    assert all(f"{code:>5}  {text}" in output for code, text in EXIT_CODES.items())
 
 
 def test_the_table_of_exit_codes_has_every_one_that_a_port_can_end_with() -> None:
@@ -65,7 +65,7 @@ def test_the_help_loads_nothing_heavy_and_no_command() -> None:
     assert not loaded & {*HEAVY, *({"dataclasses"} - set(of_argparse.split()))}
     assert {name for name in loaded if name.startswith("hybridvif.cli.")} == {
         "hybridvif.cli.options",
-        "hybridvif.cli.streams",
+        "hybridvif.cli.stdio",
     }
 
 
@@ -143,6 +143,6 @@ def test_the_format_is_known_even_of_a_command_line_that_is_not_legal(words: lis
 def test_an_error_on_the_command_line_is_a_sentence_with_the_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["plug", "--macc", "x"], ["plgu"], [], ["show", "-f", "value"], ["list", "-f", "json", "-c", "mtu"]):
         assert cli.main(words) == 2
-        told = capsys.readouterr().err
-        assert told.startswith("error: ")
-        assert len(told.splitlines()) == 1
+        output = capsys.readouterr().err
+        assert output.startswith("error: ")
+        assert len(output.splitlines()) == 1

@@ -93,7 +93,7 @@ def test_a_plug_that_fails_is_told_with_its_report() -> None:
     error: Any = answer.document["error"]
     assert (error["message"], error["exit_code"]) == (f"port {ID}: no room", 1)
     assert error["report"]["status"] == "rolled-back"
-    assert [one.lines()[0] for one in answer.failures] == [f"port {ID}: no room"]
+    assert [failure.lines()[0] for failure in answer.failures] == [f"port {ID}: no room"]
 
 
 def test_a_running_vm_is_not_cut_off_unless_forced() -> None:
@@ -163,9 +163,9 @@ def test_what_all_ports_lack_is_said_once() -> None:
 
 
 def test_with_v_the_steps_and_their_reasons_are_told() -> None:
-    told = text_of(plug.answer_of([PORT], plugged(), verbose=1))
-    assert f"  +  bridge    {QBR}" in told
-    assert "LP 1129055" in told
+    text = text_of(plug.answer_of([PORT], plugged(), verbose=1))
+    assert f"  +  bridge    {QBR}" in text
+    assert "LP 1129055" in text
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from hybridvif.cli.commands import show
 from hybridvif.cli.output.draw import tree
 from hybridvif.cli.output.graphs import dot
 from hybridvif.cli.output.topology import Plugged, Standing, fix_of, plugged_ports
-from hybridvif.cli.screen import Paint
+from hybridvif.cli.terminal import Paint
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.model.parts import HostState, OvsPort, VhostUserPort
@@ -85,10 +85,10 @@ def test_a_tap_that_nobody_holds_open_has_no_carrier() -> None:
 def test_a_port_out_of_order_says_its_drift_and_the_command_that_mends_it() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(veth_of(host), master="", mtu=1400))
-    told = text_of(show.answer_of(host, options=["--config-file=/a b"]))
-    assert f"DRIFT: {QVB}: mtu 1400 -> 1450 (and 1 more: hybridvif check)" in told
-    assert f"+-- {QBR}  apart: {QVB} is not in it" in told
-    assert f"fix: hybridvif '--config-file=/a b' plug {ID} --mac {MAC} --instance {VM} --mtu 1450" in told
+    text = text_of(show.answer_of(host, options=["--config-file=/a b"]))
+    assert f"DRIFT: {QVB}: mtu 1400 -> 1450 (and 1 more: hybridvif check)" in text
+    assert f"+-- {QBR}  apart: {QVB} is not in it" in text
+    assert f"fix: hybridvif '--config-file=/a b' plug {ID} --mac {MAC} --instance {VM} --mtu 1450" in text
 
 
 def test_the_command_that_mends_a_port_is_the_port_again() -> None:
@@ -113,12 +113,12 @@ def test_half_a_port_is_shown_as_half_with_what_is_missing(gone: list[str], runn
         host.state = host.state.with_parts(Tap(name=TAP, master=""))
         host.simulation.carrier = {TAP}
     port = only(host)
-    told = text_of(show.answer_of(host))
+    text = text_of(show.answer_of(host))
     assert port.standing is (Standing.HALF if running or gone == [QBR, QVB] else Standing.ORPHAN)
     assert port.port_id == ID
-    assert "DRIFT: " in told
-    assert f"{gone[0]} is missing" in told
-    assert "fix: hybridvif plug " in told
+    assert "DRIFT: " in text
+    assert f"{gone[0]} is missing" in text
+    assert "fix: hybridvif plug " in text
 
 
 def test_links_that_nothing_tells_the_port_of_are_shown_by_their_key() -> None:
@@ -127,9 +127,9 @@ def test_links_that_nothing_tells_the_port_of_are_shown_by_their_key() -> None:
     port = only(host)
     assert port.port_id is None
     assert port.key == "5f2c0e1a-7b"
-    told = text_of(show.answer_of(host))
-    assert "port 5f2c0e1a-7b..." in told
-    assert "fix: hybridvif plug PORT --mac MAC --instance UUID --mtu 1450" in told
+    text = text_of(show.answer_of(host))
+    assert "port 5f2c0e1a-7b..." in text
+    assert "fix: hybridvif plug PORT --mac MAC --instance UUID --mtu 1450" in text
     assert text_of(show.answer_of(host)).startswith(
         "br-int (simulated, netdev)\n    (no ports)\nno port of an Open vSwitch"
     )
@@ -141,7 +141,7 @@ def test_a_port_that_os_vif_plugged_has_its_id_from_the_row() -> None:
     assert (only(host).port_id, only(host).standing) == (ID, Standing.DRIFT)
 
 
-def test_a_port_that_os_vif_plugged_with_another_interface_id_is_not_taken_for_two_ports() -> None:
+def test_port_of_os_vif_with_own_interface_id_is_one_port() -> None:
     host = plugged(PORT)
     unmark(host)
     host.state = host.state.with_parts(replace(row_of(host), iface_id=OTHER_ID))
@@ -163,9 +163,9 @@ def test_two_ports_that_claim_one_name_are_a_conflict() -> None:
 
 def test_a_stray_is_a_conflict_and_drawn() -> None:
     host = RecordingHost(HostState({QVB: ForeignObject(name=QVB, what="a dummy link")}))
-    told = text_of(show.answer_of(host))
+    text = text_of(show.answer_of(host))
     assert only(host).standing is Standing.CONFLICT
-    assert f"{QVB}  stray: a dummy link" in told
+    assert f"{QVB}  stray: a dummy link" in text
 
 
 def test_a_tap_alone_or_in_the_switch_is_no_port_of_ours() -> None:
@@ -182,10 +182,10 @@ def test_what_the_switch_says_is_shown() -> None:
         links={"eth7": LinkFact(ifindex=7, kind="", up=False, carrier=False)},
         switches={"br-int": "system"},
     )
-    told = "\n".join(tree(plugged_ports(Observed(state, facts)), {"br-int": "system"}, "ovs 3.1.0", Paint(on=False)))
-    assert "br-int (ovs 3.1.0, system)" in told
-    assert "ofport -1  (could not open\\x1b[2J)  tag 4095 (dead vlan)" in told
-    assert "+-- eth7  down  not ours (physical link)" in told
+    text = "\n".join(tree(plugged_ports(Observed(state, facts)), {"br-int": "system"}, "ovs 3.1.0", Paint(on=False)))
+    assert "br-int (ovs 3.1.0, system)" in text
+    assert "ofport -1  (could not open\\x1b[2J)  tag 4095 (dead vlan)" in text
+    assert "+-- eth7  down  not ours (physical link)" in text
 
 
 def test_an_integration_bridge_that_does_not_exist_is_said_so() -> None:
@@ -210,7 +210,7 @@ def test_the_document_of_show_is_whole() -> None:
     assert (port["port"], port["state"], port["ofport"], port["iface_id"]) == (ID, "drift", 1, ID)
     assert port["names"] == {"bridge": QBR, "bridge_end": QVB, "switch_end": QVO, "tap": TAP, "vhost_user": VHU}
     assert port["members"] == [{"name": TAP, "kind": "tap", "up": True, "carrier": False}]
-    assert [(one["attribute"], one["after"]) for one in port["drift"]] == [("attached_mac", "?")]
+    assert [(drift["attribute"], drift["after"]) for drift in port["drift"]] == [("attached_mac", "?")]
     assert port["fix"][:5] == ["hybridvif", "plug", ID, "--mac", "MAC"]
     assert document["bridges"] == [{"name": "br-int", "datapath_type": "netdev"}]
 
@@ -256,7 +256,7 @@ def test_the_states_of_the_list_are_all_there_are() -> None:
 def test_every_wiring_is_in_order() -> None:
     for port in (PORT, OTHER, Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=68)):
         (seen,) = plugged_ports(Observed(desired_state(port), Facts()))
-        assert (seen.standing, seen.port_id, seen.filled.port) == (Standing.IN_ORDER, port.id, port)
+        assert (seen.standing, seen.port_id, seen.inferred.port) == (Standing.IN_ORDER, port.id, port)
 
 
 VHU = PORT.names.vhost_user
@@ -273,13 +273,13 @@ def test_a_vhost_user_port_is_drawn_with_nothing_behind_it(vhost_user: Recording
         f"+-- {VHU}  ofport 1  iface-id {ID}  in order",
         "    +-- = dpdkvhostuserclient  mtu 1450",
     ]
-    assert only(vhost_user).filled.port == replace(PORT, vhostuser_mode="server")
+    assert only(vhost_user).inferred.port == replace(PORT, vhostuser_mode="server")
     (listed,) = ports_of(listing.answer_of(vhost_user))
     assert (listed["port"], listed["bridge"], listed["mtu"], listed["state"]) == (ID, "br-int", 1450, "in-order")
     assert f'"{VHU}" -- "br-int" [label="ofport 1"]' in dot([only(vhost_user)])
 
 
-def test_a_vhost_user_port_out_of_order_is_mended_by_a_plug_that_says_its_mode(vhost_user: RecordingHost) -> None:
+def test_fix_of_vhost_user_port_names_its_mode(vhost_user: RecordingHost) -> None:
     row = vhost_user.state.ports[VHU]
     assert isinstance(row, VhostUserPort)
     vhost_user.state = vhost_user.state.with_parts(replace(row, mtu_request=0, socket_as_configured=False))

@@ -9,7 +9,7 @@ import pytest
 from hybridvif import Conflict, Port, RecordingHost, Tap, VifType, check, desired_state, plug, unplug
 from hybridvif.cli import checking
 from hybridvif.cli.commands import list as listing
-from hybridvif.cli.ports import Asked
+from hybridvif.cli.port_request import PortRequest
 from hybridvif.model.facts import bearers_of
 from tests.support.answers import ID, PORT, QBR, TAP, plugged, row_of
 
@@ -42,12 +42,12 @@ def test_a_hybrid_port_with_a_row_of_its_tap_is_listed_as_conflict() -> None:
 def test_a_second_row_with_the_iface_id_is_a_warning_and_no_drift() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), name="qvo91d3aa02-41", port_id=OTHER_ID))
-    answer = checking.answer_of([Asked(fields={"id": ID})], host)
+    answer = checking.answer_of([PortRequest(fields={"id": ID})], host)
     assert answer.exit_code == 0
     assert answer.document["in_order"] is True
     (warning,) = answer.warnings
     assert "qvo91d3aa02-41" in warning
-    assert checking.answer_of([Asked(fields={"id": ID})], plugged(PORT)).warnings == []
+    assert checking.answer_of([PortRequest(fields={"id": ID})], plugged(PORT)).warnings == []
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import pytest
 
 from hybridvif import cli
 from hybridvif.cli.commands import gc, reconcile
-from hybridvif.cli.screen import Answer
+from hybridvif.cli.terminal import Answer
 from hybridvif.engine.host_wide import OLDER_THAN
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.model.parts import Tap
@@ -44,7 +44,7 @@ def test_a_reconciled_host_is_one_line_a_port_and_a_summary() -> None:
         "2 ports: 2 changed.",
     ]
     assert answer.exit_code == 0
-    assert [(one["goal"], one["port"], one["status"]) for one in document(answer)["ports"]] == [
+    assert [(port["goal"], port["port"], port["status"]) for port in document(answer)["ports"]] == [
         ("plug", ID, "done"),
         ("unplug", OTHER_ID, "done"),
     ]
@@ -62,21 +62,21 @@ def test_a_running_vm_that_was_not_pruned_is_the_exit_code_6() -> None:
 def test_a_dry_run_shows_the_diff_by_port_and_writes_nothing() -> None:
     host = half()
     answer = reconcile.answer_of([PORT], host, prune=True, dry_run=True)
-    told = text_of(answer).splitlines()
+    lines = text_of(answer).splitlines()
     assert host.steps == []
-    assert told[0] == f"plug {ID}"
-    assert f"unplug {OTHER_ID}" in told
-    assert told[-1] == "Plan: 1 to create, 0 to change, 3 to delete."
+    assert lines[0] == f"plug {ID}"
+    assert f"unplug {OTHER_ID}" in lines
+    assert lines[-1] == "Plan: 1 to create, 0 to change, 3 to delete."
     assert document(answer)["summary"] == {"create": 1, "update": 0, "delete": 3}
-    for one in document(answer)["ports"]:
-        assert set(one) == {"goal", "port", "code", "reason", "steps"}
-        assert all("result" not in step for step in one["steps"])
+    for port in document(answer)["ports"]:
+        assert set(port) == {"goal", "port", "code", "reason", "steps"}
+        assert all("result" not in step for step in port["steps"])
 
 
 def test_a_dry_run_says_what_would_be_refused_and_that_nothing_is_to_do() -> None:
     host = running(plugged(PORT, OTHER))
-    told = text_of(reconcile.answer_of([OTHER], host, prune=True, dry_run=True)).splitlines()
-    assert told == ["Plan: nothing to do; 1 of 2 ports would be refused."]
+    lines = text_of(reconcile.answer_of([OTHER], host, prune=True, dry_run=True)).splitlines()
+    assert lines == ["Plan: nothing to do; 1 of 2 ports would be refused."]
     assert text_of(reconcile.answer_of([OTHER], host, dry_run=True)) == "Plan: nothing to do."
 
 

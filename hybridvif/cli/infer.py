@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from hybridvif.cli.ports import PLACEHOLDERS, Asked
+from hybridvif.cli.port_request import PLACEHOLDERS, PortRequest
 from hybridvif.model.desired import tap_mac_of
 from hybridvif.model.names import PortNames, is_trunk_bridge, is_uuid, names_of
 from hybridvif.model.parts import (
@@ -48,7 +48,7 @@ _NO_MTU = 68
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Filled:
+class InferredPort:
     """A port, its gaps filled."""
 
     port: Port
@@ -67,63 +67,69 @@ class Filled:
         return frozenset(name for field in self.unknown for name in ATTRIBUTES[field])
 
 
-def filled(
-    asked: Asked, state: HostState, configured: Collection[str] = (), bridges: Sequence[str] | None = None
-) -> Filled:
+def infer_port(
+    request: PortRequest, state: HostState, configured: Collection[str] = (), bridges: Sequence[str] | None = None
+) -> InferredPort:
     """The port that was asked for, what was left out taken from the parts that are there.
 
     configured: the fields that the host's configuration decides. bridges: those that ports may be plugged into here,
     None if that does not matter.
     """
-    told, doubts = told_by(asked.port_id, state)
-    if any(asked.fields.get(name) for name in OF_LINKS):
+    values, doubts = values_from(request.port_id, state)
+    if any(request.fields.get(name) for name in OF_LINKS):
         # It is asked for as a hybrid one, whatever is there.
-        told.pop("vhostuser_mode", None)
-    if "vhostuser_mode" in asked.fields or all(name in asked.fields for name in OPEN_FIELDS):
-        told.pop("create_tap", None)
-    if bridges and asked.having({**PLACEHOLDERS, **told}).bridge not in bridges:
+        values.pop("vhostuser_mode", None)
+    if "vhostuser_mode" in request.fields or all(name in request.fields for name in OPEN_FIELDS):
+        values.pop("create_tap", None)
+    if bridges and request.with_defaults({**PLACEHOLDERS, **values}).bridge not in bridges:
         # A plug into that bridge is refused, so the port was plugged into another one.
-        told["bridge"] = bridges[0]
+        values["bridge"] = bridges[0]
         doubts["bridge"] = ("bridge",)
-    left_out = tuple(name for name in OPEN_FIELDS if name not in asked.fields)
-    left_out += tuple(name for name in ("vhostuser_mode", "create_tap") if told.get(name) and name not in asked.fields)
-    given = {*asked.fields, *left_out, *configured}
-    unknown = tuple(name for name in left_out if name in doubts or (name in PLACEHOLDERS and name not in told))
-    return Filled(
-        port=asked.having({**PLACEHOLDERS, **told}),
+    left_out = tuple(name for name in OPEN_FIELDS if name not in request.fields)
+    left_out += tuple(
+        name for name in ("vhostuser_mode", "create_tap") if values.get(name) and name not in request.fields
+    )
+    given = {*request.fields, *left_out, *configured}
+    unknown = tuple(name for name in left_out if name in doubts or (name in PLACEHOLDERS and name not in values))
+    return InferredPort(
+        port=request.with_defaults({**PLACEHOLDERS, **values}),
         left_out=left_out,
-        unjudged=tuple(name for name in OF_LINKS if left_out and not told.get("vhostuser_mode") and name not in given),
+        unjudged=tuple(
+            name for name in OF_LINKS if left_out and not values.get("vhostuser_mode") and name not in given
+        ),
         unknown=unknown,
         doubtful=tuple(name for field in unknown for name in doubts.get(field, ())),
     )
 
 
-def told_by(port_id: str, state: HostState) -> tuple[dict[str, object], dict[str, tuple[str, ...]]]:
+def values_from(port_id: str, state: HostState) -> tuple[dict[str, object], dict[str, tuple[str, ...]]]:
     """Return the fields that the parts of a port tell, as far as they are legal, and those that they contradict.
 
     Of the latter: the attributes of the row that are doubtful, by field. Their values are placeholders.
     """
     names = names_of(port_id)
     row = row_of(state, names)
-    told: dict[str, object] = {}
+    values: dict[str, object] = {}
     doubts: dict[str, tuple[str, ...]] = {}
-    _tell_mtu(told, doubts, state, names)
+    _infer_mtu(values, doubts, state, names)
     if isinstance(row, IvsPort):
-        told["vif_type"] = VifType.IVS
+        values["vif_type"] = VifType.IVS
     if isinstance(row, OvsPort):
-        _tell_row(told, row)
-        _tell_bridge(told, doubts, row)
-        _tell_interface_id(told, doubts, row, port_id, state)
+        _infer_row(values, row)
+        _infer_bridge(values, doubts, row)
+        _infer_interface_id(values, doubts, row, port_id, state)
     tap = state.links.get(names.tap)
-    if isinstance(tap, ManagedTap) and not isinstance(row, VhostUserPort) and told.get("mtu", 0) <= MAX_TAP_MTU:  # type: ignore[operator]
-        told["create_tap"] = True
-        if "mac" in told and tap.mac != tap_mac_of(str(told["mac"]).lower()):
-            told["mac"] = next(mac for mac in _NO_MACS if mac != told["mac"] and tap_mac_of(mac) != tap.mac)
+    if isinstance(tap, ManagedTap) and not isinstance(row, VhostUserPort) and values.get("mtu", 0) <= MAX_TAP_MTU:  # type: ignore[operator]
+        values["create_tap"] = True
+        if "mac" in values and tap.mac != tap_mac_of(str(values["mac"]).lower()):
+            values["mac"] = next(mac for mac in _NO_MACS if mac != values["mac"] and tap_mac_of(mac) != tap.mac)
             doubts["mac"] = ()
-    return told, doubts
+    return values, doubts
 
 
-def _tell_mtu(told: dict[str, object], doubts: dict[str, tuple[str, ...]], state: HostState, names: PortNames) -> None:
+def _infer_mtu(
+    values: dict[str, object], doubts: dict[str, tuple[str, ...]], state: HostState, names: PortNames
+) -> None:
     """Tell the MTU that most devices of the chain have, or the row of a vhost-user port requests."""
     bridge, veth, row = (state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names))
     found: list[int | None] = [bridge.mtu] if isinstance(bridge, Bridge) else []
@@ -133,34 +139,34 @@ def _tell_mtu(told: dict[str, object], doubts: dict[str, tuple[str, ...]], state
     mtus = [mtu for mtu in found if mtu is not None]
     most = [mtu for mtu in set(mtus) if mtus.count(mtu) * 2 > len(mtus) and MIN_MTU <= mtu <= MAX_MTU]
     if most:
-        told["mtu"] = most[0]
+        values["mtu"] = most[0]
     elif mtus:
-        told["mtu"] = next(mtu for mtu in range(_NO_MTU, MAX_MTU) if mtu not in mtus)
+        values["mtu"] = next(mtu for mtu in range(_NO_MTU, MAX_MTU) if mtu not in mtus)
         doubts["mtu"] = ()
 
 
-def _tell_row(told: dict[str, object], row: OvsPort) -> None:
+def _infer_row(values: dict[str, object], row: OvsPort) -> None:
     if isinstance(row, VhostUserPort):
-        told["vhostuser_mode"] = VHOST_USER_MODES.get(row.type, "")
+        values["vhostuser_mode"] = VHOST_USER_MODES.get(row.type, "")
     if is_mac(row.attached_mac.lower()):
-        told["mac"] = row.attached_mac
+        values["mac"] = row.attached_mac
     if is_uuid(row.vm_uuid):
-        told["instance_id"] = row.vm_uuid
+        values["instance_id"] = row.vm_uuid
 
 
-def _tell_bridge(told: dict[str, object], doubts: dict[str, tuple[str, ...]], row: OvsPort) -> None:
+def _infer_bridge(values: dict[str, object], doubts: dict[str, tuple[str, ...]], row: OvsPort) -> None:
     """Tell the bridge, unless bridge_name says that the row belongs to another one, or to none of trunks."""
     if not is_bridge_name(row.bridge):
         doubts["bridge"] = ("bridge",)
         return
-    told["bridge"] = row.bridge
+    values["bridge"] = row.bridge
     wanted = row.bridge if is_trunk_bridge(row.bridge) else ""
     if row.bridge_name != wanted and (row.bridge_name == "" or is_trunk_bridge(row.bridge_name)):
         doubts["bridge"] = ("bridge", "bridge_name")
 
 
-def _tell_interface_id(
-    told: dict[str, object], doubts: dict[str, tuple[str, ...]], row: OvsPort, port_id: str, state: HostState
+def _infer_interface_id(
+    values: dict[str, object], doubts: dict[str, tuple[str, ...]], row: OvsPort, port_id: str, state: HostState
 ) -> None:
     """Tell the interface id, where iface-id and our key agree: the key is there if and only if they differ.
 
@@ -169,9 +175,9 @@ def _tell_interface_id(
     owners = {owner for link in state.links.values() for owner in owners_of(link)} | {row.port_id}
     keyed, differs = row.port_id == port_id, row.iface_id != port_id
     if is_uuid(row.iface_id) and differs == keyed:
-        told |= {"interface_id": row.iface_id} if differs else {}
+        values |= {"interface_id": row.iface_id} if differs else {}
     elif port_id in owners and (keyed or is_uuid(row.iface_id)):
-        told["interface_id"] = PLACEHOLDERS["instance_id"]
+        values["interface_id"] = PLACEHOLDERS["instance_id"]
         doubts["interface_id"] = ("iface_id", "port_id") if is_uuid(row.iface_id) else ("iface_id",)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from hybridvif.cli.streams import uninterrupted, write
+from hybridvif.cli.stdio import uninterrupted, write
 from hybridvif.model.errors import HybridVifError, InvalidInput
 from hybridvif.model.text import escaped
 
@@ -64,7 +64,7 @@ class Answer:
     """Whether the lines only say that all went well, so that -q leaves them out."""
 
 
-class Screen:
+class Terminal:
     """stdout and stderr."""
 
     def __init__(self, form: str | None = None) -> None:
@@ -75,7 +75,7 @@ class Screen:
         self._color = "auto"
         self._answered = False
 
-    def obey(self, args: argparse.Namespace) -> None:
+    def configure(self, args: argparse.Namespace) -> None:
         """Take the options of a command line that has proved legal."""
         self.form, self._columns = getattr(args, "format", None), getattr(args, "column", None) or ()
         self.verbose, self.quiet, self._color = args.verbose, args.quiet, args.color
@@ -85,28 +85,28 @@ class Screen:
         """Whether stdout is for a machine."""
         return self.form in ("json", "yaml")
 
-    def tell(self, answer: Answer, default: str = "text") -> int:
+    def write_answer(self, answer: Answer, default: str = "text") -> int:
         """Write the answer in the format asked for; the exit code. default: the format, if none was asked for."""
         form = self.form or default
         text = self._in_form(form, answer)
         if answer.simulated:
-            self.say(SIMULATED, "yellow")
+            self.write_note(SIMULATED, "yellow")
         if text and not (self.quiet and answer.silent and not self.is_machine):
             self._write(text)
         for warning in answer.warnings:
-            self.say(f"warning: {warning}", "yellow")
+            self.write_note(f"warning: {warning}", "yellow")
         for failure in answer.failures:
             self._explain(failure)
         return answer.exit_code
 
-    def tell_failure(self, failure: Failure) -> int:
+    def write_failure(self, failure: Failure) -> int:
         """Write why there is no answer; the exit code."""
         self._explain(failure)
         if self.is_machine and not self._answered:
             self._write(self._dumped({"error": failure.document}))
         return failure.exit_code
 
-    def say(self, text: str, colour: str = "") -> None:
+    def write_note(self, text: str, colour: str = "") -> None:
         """One line for people, on stderr."""
         write(sys.stderr, f"{self._paint(sys.stderr)(text, colour)}\n")
 
@@ -130,8 +130,8 @@ class Screen:
 
     def _explain(self, failure: Failure) -> None:
         paint = self._paint(sys.stderr)
-        said = "\n".join(paint(line, "") for line in failure.lines())
-        write(sys.stderr, f"{paint('error: ', 'red')}{said}\n")
+        lines = "\n".join(paint(line, "") for line in failure.lines())
+        write(sys.stderr, f"{paint('error: ', 'red')}{lines}\n")
 
     def _write(self, text: str) -> None:
         with uninterrupted():

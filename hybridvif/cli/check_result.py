@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """A precondition, or something good to know."""
 
     name: str
@@ -17,22 +17,22 @@ class Finding:
     """The exact command that mends it."""
 
 
-def passed(name: str, text: str) -> Finding:
+def passed(name: str, text: str) -> CheckResult:
     """It is met."""
-    return Finding(name, "pass", text)
+    return CheckResult(name, "pass", text)
 
 
-def failed(name: str, text: str, remedy: str = "") -> Finding:
+def failed(name: str, text: str, remedy: str = "") -> CheckResult:
     """It is not met."""
-    return Finding(name, "fail", text, remedy)
+    return CheckResult(name, "fail", text, remedy)
 
 
-def info(name: str, text: str, remedy: str = "") -> Finding:
+def info(name: str, text: str, remedy: str = "") -> CheckResult:
     """It is good to know."""
-    return Finding(name, "info", text, remedy)
+    return CheckResult(name, "info", text, remedy)
 
 
-def failed_with(name: str, sentence: str) -> Finding:
+def failed_with(name: str, sentence: str) -> CheckResult:
     """It is not met, in the words of an error: "fact; remedy"."""
     fact, _, remedy = sentence.partition("; ")
     return failed(name, fact, remedy)
