@@ -1,19 +1,17 @@
-"""The hybridvif command. This file reads the command line; each sub-command is one module, imported only when chosen.
+"""The hybridvif command. This file parses the command line and imports the module of the chosen sub-command.
 
-    options, streams, logs     the options of all commands; file descriptors and signals; logging
-    terminal, failure, progress  what is written, and in which format; what an error looks like; a bar
-    connection                 the host that the configuration means
-    headstart                  its daemon, started before anything else is done
-    ports, portfile, gaps      which ports are meant: from options, from -F, and from what is plugged
-    changes, words, diff, documents     what steps change, for people (a diff) and for machines (JSON)
-    reporting, planning, checking       the answers of plug and unplug, of plan, of check
-    topology, draw, graphs     what is plugged on a host, judged and drawn
-    diagnosis, osvif           what doctor asks
-    plug, unplug, plan, check, adopt, show, list, reconcile, gc,
-    doctor, executors, sandbox, demo           the sub-commands
+    options, stdio, logs              common options, file descriptors and signals, logging
+    ports, portfile, port_request     the ports of a command line: from options, or from a file (-F)
+    infer                             the fields of a port that can be read from its plugged devices
+    connection, headstart             the configured host, and the early start of its daemon
+    planning, checking                dry runs (plan), and drift (check)
+    diagnosis, system, firewall, osvif, check_result     the checks of doctor
+    terminal, failure                 the output formats, and errors
+    output/                           tables, documents, diffs, drawings, progress
+    commands/                         one module for each sub-command
 
-A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
-it answers to -f, FORMATS, the default first.
+The module of a sub-command defines HELP (one line), add_arguments(parser) and run(args), which returns the exit code.
+A sub-command that supports -f also defines FORMATS, the default first.
 """
 
 from __future__ import annotations
@@ -47,7 +45,7 @@ COMMANDS: Mapping[str, str] = {
     "sandbox": "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command",
     "demo": "two ports plugged in a sandbox, a ping across, the drawing, unplug",
 }
-"""What `hybridvif --help` lists, so that it imports none of them; a test compares it with their HELP."""
+"""The sub-commands and their help. A copy of each HELP, so that `hybridvif --help` imports no sub-command."""
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done, or nothing to do",
@@ -64,21 +62,20 @@ EXIT_CODES: Mapping[int, str] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     try:
         from hybridvif.cli import stdio
 
         with stdio.interruptible(ends=argv is None):
             if argv is None:
                 stdio.own_process()
-            # The module `list` of this package hides the built-in one.
-            code = _guarded((*sys.argv[1:],) if argv is None else argv, own=argv is None)
+            code = _guarded(sys.argv[1:] if argv is None else argv, own=argv is None)
             if argv is None:
-                # The process ends now: 50 ms earlier, if Python does not look for garbage in what it throws away.
+                # Skip the last garbage collection, which takes 50 ms.
                 freeze()
             return code
     except KeyboardInterrupt:
-        # Too early, or once more while the first one was told.
+        # A signal before the handler is set, or a second one while the first is reported.
         return 130
 
 
@@ -100,21 +97,21 @@ def _guarded(words: Sequence[str], *, own: bool) -> int:
 
 @contextmanager
 def _lightly(words: Sequence[str]) -> Iterator[None]:
-    """What a process of our own can do to be quick: the daemon first, and nothing that is not used."""
+    """Start the daemon early and import lazily. Only for a process that runs nothing but this command."""
     from hybridvif.cli import headstart
 
-    # Hardly anything that a command makes is garbage before it ends.
+    # A command creates hardly any garbage before it ends.
     set_threshold(100_000)
     with headstart.given(words):
         from hybridvif.postponed import OF_OSLO, postpone
 
-        # The daemon finds its executors with it, this process none.
+        # Only the daemon loads executors with stevedore.
         postpone(*OF_OSLO, "stevedore")
         yield
 
 
 def parsed(words: Sequence[str]) -> argparse.Namespace:
-    """The command line as arguments: of the command, and `module`, which runs it. Raises InvalidInput."""
+    """Parse the command line. `module` in the result is that of the sub-command. Raises InvalidInput."""
     from hybridvif.cli import options
 
     before, command, after = options.split(words)

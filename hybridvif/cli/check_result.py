@@ -1,4 +1,4 @@
-"""One thing that doctor looked at, and what it found."""
+"""The result of one check of `hybridvif doctor`."""
 
 from __future__ import annotations
 
@@ -7,32 +7,32 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """A precondition, or something good to know."""
+    """The result of a check."""
 
     name: str
     verdict: str
-    """pass, fail, or info: of no consequence for plugging."""
+    """pass, fail or info. Info has no effect on plug."""
     text: str
     remedy: str = ""
-    """The exact command that mends it."""
+    """The command that fixes it."""
 
 
 def passed(name: str, text: str) -> CheckResult:
-    """It is met."""
+    """Create the result of a precondition that is met."""
     return CheckResult(name, "pass", text)
 
 
 def failed(name: str, text: str, remedy: str = "") -> CheckResult:
-    """It is not met."""
+    """Create the result of a precondition that is not met."""
     return CheckResult(name, "fail", text, remedy)
 
 
 def info(name: str, text: str, remedy: str = "") -> CheckResult:
-    """It is good to know."""
+    """Create a result that is neither pass nor fail."""
     return CheckResult(name, "info", text, remedy)
 
 
 def failed_with(name: str, sentence: str) -> CheckResult:
-    """It is not met, in the words of an error: "fact; remedy"."""
+    """Create a failed result from an error message "fact; remedy"."""
     fact, _, remedy = sentence.partition("; ")
     return failed(name, fact, remedy)

@@ -1,4 +1,4 @@
-"""What plug would change of ports that are there, as an answer: the drift, or the document that check.py describes."""
+"""The answer of a check: the drift, or the document of commands/check.py."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ COLUMNS = ("port", "kind", "name", "attribute", "before", "after")
 
 @dataclass(frozen=True, slots=True)
 class Drift:
-    """One thing that is not as it should be."""
+    """A difference between the observed and the desired state."""
 
     part: Part
     difference: Difference
-    """Its attribute is "" where the part as a whole is missing, or should be."""
+    """The attribute is "" if the whole part is missing or must be deleted."""
 
     @property
     def document(self) -> Mapping[str, object]:
@@ -49,7 +49,7 @@ class Drift:
 
 
 def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drift]:
-    """What plug would change, as drift, missing parts first; "?" for a value that the port could not tell."""
+    """Yield the changes of plug as drift, missing parts first. The desired value is "?" if it is unknown."""
     unknown = inferred.unknown_attributes
     for change in sorted(changes, key=lambda change: change.verb == "update"):
         if change.verb == "update":
@@ -65,7 +65,7 @@ def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drif
 
 
 def _doubts(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
-    """The attributes of a row that may be wrong, though the plan for the placeholder leaves them."""
+    """Yield the doubtful attributes of a row that the plan does not change."""
     changed = {difference.attribute for difference in change.differences}
     for name in doubtful if isinstance(change.before, OvsPort) else ():
         if name not in changed:
@@ -74,22 +74,22 @@ def _doubts(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
 
 @dataclass(frozen=True, slots=True)
 class Checked:
-    """One port after a check."""
+    """The result of the check of one port."""
 
     inferred: InferredPort
     report: Report
-    """Of a plug that was rehearsed."""
+    """The report of a simulated plug."""
     drift: tuple[Drift, ...]
     warnings: tuple[str, ...] = ()
 
     @property
     def unchecked(self) -> tuple[str, ...]:
-        """What was not judged."""
+        """The fields and attributes that were not checked."""
         return (*self.inferred.left_out, *self.inferred.unjudged, *self.report.unchecked)
 
     @property
     def in_order(self) -> bool:
-        """Whether nothing was found."""
+        """True if there is no drift."""
         return self.report.ok and not self.drift
 
     @property
@@ -106,7 +106,7 @@ class Checked:
 
 
 def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:
-    """Check these ports. Raises InvalidInput for one that is not there and not wholly described."""
+    """Check these ports. Raises InvalidInput if a port does not exist and a required field is missing."""
     checked = _checked(requests, host)
     failures = [failure_of_report(port.report) for port in checked if not port.report.ok]
     in_order = all(port.in_order for port in checked)
@@ -137,7 +137,7 @@ def _checked(requests: Sequence[PortRequest], host: AnyHost) -> list[Checked]:
     bridges = sorted(filter(host.settings.allows, observed.facts.switches))
     inferred = [infer_port(request, part_of(request, observed), configured, bridges) for request in requests]
     reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
-    # Which other rows bear an iface-id is told of an observation of all names only.
+    # Only an observation of all names includes the other rows with this iface-id.
     facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
     return [
         Checked(port, report, tuple(drift_of(_changes(report), port)), warnings_of(port.port, facts))

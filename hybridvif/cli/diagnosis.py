@@ -1,4 +1,4 @@
-"""What doctor asks of the configuration, the privileged daemon and the switch; and all of it in one list."""
+"""All checks of doctor, and those of the configuration, the privileged daemon and the switch."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from hybridvif.testing.sandbox import Level
 from hybridvif.testing.sandbox.missing import as_root, missing_for
 
 PATIENCE = 10.0
-"""Seconds that the daemon, and after it the switch, are given."""
+"""Timeout in seconds for the daemon, and again for the switch."""
 RECORDING = "recording"
 OVS_EXECUTORS = ("ovsdb", "ovsdbapp", "ovs-vsctl")
 _CONTROL_PATIENCE = 2.0
@@ -33,7 +33,7 @@ _CONTROL_LIMIT = 64 * 1024
 
 
 def findings(files: Sequence[str]) -> Iterator[CheckResult]:
-    """Everything, in the order in which a plug needs it."""
+    """Run all checks, in the order in which a plug needs them."""
     call_iptables = False
     bridges: list[Bridge] = []
     try:
@@ -51,7 +51,7 @@ def findings(files: Sequence[str]) -> Iterator[CheckResult]:
 
 
 def executors(settings: Settings) -> Iterator[CheckResult]:
-    """Whether those that are configured are installed, and not the fake."""
+    """Check that the configured executors are installed and not simulated."""
     for role in ("link", "switch"):
         name = f"{role} executor"
         chosen = getattr(settings, f"{role}_executor")
@@ -67,7 +67,7 @@ def executors(settings: Settings) -> Iterator[CheckResult]:
 
 
 def lock_path(path: str) -> CheckResult:
-    """Whether locks can be made there."""
+    """Check that lock files can be created."""
     existing = path
     while not os.path.lexists(existing) and existing != os.path.dirname(existing):
         existing = os.path.dirname(existing)
@@ -82,7 +82,7 @@ def lock_path(path: str) -> CheckResult:
 
 
 def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[CheckResult]:
-    """Check the daemon, and what it observes. bridges: collects each qbr."""
+    """Check the daemon and the host that it observes. bridges: a list that collects each qbr."""
     from hybridvif.privileged.ahead import within_limits
     from hybridvif.privileged.context import daemon_context
 
@@ -98,7 +98,7 @@ def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[CheckResult]:
     try:
         seen = host.observe(None, time.monotonic() + min(PATIENCE, host.settings.deadline))
     except HybridVifError as error:
-        # What is not installed cannot be started.
+        # Open vSwitch may be missing altogether.
         missing = missing_for(Level.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
         yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
         return
@@ -111,7 +111,7 @@ def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[CheckResult]:
 
 
 def port_findings(seen: Observed) -> Iterator[CheckResult]:
-    """Yield the ports that plug would refuse, and those whose iface-id another row bears."""
+    """Yield the ports that plug would refuse, and those that share their iface-id with another row."""
     for port in plugged_ports(seen):
         about = f"port {port.port_id or port.key}"
         if port.conflict:
@@ -122,7 +122,7 @@ def port_findings(seen: Observed) -> Iterator[CheckResult]:
 
 
 def switch(settings: Settings, facts: Facts) -> Iterator[CheckResult]:
-    """The switch as the daemon sees it, and its integration bridges."""
+    """Check the observed switch and its integration bridges."""
     if settings.switch_executor == RECORDING:
         return
     yield passed("switch", f"{facts.switch_version or settings.switch_executor} at {settings.ovsdb_connection}")
@@ -134,17 +134,17 @@ def switch(settings: Settings, facts: Facts) -> Iterator[CheckResult]:
 
 
 def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: str | None) -> CheckResult:
-    """Whether ovs-vswitchd is in this network namespace, where devices are made that it is to take.
+    """Check that ovs-vswitchd is in this network namespace, where the devices are created.
 
-    bridges: those of the switch, and their datapath types. helper_command: the configured one; it may enter another
-    namespace, and then the daemon is not in this one either.
+    bridges: the bridges of the switch, with their datapath types.
+    helper_command: the configured one. It may start the daemon in another namespace.
     """
     name = "network namespace"
     pid = _listener_of(remote)
     try:
         is_here = os.stat("/proc/self/ns/net").st_ino == os.stat(f"/proc/{pid}/ns/net").st_ino
     except OSError:
-        # Of another user, or in another pid namespace. Each bridge but a dummy one has a device of its name.
+        # Another user, or another pid namespace. Every bridge except dummy ones has a device with its name.
         real = sorted(bridge for bridge, datapath in bridges.items() if datapath != "dummy")
         if not real:
             return info(name, "whether ovs-vswitchd is in this one cannot be seen")
@@ -159,7 +159,7 @@ def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: s
 
 
 def _listener_of(remote: str) -> int:
-    """The pid of the ovs-vswitchd beside this database, as seen from here; 0 if it cannot be seen."""
+    """Return the pid of the ovs-vswitchd of this database in our pid namespace; 0 if it is not visible."""
     directory = os.path.dirname(remote.removeprefix("unix:"))
     try:
         number = int(shared_files.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
@@ -173,7 +173,7 @@ def _listener_of(remote: str) -> int:
 
 
 def _switch_from_outside(settings: Settings) -> Iterator[CheckResult]:
-    """What an ordinary user can see of the switch where the daemon cannot be had."""
+    """Check the switch without the daemon, as an ordinary user."""
     remote, name = settings.ovsdb_connection, "switch"
     if settings.switch_executor not in OVS_EXECUTORS or not remote.startswith("unix:"):
         return
@@ -209,13 +209,13 @@ def _bridge(name: str, datapath: str | None, settings: Settings) -> CheckResult:
 
 
 def vswitchd(remote: str) -> CheckResult:
-    """Whether ovs-vswitchd answers, on the control socket that it has beside the database's."""
+    """Check that ovs-vswitchd responds on its control socket, next to that of the database."""
     name = "ovs-vswitchd"
     if not remote.startswith("unix:"):
         return info(name, f"cannot be seen from here, since OVSDB is at {remote}")
     directory = os.path.dirname(remote.removeprefix("unix:"))
     try:
-        # Open vSwitch may run as a user of its own, who can write anything there.
+        # Open vSwitch may run as its own user, who can write any file there.
         number = int(shared_files.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
         answer = _asked(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
     except PermissionError:
@@ -228,7 +228,7 @@ def vswitchd(remote: str) -> CheckResult:
 
 
 def _start() -> str:
-    """The command that starts Open vSwitch here, or installs it."""
+    """Return the command that starts or installs Open vSwitch."""
     for requirement in missing_for(Level.DUMMY):
         return requirement.remedy
     systemd = os.path.isdir("/run/systemd/system")
@@ -236,7 +236,7 @@ def _start() -> str:
 
 
 def _asked(path: str) -> str:
-    """What a daemon of Open vSwitch says of itself: JSON-RPC on its control socket, ovs-appctl(8)."""
+    """Return the version of an Open vSwitch daemon: a JSON-RPC request on its control socket, ovs-appctl(8)."""
     with socket.socket(socket.AF_UNIX) as control:
         control.settimeout(_CONTROL_PATIENCE)
         control.connect(path)

@@ -1,7 +1,7 @@
-"""What doctor can see of Neutron's hybrid firewall: whether it is in use, and whether a qbr has iptables called.
+"""The checks of doctor for Neutron's hybrid firewall: if it is in use, each qbr must call iptables.
 
-Its rules match on tap and qvb, so they hold only where the Linux bridge calls iptables. Neutron's agent does not see to
-that: it only logs a warning (neutron/agent/linux/iptables_firewall.py, _check_netfilter_for_bridges).
+The firewall rules match on tap and qvb, so they need a Linux bridge that calls iptables. Neutron's agent only logs
+a warning if it does not (neutron/agent/linux/iptables_firewall.py, _check_netfilter_for_bridges).
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ from hybridvif.testing.sandbox.missing import as_root, program
 
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 CHAINS = ":neutron-openvswi-"
-"""What the line of a chain of the agent's begins with in the output of iptables-save(8)."""
+"""The prefix of the agent's chains in the output of iptables-save(8)."""
 SAVERS = ("iptables-save", "iptables-nft-save", "iptables-legacy-save")
 AGENT_FILES = (
     "/etc/neutron/plugins/ml2/openvswitch_agent.ini",
     "/etc/neutron/plugins/ml2/ml2_conf.ini",
     "/etc/neutron/neutron.conf",
 )
-"""Where packages have the configuration of the agent."""
+"""The configuration files of the agent in distribution packages."""
 DRIVERS = ("iptables_hybrid", "neutron.agent.linux.iptables_firewall.OVSHybridIptablesFirewallDriver")
 _PATIENCE = 5.0
 
 
 class Firewall(NamedTuple):
-    """Whether Neutron's hybrid firewall is in use on this host."""
+    """The use of Neutron's hybrid firewall on this host."""
 
     in_use: bool | None
-    """None: it cannot be seen."""
+    """None: unknown."""
     evidence: str = ""
-    """Half a sentence."""
+    """The reason, as a clause."""
 
 
 UNSEEN = Firewall(None)
 
 
 def seen_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SAVERS) -> Firewall:
-    """Return what iptables, and the files of the agent, tell this user of the firewall."""
+    """Look for the firewall in iptables and in the configuration files of the agent."""
     chains = _has_chains(savers)
     if chains:
         return Firewall(True, f"iptables has chains {CHAINS[1:]}*")
@@ -61,13 +61,13 @@ def seen_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SA
 def bridge_nf(
     switch: Path, call_iptables: bool, firewall: Firewall = UNSEEN, bridges: Collection[Bridge] = ()
 ) -> CheckResult:
-    """Return whether iptables sees what crosses a qbr.
+    """Check that each qbr calls iptables.
 
-    switch: the sysctl; call_iptables: the option, which needs none; bridges: each qbr there is.
+    switch: the sysctl. call_iptables: the option, which replaces the sysctl. bridges: each qbr.
     """
     name = "bridge-nf"
     tell = failed if firewall.in_use else info
-    # What is not known is said; a firewall that is not in use needs nothing.
+    # Only a firewall that is in use needs the calls. The evidence is reported in any case.
     about = f" ({firewall.evidence})" if firewall.evidence else ""
     try:
         value = switch.read_text(encoding="ascii").strip()
@@ -100,7 +100,7 @@ def bridge_nf(
 
 
 def _has_chains(savers: Iterable[str]) -> bool | None:
-    """Return whether iptables has a chain of the agent's; None if this user cannot see all of it."""
+    """Return True if iptables has a chain of the agent; None if this user cannot read all tables."""
     paths = [path for name in savers if (path := program(name))]
     unknown = not paths
     for path in paths:
@@ -116,7 +116,7 @@ def _has_chains(savers: Iterable[str]) -> bool | None:
 
 
 def _drivers(files: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the files of the agent that set a driver, each with the driver."""
+    """Yield (path, driver) for each configuration file that sets firewall_driver."""
     for path in files:
         section, driver = "", ""
         try:

@@ -1,7 +1,7 @@
-"""A port of which only some fields were given: the rest is taken from what is plugged, and so cannot be judged.
+"""Infer the missing fields of a port from its plugged devices and rows.
 
-What the parts of a port contradict each other about is not known: a value that plug would not choose must not be
-announced as if it would. Of the MTU most devices decide.
+An inferred field cannot be checked for drift. A field is unknown if the parts of the port contradict each other,
+because plug might choose another value. The MTU is that of the majority of the devices.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU, MIN_MTU, Port, VifType, i
 from hybridvif.model.steps import owners_of
 
 OF_LINKS = ("call_iptables", "create_tap")
-"""The fields of which a vhost-user port has none."""
+"""Fields that a vhost-user port does not have."""
 VHOST_USER_MODES = {kind: mode for mode, kind in VHOST_USER_TYPES.items()}
 OPEN_FIELDS = ("mac", "instance_id", "interface_id", "bridge", "mtu")
-"""The fields that a plugged port can tell."""
+"""Fields that can be inferred."""
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "mac": ("attached_mac", "made-tap mac"),
     "instance_id": ("vm_uuid",),
@@ -40,30 +40,30 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "mtu": ("mtu", "peer_mtu", "mtu_request"),
     "id": ("alias", "peer_alias", "iface_id", "port_id"),
 }
-"""What a field decides, by field: the attributes whose right value is unknown if the field is."""
+"""The attributes that depend on each field. Their desired value is unknown if the field is unknown."""
 _NO_MACS = ("02:00:00:00:00:00", "02:00:00:00:00:01", "02:00:00:00:00:02")
-"""Legal MAC addresses, for a port whose row and tap contradict each other."""
+"""Placeholders for the MAC of a port whose row and tap contradict each other."""
 _NO_MTU = 68
-"""A legal MTU, for a port whose MTU nothing tells."""
+"""A placeholder for an unknown MTU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InferredPort:
-    """A port, its gaps filled."""
+    """A port with inferred fields."""
 
     port: Port
     left_out: tuple[str, ...] = ()
-    """The fields that were taken from the plugged port, and so are not judged."""
+    """The inferred fields. They are not checked."""
     unjudged: tuple[str, ...] = ()
-    """The fields that nothing tells, if any was left out: the plan is for a port without them."""
+    """Fields that cannot be inferred at all. The plan is for a port without them."""
     unknown: tuple[str, ...] = ()
-    """Those of left_out that it could not tell; the Port has a placeholder."""
+    """The fields of left_out that could not be inferred. The Port has a placeholder for each."""
     doubtful: tuple[str, ...] = ()
-    """Attributes of its row that contradict each other: one of them at least is wrong, and nothing tells which."""
+    """Attributes of the row that contradict each other. At least one of them is wrong."""
 
     @property
     def unknown_attributes(self) -> frozenset[str]:
-        """The attributes whose right value is not known."""
+        """The attributes whose desired value is unknown."""
         return frozenset(name for field in self.unknown for name in ATTRIBUTES[field])
 
 
@@ -77,12 +77,12 @@ def infer_port(
     """
     values, doubts = values_from(request.port_id, state)
     if any(request.fields.get(name) for name in OF_LINKS):
-        # It is asked for as a hybrid one, whatever is there.
+        # These options request a hybrid port.
         values.pop("vhostuser_mode", None)
     if "vhostuser_mode" in request.fields or all(name in request.fields for name in OPEN_FIELDS):
         values.pop("create_tap", None)
     if bridges and request.with_defaults({**PLACEHOLDERS, **values}).bridge not in bridges:
-        # A plug into that bridge is refused, so the port was plugged into another one.
+        # plug refuses that bridge, so the port was plugged into another one.
         values["bridge"] = bridges[0]
         doubts["bridge"] = ("bridge",)
     left_out = tuple(name for name in OPEN_FIELDS if name not in request.fields)
@@ -103,9 +103,9 @@ def infer_port(
 
 
 def values_from(port_id: str, state: HostState) -> tuple[dict[str, object], dict[str, tuple[str, ...]]]:
-    """Return the fields that the parts of a port tell, as far as they are legal, and those that they contradict.
+    """Return (values by field, doubtful attributes of the row by field).
 
-    Of the latter: the attributes of the row that are doubtful, by field. Their values are placeholders.
+    Invalid values are left out. The value of a doubtful field is a placeholder.
     """
     names = names_of(port_id)
     row = row_of(state, names)
@@ -130,7 +130,7 @@ def values_from(port_id: str, state: HostState) -> tuple[dict[str, object], dict
 def _infer_mtu(
     values: dict[str, object], doubts: dict[str, tuple[str, ...]], state: HostState, names: PortNames
 ) -> None:
-    """Tell the MTU that most devices of the chain have, or the row of a vhost-user port requests."""
+    """Infer the MTU of the majority of the devices, or the MTU requested by the row of a vhost-user port."""
     bridge, veth, row = (state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names))
     found: list[int | None] = [bridge.mtu] if isinstance(bridge, Bridge) else []
     found += [veth.mtu, veth.peer_mtu] if isinstance(veth, Veth) else []
@@ -155,7 +155,7 @@ def _infer_row(values: dict[str, object], row: OvsPort) -> None:
 
 
 def _infer_bridge(values: dict[str, object], doubts: dict[str, tuple[str, ...]], row: OvsPort) -> None:
-    """Tell the bridge, unless bridge_name says that the row belongs to another one, or to none of trunks."""
+    """Infer the bridge. It is doubtful if bridge_name contradicts it, as for trunk bridges."""
     if not is_bridge_name(row.bridge):
         doubts["bridge"] = ("bridge",)
         return
@@ -168,9 +168,10 @@ def _infer_bridge(values: dict[str, object], doubts: dict[str, tuple[str, ...]],
 def _infer_interface_id(
     values: dict[str, object], doubts: dict[str, tuple[str, ...]], row: OvsPort, port_id: str, state: HostState
 ) -> None:
-    """Tell the interface id, where iface-id and our key agree: the key is there if and only if they differ.
+    """Infer the interface id from iface-id.
 
-    Another iface-id is this port's only if something else says that the row is: else it is another port's row.
+    The row has our key hybridvif-port-id if and only if the interface id differs from the port id. A different iface-id
+    counts only if something else assigns the row to this port.
     """
     owners = {owner for link in state.links.values() for owner in owners_of(link)} | {row.port_id}
     keyed, differs = row.port_id == port_id, row.iface_id != port_id
@@ -182,10 +183,10 @@ def _infer_interface_id(
 
 
 def row_of(state: HostState, names: PortNames) -> SwitchPort | None:
-    """The row of a port: that of its switch end, else the one of a vhost-user port."""
+    """Return the switch port: that of the switch end, or that of a vhost-user port."""
     return state.ports.get(names.switch_end) or state.ports.get(names.vhost_user)
 
 
 def is_there(state: HostState, names: PortNames) -> bool:
-    """Whether anything of the port is there; a tap that is the VM's alone does not count."""
+    """Return True if any part of the port exists. The tap of a VM does not count."""
     return any(part.name in names and not isinstance(part, Tap) for part in state)

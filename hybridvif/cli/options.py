@@ -1,4 +1,4 @@
-"""The options of all commands, accepted before and after the command; and what argparse lacks for that."""
+"""Common options, accepted before and after the sub-command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORMAT = re.compile(r"(?:--format=|-[vq]*f)(.+)", re.DOTALL)
 
 
 class UsageError(InvalidInput):
-    """The command line is not legal."""
+    """An invalid command line."""
 
     code = "usage"
 
@@ -25,12 +25,12 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises UsageError where argparse ends the process."""
 
     def error(self, message: str) -> NoReturn:
-        """The command line cannot be parsed."""
+        """Raise UsageError."""
         raise UsageError(f"{self.prog}: {message}; see: {self.prog} --help")
 
 
 def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str]]:
-    """The words before the command, the command, and those after it."""
+    """Split a command line into the words before the sub-command, the sub-command and the words after it."""
     index = 0
     while index < len(words):
         word = words[index]
@@ -41,7 +41,7 @@ def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str
 
 
 def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> Parser:
-    """The parser of what stands before the command."""
+    """Create the parser for the words before the sub-command."""
     parser = Parser(
         prog="hybridvif",
         usage="hybridvif [OPTION...] COMMAND [ARGUMENT...]",
@@ -64,7 +64,7 @@ def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> P
 
 
 def command_parser(command: str, module: Any, formats: Sequence[str]) -> Parser:
-    """The parser of what stands after the command."""
+    """Create the parser for the words after the sub-command."""
     text = str(module.HELP)
     parser = Parser(
         prog=f"hybridvif {command}",
@@ -78,16 +78,16 @@ def command_parser(command: str, module: Any, formats: Sequence[str]) -> Parser:
 
 
 def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> None:
-    """Parse what stands after the command into the arguments that stood before it."""
+    """Parse the words after the sub-command and add them to the arguments parsed before."""
     if any(action.nargs == argparse.REMAINDER for action in parser._actions):
         parser.parse_args(words, args)
     else:
-        # Options may stand between positional arguments; argparse itself takes a run of them once only.
+        # parse_args() rejects options between positional arguments (bpo-14191).
         parser.parse_intermixed_args(words, args)
 
 
 def format_in(words: Sequence[str]) -> str | None:
-    """The format asked for, before the command line is known to be legal: an error is told in it too."""
+    """Return the value of -f in an unparsed command line. A usage error is reported in this format, too."""
     found = None
     for index, word in enumerate(words):
         match = _FORMAT.fullmatch(word)
@@ -101,7 +101,7 @@ def format_in(words: Sequence[str]) -> str | None:
 
 
 def verbosity_in(words: Sequence[str]) -> int:
-    """How often -v stands in the command line, legal or not."""
+    """Count -v in an unparsed command line."""
     own = words[: words.index("--")] if "--" in words else words
     return sum(word.count("v") if re.fullmatch("-[vq]+", word) else word == "--verbose" for word in own)
 
@@ -131,7 +131,7 @@ def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 
 class _Version(argparse.Action):
-    """--version, for which alone the installed package is looked up."""
+    """The --version option. Only this option reads the metadata of the installed package."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import PackageNotFoundError, version

@@ -1,4 +1,4 @@
-"""What doctor asks of os-vif, where that is installed: who answers to the name `ovs`."""
+"""The checks of doctor for os-vif: the plugin that is loaded under the name `ovs`."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hybridvif.postponed import found
 
 
 def osvif_findings(settings: Settings) -> Iterator[CheckResult]:
-    """Nothing without os-vif, unless the configuration counts on it."""
+    """Check os-vif. Yields nothing if it is neither installed nor configured."""
     name = "os-vif"
     if found("os_vif") is None:
         if settings.answer_to_ovs:
@@ -29,7 +29,7 @@ def osvif_findings(settings: Settings) -> Iterator[CheckResult]:
 
 
 def answering(cls: str, settings: Settings) -> CheckResult:
-    """Who answers to `ovs`, as os-vif has it after it has loaded its plugins."""
+    """Check the class that os-vif uses for `ovs`."""
     ours = cls.startswith("hybridvif.")
     if settings.answer_to_ovs and not ours:
         text = f"{cls} answers to 'ovs', though [hybridvif] answer_to_ovs is set"
@@ -41,7 +41,7 @@ def answering(cls: str, settings: Settings) -> CheckResult:
 
 
 def doubles(points: Sequence[EntryPoint], settings: Settings) -> Iterator[CheckResult]:
-    """A warning if several distributions call themselves `ovs`: without the option the order of directories decides."""
+    """Report several plugins named `ovs`. Without answer_to_ovs the order of directories decides."""
     if len(points) < 2:
         return
     where = ", ".join(sorted(f"{point.value} ({point.dist.name if point.dist else 'unknown'})" for point in points))

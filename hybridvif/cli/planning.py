@@ -1,4 +1,4 @@
-"""A dry run of plug or unplug, as an answer: the diff, or the document that plan.py describes."""
+"""The answer of a dry run: the diff, or the document of commands/plan.py."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from hybridvif.model.report import Report, worst_exit_code
 
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
 DIFFERENCES = 3
-"""The exit code where there are differences."""
+"""The exit code if there are differences."""
 
 
 @dataclass(frozen=True)
 class PlanRequest:
-    """What is to be planned."""
+    """The ports to plan for."""
 
     goal: str
     ports: Sequence[Port] = ()
     port_ids: Sequence[str] = ()
     force: bool = False
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By port id: the fields that were taken from the plugged port."""
+    """The inferred fields, by port id."""
 
 
 def completed(requests: Sequence[PortRequest], seen: Observed) -> PlanRequest:
-    """The ports, whatever was left out taken from those that are plugged. Raises InvalidInput where that cannot be."""
+    """Create a request to plug, with missing fields inferred. Raises InvalidInput if a field cannot be inferred."""
     ports, left_out = [], {}
     for request in requests:
         if not request.missing:
@@ -58,7 +58,7 @@ def completed(requests: Sequence[PortRequest], seen: Observed) -> PlanRequest:
 
 
 def part_of(request: PortRequest, seen: Observed) -> HostState:
-    """What is there of one port. Raises InvalidInput if that is nothing, and what was asked for says too little."""
+    """Return the state of one port. Raises InvalidInput if it does not exist and a required field is missing."""
     names = names_of(request.port_id)
     state = seen.state.of(names)
     if request.missing and not is_there(state, names):
@@ -69,7 +69,7 @@ def part_of(request: PortRequest, seen: Observed) -> HostState:
 def answer_of(
     request: PlanRequest, stage: SimulatedHost, *, detailed: bool = False, reasons: bool = False, observed: bool = True
 ) -> Answer:
-    """Rehearse the request, and say what it would do."""
+    """Carry out the request on a simulated host and return the answer."""
     reports = (
         plug_all(request.ports, stage)
         if request.goal == "plug"
@@ -115,7 +115,7 @@ def answer_of(
 
 
 def rows_of(port_id: str, changes: Sequence[Change]) -> Iterator[Mapping[str, object]]:
-    """One row an attribute that changes; one for a part that is made or deleted."""
+    """Yield a row for each changed attribute, and for each part that is created or deleted."""
     for change in changes:
         row = {"port": port_id, "verb": change.verb, "kind": change.part.kind, "name": change.part.name}
         if change.verb == "update":

@@ -1,4 +1,4 @@
-"""A port as a user describes it, from options or from a file, before it is a whole Port."""
+"""The fields of a port given on the command line or in a file. Some required fields may be missing."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from hybridvif.model.port import Port, VifType
 
 FIELDS: tuple[str, ...] = tuple(spec.name for spec in fields(Port))
 REQUIRED = ("mac", "instance_id")
-"""What a Port has no default for, beside its id."""
+"""Fields of a Port that have no default, except the id."""
 OPTIONS: Mapping[str, str] = {
     "mac": "--mac",
     "instance_id": "--instance",
@@ -25,16 +25,16 @@ PLACEHOLDERS: Mapping[str, object] = {
     "mac": "02:00:00:00:00:00",
     "instance_id": "00000000-0000-0000-0000-000000000000",
 }
-"""Legal values for fields nobody knows; nothing is ever plugged with them."""
+"""Valid values for unknown fields. No port is ever plugged with them."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class PortRequest:
-    """A port as it was asked for: the fields that were given, and where. One that exists is legal as far as it goes."""
+    """The given fields of a port, validated by the constructor. Raises InvalidInput."""
 
     fields: Mapping[str, object]
     where: str = ""
-    """ "ports.yaml: entry 2"; empty: the command line."""
+    """The source of the fields, as "ports.yaml: entry 2"; "" for the command line."""
 
     def __post_init__(self) -> None:
         self.with_defaults(PLACEHOLDERS)
@@ -46,34 +46,34 @@ class PortRequest:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """The fields without which there is no Port."""
+        """The required fields that were not given."""
         return tuple(name for name in REQUIRED if name not in self.fields)
 
     def with_defaults(self, others: Mapping[str, object]) -> Port:
-        """The Port, with these values for fields that were not given. Raises InvalidInput."""
+        """Create the Port, with these values for fields that were not given. Raises InvalidInput."""
         try:
             return Port(**{name: others[name] for name in FIELDS if name in others} | dict(self.fields))  # type: ignore[arg-type]
         except InvalidInput as error:
             raise InvalidInput(f"{self.where}: {error}" if self.where else str(error)) from error
 
     def to_port(self) -> Port:
-        """The Port, where all is given that it needs. Raises InvalidInput."""
+        """Create the Port. Raises InvalidInput if a required field is missing."""
         if self.missing:
             raise self.missing_error(self.missing, f"lacks {' and '.join(self.missing)}")
         return self.with_defaults({})
 
     def missing_error(self, names: Sequence[str], why: str) -> InvalidInput:
-        """The error that these fields must be given."""
+        """Create the error for missing or unknown fields."""
         if self.where:
             return InvalidInput(f"{self.where}: port {self.port_id} {why}; add {' and '.join(names)}")
         return InvalidInput(f"port {self.port_id} {why}; give {' and '.join(OPTIONS[name] for name in names)}")
 
 
 def sentence_of_unknown(names: Sequence[str]) -> str:
-    """Return the sentence about fields that a plugged port does not tell: "nothing tells its mtu; give --mtu"."""
+    """Return a hint about fields that cannot be inferred: "nothing tells its mtu; give --mtu"."""
     return f"nothing tells its {' and '.join(names)}; give {' and '.join(OPTIONS[name] for name in names)}"
 
 
 def vif_type_of(text: object) -> object:
-    """The VifType that a file spells, or what it says instead, which Port refuses."""
+    """Return the VifType with this name, or the text itself, which Port rejects."""
     return next((kind for kind in VifType if kind.value == text), text)

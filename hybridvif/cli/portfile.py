@@ -1,7 +1,6 @@
-"""-F: a YAML or JSON file -> the ports that are meant.
+"""Parse the file of -F: a list of mappings in YAML or JSON. Its keys are the fields of hybridvif.Port.
 
-The file is a list of mappings whose keys are exactly the fields of hybridvif.Port. Whatever is wrong with it is told
-in one sentence that names the file, the entry (counted from 1) and the field.
+An error names the file, the entry (counted from 1) and the field.
 """
 
 from __future__ import annotations
@@ -18,13 +17,13 @@ from hybridvif.model.errors import InvalidInput
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of a number, and no key twice.
+    """A YAML loader with the integers of YAML 1.2, that rejects duplicate keys.
 
-    YAML 1.1, which PyYAML reads, takes 52:54:00:12:34:56 for a number to the base of 60, and that is a MAC address.
+    PyYAML implements YAML 1.1, where the MAC address 52:54:00:12:34:56 is an integer to the base of 60.
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping, where every key is there once."""
+        """Construct a mapping. Raises ConstructorError for a duplicate key."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for index, key in enumerate(keys):
             if key in keys[:index]:
@@ -33,7 +32,7 @@ class _Loader(yaml.SafeLoader):
 
 
 LIMIT = 64 << 20
-"""Bytes of a file, some 400,000 ports: an endless one, as /dev/zero, must not fill the memory."""
+"""Maximum size in bytes, about 400,000 ports. An endless file such as /dev/zero must not fill the memory."""
 _Loader.yaml_implicit_resolvers = {
     sign: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] in ("bool", "null")]
     for sign, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -42,7 +41,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1
 
 
 def read_ports(name: str) -> list[PortRequest]:
-    """The ports of a file; "-" is stdin. Raises InvalidInput."""
+    """Read the ports of a file; "-" is stdin. Raises InvalidInput."""
     shown = "stdin" if name == "-" else name
     entries = _loaded(name, shown)
     if entries is None or entries == []:

@@ -17,7 +17,7 @@ _FLAGS: Mapping[str, str] = {
     "create_tap": "--create-tap",
     "multiqueue": "--multiqueue",
 }
-"""Options that stand for true, and take no value."""
+"""Options without a value."""
 _HELP: Mapping[str, tuple[str, str]] = {
     "mac": ("MAC", "the VM's MAC address"),
     "instance_id": ("UUID", "the VM's id"),
@@ -35,7 +35,7 @@ _HELP: Mapping[str, tuple[str, str]] = {
 
 
 def add_port_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
-    """PORT with the options that describe it, or -F."""
+    """Add PORT, the options for its fields, and -F."""
     parser.add_argument("port", nargs="*" if several else "?", metavar="PORT", help="the port's id, a UUID")
     for field, option in OPTIONS.items():
         metavar, text = _HELP[field]
@@ -48,7 +48,7 @@ def add_port_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
 
 
 def add_file_option(parser: argparse.ArgumentParser) -> None:
-    """-F: the ports of a file."""
+    """Add -F, a file of ports."""
     parser.add_argument(
         "-F",
         "--file",
@@ -58,7 +58,7 @@ def add_file_option(parser: argparse.ArgumentParser) -> None:
 
 
 def requested_ports(args: argparse.Namespace) -> list[PortRequest]:
-    """The ports that the command line means. Raises InvalidInput."""
+    """Return the ports of the command line. Raises InvalidInput."""
     given = {field: value for field in (*OPTIONS, *_FLAGS) if (value := getattr(args, field, None)) is not None}
     ids = [args.port] if isinstance(args.port, str) else args.port or []
     if args.file is not None:
@@ -79,7 +79,7 @@ def requested_ports(args: argparse.Namespace) -> list[PortRequest]:
 
 
 def options_of(port: Port, unknown: Sequence[str] = ()) -> list[str]:
-    """The arguments of plug that mean this port; a field that is not known in capitals, to be filled in."""
+    """Return the arguments of `hybridvif plug` for this port. An unknown field gets its metavar as value."""
     words = [port.id]
     for field, option in OPTIONS.items():
         value = getattr(port, field)
@@ -95,5 +95,5 @@ def _default_of(field: str) -> object:
 
 
 def _whole_number(text: str) -> object:
-    # What is none is refused by Port, whose sentence says more than argparse's.
+    # Port rejects other text with a better message than argparse.
     return int(text) if text.isascii() and text.isdigit() else text

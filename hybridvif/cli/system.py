@@ -1,4 +1,4 @@
-"""What doctor can see of a system without privileges: Python, programs, capabilities, the kernel, /proc/sys."""
+"""The checks of doctor that need no privileges: Python, programs, capabilities, the kernel, /proc/sys."""
 
 from __future__ import annotations
 
@@ -27,11 +27,11 @@ _LIBRARIES = ("oslo.privsep", "oslo.config", "oslo.concurrency", "pyroute2", "ov
 _PYTHON = (3, 11)
 _THREADS = 7
 _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
-"""Link kinds, each with a function of the kernel that it cannot be without."""
+"""Link kinds, each with a kernel function that implements it."""
 
 
 def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[CheckResult]:
-    """All of it. call_iptables: whether the configuration has each port's own bridge call iptables; bridges: those."""
+    """Run all checks of this module. call_iptables: the option. bridges: each qbr."""
     yield python()
     yield libraries()
     yield capability()
@@ -47,7 +47,7 @@ def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = (
 
 
 def helper_findings(helper_command: str | None) -> Iterator[CheckResult]:
-    """The programs that start the daemon. helper_command: the configured one, or None."""
+    """Check the programs that start the daemon. helper_command: the configured one, or None."""
     if helper_command:
         yield _program(helper_command.split()[0], "[hybridvif_privileged] helper_command names it")
         return
@@ -61,7 +61,7 @@ def helper_findings(helper_command: str | None) -> Iterator[CheckResult]:
 
 
 def kernel_symbols() -> set[str]:
-    """Those of the functions above, and Open vSwitch's, that the running kernel has; empty if it does not tell."""
+    """Return the functions of link kinds and Open vSwitch in the running kernel; empty if they are hidden."""
     wanted = {*_KINDS.values(), "ovs_dp_cmd_new", "kernel_clone"}
     try:
         with open("/proc/kallsyms", encoding="ascii", errors="replace") as symbols:
@@ -71,7 +71,7 @@ def kernel_symbols() -> set[str]:
 
 
 def module_file(name: str) -> bool:
-    """Whether the running kernel can load this module, or has it built in."""
+    """Return True if the module is built in or can be loaded."""
     listed = Path("/lib/modules", platform.release())
     return any(
         f"/{name}.ko" in file.read_text(encoding="utf-8", errors="replace")
@@ -81,7 +81,7 @@ def module_file(name: str) -> bool:
 
 
 def kernel_kinds() -> Iterator[CheckResult]:
-    """Whether the kernel has Linux bridges and veth pairs."""
+    """Check that the kernel has Linux bridges and veth pairs."""
     symbols = kernel_symbols()
     for kind, symbol in _KINDS.items():
         name = f"kernel: {kind}"
@@ -97,7 +97,7 @@ def kernel_kinds() -> Iterator[CheckResult]:
 
 
 def python() -> CheckResult:
-    """Whether this Python is new enough."""
+    """Check the version of Python."""
     text = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info[:2] >= _PYTHON:
         return passed("python", text)
@@ -105,7 +105,7 @@ def python() -> CheckResult:
 
 
 def libraries() -> CheckResult:
-    """Whether what hybridvif stands on is installed."""
+    """Check that the required libraries are installed."""
     installed, missing = [], []
     for name in _LIBRARIES:
         try:
@@ -119,7 +119,7 @@ def libraries() -> CheckResult:
 
 
 def capability() -> CheckResult:
-    """Whether this process can administer its network namespace."""
+    """Check that this process has CAP_NET_ADMIN in its network namespace."""
     name, bit = "CAP_NET_ADMIN", 1 << CAP_NET_ADMIN
     status = dict(
         line.split(":\t", 1)
@@ -139,7 +139,7 @@ def capability() -> CheckResult:
 
 
 def _owns_network() -> bool:
-    """Whether the network namespace belongs to our user namespace or one below it."""
+    """Return True if our user namespace, or one below it, owns the network namespace."""
     with open("/proc/self/ns/net", "rb") as network:
         try:
             os.close(fcntl.ioctl(network, _NS_GET_USERNS))
@@ -151,7 +151,7 @@ def _owns_network() -> bool:
 
 
 def proc_sys() -> CheckResult:
-    """Whether /proc/sys is whole, and can be written."""
+    """Check that /proc/sys is complete and mounted read-write."""
     lacking = sysctl.lacking()
     if lacking:
         return failed_with("/proc/sys", lacking)
@@ -162,7 +162,7 @@ def proc_sys() -> CheckResult:
 
 
 def boot_id() -> Iterator[CheckResult]:
-    """Whether gc can tell this boot from others, if it cannot."""
+    """Yield a failure if the boot id, which gc needs, cannot be read."""
     try:
         first_seen.boot_id()
     except PreconditionError as error:
@@ -170,7 +170,7 @@ def boot_id() -> Iterator[CheckResult]:
 
 
 def threads() -> CheckResult:
-    """Whether this user may start as many processes and threads as a plug needs."""
+    """Check that this user may start as many threads as a plug needs."""
     name, enough = "threads", threading.Event()
     started = [threading.Thread(target=enough.wait, daemon=True) for _ in range(_THREADS)]
     try:
@@ -185,7 +185,7 @@ def threads() -> CheckResult:
 
 
 def temporary_directory() -> CheckResult:
-    """Whether the socket for the daemon can be made."""
+    """Check that the socket directory of the daemon can be created."""
     name = "temporary directory"
     try:
         path = ahead.private_directory()
@@ -196,7 +196,7 @@ def temporary_directory() -> CheckResult:
 
 
 def ipv6() -> CheckResult:
-    """Whether the kernel has IPv6."""
+    """Report if the kernel has IPv6."""
     there = os.path.exists("/proc/self/net/if_inet6")
     return info(
         "IPv6", "in the kernel" if there else "not in the kernel, so it need not be switched off on the bridges"

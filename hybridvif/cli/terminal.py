@@ -1,6 +1,6 @@
-"""What a command answers, and how it is written: for people as text, for machines as one document on stdout.
+"""The output of a command: text for people, or one document for machines.
 
-With -f json or yaml stdout holds exactly one document, whole or not at all, and everything for people goes to stderr.
+With -f json or yaml, stdout holds exactly one document, and all text for people goes to stderr.
 """
 
 from __future__ import annotations
@@ -25,47 +25,47 @@ _COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1", "dim": "2"}
 
 
 class OutputLost(HybridVifError):
-    """The answer could not be written."""
+    """The output could not be written."""
 
     code = "output-lost"
 
 
 class Paint:
-    """Puts text in colour, or leaves it."""
+    """A function that colors text, if colors are on."""
 
     def __init__(self, on: bool) -> None:
         self._on = on
 
     def __call__(self, text: str, colour: str) -> str:
-        """The text in a colour; "" for none. Control characters, which others may have put there, are spelled out."""
+        """Return the text in a color ("" for none), with control characters escaped."""
         plain = escaped(text)
         return f"\x1b[{_COLOURS[colour]}m{plain}\x1b[0m" if self._on and colour and plain else plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a command has to say, in every form it can be asked for."""
+    """The result of a command, for every output format."""
 
     document: Document
-    """For -f json and yaml."""
+    """The document for -f json and yaml."""
     lines: Callable[[Paint], Sequence[str]]
-    """For people."""
+    """The function that returns the lines for people."""
     columns: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] = ()
-    """For -f table and value."""
+    """The rows of -f table and value."""
     drawings: Mapping[str, Callable[[], str]] | None = None
-    """For formats that only this command has."""
+    """Functions for the formats of this command alone, by format."""
     simulated: bool = False
     warnings: Sequence[str] = ()
-    """What is not wrong with the answer, and yet to be known: a sentence each."""
+    """Sentences for stderr. They do not change the exit code."""
     failures: Sequence[Failure] = ()
     exit_code: int = 0
     silent: bool = False
-    """Whether the lines only say that all went well, so that -q leaves them out."""
+    """True if -q omits the lines."""
 
 
 class Terminal:
-    """stdout and stderr."""
+    """The writer of stdout and stderr, in the format of the command line."""
 
     def __init__(self, form: str | None = None) -> None:
         self.form = form
@@ -76,17 +76,17 @@ class Terminal:
         self._answered = False
 
     def configure(self, args: argparse.Namespace) -> None:
-        """Take the options of a command line that has proved legal."""
+        """Apply the options of a parsed command line."""
         self.form, self._columns = getattr(args, "format", None), getattr(args, "column", None) or ()
         self.verbose, self.quiet, self._color = args.verbose, args.quiet, args.color
 
     @property
     def is_machine(self) -> bool:
-        """Whether stdout is for a machine."""
+        """True if stdout gets a document."""
         return self.form in ("json", "yaml")
 
     def write_answer(self, answer: Answer, default: str = "text") -> int:
-        """Write the answer in the format asked for; the exit code. default: the format, if none was asked for."""
+        """Write the answer and return its exit code. default: the format if there is no -f."""
         form = self.form or default
         text = self._in_form(form, answer)
         if answer.simulated:
@@ -100,14 +100,14 @@ class Terminal:
         return answer.exit_code
 
     def write_failure(self, failure: Failure) -> int:
-        """Write why there is no answer; the exit code."""
+        """Write the failure and return its exit code."""
         self._explain(failure)
         if self.is_machine and not self._answered:
             self._write(self._dumped({"error": failure.document}))
         return failure.exit_code
 
     def write_note(self, text: str, colour: str = "") -> None:
-        """One line for people, on stderr."""
+        """Write one line to stderr."""
         write(sys.stderr, f"{self._paint(sys.stderr)(text, colour)}\n")
 
     def _in_form(self, form: str, answer: Answer) -> str:
@@ -146,7 +146,7 @@ class Terminal:
 
 
 def cell(value: object) -> str:
-    """A value of a table, in one word where it has one."""
+    """Format a value for a table."""
     if value is None or value == "":
         return "-"
     return str(value).lower() if isinstance(value, bool) else str(value)

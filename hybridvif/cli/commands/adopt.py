@@ -1,11 +1,11 @@
-"""hybridvif adopt: the ports of this host that os-vif, Nova or a script has plugged, made hybridvif's as they run.
+"""hybridvif adopt: take over running ports that os-vif, Nova or a script has plugged.
 
-A port is adopted by a plug of what its own row and links say, so what it says wrong stays wrong. Ports that carry
-hybridvif's mark already are left out. So are those that do not tell enough: they are named on stderr.
+A port is adopted by a plug with the fields inferred from its row and links. A wrong value stays wrong. Ports with
+our ownership tags are skipped. Ports with unknown fields are skipped too, and reported on stderr.
 
-Its document is that of `hybridvif plug`; with --dry-run that of `hybridvif plan plug`; to both is added
+The document is that of `hybridvif plug`, with --dry-run that of `hybridvif plan plug`, with one more key:
 
-    skipped     each: key, the 11 characters that name the devices; reason
+    skipped     for each port: key (the 11 characters in the device names) and reason
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hybridvif.model.port import Port
 
 MARKS = 3
-"""How many links of a port carry its id: qbr, qvb, qvo."""
+"""The number of ownership tags of a port: qbr, qvb, qvo."""
 HELP = "make the ports that something else has plugged hybridvif's, as they run"
 FORMATS = ("text", "json", "yaml")
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Adopt them all; the exit code of the one that ended worst."""
+    """Adopt all ports and return the worst exit code."""
     from hybridvif.cli.connection import connected
 
     with connected(args) as host:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
-    """What adoption does or would do, and the ports it leaves out."""
+    """Adopt the ports. Return the answer and the skipped ports."""
     import time
 
     from hybridvif.cli import planning
@@ -68,14 +68,14 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
 
 @dataclass(frozen=True)
 class Candidates:
-    """The ports that can be adopted, and those that cannot, each with its reason."""
+    """The ports to adopt, and the skipped ports with their reasons."""
 
     ports: Sequence[Port]
     skipped: list[Mapping[str, str]]
 
 
 def candidates(seen: Observed) -> Candidates:
-    """The plugged ports without hybridvif's mark."""
+    """Return the plugged ports without our ownership tags."""
     from hybridvif.cli.output.topology import plugged_ports
 
     ports: list[Port] = []

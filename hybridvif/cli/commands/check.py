@@ -1,24 +1,23 @@
-"""hybridvif check: what plug would change of ports that are there.
+"""hybridvif check: the drift of plugged ports.
 
-Its document:
+The document:
 
     command     "check"
-    simulated   true: it is no real host that was checked
-    in_order    whether all ports are in order, as far as checked
-    ports       each: port, in_order, code and reason (why plug would refuse it; else ""), drift, unchecked
-    warnings    sentences: another row of Open vSwitch bears the iface-id of a port
-    error       only if plug would refuse a port, or a bridge is missing (failure.py)
+    simulated   true if no real host was checked
+    in_order    true if no port has drift
+    ports       for each port: port, in_order, code and reason (of a refusal by plug; else ""), drift, unchecked
+    warnings    sentences: another row of Open vSwitch has the iface-id of a port
+    error       only if plug would refuse a port or a bridge is missing (failure.py)
 
 `drift` is a list, empty if the port is in order:
 
-    kind, name  of the part
-    attribute   null where the part as a whole is missing (or should be)
-    before      its value; "absent" of a missing part
-    after       its value to be; "present" of a missing part; "?" if it ought to have one and nobody knows which
-    why, bugs   of an attribute, as in documents.py
+    kind, name  the part
+    attribute   null if the whole part is missing or must be deleted
+    before      the observed value; "absent" for a missing part
+    after       the desired value; "present" for a missing part; "?" if it is unknown
+    why, bugs   the reason for an attribute (output/document.py)
 
-`unchecked` names the fields that were left out, and so taken from the plugged port itself; and, as "name: attribute",
-what this kernel lacks.
+`unchecked` lists the inferred fields, and the attributes that this kernel lacks as "name: attribute".
 """
 
 from __future__ import annotations
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Compare each port with what plug would make of it."""
+    """Compare each port with its desired state."""
     requests = requested_ports(args)
 
     from hybridvif.cli.checking import answer_of

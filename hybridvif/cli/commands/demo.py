@@ -1,4 +1,4 @@
-"""hybridvif demo: two ports plugged on a throw-away host, a ping across, the drawing, unplug, "0 left over"."""
+"""hybridvif demo: plug two ports in a sandbox, ping, draw the topology, unplug, list leftovers."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tell the story as well as this host allows; 0 if all that was promised held and nothing is left over."""
+    """Run the demo at the best level of this host. Return 0 if every step succeeded and nothing is left over."""
     from hybridvif.testing.sandbox import Level, here, probe
 
     wanted = Level(args.level) if args.level else None
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def _elsewhere(level: Level | None) -> NoReturn:
-    """Start again inside a sandbox, where here() is true."""
+    """Restart the demo inside a sandbox, where here() is not None."""
     from hybridvif.testing.sandbox import enter
 
     enter(["hybridvif", "demo"], level=level, quiet=True)
@@ -129,7 +129,7 @@ def _ports() -> list[Port]:
 
 @contextlib.contextmanager
 def _vms(ports: Sequence[Port]) -> Iterator[Vm]:
-    """A running VM behind each port; yields the first."""
+    """Run a VM behind each port; yields the first."""
     from hybridvif.testing.sandbox import Vm
 
     _title("start a VM behind each: a network namespace with the VM's MAC, its tap in the port's qbr")
@@ -167,7 +167,7 @@ def _draw(ports: Sequence[Port], *, is_real: bool = True) -> None:
 
 
 def _inventory() -> set[str]:
-    """Everything a plug could leave behind on this host, by name; for OVSDB every row."""
+    """Return the names of all links, network namespaces and OVSDB rows of this host."""
     names = {f"link {name}" for _, name in socket.if_nameindex()}
     with contextlib.suppress(FileNotFoundError):
         names |= {f"network namespace {name}" for name in os.listdir("/run/netns")}

@@ -1,11 +1,10 @@
-"""hybridvif doctor: every precondition.
+"""hybridvif doctor: check every precondition.
 
-Its document:
+The document:
 
     command     "doctor"
-    ok          whether nothing failed
-    findings    each: name; verdict, which is pass, fail or info (of no consequence for plugging); text; and remedy, the
-                command that mends it, or ""
+    ok          true if nothing failed
+    findings    for each check: name, verdict (pass, fail, info), text, remedy (the command that fixes it, or "")
 """
 
 from __future__ import annotations
@@ -30,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at everything; nothing is changed."""
+    """Run all checks. Nothing is changed."""
     from hybridvif.cli.connection import config_files
     from hybridvif.cli.diagnosis import findings
 
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def answer_of(results: Sequence[CheckResult]) -> Answer:
-    """What was found, and 5 if anything fails."""
+    """Return the answer, with exit code 5 if a check failed."""
     from dataclasses import asdict
 
     from hybridvif.cli.terminal import Answer

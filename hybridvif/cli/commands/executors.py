@@ -1,12 +1,18 @@
-"""hybridvif executors: who can carry out plans on this host.
+"""hybridvif executors: the installed executors.
 
-Its document:
+The document:
 
     command     "executors"
-    executors   each: name; role, link or switch; configured: whether it is the one that is used; origin: the
-                distribution that brought it, with its version; object: where its class is; serves: the kinds of part
-                it makes; programs: what must be installed for it; capabilities: what the daemon needs for it;
-                missing: what of that is not there, as sentences
+    executors   for each executor:
+                name
+                role            link or switch
+                configured      true if it is the configured one
+                origin          its distribution and version
+                object          its class, as module:name
+                serves          the kinds of parts that it serves
+                programs        the programs that it needs
+                capabilities    the capabilities that it needs
+                missing         unmet requirements, as sentences
 """
 
 from __future__ import annotations
@@ -25,7 +31,7 @@ HELP = "the installed executors: role, origin, what they need, and what of that 
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("name", "role", "configured", "origin", "serves", "programs", "capabilities", "missing")
 CAPABILITIES = ("CAP_NET_ADMIN",)
-"""What the daemon keeps; an executor that needs less or more says so in an attribute `capabilities`."""
+"""The capabilities that the daemon keeps. An executor can override them with an attribute `capabilities`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,7 +42,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at what is installed; nothing is changed."""
+    """Print the installed executors. Nothing is changed."""
     from hybridvif.cli.connection import connected
     from hybridvif.cli.terminal import Answer
 
@@ -86,7 +92,7 @@ def _of_role(role: str, settings: Settings) -> Iterator[dict[str, Any]]:
 
 
 def _loaded(point: EntryPoint) -> tuple[Any, str]:
-    """The class, and why there is none."""
+    """Return (class, ""), or (None, error)."""
     try:
         return point.load(), ""
     except Exception as error:  # noqa: BLE001  # whatever a third party's module raises when it is imported

@@ -1,19 +1,19 @@
-"""hybridvif gc: what is left of ports that are no more.
+"""hybridvif gc: delete orphans.
 
-Its document:
+The document:
 
     command     "gc"
-    dry_run     whether nothing was removed
-    simulated   true: it is no real host
-    older_than  seconds for which a remain must have been noted before it is removed
-    remains     each:
+    dry_run     true if nothing was deleted
+    simulated   true for a simulated host
+    older_than  the minimum age of an orphan in seconds
+    remains     for each orphan:
                 port        the port id
                 parts       its parts: kind, name
-                is_tagged   whether it bears our mark; else os-vif may have made it
-                seconds     for how long it has been noted
-                due         whether that is long enough
-                report      of its removal (documents.py); null if it was left
-    error       only if a removal failed: that of the one that ended worst (failure.py)
+                is_tagged   true if it has our ownership tag; else os-vif may have created it
+                seconds     the time since it was first seen
+                due         true if it is old enough
+                report      the report of its deletion (output/document.py); null if it was kept
+    error       only if a deletion failed: the worst failure (failure.py)
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ HELP = "remains of ports that are no more, removed once they have been there for
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("port", "parts", "seconds", "due", "status")
 OLDER_THAN = 3600.0
-"""As in wholehost.py, which is not loaded to parse a command line."""
+"""A copy of the default of engine/host_wide.py, which is not imported to parse a command line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +49,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, and remove what has been there long enough; the exit code of the removal that ended worst."""
+    """Delete the orphans that are old enough and return the worst exit code."""
     from hybridvif.cli.connection import connected
 
     with connected(args) as host:
@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
 def answer_of(
     host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = False, unmarked: bool = False
 ) -> Answer:
-    """The remains of this host, and what became of them."""
+    """Collect the orphans and return the answer."""
     from hybridvif.cli.failure import error_of, failure_of_report
     from hybridvif.cli.planning import DIFFERENCES
     from hybridvif.cli.terminal import Answer

@@ -1,18 +1,15 @@
-"""hybridvif list: the ports, one a line.
+"""hybridvif list: the plugged ports, one per line.
 
-Its document:
+The document:
 
     command     "list"
-    simulated   true: it is no real host
-    ports       each:
-                port    its id; null if nothing tells it
-                key     the 11 characters that name its devices
-                bridge, ofport, mac, mtu    null where they are not there
-                state   in-order; drift: whole, but not as it should be; half: its bridge, veth pair or row is missing;
-                        orphan: half, and what gc takes in time; conflict: plug would refuse it
-    warnings    sentences: another row of Open vSwitch bears the iface-id of a port
-
-The state is judged by what the port's own row says (topology.py).
+    simulated   true for a simulated host
+    ports       for each port:
+                port    the id; null if it is unknown
+                key     the 11 characters in the device names
+                bridge, ofport, mac, mtu    null if they do not exist
+                state   in-order, drift, half, orphan or conflict (output/topology.py)
+    warnings    sentences: another row of Open vSwitch has the iface-id of a port
 """
 
 from __future__ import annotations
@@ -38,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List them."""
+    """Print the ports."""
     from hybridvif.cli.connection import connected
 
     with connected(args) as host:
@@ -47,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> Answer:
-    """The ports of this host that are in one of these states."""
+    """Return the answer for the ports in these states."""
     import time
 
     from hybridvif.cli.output.topology import plugged_ports
@@ -68,7 +65,7 @@ def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> An
 
 
 def port_document(port: Plugged) -> Mapping[str, object]:
-    """One port of the list."""
+    """Convert one port to a document."""
     return {
         "port": port.port_id,
         "key": port.key,

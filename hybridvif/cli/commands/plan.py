@@ -1,17 +1,22 @@
-"""hybridvif plan: a dry run.
+"""hybridvif plan: a dry run of plug or unplug.
 
-Its document:
+The document:
 
     command     "plan"
     goal        "plug" or "unplug"
-    observed    false: this host could not be observed, and the plan is for one where nothing of the ports is there
-    simulated   true: it is no real host that was observed
-    ports       each: port; code and reason: why it would be refused, else ""; steps (documents.py), empty if there is
-                nothing to do; besides (besides.py); left_out: the fields that were taken from the plugged port
-    summary     {"create": 2, "update": 1, "delete": 0}: parts, not steps
-    error       only if a port would be refused, or a bridge is missing (failure.py)
+    observed    false if the host could not be observed, and the plan is for a host without these ports
+    simulated   true if no real host was observed
+    ports       for each port:
+                port
+                code        "", or the error code of a refusal
+                reason      "", or the reason of the refusal
+                steps       output/document.py; empty if there is nothing to do
+                besides     the side effects (output/besides.py)
+                left_out    the fields that were inferred from the plugged port
+    summary     the number of parts: {"create": 2, "update": 1, "delete": 0}
+    error       only if a port would be refused or a bridge is missing (failure.py)
 
--f shell prints the plan as the brctl, ip, sysctl and ovs-vsctl lines that do it, for `sh -e` as root.
+-f shell prints the plan as a script of brctl, ip, sysctl and ovs-vsctl commands, for `sh -e` as root.
 """
 
 from __future__ import annotations
@@ -45,7 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say what would be done."""
+    """Print the plan."""
     from hybridvif.cli.connection import connected
     from hybridvif.cli.options import UsageError
 
@@ -70,7 +75,7 @@ def run(args: argparse.Namespace) -> int:
 
 
 def run_request(args: argparse.Namespace, request: PlanRequest) -> int:
-    """Plan the request and say it. Without root a plug is planned for a host that has nothing of the ports."""
+    """Print the plan for the request. Without root, a plug is planned for a host without these ports."""
     from hybridvif.cli.connection import connected
     from hybridvif.engine.simulated_host import look, nothing_seen
     from hybridvif.model.errors import ConfigurationError, PreconditionError

@@ -1,14 +1,14 @@
-"""hybridvif plug: ports, plugged.
+"""hybridvif plug.
 
-Its document:
+The document:
 
     command     "plug"
-    simulated   true: nothing was done on any real host
-    ports       a report each, in the order asked for (documents.py)
-    summary     how many ports ended with each status: {"done": 2, "refused": 1}
-    error       only if a port is not done: that of the one that ended worst (failure.py)
+    simulated   true if no real host was changed
+    ports       a report for each port, in the order of the command line (output/document.py)
+    summary     the number of ports by status: {"done": 2, "refused": 1}
+    error       only if a port failed: the worst failure (failure.py)
 
-With --dry-run it is that of `hybridvif plan plug` (plan.py).
+With --dry-run, the document is that of `hybridvif plan plug` (plan.py).
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plug them all; the exit code of the one that ended worst."""
+    """Plug all ports and return the worst exit code."""
     from hybridvif.cli.connection import connected
     from hybridvif.cli.output.progress import shown
 
@@ -53,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
 def answer_of(
     ports: Sequence[Port], host: AnyHost, *, verbose: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> Answer:
-    """Plug these ports, and say what came of it."""
+    """Plug these ports and return the answer."""
     from hybridvif.cli.output.reporting import reported
     from hybridvif.engine.api import plug_all
 

@@ -1,15 +1,15 @@
-"""hybridvif reconcile: a whole host, brought in order.
+"""hybridvif reconcile: plug all ports of a host, and with --prune unplug all others.
 
-Its document:
+The document:
 
     command     "reconcile"
-    dry_run     whether nothing was done, and `steps` is what would be
-    simulated   true: nothing was done on any real host
-    ports       each of the file, in its order, and then with --prune each that was there and not in the file:
+    dry_run     true if nothing was changed, and `steps` is the plan
+    simulated   true if no real host was changed
+    ports       for each port of the file, then for each port that --prune unplugs:
                 goal        "plug" or "unplug"
-                and a report (documents.py); of a dry run `port`, `code`, `reason`, `steps` (without `result`) alone
-    summary     how many ports ended with each status; of a dry run how many parts to create, update, delete
-    error       only if a port is not done: that of the one that ended worst (failure.py)
+                and a report (output/document.py); for a dry run only port, code, reason, steps (without result)
+    summary     the number of ports by status; for a dry run the number of parts to create, update and delete
+    error       only if a port failed: the worst failure (failure.py)
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Plug the ports of the file; the exit code of the one that ended worst."""
+    """Reconcile the host and return the worst exit code."""
     from hybridvif.cli.connection import connected
 
     if args.file is None:
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace) -> int:
 def answer_of(
     ports: Sequence[Port], host: AnyHost, *, prune: bool = False, dry_run: bool = False, verbose: int = 0
 ) -> Answer:
-    """Reconcile the host with these ports, and say what came of it."""
+    """Reconcile the host with these ports and return the answer."""
     from hybridvif.cli.failure import error_of, failure_of_report
     from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_wide import reconcile

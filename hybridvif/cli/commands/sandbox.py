@@ -1,4 +1,4 @@
-"""hybridvif sandbox: a shell, or one command, on a throw-away host."""
+"""hybridvif sandbox: run a shell or one command in a sandbox."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Become the sandbox; its exit code is the command's, 128+n for signal n, 5 if it cannot be had."""
+    """Replace this process. The exit code is that of the command, 128+n for signal n, or 5 without a sandbox."""
     from hybridvif.testing.sandbox import Level, enter
 
     argv: list[str] = args.argv[1:] if args.argv[:1] == ["--"] else args.argv

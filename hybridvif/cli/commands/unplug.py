@@ -1,6 +1,6 @@
-"""hybridvif unplug: ports, unplugged.
+"""hybridvif unplug.
 
-Its document is that of plug (plug.py), with the command "unplug"; with --dry-run that of `plan unplug` (plan.py).
+The document is that of plug (plug.py), with the command "unplug". With --dry-run it is that of `plan unplug` (plan.py).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Unplug them all; the exit code of the one that ended worst."""
+    """Unplug all ports and return the worst exit code."""
     from hybridvif.cli.connection import connected
     from hybridvif.cli.output.progress import shown
 
@@ -51,7 +51,7 @@ def answer_of(
     verbose: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> Answer:
-    """Unplug these ports, and say what came of it."""
+    """Unplug these ports and return the answer."""
     from hybridvif.cli.output.reporting import reported
     from hybridvif.engine.api import unplug_all
 

@@ -1,12 +1,12 @@
-"""What comes and goes with the rows of ports in Open vSwitch, in words and as documents.
+"""The side effects of a plan: bridges and QoS rows that are created and deleted with ports.
 
-A document of it:
+A document:
 
     verb        create or delete
     kind        ovs-bridge or qos
-    name        of the bridge; of a QoS row that of the port whose it is
-    type        of what is made: the datapath type of a bridge, "" for the default; the type of a QoS
-    only_if     what it depends on and the plan does not look at; "" if on nothing
+    name        the bridge, or the port of a QoS row
+    type        the datapath type of a created bridge ("" for the default), or the QoS type
+    only_if     a condition that the plan does not check; "" if there is none
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from hybridvif.executors.besides import IF_THERE, OVS_BRIDGE, Beside
 
 
 def beside_documents(besides: Sequence[Beside]) -> list[Mapping[str, object]]:
-    """All of them."""
+    """Convert the side effects to documents."""
     return [asdict(beside) for beside in besides]
 
 
 def beside_lines(besides: Sequence[Beside], paint: Paint, *, reasons: bool = False) -> Iterator[str]:
-    """One line each; a QoS row that may be there, as of any port, is told with the reasons alone."""
+    """Yield one line for each side effect. A QoS row that may not exist is shown only with reasons."""
     for beside in besides:
         if reasons or beside.only_if != IF_THERE:
             yield paint(f"       {_text(beside)}", "green" if beside.verb == "create" else "red")

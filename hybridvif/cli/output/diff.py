@@ -1,4 +1,4 @@
-"""A plan as a coloured diff, terraform's marks before the parts of a port."""
+"""A plan as a colored diff, with the marks of Terraform."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from hybridvif.model.reasons import reason_of
 
 _MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
 _WIDTH = 31
-"""Of a veth pair's two names and what is between them."""
+"""The width of "qvb... = qvo..."."""
 
 
 def diff_lines(changes: Sequence[Change], paint: Paint, *, reasons: bool = False) -> Iterator[str]:
-    """One line a part; with reasons, one more for each attribute."""
+    """Yield one line for each part and, with reasons, for each attribute."""
     for change in changes:
         mark, colour = _MARKS[change.verb]
         part = change.part
@@ -48,7 +48,7 @@ def _reasons(change: Change, paint: Paint) -> Iterator[str]:
 
 
 def grouped(sections: Iterable[tuple[str, Iterable[str]]], paint: Paint) -> Iterator[str]:
-    """The lines of several ports, each under its heading; of one port without."""
+    """Yield the lines of all sections. The heading is left out if there is one section only."""
     groups = [(heading, list(lines)) for heading, lines in sections]
     for heading, lines in groups:
         if len(groups) > 1 and lines:

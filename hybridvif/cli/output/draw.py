@@ -14,7 +14,7 @@ from hybridvif.model.parts import ForeignObject, VhostUserPort
 DEAD_VLAN = 4095
 
 Node = tuple[str, str, "list[Node]"]
-"""Text, colour, and what hangs on it."""
+"""(text, color, children)."""
 
 
 def tree(
@@ -24,7 +24,7 @@ def tree(
     paint: Paint,
     options: Sequence[str] = (),
 ) -> Iterator[str]:
-    """The lines of the drawing. bridges: the integration bridges to be shown, and their datapath types."""
+    """Yield the lines of the drawing. bridges: the integration bridges, with their datapath types."""
     for name, datapath in bridges.items():
         here = [port for port in ports if port.row and port.row.bridge == name]
         details = ", ".join(filter(None, (version, datapath)))
@@ -83,7 +83,7 @@ def _head(port: Plugged) -> str:
 
 
 def _chain(port: Plugged) -> list[Node]:
-    """From qvo on, as far as one thing is in another."""
+    """Return the nodes from qvo on, as far as they are connected."""
     veth, bridge = port.veth, port.bridge
     if veth is None and isinstance(port.row, VhostUserPort):
         return [(f"= {port.row.type}  mtu {port.mtu or 'none'}", "", [])]
@@ -105,7 +105,7 @@ def _bridge(port: Plugged) -> Node:
 
 
 def _apart(port: Plugged) -> list[Node]:
-    """What has a name of the port's and hangs on nothing."""
+    """Return the devices of the port that are not connected to its other devices."""
     nodes: list[Node] = []
     veth = port.veth
     if port.bridge is not None and (veth is None or veth.master != port.names.bridge):

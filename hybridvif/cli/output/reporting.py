@@ -1,4 +1,4 @@
-"""The reports of plug and unplug, as an answer: one line a port, and of several ports a summary."""
+"""The answer of plug and unplug: one line for each port, and a summary of several ports."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COLUMNS = ("port", "status", "changed", "retries", "code")
 
 
 def reported(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
-    """What plug or unplug came to."""
+    """Create the answer of plug or unplug."""
     documents = [report_document(report) for report in reports]
     failures = [failure_of_report(report) for report in reports if not report.ok]
     exit_code = worst_exit_code(list(reports))
@@ -48,7 +48,7 @@ def reported(command: str, reports: Sequence[Report], *, verbose: int = 0) -> An
 
 
 def ending_of(command: str, report: Report) -> str:
-    """How it ended with one port, in a few words."""
+    """Return the result of one port in a few words."""
     if not report.ok:
         return _ENDINGS[report.status]
     changes = changes_of_plan(outcome.step for outcome in report.outcomes if outcome.result is Result.DONE)
@@ -64,7 +64,7 @@ def ending_of(command: str, report: Report) -> str:
 
 
 def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> Iterator[str]:
-    """One port in a line; with -v what was done, and why."""
+    """Yield a line for one port and, with -v, its changes with reasons."""
     yield f"{report.port_id}  {paint(ending_of(command, report), _COLOURS.get(report.status, 'red'))}"
     if verbose:
         yield from diff_lines(changes_of_plan(outcome.step for outcome in report.outcomes), paint, reasons=True)
@@ -73,7 +73,7 @@ def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> It
 
 
 def summary_line(reports: Sequence[Report]) -> str:
-    """How many ended how."""
+    """Return the number of ports by result."""
     ends = Counter("changed" if report.ok and report.changed else _result_of(report) for report in reports)
     return f"{len(reports)} ports: {', '.join(f'{count} {end}' for end, count in ends.items())}."
 

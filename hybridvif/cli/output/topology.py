@@ -1,7 +1,7 @@
-"""What is plugged on a host, port by port, each judged by the wiring that it itself asks for.
+"""The plugged ports of a host, each compared with its desired state.
 
-What a port should be is read from its own row (ids, MAC, instance, bridge) and from qvo (MTU), as by `hybridvif check
-PORT`; so a value that is wrong everywhere is not seen here, and `check` with all options is the stricter judge.
+The fields of a port are inferred from its row (ids, MAC, instance, bridge) and its devices (MTU), as by
+`hybridvif check PORT`. A value that is wrong everywhere is found only by `check` with all options.
 """
 
 from __future__ import annotations
@@ -27,26 +27,26 @@ from hybridvif.model.port import Port, VifType
 from hybridvif.model.steps import owners_of
 
 _NOBODY = "00-0000-0000-000000000000"
-"""Completes the 11 characters of a name where nothing tells the port's id."""
+"""Completes the 11 characters of a device name to a UUID if the port id is unknown."""
 
 
 class Standing(enum.Enum):
-    """How it stands with a plugged port."""
+    """The state of a plugged port."""
 
     IN_ORDER = "in-order"
     DRIFT = "drift"
-    """Whole, but not as it should be."""
+    """Complete, but some attributes differ from the desired state."""
     HALF = "half"
-    """Its bridge, its veth pair or its row is missing."""
+    """The bridge, the veth pair or the row is missing."""
     ORPHAN = "orphan"
-    """Half, ours and without a VM: what gc takes, once it has been so for some time."""
+    """Incomplete, with our ownership tag and without a VM. gc deletes it after some time."""
     CONFLICT = "conflict"
-    """Something foreign is in the way, or two ports claim it: plug refuses."""
+    """plug refuses: there is a foreign object, or two ports share the device names."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plugged:
-    """One port as it is on a host."""
+    """A port as observed on the host."""
 
     names: PortNames
     state: HostState
@@ -54,78 +54,78 @@ class Plugged:
     inferred: InferredPort
     standing: Standing
     changes: tuple[Change, ...] = ()
-    """What plug would change."""
+    """The changes that plug would make."""
     conflict: str = ""
-    """Why plug would refuse."""
+    """The reason of a refusal; "" if plug would not refuse."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is no drift of its own, and yet to be known."""
+        """Warnings about other rows with the same iface-id."""
         return warnings_of(self.inferred.port, self.facts) if self.port_id else ()
 
     @property
     def key(self) -> str:
-        """The 11 characters that name its devices."""
+        """The 11 characters of the port id in its device names."""
         return str(key_of(self.names.bridge))
 
     @property
     def port_id(self) -> str | None:
-        """Its id; None if nothing tells it."""
+        """The port id; None if it is unknown."""
         return None if "id" in self.inferred.unknown else self.inferred.port.id
 
     @property
     def bridge(self) -> Bridge | None:
-        """Its Linux bridge."""
+        """The Linux bridge."""
         found = self.state.links.get(self.names.bridge)
         return found if isinstance(found, Bridge) else None
 
     @property
     def veth(self) -> Veth | None:
-        """Its veth pair."""
+        """The veth pair."""
         found = self.state.links.get(self.names.bridge_end)
         return found if isinstance(found, Veth) else None
 
     @property
     def row(self) -> OvsPort | None:
-        """Its rows in OVSDB."""
+        """The rows in OVSDB."""
         found = row_of(self.state, self.names)
         return found if isinstance(found, OvsPort) else None
 
     @property
     def is_vhost_user(self) -> bool:
-        """Whether it is a vhost-user port, which has no links."""
+        """True for a vhost-user port, which has no links."""
         return isinstance(self.row, VhostUserPort)
 
     @property
     def switch_name(self) -> str:
-        """The name of its port in the switch."""
+        """The name of the port in the switch."""
         return self.names.vhost_user if self.is_vhost_user else self.names.switch_end
 
     @property
     def mtu(self) -> int | None:
-        """Its MTU; None where nothing tells it."""
+        """The MTU; None if it is unknown."""
         if isinstance(self.row, VhostUserPort):
             return self.row.mtu_request or None
         return self.veth.peer_mtu if self.veth else None
 
     @property
     def fact(self) -> PortFact:
-        """What the switch says of it."""
+        """The facts about the port in the switch."""
         return self.facts.ports.get(self.switch_name, PortFact())
 
     @property
     def members(self) -> tuple[str, ...]:
-        """What is in its Linux bridge beside qvb."""
+        """The members of the Linux bridge, except qvb."""
         held = self.facts.members.get(self.names.bridge, ())
         return tuple(name for name in held if name != self.names.bridge_end)
 
     def link(self, name: str) -> LinkFact | None:
-        """What the kernel says of a device."""
+        """Return the facts about a device."""
         return self.facts.links.get(name)
 
 
 def plugged_ports(seen: Observed) -> list[Plugged]:
-    """The ports of which anything is there, by name."""
+    """Return the ports that have at least one part, ordered by name."""
     orphans = {orphan.port_id[:KEY_LENGTH] for orphan in find_orphans(seen, ()) if orphan.is_tagged}
     return [
         _judged(key, names_of_key(key), state, seen.facts, key in orphans)
@@ -160,7 +160,7 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
 
 
 def _unnamed(state: HostState) -> str:
-    """What keeps a row without any mark of ours from telling whose it is: an iface-id of its own; empty if nothing."""
+    """Return an explanation if the port id is unknown because the row has an own iface-id; else ""."""
     rows = [row for row in state.ports.values() if isinstance(row, OvsPort) and not is_uuid(row.port_id)]
     if any(owners_of(link) for link in state.links.values()) or not any(is_uuid(row.iface_id) for row in rows):
         return ""
@@ -181,7 +181,7 @@ def _standing_of(state: HostState, names: PortNames, changes: tuple[Change, ...]
 
 
 def _id_of(key: str, state: HostState) -> str | None:
-    """The id of the port, from the evidence that there is, the strongest first."""
+    """Return the port id from the strongest evidence; None if there is none."""
     marks = [mark for link in state.links.values() for mark in sorted(owners_of(link))]
     marks += [link.alias for link in state.links.values() if isinstance(link, ForeignObject)]
     for row in state.ports.values():
@@ -207,7 +207,7 @@ def warnings_of(port: Port, facts: Facts) -> tuple[str, ...]:
 
 
 def fix_of(port: Plugged, options: Sequence[str] = ()) -> list[str] | None:
-    """The command that mends a port; None if it is in order, or only its conflict says what to do."""
+    """Return the command that fixes a port; None if it is in order or in conflict."""
     if port.standing in (Standing.IN_ORDER, Standing.CONFLICT):
         return None
     words = options_of(port.inferred.port, port.inferred.unknown)
