@@ -92,7 +92,7 @@ def candidates(seen: Observed) -> Candidates:
 
 
 def is_tagged(state: HostState, port_id: str) -> bool:
-    """Whether each link says whose it is, which hybridvif alone writes there; an adoption may have been cut short."""
+    """Return True if every link has our ownership tag. An interrupted adoption has only some of them."""
     marks: list[str] = []
     for link in state.links.values():
         match link:

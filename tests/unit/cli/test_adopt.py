@@ -1,4 +1,4 @@
-"""hybridvif adopt: which ports it takes, which it names and leaves, and that a dry run writes nothing."""
+"""hybridvif adopt: adopted ports, skipped ports, dry runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.answers import ID, OTHER, PORT, QBR, QVB, QVO, plugged, text_
 
 
 def unmarked(*left_marked: str) -> RecordingHost:
-    """A host on which one port is hybridvif's, and another is os-vif's, but for marks on these links."""
+    """Create a host with a port of ours and a port of os-vif that has our tags on these links."""
     host = plugged(PORT, OTHER)
     bridge, veth = host.state.links[QBR], host.state.links[QVB]
     assert isinstance(bridge, Bridge)

@@ -69,7 +69,7 @@ def test_a_value_that_is_wrong_is_found_only_if_the_right_one_is_told() -> None:
 
 
 UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables", "nf_call_ip6tables")
-"""What a port without wishes of its own leaves as it is."""
+"""Attributes that a port without explicit values does not change."""
 
 
 @pytest.mark.parametrize(

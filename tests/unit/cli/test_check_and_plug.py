@@ -56,9 +56,9 @@ VALUES: tuple[Any, ...] = (
     *(0, 1, 2, 68, 1300, 1450, 1500, 70_000, True, False),
 )
 TYPES = {"ovs-port": (PLACEHOLDER_TYPE,), "vhost-user-port": tuple(VHOST_USER_TYPES.values())}
-"""What else the type of a row can be: with any other it is a ForeignObject."""
+"""The other types of a row. A row of any other type is a ForeignObject."""
 MORE = {"call_iptables": ("nf_call_iptables", "nf_call_ip6tables"), "vhostuser_mode": ("type", "socket_as_configured")}
-"""What fields decide of parts that are there, beside those of gaps.py."""
+"""More attributes that depend on a field, besides those of infer.py."""
 
 
 def mutations(port: Port) -> Iterator[tuple[str, HostState]]:
@@ -129,7 +129,7 @@ def test_check_of_port_alone_announces_no_other_change(port: Port) -> None:
 
 @pytest.mark.parametrize("options", [{}, {"mac": MAC, "instance_id": VM}], ids=["PORT", "PORT --mac --instance"])
 def test_wrong_iface_id_is_not_announced_as_missing_port_id(options: dict[str, object]) -> None:
-    """It was announced as `hybridvif-port-id none -> ID`, and plug changed the iface-id."""
+    """The check showed `hybridvif-port-id none -> ID`, but plug changed the iface-id."""
     (state,) = [state for mutation, state in mutations(PORT) if mutation == f"ovs-port iface_id {OTHER_ID!r}"]
     found, answer = announced(PortRequest(fields={"id": ID, **options}), state)
     assert found == {(QVO, "iface_id"): (OTHER_ID, "?"), (QVO, "port_id"): ("", "?")}
@@ -139,7 +139,7 @@ def test_wrong_iface_id_is_not_announced_as_missing_port_id(options: dict[str, o
 
 
 def test_row_on_bridge_that_is_not_allowed_has_unknown_bridge() -> None:
-    """Plug refuses that bridge where it is asked for it, so the port was plugged into another one."""
+    """plug refuses that bridge, so the port was plugged into another one."""
     row = replace(the(OvsPort, desired_state(PORT)), bridge="br-ex", iface_status="")
     host = RecordingHost(
         desired_state(PORT).with_parts(row), settings=SETTINGS, switches=dict.fromkeys(("br-ex", *BRIDGES), "")

@@ -1,4 +1,4 @@
-"""Whether Neutron's hybrid firewall is in use, by what this user may read; and whether its rules hold."""
+"""The checks of doctor for Neutron's hybrid firewall."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ SILENT = replace(BRIDGE, name="qbr91d3aa02-41", nf_call_iptables=False, nf_call_
 
 
 def saver(directory: Path, script: str) -> str:
-    """Return the path of a program that stands in for iptables-save."""
+    """Return the path of a program that replaces iptables-save."""
     program = directory / "saver"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)

@@ -19,7 +19,7 @@ from tests.support.answers import text_of
 
 
 class Vswitchd:
-    """What answers, or hangs, on the control socket of an ovs-vswitchd."""
+    """A fake ovs-vswitchd that answers or hangs on its control socket."""
 
     def __init__(self, directory: Path, answer: bytes) -> None:
         (directory / "ovs-vswitchd.pid").write_text("42\n")
@@ -41,7 +41,7 @@ class Vswitchd:
 
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
-    """Short enough for a socket in it (108 characters)."""
+    """Return a directory with a short path: sockets are limited to 108 characters."""
     with tempfile.TemporaryDirectory(prefix="hybridvif-") as name:
         yield Path(name)
 
@@ -89,7 +89,7 @@ def test_an_ovs_vswitchd_that_is_not_there_or_hangs_up_fails(run_dir: Path) -> N
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "path", "long"])
 def test_pid_file_that_another_user_planted_holds_doctor_up_in_no_way(run_dir: Path, kind: str) -> None:
-    """Open vSwitch may run as a user of its own, whose directory this is."""
+    """Open vSwitch may run as its own user, who can write to this directory."""
     file = run_dir / "ovs-vswitchd.pid"
     match kind:
         case "fifo":

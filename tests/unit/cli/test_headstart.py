@@ -1,4 +1,4 @@
-"""The daemon started before all else: for which command lines, who takes it, and that it ends where nobody does."""
+"""The early start of the daemon: conditions, use by the client, end without use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILS = ["sh", "-c", "echo no such luck; exit 3"]
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where temporary directories are made, by a name that is short enough; nothing is begun before or after."""
+    """Return a short temporary directory. No daemon is started before or left after."""
     with TemporaryDirectory(dir="/tmp") as directory:
         monkeypatch.setenv("TMPDIR", directory)
         yield Path(directory)

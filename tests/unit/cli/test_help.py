@@ -25,7 +25,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def cpu_seconds(*argv: str) -> float:
-    """The least of several, since other programs run as well."""
+    """Return the minimum of several runs, because other programs run, too."""
     spent = []
     for _ in range(7):
         process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL)

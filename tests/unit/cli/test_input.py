@@ -1,4 +1,4 @@
-"""Fault 24: bad input from people is one finished sentence that names the field, the value and the rule; exit 2."""
+"""Fault 24: invalid input is reported with field, value and rule, in one sentence, with exit code 2."""
 
 from __future__ import annotations
 

@@ -46,7 +46,7 @@ def veth_of(host: RecordingHost) -> Veth:
 
 
 def unmark(host: RecordingHost) -> None:
-    """Take the aliases away, which os-vif and Nova never set."""
+    """Remove the aliases, which os-vif and Nova never set."""
     bridge = host.state.links[QBR]
     assert isinstance(bridge, Bridge)
     host.state = host.state.with_parts(replace(bridge, alias=""), replace(veth_of(host), alias="", peer_alias=""))
@@ -107,7 +107,7 @@ def test_the_command_that_mends_a_port_is_the_port_again() -> None:
 @pytest.mark.parametrize("running", [False, True], ids=["no VM", "a VM"])
 @pytest.mark.parametrize("gone", [[QBR], [QVB], [QVO], [QBR, QVB], [QVB, QVO], [QBR, QVO]])
 def test_half_a_port_is_shown_as_half_with_what_is_missing(gone: list[str], running: bool) -> None:
-    """And as an orphan where it bears our mark, which the row alone does not, and no VM runs on it."""
+    """It is an orphan if it has our ownership tag and no VM. A row alone has no tag."""
     host = without(plugged(PORT), *gone)
     if running:
         host.state = host.state.with_parts(Tap(name=TAP, master=""))

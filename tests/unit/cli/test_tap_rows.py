@@ -1,4 +1,4 @@
-"""A tap with a row of its own, and rows that share an iface-id: judged from facts."""
+"""A tap with its own row, and rows that share an iface-id."""
 
 from __future__ import annotations
 

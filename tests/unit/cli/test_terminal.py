@@ -1,4 +1,4 @@
-"""What is written where: one document on stdout for machines, whole or not at all; all else on stderr."""
+"""The output of commands: one whole document on stdout for machines, and text on stderr."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The answers of hybridvif reconcile and hybridvif gc."""
+"""The output of hybridvif reconcile and hybridvif gc."""
 
 from __future__ import annotations
 
