@@ -25,7 +25,7 @@ class Ours:
     def __init__(self, socket: str) -> None:
         from hybridvif import connect
 
-        del socket  # its own configuration says it
+        del socket  # from its own configuration
         config = os.environ["HYBRIDVIF_BENCH_CONFIG"]
         self._host = connect([config])
 
@@ -51,7 +51,7 @@ class OsVif:
     """os-vif with its own privileged daemon, as used by Nova. It plugs one port at a time."""
 
     def __init__(self, socket: str) -> None:
-        del socket  # its own configuration says it
+        del socket  # from its own configuration
         import os_vif  # type: ignore[import-not-found, unused-ignore]  # of another environment
         from oslo_config import cfg
 

@@ -69,7 +69,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stdio.interruptible(ends=argv is None):
             if argv is None:
                 stdio.own_process()
-            code = _guarded(sys.argv[1:] if argv is None else argv, own=argv is None)
+            code = _run(sys.argv[1:] if argv is None else argv, own=argv is None)
             if argv is None:
                 # Skip the last garbage collection, which takes 50 ms.
                 freeze()
@@ -79,13 +79,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _guarded(words: Sequence[str], *, own: bool) -> int:
+def _run(words: Sequence[str], *, own: bool) -> int:
     from hybridvif.cli import stdio
 
     terminal = None
     stdio.secure()
     try:
-        with _lightly(words) if own else nullcontext():
+        with _fast_start(words) if own else nullcontext():
             args = parsed(words)
             args.terminal = terminal = _terminal_for(args)
             return int(args.module.run(args))
@@ -96,13 +96,13 @@ def _guarded(words: Sequence[str], *, own: bool) -> int:
 
 
 @contextmanager
-def _lightly(words: Sequence[str]) -> Iterator[None]:
+def _fast_start(words: Sequence[str]) -> Iterator[None]:
     """Start the daemon early and import lazily. Only for a process that runs nothing but this command."""
     from hybridvif.cli import headstart
 
     # A command creates hardly any garbage before it ends.
     set_threshold(100_000)
-    with headstart.given(words):
+    with headstart.early_daemon(words):
         from hybridvif.postponed import OF_OSLO, postpone
 
         # Only the daemon loads executors with stevedore.

@@ -12,8 +12,8 @@ from hybridvif.cli.output import labels
 from hybridvif.cli.output.changes import Change, changes_of_plan
 from hybridvif.cli.output.document import attribute_document
 from hybridvif.cli.output.topology import warnings_of
-from hybridvif.cli.planning import DIFFERENCES, part_of
-from hybridvif.cli.port_request import PortRequest, sentence_of_unknown
+from hybridvif.cli.planning import DIFFERENCES, state_of_port
+from hybridvif.cli.port_request import PortRequest, unknown_fields_hint
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.api import plug_all
 from hybridvif.engine.host_protocol import AnyHost
@@ -58,13 +58,13 @@ def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drif
                     (difference.attribute, f"{change.part.kind} {difference.attribute}")
                 )
                 yield Drift(change.part, replace(difference, after=labels.UNKNOWN) if is_unknown else difference)
-            yield from _doubts(change, inferred.doubtful)
+            yield from _doubtful_attributes(change, inferred.doubtful)
         else:
             values = ("absent", "present") if change.verb == "create" else ("present", "absent")
             yield Drift(change.part, Difference("", *values))
 
 
-def _doubts(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
+def _doubtful_attributes(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
     """Yield the doubtful attributes of a row that the plan does not change."""
     changed = {difference.attribute for difference in change.differences}
     for name in doubtful if isinstance(change.before, OvsPort) else ():
@@ -73,7 +73,7 @@ def _doubts(change: Change, doubtful: Sequence[str]) -> Iterator[Drift]:
 
 
 @dataclass(frozen=True, slots=True)
-class Checked:
+class CheckedPort:
     """The result of the check of one port."""
 
     inferred: InferredPort
@@ -107,7 +107,7 @@ class Checked:
 
 def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:
     """Check these ports. Raises InvalidInput if a port does not exist and a required field is missing."""
-    checked = _checked(requests, host)
+    checked = _check_ports(requests, host)
     failures = [failure_of_report(port.report) for port in checked if not port.report.ok]
     in_order = all(port.in_order for port in checked)
     warnings = [warning for port in checked for warning in port.warnings]
@@ -131,16 +131,16 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
     )
 
 
-def _checked(requests: Sequence[PortRequest], host: AnyHost) -> list[Checked]:
+def _check_ports(requests: Sequence[PortRequest], host: AnyHost) -> list[CheckedPort]:
     observed = look(host, [request.port_id for request in requests])
     configured = ("call_iptables",) if host.settings.call_iptables else ()
     bridges = sorted(filter(host.settings.allows, observed.facts.switches))
-    inferred = [infer_port(request, part_of(request, observed), configured, bridges) for request in requests]
+    inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
     reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
     # Only an observation of all names includes the other rows with this iface-id.
     facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
     return [
-        Checked(port, report, tuple(drift_of(_changes(report), port)), warnings_of(port.port, facts))
+        CheckedPort(port, report, tuple(drift_of(_changes(report), port)), warnings_of(port.port, facts))
         for port, report in zip(inferred, reports, strict=True)
     ]
 
@@ -149,7 +149,7 @@ def _changes(report: Report) -> tuple[Change, ...]:
     return changes_of_plan(outcome.step for outcome in report.outcomes)
 
 
-def _lines(port: Checked, paint: Paint, *, reasons: bool) -> Iterator[str]:
+def _lines(port: CheckedPort, paint: Paint, *, reasons: bool) -> Iterator[str]:
     port_id, unchecked = port.inferred.port.id, ", ".join(port.unchecked)
     if not port.report.ok:
         yield f"{port_id}  {paint('not judged, since plug would refuse it', 'red')}"
@@ -163,6 +163,6 @@ def _lines(port: Checked, paint: Paint, *, reasons: bool) -> Iterator[str]:
         if reasons and drift.difference.attribute:
             yield paint(f"      {reason_of(drift.part, drift.difference.attribute)}", "dim")
     if port.inferred.unknown:
-        yield paint(f"  {sentence_of_unknown(port.inferred.unknown)}", "dim")
+        yield paint(f"  {unknown_fields_hint(port.inferred.unknown)}", "dim")
     if unchecked:
         yield paint(f"  not checked: {unchecked}", "dim")

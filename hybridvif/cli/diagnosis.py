@@ -24,11 +24,11 @@ from hybridvif.model.settings import OVS_SOCKET, Settings
 from hybridvif.testing.sandbox import Level
 from hybridvif.testing.sandbox.missing import as_root, missing_for
 
-PATIENCE = 10.0
+TIMEOUT = 10.0
 """Timeout in seconds for the daemon, and again for the switch."""
 RECORDING = "recording"
 OVS_EXECUTORS = ("ovsdb", "ovsdbapp", "ovs-vsctl")
-_CONTROL_PATIENCE = 2.0
+_CONTROL_TIMEOUT = 2.0
 _CONTROL_LIMIT = 64 * 1024
 
 
@@ -89,14 +89,14 @@ def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[CheckResult]:
     yield from system.helper_findings(daemon_context.conf.helper_command)
     try:
         with within_limits():
-            daemon_context.reach(time.monotonic() + min(PATIENCE, host.settings.deadline))
+            daemon_context.reach(time.monotonic() + min(TIMEOUT, host.settings.deadline))
     except HybridVifError as error:
         yield failed_with("daemon", str(error))
         yield from _switch_from_outside(host.settings)
         return
     yield passed("daemon", "the privileged daemon starts, and keeps CAP_NET_ADMIN alone")
     try:
-        seen = host.observe(None, time.monotonic() + min(PATIENCE, host.settings.deadline))
+        seen = host.observe(None, time.monotonic() + min(TIMEOUT, host.settings.deadline))
     except HybridVifError as error:
         # Open vSwitch may be missing altogether.
         missing = missing_for(Level.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
@@ -164,7 +164,7 @@ def _listener_of(remote: str) -> int:
     try:
         number = int(shared_files.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
         with socket.socket(socket.AF_UNIX) as control:
-            control.settimeout(_CONTROL_PATIENCE)
+            control.settimeout(_CONTROL_TIMEOUT)
             control.connect(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
             pid: int = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
             return pid
@@ -179,13 +179,13 @@ def _switch_from_outside(settings: Settings) -> Iterator[CheckResult]:
         return
     try:
         with socket.socket(socket.AF_UNIX) as database:
-            database.settimeout(_CONTROL_PATIENCE)
+            database.settimeout(_CONTROL_TIMEOUT)
             database.connect(remote.removeprefix("unix:"))
         yield info(name, f"OVSDB listens at {remote}; its bridges can be seen by the daemon only")
     except PermissionError:
         yield info(name, f"OVSDB at {remote} is closed to this user; the daemon may reach it")
     except OSError as error:
-        yield failed(name, f"cannot reach OVSDB at {remote}: {error.strerror or error}", _start())
+        yield failed(name, f"cannot reach OVSDB at {remote}: {error.strerror or error}", _start_command())
     yield vswitchd(remote)
 
 
@@ -217,17 +217,17 @@ def vswitchd(remote: str) -> CheckResult:
     try:
         # Open vSwitch may run as its own user, who can write any file there.
         number = int(shared_files.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
-        answer = _asked(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
+        answer = _version_of(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
     except PermissionError:
         return info(name, "its control socket is closed to this user, so whether it answers was not looked at")
     except TimeoutError:
-        return failed(name, f"does not answer within {_CONTROL_PATIENCE:g} s, so it hangs", _start())
+        return failed(name, f"does not answer within {_CONTROL_TIMEOUT:g} s, so it hangs", _start_command())
     except (OSError, ValueError, shared_files.Unfit):
-        return failed(name, f"does not run (nobody listens in {directory})", _start())
+        return failed(name, f"does not run (nobody listens in {directory})", _start_command())
     return passed(name, f"answers: {answer}")
 
 
-def _start() -> str:
+def _start_command() -> str:
     """Return the command that starts or installs Open vSwitch."""
     for requirement in missing_for(Level.DUMMY):
         return requirement.remedy
@@ -235,13 +235,13 @@ def _start() -> str:
     return as_root("systemctl restart openvswitch-switch" if systemd else "service openvswitch-switch restart")
 
 
-def _asked(path: str) -> str:
+def _version_of(path: str) -> str:
     """Return the version of an Open vSwitch daemon: a JSON-RPC request on its control socket, ovs-appctl(8)."""
     with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(_CONTROL_PATIENCE)
+        control.settimeout(_CONTROL_TIMEOUT)
         control.connect(path)
         control.sendall(b'{"id": 0, "method": "version", "params": []}')
-        answer, deadline = b"", time.monotonic() + _CONTROL_PATIENCE
+        answer, deadline = b"", time.monotonic() + _CONTROL_TIMEOUT
         while len(answer) <= _CONTROL_LIMIT and time.monotonic() < deadline:
             received = control.recv(4096)
             answer += received

@@ -27,7 +27,7 @@ AGENT_FILES = (
 )
 """The configuration files of the agent in distribution packages."""
 DRIVERS = ("iptables_hybrid", "neutron.agent.linux.iptables_firewall.OVSHybridIptablesFirewallDriver")
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 class Firewall(NamedTuple):
@@ -39,10 +39,10 @@ class Firewall(NamedTuple):
     """The reason, as a clause."""
 
 
-UNSEEN = Firewall(None)
+UNKNOWN_FIREWALL = Firewall(None)
 
 
-def seen_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SAVERS) -> Firewall:
+def find_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SAVERS) -> Firewall:
     """Look for the firewall in iptables and in the configuration files of the agent."""
     chains = _has_chains(savers)
     if chains:
@@ -59,21 +59,21 @@ def seen_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SA
 
 
 def bridge_nf(
-    switch: Path, call_iptables: bool, firewall: Firewall = UNSEEN, bridges: Collection[Bridge] = ()
+    switch: Path, call_iptables: bool, firewall: Firewall = UNKNOWN_FIREWALL, bridges: Collection[Bridge] = ()
 ) -> CheckResult:
     """Check that each qbr calls iptables.
 
     switch: the sysctl. call_iptables: the option, which replaces the sysctl. bridges: each qbr.
     """
     name = "bridge-nf"
-    tell = failed if firewall.in_use else info
+    result = failed if firewall.in_use else info
     # Only a firewall that is in use needs the calls. The evidence is reported in any case.
     about = f" ({firewall.evidence})" if firewall.evidence else ""
     try:
         value = switch.read_text(encoding="ascii").strip()
     except OSError:
         text = "br_netfilter is not loaded, so iptables does not see what crosses a qbr (security groups need it)"
-        return tell(name, f"{text}{about}", as_root("modprobe br_netfilter"))
+        return result(name, f"{text}{about}", as_root("modprobe br_netfilter"))
     version6 = switch.with_name("bridge-nf-call-ip6tables")
     off = [
         item.name for item in (switch, version6) if item.is_file() and item.read_text(encoding="ascii").strip() != "1"
@@ -89,14 +89,14 @@ def bridge_nf(
             f"call_iptables is set, and {len(silent)} of {len(bridges)} qbr do not call iptables yet, such as "
             f"{silent[0]}: security groups silently do not apply there under Neutron's hybrid firewall"
         )
-        return tell(name, f"{text}{about}", "plug those ports again: hybridvif plug, or restart nova-compute")
+        return result(name, f"{text}{about}", "plug those ports again: hybridvif plug, or restart nova-compute")
     text = (
         f"{' and '.join(off)} {'is' if len(off) == 1 else 'are'} {value if switch.name in off else 0}, and "
         "call_iptables is not set: iptables does not see all of what crosses a qbr, "
         "so security groups silently do not apply under Neutron's hybrid firewall"
     )
     values = " ".join(f"net.bridge.{item}=1" for item in off)
-    return tell(name, f"{text}{about}", as_root(f"sysctl -w {values}"))
+    return result(name, f"{text}{about}", as_root(f"sysctl -w {values}"))
 
 
 def _has_chains(savers: Iterable[str]) -> bool | None:
@@ -105,7 +105,7 @@ def _has_chains(savers: Iterable[str]) -> bool | None:
     unknown = not paths
     for path in paths:
         try:
-            done = subprocess.run([path], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False)
+            done = subprocess.run([path], stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, check=False)
         except (OSError, subprocess.TimeoutExpired):
             unknown = True
             continue

@@ -21,9 +21,9 @@ _CONFIGURED = re.compile(rb"helper.command|config.source", re.IGNORECASE)
 
 
 @contextmanager
-def given(words: Sequence[str]) -> Iterator[None]:
+def early_daemon(words: Sequence[str]) -> Iterator[None]:
     """Start the daemon if the command needs it and no option or file sets the helper command."""
-    named = files_in(words)
+    named = config_files_in(words)
     files = None if named is None else config_files(named)
     # Only root can end the daemon again. Another user needs sudo to start it.
     if files is None or os.geteuid() != 0 or _has_helper_command(files):
@@ -44,7 +44,7 @@ def given(words: Sequence[str]) -> Iterator[None]:
         ahead.discard()
 
 
-def files_in(words: Sequence[str]) -> list[str] | None:
+def config_files_in(words: Sequence[str]) -> list[str] | None:
     """Return the configuration files of a command line; None if the command does not need the daemon."""
     files, command, rest = [], "", list(words)
     while rest:

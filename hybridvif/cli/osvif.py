@@ -21,14 +21,14 @@ def osvif_findings(settings: Settings) -> Iterator[CheckResult]:
     from hybridvif.osvif.plugins import class_answering_to_ovs
 
     try:
-        yield answering(class_answering_to_ovs(), settings)
+        yield check_class(class_answering_to_ovs(), settings)
     except Exception as error:  # noqa: BLE001  # whatever a third party's plugin raises; os-vif lets it through, too
         text = f"os-vif cannot load its plugins: {type(error).__name__}: {error}".rstrip(".")
         yield failed(name, text, "nova-compute cannot start so; mend or uninstall the plugin that raises this")
-    yield from doubles(list(entry_points(group="os_vif", name="ovs")), settings)
+    yield from check_duplicates(list(entry_points(group="os_vif", name="ovs")), settings)
 
 
-def answering(cls: str, settings: Settings) -> CheckResult:
+def check_class(cls: str, settings: Settings) -> CheckResult:
     """Check the class that os-vif uses for `ovs`."""
     ours = cls.startswith("hybridvif.")
     if settings.answer_to_ovs and not ours:
@@ -40,7 +40,7 @@ def answering(cls: str, settings: Settings) -> CheckResult:
     return info("os-vif", text, "set [hybridvif] answer_to_ovs = true")
 
 
-def doubles(points: Sequence[EntryPoint], settings: Settings) -> Iterator[CheckResult]:
+def check_duplicates(points: Sequence[EntryPoint], settings: Settings) -> Iterator[CheckResult]:
     """Report several plugins named `ovs`. Without answer_to_ovs the order of directories decides."""
     if len(points) < 2:
         return

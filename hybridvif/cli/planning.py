@@ -40,14 +40,14 @@ class PlanRequest:
     """The inferred fields, by port id."""
 
 
-def completed(requests: Sequence[PortRequest], seen: Observed) -> PlanRequest:
+def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> PlanRequest:
     """Create a request to plug, with missing fields inferred. Raises InvalidInput if a field cannot be inferred."""
     ports, left_out = [], {}
     for request in requests:
         if not request.missing:
             ports.append(request.to_port())
             continue
-        found = infer_port(request, part_of(request, seen))
+        found = infer_port(request, state_of_port(request, seen))
         if found.unknown:
             raise request.missing_error(
                 found.unknown, f"is plugged, but its row does not tell its {' and '.join(found.unknown)}"
@@ -57,7 +57,7 @@ def completed(requests: Sequence[PortRequest], seen: Observed) -> PlanRequest:
     return PlanRequest("plug", ports, left_out=left_out)
 
 
-def part_of(request: PortRequest, seen: Observed) -> HostState:
+def state_of_port(request: PortRequest, seen: Observed) -> HostState:
     """Return the state of one port. Raises InvalidInput if it does not exist and a required field is missing."""
     names = names_of(request.port_id)
     state = seen.state.of(names)

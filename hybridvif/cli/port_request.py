@@ -69,7 +69,7 @@ class PortRequest:
         return InvalidInput(f"port {self.port_id} {why}; give {' and '.join(OPTIONS[name] for name in names)}")
 
 
-def sentence_of_unknown(names: Sequence[str]) -> str:
+def unknown_fields_hint(names: Sequence[str]) -> str:
     """Return a hint about fields that cannot be inferred: "nothing tells its mtu; give --mtu"."""
     return f"nothing tells its {' and '.join(names)}; give {' and '.join(OPTIONS[name] for name in names)}"
 

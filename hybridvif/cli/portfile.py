@@ -43,7 +43,7 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1
 def read_ports(name: str) -> list[PortRequest]:
     """Read the ports of a file; "-" is stdin. Raises InvalidInput."""
     shown = "stdin" if name == "-" else name
-    entries = _loaded(name, shown)
+    entries = _load(name, shown)
     if entries is None or entries == []:
         raise InvalidInput(
             f"{shown}: there is no port in it; write a list of mappings with the keys {', '.join(FIELDS)}"
@@ -64,7 +64,7 @@ def read_ports(name: str) -> list[PortRequest]:
     return requests
 
 
-def _loaded(name: str, shown: str) -> Any:
+def _load(name: str, shown: str) -> Any:
     try:
         if name == "-":
             text = sys.stdin.buffer.read(LIMIT + 1) if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()

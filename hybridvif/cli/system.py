@@ -12,7 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
-from hybridvif.cli.firewall import BRIDGE_NF, bridge_nf, seen_firewall
+from hybridvif.cli.firewall import BRIDGE_NF, bridge_nf, find_firewall
 from hybridvif.engine import first_seen
 from hybridvif.executors.netlink import sysctl
 from hybridvif.model.errors import PreconditionError
@@ -41,7 +41,7 @@ def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = (
     yield threads()
     yield ipv6()
     if not sysctl.lacking():
-        yield bridge_nf(BRIDGE_NF, call_iptables, seen_firewall(), bridges)
+        yield bridge_nf(BRIDGE_NF, call_iptables, find_firewall(), bridges)
     yield from boot_id()
     yield _sandbox()
 

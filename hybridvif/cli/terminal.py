@@ -103,7 +103,7 @@ class Terminal:
         """Write the failure and return its exit code."""
         self._explain(failure)
         if self.is_machine and not self._answered:
-            self._write(self._dumped({"error": failure.document}))
+            self._write(self._dump({"error": failure.document}))
         return failure.exit_code
 
     def write_note(self, text: str, colour: str = "") -> None:
@@ -112,14 +112,14 @@ class Terminal:
 
     def _in_form(self, form: str, answer: Answer) -> str:
         if self.is_machine:
-            return self._dumped(answer.document)
+            return self._dump(answer.document)
         if form in ("table", "value"):
             return _table(answer, self._columns, heads=form == "table", paint=self._paint(sys.stdout))
         if answer.drawings and form in answer.drawings:
             return answer.drawings[form]()
         return "".join(f"{line}\n" for line in answer.lines(self._paint(sys.stdout)))
 
-    def _dumped(self, document: Document) -> str:
+    def _dump(self, document: Document) -> str:
         if self.form == "yaml":
             import yaml
 

@@ -202,7 +202,7 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
     failing.fail()
     stage = SimulatedHost(host.settings, look(drifted, [PORT.id]))
     documents = [
-        reporting.reported("plug", hybridvif.plug_all([PORT], failing)).document,
+        reporting.answer_of_reports("plug", hybridvif.plug_all([PORT], failing)).document,
         planning.answer_of(planning.PlanRequest("plug", [PORT]), stage).document,
         checking.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,

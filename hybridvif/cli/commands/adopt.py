@@ -20,7 +20,7 @@ from hybridvif.model.parts import Bridge, HostState, Veth
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from hybridvif.cli.output.topology import Plugged
+    from hybridvif.cli.output.topology import PluggedPort
     from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
     from hybridvif.model.facts import Observed
@@ -83,7 +83,7 @@ def candidates(seen: Observed) -> Candidates:
     for port in plugged_ports(seen):
         if is_tagged(port.state, port.inferred.port.id):
             continue
-        reason = "; ".join(_lacks_of(port))
+        reason = "; ".join(_skip_reasons(port))
         if reason:
             skipped.append({"key": port.key, "reason": reason})
         else:
@@ -103,10 +103,10 @@ def is_tagged(state: HostState, port_id: str) -> bool:
     return len(marks) == MARKS and set(marks) == {port_id}
 
 
-def _lacks_of(port: Plugged) -> Iterator[str]:
-    from hybridvif.cli.output.topology import Standing
+def _skip_reasons(port: PluggedPort) -> Iterator[str]:
+    from hybridvif.cli.output.topology import Condition
 
-    if port.standing is Standing.CONFLICT:
+    if port.condition is Condition.CONFLICT:
         yield port.conflict
     elif port.is_vhost_user:
         yield "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"

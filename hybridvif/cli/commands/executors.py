@@ -68,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_role(role: str, settings: Settings) -> Iterator[dict[str, Any]]:
     points = sorted(entry_points(group=f"hybridvif.{role}_executors"), key=lambda point: point.name)
     for point in points:
-        cls, broken = _loaded(point)
+        cls, broken = _load(point)
         programs = tuple(getattr(cls, "programs", ()))
         missing = [broken] if broken else []
         missing += [
@@ -91,7 +91,7 @@ def _of_role(role: str, settings: Settings) -> Iterator[dict[str, Any]]:
         }
 
 
-def _loaded(point: EntryPoint) -> tuple[Any, str]:
+def _load(point: EntryPoint) -> tuple[Any, str]:
     """Return (class, ""), or (None, error)."""
     try:
         return point.load(), ""

@@ -130,12 +130,12 @@ def _document(orphan: CollectedOrphan) -> Mapping[str, object]:
 
 
 def _lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
-    from hybridvif.cli.output.reporting import ending_of
+    from hybridvif.cli.output.reporting import result_text
 
     for orphan in collected:
         parts = ", ".join(_names(orphan))
         if orphan.report is not None:
-            end = "removed" if orphan.report.ok else ending_of("unplug", orphan.report)
+            end = "removed" if orphan.report.ok else result_text("unplug", orphan.report)
             yield f"{orphan.remain.port_id}  {paint(end, 'green' if orphan.report.ok else 'red')}: {parts}"
         elif orphan.due:
             yield f"{orphan.remain.port_id}  {paint('would be removed', 'yellow')}: {parts}"

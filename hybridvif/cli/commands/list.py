@@ -19,7 +19,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybridvif.cli.output.topology import Plugged
+    from hybridvif.cli.output.topology import PluggedPort
     from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
@@ -51,7 +51,7 @@ def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> An
     from hybridvif.cli.terminal import Answer
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
-    shown = [port for port in plugged_ports(seen) if port.standing.value in states]
+    shown = [port for port in plugged_ports(seen) if port.condition.value in states]
     ports = [port_document(port) for port in shown]
     warnings = [warning for port in shown for warning in port.warnings]
     return Answer(
@@ -64,7 +64,7 @@ def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> An
     )
 
 
-def port_document(port: Plugged) -> Mapping[str, object]:
+def port_document(port: PluggedPort) -> Mapping[str, object]:
     """Convert one port to a document."""
     return {
         "port": port.port_id,
@@ -73,5 +73,5 @@ def port_document(port: Plugged) -> Mapping[str, object]:
         "ofport": port.fact.ofport,
         "mac": (port.row.attached_mac or None) if port.row else None,
         "mtu": port.mtu,
-        "state": port.standing.value,
+        "state": port.condition.value,
     }

@@ -60,7 +60,7 @@ def run(args: argparse.Namespace) -> int:
     if args.goal == "plug" and args.force:
         raise UsageError("--force is for unplug; leave it out")
 
-    from hybridvif.cli.planning import PlanRequest, completed
+    from hybridvif.cli.planning import PlanRequest, infer_missing
     from hybridvif.engine.simulated_host import look
 
     if args.goal == "unplug":
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace) -> int:
         return run_request(args, PlanRequest("plug", [request.to_port() for request in requests]))
     with connected(args) as host:
         observed = look(host, [request.port_id for request in requests])
-        return _write_plan(args, completed(requests, observed), host.settings, observed)
+        return _write_plan(args, infer_missing(requests, observed), host.settings, observed)
 
 
 def run_request(args: argparse.Namespace, request: PlanRequest) -> int:

@@ -37,7 +37,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Plug all ports and return the worst exit code."""
     from hybridvif.cli.connection import connected
-    from hybridvif.cli.output.progress import shown
+    from hybridvif.cli.output.progress import progress_bar
 
     ports = [request.to_port() for request in requested_ports(args)]
     if args.dry_run:
@@ -45,7 +45,7 @@ def run(args: argparse.Namespace) -> int:
         from hybridvif.cli.planning import PlanRequest
 
         return plan.run_request(args, PlanRequest("plug", ports))
-    with connected(args, begun=True) as host, shown("plugging", len(ports), args.terminal) as progress:
+    with connected(args, begun=True) as host, progress_bar("plugging", len(ports), args.terminal) as progress:
         answer = answer_of(ports, host, verbose=args.verbose, progress=progress)
     return int(args.terminal.write_answer(answer))
 
@@ -54,8 +54,8 @@ def answer_of(
     ports: Sequence[Port], host: AnyHost, *, verbose: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> Answer:
     """Plug these ports and return the answer."""
-    from hybridvif.cli.output.reporting import reported
+    from hybridvif.cli.output.reporting import answer_of_reports
     from hybridvif.engine.api import plug_all
 
     options = {"progress": progress} if progress else {}
-    return reported("plug", plug_all(ports, host, **options), verbose=verbose)
+    return answer_of_reports("plug", plug_all(ports, host, **options), verbose=verbose)

@@ -68,31 +68,33 @@ def answer_of(
     from hybridvif.engine.host_wide import reconcile
     from hybridvif.model.report import worst_exit_code
 
-    done = reconcile(ports, host, prune=prune, dry_run=dry_run)
-    failures = [failure_of_report(report) for report in done.reports if not report.ok]
-    exit_code = worst_exit_code(list(done.reports))
-    documents = [_document(goal, report, dry_run=dry_run) for goal, report in _with_goals(done)]
+    reconciled = reconcile(ports, host, prune=prune, dry_run=dry_run)
+    failures = [failure_of_report(report) for report in reconciled.reports if not report.ok]
+    exit_code = worst_exit_code(list(reconciled.reports))
+    documents = [_document(goal, report, dry_run=dry_run) for goal, report in _with_goals(reconciled)]
     return Answer(
         document={
             "command": "reconcile",
             "dry_run": dry_run,
-            "simulated": any(report.simulated for report in done.reports),
+            "simulated": any(report.simulated for report in reconciled.reports),
             "ports": documents,
-            "summary": _summary(done),
+            "summary": _summary(reconciled),
             **error_of(failures, exit_code),
         },
-        lines=lambda paint: list(_planned(done, paint, verbose) if dry_run else _done(done, paint, verbose)),
+        lines=lambda paint: list(
+            _plan_lines(reconciled, paint, verbose) if dry_run else _report_lines(reconciled, paint, verbose)
+        ),
         columns=COLUMNS,
         rows=documents,
-        simulated=any(report.simulated for report in done.reports),
+        simulated=any(report.simulated for report in reconciled.reports),
         failures=list({failure.message: failure for failure in failures}.values()),
         exit_code=exit_code,
         silent=not dry_run,
     )
 
 
-def _with_goals(done: Reconciled) -> list[tuple[str, Report]]:
-    return [*(("plug", report) for report in done.plugged), *(("unplug", report) for report in done.pruned)]
+def _with_goals(reconciled: Reconciled) -> list[tuple[str, Report]]:
+    return [*(("plug", report) for report in reconciled.plugged), *(("unplug", report) for report in reconciled.pruned)]
 
 
 def _document(goal: str, report: Report, *, dry_run: bool) -> Mapping[str, object]:
@@ -104,14 +106,14 @@ def _document(goal: str, report: Report, *, dry_run: bool) -> Mapping[str, objec
     return {"goal": goal, "port": report.port_id, "code": report.code, "reason": report.reason, "steps": steps}
 
 
-def _summary(done: Reconciled) -> Mapping[str, int]:
+def _summary(reconciled: Reconciled) -> Mapping[str, int]:
     from dataclasses import asdict
 
     from hybridvif.cli.output.changes import tally
 
-    if not done.dry_run:
-        return dict(Counter(report.status.value for report in done.reports))
-    return asdict(tally([change for report in done.reports for change in _changes(report)]))
+    if not reconciled.dry_run:
+        return dict(Counter(report.status.value for report in reconciled.reports))
+    return asdict(tally([change for report in reconciled.reports for change in _changes(report)]))
 
 
 def _changes(report: Report) -> Sequence[Change]:
@@ -120,25 +122,25 @@ def _changes(report: Report) -> Sequence[Change]:
     return changes_of_plan(outcome.step for outcome in report.outcomes)
 
 
-def _done(done: Reconciled, paint: Paint, verbose: int) -> Iterator[str]:
+def _report_lines(reconciled: Reconciled, paint: Paint, verbose: int) -> Iterator[str]:
     from hybridvif.cli.output.reporting import report_lines, summary_line
 
-    for goal, report in _with_goals(done):
+    for goal, report in _with_goals(reconciled):
         yield from report_lines(goal, report, paint, verbose)
-    yield summary_line(done.reports)
+    yield summary_line(reconciled.reports)
 
 
-def _planned(done: Reconciled, paint: Paint, verbose: int) -> Iterator[str]:
+def _plan_lines(reconciled: Reconciled, paint: Paint, verbose: int) -> Iterator[str]:
     from hybridvif.cli.output.changes import tally
     from hybridvif.cli.output.diff import diff_lines, grouped
 
-    changes = {report.port_id: _changes(report) for report in done.reports}
+    changes = {report.port_id: _changes(report) for report in reconciled.reports}
     groups = (
         (f"{goal} {report.port_id}", diff_lines(changes[report.port_id], paint, reasons=verbose > 0))
-        for goal, report in _with_goals(done)
+        for goal, report in _with_goals(reconciled)
     )
     yield from grouped(groups, paint)
     counted = tally([change for some in changes.values() for change in some])
-    refused = sum(not report.ok for report in done.reports)
+    refused = sum(not report.ok for report in reconciled.reports)
     summary = f"Plan: {counted or 'nothing to do'}"
-    yield f"{summary}; {refused} of {len(done.reports)} ports would be refused." if refused else f"{summary}."
+    yield f"{summary}; {refused} of {len(reconciled.reports)} ports would be refused." if refused else f"{summary}."

@@ -24,7 +24,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybridvif.cli.output.topology import Plugged
+    from hybridvif.cli.output.topology import PluggedPort
     from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
@@ -84,7 +84,7 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
     )
 
 
-def shown_document(port: Plugged, options: Sequence[str]) -> Mapping[str, object]:
+def shown_document(port: PluggedPort, options: Sequence[str]) -> Mapping[str, object]:
     """Convert one port to a document."""
     from hybridvif.cli.checking import drift_of
     from hybridvif.cli.commands.list import port_document

@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     """Unplug all ports and return the worst exit code."""
     from hybridvif.cli.connection import connected
-    from hybridvif.cli.output.progress import shown
+    from hybridvif.cli.output.progress import progress_bar
 
     port_ids = [request.port_id for request in requested_ports(args)]
     if args.dry_run:
@@ -38,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
         from hybridvif.cli.planning import PlanRequest
 
         return plan.run_request(args, PlanRequest("unplug", port_ids=port_ids, force=args.force))
-    with connected(args, begun=True) as host, shown("unplugging", len(port_ids), args.terminal) as progress:
+    with connected(args, begun=True) as host, progress_bar("unplugging", len(port_ids), args.terminal) as progress:
         answer = answer_of(port_ids, host, force=args.force, verbose=args.verbose, progress=progress)
     return int(args.terminal.write_answer(answer))
 
@@ -52,8 +52,8 @@ def answer_of(
     progress: Callable[[int, int], None] | None = None,
 ) -> Answer:
     """Unplug these ports and return the answer."""
-    from hybridvif.cli.output.reporting import reported
+    from hybridvif.cli.output.reporting import answer_of_reports
     from hybridvif.engine.api import unplug_all
 
     options = {"progress": progress} if progress else {}
-    return reported("unplug", unplug_all(port_ids, host, force=force, **options), verbose=verbose)
+    return answer_of_reports("unplug", unplug_all(port_ids, host, force=force, **options), verbose=verbose)

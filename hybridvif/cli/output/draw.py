@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 
 from hybridvif.cli.checking import drift_of
 from hybridvif.cli.infer import row_of
-from hybridvif.cli.output.topology import Plugged, Standing, fix_of
+from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of
 from hybridvif.cli.terminal import Paint
 from hybridvif.model.parts import ForeignObject, VhostUserPort
 
@@ -18,7 +18,7 @@ Node = tuple[str, str, "list[Node]"]
 
 
 def tree(
-    ports: Sequence[Plugged],
+    ports: Sequence[PluggedPort],
     bridges: Mapping[str, str | None],
     version: str,
     paint: Paint,
@@ -45,15 +45,15 @@ def _branches(nodes: Sequence[Node], paint: Paint, indent: str = "") -> Iterator
         yield from _branches(below, paint, f"{indent}{'    ' if last else '|   '}")
 
 
-def _ports(ports: Sequence[Plugged], options: Sequence[str]) -> list[Node]:
+def _ports(ports: Sequence[PluggedPort], options: Sequence[str]) -> list[Node]:
     heads = [_head(port) for port in ports]
     width = max(map(len, heads), default=0)
     return [_port(port, f"{head:<{width}}  ", options) for port, head in zip(ports, heads, strict=True)]
 
 
-def _port(port: Plugged, text: str, options: Sequence[str]) -> Node:
+def _port(port: PluggedPort, text: str, options: Sequence[str]) -> Node:
     below = [*_chain(port), *_apart(port)]
-    if port.standing is Standing.IN_ORDER:
+    if port.condition is Condition.IN_ORDER:
         return f"{text}in order", "", below
     if port.conflict:
         return f"{text}CONFLICT: {port.conflict}", "red", below
@@ -64,7 +64,7 @@ def _port(port: Plugged, text: str, options: Sequence[str]) -> Node:
     return f"{text}DRIFT: {found[0] if found else ''}{more}", "red", [*below, *tail]
 
 
-def _head(port: Plugged) -> str:
+def _head(port: PluggedPort) -> str:
     row = port.row
     if row is None:
         held = row_of(port.state, port.names)
@@ -82,7 +82,7 @@ def _head(port: Plugged) -> str:
     return "  ".join(words)
 
 
-def _chain(port: Plugged) -> list[Node]:
+def _chain(port: PluggedPort) -> list[Node]:
     """Return the nodes from qvo on, as far as they are connected."""
     veth, bridge = port.veth, port.bridge
     if veth is None and isinstance(port.row, VhostUserPort):
@@ -98,13 +98,13 @@ def _chain(port: Plugged) -> list[Node]:
     return [(f"= {veth.name}  mtu {veth.mtu}{state}", "", below)]
 
 
-def _bridge(port: Plugged) -> Node:
+def _bridge(port: PluggedPort) -> Node:
     bridge = port.bridge
     state = "" if bridge is None or bridge.up else "  down"
     return f"{port.names.bridge}{state}", "", [_member(port, name) for name in port.members]
 
 
-def _apart(port: Plugged) -> list[Node]:
+def _apart(port: PluggedPort) -> list[Node]:
     """Return the devices of the port that are not connected to its other devices."""
     nodes: list[Node] = []
     veth = port.veth
@@ -120,7 +120,7 @@ def _apart(port: Plugged) -> list[Node]:
     return nodes
 
 
-def _member(port: Plugged, name: str) -> Node:
+def _member(port: PluggedPort, name: str) -> Node:
     fact = port.link(name)
     state = "" if fact is None else "down" if not fact.up else "up" if fact.carrier else "no carrier"
     ours = name == port.names.tap

@@ -17,7 +17,7 @@ MANY = 20
 
 
 @contextmanager
-def shown(verb: str, ports: int, terminal: Terminal) -> Iterator[Callable[[int, int], None]]:
+def progress_bar(verb: str, ports: int, terminal: Terminal) -> Iterator[Callable[[int, int], None]]:
     """Show the bar; yields the callback (finished, total)."""
     if ports < MANY or terminal.quiet or not sys.stderr.isatty() or found("rich") is None:
         yield lambda _done, _total: None

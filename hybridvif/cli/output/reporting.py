@@ -24,7 +24,7 @@ _ENDINGS = {
 COLUMNS = ("port", "status", "changed", "retries", "code")
 
 
-def reported(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
+def answer_of_reports(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
     """Create the answer of plug or unplug."""
     documents = [report_document(report) for report in reports]
     failures = [failure_of_report(report) for report in reports if not report.ok]
@@ -47,7 +47,7 @@ def reported(command: str, reports: Sequence[Report], *, verbose: int = 0) -> An
     )
 
 
-def ending_of(command: str, report: Report) -> str:
+def result_text(command: str, report: Report) -> str:
     """Return the result of one port in a few words."""
     if not report.ok:
         return _ENDINGS[report.status]
@@ -65,7 +65,7 @@ def ending_of(command: str, report: Report) -> str:
 
 def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> Iterator[str]:
     """Yield a line for one port and, with -v, its changes with reasons."""
-    yield f"{report.port_id}  {paint(ending_of(command, report), _COLOURS.get(report.status, 'red'))}"
+    yield f"{report.port_id}  {paint(result_text(command, report), _COLOURS.get(report.status, 'red'))}"
     if verbose:
         yield from diff_lines(changes_of_plan(outcome.step for outcome in report.outcomes), paint, reasons=True)
         for item in report.unchecked:
@@ -74,7 +74,7 @@ def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> It
 
 def summary_line(reports: Sequence[Report]) -> str:
     """Return the number of ports by result."""
-    ends = Counter("changed" if report.ok and report.changed else _result_of(report) for report in reports)
+    ends = Counter("changed" if report.ok and report.changed else _status_word(report) for report in reports)
     return f"{len(reports)} ports: {', '.join(f'{count} {end}' for end, count in ends.items())}."
 
 
@@ -85,5 +85,5 @@ def _lines(command: str, reports: Sequence[Report], paint: Paint, verbose: int) 
         yield summary_line(reports)
 
 
-def _result_of(report: Report) -> str:
+def _status_word(report: Report) -> str:
     return "as wanted already" if report.ok else report.status.value

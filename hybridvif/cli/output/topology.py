@@ -30,7 +30,7 @@ _NOBODY = "00-0000-0000-000000000000"
 """Completes the 11 characters of a device name to a UUID if the port id is unknown."""
 
 
-class Standing(enum.Enum):
+class Condition(enum.Enum):
     """The state of a plugged port."""
 
     IN_ORDER = "in-order"
@@ -45,14 +45,14 @@ class Standing(enum.Enum):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plugged:
+class PluggedPort:
     """A port as observed on the host."""
 
     names: PortNames
     state: HostState
     facts: Facts
     inferred: InferredPort
-    standing: Standing
+    condition: Condition
     changes: tuple[Change, ...] = ()
     """The changes that plug would make."""
     conflict: str = ""
@@ -124,17 +124,17 @@ class Plugged:
         return self.facts.links.get(name)
 
 
-def plugged_ports(seen: Observed) -> list[Plugged]:
+def plugged_ports(seen: Observed) -> list[PluggedPort]:
     """Return the ports that have at least one part, ordered by name."""
     orphans = {orphan.port_id[:KEY_LENGTH] for orphan in find_orphans(seen, ()) if orphan.is_tagged}
     return [
-        _judged(key, names_of_key(key), state, seen.facts, key in orphans)
+        _plugged_port(key, names_of_key(key), state, seen.facts, key in orphans)
         for key, state in states_of_ports(seen.state).items()
         if is_there(state, names_of_key(key))
     ]
 
 
-def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> Plugged:
+def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> PluggedPort:
     port_id = _id_of(key, state)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
     found = infer_port(PortRequest(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
@@ -147,19 +147,19 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
         check_tap_is_not_in_switch(found.port.id, names, facts)
         changes = changes_of_plan(plan(state, goal_for(state, desired_state(found.port), names)))
     except Refused as error:
-        conflict = str(error) if port_id is not None else _unnamed(state) or str(error)
-    return Plugged(
+        conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)
+    return PluggedPort(
         names=names,
         state=state,
         facts=facts,
         inferred=found,
-        standing=Standing.ORPHAN if is_orphan and not conflict else _standing_of(state, names, changes, conflict),
+        condition=Condition.ORPHAN if is_orphan and not conflict else _condition_of(state, names, changes, conflict),
         changes=changes,
         conflict=conflict,
     )
 
 
-def _unnamed(state: HostState) -> str:
+def _unknown_id_reason(state: HostState) -> str:
     """Return an explanation if the port id is unknown because the row has an own iface-id; else ""."""
     rows = [row for row in state.ports.values() if isinstance(row, OvsPort) and not is_uuid(row.port_id)]
     if any(owners_of(link) for link in state.links.values()) or not any(is_uuid(row.iface_id) for row in rows):
@@ -170,14 +170,14 @@ def _unnamed(state: HostState) -> str:
     )
 
 
-def _standing_of(state: HostState, names: PortNames, changes: tuple[Change, ...], conflict: str) -> Standing:
+def _condition_of(state: HostState, names: PortNames, changes: tuple[Change, ...], conflict: str) -> Condition:
     if conflict:
-        return Standing.CONFLICT
+        return Condition.CONFLICT
     links = names.bridge in state.links and names.bridge_end in state.links
     whole = (links and names.switch_end in state.ports) or isinstance(row_of(state, names), VhostUserPort)
     if not whole:
-        return Standing.HALF
-    return Standing.DRIFT if changes else Standing.IN_ORDER
+        return Condition.HALF
+    return Condition.DRIFT if changes else Condition.IN_ORDER
 
 
 def _id_of(key: str, state: HostState) -> str | None:
@@ -206,9 +206,9 @@ def warnings_of(port: Port, facts: Facts) -> tuple[str, ...]:
     return (sentence,)
 
 
-def fix_of(port: Plugged, options: Sequence[str] = ()) -> list[str] | None:
+def fix_of(port: PluggedPort, options: Sequence[str] = ()) -> list[str] | None:
     """Return the command that fixes a port; None if it is in order or in conflict."""
-    if port.standing in (Standing.IN_ORDER, Standing.CONFLICT):
+    if port.condition in (Condition.IN_ORDER, Condition.CONFLICT):
         return None
     words = options_of(port.inferred.port, port.inferred.unknown)
     return ["hybridvif", *options, "plug", *(["PORT"] if port.port_id is None else words[:1]), *words[1:]]

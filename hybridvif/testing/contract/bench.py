@@ -118,19 +118,19 @@ class Bench:
             expected = simulate(before, step)
             (outcome,) = self.do([step]) or (None,)
             assert outcome is not None, f"the executor can do nothing: {step}"
-            assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
-            require_equal(self.see(names), expected, f"after {said(step)}")
+            assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
+            require_equal(self.see(names), expected, f"after {describe(step)}")
         return len(steps)
 
     def try_refused(self, step: Step, *, results: Collection[Result]) -> Outcome:
         """Check that the executor rejects a step and does not change the host."""
-        with self.unchanged(f"by {said(step)}, which must not be done"):
+        with self.unchanged(f"by {describe(step)}, which must not be done"):
             outcomes = self.do([step])
-        assert outcomes, f"{said(step)}: the executor said that it can do nothing, instead of refusing"
+        assert outcomes, f"{describe(step)}: the executor describe that it can do nothing, instead of refusing"
         (outcome,) = outcomes
         wanted = " or ".join(sorted(result.value for result in results))
-        assert outcome.result in results, f"{said(step)}: {outcome.result.value}, but it must be {wanted}"
-        assert outcome.reason, f"{said(step)}: {outcome.result.value} without a reason"
+        assert outcome.result in results, f"{describe(step)}: {outcome.result.value}, but it must be {wanted}"
+        assert outcome.reason, f"{describe(step)}: {outcome.result.value} without a reason"
         return outcome
 
     @contextmanager
@@ -179,7 +179,7 @@ def require_equal(seen: HostState, expected: HostState, when: str) -> None:
     assert not wrong, f"{when}, what is observed is not what simulate() says: {'; '.join(sorted(wrong))}"
 
 
-def said(step: Step) -> str:
+def describe(step: Step) -> str:
     """Format a step."""
     return f"{type(step).__name__.lower()} of {step.part.kind} {step.part.name}"
 

@@ -21,9 +21,9 @@ from hybridvif.testing.contract.bench import (
     STRANGER,
     Bench,
     Make,
+    describe,
     require_declared,
     require_equal,
-    said,
     variants,
 )
 from hybridvif.testing.sandbox import Sandbox
@@ -168,10 +168,10 @@ def _absence(bench: Bench) -> None:
     for part in (BRIDGE, VETH):
         with bench.unchanged("by a delete of what is not there"):
             (outcome,) = bench.do([Delete(part)])
-        assert outcome.result is Result.DONE, f"{said(outcome.step)} of what is gone: {outcome.result.value}"
+        assert outcome.result is Result.DONE, f"{describe(outcome.step)} of what is gone: {outcome.result.value}"
     for step in (Update(BRIDGE, replace(BRIDGE, mtu=1400)), Update(VETH, replace(VETH, mtu=1400))):
         outcome = bench.try_refused(step, results={Result.FAILED})
-        assert outcome.retry, f"{said(step)} of what is gone must be worth a retry"
+        assert outcome.retry, f"{describe(step)} of what is gone must be worth a retry"
 
 
 def _presence(bench: Bench) -> None:
@@ -253,7 +253,7 @@ def _grammar(bench: Bench) -> None:
     bench.try_path(NAMES, expected, expected.with_parts(Tap(name=NAMES.tap, master=NAMES.bridge)))
     bench.sh(f"ip link set {NAMES.tap} nomaster")
     (outcome,) = bench.do([Update(Tap(name=NAMES.tap, master=""), Tap(name=NAMES.tap, master=NAMES.bridge))])
-    assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+    assert outcome.result is Result.DONE, f"{describe(outcome.step)}: {outcome.reason}"
     require_equal(bench.see(NAMES), expected, "after the tap was put back")
 
 
@@ -361,7 +361,7 @@ def _owner(bench: Bench) -> None:
             )
             require_equal(bench.see(NAMES), WIRING.with_parts(replace(seen, owner=owner)), f"with owner {owner}")
             (outcome,) = bench.do([Update(replace(seen, owner=owner), seen)])
-            assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+            assert outcome.result is Result.DONE, f"{describe(outcome.step)}: {outcome.reason}"
             require_equal(bench.see(NAMES), WIRING.with_parts(seen), "after its owner was set")
 
 
@@ -382,7 +382,7 @@ def _host_ip(bench: Bench) -> None:
                 )
                 require_equal(found, WIRING.with_parts(replace(wired, **{attribute: observed})), command)
                 (outcome,) = bench.do([Update(part, wired)])
-                assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+                assert outcome.result is Result.DONE, f"{describe(outcome.step)}: {outcome.reason}"
                 require_equal(bench.see(NAMES), WIRING, f"after the repair of {command}")
     # An MTU below 1280 removes IPv6 from the device. A larger one adds it again, enabled.
     for mtu in (1200, 1500):
@@ -412,7 +412,7 @@ def _bridge_port(bench: Bench) -> None:
         assert isinstance(part, Veth)
         assert part.bridge_port not in (OPEN, None), f"bridge_port is {part.bridge_port} after {befalls}"
         (outcome,) = bench.do([Update(part, VETH)])
-        assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+        assert outcome.result is Result.DONE, f"{describe(outcome.step)}: {outcome.reason}"
         require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
 
 

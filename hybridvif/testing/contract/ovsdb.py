@@ -12,7 +12,7 @@ from typing import Any
 from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignPort, HostState, OvsPort
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.testing.contract.bench import PORT, Bench, require_equal, said
+from hybridvif.testing.contract.bench import PORT, Bench, describe, require_equal
 
 QVO = PORT.names.switch_end
 QOS_ID = str(uuid.uuid5(uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95"), QVO))
@@ -119,7 +119,7 @@ def _foreign_columns(bench: Bench, port: OvsPort, bridges: Sequence[str]) -> Non
         _done(bench, step)
         after = _foreign_of(bench)
         changes = ", ".join(changes_of(step))
-        assert after == before, f"{said(step)} of {changes}: the rows had {before}, and now have {after}"
+        assert after == before, f"{describe(step)} of {changes}: the rows had {before}, and now have {after}"
     _done(bench, Delete(moved))
     _done(bench, Create(port))
     _done(bench, Delete(port))
@@ -188,8 +188,8 @@ def _bond(bench: Bench, port: OvsPort) -> None:
 
 def _done(bench: Bench, step: Step) -> None:
     (outcome,) = bench.do([step]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {said(step)}"
-    assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+    assert outcome is not None, f"the executor can do nothing: {describe(step)}"
+    assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
 
 
 @contextmanager

@@ -18,9 +18,9 @@ from hybridvif.testing.contract.bench import (
     STRANGER,
     Bench,
     Make,
+    describe,
     require_declared,
     require_equal,
-    said,
     variants,
 )
 from hybridvif.testing.sandbox import Sandbox
@@ -106,7 +106,7 @@ def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:
     _reach(bench, wiring.with_parts(replace(port, iface_id=STRANGER)))
     for step in (mine, Delete(port)):
         outcome = bench.try_refused(step, results={Result.REFUSED})
-        assert STRANGER in outcome.reason, f"{said(step)}: the reason does not name whose it is: {outcome.reason}"
+        assert STRANGER in outcome.reason, f"{describe(step)}: the reason does not name whose it is: {outcome.reason}"
     bench.do([Delete(replace(port, iface_id=STRANGER))])
     nowhere = Create(replace(port, bridge="br-nowhere"))
     bench.try_refused(nowhere, results={Result.FAILED, Result.REFUSED})
@@ -128,9 +128,9 @@ def _absent_device(bench: Bench, port: OvsPort) -> None:
     bench.do([Delete(port)])
     bench.sh(f"ip link delete {NAMES.bridge_end}")
     (outcome,) = bench.do([Create(port)]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {said(Create(port))}"
+    assert outcome is not None, f"the executor can do nothing: {describe(Create(port))}"
     assert (outcome.result, outcome.code) == (Result.FAILED, NOT_REALIZED), (
-        f"{said(outcome.step)}, whose device is not there: {outcome.result.value} with code {outcome.code!r}, "
+        f"{describe(outcome.step)}, whose device is not there: {outcome.result.value} with code {outcome.code!r}, "
         f"but it must be failed with code {NOT_REALIZED!r}"
     )
     unrealized = HostState({}, {port.name: replace(port, realized=False)})
@@ -161,10 +161,10 @@ def _come_and_go(bench: Bench, whole: HostState) -> None:
     (port,) = whole.ports.values()
     bench.do([Delete(port)])
     (gone,) = bench.do([Delete(port)])
-    assert gone.result is Result.DONE, f"{said(gone.step)} of what is gone: {gone.result.value}"
+    assert gone.result is Result.DONE, f"{describe(gone.step)} of what is gone: {gone.result.value}"
     _try_path(bench, NOTHING, whole)
     again = bench.try_refused(Create(port), results={Result.FAILED})
-    assert again.retry, f"{said(again.step)}, which is there, must be worth a retry"
+    assert again.retry, f"{describe(again.step)}, which is there, must be worth a retry"
     require_equal(HostState({}, bench.see(None).of(NAMES).ports), whole, "observed without names")
     _try_path(bench, whole, NOTHING)
     for name in ("-x", "--help", "eth0", "qvo;reboot", "qvo$(id)", "q" * 40):
@@ -196,11 +196,11 @@ def _try_path(bench: Bench, start: HostState, goal: HostState) -> None:
     if step is None:
         return
     (outcome,) = bench.do([step]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {said(step)}"
-    assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+    assert outcome is not None, f"the executor can do nothing: {describe(step)}"
+    assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
     seen = bench.observe(NAMES)
-    require_equal(HostState({}, seen.state.ports), goal, f"after {said(step)}")
-    _require_facts(bench, seen, f"after {said(step)}")
+    require_equal(HostState({}, seen.state.ports), goal, f"after {describe(step)}")
+    _require_facts(bench, seen, f"after {describe(step)}")
 
 
 def _require_facts(bench: Bench, seen: Observed, when: str) -> None:

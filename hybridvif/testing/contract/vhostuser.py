@@ -16,7 +16,7 @@ from hybridvif.model.parts import HostState, VhostUserPort
 from hybridvif.model.report import Result
 from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.steps import Create, Delete, Update
-from hybridvif.testing.contract.bench import PORT, Bench, require_equal, said, variants
+from hybridvif.testing.contract.bench import PORT, Bench, describe, require_equal, variants
 
 VHU = PORT.names.vhost_user
 OPTIONS = {"dpdkvhostuser": {}, "dpdkvhostuserclient": {"vhost-server-path": f"{SOCKET_DIR}/{VHU}"}}
@@ -69,36 +69,36 @@ def _write(bench: Bench, step: Create | Update, mtu: object = None, others: Mapp
     port = step.part
     assert isinstance(port, VhostUserPort)
     (outcome,) = bench.do([step]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {said(step)}"
+    assert outcome is not None, f"the executor can do nothing: {describe(step)}"
     row = _row(bench)
     taken = row["ofport"] not in ([], -1) and row["error"] == []
     if taken:
-        assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+        assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
     else:
         assert (outcome.result, outcome.code) == (Result.FAILED, NOT_REALIZED), (
-            f"{said(step)}, which the switch did not take: {outcome.result.value} with code {outcome.code!r}, "
+            f"{describe(step)}, which the switch did not take: {outcome.result.value} with code {outcome.code!r}, "
             f"but it must be failed with code {NOT_REALIZED!r}"
         )
-        assert str(row["error"]) in outcome.reason or row["error"] == [], f"{said(step)}: {outcome.reason}"
+        assert str(row["error"]) in outcome.reason or row["error"] == [], f"{describe(step)}: {outcome.reason}"
     written = {key: row[key] for key in ("type", "options", "mtu_request")}
     wanted = {
         "type": port.type,
         "options": {**OPTIONS[port.type], **(others or {})},
         "mtu_request": (port.mtu_request or []) if mtu is None else mtu,
     }
-    assert written == wanted, f"{said(step)}: the row has {written}, not {wanted}"
+    assert written == wanted, f"{describe(step)}: the row has {written}, not {wanted}"
     seen = HostState({}, bench.see(PORT.names).ports)
-    asked = replace(port, realized=taken, datapath_type="", isolated=False)
-    asked = replace(asked, mtu_request=0 if mtu == [] else port.mtu_request)
-    require_equal(seen, HostState({}, {VHU: asked}), f"after {said(step)}")
+    expected = replace(port, realized=taken, datapath_type="", isolated=False)
+    expected = replace(expected, mtu_request=0 if mtu == [] else port.mtu_request)
+    require_equal(seen, HostState({}, {VHU: expected}), f"after {describe(step)}")
 
 
 def _remove(bench: Bench, port: VhostUserPort) -> None:
     for step in (Delete(port), Delete(port)):
         (outcome,) = bench.do([step]) or (None,)
-        assert outcome is not None, f"the executor can do nothing: {said(step)}"
-        assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
-        require_equal(bench.see(PORT.names), HostState(), f"after {said(step)}")
+        assert outcome is not None, f"the executor can do nothing: {describe(step)}"
+        assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
+        require_equal(bench.see(PORT.names), HostState(), f"after {describe(step)}")
 
 
 def _row(bench: Bench) -> dict[str, Any]:

@@ -139,7 +139,7 @@ def test_wrong_iface_id_is_not_announced_as_missing_port_id(options: dict[str, o
 
 
 def test_row_on_bridge_that_is_not_allowed_has_unknown_bridge() -> None:
-    """plug refuses that bridge, so the port was plugged into another one."""
+    """Plug refuses that bridge, so the port was plugged into another one."""
     row = replace(the(OvsPort, desired_state(PORT)), bridge="br-ex", iface_status="")
     host = RecordingHost(
         desired_state(PORT).with_parts(row), settings=SETTINGS, switches=dict.fromkeys(("br-ex", *BRIDGES), "")

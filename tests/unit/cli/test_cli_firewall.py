@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Bridge
-from hybridvif.cli.firewall import DRIVERS, Firewall, bridge_nf, seen_firewall
+from hybridvif.cli.firewall import DRIVERS, Firewall, bridge_nf, find_firewall
 from tests.support.strategies import BRIDGE
 
 IN_USE, NOT_IN_USE = Firewall(True, "iptables has chains neutron-openvswi-*"), Firewall(False, "none")
@@ -57,13 +57,13 @@ NATIVE = "[securitygroup]\nfirewall_driver=openvswitch\n"
     ],
 )
 def test_the_firewall_is_seen_by_chains_and_files(tmp_path: Path, script: str, text: str, in_use: bool | None) -> None:
-    seen = seen_firewall([agent_file(tmp_path, text), "/nowhere/agent.ini"], [saver(tmp_path, script), "no-such-saver"])
+    seen = find_firewall([agent_file(tmp_path, text), "/nowhere/agent.ini"], [saver(tmp_path, script), "no-such-saver"])
     assert seen.in_use is in_use
     assert seen.evidence
 
 
 def test_a_host_without_iptables_is_not_judged() -> None:
-    assert seen_firewall(["/nowhere"], ["no-such-saver"]).in_use is None
+    assert find_firewall(["/nowhere"], ["no-such-saver"]).in_use is None
 
 
 @pytest.mark.parametrize(

@@ -52,7 +52,7 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     ],
 )
 def test_headstart_recognizes_commands_that_need_the_daemon(words: str, files: list[str] | None) -> None:
-    assert headstart.files_in(words.split()) == files
+    assert headstart.config_files_in(words.split()) == files
 
 
 @pytest.mark.parametrize(
@@ -72,7 +72,7 @@ def test_where_something_says_how_to_start_it_nothing_is_started(
         config.write_text(text)
     if variable:
         monkeypatch.setenv(variable, "sudo privsep-helper")
-    with headstart.given(["plug", "--config-file", str(config)]):
+    with headstart.early_daemon(["plug", "--config-file", str(config)]):
         assert not list(place.iterdir())
 
 

@@ -9,7 +9,7 @@ import pytest
 from hybridvif import Create, Port, RecordingHost, Tap, Update, desired_state, plug, unplug_all
 from hybridvif.cli.output.changes import changes_of_plan, tally
 from hybridvif.cli.output.diff import diff_lines
-from hybridvif.cli.planning import PlanRequest, answer_of, completed
+from hybridvif.cli.planning import PlanRequest, answer_of, infer_missing
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.model.errors import InvalidInput
@@ -183,7 +183,7 @@ def test_of_several_ports_each_has_its_heading() -> None:
 
 def test_what_is_left_out_is_taken_from_the_plugged_port() -> None:
     host = plugged(PORT)
-    request = completed([asked(mac="fa:16:3e:aa:bb:ee")], look(host, [ID]))
+    request = infer_missing([asked(mac="fa:16:3e:aa:bb:ee")], look(host, [ID]))
     assert request.ports == [replace(PORT, mac="fa:16:3e:aa:bb:ee")]
     assert request.left_out == {ID: ("instance_id", "interface_id", "bridge", "mtu")}
     assert f"attached-mac {MAC} -> fa:16:3e:aa:bb:ee" in text_of(planned(host, request))
@@ -192,15 +192,15 @@ def test_what_is_left_out_is_taken_from_the_plugged_port() -> None:
 def test_what_nothing_tells_must_be_given() -> None:
     host = RecordingHost()
     with pytest.raises(InvalidInput, match=f"port {ID} is not plugged here.*--mac and --instance"):
-        completed([asked()], look(host, [ID]))
+        infer_missing([asked()], look(host, [ID]))
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), attached_mac=""))
     with pytest.raises(InvalidInput, match="does not tell its mac; give --mac"):
-        completed([asked()], look(host, [ID]))
+        infer_missing([asked()], look(host, [ID]))
 
 
 def test_a_port_told_whole_is_planned_with_its_defaults_as_plug_would() -> None:
-    request = completed([asked(mac=MAC, instance_id=VM)], look(plugged(PORT), [ID]))
+    request = infer_missing([asked(mac=MAC, instance_id=VM)], look(plugged(PORT), [ID]))
     assert request.ports == [Port(id=ID, mac=MAC, instance_id=VM)]
     assert request.left_out == {}
 

@@ -8,7 +8,7 @@ import pytest
 from hybridvif import Create, Port, Tap
 from hybridvif.cli.commands import plug, unplug
 from hybridvif.cli.failure import failure_of, failure_of_report
-from hybridvif.cli.output.reporting import ending_of, reported
+from hybridvif.cli.output.reporting import answer_of_reports, result_text
 from hybridvif.client.host import NoResponse
 from hybridvif.model.errors import (
     BridgeMissing,
@@ -126,14 +126,14 @@ def test_the_exit_code_of_many_is_that_of_the_worst() -> None:
     ],
 )
 def test_every_end_has_its_exit_code(ends: list[Status], exit_code: int) -> None:
-    answer = reported("plug", [report(status) for status in ends])
+    answer = answer_of_reports("plug", [report(status) for status in ends])
     assert answer.exit_code == exit_code
     assert answer.document.get("error", {}).get("exit_code", 0) == exit_code  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.DONE])
 def test_an_end_that_is_not_good_is_never_called_so(status: Status) -> None:
-    assert "plugged" not in ending_of("plug", report(status))
+    assert "plugged" not in result_text("plug", report(status))
     assert failure_of_report(report(status)).exit_code == status.exit_code != 0
 
 
@@ -154,7 +154,7 @@ def test_what_is_left_over_is_named() -> None:
 def test_what_all_ports_lack_is_said_once() -> None:
     reason = "cannot start the privileged daemon; run as root"
     reports = [report(Status.PRECONDITION, port_id, code="precondition", reason=reason) for port_id in (ID, OTHER_ID)]
-    (failure,) = reported("plug", reports).failures
+    (failure,) = answer_of_reports("plug", reports).failures
     assert failure.lines() == [
         "cannot start the privileged daemon",
         "  try: run as root",

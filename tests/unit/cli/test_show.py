@@ -10,7 +10,7 @@ from hybridvif.cli.commands import list as listing
 from hybridvif.cli.commands import show
 from hybridvif.cli.output.draw import tree
 from hybridvif.cli.output.graphs import dot
-from hybridvif.cli.output.topology import Plugged, Standing, fix_of, plugged_ports
+from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.terminal import Paint
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
@@ -34,7 +34,7 @@ from tests.support.answers import (
 )
 
 
-def only(host: RecordingHost) -> Plugged:
+def only(host: RecordingHost) -> PluggedPort:
     (port,) = plugged_ports(host.observe(None, 0.0))
     return port
 
@@ -114,7 +114,7 @@ def test_half_a_port_is_shown_as_half_with_what_is_missing(gone: list[str], runn
         host.simulation.carrier = {TAP}
     port = only(host)
     text = text_of(show.answer_of(host))
-    assert port.standing is (Standing.HALF if running or gone == [QBR, QVB] else Standing.ORPHAN)
+    assert port.condition is (Condition.HALF if running or gone == [QBR, QVB] else Condition.ORPHAN)
     assert port.port_id == ID
     assert "DRIFT: " in text
     assert f"{gone[0]} is missing" in text
@@ -138,14 +138,14 @@ def test_links_that_nothing_tells_the_port_of_are_shown_by_their_key() -> None:
 def test_a_port_that_os_vif_plugged_has_its_id_from_the_row() -> None:
     host = plugged(PORT)
     unmark(host)
-    assert (only(host).port_id, only(host).standing) == (ID, Standing.DRIFT)
+    assert (only(host).port_id, only(host).condition) == (ID, Condition.DRIFT)
 
 
 def test_port_of_os_vif_with_own_interface_id_is_one_port() -> None:
     host = plugged(PORT)
     unmark(host)
     host.state = host.state.with_parts(replace(row_of(host), iface_id=OTHER_ID))
-    assert (only(host).port_id, only(host).standing, fix_of(only(host))) == (None, Standing.CONFLICT, None)
+    assert (only(host).port_id, only(host).condition, fix_of(only(host))) == (None, Condition.CONFLICT, None)
     assert only(host).conflict == (
         f"its row has the iface-id {OTHER_ID}, for which its devices are not named, so nothing tells its port id; "
         "plug it with all its options, --interface-id among them"
@@ -156,7 +156,7 @@ def test_two_ports_that_claim_one_name_are_a_conflict() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(veth_of(host), peer_alias=TWIN_ID))
     port = only(host)
-    assert port.standing is Standing.CONFLICT
+    assert port.condition is Condition.CONFLICT
     assert fix_of(port) is None
     assert f"CONFLICT: port {ID} shares its first 11 characters" in text_of(show.answer_of(host))
 
@@ -164,7 +164,7 @@ def test_two_ports_that_claim_one_name_are_a_conflict() -> None:
 def test_a_stray_is_a_conflict_and_drawn() -> None:
     host = RecordingHost(HostState({QVB: ForeignObject(name=QVB, what="a dummy link")}))
     text = text_of(show.answer_of(host))
-    assert only(host).standing is Standing.CONFLICT
+    assert only(host).condition is Condition.CONFLICT
     assert f"{QVB}  stray: a dummy link" in text
 
 
@@ -250,13 +250,13 @@ def test_the_list_is_one_line_a_port() -> None:
 
 
 def test_the_states_of_the_list_are_all_there_are() -> None:
-    assert {standing.value for standing in Standing} == set(listing.STATES)
+    assert {standing.value for standing in Condition} == set(listing.STATES)
 
 
 def test_every_wiring_is_in_order() -> None:
     for port in (PORT, OTHER, Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=68)):
         (seen,) = plugged_ports(Observed(desired_state(port), Facts()))
-        assert (seen.standing, seen.port_id, seen.inferred.port) == (Standing.IN_ORDER, port.id, port)
+        assert (seen.condition, seen.port_id, seen.inferred.port) == (Condition.IN_ORDER, port.id, port)
 
 
 VHU = PORT.names.vhost_user
@@ -284,7 +284,7 @@ def test_fix_of_vhost_user_port_names_its_mode(vhost_user: RecordingHost) -> Non
     assert isinstance(row, VhostUserPort)
     vhost_user.state = vhost_user.state.with_parts(replace(row, mtu_request=0, socket_as_configured=False))
     port = only(vhost_user)
-    assert port.standing is Standing.DRIFT
+    assert port.condition is Condition.DRIFT
     assert "--vhostuser-mode server" in " ".join(fix_of(port) or [])
     assert "dpdkvhostuserclient  mtu none" in text_of(show.answer_of(vhost_user))
     assert f'"{VHU}" [color=orange' in dot([port])
