@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from hybridvif.cli.terminal import Terminal
 
 COMMANDS: Mapping[str, str] = {
-    "plug": "plug ports: afterwards each is in order, or as it was before",
-    "unplug": "unplug ports: afterwards nothing of them is left",
-    "plan": "what plug or unplug would do, as a diff; nothing is written",
-    "check": "the drift of plugged ports, attribute by attribute",
-    "adopt": "make the ports that something else has plugged hybridvif's, as they run",
-    "show": "what is plugged on this host, drawn",
-    "list": "the plugged ports, one a line",
-    "reconcile": "a whole host brought in order at once: after a reboot, or from a cron job",
-    "gc": "remains of ports that are no more, removed once they have been there for some time",
-    "doctor": "every precondition: pass or fail, why, and the command that mends it",
-    "executors": "the installed executors: role, origin, what they need, and what of that is missing",
-    "sandbox": "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command",
-    "demo": "two ports plugged in a sandbox, a ping across, the drawing, unplug",
+    "plug": "plug ports, and roll back each port that fails",
+    "unplug": "unplug ports, and delete all of their devices and rows",
+    "plan": "print what plug or unplug would do, as a diff; nothing is written",
+    "check": "print the drift of plugged ports by attribute",
+    "adopt": "take over running ports plugged by another tool",
+    "show": "draw the plugged ports of this host",
+    "list": "list the plugged ports, one per line",
+    "reconcile": "plug all ports of a host at once: after a reboot, or in a cron job",
+    "gc": "delete orphaned devices and rows that were first seen some time ago",
+    "doctor": "check every precondition: result, reason, and the command that fixes it",
+    "executors": "list the installed executors: role, origin, requirements, and what is missing",
+    "sandbox": "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch",
+    "demo": "plug two ports in a sandbox, ping, draw the ports, unplug",
 }
 """The sub-commands and their help. A copy of each HELP, so that `hybridvif --help` imports no sub-command."""
 

@@ -70,10 +70,10 @@ class InferredPort:
 def infer_port(
     request: PortRequest, state: HostState, configured: Collection[str] = (), bridges: Sequence[str] | None = None
 ) -> InferredPort:
-    """The port that was asked for, what was left out taken from the parts that are there.
+    """Create the requested port, with missing fields inferred from the existing parts.
 
-    configured: the fields that the host's configuration decides. bridges: those that ports may be plugged into here,
-    None if that does not matter.
+    configured: the fields set by the configuration of the host. bridges: the allowed integration bridges of this host;
+    None: any.
     """
     values, doubts = values_from(request.port_id, state)
     if any(request.fields.get(name) for name in OF_LINKS):

@@ -48,7 +48,7 @@ def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> P
         description="Plug VM ports the OpenStack hybrid way: tap - qbr (Linux bridge) - qvb = qvo - Open vSwitch.",
         epilog="\n".join(
             [
-                "commands (hybridvif COMMAND --help says more):",
+                "commands (see hybridvif COMMAND --help):",
                 *(f"  {name:<9} {text}" for name, text in commands.items()),
                 "",
                 "exit codes (of several ports: the worst):",
@@ -58,7 +58,7 @@ def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> P
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="say which hybridvif this is, and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     _add_common(parser, FORMATS)
     return parser
 
@@ -109,9 +109,13 @@ def verbosity_in(words: Sequence[str]) -> int:
 def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
     group = parser.add_argument_group("options of all commands")
     group.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more, and why of each attribute; -vv: tracebacks too"
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="print more, with the reason of each attribute; -vv: tracebacks too",
     )
-    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but what was asked for, and errors")
+    group.add_argument("-q", "--quiet", action="store_true", help="print only the result, and errors")
     group.add_argument(
         "--config-file",
         action="append",

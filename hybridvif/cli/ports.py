@@ -24,13 +24,16 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "interface_id": ("UUID", "external_ids:iface-id (default: the port id)"),
     "mtu": ("BYTES", "68 to 65535 (default: 1500)"),
     "bridge": ("NAME", "the integration bridge (default: br-int)"),
-    "datapath_type": ("TYPE", "of an integration bridge that must be made first: system or netdev"),
+    "datapath_type": ("TYPE", "of an integration bridge that plug creates: system or netdev"),
     "qos_type": ("TYPE", "the QoS of a new port: none, linux-noop, ... (default: the host's default_qos_type)"),
-    "vhostuser_mode": ("MODE", "a vhost-user port, and no hybrid one: client (QEMU connects) or server (QEMU listens)"),
-    "call_iptables": ("", "its Linux bridge calls iptables, also where the host as a whole does not"),
-    "isolate": ("", "a new port is in the dead VLAN until Neutron's agent wires it"),
-    "create_tap": ("", "its tap is made ahead of the VM, and removed with the port"),
-    "multiqueue": ("", "a tap that is made has a queue for each of the VM's; with --create-tap"),
+    "vhostuser_mode": (
+        "MODE",
+        "a vhost-user port instead of a hybrid port: client (QEMU connects) or server (QEMU listens)",
+    ),
+    "call_iptables": ("", "the Linux bridge of the port calls iptables, even if the host does not"),
+    "isolate": ("", "a new port is in the dead VLAN until Neutron's agent configures it"),
+    "create_tap": ("", "create the tap before the VM, and delete it with the port"),
+    "multiqueue": ("", "create the tap with several queues; with --create-tap"),
 }
 
 
@@ -53,7 +56,7 @@ def add_file_option(parser: argparse.ArgumentParser) -> None:
         "-F",
         "--file",
         metavar="FILE",
-        help=f"the ports of a YAML or JSON file (- is stdin), a list of mappings with the keys {', '.join(FIELDS)}",
+        help=f"the ports of a YAML or JSON file (- is stdin): a list of mappings with the keys {', '.join(FIELDS)}",
     )
 
 

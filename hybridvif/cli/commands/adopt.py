@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 
 MARKS = 3
 """The number of ownership tags of a port: qbr, qvb, qvo."""
-HELP = "make the ports that something else has plugged hybridvif's, as they run"
+HELP = "take over running ports plugged by another tool"
 FORMATS = ("text", "json", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif adopt`."""
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; say what would be changed")
+    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
 
 
 def run(args: argparse.Namespace) -> int:

@@ -26,16 +26,14 @@ import argparse
 
 from hybridvif.cli.ports import add_port_options, requested_ports
 
-HELP = "the drift of plugged ports, attribute by attribute"
+HELP = "print the drift of plugged ports by attribute"
 FORMATS = ("text", "json", "yaml", "table", "value")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif check`."""
     add_port_options(parser, several=True)
-    parser.epilog = (
-        "Whatever is left out is taken from the plugged port itself, and not checked. Exits with 3 if there is drift."
-    )
+    parser.epilog = "Omitted options default to the values of the plugged port, and are not checked. Exits with 3 if there is drift."
 
 
 def run(args: argparse.Namespace) -> int:

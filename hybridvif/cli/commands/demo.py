@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hybridvif.engine.host_protocol import AnyHost
     from hybridvif.testing.sandbox import Level, Requirement, Vm
 
-HELP = "two ports plugged in a sandbox, a ping across, the drawing, unplug"
+HELP = "plug two ports in a sandbox, ping, draw the ports, unplug"
 
 _IDS = ("5f2c0e1a-7b00-4c00-8000-000000000001", "91d3aa02-4100-4c00-8000-000000000002")
 _MACS = ("fa:16:3e:aa:bb:01", "fa:16:3e:aa:bb:02")
@@ -34,8 +34,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level",
         "--rung",
         choices=("packets", "dummy", "none"),
-        help="how real a host: Open vSwitch with its netdev datapath, with its dummy datapath, or a simulated host "
-        "(default: the best to be had here)",
+        help="the level: Open vSwitch with its netdev datapath, with its dummy datapath, or a simulated host "
+        "(default: the best of this host)",
     )
 
 

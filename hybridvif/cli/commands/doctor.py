@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from hybridvif.cli.check_result import CheckResult
     from hybridvif.cli.terminal import Answer, Paint
 
-HELP = "every precondition: pass or fail, why, and the command that mends it"
+HELP = "check every precondition: result, reason, and the command that fixes it"
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("name", "verdict", "text", "remedy")
 _COLOURS = {"pass": "green", "fail": "red", "info": "dim"}
@@ -25,7 +25,7 @@ _COLOURS = {"pass": "green", "fail": "red", "info": "dim"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif doctor`."""
-    parser.epilog = "Exits with 0 if nothing fails, with 5 otherwise. Without root it looks at what it may."
+    parser.epilog = "Exits with 0 if nothing fails, else with 5. Without root, some checks are skipped."
 
 
 def run(args: argparse.Namespace) -> int:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hybridvif.cli.terminal import Paint
     from hybridvif.model.settings import Settings
 
-HELP = "the installed executors: role, origin, what they need, and what of that is missing"
+HELP = "list the installed executors: role, origin, requirements, and what is missing"
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("name", "role", "configured", "origin", "serves", "programs", "capabilities", "missing")
 CAPABILITIES = ("CAP_NET_ADMIN",)

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from hybridvif.cli.terminal import Answer, Paint
     from hybridvif.engine.host_wide import CollectedOrphan, NotingHost
 
-HELP = "remains of ports that are no more, removed once they have been there for some time"
+HELP = "delete orphaned devices and rows that were first seen some time ago"
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("port", "parts", "seconds", "due", "status")
 OLDER_THAN = 3600.0
@@ -40,11 +40,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=_seconds,
         default=OLDER_THAN,
-        help=f"how long a remain must have been noted before it is removed (default: {OLDER_THAN:g})",
+        help=f"minimum time since an orphan was first seen (default: {OLDER_THAN:g})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="remove nothing, and exit with 3 if there are remains")
+    parser.add_argument("--dry-run", action="store_true", help="delete nothing; exit with 3 if there are orphans")
     parser.add_argument(
-        "--unmarked", action="store_true", help="also rows without devices that os-vif may have made as well as we"
+        "--unmarked", action="store_true", help="also delete rows without devices that os-vif may have created"
     )
 
 

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
-HELP = "the plugged ports, one a line"
+HELP = "list the plugged ports, one per line"
 FORMATS = ("table", "json", "yaml", "value")
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
 STATES = ("in-order", "drift", "half", "orphan", "conflict")

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from hybridvif.model.facts import Observed
     from hybridvif.model.settings import Settings
 
-HELP = "what plug or unplug would do, as a diff; nothing is written"
+HELP = "print what plug or unplug would do, as a diff; nothing is written"
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")
 
 
@@ -40,12 +40,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif plan`."""
     parser.add_argument("goal", choices=("plug", "unplug"))
     add_port_options(parser, several=True)
-    parser.add_argument("--force", action="store_true", help="of unplug: even if a VM runs on it")
+    parser.add_argument("--force", action="store_true", help="for unplug: even if a running VM uses the port")
     parser.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 3 if there is anything to do, with 0 if not"
+        "--detailed-exitcode", action="store_true", help="exit with 3 if there are changes, else with 0"
     )
     parser.epilog = (
-        "Of plug, --mac or --instance may be left out for a port that is plugged: all left out is then taken from it."
+        "If --mac or --instance is omitted for a plugged port, all omitted options default to its current values."
     )
 
 

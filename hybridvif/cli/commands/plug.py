@@ -24,14 +24,16 @@ if TYPE_CHECKING:
     from hybridvif.engine.host_protocol import AnyHost
     from hybridvif.model.port import Port
 
-HELP = "plug ports: afterwards each is in order, or as it was before"
+HELP = "plug ports, and roll back each port that fails"
 FORMATS = ("text", "json", "yaml", "table", "value")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif plug`."""
     add_port_options(parser, several=False)
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; answer as `hybridvif plan plug` does")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write nothing; print the plan, as `hybridvif plan plug`"
+    )
 
 
 def run(args: argparse.Namespace) -> int:

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from hybridvif.model.port import Port
     from hybridvif.model.report import Report
 
-HELP = "a whole host brought in order at once: after a reboot, or from a cron job"
+HELP = "plug all ports of a host at once: after a reboot, or in a cron job"
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("port", "goal", "status", "changed", "retries", "code")
 
@@ -39,9 +39,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif reconcile`."""
     add_file_option(parser)
     parser.add_argument(
-        "--prune", action="store_true", help="unplug our ports that the file does not have, but none with a running VM"
+        "--prune", action="store_true", help="unplug our ports that are not in the file, except ports of running VMs"
     )
-    parser.add_argument("--dry-run", action="store_true", help="write nothing, and say what would be done")
+    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
 
 
 def run(args: argparse.Namespace) -> int:

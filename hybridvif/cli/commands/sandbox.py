@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command"
+HELP = "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level",
         "--rung",
         choices=("packets", "dummy"),
-        help="accept no other: Open vSwitch with its netdev datapath, or with its dummy datapath (default: the best "
-        "this host has)",
+        help="the level: Open vSwitch with its netdev datapath, or with its dummy datapath (default: the best of this "
+        "host)",
     )
     parser.add_argument(
         "argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help="the command; a shell if there is none"

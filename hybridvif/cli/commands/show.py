@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
-HELP = "what is plugged on this host, drawn"
+HELP = "draw the plugged ports of this host"
 FORMATS = ("tree", "json", "yaml", "dot")
 
 

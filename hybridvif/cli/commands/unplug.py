@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
-HELP = "unplug ports: afterwards nothing of them is left"
+HELP = "unplug ports, and delete all of their devices and rows"
 FORMATS = ("text", "json", "yaml", "table", "value")
 
 
@@ -23,8 +23,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif unplug`."""
     parser.add_argument("port", nargs="*", metavar="PORT", help="the ports' ids, UUIDs")
     add_file_option(parser)
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; answer as `hybridvif plan unplug` does")
-    parser.add_argument("--force", action="store_true", help="even if a VM runs on it")
+    parser.add_argument(
+        "--dry-run", action="store_true", help="write nothing; print the plan, as `hybridvif plan unplug`"
+    )
+    parser.add_argument("--force", action="store_true", help="even if a running VM uses the port")
 
 
 def run(args: argparse.Namespace) -> int:
