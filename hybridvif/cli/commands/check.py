@@ -33,7 +33,10 @@ FORMATS = ("text", "json", "yaml", "table", "value")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif check`."""
     add_port_options(parser, several=True)
-    parser.epilog = "Omitted options default to the values of the plugged port, and are not checked. Exits with 3 if there is drift."
+    parser.epilog = (
+        "Omitted options default to the values of the plugged port, and are not checked. "
+        "Exits with 3 if there is drift."
+    )
 
 
 def run(args: argparse.Namespace) -> int:

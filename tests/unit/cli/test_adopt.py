@@ -26,7 +26,7 @@ def unmarked(*left_marked: str) -> RecordingHost:
 
 
 @pytest.mark.parametrize("left_marked", [(), (QBR,), (QVB,)], ids=["none", "qbr", "qvb"])
-def test_a_port_without_all_its_marks_is_adopted_and_no_other(left_marked: tuple[str, ...]) -> None:
+def test_adopt_takes_only_ports_without_all_tags(left_marked: tuple[str, ...]) -> None:
     host = unmarked(*left_marked)
     answer, skipped = answer_of(host, dry_run=False)
     assert [port["port"] for port in answer.document["ports"]] == [ID]  # type: ignore[attr-defined]
@@ -36,7 +36,7 @@ def test_a_port_without_all_its_marks_is_adopted_and_no_other(left_marked: tuple
     assert answer_of(host, dry_run=False)[0].document["ports"] == []
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing() -> None:
+def test_adopt_dry_run_plans_the_same_and_writes_nothing() -> None:
     host = unmarked()
     before = host.state
     answer, _ = answer_of(host, dry_run=True)
@@ -54,7 +54,7 @@ def test_a_dry_run_says_the_same_and_writes_nothing() -> None:
         ({"iface_id": ""}, "nothing tells its id; plug it with all its options"),
     ],
 )
-def test_a_port_that_does_not_tell_enough_is_named(spoilt: dict[str, str], reason: str) -> None:
+def test_adopt_reports_ports_with_unknown_fields(spoilt: dict[str, str], reason: str) -> None:
     host = unmarked()
     row = host.state.ports[QVO]
     assert isinstance(row, OvsPort)
@@ -65,7 +65,7 @@ def test_a_port_that_does_not_tell_enough_is_named(spoilt: dict[str, str], reaso
 
 
 @pytest.mark.parametrize("lost", [QVB, QVO])
-def test_half_a_port_is_named(lost: str) -> None:
+def test_adopt_reports_incomplete_ports(lost: str) -> None:
     host = unmarked()
     host.state = host.state.without(host.state.links.get(lost) or host.state.ports[lost])
     found = candidates(host.observe(None, 0.0))
@@ -73,7 +73,7 @@ def test_half_a_port_is_named(lost: str) -> None:
     assert "only half there" in found.skipped[0]["reason"]
 
 
-def test_a_vhost_user_port_is_named_and_left() -> None:
+def test_adopt_skips_vhost_user_ports() -> None:
     host = plugged(replace(PORT, vhostuser_mode="client"))
     (skipped,) = candidates(host.observe(None, 0.0)).skipped
     assert skipped["reason"] == (

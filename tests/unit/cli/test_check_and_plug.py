@@ -101,7 +101,7 @@ def changed(port: Port, state: HostState) -> tuple[Changes, str]:
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
-def test_check_with_all_options_announces_what_plug_changes(port: Port) -> None:
+def test_check_with_all_options_lists_the_changes_of_plug(port: Port) -> None:
     asked = PortRequest(fields={spec.name: getattr(port, spec.name) for spec in fields(Port)})
     for mutation, state in mutations(port):
         found, answer = announced(asked, state)
@@ -109,7 +109,7 @@ def test_check_with_all_options_announces_what_plug_changes(port: Port) -> None:
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
-def test_check_of_port_alone_announces_no_other_change(port: Port) -> None:
+def test_check_of_id_alone_lists_no_other_change(port: Port) -> None:
     for mutation, state in mutations(port):
         found, answer = announced(PortRequest(fields={"id": port.id}), state)
         real, code = changed(port, state)
@@ -128,7 +128,7 @@ def test_check_of_port_alone_announces_no_other_change(port: Port) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"mac": MAC, "instance_id": VM}], ids=["PORT", "PORT --mac --instance"])
-def test_wrong_iface_id_is_not_announced_as_missing_port_id(options: dict[str, object]) -> None:
+def test_wrong_iface_id_is_not_reported_as_missing_port_id(options: dict[str, object]) -> None:
     """The check showed `hybridvif-port-id none -> ID`, but plug changed the iface-id."""
     (state,) = [state for mutation, state in mutations(PORT) if mutation == f"ovs-port iface_id {OTHER_ID!r}"]
     found, answer = announced(PortRequest(fields={"id": ID, **options}), state)

@@ -56,13 +56,13 @@ NATIVE = "[securitygroup]\nfirewall_driver=openvswitch\n"
         ("printf '\\377\\n:neutron-openvswi-x'", "", True),
     ],
 )
-def test_the_firewall_is_seen_by_chains_and_files(tmp_path: Path, script: str, text: str, in_use: bool | None) -> None:
+def test_firewall_is_found_by_chains_and_files(tmp_path: Path, script: str, text: str, in_use: bool | None) -> None:
     seen = find_firewall([agent_file(tmp_path, text), "/nowhere/agent.ini"], [saver(tmp_path, script), "no-such-saver"])
     assert seen.in_use is in_use
     assert seen.evidence
 
 
-def test_a_host_without_iptables_is_not_judged() -> None:
+def test_firewall_without_iptables_is_unknown() -> None:
     assert find_firewall(["/nowhere"], ["no-such-saver"]).in_use is None
 
 
@@ -86,7 +86,7 @@ def test_a_host_without_iptables_is_not_judged() -> None:
         ((), False, UNKNOWN, [], "info"),
     ],
 )
-def test_rules_that_do_not_hold_are_a_failure_where_they_are_in_use(
+def test_bridge_nf_off_fails_only_if_the_firewall_is_in_use(
     tmp_path: Path, values: tuple[str, ...], option: bool, firewall: Firewall, bridges: list[Bridge], verdict: str
 ) -> None:
     switch = tmp_path / "bridge-nf-call-iptables"

@@ -52,7 +52,7 @@ def file_of(directory: Path, content: object) -> str:
         (["show", "x"], ["port id 'x'", "UUID"]),
     ],
 )
-def test_bad_options_are_one_sentence(
+def test_invalid_option_is_reported_in_one_line(
     words: list[str], fragments: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert cli.main(words) == 2
@@ -89,7 +89,7 @@ def test_bad_options_are_one_sentence(
         ("- ? [1]\n  : 2\n", ["neither YAML nor JSON"]),
     ],
 )
-def test_a_bad_file_is_one_sentence_that_names_file_entry_and_field(
+def test_invalid_file_is_reported_with_file_entry_and_field(
     content: object, fragments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = file_of(tmp_path, content)
@@ -101,7 +101,7 @@ def test_a_bad_file_is_one_sentence_that_names_file_entry_and_field(
     assert all(fragment in captured.err for fragment in fragments)
 
 
-def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_file_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
     for name, reason in (
         (tmp_path, "Is a directory"),
@@ -112,7 +112,7 @@ def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: pyte
         assert reason in capsys.readouterr().err
 
 
-def test_an_error_is_a_whole_document_where_one_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_with_json_format_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plug", ID, "--mac", "x", "--instance", VM, "-f", "json"]) == 2
     captured = capsys.readouterr()
     error = json.loads(captured.out)["error"]
@@ -120,12 +120,12 @@ def test_an_error_is_a_whole_document_where_one_was_asked_for(capsys: pytest.Cap
     assert captured.err == f"error: {error['message']}\n"
 
 
-def test_a_usage_error_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_with_json_format_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["-f", "json", "plug", "--macc"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
 
 
-def test_a_file_is_yaml_or_json(tmp_path: Path) -> None:
+def test_port_file_may_be_yaml_or_json(tmp_path: Path) -> None:
     written = f"- {{id: {ID}, mac: {MAC}, instance_id: {VM}, mtu: 1450}}\n- id: {OTHER_ID}\n"
     as_json = [{**ENTRY, "mtu": 1450}, {"id": OTHER_ID}]
     assert read_ports(file_of(tmp_path, written)) == [
@@ -135,19 +135,19 @@ def test_a_file_is_yaml_or_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mac", ["52:54:00:12:34:56", "10:20:30:40:50:58", "00:11:22:33:44:55"])
-def test_a_mac_of_digits_alone_is_no_number_to_the_base_of_60(mac: str, tmp_path: Path) -> None:
+def test_mac_of_digits_is_not_a_sexagesimal_number(mac: str, tmp_path: Path) -> None:
     (port,) = read_ports(file_of(tmp_path, f"- {{id: {ID}, mac: {mac}, instance_id: {VM}}}"))
     assert port.to_port().mac == mac
 
 
-def test_a_file_may_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_file_may_be_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps([ENTRY]).encode())))
     (port,) = read_ports("-")
     assert port.to_port() == Port(**ENTRY)
     assert port.where == "stdin: entry 1"
 
 
-def test_every_field_of_a_port_can_stand_in_a_file(tmp_path: Path) -> None:
+def test_port_file_accepts_every_field(tmp_path: Path) -> None:
     full: dict[str, Any] = {**ENTRY, "interface_id": OTHER_ID, "mtu": 9000, "bridge": "br-x", "vif_type": "ovs"}
     full |= {
         "call_iptables": True,
@@ -165,7 +165,7 @@ def test_every_field_of_a_port_can_stand_in_a_file(tmp_path: Path) -> None:
     assert port.to_port() == Port(**ENTRY, vhostuser_mode="server")
 
 
-def test_the_options_of_plug_mean_the_same_port_again() -> None:
+def test_options_of_a_port_parse_to_the_same_port() -> None:
     full = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=9000, bridge="br-x")
     full = replace(full, call_iptables=True, isolate=True, qos_type="none", datapath_type="system")
     tapped = replace(full, create_tap=True, multiqueue=True)
@@ -174,11 +174,11 @@ def test_the_options_of_plug_mean_the_same_port_again() -> None:
         assert asked.to_port() == port
 
 
-def test_what_is_not_known_stands_in_capitals() -> None:
+def test_unknown_options_have_their_metavar_as_value() -> None:
     assert options_of(PORT, ("mac",)) == [ID, "--mac", "MAC", "--instance", VM, "--mtu", "1450"]
 
 
-def test_a_port_that_is_asked_for_is_legal_as_far_as_it_goes() -> None:
+def test_port_request_validates_the_given_fields() -> None:
     with pytest.raises(InvalidInput, match="mtu 67"):
         PortRequest(fields={"id": ID, "mtu": 67})
     assert PortRequest(fields={"id": ID}).missing == ("mac", "instance_id") == tuple(PLACEHOLDERS)

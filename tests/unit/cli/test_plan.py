@@ -47,7 +47,7 @@ PLUG = PlanRequest("plug", [PORT])
 UNPLUG = PlanRequest("unplug", port_ids=[ID])
 
 
-def test_the_plan_of_a_first_plug_is_three_parts_to_create() -> None:
+def test_plan_of_a_first_plug_creates_three_parts() -> None:
     host = RecordingHost()
     assert text_of(planned(host, PLUG)).splitlines() == [
         f"  +  bridge    {QBR}                  absent -> mtu 1450, up, ageing 0, stp off, snooping off, ipv6 off",
@@ -58,7 +58,7 @@ def test_the_plan_of_a_first_plug_is_three_parts_to_create() -> None:
     assert host.steps == []
 
 
-def test_a_plan_writes_nothing_and_says_what_plug_then_does() -> None:
+def test_plan_matches_the_steps_of_plug_and_writes_nothing() -> None:
     host = plugged(OTHER)
     host.state = host.state.with_parts(replace(row_of(host, OTHER), attached_mac=MAC))
     before = host.state
@@ -73,13 +73,13 @@ def test_a_plan_writes_nothing_and_says_what_plug_then_does() -> None:
     assert [[(step["verb"], step["name"]) for step in port["steps"]] for port in ports] == done
 
 
-def test_the_plan_of_a_port_in_order_is_nothing() -> None:
+def test_plan_of_a_port_in_order_is_empty() -> None:
     answer = planned(plugged(PORT), PLUG, detailed=True)
     assert text_of(answer) == "Plan: nothing to do."
     assert answer.exit_code == 0
 
 
-def test_differences_are_the_exit_code_3_only_if_asked_for() -> None:
+def test_plan_exits_with_3_only_with_detailed_exitcode() -> None:
     host = RecordingHost()
     assert planned(host, PLUG).exit_code == 0
     assert planned(host, PLUG, detailed=True).exit_code == 3
@@ -87,7 +87,7 @@ def test_differences_are_the_exit_code_3_only_if_asked_for() -> None:
     assert planned(host, UNPLUG, detailed=True).exit_code == 0
 
 
-def test_an_update_says_each_attribute_from_what_to_what() -> None:
+def test_plan_of_an_update_shows_old_and_new_values() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), attached_mac="fa:16:3e:00:00:01", vm_uuid=""))
     assert (
@@ -108,7 +108,7 @@ def test_recreated_veth_pair_is_two_changes_from_three_steps() -> None:
     assert "patch" not in text_of(answer)
 
 
-def test_the_plan_of_an_unplug_is_what_will_be_gone() -> None:
+def test_plan_of_an_unplug_lists_deleted_parts() -> None:
     host = plugged(PORT)
     assert text_of(planned(host, UNPLUG)).splitlines() == [
         f"  -  ovs-port  {QVO} on br-int        present -> absent",
@@ -119,7 +119,7 @@ def test_the_plan_of_an_unplug_is_what_will_be_gone() -> None:
     assert host.steps == []
 
 
-def test_an_unplug_that_would_be_refused_is_planned_so() -> None:
+def test_plan_of_a_refused_unplug_has_the_refusal() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier.add(TAP)
@@ -140,7 +140,7 @@ def test_plan_for_missing_or_disallowed_bridge_has_the_code_of_plug() -> None:
         assert answer.document["error"]["code"] == code  # type: ignore[index]
 
 
-def test_a_collision_is_planned_as_a_refusal_of_that_port_alone() -> None:
+def test_plan_of_a_name_collision_refuses_only_that_port() -> None:
     twin = Port(id=TWIN_ID, mac=MAC, instance_id=VM)
     answer = planned(plugged(PORT), PlanRequest("plug", [OTHER, twin]))
     assert answer.exit_code == 6
@@ -148,7 +148,7 @@ def test_a_collision_is_planned_as_a_refusal_of_that_port_alone() -> None:
     assert text_of(answer).endswith("3 to create, 0 to change, 0 to delete; 1 of 2 ports cannot be plugged.")
 
 
-def test_with_reasons_every_attribute_says_why() -> None:
+def test_plan_with_reasons_shows_one_per_attribute() -> None:
     text = text_of(planned(RecordingHost(), PLUG, reasons=True))
     for part in desired_state(PORT):
         for attribute in attributes_of(type(part)):
@@ -157,7 +157,7 @@ def test_with_reasons_every_attribute_says_why() -> None:
     assert "LP 1129055" in text
 
 
-def test_of_a_birth_only_what_is_asked_for_is_told() -> None:
+def test_plan_shows_only_requested_create_only_attributes() -> None:
     assert "isolated" not in text_of(planned(RecordingHost(), PLUG, reasons=True))
     assert "qos" not in text_of(planned(RecordingHost(), PLUG, reasons=True))
     born = PlanRequest("plug", [replace(PORT, isolate=True, qos_type="linux-noop")])
@@ -165,7 +165,7 @@ def test_of_a_birth_only_what_is_asked_for_is_told() -> None:
     assert "qos-type linux-noop" in text_of(planned(RecordingHost(), born, reasons=True))
 
 
-def test_the_document_says_every_attribute_its_reason_and_its_bugs() -> None:
+def test_plan_document_has_attributes_reasons_and_bugs() -> None:
     (port,) = ports_of(planned(RecordingHost(), PLUG))
     bridge = port["steps"][0]
     assert (bridge["verb"], bridge["role"], bridge["kind"], bridge["name"]) == ("create", "link", "bridge", QBR)
@@ -175,13 +175,13 @@ def test_the_document_says_every_attribute_its_reason_and_its_bugs() -> None:
     json.dumps(port)
 
 
-def test_of_several_ports_each_has_its_heading() -> None:
+def test_plan_of_several_ports_has_headings() -> None:
     text = text_of(planned(plugged(OTHER), PlanRequest("plug", [PORT, OTHER])))
     assert f"port {ID}" in text
     assert f"port {OTHER_ID}" not in text
 
 
-def test_what_is_left_out_is_taken_from_the_plugged_port() -> None:
+def test_plan_infers_omitted_fields_from_the_plugged_port() -> None:
     host = plugged(PORT)
     request = infer_missing([asked(mac="fa:16:3e:aa:bb:ee")], look(host, [ID]))
     assert request.ports == [replace(PORT, mac="fa:16:3e:aa:bb:ee")]
@@ -189,7 +189,7 @@ def test_what_is_left_out_is_taken_from_the_plugged_port() -> None:
     assert f"attached-mac {MAC} -> fa:16:3e:aa:bb:ee" in text_of(planned(host, request))
 
 
-def test_what_nothing_tells_must_be_given() -> None:
+def test_plan_requires_fields_that_cannot_be_inferred() -> None:
     host = RecordingHost()
     with pytest.raises(InvalidInput, match=f"port {ID} is not plugged here.*--mac and --instance"):
         infer_missing([asked()], look(host, [ID]))
@@ -199,19 +199,19 @@ def test_what_nothing_tells_must_be_given() -> None:
         infer_missing([asked()], look(host, [ID]))
 
 
-def test_a_port_told_whole_is_planned_with_its_defaults_as_plug_would() -> None:
+def test_plan_of_a_complete_request_uses_the_defaults_of_plug() -> None:
     request = infer_missing([asked(mac=MAC, instance_id=VM)], look(plugged(PORT), [ID]))
     assert request.ports == [Port(id=ID, mac=MAC, instance_id=VM)]
     assert request.left_out == {}
 
 
-def test_a_host_that_cannot_be_observed_has_nothing_of_the_port() -> None:
+def test_plan_without_observation_assumes_an_empty_host() -> None:
     answer = answer_of(PLUG, SimulatedHost(RecordingHost().settings, nothing_seen({"br-int"})), observed=False)
     assert answer.document["summary"] == {"create": 3, "update": 0, "delete": 0}
     assert answer.document["observed"] is False
 
 
-def test_rows_are_one_an_attribute() -> None:
+def test_plan_table_has_one_row_per_attribute() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), vm_uuid="", attached_mac=""))
     rows = planned(host, PLUG).rows
@@ -219,7 +219,7 @@ def test_rows_are_one_an_attribute() -> None:
     assert planned(host, UNPLUG).rows[0]["after"] == "absent"
 
 
-def test_a_rehearsal_of_many_ports_is_that_of_each() -> None:
+def test_plan_of_many_ports_is_that_of_each() -> None:
     ports = [Port(id=f"{n:08x}-0000-4000-8000-000000000001", mac=MAC, instance_id=VM) for n in range(250)]
     host = plugged(*ports[::2])
     reports = unplug_all(
@@ -229,21 +229,21 @@ def test_a_rehearsal_of_many_ports_is_that_of_each() -> None:
     assert host.steps == []
 
 
-def test_two_ports_of_one_call_that_share_their_names_are_not_both_planned() -> None:
+def test_plan_of_two_colliding_ports_refuses_one() -> None:
     twin = Port(id=TWIN_ID, mac=MAC, instance_id=VM)
     answer = planned(RecordingHost(), PlanRequest("plug", [PORT, twin, OTHER]))
     assert [failure.report.port_id for failure in answer.failures if failure.report] == [TWIN_ID]
     assert answer.exit_code != 0
 
 
-def test_steps_that_undo_each_other_change_nothing() -> None:
+def test_changes_that_cancel_out_are_left_out() -> None:
     part = desired_state(PORT).links[QBR]
     other = replace(part, mtu=9000)  # type: ignore[arg-type]
     assert changes_of_plan([Update(part, other), Update(other, part)]) == ()
     assert not tally(())
 
 
-def test_a_row_that_is_moved_says_from_where_to_where() -> None:
+def test_plan_of_a_moved_row_shows_both_bridges() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), bridge="br-two"))
     (change,) = changes_of_plan(plan(host.state, desired_state(PORT)))
@@ -251,7 +251,7 @@ def test_a_row_that_is_moved_says_from_where_to_where() -> None:
     assert line.endswith("bridge br-two -> br-int")
 
 
-def test_a_diff_is_green_yellow_and_red() -> None:
+def test_diff_is_green_yellow_and_red() -> None:
     part = OvsPort(name=QVO, bridge="br-int", iface_id=ID, iface_status="", attached_mac="", vm_uuid="", port_id="")
     (line,) = diff_lines(changes_of_plan([Create(part)]), Paint(on=True))
     assert line.startswith("\x1b[32m  +")
@@ -268,7 +268,7 @@ def in_trunks(request: PlanRequest, seen: Observed, **options: Any) -> Answer:
     return answer_of(request, SimulatedHost(TRUNKS, seen), **options)
 
 
-def test_a_bridge_that_is_made_is_told_once_and_the_qos_of_each_port() -> None:
+def test_plan_lists_a_created_bridge_once_and_each_qos() -> None:
     answer = in_trunks(PlanRequest("plug", IN_TRUNK), nothing_seen(["br-int"]))
     lines = [line.strip() for line in text_of(answer).splitlines() if "comes with the port" in line]
     assert lines == [
@@ -283,7 +283,7 @@ def test_a_bridge_that_is_made_is_told_once_and_the_qos_of_each_port() -> None:
     ]
 
 
-def test_a_row_that_is_moved_brings_its_bridge_and_no_qos() -> None:
+def test_plan_of_a_moved_row_creates_the_bridge_but_no_qos() -> None:
     seen = nothing_seen(["br-int"])
     answer = in_trunks(
         PlanRequest("plug", IN_TRUNK[:1]), replace(seen, state=desired_state(replace(IN_TRUNK[0], bridge="br-int")))
@@ -291,7 +291,7 @@ def test_a_row_that_is_moved_brings_its_bridge_and_no_qos() -> None:
     assert [beside["kind"] for beside in ports_of(answer)[0]["besides"]] == ["ovs-bridge"]
 
 
-def test_nothing_beside_the_parts_is_told_where_there_is_nothing() -> None:
+def test_plan_without_side_effects_lists_none() -> None:
     for bridges in ["tbr-1"], ["br-int", "tbr-1"]:
         port = replace(IN_TRUNK[0], qos_type="")
         assert ports_of(in_trunks(PlanRequest("plug", [port]), nothing_seen(bridges)))[0]["besides"] == []
@@ -299,7 +299,7 @@ def test_nothing_beside_the_parts_is_told_where_there_is_nothing() -> None:
     assert ports_of(in_trunks(PlanRequest("plug", IN_TRUNK[:1]), there))[0]["besides"] == []
 
 
-def test_what_may_go_with_a_port_is_told_with_what_it_depends_on() -> None:
+def test_plan_lists_conditional_side_effects_with_condition() -> None:
     seen = replace(nothing_seen(["tbr-1"]), state=desired_state(IN_TRUNK[0]))
     answer = in_trunks(UNPLUG, seen)
     trunk = "the bridge tbr-1 goes with the port, if nothing is left in it but Neutron's patch ports"

@@ -17,7 +17,7 @@ OTHER_ID = "91d3aa02-4100-4c00-8000-000000000003"
 
 
 @pytest.mark.parametrize("port", [PORT, replace(PORT, create_tap=True), replace(PORT, vhostuser_mode="client")])
-def test_a_tap_with_a_row_is_a_conflict_and_nothing_is_changed(port: Port) -> None:
+def test_tap_with_a_row_is_refused_without_changes(port: Port) -> None:
     host = RecordingHost()
     (row,) = desired_state(PORT).ports.values()
     host.state = host.state.with_parts(Tap(name=TAP, master=""), replace(row, name=TAP))
@@ -30,7 +30,7 @@ def test_a_tap_with_a_row_is_a_conflict_and_nothing_is_changed(port: Port) -> No
     assert unplug(ID, host).ok
 
 
-def test_a_hybrid_port_with_a_row_of_its_tap_is_listed_as_conflict() -> None:
+def test_hybrid_port_with_a_row_of_its_tap_is_a_conflict() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), name=TAP))
     answer = listing.answer_of(host)
@@ -39,7 +39,7 @@ def test_a_hybrid_port_with_a_row_of_its_tap_is_listed_as_conflict() -> None:
     assert TAP in answer.warnings[0]
 
 
-def test_a_second_row_with_the_iface_id_is_a_warning_and_no_drift() -> None:
+def test_second_row_with_the_iface_id_is_a_warning() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), name="qvo91d3aa02-41", port_id=OTHER_ID))
     answer = checking.answer_of([PortRequest(fields={"id": ID})], host)
@@ -68,7 +68,7 @@ def test_bearers_are_rows_that_share_an_iface_id(
     assert bearers_of(rows) == bearers
 
 
-def test_an_ivs_port_is_judged_alike() -> None:
+def test_tap_row_of_an_ivs_port_is_a_conflict() -> None:
     port = replace(PORT, vif_type=VifType.IVS)
     host = RecordingHost()
     (row,) = desired_state(port).ports.values()

@@ -56,13 +56,13 @@ class Hung(io.StringIO):
         raise BrokenPipeError(32, "Broken pipe")
 
 
-def test_a_person_reads_text_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+def test_text_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
     assert terminal().write_answer(answer(exit_code=3)) == 3
     assert capsys.readouterr().out == "all well\n"
 
 
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_a_machine_reads_one_document_and_people_read_stderr(
+def test_json_puts_one_document_on_stdout_and_text_on_stderr(
     form: str, load: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     terminal("-f", form).write_answer(answer(simulated=True, failures=[FAILURE], exit_code=6))
@@ -71,7 +71,7 @@ def test_a_machine_reads_one_document_and_people_read_stderr(
     assert captured.err == f"{SIMULATED}\nerror: in the way\n"
 
 
-def test_an_error_is_a_document_too_but_never_a_second_one(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_is_a_document_unless_one_was_written(capsys: pytest.CaptureFixture[str]) -> None:
     output = terminal("-f", "json")
     assert output.write_failure(FAILURE) == 6
     assert json.loads(capsys.readouterr().out) == {
@@ -83,24 +83,24 @@ def test_an_error_is_a_document_too_but_never_a_second_one(capsys: pytest.Captur
     assert json.loads(capsys.readouterr().out) == DOCUMENT
 
 
-def test_a_table_is_aligned_and_a_value_is_bare(capsys: pytest.CaptureFixture[str]) -> None:
+def test_table_is_aligned_and_value_is_not(capsys: pytest.CaptureFixture[str]) -> None:
     terminal("-f", "table").write_answer(answer())
     assert capsys.readouterr().out == "port  mtu   up\na     -     true\nbbb   1500  false\n"
     terminal("-f", "value", "-c", "mtu", "-c", "port").write_answer(answer())
     assert capsys.readouterr().out == "- a\n1500 bbb\n"
 
 
-def test_a_column_that_is_not_there_is_an_error() -> None:
+def test_unknown_column_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="no column 'nope'; there are port, mtu, up"):
         terminal("-f", "table", "-c", "nope").write_answer(answer())
 
 
-def test_a_drawing_has_its_own_format(capsys: pytest.CaptureFixture[str]) -> None:
+def test_drawing_has_its_own_format(capsys: pytest.CaptureFixture[str]) -> None:
     Terminal("dot").write_answer(answer(drawings={"dot": lambda: "graph {}\n"}))
     assert capsys.readouterr().out == "graph {}\n"
 
 
-def test_quiet_leaves_out_that_all_went_well(capsys: pytest.CaptureFixture[str]) -> None:
+def test_quiet_omits_success(capsys: pytest.CaptureFixture[str]) -> None:
     terminal("-q").write_answer(answer(silent=True, failures=[FAILURE]))
     captured = capsys.readouterr()
     assert (captured.out, captured.err) == ("", "error: in the way\n")
@@ -112,7 +112,7 @@ def test_quiet_leaves_out_that_all_went_well(capsys: pytest.CaptureFixture[str])
     ("words", "no_color", "coloured"),
     [((), "", True), ((), "1", False), (("--color", "always"), "1", True), (("--color", "never"), "", False)],
 )
-def test_colour_is_for_terminals_without_no_color(
+def test_colors_need_a_terminal_without_no_color(
     words: tuple[str, ...], no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stdout = FakeTerminal()
@@ -123,28 +123,28 @@ def test_colour_is_for_terminals_without_no_color(
     assert ("\x1b[32mall well\x1b[0m" in stdout.getvalue()) is coloured
 
 
-def test_no_colour_goes_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_gets_no_colors(capsys: pytest.CaptureFixture[str]) -> None:
     terminal().write_answer(answer())
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_control_characters_of_others_are_spelled_out() -> None:
+def test_control_characters_in_output_are_escaped() -> None:
     assert Paint(on=False)("a\x1b[2Jb\nc", "") == "a\\x1b[2Jb\\nc"
 
 
-def test_a_full_disk_is_an_error_that_says_what_was_done_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_output_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", Full())
     with pytest.raises(OutputLost, match="No space left"):
         terminal("-f", "json").write_answer(answer())
 
 
-def test_a_reader_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", Hung())
     assert terminal("-f", "json").write_answer(answer(exit_code=3)) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_both_signals_interrupt_but_not_while_a_document_is_written(number: signal.Signals) -> None:
+def test_signals_are_deferred_while_a_document_is_written(number: signal.Signals) -> None:
     before = signal.getsignal(number)
     with stdio.interruptible(ends=False):
         assert not stdio.was_interrupted()
@@ -174,7 +174,7 @@ def loggers() -> Iterator[logging.Logger]:
         (2, ["INFO hybridvif.engine.api: hello", "INFO oslo.privsep: noise"]),
     ],
 )
-def test_what_is_logged_is_told_as_often_as_asked(
+def test_logging_depends_on_verbosity(
     verbose: int, lines: list[str], loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.set_up(verbose)
@@ -183,7 +183,7 @@ def test_what_is_logged_is_told_as_often_as_asked(
     assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_a_traceback_is_told_only_with_vv(loggers: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_traceback_is_printed_only_with_vv(loggers: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     for verbose in (0, 2):
         logs.set_up(verbose)
         try:
