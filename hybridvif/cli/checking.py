@@ -152,7 +152,7 @@ def _changes(report: Report) -> tuple[Change, ...]:
 def _lines(port: CheckedPort, paint: Paint, *, reasons: bool) -> Iterator[str]:
     port_id, unchecked = port.inferred.port.id, ", ".join(port.unchecked)
     if not port.report.ok:
-        yield f"{port_id}  {paint('not judged, since plug would refuse it', 'red')}"
+        yield f"{port_id}  {paint('not checked, because plug would refuse it', 'red')}"
         return
     if port.in_order:
         yield f"{port_id}  {paint('in order as far as checked' if unchecked else 'in order', 'green')}"

@@ -73,7 +73,7 @@ def lock_path(path: str) -> CheckResult:
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing):
         return failed(
-            "lock_path", f"{existing} is no directory", "set [hybridvif] lock_path to one that all callers can write"
+            "lock_path", f"{existing} is not a directory", "set [hybridvif] lock_path to one that all callers can write"
         )
     if os.access(existing, os.W_OK | os.X_OK):
         return passed("lock_path", path if existing == path else f"{path} (will be made)")
@@ -147,7 +147,7 @@ def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: s
         # Another user, or another pid namespace. Every bridge except dummy ones has a device with its name.
         real = sorted(bridge for bridge, datapath in bridges.items() if datapath != "dummy")
         if not real:
-            return info(name, "whether ovs-vswitchd is in this one cannot be seen")
+            return info(name, "it is unknown if ovs-vswitchd is in this one")
         is_here = real[0] in (device for _, device in socket.if_nameindex())
     if is_here:
         return passed(name, "that of ovs-vswitchd")
@@ -212,7 +212,7 @@ def vswitchd(remote: str) -> CheckResult:
     """Check that ovs-vswitchd responds on its control socket, next to that of the database."""
     name = "ovs-vswitchd"
     if not remote.startswith("unix:"):
-        return info(name, f"cannot be seen from here, since OVSDB is at {remote}")
+        return info(name, f"cannot be checked from here, because OVSDB is at {remote}")
     directory = os.path.dirname(remote.removeprefix("unix:"))
     try:
         # Open vSwitch may run as its own user, who can write any file there.

@@ -24,7 +24,7 @@ def osvif_findings(settings: Settings) -> Iterator[CheckResult]:
         yield check_class(class_answering_to_ovs(), settings)
     except Exception as error:  # noqa: BLE001  # whatever a third party's plugin raises; os-vif lets it through, too
         text = f"os-vif cannot load its plugins: {type(error).__name__}: {error}".rstrip(".")
-        yield failed(name, text, "nova-compute cannot start so; mend or uninstall the plugin that raises this")
+        yield failed(name, text, "nova-compute cannot start; fix or uninstall the plugin that raises this")
     yield from check_duplicates(list(entry_points(group="os_vif", name="ovs")), settings)
 
 
@@ -33,7 +33,7 @@ def check_class(cls: str, settings: Settings) -> CheckResult:
     ours = cls.startswith("hybridvif.")
     if settings.answer_to_ovs and not ours:
         text = f"{cls} answers to 'ovs', though [hybridvif] answer_to_ovs is set"
-        return failed("os-vif", text, "install hybridvif[osvif] anew, in the environment of nova-compute")
+        return failed("os-vif", text, "reinstall hybridvif[osvif] in the environment of nova-compute")
     if ours:
         return passed("os-vif", f"{cls} answers to 'ovs': hybrid ports are plugged by hybridvif")
     text = f"{cls} answers to 'ovs'; hybridvif answers to 'hybridvif' alone"
@@ -49,4 +49,6 @@ def check_duplicates(points: Sequence[EntryPoint], settings: Settings) -> Iterat
     if settings.answer_to_ovs:
         yield info("os-vif, doubles", f"{text}; hybridvif takes the place of all of them")
     else:
-        yield failed("os-vif, doubles", f"{text}; which one is used is chance", "uninstall all but one")
+        yield failed(
+            "os-vif, doubles", f"{text}; the order of directories decides which one is used", "uninstall all but one"
+        )

@@ -50,7 +50,7 @@ def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> PlanReques
         found = infer_port(request, state_of_port(request, seen))
         if found.unknown:
             raise request.missing_error(
-                found.unknown, f"is plugged, but its row does not tell its {' and '.join(found.unknown)}"
+                found.unknown, f"is plugged, but its {' and '.join(found.unknown)} cannot be inferred"
             )
         ports.append(found.port)
         left_out[request.port_id] = found.left_out
@@ -62,7 +62,7 @@ def state_of_port(request: PortRequest, seen: Observed) -> HostState:
     names = names_of(request.port_id)
     state = seen.state.of(names)
     if request.missing and not is_there(state, names):
-        raise request.missing_error(request.missing, "is not plugged here, so nothing tells what was left out")
+        raise request.missing_error(request.missing, "is not plugged here, so omitted fields cannot be inferred")
     return state
 
 

@@ -70,8 +70,8 @@ class PortRequest:
 
 
 def unknown_fields_hint(names: Sequence[str]) -> str:
-    """Return a hint about fields that cannot be inferred: "nothing tells its mtu; give --mtu"."""
-    return f"nothing tells its {' and '.join(names)}; give {' and '.join(OPTIONS[name] for name in names)}"
+    """Return a hint about unknown fields: "its mtu cannot be inferred; give --mtu"."""
+    return f"its {' and '.join(names)} cannot be inferred; give {' and '.join(OPTIONS[name] for name in names)}"
 
 
 def vif_type_of(text: object) -> object:

@@ -91,9 +91,9 @@ def kernel_kinds() -> Iterator[CheckResult]:
             yield passed(name, "a module, loaded on first use")
         elif symbols:
             remedy = as_root(f"modprobe {kind}")
-            yield failed(name, f"the kernel {platform.release()} has none, and no module of it is installed", remedy)
+            yield failed(name, f"the kernel {platform.release()} lacks it, and its module is not installed", remedy)
         else:
-            yield info(name, "cannot be seen without making one; `hybridvif demo` does")
+            yield info(name, "unknown until one is created, as by `hybridvif demo`")
 
 
 def python() -> CheckResult:
@@ -130,8 +130,8 @@ def capability() -> CheckResult:
         return failed(name, "no process here can ever have it (it is not in the bounding set)", container)
     if not int(status["CapEff"], 16) & bit:
         if os.geteuid() == 0:
-            return failed(name, "root has it not", container)
-        return info(name, "this user has it not; the privileged daemon gets it from sudo or the helper command")
+            return failed(name, "root does not have it", container)
+        return info(name, "this user does not have it; the privileged daemon gets it from sudo or the helper command")
     if not _owns_network():
         remedy = "unshare --user --map-root-user --net, or run as the real root"
         return failed(name, "held, but not over this network namespace, which another user namespace owns", remedy)

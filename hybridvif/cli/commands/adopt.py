@@ -109,8 +109,8 @@ def _skip_reasons(port: PluggedPort) -> Iterator[str]:
     if port.condition is Condition.CONFLICT:
         yield port.conflict
     elif port.is_vhost_user:
-        yield "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
+        yield "it is a vhost-user port, without links for ownership tags; plug it instead"
     elif port.row is None or port.veth is None:
-        yield "it is only half there, so it is no port that runs; plug or unplug it"
+        yield "it is incomplete; plug or unplug it"
     elif port.inferred.unknown:
-        yield f"nothing tells its {' and '.join(port.inferred.unknown)}; plug it with all its options"
+        yield f"its {' and '.join(port.inferred.unknown)} cannot be inferred; plug it with all its options"

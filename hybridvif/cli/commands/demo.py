@@ -202,7 +202,7 @@ def _print_reports(work: Callable[[], list[Report]]) -> bool:
 
 def _report_missing(missing: Iterable[Requirement]) -> None:
     for requirement in missing:
-        _print(f"Missing for more: {requirement.what}\n   mend it with: {requirement.remedy}")
+        _print(f"Missing for more: {requirement.what}\n   fix it with: {requirement.remedy}")
 
 
 def _run(*argv: str) -> str:

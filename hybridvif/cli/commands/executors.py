@@ -77,7 +77,7 @@ def _of_role(role: str, settings: Settings) -> Iterator[dict[str, Any]]:
             if shutil.which(program, path=settings.program_path) is None
         ]
         if cls is not None and getattr(getattr(cls, "role", None), "value", None) != role:
-            missing.append(f"it says that it is no {role} executor; tell whoever wrote it")
+            missing.append(f"its role is not {role}; report this to its author")
         yield {
             "name": point.name,
             "role": role,

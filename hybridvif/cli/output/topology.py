@@ -165,8 +165,8 @@ def _unknown_id_reason(state: HostState) -> str:
     if any(owners_of(link) for link in state.links.values()) or not any(is_uuid(row.iface_id) for row in rows):
         return ""
     return (
-        f"its row has the iface-id {rows[0].iface_id}, for which its devices are not named, so nothing tells its port "
-        "id; plug it with all its options, --interface-id among them"
+        f"its row has the iface-id {rows[0].iface_id}, which does not match its device names, so its port id is "
+        "unknown; plug it with all its options, including --interface-id"
     )
 
 

@@ -213,7 +213,7 @@ def _read(answers: int) -> Response:
 def _sentence(answer: Response) -> str:
     remedies = ", or ".join(requirement.remedy for requirement in answer.missing)
     why = answer.error or f"no sandbox can be had here: {answer.missing[0].what}"
-    return f"{why}; mend it with: {remedies}"
+    return f"{why}; fix it with: {remedies}"
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

@@ -41,7 +41,7 @@ class Requirement:
     """The exact command that provides it."""
 
     def __str__(self) -> str:
-        return f"{self.what}; mend it with: {self.remedy}"
+        return f"{self.what}; fix it with: {self.remedy}"
 
 
 class SandboxError(PreconditionError):

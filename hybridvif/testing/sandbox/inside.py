@@ -178,7 +178,7 @@ def _start(level: Level) -> tuple[Requirement, ...]:
 def _greet(command: Command, answer: Response) -> None:
     if not command.quiet:
         for requirement in answer.missing:
-            print(f"hybridvif sandbox: {requirement.what}\n  mend it with: {requirement.remedy}", file=sys.stderr)
+            print(f"hybridvif sandbox: {requirement.what}\n  fix it with: {requirement.remedy}", file=sys.stderr)
     if command.greet:
         print(
             f"hybridvif sandbox: a throw-away host with {answer.level.promise}; 'exit' leaves nothing of it behind",

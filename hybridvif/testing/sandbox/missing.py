@@ -77,13 +77,13 @@ def missing_for_vm() -> Requirement | None:
     missing = [name for name in ("ip", "ping", "nsenter") if program(name) is None]
     if not missing:
         return None
-    return Requirement(f"no VM can be stood in for ({', '.join(missing)} not found)", _install_command(_VM_PACKAGES))
+    return Requirement(f"no VM can be simulated ({', '.join(missing)} not found)", _install_command(_VM_PACKAGES))
 
 
 def missing_mount(path: str, error: OSError) -> Requirement:
     """Return the requirement for a private mount. The sandbox also works without it."""
     return Requirement(
-        f"{path} may not be mounted anew ({error.strerror}), so it still shows the caller's namespaces",
+        f"{path} cannot be mounted again ({error.strerror}), so it still shows the caller's namespaces",
         "docker run --privileged ... (it is containers that cover parts of it)",
     )
 

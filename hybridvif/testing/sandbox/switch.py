@@ -122,7 +122,7 @@ def _last_line(text: str) -> str:
 
 def _last_logged(runner: Runner, name: str) -> str:
     log = runner(["tail", "-n", "1", f"{RUN_DIRECTORY}/{name}.log"], check=False)
-    return _last_line(log.stdout) or "it said nothing"
+    return _last_line(log.stdout) or "no output"
 
 
 def _path(name: str) -> str:

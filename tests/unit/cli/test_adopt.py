@@ -49,9 +49,9 @@ def test_adopt_dry_run_plans_the_same_and_writes_nothing() -> None:
 @pytest.mark.parametrize(
     ("spoilt", "reason"),
     [
-        ({"attached_mac": ""}, "nothing tells its mac; plug it with all its options"),
-        ({"vm_uuid": ""}, "nothing tells its instance_id; plug it with all its options"),
-        ({"iface_id": ""}, "nothing tells its id; plug it with all its options"),
+        ({"attached_mac": ""}, "its mac cannot be inferred; plug it with all its options"),
+        ({"vm_uuid": ""}, "its instance_id cannot be inferred; plug it with all its options"),
+        ({"iface_id": ""}, "its id cannot be inferred; plug it with all its options"),
     ],
 )
 def test_adopt_reports_ports_with_unknown_fields(spoilt: dict[str, str], reason: str) -> None:
@@ -70,12 +70,10 @@ def test_adopt_reports_incomplete_ports(lost: str) -> None:
     host.state = host.state.without(host.state.links.get(lost) or host.state.ports[lost])
     found = candidates(host.observe(None, 0.0))
     assert found.ports == []
-    assert "only half there" in found.skipped[0]["reason"]
+    assert "incomplete" in found.skipped[0]["reason"]
 
 
 def test_adopt_skips_vhost_user_ports() -> None:
     host = plugged(replace(PORT, vhostuser_mode="client"))
     (skipped,) = candidates(host.observe(None, 0.0)).skipped
-    assert skipped["reason"] == (
-        "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
-    )
+    assert skipped["reason"] == ("it is a vhost-user port, without links for ownership tags; plug it instead")

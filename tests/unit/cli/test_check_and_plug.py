@@ -1,7 +1,6 @@
-"""`check` and `plug` are one plan: whatever attribute is wrong, `check` announces what `plug` then changes, or nothing.
+"""`check` lists exactly the changes of `plug`, for every wrong attribute.
 
-What a port tells of itself may be what is wrong. So `check PORT` either leaves it unchecked and says so, or says that
-nothing tells the right value.
+A value inferred from the port may itself be wrong. Then `check PORT` reports the field as unchecked or unknown.
 """
 
 from __future__ import annotations

@@ -195,7 +195,7 @@ def test_plan_requires_fields_that_cannot_be_inferred() -> None:
         infer_missing([asked()], look(host, [ID]))
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), attached_mac=""))
-    with pytest.raises(InvalidInput, match="does not tell its mac; give --mac"):
+    with pytest.raises(InvalidInput, match="its mac cannot be inferred; give --mac"):
         infer_missing([asked()], look(host, [ID]))
 
 

@@ -147,8 +147,8 @@ def test_port_of_os_vif_with_own_interface_id_is_one_port() -> None:
     host.state = host.state.with_parts(replace(row_of(host), iface_id=OTHER_ID))
     assert (only(host).port_id, only(host).condition, fix_of(only(host))) == (None, Condition.CONFLICT, None)
     assert only(host).conflict == (
-        f"its row has the iface-id {OTHER_ID}, for which its devices are not named, so nothing tells its port id; "
-        "plug it with all its options, --interface-id among them"
+        f"its row has the iface-id {OTHER_ID}, which does not match its device names, so its port id is unknown; "
+        "plug it with all its options, including --interface-id"
     )
 
 
