@@ -86,7 +86,7 @@ def _run(words: Sequence[str], *, own: bool) -> int:
     stdio.secure()
     try:
         with _fast_start(words) if own else nullcontext():
-            args = parsed(words)
+            args = parse_arguments(words)
             args.terminal = terminal = _terminal_for(args)
             return int(args.module.run(args))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: never a traceback
@@ -110,7 +110,7 @@ def _fast_start(words: Sequence[str]) -> Iterator[None]:
         yield
 
 
-def parsed(words: Sequence[str]) -> argparse.Namespace:
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     """Parse the command line. `module` in the result is that of the sub-command. Raises InvalidInput."""
     from hybridvif.cli import options
 

@@ -85,7 +85,7 @@ class CheckedPort:
     @property
     def unchecked(self) -> tuple[str, ...]:
         """The fields and attributes that were not checked."""
-        return (*self.inferred.left_out, *self.inferred.unjudged, *self.report.unchecked)
+        return (*self.inferred.left_out, *self.inferred.not_inferable, *self.report.unchecked)
 
     @property
     def in_order(self) -> bool:

@@ -27,10 +27,10 @@ from hybridvif.model.parts import (
 from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU, MIN_MTU, Port, VifType, is_bridge_name, is_mac
 from hybridvif.model.steps import owners_of
 
-OF_LINKS = ("call_iptables", "create_tap")
+LINK_FIELDS = ("call_iptables", "create_tap")
 """Fields that a vhost-user port does not have."""
 VHOST_USER_MODES = {kind: mode for mode, kind in VHOST_USER_TYPES.items()}
-OPEN_FIELDS = ("mac", "instance_id", "interface_id", "bridge", "mtu")
+INFERABLE_FIELDS = ("mac", "instance_id", "interface_id", "bridge", "mtu")
 """Fields that can be inferred."""
 ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "mac": ("attached_mac", "made-tap mac"),
@@ -41,9 +41,9 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
     "id": ("alias", "peer_alias", "iface_id", "port_id"),
 }
 """The attributes that depend on each field. Their desired value is unknown if the field is unknown."""
-_NO_MACS = ("02:00:00:00:00:00", "02:00:00:00:00:01", "02:00:00:00:00:02")
+_PLACEHOLDER_MACS = ("02:00:00:00:00:00", "02:00:00:00:00:01", "02:00:00:00:00:02")
 """Placeholders for the MAC of a port whose row and tap contradict each other."""
-_NO_MTU = 68
+_PLACEHOLDER_MTU = 68
 """A placeholder for an unknown MTU."""
 
 
@@ -54,7 +54,7 @@ class InferredPort:
     port: Port
     left_out: tuple[str, ...] = ()
     """The inferred fields. They are not checked."""
-    unjudged: tuple[str, ...] = ()
+    not_inferable: tuple[str, ...] = ()
     """Fields that cannot be inferred at all. The plan is for a port without them."""
     unknown: tuple[str, ...] = ()
     """The fields of left_out that could not be inferred. The Port has a placeholder for each."""
@@ -76,16 +76,16 @@ def infer_port(
     None: any.
     """
     values, doubts = values_from(request.port_id, state)
-    if any(request.fields.get(name) for name in OF_LINKS):
+    if any(request.fields.get(name) for name in LINK_FIELDS):
         # These options request a hybrid port.
         values.pop("vhostuser_mode", None)
-    if "vhostuser_mode" in request.fields or all(name in request.fields for name in OPEN_FIELDS):
+    if "vhostuser_mode" in request.fields or all(name in request.fields for name in INFERABLE_FIELDS):
         values.pop("create_tap", None)
     if bridges and request.with_defaults({**PLACEHOLDERS, **values}).bridge not in bridges:
         # plug refuses that bridge, so the port was plugged into another one.
         values["bridge"] = bridges[0]
         doubts["bridge"] = ("bridge",)
-    left_out = tuple(name for name in OPEN_FIELDS if name not in request.fields)
+    left_out = tuple(name for name in INFERABLE_FIELDS if name not in request.fields)
     left_out += tuple(
         name for name in ("vhostuser_mode", "create_tap") if values.get(name) and name not in request.fields
     )
@@ -94,8 +94,8 @@ def infer_port(
     return InferredPort(
         port=request.with_defaults({**PLACEHOLDERS, **values}),
         left_out=left_out,
-        unjudged=tuple(
-            name for name in OF_LINKS if left_out and not values.get("vhostuser_mode") and name not in given
+        not_inferable=tuple(
+            name for name in LINK_FIELDS if left_out and not values.get("vhostuser_mode") and name not in given
         ),
         unknown=unknown,
         doubtful=tuple(name for field in unknown for name in doubts.get(field, ())),
@@ -122,7 +122,9 @@ def values_from(port_id: str, state: HostState) -> tuple[dict[str, object], dict
     if isinstance(tap, ManagedTap) and not isinstance(row, VhostUserPort) and values.get("mtu", 0) <= MAX_TAP_MTU:  # type: ignore[operator]
         values["create_tap"] = True
         if "mac" in values and tap.mac != tap_mac_of(str(values["mac"]).lower()):
-            values["mac"] = next(mac for mac in _NO_MACS if mac != values["mac"] and tap_mac_of(mac) != tap.mac)
+            values["mac"] = next(
+                mac for mac in _PLACEHOLDER_MACS if mac != values["mac"] and tap_mac_of(mac) != tap.mac
+            )
             doubts["mac"] = ()
     return values, doubts
 
@@ -141,7 +143,7 @@ def _infer_mtu(
     if most:
         values["mtu"] = most[0]
     elif mtus:
-        values["mtu"] = next(mtu for mtu in range(_NO_MTU, MAX_MTU) if mtu not in mtus)
+        values["mtu"] = next(mtu for mtu in range(_PLACEHOLDER_MTU, MAX_MTU) if mtu not in mtus)
         doubts["mtu"] = ()
 
 

@@ -14,7 +14,7 @@ import argparse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.infer import OPEN_FIELDS
+from hybridvif.cli.infer import INFERABLE_FIELDS
 from hybridvif.model.parts import Bridge, HostState, Veth
 
 if TYPE_CHECKING:
@@ -59,7 +59,9 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     found = candidates(seen)
     if dry_run:
-        request = planning.PlanRequest("plug", found.ports, left_out={port.id: OPEN_FIELDS for port in found.ports})
+        request = planning.PlanRequest(
+            "plug", found.ports, left_out={port.id: INFERABLE_FIELDS for port in found.ports}
+        )
         answer = planning.answer_of(request, SimulatedHost(host.settings, seen), reasons=verbose > 0)
     else:
         answer = plug.answer_of(found.ports, host, verbose=verbose)

@@ -26,7 +26,7 @@ from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.steps import owners_of
 
-_NOBODY = "00-0000-0000-000000000000"
+_ID_SUFFIX = "00-0000-0000-000000000000"
 """Completes the 11 characters of a device name to a UUID if the port id is unknown."""
 
 
@@ -137,7 +137,7 @@ def plugged_ports(seen: Observed) -> list[PluggedPort]:
 def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> PluggedPort:
     port_id = _id_of(key, state)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
-    found = infer_port(PortRequest(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
+    found = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX, "vif_type": kind}), state)
     if port_id is None:
         found = replace(found, unknown=("id", *found.unknown))
     conflict = ""

@@ -119,14 +119,14 @@ def _check(bench: Bench) -> None:
                 _each_step,
                 _host_ip,
                 _bridge_port,
-                _absence,
-                _presence,
+                _missing_parts,
+                _existing_parts,
                 _foreign,
                 _order,
                 _names,
                 _grammar,
-                *([_made_tap, _held_tap, _owner] if ManagedTap in getattr(bench.make, "serves", ()) else []),
-                _late,
+                *([_managed_tap, _held_tap, _owner] if ManagedTap in getattr(bench.make, "serves", ()) else []),
+                _deadline,
             ):
                 _sweep(bench)
                 check(bench)
@@ -153,17 +153,17 @@ def _states() -> Iterator[HostState]:
 def _each_step(bench: Bench) -> None:
     """Check every step from every start state. Other devices must not change."""
     bench.sh(f"ip link add hvforeign type bridge; ip link set hvforeign alias {STRANGER}; ip link set lo alias hvlo")
-    before = _beside(bench)
+    before = _other_links(bench)
     for state in _states():
         bench.try_path(NAMES, WIRING, state)
         bench.try_path(NAMES, state, WIRING)
     bench.try_path(NAMES, WIRING, NOTHING)
-    changed = sorted(set(_beside(bench)) ^ set(before))
+    changed = sorted(set(_other_links(bench)) ^ set(before))
     bench.sh('ip link set lo alias ""')
     assert not changed, f"something beside the port was written: {changed[:4]}"
 
 
-def _absence(bench: Bench) -> None:
+def _missing_parts(bench: Bench) -> None:
     """A delete of a missing part succeeds. An update of a missing part fails with retry."""
     for part in (BRIDGE, VETH):
         with bench.unchanged("by a delete of what is not there"):
@@ -174,7 +174,7 @@ def _absence(bench: Bench) -> None:
         assert outcome.retry, f"{describe(step)} of what is gone must be worth a retry"
 
 
-def _presence(bench: Bench) -> None:
+def _existing_parts(bench: Bench) -> None:
     """A create of an existing part fails with retry."""
     bench.reach(NAMES, WIRING)
     for part in (BRIDGE, VETH):
@@ -257,7 +257,7 @@ def _grammar(bench: Bench) -> None:
     require_equal(bench.see(NAMES), expected, "after the tap was put back")
 
 
-def _made_tap(bench: Bench) -> None:
+def _managed_tap(bench: Bench) -> None:
     """A managed tap is created, updated and deleted. A tap without our ownership tag is never changed."""
     wired = desired_state(replace(PORT, create_tap=True, multiqueue=True))
     tap = next(part for part in wired if isinstance(part, ManagedTap))
@@ -436,7 +436,7 @@ def _member_of_another_mtu(bench: Bench) -> None:
     require_equal(bench.see(NAMES), alone, "after a member of MTU 1400 joined a bridge made with 1500")
 
 
-def _beside(bench: Bench) -> list[str]:
+def _other_links(bench: Bench) -> list[str]:
     """Return the other links, and the settings in other directories of /proc/sys."""
     links = [link for link in bench.snapshot() if json.loads(link)["ifname"] not in NAMES]
     return (
@@ -448,7 +448,7 @@ def _beside(bench: Bench) -> list[str]:
     )
 
 
-def _late(bench: Bench) -> None:
+def _deadline(bench: Bench) -> None:
     """No step starts after the deadline."""
     steps = plan(NOTHING, WIRING)
     with bench.unchanged("after the deadline"):

@@ -76,7 +76,7 @@ def test_help_takes_less_than_60_ms() -> None:
 @pytest.mark.parametrize("name", OWN_COMMANDS)
 def test_parser_imports_only_the_chosen_command(name: str) -> None:
     words = [name, "plug", ID] if name == "plan" else [name]
-    loaded = loaded_by(f"cli.parsed({words!r})")
+    loaded = loaded_by(f"cli.parse_arguments({words!r})")
     assert not loaded & set(HEAVY)
     assert {other for other in COMMANDS if f"hybridvif.cli.commands.{other}" in loaded} == {name}
 
@@ -104,23 +104,25 @@ def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -
     ],
 )
 def test_common_options_are_accepted_before_and_after(words: list[str]) -> None:
-    args = cli.parsed(words)
+    args = cli.parse_arguments(words)
     assert (args.command, args.format, args.verbose, args.config_file) == ("show", "json", 1, ["a"])
     assert args.port == ID
 
 
 def test_options_before_and_after_add_up() -> None:
-    args = cli.parsed(["-v", "--config-file", "a", "list", "-v", "--config-file", "b", "-c", "mtu", "-c", "mac"])
+    args = cli.parse_arguments(
+        ["-v", "--config-file", "a", "list", "-v", "--config-file", "b", "-c", "mtu", "-c", "mac"]
+    )
     assert (args.verbose, args.config_file, args.column) == (2, ["a", "b"], ["mtu", "mac"])
 
 
 def test_options_are_accepted_between_arguments() -> None:
-    args = cli.parsed(["plan", "-v", "unplug", "--force", ID])
+    args = cli.parse_arguments(["plan", "-v", "unplug", "--force", ID])
     assert (args.goal, args.port, args.force, args.verbose) == ("unplug", [ID], True, 1)
 
 
 def test_sandbox_command_keeps_its_options() -> None:
-    args = cli.parsed(["-q", "sandbox", "--", "ls", "-v", "-f", "json"])
+    args = cli.parse_arguments(["-q", "sandbox", "--", "ls", "-v", "-f", "json"])
     assert args.argv[-4:] == ["ls", "-v", "-f", "json"]
     assert (args.quiet, args.verbose) == (True, 0)
 

@@ -170,7 +170,7 @@ def test_options_of_a_port_parse_to_the_same_port() -> None:
     full = replace(full, call_iptables=True, isolate=True, qos_type="none", datapath_type="system")
     tapped = replace(full, create_tap=True, multiqueue=True)
     for port in (PORT, full, tapped, replace(full, call_iptables=False, vhostuser_mode="client")):
-        (asked,) = requested_ports(cli.parsed(["plug", *options_of(port)]))
+        (asked,) = requested_ports(cli.parse_arguments(["plug", *options_of(port)]))
         assert asked.to_port() == port
 
 

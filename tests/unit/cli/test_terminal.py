@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridvif.cli import logs, main, parsed, stdio
+from hybridvif.cli import logs, main, parse_arguments, stdio
 from hybridvif.cli.failure import Failure
 from hybridvif.cli.terminal import SIMULATED, Answer, OutputLost, Paint, Terminal
 from hybridvif.model.errors import InvalidInput
@@ -31,7 +31,7 @@ def answer(**more: Any) -> Answer:
 
 def terminal(*words: str) -> Terminal:
     terminal = Terminal()
-    terminal.configure(parsed(["list", *words]))
+    terminal.configure(parse_arguments(["list", *words]))
     return terminal
 
 
