@@ -1,4 +1,4 @@
-"""Contenders take turns on one throw-away host; what each turn took is kept."""
+"""Run the contenders in turn in one sandbox and record the time of each turn."""
 
 from __future__ import annotations
 
@@ -29,44 +29,44 @@ from hybridvif.testing.sandbox.switch import SOCKET
 WORKER = Path(__file__).with_name("worker.py")
 INSTANCE = "0b1c2d3e-0000-4000-8000-000000000002"
 SINGLES = 5
-"""Ports that are plugged one at a time on a host that has its ports already; the median counts."""
+"""The number of single plugs on a host with all other ports. The median counts."""
 THREADS = 10
 THREADED = ("hybridvif", "os-vif")
 UP_TO = {"os-vif": 300, "floor": 300, "recipe": 100}
-"""The most ports that a contender is timed with.
+"""The maximum number of ports by contender.
 
-Those that go one by one take minutes for more; so does the floor, whose ports each bring addresses that ovs-vswitchd
-reads.
+More would take minutes: os-vif and the recipe plug one port at a time, and ovs-vswitchd reads the addresses of each
+port of the floor.
 """
 CYCLE = ("plug", *["plug"] * 8, "unplug")
-"""What is done again and again to see whether memory grows: a plug, eight plugs again, an unplug."""
+"""The cycle to measure memory growth: a plug, eight plugs again, an unplug."""
 Say = Callable[[str], None]
 
 
 class BenchError(HybridVifError):
-    """A contender did not do what it was told."""
+    """A contender failed."""
 
     code = "bench"
 
 
 @dataclass(frozen=True, slots=True)
 class Contest:
-    """Who takes part, how often, and with how many ports."""
+    """The contenders, the rounds and the numbers of ports."""
 
     sizes: Sequence[int]
     rounds: int
     contenders: Sequence[str]
     os_vif: str = ""
-    """The Python of an environment that has os-vif."""
+    """The Python interpreter of an environment with os-vif."""
     singles: int = SINGLES
     crowd: int = CROWD
     crowded: int = 0
-    """Ports of the host on which threads plug at once; 0: they do not."""
+    """The number of ports on the host before threads plug concurrently; 0: no threads."""
     operations: int = 0
-    """Plugs and unplugs after which memory is looked at; 0: it is not."""
+    """The number of plugs and unplugs to measure memory growth; 0: not measured."""
 
     def run(self, say: Say) -> Record:
-        """Hold it, and tell on the way what is going on. Raises BenchError, SandboxError, PreconditionError."""
+        """Run the contest and report progress. Raises BenchError, SandboxError, PreconditionError."""
         _compile()
         with Sandbox() as box, temporary_directory() as directory:
             config = _configuration(directory)
@@ -85,14 +85,14 @@ class Contest:
             return record
 
     def _turns(self, names: Sequence[str]) -> Iterator[tuple[int, str]]:
-        """The rounds, and who has its turn in each; nobody always goes first."""
+        """Yield (round, contender). The first contender rotates."""
         for number in range(self.rounds):
             first = number % len(names)
             for name in (*names[first:], *names[:first]):
                 yield number + 1, name
 
     def _take_threads(self, box: Sandbox, config: Path, record: Record, say: Say) -> None:
-        """Threads plug on a host that has been filled once, whoever is to be timed on it."""
+        """Time threads on a host that already has many ports."""
         ports = [_port(number) for number in range(1, self.crowded + 1)]
         with _Turns(self, box, config, "hybridvif", self.crowded, Record({}, 0)).worker() as tell:
             tell("plug", ports)
@@ -102,7 +102,7 @@ class Contest:
             tell("unplug", ports)
 
     def python_of(self, contender: str) -> str:
-        """The interpreter that a contender runs with."""
+        """Return the Python interpreter of a contender."""
         return self.os_vif if contender == "os-vif" else sys.executable
 
 
@@ -116,7 +116,7 @@ class _Turns:
         self._config = config
 
     def take(self) -> None:
-        """Plug, plug again and unplug: all ports of this size, and one more."""
+        """Time plug, plug again and unplug of all ports and of one more port."""
         ports = [_port(number) for number in range(1, self._size + 1)]
         other = _port(50_000)
         started = time.perf_counter()
@@ -126,14 +126,14 @@ class _Turns:
             tell("unplug", [other])
             self._note("plug", tell("plug", ports))
             if self._name != "floor":
-                # That one looks at nothing, so it can only do what is not done yet.
+                # The floor does not observe the host, so it cannot plug again.
                 self._note("plug again", tell("plug", ports))
                 self._take_singles(tell, other)
                 self._take_command(other)
             self._note("unplug", tell("unplug", ports))
 
     def take_threads(self) -> None:
-        """Threads plug ports of their own, each by a call of its own."""
+        """Time threads that plug different ports, one call per port."""
         others = [_port(50_000 + number) for number in range(self._contest.crowd)]
         with self.worker() as tell:
             tell("plug", others[:1])
@@ -142,7 +142,7 @@ class _Turns:
             tell("unplug", others)
 
     def endure(self, operations: int) -> None:
-        """So many operations, one after another; what is held is looked at ten times."""
+        """Run this number of operations and record the memory ten times."""
         port = _port(50_000)
         with self.worker() as tell:
             for number in range(1, 11):
@@ -160,7 +160,7 @@ class _Turns:
             self._note(measure, median(seconds))
 
     def _take_command(self, port: tuple[str, str, str]) -> None:
-        """A whole process for one port."""
+        """Time a whole process that plugs one port."""
         python = self._contest.python_of(self._name)
         order = json.dumps({"verb": "plug", "ports": [port], "threads": 1}) + "\n"
         argv = [python, str(WORKER), self._name, SOCKET]
@@ -186,11 +186,11 @@ class _Turns:
 
     @contextmanager
     def worker(self) -> Iterator[Callable[..., float]]:
-        """The contender in a process of its own: a function that tells it what to do, and says how long it took."""
+        """Start the contender; yields a function that runs an operation and returns the seconds."""
         argv = [self._contest.python_of(self._name), str(WORKER), self._name, SOCKET]
         with (
-            tempfile.TemporaryFile("w+", dir=self._config.parent) as said,
-            self._box.popen(argv, stdin=PIPE, stdout=PIPE, stderr=said, env=self._env) as process,
+            tempfile.TemporaryFile("w+", dir=self._config.parent) as log,
+            self._box.popen(argv, stdin=PIPE, stdout=PIPE, stderr=log, env=self._env) as process,
         ):
             orders, answers = _pipes(process.stdin, process.stdout)
 
@@ -199,8 +199,8 @@ class _Turns:
                 orders.flush()
                 line = answers.readline()
                 if not line:
-                    said.seek(0)
-                    last = (said.read().strip().splitlines() or ["it said nothing"])[-1]
+                    log.seek(0)
+                    last = (log.read().strip().splitlines() or ["it said nothing"])[-1]
                     raise BenchError(f"{self._name} did not {verb} {len(ports)} ports: {last}")
                 answer = json.loads(line)
                 self._held = int(answer["rss"])
@@ -229,9 +229,9 @@ def _port(number: int) -> tuple[str, str, str]:
 
 @contextmanager
 def temporary_directory() -> Iterator[Path]:
-    """Make a directory for what root reads again: not in the working directory, as tempfile may.
+    """Create a private directory for files that root reads. tempfile might use the working directory.
 
-    Raises PreconditionError if it can be made nowhere.
+    Raises PreconditionError if no directory can be created.
     """
     directory = private_directory()
     try:
@@ -241,7 +241,7 @@ def temporary_directory() -> Iterator[Path]:
 
 
 def _configuration(directory: Path) -> Path:
-    """A file for callers and daemons, of hybridvif and of os-vif; what it does not say is as on any host."""
+    """Write the configuration for clients and daemons of hybridvif and os-vif."""
     path = directory / "hybridvif.conf"
     path.write_text(
         f"[hybridvif]\novsdb_connection = unix:{SOCKET}\nlock_path = {directory}/locks\ndeadline = 120\n"
@@ -253,13 +253,13 @@ def _configuration(directory: Path) -> Path:
 def _compile() -> None:
     """Compile the package, as an installer does.
 
-    A checkout is compiled by who imports it, each time anew where PYTHONDONTWRITEBYTECODE is set: a fifth of a command.
+    With PYTHONDONTWRITEBYTECODE, Python compiles a checkout at each import: a fifth of the time of a command.
     """
     compile_dir(Path(hybridvif.__file__).parent, quiet=2)
 
 
 def _where(box: Sandbox) -> dict[str, str]:
-    """What the figures are figures of."""
+    """Return the conditions of the run."""
     version = box.run(["ovs-vswitchd", "--version"]).stdout.splitlines()[0]
     return {
         "date": time.strftime("%Y-%m-%d", time.gmtime()),

@@ -1,9 +1,9 @@
-"""What a plug, a plug again and an unplug are made of: the kernel, ovsdb-server, ovs-vswitchd, two processes, Python.
+"""The parts of the time of a plug, a plug again and an unplug: kernel, ovsdb-server, ovs-vswitchd, Python.
 
     PYTHONPATH=. python -P -m benchmarks.made_of [--ports 300] [--rounds 5] [--page docs/performance.md]
 
-In a throw-away host, each round goes through the privileged daemon, which tells how long it takes in all, and then with
-the executors in this very process, where each part of it can be timed. The page gets the table between its marks.
+Each round runs in a sandbox. First it measures the total time with the privileged daemon. Then it measures the parts,
+with the executors in this process. The table is written between the marks of the page.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ Taken = dict[str, float]
 
 
 class Clock:
-    """How long each part took, less what it waited for other parts in."""
+    """The time of each part, without the time of nested parts."""
 
     def __init__(self) -> None:
         self.taken: defaultdict[str, float] = defaultdict(float)
         self._inner = [0.0]
 
     def time(self, cls: Any, name: str, part: Callable[..., str]) -> None:
-        """Time this function from now on; part: tells by its arguments which part it is of."""
+        """Time this function from now on. part: maps its arguments to the name of the part."""
         function = getattr(cls, name)
 
         def timed(*args: Any, **kwargs: Any) -> Any:
@@ -56,7 +56,7 @@ class Clock:
 
 
 def clocked() -> Clock:
-    """A clock on all that waits for somebody else."""
+    """Create a clock for all functions that wait for another process."""
     from hybridvif.executors.netlink.socket import Channel
     from hybridvif.executors.ovsdb.rpc import Connection
 
@@ -71,7 +71,7 @@ def clocked() -> Clock:
 
 
 def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
-    """One entry a verb and round: the parts, in seconds."""
+    """Return the parts in seconds, by verb and round."""
     from benchmarks.contest import _port
     from hybridvif import Port, connect, plug_all, unplug_all
     from hybridvif.privileged.context import daemon_context
@@ -93,12 +93,12 @@ def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
     for verb in VERBS:
         timed(verb)
     wholes = [{verb: timed(verb) for verb in VERBS} for _ in range(rounds)]
-    # From here on this process is its own daemon, and looks for garbage as seldom.
+    # From here on this process runs the executors itself, with the garbage collection of the daemon.
     daemon_context.client_mode = False
     gc.freeze()
     gc.set_threshold(GARBAGE)
     for verb in VERBS:
-        # It loads its executors once.
+        # Load the executors.
         timed(verb)
     clock, found = clocked(), []
     for whole in wholes:
@@ -112,7 +112,7 @@ def inside(config: str, count: int, rounds: int) -> list[tuple[str, Taken]]:
 
 
 def table_of(counts: Sequence[int], found: dict[int, list[tuple[str, Taken]]]) -> str:
-    """Medians in milliseconds, as Markdown."""
+    """Format the medians in milliseconds as Markdown."""
     columns = [(count, verb) for count in counts for verb in VERBS]
     heads = [f"{verb}, {count}" for count, verb in columns]
     lines = [f"| milliseconds | {' | '.join(heads)} |", "|---" * (len(columns) + 1) + "|"]
@@ -126,7 +126,7 @@ def table_of(counts: Sequence[int], found: dict[int, list[tuple[str, Taken]]]) -
 
 
 def main() -> None:
-    """Time it in a sandbox, print the table, and write it into the page."""
+    """Run the measurement in a sandbox, print the table and write it into the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--ports", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=5)

@@ -1,4 +1,4 @@
-"""The figures of a run as Markdown, between two marks of a page; all else of the page is left as it is."""
+"""The figures of a run as Markdown, between two marks of a page."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ CONTENDERS = ("hybridvif", "os-vif", "recipe", "floor")
 
 
 def with_figures(page: str, record: Record) -> str:
-    """The page with the figures of this run. Raises ValueError if it lacks the marks."""
+    """Return the page with the figures of this run. Raises ValueError if a mark is missing."""
     before, begin, rest = page.partition(BEGIN)
     _, end, after = rest.partition(END)
     if not begin or not end:
@@ -36,20 +36,20 @@ def written(record: Record) -> str:
 
 
 def _table(figures: list[Figure]) -> Iterator[str]:
-    there = [name for name in CONTENDERS if any(one.contender == name for one in figures)]
+    there = [name for name in CONTENDERS if any(figure.contender == name for figure in figures)]
     yield f"| ports | measure | {' | '.join(there)} |"
     yield "|---" * (len(there) + 2) + "|"
-    by_place = {(one.ports, one.measure, one.contender): one for one in figures}
-    order = {measure: at for at, measure in reversed(list(enumerate(one.measure for one in figures)))}
+    by_place = {(figure.ports, figure.measure, figure.contender): figure for figure in figures}
+    order = {measure: index for index, measure in reversed(list(enumerate(figure.measure for figure in figures)))}
     for ports, measure in sorted(
-        {(one.ports, one.measure) for one in figures}, key=lambda row: (row[0], order[row[1]])
+        {(figure.ports, figure.measure) for figure in figures}, key=lambda row: (row[0], order[row[1]])
     ):
         cells = [milliseconds(by_place.get((ports, measure, name))) for name in there]
         yield f"| {ports:,} | {measure} | {' | '.join(cells)} |"
 
 
 def milliseconds(figure: Figure | None) -> str:
-    """The median, as it is written in a table; empty for what was not taken."""
+    """Format the median for a table; "" for a missing figure."""
     if figure is None:
         return ""
     value = 1000 * figure.median

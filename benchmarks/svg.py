@@ -1,4 +1,4 @@
-"""The pictures of a run, as SVG: how the time grows with the ports, and bars. No library, so it costs nothing."""
+"""The charts of a run as SVG, without a library: growth curves and bars."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ COLOURS: Mapping[str, str] = {
 
 
 def growth(figures: Sequence[Figure], measure: str, title: str) -> str:
-    """One curve a contender: milliseconds a port over the number of ports, both logarithmic."""
+    """Draw one curve per contender: milliseconds per port over the number of ports, both logarithmic."""
     points: dict[str, list[tuple[int, float]]] = {}
-    for one in figures:
-        if one.measure == measure:
-            points.setdefault(one.contender, []).append((one.ports, 1000 * one.median / one.ports))
+    for figure in figures:
+        if figure.measure == measure:
+            points.setdefault(figure.contender, []).append((figure.ports, 1000 * figure.median / figure.ports))
     sizes = sorted({size for some in points.values() for size, _ in some})
     values = [value for some in points.values() for _, value in some]
     x, y = _scale(sizes, LEFT, WIDTH - RIGHT), _scale(values, HEIGHT - BOTTOM, TOP)
@@ -38,28 +38,28 @@ def growth(figures: Sequence[Figure], measure: str, title: str) -> str:
 
 
 def bars(figures: Sequence[Figure], measures: Sequence[str], ports: int, title: str) -> str:
-    """A group of bars a measure: milliseconds, logarithmic, with the least and the most of all rounds as a line."""
-    shown = [one for one in figures if one.measure in measures and one.ports == ports]
-    values = [1000 * value for one in shown for value in (one.least, one.most)]
+    """Draw a group of bars per measure: milliseconds, logarithmic, with a line from minimum to maximum."""
+    shown = [figure for figure in figures if figure.measure in measures and figure.ports == ports]
+    values = [1000 * value for figure in shown for value in (figure.least, figure.most)]
     y = _scale([*values, min(values) / 2], HEIGHT - BOTTOM, TOP)
     room = (WIDTH - LEFT - RIGHT) / len(measures)
     drawn = [_grid(y(value), _number(value)) for value in _ticks(values)]
-    for at, measure in enumerate(measures):
-        group = [one for one in shown if one.measure == measure]
+    for index, measure in enumerate(measures):
+        group = [figure for figure in shown if figure.measure == measure]
         wide = room * 0.8 / max(len(group), 1)
-        drawn.append(_text(LEFT + room * (at + 0.5), HEIGHT - BOTTOM + 20, measure, "middle"))
-        for place, one in enumerate(group):
-            colour, left = COLOURS.get(one.contender, "#444"), LEFT + room * (at + 0.1) + wide * place
-            top, middle = y(1000 * one.median), left + wide / 2
+        drawn.append(_text(LEFT + room * (index + 0.5), HEIGHT - BOTTOM + 20, measure, "middle"))
+        for place, figure in enumerate(group):
+            colour, start = COLOURS.get(figure.contender, "#444"), LEFT + room * (index + 0.1) + wide * place
+            top, middle = y(1000 * figure.median), start + wide / 2
             drawn += [
-                _bar(left, top, wide * 0.9, colour),
-                _whisker(middle, y(1000 * one.least), y(1000 * one.most)),
-                _text(middle, top - 6, _number(1000 * one.median), "middle"),
+                _bar(start, top, wide * 0.9, colour),
+                _whisker(middle, y(1000 * figure.least), y(1000 * figure.most)),
+                _text(middle, top - 6, _number(1000 * figure.median), "middle"),
             ]
-    names = list(dict.fromkeys(one.contender for one in shown))
+    names = list(dict.fromkeys(figure.contender for figure in shown))
     drawn += [
-        _text(WIDTH - RIGHT + 12, TOP + 20 * at, name, "start", COLOURS.get(name, "#444"))
-        for at, name in enumerate(names)
+        _text(WIDTH - RIGHT + 12, TOP + 20 * index, name, "start", COLOURS.get(name, "#444"))
+        for index, name in enumerate(names)
     ]
     return _page(title, "milliseconds: median, and from the least to the most", drawn)
 
@@ -69,7 +69,7 @@ def _scale(values: Sequence[float], start: float, end: float) -> _Scale:
 
 
 class _Scale:
-    """From a value to a place, logarithmically."""
+    """Return a function from a value to a coordinate, logarithmic."""
 
     def __init__(self, low: float, high: float, start: float, end: float) -> None:
         self._low, self._span, self._start, self._length = low, (high - low) or 1.0, start, end - start
@@ -79,7 +79,7 @@ class _Scale:
 
 
 def _ticks(values: Sequence[float]) -> list[float]:
-    """The powers of ten between the least and the most."""
+    """Return the powers of ten between the minimum and the maximum."""
     low, high = int(log10(min(values)) // 1), int(log10(max(values)) // 1)
     return [10.0**power for power in range(low, high + 1) if min(values) <= 10.0**power <= max(values)]
 

@@ -1,4 +1,4 @@
-"""Medians, spreads and ratios of a run, and the bars that hybridvif is held against."""
+"""Medians, spreads and ratios of a run, and the required bars."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from statistics import median
 from benchmarks.record import Record
 
 CROWD = 40
-"""Ports that threads plug at once."""
+"""The number of ports that threads plug concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Figure:
-    """What one contender took for one thing, over all rounds, in seconds."""
+    """The time of one contender for one operation over all rounds, in seconds."""
 
     contender: str
     measure: str
@@ -27,7 +27,7 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class Bar:
-    """One ratio in one run, or a figure with its unit, and what it was to be."""
+    """A ratio, or a figure with its unit, and its limit."""
 
     name: str
     ratio: float
@@ -37,12 +37,12 @@ class Bar:
 
     @property
     def is_met(self) -> bool:
-        """Whether it is as it was to be."""
+        """True if the limit is kept."""
         return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
 
 
 def figures_of(record: Record) -> list[Figure]:
-    """One figure a contender, measure and size, in the order in which they were first taken."""
+    """Return a figure for each contender, measure and size, in the order of the run."""
     taken: dict[tuple[str, str, int], list[float]] = {}
     for turn in record.turns:
         taken.setdefault((turn.contender, turn.measure, turn.ports), []).append(turn.seconds)
@@ -50,7 +50,7 @@ def figures_of(record: Record) -> list[Figure]:
 
 
 RATIOS = (
-    # name, measure, against whom, from how many ports on the bar is meant and to how many, limit
+    # name, measure, competitor, range of ports for the bar, limit
     ("one port, plug / os-vif, {} ports there", "one plug", "os-vif", range(1, 2), 0.25),
     ("one port, re-plug / os-vif, {} ports there", "one plug again", "os-vif", range(1, 2), 0.12),
     ("one port, unplug / os-vif, {} ports there", "one unplug", "os-vif", range(1, 2), 0.5),
@@ -62,18 +62,18 @@ RATIOS = (
     ("unplug {} ports, bulk / os-vif one by one", "unplug", "os-vif", range(300, 5001), 0.35),
 )
 GROWTH, THREADS = 1.3, 5.0
-"""Cost of a port, in bulk, of 1,000 to 100 ports; throughput of ten threads to os-vif's."""
+"""The time per port of 1,000 ports to that of 100; the throughput of ten threads to that of os-vif."""
 COMMAND = 450
-"""Milliseconds of a whole process."""
+"""The limit of a whole process in milliseconds."""
 MEMORY = 120
-"""Megabytes of client and daemon together."""
+"""The limit of client and daemon in megabytes."""
 FLAT = 1.05
-"""What client and daemon hold at the end, to what they held after the first tenth of the operations."""
+"""The limit of memory growth: the end to the first tenth of the operations."""
 
 
 def bars_of(record: Record, *, everywhere: bool = False) -> list[Bar]:
-    """The bars that this run can tell of, at the sizes that they are meant for, or everywhere."""
-    seconds = {(one.contender, one.measure, one.ports): one.median for one in figures_of(record)}
+    """Return the bars of this run, at their own sizes or everywhere."""
+    seconds = {(figure.contender, figure.measure, figure.ports): figure.median for figure in figures_of(record)}
     sizes = sorted({ports for _, _, ports in seconds})
     bars = []
     for name, measure, other, meant, limit in RATIOS:
@@ -110,18 +110,18 @@ def _bars_of_ours(record: Record, seconds: Seconds) -> Iterator[Bar]:
 
 
 def cost_of_growth(seconds: Seconds, few: int, many: int) -> float:
-    """What a port costs in a bulk plug of many, to one of few; 0 if that was not taken."""
+    """Return the ratio of the times per port in a large and a small bulk plug; 0 if one is missing."""
     small, large = (seconds.get(("hybridvif", "plug", ports)) for ports in (few, many))
     return (large / many) / (small / few) if small and large else 0.0
 
 
 def on_paper(figures: list[Figure], ports: int) -> float:
-    """Seconds that a bulk plug of more ports would take, if the cost of a port grows on as between the last two sizes.
+    """Extrapolate the seconds of a bulk plug of more ports from the last two sizes.
 
-    0 where there are no two sizes, or that many were plugged.
+    Returns 0 if there are fewer than two sizes, or if that many ports were plugged.
     """
-    curve = sorted((one.ports, one.median / one.ports) for one in figures
-                   if (one.contender, one.measure) == ("hybridvif", "plug"))  # fmt: skip
+    curve = sorted((figure.ports, figure.median / figure.ports) for figure in figures
+                   if (figure.contender, figure.measure) == ("hybridvif", "plug"))  # fmt: skip
     if len(curve) < 2 or curve[-1][0] >= ports:
         return 0.0
     (few, cheap), (many, dear) = curve[-2:]

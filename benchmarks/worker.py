@@ -1,8 +1,8 @@
-"""One contender, in a process of its own inside the sandbox: it does as its input says, and takes the time.
+"""A contender in a process inside the sandbox: it runs the operations of its input and measures the time.
 
-A line is a JSON object: verb (plug, unplug), ports ([id, mac, instance] each), threads. The answer is one as well:
-seconds, and rss, the memory of this process and of its daemon in kilobytes. Standard library alone, and nothing of this
-package until a contender asks for it: os-vif's runs with the Python of another environment.
+A request is a line with a JSON object: verb (plug, unplug), ports ([id, mac, instance] each), threads. The response
+has seconds, and rss: the memory of this process and its daemon in kilobytes. This module imports only the standard
+library, because os-vif runs with the Python of another environment.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ Port = tuple[str, str, str]
 
 
 class Ours:
-    """hybridvif, as a library."""
+    """hybridvif as a library."""
 
     def __init__(self, socket: str) -> None:
         from hybridvif import connect
 
-        del socket  # its own configuration says it
+        del socket  # from its own configuration
         config = os.environ["HYBRIDVIF_BENCH_CONFIG"]
         self._host = connect([config])
 
@@ -48,10 +48,10 @@ class Ours:
 
 
 class OsVif:
-    """os-vif with its own privileged daemon, as Nova has it; it knows one port at a time only."""
+    """os-vif with its own privileged daemon, as used by Nova. It plugs one port at a time."""
 
     def __init__(self, socket: str) -> None:
-        del socket  # its own configuration says it
+        del socket  # from its own configuration
         import os_vif  # type: ignore[import-not-found, unused-ignore]  # of another environment
         from oslo_config import cfg
 
@@ -86,7 +86,7 @@ class OsVif:
 
 
 class Recipe:
-    """The commands that Nova once ran for a port, one after another."""
+    """The commands that Nova formerly ran for each port."""
 
     def __init__(self, socket: str) -> None:
         del socket
@@ -120,7 +120,7 @@ class Recipe:
 
 
 class Floor:
-    """As little as can be run: one `ip -batch` and one `ovs-vsctl` for all ports, which looks at nothing."""
+    """The floor: one `ip -batch` and one `ovs-vsctl` for all ports, without observation."""
 
     def __init__(self, socket: str) -> None:
         del socket
@@ -170,7 +170,7 @@ def _carry_out(contender: Any, verb: str, ports: Sequence[Port], threads: int) -
         do(ports)
         return
     with ThreadPoolExecutor(threads) as pool:
-        # One port a call, as callers have that know nothing of each other.
+        # One port per call, as independent clients do.
         for _ in pool.map(do, ([port] for port in ports)):
             pass
 
@@ -180,7 +180,7 @@ def _memory() -> int:
 
 
 def _below(pid: int) -> Iterable[int]:
-    # oslo.privsep's daemon is a child of process 1, for it has forked twice; a sandbox has no other of that name.
+    # The daemon of oslo.privsep forks twice, so its parent is process 1. Its name is unique in the sandbox.
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/cmdline", "rb") as file:
@@ -199,7 +199,7 @@ def _resident(pid: int) -> int:
 
 
 def main(name: str, socket: str) -> None:
-    """Make the contender, and do as told until the input ends."""
+    """Create the contender and serve requests until the input ends."""
     contender = CONTENDERS[name](socket)
     for line in sys.stdin:
         order = json.loads(line)

@@ -1,14 +1,14 @@
-"""An os-vif-style plugin on hybridvif: all that a plugin author has to write."""
+"""A plugin in the style of os-vif, based on hybridvif."""
 
 from hybridvif import HybridVifError, Port, connect, plug, unplug
 
 
 class PluginFailed(Exception):
-    """What this plugin's callers catch."""
+    """The error of this plugin."""
 
 
 class HybridPlugin:
-    """Plugs VIFs the hybrid way.
+    """A plugin for hybrid VIFs.
 
     host: where to plug; this host if none is given. The tests give a RecordingHost.
     """
@@ -17,7 +17,7 @@ class HybridPlugin:
         self._host = host or connect()
 
     def plug(self, vif, instance):
-        """Plug a VIF of an instance; PluginFailed says in one sentence why it could not be."""
+        """Plug a VIF of an instance. Raises PluginFailed."""
         try:
             port = Port(
                 id=vif.id,
@@ -31,7 +31,7 @@ class HybridPlugin:
             raise PluginFailed(str(error)) from error
 
     def unplug(self, vif):
-        """Unplug a VIF, even of a VM that runs: this plugin's callers have stopped it."""
+        """Unplug a VIF. force, because the callers of this plugin have stopped the VM. Raises PluginFailed."""
         try:
             return unplug(vif.id, self._host, force=True)
         except HybridVifError as error:

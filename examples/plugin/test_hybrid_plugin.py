@@ -1,4 +1,4 @@
-"""How to test code that plugs: a RecordingHost, a fact, an assertion. No root, no mocks."""
+"""Tests of code that plugs, with a RecordingHost: no root, no mocks."""
 
 from types import SimpleNamespace
 

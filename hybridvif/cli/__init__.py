@@ -1,19 +1,17 @@
-"""The hybridvif command. This file reads the command line; each sub-command is one module, imported only when chosen.
+"""The hybridvif command. This file parses the command line and imports the module of the chosen sub-command.
 
-    options, streams, logs     the options of all commands; file descriptors and signals; logging
-    screen, failure, progress  what is written, and in which format; what an error looks like; a bar
-    connection                 the host that the configuration means
-    headstart                  its daemon, started before anything else is done
-    ports, portfile, gaps      which ports are meant: from options, from -F, and from what is plugged
-    changes, words, diff, documents     what steps change, for people (a diff) and for machines (JSON)
-    reporting, planning, checking       the answers of plug and unplug, of plan, of check
-    topology, draw, graphs     what is plugged on a host, judged and drawn
-    diagnosis, osvif           what doctor asks
-    plug, unplug, plan, check, adopt, show, list, reconcile, gc,
-    doctor, executors, sandbox, demo           the sub-commands
+    options, stdio, logs              common options, file descriptors and signals, logging
+    ports, portfile, port_request     the ports of a command line: from options, or from a file (-F)
+    infer                             the fields of a port that can be read from its plugged devices
+    connection, headstart             the configured host, and the early start of its daemon
+    planning, checking                dry runs (plan), and drift (check)
+    diagnosis, system, firewall, osvif, check_result     the checks of doctor
+    terminal, failure                 the output formats, and errors
+    output/                           tables, documents, diffs, drawings, progress
+    commands/                         one module for each sub-command
 
-A module of a sub-command has HELP (one line), add_arguments(parser) and run(args), which returns the exit code; and, if
-it answers to -f, FORMATS, the default first.
+The module of a sub-command defines HELP (one line), add_arguments(parser) and run(args), which returns the exit code.
+A sub-command that supports -f also defines FORMATS, the default first.
 """
 
 from __future__ import annotations
@@ -30,24 +28,24 @@ from hybridvif.model.errors import InvalidInput
 if TYPE_CHECKING:
     import argparse
 
-    from hybridvif.cli.screen import Screen
+    from hybridvif.cli.terminal import Terminal
 
 COMMANDS: Mapping[str, str] = {
-    "plug": "plug ports: afterwards each is in order, or as it was before",
-    "unplug": "unplug ports: afterwards nothing of them is left",
-    "plan": "what plug or unplug would do, as a diff; nothing is written",
-    "check": "the drift of plugged ports, attribute by attribute",
-    "adopt": "make the ports that something else has plugged hybridvif's, as they run",
-    "show": "what is plugged on this host, drawn",
-    "list": "the plugged ports, one a line",
-    "reconcile": "a whole host brought in order at once: after a reboot, or from a cron job",
-    "gc": "remains of ports that are no more, removed once they have been there for some time",
-    "doctor": "every precondition: pass or fail, why, and the command that mends it",
-    "executors": "the installed executors: role, origin, what they need, and what of that is missing",
-    "sandbox": "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command",
-    "demo": "two ports plugged in a sandbox, a ping across, the drawing, unplug",
+    "plug": "plug ports, and roll back each port that fails",
+    "unplug": "unplug ports, and delete all of their devices and rows",
+    "plan": "print what plug or unplug would do, as a diff; nothing is written",
+    "check": "print the drift of plugged ports by attribute",
+    "adopt": "take over running ports plugged by another tool",
+    "show": "draw the plugged ports of this host",
+    "list": "list the plugged ports, one per line",
+    "reconcile": "plug all ports of a host at once: after a reboot, or in a cron job",
+    "gc": "delete orphaned devices and rows that were first seen some time ago",
+    "doctor": "check every precondition: result, reason, and the command that fixes it",
+    "executors": "list the installed executors: role, origin, requirements, and what is missing",
+    "sandbox": "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch",
+    "demo": "plug two ports in a sandbox, ping, draw the ports, unplug",
 }
-"""What `hybridvif --help` lists, so that it imports none of them; a test compares it with their HELP."""
+"""The sub-commands and their help. A copy of each HELP, so that `hybridvif --help` imports no sub-command."""
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done, or nothing to do",
@@ -64,57 +62,56 @@ EXIT_CODES: Mapping[int, str] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run the command line; the exit code."""
+    """Run the command line and return the exit code."""
     try:
-        from hybridvif.cli import streams
+        from hybridvif.cli import stdio
 
-        with streams.interruptible(ends=argv is None):
+        with stdio.interruptible(ends=argv is None):
             if argv is None:
-                streams.own_process()
-            # The module `list` of this package hides the built-in one.
-            code = _guarded((*sys.argv[1:],) if argv is None else argv, own=argv is None)
+                stdio.own_process()
+            code = _run(sys.argv[1:] if argv is None else argv, own=argv is None)
             if argv is None:
-                # The process ends now: 50 ms earlier, if Python does not look for garbage in what it throws away.
+                # Skip the last garbage collection, which takes 50 ms.
                 freeze()
             return code
     except KeyboardInterrupt:
-        # Too early, or once more while the first one was told.
+        # A signal before the handler is set, or a second one while the first is reported.
         return 130
 
 
-def _guarded(words: Sequence[str], *, own: bool) -> int:
-    from hybridvif.cli import streams
+def _run(words: Sequence[str], *, own: bool) -> int:
+    from hybridvif.cli import stdio
 
-    screen = None
-    streams.secure()
+    terminal = None
+    stdio.secure()
     try:
-        with _lightly(words) if own else nullcontext():
-            args = parsed(words)
-            args.screen = screen = _screen_for(args)
+        with _fast_start(words) if own else nullcontext():
+            args = parse_arguments(words)
+            args.terminal = terminal = _terminal_for(args)
             return int(args.module.run(args))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: never a traceback
-        return _fail(KeyboardInterrupt() if streams.was_interrupted() else error, words, screen)
+        return _fail(KeyboardInterrupt() if stdio.was_interrupted() else error, words, terminal)
     finally:
-        streams.flush()
+        stdio.flush()
 
 
 @contextmanager
-def _lightly(words: Sequence[str]) -> Iterator[None]:
-    """What a process of our own can do to be quick: the daemon first, and nothing that is not used."""
+def _fast_start(words: Sequence[str]) -> Iterator[None]:
+    """Start the daemon early and import lazily. Only for a process that runs nothing but this command."""
     from hybridvif.cli import headstart
 
-    # Hardly anything that a command makes is garbage before it ends.
+    # A command creates hardly any garbage before it ends.
     set_threshold(100_000)
-    with headstart.given(words):
+    with headstart.early_daemon(words):
         from hybridvif.postponed import OF_OSLO, postpone
 
-        # The daemon finds its executors with it, this process none.
+        # Only the daemon loads executors with stevedore.
         postpone(*OF_OSLO, "stevedore")
         yield
 
 
-def parsed(words: Sequence[str]) -> argparse.Namespace:
-    """The command line as arguments: of the command, and `module`, which runs it. Raises InvalidInput."""
+def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
+    """Parse the command line. `module` in the result is that of the sub-command. Raises InvalidInput."""
     from hybridvif.cli import options
 
     before, command, after = options.split(words)
@@ -134,20 +131,20 @@ def parsed(words: Sequence[str]) -> argparse.Namespace:
     return args
 
 
-def _screen_for(args: argparse.Namespace) -> Screen:
+def _terminal_for(args: argparse.Namespace) -> Terminal:
     from hybridvif.cli import logs
-    from hybridvif.cli.screen import Screen
+    from hybridvif.cli.terminal import Terminal
 
     logs.set_up(args.verbose, quiet=args.quiet)
-    screen = Screen(getattr(args, "format", None))
-    screen.obey(args)
-    return screen
+    terminal = Terminal(getattr(args, "format", None))
+    terminal.configure(args)
+    return terminal
 
 
-def _fail(error: BaseException, words: Sequence[str], screen: Screen | None) -> int:
+def _fail(error: BaseException, words: Sequence[str], terminal: Terminal | None) -> int:
     from hybridvif.cli import options
     from hybridvif.cli.failure import failure_of
-    from hybridvif.cli.screen import Screen
+    from hybridvif.cli.terminal import Terminal
 
     if options.verbosity_in(words) > 1:
         import traceback
@@ -155,5 +152,5 @@ def _fail(error: BaseException, words: Sequence[str], screen: Screen | None) -> 
         from hybridvif.model.text import escaped_lines
 
         sys.stderr.write(escaped_lines("".join(traceback.format_exception(error))))
-    screen = screen or Screen(options.format_in(words))
-    return screen.tell_failure(failure_of(error))
+    terminal = terminal or Terminal(options.format_in(words))
+    return terminal.write_failure(failure_of(error))

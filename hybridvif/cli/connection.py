@@ -1,4 +1,4 @@
-"""The host that the command line and the configuration mean."""
+"""Connect to the configured host."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
 
 
 def config_files(given: Sequence[str] | None) -> tuple[str, ...]:
-    """The files given with --config-file; else the default one, if it exists."""
+    """Return the files given with --config-file, or the default file if it exists."""
     if given:
         return tuple(given)
     return (DEFAULT_FILE,) if os.path.exists(DEFAULT_FILE) else ()
@@ -25,9 +25,9 @@ def config_files(given: Sequence[str] | None) -> tuple[str, ...]:
 
 @contextmanager
 def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host]:
-    """This host. Raises ConfigurationError; the daemon is started when it is first asked, which may raise more.
+    """Connect to this host. The daemon starts with the first request. Raises ConfigurationError.
 
-    begun: it will be asked in any case, so the daemon is started now, and comes up while this process loads the rest.
+    begun: start the daemon now, while this process imports the rest.
     """
     from hybridvif.client.host import connect
 

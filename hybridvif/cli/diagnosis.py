@@ -1,4 +1,4 @@
-"""What doctor asks of the configuration, the privileged daemon and the switch; and all of it in one list."""
+"""All checks of doctor, and those of the configuration, the privileged daemon and the switch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
 
 from hybridvif.cli import system
-from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
+from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
 from hybridvif.cli.osvif import osvif_findings
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.client.host import Host, connect
@@ -24,23 +24,23 @@ from hybridvif.model.settings import OVS_SOCKET, Settings
 from hybridvif.testing.sandbox import Level
 from hybridvif.testing.sandbox.missing import as_root, missing_for
 
-PATIENCE = 10.0
-"""Seconds that the daemon, and after it the switch, are given."""
+TIMEOUT = 10.0
+"""Timeout in seconds for the daemon, and again for the switch."""
 RECORDING = "recording"
 OVS_EXECUTORS = ("ovsdb", "ovsdbapp", "ovs-vsctl")
-_CONTROL_PATIENCE = 2.0
+_CONTROL_TIMEOUT = 2.0
 _CONTROL_LIMIT = 64 * 1024
 
 
-def findings(files: Sequence[str]) -> Iterator[Finding]:
-    """Everything, in the order in which a plug needs it."""
+def findings(files: Sequence[str]) -> Iterator[CheckResult]:
+    """Run all checks, in the order in which a plug needs them."""
     call_iptables = False
     bridges: list[Bridge] = []
     try:
         with connect(files) as host:
             call_iptables = host.settings.call_iptables
-            told = ", ".join(files) or "no file, so the defaults"
-            yield passed("configuration", told)
+            source = ", ".join(files) or "no file, so the defaults"
+            yield passed("configuration", source)
             yield from executors(host.settings)
             yield lock_path(host.settings.lock_path)
             yield from _daemon(host, bridges)
@@ -50,8 +50,8 @@ def findings(files: Sequence[str]) -> Iterator[Finding]:
     yield from system.system_findings(call_iptables, bridges)
 
 
-def executors(settings: Settings) -> Iterator[Finding]:
-    """Whether those that are configured are installed, and not the fake."""
+def executors(settings: Settings) -> Iterator[CheckResult]:
+    """Check that the configured executors are installed and not simulated."""
     for role in ("link", "switch"):
         name = f"{role} executor"
         chosen = getattr(settings, f"{role}_executor")
@@ -66,39 +66,39 @@ def executors(settings: Settings) -> Iterator[Finding]:
             yield passed(name, f"{chosen} ({there[chosen].value})")
 
 
-def lock_path(path: str) -> Finding:
-    """Whether locks can be made there."""
-    at = path
-    while not os.path.lexists(at) and at != os.path.dirname(at):
-        at = os.path.dirname(at)
-    if not os.path.isdir(at):
+def lock_path(path: str) -> CheckResult:
+    """Check that lock files can be created."""
+    existing = path
+    while not os.path.lexists(existing) and existing != os.path.dirname(existing):
+        existing = os.path.dirname(existing)
+    if not os.path.isdir(existing):
         return failed(
-            "lock_path", f"{at} is no directory", "set [hybridvif] lock_path to one that all callers can write"
+            "lock_path", f"{existing} is not a directory", "set [hybridvif] lock_path to one that all callers can write"
         )
-    if os.access(at, os.W_OK | os.X_OK):
-        return passed("lock_path", path if at == path else f"{path} (will be made)")
+    if os.access(existing, os.W_OK | os.X_OK):
+        return passed("lock_path", path if existing == path else f"{path} (will be made)")
     remedy = as_root(f"install -d -m 2770 -g {os.getgid()} {shlex.quote(path)}")
-    return failed("lock_path", f"{at} cannot be written by this user", remedy)
+    return failed("lock_path", f"{existing} cannot be written by this user", remedy)
 
 
-def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[Finding]:
-    """Check the daemon, and what it observes. bridges: collects each qbr."""
+def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[CheckResult]:
+    """Check the daemon and the host that it observes. bridges: a list that collects each qbr."""
     from hybridvif.privileged.ahead import within_limits
     from hybridvif.privileged.context import daemon_context
 
     yield from system.helper_findings(daemon_context.conf.helper_command)
     try:
         with within_limits():
-            daemon_context.reach(time.monotonic() + min(PATIENCE, host.settings.deadline))
+            daemon_context.reach(time.monotonic() + min(TIMEOUT, host.settings.deadline))
     except HybridVifError as error:
         yield failed_with("daemon", str(error))
         yield from _switch_from_outside(host.settings)
         return
     yield passed("daemon", "the privileged daemon starts, and keeps CAP_NET_ADMIN alone")
     try:
-        seen = host.observe(None, time.monotonic() + min(PATIENCE, host.settings.deadline))
+        seen = host.observe(None, time.monotonic() + min(TIMEOUT, host.settings.deadline))
     except HybridVifError as error:
-        # What is not installed cannot be started.
+        # Open vSwitch may be missing altogether.
         missing = missing_for(Level.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
         yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
         return
@@ -110,8 +110,8 @@ def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[Finding]:
     yield from port_findings(seen)
 
 
-def port_findings(seen: Observed) -> Iterator[Finding]:
-    """Yield the ports that plug would refuse, and those whose iface-id another row bears."""
+def port_findings(seen: Observed) -> Iterator[CheckResult]:
+    """Yield the ports that plug would refuse, and those that share their iface-id with another row."""
     for port in plugged_ports(seen):
         about = f"port {port.port_id or port.key}"
         if port.conflict:
@@ -121,8 +121,8 @@ def port_findings(seen: Observed) -> Iterator[Finding]:
             yield info(about, fact, remedy)
 
 
-def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
-    """The switch as the daemon sees it, and its integration bridges."""
+def switch(settings: Settings, facts: Facts) -> Iterator[CheckResult]:
+    """Check the observed switch and its integration bridges."""
     if settings.switch_executor == RECORDING:
         return
     yield passed("switch", f"{facts.switch_version or settings.switch_executor} at {settings.ovsdb_connection}")
@@ -133,21 +133,21 @@ def switch(settings: Settings, facts: Facts) -> Iterator[Finding]:
         yield _bridge(name, facts.switches.get(name), settings)
 
 
-def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: str | None) -> Finding:
-    """Whether ovs-vswitchd is in this network namespace, where devices are made that it is to take.
+def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: str | None) -> CheckResult:
+    """Check that ovs-vswitchd is in this network namespace, where the devices are created.
 
-    bridges: those of the switch, and their datapath types. helper_command: the configured one; it may enter another
-    namespace, and then the daemon is not in this one either.
+    bridges: the bridges of the switch, with their datapath types.
+    helper_command: the configured one. It may start the daemon in another namespace.
     """
     name = "network namespace"
     pid = _listener_of(remote)
     try:
         is_here = os.stat("/proc/self/ns/net").st_ino == os.stat(f"/proc/{pid}/ns/net").st_ino
     except OSError:
-        # Of another user, or in another pid namespace. Each bridge but a dummy one has a device of its name.
+        # Another user, or another pid namespace. Every bridge except dummy ones has a device with its name.
         real = sorted(bridge for bridge, datapath in bridges.items() if datapath != "dummy")
         if not real:
-            return info(name, "whether ovs-vswitchd is in this one cannot be seen")
+            return info(name, "it is unknown if ovs-vswitchd is in this one")
         is_here = real[0] in (device for _, device in socket.if_nameindex())
     if is_here:
         return passed(name, "that of ovs-vswitchd")
@@ -159,12 +159,12 @@ def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: s
 
 
 def _listener_of(remote: str) -> int:
-    """The pid of the ovs-vswitchd beside this database, as seen from here; 0 if it cannot be seen."""
+    """Return the pid of the ovs-vswitchd of this database in our pid namespace; 0 if it is not visible."""
     directory = os.path.dirname(remote.removeprefix("unix:"))
     try:
         number = int(shared_files.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
         with socket.socket(socket.AF_UNIX) as control:
-            control.settimeout(_CONTROL_PATIENCE)
+            control.settimeout(_CONTROL_TIMEOUT)
             control.connect(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
             pid: int = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
             return pid
@@ -172,24 +172,24 @@ def _listener_of(remote: str) -> int:
         return 0
 
 
-def _switch_from_outside(settings: Settings) -> Iterator[Finding]:
-    """What an ordinary user can see of the switch where the daemon cannot be had."""
+def _switch_from_outside(settings: Settings) -> Iterator[CheckResult]:
+    """Check the switch without the daemon, as an ordinary user."""
     remote, name = settings.ovsdb_connection, "switch"
     if settings.switch_executor not in OVS_EXECUTORS or not remote.startswith("unix:"):
         return
     try:
         with socket.socket(socket.AF_UNIX) as database:
-            database.settimeout(_CONTROL_PATIENCE)
+            database.settimeout(_CONTROL_TIMEOUT)
             database.connect(remote.removeprefix("unix:"))
         yield info(name, f"OVSDB listens at {remote}; its bridges can be seen by the daemon only")
     except PermissionError:
         yield info(name, f"OVSDB at {remote} is closed to this user; the daemon may reach it")
     except OSError as error:
-        yield failed(name, f"cannot reach OVSDB at {remote}: {error.strerror or error}", _start())
+        yield failed(name, f"cannot reach OVSDB at {remote}: {error.strerror or error}", _start_command())
     yield vswitchd(remote)
 
 
-def _bridge(name: str, datapath: str | None, settings: Settings) -> Finding:
+def _bridge(name: str, datapath: str | None, settings: Settings) -> CheckResult:
     about = f"bridge {name}"
     if datapath is None and settings.creates(name):
         return info(about, "does not exist, and is made with the first port of it: [hybridvif] create_bridges has it")
@@ -208,40 +208,40 @@ def _bridge(name: str, datapath: str | None, settings: Settings) -> Finding:
     return passed(about, f"exists, datapath {datapath}")
 
 
-def vswitchd(remote: str) -> Finding:
-    """Whether ovs-vswitchd answers, on the control socket that it has beside the database's."""
+def vswitchd(remote: str) -> CheckResult:
+    """Check that ovs-vswitchd responds on its control socket, next to that of the database."""
     name = "ovs-vswitchd"
     if not remote.startswith("unix:"):
-        return info(name, f"cannot be seen from here, since OVSDB is at {remote}")
+        return info(name, f"cannot be checked from here, because OVSDB is at {remote}")
     directory = os.path.dirname(remote.removeprefix("unix:"))
     try:
-        # Open vSwitch may run as a user of its own, who can write anything there.
+        # Open vSwitch may run as its own user, who can write any file there.
         number = int(shared_files.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
-        answer = _asked(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
+        answer = _version_of(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
     except PermissionError:
         return info(name, "its control socket is closed to this user, so whether it answers was not looked at")
     except TimeoutError:
-        return failed(name, f"does not answer within {_CONTROL_PATIENCE:g} s, so it hangs", _start())
+        return failed(name, f"does not answer within {_CONTROL_TIMEOUT:g} s, so it hangs", _start_command())
     except (OSError, ValueError, shared_files.Unfit):
-        return failed(name, f"does not run (nobody listens in {directory})", _start())
+        return failed(name, f"does not run (nobody listens in {directory})", _start_command())
     return passed(name, f"answers: {answer}")
 
 
-def _start() -> str:
-    """The command that starts Open vSwitch here, or installs it."""
+def _start_command() -> str:
+    """Return the command that starts or installs Open vSwitch."""
     for requirement in missing_for(Level.DUMMY):
         return requirement.remedy
     systemd = os.path.isdir("/run/systemd/system")
     return as_root("systemctl restart openvswitch-switch" if systemd else "service openvswitch-switch restart")
 
 
-def _asked(path: str) -> str:
-    """What a daemon of Open vSwitch says of itself: JSON-RPC on its control socket, ovs-appctl(8)."""
+def _version_of(path: str) -> str:
+    """Return the version of an Open vSwitch daemon: a JSON-RPC request on its control socket, ovs-appctl(8)."""
     with socket.socket(socket.AF_UNIX) as control:
-        control.settimeout(_CONTROL_PATIENCE)
+        control.settimeout(_CONTROL_TIMEOUT)
         control.connect(path)
         control.sendall(b'{"id": 0, "method": "version", "params": []}')
-        answer, deadline = b"", time.monotonic() + _CONTROL_PATIENCE
+        answer, deadline = b"", time.monotonic() + _CONTROL_TIMEOUT
         while len(answer) <= _CONTROL_LIMIT and time.monotonic() < deadline:
             received = control.recv(4096)
             answer += received

@@ -1,11 +1,11 @@
-"""What an error looks like: its exit code, its lines for people, its document for machines.
+"""Errors: exit code, lines for people, document for machines.
 
-The document (`error` in the JSON of every command, and all of it where a command has no answer):
+The document is `error` in the JSON of every command. It is the whole JSON if a command has no other output.
 
-    code        the word for machines, stable: usage, invalid-input, precondition, name-collision, ...
-    message     one finished sentence
+    code        the error code: usage, invalid-input, precondition, name-collision, ...
+    message     one sentence
     exit_code   the exit code of the command
-    report      of a failed plug or unplug: the report of the port (documents.py), the worst if there are several
+    report      the report of the port if a plug or unplug failed (output/document.py); the worst of several
 """
 
 from __future__ import annotations
@@ -19,37 +19,37 @@ from hybridvif.model.report import Report, Status
 
 @dataclass(frozen=True, kw_only=True)
 class Failure:
-    """Something that went wrong."""
+    """An error of a command."""
 
     code: str
     message: str
     exit_code: int
     remedy: str = ""
-    """What to do about it, where the message does not say."""
+    """The remedy, if the message has none."""
     doctor: bool = False
-    """Whether doctor knows more."""
+    """True if `hybridvif doctor` can help."""
     report: Report | None = None
 
     @property
     def document(self) -> Mapping[str, object]:
-        """For machines."""
+        """The failure as a document."""
         from hybridvif.cli.output.document import report_document
 
-        told = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
-        return {**told, "report": report_document(self.report)} if self.report else told
+        document = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
+        return {**document, "report": report_document(self.report)} if self.report else document
 
     def lines(self) -> Sequence[str]:
-        """For people: the sentence; then, where they help, `try:` and `see:`."""
+        """Return the lines for people: the message, then `try:` and `see:` if they help."""
         sentence, remedy = self.message, self.remedy
         if self.doctor and not remedy:
-            # The sentences of PreconditionError are "fact; remedy".
+            # The messages of PreconditionError are "fact; remedy".
             sentence, _, remedy = self.message.partition("; ")
         tried = [f"  try: {remedy}"] if remedy else []
         return [sentence, *tried, *(["  see: hybridvif doctor"] if self.doctor else [])]
 
 
 def failure_of(error: BaseException) -> Failure:
-    """The failure that an exception stands for."""
+    """Convert an exception."""
     if isinstance(error, KeyboardInterrupt):
         message = "interrupted; what was begun may be half done, and the same command again completes it"
         return Failure(code="interrupted", message=message, exit_code=130)
@@ -67,14 +67,14 @@ def failure_of(error: BaseException) -> Failure:
 
 
 def failure_of_report(report: Report) -> Failure:
-    """The failure of one port."""
+    """Convert the report of a port."""
     reason = report.reason or f"ended as {report.status.value}"
-    # What the host lacks is no port's own affair.
+    # A missing precondition of the host does not depend on the port.
     about = "" if report.port_id in reason or report.status is Status.PRECONDITION else f"port {report.port_id}: "
-    left = f"; left over: {', '.join(report.leftovers)}" if report.leftovers else ""
+    leftovers = f"; left over: {', '.join(report.leftovers)}" if report.leftovers else ""
     return Failure(
         code=report.code or report.status.value,
-        message=f"{about}{reason}{left}",
+        message=f"{about}{reason}{leftovers}",
         exit_code=report.status.exit_code,
         remedy=_REMEDIES.get(report.status, ""),
         doctor=report.status is Status.PRECONDITION,
@@ -83,7 +83,7 @@ def failure_of_report(report: Report) -> Failure:
 
 
 def error_of(failures: Sequence[Failure], exit_code: int) -> Mapping[str, object]:
-    """The `error` of a document about several ports: that of the one that decided the exit code; empty if none did."""
+    """Return {"error": document of the failure with this exit code}, or {} if there is none."""
     worst = next((failure for failure in failures if failure.exit_code == exit_code), None)
     return {"error": worst.document} if worst else {}
 

@@ -1,7 +1,7 @@
-"""What doctor can see of Neutron's hybrid firewall: whether it is in use, and whether a qbr has iptables called.
+"""The checks of doctor for Neutron's hybrid firewall: if it is in use, each qbr must call iptables.
 
-Its rules match on tap and qvb, so they hold only where the Linux bridge calls iptables. Neutron's agent does not see to
-that: it only logs a warning (neutron/agent/linux/iptables_firewall.py, _check_netfilter_for_bridges).
+The firewall rules match on tap and qvb, so they need a Linux bridge that calls iptables. Neutron's agent only logs
+a warning if it does not (neutron/agent/linux/iptables_firewall.py, _check_netfilter_for_bridges).
 """
 
 from __future__ import annotations
@@ -11,39 +11,39 @@ from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from hybridvif.cli.finding import Finding, failed, info
+from hybridvif.cli.check_result import CheckResult, failed, info
 from hybridvif.model.parts import Bridge
 from hybridvif.model.text import shown
 from hybridvif.testing.sandbox.missing import as_root, program
 
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 CHAINS = ":neutron-openvswi-"
-"""What the line of a chain of the agent's begins with in the output of iptables-save(8)."""
+"""The prefix of the agent's chains in the output of iptables-save(8)."""
 SAVERS = ("iptables-save", "iptables-nft-save", "iptables-legacy-save")
 AGENT_FILES = (
     "/etc/neutron/plugins/ml2/openvswitch_agent.ini",
     "/etc/neutron/plugins/ml2/ml2_conf.ini",
     "/etc/neutron/neutron.conf",
 )
-"""Where packages have the configuration of the agent."""
+"""The configuration files of the agent in distribution packages."""
 DRIVERS = ("iptables_hybrid", "neutron.agent.linux.iptables_firewall.OVSHybridIptablesFirewallDriver")
-_PATIENCE = 5.0
+_TIMEOUT = 5.0
 
 
 class Firewall(NamedTuple):
-    """Whether Neutron's hybrid firewall is in use on this host."""
+    """The use of Neutron's hybrid firewall on this host."""
 
     in_use: bool | None
-    """None: it cannot be seen."""
+    """None: unknown."""
     evidence: str = ""
-    """Half a sentence."""
+    """The reason, as a clause."""
 
 
-UNSEEN = Firewall(None)
+UNKNOWN_FIREWALL = Firewall(None)
 
 
-def seen_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SAVERS) -> Firewall:
-    """Return what iptables, and the files of the agent, tell this user of the firewall."""
+def find_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SAVERS) -> Firewall:
+    """Look for the firewall in iptables and in the configuration files of the agent."""
     chains = _has_chains(savers)
     if chains:
         return Firewall(True, f"iptables has chains {CHAINS[1:]}*")
@@ -59,26 +59,28 @@ def seen_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SA
 
 
 def bridge_nf(
-    switch: Path, call_iptables: bool, firewall: Firewall = UNSEEN, bridges: Collection[Bridge] = ()
-) -> Finding:
-    """Return whether iptables sees what crosses a qbr.
+    switch: Path, call_iptables: bool, firewall: Firewall = UNKNOWN_FIREWALL, bridges: Collection[Bridge] = ()
+) -> CheckResult:
+    """Check that each qbr calls iptables.
 
-    switch: the sysctl; call_iptables: the option, which needs none; bridges: each qbr there is.
+    switch: the sysctl. call_iptables: the option, which replaces the sysctl. bridges: each qbr.
     """
     name = "bridge-nf"
-    tell = failed if firewall.in_use else info
-    # What is not known is said; a firewall that is not in use needs nothing.
+    result = failed if firewall.in_use else info
+    # Only a firewall that is in use needs the calls. The evidence is reported in any case.
     about = f" ({firewall.evidence})" if firewall.evidence else ""
     try:
         value = switch.read_text(encoding="ascii").strip()
     except OSError:
         text = "br_netfilter is not loaded, so iptables does not see what crosses a qbr (security groups need it)"
-        return tell(name, f"{text}{about}", as_root("modprobe br_netfilter"))
+        return result(name, f"{text}{about}", as_root("modprobe br_netfilter"))
     version6 = switch.with_name("bridge-nf-call-ip6tables")
-    off = [one.name for one in (switch, version6) if one.is_file() and one.read_text(encoding="ascii").strip() != "1"]
+    off = [
+        item.name for item in (switch, version6) if item.is_file() and item.read_text(encoding="ascii").strip() != "1"
+    ]
     if not off:
         return info(name, "bridge-nf-call-iptables is 1: iptables sees what crosses a qbr, as security groups need")
-    silent = sorted(one.name for one in bridges if not (one.nf_call_iptables and one.nf_call_ip6tables))
+    silent = sorted(item.name for item in bridges if not (item.nf_call_iptables and item.nf_call_ip6tables))
     if (call_iptables or bridges) and not silent:
         how = "call_iptables" if call_iptables else "nf_call_iptables"
         return info(name, f"bridge-nf-call-iptables is {value}, and each qbr calls iptables by itself ({how})")
@@ -87,23 +89,23 @@ def bridge_nf(
             f"call_iptables is set, and {len(silent)} of {len(bridges)} qbr do not call iptables yet, such as "
             f"{silent[0]}: security groups silently do not apply there under Neutron's hybrid firewall"
         )
-        return tell(name, f"{text}{about}", "plug those ports again: hybridvif plug, or restart nova-compute")
+        return result(name, f"{text}{about}", "plug those ports again: hybridvif plug, or restart nova-compute")
     text = (
         f"{' and '.join(off)} {'is' if len(off) == 1 else 'are'} {value if switch.name in off else 0}, and "
         "call_iptables is not set: iptables does not see all of what crosses a qbr, "
         "so security groups silently do not apply under Neutron's hybrid firewall"
     )
-    values = " ".join(f"net.bridge.{one}=1" for one in off)
-    return tell(name, f"{text}{about}", as_root(f"sysctl -w {values}"))
+    values = " ".join(f"net.bridge.{item}=1" for item in off)
+    return result(name, f"{text}{about}", as_root(f"sysctl -w {values}"))
 
 
 def _has_chains(savers: Iterable[str]) -> bool | None:
-    """Return whether iptables has a chain of the agent's; None if this user cannot see all of it."""
+    """Return True if iptables has a chain of the agent; None if this user cannot read all tables."""
     paths = [path for name in savers if (path := program(name))]
     unknown = not paths
     for path in paths:
         try:
-            done = subprocess.run([path], stdin=subprocess.DEVNULL, capture_output=True, timeout=_PATIENCE, check=False)
+            done = subprocess.run([path], stdin=subprocess.DEVNULL, capture_output=True, timeout=_TIMEOUT, check=False)
         except (OSError, subprocess.TimeoutExpired):
             unknown = True
             continue
@@ -114,7 +116,7 @@ def _has_chains(savers: Iterable[str]) -> bool | None:
 
 
 def _drivers(files: Iterable[str]) -> Iterator[tuple[str, str]]:
-    """Yield the files of the agent that set a driver, each with the driver."""
+    """Yield (path, driver) for each configuration file that sets firewall_driver."""
     for path in files:
         section, driver = "", ""
         try:

@@ -1,7 +1,7 @@
-"""A head start for the privileged daemon: where a command is sure to ask it, it is started before all else.
+"""Start the privileged daemon before anything else, if the command is sure to need it.
 
-What the command line and the configuration say is not known yet, so this is a guess, and a wrong one does no harm:
-who asks the daemon takes what was started only if it would start the same, and what nobody takes ends with the command.
+The command line and the configuration are not parsed yet, so this is a guess. A wrong guess is harmless: the client
+uses the daemon only if it would start the same one. An unused daemon exits with the command.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from contextlib import contextmanager
 from hybridvif.cli.connection import config_files
 
 ASKING = ("plug", "unplug")
-"""The commands that ask the daemon in any case, unless they are told otherwise."""
+"""Commands that need the daemon, unless an option below is given."""
 _OTHERWISE = re.compile(r"--(help|version|dry-run)?|-[vq]*h.*")
 _CONFIGURED = re.compile(rb"helper.command|config.source", re.IGNORECASE)
-"""Options by which another command, or another place for options, is named (oslo.privsep, oslo.config)."""
+"""Options for another helper command (oslo.privsep) or another source of options (oslo.config)."""
 
 
 @contextmanager
-def given(words: Sequence[str]) -> Iterator[None]:
-    """Start the daemon, if this command line is for a command that asks it and nothing says how to start it."""
-    named = files_in(words)
+def early_daemon(words: Sequence[str]) -> Iterator[None]:
+    """Start the daemon if the command needs it and no option or file sets the helper command."""
+    named = config_files_in(words)
     files = None if named is None else config_files(named)
-    # Only root can end again what it has started; sudo is somebody else's.
-    if files is None or os.geteuid() != 0 or _says_how(files):
+    # Only root can end the daemon again. Another user needs sudo to start it.
+    if files is None or os.geteuid() != 0 or _has_helper_command(files):
         yield
         return
     from hybridvif.privileged import ahead
@@ -34,7 +34,7 @@ def given(words: Sequence[str]) -> Iterator[None]:
     try:
         options = {"config_file": [os.path.abspath(name) for name in files]}
     except FileNotFoundError:
-        # The working directory has been deleted, which is told when it is due.
+        # The working directory has been deleted. The command itself reports it.
         yield
         return
     try:
@@ -44,8 +44,8 @@ def given(words: Sequence[str]) -> Iterator[None]:
         ahead.discard()
 
 
-def files_in(words: Sequence[str]) -> list[str] | None:
-    """The configuration files that a command line names; None where it is not for a command that asks the daemon."""
+def config_files_in(words: Sequence[str]) -> list[str] | None:
+    """Return the configuration files of a command line; None if the command does not need the daemon."""
     files, command, rest = [], "", list(words)
     while rest:
         word = rest.pop(0)
@@ -60,19 +60,19 @@ def files_in(words: Sequence[str]) -> list[str] | None:
     return files if command in ASKING else None
 
 
-def _says_how(files: Sequence[str]) -> bool:
+def _has_helper_command(files: Sequence[str]) -> bool:
     if any(_CONFIGURED.search(os.fsencode(name)) for name in os.environ):
-        # oslo.config reads OS_HYBRIDVIF_PRIVILEGED__HELPER_COMMAND and its like.
+        # oslo.config reads variables such as OS_HYBRIDVIF_PRIVILEGED__HELPER_COMMAND.
         return True
     try:
         for name in files:
             if not os.path.isfile(name):
-                # What is read once, as a pipe, is not for us to read.
+                # A pipe can be read only once.
                 return True
             with open(name, "rb") as file:
                 if _CONFIGURED.search(file.read()):
                     return True
     except OSError:
-        # What cannot be read is told when it is due.
+        # The command itself reports an unreadable file.
         return True
     return False

@@ -1,4 +1,4 @@
-"""The options of all commands, accepted before and after the command; and what argparse lacks for that."""
+"""Common options, accepted before and after the sub-command."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _FORMAT = re.compile(r"(?:--format=|-[vq]*f)(.+)", re.DOTALL)
 
 
 class UsageError(InvalidInput):
-    """The command line is not legal."""
+    """An invalid command line."""
 
     code = "usage"
 
@@ -25,30 +25,30 @@ class Parser(argparse.ArgumentParser):
     """A parser that raises UsageError where argparse ends the process."""
 
     def error(self, message: str) -> NoReturn:
-        """The command line cannot be parsed."""
+        """Raise UsageError."""
         raise UsageError(f"{self.prog}: {message}; see: {self.prog} --help")
 
 
 def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str]]:
-    """The words before the command, the command, and those after it."""
-    at = 0
-    while at < len(words):
-        word = words[at]
+    """Split a command line into the words before the sub-command, the sub-command and the words after it."""
+    index = 0
+    while index < len(words):
+        word = words[index]
         if not word.startswith("-") or word == "-":
-            return words[:at], word, words[at + 1 :]
-        at += 2 if word in _WITH_VALUE or _SHORT_WITH_VALUE.fullmatch(word) else 1
+            return words[:index], word, words[index + 1 :]
+        index += 2 if word in _WITH_VALUE or _SHORT_WITH_VALUE.fullmatch(word) else 1
     return words, None, ()
 
 
 def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> Parser:
-    """The parser of what stands before the command."""
+    """Create the parser for the words before the sub-command."""
     parser = Parser(
         prog="hybridvif",
         usage="hybridvif [OPTION...] COMMAND [ARGUMENT...]",
         description="Plug VM ports the OpenStack hybrid way: tap - qbr (Linux bridge) - qvb = qvo - Open vSwitch.",
         epilog="\n".join(
             [
-                "commands (hybridvif COMMAND --help says more):",
+                "commands (see hybridvif COMMAND --help):",
                 *(f"  {name:<9} {text}" for name, text in commands.items()),
                 "",
                 "exit codes (of several ports: the worst):",
@@ -58,13 +58,13 @@ def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> P
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    parser.add_argument("--version", action=_Version, nargs=0, help="say which hybridvif this is, and exit")
+    parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     _add_common(parser, FORMATS)
     return parser
 
 
 def command_parser(command: str, module: Any, formats: Sequence[str]) -> Parser:
-    """The parser of what stands after the command."""
+    """Create the parser for the words after the sub-command."""
     text = str(module.HELP)
     parser = Parser(
         prog=f"hybridvif {command}",
@@ -78,30 +78,30 @@ def command_parser(command: str, module: Any, formats: Sequence[str]) -> Parser:
 
 
 def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> None:
-    """Parse what stands after the command into the arguments that stood before it."""
+    """Parse the words after the sub-command and add them to the arguments parsed before."""
     if any(action.nargs == argparse.REMAINDER for action in parser._actions):
         parser.parse_args(words, args)
     else:
-        # Options may stand between positional arguments; argparse itself takes a run of them once only.
+        # parse_args() rejects options between positional arguments (bpo-14191).
         parser.parse_intermixed_args(words, args)
 
 
 def format_in(words: Sequence[str]) -> str | None:
-    """The format asked for, before the command line is known to be legal: an error is told in it too."""
+    """Return the value of -f in an unparsed command line. A usage error is reported in this format, too."""
     found = None
-    for at, word in enumerate(words):
+    for index, word in enumerate(words):
         match = _FORMAT.fullmatch(word)
         if word == "--":
             break
-        if word in ("-f", "--format") and at + 1 < len(words):
-            found = words[at + 1]
+        if word in ("-f", "--format") and index + 1 < len(words):
+            found = words[index + 1]
         elif match:
             found = match[1]
     return found
 
 
 def verbosity_in(words: Sequence[str]) -> int:
-    """How often -v stands in the command line, legal or not."""
+    """Count -v in an unparsed command line."""
     own = words[: words.index("--")] if "--" in words else words
     return sum(word.count("v") if re.fullmatch("-[vq]+", word) else word == "--verbose" for word in own)
 
@@ -109,9 +109,13 @@ def verbosity_in(words: Sequence[str]) -> int:
 def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
     group = parser.add_argument_group("options of all commands")
     group.add_argument(
-        "-v", "--verbose", action="count", default=0, help="say more, and why of each attribute; -vv: tracebacks too"
+        "-v",
+        "--verbose",
+        action="count",
+        default=0,
+        help="print more, with the reason of each attribute; -vv: tracebacks too",
     )
-    group.add_argument("-q", "--quiet", action="store_true", help="say nothing but what was asked for, and errors")
+    group.add_argument("-q", "--quiet", action="store_true", help="print only the result, and errors")
     group.add_argument(
         "--config-file",
         action="append",
@@ -131,7 +135,7 @@ def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 
 class _Version(argparse.Action):
-    """--version, for which alone the installed package is looked up."""
+    """The --version option. Only this option reads the metadata of the installed package."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import PackageNotFoundError, version

@@ -1,17 +1,17 @@
-"""What doctor asks of os-vif, where that is installed: who answers to the name `ovs`."""
+"""The checks of doctor for os-vif: the plugin that is loaded under the name `ovs`."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from importlib.metadata import EntryPoint, entry_points
 
-from hybridvif.cli.finding import Finding, failed, info, passed
+from hybridvif.cli.check_result import CheckResult, failed, info, passed
 from hybridvif.model.settings import Settings
 from hybridvif.postponed import found
 
 
-def osvif_findings(settings: Settings) -> Iterator[Finding]:
-    """Nothing without os-vif, unless the configuration counts on it."""
+def osvif_findings(settings: Settings) -> Iterator[CheckResult]:
+    """Check os-vif. Yields nothing if it is neither installed nor configured."""
     name = "os-vif"
     if found("os_vif") is None:
         if settings.answer_to_ovs:
@@ -21,27 +21,27 @@ def osvif_findings(settings: Settings) -> Iterator[Finding]:
     from hybridvif.osvif.plugins import class_answering_to_ovs
 
     try:
-        yield answering(class_answering_to_ovs(), settings)
+        yield check_class(class_answering_to_ovs(), settings)
     except Exception as error:  # noqa: BLE001  # whatever a third party's plugin raises; os-vif lets it through, too
         text = f"os-vif cannot load its plugins: {type(error).__name__}: {error}".rstrip(".")
-        yield failed(name, text, "nova-compute cannot start so; mend or uninstall the plugin that raises this")
-    yield from doubles(list(entry_points(group="os_vif", name="ovs")), settings)
+        yield failed(name, text, "nova-compute cannot start; fix or uninstall the plugin that raises this")
+    yield from check_duplicates(list(entry_points(group="os_vif", name="ovs")), settings)
 
 
-def answering(cls: str, settings: Settings) -> Finding:
-    """Who answers to `ovs`, as os-vif has it after it has loaded its plugins."""
+def check_class(cls: str, settings: Settings) -> CheckResult:
+    """Check the class that os-vif uses for `ovs`."""
     ours = cls.startswith("hybridvif.")
     if settings.answer_to_ovs and not ours:
         text = f"{cls} answers to 'ovs', though [hybridvif] answer_to_ovs is set"
-        return failed("os-vif", text, "install hybridvif[osvif] anew, in the environment of nova-compute")
+        return failed("os-vif", text, "reinstall hybridvif[osvif] in the environment of nova-compute")
     if ours:
         return passed("os-vif", f"{cls} answers to 'ovs': hybrid ports are plugged by hybridvif")
     text = f"{cls} answers to 'ovs'; hybridvif answers to 'hybridvif' alone"
     return info("os-vif", text, "set [hybridvif] answer_to_ovs = true")
 
 
-def doubles(points: Sequence[EntryPoint], settings: Settings) -> Iterator[Finding]:
-    """A warning if several distributions call themselves `ovs`: without the option the order of directories decides."""
+def check_duplicates(points: Sequence[EntryPoint], settings: Settings) -> Iterator[CheckResult]:
+    """Report several plugins named `ovs`. Without answer_to_ovs the order of directories decides."""
     if len(points) < 2:
         return
     where = ", ".join(sorted(f"{point.value} ({point.dist.name if point.dist else 'unknown'})" for point in points))
@@ -49,4 +49,6 @@ def doubles(points: Sequence[EntryPoint], settings: Settings) -> Iterator[Findin
     if settings.answer_to_ovs:
         yield info("os-vif, doubles", f"{text}; hybridvif takes the place of all of them")
     else:
-        yield failed("os-vif, doubles", f"{text}; which one is used is chance", "uninstall all but one")
+        yield failed(
+            "os-vif, doubles", f"{text}; the order of directories decides which one is used", "uninstall all but one"
+        )

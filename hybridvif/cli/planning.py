@@ -1,4 +1,4 @@
-"""A dry run of plug or unplug, as an answer: the diff, or the document that plan.py describes."""
+"""The answer of a dry run: the diff, or the document of commands/plan.py."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from hybridvif.cli.failure import error_of, failure_of_report
-from hybridvif.cli.gaps import filled, is_there
+from hybridvif.cli.infer import infer_port, is_there
 from hybridvif.cli.output.besides import beside_documents, beside_lines
 from hybridvif.cli.output.changes import Change, changes_of_plan, tally
 from hybridvif.cli.output.diff import diff_lines, grouped
 from hybridvif.cli.output.document import step_documents
-from hybridvif.cli.ports import Asked
-from hybridvif.cli.screen import Answer, Paint
+from hybridvif.cli.port_request import PortRequest
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.api import plug_all, unplug_all
 from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.executors.command_lines import script_lines
@@ -25,50 +25,56 @@ from hybridvif.model.report import Report, worst_exit_code
 
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
 DIFFERENCES = 3
-"""The exit code where there are differences."""
+"""The exit code if there are differences."""
 
 
 @dataclass(frozen=True)
-class Wish:
-    """What is to be planned."""
+class PlanRequest:
+    """The ports to plan for."""
 
     goal: str
     ports: Sequence[Port] = ()
     port_ids: Sequence[str] = ()
     force: bool = False
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """By port id: the fields that were taken from the plugged port."""
+    """The inferred fields, by port id."""
 
 
-def completed(asked: Sequence[Asked], seen: Observed) -> Wish:
-    """The ports, whatever was left out taken from those that are plugged. Raises InvalidInput where that cannot be."""
+def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> PlanRequest:
+    """Create a request to plug, with missing fields inferred. Raises InvalidInput if a field cannot be inferred."""
     ports, left_out = [], {}
-    for one in asked:
-        if not one.lacking:
-            ports.append(one.whole())
+    for request in requests:
+        if not request.missing:
+            ports.append(request.to_port())
             continue
-        found = filled(one, part_of(one, seen))
+        found = infer_port(request, state_of_port(request, seen))
         if found.unknown:
-            raise one.needs(found.unknown, f"is plugged, but its row does not tell its {' and '.join(found.unknown)}")
+            raise request.missing_error(
+                found.unknown, f"is plugged, but its {' and '.join(found.unknown)} cannot be inferred"
+            )
         ports.append(found.port)
-        left_out[one.port_id] = found.left_out
-    return Wish("plug", ports, left_out=left_out)
+        left_out[request.port_id] = found.left_out
+    return PlanRequest("plug", ports, left_out=left_out)
 
 
-def part_of(one: Asked, seen: Observed) -> HostState:
-    """What is there of one port. Raises InvalidInput if that is nothing, and what was asked for says too little."""
-    names = names_of(one.port_id)
+def state_of_port(request: PortRequest, seen: Observed) -> HostState:
+    """Return the state of one port. Raises InvalidInput if it does not exist and a required field is missing."""
+    names = names_of(request.port_id)
     state = seen.state.of(names)
-    if one.lacking and not is_there(state, names):
-        raise one.needs(one.lacking, "is not plugged here, so nothing tells what was left out")
+    if request.missing and not is_there(state, names):
+        raise request.missing_error(request.missing, "is not plugged here, so omitted fields cannot be inferred")
     return state
 
 
 def answer_of(
-    wish: Wish, stage: SimulatedHost, *, detailed: bool = False, reasons: bool = False, observed: bool = True
+    request: PlanRequest, stage: SimulatedHost, *, detailed: bool = False, reasons: bool = False, observed: bool = True
 ) -> Answer:
-    """Rehearse the wish, and say what it would do."""
-    reports = plug_all(wish.ports, stage) if wish.goal == "plug" else unplug_all(wish.port_ids, stage, force=wish.force)
+    """Carry out the request on a simulated host and return the answer."""
+    reports = (
+        plug_all(request.ports, stage)
+        if request.goal == "plug"
+        else unplug_all(request.port_ids, stage, force=request.force)
+    )
     steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
     script = script_lines(steps.values(), stage.seen.facts.switches, stage.settings)
     besides = side_effects_of_plans(steps, stage.seen.facts.switches, stage.settings)
@@ -81,7 +87,7 @@ def answer_of(
     return Answer(
         document={
             "command": "plan",
-            "goal": wish.goal,
+            "goal": request.goal,
             "observed": observed,
             "simulated": any(report.simulated for report in reports),
             "ports": [
@@ -89,7 +95,7 @@ def answer_of(
                     "port": report.port_id,
                     "code": report.code,
                     "reason": report.reason,
-                    "left_out": list(wish.left_out.get(report.port_id, ())),
+                    "left_out": list(request.left_out.get(report.port_id, ())),
                     "steps": step_documents(steps[report.port_id]),
                     "besides": beside_documents(besides[report.port_id]),
                 }
@@ -98,7 +104,7 @@ def answer_of(
             "summary": {"create": counted.create, "update": counted.update, "delete": counted.delete},
             **error_of(failures, exit_code),
         },
-        lines=lambda paint: list(_lines(wish.goal, reports, changes, besides, paint, reasons=reasons)),
+        lines=lambda paint: list(_lines(request.goal, reports, changes, besides, paint, reasons=reasons)),
         columns=COLUMNS,
         rows=[row for port_id, some in changes.items() for row in rows_of(port_id, some)],
         drawings={"shell": lambda: "".join(f"{line}\n" for line in script)},
@@ -109,12 +115,12 @@ def answer_of(
 
 
 def rows_of(port_id: str, changes: Sequence[Change]) -> Iterator[Mapping[str, object]]:
-    """One row an attribute that changes; one for a part that is made or deleted."""
+    """Yield a row for each changed attribute, and for each part that is created or deleted."""
     for change in changes:
         row = {"port": port_id, "verb": change.verb, "kind": change.part.kind, "name": change.part.name}
         if change.verb == "update":
-            for one in change.differences:
-                yield {**row, "attribute": one.attribute, "before": one.before, "after": one.after}
+            for difference in change.differences:
+                yield {**row, "attribute": difference.attribute, "before": difference.before, "after": difference.after}
         else:
             before, after = ("absent", "present") if change.verb == "create" else ("present", "absent")
             yield {**row, "before": before, "after": after}
@@ -131,18 +137,19 @@ def _lines(
 ) -> Iterator[str]:
     sections = (
         (
-            f"port {one.port_id}",
+            f"port {report.port_id}",
             [
-                *diff_lines(changes[one.port_id], paint, reasons=reasons),
-                *beside_lines(besides[one.port_id], paint, reasons=reasons),
+                *diff_lines(changes[report.port_id], paint, reasons=reasons),
+                *beside_lines(besides[report.port_id], paint, reasons=reasons),
             ],
         )
-        for one in reports
+        for report in reports
     )
     yield from grouped(sections, paint)
     counted = tally([change for some in changes.values() for change in some])
-    if any(not report.ok for report in reports):
-        yield f"Plan: {counted}; {sum(not one.ok for one in reports)} of {len(reports)} ports cannot be {goal}ged."
+    refused = sum(not report.ok for report in reports)
+    if refused:
+        yield f"Plan: {counted}; {refused} of {len(reports)} ports cannot be {goal}ged."
     elif counted:
         yield f"Plan: {counted}."
     else:

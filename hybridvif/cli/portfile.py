@@ -1,7 +1,6 @@
-"""-F: a YAML or JSON file -> the ports that are meant.
+"""Parse the file of -F: a list of mappings in YAML or JSON. Its keys are the fields of hybridvif.Port.
 
-The file is a list of mappings whose keys are exactly the fields of hybridvif.Port. Whatever is wrong with it is told
-in one sentence that names the file, the entry (counted from 1) and the field.
+An error names the file, the entry (counted from 1) and the field.
 """
 
 from __future__ import annotations
@@ -13,27 +12,27 @@ from typing import Any
 
 import yaml
 
-from hybridvif.cli.ports import FIELDS, Asked, vif_type_of
+from hybridvif.cli.port_request import FIELDS, PortRequest, vif_type_of
 from hybridvif.model.errors import InvalidInput
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.2's idea of a number, and no key twice.
+    """A YAML loader with the integers of YAML 1.2, that rejects duplicate keys.
 
-    YAML 1.1, which PyYAML reads, takes 52:54:00:12:34:56 for a number to the base of 60, and that is a MAC address.
+    PyYAML implements YAML 1.1, where the MAC address 52:54:00:12:34:56 is an integer to the base of 60.
     """
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Hashable, Any]:
-        """A mapping, where every key is there once."""
+        """Construct a mapping. Raises ConstructorError for a duplicate key."""
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        for at, key in enumerate(keys):
-            if key in keys[:at]:
+        for index, key in enumerate(keys):
+            if key in keys[:index]:
                 raise yaml.constructor.ConstructorError(None, None, f"{key!r} is there twice", node.start_mark)
         return super().construct_mapping(node, deep)
 
 
 LIMIT = 64 << 20
-"""Bytes of a file, some 400,000 ports: an endless one, as /dev/zero, must not fill the memory."""
+"""Maximum size in bytes, about 400,000 ports. An endless file such as /dev/zero must not fill the memory."""
 _Loader.yaml_implicit_resolvers = {
     sign: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] in ("bool", "null")]
     for sign, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -41,31 +40,31 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.add_implicit_resolver("tag:yaml.org,2002:int", re.compile(r"[-+]?(?:0|[1-9][0-9]*)\Z"), list("-+0123456789"))
 
 
-def read_ports(name: str) -> list[Asked]:
-    """The ports of a file; "-" is stdin. Raises InvalidInput."""
+def read_ports(name: str) -> list[PortRequest]:
+    """Read the ports of a file; "-" is stdin. Raises InvalidInput."""
     shown = "stdin" if name == "-" else name
-    entries = _loaded(name, shown)
+    entries = _load(name, shown)
     if entries is None or entries == []:
         raise InvalidInput(
             f"{shown}: there is no port in it; write a list of mappings with the keys {', '.join(FIELDS)}"
         )
     if not isinstance(entries, list):
         raise InvalidInput(f"{shown}: it is {_kind(entries)}, not a list of ports; begin each port with '- id:'")
-    asked: list[Asked] = []
+    requests: list[PortRequest] = []
     entry_of: dict[str, int] = {}
     for number, entry in enumerate(entries, start=1):
-        port = _asked(entry, f"{shown}: entry {number}")
+        port = _port_request(entry, f"{shown}: entry {number}")
         if port.port_id in entry_of:
             raise InvalidInput(
                 f"{shown}: entry {number}: id {port.port_id} is that of entry {entry_of[port.port_id]} too; "
                 "name each port once"
             )
         entry_of[port.port_id] = number
-        asked.append(port)
-    return asked
+        requests.append(port)
+    return requests
 
 
-def _loaded(name: str, shown: str) -> Any:
+def _load(name: str, shown: str) -> Any:
     try:
         if name == "-":
             text = sys.stdin.buffer.read(LIMIT + 1) if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
@@ -80,17 +79,17 @@ def _loaded(name: str, shown: str) -> Any:
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{shown}: it is no text in UTF-8; write it as YAML or JSON") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
-        raise InvalidInput(f"{shown}: it is neither YAML nor JSON: {_said(error)}; correct it there") from error
+        raise InvalidInput(f"{shown}: it is neither YAML nor JSON: {_parse_error(error)}; correct it there") from error
 
 
-def _said(error: Exception) -> str:
+def _parse_error(error: Exception) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return " ".join(str(error).split())
-    at = error.problem_mark
-    return f"{error.problem}" + (f" (line {at.line + 1}, column {at.column + 1})" if at else "")
+    mark = error.problem_mark
+    return f"{error.problem}" + (f" (line {mark.line + 1}, column {mark.column + 1})" if mark else "")
 
 
-def _asked(entry: object, where: str) -> Asked:
+def _port_request(entry: object, where: str) -> PortRequest:
     if not isinstance(entry, dict):
         raise InvalidInput(f"{where}: it is {_kind(entry)}, not a mapping; write id:, mac:, instance_id: and so on")
     for key in entry:
@@ -103,7 +102,7 @@ def _asked(entry: object, where: str) -> Asked:
             raise InvalidInput(f"{where}: field {key!r} is {_kind(value)}, not one value; write it on one line")
     if "vif_type" in entry:
         entry["vif_type"] = vif_type_of(entry["vif_type"])
-    return Asked(fields=entry, where=where)
+    return PortRequest(fields=entry, where=where)
 
 
 def _kind(value: object) -> str:

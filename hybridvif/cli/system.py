@@ -1,4 +1,4 @@
-"""What doctor can see of a system without privileges: Python, programs, capabilities, the kernel, /proc/sys."""
+"""The checks of doctor that need no privileges: Python, programs, capabilities, the kernel, /proc/sys."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from collections.abc import Collection, Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
-from hybridvif.cli.firewall import BRIDGE_NF, bridge_nf, seen_firewall
+from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
+from hybridvif.cli.firewall import BRIDGE_NF, bridge_nf, find_firewall
 from hybridvif.engine import first_seen
 from hybridvif.executors.netlink import sysctl
 from hybridvif.model.errors import PreconditionError
@@ -27,11 +27,11 @@ _LIBRARIES = ("oslo.privsep", "oslo.config", "oslo.concurrency", "pyroute2", "ov
 _PYTHON = (3, 11)
 _THREADS = 7
 _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
-"""Link kinds, each with a function of the kernel that it cannot be without."""
+"""Link kinds, each with a kernel function that implements it."""
 
 
-def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[Finding]:
-    """All of it. call_iptables: whether the configuration has each port's own bridge call iptables; bridges: those."""
+def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[CheckResult]:
+    """Run all checks of this module. call_iptables: the option. bridges: each qbr."""
     yield python()
     yield libraries()
     yield capability()
@@ -41,13 +41,13 @@ def system_findings(call_iptables: bool = False, bridges: Collection[Bridge] = (
     yield threads()
     yield ipv6()
     if not sysctl.lacking():
-        yield bridge_nf(BRIDGE_NF, call_iptables, seen_firewall(), bridges)
+        yield bridge_nf(BRIDGE_NF, call_iptables, find_firewall(), bridges)
     yield from boot_id()
     yield _sandbox()
 
 
-def helper_findings(helper_command: str | None) -> Iterator[Finding]:
-    """The programs that start the daemon. helper_command: the configured one, or None."""
+def helper_findings(helper_command: str | None) -> Iterator[CheckResult]:
+    """Check the programs that start the daemon. helper_command: the configured one, or None."""
     if helper_command:
         yield _program(helper_command.split()[0], "[hybridvif_privileged] helper_command names it")
         return
@@ -61,7 +61,7 @@ def helper_findings(helper_command: str | None) -> Iterator[Finding]:
 
 
 def kernel_symbols() -> set[str]:
-    """Those of the functions above, and Open vSwitch's, that the running kernel has; empty if it does not tell."""
+    """Return the functions of link kinds and Open vSwitch in the running kernel; empty if they are hidden."""
     wanted = {*_KINDS.values(), "ovs_dp_cmd_new", "kernel_clone"}
     try:
         with open("/proc/kallsyms", encoding="ascii", errors="replace") as symbols:
@@ -71,7 +71,7 @@ def kernel_symbols() -> set[str]:
 
 
 def module_file(name: str) -> bool:
-    """Whether the running kernel can load this module, or has it built in."""
+    """Return True if the module is built in or can be loaded."""
     listed = Path("/lib/modules", platform.release())
     return any(
         f"/{name}.ko" in file.read_text(encoding="utf-8", errors="replace")
@@ -80,8 +80,8 @@ def module_file(name: str) -> bool:
     )
 
 
-def kernel_kinds() -> Iterator[Finding]:
-    """Whether the kernel has Linux bridges and veth pairs."""
+def kernel_kinds() -> Iterator[CheckResult]:
+    """Check that the kernel has Linux bridges and veth pairs."""
     symbols = kernel_symbols()
     for kind, symbol in _KINDS.items():
         name = f"kernel: {kind}"
@@ -91,35 +91,35 @@ def kernel_kinds() -> Iterator[Finding]:
             yield passed(name, "a module, loaded on first use")
         elif symbols:
             remedy = as_root(f"modprobe {kind}")
-            yield failed(name, f"the kernel {platform.release()} has none, and no module of it is installed", remedy)
+            yield failed(name, f"the kernel {platform.release()} lacks it, and its module is not installed", remedy)
         else:
-            yield info(name, "cannot be seen without making one; `hybridvif demo` does")
+            yield info(name, "unknown until one is created, as by `hybridvif demo`")
 
 
-def python() -> Finding:
-    """Whether this Python is new enough."""
+def python() -> CheckResult:
+    """Check the version of Python."""
     text = f"{platform.python_version()} ({sys.executable})"
     if sys.version_info[:2] >= _PYTHON:
         return passed("python", text)
     return failed("python", f"{text} is older than {'.'.join(map(str, _PYTHON))}", "install a newer Python")
 
 
-def libraries() -> Finding:
-    """Whether what hybridvif stands on is installed."""
-    told, missing = [], []
+def libraries() -> CheckResult:
+    """Check that the required libraries are installed."""
+    installed, missing = [], []
     for name in _LIBRARIES:
         try:
-            told.append(f"{name} {version(name)}")
+            installed.append(f"{name} {version(name)}")
         except PackageNotFoundError:
             missing.append(name)
     if missing:
         command = f"{sys.executable} -P -m pip install {' '.join(missing)}"
         return failed("libraries", f"not installed: {', '.join(missing)}", command)
-    return passed("libraries", ", ".join(told))
+    return passed("libraries", ", ".join(installed))
 
 
-def capability() -> Finding:
-    """Whether this process can administer its network namespace."""
+def capability() -> CheckResult:
+    """Check that this process has CAP_NET_ADMIN in its network namespace."""
     name, bit = "CAP_NET_ADMIN", 1 << CAP_NET_ADMIN
     status = dict(
         line.split(":\t", 1)
@@ -130,8 +130,8 @@ def capability() -> Finding:
         return failed(name, "no process here can ever have it (it is not in the bounding set)", container)
     if not int(status["CapEff"], 16) & bit:
         if os.geteuid() == 0:
-            return failed(name, "root has it not", container)
-        return info(name, "this user has it not; the privileged daemon gets it from sudo or the helper command")
+            return failed(name, "root does not have it", container)
+        return info(name, "this user does not have it; the privileged daemon gets it from sudo or the helper command")
     if not _owns_network():
         remedy = "unshare --user --map-root-user --net, or run as the real root"
         return failed(name, "held, but not over this network namespace, which another user namespace owns", remedy)
@@ -139,7 +139,7 @@ def capability() -> Finding:
 
 
 def _owns_network() -> bool:
-    """Whether the network namespace belongs to our user namespace or one below it."""
+    """Return True if our user namespace, or one below it, owns the network namespace."""
     with open("/proc/self/ns/net", "rb") as network:
         try:
             os.close(fcntl.ioctl(network, _NS_GET_USERNS))
@@ -150,8 +150,8 @@ def _owns_network() -> bool:
     return True
 
 
-def proc_sys() -> Finding:
-    """Whether /proc/sys is whole, and can be written."""
+def proc_sys() -> CheckResult:
+    """Check that /proc/sys is complete and mounted read-write."""
     lacking = sysctl.lacking()
     if lacking:
         return failed_with("/proc/sys", lacking)
@@ -161,16 +161,16 @@ def proc_sys() -> Finding:
     return passed("/proc/sys", "mounted read-write")
 
 
-def boot_id() -> Iterator[Finding]:
-    """Whether gc can tell this boot from others, if it cannot."""
+def boot_id() -> Iterator[CheckResult]:
+    """Yield a failure if the boot id, which gc needs, cannot be read."""
     try:
         first_seen.boot_id()
     except PreconditionError as error:
         yield failed_with("boot id", str(error))
 
 
-def threads() -> Finding:
-    """Whether this user may start as many processes and threads as a plug needs."""
+def threads() -> CheckResult:
+    """Check that this user may start as many threads as a plug needs."""
     name, enough = "threads", threading.Event()
     started = [threading.Thread(target=enough.wait, daemon=True) for _ in range(_THREADS)]
     try:
@@ -184,8 +184,8 @@ def threads() -> Finding:
     return passed(name, f"at least {_THREADS} more can be started")
 
 
-def temporary_directory() -> Finding:
-    """Whether the socket for the daemon can be made."""
+def temporary_directory() -> CheckResult:
+    """Check that the socket directory of the daemon can be created."""
     name = "temporary directory"
     try:
         path = ahead.private_directory()
@@ -195,15 +195,15 @@ def temporary_directory() -> Finding:
     return passed(name, os.path.dirname(path))
 
 
-def ipv6() -> Finding:
-    """Whether the kernel has IPv6."""
+def ipv6() -> CheckResult:
+    """Report if the kernel has IPv6."""
     there = os.path.exists("/proc/self/net/if_inet6")
     return info(
         "IPv6", "in the kernel" if there else "not in the kernel, so it need not be switched off on the bridges"
     )
 
 
-def _sandbox() -> Finding:
+def _sandbox() -> CheckResult:
     from hybridvif.testing.sandbox import Level, SandboxError, probe
 
     try:
@@ -217,6 +217,6 @@ def _sandbox() -> Finding:
     return info("sandbox", f"a lesser one: {level.promise}{why}", requirement.remedy if requirement else "")
 
 
-def _program(name: str, remedy: str) -> Finding:
+def _program(name: str, remedy: str) -> CheckResult:
     found = program(name)
     return passed(name, found) if found else failed(name, "not installed", remedy)

@@ -1,1 +1,1 @@
-"""Products for tests: the pytest plugin, the executor contract, the sandbox."""
+"""Test support for users: the pytest plugin, the executor contract, the sandbox."""

@@ -1,12 +1,12 @@
-"""Fixtures for tests of code that plugs: yours and ours. A pytest plugin that loads nothing heavy.
+"""A pytest plugin for tests of code that uses hybridvif.
 
-recording_host   a host in memory: no root, no daemon, no kernel; state, steps, fail()
-sandbox          a throw-away host with a real kernel and a real Open vSwitch (one a session)
-sandboxed_host   that host, connected: the caller stays where it is, only the privileged daemon enters the sandbox
+recording_host   a simulated host in memory: no root, no daemon, no kernel; state, steps, fail()
+sandbox          a sandbox with a real kernel and a real Open vSwitch, one per session
+sandboxed_host   a Host connected to the sandbox; only the privileged daemon runs inside
 
-check_link_executor, check_switch_executor    the contract of an executor (testing.contract), for its author
+check_link_executor, check_switch_executor    the contract of an executor (testing.contract)
 
-Where a sandbox cannot be had the test is skipped with the reason; with HYBRIDVIF_TEST_NO_SKIP set it fails.
+A test is skipped if no sandbox can be created. With HYBRIDVIF_TEST_NO_SKIP set, it fails instead.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ NO_SKIP = "HYBRIDVIF_TEST_NO_SKIP"
 
 
 def __getattr__(name: str) -> Any:
-    """The contract, loaded only where it is asked for: pytest loads this plugin in every run."""
+    """Import the contract lazily, because pytest imports this plugin in every run."""
     if name in ("check_link_executor", "check_switch_executor"):
         from hybridvif.testing import contract
 
@@ -49,7 +49,7 @@ def __getattr__(name: str) -> Any:
 
 
 def lacking(reason: str) -> NoReturn:
-    """Skip this test, or fail it where the environment says that nothing may be skipped."""
+    """Skip this test, or fail it if HYBRIDVIF_TEST_NO_SKIP is set."""
     if os.environ.get(NO_SKIP):
         pytest.fail(f"{NO_SKIP} is set, and this cannot be tested here: {reason}")
     pytest.skip(reason)
@@ -57,17 +57,17 @@ def lacking(reason: str) -> NoReturn:
 
 @contextlib.contextmanager
 def connected(box: Sandbox, directory: Path, **options: object) -> Iterator[Host]:
-    """A sandbox's host, connected with these options of [hybridvif]; the caller's own namespaces stay as they are.
+    """Connect to the host of a sandbox. The calling process stays in its own namespaces.
 
-    directory: where to keep the configuration and the locks, outside of the sandbox's /run.
+    directory: for the configuration and the locks, outside of the sandbox's /run. options: options of [hybridvif].
     """
     from hybridvif import connect
 
-    directory = directory.absolute()  # the daemon's working directory is another one
+    directory = directory.absolute()  # the working directory of the daemon differs
     config = directory / "hybridvif.conf"
     lines = {"lock_path": directory / "locks", **options}
-    # Not the script hybridvif-privsep-helper: an environment that borrows its libraries has none. -P: it runs as root,
-    # and the working directory may be one that others can write.
+    # Not the script hybridvif-privsep-helper: an environment with system site packages may lack it. -P: root runs this,
+    # and other users may be able to write to the working directory.
     helper = [sys.executable, "-P", "-m", "hybridvif.privileged.helper"]
     command = shlex.join(box.entering([*helper, "--config-file", str(config)]))
     config.write_text(
@@ -82,7 +82,7 @@ def connected(box: Sandbox, directory: Path, **options: object) -> Iterator[Host
 
 @pytest.fixture
 def recording_host() -> RecordingHost:
-    """A host in memory, on which everything succeeds until told to fail."""
+    """Create a simulated host in memory. Every step succeeds unless fail() is called."""
     from hybridvif.executors.recording import RecordingHost
 
     return RecordingHost()
@@ -90,7 +90,7 @@ def recording_host() -> RecordingHost:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """A throw-away host with a real kernel and a real Open vSwitch, as good as this machine allows."""
+    """Create a sandbox of the best level that this machine supports."""
     from hybridvif.testing.sandbox import Level, Sandbox, SandboxError, probe
 
     level, missing = probe()
@@ -106,6 +106,6 @@ def sandbox() -> Iterator[Sandbox]:
 
 @pytest.fixture
 def sandboxed_host(sandbox: Sandbox, tmp_path: Path) -> Iterator[Host]:
-    """A sandbox's host, connected; both executors are the default ones."""
+    """Connect to the host of the sandbox, with the default executors."""
     with connected(sandbox, tmp_path) as host:
         yield host

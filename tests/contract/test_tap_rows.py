@@ -10,7 +10,7 @@ from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Upda
 from hybridvif.cli import checking
 from hybridvif.cli.commands import list as listing
 from hybridvif.cli.diagnosis import port_findings
-from hybridvif.cli.ports import Asked
+from hybridvif.cli.port_request import PortRequest
 from hybridvif.model.parts import Role, Veth
 from hybridvif.model.text import escaped
 from hybridvif.privileged.registry import installed
@@ -21,7 +21,7 @@ from tests.support.strategies import the
 PORT = make_port()
 QBR, QVB, QVO, TAP, _ = PORT.names
 WIRING = desired_state(PORT)
-ASKED = [Asked(fields={"id": PORT.id})]
+ASKED = [PortRequest(fields={"id": PORT.id})]
 LINKS = [{"link_executor": name} for name in installed(Role.LINK) if name != "recording"]
 SWITCHES = [{"switch_executor": name} for name in installed(Role.SWITCH) if name not in ("recording", "ivs-ctl")]
 

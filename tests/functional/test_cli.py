@@ -198,11 +198,11 @@ def test_the_daemon_is_started_before_the_rest_and_once(lab: Lab, tmp_path: Path
 TAKES = """
 import sys
 from hybridvif.cli import headstart
-with headstart.given(sys.argv[1:]):
+with headstart.early_daemon(sys.argv[1:]):
     from hybridvif.cli.connection import config_files
     from hybridvif.client.host import connect
     from hybridvif.privileged import ahead
-    with connect(config_files(headstart.files_in(sys.argv[1:]))):
+    with connect(config_files(headstart.config_files_in(sys.argv[1:]))):
         from hybridvif.privileged.context import daemon_context
         with ahead.taken(daemon_context.helper_command) as awaited:
             print("taken")

@@ -6,8 +6,8 @@ import json
 from typing import Any
 
 from hybridvif import Port, RecordingHost, plug
-from hybridvif.cli.ports import Asked
-from hybridvif.cli.screen import Answer, Paint
+from hybridvif.cli.port_request import PortRequest
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.parts import OvsPort
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
@@ -31,9 +31,9 @@ def plugged(*ports: Port) -> RecordingHost:
     return host
 
 
-def asked(port_id: str = ID, **fields: object) -> Asked:
+def asked(port_id: str = ID, **fields: object) -> PortRequest:
     """Return a port request with these fields."""
-    return Asked(fields={"id": port_id, **fields})
+    return PortRequest(fields={"id": port_id, **fields})
 
 
 def text_of(answer: Answer) -> str:

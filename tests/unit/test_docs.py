@@ -26,7 +26,7 @@ from hybridvif.cli import COMMANDS, EXIT_CODES, checking, options, planning
 from hybridvif.cli.commands import gc, reconcile, show
 from hybridvif.cli.commands import list as listing
 from hybridvif.cli.output import document, reporting
-from hybridvif.cli.ports import Asked
+from hybridvif.cli.port_request import PortRequest
 from hybridvif.client import host
 from hybridvif.engine import config, converge, locks
 from hybridvif.engine.simulated_host import SimulatedHost, look
@@ -194,15 +194,15 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
 
 
 def test_every_key_of_every_document_is_in_cli_md() -> None:
-    asked = Asked(fields={"id": PORT.id, "mac": PORT.mac})
+    asked = PortRequest(fields={"id": PORT.id, "mac": PORT.mac})
     host = RecordingHost(desired_state(PORT).with_parts(Tap(name=NAMES.tap, master=NAMES.bridge)))
     drifted = RecordingHost(host.state.with_parts(replace(VETH, mtu=1400)))
     failing = RecordingHost()
     failing.fail()
     stage = SimulatedHost(host.settings, look(drifted, [PORT.id]))
     documents = [
-        reporting.reported("plug", hybridvif.plug_all([PORT], failing)).document,
-        planning.answer_of(planning.Wish("plug", [PORT]), stage).document,
+        reporting.answer_of_reports("plug", hybridvif.plug_all([PORT], failing)).document,
+        planning.answer_of(planning.PlanRequest("plug", [PORT]), stage).document,
         checking.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,
         listing.answer_of(host).document,

@@ -1,1 +1,1 @@
-"""Two executors for hybridvif, as a third party would write them."""
+"""Two executors for hybridvif, as an example for third parties."""

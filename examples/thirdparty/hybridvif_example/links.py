@@ -1,4 +1,4 @@
-"""example-batch: links, by one `ip -batch` a step, and the switches of a device that are files."""
+"""example-batch: a link executor with one `ip -batch` per step, and files in /proc/sys and /sys."""
 
 from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
@@ -35,7 +35,7 @@ class BatchLinks:
         return ip_json.observe(self._ip, names, deadline)
 
     def apply(self, steps, deadline):
-        # What is really there now: the plan may be older. one_by_one() asks steps.objection() before each step.
+        # Observe again, because the plan may be outdated. one_by_one() calls steps.objection() before each step.
         names = {name for step in steps for name in names_of_key(key_of(step.part.name) or "")}
         state = self.observe(names, deadline).state
         return one_by_one(steps, state, lambda step: self._do(step, deadline), deadline)
@@ -43,7 +43,7 @@ class BatchLinks:
     def _do(self, step, deadline):
         match step:
             case Create(Bridge() as bridge):
-                # Another MTU first: only a change marks it as chosen, and the kernel resets any other.
+                # Another MTU first: only a change marks the MTU as explicit, and the kernel resets any other.
                 mac = random_mac().hex(":")  # so that no VM can guess it
                 self._batch([f"link add {bridge.name} address {mac} mtu {bridge.mtu ^ 1} type bridge"], deadline)
                 self._set_bridge(bridge, {name: getattr(bridge, name) for name in _of_bridge()}, deadline)
@@ -70,7 +70,7 @@ class BatchLinks:
                 self._batch([f"link delete {part.name}"], deadline)
 
     def _set_bridge(self, bridge, changes, deadline):
-        if "stp" in changes:  # first: turning it on lifts forward_delay to 2 s
+        if "stp" in changes:  # first: STP raises forward_delay to 2 s
             self._batch([f"link set {bridge.name} type bridge stp_state {changes['stp']:d}"], deadline)
         options = " ".join(
             f"{word} {changes[name]:d}" for name, word in OPTIONS.items() if changes.get(name) is not None
@@ -93,7 +93,7 @@ class BatchLinks:
     def _set_end(self, name, changes, mtu, deadline):
         up = {key: changes[key] for key in changes if key == "up"}
         early = _lines(name, {key: changes[key] for key in changes if key != "up"})
-        if {"mtu", "host_ip"} & changes.keys():  # a device that grows to 1280 gets its IPv6 anew
+        if {"mtu", "host_ip"} & changes.keys():  # a device whose MTU grows to 1280 gets IPv6 again
             mode = [f"link set {name} addrgenmode none"] if mtu >= 1280 else []
             self._batch([*early, f"link set {name} arp off", *mode], deadline)
             for key, value in {**OFF, "disable_ipv6": 1}.items():
@@ -108,7 +108,7 @@ class BatchLinks:
         if done.expired:
             raise StepFailed(f"ip did not end before the deadline: {lines[0]}", retry=True)
         if done.code:
-            retry = any(said in done.stderr for said in ("File exists", "Cannot find device", "No such device"))
+            retry = any(text in done.stderr for text in ("File exists", "Cannot find device", "No such device"))
             raise StepFailed(f"ip failed at {lines[0]}: {done.stderr.splitlines()[0]}", retry=retry)
 
 
@@ -117,12 +117,12 @@ def _of_bridge():
 
 
 def _flags(before):
-    """What opens a bridge port: only the state is a number to ip."""
+    """Return the flags that open a bridge port. For ip, only the state is a number."""
     return [(flag, value if flag == "state" else ("off", "on")[value]) for flag, value in opening_of(before).items()]
 
 
 def _with_ipv6(step):
-    """The changes; and IPv6 again, since a bridge that was too small for it gets it anew when it grows."""
+    """Return the changes of a step. A bridge whose MTU grows to 1280 gets IPv6 again, so disable it again."""
     changes = changes_of(step)
     return changes | {"disable_ipv6": True, "addr_gen_mode": "none"} if "mtu" in changes else changes
 

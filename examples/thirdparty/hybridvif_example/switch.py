@@ -1,4 +1,4 @@
-"""example-bridge: a switch that is a plain Linux bridge. What Open vSwitch keeps in a row is kept in a file."""
+"""example-bridge: a plain Linux bridge as a switch. A file stands for the rows of Open vSwitch."""
 
 import fcntl
 import json
@@ -18,13 +18,13 @@ KEPT = tuple(spec.name for spec in fields(OvsPort) if spec.name != "realized")
 
 
 class BridgeSwitch:
-    """Ports of Linux bridges that stand for integration bridges."""
+    """An executor for ports of Linux bridges that stand for integration bridges."""
 
     role = Role.SWITCH
     serves = frozenset({OvsPort})
     programs = ("ip",)
     atomic = False
-    writes = ("/run",)  # the daemon writes nowhere else, by Landlock; DIRECTORY itself is yet to be made
+    writes = ("/run",)  # Landlock limits the writes of the daemon; DIRECTORY does not exist yet
 
     def __init__(self, settings):
         self._ip = Program("ip", settings.program_path)
@@ -46,7 +46,7 @@ class BridgeSwitch:
     def apply(self, steps, deadline):
         names = {step.part.name for step in steps}
         state = self.observe(names, deadline).state
-        # Whether a port can be realized depends on its link, which is the other executor's to see: so it is given here.
+        # Only the link executor observes the device that a port needs. This switch accepts every port.
         return one_by_one(steps, state, lambda step: self._do(step, deadline), deadline)
 
     def _do(self, step, deadline):
@@ -89,7 +89,7 @@ class BridgeSwitch:
 
     @contextmanager
     def _rows(self):
-        """The rows, ours alone meanwhile; what has changed is written back whole."""
+        """Lock and read the rows. Changed rows are written back at the end."""
         os.makedirs(DIRECTORY, exist_ok=True)
         with open(f"{DIRECTORY}/lock", "w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)

@@ -1,1 +1,1 @@
-"""The commands, one module each, loaded only when chosen."""
+"""The sub-commands, one module each, imported only when chosen."""

@@ -1,11 +1,11 @@
-"""hybridvif adopt: the ports of this host that os-vif, Nova or a script has plugged, made hybridvif's as they run.
+"""hybridvif adopt: take over running ports that os-vif, Nova or a script has plugged.
 
-A port is adopted by a plug of what its own row and links say, so what it says wrong stays wrong. Ports that carry
-hybridvif's mark already are left out. So are those that do not tell enough: they are named on stderr.
+A port is adopted by a plug with the fields inferred from its row and links. A wrong value stays wrong. Ports with
+our ownership tags are skipped. Ports with unknown fields are skipped too, and reported on stderr.
 
-Its document is that of `hybridvif plug`; with --dry-run that of `hybridvif plan plug`; to both is added
+The document is that of `hybridvif plug`, with --dry-run that of `hybridvif plan plug`, with one more key:
 
-    skipped     each: key, the 11 characters that name the devices; reason
+    skipped     for each port: key (the 11 characters in the device names) and reason
 """
 
 from __future__ import annotations
@@ -14,42 +14,42 @@ import argparse
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.gaps import OPEN_FIELDS
+from hybridvif.cli.infer import INFERABLE_FIELDS
 from hybridvif.model.parts import Bridge, HostState, Veth
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from hybridvif.cli.output.topology import Plugged
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.output.topology import PluggedPort
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
     from hybridvif.model.facts import Observed
     from hybridvif.model.port import Port
 
 MARKS = 3
-"""How many links of a port carry its id: qbr, qvb, qvo."""
-HELP = "make the ports that something else has plugged hybridvif's, as they run"
+"""The number of ownership tags of a port: qbr, qvb, qvo."""
+HELP = "take over running ports plugged by another tool"
 FORMATS = ("text", "json", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif adopt`."""
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; say what would be changed")
+    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Adopt them all; the exit code of the one that ended worst."""
+    """Adopt all ports and return the worst exit code."""
     from hybridvif.cli.connection import connected
 
     with connected(args) as host:
         answer, skipped = answer_of(host, dry_run=args.dry_run, verbose=args.verbose)
-    for one in skipped:
-        args.screen.say(f"not adopted: {one['key']}...: {one['reason']}", "yellow")
-    return int(args.screen.tell(answer))
+    for port in skipped:
+        args.terminal.write_note(f"not adopted: {port['key']}...: {port['reason']}", "yellow")
+    return int(args.terminal.write_answer(answer))
 
 
 def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
-    """What adoption does or would do, and the ports it leaves out."""
+    """Adopt the ports. Return the answer and the skipped ports."""
     import time
 
     from hybridvif.cli import planning
@@ -59,8 +59,10 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     found = candidates(seen)
     if dry_run:
-        wish = planning.Wish("plug", found.ports, left_out={port.id: OPEN_FIELDS for port in found.ports})
-        answer = planning.answer_of(wish, SimulatedHost(host.settings, seen), reasons=verbose > 0)
+        request = planning.PlanRequest(
+            "plug", found.ports, left_out={port.id: INFERABLE_FIELDS for port in found.ports}
+        )
+        answer = planning.answer_of(request, SimulatedHost(host.settings, seen), reasons=verbose > 0)
     else:
         answer = plug.answer_of(found.ports, host, verbose=verbose)
     return replace(answer, document={**answer.document, "command": "adopt", "skipped": found.skipped}), found.skipped
@@ -68,31 +70,31 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
 
 @dataclass(frozen=True)
 class Candidates:
-    """The ports that can be adopted, and those that cannot, each with its reason."""
+    """The ports to adopt, and the skipped ports with their reasons."""
 
     ports: Sequence[Port]
     skipped: list[Mapping[str, str]]
 
 
 def candidates(seen: Observed) -> Candidates:
-    """The plugged ports without hybridvif's mark."""
+    """Return the plugged ports without our ownership tags."""
     from hybridvif.cli.output.topology import plugged_ports
 
     ports: list[Port] = []
     skipped: list[Mapping[str, str]] = []
-    for one in plugged_ports(seen):
-        if is_tagged(one.state, one.filled.port.id):
+    for port in plugged_ports(seen):
+        if is_tagged(port.state, port.inferred.port.id):
             continue
-        reason = "; ".join(_lacks_of(one))
+        reason = "; ".join(_skip_reasons(port))
         if reason:
-            skipped.append({"key": one.key, "reason": reason})
+            skipped.append({"key": port.key, "reason": reason})
         else:
-            ports.append(one.filled.port)
+            ports.append(port.inferred.port)
     return Candidates(ports, skipped)
 
 
 def is_tagged(state: HostState, port_id: str) -> bool:
-    """Whether each link says whose it is, which hybridvif alone writes there; an adoption may have been cut short."""
+    """Return True if every link has our ownership tag. An interrupted adoption has only some of them."""
     marks: list[str] = []
     for link in state.links.values():
         match link:
@@ -103,14 +105,14 @@ def is_tagged(state: HostState, port_id: str) -> bool:
     return len(marks) == MARKS and set(marks) == {port_id}
 
 
-def _lacks_of(port: Plugged) -> Iterator[str]:
-    from hybridvif.cli.output.topology import Standing
+def _skip_reasons(port: PluggedPort) -> Iterator[str]:
+    from hybridvif.cli.output.topology import Condition
 
-    if port.standing is Standing.CONFLICT:
+    if port.condition is Condition.CONFLICT:
         yield port.conflict
     elif port.is_vhost_user:
-        yield "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
+        yield "it is a vhost-user port, without links for ownership tags; plug it instead"
     elif port.row is None or port.veth is None:
-        yield "it is only half there, so it is no port that runs; plug or unplug it"
-    elif port.filled.unknown:
-        yield f"nothing tells its {' and '.join(port.filled.unknown)}; plug it with all its options"
+        yield "it is incomplete; plug or unplug it"
+    elif port.inferred.unknown:
+        yield f"its {' and '.join(port.inferred.unknown)} cannot be inferred; plug it with all its options"

@@ -1,4 +1,4 @@
-"""hybridvif demo: two ports plugged on a throw-away host, a ping across, the drawing, unplug, "0 left over"."""
+"""hybridvif demo: plug two ports in a sandbox, ping, draw the topology, unplug, list leftovers."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hybridvif.engine.host_protocol import AnyHost
     from hybridvif.testing.sandbox import Level, Requirement, Vm
 
-HELP = "two ports plugged in a sandbox, a ping across, the drawing, unplug"
+HELP = "plug two ports in a sandbox, ping, draw the ports, unplug"
 
 _IDS = ("5f2c0e1a-7b00-4c00-8000-000000000001", "91d3aa02-4100-4c00-8000-000000000002")
 _MACS = ("fa:16:3e:aa:bb:01", "fa:16:3e:aa:bb:02")
@@ -34,89 +34,91 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level",
         "--rung",
         choices=("packets", "dummy", "none"),
-        help="how real a host: Open vSwitch with its netdev datapath, with its dummy datapath, or a simulated host "
-        "(default: the best to be had here)",
+        help="the level: Open vSwitch with its netdev datapath, with its dummy datapath, or a simulated host "
+        "(default: the best of this host)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Tell the story as well as this host allows; 0 if all that was promised held and nothing is left over."""
+    """Run the demo at the best level of this host. Return 0 if every step succeeded and nothing is left over."""
     from hybridvif.testing.sandbox import Level, here, probe
 
     wanted = Level(args.level) if args.level else None
     if wanted is Level.NONE:
-        return _on_paper(())
+        return _run_simulated(())
     place = here()
     if place and wanted in (None, place[0]):
         try:
-            return _on_a_host(*place)
+            return _run_in_sandbox(*place)
         except subprocess.CalledProcessError as error:
             print(f"error: {error.cmd[0]} failed: {error.stderr.strip()}; see: hybridvif doctor", file=sys.stderr)
             return 1
     level, missing = probe()
     if level is Level.NONE and wanted is None:
-        return _on_paper(missing)
-    return _elsewhere(wanted)
+        return _run_simulated(missing)
+    return _enter_sandbox(wanted)
 
 
-def _elsewhere(level: Level | None) -> NoReturn:
-    """Start again inside a sandbox, where here() is true."""
+def _enter_sandbox(level: Level | None) -> NoReturn:
+    """Restart the demo inside a sandbox, where here() is not None."""
     from hybridvif.testing.sandbox import enter
 
     enter(["hybridvif", "demo"], level=level, quiet=True)
 
 
-def _on_a_host(level: Level, missing: Sequence[Requirement]) -> int:
+def _run_in_sandbox(level: Level, missing: Sequence[Requirement]) -> int:
     from hybridvif import connect
     from hybridvif.testing.sandbox.missing import missing_for_vm
 
     ports = _ports()
     no_vm = missing_for_vm()
-    _say(f"A throw-away host with {level.promise}. Nothing of yours is touched.")
-    _tell([*missing, *([no_vm] if no_vm else [])])
+    _print(f"A throw-away host with {level.promise}. Nothing of yours is touched.")
+    _report_missing([*missing, *([no_vm] if no_vm else [])])
     before = _inventory()
     with connect([]) as host:
-        held = _plugged(ports, host)
-        if held and no_vm:
+        succeeded = _plug_ports(ports, host)
+        if succeeded and no_vm:
             _draw(ports)
-        elif held:
+        elif succeeded:
             with _vms(ports) as first:
-                held &= _pinged(first)
+                succeeded &= _ping(first)
                 _draw(ports)
-        held &= _unplugged(ports, host)
-    return _left_over(before ^ _inventory(), "links, network namespaces and OVSDB rows, compared with before", held)
+        succeeded &= _unplug_ports(ports, host)
+    return _print_leftovers(
+        before ^ _inventory(), "links, network namespaces and OVSDB rows, compared with before", succeeded
+    )
 
 
-def _on_paper(missing: Sequence[Requirement]) -> int:
+def _run_simulated(missing: Sequence[Requirement]) -> int:
     """Run the demo on a simulated host in this process."""
     from hybridvif import RecordingHost
 
     ports = _ports()
-    _say("A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.")
-    _tell(missing)
+    _print("A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.")
+    _report_missing(missing)
     with RecordingHost() as host:
         before = set(host.state)
-        held = _plugged(ports, host)
+        succeeded = _plug_ports(ports, host)
         _draw(ports, is_real=False)
-        held &= _unplugged(ports, host)
-        left = {part.name for part in before ^ set(host.state)}
-    return _left_over(left, "simulated links and OVS ports, compared with before", held)
+        succeeded &= _unplug_ports(ports, host)
+        remaining = {part.name for part in before ^ set(host.state)}
+    return _print_leftovers(remaining, "simulated links and OVS ports, compared with before", succeeded)
 
 
-def _plugged(ports: Sequence[Port], host: AnyHost) -> bool:
+def _plug_ports(ports: Sequence[Port], host: AnyHost) -> bool:
     from hybridvif import check, plug_all
 
-    _title("plug two ports")
+    _print_title("plug two ports")
     for step in [step for port in ports for step in check(port, host)]:
-        _say(f"   {type(step).__name__.lower()} {step.part.kind} {step.part.name}")
-    return _reported(lambda: plug_all(ports, host))
+        _print(f"   {type(step).__name__.lower()} {step.part.kind} {step.part.name}")
+    return _print_reports(lambda: plug_all(ports, host))
 
 
-def _unplugged(ports: Sequence[Port], host: AnyHost) -> bool:
+def _unplug_ports(ports: Sequence[Port], host: AnyHost) -> bool:
     from hybridvif import unplug_all
 
-    _title("unplug them")
-    return _reported(lambda: unplug_all([port.id for port in ports], host))
+    _print_title("unplug them")
+    return _print_reports(lambda: unplug_all([port.id for port in ports], host))
 
 
 def _ports() -> list[Port]:
@@ -129,10 +131,10 @@ def _ports() -> list[Port]:
 
 @contextlib.contextmanager
 def _vms(ports: Sequence[Port]) -> Iterator[Vm]:
-    """A running VM behind each port; yields the first."""
+    """Run a VM behind each port; yields the first."""
     from hybridvif.testing.sandbox import Vm
 
-    _title("start a VM behind each: a network namespace with the VM's MAC, its tap in the port's qbr")
+    _print_title("start a VM behind each: a network namespace with the VM's MAC, its tap in the port's qbr")
     vms = [
         Vm(port.names.tap, port.mac, f"{address}/24", bridge=port.names.bridge)
         for port, address in zip(ports, _ADDRESSES, strict=True)
@@ -140,34 +142,34 @@ def _vms(ports: Sequence[Port]) -> Iterator[Vm]:
     with contextlib.ExitStack() as running:
         for vm in vms:
             running.enter_context(vm)
-            _say(f"   {vm.tap}  {vm.mac}  {vm.address}")
+            _print(f"   {vm.tap}  {vm.mac}  {vm.address}")
         yield vms[0]
-        _title("stop the VMs")
+        _print_title("stop the VMs")
 
 
-def _pinged(vm: Vm) -> bool:
-    _title("ping from the first to the second")
+def _ping(vm: Vm) -> bool:
+    _print_title("ping from the first to the second")
     ping = vm.ping(_ADDRESSES[1], count=3)
     for line in filter(None, (ping.stdout + ping.stderr).splitlines()):
-        _say(f"   {line}")
+        _print(f"   {line}")
     return ping.returncode == 0
 
 
 def _draw(ports: Sequence[Port], *, is_real: bool = True) -> None:
     """Print the topology: the output of `hybridvif show` for a real host."""
-    _title("what is plugged")
+    _print_title("what is plugged")
     if is_real:
         shown = subprocess.run(["hybridvif", "show"], check=False, capture_output=True, text=True)
         if shown.returncode == 0:
-            _say("".join(f"   {line}\n" for line in shown.stdout.splitlines()).rstrip("\n"))
+            _print("".join(f"   {line}\n" for line in shown.stdout.splitlines()).rstrip("\n"))
             return
     for port in ports:
         names = port.names
-        _say(f"   {names.tap} -- [{names.bridge}] -- {names.bridge_end} == {names.switch_end} -- [{port.bridge}]")
+        _print(f"   {names.tap} -- [{names.bridge}] -- {names.bridge_end} == {names.switch_end} -- [{port.bridge}]")
 
 
 def _inventory() -> set[str]:
-    """Everything a plug could leave behind on this host, by name; for OVSDB every row."""
+    """Return the names of all links, network namespaces and OVSDB rows of this host."""
     names = {f"link {name}" for _, name in socket.if_nameindex()}
     with contextlib.suppress(FileNotFoundError):
         names |= {f"network namespace {name}" for name in os.listdir("/run/netns")}
@@ -180,36 +182,36 @@ def _inventory() -> set[str]:
     return names
 
 
-def _left_over(left: set[str], how: str, held: bool) -> int:
-    _title(f"{len(left)} left over ({how})")
-    for name in sorted(left):
-        _say(f"   {name}")
-    return 0 if held and not left else 1
+def _print_leftovers(remaining: set[str], how: str, succeeded: bool) -> int:
+    _print_title(f"{len(remaining)} left over ({how})")
+    for name in sorted(remaining):
+        _print(f"   {name}")
+    return 0 if succeeded and not remaining else 1
 
 
-def _reported(work: Callable[[], list[Report]]) -> bool:
+def _print_reports(work: Callable[[], list[Report]]) -> bool:
     started = time.monotonic()
     reports = work()
     took = 1000 * (time.monotonic() - started)
     for report in reports:
         words = [report.status.value, "simulated" if report.simulated else "", report.reason]
-        _say(f"   {report.port_id}  {', '.join(filter(None, words))}")
-    _say(f"   {took:.0f} ms")
+        _print(f"   {report.port_id}  {', '.join(filter(None, words))}")
+    _print(f"   {took:.0f} ms")
     return all(report.ok for report in reports)
 
 
-def _tell(missing: Iterable[Requirement]) -> None:
+def _report_missing(missing: Iterable[Requirement]) -> None:
     for requirement in missing:
-        _say(f"Missing for more: {requirement.what}\n   mend it with: {requirement.remedy}")
+        _print(f"Missing for more: {requirement.what}\n   fix it with: {requirement.remedy}")
 
 
 def _run(*argv: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
-def _title(text: str) -> None:
-    _say(f"\n{text}")
+def _print_title(text: str) -> None:
+    _print(f"\n{text}")
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, flush=True)

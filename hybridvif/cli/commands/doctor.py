@@ -1,11 +1,10 @@
-"""hybridvif doctor: every precondition.
+"""hybridvif doctor: check every precondition.
 
-Its document:
+The document:
 
     command     "doctor"
-    ok          whether nothing failed
-    findings    each: name; verdict, which is pass, fail or info (of no consequence for plugging); text; and remedy, the
-                command that mends it, or ""
+    ok          true if nothing failed
+    findings    for each check: name, verdict (pass, fail, info), text, remedy (the command that fixes it, or "")
 """
 
 from __future__ import annotations
@@ -15,10 +14,10 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybridvif.cli.finding import Finding
-    from hybridvif.cli.screen import Answer, Paint
+    from hybridvif.cli.check_result import CheckResult
+    from hybridvif.cli.terminal import Answer, Paint
 
-HELP = "every precondition: pass or fail, why, and the command that mends it"
+HELP = "check every precondition: result, reason, and the command that fixes it"
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("name", "verdict", "text", "remedy")
 _COLOURS = {"pass": "green", "fail": "red", "info": "dim"}
@@ -26,40 +25,40 @@ _COLOURS = {"pass": "green", "fail": "red", "info": "dim"}
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif doctor`."""
-    parser.epilog = "Exits with 0 if nothing fails, with 5 otherwise. Without root it looks at what it may."
+    parser.epilog = "Exits with 0 if nothing fails, else with 5. Without root, some checks are skipped."
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at everything; nothing is changed."""
+    """Run all checks. Nothing is changed."""
     from hybridvif.cli.connection import config_files
     from hybridvif.cli.diagnosis import findings
 
-    return int(args.screen.tell(answer_of(list(findings(config_files(args.config_file))))))
+    return int(args.terminal.write_answer(answer_of(list(findings(config_files(args.config_file))))))
 
 
-def answer_of(found: Sequence[Finding]) -> Answer:
-    """What was found, and 5 if anything fails."""
+def answer_of(results: Sequence[CheckResult]) -> Answer:
+    """Return the answer, with exit code 5 if a check failed."""
     from dataclasses import asdict
 
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
 
-    ok = all(one.verdict != "fail" for one in found)
-    documents = [asdict(one) for one in found]
+    ok = all(result.verdict != "fail" for result in results)
+    documents = [asdict(result) for result in results]
     return Answer(
         document={"command": "doctor", "ok": ok, "findings": documents},
-        lines=lambda paint: list(_lines(found, paint)),
+        lines=lambda paint: list(_lines(results, paint)),
         columns=COLUMNS,
         rows=documents,
         exit_code=0 if ok else 5,
     )
 
 
-def _lines(found: Sequence[Finding], paint: Paint) -> Iterator[str]:
-    width = max(len(one.name) for one in found)
-    for one in found:
-        mark = one.verdict.upper() if one.verdict == "fail" else one.verdict
-        yield f"  {paint(mark, _COLOURS[one.verdict])}  {paint(f'{one.name:<{width}}  {one.text}', '')}"
-        if one.remedy:
-            yield paint(f"          try: {one.remedy}", "")
-    failed = sum(one.verdict == "fail" for one in found)
-    yield f"{failed} of {len(found)} failed." if failed else "Nothing failed: ports can be plugged here."
+def _lines(results: Sequence[CheckResult], paint: Paint) -> Iterator[str]:
+    width = max(len(result.name) for result in results)
+    for result in results:
+        mark = result.verdict.upper() if result.verdict == "fail" else result.verdict
+        yield f"  {paint(mark, _COLOURS[result.verdict])}  {paint(f'{result.name:<{width}}  {result.text}', '')}"
+        if result.remedy:
+            yield paint(f"          try: {result.remedy}", "")
+    failed = sum(result.verdict == "fail" for result in results)
+    yield f"{failed} of {len(results)} failed." if failed else "Nothing failed: ports can be plugged here."

@@ -1,12 +1,18 @@
-"""hybridvif executors: who can carry out plans on this host.
+"""hybridvif executors: the installed executors.
 
-Its document:
+The document:
 
     command     "executors"
-    executors   each: name; role, link or switch; configured: whether it is the one that is used; origin: the
-                distribution that brought it, with its version; object: where its class is; serves: the kinds of part
-                it makes; programs: what must be installed for it; capabilities: what the daemon needs for it;
-                missing: what of that is not there, as sentences
+    executors   for each executor:
+                name
+                role            link or switch
+                configured      true if it is the configured one
+                origin          its distribution and version
+                object          its class, as module:name
+                serves          the kinds of parts that it serves
+                programs        the programs that it needs
+                capabilities    the capabilities that it needs
+                missing         unmet requirements, as sentences
 """
 
 from __future__ import annotations
@@ -18,14 +24,14 @@ from importlib.metadata import EntryPoint, entry_points
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hybridvif.cli.screen import Paint
+    from hybridvif.cli.terminal import Paint
     from hybridvif.model.settings import Settings
 
-HELP = "the installed executors: role, origin, what they need, and what of that is missing"
+HELP = "list the installed executors: role, origin, requirements, and what is missing"
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("name", "role", "configured", "origin", "serves", "programs", "capabilities", "missing")
 CAPABILITIES = ("CAP_NET_ADMIN",)
-"""What the daemon keeps; an executor that needs less or more says so in an attribute `capabilities`."""
+"""The capabilities that the daemon keeps. An executor can override them with an attribute `capabilities`."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -36,21 +42,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look at what is installed; nothing is changed."""
+    """Print the installed executors. Nothing is changed."""
     from hybridvif.cli.connection import connected
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
 
     with connected(args) as host:
-        found = [dict(one) for role in ("link", "switch") for one in _of_role(role, host.settings)]
-    lacking = any(one["configured"] and one["missing"] for one in found)
-    chosen = {one["role"] for one in found if one["configured"]}
+        executors = [dict(executor) for role in ("link", "switch") for executor in _of_role(role, host.settings)]
+    lacking = any(executor["configured"] and executor["missing"] for executor in executors)
+    chosen = {executor["role"] for executor in executors if executor["configured"]}
     unknown = [role for role in ("link", "switch") if role not in chosen]
-    rows = [{key: _cell(one[key]) for key in COLUMNS} for one in found]
+    rows = [{key: _cell(executor[key]) for key in COLUMNS} for executor in executors]
     return int(
-        args.screen.tell(
+        args.terminal.write_answer(
             Answer(
-                document={"command": "executors", "executors": found},
-                lines=lambda paint: list(_lines(found, unknown, host.settings, paint)),
+                document={"command": "executors", "executors": executors},
+                lines=lambda paint: list(_lines(executors, unknown, host.settings, paint)),
                 columns=COLUMNS,
                 rows=rows,
                 exit_code=5 if lacking or unknown else 0,
@@ -62,7 +68,7 @@ def run(args: argparse.Namespace) -> int:
 def _of_role(role: str, settings: Settings) -> Iterator[dict[str, Any]]:
     points = sorted(entry_points(group=f"hybridvif.{role}_executors"), key=lambda point: point.name)
     for point in points:
-        cls, broken = _loaded(point)
+        cls, broken = _load(point)
         programs = tuple(getattr(cls, "programs", ()))
         missing = [broken] if broken else []
         missing += [
@@ -71,7 +77,7 @@ def _of_role(role: str, settings: Settings) -> Iterator[dict[str, Any]]:
             if shutil.which(program, path=settings.program_path) is None
         ]
         if cls is not None and getattr(getattr(cls, "role", None), "value", None) != role:
-            missing.append(f"it says that it is no {role} executor; tell whoever wrote it")
+            missing.append(f"its role is not {role}; report this to its author")
         yield {
             "name": point.name,
             "role": role,
@@ -85,8 +91,8 @@ def _of_role(role: str, settings: Settings) -> Iterator[dict[str, Any]]:
         }
 
 
-def _loaded(point: EntryPoint) -> tuple[Any, str]:
-    """The class, and why there is none."""
+def _load(point: EntryPoint) -> tuple[Any, str]:
+    """Return (class, ""), or (None, error)."""
     try:
         return point.load(), ""
     except Exception as error:  # noqa: BLE001  # whatever a third party's module raises when it is imported
@@ -100,16 +106,21 @@ def _remedy(program: str) -> str:
 
 
 def _cell(value: object) -> object:
-    return " ".join(str(one) for one in value) if isinstance(value, list) else value
+    return " ".join(str(item) for item in value) if isinstance(value, list) else value
 
 
-def _lines(found: Sequence[dict[str, Any]], unknown: Sequence[str], settings: Settings, paint: Paint) -> Iterator[str]:
-    for one in found:
-        mark = "*" if one["configured"] else " "
-        yield paint(f"{mark} {one['role']:<6}  {one['name']:<18}  {one['origin']}", "bold" if one["configured"] else "")
-        needs = [*(f"the program {name}" for name in one["programs"]), *one["capabilities"]]
-        yield paint(f"            serves {', '.join(one['serves']) or 'nothing'}; needs {', '.join(needs)}", "dim")
-        for sentence in one["missing"]:
+def _lines(
+    executors: Sequence[dict[str, Any]], unknown: Sequence[str], settings: Settings, paint: Paint
+) -> Iterator[str]:
+    for executor in executors:
+        mark = "*" if executor["configured"] else " "
+        yield paint(
+            f"{mark} {executor['role']:<6}  {executor['name']:<18}  {executor['origin']}",
+            "bold" if executor["configured"] else "",
+        )
+        needs = [*(f"the program {name}" for name in executor["programs"]), *executor["capabilities"]]
+        yield paint(f"            serves {', '.join(executor['serves']) or 'nothing'}; needs {', '.join(needs)}", "dim")
+        for sentence in executor["missing"]:
             yield paint(f"            MISSING: {sentence}", "red")
     yield "* is configured."
     for role in unknown:

@@ -1,19 +1,19 @@
-"""hybridvif gc: what is left of ports that are no more.
+"""hybridvif gc: delete orphans.
 
-Its document:
+The document:
 
     command     "gc"
-    dry_run     whether nothing was removed
-    simulated   true: it is no real host
-    older_than  seconds for which a remain must have been noted before it is removed
-    remains     each:
+    dry_run     true if nothing was deleted
+    simulated   true for a simulated host
+    older_than  the minimum age of an orphan in seconds
+    remains     for each orphan:
                 port        the port id
                 parts       its parts: kind, name
-                is_tagged   whether it bears our mark; else os-vif may have made it
-                seconds     for how long it has been noted
-                due         whether that is long enough
-                report      of its removal (documents.py); null if it was left
-    error       only if a removal failed: that of the one that ended worst (failure.py)
+                is_tagged   true if it has our ownership tag; else os-vif may have created it
+                seconds     the time since it was first seen
+                due         true if it is old enough
+                report      the report of its deletion (output/document.py); null if it was kept
+    error       only if a deletion failed: the worst failure (failure.py)
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybridvif.cli.screen import Answer, Paint
+    from hybridvif.cli.terminal import Answer, Paint
     from hybridvif.engine.host_wide import CollectedOrphan, NotingHost
 
-HELP = "remains of ports that are no more, removed once they have been there for some time"
+HELP = "delete orphaned devices and rows that were first seen some time ago"
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("port", "parts", "seconds", "due", "status")
 OLDER_THAN = 3600.0
-"""As in wholehost.py, which is not loaded to parse a command line."""
+"""A copy of the default of engine/host_wide.py, which is not imported to parse a command line."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,39 +40,39 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="SECONDS",
         type=_seconds,
         default=OLDER_THAN,
-        help=f"how long a remain must have been noted before it is removed (default: {OLDER_THAN:g})",
+        help=f"minimum time since an orphan was first seen (default: {OLDER_THAN:g})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="remove nothing, and exit with 3 if there are remains")
+    parser.add_argument("--dry-run", action="store_true", help="delete nothing; exit with 3 if there are orphans")
     parser.add_argument(
-        "--unmarked", action="store_true", help="also rows without devices that os-vif may have made as well as we"
+        "--unmarked", action="store_true", help="also delete rows without devices that os-vif may have created"
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Look, and remove what has been there long enough; the exit code of the removal that ended worst."""
+    """Delete the orphans that are old enough and return the worst exit code."""
     from hybridvif.cli.connection import connected
 
     with connected(args) as host:
         answer = answer_of(host, older_than=args.older_than, dry_run=args.dry_run, unmarked=args.unmarked)
-    return int(args.screen.tell(answer))
+    return int(args.terminal.write_answer(answer))
 
 
 def answer_of(
     host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = False, unmarked: bool = False
 ) -> Answer:
-    """The remains of this host, and what became of them."""
+    """Collect the orphans and return the answer."""
     from hybridvif.cli.failure import error_of, failure_of_report
     from hybridvif.cli.planning import DIFFERENCES
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_wide import gc
     from hybridvif.model.report import worst_exit_code
 
-    gathered = gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
-    reports = [one.report for one in gathered if one.report]
+    collected = gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
+    reports = [orphan.report for orphan in collected if orphan.report]
     failures = [failure_of_report(report) for report in reports if not report.ok]
-    exit_code = DIFFERENCES if dry_run and gathered else worst_exit_code(reports)
+    exit_code = DIFFERENCES if dry_run and collected else worst_exit_code(reports)
     simulated = host.settings.link_executor == "recording"
-    documents = [_document(one) for one in gathered]
+    documents = [_document(orphan) for orphan in collected]
     return Answer(
         document={
             "command": "gc",
@@ -82,11 +82,11 @@ def answer_of(
             "remains": documents,
             **error_of(failures, exit_code),
         },
-        lines=lambda paint: list(_lines(gathered, older_than, paint, dry_run=dry_run)),
+        lines=lambda paint: list(_lines(collected, older_than, paint, dry_run=dry_run)),
         columns=COLUMNS,
         rows=[
-            {**one, "parts": ",".join(_names(gathered[at])), "status": _status(gathered[at])}
-            for at, one in enumerate(documents)
+            {**document, "parts": ",".join(_names(orphan)), "status": _status(orphan)}
+            for orphan, document in zip(collected, documents, strict=True)
         ],
         simulated=simulated,
         failures=failures,
@@ -105,44 +105,44 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _names(one: CollectedOrphan) -> list[str]:
+def _names(orphan: CollectedOrphan) -> list[str]:
     from hybridvif.engine.host_wide import parts_of
 
-    return [part.name for part in parts_of(one.remain)]
+    return [part.name for part in parts_of(orphan.remain)]
 
 
-def _status(one: CollectedOrphan) -> str:
-    return one.report.status.value if one.report else "left"
+def _status(orphan: CollectedOrphan) -> str:
+    return orphan.report.status.value if orphan.report else "left"
 
 
-def _document(one: CollectedOrphan) -> Mapping[str, object]:
+def _document(orphan: CollectedOrphan) -> Mapping[str, object]:
     from hybridvif.cli.output.document import report_document
     from hybridvif.engine.host_wide import parts_of
 
     return {
-        "port": one.remain.port_id,
-        "parts": [{"kind": part.kind, "name": part.name} for part in parts_of(one.remain)],
-        "is_tagged": one.remain.is_tagged,
-        "seconds": int(one.seconds),
-        "due": one.due,
-        "report": report_document(one.report) if one.report else None,
+        "port": orphan.remain.port_id,
+        "parts": [{"kind": part.kind, "name": part.name} for part in parts_of(orphan.remain)],
+        "is_tagged": orphan.remain.is_tagged,
+        "seconds": int(orphan.seconds),
+        "due": orphan.due,
+        "report": report_document(orphan.report) if orphan.report else None,
     }
 
 
-def _lines(gathered: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
-    from hybridvif.cli.output.reporting import ending_of
+def _lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
+    from hybridvif.cli.output.reporting import result_text
 
-    for one in gathered:
-        what = ", ".join(_names(one))
-        if one.report is not None:
-            end = "removed" if one.report.ok else ending_of("unplug", one.report)
-            yield f"{one.remain.port_id}  {paint(end, 'green' if one.report.ok else 'red')}: {what}"
-        elif one.due:
-            yield f"{one.remain.port_id}  {paint('would be removed', 'yellow')}: {what}"
+    for orphan in collected:
+        parts = ", ".join(_names(orphan))
+        if orphan.report is not None:
+            end = "removed" if orphan.report.ok else result_text("unplug", orphan.report)
+            yield f"{orphan.remain.port_id}  {paint(end, 'green' if orphan.report.ok else 'red')}: {parts}"
+        elif orphan.due:
+            yield f"{orphan.remain.port_id}  {paint('would be removed', 'yellow')}: {parts}"
         else:
-            left = f"left, noted {int(one.seconds)} s ago, removed from {older_than:g} s on"
-            yield f"{one.remain.port_id}  {paint(left, 'yellow')}: {what}"
-    if not gathered:
+            text = f"left, noted {int(orphan.seconds)} s ago, removed from {older_than:g} s on"
+            yield f"{orphan.remain.port_id}  {paint(text, 'yellow')}: {parts}"
+    if not collected:
         yield "No remains."
-    elif not dry_run and not any(one.report for one in gathered):
+    elif not dry_run and not any(orphan.report for orphan in collected):
         yield "Nothing is due; the same command later removes what is still there."

@@ -1,18 +1,15 @@
-"""hybridvif list: the ports, one a line.
+"""hybridvif list: the plugged ports, one per line.
 
-Its document:
+The document:
 
     command     "list"
-    simulated   true: it is no real host
-    ports       each:
-                port    its id; null if nothing tells it
-                key     the 11 characters that name its devices
-                bridge, ofport, mac, mtu    null where they are not there
-                state   in-order; drift: whole, but not as it should be; half: its bridge, veth pair or row is missing;
-                        orphan: half, and what gc takes in time; conflict: plug would refuse it
-    warnings    sentences: another row of Open vSwitch bears the iface-id of a port
-
-The state is judged by what the port's own row says (topology.py).
+    simulated   true for a simulated host
+    ports       for each port:
+                port    the id; null if it is unknown
+                key     the 11 characters in the device names
+                bridge, ofport, mac, mtu    null if they do not exist
+                state   in-order, drift, half, orphan or conflict (output/topology.py)
+    warnings    sentences: another row of Open vSwitch has the iface-id of a port
 """
 
 from __future__ import annotations
@@ -22,11 +19,11 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybridvif.cli.output.topology import Plugged
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.output.topology import PluggedPort
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
-HELP = "the plugged ports, one a line"
+HELP = "list the plugged ports, one per line"
 FORMATS = ("table", "json", "yaml", "value")
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
 STATES = ("in-order", "drift", "half", "orphan", "conflict")
@@ -38,23 +35,23 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """List them."""
+    """Print the ports."""
     from hybridvif.cli.connection import connected
 
     with connected(args) as host:
         answer = answer_of(host, args.state or STATES)
-    return int(args.screen.tell(answer, "table"))
+    return int(args.terminal.write_answer(answer, "table"))
 
 
 def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> Answer:
-    """The ports of this host that are in one of these states."""
+    """Return the answer for the ports in these states."""
     import time
 
     from hybridvif.cli.output.topology import plugged_ports
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
-    shown = [port for port in plugged_ports(seen) if port.standing.value in states]
+    shown = [port for port in plugged_ports(seen) if port.condition.value in states]
     ports = [port_document(port) for port in shown]
     warnings = [warning for port in shown for warning in port.warnings]
     return Answer(
@@ -67,8 +64,8 @@ def answer_of(host: AnyHost, states: tuple[str, ...] | list[str] = STATES) -> An
     )
 
 
-def port_document(port: Plugged) -> Mapping[str, object]:
-    """One port of the list."""
+def port_document(port: PluggedPort) -> Mapping[str, object]:
+    """Convert one port to a document."""
     return {
         "port": port.port_id,
         "key": port.key,
@@ -76,5 +73,5 @@ def port_document(port: Plugged) -> Mapping[str, object]:
         "ofport": port.fact.ofport,
         "mac": (port.row.attached_mac or None) if port.row else None,
         "mtu": port.mtu,
-        "state": port.standing.value,
+        "state": port.condition.value,
     }

@@ -1,17 +1,22 @@
-"""hybridvif plan: a dry run.
+"""hybridvif plan: a dry run of plug or unplug.
 
-Its document:
+The document:
 
     command     "plan"
     goal        "plug" or "unplug"
-    observed    false: this host could not be observed, and the plan is for one where nothing of the ports is there
-    simulated   true: it is no real host that was observed
-    ports       each: port; code and reason: why it would be refused, else ""; steps (documents.py), empty if there is
-                nothing to do; besides (side_effects.py); left_out: the fields that were taken from the plugged port
-    summary     {"create": 2, "update": 1, "delete": 0}: parts, not steps
-    error       only if a port would be refused, or a bridge is missing (failure.py)
+    observed    false if the host could not be observed, and the plan is for a host without these ports
+    simulated   true if no real host was observed
+    ports       for each port:
+                port
+                code        "", or the error code of a refusal
+                reason      "", or the reason of the refusal
+                steps       output/document.py; empty if there is nothing to do
+                besides     the side effects (output/besides.py)
+                left_out    the fields that were inferred from the plugged port
+    summary     the number of parts: {"create": 2, "update": 1, "delete": 0}
+    error       only if a port would be refused or a bridge is missing (failure.py)
 
--f shell prints the plan as the brctl, ip, sysctl and ovs-vsctl lines that do it, for `sh -e` as root.
+-f shell prints the plan as a script of brctl, ip, sysctl and ovs-vsctl commands, for `sh -e` as root.
 """
 
 from __future__ import annotations
@@ -20,14 +25,14 @@ import argparse
 import os
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.ports import add_port_options, asked_ports
+from hybridvif.cli.ports import add_port_options, requested_ports
 
 if TYPE_CHECKING:
-    from hybridvif.cli.planning import Wish
+    from hybridvif.cli.planning import PlanRequest
     from hybridvif.model.facts import Observed
     from hybridvif.model.settings import Settings
 
-HELP = "what plug or unplug would do, as a diff; nothing is written"
+HELP = "print what plug or unplug would do, as a diff; nothing is written"
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")
 
 
@@ -35,61 +40,69 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif plan`."""
     parser.add_argument("goal", choices=("plug", "unplug"))
     add_port_options(parser, several=True)
-    parser.add_argument("--force", action="store_true", help="of unplug: even if a VM runs on it")
+    parser.add_argument("--force", action="store_true", help="for unplug: even if a running VM uses the port")
     parser.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 3 if there is anything to do, with 0 if not"
+        "--detailed-exitcode", action="store_true", help="exit with 3 if there are changes, else with 0"
     )
     parser.epilog = (
-        "Of plug, --mac or --instance may be left out for a port that is plugged: all left out is then taken from it."
+        "If --mac or --instance is omitted for a plugged port, all omitted options default to its current values."
     )
 
 
 def run(args: argparse.Namespace) -> int:
-    """Say what would be done."""
+    """Print the plan."""
     from hybridvif.cli.connection import connected
     from hybridvif.cli.options import UsageError
 
-    asked = asked_ports(args)
-    if args.goal == "unplug" and not args.file and any(len(one.fields) > 1 for one in asked):
+    requests = requested_ports(args)
+    if args.goal == "unplug" and not args.file and any(len(request.fields) > 1 for request in requests):
         raise UsageError("unplug needs no more of a port than its id; leave the other options out")
     if args.goal == "plug" and args.force:
         raise UsageError("--force is for unplug; leave it out")
 
-    from hybridvif.cli.planning import Wish, completed
+    from hybridvif.cli.planning import PlanRequest, infer_missing
     from hybridvif.engine.simulated_host import look
 
     if args.goal == "unplug":
-        return tell(args, Wish("unplug", port_ids=[one.port_id for one in asked], force=args.force))
-    if not any(one.lacking for one in asked):
-        return tell(args, Wish("plug", [one.whole() for one in asked]))
+        return run_request(
+            args, PlanRequest("unplug", port_ids=[request.port_id for request in requests], force=args.force)
+        )
+    if not any(request.missing for request in requests):
+        return run_request(args, PlanRequest("plug", [request.to_port() for request in requests]))
     with connected(args) as host:
-        seen = look(host, [one.port_id for one in asked])
-        return _tell(args, completed(asked, seen), host.settings, seen)
+        observed = look(host, [request.port_id for request in requests])
+        return _write_plan(args, infer_missing(requests, observed), host.settings, observed)
 
 
-def tell(args: argparse.Namespace, wish: Wish) -> int:
-    """Plan the wish and say it. Without root a plug is planned for a host that has nothing of the ports."""
+def run_request(args: argparse.Namespace, request: PlanRequest) -> int:
+    """Print the plan for the request. Without root, a plug is planned for a host without these ports."""
     from hybridvif.cli.connection import connected
     from hybridvif.engine.simulated_host import look, nothing_seen
     from hybridvif.model.errors import ConfigurationError, PreconditionError
 
     with connected(args) as host:
         try:
-            seen, observed = look(host, [*wish.port_ids, *(port.id for port in wish.ports)]), True
+            seen, observed = look(host, [*request.port_ids, *(port.id for port in request.ports)]), True
         except PreconditionError as error:
             detailed = getattr(args, "detailed_exitcode", False)
-            if os.geteuid() == 0 or detailed or wish.goal == "unplug" or isinstance(error, ConfigurationError):
+            if os.geteuid() == 0 or detailed or request.goal == "unplug" or isinstance(error, ConfigurationError):
                 raise
-            args.screen.say(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
-            args.screen.say("so this is the plan for a host that has nothing of the port yet", "yellow")
-            seen, observed = nothing_seen({port.bridge for port in wish.ports}), False
-    return _tell(args, wish, host.settings, seen, observed=observed)
+            args.terminal.write_note(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
+            args.terminal.write_note("so this is the plan for a host that has nothing of the port yet", "yellow")
+            seen, observed = nothing_seen({port.bridge for port in request.ports}), False
+    return _write_plan(args, request, host.settings, seen, observed=observed)
 
 
-def _tell(args: argparse.Namespace, wish: Wish, settings: Settings, seen: Observed, *, observed: bool = True) -> int:
+def _write_plan(
+    args: argparse.Namespace, request: PlanRequest, settings: Settings, seen: Observed, *, observed: bool = True
+) -> int:
     from hybridvif.cli.planning import answer_of
     from hybridvif.engine.simulated_host import SimulatedHost
 
     detailed = getattr(args, "detailed_exitcode", False)
     stage = SimulatedHost(settings, seen)
-    return int(args.screen.tell(answer_of(wish, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)))
+    return int(
+        args.terminal.write_answer(
+            answer_of(request, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)
+        )
+    )

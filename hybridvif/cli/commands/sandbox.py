@@ -1,10 +1,10 @@
-"""hybridvif sandbox: a shell, or one command, on a throw-away host."""
+"""hybridvif sandbox: run a shell or one command in a sandbox."""
 
 from __future__ import annotations
 
 import argparse
 
-HELP = "a throw-away host: own namespaces, a private Open vSwitch; a shell or one command"
+HELP = "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,8 +13,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--level",
         "--rung",
         choices=("packets", "dummy"),
-        help="accept no other: Open vSwitch with its netdev datapath, or with its dummy datapath (default: the best "
-        "this host has)",
+        help="the level: Open vSwitch with its netdev datapath, or with its dummy datapath (default: the best of this "
+        "host)",
     )
     parser.add_argument(
         "argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help="the command; a shell if there is none"
@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Become the sandbox; its exit code is the command's, 128+n for signal n, 5 if it cannot be had."""
+    """Replace this process. The exit code is that of the command, 128+n for signal n, or 5 without a sandbox."""
     from hybridvif.testing.sandbox import Level, enter
 
     argv: list[str] = args.argv[1:] if args.argv[:1] == ["--"] else args.argv

@@ -1,20 +1,20 @@
-"""hybridvif show: the topology.
+"""hybridvif show: the topology of the plugged ports.
 
-Its document:
+The document:
 
     command     "show"
-    simulated   true: it is no real host
+    simulated   true for a simulated host
     switch      the version of the switch
-    bridges     the integration bridges: name, and datapath_type (null if the bridge does not exist)
-    ports       each: what list says of it (list.py), and
-                names       its devices: bridge, bridge_end, switch_end, tap; vhost_user, of a vhost-user port
+    bridges     the integration bridges: name and datapath_type (null if the bridge does not exist)
+    ports       for each port the keys of `hybridvif list` (list.py), and
+                names       the device names: bridge, bridge_end, switch_end, tap, vhost_user
                 tag         the VLAN tag, or null
-                iface_id    or null
-                error       what ovs-vswitchd said when it did not take the port; else ""
-                members     what is in its Linux bridge beside qvb: name, kind, up, carrier
+                iface_id    the iface-id, or null
+                error       the error of ovs-vswitchd, or ""
+                members     the members of the Linux bridge except qvb: name, kind, up, carrier
                 drift       as in check.py
-                conflict    why plug would refuse it; else ""
-                fix         the command that mends it, as a list of arguments; null if it is in order
+                conflict    the reason if plug would refuse the port; else ""
+                fix         the command that fixes the port, as a list of arguments; null if it is in order
 """
 
 from __future__ import annotations
@@ -24,11 +24,11 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from hybridvif.cli.output.topology import Plugged
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.output.topology import PluggedPort
+    from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
 
-HELP = "what is plugged on this host, drawn"
+HELP = "draw the plugged ports of this host"
 FORMATS = ("tree", "json", "yaml", "dot")
 
 
@@ -38,7 +38,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Draw it."""
+    """Print the topology."""
     from hybridvif.cli.connection import connected
     from hybridvif.model.names import names_of
 
@@ -46,17 +46,17 @@ def run(args: argparse.Namespace) -> int:
         names_of(args.port)
     with connected(args) as host:
         answer = answer_of(host, args.port, options=[f"--config-file={name}" for name in args.config_file or ()])
-    return int(args.screen.tell(answer, "tree"))
+    return int(args.terminal.write_answer(answer, "tree"))
 
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
-    """What is plugged, or one port of it; options: of the command, to be repeated in a fix."""
+    """Return the answer for all ports, or for one. options: options to be repeated in a fix."""
     import time
 
     from hybridvif.cli.output import graphs
     from hybridvif.cli.output.draw import tree
     from hybridvif.cli.output.topology import plugged_ports
-    from hybridvif.cli.screen import Answer
+    from hybridvif.cli.terminal import Answer
     from hybridvif.model.errors import InvalidInput
     from hybridvif.model.names import names_of
 
@@ -84,8 +84,8 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
     )
 
 
-def shown_document(port: Plugged, options: Sequence[str]) -> Mapping[str, object]:
-    """One port of the drawing."""
+def shown_document(port: PluggedPort, options: Sequence[str]) -> Mapping[str, object]:
+    """Convert one port to a document."""
     from hybridvif.cli.checking import drift_of
     from hybridvif.cli.commands.list import port_document
     from hybridvif.cli.output.topology import fix_of
@@ -101,7 +101,7 @@ def shown_document(port: Plugged, options: Sequence[str]) -> Mapping[str, object
             {"name": name, "kind": fact.kind, "up": fact.up, "carrier": fact.carrier} if fact else {"name": name}
             for name, fact in members
         ],
-        "drift": [drift.document for drift in drift_of(port.changes, port.filled)],
+        "drift": [drift.document for drift in drift_of(port.changes, port.inferred)],
         "conflict": port.conflict,
         "fix": fix_of(port, options),
     }

@@ -1,1 +1,1 @@
-"""The output of the commands: tables, documents, diffs, pictures."""
+"""The output of the commands: tables, documents, diffs, drawings."""

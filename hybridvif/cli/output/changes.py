@@ -1,7 +1,7 @@
-"""What a plan changes, part by part: its steps, those of one part folded into one.
+"""The changes of a plan: all steps of one part are merged into one change.
 
-A veth pair that is made under a row that stays costs two more steps (the row is parked, then freed); people want to
-know what will be different.
+A veth pair that is recreated under its row takes two more steps, because the row becomes a placeholder meanwhile.
+Users want to see only the difference.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from hybridvif.model.steps import Create, Delete, Step, Update
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One part as it is and as it will be; None: it is not there."""
+    """A part before and after the plan; None if it does not exist."""
 
     before: Part | None
     after: Part | None
 
     @property
     def part(self) -> Part:
-        """What the change is about."""
+        """The changed part."""
         return next(part for part in (self.after, self.before) if part is not None)
 
     @property
@@ -32,19 +32,19 @@ class Change:
 
     @property
     def differences(self) -> tuple[Difference, ...]:
-        """The attributes that an update changes."""
+        """The differences of an update; empty for other changes."""
         return () if self.before is None or self.after is None else differences(self.before, self.after)
 
     @property
     def attributes(self) -> tuple[Difference, ...]:
-        """The attributes that are written: those that differ, or all of a part that is to be made."""
+        """The written attributes: the differences, or all attributes of a created part."""
         if self.before is None and self.after is not None:
             return tuple(Difference(name, None, getattr(self.after, name)) for name in attributes_of(type(self.after)))
         return self.differences
 
 
 def change_of(step: Step) -> Change:
-    """The change that one step is."""
+    """Convert one step."""
     match step:
         case Create(part):
             return Change(None, part)
@@ -55,12 +55,12 @@ def change_of(step: Step) -> Change:
 
 
 def changes_of_plan(steps: Iterable[Step]) -> tuple[Change, ...]:
-    """The changes of a plan, in the order of the first step of each part."""
+    """Merge the steps of a plan, in the order of the first step of each part."""
     folded: dict[tuple[object, str], Change] = {}
     for step in steps:
         key, change = (step.part.role, step.part.name), change_of(step)
         folded[key] = Change(folded[key].before, change.after) if key in folded else change
-    # What was made and deleted again, as in a rollback, or changed and changed back, is no change.
+    # A rollback deletes what was created and reverts what was updated. That is no change.
     return tuple(
         change for change in folded.values() if change.differences or (change.before is None) != (change.after is None)
     )
@@ -68,7 +68,7 @@ def changes_of_plan(steps: Iterable[Step]) -> tuple[Change, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Tally:
-    """How many parts a plan makes, changes and deletes."""
+    """The number of parts that a plan creates, updates and deletes."""
 
     create: int
     update: int
@@ -82,6 +82,6 @@ class Tally:
 
 
 def tally(changes: Sequence[Change]) -> Tally:
-    """Count them."""
+    """Count the changes."""
     verbs = [change.verb for change in changes]
     return Tally(verbs.count("create"), verbs.count("update"), verbs.count("delete"))

@@ -1,4 +1,4 @@
-"""A plan as a coloured diff, terraform's marks before the parts of a port."""
+"""A plan as a colored diff, with the marks of Terraform."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from hybridvif.cli.output import labels
 from hybridvif.cli.output.changes import Change
-from hybridvif.cli.screen import Paint
+from hybridvif.cli.terminal import Paint
 from hybridvif.model.parts import reason_of
 
 _MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
 _WIDTH = 31
-"""Of a veth pair's two names and what is between them."""
+"""The width of "qvb... = qvo..."."""
 
 
 def diff_lines(changes: Sequence[Change], paint: Paint, *, reasons: bool = False) -> Iterator[str]:
-    """One line a part; with reasons, one more for each attribute."""
+    """Yield one line for each part and, with reasons, for each attribute."""
     for change in changes:
         mark, colour = _MARKS[change.verb]
         part = change.part
@@ -31,22 +31,26 @@ def _text(change: Change) -> str:
         case "delete":
             return "present -> absent"
         case _:
-            return ", ".join(labels.change(one) for one in change.differences)
+            return ", ".join(labels.change(difference) for difference in change.differences)
 
 
 def _reasons(change: Change, paint: Paint) -> Iterator[str]:
     part = change.part
-    for one in change.attributes:
-        if change.verb == "create" and one.attribute not in labels.wanted_attributes(part):
+    for difference in change.attributes:
+        if change.verb == "create" and difference.attribute not in labels.wanted_attributes(part):
             continue
-        said = labels.phrase(one.attribute, one.after) if change.verb == "create" else labels.change(one)
-        yield paint(f"       {said:<42}  {reason_of(part, one.attribute)}", "dim")
+        text = (
+            labels.phrase(difference.attribute, difference.after)
+            if change.verb == "create"
+            else labels.change(difference)
+        )
+        yield paint(f"       {text:<42}  {reason_of(part, difference.attribute)}", "dim")
 
 
 def grouped(sections: Iterable[tuple[str, Iterable[str]]], paint: Paint) -> Iterator[str]:
-    """The lines of several ports, each under its heading; of one port without."""
-    told = [(heading, list(lines)) for heading, lines in sections]
-    for heading, lines in told:
-        if len(told) > 1 and lines:
+    """Yield the lines of all sections. The heading is left out if there is one section only."""
+    groups = [(heading, list(lines)) for heading, lines in sections]
+    for heading, lines in groups:
+        if len(groups) > 1 and lines:
             yield paint(heading, "bold")
         yield from lines

@@ -1,34 +1,34 @@
-"""Steps, reports and drift as documents for machines: the pieces of which every command's JSON is made.
+"""Steps, reports and drift as documents: the building blocks of the JSON of every command.
 
-A change of an attribute:
+The change of an attribute:
 
-    attribute   as in hybridvif.model.parts: mtu, master, attached_mac, ...
-    before      its value; null if the part is not there
-    after       its value to be; "?" if it ought to have one and nobody knows which
-    why         why it is what it is, in one line
-    bugs        the Launchpad bugs that taught it
+    attribute   the name in hybridvif.model.parts: mtu, master, attached_mac, ...
+    before      the observed value; null if the part does not exist
+    after       the desired value; "?" if it is unknown
+    why         the reason for the value, in one line
+    bugs        the Launchpad bugs behind the reason
 
 A step:
 
     verb        create, update or delete
     role        link or switch
     kind        bridge, veth, tap, made-tap, ovs-port, vhost-user-port or ivs-port
-    name        of the device or port; of a veth pair its end on the Linux bridge
-    changes     what is written, attribute by attribute; empty for delete
+    name        the device or port; for a veth pair its end on the Linux bridge
+    changes     the written attributes; empty for delete
 
 A report (of plug and unplug):
 
     port        the port id
     status      done, rolled-back, incomplete, refused, precondition, configured or unknown
     ok          true only for done
-    changed     whether anything was written
-    simulated   true: nothing was done on any real host
-    retries     how often a plan was made, or a transaction sent, anew, because the host moved on
-    code        "" or the word for machines: name-collision, conflict, ...
-    reason      "" or one finished sentence
-    leftovers   what is there and should not be, or is not as it was found
-    unchecked   what could not be judged: "name: attribute"
-    steps       those carried out or tried, each with its `result` (done, failed, skipped, refused, configured, unknown)
+    changed     true if anything was written
+    simulated   true if no real host was changed
+    retries     the number of repeated plans and transactions, because the host had changed meanwhile
+    code        "" or the error code: name-collision, conflict, ...
+    reason      "" or one sentence
+    leftovers   objects that an incomplete rollback left, or left changed
+    unchecked   attributes that could not be checked: "name: attribute"
+    steps       the steps of the run, each with its `result` (done, failed, skipped, refused, configured, unknown)
                 and `reason`
 """
 
@@ -45,7 +45,7 @@ Document = Mapping[str, object]
 
 
 def attribute_document(part: Part, difference: Difference) -> Document:
-    """The change of one attribute."""
+    """Convert the change of one attribute."""
     reason = reason_of(part, difference.attribute)
     return {
         "attribute": difference.attribute,
@@ -57,24 +57,24 @@ def attribute_document(part: Part, difference: Difference) -> Document:
 
 
 def change_document(change: Change) -> Document:
-    """One change of one part."""
+    """Convert the change of one part."""
     part = change.part
     return {
         "verb": change.verb,
         "role": part.role.value,
         "kind": part.kind,
         "name": part.name,
-        "changes": [attribute_document(part, one) for one in change.attributes],
+        "changes": [attribute_document(part, difference) for difference in change.attributes],
     }
 
 
 def step_documents(steps: Sequence[Step]) -> list[Document]:
-    """The steps of a plan."""
+    """Convert the steps of a plan."""
     return [change_document(change_of(step)) for step in steps]
 
 
 def report_document(report: Report) -> Document:
-    """What was done to one port, and how it ended."""
+    """Convert the report of one port."""
     return {
         "port": report.port_id,
         "status": report.status.value,

@@ -6,29 +6,29 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from hybridvif.cli.checking import drift_of
-from hybridvif.cli.gaps import row_of
-from hybridvif.cli.output.topology import Plugged, Standing, fix_of
-from hybridvif.cli.screen import Paint
+from hybridvif.cli.infer import row_of
+from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of
+from hybridvif.cli.terminal import Paint
 from hybridvif.model.parts import ForeignObject, VhostUserPort
 
 DEAD_VLAN = 4095
 
 Node = tuple[str, str, "list[Node]"]
-"""Text, colour, and what hangs on it."""
+"""(text, color, children)."""
 
 
 def tree(
-    ports: Sequence[Plugged],
+    ports: Sequence[PluggedPort],
     bridges: Mapping[str, str | None],
     version: str,
     paint: Paint,
     options: Sequence[str] = (),
 ) -> Iterator[str]:
-    """The lines of the drawing. bridges: the integration bridges to be shown, and their datapath types."""
+    """Yield the lines of the drawing. bridges: the integration bridges, with their datapath types."""
     for name, datapath in bridges.items():
         here = [port for port in ports if port.row and port.row.bridge == name]
-        told = ", ".join(filter(None, (version, datapath)))
-        yield paint(f"{name} ({told})" if datapath is not None else f"{name} (does not exist)", "bold")
+        details = ", ".join(filter(None, (version, datapath)))
+        yield paint(f"{name} ({details})" if datapath is not None else f"{name} (does not exist)", "bold")
         if not here:
             yield paint("    (no ports)", "dim")
         yield from _branches(_ports(here, options), paint)
@@ -39,37 +39,37 @@ def tree(
 
 
 def _branches(nodes: Sequence[Node], paint: Paint, indent: str = "") -> Iterator[str]:
-    for at, (text, colour, below) in enumerate(nodes):
-        last = at == len(nodes) - 1
+    for index, (text, colour, below) in enumerate(nodes):
+        last = index == len(nodes) - 1
         yield f"{indent}+-- {paint(text, colour)}"
         yield from _branches(below, paint, f"{indent}{'    ' if last else '|   '}")
 
 
-def _ports(ports: Sequence[Plugged], options: Sequence[str]) -> list[Node]:
+def _ports(ports: Sequence[PluggedPort], options: Sequence[str]) -> list[Node]:
     heads = [_head(port) for port in ports]
     width = max(map(len, heads), default=0)
     return [_port(port, f"{head:<{width}}  ", options) for port, head in zip(ports, heads, strict=True)]
 
 
-def _port(port: Plugged, text: str, options: Sequence[str]) -> Node:
+def _port(port: PluggedPort, text: str, options: Sequence[str]) -> Node:
     below = [*_chain(port), *_apart(port)]
-    if port.standing is Standing.IN_ORDER:
+    if port.condition is Condition.IN_ORDER:
         return f"{text}in order", "", below
     if port.conflict:
         return f"{text}CONFLICT: {port.conflict}", "red", below
-    found = [str(drift) for drift in drift_of(port.changes, port.filled)]
+    found = [str(drift) for drift in drift_of(port.changes, port.inferred)]
     more = f" (and {len(found) - 1} more: hybridvif check)" if len(found) > 1 else ""
     fix = fix_of(port, options)
     tail: list[Node] = [(f"fix: {shlex.join(fix)}", "yellow", [])] if fix else []
     return f"{text}DRIFT: {found[0] if found else ''}{more}", "red", [*below, *tail]
 
 
-def _head(port: Plugged) -> str:
+def _head(port: PluggedPort) -> str:
     row = port.row
     if row is None:
         held = row_of(port.state, port.names)
-        what = f"{held.name} ({held.kind})" if held else f"{port.names.switch_end} (no OVS port)"
-        return f"{what}  port {port.port_id or f'{port.key}...'}"
+        subject = f"{held.name} ({held.kind})" if held else f"{port.names.switch_end} (no OVS port)"
+        return f"{subject}  port {port.port_id or f'{port.key}...'}"
     fact = port.fact
     words = [row.name, f"ofport {'none' if fact.ofport is None else fact.ofport}"]
     if fact.error:
@@ -82,8 +82,8 @@ def _head(port: Plugged) -> str:
     return "  ".join(words)
 
 
-def _chain(port: Plugged) -> list[Node]:
-    """From qvo on, as far as one thing is in another."""
+def _chain(port: PluggedPort) -> list[Node]:
+    """Return the nodes from qvo on, as far as they are connected."""
     veth, bridge = port.veth, port.bridge
     if veth is None and isinstance(port.row, VhostUserPort):
         return [(f"= {port.row.type}  mtu {port.mtu or 'none'}", "", [])]
@@ -98,14 +98,14 @@ def _chain(port: Plugged) -> list[Node]:
     return [(f"= {veth.name}  mtu {veth.mtu}{state}", "", below)]
 
 
-def _bridge(port: Plugged) -> Node:
+def _bridge(port: PluggedPort) -> Node:
     bridge = port.bridge
     state = "" if bridge is None or bridge.up else "  down"
     return f"{port.names.bridge}{state}", "", [_member(port, name) for name in port.members]
 
 
-def _apart(port: Plugged) -> list[Node]:
-    """What has a name of the port's and hangs on nothing."""
+def _apart(port: PluggedPort) -> list[Node]:
+    """Return the devices of the port that are not connected to its other devices."""
     nodes: list[Node] = []
     veth = port.veth
     if port.bridge is not None and (veth is None or veth.master != port.names.bridge):
@@ -120,9 +120,9 @@ def _apart(port: Plugged) -> list[Node]:
     return nodes
 
 
-def _member(port: Plugged, name: str) -> Node:
+def _member(port: PluggedPort, name: str) -> Node:
     fact = port.link(name)
     state = "" if fact is None else "down" if not fact.up else "up" if fact.carrier else "no carrier"
     ours = name == port.names.tap
-    what = "" if ours else f"  not ours ({fact.kind or 'physical'} link)" if fact else "  not ours"
-    return f"{name}  {state}{what}", "" if ours else "yellow", []
+    owner = "" if ours else f"  not ours ({fact.kind or 'physical'} link)" if fact else "  not ours"
+    return f"{name}  {state}{owner}", "" if ours else "yellow", []

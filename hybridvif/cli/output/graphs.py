@@ -4,27 +4,27 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from hybridvif.cli.output.topology import Plugged, Standing
+from hybridvif.cli.output.topology import Condition, PluggedPort
 
-_COLORS = {Standing.DRIFT: "orange", Standing.HALF: "red", Standing.CONFLICT: "red"}
+_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
 
 
-def dot(ports: Sequence[Plugged]) -> str:
+def dot(ports: Sequence[PluggedPort]) -> str:
     """Return a Graphviz graph: `hybridvif show -f dot | dot -Tsvg`."""
     lines = ["graph hybridvif {", "    rankdir=LR; node [shape=box];"]
     lines += [
-        f'    "{port.switch_name}" [color={_COLORS[port.standing]}, penwidth=3];'
+        f'    "{port.switch_name}" [color={_COLORS[port.condition]}, penwidth=3];'
         for port in ports
-        if port.standing in _COLORS
+        if port.condition in _COLORS
     ]
     lines += [
-        f'    "{_plain(left)}" -- "{_plain(right)}"' + (f' [label="{_plain(label)}"];' if label else ";")
-        for left, right, label in _edges(ports)
+        f'    "{_plain(start)}" -- "{_plain(end)}"' + (f' [label="{_plain(label)}"];' if label else ";")
+        for start, end, label in _edges(ports)
     ]
     return "\n".join([*lines, "}"]) + "\n"
 
 
-def _edges(ports: Sequence[Plugged]) -> Iterator[tuple[str, str, str]]:
+def _edges(ports: Sequence[PluggedPort]) -> Iterator[tuple[str, str, str]]:
     """Yield each connection as two names and a label."""
     for port in ports:
         names, veth = port.names, port.veth

@@ -1,4 +1,4 @@
-"""Attributes and their values in words: forward_delay=0 -> "forward-delay 0", up=True -> "up"."""
+"""Labels of attributes and values: forward_delay=0 -> "forward-delay 0", up=True -> "up"."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from hybridvif.model.parts import (
 )
 
 UNKNOWN = "?"
-"""The value of an attribute that ought to have one, nobody knows which."""
+"""The unknown value of an attribute."""
 
 _SWITCHES: Mapping[str, tuple[str, str]] = {
     "up": ("up", "down"),
     "disable_ipv6": ("off", "on"),
     "realized": ("taken by ovs-vswitchd", "not taken by ovs-vswitchd"),
 }
-"""What True and False are called; others: on, off."""
+"""Labels of True and False. The default is on and off."""
 _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     Bridge: ("mtu", "up", "ageing", "stp", "multicast_snooping", "disable_ipv6"),
     Veth: ("mtu", "up", "promisc", "master"),
@@ -36,11 +36,11 @@ _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     OvsPort: ("iface_id", "attached_mac", "vm_uuid"),
     VhostUserPort: ("type", "iface_id", "attached_mac", "vm_uuid"),
 }
-"""What is worth saying of a part that is to be made; the rest is for -v."""
+"""The attributes of a created part that are always shown. Others need -v."""
 
 
 def subject_of(part: Part) -> str:
-    """What a part is called: its name, and where it is."""
+    """Return the name of a part and its location."""
     match part:
         case Veth():
             return f"{part.name} = {part.peer}"
@@ -51,13 +51,13 @@ def subject_of(part: Part) -> str:
 
 
 def summary_of(part: Part) -> str:
-    """A part that is to be made, in a few words."""
+    """Return the main attributes of a part that is to be created."""
     values = {name: getattr(part, name) for name in _SUMMARY.get(type(part), ())}
     return ", ".join(phrase(name, value) for name, value in values.items() if value is not None) or "present"
 
 
 def phrase(attribute: str, value: object) -> str:
-    """An attribute with its value.
+    """Format an attribute with its value.
 
     >>> phrase("ageing", 0), phrase("peer_promisc", True), phrase("up", False), phrase("master", "qbr5f2c0e1a-7b")
     ('ageing 0', 'qvo promisc on', 'down', 'in qbr5f2c0e1a-7b')
@@ -68,7 +68,7 @@ def phrase(attribute: str, value: object) -> str:
 
 
 def change(difference: Difference) -> str:
-    """An attribute that is to change.
+    """Format the change of an attribute.
 
     >>> change(Difference("mtu", 1500, 1450)), change(Difference("up", False, True))
     ('mtu 1500 -> 1450', 'down -> up')
@@ -78,7 +78,7 @@ def change(difference: Difference) -> str:
 
 
 def value_of(attribute: str, value: object) -> str:
-    """A value of an attribute."""
+    """Format the value of an attribute."""
     if isinstance(value, bool):
         return _SWITCHES.get(attribute.removeprefix("peer_"), ("on", "off"))[0 if value else 1]
     if attribute == "type":
@@ -89,7 +89,7 @@ def value_of(attribute: str, value: object) -> str:
 
 
 def wanted_attributes(part: Part) -> tuple[str, ...]:
-    """The attributes of a part that is to be made, for -v: those with a value; of birth, those asked for."""
+    """Return the attributes of a created part for -v: those with a value, and requested create-only ones."""
     births = create_only_values(part)
     return tuple(
         name
@@ -105,12 +105,12 @@ def _label(attribute: str) -> str:
 
 
 def is_shown_by(part: Part, attribute: str) -> bool:
-    """Whether subject_of() says it already."""
+    """Return True if subject_of() already contains the attribute."""
     return (isinstance(part, OvsPort) and attribute == "bridge") or (isinstance(part, Veth) and attribute == "peer")
 
 
 def link_kind(part: Part) -> str:
-    """What a missing part is called in a sentence."""
+    """Return the noun for a part in a sentence."""
     return {
         Bridge: "Linux bridge",
         Veth: "veth pair",

@@ -1,4 +1,4 @@
-"""A bar on a terminal while many ports are plugged or unplugged; nothing anywhere else."""
+"""A progress bar for many ports, on a terminal only."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING
 from hybridvif.postponed import found
 
 if TYPE_CHECKING:
-    from hybridvif.cli.screen import Screen
+    from hybridvif.cli.terminal import Terminal
 
 MANY = 20
-"""Ports from which on it is worth one."""
+"""The smallest number of ports with a progress bar."""
 
 
 @contextmanager
-def shown(verb: str, ports: int, screen: Screen) -> Iterator[Callable[[int, int], None]]:
-    """What is to be told how many ports are at an end, of how many."""
-    if ports < MANY or screen.quiet or not sys.stderr.isatty() or found("rich") is None:
+def progress_bar(verb: str, ports: int, terminal: Terminal) -> Iterator[Callable[[int, int], None]]:
+    """Show the bar; yields the callback (finished, total)."""
+    if ports < MANY or terminal.quiet or not sys.stderr.isatty() or found("rich") is None:
         yield lambda _done, _total: None
         return
-    # Only here: it takes 40 ms to load.
+    # Imported late: the import takes 40 ms.
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 

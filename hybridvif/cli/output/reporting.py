@@ -1,4 +1,4 @@
-"""The reports of plug and unplug, as an answer: one line a port, and of several ports a summary."""
+"""The answer of plug and unplug: one line for each port, and a summary of several ports."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hybridvif.cli.failure import error_of, failure_of_report
 from hybridvif.cli.output.changes import changes_of_plan, tally
 from hybridvif.cli.output.diff import diff_lines
 from hybridvif.cli.output.document import report_document
-from hybridvif.cli.screen import Answer, Paint
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.report import Report, Result, Status, worst_exit_code
 
 _COLOURS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.CONFIGURED: "yellow"}
@@ -24,8 +24,8 @@ _ENDINGS = {
 COLUMNS = ("port", "status", "changed", "retries", "code")
 
 
-def reported(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
-    """What plug or unplug came to."""
+def answer_of_reports(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
+    """Create the answer of plug or unplug."""
     documents = [report_document(report) for report in reports]
     failures = [failure_of_report(report) for report in reports if not report.ok]
     exit_code = worst_exit_code(list(reports))
@@ -47,8 +47,8 @@ def reported(command: str, reports: Sequence[Report], *, verbose: int = 0) -> An
     )
 
 
-def ending_of(command: str, report: Report) -> str:
-    """How it ended with one port, in a few words."""
+def result_text(command: str, report: Report) -> str:
+    """Return the result of one port in a few words."""
     if not report.ok:
         return _ENDINGS[report.status]
     changes = changes_of_plan(outcome.step for outcome in report.outcomes if outcome.result is Result.DONE)
@@ -60,22 +60,22 @@ def ending_of(command: str, report: Report) -> str:
     if counted.create > 2 and not counted.update:
         return "plugged"
     counts = ((counted.create, "made"), (counted.update, "changed"), (counted.delete, "removed"))
-    return f"repaired: {', '.join(f'{count} {what}' for count, what in counts if count)}"
+    return f"repaired: {', '.join(f'{count} {verb}' for count, verb in counts if count)}"
 
 
 def report_lines(command: str, report: Report, paint: Paint, verbose: int) -> Iterator[str]:
-    """One port in a line; with -v what was done, and why."""
-    yield f"{report.port_id}  {paint(ending_of(command, report), _COLOURS.get(report.status, 'red'))}"
+    """Yield a line for one port and, with -v, its changes with reasons."""
+    yield f"{report.port_id}  {paint(result_text(command, report), _COLOURS.get(report.status, 'red'))}"
     if verbose:
-        yield from diff_lines(changes_of_plan(one.step for one in report.outcomes), paint, reasons=True)
-        for what in report.unchecked:
-            yield paint(f"  not checked: {what}", "dim")
+        yield from diff_lines(changes_of_plan(outcome.step for outcome in report.outcomes), paint, reasons=True)
+        for item in report.unchecked:
+            yield paint(f"  not checked: {item}", "dim")
 
 
 def summary_line(reports: Sequence[Report]) -> str:
-    """How many ended how."""
-    ends = Counter("changed" if one.ok and one.changed else _said(one) for one in reports)
-    return f"{len(reports)} ports: {', '.join(f'{count} {what}' for what, count in ends.items())}."
+    """Return the number of ports by result."""
+    ends = Counter("changed" if report.ok and report.changed else _status_word(report) for report in reports)
+    return f"{len(reports)} ports: {', '.join(f'{count} {end}' for end, count in ends.items())}."
 
 
 def _lines(command: str, reports: Sequence[Report], paint: Paint, verbose: int) -> Iterator[str]:
@@ -85,5 +85,5 @@ def _lines(command: str, reports: Sequence[Report], paint: Paint, verbose: int) 
         yield summary_line(reports)
 
 
-def _said(report: Report) -> str:
+def _status_word(report: Report) -> str:
     return "as wanted already" if report.ok else report.status.value

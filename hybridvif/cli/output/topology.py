@@ -1,7 +1,7 @@
-"""What is plugged on a host, port by port, each judged by the wiring that it itself asks for.
+"""The plugged ports of a host, each compared with its desired state.
 
-What a port should be is read from its own row (ids, MAC, instance, bridge) and from qvo (MTU), as by `hybridvif check
-PORT`; so a value that is wrong everywhere is not seen here, and `check` with all options is the stricter judge.
+The fields of a port are inferred from its row (ids, MAC, instance, bridge) and its devices (MTU), as by
+`hybridvif check PORT`. A value that is wrong everywhere is found only by `check` with all options.
 """
 
 from __future__ import annotations
@@ -10,9 +10,10 @@ import enum
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from hybridvif.cli.gaps import Filled, filled, is_there, row_of
+from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.changes import Change, changes_of_plan
-from hybridvif.cli.ports import Asked, options_of
+from hybridvif.cli.port_request import PortRequest
+from hybridvif.cli.ports import options_of
 from hybridvif.engine.preconditions import check_tap_is_not_in_switch
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
@@ -25,118 +26,118 @@ from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.steps import owners_of
 
-_NOBODY = "00-0000-0000-000000000000"
-"""Completes the 11 characters of a name where nothing tells the port's id."""
+_ID_SUFFIX = "00-0000-0000-000000000000"
+"""Completes the 11 characters of a device name to a UUID if the port id is unknown."""
 
 
-class Standing(enum.Enum):
-    """How it stands with a plugged port."""
+class Condition(enum.Enum):
+    """The state of a plugged port."""
 
     IN_ORDER = "in-order"
     DRIFT = "drift"
-    """Whole, but not as it should be."""
+    """Complete, but some attributes differ from the desired state."""
     HALF = "half"
-    """Its bridge, its veth pair or its row is missing."""
+    """The bridge, the veth pair or the row is missing."""
     ORPHAN = "orphan"
-    """Half, ours and without a VM: what gc takes, once it has been so for some time."""
+    """Incomplete, with our ownership tag and without a VM. gc deletes it after some time."""
     CONFLICT = "conflict"
-    """Something foreign is in the way, or two ports claim it: plug refuses."""
+    """plug refuses: there is a foreign object, or two ports share the device names."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Plugged:
-    """One port as it is on a host."""
+class PluggedPort:
+    """A port as observed on the host."""
 
     names: PortNames
     state: HostState
     facts: Facts
-    filled: Filled
-    standing: Standing
+    inferred: InferredPort
+    condition: Condition
     changes: tuple[Change, ...] = ()
-    """What plug would change."""
+    """The changes that plug would make."""
     conflict: str = ""
-    """Why plug would refuse."""
+    """The reason of a refusal; "" if plug would not refuse."""
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """What is no drift of its own, and yet to be known."""
-        return warnings_of(self.filled.port, self.facts) if self.port_id else ()
+        """Warnings about other rows with the same iface-id."""
+        return warnings_of(self.inferred.port, self.facts) if self.port_id else ()
 
     @property
     def key(self) -> str:
-        """The 11 characters that name its devices."""
+        """The 11 characters of the port id in its device names."""
         return str(key_of(self.names.bridge))
 
     @property
     def port_id(self) -> str | None:
-        """Its id; None if nothing tells it."""
-        return None if "id" in self.filled.unknown else self.filled.port.id
+        """The port id; None if it is unknown."""
+        return None if "id" in self.inferred.unknown else self.inferred.port.id
 
     @property
     def bridge(self) -> Bridge | None:
-        """Its Linux bridge."""
+        """The Linux bridge."""
         found = self.state.links.get(self.names.bridge)
         return found if isinstance(found, Bridge) else None
 
     @property
     def veth(self) -> Veth | None:
-        """Its veth pair."""
+        """The veth pair."""
         found = self.state.links.get(self.names.bridge_end)
         return found if isinstance(found, Veth) else None
 
     @property
     def row(self) -> OvsPort | None:
-        """Its rows in OVSDB."""
+        """The rows in OVSDB."""
         found = row_of(self.state, self.names)
         return found if isinstance(found, OvsPort) else None
 
     @property
     def is_vhost_user(self) -> bool:
-        """Whether it is a vhost-user port, which has no links."""
+        """True for a vhost-user port, which has no links."""
         return isinstance(self.row, VhostUserPort)
 
     @property
     def switch_name(self) -> str:
-        """The name of its port in the switch."""
+        """The name of the port in the switch."""
         return self.names.vhost_user if self.is_vhost_user else self.names.switch_end
 
     @property
     def mtu(self) -> int | None:
-        """Its MTU; None where nothing tells it."""
+        """The MTU; None if it is unknown."""
         if isinstance(self.row, VhostUserPort):
             return self.row.mtu_request or None
         return self.veth.peer_mtu if self.veth else None
 
     @property
     def fact(self) -> PortFact:
-        """What the switch says of it."""
+        """The facts about the port in the switch."""
         return self.facts.ports.get(self.switch_name, PortFact())
 
     @property
     def members(self) -> tuple[str, ...]:
-        """What is in its Linux bridge beside qvb."""
+        """The members of the Linux bridge, except qvb."""
         held = self.facts.members.get(self.names.bridge, ())
         return tuple(name for name in held if name != self.names.bridge_end)
 
     def link(self, name: str) -> LinkFact | None:
-        """What the kernel says of a device."""
+        """Return the facts about a device."""
         return self.facts.links.get(name)
 
 
-def plugged_ports(seen: Observed) -> list[Plugged]:
-    """The ports of which anything is there, by name."""
-    orphans = {one.port_id[:KEY_LENGTH] for one in find_orphans(seen, ()) if one.is_tagged}
+def plugged_ports(seen: Observed) -> list[PluggedPort]:
+    """Return the ports that have at least one part, ordered by name."""
+    orphans = {orphan.port_id[:KEY_LENGTH] for orphan in find_orphans(seen, ()) if orphan.is_tagged}
     return [
-        _judged(key, names_of_key(key), state, seen.facts, key in orphans)
+        _plugged_port(key, names_of_key(key), state, seen.facts, key in orphans)
         for key, state in states_of_ports(seen.state).items()
         if is_there(state, names_of_key(key))
     ]
 
 
-def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> Plugged:
+def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> PluggedPort:
     port_id = _id_of(key, state)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
-    found = filled(Asked(fields={"id": port_id or key + _NOBODY, "vif_type": kind}), state)
+    found = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX, "vif_type": kind}), state)
     if port_id is None:
         found = replace(found, unknown=("id", *found.unknown))
     conflict = ""
@@ -146,41 +147,41 @@ def _judged(key: str, names: PortNames, state: HostState, facts: Facts, is_orpha
         check_tap_is_not_in_switch(found.port.id, names, facts)
         changes = changes_of_plan(plan(state, goal_for(state, desired_state(found.port), names)))
     except Refused as error:
-        conflict = str(error) if port_id is not None else _unnamed(state) or str(error)
-    return Plugged(
+        conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)
+    return PluggedPort(
         names=names,
         state=state,
         facts=facts,
-        filled=found,
-        standing=Standing.ORPHAN if is_orphan and not conflict else _standing_of(state, names, changes, conflict),
+        inferred=found,
+        condition=Condition.ORPHAN if is_orphan and not conflict else _condition_of(state, names, changes, conflict),
         changes=changes,
         conflict=conflict,
     )
 
 
-def _unnamed(state: HostState) -> str:
-    """What keeps a row without any mark of ours from telling whose it is: an iface-id of its own; empty if nothing."""
+def _unknown_id_reason(state: HostState) -> str:
+    """Return an explanation if the port id is unknown because the row has an own iface-id; else ""."""
     rows = [row for row in state.ports.values() if isinstance(row, OvsPort) and not is_uuid(row.port_id)]
     if any(owners_of(link) for link in state.links.values()) or not any(is_uuid(row.iface_id) for row in rows):
         return ""
     return (
-        f"its row has the iface-id {rows[0].iface_id}, for which its devices are not named, so nothing tells its port "
-        "id; plug it with all its options, --interface-id among them"
+        f"its row has the iface-id {rows[0].iface_id}, which does not match its device names, so its port id is "
+        "unknown; plug it with all its options, including --interface-id"
     )
 
 
-def _standing_of(state: HostState, names: PortNames, changes: tuple[Change, ...], conflict: str) -> Standing:
+def _condition_of(state: HostState, names: PortNames, changes: tuple[Change, ...], conflict: str) -> Condition:
     if conflict:
-        return Standing.CONFLICT
+        return Condition.CONFLICT
     links = names.bridge in state.links and names.bridge_end in state.links
     whole = (links and names.switch_end in state.ports) or isinstance(row_of(state, names), VhostUserPort)
     if not whole:
-        return Standing.HALF
-    return Standing.DRIFT if changes else Standing.IN_ORDER
+        return Condition.HALF
+    return Condition.DRIFT if changes else Condition.IN_ORDER
 
 
 def _id_of(key: str, state: HostState) -> str | None:
-    """The id of the port, from the evidence that there is, the strongest first."""
+    """Return the port id from the strongest evidence; None if there is none."""
     marks = [mark for link in state.links.values() for mark in sorted(owners_of(link))]
     marks += [link.alias for link in state.links.values() if isinstance(link, ForeignObject)]
     for row in state.ports.values():
@@ -205,9 +206,9 @@ def warnings_of(port: Port, facts: Facts) -> tuple[str, ...]:
     return (sentence,)
 
 
-def fix_of(port: Plugged, options: Sequence[str] = ()) -> list[str] | None:
-    """The command that mends a port; None if it is in order, or only its conflict says what to do."""
-    if port.standing in (Standing.IN_ORDER, Standing.CONFLICT):
+def fix_of(port: PluggedPort, options: Sequence[str] = ()) -> list[str] | None:
+    """Return the command that fixes a port; None if it is in order or in conflict."""
+    if port.condition in (Condition.IN_ORDER, Condition.CONFLICT):
         return None
-    words = options_of(port.filled.port, port.filled.unknown)
+    words = options_of(port.inferred.port, port.inferred.unknown)
     return ["hybridvif", *options, "plug", *(["PORT"] if port.port_id is None else words[:1]), *words[1:]]

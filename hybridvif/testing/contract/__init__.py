@@ -1,4 +1,4 @@
-"""The contract of an executor, for whoever writes one: run it in your own tests.
+"""The contract of executors, as a test for authors of executors.
 
     from hybridvif.testing.contract import check_link_executor
     from my_package import MyLinks
@@ -6,9 +6,9 @@
     def test_my_executor_keeps_the_contract(sandbox):
         check_link_executor(MyLinks, sandbox)
 
-The executor runs in a process of its own inside a sandbox; the testing process stays in its own namespaces. Every step
-is tried from every starting state: what is observed after it must be what steps.simulate() says. What is foreign must
-be refused, and found as it was to the bit.
+The executor runs in a separate process inside a sandbox. The testing process stays in its own namespaces. The check
+applies every step from every start state, and compares the observed state with steps.simulate(). Steps on foreign
+objects must be refused without any change.
 """
 
 from hybridvif.testing.contract.links import check_link_executor

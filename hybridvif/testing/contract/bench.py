@@ -1,4 +1,4 @@
-"""The bench an executor is tried on: a sandbox, the executor in a process inside of it, and what the host says."""
+"""The test bench of an executor: a sandbox with the executor in a process inside, and the host's own tools."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from hybridvif.testing.sandbox import Sandbox
 
 Make = Callable[[Settings], Executor]
 PATIENCE = 15.0
-"""Seconds a call of the executor is given."""
+"""Timeout of a call of the executor in seconds."""
 PORT = Port(
     id="c0117ac7-0000-4000-8000-000000000001",
     mac="fa:16:3e:c0:17:ac",
@@ -34,11 +34,11 @@ PORT = Port(
     call_iptables=True,
 )
 STRANGER = "c0117ac7-0000-4000-8000-00000000beef"
-"""Another port whose devices would have the same names."""
+"""Another port with the same device names."""
 
 
 class Bench:
-    """An executor at work in a sandbox."""
+    """An executor in a sandbox."""
 
     def __init__(self, make: Make, box: Sandbox, settings: dict[str, Any]) -> None:
         self.box = box
@@ -65,22 +65,22 @@ class Bench:
                 worker.kill()
 
     def sh(self, script: str, *, check: bool = True) -> str:
-        """Run a shell script on the host; what it printed."""
+        """Run a shell script on the host and return its output."""
         return self.box.run(["sh", "-ec", script], check=check).stdout
 
     def see(self, names: Iterable[str] | None) -> HostState:
-        """The parts that the executor observes."""
+        """Return the parts that the executor observes."""
         return self.observe(names).state
 
     def observe(self, names: Iterable[str] | None) -> Observed:
-        """The parts and the facts that the executor observes."""
+        """Return the parts and the facts that the executor observes."""
         asked = None if names is None else sorted(names)
         answer = self._ask({"call": "observe", "names": asked, "patience": PATIENCE})
         assert "seen" in answer, f"observe() failed: {answer}"
         return codec.decode_observed(answer["seen"])
 
     def do(self, steps: Sequence[Step], *, patience: float = PATIENCE) -> tuple[Outcome, ...]:
-        """What came of the steps; () where the executor said that it can do nothing at all."""
+        """Apply the steps and return the outcomes; () if apply() itself failed with an ExecutorError."""
         (encoded,) = codec.encode_plans([steps])
         answer = self._ask({"call": "apply", "steps": encoded, "patience": patience})
         assert "raised" not in answer, f"apply() must not raise for a step that fails, but: {answer['raised']}"
@@ -103,14 +103,14 @@ class Bench:
         return answer
 
     def reach(self, names: PortNames, goal: HostState) -> None:
-        """Lead the host from whatever it is to a state, by the executor itself."""
+        """Converge the host to a state by means of the executor."""
         steps = plan(self.see(names), goal)
         outcomes = self.do(steps) if steps else ()
         assert all(outcome.result is Result.DONE for outcome in outcomes), f"cannot reach {goal}: {outcomes}"
         require_equal(self.see(names), goal, "after a plan")
 
     def try_path(self, names: PortNames, start: HostState, goal: HostState) -> int:
-        """Each step on the way from one state to another, tried alone; how many there were."""
+        """Apply each step between two states separately. Return the number of steps."""
         self.reach(names, start)
         steps = plan(start, goal)
         for step in steps:
@@ -118,38 +118,38 @@ class Bench:
             expected = simulate(before, step)
             (outcome,) = self.do([step]) or (None,)
             assert outcome is not None, f"the executor can do nothing: {step}"
-            assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
-            require_equal(self.see(names), expected, f"after {said(step)}")
+            assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
+            require_equal(self.see(names), expected, f"after {describe(step)}")
         return len(steps)
 
     def try_refused(self, step: Step, *, results: Collection[Result]) -> Outcome:
-        """A step that must not be done, on a host that is then found as it was."""
-        with self.unchanged(f"by {said(step)}, which must not be done"):
+        """Check that the executor rejects a step and does not change the host."""
+        with self.unchanged(f"by {describe(step)}, which must not be done"):
             outcomes = self.do([step])
-        assert outcomes, f"{said(step)}: the executor said that it can do nothing, instead of refusing"
+        assert outcomes, f"{describe(step)}: the executor describe that it can do nothing, instead of refusing"
         (outcome,) = outcomes
         wanted = " or ".join(sorted(result.value for result in results))
-        assert outcome.result in results, f"{said(step)}: {outcome.result.value}, but it must be {wanted}"
-        assert outcome.reason, f"{said(step)}: {outcome.result.value} without a reason"
+        assert outcome.result in results, f"{describe(step)}: {outcome.result.value}, but it must be {wanted}"
+        assert outcome.reason, f"{describe(step)}: {outcome.result.value} without a reason"
         return outcome
 
     @contextmanager
-    def unchanged(self, what: str) -> Iterator[None]:
-        """The host is the same to the bit afterwards."""
+    def unchanged(self, cause: str) -> Iterator[None]:
+        """Check that the block does not change the host."""
         before = self.snapshot()
         yield
         after = self.snapshot()
-        assert after == before, f"the host was changed {what}: {sorted(set(after) ^ set(before))[:4]}"
+        assert after == before, f"the host was changed {cause}: {sorted(set(after) ^ set(before))[:4]}"
 
     def snapshot(self) -> list[str]:
-        """What links there are, in the host's own words, without what changes by itself."""
+        """Return the links as `ip` prints them, without the fields that change by themselves."""
         found = []
         for link in json.loads(self.sh("ip -d -j link")):
             info = link.get("linkinfo", {})
             for options in (info.get("info_data", {}), info.get("info_slave_data", {})):
                 for key in [key for key in options if key.endswith("timer")]:
                     del options[key]
-            # Carrier is told a moment later.
+            # The kernel updates the carrier with a delay.
             for key in ("operstate", "flags"):
                 link[key] = sorted(set(link[key]) - {"NO-CARRIER", "LOWER_UP"}) if key == "flags" else ""
             found.append(json.dumps(link, sort_keys=True))
@@ -157,14 +157,14 @@ class Bench:
 
 
 def _place_of(make: Make) -> list[str]:
-    """The arguments that name an executor: where its module was imported from, the module, the class."""
+    """Return the arguments that identify an executor: directory, module, class."""
     file = Path(sys.modules[make.__module__].__file__ or "")
     depth = make.__module__.count(".") + (file.name == "__init__.py")
     return [str(file.parents[depth]), make.__module__, make.__qualname__]
 
 
 def require_equal(seen: HostState, expected: HostState, when: str) -> None:
-    """Make sure that what is observed is what the specification says; AssertionError names each difference."""
+    """Compare the observed with the specified state. Raises AssertionError with each difference."""
     wrong = []
     for side in ("links", "ports"):
         ones, others = getattr(seen, side), getattr(expected, side)
@@ -179,13 +179,13 @@ def require_equal(seen: HostState, expected: HostState, when: str) -> None:
     assert not wrong, f"{when}, what is observed is not what simulate() says: {'; '.join(sorted(wrong))}"
 
 
-def said(step: Step) -> str:
-    """A step in words."""
+def describe(step: Step) -> str:
+    """Format a step."""
     return f"{type(step).__name__.lower()} of {step.part.kind} {step.part.name}"
 
 
 def variants(part: Part, others: dict[str, Any]) -> Iterator[Part]:
-    """The part with one attribute changed, for each of these that it has."""
+    """Yield copies of the part, each with one attribute changed."""
     for name in attributes_of(type(part)):
         for value in others.get(name, ()):
             if value != getattr(part, name):
@@ -193,7 +193,7 @@ def variants(part: Part, others: dict[str, Any]) -> Iterator[Part]:
 
 
 def require_declared(make: Any, role: Any) -> None:
-    """Make sure that an executor says what it is."""
+    """Check that an executor declares role, serves and the other attributes of the protocol."""
     for member in ("role", "serves", "programs", "atomic", "observe", "apply"):
         assert hasattr(make, member), f"{make.__qualname__} lacks {member} (executors.base.Executor)"
     assert make.role is role, f"{make.__qualname__}.role is {make.role}, not {role}"

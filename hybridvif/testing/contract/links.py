@@ -1,4 +1,4 @@
-"""What every link executor must do, and must refuse."""
+"""The contract of link executors."""
 
 from __future__ import annotations
 
@@ -21,9 +21,9 @@ from hybridvif.testing.contract.bench import (
     STRANGER,
     Bench,
     Make,
+    describe,
     require_declared,
     require_equal,
-    said,
     variants,
 )
 from hybridvif.testing.sandbox import Sandbox
@@ -54,14 +54,14 @@ OTHER_VALUES: dict[str, tuple[Any, ...]] = {
     "master": ("",),
     "group": (7,),
 }
-"""Legal values that a wiring does not have, by attribute."""
+"""Valid values that differ from the desired state, by attribute."""
 LISTENING = (
     "ip link set {} arp on",
     "echo 1 > /proc/sys/net/ipv4/conf/{}/forwarding",
     "echo 1 > /proc/sys/net/ipv4/conf/{}/proxy_arp",
     "echo 0 > /proc/sys/net/ipv4/conf/{}/rp_filter",
 )
-"""What switches a part of the host's IPv4 on for a device."""
+"""Commands that enable parts of the host's IPv4 on a device."""
 LISTENING_TO_IPV6 = (
     "echo 0 > /proc/sys/net/ipv6/conf/{}/disable_ipv6",
     "ip link set {} addrgenmode eui64",
@@ -69,7 +69,7 @@ LISTENING_TO_IPV6 = (
     "ip link set {0} mtu 1200; ip link set {0} mtu 1500",
 )
 CLOSED = ("isolated on", "locked on", "flood off", "mcast_flood off", "bcast_flood off", "hairpin on", "guard on")
-"""Flags of a bridge port that withhold packets or repeat them, as `ip link set type bridge_slave` takes them."""
+"""Flags of a bridge port that drop or repeat packets, as arguments of `ip link set type bridge_slave`."""
 HOLDER = """
 import fcntl, os, struct, sys
 fd = os.open("/dev/net/tun", os.O_RDWR)
@@ -77,8 +77,8 @@ fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002)
 print("held", flush=True)
 sys.stdin.read()
 """
-"""Holds a tap open, as a VM does."""
-TOLD = """
+"""A program that holds a tap open, as a VM does."""
+PRINT_FACTS = """
 import json, sys
 from pyroute2 import IPRoute
 with IPRoute() as ipr:
@@ -90,16 +90,16 @@ print(json.dumps([
     bool(link.get_attr("IFLA_CARRIER")), master.get_attr("IFLA_IFNAME") if master else "", link.get_attr("IFLA_MTU"),
 ]))
 """
-"""What the kernel says of a device. `ip` says of none that is down whether it has carrier."""
+"""A program that prints the kernel's facts about a device. `ip` omits the carrier of a device that is down."""
 CARRIER_TIME = 2.0
-"""Seconds until the kernel has told a carrier for certain."""
+"""Seconds after which the kernel has updated the carrier."""
 SKIPPED_OR_WORSE = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
 
 
 def check_link_executor(make: Make, sandbox: Sandbox | None = None, **settings: Any) -> None:
-    """Make sure that a link executor keeps the contract; AssertionError says in one sentence where it does not.
+    """Check that a link executor keeps the contract. Raises AssertionError with one sentence.
 
-    make: an executor class, or an importable function of Settings that makes one. settings: fields of Settings.
+    make: an executor class, or an importable function that creates an executor from Settings. settings: its fields.
     """
     require_declared(make, Role.LINK)
     if sandbox is None:
@@ -119,14 +119,14 @@ def _check(bench: Bench) -> None:
                 _each_step,
                 _host_ip,
                 _bridge_port,
-                _absence,
-                _presence,
+                _missing_parts,
+                _existing_parts,
                 _foreign,
                 _order,
                 _names,
                 _grammar,
-                *([_made_tap, _held_tap, _owner] if ManagedTap in getattr(bench.make, "serves", ()) else []),
-                _late,
+                *([_managed_tap, _held_tap, _owner] if ManagedTap in getattr(bench.make, "serves", ()) else []),
+                _deadline,
             ):
                 _sweep(bench)
                 check(bench)
@@ -151,31 +151,31 @@ def _states() -> Iterator[HostState]:
 
 
 def _each_step(bench: Bench) -> None:
-    """Every step from every starting state, there and back; what is beside the port is found as it was."""
+    """Check every step from every start state. Other devices must not change."""
     bench.sh(f"ip link add hvforeign type bridge; ip link set hvforeign alias {STRANGER}; ip link set lo alias hvlo")
-    before = _beside(bench)
+    before = _other_links(bench)
     for state in _states():
         bench.try_path(NAMES, WIRING, state)
         bench.try_path(NAMES, state, WIRING)
     bench.try_path(NAMES, WIRING, NOTHING)
-    changed = sorted(set(_beside(bench)) ^ set(before))
+    changed = sorted(set(_other_links(bench)) ^ set(before))
     bench.sh('ip link set lo alias ""')
     assert not changed, f"something beside the port was written: {changed[:4]}"
 
 
-def _absence(bench: Bench) -> None:
-    """That a part to delete is gone is success; that one to change is gone is worth another try."""
+def _missing_parts(bench: Bench) -> None:
+    """A delete of a missing part succeeds. An update of a missing part fails with retry."""
     for part in (BRIDGE, VETH):
         with bench.unchanged("by a delete of what is not there"):
             (outcome,) = bench.do([Delete(part)])
-        assert outcome.result is Result.DONE, f"{said(outcome.step)} of what is gone: {outcome.result.value}"
+        assert outcome.result is Result.DONE, f"{describe(outcome.step)} of what is gone: {outcome.result.value}"
     for step in (Update(BRIDGE, replace(BRIDGE, mtu=1400)), Update(VETH, replace(VETH, mtu=1400))):
         outcome = bench.try_refused(step, results={Result.FAILED})
-        assert outcome.retry, f"{said(step)} of what is gone must be worth a retry"
+        assert outcome.retry, f"{describe(step)} of what is gone must be worth a retry"
 
 
-def _presence(bench: Bench) -> None:
-    """A create of what is there must not be done, and is worth another try."""
+def _existing_parts(bench: Bench) -> None:
+    """A create of an existing part fails with retry."""
     bench.reach(NAMES, WIRING)
     for part in (BRIDGE, VETH):
         outcome = bench.try_refused(Create(part), results={Result.FAILED})
@@ -210,7 +210,7 @@ def _foreign(bench: Bench) -> None:
             bench.try_refused(step, results={Result.REFUSED})
     _sweep(bench)
     bench.reach(NAMES, WIRING)
-    # What no plan has found: an executor that takes it for a change has nothing to write it with.
+    # No planner emits this step: an executor cannot rename a peer.
     bench.try_refused(Update(replace(VETH, peer="hvpeer"), replace(VETH, mtu=1400)), results={Result.REFUSED})
     _sweep(bench)
     bench.reach(NAMES, WIRING.with_parts(replace(VETH, master="")))
@@ -219,7 +219,7 @@ def _foreign(bench: Bench) -> None:
 
 
 def _order(bench: Bench) -> None:
-    """After a failed step the port's later creates and updates are not tried, its deletes are."""
+    """After a failed step, later creates and updates of the port are skipped. Deletes are not."""
     bench.sh(f"ip link add {NAMES.bridge} type veth peer name hvpeer")
     steps = (Create(BRIDGE), Create(VETH))
     outcomes = bench.do(steps)
@@ -231,18 +231,18 @@ def _order(bench: Bench) -> None:
 
 
 def _names(bench: Bench) -> None:
-    """What is not a name of the grammar is refused, whatever it would mean to a program or a shell."""
+    """Names outside of the grammar are refused, such as options and shell syntax."""
     for name in ("-x", "--help", "eth0", "lo", "qbr;reboot", "qbr$(id)", "../../etc", "q" * 40, "qbrc0117ac7-0\n"):
         for part in (replace(BRIDGE, name=name), replace(VETH, name=name), replace(VETH, peer=name)):
             for step in (Create(part), Update(part, replace(part, mtu=1400)), Delete(part)):
                 with bench.unchanged(f"by a step about {name!r}"):
                     outcomes = bench.do([step])
-                wrong = [one for one in outcomes if one.result is Result.DONE]
+                wrong = [outcome for outcome in outcomes if outcome.result is Result.DONE]
                 assert not wrong, f"{type(step).__name__} of a {part.kind} named {name!r} was done"
 
 
 def _grammar(bench: Bench) -> None:
-    """observe(None) sees the same as observe(names), and only names of the grammar; the tap is seen with its master."""
+    """observe(None) returns the same as observe(names), and only names of the grammar. A tap has its master."""
     bench.reach(NAMES, WIRING)
     bench.sh(f"ip link add {NAMES.tap} type veth peer name hvpeer; ip link set {NAMES.tap} master {NAMES.bridge}")
     expected = WIRING.with_parts(Tap(name=NAMES.tap, master=NAMES.bridge))
@@ -253,19 +253,21 @@ def _grammar(bench: Bench) -> None:
     bench.try_path(NAMES, expected, expected.with_parts(Tap(name=NAMES.tap, master=NAMES.bridge)))
     bench.sh(f"ip link set {NAMES.tap} nomaster")
     (outcome,) = bench.do([Update(Tap(name=NAMES.tap, master=""), Tap(name=NAMES.tap, master=NAMES.bridge))])
-    assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+    assert outcome.result is Result.DONE, f"{describe(outcome.step)}: {outcome.reason}"
     require_equal(bench.see(NAMES), expected, "after the tap was put back")
 
 
-def _made_tap(bench: Bench) -> None:
-    """A tap of ours is made whole, changed and deleted; one without our mark is left alone, whatever a step says."""
+def _managed_tap(bench: Bench) -> None:
+    """A managed tap is created, updated and deleted. A tap without our ownership tag is never changed."""
     wired = desired_state(replace(PORT, create_tap=True, multiqueue=True))
     tap = next(part for part in wired if isinstance(part, ManagedTap))
     goal = HostState(wired.links)
     bench.try_path(NAMES, WIRING, goal)
     (link,) = json.loads(bench.sh(f"ip -d -j link show dev {tap.name}"))
-    told = link["linkinfo"]["info_data"]
-    assert (told["type"], told["multi_queue"], told["persist"]) == ("tap", True, True), f"{tap.name} is {told}"
+    attributes = link["linkinfo"]["info_data"]
+    assert (attributes["type"], attributes["multi_queue"], attributes["persist"]) == ("tap", True, True), (
+        f"{tap.name} is {attributes}"
+    )
     with bench.unchanged("by a tap that is there already"):
         (outcome,) = bench.do([Create(tap)])
     assert outcome.result is Result.FAILED, "a tap that is there was made again"
@@ -284,7 +286,7 @@ def _made_tap(bench: Bench) -> None:
 
 
 def _facts(bench: Bench) -> None:
-    """The facts are what `ip` says: of the devices asked for, and of all that is in the bridge."""
+    """The facts about the requested devices and the members of the bridge match `ip`."""
     bench.reach(NAMES, WIRING)
     assert bench.sh(f"ip link show dev {NAMES.bridge}", check=False), f"{NAMES.bridge} was made, so it must be there"
     bench.sh(
@@ -305,14 +307,14 @@ def _require_fact(bench: Bench, names: Iterable[str] | None, name: str) -> None:
     until = time.monotonic() + CARRIER_TIME
     while True:
         fact = bench.observe(names).facts.links[name]
-        told = LinkFact(*json.loads(bench.box.run([sys.executable, "-P", "-c", TOLD, name]).stdout))
-        if fact == told:
+        expected = LinkFact(*json.loads(bench.box.run([sys.executable, "-P", "-c", PRINT_FACTS, name]).stdout))
+        if fact == expected:
             return
-        assert time.monotonic() < until, f"facts.links of {name} is {fact}, and the kernel says {told}"
+        assert time.monotonic() < until, f"facts.links of {name} is {fact}, and the kernel says {expected}"
 
 
 def _facts_of_devices_that_are_down(bench: Bench) -> None:
-    """Facts are what the kernel says in every state of a device: up or down, with carrier or without."""
+    """The facts match the kernel in every state of a device: up or down, with or without carrier."""
     three = (NAMES.bridge, NAMES.bridge_end, NAMES.switch_end)
     bench.reach(NAMES, WIRING)
     for device in three:
@@ -327,7 +329,7 @@ def _facts_of_devices_that_are_down(bench: Bench) -> None:
 
 
 def _held_tap(bench: Bench) -> None:
-    """Whether a VM holds a tap is told by its carrier, also if it is down; a plug leaves its owner until it is free."""
+    """The carrier shows if a VM holds a tap, even if the tap is down. The owner of a held tap is not changed."""
     tap = _tap_of(multiqueue=False)
     bench.reach(NAMES, WIRING.with_parts(tap))
     for up in ("up", "down"):
@@ -344,7 +346,7 @@ def _held_tap(bench: Bench) -> None:
 
 
 def _owner(bench: Bench) -> None:
-    """A tap is root's; one that any user may open is told and mended, with one queue and with several."""
+    """A tap belongs to root. A tap that any user may open is drift and is fixed, with one or several queues."""
     for queues in ("", "multi_queue"):
         tap = _tap_of(multiqueue=bool(queues))
         seen = replace(tap, multi_queue=False)
@@ -359,28 +361,30 @@ def _owner(bench: Bench) -> None:
             )
             require_equal(bench.see(NAMES), WIRING.with_parts(replace(seen, owner=owner)), f"with owner {owner}")
             (outcome,) = bench.do([Update(replace(seen, owner=owner), seen)])
-            assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+            assert outcome.result is Result.DONE, f"{describe(outcome.step)}: {outcome.reason}"
             require_equal(bench.see(NAMES), WIRING.with_parts(seen), "after its owner was set")
 
 
 def _host_ip(bench: Bench) -> None:
-    """The host's IP stack is off on every device; each setting that switches it on is told and mended, alone."""
+    """The host's IP stack is off on every device. Each setting that enables it is drift and is fixed."""
     bench.reach(NAMES, WIRING)
     ends = ((NAMES.bridge, "host_ip"), (NAMES.bridge_end, "host_ip"), (NAMES.switch_end, "peer_host_ip"))
     for device, attribute in ends:
         wired = BRIDGE if device == NAMES.bridge else VETH
-        for befalls in LISTENING if device == NAMES.bridge else (*LISTENING, *LISTENING_TO_IPV6):
-            with bench.unchanged(f"by {befalls} and its repair"):
-                bench.sh(befalls.format(device))
+        for command in LISTENING if device == NAMES.bridge else (*LISTENING, *LISTENING_TO_IPV6):
+            with bench.unchanged(f"by {command} and its repair"):
+                bench.sh(command.format(device))
                 found = bench.see(NAMES)
                 part = found.links[wired.name]
-                told = getattr(part, attribute)
-                assert told != HOST_IP_OFF, f"{attribute} of {wired.name} is {told} after {befalls.format(device)}"
-                require_equal(found, WIRING.with_parts(replace(wired, **{attribute: told})), befalls)
+                observed = getattr(part, attribute)
+                assert observed != HOST_IP_OFF, (
+                    f"{attribute} of {wired.name} is {observed} after {command.format(device)}"
+                )
+                require_equal(found, WIRING.with_parts(replace(wired, **{attribute: observed})), command)
                 (outcome,) = bench.do([Update(part, wired)])
-                assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
-                require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
-    # Whatever changes an MTU, IPv6 is off when the device has it again.
+                assert outcome.result is Result.DONE, f"{describe(outcome.step)}: {outcome.reason}"
+                require_equal(bench.see(NAMES), WIRING, f"after the repair of {command}")
+    # An MTU below 1280 removes IPv6 from the device. A larger one adds it again, enabled.
     for mtu in (1200, 1500):
         steps = [
             Update(bench.see(NAMES).links[BRIDGE.name], replace(BRIDGE, mtu=mtu)),
@@ -393,7 +397,7 @@ def _host_ip(bench: Bench) -> None:
 
 
 def _bridge_port(bench: Bench) -> None:
-    """Each flag of the bridge port that withholds packets is told and mended, alone and together with others."""
+    """Each flag of a bridge port that drops packets is drift and is fixed, alone and in combination."""
     bench.reach(NAMES, WIRING)
     for name in (NAMES.bridge_end, NAMES.switch_end):
         _require_fact(bench, NAMES, name)
@@ -408,7 +412,7 @@ def _bridge_port(bench: Bench) -> None:
         assert isinstance(part, Veth)
         assert part.bridge_port not in (OPEN, None), f"bridge_port is {part.bridge_port} after {befalls}"
         (outcome,) = bench.do([Update(part, VETH)])
-        assert outcome.result is Result.DONE, f"{said(outcome.step)}: {outcome.reason}"
+        assert outcome.result is Result.DONE, f"{describe(outcome.step)}: {outcome.reason}"
         require_equal(bench.see(NAMES), WIRING, f"after the repair of {befalls}")
 
 
@@ -418,9 +422,9 @@ def _tap_of(*, multiqueue: bool) -> ManagedTap:
 
 
 def _member_of_another_mtu(bench: Bench) -> None:
-    """A bridge that was made with an MTU keeps it, whatever joins it: a plain one follows its smallest member.
+    """A bridge keeps its explicit MTU if a member joins. Without one it follows its smallest member.
 
-    The kernel takes an MTU for chosen only where it was changed (LP 1623876).
+    The kernel marks an MTU as explicit only when it changes (LP 1623876).
     """
     bridge = replace(BRIDGE, mtu=1500)
     alone = HostState({bridge.name: bridge})
@@ -432,8 +436,8 @@ def _member_of_another_mtu(bench: Bench) -> None:
     require_equal(bench.see(NAMES), alone, "after a member of MTU 1400 joined a bridge made with 1500")
 
 
-def _beside(bench: Bench) -> list[str]:
-    """All links but the port's own, and the switches of the directories that are not its own."""
+def _other_links(bench: Bench) -> list[str]:
+    """Return the other links, and the settings in other directories of /proc/sys."""
     links = [link for link in bench.snapshot() if json.loads(link)["ifname"] not in NAMES]
     return (
         links
@@ -444,8 +448,8 @@ def _beside(bench: Bench) -> list[str]:
     )
 
 
-def _late(bench: Bench) -> None:
-    """Nothing is begun after the deadline."""
+def _deadline(bench: Bench) -> None:
+    """No step starts after the deadline."""
     steps = plan(NOTHING, WIRING)
     with bench.unchanged("after the deadline"):
         outcomes = bench.do(steps, patience=-1.0)

@@ -1,4 +1,4 @@
-"""What a switch executor must do where the switch is Open vSwitch: what is not the port's own stays as it is."""
+"""The contract of Open vSwitch executors: foreign rows and columns never change."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from typing import Any
 from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignPort, HostState, OvsPort
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.testing.contract.bench import PORT, Bench, require_equal, said
+from hybridvif.testing.contract.bench import PORT, Bench, describe, require_equal
 
 QVO = PORT.names.switch_end
 QOS_ID = str(uuid.uuid5(uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95"), QVO))
-"""By which os-vif finds the QoS row of the port."""
+"""The id by which os-vif finds the QoS row of the port."""
 BESIDE = "hvbeside"
 UNTYPED = "hvuntyped"
-"""A bridge whose datapath_type is left empty, which means `system` (ovs-vswitchd.conf.db(5), Bridge)."""
+"""A bridge with an empty datapath_type, which means `system` (ovs-vswitchd.conf.db(5), Bridge)."""
 
 
 def check(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
-    """Make sure of facts, of what is foreign in the port's own rows, of other rows, and of a bond of its name."""
+    """Check facts, foreign columns in the port's rows, foreign rows, and a bond with the port's name."""
     port = wiring.ports[QVO]
     assert isinstance(port, OvsPort)
     clean = f"ovs-vsctl --if-exists del-port {BESIDE} -- --if-exists del-br {UNTYPED}"
@@ -31,7 +31,7 @@ def check(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
         f"ovs-vsctl add-port {bridges[0]} {BESIDE} tag=8 "
         f"-- set Interface {BESIDE} type=internal external_ids:own=theirs"
     )
-    # The daemon need not make it: only its row is looked at.
+    # Only the row matters. The daemon need not create the bridge.
     bench.sh(f"ovs-vsctl --no-wait add-br {UNTYPED}")
     try:
         _facts(bench, bridges)
@@ -58,7 +58,7 @@ def _facts(bench: Bench, bridges: Sequence[str]) -> None:
 
 
 def require_facts(bench: Bench, when: str) -> None:
-    """Make sure of the facts of the port and of all bridges, by the switch's own tool; none if it has no such port."""
+    """Compare the facts about the port and all bridges with ovs-vsctl."""
     # ovs-vswitchd writes ofport and error after it has acknowledged a configuration.
     found: dict[str, Any] = {}
     wanted: dict[str, Any] = {}
@@ -80,7 +80,7 @@ def _facts_of_switch(bench: Bench) -> dict[str, Any]:
         return {}
     facts: dict[str, Any] = {"bridges": {row["name"]: row["datapath_type"] or "system" for row in bridges}}
     for row in ours:
-        # What was said of it while it was parked is no error of a port that has a number since.
+        # An error from the time as a placeholder is stale once the port has a number.
         stale = row["type"] != PLACEHOLDER_TYPE and STALE in str(row["error"]) and (row["ofport"] or 0) > 0
         facts[row["name"]] = (row["ofport"], "" if stale else row["error"] or "", tags[row["name"]])
     return facts
@@ -93,7 +93,7 @@ _TABLES = (
 )
 TRIES = 20
 STALE = "No usable peer"
-"""What ovs-vswitchd said of a row while it was a patch port, and may leave in it afterwards."""
+"""The error of ovs-vswitchd for a placeholder row. It may remain afterwards."""
 
 
 def _table(bench: Bench, words: str) -> list[dict[str, Any]]:
@@ -107,7 +107,7 @@ def _table(bench: Bench, words: str) -> list[dict[str, Any]]:
 
 
 def _foreign_columns(bench: Bench, port: OvsPort, bridges: Sequence[str]) -> None:
-    """What others write to the rows of the port outlives an update, and a move of bridge."""
+    """Foreign columns in the rows of the port survive an update and a move to another bridge."""
     bench.sh(
         f"ovs-vsctl set Port {QVO} tag=7 other_config:own=theirs external_ids:own=theirs "
         f"-- set Interface {QVO} other_config:own=theirs external_ids:own=theirs"
@@ -118,15 +118,15 @@ def _foreign_columns(bench: Bench, port: OvsPort, bridges: Sequence[str]) -> Non
     for step in (Update(port, changed), Update(changed, moved)):
         _done(bench, step)
         after = _foreign_of(bench)
-        what = ", ".join(changes_of(step))
-        assert after == before, f"{said(step)} of {what}: the rows had {before}, and now have {after}"
+        changes = ", ".join(changes_of(step))
+        assert after == before, f"{describe(step)} of {changes}: the rows had {before}, and now have {after}"
     _done(bench, Delete(moved))
     _done(bench, Create(port))
     _done(bench, Delete(port))
 
 
 def _born_isolated(bench: Bench, port: OvsPort) -> None:
-    """The dead VLAN is of a row's birth: what is written later leaves it, and never puts a row there."""
+    """The dead VLAN is create-only: an update neither removes nor sets it."""
     isolated = replace(port, isolated=True)
     for born, columns in ((isolated, ["4095", "trunk", "[4095]"]), (port, ["[]", "[]", "[]"])):
         changed = replace(isolated, vm_uuid="")
@@ -138,12 +138,12 @@ def _born_isolated(bench: Bench, port: OvsPort) -> None:
 
 
 def _born_with_qos(bench: Bench, port: OvsPort) -> None:
-    """A port's own QoS row comes and goes with it; one that another port holds, or of another id, stays."""
+    """The QoS row of a port is created and deleted with it. QoS rows of other ports or ids stay."""
     bench.sh(f"ovs-vsctl -- --id=@q create QoS type=linux-noop external_ids:id=another -- set Port {BESIDE} qos=@q")
     own = f"external_ids:id={QOS_ID}"
     shared = f"ovs-vsctl -- --id=@q create QoS type=linux-noop {own} -- set Port {BESIDE} qos=@q"
     try:
-        # What a port that is long gone has left is nobody's, and would be a second one.
+        # An orphaned QoS row of an earlier port would be a duplicate.
         bench.sh(f"ovs-vsctl create QoS type=linux-htb {own}")
         _done(bench, Create(replace(port, qos_type="linux-noop")))
         rows = _rows(bench, "type,external_ids", "QoS")
@@ -173,7 +173,7 @@ def _foreign_of(bench: Bench) -> str:
 
 
 def _bond(bench: Bench, port: OvsPort) -> None:
-    """A bond of the port's name is not ours, and so not ours to delete."""
+    """A bond with the port's name is foreign and is not deleted."""
     bench.sh(f"ovs-vsctl --if-exists del-port {QVO} -- add-bond {port.bridge} {QVO} {QVO} hvslave")
     try:
         seen = bench.see(PORT.names).ports.get(QVO)
@@ -188,13 +188,13 @@ def _bond(bench: Bench, port: OvsPort) -> None:
 
 def _done(bench: Bench, step: Step) -> None:
     (outcome,) = bench.do([step]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {said(step)}"
-    assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+    assert outcome is not None, f"the executor can do nothing: {describe(step)}"
+    assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
 
 
 @contextmanager
 def _others_unchanged(bench: Bench) -> Iterator[None]:
-    """Every row but the port's own is the same afterwards, in what is configured."""
+    """Check that the configured columns of all foreign rows are unchanged."""
     before = _others(bench)
     yield
     after = _others(bench)

@@ -1,4 +1,4 @@
-"""What every switch executor must do, and must refuse."""
+"""The contract of switch executors."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hybridvif.testing.contract.bench import (
     STRANGER,
     Bench,
     Make,
+    describe,
     require_declared,
     require_equal,
-    said,
     variants,
 )
 from hybridvif.testing.sandbox import Sandbox
@@ -43,11 +43,12 @@ def check_switch_executor(
     clean: str = f"ovs-vsctl --if-exists del-port {NAMES.switch_end}",
     **settings: Any,
 ) -> None:
-    """Make sure that a switch executor keeps the contract; AssertionError says in one sentence where it does not.
+    """Check that a switch executor keeps the contract. Raises AssertionError with one sentence.
 
-    make: an executor class, or an importable function of Settings that makes one. bridges: integration bridges of the
-    switch, two if it can move a port from one to another. prepare: a shell script that makes them; clean: one that
-    removes the port, whatever the executor does. settings: fields of Settings.
+    make: an executor class, or an importable function that creates an executor from Settings.
+    bridges: integration bridges of the switch; two if it can move a port between bridges.
+    prepare: a shell script that creates the bridges. clean: a shell script that deletes the port.
+    settings: fields of Settings.
     """
     require_declared(make, Role.SWITCH)
     settings.setdefault("integration_bridges", tuple(bridges))
@@ -61,7 +62,7 @@ def check_switch_executor(
 def _check(bench: Bench, bridges: Sequence[str], prepare: str, clean: str) -> None:
     bench.sh(prepare)
     bench.sh(f"ip link delete {NAMES.bridge_end} 2>/dev/null || true; {clean}")
-    # The switch takes a device that is there, as it is at the end of every plug.
+    # The switch needs an existing device, as at the end of every plug.
     bench.sh(MAKE_DEVICE)
     try:
         with bench:
@@ -100,12 +101,12 @@ def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:
     _come_and_go(bench, wiring)
     _reach(bench, wiring)
     changed = replace(port, attached_mac="fa:16:3e:00:00:77")
-    # Whose row it is was decided when it was observed; by now it may be another port's.
+    # The ownership was checked at the observation. Meanwhile the row may belong to another port.
     mine = Update(replace(port, iface_id=PORT.id), changed)
     _reach(bench, wiring.with_parts(replace(port, iface_id=STRANGER)))
     for step in (mine, Delete(port)):
         outcome = bench.try_refused(step, results={Result.REFUSED})
-        assert STRANGER in outcome.reason, f"{said(step)}: the reason does not name whose it is: {outcome.reason}"
+        assert STRANGER in outcome.reason, f"{describe(step)}: the reason does not name whose it is: {outcome.reason}"
     bench.do([Delete(replace(port, iface_id=STRANGER))])
     nowhere = Create(replace(port, bridge="br-nowhere"))
     bench.try_refused(nowhere, results={Result.FAILED, Result.REFUSED})
@@ -113,7 +114,7 @@ def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:
 
 
 def _facts(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
-    """The port and the bridges are in the facts: without them each port is told that its bridge is missing."""
+    """The facts include the port and the bridges. Otherwise plug reports a missing bridge."""
     _reach(bench, wiring)
     for names in (NAMES, None):
         facts = bench.observe(names).facts
@@ -123,13 +124,13 @@ def _facts(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
 
 
 def _absent_device(bench: Bench, port: OvsPort) -> None:
-    """A row whose device is not there is committed and not realized; that is told as a failure, and seen."""
+    """A row without its device is committed but not accepted. The step fails, and the row is observed."""
     bench.do([Delete(port)])
     bench.sh(f"ip link delete {NAMES.bridge_end}")
     (outcome,) = bench.do([Create(port)]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {said(Create(port))}"
+    assert outcome is not None, f"the executor can do nothing: {describe(Create(port))}"
     assert (outcome.result, outcome.code) == (Result.FAILED, NOT_REALIZED), (
-        f"{said(outcome.step)}, whose device is not there: {outcome.result.value} with code {outcome.code!r}, "
+        f"{describe(outcome.step)}, whose device is not there: {outcome.result.value} with code {outcome.code!r}, "
         f"but it must be failed with code {NOT_REALIZED!r}"
     )
     unrealized = HostState({}, {port.name: replace(port, realized=False)})
@@ -160,17 +161,17 @@ def _come_and_go(bench: Bench, whole: HostState) -> None:
     (port,) = whole.ports.values()
     bench.do([Delete(port)])
     (gone,) = bench.do([Delete(port)])
-    assert gone.result is Result.DONE, f"{said(gone.step)} of what is gone: {gone.result.value}"
+    assert gone.result is Result.DONE, f"{describe(gone.step)} of what is gone: {gone.result.value}"
     _try_path(bench, NOTHING, whole)
     again = bench.try_refused(Create(port), results={Result.FAILED})
-    assert again.retry, f"{said(again.step)}, which is there, must be worth a retry"
+    assert again.retry, f"{describe(again.step)}, which is there, must be worth a retry"
     require_equal(HostState({}, bench.see(None).of(NAMES).ports), whole, "observed without names")
     _try_path(bench, whole, NOTHING)
     for name in ("-x", "--help", "eth0", "qvo;reboot", "qvo$(id)", "q" * 40):
         for step in (Create(replace(port, name=name)), Delete(replace(port, name=name))):
             with bench.unchanged(f"by a step about {name!r}"):
                 outcomes = bench.do([step])
-            assert not [one for one in outcomes if one.result is Result.DONE], (
+            assert not [outcome for outcome in outcomes if outcome.result is Result.DONE], (
                 f"a port named {name!r} was made or deleted"
             )
     late = bench.do([Create(port)], patience=-1.0)
@@ -179,7 +180,7 @@ def _come_and_go(bench: Bench, whole: HostState) -> None:
 
 
 def _reach(bench: Bench, goal: HostState) -> None:
-    """By way of nothing: a row that is another's by now would be refused."""
+    """Converge through the empty state, because an update of a foreign row would be refused."""
     for part in bench.see(NAMES).ports.values():
         bench.do([Delete(part)])
     for part in goal.ports.values():
@@ -195,15 +196,15 @@ def _try_path(bench: Bench, start: HostState, goal: HostState) -> None:
     if step is None:
         return
     (outcome,) = bench.do([step]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {said(step)}"
-    assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+    assert outcome is not None, f"the executor can do nothing: {describe(step)}"
+    assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
     seen = bench.observe(NAMES)
-    require_equal(HostState({}, seen.state.ports), goal, f"after {said(step)}")
-    _require_facts(bench, seen, f"after {said(step)}")
+    require_equal(HostState({}, seen.state.ports), goal, f"after {describe(step)}")
+    _require_facts(bench, seen, f"after {describe(step)}")
 
 
 def _require_facts(bench: Bench, seen: Observed, when: str) -> None:
-    """Make sure that there is a fact of each port, and where the switch is Open vSwitch that it is what that has."""
+    """Check that each port has facts. With Open vSwitch, compare them with ovs-vsctl."""
     for name in seen.state.ports.keys() ^ seen.facts.ports.keys():
         raise AssertionError(f"{when}: facts.ports {'has' if name in seen.facts.ports else 'lacks'} {name}")
     if OvsPort in bench.make.serves:  # type: ignore[attr-defined]

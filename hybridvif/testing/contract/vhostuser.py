@@ -1,6 +1,6 @@
-"""What an executor of Open vSwitch must do for vhost-user ports, whether the switch can carry them or not.
+"""The contract of Open vSwitch executors for vhost-user ports, with and without DPDK.
 
-Without DPDK ovs-vswitchd takes none of them. What is written can be told all the same, and that it was not taken.
+Without DPDK, ovs-vswitchd does not accept such ports. The rows and the missing acceptance can be checked anyway.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from hybridvif.model.parts import HostState, VhostUserPort
 from hybridvif.model.report import Result
 from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.steps import Create, Delete, Update
-from hybridvif.testing.contract.bench import PORT, Bench, require_equal, said, variants
+from hybridvif.testing.contract.bench import PORT, Bench, describe, require_equal, variants
 
 VHU = PORT.names.vhost_user
 OPTIONS = {"dpdkvhostuser": {}, "dpdkvhostuserclient": {"vhost-server-path": f"{SOCKET_DIR}/{VHU}"}}
-"""Interface.options by type, as os-vif has them where Neutron's vhostuser_socket_dir is the default."""
+"""Interface.options by type, as written by os-vif with Neutron's default vhostuser_socket_dir."""
 
 
 def check(bench: Bench, bridges: Sequence[str]) -> None:
-    """Make sure of the row of a vhost-user port as it is made, changed, found written by others, and removed."""
+    """Check the row of a vhost-user port after create, foreign changes, update and delete."""
     port = desired_state(replace(PORT, bridge=bridges[0], call_iptables=False, vhostuser_mode="server")).ports[VHU]
     assert isinstance(port, VhostUserPort)
     others = {
@@ -48,7 +48,7 @@ def check(bench: Bench, bridges: Sequence[str]) -> None:
 
 
 def _elsewhere(bench: Bench) -> None:
-    """A socket that is not where this host has them is seen, and put there; what else is in its options stays."""
+    """A wrong socket path is drift and is fixed. Other options stay."""
     bench.sh(f"ovs-vsctl --no-wait set Interface {VHU} options:vhost-server-path=/elsewhere options:tx-retries-max=2")
     (found,) = bench.see(PORT.names).ports.values()
     assert isinstance(found, VhostUserPort)
@@ -65,46 +65,46 @@ def _other(kind: str) -> str:
 
 
 def _write(bench: Bench, step: Create | Update, mtu: object = None, others: Mapping[str, str] | None = None) -> None:
-    """Do a step, and look at the row that it leaves with the switch's own tool."""
+    """Apply a step, and check the row with ovs-vsctl."""
     port = step.part
     assert isinstance(port, VhostUserPort)
     (outcome,) = bench.do([step]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {said(step)}"
+    assert outcome is not None, f"the executor can do nothing: {describe(step)}"
     row = _row(bench)
     taken = row["ofport"] not in ([], -1) and row["error"] == []
     if taken:
-        assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
+        assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
     else:
         assert (outcome.result, outcome.code) == (Result.FAILED, NOT_REALIZED), (
-            f"{said(step)}, which the switch did not take: {outcome.result.value} with code {outcome.code!r}, "
+            f"{describe(step)}, which the switch did not take: {outcome.result.value} with code {outcome.code!r}, "
             f"but it must be failed with code {NOT_REALIZED!r}"
         )
-        assert str(row["error"]) in outcome.reason or row["error"] == [], f"{said(step)}: {outcome.reason}"
+        assert str(row["error"]) in outcome.reason or row["error"] == [], f"{describe(step)}: {outcome.reason}"
     written = {key: row[key] for key in ("type", "options", "mtu_request")}
     wanted = {
         "type": port.type,
         "options": {**OPTIONS[port.type], **(others or {})},
         "mtu_request": (port.mtu_request or []) if mtu is None else mtu,
     }
-    assert written == wanted, f"{said(step)}: the row has {written}, not {wanted}"
+    assert written == wanted, f"{describe(step)}: the row has {written}, not {wanted}"
     seen = HostState({}, bench.see(PORT.names).ports)
-    asked = replace(port, realized=taken, datapath_type="", isolated=False)
-    asked = replace(asked, mtu_request=0 if mtu == [] else port.mtu_request)
-    require_equal(seen, HostState({}, {VHU: asked}), f"after {said(step)}")
+    expected = replace(port, realized=taken, datapath_type="", isolated=False)
+    expected = replace(expected, mtu_request=0 if mtu == [] else port.mtu_request)
+    require_equal(seen, HostState({}, {VHU: expected}), f"after {describe(step)}")
 
 
 def _remove(bench: Bench, port: VhostUserPort) -> None:
     for step in (Delete(port), Delete(port)):
         (outcome,) = bench.do([step]) or (None,)
-        assert outcome is not None, f"the executor can do nothing: {said(step)}"
-        assert outcome.result is Result.DONE, f"{said(step)}: {outcome.result.value}, {outcome.reason}"
-        require_equal(bench.see(PORT.names), HostState(), f"after {said(step)}")
+        assert outcome is not None, f"the executor can do nothing: {describe(step)}"
+        assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
+        require_equal(bench.see(PORT.names), HostState(), f"after {describe(step)}")
 
 
 def _row(bench: Bench) -> dict[str, Any]:
     columns = "type,options,mtu_request,ofport,error"
-    told = json.loads(bench.sh(f"ovs-vsctl --format=json --columns={columns} list Interface {VHU}"))
-    return {key: _plain(value) for key, value in zip(told["headings"], told["data"][0], strict=True)}
+    table = json.loads(bench.sh(f"ovs-vsctl --format=json --columns={columns} list Interface {VHU}"))
+    return {key: _plain(value) for key, value in zip(table["headings"], table["data"][0], strict=True)}
 
 
 def _plain(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Runs an executor inside a sandbox, for bench.py outside: a JSON line in, a JSON line out."""
+"""Run an executor inside a sandbox for bench.py: one JSON line per request and per response."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hybridvif.privileged import codec
 
 
 def main() -> None:
-    """Make the executor that the arguments name, and serve until the input ends."""
+    """Create the executor of the arguments and serve requests until the input ends."""
     place, home, name, settings = sys.argv[1:]
-    # Last, since it may be any directory: nothing in it takes the place of an installed module.
+    # Last in the path, because this directory must not shadow installed modules.
     sys.path.append(place)
     make: Any = importlib.import_module(home)
     for part in name.split("."):

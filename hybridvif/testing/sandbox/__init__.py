@@ -1,17 +1,17 @@
-"""A throw-away host: own namespaces, a private /run and an Open vSwitch of its own; gone, whatever happens.
+"""A sandbox: a throw-away host with its own namespaces, its own /run and its own Open vSwitch.
 
     capability   the level of a sandbox: Level, Requirement, SandboxError
-    launch       caller's side: probe(), enter()
+    launch       the caller's side: probe(), enter()
     commands     the messages to the new process, and back
-    outer        makes the namespaces, forks, waits
+    outer        creates the namespaces, forks, waits
     inside       process 1: mounts, Open vSwitch, the command
     switch       Open vSwitch
-    box          Sandbox: beside the caller, for tests
-    vm           what stands in for a VM
+    box          Sandbox: for tests, beside the calling process
+    vm           a simulated VM
     missing      the requirements that this host does not meet, with remedies
-    kernel, environment    the system calls, and the variables of programs inside
+    kernel, environment    system calls, and the environment variables of programs inside
 
-Only the standard library is used, so it runs with any Python >= 3.11 and starts fast.
+Only the standard library is imported, so that a sandbox starts fast with any Python >= 3.11.
 """
 
 from hybridvif.testing.sandbox.box import Sandbox

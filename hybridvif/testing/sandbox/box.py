@@ -1,4 +1,4 @@
-"""A sandbox beside the calling process, for tests: run commands in it, and do to it what befalls real hosts."""
+"""A sandbox for tests, beside the calling process: run commands in it, kill and hang its daemons, reboot it."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ _STATE_TIMEOUT = 5.0
 
 
 class Sandbox:
-    """A throw-away host: own namespaces, own /run, own Open vSwitch with br-int.
+    """A sandbox: own namespaces, own /run, own Open vSwitch with br-int.
 
-    It is up when the constructor returns and gone, with all that runs in it, after close(), at the end of the `with`
-    block, or when the calling process ends in whatever way. The calling process stays in its own namespaces.
+    It is ready when the constructor returns. It ends, with all its processes, at close(), at the end of the `with`
+    block or with the calling process. The calling process stays in its own namespaces.
 
         with Sandbox() as box:
             box.run(["hybridvif", "list"])
 
-    Raises SandboxError where it, or the level asked for, cannot be had. `ovs=False` starts no Open vSwitch.
+    Raises SandboxError if no sandbox of the level can be created. `ovs=False` starts no Open vSwitch.
     """
 
     def __init__(self, *, level: Level | None = None, ovs: bool = True, user_namespace: bool | None = None) -> None:
@@ -46,7 +46,7 @@ class Sandbox:
         answers, their_answers = os.pipe()
         line = command_line(replace(command, lifeline=their_end, answers=their_answers))
         self._database = switch.DATABASE
-        # A session of its own: the terminal's keys are for the calling program.
+        # Its own session: signals from the terminal are for the calling program.
         self._outer = Popen(line, stdin=DEVNULL, pass_fds=[their_end, their_answers], start_new_session=True)
         os.close(their_end)
         os.close(their_answers)
@@ -56,11 +56,11 @@ class Sandbox:
             self.close()
             raise
         self.pid: int = answer.pid
-        """Of the sandbox's first process, as seen from the calling process."""
+        """The pid of the first process, in the pid namespace of the calling process."""
         self._user_namespace = answer.user_namespace
         self.level: Level = answer.level
         self.missing: tuple[Requirement, ...] = answer.missing
-        """The requirements that a better level needs."""
+        """The unmet requirements of a better level."""
         if answer.error or self.level is Level.NONE:
             self.close()
             raise SandboxError(_sentence(answer))
@@ -74,7 +74,7 @@ class Sandbox:
         self.close()
 
     def close(self) -> None:
-        """End the sandbox and everything in it; again is harmless."""
+        """End the sandbox and its processes. Repeated calls are harmless."""
         self._lifeline.close()
         try:
             self._outer.wait(_STATE_TIMEOUT)
@@ -84,7 +84,7 @@ class Sandbox:
 
     @property
     def run_dir(self) -> Path:
-        """The sandbox's /run, as a path outside of it: its OVSDB is run_dir / "openvswitch" / "db.sock"."""
+        """The /run of the sandbox as a path outside. Its OVSDB is run_dir / "openvswitch" / "db.sock"."""
         return Path(f"/proc/{self.pid}/root/run")
 
     def run(
@@ -96,10 +96,10 @@ class Sandbox:
         timeout: float = 60.0,
         env: Mapping[str, str] | None = None,
     ) -> CompletedProcess[str]:
-        """Run a command inside, in the caller's directory, and wait for it; `env` comes on top of the caller's.
+        """Run a command inside, in the caller's working directory. `env` is added to the caller's environment.
 
-        Raises CalledProcessError, with stderr as a note, TimeoutExpired, after which the command is dead, and
-        SandboxError if the calling process ignores SIGCHLD, so that nobody knows the exit code.
+        Raises CalledProcessError with stderr as a note. Raises TimeoutExpired after it has killed the command. Raises
+        SandboxError if the exit code is lost because the calling process ignores SIGCHLD.
         """
         completed = children.run(self.entering(argv), input=input, timeout=timeout, env=_environment(env))
         return switch.checked(argv, completed, check=check)
@@ -113,36 +113,36 @@ class Sandbox:
         stderr: int | IO[str] | None = None,
         env: Mapping[str, str] | None = None,
     ) -> Popen[str]:
-        """Start a command inside. Killing the Popen kills the command; other signals: see send_signal()."""
+        """Start a command inside. Popen.kill() kills the command; use send_signal() for other signals."""
         words = self.entering(argv)
         return Child(words, stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(env), text=True)
 
     def python(self, code: str, *arguments: str, check: bool = True, timeout: float = 60.0) -> CompletedProcess[str]:
-        """Run Python code inside, with the caller's interpreter, which imports nothing from the working directory."""
+        """Run Python code inside with the caller's interpreter and without the working directory in sys.path."""
         return self.run([sys.executable, "-P", "-c", code, *arguments], check=check, timeout=timeout)
 
     def send_signal(self, process: Popen[str], number: int) -> None:
-        """Send a signal to the very command that popen() started; the Popen itself is its way into the sandbox."""
+        """Send a signal to a command of popen(). The process of the Popen itself is nsenter."""
         for pid in _children(process.pid):
             os.kill(pid, number)
 
     def start_switch(self, *, schema: str | None = None, database: str = switch.DATABASE) -> None:
-        """Start an Open vSwitch in a sandbox made with ovs=False, if need be of an older schema or on another disk."""
+        """Start Open vSwitch in a sandbox created with ovs=False. schema and database: another schema or disk."""
         self._database = database
         switch.start_switch(self.run, self.level, schema=schema, database=database)
 
     def pause(self, name: Daemon) -> None:
-        """Hang a daemon (SIGSTOP); on return all its threads stand still."""
+        """Hang a daemon with SIGSTOP. On return all its threads are stopped."""
         pid = self.daemon_pid(name)
         os.kill(pid, signal.SIGSTOP)
         _await(lambda: _is_stopped(pid), f"{name} did not stop")
 
     def resume(self, name: Daemon) -> None:
-        """Let a paused daemon go on."""
+        """Resume a hung daemon."""
         os.kill(self.daemon_pid(name), signal.SIGCONT)
 
     def kill(self, name: Daemon, number: int = signal.SIGKILL) -> None:
-        """Kill a daemon, by default without a chance to tidy up; on return it is dead."""
+        """Kill a daemon, by default with SIGKILL. On return it is dead."""
         pid = self.daemon_pid(name)
         gone = os.pidfd_open(pid)
         try:
@@ -153,29 +153,29 @@ class Sandbox:
             os.close(gone)
 
     def start(self, name: Daemon, *, timeout: float = 20.0) -> None:
-        """Start a killed daemon on the same database; on return it serves.
+        """Start a killed daemon on the same database. On return it serves.
 
         ovs-vswitchd serves only once ovsdb-server does.
         """
         switch.start_daemon(self.run, name, self.level, database=self._database, timeout=timeout)
 
     def restart(self, name: Daemon) -> None:
-        """Kill a daemon and start it."""
+        """Kill a daemon and start it again."""
         self.kill(name)
         self.start(name)
 
     def reboot(self) -> None:
-        """What a reboot of the host leaves: the rows of OVSDB, and none of the links; both daemons start anew."""
+        """Simulate a reboot: delete all links, keep the rows of OVSDB, restart both daemons."""
         for name in reversed(DAEMONS):
             self.kill(name)
         links = [link for link in self.run(["ls", "/sys/class/net"]).stdout.split() if link != "lo"]
-        # --force: the second end of a veth pair is gone already.
+        # --force: the second end of a veth pair does not exist any more.
         self.run(["ip", "-force", "-batch", "-"], input="".join(f"link delete {x}\n" for x in links), check=False)
         for name in DAEMONS:
             self.start(name)
 
     def daemon_pid(self, name: Daemon) -> int:
-        """The pid of a running daemon, as seen from the calling process."""
+        """Return the pid of a running daemon, in the pid namespace of the calling process."""
         try:
             inside = (self.run_dir / switch.pid_file(name).removeprefix("/run/")).read_text().strip()
         except FileNotFoundError:
@@ -184,7 +184,7 @@ class Sandbox:
             try:
                 lines = Path(f"/proc/{pid}/status").read_text().splitlines()
             except (FileNotFoundError, ProcessLookupError):
-                # It ended between being listed and being read.
+                # The process ended after it was listed.
                 continue
             status = dict(line.split(":\t", 1) for line in lines)
             if status["NSpid"].split()[-1] == inside and status["Name"] == name and "Z" not in status["State"]:
@@ -192,13 +192,13 @@ class Sandbox:
         raise SandboxError(f"{name} does not run in this sandbox; start it first")
 
     def entering(self, argv: Sequence[str]) -> list[str]:
-        """The command line that runs a command inside; for a program that starts it by itself."""
+        """Return the command line that runs a command inside, for programs that start processes themselves."""
         user = ["--user", "--preserve-credentials"] if self._user_namespace else []
-        # By their paths: the program that runs this may have a PATH with an element that means its working directory.
+        # Absolute paths: the PATH of the program that runs this may include its working directory.
         nsenter = [_path_of("nsenter"), "--target", str(self.pid), *user, "--net", "--mount", "--pid", "--"]
-        # nsenter forks to enter the pid namespace, and what it forked would outlive its death by SIGKILL.
+        # nsenter forks to enter the pid namespace. Its child would survive if nsenter was killed.
         dying = [_path_of("setpriv"), "--pdeathsig", "KILL"]
-        # To enter a mount namespace leaves one in its root directory.
+        # Entering a mount namespace changes the working directory to its root.
         back_in_directory = [_path_of("sh"), "-c", 'cd -- "$0" 2>/dev/null; exec "$@"', working_directory() or "/"]
         return [*nsenter, *dying, *back_in_directory, *argv]
 
@@ -213,7 +213,7 @@ def _read(answers: int) -> Response:
 def _sentence(answer: Response) -> str:
     remedies = ", or ".join(requirement.remedy for requirement in answer.missing)
     why = answer.error or f"no sandbox can be had here: {answer.missing[0].what}"
-    return f"{why}; mend it with: {remedies}"
+    return f"{why}; fix it with: {remedies}"
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

@@ -9,7 +9,7 @@ from hybridvif.model.errors import PreconditionError
 
 
 class Level(enum.Enum):
-    """How real a sandbox is, the best first."""
+    """The levels of a sandbox, the best first."""
 
     PACKETS = "packets"
     """Open vSwitch with its userspace (netdev) datapath: everything works."""
@@ -20,7 +20,7 @@ class Level(enum.Enum):
 
     @property
     def promise(self) -> str:
-        """A few words on what works at this level."""
+        """A short description of the level."""
         return _PROMISES[self]
 
 
@@ -36,15 +36,15 @@ class Requirement:
     """One requirement of a better level that this host does not meet."""
 
     what: str
-    """The missing thing and its effect: a sentence without its full stop."""
+    """The missing thing and its effect, as a sentence without a full stop."""
     remedy: str
     """The exact command that provides it."""
 
     def __str__(self) -> str:
-        return f"{self.what}; mend it with: {self.remedy}"
+        return f"{self.what}; fix it with: {self.remedy}"
 
 
 class SandboxError(PreconditionError):
-    """No sandbox can be made, or it failed; one sentence with the remedy."""
+    """A sandbox cannot be created, or failed. The message is one sentence with the remedy."""
 
     code = "sandbox"

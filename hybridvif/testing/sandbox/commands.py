@@ -17,35 +17,35 @@ class Command:
     """The kind of sandbox, and the program to run in it."""
 
     argv: tuple[str, ...] = ()
-    """The program to run in it; empty: a sandbox that stays until its lifeline is closed."""
+    """The program to run. If it is empty, the sandbox stays until its lifeline is closed."""
     level: Level | None = None
-    """The level it must have; None: the best that this host allows."""
+    """The required level; None: the best level of this host."""
     switch: bool = True
-    """Whether to start Open vSwitch."""
+    """True to start Open vSwitch."""
     user_namespace: bool | None = None
-    """Whether to be root only in a user namespace; None: only if that is needed."""
+    """True to create a user namespace; None: only if it is needed."""
     probe: bool = False
-    """Only report the best level."""
+    """True to report only the best level."""
     greet: bool = False
-    """Print on stderr what works, and how to leave."""
+    """True to print the level, and how to leave, to stderr."""
     quiet: bool = False
-    """Do not print on stderr what is missing."""
+    """True to omit the missing requirements on stderr."""
     lifeline: int = -1
-    """A pipe to read; its end is the end of the sandbox."""
+    """The descriptor of a pipe to read. The sandbox ends when the pipe is closed."""
     answers: int = -1
-    """A pipe to write Responses to."""
+    """The descriptor of a pipe for Responses."""
 
     def __post_init__(self) -> None:
         if self.level is Level.NONE:
             raise SandboxError("level none: a sandbox needs the level packets or dummy; use RecordingHost instead")
 
     def to_json(self) -> str:
-        """As an argument of a command line."""
+        """Encode as a command line argument."""
         return json.dumps({**asdict(self), "level": self.level and self.level.value})
 
     @classmethod
     def from_json(cls, text: str) -> Command:
-        """Parse the argument. Raises SandboxError for the level none."""
+        """Decode the argument. Raises SandboxError for the level none."""
         fields: dict[str, Any] = json.loads(text)
         level, argv = fields.pop("level"), fields.pop("argv")
         return cls(level=Level(level) if level else None, argv=tuple(argv), **fields)
@@ -58,19 +58,19 @@ class Response:
     level: Level
     missing: tuple[Requirement, ...] = ()
     error: str = ""
-    """One finished sentence, if the command could not be carried out."""
+    """A sentence if the command failed; else ""."""
     pid: int = 0
-    """Of the first process of the sandbox, as the caller sees it."""
+    """The pid of the first process, in the pid namespace of the caller."""
     user_namespace: bool = False
-    """Whether it has a user namespace of its own, which whoever enters it must enter too."""
+    """True if the sandbox has its own user namespace."""
 
     def to_json(self) -> str:
-        """As one line."""
+        """Encode as one line."""
         return json.dumps({**asdict(self), "level": self.level.value}) + "\n"
 
     @classmethod
     def from_json(cls, text: str) -> Response:
-        """Parse the line. Raises SandboxError if the sandbox died before it wrote one."""
+        """Decode the line. Raises SandboxError if the sandbox ended before it wrote one."""
         if not text.endswith("\n"):
             raise SandboxError("the sandbox died before it was ready; see its last words on stderr and try again")
         fields: dict[str, Any] = json.loads(text)

@@ -1,7 +1,7 @@
-"""The first process of a sandbox: furnishes it, runs the command, buries the dead.
+"""The first process of a sandbox: sets it up, runs the command, reaps ended processes.
 
-Its end is the end of every process in the sandbox. As process 1 of a pid namespace it takes no signal it has no
-handler for, so the terminal's keys, meant for the command, leave it alone.
+When it ends, the kernel kills every process in the sandbox. As process 1 of a pid namespace it ignores signals
+without a handler, so signals from the terminal reach only the command.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ _SAFE = kernel.MS_NOSUID | kernel.MS_NODEV | kernel.MS_NOEXEC
 
 
 def main(command: Command, lifeline: int, ready: int) -> NoReturn:
-    """Be the sandbox until the command ends, or the lifeline; `ready` is closed once it is furnished."""
+    """Run the sandbox until the command or the lifeline ends. Closes `ready` after the setup."""
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
-    answer = _furnish(command)
+    answer = _set_up(command)
     if answer.error or answer.level is Level.NONE:
         give_up(command, answer)
     if command.answers >= 0:
@@ -41,13 +41,13 @@ def main(command: Command, lifeline: int, ready: int) -> NoReturn:
         os._exit(0)
     if not command.argv:
         os._exit(wait(lifeline, None))
-    _say(command, answer)
-    os.read(lifeline, 1)  # its first byte: the outer process is ready to pass signals on
+    _greet(command, answer)
+    os.read(lifeline, 1)  # first byte: the outer process is ready to forward signals
     os._exit(wait(lifeline, spawn(command.argv)))
 
 
 def give_up(command: Command, answer: Response) -> NoReturn:
-    """Report that there is no sandbox, and exit: in a Response if somebody reads it, else on stderr."""
+    """Report a failed setup and exit: in a Response if the caller reads one, else on stderr."""
     if command.answers >= 0:
         os.write(command.answers, answer.to_json().encode())
         os._exit(0)
@@ -58,21 +58,21 @@ def give_up(command: Command, answer: Response) -> NoReturn:
 
 
 def spawn(argv: tuple[str, ...]) -> int:
-    """Start the command; returns its pid. Where it cannot be started, ends the sandbox as a shell would."""
-    pythons_own = (signal.SIGPIPE, signal.SIGXFSZ)  # what the caller ignores (nohup) stays ignored
+    """Start the command and return its pid. If that fails, exit with the codes of a shell (126, 127)."""
+    pythons_own = (signal.SIGPIPE, signal.SIGXFSZ)  # other signals ignored by the caller (nohup) stay ignored
     try:
         return os.posix_spawnp(argv[0], argv, os.environ, setsigdef=pythons_own, setsigmask=())
     except OSError as error:
         print(f"error: {argv[0]} cannot be run: {error.strerror}; check its spelling", file=sys.stderr, flush=True)
-        # A directory of PATH that may not be read makes "no such file" into "permission denied".
+        # An unreadable directory in PATH turns "no such file" into "permission denied".
         absent = isinstance(error, FileNotFoundError) or (os.sep not in argv[0] and shutil.which(argv[0]) is None)
         os._exit(127 if absent else 126)
 
 
 def wait(lifeline: int, command: int | None) -> int:
-    """Reap every process left to this one until the command or the lifeline ends; returns the exit code.
+    """Reap orphaned processes until the command or the lifeline ends. Returns the exit code.
 
-    A byte on the lifeline is a signal for the command.
+    A byte on the lifeline is the number of a signal to send to the command.
     """
     woken, wake = os.pipe()
     os.set_blocking(woken, False)
@@ -108,8 +108,8 @@ def _reap(command: int | None) -> int | None:
     return None
 
 
-def _furnish(command: Command) -> Response:
-    pid = int(os.readlink("/proc/self"))  # in the caller's pid namespace, as long as /proc is still the caller's
+def _set_up(command: Command) -> Response:
+    pid = int(os.readlink("/proc/self"))  # in the caller's pid namespace: /proc is not mounted yet
     try:
         refused = _mount_all()
         kernel.set_up("lo")
@@ -128,26 +128,26 @@ def _furnish(command: Command) -> Response:
 
 
 def _mount_all() -> tuple[Requirement, ...]:
-    """Give the sandbox its own /run, /proc and /sys; returns what was refused and can be done without."""
+    """Mount /run, /proc and /sys. Returns the mounts that failed but are optional."""
     kernel.mount("hybridvif-sandbox", "/run", "tmpfs", kernel.MS_NOSUID | kernel.MS_NODEV, "mode=0755")
     if os.path.isdir("/var/run") and not os.path.samefile("/run", "/var/run"):
         kernel.mount("/run", "/var/run", flags=kernel.MS_BIND)
     if os.path.isdir(HOST_CONFIGURATION):
-        # It may name an OVSDB that is reachable from here, which would be the host's.
+        # The host's configuration may name an OVSDB that is reachable from the sandbox.
         kernel.mount("hybridvif-sandbox", HOST_CONFIGURATION, "tmpfs", _SAFE, "mode=0755")
     os.mkdir(RUN_DIRECTORY)
     os.mkdir("/run/lock")
-    os.chmod("/run/lock", 0o1777)  # noqa: S103 - as on any host: every program's locks
+    os.chmod("/run/lock", 0o1777)  # noqa: S103 - as on any host: the locks of all programs
     here = working_directory()
     if here is None or here == "/run" or here.startswith("/run/"):
-        os.chdir("/")  # else relative names would still lead to what is hidden now
+        os.chdir("/")  # else relative names would still reach hidden files
     refused = []
-    # /sys/class/net belongs to the network namespace sysfs was mounted in: the old one shows the caller's links.
-    for kind, target, what in (("proc", "/proc", "/proc"), ("sysfs", "/sys", "/sys/class/net")):
+    # /sys/class/net shows the network namespace in which sysfs was mounted.
+    for kind, target, path in (("proc", "/proc", "/proc"), ("sysfs", "/sys", "/sys/class/net")):
         try:
             kernel.mount(kind, target, kind, _SAFE)
         except OSError as error:  # a container that covers parts of them (mount_too_revealing() in the kernel)
-            refused.append(missing_mount(what, error))
+            refused.append(missing_mount(path, error))
     return tuple(refused)
 
 
@@ -175,10 +175,10 @@ def _start(level: Level) -> tuple[Requirement, ...]:
     return ()
 
 
-def _say(command: Command, answer: Response) -> None:
+def _greet(command: Command, answer: Response) -> None:
     if not command.quiet:
         for requirement in answer.missing:
-            print(f"hybridvif sandbox: {requirement.what}\n  mend it with: {requirement.remedy}", file=sys.stderr)
+            print(f"hybridvif sandbox: {requirement.what}\n  fix it with: {requirement.remedy}", file=sys.stderr)
     if command.greet:
         print(
             f"hybridvif sandbox: a throw-away host with {answer.level.promise}; 'exit' leaves nothing of it behind",

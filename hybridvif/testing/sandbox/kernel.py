@@ -1,4 +1,4 @@
-"""The system calls a throw-away host is made with; Python has most of them only from 3.12 on, or not at all."""
+"""System calls for sandboxes. Python has most of them only from 3.12 on, or not at all."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 def unshare(flags: int) -> None:
-    """Move this process (and for CLONE_NEWPID its children to come) to new namespaces: unshare(2)."""
+    """Move this process to new namespaces; for CLONE_NEWPID its future children: unshare(2)."""
     _checked(_libc.unshare(flags), "unshare")
 
 
@@ -33,19 +33,19 @@ def mount(source: str, target: str, kind: str = "", flags: int = 0, options: str
 
 
 def die_with_parent() -> None:
-    """Have the kernel kill this process as soon as its parent is gone, however that came about."""
+    """Request SIGKILL for this process when its parent ends: prctl(2), PR_SET_PDEATHSIG."""
     _checked(_libc.prctl(_PR_SET_PDEATHSIG, ctypes.c_ulong(signal.SIGKILL), 0, 0, 0), "prctl")
 
 
 def map_to_root(uid: int, gid: int) -> None:
-    """Let this user and group be root in the user namespace just entered: user_namespaces(7)."""
+    """Map this user and group to root in the new user namespace: user_namespaces(7)."""
     for file, text in (("setgroups", "deny"), ("uid_map", f"0 {uid} 1"), ("gid_map", f"0 {gid} 1")):
         with open(f"/proc/self/{file}", "w", encoding="ascii") as map_file:
             map_file.write(text)
 
 
 def may_make_namespaces() -> bool:
-    """Whether this process has the capabilities to do without a user namespace of its own."""
+    """Return True if this process has the capabilities to create a sandbox without a user namespace."""
     with open("/proc/self/status", encoding="ascii", errors="replace") as status:
         effective = next((int(line.split()[1], 16) for line in status if line.startswith("CapEff:")), 0)
     needed = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
@@ -53,7 +53,7 @@ def may_make_namespaces() -> bool:
 
 
 def set_up(link: str) -> None:
-    """`ip link set LINK up`, without needing `ip`."""
+    """Set a link up, without the program `ip`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         request = fcntl.ioctl(control, _SIOCGIFFLAGS, struct.pack("16sH14x", link.encode(), 0))
         flags: int = struct.unpack("16sH14x", request)[1]
@@ -61,12 +61,12 @@ def set_up(link: str) -> None:
 
 
 def make_bridge(name: str) -> None:
-    """`ip link add NAME type bridge`, without needing `ip`."""
+    """Create a Linux bridge, without the program `ip`."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCBRADDBR, name.encode() + b"\0")
 
 
-def _checked(result: int, what: str) -> None:
+def _checked(result: int, name: str) -> None:
     if result != 0:
         number = ctypes.get_errno()
-        raise OSError(number, os.strerror(number), what)
+        raise OSError(number, os.strerror(number), name)

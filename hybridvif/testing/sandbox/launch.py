@@ -1,4 +1,4 @@
-"""The caller's side: how a process that is to become a sandbox is started."""
+"""The caller's side of a sandbox: start the process that becomes the sandbox."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from hybridvif.testing.sandbox.capability import Level, Requirement
 from hybridvif.testing.sandbox.commands import Command, Response
 
 ROOT = str(Path(__file__).parents[3])
-"""Where this very hybridvif is imported from: a checkout or a site-packages directory."""
+"""The directory from which hybridvif is imported: a checkout or site-packages."""
 
-# An interrupt while Python starts is no traceback: enter() holds it back until here.
+# enter() blocks SIGINT until here, so that an interrupt during the start of Python prints no traceback.
 _START = (
     "import signal, sys\n"
     "signal.getsignal(signal.SIGINT) == signal.SIG_IGN or signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
@@ -27,19 +27,19 @@ _START = (
 
 
 def command_line(command: Command) -> list[str]:
-    """The command line of the process that becomes the sandbox.
+    """Return the command line of the process that becomes the sandbox.
 
-    It is a process of its own, since a user namespace is refused to a process with threads (EINVAL); isolated (-I),
-    since neither the caller's directory nor its PYTHON* variables may decide what is imported.
+    A separate process is needed because a process with threads cannot create a user namespace (EINVAL). It is isolated
+    (-I) from the caller's working directory and PYTHON* variables.
     """
     no_bytecode = ["-B"] if sys.flags.dont_write_bytecode else []
     return [sys.executable, "-I", *no_bytecode, "-c", _START, ROOT, command.to_json()]
 
 
 def probe() -> tuple[Level, tuple[Requirement, ...]]:
-    """Return the best level that this user can have here, and the requirements missing for a better one.
+    """Return the best level for this user on this host, and the missing requirements of a better one.
 
-    Namespaces and a bridge in them are really made, and gone on return.
+    Creates namespaces with a bridge, and deletes them again.
     """
     answers, their_answers = os.pipe()
     command = Command(probe=True, answers=their_answers)
@@ -53,10 +53,10 @@ def probe() -> tuple[Level, tuple[Requirement, ...]]:
 
 
 def enter(argv: Sequence[str], *, level: Level | None = None, quiet: bool = False) -> NoReturn:
-    """Replace this process by a sandbox that runs the command; its exit code becomes this one's, 128+n for signal n.
+    """Replace this process by a sandbox that runs the command. The exit code is that of the command, or 128+n.
 
-    An empty command is the user's shell, with a greeting. What is missing for a better level is said on stderr unless
-    quiet. Where no sandbox, or not one of the level wanted, can be had, the exit code is 5 and stderr says why.
+    An empty command means the user's shell, with a greeting. Missing requirements of a better level are printed to
+    stderr unless quiet. The exit code is 5 if no sandbox of the level can be created.
     """
     shell = os.environ.get("SHELL") or "bash"
     command = Command(argv=tuple(argv) or (shell,), level=level, greet=not argv, quiet=quiet)

@@ -12,7 +12,7 @@ from pathlib import Path
 from hybridvif.testing.sandbox.capability import Level, Requirement, SandboxError
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
-"""Where system programs are; Debian leaves the sbin directories out of an ordinary user's PATH."""
+"""The directories of system programs. On Debian, the PATH of ordinary users lacks the sbin directories."""
 SWITCH_PROGRAMS = ("ovsdb-tool", "ovsdb-server", "ovs-vsctl", "ovs-vswitchd")
 TUN = "/dev/net/tun"
 
@@ -32,44 +32,44 @@ _VM_PACKAGES = {"apt-get": "iproute2 iputils-ping util-linux", "": "iproute iput
 
 
 def program(name: str) -> str | None:
-    """The path of a system program; None if it is not installed."""
+    """Return the path of a system program; None if it is not installed."""
     return shutil.which(name, path=search_path(os.environ))
 
 
 def search_path(variables: Mapping[str, str]) -> str:
-    """Return PATH and the system's directories, less what means the working directory, which others may write."""
+    """Return PATH and the system directories, without the working directory, which others may write to."""
     return ":".join([*filter(os.path.isabs, variables.get("PATH", "").split(":")), SYSTEM_PATH])
 
 
 def schema() -> str | None:
-    """The path of Open vSwitch's database schema; None if it is not installed."""
+    """Return the path of the database schema of Open vSwitch; None if it is not installed."""
     return next((path for path in _SCHEMAS if os.path.exists(path)), None)
 
 
 def missing_for(level: Level) -> tuple[Requirement, ...]:
-    """Return the requirements of this level that are missing here, if links can be made."""
+    """Return the missing requirements of this level, apart from namespaces and links."""
     needs = (_missing_switch, _missing_tun) if level is Level.PACKETS else (_missing_switch,)
     return tuple(requirement for requirement in (need() for need in needs) if requirement is not None)
 
 
 def missing_namespaces(error: OSError) -> Requirement:
-    """Return the requirement for namespaces, and links in them."""
+    """Return the requirement for namespaces with links."""
     if error.errno == errno.ENOPKG:
         return Requirement(
             "this kernel has no Linux bridges, so there is nothing to plug into", as_root("modprobe bridge")
         )
-    what = f"this user may not make namespaces of its own ({error.strerror or error})"
-    # A container's seccomp filter and Debian's switch refuse unshare(2) itself; Ubuntu's lets it pass and strips the
-    # capabilities, and is set on hosts of containers too.
+    text = f"this user may not make namespaces of its own ({error.strerror or error})"
+    # Debian's sysctl and the seccomp filter of containers reject unshare(2). Ubuntu's sysctl strips the capabilities
+    # afterwards. It may be set on the host of a container, too.
     at_once = error.filename == "unshare"
     for name, closed, open_, refuses_at_once in _SYSCTLS:
         if _sysctl(name) == closed and refuses_at_once is at_once:
-            return Requirement(f"{what}, since {name} is {closed}", as_root(f"sysctl -w {name}={open_}"))
+            return Requirement(f"{text}, since {name} is {closed}", as_root(f"sysctl -w {name}={open_}"))
     if os.path.exists("/.dockerenv") or os.path.exists("/run/.containerenv"):
         return Requirement(
-            f"{what}, as is usual in a container", "docker run --privileged ... (or podman run --privileged)"
+            f"{text}, as is usual in a container", "docker run --privileged ... (or podman run --privileged)"
         )
-    return Requirement(what, f"sudo {sys.executable} -P -m hybridvif sandbox")
+    return Requirement(text, f"sudo {sys.executable} -P -m hybridvif sandbox")
 
 
 def missing_for_vm() -> Requirement | None:
@@ -77,26 +77,26 @@ def missing_for_vm() -> Requirement | None:
     missing = [name for name in ("ip", "ping", "nsenter") if program(name) is None]
     if not missing:
         return None
-    return Requirement(f"no VM can be stood in for ({', '.join(missing)} not found)", _install_command(_VM_PACKAGES))
+    return Requirement(f"no VM can be simulated ({', '.join(missing)} not found)", _install_command(_VM_PACKAGES))
 
 
-def missing_mount(what: str, error: OSError) -> Requirement:
-    """Return the requirement for a private mount; the sandbox works with the caller's without it."""
+def missing_mount(path: str, error: OSError) -> Requirement:
+    """Return the requirement for a private mount. The sandbox also works without it."""
     return Requirement(
-        f"{what} may not be mounted anew ({error.strerror}), so it still shows the caller's namespaces",
+        f"{path} cannot be mounted again ({error.strerror}), so it still shows the caller's namespaces",
         "docker run --privileged ... (it is containers that cover parts of it)",
     )
 
 
 def missing_start(datapath_type: str, error: SandboxError) -> Requirement:
     """Return the requirement for an installed Open vSwitch that does not start."""
-    what = f"Open vSwitch does not start with its {datapath_type} datapath: {error}"
-    return Requirement(what, _install_command(_SWITCH_PACKAGES).replace(" install ", " reinstall "))
+    text = f"Open vSwitch does not start with its {datapath_type} datapath: {error}"
+    return Requirement(text, _install_command(_SWITCH_PACKAGES).replace(" install ", " reinstall "))
 
 
 def as_root(command: str) -> str:
-    """The command as this user has to type it."""
-    # Asked inside too, where everybody is user 0 of a user namespace: only the initial one maps all user ids.
+    """Return the command as this user must type it, with sudo if needed."""
+    # Inside a user namespace everybody is user 0. Only the initial one maps all user ids.
     real = os.geteuid() == 0 and Path("/proc/self/uid_map").read_text().split() == ["0", "0", "4294967295"]
     return command if real else f"sudo {command}"
 
@@ -118,8 +118,8 @@ def _missing_tun() -> Requirement | None:
     except FileNotFoundError:
         return Requirement(f"{TUN} does not exist, so Open vSwitch has no netdev datapath", as_root("modprobe tun"))
     except PermissionError as error:
-        # EPERM is a container's device cgroup. 0666 is udev's own mode (50-udev-default.rules): to make a device
-        # with it takes CAP_NET_ADMIN in any case.
+        # EPERM comes from the device cgroup of a container. 0666 is the mode of udev (50-udev-default.rules).
+        # Creating a device with it needs CAP_NET_ADMIN in any case.
         remedy = as_root(f"chmod 0666 {TUN}") if error.errno == errno.EACCES else f"docker run --device {TUN} ..."
         return Requirement(f"{TUN} is closed to this user, so Open vSwitch has no netdev datapath", remedy)
     except OSError as error:

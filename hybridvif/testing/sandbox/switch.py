@@ -1,6 +1,6 @@
-"""An Open vSwitch of the sandbox's own: its database, its two daemons, and br-int.
+"""The Open vSwitch of a sandbox: its database, its two daemons and br-int.
 
-The commands are run by a Runner, so the same lines serve the first process of a sandbox and a test outside of it.
+A Runner runs the commands, so that a sandbox and a test outside of it can share this module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ Daemon = Literal["ovsdb-server", "ovs-vswitchd"]
 DAEMONS: tuple[Daemon, ...] = ("ovsdb-server", "ovs-vswitchd")
 
 RUN_DIRECTORY = "/run/openvswitch"
-"""What every Open vSwitch program takes by default, as /var/run/openvswitch."""
+"""The default run directory of Open vSwitch programs, also known as /var/run/openvswitch."""
 DATABASE = f"{RUN_DIRECTORY}/conf.db"
 SOCKET = f"{RUN_DIRECTORY}/db.sock"
 
@@ -27,23 +27,23 @@ _START_TIMEOUT = 20.0
 
 
 class Runner(Protocol):
-    """Runs one command on the host in question: run_here, or Sandbox.run."""
+    """A function that runs a command: run_here or Sandbox.run."""
 
     def __call__(
         self, argv: Sequence[str], *, check: bool = ..., input: str | None = ..., timeout: float = ...
     ) -> CompletedProcess[str]:
-        """Its output and exit code; raises CalledProcessError if that is to be checked and not 0."""
+        """Run the command. Raises CalledProcessError if check is true and the exit code is not 0."""
 
 
 def run_here(
     argv: Sequence[str], *, check: bool = True, input: str | None = None, timeout: float = 60.0
 ) -> CompletedProcess[str]:
-    """Run one command where this process is."""
+    """Run a command in the namespaces of this process."""
     return checked(argv, children.run(argv, input=input, timeout=timeout), check=check)
 
 
 def checked(argv: Sequence[str], completed: CompletedProcess[str], *, check: bool) -> CompletedProcess[str]:
-    """Return a program that ended. Raises SandboxError if its exit code is lost, CalledProcessError for one but 0."""
+    """Return an ended program. Raises SandboxError if its exit code is lost, CalledProcessError if it is not 0."""
     if completed.returncode == children.LOST:
         raise SandboxError(f"{argv[0]} ended, and {children.WHY_LOST}")
     if check and completed.returncode != 0:
@@ -54,16 +54,16 @@ def checked(argv: Sequence[str], completed: CompletedProcess[str], *, check: boo
 
 
 def start_switch(runner: Runner, level: Level, *, schema: str | None = None, database: str = DATABASE) -> None:
-    """Make a database with br-int in it and start both daemons; br-int is up on return, some 60 ms later.
+    """Create a database with br-int and start both daemons. On return br-int is up.
 
-    An older schema, or a database on another file system, may be given. Raises SandboxError with the reason.
+    schema: an older schema. database: another path. Raises SandboxError.
     """
     _checked(runner, [_path("ovsdb-tool"), "create", database, schema or missing.schema() or ""])
     start_daemon(runner, "ovsdb-server", level, database=database)
-    # One transaction, and before ovs-vswitchd starts: a bridge that is "system" for a moment only never comes up
-    # where the kernel module is absent, and vswitchd need not reconfigure itself.
+    # One transaction before ovs-vswitchd starts: a bridge that is "system" for a moment never comes up without the
+    # kernel module.
     identity = [f"external_ids:system-id={uuid.uuid4()}", "external_ids:hostname=sandbox"]
-    # ovs-ctl writes the version on a real host, and nobody else does.
+    # On a real host ovs-ctl writes the version.
     version = runner([_path("ovs-vsctl"), "--version"]).stdout.split("\n")[0].split()[-1]
     root = ["set", "Open_vSwitch", ".", *identity, f"ovs_version={version}"]
     bridge = ["add-br", "br-int", "--", "set", "Bridge", "br-int", f"datapath_type={datapath_type(level)}"]
@@ -72,21 +72,21 @@ def start_switch(runner: Runner, level: Level, *, schema: str | None = None, dat
 
 
 def discard_switch(runner: Runner) -> None:
-    """Kill what runs of it and delete its files, so that it can be started anew."""
+    """Kill the daemons and delete their files, so that Open vSwitch can be started again."""
     for name in DAEMONS:
         runner(["sh", "-c", f"kill -9 $(cat {pid_file(name)})"], check=False)
     runner(["sh", "-c", f"rm -rf {RUN_DIRECTORY}/* {RUN_DIRECTORY}/.[!.]*"], check=False)
 
 
 def datapath_type(level: Level) -> str:
-    """The datapath type of bridges on this level."""
+    """Return the datapath type of bridges on this level."""
     return "netdev" if level is Level.PACKETS else "dummy"
 
 
 def start_daemon(
     runner: Runner, name: Daemon, level: Level, *, database: str = DATABASE, timeout: float = _START_TIMEOUT
 ) -> None:
-    """Start one daemon; it serves on return. Raises SandboxError with the reason."""
+    """Start one daemon. On return it serves. Raises SandboxError."""
     own = {
         "ovsdb-server": [database, f"--remote=punix:{SOCKET}", "--remote=db:Open_vSwitch,Open_vSwitch,manager_options"],
         "ovs-vswitchd": [f"unix:{SOCKET}", *(["--enable-dummy"] if level is Level.DUMMY else [])],
@@ -96,12 +96,12 @@ def start_daemon(
 
 
 def pid_file(name: Daemon) -> str:
-    """Where a daemon writes its pid, as the sandbox's pid namespace counts."""
+    """Return the path of a daemon's pid file. The pid is that of the sandbox's pid namespace."""
     return f"{RUN_DIRECTORY}/{name}.pid"
 
 
 def log_file(name: Daemon) -> str:
-    """Where a daemon logs."""
+    """Return the path of a daemon's log file."""
     return f"{RUN_DIRECTORY}/{name}.log"
 
 
@@ -112,8 +112,8 @@ def _checked(runner: Runner, argv: Sequence[str], timeout: float = _START_TIMEOU
     except CalledProcessError as error:
         raise SandboxError(f"{name} failed: {_last_line(error.stderr) or _last_logged(runner, name)}") from error
     except TimeoutExpired as error:
-        said = _last_logged(runner, name)
-        raise SandboxError(f"{name} was not ready in {timeout:g} s; the last line of its log: {said}") from error
+        line = _last_logged(runner, name)
+        raise SandboxError(f"{name} was not ready in {timeout:g} s; the last line of its log: {line}") from error
 
 
 def _last_line(text: str) -> str:
@@ -122,7 +122,7 @@ def _last_line(text: str) -> str:
 
 def _last_logged(runner: Runner, name: str) -> str:
     log = runner(["tail", "-n", "1", f"{RUN_DIRECTORY}/{name}.log"], check=False)
-    return _last_line(log.stdout) or "it said nothing"
+    return _last_line(log.stdout) or "no output"
 
 
 def _path(name: str) -> str:

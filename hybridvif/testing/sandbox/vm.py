@@ -1,4 +1,4 @@
-"""What stands in for a VM: a network namespace behind a veth whose other end has the name of the VM's tap.
+"""A simulated VM: a network namespace behind a veth whose other end has the name of the VM's tap.
 
 [namespace: eth0 == veth == tap] -- qbr -- qvb == qvo -- br-int
 """
@@ -15,11 +15,10 @@ from hybridvif.testing.sandbox.switch import Runner, run_here
 
 
 class Vm:
-    """A running VM, as far as the host can tell; from boot() on until shut_down().
+    """A simulated VM, running from boot() to shut_down().
 
-    Inside a sandbox nothing need be said about where; from a test outside of it `runner` is the Sandbox's run.
-    Without ethtool on the host pings cross, and TCP does not.
-    A tap without a bridge is one that libvirt made and nobody has attached yet; attach() does.
+    runner: Sandbox.run for a test outside of the sandbox. Without ethtool on the host, pings cross but TCP does not.
+    A tap without a bridge is as libvirt creates it; attach() adds it to one.
 
         with Vm("tap5f2c0e1a-7b", "fa:16:3e:00:00:01", "10.0.0.1/24", bridge="qbr5f2c0e1a-7b", runner=box.run) as vm:
             assert vm.ping("10.0.0.2").returncode == 0
@@ -42,7 +41,7 @@ class Vm:
         self.shut_down()
 
     def boot(self) -> None:
-        """Make the namespace and the tap, which has carrier from now on."""
+        """Create the namespace and the tap. The tap has carrier from now on."""
         peer = f"peer name eth0 address {self.mac} mtu {self.mtu} netns {self.namespace}"
         master = f"master {self.bridge}" if self.bridge else ""
         self._ip(
@@ -51,19 +50,19 @@ class Vm:
             f"link set {self.tap} up {master}",
         )
         self._ip("link set lo up", f"address add {self.address} dev eth0", "link set eth0 up", inside=True)
-        # Both ends think a checksum can be left to the other's hardware; OVS's userspace datapath reads the frame in
-        # between, and TCP would not cross. A ping would.
+        # Both ends leave checksums to the hardware of the other. The userspace datapath of OVS reads the frame between
+        # them, so TCP would not cross. A ping would.
         if missing.program("ethtool"):
             self._run(["ethtool", "-K", self.tap, "tx", "off"])
             self.run(["ethtool", "-K", "eth0", "tx", "off"])
 
     def attach(self, bridge: str) -> None:
-        """Put the tap into a Linux bridge."""
+        """Add the tap to a Linux bridge."""
         self.bridge = bridge
         self._ip(f"link set {self.tap} master {bridge}")
 
     def shut_down(self) -> None:
-        """Remove the namespace and the tap; again is harmless, and so is a tap that went with a reboot."""
+        """Delete the namespace and the tap. Harmless if they do not exist."""
         self._run(
             ["ip", "-force", "-batch", "-"],
             input=f"link delete {self.tap}\nnetns delete {self.namespace}\n",
@@ -72,11 +71,11 @@ class Vm:
 
     def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 60.0) -> CompletedProcess[str]:
         """Run a command in the VM."""
-        # Not `ip netns exec`: it insists on mounting /sys, which a container may refuse.
+        # Not `ip netns exec`: it mounts /sys, which a container may reject.
         return self._run(["nsenter", f"--net=/run/netns/{self.namespace}", *argv], check=check, timeout=timeout)
 
     def ping(self, address: str, *, count: int = 1, timeout: float = 5.0) -> CompletedProcess[str]:
-        """Ping from the VM until so many answers have come or the time, in seconds, is up; returncode 0: they came."""
+        """Ping from the VM until `count` replies or the timeout in seconds. Return code 0: all replies received."""
         argv = ["ping", "-n", "-c", str(count), "-i", "0.2", "-w", f"{timeout:g}", address]
         return self.run(argv, check=False, timeout=timeout + 10)
 

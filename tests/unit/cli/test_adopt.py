@@ -1,4 +1,4 @@
-"""hybridvif adopt: which ports it takes, which it names and leaves, and that a dry run writes nothing."""
+"""hybridvif adopt: adopted ports, skipped ports, dry runs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from tests.support.answers import ID, OTHER, PORT, QBR, QVB, QVO, plugged, text_
 
 
 def unmarked(*left_marked: str) -> RecordingHost:
-    """A host on which one port is hybridvif's, and another is os-vif's, but for marks on these links."""
+    """Create a host with a port of ours and a port of os-vif that has our tags on these links."""
     host = plugged(PORT, OTHER)
     bridge, veth = host.state.links[QBR], host.state.links[QVB]
     assert isinstance(bridge, Bridge)
@@ -26,17 +26,17 @@ def unmarked(*left_marked: str) -> RecordingHost:
 
 
 @pytest.mark.parametrize("left_marked", [(), (QBR,), (QVB,)], ids=["none", "qbr", "qvb"])
-def test_a_port_without_all_its_marks_is_adopted_and_no_other(left_marked: tuple[str, ...]) -> None:
+def test_adopt_takes_only_ports_without_all_tags(left_marked: tuple[str, ...]) -> None:
     host = unmarked(*left_marked)
     answer, skipped = answer_of(host, dry_run=False)
-    assert [one["port"] for one in answer.document["ports"]] == [ID]  # type: ignore[attr-defined]
+    assert [port["port"] for port in answer.document["ports"]] == [ID]  # type: ignore[attr-defined]
     assert skipped == []
     assert answer.exit_code == 0
     assert host.state == desired_state(PORT).with_parts(*desired_state(OTHER))
     assert answer_of(host, dry_run=False)[0].document["ports"] == []
 
 
-def test_a_dry_run_says_the_same_and_writes_nothing() -> None:
+def test_adopt_dry_run_plans_the_same_and_writes_nothing() -> None:
     host = unmarked()
     before = host.state
     answer, _ = answer_of(host, dry_run=True)
@@ -49,12 +49,12 @@ def test_a_dry_run_says_the_same_and_writes_nothing() -> None:
 @pytest.mark.parametrize(
     ("spoilt", "reason"),
     [
-        ({"attached_mac": ""}, "nothing tells its mac; plug it with all its options"),
-        ({"vm_uuid": ""}, "nothing tells its instance_id; plug it with all its options"),
-        ({"iface_id": ""}, "nothing tells its id; plug it with all its options"),
+        ({"attached_mac": ""}, "its mac cannot be inferred; plug it with all its options"),
+        ({"vm_uuid": ""}, "its instance_id cannot be inferred; plug it with all its options"),
+        ({"iface_id": ""}, "its id cannot be inferred; plug it with all its options"),
     ],
 )
-def test_a_port_that_does_not_tell_enough_is_named(spoilt: dict[str, str], reason: str) -> None:
+def test_adopt_reports_ports_with_unknown_fields(spoilt: dict[str, str], reason: str) -> None:
     host = unmarked()
     row = host.state.ports[QVO]
     assert isinstance(row, OvsPort)
@@ -65,17 +65,15 @@ def test_a_port_that_does_not_tell_enough_is_named(spoilt: dict[str, str], reaso
 
 
 @pytest.mark.parametrize("lost", [QVB, QVO])
-def test_half_a_port_is_named(lost: str) -> None:
+def test_adopt_reports_incomplete_ports(lost: str) -> None:
     host = unmarked()
     host.state = host.state.without(host.state.links.get(lost) or host.state.ports[lost])
     found = candidates(host.observe(None, 0.0))
     assert found.ports == []
-    assert "only half there" in found.skipped[0]["reason"]
+    assert "incomplete" in found.skipped[0]["reason"]
 
 
-def test_a_vhost_user_port_is_named_and_left() -> None:
+def test_adopt_skips_vhost_user_ports() -> None:
     host = plugged(replace(PORT, vhostuser_mode="client"))
     (skipped,) = candidates(host.observe(None, 0.0)).skipped
-    assert skipped["reason"] == (
-        "it is a vhost-user port, which has no link to bear a mark; plug it, and it is taken as it is"
-    )
+    assert skipped["reason"] == ("it is a vhost-user port, without links for ownership tags; plug it instead")

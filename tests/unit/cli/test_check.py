@@ -41,7 +41,7 @@ def drifted(attribute: str, value: object) -> RecordingHost:
     return host
 
 
-def test_a_port_that_is_told_whole_and_in_order_is_in_order() -> None:
+def test_check_with_all_fields_of_a_correct_port_is_in_order() -> None:
     answer = answer_of([WHOLE], plugged(PORT))
     assert text_of(answer) == f"{ID}  in order"
     assert answer.exit_code == 0
@@ -49,7 +49,7 @@ def test_a_port_that_is_told_whole_and_in_order_is_in_order() -> None:
     assert ports_of(answer)[0]["unchecked"] == []
 
 
-def test_what_is_left_out_is_not_checked_and_said_so() -> None:
+def test_check_reports_omitted_fields_as_unchecked() -> None:
     answer = answer_of([asked()], plugged(PORT))
     assert text_of(answer).splitlines() == [
         f"{ID}  in order as far as checked",
@@ -59,7 +59,7 @@ def test_what_is_left_out_is_not_checked_and_said_so() -> None:
     assert ports_of(answer)[0]["unchecked"] == OPEN
 
 
-def test_a_value_that_is_wrong_is_found_only_if_the_right_one_is_told() -> None:
+def test_check_finds_a_wrong_value_only_if_the_field_is_given() -> None:
     host = drifted("attached_mac", "fa:16:3e:00:00:01")
     assert answer_of([asked()], host).exit_code == 0
     answer = answer_of([asked(mac=MAC)], host)
@@ -68,7 +68,7 @@ def test_a_value_that_is_wrong_is_found_only_if_the_right_one_is_told() -> None:
 
 
 UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables", "nf_call_ip6tables")
-"""What a port without wishes of its own leaves as it is."""
+"""Attributes that a port without explicit values does not change."""
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,7 @@ UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables
     [key for key in REASONS if key[1] not in UNCOMPARED and key[0] not in (Tap, ManagedTap)],
     ids=lambda x: getattr(x, "kind", x),
 )
-def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], attribute: str) -> None:
+def test_check_covers_every_attribute_with_reason(kind: type[Part], attribute: str) -> None:
     more: dict[str, Any] = {"vhostuser_mode": "server"} if kind is VhostUserPort else {}
     host = plugged(replace(PORT, **more))
     part: Any = next(part for part in host.state if isinstance(part, kind))
@@ -97,21 +97,21 @@ def test_every_attribute_is_checked_named_and_has_its_reason(kind: type[Part], a
     json.dumps(answer.document)
 
 
-def test_a_port_that_is_asked_for_with_a_tap_is_no_vhost_user_port_whatever_is_there() -> None:
+def test_create_tap_option_makes_a_vhost_user_port_a_hybrid_port() -> None:
     host = plugged(replace(PORT, vhostuser_mode="server"))
     assert answer_of([asked()], host).exit_code == 0
     (port,) = ports_of(answer_of([replace(WHOLE, fields={**WHOLE.fields, "create_tap": True})], host))
     assert {drift["kind"] for drift in port["drift"]} >= {"made-tap", "ovs-port", "vhost-user-port"}
 
 
-def test_a_cleared_id_is_drift_even_if_nobody_says_what_it_should_be() -> None:
+def test_cleared_id_is_drift_with_unknown_desired_value() -> None:
     answer = answer_of([asked()], drifted("attached_mac", ""))
     assert answer.exit_code == 3
     assert f"  {QVO}: attached-mac none -> ?" in text_of(answer)
     assert ports_of(answer)[0]["drift"][0]["after"] == "?"
 
 
-def test_a_port_that_is_not_there_is_drift_if_it_is_told_whole() -> None:
+def test_missing_port_with_all_fields_is_drift() -> None:
     answer = answer_of([asked(mac=MAC, instance_id=VM)], RecordingHost())
     assert answer.exit_code == 3
     assert text_of(answer).splitlines() == [
@@ -121,10 +121,10 @@ def test_a_port_that_is_not_there_is_drift_if_it_is_told_whole() -> None:
         f"  OVS port {QVO} is missing",
         "  not checked: interface_id, bridge, mtu, call_iptables, create_tap",
     ]
-    assert [one["attribute"] for one in ports_of(answer)[0]["drift"]] == [None] * 3
+    assert [drift["attribute"] for drift in ports_of(answer)[0]["drift"]] == [None] * 3
 
 
-def test_a_port_that_is_not_there_and_not_told_whole_is_a_sentence() -> None:
+def test_missing_port_without_required_fields_is_an_error() -> None:
     with pytest.raises(InvalidInput, match=f"port {ID} is not plugged here.*give --mac and --instance"):
         answer_of([asked()], RecordingHost())
 
@@ -137,19 +137,19 @@ def test_links_without_a_row_are_drift() -> None:
     assert f"OVS port {QVO} is missing" in text_of(answer)
 
 
-def test_a_row_without_links_is_drift_with_what_is_missing_first() -> None:
+def test_drift_of_a_row_without_links_lists_missing_parts_first() -> None:
     host = plugged(PORT)
     host.state = host.state.without(host.state.links[QVB]).without(host.state.links[QBR])
     host.state = host.state.with_parts(replace(row_of(host), realized=False))
-    told = text_of(answer_of([asked()], host)).splitlines()
-    assert told[1:4] == [
+    lines = text_of(answer_of([asked()], host)).splitlines()
+    assert lines[1:4] == [
         f"  Linux bridge {QBR} is missing",
         f"  veth pair {QVB} is missing",
         f"  {QVO}: not taken by ovs-vswitchd -> taken by ovs-vswitchd",
     ]
 
 
-def test_another_port_of_the_same_names_is_refused() -> None:
+def test_check_of_a_port_with_colliding_names_is_refused() -> None:
     answer = answer_of([asked(TWIN_ID)], plugged(PORT))
     assert answer.exit_code == 6
     assert answer.failures[0].code == "name-collision"
@@ -157,19 +157,19 @@ def test_another_port_of_the_same_names_is_refused() -> None:
     assert "plug would refuse it" in text_of(answer)
 
 
-def test_another_ports_row_without_links_does_not_pass_for_an_interface_id() -> None:
+def test_row_of_another_port_is_not_taken_for_an_interface_id() -> None:
     host = plugged(PORT)
     host.state = host.state.without(host.state.links[QVB]).without(host.state.links[QBR])
     assert answer_of([asked(TWIN_ID)], host).failures[0].code == "name-collision"
 
 
-def test_an_interface_id_of_its_own_is_taken_from_the_row() -> None:
+def test_interface_id_is_inferred_from_the_row() -> None:
     port = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID)
     answer = answer_of([asked()], plugged(port))
     assert answer.exit_code == 0
 
 
-def test_one_port_with_drift_among_several_is_the_exit_code_3() -> None:
+def test_check_with_one_drifted_port_exits_with_3() -> None:
     host = plugged(PORT, OTHER)
     host.state = host.state.with_parts(replace(row_of(host, OTHER), vm_uuid=""))
     answer = answer_of([asked(), asked(OTHER_ID, instance_id=VM)], host)
@@ -186,6 +186,6 @@ class WithoutIpv6(RecordingHost):
         return Observed(state, replace(facts, unchecked=(f"{QBR}: disable_ipv6",)))
 
 
-def test_what_the_kernel_lacks_is_named_as_not_checked() -> None:
+def test_attributes_missing_in_the_kernel_are_unchecked() -> None:
     host = WithoutIpv6(plugged(PORT).state)
     assert f"  not checked: {QBR}: disable_ipv6" in text_of(answer_of([WHOLE], host))

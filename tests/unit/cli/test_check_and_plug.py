@@ -1,7 +1,6 @@
-"""`check` and `plug` are one plan: whatever attribute is wrong, `check` announces what `plug` then changes, or nothing.
+"""`check` lists exactly the changes of `plug`, for every wrong attribute.
 
-What a port tells of itself may be what is wrong. So `check PORT` either leaves it unchecked and says so, or says that
-nothing tells the right value.
+A value inferred from the port may itself be wrong. Then `check PORT` reports the field as unchecked or unknown.
 """
 
 from __future__ import annotations
@@ -14,9 +13,9 @@ import pytest
 
 from hybridvif import Port, RecordingHost, desired_state, plug_all
 from hybridvif.cli.checking import answer_of
-from hybridvif.cli.gaps import ATTRIBUTES
+from hybridvif.cli.infer import ATTRIBUTES
 from hybridvif.cli.output.changes import changes_of_plan
-from hybridvif.cli.ports import Asked
+from hybridvif.cli.port_request import PortRequest
 from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.parts import (
     PLACEHOLDER_TYPE,
@@ -56,9 +55,9 @@ VALUES: tuple[Any, ...] = (
     *(0, 1, 2, 68, 1300, 1450, 1500, 70_000, True, False),
 )
 TYPES = {"ovs-port": (PLACEHOLDER_TYPE,), "vhost-user-port": tuple(VHOST_USER_TYPES.values())}
-"""What else the type of a row can be: with any other it is a ForeignObject."""
+"""The other types of a row. A row of any other type is a ForeignObject."""
 MORE = {"call_iptables": ("nf_call_iptables", "nf_call_ip6tables"), "vhostuser_mode": ("type", "socket_as_configured")}
-"""What fields decide of parts that are there, beside those of gaps.py."""
+"""More attributes that depend on a field, besides those of infer.py."""
 
 
 def mutations(port: Port) -> Iterator[tuple[str, HostState]]:
@@ -77,10 +76,10 @@ def host_in(state: HostState) -> RecordingHost:
     return RecordingHost(state, settings=SETTINGS, switches=dict.fromkeys(BRIDGES, "netdev"))
 
 
-def announced(asked: Asked, state: HostState) -> tuple[Changes, Any]:
+def announced(asked: PortRequest, state: HostState) -> tuple[Changes, Any]:
     """Return what check announces, and its answer about the port."""
     (port,) = ports_of(answer_of([asked], host_in(state)))
-    return {(one["name"], one["attribute"]): (one["before"], one["after"]) for one in port["drift"]}, port
+    return {(drift["name"], drift["attribute"]): (drift["before"], drift["after"]) for drift in port["drift"]}, port
 
 
 def changed(port: Port, state: HostState) -> tuple[Changes, str]:
@@ -90,7 +89,10 @@ def changed(port: Port, state: HostState) -> tuple[Changes, str]:
     found: Changes = {}
     for change in changes_of_plan(outcome.step for outcome in report.outcomes):
         if change.verb == "update":
-            found |= {(change.part.name, one.attribute): (one.before, one.after) for one in change.differences}
+            found |= {
+                (change.part.name, difference.attribute): (difference.before, difference.after)
+                for difference in change.differences
+            }
         else:
             there = ("absent", "present") if change.verb == "create" else ("present", "absent")
             found[change.part.name, None] = there
@@ -98,17 +100,17 @@ def changed(port: Port, state: HostState) -> tuple[Changes, str]:
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
-def test_check_with_all_options_announces_what_plug_changes(port: Port) -> None:
-    asked = Asked(fields={spec.name: getattr(port, spec.name) for spec in fields(Port)})
+def test_check_with_all_options_lists_the_changes_of_plug(port: Port) -> None:
+    asked = PortRequest(fields={spec.name: getattr(port, spec.name) for spec in fields(Port)})
     for mutation, state in mutations(port):
         found, answer = announced(asked, state)
         assert (found, answer["code"]) == changed(port, state), mutation
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
-def test_check_of_port_alone_announces_no_other_change(port: Port) -> None:
+def test_check_of_id_alone_lists_no_other_change(port: Port) -> None:
     for mutation, state in mutations(port):
-        found, answer = announced(Asked(fields={"id": port.id}), state)
+        found, answer = announced(PortRequest(fields={"id": port.id}), state)
         real, code = changed(port, state)
         if code or answer["code"]:
             # Only who gives the interface id can say that a row with another port's id is this port's.
@@ -125,24 +127,24 @@ def test_check_of_port_alone_announces_no_other_change(port: Port) -> None:
 
 
 @pytest.mark.parametrize("options", [{}, {"mac": MAC, "instance_id": VM}], ids=["PORT", "PORT --mac --instance"])
-def test_wrong_iface_id_is_not_announced_as_missing_port_id(options: dict[str, object]) -> None:
-    """It was announced as `hybridvif-port-id none -> ID`, and plug changed the iface-id."""
+def test_wrong_iface_id_is_not_reported_as_missing_port_id(options: dict[str, object]) -> None:
+    """The check showed `hybridvif-port-id none -> ID`, but plug changed the iface-id."""
     (state,) = [state for mutation, state in mutations(PORT) if mutation == f"ovs-port iface_id {OTHER_ID!r}"]
-    found, answer = announced(Asked(fields={"id": ID, **options}), state)
+    found, answer = announced(PortRequest(fields={"id": ID, **options}), state)
     assert found == {(QVO, "iface_id"): (OTHER_ID, "?"), (QVO, "port_id"): ("", "?")}
     assert "interface_id" in answer["unchecked"]
-    found, _ = announced(Asked(fields={"id": ID, "interface_id": "", **options}), state)
+    found, _ = announced(PortRequest(fields={"id": ID, "interface_id": "", **options}), state)
     assert found == {(QVO, "iface_id"): (OTHER_ID, ID)}
 
 
 def test_row_on_bridge_that_is_not_allowed_has_unknown_bridge() -> None:
-    """Plug refuses that bridge where it is asked for it, so the port was plugged into another one."""
+    """Plug refuses that bridge, so the port was plugged into another one."""
     row = replace(the(OvsPort, desired_state(PORT)), bridge="br-ex", iface_status="")
     host = RecordingHost(
         desired_state(PORT).with_parts(row), settings=SETTINGS, switches=dict.fromkeys(("br-ex", *BRIDGES), "")
     )
-    (port,) = ports_of(answer_of([Asked(fields={"id": ID})], host))
-    assert (port["code"], [(one["attribute"], one["after"]) for one in port["drift"]]) == (
+    (port,) = ports_of(answer_of([PortRequest(fields={"id": ID})], host))
+    assert (port["code"], [(drift["attribute"], drift["after"]) for drift in port["drift"]]) == (
         "",
         [("bridge", "?"), ("iface_status", "active")],
     )
@@ -150,10 +152,10 @@ def test_row_on_bridge_that_is_not_allowed_has_unknown_bridge() -> None:
 
 def test_mtu_of_one_device_is_drift_and_three_mtus_are_unknown() -> None:
     veth = the(Veth, desired_state(PORT))
-    found, _ = announced(Asked(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, peer_mtu=1400)))
+    found, _ = announced(PortRequest(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, peer_mtu=1400)))
     assert found == {(QVB, "peer_mtu"): (1400, 1450)}
     found, answer = announced(
-        Asked(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, mtu=1300, peer_mtu=1400))
+        PortRequest(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, mtu=1300, peer_mtu=1400))
     )
     assert {key[1]: values for key, values in found.items() if key[0] == QVB} == {
         "mtu": (1300, "?"),

@@ -1,4 +1,4 @@
-"""Whether Neutron's hybrid firewall is in use, by what this user may read; and whether its rules hold."""
+"""The checks of doctor for Neutron's hybrid firewall."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Bridge
-from hybridvif.cli.firewall import DRIVERS, Firewall, bridge_nf, seen_firewall
+from hybridvif.cli.firewall import DRIVERS, Firewall, bridge_nf, find_firewall
 from tests.support.strategies import BRIDGE
 
 IN_USE, NOT_IN_USE = Firewall(True, "iptables has chains neutron-openvswi-*"), Firewall(False, "none")
@@ -18,7 +18,7 @@ SILENT = replace(BRIDGE, name="qbr91d3aa02-41", nf_call_iptables=False, nf_call_
 
 
 def saver(directory: Path, script: str) -> str:
-    """Return the path of a program that stands in for iptables-save."""
+    """Return the path of a program that replaces iptables-save."""
     program = directory / "saver"
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
@@ -56,14 +56,14 @@ NATIVE = "[securitygroup]\nfirewall_driver=openvswitch\n"
         ("printf '\\377\\n:neutron-openvswi-x'", "", True),
     ],
 )
-def test_the_firewall_is_seen_by_chains_and_files(tmp_path: Path, script: str, text: str, in_use: bool | None) -> None:
-    seen = seen_firewall([agent_file(tmp_path, text), "/nowhere/agent.ini"], [saver(tmp_path, script), "no-such-saver"])
+def test_firewall_is_found_by_chains_and_files(tmp_path: Path, script: str, text: str, in_use: bool | None) -> None:
+    seen = find_firewall([agent_file(tmp_path, text), "/nowhere/agent.ini"], [saver(tmp_path, script), "no-such-saver"])
     assert seen.in_use is in_use
     assert seen.evidence
 
 
-def test_a_host_without_iptables_is_not_judged() -> None:
-    assert seen_firewall(["/nowhere"], ["no-such-saver"]).in_use is None
+def test_firewall_without_iptables_is_unknown() -> None:
+    assert find_firewall(["/nowhere"], ["no-such-saver"]).in_use is None
 
 
 @pytest.mark.parametrize(
@@ -86,7 +86,7 @@ def test_a_host_without_iptables_is_not_judged() -> None:
         ((), False, UNKNOWN, [], "info"),
     ],
 )
-def test_rules_that_do_not_hold_are_a_failure_where_they_are_in_use(
+def test_bridge_nf_off_fails_only_if_the_firewall_is_in_use(
     tmp_path: Path, values: tuple[str, ...], option: bool, firewall: Firewall, bridges: list[Bridge], verdict: str
 ) -> None:
     switch = tmp_path / "bridge-nf-call-iptables"

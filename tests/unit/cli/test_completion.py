@@ -1,4 +1,4 @@
-"""The kept man page and completion scripts have every command and every option; bash completes with them."""
+"""The man page and completion scripts contain every command and option."""
 
 from __future__ import annotations
 

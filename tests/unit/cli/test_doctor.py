@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from hybridvif.cli import diagnosis, firewall, system
+from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
 from hybridvif.cli.commands import doctor
-from hybridvif.cli.finding import Finding, failed, failed_with, info, passed
 from hybridvif.model.facts import Facts
 from hybridvif.model.settings import Settings
 from tests.support.answers import text_of
 
 
 class Vswitchd:
-    """What answers, or hangs, on the control socket of an ovs-vswitchd."""
+    """A fake ovs-vswitchd that answers or hangs on its control socket."""
 
     def __init__(self, directory: Path, answer: bytes) -> None:
         (directory / "ovs-vswitchd.pid").write_text("42\n")
@@ -41,20 +41,20 @@ class Vswitchd:
 
 @pytest.fixture
 def run_dir() -> Iterator[Path]:
-    """Short enough for a socket in it (108 characters)."""
+    """Return a directory with a short path: sockets are limited to 108 characters."""
     with tempfile.TemporaryDirectory(prefix="hybridvif-") as name:
         yield Path(name)
 
 
-def test_nothing_that_fails_is_the_exit_code_0_and_anything_is_5() -> None:
+def test_doctor_exits_with_0_or_5() -> None:
     good = [passed("python", "3.11"), info("ipv6", "there")]
     assert doctor.answer_of(good).exit_code == 0
     assert doctor.answer_of([*good, failed("switch", "none", "start it")]).exit_code == 5
 
 
-def test_a_finding_is_a_line_and_its_remedy_another() -> None:
-    told = text_of(doctor.answer_of([passed("python", "3.11"), failed_with("switch", "there is none; start one")]))
-    assert told.splitlines() == [
+def test_doctor_prints_result_and_remedy_on_two_lines() -> None:
+    text = text_of(doctor.answer_of([passed("python", "3.11"), failed_with("switch", "there is none; start one")]))
+    assert text.splitlines() == [
         "  pass  python  3.11",
         "  FAIL  switch  there is none",
         "          try: start one",
@@ -62,7 +62,7 @@ def test_a_finding_is_a_line_and_its_remedy_another() -> None:
     ]
 
 
-def test_the_document_has_every_finding() -> None:
+def test_doctor_document_has_every_result() -> None:
     answer = doctor.answer_of([failed("switch", "none", "start it")])
     assert answer.document == {
         "command": "doctor",
@@ -71,14 +71,14 @@ def test_the_document_has_every_finding() -> None:
     }
 
 
-def test_an_ovs_vswitchd_that_answers_passes(run_dir: Path) -> None:
+def test_doctor_passes_a_responding_vswitchd(run_dir: Path) -> None:
     Vswitchd(run_dir, b'{"id":0,"result":"ovs-vswitchd (Open vSwitch) 3.1.0\\nDPDK","error":null}')
     assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock") == passed(
         "ovs-vswitchd", "answers: ovs-vswitchd (Open vSwitch) 3.1.0"
     )
 
 
-def test_an_ovs_vswitchd_that_is_not_there_or_hangs_up_fails(run_dir: Path) -> None:
+def test_doctor_fails_a_missing_or_broken_vswitchd(run_dir: Path) -> None:
     assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
     (run_dir / "ovs-vswitchd.pid").write_text("42\n")
     assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
@@ -88,8 +88,8 @@ def test_an_ovs_vswitchd_that_is_not_there_or_hangs_up_fails(run_dir: Path) -> N
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "path", "long"])
-def test_pid_file_that_another_user_planted_holds_doctor_up_in_no_way(run_dir: Path, kind: str) -> None:
-    """Open vSwitch may run as a user of its own, whose directory this is."""
+def test_doctor_is_not_blocked_by_a_foreign_pid_file(run_dir: Path, kind: str) -> None:
+    """Open vSwitch may run as its own user, who can write to this directory."""
     file = run_dir / "ovs-vswitchd.pid"
     match kind:
         case "fifo":
@@ -102,18 +102,18 @@ def test_pid_file_that_another_user_planted_holds_doctor_up_in_no_way(run_dir: P
 
 
 @pytest.mark.parametrize("answer", [b"[" * 60_000, b"[]", b'{"result": 1', b'{"result": ""}', b" " * 100_000])
-def test_senseless_answer_of_a_control_socket_fails_in_time(run_dir: Path, answer: bytes) -> None:
+def test_doctor_fails_an_invalid_control_response_in_time(run_dir: Path, answer: bytes) -> None:
     Vswitchd(run_dir, answer)
     assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
 
 
-def test_the_recording_executors_are_flagged_loudly() -> None:
-    found = list(diagnosis.executors(Settings(link_executor="recording", switch_executor="recording")))
-    assert [one.verdict for one in found] == ["fail", "fail"]
-    assert all("SIMULATED" in one.text for one in found)
+def test_doctor_fails_recording_executors() -> None:
+    results = list(diagnosis.executors(Settings(link_executor="recording", switch_executor="recording")))
+    assert [result.verdict for result in results] == ["fail", "fail"]
+    assert all("SIMULATED" in result.text for result in results)
 
 
-def test_an_executor_must_be_installed() -> None:
+def test_doctor_fails_an_executor_that_is_not_installed() -> None:
     good, bad = diagnosis.executors(Settings(switch_executor="ovsbd"))
     assert good.verdict == "pass"
     assert "NetlinkExecutor" in good.text
@@ -121,7 +121,7 @@ def test_an_executor_must_be_installed() -> None:
     assert "ovsdb, ovsdbapp, recording" in bad.remedy
 
 
-def test_every_integration_bridge_must_exist() -> None:
+def test_doctor_fails_a_missing_integration_bridge() -> None:
     settings = Settings(integration_bridges=("br-int", "br-no"), ovsdb_connection="unix:/tmp/none/db.sock")
     *_, there, missing = diagnosis.switch(settings, Facts(switches={"br-int": "netdev"}))
     assert there == passed("bridge br-int", "exists, datapath netdev")
@@ -129,40 +129,40 @@ def test_every_integration_bridge_must_exist() -> None:
     assert missing.remedy.endswith("ovs-vsctl --db=unix:/tmp/none/db.sock add-br br-no")
 
 
-def test_a_missing_bridge_that_the_host_makes_fails_nothing() -> None:
+def test_doctor_accepts_a_missing_bridge_of_create_bridges() -> None:
     settings = Settings(integration_bridges=("br-int", "tbr-*"), create_bridges=("br-int",))
     *_, missing = diagnosis.switch(settings, Facts())
     assert (missing.name, missing.verdict) == ("bridge br-int", "info")
 
 
-def test_a_lock_path_must_be_a_directory_that_can_be_made(tmp_path: Path) -> None:
+def test_doctor_checks_the_lock_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert diagnosis.lock_path(str(tmp_path)).verdict == "pass"
     assert diagnosis.lock_path(str(tmp_path / "a" / "b")).text.endswith("(will be made)")
     assert diagnosis.lock_path(str(tmp_path / "file")).verdict == "fail"
 
 
-def test_a_helper_command_must_be_installed() -> None:
+def test_doctor_checks_the_helper_command() -> None:
     (bad,) = system.helper_findings("no-such-program --flag")
     assert (bad.name, bad.verdict) == ("no-such-program", "fail")
-    assert all(one.name in ("hybridvif-privsep-helper", "sudo") for one in system.helper_findings(None))
+    assert all(result.name in ("hybridvif-privsep-helper", "sudo") for result in system.helper_findings(None))
 
 
-def test_what_is_looked_at_without_privileges_is_told_whatever_it_is(tmp_path: Path) -> None:
-    found = [
+def test_system_checks_return_results_without_privileges(tmp_path: Path) -> None:
+    results = [
         *system.kernel_kinds(),
         system.ipv6(),
         firewall.bridge_nf(tmp_path, False),
         system.capability(),
         system.proc_sys(),
     ]
-    assert all(isinstance(one, Finding) and one.text for one in found)
-    assert all(one.remedy for one in found if one.verdict == "fail")
+    assert all(isinstance(result, CheckResult) and result.text for result in results)
+    assert all(result.remedy for result in results if result.verdict == "fail")
     assert system.python().verdict == "pass"
     assert system.libraries().verdict == "pass"
 
 
-def test_that_security_groups_would_not_apply_is_told(tmp_path: Path) -> None:
+def test_doctor_reports_that_security_groups_do_not_apply(tmp_path: Path) -> None:
     switch = tmp_path / "bridge-nf-call-iptables"
     assert "modprobe br_netfilter" in firewall.bridge_nf(switch, True).remedy
     switch.write_text("0\n")
@@ -174,7 +174,7 @@ def test_that_security_groups_would_not_apply_is_told(tmp_path: Path) -> None:
     assert [firewall.bridge_nf(switch, option).remedy for option in (True, False)] == ["", ""]
 
 
-def test_nothing_is_left_open() -> None:
+def test_doctor_leaves_no_open_files() -> None:
     before = os.listdir("/proc/self/fd")
     system.capability()
     assert os.listdir("/proc/self/fd") == before

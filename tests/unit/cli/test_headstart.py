@@ -1,4 +1,4 @@
-"""The daemon started before all else: for which command lines, who takes it, and that it ends where nobody does."""
+"""The early start of the daemon: conditions, use by the client, end without use."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ FAILS = ["sh", "-c", "echo no such luck; exit 3"]
 
 @pytest.fixture(autouse=True)
 def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """Where temporary directories are made, by a name that is short enough; nothing is begun before or after."""
+    """Return a short temporary directory. No daemon is started before or left after."""
     with TemporaryDirectory(dir="/tmp") as directory:
         monkeypatch.setenv("TMPDIR", directory)
         yield Path(directory)
@@ -51,10 +51,8 @@ def place(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("", None),
     ],
 )
-def test_a_command_line_that_asks_the_daemon_in_any_case_is_known_by_its_words(
-    words: str, files: list[str] | None
-) -> None:
-    assert headstart.files_in(words.split()) == files
+def test_headstart_recognizes_commands_that_need_the_daemon(words: str, files: list[str] | None) -> None:
+    assert headstart.config_files_in(words.split()) == files
 
 
 @pytest.mark.parametrize(
@@ -66,7 +64,7 @@ def test_a_command_line_that_asks_the_daemon_in_any_case_is_known_by_its_words(
         (None, ""),
     ],
 )
-def test_where_something_says_how_to_start_it_nothing_is_started(
+def test_headstart_does_nothing_with_a_configured_helper_command(
     text: str | None, variable: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: Path
 ) -> None:
     config = tmp_path / "hybridvif.conf"
@@ -74,11 +72,11 @@ def test_where_something_says_how_to_start_it_nothing_is_started(
         config.write_text(text)
     if variable:
         monkeypatch.setenv(variable, "sudo privsep-helper")
-    with headstart.given(["plug", "--config-file", str(config)]):
+    with headstart.early_daemon(["plug", "--config-file", str(config)]):
         assert not list(place.iterdir())
 
 
-def test_it_is_for_who_would_start_the_very_same(place: Path) -> None:
+def test_client_uses_only_an_early_daemon_with_its_own_command(place: Path) -> None:
     paths = []
 
     def command(path: str) -> list[str]:
@@ -101,7 +99,7 @@ def test_it_is_for_who_would_start_the_very_same(place: Path) -> None:
 
 
 @pytest.mark.parametrize("by", ["who would start another", "the end of the command"])
-def test_what_nobody_takes_ends_and_leaves_nothing_behind(by: str, place: Path, tmp_path: Path) -> None:
+def test_unused_early_daemon_ends_without_leftovers(by: str, place: Path, tmp_path: Path) -> None:
     pid = tmp_path / "pid"
     ahead.begin(lambda _: ["sh", "-c", f"echo $$ > {pid}.part; mv {pid}.part {pid}; exec sleep 60"])
     until = time.monotonic() + 10
@@ -117,7 +115,7 @@ def test_what_nobody_takes_ends_and_leaves_nothing_behind(by: str, place: Path, 
 
 
 @pytest.mark.parametrize("hindrance", ["no program", "no directory"])
-def test_what_cannot_be_started_ahead_is_left_to_who_needs_it(
+def test_failed_headstart_leaves_the_start_to_the_client(
     hindrance: str, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if hindrance == "no directory":
@@ -128,7 +126,7 @@ def test_what_cannot_be_started_ahead_is_left_to_who_needs_it(
     assert not list(place.iterdir())
 
 
-def test_a_temporary_directory_of_a_long_name_is_no_hindrance(
+def test_headstart_works_with_a_long_temporary_directory(
     place: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / ("x" * 90)).mkdir()
@@ -142,7 +140,7 @@ def test_a_temporary_directory_of_a_long_name_is_no_hindrance(
         awaited.helper.kill()
 
 
-def test_why_what_was_started_ahead_failed_is_told_to_who_takes_it(place: Path) -> None:
+def test_error_of_the_early_daemon_is_raised_to_the_client(place: Path) -> None:
     ahead.begin(lambda _: FAILS)
     context: Any = SimpleNamespace(helper_command=lambda _: FAILS)
     with pytest.raises(PreconditionError, match=r"cannot start the privileged daemon: no such luck \(helper_command"):
@@ -151,7 +149,7 @@ def test_why_what_was_started_ahead_failed_is_told_to_who_takes_it(place: Path) 
     assert ahead.taken(lambda _: FAILS) is None
 
 
-def test_the_standard_library_is_all_that_comes_before_it() -> None:
+def test_headstart_imports_only_the_standard_library() -> None:
     before = "import sys, hybridvif.cli.headstart, hybridvif.privileged.ahead; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", before], capture_output=True, text=True, check=True)
     assert not {"argparse", "tempfile", "logging", "dataclasses"} & set(loaded.stdout.split())

@@ -25,7 +25,7 @@ def loaded_by(statement: str) -> set[str]:
 
 
 def cpu_seconds(*argv: str) -> float:
-    """The least of several, since other programs run as well."""
+    """Return the minimum of several runs, because other programs run, too."""
     spent = []
     for _ in range(7):
         process = subprocess.Popen([sys.executable, *argv], stdout=subprocess.DEVNULL)
@@ -37,27 +37,27 @@ def cpu_seconds(*argv: str) -> float:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_the_table_of_commands_agrees_with_their_modules(name: str) -> None:
+def test_table_of_commands_matches_their_modules(name: str) -> None:
     module = importlib.import_module(f"hybridvif.cli.commands.{name}")
     assert COMMANDS[name] == module.HELP
     assert callable(module.run)
     module.add_arguments(argparse.ArgumentParser())
 
 
-def test_the_help_names_every_command_and_every_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:
         cli.main(["--help"])
-    told = capsys.readouterr().out
+    output = capsys.readouterr().out
     assert ended.value.code == 0
-    assert all(f"  {name} " in told and text in told for name, text in COMMANDS.items())
-    assert all(f"{code:>5}  {text}" in told for code, text in EXIT_CODES.items())
+    assert all(f"  {name} " in output and text in output for name, text in COMMANDS.items())
+    assert all(f"{code:>5}  {text}" in output for code, text in EXIT_CODES.items())
 
 
-def test_the_table_of_exit_codes_has_every_one_that_a_port_can_end_with() -> None:
+def test_table_of_exit_codes_has_those_of_every_status() -> None:
     assert {status.exit_code for status in Status} <= set(EXIT_CODES)
 
 
-def test_the_help_loads_nothing_heavy_and_no_command() -> None:
+def test_help_imports_no_command() -> None:
     loaded = loaded_by("try: cli.main(['--help'])\nexcept SystemExit: pass")
     # From Python 3.14 on argparse itself needs dataclasses, for its colors.
     code = "import argparse, sys; argparse.ArgumentParser().format_help(); print(*sys.modules)"
@@ -65,30 +65,30 @@ def test_the_help_loads_nothing_heavy_and_no_command() -> None:
     assert not loaded & {*HEAVY, *({"dataclasses"} - set(of_argparse.split()))}
     assert {name for name in loaded if name.startswith("hybridvif.cli.")} == {
         "hybridvif.cli.options",
-        "hybridvif.cli.streams",
+        "hybridvif.cli.stdio",
     }
 
 
-def test_the_help_costs_less_than_60_ms() -> None:
+def test_help_takes_less_than_60_ms() -> None:
     assert cpu_seconds("-m", "hybridvif", "--help") - cpu_seconds("-c", "pass") < 0.060
 
 
 @pytest.mark.parametrize("name", OWN_COMMANDS)
-def test_to_parse_a_command_loads_that_command_only(name: str) -> None:
+def test_parser_imports_only_the_chosen_command(name: str) -> None:
     words = [name, "plug", ID] if name == "plan" else [name]
-    loaded = loaded_by(f"cli.parsed({words!r})")
+    loaded = loaded_by(f"cli.parse_arguments({words!r})")
     assert not loaded & set(HEAVY)
     assert {other for other in COMMANDS if f"hybridvif.cli.commands.{other}" in loaded} == {name}
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_a_help_of_its_own(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_has_help(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main([name, "--help"])
     assert capsys.readouterr().out.startswith(f"usage: hybridvif {name} ")
 
 
-def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+def test_version_option_prints_the_version(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.main(["--version"])
     assert capsys.readouterr().out.startswith("hybridvif ")
@@ -103,24 +103,26 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
         ["-vfjson", "show", "--config-file", "a", ID],
     ],
 )
-def test_the_options_of_all_commands_may_stand_before_and_after(words: list[str]) -> None:
-    args = cli.parsed(words)
+def test_common_options_are_accepted_before_and_after(words: list[str]) -> None:
+    args = cli.parse_arguments(words)
     assert (args.command, args.format, args.verbose, args.config_file) == ("show", "json", 1, ["a"])
     assert args.port == ID
 
 
 def test_options_before_and_after_add_up() -> None:
-    args = cli.parsed(["-v", "--config-file", "a", "list", "-v", "--config-file", "b", "-c", "mtu", "-c", "mac"])
+    args = cli.parse_arguments(
+        ["-v", "--config-file", "a", "list", "-v", "--config-file", "b", "-c", "mtu", "-c", "mac"]
+    )
     assert (args.verbose, args.config_file, args.column) == (2, ["a", "b"], ["mtu", "mac"])
 
 
-def test_options_may_stand_between_arguments() -> None:
-    args = cli.parsed(["plan", "-v", "unplug", "--force", ID])
+def test_options_are_accepted_between_arguments() -> None:
+    args = cli.parse_arguments(["plan", "-v", "unplug", "--force", ID])
     assert (args.goal, args.port, args.force, args.verbose) == ("unplug", [ID], True, 1)
 
 
-def test_the_command_of_a_sandbox_keeps_its_own_options() -> None:
-    args = cli.parsed(["-q", "sandbox", "--", "ls", "-v", "-f", "json"])
+def test_sandbox_command_keeps_its_options() -> None:
+    args = cli.parse_arguments(["-q", "sandbox", "--", "ls", "-v", "-f", "json"])
     assert args.argv[-4:] == ["ls", "-v", "-f", "json"]
     assert (args.quiet, args.verbose) == (True, 0)
 
@@ -136,13 +138,13 @@ def test_the_command_of_a_sandbox_keeps_its_own_options() -> None:
         (["plug", "-f"], None),
     ],
 )
-def test_the_format_is_known_even_of_a_command_line_that_is_not_legal(words: list[str], form: str | None) -> None:
+def test_format_is_read_from_an_invalid_command_line(words: list[str], form: str | None) -> None:
     assert options.format_in(words) == form
 
 
-def test_an_error_on_the_command_line_is_a_sentence_with_the_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_is_one_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["plug", "--macc", "x"], ["plgu"], [], ["show", "-f", "value"], ["list", "-f", "json", "-c", "mtu"]):
         assert cli.main(words) == 2
-        told = capsys.readouterr().err
-        assert told.startswith("error: ")
-        assert len(told.splitlines()) == 1
+        output = capsys.readouterr().err
+        assert output.startswith("error: ")
+        assert len(output.splitlines()) == 1

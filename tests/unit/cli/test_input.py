@@ -1,4 +1,4 @@
-"""Fault 24: bad input from people is one finished sentence that names the field, the value and the rule; exit 2."""
+"""Fault 24: invalid input is reported with field, value and rule, in one sentence, with exit code 2."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, cli
+from hybridvif.cli.port_request import FIELDS, PLACEHOLDERS, PortRequest
 from hybridvif.cli.portfile import LIMIT, read_ports
-from hybridvif.cli.ports import FIELDS, PLACEHOLDERS, Asked, asked_ports, options_of
+from hybridvif.cli.ports import options_of, requested_ports
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.port import VifType
 from tests.support.answers import ID, MAC, OPTIONS, OTHER_ID, PORT, VM
@@ -27,7 +28,7 @@ def file_of(directory: Path, content: object) -> str:
 
 
 @pytest.mark.parametrize(
-    ("words", "told"),
+    ("words", "fragments"),
     [
         (["plug", "nonsense", *OPTIONS], ["port id 'nonsense'", "UUID"]),
         (["plug", ID.upper(), *OPTIONS], ["port id", "lower case"]),
@@ -51,17 +52,19 @@ def file_of(directory: Path, content: object) -> str:
         (["show", "x"], ["port id 'x'", "UUID"]),
     ],
 )
-def test_bad_options_are_one_sentence(words: list[str], told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_option_is_reported_in_one_line(
+    words: list[str], fragments: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
     assert cli.main(words) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith("error: ")
-    assert len(said.err.splitlines()) == 1
-    assert all(one in said.err for one in told)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith("error: ")
+    assert len(captured.err.splitlines()) == 1
+    assert all(fragment in captured.err for fragment in fragments)
 
 
 @pytest.mark.parametrize(
-    ("content", "told"),
+    ("content", "fragments"),
     [
         ("", ["no port in it"]),
         ("[]", ["no port in it"]),
@@ -86,61 +89,65 @@ def test_bad_options_are_one_sentence(words: list[str], told: list[str], capsys:
         ("- ? [1]\n  : 2\n", ["neither YAML nor JSON"]),
     ],
 )
-def test_a_bad_file_is_one_sentence_that_names_file_entry_and_field(
-    content: object, told: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_invalid_file_is_reported_with_file_entry_and_field(
+    content: object, fragments: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     name = file_of(tmp_path, content)
     assert cli.main(["plug", "-F", name]) == 2
-    said = capsys.readouterr()
-    assert said.out == ""
-    assert said.err.startswith(f"error: {name}: ")
-    assert len(said.err.splitlines()) == 1
-    assert all(one in said.err for one in told)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"error: {name}: ")
+    assert len(captured.err.splitlines()) == 1
+    assert all(fragment in captured.err for fragment in fragments)
 
 
-def test_a_file_that_cannot_be_read_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unreadable_file_is_reported_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "binary").write_bytes(b"\xff\xfe")
-    for name, told in ((tmp_path, "Is a directory"), (tmp_path / "no", "No such file"), (tmp_path / "binary", "UTF-8")):
+    for name, reason in (
+        (tmp_path, "Is a directory"),
+        (tmp_path / "no", "No such file"),
+        (tmp_path / "binary", "UTF-8"),
+    ):
         assert cli.main(["plug", "-F", str(name)]) == 2
-        assert told in capsys.readouterr().err
+        assert reason in capsys.readouterr().err
 
 
-def test_an_error_is_a_whole_document_where_one_was_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_error_with_json_format_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plug", ID, "--mac", "x", "--instance", VM, "-f", "json"]) == 2
-    said = capsys.readouterr()
-    error = json.loads(said.out)["error"]
+    captured = capsys.readouterr()
+    error = json.loads(captured.out)["error"]
     assert (error["code"], error["exit_code"]) == ("invalid-input", 2)
-    assert said.err == f"error: {error['message']}\n"
+    assert captured.err == f"error: {error['message']}\n"
 
 
-def test_a_usage_error_is_a_document_too(capsys: pytest.CaptureFixture[str]) -> None:
+def test_usage_error_with_json_format_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["-f", "json", "plug", "--macc"]) == 2
     assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
 
 
-def test_a_file_is_yaml_or_json(tmp_path: Path) -> None:
+def test_port_file_may_be_yaml_or_json(tmp_path: Path) -> None:
     written = f"- {{id: {ID}, mac: {MAC}, instance_id: {VM}, mtu: 1450}}\n- id: {OTHER_ID}\n"
     as_json = [{**ENTRY, "mtu": 1450}, {"id": OTHER_ID}]
     assert read_ports(file_of(tmp_path, written)) == [
-        Asked(fields=entry, where=one.where)
-        for entry, one in zip(as_json, read_ports(file_of(tmp_path, as_json)), strict=True)
+        PortRequest(fields=entry, where=request.where)
+        for entry, request in zip(as_json, read_ports(file_of(tmp_path, as_json)), strict=True)
     ]
 
 
 @pytest.mark.parametrize("mac", ["52:54:00:12:34:56", "10:20:30:40:50:58", "00:11:22:33:44:55"])
-def test_a_mac_of_digits_alone_is_no_number_to_the_base_of_60(mac: str, tmp_path: Path) -> None:
+def test_mac_of_digits_is_not_a_sexagesimal_number(mac: str, tmp_path: Path) -> None:
     (port,) = read_ports(file_of(tmp_path, f"- {{id: {ID}, mac: {mac}, instance_id: {VM}}}"))
-    assert port.whole().mac == mac
+    assert port.to_port().mac == mac
 
 
-def test_a_file_may_come_from_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_file_may_be_stdin(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(json.dumps([ENTRY]).encode())))
     (port,) = read_ports("-")
-    assert port.whole() == Port(**ENTRY)
+    assert port.to_port() == Port(**ENTRY)
     assert port.where == "stdin: entry 1"
 
 
-def test_every_field_of_a_port_can_stand_in_a_file(tmp_path: Path) -> None:
+def test_port_file_accepts_every_field(tmp_path: Path) -> None:
     full: dict[str, Any] = {**ENTRY, "interface_id": OTHER_ID, "mtu": 9000, "bridge": "br-x", "vif_type": "ovs"}
     full |= {
         "call_iptables": True,
@@ -153,28 +160,28 @@ def test_every_field_of_a_port_can_stand_in_a_file(tmp_path: Path) -> None:
     }
     assert set(full) == {spec.name for spec in fields(Port)} == set(FIELDS)
     (port,) = read_ports(file_of(tmp_path, [full]))
-    assert port.whole() == Port(**{**full, "vif_type": VifType.OVS})
+    assert port.to_port() == Port(**{**full, "vif_type": VifType.OVS})
     (port,) = read_ports(file_of(tmp_path, [{**ENTRY, "vhostuser_mode": "server"}]))
-    assert port.whole() == Port(**ENTRY, vhostuser_mode="server")
+    assert port.to_port() == Port(**ENTRY, vhostuser_mode="server")
 
 
-def test_the_options_of_plug_mean_the_same_port_again() -> None:
+def test_options_of_a_port_parse_to_the_same_port() -> None:
     full = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=9000, bridge="br-x")
     full = replace(full, call_iptables=True, isolate=True, qos_type="none", datapath_type="system")
     tapped = replace(full, create_tap=True, multiqueue=True)
     for port in (PORT, full, tapped, replace(full, call_iptables=False, vhostuser_mode="client")):
-        (asked,) = asked_ports(cli.parsed(["plug", *options_of(port)]))
-        assert asked.whole() == port
+        (asked,) = requested_ports(cli.parse_arguments(["plug", *options_of(port)]))
+        assert asked.to_port() == port
 
 
-def test_what_is_not_known_stands_in_capitals() -> None:
+def test_unknown_options_have_their_metavar_as_value() -> None:
     assert options_of(PORT, ("mac",)) == [ID, "--mac", "MAC", "--instance", VM, "--mtu", "1450"]
 
 
-def test_a_port_that_is_asked_for_is_legal_as_far_as_it_goes() -> None:
+def test_port_request_validates_the_given_fields() -> None:
     with pytest.raises(InvalidInput, match="mtu 67"):
-        Asked(fields={"id": ID, "mtu": 67})
-    assert Asked(fields={"id": ID}).lacking == ("mac", "instance_id") == tuple(PLACEHOLDERS)
+        PortRequest(fields={"id": ID, "mtu": 67})
+    assert PortRequest(fields={"id": ID}).missing == ("mac", "instance_id") == tuple(PLACEHOLDERS)
 
 
 def test_endless_file_of_ports_is_bad_input() -> None:

@@ -9,8 +9,8 @@ import pytest
 from hybridvif import Create, Port, RecordingHost, Tap, Update, desired_state, plug, unplug_all
 from hybridvif.cli.output.changes import changes_of_plan, tally
 from hybridvif.cli.output.diff import diff_lines
-from hybridvif.cli.planning import Wish, answer_of, completed
-from hybridvif.cli.screen import Answer, Paint
+from hybridvif.cli.planning import PlanRequest, answer_of, infer_missing
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Observed
@@ -37,16 +37,16 @@ from tests.support.answers import (
 )
 
 
-def planned(host: RecordingHost, wish: Wish, **options: Any) -> Answer:
-    seen = look(host, [*wish.port_ids, *(port.id for port in wish.ports)])
-    return answer_of(wish, SimulatedHost(host.settings, seen), **options)
+def planned(host: RecordingHost, request: PlanRequest, **options: Any) -> Answer:
+    seen = look(host, [*request.port_ids, *(port.id for port in request.ports)])
+    return answer_of(request, SimulatedHost(host.settings, seen), **options)
 
 
-PLUG = Wish("plug", [PORT])
-UNPLUG = Wish("unplug", port_ids=[ID])
+PLUG = PlanRequest("plug", [PORT])
+UNPLUG = PlanRequest("unplug", port_ids=[ID])
 
 
-def test_the_plan_of_a_first_plug_is_three_parts_to_create() -> None:
+def test_plan_of_a_first_plug_creates_three_parts() -> None:
     host = RecordingHost()
     assert text_of(planned(host, PLUG)).splitlines() == [
         f"  +  bridge    {QBR}                  absent -> mtu 1450, up, ageing 0, stp off, snooping off, ipv6 off",
@@ -57,28 +57,28 @@ def test_the_plan_of_a_first_plug_is_three_parts_to_create() -> None:
     assert host.steps == []
 
 
-def test_a_plan_writes_nothing_and_says_what_plug_then_does() -> None:
+def test_plan_matches_the_steps_of_plug_and_writes_nothing() -> None:
     host = plugged(OTHER)
     host.state = host.state.with_parts(replace(row_of(host, OTHER), attached_mac=MAC))
     before = host.state
-    told = ports_of(planned(host, Wish("plug", [PORT, OTHER])))
+    ports = ports_of(planned(host, PlanRequest("plug", [PORT, OTHER])))
     assert host.state == before
     done = []
     for port in (PORT, OTHER):
         plug(port, host)
         done.append([(type(step).__name__.lower(), step.part.name) for step in host.steps])
         host.steps.clear()
-    assert isinstance(told, list)
-    assert [[(step["verb"], step["name"]) for step in port["steps"]] for port in told] == done
+    assert isinstance(ports, list)
+    assert [[(step["verb"], step["name"]) for step in port["steps"]] for port in ports] == done
 
 
-def test_the_plan_of_a_port_in_order_is_nothing() -> None:
+def test_plan_of_a_port_in_order_is_empty() -> None:
     answer = planned(plugged(PORT), PLUG, detailed=True)
     assert text_of(answer) == "Plan: nothing to do."
     assert answer.exit_code == 0
 
 
-def test_differences_are_the_exit_code_3_only_if_asked_for() -> None:
+def test_plan_exits_with_3_only_with_detailed_exitcode() -> None:
     host = RecordingHost()
     assert planned(host, PLUG).exit_code == 0
     assert planned(host, PLUG, detailed=True).exit_code == 3
@@ -86,7 +86,7 @@ def test_differences_are_the_exit_code_3_only_if_asked_for() -> None:
     assert planned(host, UNPLUG, detailed=True).exit_code == 0
 
 
-def test_an_update_says_each_attribute_from_what_to_what() -> None:
+def test_plan_of_an_update_shows_old_and_new_values() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), attached_mac="fa:16:3e:00:00:01", vm_uuid=""))
     assert (
@@ -95,7 +95,7 @@ def test_an_update_says_each_attribute_from_what_to_what() -> None:
     )
 
 
-def test_a_veth_pair_made_anew_under_its_row_is_two_changes_though_three_steps() -> None:
+def test_recreated_veth_pair_is_two_changes_from_three_steps() -> None:
     host = plugged(PORT)
     host.state = host.state.without(host.state.links[QVB])
     host.state = host.state.with_parts(replace(row_of(host), realized=False))
@@ -107,7 +107,7 @@ def test_a_veth_pair_made_anew_under_its_row_is_two_changes_though_three_steps()
     assert "patch" not in text_of(answer)
 
 
-def test_the_plan_of_an_unplug_is_what_will_be_gone() -> None:
+def test_plan_of_an_unplug_lists_deleted_parts() -> None:
     host = plugged(PORT)
     assert text_of(planned(host, UNPLUG)).splitlines() == [
         f"  -  ovs-port  {QVO} on br-int        present -> absent",
@@ -118,7 +118,7 @@ def test_the_plan_of_an_unplug_is_what_will_be_gone() -> None:
     assert host.steps == []
 
 
-def test_an_unplug_that_would_be_refused_is_planned_so() -> None:
+def test_plan_of_a_refused_unplug_has_the_refusal() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier.add(TAP)
@@ -126,91 +126,91 @@ def test_an_unplug_that_would_be_refused_is_planned_so() -> None:
     assert answer.exit_code == 6
     assert [failure.code for failure in answer.failures] == ["port-running"]
     assert text_of(answer) == "Plan: 0 to create, 0 to change, 0 to delete; 1 of 1 ports cannot be unplugged."
-    assert planned(host, Wish("unplug", port_ids=[ID], force=True)).exit_code == 0
+    assert planned(host, PlanRequest("unplug", port_ids=[ID], force=True)).exit_code == 0
 
 
-def test_a_missing_bridge_and_one_not_allowed_are_planned_as_plug_would_end() -> None:
+def test_plan_for_missing_or_disallowed_bridge_has_the_code_of_plug() -> None:
     missing = Port(id=ID, mac=MAC, instance_id=VM, bridge="br-typo")
     foreign = Port(id=ID, mac=MAC, instance_id=VM, bridge="br-ex")
     host = RecordingHost(switches={"br-int": "netdev", "br-ex": "netdev"})
     for port, code, exit_code in ((missing, "bridge-missing", 5), (foreign, "bridge-not-allowed", 6)):
-        answer = planned(host, Wish("plug", [port]))
+        answer = planned(host, PlanRequest("plug", [port]))
         assert (answer.failures[0].code, answer.exit_code) == (code, exit_code)
         assert answer.document["error"]["code"] == code  # type: ignore[index]
 
 
-def test_a_collision_is_planned_as_a_refusal_of_that_port_alone() -> None:
+def test_plan_of_a_name_collision_refuses_only_that_port() -> None:
     twin = Port(id=TWIN_ID, mac=MAC, instance_id=VM)
-    answer = planned(plugged(PORT), Wish("plug", [OTHER, twin]))
+    answer = planned(plugged(PORT), PlanRequest("plug", [OTHER, twin]))
     assert answer.exit_code == 6
     assert "port 91d3aa02" in text_of(answer)
     assert text_of(answer).endswith("3 to create, 0 to change, 0 to delete; 1 of 2 ports cannot be plugged.")
 
 
-def test_with_reasons_every_attribute_says_why() -> None:
-    told = text_of(planned(RecordingHost(), PLUG, reasons=True))
+def test_plan_with_reasons_shows_one_per_attribute() -> None:
+    text = text_of(planned(RecordingHost(), PLUG, reasons=True))
     for part in desired_state(PORT):
         for attribute in attributes_of(type(part)):
             if attribute not in create_only_values(part) and getattr(part, attribute) not in ("", None):
-                assert str(reason_of(part, attribute)) in told
-    assert "LP 1129055" in told
+                assert str(reason_of(part, attribute)) in text
+    assert "LP 1129055" in text
 
 
-def test_of_a_birth_only_what_is_asked_for_is_told() -> None:
+def test_plan_shows_only_requested_create_only_attributes() -> None:
     assert "isolated" not in text_of(planned(RecordingHost(), PLUG, reasons=True))
     assert "qos" not in text_of(planned(RecordingHost(), PLUG, reasons=True))
-    born = Wish("plug", [replace(PORT, isolate=True, qos_type="linux-noop")])
+    born = PlanRequest("plug", [replace(PORT, isolate=True, qos_type="linux-noop")])
     assert "isolated on" in text_of(planned(RecordingHost(), born, reasons=True))
     assert "qos-type linux-noop" in text_of(planned(RecordingHost(), born, reasons=True))
 
 
-def test_the_document_says_every_attribute_its_reason_and_its_bugs() -> None:
+def test_plan_document_has_attributes_reasons_and_bugs() -> None:
     (port,) = ports_of(planned(RecordingHost(), PLUG))
     bridge = port["steps"][0]
     assert (bridge["verb"], bridge["role"], bridge["kind"], bridge["name"]) == ("create", "link", "bridge", QBR)
-    assert [one["attribute"] for one in bridge["changes"]] == [*attributes_of(Bridge)]
-    delay = next(one for one in bridge["changes"] if one["attribute"] == "forward_delay")
+    assert [change["attribute"] for change in bridge["changes"]] == [*attributes_of(Bridge)]
+    delay = next(change for change in bridge["changes"] if change["attribute"] == "forward_delay")
     assert (delay["before"], delay["after"], delay["bugs"]) == (None, 0, [1129055])
     json.dumps(port)
 
 
-def test_of_several_ports_each_has_its_heading() -> None:
-    told = text_of(planned(plugged(OTHER), Wish("plug", [PORT, OTHER])))
-    assert f"port {ID}" in told
-    assert f"port {OTHER_ID}" not in told
+def test_plan_of_several_ports_has_headings() -> None:
+    text = text_of(planned(plugged(OTHER), PlanRequest("plug", [PORT, OTHER])))
+    assert f"port {ID}" in text
+    assert f"port {OTHER_ID}" not in text
 
 
-def test_what_is_left_out_is_taken_from_the_plugged_port() -> None:
+def test_plan_infers_omitted_fields_from_the_plugged_port() -> None:
     host = plugged(PORT)
-    wish = completed([asked(mac="fa:16:3e:aa:bb:ee")], look(host, [ID]))
-    assert wish.ports == [replace(PORT, mac="fa:16:3e:aa:bb:ee")]
-    assert wish.left_out == {ID: ("instance_id", "interface_id", "bridge", "mtu")}
-    assert f"attached-mac {MAC} -> fa:16:3e:aa:bb:ee" in text_of(planned(host, wish))
+    request = infer_missing([asked(mac="fa:16:3e:aa:bb:ee")], look(host, [ID]))
+    assert request.ports == [replace(PORT, mac="fa:16:3e:aa:bb:ee")]
+    assert request.left_out == {ID: ("instance_id", "interface_id", "bridge", "mtu")}
+    assert f"attached-mac {MAC} -> fa:16:3e:aa:bb:ee" in text_of(planned(host, request))
 
 
-def test_what_nothing_tells_must_be_given() -> None:
+def test_plan_requires_fields_that_cannot_be_inferred() -> None:
     host = RecordingHost()
     with pytest.raises(InvalidInput, match=f"port {ID} is not plugged here.*--mac and --instance"):
-        completed([asked()], look(host, [ID]))
+        infer_missing([asked()], look(host, [ID]))
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), attached_mac=""))
-    with pytest.raises(InvalidInput, match="does not tell its mac; give --mac"):
-        completed([asked()], look(host, [ID]))
+    with pytest.raises(InvalidInput, match="its mac cannot be inferred; give --mac"):
+        infer_missing([asked()], look(host, [ID]))
 
 
-def test_a_port_told_whole_is_planned_with_its_defaults_as_plug_would() -> None:
-    wish = completed([asked(mac=MAC, instance_id=VM)], look(plugged(PORT), [ID]))
-    assert wish.ports == [Port(id=ID, mac=MAC, instance_id=VM)]
-    assert wish.left_out == {}
+def test_plan_of_a_complete_request_uses_the_defaults_of_plug() -> None:
+    request = infer_missing([asked(mac=MAC, instance_id=VM)], look(plugged(PORT), [ID]))
+    assert request.ports == [Port(id=ID, mac=MAC, instance_id=VM)]
+    assert request.left_out == {}
 
 
-def test_a_host_that_cannot_be_observed_has_nothing_of_the_port() -> None:
+def test_plan_without_observation_assumes_an_empty_host() -> None:
     answer = answer_of(PLUG, SimulatedHost(RecordingHost().settings, nothing_seen({"br-int"})), observed=False)
     assert answer.document["summary"] == {"create": 3, "update": 0, "delete": 0}
     assert answer.document["observed"] is False
 
 
-def test_rows_are_one_an_attribute() -> None:
+def test_plan_table_has_one_row_per_attribute() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), vm_uuid="", attached_mac=""))
     rows = planned(host, PLUG).rows
@@ -218,7 +218,7 @@ def test_rows_are_one_an_attribute() -> None:
     assert planned(host, UNPLUG).rows[0]["after"] == "absent"
 
 
-def test_a_rehearsal_of_many_ports_is_that_of_each() -> None:
+def test_plan_of_many_ports_is_that_of_each() -> None:
     ports = [Port(id=f"{n:08x}-0000-4000-8000-000000000001", mac=MAC, instance_id=VM) for n in range(250)]
     host = plugged(*ports[::2])
     reports = unplug_all(
@@ -228,21 +228,21 @@ def test_a_rehearsal_of_many_ports_is_that_of_each() -> None:
     assert host.steps == []
 
 
-def test_two_ports_of_one_call_that_share_their_names_are_not_both_planned() -> None:
+def test_plan_of_two_colliding_ports_refuses_one() -> None:
     twin = Port(id=TWIN_ID, mac=MAC, instance_id=VM)
-    answer = planned(RecordingHost(), Wish("plug", [PORT, twin, OTHER]))
+    answer = planned(RecordingHost(), PlanRequest("plug", [PORT, twin, OTHER]))
     assert [failure.report.port_id for failure in answer.failures if failure.report] == [TWIN_ID]
     assert answer.exit_code != 0
 
 
-def test_steps_that_undo_each_other_change_nothing() -> None:
+def test_changes_that_cancel_out_are_left_out() -> None:
     part = desired_state(PORT).links[QBR]
     other = replace(part, mtu=9000)  # type: ignore[arg-type]
     assert changes_of_plan([Update(part, other), Update(other, part)]) == ()
     assert not tally(())
 
 
-def test_a_row_that_is_moved_says_from_where_to_where() -> None:
+def test_plan_of_a_moved_row_shows_both_bridges() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), bridge="br-two"))
     (change,) = changes_of_plan(plan(host.state, desired_state(PORT)))
@@ -250,7 +250,7 @@ def test_a_row_that_is_moved_says_from_where_to_where() -> None:
     assert line.endswith("bridge br-two -> br-int")
 
 
-def test_a_diff_is_green_yellow_and_red() -> None:
+def test_diff_is_green_yellow_and_red() -> None:
     part = OvsPort(name=QVO, bridge="br-int", iface_id=ID, iface_status="", attached_mac="", vm_uuid="", port_id="")
     (line,) = diff_lines(changes_of_plan([Create(part)]), Paint(on=True))
     assert line.startswith("\x1b[32m  +")
@@ -263,42 +263,42 @@ TRUNKS = Settings(
 IN_TRUNK = [replace(port, bridge="tbr-1", datapath_type="netdev", qos_type="linux-noop") for port in (PORT, OTHER)]
 
 
-def in_trunks(wish: Wish, seen: Observed, **options: Any) -> Answer:
-    return answer_of(wish, SimulatedHost(TRUNKS, seen), **options)
+def in_trunks(request: PlanRequest, seen: Observed, **options: Any) -> Answer:
+    return answer_of(request, SimulatedHost(TRUNKS, seen), **options)
 
 
-def test_a_bridge_that_is_made_is_told_once_and_the_qos_of_each_port() -> None:
-    answer = in_trunks(Wish("plug", IN_TRUNK), nothing_seen(["br-int"]))
-    told = [line.strip() for line in text_of(answer).splitlines() if "comes with the port" in line]
-    assert told == [
+def test_plan_lists_a_created_bridge_once_and_each_qos() -> None:
+    answer = in_trunks(PlanRequest("plug", IN_TRUNK), nothing_seen(["br-int"]))
+    lines = [line.strip() for line in text_of(answer).splitlines() if "comes with the port" in line]
+    assert lines == [
         "the bridge tbr-1 (netdev) comes with the port",
         f"the QoS row of {QVO} (linux-noop) comes with the port",
         f"the QoS row of {OTHER.names.switch_end} (linux-noop) comes with the port",
     ]
     assert text_of(answer).endswith("Plan: 6 to create, 0 to change, 0 to delete.")
-    assert [one["besides"][0] for one in ports_of(answer)] == [
+    assert [port["besides"][0] for port in ports_of(answer)] == [
         {"verb": "create", "kind": "ovs-bridge", "name": "tbr-1", "type": "netdev", "only_if": ""},
         {"verb": "create", "kind": "qos", "name": OTHER.names.switch_end, "type": "linux-noop", "only_if": ""},
     ]
 
 
-def test_a_row_that_is_moved_brings_its_bridge_and_no_qos() -> None:
+def test_plan_of_a_moved_row_creates_the_bridge_but_no_qos() -> None:
     seen = nothing_seen(["br-int"])
     answer = in_trunks(
-        Wish("plug", IN_TRUNK[:1]), replace(seen, state=desired_state(replace(IN_TRUNK[0], bridge="br-int")))
+        PlanRequest("plug", IN_TRUNK[:1]), replace(seen, state=desired_state(replace(IN_TRUNK[0], bridge="br-int")))
     )
-    assert [one["kind"] for one in ports_of(answer)[0]["besides"]] == ["ovs-bridge"]
+    assert [beside["kind"] for beside in ports_of(answer)[0]["besides"]] == ["ovs-bridge"]
 
 
-def test_nothing_beside_the_parts_is_told_where_there_is_nothing() -> None:
+def test_plan_without_side_effects_lists_none() -> None:
     for bridges in ["tbr-1"], ["br-int", "tbr-1"]:
         port = replace(IN_TRUNK[0], qos_type="")
-        assert ports_of(in_trunks(Wish("plug", [port]), nothing_seen(bridges)))[0]["besides"] == []
+        assert ports_of(in_trunks(PlanRequest("plug", [port]), nothing_seen(bridges)))[0]["besides"] == []
     there = replace(nothing_seen(["tbr-1"]), state=desired_state(IN_TRUNK[0]))
-    assert ports_of(in_trunks(Wish("plug", IN_TRUNK[:1]), there))[0]["besides"] == []
+    assert ports_of(in_trunks(PlanRequest("plug", IN_TRUNK[:1]), there))[0]["besides"] == []
 
 
-def test_what_may_go_with_a_port_is_told_with_what_it_depends_on() -> None:
+def test_plan_lists_conditional_side_effects_with_condition() -> None:
     seen = replace(nothing_seen(["tbr-1"]), state=desired_state(IN_TRUNK[0]))
     answer = in_trunks(UNPLUG, seen)
     trunk = "the bridge tbr-1 goes with the port, if nothing is left in it but Neutron's patch ports"
@@ -306,7 +306,7 @@ def test_what_may_go_with_a_port_is_told_with_what_it_depends_on() -> None:
     assert trunk in text_of(answer)
     assert qos not in text_of(answer)
     assert f"{qos}, if there is one and no other port has it" in text_of(in_trunks(UNPLUG, seen, reasons=True))
-    assert [(one["verb"], one["kind"], one["only_if"]) for one in ports_of(answer)[0]["besides"]] == [
+    assert [(beside["verb"], beside["kind"], beside["only_if"]) for beside in ports_of(answer)[0]["besides"]] == [
         ("delete", "qos", "there is one and no other port has it"),
         ("delete", "ovs-bridge", "nothing is left in it but Neutron's patch ports"),
     ]

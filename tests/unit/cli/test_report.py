@@ -8,7 +8,7 @@ import pytest
 from hybridvif import Create, Port, Tap
 from hybridvif.cli.commands import plug, unplug
 from hybridvif.cli.failure import failure_of, failure_of_report
-from hybridvif.cli.output.reporting import ending_of, reported
+from hybridvif.cli.output.reporting import answer_of_reports, result_text
 from hybridvif.client.host import NoResponse
 from hybridvif.model.errors import (
     BridgeMissing,
@@ -42,7 +42,7 @@ def report(status: Status, port_id: str = ID, **more: Any) -> Report:
     return Report(port_id=port_id, status=status, **{"reason": f"it {status.value}", **more})
 
 
-def test_a_plug_is_one_line_and_of_several_ports_a_summary() -> None:
+def test_plug_prints_one_line_per_port_and_a_summary() -> None:
     host = plugged(OTHER)
     assert text_of(plug.answer_of([PORT, OTHER], host)).splitlines() == [
         f"{ID}  plugged",
@@ -52,26 +52,26 @@ def test_a_plug_is_one_line_and_of_several_ports_a_summary() -> None:
     assert text_of(plug.answer_of([PORT], host)) == f"{ID}  was in order, nothing written"
 
 
-def test_a_repair_is_called_one() -> None:
+def test_plug_of_a_drifted_port_prints_repaired() -> None:
     host = plugged(PORT)
     host.state = host.state.without(host.state.links[QVB])
     assert "repaired: 1 made" in text_of(plug.answer_of([PORT], host))
 
 
-def test_an_unplug_is_one_line_and_a_second_one_writes_nothing() -> None:
+def test_second_unplug_writes_nothing() -> None:
     host = plugged(PORT)
     assert text_of(unplug.answer_of([ID], host)) == f"{ID}  unplugged"
     assert text_of(unplug.answer_of([ID], host)) == f"{ID}  was not there, nothing written"
 
 
-def test_whatever_was_simulated_is_said_to_be() -> None:
+def test_simulated_answer_is_marked() -> None:
     answer = plug.answer_of([PORT], plugged())
     assert answer.simulated
     assert answer.document["simulated"] is True
     assert ports_of(answer)[0]["simulated"] is True
 
 
-def test_the_document_of_a_plug_has_every_step_and_its_result() -> None:
+def test_plug_document_has_every_step_and_result() -> None:
     answer = plug.answer_of([PORT], plugged())
     (port,) = json.loads(json.dumps(answer.document))["ports"]
     assert (port["port"], port["status"], port["ok"], port["changed"]) == (ID, "done", True, True)
@@ -84,7 +84,7 @@ def test_the_document_of_a_plug_has_every_step_and_its_result() -> None:
     assert "error" not in answer.document
 
 
-def test_a_plug_that_fails_is_told_with_its_report() -> None:
+def test_failed_plug_is_reported_with_its_report() -> None:
     host = plugged()
     host.fail(verb=Create, name=QVO, reason="no room")
     answer = plug.answer_of([PORT], host)
@@ -93,10 +93,10 @@ def test_a_plug_that_fails_is_told_with_its_report() -> None:
     error: Any = answer.document["error"]
     assert (error["message"], error["exit_code"]) == (f"port {ID}: no room", 1)
     assert error["report"]["status"] == "rolled-back"
-    assert [one.lines()[0] for one in answer.failures] == [f"port {ID}: no room"]
+    assert [failure.lines()[0] for failure in answer.failures] == [f"port {ID}: no room"]
 
 
-def test_a_running_vm_is_not_cut_off_unless_forced() -> None:
+def test_unplug_of_a_running_vm_needs_force() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier.add(TAP)
@@ -105,7 +105,7 @@ def test_a_running_vm_is_not_cut_off_unless_forced() -> None:
     assert unplug.answer_of([ID], host, force=True).exit_code == 0
 
 
-def test_the_exit_code_of_many_is_that_of_the_worst() -> None:
+def test_exit_code_of_many_ports_is_the_worst() -> None:
     twin = Port(id=TWIN_ID, mac=MAC, instance_id=VM)
     answer = plug.answer_of([OTHER, twin], plugged(PORT))
     assert answer.exit_code == 6
@@ -125,25 +125,25 @@ def test_the_exit_code_of_many_is_that_of_the_worst() -> None:
         ([Status.UNKNOWN, Status.ROLLED_BACK], 7),
     ],
 )
-def test_every_end_has_its_exit_code(ends: list[Status], exit_code: int) -> None:
-    answer = reported("plug", [report(status) for status in ends])
+def test_every_status_has_its_exit_code(ends: list[Status], exit_code: int) -> None:
+    answer = answer_of_reports("plug", [report(status) for status in ends])
     assert answer.exit_code == exit_code
     assert answer.document.get("error", {}).get("exit_code", 0) == exit_code  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("status", [status for status in Status if status is not Status.DONE])
-def test_an_end_that_is_not_good_is_never_called_so(status: Status) -> None:
-    assert "plugged" not in ending_of("plug", report(status))
+def test_failed_status_never_prints_plugged(status: Status) -> None:
+    assert "plugged" not in result_text("plug", report(status))
     assert failure_of_report(report(status)).exit_code == status.exit_code != 0
 
 
-def test_what_a_rollback_undid_is_no_change() -> None:
+def test_rolled_back_steps_are_no_changes() -> None:
     host = plugged()
     host.fail(verb=Create, name=QVO, reason="no room")
     assert QBR not in text_of(plug.answer_of([PORT], host, verbose=1))
 
 
-def test_what_is_left_over_is_named() -> None:
+def test_leftovers_are_listed() -> None:
     failure = failure_of_report(report(Status.INCOMPLETE, leftovers=(QBR, f"{QVB}: mtu")))
     assert failure.lines() == [
         f"port {ID}: it incomplete; left over: {QBR}, {QVB}: mtu",
@@ -151,10 +151,10 @@ def test_what_is_left_over_is_named() -> None:
     ]
 
 
-def test_what_all_ports_lack_is_said_once() -> None:
+def test_common_precondition_is_printed_once() -> None:
     reason = "cannot start the privileged daemon; run as root"
     reports = [report(Status.PRECONDITION, port_id, code="precondition", reason=reason) for port_id in (ID, OTHER_ID)]
-    (failure,) = reported("plug", reports).failures
+    (failure,) = answer_of_reports("plug", reports).failures
     assert failure.lines() == [
         "cannot start the privileged daemon",
         "  try: run as root",
@@ -162,10 +162,10 @@ def test_what_all_ports_lack_is_said_once() -> None:
     ]
 
 
-def test_with_v_the_steps_and_their_reasons_are_told() -> None:
-    told = text_of(plug.answer_of([PORT], plugged(), verbose=1))
-    assert f"  +  bridge    {QBR}" in told
-    assert "LP 1129055" in told
+def test_verbose_plug_prints_steps_and_reasons() -> None:
+    text = text_of(plug.answer_of([PORT], plugged(), verbose=1))
+    assert f"  +  bridge    {QBR}" in text
+    assert "LP 1129055" in text
 
 
 @pytest.mark.parametrize(
@@ -183,13 +183,13 @@ def test_with_v_the_steps_and_their_reasons_are_told() -> None:
         (ZeroDivisionError("by zero"), "internal", 7),
     ],
 )
-def test_every_error_has_its_code_and_exit_code(error: BaseException, code: str, exit_code: int) -> None:
+def test_every_error_has_code_and_exit_code(error: BaseException, code: str, exit_code: int) -> None:
     failure = failure_of(error)
     assert (failure.code, failure.exit_code) == (code, exit_code)
     assert failure.document["exit_code"] == exit_code
 
 
-def test_a_remedy_of_a_precondition_has_its_own_line() -> None:
+def test_remedy_of_a_precondition_has_its_own_line() -> None:
     assert failure_of(PreconditionError("there is none; make one")).lines() == [
         "there is none",
         "  try: make one",

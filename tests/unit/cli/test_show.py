@@ -10,8 +10,8 @@ from hybridvif.cli.commands import list as listing
 from hybridvif.cli.commands import show
 from hybridvif.cli.output.draw import tree
 from hybridvif.cli.output.graphs import dot
-from hybridvif.cli.output.topology import Plugged, Standing, fix_of, plugged_ports
-from hybridvif.cli.screen import Paint
+from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
+from hybridvif.cli.terminal import Paint
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
 from hybridvif.model.parts import HostState, OvsPort, VhostUserPort
@@ -34,7 +34,7 @@ from tests.support.answers import (
 )
 
 
-def only(host: RecordingHost) -> Plugged:
+def only(host: RecordingHost) -> PluggedPort:
     (port,) = plugged_ports(host.observe(None, 0.0))
     return port
 
@@ -46,7 +46,7 @@ def veth_of(host: RecordingHost) -> Veth:
 
 
 def unmark(host: RecordingHost) -> None:
-    """Take the aliases away, which os-vif and Nova never set."""
+    """Remove the aliases, which os-vif and Nova never set."""
     bridge = host.state.links[QBR]
     assert isinstance(bridge, Bridge)
     host.state = host.state.with_parts(replace(bridge, alias=""), replace(veth_of(host), alias="", peer_alias=""))
@@ -59,7 +59,7 @@ def without(host: RecordingHost, *names: str) -> RecordingHost:
     return host
 
 
-def test_the_chain_is_drawn_from_the_bridge_to_the_tap() -> None:
+def test_show_draws_the_chain_from_bridge_to_tap() -> None:
     host = plugged(PORT, OTHER)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier.add(TAP)
@@ -76,22 +76,22 @@ def test_the_chain_is_drawn_from_the_bridge_to_the_tap() -> None:
     ]
 
 
-def test_a_tap_that_nobody_holds_open_has_no_carrier() -> None:
+def test_show_draws_an_unused_tap_without_carrier() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     assert f"+-- {TAP}  no carrier" in text_of(show.answer_of(host))
 
 
-def test_a_port_out_of_order_says_its_drift_and_the_command_that_mends_it() -> None:
+def test_show_prints_drift_and_fix() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(veth_of(host), master="", mtu=1400))
-    told = text_of(show.answer_of(host, options=["--config-file=/a b"]))
-    assert f"DRIFT: {QVB}: mtu 1400 -> 1450 (and 1 more: hybridvif check)" in told
-    assert f"+-- {QBR}  apart: {QVB} is not in it" in told
-    assert f"fix: hybridvif '--config-file=/a b' plug {ID} --mac {MAC} --instance {VM} --mtu 1450" in told
+    text = text_of(show.answer_of(host, options=["--config-file=/a b"]))
+    assert f"DRIFT: {QVB}: mtu 1400 -> 1450 (and 1 more: hybridvif check)" in text
+    assert f"+-- {QBR}  apart: {QVB} is not in it" in text
+    assert f"fix: hybridvif '--config-file=/a b' plug {ID} --mac {MAC} --instance {VM} --mtu 1450" in text
 
 
-def test_the_command_that_mends_a_port_is_the_port_again() -> None:
+def test_fix_of_a_port_parses_to_the_same_port() -> None:
     port = Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=9000)
     host = plugged(port)
     host.state = host.state.with_parts(replace(veth_of(host), promisc=False))
@@ -106,75 +106,75 @@ def test_the_command_that_mends_a_port_is_the_port_again() -> None:
 
 @pytest.mark.parametrize("running", [False, True], ids=["no VM", "a VM"])
 @pytest.mark.parametrize("gone", [[QBR], [QVB], [QVO], [QBR, QVB], [QVB, QVO], [QBR, QVO]])
-def test_half_a_port_is_shown_as_half_with_what_is_missing(gone: list[str], running: bool) -> None:
-    """And as an orphan where it bears our mark, which the row alone does not, and no VM runs on it."""
+def test_incomplete_port_is_half_with_missing_parts(gone: list[str], running: bool) -> None:
+    """It is an orphan if it has our ownership tag and no VM. A row alone has no tag."""
     host = without(plugged(PORT), *gone)
     if running:
         host.state = host.state.with_parts(Tap(name=TAP, master=""))
         host.simulation.carrier = {TAP}
     port = only(host)
-    told = text_of(show.answer_of(host))
-    assert port.standing is (Standing.HALF if running or gone == [QBR, QVB] else Standing.ORPHAN)
+    text = text_of(show.answer_of(host))
+    assert port.condition is (Condition.HALF if running or gone == [QBR, QVB] else Condition.ORPHAN)
     assert port.port_id == ID
-    assert "DRIFT: " in told
-    assert f"{gone[0]} is missing" in told
-    assert "fix: hybridvif plug " in told
+    assert "DRIFT: " in text
+    assert f"{gone[0]} is missing" in text
+    assert "fix: hybridvif plug " in text
 
 
-def test_links_that_nothing_tells_the_port_of_are_shown_by_their_key() -> None:
+def test_links_of_an_unknown_port_are_shown_by_key() -> None:
     host = without(plugged(PORT), QVO)
     unmark(host)
     port = only(host)
     assert port.port_id is None
     assert port.key == "5f2c0e1a-7b"
-    told = text_of(show.answer_of(host))
-    assert "port 5f2c0e1a-7b..." in told
-    assert "fix: hybridvif plug PORT --mac MAC --instance UUID --mtu 1450" in told
+    text = text_of(show.answer_of(host))
+    assert "port 5f2c0e1a-7b..." in text
+    assert "fix: hybridvif plug PORT --mac MAC --instance UUID --mtu 1450" in text
     assert text_of(show.answer_of(host)).startswith(
         "br-int (simulated, netdev)\n    (no ports)\nno port of an Open vSwitch"
     )
 
 
-def test_a_port_that_os_vif_plugged_has_its_id_from_the_row() -> None:
+def test_id_of_a_port_of_os_vif_comes_from_the_row() -> None:
     host = plugged(PORT)
     unmark(host)
-    assert (only(host).port_id, only(host).standing) == (ID, Standing.DRIFT)
+    assert (only(host).port_id, only(host).condition) == (ID, Condition.DRIFT)
 
 
-def test_a_port_that_os_vif_plugged_with_another_interface_id_is_not_taken_for_two_ports() -> None:
+def test_port_of_os_vif_with_own_interface_id_is_one_port() -> None:
     host = plugged(PORT)
     unmark(host)
     host.state = host.state.with_parts(replace(row_of(host), iface_id=OTHER_ID))
-    assert (only(host).port_id, only(host).standing, fix_of(only(host))) == (None, Standing.CONFLICT, None)
+    assert (only(host).port_id, only(host).condition, fix_of(only(host))) == (None, Condition.CONFLICT, None)
     assert only(host).conflict == (
-        f"its row has the iface-id {OTHER_ID}, for which its devices are not named, so nothing tells its port id; "
-        "plug it with all its options, --interface-id among them"
+        f"its row has the iface-id {OTHER_ID}, which does not match its device names, so its port id is unknown; "
+        "plug it with all its options, including --interface-id"
     )
 
 
-def test_two_ports_that_claim_one_name_are_a_conflict() -> None:
+def test_two_ports_with_one_name_are_a_conflict() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(veth_of(host), peer_alias=TWIN_ID))
     port = only(host)
-    assert port.standing is Standing.CONFLICT
+    assert port.condition is Condition.CONFLICT
     assert fix_of(port) is None
     assert f"CONFLICT: port {ID} shares its first 11 characters" in text_of(show.answer_of(host))
 
 
-def test_a_stray_is_a_conflict_and_drawn() -> None:
+def test_foreign_object_is_a_conflict_and_drawn() -> None:
     host = RecordingHost(HostState({QVB: ForeignObject(name=QVB, what="a dummy link")}))
-    told = text_of(show.answer_of(host))
-    assert only(host).standing is Standing.CONFLICT
-    assert f"{QVB}  stray: a dummy link" in told
+    text = text_of(show.answer_of(host))
+    assert only(host).condition is Condition.CONFLICT
+    assert f"{QVB}  stray: a dummy link" in text
 
 
-def test_a_tap_alone_or_in_the_switch_is_no_port_of_ours() -> None:
+def test_lone_tap_is_not_a_port() -> None:
     row = OvsPort(name=TAP, bridge="br-int", iface_id=ID, iface_status="", attached_mac=MAC, vm_uuid=VM, port_id="")
     host = RecordingHost(HostState({TAP: Tap(name=TAP, master="")}, {TAP: row}))
     assert plugged_ports(host.observe(None, 0.0)) == []
 
 
-def test_what_the_switch_says_is_shown() -> None:
+def test_show_prints_facts_of_the_switch() -> None:
     state = desired_state(PORT).with_parts(replace(row_of(plugged(PORT)), realized=False))
     facts = Facts(
         ports={QVO: PortFact(ofport=-1, error="could not open\x1b[2J", tag=4095)},
@@ -182,18 +182,18 @@ def test_what_the_switch_says_is_shown() -> None:
         links={"eth7": LinkFact(ifindex=7, kind="", up=False, carrier=False)},
         switches={"br-int": "system"},
     )
-    told = "\n".join(tree(plugged_ports(Observed(state, facts)), {"br-int": "system"}, "ovs 3.1.0", Paint(on=False)))
-    assert "br-int (ovs 3.1.0, system)" in told
-    assert "ofport -1  (could not open\\x1b[2J)  tag 4095 (dead vlan)" in told
-    assert "+-- eth7  down  not ours (physical link)" in told
+    text = "\n".join(tree(plugged_ports(Observed(state, facts)), {"br-int": "system"}, "ovs 3.1.0", Paint(on=False)))
+    assert "br-int (ovs 3.1.0, system)" in text
+    assert "ofport -1  (could not open\\x1b[2J)  tag 4095 (dead vlan)" in text
+    assert "+-- eth7  down  not ours (physical link)" in text
 
 
-def test_an_integration_bridge_that_does_not_exist_is_said_so() -> None:
+def test_show_reports_a_missing_integration_bridge() -> None:
     host = RecordingHost(switches={})
     assert text_of(show.answer_of(host)) == "br-int (does not exist)\n    (no ports)"
 
 
-def test_one_port_may_be_shown_alone() -> None:
+def test_show_accepts_one_port() -> None:
     host = plugged(PORT, OTHER)
     answer = show.answer_of(host, ID)
     assert [port["port"] for port in ports_of(answer)] == [ID]
@@ -202,7 +202,7 @@ def test_one_port_may_be_shown_alone() -> None:
         show.answer_of(RecordingHost(), ID)
 
 
-def test_the_document_of_show_is_whole() -> None:
+def test_show_document_is_complete() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), attached_mac=""))
     document = show.answer_of(host).document
@@ -210,7 +210,7 @@ def test_the_document_of_show_is_whole() -> None:
     assert (port["port"], port["state"], port["ofport"], port["iface_id"]) == (ID, "drift", 1, ID)
     assert port["names"] == {"bridge": QBR, "bridge_end": QVB, "switch_end": QVO, "tap": TAP, "vhost_user": VHU}
     assert port["members"] == [{"name": TAP, "kind": "tap", "up": True, "carrier": False}]
-    assert [(one["attribute"], one["after"]) for one in port["drift"]] == [("attached_mac", "?")]
+    assert [(drift["attribute"], drift["after"]) for drift in port["drift"]] == [("attached_mac", "?")]
     assert port["fix"][:5] == ["hybridvif", "plug", ID, "--mac", "MAC"]
     assert document["bridges"] == [{"name": "br-int", "datapath_type": "netdev"}]
 
@@ -231,7 +231,7 @@ def test_graph_of_a_port_has_every_hop() -> None:
     ]
 
 
-def test_the_list_is_one_line_a_port() -> None:
+def test_list_has_one_line_per_port() -> None:
     host = without(plugged(PORT, OTHER), QBR)
     answer = listing.answer_of(host)
     assert ports_of(answer) == [
@@ -249,14 +249,14 @@ def test_the_list_is_one_line_a_port() -> None:
     assert [row["port"] for row in listing.answer_of(host, ["orphan"]).rows] == [ID]
 
 
-def test_the_states_of_the_list_are_all_there_are() -> None:
-    assert {standing.value for standing in Standing} == set(listing.STATES)
+def test_list_option_has_every_condition() -> None:
+    assert {standing.value for standing in Condition} == set(listing.STATES)
 
 
-def test_every_wiring_is_in_order() -> None:
+def test_every_desired_state_is_in_order() -> None:
     for port in (PORT, OTHER, Port(id=ID, mac=MAC, instance_id=VM, interface_id=OTHER_ID, mtu=68)):
         (seen,) = plugged_ports(Observed(desired_state(port), Facts()))
-        assert (seen.standing, seen.port_id, seen.filled.port) == (Standing.IN_ORDER, port.id, port)
+        assert (seen.condition, seen.port_id, seen.inferred.port) == (Condition.IN_ORDER, port.id, port)
 
 
 VHU = PORT.names.vhost_user
@@ -267,31 +267,31 @@ def vhost_user() -> RecordingHost:
     return plugged(replace(PORT, vhostuser_mode="server"))
 
 
-def test_a_vhost_user_port_is_drawn_with_nothing_behind_it(vhost_user: RecordingHost) -> None:
+def test_show_draws_a_vhost_user_port_without_links(vhost_user: RecordingHost) -> None:
     assert text_of(show.answer_of(vhost_user)).splitlines() == [
         "br-int (simulated, netdev)",
         f"+-- {VHU}  ofport 1  iface-id {ID}  in order",
         "    +-- = dpdkvhostuserclient  mtu 1450",
     ]
-    assert only(vhost_user).filled.port == replace(PORT, vhostuser_mode="server")
+    assert only(vhost_user).inferred.port == replace(PORT, vhostuser_mode="server")
     (listed,) = ports_of(listing.answer_of(vhost_user))
     assert (listed["port"], listed["bridge"], listed["mtu"], listed["state"]) == (ID, "br-int", 1450, "in-order")
     assert f'"{VHU}" -- "br-int" [label="ofport 1"]' in dot([only(vhost_user)])
 
 
-def test_a_vhost_user_port_out_of_order_is_mended_by_a_plug_that_says_its_mode(vhost_user: RecordingHost) -> None:
+def test_fix_of_vhost_user_port_names_its_mode(vhost_user: RecordingHost) -> None:
     row = vhost_user.state.ports[VHU]
     assert isinstance(row, VhostUserPort)
     vhost_user.state = vhost_user.state.with_parts(replace(row, mtu_request=0, socket_as_configured=False))
     port = only(vhost_user)
-    assert port.standing is Standing.DRIFT
+    assert port.condition is Condition.DRIFT
     assert "--vhostuser-mode server" in " ".join(fix_of(port) or [])
     assert "dpdkvhostuserclient  mtu none" in text_of(show.answer_of(vhost_user))
     assert f'"{VHU}" [color=orange' in dot([port])
 
 
 @pytest.mark.parametrize("bridge", ["br\x1b[31m", "a name with spaces", "b" * 70_000, "\u2028"])
-def test_a_bridge_of_any_name_leaves_the_list_readable(bridge: str) -> None:
+def test_list_is_readable_with_any_bridge_name(bridge: str) -> None:
     host = plugged(PORT, OTHER)
     host.state = host.state.with_parts(replace(row_of(host), bridge=bridge))
     assert [port["state"] for port in ports_of(listing.answer_of(host))] == ["drift", "in-order"]

@@ -1,4 +1,4 @@
-"""A tap with a row of its own, and rows that share an iface-id: judged from facts."""
+"""A tap with its own row, and rows that share an iface-id."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 from hybridvif import Conflict, Port, RecordingHost, Tap, VifType, check, desired_state, plug, unplug
 from hybridvif.cli import checking
 from hybridvif.cli.commands import list as listing
-from hybridvif.cli.ports import Asked
+from hybridvif.cli.port_request import PortRequest
 from hybridvif.model.facts import bearers_of
 from tests.support.answers import ID, PORT, QBR, TAP, plugged, row_of
 
@@ -17,7 +17,7 @@ OTHER_ID = "91d3aa02-4100-4c00-8000-000000000003"
 
 
 @pytest.mark.parametrize("port", [PORT, replace(PORT, create_tap=True), replace(PORT, vhostuser_mode="client")])
-def test_a_tap_with_a_row_is_a_conflict_and_nothing_is_changed(port: Port) -> None:
+def test_tap_with_a_row_is_refused_without_changes(port: Port) -> None:
     host = RecordingHost()
     (row,) = desired_state(PORT).ports.values()
     host.state = host.state.with_parts(Tap(name=TAP, master=""), replace(row, name=TAP))
@@ -30,7 +30,7 @@ def test_a_tap_with_a_row_is_a_conflict_and_nothing_is_changed(port: Port) -> No
     assert unplug(ID, host).ok
 
 
-def test_a_hybrid_port_with_a_row_of_its_tap_is_listed_as_conflict() -> None:
+def test_hybrid_port_with_a_row_of_its_tap_is_a_conflict() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), name=TAP))
     answer = listing.answer_of(host)
@@ -39,15 +39,15 @@ def test_a_hybrid_port_with_a_row_of_its_tap_is_listed_as_conflict() -> None:
     assert TAP in answer.warnings[0]
 
 
-def test_a_second_row_with_the_iface_id_is_a_warning_and_no_drift() -> None:
+def test_second_row_with_the_iface_id_is_a_warning() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), name="qvo91d3aa02-41", port_id=OTHER_ID))
-    answer = checking.answer_of([Asked(fields={"id": ID})], host)
+    answer = checking.answer_of([PortRequest(fields={"id": ID})], host)
     assert answer.exit_code == 0
     assert answer.document["in_order"] is True
     (warning,) = answer.warnings
     assert "qvo91d3aa02-41" in warning
-    assert checking.answer_of([Asked(fields={"id": ID})], plugged(PORT)).warnings == []
+    assert checking.answer_of([PortRequest(fields={"id": ID})], plugged(PORT)).warnings == []
 
 
 @pytest.mark.parametrize(
@@ -68,7 +68,7 @@ def test_bearers_are_rows_that_share_an_iface_id(
     assert bearers_of(rows) == bearers
 
 
-def test_an_ivs_port_is_judged_alike() -> None:
+def test_tap_row_of_an_ivs_port_is_a_conflict() -> None:
     port = replace(PORT, vif_type=VifType.IVS)
     host = RecordingHost()
     (row,) = desired_state(port).ports.values()

@@ -1,4 +1,4 @@
-"""The answers of hybridvif reconcile and hybridvif gc."""
+"""The output of hybridvif reconcile and hybridvif gc."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 
 from hybridvif import cli
 from hybridvif.cli.commands import gc, reconcile
-from hybridvif.cli.screen import Answer
+from hybridvif.cli.terminal import Answer
 from hybridvif.engine.host_wide import OLDER_THAN
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.model.parts import Tap
@@ -36,7 +36,7 @@ def running(host: RecordingHost) -> RecordingHost:
 # reconcile
 
 
-def test_a_reconciled_host_is_one_line_a_port_and_a_summary() -> None:
+def test_reconcile_prints_one_line_per_port_and_a_summary() -> None:
     answer = reconcile.answer_of([PORT], half(), prune=True)
     assert text_of(answer).splitlines() == [
         f"{ID}  repaired: 1 made",
@@ -44,7 +44,7 @@ def test_a_reconciled_host_is_one_line_a_port_and_a_summary() -> None:
         "2 ports: 2 changed.",
     ]
     assert answer.exit_code == 0
-    assert [(one["goal"], one["port"], one["status"]) for one in document(answer)["ports"]] == [
+    assert [(port["goal"], port["port"], port["status"]) for port in document(answer)["ports"]] == [
         ("plug", ID, "done"),
         ("unplug", OTHER_ID, "done"),
     ]
@@ -52,31 +52,31 @@ def test_a_reconciled_host_is_one_line_a_port_and_a_summary() -> None:
     assert [(row["goal"], row["status"]) for row in answer.rows] == [("plug", "done"), ("unplug", "done")]
 
 
-def test_a_running_vm_that_was_not_pruned_is_the_exit_code_6() -> None:
+def test_reconcile_with_a_running_vm_exits_with_6() -> None:
     answer = reconcile.answer_of([OTHER], running(plugged(PORT, OTHER)), prune=True)
     assert answer.exit_code == 6
     assert document(answer)["error"]["code"] == "port-running"
     assert f"{ID}  refused, nothing changed" in text_of(answer)
 
 
-def test_a_dry_run_shows_the_diff_by_port_and_writes_nothing() -> None:
+def test_reconcile_dry_run_prints_a_diff_and_writes_nothing() -> None:
     host = half()
     answer = reconcile.answer_of([PORT], host, prune=True, dry_run=True)
-    told = text_of(answer).splitlines()
+    lines = text_of(answer).splitlines()
     assert host.steps == []
-    assert told[0] == f"plug {ID}"
-    assert f"unplug {OTHER_ID}" in told
-    assert told[-1] == "Plan: 1 to create, 0 to change, 3 to delete."
+    assert lines[0] == f"plug {ID}"
+    assert f"unplug {OTHER_ID}" in lines
+    assert lines[-1] == "Plan: 1 to create, 0 to change, 3 to delete."
     assert document(answer)["summary"] == {"create": 1, "update": 0, "delete": 3}
-    for one in document(answer)["ports"]:
-        assert set(one) == {"goal", "port", "code", "reason", "steps"}
-        assert all("result" not in step for step in one["steps"])
+    for port in document(answer)["ports"]:
+        assert set(port) == {"goal", "port", "code", "reason", "steps"}
+        assert all("result" not in step for step in port["steps"])
 
 
-def test_a_dry_run_says_what_would_be_refused_and_that_nothing_is_to_do() -> None:
+def test_reconcile_dry_run_prints_the_number_of_refusals() -> None:
     host = running(plugged(PORT, OTHER))
-    told = text_of(reconcile.answer_of([OTHER], host, prune=True, dry_run=True)).splitlines()
-    assert told == ["Plan: nothing to do; 1 of 2 ports would be refused."]
+    lines = text_of(reconcile.answer_of([OTHER], host, prune=True, dry_run=True)).splitlines()
+    assert lines == ["Plan: nothing to do; 1 of 2 ports would be refused."]
     assert text_of(reconcile.answer_of([OTHER], host, dry_run=True)) == "Plan: nothing to do."
 
 
@@ -85,9 +85,7 @@ def test_reconcile_without_a_file_is_a_usage_error(capsys: pytest.CaptureFixture
     assert "name a file of them with -F" in capsys.readouterr().err
 
 
-def test_a_port_of_the_file_that_is_not_whole_is_told_before_anything(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_reconcile_rejects_an_incomplete_port_first(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     file = tmp_path / "desired.yaml"
     file.write_text(f"- id: {ID}\n  mac: {MAC}\n")
     assert cli.main(["reconcile", "-F", str(file)]) == 2
@@ -97,7 +95,7 @@ def test_a_port_of_the_file_that_is_not_whole_is_told_before_anything(
 # gc
 
 
-def test_a_remain_is_noted_first() -> None:
+def test_gc_keeps_a_new_orphan() -> None:
     host = half()
     answer = gc.answer_of(host)
     assert answer.exit_code == 0
@@ -112,7 +110,7 @@ def test_a_remain_is_noted_first() -> None:
     assert host.steps == []
 
 
-def test_what_is_due_is_removed() -> None:
+def test_gc_deletes_an_old_orphan() -> None:
     host = half()
     answer = gc.answer_of(host, older_than=0)
     assert text_of(answer) == f"{ID}  removed: {QVB}, {QBR}"
@@ -121,7 +119,7 @@ def test_what_is_due_is_removed() -> None:
     assert text_of(gc.answer_of(host)) == "No remains."
 
 
-def test_a_dry_run_with_findings_is_the_exit_code_3_and_without_0() -> None:
+def test_gc_dry_run_exits_with_3_if_there_are_orphans() -> None:
     host = half()
     answer = gc.answer_of(host, older_than=0, dry_run=True)
     assert (answer.exit_code, host.steps) == (3, [])
@@ -129,7 +127,7 @@ def test_a_dry_run_with_findings_is_the_exit_code_3_and_without_0() -> None:
     assert gc.answer_of(plugged(PORT), dry_run=True).exit_code == 0
 
 
-def test_a_removal_that_fails_is_the_exit_code_4_and_names_what_is_left() -> None:
+def test_failed_gc_exits_with_4_and_lists_leftovers() -> None:
     host = half()
     host.fail(name=QBR, reason="busy")
     answer = gc.answer_of(host, older_than=0)
@@ -138,11 +136,11 @@ def test_a_removal_that_fails_is_the_exit_code_4_and_names_what_is_left() -> Non
     assert document(answer)["error"]["report"]["leftovers"] == [QBR]
 
 
-def test_the_command_and_the_library_wait_as_long() -> None:
+def test_gc_command_has_the_default_of_the_library() -> None:
     assert gc.OLDER_THAN == OLDER_THAN
 
 
 @pytest.mark.parametrize("text", ["-1", "x", "nan", "inf", ""])
-def test_a_time_that_is_none_is_a_usage_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_gc_age_is_a_usage_error(text: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["gc", f"--older-than={text}"]) == 2
     assert "is no number of seconds" in capsys.readouterr().err

@@ -1,6 +1,6 @@
-"""What a command answers, and how it is written: for people as text, for machines as one document on stdout.
+"""The output of a command: text for people, or one document for machines.
 
-With -f json or yaml stdout holds exactly one document, whole or not at all, and everything for people goes to stderr.
+With -f json or yaml, stdout holds exactly one document, and all text for people goes to stderr.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
-from hybridvif.cli.streams import uninterrupted, write
+from hybridvif.cli.stdio import uninterrupted, write
 from hybridvif.model.errors import HybridVifError, InvalidInput
 from hybridvif.model.text import escaped
 
@@ -25,47 +25,47 @@ _COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1", "dim": "2"}
 
 
 class OutputLost(HybridVifError):
-    """The answer could not be written."""
+    """The output could not be written."""
 
     code = "output-lost"
 
 
 class Paint:
-    """Puts text in colour, or leaves it."""
+    """A function that colors text, if colors are on."""
 
     def __init__(self, on: bool) -> None:
         self._on = on
 
     def __call__(self, text: str, colour: str) -> str:
-        """The text in a colour; "" for none. Control characters, which others may have put there, are spelled out."""
+        """Return the text in a color ("" for none), with control characters escaped."""
         plain = escaped(text)
         return f"\x1b[{_COLOURS[colour]}m{plain}\x1b[0m" if self._on and colour and plain else plain
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """What a command has to say, in every form it can be asked for."""
+    """The result of a command, for every output format."""
 
     document: Document
-    """For -f json and yaml."""
+    """The document for -f json and yaml."""
     lines: Callable[[Paint], Sequence[str]]
-    """For people."""
+    """The function that returns the lines for people."""
     columns: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] = ()
-    """For -f table and value."""
+    """The rows of -f table and value."""
     drawings: Mapping[str, Callable[[], str]] | None = None
-    """For formats that only this command has."""
+    """Functions for the formats of this command alone, by format."""
     simulated: bool = False
     warnings: Sequence[str] = ()
-    """What is not wrong with the answer, and yet to be known: a sentence each."""
+    """Sentences for stderr. They do not change the exit code."""
     failures: Sequence[Failure] = ()
     exit_code: int = 0
     silent: bool = False
-    """Whether the lines only say that all went well, so that -q leaves them out."""
+    """True if -q omits the lines."""
 
 
-class Screen:
-    """stdout and stderr."""
+class Terminal:
+    """The writer of stdout and stderr, in the format of the command line."""
 
     def __init__(self, form: str | None = None) -> None:
         self.form = form
@@ -75,51 +75,51 @@ class Screen:
         self._color = "auto"
         self._answered = False
 
-    def obey(self, args: argparse.Namespace) -> None:
-        """Take the options of a command line that has proved legal."""
+    def configure(self, args: argparse.Namespace) -> None:
+        """Apply the options of a parsed command line."""
         self.form, self._columns = getattr(args, "format", None), getattr(args, "column", None) or ()
         self.verbose, self.quiet, self._color = args.verbose, args.quiet, args.color
 
     @property
     def is_machine(self) -> bool:
-        """Whether stdout is for a machine."""
+        """True if stdout gets a document."""
         return self.form in ("json", "yaml")
 
-    def tell(self, answer: Answer, default: str = "text") -> int:
-        """Write the answer in the format asked for; the exit code. default: the format, if none was asked for."""
+    def write_answer(self, answer: Answer, default: str = "text") -> int:
+        """Write the answer and return its exit code. default: the format if there is no -f."""
         form = self.form or default
         text = self._in_form(form, answer)
         if answer.simulated:
-            self.say(SIMULATED, "yellow")
+            self.write_note(SIMULATED, "yellow")
         if text and not (self.quiet and answer.silent and not self.is_machine):
             self._write(text)
         for warning in answer.warnings:
-            self.say(f"warning: {warning}", "yellow")
+            self.write_note(f"warning: {warning}", "yellow")
         for failure in answer.failures:
             self._explain(failure)
         return answer.exit_code
 
-    def tell_failure(self, failure: Failure) -> int:
-        """Write why there is no answer; the exit code."""
+    def write_failure(self, failure: Failure) -> int:
+        """Write the failure and return its exit code."""
         self._explain(failure)
         if self.is_machine and not self._answered:
-            self._write(self._dumped({"error": failure.document}))
+            self._write(self._dump({"error": failure.document}))
         return failure.exit_code
 
-    def say(self, text: str, colour: str = "") -> None:
-        """One line for people, on stderr."""
+    def write_note(self, text: str, colour: str = "") -> None:
+        """Write one line to stderr."""
         write(sys.stderr, f"{self._paint(sys.stderr)(text, colour)}\n")
 
     def _in_form(self, form: str, answer: Answer) -> str:
         if self.is_machine:
-            return self._dumped(answer.document)
+            return self._dump(answer.document)
         if form in ("table", "value"):
             return _table(answer, self._columns, heads=form == "table", paint=self._paint(sys.stdout))
         if answer.drawings and form in answer.drawings:
             return answer.drawings[form]()
         return "".join(f"{line}\n" for line in answer.lines(self._paint(sys.stdout)))
 
-    def _dumped(self, document: Document) -> str:
+    def _dump(self, document: Document) -> str:
         if self.form == "yaml":
             import yaml
 
@@ -130,8 +130,8 @@ class Screen:
 
     def _explain(self, failure: Failure) -> None:
         paint = self._paint(sys.stderr)
-        said = "\n".join(paint(line, "") for line in failure.lines())
-        write(sys.stderr, f"{paint('error: ', 'red')}{said}\n")
+        lines = "\n".join(paint(line, "") for line in failure.lines())
+        write(sys.stderr, f"{paint('error: ', 'red')}{lines}\n")
 
     def _write(self, text: str) -> None:
         with uninterrupted():
@@ -146,7 +146,7 @@ class Screen:
 
 
 def cell(value: object) -> str:
-    """A value of a table, in one word where it has one."""
+    """Format a value for a table."""
     if value is None or value == "":
         return "-"
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -1,4 +1,4 @@
-"""File descriptors and signals: what must hold before the command does anything, and while it writes its answer."""
+"""Standard streams and signals of the command."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def secure() -> None:
-    """Have descriptors 0 to 2 open, and have every character writable.
+    """Open closed descriptors 0 to 2, and make every character writable.
 
-    A command started with one of them closed (`>&-`) would otherwise get it as its next socket, and hand that to the
-    privileged daemon as its standard output.
+    If a descriptor is closed (`>&-`), the next socket gets its number. The daemon would inherit it as standard output.
     """
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(descriptor, True)
@@ -34,10 +33,10 @@ def secure() -> None:
 
 
 def own_process() -> None:
-    """Set what this process has inherited from its parent, and what would break it.
+    """Reset inherited signal settings and the umask.
 
-    A SIGCHLD that is ignored loses the exit codes of programs. A signal that is blocked ends nothing. A umask without
-    the owner's bits makes directories that their own owner cannot use. Signals that are ignored stay so, as for nohup.
+    An ignored SIGCHLD loses the exit codes of programs. A blocked signal cannot end the command. With a umask that
+    masks the owner's bits, the owner cannot use new directories. Ignored SIGINT and SIGTERM stay ignored (nohup).
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -45,13 +44,13 @@ def own_process() -> None:
 
 
 class _Interrupts:
-    """The signals that came."""
+    """The signal handler, with the count of received signals."""
 
     count = 0
     deferred = False
 
     def take(self, number: int, frame: FrameType | None) -> None:  # noqa: ARG002
-        """The handler. Python calls it in the main thread, whichever thread the signal came to."""
+        """Handle a signal. Python calls this in the main thread."""
         self.count += 1
         if not self.deferred:
             raise KeyboardInterrupt
@@ -62,13 +61,13 @@ _interrupts = _Interrupts()
 
 @contextmanager
 def interruptible(*, ends: bool) -> Iterator[None]:
-    """SIGINT and SIGTERM end the command tidily, both as a KeyboardInterrupt.
+    """Raise KeyboardInterrupt on SIGINT and SIGTERM.
 
-    ends: the process ends with it, so that a signal that comes still later must not change the exit code.
+    ends: ignore both signals afterwards, so that a late one does not change the exit code of the process.
     """
     before = {}
     if threading.current_thread() is threading.main_thread():
-        # What was ignored when the command was started, as by nohup, stays so.
+        # Signals ignored by the parent, as by nohup, stay ignored.
         before = {number: was for number in _SIGNALS if (was := signal.getsignal(number)) is not signal.SIG_IGN}
     _interrupts.count = 0
     try:
@@ -81,13 +80,13 @@ def interruptible(*, ends: bool) -> Iterator[None]:
 
 
 def was_interrupted() -> bool:
-    """Whether a signal came. Some libraries swallow a KeyboardInterrupt while they are imported, and fail later."""
+    """Return True after a signal. Some libraries swallow a KeyboardInterrupt during import and fail later."""
     return _interrupts.count > 0
 
 
 @contextmanager
 def uninterrupted() -> Iterator[None]:
-    """Signals wait: a document is written whole or not at all, and then the command is over in any case."""
+    """Defer signals, so that a document is written whole. The command ends right afterwards."""
     _interrupts.deferred = True
     try:
         yield
@@ -96,7 +95,7 @@ def uninterrupted() -> Iterator[None]:
 
 
 def write(stream: IO[str], text: str) -> OSError | None:
-    """Write and flush; what went wrong. That the reader has gone, as with `| head`, is its good right."""
+    """Write and flush. Return the error, or None; a closed pipe, as of `| head`, is no error."""
     try:
         stream.write(text)
         stream.flush()
@@ -107,13 +106,13 @@ def write(stream: IO[str], text: str) -> OSError | None:
 
 
 def flush() -> None:
-    """Before the process ends, so that nothing is left to fail then."""
+    """Flush both streams, so that Python has nothing to flush when the process ends."""
     for stream in (sys.stdout, sys.stderr):
         write(stream, "")
 
 
 def _hang_up(stream: IO[str]) -> None:
-    """Whoever read the stream has gone: what is still buffered goes nowhere, quietly."""
+    """Redirect a stream to /dev/null, so that its buffer is discarded without an error."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nowhere, stream.fileno())

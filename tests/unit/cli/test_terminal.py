@@ -1,4 +1,4 @@
-"""What is written where: one document on stdout for machines, whole or not at all; all else on stderr."""
+"""The output of commands: one whole document on stdout for machines, and text on stderr."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridvif.cli import logs, main, parsed, streams
+from hybridvif.cli import logs, main, parse_arguments, stdio
 from hybridvif.cli.failure import Failure
-from hybridvif.cli.screen import SIMULATED, Answer, OutputLost, Paint, Screen
+from hybridvif.cli.terminal import SIMULATED, Answer, OutputLost, Paint, Terminal
 from hybridvif.model.errors import InvalidInput
 
 DOCUMENT = {"ports": [{"port": "a", "mtu": None, "up": True}]}
@@ -29,13 +29,13 @@ def answer(**more: Any) -> Answer:
     return Answer(**{"document": DOCUMENT, "columns": columns, "rows": rows, **lines, **more})
 
 
-def screen(*words: str) -> Screen:
-    screen = Screen()
-    screen.obey(parsed(["list", *words]))
-    return screen
+def terminal(*words: str) -> Terminal:
+    terminal = Terminal()
+    terminal.configure(parse_arguments(["list", *words]))
+    return terminal
 
 
-class Terminal(io.StringIO):
+class FakeTerminal(io.StringIO):
     """A terminal."""
 
     def isatty(self) -> bool:
@@ -56,55 +56,55 @@ class Hung(io.StringIO):
         raise BrokenPipeError(32, "Broken pipe")
 
 
-def test_a_person_reads_text_on_stdout(capsys: pytest.CaptureFixture[str]) -> None:
-    assert screen().tell(answer(exit_code=3)) == 3
+def test_text_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
+    assert terminal().write_answer(answer(exit_code=3)) == 3
     assert capsys.readouterr().out == "all well\n"
 
 
 @pytest.mark.parametrize(("form", "load"), [("json", json.loads), ("yaml", yaml.safe_load)])
-def test_a_machine_reads_one_document_and_people_read_stderr(
+def test_json_puts_one_document_on_stdout_and_text_on_stderr(
     form: str, load: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    screen("-f", form).tell(answer(simulated=True, failures=[FAILURE], exit_code=6))
-    said = capsys.readouterr()
-    assert load(said.out) == DOCUMENT
-    assert said.err == f"{SIMULATED}\nerror: in the way\n"
+    terminal("-f", form).write_answer(answer(simulated=True, failures=[FAILURE], exit_code=6))
+    captured = capsys.readouterr()
+    assert load(captured.out) == DOCUMENT
+    assert captured.err == f"{SIMULATED}\nerror: in the way\n"
 
 
-def test_an_error_is_a_document_too_but_never_a_second_one(capsys: pytest.CaptureFixture[str]) -> None:
-    told = screen("-f", "json")
-    assert told.tell_failure(FAILURE) == 6
+def test_error_is_a_document_unless_one_was_written(capsys: pytest.CaptureFixture[str]) -> None:
+    output = terminal("-f", "json")
+    assert output.write_failure(FAILURE) == 6
     assert json.loads(capsys.readouterr().out) == {
         "error": {"code": "conflict", "message": "in the way", "exit_code": 6}
     }
-    told = screen("-f", "json")
-    told.tell(answer())
-    told.tell_failure(FAILURE)
+    output = terminal("-f", "json")
+    output.write_answer(answer())
+    output.write_failure(FAILURE)
     assert json.loads(capsys.readouterr().out) == DOCUMENT
 
 
-def test_a_table_is_aligned_and_a_value_is_bare(capsys: pytest.CaptureFixture[str]) -> None:
-    screen("-f", "table").tell(answer())
+def test_table_is_aligned_and_value_is_not(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal("-f", "table").write_answer(answer())
     assert capsys.readouterr().out == "port  mtu   up\na     -     true\nbbb   1500  false\n"
-    screen("-f", "value", "-c", "mtu", "-c", "port").tell(answer())
+    terminal("-f", "value", "-c", "mtu", "-c", "port").write_answer(answer())
     assert capsys.readouterr().out == "- a\n1500 bbb\n"
 
 
-def test_a_column_that_is_not_there_is_an_error() -> None:
+def test_unknown_column_is_an_error() -> None:
     with pytest.raises(InvalidInput, match="no column 'nope'; there are port, mtu, up"):
-        screen("-f", "table", "-c", "nope").tell(answer())
+        terminal("-f", "table", "-c", "nope").write_answer(answer())
 
 
-def test_a_drawing_has_its_own_format(capsys: pytest.CaptureFixture[str]) -> None:
-    Screen("dot").tell(answer(drawings={"dot": lambda: "graph {}\n"}))
+def test_drawing_has_its_own_format(capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal("dot").write_answer(answer(drawings={"dot": lambda: "graph {}\n"}))
     assert capsys.readouterr().out == "graph {}\n"
 
 
-def test_quiet_leaves_out_that_all_went_well(capsys: pytest.CaptureFixture[str]) -> None:
-    screen("-q").tell(answer(silent=True, failures=[FAILURE]))
-    said = capsys.readouterr()
-    assert (said.out, said.err) == ("", "error: in the way\n")
-    screen("-q").tell(answer())
+def test_quiet_omits_success(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal("-q").write_answer(answer(silent=True, failures=[FAILURE]))
+    captured = capsys.readouterr()
+    assert (captured.out, captured.err) == ("", "error: in the way\n")
+    terminal("-q").write_answer(answer())
     assert capsys.readouterr().out == "all well\n"
 
 
@@ -112,45 +112,45 @@ def test_quiet_leaves_out_that_all_went_well(capsys: pytest.CaptureFixture[str])
     ("words", "no_color", "coloured"),
     [((), "", True), ((), "1", False), (("--color", "always"), "1", True), (("--color", "never"), "", False)],
 )
-def test_colour_is_for_terminals_without_no_color(
+def test_colors_need_a_terminal_without_no_color(
     words: tuple[str, ...], no_color: str, coloured: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    terminal = Terminal()
-    monkeypatch.setattr("sys.stdout", terminal)
+    stdout = FakeTerminal()
+    monkeypatch.setattr("sys.stdout", stdout)
     monkeypatch.setenv("NO_COLOR", no_color)
     monkeypatch.setenv("TERM", "xterm")
-    screen(*words).tell(answer())
-    assert ("\x1b[32mall well\x1b[0m" in terminal.getvalue()) is coloured
+    terminal(*words).write_answer(answer())
+    assert ("\x1b[32mall well\x1b[0m" in stdout.getvalue()) is coloured
 
 
-def test_no_colour_goes_into_a_file(capsys: pytest.CaptureFixture[str]) -> None:
-    screen().tell(answer())
+def test_file_gets_no_colors(capsys: pytest.CaptureFixture[str]) -> None:
+    terminal().write_answer(answer())
     assert "\x1b" not in capsys.readouterr().out
 
 
-def test_control_characters_of_others_are_spelled_out() -> None:
+def test_control_characters_in_output_are_escaped() -> None:
     assert Paint(on=False)("a\x1b[2Jb\nc", "") == "a\\x1b[2Jb\\nc"
 
 
-def test_a_full_disk_is_an_error_that_says_what_was_done_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_full_disk_is_an_output_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", Full())
     with pytest.raises(OutputLost, match="No space left"):
-        screen("-f", "json").tell(answer())
+        terminal("-f", "json").write_answer(answer())
 
 
-def test_a_reader_that_has_gone_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", Hung())
-    assert screen("-f", "json").tell(answer(exit_code=3)) == 3
+    assert terminal("-f", "json").write_answer(answer(exit_code=3)) == 3
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_both_signals_interrupt_but_not_while_a_document_is_written(number: signal.Signals) -> None:
+def test_signals_are_deferred_while_a_document_is_written(number: signal.Signals) -> None:
     before = signal.getsignal(number)
-    with streams.interruptible(ends=False):
-        assert not streams.was_interrupted()
-        with streams.uninterrupted():
+    with stdio.interruptible(ends=False):
+        assert not stdio.was_interrupted()
+        with stdio.uninterrupted():
             os.kill(os.getpid(), number)
-        assert streams.was_interrupted()
+        assert stdio.was_interrupted()
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), number)
     assert signal.getsignal(number) is before
@@ -167,32 +167,32 @@ def loggers() -> Iterator[logging.Logger]:
 
 
 @pytest.mark.parametrize(
-    ("verbose", "told"),
+    ("verbose", "lines"),
     [
         (0, []),
         (1, ["INFO hybridvif.engine.api: hello"]),
         (2, ["INFO hybridvif.engine.api: hello", "INFO oslo.privsep: noise"]),
     ],
 )
-def test_what_is_logged_is_told_as_often_as_asked(
-    verbose: int, told: list[str], loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
+def test_logging_depends_on_verbosity(
+    verbose: int, lines: list[str], loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.set_up(verbose)
     logging.getLogger("hybridvif.engine.api").info("hello")
     logging.getLogger("oslo.privsep").info("noise")
-    assert capsys.readouterr().err.splitlines() == told
+    assert capsys.readouterr().err.splitlines() == lines
 
 
-def test_a_traceback_is_told_only_with_vv(loggers: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
+def test_traceback_is_printed_only_with_vv(loggers: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     for verbose in (0, 2):
         logs.set_up(verbose)
         try:
             raise ZeroDivisionError
         except ZeroDivisionError:
             loggers.exception("failed")
-        said = capsys.readouterr().err
-        assert said.startswith("ERROR hybridvif: failed")
-        assert ("Traceback" in said) is (verbose == 2)
+        output = capsys.readouterr().err
+        assert output.startswith("ERROR hybridvif: failed")
+        assert ("Traceback" in output) is (verbose == 2)
 
 
 CONTROL = "qvo\x1b[31m\x07\u2028\x85\x00\r\nforged"
@@ -216,6 +216,6 @@ def test_control_characters_in_a_traceback_are_escaped(
 ) -> None:
     monkeypatch.setenv("NO_COLOR", "1")
     assert main(["-vv", "check", f"no-uuid{CONTROL}"]) == 2
-    told = capsys.readouterr()
-    assert "Traceback" in told.err
-    assert all(line.isprintable() for line in (told.out + told.err).split("\n"))
+    captured = capsys.readouterr()
+    assert "Traceback" in captured.err
+    assert all(line.isprintable() for line in (captured.out + captured.err).split("\n"))
