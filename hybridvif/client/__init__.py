@@ -1,1 +1,1 @@
-"""This process's end of the privilege boundary: the connection to the daemon and the codec."""
+"""This process's end of the privilege boundary: connect() and Host."""

@@ -1,4 +1,4 @@
-"""Bring ports to their desired state. This file decides about retry, status and rollback; no other file does.
+"""Bring ports to their desired state. No other file decides about a port's retry, status or rollback.
 
     for each batch of ports:
         take the locks of the ports
@@ -52,7 +52,7 @@ WORK_SHARE = 0.8
 MAX_ATTEMPTS = 4
 """Maximum number of plans for one port in one call. A further plan is made if the host changed underneath."""
 VERIFY_DELAYS = (0.05, 0.1)
-"""Seconds before the second and third observation after a lost response. The request may still take effect."""
+"""Maximum seconds before the second and third observation, after a lost response or a failed observation."""
 _MAX_BACKOFF = 0.02
 """Seconds before the second attempt, at most. The limit doubles with each attempt."""
 

@@ -1,1 +1,1 @@
-"""The pure model: parts, desired state, steps, plan. No I/O, no clock; imports nothing but itself."""
+"""The pure model: parts, desired state, steps, plan. No I/O, no clock; imports only itself and the standard library."""

@@ -70,7 +70,8 @@ def with_existing_tap(observed: HostState, desired: HostState, names: PortNames)
 def _with_existing_mtu_request(observed: HostState, desired: HostState) -> HostState:
     """Return the desired state with the existing MTU requests, if they equal the desired MTU.
 
-    A new request is never written. os-vif and Neutron do not use requests, and could not change the MTU afterwards.
+    A new request is never written for a device. os-vif and Neutron do not use requests, and could not change the MTU
+    afterwards.
     """
     for name, wanted in desired.ports.items():
         found, veth = observed.ports.get(name), desired.links.get(names_of_key(key_of(name) or "").bridge_end)

@@ -7,5 +7,5 @@ The daemon serves two requests, observe and apply (requests.py). It decodes a re
 the whole request before any step runs (authorize.py). Each executor checks a step again before it writes
 (steps.objection).
 
-Worst case of a captured client: it plugs and unplugs VM ports on the bridges that this host allows.
+SECURITY.md lists what a captured client can do. In the worst case it plugs and unplugs the VM ports of this host.
 """

@@ -1,9 +1,10 @@
 """Restrict the files that the daemon may open, by Landlock if the kernel has it: see landlock(7).
 
 The daemon writes only under /proc/sys/net and to the device that creates taps. It reads neither a home directory nor
-/etc/shadow. Landlock does not restrict connections to Unix sockets with a path: the mode of the socket does. From ABI 6
-on (Linux 6.12), the daemon can signal only its own processes, and connect only to its own abstract sockets. An older
-kernel restricts less (landlock(7), ABI versions).
+/etc/shadow. If its executors run programs, it reads all that its user may read, and writes under FREE too. Landlock
+does not restrict connections to Unix sockets with a path: the mode of the socket does. From ABI 6 on (Linux 6.12), the
+daemon can signal only its own processes, and connect only to its own abstract sockets. An older kernel restricts less
+(landlock(7), ABI versions).
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ READ = (
 """Readable paths: the interpreter and its packages, the files of the kernel, and those of name resolution."""
 WRITTEN = ("/proc/sys/net", "/dev/null")
 FREE = ("/sys/devices/virtual/net", "/tmp", "/var/tmp")  # noqa: S108  # not used here, but allowed
-"""Writable paths of the programs that executors run: brctl writes the options of a bridge into sysfs.
+"""Writable paths of the programs that executors run: brctl writes the options of a bridge into sysfs,
+and other programs write temporary files.
 
 /run is not among them, because it can hold units of systemd. Neither is the rest of /proc and /sys, which can make the
 kernel run programs.
