@@ -43,9 +43,8 @@ def inherited(kind: str) -> Iterator[None]:
                 pass
 
     def keep_reaping() -> None:
-        while not stop.is_set():
-            with suppress(ChildProcessError):
-                os.waitpid(-1, 0)
+        while not stop.wait(0.0005):
+            reap()
 
     before = signal.getsignal(signal.SIGCHLD)
     dispositions: dict[str, Any] = {"ignored": signal.SIG_IGN, "reaped by a handler": reap}
