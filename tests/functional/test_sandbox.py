@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -268,11 +269,15 @@ def test_control_c_reaches_the_command_and_not_the_sandbox() -> None:
     with Popen(argv, stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdin is not None
         assert process.stdout is not None
+        limit = threading.Timer(30, process.kill)  # a lost interrupt fails the test and does not hang the run
+        limit.start()
         while first_line(process) != "up":
             pass
         process.stdin.write("\x03")
         process.stdin.flush()
-        assert "interrupted" in process.stdout.read()
+        output = process.stdout.read()
+        limit.cancel()
+        assert "interrupted" in output
     assert process.returncode == 6
 
 
