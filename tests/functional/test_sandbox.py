@@ -264,7 +264,9 @@ def test_killing_the_entered_process_ends_the_sandbox() -> None:
 
 def test_control_c_reaches_the_command_and_not_the_sandbox() -> None:
     script = f"trap 'echo interrupted; exit 6' INT; {WAITING}"
-    code = "import os, pty, sys; sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
+    # A shell cannot trap a signal that it inherits as ignored, as the jobs of a script in the background do: sh(1).
+    code = "import os, pty, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL); "
+    code += "sys.exit(os.waitstatus_to_exitcode(pty.spawn(sys.argv[1:])))"
     argv = [sys.executable, "-c", code, *entering("sh", "-c", script)]
     with Popen(argv, stdin=PIPE, stdout=PIPE, text=True) as process:
         assert process.stdin is not None
