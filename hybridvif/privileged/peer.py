@@ -33,8 +33,8 @@ def connect(path: str, caller: int | None) -> socket.socket:
     except (OSError, _Refused) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise PreconditionError(
-            f"refused: --privsep_sock_path {path}: {reason}; it must be a socket on which the caller listens, in a "
-            "directory of the caller's of mode 0700"
+            f"refused: --privsep_sock_path: {reason}; it must be a socket on which the caller listens, in a directory "
+            "of the caller's of mode 0700"
         ) from error
 
 

@@ -135,7 +135,11 @@ with IPRoute() as ipr:
     theirs = list(ipr.link("dump"))
     names = {message["index"]: message.get_attr("IFLA_IFNAME") for message in theirs}
     for message in theirs:
-        get, device = message.get_attr, ours[message.get_attr("IFLA_IFNAME")]
+        get, device = message.get_attr, ours.get(message.get_attr("IFLA_IFNAME"))
+        if device is None:
+            # Created between the two dumps by ovs-vswitchd or a late process of an earlier test.
+            assert not message.get_attr("IFLA_IFNAME").startswith("hvt")
+            continue
         assert device.index == message["index"]
         assert device.mtu == get("IFLA_MTU")
         assert device.mac == (get("IFLA_ADDRESS") or "")
@@ -184,4 +188,5 @@ def test_both_read_alike_what_the_kernel_tells(sandbox: Sandbox) -> None:
         links, bridges = map(int, sandbox.python(COMPARE).stdout.split())
     finally:
         sandbox.run(["sh", "-c", "for l in hvtone hvtbridge hvtsmall; do ip link delete $l; done"])
-    assert (links >= 5, bridges) == (True, 2)
+    assert links >= 5
+    assert bridges >= 2

@@ -163,20 +163,27 @@ while not select.select([0], [], [], 0)[0]:
         os.close(fd)
     else:
         held.append(fd)
+        if sys.argv[2] == "off":
+            fcntl.ioctl(fd, 0x400454d9, struct.pack("16sH22x", b"", 0x400))
 """
 
 
-def test_no_other_user_attaches_while_a_tap_is_made(tapping: Lab) -> None:
-    """Between the tap and its owner is a moment in which another queue of it can be opened, as seen in half of them."""
+@pytest.mark.parametrize("queue", ["on", "off"])
+def test_no_other_user_attaches_while_a_tap_is_made(tapping: Lab, queue: str) -> None:
+    """Between the tap and its owner is a moment in which another queue of it can be opened, as seen in half of them.
+
+    A queue that its process has switched off (IFF_DETACH_QUEUE) is not among numqueues, and can be switched on later.
+    """
     lab, port = tapping, make_port(create_tap=True, multiqueue=True)
-    attacker = lab.box.popen([sys.executable, "-c", WAITING, port.names.tap], stdin=PIPE, stdout=PIPE)
+    attacker = lab.box.popen([sys.executable, "-c", WAITING, port.names.tap, queue], stdin=PIPE, stdout=PIPE)
     try:
         assert attacker.stdout is not None
         assert attacker.stdout.readline() == "waits\n"
         for _ in range(5):
             with suppress(PlugFailed):
                 assert plug(port, lab.host).ok
-                assert lab.link(port.names.tap)["linkinfo"]["info_data"]["numqueues"] == 0
+                queues = lab.link(port.names.tap)["linkinfo"]["info_data"]
+                assert (queues["numqueues"], queues["numdisabled"]) == (0, 0)
             assert unplug(port.id, lab.host, force=True).ok
     finally:
         # A process that has become another user outlives the one that entered the sandbox for it.

@@ -18,10 +18,10 @@ from tests.osvif.test_living_together import ADDITIONS, agent_columns, traffic
 PAGE = (Path(__file__).parents[2] / "docs" / "osvif.md").read_text(encoding="utf-8")
 
 
-def block(heading: str, language: str) -> str:
-    """Return the first block of a language under a heading."""
+def block(heading: str, language: str, number: int = 0) -> str:
+    """Return a block of a language under a heading, by default the first."""
     (below,) = re.findall(rf"^## {heading}\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE)
-    return str(re.findall(rf"^```{language}\n(.*?)^```", below, re.DOTALL | re.MULTILINE)[0])
+    return str(re.findall(rf"^```{language}\n(.*?)^```", below, re.DOTALL | re.MULTILINE)[number])
 
 
 @pytest.fixture
@@ -86,7 +86,10 @@ def test_running_host_is_moved_over_and_back(lab: Lab, start_nova: StartNova, co
             # A bridge with a new member comes up within a second.
             assert until(lambda: all(lab.link(port.names.bridge)["operstate"] == "UP" for port in ports))
             plugged = lab.snapshot()
-            dry, _, _ = commands = block("Move a running host over, and back", "sh").splitlines()
+            doctor, conflicts, _ = run_lines(lab, block("Move a running host over, and back", "sh"), config)
+            assert "Nothing failed: ports can be plugged here." in doctor
+            assert conflicts.count("\n") <= 1, conflicts
+            dry, _, _ = commands = block("Move a running host over, and back", "sh", 1).splitlines()
             (output,) = run_lines(lab, dry, config)
             assert "Plan: 0 to create, 6 to change, 0 to delete." in output
             assert lab.snapshot() == plugged

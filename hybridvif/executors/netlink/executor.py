@@ -279,7 +279,8 @@ class _Port:
             with NewTap(tap.name, multi_queue=tap.multi_queue) as new:
                 created = yield from self._create(action, None, tap.name)
                 if tap.multi_queue and queues_of(message_of(created[tap.name])) > 1:
-                    # Another process may attach a queue before the tap has an owner.
+                    # Another process may attach a queue before the tap has an owner. The tap then outlives our file.
+                    yield [delete_link(self._known[tap.name])]
                     raise StepFailed(f"{action}: another process attached to it before it had an owner", retry=True)
                 values = {name: getattr(tap, name) for name in ("alias", "mac", "mtu", "up", "host_ip")}
                 yield from self._set_end(action, tap.name, values, tap.master or None)

@@ -60,7 +60,7 @@ _LISTENING = struct.Struct("=i4xi16xi")
 _INET = {"arp_ignore": ARP_IGNORE, "arp_announce": ARP_ANNOUNCE, **_IPV4}
 OF_FAMILIES = ("arp_ignore", "arp_announce", "addr_gen_mode", "host_ip")
 """Attributes that set_link() writes in the IPv4 and IPv6 parts of a message."""
-TUN_OWNER, TUN_NUM_QUEUES = 1, 8
+TUN_OWNER, TUN_NUM_QUEUES, TUN_NUM_DISABLED_QUEUES = 1, 8, 9
 _PORT = {
     STATE: 1,
     "hairpin": 4,
@@ -372,8 +372,12 @@ def _owner_of(message: Message) -> int:
 
 
 def queues_of(message: Message) -> int:
-    """Return the number of open queues of a multi-queue tap."""
-    return _number(attributes_of(message.details, 0, (TUN_NUM_QUEUES,)).get(TUN_NUM_QUEUES, b""))
+    """Return the number of queues of a multi-queue tap that processes hold, also of those they have switched off.
+
+    A process may switch its queue on again at any time, without being asked for its rights (tun_set_queue() in tun.c).
+    """
+    counts = attributes_of(message.details, 0, (TUN_NUM_QUEUES, TUN_NUM_DISABLED_QUEUES))
+    return sum(map(_number, counts.values()))
 
 
 def _name_of_index(index: int, names: Mapping[int, str]) -> str:

@@ -56,7 +56,7 @@ def as_root() -> None:
 
 
 def refused(path: Path | str, reason: str, caller: int | None = None) -> None:
-    with pytest.raises(PreconditionError, match=f"^refused: --privsep_sock_path {re.escape(str(path))}: .*{reason}"):
+    with pytest.raises(PreconditionError, match=f"^refused: --privsep_sock_path: .*{reason}"):
         peer.connect(str(path), caller)
 
 
