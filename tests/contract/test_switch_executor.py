@@ -462,7 +462,7 @@ def test_a_server_that_restarted_between_two_calls_is_met_again(bench: Bench) ->
     assert set(bench.see().ports) == {QVO}
     bench.box.restart("ovsdb-server")
     # ovs-vswitchd connects again after up to eight seconds: it waits longer after each restart.
-    bench.sh("ovs-vsctl --timeout=20 set Open_vSwitch . external_ids:connected=yes")
+    bench.sh("ovs-vsctl --timeout=20 set Open_vSwitch . external_ids:connected=$$")
     changed = replace(ROW, iface_status="")
     assert [outcome.result for outcome in bench.do(Update(ROW, changed), Update(changed, ROW))] == [Result.DONE] * 2
     assert until(lambda: check(PORT, bench.host) == ())
