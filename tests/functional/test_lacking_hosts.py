@@ -27,9 +27,16 @@ HIDDEN = {
     "an empty /proc/sys/net": ("mount -t tmpfs none /proc/sys/net", "/proc/sys/net/ipv4/conf"),
     "a hidden /proc/sys/net/ipv6": ("mount -t tmpfs none /proc/sys/net/ipv6", "/proc/sys/net/ipv6/conf"),
 }
+# The project itself may lie below /tmp, and stays there.
+_COVERED = (
+    f"mkdir -p /run/kept; mount --rbind {ROOT} /run/kept; "
+    "for d in /tmp /var/tmp; do mount -t tmpfs none $d; done; "
+    f"mkdir -p {ROOT}; mount --rbind /run/kept {ROOT}; "
+)
 TEMPORARY = {
-    "read-only": "for d in /tmp /var/tmp; do mount -t tmpfs -o ro none $d; done",
-    "full": "for d in /tmp /var/tmp; do mount -t tmpfs -o nr_inodes=1 none $d; done",
+    "read-only": f"{_COVERED} for d in /tmp /var/tmp; do mount -o remount,ro $d; done",
+    "full": f"{_COVERED} for d in /tmp /var/tmp; do "
+    "mount -o remount,nr_inodes=$(df --output=iused $d | tail -n 1 | tr -d ' ') $d; done",
 }
 LIBRARY = """
 import sys
