@@ -1,185 +1,108 @@
-"""ovsdb: ports of Open vSwitch over OVSDB, one transaction per batch, snapshot back when it is done.
+"""ovsdb: ports of Open vSwitch over OVSDB, through a small client that reads only the rows it needs.
 
-Concurrent callers share transactions, since ovs-vswitchd reconfigures the whole host for each. A transaction is sent
-only on a connection that has responded within the same call. If the response to a transaction is lost, it may still
-take effect and its result is unknown.
+One transaction answers all queries, but the bridge of a Port can be queried only by the uuid of the Port. Known uuids
+are therefore sent with the first queries. Their result counts if the row still has this uuid.
 """
 
 from __future__ import annotations
 
-import random
-import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import Any, ClassVar
+from typing import Any
 
-from hybridvif.executors import ovs_rows, side_effects
-from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
-from hybridvif.executors.group_commit import GroupCommit
-from hybridvif.executors.ovs_rows import Row, observed
-from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader
-from hybridvif.executors.ovsdb.rpc import Connection, ConnectionLost, Expired, Operation, Session
-from hybridvif.executors.ovsdb.transaction import (
-    SideEffects,
+from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.ovs_rows import (
+    Operation,
     Snapshot,
-    applied_rows,
-    await_applied,
     error_in,
-    operations_of,
-    with_next_cfg,
+    is_many,
+    row_queries,
+    rows_in,
+    select,
+    snapshot_of,
 )
-from hybridvif.model.facts import Observed
-from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
-from hybridvif.model.report import Outcome, Result
+from hybridvif.executors.ovsdb.commit import MAX_ATTEMPTS, Read, TransactionExecutor
+from hybridvif.executors.ovsdb.rpc import Connection, Refused, Session
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import Delete, Step
 
-SETTLE_TIME, POLL_INTERVAL = 0.05, 0.002
-"""Seconds to wait for ofport and error to follow cur_cfg, and between two reads."""
-
-
-class NoResponse(Exception):
-    """A transaction was sent, and no response came."""
+CACHE_SIZE = 4096
+"""Maximum number of cached Port uuids."""
 
 
-class OvsdbExecutor:
+class OvsdbExecutor(TransactionExecutor):
     """Ports of Open vSwitch over OVSDB."""
 
-    role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort})
-    programs: ClassVar[tuple[str, ...]] = ()
-    atomic: ClassVar[bool] = True
-
     def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._reader = RowReader(Session(settings))
-        self._group = GroupCommit(self._apply)
-        self.expected = self._group.expected
+        super().__init__(settings, RowReader(Session(settings)).reading)
 
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """Return the ports under these names, or all device names of ports, and all bridges."""
-        with self.observing(names, deadline) as result:
-            return result()
+
+class RowReader:
+    """Reads rows over the connections of one session."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._mtu_request = True
+        self._ports: dict[str, str] = {}
+        """The uuid of each known Port, by name."""
 
     @contextmanager
-    def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-        """Send the queries of observe() at once; yield a function that waits for the result."""
-        with self._reader.reading(names, deadline) as rows:
-            yield lambda: _observed(rows()[1], self._settings.vhost_socket_dir)
+    def reading(self, names: Collection[str] | None, deadline: float) -> Iterator[Read]:
+        """Send the queries at once; yield a function that returns a connection and the rows."""
+        known = [self._ports[name] for name in names or () if name in self._ports and not is_many(names)]
+        with self._session.query(self._queries(names, known), deadline) as responses_of:
 
-    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """Commit all steps in one transaction, then wait until ovs-vswitchd has applied it."""
-        return self._group.apply(steps, deadline)
+            def read() -> tuple[Connection, Snapshot]:
+                connection, responses = responses_of()
+                return connection, self._snapshot(connection, names, known, responses, deadline)
 
-    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        try:
-            return self._commit_with_retries(steps, deadline)
-        except NoResponse:
-            return ovs_rows.no_response(steps)
-        except ExecutorError as error:
-            return [error.outcome_of(step) for step in steps]
+            yield read
 
-    def _commit_with_retries(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        error = ""
-        attempt = 0
-        for attempt in range(MAX_ATTEMPTS):
-            with self._reader.reading({step.part.name for step in steps}, deadline) as rows:
-                connection, snapshot = rows()
-                rejected = rejected_transaction(_observed(snapshot, self._settings.vhost_socket_dir).state, steps)
-                if rejected:
-                    return rejected
-                effects = self._side_effects(connection, steps, snapshot, deadline)
-                try:
-                    operations = operations_of(steps, snapshot, effects)
-                except StepFailed as failure:
-                    return [failure.outcome_of(step) for step in steps]
-                if not operations:
-                    return [Outcome(step, Result.DONE) for step in steps]
-                results, error = _commit(connection, operations, deadline)
-                if results:
-                    self._reader.remember_created(operations, results)
-                    self._reader.forget(step.part.name for step in steps if isinstance(step, Delete))
-                    settled = _outcomes(connection, steps, results, deadline)
-                    return [replace(outcome, retries=attempt) for outcome in settled]
-                if not error.startswith(_ROWS_CHANGED):
-                    break
-            time.sleep(random.uniform(0, 0.01 * 2**attempt))
-        return ovs_rows.not_committed(steps, error, rows_changed=error.startswith(_ROWS_CHANGED), retries=attempt)
+    def _queries(self, names: Collection[str] | None, ports: Sequence[str]) -> list[Operation]:
+        queries = row_queries(names, mtu_request=self._mtu_request, members=is_many(names))
+        return [*queries, *_holder_queries(ports)]
 
-    def _side_effects(
-        self, connection: Connection, steps: Sequence[Step], snapshot: Snapshot, deadline: float
-    ) -> SideEffects:
-        """Return the bridges and QoS rows that come and go with these steps."""
-        bridge_of = {name: row.bridge for name, row in snapshot.rows.items()}
-        trunks = side_effects.removable_trunks(steps, bridge_of, self._settings)
-        gone = {snapshot.uuids[name][1] for name in side_effects.deleted_ports(steps) if name in snapshot.uuids}
-        return SideEffects(
-            qos=_qos_rows(connection, steps, deadline),
-            bridges_to_create=side_effects.bridges_to_create(steps, snapshot.bridges, self._settings.creates),
-            bridges_to_remove=side_effects.empty_trunks(
-                trunks, gone, lambda queries: connection.transact(queries, deadline)
-            ),
-            socket_dir=self._settings.vhost_socket_dir,
-            has_mtu_request=self._reader.has_mtu_request,
-        )
+    def _snapshot(
+        self,
+        connection: Connection,
+        names: Collection[str] | None,
+        known: Sequence[str],
+        responses: Sequence[Any],
+        deadline: float,
+    ) -> Snapshot:
+        for _ in range(MAX_ATTEMPTS):
+            error = error_in(responses)
+            if "mtu_request" in error:
+                # This Open vSwitch is too old for the column.
+                self._mtu_request = False
+            elif error:
+                raise Refused(error)
+            else:
+                count = len(responses) - len(known)
+                holders = dict(zip(known, responses[count:], strict=True))
+                ports = {} if is_many(names) else _ports_in(responses[:count])
+                unknown = [uuid for uuid in ports.values() if uuid not in holders]
+                if unknown:
+                    holders |= zip(unknown, connection.transact(_holder_queries(unknown), deadline), strict=True)
+                bridges = {uuid: response["rows"][0]["name"] for uuid, response in holders.items() if response["rows"]}
+                if bridges.keys() >= {*ports.values()}:
+                    self._remember(ports)
+                    found = None if is_many(names) else bridges
+                    return snapshot_of(names, responses[:count], found, mtu_request=self._mtu_request)
+            known = ()
+            responses = connection.transact(self._queries(names, known), deadline)
+        raise ExecutorError("the ports of Open vSwitch change faster than they can be read; call again")
+
+    def _remember(self, ports: Mapping[str, str]) -> None:
+        if len(self._ports) + len(ports) > CACHE_SIZE:
+            self._ports = {}
+        self._ports |= ports
 
 
-_ROWS_CHANGED = ("timed out", "constraint violation", "referential integrity violation")
-"""Errors of the server if rows have changed since they were snapshot (RFC 7047, 5.2.6 and 4.1.3)."""
+def _ports_in(responses: Sequence[Any]) -> dict[str, str]:
+    """Return the uuid of each Port in these responses, by name."""
+    return {row["name"]: row["_uuid"][1] for row in rows_in(responses) if "interfaces" in row}
 
 
-def _observed(snapshot: Snapshot, socket_dir: str) -> Observed:
-    return observed(snapshot.rows.values(), snapshot.bridges, snapshot.version, socket_dir, snapshot.iface_ids)
-
-
-def _qos_rows(connection: Connection, steps: Sequence[Step], deadline: float) -> dict[str, list[str]]:
-    """Return the uuids of the QoS rows that go with each port of these steps, by port name."""
-    names = side_effects.ports_with_qos(steps)
-    responses = connection.transact(side_effects.qos_queries(names), deadline) if names else []
-    if not any(response["rows"] for response in responses):
-        return {}
-    return side_effects.qos_rows_of_ports(
-        names, responses, connection.transact([side_effects.qos_holder_query()], deadline)[0]
-    )
-
-
-def _commit(connection: Connection, operations: Sequence[Operation], deadline: float) -> tuple[list[Any], str]:
-    """Send a transaction; return its results, or none and the error of the server.
-
-    No other function sends one. Raises NoResponse.
-    """
-    try:
-        results = connection.transact(with_next_cfg(operations), deadline)
-    except (Expired, ConnectionLost) as error:
-        raise NoResponse from error
-    rejection = error_in(results)
-    return ([], rejection) if rejection else (results, "")
-
-
-def _outcomes(connection: Connection, steps: Sequence[Step], results: Sequence[Any], deadline: float) -> list[Outcome]:
-    """Return the outcomes of a committed transaction, as ovs-vswitchd reports them."""
-    number = int(results[-1]["rows"][0]["next_cfg"])
-    wanted = {step.part.name for step in steps if ovs_rows.needs_device(step)}
-    rows = _applied_rows(connection, number, wanted, deadline)
-    if rows is None:
-        return ovs_rows.not_acknowledged(steps)
-    # ovs-vswitchd writes cur_cfg and the columns of the interface in two transactions.
-    end = min(deadline, time.monotonic() + SETTLE_TIME)
-    while any(ovs_rows.is_undecided(rows.get(name)) for name in wanted) and time.monotonic() < end:
-        time.sleep(POLL_INTERVAL)
-        rows = _applied_rows(connection, number, wanted, deadline) or rows
-    return ovs_rows.committed(steps, lambda name: ovs_rows.error_about(rows.get(name)))
-
-
-def _applied_rows(
-    connection: Connection, number: int, names: Collection[str], deadline: float
-) -> dict[str, Row] | None:
-    """Return these rows once ovs-vswitchd has applied the configuration; None if not by the deadline."""
-    remaining = int((deadline - time.monotonic()) * 1000) - 20
-    try:
-        responses: list[Any] = connection.transact(await_applied(number, names, max(remaining, 1)), deadline)
-    except (Expired, ConnectionLost):
-        # The late response is recognized by its id and discarded.
-        return None
-    return None if error_in(responses) else applied_rows(responses[1:])
+def _holder_queries(ports: Sequence[str]) -> list[Operation]:
+    """Return the queries for the bridge of each of these Ports, one per Port."""
+    return [select("Bridge", ["name"], ["ports", "includes", ["uuid", uuid]]) for uuid in ports]
