@@ -64,7 +64,7 @@ def clocked() -> Clock:
     for name in ("_send", "_receive"):
         clock.time(Channel, name, lambda *_, **__: LINKS)
     clock.time(Channel, "delete_announced", lambda *_, **__: GRACE_PERIOD)
-    for name in ("_sent_on_kept", "_results"):
+    for name in ("_queried", "_responses"):
         clock.time(Session, name, lambda *_, **__: ROWS)
     clock.time(Connection, "transact", lambda _, operations, __: SWITCH if "cur_cfg" in str(operations[:1]) else ROWS)
     return clock

@@ -29,7 +29,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.steps import Delete, Step
-from hybridvif.model.text import shown
+from hybridvif.model.text import escaped, shown
 
 IDS = {
     "iface_id": "iface-id",
@@ -58,6 +58,11 @@ MAX_SINGLE_QUERIES = 16
 """Number of names up to which rows are queried one by one; for more, whole tables are read."""
 SETTLE_TIME, POLL_INTERVAL = 0.1, 0.002
 """Seconds to wait for ofport and error to follow cur_cfg, and between two reads."""
+
+REPORTED_COLUMNS = ("_uuid", "name", "type", "ofport", "error")
+"""The columns of an Interface that are read again after a change."""
+NOTHING: list[Any] = ["set", []]
+EMPTY: Mapping[str, str] = {}
 
 Operation = Mapping[str, Any]
 """One operation of a transaction (RFC 7047, section 5.2)."""
@@ -125,8 +130,15 @@ def select(table: str, columns: Sequence[str], *where: Any) -> Operation:
 
 
 def is_many(names: Collection[str] | None) -> bool:
-    """Return whether whole tables are read for these names; None: all names."""
+    """Return whether a whole table is read for these names; None: all names."""
     return names is None or len(names) > MAX_SINGLE_QUERIES
+
+
+def select_named(table: str, columns: Sequence[str], names: Collection[str] | None) -> list[Operation]:
+    """Return the queries for the rows of these names, or the query for the whole table."""
+    if names is None or is_many(names):
+        return [select(table, columns)]
+    return [select(table, columns, ["name", "==", name]) for name in sorted(names)]
 
 
 def row_queries(names: Collection[str] | None, *, mtu_request: bool = True, members: bool = True) -> list[Operation]:
@@ -134,13 +146,12 @@ def row_queries(names: Collection[str] | None, *, mtu_request: bool = True, memb
 
     members: query the Ports of each bridge too, which are as many as the host has.
     """
-    interface = ["_uuid", "name", "type", "external_ids", "ofport", "error", "options"] + ["mtu_request"] * mtu_request
-    columns = {"Interface": interface, "Port": ["_uuid", "name", "interfaces", "tag"]}
-    wheres = [[]] if is_many(names) else [[["name", "==", name]] for name in sorted(names or ())]
+    interface = [*REPORTED_COLUMNS, "external_ids", "options"] + ["mtu_request"] * mtu_request
     return [
         select("Open_vSwitch", ["ovs_version"]),
         select("Bridge", ["name", "datapath_type"] + ["ports"] * members),
-        *(select(table, columns[table], *where) for table in columns for where in wheres),
+        *select_named("Interface", interface, names),
+        *select_named("Port", ["_uuid", "name", "interfaces", "tag"], names),
     ]
 
 
@@ -155,26 +166,38 @@ def snapshot_of(
     switch, bridges, rows = responses[0]["rows"], responses[1]["rows"], rows_in(responses[2:])
     if holders is None:
         holders = {uuid: bridge["name"] for bridge in bridges for uuid in uuids_in(bridge["ports"])}
-    interfaces = {row["name"]: row for row in rows if "interfaces" not in row}
     ports = {row["name"]: row for row in rows if "interfaces" in row}
-    wanted = [name for name in sorted(interfaces) if (key_of(name) if names is None else name in names)]
-    every = interfaces.items() if names is None else ()
+    interfaces = [row for row in rows if "interfaces" not in row]
+    wanted = [row for row in interfaces if (key_of(row["name"]) if names is None else row["name"] in names)]
+    every = interfaces if names is None else []
     return Snapshot(
-        rows={name: _row_of(interfaces[name], ports.get(name), holders) for name in wanted},
+        rows={row["name"]: row_of(row, ports.get(row["name"]), holders) for row in wanted},
         bridges={bridge["name"]: bridge["datapath_type"] for bridge in bridges},
         version=next((optional(row["ovs_version"]) or "" for row in switch), ""),
-        iface_ids=[(name, _iface_id_of(dict(row["external_ids"][1]))) for name, row in every],
+        iface_ids=[(row["name"], _iface_id_of(dict(row["external_ids"][1]))) for row in every],
         has_mtu_request=mtu_request,
     )
 
 
-REPORTED_COLUMNS = ("_uuid", "name", "type", "ofport", "error")
-
-
-def reported_rows(responses: Iterable[Any]) -> dict[str, Row]:
-    """Return the Interfaces in these responses by name, with the columns that ovs-vswitchd writes."""
-    unread: dict[str, Any] = {"external_ids": ["map", []], "options": ["map", []]}
-    return {row["name"]: _row_of({**unread, **row}, None, {}) for row in rows_in(responses)}
+def row_of(
+    interface: Mapping[str, Any], port: Mapping[str, Any] | None = None, holders: Mapping[str, str] = EMPTY
+) -> Row:
+    """Decode an Interface, whole or its REPORTED_COLUMNS, and its Port. holders: the bridge of each Port by uuid."""
+    alone = port is not None and uuids_in(port["interfaces"]) == [interface["_uuid"][1]]
+    port_uuid = port["_uuid"][1] if port is not None else ""
+    return Row(
+        name=interface["name"],
+        bridge=holders.get(port_uuid) if alone else None,
+        type=interface["type"],
+        external_ids=dict(elements(interface.get("external_ids", NOTHING))),
+        ofport=optional(interface["ofport"]),
+        error=optional(interface["error"]) or "",
+        tag=optional(port["tag"]) if port is not None and alone else None,
+        options=dict(elements(interface.get("options", NOTHING))),
+        mtu_request=(optional(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
+        uuid=interface["_uuid"][1],
+        port_uuid=port_uuid,
+    )
 
 
 def rows_in(responses: Iterable[Any]) -> list[Any]:
@@ -184,10 +207,8 @@ def rows_in(responses: Iterable[Any]) -> list[Any]:
 
 def error_in(results: Iterable[Any]) -> str:
     """Return the first error in the results of a transaction; empty if it was committed."""
-    for result in results:
-        if isinstance(result, dict) and result.get("error"):
-            return f"{result['error']}: {result.get('details', '')}".rstrip(": ")
-    return ""
+    errors = [result for result in results if isinstance(result, dict) and result.get("error")]
+    return f"{errors[0]['error']}: {errors[0].get('details', '')}".rstrip(": ") if errors else ""
 
 
 def elements(value: Any) -> list[Any]:
@@ -203,24 +224,6 @@ def uuids_in(value: Any) -> list[str]:
 def optional(value: Any) -> Any:
     """Return the element of a set with at most one element; None if empty."""
     return next(iter(elements(value)), None)
-
-
-def _row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holders: Mapping[str, str]) -> Row:
-    alone = port is not None and uuids_in(port["interfaces"]) == [interface["_uuid"][1]]
-    port_uuid = port["_uuid"][1] if port is not None else ""
-    return Row(
-        name=interface["name"],
-        bridge=holders.get(port_uuid) if alone else None,
-        type=interface["type"],
-        external_ids=dict(interface["external_ids"][1]),
-        ofport=optional(interface["ofport"]),
-        error=optional(interface["error"]) or "",
-        tag=optional(port["tag"]) if port is not None and alone else None,
-        options=dict(interface["options"][1]),
-        mtu_request=(optional(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
-        uuid=interface["_uuid"][1],
-        port_uuid=port_uuid,
-    )
 
 
 def _iface_id_of(external_ids: Mapping[str, str]) -> str:
@@ -334,18 +337,19 @@ def settled_rows(read: Callable[[], Mapping[str, Row]], names: Collection[str], 
         time.sleep(POLL_INTERVAL)
 
 
-def committed(steps: Iterable[Step], rows: Mapping[str, Row], warnings: Mapping[str, str] = {}) -> list[Outcome]:
-    """Return the outcomes of committed steps by the rows afterwards. warnings: other reports on a device, by name."""
+def committed(steps: Iterable[Step], rows: Mapping[str, Row], warnings: Mapping[str, str] = EMPTY) -> list[Outcome]:
+    """Return the outcomes of committed steps by the rows afterwards. warnings: other errors of devices, by name."""
     outcomes = []
     for step in steps:
-        name = step.part.name
-        reason = (error_about(rows.get(name)) or warnings.get(name, "")) if needs_device(step) else ""
-        # A device that it reports missing, although it was read back, is one that it has not released yet. That happens
-        # if a port is deleted and plugged again at once. The next plan replaces the row by the placeholder and back,
-        # which repairs it.
-        retry = any(transient in reason for transient in ("No such device", PLACEHOLDER_ERROR))
-        rejected = Outcome(step, Result.FAILED, reason, retry=retry, code=NOT_REALIZED)
-        outcomes.append(rejected if reason else Outcome(step, Result.DONE))
+        error = error_about(rows.get(step.part.name)) or rejection(step.part.name, warnings.get(step.part.name, ""))
+        if error and needs_device(step):
+            # A device that it reports missing, although it was read back, is one that it has not released yet. That
+            # happens if a port is deleted and plugged again at once. The next plan replaces the row by the placeholder
+            # and back, which repairs it.
+            retry = any(transient in error for transient in ("No such device", PLACEHOLDER_ERROR))
+            outcomes.append(Outcome(step, Result.FAILED, error, retry=retry, code=NOT_REALIZED))
+        else:
+            outcomes.append(Outcome(step, Result.DONE))
     return outcomes
 
 
@@ -355,15 +359,14 @@ def error_about(row: Row | None) -> str:
         return ""
     error = row.error_now or "no reason given"
     if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in error:
-        error += (
-            f"; it knows no interface of type {row.type}, as without DPDK: ovs-vsctl get Open_vSwitch . iface_types"
-        )
+        without = f"it knows no interface of type {row.type}, as without DPDK"
+        error += f"; {without}: ovs-vsctl get Open_vSwitch . iface_types"
     return rejection(row.name, error)
 
 
 def rejection(name: str, error: str) -> str:
-    """Return the sentence about a device that ovs-vswitchd rejected."""
-    return f"ovs-vswitchd did not take {name}: {error}"
+    """Return the reason that ovs-vswitchd rejected a device, as a sentence; empty if it did not."""
+    return f"ovs-vswitchd did not take {name}: {escaped(error)}" if error else ""
 
 
 def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:

@@ -11,20 +11,18 @@ current: ovsdb-server sends all pending updates of a client before it reads that
 from __future__ import annotations
 
 import operator
-import threading
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from typing import Any
 
 from ovs import jsonrpc, poller, stream
 from ovs.db.idl import SchemaHelper
 from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
-from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.ovs_rows import Operation, Snapshot, elements, row_queries, snapshot_of
-from hybridvif.executors.ovsdb.commit import Read, TransactionExecutor
-from hybridvif.executors.ovsdb.rpc import DATABASE, Connection, ConnectionLost, Expired, Refused, unusable
+from hybridvif.executors.ovs_rows import Operation, elements
+from hybridvif.executors.ovsdb.commit import TransactionExecutor
+from hybridvif.executors.ovsdb.rpc import DATABASE, Connection, ConnectionLost, Expired, Refused, Session
 from hybridvif.executors.sockets import numeric, tls_files
 from hybridvif.model.settings import Settings
 
@@ -48,56 +46,11 @@ class ReplicaExecutor(TransactionExecutor):
     """Ports of Open vSwitch through ovsdbapp."""
 
     def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, self._read_replica)
-        self._lock = threading.Lock()
-        self._replica: Replica | None = None
-
-    @contextmanager
-    def _read_replica(self, names: Collection[str] | None, deadline: float) -> Iterator[Read]:
-        """Lock the replica; yield a function that makes it current and reads it."""
-        remote = self._settings.ovsdb_connection
-        if not self._lock.acquire(timeout=max(deadline - time.monotonic(), 0)):
-            raise ExecutorError(f"OVSDB at {remote} is busy with earlier calls; none ended before the deadline")
-
-        def read() -> tuple[Replica, Snapshot]:
-            replica = self._current_replica(deadline)
-            if time.monotonic() >= deadline:
-                # A response that has already arrived is read without a look at the clock.
-                raise ExecutorError(f"the deadline had passed before OVSDB at {remote} was sent anything")
-            responses = replica.transact(row_queries(names, mtu_request=replica.has_mtu_request), deadline)
-            return replica, snapshot_of(names, responses, mtu_request=replica.has_mtu_request)
-
-        try:
-            yield read
-        except BaseException as error:
-            self._drop_replica()
-            if isinstance(error, Expired | ConnectionLost | Refused):
-                raise unusable(remote, error) from error
-            raise
-        finally:
-            self._lock.release()
-
-    def _current_replica(self, deadline: float) -> Replica:
-        """Return the kept replica, or a new one if it has lost its connection."""
-        if self._replica is not None:
-            try:
-                self._replica.sync(deadline)
-            except ConnectionLost:
-                self._drop_replica()
-            else:
-                return self._replica
-        self._replica = Replica(self._settings, deadline)
-        self._replica.sync(deadline)
-        return self._replica
-
-    def _drop_replica(self) -> None:
-        if self._replica is not None:
-            self._replica.close()
-            self._replica = None
+        super().__init__(settings, Session(settings, Replica, 1))
 
 
 class Replica:
-    """ovsdbapp's Idl with its connection. All functions raise Expired, ConnectionLost, Refused."""
+    """A connection on which queries are answered from ovsdbapp's Idl."""
 
     def __init__(self, settings: Settings, deadline: float) -> None:
         with closing(Connection(settings, deadline)) as connection:
@@ -111,10 +64,9 @@ class Replica:
         helper = SchemaHelper(None, schema)
         for table, names in COLUMNS.items():
             helper.register_columns(table, [name for name in names if name in schema["tables"][table]["columns"]])
-        self.has_mtu_request = "mtu_request" in schema["tables"]["Interface"]["columns"]
         self._idl = OvsdbIdl(numeric(settings, deadline), helper)
-        self._responses: dict[Any, Any] = {}
-        self._record_responses()
+        self._receive, self._idl._session.recv = self._idl._session.recv, self._recorded
+        self._received: dict[Any, Any] = {}
         try:
             self._await(self._idl.has_ever_connected, deadline)
         except BaseException:
@@ -125,49 +77,55 @@ class Replica:
         """Close the socket."""
         self._idl.close()
 
-    def sync(self, deadline: float) -> None:
-        """Wait until the replica contains everything committed before now."""
-        self._ask("echo", [], deadline)
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:  # noqa: ARG002
+        """Store queries, and send an echo: before its response, the server sends all pending updates."""
+        self._queries, self._echo = queries, self._send("echo", [])
+
+    def receive_responses(self, deadline: float) -> list[Any]:
+        """Return the responses to the stored queries."""
+        self._response_to(self._echo, deadline)
+        return self.transact(self._queries, deadline)
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction; queries alone are answered from the replica."""
         if all(operation["op"] == "select" for operation in operations):
-            return [{"rows": self._rows(**operation)} for operation in operations]
-        results: list[Any] = self._ask("transact", [DATABASE, *operations], deadline)
+            return [self._rows(**operation) for operation in operations]
+        results: list[Any] = self._response_to(self._send("transact", [DATABASE, *operations]), deadline)
         return results
 
-    def _rows(self, table: str, where: Sequence[Any], columns: Sequence[str], op: str) -> list[dict[str, Any]]:  # noqa: ARG002
-        return [
-            {column: _value_of(row, column) for column in columns}
-            for row in self._idl.tables[table].rows.values()
-            if all(CONDITIONS[test](_value_of(row, column), wanted) for column, test, wanted in where)
-        ]
+    def _rows(self, op: str, table: str, where: Sequence[Any], columns: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
+        unknown = {*columns} - {"_uuid", *self._idl.tables[table].columns}
+        if unknown:
+            return {"error": "unknown column", "details": ", ".join(unknown)}
+        return {
+            "rows": [
+                {column: _value_of(row, column) for column in columns}
+                for row in self._idl.tables[table].rows.values()
+                if all(CONDITIONS[test](_value_of(row, column), wanted) for column, test, wanted in where)
+            ]
+        }
 
-    def _ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
+    def _send(self, method: str, params: Sequence[Any]) -> Any:
+        """Send a request and return its id."""
         request = jsonrpc.Message.create_request(method, params)
         if self._idl.send_request(request) is None:
             raise ConnectionLost
-        self._responses[request.id] = None
-        try:
-            self._await(lambda: self._responses[request.id] is not None, deadline, connected=True)
-            response = self._responses[request.id]
-        finally:
-            del self._responses[request.id]
+        self._received = {request.id: None}
+        return request.id
+
+    def _response_to(self, number: Any, deadline: float) -> Any:
+        self._await(lambda: self._received[number] is not None, deadline, connected=True)
+        response = self._received[number]
         if response.error:
             raise Refused(response.error)
         return response.result
 
-    def _record_responses(self) -> None:
-        """Record the responses to our own requests, which the Idl ignores."""
-        receive = self._idl._session.recv
-
-        def recording() -> Any:
-            message = receive()
-            if message is not None and message.id in self._responses:
-                self._responses[message.id] = message
-            return message
-
-        self._idl._session.recv = recording
+    def _recorded(self) -> Any:
+        """Receive a message for the Idl, and record responses to our own requests, which the Idl ignores."""
+        message = self._receive()
+        if message is not None and message.id in self._received:
+            self._received[message.id] = message
+        return message
 
     def _await(self, is_ready: Callable[[], bool], deadline: float, *, connected: bool = False) -> None:
         """Drive the Idl until a condition is true. connected: raise ConnectionLost if the connection is lost."""

@@ -13,22 +13,11 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 from typing import Any, ClassVar
 
+from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, switch_words
-from hybridvif.executors.ovs_rows import (
-    IDS,
-    Operation,
-    Snapshot,
-    committed,
-    needs_device,
-    not_acknowledged,
-    observed,
-    require_bridges,
-    row_queries,
-    settled_rows,
-    snapshot_of,
-)
+from hybridvif.executors.ovs_rows import IDS, Operation, Snapshot
 from hybridvif.executors.side_effects import side_effects_of
 from hybridvif.executors.sockets import numeric, tls_files
 from hybridvif.model.facts import Observed
@@ -37,7 +26,6 @@ from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.model.text import escaped
 
 _ROWS_CHANGED = (
     "constraint violation",
@@ -66,7 +54,7 @@ class VsctlExecutor:
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the ports under these names, or all device names of ports, and all bridges."""
-        return observed(self._snapshot(names, deadline), self._settings.vhost_socket_dir)
+        return ovs_rows.observed(self._snapshot(names, deadline), self._settings.vhost_socket_dir)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Run all steps in one command line, which waits until ovs-vswitchd has applied them."""
@@ -77,11 +65,11 @@ class VsctlExecutor:
 
     def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         snapshot = self._snapshot({step.part.name for step in steps}, deadline)
-        rejected = rejected_transaction(observed(snapshot, self._settings.vhost_socket_dir).state, steps)
+        rejected = rejected_transaction(ovs_rows.observed(snapshot, self._settings.vhost_socket_dir).state, steps)
         if rejected:
             return rejected
         effects = side_effects_of(steps, snapshot, lambda queries: self._read(queries, deadline), self._settings)
-        require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
+        ovs_rows.require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
         words = [word for name, kind in effects.bridges_to_create.items() for word in bridge_words(name, kind)]
         for step in steps:
             qos = effects.qos.get(step.part.name, ())
@@ -110,27 +98,27 @@ class VsctlExecutor:
             reason = "ovs-vsctl did not end before the deadline; whether its transaction takes effect is not known"
             return _unknown(steps, reason)
         if all(_is_committed(ports.get(step.part.name), step) for step in steps):
-            return not_acknowledged(steps)
+            return ovs_rows.not_acknowledged(steps)
         return _unknown(steps, "ovs-vsctl did not end before the deadline, and its transaction has not been seen")
 
     def _outcomes(self, steps: Sequence[Step], warnings: str, deadline: float) -> list[Outcome]:
         """Return the outcomes as ovs-vswitchd reports them; ovs-vsctl exits with 0 in any case."""
-        names = {step.part.name for step in steps if needs_device(step)}
-        rows = settled_rows(lambda: self._snapshot(names, deadline).rows, names, deadline) if names else {}
+        names = {step.part.name for step in steps if ovs_rows.needs_device(step)}
+        rows = ovs_rows.settled_rows(lambda: self._snapshot(names, deadline).rows, names, deadline) if names else {}
         found = re.finditer(r"Error detected while setting up '([^']*)'.*", warnings)
-        return committed(steps, rows, {match[1]: escaped(match[0].rstrip(".")) for match in found})
+        return ovs_rows.committed(steps, rows, {match[1]: match[0].rstrip(".") for match in found})
 
     def _snapshot(self, names: Collection[str] | None, deadline: float) -> Snapshot:
         wanted = None if names is None else [name for name in names if key_of(name)]
         try:
-            responses = self._read(row_queries(wanted, mtu_request=self._has_mtu_request), deadline)
+            responses = self._read(ovs_rows.row_queries(wanted, mtu_request=self._has_mtu_request), deadline)
         except ExecutorError as error:
             if not self._has_mtu_request or "mtu_request" not in str(error):
                 raise
             # The column came with Open vSwitch 2.6.
             self._has_mtu_request = False
             return self._snapshot(names, deadline)
-        return snapshot_of(wanted, responses, mtu_request=self._has_mtu_request)
+        return ovs_rows.snapshot_of(wanted, responses, mtu_request=self._has_mtu_request)
 
     def _read(self, queries: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the responses to these queries, with one command line."""

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import contextlib
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from hybridvif.executors.base import ExecutorError
 from hybridvif.executors.ovs_rows import Operation
@@ -36,8 +37,36 @@ class Refused(Exception):
     """The server responded with an error; the message is its own."""
 
 
+FAILURES = (ConnectionLost, Expired, Refused)
+
+
+class Database(Protocol):
+    """A connection to ovsdb-server, for one thread at a time. Its functions raise FAILURES."""
+
+    def __init__(self, settings: Settings, deadline: float) -> None: ...
+
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
+        """Send queries, for receive_responses()."""
+
+    def receive_responses(self, deadline: float) -> list[Any]:
+        """Return the responses to the queries. They contain everything committed before the queries were sent."""
+
+    def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the results of a transaction: one per operation, and an error if the commit failed.
+
+        After Expired and ConnectionLost it may have been committed.
+        """
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+Responses = Callable[[], tuple[Database, list[Any]]]
+"""A function that waits for a connection and the responses to queries."""
+
+
 class Connection:
-    """One connection, for one thread at a time."""
+    """A connection on which the server itself answers each query."""
 
     def __init__(self, settings: Settings, deadline: float) -> None:
         self._number = 0
@@ -48,26 +77,12 @@ class Connection:
         """Close the socket."""
         self._socket.close()
 
-    def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the results of a transaction: one per operation, and an error if the commit failed.
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
+        """Send queries."""
+        self._send("transact", [DATABASE, *queries], deadline)
 
-        Raises Expired or ConnectionLost if it was sent and the response is missing; Refused.
-        """
-        results: list[Any] = self.ask("transact", [DATABASE, *operations], deadline)
-        return results
-
-    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
-        """Return the result of one request. Raises Expired, ConnectionLost, Refused."""
-        self.send(method, params, deadline)
-        return self.receive(deadline)
-
-    def send(self, method: str, params: Sequence[Any], deadline: float) -> None:
-        """Send a request. Raises Expired, ConnectionLost."""
-        self._number += 1
-        self._write({"method": method, "params": params, "id": self._number}, deadline)
-
-    def receive(self, deadline: float) -> Any:
-        """Return the result of the last request. Raises Expired, ConnectionLost, Refused."""
+    def receive_responses(self, deadline: float) -> Any:
+        """Return the result of the last request."""
         while True:
             message = self._read(deadline)
             if message.get("method") == "echo":
@@ -78,6 +93,19 @@ class Connection:
                 if message.get("error"):
                     raise Refused(_error_text(message["error"]))
                 return message["result"]
+
+    def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
+        """Return the results of a transaction."""
+        return self.ask("transact", [DATABASE, *operations], deadline)
+
+    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
+        """Return the result of one request."""
+        self._send(method, params, deadline)
+        return self.receive_responses(deadline)
+
+    def _send(self, method: str, params: Sequence[Any], deadline: float) -> None:
+        self._number += 1
+        self._write({"method": method, "params": params, "id": self._number}, deadline)
 
     def _write(self, message: Mapping[str, Any], deadline: float) -> None:
         with self._waiting(deadline):
@@ -112,69 +140,70 @@ class Connection:
 class Session:
     """Connections to one server: created on demand, kept for the next call, closed after an error."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._idle: list[Connection] = []
+    def __init__(self, settings: Settings, connect: type[Database], limit: int) -> None:
+        self._settings, self._connect = settings, connect
+        self._slots = threading.Semaphore(limit)
+        self._idle: list[Database] = []
 
     @contextlib.contextmanager
-    def query(
-        self, queries: Sequence[Operation], deadline: float
-    ) -> Iterator[Callable[[], tuple[Connection, list[Any]]]]:
+    def query(self, queries: Sequence[Operation], deadline: float) -> Iterator[Responses]:
         """Send queries on a kept connection; yield a function that waits for the connection and the responses.
 
-        So the server works while the caller does something else. The function raises ExecutorError if there is no
-        server or no response by the deadline. Any error on the connection inside the context becomes ExecutorError.
+        So the server works while the caller does something else. Raises ExecutorError if there is no server or no
+        response by the deadline. Any error on the connection inside the context becomes ExecutorError.
         """
-        remote, params = self._settings.ovsdb_connection, [DATABASE, *queries]
-        borrowed = self._sent_on_kept(params, deadline)
-        has_responded = False
+        remote = self._settings.ovsdb_connection
+        if not self._slots.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise ExecutorError(f"OVSDB at {remote} is busy with earlier calls; none ended before the deadline")
+        borrowed: list[Database] = []
+        is_live = False
 
-        def responses() -> tuple[Connection, list[Any]]:
-            nonlocal has_responded
-            results = self._results(borrowed, params, deadline)
-            if time.monotonic() >= deadline:
-                # A response that has already arrived is read without a look at the clock.
-                raise ExecutorError(f"the deadline had passed before OVSDB at {remote} was sent anything")
-            has_responded = True
+        def responses() -> tuple[Database, list[Any]]:
+            nonlocal is_live
+            results = self._responses(borrowed, queries, deadline)
+            is_live = True
             return borrowed[0], results
 
         try:
+            borrowed += self._queried(queries, deadline)
             yield responses
         except BaseException as error:
-            for connection in borrowed:
-                connection.close()
-            if isinstance(error, Expired | ConnectionLost | Refused):
+            is_live = False
+            if isinstance(error, FAILURES):
                 raise unusable(remote, error) from error
             raise
-        if has_responded and len(self._idle) < MAX_IDLE:
-            self._idle += borrowed
-        else:
-            for connection in borrowed:
-                connection.close()
+        finally:
+            if is_live and len(self._idle) < MAX_IDLE:
+                self._idle += borrowed
+            else:
+                for connection in borrowed:
+                    connection.close()
+            self._slots.release()
 
-    def _sent_on_kept(self, params: Sequence[Any], deadline: float) -> list[Connection]:
-        """Return the kept connection on which a transaction was sent; empty if there is none."""
+    def _queried(self, queries: Sequence[Operation], deadline: float) -> list[Database]:
+        """Return a kept connection on which the queries were sent; empty if there is none."""
         with contextlib.suppress(IndexError):
             while True:
                 connection = self._idle.pop()
                 try:
-                    connection.send("transact", params, deadline)
+                    connection.send_queries(queries, deadline)
                 except (Expired, ConnectionLost):
                     connection.close()
                 else:
                     return [connection]
         return []
 
-    def _results(self, borrowed: list[Connection], params: Sequence[Any], deadline: float) -> Any:
-        """Return the results of the transaction, from a new connection if the kept ones were closed while idle."""
+    def _responses(self, borrowed: list[Database], queries: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the responses, on a new connection if the kept ones were closed while idle."""
         while borrowed:
             try:
-                return borrowed[0].receive(deadline)
+                return borrowed[0].receive_responses(deadline)
             except ConnectionLost:
                 borrowed.pop().close()
-                borrowed += self._sent_on_kept(params, deadline)
-        borrowed.append(Connection(self._settings, deadline))
-        return borrowed[0].ask("transact", params, deadline)
+                borrowed += self._queried(queries, deadline)
+        borrowed.append(self._connect(self._settings, deadline))
+        borrowed[0].send_queries(queries, deadline)
+        return borrowed[0].receive_responses(deadline)
 
 
 def unusable(remote: str, error: Exception) -> ExecutorError:

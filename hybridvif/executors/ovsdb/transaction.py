@@ -11,27 +11,24 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
+from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import (
     IDS,
-    REPORTED_COLUMNS,
+    NOTHING,
     SOCKET,
     Operation,
     Row,
     Snapshot,
     columns_at_creation,
     ids_of,
-    is_many,
     options_of,
-    require_bridges,
-    select,
 )
 from hybridvif.executors.side_effects import SideEffects, qos_ids_of
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 
-NOTHING: list[Any] = ["set", []]
 NO_EFFECTS = SideEffects()
 
 
@@ -39,7 +36,7 @@ def operations_of(
     steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects = NO_EFFECTS, socket_dir: str = SOCKET_DIR
 ) -> list[Operation]:
     """Return the operations of these steps, without next_cfg; empty if nothing changes. Raises StepFailed."""
-    require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
+    ovs_rows.require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
     operations: list[Operation] = []
     for row in effects.bridges_to_remove.values():
         operations.append(_wait("Bridge", ["_uuid", "==", row["_uuid"]], {"ports": row["ports"]}))
@@ -84,15 +81,14 @@ def operations_of(
 def with_next_cfg(operations: Iterable[Operation]) -> list[Operation]:
     """Return these operations with an increment of next_cfg, whose new value is the last result."""
     bump = _mutate("Open_vSwitch", [], ["next_cfg", "+=", 1])
-    return [*operations, bump, select("Open_vSwitch", ["next_cfg"])]
+    return [*operations, bump, ovs_rows.select("Open_vSwitch", ["next_cfg"])]
 
 
 def await_applied(number: int, names: Collection[str], milliseconds: int) -> list[Operation]:
     """Return a wait until ovs-vswitchd has applied this configuration, and queries for these devices."""
-    conditions = [[]] if is_many(names) else [[["name", "==", name]] for name in sorted(names)]
-    wait = _wait("Open_vSwitch", ["cur_cfg", ">=", number], {}, timeout=milliseconds)
-    wait = {**wait, "columns": ["cur_cfg"], "until": "!=", "rows": []}
-    return [wait, *(select("Interface", REPORTED_COLUMNS, *condition) for condition in conditions)]
+    wait = _wait("Open_vSwitch", ["cur_cfg", ">=", number], {})
+    wait |= {"timeout": milliseconds, "columns": ["cur_cfg"], "until": "!=", "rows": []}
+    return [wait, *ovs_rows.select_named("Interface", ovs_rows.REPORTED_COLUMNS, names)]
 
 
 def _create_bridge(name: str, datapath_type: str, suffix: str) -> list[Operation]:
@@ -122,27 +118,28 @@ def _create_port(port: OvsPort, suffix: str, snapshot: Snapshot, socket_dir: str
 
 def _delete_qos(uuids: Iterable[str]) -> list[Operation]:
     """Return the deletions of these rows; OVSDB aborts the transaction if a Port references one by then."""
-    return [{"op": "delete", "table": "QoS", "where": _row(uuid)} for uuid in uuids]
+    return [{"op": "delete", "table": "QoS", "where": [_is(uuid)]} for uuid in uuids]
 
 
 def _unchanged(row: Row) -> Operation:
-    return _wait("Interface", ["_uuid", "==", ["uuid", row.uuid]], {"external_ids": _map(row.external_ids)})
+    return _wait("Interface", _is(row.uuid), {"external_ids": _map(row.external_ids)})
 
 
 def _change(port: OvsPort, found: Row, changes: Mapping[str, object], socket_dir: str) -> list[Operation]:
-    where = _row(found.uuid)
     ids = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
-    operations = [_mutate("Interface", where, *_replace("external_ids", ids))] if ids else []
+    mutations = _replace("external_ids", ids) if ids else []
     row: dict[str, Any] = {}
     if {"type", "socket_as_configured"} & changes.keys():
         options = options_of(port, socket_dir)
         row["type"] = port.type
         if isinstance(port, VhostUserPort):
-            operations.append(_mutate("Interface", where, *_replace("options", {SOCKET: options.get(SOCKET, "")})))
+            # The other options are not ours.
+            mutations += _replace("options", {SOCKET: options.get(SOCKET, "")})
         else:
             row["options"] = _map(options)
     if "mtu_request" in changes:
         row["mtu_request"] = changes["mtu_request"] or NOTHING
+    operations = [_mutate("Interface", [_is(found.uuid)], *mutations)] if mutations else []
     return [*operations, _update("Interface", found.uuid, row)] if row else operations
 
 
@@ -159,21 +156,21 @@ def _insert(table: str, suffix: str, row: Mapping[str, Any]) -> Operation:
 
 
 def _update(table: str, uuid: str, row: Mapping[str, Any]) -> Operation:
-    return {"op": "update", "table": table, "where": _row(uuid), "row": row}
+    return {"op": "update", "table": table, "where": [_is(uuid)], "row": row}
 
 
 def _mutate(table: str, where: Sequence[Any], *mutations: Any) -> Operation:
     return {"op": "mutate", "table": table, "where": where, "mutations": list(mutations)}
 
 
-def _wait(table: str, condition: Any, row: Mapping[str, Any], timeout: int = 0) -> Operation:
+def _wait(table: str, condition: Any, row: Mapping[str, Any]) -> dict[str, Any]:
     """Return a precondition that this row is unchanged; otherwise the server aborts at once ("timed out")."""
-    wait = {"op": "wait", "timeout": timeout, "table": table, "where": [condition]}
+    wait = {"op": "wait", "timeout": 0, "table": table, "where": [condition]}
     return {**wait, "columns": list(row), "until": "==", "rows": [row]}
 
 
-def _row(uuid: str) -> list[Any]:
-    return [["_uuid", "==", ["uuid", uuid]]]
+def _is(uuid: str) -> list[Any]:
+    return ["_uuid", "==", ["uuid", uuid]]
 
 
 def _map(values: Mapping[str, str]) -> list[Any]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.ovsdb.rpc import Session
+from hybridvif.executors.ovsdb.rpc import Connection, Session
 from hybridvif.model.settings import Settings
 
 QUERY = {"op": "select", "table": "Bridge", "where": [], "columns": ["name"]}
@@ -88,7 +88,7 @@ def server(tmp_path: Path) -> Iterator[Server]:
 
 @pytest.fixture
 def session(server: Server) -> Iterator[Session]:
-    made = Session(Settings(ovsdb_connection=server.remote))
+    made = Session(Settings(ovsdb_connection=server.remote), Connection, 8)
     yield made
     server.close()
     # The session finds its kept connections lost and closes the sockets.
