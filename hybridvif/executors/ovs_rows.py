@@ -29,7 +29,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.steps import Delete, Step
-from hybridvif.model.text import escaped, shown
+from hybridvif.model.text import shown
 
 IDS = {
     "iface_id": "iface-id",
@@ -62,7 +62,7 @@ SETTLE_TIME, POLL_INTERVAL = 0.1, 0.002
 REPORTED_COLUMNS = ("_uuid", "name", "type", "ofport", "error")
 """The columns of an Interface that are read again after a change."""
 NOTHING: list[Any] = ["set", []]
-EMPTY: Mapping[str, str] = {}
+EMPTY: Mapping[str, Any] = {}
 
 Operation = Mapping[str, Any]
 """One operation of a transaction (RFC 7047, section 5.2)."""
@@ -169,22 +169,19 @@ def snapshot_of(
     ports = {row["name"]: row for row in rows if "interfaces" in row}
     interfaces = [row for row in rows if "interfaces" not in row]
     wanted = [row for row in interfaces if (key_of(row["name"]) if names is None else row["name"] in names)]
-    every = interfaces if names is None else []
     return Snapshot(
-        rows={row["name"]: row_of(row, ports.get(row["name"]), holders) for row in wanted},
+        rows={row["name"]: row_of(row, ports.get(row["name"], EMPTY), holders) for row in wanted},
         bridges={bridge["name"]: bridge["datapath_type"] for bridge in bridges},
         version=next((optional(row["ovs_version"]) or "" for row in switch), ""),
-        iface_ids=[(row["name"], _iface_id_of(dict(row["external_ids"][1]))) for row in every],
+        iface_ids=[_iface_id_of(row) for row in interfaces] if names is None else [],
         has_mtu_request=mtu_request,
     )
 
 
-def row_of(
-    interface: Mapping[str, Any], port: Mapping[str, Any] | None = None, holders: Mapping[str, str] = EMPTY
-) -> Row:
+def row_of(interface: Mapping[str, Any], port: Mapping[str, Any] = EMPTY, holders: Mapping[str, str] = EMPTY) -> Row:
     """Decode an Interface, whole or its REPORTED_COLUMNS, and its Port. holders: the bridge of each Port by uuid."""
-    alone = port is not None and uuids_in(port["interfaces"]) == [interface["_uuid"][1]]
-    port_uuid = port["_uuid"][1] if port is not None else ""
+    port_uuid = port["_uuid"][1] if port else ""
+    alone = bool(port) and uuids_in(port["interfaces"]) == [interface["_uuid"][1]]
     return Row(
         name=interface["name"],
         bridge=holders.get(port_uuid) if alone else None,
@@ -192,7 +189,7 @@ def row_of(
         external_ids=dict(elements(interface.get("external_ids", NOTHING))),
         ofport=optional(interface["ofport"]),
         error=optional(interface["error"]) or "",
-        tag=optional(port["tag"]) if port is not None and alone else None,
+        tag=optional(port["tag"]) if alone else None,
         options=dict(elements(interface.get("options", NOTHING))),
         mtu_request=(optional(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
         uuid=interface["_uuid"][1],
@@ -226,10 +223,10 @@ def optional(value: Any) -> Any:
     return next(iter(elements(value)), None)
 
 
-def _iface_id_of(external_ids: Mapping[str, str]) -> str:
-    """Return the iface-id of a row; "" if it has none that Neutron could have assigned."""
-    value = external_ids.get(IDS["iface_id"], "")
-    return value if is_uuid(value) else ""
+def _iface_id_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name and the iface-id of a row; "" if it has none that Neutron could have assigned."""
+    value = dict(row["external_ids"][1]).get(IDS["iface_id"], "")
+    return row["name"], value if is_uuid(value) else ""
 
 
 # -- parts and facts ---------------------------------------------------------------------------------------------------
@@ -337,11 +334,11 @@ def settled_rows(read: Callable[[], Mapping[str, Row]], names: Collection[str], 
         time.sleep(POLL_INTERVAL)
 
 
-def committed(steps: Iterable[Step], rows: Mapping[str, Row], warnings: Mapping[str, str] = EMPTY) -> list[Outcome]:
-    """Return the outcomes of committed steps by the rows afterwards. warnings: other errors of devices, by name."""
+def committed(steps: Iterable[Step], rows: Mapping[str, Row]) -> list[Outcome]:
+    """Return the outcomes of committed steps by the rows afterwards."""
     outcomes = []
     for step in steps:
-        error = error_about(rows.get(step.part.name)) or rejection(step.part.name, warnings.get(step.part.name, ""))
+        error = error_about(rows.get(step.part.name))
         if error and needs_device(step):
             # A device that it reports missing, although it was read back, is one that it has not released yet. That
             # happens if a port is deleted and plugged again at once. The next plan replaces the row by the placeholder
@@ -361,12 +358,7 @@ def error_about(row: Row | None) -> str:
     if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in error:
         without = f"it knows no interface of type {row.type}, as without DPDK"
         error += f"; {without}: ovs-vsctl get Open_vSwitch . iface_types"
-    return rejection(row.name, error)
-
-
-def rejection(name: str, error: str) -> str:
-    """Return the reason that ovs-vswitchd rejected a device, as a sentence; empty if it did not."""
-    return f"ovs-vswitchd did not take {name}: {escaped(error)}" if error else ""
+    return f"ovs-vswitchd did not take {row.name}: {error}"
 
 
 def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:

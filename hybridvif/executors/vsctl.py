@@ -7,7 +7,6 @@ authorizes nothing else. Each command begins after `--`, so no value can be read
 from __future__ import annotations
 
 import json
-import re
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -77,7 +76,7 @@ class VsctlExecutor:
         words += [word for name in effects.bridges_to_remove for word in ("--", "del-br", name)]
         if not words:
             # For example a move that another program has done already. The result is still verified.
-            return self._outcomes(steps, "", deadline)
+            return self._outcomes(steps, deadline)
         result = self._run(words, deadline - (deadline - time.monotonic()) * READ_SHARE)
         if result.expired or result.code < 0:
             return self._outcomes_after_timeout(steps, deadline)
@@ -85,7 +84,7 @@ class VsctlExecutor:
             retry = any(message in result.stderr for message in _ROWS_CHANGED)
             raise StepFailed(f"ovs-vsctl failed: {_error_in(result)}", retry=retry)
         try:
-            return self._outcomes(steps, result.stderr, deadline)
+            return self._outcomes(steps, deadline)
         except ExecutorError as error:
             # It was committed, so it has not failed; only the result is unknown.
             return _unknown(steps, f"committed in OVSDB, and not read back: {error}")
@@ -101,12 +100,11 @@ class VsctlExecutor:
             return ovs_rows.not_acknowledged(steps)
         return _unknown(steps, "ovs-vsctl did not end before the deadline, and its transaction has not been seen")
 
-    def _outcomes(self, steps: Sequence[Step], warnings: str, deadline: float) -> list[Outcome]:
+    def _outcomes(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
         """Return the outcomes as ovs-vswitchd reports them; ovs-vsctl exits with 0 in any case."""
         names = {step.part.name for step in steps if ovs_rows.needs_device(step)}
         rows = ovs_rows.settled_rows(lambda: self._snapshot(names, deadline).rows, names, deadline) if names else {}
-        found = re.finditer(r"Error detected while setting up '([^']*)'.*", warnings)
-        return ovs_rows.committed(steps, rows, {match[1]: match[0].rstrip(".") for match in found})
+        return ovs_rows.committed(steps, rows)
 
     def _snapshot(self, names: Collection[str] | None, deadline: float) -> Snapshot:
         wanted = None if names is None else [name for name in names if key_of(name)]

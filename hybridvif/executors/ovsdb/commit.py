@@ -29,6 +29,7 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Step
 
+REFUSED = "OVSDB refused the transaction"
 MARGIN = 20
 """Milliseconds between the end of a wait in the server and the deadline."""
 
@@ -78,10 +79,10 @@ class TransactionExecutor:
                 time.sleep(random.uniform(0, 0.01 * 2**retries))
         except NoResponse:
             reason = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
-            return [Outcome(step, Result.UNKNOWN, f"{reason}: {_names(steps)}") for step in steps]
+            return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
-        reason = _refusal(steps, "others keep changing the same rows")
+        reason = f"{REFUSED}: others keep changing the same rows"
         return [Outcome(step, Result.FAILED, reason, retry=True, retries=MAX_ATTEMPTS - 1) for step in steps]
 
     def _commit(
@@ -106,7 +107,7 @@ class TransactionExecutor:
         if error.startswith(ovs_rows.ROWS_CHANGED):
             return None
         if error:
-            return [Outcome(step, Result.FAILED, _refusal(steps, error)) for step in steps]
+            return [Outcome(step, Result.FAILED, f"{REFUSED}: {error}") for step in steps]
         number = int(results[-1]["rows"][0]["next_cfg"])
         names = {step.part.name for step in steps if ovs_rows.needs_device(step)}
         try:
@@ -133,12 +134,3 @@ def _applied_rows(database: Database, number: int, names: Collection[str], deadl
     if ovs_rows.error_in(responses):
         raise Expired
     return {row["name"]: ovs_rows.row_of(row) for row in ovs_rows.rows_in(responses[1:])}
-
-
-def _refusal(steps: Sequence[Step], reason: str) -> str:
-    return f"OVSDB refused the transaction for {_names(steps)}: {reason}"
-
-
-def _names(steps: Sequence[Step]) -> str:
-    names = sorted({step.part.name for step in steps})
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

@@ -10,17 +10,9 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.ovs_rows import (
-    Operation,
-    Snapshot,
-    error_in,
-    is_many,
-    row_queries,
-    rows_in,
-    select,
-    snapshot_of,
-)
+from hybridvif.executors.ovs_rows import Operation, Snapshot
 from hybridvif.executors.ovsdb.rpc import Database, Refused, Session
 
 MAX_ATTEMPTS = 8
@@ -47,7 +39,7 @@ class RowReader:
 
         Raises ExecutorError, also for any error on the connection inside the context.
         """
-        known = [] if is_many(names) else [self._ports[name] for name in names or () if name in self._ports]
+        known = [] if ovs_rows.is_many(names) else [self._ports[name] for name in names or () if name in self._ports]
         with self._session.query(self._queries(names, known), deadline) as responses_of:
 
             def read() -> tuple[Database, Snapshot]:
@@ -65,17 +57,17 @@ class RowReader:
         deadline: float,
     ) -> Snapshot:
         for _ in range(MAX_ATTEMPTS):
-            error = error_in(responses)
+            error = ovs_rows.error_in(responses)
             if "mtu_request" in error:
                 # This Open vSwitch is too old for the column.
                 self._has_mtu_request = False
             elif error:
                 raise Refused(error)
-            elif is_many(names):
-                return snapshot_of(names, responses, mtu_request=self._has_mtu_request)
+            elif ovs_rows.is_many(names):
+                return ovs_rows.snapshot_of(names, responses, mtu_request=self._has_mtu_request)
             else:
                 rows, found = responses[: len(responses) - len(known)], responses[len(responses) - len(known) :]
-                ports = {row["name"]: row["_uuid"][1] for row in rows_in(rows) if "interfaces" in row}
+                ports = {row["name"]: row["_uuid"][1] for row in ovs_rows.rows_in(rows) if "interfaces" in row}
                 unknown = [uuid for uuid in ports.values() if uuid not in known]
                 if unknown:
                     found = [*found, *database.transact(_holder_queries(unknown), deadline)]
@@ -85,17 +77,17 @@ class RowReader:
                     if len(self._ports) > CACHE_SIZE:
                         self._ports = {}
                     self._ports |= ports
-                    return snapshot_of(names, rows, holders, mtu_request=self._has_mtu_request)
+                    return ovs_rows.snapshot_of(names, rows, holders, mtu_request=self._has_mtu_request)
             # The rows have changed between the queries.
             known = ()
             responses = database.transact(self._queries(names, known), deadline)
         raise ExecutorError("the ports of Open vSwitch change faster than they can be read; call again")
 
     def _queries(self, names: Collection[str] | None, ports: Sequence[str]) -> list[Operation]:
-        queries = row_queries(names, mtu_request=self._has_mtu_request, members=is_many(names))
+        queries = ovs_rows.row_queries(names, mtu_request=self._has_mtu_request, members=ovs_rows.is_many(names))
         return [*queries, *_holder_queries(ports)]
 
 
 def _holder_queries(ports: Sequence[str]) -> list[Operation]:
     """Return the queries for the bridge of each of these Ports, one per Port."""
-    return [select("Bridge", ["name"], ["ports", "includes", ["uuid", uuid]]) for uuid in ports]
+    return [ovs_rows.select("Bridge", ["name"], ["ports", "includes", ["uuid", uuid]]) for uuid in ports]

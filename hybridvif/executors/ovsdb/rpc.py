@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.ovs_rows import Operation
+from hybridvif.executors.ovs_rows import Operation, error_in
 from hybridvif.executors.sockets import closed, connected
 from hybridvif.model.settings import Settings
 
@@ -91,7 +91,7 @@ class Connection:
             elif message.get("id") == self._number and "method" not in message:
                 # Open vSwitch 3.1 omits "result" beside an error.
                 if message.get("error"):
-                    raise Refused(_error_text(message["error"]))
+                    raise Refused(error_in([message["error"]]) or message["error"])
                 return message["result"]
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
@@ -215,9 +215,3 @@ def unusable(remote: str, error: Exception) -> ExecutorError:
             reason = f"the server at {remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?"
             return ExecutorError(reason, precondition=True)
     return ExecutorError(closed(remote))
-
-
-def _error_text(error: Any) -> str:
-    if isinstance(error, dict):
-        return ": ".join(str(error[key]) for key in ("error", "details") if error.get(key))
-    return str(error)

@@ -13,17 +13,7 @@ from typing import Any
 
 from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.ovs_rows import (
-    IDS,
-    NOTHING,
-    SOCKET,
-    Operation,
-    Row,
-    Snapshot,
-    columns_at_creation,
-    ids_of,
-    options_of,
-)
+from hybridvif.executors.ovs_rows import NOTHING, Operation, Row, Snapshot
 from hybridvif.executors.side_effects import SideEffects, qos_ids_of
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
@@ -103,11 +93,11 @@ def _create_bridge(name: str, datapath_type: str, suffix: str) -> list[Operation
 
 
 def _create_port(port: OvsPort, suffix: str, snapshot: Snapshot, socket_dir: str) -> list[Operation]:
-    interface: dict[str, Any] = {"name": port.name, "external_ids": _map(ids_of(port))}
-    row = {"name": port.name, "interfaces": ["named-uuid", f"interface{suffix}"], **columns_at_creation(port)}
+    interface: dict[str, Any] = {"name": port.name, "external_ids": _map(ovs_rows.ids_of(port))}
+    row = {"name": port.name, "interfaces": ["named-uuid", f"interface{suffix}"], **ovs_rows.columns_at_creation(port)}
     operations = []
     if port.type:
-        interface |= {"type": port.type, "options": _map(options_of(port, socket_dir))}
+        interface |= {"type": port.type, "options": _map(ovs_rows.options_of(port, socket_dir))}
     if port.mtu_request and snapshot.has_mtu_request:
         interface["mtu_request"] = port.mtu_request
     if port.qos_type:
@@ -126,15 +116,15 @@ def _unchanged(row: Row) -> Operation:
 
 
 def _change(port: OvsPort, found: Row, changes: Mapping[str, object], socket_dir: str) -> list[Operation]:
-    ids = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
+    ids = {key: str(changes[attribute]) for attribute, key in ovs_rows.IDS.items() if attribute in changes}
     mutations = _replace("external_ids", ids) if ids else []
     row: dict[str, Any] = {}
     if {"type", "socket_as_configured"} & changes.keys():
-        options = options_of(port, socket_dir)
+        options = ovs_rows.options_of(port, socket_dir)
         row["type"] = port.type
         if isinstance(port, VhostUserPort):
             # The other options are not ours.
-            mutations += _replace("options", {SOCKET: options.get(SOCKET, "")})
+            mutations += _replace("options", {ovs_rows.SOCKET: options.get(ovs_rows.SOCKET, "")})
         else:
             row["options"] = _map(options)
     if "mtu_request" in changes:
