@@ -58,15 +58,15 @@ class Clock:
 def clocked() -> Clock:
     """Create a clock for all functions that wait for another process."""
     from hybridvif.executors.netlink.socket import Channel
-    from hybridvif.executors.ovsdb.rpc import Connection
+    from hybridvif.executors.ovsdb.rpc import Connection, Session
 
     clock = Clock()
     for name in ("_send", "_receive"):
         clock.time(Channel, name, lambda *_, **__: LINKS)
     clock.time(Channel, "delete_announced", lambda *_, **__: GRACE_PERIOD)
-    for name in ("greet", "greeted"):
-        clock.time(Connection, name, lambda *_, **__: ROWS)
-    clock.time(Connection, "ask", lambda _, __, params, *___: SWITCH if "cur_cfg" in str(params[1:2]) else ROWS)
+    for name in ("_queried", "_responses"):
+        clock.time(Session, name, lambda *_, **__: ROWS)
+    clock.time(Connection, "transact", lambda _, operations, __: SWITCH if "cur_cfg" in str(operations[:1]) else ROWS)
     return clock
 
 

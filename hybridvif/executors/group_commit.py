@@ -32,126 +32,101 @@ Commit = Callable[[Sequence[Step], float], Sequence[Outcome]]
 class _Request:
     steps: Sequence[Step]
     deadline: float
+    is_over: bool = False
+    """True after the transaction of its group."""
     outcomes: Sequence[Outcome] | None = None
-    taken: bool = False
-    alone: bool = False
-    """True if it must not be merged with others any more."""
+    """None if that transaction raised, or if one of its requests made it fail."""
+
+    @property
+    def names(self) -> set[str]:
+        return {step.part.name for step in self.steps}
 
 
 class GroupCommit:
     """Merge the steps of several threads into few transactions; each caller gets its own outcomes."""
 
     def __init__(self, commit: Commit, *, atomic: bool = True) -> None:
-        self._commit = commit
-        self._atomic = atomic
-        self._turn = threading.Condition()
+        self._commit, self._atomic = commit, atomic
+        self._changed = threading.Condition()
         self._waiting: list[_Request] = []
         self._leader: _Request | None = None
-        self._since = 0.0
-        self._took = 0.0
         self._coming: set[int] = set()
         """Threads that have announced an apply()."""
+        self._took = 0.0
 
     @contextmanager
     def expected(self) -> Iterator[None]:
         """Announce an apply() of this thread; leaders wait for it until it comes or the context ends."""
-        with self._turn:
+        with self._changed:
             self._coming.add(threading.get_ident())
         try:
             yield
         finally:
-            with self._turn:
-                self._arrived()
-                self._turn.notify_all()
+            with self._changed:
+                self._coming.discard(threading.get_ident())
+                self._changed.notify_all()
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Return the outcomes of these steps, which this thread or another one commits."""
         own = _Request(steps, deadline)
-        # The second half of its time is reserved for its own transaction.
-        until = deadline - max(deadline - time.monotonic(), 0) / 2
-        with self._turn:
-            self._arrived()
+        group: list[_Request] = []
+        with self._changed:
+            self._coming.discard(threading.get_ident())
             self._waiting.append(own)
-            self._turn.notify_all()
-            while own.outcomes is None and (own.taken or self._is_led(until)):
+            self._changed.notify_all()
+            # The second half of its time is reserved for its own transaction.
+            patience = min(max(deadline - time.monotonic(), 0) / 2, MAX_WAIT)
+            self._changed.wait_for(lambda: own.is_over or self._leader is None, patience)
+            if own in self._waiting:
+                group = self._lead(own)
+            else:
                 # The leader that has taken it observes the deadline.
-                end = min(self._since + MAX_WAIT, until)
-                self._turn.wait(None if own.taken else max(end - time.monotonic(), 0.001))
-            if own.outcomes is not None:
-                return own.outcomes
-            self._leader, self._since = own, time.monotonic()
-            # Before waiting for others: another caller may become leader meanwhile, and take all waiting requests.
-            self._take([own])
-            others: list[_Request] = []
-            if not own.alone:
-                self._gather(own.deadline)
-                others = self._mergeable(own)
-                self._take(others)
-            group = [own, *others]
-        try:
+                self._changed.wait_for(lambda: own.is_over)
+        if group:
             self._commit_group(group)
-        finally:
-            with self._turn:
-                for request in group:
-                    if request.outcomes is None and request is not own:
-                        # The commit raised, or one request made the whole transaction fail. Each request is then
-                        # committed by itself.
-                        request.taken = False
-                        self._waiting.append(request)
-                if self._leader is own:
-                    self._leader = None
-                self._turn.notify_all()
-        if own.outcomes is None:
-            own.outcomes = self._commit(own.steps, own.deadline)
-        return own.outcomes
+        return own.outcomes if own.outcomes is not None else self._commit(steps, deadline)
 
-    def _is_led(self, until: float) -> bool:
-        """Return whether a transaction is in flight that is worth waiting for."""
-        return self._leader is not None and time.monotonic() < min(self._since + MAX_WAIT, until)
-
-    def _arrived(self) -> None:
-        self._coming.discard(threading.get_ident())
-
-    def _gather(self, deadline: float) -> None:
-        now = time.monotonic()
-        end = now + min(2 * self._took, MAX_GATHER_TIME, (deadline - now) * MIN_TIME_SHARE)
-        while self._coming and (remaining := end - time.monotonic()) > 0:
-            self._turn.wait(remaining)
-
-    def _take(self, requests: list[_Request]) -> None:
-        for request in requests:
-            self._waiting.remove(request)
-            request.taken = True
-
-    def _mergeable(self, leader: _Request) -> list[_Request]:
-        """Return the requests to merge with this one: distinct parts, compatible deadlines."""
-        mergeable: list[_Request] = []
-        names = {step.part.name for step in leader.steps}
-        now = time.monotonic()
-        shortest = longest = leader.deadline - now
+    def _lead(self, own: _Request) -> list[_Request]:
+        """Wait for announced callers, and return the group of requests to commit with this one."""
+        # Before waiting: another caller may become leader meanwhile, and take all waiting requests.
+        self._waiting.remove(own)
+        self._leader = own
+        remaining = own.deadline - time.monotonic()
+        self._changed.wait_for(
+            lambda: not self._coming, max(min(2 * self._took, MAX_GATHER_TIME, remaining * MIN_TIME_SHARE), 0)
+        )
+        group, names = [own], own.names
         for request in self._waiting:
-            own, remaining = {step.part.name for step in request.steps}, request.deadline - now
-            least, most = min(shortest, remaining), max(longest, remaining)
+            times = [member.deadline - time.monotonic() for member in (*group, request)]
             # The earliest deadline applies to the whole transaction.
-            if not request.alone and not own & names and least >= most * MIN_TIME_SHARE:
-                names |= own
-                shortest, longest = least, most
-                mergeable.append(request)
-        return mergeable
+            if min(times) >= max(times) * MIN_TIME_SHARE and not request.names & names:
+                group.append(request)
+                names |= request.names
+        self._waiting = [request for request in self._waiting if request not in group]
+        return group
 
     def _commit_group(self, group: list[_Request]) -> None:
         started = time.monotonic()
         steps = [step for request in group for step in request.steps]
-        outcomes = list(self._commit(steps, min(request.deadline for request in group)))
-        self._took = time.monotonic() - started
-        if self._atomic and len(group) > 1 and all(_took_no_effect(outcome) for outcome in outcomes):
-            # One request made the transaction of all fail.
-            for request in group:
-                request.alone = True
-            return
+        outcomes: list[Outcome] = []
+        try:
+            outcomes = list(self._commit(steps, min(request.deadline for request in group)))
+        finally:
+            with self._changed:
+                self._took = time.monotonic() - started
+                self._share(outcomes, group)
+                if self._leader is group[0]:
+                    self._leader = None
+                self._changed.notify_all()
+
+    def _share(self, outcomes: list[Outcome], group: list[_Request]) -> None:
+        # If one request made the transaction of all fail, each request is committed again by itself.
+        is_failed = self._atomic and len(group) > 1 and all(map(_took_no_effect, outcomes))
         for request in group:
-            request.outcomes = outcomes[: len(request.steps)]
-            del outcomes[: len(request.steps)]
+            request.is_over = True
+            if outcomes and not is_failed:
+                request.outcomes = outcomes[: len(request.steps)]
+                del outcomes[: len(request.steps)]
 
 
 def _took_no_effect(outcome: Outcome) -> bool:

@@ -1,7 +1,12 @@
-"""Rows of OVSDB, read by any executor -> parts and facts; and how a part is encoded in a row."""
+"""Rows of OVSDB: queries for them, their parts and facts, and how a part is encoded in a row.
+
+Each executor of Open vSwitch answers a query in its own way; the rest about rows is here. A query is a `select`
+operation. Values are encoded as in RFC 7047, section 5.1.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -47,6 +52,22 @@ UNKNOWN_TYPE = "Address family not supported"
 """EAFNOSUPPORT: Interface.error of a type unknown to ovs-vswitchd (lib/netdev.c, netdev_open)."""
 USERSPACE = frozenset({"netdev", "dummy"})
 """Datapath types in which ovs-vswitchd reads a system device through a packet socket."""
+ROWS_CHANGED = ("timed out", "constraint violation", "referential integrity violation")
+"""Errors of the server if rows have changed since they were read (RFC 7047, 5.2.6 and 4.1.3)."""
+MAX_SINGLE_QUERIES = 16
+"""Number of names up to which rows are queried one by one; for more, whole tables are read."""
+SETTLE_TIME, POLL_INTERVAL = 0.1, 0.002
+"""Seconds to wait for ofport and error to follow cur_cfg, and between two reads."""
+
+REPORTED_COLUMNS = ("_uuid", "name", "type", "ofport", "error")
+"""The columns of an Interface that are read again after a change."""
+NOTHING: list[Any] = ["set", []]
+EMPTY: Mapping[str, Any] = {}
+
+Operation = Mapping[str, Any]
+"""One operation of a transaction (RFC 7047, section 5.2)."""
+Read = Callable[[Sequence[Operation]], Sequence[Any]]
+"""A function that sends queries and returns the responses."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +85,9 @@ class Row:
     options: Mapping[str, str] = field(default_factory=dict)
     mtu_request: int | None = None
     """0 if unset; None if there is no such column (it came with Open vSwitch 2.6)."""
+    uuid: str = ""
+    port_uuid: str = ""
+    """Empty if there is no Port of this name."""
 
     @property
     def error_now(self) -> str:
@@ -72,171 +96,156 @@ class Row:
         The error of the placeholder may stay after the row is a system device again (OVS 3.1). It is ignored once the
         device has a port number, since packets pass then.
         """
-        return (
-            ""
-            if self.type != PLACEHOLDER_TYPE and PLACEHOLDER_ERROR in self.error and (self.ofport or 0) > 0
-            else shown(self.error)
+        is_stale = self.type != PLACEHOLDER_TYPE and PLACEHOLDER_ERROR in self.error and (self.ofport or 0) > 0
+        return "" if is_stale else shown(self.error)
+
+    @property
+    def is_undecided(self) -> bool:
+        """Return whether ovs-vswitchd has not reported on a system device yet; cur_cfg is written before that."""
+        return self.type != PLACEHOLDER_TYPE and (
+            PLACEHOLDER_ERROR in self.error_now or (self.ofport is None and not self.error)
         )
 
 
-def row_of(interface: Mapping[str, Any], port: Mapping[str, Any] | None, holder_of: Mapping[str, str]) -> Row:
-    """Decode an Interface and its Port (RFC 7047, 5.1). holder_of: the bridge of each Port, by uuid."""
-    alone = port is not None and [uuid[1] for uuid in elements(port["interfaces"])] == [interface["_uuid"][1]]
-    tag = optional(port["tag"]) if port is not None and alone else None
-    return Row(
-        name=interface["name"],
-        bridge=holder_of.get(port["_uuid"][1]) if port is not None and alone else None,
-        type=interface["type"],
-        external_ids=dict(interface["external_ids"][1]),
-        ofport=optional(interface["ofport"]),
-        error=optional(interface.get("error", ["set", []])) or "",
-        tag=tag,
-        options=dict(interface["options"][1]),
-        mtu_request=(optional(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """The rows of some names by name, and the switch that contains them."""
+
+    rows: Mapping[str, Row]
+    bridges: Mapping[str, str]
+    """Datapath type of each bridge; "" for the default."""
+    version: str = ""
+    iface_ids: Sequence[tuple[str, str]] = ()
+    """Pairs for bearers_of(), of all rows if all were queried."""
+    has_mtu_request: bool = True
+    """True if this Open vSwitch has the column."""
+
+
+# -- queries and responses ---------------------------------------------------------------------------------------------
+
+
+def select(table: str, columns: Sequence[str], *where: Any) -> Operation:
+    """Return a query for rows that meet all of these conditions (RFC 7047, 5.1)."""
+    return {"op": "select", "table": table, "where": list(where), "columns": list(columns)}
+
+
+def is_many(names: Collection[str] | None) -> bool:
+    """Return whether a whole table is read for these names; None: all names."""
+    return names is None or len(names) > MAX_SINGLE_QUERIES
+
+
+def select_named(table: str, columns: Sequence[str], names: Collection[str] | None) -> list[Operation]:
+    """Return the queries for the rows of these names, or the query for the whole table."""
+    if names is None or is_many(names):
+        return [select(table, columns)]
+    return [select(table, columns, ["name", "==", name]) for name in sorted(names)]
+
+
+def row_queries(names: Collection[str] | None, *, mtu_request: bool = True, members: bool = True) -> list[Operation]:
+    """Return the queries for the rows of these names; None: all names.
+
+    members: query the Ports of each bridge too, which are as many as the host has.
+    """
+    interface = [*REPORTED_COLUMNS, "external_ids", "options"] + ["mtu_request"] * mtu_request
+    return [
+        select("Open_vSwitch", ["ovs_version"]),
+        select("Bridge", ["name", "datapath_type"] + ["ports"] * members),
+        *select_named("Interface", interface, names),
+        *select_named("Port", ["_uuid", "name", "interfaces", "tag"], names),
+    ]
+
+
+def snapshot_of(
+    names: Collection[str] | None,
+    responses: Sequence[Any],
+    holders: Mapping[str, str] | None = None,
+    *,
+    mtu_request: bool = True,
+) -> Snapshot:
+    """Decode the responses to row_queries(). holders: the bridge of each Port by uuid, if members were not queried."""
+    switch, bridges, rows = responses[0]["rows"], responses[1]["rows"], rows_in(responses[2:])
+    if holders is None:
+        holders = {uuid: bridge["name"] for bridge in bridges for uuid in uuids_in(bridge["ports"])}
+    ports = {row["name"]: row for row in rows if "interfaces" in row}
+    interfaces = [row for row in rows if "interfaces" not in row]
+    wanted = [row for row in interfaces if (key_of(row["name"]) if names is None else row["name"] in names)]
+    return Snapshot(
+        rows={row["name"]: row_of(row, ports.get(row["name"], EMPTY), holders) for row in wanted},
+        bridges={bridge["name"]: bridge["datapath_type"] for bridge in bridges},
+        version=next((optional(row["ovs_version"]) or "" for row in switch), ""),
+        iface_ids=[_iface_id_of(row) for row in interfaces] if names is None else [],
+        has_mtu_request=mtu_request,
     )
 
 
+def row_of(interface: Mapping[str, Any], port: Mapping[str, Any] = EMPTY, holders: Mapping[str, str] = EMPTY) -> Row:
+    """Decode an Interface, whole or its REPORTED_COLUMNS, and its Port. holders: the bridge of each Port by uuid."""
+    port_uuid = port["_uuid"][1] if port else ""
+    alone = bool(port) and uuids_in(port["interfaces"]) == [interface["_uuid"][1]]
+    return Row(
+        name=interface["name"],
+        bridge=holders.get(port_uuid) if alone else None,
+        type=interface["type"],
+        external_ids=dict(elements(interface.get("external_ids", NOTHING))),
+        ofport=optional(interface["ofport"]),
+        error=optional(interface["error"]) or "",
+        tag=optional(port["tag"]) if alone else None,
+        options=dict(elements(interface.get("options", NOTHING))),
+        mtu_request=(optional(interface["mtu_request"]) or 0) if "mtu_request" in interface else None,
+        uuid=interface["_uuid"][1],
+        port_uuid=port_uuid,
+    )
+
+
+def rows_in(responses: Iterable[Any]) -> list[Any]:
+    """Return the rows of all these responses."""
+    return [row for response in responses for row in response["rows"]]
+
+
+def error_in(results: Iterable[Any]) -> str:
+    """Return the first error in the results of a transaction; empty if it was committed."""
+    errors = [result for result in results if isinstance(result, dict) and result.get("error")]
+    return f"{errors[0]['error']}: {errors[0].get('details', '')}".rstrip(": ") if errors else ""
+
+
 def elements(value: Any) -> list[Any]:
-    """Return a set as a list; OVSDB encodes a set of one element as that element."""
-    return list(value[1]) if isinstance(value, list) and value[:1] == ["set"] else [value] if value else []
+    """Return a set or map as a list; OVSDB encodes a set of one element as that element."""
+    return list(value[1]) if isinstance(value, list) and value[0] in ("set", "map") else [value]
+
+
+def uuids_in(value: Any) -> list[str]:
+    """Return the uuids in a set of references."""
+    return [uuid for _, uuid in elements(value)]
 
 
 def optional(value: Any) -> Any:
     """Return the element of a set with at most one element; None if empty."""
-    return next(iter(elements(value)), None) if isinstance(value, list) else value
+    return next(iter(elements(value)), None)
 
 
-def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
-    """Return the Interface types that a row of this name may have, each with its Interface.options.
-
-    For a vhost-user port, Open vSwitch chooses its own listening socket. The path of QEMU's socket is an option, as in
-    os-vif.
-    """
-    if name != names_of_key(key_of(name) or "").vhost_user:
-        return OPTIONS
-    listening, connecting = VHOST_USER_TYPES["client"], VHOST_USER_TYPES["server"]
-    return {listening: {}, connecting: {SOCKET: f"{socket_dir}/{name}"}}
+def _iface_id_of(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Return the name and the iface-id of a row; "" if it has none that Neutron could have assigned."""
+    value = dict(row["external_ids"][1]).get(IDS["iface_id"], "")
+    return row["name"], value if is_uuid(value) else ""
 
 
-def options_of(port: OvsPort, socket_dir: str) -> Mapping[str, str]:
-    """Return the Interface.options of a port."""
-    return options_by_type(port.name, socket_dir).get(port.type, {})
+# -- parts and facts ---------------------------------------------------------------------------------------------------
 
 
-def iface_id_of(external_ids: Mapping[str, str]) -> str:
-    """Return the iface-id of a row; "" if it has none that Neutron could have assigned."""
-    value = external_ids.get(IDS["iface_id"], "")
-    return value if is_uuid(value) else ""
-
-
-def observed(
-    rows: Iterable[Row],
-    bridges: Mapping[str, str],
-    version: str,
-    socket_dir: str = SOCKET_DIR,
-    iface_ids: Iterable[tuple[str, str]] = (),
-) -> Observed:
-    """Return the parts and facts of these rows.
-
-    bridges: the datapath type of each bridge, "" for the default. iface_ids: pairs for bearers_of(), of all rows if all
-    were read.
-    """
-    rows = list(rows)
-    switches = {name: kind or "system" for name, kind in bridges.items()}
+def observed(snapshot: Snapshot, socket_dir: str = SOCKET_DIR) -> Observed:
+    """Return the parts and facts of these rows."""
+    rows = snapshot.rows.values()
+    switches = {name: kind or "system" for name, kind in snapshot.bridges.items()}
     held = held_devices([row.name for row in rows if switches.get(row.bridge or "") in USERSPACE])
     return Observed(
         HostState({}, {row.name: _part_of(row, switches, held, socket_dir) for row in rows}),
         Facts(
             ports={row.name: PortFact(ofport=row.ofport, error=row.error_now, tag=row.tag) for row in rows},
             switches=switches,
-            switch_version=f"ovs {version}".rstrip(),
-            bearers=bearers_of(iface_ids),
+            switch_version=f"ovs {snapshot.version}".rstrip(),
+            bearers=bearers_of(snapshot.iface_ids),
         ),
     )
-
-
-def is_undecided(row: Row | None) -> bool:
-    """Return whether ovs-vswitchd has not reported on a system device yet; cur_cfg is written before that."""
-    if row is None or row.type == PLACEHOLDER_TYPE:
-        return False
-    return PLACEHOLDER_ERROR in row.error_now or (row.ofport is None and not row.error)
-
-
-def error_about(row: Row | None) -> str:
-    """Return the reason that ovs-vswitchd rejected a system device; empty if it did not."""
-    if row is None or row.type == PLACEHOLDER_TYPE or not (row.error_now or row.ofport == -1):
-        return ""
-    error = row.error_now or "no reason given"
-    if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in error:
-        error += (
-            f"; it knows no interface of type {row.type}, as without DPDK: ovs-vsctl get Open_vSwitch . iface_types"
-        )
-    return f"ovs-vswitchd did not take {row.name}: {error}"
-
-
-def not_realized(step: Step, reason: str) -> Outcome:
-    """Return the outcome of a committed step that ovs-vswitchd rejected.
-
-    A device that it reports missing, although it was read back, is one that it has not released yet. That happens if a
-    port is deleted and plugged again at once. The next plan replaces the row by the placeholder and back, which repairs
-    it.
-    """
-    retry = any(transient in reason for transient in ("No such device", PLACEHOLDER_ERROR))
-    return Outcome(step, Result.FAILED, reason, retry=retry, code=NOT_REALIZED)
-
-
-def needs_device(step: Step) -> bool:
-    """Return whether ovs-vswitchd must accept the device of a step.
-
-    A rollback may leave a row without its device, as it was found; that is no failure.
-    """
-    return isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-
-
-def committed(steps: Iterable[Step], error_of: Callable[[str], str]) -> list[Outcome]:
-    """Return the outcomes of committed steps. error_of: why ovs-vswitchd rejected the device of this name, or ""."""
-    errors = [(step, error_of(step.part.name) if needs_device(step) else "") for step in steps]
-    return [not_realized(step, error) if error else Outcome(step, Result.DONE) for step, error in errors]
-
-
-def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:
-    """Return the outcomes of committed steps that ovs-vswitchd has not acknowledged by the deadline."""
-    return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
-
-
-def no_response(steps: Sequence[Step]) -> list[Outcome]:
-    """Return the outcomes of a transaction that was sent, and whose response is missing."""
-    reason = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
-    return [Outcome(step, Result.UNKNOWN, f"{reason}: {_names(steps)}") for step in steps]
-
-
-def not_committed(steps: Sequence[Step], error: str, *, rows_changed: bool, retries: int) -> list[Outcome]:
-    """Return the outcomes of a transaction that OVSDB refused."""
-    reason = "others keep changing the same rows" if rows_changed else error
-    reason = f"OVSDB refused the transaction for {_names(steps)}: {reason}"
-    return [Outcome(step, Result.FAILED, reason, retry=rows_changed, retries=retries) for step in steps]
-
-
-def bridge_missing(bridge: str) -> StepFailed:
-    """Return the failure of a step whose integration bridge does not exist."""
-    reason = f"integration bridge {bridge} does not exist; create it: ovs-vsctl add-br {bridge}"
-    return StepFailed(reason, code=BridgeMissing.code)
-
-
-def _names(steps: Iterable[Step]) -> str:
-    names = sorted({step.part.name for step in steps})
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def ids_of(port: OvsPort) -> dict[str, str]:
-    """Return the external_ids that a port is created with."""
-    ids = {key: str(getattr(port, attribute)) for attribute, key in IDS.items()}
-    return {key: value for key, value in ids.items() if value}
-
-
-def columns_at_creation(port: OvsPort) -> Mapping[str, str | int]:
-    """Return the columns that a Port is created with, except name, interfaces and QoS."""
-    return ISOLATION if port.isolated else {}
 
 
 def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socket_dir: str) -> SwitchPort:
@@ -245,7 +254,7 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
     # "system" and "" are the same type (ovs-vswitchd.conf.db(5), Interface: type).
     kind = "" if row.type == "system" else shown(row.type)
     ids: dict[str, Any] = {attribute: shown(row.external_ids.get(key, "")) for attribute, key in IDS.items()}
-    if row.name == names_of_key(key_of(row.name) or "").vhost_user and kind in VHOST_USER_TYPES.values():
+    if _is_vhost_user(row.name) and kind in VHOST_USER_TYPES.values():
         return VhostUserPort(
             name=row.name,
             bridge=row.bridge,
@@ -266,3 +275,101 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
         and (switches.get(row.bridge) not in USERSPACE or row.name in held)
     )
     return OvsPort(name=row.name, bridge=row.bridge, type=kind, realized=realized, mtu_request=row.mtu_request, **ids)
+
+
+def _is_vhost_user(name: str) -> bool:
+    return name == names_of_key(key_of(name) or "").vhost_user
+
+
+def options_by_type(name: str, socket_dir: str) -> Mapping[str, Mapping[str, str]]:
+    """Return the Interface types that a row of this name may have, each with its Interface.options.
+
+    For a vhost-user port, Open vSwitch chooses its own listening socket. The path of QEMU's socket is an option, as in
+    os-vif.
+    """
+    if not _is_vhost_user(name):
+        return OPTIONS
+    listening, connecting = VHOST_USER_TYPES["client"], VHOST_USER_TYPES["server"]
+    return {listening: {}, connecting: {SOCKET: f"{socket_dir}/{name}"}}
+
+
+def options_of(port: OvsPort, socket_dir: str) -> Mapping[str, str]:
+    """Return the Interface.options of a port."""
+    return options_by_type(port.name, socket_dir).get(port.type, {})
+
+
+def ids_of(port: OvsPort) -> dict[str, str]:
+    """Return the external_ids that a port is created with."""
+    ids = {key: str(getattr(port, attribute)) for attribute, key in IDS.items()}
+    return {key: value for key, value in ids.items() if value}
+
+
+def columns_at_creation(port: OvsPort) -> Mapping[str, str | int]:
+    """Return the columns that a Port is created with, except name, interfaces and QoS."""
+    return ISOLATION if port.isolated else {}
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+def needs_device(step: Step) -> bool:
+    """Return whether ovs-vswitchd must accept the device of a step.
+
+    A rollback may leave a row without its device, as it was found; that is no failure.
+    """
+    return isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
+
+
+def settled_rows(read: Callable[[], Mapping[str, Row]], names: Collection[str], deadline: float) -> Mapping[str, Row]:
+    """Read rows until ovs-vswitchd has reported on these names, for a short time at most.
+
+    It writes cur_cfg and the columns of an Interface in two transactions.
+    """
+    end = min(deadline, time.monotonic() + SETTLE_TIME)
+    while True:
+        rows = read()
+        undecided = [name for name in names if name in rows and rows[name].is_undecided]
+        if not undecided or time.monotonic() >= end:
+            return rows
+        time.sleep(POLL_INTERVAL)
+
+
+def committed(steps: Iterable[Step], rows: Mapping[str, Row]) -> list[Outcome]:
+    """Return the outcomes of committed steps by the rows afterwards."""
+    outcomes = []
+    for step in steps:
+        error = error_about(rows.get(step.part.name))
+        if error and needs_device(step):
+            # A device that it reports missing, although it was read back, is one that it has not released yet. That
+            # happens if a port is deleted and plugged again at once. The next plan replaces the row by the placeholder
+            # and back, which repairs it.
+            retry = any(transient in error for transient in ("No such device", PLACEHOLDER_ERROR))
+            outcomes.append(Outcome(step, Result.FAILED, error, retry=retry, code=NOT_REALIZED))
+        else:
+            outcomes.append(Outcome(step, Result.DONE))
+    return outcomes
+
+
+def error_about(row: Row | None) -> str:
+    """Return the reason that ovs-vswitchd rejected a system device; empty if it did not."""
+    if row is None or row.type == PLACEHOLDER_TYPE or not (row.error_now or row.ofport == -1):
+        return ""
+    error = row.error_now or "no reason given"
+    if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in error:
+        without = f"it knows no interface of type {row.type}, as without DPDK"
+        error += f"; {without}: ovs-vsctl get Open_vSwitch . iface_types"
+    return f"ovs-vswitchd did not take {row.name}: {error}"
+
+
+def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:
+    """Return the outcomes of committed steps that ovs-vswitchd has not acknowledged by the deadline."""
+    return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+
+
+def require_bridges(steps: Iterable[Step], existing: Collection[str]) -> None:
+    """Raise StepFailed if the integration bridge of a port that these steps create or move does not exist."""
+    for step in steps:
+        if isinstance(step.part, OvsPort) and not isinstance(step, Delete) and step.part.bridge not in existing:
+            name = step.part.bridge
+            reason = f"integration bridge {name} does not exist; create it: ovs-vsctl add-br {name}"
+            raise StepFailed(reason, code=BridgeMissing.code)

@@ -16,9 +16,10 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
+from hybridvif.executors.ovs_rows import Operation, Read, Snapshot, is_many, rows_in, select, uuids_in
 from hybridvif.model.names import is_trunk_bridge
 from hybridvif.model.parts import OvsPort
 from hybridvif.model.settings import Settings
@@ -96,97 +97,14 @@ def bridges_to_create(
     }
 
 
-def is_trunk_patch(name: str, kind: str) -> bool:
-    """Return whether an Interface of this name and type is one of Neutron's patch ports in a trunk bridge."""
-    return kind == PATCH and name.startswith(PATCH_PREFIXES)
-
-
-def deleted_ports(steps: Iterable[Step]) -> set[str]:
-    """Return the names of the ports that these steps delete."""
-    return {step.part.name for step in steps if isinstance(step, Delete)}
-
-
 def removable_trunks(steps: Sequence[Step], bridge_of: Mapping[str, str | None], settings: Settings) -> list[str]:
     """Return the trunk bridges that may go with ports of these steps. bridge_of: bridge by port name."""
     if not settings.remove_trunk_bridges:
         return []
-    bridges = {bridge_of.get(name) for name in deleted_ports(steps)}
+    bridges = {bridge_of.get(step.part.name) for step in steps if isinstance(step, Delete)}
     # A bridge that another port of the same transaction needs stays.
     bridges -= {step.part.bridge for step in steps if isinstance(step.part, OvsPort) and not isinstance(step, Delete)}
     return sorted(bridge for bridge in bridges if bridge and is_trunk_bridge(bridge) and settings.allows(bridge))
-
-
-def trunk_queries(trunks: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Return the queries for the ports of these trunk bridges and for the port of each bridge itself."""
-    return [
-        {"op": "select", "table": table, "where": [["name", "==", name]], "columns": columns}
-        for name in trunks
-        for table, columns in (("Bridge", ["_uuid", "ports"]), ("Port", ["_uuid"]))
-    ]
-
-
-def empty_trunks(
-    trunks: Sequence[str], deleted: Collection[str], ask: Callable[[list[Mapping[str, Any]]], Sequence[Any]]
-) -> dict[str, Any]:
-    """Return the rows of the trunk bridges to remove, by name.
-
-    deleted: the uuids of the Ports that leave. ask: sends queries to OVSDB and returns the responses.
-    """
-    responses = ask(trunk_queries(trunks)) if trunks else []
-    remaining = {}
-    for name, bridges, own in zip(trunks, responses[::2], responses[1::2], strict=True):
-        for row in bridges["rows"]:
-            others = _members(row["ports"]) - set(deleted) - {port["_uuid"][1] for port in own["rows"]}
-            remaining[name] = (row, others)
-    unknown = sorted(uuid for _, others in remaining.values() for uuid in others)
-    patches = _patches(ask(port_queries(unknown))) if unknown else set()
-    return {name: row for name, (row, others) in remaining.items() if others <= patches}
-
-
-def port_queries(ports: Iterable[str]) -> list[Mapping[str, Any]]:
-    """Return the queries for all patch interfaces and for these Ports, by uuid."""
-    patches = {"op": "select", "table": "Interface", "where": [["type", "==", PATCH]], "columns": ["_uuid", "name"]}
-    port = {"op": "select", "table": "Port", "columns": ["_uuid", "name", "interfaces"]}
-    return [patches, *({**port, "where": [["_uuid", "==", ["uuid", uuid]]]} for uuid in ports)]
-
-
-def _patches(responses: Sequence[Any]) -> set[str]:
-    """Return the uuids of the Ports of these responses that are Neutron's patch ports."""
-    patches = {row["_uuid"][1]: row["name"] for row in responses[0]["rows"]}
-    ports = [row for response in responses[1:] for row in response["rows"] if is_trunk_patch(row["name"], PATCH)]
-    return {
-        row["_uuid"][1] for row in ports if [patches.get(uuid) for uuid in _members(row["interfaces"])] == [row["name"]]
-    }
-
-
-def _members(value: Sequence[Any]) -> set[str]:
-    """Return the uuids of a set column; OVSDB encodes a set of one element as that element."""
-    return {uuid for _, uuid in (value[1] if value[0] == "set" else [value])}
-
-
-def bridge_insertion(name: str, datapath_type: str, index: int) -> list[Mapping[str, Any]]:
-    """Return the operations that create a bridge and its own port, as `ovs-vsctl add-br` does."""
-    rows: dict[str, dict[str, Any]] = {
-        "Interface": {"name": name, "type": "internal"},
-        "Port": {"name": name, "interfaces": ["named-uuid", f"bridge_interface{index}"]},
-        "Bridge": {"name": name, "datapath_type": datapath_type, "ports": ["named-uuid", f"bridge_port{index}"]},
-    }
-    named = {"Interface": f"bridge_interface{index}", "Port": f"bridge_port{index}", "Bridge": f"bridge{index}"}
-    return [
-        *({"op": "insert", "table": table, "row": row, "uuid-name": named[table]} for table, row in rows.items()),
-        _mutation("insert", ["named-uuid", named["Bridge"]]),
-    ]
-
-
-def bridge_removal(row: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Return the operations that remove an unchanged bridge; they come first in a transaction."""
-    where = [["_uuid", "==", row["_uuid"]]]
-    same = {"op": "wait", "timeout": 0, "table": "Bridge", "where": where, "columns": ["ports"], "until": "=="}
-    return [{**same, "rows": [{"ports": row["ports"]}]}, _mutation("delete", row["_uuid"])]
-
-
-def _mutation(verb: str, uuid: Sequence[str]) -> Mapping[str, Any]:
-    return {"op": "mutate", "table": "Open_vSwitch", "where": [], "mutations": [["bridges", verb, uuid]]}
 
 
 # -- QoS rows ----------------------------------------------------------------------------------------------------------
@@ -194,8 +112,6 @@ def _mutation(verb: str, uuid: Sequence[str]) -> Mapping[str, Any]:
 
 NAMESPACE = uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95")
 """ovsdb_lib.QOS_UUID_NAMESPACE of os-vif."""
-MAX_SINGLE_QUERIES = 16
-"""Number of ports up to which rows are queried one by one."""
 
 
 def qos_id_of(name: str) -> str:
@@ -222,43 +138,68 @@ def ports_with_qos(steps: Iterable[Step]) -> list[str]:
     )
 
 
-def is_qos_of(name: str, external_ids: Mapping[str, str], holders: Collection[str]) -> bool:
-    """Return whether a QoS row goes with the port of this name. holders: all Ports that reference it."""
-    return external_ids.get("id") == qos_id_of(name) and set(holders) <= {name}
+# -- the rows of both on a host ----------------------------------------------------------------------------------------
 
 
-def qos_queries(names: Sequence[str]) -> list[Mapping[str, Any]]:
-    """Return the queries for the QoS rows with the ids of these ports."""
-    columns = ["_uuid", "external_ids"]
-    if len(names) > MAX_SINGLE_QUERIES:
-        return [{"op": "select", "table": "QoS", "where": [], "columns": columns}]
-    wheres = [[["external_ids", "includes", ["map", [["id", qos_id_of(name)]]]]] for name in names]
-    return [{"op": "select", "table": "QoS", "where": where, "columns": columns} for where in wheres]
+@dataclass(frozen=True, slots=True)
+class SideEffects:
+    """The bridges and QoS rows that come and go with a transaction."""
+
+    bridges_to_create: Mapping[str, str] = field(default_factory=dict)
+    """Datapath types by name."""
+    bridges_to_remove: Mapping[str, Any] = field(default_factory=dict)
+    """Rows by name."""
+    qos: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """Uuids of the QoS rows to delete, by the name of their port."""
 
 
-def qos_holder_query() -> Mapping[str, Any]:
-    """Return the query for the Ports with a QoS."""
-    return {"op": "select", "table": "Port", "where": [["qos", "!=", ["set", []]]], "columns": ["name", "qos"]}
+def side_effects_of(steps: Sequence[Step], snapshot: Snapshot, read: Read, settings: Settings) -> SideEffects:
+    """Return the side effects of these steps. read: sends the queries for the rows that may be concerned, if any."""
+    created = bridges_to_create(steps, snapshot.bridges, settings.creates)
+    trunks = removable_trunks(steps, {name: row.bridge for name, row in snapshot.rows.items()}, settings)
+    ids = {qos_id_of(name): name for name in ports_with_qos(steps)}
+    conditions = [[]] if is_many(ids) else [[["external_ids", "includes", ["map", [["id", key]]]]] for key in ids]
+    queries = [select("QoS", ["_uuid", "external_ids"], *condition) for condition in conditions]
+    queries += [select("Bridge", ["_uuid", "name", "ports"], ["name", "==", name]) for name in trunks]
+    rows = rows_in(read(queries)) if queries else []
+    bridges = [row for row in rows if "ports" in row]
+    qos = {row["_uuid"][1]: dict(row["external_ids"][1]).get("id") for row in rows if "ports" not in row}
+    owners = {row: ids[key] for row, key in qos.items() if key in ids}
+    if not bridges and not owners:
+        return SideEffects(created)
+    patches, *responses = read(_port_queries({port for row in bridges for port in uuids_in(row["ports"])}))
+    ports = rows_in(responses)
+    going = {step.part.name for step in steps if isinstance(step, Delete)} | _trunk_patches(ports, patches["rows"])
+    staying = {port["_uuid"][1]: port["name"] for port in ports if port["name"] not in going}
+    foreign = {row for port in ports for row in uuids_in(port["qos"]) if owners.get(row) != port["name"]}
+    own = [(name, row) for row, name in owners.items() if row not in foreign]
+    return SideEffects(
+        created,
+        {
+            bridge["name"]: bridge
+            for bridge in bridges
+            if all(staying.get(port) in (None, bridge["name"]) for port in uuids_in(bridge["ports"]))
+        },
+        {name: [row for owner, row in own if owner == name] for name, _ in own},
+    )
 
 
-def qos_rows_of_ports(names: Iterable[str], responses: Sequence[Any], holders: Any) -> dict[str, list[str]]:
-    """Return the uuids of the QoS rows that go with each port, from the responses to both queries."""
-    ids = {row["_uuid"][1]: dict(row["external_ids"][1]) for response in responses for row in response["rows"]}
-    held: dict[str, list[str]] = {}
-    for port in holders["rows"]:
-        held.setdefault(port["qos"][1], []).append(port["name"])
+def _port_queries(members: Collection[str]) -> list[Operation]:
+    """Return the queries for all patch interfaces, for all Ports with a QoS, and for these Ports."""
+    columns = ["_uuid", "name", "interfaces", "qos"]
+    return [
+        select("Interface", ["_uuid", "name"], ["type", "==", PATCH]),
+        select("Port", columns, ["qos", "!=", ["set", []]]),
+        *(select("Port", columns, ["_uuid", "==", ["uuid", port]]) for port in sorted(members)),
+    ]
+
+
+def _trunk_patches(ports: Iterable[Any], patches: Iterable[Any]) -> set[str]:
+    """Return the names of these Ports that Neutron has in a trunk bridge. patches: all patch interfaces."""
+    names = {row["_uuid"][1]: row["name"] for row in patches}
     return {
-        name: [row for row, external_ids in ids.items() if is_qos_of(name, external_ids, held.get(row, ()))]
-        for name in names
+        port["name"]
+        for port in ports
+        if port["name"].startswith(PATCH_PREFIXES)
+        and [names.get(uuid) for uuid in uuids_in(port["interfaces"])] == [port["name"]]
     }
-
-
-def qos_deletions(uuids: Iterable[str]) -> list[Mapping[str, Any]]:
-    """Return the deletions of these rows; OVSDB aborts the transaction if a Port references one by then."""
-    return [{"op": "delete", "table": "QoS", "where": [["_uuid", "==", ["uuid", row]]]} for row in uuids]
-
-
-def qos_insertion(port: OvsPort, name: str) -> Mapping[str, Any]:
-    """Return the operation that creates the row of a port, under this name within its transaction."""
-    row = {"type": port.qos_type, "external_ids": ["map", sorted(map(list, qos_ids_of(port).items()))]}
-    return {"op": "insert", "table": "QoS", "row": row, "uuid-name": name}

@@ -6,15 +6,13 @@ ovs-pki(8) contain none (python/ovs/stream.py, SSLStream).
 
 from __future__ import annotations
 
-import functools
-import ipaddress
 import os
 import socket
 import time
 from typing import TYPE_CHECKING
 
 from hybridvif.executors.base import ExecutorError
-from hybridvif.model.endpoint import ALLOWED, Endpoint, endpoint_of
+from hybridvif.model.endpoint import Endpoint, endpoint_of
 from hybridvif.model.settings import Settings
 
 if TYPE_CHECKING:
@@ -25,25 +23,24 @@ START = "start Open vSwitch (systemctl start openvswitch-switch), or set [hybrid
 
 def connected(settings: Settings, deadline: float) -> socket.socket:
     """Return a socket connected to the configured server. Raises ExecutorError."""
-    remote, endpoint = settings.ovsdb_connection, _endpoint(settings)
-    context = tls_context(settings) if endpoint.scheme == "ssl" else None
+    remote = settings.ovsdb_connection
+    context = tls_context(settings) if tls_files(settings) else None
     try:
-        channel = _connected(endpoint, deadline)
+        channel = _connected(endpoint_of(remote), deadline)
         return channel if context is None else _secured(channel, context, deadline)
     except (TimeoutError, BlockingIOError) as error:
         # BlockingIOError: the backlog of a Unix socket is full.
-        raise ExecutorError(
-            f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?", precondition=True
-        ) from error
+        reason = f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?"
+        raise ExecutorError(reason, precondition=True) from error
     except (OSError, ValueError, OverflowError) as error:
+        # ValueError: only for Settings built in code, since those of a file have been validated.
         remedy = START
-        if endpoint.scheme == "ssl" and not isinstance(error, ConnectionError | socket.gaierror):
+        if context is not None and not isinstance(error, ConnectionError | socket.gaierror):
             remedy = "let the server and [hybridvif] ssl_cert_file have certificates of the CA in ssl_ca_cert_file"
         elif isinstance(error, PermissionError):
             remedy = "run as root, or let the daemon's group read and write the socket"
-        raise ExecutorError(
-            f"cannot reach OVSDB at {remote}: {_reason_of(error)}; {remedy}", precondition=True
-        ) from error
+        reason = f"cannot reach OVSDB at {remote}: {_reason_of(error)}; {remedy}"
+        raise ExecutorError(reason, precondition=True) from error
 
 
 def closed(remote: str) -> str:
@@ -57,11 +54,10 @@ def closed(remote: str) -> str:
 def numeric(settings: Settings, deadline: float) -> str:
     """Return the configured connection with an IP address in place of the host name.
 
-    The `ovs` library cannot resolve a name to an IPv4 address, and ovs-vsctl not to an IPv6 address or not at all. For
-    TLS a connection is always tried, since neither reports what is wrong with a certificate.
+    The `ovs` library cannot resolve a name to an IPv4 address, and ovs-vsctl not to an IPv6 address or not at all.
+    Neither reports what is wrong with a certificate. So a connection is tried first.
     """
-    endpoint = _endpoint(settings)
-    if endpoint.scheme == "unix" or (endpoint.scheme == "tcp" and _is_address(endpoint.host)):
+    if settings.ovsdb_connection.startswith("unix:"):
         return settings.ovsdb_connection
     with connected(settings, deadline) as channel:
         try:
@@ -69,7 +65,7 @@ def numeric(settings: Settings, deadline: float) -> str:
         except OSError as error:
             # ENOTCONN: the server has closed the connection already.
             raise ExecutorError(closed(settings.ovsdb_connection)) from error
-    return str(endpoint._replace(host=str(address)))
+    return str(endpoint_of(settings.ovsdb_connection)._replace(host=str(address)))
 
 
 def tls_files(settings: Settings) -> tuple[str, ...]:
@@ -86,34 +82,24 @@ def tls_context(settings: Settings) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.minimum_version = ssl.TLSVersion.TLSv1_2
-    for option, path in zip(("ssl_key_file", "ssl_cert_file", "ssl_ca_cert_file"), tls_files(settings), strict=True):
+    key, certificate, ca = tls_files(settings)
+    for option, path in (("ssl_key_file", key), ("ssl_cert_file", certificate), ("ssl_ca_cert_file", ca)):
         try:
             with open(path, "rb"):
                 pass
         except OSError as error:
             raise _unusable(f"{option} {path} cannot be read: {error.strerror}") from error
     try:
-        context.load_verify_locations(settings.ssl_ca_cert_file)
+        context.load_verify_locations(ca)
     except OSError as error:
-        raise _unusable(f"ssl_ca_cert_file {settings.ssl_ca_cert_file} holds no certificate in PEM form") from error
+        raise _unusable(f"ssl_ca_cert_file {ca} holds no certificate in PEM form") from error
     try:
         # Without this, OpenSSL would prompt for the password of an encrypted key on a terminal.
-        context.load_cert_chain(settings.ssl_cert_file, settings.ssl_key_file, password=lambda: b"")
+        context.load_cert_chain(certificate, key, password=lambda: b"")
     except OSError as error:
-        raise _unusable(
-            f"ssl_cert_file {settings.ssl_cert_file} and ssl_key_file {settings.ssl_key_file} are no certificate and "
-            "its key without a password, in PEM form"
-        ) from error
+        pair = f"ssl_cert_file {certificate} and ssl_key_file {key}"
+        raise _unusable(f"{pair} are no certificate and its key without a password, in PEM form") from error
     return context
-
-
-def _endpoint(settings: Settings) -> Endpoint:
-    try:
-        return endpoint_of(settings.ovsdb_connection)
-    except ValueError as error:
-        # Only for Settings built in code: those of a file have been validated.
-        sentence = f"ovsdb_connection {settings.ovsdb_connection!r} {error}; {ALLOWED}"
-        raise ExecutorError(sentence, precondition=True) from error
 
 
 def _unusable(problem: str) -> ExecutorError:
@@ -126,9 +112,9 @@ def _connected(endpoint: Endpoint, deadline: float) -> socket.socket:
         channel = socket.create_connection((endpoint.host, endpoint.port), timeout=remaining)
         channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         return channel
-    channel = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-    channel.settimeout(remaining)
+    channel = socket.socket(socket.AF_UNIX)
     try:
+        channel.settimeout(remaining)
         channel.connect(endpoint.path)
     except BaseException:
         channel.close()
@@ -143,15 +129,6 @@ def _secured(channel: socket.socket, context: ssl.SSLContext, deadline: float) -
     except BaseException:
         channel.close()
         raise
-
-
-@functools.cache
-def _is_address(host: str) -> bool:
-    try:
-        ipaddress.ip_address(host)
-    except ValueError:
-        return False
-    return True
 
 
 def _reason_of(error: Exception) -> str:

@@ -1,4 +1,4 @@
-"""The oracle accepts every transaction that the executor `ovsdb` sends for a plug or unplug."""
+"""The oracle accepts every transaction that an executor of OVSDB sends for a plug or unplug."""
 
 from __future__ import annotations
 
@@ -39,12 +39,14 @@ PORTS = {
 }
 
 
+@pytest.mark.parametrize("executor", ["ovsdb", "ovsdbapp"])
 @pytest.mark.parametrize("more", PORTS.values(), ids=PORTS)
 def test_transaction_of_a_plug_and_unplug_is_accepted(
-    sandbox: Sandbox, proxy: OvsdbProxy, tmp_path: Path, more: dict[str, Any]
+    sandbox: Sandbox, proxy: OvsdbProxy, tmp_path: Path, executor: str, more: dict[str, Any]
 ) -> None:
     ports: list[Port] = [make_port(number, **more) for number in (1, 2)]
     options = {"integration_bridges": ",".join(BRIDGES), "create_bridges": ",".join(BRIDGES[1:]), "deadline": 10}
+    options["switch_executor"] = executor
     with connected(sandbox, tmp_path, **options, remove_trunk_bridges=True, ovsdb_connection=proxy.remote) as host:
         try:
             plug_all(ports, host)

@@ -18,8 +18,8 @@ SCRIPT = """#!/bin/sh
 echo x >> {count}
 case $(wc -l < {count}) in
     1)
-        echo '{{"headings":["name","ports","datapath_type"],"data":[["br-int",["set",[]],"netdev"]]}}'
         echo '{{"headings":["ovs_version"],"data":[["3.1.0"]]}}'
+        echo '{{"headings":["name","ports","datapath_type"],"data":[["br-int",["set",[]],"netdev"]]}}'
         for table in 1 2; do echo '{{"headings":[],"data":[]}}'; done ;;
     2) ;;
     *) echo "ovs-vsctl: unix:/nowhere: database connection failed ()" >&2; exit 1 ;;

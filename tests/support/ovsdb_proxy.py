@@ -145,9 +145,9 @@ class OvsdbProxy:
 
 @contextlib.contextmanager
 def judged(box: Sandbox, directory: Path, options: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    """Yield options that connect the executor `ovsdb` through a proxy. At the end there must be no objection."""
+    """Yield options that connect an executor of OVSDB through a proxy. At the end there must be no objection."""
     settings = {name: value for name, value in options.items() if name in Settings.__dataclass_fields__}
-    if settings.get("switch_executor", "ovsdb") != "ovsdb":
+    if settings.get("switch_executor", "ovsdb") not in ("ovsdb", "ovsdbapp"):
         yield dict(options)
         return
     for name in ("integration_bridges", "create_bridges"):

@@ -9,8 +9,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from hybridvif.executors.ovs_rows import IDS, ISOLATION, options_by_type
-from hybridvif.executors.ovsdb.rpc import Operation
+from hybridvif.executors.ovs_rows import IDS, ISOLATION, Operation, options_by_type
 from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import VHOST_USER_TYPES
 from hybridvif.model.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES

@@ -38,8 +38,8 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "os_vif": ("hybridvif.osvif.plugins",),
     "vif_plug_ovs": ("hybridvif.osvif.plugins",),
     "pyroute2": ("hybridvif.executors.netlink.executor",),
-    "ovsdbapp": ("hybridvif.executors.ovsdbapp_executor", "hybridvif.executors.ovsdbapp_connection"),
-    "ovs": ("hybridvif.executors.ovsdbapp_executor", "hybridvif.executors.ovsdbapp_connection"),
+    "ovsdbapp": ("hybridvif.executors.ovsdbapp_executor",),
+    "ovs": ("hybridvif.executors.ovsdbapp_executor",),
 }
 """Libraries that only these modules import."""
 BARE = ("model", "executors")

@@ -8,13 +8,14 @@ tests.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.ovs_rows import Operation, error_in
 from hybridvif.executors.sockets import closed, connected
 from hybridvif.model.settings import Settings
 
@@ -22,10 +23,6 @@ DATABASE = "Open_vSwitch"
 MAX_IDLE = 8
 """Maximum number of idle connections."""
 _ENCODE, _DECODE = json.JSONEncoder(separators=(",", ":")).encode, json.JSONDecoder(strict=False).raw_decode
-
-Operation = Mapping[str, Any]
-"""One operation of a transaction (RFC 7047, section 5.2)."""
-Responses = Callable[[], tuple["Connection", list[Any]]]
 
 
 class ConnectionLost(Exception):
@@ -40,13 +37,40 @@ class Refused(Exception):
     """The server responded with an error; the message is its own."""
 
 
+FAILURES = (ConnectionLost, Expired, Refused)
+
+
+class Database(Protocol):
+    """A connection to ovsdb-server, for one thread at a time. Its functions raise FAILURES."""
+
+    def __init__(self, settings: Settings, deadline: float) -> None: ...
+
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
+        """Send queries, for receive_responses()."""
+
+    def receive_responses(self, deadline: float) -> list[Any]:
+        """Return the responses to the queries. They contain everything committed before the queries were sent."""
+
+    def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the results of a transaction: one per operation, and an error if the commit failed.
+
+        After Expired and ConnectionLost it may have been committed.
+        """
+
+    def close(self) -> None:
+        """Close the connection."""
+
+
+Responses = Callable[[], tuple[Database, list[Any]]]
+"""A function that waits for a connection and the responses to queries."""
+
+
 class Connection:
-    """One connection, for one thread at a time."""
+    """A connection on which the server itself answers each query."""
 
     def __init__(self, settings: Settings, deadline: float) -> None:
-        self._numbers = itertools.count()
+        self._number = 0
         self._unparsed = b""
-        self._pending: list[Mapping[str, Any]] = []
         self._socket = connected(settings, deadline)
 
     def close(self) -> None:
@@ -54,186 +78,140 @@ class Connection:
         self._socket.close()
 
     def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
-        """Send an echo, and these read-only queries with it.
+        """Send queries."""
+        self._send("transact", [DATABASE, *queries], deadline)
 
-        Raises Expired, ConnectionLost.
-        """
-        self._pending = [self._request("echo", []), self._request("transact", [DATABASE, *queries])]
-        self._send(self._pending, deadline)
-
-    def receive_responses(self, deadline: float) -> list[Any]:
-        """Return the responses to the queries of send_queries(). Raises Expired, ConnectionLost, Refused."""
-        echo, queried = self._pending
-        self._response_to(echo, deadline)
-        responses: list[Any] = self._response_to(queried, deadline)
-        return responses
-
-    def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the results of a transaction: one per operation, and an error if the commit failed.
-
-        Raises Expired or ConnectionLost if it was sent and the response is missing; Refused.
-        """
-        results: list[Any] = self.ask("transact", [DATABASE, *operations], deadline)
-        return results
-
-    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
-        """Return the result of one request. Raises Expired, ConnectionLost, Refused."""
-        request = self._request(method, params)
-        self._send([request], deadline)
-        return self._response_to(request, deadline)
-
-    def _request(self, method: str, params: Sequence[Any]) -> Mapping[str, Any]:
-        return {"method": method, "params": params, "id": next(self._numbers)}
-
-    def _response_to(self, request: Mapping[str, Any], deadline: float) -> Any:
+    def receive_responses(self, deadline: float) -> Any:
+        """Return the result of the last request."""
         while True:
-            message = self._receive(deadline)
+            message = self._read(deadline)
             if message.get("method") == "echo":
                 # Keepalive of the server.
-                self._send([{"result": message["params"], "error": None, "id": message["id"]}], deadline)
-            elif message.get("id") == request["id"] and "method" not in message:
+                self._write({"result": message["params"], "error": None, "id": message["id"]}, deadline)
+            elif message.get("id") == self._number and "method" not in message:
                 # Open vSwitch 3.1 omits "result" beside an error.
                 if message.get("error"):
-                    raise Refused(_error_text(message["error"]))
+                    raise Refused(error_in([message["error"]]) or message["error"])
                 return message["result"]
 
-    def _send(self, messages: Sequence[Mapping[str, Any]], deadline: float) -> None:
+    def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
+        """Return the results of a transaction."""
+        return self.ask("transact", [DATABASE, *operations], deadline)
+
+    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
+        """Return the result of one request."""
+        self._send(method, params, deadline)
+        return self.receive_responses(deadline)
+
+    def _send(self, method: str, params: Sequence[Any], deadline: float) -> None:
+        self._number += 1
+        self._write({"method": method, "params": params, "id": self._number}, deadline)
+
+    def _write(self, message: Mapping[str, Any], deadline: float) -> None:
+        with self._waiting(deadline):
+            self._socket.sendall(_ENCODE(message).encode())
+
+    def _read(self, deadline: float) -> dict[str, Any]:
+        while True:
+            # Messages have no delimiter. One ends with a brace; other text is incomplete.
+            if self._unparsed.rstrip().endswith(b"}"):
+                text = self._unparsed.decode(errors="replace")
+                with contextlib.suppress(ValueError):
+                    message, end = _DECODE(text)
+                    self._unparsed = text[end:].lstrip().encode()
+                    return dict(message)
+            with self._waiting(deadline):
+                received = self._socket.recv(1 << 18)
+            if not received:
+                raise ConnectionLost
+            self._unparsed += received
+
+    @contextlib.contextmanager
+    def _waiting(self, deadline: float) -> Iterator[None]:
         self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
         try:
-            self._socket.sendall(b"".join(_ENCODE(message).encode() for message in messages))
+            yield
         except TimeoutError:
             raise Expired from None
         except OSError as error:
             raise ConnectionLost from error
 
-    def _receive(self, deadline: float) -> dict[str, Any]:
-        while True:
-            # Messages have no delimiter. One ends with a brace; other text is incomplete.
-            if self._unparsed.rstrip().endswith(b"}"):
-                try:
-                    text = self._unparsed.decode(errors="replace")
-                    message, end = _DECODE(text)
-                except ValueError:
-                    pass
-                else:
-                    self._unparsed = text[end:].lstrip().encode()
-                    return dict(message)
-            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
-            try:
-                more = self._socket.recv(1 << 18)
-            except TimeoutError:
-                raise Expired from None
-            except OSError as error:
-                raise ConnectionLost from error
-            if not more:
-                raise ConnectionLost
-            self._unparsed += more
-
 
 class Session:
     """Connections to one server: created on demand, kept for the next call, closed after an error."""
 
-    def __init__(self, settings: Settings) -> None:
-        self._settings = settings
-        self._idle: list[Connection] = []
+    def __init__(self, settings: Settings, connect: type[Database], limit: int) -> None:
+        self._settings, self._connect = settings, connect
+        self._slots = threading.Semaphore(limit)
+        self._idle: list[Database] = []
 
     @contextlib.contextmanager
     def query(self, queries: Sequence[Operation], deadline: float) -> Iterator[Responses]:
-        """Borrow a live connection and send queries on it; the yielded function waits for the results.
+        """Send queries on a kept connection; yield a function that waits for the connection and the responses.
 
-        A kept connection gets the queries at once, so the server works while the caller does something else. The
-        function returns the connection and the responses. It raises ExecutorError if there is no server or no response
-        by the deadline. Errors on the connection inside the context become ExecutorError too.
+        So the server works while the caller does something else. Raises ExecutorError if there is no server or no
+        response by the deadline. Any error on the connection inside the context becomes ExecutorError.
         """
-        call = _Call(self._settings, self._idle, queries, deadline)
+        remote = self._settings.ovsdb_connection
+        if not self._slots.acquire(timeout=max(deadline - time.monotonic(), 0)):
+            raise ExecutorError(f"OVSDB at {remote} is busy with earlier calls; none ended before the deadline")
+        borrowed: list[Database] = []
+        is_live = False
+
+        def responses() -> tuple[Database, list[Any]]:
+            nonlocal is_live
+            results = self._responses(borrowed, queries, deadline)
+            is_live = True
+            return borrowed[0], results
+
         try:
-            yield call.responses
-        except (Expired, ConnectionLost, Refused) as error:
-            call.close()
-            raise _unusable(self._settings.ovsdb_connection, error) from error
-        except BaseException:
-            call.close()
+            borrowed += self._queried(queries, deadline)
+            yield responses
+        except BaseException as error:
+            is_live = False
+            if isinstance(error, FAILURES):
+                raise unusable(remote, error) from error
             raise
-        call.end()
+        finally:
+            if is_live and len(self._idle) < MAX_IDLE:
+                self._idle += borrowed
+            else:
+                for connection in borrowed:
+                    connection.close()
+            self._slots.release()
 
-
-class _Call:
-    """One call's use of a connection, from the queries on."""
-
-    def __init__(
-        self, settings: Settings, idle: list[Connection], queries: Sequence[Operation], deadline: float
-    ) -> None:
-        self._settings, self._remote = settings, settings.ovsdb_connection
-        self._idle, self._queries, self._deadline = idle, queries, deadline
-        self._connection = self._query_kept_connection()
-        self._has_responded = False
-
-    def responses(self) -> tuple[Connection, list[Any]]:
-        """Return the connection and the responses. Raises ExecutorError."""
-        try:
-            connection, responses = self._on_kept_connection() or self._on_new_connection()
-        except (Expired, ConnectionLost, Refused) as error:
-            raise _unusable(self._remote, error) from error
-        if time.monotonic() >= self._deadline:
-            # A response that has already arrived is read without a look at the clock.
-            raise ExecutorError(f"the deadline had passed before OVSDB at {self._remote} was sent anything")
-        self._has_responded = True
-        return connection, responses
-
-    def _on_kept_connection(self) -> tuple[Connection, list[Any]] | None:
-        while self._connection is not None:
-            try:
-                return self._connection, self._connection.receive_responses(self._deadline)
-            except ConnectionLost:
-                # It was closed while idle.
-                self._connection.close()
-                self._connection = self._query_kept_connection()
-        return None
-
-    def _on_new_connection(self) -> tuple[Connection, list[Any]]:
-        self._connection = connection = Connection(self._settings, self._deadline)
-        connection.send_queries(self._queries, self._deadline)
-        return connection, connection.receive_responses(self._deadline)
-
-    def _query_kept_connection(self) -> Connection | None:
-        """Send the queries on a kept connection and return it; None if there is none."""
-        while self._idle:
-            with contextlib.suppress(IndexError):
+    def _queried(self, queries: Sequence[Operation], deadline: float) -> list[Database]:
+        """Return a kept connection on which the queries were sent; empty if there is none."""
+        with contextlib.suppress(IndexError):
+            while True:
                 connection = self._idle.pop()
                 try:
-                    connection.send_queries(self._queries, self._deadline)
+                    connection.send_queries(queries, deadline)
                 except (Expired, ConnectionLost):
                     connection.close()
                 else:
-                    return connection
-        return None
+                    return [connection]
+        return []
 
-    def close(self) -> None:
-        """Close the connection, after an error."""
-        if self._connection is not None:
-            self._connection.close()
+    def _responses(self, borrowed: list[Database], queries: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the responses, on a new connection if the kept ones were closed while idle."""
+        while borrowed:
+            try:
+                return borrowed[0].receive_responses(deadline)
+            except ConnectionLost:
+                borrowed.pop().close()
+                borrowed += self._queried(queries, deadline)
+        borrowed.append(self._connect(self._settings, deadline))
+        borrowed[0].send_queries(queries, deadline)
+        return borrowed[0].receive_responses(deadline)
 
-    def end(self) -> None:
-        """Keep the connection for the next call, unless its responses were not read."""
-        if self._connection is not None and self._has_responded and len(self._idle) < MAX_IDLE:
-            self._idle.append(self._connection)
-        else:
-            self.close()
 
-
-def _unusable(remote: str, error: Expired | ConnectionLost | Refused) -> ExecutorError:
+def unusable(remote: str, error: Exception) -> ExecutorError:
+    """Return the error of a call whose connection failed before a transaction was sent."""
     match error:
         case Expired():
             return ExecutorError(f"OVSDB at {remote} does not answer; nothing was sent (is ovsdb-server hung?)")
-        case ConnectionLost():
-            return ExecutorError(closed(remote))
-    return ExecutorError(
-        f"the server at {remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?",
-        precondition=True,
-    )
-
-
-def _error_text(error: Any) -> str:
-    if isinstance(error, dict):
-        return ": ".join(str(error[key]) for key in ("error", "details") if error.get(key))
-    return str(error)
+        case Refused():
+            reason = f"the server at {remote} has no database {DATABASE} ({error}); is that ovs-vswitchd's?"
+            return ExecutorError(reason, precondition=True)
+    return ExecutorError(closed(remote))

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif.executors.ovs_rows import Row, error_about, is_undecided, observed
+from hybridvif.executors.ovs_rows import Row, Snapshot, error_about, observed
 from hybridvif.model.parts import ForeignPort, OvsPort, VhostUserPort
 
 PLACEHOLDER_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
@@ -14,7 +14,7 @@ ROW = Row(name="qvo00000001-7b", bridge="br-int", type="", external_ids={}, ofpo
 
 
 def is_accepted(row: Row) -> bool:
-    part = observed([row], {"br-int": "system"}, "3.1.0").state.ports[row.name]
+    part = observed(Snapshot({row.name: row}, {"br-int": "system"})).state.ports[row.name]
     assert isinstance(part, OvsPort)
     return part.realized
 
@@ -24,15 +24,15 @@ def test_placeholder_error_with_port_number_is_ignored() -> None:
     row = replace(ROW, error=PLACEHOLDER_ERROR)
     assert is_accepted(row)
     assert error_about(row) == ""
-    assert not is_undecided(row)
-    assert observed([row], {"br-int": "system"}, "3.1.0").facts.ports[row.name].error == ""
+    assert not row.is_undecided
+    assert observed(Snapshot({row.name: row}, {"br-int": "system"})).facts.ports[row.name].error == ""
 
 
 @pytest.mark.parametrize("ofport", [None, -1])
 def test_placeholder_error_without_port_number_is_undecided(ofport: int | None) -> None:
     row = replace(ROW, error=PLACEHOLDER_ERROR, ofport=ofport)
     assert not is_accepted(row)
-    assert is_undecided(row)
+    assert row.is_undecided
     assert PLACEHOLDER_ERROR in error_about(row)
 
 
@@ -40,14 +40,14 @@ def test_other_error_with_port_number_is_reported() -> None:
     row = replace(ROW, error="could not open network device qvo00000001-7b (No such device)")
     assert not is_accepted(row)
     assert "No such device" in error_about(row)
-    assert not is_undecided(row)
+    assert not row.is_undecided
 
 
 def test_placeholder_row_has_no_error() -> None:
     row = replace(ROW, type="patch", error=PLACEHOLDER_ERROR, ofport=-1)
     assert error_about(row) == ""
     assert not is_accepted(row)
-    assert not is_undecided(row)
+    assert not row.is_undecided
 
 
 VHU = replace(ROW, name="vhu00000001-7b", type="dpdkvhostuser", mtu_request=1500)
@@ -55,7 +55,7 @@ CLIENT = replace(VHU, type="dpdkvhostuserclient", options={"vhost-server-path": 
 
 
 def part_of(row: Row) -> VhostUserPort:
-    part = observed([row], {"br-int": "netdev"}, "3.1.0", "/run/s").state.ports[row.name]
+    part = observed(Snapshot({row.name: row}, {"br-int": "netdev"}), "/run/s").state.ports[row.name]
     assert isinstance(part, VhostUserPort)
     return part
 
@@ -63,10 +63,12 @@ def part_of(row: Row) -> VhostUserPort:
 def test_vhost_user_port_is_recognized_by_name_and_type() -> None:
     assert (part_of(VHU).type, part_of(VHU).mtu_request, part_of(VHU).realized) == ("dpdkvhostuser", 1500, True)
     for row, kind in ((replace(VHU, type=""), "system"), (replace(VHU, type="patch"), "patch")):
-        part = observed([row], {"br-int": "netdev"}, "3.1.0").state.ports[row.name]
+        part = observed(Snapshot({row.name: row}, {"br-int": "netdev"})).state.ports[row.name]
         assert part == ForeignPort(name=VHU.name, what=f"an Open vSwitch interface of type {kind}")
-    assert isinstance(observed([replace(VHU, name=ROW.name)], {}, "").state.ports[ROW.name], ForeignPort)
-    bonded = observed([replace(VHU, bridge=None)], {}, "").state.ports[VHU.name]
+    assert isinstance(
+        observed(Snapshot({ROW.name: replace(VHU, name=ROW.name)}, {})).state.ports[ROW.name], ForeignPort
+    )
+    bonded = observed(Snapshot({VHU.name: replace(VHU, bridge=None)}, {})).state.ports[VHU.name]
     assert isinstance(bonded, ForeignPort)
 
 

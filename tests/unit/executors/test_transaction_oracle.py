@@ -13,8 +13,9 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.ovs_rows import Row, ids_of
-from hybridvif.executors.ovsdb.transaction import SideEffects, Snapshot, operations_of, with_next_cfg
+from hybridvif.executors.ovs_rows import Row, Snapshot, ids_of
+from hybridvif.executors.ovsdb.transaction import operations_of, with_next_cfg
+from hybridvif.executors.side_effects import SideEffects
 from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState, OvsPort
 from hybridvif.model.planner import plan
@@ -38,14 +39,19 @@ def sent_for(
     snapshot = Snapshot(
         rows={
             row.name: Row(
-                name=row.name, bridge=row.bridge, type=row.type, external_ids=ids_of(row), ofport=1, error="", tag=None
+                name=row.name,
+                bridge=row.bridge,
+                type=row.type,
+                external_ids=ids_of(row),
+                ofport=1,
+                error="",
+                tag=None,
+                uuid=INTERFACE,
+                port_uuid=HOLDER,
             )
             for row in rows
         },
-        uuids={row.name: (INTERFACE, HOLDER) for row in rows},
-        external_ids={row.name: ["map", sorted(map(list, ids_of(row).items()))] for row in rows},
         bridges=dict.fromkeys(BRIDGES, "netdev"),
-        version="3.1.0",
     )
     qos = {step.part.name: [QOS] for step in steps if isinstance(step, Delete)}
     effects = SideEffects(qos=qos, bridges_to_create=made or {}, bridges_to_remove=emptied or {})
