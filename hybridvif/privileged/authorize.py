@@ -4,8 +4,7 @@ A request is authorized in two passes. The first pass reads only the request and
 refuses the whole request. The second pass compares each plan with the host: a violation refuses that plan alone.
 
 The client is not trusted. A name that fits proves no ownership. An id that the plan states proves none either. The
-evidence is on the host: the aliases of the links, and the ids in the rows. A plan that only creates objects, beside a
-veth pair of its own, needs no evidence. An existing object of the same name makes its steps fail.
+evidence is on the host: the aliases of the links, and the ids in the rows.
 
 Open vSwitch adds a device to the bridge of a row with the name of the device, as soon as the device appears. So the
 rows under the names of all created links are read too. A row on a bridge that is not allowed is proven by its own ids
@@ -20,9 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
-from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import Refused
-from hybridvif.model.facts import merge_observed
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
@@ -55,7 +52,7 @@ Plan = Sequence[Step]
 
 @dataclass(frozen=True)
 class Case:
-    """A plan to authorize. found: the observed state; empty in the first pass."""
+    """A plan to authorize. found: the observed state of all ports; empty in the first pass."""
 
     plan: Plan
     settings: Settings
@@ -63,13 +60,18 @@ class Case:
 
     @cached_property
     def key(self) -> str:
-        """The part of the port id that the device names contain; "" for an empty plan."""
-        return key_of(self.plan[0].part.name) or "" if self.plan else ""
+        """The part of the port id that the device names contain."""
+        return key_of(self.plan[0].part.name) or ""
 
     @cached_property
     def names(self) -> PortNames:
         """The device names of the port."""
         return names_of_key(self.key)
+
+    @cached_property
+    def own(self) -> HostState:
+        """The observed parts of the port."""
+        return self.found.of(self.names)
 
     @cached_property
     def stated_owner(self) -> str:
@@ -79,7 +81,7 @@ class Case:
     @cached_property
     def link_owners(self) -> set[str]:
         """The port ids in the aliases of the links."""
-        return {owner for link in self.found.links.values() for owner in owners_of(link)}
+        return {owner for link in self.own.links.values() for owner in owners_of(link)}
 
     @cached_property
     def owner(self) -> str:
@@ -88,7 +90,7 @@ class Case:
         A rollback may consist of one part without an ownership tag. An id that is found cannot harm a part with another
         id, because an executor changes no part whose owner differs from the one in the step.
         """
-        tags = self.link_owners or {owner for row in self.found.ports.values() for owner in owners_of(row)}
+        tags = self.link_owners or {owner for row in self.own.ports.values() for owner in owners_of(row)}
         found = min(tags, default="")
         return self.stated_owner or (found if len(tags) == 1 and found[:KEY_LENGTH] == self.key else "")
 
@@ -99,7 +101,7 @@ class Case:
 
     def found_by(self, step: Step) -> Part | None:
         """Return the part of a step as it was found."""
-        return (self.found.ports if step.part.role is Role.SWITCH else self.found.links).get(step.part.name)
+        return (self.own.ports if step.part.role is Role.SWITCH else self.own.links).get(step.part.name)
 
 
 # -- the rules --------------------------------------------------------------------------------------------------------
@@ -123,7 +125,7 @@ def permit_plans(plans: Sequence[Plan], settings: Settings) -> None:
         refuse_unfiltered_bridge,
         refuse_other_switch_bridge,
         refuse_missing_isolation,
-        refuse_two_owners,
+        lambda case: case.stated_owner,
     )
     keys: set[str] = set()
     for plan in filter(None, plans):
@@ -135,49 +137,29 @@ def permit_plans(plans: Sequence[Plan], settings: Settings) -> None:
         keys.add(case.key)
 
 
-def permit_devices(plan: Plan, found: HostState, settings: Settings) -> None:
-    """Refuse a plan whose new devices would end up in a bridge of the switch that is not theirs. Raises Refused."""
-    case = Case(plan, settings, found)
-    for rule in (refuse_device_with_row, refuse_tap_in_switch):
-        rule(case)
-
-
 def permit_found(plan: Plan, found: HostState, settings: Settings) -> None:
-    """Refuse a plan that changes a part of another owner. found: the parts of this port. Raises Refused."""
+    """Refuse a plan that the host forbids. found: the parts of all ports. Raises Refused."""
+    rules = (
+        refuse_device_with_row,
+        refuse_tap_in_switch,
+        refuse_row_without_tag,
+        refuse_tap_without_tag,
+        refuse_other_owner,
+    )
     case = Case(plan, settings, found)
-    for rule in (refuse_row_without_tag, refuse_tap_without_tag, refuse_other_owner):
+    for rule in rules if plan else ():
         rule(case)
 
 
-def refusals(
-    plans: Sequence[Plan], executors: Mapping[Role, Executor], settings: Settings, deadline: float
-) -> dict[int, tuple[Outcome, ...]]:
-    """Return the outcomes of the plans that the host as it is now forbids, by the index of the plan.
+def refusals(plans: Sequence[Plan], found: HostState, settings: Settings) -> dict[int, tuple[Outcome, ...]]:
+    """Return the outcomes of the plans that the host forbids, by the index of the plan.
 
-    deadline: of the observation, which is one for all plans.
+    found: the observed parts under the names of all ports. Rows of the switch are observed under each of these names.
     """
-    unproven = {index for index, plan in enumerate(plans) if needs_proof(plan)}
-    judged = {index: plan for index, plan in enumerate(plans) if index in unproven or created_devices(plan)}
-    if not judged:
-        return {}
-    names = {index: Case(plan, settings).names for index, plan in judged.items()}
-    needed = {name for index in unproven for name in names[index]}
-    rows = needed.union((own.tap for own in names.values()), *map(created_devices, judged.values()))
-    observed_names = {Role.LINK: needed, Role.SWITCH: rows}
-    try:
-        state = merge_observed(
-            executor.observe(observed_names[role], deadline)
-            for role, executor in executors.items()
-            if observed_names[role]
-        ).state
-    except ExecutorError as error:
-        return {index: tuple(error.outcome_of(step) for step in plan) for index, plan in judged.items()}
     refused = {}
-    for index, plan in judged.items():
+    for index, plan in enumerate(plans):
         try:
-            permit_devices(plan, state, settings)
-            if index in unproven:
-                permit_found(plan, state.of(names[index]), settings)
+            permit_found(plan, found, settings)
         except Refused as error:
             reason = str(error) if str(error).startswith("refused: ") else f"refused: {error}"
             LOG.warning("%s", reason)
@@ -295,11 +277,6 @@ def refuse_missing_isolation(case: Case) -> None:
             )
 
 
-def refuse_two_owners(case: Case) -> None:
-    """Refuse a plan that states two port ids, or an id that does not fit its names."""
-    stated_owner(case.plan)
-
-
 def _written_attributes(step: Step) -> Iterable[str]:
     if isinstance(step, Update):
         return changes_of(step)
@@ -334,22 +311,6 @@ def stated_owner(plan: Plan) -> str:
 
 
 # -- second pass: the host as it is -----------------------------------------------------------------------------------
-
-
-def needs_proof(plan: Plan) -> bool:
-    """Return whether a plan changes, deletes or uses a part that it has not created itself."""
-    created: set[type[Part]] = set()
-    for step in plan:
-        match step:
-            case Create(Veth(master=master) | ManagedTap(master=master)) if master and Bridge not in created:
-                return True
-            case Create(Bridge() | Veth() as part):
-                created.add(type(part))
-            case Create() if Veth in created:
-                pass
-            case _:
-                return True
-    return False
 
 
 def created_devices(plan: Plan) -> list[str]:
@@ -415,12 +376,12 @@ def refuse_other_owner(case: Case) -> None:
     if case.owner:
         rows = [step.part for step in case.plan if isinstance(step.part, OvsPort)]
         iface_id = next((row.iface_id for row in reversed(rows) if row.port_id == case.owner), "")
-        check_ownership(case.found, case.owner, iface_id)
-    elif any(owners := [owners_of(part) for part in case.found]):
-        owner = min(set().union(*owners))
+        check_ownership(case.own, case.owner, iface_id)
+    elif owners := {owner for part in case.own for owner in owners_of(part)}:
+        owner = min(owners)
         raise Refused(f"refused: {case.plan[0].part.name} belongs to port {owner}, of which the plan says nothing")
     # The planner refuses foreign objects, and devices that a foreign bridge holds.
-    make_plan(case.found, NOTHING)
+    make_plan(case.own, NOTHING)
 
 
 def _has_tag_on_every_part(case: Case) -> bool:

@@ -13,13 +13,15 @@ import struct
 from collections.abc import Mapping
 
 from hybridvif.model.errors import PreconditionError
-from hybridvif.privileged.ahead import STARTERS
+
+STARTERS = ("SUDO_UID", "PKEXEC_UID")
+"""The variables that sudo and pkexec always set to the user id of their caller."""
 
 
 def caller_of(environment: Mapping[str, str]) -> int | None:
     """Return the user who started this process as root; None if unknown.
 
-    ahead.py removes these variables, so only the program that started the helper can have set them.
+    launch.py removes these variables, so only the program that started the helper can have set them.
     """
     if os.getuid() != 0:
         return os.getuid()

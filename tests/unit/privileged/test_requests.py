@@ -9,15 +9,16 @@ from typing import Any, ClassVar
 import pytest
 
 from hybridvif.executors.base import Executor
+from hybridvif.model.errors import HybridVifError
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Step
-from hybridvif.privileged import channel, main, requests
-from hybridvif.privileged.messages import Message
-from hybridvif.privileged.requests import REQUESTS
+from hybridvif.privileged import channel, requests
+from hybridvif.privileged.messages import APPLY, OBSERVE, Message
+from hybridvif.privileged.requests import REQUESTS, respond
 
 NAMES = names_of("5f2c0e1a-7b00-4c00-8000-000000000001")
 
@@ -50,7 +51,7 @@ class FakeExecutor:
 )
 def test_executor_observes_only_names_of_its_role(role: Role, names: set[str]) -> None:
     executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_all(executors, frozenset(NAMES), time.monotonic() + 1)
+    requests._observe_parts(executors, frozenset(NAMES), time.monotonic() + 1)
     asked = executors[role]
     assert isinstance(asked, FakeExecutor)
     assert asked.names == [names]
@@ -58,7 +59,7 @@ def test_executor_observes_only_names_of_its_role(role: Role, names: set[str]) -
 
 def test_observation_of_all_names_reaches_both_executors() -> None:
     executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_all(executors, None, time.monotonic() + 1)
+    requests._observe_parts(executors, None, time.monotonic() + 1)
     assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [[None], [None]]
 
 
@@ -67,22 +68,30 @@ def test_executor_that_raises_system_exit_has_failed() -> None:
         raise SystemExit(3)
 
     request = requests.Request(lambda value: value, end)
-    assert requests.respond(request, ((), 0.0)) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
+    assert requests.call(request, ((), 0.0)) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
 
 
-def test_request_with_other_arguments_is_refused() -> None:
-    wrong: list[tuple[object, ...]] = [(), ([],), ([], 1.0, "x")]
-    for arguments in wrong:
-        for answer in (requests.observe(*arguments), requests.apply(*arguments)):
-            assert answer == ["failed", "refused", "refused: a request takes a question and a deadline"]
+def test_every_name_is_observed_before_steps() -> None:
+    """Open vSwitch takes a device into the bridge of the row with its name, whatever its prefix."""
+    executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
+    requests._observe_names(executors, frozenset(NAMES), time.monotonic() + 1)
+    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [
+        [frozenset(NAMES)]
+    ] * 2
+
+
+@pytest.mark.parametrize("name", [OBSERVE, APPLY])
+@pytest.mark.parametrize("arguments", [(), ([],), ([], 1.0, "x")])
+def test_request_with_other_arguments_is_refused(name: str, arguments: tuple[object, ...]) -> None:
+    sentence = "refused: a request takes a question and a deadline"
+    response = respond((Message.CALL.value, name, arguments, {}))
+    assert response == (Message.RET.value, ["failed", "refused", sentence])
 
 
 def test_request_name_outside_the_table_does_not_exist() -> None:
+    assert {*REQUESTS} == {f"{requests.__name__}.{name}" for name in ("observe", "apply")}
     name = f"{requests.__name__}.respond"
-    assert {*REQUESTS} == {
-        f"{requests.__name__}.{function.__name__}" for function in (requests.observe, requests.apply)
-    }
-    assert main.response((Message.CALL.value, name, ([], 1.0), {})) == (
+    assert respond((Message.CALL.value, name, ([], 1.0), {})) == (
         Message.ERR.value,
         "builtins.NameError",
         (f"refused: {name!r} is no entry point",),
@@ -91,7 +100,7 @@ def test_request_name_outside_the_table_does_not_exist() -> None:
 
 def test_reply_cannot_raise_system_exit_in_the_client() -> None:
     reply = (Message.ERR.value, "builtins.SystemExit", ("1",))
-    with pytest.raises(channel.ProtocolError):
+    with pytest.raises(HybridVifError):
         channel._result_of(reply)
     with pytest.raises(ValueError, match="so it is"):
         channel._result_of((Message.ERR.value, "builtins.ValueError", ("so it is",), "a traceback"))
