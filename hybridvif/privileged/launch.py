@@ -6,7 +6,6 @@ import atexit
 import contextlib
 import logging
 import os
-import re
 import resource
 import shlex
 import socket
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hybridvif.children import LOST, Child
@@ -29,8 +27,6 @@ LONGEST_DIRECTORY = 107 - len("/hybridvif-xxxxxxxx/privsep.sock")
 POLL = 0.05
 """Seconds between two looks at a helper whose daemon has not connected."""
 _REMEDY = "run as root, or set [hybridvif_privileged] helper_command"
-_LOG_PREFIX = re.compile(r"^[\d-]+ [\d:.]+ \d+ [A-Z]+ \S+( |$)(\[.*?\] )?")
-"""The default prefix of oslo.log: date, time, process, level, logger, context."""
 
 
 class EndedAtOnce(PreconditionError):
@@ -118,7 +114,7 @@ class Launch:
         command_of: returns the command for a path of the socket.
         """
         self.command: list[str] = []
-        self._output: deque[str] = deque(maxlen=20)
+        self._last_line = ""
         try:
             self.listener = socket.socket(socket.AF_UNIX)
         except OSError as error:
@@ -190,13 +186,13 @@ class Launch:
                 self.helper.kill()
                 self.helper.wait(1)
             raise self.failure("the helper did not end by the deadline (does it ask for a password?)")
-        raise self.failure((code == LOST and self._last_line()) or "it did not connect by the deadline")
+        raise self.failure((code == LOST and self._last_line) or "it did not connect by the deadline")
 
     def _ended(self, code: int | None) -> PreconditionError:
         if code is None or code < 0:
             return self.failure(f"the helper ended with code {code}", EndedAtOnce)
         self._reader.join(0.05)
-        return self.failure(self._last_line() or f"the helper ended with code {code}")
+        return self.failure(self._last_line or f"the helper ended with code {code}")
 
     def lost(self, deadline: float) -> PreconditionError:
         """Return the error for a daemon that disconnected before its first message."""
@@ -235,12 +231,7 @@ class Launch:
     def _read_output(self) -> None:
         if (output := self.helper.stdout) is not None:
             with output:
-                for line in output:
-                    self._output.append(line.strip())
-                    LOG.info("privileged daemon: %s", line.rstrip())
+                for line in filter(None, map(str.strip, output)):
+                    self._last_line = line.rstrip(".")
+                    LOG.info("privileged daemon: %s", line)
         self.helper.wait()
-
-    def _last_line(self) -> str:
-        """Return the last line that contains more than oslo.log's prefix, without the prefix."""
-        lines = [text for line in self._output if (text := _LOG_PREFIX.sub("", line).strip())]
-        return lines[-1].rstrip(".") if lines else ""
