@@ -44,7 +44,15 @@ def _observe(names: frozenset[str] | None, deadline: float) -> list[Any]:
 
 
 def _apply(plans: Plans, deadline: float) -> list[Any]:
-    executors, settings = _executors(), registry.configured()
+    return apply_plans(plans, _executors(), registry.configured(), deadline)
+
+
+def apply_plans(plans: Plans, executors: Executors, settings: Settings, deadline: float) -> list[Any]:
+    """Authorize and execute plans. Return their encoded outcomes, and the encoded observation after them.
+
+    The host is observed once before the first step and once after the last. Raises Refused if a plan breaks a rule by
+    itself; then no step was executed.
+    """
     authorize.permit_plans(plans, settings)
     try:
         before = _observe_names(executors, _names_of(step for plan in plans for step in plan), share(deadline))

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 
-from hybridvif.executors.base import Executor
+from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import HybridVifError
 from hybridvif.model.facts import Observed
-from hybridvif.model.names import names_of
 from hybridvif.model.parts import Part, Role
-from hybridvif.model.report import Outcome
+from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import Step
+from hybridvif.model.steps import Create, Step, Update
 from hybridvif.privileged import channel, requests
 from hybridvif.privileged.messages import APPLY, OBSERVE, Message
 from hybridvif.privileged.requests import REQUESTS, respond
-
-NAMES = names_of("5f2c0e1a-7b00-4c00-8000-000000000001")
+from tests.support.strategies import BRIDGE, NAMES, WIRING
 
 
 class FakeExecutor:
@@ -61,6 +60,59 @@ def test_observation_of_all_names_reaches_both_executors() -> None:
     executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
     requests._observe_parts(executors, None, time.monotonic() + 1)
     assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [[None], [None]]
+
+
+class OneRole(FakeExecutor):
+    """An executor whose steps succeed, or that cannot observe."""
+
+    def __init__(self, serves: frozenset[type[Part]], error: ExecutorError | None = None) -> None:
+        super().__init__(Settings())
+        self.serves = serves  # type: ignore[misc]  # of the instance
+        self.error = error
+        self.applied: list[Step] = []
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        if self.error:
+            raise self.error
+        return super().observe(names, deadline)
+
+    def apply(self, steps: Collection[Step], deadline: float) -> list[Outcome]:
+        self.applied += steps
+        return [Outcome(step, Result.DONE) for step in steps]
+
+
+PLUG: list[Step] = [Create(part) for part in WIRING]
+REPAIR: list[Step] = [Update(replace(BRIDGE, mtu=1400), BRIDGE)]
+
+
+def one_of_each_role(error: ExecutorError | None = None) -> dict[Role, OneRole]:
+    return {role: OneRole(frozenset(type(step.part) for step in PLUG), error) for role in Role}
+
+
+@pytest.mark.parametrize("steps", [PLUG, REPAIR], ids=["plug", "repair"])
+def test_host_is_observed_once_before_and_once_after_steps(steps: list[Step]) -> None:
+    executors = one_of_each_role()
+    outcomes, observed = requests.apply_plans([steps], executors, Settings(), time.monotonic() + 1)
+    assert [outcome[0] for outcome in outcomes[0]] == ["done"] * len(steps)
+    assert observed is not None
+    assert [len(executor.names) for executor in executors.values()] == [2, 2]
+
+
+@pytest.mark.parametrize("precondition", [True, False])
+def test_failed_observation_fails_all_plans(precondition: bool) -> None:
+    executors = one_of_each_role(ExecutorError("no answer", precondition=precondition))
+    outcomes, observed = requests.apply_plans([PLUG, []], executors, Settings(), time.monotonic() + 1)
+    assert [(result, reason, retry) for result, reason, retry, *_ in outcomes[0]] == [
+        ("failed", "no answer", not precondition)
+    ] * len(PLUG)
+    assert (outcomes[1], observed) == ([], None)
+    assert not any(executor.applied for executor in executors.values())
+
+
+def test_request_without_steps_observes_nothing() -> None:
+    executors = one_of_each_role()
+    assert requests.apply_plans([[], []], executors, Settings(), time.monotonic() + 1)[0] == [[], []]
+    assert [names for executor in executors.values() for names in executor.names if names] == []
 
 
 def test_executor_that_raises_system_exit_has_failed() -> None:
