@@ -68,14 +68,8 @@ class Host:
             outcomes = Outcomes(codec.decode_outcomes(results, plans))
             outcomes.observed = None if observed is None else codec.decode_observed(observed)
             return outcomes
-        except RequestNotSent as error:
-            retry = isinstance(error, Died)
-            return Outcomes(
-                tuple(Outcome(step, Result.FAILED, str(error), retry=retry, code=error.code) for step in plan)
-                for plan in plans
-            )
         except NoResponse as error:
-            return Outcomes(tuple(Outcome(step, Result.UNKNOWN, str(error)) for step in plan) for plan in plans)
+            return Outcomes(tuple(_without_response(step, error) for step in plan) for plan in plans)
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
@@ -132,6 +126,12 @@ class Host:
         raise _ERRORS.get(code, HybridVifError)(message)
 
 
+def _without_response(step: Step, error: NoResponse) -> Outcome:
+    if isinstance(error, RequestNotSent):
+        return Outcome(step, Result.FAILED, str(error), retry=isinstance(error, Died), code=error.code)
+    return Outcome(step, Result.UNKNOWN, str(error))
+
+
 def _context() -> Any:
     """Return oslo.privsep's context of the daemon. Its import registers options, and takes a tenth of a second."""
     from hybridvif.privileged.context import daemon_context
@@ -151,7 +151,7 @@ _open_hosts = 0
 _files: tuple[str, ...] = ()
 """The configuration files of the open hosts."""
 _owns_configuration = False
-"""Whether this module has read cfg.CONF, not the program."""
+"""True if this module has read cfg.CONF, not the program."""
 
 
 def connect(config_files: Sequence[str] = ()) -> Host:
@@ -215,23 +215,22 @@ def _import_privsep() -> None:
     (patcher.original) and takes the current thread for the main one. Before Python 3.13, a pool with that thread never
     shuts down.
     """
-    loaded, errors = threading.Event(), list[ImportError]()
+    if "eventlet" not in sys.modules and threading.current_thread() is not threading.main_thread():
+        loaded = threading.Event()
 
-    def load() -> None:
-        try:
-            import oslo_privsep.daemon  # noqa: F401
-        except ImportError as error:
-            errors.append(error)
-        finally:
-            loaded.set()
+        def load() -> None:
+            try:
+                with suppress(ImportError):
+                    import oslo_privsep.daemon  # noqa: F401
+            finally:
+                loaded.set()
 
-    if "eventlet" in sys.modules or threading.current_thread() is threading.main_thread():
-        load()
-    else:
         _thread.start_new_thread(load, ())
         loaded.wait()
-    if errors:
+    try:
+        import oslo_privsep.daemon  # noqa: F401
+    except ImportError as error:
         raise PreconditionError(
-            f"oslo.privsep cannot be imported in this program: {errors[0]}; install oslo.privsep 3.11 or newer, which "
+            f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
             "works without eventlet"
-        ) from errors[0]
+        ) from error
