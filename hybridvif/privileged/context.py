@@ -81,7 +81,7 @@ class Context(priv_context.PrivContext):
         return cfg.CONF[self._section]
 
     def helper_command(self, sockpath: str) -> list[str]:
-        """Return the command that starts the daemon. Raises OSError if a configuration path cannot be made absolute."""
+        """Return the command that starts the daemon. Raises ConfigurationError."""
         if self.conf.helper_command:
             return [*shlex.split(self.conf.helper_command), *launch.arguments_of(sockpath)]
         return launch.default_command(sockpath, files_of(cfg.CONF))
@@ -119,17 +119,19 @@ class Context(priv_context.PrivContext):
             if self.channel is not None and not self.channel.running:
                 LOG.warning("the privileged daemon has died; starting another")
                 self.stop()
-            for attempt in range(STARTS):
-                if self.channel is None:
-                    try:
-                        self.channel = self._connect(deadline)
-                    except launch.EndedAtOnce as error:
-                        if attempt == STARTS - 1:
-                            raise
-                        LOG.warning("%s", error)
-            return self.channel  # type: ignore[return-value]
+            if self.channel is None:
+                self.channel = self._start(deadline)
+            return self.channel
         finally:
             self._starting.release()
+
+    def _start(self, deadline: float) -> Channel:
+        for _ in range(STARTS - 1):
+            try:
+                return self._connect(deadline)
+            except launch.EndedAtOnce as error:
+                LOG.warning("%s", error)
+        return self._connect(deadline)
 
     def _connect(self, deadline: float) -> Channel:
         started, self._launch = self._launch, None

@@ -141,8 +141,8 @@ class Launch:
             ) from error
 
     def _start(self, command_of: Callable[[str], list[str]]) -> None:
+        self.command = command_of(self.path)
         try:
-            self.command = command_of(self.path)
             LOG.info("starting the privileged daemon: %s", shlex.join(self.command))
             # Both streams: oslo.log writes to stdout, and the client's own stdout may be a document.
             self.helper = Child(
@@ -158,8 +158,8 @@ class Launch:
         except BlockingIOError:
             raise
         except OSError as error:
-            missing = isinstance(error, FileNotFoundError) and self.command
-            raise self.failure(f"{self.command[0]!r} is not installed" if missing else str(error)) from error
+            is_missing = isinstance(error, FileNotFoundError)
+            raise self.failure(f"{self.command[0]!r} is not installed" if is_missing else str(error)) from error
         self._reader = threading.Thread(target=self._read_output, name="hybridvif-helper", daemon=True)
         self._reader.start()
 

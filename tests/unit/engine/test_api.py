@@ -109,13 +109,6 @@ class GuardedHost(RecordingHost):
         self.before.get(len(self.calls) - 1, lambda: None)()
 
 
-class Observer:
-    """The observation of the daemon."""
-
-    def __init__(self, host: GuardedHost) -> None:
-        self.observe = lambda names, deadline: host.simulation.observe(names)
-
-
 @pytest.fixture
 def host() -> GuardedHost:
     return GuardedHost()
