@@ -22,7 +22,7 @@ import hybridvif
 from benchmarks.record import Record, Turn
 from benchmarks.tally import CROWD
 from hybridvif.model.errors import HybridVifError
-from hybridvif.privileged.ahead import private_directory
+from hybridvif.privileged.launch import private_directory
 from hybridvif.testing.sandbox import Sandbox
 from hybridvif.testing.sandbox.switch import SOCKET
 

@@ -3,7 +3,7 @@
     options, stdio, logs              common options, file descriptors and signals, logging
     ports, portfile, port_request     the ports of a command line: from options, or from a file (-F)
     infer                             the fields of a port that can be read from its plugged devices
-    connection, headstart             the configured host, and the early start of its daemon
+    connection                        the configured host
     planning, checking                dry runs (plan), and drift (check)
     diagnosis, system, firewall, osvif, check_result     the checks of doctor
     terminal, failure                 the output formats, and errors
@@ -18,8 +18,7 @@ from __future__ import annotations
 
 import importlib
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping, Sequence
 from gc import freeze, set_threshold
 from typing import TYPE_CHECKING, Any
 
@@ -69,7 +68,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with stdio.interruptible(ends=argv is None):
             if argv is None:
                 stdio.own_process()
-            code = _run(sys.argv[1:] if argv is None else argv, own=argv is None)
+                # A command creates hardly any garbage before it ends.
+                set_threshold(100_000)
+            code = _run(sys.argv[1:] if argv is None else argv)
             if argv is None:
                 # Skip the last garbage collection, which takes 50 ms.
                 freeze()
@@ -79,35 +80,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
 
 
-def _run(words: Sequence[str], *, own: bool) -> int:
+def _run(words: Sequence[str]) -> int:
     from hybridvif.cli import stdio
 
     terminal = None
     stdio.secure()
     try:
-        with _fast_start(words) if own else nullcontext():
-            args = parse_arguments(words)
-            args.terminal = terminal = _terminal_for(args)
-            return int(args.module.run(args))
+        args = parse_arguments(words)
+        args.terminal = terminal = _terminal_for(args)
+        return int(args.module.run(args))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: never a traceback
         return _fail(KeyboardInterrupt() if stdio.was_interrupted() else error, words, terminal)
     finally:
         stdio.flush()
-
-
-@contextmanager
-def _fast_start(words: Sequence[str]) -> Iterator[None]:
-    """Start the daemon early and import lazily. Only for a process that runs nothing but this command."""
-    from hybridvif.cli import headstart
-
-    # A command creates hardly any garbage before it ends.
-    set_threshold(100_000)
-    with headstart.early_daemon(words):
-        from hybridvif.postponed import OF_OSLO, postpone
-
-        # Only the daemon loads executors with stevedore.
-        postpone(*OF_OSLO, "stevedore")
-        yield
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:

@@ -83,8 +83,8 @@ def lock_path(path: str) -> CheckResult:
 
 def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[CheckResult]:
     """Check the daemon and the host that it observes. bridges: a list that collects each qbr."""
-    from hybridvif.privileged.ahead import within_limits
     from hybridvif.privileged.context import daemon_context
+    from hybridvif.privileged.launch import within_limits
 
     yield from system.helper_findings(daemon_context.conf.helper_command)
     try:

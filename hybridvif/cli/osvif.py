@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points
 
 from hybridvif.cli.check_result import CheckResult, failed, info, passed
 from hybridvif.model.settings import Settings
-from hybridvif.postponed import found
+from hybridvif.optional import found
 
 
 def osvif_findings(settings: Settings) -> Iterator[CheckResult]:

@@ -17,7 +17,7 @@ from hybridvif.engine import first_seen
 from hybridvif.executors.netlink import sysctl
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.parts import Bridge
-from hybridvif.privileged import ahead
+from hybridvif.privileged import launch
 from hybridvif.testing.sandbox.missing import as_root, program
 
 CAP_NET_ADMIN = 12
@@ -174,7 +174,7 @@ def threads() -> CheckResult:
     name, enough = "threads", threading.Event()
     started = [threading.Thread(target=enough.wait, daemon=True) for _ in range(_THREADS)]
     try:
-        with ahead.within_limits():
+        with launch.within_limits():
             for thread in started:
                 thread.start()
     except PreconditionError as error:
@@ -188,7 +188,7 @@ def temporary_directory() -> CheckResult:
     """Check that the socket directory of the daemon can be created."""
     name = "temporary directory"
     try:
-        path = ahead.private_directory()
+        path = launch.private_directory()
     except PreconditionError as error:
         return failed_with(name, str(error))
     os.rmdir(path)

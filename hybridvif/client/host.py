@@ -21,34 +21,16 @@ from hybridvif.model.facts import Observed
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Step
-from hybridvif.postponed import found
+from hybridvif.privileged import codec
+from hybridvif.privileged.channel import Died, NoResponse, RequestNotSent
+from hybridvif.privileged.messages import APPLY, OBSERVE
 
+__all__ = ["Host", "NoResponse", "RequestNotSent", "connect"]
 GRACE_PERIOD = 0.2
 """Seconds beyond the deadline in which the daemon may still report that the deadline has passed."""
 
-START_SHARE = 0.75
-"""Share of the deadline for a daemon started by begin(). It must be less than the first request waits."""
-
 OBSERVE_RETRIES = 2
 """Repeated observations if the daemon dies. An observation changes nothing, so the next daemon can repeat it."""
-
-
-class NoResponse(HybridVifError):
-    """No response: the daemon died or timed out. The request may have taken effect."""
-
-    code = "no-answer"
-
-
-class RequestNotSent(NoResponse):
-    """The daemon did not receive the request, so nothing was changed."""
-
-
-class Died(NoResponse):
-    """The daemon died before it responded."""
-
-
-class DiedBefore(Died, RequestNotSent):
-    """The daemon died before it received the whole request."""
 
 
 class Host:
@@ -63,68 +45,42 @@ class Host:
 
     def begin(self) -> None:
         """Start the daemon now, without waiting for it. The first request raises an error of the start."""
-        from hybridvif.privileged import ahead
-        from hybridvif.privileged.context import daemon_context
-
-        # The first request checks the limits again and raises.
-        with suppress(PreconditionError), ahead.within_limits():
-            daemon_context.begin(time.monotonic() + self.settings.deadline * START_SHARE)
-        # The first request needs these modules; their import overlaps with the start of the daemon.
-        from hybridvif.privileged import (
-            codec,  # noqa: F401
-            requests,  # noqa: F401
-        )
+        _context().begin()
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the parts and facts under these names. None: all names of the grammar.
 
         Raises PreconditionError if the daemon or a service that it needs is missing, NoResponse.
         """
-        from hybridvif.privileged import codec, requests
-
         encoded = None if names is None else sorted(names)
         for _ in range(OBSERVE_RETRIES):
             with suppress(Died):
-                return codec.decode_observed(self._request(requests.observe, encoded, deadline))
-        return codec.decode_observed(self._request(requests.observe, encoded, deadline))
+                return codec.decode_observed(self._request(OBSERVE, encoded, deadline))
+        return codec.decode_observed(self._request(OBSERVE, encoded, deadline))
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> Outcomes:
         """Carry out plans, one per port. Return the outcomes of their steps; `unknown` after a lost response.
 
         Raises PreconditionError or Refused if nothing was changed.
         """
-        from hybridvif.privileged import codec, requests
-
         try:
-            results, observed = self._request(requests.apply, codec.encode_plans(plans), deadline)
+            results, observed = self._request(APPLY, codec.encode_plans(plans), deadline)
             outcomes = Outcomes(codec.decode_outcomes(results, plans))
             outcomes.observed = None if observed is None else codec.decode_observed(observed)
             return outcomes
-        except RequestNotSent as error:
-            retry = isinstance(error, Died)
-            return Outcomes(
-                tuple(Outcome(step, Result.FAILED, str(error), retry=retry, code=error.code) for step in plan)
-                for plan in plans
-            )
         except NoResponse as error:
-            return Outcomes(tuple(Outcome(step, Result.UNKNOWN, str(error)) for step in plan) for plan in plans)
+            return Outcomes(tuple(_without_response(step, error) for step in plan) for plan in plans)
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
         """Hold the locks of these ports, named by the first 11 characters of their ids. Raises locks.LockTimeout."""
         from hybridvif.engine import locks
-        from hybridvif.privileged import ahead
-        from hybridvif.privileged.channel import TimedOut
-        from hybridvif.privileged.context import daemon_context
 
         # The daemon starts first: a user who may not start it must not create the lock directory. Root would refuse a
         # directory that another user owns.
-        try:
-            if daemon_context.client_mode:
-                with ahead.within_limits():
-                    daemon_context.reach(deadline)
-        except TimedOut as error:
-            raise NoResponse(f"{error}, and the deadline has passed; call again") from error
+        context = _context()
+        if context.client_mode:
+            context.reach(deadline)
         with locks.holding(keys, self.settings.lock_path, deadline):
             yield
 
@@ -147,7 +103,7 @@ class Host:
         """Close the host. The daemon exits with the last host of this process."""
         if self._open:
             self._open = False
-            _connections.leave()
+            _disconnect()
 
     def __enter__(self) -> Host:
         return self
@@ -155,39 +111,32 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, entry: Any, argument: object, deadline: float) -> Any:
-        """Send a request to the daemon and return its response. Raises HybridVifError."""
-        from hybridvif.privileged.context import daemon_context
-
+    def _request(self, name: str, argument: object, deadline: float) -> Any:
+        """Send a request to the daemon and return its result. Raises HybridVifError."""
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
         # The grace period counts from the deadline. Several requests in a row must not add up theirs.
         timeout = deadline + GRACE_PERIOD - time.monotonic()
         if timeout <= 0:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
-        with _channel_errors():
-            response = daemon_context.call(entry, (argument, float(deadline)), {}, timeout)
-        if response[0] == "ok":
-            return response[1]
-        _, code, message = response
+        result = _context().call(name, argument, float(deadline), timeout)
+        if result[0] == "ok":
+            return result[1]
+        _, code, message = result
         raise _ERRORS.get(code, HybridVifError)(message)
 
 
-@contextmanager
-def _channel_errors() -> Iterator[None]:
-    """Raise errors of the channel as PreconditionError or NoResponse."""
-    from hybridvif.privileged import ahead
-    from hybridvif.privileged.channel import TimedOut, Untaken
+def _without_response(step: Step, error: NoResponse) -> Outcome:
+    if isinstance(error, RequestNotSent):
+        return Outcome(step, Result.FAILED, str(error), retry=isinstance(error, Died), code=error.code)
+    return Outcome(step, Result.UNKNOWN, str(error))
 
-    try:
-        with ahead.within_limits():
-            yield
-    except TimedOut as error:
-        raise NoResponse("the privileged daemon did not answer by the deadline") from error
-    except Untaken as error:
-        raise DiedBefore(f"the privileged daemon died before it received the request ({error}); call again") from error
-    except OSError as error:
-        raise Died(f"the privileged daemon died before it answered ({error}); call again") from error
+
+def _context() -> Any:
+    """Return oslo.privsep's context of the daemon. Its import registers options, and takes a tenth of a second."""
+    from hybridvif.privileged.context import daemon_context
+
+    return daemon_context
 
 
 _ERRORS: dict[str, type[HybridVifError]] = {
@@ -196,60 +145,13 @@ _ERRORS: dict[str, type[HybridVifError]] = {
 """Error classes by the code in a response."""
 
 
-class _Connections:
-    """Open hosts of this process. They share one configuration and one daemon."""
-
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._count = 0
-        self._files: tuple[str, ...] = ()
-        self._read = False
-
-    def join(self, files: Sequence[str]) -> Settings:
-        """Add a host and return its settings. Raises ConfigurationError if an open host has other files."""
-        from oslo_config import cfg
-
-        from hybridvif.engine import config
-
-        wanted = tuple(absolute(name) for name in files)
-        with self._lock:
-            if self._count and wanted != self._files:
-                raise ConfigurationError(
-                    f"this process is connected with {', '.join(self._files) or 'its own configuration'}; "
-                    f"close() that host before connecting with {', '.join(wanted) or 'another'}"
-                )
-            config.register(cfg.CONF)
-            if wanted and (self._read or not _is_parsed(cfg.CONF)):
-                config.read(cfg.CONF, wanted)
-                self._read = True
-            elif wanted and not set(wanted) <= set(read := files_of(cfg.CONF)["config_file"]):
-                raise ConfigurationError(
-                    f"this program's configuration was read from {', '.join(read) or 'no file'}; "
-                    f"add {', '.join(wanted)} there, and call connect() without files"
-                )
-            elif not wanted and self._read:
-                cfg.CONF.clear()
-                cfg.CONF(args=[], project=config.GROUP, default_config_files=[], default_config_dirs=[])
-            settings = config.settings_of(cfg.CONF)
-            self._files = wanted
-            self._count += 1
-            return settings
-
-    def leave(self) -> None:
-        """Remove a host. Stop the daemon after the last one."""
-        with self._lock:
-            self._count -= 1
-            # If the import of this module failed, no daemon was started.
-            context = sys.modules.get("hybridvif.privileged.context")
-            if not self._count and context is not None:
-                context.daemon_context.stop()
-
-
-def _is_parsed(conf: Any) -> bool:
-    return conf._namespace is not None
-
-
-_connections = _Connections()
+_lock = threading.Lock()
+_open_hosts = 0
+"""The open hosts of this process. They share one configuration and one daemon."""
+_files: tuple[str, ...] = ()
+"""The configuration files of the open hosts."""
+_owns_configuration = False
+"""True if this module has read cfg.CONF, not the program."""
 
 
 def connect(config_files: Sequence[str] = ()) -> Host:
@@ -259,38 +161,76 @@ def connect(config_files: Sequence[str] = ()) -> Host:
     Raises ConfigurationError if a file cannot be read or an open host of this process has other files. Raises
     PreconditionError if oslo.privsep cannot be imported.
     """
+    global _open_hosts, _files  # a property of the process, as cfg.CONF is
     _import_privsep()
-    return Host(_connections.join(config_files))
+    wanted = tuple(absolute(name) for name in config_files)
+    with _lock:
+        if _open_hosts and wanted != _files:
+            raise ConfigurationError(
+                f"this process is connected with {', '.join(_files) or 'its own configuration'}; "
+                f"close() that host before connecting with {', '.join(wanted) or 'another'}"
+            )
+        settings = _read(wanted)
+        _open_hosts, _files = _open_hosts + 1, wanted
+    return Host(settings)
+
+
+def _read(wanted: Sequence[str]) -> Settings:
+    """Read these files into cfg.CONF, unless the program has read its own. Raises ConfigurationError."""
+    from oslo_config import cfg
+
+    from hybridvif.engine import config
+
+    global _owns_configuration  # noqa: PLW0603  # as above
+    config.register(cfg.CONF)
+    if wanted and (_owns_configuration or cfg.CONF._namespace is None):
+        config.read(cfg.CONF, wanted)
+        _owns_configuration = True
+    elif wanted and not set(wanted) <= set(read := files_of(cfg.CONF)["config_file"]):
+        raise ConfigurationError(
+            f"this program's configuration was read from {', '.join(read) or 'no file'}; "
+            f"add {', '.join(wanted)} there, and call connect() without files"
+        )
+    elif not wanted and _owns_configuration:
+        cfg.CONF.clear()
+        cfg.CONF(args=[], project=config.GROUP, default_config_files=[], default_config_dirs=[])
+    return config.settings_of(cfg.CONF)
+
+
+def _disconnect() -> None:
+    """Stop the daemon after the last host."""
+    global _open_hosts  # noqa: PLW0603  # as above
+    with _lock:
+        _open_hosts -= 1
+        # If the import of this module failed, no daemon was started.
+        context = sys.modules.get("hybridvif.privileged.context")
+        if not _open_hosts and context is not None:
+            context.daemon_context.stop()
 
 
 def _import_privsep() -> None:
     """Import oslo.privsep. Raises PreconditionError if it needs eventlet and eventlet is not installed.
 
-    With eventlet, a thread that is never joined imports it. eventlet executes the module threading a second time
-    (patcher.original), which takes the current thread for the main one. Before Python 3.13, a pool with that thread
-    never shuts down.
+    A thread that is never joined imports it. It may import eventlet, which executes the module threading a second time
+    (patcher.original) and takes the current thread for the main one. Before Python 3.13, a pool with that thread never
+    shuts down.
     """
-    if "eventlet" in sys.modules:
-        return
-    if found("eventlet") is None:
-        try:
-            import oslo_privsep.daemon  # noqa: F401
-        except ImportError as error:
-            raise PreconditionError(
-                f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
-                "works without eventlet"
-            ) from error
-        return
-    loaded = threading.Event()
+    if "eventlet" not in sys.modules and threading.current_thread() is not threading.main_thread():
+        loaded = threading.Event()
 
-    def load() -> None:
-        try:
-            import oslo_privsep.daemon  # noqa: F401
-        finally:
-            loaded.set()
+        def load() -> None:
+            try:
+                with suppress(ImportError):
+                    import oslo_privsep.daemon  # noqa: F401
+            finally:
+                loaded.set()
 
-    if threading.current_thread() is threading.main_thread():
-        load()
-    else:
         _thread.start_new_thread(load, ())
         loaded.wait()
+    try:
+        import oslo_privsep.daemon  # noqa: F401
+    except ImportError as error:
+        raise PreconditionError(
+            f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
+            "works without eventlet"
+        ) from error

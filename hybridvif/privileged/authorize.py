@@ -4,8 +4,7 @@ A request is authorized in two passes. The first pass reads only the request and
 refuses the whole request. The second pass compares each plan with the host: a violation refuses that plan alone.
 
 The client is not trusted. A name that fits proves no ownership. An id that the plan states proves none either. The
-evidence is on the host: the aliases of the links, and the ids in the rows. A plan that only creates objects, beside a
-veth pair of its own, needs no evidence. An existing object of the same name makes its steps fail.
+evidence is on the host: the aliases of the links, and the ids in the rows.
 
 Open vSwitch adds a device to the bridge of a row with the name of the device, as soon as the device appears. So the
 rows under the names of all created links are read too. A row on a bridge that is not allowed is proven by its own ids
@@ -20,9 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
-from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import Refused
-from hybridvif.model.facts import merge_observed
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
@@ -51,11 +48,13 @@ from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]
+Rule = Callable[[Step, "Case"], str | None]
+"""A rule returns the reason for which it refuses a step of a plan; None: it permits the step."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """A plan to authorize. found: the observed state; empty in the first pass."""
+    """A plan to authorize. found: the observed state of all ports; empty in the first pass."""
 
     plan: Plan
     settings: Settings
@@ -63,13 +62,18 @@ class Case:
 
     @cached_property
     def key(self) -> str:
-        """The part of the port id that the device names contain; "" for an empty plan."""
-        return key_of(self.plan[0].part.name) or "" if self.plan else ""
+        """The part of the port id that the device names contain."""
+        return key_of(self.plan[0].part.name) or ""
 
     @cached_property
     def names(self) -> PortNames:
         """The device names of the port."""
         return names_of_key(self.key)
+
+    @cached_property
+    def own(self) -> HostState:
+        """The observed parts of the port."""
+        return self.found.of(self.names)
 
     @cached_property
     def stated_owner(self) -> str:
@@ -79,7 +83,7 @@ class Case:
     @cached_property
     def link_owners(self) -> set[str]:
         """The port ids in the aliases of the links."""
-        return {owner for link in self.found.links.values() for owner in owners_of(link)}
+        return {owner for link in self.own.links.values() for owner in owners_of(link)}
 
     @cached_property
     def owner(self) -> str:
@@ -88,7 +92,7 @@ class Case:
         A rollback may consist of one part without an ownership tag. An id that is found cannot harm a part with another
         id, because an executor changes no part whose owner differs from the one in the step.
         """
-        tags = self.link_owners or {owner for row in self.found.ports.values() for owner in owners_of(row)}
+        tags = self.link_owners or {owner for row in self.own.ports.values() for owner in owners_of(row)}
         found = min(tags, default="")
         return self.stated_owner or (found if len(tags) == 1 and found[:KEY_LENGTH] == self.key else "")
 
@@ -99,10 +103,10 @@ class Case:
 
     def found_by(self, step: Step) -> Part | None:
         """Return the part of a step as it was found."""
-        return (self.found.ports if step.part.role is Role.SWITCH else self.found.links).get(step.part.name)
+        return (self.own.ports if step.part.role is Role.SWITCH else self.own.links).get(step.part.name)
 
 
-# -- the rules --------------------------------------------------------------------------------------------------------
+# -- the two passes ---------------------------------------------------------------------------------------------------
 
 
 def permit_names(names: Iterable[str] | None) -> None:
@@ -114,70 +118,36 @@ def permit_names(names: Iterable[str] | None) -> None:
 
 def permit_plans(plans: Sequence[Plan], settings: Settings) -> None:
     """Refuse a request with a plan that breaks a rule by itself. Raises Refused."""
-    rules = (
-        refuse_two_ports,
-        refuse_foreign_names,
-        refuse_vm_tap,
-        refuse_foreign_master,
-        refuse_invalid_values,
-        refuse_unfiltered_bridge,
-        refuse_other_switch_bridge,
-        refuse_missing_isolation,
-        refuse_two_owners,
-    )
-    keys: set[str] = set()
+    rules = (foreign_name, vm_tap, foreign_master, invalid_values, unfiltered_bridge, other_bridge, missing_isolation)
+    seen: set[str] = set()
     for plan in filter(None, plans):
         case = Case(plan, settings)
-        for rule in rules:
-            rule(case)
-        if case.key in keys:
+        if {key_of(step.part.name) for step in plan} != {case.key}:
+            raise Refused("refused: a plan holds parts that are not one port's")
+        _refuse_by(rules, case)
+        stated_owner(plan)
+        if case.key in seen:
             raise Refused("refused: two plans of one call are for the same port")
-        keys.add(case.key)
-
-
-def permit_devices(plan: Plan, found: HostState, settings: Settings) -> None:
-    """Refuse a plan whose new devices would end up in a bridge of the switch that is not theirs. Raises Refused."""
-    case = Case(plan, settings, found)
-    for rule in (refuse_device_with_row, refuse_tap_in_switch):
-        rule(case)
+        seen.add(case.key)
 
 
 def permit_found(plan: Plan, found: HostState, settings: Settings) -> None:
-    """Refuse a plan that changes a part of another owner. found: the parts of this port. Raises Refused."""
-    case = Case(plan, settings, found)
-    for rule in (refuse_row_without_tag, refuse_tap_without_tag, refuse_other_owner):
-        rule(case)
+    """Refuse a plan that the host forbids. found: the parts of all ports. Raises Refused."""
+    if plan:
+        case = Case(plan, settings, found)
+        _refuse_by((device_with_row, tap_in_switch, row_without_tag, tap_without_tag), case)
+        refuse_other_owner(case)
 
 
-def refusals(
-    plans: Sequence[Plan], executors: Mapping[Role, Executor], settings: Settings, deadline: float
-) -> dict[int, tuple[Outcome, ...]]:
-    """Return the outcomes of the plans that the host as it is now forbids, by the index of the plan.
+def refusals(plans: Sequence[Plan], found: HostState, settings: Settings) -> dict[int, tuple[Outcome, ...]]:
+    """Return the outcomes of the plans that the host forbids, by the index of the plan.
 
-    deadline: of the observation, which is one for all plans.
+    found: the observed parts under the names of all ports. Rows of the switch are observed under each of these names.
     """
-    unproven = {index for index, plan in enumerate(plans) if needs_proof(plan)}
-    judged = {index: plan for index, plan in enumerate(plans) if index in unproven or created_devices(plan)}
-    if not judged:
-        return {}
-    names = {index: Case(plan, settings).names for index, plan in judged.items()}
-    needed = {name for index in unproven for name in names[index]}
-    rows = needed.union((own.tap for own in names.values()), *map(created_devices, judged.values()))
-    observed_names = {Role.LINK: needed, Role.SWITCH: rows}
-    try:
-        state = merge_observed(
-            executor.observe(observed_names[role], deadline)
-            for role, executor in executors.items()
-            if observed_names[role]
-        ).state
-    except ExecutorError as error:
-        return {index: tuple(error.outcome_of(step) for step in plan) for index, plan in judged.items()}
     refused = {}
-    for index, plan in judged.items():
+    for index, plan in enumerate(plans):
         try:
-            permit_devices(plan, state, settings)
-            if index in unproven:
-                permit_found(plan, state.of(names[index]), settings)
+            permit_found(plan, found, settings)
         except Refused as error:
             reason = str(error) if str(error).startswith("refused: ") else f"refused: {error}"
             LOG.warning("%s", reason)
@@ -185,14 +155,14 @@ def refusals(
     return refused
 
 
-# -- first pass: the request by itself --------------------------------------------------------------------------------
+def _refuse_by(rules: Sequence[Rule], case: Case) -> None:
+    for rule in rules:
+        for step in case.plan:
+            if reason := rule(step, case):
+                raise Refused(f"refused: {reason}")
 
 
-def refuse_two_ports(case: Case) -> None:
-    """Refuse a plan with device names of two ports, or with a name that is not one of ours."""
-    keys = {key_of(step.part.name) for step in case.plan}
-    if len(keys) > 1 or None in keys:
-        raise Refused("refused: a plan holds parts that are not one port's")
+# -- rules of the first pass: the request by itself -------------------------------------------------------------------
 
 
 _NAME_OF: Mapping[type[Part], Callable[[PortNames], str]] = {
@@ -206,98 +176,84 @@ _NAME_OF: Mapping[type[Part], Callable[[PortNames], str]] = {
 }
 
 
-def refuse_foreign_names(case: Case) -> None:
+def foreign_name(step: Step, case: Case) -> str | None:
     """Refuse a part whose name does not fit its kind, and a veth pair with another peer."""
-    for step in case.plan:
-        for part in (step.before, step.after) if isinstance(step, Update) else (step.part,):
-            name_of = _NAME_OF.get(type(part))
-            if name_of is None or part.name != name_of(case.names):
-                raise Refused(f"refused: {with_article(part.kind)} cannot be named {part.name}")
-            if isinstance(part, Veth) and part.peer != case.names.switch_end:
-                raise Refused(f"refused: the peer of {part.name} cannot be named {part.peer[:32]!r}")
+    for part in (step.before, step.after) if isinstance(step, Update) else (step.part,):
+        name_of = _NAME_OF.get(type(part))
+        if name_of is None or part.name != name_of(case.names):
+            return f"{with_article(part.kind)} cannot be named {part.name}"
+        if isinstance(part, Veth) and part.peer != case.names.switch_end:
+            return f"the peer of {part.name} cannot be named {part.peer[:32]!r}"
+    return None
 
 
-def refuse_vm_tap(case: Case) -> None:
+def vm_tap(step: Step, _: Case) -> str | None:
     """Refuse to create or delete the VM's own tap."""
-    for step in case.plan:
-        if isinstance(step.part, Tap) and not isinstance(step, Update):
-            raise Refused(f"refused: {step.part.name} is the VM's device, which is neither made nor deleted here")
+    if isinstance(step.part, Tap) and not isinstance(step, Update):
+        return f"{step.part.name} is the VM's device, which is neither made nor deleted here"
+    return None
 
 
-def refuse_foreign_master(case: Case) -> None:
+def foreign_master(step: Step, case: Case) -> str | None:
     """Refuse to take a device out of a bridge that is not its port's."""
-    for step in case.plan:
-        before = step.before if isinstance(step, Update) else None
-        if isinstance(before, Member) and before.master not in ("", case.names.bridge):
-            raise Refused(f"refused: {before.name} is not taken out of {before.master[:32]!r}, which is not its bridge")
+    before = step.before if isinstance(step, Update) else None
+    if isinstance(before, Member) and before.master not in ("", case.names.bridge):
+        return f"{before.name} is not taken out of {before.master[:32]!r}, which is not its bridge"
+    return None
 
 
-def refuse_invalid_values(case: Case) -> None:
+def invalid_values(step: Step, _: Case) -> str | None:
     """Refuse to write a value that its attribute does not allow. An existing value may be anything."""
-    for step in case.plan:
-        match step:
-            case Create(part):
-                invalid = invalid_attributes(part)
-            case Update(before, after):
-                changes = changes_of(step)
-                # The kernel gives a device that grows its IPv6 settings back, so the executor writes them again.
-                regained = [name for name in attributes_of(type(before)) if getattr(before, name) is None]
-                written = changes | {name: getattr(after, name) for name in regained}
-                if isinstance(after, VhostUserPort) and {"realized", "socket_as_configured"} & changes.keys():
-                    # The executor writes the type again, so that the switch sees a change.
-                    written["type"] = after.type
-                if "bridge" in changes:
-                    # The bridge may have to be created.
-                    written |= create_only_values(after)
-                invalid = invalid_attributes(after, written)
-            case _:
-                continue
-        if invalid:
-            raise Refused(f"refused: {step.part.name} may not be given that {', '.join(invalid)}")
+    invalid: Sequence[str] = ()
+    if isinstance(step, Create):
+        invalid = invalid_attributes(step.part)
+    elif isinstance(step, Update):
+        after, written = step.after, dict(changes_of(step))
+        if isinstance(after, VhostUserPort) and {"realized", "socket_as_configured"} & written.keys():
+            # The executor writes the type again, so that the switch sees a change.
+            written["type"] = after.type
+        if "bridge" in written:
+            # The bridge may have to be created.
+            written |= create_only_values(after)
+        # The kernel gives a device that grows its IPv6 settings back, so the executor writes them again.
+        regained = [name for name in attributes_of(type(after)) if getattr(step.before, name) is None]
+        invalid = invalid_attributes(after, written | {name: getattr(after, name) for name in regained})
+    return f"{step.part.name} may not be given that {', '.join(invalid)}" if invalid else None
 
 
-def refuse_unfiltered_bridge(case: Case) -> None:
+def unfiltered_bridge(step: Step, case: Case) -> str | None:
     """Refuse to hide the packets of a bridge from iptables if [hybridvif] call_iptables is set on this host."""
-    for step in case.plan:
-        disabled = unfiltered(step.part, _written_attributes(step), case.settings)
-        if disabled:
-            raise Refused(
-                f"refused: {step.part.name} may not be without {', '.join(disabled)}, since [hybridvif] call_iptables "
-                "of this host asks for them; set it in the caller's configuration, too"
-            )
+    disabled = unfiltered(step.part, _written_attributes(step), case.settings)
+    if disabled:
+        return (
+            f"{step.part.name} may not be without {', '.join(disabled)}, since [hybridvif] call_iptables of this host "
+            "asks for them; set it in the caller's configuration, too"
+        )
+    return None
 
 
-def refuse_other_switch_bridge(case: Case) -> None:
+def other_bridge(step: Step, case: Case) -> str | None:
     """Refuse to plug into a bridge that is not in [hybridvif] integration_bridges of this host."""
-    for step in case.plan:
-        part = step.part
-        if (
-            isinstance(part, OvsPort)
-            and "bridge" in _written_attributes(step)
-            and not case.settings.allows(part.bridge)
-        ):
-            raise Refused(
-                f"refused: {part.bridge} is not in [hybridvif] integration_bridges of this host "
-                f"({', '.join(case.settings.integration_bridges)}); add it there"
-            )
+    part = step.part
+    if isinstance(part, OvsPort) and "bridge" in _written_attributes(step) and not case.settings.allows(part.bridge):
+        return (
+            f"{part.bridge} is not in [hybridvif] integration_bridges of this host "
+            f"({', '.join(case.settings.integration_bridges)}); add it there"
+        )
+    return None
 
 
-def refuse_missing_isolation(case: Case) -> None:
+def missing_isolation(step: Step, case: Case) -> str | None:
     """Refuse to create a row outside of the dead VLAN if [hybridvif] require_isolate is set on this host."""
-    for step in case.plan if case.settings.require_isolate else ():
-        part = step.part
-        # The tag of a port of a trunk bridge is the trunk's.
-        is_exempt = not isinstance(part, OvsPort) or part.isolated or is_trunk_bridge(part.bridge)
-        if isinstance(step, Create) and not is_exempt:
-            raise Refused(
-                f"refused: {part.name} may not be made outside of the dead VLAN, since [hybridvif] require_isolate of "
-                "this host asks for it; set it in the caller's configuration, too"
-            )
-
-
-def refuse_two_owners(case: Case) -> None:
-    """Refuse a plan that states two port ids, or an id that does not fit its names."""
-    stated_owner(case.plan)
+    part = step.part
+    # The tag of a port of a trunk bridge is the trunk's.
+    is_exempt = not isinstance(part, OvsPort) or part.isolated or is_trunk_bridge(part.bridge)
+    if case.settings.require_isolate and isinstance(step, Create) and not is_exempt:
+        return (
+            f"{part.name} may not be made outside of the dead VLAN, since [hybridvif] require_isolate of this host "
+            "asks for it; set it in the caller's configuration, too"
+        )
+    return None
 
 
 def _written_attributes(step: Step) -> Iterable[str]:
@@ -333,81 +289,63 @@ def stated_owner(plan: Plan) -> str:
     return "".join(owners)
 
 
-# -- second pass: the host as it is -----------------------------------------------------------------------------------
+# -- rules of the second pass: the host as it is ----------------------------------------------------------------------
 
 
-def needs_proof(plan: Plan) -> bool:
-    """Return whether a plan changes, deletes or uses a part that it has not created itself."""
-    created: set[type[Part]] = set()
-    for step in plan:
-        match step:
-            case Create(Veth(master=master) | ManagedTap(master=master)) if master and Bridge not in created:
-                return True
-            case Create(Bridge() | Veth() as part):
-                created.add(type(part))
-            case Create() if Veth in created:
-                pass
-            case _:
-                return True
-    return False
-
-
-def created_devices(plan: Plan) -> list[str]:
-    """Return the names of the devices that a plan creates."""
-    links = [step.part for step in plan if isinstance(step, Create) and step.part.role is Role.LINK]
-    return [name for link in links for name in (link.name, getattr(link, "peer", "")) if name]
-
-
-def refuse_device_with_row(case: Case) -> None:
+def device_with_row(step: Step, case: Case) -> str | None:
     """Refuse to create a device that Open vSwitch would add to a bridge that is not its port's."""
-    for name in created_devices(case.plan):
+    if not isinstance(step, Create) or step.part.role is not Role.LINK:
+        return None
+    for name in filter(None, (step.part.name, getattr(step.part, "peer", ""))):
         row = case.found.ports.get(name)
         if row is None or isinstance(row, IvsPort):
             continue
         if name != case.names.switch_end or not isinstance(row, OvsPort):
-            raise Refused(
-                f"refused: {name} has a row of its own in Open vSwitch, which would take the device; "
+            return (
+                f"{name} has a row of its own in Open vSwitch, which would take the device; "
                 f"if nothing needs the row, remove it: ovs-vsctl del-port {name}"
             )
-        _refuse_other_bridge(row, case.stated_owner, case.settings)
+        if reason := _foreign_row(row, case.stated_owner, case.settings):
+            return reason
+    return None
 
 
-def refuse_tap_in_switch(case: Case) -> None:
+def tap_in_switch(step: Step, case: Case) -> str | None:
     """Refuse to plug a port whose tap is a port of the switch itself."""
     tap = case.names.tap
-    for step in case.plan if tap in case.found.ports else ():
-        joins = isinstance(step, Update) and isinstance(step.part, Member) and bool(changes_of(step).get("master"))
-        if isinstance(step, Create) or joins:
-            raise Refused(
-                f"refused: {tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
-                f"if that is a mistake, remove it: ovs-vsctl del-port {tap}"
-            )
-
-
-def refuse_row_without_tag(case: Case) -> None:
-    """Refuse to change a row on a bridge that is not allowed, unless the row has the port's own id."""
-    for part in case.touched:
-        if isinstance(part, OvsPort):
-            _refuse_other_bridge(part, case.owner, case.settings)
-
-
-def _refuse_other_bridge(row: OvsPort, owner: str, settings: Settings) -> None:
-    if not settings.allows(row.bridge) and owners_of(row) != {owner}:
-        raise Refused(
-            f"refused: {row.name} is on {row.bridge}, which is not in [hybridvif] integration_bridges, and its row "
-            f"does not bear the port's id; remove it with what made it: ovs-vsctl del-port {row.name}"
+    joins = isinstance(step, Update) and isinstance(step.part, Member) and changes_of(step).get("master")
+    if tap in case.found.ports and (isinstance(step, Create) or joins):
+        return (
+            f"{tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
+            f"if that is a mistake, remove it: ovs-vsctl del-port {tap}"
         )
+    return None
 
 
-def refuse_tap_without_tag(case: Case) -> None:
+def row_without_tag(step: Step, case: Case) -> str | None:
+    """Refuse to change a row on a bridge that is not allowed, unless the row has the port's own id."""
+    row = case.found_by(step)
+    return _foreign_row(row, case.owner, case.settings) if isinstance(row, OvsPort) else None
+
+
+def _foreign_row(row: OvsPort, owner: str, settings: Settings) -> str | None:
+    if settings.allows(row.bridge) or owners_of(row) == {owner}:
+        return None
+    return (
+        f"{row.name} is on {row.bridge}, which is not in [hybridvif] integration_bridges, and its row does not bear "
+        f"the port's id; remove it with what made it: ovs-vsctl del-port {row.name}"
+    )
+
+
+def tap_without_tag(step: Step, case: Case) -> str | None:
     """Refuse to change the VM's own tap in place of a managed one."""
-    for step in case.plan:
-        if isinstance(step.part, ManagedTap) and not isinstance(step, Create) and isinstance(case.found_by(step), Tap):
-            raise Refused(f"refused: {step.part.name} bears no mark of the port's, so it is the VM's, and left alone")
+    if isinstance(step.part, ManagedTap) and not isinstance(step, Create) and isinstance(case.found_by(step), Tap):
+        return f"{step.part.name} bears no mark of the port's, so it is the VM's, and left alone"
+    return None
 
 
 def refuse_other_owner(case: Case) -> None:
-    """Refuse to change parts of another port, foreign objects, and devices in a foreign bridge."""
+    """Refuse to change parts of another port, foreign objects, and devices in a foreign bridge. Raises Refused."""
     if _has_tag_on_every_part(case):
         # Foreign parts beside them are not in the plan: a rollback removes its own parts only.
         make_plan(HostState().with_parts(*case.touched), NOTHING)
@@ -415,12 +353,13 @@ def refuse_other_owner(case: Case) -> None:
     if case.owner:
         rows = [step.part for step in case.plan if isinstance(step.part, OvsPort)]
         iface_id = next((row.iface_id for row in reversed(rows) if row.port_id == case.owner), "")
-        check_ownership(case.found, case.owner, iface_id)
-    elif any(owners := [owners_of(part) for part in case.found]):
-        owner = min(set().union(*owners))
-        raise Refused(f"refused: {case.plan[0].part.name} belongs to port {owner}, of which the plan says nothing")
+        check_ownership(case.own, case.owner, iface_id)
+    elif owners := {owner for part in case.own for owner in owners_of(part)}:
+        raise Refused(
+            f"refused: {case.plan[0].part.name} belongs to port {min(owners)}, of which the plan says nothing"
+        )
     # The planner refuses foreign objects, and devices that a foreign bridge holds.
-    make_plan(case.found, NOTHING)
+    make_plan(case.own, NOTHING)
 
 
 def _has_tag_on_every_part(case: Case) -> bool:

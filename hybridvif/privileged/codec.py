@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -24,27 +24,19 @@ from hybridvif.model.text import bounded, escaped
 MAX_PLANS, MAX_STEPS, MAX_TEXT = 512, 16, 65_536
 """The limits of a request: plans, steps per plan, and characters per text, which another tool may have written."""
 
-_CLASSES: Mapping[str, type[Part]] = {cls.__name__: cls for cls in PARTS}
-
 
 def _legal_types(cls: type[Part]) -> dict[str, tuple[type, ...]]:
     hints = typing.get_type_hints(cls)
+    legal = {spec.name: hints[spec.name] for spec in fields(cls)}
     return {
-        spec.name: typing.get_args(hints[spec.name])
-        if isinstance(hints[spec.name], types.UnionType)
-        else (hints[spec.name],)
-        for spec in fields(cls)
+        name: typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,) for name, hint in legal.items()
     }
 
 
+_CLASSES: Mapping[str, type[Part]] = {cls.__name__: cls for cls in PARTS}
 _TYPES = {cls: _legal_types(cls) for cls in PARTS}
-_FIELDS = {cls: tuple(spec.name for spec in fields(cls)) for cls in PARTS}
-_ROW = {cls: attrgetter("__class__.__name__", *_FIELDS[cls]) for cls in PARTS}
-
-
-def _refuse(legal: bool, sentence: str) -> None:
-    if not legal:
-        raise Refused(f"refused: {sentence}")
+"""The fields of a part, with their legal types."""
+_ROW = {cls: attrgetter("__class__.__name__", *_TYPES[cls]) for cls in PARTS}
 
 
 # -- requests: names and plans ----------------------------------------------------------------------------------------
@@ -54,9 +46,9 @@ def decode_names(value: object) -> frozenset[str] | None:
     """Decode the names of an observe request; None: all of our names. Raises Refused."""
     if value is None:
         return None
-    _refuse(isinstance(value, tuple | list) and len(value) <= MAX_NAMES, f"names are no list of at most {MAX_NAMES}")
-    names = typing.cast(Sequence[object], value)
-    _refuse(all(type(name) is str for name in names), "a name is no text")
+    names = _list_of(value, MAX_NAMES, "names are")
+    if not all(type(name) is str for name in names):
+        raise Refused("refused: a name is no text")
     return frozenset(typing.cast(Sequence[str], names))
 
 
@@ -67,55 +59,44 @@ def encode_plans(plans: Sequence[Sequence[Step]]) -> list[Any]:
 
 def decode_plans(value: object) -> list[tuple[Step, ...]]:
     """Decode the plans of an apply request. Raises Refused."""
-    _refuse(isinstance(value, tuple | list) and len(value) <= MAX_PLANS, f"plans are no list of at most {MAX_PLANS}")
-    decoded = []
-    for plan in typing.cast(Sequence[object], value):
-        _refuse(isinstance(plan, tuple | list) and len(plan) <= MAX_STEPS, f"a plan is no list of at most {MAX_STEPS}")
-        decoded.append(tuple(_decode_step(step) for step in typing.cast(Sequence[object], plan)))
-    return decoded
+    plans = _list_of(value, MAX_PLANS, "plans are")
+    return [tuple(_decode_step(step) for step in _list_of(plan, MAX_STEPS, "a plan is")) for plan in plans]
+
+
+def _list_of(value: object, most: int, name: str) -> Sequence[object]:
+    if not isinstance(value, tuple | list) or len(value) > most:
+        raise Refused(f"refused: {name} no list of at most {most}")
+    return value
 
 
 def _encode_step(step: Step) -> list[Any]:
     match step:
         case Create(part):
-            return ["create", _encode_bounded(part)]
+            return ["create", encode_part(part)]
         case Update(before, after):
-            return ["update", _encode_bounded(before), _encode_bounded(after)]
-    return ["delete", _encode_bounded(step.part)]
-
-
-def _encode_bounded(part: Part) -> list[Any]:
-    """Encode a part, and shorten texts over MAX_TEXT. Only another tool can have written those."""
-    kind, values = encode_part(part)
-    long = {name: bounded(value) for name, value in values.items() if type(value) is str and len(value) > MAX_TEXT}
-    return [kind, values | long]
+            return ["update", encode_part(before), encode_part(after)]
+    return ["delete", encode_part(step.part)]
 
 
 def _decode_step(value: object) -> Step:
     match value:
         case ("create", part):
-            return Create(_decode_bounded(part))
+            return Create(decode_part(part))
         case ("update", before, after):
-            old, new = _decode_bounded(before), _decode_bounded(after)
-            _refuse(type(old) is type(new) and old.name == new.name, "an update is not of one part")
+            old, new = decode_part(before), decode_part(after)
+            if type(old) is not type(new) or old.name != new.name:
+                raise Refused("refused: an update is not of one part")
             return Update(old, new)
         case ("delete", part):
-            return Delete(_decode_bounded(part))
+            return Delete(decode_part(part))
     raise Refused("refused: a step is none of create, update, delete")
 
 
-def _decode_bounded(value: object) -> Part:
-    part = decode_part(value)
-    for name in _TYPES[type(part)]:
-        text = getattr(part, name)
-        if type(text) is str and len(text) > MAX_TEXT:
-            raise Refused(f"refused: {name} of a {type(part).__name__} is too long")
-    return part
-
-
 def encode_part(part: Part) -> list[Any]:
-    """Encode a part as its kind and its fields."""
-    return [type(part).__name__, {name: getattr(part, name) for name in _TYPES[type(part)]}]
+    """Encode a part as its kind and its fields. Only another tool can have written a text that is shortened here."""
+    values = {name: getattr(part, name) for name in _TYPES[type(part)]}
+    long = {name: bounded(value) for name, value in values.items() if type(value) is str and len(value) > MAX_TEXT}
+    return [type(part).__name__, values | long]
 
 
 def decode_part(value: object) -> Part:
@@ -125,15 +106,18 @@ def decode_part(value: object) -> Part:
             cls = _CLASSES[kind]
         case _:
             raise Refused("refused: a part is of no known kind")
-    legal = _TYPES[cls]
-    _refuse(values.keys() == legal.keys(), f"the fields of a {kind} are not its own")
-    for name, kinds in legal.items():
-        if type(values[name]) not in kinds:
+    if values.keys() != _TYPES[cls].keys():
+        raise Refused(f"refused: the fields of a {kind} are not its own")
+    for name, legal in _TYPES[cls].items():
+        field = values[name]
+        if type(field) not in legal:
             raise Refused(f"refused: {name} of a {kind} is of the wrong type")
+        if type(field) is str and len(field) > MAX_TEXT:
+            raise Refused(f"refused: {name} of a {kind} is too long")
     return cls(**values)
 
 
-# -- replies: outcomes and what was observed --------------------------------------------------------------------------
+# -- responses: outcomes and observations -----------------------------------------------------------------------------
 
 
 def encode_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> list[Any]:
@@ -155,40 +139,37 @@ def decode_outcomes(value: Any, plans: Sequence[Sequence[Step]]) -> list[tuple[O
 
 
 def encode_observed(observed: Observed) -> list[Any]:
-    """Encode an observation. Parts and facts are encoded as their values, in the order of their fields."""
-    facts = observed.facts
-    return [
-        [_ROW[type(part)](part) for part in observed.state],
-        dict(facts.links),
-        {name: list(held) for name, held in facts.members.items()},
-        dict(facts.ports),
-        dict(facts.switches),
-        facts.switch_version,
-        sorted(facts.serves),
-        list(facts.unchecked),
-        facts.simulated,
-        {iface_id: list(names) for iface_id, names in facts.bearers.items()},
-    ]
+    """Encode an observation. Parts are encoded as their values, in the order of their fields."""
+    facts = {spec.name: getattr(observed.facts, spec.name) for spec in fields(Facts)}
+    return [[_ROW[type(part)](part) for part in observed.state], {name: _plain(fact) for name, fact in facts.items()}]
+
+
+def _plain(fact: object) -> object:
+    if isinstance(fact, Mapping):
+        return dict(fact)
+    return sorted(fact) if isinstance(fact, frozenset) else fact
 
 
 def decode_observed(value: Any) -> Observed:
     """Decode an observation. The values are not checked, because the daemon is trusted."""
-    parts, links, members, ports, switches, version, serves, unchecked, simulated, bearers = value
-    return Observed(
-        HostState().with_parts(*(_create(_CLASSES[kind], values) for kind, *values in parts)),
-        Facts(
-            links={name: LinkFact._make(values) for name, values in links.items()},
-            members={name: tuple(held) for name, held in members.items()},
-            ports={name: PortFact._make(values) for name, values in ports.items()},
-            switches=switches,
-            switch_version=version,
-            serves=frozenset(serves),
-            unchecked=tuple(unchecked),
-            simulated=simulated,
-            bearers={iface_id: tuple(names) for iface_id, names in bearers.items()},
-        ),
-    )
+    rows, facts = value
+    parts = (_CLASSES[kind](**dict(zip(_TYPES[_CLASSES[kind]], values, strict=True))) for kind, *values in rows)
+    return Observed(HostState().with_parts(*parts), Facts(**{name: _FACTS[name](fact) for name, fact in facts.items()}))
 
 
-def _create(cls: type[Part], values: Sequence[Any]) -> Part:
-    return cls(**dict(zip(_FIELDS[cls], values, strict=True)))
+def _by_name(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    return lambda fact: {name: make(values) for name, values in fact.items()}
+
+
+_FACTS: Mapping[str, Callable[[Any], Any]] = {
+    "links": _by_name(LinkFact._make),
+    "members": _by_name(tuple),
+    "ports": _by_name(PortFact._make),
+    "switches": dict,
+    "switch_version": str,
+    "bearers": _by_name(tuple),
+    "serves": frozenset,
+    "unchecked": tuple,
+    "simulated": bool,
+}
+"""The decoders of the facts."""

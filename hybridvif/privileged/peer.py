@@ -11,15 +11,18 @@ import socket
 import stat
 import struct
 from collections.abc import Mapping
+from contextlib import ExitStack
 
 from hybridvif.model.errors import PreconditionError
-from hybridvif.privileged.ahead import STARTERS
+
+STARTERS = ("SUDO_UID", "PKEXEC_UID")
+"""The variables that sudo and pkexec always set to the user id of their caller."""
 
 
 def caller_of(environment: Mapping[str, str]) -> int | None:
     """Return the user who started this process as root; None if unknown.
 
-    ahead.py removes these variables, so only the program that started the helper can have set them.
+    launch.py removes these variables, so only the program that started the helper can have set them.
     """
     if os.getuid() != 0:
         return os.getuid()
@@ -29,57 +32,41 @@ def caller_of(environment: Mapping[str, str]) -> int | None:
 def connect(path: str, caller: int | None) -> socket.socket:
     """Connect to the caller's socket. Raises PreconditionError if it is not the caller's, or if nobody listens."""
     try:
-        return _connect(path, caller)
-    except (OSError, _Refused) as error:
-        reason = error.strerror if isinstance(error, OSError) else error
-        raise PreconditionError(
-            f"refused: --privsep_sock_path: {reason}; it must be a socket on which the caller listens, in a directory "
-            "of the caller's of mode 0700"
-        ) from error
+        with ExitStack() as opened:
+            return _connect(path, caller, opened)
+    except OSError as error:
+        raise _refused(error.strerror or "") from error
 
 
-class _Refused(Exception):
-    """The reason for which the socket is not used."""
-
-
-def _connect(path: str, caller: int | None) -> socket.socket:
+def _connect(path: str, caller: int | None, opened: ExitStack) -> socket.socket:
     directory, name = os.path.split(path)
-    if not os.path.isabs(path):
-        raise _Refused("it is not an absolute path")
+    _require(os.path.isabs(path), "it is not an absolute path")
     parent = os.open(directory, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        owner = _owner_of(os.fstat(parent), caller)
-        entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-        try:
-            return _connect_to(entry, owner)
-        finally:
-            os.close(entry)
-    finally:
-        os.close(parent)
-
-
-def _owner_of(directory: os.stat_result, caller: int | None) -> int:
-    if directory.st_mode & 0o077:
-        raise _Refused(f"others may use its directory (mode {stat.S_IMODE(directory.st_mode):04o})")
-    if caller is not None and directory.st_uid != caller:
-        raise _Refused(f"its directory belongs to user {directory.st_uid}, and the caller is user {caller}")
-    return directory.st_uid
-
-
-def _connect_to(entry: int, owner: int) -> socket.socket:
+    opened.callback(os.close, parent)
+    status = os.fstat(parent)
+    owner = status.st_uid
+    _require(not status.st_mode & 0o077, f"others may use its directory (mode {stat.S_IMODE(status.st_mode):04o})")
+    _require(caller in (None, owner), f"its directory belongs to user {owner}, and the caller is user {caller}")
+    entry = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+    opened.callback(os.close, entry)
     status = os.fstat(entry)
-    if not stat.S_ISSOCK(status.st_mode):
-        raise _Refused("it is not a socket")
-    if status.st_uid != owner:
-        raise _Refused(f"it belongs to user {status.st_uid}, and its directory to user {owner}")
-    channel = socket.socket(socket.AF_UNIX)
-    try:
+    _require(stat.S_ISSOCK(status.st_mode), "it is not a socket")
+    _require(status.st_uid == owner, f"it belongs to user {status.st_uid}, and its directory to user {owner}")
+    with socket.socket(socket.AF_UNIX) as channel:
         # By descriptor: the owner may have replaced the name by a link after the check.
         channel.connect(f"/proc/self/fd/{entry}")
         _, uid, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        if uid != owner:
-            raise _Refused(f"user {uid} listens on it, and it belongs to user {owner}")
-    except BaseException:
-        channel.close()
-        raise
-    return channel
+        _require(uid == owner, f"user {uid} listens on it, and it belongs to user {owner}")
+        return socket.socket(fileno=channel.detach())
+
+
+def _require(condition: bool, reason: str) -> None:
+    if not condition:
+        raise _refused(reason)
+
+
+def _refused(reason: str) -> PreconditionError:
+    return PreconditionError(
+        f"refused: --privsep_sock_path: {reason}; it must be a socket on which the caller listens, in a directory of "
+        "the caller's of mode 0700"
+    )

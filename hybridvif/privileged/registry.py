@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 from oslo_config import cfg
@@ -62,7 +63,7 @@ def class_of(role: Role, settings: Settings) -> Any:
     from stevedore.exception import NoMatches
 
     name = _configured_name(role, settings)
-    _prime()
+    _prime(tuple(sys.path))
     try:
         cls: Any = DriverManager(GROUPS[role], name).driver
     except NoMatches as error:
@@ -100,12 +101,13 @@ def installed(role: Role) -> list[str]:
     return sorted({point.name for point in entry_points(group=GROUPS[role])})
 
 
-def _prime() -> None:
-    """Fill stevedore's cache from the installed distributions.
+@cache
+def _prime(path: tuple[str, ...]) -> None:
+    """Fill stevedore's cache from the installed distributions in sys.path.
 
     Otherwise stevedore trusts a JSON file in ~/.cache of the user who started the daemon. A planted file makes it load
     any object as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
     """
     from stevedore import _cache
 
-    _cache._c._internal[tuple(sys.path)] = _cache._build_cacheable_data()
+    _cache._c._internal[path] = _cache._build_cacheable_data()

@@ -1,7 +1,7 @@
 """The two requests that the daemon serves. A name that REQUESTS does not contain does not exist.
 
-A response is data, ["ok", ...] or ["failed", code, message]. privsep would rebuild an exception from its args, in the
-client. client/host.py sends the requests. This module imports nothing of oslo.privsep.
+A result is data, ["ok", ...] or ["failed", code, message]. privsep would rebuild an exception from its args, in the
+client. client/host.py sends the requests.
 """
 
 from __future__ import annotations
@@ -10,23 +10,25 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import HybridVifError, PreconditionError, Refused
-from hybridvif.model.facts import Observed, merge_observed, observing
+from hybridvif.model.facts import Observed, merge_observed
 from hybridvif.model.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_of_key
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.steps import Step
-from hybridvif.privileged import authorize, codec, imports, privileges, registry
+from hybridvif.privileged import authorize, codec, privileges, registry
 from hybridvif.privileged.execute import execute, share
+from hybridvif.privileged.messages import APPLY, OBSERVE, Message
 
 LOG = logging.getLogger(__name__)
+Executors = Mapping[Role, Executor]
+Plans = Sequence[Sequence[Step]]
 
 
 class Request(NamedTuple):
@@ -36,15 +38,27 @@ class Request(NamedTuple):
     serve: Callable[[Any, float], Any]
 
 
-def _serve_observe(names: frozenset[str] | None, deadline: float) -> list[Any]:
+def _observe(names: frozenset[str] | None, deadline: float) -> list[Any]:
     authorize.permit_names(names)
-    return codec.encode_observed(_observe_all(_executors(), names, deadline))
+    return codec.encode_observed(_observe_parts(_executors(), names, deadline))
 
 
-def _serve_apply(plans: Sequence[Sequence[Step]], deadline: float) -> list[Any]:
-    executors, settings = _executors(), registry.configured()
+def _apply(plans: Plans, deadline: float) -> list[Any]:
+    return apply_plans(plans, _executors(), registry.configured(), deadline)
+
+
+def apply_plans(plans: Plans, executors: Executors, settings: Settings, deadline: float) -> list[Any]:
+    """Authorize and execute plans. Return their encoded outcomes, and the encoded observation after them.
+
+    The host is observed once before the first step and once after the last. Raises Refused if a plan breaks a rule by
+    itself; then no step was executed.
+    """
     authorize.permit_plans(plans, settings)
-    refused = authorize.refusals(plans, executors, settings, share(deadline))
+    try:
+        before = _observe_names(executors, _names_of(step for plan in plans for step in plan), share(deadline))
+    except ExecutorError as error:
+        return [codec.encode_outcomes([tuple(map(error.outcome_of, plan)) for plan in plans]), None]
+    refused = authorize.refusals(plans, before.state, settings)
     allowed = [() if index in refused else plan for index, plan in enumerate(plans)]
     outcomes = execute(allowed, executors, deadline)
     outcomes = [refused.get(index, done) for index, done in enumerate(outcomes)]
@@ -52,26 +66,25 @@ def _serve_apply(plans: Sequence[Sequence[Step]], deadline: float) -> list[Any]:
 
 
 REQUESTS: Mapping[str, Request] = {
-    f"{__name__}.observe": Request(codec.decode_names, _serve_observe),
-    f"{__name__}.apply": Request(codec.decode_plans, _serve_apply),
+    OBSERVE: Request(codec.decode_names, _observe),
+    APPLY: Request(codec.decode_plans, _apply),
 }
-"""The requests by their name on the wire."""
+"""The requests by their name in a message."""
 
 
-def observe(*arguments: object) -> list[Any]:
-    """Return the parts and facts under some names, or under all of our names for None."""
-    return respond(REQUESTS[f"{__name__}.observe"], arguments)
+def respond(message: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Return the response to a message. A message of another form, or for another function, is refused."""
+    match message:
+        case (Message.PING.value,):
+            return (Message.PONG.value,)
+        case (Message.CALL.value, str(name), tuple(arguments), dict(named)) if not named:
+            if name not in REQUESTS:
+                return Message.ERR.value, "builtins.NameError", (f"refused: {name[:80]!r} is no entry point",)
+            return Message.RET.value, call(REQUESTS[name], arguments)
+    return Message.ERR.value, "builtins.ValueError", ("refused: no such request",)
 
 
-def apply(*arguments: object) -> list[Any]:
-    """Carry out plans, one per port. Return their outcomes and, if all steps succeeded, an observation.
-
-    All plans are decoded and authorized before the first step runs.
-    """
-    return respond(REQUESTS[f"{__name__}.apply"], arguments)
-
-
-def respond(request: Request, arguments: Collection[object]) -> list[Any]:
+def call(request: Request, arguments: Collection[object]) -> list[Any]:
     """Serve a request. This is the boundary: every error is returned as data."""
     try:
         if len(arguments) != 2:
@@ -91,36 +104,37 @@ def respond(request: Request, arguments: Collection[object]) -> list[Any]:
         return ["failed", HybridVifError.code, f"the daemon failed: {reason}; see its log"]
 
 
-def _observe_all(executors: Mapping[Role, Executor], names: frozenset[str] | None, deadline: float) -> Observed:
-    with ExitStack() as stack:
-        # All executors start before the first result is awaited.
-        results = [
-            stack.enter_context(observing(executor, _names_for(role, names), deadline))
-            for role, executor in executors.items()
-        ]
-        observed = merge_observed(result() for result in results)
+def _names_of(steps: Iterable[Step]) -> frozenset[str]:
+    """Return all device names of the ports of these steps."""
+    keys = {key_of(step.part.name) or "" for step in steps}
+    return frozenset(name for key in keys for name in names_of_key(key))
+
+
+def _observe_names(executors: Executors, names: frozenset[str], deadline: float) -> Observed:
+    """Observe every kind of object under every name, because Open vSwitch takes a device with the name of a row."""
+    return merge_observed(executor.observe(names, deadline) for executor in executors.values() if names)
+
+
+def _observe_parts(executors: Executors, names: frozenset[str] | None, deadline: float) -> Observed:
+    """Observe the names that parts of each role can have: a switch port named tap is no part of a hybrid port."""
+    prefixes = {Role.LINK: LINK_PREFIXES, Role.SWITCH: SWITCH_PREFIXES}
+    observed = merge_observed(
+        executor.observe(names and frozenset(name for name in names if name[:3] in prefixes[role]), deadline)
+        for role, executor in executors.items()
+    )
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
     return replace(observed, facts=replace(observed.facts, serves=serves))
 
 
-def _names_for(role: Role, names: frozenset[str] | None) -> frozenset[str] | None:
-    """Return the names that parts of a role can have: a switch port named tap is no part of a hybrid port."""
-    prefixes = LINK_PREFIXES if role is Role.LINK else SWITCH_PREFIXES
-    return None if names is None else frozenset(name for name in names if name[:3] in prefixes)
-
-
-def _observe_after(
-    plans: Sequence[Sequence[Outcome]], executors: Mapping[Role, Executor], deadline: float
-) -> list[Any] | None:
+def _observe_after(plans: Sequence[Sequence[Outcome]], executors: Executors, deadline: float) -> list[Any] | None:
     """Return the encoded observation after the steps; None if it failed, or if a step did."""
     outcomes = [outcome for plan in plans for outcome in plan]
     if any(outcome.result is not Result.DONE for outcome in outcomes):
         # The client has to observe more than once then.
         return None
-    keys = {key_of(outcome.step.part.name) or "" for outcome in outcomes}
-    names = frozenset(name for key in keys for name in names_of_key(key))
     try:
-        return codec.encode_observed(_observe_all(executors, names, deadline))
+        names = _names_of(outcome.step for outcome in outcomes)
+        return codec.encode_observed(_observe_parts(executors, names, deadline))
     except Exception as error:  # noqa: BLE001  # the outcomes must be returned, whatever the observation raises
         # Not a warning: the client observes by itself, and reports a failure of that.
         LOG.info("the host cannot be observed after the change: %s", error)
@@ -135,16 +149,16 @@ def _instant(deadline: object) -> float:
 
 
 _lock = threading.Lock()
-_started: dict[Settings, dict[Role, Executor]] = {}
+_started: dict[Settings, Executors] = {}
 """The executors by configuration. The daemon has one; a process without a daemon, such as a test, may have more."""
 
 
-def _executors() -> dict[Role, Executor]:
+def _executors() -> Executors:
     settings = registry.configured()
     with _lock:
         if settings not in _started:
             _started[settings] = {role: registry.executor_of(role, settings) for role in Role}
-            imports.close()
+            privileges.restrict_imports()
         executors = _started[settings]
     if any(executor.programs for executor in executors.values()):
         privileges.pass_on()

@@ -22,7 +22,7 @@ import msgpack
 import pytest
 
 from hybridvif import Port, desired_state, plug
-from hybridvif.privileged import ahead, codec
+from hybridvif.privileged import codec, launch
 from hybridvif.privileged.channel import Channel
 from hybridvif.privileged.context import daemon_context
 from hybridvif.testing.pytest_plugin import connected
@@ -472,7 +472,7 @@ def test_messages_that_are_none_are_refused(channel: Channel, message: Any) -> N
 def test_frames_without_a_name_do_no_harm(channel: Channel) -> None:
     frames: list[Any] = [7, None, [], {}, "x", (None, (6, {})), (7, (1,))]
     for frame in frames:
-        channel.writer.writesock.sendall(msgpack.packb(frame))
+        channel.connection.sendall(msgpack.packb(frame))
     assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
 
 
@@ -504,23 +504,21 @@ def great_frame(name: str, item: bytes) -> bytes:
 @pytest.mark.parametrize("item", ITEMS.values(), ids=ITEMS)
 def test_caller_that_reads_nothing_does_not_make_the_daemon_grow(connection: Lab, item: bytes, is_full: bool) -> None:
     others = set(daemons(connection.box))
-    with ahead.Awaited() as awaited:
-        helper = awaited.start(daemon_context.helper_command(awaited.path))
-        awaited.listener.settimeout(SOON)
-        captured, _ = awaited.listener.accept()
-        with captured, helper:
-            captured.settimeout(SOON)
-            captured.sendall(msgpack.packb(("greeting", (PING,))))
-            assert captured.recv(1 << 16)
-            (pid,) = set(daemons(connection.box)) - others
-            captured.settimeout(0.5)
-            with contextlib.suppress(TimeoutError):
-                if is_full:
-                    # Responses to these fill the channel, and then the daemon waits.
-                    captured.sendall(b"".join(msgpack.packb((f"{n}", (99,))) for n in range(50_000)))
-                for number in range(12):
-                    captured.sendall(great_frame(f"great {number}", item))
-            time.sleep(0.2)
-            assert int(status_of(pid)["VmHWM"].split()[0]) < MOST_MEMORY * 1024
-            captured.close()
-            assert until(lambda: set(daemons(connection.box)) == others)
+    with launch.Launch(daemon_context.helper_command) as started, started.accept(time.monotonic() + SOON) as captured:
+        captured.settimeout(SOON)
+        captured.sendall(msgpack.packb(("greeting", (PING,))))
+        assert captured.recv(1 << 16)
+        # The daemon becomes a child of the sandbox when its helper has exited.
+        started.wait(time.monotonic() + SOON)
+        (pid,) = set(daemons(connection.box)) - others
+        captured.settimeout(0.5)
+        with contextlib.suppress(TimeoutError):
+            if is_full:
+                # Responses to these fill the channel, and then the daemon waits.
+                captured.sendall(b"".join(msgpack.packb((f"{n}", (99,))) for n in range(50_000)))
+            for number in range(12):
+                captured.sendall(great_frame(f"great {number}", item))
+        time.sleep(0.2)
+        assert int(status_of(pid)["VmHWM"].split()[0]) < MOST_MEMORY * 1024
+        captured.close()
+        assert until(lambda: set(daemons(connection.box)) == others)

@@ -22,8 +22,9 @@ from hybridvif.model.parts import NOTHING, agree
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
 from hybridvif.model.steps import Create, Delete, Step, Update
-from hybridvif.privileged import codec, requests
+from hybridvif.privileged import codec
 from hybridvif.privileged.context import daemon_context
+from hybridvif.privileged.messages import APPLY, OBSERVE
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port, until
@@ -77,10 +78,10 @@ def test_the_daemon_may_administer_networks_and_nothing_else(lab: Lab) -> None:
 # Permitted requests.
 
 
-def ask(question: Callable[..., Any], *arguments: Any, deadline: Any = None) -> tuple[str, str, str]:
+def ask(question: str, argument: Any, deadline: Any = None) -> tuple[str, str, str]:
     """Return the refusal of the daemon to a request of a captured client."""
     until = time.monotonic() + SOON if deadline is None else deadline
-    answer = daemon_context.call(question, (*arguments, until), {}, SOON)
+    answer = daemon_context.call(question, argument, until, SOON)
     assert answer[0] == "failed", answer
     verdict, code, sentence = answer
     return verdict, code, sentence
@@ -159,7 +160,7 @@ def guarded(connection: Lab) -> Iterator[Callable[[], None]]:
 
 @pytest.mark.parametrize("names", HOSTILE_NAMES.values(), ids=HOSTILE_NAMES)
 def test_hostile_questions_are_refused(connection: Lab, guarded: Callable[[], None], names: Any) -> None:
-    _, code, sentence = ask(requests.observe, names)
+    _, code, sentence = ask(OBSERVE, names)
     assert code == "refused"
     assert sentence.startswith("refused: ")
     assert len(sentence) < 300
@@ -168,7 +169,7 @@ def test_hostile_questions_are_refused(connection: Lab, guarded: Callable[[], No
 
 @pytest.mark.parametrize("plans", HOSTILE_PLANS.values(), ids=HOSTILE_PLANS)
 def test_hostile_plans_are_refused(connection: Lab, guarded: Callable[[], None], plans: Any) -> None:
-    _, code, sentence = ask(requests.apply, plans)
+    _, code, sentence = ask(APPLY, plans)
     assert code == "refused"
     assert sentence.startswith("refused: ")
     assert len(sentence) < 300
@@ -176,11 +177,11 @@ def test_hostile_plans_are_refused(connection: Lab, guarded: Callable[[], None],
 
 
 @pytest.mark.parametrize("deadline", ["soon", b"", 7, True, float("nan")], ids=repr)
-@pytest.mark.parametrize("question", ["observe", "apply"])
+@pytest.mark.parametrize("question", [OBSERVE, APPLY])
 def test_a_deadline_that_is_none_is_refused(
     connection: Lab, guarded: Callable[[], None], question: str, deadline: Any
 ) -> None:
-    _, code, sentence = ask(getattr(requests, question), [], deadline=deadline)
+    _, code, sentence = ask(question, [], deadline)
     assert (code, sentence) == ("refused", "refused: the deadline is no number")
 
 

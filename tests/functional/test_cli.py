@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import sys
@@ -185,29 +184,6 @@ def test_a_command_that_ends_before_its_daemon_is_up_leaves_nothing_behind(
         # The daemon of the lab's own connection stays.
         assert until(lambda: len(daemons(lab.box)) <= 1, 2)
         assert "hybridvif-" not in lab.sh("ls $TMPDIR")
-
-
-def test_the_daemon_is_started_before_the_rest_and_once(lab: Lab, tmp_path: Path) -> None:
-    config = tmp_path / "hybridvif.conf"
-    config.write_text("[hybridvif]\n")
-    for given in ([], ["--config-file", str(config)], [f"--config-file={os.path.relpath(config)}"]):
-        assert lab.box.run([sys.executable, "-c", TAKES, "plug", *given]).stdout == "taken\n"
-    assert until(lambda: len(daemons(lab.box)) <= 1, 2)
-
-
-TAKES = """
-import sys
-from hybridvif.cli import headstart
-with headstart.early_daemon(sys.argv[1:]):
-    from hybridvif.cli.connection import config_files
-    from hybridvif.client.host import connect
-    from hybridvif.privileged import ahead
-    with connect(config_files(headstart.config_files_in(sys.argv[1:]))):
-        from hybridvif.privileged.context import daemon_context
-        with ahead.taken(daemon_context.helper_command) as awaited:
-            print("taken")
-            awaited.helper.kill()
-"""
 
 
 def test_an_ordinary_user_may_plan_and_ask_the_doctor(cli: Command, lab: Lab, port: Port) -> None:

@@ -211,8 +211,9 @@ def test_an_ordinary_user_with_the_one_capability_plugs_as_root_does(
     ids=" ".join,
 )
 def test_the_starter_takes_the_arguments_of_our_context_and_no_others(arguments: list[str]) -> None:
-    assert main.objection(arguments)
-    assert not main.objection([*CONTEXT, *SOCKET, "--config-file", "/etc/h.conf", "--config-dir=/etc/h.d"])
+    with pytest.raises(PreconditionError, match="^refused: "):
+        main.options_of(arguments)
+    assert main.options_of([*CONTEXT, *SOCKET, "--config-file", "/etc/h.conf", "--config-dir=/etc/h.d"])
 
 
 def test_the_installed_starter_refuses_before_it_does_anything(tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ import msgpack
 from hybridvif.model.errors import Refused
 from hybridvif.model.settings import Settings
 from hybridvif.privileged import authorize, codec
-from hybridvif.privileged.frames import Frame, Frames
+from hybridvif.privileged.messages import Request, requests_from
 from tests.fuzz import grammar
 
 CALL = 3
@@ -46,14 +46,14 @@ class Received:
 
 def judge(sent: bytes, settings: Settings = SETTINGS) -> list[str]:
     """Return the result of each frame. Raises Wrong, and any exception of the code except Refused."""
-    answers: list[Frame] = []
+    answers: list[Request] = []
     became = []
-    requests = list(Frames(cast(socket.socket, Received(sent)), answers.append))
+    requests = [request for request, _ in requests_from(cast(socket.socket, Received(sent)), answers.append)]
     require(sent, requests)
     for name, (_, (result, _, sentence)) in answers:
         if type(name) is not str or result != "failed" or not sentence.startswith("refused: "):
             raise Wrong(f"an answer that is no refusal: {answers!r}")
-        became.append("refused by frames")
+        became.append("refused by messages")
     for _, message in requests:
         match message:
             case (3, "observe", (question, *_), *_):
@@ -65,7 +65,7 @@ def judge(sent: bytes, settings: Settings = SETTINGS) -> list[str]:
     return became
 
 
-def require(sent: bytes, requests: list[Frame]) -> None:
+def require(sent: bytes, requests: list[Request]) -> None:
     """Require that the requests before the first malformed message are those that msgpack itself reads."""
     unpacker = msgpack.Unpacker(max_buffer_size=2**31 - 1, **OPTIONS)
     unpacker.feed(sent)
@@ -75,7 +75,7 @@ def require(sent: bytes, requests: list[Frame]) -> None:
     expected = [item for item in objects if _is_request(item)]
     # By repr, because NaN is not equal to itself.
     if repr(requests[: len(expected)]) != repr(expected):
-        raise Wrong(f"frames {requests!r} and not {expected!r}")
+        raise Wrong(f"requests {requests!r} and not {expected!r}")
 
 
 def _is_request(value: Any) -> bool:

@@ -25,7 +25,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "cli": (*("model", "engine", "client", "privileged", "osvif", "testing"), "executors.base"),
 }
 """Folders that each folder of hybridvif imports."""
-FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.postponed", "hybridvif.children")
+FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.optional", "hybridvif.children")
 """Modules beside the folders: the public names, lazily imported, and what loads nothing of ours."""
 SHARED = tuple(
     f"hybridvif.executors.{name}"
@@ -120,8 +120,8 @@ def may_import(module: str, target: str) -> bool:
     if library != "hybridvif":
         # A name computed at run time is empty.
         return folder not in (*BARE, "privileged") or is_permitted_library(folder, library)
-    if is_of(target, REQUESTS) and folder != "client":
-        return module == "hybridvif.privileged.main"
+    if is_of(target, REQUESTS):
+        return module in ("hybridvif.privileged.main", "hybridvif.privileged.context")
     if is_of(target, "hybridvif.osvif.plugins"):
         # Only where os-vif is installed, which is an extra.
         return module == "hybridvif.cli.osvif"
@@ -259,7 +259,8 @@ def test_forbidden_import_is_found(module: str, source: str, target: str) -> Non
             "import stevedore, oslo_config\nfrom hybridvif.executors.base import Executor",
         ),
         ("hybridvif.privileged.requests", "from hybridvif.engine import config\nfrom . import authorize"),
-        ("hybridvif.client.host", "from hybridvif.privileged import requests\nfrom oslo_config import cfg"),
+        ("hybridvif.client.host", "from hybridvif.privileged import codec\nfrom oslo_config import cfg"),
+        ("hybridvif.privileged.context", "def call():\n    from hybridvif.privileged import requests"),
         ("hybridvif.testing.pytest_plugin", "from hybridvif.executors.recording import RecordingHost"),
         ("hybridvif.cli.commands.doctor", "import importlib\nimportlib.import_module(name)\nimport rich"),
         ("hybridvif.cli.commands.executors", "from importlib.metadata import entry_points"),

@@ -71,7 +71,7 @@ def test_starts_of_python_are_found_in_the_files_that_have_some() -> None:
         "benchmarks/contest.py",
         "hybridvif/cli/system.py",
         "hybridvif/testing/contract/bench.py",
-        "hybridvif/privileged/ahead.py",
+        "hybridvif/privileged/launch.py",
         "hybridvif/testing/pytest_plugin.py",
         "hybridvif/testing/sandbox/box.py",
         "hybridvif/testing/sandbox/environment.py",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from hybridvif.postponed import found
+from hybridvif.optional import found
 
 if TYPE_CHECKING:
     from hybridvif.cli.terminal import Terminal

@@ -1,97 +1,94 @@
-"""The start of the daemon before the first request: waiting, failure and stop."""
+"""The start of the daemon before the first request, by a stand-in for the helper."""
 
 from __future__ import annotations
 
-import threading
+import os
+import sys
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
+from oslo_config import cfg
 
+from hybridvif.client.host import NoResponse
 from hybridvif.model.errors import PreconditionError
-from hybridvif.privileged.channel import Channel, TimedOut
 from hybridvif.privileged.context import Context, daemon_context
 
-
-class _Channel(Channel):
-    running = True
-
-    def __init__(self) -> None:  # no daemon is behind it
-        self.closed = threading.Event()
-
-    def close(self) -> None:
-        self.closed.set()
+DAEMON = """
+import os, socket, sys, time
+import msgpack
+open({count!r}, "a").write("x")
+time.sleep({delay})
+channel = socket.socket(socket.AF_UNIX)
+channel.connect(sys.argv[-1])
+if os.fork():
+    os._exit(0)
+unpacker = msgpack.Unpacker()
+while received := channel.recv(4096):
+    unpacker.feed(received)
+    for name, _ in unpacker:
+        channel.sendall(msgpack.packb((name, (2,))))
+open({count!r}, "a").write("end")
+"""
 
 
 @pytest.fixture
-def context(monkeypatch: pytest.MonkeyPatch) -> Context:
-    """Return the context without a daemon, and restore it."""
-    monkeypatch.setattr(daemon_context, "channel", None)
-    monkeypatch.setattr(daemon_context, "_starting", threading.Lock())
-    monkeypatch.setattr(daemon_context, "_failed", None)
-    monkeypatch.setattr(daemon_context, "_wanted", True)
-    return daemon_context
+def context(monkeypatch: pytest.MonkeyPatch) -> Iterator[Context]:
+    """The context without a daemon."""
+    yield daemon_context
+    daemon_context.stop()
+    cfg.CONF.clear_override("helper_command", "hybridvif_privileged")
 
 
-def starting_by(monkeypatch: pytest.MonkeyPatch, start: Callable[[], Any]) -> list[float]:
-    """Replace the start of a daemon. Return the list of its deadlines."""
-    given: list[float] = []
-
-    def started(deadline: float) -> Any:
-        given.append(deadline)
-        return start()
-
-    monkeypatch.setattr(daemon_context, "_connect", started)
-    return given
+@pytest.fixture
+def count(tmp_path: Path) -> Path:
+    return tmp_path / "count"
 
 
-def soon(seconds: float = 5.0) -> float:
+def start_by(count: Path, delay: float = 0.0, helper: str = DAEMON) -> None:
+    script = count.parent / "helper.py"
+    script.write_text(helper.format(count=str(count), delay=delay))
+    cfg.CONF.set_override("helper_command", f"{sys.executable} -P {script}", "hybridvif_privileged")
+
+
+def soon(seconds: float = 10.0) -> float:
     return time.monotonic() + seconds
 
 
-def test_first_request_waits_for_daemon_being_started(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, channel = threading.Event(), _Channel()
-    given = starting_by(monkeypatch, lambda: go.wait(5) and channel)
-    context.begin(soon())
-    with pytest.raises(TimedOut, match="still starting"):
-        context.reach(soon(0.02))
-    go.set()
+def test_first_request_waits_for_daemon_being_started(context: Context, count: Path) -> None:
+    start_by(count, 0.3)
+    began = time.monotonic()
+    context.begin()
+    assert time.monotonic() - began < 0.25
+    channel = context.reach(soon())
+    context.begin()
     assert context.reach(soon()) is channel
-    assert len(given) == 1
+    assert count.read_text() == "x"
 
 
-def test_failed_start_is_raised_once_and_then_retried(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    channel, why = _Channel(), [PreconditionError("no sudo")]
-
-    def start() -> _Channel:
-        if why:
-            raise why.pop()
-        return channel
-
-    given = starting_by(monkeypatch, start)
-    context.begin(soon())
+def test_failed_start_is_raised_once_and_then_retried(context: Context, count: Path) -> None:
+    start_by(count, helper="raise SystemExit('no sudo')")
+    context.begin()
     with pytest.raises(PreconditionError, match="no sudo"):
         context.reach(soon())
-    assert len(given) == 1
-    assert context.reach(soon()) is channel
+    start_by(count)
+    assert context.reach(soon()).running
 
 
-def test_daemon_started_after_stop_is_closed(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    go, channel = threading.Event(), _Channel()
-    starting_by(monkeypatch, lambda: go.wait(5) and channel)
-    context.begin(soon())
-    began = time.monotonic()
+def test_daemon_that_starts_after_stop_gets_no_connection(context: Context, count: Path) -> None:
+    start_by(count, 0.3)
+    context.begin()
     context.stop()
+    time.sleep(0.6)
+    assert count.read_text() == "x"
+    assert context.channel is None
+
+
+def test_deadline_ends_the_wait_for_a_start(context: Context, count: Path) -> None:
+    start_by(count, 5)
+    began = time.monotonic()
+    with pytest.raises((NoResponse, PreconditionError)):
+        context.reach(soon(0.3))
     assert time.monotonic() - began < 1
-    assert not channel.closed.is_set()
-    go.set()
-    assert channel.closed.wait(5)
-
-
-def test_running_daemon_is_not_started_again(context: Context, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = starting_by(monkeypatch, _Channel)
-    channel = context.reach(soon())
-    context.begin(soon())
-    assert context.reach(soon()) is channel
-    assert len(given) == 1
+    assert not [name for name in os.listdir("/tmp") if name == "privsep.sock"]

@@ -44,7 +44,6 @@ from hybridvif.model.parts import (
     HostState,
     IvsPort,
     OvsPort,
-    Role,
     Tap,
     VhostUserPort,
     agree,
@@ -85,8 +84,7 @@ class GuardedHost(RecordingHost):
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
         self._called("apply")
         permit_plans(plans, self.settings)
-        executors: Any = {Role.LINK: Observer(self)}
-        refused = refusals(plans, executors, self.settings, deadline)
+        refused = refusals(plans, self.state, self.settings)
         done = super().apply([() if index in refused else plan for index, plan in enumerate(plans)], deadline)
         return self.answer([refused.get(index, outcomes) for index, outcomes in enumerate(done)])
 
@@ -109,13 +107,6 @@ class GuardedHost(RecordingHost):
     def _called(self, method: str) -> None:
         self.calls.append(method)
         self.before.get(len(self.calls) - 1, lambda: None)()
-
-
-class Observer:
-    """The observation of the daemon."""
-
-    def __init__(self, host: GuardedHost) -> None:
-        self.observe = lambda names, deadline: host.simulation.observe(names)
 
 
 @pytest.fixture

@@ -33,7 +33,7 @@ from hybridvif.model.planner import plan, with_existing_tap
 from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Objection, objection, simulate
-from hybridvif.privileged.authorize import needs_proof, permit_found
+from hybridvif.privileged.authorize import permit_found
 from tests.support.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, TAPPED, VETH, WIRING
 
 WHOLE = desired_state(TAPPED)
@@ -219,9 +219,6 @@ def test_daemon_requires_proof_of_ownership_of_a_tap() -> None:
         with pytest.raises(Refused, match="shares its first 11"):
             permit_found([step], WIRING.with_parts(replace(MADE_TAP, alias=OTHER)), Settings())
         permit_found([step], WHOLE, Settings())
-    assert needs_proof([Create(MADE_TAP)])
-    assert needs_proof([Create(replace(VETH, master="")), Create(MADE_TAP)])
-    assert not needs_proof([Create(BRIDGE), Create(VETH), Create(MADE_TAP)])
 
 
 def test_multi_queue_is_create_only() -> None:

@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-import time
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from hybridvif.executors.base import ExecutorError
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, Refused
-from hybridvif.model.facts import Observed
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     NOTHING,
@@ -27,7 +24,6 @@ from hybridvif.model.parts import (
     ManagedTap,
     OvsPort,
     Part,
-    Role,
     Tap,
 )
 from hybridvif.model.planner import plan
@@ -36,14 +32,7 @@ from hybridvif.model.report import Result
 from hybridvif.model.rollback_target import rollback_target
 from hybridvif.model.settings import Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, owners_of
-from hybridvif.privileged.authorize import (
-    needs_proof,
-    permit_devices,
-    permit_found,
-    permit_plans,
-    refusals,
-    stated_owner,
-)
+from hybridvif.privileged.authorize import permit_found, permit_plans, refusals, stated_owner
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of, the
 
 TWIN = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
@@ -137,39 +126,6 @@ def test_device_is_not_taken_out_of_a_foreign_bridge(part: Any) -> None:
         permit_plans([[Update(replace(part, master="br-foreign"), replace(part, master=""))]], Settings())
 
 
-# Plans that need proof.
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        [],
-        [Create(BRIDGE)],
-        [Create(BRIDGE), Create(VETH), Create(ROW)],
-        [Create(BRIDGE), Create(VETH), Create(IvsPort(name=NAMES.switch_end))],
-        [Create(replace(VETH, master=""))],
-    ],
-)
-def test_plan_of_creates_needs_no_proof(steps: list[Step]) -> None:
-    assert not needs_proof(steps)
-
-
-@pytest.mark.parametrize(
-    "steps",
-    [
-        [Create(ROW)],
-        [Create(BRIDGE), Create(ROW)],
-        [Create(ROW), Create(BRIDGE), Create(VETH)],
-        [Create(VETH)],
-        [Create(BRIDGE), Create(VETH), Update(ROW, ROW)],
-        [Create(BRIDGE), Update(TAP, TAP), Create(VETH), Create(ROW)],
-        [Delete(BRIDGE)],
-    ],
-)
-def test_plan_that_uses_existing_parts_needs_proof(steps: list[Step]) -> None:
-    assert needs_proof(steps)
-
-
 # The proof.
 
 
@@ -195,7 +151,7 @@ def test_plan_on_own_parts_is_permitted_in_any_state(data: st.DataObject, port: 
             owners = {owner for part in now for owner in owners_of(part)}
             is_identified = owners <= {port.id} or stated_owner(steps)
             aliased = any(port.id in owners_of(link) for link in now.links.values())
-            if needs_proof(steps) and (is_identified or aliased):
+            if is_identified or aliased:
                 # A row with only the interface id identifies its port only by that id.
                 permit_found(steps, now, SETTINGS)
 
@@ -208,9 +164,8 @@ def test_plan_on_parts_of_another_port_is_refused(data: st.DataObject, port: Por
     mine = list(desired_state(port))
     chosen = data.draw(st.lists(st.sampled_from(mine), min_size=1, unique=True))
     steps: list[Step] = [*map(Create, chosen)] if data.draw(st.booleans()) else [*map(Delete, chosen)]
-    if needs_proof(steps):
-        with pytest.raises(Refused):
-            permit_found(steps, HostState().with_parts(*theirs), SETTINGS)
+    with pytest.raises(Refused):
+        permit_found(steps, HostState().with_parts(*theirs), SETTINGS)
 
 
 def test_fitting_name_is_no_proof() -> None:
@@ -300,40 +255,14 @@ def test_plan_on_missing_parts_is_permitted() -> None:
     permit_found([Update(Tap(name=NAMES.tap, master=""), TAP)], NOTHING, SETTINGS)
 
 
-# The observation.
+# The outcomes of refused plans.
 
 
-@dataclass
-class FakeObserver:
-    """An executor with a given observation, which records the observed names."""
-
-    state: HostState = NOTHING
-    error: ExecutorError | None = None
-    asked: list[set[str]] = field(default_factory=list)
-
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        self.asked.append(set(names or ()))
-        if self.error:
-            raise self.error
-        return Observed(self.state)
-
-
-def outcomes_of(plans: Sequence[Sequence[Step]], *observers: FakeObserver) -> dict[int, Any]:
-    executors: Any = dict(zip(Role, observers, strict=False))
-    refused = refusals(plans, executors, Settings(), time.monotonic() + 10)
+def outcomes_of(plans: Sequence[Sequence[Step]], found: HostState) -> dict[int, Any]:
+    refused = refusals(plans, found, Settings())
     for index, outcomes in refused.items():
         assert [outcome.step for outcome in outcomes] == list(plans[index])
     return refused
-
-
-def test_plan_of_creates_observes_only_the_switch() -> None:
-    links, switch = FakeObserver(), FakeObserver()
-    made: list[Step] = [Create(part) for part in WIRING]
-    assert outcomes_of([made, []], links, switch) == {}
-    assert links.asked == []
-    assert switch.asked == [{NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, NAMES.tap}]
-    assert outcomes_of([[], []], links, switch) == {}
-    assert len(switch.asked) == 1
 
 
 # Open vSwitch adds a device to the bridge of the row with its name.
@@ -356,7 +285,7 @@ def test_device_under_row_of_its_name_is_refused(row: OvsPort | ForeignPort) -> 
     made: list[Step] = [Create(BRIDGE), Create(VETH)]
     plans: list[list[Step]] = [made, [*made, Create(ROW)], [Create(BRIDGE), Update(TAP, TAP), Create(VETH)]]
     for steps in plans:
-        (outcomes,) = outcomes_of([steps], FakeObserver(), FakeObserver(HostState({}, {row.name: row}))).values()
+        (outcomes,) = outcomes_of([steps], HostState({}, {row.name: row})).values()
         assert {outcome.result for outcome in outcomes} == {Result.REFUSED}
         assert row.name in outcomes[0].reason
 
@@ -373,14 +302,13 @@ def test_device_under_row_of_its_name_is_refused(row: OvsPort | ForeignPort) -> 
 )
 def test_device_under_row_of_its_own_port_is_permitted(row: OvsPort | IvsPort) -> None:
     made: list[Step] = [Create(BRIDGE), Create(VETH)]
-    assert outcomes_of([made], FakeObserver(), FakeObserver(HostState({}, {row.name: row}))) == {}
+    assert outcomes_of([made], HostState({}, {row.name: row})) == {}
 
 
 def test_tap_under_row_of_its_name_is_refused() -> None:
     tap = the(ManagedTap, desired_state(replace(PORT, create_tap=True)))
     row = replace(ROW, name=tap.name)
-    switch = FakeObserver(HostState({}, {row.name: row}))
-    (outcomes,) = outcomes_of([[Create(replace(tap, master=""))]], FakeObserver(), switch).values()
+    (outcomes,) = outcomes_of([[Create(replace(tap, master=""))]], HostState({}, {row.name: row})).values()
     assert "which would take the device" in outcomes[0].reason
     assert "ovs-vsctl del-port" in outcomes[0].reason
 
@@ -389,26 +317,15 @@ def test_tap_under_row_of_its_name_is_refused() -> None:
 def test_plug_with_tap_in_the_switch_is_refused(step: Step) -> None:
     state = HostState().with_parts(replace(ROW, name=NAMES.tap))
     with pytest.raises(Refused, match=f"^refused: {NAMES.tap} is a port of the switch itself"):
-        permit_devices([step], state, SETTINGS)
-    permit_devices([step], NOTHING, SETTINGS)
-    permit_devices(UNPLUG, state, SETTINGS)
-
-
-def test_plans_that_need_proof_share_one_observation() -> None:
-    other = desired_state(replace(PORT, id=STRANGER))
-    third = desired_state(replace(PORT, id=f"{'7' * 8}{STRANGER[8:]}"))
-    links, switch = FakeObserver(HostState(WIRING.links, {})), FakeObserver(HostState({}, WIRING.ports))
-    plans: list[list[Step]] = [UNPLUG, [Create(part) for part in third], [Delete(part) for part in other]]
-    assert outcomes_of(plans, links, switch) == {}
-    assert links.asked == [{*NAMES, *replace(PORT, id=STRANGER).names}]
-    made = {name for name in replace(PORT, id=f"{'7' * 8}{STRANGER[8:]}").names if name[:3] != "vhu"}
-    assert switch.asked == [links.asked[0] | made]
+        permit_found([step], state, SETTINGS)
+    permit_found([step], NOTHING, SETTINGS)
+    permit_found(UNPLUG, state, SETTINGS)
 
 
 def test_plan_without_proof_is_refused_alone_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="hybridvif.privileged.authorize")
     other = [Delete(part) for part in desired_state(replace(PORT, id=STRANGER))]
-    found = outcomes_of([other, UNPLUG], FakeObserver(THEIRS))
+    found = outcomes_of([other, UNPLUG], THEIRS)
     assert found.keys() == {1}
     assert {(outcome.result, outcome.code) for outcome in found[1]} == {(Result.REFUSED, "name-collision")}
     assert all(outcome.reason.startswith("refused: ") and TWIN in outcome.reason for outcome in found[1])
@@ -417,15 +334,5 @@ def test_plan_without_proof_is_refused_alone_and_logged(caplog: pytest.LogCaptur
 
 def test_refusal_contains_the_prefix_once() -> None:
     row = replace(ROW, bridge="br-ex", iface_id="")
-    (outcome,) = outcomes_of([[Delete(row)]], FakeObserver(HostState().with_parts(row)))[0]
+    (outcome,) = outcomes_of([[Delete(row)]], HostState().with_parts(row))[0]
     assert outcome.reason.count("refused") == 1
-
-
-@pytest.mark.parametrize("precondition", [True, False])
-def test_failed_observation_fails_the_plans(precondition: bool) -> None:
-    observer = FakeObserver(error=ExecutorError("no answer", precondition=precondition))
-    found = outcomes_of([[Create(part) for part in WIRING], UNPLUG, []], observer)
-    assert found.keys() == {0, 1}
-    results = {(outcome.result, outcome.reason, outcome.retry) for plan in found.values() for outcome in plan}
-    assert results == {(Result.FAILED, "no answer", not precondition)}
-    assert isinstance(found[1][0].step.part, OvsPort)

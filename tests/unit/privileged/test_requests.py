@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import pytest
 
-from hybridvif.executors.base import Executor
+from hybridvif.executors.base import Executor, ExecutorError
+from hybridvif.model.errors import HybridVifError
 from hybridvif.model.facts import Observed
-from hybridvif.model.names import names_of
 from hybridvif.model.parts import Part, Role
-from hybridvif.model.report import Outcome
+from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import Step
-from hybridvif.privileged import channel, main, requests
-from hybridvif.privileged.messages import Message
-from hybridvif.privileged.requests import REQUESTS
-
-NAMES = names_of("5f2c0e1a-7b00-4c00-8000-000000000001")
+from hybridvif.model.steps import Create, Step, Update
+from hybridvif.privileged import channel, requests
+from hybridvif.privileged.messages import APPLY, OBSERVE, Message
+from hybridvif.privileged.requests import REQUESTS, respond
+from tests.support.strategies import BRIDGE, NAMES, WIRING
 
 
 class FakeExecutor:
@@ -50,7 +50,7 @@ class FakeExecutor:
 )
 def test_executor_observes_only_names_of_its_role(role: Role, names: set[str]) -> None:
     executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_all(executors, frozenset(NAMES), time.monotonic() + 1)
+    requests._observe_parts(executors, frozenset(NAMES), time.monotonic() + 1)
     asked = executors[role]
     assert isinstance(asked, FakeExecutor)
     assert asked.names == [names]
@@ -58,8 +58,61 @@ def test_executor_observes_only_names_of_its_role(role: Role, names: set[str]) -
 
 def test_observation_of_all_names_reaches_both_executors() -> None:
     executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_all(executors, None, time.monotonic() + 1)
+    requests._observe_parts(executors, None, time.monotonic() + 1)
     assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [[None], [None]]
+
+
+class OneRole(FakeExecutor):
+    """An executor whose steps succeed, or that cannot observe."""
+
+    def __init__(self, serves: frozenset[type[Part]], error: ExecutorError | None = None) -> None:
+        super().__init__(Settings())
+        self.serves = serves  # type: ignore[misc]  # of the instance
+        self.error = error
+        self.applied: list[Step] = []
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        if self.error:
+            raise self.error
+        return super().observe(names, deadline)
+
+    def apply(self, steps: Collection[Step], deadline: float) -> list[Outcome]:
+        self.applied += steps
+        return [Outcome(step, Result.DONE) for step in steps]
+
+
+PLUG: list[Step] = [Create(part) for part in WIRING]
+REPAIR: list[Step] = [Update(replace(BRIDGE, mtu=1400), BRIDGE)]
+
+
+def one_of_each_role(error: ExecutorError | None = None) -> dict[Role, OneRole]:
+    return {role: OneRole(frozenset(type(step.part) for step in PLUG), error) for role in Role}
+
+
+@pytest.mark.parametrize("steps", [PLUG, REPAIR], ids=["plug", "repair"])
+def test_host_is_observed_once_before_and_once_after_steps(steps: list[Step]) -> None:
+    executors = one_of_each_role()
+    outcomes, observed = requests.apply_plans([steps], executors, Settings(), time.monotonic() + 1)
+    assert [outcome[0] for outcome in outcomes[0]] == ["done"] * len(steps)
+    assert observed is not None
+    assert [len(executor.names) for executor in executors.values()] == [2, 2]
+
+
+@pytest.mark.parametrize("precondition", [True, False])
+def test_failed_observation_fails_all_plans(precondition: bool) -> None:
+    executors = one_of_each_role(ExecutorError("no answer", precondition=precondition))
+    outcomes, observed = requests.apply_plans([PLUG, []], executors, Settings(), time.monotonic() + 1)
+    assert [(result, reason, retry) for result, reason, retry, *_ in outcomes[0]] == [
+        ("failed", "no answer", not precondition)
+    ] * len(PLUG)
+    assert (outcomes[1], observed) == ([], None)
+    assert not any(executor.applied for executor in executors.values())
+
+
+def test_request_without_steps_observes_nothing() -> None:
+    executors = one_of_each_role()
+    assert requests.apply_plans([[], []], executors, Settings(), time.monotonic() + 1)[0] == [[], []]
+    assert [names for executor in executors.values() for names in executor.names if names] == []
 
 
 def test_executor_that_raises_system_exit_has_failed() -> None:
@@ -67,22 +120,30 @@ def test_executor_that_raises_system_exit_has_failed() -> None:
         raise SystemExit(3)
 
     request = requests.Request(lambda value: value, end)
-    assert requests.respond(request, ((), 0.0)) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
+    assert requests.call(request, ((), 0.0)) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
 
 
-def test_request_with_other_arguments_is_refused() -> None:
-    wrong: list[tuple[object, ...]] = [(), ([],), ([], 1.0, "x")]
-    for arguments in wrong:
-        for answer in (requests.observe(*arguments), requests.apply(*arguments)):
-            assert answer == ["failed", "refused", "refused: a request takes a question and a deadline"]
+def test_every_name_is_observed_before_steps() -> None:
+    """Open vSwitch takes a device into the bridge of the row with its name, whatever its prefix."""
+    executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
+    requests._observe_names(executors, frozenset(NAMES), time.monotonic() + 1)
+    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [
+        [frozenset(NAMES)]
+    ] * 2
+
+
+@pytest.mark.parametrize("name", [OBSERVE, APPLY])
+@pytest.mark.parametrize("arguments", [(), ([],), ([], 1.0, "x")])
+def test_request_with_other_arguments_is_refused(name: str, arguments: tuple[object, ...]) -> None:
+    sentence = "refused: a request takes a question and a deadline"
+    response = respond((Message.CALL.value, name, arguments, {}))
+    assert response == (Message.RET.value, ["failed", "refused", sentence])
 
 
 def test_request_name_outside_the_table_does_not_exist() -> None:
+    assert {*REQUESTS} == {f"{requests.__name__}.{name}" for name in ("observe", "apply")}
     name = f"{requests.__name__}.respond"
-    assert {*REQUESTS} == {
-        f"{requests.__name__}.{function.__name__}" for function in (requests.observe, requests.apply)
-    }
-    assert main.response((Message.CALL.value, name, ([], 1.0), {})) == (
+    assert respond((Message.CALL.value, name, ([], 1.0), {})) == (
         Message.ERR.value,
         "builtins.NameError",
         (f"refused: {name!r} is no entry point",),
@@ -91,7 +152,7 @@ def test_request_name_outside_the_table_does_not_exist() -> None:
 
 def test_reply_cannot_raise_system_exit_in_the_client() -> None:
     reply = (Message.ERR.value, "builtins.SystemExit", ("1",))
-    with pytest.raises(channel.ProtocolError):
+    with pytest.raises(HybridVifError):
         channel._result_of(reply)
     with pytest.raises(ValueError, match="so it is"):
         channel._result_of((Message.ERR.value, "builtins.ValueError", ("so it is",), "a traceback"))
