@@ -427,7 +427,8 @@ def test_a_host_without_namespaces_is_told_the_remedy() -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_an_ordinary_user_has_packets_too() -> None:
+@pytest.mark.parametrize("is_open", [True, False], ids=["open tun", "closed tun"])
+def test_ordinary_user_has_a_sandbox_or_the_remedy(tmp_path: Path, is_open: bool) -> None:
     if os.geteuid() != 0:
         lacking("only root can become another user; as an ordinary user all the other tests say the same")
     # env: setpriv itself still has root's capabilities when it searches for a program.
@@ -442,15 +443,23 @@ def test_an_ordinary_user_has_packets_too() -> None:
         "with Sandbox() as box:\n"
         "    print('had', box.run(['ovs-vsctl', 'list-br']).stdout.strip())"
     )
+    tun = tmp_path / "tun"
+    tun.touch()
+    tun.chmod(0o000)
+    close = f"mount --bind {tun} /dev/net/tun; " if not is_open else ""
     ran = subprocess.run(
-        [*become, usable[0], "-B", "-c", code],
+        ["unshare", "--mount", "sh", "-ec", f'{close}exec "$@"', "sh", *become, usable[0], "-B", "-c", code],
         cwd="/",
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.stdout == "had br-int\n", ran.stderr
+    if is_open:
+        assert ran.stdout == "had br-int\n", ran.stderr
+    else:
+        assert "/dev/net/tun is closed to this user" in ran.stderr
+        assert ran.stderr.strip().endswith("fix it with: sudo chmod 0666 /dev/net/tun")
 
 
 def _works(argv: list[str]) -> bool:
