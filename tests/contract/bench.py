@@ -103,11 +103,6 @@ class Bench(Lab):
         self.sweep()
         make(self.box, state)
 
-    def keep(self, state: HostState) -> None:
-        """Bring the host into a state of the port, unless it is already in it."""
-        if self.see() != state:
-            self.furnish(state)
-
     def sweep(self) -> None:
         """Restore an empty host with two empty bridges, in few commands and transactions."""
         self.sh(

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif.executors.netlink.executor import NetlinkExecutor
-from hybridvif.testing.contract.bench import Bench
+from hybridvif.testing.contract.bench import Worker
 from hybridvif.testing.pytest_plugin import connected, lacking
 from hybridvif.testing.sandbox import Sandbox, probe
 from hybridvif.testing.sandbox.launch import ROOT
@@ -117,6 +117,6 @@ def test_box_of_tests_in_trapped_directory_springs_no_trap(trapped: Path) -> Non
         box.run(["ip", "link"])
         with connected(box, trapped.parent) as host:
             assert list(host.observe((), time.monotonic() + 20).state) == []
-        with Bench(NetlinkExecutor, box, {}) as bench:
-            assert not bench.see(()).links
+        with Worker(NetlinkExecutor, box, {}) as worker:
+            assert not worker.observe((), time.monotonic() + 20).state.links
         box.reboot()
