@@ -68,8 +68,10 @@ def check(
         f"-- set Interface {BESIDE} type=internal external_ids:own=theirs; ovs-vsctl --no-wait add-br {UNTYPED}"
     )
     sweep = f"{clean}; {NO_DEVICE}; {DEVICE}" + (f"; {own}" if is_ovs else "")
-    known = bridges if OvsPort in serves else ()
-    bench = Bench(box, host, Role.SWITCH, sweep=sweep, beside=[veth], facts=wrong_facts(known, is_ovs=is_ovs))
+    facts = wrong_facts(bridges if OvsPort in serves else (), is_ovs=is_ovs)
+    # A bridge, and an internal port, take the smallest MTU of the ports. A Linux bridge takes their smallest MAC, too.
+    changing = [f"link {name}" for name in (*bridges, BESIDE)]
+    bench = Bench(box, host, Role.SWITCH, sweep=sweep, beside=[veth], changing=changing, facts=facts)
     try:
         if OvsPort in serves:
             port = _port(bridge=bridges[0])
