@@ -27,7 +27,8 @@ from hybridvif import (
 )
 from hybridvif.model.parts import Role
 from hybridvif.privileged.registry import installed
-from tests.contract.bench import Bench, possible, sampled, states, wrong
+from hybridvif.testing.contract.bench import wrong
+from tests.contract.bench import Bench, possible, sampled, states
 from tests.functional.conftest import make_port
 from tests.support.strategies import the
 

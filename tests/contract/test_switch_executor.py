@@ -35,7 +35,8 @@ from hybridvif import (
 )
 from hybridvif.model.parts import PLACEHOLDER_TYPE, Role
 from hybridvif.privileged.registry import installed
-from tests.contract.bench import Bench, make, sampled, states, wrong
+from hybridvif.testing.contract.bench import wrong
+from tests.contract.bench import Bench, make, sampled, states
 from tests.functional.conftest import make_port, until
 from tests.support.strategies import the
 

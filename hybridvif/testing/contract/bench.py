@@ -97,6 +97,11 @@ class Check:
     """The words that the query must print."""
 
 
+def no_facts(bench: Bench, observed: Observed) -> Iterable[str]:  # noqa: ARG001  # the signature of a comparison
+    """Compare no facts."""
+    return ()
+
+
 class Bench:
     """A host in a sandbox: its links or the ports of its switch are judged.
 
@@ -113,7 +118,7 @@ class Bench:
         sweep: str = "",
         beside: Iterable[Part] = (),
         changing: Iterable[str] = (),
-        facts: Callable[[Bench, Observed], Iterable[str]] | None = None,
+        facts: Callable[[Bench, Observed], Iterable[str]] = no_facts,
     ) -> None:
         self.box, self.host, self.role = box, host, role
         self._changing = (*NAMES, *changing)
@@ -245,14 +250,12 @@ class Bench:
         end = time.monotonic() + SETTLING_TIME
         while True:
             observed, everything = self.observe(NAMES), self.observe(None)
-            wrong = [
-                text for seen in (observed, everything) for text in (self._facts(self, seen) if self._facts else ())
-            ]
+            sentences = [text for seen in (observed, everything) for text in self._facts(self, seen)]
             if self._side(everything.state) != self._side(observed.state):
-                wrong.append(f"observed without names are {self._side(everything.state)}")
-            if not wrong:
+                sentences.append(f"observed without names are {self._side(everything.state)}")
+            if not sentences:
                 return
-            assert time.monotonic() < end, f"{where}: {'; '.join(wrong)}"
+            assert time.monotonic() < end, f"{where}: {'; '.join(sentences)}"
 
     def _side(self, state: HostState) -> HostState:
         return HostState(state.links) if self.role is Role.LINK else HostState({}, state.ports)
@@ -357,19 +360,25 @@ def _response(executor: Executor, request: dict[str, Any]) -> dict[str, Any]:
         return {"raised": f"{type(error).__name__}: {error}"}
 
 
+def wrong(seen: HostState, expected: HostState, *, but: str = "") -> list[str]:
+    """Return the differences between observed and expected parts, as sentences. One attribute can be ignored."""
+    sentences = []
+    for found, wanted in ((seen.links, expected.links), (seen.ports, expected.ports)):
+        for name in sorted({*found, *wanted}):
+            if name not in wanted or name not in found:
+                sentences.append(f"{name} is {'' if name in found else 'not '}there")
+            elif type(found[name]) is not type(wanted[name]):
+                sentences.append(f"{name} is a {found[name].kind}, not a {wanted[name].kind}")
+            else:
+                changes = [change for change in differences(found[name], wanted[name]) if change.attribute != but]
+                sentences += [f"{name}: {item.attribute} is {item.before!r}, not {item.after!r}" for item in changes]
+    return sentences
+
+
 def require_equal(seen: HostState, expected: HostState, when: str) -> None:
     """Compare the observed with the specified state. Raises AssertionError with each difference."""
-    wrong = []
-    found, wanted = (dict(state.links) | dict(state.ports) for state in (seen, expected))
-    for name in sorted({*found, *wanted}):
-        if name not in wanted or name not in found:
-            wrong.append(f"{name} is {'' if name in found else 'not '}there")
-        elif type(found[name]) is not type(wanted[name]):
-            wrong.append(f"{name} is a {found[name].kind}, not a {wanted[name].kind}")
-        else:
-            changes = differences(found[name], wanted[name])
-            wrong += [f"{name}: {change.attribute} is {change.before!r}, not {change.after!r}" for change in changes]
-    assert not wrong, f"{when}, what is observed is not what simulate() says: {'; '.join(wrong)}"
+    sentences = "; ".join(wrong(seen, expected))
+    assert not sentences, f"{when}, what is observed is not what simulate() says: {sentences}"
 
 
 def require_declared(make: Any, role: Role) -> None:
