@@ -33,13 +33,12 @@ class Sandbox:
         with Sandbox() as box:
             box.run(["hybridvif", "list"])
 
-    Raises SandboxError if none can be created. `ovs=False` starts no Open vSwitch. `user_namespace` creates a user
-    namespace also for root.
+    Raises SandboxError if none can be created. `ovs=False` starts no Open vSwitch.
     """
 
-    def __init__(self, *, ovs: bool = True, user_namespace: bool | None = None) -> None:
+    def __init__(self, *, ovs: bool = True) -> None:
         self._database = switch.DATABASE
-        line = command_line(Command(caller=os.getpid(), switch=ovs, user_namespace=user_namespace))
+        line = command_line(Command(caller=os.getpid(), switch=ovs))
         # Its own session: signals from the terminal are for the calling program.
         self._outer = Popen(line, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True)
         self._pipes: list[IO[bytes]] = [pipe for pipe in (self._outer.stdin, self._outer.stdout) if pipe]

@@ -46,8 +46,6 @@ class Command:
     """The pid of the caller. Without argv, the sandbox ends with it and with its stdin."""
     switch: bool = True
     """True to start Open vSwitch."""
-    user_namespace: bool | None = None
-    """True to create a user namespace; None: only if it is needed."""
     probe: bool = False
     """True to report only the unmet requirement."""
     greet: bool = False

@@ -48,7 +48,9 @@ _MS_NOSUID, _MS_NODEV, _MS_NOEXEC, _MS_BIND, _MS_REC, _MS_PRIVATE = 2, 4, 8, 0x1
 _SAFE = _MS_NOSUID | _MS_NODEV | _MS_NOEXEC
 _PR_SET_PDEATHSIG = 1
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _SIOCBRADDBR, _IFF_UP = 0x8913, 0x8914, 0x89A0, 1
-_CAP_NET_ADMIN, _CAP_SYS_ADMIN = 12, 21
+_CAP_NET_ADMIN, _CAP_SYS_ADMIN = 1 << 12, 1 << 21
+_NEEDED = _CAP_NET_ADMIN | _CAP_SYS_ADMIN
+"""The capabilities to create a sandbox without a user namespace."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -59,7 +61,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, the exit code would be lost
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
-        user_namespace = make_namespaces(command.user_namespace)
+        user_namespace = make_namespaces()
     except OSError as error:
         give_up(command, missing.missing_namespaces(error))
     this = os.pidfd_open(os.getpid())
@@ -76,13 +78,14 @@ def main() -> NoReturn:
     sys.exit(supervise_in_foreground(first, setup) if command.argv else hold(command, first))
 
 
-def make_namespaces(user_namespace: bool | None) -> bool:
+def make_namespaces() -> bool:
     """Leave the caller's namespaces. Processes forked from now on are in a new pid namespace.
 
-    Returns True if a user namespace was created. Raises OSError if it is not permitted.
+    Returns True if a user namespace was needed. Raises OSError if it is not permitted.
     """
-    if user_namespace is None:
-        user_namespace = not _may_make_namespaces()
+    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
+    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
+    user_namespace = effective & _NEEDED != _NEEDED
     uid, gid = os.geteuid(), os.getegid()
     flags = _CLONE_NEWNS | _CLONE_NEWNET | _CLONE_NEWPID | (_CLONE_NEWUSER if user_namespace else 0)
     _checked(_libc.unshare(flags), "unshare")
@@ -255,14 +258,6 @@ def _has_terminal() -> bool:
         return os.tcgetpgrp(0) == os.getpgrp()
     except OSError:  # no terminal on stdin
         return False
-
-
-def _may_make_namespaces() -> bool:
-    """Return True if this process has the capabilities to create a sandbox without a user namespace."""
-    lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
-    effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
-    needed = 1 << _CAP_NET_ADMIN | 1 << _CAP_SYS_ADMIN
-    return effective & needed == needed
 
 
 def _set_up(link: str) -> None:
