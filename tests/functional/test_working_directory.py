@@ -54,7 +54,7 @@ BENCH = (
     "--operations",
     "100",
     "--out",
-    "out",
+    os.devnull,
 )
 STARTS = {
     "demo": (str(BINARIES / "hybridvif"), "demo"),
