@@ -268,5 +268,5 @@ def _where(box: Sandbox) -> dict[str, str]:
         "load at the start": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "switch": version.rpartition(" ")[2],
-        "datapath": "netdev" if box.level.value == "packets" else "dummy",
+        "datapath": "netdev",
     }

@@ -21,8 +21,7 @@ from hybridvif.model.errors import HybridVifError
 from hybridvif.model.facts import Facts, Observed
 from hybridvif.model.parts import Bridge
 from hybridvif.model.settings import OVS_SOCKET, Settings
-from hybridvif.testing.sandbox import Level
-from hybridvif.testing.sandbox.missing import as_root, missing_for
+from hybridvif.testing.sandbox.missing import as_root, missing_switch
 
 TIMEOUT = 10.0
 """Timeout in seconds for the daemon, and again for the switch."""
@@ -99,8 +98,8 @@ def _daemon(host: Host, bridges: list[Bridge]) -> Iterator[CheckResult]:
         seen = host.observe(None, time.monotonic() + min(TIMEOUT, host.settings.deadline))
     except HybridVifError as error:
         # Open vSwitch may be missing altogether.
-        missing = missing_for(Level.DUMMY) if host.settings.switch_executor in OVS_EXECUTORS else ()
-        yield failed("switch", str(error), missing[0].remedy) if missing else failed_with("switch", str(error))
+        missing = missing_switch() if host.settings.switch_executor in OVS_EXECUTORS else None
+        yield failed("switch", str(error), missing.remedy) if missing else failed_with("switch", str(error))
         return
     bridges += [link for link in seen.state.links.values() if isinstance(link, Bridge)]
     yield from switch(host.settings, seen.facts)
@@ -229,8 +228,8 @@ def vswitchd(remote: str) -> CheckResult:
 
 def _start_command() -> str:
     """Return the command that starts or installs Open vSwitch."""
-    for requirement in missing_for(Level.DUMMY):
-        return requirement.remedy
+    if missing := missing_switch():
+        return missing.remedy
     systemd = os.path.isdir("/run/systemd/system")
     return as_root("systemctl restart openvswitch-switch" if systemd else "service openvswitch-switch restart")
 

@@ -204,17 +204,15 @@ def ipv6() -> CheckResult:
 
 
 def _sandbox() -> CheckResult:
-    from hybridvif.testing.sandbox import Level, SandboxError, probe
+    from hybridvif.testing.sandbox import PROMISE, SandboxError, probe
 
     try:
-        level, missing = probe()
+        unmet = probe()
     except (SandboxError, OSError) as error:
         return info("sandbox", f"cannot be probed: {error}")
-    if level is Level.PACKETS:
-        return passed("sandbox", f"can be had, with {level.promise}")
-    requirement = missing[0] if missing else None
-    why = f"; {requirement.what}" if requirement else ""
-    return info("sandbox", f"a lesser one: {level.promise}{why}", requirement.remedy if requirement else "")
+    if unmet:
+        return info("sandbox", unmet.what, unmet.remedy)
+    return passed("sandbox", f"can be had, with {PROMISE}")
 
 
 def _program(name: str, remedy: str) -> CheckResult:

@@ -4,8 +4,6 @@ recording_host   a simulated host in memory: no root, no daemon, no kernel; stat
 sandbox          a sandbox with a real kernel and a real Open vSwitch, one per session
 sandboxed_host   a Host connected to the sandbox; only the privileged daemon runs inside
 
-check_link_executor, check_switch_executor    the contract of an executor (testing.contract)
-
 A test is skipped if no sandbox can be created. With HYBRIDVIF_TEST_NO_SKIP set, it fails instead.
 """
 
@@ -17,19 +15,16 @@ import shlex
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, NoReturn
 
 import pytest
 
 if TYPE_CHECKING:
     from hybridvif.client.host import Host
     from hybridvif.executors.recording import RecordingHost
-    from hybridvif.testing.contract import check_link_executor, check_switch_executor
     from hybridvif.testing.sandbox import Sandbox
 
 __all__ = [
-    "check_link_executor",
-    "check_switch_executor",
     "connected",
     "lacking",
     "recording_host",
@@ -37,15 +32,6 @@ __all__ = [
     "sandboxed_host",
 ]
 NO_SKIP = "HYBRIDVIF_TEST_NO_SKIP"
-
-
-def __getattr__(name: str) -> Any:
-    """Import the contract lazily, because pytest imports this plugin in every run."""
-    if name in ("check_link_executor", "check_switch_executor"):
-        from hybridvif.testing import contract
-
-        return getattr(contract, name)
-    raise AttributeError(f"module 'hybridvif.testing.pytest_plugin' has no attribute {name!r}")
 
 
 def lacking(reason: str) -> NoReturn:
@@ -90,12 +76,9 @@ def recording_host() -> RecordingHost:
 
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
-    """Create a sandbox of the best level that this machine supports."""
-    from hybridvif.testing.sandbox import Level, Sandbox, SandboxError, probe
+    """Create a sandbox with Open vSwitch."""
+    from hybridvif.testing.sandbox import Sandbox, SandboxError
 
-    level, missing = probe()
-    if level is Level.NONE:
-        lacking("; ".join(f"{requirement.what}; try: {requirement.remedy}" for requirement in missing))
     try:
         box = Sandbox()
     except SandboxError as error:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from hybridvif import Host, HostState, Outcome, Port, Step, desired_state
 from hybridvif.model.facts import Facts, Observed
-from hybridvif.model.parts import ANYBODY, PLACEHOLDER_TYPE, Bridge, ManagedTap, OvsPort, Part, Tap, Veth, differences
+from hybridvif.model.parts import ANYBODY, PLACEHOLDER_TYPE, Bridge, ManagedTap, OvsPort, Part, Tap, Veth
 from hybridvif.model.port import MAX_TAP_MTU
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
@@ -103,11 +103,6 @@ class Bench(Lab):
         self.sweep()
         make(self.box, state)
 
-    def keep(self, state: HostState) -> None:
-        """Bring the host into a state of the port, unless it is already in it."""
-        if self.see() != state:
-            self.furnish(state)
-
     def sweep(self) -> None:
         """Restore an empty host with two empty bridges, in few commands and transactions."""
         self.sh(
@@ -126,22 +121,6 @@ class Bench(Lab):
                 ip -force -batch - 2>/dev/null || true
             """
         )
-
-
-def wrong(seen: HostState, expected: HostState, *, but: str = "") -> list[str]:
-    """Return the differences between observed and expected parts, as sentences. One attribute can be skipped."""
-    found = []
-    for side in ("links", "ports"):
-        ones, others = getattr(seen, side), getattr(expected, side)
-        found += [f"{name} is there" for name in ones.keys() - others.keys()]
-        found += [f"{name} is not there" for name in others.keys() - ones.keys()]
-        for name in ones.keys() & others.keys():
-            if type(ones[name]) is not type(others[name]):
-                found.append(f"{ones[name]}, not a {others[name].kind}")
-            else:
-                changes = differences(ones[name], others[name])
-                found += [f"{name}: {change}" for change in changes if change.attribute != but]
-    return found
 
 
 def _settled(link: dict[str, Any]) -> dict[str, Any]:

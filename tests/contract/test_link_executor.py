@@ -1,10 +1,9 @@
-"""Every link executor follows simulate() on a real kernel, and refuses by objection()."""
+"""Our link executors by way of the daemon, beyond the shipped contract: random states, and rules of the kernel."""
 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,8 +16,6 @@ from hybridvif import (
     HostState,
     Result,
     Status,
-    Step,
-    Tap,
     Update,
     Veth,
     check,
@@ -28,10 +25,11 @@ from hybridvif import (
     simulate,
     unplug,
 )
-from hybridvif.model.parts import Part, Role
+from hybridvif.model.parts import Role
 from hybridvif.privileged.registry import installed
-from tests.contract.bench import BRIDGE_PORTS, FOREIGN, HOST_IPS, Bench, possible, sampled, states, wrong
-from tests.functional.conftest import make_port, require_tun
+from hybridvif.testing.contract.bench import wrong
+from tests.contract.bench import Bench, possible, sampled, states
+from tests.functional.conftest import make_port
 from tests.support.strategies import the
 
 EXECUTORS = [name for name in installed(Role.LINK) if name != "recording"]
@@ -39,8 +37,6 @@ PORT = make_port()
 TAPPED = make_port(create_tap=os.access("/dev/net/tun", os.R_OK | os.W_OK))
 """The same port with a tap of its own, if this user may create one."""
 QBR, QVB, QVO, TAP, _ = PORT.names
-OTHERS = "00000001-7bff-4fff-8fff-ffffffffffff"
-"""The id of another port, with the same first 11 characters."""
 
 
 @pytest.fixture(scope="module", params=EXECUTORS)
@@ -48,14 +44,8 @@ def executor(request: pytest.FixtureRequest) -> dict[str, str]:
     return {"link_executor": request.param}
 
 
-def links_of(mtu: int = 1500) -> HostState:
-    """Return the links of the plugged port."""
-    return HostState().with_parts(*map(possible, desired_state(make_port(mtu=mtu)).links.values()))
-
-
-LINKS = links_of()
+LINKS = HostState().with_parts(*map(possible, desired_state(PORT).links.values()))
 BRIDGE, VETH = the(Bridge, LINKS), the(Veth, LINKS)
-VM_TAP = Tap(name=TAP, master=QBR)
 
 
 @pytest.mark.prove
@@ -72,181 +62,7 @@ def test_each_step_does_what_simulate_says(standing: Bench, state: HostState, ta
     assert plan(standing.see(), target) == ()
 
 
-@dataclass(frozen=True)
-class Change:
-    """Change of one attribute, there and back. Only back if the other value may not be written."""
-
-    part: Part
-    attribute: str
-    there: Any
-    only_back: bool = False
-
-    def __str__(self) -> str:
-        return f"{self.part.kind} {self.attribute} {self.there!r}"
-
-
-SLOW_BRIDGE = replace(BRIDGE, forward_delay=200, up=False)
 """Down, so that STP does not change the state of its ports during the test."""
-CALLING_BRIDGE = replace(BRIDGE, nf_call_iptables=True, nf_call_ip6tables=True)
-CHANGES = [
-    Change(BRIDGE, "alias", ""),
-    Change(BRIDGE, "alias", "someone wrote here", only_back=True),
-    Change(BRIDGE, "mtu", 1400),
-    Change(BRIDGE, "up", False),
-    Change(BRIDGE, "forward_delay", 1500),
-    Change(BRIDGE, "ageing", 30000),
-    Change(SLOW_BRIDGE, "stp", True, only_back=True),
-    Change(BRIDGE, "multicast_snooping", True, only_back=True),
-    Change(BRIDGE, "disable_ipv6", False, only_back=True),
-    Change(BRIDGE, "addr_gen_mode", "eui64", only_back=True),
-    Change(BRIDGE, "addr_gen_mode", "random", only_back=True),
-    Change(BRIDGE, "arp_ignore", 0, only_back=True),
-    Change(BRIDGE, "arp_announce", 0, only_back=True),
-    *(Change(BRIDGE, "host_ip", text, only_back=True) for text in HOST_IPS[1:] if "IPv6" not in text),
-    *(Change(VETH, end, text, only_back=True) for end in ("host_ip", "peer_host_ip") for text in HOST_IPS[1:]),
-    *(Change(VETH, "bridge_port", text, only_back=True) for text in BRIDGE_PORTS[1:]),
-    Change(CALLING_BRIDGE, "nf_call_iptables", False),
-    Change(CALLING_BRIDGE, "nf_call_ip6tables", False),
-    Change(BRIDGE, "group", 7, only_back=True),
-    Change(VETH, "alias", ""),
-    Change(VETH, "peer_alias", ""),
-    Change(VETH, "peer_alias", "someone wrote here", only_back=True),
-    Change(VETH, "mtu", 1400),
-    Change(VETH, "peer_mtu", 9000),
-    Change(VETH, "up", False),
-    Change(VETH, "peer_up", False),
-    Change(VETH, "promisc", False),
-    Change(VETH, "peer_promisc", False),
-    Change(VETH, "master", ""),
-    Change(VETH, "group", 7, only_back=True),
-    Change(VM_TAP, "master", ""),
-]
-
-
-@pytest.mark.parametrize("change", CHANGES, ids=str)
-def test_one_attribute_changes_there_and_back_and_nothing_else(standing: Bench, change: Change) -> None:
-    back = change.part
-    there = replace(back, **{change.attribute: change.there})
-    standing.keep(LINKS.with_parts(VM_TAP, there if change.only_back else back))
-    first = standing.snapshot()
-
-    for step in [Update(there, back)] if change.only_back else [Update(back, there), Update(there, back)]:
-        before = standing.see()
-        (outcome,) = standing.do(step)
-        assert outcome.result is Result.DONE, outcome
-        assert standing.see() == simulate(before, step)
-        assert standing.see() != before
-    assert (standing.snapshot() == first) is not change.only_back
-
-
-def test_stp_is_written_together_with_the_forward_delay_it_requires(bench: Bench) -> None:
-    """With STP on, the kernel rejects a delay below 2 s, even in the message that switches STP off."""
-    running = replace(BRIDGE, stp=True, forward_delay=1500)
-    bench.furnish(LINKS.with_parts(running))
-    assert bench.see().links[QBR] == running
-    # The port that STP has not opened yet is reported, and opened with it.
-    for step in plan(bench.see(), LINKS):
-        assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
-    assert bench.see() == LINKS
-
-
-def test_mtu_that_rises_switches_ipv6_off_whatever_is_said_of_before(bench: Bench) -> None:
-    """A captured client claims that IPv6 was off, because a small MTU hid it."""
-    small, large = (HostState(desired_state(make_port(mtu=mtu)).links) for mtu in (1200, 1500))
-    for step in (*plan(HostState(), small), *plan(small, large)):
-        assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
-    files = " ".join(f"/proc/sys/net/ipv6/conf/{name}/disable_ipv6" for name in (QBR, QVB, QVO))
-    assert bench.sh(f"cat {files}").split() == ["1"] * 3
-    assert "inet6" not in "".join(bench.sh(f"ip address show dev {name}") for name in (QBR, QVB, QVO))
-
-
-# Existing and missing parts.
-
-
-def test_links_come_and_go_without_a_trace(bench: Bench) -> None:
-    before = bench.snapshot()
-    for step in (*plan(HostState(), LINKS), *plan(LINKS, HostState())):
-        assert [outcome.result for outcome in bench.do(step)] == [Result.DONE]
-    assert bench.snapshot() == before
-
-
-@pytest.mark.parametrize("part", [BRIDGE, VETH], ids=lambda part: part.kind)
-def test_to_delete_what_is_absent_is_done(bench: Bench, part: Part) -> None:
-    assert bench.try_out(Delete(part)).result is Result.DONE
-
-
-@pytest.mark.parametrize("part", [BRIDGE, VETH], ids=lambda part: part.kind)
-def test_to_create_what_exists_fails_and_is_worth_another_try(bench: Bench, part: Part) -> None:
-    bench.furnish(LINKS)
-    outcome = bench.try_out(Create(part))
-    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
-    assert part.name in outcome.reason
-
-
-@pytest.mark.parametrize(
-    "step",
-    [
-        Update(replace(BRIDGE, mtu=1400), BRIDGE),
-        Update(replace(VETH, mtu=1400), VETH),
-        Update(replace(VM_TAP, master=""), VM_TAP),
-        Create(VETH),
-    ],
-    ids=["bridge", "veth", "tap", "the bridge of a veth"],
-)
-def test_what_vanished_meanwhile_fails_and_is_worth_another_try(bench: Bench, step: Step) -> None:
-    outcome = bench.try_out(step)
-    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
-    assert "vanished" in outcome.reason
-
-
-def test_after_a_failed_step_the_next_is_skipped_unless_it_deletes(bench: Bench) -> None:
-    bench.furnish(HostState().with_parts(BRIDGE))
-    outcomes = bench.do(Create(BRIDGE), Create(VETH), Delete(BRIDGE))
-    assert [outcome.result for outcome in outcomes] == [Result.FAILED, Result.SKIPPED, Result.DONE]
-    assert bench.see() == HostState()
-
-
-# Foreign objects.
-
-KINDS = {
-    "a veth for the bridge": (f"ip link add {QBR} type veth peer name hvpeer", BRIDGE),
-    "a tap for the bridge": (f"ip tuntap add {QBR} mode tap || ip link add {QBR} type veth peer name hvend", BRIDGE),
-    "a bridge for the veth": (f"ip link add {QVB} type bridge", VETH),
-    "a veth of another peer": (f"ip link add {QVB} type veth peer name hvpeer", VETH),
-}
-DRIFTED: dict[type[Part], dict[str, Any]] = {Bridge: {"ageing": 30000}, Veth: {"mtu": 1400}}
-
-
-@pytest.mark.parametrize("verb", [Update, Delete])
-@pytest.mark.parametrize(("made", "part"), KINDS.values(), ids=KINDS)
-def test_another_kind_is_refused_and_left_alone(bench: Bench, made: str, part: Part, verb: type[Step]) -> None:
-    bench.sh(made)
-    drifted = replace(part, **DRIFTED[type(part)])
-    outcome = bench.try_out(Delete(part) if verb is Delete else Update(drifted, part))
-    assert outcome.result is Result.REFUSED
-    assert part.name in outcome.reason
-
-
-@pytest.mark.parametrize("verb", [Update, Delete])
-@pytest.mark.parametrize(
-    ("name", "part"), [(QBR, BRIDGE), (QVB, VETH), (QVO, VETH)], ids=["bridge", "bridge end", "switch end"]
-)
-def test_another_ports_link_is_refused_and_left_alone(bench: Bench, name: str, part: Part, verb: type[Step]) -> None:
-    bench.furnish(LINKS)
-    bench.sh(f"ip link set {name} alias {OTHERS}")
-    drifted = replace(part, **DRIFTED[type(part)])
-    outcome = bench.try_out(Delete(part) if verb is Delete else Update(drifted, part))
-    assert outcome.result is Result.REFUSED
-    assert OTHERS in outcome.reason
-
-
-@pytest.mark.parametrize("part", [VETH, VM_TAP], ids=lambda part: part.kind)
-def test_a_link_in_a_foreign_bridge_is_not_stolen(bench: Bench, part: Veth | Tap) -> None:
-    bench.furnish(LINKS.with_parts(VM_TAP))
-    bench.sh(f"ip link add {FOREIGN} type bridge; ip link set {part.name} master {FOREIGN}")
-    outcome = bench.try_out(Update(replace(part, master=""), part))
-    assert outcome.result is Result.REFUSED
-    assert FOREIGN in outcome.reason
 
 
 def test_a_switch_end_that_the_kernels_datapath_holds_is_in_order(bench: Bench) -> None:
@@ -288,9 +104,6 @@ def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
     assert f"{name} is an alternative name of the device hvother; remove it: ip link property del" in outcome.reason
 
 
-# IPv6 settings of the kernel.
-
-
 @pytest.mark.parametrize("small", [68, 1000, 1279])
 def test_bridge_with_mtu_too_small_for_ipv6_gets_ipv6_back_switched_off(bench: Bench, small: int) -> None:
     ipv6 = f"/proc/sys/net/ipv6/conf/{QBR}"
@@ -317,21 +130,3 @@ def test_a_port_is_plugged_and_unplugged_at_any_mtu(bench: Bench) -> None:
         assert check(port, bench.host) == ()
     assert unplug(PORT.id, bench.host).status is Status.DONE
     assert bench.see() == HostState()
-
-
-# Facts.
-
-
-def test_the_facts_tell_carrier_members_and_kinds(bench: Bench) -> None:
-    require_tun()
-    bench.furnish(LINKS.with_parts(VM_TAP))
-    bench.sh(
-        f"ip link add hvmember type veth peer name hvpeer; ip link set hvmember master {QBR}; ip link set {TAP} up"
-    )
-    facts = bench.facts()
-    assert facts.members == {QBR: ("hvmember", QVB, TAP)}
-    assert [facts.links[name].kind for name in (QBR, QVB, QVO, TAP)] == ["bridge", "veth", "veth", "tun"]
-    # No process holds the tap open.
-    assert (facts.links[QVB].carrier, facts.links[TAP].carrier) == (True, False)
-    assert facts.links[QVB].master == QBR
-    assert not facts.simulated

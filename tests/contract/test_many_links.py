@@ -15,7 +15,8 @@ import pytest
 from hybridvif import Bridge, HostState, HybridVifError, Port, Veth
 from hybridvif.model.parts import Role
 from hybridvif.privileged.registry import installed
-from tests.contract.bench import Bench, any_links, make, wrong
+from hybridvif.testing.contract.bench import wrong
+from tests.contract.bench import Bench, any_links, make
 from tests.functional.conftest import make_port
 
 PORTS = [make_port(number) for number in range(1, 106)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
@@ -11,8 +12,8 @@ import pytest
 from hybridvif.executors.ovsdb.executor import OvsdbExecutor
 from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.testing.contract.bench import PORT, Bench
-from hybridvif.testing.contract.ovsdb import TRIES
+from hybridvif.model.facts import Observed
+from hybridvif.testing.contract.bench import PATIENCE, PORT, SETTLING_TIME, Worker
 from hybridvif.testing.sandbox import Sandbox
 
 EXECUTORS: tuple[Any, ...] = (OvsdbExecutor, ReplicaExecutor, VsctlExecutor)
@@ -65,10 +66,10 @@ STATES: dict[str, str] = {
 
 
 @pytest.fixture(scope="module")
-def benches(sandbox: Sandbox) -> Iterator[list[Bench]]:
+def workers(sandbox: Sandbox) -> Iterator[list[Worker]]:
     with ExitStack() as stack:
         yield [
-            stack.enter_context(Bench(make, sandbox, {"integration_bridges": ("br-int", "br-untyped")}))
+            stack.enter_context(Worker(make, sandbox, {"integration_bridges": ("br-int", "br-untyped")}))
             for make in EXECUTORS
         ]
 
@@ -84,26 +85,25 @@ SWEEP = (
 
 
 @pytest.fixture
-def clean(benches: list[Bench]) -> Iterator[None]:
-    benches[0].sh(SWEEP)
+def clean(sandbox: Sandbox) -> Iterator[None]:
+    sandbox.run(["sh", "-ec", SWEEP])
     yield
-    benches[0].sh(SWEEP)
-    benches[0].sh("ovs-vsctl del-br br-untyped -- del-br br-sys")
+    sandbox.run(["sh", "-ec", f"{SWEEP}; ovs-vsctl del-br br-untyped -- del-br br-sys"])
 
 
 @pytest.mark.usefixtures("clean")
 @pytest.mark.parametrize("script", STATES.values(), ids=STATES)
-def test_switch_executors_see_same_parts_and_facts(benches: list[Bench], script: str) -> None:
-    bench = benches[0]
-    bench.sh(script or "true")
+def test_switch_executors_see_same_parts_and_facts(sandbox: Sandbox, workers: list[Worker], script: str) -> None:
     # It returns when ovs-vswitchd has applied its configuration once more.
-    bench.sh("ovs-vsctl set Open_vSwitch . external_ids:settled=$(date +%N) || true")
+    settle = "ovs-vsctl set Open_vSwitch . external_ids:settled=$(date +%N) || true"
+    sandbox.run(["sh", "-ec", f"{script or 'true'}\n{settle}"])
     many = {f"{prefix}{number:08x}-7b" for number in range(9) for prefix in ("qvo", "vhu")}
+
+    def observed(names: set[str] | None) -> list[Observed]:
+        return [worker.observe(names, time.monotonic() + PATIENCE) for worker in workers]
+
     for names in (set(PORT.names), {QVO}, {*PORT.names, *many}, None, set()):
-        seen = [each.observe(names) for each in benches]
-        for _ in range(TRIES):
-            if seen == seen[:1] * len(seen):
-                break
-            # ovs-vswitchd writes ofport and error after it has acknowledged a configuration.
-            seen = [each.observe(names) for each in benches]
-        assert seen == seen[:1] * len(seen), f"asked for {names and len(names)}"
+        # ovs-vswitchd writes ofport and error after it has acknowledged a configuration.
+        end = time.monotonic() + SETTLING_TIME
+        while (seen := observed(names)) != seen[:1] * len(seen):
+            assert time.monotonic() < end, f"asked for {names and len(names)}: {seen}"

@@ -18,7 +18,7 @@ from subprocess import PIPE, CompletedProcess, Popen
 import pytest
 
 from hybridvif.testing.pytest_plugin import lacking
-from hybridvif.testing.sandbox import Level, Sandbox, SandboxError, Vm, here, probe
+from hybridvif.testing.sandbox import Sandbox, SandboxError, Vm, here, probe
 from hybridvif.testing.sandbox.launch import ROOT
 
 WAITING = "echo up; while :; do sleep .01; done"
@@ -35,9 +35,8 @@ HOLD = (
 
 @pytest.fixture(autouse=True, scope="module")
 def _best() -> None:
-    level, missing = probe()
-    if level is Level.NONE:
-        lacking(f"no sandbox: {'; '.join(map(str, missing))}")
+    if unmet := probe():
+        lacking(f"no sandbox: {unmet}")
 
 
 @pytest.fixture(scope="module")
@@ -47,14 +46,10 @@ def box() -> Iterator[Sandbox]:
         yield box
 
 
-@pytest.fixture(params=[Level.PACKETS, Level.DUMMY], ids=lambda level: level.value)
-def each_box(request: pytest.FixtureRequest) -> Iterator[Sandbox]:
-    """A fresh sandbox of each level."""
-    try:
-        box = Sandbox(level=request.param)
-    except SandboxError as error:
-        lacking(str(error))
-    with box:
+@pytest.fixture
+def fresh() -> Iterator[Sandbox]:
+    """A sandbox of its own, for a test that changes it."""
+    with Sandbox() as box:
         yield box
 
 
@@ -179,7 +174,7 @@ def test_the_caller_stays_in_its_own_namespaces() -> None:
         assert namespaces("self") == before
         assert all(inside[kind] != before[kind] for kind in ("net", "mnt", "pid"))
     assert namespaces("self") == before
-    assert here() is None
+    assert not here()
 
 
 def test_closing_leaves_nothing(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -207,6 +202,49 @@ def test_it_is_gone_when_any_process_it_hangs_on_is_killed(victim: str) -> None:
     finally:
         caller.kill()
         caller.communicate()
+
+
+PYTEST_RUN = """
+import os, time
+def test_nothing(sandbox):
+    child = os.fork()
+    if child == 0:
+        time.sleep(600)
+    os.write(1, b"%d %d\\n" % (sandbox.pid, child))
+    time.sleep(600)
+"""
+
+
+def test_sandbox_ends_with_a_killed_pytest_run(tmp_path: Path) -> None:
+    """A process that the test has forked lives on, and holds open what it inherited."""
+    (tmp_path / "test_held.py").write_text(PYTEST_RUN)
+    argv = [sys.executable, "-P", "-m", "pytest", "-s", "-q", "-p", "no:cacheprovider", "test_held.py"]
+    run = Popen(argv, cwd=tmp_path, env={**os.environ, "PYTHONPATH": ROOT}, stdout=PIPE, text=True)
+    first, child = map(int, first_line(run).split())
+    pid_namespace = namespaces(first)["pid"]
+    run.kill()
+    try:
+        assert soon(lambda: members(pid_namespace) == [])
+    finally:
+        os.kill(child, signal.SIGKILL)
+        run.communicate()
+
+
+@pytest.mark.parametrize("seconds", [0.0, 0.05, 0.15])
+def test_sandbox_ends_with_a_caller_killed_during_its_start(seconds: float) -> None:
+    caller = Popen([sys.executable, "-c", HOLD.format(root=ROOT)], stdout=PIPE, text=True)
+    while not (started := children_of(caller.pid)):
+        assert caller.poll() is None
+    outer = started[0]
+    time.sleep(seconds)
+    first = children_of(outer)
+    caller.kill()
+    caller.communicate()
+    assert soon(lambda: is_dead(outer) and all(map(is_dead, first)))
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
 
 
 def test_sandbox_ends_with_killed_caller_despite_living_forked_child() -> None:
@@ -283,25 +321,25 @@ def test_control_c_reaches_the_command_and_not_the_sandbox() -> None:
     assert process.returncode == 6
 
 
-def test_packets_cross_two_hybrid_ports(each_box: Sandbox) -> None:
-    first, other = two_vms(each_box)
+def test_packets_cross_two_hybrid_ports(fresh: Sandbox) -> None:
+    first, other = two_vms(fresh)
     ping = first.ping(ADDRESSES[1], count=2)
     assert ping.returncode == 0, ping.stdout + ping.stderr
     assert "2 received" in ping.stdout
     other.shut_down()
     assert first.ping(ADDRESSES[1], timeout=1).returncode != 0
     first.shut_down()
-    assert "tap" not in each_box.run(["ip", "-brief", "link"]).stdout
+    assert "tap" not in fresh.run(["ip", "-brief", "link"]).stdout
 
 
-def test_tcp_crosses_two_hybrid_ports(each_box: Sandbox) -> None:
-    first, other = two_vms(each_box)
+def test_tcp_crosses_two_hybrid_ports(fresh: Sandbox) -> None:
+    first, other = two_vms(fresh)
     serve = (
         "import socket; s = socket.create_server(('', 99)); print('up', flush=True); c, _ = s.accept()\n"
         "n = 0\nwhile d := c.recv(65536): n += len(d)\nprint(n)"
     )
     send = "import socket; c = socket.create_connection(('192.0.2.2', 99), 5); c.sendall(bytes(200_000))"
-    server = each_box.popen(["ip", "netns", "exec", other.namespace, sys.executable, "-c", serve], stdout=PIPE)
+    server = fresh.popen(["ip", "netns", "exec", other.namespace, sys.executable, "-c", serve], stdout=PIPE)
     assert first_line(server) == "up"
     first.run([sys.executable, "-c", send], timeout=20)
     assert server.communicate(timeout=5)[0] == "200000\n"
@@ -360,35 +398,22 @@ def test_reboot_keeps_rows_and_recreated_links_carry_packets() -> None:
         assert vms[0].ping(ADDRESSES[1]).returncode == 0
 
 
-def test_sandbox_has_the_level_that_was_chosen() -> None:
-    with Sandbox(level=Level.DUMMY, ovs=False) as box:
-        assert box.level is Level.DUMMY
-        assert not (box.run_dir / "openvswitch" / "db.sock").exists()
-    with pytest.raises(SandboxError, match="use RecordingHost"):
-        Sandbox(level=Level.NONE)
-
-
 def test_the_switch_can_be_started_later_on_another_database(tmp_path: Path) -> None:
     with Sandbox(ovs=False) as box:
+        assert not (box.run_dir / "openvswitch" / "db.sock").exists()
         box.start_switch(database="/run/other.db")
         assert (box.run_dir / "other.db").exists()
         box.restart("ovsdb-server")
         assert box.run(["ovs-vsctl", "list-br"]).stdout == "br-int\n"
 
 
-def test_a_user_namespace_can_be_had_by_root_too() -> None:
-    with Sandbox(user_namespace=True) as box:
-        assert box.run(["id", "-u"]).stdout == "0\n"
-        assert box.run(["cat", "/proc/self/uid_map"]).stdout.split()[2] == "1"
-
-
 def test_a_host_without_namespaces_is_told_the_remedy() -> None:
     """A user namespace with limit 0 and without capabilities, as on a hardened host."""
     prepare = 'echo 0 >/proc/sys/user/max_user_namespaces && exec setpriv --bounding-set=-sys_admin -- "$@"'
     argv = ["unshare", "--user", "--map-root-user", "sh", "-c", prepare, "sh"]
-    code = f"import sys; sys.path.append({ROOT!r}); from hybridvif.testing.sandbox import *; print(*probe())"
+    code = f"import sys; sys.path.append({ROOT!r}); from hybridvif.testing.sandbox import *; print(probe())"
     ran = subprocess.run([*argv, sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "Level.NONE" in ran.stdout
+    assert "this user may not make namespaces" in ran.stdout
     assert "sudo sysctl -w user.max_user_namespaces=" in ran.stdout
     ran = subprocess.run([*argv, *entering("true")], capture_output=True, text=True, check=False)
     assert ran.returncode == 5
@@ -397,7 +422,8 @@ def test_a_host_without_namespaces_is_told_the_remedy() -> None:
     assert "Traceback" not in ran.stderr
 
 
-def test_an_ordinary_user_has_packets_too() -> None:
+@pytest.mark.parametrize("is_open", [True, False], ids=["open tun", "closed tun"])
+def test_ordinary_user_has_a_sandbox_or_the_remedy(tmp_path: Path, is_open: bool) -> None:
     if os.geteuid() != 0:
         lacking("only root can become another user; as an ordinary user all the other tests say the same")
     # env: setpriv itself still has root's capabilities when it searches for a program.
@@ -410,17 +436,25 @@ def test_an_ordinary_user_has_packets_too() -> None:
         f"import sys; sys.path.append({ROOT!r})\n"
         "from hybridvif.testing.sandbox import Sandbox\n"
         "with Sandbox() as box:\n"
-        "    print(box.level, box.run(['ovs-vsctl', 'list-br']).stdout.strip())"
+        "    print('had', box.run(['ovs-vsctl', 'list-br']).stdout, box.run(['id', '-u']).stdout)"
     )
+    tun = tmp_path / "tun"
+    tun.touch()
+    tun.chmod(0o000)
+    close = f"mount --bind {tun} /dev/net/tun; " if not is_open else ""
     ran = subprocess.run(
-        [*become, usable[0], "-B", "-c", code],
+        ["unshare", "--mount", "sh", "-ec", f'{close}exec "$@"', "sh", *become, usable[0], "-B", "-c", code],
         cwd="/",
         env={"PATH": "/usr/bin:/bin"},
         capture_output=True,
         text=True,
         check=False,
     )
-    assert ran.stdout.endswith(" br-int\n"), ran.stderr
+    if is_open:
+        assert ran.stdout.split() == ["had", "br-int", "0"], ran.stderr
+    else:
+        assert "/dev/net/tun is closed to this user" in ran.stderr
+        assert ran.stderr.strip().endswith("fix it with: sudo chmod 0666 /dev/net/tun")
 
 
 def _works(argv: list[str]) -> bool:
@@ -430,7 +464,7 @@ def _works(argv: list[str]) -> bool:
         return False
 
 
-@pytest.mark.parametrize("level", ["packets", "dummy", "none"])
+@pytest.mark.parametrize("level", ["packets", "none"])
 def test_demo_at_each_level_keeps_its_promise_and_leaves_nothing(level: str) -> None:
     argv = [sys.executable, "-m", "hybridvif", "demo", "--level", level]
     ran = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)

@@ -10,13 +10,13 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from hybridvif import Port, Report
     from hybridvif.engine.host_protocol import AnyHost
-    from hybridvif.testing.sandbox import Level, Requirement, Vm
+    from hybridvif.testing.sandbox import Requirement, Vm
 
 HELP = "plug two ports in a sandbox, ping, draw the ports, unplug"
 
@@ -33,47 +33,38 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level",
         "--rung",
-        choices=("packets", "dummy", "none"),
-        help="the level: Open vSwitch with its netdev datapath, with its dummy datapath, or a simulated host "
-        "(default: the best of this host)",
+        choices=("packets", "none"),
+        help="the level: Open vSwitch with its netdev datapath, or a simulated host (default: the best of this host)",
     )
 
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo at the best level of this host. Return 0 if every step succeeded and nothing is left over."""
-    from hybridvif.testing.sandbox import Level, here, probe
+    from hybridvif.testing.sandbox import enter, here, probe
 
-    wanted = Level(args.level) if args.level else None
-    if wanted is Level.NONE:
-        return _run_simulated(())
-    place = here()
-    if place and wanted in (None, place[0]):
+    if args.level == "none":
+        return _run_simulated(None)
+    if here():
         try:
-            return _run_in_sandbox(*place)
+            return _run_in_sandbox()
         except subprocess.CalledProcessError as error:
             print(f"error: {error.cmd[0]} failed: {error.stderr.strip()}; see: hybridvif doctor", file=sys.stderr)
             return 1
-    level, missing = probe()
-    if level is Level.NONE and wanted is None:
-        return _run_simulated(missing)
-    return _enter_sandbox(wanted)
+    unmet = None if args.level else probe()
+    if unmet:
+        return _run_simulated(unmet)
+    return enter(["hybridvif", "demo"])
 
 
-def _enter_sandbox(level: Level | None) -> NoReturn:
-    """Restart the demo inside a sandbox, where here() is not None."""
-    from hybridvif.testing.sandbox import enter
-
-    enter(["hybridvif", "demo"], level=level, quiet=True)
-
-
-def _run_in_sandbox(level: Level, missing: Sequence[Requirement]) -> int:
+def _run_in_sandbox() -> int:
     from hybridvif import connect
+    from hybridvif.testing.sandbox import PROMISE
     from hybridvif.testing.sandbox.missing import missing_for_vm
 
     ports = _ports()
     no_vm = missing_for_vm()
-    _print(f"A throw-away host with {level.promise}. Nothing of yours is touched.")
-    _report_missing([*missing, *([no_vm] if no_vm else [])])
+    _print(f"A throw-away host with {PROMISE}. Nothing of yours is touched.")
+    _report_missing(no_vm)
     before = _inventory()
     with connect([]) as host:
         succeeded = _plug_ports(ports, host)
@@ -89,13 +80,13 @@ def _run_in_sandbox(level: Level, missing: Sequence[Requirement]) -> int:
     )
 
 
-def _run_simulated(missing: Sequence[Requirement]) -> int:
+def _run_simulated(unmet: Requirement | None) -> int:
     """Run the demo on a simulated host in this process."""
     from hybridvif import RecordingHost
 
     ports = _ports()
     _print("A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.")
-    _report_missing(missing)
+    _report_missing(unmet)
     with RecordingHost() as host:
         before = set(host.state)
         succeeded = _plug_ports(ports, host)
@@ -200,8 +191,8 @@ def _print_reports(work: Callable[[], list[Report]]) -> bool:
     return all(report.ok for report in reports)
 
 
-def _report_missing(missing: Iterable[Requirement]) -> None:
-    for requirement in missing:
+def _report_missing(requirement: Requirement | None) -> None:
+    if requirement:
         _print(f"Missing for more: {requirement.what}\n   fix it with: {requirement.remedy}")
 
 

@@ -12,9 +12,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--level",
         "--rung",
-        choices=("packets", "dummy"),
-        help="the level: Open vSwitch with its netdev datapath, or with its dummy datapath (default: the best of this "
-        "host)",
+        choices=("packets",),
+        help="the level: Open vSwitch with its netdev datapath, the only one",
     )
     parser.add_argument(
         "argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help="the command; a shell if there is none"
@@ -23,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replace this process. The exit code is that of the command, 128+n for signal n, or 5 without a sandbox."""
-    from hybridvif.testing.sandbox import Level, enter
+    from hybridvif.testing.sandbox import enter
 
     argv: list[str] = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
-    enter(argv, level=Level(args.level) if args.level else None, quiet=bool(getattr(args, "quiet", False)))
+    enter(argv, quiet=bool(getattr(args, "quiet", False)))

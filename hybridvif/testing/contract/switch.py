@@ -1,147 +1,107 @@
-"""The contract of switch executors."""
+"""The contract of switch executors, as a table of checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import json
+import uuid
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.model.desired import desired_state
 from hybridvif.model.facts import Observed
-from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState, IvsPort, OvsPort, Part, Role, VhostUserPort
+from hybridvif.model.parts import (
+    PLACEHOLDER_TYPE,
+    HostState,
+    IvsPort,
+    OvsPort,
+    Part,
+    Role,
+    SwitchPort,
+    Veth,
+    VhostUserPort,
+)
 from hybridvif.model.report import Result
+from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.steps import Create, Delete, Step, Update
-from hybridvif.testing.contract import ovsdb, vhostuser
 from hybridvif.testing.contract.bench import (
+    FAILED,
+    NAMES,
+    NOT_DONE,
     PORT,
+    REFUSED,
     STRANGER,
     Bench,
-    Make,
-    describe,
-    require_declared,
-    require_equal,
+    Check,
+    Host,
+    bad_names,
     variants,
 )
 from hybridvif.testing.sandbox import Sandbox
 
-NAMES = PORT.names
+_, QVB, QVO, _, VHU = NAMES
 OTHER_ID = "c0117ac7-9999-4000-8000-000000000009"
-MAKE_DEVICE = (
-    f"ip link add {NAMES.bridge_end} type veth peer name {NAMES.switch_end}; "
-    f"ip link set {NAMES.bridge_end} up; ip link set {NAMES.switch_end} up"
-)
+QOS_ID = str(uuid.uuid5(uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95"), QVO))
+"""The id by which os-vif finds the QoS row of the port."""
+BESIDE = "hvbeside"
+"""A foreign port of the first bridge."""
+UNTYPED = "hvuntyped"
+"""A bridge with an empty datapath_type, which means `system` (ovs-vswitchd.conf.db(5), Bridge)."""
+PREPARE = "ovs-vsctl --may-exist add-br br-two -- set Bridge br-two datapath_type=netdev"
+CLEAN = f"for name in {QVO} {VHU} {BESIDE} hvbond; do ovs-vsctl --if-exists del-port $name; done"
+DEVICE = f"ip link add {QVB} type veth peer name {QVO}; ip link set {QVB} up; ip link set {QVO} up"
+NO_DEVICE = f"ip link delete {QVB} 2>/dev/null || true"
+STALE = "No usable peer"
+"""The error of ovs-vswitchd for a placeholder row. It may remain afterwards."""
+OPTIONS = {"dpdkvhostuser": "{}", "dpdkvhostuserclient": f'{{vhost-server-path="{SOCKET_DIR}/{VHU}"}}'}
+"""Interface.options by type, as written by os-vif with Neutron's default vhostuser_socket_dir."""
 
 
-def check_switch_executor(
-    make: Make,
-    sandbox: Sandbox | None = None,
-    *,
-    bridges: Sequence[str] = ("br-int", "br-two"),
-    prepare: str = "ovs-vsctl --may-exist add-br br-two -- set Bridge br-two "
-    "datapath_type=$(ovs-vsctl get Bridge br-int datapath_type)",
-    clean: str = f"ovs-vsctl --if-exists del-port {NAMES.switch_end}",
-    **settings: Any,
+def check(
+    box: Sandbox, host: Host, serves: Collection[type[Part]], bridges: tuple[str, ...], clean: str = CLEAN
 ) -> None:
-    """Check that a switch executor keeps the contract. Raises AssertionError with one sentence.
-
-    make: an executor class, or an importable function that creates an executor from Settings.
-    bridges: integration bridges of the switch; two if it can move a port between bridges.
-    prepare: a shell script that creates the bridges. clean: a shell script that deletes the port.
-    settings: fields of Settings.
-    """
-    require_declared(make, Role.SWITCH)
-    settings.setdefault("integration_bridges", tuple(bridges))
-    if sandbox is None:
-        with Sandbox() as box:
-            _check(Bench(make, box, settings), bridges, prepare, clean)
-    else:
-        _check(Bench(make, sandbox, settings), bridges, prepare, clean)
-
-
-def _check(bench: Bench, bridges: Sequence[str], prepare: str, clean: str) -> None:
-    bench.sh(prepare)
-    bench.sh(f"ip link delete {NAMES.bridge_end} 2>/dev/null || true; {clean}")
-    # The switch needs an existing device, as at the end of every plug.
-    bench.sh(MAKE_DEVICE)
-    try:
-        with bench:
-            if IvsPort in bench.make.serves:  # type: ignore[attr-defined]
-                _check_ivs(bench)
-            if OvsPort in bench.make.serves:  # type: ignore[attr-defined]
-                _check_ovs(bench, bridges)
-            if VhostUserPort in bench.make.serves:  # type: ignore[attr-defined]
-                _check_vhost_user(bench, bridges)
-    finally:
-        bench.sh(f"{clean}; ip link delete {NAMES.bridge_end} 2>/dev/null || true")
-
-
-def _check_ivs(bench: Bench) -> None:
-    port = IvsPort(name=NAMES.switch_end)
-    whole = HostState({}, {port.name: port})
-    _come_and_go(bench, whole)
-
-
-def _check_vhost_user(bench: Bench, bridges: Sequence[str]) -> None:
-    if bench.sh("ovs-vsctl list-br", check=False).strip():
-        vhostuser.check(bench, bridges)
-
-
-def _check_ovs(bench: Bench, bridges: Sequence[str]) -> None:
-    wiring = HostState({}, desired_state(replace(PORT, bridge=bridges[0])).ports)
-    port = wiring.ports[NAMES.switch_end]
-    assert isinstance(port, OvsPort)
-    _facts(bench, wiring, bridges)
-    if bench.sh(f"ovs-vsctl --columns=name find Interface name={NAMES.switch_end}", check=False).strip():
-        ovsdb.check(bench, wiring, bridges)
-    _absent_device(bench, port)
-    for state in _states(wiring, port, bridges):
-        _try_path(bench, wiring, state)
-        _try_path(bench, state, wiring)
-    _come_and_go(bench, wiring)
-    _reach(bench, wiring)
-    changed = replace(port, attached_mac="fa:16:3e:00:00:77")
-    # The ownership was checked at the observation. Meanwhile the row may belong to another port.
-    mine = Update(replace(port, iface_id=PORT.id), changed)
-    _reach(bench, wiring.with_parts(replace(port, iface_id=STRANGER)))
-    for step in (mine, Delete(port)):
-        outcome = bench.try_refused(step, results={Result.REFUSED})
-        assert STRANGER in outcome.reason, f"{describe(step)}: the reason does not name whose it is: {outcome.reason}"
-    bench.do([Delete(replace(port, iface_id=STRANGER))])
-    nowhere = Create(replace(port, bridge="br-nowhere"))
-    bench.try_refused(nowhere, results={Result.FAILED, Result.REFUSED})
-    require_equal(bench.see(NAMES), NOTHING, "after a create on a bridge that does not exist")
-
-
-def _facts(bench: Bench, wiring: HostState, bridges: Sequence[str]) -> None:
-    """The facts include the port and the bridges. Otherwise plug reports a missing bridge."""
-    _reach(bench, wiring)
-    for names in (NAMES, None):
-        facts = bench.observe(names).facts
-        assert NAMES.switch_end in facts.ports, f"facts.ports lacks {NAMES.switch_end}"
-        for bridge in bridges:
-            assert facts.switches.get(bridge), f"facts.switches lacks {bridge}, or its datapath type"
-
-
-def _absent_device(bench: Bench, port: OvsPort) -> None:
-    """A row without its device is committed but not accepted. The step fails, and the row is observed."""
-    bench.do([Delete(port)])
-    bench.sh(f"ip link delete {NAMES.bridge_end}")
-    (outcome,) = bench.do([Create(port)]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {describe(Create(port))}"
-    assert (outcome.result, outcome.code) == (Result.FAILED, NOT_REALIZED), (
-        f"{describe(outcome.step)}, whose device is not there: {outcome.result.value} with code {outcome.code!r}, "
-        f"but it must be failed with code {NOT_REALIZED!r}"
+    """Run all checks. Raises AssertionError with one sentence."""
+    is_ovs = bool(box.run(["ovs-vsctl", "list-br"], check=False).stdout) if OvsPort in serves else False
+    veth = next(link for link in desired_state(PORT).links.values() if isinstance(link, Veth))
+    own = (
+        f"ovs-vsctl --if-exists del-br {UNTYPED} -- --all destroy QoS; ovs-vsctl add-port {bridges[0]} {BESIDE} tag=8 "
+        f"-- set Interface {BESIDE} type=internal external_ids:own=theirs; ovs-vsctl --no-wait add-br {UNTYPED}"
     )
-    unrealized = HostState({}, {port.name: replace(port, realized=False)})
-    seen = bench.observe(NAMES)
-    require_equal(HostState({}, seen.state.ports), unrealized, "after a create without its device")
-    _require_facts(bench, seen, "after a create without its device")
-    bench.do([Delete(port)])
-    bench.sh(MAKE_DEVICE)
+    sweep = f"{clean}; {NO_DEVICE}; {DEVICE}" + (f"; {own}" if is_ovs else "")
+    facts = wrong_facts(bridges if OvsPort in serves else (), is_ovs=is_ovs)
+    # A bridge, and an internal port, take the smallest MTU of the ports. A Linux bridge takes their smallest MAC, too.
+    changing = [f"link {name}" for name in (*bridges, BESIDE)]
+    bench = Bench(box, host, Role.SWITCH, sweep=sweep, beside=[veth], changing=changing, facts=facts)
+    try:
+        if OvsPort in serves:
+            port = _port(bridge=bridges[0])
+            bench.run([*(rows(port, bridges) if is_ovs else ()), *ovs_ports(port, bridges)])
+        if IvsPort in serves:
+            bench.run(any_port(IvsPort(name=QVO)))
+        if VhostUserPort in serves and is_ovs:
+            bench.run(vhost_user(_port(bridge=bridges[0], call_iptables=False, vhostuser_mode="server"), bridges))
+    finally:
+        undo = f"{clean}; ovs-vsctl --if-exists del-br {UNTYPED} -- --all destroy QoS" if is_ovs else clean
+        bench.sh(f"{undo}; {NO_DEVICE}")
 
 
-def _states(wiring: HostState, port: OvsPort, bridges: Sequence[str]) -> Iterator[HostState]:
+def _port(**changes: Any) -> Any:
+    (port,) = desired_state(replace(PORT, **changes)).ports.values()
+    return port
+
+
+def any_port(port: SwitchPort) -> Iterator[Check]:
+    """Yield what holds for a port of any switch."""
+    there = HostState({}, {port.name: port})
+    yield Check(name="come and go", steps=(Delete(port), Create(port), Delete(port), Delete(port)))
+    yield Check(name="it is there", start=there, steps=(Create(port),), results=FAILED, retry=True)
+    yield from bad_names(port)
+    yield Check(name="the deadline", steps=(Create(port),), results=NOT_DONE, patience=-1.0)
+
+
+def ovs_ports(port: OvsPort, bridges: Sequence[str]) -> Iterator[Check]:
+    """Yield each step from every start state, and what an executor refuses."""
+    yield from any_port(port)
     others = {
         "bridge": tuple(bridges),
         "iface_id": ("", OTHER_ID),
@@ -151,69 +111,143 @@ def _states(wiring: HostState, port: OvsPort, bridges: Sequence[str]) -> Iterato
         "port_id": (PORT.id,),
         "mtu_request": (PORT.mtu, 1400),
     }
-    yield NOTHING
-    for variant in variants(port, others):
-        yield wiring.with_parts(variant)
-    yield wiring.with_parts(replace(port, type=PLACEHOLDER_TYPE, realized=False))
+    wiring = _only(port)
+    for other in (*variants(port, others), replace(port, type=PLACEHOLDER_TYPE, realized=False)):
+        yield Check(name=f"to {other}", start=wiring, steps=(Update(port, other),))
+        yield Check(name=f"from {other}", start=_only(other), steps=(Update(other, port),))
+    changed = replace(port, attached_mac="fa:16:3e:00:00:77")
+    yield Check(name="it is gone", steps=(Update(changed, port),), results=FAILED, retry=True)
+    # The ownership was checked at the observation. Meanwhile the row may belong to another port.
+    for row in (replace(port, iface_id=STRANGER), replace(port, port_id=STRANGER)):
+        steps = (Update(port, changed), Delete(port))
+        yield Check(name=f"a row of {STRANGER}", start=_only(row), steps=steps, results=REFUSED, reason=STRANGER)
+    nowhere = Create(replace(port, bridge="br-nowhere"))
+    yield Check(name="a missing bridge", steps=(nowhere,), results=frozenset({Result.FAILED, Result.REFUSED}))
+    # The row is committed, and the switch cannot accept it.
+    yield Check(name="a missing device", script=NO_DEVICE, steps=(Create(port),), results=FAILED, code="not-realized")
 
 
-def _come_and_go(bench: Bench, whole: HostState) -> None:
-    (port,) = whole.ports.values()
-    bench.do([Delete(port)])
-    (gone,) = bench.do([Delete(port)])
-    assert gone.result is Result.DONE, f"{describe(gone.step)} of what is gone: {gone.result.value}"
-    _try_path(bench, NOTHING, whole)
-    again = bench.try_refused(Create(port), results={Result.FAILED})
-    assert again.retry, f"{describe(again.step)}, which is there, must be worth a retry"
-    require_equal(HostState({}, bench.see(None).of(NAMES).ports), whole, "observed without names")
-    _try_path(bench, whole, NOTHING)
-    for name in ("-x", "--help", "eth0", "qvo;reboot", "qvo$(id)", "q" * 40):
-        for step in (Create(replace(port, name=name)), Delete(replace(port, name=name))):
-            with bench.unchanged(f"by a step about {name!r}"):
-                outcomes = bench.do([step])
-            assert not [outcome for outcome in outcomes if outcome.result is Result.DONE], (
-                f"a port named {name!r} was made or deleted"
-            )
-    late = bench.do([Create(port)], patience=-1.0)
-    assert all(outcome.result is not Result.DONE for outcome in late), "a step was done after its deadline"
-    require_equal(bench.see(NAMES), NOTHING, "after the deadline")
+def rows(port: OvsPort, bridges: Sequence[str]) -> Iterator[Check]:
+    """Yield what an executor of Open vSwitch does with the columns of others, and with the rows beside a port's."""
+    changed = replace(port, attached_mac="fa:16:3e:00:00:55")
+    moved = replace(changed, bridge=bridges[-1])
+    script = (
+        f"ovs-vsctl set Port {QVO} tag=7 other_config:own=theirs external_ids:own=theirs "
+        f"-- set Interface {QVO} other_config:own=theirs external_ids:own=theirs"
+    )
+    query = (
+        f"ovs-vsctl get Port {QVO} tag other_config external_ids -- get Interface {QVO} other_config external_ids:own"
+    )
+    output = "7 {own=theirs} {own=theirs} {own=theirs} theirs"
+    steps: tuple[Step, ...] = (Update(port, changed), Update(changed, moved))
+    yield Check(name="columns of others", start=_only(port), script=script, steps=steps, query=query, output=output)
+    # The dead VLAN is create-only: an update neither removes nor sets it.
+    isolated, query = replace(port, isolated=True), f"ovs-vsctl get Port {QVO} tag vlan_mode trunks"
+    for born, output in ((isolated, "4095 trunk [4095]"), (port, "[] [] []")):
+        steps = (Create(born), Update(port, replace(isolated, vm_uuid="")), Update(replace(port, vm_uuid=""), isolated))
+        yield Check(name=f"isolated={born.isolated}", steps=steps, query=query, output=output)
+    # The QoS row of a port is created and deleted with it. QoS rows of other ports or ids stay.
+    held = "ovs-vsctl -- --id=@q create QoS type=linux-noop external_ids:id={} -- set Port " + f"{BESIDE} qos=@q"
+    orphan = f"ovs-vsctl create QoS type=linux-htb external_ids:id={QOS_ID}"
+    query = "ovs-vsctl --bare --columns=type,external_ids list QoS | sort"
+    own, born, other = f"_type=linux-noop id={QOS_ID} linux-noop", replace(port, qos_type="linux-noop"), "id=another"
+    update = Update(port, replace(port, qos_type="linux-htb", vm_uuid=""))
+    beside = f"{held.format('another')}; {orphan}"
+    output = f"{own.rpartition(' ')[0]} {other} linux-noop linux-noop"
+    yield Check(name="a QoS row", script=beside, steps=(Create(born), update), query=query, output=output)
+    output = f"{other} linux-noop"
+    yield Check(name="no QoS row", script=beside, steps=(Create(born), Delete(port)), query=query, output=output)
+    output = f"id={QOS_ID} linux-noop"
+    steps = (Create(born), Delete(port))
+    yield Check(name="a shared QoS row", script=held.format(QOS_ID), steps=steps, query=query, output=output)
+    steps = (Update(changed, port), Delete(port))
+    for script in (
+        f"ovs-vsctl --no-wait add-bond {port.bridge} {QVO} {QVO} hvslave",
+        f"ovs-vsctl --no-wait add-bond {port.bridge} hvbond {QVO} hvslave",
+        f"ovs-vsctl add-port {port.bridge} {QVO} -- set Interface {QVO} type=vxlan options:remote_ip=192.0.2.1",
+        f"ovs-vsctl add-port {port.bridge} {QVO} -- set Interface {QVO} type=internal",
+    ):
+        yield Check(
+            name=script, script=f"{NO_DEVICE}; {script}", foreign=True, steps=steps, results=REFUSED, reason=QVO
+        )
 
 
-def _reach(bench: Bench, goal: HostState) -> None:
-    """Converge through the empty state, because an update of a foreign row would be refused."""
-    for part in bench.see(NAMES).ports.values():
-        bench.do([Delete(part)])
-    for part in goal.ports.values():
-        bench.do([Create(part)])
-    seen = bench.observe(NAMES)
-    require_equal(HostState({}, seen.state.ports), goal, "on the way to a starting state")
-    _require_facts(bench, seen, "on the way to a starting state")
+def vhost_user(port: VhostUserPort, bridges: Sequence[str]) -> Iterator[Check]:
+    """Yield the rows of vhost-user ports. Without DPDK, ovs-vswitchd does not accept them, but they are written."""
+    others = {
+        "type": ("dpdkvhostuser",),
+        "mtu_request": (9000, 0),
+        "bridge": tuple(bridges),
+        "attached_mac": ("", "fa:16:3e:00:00:66"),
+        "port_id": (PORT.id,),
+    }
+    query = f"ovs-vsctl get Interface {VHU} type options mtu_request"
+    either: dict[str, Any] = {"results": frozenset({Result.DONE, Result.FAILED}), "code": "not-realized"}
+    done: list[Step] = [Create(port)]
+    for other in variants(port, others):
+        assert isinstance(other, VhostUserPort)
+        done += [Update(port, other), Update(other, port)]
+        output = f"{other.type} {OPTIONS[other.type]} {other.mtu_request or '[]'}"
+        yield Check(name=f"{other}", steps=(Create(port), Update(port, other)), query=query, output=output, **either)
+    done += [Update(replace(port, realized=False), port), Delete(port), Delete(port)]
+    yield Check(name="vhost-user", steps=tuple(done), **either)
+    output = f"{port.type} {OPTIONS[port.type]} []"
+    unknown = (Create(replace(port, mtu_request=None)),)
+    yield Check(name="an MTU that is not known", steps=unknown, query=query, output=output, **either)
+    # A wrong socket path is drift. Other options stay.
+    script = (
+        f"ovs-vsctl --no-wait add-port {port.bridge} {VHU} -- set Interface {VHU} type={port.type} "
+        "options:vhost-server-path=/elsewhere options:tx-retries-max=2"
+    )
+    bare = replace(port, iface_id="", iface_status="", attached_mac="", vm_uuid="", mtu_request=0, realized=False)
+    found = replace(bare, socket_as_configured=False)
+    wanted = replace(bare, realized=True, socket_as_configured=True)
+    client = replace(wanted, type="dpdkvhostuser")
+    output = (
+        f"{port.type} {OPTIONS[port.type].replace('{', '{tx-retries-max=2, '.replace('2', chr(34) + '2' + chr(34)))} []"
+    )
+    for steps in ([Update(found, wanted)], [Update(found, wanted), Update(wanted, client), Update(client, wanted)]):
+        yield Check(name="a socket elsewhere", script=script, steps=tuple(steps), query=query, output=output, **either)
 
 
-def _try_path(bench: Bench, start: HostState, goal: HostState) -> None:
-    _reach(bench, start)
-    step = _step(start.ports.get(NAMES.switch_end), goal.ports.get(NAMES.switch_end))
-    if step is None:
-        return
-    (outcome,) = bench.do([step]) or (None,)
-    assert outcome is not None, f"the executor can do nothing: {describe(step)}"
-    assert outcome.result is Result.DONE, f"{describe(step)}: {outcome.result.value}, {outcome.reason}"
-    seen = bench.observe(NAMES)
-    require_equal(HostState({}, seen.state.ports), goal, f"after {describe(step)}")
-    _require_facts(bench, seen, f"after {describe(step)}")
+def _only(port: Any) -> HostState:
+    return HostState({}, {port.name: port})
 
 
-def _require_facts(bench: Bench, seen: Observed, when: str) -> None:
-    """Check that each port has facts. With Open vSwitch, compare them with ovs-vsctl."""
-    for name in seen.state.ports.keys() ^ seen.facts.ports.keys():
-        raise AssertionError(f"{when}: facts.ports {'has' if name in seen.facts.ports else 'lacks'} {name}")
-    if OvsPort in bench.make.serves:  # type: ignore[attr-defined]
-        ovsdb.require_facts(bench, when)
+def wrong_facts(bridges: Sequence[str], *, is_ovs: bool) -> Callable[[Bench, Observed], Iterable[str]]:
+    """Return a comparison of the facts with the observed ports, and with `ovs-vsctl`."""
+
+    def wrong(bench: Bench, observed: Observed) -> Iterator[str]:
+        facts, ports = observed.facts, observed.state.ports
+        for name in sorted(ports.keys() ^ facts.ports.keys()):
+            yield f"facts.ports {'has' if name in facts.ports else 'lacks'} {name}"
+        for bridge in bridges:
+            if not facts.switches.get(bridge):
+                yield f"facts.switches lacks {bridge}, or its datapath type"
+        if is_ovs:
+            seen = {name: (fact.ofport, fact.error, fact.tag) for name, fact in facts.ports.items()}
+            wanted, switches = _rows_of(bench)
+            if seen != wanted:
+                yield f"the facts (ofport, error, tag) are {seen}, not {wanted}"
+            if dict(facts.switches) != switches:
+                yield f"facts.switches is {dict(facts.switches)}, not {switches}"
+            for name, port in ports.items():
+                if isinstance(port, VhostUserPort) and port.realized is not ((wanted[name][0] or 0) > 0):
+                    yield f"{name} is observed as realized={port.realized}, and its row is {wanted[name]}"
+
+    return wrong
 
 
-def _step(found: Part | None, wanted: Part | None) -> Step | None:
-    if wanted is None:
-        return None if found is None else Delete(found)
-    if found is None:
-        return Create(wanted)
-    return None if found == wanted else Update(found, wanted)
+def _rows_of(bench: Bench) -> tuple[dict[str, tuple[int | None, str, int | None]], dict[str, str]]:
+    """Return the values of the port and of all bridges by `ovs-vsctl`."""
+    columns = ("name,datapath_type list Bridge", "name,tag list Port", "name,type,ofport,error list Interface")
+    command = "ovs-vsctl --no-wait --format=json " + " -- ".join(f"--columns={words}" for words in columns)
+    tables = [json.loads(line)["data"] for line in bench.sh(command).splitlines()]
+    plain: list[Any] = [[[None if cell == ["set", []] else cell for cell in row] for row in rows] for rows in tables]
+    bridges, tags, found = dict(plain[0]), dict(plain[1]), {}
+    for name, kind, ofport, error in plain[2]:
+        if name in NAMES:
+            # An error from the time as a placeholder is stale once the port has a number.
+            is_stale = kind != PLACEHOLDER_TYPE and STALE in (error or "") and (ofport or 0) > 0
+            found[name] = (ofport, "" if is_stale else error or "", tags.get(name))
+    return found, {name: kind or "system" for name, kind in bridges.items()}

@@ -7,20 +7,17 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from select import select
-from subprocess import DEVNULL, CompletedProcess, Popen, TimeoutExpired
+from subprocess import PIPE, CompletedProcess, Popen, TimeoutExpired
 from types import TracebackType
 from typing import IO, Self
 
 from hybridvif import children
 from hybridvif.children import Child
 from hybridvif.testing.sandbox import missing, switch
-from hybridvif.testing.sandbox.capability import Level, Requirement, SandboxError
-from hybridvif.testing.sandbox.commands import Command, Response
-from hybridvif.testing.sandbox.environment import environment, working_directory
-from hybridvif.testing.sandbox.launch import command_line
+from hybridvif.testing.sandbox.launch import Command, Response, command_line, environment, working_directory
+from hybridvif.testing.sandbox.missing import Requirement, SandboxError
 from hybridvif.testing.sandbox.switch import DAEMONS, Daemon
 
 _READY_TIMEOUT = 60.0
@@ -36,34 +33,27 @@ class Sandbox:
         with Sandbox() as box:
             box.run(["hybridvif", "list"])
 
-    Raises SandboxError if no sandbox of the level can be created. `ovs=False` starts no Open vSwitch.
+    Raises SandboxError if none can be created. `ovs=False` starts no Open vSwitch.
     """
 
-    def __init__(self, *, level: Level | None = None, ovs: bool = True, user_namespace: bool | None = None) -> None:
-        command = Command(level=level, switch=ovs, user_namespace=user_namespace)
-        their_end, lifeline = os.pipe()
-        self._lifeline = open(lifeline, "wb", buffering=0)  # noqa: SIM115 - its end is the sandbox's, so it is kept
-        answers, their_answers = os.pipe()
-        line = command_line(replace(command, lifeline=their_end, answers=their_answers))
+    def __init__(self, *, ovs: bool = True) -> None:
         self._database = switch.DATABASE
+        line = command_line(Command(caller=os.getpid(), switch=ovs))
         # Its own session: signals from the terminal are for the calling program.
-        self._outer = Popen(line, stdin=DEVNULL, pass_fds=[their_end, their_answers], start_new_session=True)
-        os.close(their_end)
-        os.close(their_answers)
+        self._outer = Popen(line, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True)
+        self._pipes: list[IO[bytes]] = [pipe for pipe in (self._outer.stdin, self._outer.stdout) if pipe]
         try:
-            answer = _read(answers)
+            response = _response(self._pipes[1])
+            if response.unmet:
+                raise SandboxError(str(response.unmet))
         except SandboxError:
             self.close()
             raise
-        self.pid: int = answer.pid
+        self.pid: int = response.pid
         """The pid of the first process, in the pid namespace of the calling process."""
-        self._user_namespace = answer.user_namespace
-        self.level: Level = answer.level
-        self.missing: tuple[Requirement, ...] = answer.missing
-        """The unmet requirements of a better level."""
-        if answer.error or self.level is Level.NONE:
-            self.close()
-            raise SandboxError(_sentence(answer))
+        self._user_namespace = response.user_namespace
+        self.missing: tuple[Requirement, ...] = response.missing
+        """The unmet requirements without which the sandbox does less."""
 
     def __enter__(self) -> Self:
         return self
@@ -75,7 +65,8 @@ class Sandbox:
 
     def close(self) -> None:
         """End the sandbox and its processes. Repeated calls are harmless."""
-        self._lifeline.close()
+        for pipe in self._pipes:
+            pipe.close()
         try:
             self._outer.wait(_STATE_TIMEOUT)
         except TimeoutExpired:
@@ -129,7 +120,7 @@ class Sandbox:
     def start_switch(self, *, schema: str | None = None, database: str = switch.DATABASE) -> None:
         """Start Open vSwitch in a sandbox created with ovs=False. schema and database: another schema or disk."""
         self._database = database
-        switch.start_switch(self.run, self.level, schema=schema, database=database)
+        switch.start_switch(self.run, schema=schema, database=database)
 
     def pause(self, name: Daemon) -> None:
         """Hang a daemon with SIGSTOP. On return all its threads are stopped."""
@@ -157,7 +148,7 @@ class Sandbox:
 
         ovs-vswitchd serves only once ovsdb-server does.
         """
-        switch.start_daemon(self.run, name, self.level, database=self._database, timeout=timeout)
+        switch.start_daemon(self.run, name, database=self._database, timeout=timeout)
 
     def restart(self, name: Daemon) -> None:
         """Kill a daemon and start it again."""
@@ -203,17 +194,10 @@ class Sandbox:
         return [*nsenter, *dying, *back_in_directory, *argv]
 
 
-def _read(answers: int) -> Response:
-    with open(answers, encoding="utf-8") as reader:
-        if not select([reader], [], [], _READY_TIMEOUT)[0]:
-            raise SandboxError(f"the sandbox was not ready in {_READY_TIMEOUT:g} s; is this host overloaded?")
-        return Response.from_json(reader.read())
-
-
-def _sentence(answer: Response) -> str:
-    remedies = ", or ".join(requirement.remedy for requirement in answer.missing)
-    why = answer.error or f"no sandbox can be had here: {answer.missing[0].what}"
-    return f"{why}; fix it with: {remedies}"
+def _response(reader: IO[bytes]) -> Response:
+    if not select([reader], [], [], _READY_TIMEOUT)[0]:
+        raise SandboxError(f"the sandbox was not ready in {_READY_TIMEOUT:g} s; is this host overloaded?")
+    return Response.from_json(reader.readline())
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:

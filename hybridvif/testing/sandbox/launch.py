@@ -1,20 +1,30 @@
-"""The caller's side of a sandbox: start the process that becomes the sandbox."""
+"""The caller's side of a sandbox: start the process that becomes it, and exchange one message each way.
+
+caller --Command, as an argument--> process --Response, one JSON line on stdout--> caller
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import signal
+import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from subprocess import DEVNULL, Popen
-from typing import NoReturn
+from typing import Any, NoReturn
 
-from hybridvif.testing.sandbox.capability import Level, Requirement
-from hybridvif.testing.sandbox.commands import Command, Response
+from hybridvif.testing.sandbox.missing import Requirement, SandboxError, search_path
 
 ROOT = str(Path(__file__).parents[3])
 """The directory from which hybridvif is imported: a checkout or site-packages."""
+PROMISE = "links, Open vSwitch with br-int (netdev datapath), packets"
+"""A short description of a sandbox."""
+OWN_DIRECTORY = "/run/hybridvif-sandbox"
+"""The directory for files of the sandbox, in its own /run."""
+PROGRAMS = f"{OWN_DIRECTORY}/bin"
+TEMPORARY = f"{OWN_DIRECTORY}/temporary"
 
 # enter() blocks SIGINT until here, so that an interrupt during the start of Python prints no traceback.
 _START = (
@@ -22,8 +32,53 @@ _START = (
     "signal.getsignal(signal.SIGINT) == signal.SIG_IGN or signal.signal(signal.SIGINT, signal.SIG_DFL)\n"
     "signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGINT])\n"
     "sys.path.append(sys.argv.pop(1))\n"
-    "from hybridvif.testing.sandbox.outer import main; main()"
+    "from hybridvif.testing.sandbox.process import main; main()"
 )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Command:
+    """The kind of sandbox, and the program to run in it."""
+
+    argv: tuple[str, ...] = ()
+    """The program to run, in the foreground. If it is empty, the caller gets a Response."""
+    caller: int = 0
+    """The pid of the caller. Without argv, the sandbox ends with it and with its stdin."""
+    switch: bool = True
+    """True to start Open vSwitch."""
+    probe: bool = False
+    """True to report only the unmet requirement."""
+    greet: bool = False
+    """True to print a description, and how to leave, to stderr."""
+    quiet: bool = False
+    """True to omit the missing requirements on stderr."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Response:
+    """The outcome of the setup."""
+
+    unmet: Requirement | None = None
+    """The requirement without which no sandbox is possible."""
+    missing: tuple[Requirement, ...] = ()
+    """The unmet requirements without which a sandbox does less."""
+    pid: int = 0
+    """The pid of the first process, in the pid namespace of the caller."""
+    user_namespace: bool = False
+    """True if the sandbox has its own user namespace."""
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Response:
+        """Decode the line. Raises SandboxError if the sandbox ended before it wrote one."""
+        if not text.endswith(b"\n"):
+            raise SandboxError("the sandbox died before it was ready; see its last words on stderr and try again")
+        fields: dict[str, Any] = json.loads(text)
+        unmet, missing = fields.pop("unmet"), fields.pop("missing")
+        return cls(
+            unmet=Requirement(**unmet) if unmet else None,
+            missing=tuple(Requirement(**requirement) for requirement in missing),
+            **fields,
+        )
 
 
 def command_line(command: Command) -> list[str]:
@@ -33,35 +88,59 @@ def command_line(command: Command) -> list[str]:
     (-I) from the caller's working directory and PYTHON* variables.
     """
     no_bytecode = ["-B"] if sys.flags.dont_write_bytecode else []
-    return [sys.executable, "-I", *no_bytecode, "-c", _START, ROOT, command.to_json()]
+    return [sys.executable, "-I", *no_bytecode, "-c", _START, ROOT, json.dumps(asdict(command))]
 
 
-def probe() -> tuple[Level, tuple[Requirement, ...]]:
-    """Return the best level for this user on this host, and the missing requirements of a better one.
+def probe() -> Requirement | None:
+    """Return the first requirement of a sandbox that this host does not meet for this user; None: it meets all.
 
     Creates namespaces with a bridge, and deletes them again.
     """
-    answers, their_answers = os.pipe()
-    command = Command(probe=True, answers=their_answers)
-    with (
-        open(answers, encoding="utf-8") as reader,
-        Popen(command_line(command), pass_fds=[their_answers], stdin=DEVNULL),
-    ):
-        os.close(their_answers)
-        answer = Response.from_json(reader.read())
-    return answer.level, answer.missing
+    line = command_line(Command(probe=True, caller=os.getpid()))
+    ran = subprocess.run(line, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, check=False)
+    return Response.from_json(ran.stdout).unmet
 
 
-def enter(argv: Sequence[str], *, level: Level | None = None, quiet: bool = False) -> NoReturn:
+def enter(argv: Sequence[str], *, quiet: bool = False) -> NoReturn:
     """Replace this process by a sandbox that runs the command. The exit code is that of the command, or 128+n.
 
-    An empty command means the user's shell, with a greeting. Missing requirements of a better level are printed to
-    stderr unless quiet. The exit code is 5 if no sandbox of the level can be created.
+    An empty command means the user's shell, with a greeting. Missing optional requirements are printed to stderr unless
+    quiet. The exit code is 5 if no sandbox can be created.
     """
     shell = os.environ.get("SHELL") or "bash"
-    command = Command(argv=tuple(argv) or (shell,), level=level, greet=not argv, quiet=quiet)
+    line = command_line(Command(argv=tuple(argv) or (shell,), greet=not argv, quiet=quiet))
     sys.stdout.flush()
     sys.stderr.flush()
-    line = command_line(command)
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])
     os.execv(line[0], line)
+
+
+def here() -> bool:
+    """Return True inside a sandbox."""
+    return os.path.isdir(OWN_DIRECTORY)
+
+
+def environment(base: Mapping[str, str]) -> dict[str, str]:
+    """Return the caller's environment without OVS_* variables, with a PATH to all required programs.
+
+    `hybridvif` in this PATH is the one that created the sandbox, installed or not, in a virtualenv or not.
+    """
+    kept = {name: value for name, value in base.items() if not name.startswith("OVS_")}
+    path = [PROGRAMS, *search_path(kept).split(":"), os.path.dirname(sys.executable)]
+    kept["PATH"] = ":".join(dict.fromkeys(path))
+    # A checkout only: a site-packages directory in PYTHONPATH would come before the standard library.
+    own = [] if os.path.basename(ROOT) in ("site-packages", "dist-packages") else [ROOT]
+    if own or "PYTHONPATH" in kept:
+        # An empty element means the working directory.
+        kept["PYTHONPATH"] = ":".join(dict.fromkeys(filter(None, [*own, *kept.get("PYTHONPATH", "").split(":")])))
+    kept["TMPDIR"] = TEMPORARY  # temporary files are deleted with the sandbox
+    kept["debian_chroot"] = "sandbox"  # Debian's and Ubuntu's bashrc show it in the prompt
+    return kept
+
+
+def working_directory() -> str | None:
+    """Return the working directory of this process; None if it has been deleted."""
+    try:
+        return os.getcwd()
+    except FileNotFoundError:
+        return None

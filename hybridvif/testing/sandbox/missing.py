@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from hybridvif.testing.sandbox.capability import Level, Requirement, SandboxError
+from hybridvif.model.errors import PreconditionError
 
 SYSTEM_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 """The directories of system programs. On Debian, the PATH of ordinary users lacks the sbin directories."""
@@ -31,6 +32,25 @@ _SWITCH_PACKAGES = {"apt-get": "openvswitch-switch", "": "openvswitch"}
 _VM_PACKAGES = {"apt-get": "iproute2 iputils-ping util-linux", "": "iproute iputils util-linux"}
 
 
+@dataclass(frozen=True, slots=True)
+class Requirement:
+    """One requirement that this host does not meet."""
+
+    what: str
+    """The missing thing and its effect, as a sentence without a full stop."""
+    remedy: str
+    """The exact command that provides it."""
+
+    def __str__(self) -> str:
+        return f"{self.what}; fix it with: {self.remedy}"
+
+
+class SandboxError(PreconditionError):
+    """A sandbox cannot be created, or failed. The message is one sentence with the remedy."""
+
+    code = "sandbox"
+
+
 def program(name: str) -> str | None:
     """Return the path of a system program; None if it is not installed."""
     return shutil.which(name, path=search_path(os.environ))
@@ -44,12 +64,6 @@ def search_path(variables: Mapping[str, str]) -> str:
 def schema() -> str | None:
     """Return the path of the database schema of Open vSwitch; None if it is not installed."""
     return next((path for path in _SCHEMAS if os.path.exists(path)), None)
-
-
-def missing_for(level: Level) -> tuple[Requirement, ...]:
-    """Return the missing requirements of this level, apart from namespaces and links."""
-    needs = (_missing_switch, _missing_tun) if level is Level.PACKETS else (_missing_switch,)
-    return tuple(requirement for requirement in (need() for need in needs) if requirement is not None)
 
 
 def missing_namespaces(error: OSError) -> Requirement:
@@ -88,9 +102,9 @@ def missing_mount(path: str, error: OSError) -> Requirement:
     )
 
 
-def missing_start(datapath_type: str, error: SandboxError) -> Requirement:
+def missing_start(error: SandboxError) -> Requirement:
     """Return the requirement for an installed Open vSwitch that does not start."""
-    text = f"Open vSwitch does not start with its {datapath_type} datapath: {error}"
+    text = f"Open vSwitch does not start with its netdev datapath: {error}"
     return Requirement(text, _install_command(_SWITCH_PACKAGES).replace(" install ", " reinstall "))
 
 
@@ -101,7 +115,8 @@ def as_root(command: str) -> str:
     return command if real else f"sudo {command}"
 
 
-def _missing_switch() -> Requirement | None:
+def missing_switch() -> Requirement | None:
+    """Return the requirement for Open vSwitch; None if it is installed."""
     missing = [name for name in SWITCH_PROGRAMS if program(name) is None]
     if schema() is None:
         missing.append("vswitch.ovsschema")
@@ -112,7 +127,8 @@ def _missing_switch() -> Requirement | None:
     )
 
 
-def _missing_tun() -> Requirement | None:
+def missing_tun() -> Requirement | None:
+    """Return the requirement for the netdev datapath; None if it is met."""
     try:
         os.close(os.open(TUN, os.O_RDWR | os.O_CLOEXEC))
     except FileNotFoundError:

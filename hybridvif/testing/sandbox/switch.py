@@ -13,7 +13,7 @@ from typing import Literal, Protocol
 
 from hybridvif import children
 from hybridvif.testing.sandbox import missing
-from hybridvif.testing.sandbox.capability import Level, SandboxError
+from hybridvif.testing.sandbox.missing import SandboxError
 
 Daemon = Literal["ovsdb-server", "ovs-vswitchd"]
 DAEMONS: tuple[Daemon, ...] = ("ovsdb-server", "ovs-vswitchd")
@@ -53,43 +53,29 @@ def checked(argv: Sequence[str], completed: CompletedProcess[str], *, check: boo
     return completed
 
 
-def start_switch(runner: Runner, level: Level, *, schema: str | None = None, database: str = DATABASE) -> None:
+def start_switch(runner: Runner, *, schema: str | None = None, database: str = DATABASE) -> None:
     """Create a database with br-int and start both daemons. On return br-int is up.
 
     schema: an older schema. database: another path. Raises SandboxError.
     """
     _checked(runner, [_path("ovsdb-tool"), "create", database, schema or missing.schema() or ""])
-    start_daemon(runner, "ovsdb-server", level, database=database)
+    start_daemon(runner, "ovsdb-server", database=database)
     # One transaction before ovs-vswitchd starts: a bridge that is "system" for a moment never comes up without the
     # kernel module.
     identity = [f"external_ids:system-id={uuid.uuid4()}", "external_ids:hostname=sandbox"]
     # On a real host ovs-ctl writes the version.
     version = runner([_path("ovs-vsctl"), "--version"]).stdout.split("\n")[0].split()[-1]
     root = ["set", "Open_vSwitch", ".", *identity, f"ovs_version={version}"]
-    bridge = ["add-br", "br-int", "--", "set", "Bridge", "br-int", f"datapath_type={datapath_type(level)}"]
+    bridge = ["add-br", "br-int", "--", "set", "Bridge", "br-int", "datapath_type=netdev"]
     _checked(runner, [_path("ovs-vsctl"), "--no-wait", "--timeout=10", *root, "--", *bridge])
-    start_daemon(runner, "ovs-vswitchd", level)
+    start_daemon(runner, "ovs-vswitchd")
 
 
-def discard_switch(runner: Runner) -> None:
-    """Kill the daemons and delete their files, so that Open vSwitch can be started again."""
-    for name in DAEMONS:
-        runner(["sh", "-c", f"kill -9 $(cat {pid_file(name)})"], check=False)
-    runner(["sh", "-c", f"rm -rf {RUN_DIRECTORY}/* {RUN_DIRECTORY}/.[!.]*"], check=False)
-
-
-def datapath_type(level: Level) -> str:
-    """Return the datapath type of bridges on this level."""
-    return "netdev" if level is Level.PACKETS else "dummy"
-
-
-def start_daemon(
-    runner: Runner, name: Daemon, level: Level, *, database: str = DATABASE, timeout: float = _START_TIMEOUT
-) -> None:
+def start_daemon(runner: Runner, name: Daemon, *, database: str = DATABASE, timeout: float = _START_TIMEOUT) -> None:
     """Start one daemon. On return it serves. Raises SandboxError."""
     own = {
         "ovsdb-server": [database, f"--remote=punix:{SOCKET}", "--remote=db:Open_vSwitch,Open_vSwitch,manager_options"],
-        "ovs-vswitchd": [f"unix:{SOCKET}", *(["--enable-dummy"] if level is Level.DUMMY else [])],
+        "ovs-vswitchd": [f"unix:{SOCKET}"],
     }[name]
     logs = [f"--log-file={log_file(name)}", "-vconsole:off", "-vsyslog:off"]
     _checked(runner, [_path(name), *own, f"--pidfile={pid_file(name)}", *logs, "--detach", "--no-chdir"], timeout)
