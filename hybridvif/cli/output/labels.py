@@ -13,7 +13,6 @@ from hybridvif.model.parts import (
     ManagedTap,
     OvsPort,
     Part,
-    Tap,
     Veth,
     VhostUserPort,
     attributes_of,
@@ -37,6 +36,13 @@ _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     VhostUserPort: ("type", "iface_id", "attached_mac", "vm_uuid"),
 }
 """The attributes of a created part that are always shown. Others need -v."""
+_NOUNS: Mapping[type[Part], str] = {
+    Bridge: "Linux bridge",
+    Veth: "veth pair",
+    ManagedTap: "tap",
+    OvsPort: "OVS port",
+    VhostUserPort: "vhost-user port",
+}
 
 
 def subject_of(part: Part) -> str:
@@ -48,6 +54,11 @@ def subject_of(part: Part) -> str:
             return f"{part.name} on {part.bridge}"
         case _:
             return part.name
+
+
+def noun_of(part: Part) -> str:
+    """Return the noun for a part in a sentence."""
+    return _NOUNS.get(type(part), part.kind)
 
 
 def summary_of(part: Part) -> str:
@@ -102,20 +113,3 @@ def _label(attribute: str) -> str:
     own = attribute.removeprefix("peer_")
     label = LABELS.get(own, own.replace("_", "-"))
     return label if own == attribute else f"qvo {label}".rstrip()
-
-
-def is_shown_by(part: Part, attribute: str) -> bool:
-    """Return True if subject_of() already contains the attribute."""
-    return (isinstance(part, OvsPort) and attribute == "bridge") or (isinstance(part, Veth) and attribute == "peer")
-
-
-def link_kind(part: Part) -> str:
-    """Return the noun for a part in a sentence."""
-    return {
-        Bridge: "Linux bridge",
-        Veth: "veth pair",
-        Tap: "tap",
-        ManagedTap: "tap",
-        OvsPort: "OVS port",
-        VhostUserPort: "vhost-user port",
-    }.get(type(part), part.kind)

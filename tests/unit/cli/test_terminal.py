@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridvif.cli import logs, main, parse_arguments, stdio
+from hybridvif.cli import main, parse_arguments, stdio
 from hybridvif.cli.failure import Failure
-from hybridvif.cli.terminal import SIMULATED, Answer, OutputLost, Paint, Terminal
+from hybridvif.cli.stdio import OutputLost
+from hybridvif.cli.terminal import SIMULATED, Answer, Paint, Terminal, set_up_logs
 from hybridvif.model.errors import InvalidInput
 
 DOCUMENT = {"ports": [{"port": "a", "mtu": None, "up": True}]}
@@ -30,9 +31,7 @@ def answer(**more: Any) -> Answer:
 
 
 def terminal(*words: str) -> Terminal:
-    terminal = Terminal()
-    terminal.configure(parse_arguments(["list", *words]))
-    return terminal
+    return Terminal(words[1] if words[:1] == ("-f",) else None, parse_arguments(["list", *words]))
 
 
 class FakeTerminal(io.StringIO):
@@ -177,7 +176,7 @@ def loggers() -> Iterator[logging.Logger]:
 def test_logging_depends_on_verbosity(
     verbose: int, lines: list[str], loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.set_up(verbose)
+    set_up_logs(verbose)
     logging.getLogger("hybridvif.engine.api").info("hello")
     logging.getLogger("oslo.privsep").info("noise")
     assert capsys.readouterr().err.splitlines() == lines
@@ -185,7 +184,7 @@ def test_logging_depends_on_verbosity(
 
 def test_traceback_is_printed_only_with_vv(loggers: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     for verbose in (0, 2):
-        logs.set_up(verbose)
+        set_up_logs(verbose)
         try:
             raise ZeroDivisionError
         except ZeroDivisionError:
@@ -202,7 +201,7 @@ CONTROL = "qvo\x1b[31m\x07\u2028\x85\x00\r\nforged"
 def test_control_characters_in_a_log_line_are_escaped(
     verbose: int, loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.set_up(verbose)
+    set_up_logs(verbose)
     loggers.getChild("x").error("%s", CONTROL)
     logged = capsys.readouterr().err
     assert not set("\x1b\x07\u2028\x85\x00\r") & set(logged)
