@@ -7,6 +7,8 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -140,6 +142,51 @@ def test_full_disk_is_an_output_error(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", Hung())
     assert terminal("-f", "json").write_answer(answer(exit_code=3)) == 3
+
+
+PRINTING = [["demo", "--level", "none"], ["--help"], ["--version"], ["plug", "--help"]]
+"""Command lines that print while they work."""
+
+
+def run_in_shell(words: list[str], redirection: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with its streams redirected."""
+    argv = ["sh", "-c", f'exec "$0" -P -m hybridvif "$@" {redirection}', sys.executable, *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_broken_pipe_ends_a_printing_command_quietly(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-P", "-m", "hybridvif", *words]
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_full_disk_ends_a_printing_command_with_a_sentence(words: list[str]) -> None:
+    done = run_in_shell(words, "> /dev/full")
+    assert done.returncode == 7
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the output could not be written to stdout: No space left on device")
+
+
+def test_error_document_on_a_full_disk_keeps_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", Full())
+    assert main(["plug", "-f", "json"]) == 2
+    assert capsys.readouterr().err == "error: name a port, or a file of ports with -F\n"
+
+
+@pytest.mark.parametrize(("redirection", "reason"), [("<&-", "it is closed"), ("0> /dev/null", "Bad file descriptor")])
+def test_unreadable_stdin_is_reported_in_one_line(redirection: str, reason: str) -> None:
+    done = run_in_shell(["plug", "-F", "-"], redirection)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: stdin: it cannot be read: ")
+    assert reason in line
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
