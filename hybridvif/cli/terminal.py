@@ -199,20 +199,15 @@ def set_up_logs(verbose: int, *, quiet: bool = False) -> None:
     for logger in (root, own):
         logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
     level = logging.CRITICAL if quiet else {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    handler, silent = _Handler(), _Handler()
-    handler.setLevel(level)
+    handler = _Handler()
     handler.setFormatter(_Formatter(tracebacks=verbose > 1))
+    root.addHandler(handler)
+    own.setLevel(level)
     if verbose > 1:
-        root.addHandler(handler)
         root.setLevel(logging.DEBUG)
     else:
-        # Silence the root logger: Python prints warnings to stderr if it has no handler.
-        silent.setLevel(logging.CRITICAL + 1)
-        root.addHandler(silent)
-        own.addHandler(handler)
         # Records of the daemon come through our logger, those of oslo.privsep too.
         handler.addFilter(logging.Filter("hybridvif"))
-    own.setLevel(level)
     if not sys.warnoptions:
         # oslo.privsep imports eventlet if it is installed. The user cannot prevent that.
         warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")

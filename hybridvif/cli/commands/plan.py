@@ -10,14 +10,14 @@ from dataclasses import asdict, dataclass, field
 from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import infer_port, state_of_port
 from hybridvif.cli.options import UsageError
-from hybridvif.cli.output.diff import diff_lines, grouped, side_effect_lines
+from hybridvif.cli.output.diff import plan_lines
 from hybridvif.cli.output.document import Change, changes_of, step_documents, tally
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
-from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.cli.terminal import Answer
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.executors.command_lines import script_lines
-from hybridvif.executors.side_effects import SideEffect, side_effects_of_plans
+from hybridvif.executors.side_effects import side_effects_of_plans
 from hybridvif.model.errors import ConfigurationError, PreconditionError
 from hybridvif.model.facts import Observed
 from hybridvif.model.port import Port
@@ -134,7 +134,12 @@ def answer_of(
         reports,
         {"goal": request.goal, "observed": observed, "ports": documents, "summary": counted.document},
         differences=detailed and bool(counted),
-        lines=lambda paint: [*_diffs(reports, effects, paint, reasons=reasons), _summary(request.goal, reports)],
+        lines=lambda paint: [
+            *plan_lines(
+                [(f"port {report.port_id}", report) for report in reports], paint, reasons=reasons, effects=effects
+            ),
+            _summary(request.goal, reports),
+        ],
         columns=COLUMNS,
         rows=[row for report in reports for change in changes_of(report) for row in _rows(report, change)],
         drawings={"shell": lambda: "\n".join([*script_lines(steps.values(), switches, stage.settings), ""])},
@@ -146,22 +151,6 @@ def _rows(report: Report, change: Change) -> Iterator[Mapping[str, object]]:
     part = {"port": report.port_id, "verb": change.verb, "kind": change.part.kind, "name": change.part.name}
     for difference in change.differences:
         yield {**part, **asdict(difference)}
-
-
-def _diffs(
-    reports: Sequence[Report], effects: Mapping[str, Sequence[SideEffect]], paint: Paint, *, reasons: bool
-) -> Iterator[str]:
-    sections = (
-        (
-            f"port {report.port_id}",
-            [
-                *diff_lines(changes_of(report), paint, reasons=reasons),
-                *side_effect_lines(effects[report.port_id], paint, reasons=reasons),
-            ],
-        )
-        for report in reports
-    )
-    return grouped(sections, paint)
 
 
 def _summary(goal: str, reports: Sequence[Report]) -> str:

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 
 from hybridvif.cli.connection import connected
 from hybridvif.cli.options import UsageError
-from hybridvif.cli.output.diff import diff_lines, grouped
+from hybridvif.cli.output.diff import plan_lines
 from hybridvif.cli.output.document import changes_of, report_document, step_documents, tally
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
 from hybridvif.cli.ports import add_file_option
-from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.cli.terminal import Answer
 from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.model.port import Port
 from hybridvif.model.report import Report
@@ -60,7 +60,14 @@ def answer_of(
             "summary": counted.document if dry_run else statuses_of(reports),
         },
         lines=lambda paint: (
-            _plan_lines(goals, paint, verbose) if dry_run else report_lines(goals, paint, verbose, with_summary=True)
+            [
+                *plan_lines(
+                    [(f"{goal} {report.port_id}", report) for goal, report in goals], paint, reasons=verbose > 0
+                ),
+                _summary(reports),
+            ]
+            if dry_run
+            else report_lines(goals, paint, verbose, with_summary=True)
         ),
         columns=COLUMNS,
         rows=documents,
@@ -75,16 +82,8 @@ def _document(report: Report, *, dry_run: bool) -> Mapping[str, object]:
     return {"port": report.port_id, "code": report.code, "reason": report.reason, "steps": steps}
 
 
-def _plan_lines(goals: Sequence[tuple[str, Report]], paint: Paint, verbose: int) -> Iterator[str]:
-    changes = [changes_of(report) for _, report in goals]
-    yield from grouped(
-        (
-            (f"{goal} {report.port_id}", diff_lines(some, paint, reasons=verbose > 0))
-            for (goal, report), some in zip(goals, changes, strict=True)
-        ),
-        paint,
-    )
-    counted = tally(change for some in changes for change in some)
-    refused = sum(not report.ok for _, report in goals)
-    ending = f"; {refused} of {len(goals)} ports would be refused." if refused else "."
-    yield f"Plan: {counted or 'nothing to do'}{ending}"
+def _summary(reports: Sequence[Report]) -> str:
+    counted = tally(change for report in reports for change in changes_of(report))
+    refused = sum(not report.ok for report in reports)
+    ending = f"; {refused} of {len(reports)} ports would be refused." if refused else "."
+    return f"Plan: {counted or 'nothing to do'}{ending}"

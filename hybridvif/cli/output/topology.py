@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
-from hybridvif.cli.output import labels
+from hybridvif.cli.output.diff import UNKNOWN, change_text, noun_of
 from hybridvif.cli.output.document import WHOLE, Change, changes_of_plan, difference_document
 from hybridvif.cli.ports import PortRequest, options_of
 from hybridvif.engine.preconditions import check_tap_is_not_in_switch
@@ -158,9 +158,9 @@ class Drift:
 
     def __str__(self) -> str:
         if self.difference.attribute != WHOLE:
-            return f"{self.part.name}: {labels.change(self.difference)}"
+            return f"{self.part.name}: {change_text(self.difference)}"
         verdict = "missing" if self.difference.before == "absent" else "not wanted"
-        return f"{labels.noun_of(self.part)} {self.part.name} is {verdict}"
+        return f"{noun_of(self.part)} {self.part.name} is {verdict}"
 
 
 def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drift]:
@@ -171,12 +171,12 @@ def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drif
         for difference in changed:
             name = difference.attribute
             is_unknown = name in unknown or f"{part.kind} {name}" in unknown
-            yield Drift(part, replace(difference, after=labels.UNKNOWN) if is_unknown else difference)
+            yield Drift(part, replace(difference, after=UNKNOWN) if is_unknown else difference)
         if isinstance(change.before, OvsPort) and change.verb == "update":
             # The plan does not change these attributes of the row, which contradict each other.
             names = [difference.attribute for difference in changed]
             for name in (name for name in inferred.doubtful if name not in names):
-                yield Drift(part, Difference(name, getattr(change.before, name), labels.UNKNOWN))
+                yield Drift(part, Difference(name, getattr(change.before, name), UNKNOWN))
 
 
 def plugged_ports(seen: Observed) -> list[PluggedPort]:
