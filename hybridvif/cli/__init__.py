@@ -27,8 +27,6 @@ from hybridvif.model.errors import InvalidInput
 if TYPE_CHECKING:
     import argparse
 
-    from hybridvif.cli.terminal import Terminal
-
 COMMANDS: Mapping[str, str] = {
     "plug": "plug ports, and roll back each port that fails",
     "unplug": "unplug ports, and delete all of their devices and rows",
@@ -86,7 +84,10 @@ def _run(words: Sequence[str], *, own: bool) -> int:
     try:
         with _fast_start(words) if own else nullcontext():
             args = parse_arguments(words)
-            args.terminal = _terminal_for(args)
+            from hybridvif.cli.terminal import Terminal, set_up_logs
+
+            set_up_logs(args.verbose, quiet=args.quiet)
+            args.terminal = Terminal(args.format, args)
             answer = args.module.run(args)
             return answer if isinstance(answer, int) else int(args.terminal.write_answer(answer))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: never a traceback
@@ -131,13 +132,6 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if formats:
         args.format = args.format or formats[0]
     return args
-
-
-def _terminal_for(args: argparse.Namespace) -> Terminal:
-    from hybridvif.cli.terminal import Terminal, set_up_logs
-
-    set_up_logs(args.verbose, quiet=args.quiet)
-    return Terminal(args.format, args)
 
 
 def _fail(error: BaseException, words: Sequence[str], args: argparse.Namespace | None) -> int:

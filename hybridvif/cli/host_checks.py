@@ -44,7 +44,6 @@ _SAVE_TIMEOUT = 5.0
 _CAP_NET_ADMIN = 12
 _NS_GET_USERNS = 0xB701
 _HELPER = "hybridvif-privsep-helper"
-_PYTHON = (3, 11)
 _THREADS = 7
 _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
 """Link kinds, each with a kernel function that implements it."""
@@ -85,14 +84,12 @@ def failed_with(name: str, sentence: str) -> CheckResult:
 
 def host_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[CheckResult]:
     """Run all checks of this module. call_iptables: the option. bridges: each qbr."""
-    yield python()
     yield libraries()
     yield capability()
     yield from kernel_kinds()
     yield proc_sys()
     yield temporary_directory()
     yield threads()
-    yield ipv6()
     if not sysctl.lacking():
         yield bridge_nf(BRIDGE_NF, call_iptables, find_firewall(), bridges)
     # It imports oslo.concurrency, which a command line does not need before it is parsed.
@@ -124,16 +121,8 @@ def _program(name: str, remedy: str) -> CheckResult:
     return passed(name, path) if path else failed(name, "not installed", remedy)
 
 
-def python() -> CheckResult:
-    """Check the version of Python."""
-    text = f"{platform.python_version()} ({sys.executable})"
-    if sys.version_info[:2] >= _PYTHON:
-        return passed("python", text)
-    return failed("python", f"{text} is older than {'.'.join(map(str, _PYTHON))}", "install a newer Python")
-
-
 def libraries() -> CheckResult:
-    """Check that the libraries that hybridvif requires are installed."""
+    """Report the version of Python, and check that the libraries that hybridvif requires are installed."""
     name = "libraries"
     try:
         requirements = requires("hybridvif") or ()
@@ -149,7 +138,7 @@ def libraries() -> CheckResult:
     if missing:
         command = f"{sys.executable} -P -m pip install {' '.join(missing)}"
         return failed(name, f"not installed: {', '.join(missing)}", command)
-    return passed(name, ", ".join(installed))
+    return passed(name, f"Python {platform.python_version()} ({sys.executable}), {', '.join(installed)}")
 
 
 def capability() -> CheckResult:
@@ -230,11 +219,10 @@ def proc_sys() -> CheckResult:
 def threads() -> CheckResult:
     """Check that this user may start as many threads as a plug needs."""
     enough = threading.Event()
-    started = [threading.Thread(target=enough.wait, daemon=True) for _ in range(_THREADS)]
     try:
         with ahead.within_limits():
-            for thread in started:
-                thread.start()
+            for _ in range(_THREADS):
+                threading.Thread(target=enough.wait, daemon=True).start()
     except PreconditionError as error:
         return failed_with("threads", str(error))
     finally:
@@ -250,14 +238,6 @@ def temporary_directory() -> CheckResult:
         return failed_with("temporary directory", str(error))
     os.rmdir(path)
     return passed("temporary directory", os.path.dirname(path))
-
-
-def ipv6() -> CheckResult:
-    """Report if the kernel has IPv6."""
-    there = os.path.exists("/proc/self/net/if_inet6")
-    return info(
-        "IPv6", "in the kernel" if there else "not in the kernel, so it need not be switched off on the bridges"
-    )
 
 
 def _sandbox() -> CheckResult:

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import replace
 
 from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import INFERABLE_FIELDS
@@ -46,26 +46,18 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
     from hybridvif.cli.commands import plan, plug
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
-    found = candidates(seen)
+    ports, skipped = candidates(seen)
     if dry_run:
-        left_out = {port.id: INFERABLE_FIELDS for port in found.ports}
-        request = plan.PlanRequest("plug", found.ports, left_out=left_out)
+        left_out = {port.id: INFERABLE_FIELDS for port in ports}
+        request = plan.PlanRequest("plug", ports, left_out=left_out)
         answer = plan.answer_of(request, SimulatedHost(host.settings, seen), reasons=verbose > 0)
     else:
-        answer = plug.answer_of(found.ports, host, verbose=verbose)
-    return replace(answer, document={**answer.document, "command": "adopt", "skipped": found.skipped}), found.skipped
+        answer = plug.answer_of(ports, host, verbose=verbose)
+    return replace(answer, document={**answer.document, "command": "adopt", "skipped": skipped}), skipped
 
 
-@dataclass(frozen=True)
-class Candidates:
-    """The ports to adopt, and the skipped ports with their reasons."""
-
-    ports: Sequence[Port]
-    skipped: list[Mapping[str, str]]
-
-
-def candidates(seen: Observed) -> Candidates:
-    """Return the plugged ports without our ownership tags."""
+def candidates(seen: Observed) -> tuple[list[Port], list[Mapping[str, str]]]:
+    """Return the plugged ports without our ownership tags: the ports to adopt, and the others with their reasons."""
     ports: list[Port] = []
     skipped: list[Mapping[str, str]] = []
     for port in plugged_ports(seen):
@@ -75,7 +67,7 @@ def candidates(seen: Observed) -> Candidates:
             skipped.append({"key": port.key, "reason": reason})
         else:
             ports.append(port.inferred.port)
-    return Candidates(ports, skipped)
+    return ports, skipped
 
 
 def is_tagged(state: HostState, port_id: str) -> bool:

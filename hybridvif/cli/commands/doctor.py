@@ -11,7 +11,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from importlib.metadata import EntryPoint, entry_points
+from importlib.metadata import entry_points
 
 from hybridvif.cli.connection import config_files
 from hybridvif.cli.host_checks import (
@@ -300,42 +300,37 @@ def _version_from(control: socket.socket) -> str:
 
 def _osvif(settings: Settings) -> Iterator[CheckResult]:
     """Check the plugin that os-vif loads as `ovs`. Yields nothing if os-vif is neither installed nor configured."""
-    name = "os-vif"
+    name, is_set = "os-vif", settings.answer_to_ovs
     if found("os_vif") is None:
-        if settings.answer_to_ovs:
+        if is_set:
             remedy = "pip install 'hybridvif[osvif]', in the environment of nova-compute"
             yield failed(name, "[hybridvif] answer_to_ovs is set, and os-vif is not installed here", remedy)
         return
     from hybridvif.osvif.plugins import class_answering_to_ovs
 
     try:
-        yield check_class(class_answering_to_ovs(), settings)
+        cls = class_answering_to_ovs()
     except Exception as error:  # noqa: BLE001  # whatever a third party's plugin raises; os-vif lets it through, too
         text = f"os-vif cannot load its plugins: {type(error).__name__}: {error}".rstrip(".")
         yield failed(name, text, "nova-compute cannot start; fix or uninstall the plugin that raises this")
-    yield from check_duplicates(list(entry_points(group="os_vif", name="ovs")), settings)
-
-
-def check_class(cls: str, settings: Settings) -> CheckResult:
-    """Check the class that os-vif uses for `ovs`."""
-    ours = cls.startswith("hybridvif.")
-    if settings.answer_to_ovs and not ours:
-        text = f"{cls} answers to 'ovs', though [hybridvif] answer_to_ovs is set"
-        return failed("os-vif", text, "reinstall hybridvif[osvif] in the environment of nova-compute")
-    if ours:
-        return passed("os-vif", f"{cls} answers to 'ovs': hybrid ports are plugged by hybridvif")
-    text = f"{cls} answers to 'ovs'; hybridvif answers to 'hybridvif' alone"
-    return info("os-vif", text, "set [hybridvif] answer_to_ovs = true")
-
-
-def check_duplicates(points: Sequence[EntryPoint], settings: Settings) -> Iterator[CheckResult]:
-    """Report several plugins named `ovs`. Without answer_to_ovs the order of directories decides."""
-    name = "os-vif, doubles"
-    if len(points) < 2:
-        return
-    where = ", ".join(sorted(f"{point.value} ({point.dist.name if point.dist else 'unknown'})" for point in points))
-    text = f"{len(points)} plugins are called 'ovs': {where}"
-    if settings.answer_to_ovs:
-        yield info(name, f"{text}; hybridvif takes the place of all of them")
     else:
-        yield failed(name, f"{text}; the order of directories decides which one is used", "uninstall all but one")
+        answers = f"{cls} answers to 'ovs'"
+        if cls.startswith("hybridvif."):
+            yield passed(name, f"{answers}: hybrid ports are plugged by hybridvif")
+        elif is_set:
+            remedy = "reinstall hybridvif[osvif] in the environment of nova-compute"
+            yield failed(name, f"{answers}, though [hybridvif] answer_to_ovs is set", remedy)
+        else:
+            remedy = "set [hybridvif] answer_to_ovs = true"
+            yield info(name, f"{answers}; hybridvif answers to 'hybridvif' alone", remedy)
+    points = entry_points(group="os_vif", name="ovs")
+    if len(points) > 1:
+        origins = ", ".join(
+            sorted(f"{point.value} ({point.dist.name if point.dist else 'unknown'})" for point in points)
+        )
+        text = f"{len(points)} plugins are called 'ovs': {origins}"
+        if is_set:
+            yield info("os-vif, doubles", f"{text}; hybridvif takes the place of all of them")
+        else:
+            text += "; the order of directories decides which one is used"
+            yield failed("os-vif, doubles", text, "uninstall all but one")

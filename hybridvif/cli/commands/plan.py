@@ -59,33 +59,27 @@ def run(args: argparse.Namespace) -> Answer:
         raise UsageError("unplug needs no more of a port than its id; leave the other options out")
     if args.goal == "plug" and args.force:
         raise UsageError("--force is for unplug; leave it out")
-    if args.goal == "unplug":
-        port_ids = [request.port_id for request in requests]
-        return planned(args, PlanRequest("unplug", port_ids=port_ids, force=args.force))
-    if not any(request.missing for request in requests):
-        return planned(args, PlanRequest("plug", [request.to_port() for request in requests]))
-    with connected(args) as host:
-        seen = look(host, [request.port_id for request in requests])
-        return _answer(args, infer_missing(requests, seen), SimulatedHost(host.settings, seen))
+    return planned(args, args.goal, requests, detailed=args.detailed_exitcode)
 
 
-def planned(args: argparse.Namespace, request: PlanRequest) -> Answer:
+def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest], *, detailed: bool = False) -> Answer:
     """Observe the host, and plan. Without root, a plug is planned for a host without these ports."""
+    port_ids = [request.port_id for request in requests]
     with connected(args) as host:
         try:
-            seen, observed = look(host, [*request.port_ids, *(port.id for port in request.ports)]), True
+            seen, observed = look(host, port_ids), True
         except PreconditionError as error:
-            detailed = getattr(args, "detailed_exitcode", False)
-            if os.geteuid() == 0 or detailed or request.goal == "unplug" or isinstance(error, ConfigurationError):
+            needs_host = detailed or goal == "unplug" or any(request.missing for request in requests)
+            if os.geteuid() == 0 or needs_host or isinstance(error, ConfigurationError):
                 raise
             args.terminal.write_note(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
             args.terminal.write_note("so this is the plan for a host that has nothing of the port yet", "yellow")
-            seen, observed = nothing_seen({port.bridge for port in request.ports}), False
-        return _answer(args, request, SimulatedHost(host.settings, seen), observed=observed)
-
-
-def _answer(args: argparse.Namespace, request: PlanRequest, stage: SimulatedHost, *, observed: bool = True) -> Answer:
-    detailed = getattr(args, "detailed_exitcode", False)
+            seen, observed = nothing_seen({request.to_port().bridge for request in requests}), False
+    if goal == "plug":
+        request = infer_missing(requests, seen)
+    else:
+        request = PlanRequest("unplug", port_ids=port_ids, force=args.force)
+    stage = SimulatedHost(host.settings, seen)
     return answer_of(request, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)
 
 

@@ -26,11 +26,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Plug all ports."""
-    ports = [request.to_port() for request in requested_ports(args)]
+    requests = requested_ports(args)
+    ports = [request.to_port() for request in requests]
     if args.dry_run:
-        from hybridvif.cli.commands.plan import PlanRequest, planned
+        from hybridvif.cli.commands.plan import planned
 
-        return planned(args, PlanRequest("plug", ports))
+        return planned(args, "plug", requests)
     with connected(args, begun=True) as host, args.terminal.progress("plugging", len(ports)) as progress:
         return answer_of(ports, host, verbose=args.verbose, progress=progress)
 

@@ -27,11 +27,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Unplug all ports."""
-    port_ids = [request.port_id for request in requested_ports(args)]
+    requests = requested_ports(args)
     if args.dry_run:
-        from hybridvif.cli.commands.plan import PlanRequest, planned
+        from hybridvif.cli.commands.plan import planned
 
-        return planned(args, PlanRequest("unplug", port_ids=port_ids, force=args.force))
+        return planned(args, "unplug", requests)
+    port_ids = [request.port_id for request in requests]
     with connected(args, begun=True) as host, args.terminal.progress("unplugging", len(port_ids)) as progress:
         return answer_of(port_ids, host, force=args.force, verbose=args.verbose, progress=progress)
 

@@ -151,14 +151,12 @@ def test_doctor_checks_the_helper_command() -> None:
 def test_system_checks_return_results_without_privileges(tmp_path: Path) -> None:
     results = [
         *host_checks.kernel_kinds(),
-        host_checks.ipv6(),
         host_checks.bridge_nf(tmp_path, False),
         host_checks.capability(),
         host_checks.proc_sys(),
     ]
     assert all(isinstance(result, CheckResult) and result.text for result in results)
     assert all(result.remedy for result in results if result.verdict == "fail")
-    assert host_checks.python().verdict == "pass"
     assert host_checks.libraries().verdict == "pass"
 
 
