@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybridvif.cli.connection import connected
-from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import add_port_options, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.host_protocol import AnyHost
@@ -38,6 +37,8 @@ def run(args: argparse.Namespace) -> Answer:
 
 def answer_of(ports: Sequence[Port], host: AnyHost, *, verbose: int = 0, **progress: Any) -> Answer:
     """Plug these ports and return the answer. progress: as for plug_all()."""
+    # While the daemon starts.
+    from hybridvif.cli.output.report import answer_of_reports
     from hybridvif.engine.api import plug_all
 
     return answer_of_reports("plug", plug_all(ports, host, **progress), verbose=verbose)

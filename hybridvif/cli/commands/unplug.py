@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybridvif.cli.connection import connected
-from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import add_file_option, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.host_protocol import AnyHost
@@ -41,6 +40,8 @@ def answer_of(
     port_ids: Sequence[str], host: AnyHost, *, force: bool = False, verbose: int = 0, **progress: Any
 ) -> Answer:
     """Unplug these ports and return the answer. progress: as for unplug_all()."""
+    # While the daemon starts.
+    from hybridvif.cli.output.report import answer_of_reports
     from hybridvif.engine.api import unplug_all
 
     return answer_of_reports("unplug", unplug_all(port_ids, host, force=force, **progress), verbose=verbose)
