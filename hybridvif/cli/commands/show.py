@@ -188,33 +188,23 @@ def _member(port: PluggedPort, name: str) -> Node:
 def dot(ports: Sequence[PluggedPort]) -> str:
     """Return a Graphviz graph: `hybridvif show -f dot | dot -Tsvg`."""
     lines = ["graph hybridvif {", "    rankdir=LR; node [shape=box];"]
-    lines += [
-        f'    "{port.switch_name}" [color={_GRAPH_COLORS[port.condition]}, penwidth=3];'
-        for port in ports
-        if port.condition in _GRAPH_COLORS
-    ]
-    lines += [
-        f'    "{_plain(start)}" -- "{_plain(end)}"' + (f' [label="{_plain(label)}"];' if label else ";")
-        for start, end, label in _edges(ports)
-    ]
-    return "\n".join([*lines, "}"]) + "\n"
-
-
-def _edges(ports: Sequence[PluggedPort]) -> Iterator[tuple[str, str, str]]:
-    """Yield each connection as two names and a label."""
     for port in ports:
-        names, veth = port.names, port.veth
-        for member in port.members:
-            yield member, names.bridge, ""
+        veth, row, fact = port.veth, port.row, port.fact
+        if port.condition in _GRAPH_COLORS:
+            lines.append(f'    "{port.switch_name}" [color={_GRAPH_COLORS[port.condition]}, penwidth=3];')
+        lines += [_edge(member, port.names.bridge) for member in port.members]
         if veth is not None:
-            if veth.master:
-                yield veth.master, veth.name, ""
-            yield veth.name, veth.peer, f"mtu {veth.mtu}"
-        if port.row is not None:
-            tag = "" if port.fact.tag is None else f", tag {port.fact.tag}"
-            yield port.switch_name, port.row.bridge, f"ofport {port.fact.ofport}{tag}"
+            lines += [_edge(veth.master, veth.name)] if veth.master else []
+            lines.append(_edge(veth.name, veth.peer, f"mtu {veth.mtu}"))
+        if row is not None:
+            tag = "" if fact.tag is None else f", tag {fact.tag}"
+            lines.append(_edge(port.switch_name, row.bridge, f"ofport {fact.ofport}{tag}"))
+    return "\n".join([*lines, "}", ""])
 
 
-def _plain(text: str) -> str:
-    """Replace characters that dot would interpret."""
-    return "".join(sign if sign.isalnum() or sign in "-_. :,=/" else "?" for sign in text)
+def _edge(*words: str) -> str:
+    """Return a connection of two names with an optional label, without characters that dot would interpret."""
+    start, end, *label = (
+        "".join(sign if sign.isalnum() or sign in "-_. :,=/" else "?" for sign in word) for word in words
+    )
+    return f'    "{start}" -- "{end}"' + "".join(f' [label="{text}"]' for text in label) + ";"
