@@ -32,14 +32,13 @@ def commands(*, with_common: bool) -> Iterator[tuple[str, options.Parser]]:
     """Yield the parser of every command, with or without the options of all commands."""
     for name in COMMANDS:
         module: Any = importlib.import_module(f"hybridvif.cli.commands.{name}")
-        formats = getattr(module, "FORMATS", ())
-        parser = options.command_parser(name, module, formats)
+        parser = options.command_parser(name, module)
         if not with_common:
             _remove_common(parser)
         _mark_paths(parser)
         for action in parser._actions:
             if "--format" in action.option_strings:
-                action.choices = list(formats)
+                action.choices = list(options.formats_of(module))
         yield name, parser
 
 
@@ -63,7 +62,7 @@ def _mark_paths(parser: argparse.ArgumentParser) -> None:
 
 def whole_parser(*, with_common: bool) -> options.Parser:
     """Return one parser for the whole command line, with the commands as subparsers."""
-    parser = options.main_parser(COMMANDS, EXIT_CODES)
+    parser = options.main_parser()
     parser.epilog = None
     _mark_paths(parser)
     choices = parser.add_subparsers(title="commands", metavar="COMMAND")

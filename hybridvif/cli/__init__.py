@@ -1,17 +1,16 @@
-"""The hybridvif command. This file parses the command line and imports the module of the chosen sub-command.
+"""The hybridvif command. This file parses the command line, runs the chosen sub-command and writes its answer.
 
-    options, stdio, logs              common options, file descriptors and signals, logging
-    ports, portfile, port_request     the ports of a command line: from options, or from a file (-F)
-    infer                             the fields of a port that can be read from its plugged devices
-    connection                        the configured host
-    planning, checking                dry runs (plan), and drift (check)
-    diagnosis, system, firewall, osvif, check_result     the checks of doctor
-    terminal, failure                 the output formats, and errors
-    output/                           tables, documents, diffs, drawings, progress
-    commands/                         one module for each sub-command
+    options, stdio            common options; file descriptors and signals
+    ports, portfile           the ports of a command line: from options, or from a file (-F)
+    infer                     the fields of a port that can be read from its plugged devices
+    connection                the configured host
+    host_checks               the checks of doctor that need no privileges
+    terminal, failure         the output formats and logs; errors and exit codes
+    output/                   the parts of answers: labels, documents, diffs, reports, plugged ports
+    commands/                 one module for each sub-command
 
-The module of a sub-command defines HELP (one line), add_arguments(parser) and run(args), which returns the exit code.
-A sub-command that supports -f also defines FORMATS, the default first.
+The module of a sub-command defines add_arguments(parser) and run(args), which returns an Answer or an exit code. With
+FORMATS, the default first, it supports -f. docs/cli.md describes the documents of all answers.
 """
 
 from __future__ import annotations
@@ -26,8 +25,6 @@ from hybridvif.model.errors import InvalidInput
 
 if TYPE_CHECKING:
     import argparse
-
-    from hybridvif.cli.terminal import Terminal
 
 COMMANDS: Mapping[str, str] = {
     "plug": "plug ports, and roll back each port that fails",
@@ -44,7 +41,7 @@ COMMANDS: Mapping[str, str] = {
     "sandbox": "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch",
     "demo": "plug two ports in a sandbox, ping, draw the ports, unplug",
 }
-"""The sub-commands and their help. A copy of each HELP, so that `hybridvif --help` imports no sub-command."""
+"""The sub-commands and their help."""
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done, or nothing to do",
@@ -83,14 +80,18 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(words: Sequence[str]) -> int:
     from hybridvif.cli import stdio
 
-    terminal = None
+    args = None
     stdio.secure()
     try:
         args = parse_arguments(words)
-        args.terminal = terminal = _terminal_for(args)
-        return int(args.module.run(args))
+        from hybridvif.cli.terminal import Terminal, set_up_logs
+
+        set_up_logs(args.verbose, quiet=args.quiet)
+        args.terminal = Terminal(args.format, args)
+        answer = args.module.run(args)
+        return answer if isinstance(answer, int) else int(args.terminal.write_answer(answer))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: never a traceback
-        return _fail(KeyboardInterrupt() if stdio.was_interrupted() else error, words, terminal)
+        return _fail(KeyboardInterrupt() if stdio.was_interrupted() else error, words, args)
     finally:
         stdio.flush()
 
@@ -100,42 +101,37 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     from hybridvif.cli import options
 
     before, command, after = options.split(words)
-    args = options.main_parser(COMMANDS, EXIT_CODES).parse_args(before)
+    args = options.main_parser().parse_args(before)
     if command is None:
         raise InvalidInput(f"name a command: {', '.join(COMMANDS)}")
     if command not in COMMANDS:
         raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
     module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
-    formats: tuple[str, ...] = getattr(module, "FORMATS", ())
+    formats = options.formats_of(module)
     args.module, args.command = module, command
-    options.parse(options.command_parser(command, module, formats), after, args)
+    options.parse(options.command_parser(command, module), after, args)
     if formats and args.format not in (None, *formats):
         raise InvalidInput(f"{command} has no format {args.format!r}; it has {', '.join(formats)}")
     if args.column and args.format not in ("table", "value", None):
         raise InvalidInput(f"-c is for -f table and -f value, not for {args.format!r}")
+    if formats:
+        args.format = args.format or formats[0]
     return args
 
 
-def _terminal_for(args: argparse.Namespace) -> Terminal:
-    from hybridvif.cli import logs
+def _fail(error: BaseException, words: Sequence[str], args: argparse.Namespace | None) -> int:
+    from hybridvif.cli import options, stdio
+    from hybridvif.cli.failure import BROKEN_PIPE, failure_of
     from hybridvif.cli.terminal import Terminal
 
-    logs.set_up(args.verbose, quiet=args.quiet)
-    terminal = Terminal(getattr(args, "format", None))
-    terminal.configure(args)
-    return terminal
-
-
-def _fail(error: BaseException, words: Sequence[str], terminal: Terminal | None) -> int:
-    from hybridvif.cli import options
-    from hybridvif.cli.failure import failure_of
-    from hybridvif.cli.terminal import Terminal
-
-    if options.verbosity_in(words) > 1:
+    form, verbose = (args.format, args.verbose) if args else options.guess(words)
+    if verbose > 1:
         import traceback
 
         from hybridvif.model.text import escaped_lines
 
-        sys.stderr.write(escaped_lines("".join(traceback.format_exception(error))))
-    terminal = terminal or Terminal(options.format_in(words))
+        stdio.write(sys.stderr, escaped_lines("".join(traceback.format_exception(error))))
+    if isinstance(error, BrokenPipeError):
+        return BROKEN_PIPE
+    terminal: Terminal = getattr(args, "terminal", None) or Terminal(form)
     return terminal.write_failure(failure_of(error))

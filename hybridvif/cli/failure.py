@@ -1,20 +1,32 @@
-"""Errors: exit code, lines for people, document for machines.
-
-The document is `error` in the JSON of every command. It is the whole JSON if a command has no other output.
-
-    code        the error code: usage, invalid-input, precondition, name-collision, ...
-    message     one sentence
-    exit_code   the exit code of the command
-    report      the report of the port if a plug or unplug failed (output/document.py); the worst of several
-"""
+"""Errors: exit code, lines for people, document for machines (`error` in docs/cli.md)."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from hybridvif.cli.output.document import report_document
 from hybridvif.model.errors import HybridVifError, InvalidInput, PreconditionError, Refused
 from hybridvif.model.report import Report, Status
+
+DIFFERENCES = 3
+"""The exit code if there are differences."""
+BROKEN_PIPE = 141
+"""The exit code after the reader of the output has gone: that of a shell for SIGPIPE."""
+_EXIT_CODES: Mapping[type[HybridVifError] | str, int] = {
+    InvalidInput: 2,
+    PreconditionError: Status.PRECONDITION.exit_code,
+    Refused: Status.REFUSED.exit_code,
+    "no-answer": Status.UNKNOWN.exit_code,
+    "output-lost": Status.UNKNOWN.exit_code,
+    HybridVifError: Status.ROLLED_BACK.exit_code,
+}
+"""The exit codes by class or code of an error. The first that matches counts."""
+_REMEDIES = {
+    Status.INCOMPLETE: "the same command again: it goes on from what is there",
+    Status.UNKNOWN: "the same command again: it looks first, and does only what is still to do",
+    Status.CONFIGURED: "wait, or start ovs-vswitchd: it takes the port by itself; then hybridvif check",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +45,6 @@ class Failure:
     @property
     def document(self) -> Mapping[str, object]:
         """The failure as a document."""
-        from hybridvif.cli.output.document import report_document
-
         document = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
         return {**document, "report": report_document(self.report)} if self.report else document
 
@@ -58,12 +68,13 @@ def failure_of(error: BaseException) -> Failure:
         return Failure(code="internal", message=message, exit_code=Status.UNKNOWN.exit_code)
     if error.report is not None:
         return failure_of_report(error.report)
-    return Failure(
-        code=error.code,
-        message=str(error),
-        exit_code=_exit_code_of(error),
-        doctor=isinstance(error, PreconditionError) and error.code != "sandbox",
+    exit_code = next(
+        number
+        for kind, number in _EXIT_CODES.items()
+        if (error.code == kind if isinstance(kind, str) else isinstance(error, kind))
     )
+    doctor = isinstance(error, PreconditionError) and error.code != "sandbox"
+    return Failure(code=error.code, message=str(error), exit_code=exit_code, doctor=doctor)
 
 
 def failure_of_report(report: Report) -> Failure:
@@ -80,28 +91,3 @@ def failure_of_report(report: Report) -> Failure:
         doctor=report.status is Status.PRECONDITION,
         report=report,
     )
-
-
-def error_of(failures: Sequence[Failure], exit_code: int) -> Mapping[str, object]:
-    """Return {"error": document of the failure with this exit code}, or {} if there is none."""
-    worst = next((failure for failure in failures if failure.exit_code == exit_code), None)
-    return {"error": worst.document} if worst else {}
-
-
-_REMEDIES = {
-    Status.INCOMPLETE: "the same command again: it goes on from what is there",
-    Status.UNKNOWN: "the same command again: it looks first, and does only what is still to do",
-    Status.CONFIGURED: "wait, or start ovs-vswitchd: it takes the port by itself; then hybridvif check",
-}
-
-
-def _exit_code_of(error: HybridVifError) -> int:
-    if isinstance(error, InvalidInput):
-        return 2
-    if isinstance(error, PreconditionError):
-        return Status.PRECONDITION.exit_code
-    if isinstance(error, Refused):
-        return Status.REFUSED.exit_code
-    if error.code in ("no-answer", "output-lost"):
-        return Status.UNKNOWN.exit_code
-    return Status.ROLLED_BACK.exit_code

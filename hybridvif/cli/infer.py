@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from hybridvif.cli.port_request import PLACEHOLDERS, PortRequest
+from hybridvif.cli.ports import PLACEHOLDERS, PortRequest, options_in_words
 from hybridvif.model.desired import tap_mac_of
+from hybridvif.model.facts import Observed
 from hybridvif.model.names import PortNames, is_trunk_bridge, is_uuid, names_of
 from hybridvif.model.parts import (
     VHOST_USER_TYPES,
@@ -43,8 +44,12 @@ ATTRIBUTES: Mapping[str, tuple[str, ...]] = {
 """The attributes that depend on each field. Their desired value is unknown if the field is unknown."""
 _PLACEHOLDER_MACS = ("02:00:00:00:00:00", "02:00:00:00:00:01", "02:00:00:00:00:02")
 """Placeholders for the MAC of a port whose row and tap contradict each other."""
-_PLACEHOLDER_MTU = 68
-"""A placeholder for an unknown MTU."""
+
+
+Values = dict[str, object]
+"""The value of each field that can be inferred. An unknown field has a placeholder."""
+Doubts = dict[str, tuple[str, ...]]
+"""The unknown fields, with the attributes of the row that contradict each other."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +71,16 @@ class InferredPort:
         """The attributes whose desired value is unknown."""
         return frozenset(name for field in self.unknown for name in ATTRIBUTES[field])
 
+    @property
+    def unknown_text(self) -> str:
+        """A sentence about the unknown fields: "its mac and mtu cannot be inferred"."""
+        return f"its {' and '.join(self.unknown)} cannot be inferred"
+
+    @property
+    def hint(self) -> str:
+        """The same sentence, with the options to give."""
+        return f"{self.unknown_text}; give {options_in_words(self.unknown)}"
+
 
 def infer_port(
     request: PortRequest, state: HostState, configured: Collection[str] = (), bridges: Sequence[str] | None = None
@@ -85,10 +100,8 @@ def infer_port(
         # plug refuses that bridge, so the port was plugged into another one.
         values["bridge"] = bridges[0]
         doubts["bridge"] = ("bridge",)
-    left_out = tuple(name for name in INFERABLE_FIELDS if name not in request.fields)
-    left_out += tuple(
-        name for name in ("vhostuser_mode", "create_tap") if values.get(name) and name not in request.fields
-    )
+    kinds = [name for name in ("vhostuser_mode", "create_tap") if values.get(name)]
+    left_out = tuple(name for name in (*INFERABLE_FIELDS, *kinds) if name not in request.fields)
     given = {*request.fields, *left_out, *configured}
     unknown = tuple(name for name in left_out if name in doubts or (name in PLACEHOLDERS and name not in values))
     return InferredPort(
@@ -102,61 +115,47 @@ def infer_port(
     )
 
 
-def values_from(port_id: str, state: HostState) -> tuple[dict[str, object], dict[str, tuple[str, ...]]]:
-    """Return (values by field, doubtful attributes of the row by field).
-
-    Invalid values are left out. The value of a doubtful field is a placeholder.
-    """
+def values_from(port_id: str, state: HostState) -> tuple[Values, Doubts]:
+    """Return the values and the doubts. Invalid values are left out."""
     names = names_of(port_id)
-    row = row_of(state, names)
-    values: dict[str, object] = {}
-    doubts: dict[str, tuple[str, ...]] = {}
+    row, tap = row_of(state, names), state.links.get(names.tap)
+    values: Values = {}
+    doubts: Doubts = {}
     _infer_mtu(values, doubts, state, names)
     if isinstance(row, IvsPort):
         values["vif_type"] = VifType.IVS
+    if isinstance(row, VhostUserPort):
+        values["vhostuser_mode"] = VHOST_USER_MODES.get(row.type, "")
     if isinstance(row, OvsPort):
-        _infer_row(values, row)
+        if is_mac(row.attached_mac.lower()):
+            values["mac"] = row.attached_mac
+        if is_uuid(row.vm_uuid):
+            values["instance_id"] = row.vm_uuid
         _infer_bridge(values, doubts, row)
         _infer_interface_id(values, doubts, row, port_id, state)
-    tap = state.links.get(names.tap)
     if isinstance(tap, ManagedTap) and not isinstance(row, VhostUserPort) and values.get("mtu", 0) <= MAX_TAP_MTU:  # type: ignore[operator]
         values["create_tap"] = True
         if "mac" in values and tap.mac != tap_mac_of(str(values["mac"]).lower()):
-            values["mac"] = next(
-                mac for mac in _PLACEHOLDER_MACS if mac != values["mac"] and tap_mac_of(mac) != tap.mac
-            )
-            doubts["mac"] = ()
+            others = (mac for mac in _PLACEHOLDER_MACS if mac != values["mac"] and tap_mac_of(mac) != tap.mac)
+            values["mac"], doubts["mac"] = next(others), ()
     return values, doubts
 
 
-def _infer_mtu(
-    values: dict[str, object], doubts: dict[str, tuple[str, ...]], state: HostState, names: PortNames
-) -> None:
+def _infer_mtu(values: Values, doubts: Doubts, state: HostState, names: PortNames) -> None:
     """Infer the MTU of the majority of the devices, or the MTU requested by the row of a vhost-user port."""
-    bridge, veth, row = (state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names))
-    found: list[int | None] = [bridge.mtu] if isinstance(bridge, Bridge) else []
-    found += [veth.mtu, veth.peer_mtu] if isinstance(veth, Veth) else []
+    bridge, veth, row = state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names)
+    mtus = [bridge.mtu] if isinstance(bridge, Bridge) else []
+    mtus += [veth.mtu, veth.peer_mtu] if isinstance(veth, Veth) else []
     if isinstance(row, VhostUserPort):
-        found = [row.mtu_request]
-    mtus = [mtu for mtu in found if mtu is not None]
+        mtus = [] if row.mtu_request is None else [row.mtu_request]
     most = [mtu for mtu in set(mtus) if mtus.count(mtu) * 2 > len(mtus) and MIN_MTU <= mtu <= MAX_MTU]
     if most:
         values["mtu"] = most[0]
     elif mtus:
-        values["mtu"] = next(mtu for mtu in range(_PLACEHOLDER_MTU, MAX_MTU) if mtu not in mtus)
-        doubts["mtu"] = ()
+        values["mtu"], doubts["mtu"] = next(mtu for mtu in range(MIN_MTU, MAX_MTU) if mtu not in mtus), ()
 
 
-def _infer_row(values: dict[str, object], row: OvsPort) -> None:
-    if isinstance(row, VhostUserPort):
-        values["vhostuser_mode"] = VHOST_USER_MODES.get(row.type, "")
-    if is_mac(row.attached_mac.lower()):
-        values["mac"] = row.attached_mac
-    if is_uuid(row.vm_uuid):
-        values["instance_id"] = row.vm_uuid
-
-
-def _infer_bridge(values: dict[str, object], doubts: dict[str, tuple[str, ...]], row: OvsPort) -> None:
+def _infer_bridge(values: Values, doubts: Doubts, row: OvsPort) -> None:
     """Infer the bridge. It is doubtful if bridge_name contradicts it, as for trunk bridges."""
     if not is_bridge_name(row.bridge):
         doubts["bridge"] = ("bridge",)
@@ -167,9 +166,7 @@ def _infer_bridge(values: dict[str, object], doubts: dict[str, tuple[str, ...]],
         doubts["bridge"] = ("bridge", "bridge_name")
 
 
-def _infer_interface_id(
-    values: dict[str, object], doubts: dict[str, tuple[str, ...]], row: OvsPort, port_id: str, state: HostState
-) -> None:
+def _infer_interface_id(values: Values, doubts: Doubts, row: OvsPort, port_id: str, state: HostState) -> None:
     """Infer the interface id from iface-id.
 
     The row has our key hybridvif-port-id if and only if the interface id differs from the port id. A different iface-id
@@ -187,6 +184,15 @@ def _infer_interface_id(
 def row_of(state: HostState, names: PortNames) -> SwitchPort | None:
     """Return the switch port: that of the switch end, or that of a vhost-user port."""
     return state.ports.get(names.switch_end) or state.ports.get(names.vhost_user)
+
+
+def state_of_port(request: PortRequest, seen: Observed) -> HostState:
+    """Return the state of one port. Raises InvalidInput if it does not exist and a required field is missing."""
+    names = names_of(request.port_id)
+    state = seen.state.of(names)
+    if request.missing and not is_there(state, names):
+        raise request.missing_error(request.missing, "is not plugged here, so omitted fields cannot be inferred")
+    return state
 
 
 def is_there(state: HostState, names: PortNames) -> bool:

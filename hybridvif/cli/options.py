@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
+from hybridvif.cli import COMMANDS, EXIT_CODES
+from hybridvif.cli.stdio import print_text
 from hybridvif.model.errors import InvalidInput
 
 FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot")
-_WITH_VALUE = ("--config-file", "-f", "--format", "-c", "--column", "--color")
-_SHORT_WITH_VALUE = re.compile(r"-[vqh]*[fc]")
-_FORMAT = re.compile(r"(?:--format=|-[vq]*f)(.+)", re.DOTALL)
+_WITH_VALUE = re.compile("--config-file|--format|--column|--color|-[vqh]*[fc]")
 
 
 class UsageError(InvalidInput):
@@ -22,11 +22,18 @@ class UsageError(InvalidInput):
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser that raises UsageError where argparse ends the process."""
+    """A parser that raises UsageError where argparse ends the process, and errors of its output."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False, **options)
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
         raise UsageError(f"{self.prog}: {message}; see: {self.prog} --help")
+
+    def print_help(self, file: Any = None) -> None:  # noqa: ARG002
+        """Print the help. Raises OutputLost, BrokenPipeError."""
+        print_text(self.format_help())
 
 
 def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str]]:
@@ -36,11 +43,11 @@ def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str
         word = words[index]
         if not word.startswith("-") or word == "-":
             return words[:index], word, words[index + 1 :]
-        index += 2 if word in _WITH_VALUE or _SHORT_WITH_VALUE.fullmatch(word) else 1
+        index += 2 if _WITH_VALUE.fullmatch(word) else 1
     return words, None, ()
 
 
-def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> Parser:
+def main_parser() -> Parser:
     """Create the parser for the words before the sub-command."""
     parser = Parser(
         prog="hybridvif",
@@ -49,32 +56,31 @@ def main_parser(commands: Mapping[str, str], exit_codes: Mapping[int, str]) -> P
         epilog="\n".join(
             [
                 "commands (see hybridvif COMMAND --help):",
-                *(f"  {name:<9} {text}" for name, text in commands.items()),
+                *(f"  {name:<9} {text}" for name, text in COMMANDS.items()),
                 "",
                 "exit codes (of several ports: the worst):",
-                *(f"  {code:>3}  {text}" for code, text in exit_codes.items()),
+                *(f"  {code:>3}  {text}" for code, text in EXIT_CODES.items()),
             ]
         ),
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("--version", action=_Version, nargs=0, help="print the version and exit")
     _add_common(parser, FORMATS)
     return parser
 
 
-def command_parser(command: str, module: Any, formats: Sequence[str]) -> Parser:
+def command_parser(command: str, module: Any) -> Parser:
     """Create the parser for the words after the sub-command."""
-    text = str(module.HELP)
-    parser = Parser(
-        prog=f"hybridvif {command}",
-        description=f"{text[0].upper()}{text[1:]}.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    text = COMMANDS[command]
+    parser = Parser(prog=f"hybridvif {command}", description=f"{text[0].upper()}{text[1:]}.")
     module.add_arguments(parser)
-    _add_common(parser, formats)
+    _add_common(parser, formats_of(module))
     return parser
+
+
+def formats_of(module: Any) -> Sequence[str]:
+    """Return the formats of a sub-command, the default first. It has no -f if there are none."""
+    formats: Sequence[str] = getattr(module, "FORMATS", ())
+    return formats
 
 
 def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> None:
@@ -86,24 +92,15 @@ def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> Non
         parser.parse_intermixed_args(words, args)
 
 
-def format_in(words: Sequence[str]) -> str | None:
-    """Return the value of -f in an unparsed command line. A usage error is reported in this format, too."""
-    found = None
-    for index, word in enumerate(words):
-        match = _FORMAT.fullmatch(word)
-        if word == "--":
-            break
-        if word in ("-f", "--format") and index + 1 < len(words):
-            found = words[index + 1]
-        elif match:
-            found = match[1]
-    return found
-
-
-def verbosity_in(words: Sequence[str]) -> int:
-    """Count -v in an unparsed command line."""
-    own = words[: words.index("--")] if "--" in words else words
-    return sum(word.count("v") if re.fullmatch("-[vq]+", word) else word == "--verbose" for word in own)
+def guess(words: Sequence[str]) -> tuple[str | None, int]:
+    """Return (format, verbosity) of an invalid command line. Its error is reported in them, too."""
+    parser = Parser(add_help=False)
+    _add_common(parser, FORMATS)
+    try:
+        args, _ = parser.parse_known_args(words)
+    except InvalidInput:
+        return None, 0
+    return args.format, args.verbose
 
 
 def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
@@ -144,5 +141,5 @@ class _Version(argparse.Action):
             number = version("hybridvif")
         except PackageNotFoundError:
             number = "of a checkout, not installed"
-        print(f"hybridvif {number}")
+        print_text(f"hybridvif {number}\n")
         parser.exit()

@@ -5,6 +5,7 @@ An error names the file, the entry (counted from 1) and the field.
 
 from __future__ import annotations
 
+import errno
 import re
 import sys
 from collections.abc import Hashable
@@ -12,8 +13,13 @@ from typing import Any
 
 import yaml
 
-from hybridvif.cli.port_request import FIELDS, PortRequest, vif_type_of
+from hybridvif.cli.ports import FIELDS, PortRequest
 from hybridvif.model.errors import InvalidInput
+from hybridvif.model.port import VifType
+
+LIMIT = 64 << 20
+"""Maximum size in bytes, about 400,000 ports. An endless file such as /dev/zero must not fill the memory."""
+_KINDS = {dict: "a mapping", list: "a list", str: "text", bool: "a truth value", int: "a number", type(None): "empty"}
 
 
 class _Loader(yaml.SafeLoader):
@@ -31,8 +37,6 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-LIMIT = 64 << 20
-"""Maximum size in bytes, about 400,000 ports. An endless file such as /dev/zero must not fill the memory."""
 _Loader.yaml_implicit_resolvers = {
     sign: [(tag, rule) for tag, rule in rules if tag.rpartition(":")[2] in ("bool", "null")]
     for sign, rules in yaml.SafeLoader.yaml_implicit_resolvers.items()
@@ -50,36 +54,39 @@ def read_ports(name: str) -> list[PortRequest]:
         )
     if not isinstance(entries, list):
         raise InvalidInput(f"{shown}: it is {_kind(entries)}, not a list of ports; begin each port with '- id:'")
-    requests: list[PortRequest] = []
     entry_of: dict[str, int] = {}
-    for number, entry in enumerate(entries, start=1):
-        port = _port_request(entry, f"{shown}: entry {number}")
-        if port.port_id in entry_of:
+    requests = [_port_request(entry, f"{shown}: entry {number}") for number, entry in enumerate(entries, start=1)]
+    for number, request in enumerate(requests, start=1):
+        first = entry_of.setdefault(request.port_id, number)
+        if first != number:
             raise InvalidInput(
-                f"{shown}: entry {number}: id {port.port_id} is that of entry {entry_of[port.port_id]} too; "
-                "name each port once"
+                f"{request.where}: id {request.port_id} is that of entry {first} too; name each port once"
             )
-        entry_of[port.port_id] = number
-        requests.append(port)
     return requests
 
 
 def _load(name: str, shown: str) -> Any:
     try:
-        if name == "-":
-            text = sys.stdin.buffer.read(LIMIT + 1) if hasattr(sys.stdin, "buffer") else sys.stdin.read().encode()
-        else:
-            with open(name, "rb") as file:
-                text = file.read(LIMIT + 1)
-        if len(text) > LIMIT:
-            raise InvalidInput(f"{shown}: it has more than {LIMIT >> 20} MiB; divide the ports among several files")
-        return yaml.load(text.decode(), Loader=_Loader)  # noqa: S506  # a SafeLoader
+        text = _read(name)
     except OSError as error:
         raise InvalidInput(f"{shown}: it cannot be read: {error.strerror}; give a file of ports with -F") from error
+    if len(text) > LIMIT:
+        raise InvalidInput(f"{shown}: it has more than {LIMIT >> 20} MiB; divide the ports among several files")
+    try:
+        return yaml.load(text.decode(), Loader=_Loader)  # noqa: S506  # a SafeLoader
     except UnicodeDecodeError as error:
         raise InvalidInput(f"{shown}: it is no text in UTF-8; write it as YAML or JSON") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         raise InvalidInput(f"{shown}: it is neither YAML nor JSON: {_parse_error(error)}; correct it there") from error
+
+
+def _read(name: str) -> bytes:
+    if name != "-":
+        with open(name, "rb") as file:
+            return file.read(LIMIT + 1)
+    if sys.stdin is None:
+        raise OSError(errno.EBADF, "it is closed")
+    return sys.stdin.buffer.read(LIMIT + 1)
 
 
 def _parse_error(error: Exception) -> str:
@@ -101,17 +108,11 @@ def _port_request(entry: object, where: str) -> PortRequest:
         if isinstance(value, dict | list):
             raise InvalidInput(f"{where}: field {key!r} is {_kind(value)}, not one value; write it on one line")
     if "vif_type" in entry:
-        entry["vif_type"] = vif_type_of(entry["vif_type"])
+        # Port rejects a text that is no VifType.
+        text = entry["vif_type"]
+        entry["vif_type"] = next((kind for kind in VifType if kind.value == text), text)
     return PortRequest(fields=entry, where=where)
 
 
 def _kind(value: object) -> str:
-    known = {
-        dict: "a mapping",
-        list: "a list",
-        str: "text",
-        bool: "a truth value",
-        int: "a number",
-        type(None): "empty",
-    }
-    return known.get(type(value), f"a {type(value).__name__}")
+    return _KINDS.get(type(value), f"a {type(value).__name__}")

@@ -1,30 +1,26 @@
-"""The ports of a command line: described by options, or listed in a file."""
+"""The ports of a command line: described by options, or listed in a file. Required fields may be missing."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import MISSING, dataclass, fields
 
 from hybridvif.cli.options import UsageError
-from hybridvif.cli.port_request import FIELDS, OPTIONS, REQUIRED, PortRequest
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.port import Port
+from hybridvif.model.port import DATAPATH_TYPES, MAX_MTU, MIN_MTU, Port
 
-_FLAGS: Mapping[str, str] = {
-    "call_iptables": "--call-iptables",
-    "isolate": "--isolate",
-    "create_tap": "--create-tap",
-    "multiqueue": "--multiqueue",
-}
-"""Options without a value."""
+_SPECS = {spec.name: spec for spec in fields(Port)}
+FIELDS = tuple(_SPECS)
+REQUIRED = tuple(name for name, spec in _SPECS.items() if name != "id" and spec.default is MISSING)
+"""Fields of a Port that have no default, except the id."""
 _HELP: Mapping[str, tuple[str, str]] = {
     "mac": ("MAC", "the VM's MAC address"),
     "instance_id": ("UUID", "the VM's id"),
     "interface_id": ("UUID", "external_ids:iface-id (default: the port id)"),
-    "mtu": ("BYTES", "68 to 65535 (default: 1500)"),
-    "bridge": ("NAME", "the integration bridge (default: br-int)"),
-    "datapath_type": ("TYPE", "of an integration bridge that plug creates: system or netdev"),
+    "mtu": ("BYTES", f"{MIN_MTU} to {MAX_MTU} (default: {_SPECS['mtu'].default})"),
+    "bridge": ("NAME", f"the integration bridge (default: {_SPECS['bridge'].default})"),
+    "datapath_type": ("TYPE", f"of an integration bridge that plug creates: {' or '.join(DATAPATH_TYPES)}"),
     "qos_type": ("TYPE", "the QoS of a new port: none, linux-noop, ... (default: the host's default_qos_type)"),
     "vhostuser_mode": (
         "MODE",
@@ -35,34 +31,82 @@ _HELP: Mapping[str, tuple[str, str]] = {
     "create_tap": ("", "create the tap before the VM, and delete it with the port"),
     "multiqueue": ("", "create the tap with several queues; with --create-tap"),
 }
+"""The metavar and the help of the option for each field. A flag has no metavar."""
+OPTIONS = {name: "--instance" if name == "instance_id" else f"--{name.replace('_', '-')}" for name in _HELP}
+PLACEHOLDERS: Mapping[str, object] = {
+    "mac": "02:00:00:00:00:00",
+    "instance_id": "00000000-0000-0000-0000-000000000000",
+}
+"""Valid values for unknown fields. No port is ever plugged with them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortRequest:
+    """The given fields of a port, validated by the constructor. Raises InvalidInput."""
+
+    fields: Mapping[str, object]
+    where: str = ""
+    """The source of the fields, as "ports.yaml: entry 2"; "" for the command line."""
+
+    def __post_init__(self) -> None:
+        self.with_defaults(PLACEHOLDERS)
+
+    @property
+    def port_id(self) -> str:
+        """The port's id."""
+        return str(self.fields["id"])
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The required fields that were not given."""
+        return tuple(name for name in REQUIRED if name not in self.fields)
+
+    def with_defaults(self, others: Mapping[str, object]) -> Port:
+        """Create the Port, with these values for fields that were not given. Raises InvalidInput."""
+        try:
+            return Port(**{**others, **self.fields})  # type: ignore[arg-type]
+        except InvalidInput as error:
+            raise InvalidInput(f"{self.where}: {error}" if self.where else str(error)) from error
+
+    def to_port(self) -> Port:
+        """Create the Port. Raises InvalidInput if a required field is missing."""
+        if self.missing:
+            raise self.missing_error(self.missing, f"lacks {' and '.join(self.missing)}")
+        return self.with_defaults({})
+
+    def missing_error(self, names: Sequence[str], why: str) -> InvalidInput:
+        """Create the error for missing or unknown fields."""
+        if self.where:
+            return InvalidInput(f"{self.where}: port {self.port_id} {why}; add {' and '.join(names)}")
+        return InvalidInput(f"port {self.port_id} {why}; give {options_in_words(names)}")
+
+
+def options_in_words(names: Sequence[str]) -> str:
+    """Return the options of these fields: "--mac and --mtu"."""
+    return " and ".join(OPTIONS[name] for name in names)
 
 
 def add_port_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
     """Add PORT, the options for its fields, and -F."""
     parser.add_argument("port", nargs="*" if several else "?", metavar="PORT", help="the port's id, a UUID")
-    for field, option in OPTIONS.items():
-        metavar, text = _HELP[field]
-        parser.add_argument(
-            option, dest=field, metavar=metavar, type=_whole_number if field == "mtu" else str, help=text
-        )
-    for field, option in _FLAGS.items():
-        parser.add_argument(option, dest=field, action="store_true", default=None, help=_HELP[field][1])
+    for field, (metavar, text) in _HELP.items():
+        if metavar:
+            kind = _whole_number if field == "mtu" else str
+            parser.add_argument(OPTIONS[field], dest=field, metavar=metavar, type=kind, help=text)
+        else:
+            parser.add_argument(OPTIONS[field], dest=field, action="store_true", default=None, help=text)
     add_file_option(parser)
 
 
 def add_file_option(parser: argparse.ArgumentParser) -> None:
     """Add -F, a file of ports."""
-    parser.add_argument(
-        "-F",
-        "--file",
-        metavar="FILE",
-        help=f"the ports of a YAML or JSON file (- is stdin): a list of mappings with the keys {', '.join(FIELDS)}",
-    )
+    text = f"the ports of a YAML or JSON file (- is stdin): a list of mappings with the keys {', '.join(FIELDS)}"
+    parser.add_argument("-F", "--file", metavar="FILE", help=text)
 
 
 def requested_ports(args: argparse.Namespace) -> list[PortRequest]:
     """Return the ports of the command line. Raises InvalidInput."""
-    given = {field: value for field in (*OPTIONS, *_FLAGS) if (value := getattr(args, field, None)) is not None}
+    given = {field: value for field in OPTIONS if (value := getattr(args, field, None)) is not None}
     ids = [args.port] if isinstance(args.port, str) else args.port or []
     if args.file is not None:
         if ids or given:
@@ -84,17 +128,11 @@ def requested_ports(args: argparse.Namespace) -> list[PortRequest]:
 def options_of(port: Port, unknown: Sequence[str] = ()) -> list[str]:
     """Return the arguments of `hybridvif plug` for this port. An unknown field gets its metavar as value."""
     words = [port.id]
-    for field, option in OPTIONS.items():
-        value = getattr(port, field)
-        if field in unknown:
-            words += [option, _HELP[field][0]]
-        elif field in REQUIRED or value != _default_of(field):
-            words += [option, str(value)]
-    return words + [option for field, option in _FLAGS.items() if getattr(port, field)]
-
-
-def _default_of(field: str) -> object:
-    return next(spec.default for spec in fields(Port) if spec.name == field)
+    for field, (metavar, _) in _HELP.items():
+        value = metavar if field in unknown else getattr(port, field)
+        if value != _SPECS[field].default:
+            words += [OPTIONS[field], str(value)] if metavar else [OPTIONS[field]]
+    return words
 
 
 def _whole_number(text: str) -> object:

@@ -8,11 +8,19 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 from typing import IO
 
+from hybridvif.model.errors import HybridVifError
+
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class OutputLost(HybridVifError):
+    """The output could not be written."""
+
+    code = "output-lost"
 
 
 def secure() -> None:
@@ -95,14 +103,23 @@ def uninterrupted() -> Iterator[None]:
 
 
 def write(stream: IO[str], text: str) -> OSError | None:
-    """Write and flush. Return the error, or None; a closed pipe, as of `| head`, is no error."""
+    """Write and flush. Return the error, after which the stream discards its output; None if there was none."""
     try:
         stream.write(text)
         stream.flush()
     except (OSError, ValueError) as error:
-        _hang_up(stream)
-        return error if isinstance(error, OSError) and not isinstance(error, BrokenPipeError) else None
+        _discard(stream)
+        return error if isinstance(error, OSError) else None
     return None
+
+
+def print_text(text: str) -> None:
+    """Write to stdout. Raises BrokenPipeError, as of `| head`, and OutputLost."""
+    error = write(sys.stdout, text)
+    if isinstance(error, BrokenPipeError):
+        raise error
+    if error is not None:
+        raise OutputLost(f"the output could not be written to stdout: {error.strerror}; what was done is done")
 
 
 def flush() -> None:
@@ -111,12 +128,7 @@ def flush() -> None:
         write(stream, "")
 
 
-def _hang_up(stream: IO[str]) -> None:
+def _discard(stream: IO[str]) -> None:
     """Redirect a stream to /dev/null, so that its buffer is discarded without an error."""
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    try:
-        os.dup2(nowhere, stream.fileno())
-    except (OSError, ValueError):
-        pass
-    finally:
-        os.close(nowhere)
+    with open(os.devnull, "wb") as nowhere, suppress(OSError, ValueError):
+        os.dup2(nowhere.fileno(), stream.fileno())

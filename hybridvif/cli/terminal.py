@@ -6,28 +6,26 @@ With -f json or yaml, stdout holds exactly one document, and all text for people
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import IO
 
-from hybridvif.cli.stdio import uninterrupted, write
-from hybridvif.model.errors import HybridVifError, InvalidInput
-from hybridvif.model.text import escaped
+from hybridvif.cli.failure import Failure
+from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.text import escaped, escaped_lines
+from hybridvif.optional import found
 
-if TYPE_CHECKING:
-    from hybridvif.cli.failure import Failure
-
-Document = Mapping[str, object]
+MANY = 20
+"""The smallest number of ports with a progress bar."""
 SIMULATED = "simulated: nothing was done on any real host (the recording executors are configured)"
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1", "dim": "2"}
-
-
-class OutputLost(HybridVifError):
-    """The output could not be written."""
-
-    code = "output-lost"
 
 
 class Paint:
@@ -46,14 +44,14 @@ class Paint:
 class Answer:
     """The result of a command, for every output format."""
 
-    document: Document
+    document: Mapping[str, object]
     """The document for -f json and yaml."""
-    lines: Callable[[Paint], Sequence[str]]
+    lines: Callable[[Paint], Iterable[str]] = lambda _: ()
     """The function that returns the lines for people."""
     columns: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] = ()
     """The rows of -f table and value."""
-    drawings: Mapping[str, Callable[[], str]] | None = None
+    drawings: Mapping[str | None, Callable[[], str]] = field(default_factory=dict)
     """Functions for the formats of this command alone, by format."""
     simulated: bool = False
     warnings: Sequence[str] = ()
@@ -67,28 +65,21 @@ class Answer:
 class Terminal:
     """The writer of stdout and stderr, in the format of the command line."""
 
-    def __init__(self, form: str | None = None) -> None:
+    def __init__(self, form: str | None = None, args: argparse.Namespace | None = None) -> None:
         self.form = form
-        self.verbose = 0
-        self.quiet = False
-        self._columns: Sequence[str] = ()
-        self._color = "auto"
+        self.quiet: bool = args is not None and args.quiet
+        self._columns: Sequence[str] = (args and getattr(args, "column", None)) or ()
+        self._color: str = args.color if args else "auto"
         self._answered = False
-
-    def configure(self, args: argparse.Namespace) -> None:
-        """Apply the options of a parsed command line."""
-        self.form, self._columns = getattr(args, "format", None), getattr(args, "column", None) or ()
-        self.verbose, self.quiet, self._color = args.verbose, args.quiet, args.color
 
     @property
     def is_machine(self) -> bool:
         """True if stdout gets a document."""
         return self.form in ("json", "yaml")
 
-    def write_answer(self, answer: Answer, default: str = "text") -> int:
-        """Write the answer and return its exit code. default: the format if there is no -f."""
-        form = self.form or default
-        text = self._in_form(form, answer)
+    def write_answer(self, answer: Answer) -> int:
+        """Write the answer and return its exit code."""
+        text = self._in_form(answer)
         if answer.simulated:
             self.write_note(SIMULATED, "yellow")
         if text and not (self.quiet and answer.silent and not self.is_machine):
@@ -103,29 +94,44 @@ class Terminal:
         """Write the failure and return its exit code."""
         self._explain(failure)
         if self.is_machine and not self._answered:
-            self._write(self._dump({"error": failure.document}))
+            with suppress(OutputLost):
+                self._write(self._dump({"error": failure.document}))
         return failure.exit_code
 
     def write_note(self, text: str, colour: str = "") -> None:
         """Write one line to stderr."""
         write(sys.stderr, f"{self._paint(sys.stderr)(text, colour)}\n")
 
-    def _in_form(self, form: str, answer: Answer) -> str:
+    @contextmanager
+    def progress(self, verb: str, ports: int) -> Iterator[Callable[[int, int], None]]:
+        """Show a bar for many ports, on a terminal only. Yields the callback (finished, total)."""
+        if ports < MANY or self.quiet or not sys.stderr.isatty() or found("rich") is None:
+            yield lambda _done, _total: None
+            return
+        # Imported late: the import takes 40 ms.
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+        with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+            task = bar.add_task(verb, total=ports)
+            yield lambda done, _total: bar.update(task, completed=done)
+
+    def _in_form(self, answer: Answer) -> str:
         if self.is_machine:
             return self._dump(answer.document)
-        if form in ("table", "value"):
-            return _table(answer, self._columns, heads=form == "table", paint=self._paint(sys.stdout))
-        if answer.drawings and form in answer.drawings:
-            return answer.drawings[form]()
-        return "".join(f"{line}\n" for line in answer.lines(self._paint(sys.stdout)))
+        paint = self._paint(sys.stdout)
+        if self.form in ("table", "value"):
+            return _table(answer, self._columns, heads=self.form == "table", paint=paint)
+        if self.form in answer.drawings:
+            return answer.drawings[self.form]()
+        return "".join(f"{line}\n" for line in answer.lines(paint))
 
-    def _dump(self, document: Document) -> str:
+    def _dump(self, document: Mapping[str, object]) -> str:
         if self.form == "yaml":
             import yaml
 
             return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=False))
-        import json
-
         return json.dumps(document, indent=2) + "\n"
 
     def _explain(self, failure: Failure) -> None:
@@ -134,19 +140,19 @@ class Terminal:
         write(sys.stderr, f"{paint('error: ', 'red')}{lines}\n")
 
     def _write(self, text: str) -> None:
-        with uninterrupted():
-            error = write(sys.stdout, text)
-            self._answered = True
-        if error is not None:
-            raise OutputLost(f"the answer could not be written to stdout: {error.strerror}; what was done is done")
+        self._answered = True
+        # The work is done, and its exit code counts, even if nobody reads the answer.
+        with uninterrupted(), suppress(BrokenPipeError):
+            print_text(text)
 
     def _paint(self, stream: IO[str]) -> Paint:
         wanted = stream.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
         return Paint(self._color == "always" or (self._color == "auto" and wanted))
 
 
-def cell(value: object) -> str:
-    """Format a value for a table."""
+def _cell(value: object) -> str:
+    if isinstance(value, list):
+        value = " ".join(map(str, value))
     if value is None or value == "":
         return "-"
     return str(value).lower() if isinstance(value, bool) else str(value)
@@ -157,12 +163,51 @@ def _table(answer: Answer, wanted: Sequence[str], *, heads: bool, paint: Paint) 
     if unknown:
         raise InvalidInput(f"there is no column {unknown[0]!r}; there are {', '.join(answer.columns)}")
     columns = wanted or answer.columns
-    rows = [[cell(row.get(name)) for name in columns] for row in answer.rows]
-    if heads:
-        widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
-        cells = [list(columns), *rows]
-        return "".join(
-            paint("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip(), "") + "\n"
-            for row in cells
-        )
-    return "".join(paint(" ".join(row), "") + "\n" for row in rows)
+    rows = [[_cell(row.get(name)) for name in columns] for row in answer.rows]
+    if not heads:
+        return "".join(paint(" ".join(row), "") + "\n" for row in rows)
+    widths = [max(map(len, column)) for column in zip(columns, *rows, strict=True)]
+    lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in [list(columns), *rows])
+    return "".join(paint(line, "") + "\n" for line in lines)
+
+
+class _Formatter(logging.Formatter):
+    """A formatter that escapes control characters: records as lines with tracebacks, or as one line without."""
+
+    def __init__(self, *, tracebacks: bool) -> None:
+        super().__init__("%(levelname)s %(name)s: %(message)s")
+        self._tracebacks = tracebacks
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Format a record. exc_text is a traceback formatted by the daemon."""
+        if self._tracebacks:
+            return escaped_lines(super().format(record))
+        record.exc_info = record.exc_text = record.stack_info = None
+        return escaped(super().format(record))
+
+
+class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only in its stubs
+    """A handler for the current sys.stderr."""
+
+
+def set_up_logs(verbose: int, *, quiet: bool = False) -> None:
+    """Log to stderr: errors only by default, our own records with -v, all records with -vv.
+
+    Repeated calls are harmless.
+    """
+    root, own = logging.getLogger(), logging.getLogger("hybridvif")
+    for logger in (root, own):
+        logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
+    level = logging.CRITICAL if quiet else {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
+    handler = _Handler()
+    handler.setFormatter(_Formatter(tracebacks=verbose > 1))
+    root.addHandler(handler)
+    own.setLevel(level)
+    if verbose > 1:
+        root.setLevel(logging.DEBUG)
+    else:
+        # Records of the daemon come through our logger, those of oslo.privsep too.
+        handler.addFilter(logging.Filter("hybridvif"))
+    if not sys.warnoptions:
+        # oslo.privsep imports eventlet if it is installed. The user cannot prevent that.
+        warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")

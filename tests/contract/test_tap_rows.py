@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Update, check, desired_state, plug, unplug
-from hybridvif.cli import checking
+from hybridvif.cli.commands import check as checking
 from hybridvif.cli.commands import list as listing
-from hybridvif.cli.diagnosis import port_findings
-from hybridvif.cli.port_request import PortRequest
+from hybridvif.cli.commands.doctor import port_findings
+from hybridvif.cli.ports import PortRequest
 from hybridvif.model.parts import Role, Veth
 from hybridvif.model.text import escaped
 from hybridvif.privileged.registry import installed

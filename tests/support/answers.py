@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from hybridvif import Port, RecordingHost, plug
-from hybridvif.cli.port_request import PortRequest
+from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.parts import OvsPort
 

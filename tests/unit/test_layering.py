@@ -124,7 +124,7 @@ def may_import(module: str, target: str) -> bool:
         return module in ("hybridvif.privileged.main", "hybridvif.privileged.context")
     if is_of(target, "hybridvif.osvif.plugins"):
         # Only where os-vif is installed, which is an extra.
-        return module == "hybridvif.cli.osvif"
+        return module == "hybridvif.cli.commands.doctor"
     if not folder or is_of(target, f"hybridvif.{folder}"):
         return not is_another_executor(module, target)
     if is_of(target, *SHARED):

@@ -69,7 +69,7 @@ def test_starts_of_python_are_found_in_the_files_that_have_some() -> None:
         ".ci/run",
         "benchmarks/made_of.py",
         "benchmarks/contest.py",
-        "hybridvif/cli/system.py",
+        "hybridvif/cli/host_checks.py",
         "hybridvif/testing/contract/bench.py",
         "hybridvif/privileged/launch.py",
         "hybridvif/testing/pytest_plugin.py",

@@ -1,34 +1,26 @@
-"""hybridvif check: the drift of plugged ports.
-
-The document:
-
-    command     "check"
-    simulated   true if no real host was checked
-    in_order    true if no port has drift
-    ports       for each port: port, in_order, code and reason (of a refusal by plug; else ""), drift, unchecked
-    warnings    sentences: another row of Open vSwitch has the iface-id of a port
-    error       only if plug would refuse a port or a bridge is missing (failure.py)
-
-`drift` is a list, empty if the port is in order:
-
-    kind, name  the part
-    attribute   null if the whole part is missing or must be deleted
-    before      the observed value; "absent" for a missing part
-    after       the desired value; "present" for a missing part; "?" if it is unknown
-    why, bugs   the reason for an attribute (output/document.py)
-
-`unchecked` lists the inferred fields. It also lists, as "name: attribute", the attributes that were not compared: this
-kernel lacks them, or a VM holds the tap open.
-"""
+"""hybridvif check: the drift of plugged ports."""
 
 from __future__ import annotations
 
 import argparse
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
-from hybridvif.cli.ports import add_port_options, requested_ports
+from hybridvif.cli.connection import connected
+from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
+from hybridvif.cli.output.document import changes_of
+from hybridvif.cli.output.report import answer_about
+from hybridvif.cli.output.topology import Drift, drift_of, warnings_of
+from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
+from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.simulated_host import SimulatedHost, look
+from hybridvif.model.parts import reason_of
+from hybridvif.model.report import Report
 
-HELP = "print the drift of plugged ports by attribute"
 FORMATS = ("text", "json", "yaml", "table", "value")
+COLUMNS = ("port", "kind", "name", "attribute", "before", "after")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -40,13 +32,90 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
+def run(args: argparse.Namespace) -> Answer:
     """Compare each port with its desired state."""
     requests = requested_ports(args)
-
-    from hybridvif.cli.checking import answer_of
-    from hybridvif.cli.connection import connected
-
     with connected(args) as host:
-        answer = answer_of(requests, host, reasons=args.verbose > 0)
-    return int(args.terminal.write_answer(answer))
+        return answer_of(requests, host, reasons=args.verbose > 0)
+
+
+@dataclass(frozen=True, slots=True)
+class CheckedPort:
+    """The result of the check of one port."""
+
+    inferred: InferredPort
+    report: Report
+    """The report of a simulated plug."""
+    drift: tuple[Drift, ...]
+
+    @property
+    def unchecked(self) -> tuple[str, ...]:
+        """The fields and attributes that were not checked."""
+        return (*self.inferred.left_out, *self.inferred.not_inferable, *self.report.unchecked)
+
+    @property
+    def in_order(self) -> bool:
+        """True if there is no drift."""
+        return self.report.ok and not self.drift
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """For machines."""
+        return {
+            "port": self.report.port_id,
+            "in_order": self.in_order,
+            "code": self.report.code,
+            "reason": self.report.reason,
+            "drift": [drift.document for drift in self.drift],
+            "unchecked": list(self.unchecked),
+        }
+
+
+def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:
+    """Check these ports. Raises InvalidInput if a port does not exist and a required field is missing."""
+    from hybridvif.engine.api import plug_all
+
+    observed = look(host, [request.port_id for request in requests])
+    configured = ("call_iptables",) if host.settings.call_iptables else ()
+    bridges = sorted(filter(host.settings.allows, observed.facts.switches))
+    inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
+    reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
+    checked = [
+        CheckedPort(port, report, tuple(drift_of(changes_of(report), port)))
+        for port, report in zip(inferred, reports, strict=True)
+    ]
+    # Only an observation of all names includes the other rows with this iface-id.
+    facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
+    warnings = [warning for port in inferred for warning in warnings_of(port.port, facts)]
+    in_order = all(port.in_order for port in checked)
+    return answer_about(
+        "check",
+        reports,
+        {"in_order": in_order, "ports": [port.document for port in checked], "warnings": warnings},
+        differences=not in_order,
+        lines=lambda paint: [line for port in checked for line in _lines(port, paint, reasons=reasons)],
+        columns=COLUMNS,
+        rows=[{"port": port.report.port_id, **drift.document} for port in checked for drift in port.drift],
+        warnings=warnings,
+    )
+
+
+def _lines(port: CheckedPort, paint: Paint, *, reasons: bool) -> Iterator[str]:
+    unchecked = ", ".join(port.unchecked)
+    if not port.report.ok:
+        verdict, colour = "not checked, because plug would refuse it", "red"
+    elif not port.in_order:
+        verdict, colour = "DRIFT", "red"
+    else:
+        verdict, colour = "in order as far as checked" if unchecked else "in order", "green"
+    yield f"{port.report.port_id}  {paint(verdict, colour)}"
+    if not port.report.ok:
+        return
+    for drift in port.drift:
+        yield paint(f"  {drift}", "yellow")
+        if reasons and drift.difference.attribute:
+            yield paint(f"      {reason_of(drift.part, drift.difference.attribute)}", "dim")
+    if port.inferred.unknown:
+        yield paint(f"  {port.inferred.hint}", "dim")
+    if unchecked:
+        yield paint(f"  not checked: {unchecked}", "dim")

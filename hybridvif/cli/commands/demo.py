@@ -10,21 +10,26 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator
 
-if TYPE_CHECKING:
-    from hybridvif import Port, Report
-    from hybridvif.engine.host_protocol import AnyHost
-    from hybridvif.testing.sandbox import Requirement, Vm
+from hybridvif.cli.commands import show
+from hybridvif.cli.stdio import print_text
+from hybridvif.cli.terminal import Paint
+from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.executors.recording import RecordingHost
+from hybridvif.model.port import Port
+from hybridvif.model.report import Report
+from hybridvif.testing.sandbox import PROMISE, Requirement, Vm, enter, here, probe
+from hybridvif.testing.sandbox.missing import missing_for_vm
 
-HELP = "plug two ports in a sandbox, ping, draw the ports, unplug"
-
-_IDS = ("5f2c0e1a-7b00-4c00-8000-000000000001", "91d3aa02-4100-4c00-8000-000000000002")
-_MACS = ("fa:16:3e:aa:bb:01", "fa:16:3e:aa:bb:02")
-_INSTANCES = ("0b1c2d3e-0000-4000-8000-000000000001", "0b1c2d3e-0000-4000-8000-000000000002")
+_PORTS = tuple(
+    Port(id=port_id, mac=f"fa:16:3e:aa:bb:0{number}", instance_id=f"0b1c2d3e-0000-4000-8000-00000000000{number}")
+    for number, port_id in enumerate(
+        ("5f2c0e1a-7b00-4c00-8000-000000000001", "91d3aa02-4100-4c00-8000-000000000002"), start=1
+    )
+)
 _ADDRESSES = ("192.0.2.1", "192.0.2.2")  # TEST-NET-1, RFC 5737
-
+_DATABASE = "/run/openvswitch/db.sock"
 _TABLES = ("Bridge", "Port", "Interface", "QoS", "Queue", "Mirror")
 
 
@@ -40,123 +45,80 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Run the demo at the best level of this host. Return 0 if every step succeeded and nothing is left over."""
-    from hybridvif.testing.sandbox import enter, here, probe
-
-    if args.level == "none":
-        return _run_simulated(None)
-    if here():
-        try:
+    unmet = None
+    if args.level != "none":
+        if here():
             return _run_in_sandbox()
-        except subprocess.CalledProcessError as error:
-            print(f"error: {error.cmd[0]} failed: {error.stderr.strip()}; see: hybridvif doctor", file=sys.stderr)
-            return 1
-    unmet = None if args.level else probe()
-    if unmet:
-        return _run_simulated(unmet)
-    return enter(["hybridvif", "demo"])
+        unmet = None if args.level else probe()
+        if not unmet:
+            # It starts the demo again inside a sandbox.
+            enter(["hybridvif", "demo"], quiet=True)
+    _print("A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.")
+    _print_missing(unmet)
+    with RecordingHost() as host:
+        return _demonstrate(
+            host, lambda: {part.name for part in host.state}, "simulated links and OVS ports", vms=False
+        )
 
 
 def _run_in_sandbox() -> int:
-    from hybridvif import connect
-    from hybridvif.testing.sandbox import PROMISE
-    from hybridvif.testing.sandbox.missing import missing_for_vm
+    from hybridvif.client.host import connect
 
-    ports = _ports()
     no_vm = missing_for_vm()
     _print(f"A throw-away host with {PROMISE}. Nothing of yours is touched.")
-    _report_missing(no_vm)
-    before = _inventory()
-    with connect([]) as host:
-        succeeded = _plug_ports(ports, host)
-        if succeeded and no_vm:
-            _draw(ports)
-        elif succeeded:
-            with _vms(ports) as first:
-                succeeded &= _ping(first)
-                _draw(ports)
-        succeeded &= _unplug_ports(ports, host)
-    return _print_leftovers(
-        before ^ _inventory(), "links, network namespaces and OVSDB rows, compared with before", succeeded
-    )
+    _print_missing(no_vm)
+    try:
+        with connect([]) as host:
+            return _demonstrate(host, _inventory, "links, network namespaces and OVSDB rows", vms=not no_vm)
+    except subprocess.CalledProcessError as error:
+        print(f"error: {error.cmd[0]} failed: {error.stderr.strip()}; see: hybridvif doctor", file=sys.stderr)
+        return 1
 
 
-def _run_simulated(unmet: Requirement | None) -> int:
-    """Run the demo on a simulated host in this process."""
-    from hybridvif import RecordingHost
+def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *, vms: bool) -> int:
+    """Plug, ping, draw, unplug. inventory: a function that returns the names of these kinds of objects on the host."""
+    from hybridvif.engine.api import check, plug_all, unplug_all
 
-    ports = _ports()
-    _print("A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.")
-    _report_missing(unmet)
-    with RecordingHost() as host:
-        before = set(host.state)
-        succeeded = _plug_ports(ports, host)
-        _draw(ports, is_real=False)
-        succeeded &= _unplug_ports(ports, host)
-        remaining = {part.name for part in before ^ set(host.state)}
-    return _print_leftovers(remaining, "simulated links and OVS ports, compared with before", succeeded)
-
-
-def _plug_ports(ports: Sequence[Port], host: AnyHost) -> bool:
-    from hybridvif import check, plug_all
-
-    _print_title("plug two ports")
-    for step in [step for port in ports for step in check(port, host)]:
+    before = inventory()
+    _print("\nplug two ports")
+    for step in [step for port in _PORTS for step in check(port, host)]:
         _print(f"   {type(step).__name__.lower()} {step.part.kind} {step.part.name}")
-    return _print_reports(lambda: plug_all(ports, host))
-
-
-def _unplug_ports(ports: Sequence[Port], host: AnyHost) -> bool:
-    from hybridvif import unplug_all
-
-    _print_title("unplug them")
-    return _print_reports(lambda: unplug_all([port.id for port in ports], host))
-
-
-def _ports() -> list[Port]:
-    from hybridvif import Port
-
-    return [
-        Port(id=id, mac=mac, instance_id=instance) for id, mac, instance in zip(_IDS, _MACS, _INSTANCES, strict=True)
-    ]
+    succeeded = _print_reports(lambda: plug_all(_PORTS, host))
+    with _running_vms() if vms and succeeded else contextlib.nullcontext() as vm:
+        if vm is not None:
+            succeeded &= _ping(vm)
+        _print("\nwhat is plugged")
+        for line in show.answer_of(host).lines(Paint(on=False)):
+            _print(f"   {line}")
+    _print("\nunplug them")
+    succeeded &= _print_reports(lambda: unplug_all([port.id for port in _PORTS], host))
+    remaining = before ^ inventory()
+    _print(f"\n{len(remaining)} left over ({kinds}, compared with before)")
+    for name in sorted(remaining):
+        _print(f"   {name}")
+    return 0 if succeeded and not remaining else 1
 
 
 @contextlib.contextmanager
-def _vms(ports: Sequence[Port]) -> Iterator[Vm]:
+def _running_vms() -> Iterator[Vm]:
     """Run a VM behind each port; yields the first."""
-    from hybridvif.testing.sandbox import Vm
-
-    _print_title("start a VM behind each: a network namespace with the VM's MAC, its tap in the port's qbr")
-    vms = [
-        Vm(port.names.tap, port.mac, f"{address}/24", bridge=port.names.bridge)
-        for port, address in zip(ports, _ADDRESSES, strict=True)
-    ]
+    _print("\nstart a VM behind each: a network namespace with the VM's MAC, its tap in the port's qbr")
     with contextlib.ExitStack() as running:
-        for vm in vms:
-            running.enter_context(vm)
+        vms = []
+        for port, address in zip(_PORTS, _ADDRESSES, strict=True):
+            vm = Vm(port.names.tap, port.mac, f"{address}/24", bridge=port.names.bridge)
+            vms.append(running.enter_context(vm))
             _print(f"   {vm.tap}  {vm.mac}  {vm.address}")
         yield vms[0]
-        _print_title("stop the VMs")
+        _print("\nstop the VMs")
 
 
 def _ping(vm: Vm) -> bool:
-    _print_title("ping from the first to the second")
+    _print("\nping from the first to the second")
     ping = vm.ping(_ADDRESSES[1], count=3)
     for line in filter(None, (ping.stdout + ping.stderr).splitlines()):
         _print(f"   {line}")
     return ping.returncode == 0
-
-
-def _draw(ports: Sequence[Port], *, is_real: bool = True) -> None:
-    """Print the topology: the output of `hybridvif show` for a real host."""
-    _print_title("what is plugged")
-    if is_real:
-        shown = subprocess.run(["hybridvif", "show"], check=False, capture_output=True, text=True)
-        if shown.returncode == 0:
-            _print("".join(f"   {line}\n" for line in shown.stdout.splitlines()).rstrip("\n"))
-            return
-    for port in ports:
-        names = port.names
-        _print(f"   {names.tap} -- [{names.bridge}] -- {names.bridge_end} == {names.switch_end} -- [{port.bridge}]")
 
 
 def _inventory() -> set[str]:
@@ -164,20 +126,13 @@ def _inventory() -> set[str]:
     names = {f"link {name}" for _, name in socket.if_nameindex()}
     with contextlib.suppress(FileNotFoundError):
         names |= {f"network namespace {name}" for name in os.listdir("/run/netns")}
-    if os.path.exists("/run/openvswitch/db.sock"):
+    if os.path.exists(_DATABASE):
         select = [{"op": "select", "table": table, "where": [], "columns": ["_uuid"]} for table in _TABLES]
-        question = json.dumps(["Open_vSwitch", *select])
-        answer = json.loads(_run("ovsdb-client", "transact", "unix:/run/openvswitch/db.sock", question))
-        for table, result in zip(_TABLES, answer, strict=True):
+        argv = ["ovsdb-client", "transact", f"unix:{_DATABASE}", json.dumps(["Open_vSwitch", *select])]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+        for table, result in zip(_TABLES, json.loads(done.stdout), strict=True):
             names |= {f"OVSDB {table} {row['_uuid'][1]}" for row in result["rows"]}
     return names
-
-
-def _print_leftovers(remaining: set[str], how: str, succeeded: bool) -> int:
-    _print_title(f"{len(remaining)} left over ({how})")
-    for name in sorted(remaining):
-        _print(f"   {name}")
-    return 0 if succeeded and not remaining else 1
 
 
 def _print_reports(work: Callable[[], list[Report]]) -> bool:
@@ -191,18 +146,10 @@ def _print_reports(work: Callable[[], list[Report]]) -> bool:
     return all(report.ok for report in reports)
 
 
-def _report_missing(requirement: Requirement | None) -> None:
+def _print_missing(requirement: Requirement | None) -> None:
     if requirement:
         _print(f"Missing for more: {requirement.what}\n   fix it with: {requirement.remedy}")
 
 
-def _run(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
-
-
-def _print_title(text: str) -> None:
-    _print(f"\n{text}")
-
-
 def _print(text: str) -> None:
-    print(text, flush=True)
+    print_text(f"{text}\n")

@@ -1,36 +1,24 @@
-"""hybridvif gc: delete orphans.
-
-The document:
-
-    command     "gc"
-    dry_run     true if nothing was deleted
-    simulated   true for a simulated host
-    older_than  the minimum age of an orphan in seconds
-    remains     for each orphan:
-                port        the port id
-                parts       its parts: kind, name
-                is_tagged   true if it has our ownership tag; else os-vif may have created it
-                seconds     the time since it was first seen
-                due         true if it is old enough
-                report      the report of its deletion (output/document.py); null if it was kept
-    error       only if a deletion failed: the worst failure (failure.py)
-"""
+"""hybridvif gc: delete orphans."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from hybridvif.cli.connection import connected
+from hybridvif.cli.output.document import report_document
+from hybridvif.cli.output.report import answer_about, result_text
+from hybridvif.cli.terminal import Answer, Paint
+
 if TYPE_CHECKING:
-    from hybridvif.cli.terminal import Answer, Paint
+    # It imports oslo.concurrency, which a command line does not need before it is parsed.
     from hybridvif.engine.host_wide import CollectedOrphan, NotingHost
 
-HELP = "delete orphaned devices and rows that were first seen some time ago"
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("port", "parts", "seconds", "due", "status")
 OLDER_THAN = 3600.0
-"""A copy of the default of engine/host_wide.py, which is not imported to parse a command line."""
+"""A copy of the default of engine/host_wide.py."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,49 +36,45 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Delete the orphans that are old enough and return the worst exit code."""
-    from hybridvif.cli.connection import connected
-
+def run(args: argparse.Namespace) -> Answer:
+    """Delete the orphans that are old enough."""
     with connected(args) as host:
-        answer = answer_of(host, older_than=args.older_than, dry_run=args.dry_run, unmarked=args.unmarked)
-    return int(args.terminal.write_answer(answer))
+        return answer_of(host, older_than=args.older_than, dry_run=args.dry_run, unmarked=args.unmarked)
 
 
 def answer_of(
     host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = False, unmarked: bool = False
 ) -> Answer:
     """Collect the orphans and return the answer."""
-    from hybridvif.cli.failure import error_of, failure_of_report
-    from hybridvif.cli.planning import DIFFERENCES
-    from hybridvif.cli.terminal import Answer
-    from hybridvif.engine.host_wide import gc
-    from hybridvif.model.report import worst_exit_code
+    from hybridvif.engine.host_wide import gc, parts_of
 
     collected = gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
-    reports = [orphan.report for orphan in collected if orphan.report]
-    failures = [failure_of_report(report) for report in reports if not report.ok]
-    exit_code = DIFFERENCES if dry_run and collected else worst_exit_code(reports)
-    simulated = host.settings.link_executor == "recording"
-    documents = [_document(orphan) for orphan in collected]
-    return Answer(
-        document={
-            "command": "gc",
-            "dry_run": dry_run,
-            "simulated": simulated,
-            "older_than": older_than,
-            "remains": documents,
-            **error_of(failures, exit_code),
-        },
-        lines=lambda paint: list(_lines(collected, older_than, paint, dry_run=dry_run)),
+    parts = [parts_of(orphan.remain) for orphan in collected]
+    names = [[part.name for part in some] for some in parts]
+    documents = [
+        {
+            "port": orphan.remain.port_id,
+            "parts": [{"kind": part.kind, "name": part.name} for part in some],
+            "is_tagged": orphan.remain.is_tagged,
+            "seconds": int(orphan.seconds),
+            "due": orphan.due,
+            "report": report_document(orphan.report) if orphan.report else None,
+        }
+        for orphan, some in zip(collected, parts, strict=True)
+    ]
+    statuses = [orphan.report.status.value if orphan.report else "left" for orphan in collected]
+    return answer_about(
+        "gc",
+        [orphan.report for orphan in collected if orphan.report],
+        {"dry_run": dry_run, "older_than": older_than, "remains": documents},
+        differences=dry_run and bool(collected),
+        simulated=host.settings.link_executor == "recording",
+        lines=lambda paint: _lines(collected, names, older_than, paint, dry_run=dry_run),
         columns=COLUMNS,
         rows=[
-            {**document, "parts": ",".join(_names(orphan)), "status": _status(orphan)}
-            for orphan, document in zip(collected, documents, strict=True)
+            {**document, "parts": ",".join(some), "status": status}
+            for document, some, status in zip(documents, names, statuses, strict=True)
         ],
-        simulated=simulated,
-        failures=failures,
-        exit_code=exit_code,
         silent=not dry_run,
     )
 
@@ -105,43 +89,24 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _names(orphan: CollectedOrphan) -> list[str]:
-    from hybridvif.engine.host_wide import parts_of
-
-    return [part.name for part in parts_of(orphan.remain)]
-
-
-def _status(orphan: CollectedOrphan) -> str:
-    return orphan.report.status.value if orphan.report else "left"
-
-
-def _document(orphan: CollectedOrphan) -> Mapping[str, object]:
-    from hybridvif.cli.output.document import report_document
-    from hybridvif.engine.host_wide import parts_of
-
-    return {
-        "port": orphan.remain.port_id,
-        "parts": [{"kind": part.kind, "name": part.name} for part in parts_of(orphan.remain)],
-        "is_tagged": orphan.remain.is_tagged,
-        "seconds": int(orphan.seconds),
-        "due": orphan.due,
-        "report": report_document(orphan.report) if orphan.report else None,
-    }
-
-
-def _lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
-    from hybridvif.cli.output.reporting import result_text
-
-    for orphan in collected:
-        parts = ", ".join(_names(orphan))
-        if orphan.report is not None:
-            end = "removed" if orphan.report.ok else result_text("unplug", orphan.report)
-            yield f"{orphan.remain.port_id}  {paint(end, 'green' if orphan.report.ok else 'red')}: {parts}"
+def _lines(
+    collected: Sequence[CollectedOrphan],
+    names: Sequence[Sequence[str]],
+    older_than: float,
+    paint: Paint,
+    *,
+    dry_run: bool,
+) -> Iterator[str]:
+    for orphan, some in zip(collected, names, strict=True):
+        report = orphan.report
+        if report is not None:
+            result = ("removed", "green") if report.ok else (result_text("unplug", report), "red")
         elif orphan.due:
-            yield f"{orphan.remain.port_id}  {paint('would be removed', 'yellow')}: {parts}"
+            result = "would be removed", "yellow"
         else:
             text = f"left, noted {int(orphan.seconds)} s ago, removed from {older_than:g} s on"
-            yield f"{orphan.remain.port_id}  {paint(text, 'yellow')}: {parts}"
+            result = text, "yellow"
+        yield f"{orphan.remain.port_id}  {paint(*result)}: {', '.join(some)}"
     if not collected:
         yield "No remains."
     elif not dry_run and not any(orphan.report for orphan in collected):

@@ -1,39 +1,42 @@
-"""hybridvif plan: a dry run of plug or unplug.
-
-The document:
-
-    command     "plan"
-    goal        "plug" or "unplug"
-    observed    false if the host could not be observed, and the plan is for a host without these ports
-    simulated   true if no real host was observed
-    ports       for each port:
-                port
-                code        "", or the error code of a refusal
-                reason      "", or the reason of the refusal
-                steps       output/document.py; empty if there is nothing to do
-                besides     the side effects (output/besides.py)
-                left_out    the fields that were inferred from the plugged port
-    summary     the number of parts: {"create": 2, "update": 1, "delete": 0}
-    error       only if a port would be refused or a bridge is missing (failure.py)
-
--f shell prints the plan as a script of brctl, ip, sysctl and ovs-vsctl commands, for `sh -e` as root.
-"""
+"""hybridvif plan: a dry run of plug or unplug."""
 
 from __future__ import annotations
 
 import argparse
 import os
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 
-from hybridvif.cli.ports import add_port_options, requested_ports
+from hybridvif.cli.connection import connected
+from hybridvif.cli.infer import infer_port, state_of_port
+from hybridvif.cli.options import UsageError
+from hybridvif.cli.output.diff import plan_lines
+from hybridvif.cli.output.document import Change, changes_of, step_documents, tally
+from hybridvif.cli.output.report import answer_about
+from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
+from hybridvif.cli.terminal import Answer
+from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
+from hybridvif.executors.command_lines import script_lines
+from hybridvif.executors.side_effects import side_effects_of_plans
+from hybridvif.model.errors import ConfigurationError, PreconditionError
+from hybridvif.model.facts import Observed
+from hybridvif.model.port import Port
+from hybridvif.model.report import Report
 
-if TYPE_CHECKING:
-    from hybridvif.cli.planning import PlanRequest
-    from hybridvif.model.facts import Observed
-    from hybridvif.model.settings import Settings
-
-HELP = "print what plug or unplug would do, as a diff; nothing is written"
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")
+COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """The ports to plan for."""
+
+    goal: str
+    ports: Sequence[Port] = ()
+    port_ids: Sequence[str] = ()
+    force: bool = False
+    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """The inferred fields, by port id."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,60 +52,104 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the plan."""
-    from hybridvif.cli.connection import connected
-    from hybridvif.cli.options import UsageError
-
+def run(args: argparse.Namespace) -> Answer:
+    """Plan for the requested ports."""
     requests = requested_ports(args)
     if args.goal == "unplug" and not args.file and any(len(request.fields) > 1 for request in requests):
         raise UsageError("unplug needs no more of a port than its id; leave the other options out")
     if args.goal == "plug" and args.force:
         raise UsageError("--force is for unplug; leave it out")
-
-    from hybridvif.cli.planning import PlanRequest, infer_missing
-    from hybridvif.engine.simulated_host import look
-
-    if args.goal == "unplug":
-        return run_request(
-            args, PlanRequest("unplug", port_ids=[request.port_id for request in requests], force=args.force)
-        )
-    if not any(request.missing for request in requests):
-        return run_request(args, PlanRequest("plug", [request.to_port() for request in requests]))
-    with connected(args) as host:
-        observed = look(host, [request.port_id for request in requests])
-        return _write_plan(args, infer_missing(requests, observed), host.settings, observed)
+    return planned(args, args.goal, requests, detailed=args.detailed_exitcode)
 
 
-def run_request(args: argparse.Namespace, request: PlanRequest) -> int:
-    """Print the plan for the request. Without root, a plug is planned for a host without these ports."""
-    from hybridvif.cli.connection import connected
-    from hybridvif.engine.simulated_host import look, nothing_seen
-    from hybridvif.model.errors import ConfigurationError, PreconditionError
-
+def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest], *, detailed: bool = False) -> Answer:
+    """Observe the host, and plan. Without root, a plug is planned for a host without these ports."""
+    port_ids = [request.port_id for request in requests]
     with connected(args) as host:
         try:
-            seen, observed = look(host, [*request.port_ids, *(port.id for port in request.ports)]), True
+            seen, observed = look(host, port_ids), True
         except PreconditionError as error:
-            detailed = getattr(args, "detailed_exitcode", False)
-            if os.geteuid() == 0 or detailed or request.goal == "unplug" or isinstance(error, ConfigurationError):
+            needs_host = detailed or goal == "unplug" or any(request.missing for request in requests)
+            if os.geteuid() == 0 or needs_host or isinstance(error, ConfigurationError):
                 raise
             args.terminal.write_note(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
             args.terminal.write_note("so this is the plan for a host that has nothing of the port yet", "yellow")
-            seen, observed = nothing_seen({port.bridge for port in request.ports}), False
-    return _write_plan(args, request, host.settings, seen, observed=observed)
+            seen, observed = nothing_seen({request.to_port().bridge for request in requests}), False
+    if goal == "plug":
+        request = infer_missing(requests, seen)
+    else:
+        request = PlanRequest("unplug", port_ids=port_ids, force=args.force)
+    stage = SimulatedHost(host.settings, seen)
+    return answer_of(request, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)
 
 
-def _write_plan(
-    args: argparse.Namespace, request: PlanRequest, settings: Settings, seen: Observed, *, observed: bool = True
-) -> int:
-    from hybridvif.cli.planning import answer_of
-    from hybridvif.engine.simulated_host import SimulatedHost
+def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> PlanRequest:
+    """Create a request to plug, with missing fields inferred. Raises InvalidInput if a field cannot be inferred."""
+    ports, left_out = [], {}
+    for request in requests:
+        if not request.missing:
+            ports.append(request.to_port())
+            continue
+        inferred = infer_port(request, state_of_port(request, seen))
+        if inferred.unknown:
+            raise request.missing_error(inferred.unknown, f"is plugged, but {inferred.unknown_text}")
+        ports.append(inferred.port)
+        left_out[request.port_id] = inferred.left_out
+    return PlanRequest("plug", ports, left_out=left_out)
 
-    detailed = getattr(args, "detailed_exitcode", False)
-    stage = SimulatedHost(settings, seen)
-    return int(
-        args.terminal.write_answer(
-            answer_of(request, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)
-        )
+
+def answer_of(
+    request: PlanRequest, stage: SimulatedHost, *, detailed: bool = False, reasons: bool = False, observed: bool = True
+) -> Answer:
+    """Carry out the request on a simulated host and return the answer."""
+    from hybridvif.engine.api import plug_all, unplug_all
+
+    if request.goal == "plug":
+        reports = plug_all(request.ports, stage)
+    else:
+        reports = unplug_all(request.port_ids, stage, force=request.force)
+    steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
+    switches = stage.seen.facts.switches
+    effects = side_effects_of_plans(steps, switches, stage.settings)
+    counted = tally(change for report in reports for change in changes_of(report))
+    documents = [
+        {
+            "port": report.port_id,
+            "code": report.code,
+            "reason": report.reason,
+            "left_out": list(request.left_out.get(report.port_id, ())),
+            "steps": step_documents(steps[report.port_id]),
+            "besides": [asdict(effect) for effect in effects[report.port_id]],
+        }
+        for report in reports
+    ]
+    return answer_about(
+        "plan",
+        reports,
+        {"goal": request.goal, "observed": observed, "ports": documents, "summary": counted.document},
+        differences=detailed and bool(counted),
+        lines=lambda paint: [
+            *plan_lines(
+                [(f"port {report.port_id}", report) for report in reports], paint, reasons=reasons, effects=effects
+            ),
+            _summary(request.goal, reports),
+        ],
+        columns=COLUMNS,
+        rows=[row for report in reports for change in changes_of(report) for row in _rows(report, change)],
+        drawings={"shell": lambda: "\n".join([*script_lines(steps.values(), switches, stage.settings), ""])},
     )
+
+
+def _rows(report: Report, change: Change) -> Iterator[Mapping[str, object]]:
+    """Yield a row for each changed attribute, and for each part that is created or deleted."""
+    part = {"port": report.port_id, "verb": change.verb, "kind": change.part.kind, "name": change.part.name}
+    for difference in change.differences:
+        yield {**part, **asdict(difference)}
+
+
+def _summary(goal: str, reports: Sequence[Report]) -> str:
+    counted = tally(change for report in reports for change in changes_of(report))
+    refused = sum(not report.ok for report in reports)
+    if refused:
+        return f"Plan: {counted}; {refused} of {len(reports)} ports cannot be {goal}ged."
+    return f"Plan: {counted}." if counted else "Plan: nothing to do."

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-HELP = "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch"
+from hybridvif.testing.sandbox import enter
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -22,7 +22,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Replace this process. The exit code is that of the command, 128+n for signal n, or 5 without a sandbox."""
-    from hybridvif.testing.sandbox import enter
-
     argv: list[str] = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
-    enter(argv, quiet=bool(getattr(args, "quiet", False)))
+    enter(argv, quiet=args.quiet)

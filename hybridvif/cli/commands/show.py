@@ -1,35 +1,26 @@
-"""hybridvif show: the topology of the plugged ports.
-
-The document:
-
-    command     "show"
-    simulated   true for a simulated host
-    switch      the version of the switch
-    bridges     the integration bridges: name and datapath_type (null if the bridge does not exist)
-    ports       for each port the keys of `hybridvif list` (list.py), and
-                names       the device names: bridge, bridge_end, switch_end, tap, vhost_user
-                tag         the VLAN tag, or null
-                iface_id    the iface-id, or null
-                error       the error of ovs-vswitchd, or ""
-                members     the members of the Linux bridge except qvb: name, kind, up, carrier
-                drift       as in check.py
-                conflict    the reason if plug would refuse the port; else ""
-                fix         the command that fixes the port, as a list of arguments; null if it is in order
-"""
+"""hybridvif show: the topology of the plugged ports."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+import shlex
+import time
+from collections.abc import Iterator, Mapping, Sequence
 
-if TYPE_CHECKING:
-    from hybridvif.cli.output.topology import PluggedPort
-    from hybridvif.cli.terminal import Answer
-    from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.cli.connection import connected
+from hybridvif.cli.infer import row_of
+from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
+from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.names import names_of
+from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, VhostUserPort
 
-HELP = "draw the plugged ports of this host"
 FORMATS = ("tree", "json", "yaml", "dot")
+_GRAPH_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
+
+Node = tuple[str, str, "list[Node]"]
+"""A node of the tree: (text, color, children)."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -37,62 +28,42 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("port", nargs="?", metavar="PORT", help="this port only, by its id")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the topology."""
-    from hybridvif.cli.connection import connected
-    from hybridvif.model.names import names_of
-
+def run(args: argparse.Namespace) -> Answer:
+    """Show all ports, or one."""
     if args.port is not None:
         names_of(args.port)
     with connected(args) as host:
-        answer = answer_of(host, args.port, options=[f"--config-file={name}" for name in args.config_file or ()])
-    return int(args.terminal.write_answer(answer, "tree"))
+        return answer_of(host, args.port, options=[f"--config-file={name}" for name in args.config_file or ()])
 
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
     """Return the answer for all ports, or for one. options: options to be repeated in a fix."""
-    import time
-
-    from hybridvif.cli.output import graphs
-    from hybridvif.cli.output.draw import tree
-    from hybridvif.cli.output.topology import plugged_ports
-    from hybridvif.cli.terminal import Answer
-    from hybridvif.model.errors import InvalidInput
-    from hybridvif.model.names import names_of
-
     deadline = time.monotonic() + host.settings.deadline
     seen = host.observe(None if port_id is None else set(names_of(port_id)), deadline)
-    ports = plugged_ports(seen)
+    ports, switches = plugged_ports(seen), seen.facts.switches
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
-    bridges = {name: seen.facts.switches.get(name) for name in host.settings.named_bridges}
-    if port_id is not None:
-        bridges = {}
-    bridges |= {port.row.bridge: seen.facts.switches.get(port.row.bridge) for port in ports if port.row}
+    named = host.settings.named_bridges if port_id is None else ()
+    bridges = {name: switches.get(name) for name in (*named, *(port.row.bridge for port in ports if port.row))}
     return Answer(
         document={
             "command": "show",
             "simulated": seen.facts.simulated,
             "switch": seen.facts.switch_version,
             "bridges": [{"name": name, "datapath_type": kind} for name, kind in bridges.items()],
-            "ports": [shown_document(port, options) for port in ports],
+            "ports": [_document(port, options) for port in ports],
         },
-        lines=lambda paint: list(tree(ports, bridges, seen.facts.switch_version, paint, options)),
-        drawings={"dot": lambda: graphs.dot(ports)},
+        lines=lambda paint: tree(ports, bridges, seen.facts.switch_version, paint, options),
+        drawings={"dot": lambda: dot(ports)},
         simulated=seen.facts.simulated,
         warnings=[warning for port in ports for warning in port.warnings],
     )
 
 
-def shown_document(port: PluggedPort, options: Sequence[str]) -> Mapping[str, object]:
-    """Convert one port to a document."""
-    from hybridvif.cli.checking import drift_of
-    from hybridvif.cli.commands.list import port_document
-    from hybridvif.cli.output.topology import fix_of
-
-    members = [(name, port.link(name)) for name in port.members]
+def _document(port: PluggedPort, options: Sequence[str]) -> Mapping[str, object]:
+    members = [(name, port.facts.links.get(name)) for name in port.members]
     return {
-        **port_document(port),
+        **port.document,
         "names": port.names._asdict(),
         "tag": port.fact.tag,
         "iface_id": (port.row.iface_id or None) if port.row else None,
@@ -101,7 +72,139 @@ def shown_document(port: PluggedPort, options: Sequence[str]) -> Mapping[str, ob
             {"name": name, "kind": fact.kind, "up": fact.up, "carrier": fact.carrier} if fact else {"name": name}
             for name, fact in members
         ],
-        "drift": [drift.document for drift in drift_of(port.changes, port.inferred)],
+        "drift": [drift.document for drift in port.drift],
         "conflict": port.conflict,
         "fix": fix_of(port, options),
     }
+
+
+def tree(
+    ports: Sequence[PluggedPort],
+    bridges: Mapping[str, str | None],
+    version: str,
+    paint: Paint,
+    options: Sequence[str] = (),
+) -> Iterator[str]:
+    """Yield the lines of the drawing. bridges: the integration bridges, with their datapath types."""
+    for name, datapath in bridges.items():
+        here = [port for port in ports if port.row and port.row.bridge == name]
+        details = ", ".join(filter(None, (version, datapath)))
+        yield paint(f"{name} ({details})" if datapath is not None else f"{name} (does not exist)", "bold")
+        if not here:
+            yield paint("    (no ports)", "dim")
+        yield from _branches(_ports(here, options), paint)
+    loose = [port for port in ports if port.row is None]
+    if loose:
+        yield paint("no port of an Open vSwitch", "bold")
+        yield from _branches(_ports(loose, options), paint)
+
+
+def _branches(nodes: Sequence[Node], paint: Paint, indent: str = "") -> Iterator[str]:
+    for index, (text, colour, below) in enumerate(nodes, start=1):
+        yield f"{indent}+-- {paint(text, colour)}"
+        yield from _branches(below, paint, f"{indent}{'    ' if index == len(nodes) else '|   '}")
+
+
+def _ports(ports: Sequence[PluggedPort], options: Sequence[str]) -> list[Node]:
+    heads = [_head(port) for port in ports]
+    width = max(map(len, heads), default=0)
+    nodes: list[Node] = []
+    for port, head in zip(ports, heads, strict=True):
+        below = [*_chain(port), *_apart(port)]
+        if port.condition is Condition.IN_ORDER:
+            verdict, colour = "in order", ""
+        elif port.conflict:
+            verdict, colour = f"CONFLICT: {port.conflict}", "red"
+        else:
+            drift = [*map(str, port.drift), ""]
+            more = f" (and {len(drift) - 2} more: hybridvif check)" if len(drift) > 2 else ""
+            verdict, colour = f"DRIFT: {drift[0]}{more}", "red"
+        if fix := fix_of(port, options):
+            below.append((f"fix: {shlex.join(fix)}", "yellow", []))
+        nodes.append((f"{head:<{width}}  {verdict}", colour, below))
+    return nodes
+
+
+def _head(port: PluggedPort) -> str:
+    row = port.row
+    if row is None:
+        held = row_of(port.state, port.names)
+        subject = f"{held.name} ({held.kind})" if held else f"{port.names.switch_end} (no OVS port)"
+        return f"{subject}  port {port.port_id or f'{port.key}...'}"
+    fact = port.fact
+    tag = "" if fact.tag is None else f"tag {fact.tag}" + (" (dead vlan)" if fact.tag == DEAD_VLAN else "")
+    words = (
+        row.name,
+        f"ofport {'none' if fact.ofport is None else fact.ofport}",
+        f"({fact.error})" if fact.error else "",
+        tag,
+        f"iface-id {row.iface_id or 'none'}",
+        f"port {port.port_id}" if port.port_id and port.port_id != row.iface_id else "",
+    )
+    return "  ".join(filter(None, words))
+
+
+def _chain(port: PluggedPort) -> list[Node]:
+    """Return the nodes from qvo on, as far as they are connected."""
+    veth, bridge = port.veth, port.bridge
+    if veth is None and isinstance(port.row, VhostUserPort):
+        return [(f"= {port.row.type}  mtu {port.mtu or 'none'}", "", [])]
+    if veth is None:
+        return [(f"= {port.names.bridge_end} (missing)", "red", [])]
+    below: list[Node] = [(f"{veth.master} (not its bridge)", "red", [])] if veth.master else []
+    if bridge is not None and veth.master == bridge.name:
+        below = [_bridge(port, bridge)]
+    state = "" if veth.up and veth.peer_up else "  down"
+    return [(f"= {veth.name}  mtu {veth.mtu}{state}", "", below)]
+
+
+def _bridge(port: PluggedPort, bridge: Bridge) -> Node:
+    return f"{bridge.name}{'' if bridge.up else '  down'}", "", [_member(port, name) for name in port.members]
+
+
+def _apart(port: PluggedPort) -> list[Node]:
+    """Return the devices of the port that are not connected to its other devices."""
+    nodes: list[Node] = []
+    veth, bridge = port.veth, port.bridge
+    if bridge is not None and (veth is None or veth.master != bridge.name):
+        text, _, below = _bridge(port, bridge)
+        nodes.append((f"{text}  apart: {port.names.bridge_end} is not in it", "red", below))
+    strays = [link for link in port.state.links.values() if isinstance(link, ForeignObject)]
+    nodes += [(f"{stray.name}  stray: {stray.what}", "red", []) for stray in strays]
+    tap = port.state.links.get(port.names.tap)
+    if tap is not None and tap.name not in port.members:
+        nodes.append((f"{tap.name}  apart: in {getattr(tap, 'master', '') or 'no bridge'}", "red", []))
+    return nodes
+
+
+def _member(port: PluggedPort, name: str) -> Node:
+    fact = port.facts.links.get(name)
+    state = "" if fact is None else "down" if not fact.up else "up" if fact.carrier else "no carrier"
+    ours = name == port.names.tap
+    owner = "" if ours else f"  not ours ({fact.kind or 'physical'} link)" if fact else "  not ours"
+    return f"{name}  {state}{owner}", "" if ours else "yellow", []
+
+
+def dot(ports: Sequence[PluggedPort]) -> str:
+    """Return a Graphviz graph: `hybridvif show -f dot | dot -Tsvg`."""
+    lines = ["graph hybridvif {", "    rankdir=LR; node [shape=box];"]
+    for port in ports:
+        veth, row, fact = port.veth, port.row, port.fact
+        if port.condition in _GRAPH_COLORS:
+            lines.append(f'    "{port.switch_name}" [color={_GRAPH_COLORS[port.condition]}, penwidth=3];')
+        lines += [_edge(member, port.names.bridge) for member in port.members]
+        if veth is not None:
+            lines += [_edge(veth.master, veth.name)] if veth.master else []
+            lines.append(_edge(veth.name, veth.peer, f"mtu {veth.mtu}"))
+        if row is not None:
+            tag = "" if fact.tag is None else f", tag {fact.tag}"
+            lines.append(_edge(port.switch_name, row.bridge, f"ofport {fact.ofport}{tag}"))
+    return "\n".join([*lines, "}", ""])
+
+
+def _edge(*words: str) -> str:
+    """Return a connection of two names with an optional label, without characters that dot would interpret."""
+    start, end, *label = (
+        "".join(sign if sign.isalnum() or sign in "-_. :,=/" else "?" for sign in word) for word in words
+    )
+    return f'    "{start}" -- "{end}"' + "".join(f' [label="{text}"]' for text in label) + ";"

@@ -1,21 +1,16 @@
-"""hybridvif unplug.
-
-The document is that of plug (plug.py), with the command "unplug". With --dry-run it is that of `plan unplug` (plan.py).
-"""
+"""hybridvif unplug."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import Any
 
+from hybridvif.cli.connection import connected
 from hybridvif.cli.ports import add_file_option, requested_ports
+from hybridvif.cli.terminal import Answer
+from hybridvif.engine.host_protocol import AnyHost
 
-if TYPE_CHECKING:
-    from hybridvif.cli.terminal import Answer
-    from hybridvif.engine.host_protocol import AnyHost
-
-HELP = "unplug ports, and delete all of their devices and rows"
 FORMATS = ("text", "json", "yaml", "table", "value")
 
 
@@ -29,33 +24,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--force", action="store_true", help="even if a running VM uses the port")
 
 
-def run(args: argparse.Namespace) -> int:
-    """Unplug all ports and return the worst exit code."""
-    from hybridvif.cli.connection import connected
-    from hybridvif.cli.output.progress import progress_bar
-
-    port_ids = [request.port_id for request in requested_ports(args)]
+def run(args: argparse.Namespace) -> Answer:
+    """Unplug all ports."""
+    requests = requested_ports(args)
     if args.dry_run:
-        from hybridvif.cli.commands import plan
-        from hybridvif.cli.planning import PlanRequest
+        from hybridvif.cli.commands.plan import planned
 
-        return plan.run_request(args, PlanRequest("unplug", port_ids=port_ids, force=args.force))
-    with connected(args, begun=True) as host, progress_bar("unplugging", len(port_ids), args.terminal) as progress:
-        answer = answer_of(port_ids, host, force=args.force, verbose=args.verbose, progress=progress)
-    return int(args.terminal.write_answer(answer))
+        return planned(args, "unplug", requests)
+    port_ids = [request.port_id for request in requests]
+    with connected(args, begun=True) as host, args.terminal.progress("unplugging", len(port_ids)) as progress:
+        return answer_of(port_ids, host, force=args.force, verbose=args.verbose, progress=progress)
 
 
 def answer_of(
-    port_ids: Sequence[str],
-    host: AnyHost,
-    *,
-    force: bool = False,
-    verbose: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    port_ids: Sequence[str], host: AnyHost, *, force: bool = False, verbose: int = 0, **progress: Any
 ) -> Answer:
-    """Unplug these ports and return the answer."""
-    from hybridvif.cli.output.reporting import answer_of_reports
+    """Unplug these ports and return the answer. progress: as for unplug_all()."""
+    # While the daemon starts.
+    from hybridvif.cli.output.report import answer_of_reports
     from hybridvif.engine.api import unplug_all
 
-    options = {"progress": progress} if progress else {}
-    return answer_of_reports("unplug", unplug_all(port_ids, host, force=force, **options), verbose=verbose)
+    return answer_of_reports("unplug", unplug_all(port_ids, host, force=force, **progress), verbose=verbose)

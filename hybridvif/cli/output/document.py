@@ -1,76 +1,128 @@
-"""Steps, reports and drift as documents: the building blocks of the JSON of every command.
-
-The change of an attribute:
-
-    attribute   the name in hybridvif.model.parts: mtu, master, attached_mac, ...
-    before      the observed value; null if the part does not exist
-    after       the desired value; "?" if it is unknown
-    why         the reason for the value, in one line
-    bugs        the Launchpad bugs behind the reason
-
-A step:
-
-    verb        create, update or delete
-    role        link or switch
-    kind        bridge, veth, tap, made-tap, ovs-port, vhost-user-port or ivs-port
-    name        the device or port; for a veth pair its end on the Linux bridge
-    changes     the written attributes; empty for delete
-
-A report (of plug and unplug):
-
-    port        the port id
-    status      done, rolled-back, incomplete, refused, precondition, configured or unknown
-    ok          true only for done
-    changed     true if anything was written
-    simulated   true if no real host was changed
-    retries     the number of repeated plans and transactions, because the host had changed meanwhile
-    code        "" or the error code: name-collision, conflict, ...
-    reason      "" or one sentence
-    leftovers   objects that an incomplete rollback left, or left changed
-    unchecked   attributes that could not be checked: "name: attribute"
-    steps       the steps of the run, each with its `result` (done, failed, skipped, refused, configured, unknown)
-                and `reason`
-"""
+"""Changes of parts; changes, steps and reports as documents, as in docs/cli.md."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
 
-from hybridvif.cli.output.changes import Change, change_of
-from hybridvif.model.parts import Difference, Part, reason_of
+from hybridvif.model.parts import Difference, Part, attributes_of, differences, reason_of
 from hybridvif.model.report import Report
-from hybridvif.model.steps import Step
+from hybridvif.model.steps import Create, Delete, Step, Update
 
 Document = Mapping[str, object]
+WHOLE = ""
+"""The attribute of a difference that is a whole part, which is absent or present."""
 
 
-def attribute_document(part: Part, difference: Difference) -> Document:
-    """Convert the change of one attribute."""
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A part before and after a plan; None if it does not exist."""
+
+    before: Part | None
+    after: Part | None
+
+    @property
+    def part(self) -> Part:
+        """The changed part."""
+        return next(part for part in (self.after, self.before) if part is not None)
+
+    @property
+    def verb(self) -> str:
+        """create, update or delete."""
+        return "create" if self.before is None else "delete" if self.after is None else "update"
+
+    @property
+    def differences(self) -> tuple[Difference, ...]:
+        """The differences of an update, or one of the whole part."""
+        if self.before is None:
+            return (Difference(WHOLE, "absent", "present"),)
+        if self.after is None:
+            return (Difference(WHOLE, "present", "absent"),)
+        return differences(self.before, self.after)
+
+    @property
+    def written(self) -> tuple[Difference, ...]:
+        """The written attributes: the differences of an update, or all attributes of a created part."""
+        if self.before is None:
+            names = attributes_of(type(self.part))
+            return tuple(Difference(name, None, getattr(self.part, name)) for name in names)
+        return self.differences if self.after is not None else ()
+
+    @property
+    def document(self) -> Document:
+        """The change as a step for machines."""
+        part = self.part
+        return {
+            "verb": self.verb,
+            "role": part.role.value,
+            "kind": part.kind,
+            "name": part.name,
+            "changes": [difference_document(part, difference) for difference in self.written],
+        }
+
+
+def change_of(step: Step) -> Change:
+    """Convert one step."""
+    before = step.before if isinstance(step, Update) else step.part
+    return Change(None if isinstance(step, Create) else before, None if isinstance(step, Delete) else step.part)
+
+
+def changes_of_plan(steps: Iterable[Step]) -> tuple[Change, ...]:
+    """Merge all steps of one part into one change, in the order of the first step of each part.
+
+    A veth pair that is recreated under its row takes two more steps, because the row becomes a placeholder meanwhile.
+    A rollback deletes what was created and reverts what was updated: that is no change.
+    """
+    merged: dict[tuple[object, str], Change] = {}
+    for step in steps:
+        key, change = (step.part.role, step.part.name), change_of(step)
+        merged[key] = Change(merged[key].before, change.after) if key in merged else change
+    return tuple(change for change in merged.values() if (change.before or change.after) and change.differences)
+
+
+def changes_of(report: Report) -> tuple[Change, ...]:
+    """Merge the steps of a report."""
+    return changes_of_plan(outcome.step for outcome in report.outcomes)
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """The number of parts that a plan creates, updates and deletes."""
+
+    create: int
+    update: int
+    delete: int
+
+    def __str__(self) -> str:
+        return f"{self.create} to create, {self.update} to change, {self.delete} to delete"
+
+    def __bool__(self) -> bool:
+        return bool(self.create or self.update or self.delete)
+
+    @property
+    def document(self) -> Document:
+        """For machines."""
+        return asdict(self)
+
+
+def tally(changes: Iterable[Change]) -> Tally:
+    """Count the changes."""
+    verbs = [change.verb for change in changes]
+    return Tally(*(verbs.count(verb) for verb in ("create", "update", "delete")))
+
+
+def difference_document(part: Part, difference: Difference) -> Document:
+    """Convert a difference. A whole part has no attribute and no reason."""
+    values = {"before": difference.before, "after": difference.after}
+    if difference.attribute == WHOLE:
+        return {"attribute": None, **values}
     reason = reason_of(part, difference.attribute)
-    return {
-        "attribute": difference.attribute,
-        "before": difference.before,
-        "after": difference.after,
-        "why": reason.text,
-        "bugs": list(reason.bugs),
-    }
+    return {"attribute": difference.attribute, **values, "why": reason.text, "bugs": list(reason.bugs)}
 
 
-def change_document(change: Change) -> Document:
-    """Convert the change of one part."""
-    part = change.part
-    return {
-        "verb": change.verb,
-        "role": part.role.value,
-        "kind": part.kind,
-        "name": part.name,
-        "changes": [attribute_document(part, difference) for difference in change.attributes],
-    }
-
-
-def step_documents(steps: Sequence[Step]) -> list[Document]:
+def step_documents(steps: Iterable[Step]) -> list[Document]:
     """Convert the steps of a plan."""
-    return [change_document(change_of(step)) for step in steps]
+    return [change_of(step).document for step in steps]
 
 
 def report_document(report: Report) -> Document:
@@ -87,7 +139,7 @@ def report_document(report: Report) -> Document:
         "leftovers": list(report.leftovers),
         "unchecked": list(report.unchecked),
         "steps": [
-            {**change_document(change_of(outcome.step)), "result": outcome.result.value, "reason": outcome.reason}
+            {**change_of(outcome.step).document, "result": outcome.result.value, "reason": outcome.reason}
             for outcome in report.outcomes
         ],
     }

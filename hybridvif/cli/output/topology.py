@@ -7,21 +7,31 @@ The fields of a port are inferred from its row (ids, MAC, instance, bridge) and 
 from __future__ import annotations
 
 import enum
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
-from hybridvif.cli.output.changes import Change, changes_of_plan
-from hybridvif.cli.port_request import PortRequest
-from hybridvif.cli.ports import options_of
+from hybridvif.cli.output.diff import UNKNOWN, change_text, noun_of
+from hybridvif.cli.output.document import WHOLE, Change, changes_of_plan, difference_document
+from hybridvif.cli.ports import PortRequest, options_of
 from hybridvif.engine.preconditions import check_tap_is_not_in_switch
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
-from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
+from hybridvif.model.facts import Facts, Observed, PortFact
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.orphans import find_orphans, states_of_ports
 from hybridvif.model.ownership import check_ownership
-from hybridvif.model.parts import Bridge, ForeignObject, HostState, IvsPort, OvsPort, Veth, VhostUserPort
+from hybridvif.model.parts import (
+    Bridge,
+    Difference,
+    ForeignObject,
+    HostState,
+    IvsPort,
+    OvsPort,
+    Part,
+    Veth,
+    VhostUserPort,
+)
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.steps import owners_of
@@ -76,30 +86,25 @@ class PluggedPort:
     @property
     def bridge(self) -> Bridge | None:
         """The Linux bridge."""
-        found = self.state.links.get(self.names.bridge)
-        return found if isinstance(found, Bridge) else None
+        link = self.state.links.get(self.names.bridge)
+        return link if isinstance(link, Bridge) else None
 
     @property
     def veth(self) -> Veth | None:
         """The veth pair."""
-        found = self.state.links.get(self.names.bridge_end)
-        return found if isinstance(found, Veth) else None
+        link = self.state.links.get(self.names.bridge_end)
+        return link if isinstance(link, Veth) else None
 
     @property
     def row(self) -> OvsPort | None:
         """The rows in OVSDB."""
-        found = row_of(self.state, self.names)
-        return found if isinstance(found, OvsPort) else None
-
-    @property
-    def is_vhost_user(self) -> bool:
-        """True for a vhost-user port, which has no links."""
-        return isinstance(self.row, VhostUserPort)
+        row = row_of(self.state, self.names)
+        return row if isinstance(row, OvsPort) else None
 
     @property
     def switch_name(self) -> str:
         """The name of the port in the switch."""
-        return self.names.vhost_user if self.is_vhost_user else self.names.switch_end
+        return self.names.vhost_user if isinstance(self.row, VhostUserPort) else self.names.switch_end
 
     @property
     def mtu(self) -> int | None:
@@ -119,9 +124,59 @@ class PluggedPort:
         held = self.facts.members.get(self.names.bridge, ())
         return tuple(name for name in held if name != self.names.bridge_end)
 
-    def link(self, name: str) -> LinkFact | None:
-        """Return the facts about a device."""
-        return self.facts.links.get(name)
+    @property
+    def drift(self) -> tuple[Drift, ...]:
+        """The drift from the desired state."""
+        return tuple(drift_of(self.changes, self.inferred))
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """The port for machines, as in `hybridvif list`."""
+        row = self.row
+        return {
+            "port": self.port_id,
+            "key": self.key,
+            "bridge": row.bridge if row else None,
+            "ofport": self.fact.ofport,
+            "mac": (row.attached_mac or None) if row else None,
+            "mtu": self.mtu,
+            "state": self.condition.value,
+        }
+
+
+@dataclass(frozen=True, slots=True)
+class Drift:
+    """A difference between the observed and the desired state."""
+
+    part: Part
+    difference: Difference
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """For machines."""
+        return {"kind": self.part.kind, "name": self.part.name, **difference_document(self.part, self.difference)}
+
+    def __str__(self) -> str:
+        if self.difference.attribute != WHOLE:
+            return f"{self.part.name}: {change_text(self.difference)}"
+        verdict = "missing" if self.difference.before == "absent" else "not wanted"
+        return f"{noun_of(self.part)} {self.part.name} is {verdict}"
+
+
+def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drift]:
+    """Yield the changes of plug as drift, missing parts first. The desired value is "?" if it is unknown."""
+    unknown = inferred.unknown_attributes
+    for change in sorted(changes, key=lambda change: change.verb == "update"):
+        part, changed = change.part, change.differences
+        for difference in changed:
+            name = difference.attribute
+            is_unknown = name in unknown or f"{part.kind} {name}" in unknown
+            yield Drift(part, replace(difference, after=UNKNOWN) if is_unknown else difference)
+        if isinstance(change.before, OvsPort) and change.verb == "update":
+            # The plan does not change these attributes of the row, which contradict each other.
+            names = [difference.attribute for difference in changed]
+            for name in (name for name in inferred.doubtful if name not in names):
+                yield Drift(part, Difference(name, getattr(change.before, name), UNKNOWN))
 
 
 def plugged_ports(seen: Observed) -> list[PluggedPort]:
@@ -137,23 +192,24 @@ def plugged_ports(seen: Observed) -> list[PluggedPort]:
 def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> PluggedPort:
     port_id = _id_of(key, state)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
-    found = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX, "vif_type": kind}), state)
+    inferred = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX, "vif_type": kind}), state)
     if port_id is None:
-        found = replace(found, unknown=("id", *found.unknown))
+        inferred = replace(inferred, unknown=("id", *inferred.unknown))
     conflict = ""
     changes: tuple[Change, ...] = ()
     try:
-        check_ownership(state, found.port.id, found.port.iface_id)
-        check_tap_is_not_in_switch(found.port.id, names, facts)
-        changes = changes_of_plan(plan(state, goal_for(state, desired_state(found.port), names)))
+        check_ownership(state, inferred.port.id, inferred.port.iface_id)
+        check_tap_is_not_in_switch(inferred.port.id, names, facts)
+        changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)
+    condition = Condition.ORPHAN if is_orphan else _condition_of(state, names, changes)
     return PluggedPort(
         names=names,
         state=state,
         facts=facts,
-        inferred=found,
-        condition=Condition.ORPHAN if is_orphan and not conflict else _condition_of(state, names, changes, conflict),
+        inferred=inferred,
+        condition=Condition.CONFLICT if conflict else condition,
         changes=changes,
         conflict=conflict,
     )
@@ -170,12 +226,9 @@ def _unknown_id_reason(state: HostState) -> str:
     )
 
 
-def _condition_of(state: HostState, names: PortNames, changes: tuple[Change, ...], conflict: str) -> Condition:
-    if conflict:
-        return Condition.CONFLICT
-    links = names.bridge in state.links and names.bridge_end in state.links
-    whole = (links and names.switch_end in state.ports) or isinstance(row_of(state, names), VhostUserPort)
-    if not whole:
+def _condition_of(state: HostState, names: PortNames, changes: tuple[Change, ...]) -> Condition:
+    whole = {names.bridge, names.bridge_end} <= state.links.keys() and names.switch_end in state.ports
+    if not whole and not isinstance(row_of(state, names), VhostUserPort):
         return Condition.HALF
     return Condition.DRIFT if changes else Condition.IN_ORDER
 

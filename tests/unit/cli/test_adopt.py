@@ -59,21 +59,21 @@ def test_adopt_reports_ports_with_unknown_fields(spoilt: dict[str, str], reason:
     row = host.state.ports[QVO]
     assert isinstance(row, OvsPort)
     host.state = host.state.with_parts(replace(row, **spoilt))  # type: ignore[arg-type]
-    found = candidates(host.observe(None, 0.0))
-    assert found.ports == []
-    assert found.skipped == [{"key": ID[:11], "reason": reason}]
+    ports, skipped = candidates(host.observe(None, 0.0))
+    assert ports == []
+    assert skipped == [{"key": ID[:11], "reason": reason}]
 
 
 @pytest.mark.parametrize("lost", [QVB, QVO])
 def test_adopt_reports_incomplete_ports(lost: str) -> None:
     host = unmarked()
     host.state = host.state.without(host.state.links.get(lost) or host.state.ports[lost])
-    found = candidates(host.observe(None, 0.0))
-    assert found.ports == []
-    assert "incomplete" in found.skipped[0]["reason"]
+    ports, skipped = candidates(host.observe(None, 0.0))
+    assert ports == []
+    assert "incomplete" in skipped[0]["reason"]
 
 
 def test_adopt_skips_vhost_user_ports() -> None:
     host = plugged(replace(PORT, vhostuser_mode="client"))
-    (skipped,) = candidates(host.observe(None, 0.0)).skipped
+    _, (skipped,) = candidates(host.observe(None, 0.0))
     assert skipped["reason"] == ("it is a vhost-user port, without links for ownership tags; plug it instead")

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hybridvif import ManagedTap, Port, RecordingHost, Tap
-from hybridvif.cli.checking import answer_of
+from hybridvif.cli.commands.check import answer_of
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.facts import Observed
 from hybridvif.model.parts import REASONS, OvsPort, Part, VhostUserPort, attributes_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Bridge
-from hybridvif.cli.firewall import DRIVERS, Firewall, bridge_nf, find_firewall
+from hybridvif.cli.host_checks import DRIVERS, Firewall, bridge_nf, find_firewall
 from tests.support.strategies import BRIDGE
 
 IN_USE, NOT_IN_USE = Firewall(True, "iptables has chains neutron-openvswi-*"), Firewall(False, "none")

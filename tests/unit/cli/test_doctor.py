@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.cli import diagnosis, firewall, system
-from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
+from hybridvif.cli import host_checks
 from hybridvif.cli.commands import doctor
+from hybridvif.cli.host_checks import CheckResult, failed, failed_with, info, passed
 from hybridvif.model.facts import Facts
 from hybridvif.model.settings import Settings
 from tests.support.answers import text_of
@@ -73,18 +73,18 @@ def test_doctor_document_has_every_result() -> None:
 
 def test_doctor_passes_a_responding_vswitchd(run_dir: Path) -> None:
     Vswitchd(run_dir, b'{"id":0,"result":"ovs-vswitchd (Open vSwitch) 3.1.0\\nDPDK","error":null}')
-    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock") == passed(
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock") == passed(
         "ovs-vswitchd", "answers: ovs-vswitchd (Open vSwitch) 3.1.0"
     )
 
 
 def test_doctor_fails_a_missing_or_broken_vswitchd(run_dir: Path) -> None:
-    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
     (run_dir / "ovs-vswitchd.pid").write_text("42\n")
-    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
     Vswitchd(run_dir, b"")
-    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
-    assert diagnosis.vswitchd("tcp:127.0.0.1:6640").verdict == "info"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd("tcp:127.0.0.1:6640").verdict == "info"
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "path", "long"])
@@ -98,23 +98,23 @@ def test_doctor_is_not_blocked_by_a_foreign_pid_file(run_dir: Path, kind: str) -
             file.symlink_to("/dev/zero" if kind == "device" else "/proc/self/stat")
         case _:
             file.write_text("../../other" if kind == "path" else "4" * 100_000)
-    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
 
 
 @pytest.mark.parametrize("answer", [b"[" * 60_000, b"[]", b'{"result": 1', b'{"result": ""}', b" " * 100_000])
 def test_doctor_fails_an_invalid_control_response_in_time(run_dir: Path, answer: bytes) -> None:
     Vswitchd(run_dir, answer)
-    assert diagnosis.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
 
 
 def test_doctor_fails_recording_executors() -> None:
-    results = list(diagnosis.executors(Settings(link_executor="recording", switch_executor="recording")))
+    results = list(doctor.executors(Settings(link_executor="recording", switch_executor="recording")))
     assert [result.verdict for result in results] == ["fail", "fail"]
     assert all("SIMULATED" in result.text for result in results)
 
 
 def test_doctor_fails_an_executor_that_is_not_installed() -> None:
-    good, bad = diagnosis.executors(Settings(switch_executor="ovsbd"))
+    good, bad = doctor.executors(Settings(switch_executor="ovsbd"))
     assert good.verdict == "pass"
     assert "NetlinkExecutor" in good.text
     assert (bad.verdict, bad.text) == ("fail", "'ovsbd' is not installed")
@@ -123,7 +123,7 @@ def test_doctor_fails_an_executor_that_is_not_installed() -> None:
 
 def test_doctor_fails_a_missing_integration_bridge() -> None:
     settings = Settings(integration_bridges=("br-int", "br-no"), ovsdb_connection="unix:/tmp/none/db.sock")
-    *_, there, missing = diagnosis.switch(settings, Facts(switches={"br-int": "netdev"}))
+    *_, there, missing = doctor.switch(settings, Facts(switches={"br-int": "netdev"}))
     assert there == passed("bridge br-int", "exists, datapath netdev")
     assert (missing.verdict, missing.text) == ("fail", "does not exist")
     assert missing.remedy.endswith("ovs-vsctl --db=unix:/tmp/none/db.sock add-br br-no")
@@ -131,50 +131,48 @@ def test_doctor_fails_a_missing_integration_bridge() -> None:
 
 def test_doctor_accepts_a_missing_bridge_of_create_bridges() -> None:
     settings = Settings(integration_bridges=("br-int", "tbr-*"), create_bridges=("br-int",))
-    *_, missing = diagnosis.switch(settings, Facts())
+    *_, missing = doctor.switch(settings, Facts())
     assert (missing.name, missing.verdict) == ("bridge br-int", "info")
 
 
 def test_doctor_checks_the_lock_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert diagnosis.lock_path(str(tmp_path)).verdict == "pass"
-    assert diagnosis.lock_path(str(tmp_path / "a" / "b")).text.endswith("(will be made)")
-    assert diagnosis.lock_path(str(tmp_path / "file")).verdict == "fail"
+    assert doctor.lock_path(str(tmp_path)).verdict == "pass"
+    assert doctor.lock_path(str(tmp_path / "a" / "b")).text.endswith("(will be made)")
+    assert doctor.lock_path(str(tmp_path / "file")).verdict == "fail"
 
 
 def test_doctor_checks_the_helper_command() -> None:
-    (bad,) = system.helper_findings("no-such-program --flag")
+    (bad,) = host_checks.helper_findings("no-such-program --flag")
     assert (bad.name, bad.verdict) == ("no-such-program", "fail")
-    assert all(result.name in ("hybridvif-privsep-helper", "sudo") for result in system.helper_findings(None))
+    assert all(result.name in ("hybridvif-privsep-helper", "sudo") for result in host_checks.helper_findings(None))
 
 
 def test_system_checks_return_results_without_privileges(tmp_path: Path) -> None:
     results = [
-        *system.kernel_kinds(),
-        system.ipv6(),
-        firewall.bridge_nf(tmp_path, False),
-        system.capability(),
-        system.proc_sys(),
+        *host_checks.kernel_kinds(),
+        host_checks.bridge_nf(tmp_path, False),
+        host_checks.capability(),
+        host_checks.proc_sys(),
     ]
     assert all(isinstance(result, CheckResult) and result.text for result in results)
     assert all(result.remedy for result in results if result.verdict == "fail")
-    assert system.python().verdict == "pass"
-    assert system.libraries().verdict == "pass"
+    assert host_checks.libraries().verdict == "pass"
 
 
 def test_doctor_reports_that_security_groups_do_not_apply(tmp_path: Path) -> None:
     switch = tmp_path / "bridge-nf-call-iptables"
-    assert "modprobe br_netfilter" in firewall.bridge_nf(switch, True).remedy
+    assert "modprobe br_netfilter" in host_checks.bridge_nf(switch, True).remedy
     switch.write_text("0\n")
-    off = firewall.bridge_nf(switch, False)
+    off = host_checks.bridge_nf(switch, False)
     assert "security groups silently do not apply" in off.text
     assert off.remedy.endswith("sysctl -w net.bridge.bridge-nf-call-iptables=1")
-    assert "each qbr calls iptables by itself" in firewall.bridge_nf(switch, True).text
+    assert "each qbr calls iptables by itself" in host_checks.bridge_nf(switch, True).text
     switch.write_text("1\n")
-    assert [firewall.bridge_nf(switch, option).remedy for option in (True, False)] == ["", ""]
+    assert [host_checks.bridge_nf(switch, option).remedy for option in (True, False)] == ["", ""]
 
 
 def test_doctor_leaves_no_open_files() -> None:
     before = os.listdir("/proc/self/fd")
-    system.capability()
+    host_checks.capability()
     assert os.listdir("/proc/self/fd") == before

@@ -37,9 +37,8 @@ def cpu_seconds(*argv: str) -> float:
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_table_of_commands_matches_their_modules(name: str) -> None:
+def test_table_of_commands_lists_modules(name: str) -> None:
     module = importlib.import_module(f"hybridvif.cli.commands.{name}")
-    assert COMMANDS[name] == module.HELP
     assert callable(module.run)
     module.add_arguments(argparse.ArgumentParser())
 
@@ -139,7 +138,7 @@ def test_sandbox_command_keeps_its_options() -> None:
     ],
 )
 def test_format_is_read_from_an_invalid_command_line(words: list[str], form: str | None) -> None:
-    assert options.format_in(words) == form
+    assert options.guess(words)[0] == form
 
 
 def test_usage_error_is_one_line_with_exit_code_2(capsys: pytest.CaptureFixture[str]) -> None:

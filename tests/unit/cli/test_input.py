@@ -11,9 +11,8 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, cli
-from hybridvif.cli.port_request import FIELDS, PLACEHOLDERS, PortRequest
 from hybridvif.cli.portfile import LIMIT, read_ports
-from hybridvif.cli.ports import options_of, requested_ports
+from hybridvif.cli.ports import FIELDS, PLACEHOLDERS, PortRequest, options_of, requested_ports
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.port import VifType
 from tests.support.answers import ID, MAC, OPTIONS, OTHER_ID, PORT, VM

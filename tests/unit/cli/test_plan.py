@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 
 from hybridvif import Create, Port, RecordingHost, Tap, Update, desired_state, plug, unplug_all
-from hybridvif.cli.output.changes import changes_of_plan, tally
+from hybridvif.cli.commands.plan import PlanRequest, answer_of, infer_missing
 from hybridvif.cli.output.diff import diff_lines
-from hybridvif.cli.planning import PlanRequest, answer_of, infer_missing
+from hybridvif.cli.output.document import changes_of_plan, tally
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.model.errors import InvalidInput

@@ -8,8 +8,7 @@ import pytest
 from hybridvif import Bridge, ForeignObject, Port, RecordingHost, Tap, Veth, desired_state
 from hybridvif.cli.commands import list as listing
 from hybridvif.cli.commands import show
-from hybridvif.cli.output.draw import tree
-from hybridvif.cli.output.graphs import dot
+from hybridvif.cli.commands.show import dot, tree
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.terminal import Paint
 from hybridvif.model.errors import InvalidInput

@@ -7,9 +7,9 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Conflict, Port, RecordingHost, Tap, VifType, check, desired_state, plug, unplug
-from hybridvif.cli import checking
+from hybridvif.cli.commands import check as checking
 from hybridvif.cli.commands import list as listing
-from hybridvif.cli.port_request import PortRequest
+from hybridvif.cli.ports import PortRequest
 from hybridvif.model.facts import bearers_of
 from tests.support.answers import ID, PORT, QBR, TAP, plugged, row_of
 

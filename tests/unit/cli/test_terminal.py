@@ -7,15 +7,18 @@ import json
 import logging
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import yaml
 
-from hybridvif.cli import logs, main, parse_arguments, stdio
+from hybridvif.cli import main, parse_arguments, stdio
 from hybridvif.cli.failure import Failure
-from hybridvif.cli.terminal import SIMULATED, Answer, OutputLost, Paint, Terminal
+from hybridvif.cli.stdio import OutputLost
+from hybridvif.cli.terminal import SIMULATED, Answer, Paint, Terminal, set_up_logs
 from hybridvif.model.errors import InvalidInput
 
 DOCUMENT = {"ports": [{"port": "a", "mtu": None, "up": True}]}
@@ -30,9 +33,7 @@ def answer(**more: Any) -> Answer:
 
 
 def terminal(*words: str) -> Terminal:
-    terminal = Terminal()
-    terminal.configure(parse_arguments(["list", *words]))
-    return terminal
+    return Terminal(words[1] if words[:1] == ("-f",) else None, parse_arguments(["list", *words]))
 
 
 class FakeTerminal(io.StringIO):
@@ -143,6 +144,51 @@ def test_closed_pipe_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
     assert terminal("-f", "json").write_answer(answer(exit_code=3)) == 3
 
 
+PRINTING = [["demo", "--level", "none"], ["--help"], ["--version"], ["plug", "--help"]]
+"""Command lines that print while they work."""
+
+
+def run_in_shell(words: list[str], redirection: str) -> subprocess.CompletedProcess[str]:
+    """Run the command with its streams redirected."""
+    argv = ["sh", "-c", f'exec "$0" -P -m hybridvif "$@" {redirection}', sys.executable, *words]
+    return subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_broken_pipe_ends_a_printing_command_quietly(words: list[str]) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    argv = [sys.executable, "-P", "-m", "hybridvif", *words]
+    done = subprocess.run(argv, stdout=writer, stderr=subprocess.PIPE, text=True, timeout=60, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+@pytest.mark.parametrize("words", PRINTING, ids=" ".join)
+def test_full_disk_ends_a_printing_command_with_a_sentence(words: list[str]) -> None:
+    done = run_in_shell(words, "> /dev/full")
+    assert done.returncode == 7
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: the output could not be written to stdout: No space left on device")
+
+
+def test_error_document_on_a_full_disk_keeps_its_exit_code(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", Full())
+    assert main(["plug", "-f", "json"]) == 2
+    assert capsys.readouterr().err == "error: name a port, or a file of ports with -F\n"
+
+
+@pytest.mark.parametrize(("redirection", "reason"), [("<&-", "it is closed"), ("0> /dev/null", "Bad file descriptor")])
+def test_unreadable_stdin_is_reported_in_one_line(redirection: str, reason: str) -> None:
+    done = run_in_shell(["plug", "-F", "-"], redirection)
+    assert done.returncode == 2
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("error: stdin: it cannot be read: ")
+    assert reason in line
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_deferred_while_a_document_is_written(number: signal.Signals) -> None:
     before = signal.getsignal(number)
@@ -177,7 +223,7 @@ def loggers() -> Iterator[logging.Logger]:
 def test_logging_depends_on_verbosity(
     verbose: int, lines: list[str], loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.set_up(verbose)
+    set_up_logs(verbose)
     logging.getLogger("hybridvif.engine.api").info("hello")
     logging.getLogger("oslo.privsep").info("noise")
     assert capsys.readouterr().err.splitlines() == lines
@@ -185,7 +231,7 @@ def test_logging_depends_on_verbosity(
 
 def test_traceback_is_printed_only_with_vv(loggers: logging.Logger, capsys: pytest.CaptureFixture[str]) -> None:
     for verbose in (0, 2):
-        logs.set_up(verbose)
+        set_up_logs(verbose)
         try:
             raise ZeroDivisionError
         except ZeroDivisionError:
@@ -202,7 +248,7 @@ CONTROL = "qvo\x1b[31m\x07\u2028\x85\x00\r\nforged"
 def test_control_characters_in_a_log_line_are_escaped(
     verbose: int, loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    logs.set_up(verbose)
+    set_up_logs(verbose)
     loggers.getChild("x").error("%s", CONTROL)
     logged = capsys.readouterr().err
     assert not set("\x1b\x07\u2028\x85\x00\r") & set(logged)
