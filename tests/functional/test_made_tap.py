@@ -18,7 +18,7 @@ from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until
 
-LINK_EXECUTORS = ("iproute2-netlink", "subprocess-brctl")
+LINK_EXECUTORS = ("iproute2-netlink", "pyroute2", "subprocess-brctl")
 QEMU = """
 import ctypes, fcntl, os, select, struct, subprocess, sys
 tap, queues, netns, mac, address = sys.argv[1:]
