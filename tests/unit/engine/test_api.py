@@ -115,7 +115,7 @@ class Observer:
     """The observation of the daemon."""
 
     def __init__(self, host: GuardedHost) -> None:
-        self.observe = lambda names, deadline: host.simulation.observe(names)
+        self.observe = lambda names, deadline: RecordingHost.observe(host, names, deadline)
 
 
 @pytest.fixture
@@ -162,7 +162,7 @@ class ObservingHost(GuardedHost):
         return outcomes
 
     def observe_after(self) -> Observed:
-        return self.simulation.observe(None)
+        return RecordingHost.observe(self, None, 0.0)
 
 
 def test_observation_with_outcomes_is_not_repeated() -> None:
