@@ -272,5 +272,5 @@ def test_tap_whose_creator_is_killed_before_tagging_disappears(lab: Lab, port: P
     )
     assert lab.box.python(killed.format(port.names.tap, ""), check=False).stdout.count(port.names.tap) == 1
     assert port.names.tap not in lab.links()
-    lab.box.python(killed.format(port.names.tap, "new.keep(); "), check=False)
+    lab.box.python(killed.format(port.names.tap, "new.__exit__(None); "), check=False)
     assert port.names.tap in lab.links()

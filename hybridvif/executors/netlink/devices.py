@@ -318,7 +318,16 @@ def _is_managed(device: Device) -> bool:
     return device.kind == "tun" and is_uuid(alias) and alias[:KEY_LENGTH] == key_of(device.name)
 
 
+_FIELDS: Mapping[tuple[type[Part], str], list[tuple[str, str]]] = {
+    (kind, prefix): [
+        (name, name.removeprefix(prefix))
+        for name in attributes_of(kind)
+        if name.startswith(prefix) and name.removeprefix(prefix) in (*ATTRIBUTES, "host_ip")
+    ]
+    for kind, prefix in ((Bridge, ""), (Veth, ""), (Veth, "peer_"), (ManagedTap, ""))
+}
+"""Fields of a part that are read from a device, each with its attribute: those of the peer have a prefix."""
+
+
 def _fields(kind: type[Part], device: Device, prefix: str = "") -> dict[str, Any]:
-    """Return the fields of a part that have this prefix, from the attributes of a device."""
-    names = {name: name.removeprefix(prefix) for name in attributes_of(kind) if name.startswith(prefix)}
-    return {name: device.value(own) for name, own in names.items() if own in ATTRIBUTES or own == "host_ip"}
+    return {name: device.value(own) for name, own in _FIELDS[kind, prefix]}

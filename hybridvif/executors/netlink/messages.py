@@ -9,7 +9,7 @@ import functools
 import socket
 import struct
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
@@ -92,20 +92,22 @@ def delete_group(group: int) -> Request:
 
 
 def _link(values: Mapping[str, Any], index: int = 0, name: str = "") -> bytes:
-    change = sum(row.number for key, row in FLAGS.items() if key in values)
-    flags = sum(row.number for key, row in FLAGS.items() if values.get(key))
-    parts = [link_header(index, flags=flags, change=change)]
-    if name:
-        parts.append(attribute(IFNAME, name))
-    for key, row in LINK.items():
-        if key in values:
-            value = bytes.fromhex(values[key].replace(":", "")) if key == "mac" else values[key]
-            parts.append(attribute(row.number, value))
-    if "master" in values:
-        parts.append(attribute(MASTER, values["master"]))
-    parts.append(_bridge_info(tuple((key, values[key]) for key in BRIDGE if key in values)))
-    parts.append(_ipv4(tuple((key, values[key]) for key in IPV4 if key in values)))
-    return b"".join(parts)
+    flags = change = 0
+    attributes = [attribute(IFNAME, name)] if name else []
+    options, settings = list[tuple[str, int]](), list[tuple[str, int]]()
+    for key, value in values.items():
+        if key in FLAGS:
+            change |= FLAGS[key].number
+            flags |= FLAGS[key].number * bool(value)
+        elif key in LINK:
+            encoded = bytes.fromhex(value.replace(":", "")) if key == "mac" else value
+            attributes.append(attribute(LINK[key].number, encoded))
+        elif key == "master":
+            attributes.append(attribute(MASTER, value))
+        else:
+            (options if key in BRIDGE else settings).append((key, value))
+    # Cached: nearly all ports of a host have the same.
+    return b"".join((link_header(index, flags=flags, change=change), *attributes, _nested((*options,), (*settings,))))
 
 
 def _info(kind: str, data: bytes) -> bytes:
@@ -113,17 +115,12 @@ def _info(kind: str, data: bytes) -> bytes:
 
 
 @functools.lru_cache(maxsize=64)
-def _bridge_info(options: tuple[tuple[str, int], ...]) -> bytes:
-    """Return the options of a bridge. Cached: nearly all ports of a host have the same."""
+def _nested(options: tuple[tuple[str, int], ...], settings: tuple[tuple[str, int], ...]) -> bytes:
+    """Return the options of a bridge and the IPv4 settings of a device."""
     rows = [attribute(BRIDGE[name].number, struct.pack(BRIDGE[name].format, value)) for name, value in options]
-    return _info("bridge", b"".join(rows)) if rows else b""
-
-
-@functools.lru_cache(maxsize=64)
-def _ipv4(settings: tuple[tuple[str, int], ...]) -> bytes:
-    """Return the IPv4 settings of a device. Cached: nearly all ports of a host have the same."""
-    rows = [attribute(IPV4[name].number, value) for name, value in settings]
-    return nested(AF_SPEC, nested(socket.AF_INET, nested(INET_CONF, *rows))) if rows else b""
+    ipv4 = [attribute(IPV4[name].number, value) for name, value in settings]
+    body = _info("bridge", b"".join(rows)) if rows else b""
+    return body + (nested(AF_SPEC, nested(socket.AF_INET, nested(INET_CONF, *ipv4))) if ipv4 else b"")
 
 
 # -- responses ---------------------------------------------------------------------------------------------------------
@@ -177,9 +174,8 @@ def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
     member = _text(body, info.get(INFO_SLAVE_KIND)) == "bridge"
     port = _inside(body, info.get(INFO_SLAVE_DATA)) if member else {}
     values: dict[str, Any] = {name: flags & row.number for name, row in FLAGS.items()}
-    for name, row in LINK.items():
-        where = found.get(row.number)
-        values[name] = _text(body, where) if row.type is str else _number(body, where)
+    values |= {name: _number(body, found.get(LINK[name].number)) for name in ("mtu", "group")}
+    values["alias"] = _text(body, found.get(LINK["alias"].number))
     values["mac"] = body[found.get(LINK["mac"].number, slice(0))].hex(":")
     if kind == "bridge":
         values |= {name: _number(body, data.get(row.number)) for name, row in BRIDGE.items()}
@@ -204,14 +200,15 @@ def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
 def _families_of(body: bytes, where: slice | None) -> dict[str, Any]:
     """Return the IPv4 and IPv6 settings of a device."""
     families = _inside(body, where)
-    ipv4 = _inside(body, families.get(socket.AF_INET)).get(INET_CONF)
     ipv6 = _inside(body, families.get(socket.AF_INET6))
+    numbers = _array(body, _inside(body, families.get(socket.AF_INET)).get(INET_CONF))
+    values: dict[str, Any] = {name: numbers[row.number - 1] for name, row in IPV4.items() if row.number <= len(numbers)}
+    numbers = _array(body, ipv6.get(INET6_CONF))
+    if IPV6["disable_ipv6"].number < len(numbers):
+        values["disable_ipv6"] = numbers[IPV6["disable_ipv6"].number]
     mode = _number(body, ipv6.get(IPV6["addr_gen_mode"].number))
-    return {
-        **{name: _entry(body, ipv4, row.number - 1) for name, row in IPV4.items()},
-        "disable_ipv6": _entry(body, ipv6.get(INET6_CONF), IPV6["disable_ipv6"].number),
-        "addr_gen_mode": ADDR_GEN_MODES[mode] if mode is not None and mode < len(ADDR_GEN_MODES) else mode,
-    }
+    values["addr_gen_mode"] = ADDR_GEN_MODES[mode] if mode is not None and mode < len(ADDR_GEN_MODES) else mode
+    return values
 
 
 def _top(body: bytes, last: int = 0) -> dict[int, slice]:
@@ -231,11 +228,9 @@ def _text(body: bytes, where: slice | None) -> str:
     return "" if where is None else escaped(body[where].rstrip(b"\0").decode(errors="surrogateescape"))
 
 
-def _entry(body: bytes, array: slice | None, index: int) -> int | None:
-    """Return one number of an array of 32-bit numbers."""
-    if array is None or array.start + 4 * (index + 1) > array.stop:
-        return None
-    return int(struct.unpack_from("=i", body, array.start + 4 * index)[0])
+def _array(body: bytes, where: slice | None) -> Sequence[int]:
+    """Return an array of 32-bit numbers."""
+    return () if where is None else struct.unpack_from(f"={(where.stop - where.start) // 4}i", body, where.start)
 
 
 def _without(body: bytes, timers: tuple[slice, ...]) -> bytes:
