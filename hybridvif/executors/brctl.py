@@ -12,12 +12,12 @@ from hybridvif.children import LOST
 from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.command_lines import RANDOM_MAC, Command, Owner, Sysctl, bridges_to_raise_later, link_lines
-from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.command_lines import Command, bridges_to_raise_later, link_lines, text_of
 from hybridvif.executors.netlink.devices import random_mac
-from hybridvif.executors.netlink.messages import get_link, message_of, queues_of
+from hybridvif.executors.netlink.messages import get_link, queues_of
+from hybridvif.executors.netlink.operations import not_alone, write
 from hybridvif.executors.netlink.socket import Channel
-from hybridvif.executors.netlink.tap import NO_TUN, own
+from hybridvif.executors.netlink.tap import NO_TUN
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of, names_of_key
@@ -46,8 +46,7 @@ _ERRORS: tuple[tuple[str, bool, bool], ...] = (
 )
 """stderr -> outcome, first match; any other message is a plain failure."""
 
-_NO_IPV6 = ("Address family not supported",)
-_ABSENT = ("does not exist", "doesn't exist", "Cannot find device", "No such device")
+_ABSENT = ("does not exist", "Cannot find device", "No such device")
 
 
 class BrctlExecutor:
@@ -81,42 +80,33 @@ class _Worker:
         self._programs, self._up_later, self._deadline = programs, up_later, deadline
 
     def do(self, step: Step) -> None:
-        for line in link_lines(step, self._up_later):
-            if not isinstance(line, Command):
-                _write(line)
-            else:
+        for line in link_lines(step, self._up_later, random_mac()):
+            try:
+                if not isinstance(line, Command):
+                    write(line)
+                    continue
                 self._run(line)
                 if "multi_queue" in line.arguments:
                     self._require_alone(step.part.name)
+            except OSError as error:
+                raise _failure(f"{text_of(line)} failed", error.strerror or str(error)) from error
 
     def _require_alone(self, tap: str) -> None:
         """Delete the tap and raise StepFailed if another process attached a queue before it had an owner."""
         with Channel(self._deadline) as channel:
             (answer,) = channel.exchange([get_link(tap)])
-        if isinstance(answer, bytes) and queues_of(message_of(answer)):
+        if isinstance(answer, bytes) and queues_of(answer):
             self._run(Command("ip", ("link", "delete", tap)))
-            raise StepFailed(f"{tap}: another process attached to it before it had an owner", retry=True)
+            raise not_alone(tap)
 
     def _run(self, command: Command) -> None:
-        arguments = [random_mac().hex(":") if word == RANDOM_MAC else word for word in command.arguments]
-        result = self._programs[command.program].run(arguments, self._deadline)
+        result = self._programs[command.program].run(command.arguments, self._deadline)
         if result.expired:
             raise StepFailed(f"{command} did not end before the deadline and was killed", retry=True)
         if result.code < 0:
             raise StepFailed(f"{command}: {result.said if result.code == LOST else 'it was killed'}", retry=True)
-        harmless = _ABSENT if command.absent else _NO_IPV6 if command.without_ipv6 else ()
-        if result.code and not any(message in result.stderr for message in harmless):
+        if result.code and not (command.absent and any(message in result.stderr for message in _ABSENT)):
             raise _failure(f"{command} failed", result.said)
-
-
-def _write(line: Sysctl | Owner) -> None:
-    try:
-        if isinstance(line, Owner):
-            own(line.device)
-        else:
-            sysctl.write(line.device, line.attribute, line.value)
-    except OSError as error:
-        raise _failure(f"{line} failed", error.strerror or str(error)) from error
 
 
 def _failure(attempt: str, message: str) -> StepFailed:

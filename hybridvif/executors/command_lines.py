@@ -8,20 +8,31 @@ The recipe is that of OpenStack's hybrid plug:
     ovs-vsctl add-port br-int qvo -- set Interface qvo external_ids: iface-id, iface-status, attached-mac, vm-uuid
 
 Differences: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP settings. The ends have an alias.
-The host's IP stack is off on all three (docs/host.md). multicast_snooping goes through `ip`, since /sys/class/net shows
-the network namespace in which it was mounted. A healthy OVS port is never deleted and added again, which would cost its
-VLAN tag and OpenFlow number.
+The host's IP stack is off on all three (docs/host.md), and qvo goes up last. multicast_snooping goes through `ip`,
+since /sys/class/net shows the network namespace in which it was mounted. A healthy OVS port is never deleted and added
+again, which would cost its VLAN tag and OpenFlow number.
 """
 
 from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.devices import IPV4_OFF, STATE, opening_of, reset_by_mtu
+from hybridvif.executors.netlink.devices import ATTRIBUTES, BRIDGE, FLAGS, IPV4, IPV6, LINK, STATE, Attribute
+from hybridvif.executors.netlink.operations import (
+    Add,
+    AddTap,
+    Operation,
+    Own,
+    Remove,
+    Set,
+    SetPort,
+    Sysctl,
+    operations_of,
+)
 from hybridvif.executors.ovs_rows import IDS, SOCKET, columns_at_creation, ids_of, options_of
 from hybridvif.executors.side_effects import (
     PATCH,
@@ -32,45 +43,25 @@ from hybridvif.executors.side_effects import (
     qos_ids_of,
     removable_trunks,
 )
-from hybridvif.model.parts import ROOT, Bridge, IvsPort, ManagedTap, OvsPort, Role, Tap, Veth, VhostUserPort
+from hybridvif.model.parts import ROOT, Bridge, IvsPort, OvsPort, Role, Veth, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR, Settings
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, role_of
 
-_OPTIONS = {key: key for key in ("nf_call_iptables", "nf_call_ip6tables")} | {"multicast_snooping": "mcast_snooping"}
-"""Options of a bridge that brctl lacks, as iproute2 spells them."""
 RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
 """A word of a command line that a shell expands to a MAC address; an executor generates its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """One command line.
-
-    absent: it succeeds if its device is already gone. without_ipv6: it succeeds if the device has no IPv6.
-    """
+    """One command line. absent: it succeeds if its device is already gone."""
 
     program: str
     arguments: tuple[str, ...]
     absent: bool = False
-    without_ipv6: bool = False
 
     def __str__(self) -> str:
         words = (word if word == RANDOM_MAC else shlex.quote(word) for word in self.arguments)
         return " ".join((self.program, *words))
-
-
-@dataclass(frozen=True, slots=True)
-class Sysctl:
-    """One write under /proc/sys/net. A kernel without IPv6 has no such file and nothing to switch off."""
-
-    device: str
-    attribute: str
-    value: int
-
-    def __str__(self) -> str:
-        key = sysctl.KEYS[self.attribute].format(self.device)
-        ignore = "-e " if self.attribute == "disable_ipv6" else ""
-        return f"sysctl -q {ignore}-w {key}={self.value}"
 
 
 _ATTACH = """import contextlib, fcntl, struct, sys
@@ -83,18 +74,18 @@ fcntl.ioctl(tap, 0x400454cc, 0)
 """
 """`ip tuntap` cannot attach to an existing tap. The numbers are those of executors/netlink/tap.py."""
 
-
-@dataclass(frozen=True, slots=True)
-class Owner:
-    """Make root the owner of a tap that no process holds, by attaching to it; it may have several queues."""
-
-    device: str
-
-    def __str__(self) -> str:
-        return f"python3 -I -c {shlex.quote(_ATTACH)} {self.device}"
+Line = Command | Sysctl | Own
 
 
-Line = Command | Sysctl | Owner
+def text_of(line: Line) -> str:
+    """Return a line for a shell."""
+    match line:
+        case Sysctl(device, attribute, value):
+            ignore = "-e " if attribute in IPV6 else ""
+            return f"sysctl -q {ignore}-w {sysctl.key(device, attribute)}={value}"
+        case Own(device):
+            return f"python3 -I -c {shlex.quote(_ATTACH)} {device}"
+    return str(line)
 
 
 def bridges_to_raise_later(steps: Iterable[Step]) -> frozenset[str]:
@@ -104,186 +95,80 @@ def bridges_to_raise_later(steps: Iterable[Step]) -> frozenset[str]:
     return frozenset(made & joined)
 
 
-def link_lines(step: Step, raise_later: frozenset[str] = frozenset()) -> list[Line]:
+def link_lines(step: Step, raise_later: frozenset[str] = frozenset(), mac: str = RANDOM_MAC) -> list[Line]:
     """Return the lines of one step of the link role."""
-    match step:
-        case Create(Bridge() as bridge):
-            return list(_create_bridge(bridge, bridge.up and bridge.name not in raise_later))
-        case Create(Veth() as veth):
-            return list(_create_veth(veth, veth.master in raise_later))
-        case Create(ManagedTap() as tap):
-            return list(_create_tap(tap))
-        case Update(Bridge() as before, Bridge() as after):
-            return list(_set_bridge(after.name, changes_of(step) | reset_by_mtu(before, after)))
-        case Update(Veth() as before, Veth() as after):
-            return list(_set_veth(before, after, changes_of(step)))
-        case Update(Tap() as before, Tap() as after):
-            return [_master(after.name, before.master, after.master)]
-        case Update(ManagedTap() as before, ManagedTap() as after):
-            return list(_set_tap(before, after, changes_of(step)))
-        case Delete(Bridge(name=name)):
-            # brctl cannot delete a bridge that is up.
-            return [_ip("link", "set", "dev", name, "down", absent=True), _brctl("delbr", name, absent=True)]
-        case Delete(Veth(name=name) | ManagedTap(name=name)):
-            return [_ip("link", "delete", name, absent=True)]
-    raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
+    operations = operations_of(step, mac)
+    if isinstance(step, Create) and step.part.name in raise_later:
+        operations = [operation for operation in operations if operation != Set(step.part.name, {"up": True})]
+    lines: list[Line] = []
+    for operation in operations:
+        lines += _lines_of(operation)
+    master = getattr(step.part, "master", "")
+    if isinstance(step, Create) and isinstance(step.part, Veth) and master in raise_later:
+        lines.insert(lines.index(_brctl("addif", master, step.part.name)), _ip("set", "dev", master, "up"))
+    return lines
 
 
-def _create_bridge(bridge: Bridge, up: bool) -> Iterator[Line]:
-    name = bridge.name
-    yield _brctl("addbr", name)
-    yield _brctl("setfd", name, _seconds(bridge.forward_delay))
-    yield _brctl("stp", name, _on_off(bridge.stp))
-    if bridge.stp:
-        # Enabling STP raises it to at least 2 s.
-        yield _brctl("setfd", name, _seconds(bridge.forward_delay))
-    # Only a change marks the MTU as set by the user; the kernel resets any other when members come and go.
-    yield _ip("link", "set", "dev", name, "mtu", str(bridge.mtu ^ 1))
-    yield _ip("link", "set", "dev", name, "address", RANDOM_MAC)
-    rest = (*_OPTIONS, "ageing", "mtu", "group", "alias", "addr_gen_mode", *_BRIDGE_SYSCTLS, "host_ip")
-    yield from _set_bridge(name, {key: getattr(bridge, key) for key in rest})
-    if up:
-        yield _set(name, {"up": True})
+def _lines_of(operation: Operation) -> Iterator[Line]:
+    match operation:
+        case Add("bridge", name, values):
+            yield _brctl("addbr", name)
+            yield from _set(name, values)
+        case Add(kind, name, values, peer, peer_values):
+            yield _ip("add", name, "type", kind, "peer", "name", peer)
+            yield from _set(name, {key: value for key, value in values.items() if key != "master"})
+            yield from _set(peer, peer_values)
+            yield from _set(name, {key: value for key, value in values.items() if key == "master"})
+        case AddTap(name, multi_queue):
+            queues = ["multi_queue"] if multi_queue else []
+            yield Command("ip", ("tuntap", "add", "dev", name, "mode", "tap", "user", str(ROOT), *queues))
+        case Set(name, values):
+            yield from _set(name, values)
+        case SetPort(name, flags):
+            words = [word for key, on in flags.items() for word in (key, str(on) if key == STATE else _on_off(on))]
+            yield _ip("set", "dev", name, "type", "bridge_slave", *words)
+        case Remove(name):
+            yield _ip("delete", name, absent=True)
+        case Sysctl() | Own():
+            yield operation
 
 
-def _set_bridge(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
-    if "stp" in changes:
-        # First: enabling it raises forward_delay to 2 s.
-        yield _brctl("stp", name, _on_off(changes["stp"]))
-    if "forward_delay" in changes:
-        yield _brctl("setfd", name, _seconds(changes["forward_delay"]))
-    options = [(key, changes[key]) for key in _OPTIONS if changes.get(key) is not None]
+def _set(name: str, values: Mapping[str, object]) -> Iterator[Line]:
+    """Set attributes of a device; a bridge's first, as the kernel does."""
+    options = []
+    for key, row in BRIDGE.items():
+        value = values.get(key)
+        if value is not None and " " not in row.command:
+            yield _brctl(row.command, name, _on_off(value) if row.type is bool else f"{int(str(value)) / 100:g}")
+        elif value is not None:
+            options += row.command.format(int(bool(value))).split()
     if options:
-        words = [word for key, value in options for word in (_OPTIONS[key], str(int(bool(value))))]
-        yield _ip("link", "set", "dev", name, "type", "bridge", *words)
-    if "ageing" in changes:
-        yield _brctl("setageing", name, _seconds(changes["ageing"]))
-    # The MTU before IPv6 is switched off, since a device whose MTU rises to 1280 gets IPv6 back. Up comes last.
-    plain = {key: changes[key] for key in ("mtu", "group", "alias", "host_ip") if key in changes}
-    if plain:
-        yield _set(name, plain)
-    if changes.get("addr_gen_mode") is not None:
-        yield replace(_set(name, {"addr_gen_mode": changes["addr_gen_mode"]}), without_ipv6=True)
-    switches = {key: changes.get(key) for key in _BRIDGE_SYSCTLS} | (IPV4_OFF if "host_ip" in changes else {})
-    for key, value in switches.items():
-        if value is not None:
-            yield Sysctl(name, key, int(value))  # type: ignore[call-overload]  # a flag or a number
-    if "up" in changes:
-        yield _set(name, {"up": changes["up"]})
+        yield _ip("set", "dev", name, "type", "bridge", *options)
+    words = [word for key in values if key in FLAGS or key in LINK for word in _words(ATTRIBUTES[key], values[key])]
+    if words:
+        yield _ip("set", "dev", name, *words)
+    yield from (Sysctl(name, key, int(str(values[key]))) for key in IPV4 if key in values)
+    if "master" in values:
+        master = str(values["master"])
+        yield _brctl("addif", master, name) if master else _ip("set", "dev", name, "nomaster")
 
 
-def _create_veth(veth: Veth, bridge_goes_up: bool) -> Iterator[Line]:
-    yield _ip("link", "add", veth.name, "type", "veth", "peer", "name", veth.peer)
-    for end in (veth.name, veth.peer):
-        yield from _switch_ip_off(end)
-    keys = ("up", "promisc", "mtu", "alias", "host_ip")
-    yield _set(veth.name, {key: getattr(veth, key) for key in keys})
-    yield _set(veth.peer, {key: getattr(veth, f"peer_{key}") for key in keys})
-    if bridge_goes_up:
-        yield _set(veth.master, {"up": True})
-    if veth.master:
-        yield _brctl("addif", veth.master, veth.name)
+def _words(row: Attribute, value: object) -> list[str]:
+    if row.type is bool:
+        return row.command.split("|")[not value].split()
+    return [row.command.split()[0], str(value)]
 
 
-def _set_veth(before: Veth, after: Veth, changes: Mapping[str, object]) -> Iterator[Line]:
-    near = {key: value for key, value in changes.items() if key not in _SEPARATE and not key.startswith("peer_")}
-    far = {key.removeprefix("peer_"): value for key, value in changes.items() if key.startswith("peer_")}
-    yield from _set_end(after.name, near)
-    yield from _set_end(after.peer, far)
-    yield from _set_port(before, after, changes)
-
-
-_BRIDGE_SYSCTLS = ("arp_ignore", "arp_announce", "disable_ipv6")
-"""Attributes of a bridge that are sysctls."""
-_SEPARATE = ("master", "bridge_port", "owner")
-
-
-def _set_end(name: str, changes: Mapping[str, object]) -> Iterator[Line]:
-    """Set one end of a veth pair or a tap, up last.
-
-    A device whose MTU rises to 1280 gets IPv6 back with the kernel's defaults. Each change of the MTU therefore ends
-    with IPv6 off.
-    """
-    early = {key: value for key, value in changes.items() if key != "up"}
-    if {"host_ip", "mtu"} & changes.keys():
-        yield _set(name, {**early, "host_ip": "off"})
-        yield from _switch_ip_off(name)
-    elif early:
-        yield _set(name, early)
-    if "up" in changes:
-        yield _set(name, {"up": changes["up"]})
-
-
-def _switch_ip_off(name: str) -> Iterator[Line]:
-    """Switch the host's IP off, except for the part that `ip link set` does (host_ip)."""
-    yield replace(_set(name, {"addr_gen_mode": "none"}), without_ipv6=True)
-    yield from (Sysctl(name, key, value) for key, value in {**IPV4_OFF, "disable_ipv6": 1}.items())
-
-
-def _set_port(before: Veth | ManagedTap, after: Veth | ManagedTap, changes: Mapping[str, object]) -> Iterator[Line]:
-    """Put a device into its bridge or take it out, or open its port of the bridge that it stays in."""
-    if "master" in changes:
-        yield _master(after.name, before.master, after.master)
-    elif "bridge_port" in changes:
-        flags = opening_of(before).items()
-        words = [word for key, on in flags for word in (key, str(on) if key == STATE else _on_off(on))]
-        yield _ip("link", "set", "dev", after.name, "type", "bridge_slave", *words)
-
-
-def _create_tap(tap: ManagedTap) -> Iterator[Line]:
-    queues = ["multi_queue"] if tap.multi_queue else []
-    yield _ip("tuntap", "add", "dev", tap.name, "mode", "tap", "user", str(ROOT), *queues)
-    # First: without its alias the tap has no ownership tag.
-    yield _set(tap.name, {"alias": tap.alias})
-    # Before it is up: the VM must not see an IPv6 address of the host (LP 2159024).
-    yield from _set_end(tap.name, {"mac": tap.mac, "mtu": tap.mtu, "host_ip": tap.host_ip})
-    if tap.master:
-        yield _brctl("addif", tap.master, tap.name)
-    if tap.up:
-        yield _set(tap.name, {"up": True})
-
-
-def _set_tap(before: ManagedTap, after: ManagedTap, changes: Mapping[str, object]) -> Iterator[Line]:
-    yield from _set_end(after.name, {key: value for key, value in changes.items() if key not in _SEPARATE})
-    yield from _set_port(before, after, changes)
-    if "owner" in changes:
-        yield Owner(after.name)
-
-
-def _master(name: str, before: str, after: str) -> Command:
-    return _brctl("addif", after, name) if after else _brctl("delif", before, name)
-
-
-_WORDS_OF: Mapping[str, Callable[[object], tuple[str, ...]]] = {
-    "up": lambda value: ("up" if value else "down",),
-    "promisc": lambda value: ("promisc", _on_off(value)),
-    "mtu": lambda value: ("mtu", str(value)),
-    "mac": lambda value: ("address", str(value)),
-    "group": lambda value: ("group", str(value)),
-    "alias": lambda value: ("alias", str(value)),
-    "addr_gen_mode": lambda value: ("addrgenmode", str(value)),
-    "host_ip": lambda _: ("arp", "off"),
-}
-
-
-def _set(name: str, changes: Mapping[str, object]) -> Command:
-    return _ip("link", "set", "dev", name, *(word for key, value in changes.items() for word in _WORDS_OF[key](value)))
-
-
-def _brctl(*arguments: str, absent: bool = False) -> Command:
-    return Command("brctl", arguments, absent)
+def _brctl(*arguments: str) -> Command:
+    return Command("brctl", arguments)
 
 
 def _ip(*arguments: str, absent: bool = False) -> Command:
-    return Command("ip", arguments, absent)
+    return Command("ip", ("link", *arguments), absent)
 
 
 def _on_off(value: object) -> str:
     return "on" if value else "off"
-
-
-def _seconds(hundredths: object) -> str:
-    return f"{int(str(hundredths)) / 100:g}"
 
 
 def ivs_line(step: Step) -> Command:
@@ -431,8 +316,7 @@ def _trunk_line(bridge: str) -> str:
 
 def _in_shell(line: Line) -> str:
     """Return a line that ends `sh -e` only if the executor would report a failure."""
-    harmless = isinstance(line, Command) and (line.absent or line.without_ipv6)
-    return f"{line} || true" if harmless else str(line)
+    return f"{text_of(line)} || true" if isinstance(line, Command) and line.absent else text_of(line)
 
 
 def _switch_batches(steps: Sequence[Step]) -> Iterator[list[Step]]:

@@ -12,16 +12,18 @@ from hybridvif.executors.base import ExecutorError
 from hybridvif.executors.command import Program, lines_of
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import (
-    IPV4_OFF,
-    PORT_FLAGS,
-    BridgeOptions,
+    BRIDGE,
+    FLAGS,
+    IPV4,
+    IPV6,
+    LINK,
+    PORT,
+    PORT_STATES,
     Device,
-    host_ip_of,
-    members_of,
     observed,
-    port_flags_of,
 )
-from hybridvif.executors.netlink.messages import carrier_of, get_link
+from hybridvif.executors.netlink.messages import device_of, get_link
+from hybridvif.executors.netlink.operations import unreadable
 from hybridvif.executors.netlink.socket import Channel
 from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
@@ -37,23 +39,16 @@ def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Obse
     """Return the links under these names, or under all device names of ports."""
     sysctl.require()
     if names is None or len(names) > LISTING_THRESHOLD:
-        devices = _ask(ip, ["link show"], deadline)
-        return observed(devices, names, members_of(devices))
+        return observed(_ask(ip, ["link show"], deadline), names)
     questions = [f"link show dev {name}" for name in sorted(names) if key_of(name)]
-    devices_by_name = {device.name: device for device in _ask(ip, questions, deadline)}
     # ip also accepts an alternative name; a device is ours only by its primary name.
-    devices_by_name = {name: device for name, device in devices_by_name.items() if name in names}
+    devices = {device.name: device for device in _ask(ip, questions, deadline) if device.name in names}
     # A device with a foreign peer is a ForeignObject. Its peer's name is not sent: ip could read it as a quote or a
     # comment.
-    others = {device.peer for device in devices_by_name.values() if key_of(device.peer)} - devices_by_name.keys()
-    bridges = [device.name for device in devices_by_name.values() if device.options is not None]
+    others = {peer for device in devices.values() if key_of(peer := str(device.peer))} - devices.keys()
+    bridges = [device.name for device in devices.values() if device.kind == "bridge"]
     more = [f"link show dev {name}" for name in sorted(others)] + [f"link show master {name}" for name in bridges]
-    for device in _ask(ip, more, deadline):
-        devices_by_name.setdefault(device.name, device)
-    members = {
-        bridge: [device.name for device in devices_by_name.values() if device.master == bridge] for bridge in bridges
-    }
-    return observed(devices_by_name.values(), names, members)
+    return observed(({device.name: device for device in _ask(ip, more, deadline)} | devices).values(), names)
 
 
 def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
@@ -74,11 +69,7 @@ def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
         complaints = [line for line in lines_of(result.stderr) if not _is_absence(line)]
         if complaints:
             raise ExecutorError(f"cannot read the links of this host: {complaints[-1]}")
-        entries = [entry for entry in _documents(result.stdout) if "ifname" in entry]
-        with_carrier = _carriers(
-            [entry["ifindex"] for entry in entries if "UP" not in entry.get("flags", [])], deadline
-        )
-        return [_device_of(entry, with_carrier) for entry in entries]
+        return [_device_of(entry, deadline) for entry in _documents(result.stdout) if "ifname" in entry]
     raise ExecutorError(f"the links of this host could not be read: {reason}")
 
 
@@ -104,61 +95,47 @@ def _documents(text: str) -> list[dict[str, Any]]:
     return entries
 
 
-def _carriers(indexes: list[int], deadline: float) -> frozenset[int]:
-    """Return those of these devices that have carrier. ip does not print it for devices that are down.
-
-    A VM may hold a tap that is down.
-    """
-    if not indexes:
-        return frozenset()
-    try:
-        with Channel(deadline) as channel:
-            answers = channel.exchange([get_link(index) for index in indexes])
-    except OSError as error:
-        raise ExecutorError(f"cannot read the links of this host: {error.strerror or error}") from error
-    pairs = zip(indexes, answers, strict=True)
-    return frozenset(index for index, answer in pairs if isinstance(answer, bytes) and carrier_of(answer))
-
-
-def _device_of(entry: Mapping[str, Any], with_carrier: frozenset[int]) -> Device:
+def _device_of(entry: Mapping[str, Any], deadline: float) -> Device:
     info = entry.get("linkinfo", {})
-    kind = info.get("info_kind", "")
-    flags = entry.get("flags", [])
-    ours = key_of(entry["ifname"]) is not None
-    port = info.get("info_slave_data", {}) if ours and info.get("info_slave_kind") == "bridge" else {}
+    kind, data, flags = info.get("info_kind", ""), info.get("info_data", {}), entry.get("flags", [])
+    name = entry["ifname"]
+    values: dict[str, Any] = {key: row.key in flags for key, row in FLAGS.items()}
+    values |= {key: entry.get(row.key) for key, row in LINK.items()}
+    values |= {key: data.get(row.key) for key, row in BRIDGE.items()}
+    values |= {"group": int(entry.get("group", "0"), 0), "alias": escaped(entry.get("ifalias", ""))}
+    if key_of(name):
+        values |= {key: sysctl.read(name, key) for key in (*IPV4, "disable_ipv6")}
+        values["addr_gen_mode"] = entry.get(IPV6["addr_gen_mode"].key)
+    port = info.get("info_slave_data", {}) if info.get("info_slave_kind") == "bridge" else {}
     return Device(
         index=entry["ifindex"],
-        name=escaped(entry["ifname"]),
+        name=escaped(name),
         kind=kind,
-        up="UP" in flags,
-        promisc="PROMISC" in flags,
-        carrier="LOWER_UP" in flags or entry["ifindex"] in with_carrier,
-        mtu=entry.get("mtu", 0),
-        mac=entry.get("address", ""),
-        alias=escaped(entry.get("ifalias", "")),
-        group=int(entry.get("group", "0"), 0),
+        # ip does not print the carrier of a device that is down, which may be a tap that a VM holds.
+        carrier="LOWER_UP" in flags or ("UP" not in flags and _has_carrier(entry["ifindex"], deadline)),
+        # iproute2 prints NO-CARRIER for a device that is up without IFF_RUNNING.
+        runs="LOWER_UP" in flags and "NO-CARRIER" not in flags,
+        values=values,
         master=escaped(entry.get("master", "")),
         # A link in another namespace is printed as its index there.
         peer=escaped(entry.get("link", "")) if kind == "veth" and "link_netnsid" not in entry else "",
-        options=_options_of(entry, info.get("info_data", {})) if kind == "bridge" else None,
-        # iproute2 prints NO-CARRIER for a device that is up without IFF_RUNNING.
-        runs="LOWER_UP" in flags and "NO-CARRIER" not in flags,
-        host_ip=_host_ip_of(entry, kind) if ours else None,
-        port_state=str(port.get("state", "")),
-        port_flags=port_flags_of({name: bool(port[name]) for name in PORT_FLAGS if name in port}),
-        owner=_owner_of(info.get("info_data", {})) if kind == "tun" else ANYBODY,
+        port={key: _port_value(port[key]) for key in PORT if key in port},
+        owner=_owner_of(data) if kind == "tun" else ANYBODY,
     )
 
 
-def _host_ip_of(entry: Mapping[str, Any], kind: str) -> str:
-    name = entry["ifname"]
-    arp = "NOARP" not in entry.get("flags", [])
-    ipv4 = {key: sysctl.read(name, key) for key in IPV4_OFF}
-    if kind == "bridge":
-        # A bridge has attributes of its own for IPv6.
-        return host_ip_of(arp=arp, ipv4=ipv4)
-    disable_ipv6, mode = sysctl.read(name, "disable_ipv6"), entry.get("inet6_addr_gen_mode")
-    return host_ip_of(arp=arp, ipv4=ipv4, disable_ipv6=disable_ipv6, addr_gen_mode=mode)
+def _has_carrier(index: int, deadline: float) -> bool:
+    try:
+        with Channel(deadline) as channel:
+            (answer,) = channel.exchange([get_link(index)])
+    except OSError as error:
+        raise unreadable(error.errno or 0) from error
+    return isinstance(answer, bytes) and device_of(answer).carrier
+
+
+def _port_value(value: bool | str) -> int:
+    """Return a flag or the state as a number. iproute2 prints an unknown state as its number."""
+    return int(value) if isinstance(value, bool | int) else PORT_STATES.index(value) if value in PORT_STATES else -1
 
 
 def _owner_of(tap: Mapping[str, Any]) -> int:
@@ -170,25 +147,3 @@ def _owner_of(tap: Mapping[str, Any]) -> int:
         return pwd.getpwnam(owner).pw_uid
     except KeyError:
         return ANYBODY
-
-
-def _flag(value: int | None) -> bool | None:
-    return None if value is None else bool(value)
-
-
-def _options_of(entry: Mapping[str, Any], options: Mapping[str, Any]) -> BridgeOptions:
-    name = entry["ifname"]
-    ours = key_of(name) is not None
-    disable_ipv6 = sysctl.read(name, "disable_ipv6") if ours else None
-    return BridgeOptions(
-        forward_delay=options.get("forward_delay", 0),
-        ageing=options.get("ageing_time", 0),
-        stp=bool(options.get("stp_state", 0)),
-        multicast_snooping=bool(options.get("mcast_snooping", 0)),
-        disable_ipv6=_flag(disable_ipv6),
-        addr_gen_mode=entry.get("inet6_addr_gen_mode"),
-        nf_call_iptables=_flag(options.get("nf_call_iptables")),
-        nf_call_ip6tables=_flag(options.get("nf_call_ip6tables")),
-        arp_ignore=(sysctl.read(name, "arp_ignore") if ours else 0) or 0,
-        arp_announce=(sysctl.read(name, "arp_announce") if ours else 0) or 0,
-    )

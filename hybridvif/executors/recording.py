@@ -1,7 +1,7 @@
 """recording: the fake, a simulated host that records every step and fails on request.
 
-It has three interfaces: RecordingHost for tests of your own code (also as the fixture `recording_host`), the executors
-named `recording` for a configuration, and Simulation beneath both. All its outcomes are marked as simulated.
+It has two interfaces: RecordingHost for tests of your own code (also as the fixture `recording_host`), and executors
+named `recording` for a configuration. All its outcomes are marked as simulated.
 """
 
 from __future__ import annotations
@@ -42,22 +42,43 @@ def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:
     return [(port.name, port.iface_id) for port in ports.values() if isinstance(port, OvsPort)]
 
 
-class Simulation:
-    """A host in memory."""
+class RecordingHost:
+    """A host for tests of code that plugs: in this process, without root, without a daemon.
 
-    def __init__(self, state: HostState = HostState(), switches: Mapping[str, str] | None = None) -> None:
+    Set `state` to start from any host. Read `steps` for the steps that were carried out. Call `fail()` to test errors.
+
+    >>> from hybridvif import Port, RecordingHost, plug
+    >>> host = RecordingHost()
+    >>> report = plug(Port(id="5f2c0e1a-7b00-4c00-8000-000000000001", mac="fa:16:3e:aa:bb:cc",
+    ...                    instance_id="0b1c2d3e-0000-4000-8000-000000000002"), host)
+    >>> report.ok, report.simulated, [step.part.name for step in host.steps]
+    (True, True, ['qbr5f2c0e1a-7b', 'qvb5f2c0e1a-7b', 'qvo5f2c0e1a-7b'])
+    """
+
+    def __init__(
+        self,
+        state: HostState = HostState(),
+        *,
+        settings: Settings = Settings(link_executor="recording", switch_executor="recording"),  # noqa: B008
+        switches: Mapping[str, str] | None = None,
+    ) -> None:
         self.state = state
+        self.settings = settings
         self.switches = dict(switches if switches is not None else {"br-int": "netdev"})
         self.steps: list[Step] = []
         """Steps that were carried out, oldest first."""
         self.carrier: set[str] = set()
         """Taps that a VM holds open."""
-        self.settings = Settings()
-        """Determine whether a trunk bridge is removed with the last of its ports."""
         self._failures: list[tuple[type[Step] | None, str | None, str, bool]] = []
         self._numbers: dict[str, int] = {}
         self._last_number = 2
         self._lock = threading.RLock()
+        self._noted: dict[str, float] = {}
+
+    @property
+    def simulation(self) -> RecordingHost:
+        """Former place of `carrier` and `switches`."""
+        return self
 
     def fail(
         self,
@@ -70,7 +91,7 @@ class Simulation:
         """Make the next step of this verb on the part of this name fail once; None matches any."""
         self._failures.append((verb, name, reason, retry))
 
-    def observe(self, names: Collection[str] | None) -> Observed:
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
         """Return the parts and facts under these names."""
         with self._lock:
             links = {name: link for name, link in self.state.links.items() if names is None or name in names}
@@ -91,7 +112,11 @@ class Simulation:
                 ),
             )
 
-    def apply(self, steps: Sequence[Step]) -> list[Outcome]:
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
+        """Carry out the plans, one per port; return one outcome per step."""
+        return [tuple(self.carry_out(plan)) for plan in plans]
+
+    def carry_out(self, steps: Sequence[Step]) -> list[Outcome]:
         """Carry out the steps and record them; after a failure only deletes of that port are still tried."""
         with self._lock:
             failed: set[str | None] = set()
@@ -150,66 +175,6 @@ class Simulation:
             )
         return facts
 
-
-class RecordingHost:
-    """A host for tests of code that plugs: in this process, without root, without a daemon.
-
-    Set `state` to start from any host. Read `steps` for the steps that were carried out. Call `fail()` to test errors.
-
-    >>> from hybridvif import Port, RecordingHost, plug
-    >>> host = RecordingHost()
-    >>> report = plug(Port(id="5f2c0e1a-7b00-4c00-8000-000000000001", mac="fa:16:3e:aa:bb:cc",
-    ...                    instance_id="0b1c2d3e-0000-4000-8000-000000000002"), host)
-    >>> report.ok, report.simulated, [step.part.name for step in host.steps]
-    (True, True, ['qbr5f2c0e1a-7b', 'qvb5f2c0e1a-7b', 'qvo5f2c0e1a-7b'])
-    """
-
-    def __init__(
-        self,
-        state: HostState = HostState(),
-        *,
-        settings: Settings = Settings(link_executor="recording", switch_executor="recording"),  # noqa: B008
-        switches: Mapping[str, str] | None = None,
-    ) -> None:
-        self.settings = settings
-        self.simulation = Simulation(state, switches)
-        self.simulation.settings = settings
-        self._lock = threading.RLock()
-        self._noted: dict[str, float] = {}
-
-    @property
-    def state(self) -> HostState:
-        """The parts of the simulated host; settable."""
-        return self.simulation.state
-
-    @state.setter
-    def state(self, state: HostState) -> None:
-        self.simulation.state = state
-
-    @property
-    def steps(self) -> list[Step]:
-        """Steps that were carried out, oldest first."""
-        return self.simulation.steps
-
-    def fail(
-        self,
-        *,
-        verb: type[Step] | None = None,
-        name: str | None = None,
-        reason: str = "told to fail",
-        retry: bool = False,
-    ) -> None:
-        """Make the next step of this verb on the part of this name fail once; None matches any."""
-        self.simulation.fail(verb=verb, name=name, reason=reason, retry=retry)
-
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
-        """Return the parts and facts under these names."""
-        return self.simulation.observe(names)
-
-    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
-        """Carry out the plans, one per port; return one outcome per step."""
-        return [tuple(self.simulation.apply(plan)) for plan in plans]
-
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:  # noqa: ARG002
         """Allow one caller at a time."""
@@ -239,16 +204,16 @@ class _RecordingExecutor:
     serves: ClassVar[frozenset[type[Part]]]
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = False
-    simulation: ClassVar[Simulation] = Simulation()
+    simulation: ClassVar[RecordingHost] = RecordingHost()
 
     def __init__(self, settings: Settings) -> None:
         self._links_are_simulated = settings.link_executor == "recording"
         self.simulation.switches = dict.fromkeys(settings.named_bridges, "netdev")
         self.simulation.settings = settings
 
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:  # noqa: ARG002
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the parts of this role on the simulated host."""
-        seen = self.simulation.observe(names)
+        seen = self.simulation.observe(names, deadline)
         if self.role is Role.LINK:
             facts = Facts(links=seen.facts.links, members=seen.facts.members, simulated=True)
             return Observed(HostState(seen.state.links, {}), facts)
@@ -264,7 +229,7 @@ class _RecordingExecutor:
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:  # noqa: ARG002
         """Carry out the steps on the simulated host."""
-        return self.simulation.apply(steps)
+        return self.simulation.carry_out(steps)
 
 
 class RecordingLinks(_RecordingExecutor):

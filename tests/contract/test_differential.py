@@ -21,7 +21,8 @@ from hybridvif.testing.sandbox import Sandbox
 from tests.contract.bench import FULL, Bench, states
 from tests.functional.conftest import make_port
 
-PAIRS = [(link, switch) for link in ("iproute2-netlink", "subprocess-brctl") for switch in ("ovsdb", "ovs-vsctl")]
+PAIRS = [("iproute2-netlink", "ovsdb"), ("iproute2-netlink", "ovs-vsctl"), ("subprocess-brctl", "ovsdb")]
+PAIRS += [("subprocess-brctl", "ovs-vsctl"), ("pyroute2", "ovsdb")]
 CASES = 200 if FULL else 6
 PORT = make_port()
 DROPPED = {"ifindex", "link_index", "stats", "stats64", "operstate", "flags"}

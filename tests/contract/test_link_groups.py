@@ -14,7 +14,7 @@ from hybridvif.testing.sandbox import Sandbox
 DELETE = """
 import json, sys, time
 from hybridvif.executors.netlink import groups
-from hybridvif.executors.netlink.messages import delete_link, get_link, message_of
+from hybridvif.executors.netlink.messages import delete_link, device_of, get_link
 from hybridvif.executors.netlink.socket import Channel
 
 names, group = json.loads(sys.argv[1])
@@ -22,7 +22,7 @@ if group:
     groups.FIRST, groups.LAST = group, group + 1
 deadline = time.monotonic() + 10
 with Channel(deadline) as channel:
-    found = [message_of(body) for body in channel.exchange([get_link(name) for name in names])]
+    found = [device_of(body) for body in channel.exchange([get_link(name) for name in names])]
     gone = groups.delete_together(channel, [delete_link(device.index) for device in found], deadline)
     there = [isinstance(body, bytes) for body in channel.exchange([get_link(name) for name in names])]
 print(json.dumps([len(gone), there]))

@@ -18,6 +18,7 @@ from hybridvif.executors.ivs import IvsExecutor
 from hybridvif.executors.netlink.executor import NetlinkExecutor
 from hybridvif.executors.ovsdb.executor import OvsdbExecutor
 from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
+from hybridvif.executors.pyroute2_executor import PyrouteExecutor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.model.facts import Observed
@@ -31,7 +32,7 @@ from tests.support.ivs import program_path_with_ivs
 from tests.support.ovsdb_proxy import judged
 
 
-@pytest.mark.parametrize("make", [NetlinkExecutor, BrctlExecutor])
+@pytest.mark.parametrize("make", [NetlinkExecutor, PyrouteExecutor, BrctlExecutor])
 def test_our_link_executors_keep_the_contract(sandbox: Sandbox, make: Any) -> None:
     check_link_executor(make, sandbox)
 

@@ -185,7 +185,7 @@ def test_privsep_helper_itself_is_refused(sandbox: Sandbox, tmp_path: Path) -> N
 # Clients without a daemon.
 
 
-@pytest.mark.parametrize("executor", ["iproute2-netlink", "subprocess-brctl"])
+@pytest.mark.parametrize("executor", ["iproute2-netlink", "pyroute2", "subprocess-brctl"])
 @pytest.mark.parametrize("mode", ["set_client_mode(False)", "client_mode = False"])
 def test_caller_that_is_no_client_plugs_and_stays_as_it_is(
     called: Callable[..., dict[str, object]], mode: str, executor: str
@@ -232,7 +232,7 @@ os.execve(sys.argv[1], sys.argv[1:], env)
 
 
 @pytest.mark.parametrize("closed", [0, 3])
-@pytest.mark.parametrize("executor", ["iproute2-netlink", "subprocess-brctl"])
+@pytest.mark.parametrize("executor", ["iproute2-netlink", "pyroute2", "subprocess-brctl"])
 def test_daemon_sets_anew_whatever_it_inherits(sandbox: Sandbox, tmp_path: Path, executor: str, closed: int) -> None:
     """With SIGCHLD ignored the exit code of every program reads as 0, so a failed `ip` looks successful."""
     config, place = tmp_path / "hybridvif.conf", tmp_path / "gone"

@@ -18,7 +18,7 @@ from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until
 
-LINK_EXECUTORS = ("iproute2-netlink", "subprocess-brctl")
+LINK_EXECUTORS = ("iproute2-netlink", "pyroute2", "subprocess-brctl")
 QEMU = """
 import ctypes, fcntl, os, select, struct, subprocess, sys
 tap, queues, netns, mac, address = sys.argv[1:]
@@ -272,5 +272,5 @@ def test_tap_whose_creator_is_killed_before_tagging_disappears(lab: Lab, port: P
     )
     assert lab.box.python(killed.format(port.names.tap, ""), check=False).stdout.count(port.names.tap) == 1
     assert port.names.tap not in lab.links()
-    lab.box.python(killed.format(port.names.tap, "new.keep(); "), check=False)
+    lab.box.python(killed.format(port.names.tap, "new.__exit__(None); "), check=False)
     assert port.names.tap in lab.links()

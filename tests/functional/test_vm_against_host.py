@@ -24,7 +24,7 @@ from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until
 
-LINK_EXECUTORS = ("iproute2-netlink", "subprocess-brctl")
+LINK_EXECUTORS = ("iproute2-netlink", "pyroute2", "subprocess-brctl")
 HOST, NEIGHBOR, GATEWAY, FAR = "192.0.2.1", "192.0.2.99", "192.0.2.254", "203.0.113.9"
 """The host's address, one on its link, its gateway, and one behind the gateway."""
 ON_LINK, OFF_LINK = "192.0.2.50", "198.51.100.7"

@@ -1,13 +1,19 @@
-"""Link devices as they were read, by any executor -> parts and facts."""
+"""Link devices: one table of their attributes, and devices that any executor has read -> parts and facts.
+
+An attribute has the name of the part's field. The four tables say where netlink keeps it. A row holds its name in every
+interface that reads or writes it: messages.py, sysctl.py, ip_json.py, command_lines.py and pyroute2_executor.py.
+"""
 
 from __future__ import annotations
 
+import functools
 import os
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 from hybridvif.model.facts import Facts, LinkFact, Observed
-from hybridvif.model.names import KEY_LENGTH, is_uuid, key_of, names_of_key
+from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ANYBODY,
     HOST_IP_OFF,
@@ -18,296 +24,310 @@ from hybridvif.model.parts import (
     HostState,
     Link,
     ManagedTap,
+    Part,
     Tap,
     Veth,
+    attributes_of,
     with_article,
 )
 
+
+class Attribute(NamedTuple):
+    """One attribute of a device."""
+
+    number: int
+    """Number in netlink: IFF_* (linux/if.h), IFLA_* (linux/if_link.h), IPV4_DEVCONF_* (linux/ip.h)."""
+    key: str
+    """Name in `ip -details -json link`. In upper case, with its prefix, it is that of linux/if_link.h."""
+    command: str
+    """Words of `ip link set`, or of brctl for an attribute that brctl sets. {}: the value."""
+    type: type = int
+    format: str = "=I"
+    """Format of a number in a message (struct)."""
+    is_optional: bool = False
+    """True if kernels lack it, or devices. It is then None."""
+
+
+FLAGS = {
+    "up": Attribute(0x1, "UP", "up|down", bool),
+    "promisc": Attribute(0x100, "PROMISC", "promisc on|promisc off", bool),
+    "noarp": Attribute(0x80, "NOARP", "arp off|arp on", bool),
+}
+LINK = {
+    "mtu": Attribute(4, "mtu", "mtu {}"),
+    "mac": Attribute(1, "address", "address {}", str),
+    "group": Attribute(27, "group", "group {}"),
+    "alias": Attribute(20, "ifalias", "alias {}", str),
+}
+BRIDGE = {
+    "forward_delay": Attribute(1, "forward_delay", "setfd"),
+    "stp": Attribute(5, "stp_state", "stp", bool),
+    "ageing": Attribute(4, "ageing_time", "setageing"),
+    "multicast_snooping": Attribute(23, "mcast_snooping", "mcast_snooping {}", bool, "=B"),
+    "nf_call_iptables": Attribute(36, "nf_call_iptables", "nf_call_iptables {}", bool, "=B", is_optional=True),
+    "nf_call_ip6tables": Attribute(37, "nf_call_ip6tables", "nf_call_ip6tables {}", bool, "=B", is_optional=True),
+}
+IPV4 = {
+    "forwarding": Attribute(1, "", ""),
+    "proxy_arp": Attribute(3, "", ""),
+    "rp_filter": Attribute(8, "", ""),
+    "arp_announce": Attribute(18, "", ""),
+    "arp_ignore": Attribute(19, "", ""),
+}
+"""Settings under net/ipv4/conf. A message contains them as an array, in which the first has the index 0."""
+IPV6 = {
+    "disable_ipv6": Attribute(26, "", "", bool, is_optional=True),
+    "addr_gen_mode": Attribute(8, "inet6_addr_gen_mode", "", str, is_optional=True),
+}
+"""Settings under net/ipv6/conf, absent without IPv6. The first is an index in an array (linux/ipv6.h)."""
+ATTRIBUTES: Mapping[str, Attribute] = {**FLAGS, **LINK, **BRIDGE, **IPV4, **IPV6}
 ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
 """By value of enum in6_addr_gen_mode (linux/if_link.h), in the spelling of iproute2."""
+PORT_STATES = ("disabled", "listening", "learning", "forwarding", "blocking")
+"""By value of BR_STATE_* (linux/if_bridge.h)."""
+HOST_IPV4_OFF: Mapping[str, object] = {"noarp": True, "forwarding": 0, "proxy_arp": 0, "rp_filter": 1}
+"""Attributes that silence the host's IPv4 on a device.
+
+The larger rp_filter of the device and of `all` applies (Documentation/networking/ip-sysctl.rst), so 0 in `all` cannot
+switch it off. Without an address, a device receives no packet in either mode (net/ipv4/fib_frontend.c, last_resort).
+"""
+HOST_IPV6_OFF: Mapping[str, object] = {"disable_ipv6": True, "addr_gen_mode": "none"}
+"""Attributes that silence the host's IPv6 on a device."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BridgeOptions:
-    """Attributes that only a bridge has, or that are read only of bridges; None: absent in this kernel or device."""
+class PortFlag(NamedTuple):
+    """One flag of a device as a port of its bridge."""
 
-    forward_delay: int
-    ageing: int
-    stp: bool
-    multicast_snooping: bool
-    disable_ipv6: bool | None
-    addr_gen_mode: str | None
-    arp_ignore: int
-    arp_announce: int
-    nf_call_iptables: bool | None = None
-    nf_call_ip6tables: bool | None = None
+    number: int
+    """IFLA_BRPORT_*, one byte."""
+    open: int
+    """Value with which the port passes every packet, once."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+STATE = "state"
+PORT = {
+    STATE: PortFlag(1, PORT_STATES.index("forwarding")),
+    "hairpin": PortFlag(4, 0),
+    "guard": PortFlag(5, 0),
+    "root_block": PortFlag(6, 0),
+    "flood": PortFlag(9, 1),
+    "proxy_arp": PortFlag(10, 0),
+    "proxy_arp_wifi": PortFlag(12, 0),
+    "mcast_flood": PortFlag(27, 1),
+    "bcast_flood": PortFlag(30, 1),
+    "neigh_suppress": PortFlag(32, 0),
+    "isolated": PortFlag(33, 0),
+    "locked": PortFlag(39, 0),
+}
+"""In the spelling of iproute2. Other flags stop no packet. Older kernels lack some."""
+
+
+DUMP_THRESHOLD = 64
+"""Number of names from which one dump of all devices is faster than one request per name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Device:
-    """One link device, as it was read."""
+    """One link device, as it was read. Equal only to itself, so that a part can be cached by its devices."""
 
     index: int
     name: str
     kind: str
     """As in `ip -d link`; "" for a device without a kind."""
-    up: bool
-    promisc: bool
     carrier: bool
-    mtu: int
-    mac: str
-    alias: str
-    group: int
-    master: str
-    """Name of its master; "" if none."""
-    peer: str
-    """Name of the other end of a veth pair; "" for other kinds and for a peer in another namespace."""
-    options: BridgeOptions | None = None
-    """Of a bridge."""
     runs: bool = True
     """True if it is up, has carrier, and the kernel has propagated that to its bridge (IFF_RUNNING)."""
-    host_ip: str | None = None
-    """In the words of host_ip_of(); None for a device that has no name of a port."""
-    port_state: str = ""
-    """State as a bridge port, as in `ip -d link` (forwarding, disabled); "" if in no bridge."""
-    port_flags: str = ""
-    """In the words of port_flags_of()."""
+    values: Mapping[str, Any]
+    """By attribute. One that is absent in the kernel or the device is missing or None."""
+    master: int | str = 0
+    """Index or name of its master; 0 or "" if none."""
+    peer: int | str = 0
+    """Index or name of the other end of a veth pair; 0 or "" for other kinds and for a peer in another namespace."""
+    port: Mapping[str, int] = field(default_factory=dict)
+    """State and flags as a port of a Linux bridge, in numbers."""
     owner: int = ANYBODY
     """Of a tap: the uid that may attach to it."""
-    known: list[tuple[object, Link | None, LinkFact]] = field(
-        default_factory=list, init=False, compare=False, repr=False
-    )
-    """Cached part and fact, with the attributes of the peer that they depend on. A device is read repeatedly."""
+
+    def value(self, attribute: str) -> Any:
+        """Return an attribute in the type of the part's field."""
+        if attribute == "host_ip":
+            return host_ip_of(self)
+        row, value = ATTRIBUTES[attribute], self.values.get(attribute)
+        return None if value is None and row.is_optional else row.type() if value is None else row.type(value)
 
 
-IPV4_OFF = {"forwarding": 0, "proxy_arp": 0, "rp_filter": 1}
-"""Settings under net/ipv4/conf that silence IPv4 on a device, in addition to IFF_NOARP.
-
-The larger rp_filter of the device and of `all` applies (Documentation/networking/ip-sysctl.rst), so 0 in `all` cannot
-switch it off. Without an address, a device receives no packet in either mode (net/ipv4/fib_frontend.c, last_resort).
-"""
-PORT_FLAGS = {
-    "hairpin": False,
-    "guard": False,
-    "root_block": False,
-    "flood": True,
-    "proxy_arp": False,
-    "proxy_arp_wifi": False,
-    "mcast_flood": True,
-    "bcast_flood": True,
-    "neigh_suppress": False,
-    "isolated": False,
-    "locked": False,
-}
-"""The flags of a bridge port that passes every packet, in the spelling of iproute2. Other flags stop no packet."""
-STATE = "state"
-
-
-def host_ip_of(
-    *, arp: bool, ipv4: Mapping[str, int | None], disable_ipv6: int | None = None, addr_gen_mode: str | None = None
-) -> str:
-    """Return the settings by which the host's IP stack listens on a device, in words. None: setting absent.
-
-    >>> host_ip_of(arp=True, ipv4={"forwarding": 1, "rp_filter": 2}, disable_ipv6=0, addr_gen_mode="none")
-    'forwarding 1, ARP on, IPv6 on'
-    """
-    found = [
-        f"{name} {value}"
-        for name, value in ipv4.items()
-        if value is not None and (value < 1 if name == "rp_filter" else value != IPV4_OFF[name])
-    ]
-    found += ["ARP on"] if arp else []
-    found += ["IPv6 on"] if disable_ipv6 == 0 else []
-    found += [] if addr_gen_mode in (None, "none") else [f"addr_gen_mode {addr_gen_mode}"]
+def host_ip_of(device: Device) -> str:
+    """Return the settings by which the host's IP stack listens on a device, in words. A bridge has others for IPv6."""
+    found = []
+    for name in ("forwarding", "proxy_arp", "rp_filter"):
+        value = device.values.get(name)
+        if value is not None and (value < 1 if name == "rp_filter" else value != 0):
+            found.append(f"{name} {value}")
+    found += [] if device.values.get("noarp") else ["ARP on"]
+    if device.kind != "bridge":
+        found += ["IPv6 on"] if device.values.get("disable_ipv6") == 0 else []
+        mode = device.values.get("addr_gen_mode")
+        found += [] if mode in (None, "none") else [f"addr_gen_mode {mode}"]
     return ", ".join(found) or HOST_IP_OFF
 
 
-def port_flags_of(flags: Mapping[str, bool]) -> str:
-    """Return the wrong flags of a bridge port, in words.
+def bridge_port_of(device: Device, bridge: Device | None, names: PortNames) -> str | None:
+    """Return how the bridge of its port treats a device: `OPEN`, or the obstacles in words."""
+    if bridge is None or bridge.kind != "bridge" or bridge.name != names.bridge:
+        return None
+    found = []
+    # The kernel disables a port without carrier or of a bridge that is down.
+    if device.runs and bridge.values["up"] and device.port.get(STATE) != PORT[STATE].open:
+        found.append(f"{STATE} {state_word(device.port.get(STATE, -1))}")
+    found += [
+        f"{name} {'on' if device.port[name] else 'off'}"
+        for name, flag in PORT.items()
+        if name != STATE and device.port.get(name, flag.open) != flag.open
+    ]
+    return ", ".join(found) or OPEN
 
-    >>> port_flags_of({"flood": False, "isolated": True, "locked": False})
-    'flood off, isolated on'
-    """
-    return ", ".join(f"{name} {'on' if on else 'off'}" for name, on in flags.items() if on is not PORT_FLAGS[name])
+
+def state_word(number: int) -> str:
+    """Return the word for the state of a bridge port."""
+    return PORT_STATES[number] if 0 <= number < len(PORT_STATES) else str(number)
 
 
 def opening_of(before: Link) -> dict[str, int]:
     """Return the flags and the state that open this bridge port, as found; older kernels lack some flags."""
     words = {text.split(" ")[0] for text in (getattr(before, "bridge_port", None) or "").split(", ")}
-    opened = {name: int(on) for name, on in PORT_FLAGS.items() if name in words}
-    return opened | ({STATE: 3} if STATE in words else {})
+    return {name: flag.open for name, flag in PORT.items() if name in words}
 
 
-def observed(
-    devices: Iterable[Device], wanted: Collection[str] | None, members: Mapping[str, Iterable[str]]
+def random_mac() -> str:
+    """Return a random unicast, locally administered MAC address."""
+    first, *rest = os.urandom(6)
+    return bytes([first & 0xFC | 0x02, *rest]).hex(":")
+
+
+def read_parts(
+    read: Callable[[Collection[int | str]], Iterable[Device]],
+    dump: Callable[[int], Iterable[Device]],
+    names: Collection[str] | None,
+    threshold: int = DUMP_THRESHOLD,
 ) -> Observed:
+    """Observe by an interface of the kernel.
+
+    read: returns the devices of these names or indexes. dump: returns all devices, or the members of a bridge by its
+    index.
+    """
+    if names is None or len(names) > threshold:
+        return observed(dump(0), names)
+    # The kernel also accepts an alternative name; a device is ours only by its primary name.
+    devices = {
+        device.index: device for device in read([name for name in names if key_of(name)]) if device.name in names
+    }
+    referenced = {index for device in devices.values() for index in (device.master, device.peer) if index}
+    bridges = [index for index, device in devices.items() if device.kind == "bridge"]
+    devices |= {device.index: device for device in read(referenced - devices.keys())}
+    devices |= {device.index: device for bridge in bridges for device in dump(bridge)}
+    return observed(devices.values(), names)
+
+
+def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Observed:
     """Return the parts and facts under the wanted names (None: all names of ports).
 
     devices: all that the wanted ones refer to, including peers and members.
     """
-    by_name = {device.name: device for device in devices}
-    ours = sorted(name for name in by_name if (key_of(name) if wanted is None else name in wanted))
-    links = {name: part for name in ours if (part := _cached_part(by_name[name], by_name)[0]) is not None}
-    shown = set(ours) | {member for bridge in members if bridge in links for member in members[bridge]}
+    devices = sorted(devices, key=lambda device: device.name)
+    known: dict[int | str, Device] = {}
+    for device in devices:
+        known[device.index] = known[device.name] = device
+    ours = [device for device in devices if (key_of(device.name) if wanted is None else device.name in wanted)]
+    members: dict[str, list[str]] = {device.name: [] for device in ours if device.kind == "bridge"}
+    masters = {device.name: _name(device.master, known) for device in devices}
+    for name, master in masters.items():
+        if master in members:
+            members[master].append(name)
+    links = {}
+    for device in ours:
+        part = _part_of(device, masters[device.name], known.get(device.master), known.get(device.peer))
+        if part is not None:
+            links[device.name] = part
+    shown = {device.name for device in ours} | {
+        name for bridge in members if bridge in links for name in members[bridge]
+    }
     return Observed(
         HostState(links),
         Facts(
-            links={name: _cached_part(by_name[name], by_name)[1] for name in sorted(shown & by_name.keys())},
-            members={bridge: tuple(sorted(held)) for bridge, held in members.items() if bridge in links},
+            links={device.name: _fact_of(device, masters[device.name]) for device in devices if device.name in shown},
+            members={bridge: tuple(held) for bridge, held in members.items() if bridge in links},
             unchecked=tuple(
-                f"{part.name}: {attribute}"
-                for part in links.values()
-                if isinstance(part, Bridge)
-                for attribute in ("disable_ipv6", "addr_gen_mode")
-                if getattr(part, attribute) is None
-            )
-            + tuple(
-                f"{part.name}: owner, which is set when no VM holds it"
-                for part in links.values()
-                if isinstance(part, ManagedTap) and part.owner != ROOT and by_name[part.name].carrier
+                [
+                    f"{part.name}: {attribute}"
+                    for part in links.values()
+                    if isinstance(part, Bridge)
+                    for attribute in IPV6
+                    if getattr(part, attribute) is None
+                ]
+                + [
+                    f"{part.name}: owner, which is set when no VM holds it"
+                    for part in links.values()
+                    if isinstance(part, ManagedTap)
+                    if part.owner != ROOT and known[part.name].carrier
+                ]
             ),
         ),
     )
 
 
-def members_of(devices: Iterable[Device]) -> dict[str, list[str]]:
-    """Return the members of each bridge of a port, from all devices of a host."""
-    devices = list(devices)
-    members: dict[str, list[str]] = {
-        device.name: [] for device in devices if device.kind == "bridge" and key_of(device.name)
-    }
-    for device in devices:
-        if device.master in members:
-            members[device.master].append(device.name)
-    return members
+def _name(device: int | str, known: Mapping[int | str, Device]) -> str:
+    if device in known:
+        return known[device].name
+    return f"interface {device}" if device and isinstance(device, int) else str(device or "")
 
 
-def _cached_part(device: Device, by_name: Mapping[str, Device]) -> tuple[Link | None, LinkFact]:
-    peer = by_name.get(device.peer)
-    # Not the peer itself: the two would form a reference cycle.
-    seen: object = peer and (peer.name, peer.alias, peer.mtu, peer.up, peer.promisc, peer.host_ip)
-    bridge_port = _bridge_port_of(device, by_name.get(device.master))
-    seen = (seen, bridge_port)
-    if not device.known or device.known[0][0] != seen:
-        device.known[:] = [(seen, _part_of(device, peer, bridge_port), _fact_of(device))]
-    return device.known[0][1:]
+def _fact_of(device: Device, master: str) -> LinkFact:
+    up, mtu = device.value("up"), device.value("mtu")
+    return LinkFact(ifindex=device.index, kind=device.kind, up=up, carrier=device.carrier, master=master, mtu=mtu)
 
 
-def _bridge_port_of(device: Device, bridge: Device | None) -> str | None:
-    """Return how the bridge of its port treats a device: `OPEN`, or the obstacles in words."""
-    if bridge is None or bridge.options is None or bridge.name != names_of_key(key_of(device.name) or "").bridge:
-        return None
-    # The kernel disables a port without carrier or of a bridge that is down.
-    stopped = device.runs and bridge.up and device.port_state != "forwarding"
-    state = f"{STATE} {device.port_state}" if stopped else ""
-    return ", ".join(filter(None, (state, device.port_flags))) or OPEN
-
-
-def _part_of(device: Device, peer: Device | None, bridge_port: str | None) -> Link | None:
+@functools.lru_cache(maxsize=8192)
+def _part_of(device: Device, master: str, bridge: Device | None, peer: Device | None) -> Link | None:
+    """Return the part of a device. Cached, because a device that is unchanged is read repeatedly."""
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap:
-        return (
-            _managed_tap_of(device, bridge_port) if _is_managed(device) else Tap(name=device.name, master=device.master)
-        )
-    if device.name == names.bridge and device.options is not None:
-        return _bridge_of(device, device.options)
+        if not _is_managed(device):
+            return Tap(name=device.name, master=master)
+        port = bridge_port_of(device, bridge, names)
+        own = _fields(ManagedTap, device)
+        return ManagedTap(name=device.name, master=master, bridge_port=port, owner=device.owner, **own)
+    if device.name == names.bridge and device.kind == "bridge":
+        return Bridge(name=device.name, **_fields(Bridge, device))
     if device.kind == "veth" and peer is not None:
         if (device.name, peer.name) == (names.bridge_end, names.switch_end):
-            return _veth_of(device, peer, bridge_port)
+            port = bridge_port_of(device, bridge, names)
+            ends = _fields(Veth, device) | _fields(Veth, peer, "peer_")
+            return Veth(name=device.name, peer=peer.name, master=master, bridge_port=port, **ends)
         if (device.name, peer.name) == (names.switch_end, names.bridge_end):
             # Part of the pair, which is named by its other end.
             return None
-    return ForeignObject(name=device.name, what=_what(device), alias=device.alias)
-
-
-def _what(device: Device) -> str:
+    text = f"{with_article(device.kind or 'physical')} link"
     if device.kind == "veth":
-        return f"a veth whose peer is {device.peer or 'in another namespace'}"
-    return f"{with_article(device.kind or 'physical')} link"
-
-
-def _bridge_of(device: Device, options: BridgeOptions) -> Bridge:
-    return Bridge(
-        name=device.name,
-        alias=device.alias,
-        mtu=device.mtu,
-        up=device.up,
-        forward_delay=options.forward_delay,
-        ageing=options.ageing,
-        stp=options.stp,
-        multicast_snooping=options.multicast_snooping,
-        disable_ipv6=options.disable_ipv6,
-        addr_gen_mode=options.addr_gen_mode,
-        arp_ignore=options.arp_ignore,
-        arp_announce=options.arp_announce,
-        nf_call_iptables=options.nf_call_iptables,
-        nf_call_ip6tables=options.nf_call_ip6tables,
-        group=device.group,
-        host_ip=device.host_ip,
-    )
-
-
-def _veth_of(device: Device, peer: Device, bridge_port: str | None) -> Veth:
-    return Veth(
-        name=device.name,
-        peer=peer.name,
-        alias=device.alias,
-        peer_alias=peer.alias,
-        mtu=device.mtu,
-        peer_mtu=peer.mtu,
-        up=device.up,
-        peer_up=peer.up,
-        promisc=device.promisc,
-        peer_promisc=peer.promisc,
-        master=device.master,
-        group=device.group,
-        host_ip=device.host_ip,
-        peer_host_ip=peer.host_ip,
-        bridge_port=bridge_port,
-    )
+        text = f"a veth whose peer is {peer.name if peer else _name(device.peer, {}) or 'in another namespace'}"
+    return ForeignObject(name=device.name, what=text, alias=device.value("alias"))
 
 
 def _is_managed(device: Device) -> bool:
     """Return whether hybridvif created this tap: its alias is the id of a port of its name."""
-    return device.kind == "tun" and is_uuid(device.alias) and device.alias[:KEY_LENGTH] == key_of(device.name)
+    alias = device.value("alias")
+    return device.kind == "tun" and is_uuid(alias) and alias[:KEY_LENGTH] == key_of(device.name)
 
 
-def _managed_tap_of(device: Device, bridge_port: str | None) -> ManagedTap:
-    return ManagedTap(
-        name=device.name,
-        alias=device.alias,
-        mac=device.mac,
-        mtu=device.mtu,
-        up=device.up,
-        master=device.master,
-        group=device.group,
-        host_ip=device.host_ip,
-        bridge_port=bridge_port,
-        owner=device.owner,
-    )
+_FIELDS: Mapping[tuple[type[Part], str], list[tuple[str, str]]] = {
+    (kind, prefix): [
+        (name, name.removeprefix(prefix))
+        for name in attributes_of(kind)
+        if name.startswith(prefix) and name.removeprefix(prefix) in (*ATTRIBUTES, "host_ip")
+    ]
+    for kind, prefix in ((Bridge, ""), (Veth, ""), (Veth, "peer_"), (ManagedTap, ""))
+}
+"""Fields of a part that are read from a device, each with its attribute: those of the peer have a prefix."""
 
 
-def _fact_of(device: Device) -> LinkFact:
-    return LinkFact(
-        ifindex=device.index,
-        kind=device.kind,
-        up=device.up,
-        carrier=device.carrier,
-        master=device.master,
-        mtu=device.mtu,
-    )
-
-
-def random_mac() -> bytes:
-    """Return a random unicast, locally administered MAC address."""
-    first, *rest = os.urandom(6)
-    return bytes([first & 0xFC | 0x02, *rest])
-
-
-def reset_by_mtu(before: Bridge, after: Bridge) -> dict[str, object]:
-    """Return the attributes to write again when the MTU of a bridge changes.
-
-    Once the MTU rises to 1280, IPv6 returns with the kernel's defaults. They are written at every change, since only
-    the kernel detects the rise.
-    """
-    return {} if before.mtu == after.mtu else {"addr_gen_mode": "none", "disable_ipv6": True}
+def _fields(kind: type[Part], device: Device, prefix: str = "") -> dict[str, Any]:
+    return {name: device.value(own) for name, own in _FIELDS[kind, prefix]}

@@ -13,10 +13,10 @@ import socket
 import struct
 import threading
 import time
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
+RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
 NLM_F_DUMP_INTR = 0x10
 """linux/netlink.h: devices were added or removed during the dump; it may be incomplete."""
@@ -219,7 +219,7 @@ def _rejected(flags: int, body: bytes) -> Rejected | None:
         (length,) = struct.unpack_from("=I", body, 4)
         # Capped responses repeat only the header of the request.
         start = 4 + (_HEADER.size if flags & NLM_F_CAPPED else (length + 3) & ~3)
-        message = attributes_of(body, start).get(NLMSGERR_ATTR_MSG, b"")
+        message = body[positions_of(body, start, len(body)).get(NLMSGERR_ATTR_MSG, slice(0))]
     return Rejected(code, message.rstrip(b"\0").decode(errors="backslashreplace"))
 
 
@@ -267,31 +267,17 @@ def link_header_of(body: bytes) -> tuple[int, int]:
     return index, flags
 
 
-def attributes_of(body: bytes, offset: int = 0, only: Collection[int] = ()) -> dict[int, bytes]:
-    """Return the attributes from an offset on, by kind. only: stop after these kinds, each found once."""
-    found: dict[int, bytes] = {}
-    end, unpack, wanted = len(body) - 3, _ATTRIBUTE.unpack_from, len(only)
-    while offset < end:
-        length, kind = unpack(body, offset)
+def positions_of(body: bytes, start: int, end: int, last: int = 0) -> dict[int, slice]:
+    """Return the positions of the attributes' values between two offsets, by kind. last: stop after this kind."""
+    found: dict[int, slice] = {}
+    unpack = _ATTRIBUTE.unpack_from
+    while start < end - 3:
+        length, kind = unpack(body, start)
         if length < 4:
             break
         kind &= 0x3FFF
-        if not wanted or kind in only:
-            found[kind] = body[offset + 4 : offset + length]
-            if len(found) == wanted:
-                break
-        offset += length + 3 & ~3
-    return found
-
-
-def positions_of(body: bytes, offset: int, end: int, only: Collection[int]) -> list[slice]:
-    """Return the positions of the values of these attributes between two offsets of a message."""
-    found: list[slice] = []
-    while offset < end - 3:
-        length, kind = _ATTRIBUTE.unpack_from(body, offset)
-        if length < 4:
+        found[kind] = slice(start + 4, min(start + length, end))
+        if kind == last:
             break
-        if kind & 0x3FFF in only:
-            found.append(slice(offset + 4, min(offset + length, end)))
-        offset += length + 3 & ~3
+        start += length + 3 & ~3
     return found

@@ -1,8 +1,8 @@
 """Per-device settings under /proc/sys/net.
 
-Only these files of the devices of a port are written. Every link executor writes disable_ipv6, since netlink cannot set
-it; those without netlink write the others. /proc/sys/net follows the network namespace of the thread that opens it
-(sysfs does not). Each directory is named after the device, so no symbolic link leads elsewhere.
+Only these files of the devices of a port are written. Every link executor writes those of IPv6, because netlink cannot
+set disable_ipv6; those without netlink write the others. /proc/sys/net follows the network namespace of the thread that
+opens it (sysfs does not). Each directory is named after the device, so no symbolic link leads elsewhere.
 """
 
 from __future__ import annotations
@@ -11,21 +11,15 @@ import errno
 import os
 
 from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.netlink.devices import IPV6
 
-KEYS = {
-    "arp_ignore": "net/ipv4/conf/{}/arp_ignore",
-    "arp_announce": "net/ipv4/conf/{}/arp_announce",
-    "forwarding": "net/ipv4/conf/{}/forwarding",
-    "proxy_arp": "net/ipv4/conf/{}/proxy_arp",
-    "rp_filter": "net/ipv4/conf/{}/rp_filter",
-    "disable_ipv6": "net/ipv6/conf/{}/disable_ipv6",
-}
-"""Keys of sysctl(8) by attribute."""
-
-_IPV4_DIRECTORY = "/proc/sys/net/ipv4/conf"
-_IPV6_DIRECTORY = "/proc/sys/net/ipv6/conf"
 _IPV6_TABLE = "/proc/thread-self/net/if_inet6"
 """Exists if the kernel has IPv6, even if /proc/sys is hidden."""
+
+
+def key(device: str, attribute: str) -> str:
+    """Return the key of a setting for sysctl(8)."""
+    return f"net/{'ipv6' if attribute in IPV6 else 'ipv4'}/conf/{device}/{attribute}"
 
 
 def lacking() -> str:
@@ -33,8 +27,8 @@ def lacking() -> str:
 
     Otherwise a hidden directory would look like a kernel without IPv6, and IPv6 would stay on.
     """
-    expected = (_IPV4_DIRECTORY, _IPV6_DIRECTORY) if os.path.exists(_IPV6_TABLE) else (_IPV4_DIRECTORY,)
-    missing = next((path for path in expected if not os.path.isdir(path)), "")
+    families = ("ipv4", "ipv6") if os.path.exists(_IPV6_TABLE) else ("ipv4",)
+    missing = next((path for family in families if not os.path.isdir(path := f"/proc/sys/net/{family}/conf")), "")
     if not missing:
         return ""
     return (
@@ -50,10 +44,6 @@ def require() -> None:
         raise ExecutorError(reason, precondition=True)
 
 
-def _path(device: str, attribute: str) -> str:
-    return f"/proc/sys/{KEYS[attribute].format(device)}"
-
-
 def write(device: str, attribute: str, value: int) -> None:
     """Write one setting of one device. Raises OSError; a missing IPv6 file is no error.
 
@@ -61,9 +51,9 @@ def write(device: str, attribute: str, value: int) -> None:
     switch off.
     """
     try:
-        fd = os.open(_path(device, attribute), os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        fd = os.open(f"/proc/sys/{key(device, attribute)}", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     except FileNotFoundError:
-        if attribute == "disable_ipv6":
+        if attribute in IPV6:
             return
         raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device) from None
     try:
@@ -75,7 +65,7 @@ def write(device: str, attribute: str, value: int) -> None:
 def read(device: str, attribute: str) -> int | None:
     """Return one setting of one device; None if there is no such file."""
     try:
-        with open(_path(device, attribute), encoding="ascii") as file:
+        with open(f"/proc/sys/{key(device, attribute)}", encoding="ascii") as file:
             return int(file.read())
     except FileNotFoundError:
         return None

@@ -25,9 +25,9 @@ _REQUEST = struct.Struct("=16sH22x")
 
 
 class NewTap:
-    """A new tap, owned by root; deleted at the end of the `with`, unless kept."""
+    """A new tap, owned by root; deleted at the end of the `with` if an exception ends it, otherwise persistent."""
 
-    def __init__(self, name: str, *, multi_queue: bool) -> None:
+    def __init__(self, name: str, multi_queue: bool) -> None:
         """Create it. Raises OSError: EEXIST if there is a device of this name."""
         flags = _IFF_TAP | _IFF_NO_PI | _IFF_TUN_EXCL | (_IFF_MULTI_QUEUE if multi_queue else 0)
         self._fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
@@ -45,12 +45,12 @@ class NewTap:
     def __enter__(self) -> NewTap:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._fd)
-
-    def keep(self) -> None:
-        """Make it persistent. Raises OSError."""
-        fcntl.ioctl(self._fd, _TUNSETPERSIST, 1)
+    def __exit__(self, error: type[BaseException] | None, *_: object) -> None:
+        try:
+            if error is None:
+                fcntl.ioctl(self._fd, _TUNSETPERSIST, 1)
+        finally:
+            os.close(self._fd)
 
 
 def own(name: str) -> None:

@@ -153,7 +153,7 @@ class ObservingHost(GuardedHost):
         return outcomes
 
     def observe_after(self) -> Observed:
-        return self.simulation.observe(None)
+        return RecordingHost.observe(self, None, 0.0)
 
 
 def test_observation_with_outcomes_is_not_repeated() -> None:

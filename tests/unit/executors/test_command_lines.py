@@ -40,9 +40,10 @@ RECIPE = [
     rf"sysctl .*{QBR}/disable_ipv6=1",
     rf"ip link add {QVB} type veth peer name {QVO}",
     rf"ip link set dev {QVB} up promisc on mtu 1450\b.*",
-    rf"ip link set dev {QVO} up promisc on mtu 1450\b.*",
+    rf"ip link set dev {QVO} promisc on mtu 1450\b.*",
     rf"ip link set dev {QBR} up",
     rf"brctl addif {QBR} {QVB}",
+    rf"ip link set dev {QVO} up",
     rf"ovs-vsctl add-port br-int {QVO} -- set Interface {QVO} .*iface-id.*iface-status.*attached-mac.*vm-uuid.*",
 ]
 
@@ -77,8 +78,7 @@ def test_unplug_reverses_the_plug() -> None:
         f"ovs-vsctl --if-exists del-port {QVO}",
         QOS_DELETION,
         f"ip link delete {QVB} || true",
-        f"ip link set dev {QBR} down || true",
-        f"brctl delbr {QBR} || true",
+        f"ip link delete {QBR} || true",
     ]
 
 

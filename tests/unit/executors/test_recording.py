@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from hybridvif import RecordingHost, plug, plug_all, unplug
 from hybridvif.executors.base import Executor
-from hybridvif.executors.recording import RecordingLinks, RecordingSwitch, Simulation
+from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, PlugFailed
 from hybridvif.model.facts import PortFact
@@ -224,7 +224,7 @@ def test_concurrent_plugs_and_unplugs_leave_nothing() -> None:
 def _empty(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give each test an empty host: the executors of a process share one."""
     for cls in (RecordingLinks, RecordingSwitch):
-        monkeypatch.setattr(cls, "simulation", Simulation())
+        monkeypatch.setattr(cls, "simulation", RecordingHost())
     monkeypatch.setattr(RecordingSwitch, "simulation", RecordingLinks.simulation)
 
 

@@ -38,22 +38,14 @@ from tests.support.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, TA
 
 WHOLE = desired_state(TAPPED)
 OTHER = PORT.id[:-1] + "9"
-TUN = Device(
-    index=7,
-    name=NAMES.tap,
-    kind="tun",
-    up=True,
-    promisc=False,
-    carrier=False,
-    mtu=1500,
-    mac="fe:16:3e:aa:bb:cc",
-    alias=PORT.id,
-    group=0,
-    master="",
-    peer="",
-    host_ip="off",
-    owner=0,
-)
+
+
+def tun(*, kind: str = "tun", owner: int = 0, carrier: bool = False, alias: str = PORT.id) -> Device:
+    """Return the tap as it is read."""
+    values = {"up": True, "mtu": 1500, "mac": "fe:16:3e:aa:bb:cc", "alias": alias, "group": 0, "noarp": True}
+    return Device(index=7, name=NAMES.tap, kind=kind, carrier=carrier, owner=owner, values=values)
+
+
 LOOSE = replace(MADE_TAP, master="", bridge_port=None)
 """The tap in no bridge."""
 
@@ -232,16 +224,16 @@ def test_multi_queue_is_create_only() -> None:
 @pytest.mark.parametrize(
     ("device", "part"),
     [
-        (TUN, LOOSE),
-        (replace(TUN, alias=OTHER), replace(LOOSE, alias=OTHER)),
-        (replace(TUN, alias=""), replace(TAP, master="")),
-        (replace(TUN, alias="guest"), replace(TAP, master="")),
-        (replace(TUN, alias="91d3aa02-4100-4c00-8000-000000000003"), replace(TAP, master="")),
-        (replace(TUN, kind="veth"), replace(TAP, master="")),
+        (tun(), LOOSE),
+        (tun(alias=OTHER), replace(LOOSE, alias=OTHER)),
+        (tun(alias=""), replace(TAP, master="")),
+        (tun(alias="guest"), replace(TAP, master="")),
+        (tun(alias="91d3aa02-4100-4c00-8000-000000000003"), replace(TAP, master="")),
+        (tun(kind="veth"), replace(TAP, master="")),
     ],
 )
 def test_tap_is_managed_by_kind_and_alias(device: Device, part: Tap | ManagedTap) -> None:
-    assert observed([device], None, {}).state == HostState().with_parts(part)
+    assert observed([device], None).state == HostState().with_parts(part)
 
 
 def test_unplug_with_only_a_tap_deletes_it() -> None:
@@ -252,37 +244,35 @@ def test_unplug_with_only_a_tap_deletes_it() -> None:
 def test_script_of_a_tap() -> None:
     created = replace(MADE_TAP, multi_queue=True)
     tap, qbr = NAMES.tap, NAMES.bridge
-    silent = [
-        f"ip link set dev {tap} addrgenmode none || true",
-        f"sysctl -q -w net/ipv4/conf/{tap}/forwarding=0",
-        f"sysctl -q -w net/ipv4/conf/{tap}/proxy_arp=0",
-        f"sysctl -q -w net/ipv4/conf/{tap}/rp_filter=1",
-        f"sysctl -q -e -w net/ipv6/conf/{tap}/disable_ipv6=1",
-    ]
+    silent = [f"sysctl -q -w net/ipv4/conf/{tap}/{key}" for key in ("forwarding=0", "proxy_arp=0", "rp_filter=1")]
+    joined = f"brctl addif {qbr} {tap}"
+    without_ipv6 = [f"sysctl -q -e -w net/ipv6/conf/{tap}/{key}=1" for key in ("disable_ipv6", "addr_gen_mode")]
     assert list(script_lines([[Create(created), Update(replace(LOOSE, mtu=1400), MADE_TAP)]])) == [
         f"ip tuntap add dev {tap} mode tap user 0 multi_queue",
         f"ip link set dev {tap} alias {PORT.id}",
         f"ip link set dev {tap} address fe:16:3e:aa:bb:cc mtu 1500 arp off",
         *silent,
-        f"brctl addif {qbr} {tap}",
+        joined,
+        *without_ipv6,
         f"ip link set dev {tap} up",
         f"ip link set dev {tap} mtu 1500 arp off",
         *silent,
-        f"brctl addif {qbr} {tap}",
+        joined,
+        *without_ipv6,
     ]
     bare = replace(LOOSE, up=False)
-    assert len(list(script_lines([[Create(bare)]]))) == 8
+    assert len(list(script_lines([[Create(bare)]]))) == 9
     assert list(script_lines([[Delete(MADE_TAP), Update(MADE_TAP, bare)]])) == [
         f"ip link delete {tap} || true",
+        f"ip link set dev {tap} nomaster",
         f"ip link set dev {tap} down",
-        f"brctl delif {qbr} {tap}",
     ]
 
 
 def test_script_reopens_a_closed_bridge_port() -> None:
     closed = replace(MADE_TAP, bridge_port="state disabled, flood off, isolated on")
     assert list(script_lines([[Update(closed, MADE_TAP)]])) == [
-        f"ip link set dev {NAMES.tap} type bridge_slave flood on isolated off state 3"
+        f"ip link set dev {NAMES.tap} type bridge_slave state 3 flood on isolated off"
     ]
 
 
@@ -294,6 +284,6 @@ def test_owner_is_set_when_no_vm_uses_the_tap() -> None:
     host.simulation.carrier.clear()
     assert plug(TAPPED, host).changed
     assert host.state == WHOLE
-    held = replace(TUN, owner=ANYBODY, carrier=True)
-    assert observed([held], None, {}).facts.unchecked == (f"{NAMES.tap}: owner, which is set when no VM holds it",)
-    assert observed([replace(held, carrier=False)], None, {}).facts.unchecked == ()
+    held_tap, free_tap = (tun(owner=ANYBODY, carrier=carrier) for carrier in (True, False))
+    assert observed([held_tap], None).facts.unchecked == (f"{NAMES.tap}: owner, which is set when no VM holds it",)
+    assert observed([free_tap], None).facts.unchecked == ()

@@ -1,0 +1,255 @@
+"""Steps -> operations on devices: one recipe, which every link executor carries out in its own way.
+
+The order keeps three rules. IPv6 is off before a device is first up. An MTU comes before that, because a device whose
+MTU rises to 1280 gets IPv6 back with the kernel's defaults. STP comes before the forward delay, because the kernel
+raises the delay with it and rejects a small one while it runs (ERANGE).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from hybridvif.executors.base import ExecutorError, StepFailed
+from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.devices import (
+    ADDR_GEN_MODES,
+    BRIDGE,
+    HOST_IPV4_OFF,
+    HOST_IPV6_OFF,
+    IPV6,
+    opening_of,
+)
+from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, own
+from hybridvif.model.errors import PreconditionError
+from hybridvif.model.parts import Bridge, ManagedTap, Tap, Veth
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+
+
+@dataclass(frozen=True, slots=True)
+class Add:
+    """Create a bridge or a veth pair, exclusively."""
+
+    kind: str
+    device: str
+    values: Mapping[str, object]
+    peer: str = ""
+    peer_values: Mapping[str, object] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AddTap:
+    """Create a tap that belongs to root. It is kept only if all other operations of the step succeed."""
+
+    device: str
+    multi_queue: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Set:
+    """Set attributes of a device; also `master`, the name of its bridge or ""."""
+
+    device: str
+    values: Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class SetPort:
+    """Set flags of a device as a port of its bridge."""
+
+    device: str
+    flags: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Sysctl:
+    """Write a setting of a device under /proc/sys/net. A device without IPv6 has no such file and needs none."""
+
+    device: str
+    attribute: str
+    value: int
+
+
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Make root the owner of a tap that no process holds."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
+class Remove:
+    """Delete a device; an absent one is success."""
+
+    device: str
+
+
+Operation = Add | AddTap | Set | SetPort | Sysctl | Own | Remove
+
+
+def operations_of(step: Step, mac: str) -> list[Operation]:
+    """Return the operations of a step, in order. mac: the address of a new bridge."""
+    match step:
+        case Create(Bridge() as bridge):
+            return _create_bridge(bridge, mac)
+        case Create(Veth() as veth):
+            return _create_veth(veth)
+        case Create(ManagedTap() as tap):
+            rest = {name: getattr(tap, name) for name in ("mac", "mtu", "host_ip", "up")}
+            joined = {"master": tap.master} if tap.master else {}
+            # The alias first: without it the tap has no ownership tag.
+            return [
+                AddTap(tap.name, tap.multi_queue),
+                Set(tap.name, {"alias": tap.alias}),
+                *_set_end(tap.name, rest | joined),
+            ]
+        case Update(Bridge(), Bridge() as bridge):
+            changes = changes_of(step)
+            first: list[Operation] = [Set(bridge.name, {"stp": changes.pop("stp")})] if "stp" in changes else []
+            return [*first, *_set(bridge.name, {**changes, **(HOST_IPV6_OFF if "mtu" in changes else {})})]
+        case Update(Veth() | ManagedTap() as before, Veth() | ManagedTap() as after):
+            return _update_member(before, after, changes_of(step))
+        case Update(Tap(), Tap() as tap):
+            return [Set(tap.name, {"master": tap.master})]
+        case Delete(Bridge() | Veth() | ManagedTap() as part):
+            return [Remove(part.name)]
+    raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
+
+
+def _create_bridge(bridge: Bridge, mac: str) -> list[Operation]:
+    """Create a bridge. Its MAC is explicit, so that neither members nor udev change it.
+
+    Only a change marks the MTU as set by the user, so it is first another one. The kernel resets any other MTU when
+    members come and go (net/bridge/br_if.c, BROPT_MTU_SET_BY_USER).
+    """
+    options = {name: value for name in BRIDGE if (value := getattr(bridge, name)) is not None}
+    names = ("mtu", "group", "alias", "arp_announce", "arp_ignore", *IPV6, "host_ip", "up")
+    rest = {name: getattr(bridge, name) for name in names}
+    return [Add("bridge", bridge.name, options | {"mtu": bridge.mtu ^ 1, "mac": mac}), *_set(bridge.name, rest)]
+
+
+def _create_veth(veth: Veth) -> list[Operation]:
+    """Create a veth pair. The far end goes up last: neither end has carrier before, so none receives a packet."""
+    near: dict[str, object] = {"up": veth.up, "promisc": veth.promisc, "mtu": veth.mtu, "noarp": True}
+    far: dict[str, object] = {"promisc": veth.peer_promisc, "mtu": veth.peer_mtu, "noarp": True}
+    joined = {"master": veth.master} if veth.master else {}
+    ends = {veth.name: veth.alias, veth.peer: veth.peer_alias}
+    return [
+        Add("veth", veth.name, near | joined, veth.peer, far),
+        *(operation for end in ends for operation in _write(end, HOST_IPV6_OFF)),
+        *(Set(end, {"alias": alias, **HOST_IPV4_OFF}) for end, alias in ends.items()),
+        *([Set(veth.peer, {"up": True})] if veth.peer_up else []),
+    ]
+
+
+def _update_member(
+    before: Veth | ManagedTap, after: Veth | ManagedTap, changes: Mapping[str, object]
+) -> list[Operation]:
+    near = {name: value for name, value in changes.items() if not name.startswith("peer_")}
+    far = {name.removeprefix("peer_"): value for name, value in changes.items() if name.startswith("peer_")}
+    opens, owned = near.pop("bridge_port", None), near.pop("owner", None)
+    operations = _set_end(after.name, near)
+    if isinstance(after, Veth):
+        operations += _set_end(after.peer, far)
+    # A device that has just joined its bridge is open.
+    if opens is not None and "master" not in changes:
+        operations.append(SetPort(after.name, opening_of(before)))
+    return [*operations, Own(after.name)] if owned is not None else operations
+
+
+def _set_end(device: str, changes: Mapping[str, object]) -> list[Operation]:
+    """Set one end of a veth pair or a tap. Each change of its MTU ends with the host's IP off."""
+    if {"host_ip", "mtu"} & changes.keys():
+        changes = {**changes, "host_ip": "", **HOST_IPV6_OFF}
+    return _set(device, changes)
+
+
+def _set(device: str, changes: Mapping[str, object]) -> list[Operation]:
+    """Set attributes of a device, up last. host_ip: its IPv4 is switched off, whatever the value."""
+    values = {name: value for name, value in changes.items() if name not in ("host_ip", "up", *IPV6)}
+    values |= HOST_IPV4_OFF if "host_ip" in changes else {}
+    files = {name: changes[name] for name in IPV6 if changes.get(name) is not None}
+    last = {"up": changes["up"]} if "up" in changes else {}
+    return [
+        *(Set(device, some) for some in (values,) if some),
+        *_write(device, files),
+        *(Set(device, some) for some in (last,) if some),
+    ]
+
+
+def _write(device: str, values: Mapping[str, object]) -> list[Operation]:
+    return [
+        Sysctl(device, name, ADDR_GEN_MODES.index(value) if isinstance(value, str) else int(bool(value)))
+        for name, value in values.items()
+    ]
+
+
+def write(operation: Operation) -> None:
+    """Carry out an operation that is done alike by every executor, on a file. Raises OSError."""
+    match operation:
+        case Sysctl(device, attribute, value):
+            sysctl.write(device, attribute, value)
+        case Own(device):
+            own(device)
+
+
+def action_of(step: Step) -> str:
+    """Return the beginning of an error message about a step."""
+    match step:
+        case Create(part):
+            return f"cannot create {part.kind} {part.name}"
+        case Update(_, part):
+            return f"cannot set {', '.join(changes_of(step))} of {part.kind} {part.name}"
+    return f"cannot delete {step.part.name}"
+
+
+# -- errors of the kernel ----------------------------------------------------------------------------------------------
+
+MAX_DUMP_ATTEMPTS = 20
+_RETRY = frozenset({errno.EEXIST, errno.ENODEV, errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.ETIMEDOUT})
+_PRECONDITION_ERRORS = {
+    errno.EPERM: "; the daemon lacks CAP_NET_ADMIN in this network namespace",
+    errno.EACCES: "; the daemon may not write there",
+    errno.EROFS: "; /proc/sys is read-only here",
+    errno.EOPNOTSUPP: "; this kernel lacks the kind of device (try: modprobe -a bridge veth)",
+}
+"""Errors that mean a missing precondition on the host, with the explanation."""
+_NO_DEVICE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EACCES, errno.EPERM)
+
+
+def failure(action: str, error: OSError, message: str = "") -> StepFailed:
+    """Return the failure of a step. message: the kernel's own words, if any."""
+    code = error.errno or 0
+    if error.filename == DEVICE and code in _NO_DEVICE:
+        return StepFailed(f"{action}: {DEVICE}: {os.strerror(code)}; {NO_TUN}", code=PreconditionError.code)
+    precondition = PreconditionError.code if code in _PRECONDITION_ERRORS else ""
+    return StepFailed(error_message(action, code, message), retry=code in _RETRY, code=precondition)
+
+
+def error_message(action: str, code: int, message: str = "") -> str:
+    """Return the sentence for an error number."""
+    name = errno.errorcode.get(code, str(code))
+    kernel_message = f"; the kernel says: {message}" if message and code not in _PRECONDITION_ERRORS else ""
+    return f"{action}: {os.strerror(code)} ({name}){_PRECONDITION_ERRORS.get(code, '')}{kernel_message}"
+
+
+def unreadable(code: int) -> ExecutorError:
+    """Return the error of an observation."""
+    return ExecutorError(error_message("cannot read the links of this host", code))
+
+
+def changing_too_fast() -> ExecutorError:
+    """Return the error of an observation whose dumps were all interrupted."""
+    return ExecutorError("the links of this host change faster than they can be read; call again when it is quieter")
+
+
+def not_alone(device: str) -> StepFailed:
+    """Return the failure to create a tap of several queues. Until it has an owner, any process may attach a queue."""
+    return StepFailed(f"cannot create {device}: another process attached to it before it had an owner", retry=True)
+
+
+def renamed(action: str) -> StepFailed:
+    """Return the failure to create a device that has another name at once."""
+    return StepFailed(f"{action}: it was renamed at once; is udev configured to?", retry=True)
