@@ -18,9 +18,9 @@ from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.client.host import Host, connect
 from hybridvif.engine import shared_files
 from hybridvif.model.errors import HybridVifError
-from hybridvif.model.facts import Facts, Observed
 from hybridvif.model.parts import Bridge
 from hybridvif.model.settings import OVS_SOCKET, Settings
+from hybridvif.model.state import Facts, Observed
 from hybridvif.testing.sandbox import Level
 from hybridvif.testing.sandbox.missing import as_root, missing_for
 

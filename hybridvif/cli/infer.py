@@ -15,7 +15,6 @@ from hybridvif.model.names import PortNames, is_trunk_bridge, is_uuid, names_of
 from hybridvif.model.parts import (
     VHOST_USER_TYPES,
     Bridge,
-    HostState,
     IvsPort,
     ManagedTap,
     OvsPort,
@@ -25,6 +24,7 @@ from hybridvif.model.parts import (
     VhostUserPort,
 )
 from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU, MIN_MTU, Port, VifType, is_bridge_name, is_mac
+from hybridvif.model.state import HostState
 from hybridvif.model.steps import owners_of
 
 LINK_FIELDS = ("call_iptables", "create_tap")

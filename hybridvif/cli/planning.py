@@ -17,11 +17,10 @@ from hybridvif.engine.api import plug_all, unplug_all
 from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.executors.command_lines import script_lines
 from hybridvif.executors.side_effects import SideEffect, side_effects_of_plans
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import names_of
-from hybridvif.model.parts import HostState
 from hybridvif.model.port import Port
 from hybridvif.model.report import Report, worst_exit_code
+from hybridvif.model.state import HostState, Observed
 
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
 DIFFERENCES = 3

@@ -33,12 +33,12 @@ from hybridvif.model.errors import (
     PreconditionError,
     Refused,
 )
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import KEY_LENGTH
-from hybridvif.model.parts import NOTHING, ForeignObject, HostState, OvsPort, Part, Tap, agree
+from hybridvif.model.parts import ForeignObject, OvsPort, Part, Tap
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.report import Outcome, Report, Result, Status
 from hybridvif.model.rollback_target import rollback_target
+from hybridvif.model.state import NOTHING, HostState, Observed, agree
 from hybridvif.model.steps import Step, owners_of
 
 PLUG_BATCH, UNPLUG_BATCH = 500, 100

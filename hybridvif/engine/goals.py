@@ -9,13 +9,13 @@ from hybridvif.engine import preconditions
 from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import PortNames, names_of
 from hybridvif.model.ownership import check_ownership
-from hybridvif.model.parts import NOTHING, HostState, ManagedTap
+from hybridvif.model.parts import ManagedTap
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, HostState, Observed
 from hybridvif.model.steps import Step
 
 

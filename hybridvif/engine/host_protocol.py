@@ -6,9 +6,9 @@ from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
-from hybridvif.model.facts import Observed
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 
 

@@ -6,10 +6,10 @@ These checks prevent mistakes and give precise errors. They are not the authoriz
 from __future__ import annotations
 
 from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning
-from hybridvif.model.facts import Facts, Observed
 from hybridvif.model.names import PortNames
-from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, HostState, ManagedTap, OvsPort, VhostUserPort
+from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, ManagedTap, OvsPort, VhostUserPort
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Facts, HostState, Observed
 from hybridvif.model.steps import Delete, Step, Update
 
 

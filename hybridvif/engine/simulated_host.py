@@ -12,10 +12,10 @@ from dataclasses import replace
 
 from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.model.errors import Conflict
-from hybridvif.model.facts import Facts, Observed, merge_observed
 from hybridvif.model.names import names_of
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES, Settings
+from hybridvif.model.state import Facts, Observed, merge_observed
 from hybridvif.model.steps import Step, simulate_all
 
 

@@ -23,9 +23,9 @@ from hybridvif.executors.netlink.devices import (
 )
 from hybridvif.executors.netlink.messages import carrier_of, get_link
 from hybridvif.executors.netlink.socket import Channel
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import ANYBODY
+from hybridvif.model.state import Observed
 from hybridvif.model.text import escaped
 
 LISTING_THRESHOLD = 48

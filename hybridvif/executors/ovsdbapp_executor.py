@@ -39,11 +39,11 @@ from hybridvif.executors.side_effects import (
     qos_ids_of,
     removable_trunks,
 )
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 
 MAX_ATTEMPTS = 8

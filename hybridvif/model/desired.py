@@ -1,26 +1,13 @@
-"""The desired state of a port. The reason for each value is in parts.py."""
+"""The desired state of a port. The reason for each value, and the values that isolate the VM, are in parts.py."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from hybridvif.model.names import is_trunk_bridge
-from hybridvif.model.parts import (
-    HOST_IP_OFF,
-    OPEN,
-    ROOT,
-    VHOST_USER_TYPES,
-    Bridge,
-    HostState,
-    IvsPort,
-    ManagedTap,
-    OvsPort,
-    Veth,
-    VhostUserPort,
-)
+from hybridvif.model.parts import ISOLATING, VHOST_USER_TYPES, Bridge, IvsPort, ManagedTap, OvsPort, Veth, VhostUserPort
 from hybridvif.model.port import QOS_TYPES, Port, VifType
-
-ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
+from hybridvif.model.state import HostState
 
 
 def desired_state(port: Port) -> HostState:
@@ -35,15 +22,9 @@ def desired_state(port: Port) -> HostState:
         up=True,
         forward_delay=0,
         ageing=0,
-        stp=False,
-        multicast_snooping=False,
-        disable_ipv6=True,
-        addr_gen_mode="none",
-        arp_ignore=ISOLATING_ARP_IGNORE,
-        arp_announce=ISOLATING_ARP_ANNOUNCE,
         nf_call_iptables=port.call_iptables or None,
         nf_call_ip6tables=port.call_iptables or None,
-        host_ip=HOST_IP_OFF,
+        **ISOLATING[Bridge],
     )
     veth = Veth(
         name=names.bridge_end,
@@ -57,9 +38,7 @@ def desired_state(port: Port) -> HostState:
         promisc=True,
         peer_promisc=True,
         master=names.bridge,
-        host_ip=HOST_IP_OFF,
-        peer_host_ip=HOST_IP_OFF,
-        bridge_port=OPEN,
+        **ISOLATING[Veth],
     )
     desired = HostState(
         {bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port, names.switch_end)}
@@ -86,10 +65,8 @@ def _tap_of(port: Port) -> ManagedTap:
         mtu=port.mtu,
         up=True,
         master=port.names.bridge,
-        host_ip=HOST_IP_OFF,
-        bridge_port=OPEN,
-        owner=ROOT,
         multi_queue=port.multiqueue,
+        **ISOLATING[ManagedTap],
     )
 
 

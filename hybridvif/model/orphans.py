@@ -12,10 +12,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from hybridvif.model.errors import Refused
-from hybridvif.model.facts import Facts, Observed
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
-from hybridvif.model.parts import NOTHING, ForeignObject, HostState, ManagedTap, OvsPort, Tap
+from hybridvif.model.parts import ForeignObject, ManagedTap, OvsPort, Tap
 from hybridvif.model.planner import plan
+from hybridvif.model.state import NOTHING, Facts, HostState, Observed
 from hybridvif.model.steps import owners_of
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from hybridvif.model.errors import NameCollision
 from hybridvif.model.names import is_uuid
-from hybridvif.model.parts import ForeignObject, HostState, OvsPort, VhostUserPort
+from hybridvif.model.parts import ForeignObject, OvsPort, VhostUserPort
+from hybridvif.model.state import HostState
 from hybridvif.model.steps import owners_of, ownership_tags
 
 

@@ -18,13 +18,10 @@ from dataclasses import replace
 from hybridvif.model.errors import Conflict
 from hybridvif.model.names import PortNames, key_of, names_of_key
 from hybridvif.model.parts import (
-    HOST_IP_OFF,
-    OPEN,
+    ISOLATING,
     PLACEHOLDER_TYPE,
-    ROOT,
     Bridge,
     ForeignObject,
-    HostState,
     ManagedTap,
     OvsPort,
     Part,
@@ -34,6 +31,7 @@ from hybridvif.model.parts import (
     differences,
 )
 from hybridvif.model.port import MAX_TAP_MTU
+from hybridvif.model.state import HostState
 from hybridvif.model.steps import Create, Delete, Step, Update, simulate
 
 
@@ -63,8 +61,8 @@ def with_existing_tap(observed: HostState, desired: HostState, names: PortNames)
     tap, bridge = observed.links.get(names.tap), desired.links.get(names.bridge)
     if not isinstance(tap, ManagedTap) or not isinstance(bridge, Bridge) or names.tap in desired.links:
         return desired
-    kept = replace(tap, mtu=min(bridge.mtu, MAX_TAP_MTU), up=True, master=bridge.name, group=0)
-    return desired.with_parts(replace(kept, host_ip=HOST_IP_OFF, bridge_port=OPEN, owner=ROOT))
+    mtu = min(bridge.mtu, MAX_TAP_MTU)
+    return desired.with_parts(replace(tap, mtu=mtu, up=True, master=bridge.name, group=0, **ISOLATING[ManagedTap]))
 
 
 def _with_existing_mtu_request(observed: HostState, desired: HostState) -> HostState:

@@ -8,9 +8,7 @@ from typing import Any
 
 from hybridvif.model.parts import (
     ISOLATING,
-    NOTHING,
     Bridge,
-    HostState,
     OvsPort,
     Part,
     attributes_of,
@@ -18,6 +16,7 @@ from hybridvif.model.parts import (
     invalid_attributes,
 )
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, HostState
 from hybridvif.model.steps import owners_of
 
 
@@ -40,7 +39,7 @@ def rollback_target(
             target = target.with_parts(*(_created_as(row, part) for row in rows))
         if type(wanted) is type(part):
             names = _invalid(part, settings)
-        elif type(part) in ISOLATING:
+        elif ISOLATING[type(part)]:
             # The links of a hybrid port that becomes a vhost-user port have no desired values.
             isolation = ISOLATING[type(part)]
             wanted = _with_values(part, isolation)
@@ -66,7 +65,7 @@ def _with_values_of(source: Part, part: Part, names: Iterable[str]) -> Part:
 
 def _with_absent_isolation(part: Part) -> Part:
     """Return the part with isolating values for None. A small MTU hides the IPv6 settings."""
-    isolation = ISOLATING.get(type(part), {})
+    isolation = ISOLATING[type(part)]
     return _with_values(part, {name: value for name, value in isolation.items() if getattr(part, name) is None})
 
 

@@ -16,7 +16,6 @@ from hybridvif.model.parts import (
     OPEN,
     Bridge,
     ForeignObject,
-    HostState,
     ManagedTap,
     Member,
     OvsPort,
@@ -29,6 +28,7 @@ from hybridvif.model.parts import (
     differences,
     with_article,
 )
+from hybridvif.model.state import HostState
 
 
 @dataclass(frozen=True, slots=True)

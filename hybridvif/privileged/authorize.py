@@ -22,13 +22,10 @@ from operator import attrgetter
 
 from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import Refused
-from hybridvif.model.facts import merge_observed
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
-    NOTHING,
     Bridge,
-    HostState,
     IvsPort,
     ManagedTap,
     Member,
@@ -47,6 +44,7 @@ from hybridvif.model.planner import plan as make_plan
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.rollback_target import unfiltered
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, HostState, merge_observed
 from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of
 
 LOG = logging.getLogger(__name__)

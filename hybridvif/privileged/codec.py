@@ -14,10 +14,10 @@ from operator import attrgetter
 from typing import Any
 
 from hybridvif.model.errors import Refused
-from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.model.parts import PARTS, HostState, Part
+from hybridvif.model.parts import PARTS, Part
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES
+from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.model.text import bounded, escaped
 

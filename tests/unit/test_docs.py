@@ -23,8 +23,7 @@ from benchmarks.page import with_figures
 from benchmarks.record import Record, merge_observed
 from hybridvif import Port, RecordingHost, Report, Status, desired_state
 from hybridvif.cli import COMMANDS, EXIT_CODES, checking, options, planning
-from hybridvif.cli.commands import gc, reconcile, show
-from hybridvif.cli.commands import list as listing
+from hybridvif.cli.commands import gc, list as listing, reconcile, show
 from hybridvif.cli.output import document, reporting
 from hybridvif.cli.port_request import PortRequest
 from hybridvif.client import host
@@ -32,11 +31,11 @@ from hybridvif.engine import config, converge, locks
 from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.executors.base import Executor
 from hybridvif.model import errors, names, settings
-from hybridvif.model.facts import Facts, LinkFact, PortFact
-from hybridvif.model.parts import PARTS, REASONS, ForeignObject, ForeignPort, Part, Tap
+from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Facts, LinkFact, PortFact
 from hybridvif.testing.sandbox import Level, Sandbox, Vm
-from tests.support.strategies import NAMES, PORT, VETH
+from tests.support.strategies import NAMES, PORT, REASONS, VETH
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

@@ -15,7 +15,8 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from hybridvif.cli.infer import INFERABLE_FIELDS
-from hybridvif.model.parts import Bridge, HostState, Veth
+from hybridvif.model.parts import Bridge, Veth
+from hybridvif.model.state import HostState
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -23,8 +24,8 @@ if TYPE_CHECKING:
     from hybridvif.cli.output.topology import PluggedPort
     from hybridvif.cli.terminal import Answer
     from hybridvif.engine.host_protocol import AnyHost
-    from hybridvif.model.facts import Observed
     from hybridvif.model.port import Port
+    from hybridvif.model.state import Observed
 
 MARKS = 3
 """The number of ownership tags of a port: qbr, qvb, qvo."""

@@ -29,8 +29,8 @@ from hybridvif.cli.ports import add_port_options, requested_ports
 
 if TYPE_CHECKING:
     from hybridvif.cli.planning import PlanRequest
-    from hybridvif.model.facts import Observed
     from hybridvif.model.settings import Settings
+    from hybridvif.model.state import Observed
 
 HELP = "print what plug or unplug would do, as a diff; nothing is written"
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from hybridvif.model.parts import (
     ANYBODY,
-    LABELS,
+    DECLARATIONS,
     PLACEHOLDER_TYPE,
     Bridge,
     Difference,
@@ -23,12 +23,7 @@ from hybridvif.model.parts import (
 UNKNOWN = "?"
 """The unknown value of an attribute."""
 
-_SWITCHES: Mapping[str, tuple[str, str]] = {
-    "up": ("up", "down"),
-    "disable_ipv6": ("off", "on"),
-    "realized": ("taken by ovs-vswitchd", "not taken by ovs-vswitchd"),
-}
-"""Labels of True and False. The default is on and off."""
+_DECLARED = {name: declared for of_kind in DECLARATIONS.values() for name, declared in of_kind.items()}
 _SUMMARY: Mapping[type[Part], tuple[str, ...]] = {
     Bridge: ("mtu", "up", "ageing", "stp", "multicast_snooping", "disable_ipv6"),
     Veth: ("mtu", "up", "promisc", "master"),
@@ -80,7 +75,7 @@ def change(difference: Difference) -> str:
 def value_of(attribute: str, value: object) -> str:
     """Format the value of an attribute."""
     if isinstance(value, bool):
-        return _SWITCHES.get(attribute.removeprefix("peer_"), ("on", "off"))[0 if value else 1]
+        return _DECLARED[attribute].words[value]
     if attribute == "type":
         return {"": "system", PLACEHOLDER_TYPE: f"{PLACEHOLDER_TYPE} (parked)"}.get(str(value), str(value))
     if attribute == "owner" and value == ANYBODY:
@@ -100,7 +95,8 @@ def wanted_attributes(part: Part) -> tuple[str, ...]:
 
 def _label(attribute: str) -> str:
     own = attribute.removeprefix("peer_")
-    label = LABELS.get(own, own.replace("_", "-"))
+    declared = _DECLARED.get(attribute)
+    label = declared.label if declared and declared.label is not None else own.replace("_", "-")
     return label if own == attribute else f"qvo {label}".rstrip()
 
 

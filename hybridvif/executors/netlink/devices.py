@@ -6,7 +6,6 @@ import os
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 
-from hybridvif.model.facts import Facts, LinkFact, Observed
 from hybridvif.model.names import KEY_LENGTH, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ANYBODY,
@@ -15,13 +14,13 @@ from hybridvif.model.parts import (
     ROOT,
     Bridge,
     ForeignObject,
-    HostState,
     Link,
     ManagedTap,
     Tap,
     Veth,
     with_article,
 )
+from hybridvif.model.state import Facts, HostState, LinkFact, Observed
 
 ADDR_GEN_MODES = ("eui64", "none", "stable_secret", "random")
 """By value of enum in6_addr_gen_mode (linux/if_link.h), in the spelling of iproute2."""

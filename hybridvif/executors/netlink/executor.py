@@ -39,11 +39,11 @@ from hybridvif.executors.netlink.messages import (
 from hybridvif.executors.netlink.socket import Channel, Rejected, Request, Response, link_header_of
 from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, NewTap, own
 from hybridvif.model.errors import PreconditionError
-from hybridvif.model.facts import Facts, Observed
 from hybridvif.model.names import PortNames, key_of, names_of_key
-from hybridvif.model.parts import Bridge, HostState, ManagedTap, Part, Role, Tap, Veth
+from hybridvif.model.parts import Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Facts, HostState, Observed
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, simulate
 
 DUMP_THRESHOLD = 64

@@ -29,10 +29,10 @@ from hybridvif.executors.ovsdb.transaction import (
     operations_of,
     with_next_cfg,
 )
-from hybridvif.model.facts import Observed
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Delete, Step
 
 SETTLE_TIME, POLL_INTERVAL = 0.05, 0.002

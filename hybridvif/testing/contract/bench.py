@@ -13,13 +13,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from hybridvif.executors.base import Executor
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import PortNames
-from hybridvif.model.parts import HostState, Part, attributes_of, differences
+from hybridvif.model.parts import Part, attributes_of, differences
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import Step, simulate
 from hybridvif.privileged import codec
 from hybridvif.testing.sandbox import Sandbox

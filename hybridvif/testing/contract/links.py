@@ -11,10 +11,10 @@ from subprocess import PIPE
 from typing import Any
 
 from hybridvif.model.desired import desired_state
-from hybridvif.model.facts import LinkFact
-from hybridvif.model.parts import ANYBODY, HOST_IP_OFF, NOTHING, OPEN, Bridge, HostState, ManagedTap, Role, Tap, Veth
+from hybridvif.model.parts import ANYBODY, HOST_IP_OFF, OPEN, Bridge, ManagedTap, Role, Tap, Veth
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
+from hybridvif.model.state import NOTHING, HostState, LinkFact
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.testing.contract.bench import (
     PORT,

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignPort, HostState, OvsPort
+from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignPort, OvsPort
 from hybridvif.model.report import Result
+from hybridvif.model.state import HostState
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.testing.contract.bench import PORT, Bench, describe, require_equal
 

@@ -8,9 +8,9 @@ from typing import Any
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.model.desired import desired_state
-from hybridvif.model.facts import Observed
-from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState, IvsPort, OvsPort, Part, Role, VhostUserPort
+from hybridvif.model.parts import PLACEHOLDER_TYPE, IvsPort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Result
+from hybridvif.model.state import NOTHING, HostState, Observed
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.testing.contract import ovsdb, vhostuser
 from hybridvif.testing.contract.bench import (

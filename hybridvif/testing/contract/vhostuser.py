@@ -12,9 +12,10 @@ from typing import Any
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.model.desired import desired_state
-from hybridvif.model.parts import HostState, VhostUserPort
+from hybridvif.model.parts import VhostUserPort
 from hybridvif.model.report import Result
 from hybridvif.model.settings import SOCKET_DIR
+from hybridvif.model.state import HostState
 from hybridvif.model.steps import Create, Delete, Update
 from hybridvif.testing.contract.bench import PORT, Bench, describe, require_equal, variants
 

@@ -13,8 +13,8 @@ import pytest
 from hybridvif.cli import diagnosis, firewall, system
 from hybridvif.cli.check_result import CheckResult, failed, failed_with, info, passed
 from hybridvif.cli.commands import doctor
-from hybridvif.model.facts import Facts
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Facts
 from tests.support.answers import text_of
 
 

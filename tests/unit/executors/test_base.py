@@ -13,10 +13,9 @@ import pytest
 from hybridvif.executors.base import ExecutorError, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.recording import RecordingSwitch
-from hybridvif.model.facts import Observed, observing
-from hybridvif.model.parts import NOTHING
 from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, Observed, observing
 from hybridvif.model.steps import Create, Step
 from tests.support.strategies import BRIDGE, VETH
 

@@ -20,9 +20,10 @@ import pytest
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict
-from hybridvif.model.parts import NOTHING, PARTS, HostState, Part, Role, Tap, differences
+from hybridvif.model.parts import PARTS, Part, Role, Tap, differences
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
+from hybridvif.model.state import NOTHING, HostState
 from hybridvif.model.steps import Create, Step, Update, simulate_all
 from tests.support.strategies import PORT, disagreements
 

@@ -7,8 +7,9 @@ from dataclasses import replace
 import pytest
 
 from hybridvif.model.errors import Conflict
-from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState
+from hybridvif.model.parts import PLACEHOLDER_TYPE
 from hybridvif.model.planner import plan
+from hybridvif.model.state import NOTHING, HostState
 from hybridvif.model.steps import Create, Delete, Update
 from tests.support.strategies import BRIDGE, ROW, TAP, VETH, WIRING
 

@@ -5,8 +5,7 @@ import inspect
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.model.errors import HybridVifError, InvalidInput
 from hybridvif.model.names import names_of

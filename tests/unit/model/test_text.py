@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.executors.base import ExecutorError, StepFailed
 from hybridvif.model.errors import Conflict

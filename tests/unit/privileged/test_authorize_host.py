@@ -9,20 +9,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
-from hypothesis import assume, given
-from hypothesis import strategies as st
+from hypothesis import assume, given, strategies as st
 
 from hybridvif.executors.base import ExecutorError
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, Refused
-from hybridvif.model.facts import Observed
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
-    NOTHING,
     PLACEHOLDER_TYPE,
     ForeignObject,
     ForeignPort,
-    HostState,
     IvsPort,
     ManagedTap,
     OvsPort,
@@ -35,6 +31,7 @@ from hybridvif.model.port import Port, VifType
 from hybridvif.model.report import Result
 from hybridvif.model.rollback_target import rollback_target
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, HostState, Observed
 from hybridvif.model.steps import Create, Delete, Step, Update, owners_of
 from hybridvif.privileged.authorize import (
     needs_proof,

@@ -9,11 +9,11 @@ from typing import Any, ClassVar
 import pytest
 
 from hybridvif.executors.base import Executor
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 from hybridvif.privileged import channel, main, requests
 from hybridvif.privileged.messages import Message
