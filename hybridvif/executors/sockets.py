@@ -14,8 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hybridvif.executors.base import ExecutorError
-from hybridvif.model.endpoint import ALLOWED, Endpoint, endpoint_of
-from hybridvif.model.settings import Settings
+from hybridvif.model.settings import Endpoint, Settings, endpoint_of
 
 if TYPE_CHECKING:
     import ssl
@@ -112,8 +111,7 @@ def _endpoint(settings: Settings) -> Endpoint:
         return endpoint_of(settings.ovsdb_connection)
     except ValueError as error:
         # Only for Settings built in code: those of a file have been validated.
-        sentence = f"ovsdb_connection {settings.ovsdb_connection!r} {error}; {ALLOWED}"
-        raise ExecutorError(sentence, precondition=True) from error
+        raise ExecutorError(f"ovsdb_connection: {error}", precondition=True) from error
 
 
 def _unusable(problem: str) -> ExecutorError:

@@ -6,10 +6,13 @@ import enum
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import PortNames, is_uuid, names_of
-from hybridvif.model.settings import Settings
+
+if TYPE_CHECKING:
+    from hybridvif.model.settings import Settings
 
 MIN_MTU, MAX_MTU = 68, 65535
 """The minimum of IPv4 (RFC 791), and the kernel's maximum for a veth or a bridge (ETH_MAX_MTU)."""

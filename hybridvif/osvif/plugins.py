@@ -20,10 +20,10 @@ from vif_plug_ovs.ovs import OvsPlugin
 
 from hybridvif.client.host import Host, connect
 from hybridvif.engine import api, config
+from hybridvif.engine.config_files import set_in_files
 from hybridvif.model.errors import InvalidInput, Refused
 from hybridvif.model.names import names_of
 from hybridvif.model.settings import Settings
-from hybridvif.osvif.options import set_in_files
 from hybridvif.osvif.translation import checked_names, objection, port_of
 
 LOG = logging.getLogger(__name__)
