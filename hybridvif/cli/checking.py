@@ -16,7 +16,7 @@ from hybridvif.cli.planning import DIFFERENCES, state_of_port
 from hybridvif.cli.port_request import PortRequest, unknown_fields_hint
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.api import plug_all
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.model.parts import Difference, OvsPort, Part, reason_of
 from hybridvif.model.report import Report, worst_exit_code

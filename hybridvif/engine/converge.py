@@ -18,11 +18,12 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from hybridvif.engine.goals import Goal, for_port, is_reached, make_plan
-from hybridvif.engine.host_protocol import AnyHost, Outcomes
 from hybridvif.engine.locks import LockTimeout
 from hybridvif.model.errors import (
     BridgeMissing,
@@ -36,8 +37,9 @@ from hybridvif.model.errors import (
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import ForeignObject, OvsPort, Part, Tap
 from hybridvif.model.planner import goal_for, plan
-from hybridvif.model.report import Outcome, Report, Result, Status
+from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status
 from hybridvif.model.rollback_target import rollback_target
+from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState, Observed, agree
 from hybridvif.model.steps import Step, owners_of
 
@@ -61,6 +63,21 @@ _PRECONDITION_CODES = frozenset(error.code for error in (PreconditionError, Conf
 
 Progress = Callable[[int, int], None]
 """Callback (finished, total), called before the first batch and after each batch."""
+
+
+class AnyHost(Protocol):
+    """A host that can be observed and changed. A deadline is an instant of time.monotonic()."""
+
+    settings: Settings
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """Return the parts and facts under these names. None: all names of the grammar."""
+
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
+        """Carry out plans, one per port. Return one outcome per step; as Outcomes, also the observation after them."""
+
+    def locked(self, keys: Collection[str], deadline: float) -> AbstractContextManager[None]:
+        """Hold the locks of these ports, named by the first 11 characters of their ids."""
 
 
 def ignore_progress(_finished: int, _total: int) -> None:
@@ -232,7 +249,7 @@ class PortRun:
         # The precondition of the goal holds for the state before the first write only.
         goal = replace(self.goal, precondition=None) if self.has_written else self.goal
         try:
-            self.steps = make_plan(goal, self.observed, host)
+            self.steps = make_plan(goal, self.observed, host.settings)
         except (Refused, NotReady, BridgeMissing) as error:
             self._stop(error)
             return False

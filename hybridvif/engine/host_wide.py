@@ -8,9 +8,8 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hybridvif.engine.api import plug_all
-from hybridvif.engine.converge import converge
+from hybridvif.engine.converge import AnyHost, converge
 from hybridvif.engine.goals import Goal, goal_for_unplug
-from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.orphans import Orphan, OrphanInUse, find_orphans, tagged_ports
 from hybridvif.model.parts import Part

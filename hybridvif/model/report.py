@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 
 from hybridvif.model.errors import REFUSALS, BridgeMissing, HybridVifError, NotReady, PlugFailed, UnplugFailed
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 
 
@@ -44,6 +45,13 @@ class Outcome:
     """The `code` of the error, if it is more than a failure: precondition, bridge-missing."""
     retries: int = 0
     """Retries of the executor, because others wrote at the same time."""
+
+
+class Outcomes(list[tuple[Outcome, ...]]):
+    """Outcomes of plans, one tuple per port, with the observation made right after them."""
+
+    observed: Observed | None = None
+    """None: the host has not been observed since then."""
 
 
 class Status(enum.Enum):

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from hybridvif.cli.output.topology import PluggedPort
     from hybridvif.cli.terminal import Answer
-    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.engine.converge import AnyHost
     from hybridvif.model.port import Port
     from hybridvif.model.state import Observed
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 if TYPE_CHECKING:
     from hybridvif import Port, Report
-    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.engine.converge import AnyHost
     from hybridvif.testing.sandbox import Level, Requirement, Vm
 
 HELP = "plug two ports in a sandbox, ping, draw the ports, unplug"

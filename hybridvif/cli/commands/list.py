@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hybridvif.cli.output.topology import PluggedPort
     from hybridvif.cli.terminal import Answer
-    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.engine.converge import AnyHost
 
 HELP = "list the plugged ports, one per line"
 FORMATS = ("table", "json", "yaml", "value")

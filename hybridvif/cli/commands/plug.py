@@ -21,7 +21,7 @@ from hybridvif.cli.ports import add_port_options, requested_ports
 
 if TYPE_CHECKING:
     from hybridvif.cli.terminal import Answer
-    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.engine.converge import AnyHost
     from hybridvif.model.port import Port
 
 HELP = "plug ports, and roll back each port that fails"

@@ -25,7 +25,7 @@ from hybridvif.cli.ports import add_file_option
 if TYPE_CHECKING:
     from hybridvif.cli.output.changes import Change
     from hybridvif.cli.terminal import Answer, Paint
-    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.engine.converge import AnyHost
     from hybridvif.engine.host_wide import Reconciled
     from hybridvif.model.port import Port
     from hybridvif.model.report import Report

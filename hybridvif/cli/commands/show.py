@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from hybridvif.cli.output.topology import PluggedPort
     from hybridvif.cli.terminal import Answer
-    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.engine.converge import AnyHost
 
 HELP = "draw the plugged ports of this host"
 FORMATS = ("tree", "json", "yaml", "dot")

@@ -13,7 +13,7 @@ from hybridvif.cli.ports import add_file_option, requested_ports
 
 if TYPE_CHECKING:
     from hybridvif.cli.terminal import Answer
-    from hybridvif.engine.host_protocol import AnyHost
+    from hybridvif.engine.converge import AnyHost
 
 HELP = "unplug ports, and delete all of their devices and rows"
 FORMATS = ("text", "json", "yaml", "table", "value")

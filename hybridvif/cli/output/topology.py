@@ -14,7 +14,7 @@ from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.changes import Change, changes_of_plan
 from hybridvif.cli.port_request import PortRequest
 from hybridvif.cli.ports import options_of
-from hybridvif.engine.preconditions import check_tap_is_not_in_switch
+from hybridvif.engine.goals import check_tap_is_not_in_switch
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key

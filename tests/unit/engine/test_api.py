@@ -32,7 +32,6 @@ from hybridvif import (
 )
 from hybridvif.client.host import GRACE_PERIOD, Host, NoResponse, RequestNotSent
 from hybridvif.engine.converge import MAX_ATTEMPTS, PLUG_BATCH, VERIFY_DELAYS
-from hybridvif.engine.host_protocol import Outcomes
 from hybridvif.engine.locks import LockTimeout
 from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import (
@@ -46,7 +45,7 @@ from hybridvif.model.parts import (
     VhostUserPort,
 )
 from hybridvif.model.port import Port, VifType
-from hybridvif.model.report import Outcome, Report, Result, Status
+from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState, Observed, agree
 from hybridvif.model.steps import Create, Delete, Step, Update
