@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import enum
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import PortNames, is_uuid, names_of
@@ -139,77 +139,68 @@ class Port:
         return self.interface_id or self.id
 
 
+def _is_id(value: object) -> bool:
+    return isinstance(value, str) and is_uuid(value)
+
+
+_ID = "is not a UUID in canonical form; write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002"
+_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
+    "mac": (
+        lambda value: isinstance(value, str) and is_mac(value.lower()),
+        "is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc",
+    ),
+    "instance_id": (_is_id, _ID),
+    "interface_id": (lambda value: value == "" or _is_id(value), _ID),
+    "mtu": (
+        lambda value: type(value) is int and MIN_MTU <= value <= MAX_MTU,
+        f"is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500",
+    ),
+    "bridge": (
+        lambda value: isinstance(value, str) and is_bridge_name(value),
+        "cannot be the name of an Open vSwitch bridge; use 1 to 15 letters, digits, '_', '.' or '-'",
+    ),
+    **dict.fromkeys(_FLAGS, (lambda value: type(value) is bool, "is neither true nor false; leave it out for false")),
+    "vif_type": (
+        lambda value: isinstance(value, VifType),
+        f"is not known; use one of {', '.join(kind.value for kind in VifType)}",
+    ),
+    "qos_type": (
+        lambda value: value in ("", NONE, *QOS_TYPES),
+        f"is not known; use one of {', '.join((NONE, *QOS_TYPES))}",
+    ),
+    "datapath_type": (
+        lambda value: value in ("", *DATAPATH_TYPES),
+        f"is not known; use one of {', '.join(DATAPATH_TYPES)}",
+    ),
+    "vhostuser_mode": (
+        lambda value: value in ("", *VHOSTUSER_MODES),
+        f"is not known; use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port",
+    ),
+}
+"""The legal values of each field, and the sentence for any other value."""
+_NOT_OF_IVS = {
+    "qos_type": "has none",
+    "datapath_type": "has no bridges",
+    "isolate": "has no VLAN tag of a port's",
+    "vhostuser_mode": "has no such ports",
+}
+
+
 def _errors(port: Port) -> Iterator[str]:
     """Yield the errors of a port. Only the first is reported, and each check relies on the earlier ones."""
-    yield from _errors_of_ids(port)
-    yield from _errors_of_devices(port)
-    yield from _errors_of_kinds(port)
-    if port.vif_type is not VifType.OVS:
-        yield from _errors_of_ivs(port)
-    if port.vhostuser_mode:
-        yield from _errors_of_vhost_user(port)
-
-
-def _errors_of_ids(port: Port) -> Iterator[str]:
-    if not isinstance(port.mac, str) or not is_mac(port.mac.lower()):
-        yield f"mac {port.mac!r} is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc"
-    for field, value in (("instance_id", port.instance_id), ("interface_id", port.interface_id)):
-        if not isinstance(value, str) or not (is_uuid(value) or (field == "interface_id" and value == "")):
-            yield (
-                f"{field} {value!r} is not a UUID in canonical form; "
-                "write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002"
-            )
-
-
-def _errors_of_devices(port: Port) -> Iterator[str]:
-    if type(port.mtu) is not int or not MIN_MTU <= port.mtu <= MAX_MTU:
-        yield f"mtu {port.mtu!r} is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500"
-    if not isinstance(port.bridge, str) or not is_bridge_name(port.bridge):
-        yield (
-            f"bridge {port.bridge!r} cannot be the name of an Open vSwitch bridge; "
-            "use 1 to 15 letters, digits, '_', '.' or '-'"
-        )
-    for field in _FLAGS:
-        if type(flag := getattr(port, field)) is not bool:
-            yield f"{field} {flag!r} is neither true nor false; leave it out for false"
+    for field, (is_legal, sentence) in _RULES.items():
+        if not is_legal(getattr(port, field)):
+            yield f"{field} {getattr(port, field)!r} {sentence}"
     if port.multiqueue and not port.create_tap:
         yield "multiqueue is of the tap that create_tap makes; give create_tap, too, or leave it out"
     if port.create_tap and port.mtu > MAX_TAP_MTU:
-        yield (
-            f"mtu {port.mtu} is more than the {MAX_TAP_MTU} that a tap can have; "
-            "make it smaller, or leave create_tap out"
-        )
-
-
-def _errors_of_kinds(port: Port) -> Iterator[str]:
-    if not isinstance(port.vif_type, VifType):
-        yield f"vif_type {port.vif_type!r} is not known; use one of {', '.join(kind.value for kind in VifType)}"
-    if port.qos_type not in ("", NONE, *QOS_TYPES):
-        yield f"qos_type {port.qos_type!r} is not known; use one of {NONE}, {', '.join(QOS_TYPES)}"
-    if port.datapath_type not in ("", *DATAPATH_TYPES):
-        yield f"datapath_type {port.datapath_type!r} is not known; use one of {', '.join(DATAPATH_TYPES)}"
-    if port.vhostuser_mode not in ("", *VHOSTUSER_MODES):
-        yield (
-            f"vhostuser_mode {port.vhostuser_mode!r} is not known; "
-            f"use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port"
-        )
-
-
-def _errors_of_ivs(port: Port) -> Iterator[str]:
-    if port.qos_type not in ("", NONE):
-        yield "qos_type is for Open vSwitch, and an Indigo Virtual Switch has none; leave it out"
-    if port.datapath_type:
-        yield "datapath_type is for Open vSwitch, and an Indigo Virtual Switch has no bridges; leave it out"
-    if port.isolate:
-        yield "isolate is for Open vSwitch, and an Indigo Virtual Switch has no VLAN tag of a port's; leave it out"
-    if port.vhostuser_mode:
-        yield "vhostuser_mode is for Open vSwitch, and an Indigo Virtual Switch has no such ports; leave it out"
-
-
-def _errors_of_vhost_user(port: Port) -> Iterator[str]:
-    if port.call_iptables:
+        yield f"mtu {port.mtu} is more than the {MAX_TAP_MTU} of a tap; make it smaller, or leave create_tap out"
+    for field, reason in _NOT_OF_IVS.items() if port.vif_type is VifType.IVS else ():
+        if getattr(port, field) not in ("", NONE, False):
+            yield f"{field} is for Open vSwitch, and an Indigo Virtual Switch {reason}; leave it out"
+    if port.vhostuser_mode and port.call_iptables:
         yield "a vhost-user port has no Linux bridge that could call iptables; leave call_iptables out"
-    if port.create_tap:
+    if port.vhostuser_mode and port.create_tap:
         yield "a vhost-user port has a socket and no tap that could be made; leave create_tap and multiqueue out"
-    if port.qos_type not in ("", NONE):
+    if port.vhostuser_mode and port.qos_type not in ("", NONE):
         yield f"qos_type {port.qos_type} is of the kernel's devices, and a vhost-user port is none; leave it out"
