@@ -11,7 +11,7 @@ from hybridvif.model.errors import NameCollision
 from hybridvif.model.names import is_uuid
 from hybridvif.model.parts import ForeignObject, OvsPort, VhostUserPort
 from hybridvif.model.state import HostState
-from hybridvif.model.steps import owners_of, ownership_tags
+from hybridvif.model.steps import owners_of
 
 
 def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -> None:
@@ -19,8 +19,6 @@ def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -
 
     interface_id: the iface-id that this port may have beside its own id. Raises NameCollision with both ids.
     """
-    if _is_tagged_throughout(observed, port_id):
-        return
     aliases = {owner for link in observed.links.values() for owner in owners_of(link)}
     aliases |= {
         link.alias for link in observed.links.values() if isinstance(link, ForeignObject) and is_uuid(link.alias)
@@ -36,14 +34,6 @@ def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -
                 raise _collision(port_id, row.port_id, "external_ids:hybridvif-port-id")
         elif is_uuid(row.iface_id) and row.iface_id not in (port_id, interface_id):
             raise _collision(port_id, row.iface_id, "external_ids:iface-id")
-
-
-def _is_tagged_throughout(observed: HostState, port_id: str) -> bool:
-    """Return True if every link has the tag of this port. It is the fast path: most ports pass."""
-    if any(isinstance(part, ForeignObject | VhostUserPort) for part in observed):
-        return False
-    tags = {tag for link in observed.links.values() for tag in ownership_tags(link)}
-    return tags == {port_id}
 
 
 def _collision(port_id: str, other: str, evidence: str) -> NameCollision:

@@ -28,6 +28,7 @@ from hybridvif.model.parts import (
     differences,
     with_article,
 )
+from hybridvif.model.settings import Settings
 from hybridvif.model.state import HostState
 
 
@@ -154,8 +155,17 @@ def ownership_tags(part: Part) -> tuple[str, ...]:
     return ()
 
 
+def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tuple[str, ...]:
+    """Return the attributes that hide the packets of a bridge from iptables, if this host filters them."""
+    if not isinstance(part, Bridge) or not settings.call_iptables:
+        return ()
+    return tuple(
+        name for name in ("nf_call_iptables", "nf_call_ip6tables") if name in attributes and not getattr(part, name)
+    )
+
+
 def _found(state: HostState, part: Part) -> Part | None:
-    return (state.ports if part.role is Role.SWITCH else state.links).get(part.name)
+    return state.side(part.role).get(part.name)
 
 
 def _objection_to_name(part: Part) -> Objection | None:

@@ -42,10 +42,9 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.planner import plan as make_plan
 from hybridvif.model.report import Outcome, Result
-from hybridvif.model.rollback_target import unfiltered
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState, merge_observed
-from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of
+from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of, unfiltered
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]
