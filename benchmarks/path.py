@@ -28,7 +28,7 @@ PORT = Port(
 
 
 class CallPath:
-    """What a profiler saw: the modules of each side, and the deepest stack of each side."""
+    """The calls of one plug: the modules of each side, and the deepest stack of each side."""
 
     def __init__(self) -> None:
         self.modules: defaultdict[str, set[str]] = defaultdict(set)
