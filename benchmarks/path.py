@@ -67,7 +67,7 @@ def main() -> None:
         sys.setprofile(seen.profile)
         plug(PORT, host)
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]
+        threading.setprofile(None)
         unplug(PORT.id, host)
     both = seen.modules["client"] | seen.modules["daemon"]
     print(f"modules: {len(both)} (client {len(seen.modules['client'])}, daemon {len(seen.modules['daemon'])})")

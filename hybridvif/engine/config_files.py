@@ -13,8 +13,8 @@ from typing import Any
 
 from oslo_config import cfg
 
+from hybridvif.model.attributes import QOS_TYPES
 from hybridvif.model.errors import ConfigurationError
-from hybridvif.model.port import QOS_TYPES
 
 OPTIONS = ("config_file", "config_dir")
 """The options of oslo.config that name files and directories to read."""

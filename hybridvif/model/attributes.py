@@ -1,16 +1,30 @@
-"""Declaration of an attribute: its legal values, its reason with the Launchpad bugs, and its label.
+"""Legal values, and the declaration of an attribute: its rule, its reason with the Launchpad bugs, and its label.
 
 A rule takes the part and the value. It restricts writes only: an observed part may hold any value.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from typing import Any
 
-from hybridvif.model.names import KEY_LENGTH, is_trunk_bridge, is_uuid, key_of, names_of_key
-from hybridvif.model.port import MAX_MTU, MIN_MTU, is_bridge_name, is_mac
+from hybridvif.model.names import KEY_LENGTH, is_bridge_name, is_trunk_bridge, is_uuid, key_of, names_of_key
+
+QOS_TYPES = ("linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
+"""The QoS types of a new port, as in os-vif's default_qos_type."""
+NONE = "none"
+"""No QoS, even if the host has a default."""
+DATAPATH_TYPES = ("system", "netdev")
+"""The kernel's datapath, and the userspace datapath of Open vSwitch."""
+VHOSTUSER_MODES = ("client", "server")
+"""The end of the socket that QEMU has, as in Neutron's vhostuser_mode. Open vSwitch has the other end."""
+MIN_MTU, MAX_MTU = 68, 65535
+"""The minimum of IPv4 (RFC 791), and the kernel's maximum for a veth or a bridge (ETH_MAX_MTU)."""
+MAX_TAP_MTU = 65521
+"""The kernel's maximum for a tap: ETH_MAX_MTU less the Ethernet header (drivers/net/tun.c)."""
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 
 Rule = Callable[[Any, object], bool]
 
@@ -85,6 +99,15 @@ def either(*rules: Rule) -> Rule:
 def own_name(device: str) -> Rule:
     """Return a rule that allows the name of one device of the same port, a field of PortNames."""
     return lambda part, value: value == getattr(names_of_key(key_of(part.name) or ""), device)
+
+
+def is_mac(text: str) -> bool:
+    """Return True for the MAC address of a device: six lower-case octets, unicast, not all zero.
+
+    >>> is_mac("fa:16:3e:aa:bb:cc"), is_mac("01:00:5e:00:00:01"), is_mac("00:00:00:00:00:00")
+    (True, False, False)
+    """
+    return _MAC.fullmatch(text) is not None and int(text[:2], 16) % 2 == 0 and text != "00:00:00:00:00:00"
 
 
 def own_port_id(part: Any, value: object) -> bool:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
+from hybridvif.model.attributes import QOS_TYPES
 from hybridvif.model.names import is_trunk_bridge
 from hybridvif.model.parts import ISOLATING, VHOST_USER_TYPES, Bridge, IvsPort, ManagedTap, OvsPort, Veth, VhostUserPort
-from hybridvif.model.port import QOS_TYPES, Port, VifType
+from hybridvif.model.port import Port, VifType
 from hybridvif.model.state import HostState
 
 

@@ -16,10 +16,14 @@ from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
 from hybridvif.model.attributes import (
+    DATAPATH_TYPES,
     EMPTY,
     FLAG,
     MAC,
+    MAX_TAP_MTU,
+    MIN_MTU,
     MTU,
+    QOS_TYPES,
     SWITCH_BRIDGE,
     TRUNK_BRIDGE,
     UUID,
@@ -34,7 +38,6 @@ from hybridvif.model.attributes import (
     own_name,
     own_port_id,
 )
-from hybridvif.model.port import DATAPATH_TYPES, MAX_TAP_MTU, MIN_MTU, QOS_TYPES
 
 PLACEHOLDER_TYPE = "patch"
 """Interface type of a placeholder, a row whose device is being recreated: a patch port without a peer."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hybridvif.model.attributes import MAX_TAP_MTU
 from hybridvif.model.errors import Conflict
 from hybridvif.model.names import PortNames, key_of, names_of_key
 from hybridvif.model.parts import (
@@ -29,7 +30,6 @@ from hybridvif.model.parts import (
     VhostUserPort,
     differences,
 )
-from hybridvif.model.port import MAX_TAP_MTU
 from hybridvif.model.state import HostState
 from hybridvif.model.steps import Create, Delete, Step, Update, simulate
 

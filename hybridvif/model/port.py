@@ -3,25 +3,36 @@
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+from hybridvif.model.attributes import (
+    DATAPATH_TYPES,
+    EMPTY,
+    FLAG,
+    MAX_MTU,
+    MAX_TAP_MTU,
+    MIN_MTU,
+    MTU,
+    NONE,
+    QOS_TYPES,
+    SWITCH_BRIDGE,
+    UUID,
+    VHOSTUSER_MODES,
+    Rule,
+    either,
+    is_mac,
+    one_of,
+    text,
+)
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.names import PortNames, is_uuid, names_of
+from hybridvif.model.names import PortNames, names_of
 
 if TYPE_CHECKING:
     from hybridvif.model.settings import Settings
 
-MIN_MTU, MAX_MTU = 68, 65535
-"""The minimum of IPv4 (RFC 791), and the kernel's maximum for a veth or a bridge (ETH_MAX_MTU)."""
-MAX_TAP_MTU = 65521
-"""The kernel's maximum for a tap: ETH_MAX_MTU less the Ethernet header (drivers/net/tun.c)."""
-
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _FLAGS = ("call_iptables", "isolate", "create_tap", "multiqueue")
-_SWITCH_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 
 
 class VifType(enum.Enum):
@@ -29,30 +40,6 @@ class VifType(enum.Enum):
 
     OVS = "ovs"
     IVS = "ivs"
-
-
-def is_mac(text: str) -> bool:
-    """Return True for the MAC address of a device: six lower-case octets, unicast, not all zero.
-
-    >>> is_mac("fa:16:3e:aa:bb:cc"), is_mac("01:00:5e:00:00:01"), is_mac("00:00:00:00:00:00")
-    (True, False, False)
-    """
-    return _MAC.fullmatch(text) is not None and int(text[:2], 16) % 2 == 0 and text != "00:00:00:00:00:00"
-
-
-def is_bridge_name(text: str) -> bool:
-    """Return True if the text can name an OVS bridge. Its internal port is a device: 15 characters, no slash."""
-    return _SWITCH_BRIDGE.fullmatch(text) is not None
-
-
-QOS_TYPES = ("linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
-"""The QoS types of a new port, as in os-vif's default_qos_type."""
-NONE = "none"
-"""No QoS, even if the host has a default."""
-DATAPATH_TYPES = ("system", "netdev")
-"""The kernel's datapath, and the userspace datapath of Open vSwitch."""
-VHOSTUSER_MODES = ("client", "server")
-"""The end of the socket that QEMU has, as in Neutron's vhostuser_mode. Open vSwitch has the other end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,41 +126,22 @@ class Port:
         return self.interface_id or self.id
 
 
-def _is_id(value: object) -> bool:
-    return isinstance(value, str) and is_uuid(value)
-
-
 _ID = "is not a UUID in canonical form; write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002"
-_RULES: Mapping[str, tuple[Callable[[Any], bool], str]] = {
-    "mac": (
-        lambda value: isinstance(value, str) and is_mac(value.lower()),
-        "is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc",
-    ),
-    "instance_id": (_is_id, _ID),
-    "interface_id": (lambda value: value == "" or _is_id(value), _ID),
-    "mtu": (
-        lambda value: type(value) is int and MIN_MTU <= value <= MAX_MTU,
-        f"is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500",
-    ),
+_RULES: Mapping[str, tuple[Rule, str]] = {
+    "mac": (text(lambda mac: is_mac(mac.lower())), "is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc"),
+    "instance_id": (UUID, _ID),
+    "interface_id": (either(EMPTY, UUID), _ID),
+    "mtu": (MTU, f"is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500"),
     "bridge": (
-        lambda value: isinstance(value, str) and is_bridge_name(value),
+        SWITCH_BRIDGE,
         "cannot be the name of an Open vSwitch bridge; use 1 to 15 letters, digits, '_', '.' or '-'",
     ),
-    **dict.fromkeys(_FLAGS, (lambda value: type(value) is bool, "is neither true nor false; leave it out for false")),
-    "vif_type": (
-        lambda value: isinstance(value, VifType),
-        f"is not known; use one of {', '.join(kind.value for kind in VifType)}",
-    ),
-    "qos_type": (
-        lambda value: value in ("", NONE, *QOS_TYPES),
-        f"is not known; use one of {', '.join((NONE, *QOS_TYPES))}",
-    ),
-    "datapath_type": (
-        lambda value: value in ("", *DATAPATH_TYPES),
-        f"is not known; use one of {', '.join(DATAPATH_TYPES)}",
-    ),
+    **dict.fromkeys(_FLAGS, (FLAG, "is neither true nor false; leave it out for false")),
+    "vif_type": (one_of(*VifType), f"is not known; use one of {', '.join(kind.value for kind in VifType)}"),
+    "qos_type": (one_of("", NONE, *QOS_TYPES), f"is not known; use one of {', '.join((NONE, *QOS_TYPES))}"),
+    "datapath_type": (one_of("", *DATAPATH_TYPES), f"is not known; use one of {', '.join(DATAPATH_TYPES)}"),
     "vhostuser_mode": (
-        lambda value: value in ("", *VHOSTUSER_MODES),
+        one_of("", *VHOSTUSER_MODES),
         f"is not known; use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port",
     ),
 }
@@ -189,7 +157,7 @@ _NOT_OF_IVS = {
 def _errors(port: Port) -> Iterator[str]:
     """Yield the errors of a port. Only the first is reported, and each check relies on the earlier ones."""
     for field, (is_legal, sentence) in _RULES.items():
-        if not is_legal(getattr(port, field)):
+        if not is_legal(port, getattr(port, field)):
             yield f"{field} {getattr(port, field)!r} {sentence}"
     if port.multiqueue and not port.create_tap:
         yield "multiqueue is of the tap that create_tap makes; give create_tap, too, or leave it out"

@@ -7,10 +7,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hybridvif.model.errors import REFUSALS, BridgeMissing, HybridVifError, NotReady, PlugFailed, UnplugFailed
-from hybridvif.model.state import Observed
-from hybridvif.model.steps import Step
+
+if TYPE_CHECKING:
+    from hybridvif.model.state import Observed
+    from hybridvif.model.steps import Step
 
 
 class Result(enum.Enum):

@@ -13,6 +13,16 @@ from typing import Any, TypeVar
 
 from hypothesis import settings, strategies as st
 
+from hybridvif.model.attributes import (
+    DATAPATH_TYPES,
+    MAX_MTU,
+    MAX_TAP_MTU,
+    MIN_MTU,
+    NONE,
+    QOS_TYPES,
+    VHOSTUSER_MODES,
+    is_mac,
+)
 from hybridvif.model.desired import desired_state
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import (
@@ -30,18 +40,7 @@ from hybridvif.model.parts import (
     as_observed,
     differences,
 )
-from hybridvif.model.port import (
-    DATAPATH_TYPES,
-    MAX_MTU,
-    MAX_TAP_MTU,
-    MIN_MTU,
-    NONE,
-    QOS_TYPES,
-    VHOSTUSER_MODES,
-    Port,
-    VifType,
-    is_mac,
-)
+from hybridvif.model.port import Port, VifType
 from hybridvif.model.state import HostState
 from hybridvif.model.steps import Step, simulate
 
