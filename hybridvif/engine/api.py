@@ -7,8 +7,9 @@ from collections.abc import Iterable
 
 from hybridvif.engine.converge import AnyHost, Progress, converge, ignore_progress
 from hybridvif.engine.goals import for_port, goal_for_plug, goal_for_unplug, make_plan
+from hybridvif.model.errors import PlugFailed, UnplugFailed
 from hybridvif.model.port import Port
-from hybridvif.model.report import Report, plug_error_of, unplug_error_of
+from hybridvif.model.report import Report, error_of
 from hybridvif.model.steps import Step
 
 
@@ -20,7 +21,7 @@ def plug(port: Port, host: AnyHost) -> Report:
     """
     (report,) = plug_all([port], host)
     if not report.ok:
-        raise plug_error_of(report)
+        raise error_of(report, PlugFailed)
     return report
 
 
@@ -33,7 +34,7 @@ def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
     """
     (report,) = unplug_all([port_id], host, force=force)
     if not report.ok:
-        raise unplug_error_of(report)
+        raise error_of(report, UnplugFailed)
     return report
 
 

@@ -191,30 +191,26 @@ def _verify(runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: O
 
     observed: the first such observation, if the host returned it with the outcomes.
     """
-    error = _observe(runs, host, deadline, observed)
-    for delay in VERIFY_DELAYS:
-        is_open = error or any(run.is_in_doubt and not run.is_reached() for run in runs)
-        if not is_open or time.monotonic() + delay >= deadline:
-            break
-        time.sleep(random.uniform(delay / 2, delay))
-        error = _observe(runs, host, deadline)
+    error: HybridVifError | None = None
+    for delay in (0, *VERIFY_DELAYS):
+        if delay:
+            if time.monotonic() + delay >= deadline:
+                break
+            time.sleep(random.uniform(delay / 2, delay))
+        try:
+            observed = observed or host.observe({name for run in runs for name in run.goal.names}, deadline)
+            error = None
+        except HybridVifError as failure:
+            error = failure
+            continue
+        for run in runs:
+            run.observed = for_port(observed, run.goal.names)
+        if all(not run.is_in_doubt or run.is_reached() for run in runs):
+            return
+        observed = None
     if error:
         for run in runs:
             run.make_unknown(f"the host could not be read back: {error}")
-
-
-def _observe(
-    runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: Observed | None = None
-) -> HybridVifError | None:
-    """Store an observation in each run; observe the host if there is none. Return the error if that fails."""
-    if observed is None:
-        try:
-            observed = host.observe({name for run in runs for name in run.goal.names}, deadline)
-        except HybridVifError as error:
-            return error
-    for run in runs:
-        run.observed = for_port(observed, run.goal.names)
-    return None
 
 
 @dataclass(slots=True)
