@@ -11,7 +11,7 @@ from hybridvif.engine.api import plug_all
 from hybridvif.engine.converge import AnyHost, converge
 from hybridvif.engine.goals import Goal, goal_for_unplug
 from hybridvif.engine.simulated_host import SimulatedHost
-from hybridvif.model.orphans import Orphan, OrphanInUse, find_orphans, tagged_ports
+from hybridvif.model.ownership import Orphan, OrphanInUse, find_orphans, tagged_ports
 from hybridvif.model.parts import Part
 from hybridvif.model.port import Port
 from hybridvif.model.report import Report

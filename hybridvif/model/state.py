@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 from hybridvif.model.names import PortNames, key_of
 from hybridvif.model.parts import Link, Part, Role, SwitchPort, differences
@@ -137,27 +136,6 @@ class Observed:
     def __iter__(self) -> Iterator[Any]:
         """Unpack into state and facts: `state, facts = host.observe(...)`."""
         return iter((self.state, self.facts))
-
-
-class Observer(Protocol):
-    """A host, or an executor in the daemon."""
-
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed: ...  # noqa: D102
-
-
-@contextmanager
-def observing(observer: Observer, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-    """Yield a function that returns the observation.
-
-    An observer that waits for another process may have a method of this name. It sends the request at once. The
-    caller can observe another part of the host meanwhile.
-    """
-    start: Callable[..., AbstractContextManager[Callable[[], Observed]]] | None = getattr(observer, "observing", None)
-    if start is None:
-        yield lambda: observer.observe(names, deadline)
-        return
-    with start(names, deadline) as observed:
-        yield observed
 
 
 def agree(first: HostState, second: HostState) -> bool:

@@ -11,7 +11,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -21,7 +20,7 @@ from hybridvif.model.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
-from hybridvif.model.state import Observed, merge_observed, observing
+from hybridvif.model.state import Observed, merge_observed
 from hybridvif.model.steps import Step
 from hybridvif.privileged import authorize, codec, imports, privileges, registry
 from hybridvif.privileged.execute import execute, share
@@ -92,13 +91,9 @@ def respond(request: Request, arguments: Collection[object]) -> list[Any]:
 
 
 def _observe_all(executors: Mapping[Role, Executor], names: frozenset[str] | None, deadline: float) -> Observed:
-    with ExitStack() as stack:
-        # All executors start before the first result is awaited.
-        results = [
-            stack.enter_context(observing(executor, _names_for(role, names), deadline))
-            for role, executor in executors.items()
-        ]
-        observed = merge_observed(result() for result in results)
+    observed = merge_observed(
+        executor.observe(_names_for(role, names), deadline) for role, executor in executors.items()
+    )
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
     return replace(observed, facts=replace(observed.facts, serves=serves))
 

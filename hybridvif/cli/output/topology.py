@@ -18,8 +18,7 @@ from hybridvif.engine.goals import check_tap_is_not_in_switch
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
-from hybridvif.model.orphans import find_orphans, states_of_ports
-from hybridvif.model.ownership import check_ownership
+from hybridvif.model.ownership import check_ownership, find_orphans, states_of_ports
 from hybridvif.model.parts import Bridge, ForeignObject, IvsPort, OvsPort, Veth, VhostUserPort
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port, VifType
