@@ -247,21 +247,29 @@ class PortRun:
         try:
             self.steps = make_plan(goal, self.observed, host.settings)
         except (Refused, NotReady, BridgeMissing) as error:
-            self._stop(error)
+            reason = f"someone else was at work meanwhile: {error}"
+            if self.has_written:
+                self._end(self._undone, code="changed-meanwhile", reason=reason)
+            else:
+                status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION
+                self._end(status, code=error.code, reason=str(error))
             return False
         if not self.steps:
-            self.report = self.make_report(Status.DONE)
+            self._end(Status.DONE)
         return bool(self.steps)
 
-    def _stop(self, error: HybridVifError) -> None:
-        """End the run because no plan can be made."""
-        if not self.has_written:
-            status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION
-            self.report = self.make_report(status, code=error.code, reason=str(error))
-            return
-        self.failure = {"code": "changed-meanwhile", "reason": f"someone else was at work meanwhile: {error}"}
-        if not self.goal.is_plug:
-            self.report = self.make_report(Status.INCOMPLETE, leftovers=self.leftovers(NOTHING), **self.failure)
+    @property
+    def _undone(self) -> Status:
+        """The status of a failure after a change: a plug is rolled back, and an unplug is not."""
+        return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
+
+    def _end(self, status: Status, **failure: str) -> None:
+        """Set the report, or the failure that causes a rollback."""
+        if status is Status.ROLLED_BACK:
+            self.failure = failure
+        else:
+            leftovers = self.leftovers(NOTHING) if status is Status.INCOMPLETE else ()
+            self.report = self.make_report(status, leftovers=leftovers, **failure)
 
     def is_reached(self) -> bool:
         """Return whether the port has its desired state in the latest observation."""
@@ -273,13 +281,7 @@ class PortRun:
         if status is None:
             self.retries += 1
             return True
-        failure = {} if status is Status.DONE else self._failure()
-        if status is Status.ROLLED_BACK:
-            self.failure = failure
-        elif status is Status.INCOMPLETE:
-            self.report = self.make_report(status, leftovers=self.leftovers(NOTHING), **failure)
-        else:
-            self.report = self.make_report(status, **failure)
+        self._end(status, **({} if status is Status.DONE else self._failure()))
         return False
 
     def _classify(self, *, is_last: bool) -> Status | None:
@@ -295,13 +297,11 @@ class PortRun:
         can_retry = Result.REFUSED not in results and all(outcome.retry for outcome in failed)
         if can_retry and not is_last:
             return None
-        if self.has_changed:
-            return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
-        if Result.REFUSED in results:
+        if not self.has_changed and Result.REFUSED in results:
             return Status.REFUSED
-        if failed and all(outcome.code in _PRECONDITION_CODES for outcome in failed):
+        if not self.has_changed and failed and all(outcome.code in _PRECONDITION_CODES for outcome in failed):
             return Status.PRECONDITION
-        return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
+        return self._undone
 
     def _failure(self) -> dict[str, str]:
         """Return the code and reason of the first step that failed in the latest attempt."""

@@ -114,7 +114,7 @@ def simulate(state: HostState, step: Step) -> HostState:
         raise Conflict(against.reason)
     match step:
         case Create(OvsPort() as port):
-            return state.with_parts(_with_realized(as_observed(port), _can_be_accepted(state, port)))
+            return state.with_parts(replace(as_observed(port), realized=_can_be_accepted(state, port)))
         case Create(part):
             return state.with_parts(_as_new_member(as_observed(part)))
         case Update(before, OvsPort() as after):
@@ -236,16 +236,12 @@ def _can_be_accepted(state: HostState, port: OvsPort) -> bool:
     return port.type == "" and any(isinstance(link, Veth) and link.peer == port.name for link in state.links.values())
 
 
-def _with_realized(port: OvsPort, realized: bool) -> OvsPort:
-    return port if port.realized is realized else replace(port, realized=realized)
-
-
 def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
     found = state.ports[after.name]
     written = {name: value for name, value in changes_of(Update(before, after)).items() if name != "realized"}
     port: OvsPort = replace(found, **written)  # type: ignore[assignment, arg-type]
     if "type" in written or isinstance(port, VhostUserPort):
-        return _with_realized(port, _can_be_accepted(state, port))
+        return replace(port, realized=_can_be_accepted(state, port))
     return port
 
 
