@@ -284,7 +284,7 @@ class OvsPort(Part):
     realized: Annotated[
         bool,
         attribute(
-            FLAG, "ovs-vswitchd must have accepted the current device, or no packet passes", label="", words=_ACCEPTED
+            FLAG, "ovs-vswitchd must have accepted its device or socket, or no packet passes", label="", words=_ACCEPTED
         ),
     ] = True
     """True if ovs-vswitchd has accepted the current device. Read back, never written."""
@@ -346,20 +346,9 @@ class VhostUserPort(OvsPort):
         ),
     ] = ""
     """Interface.type: a value of VHOST_USER_TYPES."""
-    realized: Annotated[
-        bool, attribute(FLAG, "ovs-vswitchd must have accepted it, which requires DPDK", label="", words=_ACCEPTED)
-    ] = True
     mtu_request: Annotated[
         int | None, attribute(_MTU_REQUEST, "the network's MTU: there is no device to set it on", 1959586)
     ] = 0
-    datapath_type: Annotated[
-        str,
-        attribute(
-            _DATAPATH,
-            "only if the bridge is created with the row: the kernel's datapath has no vhost-user ports",
-            create_only=True,
-        ),
-    ] = ""
     qos_type: Annotated[str, attribute(EMPTY, "none: ovs-vswitchd queues on kernel devices only", create_only=True)] = (
         ""
     )
