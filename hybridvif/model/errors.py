@@ -1,4 +1,19 @@
-"""Exceptions of the public API. Each message is one complete sentence."""
+"""Exceptions of the public API. Each message is one complete sentence.
+
+HybridVifError
+|-- InvalidInput               the input is not legal; nothing was changed
+|-- PreconditionError          the host lacks something; nothing was changed
+|   |-- ConfigurationError     the configuration names a missing object, or contradicts itself
+|   |-- BridgeMissing          the integration bridge does not exist (also a PlugFailed)
+|   '-- NotReady               the same, raised by plug() or unplug() (also a PlugFailed and an UnplugFailed)
+|-- PlugFailed                 plug() failed; `.report` has every step
+|-- UnplugFailed               unplug() failed; the same
+'-- Refused                    refused before any change (a PlugFailed and an UnplugFailed)
+    |-- NameCollision          the parts belong to another port with the same first 11 characters
+    |-- Conflict               a foreign object has the name of a part, or holds one
+    |-- BridgeNotAllowed       this host must not plug into that bridge
+    '-- PortRunning            a running VM uses the port, and unplug was not forced
+"""
 
 from __future__ import annotations
 
