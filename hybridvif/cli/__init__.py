@@ -149,7 +149,7 @@ def _fail(error: BaseException, words: Sequence[str], terminal: Terminal | None)
     if options.verbosity_in(words) > 1:
         import traceback
 
-        from hybridvif.model.text import escaped_lines
+        from hybridvif.model.errors import escaped_lines
 
         sys.stderr.write(escaped_lines("".join(traceback.format_exception(error))))
     terminal = terminal or Terminal(options.format_in(words))

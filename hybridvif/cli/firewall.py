@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hybridvif.cli.check_result import CheckResult, failed, info
+from hybridvif.model.errors import shown
 from hybridvif.model.parts import Bridge
-from hybridvif.model.text import shown
 from hybridvif.testing.sandbox.missing import as_root, program
 
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")

@@ -6,7 +6,7 @@ import logging
 import sys
 import warnings
 
-from hybridvif.model.text import escaped, escaped_lines
+from hybridvif.model.errors import escaped, escaped_lines
 
 _FORMAT = "%(levelname)s %(name)s: %(message)s"
 

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
 
 from hybridvif.cli.stdio import uninterrupted, write
-from hybridvif.model.errors import HybridVifError, InvalidInput
-from hybridvif.model.text import escaped
+from hybridvif.model.errors import HybridVifError, InvalidInput, escaped
 
 if TYPE_CHECKING:
     from hybridvif.cli.failure import Failure

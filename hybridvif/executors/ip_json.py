@@ -23,10 +23,10 @@ from hybridvif.executors.netlink.devices import (
 )
 from hybridvif.executors.netlink.messages import carrier_of, get_link
 from hybridvif.executors.netlink.socket import Channel
+from hybridvif.model.errors import escaped
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import ANYBODY
 from hybridvif.model.state import Observed
-from hybridvif.model.text import escaped
 
 LISTING_THRESHOLD = 48
 """Number of names from which one listing of all devices is faster than one per name."""

@@ -26,13 +26,13 @@ from hybridvif.executors.side_effects import (
     removable_trunks,
 )
 from hybridvif.executors.sockets import numeric, tls_context, tls_files
+from hybridvif.model.errors import escaped
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.model.text import escaped
 
 SETTLE_TIME = 0.1
 """Seconds to wait for ofport and error to follow cur_cfg."""

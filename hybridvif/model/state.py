@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
+from hybridvif.model.errors import shown
 from hybridvif.model.names import PortNames, key_of
 from hybridvif.model.parts import Link, Part, Role, SwitchPort, differences
-from hybridvif.model.text import shown
 
 
 class _Frozen:

@@ -11,8 +11,8 @@ from hybridvif.cli import checking
 from hybridvif.cli.commands import list as listing
 from hybridvif.cli.diagnosis import port_findings
 from hybridvif.cli.port_request import PortRequest
+from hybridvif.model.errors import escaped
 from hybridvif.model.parts import Role, Veth
-from hybridvif.model.text import escaped
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import Bench
 from tests.functional.conftest import make_port, require_tun

@@ -284,3 +284,37 @@ def test_relative_import_inside_a_package_is_resolved() -> None:
     assert violations("hybridvif.executors", "from . import brctl", is_package=True) == [
         "line 1: hybridvif.executors may not import hybridvif.executors.brctl"
     ]
+
+
+# -- floors -----------------------------------------------------------------------------------------------------------
+
+FLOORS = 14
+"""Modules in the longest chain of imports. It may only become smaller."""
+
+
+def loaded_by(module: str) -> set[str]:
+    """Return the modules of hybridvif that the import of a module loads at once."""
+    [path] = [path for path in SOURCES if module_of(path) == module]
+    tree = ast.parse(path.read_text())
+    late = {
+        id(node) for function in ast.walk(tree) if isinstance(function, ast.FunctionDef) for node in ast.walk(function)
+    }
+    names = {module_of(path) for path in SOURCES}
+    loaded = set()
+    for node in ast.walk(tree):
+        if id(node) not in late and isinstance(node, ast.Import | ast.ImportFrom):
+            for target in targets_of(node, module.rpartition(".")[0]):
+                loaded |= {target if target in names else target.rpartition(".")[0]} & names
+    typed = {found.target.rpartition(".")[0] for found in imports_of(module, path.read_text()) if found.for_types}
+    return loaded - typed - {module, "hybridvif"}
+
+
+def test_import_graph_of_modules_has_few_floors_and_no_circle() -> None:
+    pending = {module_of(path): loaded_by(module_of(path)) for path in SOURCES}
+    floors = 0
+    while pending:
+        free = {module for module, needed in pending.items() if not needed & pending.keys()}
+        assert free, f"these modules import each other: {sorted(pending)}"
+        pending = {module: needed for module, needed in pending.items() if module not in free}
+        floors += 1
+    assert floors <= FLOORS

@@ -40,9 +40,9 @@ from hybridvif.executors.netlink.socket import (
     nested,
     positions_of,
 )
+from hybridvif.model.errors import escaped
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import ANYBODY, Bridge, Veth
-from hybridvif.model.text import escaped
 
 IFF_UP, IFF_RUNNING, IFF_NOARP, IFF_PROMISC = 0x1, 0x40, 0x80, 0x100
 RTEXT_FILTER_SKIP_STATS = 1 << 3
