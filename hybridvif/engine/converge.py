@@ -24,7 +24,6 @@ from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from hybridvif.engine.goals import Goal, for_port, is_reached, make_plan
-from hybridvif.engine.locks import LockTimeout
 from hybridvif.model.errors import (
     BridgeMissing,
     ConfigurationError,
@@ -127,19 +126,11 @@ def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Re
             runs = [PortRun.of(goal, observed) for goal in goals]
             _converge(runs, host, apply_deadline, deadline)
             _roll_back([run for run in runs if run.report is None], host, deadline)
-    except LockTimeout:
-        return _unchanged(goals, Status.ROLLED_BACK, "busy", "another caller was at work on this port; call again")
-    except PreconditionError as error:
-        return _unchanged(goals, Status.PRECONDITION, error.code, str(error))
     except HybridVifError as error:
-        # The first observation failed, so no change was requested.
-        return _unchanged(goals, Status.ROLLED_BACK, error.code, str(error))
+        # The locks or the first observation failed, so no change was requested.
+        status = Status.PRECONDITION if isinstance(error, PreconditionError) else Status.ROLLED_BACK
+        return [Report(port_id=goal.port_id, status=status, code=error.code, reason=str(error)) for goal in goals]
     return [run.report for run in runs if run.report is not None]
-
-
-def _unchanged(goals: Sequence[Goal], status: Status, code: str, reason: str) -> list[Report]:
-    """Return reports of ports that this call did not change."""
-    return [Report(port_id=goal.port_id, status=status, code=code, reason=reason) for goal in goals]
 
 
 def _converge(runs: Sequence[PortRun], host: AnyHost, apply_deadline: float, deadline: float) -> None:

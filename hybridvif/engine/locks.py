@@ -20,7 +20,7 @@ from contextlib import ExitStack, contextmanager, suppress
 
 from oslo_concurrency import lockutils
 
-from hybridvif.model.errors import PreconditionError
+from hybridvif.model.errors import HybridVifError, PreconditionError
 
 BUCKETS = 1024
 DELAY, MAX_DELAY = 0.0002, 0.005
@@ -31,8 +31,13 @@ _threads: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 os.register_at_fork(after_in_child=_threads.clear)
 
 
-class LockTimeout(Exception):
+class LockTimeout(HybridVifError):
     """Another caller held a lock until the deadline."""
+
+    code = "busy"
+
+    def __init__(self, message: str = "another caller was at work on this port; call again") -> None:
+        super().__init__(message)
 
 
 def bucket_of(key: str) -> int:
