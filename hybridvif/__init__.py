@@ -14,84 +14,62 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from hybridvif.client.host import Host, connect
-    from hybridvif.engine.api import check, plug, plug_all, unplug, unplug_all
-    from hybridvif.engine.host_wide import CollectedOrphan, Reconciled, gc, reconcile
-    from hybridvif.executors.recording import RecordingHost
-    from hybridvif.model.desired import desired_state
+    from hybridvif.client.host import Host as Host, connect as connect
+    from hybridvif.engine.api import (
+        check as check,
+        plug as plug,
+        plug_all as plug_all,
+        unplug as unplug,
+        unplug_all as unplug_all,
+    )
+    from hybridvif.engine.host_wide import (
+        CollectedOrphan as CollectedOrphan,
+        Reconciled as Reconciled,
+        gc as gc,
+        reconcile as reconcile,
+    )
+    from hybridvif.executors.recording import RecordingHost as RecordingHost
+    from hybridvif.model.desired import desired_state as desired_state
     from hybridvif.model.errors import (
-        BridgeMissing,
-        BridgeNotAllowed,
-        ConfigurationError,
-        Conflict,
-        HybridVifError,
-        InvalidInput,
-        NameCollision,
-        NotReady,
-        PlugFailed,
-        PortRunning,
-        PreconditionError,
-        Refused,
-        UnplugFailed,
+        BridgeMissing as BridgeMissing,
+        BridgeNotAllowed as BridgeNotAllowed,
+        ConfigurationError as ConfigurationError,
+        Conflict as Conflict,
+        HybridVifError as HybridVifError,
+        InvalidInput as InvalidInput,
+        NameCollision as NameCollision,
+        NotReady as NotReady,
+        PlugFailed as PlugFailed,
+        PortRunning as PortRunning,
+        PreconditionError as PreconditionError,
+        Refused as Refused,
+        UnplugFailed as UnplugFailed,
     )
-    from hybridvif.model.names import PortNames, names_of
+    from hybridvif.model.names import PortNames as PortNames, names_of as names_of
     from hybridvif.model.parts import (
-        Bridge,
-        ForeignObject,
-        HostState,
-        IvsPort,
-        ManagedTap,
-        OvsPort,
-        Tap,
-        Veth,
-        VhostUserPort,
+        Bridge as Bridge,
+        ForeignObject as ForeignObject,
+        IvsPort as IvsPort,
+        ManagedTap as ManagedTap,
+        OvsPort as OvsPort,
+        Tap as Tap,
+        Veth as Veth,
+        VhostUserPort as VhostUserPort,
     )
-    from hybridvif.model.planner import plan
-    from hybridvif.model.port import Port, VifType
-    from hybridvif.model.report import Outcome, Report, Result, Status
-    from hybridvif.model.steps import Create, Delete, Step, Update, simulate
+    from hybridvif.model.planner import plan as plan
+    from hybridvif.model.port import Port as Port, VifType as VifType
+    from hybridvif.model.report import Outcome as Outcome, Report as Report, Result as Result, Status as Status
+    from hybridvif.model.state import HostState as HostState
+    from hybridvif.model.steps import (
+        Create as Create,
+        Delete as Delete,
+        Step as Step,
+        Update as Update,
+        simulate as simulate,
+    )
 
     Gathered, MadeTap, Stray, wiring_of = CollectedOrphan, ManagedTap, ForeignObject, desired_state
 
-_HOMES = {
-    "hybridvif.engine.api": ("check", "plug", "plug_all", "unplug", "unplug_all"),
-    "hybridvif.model.errors": (
-        "BridgeMissing",
-        "BridgeNotAllowed",
-        "ConfigurationError",
-        "Conflict",
-        "HybridVifError",
-        "InvalidInput",
-        "NameCollision",
-        "NotReady",
-        "PlugFailed",
-        "PortRunning",
-        "PreconditionError",
-        "Refused",
-        "UnplugFailed",
-    ),
-    "hybridvif.executors.recording": ("RecordingHost",),
-    "hybridvif.client.host": ("Host", "connect"),
-    "hybridvif.model.names": ("PortNames", "names_of"),
-    "hybridvif.model.parts": (
-        "Bridge",
-        "HostState",
-        "IvsPort",
-        "ManagedTap",
-        "OvsPort",
-        "ForeignObject",
-        "Tap",
-        "Veth",
-        "VhostUserPort",
-    ),
-    "hybridvif.model.planner": ("plan",),
-    "hybridvif.model.port": ("Port", "VifType"),
-    "hybridvif.model.report": ("Outcome", "Report", "Result", "Status"),
-    "hybridvif.model.steps": ("Create", "Delete", "Step", "Update", "simulate"),
-    "hybridvif.engine.host_wide": ("CollectedOrphan", "Reconciled", "gc", "reconcile"),
-    "hybridvif.model.desired": ("desired_state",),
-}
-_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 _FORMER = {
     "Gathered": "CollectedOrphan",
     "MadeTap": "ManagedTap",
@@ -99,62 +77,26 @@ _FORMER = {
     "wiring_of": "desired_state",
 }
 """Current names by former public name. Programs may still import the former names."""
+_HOMES = {
+    "hybridvif.client.host": "Host connect",
+    "hybridvif.engine.api": "check plug plug_all unplug unplug_all",
+    "hybridvif.engine.host_wide": "CollectedOrphan Reconciled gc reconcile",
+    "hybridvif.executors.recording": "RecordingHost",
+    "hybridvif.model.desired": "desired_state",
+    "hybridvif.model.errors": "BridgeMissing BridgeNotAllowed ConfigurationError Conflict HybridVifError InvalidInput "
+    "NameCollision NotReady PlugFailed PortRunning PreconditionError Refused UnplugFailed",
+    "hybridvif.model.names": "PortNames names_of",
+    "hybridvif.model.parts": "Bridge ForeignObject IvsPort ManagedTap OvsPort Tap Veth VhostUserPort",
+    "hybridvif.model.planner": "plan",
+    "hybridvif.model.port": "Port VifType",
+    "hybridvif.model.report": "Outcome Report Result Status",
+    "hybridvif.model.state": "HostState",
+    "hybridvif.model.steps": "Create Delete Step Update simulate",
+}
+"""The names of each module that are public here."""
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}
 
-__all__ = [
-    "Bridge",
-    "BridgeMissing",
-    "BridgeNotAllowed",
-    "CollectedOrphan",
-    "ConfigurationError",
-    "Conflict",
-    "Create",
-    "Delete",
-    "ForeignObject",
-    "Gathered",
-    "Host",
-    "HostState",
-    "HybridVifError",
-    "InvalidInput",
-    "IvsPort",
-    "MadeTap",
-    "ManagedTap",
-    "NameCollision",
-    "NotReady",
-    "Outcome",
-    "OvsPort",
-    "PlugFailed",
-    "Port",
-    "PortNames",
-    "PortRunning",
-    "PreconditionError",
-    "Reconciled",
-    "RecordingHost",
-    "Refused",
-    "Report",
-    "Result",
-    "Status",
-    "Step",
-    "Stray",
-    "Tap",
-    "UnplugFailed",
-    "Update",
-    "Veth",
-    "VhostUserPort",
-    "VifType",
-    "check",
-    "connect",
-    "desired_state",
-    "gc",
-    "names_of",
-    "plan",
-    "plug",
-    "plug_all",
-    "reconcile",
-    "simulate",
-    "unplug",
-    "unplug_all",
-    "wiring_of",
-]
+__all__ = sorted([*_HOME_OF, *_FORMER])  # noqa: PLE0605
 
 
 def __getattr__(name: str) -> "Any":
@@ -167,4 +109,4 @@ def __getattr__(name: str) -> "Any":
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_HOME_OF, *_FORMER])
+    return sorted([*globals(), *__all__])

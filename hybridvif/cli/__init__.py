@@ -128,7 +128,7 @@ def _fail(error: BaseException, words: Sequence[str], args: argparse.Namespace |
     if verbose > 1:
         import traceback
 
-        from hybridvif.model.text import escaped_lines
+        from hybridvif.model.errors import escaped_lines
 
         stdio.write(sys.stderr, escaped_lines("".join(traceback.format_exception(error))))
     if isinstance(error, BrokenPipeError):

@@ -14,17 +14,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator
-from configparser import ConfigParser
-from configparser import Error as ConfigError
+from configparser import ConfigParser, Error as ConfigError
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
 from hybridvif.executors.netlink import sysctl
-from hybridvif.model.errors import PreconditionError
+from hybridvif.model.errors import PreconditionError, shown
 from hybridvif.model.parts import Bridge
-from hybridvif.model.text import shown
 from hybridvif.privileged import launch
 from hybridvif.testing.sandbox import PROMISE, SandboxError, probe
 from hybridvif.testing.sandbox.missing import as_root, program

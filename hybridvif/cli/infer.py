@@ -10,13 +10,12 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hybridvif.cli.ports import PLACEHOLDERS, PortRequest, options_in_words
+from hybridvif.model.attributes import MAX_MTU, MAX_TAP_MTU, MIN_MTU, is_mac
 from hybridvif.model.desired import tap_mac_of
-from hybridvif.model.facts import Observed
-from hybridvif.model.names import PortNames, is_trunk_bridge, is_uuid, names_of
+from hybridvif.model.names import PortNames, is_bridge_name, is_trunk_bridge, is_uuid, names_of
 from hybridvif.model.parts import (
     VHOST_USER_TYPES,
     Bridge,
-    HostState,
     IvsPort,
     ManagedTap,
     OvsPort,
@@ -25,7 +24,8 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
 )
-from hybridvif.model.port import MAX_MTU, MAX_TAP_MTU, MIN_MTU, Port, VifType, is_bridge_name, is_mac
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import owners_of
 
 LINK_FIELDS = ("call_iptables", "create_tap")

@@ -18,8 +18,7 @@ from typing import IO
 
 from hybridvif.cli.failure import Failure
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
-from hybridvif.model.errors import InvalidInput
-from hybridvif.model.text import escaped, escaped_lines
+from hybridvif.model.errors import InvalidInput, escaped, escaped_lines
 from hybridvif.optional import found
 
 MANY = 20

@@ -15,11 +15,10 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from hybridvif.engine.config_files import absolute, files_of
-from hybridvif.engine.host_protocol import Outcomes
 from hybridvif.model.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
-from hybridvif.model.facts import Observed
-from hybridvif.model.report import Outcome, Result
+from hybridvif.model.report import Outcome, Outcomes, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 from hybridvif.privileged import codec
 from hybridvif.privileged.channel import Died, NoResponse, RequestNotSent

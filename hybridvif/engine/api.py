@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from hybridvif.engine.converge import Progress, converge, ignore_progress
+from hybridvif.engine.converge import AnyHost, Progress, converge, ignore_progress
 from hybridvif.engine.goals import for_port, goal_for_plug, goal_for_unplug, make_plan
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.model.errors import PlugFailed, UnplugFailed
 from hybridvif.model.port import Port
-from hybridvif.model.report import Report, plug_error_of, unplug_error_of
+from hybridvif.model.report import Report, error_of
 from hybridvif.model.steps import Step
 
 
@@ -21,7 +21,7 @@ def plug(port: Port, host: AnyHost) -> Report:
     """
     (report,) = plug_all([port], host)
     if not report.ok:
-        raise plug_error_of(report)
+        raise error_of(report, PlugFailed)
     return report
 
 
@@ -34,7 +34,7 @@ def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
     """
     (report,) = unplug_all([port_id], host, force=force)
     if not report.ok:
-        raise unplug_error_of(report)
+        raise error_of(report, UnplugFailed)
     return report
 
 
@@ -45,7 +45,7 @@ def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
     """
     deadline = time.monotonic() + host.settings.deadline
     goal = goal_for_plug(port, host.settings)
-    return make_plan(goal, for_port(host.observe(set(port.names), deadline), goal.names), host)
+    return make_plan(goal, for_port(host.observe(set(port.names), deadline), goal.names), host.settings)
 
 
 def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = ignore_progress) -> list[Report]:

@@ -1,4 +1,4 @@
-"""Absolute names of configuration files. They are for the daemon, which has another working directory.
+"""The files of a configuration: their absolute names for the daemon, and the options of os-vif that they set.
 
 oslo.config reads a file when it parses the option, and keeps the name as given. A relative name belongs to the
 working directory at that time. The program may have changed its directory since then, as daemons do.
@@ -9,12 +9,12 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Collection, Iterable
-from typing import TYPE_CHECKING
+from typing import Any
 
+from oslo_config import cfg
+
+from hybridvif.model.attributes import QOS_TYPES
 from hybridvif.model.errors import ConfigurationError
-
-if TYPE_CHECKING:
-    from oslo_config import cfg
 
 OPTIONS = ("config_file", "config_dir")
 """The options of oslo.config that name files and directories to read."""
@@ -75,3 +75,61 @@ def _resolved(name: str, start: str | None, parsed: Collection[str]) -> str:
     tail = "/" + os.path.normpath(name).replace("../", "")
     matches = [path for path in parsed if path.endswith(tail)]
     return matches[0] if len(matches) == 1 else absolute(name)
+
+
+OS_VIF = "os_vif_ovs"
+"""The section of os-vif. Only values that a file sets count, and os-vif need not be installed.
+
+Its default for OVSDB is tcp:127.0.0.1:6640, which every local user can access.
+"""
+_MAX_REFERENCES = 8
+"""Maximum number of other options to which the value of an option may refer."""
+
+_OS_VIF_OPTIONS: tuple[cfg.Opt, ...] = (
+    cfg.IntOpt("network_device_mtu", deprecated_group="DEFAULT"),
+    cfg.IntOpt("ovs_vsctl_timeout", deprecated_group="DEFAULT"),
+    cfg.StrOpt("ovsdb_connection"),
+    cfg.BoolOpt("isolate_vif"),
+    cfg.StrOpt("default_qos_type", choices=QOS_TYPES),
+)
+
+
+def set_in_files(conf: cfg.ConfigOpts, names: Collection[str]) -> dict[str, Any]:
+    """Return the values of these os-vif options that the files of a configuration set.
+
+    Raises cfg.ConfigFileValueError for an invalid value, ConfigurationError for a value that refers to an unset option.
+    """
+    files, directories = files_of(conf).values()
+    if not files and not directories:
+        return {}
+    # Parse the files again: in the program's configuration, os-vif registers these names with its defaults.
+    own = cfg.ConfigOpts()
+    own.register_opts(_OS_VIF_OPTIONS, group=OS_VIF)
+    # With config_source, oslo.config would load a driver that fetches further files, in the privileged daemon too.
+    own.set_override("config_source", [])
+    own(args=[], default_config_files=files, default_config_dirs=directories, use_env=False)
+    return {name: value for name in names if (value := _value(own, name)) is not None}
+
+
+def _value(own: cfg.ConfigOpts, name: str) -> Any:
+    """Return the value of an option. If it refers to unknown options ($my_ip), register those and try again."""
+    references: list[str] = []
+    while len(references) < _MAX_REFERENCES:
+        try:
+            value = own[OS_VIF][name]
+        except cfg.NoSuchGroupError as error:
+            own.register_group(cfg.OptGroup(error.group_name))
+        except cfg.NoSuchOptError as error:
+            references.append(error.opt_name)
+            group, _, option = error.opt_name.rpartition(".")
+            own.register_opt(cfg.StrOpt(option), group=group or None)
+        else:
+            for reference in references:
+                group, _, option = reference.rpartition(".")
+                if own.get_location(option, group or None) is None:
+                    raise ConfigurationError(
+                        f"[{OS_VIF}] {name} is made of ${reference}, which no file sets; write its value there, or "
+                        "set the option of [hybridvif] that stands for it"
+                    )
+            return value
+    raise ConfigurationError(f"[{OS_VIF}] {name} is made of too many other options; write its value there")

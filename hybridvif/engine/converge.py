@@ -18,12 +18,12 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from hybridvif.engine.goals import Goal, for_port, is_reached, make_plan
-from hybridvif.engine.host_protocol import AnyHost, Outcomes
-from hybridvif.engine.locks import LockTimeout
 from hybridvif.model.errors import (
     BridgeMissing,
     ConfigurationError,
@@ -33,12 +33,13 @@ from hybridvif.model.errors import (
     PreconditionError,
     Refused,
 )
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import KEY_LENGTH
-from hybridvif.model.parts import NOTHING, ForeignObject, HostState, OvsPort, Part, Tap, agree
+from hybridvif.model.parts import ForeignObject, OvsPort, Part, Tap
 from hybridvif.model.planner import goal_for, plan
-from hybridvif.model.report import Outcome, Report, Result, Status
+from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status
 from hybridvif.model.rollback_target import rollback_target
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, HostState, Observed, agree
 from hybridvif.model.steps import Step, owners_of
 
 PLUG_BATCH, UNPLUG_BATCH = 500, 100
@@ -61,6 +62,21 @@ _PRECONDITION_CODES = frozenset(error.code for error in (PreconditionError, Conf
 
 Progress = Callable[[int, int], None]
 """Callback (finished, total), called before the first batch and after each batch."""
+
+
+class AnyHost(Protocol):
+    """A host that can be observed and changed. A deadline is an instant of time.monotonic()."""
+
+    settings: Settings
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """Return the parts and facts under these names. None: all names of the grammar."""
+
+    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
+        """Carry out plans, one per port. Return one outcome per step; as Outcomes, also the observation after them."""
+
+    def locked(self, keys: Collection[str], deadline: float) -> AbstractContextManager[None]:
+        """Hold the locks of these ports, named by the first 11 characters of their ids."""
 
 
 def ignore_progress(_finished: int, _total: int) -> None:
@@ -110,19 +126,11 @@ def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Re
             runs = [PortRun.of(goal, observed) for goal in goals]
             _converge(runs, host, apply_deadline, deadline)
             _roll_back([run for run in runs if run.report is None], host, deadline)
-    except LockTimeout:
-        return _unchanged(goals, Status.ROLLED_BACK, "busy", "another caller was at work on this port; call again")
-    except PreconditionError as error:
-        return _unchanged(goals, Status.PRECONDITION, error.code, str(error))
     except HybridVifError as error:
-        # The first observation failed, so no change was requested.
-        return _unchanged(goals, Status.ROLLED_BACK, error.code, str(error))
+        # The locks or the first observation failed, so no change was requested.
+        status = Status.PRECONDITION if isinstance(error, PreconditionError) else Status.ROLLED_BACK
+        return [Report(port_id=goal.port_id, status=status, code=error.code, reason=str(error)) for goal in goals]
     return [run.report for run in runs if run.report is not None]
-
-
-def _unchanged(goals: Sequence[Goal], status: Status, code: str, reason: str) -> list[Report]:
-    """Return reports of ports that this call did not change."""
-    return [Report(port_id=goal.port_id, status=status, code=code, reason=reason) for goal in goals]
 
 
 def _converge(runs: Sequence[PortRun], host: AnyHost, apply_deadline: float, deadline: float) -> None:
@@ -174,30 +182,26 @@ def _verify(runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: O
 
     observed: the first such observation, if the host returned it with the outcomes.
     """
-    error = _observe(runs, host, deadline, observed)
-    for delay in VERIFY_DELAYS:
-        is_open = error or any(run.is_in_doubt and not run.is_reached() for run in runs)
-        if not is_open or time.monotonic() + delay >= deadline:
-            break
-        time.sleep(random.uniform(delay / 2, delay))
-        error = _observe(runs, host, deadline)
+    error: HybridVifError | None = None
+    for delay in (0, *VERIFY_DELAYS):
+        if delay:
+            if time.monotonic() + delay >= deadline:
+                break
+            time.sleep(random.uniform(delay / 2, delay))
+        try:
+            observed = observed or host.observe({name for run in runs for name in run.goal.names}, deadline)
+            error = None
+        except HybridVifError as failure:
+            error = failure
+            continue
+        for run in runs:
+            run.observed = for_port(observed, run.goal.names)
+        if all(not run.is_in_doubt or run.is_reached() for run in runs):
+            return
+        observed = None
     if error:
         for run in runs:
             run.make_unknown(f"the host could not be read back: {error}")
-
-
-def _observe(
-    runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: Observed | None = None
-) -> HybridVifError | None:
-    """Store an observation in each run; observe the host if there is none. Return the error if that fails."""
-    if observed is None:
-        try:
-            observed = host.observe({name for run in runs for name in run.goal.names}, deadline)
-        except HybridVifError as error:
-            return error
-    for run in runs:
-        run.observed = for_port(observed, run.goal.names)
-    return None
 
 
 @dataclass(slots=True)
@@ -232,23 +236,31 @@ class PortRun:
         # The precondition of the goal holds for the state before the first write only.
         goal = replace(self.goal, precondition=None) if self.has_written else self.goal
         try:
-            self.steps = make_plan(goal, self.observed, host)
+            self.steps = make_plan(goal, self.observed, host.settings)
         except (Refused, NotReady, BridgeMissing) as error:
-            self._stop(error)
+            reason = f"someone else was at work meanwhile: {error}"
+            if self.has_written:
+                self._end(self._undone, code="changed-meanwhile", reason=reason)
+            else:
+                status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION
+                self._end(status, code=error.code, reason=str(error))
             return False
         if not self.steps:
-            self.report = self.make_report(Status.DONE)
+            self._end(Status.DONE)
         return bool(self.steps)
 
-    def _stop(self, error: HybridVifError) -> None:
-        """End the run because no plan can be made."""
-        if not self.has_written:
-            status = Status.REFUSED if isinstance(error, Refused) else Status.PRECONDITION
-            self.report = self.make_report(status, code=error.code, reason=str(error))
-            return
-        self.failure = {"code": "changed-meanwhile", "reason": f"someone else was at work meanwhile: {error}"}
-        if not self.goal.is_plug:
-            self.report = self.make_report(Status.INCOMPLETE, leftovers=self.leftovers(NOTHING), **self.failure)
+    @property
+    def _undone(self) -> Status:
+        """The status of a failure after a change: a plug is rolled back, and an unplug is not."""
+        return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
+
+    def _end(self, status: Status, **failure: str) -> None:
+        """Set the report, or the failure that causes a rollback."""
+        if status is Status.ROLLED_BACK:
+            self.failure = failure
+        else:
+            leftovers = self.leftovers(NOTHING) if status is Status.INCOMPLETE else ()
+            self.report = self.make_report(status, leftovers=leftovers, **failure)
 
     def is_reached(self) -> bool:
         """Return whether the port has its desired state in the latest observation."""
@@ -260,13 +272,7 @@ class PortRun:
         if status is None:
             self.retries += 1
             return True
-        failure = {} if status is Status.DONE else self._failure()
-        if status is Status.ROLLED_BACK:
-            self.failure = failure
-        elif status is Status.INCOMPLETE:
-            self.report = self.make_report(status, leftovers=self.leftovers(NOTHING), **failure)
-        else:
-            self.report = self.make_report(status, **failure)
+        self._end(status, **({} if status is Status.DONE else self._failure()))
         return False
 
     def _classify(self, *, is_last: bool) -> Status | None:
@@ -282,13 +288,11 @@ class PortRun:
         can_retry = Result.REFUSED not in results and all(outcome.retry for outcome in failed)
         if can_retry and not is_last:
             return None
-        if self.has_changed:
-            return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
-        if Result.REFUSED in results:
+        if not self.has_changed and Result.REFUSED in results:
             return Status.REFUSED
-        if failed and all(outcome.code in _PRECONDITION_CODES for outcome in failed):
+        if not self.has_changed and failed and all(outcome.code in _PRECONDITION_CODES for outcome in failed):
             return Status.PRECONDITION
-        return Status.ROLLED_BACK if self.goal.is_plug else Status.INCOMPLETE
+        return self._undone
 
     def _failure(self) -> dict[str, str]:
         """Return the code and reason of the first step that failed in the latest attempt."""

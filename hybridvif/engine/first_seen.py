@@ -90,13 +90,11 @@ def _write(name: str, boot: str, since: Mapping[str, float]) -> None:
             os.fchmod(fd, 0o660)
             json.dump({"boot": boot, "since": dict(since)}, file)
         os.replace(temporary, name)
-    except IsADirectoryError as error:
-        raise PreconditionError(
-            f"cannot store first-seen times in {name}: it or {temporary} is a directory; remove it, "
-            "or set [hybridvif] lock_path to a directory that all callers of this host can write"
-        ) from error
     except OSError as error:
+        reason = f"{error.strerror}; run as root or as the service's user"
+        if isinstance(error, IsADirectoryError):
+            reason = f"it or {temporary} is a directory; remove it"
         raise PreconditionError(
-            f"cannot store first-seen times in {name}: {error.strerror}; run as root or as the service's user, "
+            f"cannot store first-seen times in {name}: {reason}, "
             "or set [hybridvif] lock_path to a directory that all callers of this host can write"
         ) from error

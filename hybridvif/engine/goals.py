@@ -1,22 +1,23 @@
-"""The goal of one port in one call, and its plan."""
+"""The goal of one port in one call, its plan, and the preconditions of the plan.
+
+The checks prevent mistakes and give precise errors. They are not the authorization, which the daemon does itself.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hybridvif.engine import preconditions
-from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.model.desired import desired_state
-from hybridvif.model.errors import Refused
-from hybridvif.model.facts import Observed
+from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning, Refused
 from hybridvif.model.names import PortNames, names_of
 from hybridvif.model.ownership import check_ownership
-from hybridvif.model.parts import NOTHING, HostState, ManagedTap
+from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, ManagedTap, OvsPort, VhostUserPort
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import Step
+from hybridvif.model.state import NOTHING, Facts, HostState, Observed
+from hybridvif.model.steps import Delete, Step, Update
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,20 +56,20 @@ def for_port(observed: Observed, names: PortNames) -> Observed:
     return Observed(observed.state.of(names), observed.facts)
 
 
-def make_plan(goal: Goal, observed: Observed, host: AnyHost) -> tuple[Step, ...]:
+def make_plan(goal: Goal, observed: Observed, settings: Settings) -> tuple[Step, ...]:
     """Return the plan of one port, and check each precondition. Raises Refused, NotReady, BridgeMissing."""
     if goal.precondition is not None:
         goal.precondition(observed)
     check_ownership(observed.state, goal.port_id, goal.interface_id)
     steps = _plan(goal, observed)
     if goal.is_plug:
-        preconditions.check_tap_is_not_in_switch(goal.port_id, goal.names, observed.facts)
-        preconditions.check_kinds_are_served(goal.port_id, goal.desired, observed.facts)
-        preconditions.check_bridges(goal.port_id, goal.desired, steps, observed.facts, host.settings)
-        preconditions.check_no_vm_is_cut_off(goal.port_id, goal.names, steps, observed.facts)
-        preconditions.check_socket_stays(goal.port_id, steps)
-    elif steps and (goal.spare_vms or not (goal.force or host.settings.unplug_running == "force")):
-        preconditions.check_port_is_idle(goal.port_id, goal.names, observed, spare_vms=goal.spare_vms)
+        check_tap_is_not_in_switch(goal.port_id, goal.names, observed.facts)
+        _check_kinds_are_served(goal, observed.facts)
+        _check_bridges(goal, steps, observed.facts, settings)
+        _check_no_vm_is_cut_off(goal, steps, observed.facts)
+        _check_socket_stays(goal, steps)
+    elif goal.spare_vms or not (goal.force or settings.unplug_running == "force"):
+        _check_no_vm_is_cut_off(goal, steps, observed.facts)
     return steps
 
 
@@ -83,8 +84,102 @@ def is_reached(goal: Goal, observed: Observed) -> bool:
 def _plan(goal: Goal, observed: Observed) -> tuple[Step, ...]:
     desired = goal_for(observed.state, goal.desired, goal.names)
     tap, observed_tap = (state.links.get(goal.names.tap) for state in (desired, observed.state))
-    fact = observed.facts.links.get(goal.names.tap)
-    if isinstance(tap, ManagedTap) and isinstance(observed_tap, ManagedTap) and fact is not None and fact.carrier:
+    if isinstance(tap, ManagedTap) and isinstance(observed_tap, ManagedTap) and _has_carrier(goal, observed.facts):
         # The owner of a tap is set by attaching to it, and a running VM prevents that. facts.unchecked reports it.
         desired = desired.with_parts(replace(tap, owner=observed_tap.owner))
     return plan(observed.state, desired)
+
+
+def _has_carrier(goal: Goal, facts: Facts) -> bool:
+    """Return whether a VM runs on the tap. A tap has carrier only while a process holds it open."""
+    tap = facts.links.get(goal.names.tap)
+    return tap is not None and tap.carrier
+
+
+def check_tap_is_not_in_switch(port_id: str, names: PortNames, facts: Facts) -> None:
+    """Refuse a port whose tap is a port of the switch itself. Raises Conflict.
+
+    On the userspace datapath such a tap has no master in the kernel. If qbr had it too, each packet would pass twice.
+    """
+    if names.tap in facts.ports:
+        remove = "ivs-ctl" if facts.switch_version == "ivs" else "ovs-vsctl"
+        raise Conflict(
+            f"port {port_id}: {names.tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
+            f"if that is a mistake, remove it: {remove} del-port {names.tap}; if not, and the port has qbr or qvo as "
+            f"well, remove those: hybridvif unplug {port_id}"
+        )
+
+
+def _check_kinds_are_served(goal: Goal, facts: Facts) -> None:
+    """Require an executor for every part before the first link is created. Raises NotReady."""
+    for part in goal.desired:
+        if facts.serves and part.kind not in facts.serves:
+            role = part.role.value
+            raise NotReady(
+                f"port {goal.port_id}: the configured {role} executor does not serve {part.kind} {part.name}; "
+                f"set [hybridvif] {role}_executor to one that does"
+            )
+
+
+def _check_bridges(goal: Goal, steps: tuple[Step, ...], facts: Facts, settings: Settings) -> None:
+    """Require the integration bridge to exist and to be allowed. Raises BridgeMissing, BridgeNotAllowed."""
+    bridges = [port.bridge for port in goal.desired.ports.values() if steps and isinstance(port, OvsPort)]
+    for bridge in bridges:
+        if bridge not in facts.switches and not settings.creates(bridge):
+            raise BridgeMissing(
+                f"port {goal.port_id}: integration bridge {bridge} does not exist "
+                f"(there are {', '.join(sorted(facts.switches)) or 'none'}); create it: ovs-vsctl add-br {bridge}"
+            )
+        if not settings.allows(bridge):
+            raise BridgeNotAllowed(
+                f"port {goal.port_id}: refused to plug into {bridge}, which is not in [hybridvif] "
+                f"integration_bridges ({', '.join(settings.integration_bridges)}); add it there"
+            )
+
+
+def _check_no_vm_is_cut_off(goal: Goal, steps: tuple[Step, ...], facts: Facts) -> None:
+    """Refuse a plan that removes the Linux bridge or the tap of a running VM. Raises PortRunning.
+
+    A plug as a vhost-user port removes both. The VM would lose its device even if the plug were rolled back. The socket
+    of a vhost-user port shows no use, so with spare_vms such a port counts as in use.
+    """
+    deleted = {type(step.part) for step in steps if isinstance(step, Delete)}
+    is_unplug = bool(steps) and not goal.is_plug
+    reason = _other_member(goal, facts) if is_unplug or Bridge in deleted else ""
+    if goal.spare_vms and VhostUserPort in deleted:
+        reason = f"{goal.names.vhost_user} does not show whether a VM runs on it"
+    elif not reason and _has_carrier(goal, facts) and (ManagedTap in deleted or (is_unplug and goal.spare_vms)):
+        reason = f"{goal.names.tap} has carrier, so a VM runs on it"
+    if reason:
+        refused, force = ("unplug", "it") if is_unplug else ("plug it as a vhost-user port", "its unplug")
+        raise PortRunning(
+            f"port {goal.port_id}: refused to {refused}, since {reason}; stop the VM first, or force {force}"
+        )
+
+
+def _other_member(goal: Goal, facts: Facts) -> str:
+    """Return the reason to keep the Linux bridge: a running VM or a foreign member. Empty if there is none."""
+    names = goal.names
+    for member in facts.members.get(names.bridge, ()):
+        if member not in (names.bridge_end, names.tap):
+            return f"{member} in {names.bridge} is not ours"
+        if member == names.tap and _has_carrier(goal, facts):
+            return f"{member} in {names.bridge} has carrier, so a VM runs on it"
+    return ""
+
+
+def _check_socket_stays(goal: Goal, steps: tuple[Step, ...]) -> None:
+    """Refuse to move the socket of a vhost-user port that Open vSwitch has accepted. Raises Conflict.
+
+    Open vSwitch ignores a changed path (lib/netdev-dpdk.c, netdev_dpdk_vhost_client_set_config).
+    """
+    connecting = VHOST_USER_TYPES["server"]
+    for step in steps:
+        match step:
+            case Update(VhostUserPort(realized=True, socket_as_configured=False) as before, OvsPort(type=new)):
+                if before.type == new == connecting:
+                    raise Conflict(
+                        f"port {goal.port_id}: in Open vSwitch, the socket of {before.name} is not in [hybridvif] "
+                        "vhost_socket_dir, and a change would be ignored; set the option to its directory, or unplug "
+                        "the port and plug it again"
+                    )

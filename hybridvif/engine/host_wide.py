@@ -8,15 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from hybridvif.engine.api import plug_all
-from hybridvif.engine.converge import converge
+from hybridvif.engine.converge import AnyHost, converge
 from hybridvif.engine.goals import Goal, goal_for_unplug
-from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost
-from hybridvif.model.facts import Observed
-from hybridvif.model.orphans import Orphan, OrphanInUse, find_orphans, tagged_ports
+from hybridvif.model.ownership import Orphan, OrphanInUse, find_orphans, tagged_ports
 from hybridvif.model.parts import Part
 from hybridvif.model.port import Port
 from hybridvif.model.report import Report
+from hybridvif.model.state import Observed
 
 OLDER_THAN = 3600.0
 """Seconds since an orphan was first seen, after which gc() removes it."""

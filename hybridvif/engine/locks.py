@@ -17,11 +17,10 @@ import zlib
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
 
 from oslo_concurrency import lockutils
 
-from hybridvif.model.errors import PreconditionError
+from hybridvif.model.errors import HybridVifError, PreconditionError
 
 BUCKETS = 1024
 DELAY, MAX_DELAY = 0.0002, 0.005
@@ -32,8 +31,13 @@ _threads: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 os.register_at_fork(after_in_child=_threads.clear)
 
 
-class LockTimeout(Exception):
+class LockTimeout(HybridVifError):
     """Another caller held a lock until the deadline."""
+
+    code = "busy"
+
+    def __init__(self, message: str = "another caller was at work on this port; call again") -> None:
+        super().__init__(message)
 
 
 def bucket_of(key: str) -> int:
@@ -56,39 +60,29 @@ def _holding_bucket(bucket: int, path: str, deadline: float) -> Iterator[None]:
     if not _threads[bucket].acquire(timeout=max(deadline - time.monotonic(), 0)):
         raise LockTimeout
     try:
-        name = f"port-{bucket:04}"
-        lock = lockutils.external_lock(name, lock_path=path)
-        timeout = max(deadline - time.monotonic(), 0.001)
-        try:
-            lock.lockfile = _open(os.path.join(path, name))
-            acquired = _try_acquire(lock) or lock.acquire(delay=DELAY, max_delay=MAX_DELAY, timeout=timeout)
-        except BlockingIOError as error:
-            raise LockTimeout from error
-        except OSError as error:
-            raise _unusable(path, error) from error
-        if not acquired:
-            # fasteners closes the file only after it had the lock.
-            lock.lockfile.close()
-            raise LockTimeout
-        try:
+        with _open(path, f"port-{bucket:04}") as file:
+            _lock(file, path, deadline)
+            # Closing the file releases the lock, in this process and if it dies.
             yield
-        finally:
-            lock.release()
     finally:
         _threads[bucket].release()
 
 
-def _try_acquire(lock: Any) -> bool:
-    """Return whether the lock was free and is now acquired. acquire() takes twice as long for a free lock."""
+def _lock(file: io.FileIO, path: str, deadline: float) -> None:
+    """Lock an open file. A free lock is acquired even after the deadline."""
+    lock, delay = lockutils.external_lock("port", lock_path=path), DELAY
+    lock.lockfile = file
     try:
-        lock.trylock()
-    except (BlockingIOError, PermissionError):
-        return False
-    except OSError:
-        lock.lockfile.close()
-        raise
-    lock.acquired = True
-    return True
+        while True:
+            with suppress(BlockingIOError, PermissionError):
+                lock.trylock()
+                return
+            if time.monotonic() >= deadline:
+                raise LockTimeout
+            time.sleep(min(delay, max(deadline - time.monotonic(), 0)))
+            delay = min(delay + DELAY, MAX_DELAY)
+    except OSError as error:
+        raise _unusable(path, error) from error
 
 
 def _require_directory(path: str) -> None:
@@ -131,34 +125,36 @@ def _create_parents(path: str) -> None:
             os.chmod(path, 0o755)  # noqa: S103
 
 
-def _open(name: str) -> io.FileIO:
+def _open(path: str, name: str) -> io.FileIO:
     """Open the file of a lock; create it if it is missing. It is writable for the group with any umask.
 
     fasteners locks an open file. If it opened the file itself, it would follow a planted link.
     """
     # O_NONBLOCK: if another process holds a lease on the file, open(2) would wait up to 45 s (fcntl(2)).
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    with suppress(FileNotFoundError):
-        return _require_regular(io.FileIO(os.open(name, flags), "r+"), name)
+    name = os.path.join(path, name)
     try:
-        fd = os.open(name, flags | os.O_CREAT | os.O_EXCL, 0o660)
-    except FileExistsError:
-        # Another caller created it.
-        return _require_regular(io.FileIO(os.open(name, flags), "r+"), name)
-    file = io.FileIO(fd, "r+")
+        # Another caller may create it in between.
+        for create in (0, os.O_CREAT | os.O_EXCL, 0):
+            with suppress(FileNotFoundError, FileExistsError):
+                return _checked(io.FileIO(os.open(name, flags | create, 0o660), "r+"), name, create)
+        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
+    except BlockingIOError as error:
+        raise LockTimeout from error
+    except OSError as error:
+        raise _unusable(path, error) from error
+
+
+def _checked(file: io.FileIO, name: str, is_new: int) -> io.FileIO:
     try:
-        os.fchmod(fd, 0o660)
+        if is_new:
+            os.fchmod(file.fileno(), 0o660)
+        elif not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            # fcntl(2) locks a fifo as well. A device can have side effects.
+            raise OSError(errno.EINVAL, f"{name} is not a regular file, so remove it")
     except OSError:
         file.close()
         raise
-    return file
-
-
-def _require_regular(file: io.FileIO, name: str) -> io.FileIO:
-    if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
-        file.close()
-        # fcntl(2) locks a fifo as well. A device can have side effects.
-        raise OSError(errno.EINVAL, f"{name} is not a regular file, so remove it")
     return file
 
 

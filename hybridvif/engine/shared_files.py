@@ -17,28 +17,25 @@ def read(path: str, limit: int) -> bytes:
     """Return the content of a regular file of at most `limit` bytes, without blocking and without following a link.
 
     Raises FileNotFoundError, PermissionError. Raises Unfit for another kind of file, a file that is too large, or one
-    that objection() rejects.
+    that another user may have put there.
     """
+    # O_NONBLOCK: open(2) would wait for a fifo or a lease. O_NOCTTY: it would adopt a terminal.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
     try:
-        # O_NONBLOCK: open(2) would wait for a fifo or a lease. O_NOCTTY: it would adopt a terminal.
-        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC)
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+            if reason := _objection(os.fstat(file.fileno()), os.stat(os.path.dirname(path) or ".")):
+                raise Unfit(reason)
+            content = file.read(limit + 1)
     except (FileNotFoundError, PermissionError):
         raise
     except OSError as error:
-        raise Unfit(f"it cannot be opened as a regular file ({error.strerror})") from error
-    try:
-        status = os.fstat(fd)
-        reason = objection(status, os.stat(os.path.dirname(path) or "."))
-        if not reason and status.st_size > limit:
-            reason = f"it has {status.st_size} bytes, and may have {limit}"
-        if reason:
-            raise Unfit(reason)
-        return _read_all(fd, limit)
-    finally:
-        os.close(fd)
+        raise Unfit(f"it cannot be read as a regular file ({error.strerror})") from error
+    if len(content) > limit:
+        raise Unfit(f"it has more than {limit} bytes")
+    return content
 
 
-def objection(status: os.stat_result, directory: os.stat_result) -> str:
+def _objection(status: os.stat_result, directory: os.stat_result) -> str:
     """Return the reason not to use a file in a shared directory, in a few words; empty if there is none."""
     if not stat.S_ISREG(status.st_mode):
         return "it is not a regular file"
@@ -49,16 +46,3 @@ def objection(status: os.stat_result, directory: os.stat_result) -> str:
     if directory.st_mode & stat.S_IWOTH and status.st_uid not in (0, os.geteuid()):
         return f"it belongs to user {status.st_uid}, in a directory in which everybody can write"
     return ""
-
-
-def _read_all(fd: int, limit: int) -> bytes:
-    """Read a file to its end. Raises Unfit if it grows beyond the limit."""
-    content = b""
-    try:
-        while piece := os.read(fd, limit + 1 - len(content)):
-            content += piece
-            if len(content) > limit:
-                raise Unfit(f"it has more than {limit} bytes")
-    except OSError as error:
-        raise Unfit(f"it cannot be read ({error.strerror})") from error
-    return content

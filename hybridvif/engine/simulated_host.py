@@ -9,14 +9,17 @@ import time
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from hybridvif.engine.host_protocol import AnyHost
 from hybridvif.model.errors import Conflict
-from hybridvif.model.facts import Facts, Observed, merge_observed
 from hybridvif.model.names import names_of
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES, Settings
+from hybridvif.model.state import Facts, Observed, merge_observed
 from hybridvif.model.steps import Step, simulate_all
+
+if TYPE_CHECKING:
+    from hybridvif.engine.converge import AnyHost
 
 
 class SimulatedHost:

@@ -14,14 +14,13 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager, nullcontext, suppress
 from typing import ClassVar, Protocol, runtime_checkable
 
-from hybridvif.model.errors import Conflict, HybridVifError, PreconditionError
-from hybridvif.model.facts import Observed
+from hybridvif.model.errors import Conflict, HybridVifError, PreconditionError, escaped
 from hybridvif.model.names import key_of, names_of_key
-from hybridvif.model.parts import HostState, Part, Role
+from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import Create, Delete, Objection, Step, is_there, objection, simulate
-from hybridvif.model.text import escaped
 
 LOG = logging.getLogger(__name__)
 

@@ -19,11 +19,11 @@ from hybridvif.executors.netlink.operations import not_alone, write
 from hybridvif.executors.netlink.socket import Channel
 from hybridvif.executors.netlink.tap import NO_TUN
 from hybridvif.model.errors import PreconditionError
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 
 _ERRORS: tuple[tuple[str, bool, bool], ...] = (

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from hybridvif.children import LOST, WHY_LOST, Child
 from hybridvif.executors.base import ExecutorError
-from hybridvif.model.text import escaped
+from hybridvif.model.errors import escaped
 
 PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch", "ivs-ctl": "ivs"}
 """Debian and Ubuntu package of each program."""

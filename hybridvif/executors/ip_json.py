@@ -25,10 +25,10 @@ from hybridvif.executors.netlink.devices import (
 from hybridvif.executors.netlink.messages import device_of, get_link
 from hybridvif.executors.netlink.operations import unreadable
 from hybridvif.executors.netlink.socket import Channel
-from hybridvif.model.facts import Observed
+from hybridvif.model.errors import escaped
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import ANYBODY
-from hybridvif.model.text import escaped
+from hybridvif.model.state import Observed
 
 LISTING_THRESHOLD = 48
 """Number of names from which one listing of all devices is faster than one per name."""

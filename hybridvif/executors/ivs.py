@@ -14,11 +14,11 @@ from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.command_lines import ivs_line
 from hybridvif.model.errors import PreconditionError
-from hybridvif.model.facts import Facts, Observed, PortFact
 from hybridvif.model.names import key_of
-from hybridvif.model.parts import HostState, IvsPort, Part, Role
+from hybridvif.model.parts import IvsPort, Part, Role
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Facts, HostState, Observed, PortFact
 from hybridvif.model.steps import Step
 
 

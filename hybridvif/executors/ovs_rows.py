@@ -13,23 +13,21 @@ from typing import Any
 
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, StepFailed
 from hybridvif.executors.netlink.packet_sockets import held_devices
-from hybridvif.model.errors import BridgeMissing
-from hybridvif.model.facts import Facts, Observed, PortFact, bearers_of
+from hybridvif.model.errors import BridgeMissing, shown
 from hybridvif.model.names import is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     DEAD_VLAN,
     PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
     ForeignPort,
-    HostState,
     OvsPort,
     SwitchPort,
     VhostUserPort,
 )
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import SOCKET_DIR
+from hybridvif.model.state import Facts, HostState, Observed, PortFact, bearers_of
 from hybridvif.model.steps import Delete, Step
-from hybridvif.model.text import shown
 
 IDS = {
     "iface_id": "iface-id",

@@ -47,13 +47,13 @@ from hybridvif.executors.netlink.operations import (
     write,
 )
 from hybridvif.executors.netlink.tap import NewTap
-from hybridvif.model.facts import Observed
+from hybridvif.model.errors import escaped
 from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import ANYBODY, Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
-from hybridvif.model.text import escaped
 
 IFF_RUNNING, NO_COUNTERS = 0x40, 1 << 3
 _PORT_NAMES = {name: ifinfmsg.ifinfo.data_map["bridge_slave"].nla_map[flag.number][0] for name, flag in PORT.items()}

@@ -15,12 +15,10 @@ from typing import ClassVar
 
 from hybridvif.executors.base import refused
 from hybridvif.executors.side_effects import removable_trunks
-from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact, bearers_of
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import (
     Bridge,
     ForeignObject,
-    HostState,
     IvsPort,
     Link,
     ManagedTap,
@@ -35,6 +33,7 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact, bearers_of
 from hybridvif.model.steps import Delete, Step, objection, simulate
 
 

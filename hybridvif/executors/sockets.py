@@ -12,8 +12,7 @@ import time
 from typing import TYPE_CHECKING
 
 from hybridvif.executors.base import ExecutorError
-from hybridvif.model.endpoint import Endpoint, endpoint_of
-from hybridvif.model.settings import Settings
+from hybridvif.model.settings import Endpoint, Settings, endpoint_of
 
 if TYPE_CHECKING:
     import ssl

@@ -19,11 +19,11 @@ from hybridvif.executors.command_lines import bridge_words, switch_words
 from hybridvif.executors.ovs_rows import IDS, Operation, Snapshot
 from hybridvif.executors.side_effects import side_effects_of
 from hybridvif.executors.sockets import numeric, tls_files
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 
 _ROWS_CHANGED = (

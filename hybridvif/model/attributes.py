@@ -1,16 +1,30 @@
-"""Declaration of an attribute: its legal values, its reason with the Launchpad bugs, and its label.
+"""Legal values, and the declaration of an attribute: its rule, its reason with the Launchpad bugs, and its label.
 
 A rule takes the part and the value. It restricts writes only: an observed part may hold any value.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping
-from dataclasses import Field, dataclass
+import re
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
 from typing import Any
 
-from hybridvif.model.names import KEY_LENGTH, is_trunk_bridge, is_uuid, key_of, names_of_key
-from hybridvif.model.port import MAX_MTU, MIN_MTU, is_bridge_name, is_mac
+from hybridvif.model.names import KEY_LENGTH, is_bridge_name, is_trunk_bridge, is_uuid, key_of, names_of_key
+
+QOS_TYPES = ("linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
+"""The QoS types of a new port, as in os-vif's default_qos_type."""
+NONE = "none"
+"""No QoS, even if the host has a default."""
+DATAPATH_TYPES = ("system", "netdev")
+"""The kernel's datapath, and the userspace datapath of Open vSwitch."""
+VHOSTUSER_MODES = ("client", "server")
+"""The end of the socket that QEMU has, as in Neutron's vhostuser_mode. Open vSwitch has the other end."""
+MIN_MTU, MAX_MTU = 68, 65535
+"""The minimum of IPv4 (RFC 791), and the kernel's maximum for a veth or a bridge (ETH_MAX_MTU)."""
+MAX_TAP_MTU = 65521
+"""The kernel's maximum for a tap: ETH_MAX_MTU less the Ethernet header (drivers/net/tun.c)."""
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 
 Rule = Callable[[Any, object], bool]
 
@@ -29,12 +43,14 @@ class Reason:
 
 @dataclass(frozen=True, slots=True)
 class Attribute:
-    """Declaration of one attribute."""
+    """Declaration of one attribute, as metadata of its type: Annotated[int, attribute(...)]."""
 
     is_legal: Rule
     reason: Reason
     label: str | None
     """Label in the output. None: the name of the attribute."""
+    words: tuple[str, str]
+    """Words of False and True in the output."""
     is_create_only: bool
     isolation: object
     """The only legal value, if the attribute isolates the VM from the host. None for every other attribute."""
@@ -45,21 +61,18 @@ def attribute(
     reason: str,
     *bugs: int,
     label: str | None = None,
+    words: tuple[str, str] = ("off", "on"),
     create_only: bool = False,
-    isolation: object = None,
-) -> Mapping[str, Attribute]:
-    """Return the metadata of a dataclass field that declares an attribute."""
-    return {"attribute": Attribute(is_legal, Reason(reason, bugs), label, create_only, isolation)}
+) -> Attribute:
+    """Return the declaration of an attribute. bugs: numbers on Launchpad."""
+    return Attribute(is_legal, Reason(reason, bugs), label, words, create_only, None)
 
 
-def isolating(value: object, reason: str, *bugs: int, label: str | None = None) -> Mapping[str, Attribute]:
-    """Return the metadata of an attribute that isolates the VM from the host, and so has one legal value."""
-    return attribute(one_of(value), reason, *bugs, label=label, isolation=value)
-
-
-def declaration_of(field: Field[Any]) -> Attribute | None:
-    """Return the declaration of a field. None for a field that is not written."""
-    return field.metadata.get("attribute")
+def isolating(
+    value: object, reason: str, *bugs: int, label: str | None = None, words: tuple[str, str] = ("off", "on")
+) -> Attribute:
+    """Return the declaration of an attribute that isolates the VM from the host, and so has one legal value."""
+    return Attribute(one_of(value), Reason(reason, bugs), label, words, False, value)
 
 
 def one_of(*values: object) -> Rule:
@@ -73,59 +86,33 @@ def between(low: int, high: int) -> Rule:
     return lambda _, value: type(value) is int and low <= value <= high
 
 
-def flag(_: Any, value: object) -> bool:
-    """Allow True and False."""
-    return type(value) is bool
+def text(is_legal: Callable[[str], bool]) -> Rule:
+    """Return a rule that allows the texts of a predicate."""
+    return lambda _, value: type(value) is str and is_legal(value)
+
+
+def either(*rules: Rule) -> Rule:
+    """Return a rule that allows the values of any of these rules."""
+    return lambda part, value: any(rule(part, value) for rule in rules)
+
+
+def own_name(device: str) -> Rule:
+    """Return a rule that allows the name of one device of the same port, a field of PortNames."""
+    return lambda part, value: value == getattr(names_of_key(key_of(part.name) or ""), device)
+
+
+def is_mac(text: str) -> bool:
+    """Return True for the MAC address of a device: six lower-case octets, unicast, not all zero.
+
+    >>> is_mac("fa:16:3e:aa:bb:cc"), is_mac("01:00:5e:00:00:01"), is_mac("00:00:00:00:00:00")
+    (True, False, False)
+    """
+    return _MAC.fullmatch(text) is not None and int(text[:2], 16) % 2 == 0 and text != "00:00:00:00:00:00"
 
 
 def own_port_id(part: Any, value: object) -> bool:
     """Allow a port id that matches the name of the part."""
     return type(value) is str and is_uuid(value) and value[:KEY_LENGTH] == key_of(part.name)
-
-
-def own_port_id_or_empty(part: Any, value: object) -> bool:
-    """Allow a port id that matches the name of the part, or no id."""
-    return value == "" or own_port_id(part, value)
-
-
-def uuid_or_empty(_: Any, value: object) -> bool:
-    """Allow a canonical UUID, or none."""
-    return value == "" or (type(value) is str and is_uuid(value))
-
-
-def unicast_mac(_: Any, value: object) -> bool:
-    """Allow a unicast MAC address."""
-    return type(value) is str and is_mac(value)
-
-
-def unicast_mac_or_empty(part: Any, value: object) -> bool:
-    """Allow a unicast MAC address, or none."""
-    return value == "" or unicast_mac(part, value)
-
-
-def own_bridge_or_empty(part: Any, value: object) -> bool:
-    """Allow the Linux bridge of the same port, or no bridge."""
-    return value == "" or value == names_of_key(key_of(part.name) or "").bridge
-
-
-def own_switch_end(part: Any, value: object) -> bool:
-    """Allow the switch end of the same port."""
-    return value == names_of_key(key_of(part.name) or "").switch_end
-
-
-def switch_bridge(_: Any, value: object) -> bool:
-    """Allow the name of an Open vSwitch bridge."""
-    return type(value) is str and is_bridge_name(value)
-
-
-def trunk_bridge_or_empty(_: Any, value: object) -> bool:
-    """Allow the name of a Neutron trunk bridge, or none."""
-    return value == "" or (type(value) is str and is_trunk_bridge(value) and is_bridge_name(value))
-
-
-def mtu_or_none(_: Any, value: object) -> bool:
-    """Allow an MTU, 0 for no request, or None for no such column."""
-    return value is None or (type(value) is int and (value == 0 or MIN_MTU <= value <= MAX_MTU))
 
 
 def flag_outside_trunk(part: Any, value: object) -> bool:
@@ -134,3 +121,8 @@ def flag_outside_trunk(part: Any, value: object) -> bool:
     On a trunk bridge the tag belongs to the trunk. Nothing would take the port out of the dead VLAN (LP 2069543).
     """
     return value is False or (value is True and not is_trunk_bridge(part.bridge))
+
+
+EMPTY, FLAG, MTU = one_of(""), one_of(True, False), between(MIN_MTU, MAX_MTU)
+MAC, UUID, SWITCH_BRIDGE = text(is_mac), text(is_uuid), text(is_bridge_name)
+TRUNK_BRIDGE = text(lambda name: is_trunk_bridge(name) and is_bridge_name(name))

@@ -1,33 +1,30 @@
-"""The desired state of a port. The reason for each value is in parts.py."""
+"""The desired state of a port. The reason for each value, and the values that isolate the VM, are in parts.py."""
 
 from __future__ import annotations
 
-from typing import Any
-
+from hybridvif.model.attributes import QOS_TYPES
 from hybridvif.model.names import is_trunk_bridge
 from hybridvif.model.parts import (
-    HOST_IP_OFF,
-    OPEN,
-    ROOT,
+    ISOLATING,
     VHOST_USER_TYPES,
     Bridge,
-    HostState,
     IvsPort,
     ManagedTap,
     OvsPort,
     Veth,
     VhostUserPort,
+    attributes_of,
 )
-from hybridvif.model.port import QOS_TYPES, Port, VifType
-
-ISOLATING_ARP_IGNORE, ISOLATING_ARP_ANNOUNCE = 1, 2
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.state import HostState
 
 
 def desired_state(port: Port) -> HostState:
     """Return the parts of a plugged port, complete and in sync."""
+    row = _row_of(port)
+    if isinstance(row, VhostUserPort):
+        return HostState().with_parts(row)
     names = port.names
-    if port.vhostuser_mode:
-        return HostState({}, {names.vhost_user: _vhost_user_port_of(port)})
     bridge = Bridge(
         name=names.bridge,
         alias=port.id,
@@ -35,15 +32,9 @@ def desired_state(port: Port) -> HostState:
         up=True,
         forward_delay=0,
         ageing=0,
-        stp=False,
-        multicast_snooping=False,
-        disable_ipv6=True,
-        addr_gen_mode="none",
-        arp_ignore=ISOLATING_ARP_IGNORE,
-        arp_announce=ISOLATING_ARP_ANNOUNCE,
         nf_call_iptables=port.call_iptables or None,
         nf_call_ip6tables=port.call_iptables or None,
-        host_ip=HOST_IP_OFF,
+        **ISOLATING[Bridge],
     )
     veth = Veth(
         name=names.bridge_end,
@@ -57,14 +48,19 @@ def desired_state(port: Port) -> HostState:
         promisc=True,
         peer_promisc=True,
         master=names.bridge,
-        host_ip=HOST_IP_OFF,
-        peer_host_ip=HOST_IP_OFF,
-        bridge_port=OPEN,
+        **ISOLATING[Veth],
     )
-    desired = HostState(
-        {bridge.name: bridge, veth.name: veth}, {names.switch_end: _switch_port_of(port, names.switch_end)}
+    tap = ManagedTap(
+        name=names.tap,
+        alias=port.id,
+        mac=tap_mac_of(port.mac),
+        mtu=port.mtu,
+        up=True,
+        master=names.bridge,
+        multi_queue=port.multiqueue,
+        **ISOLATING[ManagedTap],
     )
-    return desired.with_parts(_tap_of(port)) if port.create_tap else desired
+    return HostState().with_parts(bridge, veth, row, *([tap] if port.create_tap else []))
 
 
 def tap_mac_of(mac: str) -> str:
@@ -78,52 +74,30 @@ def tap_mac_of(mac: str) -> str:
     return ("f2" if mac.startswith("fe") else "fe") + mac[2:]
 
 
-def _tap_of(port: Port) -> ManagedTap:
-    return ManagedTap(
-        name=port.names.tap,
-        alias=port.id,
-        mac=tap_mac_of(port.mac),
-        mtu=port.mtu,
-        up=True,
-        master=port.names.bridge,
-        host_ip=HOST_IP_OFF,
-        bridge_port=OPEN,
-        owner=ROOT,
-        multi_queue=port.multiqueue,
-    )
-
-
-def _switch_port_of(port: Port, name: str) -> OvsPort | IvsPort:
+def _row_of(port: Port) -> OvsPort | IvsPort:
     if port.vif_type is VifType.IVS:
-        return IvsPort(name=name)
-    return OvsPort(
-        name=name,
-        **_row_of(port),
+        return IvsPort(name=port.names.switch_end)
+    is_trunk = is_trunk_bridge(port.bridge)
+    row = OvsPort(
+        name=port.names.switch_end,
+        bridge=port.bridge,
+        iface_id=port.iface_id,
+        iface_status="active",
+        attached_mac=port.mac,
+        vm_uuid=port.instance_id,
+        port_id=port.id if port.iface_id != port.id else "",
+        bridge_name=port.bridge if is_trunk else "",
+        isolated=port.isolate and not is_trunk,
         datapath_type=port.datapath_type,
         qos_type=port.qos_type if port.qos_type in QOS_TYPES else "",
     )
-
-
-def _vhost_user_port_of(port: Port) -> VhostUserPort:
-    return VhostUserPort(
-        name=port.names.vhost_user,
-        **_row_of(port),
+    if not port.vhostuser_mode:
+        return row
+    values = {name: getattr(row, name) for name in attributes_of(OvsPort)} | {
+        "name": port.names.vhost_user,
+        "type": VHOST_USER_TYPES[port.vhostuser_mode],
+        "mtu_request": port.mtu,
         # The kernel's datapath does not support vhost-user ports.
-        datapath_type=port.datapath_type or "netdev",
-        type=VHOST_USER_TYPES[port.vhostuser_mode],
-        mtu_request=port.mtu,
-    )
-
-
-def _row_of(port: Port) -> dict[str, Any]:
-    """Return the attributes that all rows of Open vSwitch share."""
-    return {
-        "bridge": port.bridge,
-        "iface_id": port.iface_id,
-        "iface_status": "active",
-        "attached_mac": port.mac,
-        "vm_uuid": port.instance_id,
-        "port_id": port.id if port.iface_id != port.id else "",
-        "bridge_name": port.bridge if is_trunk_bridge(port.bridge) else "",
-        "isolated": port.isolate and not is_trunk_bridge(port.bridge),
+        "datapath_type": port.datapath_type or "netdev",
     }
+    return VhostUserPort(**values)

@@ -25,6 +25,7 @@ TRUNK_BRIDGES = f"{TRUNK_PREFIX}*"
 """Word for all trunk bridges in the configuration."""
 
 _UUID = re.compile(r"[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}", re.ASCII)
+_SWITCH_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 _OURS = re.compile(r"(qbr|qvb|qvo|tap|vhu)([0-9a-f]{8}-[0-9a-f]{2})", re.ASCII)
 
 
@@ -70,6 +71,11 @@ def names_of_key(key: str) -> PortNames:
 def is_trunk_bridge(name: str) -> bool:
     """Return whether the name belongs to a Neutron trunk bridge."""
     return name.startswith(TRUNK_PREFIX)
+
+
+def is_bridge_name(text: str) -> bool:
+    """Return True if the text can name an OVS bridge. Its internal port is a device: 15 characters, no slash."""
+    return _SWITCH_BRIDGE.fullmatch(text) is not None
 
 
 def key_of(name: str) -> str | None:

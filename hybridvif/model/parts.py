@@ -8,37 +8,36 @@ A create-only attribute is written when its part is created, and never compared 
 has the default value.
 """
 
-from __future__ import annotations
+# Without `from __future__ import annotations`: the declarations are read from the annotations.
 
 import enum
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, fields, replace
-from types import MappingProxyType
-from typing import Any, ClassVar, TypeVar
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, ClassVar, TypeVar
 
 from hybridvif.model.attributes import (
+    DATAPATH_TYPES,
+    EMPTY,
+    FLAG,
+    MAC,
+    MAX_TAP_MTU,
+    MIN_MTU,
+    MTU,
+    QOS_TYPES,
+    SWITCH_BRIDGE,
+    TRUNK_BRIDGE,
+    UUID,
     Attribute,
     Reason,
     attribute,
     between,
-    declaration_of,
-    flag,
+    either,
     flag_outside_trunk,
     isolating,
-    mtu_or_none,
     one_of,
-    own_bridge_or_empty,
+    own_name,
     own_port_id,
-    own_port_id_or_empty,
-    own_switch_end,
-    switch_bridge,
-    trunk_bridge_or_empty,
-    unicast_mac,
-    unicast_mac_or_empty,
-    uuid_or_empty,
 )
-from hybridvif.model.names import PortNames
-from hybridvif.model.port import DATAPATH_TYPES, MAX_MTU, MAX_TAP_MTU, MIN_MTU, QOS_TYPES
 
 PLACEHOLDER_TYPE = "patch"
 """Interface type of a placeholder, a row whose device is being recreated: a patch port without a peer."""
@@ -57,26 +56,47 @@ MAX_AGEING = 360_000_000
 MAX_FORWARD_DELAY = 3_000
 """Hundredths of a second: the maximum of IEEE 802.1D and of the kernel."""
 
-_OWNER = attribute(
-    own_port_id_or_empty, "the full port id identifies the owner: two ports can share the 11 characters of a name"
-)
-_MTU = attribute(between(MIN_MTU, MAX_MTU), "the network's MTU at every hop, updated on re-plug", 1623876, 1959586)
-_PROMISC = attribute(flag, "frames for the VM's MAC must pass a device with another MAC")
-_UP = attribute(flag, "a device that is down forwards nothing", 1597287, label="")
-_FIREWALL = attribute(
-    one_of(True, False, None),
-    "only on request: Neutron's hybrid firewall filters the packets of this bridge only",
-)
-_HOST_IP = isolating(
-    HOST_IP_OFF,
-    "no IP of the host on any device of the port, so that the VM cannot reach or configure the host",
-    1302080,
-    1470931,
-    1825888,
-)
-_BRIDGE_PORT = isolating(OPEN, "a flag that isolates, locks or does not flood a bridge port stops the VM's packets")
+_OWN_BRIDGE = either(EMPTY, own_name("bridge"))
+_ACCEPTED = ("not taken by ovs-vswitchd", "taken by ovs-vswitchd")
+_DATAPATH = one_of("", *DATAPATH_TYPES)
+_MTU_REQUEST = either(one_of(None, 0), MTU)
+
+# Attributes of several parts.
+_Tag = Annotated[
+    str,
+    attribute(
+        either(EMPTY, own_port_id),
+        "the full port id identifies the owner: two ports can share the 11 characters of a name",
+    ),
+]
+_Mtu = Annotated[int, attribute(MTU, "the network's MTU at every hop, updated on re-plug", 1623876, 1959586)]
+_Promisc = Annotated[bool, attribute(FLAG, "frames for the VM's MAC must pass a device with another MAC")]
+_Up = Annotated[
+    bool, attribute(FLAG, "a device that is down forwards nothing", 1597287, label="", words=("down", "up"))
+]
+_Firewall = Annotated[
+    bool | None,
+    attribute(
+        one_of(True, False, None), "only on request: Neutron's hybrid firewall filters the packets of this bridge only"
+    ),
+]
+# HOST_IP_OFF, or the settings that let the host's IP stack receive.
+_HostIp = Annotated[
+    str | None,
+    isolating(
+        HOST_IP_OFF,
+        "no IP of the host on any device of the port, so that the VM cannot reach or configure the host",
+        *(1302080, 1470931, 1825888),
+    ),
+]
+# OPEN, or the flags that make the bridge withhold or repeat packets. None outside of our bridges.
+_BridgePort = Annotated[
+    str | None, isolating(OPEN, "a flag that isolates, locks or does not flood a bridge port stops the VM's packets")
+]
 # "ip link delete group" deletes every link of a group.
-_GROUP = attribute(one_of(0), "a bulk delete deletes a whole group, also a port that a killed bulk delete left in it")
+_Group = Annotated[
+    int, attribute(one_of(0), "a bulk delete deletes a whole group, also a port that a killed bulk delete left in it")
+]
 
 
 class Role(enum.Enum):
@@ -103,54 +123,51 @@ class Bridge(Part):
     """
 
     kind: ClassVar[str] = "bridge"
-    alias: str = field(metadata=_OWNER)
-    mtu: int = field(
-        metadata=attribute(
-            between(MIN_MTU, MAX_MTU), "explicit, else the kernel resets it when the bridge is empty", 1623876
-        )
-    )
-    up: bool = field(metadata=_UP)
-    forward_delay: int = field(
-        metadata=attribute(
-            between(0, MAX_FORWARD_DELAY), "no learning delay: the first DHCP request must pass", 1129055
-        )
-    )
+    alias: _Tag
+    mtu: Annotated[int, attribute(MTU, "explicit, else the kernel resets it when the bridge is empty", 1623876)]
+    up: _Up
+    forward_delay: Annotated[
+        int, attribute(between(0, MAX_FORWARD_DELAY), "no learning delay: the first DHCP request must pass", 1129055)
+    ]
     """Hundredths of a second, the unit of IFLA_BR_FORWARD_DELAY."""
-    ageing: int = field(
-        metadata=attribute(
+    ageing: Annotated[
+        int,
+        attribute(
             between(0, MAX_AGEING),
             "floods like a hub: no loss during live migration; only on this private bridge",
-            1715317,
-            1414559,
-            1837252,
-        )
-    )
+            *(1715317, 1414559, 1837252),
+        ),
+    ]
     """Hundredths of a second. 0: never learn, flood like a hub."""
-    stp: bool = field(
-        metadata=isolating(False, "there is no loop behind a private two-port bridge, and STP would delay the port")
-    )
-    multicast_snooping: bool = field(
-        metadata=isolating(
-            False, "snooping drops IPv6 neighbor discovery on a two-port bridge", 1276038, label="snooping"
-        )
-    )
-    disable_ipv6: bool | None = field(
-        metadata=isolating(
-            True, "a tenant's router advertisements must not configure the host", 1302080, 1470931, label="ipv6"
-        )
-    )
-    addr_gen_mode: str | None = field(
-        metadata=isolating("none", "no link-local address of the host on a tenant's segment", 1302080, 1470931)
-    )
+    stp: Annotated[
+        bool, isolating(False, "there is no loop behind a private two-port bridge, and STP would delay the port")
+    ]
+    multicast_snooping: Annotated[
+        bool, isolating(False, "snooping drops IPv6 neighbor discovery on a two-port bridge", 1276038, label="snooping")
+    ]
+    disable_ipv6: Annotated[
+        bool | None,
+        isolating(
+            True,
+            "a tenant's router advertisements must not configure the host",
+            1302080,
+            1470931,
+            label="ipv6",
+            words=("on", "off"),
+        ),
+    ]
+    addr_gen_mode: Annotated[
+        str | None, isolating("none", "no link-local address of the host on a tenant's segment", 1302080, 1470931)
+    ]
     """The word of `ip -d link`: eui64, none, stable_secret, random."""
-    arp_ignore: int = field(metadata=isolating(1, "the bridge must not answer ARP for the host's addresses", 1825888))
-    arp_announce: int = field(metadata=isolating(2, "the bridge must not announce the host's addresses", 1825888))
-    nf_call_iptables: bool | None = field(default=None, metadata=_FIREWALL)
+    arp_ignore: Annotated[int, isolating(1, "the bridge must not answer ARP for the host's addresses", 1825888)]
+    arp_announce: Annotated[int, isolating(2, "the bridge must not announce the host's addresses", 1825888)]
+    nf_call_iptables: _Firewall = None
     """True if iptables filters the packets of this bridge, even if net.bridge.bridge-nf-call-iptables is 0."""
-    nf_call_ip6tables: bool | None = field(default=None, metadata=_FIREWALL)
-    group: int = field(default=0, metadata=_GROUP)
-    host_ip: str | None = field(default=None, metadata=_HOST_IP)
-    """HOST_IP_OFF, or the settings that let the host's IPv4 stack receive. IPv6 has attributes of its own."""
+    nf_call_ip6tables: _Firewall = None
+    group: _Group = 0
+    host_ip: _HostIp = None
+    """Of IPv4 only. IPv6 has attributes of its own."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,27 +175,23 @@ class Veth(Part):
     """The veth pair. Its name is the end on the Linux bridge, qvb; its peer is the end on the switch, qvo."""
 
     kind: ClassVar[str] = "veth"
-    peer: str = field(metadata=attribute(own_switch_end, "the other end of the pair, on the switch"))
-    alias: str = field(metadata=_OWNER)
-    peer_alias: str = field(metadata=_OWNER)
-    mtu: int = field(metadata=_MTU)
-    peer_mtu: int = field(metadata=_MTU)
-    up: bool = field(metadata=_UP)
-    peer_up: bool = field(metadata=_UP)
-    promisc: bool = field(metadata=_PROMISC)
-    peer_promisc: bool = field(metadata=_PROMISC)
-    master: str = field(
-        metadata=attribute(
-            own_bridge_or_empty, "Neutron's firewall filters the port on this bridge, between tap and qvb"
-        )
-    )
+    peer: Annotated[str, attribute(own_name("switch_end"), "the other end of the pair, on the switch")]
+    alias: _Tag
+    peer_alias: _Tag
+    mtu: _Mtu
+    peer_mtu: _Mtu
+    up: _Up
+    peer_up: _Up
+    promisc: _Promisc
+    peer_promisc: _Promisc
+    master: Annotated[
+        str, attribute(_OWN_BRIDGE, "Neutron's firewall filters the port on this bridge, between tap and qvb")
+    ]
     """The bridge that holds qvb, or "". The switch sets the master of qvo."""
-    group: int = field(default=0, metadata=_GROUP)
-    host_ip: str | None = field(default=None, metadata=_HOST_IP)
-    """HOST_IP_OFF, or the settings that let the host's IP stack receive."""
-    peer_host_ip: str | None = field(default=None, metadata=_HOST_IP)
-    bridge_port: str | None = field(default=None, metadata=_BRIDGE_PORT)
-    """OPEN, or the flags that make the bridge withhold or repeat packets. None outside of our bridges."""
+    group: _Group = 0
+    host_ip: _HostIp = None
+    peer_host_ip: _HostIp = None
+    bridge_port: _BridgePort = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -186,11 +199,9 @@ class Tap(Part):
     """The VM's device of libvirt, of any kind. hybridvif sets its master only, when it recreates the bridge."""
 
     kind: ClassVar[str] = "tap"
-    master: str = field(
-        metadata=attribute(
-            own_bridge_or_empty, "a recreated bridge has lost the VM's device, and libvirt does not put it back"
-        )
-    )
+    master: Annotated[
+        str, attribute(_OWN_BRIDGE, "a recreated bridge has lost the VM's device, and libvirt does not put it back")
+    ]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -202,40 +213,31 @@ class ManagedTap(Part):
 
     kind: ClassVar[str] = "made-tap"
     # A tap without an alias would belong to libvirt from then on.
-    alias: str = field(
-        metadata=attribute(
-            own_port_id, "the full port id marks the tap as created by hybridvif, and deleted with the port"
-        )
-    )
-    mac: str = field(
-        metadata=attribute(unicast_mac, "not the VM's own: a bridge consumes frames for the address of a member")
-    )
-    mtu: int = field(
-        metadata=attribute(
-            between(MIN_MTU, MAX_TAP_MTU),
-            "the network's MTU at every hop, updated on re-plug",
-            1623876,
-            1959586,
-        )
-    )
-    up: bool = field(metadata=_UP)
-    master: str = field(metadata=attribute(own_bridge_or_empty, "the VM is connected before its first packet", 2069718))
-    group: int = field(default=0, metadata=_GROUP)
-    host_ip: str | None = field(default=None, metadata=_HOST_IP)
-    """HOST_IP_OFF, or the settings that let the host's IP stack receive."""
-    bridge_port: str | None = field(default=None, metadata=_BRIDGE_PORT)
-    """OPEN, or the flags that make the bridge withhold or repeat packets. None outside of our bridges."""
-    owner: int | None = field(
-        default=None,
-        metadata=isolating(ROOT, "root: without an owner every local user may attach to the tap and act as the VM"),
-    )
-    """The uid that may attach, beside CAP_NET_ADMIN. ANYBODY for no owner."""
-    multi_queue: bool = field(
-        default=False,
-        metadata=attribute(
-            flag, "as many queues as the VM has: it cannot open a tap that was created for one", create_only=True
+    alias: Annotated[
+        str, attribute(own_port_id, "the full port id marks the tap as created by hybridvif, and deleted with the port")
+    ]
+    mac: Annotated[str, attribute(MAC, "not the VM's own: a bridge consumes frames for the address of a member")]
+    mtu: Annotated[
+        int,
+        attribute(
+            between(MIN_MTU, MAX_TAP_MTU), "the network's MTU at every hop, updated on re-plug", 1623876, 1959586
         ),
-    )
+    ]
+    up: _Up
+    master: Annotated[str, attribute(_OWN_BRIDGE, "the VM is connected before its first packet", 2069718)]
+    group: _Group = 0
+    host_ip: _HostIp = None
+    bridge_port: _BridgePort = None
+    owner: Annotated[
+        int | None, isolating(ROOT, "root: without an owner every local user may attach to the tap and act as the VM")
+    ] = None
+    """The uid that may attach, beside CAP_NET_ADMIN. ANYBODY for no owner."""
+    multi_queue: Annotated[
+        bool,
+        attribute(
+            FLAG, "as many queues as the VM has: it cannot open a tap that was created for one", create_only=True
+        ),
+    ] = False
     """True if each queue of the VM can open it once (IFF_MULTI_QUEUE). The kernel cannot change it later."""
 
 
@@ -245,91 +247,87 @@ class OvsPort(Part):
 
     kind: ClassVar[str] = "ovs-port"
     role: ClassVar[Role] = Role.SWITCH
-    bridge: str = field(
-        metadata=attribute(
-            switch_bridge, "the integration bridge; a row is moved, never deleted and added again", 1670628
-        )
-    )
-    iface_id: str = field(metadata=attribute(uuid_or_empty, "Neutron's agent ignores a port without it"))
-    iface_status: str = field(
-        metadata=attribute(one_of("active", ""), "marks the interface as in use for Neutron's agent")
-    )
-    attached_mac: str = field(metadata=attribute(unicast_mac_or_empty, "Neutron's agent ignores a port without it"))
-    vm_uuid: str = field(metadata=attribute(uuid_or_empty, "the VM of the port, for operators and tools"))
-    port_id: str = field(
-        metadata=attribute(
-            own_port_id_or_empty, "hybridvif's own key, only if iface-id is not the port id", label="hybridvif-port-id"
-        )
-    )
+    bridge: Annotated[
+        str, attribute(SWITCH_BRIDGE, "the integration bridge; a row is moved, never deleted and added again", 1670628)
+    ]
+    iface_id: Annotated[str, attribute(either(EMPTY, UUID), "Neutron's agent ignores a port without it")]
+    iface_status: Annotated[str, attribute(one_of("active", ""), "marks the interface as in use for Neutron's agent")]
+    attached_mac: Annotated[str, attribute(either(EMPTY, MAC), "Neutron's agent ignores a port without it")]
+    vm_uuid: Annotated[str, attribute(either(EMPTY, UUID), "the VM of the port, for operators and tools")]
+    port_id: Annotated[
+        str,
+        attribute(
+            either(EMPTY, own_port_id),
+            "hybridvif's own key, only if iface-id is not the port id",
+            label="hybridvif-port-id",
+        ),
+    ]
     """external_ids:hybridvif-port-id: our own key. "" if iface_id is the port id."""
-    bridge_name: str = field(
-        default="",
-        metadata=attribute(
-            trunk_bridge_or_empty,
+    bridge_name: Annotated[
+        str,
+        attribute(
+            either(EMPTY, TRUNK_BRIDGE),
             "only on a trunk bridge: Neutron's agent uses it to clean up after a deleted trunk",
             2087944,
         ),
-    )
+    ] = ""
     """external_ids:bridge_name: the trunk bridge. "" on any other bridge."""
-    type: str = field(
-        default="",
-        metadata=attribute(
+    type: Annotated[
+        str,
+        attribute(
             one_of("", PLACEHOLDER_TYPE),
             "a system device; a patch as placeholder only while its device is recreated",
             1519926,
         ),
-    )
+    ] = ""
     """Interface.type: "" for a system device, PLACEHOLDER_TYPE while its device is recreated."""
-    realized: bool = field(
-        default=True,
-        metadata=attribute(flag, "ovs-vswitchd must have accepted the current device, or no packet passes", label=""),
-    )
-    """True if ovs-vswitchd has accepted the current device. Read back, never written."""
-    mtu_request: int | None = field(
-        default=0,
-        metadata=attribute(
-            mtu_or_none,
-            "none, or the network's MTU: ovs-vswitchd sets the device to it again after every plug",
-            1623876,
-            1959586,
+    realized: Annotated[
+        bool,
+        attribute(
+            FLAG, "ovs-vswitchd must have accepted its device or socket, or no packet passes", label="", words=_ACCEPTED
         ),
-    )
+    ] = True
+    """True if ovs-vswitchd has accepted the current device. Read back, never written."""
+    mtu_request: Annotated[
+        int | None,
+        attribute(
+            _MTU_REQUEST,
+            "none, or the network's MTU: ovs-vswitchd sets the device to it again after every plug",
+            *(1623876, 1959586),
+        ),
+    ] = 0
     """The MTU in bytes that ovs-vswitchd sets repeatedly. 0: no request. None: Open vSwitch has no such column.
 
     It is the only MTU of a vhost-user port.
     """
-    isolated: bool = field(
-        default=False,
-        metadata=attribute(
+    isolated: Annotated[
+        bool,
+        attribute(
             flag_outside_trunk,
             "only on creation of the row: no packet may pass before Neutron's agent has wired the port",
-            1734320,
-            2023300,
-            1930414,
-            2069543,
+            *(1734320, 2023300, 1930414, 2069543),
             create_only=True,
         ),
-    )
+    ] = False
     """True if it is created in the dead VLAN: Port.tag and trunks are DEAD_VLAN, and vlan_mode is trunk."""
-    datapath_type: str = field(
-        default="",
-        metadata=attribute(
-            one_of("", *DATAPATH_TYPES),
+    datapath_type: Annotated[
+        str,
+        attribute(
+            _DATAPATH,
             "only if the bridge is created with the row: a change would disconnect every port of the bridge",
             create_only=True,
         ),
-    )
+    ] = ""
     """The datapath of its bridge, if the bridge is created with the row. "" for Open vSwitch's default."""
-    qos_type: str = field(
-        default="",
-        metadata=attribute(
+    qos_type: Annotated[
+        str,
+        attribute(
             one_of("", *QOS_TYPES),
             "only on creation of the row: otherwise ovs-vswitchd removes the queueing of the device",
-            2017868,
-            2133225,
+            *(2017868, 2133225),
             create_only=True,
         ),
-    )
+    ] = ""
     """The type of the QoS row that comes and goes with it. "" for none."""
 
 
@@ -341,41 +339,23 @@ class VhostUserPort(OvsPort):
     """
 
     kind: ClassVar[str] = "vhost-user-port"
-    type: str = field(
-        default="",
-        metadata=attribute(
-            one_of(*VHOST_USER_TYPES.values()),
-            "the opposite end of the socket to QEMU, whose mode Neutron sets",
+    type: Annotated[
+        str,
+        attribute(
+            one_of(*VHOST_USER_TYPES.values()), "the opposite end of the socket to QEMU, whose mode Neutron sets"
         ),
-    )
+    ] = ""
     """Interface.type: a value of VHOST_USER_TYPES."""
-    realized: bool = field(
-        default=True,
-        metadata=attribute(flag, "ovs-vswitchd must have accepted it, which requires DPDK", label=""),
-    )
-    mtu_request: int | None = field(
-        default=0,
-        metadata=attribute(mtu_or_none, "the network's MTU: there is no device to set it on", 1959586),
-    )
-    datapath_type: str = field(
-        default="",
-        metadata=attribute(
-            one_of("", *DATAPATH_TYPES),
-            "only if the bridge is created with the row: the kernel's datapath has no vhost-user ports",
-            create_only=True,
-        ),
-    )
-    qos_type: str = field(
-        default="",
-        metadata=attribute(one_of(""), "none: ovs-vswitchd queues on kernel devices only", create_only=True),
+    mtu_request: Annotated[
+        int | None, attribute(_MTU_REQUEST, "the network's MTU: there is no device to set it on", 1959586)
+    ] = 0
+    qos_type: Annotated[str, attribute(EMPTY, "none: ovs-vswitchd queues on kernel devices only", create_only=True)] = (
+        ""
     )
     # The executor writes the configured path only. No other path can be checked.
-    socket_as_configured: bool = field(
-        default=True,
-        metadata=attribute(
-            one_of(True), "composed from [hybridvif] vhost_socket_dir and the name: no caller sets a path"
-        ),
-    )
+    socket_as_configured: Annotated[
+        bool, attribute(one_of(True), "composed from [hybridvif] vhost_socket_dir and the name: no caller sets a path")
+    ] = True
     """True if the path in Interface.options is the one that this host's configuration gives for type and name."""
 
 
@@ -411,69 +391,31 @@ SwitchPort = OvsPort | VhostUserPort | IvsPort | ForeignPort
 
 P = TypeVar("P", bound=Part)
 PARTS: tuple[type[Part], ...] = (
-    Bridge,
-    Veth,
-    Tap,
-    ManagedTap,
-    OvsPort,
-    VhostUserPort,
-    IvsPort,
-    ForeignObject,
-    ForeignPort,
+    *(Bridge, Veth, Tap, ManagedTap),
+    *(OvsPort, VhostUserPort, IvsPort),
+    *(ForeignObject, ForeignPort),
 )
 
-
-@dataclass(frozen=True, slots=True)
-class HostState:
-    """A set of parts by role and name, observed or desired.
-
-    links: by name. A veth pair has the name of its bridge end. ports: by name. qvo is a name in both.
-    """
-
-    links: Mapping[str, Link] = field(default_factory=dict)
-    ports: Mapping[str, SwitchPort] = field(default_factory=dict)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "links", MappingProxyType(dict(self.links)))
-        object.__setattr__(self, "ports", MappingProxyType(dict(self.ports)))
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # A mappingproxy cannot be pickled or copied.
-        return HostState, (dict(self.links), dict(self.ports))
-
-    def __iter__(self) -> Iterator[Part]:
-        yield from self.links.values()
-        yield from self.ports.values()
-
-    def of(self, names: PortNames) -> HostState:
-        """Return the parts of one port."""
-        # A switch port named tap does not belong to a hybrid port. It is plugged directly into the switch.
-        ends = (names.switch_end, names.vhost_user)
-        links, ports = self.links, self.ports
-        return HostState(
-            {name: links[name] for name in names if name in links},
-            {name: ports[name] for name in ends if name in ports},
-        )
-
-    def with_parts(self, *parts: Part) -> HostState:
-        """Return this state with these parts. They replace parts of the same name and role."""
-        links, ports = dict(self.links), dict(self.ports)
-        for part in parts:
-            (ports if part.role is Role.SWITCH else links)[part.name] = part  # type: ignore[assignment]
-        return HostState(links, ports)
-
-    def without(self, part: Part) -> HostState:
-        """Return this state without the part."""
-        links, ports = dict(self.links), dict(self.ports)
-        (ports if part.role is Role.SWITCH else links).pop(part.name, None)
-        return HostState(links, ports)
-
-    having, lacking = with_parts, without
-    """Former names of these methods."""
-
-
-NOTHING = HostState()
-"""The goal of an unplug."""
+_ATTRIBUTES = {kind: tuple(spec.name for spec in fields(kind) if spec.name != "name") for kind in PARTS}
+DECLARATIONS: Mapping[type[Part], Mapping[str, Attribute]] = {
+    kind: {spec.name: spec.type.__metadata__[0] for spec in fields(kind) if hasattr(spec.type, "__metadata__")}
+    for kind in PARTS
+}
+"""The declarations by kind and name, in order. All else that is known of an attribute derives from them."""
+ISOLATING: Mapping[type[Part], Mapping[str, Any]] = {
+    kind: {name: of.isolation for name, of in declared.items() if of.isolation is not None}
+    for kind, declared in DECLARATIONS.items()
+}
+"""The attributes that isolate the VM from the host, with their only legal values."""
+_CREATE_ONLY: Mapping[type[Part], dict[str, Any]] = {
+    kind: {
+        spec.name: spec.default for spec in fields(kind) if spec.name in declared and declared[spec.name].is_create_only
+    }
+    for kind, declared in DECLARATIONS.items()
+}
+_COMPARED = {
+    kind: tuple(name for name in names if name not in _CREATE_ONLY[kind]) for kind, names in _ATTRIBUTES.items()
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -490,35 +432,6 @@ def with_article(kind: str) -> str:
     return f"a{'n' if kind[:1] in 'aeiou' else ''} {kind}"
 
 
-_ATTRIBUTES = {kind: tuple(spec.name for spec in fields(kind) if spec.name != "name") for kind in PARTS}
-_DECLARED: Mapping[type[Part], Mapping[str, Attribute]] = {
-    kind: {spec.name: declared for spec in fields(kind) if (declared := declaration_of(spec))} for kind in PARTS
-}
-REASONS: Mapping[tuple[type[Part], str], Reason] = {
-    (kind, name): declared.reason for kind, attributes in _DECLARED.items() for name, declared in attributes.items()
-}
-LABELS: Mapping[str, str] = {
-    name: declared.label
-    for attributes in _DECLARED.values()
-    for name, declared in attributes.items()
-    if declared.label is not None
-}
-"""Labels of attributes, if they differ from the name."""
-ISOLATING: Mapping[type[Part], Mapping[str, object]] = {
-    kind: values
-    for kind, attributes in _DECLARED.items()
-    if (values := {name: of.isolation for name, of in attributes.items() if of.isolation is not None})
-}
-"""Attributes that isolate the VM from the host, with their only legal values."""
-_CREATE_ONLY: Mapping[type[Part], dict[str, Any]] = {
-    kind: {spec.name: spec.default for spec in fields(kind) if (of := declaration_of(spec)) and of.is_create_only}
-    for kind in PARTS
-}
-_COMPARED = {
-    kind: tuple(name for name in names if name not in _CREATE_ONLY[kind]) for kind, names in _ATTRIBUTES.items()
-}
-
-
 def attributes_of(kind: type[Part]) -> tuple[str, ...]:
     """Return the names of the attributes of a kind of part, without its own name, in declaration order."""
     return _ATTRIBUTES[kind]
@@ -526,7 +439,7 @@ def attributes_of(kind: type[Part]) -> tuple[str, ...]:
 
 def reason_of(part: Part, attribute: str) -> Reason:
     """Return the reason for the value of an attribute."""
-    return REASONS[type(part), attribute]
+    return DECLARATIONS[type(part)][attribute].reason
 
 
 def invalid_attributes(part: Part, attributes: Mapping[str, object] | None = None) -> tuple[str, ...]:
@@ -536,7 +449,7 @@ def invalid_attributes(part: Part, attributes: Mapping[str, object] | None = Non
     """
     if isinstance(part, ForeignObject):
         return (part.kind,)
-    declared = _DECLARED[type(part)]
+    declared = DECLARATIONS[type(part)]
     values = {name: getattr(part, name) for name in declared} if attributes is None else attributes
     return tuple(name for name, value in values.items() if not declared[name].is_legal(part, value))
 
@@ -549,7 +462,7 @@ def create_only_values(part: Part) -> dict[str, Any]:
 def as_observed(part: P) -> P:
     """Return the part as an observation returns it, with the defaults of its create-only attributes."""
     defaults = _CREATE_ONLY[type(part)]
-    return part if all(getattr(part, name) == value for name, value in defaults.items()) else replace(part, **defaults)
+    return part if create_only_values(part) == defaults else replace(part, **defaults)
 
 
 def differences(before: Part, after: Part) -> tuple[Difference, ...]:
@@ -567,24 +480,3 @@ def differences(before: Part, after: Part) -> tuple[Difference, ...]:
             continue
         found.append(Difference(name, old, new))
     return tuple(found)
-
-
-def agree(first: HostState, second: HostState) -> bool:
-    """Return True if two states have the same parts without differences."""
-    return first is second or all(_agree(getattr(first, side), getattr(second, side)) for side in ("links", "ports"))
-
-
-def _agree(first: Mapping[str, Part], second: Mapping[str, Part]) -> bool:
-    return first.keys() == second.keys() and all(
-        type(first[name]) is type(second[name]) and not differences(first[name], second[name]) for name in first
-    )
-
-
-def merge_states(states: Iterable[HostState]) -> HostState:
-    """Merge several states of different names."""
-    links: dict[str, Link] = {}
-    ports: dict[str, SwitchPort] = {}
-    for state in states:
-        links |= state.links
-        ports |= state.ports
-    return HostState(links, ports)

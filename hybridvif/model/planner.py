@@ -12,19 +12,16 @@ Order:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
+from hybridvif.model.attributes import MAX_TAP_MTU
 from hybridvif.model.errors import Conflict
 from hybridvif.model.names import PortNames, key_of, names_of_key
 from hybridvif.model.parts import (
-    HOST_IP_OFF,
-    OPEN,
+    ISOLATING,
     PLACEHOLDER_TYPE,
-    ROOT,
     Bridge,
     ForeignObject,
-    HostState,
     ManagedTap,
     OvsPort,
     Part,
@@ -33,7 +30,7 @@ from hybridvif.model.parts import (
     VhostUserPort,
     differences,
 )
-from hybridvif.model.port import MAX_TAP_MTU
+from hybridvif.model.state import HostState
 from hybridvif.model.steps import Create, Delete, Step, Update, simulate
 
 
@@ -43,8 +40,6 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     Both states hold parts of one port only. Raises Conflict with the remedy if a foreign object has one of its names or
     holds one of its parts.
     """
-    if _is_in_sync(observed, desired):
-        return ()
     for part in observed:
         _check_not_foreign(part)
     draft = _Draft(observed)
@@ -63,8 +58,8 @@ def with_existing_tap(observed: HostState, desired: HostState, names: PortNames)
     tap, bridge = observed.links.get(names.tap), desired.links.get(names.bridge)
     if not isinstance(tap, ManagedTap) or not isinstance(bridge, Bridge) or names.tap in desired.links:
         return desired
-    kept = replace(tap, mtu=min(bridge.mtu, MAX_TAP_MTU), up=True, master=bridge.name, group=0)
-    return desired.with_parts(replace(kept, host_ip=HOST_IP_OFF, bridge_port=OPEN, owner=ROOT))
+    mtu = min(bridge.mtu, MAX_TAP_MTU)
+    return desired.with_parts(replace(tap, mtu=mtu, up=True, master=bridge.name, group=0, **ISOLATING[ManagedTap]))
 
 
 def _with_existing_mtu_request(observed: HostState, desired: HostState) -> HostState:
@@ -83,20 +78,6 @@ def _with_existing_mtu_request(observed: HostState, desired: HostState) -> HostS
 def goal_for(observed: HostState, desired: HostState, names: PortNames) -> HostState:
     """Return the goal of a plug on this host: the desired state, and the existing parts that may stay."""
     return _with_existing_mtu_request(observed, with_existing_tap(observed, desired, names))
-
-
-def _is_in_sync(observed: HostState, desired: HostState) -> bool:
-    """Return True if the desired parts exist, beside at most a tap of libvirt. It is the fast path of plan()."""
-    links, wanted = observed.links, desired.links
-    return (
-        _are_as_wanted(observed.ports, desired.ports)
-        and all(_is_as_wanted(links.get(name), link) for name, link in wanted.items())
-        and all(name in wanted or isinstance(link, Tap) for name, link in links.items())
-    )
-
-
-def _are_as_wanted(ports: Mapping[str, Part], wanted: Mapping[str, Part]) -> bool:
-    return ports.keys() == wanted.keys() and all(_is_as_wanted(ports[name], port) for name, port in wanted.items())
 
 
 def _is_as_wanted(found: Part | None, wanted: Part) -> bool:

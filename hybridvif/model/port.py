@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 import enum
-import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
+from hybridvif.model.attributes import (
+    DATAPATH_TYPES,
+    EMPTY,
+    FLAG,
+    MAX_MTU,
+    MAX_TAP_MTU,
+    MIN_MTU,
+    MTU,
+    NONE,
+    QOS_TYPES,
+    SWITCH_BRIDGE,
+    UUID,
+    VHOSTUSER_MODES,
+    Rule,
+    either,
+    is_mac,
+    one_of,
+    text,
+)
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.names import PortNames, is_uuid, names_of
-from hybridvif.model.settings import Settings
+from hybridvif.model.names import PortNames, names_of
 
-MIN_MTU, MAX_MTU = 68, 65535
-"""The minimum of IPv4 (RFC 791), and the kernel's maximum for a veth or a bridge (ETH_MAX_MTU)."""
-MAX_TAP_MTU = 65521
-"""The kernel's maximum for a tap: ETH_MAX_MTU less the Ethernet header (drivers/net/tun.c)."""
+if TYPE_CHECKING:
+    from hybridvif.model.settings import Settings
 
-_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 _FLAGS = ("call_iptables", "isolate", "create_tap", "multiqueue")
-_SWITCH_BRIDGE = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,14}", re.ASCII)
 
 
 class VifType(enum.Enum):
@@ -26,30 +40,6 @@ class VifType(enum.Enum):
 
     OVS = "ovs"
     IVS = "ivs"
-
-
-def is_mac(text: str) -> bool:
-    """Return True for the MAC address of a device: six lower-case octets, unicast, not all zero.
-
-    >>> is_mac("fa:16:3e:aa:bb:cc"), is_mac("01:00:5e:00:00:01"), is_mac("00:00:00:00:00:00")
-    (True, False, False)
-    """
-    return _MAC.fullmatch(text) is not None and int(text[:2], 16) % 2 == 0 and text != "00:00:00:00:00:00"
-
-
-def is_bridge_name(text: str) -> bool:
-    """Return True if the text can name an OVS bridge. Its internal port is a device: 15 characters, no slash."""
-    return _SWITCH_BRIDGE.fullmatch(text) is not None
-
-
-QOS_TYPES = ("linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
-"""The QoS types of a new port, as in os-vif's default_qos_type."""
-NONE = "none"
-"""No QoS, even if the host has a default."""
-DATAPATH_TYPES = ("system", "netdev")
-"""The kernel's datapath, and the userspace datapath of Open vSwitch."""
-VHOSTUSER_MODES = ("client", "server")
-"""The end of the socket that QEMU has, as in Neutron's vhostuser_mode. Open vSwitch has the other end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -136,77 +126,49 @@ class Port:
         return self.interface_id or self.id
 
 
+_ID = "is not a UUID in canonical form; write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002"
+_RULES: Mapping[str, tuple[Rule, str]] = {
+    "mac": (text(lambda mac: is_mac(mac.lower())), "is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc"),
+    "instance_id": (UUID, _ID),
+    "interface_id": (either(EMPTY, UUID), _ID),
+    "mtu": (MTU, f"is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500"),
+    "bridge": (
+        SWITCH_BRIDGE,
+        "cannot be the name of an Open vSwitch bridge; use 1 to 15 letters, digits, '_', '.' or '-'",
+    ),
+    **dict.fromkeys(_FLAGS, (FLAG, "is neither true nor false; leave it out for false")),
+    "vif_type": (one_of(*VifType), f"is not known; use one of {', '.join(kind.value for kind in VifType)}"),
+    "qos_type": (one_of("", NONE, *QOS_TYPES), f"is not known; use one of {', '.join((NONE, *QOS_TYPES))}"),
+    "datapath_type": (one_of("", *DATAPATH_TYPES), f"is not known; use one of {', '.join(DATAPATH_TYPES)}"),
+    "vhostuser_mode": (
+        one_of("", *VHOSTUSER_MODES),
+        f"is not known; use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port",
+    ),
+}
+"""The legal values of each field, and the sentence for any other value."""
+_NOT_OF_IVS = {
+    "qos_type": "has none",
+    "datapath_type": "has no bridges",
+    "isolate": "has no VLAN tag of a port's",
+    "vhostuser_mode": "has no such ports",
+}
+
+
 def _errors(port: Port) -> Iterator[str]:
     """Yield the errors of a port. Only the first is reported, and each check relies on the earlier ones."""
-    yield from _errors_of_ids(port)
-    yield from _errors_of_devices(port)
-    yield from _errors_of_kinds(port)
-    if port.vif_type is not VifType.OVS:
-        yield from _errors_of_ivs(port)
-    if port.vhostuser_mode:
-        yield from _errors_of_vhost_user(port)
-
-
-def _errors_of_ids(port: Port) -> Iterator[str]:
-    if not isinstance(port.mac, str) or not is_mac(port.mac.lower()):
-        yield f"mac {port.mac!r} is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc"
-    for field, value in (("instance_id", port.instance_id), ("interface_id", port.interface_id)):
-        if not isinstance(value, str) or not (is_uuid(value) or (field == "interface_id" and value == "")):
-            yield (
-                f"{field} {value!r} is not a UUID in canonical form; "
-                "write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002"
-            )
-
-
-def _errors_of_devices(port: Port) -> Iterator[str]:
-    if type(port.mtu) is not int or not MIN_MTU <= port.mtu <= MAX_MTU:
-        yield f"mtu {port.mtu!r} is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500"
-    if not isinstance(port.bridge, str) or not is_bridge_name(port.bridge):
-        yield (
-            f"bridge {port.bridge!r} cannot be the name of an Open vSwitch bridge; "
-            "use 1 to 15 letters, digits, '_', '.' or '-'"
-        )
-    for field in _FLAGS:
-        if type(flag := getattr(port, field)) is not bool:
-            yield f"{field} {flag!r} is neither true nor false; leave it out for false"
+    for field, (is_legal, sentence) in _RULES.items():
+        if not is_legal(port, getattr(port, field)):
+            yield f"{field} {getattr(port, field)!r} {sentence}"
     if port.multiqueue and not port.create_tap:
         yield "multiqueue is of the tap that create_tap makes; give create_tap, too, or leave it out"
     if port.create_tap and port.mtu > MAX_TAP_MTU:
-        yield (
-            f"mtu {port.mtu} is more than the {MAX_TAP_MTU} that a tap can have; "
-            "make it smaller, or leave create_tap out"
-        )
-
-
-def _errors_of_kinds(port: Port) -> Iterator[str]:
-    if not isinstance(port.vif_type, VifType):
-        yield f"vif_type {port.vif_type!r} is not known; use one of {', '.join(kind.value for kind in VifType)}"
-    if port.qos_type not in ("", NONE, *QOS_TYPES):
-        yield f"qos_type {port.qos_type!r} is not known; use one of {NONE}, {', '.join(QOS_TYPES)}"
-    if port.datapath_type not in ("", *DATAPATH_TYPES):
-        yield f"datapath_type {port.datapath_type!r} is not known; use one of {', '.join(DATAPATH_TYPES)}"
-    if port.vhostuser_mode not in ("", *VHOSTUSER_MODES):
-        yield (
-            f"vhostuser_mode {port.vhostuser_mode!r} is not known; "
-            f"use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port"
-        )
-
-
-def _errors_of_ivs(port: Port) -> Iterator[str]:
-    if port.qos_type not in ("", NONE):
-        yield "qos_type is for Open vSwitch, and an Indigo Virtual Switch has none; leave it out"
-    if port.datapath_type:
-        yield "datapath_type is for Open vSwitch, and an Indigo Virtual Switch has no bridges; leave it out"
-    if port.isolate:
-        yield "isolate is for Open vSwitch, and an Indigo Virtual Switch has no VLAN tag of a port's; leave it out"
-    if port.vhostuser_mode:
-        yield "vhostuser_mode is for Open vSwitch, and an Indigo Virtual Switch has no such ports; leave it out"
-
-
-def _errors_of_vhost_user(port: Port) -> Iterator[str]:
-    if port.call_iptables:
+        yield f"mtu {port.mtu} is more than the {MAX_TAP_MTU} of a tap; make it smaller, or leave create_tap out"
+    for field, reason in _NOT_OF_IVS.items() if port.vif_type is VifType.IVS else ():
+        if getattr(port, field) not in ("", NONE, False):
+            yield f"{field} is for Open vSwitch, and an Indigo Virtual Switch {reason}; leave it out"
+    if port.vhostuser_mode and port.call_iptables:
         yield "a vhost-user port has no Linux bridge that could call iptables; leave call_iptables out"
-    if port.create_tap:
+    if port.vhostuser_mode and port.create_tap:
         yield "a vhost-user port has a socket and no tap that could be made; leave create_tap and multiqueue out"
-    if port.qos_type not in ("", NONE):
+    if port.vhostuser_mode and port.qos_type not in ("", NONE):
         yield f"qos_type {port.qos_type} is of the kernel's devices, and a vhost-user port is none; leave it out"

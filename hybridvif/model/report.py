@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from hybridvif.model.errors import REFUSALS, BridgeMissing, HybridVifError, NotReady, PlugFailed, UnplugFailed
-from hybridvif.model.steps import Step
+
+if TYPE_CHECKING:
+    from hybridvif.model.state import Observed
+    from hybridvif.model.steps import Step
 
 
 class Result(enum.Enum):
@@ -46,6 +50,13 @@ class Outcome:
     """Retries of the executor, because others wrote at the same time."""
 
 
+class Outcomes(list[tuple[Outcome, ...]]):
+    """Outcomes of plans, one tuple per port, with the observation made right after them."""
+
+    observed: Observed | None = None
+    """None: the host has not been observed since then."""
+
+
 class Status(enum.Enum):
     """State of one port after a call."""
 
@@ -71,24 +82,15 @@ class Status(enum.Enum):
 
 
 _EXIT_CODES = {
-    Status.DONE: 0,
-    Status.ROLLED_BACK: 1,
     Status.INCOMPLETE: 4,
-    Status.PRECONDITION: 5,
-    Status.REFUSED: 6,
     Status.UNKNOWN: 7,
+    Status.ROLLED_BACK: 1,
     Status.CONFIGURED: 65,
+    Status.REFUSED: 6,
+    Status.PRECONDITION: 5,
+    Status.DONE: 0,
 }
-
-_WORST_FIRST = (
-    Status.INCOMPLETE,
-    Status.UNKNOWN,
-    Status.ROLLED_BACK,
-    Status.CONFIGURED,
-    Status.REFUSED,
-    Status.PRECONDITION,
-    Status.DONE,
-)
+"""Exit codes, with the worst status first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,17 +121,8 @@ class Report:
         return self.status is Status.DONE
 
 
-def plug_error_of(report: Report) -> HybridVifError:
-    """Return the exception of a failed plug, with the report."""
-    return _error_of(report, PlugFailed)
-
-
-def unplug_error_of(report: Report) -> HybridVifError:
-    """Return the exception of a failed unplug, with the report."""
-    return _error_of(report, UnplugFailed)
-
-
-def _error_of(report: Report, default: type[HybridVifError]) -> HybridVifError:
+def error_of(report: Report, default: type[PlugFailed | UnplugFailed]) -> HybridVifError:
+    """Return the exception of a failed call, with the report. default: if the report has no code of its own."""
     known: dict[str, type[HybridVifError]] = {BridgeMissing.code: BridgeMissing, **REFUSALS}
     cls = known.get(report.code, NotReady if report.status is Status.PRECONDITION else default)
     return cls(report.reason, report)
@@ -137,5 +130,5 @@ def _error_of(report: Report, default: type[HybridVifError]) -> HybridVifError:
 
 def worst_exit_code(reports: list[Report]) -> int:
     """Return the exit code of a bulk call: the one of the worst status. 0 without ports."""
-    worst = min((report.status for report in reports), key=_WORST_FIRST.index, default=Status.DONE)
-    return worst.exit_code
+    statuses = {report.status for report in reports}
+    return next((code for status, code in _EXIT_CODES.items() if status in statuses), 0)

@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
 
 from hybridvif.model.parts import (
     ISOLATING,
-    NOTHING,
-    Bridge,
-    HostState,
     OvsPort,
     Part,
     attributes_of,
@@ -18,7 +14,8 @@ from hybridvif.model.parts import (
     invalid_attributes,
 )
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import owners_of
+from hybridvif.model.state import NOTHING, HostState
+from hybridvif.model.steps import owners_of, unfiltered
 
 
 def rollback_target(
@@ -32,18 +29,17 @@ def rollback_target(
     target = first
     lost: list[str] = []
     for part in map(_with_absent_isolation, first):
-        side = "ports" if part.role is OvsPort.role else "links"
-        wanted, found = (getattr(state, side).get(part.name) for state in (desired, current))
+        wanted, found = (state.side(part.role).get(part.name) for state in (desired, current))
         if wanted is None and isinstance(part, OvsPort):
             # The row of the other binding: a hybrid port and a vhost-user port replace each other.
             rows = [row for row in desired.ports.values() if isinstance(row, OvsPort)]
             target = target.with_parts(*(_created_as(row, part) for row in rows))
         if type(wanted) is type(part):
             names = _invalid(part, settings)
-        elif type(part) in ISOLATING:
+        elif ISOLATING[type(part)]:
             # The links of a hybrid port that becomes a vhost-user port have no desired values.
             isolation = ISOLATING[type(part)]
-            wanted = _with_values(part, isolation)
+            wanted = replace(part, **isolation)
             names = [name for name, value in isolation.items() if getattr(part, name) != value]
         else:
             continue
@@ -56,18 +52,14 @@ def rollback_target(
     return target, tuple(lost)
 
 
-def _with_values(part: Part, values: Mapping[str, Any]) -> Part:
-    return replace(part, **values) if values else part
-
-
 def _with_values_of(source: Part, part: Part, names: Iterable[str]) -> Part:
-    return _with_values(part, {name: getattr(source, name) for name in names})
+    return replace(part, **{name: getattr(source, name) for name in names})
 
 
 def _with_absent_isolation(part: Part) -> Part:
     """Return the part with isolating values for None. A small MTU hides the IPv6 settings."""
-    isolation = ISOLATING.get(type(part), {})
-    return _with_values(part, {name: value for name, value in isolation.items() if getattr(part, name) is None})
+    isolation = ISOLATING[type(part)]
+    return replace(part, **{name: value for name, value in isolation.items() if getattr(part, name) is None})
 
 
 def _created_as(wanted: Part, part: Part) -> Part:
@@ -76,9 +68,8 @@ def _created_as(wanted: Part, part: Part) -> Part:
     A row may be deleted during the plug. The rollback must not recreate it outside of the dead VLAN.
     """
     values = create_only_values(wanted)
-    return _with_values(
-        part, {name: value for name, value in values.items() if not invalid_attributes(part, {name: value})}
-    )
+    legal = {name: value for name, value in values.items() if not invalid_attributes(part, {name: value})}
+    return replace(part, **legal)
 
 
 def _invalid(part: Part, settings: Settings | None) -> list[str]:
@@ -89,15 +80,6 @@ def _invalid(part: Part, settings: Settings | None) -> list[str]:
     if isinstance(part, OvsPort) and not settings.allows(part.bridge) and "bridge" not in names:
         names.append("bridge")
     return [*names, *unfiltered(part, attributes_of(type(part)), settings)]
-
-
-def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tuple[str, ...]:
-    """Return the attributes that hide the packets of a bridge from iptables, if this host filters them."""
-    if not isinstance(part, Bridge) or not settings.call_iptables:
-        return ()
-    return tuple(
-        name for name in ("nf_call_iptables", "nf_call_ip6tables") if name in attributes and not getattr(part, name)
-    )
 
 
 def _foreign_ids(part: Part, wanted: Part) -> list[str]:

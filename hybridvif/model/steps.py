@@ -16,7 +16,6 @@ from hybridvif.model.parts import (
     OPEN,
     Bridge,
     ForeignObject,
-    HostState,
     ManagedTap,
     Member,
     OvsPort,
@@ -29,6 +28,8 @@ from hybridvif.model.parts import (
     differences,
     with_article,
 )
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import HostState
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +114,7 @@ def simulate(state: HostState, step: Step) -> HostState:
         raise Conflict(against.reason)
     match step:
         case Create(OvsPort() as port):
-            return state.with_parts(_with_realized(as_observed(port), _can_be_accepted(state, port)))
+            return state.with_parts(replace(as_observed(port), realized=_can_be_accepted(state, port)))
         case Create(part):
             return state.with_parts(_as_new_member(as_observed(part)))
         case Update(before, OvsPort() as after):
@@ -154,8 +155,17 @@ def ownership_tags(part: Part) -> tuple[str, ...]:
     return ()
 
 
+def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tuple[str, ...]:
+    """Return the attributes that hide the packets of a bridge from iptables, if this host filters them."""
+    if not isinstance(part, Bridge) or not settings.call_iptables:
+        return ()
+    return tuple(
+        name for name in ("nf_call_iptables", "nf_call_ip6tables") if name in attributes and not getattr(part, name)
+    )
+
+
 def _found(state: HostState, part: Part) -> Part | None:
-    return (state.ports if part.role is Role.SWITCH else state.links).get(part.name)
+    return state.side(part.role).get(part.name)
 
 
 def _objection_to_name(part: Part) -> Objection | None:
@@ -226,16 +236,12 @@ def _can_be_accepted(state: HostState, port: OvsPort) -> bool:
     return port.type == "" and any(isinstance(link, Veth) and link.peer == port.name for link in state.links.values())
 
 
-def _with_realized(port: OvsPort, realized: bool) -> OvsPort:
-    return port if port.realized is realized else replace(port, realized=realized)
-
-
 def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
     found = state.ports[after.name]
     written = {name: value for name, value in changes_of(Update(before, after)).items() if name != "realized"}
     port: OvsPort = replace(found, **written)  # type: ignore[assignment, arg-type]
     if "type" in written or isinstance(port, VhostUserPort):
-        return _with_realized(port, _can_be_accepted(state, port))
+        return replace(port, realized=_can_be_accepted(state, port))
     return port
 
 

@@ -1,6 +1,5 @@
 """The os-vif plugins, for Nova. os-vif is imported only when it loads a plugin.
 
-    options        the options of os-vif that a file sets, in [os_vif_ovs]
     translation    a VIF of os-vif -> Port
     plugins        the plugin `hybridvif`, and the drop-in for `ovs`
 

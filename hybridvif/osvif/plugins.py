@@ -20,10 +20,10 @@ from vif_plug_ovs.ovs import OvsPlugin
 
 from hybridvif.client.host import Host, connect
 from hybridvif.engine import api, config
+from hybridvif.engine.config_files import set_in_files
 from hybridvif.model.errors import InvalidInput, Refused
 from hybridvif.model.names import names_of
 from hybridvif.model.settings import Settings
-from hybridvif.osvif.options import set_in_files
 from hybridvif.osvif.translation import checked_names, objection, port_of
 
 LOG = logging.getLogger(__name__)
@@ -60,8 +60,8 @@ class HybridPath:
         """Plug a VIF. Raises HybridVifError."""
         api.plug(port_of(vif, instance_info, self.set_options), self.host)
 
-    def unplug(self, vif: Any) -> None:
-        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach."""
+    def unplug(self, vif: Any, _instance_info: Any) -> None:
+        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach. Raises as plug()."""
         checked_names(vif)
         host = self.host
         force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
@@ -99,22 +99,20 @@ class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, whi
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIFBridge. Raises HybridVifError with the report."""
-        self._require_hybrid(vif, objection(vif, self._path.settings))
-        self._path.plug(vif, instance_info)
+        self._path_of(vif).plug(vif, instance_info)
 
-    def unplug(self, vif: Any, instance_info: Any) -> None:  # noqa: ARG002  # os-vif's signature
+    def unplug(self, vif: Any, instance_info: Any) -> None:
         """Unplug a VIFBridge. Raises HybridVifError with the report."""
-        self._require_hybrid(vif, objection(vif, self._path.settings))
-        self._path.unplug(vif)
+        self._path_of(vif).unplug(vif, instance_info)
 
-    @staticmethod
-    def _require_hybrid(vif: Any, reason: str) -> None:
+    def _path_of(self, vif: Any) -> HybridPath:
         if not isinstance(vif, objects.vif.VIFBridge):
             raise InvalidInput(
                 f"port {vif.id}: the plugin 'hybridvif' takes a VIFBridge, not a {type(vif).__name__}; ask for 'ovs'"
             )
-        if reason:
+        if reason := objection(vif, self._path.settings):
             raise Refused(f"port {vif.id}: {reason}, which 'hybridvif' does not serve; ask for the plugin 'ovs'")
+        return self._path
 
 
 class HybridOvsPlugin(OvsPlugin):  # type: ignore[misc]  # as above
@@ -126,17 +124,21 @@ class HybridOvsPlugin(OvsPlugin):  # type: ignore[misc]  # as above
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIF. Raises HybridVifError for a hybrid port; for others, the exceptions of os-vif."""
-        if not self._is_hybrid(vif) or self._is_delegated(vif, objection(vif, self._path.settings)):
-            super().plug(vif, instance_info)
-        else:
-            self._path.plug(vif, instance_info)
+        plugin: Any = self._path if self._serves(vif) else super()
+        plugin.plug(vif, instance_info)
 
     def unplug(self, vif: Any, instance_info: Any) -> None:
         """Unplug a VIF, with the same exceptions."""
-        if not self._is_hybrid(vif) or self._is_delegated(vif, objection(vif, self._path.settings)):
-            super().unplug(vif, instance_info)
-        else:
-            self._path.unplug(vif)
+        plugin: Any = self._path if self._serves(vif) else super()
+        plugin.unplug(vif, instance_info)
+
+    def _serves(self, vif: Any) -> bool:
+        """Return whether hybridvif plugs this VIF. If not, os-vif does."""
+        if not self._is_hybrid(vif):
+            return False
+        if reason := objection(vif, self._path.settings):
+            LOG.info("port %s is left to os-vif's own plugin: %s", vif.id, reason)
+        return not reason
 
     def _is_hybrid(self, vif: Any) -> bool:
         """Return True for a VIFBridge, and for a port that changed to another firewall but still has its qbr."""
@@ -149,12 +151,6 @@ class HybridOvsPlugin(OvsPlugin):  # type: ignore[misc]  # as above
             return bool(socket.if_nametoindex(names_of(vif.id).bridge))
         except (OSError, InvalidInput):
             return False
-
-    @staticmethod
-    def _is_delegated(vif: Any, reason: str) -> bool:
-        if reason:
-            LOG.info("port %s is left to os-vif's own plugin: %s", vif.id, reason)
-        return bool(reason)
 
 
 def answer_to_ovs() -> None:

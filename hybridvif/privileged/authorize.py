@@ -23,9 +23,7 @@ from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
-    NOTHING,
     Bridge,
-    HostState,
     IvsPort,
     ManagedTap,
     Member,
@@ -42,9 +40,9 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.planner import plan as make_plan
 from hybridvif.model.report import Outcome, Result
-from hybridvif.model.rollback_target import unfiltered
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of
+from hybridvif.model.state import NOTHING, HostState
+from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of, unfiltered
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]

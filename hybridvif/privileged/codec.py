@@ -13,13 +13,12 @@ from dataclasses import fields
 from operator import attrgetter
 from typing import Any
 
-from hybridvif.model.errors import Refused
-from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.model.parts import PARTS, HostState, Part
+from hybridvif.model.errors import Refused, bounded, escaped
+from hybridvif.model.parts import PARTS, Part
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES
+from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
 from hybridvif.model.steps import Create, Delete, Step, Update
-from hybridvif.model.text import bounded, escaped
 
 MAX_PLANS, MAX_STEPS, MAX_TEXT = 512, 16, 65_536
 """The limits of a request: plans, steps per plan, and characters per text, which another tool may have written."""

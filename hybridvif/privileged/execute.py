@@ -12,11 +12,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
-from hybridvif.model.errors import HybridVifError, PreconditionError
+from hybridvif.model.errors import HybridVifError, PreconditionError, escaped
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.steps import Delete, Step, role_of
-from hybridvif.model.text import escaped
 
 LOG = logging.getLogger(__name__)
 ROLE_ORDER = (Role.SWITCH, Role.LINK)

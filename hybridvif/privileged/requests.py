@@ -16,11 +16,11 @@ from typing import Any, NamedTuple
 
 from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import HybridVifError, PreconditionError, Refused
-from hybridvif.model.facts import Observed, merge_observed
 from hybridvif.model.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_of_key
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
+from hybridvif.model.state import Observed, merge_observed
 from hybridvif.model.steps import Step
 from hybridvif.privileged import authorize, codec, privileges, registry
 from hybridvif.privileged.execute import execute, share

@@ -14,13 +14,12 @@ from dataclasses import replace
 from random import Random
 from typing import Any
 
-from hypothesis import HealthCheck, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, settings, strategies as st
 
 from hybridvif import Host, HostState, Outcome, Port, Step, desired_state
-from hybridvif.model.facts import Facts, Observed
+from hybridvif.model.attributes import MAX_TAP_MTU
 from hybridvif.model.parts import ANYBODY, PLACEHOLDER_TYPE, Bridge, ManagedTap, OvsPort, Part, Tap, Veth
-from hybridvif.model.port import MAX_TAP_MTU
+from hybridvif.model.state import Facts, Observed
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
 

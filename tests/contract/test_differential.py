@@ -13,9 +13,9 @@ from hypothesis import Phase, given, settings
 
 from hybridvif import HostState, Port, desired_state
 from hybridvif.model.parts import Bridge, OvsPort, Veth
-from hybridvif.model.parts import HostState as State
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
+from hybridvif.model.state import HostState as State
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import Sandbox
 from tests.contract.bench import FULL, Bench, states

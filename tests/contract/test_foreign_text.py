@@ -9,8 +9,8 @@ import time
 import pytest
 
 from hybridvif import Bridge, OvsPort, Status, plug, unplug
+from hybridvif.model.errors import MAX_SHOWN, escaped
 from hybridvif.model.parts import ForeignObject, Role
-from hybridvif.model.text import MAX_SHOWN, escaped
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import PATIENCE, Bench
 from tests.functional.conftest import make_port

@@ -21,10 +21,10 @@ from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
 from hybridvif.executors.pyroute2_executor import PyrouteExecutor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of
-from hybridvif.model.parts import HOST_IP_OFF, OPEN, Bridge, ForeignPort, HostState, Veth
+from hybridvif.model.parts import HOST_IP_OFF, OPEN, Bridge, ForeignPort, Veth
 from hybridvif.model.report import Outcome, Result
+from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.testing.contract import check_link_executor, check_switch_executor
 from hybridvif.testing.sandbox import Sandbox

@@ -12,7 +12,7 @@ import pytest
 from hybridvif.executors.ovsdb.executor import OvsdbExecutor
 from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.model.facts import Observed
+from hybridvif.model.state import Observed
 from hybridvif.testing.contract.bench import PATIENCE, PORT, SETTLING_TIME, Worker
 from hybridvif.testing.sandbox import Sandbox
 

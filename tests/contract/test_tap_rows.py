@@ -7,12 +7,11 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Update, check, desired_state, plug, unplug
-from hybridvif.cli.commands import check as checking
-from hybridvif.cli.commands import list as listing
+from hybridvif.cli.commands import check as checking, list as listing
 from hybridvif.cli.commands.doctor import port_findings
 from hybridvif.cli.ports import PortRequest
+from hybridvif.model.errors import escaped
 from hybridvif.model.parts import Role, Veth
-from hybridvif.model.text import escaped
 from hybridvif.privileged.registry import installed
 from tests.contract.bench import Bench
 from tests.functional.conftest import make_port, require_tun

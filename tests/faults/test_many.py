@@ -9,8 +9,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
-from concurrent.futures import TimeoutError as Unanswered
+from concurrent.futures import ThreadPoolExecutor, TimeoutError as Unanswered
 from contextlib import suppress
 from pathlib import Path
 

@@ -18,9 +18,9 @@ import pytest
 
 from hybridvif import HybridVifError, Port, Status, check, desired_state, plug, plug_all, unplug
 from hybridvif.client.host import NoResponse
-from hybridvif.model.parts import NOTHING, agree
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
+from hybridvif.model.state import NOTHING, agree
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.privileged import codec
 from hybridvif.privileged.context import daemon_context

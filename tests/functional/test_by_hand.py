@@ -11,8 +11,9 @@ import pytest
 
 from hybridvif import ConfigurationError, HostState, Port, Status, VifType, desired_state, plug, plug_all
 from hybridvif.executors.side_effects import qos_id_of
-from hybridvif.model.parts import NOTHING, OvsPort, agree
+from hybridvif.model.parts import OvsPort
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, agree
 from hybridvif.testing.pytest_plugin import connected
 from tests.functional.conftest import Lab, make_port
 

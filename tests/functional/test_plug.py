@@ -14,7 +14,8 @@ from subprocess import PIPE
 import pytest
 
 from hybridvif import Port, Status, check, desired_state, plug, plug_all, unplug, unplug_all
-from hybridvif.model.parts import Bridge, agree
+from hybridvif.model.parts import Bridge
+from hybridvif.model.state import agree
 from tests.functional.conftest import INSTANCE, Lab, lines_of, make_port, until
 
 TCP_SERVER = """

@@ -11,9 +11,10 @@ import msgpack
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict
-from hybridvif.model.parts import NOTHING, HostState, IvsPort, Part
+from hybridvif.model.parts import IvsPort, Part
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port
+from hybridvif.model.state import NOTHING, HostState
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.privileged import codec
 from tests.fuzz.judge import CALL, OPTIONS

@@ -11,16 +11,25 @@ from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any, TypeVar
 
-from hypothesis import settings
-from hypothesis import strategies as st
+from hypothesis import settings, strategies as st
 
+from hybridvif.model.attributes import (
+    DATAPATH_TYPES,
+    MAX_MTU,
+    MAX_TAP_MTU,
+    MIN_MTU,
+    NONE,
+    QOS_TYPES,
+    VHOSTUSER_MODES,
+    is_mac,
+)
 from hybridvif.model.desired import desired_state
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import (
+    DECLARATIONS,
     PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
     Bridge,
-    HostState,
     IvsPort,
     ManagedTap,
     OvsPort,
@@ -31,18 +40,8 @@ from hybridvif.model.parts import (
     as_observed,
     differences,
 )
-from hybridvif.model.port import (
-    DATAPATH_TYPES,
-    MAX_MTU,
-    MAX_TAP_MTU,
-    MIN_MTU,
-    NONE,
-    QOS_TYPES,
-    VHOSTUSER_MODES,
-    Port,
-    VifType,
-    is_mac,
-)
+from hybridvif.model.port import Port, VifType
+from hybridvif.model.state import HostState
 from hybridvif.model.steps import Step, simulate
 
 settings.register_profile("moderate", max_examples=60, deadline=None, derandomize=False)
@@ -75,6 +74,9 @@ TAPPED = replace(PORT, create_tap=True)
 MADE_TAP = the(ManagedTap, desired_state(TAPPED))
 
 FOREIGN_BRIDGE = "br-foreign"
+
+REASONS = {(kind, name): of.reason for kind, declared in DECLARATIONS.items() for name, of in declared.items()}
+"""The reasons of all attributes."""
 
 HYBRID = ("",)
 """The only mode of a port with links."""

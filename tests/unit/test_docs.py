@@ -23,8 +23,7 @@ from benchmarks.page import with_figures
 from benchmarks.record import Record, merge_observed
 from hybridvif import Port, RecordingHost, Report, Status, desired_state
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
-from hybridvif.cli.commands import check, gc, plan, plug, reconcile, show
-from hybridvif.cli.commands import list as listing
+from hybridvif.cli.commands import check, gc, list as listing, plan, plug, reconcile, show
 from hybridvif.cli.output import report
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
@@ -32,11 +31,11 @@ from hybridvif.engine import config, converge, locks
 from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.executors.base import Executor
 from hybridvif.model import errors, names, settings
-from hybridvif.model.facts import Facts, LinkFact, PortFact
-from hybridvif.model.parts import PARTS, REASONS, ForeignObject, ForeignPort, Part, Tap
+from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Facts, LinkFact, PortFact
 from hybridvif.testing.sandbox import Sandbox, Vm
-from tests.support.strategies import NAMES, PORT, VETH
+from tests.support.strategies import NAMES, PORT, REASONS, VETH
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")])

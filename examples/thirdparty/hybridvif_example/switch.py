@@ -8,9 +8,9 @@ from dataclasses import fields, replace
 
 from hybridvif.executors.base import NOT_REALIZED, ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.model.facts import Facts, Observed, PortFact
 from hybridvif.model.names import key_of
-from hybridvif.model.parts import HostState, OvsPort, Role
+from hybridvif.model.parts import OvsPort, Role
+from hybridvif.model.state import Facts, HostState, Observed, PortFact
 from hybridvif.model.steps import Create, Delete, changes_of
 
 DIRECTORY = "/run/hybridvif-example"

@@ -15,11 +15,11 @@ from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import INFERABLE_FIELDS
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost
-from hybridvif.model.facts import Observed
-from hybridvif.model.parts import Bridge, HostState, Veth, VhostUserPort
+from hybridvif.model.parts import Bridge, Veth, VhostUserPort
 from hybridvif.model.port import Port
+from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import ownership_tags
 
 TAGS = 3

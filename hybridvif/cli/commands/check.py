@@ -14,7 +14,7 @@ from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.output.topology import Drift, drift_of, warnings_of
 from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.model.parts import reason_of
 from hybridvif.model.report import Report

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from hybridvif.cli.commands import show
 from hybridvif.cli.stdio import print_text
 from hybridvif.cli.terminal import Paint
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 from hybridvif.executors.recording import RecordingHost
 from hybridvif.model.port import Port
 from hybridvif.model.report import Report

@@ -28,11 +28,11 @@ from hybridvif.cli.host_checks import (
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine import shared_files
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import HybridVifError
-from hybridvif.model.facts import Facts, Observed
 from hybridvif.model.parts import Bridge
 from hybridvif.model.settings import OVS_SOCKET, Settings
+from hybridvif.model.state import Facts, Observed
 from hybridvif.optional import found
 from hybridvif.testing.sandbox.missing import as_root, missing_switch
 

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from hybridvif.cli.connection import connected
 from hybridvif.cli.output.topology import Condition, plugged_ports
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 
 FORMATS = ("table", "json", "yaml", "value")
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")

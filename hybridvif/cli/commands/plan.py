@@ -19,9 +19,9 @@ from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.executors.command_lines import script_lines
 from hybridvif.executors.side_effects import side_effects_of_plans
 from hybridvif.model.errors import ConfigurationError, PreconditionError
-from hybridvif.model.facts import Observed
 from hybridvif.model.port import Port
 from hybridvif.model.report import Report
+from hybridvif.model.state import Observed
 
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")

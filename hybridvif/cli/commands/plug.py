@@ -9,7 +9,7 @@ from typing import Any
 from hybridvif.cli.connection import connected
 from hybridvif.cli.ports import add_port_options, requested_ports
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 from hybridvif.model.port import Port
 
 FORMATS = ("text", "json", "yaml", "table", "value")

@@ -12,7 +12,7 @@ from hybridvif.cli.output.document import changes_of, report_document, step_docu
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
 from hybridvif.cli.ports import add_file_option
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 from hybridvif.model.port import Port
 from hybridvif.model.report import Report
 

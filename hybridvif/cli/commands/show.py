@@ -11,7 +11,7 @@ from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.engine.host_protocol import AnyHost
+from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, VhostUserPort

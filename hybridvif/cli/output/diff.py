@@ -10,7 +10,7 @@ from hybridvif.cli.terminal import Paint
 from hybridvif.executors.side_effects import IF_THERE, OVS_BRIDGE, SideEffect
 from hybridvif.model.parts import (
     ANYBODY,
-    LABELS,
+    DECLARATIONS,
     PLACEHOLDER_TYPE,
     Bridge,
     Difference,
@@ -28,12 +28,7 @@ from hybridvif.model.report import Report
 UNKNOWN = "?"
 """The unknown value of an attribute."""
 
-_SWITCHES: Mapping[str, tuple[str, str]] = {
-    "up": ("up", "down"),
-    "disable_ipv6": ("off", "on"),
-    "realized": ("taken by ovs-vswitchd", "not taken by ovs-vswitchd"),
-}
-"""Labels of True and False. The default is on and off."""
+_DECLARED = {name: declared for of_kind in DECLARATIONS.values() for name, declared in of_kind.items()}
 _KINDS: Mapping[type[Part], tuple[str, tuple[str, ...]]] = {
     Bridge: ("Linux bridge", ("mtu", "up", "ageing", "stp", "multicast_snooping", "disable_ipv6")),
     Veth: ("veth pair", ("mtu", "up", "promisc", "master")),
@@ -89,7 +84,7 @@ def change_text(difference: Difference) -> str:
 def value_of(attribute: str, value: object) -> str:
     """Format the value of an attribute."""
     if isinstance(value, bool):
-        return _SWITCHES.get(attribute.removeprefix("peer_"), ("on", "off"))[0 if value else 1]
+        return _DECLARED[attribute].words[value]
     if attribute == "type":
         return {"": "system", PLACEHOLDER_TYPE: f"{PLACEHOLDER_TYPE} (parked)"}.get(str(value), str(value))
     if attribute == "owner" and value == ANYBODY:
@@ -109,7 +104,8 @@ def wanted_attributes(part: Part) -> tuple[str, ...]:
 
 def _label(attribute: str) -> str:
     own = attribute.removeprefix("peer_")
-    label = LABELS.get(own, own.replace("_", "-"))
+    declared = _DECLARED.get(attribute)
+    label = declared.label if declared and declared.label is not None else own.replace("_", "-")
     return label if own == attribute else f"qvo {label}".rstrip()
 
 

@@ -12,7 +12,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hybridvif.model.facts import Facts, LinkFact, Observed
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ANYBODY,
@@ -21,7 +20,6 @@ from hybridvif.model.parts import (
     ROOT,
     Bridge,
     ForeignObject,
-    HostState,
     Link,
     ManagedTap,
     Part,
@@ -30,6 +28,7 @@ from hybridvif.model.parts import (
     attributes_of,
     with_article,
 )
+from hybridvif.model.state import Facts, HostState, LinkFact, Observed
 
 
 class Attribute(NamedTuple):

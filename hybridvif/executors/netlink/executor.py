@@ -49,11 +49,11 @@ from hybridvif.executors.netlink.operations import (
 )
 from hybridvif.executors.netlink.socket import Channel, Interrupted, Rejected, Request, Response, link_header_of
 from hybridvif.executors.netlink.tap import NewTap
-from hybridvif.model.facts import Observed
 from hybridvif.model.names import key_of, names_of_key
-from hybridvif.model.parts import Bridge, HostState, ManagedTap, Part, Role, Tap, Veth
+from hybridvif.model.parts import Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import Delete, Step, simulate
 
 MAX_MERGED_STEPS = 32

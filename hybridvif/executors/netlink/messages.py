@@ -28,8 +28,8 @@ from hybridvif.executors.netlink.socket import (
     nested,
     positions_of,
 )
+from hybridvif.model.errors import escaped
 from hybridvif.model.parts import ANYBODY
-from hybridvif.model.text import escaped
 
 IFF_RUNNING = 0x40
 RTEXT_FILTER_SKIP_STATS = 1 << 3

@@ -23,10 +23,10 @@ from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader, Rows
 from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Session
 from hybridvif.executors.ovsdb.transaction import await_applied, operations_of, with_next_cfg
 from hybridvif.executors.side_effects import side_effects_of
-from hybridvif.model.facts import Observed
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 
 REFUSED = "OVSDB refused the transaction"

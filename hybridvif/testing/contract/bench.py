@@ -15,12 +15,12 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
-from hybridvif.model.facts import Observed
-from hybridvif.model.parts import NOTHING, ForeignObject, HostState, OvsPort, Part, Role, attributes_of, differences
+from hybridvif.model.parts import ForeignObject, OvsPort, Part, Role, attributes_of, differences
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, HostState, Observed
 from hybridvif.model.steps import Create, Delete, Step, simulate
 from hybridvif.privileged import codec
 from hybridvif.testing.sandbox import Sandbox

@@ -10,8 +10,8 @@ import pytest
 from hybridvif import ManagedTap, Port, RecordingHost, Tap
 from hybridvif.cli.commands.check import answer_of
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.facts import Observed
-from hybridvif.model.parts import REASONS, OvsPort, Part, VhostUserPort, attributes_of
+from hybridvif.model.parts import OvsPort, Part, VhostUserPort, attributes_of
+from hybridvif.model.state import Observed
 from tests.support.answers import (
     ID,
     MAC,
@@ -29,6 +29,7 @@ from tests.support.answers import (
     row_of,
     text_of,
 )
+from tests.support.strategies import REASONS
 
 WHOLE = asked(mac=MAC, instance_id=VM, interface_id="", bridge="br-int", mtu=1450)
 OPEN = ["mac", "instance_id", "interface_id", "bridge", "mtu", "call_iptables", "create_tap"]

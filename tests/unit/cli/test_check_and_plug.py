@@ -20,7 +20,6 @@ from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.parts import (
     PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
-    HostState,
     OvsPort,
     Veth,
     as_observed,
@@ -29,6 +28,7 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.port import VifType
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import HostState
 from tests.support.answers import ID, MAC, OTHER_ID, PORT, QBR, QVB, QVO, VM, ports_of
 from tests.support.strategies import the
 

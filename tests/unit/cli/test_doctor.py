@@ -13,8 +13,8 @@ import pytest
 from hybridvif.cli import host_checks
 from hybridvif.cli.commands import doctor
 from hybridvif.cli.host_checks import CheckResult, failed, failed_with, info, passed
-from hybridvif.model.facts import Facts
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Facts
 from tests.support.answers import text_of
 
 

@@ -13,10 +13,10 @@ from hybridvif.cli.output.document import changes_of_plan, tally
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.facts import Observed
 from hybridvif.model.parts import Bridge, OvsPort, attributes_of, create_only_values, reason_of
 from hybridvif.model.planner import plan
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from tests.support.answers import (
     ID,
     MAC,

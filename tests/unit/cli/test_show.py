@@ -6,14 +6,13 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, ForeignObject, Port, RecordingHost, Tap, Veth, desired_state
-from hybridvif.cli.commands import list as listing
-from hybridvif.cli.commands import show
+from hybridvif.cli.commands import list as listing, show
 from hybridvif.cli.commands.show import dot, tree
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.terminal import Paint
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.model.parts import HostState, OvsPort, VhostUserPort
+from hybridvif.model.parts import OvsPort, VhostUserPort
+from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
 from tests.support.answers import (
     ID,
     MAC,

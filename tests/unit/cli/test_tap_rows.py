@@ -7,10 +7,9 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Conflict, Port, RecordingHost, Tap, VifType, check, desired_state, plug, unplug
-from hybridvif.cli.commands import check as checking
-from hybridvif.cli.commands import list as listing
+from hybridvif.cli.commands import check as checking, list as listing
 from hybridvif.cli.ports import PortRequest
-from hybridvif.model.facts import bearers_of
+from hybridvif.model.state import bearers_of
 from tests.support.answers import ID, PORT, QBR, TAP, plugged, row_of
 
 OTHER_ID = "91d3aa02-4100-4c00-8000-000000000003"

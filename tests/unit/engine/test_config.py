@@ -6,7 +6,6 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import fields
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any, ClassVar
@@ -70,8 +69,8 @@ def test_invalid_address_of_ovsdb_names_section_that_sets_it(write: Write, secti
     file = write("[os_vif_ovs]\novsdb_connection = " + value) if section != GROUP else write(ovsdb_connection=value)
     message = complaint(file)
     assert message.startswith(f"[{section}] ovsdb_connection: {value!r} ")
-    assert "write unix:FILE with an absolute path, tcp:HOST:PORT or ssl:HOST:PORT" in message
-    assert (" or set [hybridvif] ovsdb_connection" in message) is (section != GROUP)
+    assert "is not unix:FILE with an absolute path, tcp:HOST:PORT or ssl:HOST:PORT" in message
+    assert message.endswith("; set [hybridvif] ovsdb_connection") is (section != GROUP)
     assert "\n" not in message
 
 
@@ -88,11 +87,10 @@ def test_tls_connection_without_files_names_missing_options(write: Write, sectio
 @pytest.mark.parametrize("path", ["key.pem", "./key.pem", "/etc/\x1bkey.pem"])
 def test_tls_file_with_relative_path_is_refused(write: Write, path: str) -> None:
     message = complaint(write(ssl_key_file=path))
-    assert message == f"[hybridvif] ssl_key_file: {path!r} is not an absolute path; use one"
+    assert message == f"[hybridvif] ssl_key_file: {path!r} is not an absolute path; leave it out for ''"
 
 
-def test_options_and_settings_are_the_same() -> None:
-    assert [option.dest for option in OPTIONS] == [spec.name for spec in fields(Settings)]
+def test_every_option_has_a_help_text() -> None:
     assert all(option.help and option.help.strip().endswith(".") for option in OPTIONS)
 
 

@@ -12,8 +12,7 @@ from oslo_config import cfg
 
 from hybridvif import ConfigurationError
 from hybridvif.engine.config import is_set, settings_of
-from hybridvif.engine.config_files import absolute, files_of
-from hybridvif.osvif.options import set_in_files
+from hybridvif.engine.config_files import absolute, files_of, set_in_files
 
 
 @pytest.fixture

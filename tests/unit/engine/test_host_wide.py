@@ -12,10 +12,10 @@ from hybridvif import InvalidInput, Port, RecordingHost, gc, plug_all, reconcile
 from hybridvif.client.host import NoResponse
 from hybridvif.engine.host_wide import OLDER_THAN
 from hybridvif.model.desired import desired_state
-from hybridvif.model.facts import Observed
-from hybridvif.model.parts import HostState, OvsPort, Tap
+from hybridvif.model.parts import OvsPort, Tap
 from hybridvif.model.report import Status
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import Delete
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,11 +10,8 @@ import pytest
 
 from hybridvif.executors.base import ExecutorError, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.recording import RecordingSwitch
-from hybridvif.model.facts import Observed, observing
-from hybridvif.model.parts import NOTHING
 from hybridvif.model.report import Result
-from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING
 from hybridvif.model.steps import Create, Step
 from tests.support.strategies import BRIDGE, VETH
 
@@ -55,27 +50,3 @@ def test_program_after_deadline_is_not_started(tmp_path: Path) -> None:
     assert not trace.exists()
     assert Program("ip", str(tmp_path)).run([], time.monotonic() + 60).code == 0
     assert trace.exists()
-
-
-class Eager(RecordingSwitch):
-    """An executor that starts to observe at once."""
-
-    started = False
-
-    @contextmanager
-    def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-        self.started = True
-        yield lambda: self.observe(names, deadline)
-
-
-def test_observing_executor_with_observing_starts_at_once() -> None:
-    executor = Eager(Settings())
-    with observing(executor, None, time.monotonic() + 1) as answer:
-        assert executor.started
-        assert answer() == executor.observe(None, time.monotonic() + 1)
-
-
-def test_observing_executor_without_observing_observes_on_call() -> None:
-    executor = RecordingSwitch(Settings())
-    with observing(executor, None, time.monotonic() + 1) as answer:
-        assert answer() == executor.observe(None, time.monotonic() + 1)

@@ -9,9 +9,10 @@ import pytest
 
 from hybridvif import Port, desired_state, plan
 from hybridvif.executors.command_lines import link_lines, script_lines, switch_words
-from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, Bridge, HostState, IvsPort, OvsPort, Tap
+from hybridvif.model.parts import PLACEHOLDER_TYPE, Bridge, IvsPort, OvsPort, Tap
 from hybridvif.model.port import VifType
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, HostState
 from hybridvif.model.steps import Create, Update
 from tests.support.strategies import VHOST_USER, the
 

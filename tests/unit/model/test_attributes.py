@@ -6,11 +6,10 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif.model.attributes import Reason
+from hybridvif.model.attributes import MAX_MTU, MIN_MTU, Reason
 from hybridvif.model.parts import (
     PARTS,
     PLACEHOLDER_TYPE,
-    REASONS,
     Bridge,
     ForeignObject,
     ForeignPort,
@@ -25,8 +24,7 @@ from hybridvif.model.parts import (
     invalid_attributes,
     reason_of,
 )
-from hybridvif.model.port import MAX_MTU, MIN_MTU
-from tests.support.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, VETH, VHOST_USER
+from tests.support.strategies import BRIDGE, MADE_TAP, NAMES, PORT, REASONS, ROW, TAP, VETH, VHOST_USER
 
 OTHER = "91d3aa02-4100-4c00-8000-000000000003"
 

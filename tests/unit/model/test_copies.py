@@ -14,8 +14,7 @@ import pytest
 
 from hybridvif import HybridVifError, PlugFailed, check, desired_state, gc, plug, reconcile
 from hybridvif.executors.recording import RecordingHost
-from hybridvif.model.facts import Facts, LinkFact, PortFact
-from hybridvif.model.parts import NOTHING
+from hybridvif.model.state import NOTHING, Facts, LinkFact, PortFact
 from hybridvif.model.steps import Create
 from tests.support.strategies import BRIDGE, PORT, TAP, TAPPED
 

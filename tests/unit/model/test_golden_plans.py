@@ -1,11 +1,12 @@
-"""Golden plans. Each file of golden/ is one case.
+"""Golden plans: the tables of golden/, one file per topic. A part is written as its differences from a known state.
 
-because: optional reason with its evidence.
-port: optional fields of the Port that differ from PORT.
-observed: a list of parts, or a starting point ("nothing", "plugged", "running") with changes (without, change, with).
-desired: "wiring", "nothing", or a state in the form of `observed` for the goal of a rollback.
-plan: the steps in order. A created part is the desired part. An update shows [before, after].
+case: one sentence. because: optional reason with its evidence. port: optional fields of the Port that differ from PORT.
+observed, desired: the name of a known state (STATES), or a table with the known state as `from`. The other keys of that
+table are parts: `absent`, the attributes that differ, or all attributes with the `kind`.
+plan: the steps in order. A created part is the desired part. An update shows each change as `before -> after`.
 refused: the message of the Conflict, instead of a plan.
+
+qbr, qvb, qvo, tap and vhu are the names of PORT, and ID is its id.
 """
 
 from __future__ import annotations
@@ -17,66 +18,71 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict
-from hybridvif.model.parts import NOTHING, PARTS, HostState, Part, Role, Tap, differences
+from hybridvif.model.parts import PARTS, ForeignPort, Part, Tap, differences
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
+from hybridvif.model.state import NOTHING, HostState
 from hybridvif.model.steps import Create, Step, Update, simulate_all
-from tests.support.strategies import PORT, disagreements
-
-CASES = sorted((Path(__file__).parent / "golden").glob("*.json"))
-KEYS = {"because", "port", "observed", "desired", "plan", "refused"}
+from tests.support.strategies import NAMES, PORT, disagreements
 
 Case = dict[str, Any]
 
+TABLES = sorted((Path(__file__).parent / "golden").glob("*.yaml"))
+CASES: list[Case] = [case for path in TABLES for case in yaml.safe_load(path.read_text())]
+KEYS = {"case", "because", "port", "observed", "desired", "plan", "refused"}
+KINDS = {cls.kind: cls for cls in PARTS if cls is not ForeignPort} | {"stray in the switch": ForeignPort}
+SHORT = {
+    NAMES.bridge: "qbr",
+    NAMES.bridge_end: "qvb",
+    NAMES.switch_end: "qvo",
+    NAMES.tap: "tap",
+    NAMES.vhost_user: "vhu",
+}
+SHORT[PORT.id] = "ID"
+LONG = {short: name for name, short in SHORT.items()}
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_plan_equals_the_golden_plan(path: Path) -> None:
-    difference = difference_from(json.loads(path.read_text()))
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case["case"])
+def test_plan_equals_the_golden_plan(case: Case) -> None:
+    difference = difference_from(case)
     if difference:
-        pytest.fail(f"{path.stem}:\n{difference}", pytrace=False)
+        pytest.fail(f"{case['case']}:\n{difference}", pytrace=False)
 
 
-@pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
-def test_plan_reaches_the_desired_state(path: Path) -> None:
-    case = json.loads(path.read_text())
-    if "plan" in case:
-        observed, desired = states_of(case)
-        reached = simulate_all(observed, plan(observed, desired))
-        assert disagreements(reached, desired) == []
-        assert plan(reached, desired) == ()
+@pytest.mark.parametrize("case", [case for case in CASES if "plan" in case], ids=lambda case: case["case"])
+def test_plan_reaches_the_desired_state(case: Case) -> None:
+    observed, desired = states_of(case)
+    steps = plan(observed, desired)
+    reached = simulate_all(observed, steps)
+    assert disagreements(reached, desired) == []
+    assert plan(reached, desired) == ()
+    assert [step.part for step in steps if isinstance(step, Create) and step.part not in list(desired)] == []
 
 
 def test_golden_cases_cover_every_verb_and_goal() -> None:
-    cases = [json.loads(path.read_text()) for path in CASES]
-    assert len(cases) >= 30
-    assert not [path.stem for path, case in zip(CASES, cases, strict=True) if case.keys() - KEYS]
-    assert {case["desired"] for case in cases if isinstance(case["desired"], str)} == {"wiring", "nothing"}
-    assert {step["verb"] for case in cases for step in case.get("plan", [])} == {"create", "update", "delete"}
+    assert len(CASES) >= 120
+    assert len({case["case"] for case in CASES}) == len(CASES)
+    assert not [case["case"] for case in CASES if case.keys() - KEYS]
+    assert {case["desired"] for case in CASES if isinstance(case["desired"], str)} >= {"plugged", "nothing"}
+    verbs = {step.partition(" ")[0] for case in CASES for step in map("".join, case.get("plan", []))}
+    assert verbs == {"create", "update", "delete"}
 
 
 def test_failed_case_shows_a_diff() -> None:
-    wrong = {"observed": {"from": "plugged"}, "desired": "wiring", "plan": [{"verb": "delete", "name": "eth0"}]}
-    assert difference_from(wrong).splitlines() == [
-        "--- expected",
-        "+++ planned",
-        "@@ -1,3 +1 @@",
-        "-{",
-        '-  "plan": [{"verb": "delete", "name": "eth0"}]',
-        "-}",
-        '+{"plan": []}',
-    ]
+    wrong = {"observed": "plugged", "desired": "plugged", "plan": ["delete bridge qbr"]}
+    assert difference_from(wrong).splitlines()[3:] == ["-plan:", "-- delete bridge qbr", "+plan: []"]
 
 
 def test_case_with_refusal_fails_on_a_plan() -> None:
-    wrong = {"observed": {"from": "plugged"}, "desired": "wiring", "refused": "no"}
-    assert '-  "refused": "no"' in difference_from(wrong)
-    assert '+{"plan": []}' in difference_from(wrong)
+    wrong = {"observed": "plugged", "desired": "plugged", "refused": "no"}
+    assert difference_from(wrong).splitlines()[3:] == ["-refused: 'no'", "+plan: []"]
 
 
-@pytest.mark.parametrize("unknown", [{"without": ["eth0"]}, {"change": {"eth0": {}}}, {"from": "somewhere"}])
+@pytest.mark.parametrize("unknown", [{"eth0": "absent"}, {"vhu": {"mtu": 1}}, {"from": "somewhere"}])
 def test_case_with_unknown_part_raises(unknown: Case) -> None:
     with pytest.raises(KeyError):
         state_of({"from": "plugged"} | unknown, PORT)
@@ -89,27 +95,20 @@ def difference_from(case: Case) -> str:
         planned: Case = {"plan": [shown(step) for step in plan(*states_of(case))]}
     except Conflict as conflict:
         planned = {"refused": str(conflict)}
-    if planned == expected:
-        return ""
-    lines = difflib.unified_diff(as_lines(expected), as_lines(planned), "expected", "planned", n=99, lineterm="")
-    return "\n".join(lines)
+    before, after = (yaml.safe_dump(document, sort_keys=False).splitlines() for document in (expected, planned))
+    return "\n".join(difflib.unified_diff(before, after, "expected", "planned", n=99, lineterm=""))
 
 
-def as_lines(case: Case) -> list[str]:
-    if case == {"plan": []}:
-        return ['{"plan": []}']
-    steps = case.get("plan", [])
-    if len(steps) == 1 or "refused" in case:
-        return ["{", *(f'  "{key}": {json.dumps(value)}' for key, value in case.items()), "}"]
-    return ["{", '  "plan": [', *(f"    {json.dumps(step)}," for step in steps), "  ]", "}"]
+def shown(step: Step) -> str | Case:
+    text = f"{type(step).__name__.lower()} {step.part.kind} {SHORT[step.part.name]}"
+    if not isinstance(step, Update):
+        return text
+    changes = differences(step.before, step.after)
+    return {text: {change.attribute: f"{word(change.before)} -> {word(change.after)}" for change in changes}}
 
 
-def shown(step: Step) -> Case:
-    entry: Case = {"verb": type(step).__name__.lower(), "kind": step.part.kind, "name": step.part.name}
-    if isinstance(step, Update):
-        changes = differences(step.before, step.after)
-        entry["changes"] = {change.attribute: [change.before, change.after] for change in changes}
-    return entry
+def word(value: object) -> str:
+    return SHORT.get(value, value) or '""' if isinstance(value, str) else json.dumps(value)
 
 
 def states_of(case: Case) -> tuple[HostState, HostState]:
@@ -117,39 +116,32 @@ def states_of(case: Case) -> tuple[HostState, HostState]:
     if "vif_type" in given:
         given["vif_type"] = VifType(given["vif_type"])
     port = replace(PORT, **given)
-    goals = {"wiring": desired_state(port), "nothing": NOTHING}
-    desired = case["desired"]
-    return state_of(case["observed"], port), goals[desired] if isinstance(desired, str) else state_of(desired, port)
+    return state_of(case["observed"], port), state_of(case["desired"], port)
 
 
 def state_of(document: Any, port: Port) -> HostState:
-    if isinstance(document, list):
-        return HostState().with_parts(*map(part_of, document))
+    parts: Case = {"from": document} if isinstance(document, str) else dict(document)
     plugged = desired_state(port)
     running = plugged.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
-    state = {"nothing": NOTHING, "plugged": plugged, "running": running}[document["from"]]
-    for name in document.get("without", []):
-        state = state.without(named(state, name))
-    for name, changes in document.get("change", {}).items():
-        state = state.with_parts(replace(named(state, name), **changes))
-    return state.with_parts(*map(part_of, document.get("with", [])))
+    # The other two are states of the same port with the other binding.
+    hybrid, vhost_user = desired_state(PORT), desired_state(replace(PORT, vhostuser_mode="server"))
+    known = {"nothing": NOTHING, "plugged": plugged, "running": running, "hybrid": hybrid, "vhost-user": vhost_user}
+    state = known[parts.pop("from")]
+    for short, values in parts.items():
+        state = (
+            state.without(named(state, short))
+            if values == "absent"
+            else state.with_parts(part_of(state, short, values))
+        )
+    return state
 
 
-def named(state: HostState, name: str) -> Part:
-    return {part.name: part for part in state}[name]
+def named(state: HostState, short: str) -> Part:
+    return {part.name: part for part in state}[LONG[short]]
 
 
-def part_of(document: Case) -> Part:
-    fields = dict(document)
-    kind, switch = fields.pop("kind"), fields.pop("role", None) == Role.SWITCH.value
-    [cls] = [cls for cls in PARTS if cls.kind == kind and (kind != "stray" or (cls.role is Role.SWITCH) == switch)]
-    return cls(**fields)
-
-
-def test_created_part_is_the_desired_part() -> None:
-    for path in CASES:
-        case = json.loads(path.read_text())
-        if "plan" in case:
-            observed, desired = states_of(case)
-            for step in plan(observed, desired):
-                assert not isinstance(step, Create) or step.part in list(desired)
+def part_of(state: HostState, short: str, values: Case) -> Part:
+    kind = values.get("kind")
+    long = {key: LONG.get(value, value) if isinstance(value, str) else value for key, value in values.items()}
+    long.pop("kind", None)
+    return KINDS[kind](name=LONG[short], **long) if kind else replace(named(state, short), **long)

@@ -6,29 +6,25 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, NameCollision
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     ISOLATING,
-    NOTHING,
     OPEN,
     PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
     Bridge,
     ForeignObject,
     ForeignPort,
-    HostState,
     ManagedTap,
     OvsPort,
     Role,
     Tap,
     Veth,
     VhostUserPort,
-    agree,
     as_observed,
     attributes_of,
     differences,
@@ -37,6 +33,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.rollback_target import rollback_target
+from hybridvif.model.state import NOTHING, HostState, agree
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of, role_of, simulate, simulate_all
 from tests.support.strategies import (
     FOREIGN_BRIDGE,

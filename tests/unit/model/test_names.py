@@ -1,8 +1,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of, names_of_key

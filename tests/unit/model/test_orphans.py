@@ -5,25 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif import RecordingHost
 from hybridvif.model.desired import desired_state
-from hybridvif.model.facts import Facts, Observed
-from hybridvif.model.orphans import find_orphans, states_of_ports, tagged_ports
-from hybridvif.model.parts import (
-    NOTHING,
-    ForeignObject,
-    ForeignPort,
-    HostState,
-    IvsPort,
-    ManagedTap,
-    OvsPort,
-    Part,
-    Tap,
-    Veth,
-)
+from hybridvif.model.ownership import find_orphans, states_of_ports, tagged_ports
+from hybridvif.model.parts import ForeignObject, ForeignPort, IvsPort, ManagedTap, OvsPort, Part, Tap, Veth
+from hybridvif.model.state import NOTHING, Facts, HostState, Observed
 from hybridvif.model.steps import owners_of
 from tests.support.strategies import (
     BRIDGE,

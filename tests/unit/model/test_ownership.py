@@ -10,7 +10,8 @@ import pytest
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import NameCollision, PlugFailed, UnplugFailed
 from hybridvif.model.ownership import check_ownership
-from hybridvif.model.parts import NOTHING, ForeignObject, ForeignPort, HostState, IvsPort
+from hybridvif.model.parts import ForeignObject, ForeignPort, IvsPort
+from hybridvif.model.state import NOTHING, HostState
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, WIRING
 
 OURS = PORT.id

@@ -4,32 +4,28 @@ import dataclasses
 import inspect
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import (
-    NOTHING,
     PARTS,
     PLACEHOLDER_TYPE,
     Bridge,
     Difference,
     ForeignObject,
     ForeignPort,
-    HostState,
     IvsPort,
     OvsPort,
     Part,
     Role,
     Tap,
-    agree,
     as_observed,
     attributes_of,
     create_only_values,
     differences,
-    merge_states,
 )
+from hybridvif.model.state import NOTHING, HostState, agree, merge_states
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, hosts_with, ports
 
 OTHER = dataclasses.replace(PORT, id="91d3aa02-4100-4c00-8000-000000000001")

@@ -7,10 +7,11 @@ from dataclasses import replace
 import pytest
 
 from hybridvif.model.errors import Conflict
-from hybridvif.model.parts import NOTHING, PLACEHOLDER_TYPE, HostState
-from hybridvif.model.planner import plan
+from hybridvif.model.parts import PLACEHOLDER_TYPE
+from hybridvif.model.planner import goal_for, plan
+from hybridvif.model.state import NOTHING, HostState
 from hybridvif.model.steps import Create, Delete, Update
-from tests.support.strategies import BRIDGE, ROW, TAP, VETH, WIRING
+from tests.support.strategies import BRIDGE, NAMES, ROW, TAP, VETH, WIRING
 
 
 def test_plan_changes_no_state() -> None:
@@ -69,3 +70,9 @@ def test_conflict_names_the_first_foreign_object() -> None:
         plan(HostState().with_parts(held), WIRING)
     assert refusal.value.report is None
     assert refusal.value.code == "conflict"
+
+
+@pytest.mark.parametrize(("request_of_others", "kept"), [(1500, 1500), (1400, 0)])
+def test_goal_keeps_an_existing_mtu_request_of_the_desired_mtu(request_of_others: int, kept: int) -> None:
+    observed = WIRING.with_parts(replace(ROW, mtu_request=request_of_others))
+    assert goal_for(observed, WIRING, NAMES) == WIRING.with_parts(replace(ROW, mtu_request=kept))

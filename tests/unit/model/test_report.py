@@ -15,7 +15,7 @@ from hybridvif.model.errors import (
     UnplugFailed,
 )
 from hybridvif.model.parts import IvsPort
-from hybridvif.model.report import Outcome, Report, Result, Status, plug_error_of, unplug_error_of, worst_exit_code
+from hybridvif.model.report import Outcome, Report, Result, Status, error_of, worst_exit_code
 from hybridvif.model.steps import Create
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
@@ -98,7 +98,7 @@ def test_bulk_exit_code_without_ports_is_zero() -> None:
 )
 def test_report_is_converted_to_the_narrowest_error(status: Status, code: str, error: type[HybridVifError]) -> None:
     failed = report(status, code, "Why.")
-    for error_of_verb in (plug_error_of(failed), unplug_error_of(failed)):
+    for error_of_verb in (error_of(failed, PlugFailed), error_of(failed, UnplugFailed)):
         assert type(error_of_verb) is error
         assert str(error_of_verb) == "Why."
         assert error_of_verb.report is failed
@@ -107,9 +107,9 @@ def test_report_is_converted_to_the_narrowest_error(status: Status, code: str, e
 @pytest.mark.parametrize("status", [Status.ROLLED_BACK, Status.INCOMPLETE, Status.CONFIGURED, Status.UNKNOWN])
 def test_other_failure_is_converted_to_the_error_of_its_verb(status: Status) -> None:
     failed = report(status, "unknown-to-all", "Why.")
-    assert type(plug_error_of(failed)) is PlugFailed
-    assert type(unplug_error_of(failed)) is UnplugFailed
-    assert plug_error_of(failed).report is failed
+    assert type(error_of(failed, PlugFailed)) is PlugFailed
+    assert type(error_of(failed, UnplugFailed)) is UnplugFailed
+    assert error_of(failed, PlugFailed).report is failed
 
 
 def test_results_have_their_words() -> None:

@@ -5,17 +5,8 @@ from dataclasses import FrozenInstanceError, fields, replace
 import pytest
 
 from hybridvif.model.errors import Conflict
-from hybridvif.model.parts import (
-    NOTHING,
-    PLACEHOLDER_TYPE,
-    ForeignObject,
-    ForeignPort,
-    HostState,
-    IvsPort,
-    Part,
-    Role,
-    Tap,
-)
+from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignObject, ForeignPort, IvsPort, Part, Role, Tap
+from hybridvif.model.state import NOTHING, HostState
 from hybridvif.model.steps import (
     Create,
     Delete,

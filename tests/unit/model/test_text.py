@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.executors.base import ExecutorError, StepFailed
-from hybridvif.model.errors import Conflict
-from hybridvif.model.text import MAX_SHOWN, bounded, escaped, escaped_lines, shown
+from hybridvif.model.errors import MAX_SHOWN, Conflict, bounded, escaped, escaped_lines, shown
 
 
 @pytest.mark.parametrize(

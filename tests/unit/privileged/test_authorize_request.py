@@ -7,15 +7,13 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import names_of
 from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
-    NOTHING,
     PLACEHOLDER_TYPE,
     Bridge,
     ForeignObject,
@@ -34,6 +32,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
 from hybridvif.privileged.authorize import permit_names, permit_plans
 from tests.support.strategies import (

@@ -9,16 +9,14 @@ from typing import Any
 
 import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.model import settings
-from hybridvif.model.errors import Refused
-from hybridvif.model.facts import Facts, LinkFact, Observed, PortFact
-from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, HostState, IvsPort, OvsPort, Part
+from hybridvif.model.errors import MAX_SHOWN, Refused
+from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, IvsPort, OvsPort, Part
 from hybridvif.model.report import Outcome, Result
+from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
-from hybridvif.model.text import MAX_SHOWN
 from hybridvif.privileged import codec
 from tests.support.strategies import (
     BRIDGE,

@@ -9,17 +9,16 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.model.desired import desired_state
-from hybridvif.model.facts import Observed
-from hybridvif.model.parts import PARTS, PLACEHOLDER_TYPE, Bridge, HostState, IvsPort, OvsPort, Part, Role
+from hybridvif.model.parts import PARTS, PLACEHOLDER_TYPE, Bridge, IvsPort, OvsPort, Part, Role
 from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import HostState, Observed
 from hybridvif.model.steps import Create, Delete, Step, Update
 from hybridvif.privileged.execute import FEW, SHARE, execute
 from tests.support.strategies import BRIDGE, PORT, ROW, VETH, the

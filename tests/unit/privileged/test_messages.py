@@ -10,8 +10,7 @@ from typing import Any, cast
 
 import msgpack
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from oslo_privsep import comm
 
 from hybridvif.privileged.messages import MAX_BUFFER, MAX_MESSAGE, Message, Request, requests_from

@@ -11,10 +11,10 @@ import pytest
 
 from hybridvif.executors.base import Executor, ExecutorError
 from hybridvif.model.errors import HybridVifError
-from hybridvif.model.facts import Observed
 from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 from hybridvif.model.steps import Create, Step, Update
 from hybridvif.privileged import channel, requests
 from hybridvif.privileged.messages import APPLY, OBSERVE, Message
