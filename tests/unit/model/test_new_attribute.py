@@ -15,7 +15,7 @@ DECLARATION = '    flood: Annotated[bool | None, isolating(True, "a reason", 123
 
 PROGRAM = """
 from dataclasses import replace
-from hybridvif.cli.output import labels
+from hybridvif.cli.output.diff import change_text
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.parts import Difference, attributes_of, differences, invalid_attributes, reason_of
@@ -44,7 +44,7 @@ assert simulate(observed, step) == desired
 assert invalid_attributes(drifted) == ("flood",)
 assert rollback_target(observed, desired) == (desired, (f"{bridge.name}: flood",))
 assert str(reason_of(bridge, "flood")) == "a reason (LP 1234567)"
-assert labels.change(Difference("flood", False, True)) == "flood no -> yes"
+assert change_text(Difference("flood", False, True)) == "flood no -> yes"
 
 sent = codec.encode_plans([[step]])
 assert codec.decode_plans(sent) == [(step,)]
