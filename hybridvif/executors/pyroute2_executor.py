@@ -203,7 +203,7 @@ def _device_of(message: Any) -> Device:
     data = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA")
     values: dict[str, Any] = {name: flags & row.number for name, row in FLAGS.items()}
     values |= {name: get(f"IFLA_{row.key.upper()}") for name, row in LINK.items()}
-    values["alias"] = escaped(values["alias"] or "")
+    values["alias"] = _text(values["alias"])
     if kind == "bridge":
         values |= {name: data.get_attr(f"IFLA_BR_{row.key.upper()}") for name, row in BRIDGE.items()}
     families = get("IFLA_AF_SPEC")
@@ -220,7 +220,7 @@ def _device_of(message: Any) -> Device:
     running = FLAGS["up"].number | IFF_RUNNING
     return Device(
         index=message["index"],
-        name=escaped(get("IFLA_IFNAME")),
+        name=_text(get("IFLA_IFNAME")),
         kind=kind,
         carrier=bool(get("IFLA_CARRIER")),
         runs=bool(get("IFLA_CARRIER")) and flags & running == running,
@@ -231,3 +231,9 @@ def _device_of(message: Any) -> Device:
         port={name: value for name, value in flags_of_port.items() if value is not None},
         owner=ANYBODY if owner is None else owner,
     )
+
+
+def _text(value: str | bytes | None) -> str:
+    """Return a name or an alias. pyroute2 returns bytes if they are not UTF-8."""
+    text = value.rstrip(b"\0").decode(errors="surrogateescape") if isinstance(value, bytes) else value
+    return escaped(text or "")
