@@ -44,7 +44,7 @@ class BatchLinks:
         match step:
             case Create(Bridge() as bridge):
                 # Another MTU first: only a change marks the MTU as explicit, and the kernel resets any other.
-                mac = random_mac().hex(":")  # so that no VM can guess it
+                mac = random_mac()  # so that no VM can guess it
                 self._batch([f"link add {bridge.name} address {mac} mtu {bridge.mtu ^ 1} type bridge"], deadline)
                 self._set_bridge(bridge, {name: getattr(bridge, name) for name in _of_bridge()}, deadline)
             case Update(_, Bridge() as after):
