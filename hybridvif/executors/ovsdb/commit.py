@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -53,14 +52,8 @@ class TransactionExecutor:
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the ports under these names, or all device names of ports, and all bridges."""
-        with self.observing(names, deadline) as result:
-            return result()
-
-    @contextmanager
-    def observing(self, names: Collection[str] | None, deadline: float) -> Iterator[Callable[[], Observed]]:
-        """Send the queries of observe() at once; yield a function that waits for the result."""
         with self._reader.reading(names, deadline) as read:
-            yield lambda: self._observed(_in_time(read, deadline)[1])
+            return self._observed(_in_time(read, deadline)[1])
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Commit all steps in one transaction, then wait until ovs-vswitchd has applied it."""
