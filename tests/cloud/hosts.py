@@ -37,6 +37,11 @@ class Machine(Lab):
         lines = {"lock_path": directory / "locks", "deadline": 20, **options}
         self.config.write_text("[hybridvif]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
 
+    def stop_services(self) -> None:
+        """Kill the programs of this host."""
+        for service in self.services:
+            service.stop()
+
     def hybridvif(self, *words: str) -> str:
         """Run the command, which must succeed. Return its output."""
         return self.box.run(["hybridvif", "--config-file", str(self.config), *words]).stdout
@@ -73,15 +78,18 @@ class Service:
 
 
 @contextmanager
-def host_of(directory: Path, number: int = 1, *, is_connected: bool = True, **options: object) -> Iterator[Machine]:
+def host_of(
+    directory: Path, number: int = 1, *, is_connected: bool = True, options: Mapping[str, object] | None = None
+) -> Iterator[Machine]:
     """Yield a host with packets. It has an address on br-link, for tunnels."""
     directory.mkdir(exist_ok=True)
+    options = options or {}
     with ExitStack() as stack:
         box = stack.enter_context(Sandbox(level=Level.PACKETS))
         host = stack.enter_context(connected(box, directory, deadline=20, **options)) if is_connected else None
         lab = Machine(box, host, directory, options)
         lab.sh("ip link set lo up; ovs-vsctl add-br br-link -- set Bridge br-link datapath_type=netdev")
-        stack.callback(lambda: [service.stop() for service in lab.services])
+        stack.callback(lab.stop_services)
         configure_link(lab, number)
         yield lab
 

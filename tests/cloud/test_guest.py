@@ -107,7 +107,7 @@ def guests(files: Path, tmp_path: Path) -> Iterator[list[Guest]]:
     """One guest that is not started yet on each of two hosts, whose integration bridges are connected."""
     with ExitStack() as stack:
         hosts = [stack.enter_context(host_of(tmp_path / f"lab{n}", n, is_connected=False)) for n in (1, 2)]
-        join(*hosts, "br-int")
+        join(hosts[0], hosts[1], "br-int")
         guests = []
         for number, lab in enumerate(hosts, 1):
             directory = tmp_path / f"host{number}"

@@ -75,9 +75,8 @@ def ovn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ovn]:
     """Two hosts, with a logical switch that has both ports."""
     directory = tmp_path_factory.mktemp("ovn")
     with ExitStack() as stack:
-        options = {"is_connected": False}
-        hosts = [stack.enter_context(host_of(directory / f"lab{n}", n, **options)) for n in (1, 2)]  # type: ignore[arg-type]
-        join(*hosts)
+        hosts = [stack.enter_context(host_of(directory / f"lab{n}", n, is_connected=False)) for n in (1, 2)]
+        join(hosts[0], hosts[1])
         ovn = Ovn(hosts, directory)
         ovn.nb("ls-add", "net")
         for number, port in enumerate(PORTS, 1):
