@@ -1,4 +1,4 @@
-"""Neutron in a sandbox: RabbitMQ, neutron-rpc-server, the API, and one Open vSwitch agent per host.
+"""Neutron in a sandbox: MariaDB, RabbitMQ, neutron-rpc-server, the API, and one Open vSwitch agent per host.
 
 Every service listens on the loopback of a sandbox or on a Unix socket. A service ends with its sandbox.
 """
@@ -9,12 +9,12 @@ import http.client
 import json
 import os
 import shutil
+import signal
 import socket
 import sys
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
-from subprocess import Popen
 from typing import Any
 
 from hybridvif import Port
@@ -49,7 +49,7 @@ report_interval = 5
 root_helper =
 root_helper_daemon =
 [database]
-connection = sqlite:///{directory}/neutron.db?timeout=60
+connection = {database}
 [oslo_concurrency]
 lock_path = {directory}/lock
 [ml2]
@@ -99,17 +99,22 @@ RABBIT_ENVIRONMENT = {
     "RABBITMQ_SERVER_ADDITIONAL_ERL_ARGS": "+S 1:1 -kernel inet_dist_use_interface {127,0,0,1}",
     "ERL_EPMD_ADDRESS": "127.0.0.1",
 }
-# `neutron-db-manage upgrade head` fails on SQLite. WAL: the two servers write at the same time.
-MAKE_DATABASE = """
-import sys, warnings
-warnings.simplefilter("ignore")
-import sqlalchemy
-from neutron.db.migration.models import head
-from neutron_lib.db import model_base
-engine = sqlalchemy.create_engine("sqlite:///" + sys.argv[1])
-model_base.BASEV2.metadata.create_all(engine)
-with engine.connect() as connection:
-    connection.exec_driver_sql("PRAGMA journal_mode=WAL")
+DATABASE = "mysql+pymysql://root@localhost/neutron?unix_socket={}"
+MARIADB = [
+    "mariadbd",
+    "--no-defaults",
+    "--user=root",
+    "--skip-networking",
+    "--skip-grant-tables",
+    "--skip-log-bin",
+    "--innodb-buffer-pool-size=64M",
+    "--innodb-log-file-size=8M",
+    "--innodb-flush-log-at-trx-commit=0",
+]
+CREATE_DATABASE = """
+import sys, pymysql
+connection = pymysql.connect(unix_socket=sys.argv[1], user="root")
+connection.cursor().execute("CREATE DATABASE neutron CHARACTER SET utf8mb3")
 """
 
 
@@ -127,29 +132,33 @@ class _UnixConnection(http.client.HTTPConnection):
 
 
 class Neutron:
-    """A Neutron server with its message broker. The API listens on a Unix socket."""
+    """A Neutron server with its database and its message broker. The API listens on a Unix socket."""
 
     def __init__(self, lab: Machine, directory: Path) -> None:
         self.directory = directory
-        self._api = directory / "api.sock"
+        self._api, self._socket = directory / "api.sock", directory / "mariadb.sock"
         self.broker = directory / "broker.sock"
         for name in ("state", "lock", "log"):
             (directory / name).mkdir()
         self.config = self.write_config("server")
+        shutil.copytree(_empty_database(lab, directory), directory / "mariadb")
+        database = _start_database(lab, directory / "mariadb", self._socket)
         rabbit = Service(lab, ["sh", "-ec", RABBIT], self._log("rabbit"), RABBIT_ENVIRONMENT)
-        shutil.copy(_database(), directory / "neutron.db")
-        rabbit.await_(lambda: _answers(lab.box, 5672), 60)
-        Service(lab, [sys.executable, str(RELAY), str(self.broker), "127.0.0.1:5672"], self._log("relay"))
-        self.rpc = Service(lab, [str(BIN / "neutron-rpc-server"), "--config-file", str(self.config)], self._log("rpc"))
-        uwsgi = ["--master", "--processes", "1", "--threads", "2", "--enable-threads", "--lazy-apps", "--die-on-term"]
-        module = ["--module", "neutron.wsgi.api:application", "--venv", sys.prefix]
+        uwsgi = ["--master", "--need-app", "--processes", "1", "--threads", "2", "--enable-threads", "--die-on-term"]
+        module = ["--module", "neutron.wsgi.api:application", "--lazy-apps", "--venv", sys.prefix]
         api = Service(
             lab,
             [str(BIN / "uwsgi"), "--http-socket", str(self._api), *uwsgi, *module],
             self._log("api"),
             {"OS_NEUTRON_CONFIG_DIR": str(directory), "OS_NEUTRON_CONFIG_FILES": self.config.name},
         )
-        api.await_(self._responds, 90)
+        rabbit.await_(lambda: _answers(lab.box, 5672), 90)
+        database.await_(self._socket.exists, 30)
+        Service(lab, [sys.executable, str(RELAY), str(self.broker), "127.0.0.1:5672"], self._log("relay"))
+        api.await_(self._responds, 120)
+        # Not earlier: both fill the tables of VLANs and VNIs when they start.
+        command = [str(BIN / "neutron-rpc-server"), "--config-file", str(self.config)]
+        self.rpc = Service(lab, command, self._log("rpc"))
 
     def write_config(self, host: str) -> Path:
         """Write the configuration of a host's services."""
@@ -157,7 +166,10 @@ class Neutron:
         helper = f"{BIN / 'privsep-helper'} --config-file {path}"
         sections = "".join(f"[privsep{suffix}]\nhelper_command = {helper}\n" for suffix in PRIVSEP)
         etc = Path(sys.prefix) / "etc" / "neutron"
-        path.write_text(NEUTRON.format(directory=self.directory, etc=etc, host=host) + sections)
+        path.write_text(
+            NEUTRON.format(directory=self.directory, etc=etc, host=host, database=DATABASE.format(self._socket))
+            + sections
+        )
         return path
 
     def call(self, method: str, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -198,7 +210,7 @@ class Neutron:
     def _responds(self) -> bool:
         try:
             return "agents" in self.call("GET", "agents")
-        except (OSError, http.client.HTTPException):
+        except (OSError, http.client.HTTPException, AssertionError):
             return False
 
     def _log(self, name: str) -> Path:
@@ -227,7 +239,7 @@ class Agent:
 
     def kill(self) -> None:
         """Kill it with SIGKILL. Its OpenFlow rules and iptables stay."""
-        self.lab.box.send_signal(self.service.process, 9)
+        self.lab.box.send_signal(self.service.process, signal.SIGKILL)
         self.service.process.wait(20)
 
     def mark(self) -> int:
@@ -246,13 +258,24 @@ def _answers(box: Sandbox, number: int) -> bool:
     return box.run(["bash", "-c", probe], check=False, timeout=10).returncode == 0
 
 
-def _database() -> Path:
-    """Return an empty database of this Neutron. It is created once."""
-    path = KEPT / f"neutron-{version('neutron')}.db"
+def _empty_database(lab: Machine, directory: Path) -> Path:
+    """Return the data directory of a MariaDB with the tables of this Neutron. It is created once."""
+    path = KEPT / f"neutron-{version('neutron')}"
     if not path.exists():
-        KEPT.mkdir(exist_ok=True)
-        part = path.with_suffix(f".{os.getpid()}")
-        with Popen([sys.executable, "-P", "-c", MAKE_DATABASE, str(part)]) as maker:
-            assert maker.wait(120) == 0
+        part, unix_socket = path.with_suffix(f".{os.getpid()}"), directory / "new.sock"
+        (part / "mysql").mkdir(parents=True)
+        server = _start_database(lab, part, unix_socket)
+        server.await_(unix_socket.exists, 30)
+        lab.box.run([sys.executable, "-P", "-c", CREATE_DATABASE, str(unix_socket)])
+        config = directory / "new.conf"
+        config.write_text(f"[database]\nconnection = {DATABASE.format(unix_socket)}\n")
+        lab.box.run([str(BIN / "neutron-db-manage"), "--config-file", str(config), "upgrade", "head"], timeout=300)
+        lab.box.send_signal(server.process, signal.SIGTERM)
+        server.process.wait(30)
         part.rename(path)
     return path
+
+
+def _start_database(lab: Machine, path: Path, unix_socket: Path) -> Service:
+    command = [*MARIADB, f"--datadir={path}", f"--socket={unix_socket}", f"--pid-file={unix_socket}.pid"]
+    return Service(lab, command, unix_socket.with_suffix(".log"))
