@@ -20,9 +20,11 @@ from typing import Any
 from hybridvif import Port
 from hybridvif.testing.sandbox import Sandbox
 from tests.cloud.hosts import BIN, KEPT, Machine, Service
-from tests.functional.conftest import INSTANCE
+from tests.functional.conftest import INSTANCE, until
 
 RELAY = Path(__file__).with_name("relay.py")
+ROUND = "completed. Processed"
+"""End of a round in the agent's log."""
 PRIVSEP = ("", "_conntrack", "_namespace", "_link", "_ovs_vsctl", "_dhcp_release", "_dhcp")
 """Privileged contexts of Neutron, as suffixes of their sections."""
 
@@ -251,6 +253,22 @@ class Agent:
         with self.log.open(errors="replace") as log:
             log.seek(mark)
             return [line for line in log if any(word in line for word in words)]
+
+    def await_quiet(self, *ports: Port) -> int:
+        """Wait until two rounds mention none of the ports. Return the length of its log at that moment.
+
+        After a port is ACTIVE, the agent handles the notification about that.
+        """
+        for _ in range(10):
+            mark = self.mark()
+            self.await_rounds(mark)
+            if not self.since(mark, *(port.id for port in ports)):
+                return self.mark()
+        raise AssertionError(self.since(mark, *(port.id for port in ports)))
+
+    def await_rounds(self, mark: int) -> None:
+        """Wait until two rounds have ended since a mark."""
+        assert until(lambda: len(self.since(mark, ROUND)) >= 2, 30), self.log
 
 
 def _answers(box: Sandbox, number: int) -> bool:

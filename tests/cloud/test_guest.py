@@ -16,7 +16,7 @@ from tests.cloud.compute import Nova
 from tests.cloud.hosts import KEPT, Machine, Service, Watch, host_of, join, note
 from tests.functional.conftest import INSTANCE, make_port, until
 
-pytestmark = [pytest.mark.xdist_group("guest"), pytest.mark.sample]
+pytestmark = pytest.mark.sample
 LIBVIRTD = Path(__file__).parents[1] / "faults" / "guest" / "libvirtd.sh"
 INIT = Path(__file__).with_name("guest-init")
 NAME = "instance-00000001"

@@ -19,10 +19,7 @@ from tests.functional.conftest import INSTANCE, Lab, until
 from tests.osvif.conftest import Nova, configuration
 from tests.osvif.test_living_together import traffic
 
-pytestmark = pytest.mark.xdist_group("neutron")
 DEAD_VLAN = 4095
-ROUND = "completed. Processed"
-"""End of a round in the agent's log."""
 TRUNKS: dict[str, object] = {
     "integration_bridges": "br-int,tbr-*",
     "create_bridges": "br-int,tbr-*",
@@ -169,11 +166,10 @@ def test_security_group_is_judged_by_packets(cloud: Cloud, pair: Pair) -> None:
 @pytest.mark.sample
 def test_second_plug_does_not_wake_the_agent(cloud: Cloud, pair: Pair) -> None:
     rows = [cloud.lab.row(pair.port.names.switch_end, table) for table in ("Port", "Interface")]
-    chains, mark = cloud.chains(pair.port), cloud.agent.mark()
+    chains, mark = cloud.chains(pair.port), cloud.agent.await_quiet(pair.port)
     for _ in range(3):
         assert not plug(pair.port, cloud.lab.host).changed
-    # Two rounds of the agent.
-    assert until(lambda: len(cloud.agent.since(mark, ROUND)) >= 2, 20)
+    cloud.agent.await_rounds(mark)
     assert cloud.agent.since(mark, pair.port.id) == []
     after = [cloud.lab.row(pair.port.names.switch_end, table) for table in ("Port", "Interface")]
     for old, current in zip(rows, after, strict=True):
@@ -207,7 +203,7 @@ def test_hard_drift_is_repaired_and_wired_again(cloud: Cloud, pair: Pair, drift:
     cloud.lab.sh(HARD_DRIFTS[drift].format(key=pair.port.id[:11]))
     assert until(lambda: check(pair.port, cloud.lab.host) != (), 5)
     if agent_sees_it:
-        until(lambda: len(cloud.agent.since(mark, ROUND)) >= 2, 20)
+        cloud.agent.await_rounds(mark)
     repaired = Watch()
     assert plug(pair.port, cloud.lab.host).status is Status.DONE
     # libvirt does not put its tap back into a new bridge.
@@ -313,14 +309,15 @@ def test_adoption_beside_the_agent_loses_no_packet(cloud: Cloud, osvif: Nova, dr
     cloud.await_wired(*ports)
     with cloud.lab.vm(ports[0], 1) as vm, cloud.lab.vm(ports[1], 2) as peer:
         assert vm.ping("10.0.0.2").returncode == 0
+        mark = cloud.agent.await_quiet(*ports)
         with traffic(cloud.lab, vm, peer) as counts:
-            columns, mark = [agent_columns(cloud.lab, port) for port in ports], cloud.agent.mark()
+            columns = [agent_columns(cloud.lab, port) for port in ports]
             adopt = ["hybridvif", "--config-file", str(tmp_path / "ours.conf"), "adopt"]
             assert cloud.lab.box.run(adopt).returncode == 0
             for port in ports:
                 assert check(port, cloud.lab.host) == ()
                 assert dropin.plug(port) == {"ok": True}
-            assert until(lambda: len(cloud.agent.since(mark, ROUND)) >= 2, 20)
+            cloud.agent.await_rounds(mark)
         assert cloud.agent.since(mark, *(port.id for port in ports)) == []
         assert [agent_columns(cloud.lab, port) for port in ports] == columns
     note("adoption", pings=counts["pings"], lost_pings=counts["lost pings"], lost_segments=counts["lost segments"])

@@ -22,7 +22,7 @@ from tests.functional.test_boundary import daemons
 from tests.functional.test_repair import QBR, QVO
 from tests.osvif.test_living_together import ADDITIONS, NO_DIFFERENCE, facts_of
 
-pytestmark = [pytest.mark.xdist_group("nova"), pytest.mark.sample]
+pytestmark = pytest.mark.sample
 PORTS = [make_port(number, mtu=1450) for number in range(1, 6)]
 PORT = PORTS[0]
 Response = dict[str, Any]

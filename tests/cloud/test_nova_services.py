@@ -12,7 +12,6 @@ import pytest
 from tests.cloud.compute import MODES
 from tests.cloud.hosts import host_of, note
 
-pytestmark = pytest.mark.xdist_group("nova-services")
 SERVICES = Path(__file__).with_name("nova_services.py")
 VIF_TESTS = """
 import json, sys, unittest, warnings

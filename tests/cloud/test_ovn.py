@@ -11,7 +11,7 @@ import pytest
 from tests.cloud.hosts import LINK, Machine, Service, Watch, host_of, join, note, passes
 from tests.functional.conftest import make_port, until
 
-pytestmark = [pytest.mark.xdist_group("ovn"), pytest.mark.sample]
+pytestmark = pytest.mark.sample
 PORTS = [make_port(number, mtu=1442) for number in (1, 2)]
 SCHEMAS = Path("/usr/share/ovn")
 
