@@ -259,12 +259,13 @@ class Agent:
 
         After a port is ACTIVE, the agent handles the notification about that.
         """
+        start = self.mark()
         for _ in range(10):
             mark = self.mark()
             self.await_rounds(mark)
             if not self.since(mark, *(port.id for port in ports)):
                 return self.mark()
-        raise AssertionError(self.since(mark, *(port.id for port in ports)))
+        raise AssertionError(self.since(start, *(port.id for port in ports)))
 
     def await_rounds(self, mark: int) -> None:
         """Wait until two rounds have ended since a mark."""
