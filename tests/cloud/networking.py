@@ -254,6 +254,14 @@ class Agent:
             log.seek(mark)
             return [line for line in log if any(word in line for word in words)]
 
+    def has_configured(self, mark: int, *ports: Port) -> bool:
+        """Return True if it has reported all of these ports as configured since a mark.
+
+        After a restart of Open vSwitch this counts, because Neutron's status stays ACTIVE.
+        """
+        lines = "".join(self.since(mark, "Configuration for devices up"))
+        return all(port.id in lines for port in ports)
+
     def await_quiet(self, *ports: Port) -> int:
         """Wait until two rounds mention none of the ports. Return the length of its log at that moment.
 

@@ -450,13 +450,14 @@ def test_ports_are_active_again_after_a_reboot(cloud: Cloud, pair: Pair, osvif: 
         vm.shut_down()
     cloud.lab.box.reboot()
     configure_link(cloud.lab, 1)
-    rebooted = Watch()
+    rebooted, mark = Watch(), cloud.agent.mark()
     if way == "reconcile":
         assert all(report.status is Status.DONE for report in reconcile(ports, cloud.lab.host).plugged)
     else:
         for port in ports:
             assert osvif.plug(port)["ok"]
     plugged = rebooted.seconds
+    assert until(lambda: cloud.agent.has_configured(mark, *ports), 120)
     cloud.await_wired(*ports, seconds=120)
     note("reboot-to-active", way=way, ports=count, plugged=plugged, active=rebooted.seconds)
     for vm in pair.vms:
