@@ -39,7 +39,8 @@ class Ovn:
                 "ovn-bridge-datapath-type": "netdev",
             }
             host.sh("ovs-vsctl set Open_vSwitch . " + " ".join(f"external_ids:{key}={ids[key]}" for key in ids))
-            command = ["ovn-controller", "unix:/run/openvswitch/db.sock"]
+            # As ovn-ctl starts it: ovn-controller 23.03 can die at its start, and its monitor starts it again.
+            command = ["ovn-controller", "--monitor", "unix:/run/openvswitch/db.sock"]
             Service(host, command, self._log(f"host{number}"), {"OVN_RUNDIR": "/run/openvswitch"})
 
     def nb(self, *words: str) -> str:
