@@ -1,0 +1,68 @@
+"""Two hosts of Nova for the same calls: one with our drop-in, one with os-vif's own plugin."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from pathlib import Path
+from subprocess import PIPE
+from typing import Any
+
+from hybridvif import Port
+from tests.functional.conftest import Lab
+
+ACTOR = Path(__file__).with_name("nova_actor.py")
+MODES = {"threading": "", "eventlet": "0"}
+"""Values of OS_NOVA_DISABLE_EVENTLET_PATCHING. Without it nova-compute runs native threads."""
+CONFIGURATION = """
+[DEFAULT]
+state_path = {directory}/state
+log_file = {directory}/nova-compute.log
+[libvirt]
+virt_type = qemu
+[os_vif_ovs]
+ovsdb_connection = unix:/run/openvswitch/db.sock
+[vif_plug_ovs_privileged]
+helper_command = {python} -P -c "from oslo_privsep.daemon import helper_main; helper_main()" --config-file {path}
+[hybridvif]
+answer_to_ovs = {answer}
+lock_path = {directory}/locks
+deadline = {deadline}
+"""
+
+
+class Nova:
+    """nova-compute without its services, on one host."""
+
+    def __init__(self, lab: Lab, directory: Path, mode: str, *, ours: bool, deadline: int = 10) -> None:
+        self.lab = lab
+        directory.mkdir(parents=True)
+        path = directory / "nova.conf"
+        path.write_text(
+            CONFIGURATION.format(
+                directory=directory, path=path, python=sys.executable, answer=str(ours).lower(), deadline=deadline
+            )
+        )
+        self._log = directory / "nova.log"
+        env = {**os.environ, "OS_NOVA_DISABLE_EVENTLET_PATCHING": MODES[mode]}
+        with self._log.open("w") as log:
+            command = [sys.executable, "-P", str(ACTOR), "--config-file", str(path)]
+            self.process = lab.box.popen(command, stdin=PIPE, stdout=PIPE, stderr=log, env=env)
+
+    def call(self, do: str, *ports: Port) -> dict[str, Any]:
+        """Send one command and return the response."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        items = [{"id": port.id, "mac": port.mac, "mtu": port.mtu, "instance_id": port.instance_id} for port in ports]
+        self.process.stdin.write(json.dumps({"do": do, "ports": items}) + "\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        assert line, self._log.read_text()[-3000:]
+        return dict(json.loads(line))
+
+    def close(self) -> None:
+        """Close its input. It exits, and its daemon with it."""
+        self.process.stdin.close()  # type: ignore[union-attr]
+        self.process.wait(20)
+        self.process.stdout.close()  # type: ignore[union-attr]

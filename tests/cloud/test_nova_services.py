@@ -1,0 +1,68 @@
+"""A server under Nova's services with the real os-vif, and Nova's own tests of its VIF driver with our plugin."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.cloud.compute import MODES
+from tests.cloud.hosts import host_of, note
+
+SERVICES = Path(__file__).with_name("nova_services.py")
+VIF_TESTS = """
+import json, sys, unittest, warnings
+warnings.simplefilter("ignore")
+from nova.tests.unit.virt.libvirt import test_vif
+import os_vif
+from hybridvif.engine import config
+from nova import conf
+if sys.argv[1] == "ours":
+    config.register(conf.CONF)
+    conf.CONF.set_override("answer_to_ovs", True, "hybridvif")
+os_vif.initialize(reset=True)
+plugin = type(os_vif._EXT_MANAGER["ovs"].obj).__name__
+result = unittest.TestResult()
+unittest.defaultTestLoader.loadTestsFromModule(test_vif).run(result)
+bad = [test.id() for test, _ in result.failures + result.errors]
+print(json.dumps({"plugin": plugin, "ran": result.testsRun, "bad": bad}))
+"""
+
+
+def events(tmp_path: Path, who: str, mode: str) -> list[dict[str, Any]]:
+    """Run the services on a host of their own and return the events."""
+    with host_of(tmp_path / who, is_connected=False) as lab:
+        env = {"OS_NOVA_DISABLE_EVENTLET_PATCHING": MODES[mode] or "1"}
+        command = [sys.executable, "-P", "-W", "ignore", str(SERVICES), who]
+        done = lab.box.run(command, env=env, timeout=300, check=False)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return [json.loads(line.removeprefix("EVENT ")) for line in done.stdout.splitlines() if line.startswith("EVENT ")]
+
+
+@pytest.mark.parametrize("mode", sorted(MODES))
+def test_life_of_a_server_is_that_of_os_vif(tmp_path: Path, mode: str) -> None:
+    ours, theirs = (events(tmp_path, who, mode) for who in ("ours", "theirs"))
+    assert (ours.pop(0)["name"], theirs.pop(0)["name"]) == ("HybridOvsPlugin", "OvsPlugin")
+    assert [event["event"] for event in ours][-1] == "deleted"
+    assert len(ours[0]["ports"]) == 8
+    assert ours[-1]["ports"] == []
+    assert ours == theirs
+    note("nova-services", mode=mode, events=len(ours))
+
+
+def test_own_tests_of_the_vif_driver_pass_with_our_plugin(tmp_path: Path) -> None:
+    ended = {}
+    with host_of(tmp_path / "host", is_connected=False) as lab:
+        for who in ("ours", "theirs"):
+            env = {"OS_NOVA_DISABLE_EVENTLET_PATCHING": "1"}
+            done = lab.box.run([sys.executable, "-P", "-c", VIF_TESTS, who], env=env, timeout=300, check=False)
+            assert done.stdout, done.stderr[-4000:]
+            ended[who] = json.loads(done.stdout.splitlines()[-1])
+    plugins = [ended[who].pop("plugin") for who in ("ours", "theirs")]
+    assert plugins == ["HybridOvsPlugin", "OvsPlugin"]
+    assert ended["theirs"]["ran"] > 50
+    assert ended["ours"] == ended["theirs"]
+    note("nova-vif-tests", ran=ended["ours"]["ran"], failed=len(ended["ours"]["bad"]))
