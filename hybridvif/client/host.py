@@ -7,6 +7,7 @@ when the last of them is closed.
 from __future__ import annotations
 
 import _thread
+import math
 import sys
 import threading
 import time
@@ -15,9 +16,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from hybridvif.engine.config_files import absolute, files_of
-from hybridvif.model.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
+from hybridvif.model.errors import (
+    REFUSALS,
+    BridgeMissing,
+    ConfigurationError,
+    HybridVifError,
+    InvalidInput,
+    PreconditionError,
+)
 from hybridvif.model.report import Outcome, Outcomes, Result
-from hybridvif.model.settings import Settings
+from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 from hybridvif.privileged import codec
@@ -75,6 +83,7 @@ class Host:
         """Hold the locks of these ports, named by the first 11 characters of their ids. Raises locks.LockTimeout."""
         from hybridvif.engine import locks
 
+        deadline = bounded(deadline)
         # The daemon starts first: a user who may not start it must not create the lock directory. Root would refuse a
         # directory that another user owns.
         context = _context()
@@ -92,7 +101,7 @@ class Host:
         from hybridvif.engine import first_seen, locks
 
         try:
-            return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, deadline)
+            return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, bounded(deadline))
         except locks.LockTimeout as error:
             raise NoResponse(
                 "another caller was updating the first-seen times until the deadline; call again"
@@ -112,17 +121,27 @@ class Host:
 
     def _request(self, name: str, argument: object, deadline: float) -> Any:
         """Send a request to the daemon and return its result. Raises HybridVifError."""
+        deadline = bounded(deadline)
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
         # The grace period counts from the deadline. Several requests in a row must not add up theirs.
         timeout = deadline + GRACE_PERIOD - time.monotonic()
         if timeout <= 0:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
-        result = _context().call(name, argument, float(deadline), timeout)
+        result = _context().call(name, argument, deadline, timeout)
         if result[0] == "ok":
             return result[1]
         _, code, message = result
         raise _ERRORS.get(code, HybridVifError)(message)
+
+
+def bounded(deadline: float) -> float:
+    """Return a deadline, at most MAX_DEADLINE from now: no wait takes infinity. Raises InvalidInput for no number."""
+    # In this order, NaN passes both comparisons.
+    instant = max(min(deadline, time.monotonic() + MAX_DEADLINE), 0.0)
+    if math.isnan(instant):
+        raise InvalidInput(f"deadline {deadline!r} is not a number; pass an instant of time.monotonic()")
+    return float(instant)
 
 
 def _without_response(step: Step, error: NoResponse) -> Outcome:
