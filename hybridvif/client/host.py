@@ -227,28 +227,30 @@ def _disconnect() -> None:
 
 
 def _import_privsep() -> None:
-    """Import oslo.privsep. Raises PreconditionError if it needs eventlet and eventlet is not installed.
+    """Import oslo.privsep. Raises PreconditionError if its import fails, for example because it needs eventlet.
 
     A thread that is never joined imports it. It may import eventlet, which executes the module threading a second time
     (patcher.original) and takes the current thread for the main one. Before Python 3.13, a pool with that thread never
     shuts down.
     """
+    errors: list[BaseException] = []
+    loaded = threading.Event()
+
+    def load() -> None:
+        try:
+            import oslo_privsep.daemon  # noqa: F401
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # of a finder, which may raise any
+            errors.append(error)
+        finally:
+            loaded.set()
+
     if "eventlet" not in sys.modules and threading.current_thread() is not threading.main_thread():
-        loaded = threading.Event()
-
-        def load() -> None:
-            try:
-                with suppress(ImportError):
-                    import oslo_privsep.daemon  # noqa: F401
-            finally:
-                loaded.set()
-
         _thread.start_new_thread(load, ())
         loaded.wait()
-    try:
-        import oslo_privsep.daemon  # noqa: F401
-    except ImportError as error:
-        raise PreconditionError(
-            f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
-            "works without eventlet"
-        ) from error
+    else:
+        load()
+    for error in errors:
+        remedy = "install oslo.privsep 3.11 or newer, which works without eventlet"
+        if not isinstance(error, ImportError):
+            remedy = f"raise ImportError in place of {type(error).__name__} to forbid an import"
+        raise PreconditionError(f"oslo.privsep cannot be imported in this program: {error}; {remedy}") from error
