@@ -177,9 +177,11 @@ def connect(config_files: Sequence[str] = ()) -> Host:
 
     config_files: oslo.config files. Default: the program's own oslo.config configuration (cfg.CONF), unchanged.
     Raises ConfigurationError if a file cannot be read or an open host of this process has other files. Raises
-    PreconditionError if oslo.privsep cannot be imported.
+    PreconditionError if oslo.privsep cannot be imported, or if eventlet has patched threads and not what they
+    wait for.
     """
     global _open_hosts, _files  # a property of the process, as cfg.CONF is
+    _require_whole_patch()
     _import_privsep()
     wanted = tuple(absolute(name) for name in config_files)
     with _lock:
@@ -224,6 +226,20 @@ def _disconnect() -> None:
         context = sys.modules.get("hybridvif.privileged.context")
         if not _open_hosts and context is not None:
             context.daemon_context.stop()
+
+
+def _require_whole_patch() -> None:
+    """Refuse green threads that wait for real sockets or pipes: the first wait would block them all, forever."""
+    is_patched = getattr(sys.modules.get("eventlet.patcher"), "is_monkey_patched", None)
+    if is_patched is None or not is_patched("thread"):
+        return
+    for module in ("socket", "subprocess"):
+        if not is_patched(module):
+            raise PreconditionError(
+                f"eventlet has patched the threads of this program but not the module {module}, so a wait for the "
+                "privileged daemon would block all threads; call eventlet.monkey_patch() without arguments, or with "
+                "thread=False"
+            )
 
 
 def _import_privsep() -> None:
