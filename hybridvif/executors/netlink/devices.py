@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
+from hybridvif.model.names import KEY_LENGTH, LINK_PREFIXES, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ANYBODY,
     HOST_IP_OFF,
@@ -236,7 +236,9 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Obser
     known: dict[int | str, Device] = {}
     for device in devices:
         known[device.index] = known[device.name] = device
-    ours = [device for device in devices if (key_of(device.name) if wanted is None else device.name in wanted)]
+    # A link with the name of a vhost-user port is not its device: Open vSwitch serves that one through a socket.
+    ours = [device for device in devices if key_of(device.name) and device.name[:3] in LINK_PREFIXES]
+    ours = ours if wanted is None else [device for device in ours if device.name in wanted]
     members: dict[str, list[str]] = {device.name: [] for device in ours if device.kind == "bridge"}
     masters = {device.name: _name(device.master, known) for device in devices}
     for name, master in masters.items():

@@ -36,7 +36,7 @@ BRIDGE = next(link for link in WIRING.links.values() if isinstance(link, Bridge)
 VETH = next(link for link in WIRING.links.values() if isinstance(link, Veth))
 FREE_VETH = replace(VETH, master="")
 SMALL_BRIDGE, SMALL_VETH = replace(BRIDGE, mtu=1400), replace(VETH, mtu=1400)
-QBR, QVB, QVO, TAP, _ = NAMES
+QBR, QVB, QVO, TAP, VHU = NAMES
 
 OTHER_VALUES: dict[str, tuple[Any, ...]] = {
     "alias": ("",),
@@ -166,6 +166,7 @@ def presence() -> Iterator[Check]:
     for part in (BRIDGE, VETH):
         yield Check(name="nothing to delete", steps=(Delete(part),))
         yield Check(name="it is there", start=WIRING, steps=(Create(part),), results=FAILED, retry=True)
+    yield Check(name="a link of a vhost-user name", start=WIRING, script=f"ip link add {VHU} type bridge", drift="")
     tap = Tap(name=TAP, master=QBR)
     gone = (Update(SMALL_BRIDGE, BRIDGE), Update(SMALL_VETH, VETH), Update(replace(tap, master=""), tap), Create(VETH))
     yield Check(name="it is gone", steps=gone, results=FAILED, retry=True)
