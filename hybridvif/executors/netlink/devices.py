@@ -146,6 +146,8 @@ class Device:
     """State and flags as a port of a Linux bridge, in numbers."""
     owner: int = ANYBODY
     """Of a tap: the uid that may attach to it."""
+    is_tap: bool = True
+    """False for a tun device in tun mode. Its packets have no Ethernet header, so no bridge takes it."""
 
     def value(self, attribute: str) -> Any:
         """Return an attribute in the type of the part's field."""
@@ -291,7 +293,7 @@ def _fact_of(device: Device, master: str) -> LinkFact:
 def _part_of(device: Device, master: str, bridge: Device | None, peer: Device | None) -> Link | None:
     """Return the part of a device. Cached, because a device that is unchanged is read repeatedly."""
     names = names_of_key(key_of(device.name) or "")
-    if device.name == names.tap:
+    if device.name == names.tap and device.is_tap:
         if not _is_managed(device):
             return Tap(name=device.name, master=master)
         port = bridge_port_of(device, bridge, names)

@@ -251,6 +251,12 @@ def managed_taps() -> Iterator[Check]:
         yield path(f"from a tap with {changes}", other, goal)
     steps = (Delete(tap), Update(tap, replace(tap, mtu=1400)), Create(tap))
     yield Check(name="no tag", start=goal, script=f"ip link set {TAP} alias ''", steps=steps, results=NOT_DONE)
+    # A tun device is no tap: its packets have no Ethernet header, so no bridge takes it.
+    script = f"ip tuntap add {TAP} mode tun; ip link set {TAP} alias {tap.alias}"
+    yield Check(name=script, script=script, foreign=True, steps=(Delete(tap), Update(tap, tap)), results=NOT_DONE)
+    script = f"ip tuntap add {TAP} mode tun"
+    put = (Update(Tap(name=TAP, master=""), Tap(name=TAP, master=QBR)),)
+    yield Check(name=script, start=WIRING, script=script, foreign=True, steps=put, results=NOT_DONE)
     # A tap belongs to root. A tap that any user may open is drift.
     for owner in ("", "user 1000"):
         for queues in (False, True):
