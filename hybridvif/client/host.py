@@ -7,6 +7,7 @@ when the last of them is closed.
 from __future__ import annotations
 
 import _thread
+import math
 import sys
 import threading
 import time
@@ -15,9 +16,16 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 from hybridvif.engine.config_files import absolute, files_of
-from hybridvif.model.errors import REFUSALS, BridgeMissing, ConfigurationError, HybridVifError, PreconditionError
+from hybridvif.model.errors import (
+    REFUSALS,
+    BridgeMissing,
+    ConfigurationError,
+    HybridVifError,
+    InvalidInput,
+    PreconditionError,
+)
 from hybridvif.model.report import Outcome, Outcomes, Result
-from hybridvif.model.settings import Settings
+from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 from hybridvif.privileged import codec
@@ -75,6 +83,7 @@ class Host:
         """Hold the locks of these ports, named by the first 11 characters of their ids. Raises locks.LockTimeout."""
         from hybridvif.engine import locks
 
+        deadline = bounded(deadline)
         # The daemon starts first: a user who may not start it must not create the lock directory. Root would refuse a
         # directory that another user owns.
         context = _context()
@@ -92,7 +101,7 @@ class Host:
         from hybridvif.engine import first_seen, locks
 
         try:
-            return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, deadline)
+            return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, bounded(deadline))
         except locks.LockTimeout as error:
             raise NoResponse(
                 "another caller was updating the first-seen times until the deadline; call again"
@@ -112,17 +121,27 @@ class Host:
 
     def _request(self, name: str, argument: object, deadline: float) -> Any:
         """Send a request to the daemon and return its result. Raises HybridVifError."""
+        deadline = bounded(deadline)
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
         # The grace period counts from the deadline. Several requests in a row must not add up theirs.
         timeout = deadline + GRACE_PERIOD - time.monotonic()
         if timeout <= 0:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
-        result = _context().call(name, argument, float(deadline), timeout)
+        result = _context().call(name, argument, deadline, timeout)
         if result[0] == "ok":
             return result[1]
         _, code, message = result
         raise _ERRORS.get(code, HybridVifError)(message)
+
+
+def bounded(deadline: float) -> float:
+    """Return a deadline, at most MAX_DEADLINE from now: no wait takes infinity. Raises InvalidInput for no number."""
+    # In this order, NaN passes both comparisons.
+    instant = max(min(deadline, time.monotonic() + MAX_DEADLINE), 0.0)
+    if math.isnan(instant):
+        raise InvalidInput(f"deadline {deadline!r} is not a number; pass an instant of time.monotonic()")
+    return float(instant)
 
 
 def _without_response(step: Step, error: NoResponse) -> Outcome:
@@ -158,9 +177,11 @@ def connect(config_files: Sequence[str] = ()) -> Host:
 
     config_files: oslo.config files. Default: the program's own oslo.config configuration (cfg.CONF), unchanged.
     Raises ConfigurationError if a file cannot be read or an open host of this process has other files. Raises
-    PreconditionError if oslo.privsep cannot be imported.
+    PreconditionError if oslo.privsep cannot be imported, or if eventlet has patched threads and not what they
+    wait for.
     """
     global _open_hosts, _files  # a property of the process, as cfg.CONF is
+    _require_whole_patch()
     _import_privsep()
     wanted = tuple(absolute(name) for name in config_files)
     with _lock:
@@ -207,29 +228,45 @@ def _disconnect() -> None:
             context.daemon_context.stop()
 
 
+def _require_whole_patch() -> None:
+    """Refuse green threads that wait for real sockets or pipes: the first wait would block them all, forever."""
+    is_patched = getattr(sys.modules.get("eventlet.patcher"), "is_monkey_patched", None)
+    if is_patched is None or not is_patched("thread"):
+        return
+    for module in ("socket", "subprocess"):
+        if not is_patched(module):
+            raise PreconditionError(
+                f"eventlet has patched the threads of this program but not the module {module}, so a wait for the "
+                "privileged daemon would block all threads; call eventlet.monkey_patch() without arguments, or with "
+                "thread=False"
+            )
+
+
 def _import_privsep() -> None:
-    """Import oslo.privsep. Raises PreconditionError if it needs eventlet and eventlet is not installed.
+    """Import oslo.privsep. Raises PreconditionError if its import fails, for example because it needs eventlet.
 
     A thread that is never joined imports it. It may import eventlet, which executes the module threading a second time
     (patcher.original) and takes the current thread for the main one. Before Python 3.13, a pool with that thread never
     shuts down.
     """
+    errors: list[BaseException] = []
+    loaded = threading.Event()
+
+    def load() -> None:
+        try:
+            import oslo_privsep.daemon  # noqa: F401
+        except (Exception, SystemExit) as error:  # noqa: BLE001  # of a finder, which may raise any
+            errors.append(error)
+        finally:
+            loaded.set()
+
     if "eventlet" not in sys.modules and threading.current_thread() is not threading.main_thread():
-        loaded = threading.Event()
-
-        def load() -> None:
-            try:
-                with suppress(ImportError):
-                    import oslo_privsep.daemon  # noqa: F401
-            finally:
-                loaded.set()
-
         _thread.start_new_thread(load, ())
         loaded.wait()
-    try:
-        import oslo_privsep.daemon  # noqa: F401
-    except ImportError as error:
-        raise PreconditionError(
-            f"oslo.privsep cannot be imported in this program: {error}; install oslo.privsep 3.11 or newer, which "
-            "works without eventlet"
-        ) from error
+    else:
+        load()
+    for error in errors:
+        remedy = "install oslo.privsep 3.11 or newer, which works without eventlet"
+        if not isinstance(error, ImportError):
+            remedy = f"raise ImportError in place of {type(error).__name__} to forbid an import"
+        raise PreconditionError(f"oslo.privsep cannot be imported in this program: {error}; {remedy}") from error

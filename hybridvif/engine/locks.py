@@ -25,6 +25,8 @@ from hybridvif.model.errors import HybridVifError, PreconditionError
 BUCKETS = 1024
 DELAY, MAX_DELAY = 0.0002, 0.005
 """Polling interval in seconds for a lock of another process. The default of fasteners is 10 to 100 ms."""
+NOT_REGULAR = (errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENODEV, errno.ENXIO)
+"""Errors if something else than a file has the name of a lock: a directory, a link, a device or a socket."""
 
 _threads: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 # In a forked child, the locks of other threads would never be released.
@@ -59,18 +61,19 @@ def holding(keys: Iterable[str], path: str, deadline: float) -> Iterator[None]:
 def _holding_bucket(bucket: int, path: str, deadline: float) -> Iterator[None]:
     if not _threads[bucket].acquire(timeout=max(deadline - time.monotonic(), 0)):
         raise LockTimeout
+    name = os.path.join(path, f"port-{bucket:04}")
     try:
-        with _open(path, f"port-{bucket:04}") as file:
-            _lock(file, path, deadline)
+        with _open(name) as file:
+            _lock(file, name, deadline)
             # Closing the file releases the lock, in this process and if it dies.
             yield
     finally:
         _threads[bucket].release()
 
 
-def _lock(file: io.FileIO, path: str, deadline: float) -> None:
+def _lock(file: io.FileIO, name: str, deadline: float) -> None:
     """Lock an open file. A free lock is acquired even after the deadline."""
-    lock, delay = lockutils.external_lock("port", lock_path=path), DELAY
+    lock, delay = lockutils.external_lock("port", lock_path=os.path.dirname(name)), DELAY
     lock.lockfile = file
     try:
         while True:
@@ -82,7 +85,7 @@ def _lock(file: io.FileIO, path: str, deadline: float) -> None:
             time.sleep(min(delay, max(deadline - time.monotonic(), 0)))
             delay = min(delay + DELAY, MAX_DELAY)
     except OSError as error:
-        raise _unusable(path, error) from error
+        raise _unusable(name, error) from error
 
 
 def _require_directory(path: str) -> None:
@@ -125,33 +128,34 @@ def _create_parents(path: str) -> None:
             os.chmod(path, 0o755)  # noqa: S103
 
 
-def _open(path: str, name: str) -> io.FileIO:
+def _open(name: str) -> io.FileIO:
     """Open the file of a lock; create it if it is missing. It is writable for the group with any umask.
 
     fasteners locks an open file. If it opened the file itself, it would follow a planted link.
     """
     # O_NONBLOCK: if another process holds a lease on the file, open(2) would wait up to 45 s (fcntl(2)).
     flags = os.O_RDWR | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK
-    name = os.path.join(path, name)
     try:
         # Another caller may create it in between.
         for create in (0, os.O_CREAT | os.O_EXCL, 0):
             with suppress(FileNotFoundError, FileExistsError):
-                return _checked(io.FileIO(os.open(name, flags | create, 0o660), "r+"), name, create)
+                return _checked(io.FileIO(os.open(name, flags | create, 0o660), "r+"), create)
         raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT))
     except BlockingIOError as error:
         raise LockTimeout from error
     except OSError as error:
-        raise _unusable(path, error) from error
+        if error.errno in NOT_REGULAR:
+            raise PreconditionError(f"cannot lock ports: {name} is not a regular file; remove it") from error
+        raise _unusable(name, error) from error
 
 
-def _checked(file: io.FileIO, name: str, is_new: int) -> io.FileIO:
+def _checked(file: io.FileIO, is_new: int) -> io.FileIO:
     try:
         if is_new:
             os.fchmod(file.fileno(), 0o660)
         elif not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
             # fcntl(2) locks a fifo as well. A device can have side effects.
-            raise OSError(errno.EINVAL, f"{name} is not a regular file, so remove it")
+            raise OSError(errno.EINVAL, os.strerror(errno.EINVAL))
     except OSError:
         file.close()
         raise
@@ -159,7 +163,13 @@ def _checked(file: io.FileIO, name: str, is_new: int) -> io.FileIO:
 
 
 def _unusable(path: str, error: OSError) -> PreconditionError:
-    return PreconditionError(
-        f"cannot lock ports under {path}: {error.strerror}; run as root or as the service's user, "
-        "or set [hybridvif] lock_path to a directory that all callers of this host can write"
+    remedy = (
+        "run as root or as the service's user, or set [hybridvif] lock_path to a directory that all callers of this "
+        "host can write"
     )
+    if error.errno in (errno.EMFILE, errno.ENFILE):
+        remedy = (
+            "raise the limit of open files (ulimit -n, or LimitNOFILE= under systemd), or change fewer ports in one "
+            "call: each has its own lock"
+        )
+    return PreconditionError(f"cannot lock ports with {path}: {error.strerror}; {remedy}")

@@ -306,8 +306,10 @@ def _qos_line(name: str) -> str:
 def _trunk_line(bridge: str) -> str:
     """Return the line that removes a trunk bridge if nothing is left in it but Neutron's patch ports."""
     patterns = "|".join(f"{prefix}*" for prefix in PATCH_PREFIXES)
+    # A bond has more than one interface, or one of another name.
+    is_alone = '[ "$(ovs-vsctl get Port $port interfaces)" = "[$(ovs-vsctl get Interface $port _uuid)]" ]'
     is_patch = f'[ "$(ovs-vsctl get Interface $port type)" = {PATCH} ]'
-    others = f"case $port in {patterns}) {is_patch} || echo $port;; *) echo $port;; esac"
+    others = f"case $port in {patterns}) {is_alone} && {is_patch} || echo $port;; *) echo $port;; esac"
     return (
         f'[ "$(for port in $(ovs-vsctl list-ports {bridge}); do {others}; done)" ] || '
         f"ovs-vsctl --if-exists del-br {bridge}"

@@ -121,6 +121,7 @@ def _device_of(entry: Mapping[str, Any], deadline: float) -> Device:
         peer=escaped(entry.get("link", "")) if kind == "veth" and "link_netnsid" not in entry else "",
         port={key: _port_value(port[key]) for key in PORT if key in port},
         owner=_owner_of(data) if kind == "tun" else ANYBODY,
+        is_tap=kind != "tun" or data.get("type") != "tun",
     )
 
 

@@ -55,7 +55,7 @@ from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 
-IFF_RUNNING, NO_COUNTERS = 0x40, 1 << 3
+IFF_RUNNING, IFF_TUN, NO_COUNTERS = 0x40, 1, 1 << 3
 _PORT_NAMES = {name: ifinfmsg.ifinfo.data_map["bridge_slave"].nla_map[flag.number][0] for name, flag in PORT.items()}
 
 
@@ -216,7 +216,8 @@ def _device_of(message: Any) -> Device:
     is_member = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_KIND") == "bridge"
     port = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA") if is_member else None
     flags_of_port = {name: port.get_attr(word) for name, word in _PORT_NAMES.items()} if port else {}
-    owner = data.get_attr("IFLA_TUN_OWNER") if kind == "tun" and data else None
+    tun = data if kind == "tun" else None
+    owner = tun.get_attr("IFLA_TUN_OWNER") if tun else None
     running = FLAGS["up"].number | IFF_RUNNING
     return Device(
         index=message["index"],
@@ -230,6 +231,7 @@ def _device_of(message: Any) -> Device:
         peer=get("IFLA_LINK") or 0 if kind == "veth" and get("IFLA_LINK_NETNSID") is None else 0,
         port={name: value for name, value in flags_of_port.items() if value is not None},
         owner=ANYBODY if owner is None else owner,
+        is_tap=not tun or tun.get_attr("IFLA_TUN_TYPE") != IFF_TUN,
     )
 
 

@@ -73,9 +73,10 @@ def test_a_trunk_bridge_comes_with_its_first_port_and_goes_with_its_last(bench: 
         "add-port {0} hvother -- set Interface hvother type=patch options:peer=tpi-0b1c",
         "add-port {0} tpt-0b1c -- set Interface tpt-0b1c type=internal",
         "add-bond {0} tpt-0b1c spt-1 spt-2 -- set Interface spt-1 type=patch -- set Interface spt-2 type=patch",
+        "add-bond {0} tpt-0b1c tpt-0b1c spt-1 -- set Interface tpt-0b1c type=patch -- set Interface spt-1 type=patch",
         "add-port {0} tap-0b1c -- set Interface tap-0b1c type=internal",
     ],
-    ids=["another's patch port", "an internal port", "a bond", "a port"],
+    ids=["another's patch port", "an internal port", "a bond", "a bond of its name", "a port"],
 )
 def test_trunk_bridge_with_other_port_stays(bench: Bench, beside: str) -> None:
     plug(PORT, bench.host)

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif import HybridVifError, Port, Status, check, desired_state, plug, plug_all, unplug
+from hybridvif import HybridVifError, InvalidInput, Port, Status, check, desired_state, plug, plug_all, unplug
 from hybridvif.client.host import NoResponse
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
@@ -467,3 +467,27 @@ def test_inside_an_event_loop_it_works_in_a_thread_and_directly(lab: Lab) -> Non
         return [report.status for report in [*reports, direct]]
 
     assert asyncio.run(program()) == [Status.DONE] * 5
+
+
+# Deadlines of callers.
+
+
+@pytest.mark.parametrize("deadline", [float("inf"), 1e300, 1e12, 10**400], ids=["inf", "1e300", "1e12", "10**400"])
+def test_a_far_deadline_is_bounded(lab: Lab, deadline: float) -> None:
+    assert lab.host.observe({NAMES.bridge}, deadline).facts.serves
+    with lab.host.locked([NAMES.bridge[3:]], deadline):
+        pass
+    assert lab.host.seconds_since_first_seen((), deadline) == {}
+
+
+@pytest.mark.parametrize("deadline", [-float("inf"), -(10**400), -1.0], ids=["-inf", "-10**400", "-1"])
+def test_a_deadline_before_the_boot_has_passed(lab: Lab, deadline: float) -> None:
+    with pytest.raises(NoResponse, match="deadline had passed"):
+        lab.host.observe(None, deadline)
+
+
+def test_a_deadline_that_is_no_number_is_refused(lab: Lab) -> None:
+    with pytest.raises(InvalidInput, match=r"deadline nan is not a number; pass an instant of time.monotonic\(\)"):
+        lab.host.observe(None, float("nan"))
+    with pytest.raises(InvalidInput), lab.host.locked([NAMES.bridge[3:]], float("nan")):
+        pass

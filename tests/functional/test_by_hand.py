@@ -95,7 +95,13 @@ def test_plan_run_by_hand_creates_and_deletes_side_effects(lab: Lab, tmp_path: P
     lab.sh(printed(lab, "unplug", ports[1].id, config=config))
     assert set(lab.sh("ovs-vsctl list-ports tbr-1").split()) == {"tpt-1", "spt-2"}
     lab.sh("ovs-vsctl set Interface spt-2 type=patch options:peer=spi-2")
-    lab.sh(f"ovs-vsctl add-port tbr-1 {ports[1].names.switch_end}")
+    lab.sh(
+        f"ovs-vsctl --no-wait add-port tbr-1 {ports[1].names.switch_end} -- add-bond tbr-1 tpt-3 tpt-3 spt-4 "
+        "-- set Interface tpt-3 type=patch options:peer=tpi-3 -- set Interface spt-4 type=patch options:peer=spi-4"
+    )
+    lab.sh(printed(lab, "unplug", ports[1].id, config=config))
+    assert set(lab.sh("ovs-vsctl list-ports tbr-1").split()) == {"tpt-1", "spt-2", "tpt-3"}
+    lab.sh(f"ovs-vsctl --no-wait del-port tpt-3 -- add-port tbr-1 {ports[1].names.switch_end}")
     lab.sh(printed(lab, "unplug", ports[1].id, config=config))
     assert "tbr-1" not in lab.sh("ovs-vsctl list-br").split()
     assert lab.row("hvend", "Port")["qos"][0] == "uuid"

@@ -1,4 +1,4 @@
-"""The class of the plugin `ovs`: in any order of directories, after a reset, and with other plugins."""
+"""The class of the plugin `ovs`: in any order of directories, after a reset, and with other plugins. And eventlet."""
 
 from __future__ import annotations
 
@@ -133,3 +133,33 @@ def test_doctor_suppresses_warnings_of_eventlet(tmp_path: Path) -> None:
     done = run(command, env={"PATH": "/usr/bin:/bin"}, capture_output=True, text=True, check=False)
     assert "answers to 'ovs'" in done.stdout
     assert "ventlet" not in done.stderr
+
+
+PATCHED = """
+import eventlet
+eventlet.monkey_patch({patched})
+from hybridvif import PreconditionError, connect
+try:
+    connect().close()
+    print("connected")
+except PreconditionError as error:
+    print(error)
+"""
+
+
+@pytest.mark.parametrize(
+    ("patched", "answer"),
+    [
+        ("", "connected"),
+        ("thread=False", "connected"),
+        ("all=False, socket=True", "connected"),
+        ("all=False, thread=True, socket=True, subprocess=True", "connected"),
+        ("all=False, thread=True", "eventlet has patched the threads of this program but not the module socket"),
+        ("socket=False", "eventlet has patched the threads of this program but not the module socket"),
+        ("subprocess=False", "eventlet has patched the threads of this program but not the module subprocess"),
+    ],
+)
+def test_threads_patched_without_their_waits_are_refused(patched: str, answer: str) -> None:
+    """The first wait for the daemon would block all green threads, beyond any deadline."""
+    command = [sys.executable, "-c", PATCHED.replace("{patched}", patched)]
+    assert run(command, capture_output=True, text=True, check=True).stdout.startswith(answer)

@@ -20,7 +20,9 @@ FORBIDDING = (
 
 
 @pytest.mark.parametrize("name", ["eventlet", "rich", "json", "no_such_package.module"])
-@pytest.mark.parametrize("error", ["ImportError('forbidden')", "ModuleNotFoundError('forbidden')"])
+@pytest.mark.parametrize(
+    "error", ["ImportError('forbidden')", "ModuleNotFoundError('forbidden')", "RuntimeError", "SystemExit"]
+)
 def test_module_whose_import_is_forbidden_is_absent(name: str, error: str) -> None:
     code = (
         f"exec('def forbid(name, path=None, target=None): raise {error.replace(chr(39), chr(34))}'); {FORBIDDING}"

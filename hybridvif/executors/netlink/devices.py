@@ -12,7 +12,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
+from hybridvif.model.names import KEY_LENGTH, LINK_PREFIXES, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ANYBODY,
     HOST_IP_OFF,
@@ -146,6 +146,8 @@ class Device:
     """State and flags as a port of a Linux bridge, in numbers."""
     owner: int = ANYBODY
     """Of a tap: the uid that may attach to it."""
+    is_tap: bool = True
+    """False for a tun device in tun mode. Its packets have no Ethernet header, so no bridge takes it."""
 
     def value(self, attribute: str) -> Any:
         """Return an attribute in the type of the part's field."""
@@ -236,7 +238,9 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Obser
     known: dict[int | str, Device] = {}
     for device in devices:
         known[device.index] = known[device.name] = device
-    ours = [device for device in devices if (key_of(device.name) if wanted is None else device.name in wanted)]
+    # A link with the name of a vhost-user port is not its device: Open vSwitch serves that one through a socket.
+    ours = [device for device in devices if key_of(device.name) and device.name[:3] in LINK_PREFIXES]
+    ours = ours if wanted is None else [device for device in ours if device.name in wanted]
     members: dict[str, list[str]] = {device.name: [] for device in ours if device.kind == "bridge"}
     masters = {device.name: _name(device.master, known) for device in devices}
     for name, master in masters.items():
@@ -289,7 +293,7 @@ def _fact_of(device: Device, master: str) -> LinkFact:
 def _part_of(device: Device, master: str, bridge: Device | None, peer: Device | None) -> Link | None:
     """Return the part of a device. Cached, because a device that is unchanged is read repeatedly."""
     names = names_of_key(key_of(device.name) or "")
-    if device.name == names.tap:
+    if device.name == names.tap and device.is_tap:
         if not _is_managed(device):
             return Tap(name=device.name, master=master)
         port = bridge_port_of(device, bridge, names)

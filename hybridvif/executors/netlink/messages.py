@@ -36,7 +36,8 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 """linux/rtnetlink.h: omit the counters, the largest part of a response."""
 IFNAME, LINKED, MASTER, LINKINFO, AF_SPEC, EXT_MASK, CARRIER, LINK_NETNSID = 3, 5, 10, 18, 26, 29, 33, 37
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER, INET_CONF, INET6_CONF = 1, 2, 4, 5, 1, 1, 2
-TUN_OWNER, TUN_NUM_QUEUES, TUN_NUM_DISABLED_QUEUES = 1, 8, 9
+TUN_OWNER, TUN_TYPE, TUN_NUM_QUEUES, TUN_NUM_DISABLED_QUEUES = 1, 3, 8, 9
+IFF_TUN = 1
 BRIDGE_TIMERS = range(16, 20)
 """IFLA_BR_HELLO_TIMER to IFLA_BR_GC_TIMER."""
 CACHE_SIZE = 4096
@@ -193,6 +194,7 @@ def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
         peer=_number(body, found.get(LINKED)) or 0 if kind == "veth" and LINK_NETNSID not in found else 0,
         port={name: body[port[row.number].start] for name, row in PORT.items() if row.number in port},
         owner=_number(body, data[TUN_OWNER]) or 0 if kind == "tun" and TUN_OWNER in data else ANYBODY,
+        is_tap=kind != "tun" or _number(body, data.get(TUN_TYPE)) != IFF_TUN,
     )
     return device, tuple(data[timer] for timer in BRIDGE_TIMERS if timer in data) if kind == "bridge" else ()
 

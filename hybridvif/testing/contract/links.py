@@ -36,7 +36,7 @@ BRIDGE = next(link for link in WIRING.links.values() if isinstance(link, Bridge)
 VETH = next(link for link in WIRING.links.values() if isinstance(link, Veth))
 FREE_VETH = replace(VETH, master="")
 SMALL_BRIDGE, SMALL_VETH = replace(BRIDGE, mtu=1400), replace(VETH, mtu=1400)
-QBR, QVB, QVO, TAP, _ = NAMES
+QBR, QVB, QVO, TAP, VHU = NAMES
 
 OTHER_VALUES: dict[str, tuple[Any, ...]] = {
     "alias": ("",),
@@ -166,6 +166,7 @@ def presence() -> Iterator[Check]:
     for part in (BRIDGE, VETH):
         yield Check(name="nothing to delete", steps=(Delete(part),))
         yield Check(name="it is there", start=WIRING, steps=(Create(part),), results=FAILED, retry=True)
+    yield Check(name="a link of a vhost-user name", start=WIRING, script=f"ip link add {VHU} type bridge", drift="")
     tap = Tap(name=TAP, master=QBR)
     gone = (Update(SMALL_BRIDGE, BRIDGE), Update(SMALL_VETH, VETH), Update(replace(tap, master=""), tap), Create(VETH))
     yield Check(name="it is gone", steps=gone, results=FAILED, retry=True)
@@ -250,6 +251,12 @@ def managed_taps() -> Iterator[Check]:
         yield path(f"from a tap with {changes}", other, goal)
     steps = (Delete(tap), Update(tap, replace(tap, mtu=1400)), Create(tap))
     yield Check(name="no tag", start=goal, script=f"ip link set {TAP} alias ''", steps=steps, results=NOT_DONE)
+    # A tun device is no tap: its packets have no Ethernet header, so no bridge takes it.
+    script = f"ip tuntap add {TAP} mode tun; ip link set {TAP} alias {tap.alias}"
+    yield Check(name=script, script=script, foreign=True, steps=(Delete(tap), Update(tap, tap)), results=NOT_DONE)
+    script = f"ip tuntap add {TAP} mode tun"
+    put = (Update(Tap(name=TAP, master=""), Tap(name=TAP, master=QBR)),)
+    yield Check(name=script, start=WIRING, script=script, foreign=True, steps=put, results=NOT_DONE)
     # A tap belongs to root. A tap that any user may open is drift.
     for owner in ("", "user 1000"):
         for queues in (False, True):

@@ -191,15 +191,19 @@ def test_unreadable_stdin_is_reported_in_one_line(redirection: str, reason: str)
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_deferred_while_a_document_is_written(number: signal.Signals) -> None:
-    before = signal.getsignal(number)
-    with stdio.interruptible(ends=False):
-        assert not stdio.was_interrupted()
-        with stdio.uninterrupted():
-            os.kill(os.getpid(), number)
-        assert stdio.was_interrupted()
-        with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), number)
-    assert signal.getsignal(number) is before
+    # A shell starts a background job with SIGINT ignored, and what is ignored stays so.
+    inherited = signal.signal(number, signal.default_int_handler)
+    try:
+        with stdio.interruptible(ends=False):
+            assert not stdio.was_interrupted()
+            with stdio.uninterrupted():
+                os.kill(os.getpid(), number)
+            assert stdio.was_interrupted()
+            with pytest.raises(KeyboardInterrupt):
+                os.kill(os.getpid(), number)
+        assert signal.getsignal(number) is signal.default_int_handler
+    finally:
+        signal.signal(number, inherited)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import fcntl
 import os
+import resource
 import signal
 import stat
 import subprocess
@@ -298,16 +299,41 @@ def test_planted_link_is_not_followed(path: str, tmp_path: Path) -> None:
     assert not victim.exists()
 
 
-@pytest.mark.parametrize("kind", ["fifo", "device"])
+@pytest.mark.parametrize("kind", ["fifo", "device", "directory", "link", "socket"])
 def test_lock_that_is_not_regular_file_is_refused_by_name(path: str, kind: str) -> None:
     if kind == "device" and os.geteuid() != 0:
         # The gate runs it as root, too.
         pytest.skip("only root can make one")
     os.makedirs(path)
     name = Path(path, f"port-{bucket_of(ONE):04}")
-    os.mknod(name, 0o660 | (stat.S_IFIFO if kind == "fifo" else stat.S_IFCHR), os.makedev(1, 3))
-    with pytest.raises(PreconditionError, match=f"{name} is not a regular file"), holding([ONE], path, soon()):
+    match kind:
+        case "directory":
+            name.mkdir()
+        case "link":
+            name.symlink_to(name)
+        case _:
+            of_kind = {"fifo": stat.S_IFIFO, "device": stat.S_IFCHR, "socket": stat.S_IFSOCK}
+            os.mknod(name, 0o660 | of_kind[kind], os.makedev(1, 3))
+    with pytest.raises(PreconditionError) as caught, holding([ONE], path, soon()):
         pass
+    assert str(caught.value) == f"cannot lock ports: {name} is not a regular file; remove it"
+
+
+def test_too_few_open_files_have_their_own_remedy(path: str) -> None:
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    keys = [f"{number:08x}-7b" for number in range(60)]
+    with holding(keys, path, soon()):
+        pass
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limits[1]))
+    try:
+        with (
+            pytest.raises(PreconditionError, match=r"Too many open files.*ulimit -n") as caught,
+            holding(keys, path, soon()),
+        ):
+            pass
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    assert f"cannot lock ports with {path}/port-" in str(caught.value)
 
 
 @pytest.mark.parametrize("umask", [0o000, 0o777])
@@ -332,18 +358,15 @@ def useless(tmp_path: Path, kind: str) -> str:
         case "below a file":
             (tmp_path / "file").write_text("")
             return str(tmp_path / "file" / "locks")
-        case "a lock that is a directory":
-            os.makedirs(tmp_path / f"port-{bucket_of(ONE):04}")
-            return str(tmp_path)
     return "/proc/hybridvif"
 
 
-@pytest.mark.parametrize("kind", ["a file", "below a file", "a lock that is a directory", "not writable"])
+@pytest.mark.parametrize("kind", ["a file", "below a file", "not writable"])
 def test_unusable_directory_is_reported_with_remedy(tmp_path: Path, kind: str) -> None:
     path = useless(tmp_path, kind)
     with pytest.raises(PreconditionError, match="lock_path") as caught, holding([ONE], path, soon()):
         pass
-    assert str(caught.value).startswith(f"cannot lock ports under {path}: ")
+    assert str(caught.value).startswith(f"cannot lock ports with {path}")
     assert "run as root" in str(caught.value)
 
 

@@ -99,6 +99,7 @@ def test_empty_trunk_bridge_is_removed_if_configured() -> None:
     there = plan(desired_state(replace(PORT, bridge="tbr-1")), NOTHING)
     goes = (
         '[ "$(for port in $(ovs-vsctl list-ports tbr-1); do case $port in tpt-*|spt-*) '
+        '[ "$(ovs-vsctl get Port $port interfaces)" = "[$(ovs-vsctl get Interface $port _uuid)]" ] && '
         '[ "$(ovs-vsctl get Interface $port type)" = patch ] || echo $port;; *) echo $port;; esac; done)" ] || '
         "ovs-vsctl --if-exists del-br tbr-1"
     )
