@@ -59,7 +59,6 @@ MAX_FORWARD_DELAY = 3_000
 _OWN_BRIDGE = either(EMPTY, own_name("bridge"))
 _ACCEPTED = ("not taken by ovs-vswitchd", "taken by ovs-vswitchd")
 _DATAPATH = one_of("", *DATAPATH_TYPES)
-_MTU_REQUEST = either(one_of(None, 0), MTU)
 
 # Attributes of several parts.
 _Tag = Annotated[
@@ -291,14 +290,14 @@ class OvsPort(Part):
     mtu_request: Annotated[
         int | None,
         attribute(
-            _MTU_REQUEST,
-            "none, or the network's MTU: ovs-vswitchd sets the device to it again after every plug",
+            one_of(None, 0),
+            "none: ovs-vswitchd sets the device to it after every plug, and the kernel then gives it IPv6 back",
             *(1623876, 1959586),
         ),
     ] = 0
     """The MTU in bytes that ovs-vswitchd sets repeatedly. 0: no request. None: Open vSwitch has no such column.
 
-    It is the only MTU of a vhost-user port.
+    A request of the port's MTU is left as it was found. It is the only MTU of a vhost-user port.
     """
     isolated: Annotated[
         bool,
@@ -347,7 +346,8 @@ class VhostUserPort(OvsPort):
     ] = ""
     """Interface.type: a value of VHOST_USER_TYPES."""
     mtu_request: Annotated[
-        int | None, attribute(_MTU_REQUEST, "the network's MTU: there is no device to set it on", 1959586)
+        int | None,
+        attribute(either(one_of(None, 0), MTU), "the network's MTU: there is no device to set it on", 1959586),
     ] = 0
     qos_type: Annotated[str, attribute(EMPTY, "none: ovs-vswitchd queues on kernel devices only", create_only=True)] = (
         ""

@@ -154,6 +154,13 @@ PLANS: dict[str, Any] = {
     "one port twice": [[["create", part("Bridge")]], [["delete", part("Veth")]]],
     "a good plan and a bad one": [[["create", part("Bridge")]], [["delete", part("Bridge", name="eth0")]]],
     "a link group": [[["create", part("Bridge", group=65536)]]],
+    **{
+        f"a MTU of ovs-vswitchd's, {before} and then {after}": [
+            [["update", part("OvsPort", mtu_request=before), part("OvsPort", mtu_request=after)]]
+        ]
+        for before, after in ((0, 1200), (1200, 1500))
+    },
+    "a row with a MTU of ovs-vswitchd's": [[["create", part("OvsPort", mtu_request=1200)]]],
     "a bridge that is not allowed": [[["create", part("OvsPort", bridge="br-ex")]]],
     "a bridge of no name": [[["create", part("OvsPort", bridge="")]]],
     "an option as a bridge": [[["create", part("OvsPort", bridge="--all")]]],

@@ -190,6 +190,37 @@ def test_no_other_user_attaches_while_a_tap_is_made(tapping: Lab, queue: str) ->
         attacker.communicate("\n")
 
 
+HIDDEN = """
+import fcntl, os, struct, sys
+os.setgroups([]); os.setresgid(1000, 1000, 1000); os.setresuid(1000, 1000, 1000)
+fd = os.open("/dev/net/tun", os.O_RDWR)
+fcntl.ioctl(fd, 0x400454ca, struct.pack("16sH22x", sys.argv[1].encode(), 0x1002 | int(sys.argv[2], 0)))
+fcntl.ioctl(fd, 0x400454e2, struct.pack("i", 0))
+print("holds", flush=True)
+sys.stdin.readline()
+"""
+
+
+@pytest.mark.parametrize("queues", [1, 2])
+def test_user_who_holds_a_tap_without_carrier_is_reported(tapping: Lab, queues: int) -> None:
+    """Any user can attach to a tap of an older release, which has no owner, and switch its carrier off."""
+    lab, port = tapping, make_port(create_tap=True, multiqueue=queues > 1)
+    tap = port.names.tap
+    lab.sh(f"ip tuntap add {tap} mode tap {'multi_queue' * (queues > 1)}; ip link set {tap} alias {port.id}")
+    holder = lab.box.popen([sys.executable, "-c", HIDDEN, tap, "0x100" if queues > 1 else "0"], stdin=PIPE, stdout=PIPE)
+    try:
+        assert holder.stdout is not None
+        assert holder.stdout.readline() == "holds\n"
+        for _ in range(2):
+            with pytest.raises(PlugFailed, match="another process holds it; stop that process") as caught:
+                plug(port, lab.host)
+            assert "unplug the port and plug it again" in str(caught.value)
+    finally:
+        holder.communicate("\n")
+    assert plug(port, lab.host).ok
+    assert check(port, lab.host) == ()
+
+
 def test_a_vm_whose_tap_was_set_down_is_not_cut_off(tapping: Lab) -> None:
     lab, port = tapping, make_port(create_tap=True)
     plug(port, lab.host)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -22,7 +23,9 @@ from hybridvif.executors.netlink.devices import (
     IPV6,
     opening_of,
 )
-from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, own
+from hybridvif.executors.netlink.messages import get_link, queues_of
+from hybridvif.executors.netlink.socket import Channel
+from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, attached, own
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.parts import Bridge, ManagedTap, Tap, Veth
 from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
@@ -187,12 +190,47 @@ def _write(device: str, values: Mapping[str, object]) -> list[Operation]:
 
 
 def write(operation: Operation) -> None:
-    """Carry out an operation that is done alike by every executor, on a file. Raises OSError."""
+    """Carry out an operation that is done alike by every executor, on a file. Raises OSError, StepFailed."""
     match operation:
         case Sysctl(device, attribute, value):
             sysctl.write(device, attribute, value)
         case Own(device):
-            own(device)
+            _own(device)
+
+
+def _own(tap: str) -> None:
+    """Make root the owner of a tap, if no other process holds a queue of it.
+
+    Carrier does not tell: a process that holds a queue can switch it off (TUNSETCARRIER), and keeps the queue.
+    """
+    try:
+        with attached(tap) as fd:
+            if _queues(tap) > 1:
+                raise _held(tap, retry=False)
+            own(fd)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise _held(tap, retry=True) from None
+        raise
+    # One could attach until root was the owner.
+    if _queues(tap):
+        raise _held(tap, retry=False)
+
+
+def _queues(tap: str) -> int:
+    """Return the number of queues that processes hold; 0 for a tap of one queue."""
+    with Channel(time.monotonic() + _QUEUES_TIMEOUT) as channel:
+        (response,) = channel.exchange([get_link(tap)])
+    return queues_of(response) if isinstance(response, bytes) else 0
+
+
+def _held(tap: str, *, retry: bool) -> StepFailed:
+    """Return the failure to own a tap. retry: a VM may just have started; the next observation shows its carrier."""
+    return StepFailed(
+        f"cannot make root the owner of {tap}: another process holds it; stop that process "
+        f"(find it: grep -lw {tap} /proc/[0-9]*/fdinfo/*), or unplug the port and plug it again",
+        retry=retry,
+    )
 
 
 def action_of(step: Step) -> str:
@@ -204,6 +242,9 @@ def action_of(step: Step) -> str:
             return f"cannot set {', '.join(changes_of(step))} of {part.kind} {part.name}"
     return f"cannot delete {step.part.name}"
 
+
+_QUEUES_TIMEOUT = 2.0
+"""Seconds for a response of the kernel about one device."""
 
 # -- errors of the kernel ----------------------------------------------------------------------------------------------
 

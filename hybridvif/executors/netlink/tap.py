@@ -10,6 +10,8 @@ import errno
 import fcntl
 import os
 import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from hybridvif.model.parts import ROOT
 
@@ -53,8 +55,9 @@ class NewTap:
             os.close(self._fd)
 
 
-def own(name: str) -> None:
-    """Make root the owner of a tap that no process holds. Raises OSError: EBUSY while a VM holds it."""
+@contextmanager
+def attached(name: str) -> Iterator[int]:
+    """Attach to an existing tap, and yield its file. Raises OSError: EBUSY if a process holds its only queue."""
     fd = os.open(DEVICE, os.O_RDWR | os.O_CLOEXEC)
     try:
         try:
@@ -62,8 +65,13 @@ def own(name: str) -> None:
         except OSError as error:
             if error.errno != errno.EINVAL:
                 raise
-            # A multi-queue tap, which could be attached even beside a VM. The caller has checked that none holds it.
+            # A tap of several queues, to which one can attach beside another process.
             fcntl.ioctl(fd, _TUNSETIFF, _REQUEST.pack(name.encode(), _IFF_TAP | _IFF_NO_PI | _IFF_MULTI_QUEUE))
-        fcntl.ioctl(fd, _TUNSETOWNER, ROOT)
+        yield fd
     finally:
         os.close(fd)
+
+
+def own(fd: int) -> None:
+    """Make root the owner of an attached tap. Raises OSError."""
+    fcntl.ioctl(fd, _TUNSETOWNER, ROOT)

@@ -101,7 +101,7 @@ VALUES: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "bridge_name": (["", "tbr-1", "tbr-5f2c0e1a-7"], ["br-int", "tbr-1 2", "tbr-" + 12 * "a", None, 7]),
         "type": (["", PLACEHOLDER_TYPE], ["internal", "dpdk", "vxlan", None, 0]),
         "realized": FLAGS,
-        "mtu_request": ([None, 0, MIN_MTU, 1500, MAX_MTU], [MIN_MTU - 1, MAX_MTU + 1, -1, "1500", 1500.0, True, False]),
+        "mtu_request": ([None, 0], [MIN_MTU, 1200, 1500, MAX_MTU, -1, "0", 0.0, False]),
         "isolated": FLAGS,
         "datapath_type": (["", "system", "netdev"], ["dummy", "netdev ", None, 1]),
         "qos_type": (["", "linux-noop", "linux-htb"], ["none", "egress-policer", "linux-noop\n", None, 1]),
@@ -111,6 +111,7 @@ VALUES: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
 VALUES[VhostUserPort] = VALUES[OvsPort] | {
     "type": (["dpdkvhostuser", "dpdkvhostuserclient"], ["", PLACEHOLDER_TYPE, "dpdk", "internal", None, 0]),
     "qos_type": ([""], ["linux-noop", "none", None]),
+    "mtu_request": ([None, 0, MIN_MTU, 1500, MAX_MTU], [MIN_MTU - 1, MAX_MTU + 1, -1, "1500", 1500.0, True, False]),
     "socket_as_configured": ([True], [False, 1, None, "/run/openvswitch"]),
 }
 WHOLE: dict[type[Part], Part] = {

@@ -102,6 +102,13 @@ def test_target_keeps_the_iptables_flags_that_the_host_requires() -> None:
     assert rollback_target(first, desired, desired, Settings()) == (first, ())
 
 
+def test_target_has_no_mtu_request_again_once_it_was_cleared() -> None:
+    for request in (1400, PORT.mtu):
+        first = WIRING.with_parts(replace(ROW, mtu_request=request))
+        assert rollback_target(first, WIRING, WIRING, Settings()) == (WIRING, ("qvo5f2c0e1a-7b: mtu_request",))
+        assert rollback_target(first, WIRING, first, Settings()) == (first, ())
+
+
 def test_target_keeps_a_row_out_of_a_bridge_that_is_not_allowed() -> None:
     first = WIRING.with_parts(replace(ROW, bridge="br-ex"))
     assert rollback_target(first, WIRING, WIRING, Settings()) == (WIRING, ("qvo5f2c0e1a-7b: bridge",))
