@@ -15,7 +15,7 @@ from subprocess import Popen
 from hybridvif import Port
 from hybridvif.client.host import Host
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Level, Sandbox, Vm
+from hybridvif.testing.sandbox import Sandbox, Vm
 from tests.functional.conftest import Lab, until
 
 LINK = "192.0.2.{}"
@@ -85,7 +85,7 @@ def host_of(
     directory.mkdir(exist_ok=True)
     options = options or {}
     with ExitStack() as stack:
-        box = stack.enter_context(Sandbox(level=Level.PACKETS))
+        box = stack.enter_context(Sandbox())
         host = stack.enter_context(connected(box, directory, deadline=20, **options)) if is_connected else None
         lab = Machine(box, host, directory, options)
         lab.sh("ip link set lo up; ovs-vsctl add-br br-link -- set Bridge br-link datapath_type=netdev")
