@@ -42,7 +42,7 @@ from hybridvif.model.planner import plan as make_plan
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of, unfiltered
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of, unfiltered
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]
@@ -133,7 +133,7 @@ def permit_found(plan: Plan, found: HostState, settings: Settings) -> None:
     """Refuse a plan that the host forbids. found: the parts of all ports. Raises Refused."""
     if plan:
         case = Case(plan, settings, found)
-        _refuse_by((device_with_row, tap_in_switch, row_without_tag, tap_without_tag), case)
+        _refuse_by((device_with_row, link_in_switch, row_without_tag, tap_without_tag), case)
         refuse_other_owner(case)
 
 
@@ -308,8 +308,14 @@ def device_with_row(step: Step, case: Case) -> str | None:
     return None
 
 
-def tap_in_switch(step: Step, case: Case) -> str | None:
-    """Refuse to plug a port whose tap is a port of the switch itself."""
+def link_in_switch(step: Step, case: Case) -> str | None:
+    """Refuse to plug a port whose tap, qbr or qvb is a port of the switch itself. The last two would be a loop."""
+    for name in (case.names.bridge, case.names.bridge_end):
+        if name in case.found.ports and not isinstance(step, Delete):
+            return (
+                f"{name} is a port of the switch itself, so packets pass twice or for ever; "
+                f"remove it: ovs-vsctl del-port {name}"
+            )
     tap = case.names.tap
     joins = isinstance(step, Update) and isinstance(step.part, Member) and changes_of(step).get("master")
     if tap in case.found.ports and (isinstance(step, Create) or joins):

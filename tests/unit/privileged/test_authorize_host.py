@@ -311,6 +311,17 @@ def test_plug_with_tap_in_the_switch_is_refused(step: Step) -> None:
     permit_found(UNPLUG, state, SETTINGS)
 
 
+@pytest.mark.parametrize("name", [NAMES.bridge, NAMES.bridge_end])
+@pytest.mark.parametrize(
+    "step", [Create(ROW), Update(replace(VETH, up=False), VETH), Update(replace(TAP, master=""), TAP)]
+)
+def test_plug_beside_a_loop_is_refused(step: Step, name: str) -> None:
+    state = WIRING.with_parts(replace(ROW, name=name))
+    with pytest.raises(Refused, match=f"^refused: {name} is a port of the switch itself.* ovs-vsctl del-port {name}"):
+        permit_found([step], state, SETTINGS)
+    permit_found(UNPLUG, state, SETTINGS)
+
+
 def test_plan_without_proof_is_refused_alone_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="hybridvif.privileged.authorize")
     other = [Delete(part) for part in desired_state(replace(PORT, id=STRANGER))]
