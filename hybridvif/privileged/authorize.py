@@ -133,7 +133,7 @@ def permit_found(plan: Plan, found: HostState, settings: Settings) -> None:
     """Refuse a plan that the host forbids. found: the parts of all ports. Raises Refused."""
     if plan:
         case = Case(plan, settings, found)
-        _refuse_by((device_with_row, link_in_switch, row_without_tag, tap_without_tag), case)
+        _refuse_by((device_with_row, link_in_switch, row_without_tag, row_out_of_trunk, tap_without_tag), case)
         refuse_other_owner(case)
 
 
@@ -338,6 +338,22 @@ def _foreign_row(row: OvsPort, owner: str, settings: Settings) -> str | None:
     return (
         f"{row.name} is on {row.bridge}, which is not in [hybridvif] integration_bridges, and its row does not bear "
         f"the port's id; remove it with what made it: ovs-vsctl del-port {row.name}"
+    )
+
+
+def row_out_of_trunk(step: Step, case: Case) -> str | None:
+    """Refuse to move a row from a trunk bridge to another if [hybridvif] require_isolate is set on this host.
+
+    On a trunk bridge a row may be created outside of the dead VLAN. The claim of the client does not count alone.
+    """
+    if not case.settings.require_isolate or not isinstance(step, Update) or not isinstance(step.after, OvsPort):
+        return None
+    rows = [row for row in (case.found_by(step), step.before) if isinstance(row, OvsPort)]
+    if is_trunk_bridge(step.after.bridge) or not any(is_trunk_bridge(row.bridge) for row in rows):
+        return None
+    return (
+        f"{step.after.name} may not be moved from a trunk bridge to {step.after.bridge}, since [hybridvif] "
+        "require_isolate of this host asks for the dead VLAN; unplug the port and plug it again"
     )
 
 
