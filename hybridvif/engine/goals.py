@@ -19,6 +19,9 @@ from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, Facts, HostState, Observed
 from hybridvif.model.steps import Delete, Step, Update
 
+KERNEL_DATAPATH = "ovs-system"
+"""The master of every port of Open vSwitch's kernel datapath."""
+
 
 @dataclass(frozen=True, slots=True)
 class Goal:
@@ -63,7 +66,7 @@ def make_plan(goal: Goal, observed: Observed, settings: Settings) -> tuple[Step,
     check_ownership(observed.state, goal.port_id, goal.interface_id)
     steps = _plan(goal, observed)
     if goal.is_plug:
-        check_tap_is_not_in_switch(goal.port_id, goal.names, observed.facts)
+        check_single_path(goal.port_id, goal.names, observed.facts)
         _check_kinds_are_served(goal, observed.facts)
         _check_bridges(goal, steps, observed.facts, settings)
         _check_no_vm_is_cut_off(goal, steps, observed.facts)
@@ -96,17 +99,30 @@ def _has_carrier(goal: Goal, facts: Facts) -> bool:
     return tap is not None and tap.carrier
 
 
-def check_tap_is_not_in_switch(port_id: str, names: PortNames, facts: Facts) -> None:
-    """Refuse a port whose tap is a port of the switch itself. Raises Conflict.
+def check_single_path(port_id: str, names: PortNames, facts: Facts) -> None:
+    """Refuse a port with a second path between its devices and a switch. Raises Conflict.
 
-    On the userspace datapath such a tap has no master in the kernel. If qbr had it too, each packet would pass twice.
+    A qbr or qvb in the switch makes a loop beside qvo, and so does a qvo in a Linux bridge. A tap in the switch has no
+    master in the kernel on the userspace datapath. If qbr had it too, each packet would pass twice.
     """
+    remove = "ivs-ctl" if facts.switch_version == "ivs" else "ovs-vsctl"
+    for name in (names.bridge, names.bridge_end):
+        if name in facts.ports:
+            raise Conflict(
+                f"port {port_id}: {name} is a port of the switch itself, so packets pass twice or for ever; "
+                f"remove it: {remove} del-port {name}"
+            )
     if names.tap in facts.ports:
-        remove = "ivs-ctl" if facts.switch_version == "ivs" else "ovs-vsctl"
         raise Conflict(
             f"port {port_id}: {names.tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
             f"if that is a mistake, remove it: {remove} del-port {names.tap}; if not, and the port has qbr or qvo as "
             f"well, remove those: hybridvif unplug {port_id}"
+        )
+    qvo = facts.links.get(names.switch_end)
+    if qvo is not None and qvo.master not in ("", KERNEL_DATAPATH) and facts.switch_version.startswith("ovs"):
+        raise Conflict(
+            f"port {port_id}: {names.switch_end} is in {qvo.master}, which is not Open vSwitch, so packets pass beside "
+            f"the switch or not at all; take it out: ip link set {names.switch_end} nomaster"
         )
 
 

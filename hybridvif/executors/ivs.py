@@ -14,7 +14,7 @@ from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.command_lines import ivs_line
 from hybridvif.model.errors import PreconditionError
-from hybridvif.model.names import key_of
+from hybridvif.model.names import SWITCH_PREFIXES, key_of
 from hybridvif.model.parts import IvsPort, Part, Role
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
@@ -44,10 +44,12 @@ class IvsExecutor:
             raise ExecutorError(f"cannot read the ports of ivs: {result.said}; is ivs running?", precondition=True)
         words = set(re.findall(r"[\w-]+", result.stdout))
         existing = sorted(
-            word for word in words if word[:3] in ("qvo", "tap") and key_of(word) and (names is None or word in names)
+            word
+            for word in words
+            if word[:3] in SWITCH_PREFIXES - {"vhu"} and key_of(word) and (names is None or word in names)
         )
         return Observed(
-            # A tap in the switch is not a part of a port but a fact.
+            # A qbr, qvb or tap in the switch is not a part of a port but a fact.
             HostState({}, {name: IvsPort(name=name) for name in existing if name.startswith("qvo")}),
             Facts(ports={name: PortFact() for name in existing}, switch_version="ivs"),
         )

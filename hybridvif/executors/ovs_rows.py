@@ -52,7 +52,7 @@ USERSPACE = frozenset({"netdev", "dummy"})
 """Datapath types in which ovs-vswitchd reads a system device through a packet socket."""
 ROWS_CHANGED = ("timed out", "constraint violation", "referential integrity violation")
 """Errors of the server if rows have changed since they were read (RFC 7047, 5.2.6 and 4.1.3)."""
-MAX_SINGLE_QUERIES = 16
+MAX_SINGLE_QUERIES = 27
 """Number of names up to which rows are queried one by one; for more, whole tables are read."""
 SETTLE_TIME, POLL_INTERVAL = 0.1, 0.002
 """Seconds to wait for ofport and error to follow cur_cfg, and between two reads."""

@@ -16,8 +16,8 @@ KEY_LENGTH = 11
 """Characters of the port id in a name. They hold 10 hexadecimal digits (40 bits), so two ports can collide."""
 
 LINK_PREFIXES = frozenset({"qbr", "qvb", "qvo", "tap"})
-SWITCH_PREFIXES = frozenset({"qvo", "vhu", "tap"})
-"""Prefixes of the names of a port's links, and of its switch ports. A tap in the switch is a conflict."""
+SWITCH_PREFIXES = frozenset({"qvo", "vhu", "qbr", "qvb", "tap"})
+"""Prefixes of the names of a port's links, and of its switch ports. A qbr, qvb or tap in the switch is a conflict."""
 
 TRUNK_PREFIX = "tbr-"
 """Prefix of a Neutron trunk bridge: the bridge of one trunk, between its ports and br-int."""

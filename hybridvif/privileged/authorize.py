@@ -42,7 +42,7 @@ from hybridvif.model.planner import plan as make_plan
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Step, Update, changes_of, owners_of, unfiltered
+from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of, unfiltered
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]
@@ -133,7 +133,7 @@ def permit_found(plan: Plan, found: HostState, settings: Settings) -> None:
     """Refuse a plan that the host forbids. found: the parts of all ports. Raises Refused."""
     if plan:
         case = Case(plan, settings, found)
-        _refuse_by((device_with_row, tap_in_switch, row_without_tag, tap_without_tag), case)
+        _refuse_by((device_with_row, link_in_switch, row_without_tag, row_out_of_trunk, tap_without_tag), case)
         refuse_other_owner(case)
 
 
@@ -308,8 +308,14 @@ def device_with_row(step: Step, case: Case) -> str | None:
     return None
 
 
-def tap_in_switch(step: Step, case: Case) -> str | None:
-    """Refuse to plug a port whose tap is a port of the switch itself."""
+def link_in_switch(step: Step, case: Case) -> str | None:
+    """Refuse to plug a port whose tap, qbr or qvb is a port of the switch itself. The last two would be a loop."""
+    for name in (case.names.bridge, case.names.bridge_end):
+        if name in case.found.ports and not isinstance(step, Delete):
+            return (
+                f"{name} is a port of the switch itself, so packets pass twice or for ever; "
+                f"remove it: ovs-vsctl del-port {name}"
+            )
     tap = case.names.tap
     joins = isinstance(step, Update) and isinstance(step.part, Member) and changes_of(step).get("master")
     if tap in case.found.ports and (isinstance(step, Create) or joins):
@@ -332,6 +338,22 @@ def _foreign_row(row: OvsPort, owner: str, settings: Settings) -> str | None:
     return (
         f"{row.name} is on {row.bridge}, which is not in [hybridvif] integration_bridges, and its row does not bear "
         f"the port's id; remove it with what made it: ovs-vsctl del-port {row.name}"
+    )
+
+
+def row_out_of_trunk(step: Step, case: Case) -> str | None:
+    """Refuse to move a row from a trunk bridge to another if [hybridvif] require_isolate is set on this host.
+
+    On a trunk bridge a row may be created outside of the dead VLAN. The claim of the client does not count alone.
+    """
+    if not case.settings.require_isolate or not isinstance(step, Update) or not isinstance(step.after, OvsPort):
+        return None
+    rows = [row for row in (case.found_by(step), step.before) if isinstance(row, OvsPort)]
+    if is_trunk_bridge(step.after.bridge) or not any(is_trunk_bridge(row.bridge) for row in rows):
+        return None
+    return (
+        f"{step.after.name} may not be moved from a trunk bridge to {step.after.bridge}, since [hybridvif] "
+        "require_isolate of this host asks for the dead VLAN; unplug the port and plug it again"
     )
 
 

@@ -94,6 +94,37 @@ def test_the_daemon_refuses_to_plug_beside_a_row_of_the_tap(bench: Bench) -> Non
     assert bench.snapshot() == before
 
 
+@pytest.mark.parametrize("name", [QBR, QVB])
+def test_a_loop_through_the_switch_is_a_conflict(bench: Bench, name: str) -> None:
+    assert plug(PORT, bench.host).ok
+    bench.sh(f"ip link set {QVO} down; ovs-vsctl add-port br-int {name}")
+    before = bench.snapshot()
+    for refused in (plug, check):
+        with pytest.raises(Conflict, match=f"{name} is a port of the switch itself.* ovs-vsctl del-port {name}"):
+            refused(PORT, bench.host)
+    assert checking.answer_of(ASKED, bench.host).exit_code == 6
+    assert [port["state"] for port in listing.answer_of(bench.host).rows] == ["conflict"]
+    veth = the(Veth, WIRING)
+    (outcome,) = bench.do(Update(replace(veth, peer_up=False), veth))
+    assert outcome.result is Result.REFUSED
+    assert bench.snapshot() == before
+    bench.sh(f"ovs-vsctl del-port {name}")
+    assert plug(PORT, bench.host).ok
+    assert check(PORT, bench.host) == ()
+
+
+def test_a_switch_end_in_another_bridge_is_a_conflict(bench: Bench) -> None:
+    assert plug(PORT, bench.host).ok
+    bench.sh(f"ip link add br9 type bridge; ip link set {QVO} master br9")
+    try:
+        for refused in (plug, check):
+            with pytest.raises(Conflict, match=f"{QVO} is in br9.* ip link set {QVO} nomaster"):
+                refused(PORT, bench.host)
+    finally:
+        bench.sh("ip link delete br9")
+    assert check(PORT, bench.host) == ()
+
+
 @pytest.mark.parametrize("other", ["vnet0", "qvo00000002-7b", "a name\u2028"])
 def test_another_row_with_the_iface_id_is_a_warning(bench: Bench, other: str) -> None:
     assert plug(PORT, bench.host).ok

@@ -62,8 +62,9 @@ def test_a_port_of_open_vswitch_is_refused_before_any_step(sandbox: Sandbox, ivs
     assert sandbox.run(["ip", "link", "show", other.names.bridge], check=False).returncode
 
 
-def test_a_tap_that_is_a_port_of_ivs_is_a_conflict(ivs_host: Host, tmp_path: Path) -> None:
-    (tmp_path / "ports").write_text(f"{NAMES.tap}\n")
-    with pytest.raises(Conflict, match=f"{NAMES.tap} is a port of the switch itself.*ivs-ctl del-port {NAMES.tap}"):
+@pytest.mark.parametrize("name", [NAMES.tap, NAMES.bridge, NAMES.bridge_end])
+def test_a_tap_that_is_a_port_of_ivs_is_a_conflict(ivs_host: Host, tmp_path: Path, name: str) -> None:
+    (tmp_path / "ports").write_text(f"{name}\n")
+    with pytest.raises(Conflict, match=f"{name} is a port of the switch itself.*ivs-ctl del-port {name}"):
         plug(PORT, ivs_host)
-    assert ports_in(tmp_path) == [NAMES.tap]
+    assert ports_in(tmp_path) == [name]

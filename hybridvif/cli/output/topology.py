@@ -14,7 +14,7 @@ from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.diff import UNKNOWN, change_text, noun_of
 from hybridvif.cli.output.document import WHOLE, Change, changes_of_plan, difference_document
 from hybridvif.cli.ports import PortRequest, options_of
-from hybridvif.engine.goals import check_tap_is_not_in_switch
+from hybridvif.engine.goals import check_single_path
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
@@ -188,7 +188,7 @@ def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is
     changes: tuple[Change, ...] = ()
     try:
         check_ownership(state, inferred.port.id, inferred.port.iface_id)
-        check_tap_is_not_in_switch(inferred.port.id, names, facts)
+        check_single_path(inferred.port.id, names, facts)
         changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)

@@ -311,6 +311,32 @@ def test_plug_with_tap_in_the_switch_is_refused(step: Step) -> None:
     permit_found(UNPLUG, state, SETTINGS)
 
 
+@pytest.mark.parametrize("name", [NAMES.bridge, NAMES.bridge_end])
+@pytest.mark.parametrize(
+    "step", [Create(ROW), Update(replace(VETH, up=False), VETH), Update(replace(TAP, master=""), TAP)]
+)
+def test_plug_beside_a_loop_is_refused(step: Step, name: str) -> None:
+    state = WIRING.with_parts(replace(ROW, name=name))
+    with pytest.raises(Refused, match=f"^refused: {name} is a port of the switch itself.* ovs-vsctl del-port {name}"):
+        permit_found([step], state, SETTINGS)
+    permit_found(UNPLUG, state, SETTINGS)
+
+
+def test_row_is_not_moved_out_of_a_trunk_bridge_if_isolation_is_required() -> None:
+    trunk, other = replace(ROW, bridge="tbr-5f2c0e1a-7"), replace(ROW, bridge="a.b_c-d")
+    required = replace(SETTINGS, require_isolate=True)
+    on_trunk = WIRING.with_parts(trunk)
+    # The row as it is found counts, and so does one that the same plan creates.
+    for found, before in ((on_trunk, trunk), (on_trunk, other), (WIRING, trunk)):
+        reason = refusal([Update(before, ROW)], found, required)
+        assert "may not be moved from a trunk bridge to br-int" in reason
+        assert "unplug the port and plug it again" in reason
+        permit_found([Update(before, ROW)], found, SETTINGS)
+    permit_found([Update(other, ROW)], WIRING.with_parts(other), required)
+    permit_found([Update(ROW, trunk)], WIRING, required)
+    permit_found([Delete(trunk)], on_trunk, required)
+
+
 def test_plan_without_proof_is_refused_alone_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING, logger="hybridvif.privileged.authorize")
     other = [Delete(part) for part in desired_state(replace(PORT, id=STRANGER))]

@@ -45,7 +45,7 @@ class FakeExecutor:
     ("role", "names"),
     [
         (Role.LINK, {NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, NAMES.tap}),
-        (Role.SWITCH, {NAMES.switch_end, NAMES.vhost_user, NAMES.tap}),
+        (Role.SWITCH, set(NAMES)),
     ],
 )
 def test_executor_observes_only_names_of_its_role(role: Role, names: set[str]) -> None:
