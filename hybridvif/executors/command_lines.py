@@ -28,6 +28,7 @@ from hybridvif.executors.netlink.operations import (
     Operation,
     Own,
     Remove,
+    RemoveAddresses,
     Set,
     SetPort,
     Sysctl,
@@ -127,6 +128,8 @@ def _lines_of(operation: Operation) -> Iterator[Line]:
         case SetPort(name, flags):
             words = [word for key, on in flags.items() for word in (key, str(on) if key == STATE else _on_off(on))]
             yield _ip("set", "dev", name, "type", "bridge_slave", *words)
+        case RemoveAddresses(name):
+            yield Command("ip", ("-4", "address", "flush", "dev", name))
         case Remove(name):
             yield _ip("delete", name, absent=True)
         case Sysctl() | Own():

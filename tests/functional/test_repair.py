@@ -65,6 +65,7 @@ DRIFTS = [
         Drift(befalls.format(device), f"{QVB if device == QVO else device} {'peer_' * (device == QVO)}host_ip")
         for device in (QBR, QVB, QVO)
         for befalls in (
+            "ip address add 192.0.2.1/24 dev {0}; ip address add 192.0.2.2/24 dev {0}",
             "ip link set {} arp on",
             "echo 1 > /proc/sys/net/ipv4/conf/{}/forwarding",
             "echo 1 > /proc/sys/net/ipv4/conf/{}/proxy_arp",

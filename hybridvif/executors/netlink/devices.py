@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from hybridvif.executors.netlink.addresses import read_addresses
 from hybridvif.model.names import KEY_LENGTH, LINK_PREFIXES, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ANYBODY,
@@ -247,8 +248,11 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Obser
         if master in members:
             members[master].append(name)
     links = {}
+    addresses = read_addresses() if ours else {}
     for device in ours:
-        part = _part_of(device, masters[device.name], known.get(device.master), known.get(device.peer))
+        peer = known.get(device.peer)
+        found = tuple(tuple(addresses.get(end.index, ())) if end else () for end in (device, peer))
+        part = _part_of(device, masters[device.name], known.get(device.master), peer, found)
         if part is not None:
             links[device.name] = part
     shown = {device.name for device in ours} | {
@@ -290,21 +294,27 @@ def _fact_of(device: Device, master: str) -> LinkFact:
 
 
 @functools.lru_cache(maxsize=8192)
-def _part_of(device: Device, master: str, bridge: Device | None, peer: Device | None) -> Link | None:
-    """Return the part of a device. Cached, because a device that is unchanged is read repeatedly."""
+def _part_of(
+    device: Device, master: str, bridge: Device | None, peer: Device | None, addresses: Sequence[tuple[str, ...]]
+) -> Link | None:
+    """Return the part of a device. Cached, because a device that is unchanged is read repeatedly.
+
+    addresses: those of the device, and those of its peer.
+    """
+    near, far = addresses
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap and device.is_tap:
         if not _is_managed(device):
             return Tap(name=device.name, master=master)
         port = bridge_port_of(device, bridge, names)
-        own = _fields(ManagedTap, device)
+        own = _fields(ManagedTap, device, near)
         return ManagedTap(name=device.name, master=master, bridge_port=port, owner=device.owner, **own)
     if device.name == names.bridge and device.kind == "bridge":
-        return Bridge(name=device.name, **_fields(Bridge, device))
+        return Bridge(name=device.name, **_fields(Bridge, device, near))
     if device.kind == "veth" and peer is not None:
         if (device.name, peer.name) == (names.bridge_end, names.switch_end):
             port = bridge_port_of(device, bridge, names)
-            ends = _fields(Veth, device) | _fields(Veth, peer, "peer_")
+            ends = _fields(Veth, device, near) | _fields(Veth, peer, far, "peer_")
             return Veth(name=device.name, peer=peer.name, master=master, bridge_port=port, **ends)
         if (device.name, peer.name) == (names.switch_end, names.bridge_end):
             # Part of the pair, which is named by its other end.
@@ -332,5 +342,10 @@ _FIELDS: Mapping[tuple[type[Part], str], list[tuple[str, str]]] = {
 """Fields of a part that are read from a device, each with its attribute: those of the peer have a prefix."""
 
 
-def _fields(kind: type[Part], device: Device, prefix: str = "") -> dict[str, Any]:
-    return {name: device.value(own) for name, own in _FIELDS[kind, prefix]}
+def _fields(kind: type[Part], device: Device, addresses: Sequence[str], prefix: str = "") -> dict[str, Any]:
+    fields = {name: device.value(own) for name, own in _FIELDS[kind, prefix]}
+    if addresses:
+        name = f"{prefix}host_ip"
+        words = [f"address {address}" for address in addresses]
+        fields[name] = ", ".join(words + [fields[name]] * (fields[name] != HOST_IP_OFF))
+    return fields

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from hybridvif.executors.base import ExecutorError, StepFailed
 from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.addresses import remove_addresses
 from hybridvif.executors.netlink.devices import (
     ADDR_GEN_MODES,
     BRIDGE,
@@ -83,13 +84,20 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoveAddresses:
+    """Delete the IPv4 addresses of a device."""
+
+    device: str
+
+
+@dataclass(frozen=True, slots=True)
 class Remove:
     """Delete a device; an absent one is success."""
 
     device: str
 
 
-Operation = Add | AddTap | Set | SetPort | Sysctl | Own | Remove
+Operation = Add | AddTap | Set | SetPort | Sysctl | Own | RemoveAddresses | Remove
 
 
 def operations_of(step: Step, mac: str) -> list[Operation]:
@@ -111,7 +119,8 @@ def operations_of(step: Step, mac: str) -> list[Operation]:
         case Update(Bridge(), Bridge() as bridge):
             changes = changes_of(step)
             first: list[Operation] = [Set(bridge.name, {"stp": changes.pop("stp")})] if "stp" in changes else []
-            return [*first, *_set(bridge.name, {**changes, **(HOST_IPV6_OFF if "mtu" in changes else {})})]
+            gone = [RemoveAddresses(bridge.name)] if "host_ip" in changes else []
+            return [*first, *gone, *_set(bridge.name, {**changes, **(HOST_IPV6_OFF if "mtu" in changes else {})})]
         case Update(Veth() | ManagedTap() as before, Veth() | ManagedTap() as after):
             return _update_member(before, after, changes_of(step))
         case Update(Tap(), Tap() as tap):
@@ -153,8 +162,10 @@ def _update_member(
     near = {name: value for name, value in changes.items() if not name.startswith("peer_")}
     far = {name.removeprefix("peer_"): value for name, value in changes.items() if name.startswith("peer_")}
     opens, owned = near.pop("bridge_port", None), near.pop("owner", None)
-    operations = _set_end(after.name, near)
+    operations: list[Operation] = [RemoveAddresses(after.name)] if "host_ip" in near else []
+    operations += _set_end(after.name, near)
     if isinstance(after, Veth):
+        operations += [RemoveAddresses(after.peer)] if "host_ip" in far else []
         operations += _set_end(after.peer, far)
     # A device that has just joined its bridge is open.
     if opens is not None and "master" not in changes:
@@ -196,6 +207,8 @@ def write(operation: Operation) -> None:
             sysctl.write(device, attribute, value)
         case Own(device):
             _own(device)
+        case RemoveAddresses(device):
+            remove_addresses(device)
 
 
 def _own(tap: str) -> None:

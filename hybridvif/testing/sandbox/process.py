@@ -116,7 +116,12 @@ def hold(command: Command, first: int) -> int:
         watched.register(os.pidfd_open(command.caller), select.POLLIN)
         if os.getppid() == command.caller:
             watched.poll()
-    return 0  # the first process dies with this one
+    # The kernel ends every process of the namespace before its first process counts as ended (pid_namespaces(7)).
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(first, signal.SIGKILL)
+    with contextlib.suppress(ChildProcessError):
+        os.waitpid(first, 0)
+    return 0
 
 
 def supervise_in_foreground(first: int, setup: int) -> int:
