@@ -118,7 +118,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "port_id": ((TEXT,), own_id),
         "type": ((TEXT,), one_of("", "patch")),
         "realized": ((FLAG,), anything),
-        "mtu_request": MTU_REQUEST,
+        "mtu_request": ((NUMBER, ABSENT), one_of(0, None)),
         "isolated": ((FLAG,), anything),
         "qos_type": ((TEXT,), one_of(*QOS)),
         "bridge_name": ((TEXT,), lambda key, value: value == "" or TRUNK.match(value) is not None),
