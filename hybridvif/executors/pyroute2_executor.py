@@ -56,7 +56,10 @@ from hybridvif.model.state import Observed
 from hybridvif.model.steps import Step
 
 IFF_RUNNING, IFF_TUN, NO_COUNTERS = 0x40, 1, 1 << 3
-_PORT_NAMES = {name: ifinfmsg.ifinfo.data_map["bridge_slave"].nla_map[flag.number][0] for name, flag in PORT.items()}
+_NLA_MAP = ifinfmsg.ifinfo.data_map["bridge_slave"].nla_map
+if len(_NLA_MAP) <= max(flag.number for flag in PORT.values()):
+    raise ImportError("it needs pyroute2 0.9.5, as an older one does not know each flag of a bridge port")
+_PORT_NAMES = {name: _NLA_MAP[flag.number][0] for name, flag in PORT.items()}
 
 
 class PyrouteExecutor:
