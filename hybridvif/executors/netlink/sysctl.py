@@ -52,14 +52,14 @@ def write(device: str, attribute: str, value: int) -> None:
     """
     try:
         fd = os.open(f"/proc/sys/{key(device, attribute)}", os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        try:
+            os.write(fd, b"%d" % value)
+        finally:
+            os.close(fd)
     except FileNotFoundError:
-        if attribute in IPV6:
-            return
-        raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device) from None
-    try:
-        os.write(fd, b"%d" % value)
-    finally:
-        os.close(fd)
+        # Also raised by the write, if the device was renamed or deleted after the open (fs/proc/proc_sysctl.c).
+        if attribute not in IPV6:
+            raise OSError(errno.ENODEV, os.strerror(errno.ENODEV), device) from None
 
 
 def read(device: str, attribute: str) -> int | None:
