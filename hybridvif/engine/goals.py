@@ -12,12 +12,12 @@ from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning, Refused
 from hybridvif.model.names import PortNames, names_of
 from hybridvif.model.ownership import check_ownership
-from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, ManagedTap, OvsPort, VhostUserPort
+from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, ManagedTap, OvsPort, Role, VhostUserPort
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, Facts, HostState, Observed
-from hybridvif.model.steps import Delete, Step, Update
+from hybridvif.model.steps import Create, Delete, Step, Update
 
 KERNEL_DATAPATH = "ovs-system"
 """The master of every port of Open vSwitch's kernel datapath."""
@@ -67,6 +67,7 @@ def make_plan(goal: Goal, observed: Observed, settings: Settings) -> tuple[Step,
     steps = _plan(goal, observed)
     if goal.is_plug:
         check_single_path(goal.port_id, goal.names, observed.facts)
+        _check_names_are_free(goal, steps, observed.facts)
         _check_kinds_are_served(goal, observed.facts)
         _check_bridges(goal, steps, observed.facts, settings)
         _check_no_vm_is_cut_off(goal, steps, observed.facts)
@@ -124,6 +125,18 @@ def check_single_path(port_id: str, names: PortNames, facts: Facts) -> None:
             f"port {port_id}: {names.switch_end} is in {qvo.master}, which is not Open vSwitch, so packets pass beside "
             f"the switch or not at all; take it out: ip link set {names.switch_end} nomaster"
         )
+
+
+def _check_names_are_free(goal: Goal, steps: tuple[Step, ...], facts: Facts) -> None:
+    """Refuse to create a device under an alternative name of another. The kernel would report EEXIST only."""
+    new = [step.part for step in steps if isinstance(step, Create) and step.part.role is Role.LINK]
+    for name in (name for part in new for name in (part.name, getattr(part, "peer", ""))):
+        if name in facts.altnames:
+            holder = facts.altnames[name]
+            raise Conflict(
+                f"port {goal.port_id}: {name} is an alternative name of the device {holder}; "
+                f"remove it: ip link property del dev {holder} altname {name}"
+            )
 
 
 def _check_kinds_are_served(goal: Goal, facts: Facts) -> None:

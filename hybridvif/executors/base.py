@@ -8,19 +8,18 @@ preconditions.
 from __future__ import annotations
 
 import logging
-import socket
 import time
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager, nullcontext, suppress
+from contextlib import AbstractContextManager, nullcontext
 from typing import ClassVar, Protocol, runtime_checkable
 
-from hybridvif.model.errors import Conflict, HybridVifError, PreconditionError, escaped
+from hybridvif.model.errors import HybridVifError, PreconditionError, escaped
 from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import Create, Delete, Objection, Step, is_there, objection, simulate
+from hybridvif.model.steps import Delete, Objection, Step, is_there, objection, simulate
 
 LOG = logging.getLogger(__name__)
 
@@ -95,10 +94,7 @@ class StepFailed(Exception):
         self.code = code
 
     def outcome_of(self, step: Step) -> Outcome:
-        """Return the failure as an Outcome; refused if the name is an alternative name of another device."""
-        reason = _alternative_name_conflict(step)
-        if reason:
-            return Outcome(step, Result.REFUSED, f"refused: {reason}", code=Conflict.code)
+        """Return the failure as an Outcome."""
         return Outcome(step, Result.FAILED, str(self), retry=self.retry, code=self.code)
 
 
@@ -107,24 +103,6 @@ def internal_error(step: Step, error: Exception) -> Outcome:
     LOG.error("the executor failed", exc_info=error)
     reason = f"the executor failed at {step.part.name}: {type(error).__name__}; see the daemon's log"
     return Outcome(step, Result.FAILED, reason, code=HybridVifError.code)
-
-
-def _alternative_name_conflict(step: Step) -> str:
-    """Return the device that has this new name as an alternative name, and the remedy; empty if none.
-
-    The kernel reports only EEXIST, and lists such a device under its primary name. Called only for a failed step.
-    """
-    if not isinstance(step, Create) or step.part.role is not Role.LINK:
-        return ""
-    for name in filter(None, (step.part.name, getattr(step.part, "peer", ""))):
-        with suppress(OSError):
-            holder = socket.if_indextoname(socket.if_nametoindex(name))
-            if holder != name:
-                return (
-                    f"{name} is an alternative name of the device {holder}; "
-                    f"remove it: ip link property del dev {holder} altname {name}"
-                )
-    return ""
 
 
 def refused(step: Step, problem: Objection) -> Outcome:

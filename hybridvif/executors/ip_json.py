@@ -41,14 +41,15 @@ def observe(ip: Program, names: Collection[str] | None, deadline: float) -> Obse
     if names is None or len(names) > LISTING_THRESHOLD:
         return observed(_ask(ip, ["link show"], deadline), names)
     questions = [f"link show dev {name}" for name in sorted(names) if key_of(name)]
-    # ip also accepts an alternative name; a device is ours only by its primary name.
-    devices = {device.name: device for device in _ask(ip, questions, deadline) if device.name in names}
+    # ip also accepts an alternative name, so a device of another name may be among these.
+    found = {device.name: device for device in _ask(ip, questions, deadline)}
+    devices = {name: device for name, device in found.items() if name in names}
     # A device with a foreign peer is a ForeignObject. Its peer's name is not sent: ip could read it as a quote or a
     # comment.
     others = {peer for device in devices.values() if key_of(peer := str(device.peer))} - devices.keys()
     bridges = [device.name for device in devices.values() if device.kind == "bridge"]
     more = [f"link show dev {name}" for name in sorted(others)] + [f"link show master {name}" for name in bridges]
-    return observed(({device.name: device for device in _ask(ip, more, deadline)} | devices).values(), names)
+    return observed(({device.name: device for device in _ask(ip, more, deadline)} | found).values(), names)
 
 
 def _ask(ip: Program, questions: list[str], deadline: float) -> list[Device]:
@@ -119,6 +120,7 @@ def _device_of(entry: Mapping[str, Any], deadline: float) -> Device:
         master=escaped(entry.get("master", "")),
         # A link in another namespace is printed as its index there.
         peer=escaped(entry.get("link", "")) if kind == "veth" and "link_netnsid" not in entry else "",
+        altnames=tuple(map(escaped, entry.get("altnames", ()))),
         port={key: _port_value(port[key]) for key in PORT if key in port},
         owner=_owner_of(data) if kind == "tun" else ANYBODY,
         is_tap=kind != "tun" or data.get("type") != "tun",

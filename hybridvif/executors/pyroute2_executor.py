@@ -219,6 +219,7 @@ def _device_of(message: Any) -> Device:
     is_member = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_KIND") == "bridge"
     port = message.get_nested("IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA") if is_member else None
     flags_of_port = {name: port.get_attr(word) for name, word in _PORT_NAMES.items()} if port else {}
+    names = get("IFLA_PROP_LIST")
     tun = data if kind == "tun" else None
     owner = tun.get_attr("IFLA_TUN_OWNER") if tun else None
     running = FLAGS["up"].number | IFF_RUNNING
@@ -232,6 +233,7 @@ def _device_of(message: Any) -> Device:
         master=get("IFLA_MASTER") or 0,
         # A link in another namespace has an index of that namespace, which may be another device here.
         peer=get("IFLA_LINK") or 0 if kind == "veth" and get("IFLA_LINK_NETNSID") is None else 0,
+        altnames=tuple(map(_text, names.get_attrs("IFLA_ALT_IFNAME"))) if names else (),
         port={name: value for name, value in flags_of_port.items() if value is not None},
         owner=ANYBODY if owner is None else owner,
         is_tap=not tun or tun.get_attr("IFLA_TUN_TYPE") != IFF_TUN,

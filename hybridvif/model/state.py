@@ -124,6 +124,8 @@ class Facts(_Frozen):
     """Attributes that this host cannot report: "name: attribute"."""
     simulated: bool = False
     """True if no real host was observed."""
+    altnames: Mapping[str, str] = field(default_factory=dict)
+    """By a device name of a port: the other device that has it as an alternative name."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -163,6 +163,7 @@ def _by_name(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
 _FACTS: Mapping[str, Callable[[Any], Any]] = {
     "links": _by_name(LinkFact._make),
     "members": _by_name(tuple),
+    "altnames": dict,
     "ports": _by_name(PortFact._make),
     "switches": dict,
     "switch_version": str,

@@ -97,11 +97,23 @@ def test_an_alternative_name_is_nobodys_name(bench: Bench, name: str) -> None:
     part = BRIDGE if name == QBR else VETH
 
     assert bench.see() == bench.observed(None).state == rest
+    assert bench.observed().facts.altnames == bench.observed(None).facts.altnames == {name: "hvother"}
     assert bench.try_out(Delete(part)).result is Result.DONE
     outcome = bench.try_out(Create(part))
 
-    assert (outcome.result, outcome.code) == (Result.REFUSED, "conflict")
-    assert f"{name} is an alternative name of the device hvother; remove it: ip link property del" in outcome.reason
+    # The next observation shows the cause.
+    assert (outcome.result, outcome.retry) == (Result.FAILED, True)
+
+
+def test_all_alternative_names_of_devices_are_read(bench: Bench) -> None:
+    bench.furnish(HostState().with_parts(BRIDGE))
+    holders = {QVB: QBR, QVO: "hvother", TAP: "hvother"}
+    bench.sh("ip link add hvother type bridge; ip link property add dev hvother altname another-name-of-no-port")
+    for name, holder in holders.items():
+        bench.sh(f"ip link property add dev {holder} altname {name}")
+
+    assert bench.observed().facts.altnames == bench.observed(None).facts.altnames == holders
+    assert bench.see() == HostState().with_parts(BRIDGE)
 
 
 @pytest.mark.parametrize("small", [68, 1000, 1279])

@@ -24,12 +24,16 @@ def test_altname_of_another_device_is_named_with_the_remedy(lab: Lab, tmp_path: 
     lab.sh(f"ip link add hvholder type bridge; ip link property add dev hvholder altname {name}")
     before = lab.snapshot()
     words = ["hybridvif", *PLUG, "--config-file", str(config), "-f", "json"]
-    done = lab.box.run([*words, *(["--create-tap"] if kind == "tap" else [])], check=False)
-    error = json.loads(done.stdout)["error"]
-    # The bridge is created first.
-    assert (done.returncode, error["code"]) == (6 if kind == "bridge" else 1, "conflict")
+    errors = []
+    for command in (["plug"], ["check"], ["plan", "plug"]):
+        call = ["hybridvif", *command, *words[2:], *(["--create-tap"] if kind == "tap" else [])]
+        done = lab.box.run(call, check=False)
+        errors.append(json.loads(done.stdout)["error"])
+        assert (done.returncode, errors[-1]["code"]) == (6, "conflict")
+        assert lab.snapshot() == before
+    error = errors[0]
+    assert [other["message"] for other in errors] == [error["message"]] * 3
     assert f"{name} is an alternative name of the device hvholder; remove it: " in error["message"]
-    assert lab.snapshot() == before
     unplugged = lab.box.run(["hybridvif", "unplug", PORT.id, "--config-file", str(config)])
     assert "was not there" in unplugged.stdout
     assert lab.snapshot() == before

@@ -143,6 +143,7 @@ class Device:
     """Index or name of its master; 0 or "" if none."""
     peer: int | str = 0
     """Index or name of the other end of a veth pair; 0 or "" for other kinds and for a peer in another namespace."""
+    altnames: tuple[str, ...] = ()
     port: Mapping[str, int] = field(default_factory=dict)
     """State and flags as a port of a Linux bridge, in numbers."""
     owner: int = ANYBODY
@@ -219,10 +220,8 @@ def read_parts(
     """
     if names is None or len(names) > threshold:
         return observed(dump(0), names)
-    # The kernel also accepts an alternative name; a device is ours only by its primary name.
-    devices = {
-        device.index: device for device in read([name for name in names if key_of(name)]) if device.name in names
-    }
+    # The kernel also accepts an alternative name, so a device of another name may be among these.
+    devices = {device.index: device for device in read([name for name in names if key_of(name)])}
     referenced = {index for device in devices.values() for index in (device.master, device.peer) if index}
     bridges = [index for index, device in devices.items() if device.kind == "bridge"]
     devices |= {device.index: device for device in read(referenced - devices.keys())}
@@ -263,6 +262,12 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Obser
         Facts(
             links={device.name: _fact_of(device, masters[device.name]) for device in devices if device.name in shown},
             members={bridge: tuple(held) for bridge, held in members.items() if bridge in links},
+            altnames={
+                name: device.name
+                for device in devices
+                for name in device.altnames
+                if (key_of(name) if wanted is None else name in wanted)
+            },
             unchecked=tuple(
                 [
                     f"{part.name}: {attribute}"

@@ -35,6 +35,7 @@ IFF_RUNNING = 0x40
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 """linux/rtnetlink.h: omit the counters, the largest part of a response."""
 IFNAME, LINKED, MASTER, LINKINFO, AF_SPEC, EXT_MASK, CARRIER, LINK_NETNSID = 3, 5, 10, 18, 26, 29, 33, 37
+PROP_LIST, ALT_IFNAME = 52, 53
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER, INET_CONF, INET6_CONF = 1, 2, 4, 5, 1, 1, 2
 TUN_OWNER, TUN_TYPE, TUN_NUM_QUEUES, TUN_NUM_DISABLED_QUEUES = 1, 3, 8, 9
 IFF_TUN = 1
@@ -190,6 +191,7 @@ def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
         runs=carrier and bool(flags & FLAGS["up"].number) and bool(flags & IFF_RUNNING),
         values=values,
         master=_number(body, found.get(MASTER)) or 0,
+        altnames=_altnames_of(body, found.get(PROP_LIST)),
         # A link in another namespace has an index of that namespace, which may be another device here.
         peer=_number(body, found.get(LINKED)) or 0 if kind == "veth" and LINK_NETNSID not in found else 0,
         port={name: body[port[row.number].start] for name, row in PORT.items() if row.number in port},
@@ -197,6 +199,15 @@ def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
         is_tap=kind != "tun" or _number(body, data.get(TUN_TYPE)) != IFF_TUN,
     )
     return device, tuple(data[timer] for timer in BRIDGE_TIMERS if timer in data) if kind == "bridge" else ()
+
+
+def _altnames_of(body: bytes, where: slice | None) -> tuple[str, ...]:
+    names: list[str] = []
+    start, end = (0, 0) if where is None else (where.start, where.stop)
+    while name := positions_of(body, start, end, ALT_IFNAME).get(ALT_IFNAME):
+        names.append(_text(body, name))
+        start = name.stop + 3 & ~3
+    return tuple(names)
 
 
 def _families_of(body: bytes, where: slice | None) -> dict[str, Any]:
