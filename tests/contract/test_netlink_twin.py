@@ -137,20 +137,25 @@ from hybridvif.executors.netlink.devices import ATTRIBUTES
 from hybridvif.executors.netlink.executor import Channel, _dump
 from hybridvif.executors.pyroute2_executor import _dump as dump_by_pyroute2
 
-def described(device):
-    facts = [getattr(device, key) for key in ("name", "kind", "carrier", "runs", "master", "peer", "port", "owner")]
-    return facts, {key: device.value(key) for key in ATTRIBUTES}
+def described(devices):
+    keys = ("name", "kind", "carrier", "runs", "master", "peer", "port", "owner", "altnames")
+    return {
+        device.index: ([getattr(device, key) for key in keys], {key: device.value(key) for key in ATTRIBUTES})
+        for device in devices
+    }
 
 end = time.monotonic() + 10
 with Channel(end) as channel, IPRoute(groups=0, strict_check=True) as ipr:
-    ours = {device.index: device for device in _dump(channel, end, 0)}
-    theirs = {device.index: device for device in dump_by_pyroute2(ipr, end, 0)}
-# ovs-vswitchd or a late process of an earlier test may create a device between the two dumps.
-for index in ours.keys() & theirs.keys():
-    both = described(ours[index]), described(theirs[index])
-    assert both[0] == both[1], both
-made = [device for index, device in ours.items() if index in theirs and device.name.startswith("hvt")]
-print(len(made), len([device for device in made if device.kind == "bridge"]))
+    # The kernel propagates a carrier later, and ovs-vswitchd may create a device: compare when two dumps are alike.
+    ours, later = None, described(_dump(channel, end, 0))
+    while ours != later:
+        theirs = described(dump_by_pyroute2(ipr, end, 0))
+        ours, later = later, described(_dump(channel, end, 0))
+assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
+for index, device in ours.items():
+    assert device == theirs[index], (device, theirs[index])
+made = [facts for facts, _ in ours.values() if facts[0].startswith("hvt")]
+print(len(made), len([facts for facts in made if facts[1] == "bridge"]))
 """
 MADE = """
 ip link add hvtbridge mtu 1400 type bridge forward_delay 1500 ageing_time 100 mcast_snooping 1 nf_call_iptables 1
@@ -159,6 +164,7 @@ ip link add hvtsmall mtu 1000 type bridge stp_state 1
 ip link add hvtone mtu 9000 type veth peer name hvttwo
 ip link set hvtone master hvtbridge up promisc on group 77
 ip link set hvttwo up
+ip link property add dev hvtone altname hvtfirst altname hvtsecond
 echo 1 > /proc/sys/net/ipv4/conf/hvtbridge/arp_ignore
 echo 2 > /proc/sys/net/ipv4/conf/hvtbridge/arp_announce
 echo 1 > /proc/sys/net/ipv6/conf/hvtbridge/disable_ipv6
