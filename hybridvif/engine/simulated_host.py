@@ -12,10 +12,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hybridvif.model.errors import Conflict
-from hybridvif.model.names import names_of
+from hybridvif.model.names import PortNames, key_of, names_of, names_of_key
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES, Settings
-from hybridvif.model.state import Facts, Observed, merge_observed
+from hybridvif.model.state import Facts, HostState, Observed, merge_observed
 from hybridvif.model.steps import Step, simulate_all
 
 if TYPE_CHECKING:
@@ -35,16 +35,24 @@ class SimulatedHost:
         return self.seen
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
-        """Apply plans in memory. Return one outcome per step."""
-        return [tuple(self._apply_one(plan)) for plan in plans]
-
-    def _apply_one(self, plan: Sequence[Step]) -> list[Outcome]:
-        try:
-            self.seen = Observed(simulate_all(self.seen.state, plan), self.seen.facts)
-        except Conflict as error:
-            # Two ports of this call have the same device names.
-            return [Outcome(step, Result.REFUSED, str(error), code=error.code) for step in plan]
-        return [Outcome(step, Result.DONE) for step in plan]
+        """Apply the plans in memory, one per port. Return one outcome per step."""
+        state = self.seen.state
+        changed: dict[PortNames, HostState] = {}
+        outcomes = []
+        for plan in plans:
+            # Only the state of this port: each step copies the state, and a file may have ten thousand ports.
+            names = names_of_key(key_of(plan[0].part.name) or "")
+            try:
+                changed[names] = simulate_all(changed.get(names, state.of(names)), plan)
+                outcomes.append(tuple(Outcome(step, Result.DONE) for step in plan))
+            except Conflict as error:
+                # Two ports of this call have the same device names.
+                outcomes.append(tuple(Outcome(step, Result.REFUSED, str(error), code=error.code) for step in plan))
+        replaced = {id(part) for names in changed for part in state.of(names)}
+        kept = [part for part in state if id(part) not in replaced]
+        parts = [*kept, *(part for own in changed.values() for part in own)]
+        self.seen = Observed(HostState().with_parts(*parts), self.seen.facts)
+        return outcomes
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:  # noqa: ARG002
