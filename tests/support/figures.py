@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 DIRECTORY = "HYBRIDVIF_FIGURES"
+CODE = "HYBRIDVIF_CODE"
 FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 OURS, THEIRS = "hybridvif", "os-vif"
 
@@ -26,6 +27,8 @@ class Figure:
     case: str = ""
     full: bool = FULL
     counts: dict[str, float] = field(default_factory=dict)
+    code: str = ""
+    """The commit that was tested. Empty: one before the commits were recorded."""
 
 
 def note(
@@ -34,13 +37,13 @@ def note(
     """Write the counts. A later call for the same bar, side and case replaces the earlier one."""
     if not os.environ.get(DIRECTORY):
         return
-    figure = Figure(bar, side, case, counts={**(counted or {}), **counts})
+    figure = Figure(bar, side, case, counts={**(counted or {}), **counts}, code=os.environ.get(CODE, ""))
     name = re.sub(r"[^\w.+-]+", "-", ".".join(filter(None, [bar, side, case])))[:120]
     directory = Path(os.environ[DIRECTORY])
     directory.mkdir(parents=True, exist_ok=True)
     (directory / f"{name}.json").write_text(json.dumps(asdict(figure), indent=1) + "\n", encoding="utf-8")
 
 
-def seconds_since_first_seen(directory: Path) -> list[Figure]:
+def kept_figures(directory: Path) -> list[Figure]:
     """Return all figures of a directory."""
     return [Figure(**json.loads(path.read_text(encoding="utf-8"))) for path in sorted(directory.glob("*.json"))]

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.figures import OURS, THEIRS, Figure, seconds_since_first_seen
+from tests.support.figures import OURS, THEIRS, Figure, kept_figures
 
 INTRODUCTION = """# Reliability
 
@@ -30,12 +30,13 @@ process at every step. The figures count the violations.
 ## How to repeat the tests
 
 `tools/prove` runs every test at full size and writes this page. The last column is the command for one row. Each row is
-a test in `tests/faults` or beside it. Without `HYBRIDVIF_FULL=1` a test runs on a sample, and its figure says so.
+a test in `tests/faults` or beside it. Without `HYBRIDVIF_FULL=1` a test runs on a sample, and its figure says so. The
+column "code" has the date and the commit of the tested code. A row without a commit was measured before 2026-11-29.
 
 ## Results
 
-| test | requirement | hybridvif | os-vif | command |
-|---|---|---|---|---|
+| test | requirement | hybridvif | os-vif | code | command |
+|---|---|---|---|---|---|
 """
 
 
@@ -191,6 +192,7 @@ def page(figures: Sequence[Figure]) -> str:
     """Return the whole page."""
     rows = [
         f"| {bar.what} | {bar.bar} | {cell(bar, OURS, figures)} | {cell(bar, THEIRS, figures)} "
+        f"| {', '.join(sorted({figure.code for figure in figures if figure.bar == bar.key and figure.side == OURS}))} "
         f"| {f'`tools/prove tests/faults/{bar.test}`' if bar.test else 'no test yet'} |"
         for bar in BARS
     ]
@@ -199,4 +201,4 @@ def page(figures: Sequence[Figure]) -> str:
 
 if __name__ == "__main__":
     directory, target = map(Path, sys.argv[1:])
-    target.write_text(page(seconds_since_first_seen(directory)), encoding="utf-8")
+    target.write_text(page(kept_figures(directory)), encoding="utf-8")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.figures import DIRECTORY, THEIRS, Figure, note, seconds_since_first_seen
+from tests.support.figures import DIRECTORY, THEIRS, Figure, kept_figures, note
 from tests.support.page import BARS, cell, page
 
 ROOT = Path(__file__).parents[2]
@@ -25,14 +25,14 @@ def test_the_counts_of_all_cases_add_up_and_a_sample_says_so() -> None:
 
 
 def test_reliability_md_has_the_kept_figures() -> None:
-    kept = seconds_since_first_seen(ROOT / "benchmarks" / "reliability")
+    kept = kept_figures(ROOT / "benchmarks" / "reliability")
     assert (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8") == page(kept)
 
 
 def test_what_a_proof_notes_is_read_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(DIRECTORY, str(tmp_path))
     note("races", case="2", rounds=3)
-    (figure,) = seconds_since_first_seen(tmp_path)
+    (figure,) = kept_figures(tmp_path)
     assert (figure.bar, figure.side, figure.case, figure.counts) == ("races", "hybridvif", "2", {"rounds": 3})
 
 
