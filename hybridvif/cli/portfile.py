@@ -48,9 +48,10 @@ def read_ports(name: str) -> list[PortRequest]:
     """Read the ports of a file; "-" is stdin. Raises InvalidInput."""
     shown = "stdin" if name == "-" else name
     entries = _load(name, shown)
-    if entries is None or entries == []:
+    if entries is None:
         raise InvalidInput(
-            f"{shown}: there is no port in it; write a list of mappings with the keys {', '.join(FIELDS)}"
+            f"{shown}: there is nothing in it; write a list of mappings with the keys {', '.join(FIELDS)}, or [] for "
+            "no ports"
         )
     if not isinstance(entries, list):
         raise InvalidInput(f"{shown}: it is {_kind(entries)}, not a list of ports; begin each port with '- id:'")

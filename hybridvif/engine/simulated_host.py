@@ -65,7 +65,7 @@ def look(host: AnyHost, port_ids: Iterable[str]) -> Observed:
     names = sorted({name for port_id in port_ids for name in names_of(port_id)})
     observations = [
         host.observe(names[start : start + MAX_NAMES], time.monotonic() + host.settings.deadline)
-        for start in range(0, len(names), MAX_NAMES)
+        for start in range(0, len(names) or 1, MAX_NAMES)
     ]
     state, facts = merge_observed(observations)
     return Observed(state, replace(facts, switch_version=observations[0].facts.switch_version))

@@ -53,13 +53,20 @@ def is_uuid(text: str) -> bool:
     return _UUID.fullmatch(text) is not None
 
 
+def not_canonical(text: object) -> str:
+    """Return the rest of an error message about an id: its canonical form, or an example for a text that is no id."""
+    import uuid
+
+    try:
+        return f"is not in canonical form; write it as {uuid.UUID(str(text).strip())}"
+    except ValueError:
+        return "is not a UUID; write one in lower case, such as 5f2c0e1a-7b00-4c00-8000-000000000001"
+
+
 def names_of(port_id: str) -> PortNames:
     """Return the device names of a port. Raises InvalidInput if the id is not a canonical UUID."""
     if not isinstance(port_id, str) or not is_uuid(port_id):
-        raise InvalidInput(
-            f"port id {port_id!r} is not a UUID in canonical form; "
-            "write it as Neutron does, in lower case: 5f2c0e1a-7b00-4c00-8000-000000000001"
-        )
+        raise InvalidInput(f"port id {port_id!r} {not_canonical(port_id)}")
     return names_of_key(port_id[:KEY_LENGTH])
 
 

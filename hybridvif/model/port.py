@@ -27,7 +27,7 @@ from hybridvif.model.attributes import (
     text,
 )
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.names import PortNames, names_of
+from hybridvif.model.names import PortNames, names_of, not_canonical
 
 if TYPE_CHECKING:
     from hybridvif.model.settings import Settings
@@ -126,11 +126,10 @@ class Port:
         return self.interface_id or self.id
 
 
-_ID = "is not a UUID in canonical form; write it in lower case: 0b1c2d3e-0000-4000-8000-000000000002"
 _RULES: Mapping[str, tuple[Rule, str]] = {
     "mac": (text(lambda mac: is_mac(mac.lower())), "is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc"),
-    "instance_id": (UUID, _ID),
-    "interface_id": (either(EMPTY, UUID), _ID),
+    "instance_id": (UUID, ""),
+    "interface_id": (either(EMPTY, UUID), ""),
     "mtu": (MTU, f"is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500"),
     "bridge": (
         SWITCH_BRIDGE,
@@ -145,7 +144,7 @@ _RULES: Mapping[str, tuple[Rule, str]] = {
         f"is not known; use one of {', '.join(VHOSTUSER_MODES)}, or leave it out for a hybrid port",
     ),
 }
-"""The legal values of each field, and the sentence for any other value."""
+"""The legal values of each field, and the sentence for any other value. "": that of not_canonical()."""
 _NOT_OF_IVS = {
     "qos_type": "has none",
     "datapath_type": "has no bridges",
@@ -158,7 +157,8 @@ def _errors(port: Port) -> Iterator[str]:
     """Yield the errors of a port. Only the first is reported, and each check relies on the earlier ones."""
     for field, (is_legal, sentence) in _RULES.items():
         if not is_legal(port, getattr(port, field)):
-            yield f"{field} {getattr(port, field)!r} {sentence}"
+            value = getattr(port, field)
+            yield f"{field} {value!r} {sentence or not_canonical(value)}"
     if port.multiqueue and not port.create_tap:
         yield "multiqueue is of the tap that create_tap makes; give create_tap, too, or leave it out"
     if port.create_tap and port.mtu > MAX_TAP_MTU:

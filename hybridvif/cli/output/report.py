@@ -83,7 +83,8 @@ def report_lines(
                 yield paint(f"  not checked: {item}", "dim")
     if with_summary:
         ends = Counter(_summary_word(report) for _, report in goals)
-        yield f"{len(goals)} ports: {', '.join(f'{count} {end}' for end, count in ends.items())}."
+        counts = ", ".join(f"{count} {end}" for end, count in ends.items())
+        yield f"{len(goals)} ports: {counts}." if counts else "0 ports."
 
 
 def result_text(goal: str, report: Report) -> str:

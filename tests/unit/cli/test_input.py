@@ -30,9 +30,10 @@ def file_of(directory: Path, content: object) -> str:
     ("words", "fragments"),
     [
         (["plug", "nonsense", *OPTIONS], ["port id 'nonsense'", "UUID"]),
-        (["plug", ID.upper(), *OPTIONS], ["port id", "lower case"]),
+        (["plug", ID.upper(), *OPTIONS], ["port id", f"write it as {ID}"]),
         (["plug", ID, "--mac", "01:00:5e:00:00:01", "--instance", VM], ["mac '01:00:5e:00:00:01'", "unicast"]),
         (["plug", ID, "--mac", MAC, "--instance", "vm"], ["instance_id 'vm'", "UUID"]),
+        (["plug", ID, "--mac", MAC, "--instance", VM.upper()], ["instance_id", f"write it as {VM}"]),
         (["plug", ID, *OPTIONS, "--interface-id", "x"], ["interface_id 'x'", "UUID"]),
         (["plug", ID, *OPTIONS, "--mtu", "67"], ["mtu 67", "68 to 65535"]),
         (["plug", ID, *OPTIONS, "--mtu", "big"], ["mtu 'big'", "68 to 65535"]),
@@ -65,9 +66,8 @@ def test_invalid_option_is_reported_in_one_line(
 @pytest.mark.parametrize(
     ("content", "fragments"),
     [
-        ("", ["no port in it"]),
-        ("[]", ["no port in it"]),
-        ("# nothing\n", ["no port in it"]),
+        ("", ["nothing in it"]),
+        ("# nothing\n", ["nothing in it"]),
         (ENTRY, ["a mapping, not a list"]),
         ("plug", ["text, not a list"]),
         ([5], ["entry 1", "a number, not a mapping"]),

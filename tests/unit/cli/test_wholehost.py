@@ -10,6 +10,7 @@ import pytest
 
 from hybridvif import cli
 from hybridvif.cli.commands import gc, reconcile
+from hybridvif.cli.portfile import read_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.host_wide import OLDER_THAN
 from hybridvif.executors.recording import RecordingHost
@@ -50,6 +51,14 @@ def test_reconcile_prints_one_line_per_port_and_a_summary() -> None:
     ]
     assert document(answer)["summary"] == {"done": 2}
     assert [(row["goal"], row["status"]) for row in answer.rows] == [("plug", "done"), ("unplug", "done")]
+
+
+def test_reconcile_of_no_ports_is_done(tmp_path: Path) -> None:
+    file = tmp_path / "ports.json"
+    file.write_text("[]", encoding="utf-8")
+    host = plugged(PORT)
+    answer = reconcile.answer_of([request.to_port() for request in read_ports(str(file))], host)
+    assert (text_of(answer), answer.exit_code, host.steps) == ("0 ports.", 0, [])
 
 
 def test_reconcile_with_a_running_vm_exits_with_6() -> None:
