@@ -261,7 +261,7 @@ def test_killed_daemon_answers_every_caller_and_next_call_works(lab: Lab, caller
         with ThreadPoolExecutor(callers) as pool:
             pid = the_daemon(lab)
             waiting = [pool.submit(ask_a_silent_switch, lab, port) for port in ports]
-            time.sleep(0.3)
+            assert until(lambda: all(lab.row(port.names.switch_end) for port in ports))
             killed = time.monotonic()
             os.kill(pid, signal.SIGKILL)
             answers = [future.result(timeout=10) for future in waiting]

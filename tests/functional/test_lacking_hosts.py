@@ -17,7 +17,8 @@ from hybridvif.testing.pytest_plugin import lacking
 from hybridvif.testing.sandbox.launch import ROOT
 from tests.functional.conftest import Lab, make_port
 
-STRANGER = 54321
+STRANGER = 1_000_000 + os.getpid()
+"""A user of this test process alone, because a limit on processes counts those of other tests too."""
 PORT = make_port()
 PLUG = ("plug", PORT.id, "--mac", PORT.mac, "--instance", PORT.instance_id)
 BRCTL = "[hybridvif]\nlink_executor = subprocess-brctl\nswitch_executor = ovs-vsctl\n"

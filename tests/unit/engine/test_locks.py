@@ -202,11 +202,12 @@ def test_locks_are_acquired_in_order_and_released_at_timeout(path: str) -> None:
     with held_elsewhere(path, middle), ThreadPoolExecutor(1) as pool:
 
         def wait() -> None:
-            with pytest.raises(LockTimeout), holding([high, low, middle], path, soon(0.5)):
+            with pytest.raises(LockTimeout), holding([high, low, middle], path, soon(2)):
                 pass
 
         waiting = pool.submit(wait)
-        time.sleep(0.2)
+        while is_free(path, low) and not waiting.done():
+            time.sleep(0.01)
         seen = {"low": is_free(path, low), "high": is_free(path, high)}
         waiting.result()
         assert seen == {"low": False, "high": True}

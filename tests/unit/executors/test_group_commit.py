@@ -283,10 +283,10 @@ def test_two_leaders_at_once_do_not_take_each_others_requests() -> None:
         expected = pool.submit(never_come)
         assert is_expected.wait(10)
         now = time.monotonic()
-        first = pool.submit(group.apply, [STEPS[1]], now + 0.36)
+        first = pool.submit(group.apply, [STEPS[1]], now + 1.44)
         # It becomes leader after half of its time, while the first one still waits: a quarter of its own.
-        second = pool.submit(group.apply, [STEPS[2]], now + 0.16)
-        time.sleep(0.085)
+        second = pool.submit(group.apply, [STEPS[2]], now + 0.64)
+        time.sleep(0.34)
         may_go.set()
         expected.result(10)
         outcomes = [future.result(10) for future in (first, second)]
