@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hybridvif.cli import COMMANDS, EXIT_CODES
 from hybridvif.cli.stdio import print_text
 from hybridvif.model.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from hybridvif.client.host import Host
+
+DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
 FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot")
 _WITH_VALUE = re.compile("--config-file|--format|--column|--color|-[vqh]*[fc]")
 
@@ -45,6 +52,11 @@ def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str
             return words[:index], word, words[index + 1 :]
         index += 2 if _WITH_VALUE.fullmatch(word) else 1
     return words, None, ()
+
+
+def module_of(command: str) -> Any:
+    """Import the module of a sub-command."""
+    return importlib.import_module(f"hybridvif.cli.commands.{'plug' if command == 'unplug' else command}")
 
 
 def main_parser() -> Parser:
@@ -92,6 +104,25 @@ def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> Non
         parser.parse_intermixed_args(words, args)
 
 
+def config_files(args: argparse.Namespace) -> Sequence[str]:
+    """Return the files given with --config-file, or the default file if it exists."""
+    return args.config_file or ([DEFAULT_FILE] if os.path.exists(DEFAULT_FILE) else [])
+
+
+@contextmanager
+def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host]:
+    """Connect to the configured host. The daemon starts with the first request. Raises ConfigurationError.
+
+    begun: start the daemon now, while this process imports the rest.
+    """
+    from hybridvif.client.host import connect
+
+    with connect(config_files(args)) as host:
+        if begun:
+            host.begin()
+        yield host
+
+
 def guess(words: Sequence[str]) -> tuple[str | None, int]:
     """Return (format, verbosity) of an invalid command line. Its error is reported in them, too."""
     parser = Parser(add_help=False)
@@ -117,7 +148,7 @@ def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
         "--config-file",
         action="append",
         metavar="FILE",
-        help="an oslo.config file; may be repeated (default: /etc/hybridvif/hybridvif.conf if it exists)",
+        help=f"an oslo.config file; may be repeated (default: {DEFAULT_FILE} if it exists)",
     )
     if formats:
         default = "by command" if formats == FORMATS else formats[0]

@@ -16,7 +16,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO
 
-from hybridvif.cli.failure import Failure
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
 from hybridvif.model.errors import InvalidInput, escaped, escaped_lines
 from hybridvif.optional import found
@@ -37,6 +36,36 @@ class Paint:
         """Return the text in a color ("" for none), with control characters escaped."""
         plain = escaped(text)
         return f"\x1b[{_COLOURS[colour]}m{plain}\x1b[0m" if self._on and colour and plain else plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An error of a command."""
+
+    code: str
+    message: str
+    exit_code: int
+    remedy: str = ""
+    """The remedy, if the message has none."""
+    doctor: bool = False
+    """True if `hybridvif doctor` can help."""
+    report: Mapping[str, object] | None = None
+    """The document of the port's report."""
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """The failure as a document."""
+        document = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
+        return {**document, "report": self.report} if self.report else document
+
+    def lines(self) -> Sequence[str]:
+        """Return the lines for people: the message, then `try:` and `see:` if they help."""
+        sentence, remedy = self.message, self.remedy
+        if self.doctor and not remedy:
+            # The messages of PreconditionError are "fact; remedy".
+            sentence, _, remedy = self.message.partition("; ")
+        tried = [f"  try: {remedy}"] if remedy else []
+        return [sentence, *tried, *(["  see: hybridvif doctor"] if self.doctor else [])]
 
 
 @dataclass(frozen=True, kw_only=True)

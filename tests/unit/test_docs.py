@@ -23,7 +23,7 @@ from benchmarks.page import with_figures
 from benchmarks.record import Record, merge_observed
 from hybridvif import Port, RecordingHost, Report, Status, desired_state
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
-from hybridvif.cli.commands import check, gc, list as listing, plan, plug, reconcile, show
+from hybridvif.cli.commands import check, gc, list as listing, plan, reconcile, show
 from hybridvif.cli.output import report
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
@@ -35,6 +35,7 @@ from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts, LinkFact, PortFact
 from hybridvif.testing.sandbox import Sandbox, Vm
+from tests.support.answers import plug_answer
 from tests.support.strategies import NAMES, PORT, REASONS, VETH
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,7 @@ def test_every_command_and_every_option_is_in_cli_md() -> None:
     text = page("docs/cli.md")
     there = {"--version"}
     for command in COMMANDS:
-        module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
+        module: Any = options.module_of(command)
         parser = options.command_parser(command, module)
         there |= {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
         assert section(text, f"## {command}")
@@ -184,7 +185,7 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
     }
     columns = {"plug": report, "unplug": report}
     for command in COMMANDS:
-        module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
+        module: Any = options.module_of(command)
         formats = getattr(module, "FORMATS", ())
         assert (command in listed) is bool(formats)
         if formats:
@@ -199,7 +200,7 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
     failing.fail()
     stage = SimulatedHost(host.settings, look(drifted, [PORT.id]))
     documents = [
-        plug.answer_of([PORT], failing).document,
+        plug_answer([PORT], failing).document,
         plan.answer_of(plan.PlanRequest("plug", [PORT]), stage).document,
         check.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,

@@ -7,9 +7,9 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
-from hybridvif.cli.output.document import changes_of
+from hybridvif.cli.options import connected
+from hybridvif.cli.output.changes import changes_of
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.output.topology import Drift, drift_of, warnings_of
 from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from importlib.metadata import entry_points
 
-from hybridvif.cli.connection import config_files
 from hybridvif.cli.host_checks import (
     CheckResult,
     failed,
@@ -25,6 +24,7 @@ from hybridvif.cli.host_checks import (
     module_file,
     passed,
 )
+from hybridvif.cli.options import config_files
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine import shared_files
@@ -54,7 +54,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> Answer:
     """Run all checks. Nothing is changed."""
-    return answer_of(list(findings(config_files(args.config_file))))
+    return answer_of(list(findings(config_files(args))))
 
 
 def answer_of(results: Sequence[CheckResult]) -> Answer:

@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.connection import connected
-from hybridvif.cli.output.document import report_document
+from hybridvif.cli.options import connected
+from hybridvif.cli.output.changes import report_document
 from hybridvif.cli.output.report import answer_about, result_text
 from hybridvif.cli.terminal import Answer, Paint
 

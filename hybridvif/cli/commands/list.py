@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Collection
 
-from hybridvif.cli.connection import connected
+from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import Condition, plugged_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
-from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import infer_port, state_of_port
-from hybridvif.cli.options import UsageError
-from hybridvif.cli.output.diff import plan_lines
-from hybridvif.cli.output.document import Change, changes_of, step_documents, tally
+from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.output.changes import changes_of, plan_document, plan_lines, tally_of
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
 from hybridvif.cli.terminal import Answer
@@ -20,7 +18,6 @@ from hybridvif.executors.command_lines import script_lines
 from hybridvif.executors.side_effects import side_effects_of_plans
 from hybridvif.model.errors import ConfigurationError, PreconditionError
 from hybridvif.model.port import Port
-from hybridvif.model.report import Report
 from hybridvif.model.state import Observed
 
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")
@@ -111,45 +108,35 @@ def answer_of(
     steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
     switches = stage.seen.facts.switches
     effects = side_effects_of_plans(steps, switches, stage.settings)
-    counted = tally(change for report in reports for change in changes_of(report))
+    counted = tally_of(reports)
     documents = [
         {
-            "port": report.port_id,
-            "code": report.code,
-            "reason": report.reason,
+            **plan_document(report),
             "left_out": list(request.left_out.get(report.port_id, ())),
-            "steps": step_documents(steps[report.port_id]),
             "besides": [asdict(effect) for effect in effects[report.port_id]],
         }
         for report in reports
     ]
+    refused = sum(not report.ok for report in reports)
+    summary = f"Plan: {counted if counted or refused else 'nothing to do'}"
+    summary += f"; {refused} of {len(reports)} ports cannot be {request.goal}ged." if refused else "."
     return answer_about(
         "plan",
         reports,
-        {"goal": request.goal, "observed": observed, "ports": documents, "summary": counted.document},
+        {"goal": request.goal, "observed": observed, "ports": documents, "summary": counted._asdict()},
         differences=detailed and bool(counted),
         lines=lambda paint: [
             *plan_lines(
                 [(f"port {report.port_id}", report) for report in reports], paint, reasons=reasons, effects=effects
             ),
-            _summary(request.goal, reports),
+            summary,
         ],
         columns=COLUMNS,
-        rows=[row for report in reports for change in changes_of(report) for row in _rows(report, change)],
+        rows=[
+            {"port": report.port_id, "verb": verb, "kind": part.kind, "name": part.name, **asdict(difference)}
+            for report in reports
+            for part, verb, differences in [(item.part, item.verb, item.differences) for item in changes_of(report)]
+            for difference in differences
+        ],
         drawings={"shell": lambda: "\n".join([*script_lines(steps.values(), switches, stage.settings), ""])},
     )
-
-
-def _rows(report: Report, change: Change) -> Iterator[Mapping[str, object]]:
-    """Yield a row for each changed attribute, and for each part that is created or deleted."""
-    part = {"port": report.port_id, "verb": change.verb, "kind": change.part.kind, "name": change.part.name}
-    for difference in change.differences:
-        yield {**part, **asdict(difference)}
-
-
-def _summary(goal: str, reports: Sequence[Report]) -> str:
-    counted = tally(change for report in reports for change in changes_of(report))
-    refused = sum(not report.ok for report in reports)
-    if refused:
-        return f"Plan: {counted}; {refused} of {len(reports)} ports cannot be {goal}ged."
-    return f"Plan: {counted}." if counted else "Plan: nothing to do."

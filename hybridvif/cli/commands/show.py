@@ -7,8 +7,8 @@ import shlex
 import time
 from collections.abc import Iterator, Mapping, Sequence
 
-from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import row_of
+from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost

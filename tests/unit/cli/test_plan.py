@@ -8,8 +8,7 @@ import pytest
 
 from hybridvif import Create, Port, RecordingHost, Tap, Update, desired_state, plug, unplug_all
 from hybridvif.cli.commands.plan import PlanRequest, answer_of, infer_missing
-from hybridvif.cli.output.diff import diff_lines
-from hybridvif.cli.output.document import changes_of_plan, tally
+from hybridvif.cli.output.changes import changes_of_plan, diff_lines, tally
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.model.errors import InvalidInput
@@ -231,7 +230,7 @@ def test_plan_of_many_ports_is_that_of_each() -> None:
 def test_plan_of_two_colliding_ports_refuses_one() -> None:
     twin = Port(id=TWIN_ID, mac=MAC, instance_id=VM)
     answer = planned(RecordingHost(), PlanRequest("plug", [PORT, twin, OTHER]))
-    assert [failure.report.port_id for failure in answer.failures if failure.report] == [TWIN_ID]
+    assert [failure.report["port"] for failure in answer.failures if failure.report] == [TWIN_ID]
     assert answer.exit_code != 0
 
 
@@ -239,7 +238,7 @@ def test_changes_that_cancel_out_are_left_out() -> None:
     part = desired_state(PORT).links[QBR]
     other = replace(part, mtu=9000)  # type: ignore[arg-type]
     assert changes_of_plan([Update(part, other), Update(other, part)]) == ()
-    assert not tally(())
+    assert not tally([])
 
 
 def test_plan_of_a_moved_row_shows_both_bridges() -> None:
