@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
 from hybridvif.cli.options import connected
@@ -39,19 +39,13 @@ def run(args: argparse.Namespace) -> Answer:
         return answer_of(requests, host, reasons=args.verbose > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedPort:
+class CheckedPort(NamedTuple):
     """The result of the check of one port."""
 
     inferred: InferredPort
     report: Report
     """The report of a simulated plug."""
-    drift: tuple[Drift, ...]
-
-    @property
-    def unchecked(self) -> tuple[str, ...]:
-        """The fields and attributes that were not checked."""
-        return (*self.inferred.left_out, *self.inferred.not_inferable, *self.report.unchecked)
+    drift: Sequence[Drift]
 
     @property
     def in_order(self) -> bool:
@@ -61,13 +55,14 @@ class CheckedPort:
     @property
     def document(self) -> Mapping[str, object]:
         """For machines."""
+        report, inferred = self.report, self.inferred
         return {
-            "port": self.report.port_id,
+            "port": report.port_id,
             "in_order": self.in_order,
-            "code": self.report.code,
-            "reason": self.report.reason,
+            "code": report.code,
+            "reason": report.reason,
             "drift": [drift.document for drift in self.drift],
-            "unchecked": list(self.unchecked),
+            "unchecked": [*inferred.left_out, *inferred.not_inferable, *report.unchecked],
         }
 
 
@@ -81,34 +76,37 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
     inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
     reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
     checked = [
-        CheckedPort(port, report, tuple(drift_of(changes_of(report), port)))
+        CheckedPort(port, report, list(drift_of(changes_of(report), port)))
         for port, report in zip(inferred, reports, strict=True)
     ]
     # Only an observation of all names includes the other rows with this iface-id.
     facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
     warnings = [warning for port in inferred for warning in warnings_of(port.port, facts)]
     in_order = all(port.in_order for port in checked)
+    documents = [port.document for port in checked]
     return answer_about(
         "check",
         reports,
-        {"in_order": in_order, "ports": [port.document for port in checked], "warnings": warnings},
+        {"in_order": in_order, "ports": documents, "warnings": warnings},
         differences=not in_order,
-        lines=lambda paint: [line for port in checked for line in _lines(port, paint, reasons=reasons)],
+        lines=lambda paint: [
+            line for port in zip(checked, documents, strict=True) for line in _lines(*port, paint, reasons=reasons)
+        ],
         columns=COLUMNS,
         rows=[{"port": port.report.port_id, **drift.document} for port in checked for drift in port.drift],
         warnings=warnings,
     )
 
 
-def _lines(port: CheckedPort, paint: Paint, *, reasons: bool) -> Iterator[str]:
-    unchecked = ", ".join(port.unchecked)
+def _lines(port: CheckedPort, document: Mapping[str, Any], paint: Paint, *, reasons: bool) -> Iterator[str]:
+    unchecked = ", ".join(document["unchecked"])
     if not port.report.ok:
-        verdict, colour = "not checked, because plug would refuse it", "red"
+        verdict, color = "not checked, because plug would refuse it", "red"
     elif not port.in_order:
-        verdict, colour = "DRIFT", "red"
+        verdict, color = "DRIFT", "red"
     else:
-        verdict, colour = "in order as far as checked" if unchecked else "in order", "green"
-    yield f"{port.report.port_id}  {paint(verdict, colour)}"
+        verdict, color = "in order as far as checked" if unchecked else "in order", "green"
+    yield f"{port.report.port_id}  {paint(verdict, color)}"
     if not port.report.ok:
         return
     for drift in port.drift:
