@@ -14,11 +14,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import IO
 
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
 from hybridvif.model.errors import InvalidInput, escaped, escaped_lines
-from hybridvif.optional import found
 
 MANY = 20
 """The smallest number of ports with a progress bar."""
@@ -133,7 +133,7 @@ class Terminal:
     @contextmanager
     def progress(self, verb: str, ports: int) -> Iterator[Callable[[int, int], None]]:
         """Show a bar for many ports, on a terminal only. Yields the callback (finished, total)."""
-        if ports < MANY or self.quiet or not sys.stderr.isatty() or found("rich") is None:
+        if ports < MANY or self.quiet or not sys.stderr.isatty() or find_spec("rich") is None:
             yield lambda _done, _total: None
             return
         # Imported late: the import takes 40 ms.

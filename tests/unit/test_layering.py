@@ -25,7 +25,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "cli": (*("model", "engine", "client", "privileged", "osvif", "testing"), "executors.base"),
 }
 """Folders that each folder of hybridvif imports."""
-FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.optional", "hybridvif.children")
+FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.children")
 """Modules beside the folders: the public names, lazily imported, and what loads nothing of ours."""
 SHARED = tuple(
     f"hybridvif.executors.{name}"

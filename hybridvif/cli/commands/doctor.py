@@ -11,6 +11,7 @@ import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import entry_points
+from importlib.util import find_spec
 
 from hybridvif.cli.host_checks import (
     FAIL,
@@ -34,7 +35,6 @@ from hybridvif.model.errors import HybridVifError
 from hybridvif.model.parts import Bridge
 from hybridvif.model.settings import OVS_SOCKET, Settings
 from hybridvif.model.state import Facts, Observed
-from hybridvif.optional import found
 from hybridvif.testing.sandbox.missing import as_root, missing_switch
 
 FORMATS = ("text", "json", "yaml", "table", "value")
@@ -298,7 +298,7 @@ def _version_from(control: socket.socket) -> str:
 
 def _osvif(settings: Settings) -> Iterator[CheckResult]:
     """Check the plugin that os-vif loads as `ovs`. Yields nothing if os-vif is neither installed nor configured."""
-    if found("os_vif") is not None:
+    if find_spec("os_vif") is not None:
         yield check("os-vif", _plugin_of_osvif, settings.answer_to_ovs)
         points = entry_points(group="os_vif", name="ovs")
         if len(points) > 1:
