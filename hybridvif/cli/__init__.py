@@ -39,7 +39,7 @@ COMMANDS: Mapping[str, str] = {
     "sandbox": "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch",
     "demo": "plug two ports in a sandbox, ping, draw the ports, unplug",
 }
-"""The sub-commands and their help. Each has a module of its name, except `unplug`, which is in that of `plug`."""
+"""The sub-commands and their help."""
 
 EXIT_CODES: Mapping[int, str] = {
     0: "done, or nothing to do",

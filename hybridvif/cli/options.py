@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
 FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot")
+_MODULES = {"unplug": "plug", "demo": "sandbox"}
+"""The module of a sub-command, if it has another name."""
 _WITH_VALUE = re.compile("--config-file|--format|--column|--color|-[vqh]*[fc]")
 
 
@@ -56,7 +58,7 @@ def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str
 
 def module_of(command: str) -> Any:
     """Import the module of a sub-command."""
-    return importlib.import_module(f"hybridvif.cli.commands.{'plug' if command == 'unplug' else command}")
+    return importlib.import_module(f"hybridvif.cli.commands.{_MODULES.get(command, command)}")
 
 
 def main_parser() -> Parser:
