@@ -37,7 +37,7 @@ def commands(*, with_common: bool) -> Iterator[tuple[str, options.Parser]]:
         _mark_paths(parser)
         for action in parser._actions:
             if "--format" in action.option_strings:
-                action.choices = list(options.formats_of(module))
+                action.choices = list(options.formats_of(name, module))
         yield name, parser
 
 

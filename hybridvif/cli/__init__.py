@@ -8,8 +8,9 @@
     output/                   the parts of answers: changes, reports and errors, plugged ports
     commands/                 the sub-commands
 
-The module of a sub-command defines add_arguments(parser) and run(args), which returns an Answer or an exit code. With
-FORMATS, the default first, it supports -f. docs/cli.md describes the documents of all answers.
+The module of a sub-command defines add_arguments(parser) and run(args), which returns an Answer or an exit code. Two
+commands may share one. With FORMATS, the default first, it supports -f. docs/cli.md describes the documents of all
+answers.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if command not in COMMANDS:
         raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
     module = options.module_of(command)
-    formats = options.formats_of(module)
+    formats = options.formats_of(command, module)
     args.module, args.command = module, command
     options.parse(options.command_parser(command, module), after, args)
     if formats and args.format not in (None, *formats):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
 FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot")
-_MODULES = {"unplug": "plug", "demo": "sandbox"}
+_MODULES = {"unplug": "plug", "list": "show", "demo": "sandbox"}
 """The module of a sub-command, if it has another name."""
 _WITH_VALUE = re.compile("--config-file|--format|--column|--color|-[vqh]*[fc]")
 
@@ -87,14 +87,14 @@ def command_parser(command: str, module: Any) -> Parser:
     text = COMMANDS[command]
     parser = Parser(prog=f"hybridvif {command}", description=f"{text[0].upper()}{text[1:]}.")
     module.add_arguments(parser)
-    _add_common(parser, formats_of(module))
+    _add_common(parser, formats_of(command, module))
     return parser
 
 
-def formats_of(module: Any) -> Sequence[str]:
+def formats_of(command: str, module: Any) -> Sequence[str]:
     """Return the formats of a sub-command, the default first. It has no -f if there are none."""
-    formats: Sequence[str] = getattr(module, "FORMATS", ())
-    return formats
+    formats: Any = getattr(module, "FORMATS", ())
+    return tuple(formats[command] if isinstance(formats, dict) else formats)
 
 
 def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> None:

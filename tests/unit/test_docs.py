@@ -23,7 +23,7 @@ from benchmarks.page import with_figures
 from benchmarks.record import Record, merge_observed
 from hybridvif import Port, RecordingHost, Report, Status, desired_state
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
-from hybridvif.cli.commands import check, gc, list as listing, plan, reconcile, show
+from hybridvif.cli.commands import check, gc, plan, reconcile, show
 from hybridvif.cli.output import report
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
@@ -183,13 +183,13 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
         for cells in rows_of(section(page("docs/cli.md"), "## Formats"))
         if cells[0].startswith("`")
     }
-    columns = {"plug": report, "unplug": report}
     for command in COMMANDS:
         module: Any = options.module_of(command)
-        formats = getattr(module, "FORMATS", ())
+        formats = options.formats_of(command, module)
         assert (command in listed) is bool(formats)
         if formats:
-            assert listed[command] == (list(formats), list(getattr(columns.get(command, module), "COLUMNS", ())))
+            columns = getattr(report if module is options.module_of("plug") else module, "COLUMNS", ())
+            assert listed[command] == (list(formats), list(columns if "table" in formats else ()))
 
 
 def test_every_key_of_every_document_is_in_cli_md() -> None:
@@ -204,13 +204,13 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
         plan.answer_of(plan.PlanRequest("plug", [PORT]), stage).document,
         check.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,
-        listing.answer_of(host).document,
+        show.list_of(host).document,
         reconcile.answer_of([PORT], host).document,
         reconcile.answer_of([PORT], drifted, dry_run=True).document,
         gc.answer_of(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
     ]
     assert keys_of(documents) <= in_code(page("docs/cli.md"))
-    assert set(listing.STATES) <= in_code(section(page("docs/cli.md"), "## list"))
+    assert set(show.STATES) <= in_code(section(page("docs/cli.md"), "## list"))
 
 
 # -- docs/library.md and the sample configuration ---------------------------------------------------------------------
