@@ -21,7 +21,7 @@ from oslo_config import cfg
 import hybridvif
 from benchmarks.page import with_figures
 from benchmarks.record import Record, merge_observed
-from hybridvif import Port, RecordingHost, Report, Status, desired_state
+from hybridvif import Port, RecordingHost, Report, Status, desired_state, plug_all
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
 from hybridvif.cli.commands import check, gc, plan, reconcile, show
 from hybridvif.cli.output import report
@@ -201,7 +201,7 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
     stage = SimulatedHost(host.settings, look(drifted, [PORT.id]))
     documents = [
         plug_answer([PORT], failing).document,
-        plan.answer_of(plan.PlanRequest("plug", [PORT]), stage).document,
+        plan.answer_of("plug", plug_all([PORT], stage), stage).document,
         check.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,
         show.list_of(host).document,

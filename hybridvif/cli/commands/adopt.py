@@ -51,8 +51,8 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
     ports, skipped = candidates(seen)
     if dry_run:
         left_out = {port.id: INFERABLE_FIELDS for port in ports}
-        request = plan.PlanRequest("plug", ports, left_out=left_out)
-        answer = plan.answer_of(request, SimulatedHost(host.settings, seen), reasons=verbose > 0)
+        stage = SimulatedHost(host.settings, seen)
+        answer = plan.answer_of("plug", plug_all(ports, stage), stage, left_out, reasons=verbose > 0)
     else:
         answer = answer_of_reports("plug", plug_all(ports, host), verbose=verbose)
     return replace(answer, document={**answer.document, "command": "adopt", "skipped": skipped}), skipped
