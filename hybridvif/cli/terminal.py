@@ -214,20 +214,15 @@ class _Formatter(logging.Formatter):
         return escaped(super().format(record))
 
 
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only in its stubs
-    """A handler for the current sys.stderr."""
-
-
 def set_up_logs(verbose: int, *, quiet: bool = False) -> None:
     """Log to stderr: errors only by default, our own records with -v, all records with -vv.
 
     Repeated calls are harmless.
     """
     root, own = logging.getLogger(), logging.getLogger("hybridvif")
-    for logger in (root, own):
-        logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler.formatter, _Formatter)]
     level = logging.CRITICAL if quiet else {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    handler = _Handler()
+    handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(tracebacks=verbose > 1))
     root.addHandler(handler)
     own.setLevel(level)

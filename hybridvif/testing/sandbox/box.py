@@ -55,7 +55,6 @@ class Sandbox:
             raise
         self.pid: int = response.pid
         """The pid of the first process, in the pid namespace of the calling process."""
-        self._user_namespace = response.user_namespace
         self.missing: tuple[Requirement, ...] = response.missing
         """The unmet requirements without which the sandbox does less."""
 
@@ -188,7 +187,8 @@ class Sandbox:
 
     def entering(self, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs a command inside, for programs that start processes themselves."""
-        user = ["--user", "--preserve-credentials"] if self._user_namespace else []
+        has_own_users = os.readlink(f"/proc/{self.pid}/ns/user") != os.readlink("/proc/self/ns/user")
+        user = ["--user", "--preserve-credentials"] if has_own_users else []
         # Absolute paths: the PATH of the program that runs this may include its working directory.
         nsenter = [_path_of("nsenter"), "--target", str(self.pid), *user, "--net", "--mount", "--pid", "--"]
         # nsenter forks to enter the pid namespace. Its child would survive if nsenter was killed.

@@ -64,8 +64,6 @@ class Response:
     """The unmet requirements without which a sandbox does less."""
     pid: int = 0
     """The pid of the first process, in the pid namespace of the caller."""
-    user_namespace: bool = False
-    """True if the sandbox has its own user namespace."""
 
     @classmethod
     def from_json(cls, text: bytes) -> Response:

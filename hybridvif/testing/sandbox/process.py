@@ -61,7 +61,7 @@ def main() -> NoReturn:
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, the exit code would be lost
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
-        user_namespace = make_namespaces()
+        make_namespaces()
     except OSError as error:
         give_up(command, missing.missing_namespaces(error))
     this = os.pidfd_open(os.getpid())
@@ -73,15 +73,15 @@ def main() -> NoReturn:
             os._exit(1)
         os.close(this)
         os.close(setup)
-        run_first(command, done, user_namespace=user_namespace)
+        run_first(command, done)
     os.close(done)
     sys.exit(supervise_in_foreground(first, setup) if command.argv else hold(command, first))
 
 
-def make_namespaces() -> bool:
+def make_namespaces() -> None:
     """Leave the caller's namespaces. Processes forked from now on are in a new pid namespace.
 
-    Returns True if a user namespace was needed. Raises OSError if it is not permitted.
+    A user namespace is made only if it is needed. Raises OSError if it is not permitted.
     """
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
@@ -100,7 +100,6 @@ def make_namespaces() -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCBRADDBR, b"probe\0")
     _checked(_libc.unshare(_CLONE_NEWNET), "unshare")
-    return user_namespace
 
 
 def hold(command: Command, first: int) -> int:
@@ -153,7 +152,7 @@ def supervise(command: int) -> int:
             os.kill(command, received.si_signo)
 
 
-def run_first(command: Command, done: int, *, user_namespace: bool) -> NoReturn:
+def run_first(command: Command, done: int) -> NoReturn:
     """Set up the sandbox and run the command, or wait. As process 1, it ignores signals without a handler."""
     pid = int(os.readlink("/proc/self"))  # in the caller's pid namespace: /proc is not mounted yet
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -173,7 +172,7 @@ def run_first(command: Command, done: int, *, user_namespace: bool) -> NoReturn:
         give_up(command, unmet)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_FORWARDED, signal.SIGCHLD, signal.SIGALRM})
     if not command.argv:
-        _respond(Response(missing=lesser, pid=pid, user_namespace=user_namespace))
+        _respond(Response(missing=lesser, pid=pid))
         os._exit(0 if command.probe else supervise(0))
     _greet(command, lesser)
     os.close(done)
