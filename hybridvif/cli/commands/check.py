@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
 from hybridvif.cli.options import connected
@@ -39,33 +39,6 @@ def run(args: argparse.Namespace) -> Answer:
         return answer_of(requests, host, reasons=args.verbose > 0)
 
 
-class CheckedPort(NamedTuple):
-    """The result of the check of one port."""
-
-    inferred: InferredPort
-    report: Report
-    """The report of a simulated plug."""
-    drift: Sequence[Drift]
-
-    @property
-    def in_order(self) -> bool:
-        """True if there is no drift."""
-        return self.report.ok and not self.drift
-
-    @property
-    def document(self) -> Mapping[str, object]:
-        """For machines."""
-        report, inferred = self.report, self.inferred
-        return {
-            "port": report.port_id,
-            "in_order": self.in_order,
-            "code": report.code,
-            "reason": report.reason,
-            "drift": [drift.document for drift in self.drift],
-            "unchecked": [*inferred.left_out, *inferred.not_inferable, *report.unchecked],
-        }
-
-
 def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:
     """Check these ports. Raises InvalidInput if a port does not exist and a required field is missing."""
     from hybridvif.engine.api import plug_all
@@ -76,44 +49,58 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
     inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
     reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
     checked = [
-        CheckedPort(port, report, list(drift_of(changes_of(report), port)))
-        for port, report in zip(inferred, reports, strict=True)
+        (port, report, [*drift_of(changes_of(report), port)]) for port, report in zip(inferred, reports, strict=True)
+    ]
+    documents: list[dict[str, Any]] = [
+        {
+            "port": report.port_id,
+            "in_order": report.ok and not drift,
+            "code": report.code,
+            "reason": report.reason,
+            "drift": [item.document for item in drift],
+            "unchecked": [*port.left_out, *port.not_inferable, *report.unchecked],
+        }
+        for port, report, drift in checked
     ]
     # Only an observation of all names includes the other rows with this iface-id.
     facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
     warnings = [warning for port in inferred for warning in warnings_of(port.port, facts)]
-    in_order = all(port.in_order for port in checked)
-    documents = [port.document for port in checked]
+    in_order = all(document["in_order"] for document in documents)
     return answer_about(
         "check",
         reports,
         {"in_order": in_order, "ports": documents, "warnings": warnings},
         differences=not in_order,
         lines=lambda paint: [
-            line for port in zip(checked, documents, strict=True) for line in _lines(*port, paint, reasons=reasons)
+            line
+            for (port, report, drift), document in zip(checked, documents, strict=True)
+            for line in _lines(port, report, drift, document["unchecked"], paint, reasons=reasons)
         ],
         columns=COLUMNS,
-        rows=[{"port": port.report.port_id, **drift.document} for port in checked for drift in port.drift],
+        rows=[{"port": document["port"], **drift} for document in documents for drift in document["drift"]],
         warnings=warnings,
     )
 
 
-def _lines(port: CheckedPort, document: Mapping[str, Any], paint: Paint, *, reasons: bool) -> Iterator[str]:
-    unchecked = ", ".join(document["unchecked"])
-    if not port.report.ok:
-        verdict, color = "not checked, because plug would refuse it", "red"
-    elif not port.in_order:
-        verdict, color = "DRIFT", "red"
-    else:
-        verdict, color = "in order as far as checked" if unchecked else "in order", "green"
-    yield f"{port.report.port_id}  {paint(verdict, color)}"
-    if not port.report.ok:
+def _lines(
+    port: InferredPort,
+    report: Report,
+    drift: Sequence[Drift],
+    unchecked: Sequence[str],
+    paint: Paint,
+    *,
+    reasons: bool,
+) -> Iterator[str]:
+    if not report.ok:
+        yield f"{report.port_id}  {paint('not checked, because plug would refuse it', 'red')}"
         return
-    for drift in port.drift:
-        yield paint(f"  {drift}", "yellow")
-        if reasons and drift.difference.attribute:
-            yield paint(f"      {reason_of(drift.part, drift.difference.attribute)}", "dim")
-    if port.inferred.unknown:
-        yield paint(f"  {port.inferred.hint}", "dim")
+    in_order = "in order as far as checked" if unchecked else "in order"
+    yield f"{report.port_id}  {paint('DRIFT', 'red') if drift else paint(in_order, 'green')}"
+    for item in drift:
+        yield paint(f"  {item}", "yellow")
+        if reasons and item.difference.attribute:
+            yield paint(f"      {reason_of(item.part, item.difference.attribute)}", "dim")
+    if port.unknown:
+        yield paint(f"  {port.hint}", "dim")
     if unchecked:
-        yield paint(f"  not checked: {unchecked}", "dim")
+        yield paint(f"  not checked: {', '.join(unchecked)}", "dim")
