@@ -19,7 +19,7 @@ import signal
 import socket
 import struct
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import NoReturn
@@ -56,8 +56,7 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> NoReturn:
     """Become the sandbox of the last argument."""
-    fields = json.loads(sys.argv[1])
-    command = Command(argv=tuple(fields.pop("argv")), **fields)
+    command = Command(*json.loads(sys.argv[1]))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, the exit code would be lost
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
@@ -192,17 +191,17 @@ def give_up(command: Command, unmet: Requirement) -> NoReturn:
 def _respond(response: Response) -> None:
     """Write the response, and leave the caller's pipes."""
     with contextlib.suppress(BrokenPipeError):  # the caller has ended
-        os.write(1, json.dumps(asdict(response)).encode() + b"\n")
+        os.write(1, json.dumps(response).encode() + b"\n")
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(nothing, descriptor)
 
 
-def _spawn(argv: tuple[str, ...]) -> int:
+def _spawn(argv: Sequence[str]) -> int:
     """Start the command and return its pid. If that fails, exit with the codes of a shell (126, 127)."""
     pythons_own = (signal.SIGPIPE, signal.SIGXFSZ)  # other signals ignored by the caller (nohup) stay ignored
     try:
-        return os.posix_spawnp(argv[0], argv, os.environ, setsigdef=pythons_own, setsigmask=())
+        return os.posix_spawnp(argv[0], list(argv), os.environ, setsigdef=pythons_own, setsigmask=())
     except OSError as error:
         print(f"error: {argv[0]} cannot be run: {error.strerror}; check its spelling", file=sys.stderr, flush=True)
         # An unreadable directory in PATH turns "no such file" into "permission denied".
