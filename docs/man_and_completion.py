@@ -9,7 +9,6 @@ The files are kept, so that an installation needs neither argparse-manpage nor s
 from __future__ import annotations
 
 import argparse
-import importlib
 import os
 import sys
 from collections.abc import Iterator
@@ -31,14 +30,14 @@ FILES = {
 def commands(*, with_common: bool) -> Iterator[tuple[str, options.Parser]]:
     """Yield the parser of every command, with or without the options of all commands."""
     for name in COMMANDS:
-        module: Any = importlib.import_module(f"hybridvif.cli.commands.{name}")
+        module: Any = options.module_of(name)
         parser = options.command_parser(name, module)
         if not with_common:
             _remove_common(parser)
         _mark_paths(parser)
         for action in parser._actions:
             if "--format" in action.option_strings:
-                action.choices = list(options.formats_of(module))
+                action.choices = list(options.formats_of(name, module))
         yield name, parser
 
 

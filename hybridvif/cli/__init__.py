@@ -1,25 +1,24 @@
 """The hybridvif command. This file parses the command line, runs the chosen sub-command and writes its answer.
 
-    options, stdio            common options; file descriptors and signals
+    options, stdio            common options and the configured host; file descriptors and signals
     ports, portfile           the ports of a command line: from options, or from a file (-F)
     infer                     the fields of a port that can be read from its plugged devices
-    connection                the configured host
     host_checks               the checks of doctor that need no privileges
-    terminal, failure         the output formats and logs; errors and exit codes
-    output/                   the parts of answers: labels, documents, diffs, reports, plugged ports
-    commands/                 one module for each sub-command
+    terminal                  the output formats, and logs
+    output/                   the parts of answers: changes, reports and errors, plugged ports
+    commands/                 the sub-commands
 
-The module of a sub-command defines add_arguments(parser) and run(args), which returns an Answer or an exit code. With
-FORMATS, the default first, it supports -f. docs/cli.md describes the documents of all answers.
+The module of a sub-command defines add_arguments(parser) and run(args), which returns an Answer or an exit code. Two
+commands may share one. With FORMATS, the default first, it supports -f. docs/cli.md describes the documents of all
+answers.
 """
 
 from __future__ import annotations
 
-import importlib
 import sys
 from collections.abc import Mapping, Sequence
 from gc import freeze, set_threshold
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hybridvif.model.errors import InvalidInput
 
@@ -55,6 +54,8 @@ EXIT_CODES: Mapping[int, str] = {
     65: "committed in OVSDB, but not acknowledged by ovs-vswitchd",
     130: "interrupted (SIGINT, SIGTERM)",
 }
+BROKEN_PIPE = 141
+"""The exit code after the reader of the output has gone: that of a shell for SIGPIPE."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -106,8 +107,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
         raise InvalidInput(f"name a command: {', '.join(COMMANDS)}")
     if command not in COMMANDS:
         raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
-    module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
-    formats = options.formats_of(module)
+    module = options.module_of(command)
+    formats = options.formats_of(command, module)
     args.module, args.command = module, command
     options.parse(options.command_parser(command, module), after, args)
     if formats and args.format not in (None, *formats):
@@ -121,7 +122,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def _fail(error: BaseException, words: Sequence[str], args: argparse.Namespace | None) -> int:
     from hybridvif.cli import options, stdio
-    from hybridvif.cli.failure import BROKEN_PIPE, failure_of
+    from hybridvif.cli.output.report import failure_of
     from hybridvif.cli.terminal import Terminal
 
     form, verbose = (args.format, args.verbose) if args else options.guess(words)

@@ -13,20 +13,24 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from configparser import ConfigParser, Error as ConfigError
-from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import NamedTuple
 
 from hybridvif.executors.netlink import sysctl
-from hybridvif.model.errors import PreconditionError, shown
+from hybridvif.model.errors import HybridVifError, shown
 from hybridvif.model.parts import Bridge
 from hybridvif.privileged import launch
 from hybridvif.testing.sandbox import PROMISE, SandboxError, probe
 from hybridvif.testing.sandbox.missing import as_root, program
 
+PASS, FAIL, INFO = "pass", "fail", "info"
+"""The verdicts. INFO has no effect on plug."""
+Verdict = tuple[str, ...]
+"""The verdict, the text, and optionally the command that fixes it."""
 BRIDGE_NF = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
 CHAINS = ":neutron-openvswi-"
 """The prefix of the agent's chains in the output of iptables-save(8)."""
@@ -39,7 +43,7 @@ AGENT_FILES = (
 """The configuration files of the agent in distribution packages."""
 DRIVERS = ("iptables_hybrid", "neutron.agent.linux.iptables_firewall.OVSHybridIptablesFirewallDriver")
 _SAVE_TIMEOUT = 5.0
-_CAP_NET_ADMIN = 12
+_CAP_NET_ADMIN = 1 << 12
 _NS_GET_USERNS = 0xB701
 _HELPER = "hybridvif-privsep-helper"
 _THREADS = 7
@@ -47,114 +51,102 @@ _KINDS = {"bridge": "br_dev_setup", "veth": "veth_setup"}
 """Link kinds, each with a kernel function that implements it."""
 
 
-@dataclass(frozen=True, slots=True)
-class CheckResult:
+class CheckResult(NamedTuple):
     """The result of one check."""
 
     name: str
     verdict: str
-    """pass, fail or info. Info has no effect on plug."""
     text: str
     remedy: str = ""
-    """The command that fixes it."""
 
 
-def passed(name: str, text: str) -> CheckResult:
-    """Create the result of a precondition that is met."""
-    return CheckResult(name, "pass", text)
+def check(name: str, probe: Callable[..., Verdict], *arguments: object) -> CheckResult:
+    """Run a probe. An error fails the check."""
+    try:
+        return CheckResult(name, *probe(*arguments))
+    except HybridVifError as error:
+        return CheckResult(name, FAIL, *fact_and_remedy(str(error)))
 
 
-def failed(name: str, text: str, remedy: str = "") -> CheckResult:
-    """Create the result of a precondition that is not met."""
-    return CheckResult(name, "fail", text, remedy)
-
-
-def info(name: str, text: str, remedy: str = "") -> CheckResult:
-    """Create a result that is neither pass nor fail."""
-    return CheckResult(name, "info", text, remedy)
-
-
-def failed_with(name: str, sentence: str) -> CheckResult:
-    """Create a failed result from an error message "fact; remedy"."""
+def fact_and_remedy(sentence: str) -> tuple[str, str]:
+    """Split an error message "fact; remedy"."""
     fact, _, remedy = sentence.partition("; ")
-    return failed(name, fact, remedy)
+    return fact, remedy
 
 
 def host_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[CheckResult]:
     """Run all checks of this module. call_iptables: the option. bridges: each qbr."""
-    yield libraries()
-    yield capability()
-    yield from kernel_kinds()
-    yield proc_sys()
-    yield temporary_directory()
-    yield threads()
-    if not sysctl.lacking():
-        yield bridge_nf(BRIDGE_NF, call_iptables, find_firewall(), bridges)
     # It imports oslo.concurrency, which a command line does not need before it is parsed.
     from hybridvif.engine import first_seen
 
-    try:
-        first_seen.boot_id()
-    except PreconditionError as error:
-        yield failed_with("boot id", str(error))
-    yield _sandbox()
+    yield check("libraries", libraries)
+    yield check("CAP_NET_ADMIN", capability)
+    for kind in _KINDS:
+        yield check(f"kernel: {kind}", kernel_kind, kind)
+    yield check("/proc/sys", proc_sys)
+    yield check("temporary directory", temporary_directory)
+    yield check("threads", threads)
+    if not sysctl.lacking():
+        yield check("bridge-nf", bridge_nf, BRIDGE_NF, call_iptables, find_firewall(), bridges)
+    boot_id = check("boot id", lambda: (PASS, first_seen.boot_id()))
+    if boot_id.verdict == FAIL:
+        yield boot_id
+    yield check("sandbox", _sandbox)
 
 
 def helper_findings(helper_command: str | None) -> Iterator[CheckResult]:
     """Check the programs that start the daemon. helper_command: the configured one, or None."""
     if helper_command:
-        yield _program(helper_command.split()[0], "[hybridvif_privileged] helper_command names it")
+        yield check(name := helper_command.split()[0], _program, name, "[hybridvif_privileged] helper_command names it")
         return
     beside = os.path.join(os.path.dirname(sys.executable), _HELPER)
     if os.path.exists(beside):
-        yield passed(_HELPER, beside)
+        yield CheckResult(_HELPER, PASS, beside)
     elif os.geteuid() != 0:
-        yield _program(_HELPER, f"{sys.executable} -P -m pip install hybridvif")
+        yield check(_HELPER, _program, _HELPER, f"{sys.executable} -P -m pip install hybridvif")
     if os.geteuid() != 0:
-        yield _program("sudo", "run as root, or install sudo, or set [hybridvif_privileged] helper_command")
+        remedy = "run as root, or install sudo, or set [hybridvif_privileged] helper_command"
+        yield check("sudo", _program, "sudo", remedy)
 
 
-def _program(name: str, remedy: str) -> CheckResult:
-    path = program(name)
-    return passed(name, path) if path else failed(name, "not installed", remedy)
+def _program(name: str, remedy: str) -> Verdict:
+    return (PASS, path) if (path := program(name)) else (FAIL, "not installed", remedy)
 
 
-def libraries() -> CheckResult:
+def libraries() -> Verdict:
     """Report the version of Python, and check that the libraries that hybridvif requires are installed."""
-    name = "libraries"
     try:
         requirements = requires("hybridvif") or ()
     except PackageNotFoundError:
-        return info(name, "unknown, because hybridvif runs from a checkout and is not installed")
-    required = [re.split("[^A-Za-z0-9._-]", text)[0] for text in requirements if "extra ==" not in text]
-    installed, missing = [], []
-    for library in required:
+        return INFO, "unknown, because hybridvif runs from a checkout and is not installed"
+    installed, missing = [f"Python {platform.python_version()} ({sys.executable})"], []
+    for text in requirements:
+        library = re.split("[^A-Za-z0-9._-]", text)[0]
         try:
-            installed.append(f"{library} {version(library)}")
+            installed += [] if "extra ==" in text else [f"{library} {version(library)}"]
         except PackageNotFoundError:
             missing.append(library)
     if missing:
         command = f"{sys.executable} -P -m pip install {' '.join(missing)}"
-        return failed(name, f"not installed: {', '.join(missing)}", command)
-    return passed(name, f"Python {platform.python_version()} ({sys.executable}), {', '.join(installed)}")
+        return FAIL, f"not installed: {', '.join(missing)}", command
+    return PASS, ", ".join(installed)
 
 
-def capability() -> CheckResult:
+def capability() -> Verdict:
     """Check that this process has CAP_NET_ADMIN in its network namespace."""
-    name, bit = "CAP_NET_ADMIN", 1 << _CAP_NET_ADMIN
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     status = dict(line.split(":\t", 1) for line in lines)
     container = "docker run --cap-add NET_ADMIN ... (or podman), or run it outside of the container"
-    if not int(status["CapBnd"], 16) & bit:
-        return failed(name, "no process here can ever have it (it is not in the bounding set)", container)
-    if not int(status["CapEff"], 16) & bit:
+    if not int(status["CapBnd"], 16) & _CAP_NET_ADMIN:
+        return FAIL, "no process here can ever have it (it is not in the bounding set)", container
+    if not int(status["CapEff"], 16) & _CAP_NET_ADMIN:
         if os.geteuid() == 0:
-            return failed(name, "root does not have it", container)
-        return info(name, "this user does not have it; the privileged daemon gets it from sudo or the helper command")
+            return FAIL, "root does not have it", container
+        return INFO, "this user does not have it; the privileged daemon gets it from sudo or the helper command"
     if not _owns_network():
         remedy = "unshare --user --map-root-user --net, or run as the real root"
-        return failed(name, "held, but not over this network namespace, which another user namespace owns", remedy)
-    return passed(name, "held, over this network namespace")
+        return FAIL, "held, but not over this network namespace, which another user namespace owns", remedy
+    return PASS, "held, over this network namespace"
 
 
 def _owns_network() -> bool:
@@ -167,22 +159,19 @@ def _owns_network() -> bool:
     return True
 
 
-def kernel_kinds() -> Iterator[CheckResult]:
-    """Check that the kernel has Linux bridges and veth pairs."""
-    symbols = kernel_symbols()
-    for kind, symbol in _KINDS.items():
-        name = f"kernel: {kind}"
-        if symbol in symbols:
-            yield passed(name, "there")
-        elif module_file(kind):
-            yield passed(name, "a module, loaded on first use")
-        elif symbols:
-            remedy = as_root(f"modprobe {kind}")
-            yield failed(name, f"the kernel {platform.release()} lacks it, and its module is not installed", remedy)
-        else:
-            yield info(name, "unknown until one is created, as by `hybridvif demo`")
+def kernel_kind(kind: str) -> Verdict:
+    """Check that the kernel has a kind of link."""
+    if _KINDS[kind] in kernel_symbols():
+        return PASS, "there"
+    if module_file(kind):
+        return PASS, "a module, loaded on first use"
+    if kernel_symbols():
+        text = f"the kernel {platform.release()} lacks it, and its module is not installed"
+        return FAIL, text, as_root(f"modprobe {kind}")
+    return INFO, "unknown until one is created, as by `hybridvif demo`"
 
 
+@cache
 def kernel_symbols() -> set[str]:
     """Return the functions of link kinds and Open vSwitch in the running kernel; empty if they are hidden."""
     wanted = {*_KINDS.values(), "ovs_dp_cmd_new", "kernel_clone"}
@@ -203,47 +192,41 @@ def module_file(name: str) -> bool:
     )
 
 
-def proc_sys() -> CheckResult:
+def proc_sys() -> Verdict:
     """Check that /proc/sys is complete and mounted read-write."""
-    lacking = sysctl.lacking()
-    if lacking:
-        return failed_with("/proc/sys", lacking)
+    if lacking := sysctl.lacking():
+        return FAIL, *fact_and_remedy(lacking)
     if os.statvfs("/proc/sys").f_flag & os.ST_RDONLY:
         remedy = as_root("mount -o remount,rw /proc/sys") + " (in a container: run it with --privileged)"
-        return failed("/proc/sys", "mounted read-only, so IPv6 cannot be switched off on a new bridge", remedy)
-    return passed("/proc/sys", "mounted read-write")
+        return FAIL, "mounted read-only, so IPv6 cannot be switched off on a new bridge", remedy
+    return PASS, "mounted read-write"
 
 
-def threads() -> CheckResult:
-    """Check that this user may start as many threads as a plug needs."""
+def threads() -> Verdict:
+    """Check that this user may start as many threads as a plug needs. Raises PreconditionError."""
     enough = threading.Event()
     try:
         with launch.within_limits():
             for _ in range(_THREADS):
                 threading.Thread(target=enough.wait, daemon=True).start()
-    except PreconditionError as error:
-        return failed_with("threads", str(error))
     finally:
         enough.set()
-    return passed("threads", f"at least {_THREADS} more can be started")
+    return PASS, f"at least {_THREADS} more can be started"
 
 
-def temporary_directory() -> CheckResult:
-    """Check that the socket directory of the daemon can be created."""
-    try:
-        path = launch.private_directory()
-    except PreconditionError as error:
-        return failed_with("temporary directory", str(error))
+def temporary_directory() -> Verdict:
+    """Check that the socket directory of the daemon can be created. Raises PreconditionError."""
+    path = launch.private_directory()
     os.rmdir(path)
-    return passed("temporary directory", os.path.dirname(path))
+    return PASS, os.path.dirname(path)
 
 
-def _sandbox() -> CheckResult:
+def _sandbox() -> Verdict:
     try:
         unmet = probe()
     except (SandboxError, OSError) as error:
-        return info("sandbox", f"cannot be probed: {error}")
-    return info("sandbox", unmet.what, unmet.remedy) if unmet else passed("sandbox", f"can be had, with {PROMISE}")
+        return INFO, f"cannot be probed: {error}"
+    return (INFO, unmet.what, unmet.remedy) if unmet else (PASS, f"can be had, with {PROMISE}")
 
 
 class Firewall(NamedTuple):
@@ -263,14 +246,13 @@ def find_firewall(files: Iterable[str] = AGENT_FILES, savers: Iterable[str] = SA
     chains = _has_chains(savers)
     if chains:
         return Firewall(True, f"iptables has chains {CHAINS[1:]}*")
-    drivers = list(_drivers(files))
+    # A file with the hybrid driver counts, before the first one with another driver.
+    drivers = sorted(_drivers(files), key=lambda driver: driver[1] not in DRIVERS)
     for path, driver in drivers:
-        if driver in DRIVERS:
-            return Firewall(True, f"{path} has firewall_driver = {driver}")
+        if driver in DRIVERS or chains is None:
+            return Firewall(driver in DRIVERS, f"{path} has firewall_driver = {shown(driver)}")
     if chains is not None:
         return Firewall(False, f"iptables has no chains {CHAINS[1:]}*")
-    for path, driver in drivers:
-        return Firewall(False, f"{path} has firewall_driver = {shown(driver)}")
     return Firewall(None, "this user cannot read iptables, nor a file of Neutron's agent; run doctor as root")
 
 
@@ -308,38 +290,36 @@ def _drivers(files: Iterable[str]) -> Iterator[tuple[str, str]]:
 
 def bridge_nf(
     switch: Path, call_iptables: bool, firewall: Firewall = UNKNOWN_FIREWALL, bridges: Collection[Bridge] = ()
-) -> CheckResult:
+) -> Verdict:
     """Check that each qbr calls iptables.
 
     switch: the sysctl. call_iptables: the option, which replaces the sysctl. bridges: each qbr.
     """
-    name = "bridge-nf"
     # Only a firewall that is in use needs the calls. The evidence is reported in any case.
-    result = failed if firewall.in_use else info
+    verdict = FAIL if firewall.in_use else INFO
     about = f" ({firewall.evidence})" if firewall.evidence else ""
     if not switch.is_file():
         text = "br_netfilter is not loaded, so iptables does not see what crosses a qbr (security groups need it)"
-        return result(name, f"{text}{about}", as_root("modprobe br_netfilter"))
+        return verdict, f"{text}{about}", as_root("modprobe br_netfilter")
     both = [item for item in (switch, switch.with_name("bridge-nf-call-ip6tables")) if item.is_file()]
     values = {item.name: item.read_text(encoding="ascii").strip() for item in both}
     off = {item: value for item, value in values.items() if value != "1"}
     if not off:
-        return info(name, "bridge-nf-call-iptables is 1: iptables sees what crosses a qbr, as security groups need")
+        return INFO, "bridge-nf-call-iptables is 1: iptables sees what crosses a qbr, as security groups need"
     silent = sorted(item.name for item in bridges if not (item.nf_call_iptables and item.nf_call_ip6tables))
     if (call_iptables or bridges) and not silent:
         how = "call_iptables" if call_iptables else "nf_call_iptables"
-        text = f"bridge-nf-call-iptables is {values[switch.name]}, and each qbr calls iptables by itself ({how})"
-        return info(name, text)
+        return INFO, f"bridge-nf-call-iptables is {values[switch.name]}, and each qbr calls iptables by itself ({how})"
     if call_iptables:
         text = (
             f"call_iptables is set, and {len(silent)} of {len(bridges)} qbr do not call iptables yet, such as "
             f"{silent[0]}: security groups silently do not apply there under Neutron's hybrid firewall"
         )
-        return result(name, f"{text}{about}", "plug those ports again: hybridvif plug, or restart nova-compute")
+        return verdict, f"{text}{about}", "plug those ports again: hybridvif plug, or restart nova-compute"
     text = (
         f"{' and '.join(off)} {'is' if len(off) == 1 else 'are'} {next(iter(off.values()))}, and call_iptables is not "
         "set: iptables does not see all of what crosses a qbr, "
         "so security groups silently do not apply under Neutron's hybrid firewall"
     )
     sysctls = " ".join(f"net.bridge.{item}=1" for item in off)
-    return result(name, f"{text}{about}", as_root(f"sysctl -w {sysctls}"))
+    return verdict, f"{text}{about}", as_root(f"sysctl -w {sysctls}")

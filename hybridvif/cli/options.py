@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import argparse
+import importlib
+import os
 import re
-from collections.abc import Sequence
-from typing import Any, NoReturn
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from hybridvif.cli import COMMANDS, EXIT_CODES
 from hybridvif.cli.stdio import print_text
 from hybridvif.model.errors import InvalidInput
 
+if TYPE_CHECKING:
+    from hybridvif.client.host import Host
+
+DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
 FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot")
+_MODULES = {"unplug": "plug", "list": "show", "demo": "sandbox"}
+"""The module of a sub-command, if it has another name."""
 _WITH_VALUE = re.compile("--config-file|--format|--column|--color|-[vqh]*[fc]")
 
 
@@ -47,6 +56,11 @@ def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str
     return words, None, ()
 
 
+def module_of(command: str) -> Any:
+    """Import the module of a sub-command."""
+    return importlib.import_module(f"hybridvif.cli.commands.{_MODULES.get(command, command)}")
+
+
 def main_parser() -> Parser:
     """Create the parser for the words before the sub-command."""
     parser = Parser(
@@ -73,14 +87,14 @@ def command_parser(command: str, module: Any) -> Parser:
     text = COMMANDS[command]
     parser = Parser(prog=f"hybridvif {command}", description=f"{text[0].upper()}{text[1:]}.")
     module.add_arguments(parser)
-    _add_common(parser, formats_of(module))
+    _add_common(parser, formats_of(command, module))
     return parser
 
 
-def formats_of(module: Any) -> Sequence[str]:
+def formats_of(command: str, module: Any) -> Sequence[str]:
     """Return the formats of a sub-command, the default first. It has no -f if there are none."""
-    formats: Sequence[str] = getattr(module, "FORMATS", ())
-    return formats
+    formats: Any = getattr(module, "FORMATS", ())
+    return tuple(formats[command] if isinstance(formats, dict) else formats)
 
 
 def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> None:
@@ -90,6 +104,25 @@ def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> Non
     else:
         # parse_args() rejects options between positional arguments (bpo-14191).
         parser.parse_intermixed_args(words, args)
+
+
+def config_files(args: argparse.Namespace) -> Sequence[str]:
+    """Return the files given with --config-file, or the default file if it exists."""
+    return args.config_file or ([DEFAULT_FILE] if os.path.exists(DEFAULT_FILE) else [])
+
+
+@contextmanager
+def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host]:
+    """Connect to the configured host. The daemon starts with the first request. Raises ConfigurationError.
+
+    begun: start the daemon now, while this process imports the rest.
+    """
+    from hybridvif.client.host import connect
+
+    with connect(config_files(args)) as host:
+        if begun:
+            host.begin()
+        yield host
 
 
 def guess(words: Sequence[str]) -> tuple[str | None, int]:
@@ -117,7 +150,7 @@ def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
         "--config-file",
         action="append",
         metavar="FILE",
-        help="an oslo.config file; may be repeated (default: /etc/hybridvif/hybridvif.conf if it exists)",
+        help=f"an oslo.config file; may be repeated (default: {DEFAULT_FILE} if it exists)",
     )
     if formats:
         default = "by command" if formats == FORMATS else formats[0]

@@ -14,12 +14,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from typing import IO
 
-from hybridvif.cli.failure import Failure
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
 from hybridvif.model.errors import InvalidInput, escaped, escaped_lines
-from hybridvif.optional import found
 
 MANY = 20
 """The smallest number of ports with a progress bar."""
@@ -37,6 +36,36 @@ class Paint:
         """Return the text in a color ("" for none), with control characters escaped."""
         plain = escaped(text)
         return f"\x1b[{_COLOURS[colour]}m{plain}\x1b[0m" if self._on and colour and plain else plain
+
+
+@dataclass(frozen=True, kw_only=True)
+class Failure:
+    """An error of a command."""
+
+    code: str
+    message: str
+    exit_code: int
+    remedy: str = ""
+    """The remedy, if the message has none."""
+    doctor: bool = False
+    """True if `hybridvif doctor` can help."""
+    report: Mapping[str, object] | None = None
+    """The document of the port's report."""
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """The failure as a document."""
+        document = {"code": self.code, "message": self.message, "exit_code": self.exit_code}
+        return {**document, "report": self.report} if self.report else document
+
+    def lines(self) -> Sequence[str]:
+        """Return the lines for people: the message, then `try:` and `see:` if they help."""
+        sentence, remedy = self.message, self.remedy
+        if self.doctor and not remedy:
+            # The messages of PreconditionError are "fact; remedy".
+            sentence, _, remedy = self.message.partition("; ")
+        tried = [f"  try: {remedy}"] if remedy else []
+        return [sentence, *tried, *(["  see: hybridvif doctor"] if self.doctor else [])]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -104,7 +133,7 @@ class Terminal:
     @contextmanager
     def progress(self, verb: str, ports: int) -> Iterator[Callable[[int, int], None]]:
         """Show a bar for many ports, on a terminal only. Yields the callback (finished, total)."""
-        if ports < MANY or self.quiet or not sys.stderr.isatty() or found("rich") is None:
+        if ports < MANY or self.quiet or not sys.stderr.isatty() or find_spec("rich") is None:
             yield lambda _done, _total: None
             return
         # Imported late: the import takes 40 ms.
@@ -185,20 +214,15 @@ class _Formatter(logging.Formatter):
         return escaped(super().format(record))
 
 
-class _Handler(logging.StreamHandler):  # type: ignore[type-arg]  # generic only in its stubs
-    """A handler for the current sys.stderr."""
-
-
 def set_up_logs(verbose: int, *, quiet: bool = False) -> None:
     """Log to stderr: errors only by default, our own records with -v, all records with -vv.
 
     Repeated calls are harmless.
     """
     root, own = logging.getLogger(), logging.getLogger("hybridvif")
-    for logger in (root, own):
-        logger.handlers[:] = [handler for handler in logger.handlers if not isinstance(handler, _Handler)]
+    root.handlers[:] = [handler for handler in root.handlers if not isinstance(handler.formatter, _Formatter)]
     level = logging.CRITICAL if quiet else {0: logging.ERROR, 1: logging.INFO}.get(verbose, logging.DEBUG)
-    handler = _Handler()
+    handler = logging.StreamHandler()
     handler.setFormatter(_Formatter(tracebacks=verbose > 1))
     root.addHandler(handler)
     own.setLevel(level)

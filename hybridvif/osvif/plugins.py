@@ -32,14 +32,38 @@ OVS = "ovs"
 
 
 class HybridPath:
-    """Plug and unplug for hybrid ports. The host is connected at the first port, so a start needs no daemon."""
+    """Plug and unplug of hybrid ports, in front of the class of a plugin, which gets all other VIFs.
 
-    def __init__(self) -> None:
+    The host is connected at the first port, so a start needs no daemon.
+    """
+
+    def __init__(self, config: Any) -> None:
+        super().__init__(config)  # type: ignore[call-arg]  # of the plugin
         self._connecting = threading.Lock()
         self._host: Host | None = None
 
-    @property
-    def host(self) -> Host:
+    def plug(self, vif: Any, instance_info: Any) -> None:
+        """Plug a VIF. Raises HybridVifError with the report for a hybrid port; for others, as the plugin."""
+        if self._serves(vif):
+            api.plug(port_of(vif, instance_info, self._set_options), self._connected())
+        else:
+            super().plug(vif, instance_info)  # type: ignore[misc]
+
+    def unplug(self, vif: Any, instance_info: Any) -> None:
+        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach. Raises as plug()."""
+        if not self._serves(vif):
+            super().unplug(vif, instance_info)  # type: ignore[misc]
+            return
+        checked_names(vif)
+        host = self._connected()
+        force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
+        api.unplug(vif.id, host, force=force)
+
+    def _serves(self, vif: Any) -> bool:
+        """Return True if hybridvif plugs this VIF."""
+        raise NotImplementedError
+
+    def _connected(self) -> Host:
         """Return the host, with the configuration of the program. Raises ConfigurationError."""
         with self._connecting:
             if self._host is None:
@@ -47,33 +71,19 @@ class HybridPath:
             return self._host
 
     @cached_property
-    def set_options(self) -> dict[str, Any]:
-        """Return the options of os-vif for ports that a file sets. Raises ConfigurationError."""
+    def _set_options(self) -> dict[str, Any]:
+        """The options of os-vif for ports that a file sets. Raises ConfigurationError."""
         return set_in_files(cfg.CONF, ("network_device_mtu", "isolate_vif"))
 
     @cached_property
-    def settings(self) -> Settings:
-        """Return the settings of the program, without a daemon. Raises ConfigurationError."""
+    def _settings(self) -> Settings:
+        """The settings of the program, without a daemon. Raises ConfigurationError."""
         return config.settings_of(cfg.CONF)
 
-    def plug(self, vif: Any, instance_info: Any) -> None:
-        """Plug a VIF. Raises HybridVifError."""
-        api.plug(port_of(vif, instance_info, self.set_options), self.host)
 
-    def unplug(self, vif: Any, _instance_info: Any) -> None:
-        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach. Raises as plug()."""
-        checked_names(vif)
-        host = self.host
-        force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
-        api.unplug(vif.id, host, force=force)
-
-
-class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, which is not installed for the type check
+# os-vif is an extra, which is not installed for the type check.
+class HybridPlugin(HybridPath, PluginBase):  # type: ignore[misc]
     """The plugin `hybridvif`: it plugs a VIFBridge as a hybrid port and refuses any other VIF."""
-
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self._path = HybridPath()
 
     @classmethod
     def load(cls, plugin_name: str) -> Self:
@@ -86,57 +96,32 @@ class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, whi
 
     def describe(self) -> Any:
         """Return the supported VIF types and port profiles."""
+        any_version = {"min_version": "1.0", "max_version": "1.0"}
         profile = objects.host_info.HostPortProfileInfo(
-            profile_object_name=objects.vif.VIFPortProfileOpenVSwitch.__name__, min_version="1.0", max_version="1.0"
+            profile_object_name=objects.vif.VIFPortProfileOpenVSwitch.__name__, **any_version
         )
         bridge = objects.host_info.HostVIFInfo(
-            vif_object_name=objects.vif.VIFBridge.__name__,
-            min_version="1.0",
-            max_version="1.0",
-            supported_port_profiles=[profile],
+            vif_object_name=objects.vif.VIFBridge.__name__, supported_port_profiles=[profile], **any_version
         )
         return objects.host_info.HostPluginInfo(plugin_name="hybridvif", vif_info=[bridge])
 
-    def plug(self, vif: Any, instance_info: Any) -> None:
-        """Plug a VIFBridge. Raises HybridVifError with the report."""
-        self._path_of(vif).plug(vif, instance_info)
-
-    def unplug(self, vif: Any, instance_info: Any) -> None:
-        """Unplug a VIFBridge. Raises HybridVifError with the report."""
-        self._path_of(vif).unplug(vif, instance_info)
-
-    def _path_of(self, vif: Any) -> HybridPath:
+    def _serves(self, vif: Any) -> bool:
         if not isinstance(vif, objects.vif.VIFBridge):
             raise InvalidInput(
                 f"port {vif.id}: the plugin 'hybridvif' takes a VIFBridge, not a {type(vif).__name__}; ask for 'ovs'"
             )
-        if reason := objection(vif, self._path.settings):
+        if reason := objection(vif, self._settings):
             raise Refused(f"port {vif.id}: {reason}, which 'hybridvif' does not serve; ask for the plugin 'ovs'")
-        return self._path
+        return True
 
 
-class HybridOvsPlugin(OvsPlugin):  # type: ignore[misc]  # as above
+class HybridOvsPlugin(HybridPath, OvsPlugin):  # type: ignore[misc]
     """The plugin `ovs` of os-vif, in which hybridvif plugs the hybrid ports. All other VIFs are delegated."""
 
-    def __init__(self, config: Any) -> None:
-        super().__init__(config)
-        self._path = HybridPath()
-
-    def plug(self, vif: Any, instance_info: Any) -> None:
-        """Plug a VIF. Raises HybridVifError for a hybrid port; for others, the exceptions of os-vif."""
-        plugin: Any = self._path if self._serves(vif) else super()
-        plugin.plug(vif, instance_info)
-
-    def unplug(self, vif: Any, instance_info: Any) -> None:
-        """Unplug a VIF, with the same exceptions."""
-        plugin: Any = self._path if self._serves(vif) else super()
-        plugin.unplug(vif, instance_info)
-
     def _serves(self, vif: Any) -> bool:
-        """Return whether hybridvif plugs this VIF. If not, os-vif does."""
         if not self._is_hybrid(vif):
             return False
-        if reason := objection(vif, self._path.settings):
+        if reason := objection(vif, self._settings):
             LOG.info("port %s is left to os-vif's own plugin: %s", vif.id, reason)
         return not reason
 

@@ -27,19 +27,21 @@ def port_of(vif: Any, instance_info: Any, set_options: Mapping[str, Any]) -> Por
             "so it is no port of Open vSwitch; ask another plugin for it"
         )
     interface_id = _field(profile, "interface_id")
-    mtu = network.mtu if "mtu" in network and network.mtu else set_options.get("network_device_mtu")
+    mtu = _get(network, "mtu") or set_options.get("network_device_mtu")
+    datapath_type = str(_get(profile, "datapath_type") or "system")
+    create_tap = bool(_get(profile, "create_tap"))
     return Port(
         id=vif.id,
         mac=str(_field(vif, "address")),
         instance_id=str(_field(instance_info, "uuid")),
         interface_id="" if interface_id == vif.id else interface_id,
         bridge=str(_field(network, "bridge")),
-        datapath_type=_datapath_of(profile),
-        create_tap=_has_flag(profile, "create_tap"),
-        multiqueue=_has_flag(profile, "create_tap") and _has_flag(profile, "multiqueue"),
+        datapath_type=datapath_type,
+        create_tap=create_tap,
+        multiqueue=create_tap and bool(_get(profile, "multiqueue")),
         isolate=bool(set_options.get("isolate_vif")),
         # As in os-vif: no QoS row on a userspace datapath.
-        qos_type="" if _datapath_of(profile) == "system" else NONE,
+        qos_type="" if datapath_type == "system" else NONE,
         **({"mtu": mtu} if mtu else {}),
     )
 
@@ -52,7 +54,7 @@ def checked_names(vif: Any) -> PortNames:
         # In a VIFOpenVSwitch, this field is the integration bridge.
         del expected["bridge_name"]
     for field, ours in expected.items():
-        theirs = getattr(vif, field) if field in vif.fields and field in vif else ours
+        theirs = _get(vif, field, ours)
         if theirs != ours:
             raise InvalidInput(
                 f"port {vif.id}: its {field} is {theirs!r}, not {ours!r}; Neutron's firewall finds a port's devices "
@@ -63,21 +65,11 @@ def checked_names(vif: Any) -> PortNames:
 
 def objection(vif: Any, settings: Settings) -> str:
     """Return the reason for which hybridvif may not plug or unplug this VIF here; empty if there is none."""
-    network = vif.network if "network" in vif else None
-    bridge = str(network.bridge) if network is not None and "bridge" in network else ""
+    network = _get(vif, "network")
+    bridge = "" if network is None else str(_get(network, "bridge", ""))
     if is_trunk_bridge(bridge) and not settings.allows(bridge):
         return f"{bridge} is a trunk bridge, and [hybridvif] integration_bridges has no {TRUNK_BRIDGES}"
     return ""
-
-
-def _has_flag(profile: Any, name: str) -> bool:
-    """Return whether a flag of a port profile is set. Profiles of older os-vif releases lack the field."""
-    return name in profile.fields and name in profile and bool(getattr(profile, name))
-
-
-def _datapath_of(profile: Any) -> str:
-    is_set = "datapath_type" in profile.fields and "datapath_type" in profile
-    return str((is_set and profile.datapath_type) or "system")
 
 
 def _is_instance(value: Any, name: str) -> bool:
@@ -85,8 +77,14 @@ def _is_instance(value: Any, name: str) -> bool:
     return any(cls.__name__ == name for cls in type(value).__mro__)
 
 
+def _get(versioned: Any, name: str, default: Any = None) -> Any:
+    """Return a field of a versioned object of os-vif; the default if it is not set, or unknown to this release."""
+    return getattr(versioned, name) if name in versioned.fields and name in versioned else default
+
+
 def _field(versioned: Any, name: str) -> Any:
     """Return a field of a versioned object of os-vif. Raises InvalidInput if it is not set."""
-    if name not in versioned or getattr(versioned, name) is None:
+    value = _get(versioned, name)
+    if value is None:
         raise InvalidInput(f"{type(versioned).__name__} has no {name}, without which a port cannot be plugged; set it")
-    return getattr(versioned, name)
+    return value

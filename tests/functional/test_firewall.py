@@ -14,9 +14,8 @@ from hybridvif.testing.sandbox.missing import program
 
 CODE = """
 import json, sys
-from dataclasses import asdict
 from hybridvif.cli.commands.doctor import findings
-print(json.dumps([asdict(one) for one in findings(sys.argv[1:]) if one.name == "bridge-nf"]))
+print(json.dumps([one._asdict() for one in findings(sys.argv[1:]) if one.name == "bridge-nf"]))
 """
 
 

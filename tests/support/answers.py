@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
-from hybridvif import Port, RecordingHost, plug
+from hybridvif import Port, RecordingHost, plug, plug_all, unplug_all
+from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.parts import OvsPort
@@ -29,6 +31,16 @@ def plugged(*ports: Port) -> RecordingHost:
         plug(port, host)
     host.steps.clear()
     return host
+
+
+def plug_answer(ports: Sequence[Port], host: RecordingHost, *, verbose: int = 0) -> Answer:
+    """Plug these ports and return the answer of the command."""
+    return answer_of_reports("plug", plug_all(ports, host), verbose=verbose)
+
+
+def unplug_answer(port_id: str, host: RecordingHost, *, force: bool = False) -> Answer:
+    """Unplug a port and return the answer of the command."""
+    return answer_of_reports("unplug", unplug_all([port_id], host, force=force))
 
 
 def asked(port_id: str = ID, **fields: object) -> PortRequest:

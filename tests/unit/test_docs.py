@@ -21,9 +21,9 @@ from oslo_config import cfg
 import hybridvif
 from benchmarks.page import with_figures
 from benchmarks.record import Record, merge_observed
-from hybridvif import Port, RecordingHost, Report, Status, desired_state
+from hybridvif import Port, RecordingHost, Report, Status, desired_state, plug_all
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
-from hybridvif.cli.commands import check, gc, list as listing, plan, plug, reconcile, show
+from hybridvif.cli.commands import check, gc, plan, reconcile, show
 from hybridvif.cli.output import report
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
@@ -35,6 +35,7 @@ from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts, LinkFact, PortFact
 from hybridvif.testing.sandbox import Sandbox, Vm
+from tests.support.answers import plug_answer
 from tests.support.strategies import NAMES, PORT, REASONS, VETH
 
 ROOT = Path(__file__).parents[2]
@@ -169,7 +170,7 @@ def test_every_command_and_every_option_is_in_cli_md() -> None:
     text = page("docs/cli.md")
     there = {"--version"}
     for command in COMMANDS:
-        module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
+        module: Any = options.module_of(command)
         parser = options.command_parser(command, module)
         there |= {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
         assert section(text, f"## {command}")
@@ -182,13 +183,13 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
         for cells in rows_of(section(page("docs/cli.md"), "## Formats"))
         if cells[0].startswith("`")
     }
-    columns = {"plug": report, "unplug": report}
     for command in COMMANDS:
-        module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
-        formats = getattr(module, "FORMATS", ())
+        module: Any = options.module_of(command)
+        formats = options.formats_of(command, module)
         assert (command in listed) is bool(formats)
         if formats:
-            assert listed[command] == (list(formats), list(getattr(columns.get(command, module), "COLUMNS", ())))
+            columns = getattr(report if module is options.module_of("plug") else module, "COLUMNS", ())
+            assert listed[command] == (list(formats), list(columns if "table" in formats else ()))
 
 
 def test_every_key_of_every_document_is_in_cli_md() -> None:
@@ -199,17 +200,17 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
     failing.fail()
     stage = SimulatedHost(host.settings, look(drifted, [PORT.id]))
     documents = [
-        plug.answer_of([PORT], failing).document,
-        plan.answer_of(plan.PlanRequest("plug", [PORT]), stage).document,
+        plug_answer([PORT], failing).document,
+        plan.answer_of("plug", plug_all([PORT], stage), stage).document,
         check.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,
-        listing.answer_of(host).document,
+        show.list_of(host).document,
         reconcile.answer_of([PORT], host).document,
         reconcile.answer_of([PORT], drifted, dry_run=True).document,
         gc.answer_of(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
     ]
     assert keys_of(documents) <= in_code(page("docs/cli.md"))
-    assert set(listing.STATES) <= in_code(section(page("docs/cli.md"), "## list"))
+    assert set(show.STATES) <= in_code(section(page("docs/cli.md"), "## list"))
 
 
 # -- docs/library.md and the sample configuration ---------------------------------------------------------------------

@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import INFERABLE_FIELDS
+from hybridvif.cli.options import connected
+from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
@@ -43,16 +44,17 @@ def run(args: argparse.Namespace) -> Answer:
 
 def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
     """Adopt the ports. Return the answer and the skipped ports."""
-    from hybridvif.cli.commands import plan, plug
+    from hybridvif.cli.commands import plan
+    from hybridvif.engine.api import plug_all
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     ports, skipped = candidates(seen)
     if dry_run:
         left_out = {port.id: INFERABLE_FIELDS for port in ports}
-        request = plan.PlanRequest("plug", ports, left_out=left_out)
-        answer = plan.answer_of(request, SimulatedHost(host.settings, seen), reasons=verbose > 0)
+        stage = SimulatedHost(host.settings, seen)
+        answer = plan.answer_of("plug", plug_all(ports, stage), stage, left_out, reasons=verbose > 0)
     else:
-        answer = plug.answer_of(ports, host, verbose=verbose)
+        answer = answer_of_reports("plug", plug_all(ports, host), verbose=verbose)
     return replace(answer, document={**answer.document, "command": "adopt", "skipped": skipped}), skipped
 
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from typing import Any
 
-from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
-from hybridvif.cli.output.document import changes_of
+from hybridvif.cli.options import connected
+from hybridvif.cli.output.changes import changes_of
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.output.topology import Drift, drift_of, warnings_of
 from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
@@ -39,38 +39,6 @@ def run(args: argparse.Namespace) -> Answer:
         return answer_of(requests, host, reasons=args.verbose > 0)
 
 
-@dataclass(frozen=True, slots=True)
-class CheckedPort:
-    """The result of the check of one port."""
-
-    inferred: InferredPort
-    report: Report
-    """The report of a simulated plug."""
-    drift: tuple[Drift, ...]
-
-    @property
-    def unchecked(self) -> tuple[str, ...]:
-        """The fields and attributes that were not checked."""
-        return (*self.inferred.left_out, *self.inferred.not_inferable, *self.report.unchecked)
-
-    @property
-    def in_order(self) -> bool:
-        """True if there is no drift."""
-        return self.report.ok and not self.drift
-
-    @property
-    def document(self) -> Mapping[str, object]:
-        """For machines."""
-        return {
-            "port": self.report.port_id,
-            "in_order": self.in_order,
-            "code": self.report.code,
-            "reason": self.report.reason,
-            "drift": [drift.document for drift in self.drift],
-            "unchecked": list(self.unchecked),
-        }
-
-
 def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:
     """Check these ports. Raises InvalidInput if a port does not exist and a required field is missing."""
     from hybridvif.engine.api import plug_all
@@ -81,41 +49,58 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
     inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
     reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
     checked = [
-        CheckedPort(port, report, tuple(drift_of(changes_of(report), port)))
-        for port, report in zip(inferred, reports, strict=True)
+        (port, report, [*drift_of(changes_of(report), port)]) for port, report in zip(inferred, reports, strict=True)
+    ]
+    documents: list[dict[str, Any]] = [
+        {
+            "port": report.port_id,
+            "in_order": report.ok and not drift,
+            "code": report.code,
+            "reason": report.reason,
+            "drift": [item.document for item in drift],
+            "unchecked": [*port.left_out, *port.not_inferable, *report.unchecked],
+        }
+        for port, report, drift in checked
     ]
     # Only an observation of all names includes the other rows with this iface-id.
     facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
     warnings = [warning for port in inferred for warning in warnings_of(port.port, facts)]
-    in_order = all(port.in_order for port in checked)
+    in_order = all(document["in_order"] for document in documents)
     return answer_about(
         "check",
         reports,
-        {"in_order": in_order, "ports": [port.document for port in checked], "warnings": warnings},
+        {"in_order": in_order, "ports": documents, "warnings": warnings},
         differences=not in_order,
-        lines=lambda paint: [line for port in checked for line in _lines(port, paint, reasons=reasons)],
+        lines=lambda paint: [
+            line
+            for (port, report, drift), document in zip(checked, documents, strict=True)
+            for line in _lines(port, report, drift, document["unchecked"], paint, reasons=reasons)
+        ],
         columns=COLUMNS,
-        rows=[{"port": port.report.port_id, **drift.document} for port in checked for drift in port.drift],
+        rows=[{"port": document["port"], **drift} for document in documents for drift in document["drift"]],
         warnings=warnings,
     )
 
 
-def _lines(port: CheckedPort, paint: Paint, *, reasons: bool) -> Iterator[str]:
-    unchecked = ", ".join(port.unchecked)
-    if not port.report.ok:
-        verdict, colour = "not checked, because plug would refuse it", "red"
-    elif not port.in_order:
-        verdict, colour = "DRIFT", "red"
-    else:
-        verdict, colour = "in order as far as checked" if unchecked else "in order", "green"
-    yield f"{port.report.port_id}  {paint(verdict, colour)}"
-    if not port.report.ok:
+def _lines(
+    port: InferredPort,
+    report: Report,
+    drift: Sequence[Drift],
+    unchecked: Sequence[str],
+    paint: Paint,
+    *,
+    reasons: bool,
+) -> Iterator[str]:
+    if not report.ok:
+        yield f"{report.port_id}  {paint('not checked, because plug would refuse it', 'red')}"
         return
-    for drift in port.drift:
-        yield paint(f"  {drift}", "yellow")
-        if reasons and drift.difference.attribute:
-            yield paint(f"      {reason_of(drift.part, drift.difference.attribute)}", "dim")
-    if port.inferred.unknown:
-        yield paint(f"  {port.inferred.hint}", "dim")
+    in_order = "in order as far as checked" if unchecked else "in order"
+    yield f"{report.port_id}  {paint('DRIFT', 'red') if drift else paint(in_order, 'green')}"
+    for item in drift:
+        yield paint(f"  {item}", "yellow")
+        if reasons and item.difference.attribute:
+            yield paint(f"      {reason_of(item.part, item.difference.attribute)}", "dim")
+    if port.unknown:
+        yield paint(f"  {port.hint}", "dim")
     if unchecked:
-        yield paint(f"  not checked: {unchecked}", "dim")
+        yield paint(f"  not checked: {', '.join(unchecked)}", "dim")

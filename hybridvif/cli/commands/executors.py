@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from hybridvif.cli.connection import connected
+from hybridvif.cli.options import connected
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.executors.command import PACKAGES
 from hybridvif.model.settings import Settings

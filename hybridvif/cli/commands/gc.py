@@ -6,8 +6,8 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.connection import connected
-from hybridvif.cli.output.document import report_document
+from hybridvif.cli.options import connected
+from hybridvif.cli.output.changes import report_document
 from hybridvif.cli.output.report import answer_about, result_text
 from hybridvif.cli.terminal import Answer, Paint
 
@@ -49,32 +49,29 @@ def answer_of(
     from hybridvif.engine.host_wide import gc, parts_of
 
     collected = gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
-    parts = [parts_of(orphan.remain) for orphan in collected]
-    names = [[part.name for part in some] for some in parts]
-    documents = [
-        {
+    documents, rows = [], []
+    for orphan in collected:
+        parts, report = parts_of(orphan.remain), orphan.report
+        document: dict[str, object] = {
             "port": orphan.remain.port_id,
-            "parts": [{"kind": part.kind, "name": part.name} for part in some],
+            "parts": [{"kind": part.kind, "name": part.name} for part in parts],
             "is_tagged": orphan.remain.is_tagged,
             "seconds": int(orphan.seconds),
             "due": orphan.due,
-            "report": report_document(orphan.report) if orphan.report else None,
+            "report": report_document(report) if report else None,
         }
-        for orphan, some in zip(collected, parts, strict=True)
-    ]
-    statuses = [orphan.report.status.value if orphan.report else "left" for orphan in collected]
+        documents.append(document)
+        names = ",".join(part.name for part in parts)
+        rows.append({**document, "parts": names, "status": report.status.value if report else "left"})
     return answer_about(
         "gc",
         [orphan.report for orphan in collected if orphan.report],
         {"dry_run": dry_run, "older_than": older_than, "remains": documents},
         differences=dry_run and bool(collected),
         simulated=host.settings.link_executor == "recording",
-        lines=lambda paint: _lines(collected, names, older_than, paint, dry_run=dry_run),
+        lines=lambda paint: _lines(collected, older_than, paint, dry_run=dry_run),
         columns=COLUMNS,
-        rows=[
-            {**document, "parts": ",".join(some), "status": status}
-            for document, some, status in zip(documents, names, statuses, strict=True)
-        ],
+        rows=rows,
         silent=not dry_run,
     )
 
@@ -89,24 +86,18 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _lines(
-    collected: Sequence[CollectedOrphan],
-    names: Sequence[Sequence[str]],
-    older_than: float,
-    paint: Paint,
-    *,
-    dry_run: bool,
-) -> Iterator[str]:
-    for orphan, some in zip(collected, names, strict=True):
+def _lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
+    from hybridvif.engine.host_wide import parts_of
+
+    for orphan in collected:
         report = orphan.report
         if report is not None:
             result = ("removed", "green") if report.ok else (result_text("unplug", report), "red")
         elif orphan.due:
             result = "would be removed", "yellow"
         else:
-            text = f"left, noted {int(orphan.seconds)} s ago, removed from {older_than:g} s on"
-            result = text, "yellow"
-        yield f"{orphan.remain.port_id}  {paint(*result)}: {', '.join(some)}"
+            result = f"left, noted {int(orphan.seconds)} s ago, removed from {older_than:g} s on", "yellow"
+        yield f"{orphan.remain.port_id}  {paint(*result)}: {', '.join(part.name for part in parts_of(orphan.remain))}"
     if not collected:
         yield "No remains."
     elif not dry_run and not any(orphan.report for orphan in collected):

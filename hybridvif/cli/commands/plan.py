@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import argparse
 import os
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from types import MappingProxyType
 
-from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import infer_port, state_of_port
-from hybridvif.cli.options import UsageError
-from hybridvif.cli.output.diff import plan_lines
-from hybridvif.cli.output.document import Change, changes_of, step_documents, tally
+from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.output.changes import changes_of, plan_document, plan_lines, tally_of
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
 from hybridvif.cli.terminal import Answer
@@ -24,19 +23,9 @@ from hybridvif.model.report import Report
 from hybridvif.model.state import Observed
 
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")
+LeftOut = Mapping[str, Sequence[str]]
+"""The inferred fields, by port id."""
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
-
-
-@dataclass(frozen=True)
-class PlanRequest:
-    """The ports to plan for."""
-
-    goal: str
-    ports: Sequence[Port] = ()
-    port_ids: Sequence[str] = ()
-    force: bool = False
-    left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """The inferred fields, by port id."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -75,17 +64,22 @@ def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest]
             args.terminal.write_note(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
             args.terminal.write_note("so this is the plan for a host that has nothing of the port yet", "yellow")
             seen, observed = nothing_seen({request.to_port().bridge for request in requests}), False
-    if goal == "plug":
-        request = infer_missing(requests, seen)
-    else:
-        request = PlanRequest("unplug", port_ids=port_ids, force=args.force)
+    from hybridvif.engine.api import plug_all, unplug_all
+
     stage = SimulatedHost(host.settings, seen)
-    return answer_of(request, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)
+    left_out: LeftOut = {}
+    if goal == "plug":
+        ports, left_out = infer_missing(requests, seen)
+        reports = plug_all(ports, stage)
+    else:
+        reports = unplug_all(port_ids, stage, force=args.force)
+    return answer_of(goal, reports, stage, left_out, detailed=detailed, reasons=args.verbose > 0, observed=observed)
 
 
-def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> PlanRequest:
-    """Create a request to plug, with missing fields inferred. Raises InvalidInput if a field cannot be inferred."""
-    ports, left_out = [], {}
+def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> tuple[list[Port], LeftOut]:
+    """Create the ports, with missing fields inferred. Raises InvalidInput if a field cannot be inferred."""
+    ports: list[Port] = []
+    left_out: dict[str, Sequence[str]] = {}
     for request in requests:
         if not request.missing:
             ports.append(request.to_port())
@@ -95,61 +89,52 @@ def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> PlanReques
             raise request.missing_error(inferred.unknown, f"is plugged, but {inferred.unknown_text}")
         ports.append(inferred.port)
         left_out[request.port_id] = inferred.left_out
-    return PlanRequest("plug", ports, left_out=left_out)
+    return ports, left_out
 
 
 def answer_of(
-    request: PlanRequest, stage: SimulatedHost, *, detailed: bool = False, reasons: bool = False, observed: bool = True
+    goal: str,
+    reports: Sequence[Report],
+    stage: SimulatedHost,
+    left_out: LeftOut = MappingProxyType({}),
+    *,
+    detailed: bool = False,
+    reasons: bool = False,
+    observed: bool = True,
 ) -> Answer:
-    """Carry out the request on a simulated host and return the answer."""
-    from hybridvif.engine.api import plug_all, unplug_all
-
-    if request.goal == "plug":
-        reports = plug_all(request.ports, stage)
-    else:
-        reports = unplug_all(request.port_ids, stage, force=request.force)
+    """Return the answer for the reports of a simulated host."""
     steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
     switches = stage.seen.facts.switches
     effects = side_effects_of_plans(steps, switches, stage.settings)
-    counted = tally(change for report in reports for change in changes_of(report))
+    counted = tally_of(reports)
     documents = [
         {
-            "port": report.port_id,
-            "code": report.code,
-            "reason": report.reason,
-            "left_out": list(request.left_out.get(report.port_id, ())),
-            "steps": step_documents(steps[report.port_id]),
+            **plan_document(report),
+            "left_out": list(left_out.get(report.port_id, ())),
             "besides": [asdict(effect) for effect in effects[report.port_id]],
         }
         for report in reports
     ]
+    refused = sum(not report.ok for report in reports)
+    summary = f"Plan: {counted if counted or refused else 'nothing to do'}"
+    summary += f"; {refused} of {len(reports)} ports cannot be {goal}ged." if refused else "."
     return answer_about(
         "plan",
         reports,
-        {"goal": request.goal, "observed": observed, "ports": documents, "summary": counted.document},
+        {"goal": goal, "observed": observed, "ports": documents, "summary": counted._asdict()},
         differences=detailed and bool(counted),
         lines=lambda paint: [
             *plan_lines(
                 [(f"port {report.port_id}", report) for report in reports], paint, reasons=reasons, effects=effects
             ),
-            _summary(request.goal, reports),
+            summary,
         ],
         columns=COLUMNS,
-        rows=[row for report in reports for change in changes_of(report) for row in _rows(report, change)],
+        rows=[
+            {"port": report.port_id, "verb": verb, "kind": part.kind, "name": part.name, **asdict(difference)}
+            for report in reports
+            for part, verb, differences in [(item.part, item.verb, item.differences) for item in changes_of(report)]
+            for difference in differences
+        ],
         drawings={"shell": lambda: "\n".join([*script_lines(steps.values(), switches, stage.settings), ""])},
     )
-
-
-def _rows(report: Report, change: Change) -> Iterator[Mapping[str, object]]:
-    """Yield a row for each changed attribute, and for each part that is created or deleted."""
-    part = {"port": report.port_id, "verb": change.verb, "kind": change.part.kind, "name": change.part.name}
-    for difference in change.differences:
-        yield {**part, **asdict(difference)}
-
-
-def _summary(goal: str, reports: Sequence[Report]) -> str:
-    counted = tally(change for report in reports for change in changes_of(report))
-    refused = sum(not report.ok for report in reports)
-    if refused:
-        return f"Plan: {counted}; {refused} of {len(reports)} ports cannot be {goal}ged."
-    return f"Plan: {counted}." if counted else "Plan: nothing to do."

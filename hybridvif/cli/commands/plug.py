@@ -1,44 +1,46 @@
-"""hybridvif plug."""
+"""hybridvif plug and hybridvif unplug."""
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
-from typing import Any
 
-from hybridvif.cli.connection import connected
-from hybridvif.cli.ports import add_port_options, requested_ports
+from hybridvif.cli.options import connected
+from hybridvif.cli.ports import add_file_option, add_port_options, requested_ports
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.converge import AnyHost
-from hybridvif.model.port import Port
 
 FORMATS = ("text", "json", "yaml", "table", "value")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif plug`."""
-    add_port_options(parser, several=False)
-    parser.add_argument(
-        "--dry-run", action="store_true", help="write nothing; print the plan, as `hybridvif plan plug`"
-    )
+    """Declare the arguments of the command that the parser names last in prog."""
+    command = parser.prog.split()[-1]
+    if command == "plug":
+        add_port_options(parser, several=False)
+    else:
+        parser.add_argument("port", nargs="*", metavar="PORT", help="the ports' ids, UUIDs")
+        add_file_option(parser)
+    text = f"write nothing; print the plan, as `hybridvif plan {command}`"
+    parser.add_argument("--dry-run", action="store_true", help=text)
+    if command == "unplug":
+        parser.add_argument("--force", action="store_true", help="even if a running VM uses the port")
 
 
 def run(args: argparse.Namespace) -> Answer:
-    """Plug all ports."""
-    requests = requested_ports(args)
-    ports = [request.to_port() for request in requests]
+    """Plug or unplug all ports."""
+    requests, plugs = requested_ports(args), args.command == "plug"
+    ports = [request.to_port() for request in requests] if plugs else []
     if args.dry_run:
         from hybridvif.cli.commands.plan import planned
 
-        return planned(args, "plug", requests)
-    with connected(args, begun=True) as host, args.terminal.progress("plugging", len(ports)) as progress:
-        return answer_of(ports, host, verbose=args.verbose, progress=progress)
+        return planned(args, args.command, requests)
+    with connected(args, begun=True) as host, args.terminal.progress(f"{args.command}ging", len(requests)) as progress:
+        # While the daemon starts.
+        from hybridvif.cli.output.report import answer_of_reports
+        from hybridvif.engine.api import plug_all, unplug_all
 
-
-def answer_of(ports: Sequence[Port], host: AnyHost, *, verbose: int = 0, **progress: Any) -> Answer:
-    """Plug these ports and return the answer. progress: as for plug_all()."""
-    # While the daemon starts.
-    from hybridvif.cli.output.report import answer_of_reports
-    from hybridvif.engine.api import plug_all
-
-    return answer_of_reports("plug", plug_all(ports, host, **progress), verbose=verbose)
+        if plugs:
+            reports = plug_all(ports, host, progress=progress)
+        else:
+            port_ids = [request.port_id for request in requests]
+            reports = unplug_all(port_ids, host, force=args.force, progress=progress)
+        return answer_of_reports(args.command, reports, verbose=args.verbose)

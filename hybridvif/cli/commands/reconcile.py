@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
-from hybridvif.cli.connection import connected
-from hybridvif.cli.options import UsageError
-from hybridvif.cli.output.diff import plan_lines
-from hybridvif.cli.output.document import changes_of, report_document, step_documents, tally
+from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.output.changes import plan_document, plan_lines, report_document, tally_of
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
 from hybridvif.cli.ports import add_file_option
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.port import Port
-from hybridvif.model.report import Report
 
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("port", "goal", "status", "changed", "retries", "code")
@@ -49,22 +46,26 @@ def answer_of(
     reconciled = reconcile(ports, host, prune=prune, dry_run=dry_run)
     reports = reconciled.reports
     goals = [("plug", report) for report in reconciled.plugged] + [("unplug", report) for report in reconciled.pruned]
-    documents = [{"goal": goal, **_document(report, dry_run=dry_run)} for goal, report in goals]
-    counted = tally(change for report in reports for change in changes_of(report))
+    document_of = plan_document if dry_run else report_document
+    documents = [{"goal": goal, **document_of(report)} for goal, report in goals]
+    counted = tally_of(reports)
+    refused = sum(not report.ok for report in reports)
+    summary = f"Plan: {counted or 'nothing to do'}"
+    summary += f"; {refused} of {len(reports)} ports would be refused." if refused else "."
     return answer_about(
         "reconcile",
         reports,
         {
             "dry_run": dry_run,
             "ports": documents,
-            "summary": counted.document if dry_run else statuses_of(reports),
+            "summary": counted._asdict() if dry_run else statuses_of(reports),
         },
         lines=lambda paint: (
             [
                 *plan_lines(
                     [(f"{goal} {report.port_id}", report) for goal, report in goals], paint, reasons=verbose > 0
                 ),
-                _summary(reports),
+                summary,
             ]
             if dry_run
             else report_lines(goals, paint, verbose, with_summary=True)
@@ -73,17 +74,3 @@ def answer_of(
         rows=documents,
         silent=not dry_run,
     )
-
-
-def _document(report: Report, *, dry_run: bool) -> Mapping[str, object]:
-    if not dry_run:
-        return report_document(report)
-    steps = step_documents(outcome.step for outcome in report.outcomes)
-    return {"port": report.port_id, "code": report.code, "reason": report.reason, "steps": steps}
-
-
-def _summary(reports: Sequence[Report]) -> str:
-    counted = tally(change for report in reports for change in changes_of(report))
-    refused = sum(not report.ok for report in reports)
-    ending = f"; {refused} of {len(reports)} ports would be refused." if refused else "."
-    return f"Plan: {counted or 'nothing to do'}{ending}"

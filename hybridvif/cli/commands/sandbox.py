@@ -1,26 +1,167 @@
-"""hybridvif sandbox: run a shell or one command in a sandbox."""
+"""hybridvif sandbox: run a shell or one command in a sandbox. hybridvif demo: plug, ping, draw and unplug in one."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
-from hybridvif.testing.sandbox import enter
+from hybridvif.cli.stdio import print_text
+from hybridvif.testing.sandbox import PROMISE, Requirement, Vm, enter, here, probe
+from hybridvif.testing.sandbox.missing import missing_for_vm
+
+if TYPE_CHECKING:
+    from hybridvif.engine.converge import AnyHost
+    from hybridvif.model.report import Report
+
+IDS = ("5f2c0e1a-7b00-4c00-8000-000000000001", "91d3aa02-4100-4c00-8000-000000000002")
+"""The ids of the ports of the demo."""
+ADDRESSES = ("192.0.2.1", "192.0.2.2")
+"""The addresses of its VMs. TEST-NET-1, RFC 5737."""
+_DATABASE = "/run/openvswitch/db.sock"
+_TABLES = ("Bridge", "Port", "Interface", "QoS", "Queue", "Mirror")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif sandbox`."""
-    parser.add_argument(
-        "--level",
-        "--rung",
-        choices=("packets",),
-        help="the level: Open vSwitch with its netdev datapath, the only one",
-    )
-    parser.add_argument(
-        "argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help="the command; a shell if there is none"
-    )
+    """Declare the arguments of the command that the parser names last in prog."""
+    level = "the level: Open vSwitch with its netdev datapath, "
+    if parser.prog.endswith("demo"):
+        level += "or a simulated host (default: the best of this host)"
+        parser.add_argument("--level", "--rung", choices=("packets", "none"), help=level)
+    else:
+        parser.add_argument("--level", "--rung", choices=("packets",), help=f"{level}the only one")
+        text = "the command; a shell if there is none"
+        parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
-    """Replace this process. The exit code is that of the command, 128+n for signal n, or 5 without a sandbox."""
-    argv: list[str] = args.argv[1:] if args.argv[:1] == ["--"] else args.argv
-    enter(argv, quiet=args.quiet)
+    """Replace this process by a sandbox, or run the demo at the best level of this host.
+
+    The exit code is that of the command, 128+n for signal n, or 5 without a sandbox. That of the demo is 0 if every
+    step succeeded and nothing is left over.
+    """
+    if args.command == "sandbox":
+        enter(args.argv[1:] if args.argv[:1] == ["--"] else args.argv, quiet=args.quiet)
+    unmet = None
+    if args.level != "none":
+        if here():
+            return _run_in_sandbox()
+        unmet = None if args.level else probe()
+        if not unmet:
+            # It starts the demo again inside a sandbox.
+            enter(["hybridvif", "demo"], quiet=True)
+    from hybridvif.executors.recording import RecordingHost
+
+    _print(
+        "A simulated host, in memory: what would be done is shown, nothing is done and no packet crosses.",
+        *_missing(unmet),
+    )
+    with RecordingHost() as host:
+        kinds = "simulated links and OVS ports"
+        return _demonstrate(host, lambda: {part.name for part in host.state}, kinds, vms=False)
+
+
+def _run_in_sandbox() -> int:
+    from hybridvif.client.host import connect
+
+    no_vm = missing_for_vm()
+    _print(f"A throw-away host with {PROMISE}. Nothing of yours is touched.", *_missing(no_vm))
+    try:
+        with connect([]) as host:
+            return _demonstrate(host, _inventory, "links, network namespaces and OVSDB rows", vms=not no_vm)
+    except subprocess.CalledProcessError as error:
+        print(f"error: {error.cmd[0]} failed: {error.stderr.strip()}; see: hybridvif doctor", file=sys.stderr)
+        return 1
+
+
+def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *, vms: bool) -> int:
+    """Plug, ping, draw, unplug. inventory: a function that returns the names of these kinds of objects on the host."""
+    from hybridvif.cli.commands import show
+    from hybridvif.cli.terminal import Paint
+    from hybridvif.engine.api import check, plug_all, unplug_all
+    from hybridvif.model.port import Port
+
+    ports = [
+        Port(id=port_id, mac=f"fa:16:3e:aa:bb:0{number}", instance_id=f"0b1c2d3e-0000-4000-8000-00000000000{number}")
+        for number, port_id in enumerate(IDS, start=1)
+    ]
+    before = inventory()
+    steps = [step for port in ports for step in check(port, host)]
+    _print(
+        "\nplug two ports", *(f"   {type(step).__name__.lower()} {step.part.kind} {step.part.name}" for step in steps)
+    )
+    succeeded = _is_done(lambda: plug_all(ports, host))
+    machines = [
+        Vm(port.names.tap, port.mac, f"{address}/24", bridge=port.names.bridge)
+        for port, address in zip(ports, ADDRESSES, strict=True)
+    ]
+    with _running(machines) if vms and succeeded else contextlib.nullcontext() as vm:
+        if vm is not None:
+            ping = vm.ping(ADDRESSES[1], count=3)
+            _print("\nping from the first to the second", *_indented((ping.stdout + ping.stderr).splitlines()))
+            succeeded &= ping.returncode == 0
+        _print("\nwhat is plugged", *_indented(show.answer_of(host).lines(Paint(on=False))))
+    _print("\nunplug them")
+    succeeded &= _is_done(lambda: unplug_all(IDS, host))
+    remaining = before ^ inventory()
+    _print(f"\n{len(remaining)} left over ({kinds}, compared with before)", *_indented(sorted(remaining)))
+    return 0 if succeeded and not remaining else 1
+
+
+@contextlib.contextmanager
+def _running(vms: Iterable[Vm]) -> Iterator[Vm]:
+    """Run the VMs; yields the first."""
+    _print("\nstart a VM behind each: a network namespace with the VM's MAC, its tap in the port's qbr")
+    with contextlib.ExitStack() as running:
+        for vm in vms:
+            running.enter_context(vm)
+            _print(f"   {vm.tap}  {vm.mac}  {vm.address}")
+        yield next(iter(vms))
+        _print("\nstop the VMs")
+
+
+def _inventory() -> set[str]:
+    """Return the names of all links, network namespaces and OVSDB rows of this host."""
+    names = {f"link {name}" for _, name in socket.if_nameindex()}
+    with contextlib.suppress(FileNotFoundError):
+        names |= {f"network namespace {name}" for name in os.listdir("/run/netns")}
+    if os.path.exists(_DATABASE):
+        select = [{"op": "select", "table": table, "where": [], "columns": ["_uuid"]} for table in _TABLES]
+        argv = ["ovsdb-client", "transact", f"unix:{_DATABASE}", json.dumps(["Open_vSwitch", *select])]
+        done = subprocess.run(argv, check=True, capture_output=True, text=True)
+        for table, result in zip(_TABLES, json.loads(done.stdout), strict=True):
+            names |= {f"OVSDB {table} {row['_uuid'][1]}" for row in result["rows"]}
+    return names
+
+
+def _is_done(work: Callable[[], list[Report]]) -> bool:
+    """Do the work, and print its reports and its duration."""
+    started = time.monotonic()
+    reports = work()
+    took = 1000 * (time.monotonic() - started)
+    for report in reports:
+        words = [report.status.value, "simulated" if report.simulated else "", report.reason]
+        _print(f"   {report.port_id}  {', '.join(filter(None, words))}")
+    _print(f"   {took:.0f} ms")
+    return all(report.ok for report in reports)
+
+
+def _missing(requirement: Requirement | None) -> Iterator[str]:
+    if requirement:
+        yield f"Missing for more: {requirement.what}\n   fix it with: {requirement.remedy}"
+
+
+def _indented(lines: Iterable[str]) -> Iterator[str]:
+    return (f"   {line}" for line in lines if line)
+
+
+def _print(*lines: str) -> None:
+    for line in lines:
+        print_text(f"{line}\n")

@@ -1,14 +1,14 @@
-"""hybridvif show: the topology of the plugged ports."""
+"""hybridvif show: the topology of the plugged ports. hybridvif list: the same ports, one per line."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
-from hybridvif.cli.connection import connected
 from hybridvif.cli.infer import row_of
+from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
@@ -16,7 +16,9 @@ from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, VhostUserPort
 
-FORMATS = ("tree", "json", "yaml", "dot")
+FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value")}
+COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
+STATES = tuple(condition.value for condition in Condition)
 _GRAPH_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
 
 Node = tuple[str, str, "list[Node]"]
@@ -24,20 +26,42 @@ Node = tuple[str, str, "list[Node]"]
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif show`."""
-    parser.add_argument("port", nargs="?", metavar="PORT", help="this port only, by its id")
+    """Declare the arguments of the command that the parser names last in prog."""
+    if parser.prog.endswith("show"):
+        parser.add_argument("port", nargs="?", metavar="PORT", help="this port only, by its id")
+    else:
+        text = "only ports in this state; may be repeated"
+        parser.add_argument("--state", choices=STATES, action="append", help=text)
 
 
 def run(args: argparse.Namespace) -> Answer:
-    """Show all ports, or one."""
+    """Show all ports, or one; or list those in the chosen states."""
+    if args.command == "list":
+        with connected(args) as host:
+            return list_of(host, args.state or STATES)
     if args.port is not None:
         names_of(args.port)
     with connected(args) as host:
         return answer_of(host, args.port, options=[f"--config-file={name}" for name in args.config_file or ()])
 
 
+def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
+    """Return the answer of `hybridvif list` for the ports in these states."""
+    seen = host.observe(None, time.monotonic() + host.settings.deadline)
+    shown = [port for port in plugged_ports(seen) if port.condition.value in states]
+    ports = [port.document for port in shown]
+    warnings = [warning for port in shown for warning in port.warnings]
+    return Answer(
+        document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
+        columns=COLUMNS,
+        rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
+        simulated=seen.facts.simulated,
+        warnings=warnings,
+    )
+
+
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
-    """Return the answer for all ports, or for one. options: options to be repeated in a fix."""
+    """Return the answer of `hybridvif show` for all ports, or for one. options: options to be repeated in a fix."""
     deadline = time.monotonic() + host.settings.deadline
     seen = host.observe(None if port_id is None else set(names_of(port_id)), deadline)
     ports, switches = plugged_ports(seen), seen.facts.switches

@@ -1,4 +1,4 @@
-"""The answer of a command about ports, from their reports."""
+"""Errors and reports of ports: exit code, lines for people, document for machines (docs/cli.md)."""
 
 from __future__ import annotations
 
@@ -6,13 +6,29 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hybridvif.cli.failure import DIFFERENCES, failure_of_report
-from hybridvif.cli.output.diff import diff_lines
-from hybridvif.cli.output.document import changes_of, changes_of_plan, report_document, tally
-from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.cli.output.changes import changes_of, changes_of_plan, diff_lines, report_document, tally
+from hybridvif.cli.terminal import Answer, Failure, Paint
+from hybridvif.model.errors import HybridVifError, InvalidInput, PreconditionError, Refused
 from hybridvif.model.report import Report, Result, Status, worst_exit_code
 
-_COLOURS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.CONFIGURED: "yellow"}
+DIFFERENCES = 3
+"""The exit code if there are differences."""
+COLUMNS = ("port", "status", "changed", "retries", "code")
+_EXIT_CODES: Mapping[type[HybridVifError] | str, int] = {
+    InvalidInput: 2,
+    PreconditionError: Status.PRECONDITION.exit_code,
+    Refused: Status.REFUSED.exit_code,
+    "no-answer": Status.UNKNOWN.exit_code,
+    "output-lost": Status.UNKNOWN.exit_code,
+    HybridVifError: Status.ROLLED_BACK.exit_code,
+}
+"""The exit codes by class or code of an error. The first that matches counts."""
+_REMEDIES = {
+    Status.INCOMPLETE: "the same command again: it goes on from what is there",
+    Status.UNKNOWN: "the same command again: it looks first, and does only what is still to do",
+    Status.CONFIGURED: "wait, or start ovs-vswitchd: it takes the port by itself; then hybridvif check",
+}
+_COLORS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.CONFIGURED: "yellow"}
 _ENDINGS = {
     Status.ROLLED_BACK: "failed, rolled back",
     Status.INCOMPLETE: "failed, something is left over",
@@ -21,7 +37,38 @@ _ENDINGS = {
     Status.CONFIGURED: "configured, not yet taken by ovs-vswitchd",
     Status.UNKNOWN: "unknown, an answer was lost",
 }
-COLUMNS = ("port", "status", "changed", "retries", "code")
+
+
+def failure_of(error: BaseException) -> Failure:
+    """Convert an exception."""
+    if isinstance(error, KeyboardInterrupt):
+        message = "interrupted; what was begun may be half done, and the same command again completes it"
+        return Failure(code="interrupted", message=message, exit_code=130)
+    if not isinstance(error, HybridVifError):
+        message = f"internal error: {type(error).__name__}: {error}; this is a bug, and -vv shows where"
+        return Failure(code="internal", message=message, exit_code=Status.UNKNOWN.exit_code)
+    if error.report is not None:
+        return failure_of_report(error.report)
+    kinds = (error.code, *type(error).__mro__)
+    exit_code = next(number for kind, number in _EXIT_CODES.items() if kind in kinds)
+    doctor = isinstance(error, PreconditionError) and error.code != "sandbox"
+    return Failure(code=error.code, message=str(error), exit_code=exit_code, doctor=doctor)
+
+
+def failure_of_report(report: Report) -> Failure:
+    """Convert the report of a port."""
+    reason = report.reason or f"ended as {report.status.value}"
+    # A missing precondition of the host does not depend on the port.
+    about = "" if report.port_id in reason or report.status is Status.PRECONDITION else f"port {report.port_id}: "
+    leftovers = f"; left over: {', '.join(report.leftovers)}" if report.leftovers else ""
+    return Failure(
+        code=report.code or report.status.value,
+        message=f"{about}{reason}{leftovers}",
+        exit_code=report.status.exit_code,
+        remedy=_REMEDIES.get(report.status, ""),
+        doctor=report.status is Status.PRECONDITION,
+        report=report_document(report),
+    )
 
 
 def answer_about(
@@ -76,13 +123,16 @@ def report_lines(
 ) -> Iterator[str]:
     """Yield a line for each port and, with -v, its changes with reasons. goals: (plug or unplug, report)."""
     for goal, report in goals:
-        yield f"{report.port_id}  {paint(result_text(goal, report), _COLOURS.get(report.status, 'red'))}"
+        yield f"{report.port_id}  {paint(result_text(goal, report), _COLORS.get(report.status, 'red'))}"
         if verbose:
             yield from diff_lines(changes_of(report), paint, reasons=True)
             for item in report.unchecked:
                 yield paint(f"  not checked: {item}", "dim")
     if with_summary:
-        ends = Counter(_summary_word(report) for _, report in goals)
+        ends = Counter(
+            report.status.value if not report.ok else "changed" if report.changed else "as wanted already"
+            for _, report in goals
+        )
         counts = ", ".join(f"{count} {end}" for end, count in ends.items())
         yield f"{len(goals)} ports: {counts}." if counts else "0 ports."
 
@@ -98,11 +148,5 @@ def result_text(goal: str, report: Report) -> str:
     done = tally(changes_of_plan(outcome.step for outcome in report.outcomes if outcome.result is Result.DONE))
     if done.create > 2 and not done.update:
         return "plugged"
-    counts = ((done.create, "made"), (done.update, "changed"), (done.delete, "removed"))
+    counts = zip(done, ("made", "changed", "removed"), strict=True)
     return f"repaired: {', '.join(f'{count} {verb}' for count, verb in counts if count)}"
-
-
-def _summary_word(report: Report) -> str:
-    if not report.ok:
-        return report.status.value
-    return "changed" if report.changed else "as wanted already"

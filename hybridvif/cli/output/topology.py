@@ -11,13 +11,20 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
-from hybridvif.cli.output.diff import UNKNOWN, change_text, noun_of
-from hybridvif.cli.output.document import WHOLE, Change, changes_of_plan, difference_document
+from hybridvif.cli.output.changes import (
+    UNKNOWN,
+    WHOLE,
+    Change,
+    change_text,
+    changes_of_plan,
+    difference_document,
+    noun_of,
+)
 from hybridvif.cli.ports import PortRequest, options_of
 from hybridvif.engine.goals import check_single_path
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
-from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
+from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, names_of_key
 from hybridvif.model.ownership import check_ownership, find_orphans, states_of_ports
 from hybridvif.model.parts import Bridge, Difference, ForeignObject, IvsPort, OvsPort, Part, Veth, VhostUserPort
 from hybridvif.model.planner import goal_for, plan
@@ -43,96 +50,6 @@ class Condition(enum.Enum):
     """plug refuses: there is a foreign object, or two ports share the device names."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class PluggedPort:
-    """A port as observed on the host."""
-
-    names: PortNames
-    state: HostState
-    facts: Facts
-    inferred: InferredPort
-    condition: Condition
-    changes: tuple[Change, ...] = ()
-    """The changes that plug would make."""
-    conflict: str = ""
-    """The reason of a refusal; "" if plug would not refuse."""
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Warnings about other rows with the same iface-id."""
-        return warnings_of(self.inferred.port, self.facts) if self.port_id else ()
-
-    @property
-    def key(self) -> str:
-        """The 11 characters of the port id in its device names."""
-        return str(key_of(self.names.bridge))
-
-    @property
-    def port_id(self) -> str | None:
-        """The port id; None if it is unknown."""
-        return None if "id" in self.inferred.unknown else self.inferred.port.id
-
-    @property
-    def bridge(self) -> Bridge | None:
-        """The Linux bridge."""
-        link = self.state.links.get(self.names.bridge)
-        return link if isinstance(link, Bridge) else None
-
-    @property
-    def veth(self) -> Veth | None:
-        """The veth pair."""
-        link = self.state.links.get(self.names.bridge_end)
-        return link if isinstance(link, Veth) else None
-
-    @property
-    def row(self) -> OvsPort | None:
-        """The rows in OVSDB."""
-        row = row_of(self.state, self.names)
-        return row if isinstance(row, OvsPort) else None
-
-    @property
-    def switch_name(self) -> str:
-        """The name of the port in the switch."""
-        return self.names.vhost_user if isinstance(self.row, VhostUserPort) else self.names.switch_end
-
-    @property
-    def mtu(self) -> int | None:
-        """The MTU; None if it is unknown."""
-        if isinstance(self.row, VhostUserPort):
-            return self.row.mtu_request or None
-        return self.veth.peer_mtu if self.veth else None
-
-    @property
-    def fact(self) -> PortFact:
-        """The facts about the port in the switch."""
-        return self.facts.ports.get(self.switch_name, PortFact())
-
-    @property
-    def members(self) -> tuple[str, ...]:
-        """The members of the Linux bridge, except qvb."""
-        held = self.facts.members.get(self.names.bridge, ())
-        return tuple(name for name in held if name != self.names.bridge_end)
-
-    @property
-    def drift(self) -> tuple[Drift, ...]:
-        """The drift from the desired state."""
-        return tuple(drift_of(self.changes, self.inferred))
-
-    @property
-    def document(self) -> Mapping[str, object]:
-        """The port for machines, as in `hybridvif list`."""
-        row = self.row
-        return {
-            "port": self.port_id,
-            "key": self.key,
-            "bridge": row.bridge if row else None,
-            "ofport": self.fact.ofport,
-            "mac": (row.attached_mac or None) if row else None,
-            "mtu": self.mtu,
-            "state": self.condition.value,
-        }
-
-
 @dataclass(frozen=True, slots=True)
 class Drift:
     """A difference between the observed and the desired state."""
@@ -150,6 +67,50 @@ class Drift:
             return f"{self.part.name}: {change_text(self.difference)}"
         verdict = "missing" if self.difference.before == "absent" else "not wanted"
         return f"{noun_of(self.part)} {self.part.name} is {verdict}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class PluggedPort:
+    """A port as observed on the host."""
+
+    key: str
+    """The 11 characters of the port id in its device names."""
+    port_id: str | None
+    """None: unknown."""
+    names: PortNames
+    state: HostState
+    facts: Facts
+    bridge: Bridge | None
+    veth: Veth | None
+    row: OvsPort | None
+    switch_name: str
+    """The name of the port in the switch."""
+    fact: PortFact
+    """The facts about the port in the switch."""
+    members: tuple[str, ...]
+    """The members of the Linux bridge, except qvb."""
+    mtu: int | None
+    inferred: InferredPort
+    condition: Condition
+    drift: tuple[Drift, ...]
+    conflict: str
+    """The reason of a refusal; "" if plug would not refuse."""
+    warnings: tuple[str, ...]
+    """Sentences about other rows with the same iface-id."""
+
+    @property
+    def document(self) -> Mapping[str, object]:
+        """The port for machines, as in `hybridvif list`."""
+        row = self.row
+        return {
+            "port": self.port_id,
+            "key": self.key,
+            "bridge": row.bridge if row else None,
+            "ofport": self.fact.ofport,
+            "mac": (row.attached_mac or None) if row else None,
+            "mtu": self.mtu,
+            "state": self.condition.value,
+        }
 
 
 def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drift]:
@@ -192,15 +153,36 @@ def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is
         changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)
-    condition = Condition.ORPHAN if is_orphan else _condition_of(state, names, changes)
+    bridge, veth, row = state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names)
+    veth = veth if isinstance(veth, Veth) else None
+    is_vhost_user = isinstance(row, VhostUserPort)
+    if conflict:
+        condition = Condition.CONFLICT
+    elif is_orphan:
+        condition = Condition.ORPHAN
+    elif not is_vhost_user and not (bridge and names.bridge_end in state.links and names.switch_end in state.ports):
+        condition = Condition.HALF
+    else:
+        condition = Condition.DRIFT if changes else Condition.IN_ORDER
+    switch_name = names.vhost_user if is_vhost_user else names.switch_end
     return PluggedPort(
+        key=key,
+        port_id=port_id,
         names=names,
         state=state,
         facts=facts,
+        bridge=bridge if isinstance(bridge, Bridge) else None,
+        veth=veth,
+        row=row if isinstance(row, OvsPort) else None,
+        switch_name=switch_name,
+        fact=facts.ports.get(switch_name, PortFact()),
+        members=tuple(name for name in facts.members.get(names.bridge, ()) if name != names.bridge_end),
+        mtu=(row.mtu_request or None) if isinstance(row, VhostUserPort) else veth.peer_mtu if veth else None,
         inferred=inferred,
-        condition=Condition.CONFLICT if conflict else condition,
-        changes=changes,
+        condition=condition,
+        drift=tuple(drift_of(changes, inferred)),
         conflict=conflict,
+        warnings=warnings_of(inferred.port, facts) if port_id else (),
     )
 
 
@@ -213,13 +195,6 @@ def _unknown_id_reason(state: HostState) -> str:
         f"its row has the iface-id {rows[0].iface_id}, which does not match its device names, so its port id is "
         "unknown; plug it with all its options, including --interface-id"
     )
-
-
-def _condition_of(state: HostState, names: PortNames, changes: tuple[Change, ...]) -> Condition:
-    whole = {names.bridge, names.bridge_end} <= state.links.keys() and names.switch_end in state.ports
-    if not whole and not isinstance(row_of(state, names), VhostUserPort):
-        return Condition.HALF
-    return Condition.DRIFT if changes else Condition.IN_ORDER
 
 
 def _id_of(key: str, state: HostState) -> str | None:

@@ -9,9 +9,9 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from operator import attrgetter
 from pathlib import Path
-from subprocess import PIPE, Popen
-from types import TracebackType
+from subprocess import PIPE
 from typing import Any, Protocol, Self
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
@@ -286,19 +286,15 @@ class Worker:
         place = file.parents[make.__module__.count(".") + (file.name == "__init__.py")]
         code = "from hybridvif.testing.contract.bench import serve; serve()"
         arguments = [str(place), make.__module__, make.__qualname__, json.dumps(settings)]
-        self._name, self._box, self._argv = make.__qualname__, box, [sys.executable, "-P", "-c", code, *arguments]
-        self._process: Popen[str] | None = None
+        self._name = make.__qualname__
+        self._process = box.popen([sys.executable, "-P", "-c", code, *arguments], stdin=PIPE, stdout=PIPE)
 
     def __enter__(self) -> Self:
-        self._process = self._box.popen(self._argv, stdin=PIPE, stdout=PIPE)
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._process is not None:
-            with self._process as process:
-                process.kill()
+    def __exit__(self, *_: object) -> None:
+        with self._process as process:
+            process.kill()
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the parts and the facts that the executor observes."""
@@ -315,15 +311,12 @@ class Worker:
         assert "raised" not in response, f"apply() must not raise for a step that fails, but: {response['raised']}"
         if "error" in response:
             return [Outcome(step, Result.FAILED, response["error"]) for step in steps]
-        (outcomes,) = codec.decode_outcomes(response["outcomes"], [steps])
-        return outcomes
+        return codec.decode_outcomes(response["outcomes"], [steps])[0]
 
     def _request(self, request: dict[str, Any]) -> dict[str, Any]:
-        assert self._process is not None
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps(request) + "\n")
-        self._process.stdin.flush()
+        print(json.dumps(request), file=self._process.stdin, flush=True)
         line = self._process.stdout.readline()
         assert line, f"the executor {self._name} ended its process"
         response: dict[str, Any] = json.loads(line)
@@ -335,13 +328,10 @@ def serve() -> None:
     place, module, name, settings = sys.argv[1:]
     # Last in the path, because this directory must not shadow installed modules.
     sys.path.append(place)
-    make: Any = importlib.import_module(module)
-    for word in name.split("."):
-        make = getattr(make, word)
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(settings).items()
     }
-    executor: Executor = make(Settings(**values))
+    executor: Executor = attrgetter(name)(importlib.import_module(module))(Settings(**values))
     for line in sys.stdin:
         print(json.dumps(_response(executor, json.loads(line))), flush=True)
 

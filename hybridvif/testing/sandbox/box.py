@@ -1,4 +1,7 @@
-"""A sandbox for tests, beside the calling process: run commands in it, kill and hang its daemons, reboot it."""
+"""For tests: a sandbox beside the calling process, and simulated VMs in a sandbox.
+
+[namespace: eth0 == veth == tap of the VM] -- qbr -- qvb == qvo -- br-int
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,10 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from select import select
 from subprocess import PIPE, CompletedProcess, Popen, TimeoutExpired
-from types import TracebackType
 from typing import IO, Self
 
 from hybridvif import children
@@ -18,7 +20,7 @@ from hybridvif.children import Child
 from hybridvif.testing.sandbox import missing, switch
 from hybridvif.testing.sandbox.launch import Command, Response, command_line, environment, working_directory
 from hybridvif.testing.sandbox.missing import Requirement, SandboxError
-from hybridvif.testing.sandbox.switch import DAEMONS, Daemon
+from hybridvif.testing.sandbox.switch import DAEMONS, Daemon, Runner, run_here
 
 _READY_TIMEOUT = 60.0
 _STATE_TIMEOUT = 5.0
@@ -43,7 +45,9 @@ class Sandbox:
         self._outer = Popen(line, stdin=PIPE, stdout=PIPE, bufsize=0, start_new_session=True)
         self._pipes: list[IO[bytes]] = [pipe for pipe in (self._outer.stdin, self._outer.stdout) if pipe]
         try:
-            response = _response(self._pipes[1])
+            if not select([self._pipes[1]], [], [], _READY_TIMEOUT)[0]:
+                raise SandboxError(f"the sandbox was not ready in {_READY_TIMEOUT:g} s; is this host overloaded?")
+            response = Response.from_json(self._pipes[1].readline())
             if response.unmet:
                 raise SandboxError(str(response.unmet))
         except SandboxError:
@@ -51,16 +55,13 @@ class Sandbox:
             raise
         self.pid: int = response.pid
         """The pid of the first process, in the pid namespace of the calling process."""
-        self._user_namespace = response.user_namespace
         self.missing: tuple[Requirement, ...] = response.missing
         """The unmet requirements without which the sandbox does less."""
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -96,17 +97,13 @@ class Sandbox:
         return switch.checked(argv, completed, check=check)
 
     def popen(
-        self,
-        argv: Sequence[str],
-        *,
-        stdin: int | IO[str] | None = None,
-        stdout: int | IO[str] | None = None,
-        stderr: int | IO[str] | None = None,
-        env: Mapping[str, str] | None = None,
+        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **streams: int | IO[str] | None
     ) -> Popen[str]:
-        """Start a command inside. Popen.kill() kills the command; use send_signal() for other signals."""
-        words = self.entering(argv)
-        return Child(words, stdin=stdin, stdout=stdout, stderr=stderr, env=_environment(env), text=True)
+        """Start a command inside. Popen.kill() kills the command; use send_signal() for other signals.
+
+        streams: stdin, stdout and stderr, as for Popen.
+        """
+        return Child(self.entering(argv), env=_environment(env), text=True, **streams)
 
     def python(self, code: str, *arguments: str, check: bool = True, timeout: float = 60.0) -> CompletedProcess[str]:
         """Run Python code inside with the caller's interpreter and without the working directory in sys.path."""
@@ -126,7 +123,13 @@ class Sandbox:
         """Hang a daemon with SIGSTOP. On return all its threads are stopped."""
         pid = self.daemon_pid(name)
         os.kill(pid, signal.SIGSTOP)
-        _await(lambda: _is_stopped(pid), f"{name} did not stop")
+        deadline = time.monotonic() + _STATE_TIMEOUT
+        while any(
+            path.read_text().rpartition(")")[2].split()[0] != "T" for path in Path(f"/proc/{pid}/task").glob("*/stat")
+        ):
+            if time.monotonic() > deadline:
+                raise SandboxError(f"{name} did not stop within {_STATE_TIMEOUT:g} s; is this host overloaded?")
+            time.sleep(0.001)
 
     def resume(self, name: Daemon) -> None:
         """Resume a hung daemon."""
@@ -184,7 +187,8 @@ class Sandbox:
 
     def entering(self, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs a command inside, for programs that start processes themselves."""
-        user = ["--user", "--preserve-credentials"] if self._user_namespace else []
+        has_own_users = os.readlink(f"/proc/{self.pid}/ns/user") != os.readlink("/proc/self/ns/user")
+        user = ["--user", "--preserve-credentials"] if has_own_users else []
         # Absolute paths: the PATH of the program that runs this may include its working directory.
         nsenter = [_path_of("nsenter"), "--target", str(self.pid), *user, "--net", "--mount", "--pid", "--"]
         # nsenter forks to enter the pid namespace. Its child would survive if nsenter was killed.
@@ -194,10 +198,72 @@ class Sandbox:
         return [*nsenter, *dying, *back_in_directory, *argv]
 
 
-def _response(reader: IO[bytes]) -> Response:
-    if not select([reader], [], [], _READY_TIMEOUT)[0]:
-        raise SandboxError(f"the sandbox was not ready in {_READY_TIMEOUT:g} s; is this host overloaded?")
-    return Response.from_json(reader.readline())
+class Vm:
+    """A simulated VM, running from boot() to shut_down(): a network namespace behind a veth named as its tap.
+
+    runner: Sandbox.run for a test outside of the sandbox. Without ethtool on the host, pings cross but TCP does not.
+    A tap without a bridge is as libvirt creates it; attach() adds it to one.
+
+        with Vm("tap5f2c0e1a-7b", "fa:16:3e:00:00:01", "10.0.0.1/24", bridge="qbr5f2c0e1a-7b", runner=box.run) as vm:
+            assert vm.ping("10.0.0.2").returncode == 0
+    """
+
+    def __init__(
+        self, tap: str, mac: str, address: str, *, bridge: str = "", mtu: int = 1500, runner: Runner = run_here
+    ) -> None:
+        self.tap, self.mac, self.address, self.bridge, self.mtu = tap, mac, address, bridge, mtu
+        self.namespace = f"vm-{tap}"
+        self._run = runner
+
+    def __enter__(self) -> Self:
+        self.boot()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.shut_down()
+
+    def boot(self) -> None:
+        """Create the namespace and the tap. The tap has carrier from now on."""
+        peer = f"peer name eth0 address {self.mac} mtu {self.mtu} netns {self.namespace}"
+        master = f"master {self.bridge}" if self.bridge else ""
+        self._ip(
+            f"netns add {self.namespace}",
+            f"link add {self.tap} mtu {self.mtu} type veth {peer}",
+            f"link set {self.tap} up {master}",
+        )
+        self._ip("link set lo up", f"address add {self.address} dev eth0", "link set eth0 up", inside=True)
+        # Both ends leave checksums to the hardware of the other. The userspace datapath of OVS reads the frame between
+        # them, so TCP would not cross. A ping would.
+        if missing.program("ethtool"):
+            self._run(["ethtool", "-K", self.tap, "tx", "off"])
+            self.run(["ethtool", "-K", "eth0", "tx", "off"])
+
+    def attach(self, bridge: str) -> None:
+        """Add the tap to a Linux bridge."""
+        self.bridge = bridge
+        self._ip(f"link set {self.tap} master {bridge}")
+
+    def shut_down(self) -> None:
+        """Delete the namespace and the tap. Harmless if they do not exist."""
+        self._run(
+            ["ip", "-force", "-batch", "-"],
+            input=f"link delete {self.tap}\nnetns delete {self.namespace}\n",
+            check=False,
+        )
+
+    def run(self, argv: Sequence[str], *, check: bool = True, timeout: float = 60.0) -> CompletedProcess[str]:
+        """Run a command in the VM."""
+        # Not `ip netns exec`: it mounts /sys, which a container may reject.
+        return self._run(["nsenter", f"--net=/run/netns/{self.namespace}", *argv], check=check, timeout=timeout)
+
+    def ping(self, address: str, *, count: int = 1, timeout: float = 5.0) -> CompletedProcess[str]:
+        """Ping from the VM until `count` replies or the timeout in seconds. Return code 0: all replies received."""
+        argv = ["ping", "-n", "-c", str(count), "-i", "0.2", "-w", f"{timeout:g}", address]
+        return self.run(argv, check=False, timeout=timeout + 10)
+
+    def _ip(self, *lines: str, inside: bool = False) -> None:
+        namespace = ["-netns", self.namespace] if inside else []
+        self._run(["ip", *namespace, "-batch", "-"], input="\n".join(lines) + "\n")
 
 
 def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
@@ -210,16 +276,3 @@ def _path_of(name: str) -> str:
 
 def _children(pid: int) -> list[int]:
     return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-def _is_stopped(pid: int) -> bool:
-    states = (path.read_text().rpartition(")")[2].split()[0] for path in Path(f"/proc/{pid}/task").glob("*/stat"))
-    return all(state == "T" for state in states)
-
-
-def _await(condition: Callable[[], bool], otherwise: str) -> None:
-    deadline = time.monotonic() + _STATE_TIMEOUT
-    while not condition():
-        if time.monotonic() > deadline:
-            raise SandboxError(f"{otherwise} within {_STATE_TIMEOUT:g} s; is this host overloaded?")
-        time.sleep(0.001)

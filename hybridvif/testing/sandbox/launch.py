@@ -11,9 +11,8 @@ import signal
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import NamedTuple, NoReturn
 
 from hybridvif.testing.sandbox.missing import Requirement, SandboxError, search_path
 
@@ -36,11 +35,10 @@ _START = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Command:
+class Command(NamedTuple):
     """The kind of sandbox, and the program to run in it."""
 
-    argv: tuple[str, ...] = ()
+    argv: Sequence[str] = ()
     """The program to run, in the foreground. If it is empty, the caller gets a Response."""
     caller: int = 0
     """The pid of the caller. Without argv, the sandbox ends with it and with its stdin."""
@@ -54,8 +52,7 @@ class Command:
     """True to omit the missing requirements on stderr."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Response:
+class Response(NamedTuple):
     """The outcome of the setup."""
 
     unmet: Requirement | None = None
@@ -64,21 +61,14 @@ class Response:
     """The unmet requirements without which a sandbox does less."""
     pid: int = 0
     """The pid of the first process, in the pid namespace of the caller."""
-    user_namespace: bool = False
-    """True if the sandbox has its own user namespace."""
 
     @classmethod
     def from_json(cls, text: bytes) -> Response:
         """Decode the line. Raises SandboxError if the sandbox ended before it wrote one."""
         if not text.endswith(b"\n"):
             raise SandboxError("the sandbox died before it was ready; see its last words on stderr and try again")
-        fields: dict[str, Any] = json.loads(text)
-        unmet, missing = fields.pop("unmet"), fields.pop("missing")
-        return cls(
-            unmet=Requirement(**unmet) if unmet else None,
-            missing=tuple(Requirement(**requirement) for requirement in missing),
-            **fields,
-        )
+        unmet, missing, pid = json.loads(text)
+        return cls(Requirement(*unmet) if unmet else None, tuple(Requirement(*item) for item in missing), pid)
 
 
 def command_line(command: Command) -> list[str]:
@@ -88,7 +78,7 @@ def command_line(command: Command) -> list[str]:
     (-I) from the caller's working directory and PYTHON* variables.
     """
     no_bytecode = ["-B"] if sys.flags.dont_write_bytecode else []
-    return [sys.executable, "-I", *no_bytecode, "-c", _START, ROOT, json.dumps(asdict(command))]
+    return [sys.executable, "-I", *no_bytecode, "-c", _START, ROOT, json.dumps(command)]
 
 
 def probe() -> Requirement | None:
@@ -108,7 +98,7 @@ def enter(argv: Sequence[str], *, quiet: bool = False) -> NoReturn:
     quiet. The exit code is 5 if no sandbox can be created.
     """
     shell = os.environ.get("SHELL") or "bash"
-    line = command_line(Command(argv=tuple(argv) or (shell,), greet=not argv, quiet=quiet))
+    line = command_line(Command(argv=argv or [shell], greet=not argv, quiet=quiet))
     sys.stdout.flush()
     sys.stderr.flush()
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGINT])

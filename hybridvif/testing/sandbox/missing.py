@@ -7,8 +7,8 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from hybridvif.model.errors import PreconditionError
 
@@ -32,8 +32,7 @@ _SWITCH_PACKAGES = {"apt-get": "openvswitch-switch", "": "openvswitch"}
 _VM_PACKAGES = {"apt-get": "iproute2 iputils-ping util-linux", "": "iproute iputils util-linux"}
 
 
-@dataclass(frozen=True, slots=True)
-class Requirement:
+class Requirement(NamedTuple):
     """One requirement that this host does not meet."""
 
     what: str

@@ -19,7 +19,7 @@ import signal
 import socket
 import struct
 import sys
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from shlex import quote
 from typing import NoReturn
@@ -56,12 +56,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 def main() -> NoReturn:
     """Become the sandbox of the last argument."""
-    fields = json.loads(sys.argv[1])
-    command = Command(argv=tuple(fields.pop("argv")), **fields)
+    command = Command(*json.loads(sys.argv[1]))
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # if it was ignored, the exit code would be lost
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGCHLD})
     try:
-        user_namespace = make_namespaces()
+        make_namespaces()
     except OSError as error:
         give_up(command, missing.missing_namespaces(error))
     this = os.pidfd_open(os.getpid())
@@ -73,15 +72,15 @@ def main() -> NoReturn:
             os._exit(1)
         os.close(this)
         os.close(setup)
-        run_first(command, done, user_namespace=user_namespace)
+        run_first(command, done)
     os.close(done)
     sys.exit(supervise_in_foreground(first, setup) if command.argv else hold(command, first))
 
 
-def make_namespaces() -> bool:
+def make_namespaces() -> None:
     """Leave the caller's namespaces. Processes forked from now on are in a new pid namespace.
 
-    Returns True if a user namespace was needed. Raises OSError if it is not permitted.
+    A user namespace is made only if it is needed. Raises OSError if it is not permitted.
     """
     lines = Path("/proc/self/status").read_text(encoding="ascii", errors="replace").splitlines()
     effective = next((int(line.split()[1], 16) for line in lines if line.startswith("CapEff:")), 0)
@@ -100,7 +99,6 @@ def make_namespaces() -> bool:
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
         fcntl.ioctl(control, _SIOCBRADDBR, b"probe\0")
     _checked(_libc.unshare(_CLONE_NEWNET), "unshare")
-    return user_namespace
 
 
 def hold(command: Command, first: int) -> int:
@@ -153,7 +151,7 @@ def supervise(command: int) -> int:
             os.kill(command, received.si_signo)
 
 
-def run_first(command: Command, done: int, *, user_namespace: bool) -> NoReturn:
+def run_first(command: Command, done: int) -> NoReturn:
     """Set up the sandbox and run the command, or wait. As process 1, it ignores signals without a handler."""
     pid = int(os.readlink("/proc/self"))  # in the caller's pid namespace: /proc is not mounted yet
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
@@ -173,7 +171,7 @@ def run_first(command: Command, done: int, *, user_namespace: bool) -> NoReturn:
         give_up(command, unmet)
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_FORWARDED, signal.SIGCHLD, signal.SIGALRM})
     if not command.argv:
-        _respond(Response(missing=lesser, pid=pid, user_namespace=user_namespace))
+        _respond(Response(missing=lesser, pid=pid))
         os._exit(0 if command.probe else supervise(0))
     _greet(command, lesser)
     os.close(done)
@@ -193,17 +191,17 @@ def give_up(command: Command, unmet: Requirement) -> NoReturn:
 def _respond(response: Response) -> None:
     """Write the response, and leave the caller's pipes."""
     with contextlib.suppress(BrokenPipeError):  # the caller has ended
-        os.write(1, json.dumps(asdict(response)).encode() + b"\n")
+        os.write(1, json.dumps(response).encode() + b"\n")
     nothing = os.open(os.devnull, os.O_RDWR)
     for descriptor in (0, 1):
         os.dup2(nothing, descriptor)
 
 
-def _spawn(argv: tuple[str, ...]) -> int:
+def _spawn(argv: Sequence[str]) -> int:
     """Start the command and return its pid. If that fails, exit with the codes of a shell (126, 127)."""
     pythons_own = (signal.SIGPIPE, signal.SIGXFSZ)  # other signals ignored by the caller (nohup) stay ignored
     try:
-        return os.posix_spawnp(argv[0], argv, os.environ, setsigdef=pythons_own, setsigmask=())
+        return os.posix_spawnp(argv[0], list(argv), os.environ, setsigdef=pythons_own, setsigmask=())
     except OSError as error:
         print(f"error: {argv[0]} cannot be run: {error.strerror}; check its spelling", file=sys.stderr, flush=True)
         # An unreadable directory in PATH turns "no such file" into "permission denied".

@@ -95,20 +95,14 @@ def _checked(runner: Runner, argv: Sequence[str], timeout: float = _START_TIMEOU
     name = os.path.basename(argv[0])
     try:
         runner(argv, check=True, timeout=timeout)
-    except CalledProcessError as error:
-        raise SandboxError(f"{name} failed: {_last_line(error.stderr) or _last_logged(runner, name)}") from error
-    except TimeoutExpired as error:
-        line = _last_logged(runner, name)
-        raise SandboxError(f"{name} was not ready in {timeout:g} s; the last line of its log: {line}") from error
-
-
-def _last_line(text: str) -> str:
-    return (text.strip().splitlines() or [""])[-1]
-
-
-def _last_logged(runner: Runner, name: str) -> str:
-    log = runner(["tail", "-n", "1", f"{RUN_DIRECTORY}/{name}.log"], check=False)
-    return _last_line(log.stdout) or "no output"
+    except (CalledProcessError, TimeoutExpired) as error:
+        log = runner(["tail", "-n", "1", f"{RUN_DIRECTORY}/{name}.log"], check=False).stdout
+        last = (log.strip().splitlines() or ["no output"])[-1]
+        if isinstance(error, TimeoutExpired):
+            text = f"{name} was not ready in {timeout:g} s; the last line of its log: {last}"
+        else:
+            text = f"{name} failed: {(error.stderr.strip().splitlines() or [last])[-1]}"
+        raise SandboxError(text) from error
 
 
 def _path(name: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Bridge
-from hybridvif.cli.host_checks import DRIVERS, Firewall, bridge_nf, find_firewall
+from hybridvif.cli.host_checks import DRIVERS, Firewall, bridge_nf, check, find_firewall
 from tests.support.strategies import BRIDGE
 
 IN_USE, NOT_IN_USE = Firewall(True, "iptables has chains neutron-openvswi-*"), Firewall(False, "none")
@@ -92,7 +92,7 @@ def test_bridge_nf_off_fails_only_if_the_firewall_is_in_use(
     switch = tmp_path / "bridge-nf-call-iptables"
     for name, value in zip(("bridge-nf-call-iptables", "bridge-nf-call-ip6tables"), values, strict=False):
         (tmp_path / name).write_text(f"{value}\n")
-    finding = bridge_nf(switch, option, firewall, bridges)
+    finding = check("bridge-nf", bridge_nf, switch, option, firewall, bridges)
     assert finding.verdict == verdict, finding
     assert verdict == "info" or finding.remedy
     if verdict == "fail":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -32,7 +31,7 @@ def completions(*words: str) -> set[str]:
 
 def long_options(command: str) -> set[str]:
     """Return the options of a command, without those that every command has."""
-    module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
+    module: Any = options.module_of(command)
     parser = options.command_parser(command, module)
     return {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
 

@@ -7,12 +7,14 @@ import tempfile
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from hybridvif.cli import host_checks
 from hybridvif.cli.commands import doctor
-from hybridvif.cli.host_checks import CheckResult, failed, failed_with, info, passed
+from hybridvif.cli.host_checks import FAIL, INFO, PASS, CheckResult, check
+from hybridvif.model.errors import PreconditionError
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts
 from tests.support.answers import text_of
@@ -47,13 +49,16 @@ def run_dir() -> Iterator[Path]:
 
 
 def test_doctor_exits_with_0_or_5() -> None:
-    good = [passed("python", "3.11"), info("ipv6", "there")]
+    good = [CheckResult("python", PASS, "3.11"), CheckResult("ipv6", INFO, "there")]
     assert doctor.answer_of(good).exit_code == 0
-    assert doctor.answer_of([*good, failed("switch", "none", "start it")]).exit_code == 5
+    assert doctor.answer_of([*good, CheckResult("switch", FAIL, "none", "start it")]).exit_code == 5
 
 
 def test_doctor_prints_result_and_remedy_on_two_lines() -> None:
-    text = text_of(doctor.answer_of([passed("python", "3.11"), failed_with("switch", "there is none; start one")]))
+    def without_switch() -> Any:
+        raise PreconditionError("there is none; start one")
+
+    text = text_of(doctor.answer_of([CheckResult("python", PASS, "3.11"), check("switch", without_switch)]))
     assert text.splitlines() == [
         "  pass  python  3.11",
         "  FAIL  switch  there is none",
@@ -63,7 +68,7 @@ def test_doctor_prints_result_and_remedy_on_two_lines() -> None:
 
 
 def test_doctor_document_has_every_result() -> None:
-    answer = doctor.answer_of([failed("switch", "none", "start it")])
+    answer = doctor.answer_of([CheckResult("switch", FAIL, "none", "start it")])
     assert answer.document == {
         "command": "doctor",
         "ok": False,
@@ -73,18 +78,16 @@ def test_doctor_document_has_every_result() -> None:
 
 def test_doctor_passes_a_responding_vswitchd(run_dir: Path) -> None:
     Vswitchd(run_dir, b'{"id":0,"result":"ovs-vswitchd (Open vSwitch) 3.1.0\\nDPDK","error":null}')
-    assert doctor.vswitchd(f"unix:{run_dir}/db.sock") == passed(
-        "ovs-vswitchd", "answers: ovs-vswitchd (Open vSwitch) 3.1.0"
-    )
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock") == (PASS, "answers: ovs-vswitchd (Open vSwitch) 3.1.0")
 
 
 def test_doctor_fails_a_missing_or_broken_vswitchd(run_dir: Path) -> None:
-    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock")[0] == FAIL
     (run_dir / "ovs-vswitchd.pid").write_text("42\n")
-    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock")[0] == FAIL
     Vswitchd(run_dir, b"")
-    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
-    assert doctor.vswitchd("tcp:127.0.0.1:6640").verdict == "info"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock")[0] == FAIL
+    assert doctor.vswitchd("tcp:127.0.0.1:6640")[0] == INFO
 
 
 @pytest.mark.parametrize("kind", ["fifo", "device", "link", "path", "long"])
@@ -98,33 +101,35 @@ def test_doctor_is_not_blocked_by_a_foreign_pid_file(run_dir: Path, kind: str) -
             file.symlink_to("/dev/zero" if kind == "device" else "/proc/self/stat")
         case _:
             file.write_text("../../other" if kind == "path" else "4" * 100_000)
-    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock")[0] == FAIL
 
 
 @pytest.mark.parametrize("answer", [b"[" * 60_000, b"[]", b'{"result": 1', b'{"result": ""}', b" " * 100_000])
 def test_doctor_fails_an_invalid_control_response_in_time(run_dir: Path, answer: bytes) -> None:
     Vswitchd(run_dir, answer)
-    assert doctor.vswitchd(f"unix:{run_dir}/db.sock").verdict == "fail"
+    assert doctor.vswitchd(f"unix:{run_dir}/db.sock")[0] == FAIL
 
 
 def test_doctor_fails_recording_executors() -> None:
-    results = list(doctor.executors(Settings(link_executor="recording", switch_executor="recording")))
-    assert [result.verdict for result in results] == ["fail", "fail"]
-    assert all("SIMULATED" in result.text for result in results)
+    for role in ("link", "switch"):
+        verdict, text, _ = doctor.executor(role, "recording")
+        assert verdict == FAIL
+        assert "SIMULATED" in text
 
 
 def test_doctor_fails_an_executor_that_is_not_installed() -> None:
-    good, bad = doctor.executors(Settings(switch_executor="ovsbd"))
-    assert good.verdict == "pass"
-    assert "NetlinkExecutor" in good.text
-    assert (bad.verdict, bad.text) == ("fail", "'ovsbd' is not installed")
-    assert "ovsdb, ovsdbapp, recording" in bad.remedy
+    verdict, text, *_ = doctor.executor("link", Settings().link_executor)
+    assert verdict == PASS
+    assert "NetlinkExecutor" in text
+    verdict, text, remedy = doctor.executor("switch", "ovsbd")
+    assert (verdict, text) == (FAIL, "'ovsbd' is not installed")
+    assert "ovsdb, ovsdbapp, recording" in remedy
 
 
 def test_doctor_fails_a_missing_integration_bridge() -> None:
     settings = Settings(integration_bridges=("br-int", "br-no"), ovsdb_connection="unix:/tmp/none/db.sock")
     *_, there, missing = doctor.switch(settings, Facts(switches={"br-int": "netdev"}))
-    assert there == passed("bridge br-int", "exists, datapath netdev")
+    assert there == CheckResult("bridge br-int", PASS, "exists, datapath netdev")
     assert (missing.verdict, missing.text) == ("fail", "does not exist")
     assert missing.remedy.endswith("ovs-vsctl --db=unix:/tmp/none/db.sock add-br br-no")
 
@@ -137,9 +142,9 @@ def test_doctor_accepts_a_missing_bridge_of_create_bridges() -> None:
 
 def test_doctor_checks_the_lock_path(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    assert doctor.lock_path(str(tmp_path)).verdict == "pass"
-    assert doctor.lock_path(str(tmp_path / "a" / "b")).text.endswith("(will be made)")
-    assert doctor.lock_path(str(tmp_path / "file")).verdict == "fail"
+    assert doctor.lock_path(str(tmp_path))[0] == PASS
+    assert doctor.lock_path(str(tmp_path / "a" / "b"))[1].endswith("(will be made)")
+    assert doctor.lock_path(str(tmp_path / "file"))[0] == FAIL
 
 
 def test_doctor_checks_the_helper_command() -> None:
@@ -150,26 +155,26 @@ def test_doctor_checks_the_helper_command() -> None:
 
 def test_system_checks_return_results_without_privileges(tmp_path: Path) -> None:
     results = [
-        *host_checks.kernel_kinds(),
-        host_checks.bridge_nf(tmp_path, False),
-        host_checks.capability(),
-        host_checks.proc_sys(),
+        *(check(kind, host_checks.kernel_kind, kind) for kind in ("bridge", "veth")),
+        check("bridge-nf", host_checks.bridge_nf, tmp_path, False),
+        check("capability", host_checks.capability),
+        check("/proc/sys", host_checks.proc_sys),
     ]
-    assert all(isinstance(result, CheckResult) and result.text for result in results)
-    assert all(result.remedy for result in results if result.verdict == "fail")
-    assert host_checks.libraries().verdict == "pass"
+    assert all(result.text for result in results)
+    assert all(result.remedy for result in results if result.verdict == FAIL)
+    assert host_checks.libraries()[0] == PASS
 
 
 def test_doctor_reports_that_security_groups_do_not_apply(tmp_path: Path) -> None:
     switch = tmp_path / "bridge-nf-call-iptables"
-    assert "modprobe br_netfilter" in host_checks.bridge_nf(switch, True).remedy
+    assert "modprobe br_netfilter" in host_checks.bridge_nf(switch, True)[2]
     switch.write_text("0\n")
-    off = host_checks.bridge_nf(switch, False)
-    assert "security groups silently do not apply" in off.text
-    assert off.remedy.endswith("sysctl -w net.bridge.bridge-nf-call-iptables=1")
-    assert "each qbr calls iptables by itself" in host_checks.bridge_nf(switch, True).text
+    _, text, remedy = host_checks.bridge_nf(switch, False)
+    assert "security groups silently do not apply" in text
+    assert remedy.endswith("sysctl -w net.bridge.bridge-nf-call-iptables=1")
+    assert "each qbr calls iptables by itself" in host_checks.bridge_nf(switch, True)[1]
     switch.write_text("1\n")
-    assert [host_checks.bridge_nf(switch, option).remedy for option in (True, False)] == ["", ""]
+    assert [len(host_checks.bridge_nf(switch, option)) for option in (True, False)] == [2, 2]
 
 
 def test_doctor_leaves_no_open_files() -> None:

@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import argparse
-import importlib
 import os
 import subprocess
 import sys
@@ -38,9 +36,9 @@ def cpu_seconds(*argv: str) -> float:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_table_of_commands_lists_modules(name: str) -> None:
-    module = importlib.import_module(f"hybridvif.cli.commands.{name}")
+    module = options.module_of(name)
     assert callable(module.run)
-    module.add_arguments(argparse.ArgumentParser())
+    assert options.command_parser(name, module).prog == f"hybridvif {name}"
 
 
 def test_help_lists_every_command_and_exit_code(capsys: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +75,9 @@ def test_parser_imports_only_the_chosen_command(name: str) -> None:
     words = [name, "plug", ID] if name == "plan" else [name]
     loaded = loaded_by(f"cli.parse_arguments({words!r})")
     assert not loaded & set(HEAVY)
-    assert {other for other in COMMANDS if f"hybridvif.cli.commands.{other}" in loaded} == {name}
+    assert {other for other in COMMANDS if options.module_of(other).__name__ in loaded} == {
+        other for other in COMMANDS if options.module_of(other) is options.module_of(name)
+    }
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -6,9 +6,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Create, Port, Tap
-from hybridvif.cli.commands import plug, unplug
-from hybridvif.cli.failure import failure_of, failure_of_report
-from hybridvif.cli.output.report import answer_of_reports, result_text
+from hybridvif.cli.output.report import answer_of_reports, failure_of, failure_of_report, result_text
 from hybridvif.client.host import NoResponse
 from hybridvif.model.errors import (
     BridgeMissing,
@@ -32,9 +30,11 @@ from tests.support.answers import (
     TAP,
     TWIN_ID,
     VM,
+    plug_answer,
     plugged,
     ports_of,
     text_of,
+    unplug_answer,
 )
 
 
@@ -44,35 +44,35 @@ def report(status: Status, port_id: str = ID, **more: Any) -> Report:
 
 def test_plug_prints_one_line_per_port_and_a_summary() -> None:
     host = plugged(OTHER)
-    assert text_of(plug.answer_of([PORT, OTHER], host)).splitlines() == [
+    assert text_of(plug_answer([PORT, OTHER], host)).splitlines() == [
         f"{ID}  plugged",
         f"{OTHER_ID}  was in order, nothing written",
         "2 ports: 1 changed, 1 as wanted already.",
     ]
-    assert text_of(plug.answer_of([PORT], host)) == f"{ID}  was in order, nothing written"
+    assert text_of(plug_answer([PORT], host)) == f"{ID}  was in order, nothing written"
 
 
 def test_plug_of_a_drifted_port_prints_repaired() -> None:
     host = plugged(PORT)
     host.state = host.state.without(host.state.links[QVB])
-    assert "repaired: 1 made" in text_of(plug.answer_of([PORT], host))
+    assert "repaired: 1 made" in text_of(plug_answer([PORT], host))
 
 
 def test_second_unplug_writes_nothing() -> None:
     host = plugged(PORT)
-    assert text_of(unplug.answer_of([ID], host)) == f"{ID}  unplugged"
-    assert text_of(unplug.answer_of([ID], host)) == f"{ID}  was not there, nothing written"
+    assert text_of(unplug_answer(ID, host)) == f"{ID}  unplugged"
+    assert text_of(unplug_answer(ID, host)) == f"{ID}  was not there, nothing written"
 
 
 def test_simulated_answer_is_marked() -> None:
-    answer = plug.answer_of([PORT], plugged())
+    answer = plug_answer([PORT], plugged())
     assert answer.simulated
     assert answer.document["simulated"] is True
     assert ports_of(answer)[0]["simulated"] is True
 
 
 def test_plug_document_has_every_step_and_result() -> None:
-    answer = plug.answer_of([PORT], plugged())
+    answer = plug_answer([PORT], plugged())
     (port,) = json.loads(json.dumps(answer.document))["ports"]
     assert (port["port"], port["status"], port["ok"], port["changed"]) == (ID, "done", True, True)
     assert [(step["verb"], step["kind"], step["name"], step["result"]) for step in port["steps"]] == [
@@ -87,7 +87,7 @@ def test_plug_document_has_every_step_and_result() -> None:
 def test_failed_plug_is_reported_with_its_report() -> None:
     host = plugged()
     host.fail(verb=Create, name=QVO, reason="no room")
-    answer = plug.answer_of([PORT], host)
+    answer = plug_answer([PORT], host)
     assert answer.exit_code == 1
     assert text_of(answer) == f"{ID}  failed, rolled back"
     error: Any = answer.document["error"]
@@ -100,14 +100,14 @@ def test_unplug_of_a_running_vm_needs_force() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
     host.simulation.carrier.add(TAP)
-    refused = unplug.answer_of([ID], host)
+    refused = unplug_answer(ID, host)
     assert (refused.exit_code, refused.failures[0].code) == (6, "port-running")
-    assert unplug.answer_of([ID], host, force=True).exit_code == 0
+    assert unplug_answer(ID, host, force=True).exit_code == 0
 
 
 def test_exit_code_of_many_ports_is_the_worst() -> None:
     twin = Port(id=TWIN_ID, mac=MAC, instance_id=VM)
-    answer = plug.answer_of([OTHER, twin], plugged(PORT))
+    answer = plug_answer([OTHER, twin], plugged(PORT))
     assert answer.exit_code == 6
     assert answer.document["summary"] == {"done": 1, "refused": 1}
     assert text_of(answer).endswith("2 ports: 1 changed, 1 refused.")
@@ -140,7 +140,7 @@ def test_failed_status_never_prints_plugged(status: Status) -> None:
 def test_rolled_back_steps_are_no_changes() -> None:
     host = plugged()
     host.fail(verb=Create, name=QVO, reason="no room")
-    assert QBR not in text_of(plug.answer_of([PORT], host, verbose=1))
+    assert QBR not in text_of(plug_answer([PORT], host, verbose=1))
 
 
 def test_leftovers_are_listed() -> None:
@@ -163,7 +163,7 @@ def test_common_precondition_is_printed_once() -> None:
 
 
 def test_verbose_plug_prints_steps_and_reasons() -> None:
-    text = text_of(plug.answer_of([PORT], plugged(), verbose=1))
+    text = text_of(plug_answer([PORT], plugged(), verbose=1))
     assert f"  +  bridge    {QBR}" in text
     assert "LP 1129055" in text
 

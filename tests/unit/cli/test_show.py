@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, ForeignObject, Port, RecordingHost, Tap, Veth, desired_state
-from hybridvif.cli.commands import list as listing, show
+from hybridvif.cli.commands import show
 from hybridvif.cli.commands.show import dot, tree
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.terminal import Paint
@@ -231,7 +231,7 @@ def test_graph_of_a_port_has_every_hop() -> None:
 
 def test_list_has_one_line_per_port() -> None:
     host = without(plugged(PORT, OTHER), QBR)
-    answer = listing.answer_of(host)
+    answer = show.list_of(host)
     assert ports_of(answer) == [
         {"port": ID, "key": "5f2c0e1a-7b", "bridge": "br-int", "ofport": 1, "mac": MAC, "mtu": 1450, "state": "orphan"},
         {
@@ -244,11 +244,11 @@ def test_list_has_one_line_per_port() -> None:
             "state": "in-order",
         },
     ]
-    assert [row["port"] for row in listing.answer_of(host, ["orphan"]).rows] == [ID]
+    assert [row["port"] for row in show.list_of(host, ["orphan"]).rows] == [ID]
 
 
 def test_list_option_has_every_condition() -> None:
-    assert {standing.value for standing in Condition} == set(listing.STATES)
+    assert {standing.value for standing in Condition} == set(show.STATES)
 
 
 def test_every_desired_state_is_in_order() -> None:
@@ -272,7 +272,7 @@ def test_show_draws_a_vhost_user_port_without_links(vhost_user: RecordingHost) -
         "    +-- = dpdkvhostuserclient  mtu 1450",
     ]
     assert only(vhost_user).inferred.port == replace(PORT, vhostuser_mode="server")
-    (listed,) = ports_of(listing.answer_of(vhost_user))
+    (listed,) = ports_of(show.list_of(vhost_user))
     assert (listed["port"], listed["bridge"], listed["mtu"], listed["state"]) == (ID, "br-int", 1450, "in-order")
     assert f'"{VHU}" -- "br-int" [label="ofport 1"]' in dot([only(vhost_user)])
 
@@ -292,6 +292,6 @@ def test_fix_of_vhost_user_port_names_its_mode(vhost_user: RecordingHost) -> Non
 def test_list_is_readable_with_any_bridge_name(bridge: str) -> None:
     host = plugged(PORT, OTHER)
     host.state = host.state.with_parts(replace(row_of(host), bridge=bridge))
-    assert [port["state"] for port in ports_of(listing.answer_of(host))] == ["drift", "in-order"]
+    assert [port["state"] for port in ports_of(show.list_of(host))] == ["drift", "in-order"]
     drawn = text_of(show.answer_of(host))
     assert all(line.isprintable() for line in drawn.split("\n"))

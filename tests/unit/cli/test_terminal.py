@@ -16,9 +16,8 @@ import pytest
 import yaml
 
 from hybridvif.cli import main, parse_arguments, stdio
-from hybridvif.cli.failure import Failure
 from hybridvif.cli.stdio import OutputLost
-from hybridvif.cli.terminal import SIMULATED, Answer, Paint, Terminal, set_up_logs
+from hybridvif.cli.terminal import SIMULATED, Answer, Failure, Paint, Terminal, set_up_logs
 from hybridvif.model.errors import InvalidInput
 
 DOCUMENT = {"ports": [{"port": "a", "mtu": None, "up": True}]}

@@ -15,7 +15,7 @@ DECLARATION = '    flood: Annotated[bool | None, isolating(True, "a reason", 123
 
 PROGRAM = """
 from dataclasses import replace
-from hybridvif.cli.output.diff import change_text
+from hybridvif.cli.output.changes import change_text
 from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.parts import Difference, attributes_of, differences, invalid_attributes, reason_of
