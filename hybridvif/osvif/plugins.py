@@ -19,8 +19,8 @@ from oslo_config import cfg
 from vif_plug_ovs.ovs import OvsPlugin
 
 from hybridvif.client.host import Host, connect
-from hybridvif.engine import api, config
-from hybridvif.engine.config_files import set_in_files
+from hybridvif.engine import config, converge
+from hybridvif.engine.config import set_in_files
 from hybridvif.model.errors import InvalidInput, Refused
 from hybridvif.model.names import names_of
 from hybridvif.model.settings import Settings
@@ -58,14 +58,14 @@ class HybridPath:
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIF. Raises HybridVifError."""
-        api.plug(port_of(vif, instance_info, self.set_options), self.host)
+        converge.plug(port_of(vif, instance_info, self.set_options), self.host)
 
     def unplug(self, vif: Any, _instance_info: Any) -> None:
         """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach. Raises as plug()."""
         checked_names(vif)
         host = self.host
         force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
-        api.unplug(vif.id, host, force=force)
+        converge.unplug(vif.id, host, force=force)
 
 
 class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, which is not installed for the type check

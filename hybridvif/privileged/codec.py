@@ -17,8 +17,7 @@ from hybridvif.model.errors import Refused, bounded, escaped
 from hybridvif.model.parts import PARTS, Part
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES
-from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import Create, Delete, Facts, HostState, LinkFact, Observed, PortFact, Step, Update
 
 MAX_PLANS, MAX_STEPS, MAX_TEXT = 512, 16, 65_536
 """The limits of a request: plans, steps per plan, and characters per text, which another tool may have written."""
@@ -38,7 +37,7 @@ _TYPES = {cls: _legal_types(cls) for cls in PARTS}
 _ROW = {cls: attrgetter("__class__.__name__", *_TYPES[cls]) for cls in PARTS}
 
 
-# -- requests: names and plans ----------------------------------------------------------------------------------------
+# -- requests: names and plans -----------------------------------------------------------------------------------------
 
 
 def decode_names(value: object) -> frozenset[str] | None:
@@ -116,7 +115,7 @@ def decode_part(value: object) -> Part:
     return cls(**values)
 
 
-# -- responses: outcomes and observations -----------------------------------------------------------------------------
+# -- responses: outcomes and observations ------------------------------------------------------------------------------
 
 
 def encode_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> list[Any]:

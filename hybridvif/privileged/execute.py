@@ -1,4 +1,4 @@
-"""Execute plans: which steps go to an executor together, and what a failure prevents.
+"""Execute plans: the executors by configuration and entry point, the steps they get together, the effect of a failure.
 
 A plan alternates between the roles at most as switch, links, switch. All plans of a request advance side by side, so
 that 300 ports cost one transaction of the switch, not 300.
@@ -7,15 +7,23 @@ that 300 ports cost one transaction of the switch, not 300.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
+from typing import Any
 
+from oslo_config import cfg
+
+from hybridvif.engine import config
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
-from hybridvif.model.errors import HybridVifError, PreconditionError, escaped
+from hybridvif.model.errors import ConfigurationError, HybridVifError, PreconditionError, escaped
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
-from hybridvif.model.steps import Delete, Step, role_of
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import Delete, Step, role_of
 
 LOG = logging.getLogger(__name__)
 ROLE_ORDER = (Role.SWITCH, Role.LINK)
@@ -153,3 +161,103 @@ def _later_roles(runs: Sequence[PlanProgress]) -> set[Role]:
 def _described(outcome: Outcome) -> str:
     part, verb = outcome.step.part, type(outcome.step).__name__.lower()
     return escaped(f"{verb} {part.kind} {part.name}: {outcome.result.value} {outcome.reason}".rstrip())
+
+
+# -- the configured executors ------------------------------------------------------------------------------------------
+
+
+GROUPS = {Role.LINK: "hybridvif.link_executors", Role.SWITCH: "hybridvif.switch_executors"}
+_MEMBERS = ("role", "serves", "programs", "atomic", "observe", "apply")
+
+
+_kept: list[Settings | HybridVifError] = []
+"""The configuration read at the start of the daemon, or the error. Empty in a process without a daemon."""
+
+
+def keep(read: Callable[[], Settings]) -> None:
+    """Read the daemon's configuration once. An error is raised when the configuration is used."""
+    try:
+        _kept[:] = [read()]
+    except HybridVifError as error:
+        _kept[:] = [error]
+
+
+def configured() -> Settings:
+    """Return the daemon's configuration, or that of a process without a daemon. Raises ConfigurationError."""
+    if not _kept:
+        return config.settings_of(cfg.CONF)
+    (kept,) = _kept
+    if isinstance(kept, HybridVifError):
+        raise kept.with_traceback(None)
+    return kept
+
+
+def executor_of(role: Role, settings: Settings) -> Executor:
+    """Create the configured executor of a role. Raises ConfigurationError."""
+    cls, name = class_of(role, settings), _configured_name(role, settings)
+    try:
+        executor: Executor = cls(settings)
+    except Exception as error:
+        raise _unusable(role, f"{name!r} cannot be started ({error})") from error
+    return executor
+
+
+def class_of(role: Role, settings: Settings) -> Any:
+    """Load the class of the configured executor of a role.
+
+    Raises ConfigurationError if it is misspelled, missing, broken, or of the other role. The error lists the installed
+    executors.
+    """
+    # The client imports this module too, but loads no executor.
+    from stevedore.driver import DriverManager
+    from stevedore.exception import NoMatches
+
+    name = _configured_name(role, settings)
+    _prime(tuple(sys.path))
+    try:
+        cls: Any = DriverManager(GROUPS[role], name).driver
+    except NoMatches as error:
+        raise _unusable(role, f"no executor named {name!r} is installed") from error
+    except Exception as error:
+        # The module of a third party may raise anything.
+        raise _unusable(role, f"{name!r} is installed but cannot be loaded ({error}); reinstall it") from error
+    missing = [member for member in _MEMBERS if not hasattr(cls, member)]
+    if missing:
+        raise _unusable(role, f"{name!r} is no executor, it lacks {', '.join(missing)}")
+    writes = getattr(cls, "writes", ())
+    if not isinstance(writes, tuple) or not all(isinstance(path, str) and os.path.isabs(path) for path in writes):
+        # A string would count as a sequence of paths of one character, "/" among them.
+        raise _unusable(role, f"{name!r} is no executor, for its writes are not a tuple of absolute paths")
+    if cls.role is not role:
+        raise _unusable(role, f"{name!r} is a {getattr(cls.role, 'value', cls.role)} executor")
+    return cls
+
+
+def _configured_name(role: Role, settings: Settings) -> str:
+    return settings.link_executor if role is Role.LINK else settings.switch_executor
+
+
+def _unusable(role: Role, reason: str) -> ConfigurationError:
+    names = ", ".join(installed(role)) or "none"
+    return ConfigurationError(
+        f"[hybridvif] {role.value}_executor: {reason}; of {role.value} executors there are {names}"
+    )
+
+
+def installed(role: Role) -> list[str]:
+    """Return the names of the installed executors of a role."""
+    from importlib.metadata import entry_points
+
+    return sorted({point.name for point in entry_points(group=GROUPS[role])})
+
+
+@cache
+def _prime(path: tuple[str, ...]) -> None:
+    """Fill stevedore's cache from the installed distributions in sys.path.
+
+    Otherwise stevedore trusts a JSON file in ~/.cache of the user who started the daemon. A planted file makes it load
+    any object as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
+    """
+    from stevedore import _cache
+
+    _cache._c._internal[path] = _cache._build_cacheable_data()

@@ -17,7 +17,7 @@ from typing import Any
 from hypothesis import HealthCheck, settings, strategies as st
 
 from hybridvif import Host, HostState, Outcome, Port, Step, desired_state
-from hybridvif.model.attributes import MAX_TAP_MTU
+from hybridvif.model.names import MAX_TAP_MTU
 from hybridvif.model.parts import ANYBODY, PLACEHOLDER_TYPE, Bridge, ManagedTap, OvsPort, Part, Tap, Veth
 from hybridvif.model.state import Facts, Observed
 from hybridvif.testing.sandbox import Sandbox

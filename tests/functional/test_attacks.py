@@ -89,9 +89,14 @@ NOT_CALLABLE = [
         "importlib.import_module",
         "ctypes.CDLL",
     ),
-    *("curses.initscr", "antigravity.geohash", "hybridvif.engine.api.plug", "hybridvif.privileged.privileges.pass_on"),
+    *(
+        "curses.initscr",
+        "antigravity.geohash",
+        "hybridvif.engine.converge.plug",
+        "hybridvif.privileged.privileges.pass_on",
+    ),
     *(f"{ENTRY}._executors", f"{ENTRY}._state.clear", f"{ENTRY}.codec.decode_plans", f"{ENTRY}.observe.__call__"),
-    *("hybridvif.privileged.registry.executor_of", "hybridvif.executors.netlink.executor.NetlinkExecutor"),
+    *("hybridvif.privileged.execute.executor_of", "hybridvif.executors.netlink.executor.NetlinkExecutor"),
     *("hybridvif.privileged.context.daemon_context.entrypoint", "pyroute2.IPRoute", ENTRY, "", ".", "..", "observe"),
 ]
 QUESTIONS: dict[str, Any] = {

@@ -17,7 +17,7 @@ import pytest
 
 from hybridvif import PreconditionError, check, connect, plug, unplug
 from hybridvif.client.host import Host
-from hybridvif.privileged.messages import CONTEXT
+from hybridvif.privileged.channel import CONTEXT
 from hybridvif.testing.pytest_plugin import connected, lacking
 from hybridvif.testing.sandbox import Sandbox
 from tests.functional.conftest import Lab, make_port
@@ -35,7 +35,7 @@ HELPER = [sys.executable, "-P", "-m", "hybridvif.privileged.helper"]
 CALLER = f"""
 import glob, json, os, sys, time
 from hybridvif import HybridVifError, Port, connect, plug, unplug
-from hybridvif.model.report import Status
+from hybridvif.model.errors import Status
 
 def own():
     kept = ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb", "NoNewPrivs", "Umask", "SigIgn")

@@ -15,7 +15,7 @@ import pytest
 
 from hybridvif import Host, PreconditionError, check, desired_state, plug, unplug
 from hybridvif.model.report import Result
-from hybridvif.model.steps import Create
+from hybridvif.model.state import Create
 from hybridvif.privileged import main
 from hybridvif.privileged.context import daemon_context
 from hybridvif.testing.pytest_plugin import connected, lacking

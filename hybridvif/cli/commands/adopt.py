@@ -19,8 +19,7 @@ from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.parts import Bridge, Veth, VhostUserPort
 from hybridvif.model.port import Port
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import ownership_tags
+from hybridvif.model.state import HostState, Observed, ownership_tags
 
 TAGS = 3
 """The number of ownership tags of a port: qbr, qvb, qvo."""

@@ -77,7 +77,7 @@ def _run_in_sandbox() -> int:
 
 def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *, vms: bool) -> int:
     """Plug, ping, draw, unplug. inventory: a function that returns the names of these kinds of objects on the host."""
-    from hybridvif.engine.api import check, plug_all, unplug_all
+    from hybridvif.engine.converge import check, plug_all, unplug_all
 
     before = inventory()
     _print("\nplug two ports")

@@ -102,7 +102,7 @@ def answer_of(
     request: PlanRequest, stage: SimulatedHost, *, detailed: bool = False, reasons: bool = False, observed: bool = True
 ) -> Answer:
     """Carry out the request on a simulated host and return the answer."""
-    from hybridvif.engine.api import plug_all, unplug_all
+    from hybridvif.engine.converge import plug_all, unplug_all
 
     if request.goal == "plug":
         reports = plug_all(request.ports, stage)

@@ -39,6 +39,6 @@ def answer_of(ports: Sequence[Port], host: AnyHost, *, verbose: int = 0, **progr
     """Plug these ports and return the answer. progress: as for plug_all()."""
     # While the daemon starts.
     from hybridvif.cli.output.report import answer_of_reports
-    from hybridvif.engine.api import plug_all
+    from hybridvif.engine.converge import plug_all
 
     return answer_of_reports("plug", plug_all(ports, host, **progress), verbose=verbose)

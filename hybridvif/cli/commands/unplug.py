@@ -42,6 +42,6 @@ def answer_of(
     """Unplug these ports and return the answer. progress: as for unplug_all()."""
     # While the daemon starts.
     from hybridvif.cli.output.report import answer_of_reports
-    from hybridvif.engine.api import unplug_all
+    from hybridvif.engine.converge import unplug_all
 
     return answer_of_reports("unplug", unplug_all(port_ids, host, force=force, **progress), verbose=verbose)

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from hybridvif.model.parts import Difference, Part, attributes_of, differences, reason_of
 from hybridvif.model.report import Report
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import Create, Delete, Step, Update
 
 Document = Mapping[str, object]
 WHOLE = ""

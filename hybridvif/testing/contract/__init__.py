@@ -8,7 +8,7 @@
 
 The executor runs in a separate process inside a sandbox. The testing process stays in its own namespaces. The contract
 is a table of checks (bench.Check): a start state, what others do to the host, and steps. After each step the observed
-state is compared with steps.simulate(), the facts with the kernel and the switch, and the rest of the host with itself.
+state is compared with state.simulate(), the facts with the kernel and the switch, and the rest of the host with itself.
 """
 
 from __future__ import annotations

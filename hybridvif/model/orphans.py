@@ -1,8 +1,4 @@
-"""Ownership of observed parts, and orphans: incomplete ports of ours without a VM.
-
-Two ports can share their first 11 characters (40 bits), and so all names. Evidence, strongest first: the alias of a
-link, our own key external_ids:hybridvif-port-id, iface-id. Parts without evidence come from os-vif, Nova or a person. A
-plug adopts them if they fit.
+"""Orphans: incomplete ports of ours without a VM.
 
 A port is ours if one ownership tag names it and no evidence contradicts the tag. A tag is a full port id whose first 11
 characters match the name. It is the alias of a link or our own key in OVSDB. Ports of os-vif, Nova or a person have no
@@ -15,44 +11,11 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
-from hybridvif.model.errors import NameCollision, Refused
+from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
-from hybridvif.model.parts import ForeignObject, ManagedTap, OvsPort, Tap, VhostUserPort
-from hybridvif.model.planner import plan
-from hybridvif.model.state import NOTHING, Facts, HostState, Observed
-from hybridvif.model.steps import owners_of
-
-
-def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -> None:
-    """Check that no observed part belongs to another port.
-
-    interface_id: the iface-id that this port may have beside its own id. Raises NameCollision with both ids.
-    """
-    aliases = _aliases(observed)
-    for alias in sorted(aliases - {port_id}):
-        raise _collision(port_id, alias, "the alias of its links")
-    for row in observed.ports.values():
-        # The aliases cover the row of the switch end. A vhost-user port has no links.
-        if not isinstance(row, OvsPort) or (aliases and not isinstance(row, VhostUserPort)):
-            continue
-        if is_uuid(row.port_id):
-            if row.port_id != port_id:
-                raise _collision(port_id, row.port_id, "external_ids:hybridvif-port-id")
-        elif is_uuid(row.iface_id) and row.iface_id not in (port_id, interface_id):
-            raise _collision(port_id, row.iface_id, "external_ids:iface-id")
-
-
-def _aliases(state: HostState) -> set[str]:
-    """Return the port ids in the aliases of the links, with those of foreign objects."""
-    foreign = {link.alias for link in state.links.values() if isinstance(link, ForeignObject) and is_uuid(link.alias)}
-    return foreign.union(*map(owners_of, state.links.values()))
-
-
-def _collision(port_id: str, other: str, evidence: str) -> NameCollision:
-    return NameCollision(
-        f"port {port_id} shares its first 11 characters, and so its device names, with port {other}, "
-        f"which is plugged here ({evidence}); unplug that port first, or give one of them another id"
-    )
+from hybridvif.model.parts import ManagedTap, OvsPort, Tap
+from hybridvif.model.planner import aliases_in, plan
+from hybridvif.model.state import NOTHING, Facts, HostState, Observed, owners_of
 
 
 class OrphanInUse(Refused):
@@ -114,7 +77,7 @@ def _orphans(seen: Observed, bridges: Collection[str]) -> Iterator[Orphan]:
 
 def _owner_of(state: HostState) -> tuple[str, bool]:
     """Return the port id that all evidence agrees on, or "", and if it comes from an ownership tag."""
-    tags = _aliases(state)
+    tags = aliases_in(state)
     tags |= {row.port_id for row in state.ports.values() if isinstance(row, OvsPort) and is_uuid(row.port_id)}
     owners = tags | {owner for row in state.ports.values() for owner in owners_of(row)}
     return (min(owners) if len(owners) == 1 else "", bool(tags))
