@@ -436,7 +436,7 @@ def plug(port: Port, host: AnyHost) -> Report:
     A port in sync costs one observation and no write. Raises PlugFailed with the report. Its subclasses: Refused if
     the plug is not permitted, NotReady or BridgeMissing if the host lacks something.
     """
-    (report,) = plug_all([port], host)
+    (report,) = converge([goal_for_plug(port, host.settings)], host)
     if not report.ok:
         raise error_of(report, PlugFailed)
     return report
@@ -449,7 +449,7 @@ def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
     UnplugFailed with the report. Its subclasses: PortRunning or another Refused if the unplug is not permitted,
     NotReady if the host lacks something.
     """
-    (report,) = unplug_all([port_id], host, force=force)
+    (report,) = converge([goal_for_unplug(port_id, force=force)], host)
     if not report.ok:
         raise error_of(report, UnplugFailed)
     return report

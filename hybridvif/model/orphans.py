@@ -8,7 +8,7 @@ creates the same row. It is an orphan with is_tagged False.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hybridvif.model.errors import Refused
@@ -55,16 +55,16 @@ def tagged_ports(seen: Observed) -> list[str]:
 
 def find_orphans(seen: Observed, bridges: Collection[str]) -> list[Orphan]:
     """Return all orphans. bridges: the integration bridges; an untagged row in another bridge is ignored."""
-    return list(_orphans(seen, bridges))
-
-
-def _orphans(seen: Observed, bridges: Collection[str]) -> Iterator[Orphan]:
+    orphans = []
     for key, state in states_of_ports(seen.state).items():
         names = names_of_key(key)
         owner, is_tagged = _owner_of(state)
         if owner[:KEY_LENGTH] != key or not _is_incomplete(state, names) or _has_vm(state, names, seen.facts):
             continue
-        if not is_tagged and not _is_lone_row(state, bridges):
+        rows = state.ports.values()
+        if not is_tagged and (
+            state.links or any(not isinstance(row, OvsPort) or row.bridge not in bridges for row in rows)
+        ):
             continue
         try:
             plan(state, NOTHING)
@@ -72,7 +72,10 @@ def _orphans(seen: Observed, bridges: Collection[str]) -> Iterator[Orphan]:
             # A foreign object holds it, or has one of its names.
             continue
         parts = HostState({name: link for name, link in state.links.items() if not isinstance(link, Tap)}, state.ports)
-        yield Orphan(port_id=owner, state=parts, is_tagged=is_tagged, sign=_fingerprint(owner, parts, seen.facts))
+        orphans.append(
+            Orphan(port_id=owner, state=parts, is_tagged=is_tagged, sign=_fingerprint(owner, parts, seen.facts))
+        )
+    return orphans
 
 
 def _owner_of(state: HostState) -> tuple[str, bool]:
@@ -89,10 +92,6 @@ def _is_incomplete(state: HostState, names: PortNames) -> bool:
         return False
     exists = (names.bridge in state.links, names.bridge_end in state.links, names.switch_end in state.ports)
     return not all(exists) and (any(exists) or isinstance(state.links.get(names.tap), ManagedTap))
-
-
-def _is_lone_row(state: HostState, bridges: Collection[str]) -> bool:
-    return not state.links and all(isinstance(row, OvsPort) and row.bridge in bridges for row in state.ports.values())
 
 
 def _has_vm(state: HostState, names: PortNames, facts: Facts) -> bool:

@@ -164,12 +164,10 @@ class Observed:
 
 def agree(first: HostState, second: HostState) -> bool:
     """Return True if two states have the same parts without differences."""
-    return first is second or all(_agree(first.side(role), second.side(role)) for role in Role)
-
-
-def _agree(first: Mapping[str, Part], second: Mapping[str, Part]) -> bool:
-    return first.keys() == second.keys() and all(
-        type(first[name]) is type(second[name]) and not differences(first[name], second[name]) for name in first
+    return first is second or all(
+        old.keys() == new.keys()
+        and all(type(old[name]) is type(new[name]) and not differences(old[name], new[name]) for name in old)
+        for old, new in ((first.side(role), second.side(role)) for role in Role)
     )
 
 

@@ -84,23 +84,18 @@ def execute(
         for role in _later_roles(runs):
             stack.enter_context(expected(executors[role]))
         try:
-            alternate_roles(runs, executors, deadline)
+            # All plans together, one role after the other.
+            while any(run.waiting for run in runs):
+                for role in ROLE_ORDER:
+                    if batch := [(run, taken) for run in runs if (taken := run.take(role))]:
+                        is_last = not any(run.waiting for run in runs)
+                        _execute_batch(batch, executors[role], deadline if is_last else share(deadline))
         finally:
             # The audit log, one line per port.
             for run in runs:
                 if outcomes := run.outcomes():
                     LOG.info("%s", "; ".join(map(_described, outcomes)))
     return [run.outcomes() for run in runs]
-
-
-def alternate_roles(runs: Sequence[PlanProgress], executors: Mapping[Role, Executor], deadline: float) -> None:
-    """Give the steps to the executors, all plans together, one role after the other, until none waits."""
-    while any(run.waiting for run in runs):
-        for role in ROLE_ORDER:
-            batch = [(run, taken) for run in runs if (taken := run.take(role))]
-            if batch:
-                is_last = not any(run.waiting for run in runs)
-                _execute_batch(batch, executors[role], deadline if is_last else share(deadline))
 
 
 def share(deadline: float) -> float:
@@ -110,8 +105,18 @@ def share(deadline: float) -> float:
 
 
 def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executor, deadline: float) -> None:
-    outcomes = list(_apply(executor, [step for _, taken in batch for _, step in taken], deadline))
-    if executor.atomic and len(batch) > 1 and all(_had_no_effect(outcome) for outcome in outcomes):
+    steps = [step for _, taken in batch for _, step in taken]
+    try:
+        outcomes = list(executor.apply(steps, deadline))
+    except ExecutorError as error:
+        outcomes = [error.outcome_of(step) for step in steps]
+    except Exception:
+        # The outcomes of the other role and of other ports must not be lost.
+        LOG.exception("the executor %s failed", type(executor).__name__)
+        reason = f"the {executor.role.value} executor failed, and it is not known how far it came; see the daemon's log"
+        outcomes = [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
+    had_no_effect = all(outcome.result in FAILURES and outcome.code != NOT_REALIZED for outcome in outcomes)
+    if executor.atomic and len(batch) > 1 and had_no_effect:
         # The failure of one port undid the steps of all: halve the batch until the port is alone.
         middle = len(batch) // 2
         _execute_batch(batch[:middle], executor, deadline)
@@ -120,22 +125,6 @@ def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executo
     for run, taken in batch:
         run.record(taken, outcomes[: len(taken)])
         del outcomes[: len(taken)]
-
-
-def _had_no_effect(outcome: Outcome) -> bool:
-    return outcome.result in FAILURES and outcome.code != NOT_REALIZED
-
-
-def _apply(executor: Executor, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-    try:
-        return executor.apply(steps, deadline)
-    except ExecutorError as error:
-        return [error.outcome_of(step) for step in steps]
-    except Exception:
-        # The outcomes of the other role and of other ports must not be lost.
-        LOG.exception("the executor %s failed", type(executor).__name__)
-        reason = f"the {executor.role.value} executor failed, and it is not known how far it came; see the daemon's log"
-        return [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
 
 
 def _fail_unserved(run: PlanProgress, executors: Mapping[Role, Executor]) -> None:
