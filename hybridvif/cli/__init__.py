@@ -121,7 +121,7 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
 
 def _fail(error: BaseException, words: Sequence[str], args: argparse.Namespace | None) -> int:
     from hybridvif.cli import options, stdio
-    from hybridvif.cli.failure import BROKEN_PIPE, failure_of
+    from hybridvif.cli.output.document import BROKEN_PIPE, failure_of
     from hybridvif.cli.terminal import Terminal
 
     form, verbose = (args.format, args.verbose) if args else options.guess(words)

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import IO
 
-from hybridvif.cli.failure import Failure
+from hybridvif.cli.output.document import Failure
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
 from hybridvif.model.errors import InvalidInput, escaped, escaped_lines
 from hybridvif.optional import found

@@ -12,7 +12,6 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from hybridvif.cli.commands import show
 from hybridvif.cli.stdio import print_text
 from hybridvif.cli.terminal import Paint
 from hybridvif.engine.converge import AnyHost
@@ -77,6 +76,7 @@ def _run_in_sandbox() -> int:
 
 def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *, vms: bool) -> int:
     """Plug, ping, draw, unplug. inventory: a function that returns the names of these kinds of objects on the host."""
+    from hybridvif.cli.commands import show
     from hybridvif.engine.converge import check, plug_all, unplug_all
 
     before = inventory()

@@ -6,9 +6,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hybridvif.cli.failure import DIFFERENCES, failure_of_report
 from hybridvif.cli.output.diff import diff_lines
-from hybridvif.cli.output.document import changes_of, changes_of_plan, report_document, tally
+from hybridvif.cli.output.document import (
+    DIFFERENCES,
+    changes_of,
+    changes_of_plan,
+    failure_of_report,
+    report_document,
+    tally,
+)
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.report import Report, Result, Status, worst_exit_code
 

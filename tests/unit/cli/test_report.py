@@ -7,7 +7,7 @@ import pytest
 
 from hybridvif import Create, Port, Tap
 from hybridvif.cli.commands import plug, unplug
-from hybridvif.cli.failure import failure_of, failure_of_report
+from hybridvif.cli.output.document import failure_of, failure_of_report
 from hybridvif.cli.output.report import answer_of_reports, result_text
 from hybridvif.client.host import NoResponse
 from hybridvif.model.errors import (

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from hybridvif.cli import main, parse_arguments, stdio
-from hybridvif.cli.failure import Failure
+from hybridvif.cli.output.document import Failure
 from hybridvif.cli.stdio import OutputLost
 from hybridvif.cli.terminal import SIMULATED, Answer, Paint, Terminal, set_up_logs
 from hybridvif.model.errors import InvalidInput
