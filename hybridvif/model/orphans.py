@@ -72,9 +72,10 @@ def find_orphans(seen: Observed, bridges: Collection[str]) -> list[Orphan]:
             # A foreign object holds it, or has one of its names.
             continue
         parts = HostState({name: link for name, link in state.links.items() if not isinstance(link, Tap)}, state.ports)
-        orphans.append(
-            Orphan(port_id=owner, state=parts, is_tagged=is_tagged, sign=_fingerprint(owner, parts, seen.facts))
-        )
+        links = seen.facts.links
+        indexes = [f"{name}={links[name].ifindex}" for name in sorted(parts.links) if name in links]
+        sign = " ".join([owner, *indexes, *(f"{name}=row" for name in parts.ports)])
+        orphans.append(Orphan(port_id=owner, state=parts, is_tagged=is_tagged, sign=sign))
     return orphans
 
 
@@ -102,8 +103,3 @@ def _has_vm(state: HostState, names: PortNames, facts: Facts) -> bool:
         return False
     tap = facts.links.get(names.tap)
     return tap is None or tap.carrier
-
-
-def _fingerprint(owner: str, parts: HostState, facts: Facts) -> str:
-    indexes = [f"{name}={fact.ifindex}" for name in sorted(parts.links) if (fact := facts.links.get(name))]
-    return " ".join([owner, *indexes, *(f"{name}=row" for name in parts.ports)])

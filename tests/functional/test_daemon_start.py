@@ -35,7 +35,7 @@ HELPER = [sys.executable, "-P", "-m", "hybridvif.privileged.helper"]
 CALLER = f"""
 import glob, json, os, sys, time
 from hybridvif import HybridVifError, Port, connect, plug, unplug
-from hybridvif.model.errors import Status
+from hybridvif.model.report import Status
 
 def own():
     kept = ("CapEff", "CapPrm", "CapBnd", "CapInh", "CapAmb", "NoNewPrivs", "Umask", "SigIgn")
