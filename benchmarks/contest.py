@@ -23,7 +23,7 @@ from benchmarks.record import Record, Turn
 from benchmarks.tally import CROWD
 from hybridvif.model.errors import HybridVifError
 from hybridvif.privileged.launch import private_directory
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from hybridvif.testing.sandbox.switch import SOCKET
 
 WORKER = Path(__file__).with_name("worker.py")

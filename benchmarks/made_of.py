@@ -138,7 +138,7 @@ def main() -> None:
         sys.stdout.write(json.dumps(inside(config, int(count), int(rounds))))
         return
     from benchmarks.contest import _configuration, temporary_directory
-    from hybridvif.testing.sandbox import Sandbox
+    from hybridvif.testing.sandbox.box import Sandbox
 
     counts = (1, args.ports)
     found: dict[int, list[tuple[str, Taken]]] = {}

@@ -19,7 +19,6 @@ from hybridvif import Port, connect, plug, unplug
 
 ROOT = str(Path(hybridvif.__file__).parent)
 BOUNDARY = f"{ROOT}/privileged/requests.py"
-DAEMON = ("privileged", "executors")
 PORT = Port(
     id="5f2c0e1a-7b00-4c00-8000-000000000001",
     mac="fa:16:3e:aa:bb:cc",
@@ -45,7 +44,7 @@ class CallPath:
             name = caller.f_code.co_filename
             if name.startswith(ROOT):
                 stack.append(f"{name[len(ROOT) + 1 :]}:{caller.f_code.co_name}")
-                if name == BOUNDARY and caller.f_code.co_name in ("observe", "apply"):
+                if name == BOUNDARY and caller.f_code.co_name == "call":
                     side = "daemon"
                     break
             caller = caller.f_back

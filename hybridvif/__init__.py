@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hybridvif.client.host import Host as Host, connect as connect
-    from hybridvif.engine.api import (
+    from hybridvif.engine.converge import (
         check as check,
         plug as plug,
         plug_all as plug_all,
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
         reconcile as reconcile,
     )
     from hybridvif.executors.recording import RecordingHost as RecordingHost
-    from hybridvif.model.desired import desired_state as desired_state
     from hybridvif.model.errors import (
         BridgeMissing as BridgeMissing,
         BridgeNotAllowed as BridgeNotAllowed,
@@ -57,12 +56,12 @@ if TYPE_CHECKING:
         VhostUserPort as VhostUserPort,
     )
     from hybridvif.model.planner import plan as plan
-    from hybridvif.model.port import Port as Port, VifType as VifType
+    from hybridvif.model.port import Port as Port, VifType as VifType, desired_state as desired_state
     from hybridvif.model.report import Outcome as Outcome, Report as Report, Result as Result, Status as Status
-    from hybridvif.model.state import HostState as HostState
-    from hybridvif.model.steps import (
+    from hybridvif.model.state import (
         Create as Create,
         Delete as Delete,
+        HostState as HostState,
         Step as Step,
         Update as Update,
         simulate as simulate,
@@ -79,19 +78,17 @@ _FORMER = {
 """Current names by former public name. Programs may still import the former names."""
 _HOMES = {
     "hybridvif.client.host": "Host connect",
-    "hybridvif.engine.api": "check plug plug_all unplug unplug_all",
+    "hybridvif.engine.converge": "check plug plug_all unplug unplug_all",
     "hybridvif.engine.host_wide": "CollectedOrphan Reconciled gc reconcile",
     "hybridvif.executors.recording": "RecordingHost",
-    "hybridvif.model.desired": "desired_state",
     "hybridvif.model.errors": "BridgeMissing BridgeNotAllowed ConfigurationError Conflict HybridVifError InvalidInput "
     "NameCollision NotReady PlugFailed PortRunning PreconditionError Refused UnplugFailed",
     "hybridvif.model.names": "PortNames names_of",
     "hybridvif.model.parts": "Bridge ForeignObject IvsPort ManagedTap OvsPort Tap Veth VhostUserPort",
     "hybridvif.model.planner": "plan",
-    "hybridvif.model.port": "Port VifType",
+    "hybridvif.model.port": "Port VifType desired_state",
     "hybridvif.model.report": "Outcome Report Result Status",
-    "hybridvif.model.state": "HostState",
-    "hybridvif.model.steps": "Create Delete Step Update simulate",
+    "hybridvif.model.state": "Create Delete HostState Step Update simulate",
 }
 """The names of each module that are public here."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -24,8 +24,8 @@ from hybridvif.executors.netlink import sysctl
 from hybridvif.model.errors import HybridVifError, shown
 from hybridvif.model.parts import Bridge
 from hybridvif.privileged import launch
-from hybridvif.testing.sandbox import PROMISE, SandboxError, probe
-from hybridvif.testing.sandbox.missing import as_root, program
+from hybridvif.testing.sandbox.launch import PROMISE, probe
+from hybridvif.testing.sandbox.missing import SandboxError, as_root, program
 
 PASS, FAIL, INFO = "pass", "fail", "info"
 """The verdicts. INFO has no effect on plug."""

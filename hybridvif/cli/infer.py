@@ -10,9 +10,17 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hybridvif.cli.ports import PLACEHOLDERS, PortRequest, options_in_words
-from hybridvif.model.attributes import MAX_MTU, MAX_TAP_MTU, MIN_MTU, is_mac
-from hybridvif.model.desired import tap_mac_of
-from hybridvif.model.names import PortNames, is_bridge_name, is_trunk_bridge, is_uuid, names_of
+from hybridvif.model.names import (
+    MAX_MTU,
+    MAX_TAP_MTU,
+    MIN_MTU,
+    PortNames,
+    is_bridge_name,
+    is_mac,
+    is_trunk_bridge,
+    is_uuid,
+    names_of,
+)
 from hybridvif.model.parts import (
     VHOST_USER_TYPES,
     Bridge,
@@ -24,9 +32,8 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
 )
-from hybridvif.model.port import Port, VifType
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import owners_of
+from hybridvif.model.port import Port, VifType, tap_mac_of
+from hybridvif.model.state import HostState, Observed, owners_of
 
 LINK_FIELDS = ("call_iptables", "create_tap")
 """Fields that a vhost-user port does not have."""

@@ -7,8 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 
 from hybridvif.cli.options import UsageError
-from hybridvif.model.attributes import DATAPATH_TYPES, MAX_MTU, MIN_MTU
 from hybridvif.model.errors import InvalidInput
+from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU
 from hybridvif.model.port import Port
 
 _SPECS = {spec.name: spec for spec in fields(Port)}

@@ -15,7 +15,8 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from hybridvif.engine.config_files import absolute, files_of
+from hybridvif.engine import first_seen, locks
+from hybridvif.engine.config import absolute, files_of
 from hybridvif.model.errors import (
     REFUSALS,
     BridgeMissing,
@@ -26,11 +27,9 @@ from hybridvif.model.errors import (
 )
 from hybridvif.model.report import Outcome, Outcomes, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
-from hybridvif.model.state import Observed
-from hybridvif.model.steps import Step
+from hybridvif.model.state import Observed, Step
 from hybridvif.privileged import codec
-from hybridvif.privileged.channel import Died, NoResponse, RequestNotSent
-from hybridvif.privileged.messages import APPLY, OBSERVE
+from hybridvif.privileged.channel import APPLY, OBSERVE, Died, NoResponse, RequestNotSent
 
 __all__ = ["Host", "NoResponse", "RequestNotSent", "connect"]
 GRACE_PERIOD = 0.2
@@ -81,8 +80,6 @@ class Host:
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:
         """Hold the locks of these ports, named by the first 11 characters of their ids. Raises locks.LockTimeout."""
-        from hybridvif.engine import locks
-
         deadline = bounded(deadline)
         # The daemon starts first: a user who may not start it must not create the lock directory. Root would refuse a
         # directory that another user owns.
@@ -98,8 +95,6 @@ class Host:
         Raises PreconditionError if the file cannot be written, NoResponse if another caller locks it until the
         deadline.
         """
-        from hybridvif.engine import first_seen, locks
-
         try:
             return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, bounded(deadline))
         except locks.LockTimeout as error:

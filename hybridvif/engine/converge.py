@@ -18,29 +18,30 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from hybridvif.engine.goals import Goal, for_port, is_reached, make_plan
+from hybridvif.engine.goals import Goal, for_port, goal_for_plug, goal_for_unplug, is_reached, make_plan
 from hybridvif.model.errors import (
     BridgeMissing,
     ConfigurationError,
     HybridVifError,
     InvalidInput,
     NotReady,
+    PlugFailed,
     PreconditionError,
     Refused,
+    UnplugFailed,
 )
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import ForeignObject, OvsPort, Part, Tap
-from hybridvif.model.planner import goal_for, plan
-from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status
-from hybridvif.model.rollback_target import rollback_target
+from hybridvif.model.planner import goal_for, plan, rollback_target
+from hybridvif.model.port import Port
+from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status, error_of
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, HostState, Observed, agree
-from hybridvif.model.steps import Step, owners_of
+from hybridvif.model.state import NOTHING, HostState, Observed, Step, agree, owners_of
 
 PLUG_BATCH, UNPLUG_BATCH = 500, 100
 """Maximum number of ports in a batch. They share one observation, one switch transaction and one verification.
@@ -424,3 +425,61 @@ def _as_if_accepted(observed: Observed) -> Observed:
     """Return the observation as it would be if ovs-vswitchd had accepted all rows."""
     ports = [replace(port, realized=True) for port in observed.state.ports.values() if isinstance(port, OvsPort)]
     return replace(observed, state=observed.state.with_parts(*ports))
+
+
+# -- calls -------------------------------------------------------------------------------------------------------------
+
+
+def plug(port: Port, host: AnyHost) -> Report:
+    """Plug one port. Afterwards it has its desired state, or the state from before the call.
+
+    A port in sync costs one observation and no write. Raises PlugFailed with the report. Its subclasses: Refused if
+    the plug is not permitted, NotReady or BridgeMissing if the host lacks something.
+    """
+    (report,) = converge([goal_for_plug(port, host.settings)], host)
+    if not report.ok:
+        raise error_of(report, PlugFailed)
+    return report
+
+
+def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
+    """Unplug one port. Afterwards only the tap of the VM remains.
+
+    The unplug of an absent port succeeds and costs no write. force: unplug even if a VM uses the port. Raises
+    UnplugFailed with the report. Its subclasses: PortRunning or another Refused if the unplug is not permitted,
+    NotReady if the host lacks something.
+    """
+    (report,) = converge([goal_for_unplug(port_id, force=force)], host)
+    if not report.ok:
+        raise error_of(report, UnplugFailed)
+    return report
+
+
+def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
+    """Return the plan of a plug, without a write. It is empty if the port is in sync.
+
+    Raises Refused if a plug is not permitted, PreconditionError if the host lacks something, NoResponse.
+    """
+    deadline = time.monotonic() + host.settings.deadline
+    goal = goal_for_plug(port, host.settings)
+    return make_plan(goal, for_port(host.observe(set(port.names), deadline), goal.names), host.settings)
+
+
+def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = ignore_progress) -> list[Report]:
+    """Plug many ports. Return one report per port, in order. A failed port does not stop the others.
+
+    progress: called with (finished, total), before the first batch and after each batch. Raises InvalidInput for a
+    duplicate port id, and nothing else.
+    """
+    return converge([goal_for_plug(port, host.settings) for port in ports], host, progress)
+
+
+def unplug_all(
+    port_ids: Iterable[str], host: AnyHost, *, force: bool = False, progress: Progress = ignore_progress
+) -> list[Report]:
+    """Unplug many ports. Return one report per port, in order. A failed port does not stop the others.
+
+    progress: as in plug_all(). Raises InvalidInput for an id that is not a UUID or that is there twice, and nothing
+    else.
+    """
+    return converge([goal_for_unplug(port_id, force=force) for port_id in port_ids], host, progress)

@@ -11,10 +11,11 @@ import contextlib
 import json
 import logging
 import os
+import stat
 import time
 from collections.abc import Collection, Mapping
 
-from hybridvif.engine import locks, shared_files
+from hybridvif.engine import locks
 from hybridvif.model.errors import PreconditionError
 
 FILE = "remains.json"
@@ -56,10 +57,10 @@ def _read(name: str, boot: str, now: float) -> dict[str, float]:
     Other users can write to the lock directory. Their files must not make an orphan look older than it is.
     """
     try:
-        return _decoded(shared_files.read(name, LIMIT), boot, now)
+        return _decoded(read(name, LIMIT), boot, now)
     except FileNotFoundError:
         return {}
-    except (shared_files.Unfit, PermissionError, ValueError, RecursionError) as error:
+    except (Unfit, PermissionError, ValueError, RecursionError) as error:
         LOG.error("%s is ignored, and the ages of orphans start again: %s", name, error)  # noqa: TRY400  # no traceback
         return {}
 
@@ -98,3 +99,45 @@ def _write(name: str, boot: str, since: Mapping[str, float]) -> None:
             f"cannot store first-seen times in {name}: {reason}, "
             "or set [hybridvif] lock_path to a directory that all callers of this host can write"
         ) from error
+
+
+# -- a directory of others ---------------------------------------------------------------------------------------------
+
+
+class Unfit(Exception):
+    """The file must not be used. The text is the reason."""
+
+
+def read(path: str, limit: int) -> bytes:
+    """Return the content of a regular file of at most `limit` bytes, without blocking and without following a link.
+
+    Raises FileNotFoundError, PermissionError. Raises Unfit for another kind of file, a file that is too large, or one
+    that another user may have put there.
+    """
+    # O_NONBLOCK: open(2) would wait for a fifo or a lease. O_NOCTTY: it would adopt a terminal.
+    flags = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY | os.O_CLOEXEC
+    try:
+        with open(path, "rb", opener=lambda name, _: os.open(name, flags)) as file:
+            if reason := _objection(os.fstat(file.fileno()), os.stat(os.path.dirname(path) or ".")):
+                raise Unfit(reason)
+            content = file.read(limit + 1)
+    except (FileNotFoundError, PermissionError):
+        raise
+    except OSError as error:
+        raise Unfit(f"it cannot be read as a regular file ({error.strerror})") from error
+    if len(content) > limit:
+        raise Unfit(f"it has more than {limit} bytes")
+    return content
+
+
+def _objection(status: os.stat_result, directory: os.stat_result) -> str:
+    """Return the reason not to use a file in a shared directory, in a few words; empty if there is none."""
+    if not stat.S_ISREG(status.st_mode):
+        return "it is not a regular file"
+    if status.st_nlink > 1:
+        return f"it has {status.st_nlink} names, so it may be a file of another user"
+    if status.st_mode & stat.S_IWOTH:
+        return "everybody can write it"
+    if directory.st_mode & stat.S_IWOTH and status.st_uid not in (0, os.geteuid()):
+        return f"it belongs to user {status.st_uid}, in a directory in which everybody can write"
+    return ""

@@ -8,16 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning, Refused
 from hybridvif.model.names import PortNames, names_of
-from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, ManagedTap, OvsPort, Role, VhostUserPort
-from hybridvif.model.planner import goal_for, plan
-from hybridvif.model.port import Port
+from hybridvif.model.planner import check_ownership, goal_for, plan
+from hybridvif.model.port import Port, desired_state
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, Facts, HostState, Observed
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import NOTHING, Create, Delete, Facts, HostState, Observed, Step, Update
 
 KERNEL_DATAPATH = "ovs-system"
 """The master of every port of Open vSwitch's kernel datapath."""

@@ -7,11 +7,10 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from hybridvif.engine.api import plug_all
-from hybridvif.engine.converge import AnyHost, converge
+from hybridvif.engine.converge import AnyHost, converge, plug_all
 from hybridvif.engine.goals import Goal, goal_for_unplug
 from hybridvif.engine.simulated_host import SimulatedHost
-from hybridvif.model.ownership import Orphan, OrphanInUse, find_orphans, tagged_ports
+from hybridvif.model.orphans import Orphan, OrphanInUse, find_orphans, tagged_ports
 from hybridvif.model.parts import Part
 from hybridvif.model.port import Port
 from hybridvif.model.report import Report

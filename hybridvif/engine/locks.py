@@ -18,8 +18,6 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 
-from oslo_concurrency import lockutils
-
 from hybridvif.model.errors import HybridVifError, PreconditionError
 
 BUCKETS = 1024
@@ -73,6 +71,9 @@ def _holding_bucket(bucket: int, path: str, deadline: float) -> Iterator[None]:
 
 def _lock(file: io.FileIO, name: str, deadline: float) -> None:
     """Lock an open file. A free lock is acquired even after the deadline."""
+    # Late: the import takes as long as all of ours, and doctor needs no lock.
+    from oslo_concurrency import lockutils
+
     lock, delay = lockutils.external_lock("port", lock_path=os.path.dirname(name)), DELAY
     lock.lockfile = file
     try:

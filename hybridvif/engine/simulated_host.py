@@ -15,8 +15,7 @@ from hybridvif.model.errors import Conflict
 from hybridvif.model.names import PortNames, key_of, names_of, names_of_key
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES, Settings
-from hybridvif.model.state import Facts, HostState, Observed, merge_observed
-from hybridvif.model.steps import Step, simulate_all
+from hybridvif.model.state import Facts, HostState, Observed, Step, merge_observed, simulate_all
 
 if TYPE_CHECKING:
     from hybridvif.engine.converge import AnyHost

@@ -1,7 +1,7 @@
 """The Executor protocol, and the outcomes that all executors share.
 
 An executor carries out the steps of one role on this host. The privileged daemon creates it once and may call it from
-several threads. It makes no decisions: `steps.simulate()` defines the effect of a step, `steps.objection()` its
+several threads. It makes no decisions: `state.simulate()` defines the effect of a step, `state.objection()` its
 preconditions.
 """
 
@@ -18,8 +18,7 @@ from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import Delete, Objection, Step, is_there, objection, simulate
+from hybridvif.model.state import Delete, HostState, Objection, Observed, Step, is_there, objection, simulate
 
 LOG = logging.getLogger(__name__)
 

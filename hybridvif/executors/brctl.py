@@ -23,8 +23,7 @@ from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed
-from hybridvif.model.steps import Step
+from hybridvif.model.state import Observed, Step
 
 _ERRORS: tuple[tuple[str, bool, bool], ...] = (
     # error message of brctl or ip (C locale); retry; precondition

@@ -46,7 +46,7 @@ from hybridvif.executors.side_effects import (
 )
 from hybridvif.model.parts import ROOT, Bridge, IvsPort, OvsPort, Role, Veth, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR, Settings
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, role_of
+from hybridvif.model.state import Create, Delete, Step, Update, changes_of, role_of
 
 RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
 """A word of a command line that a shell expands to a MAC address; an executor generates its own."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.model.report import Outcome, Result
-from hybridvif.model.steps import Step
+from hybridvif.model.state import Step
 
 MAX_GATHER_TIME = 0.1
 """Seconds that a leader waits for announced callers, at most."""

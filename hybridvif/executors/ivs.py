@@ -18,8 +18,7 @@ from hybridvif.model.names import SWITCH_PREFIXES, key_of
 from hybridvif.model.parts import IvsPort, Part, Role
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Facts, HostState, Observed, PortFact
-from hybridvif.model.steps import Step
+from hybridvif.model.state import Facts, HostState, Observed, PortFact, Step
 
 
 class IvsExecutor:

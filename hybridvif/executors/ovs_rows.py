@@ -26,8 +26,7 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.state import Facts, HostState, Observed, PortFact, bearers_of
-from hybridvif.model.steps import Delete, Step
+from hybridvif.model.state import Delete, Facts, HostState, Observed, PortFact, Step, bearers_of
 
 IDS = {
     "iface_id": "iface-id",

@@ -52,8 +52,7 @@ from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import ANYBODY, Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed
-from hybridvif.model.steps import Step
+from hybridvif.model.state import Observed, Step
 
 IFF_RUNNING, IFF_TUN, NO_COUNTERS = 0x40, 1, 1 << 3
 _NLA_MAP = ifinfmsg.ifinfo.data_map["bridge_slave"].nla_map

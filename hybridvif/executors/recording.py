@@ -33,8 +33,18 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact, bearers_of
-from hybridvif.model.steps import Delete, Step, objection, simulate
+from hybridvif.model.state import (
+    Delete,
+    Facts,
+    HostState,
+    LinkFact,
+    Observed,
+    PortFact,
+    Step,
+    bearers_of,
+    objection,
+    simulate,
+)
 
 
 def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:

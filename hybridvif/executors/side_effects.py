@@ -23,7 +23,7 @@ from hybridvif.executors.ovs_rows import Operation, Read, Snapshot, is_many, row
 from hybridvif.model.names import is_trunk_bridge
 from hybridvif.model.parts import OvsPort
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.state import Create, Delete, Step, Update, changes_of
 
 OVS_BRIDGE, QOS = "ovs-bridge", "qos"
 IF_THERE, IF_EMPTY = "there is one and no other port has it", "nothing is left in it but Neutron's patch ports"

@@ -23,8 +23,7 @@ from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.state import Create, Delete, Observed, Step, Update, changes_of
 
 _ROWS_CHANGED = (
     "constraint violation",

@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, ClassVar
 if TYPE_CHECKING:
     from hybridvif.model.report import Report
 
-# -- the text of other tools ------------------------------------------------------------------------------------------
+
+# -- the text of other tools -------------------------------------------------------------------------------------------
 
 # An alias, an external_ids value or a device name may hold anything. It is escaped and cut to be safe to print, to log
 # and to send. No plan writes a value that is not printable or longer than MAX_SHOWN, so no information is lost.
@@ -65,7 +66,7 @@ def _escaped(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
-# -- the errors -------------------------------------------------------------------------------------------------------
+# -- the errors --------------------------------------------------------------------------------------------------------
 
 
 class HybridVifError(Exception):

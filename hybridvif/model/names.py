@@ -1,4 +1,4 @@
-"""Device names of a port, and back.
+"""Device names of a port, and back; the legal values of attributes, and their declaration.
 
 The names are a contract with Nova, Neutron and libvirt. A name is a prefix and the first 11 characters of the port id:
 14 characters (IFNAMSIZ allows 15). Neutron's firewall finds `tap<id>` and `qvb<id>` by name, so any other spelling
@@ -8,7 +8,9 @@ silently disables security groups.
 from __future__ import annotations
 
 import re
-from typing import NamedTuple
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from hybridvif.model.errors import InvalidInput
 
@@ -93,3 +95,122 @@ def key_of(name: str) -> str | None:
     """
     match = _OURS.fullmatch(name)
     return match[2] if match else None
+
+
+# -- legal values, and the declaration of an attribute -----------------------------------------------------------------
+
+
+QOS_TYPES = ("linux-htb", "linux-hfsc", "linux-sfq", "linux-codel", "linux-fq_codel", "linux-noop")
+"""The QoS types of a new port, as in os-vif's default_qos_type."""
+NONE = "none"
+"""No QoS, even if the host has a default."""
+DATAPATH_TYPES = ("system", "netdev")
+"""The kernel's datapath, and the userspace datapath of Open vSwitch."""
+VHOSTUSER_MODES = ("client", "server")
+"""The end of the socket that QEMU has, as in Neutron's vhostuser_mode. Open vSwitch has the other end."""
+MIN_MTU, MAX_MTU = 68, 65535
+"""The minimum of IPv4 (RFC 791), and the kernel's maximum for a veth or a bridge (ETH_MAX_MTU)."""
+MAX_TAP_MTU = 65521
+"""The kernel's maximum for a tap: ETH_MAX_MTU less the Ethernet header (drivers/net/tun.c)."""
+_MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
+
+Rule = Callable[[Any, object], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Reason:
+    """Reason for the value of an attribute."""
+
+    text: str
+    bugs: tuple[int, ...] = ()
+    """Numbers of Launchpad bugs."""
+
+    def __str__(self) -> str:
+        return self.text + (f" (LP {', '.join(map(str, self.bugs))})" if self.bugs else "")
+
+
+@dataclass(frozen=True, slots=True)
+class Attribute:
+    """Declaration of one attribute, as metadata of its type: Annotated[int, attribute(...)]."""
+
+    is_legal: Rule
+    reason: Reason
+    label: str | None
+    """Label in the output. None: the name of the attribute."""
+    words: tuple[str, str]
+    """Words of False and True in the output."""
+    is_create_only: bool
+    isolation: object
+    """The only legal value, if the attribute isolates the VM from the host. None for every other attribute."""
+
+
+def attribute(
+    is_legal: Rule,
+    reason: str,
+    *bugs: int,
+    label: str | None = None,
+    words: tuple[str, str] = ("off", "on"),
+    create_only: bool = False,
+) -> Attribute:
+    """Return the declaration of an attribute. bugs: numbers on Launchpad."""
+    return Attribute(is_legal, Reason(reason, bugs), label, words, create_only, None)
+
+
+def isolating(
+    value: object, reason: str, *bugs: int, label: str | None = None, words: tuple[str, str] = ("off", "on")
+) -> Attribute:
+    """Return the declaration of an attribute that isolates the VM from the host, and so has one legal value."""
+    return Attribute(one_of(value), Reason(reason, bugs), label, words, False, value)
+
+
+def one_of(*values: object) -> Rule:
+    """Return a rule that allows these values. True is not 1, although the two are equal."""
+    legal = frozenset((type(value), value) for value in values)
+    return lambda _, value: isinstance(value, Hashable) and (type(value), value) in legal
+
+
+def between(low: int, high: int) -> Rule:
+    """Return a rule that allows the whole numbers from low to high."""
+    return lambda _, value: type(value) is int and low <= value <= high
+
+
+def text(is_legal: Callable[[str], bool]) -> Rule:
+    """Return a rule that allows the texts of a predicate."""
+    return lambda _, value: type(value) is str and is_legal(value)
+
+
+def either(*rules: Rule) -> Rule:
+    """Return a rule that allows the values of any of these rules."""
+    return lambda part, value: any(rule(part, value) for rule in rules)
+
+
+def own_name(device: str) -> Rule:
+    """Return a rule that allows the name of one device of the same port, a field of PortNames."""
+    return lambda part, value: value == getattr(names_of_key(key_of(part.name) or ""), device)
+
+
+def is_mac(text: str) -> bool:
+    """Return True for the MAC address of a device: six lower-case octets, unicast, not all zero.
+
+    >>> is_mac("fa:16:3e:aa:bb:cc"), is_mac("01:00:5e:00:00:01"), is_mac("00:00:00:00:00:00")
+    (True, False, False)
+    """
+    return _MAC.fullmatch(text) is not None and int(text[:2], 16) % 2 == 0 and text != "00:00:00:00:00:00"
+
+
+def own_port_id(part: Any, value: object) -> bool:
+    """Allow a port id that matches the name of the part."""
+    return type(value) is str and is_uuid(value) and value[:KEY_LENGTH] == key_of(part.name)
+
+
+def flag_outside_trunk(part: Any, value: object) -> bool:
+    """Allow True outside of a trunk bridge only.
+
+    On a trunk bridge the tag belongs to the trunk. Nothing would take the port out of the dead VLAN (LP 2069543).
+    """
+    return value is False or (value is True and not is_trunk_bridge(part.bridge))
+
+
+EMPTY, FLAG, MTU = one_of(""), one_of(True, False), between(MIN_MTU, MAX_MTU)
+MAC, UUID, SWITCH_BRIDGE = text(is_mac), text(is_uuid), text(is_bridge_name)
+TRUNK_BRIDGE = text(lambda name: is_trunk_bridge(name) and is_bridge_name(name))

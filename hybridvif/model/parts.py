@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, ClassVar, TypeVar
 
-from hybridvif.model.attributes import (
+from hybridvif.model.names import (
     DATAPATH_TYPES,
     EMPTY,
     FLAG,

@@ -12,11 +12,11 @@ Order:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 
-from hybridvif.model.attributes import MAX_TAP_MTU
-from hybridvif.model.errors import Conflict
-from hybridvif.model.names import PortNames, key_of, names_of_key
+from hybridvif.model.errors import Conflict, NameCollision
+from hybridvif.model.names import MAX_TAP_MTU, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ISOLATING,
     PLACEHOLDER_TYPE,
@@ -28,10 +28,13 @@ from hybridvif.model.parts import (
     Tap,
     Veth,
     VhostUserPort,
+    attributes_of,
+    create_only_values,
     differences,
+    invalid_attributes,
 )
-from hybridvif.model.state import HostState
-from hybridvif.model.steps import Create, Delete, Step, Update, simulate
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Step, Update, owners_of, simulate, unfiltered
 
 
 def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
@@ -42,11 +45,16 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     """
     for part in observed:
         _check_not_foreign(part)
+    extra = (part for part in observed if part.name not in desired.side(part.role) and not isinstance(part, Tap))
+    if not any(extra) and all(_is_as_wanted(observed.side(part.role).get(part.name), part) for part in desired):
+        # The fast path: most ports are in sync.
+        return ()
     draft = _Draft(observed)
     _clear_switch(draft, desired)
     _delete_links(draft, desired)
     _create_links(draft, desired)
-    _create_switch_port(draft, desired)
+    for name, port in sorted(desired.ports.items()):
+        draft.create_or_update(draft.state.ports.get(name), port)
     return tuple(draft.steps)
 
 
@@ -179,6 +187,118 @@ def _reattach_tap(draft: _Draft, veth: Veth) -> None:
         draft.add(Update(tap, replace(tap, master=veth.master)))
 
 
-def _create_switch_port(draft: _Draft, desired: HostState) -> None:
-    for name, wanted in sorted(desired.ports.items()):
-        draft.create_or_update(draft.state.ports.get(name), wanted)
+# -- ownership ---------------------------------------------------------------------------------------------------------
+
+# Two ports can share their first 11 characters (40 bits), and so all names. Evidence, strongest first: the alias of a
+# link, our own key external_ids:hybridvif-port-id, iface-id. Parts without evidence come from os-vif, Nova or a person.
+# A plug adopts them if they fit.
+
+
+def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -> None:
+    """Check that no observed part belongs to another port.
+
+    interface_id: the iface-id that this port may have beside its own id. Raises NameCollision with both ids.
+    """
+    aliases = aliases_in(observed)
+    for alias in sorted(aliases - {port_id}):
+        raise _collision(port_id, alias, "the alias of its links")
+    for row in observed.ports.values():
+        # The aliases cover the row of the switch end. A vhost-user port has no links.
+        if not isinstance(row, OvsPort) or (aliases and not isinstance(row, VhostUserPort)):
+            continue
+        if is_uuid(row.port_id):
+            if row.port_id != port_id:
+                raise _collision(port_id, row.port_id, "external_ids:hybridvif-port-id")
+        elif is_uuid(row.iface_id) and row.iface_id not in (port_id, interface_id):
+            raise _collision(port_id, row.iface_id, "external_ids:iface-id")
+
+
+def aliases_in(state: HostState) -> set[str]:
+    """Return the port ids in the aliases of the links, with those of foreign objects."""
+    foreign = {link.alias for link in state.links.values() if isinstance(link, ForeignObject) and is_uuid(link.alias)}
+    return foreign.union(*map(owners_of, state.links.values()))
+
+
+def _collision(port_id: str, other: str, evidence: str) -> NameCollision:
+    return NameCollision(
+        f"port {port_id} shares its first 11 characters, and so its device names, with port {other}, "
+        f"which is plugged here ({evidence}); unplug that port first, or give one of them another id"
+    )
+
+
+# -- the target of a rollback ------------------------------------------------------------------------------------------
+
+
+def rollback_target(
+    first: HostState, desired: HostState, current: HostState = NOTHING, settings: Settings | None = None
+) -> tuple[HostState, tuple[str, ...]]:
+    """Return the target, and the attributes ("qbr...: stp") that keep their desired value.
+
+    first: the first observed state. desired: the goal of the failed plug. current: the state now. An attribute that
+    was not changed is not listed. settings: the settings of this host. They restrict the target further.
+    """
+    target = first
+    lost: list[str] = []
+    for part in map(_with_absent_isolation, first):
+        wanted, found = (state.side(part.role).get(part.name) for state in (desired, current))
+        if wanted is None and isinstance(part, OvsPort):
+            # The row of the other binding: a hybrid port and a vhost-user port replace each other.
+            rows = [row for row in desired.ports.values() if isinstance(row, OvsPort)]
+            target = target.with_parts(*(_created_as(row, part) for row in rows))
+        if type(wanted) is type(part):
+            names = _invalid(part, settings)
+        elif ISOLATING[type(part)]:
+            # The links of a hybrid port that becomes a vhost-user port have no desired values.
+            isolation = ISOLATING[type(part)]
+            wanted = replace(part, **isolation)
+            names = [name for name, value in isolation.items() if getattr(part, name) != value]
+        else:
+            continue
+        target = target.with_parts(_created_as(wanted, part))
+        names += _foreign_ids(_with_values_of(wanted, part, names), wanted)
+        changed = [name for name in names if _differ(part, found, name)]
+        if changed:
+            target = target.with_parts(_created_as(wanted, _with_values_of(wanted, part, changed)))
+            lost += [f"{part.name}: {name}" for name in changed]
+    return target, tuple(lost)
+
+
+def _with_values_of(source: Part, part: Part, names: Iterable[str]) -> Part:
+    return replace(part, **{name: getattr(source, name) for name in names})
+
+
+def _with_absent_isolation(part: Part) -> Part:
+    """Return the part with isolating values for None. A small MTU hides the IPv6 settings."""
+    isolation = ISOLATING[type(part)]
+    return replace(part, **{name: value for name, value in isolation.items() if getattr(part, name) is None})
+
+
+def _created_as(wanted: Part, part: Part) -> Part:
+    """Return the part with the create-only attributes of another, because its own were not observed.
+
+    A row may be deleted during the plug. The rollback must not recreate it outside of the dead VLAN.
+    """
+    values = create_only_values(wanted)
+    legal = {name: value for name, value in values.items() if not invalid_attributes(part, {name: value})}
+    return replace(part, **legal)
+
+
+def _invalid(part: Part, settings: Settings | None) -> list[str]:
+    """Return the attributes of a part that cannot be written again."""
+    names = list(invalid_attributes(part))
+    if settings is None:
+        return names
+    if isinstance(part, OvsPort) and not settings.allows(part.bridge) and "bridge" not in names:
+        names.append("bridge")
+    return [*names, *unfiltered(part, attributes_of(type(part)), settings)]
+
+
+def _foreign_ids(part: Part, wanted: Part) -> list[str]:
+    """Return the ids of a row that name another port. They must not be written."""
+    if isinstance(part, OvsPort) and owners_of(part) - owners_of(wanted):
+        return [name for name in ("iface_id", "port_id") if _differ(part, wanted, name)]
+    return []
+
+
+def _differ(part: Part, found: Part | None, name: str) -> bool:
+    return type(found) is not type(part) or getattr(found, name) != getattr(part, name)

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 from hybridvif.model.errors import REFUSALS, BridgeMissing, HybridVifError, NotReady, PlugFailed, UnplugFailed
 
 if TYPE_CHECKING:
-    from hybridvif.model.state import Observed
-    from hybridvif.model.steps import Step
+    from hybridvif.model.state import Observed, Step
 
 
 class Result(enum.Enum):

@@ -10,8 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hybridvif.model.attributes import NONE, QOS_TYPES
-from hybridvif.model.names import TRUNK_BRIDGES, is_bridge_name, is_trunk_bridge
+from hybridvif.model.names import NONE, QOS_TYPES, TRUNK_BRIDGES, is_bridge_name, is_trunk_bridge
 
 OVS_SOCKET = "unix:/var/run/openvswitch/db.sock"
 """Default socket of Open vSwitch in the packages of Debian, Ubuntu and Fedora."""

@@ -1,15 +1,39 @@
-"""The state of a host: its parts, and the facts observed beside them. No plan uses or writes a fact."""
+"""The state of a host, and the steps that change it: Create, Update and Delete.
+
+A state holds parts, with facts observed beside them. No plan uses or writes a fact. simulate() is the specification of
+every executor. An Update writes only the attributes that differ. So two tools that repair different attributes do not
+undo each other. objection() returns the reason to refuse a step. Every executor calls it before a write, so that all
+refuse alike: IFLA_MASTER of netlink takes a device from another bridge, and brctl does not.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from hybridvif.model.errors import shown
-from hybridvif.model.names import PortNames, key_of
-from hybridvif.model.parts import Link, Part, Role, SwitchPort, differences
+from hybridvif.model.errors import Conflict, shown
+from hybridvif.model.names import PortNames, is_uuid, key_of, names_of_key
+from hybridvif.model.parts import (
+    OPEN,
+    Bridge,
+    ForeignObject,
+    Link,
+    ManagedTap,
+    Member,
+    OvsPort,
+    Part,
+    Role,
+    SwitchPort,
+    Tap,
+    Veth,
+    VhostUserPort,
+    as_observed,
+    differences,
+    with_article,
+)
+from hybridvif.model.settings import Settings
 
 
 class _Frozen:
@@ -142,12 +166,10 @@ class Observed:
 
 def agree(first: HostState, second: HostState) -> bool:
     """Return True if two states have the same parts without differences."""
-    return first is second or all(_agree(first.side(role), second.side(role)) for role in Role)
-
-
-def _agree(first: Mapping[str, Part], second: Mapping[str, Part]) -> bool:
-    return first.keys() == second.keys() and all(
-        type(first[name]) is type(second[name]) and not differences(first[name], second[name]) for name in first
+    return first is second or all(
+        old.keys() == new.keys()
+        and all(type(old[name]) is type(new[name]) and not differences(old[name], new[name]) for name in old)
+        for old, new in ((first.side(role), second.side(role)) for role in Role)
     )
 
 
@@ -179,3 +201,231 @@ def bearers_of(iface_ids: Iterable[tuple[str, str]]) -> dict[str, tuple[str, ...
     return {
         iface_id: tuple(sorted(names)) for iface_id, names in rows.items() if len(names) > 1 or key_of(names[0]) is None
     }
+
+
+# -- steps -------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Create:
+    """Create a missing part."""
+
+    part: Part
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change the attributes of an existing part in which the two parts differ."""
+
+    before: Part
+    after: Part
+
+    @property
+    def part(self) -> Part:
+        """The part after the step."""
+        return self.after
+
+
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Delete a part. A missing part is success."""
+
+    part: Part
+
+
+Step = Create | Update | Delete
+
+
+def role_of(step: Step) -> Role:
+    """Return the role of the executor that executes the step."""
+    return step.part.role
+
+
+def changes_of(step: Update) -> dict[str, object]:
+    """Return the new values that an Update writes, by attribute."""
+    return {change.attribute: change.after for change in differences(step.before, step.after)}
+
+
+@dataclass(frozen=True, slots=True)
+class Objection:
+    """Reason to refuse a step."""
+
+    reason: str
+    retry: bool
+    """True if the host has changed since it was observed, so that a new plan may succeed."""
+
+
+def objection(state: HostState, step: Step) -> Objection | None:
+    """Return the reason to refuse this step on a host in this state. None if it may run.
+
+    The deletion of a missing part may run.
+    """
+    if isinstance(step, Create) and isinstance(step.part, Tap | ForeignObject):
+        return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
+    against = _objection_to_name(step.part)
+    if against:
+        return against
+    if isinstance(step, Delete) and isinstance(step.part, Tap):
+        return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
+    found = _found(state, step.part)
+    if isinstance(step, Create):
+        return _objection_to_create(state, step.part, found)
+    if found is None:
+        gone = Objection(f"{step.part.name} has vanished since it was observed", retry=True)
+        return gone if isinstance(step, Update) else None
+    return (
+        _objection_to_kind(step.part, found)
+        or _objection_to_owner(step, found)
+        or (_objection_to_name(step.before) if isinstance(step, Update) else None)
+        or (_objection_to_master(state, step, found) if isinstance(step, Update) else None)
+    )
+
+
+def simulate(state: HostState, step: Step) -> HostState:
+    """Return the state after the step. Raises Conflict if there is an objection."""
+    against = objection(state, step)
+    if against:
+        raise Conflict(against.reason)
+    match step:
+        case Create(OvsPort() as port):
+            return state.with_parts(replace(as_observed(port), realized=_can_be_accepted(state, port)))
+        case Create(part):
+            return state.with_parts(_as_new_member(as_observed(part)))
+        case Update(before, OvsPort() as after):
+            return state.with_parts(_updated_port(state, before, after))
+        case Update():
+            changes = changes_of(step)
+            updated: Part = replace(_found(state, step.part), **changes)  # type: ignore[type-var, assignment]
+            return state.with_parts(_as_new_member(updated) if "master" in changes else updated)
+    return _without(state, step.part)
+
+
+def simulate_all(state: HostState, steps: Iterable[Step]) -> HostState:
+    """Return the state after all the steps, in order."""
+    for step in steps:
+        state = simulate(state, step)
+    return state
+
+
+def is_there(state: HostState, part: Part) -> bool:
+    """Return True if an object has the name and role of this part."""
+    return _found(state, part) is not None
+
+
+def owners_of(part: Part) -> set[str]:
+    """Return the port ids in the ownership tags of a part. The ends of a damaged veth pair may have two."""
+    return {tag for tag in ownership_tags(part) if is_uuid(tag)}
+
+
+def ownership_tags(part: Part) -> tuple[str, ...]:
+    """Return the values of the ownership tags of a part, valid or not."""
+    match part:
+        case Bridge(alias=alias) | ManagedTap(alias=alias):
+            return (alias,)
+        case Veth(alias=alias, peer_alias=peer_alias):
+            return alias, peer_alias
+        case OvsPort(port_id=port_id, iface_id=iface_id):
+            return (port_id if is_uuid(port_id) else iface_id,)
+    return ()
+
+
+def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tuple[str, ...]:
+    """Return the attributes that hide the packets of a bridge from iptables, if this host filters them."""
+    if not isinstance(part, Bridge) or not settings.call_iptables:
+        return ()
+    return tuple(
+        name for name in ("nf_call_iptables", "nf_call_ip6tables") if name in attributes and not getattr(part, name)
+    )
+
+
+def _found(state: HostState, part: Part) -> Part | None:
+    return state.side(part.role).get(part.name)
+
+
+def _objection_to_name(part: Part) -> Objection | None:
+    key = key_of(part.name)
+    if key is None or (isinstance(part, Veth) and part.peer != names_of_key(key).switch_end):
+        return Objection(f"{part.name[:32]!r} is not the name of {with_article(part.kind)} of ours", retry=False)
+    return None
+
+
+def _objection_to_create(state: HostState, part: Part, found: Part | None) -> Objection | None:
+    if found is not None:
+        return Objection(f"{part.name} has appeared since the host was observed", retry=True)
+    if isinstance(part, Veth) and part.peer in state.links:
+        return Objection(f"{part.peer} has appeared since the host was observed", retry=True)
+    return _objection_to_bridge(state, part.master) if isinstance(part, Veth | ManagedTap) else None
+
+
+def _objection_to_kind(part: Part, found: Part) -> Objection | None:
+    if isinstance(part, Tap | ManagedTap) and isinstance(found, Tap | ManagedTap) and type(found) is not type(part):
+        # The alias decides which of the two it is. A new plan handles it.
+        return Objection(f"{part.name} is not the device any more that it was when it was observed", retry=True)
+    if type(found) is not type(part):
+        text = found.what if isinstance(found, ForeignObject) else with_article(found.kind)
+        return Objection(f"{part.name} is {text}, not {with_article(part.kind)}; remove it or rename it", retry=False)
+    if isinstance(found, Veth) and isinstance(part, Veth) and found.peer != part.peer:
+        return Objection(f"the peer of {part.name} is {found.peer}, not {part.peer}; remove the pair", retry=False)
+    return None
+
+
+def _objection_to_owner(step: Update | Delete, found: Part) -> Objection | None:
+    known = owners_of(step.part) | (owners_of(step.before) if isinstance(step, Update) else set())
+    foreign = sorted(owners_of(found) - known)
+    # The observed row may have had any iface-id. Only a change of owner since then is refused.
+    if foreign:
+        return Objection(f"{found.name} belongs to port {foreign[0]}; unplug that port first", retry=False)
+    return None
+
+
+def _objection_to_master(state: HostState, step: Update, found: Part) -> Objection | None:
+    if not isinstance(found, Member) or "master" not in changes_of(step):
+        return None
+    before, after = step.before.master, step.after.master  # type: ignore[attr-defined]
+    if found.master not in ("", before, after):
+        return Objection(
+            f"{found.name} is in {found.master}, which is not ours; take it out: ip link set {found.name} nomaster",
+            retry=False,
+        )
+    return _objection_to_bridge(state, after)
+
+
+def _objection_to_bridge(state: HostState, master: str) -> Objection | None:
+    if not master or isinstance(state.links.get(master), Bridge):
+        return None
+    return Objection(f"bridge {master} has vanished since it was observed", retry=True)
+
+
+def _as_new_member(part: Part) -> Part:
+    """Return the part with the bridge_port of a new member: OPEN, or None without a bridge."""
+    if not isinstance(part, Veth | ManagedTap):
+        return part
+    return replace(part, bridge_port=OPEN if part.master else None)
+
+
+def _can_be_accepted(state: HostState, port: OvsPort) -> bool:
+    if isinstance(port, VhostUserPort):
+        # It has no device that could be missing.
+        return True
+    return port.type == "" and any(isinstance(link, Veth) and link.peer == port.name for link in state.links.values())
+
+
+def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
+    found = state.ports[after.name]
+    written = {name: value for name, value in changes_of(Update(before, after)).items() if name != "realized"}
+    port: OvsPort = replace(found, **written)  # type: ignore[assignment, arg-type]
+    if "type" in written or isinstance(port, VhostUserPort):
+        return replace(port, realized=_can_be_accepted(state, port))
+    return port
+
+
+def _without(state: HostState, part: Part) -> HostState:
+    match _found(state, part):
+        case Bridge(name=name):
+            members = [link for link in state.links.values() if isinstance(link, Member) and link.master == name]
+            state = state.with_parts(*(_as_new_member(replace(member, master="")) for member in members))
+        case Veth(peer=peer):
+            row = state.ports.get(peer)
+            if isinstance(row, OvsPort):
+                state = state.with_parts(replace(row, realized=False))
+    return state.without(part)

@@ -19,8 +19,8 @@ from oslo_config import cfg
 from vif_plug_ovs.ovs import OvsPlugin
 
 from hybridvif.client.host import Host, connect
-from hybridvif.engine import api, config
-from hybridvif.engine.config_files import set_in_files
+from hybridvif.engine import config, converge
+from hybridvif.engine.config import set_in_files
 from hybridvif.model.errors import InvalidInput, Refused
 from hybridvif.model.names import names_of
 from hybridvif.model.settings import Settings
@@ -45,7 +45,7 @@ class HybridPath:
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIF. Raises HybridVifError with the report for a hybrid port; for others, as the plugin."""
         if self._serves(vif):
-            api.plug(port_of(vif, instance_info, self._set_options), self._connected())
+            converge.plug(port_of(vif, instance_info, self._set_options), self._connected())
         else:
             super().plug(vif, instance_info)  # type: ignore[misc]
 
@@ -57,7 +57,7 @@ class HybridPath:
         checked_names(vif)
         host = self._connected()
         force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
-        api.unplug(vif.id, host, force=force)
+        converge.unplug(vif.id, host, force=force)
 
     def _serves(self, vif: Any) -> bool:
         """Return True if hybridvif plugs this VIF."""

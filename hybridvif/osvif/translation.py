@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from hybridvif.model.attributes import NONE
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.names import TRUNK_BRIDGES, PortNames, is_trunk_bridge, names_of
+from hybridvif.model.names import NONE, TRUNK_BRIDGES, PortNames, is_trunk_bridge, names_of
 from hybridvif.model.port import Port
 from hybridvif.model.settings import Settings
 

@@ -5,7 +5,7 @@ string crosses the boundary. The daemon takes those, and the choice of executors
 
 The daemon serves two requests, observe and apply (requests.py). It decodes a request strictly (codec.py). It authorizes
 the whole request before any step runs (authorize.py). Each executor checks a step again before it writes
-(steps.objection).
+(state.objection).
 
 SECURITY.md lists what a captured client can do. In the worst case it plugs and unplugs the VM ports of this host.
 """

@@ -21,7 +21,6 @@ from operator import attrgetter
 
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
-from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     Bridge,
     IvsPort,
@@ -38,11 +37,10 @@ from hybridvif.model.parts import (
     invalid_attributes,
     with_article,
 )
-from hybridvif.model.planner import plan as make_plan
+from hybridvif.model.planner import check_ownership, plan as make_plan
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of, unfiltered
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Step, Update, changes_of, owners_of, unfiltered
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]
@@ -104,7 +102,7 @@ class Case:
         return (self.own.ports if step.part.role is Role.SWITCH else self.own.links).get(step.part.name)
 
 
-# -- the two passes ---------------------------------------------------------------------------------------------------
+# -- the two passes ----------------------------------------------------------------------------------------------------
 
 
 def permit_names(names: Iterable[str] | None) -> None:
@@ -160,7 +158,7 @@ def _refuse_by(rules: Sequence[Rule], case: Case) -> None:
                 raise Refused(f"refused: {reason}")
 
 
-# -- rules of the first pass: the request by itself -------------------------------------------------------------------
+# -- rules of the first pass: the request by itself --------------------------------------------------------------------
 
 
 _NAME_OF: Mapping[type[Part], Callable[[PortNames], str]] = {
@@ -287,7 +285,7 @@ def stated_owner(plan: Plan) -> str:
     return "".join(owners)
 
 
-# -- rules of the second pass: the host as it is ----------------------------------------------------------------------
+# -- rules of the second pass: the host as it is -----------------------------------------------------------------------
 
 
 def device_with_row(step: Step, case: Case) -> str | None:

@@ -6,7 +6,6 @@ types are exact (True is no int), and sizes are bounded. authorize.py decides wh
 
 from __future__ import annotations
 
-import types
 import typing
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
@@ -17,28 +16,24 @@ from hybridvif.model.errors import Refused, bounded, escaped
 from hybridvif.model.parts import PARTS, Part
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES
-from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import Create, Delete, Facts, HostState, LinkFact, Observed, PortFact, Step, Update
 
 MAX_PLANS, MAX_STEPS, MAX_TEXT = 512, 16, 65_536
 """The limits of a request: plans, steps per plan, and characters per text, which another tool may have written."""
 
 
-def _legal_types(cls: type[Part]) -> dict[str, tuple[type, ...]]:
-    hints = typing.get_type_hints(cls)
-    legal = {spec.name: hints[spec.name] for spec in fields(cls)}
-    return {
-        name: typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,) for name, hint in legal.items()
-    }
-
-
 _CLASSES: Mapping[str, type[Part]] = {cls.__name__: cls for cls in PARTS}
-_TYPES = {cls: _legal_types(cls) for cls in PARTS}
+_TYPES: Mapping[type[Part], Mapping[str, tuple[type, ...]]] = {
+    cls: {spec.name: typing.get_args(hints[spec.name]) or (hints[spec.name],) for spec in fields(cls)}
+    for cls in PARTS
+    for hints in [typing.get_type_hints(cls)]
+}
 """The fields of a part, with their legal types."""
+_OUTCOME = attrgetter("retry", "simulated", "code", "retries")
 _ROW = {cls: attrgetter("__class__.__name__", *_TYPES[cls]) for cls in PARTS}
 
 
-# -- requests: names and plans ----------------------------------------------------------------------------------------
+# -- requests: names and plans -----------------------------------------------------------------------------------------
 
 
 def decode_names(value: object) -> frozenset[str] | None:
@@ -116,17 +111,14 @@ def decode_part(value: object) -> Part:
     return cls(**values)
 
 
-# -- responses: outcomes and observations -----------------------------------------------------------------------------
+# -- responses: outcomes and observations ------------------------------------------------------------------------------
 
 
 def encode_outcomes(outcomes: Sequence[Sequence[Outcome]]) -> list[Any]:
     """Encode outcomes without their steps, which the client has."""
-    return [[_encode_outcome(outcome) for outcome in plan] for plan in outcomes]
-
-
-def _encode_outcome(outcome: Outcome) -> list[Any]:
-    reason = escaped(outcome.reason)
-    return [outcome.result.value, reason, outcome.retry, outcome.simulated, outcome.code, outcome.retries]
+    return [
+        [[outcome.result.value, escaped(outcome.reason), *_OUTCOME(outcome)] for outcome in plan] for plan in outcomes
+    ]
 
 
 def decode_outcomes(value: Any, plans: Sequence[Sequence[Step]]) -> list[tuple[Outcome, ...]]:

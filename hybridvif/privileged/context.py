@@ -21,11 +21,10 @@ from oslo_config import cfg
 from oslo_privsep import priv_context
 
 from hybridvif.engine import config
-from hybridvif.engine.config_files import files_of
+from hybridvif.engine.config import files_of
 from hybridvif.model.errors import PreconditionError
 from hybridvif.privileged import launch
-from hybridvif.privileged.channel import Channel, Died, NoResponse, RequestNotSent
-from hybridvif.privileged.messages import CONTEXT, Message
+from hybridvif.privileged.channel import CONTEXT, Channel, Died, Message, NoResponse, RequestNotSent
 
 LOG = logging.getLogger(__name__)
 START_DEADLINE = 30.0

@@ -1,4 +1,4 @@
-"""Execute plans: which steps go to an executor together, and what a failure prevents.
+"""Execute plans: the executors by configuration and entry point, the steps they get together, the effect of a failure.
 
 A plan alternates between the roles at most as switch, links, switch. All plans of a request advance side by side, so
 that 300 ports cost one transaction of the switch, not 300.
@@ -7,15 +7,23 @@ that 300 ports cost one transaction of the switch, not 300.
 from __future__ import annotations
 
 import logging
+import os
+import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from functools import cache
+from typing import Any
 
+from oslo_config import cfg
+
+from hybridvif.engine import config
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
-from hybridvif.model.errors import HybridVifError, PreconditionError, escaped
+from hybridvif.model.errors import ConfigurationError, HybridVifError, PreconditionError, escaped
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
-from hybridvif.model.steps import Delete, Step, role_of
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import Delete, Step, role_of
 
 LOG = logging.getLogger(__name__)
 ROLE_ORDER = (Role.SWITCH, Role.LINK)
@@ -76,23 +84,18 @@ def execute(
         for role in _later_roles(runs):
             stack.enter_context(expected(executors[role]))
         try:
-            alternate_roles(runs, executors, deadline)
+            # All plans together, one role after the other.
+            while any(run.waiting for run in runs):
+                for role in ROLE_ORDER:
+                    if batch := [(run, taken) for run in runs if (taken := run.take(role))]:
+                        is_last = not any(run.waiting for run in runs)
+                        _execute_batch(batch, executors[role], deadline if is_last else share(deadline))
         finally:
             # The audit log, one line per port.
             for run in runs:
                 if outcomes := run.outcomes():
                     LOG.info("%s", "; ".join(map(_described, outcomes)))
     return [run.outcomes() for run in runs]
-
-
-def alternate_roles(runs: Sequence[PlanProgress], executors: Mapping[Role, Executor], deadline: float) -> None:
-    """Give the steps to the executors, all plans together, one role after the other, until none waits."""
-    while any(run.waiting for run in runs):
-        for role in ROLE_ORDER:
-            batch = [(run, taken) for run in runs if (taken := run.take(role))]
-            if batch:
-                is_last = not any(run.waiting for run in runs)
-                _execute_batch(batch, executors[role], deadline if is_last else share(deadline))
 
 
 def share(deadline: float) -> float:
@@ -102,8 +105,18 @@ def share(deadline: float) -> float:
 
 
 def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executor, deadline: float) -> None:
-    outcomes = list(_apply(executor, [step for _, taken in batch for _, step in taken], deadline))
-    if executor.atomic and len(batch) > 1 and all(_had_no_effect(outcome) for outcome in outcomes):
+    steps = [step for _, taken in batch for _, step in taken]
+    try:
+        outcomes = list(executor.apply(steps, deadline))
+    except ExecutorError as error:
+        outcomes = [error.outcome_of(step) for step in steps]
+    except Exception:
+        # The outcomes of the other role and of other ports must not be lost.
+        LOG.exception("the executor %s failed", type(executor).__name__)
+        reason = f"the {executor.role.value} executor failed, and it is not known how far it came; see the daemon's log"
+        outcomes = [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
+    had_no_effect = all(outcome.result in FAILURES and outcome.code != NOT_REALIZED for outcome in outcomes)
+    if executor.atomic and len(batch) > 1 and had_no_effect:
         # The failure of one port undid the steps of all: halve the batch until the port is alone.
         middle = len(batch) // 2
         _execute_batch(batch[:middle], executor, deadline)
@@ -112,22 +125,6 @@ def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executo
     for run, taken in batch:
         run.record(taken, outcomes[: len(taken)])
         del outcomes[: len(taken)]
-
-
-def _had_no_effect(outcome: Outcome) -> bool:
-    return outcome.result in FAILURES and outcome.code != NOT_REALIZED
-
-
-def _apply(executor: Executor, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-    try:
-        return executor.apply(steps, deadline)
-    except ExecutorError as error:
-        return [error.outcome_of(step) for step in steps]
-    except Exception:
-        # The outcomes of the other role and of other ports must not be lost.
-        LOG.exception("the executor %s failed", type(executor).__name__)
-        reason = f"the {executor.role.value} executor failed, and it is not known how far it came; see the daemon's log"
-        return [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
 
 
 def _fail_unserved(run: PlanProgress, executors: Mapping[Role, Executor]) -> None:
@@ -153,3 +150,103 @@ def _later_roles(runs: Sequence[PlanProgress]) -> set[Role]:
 def _described(outcome: Outcome) -> str:
     part, verb = outcome.step.part, type(outcome.step).__name__.lower()
     return escaped(f"{verb} {part.kind} {part.name}: {outcome.result.value} {outcome.reason}".rstrip())
+
+
+# -- the configured executors ------------------------------------------------------------------------------------------
+
+
+GROUPS = {Role.LINK: "hybridvif.link_executors", Role.SWITCH: "hybridvif.switch_executors"}
+_MEMBERS = ("role", "serves", "programs", "atomic", "observe", "apply")
+
+
+_kept: list[Settings | HybridVifError] = []
+"""The configuration read at the start of the daemon, or the error. Empty in a process without a daemon."""
+
+
+def keep(read: Callable[[], Settings]) -> None:
+    """Read the daemon's configuration once. An error is raised when the configuration is used."""
+    try:
+        _kept[:] = [read()]
+    except HybridVifError as error:
+        _kept[:] = [error]
+
+
+def configured() -> Settings:
+    """Return the daemon's configuration, or that of a process without a daemon. Raises ConfigurationError."""
+    if not _kept:
+        return config.settings_of(cfg.CONF)
+    (kept,) = _kept
+    if isinstance(kept, HybridVifError):
+        raise kept.with_traceback(None)
+    return kept
+
+
+def executor_of(role: Role, settings: Settings) -> Executor:
+    """Create the configured executor of a role. Raises ConfigurationError."""
+    cls, name = class_of(role, settings), _configured_name(role, settings)
+    try:
+        executor: Executor = cls(settings)
+    except Exception as error:
+        raise _unusable(role, f"{name!r} cannot be started ({error})") from error
+    return executor
+
+
+def class_of(role: Role, settings: Settings) -> Any:
+    """Load the class of the configured executor of a role.
+
+    Raises ConfigurationError if it is misspelled, missing, broken, or of the other role. The error lists the installed
+    executors.
+    """
+    # The client imports this module too, but loads no executor.
+    from stevedore.driver import DriverManager
+    from stevedore.exception import NoMatches
+
+    name = _configured_name(role, settings)
+    _prime(tuple(sys.path))
+    try:
+        cls: Any = DriverManager(GROUPS[role], name).driver
+    except NoMatches as error:
+        raise _unusable(role, f"no executor named {name!r} is installed") from error
+    except Exception as error:
+        # The module of a third party may raise anything.
+        raise _unusable(role, f"{name!r} is installed but cannot be loaded ({error}); reinstall it") from error
+    missing = [member for member in _MEMBERS if not hasattr(cls, member)]
+    if missing:
+        raise _unusable(role, f"{name!r} is no executor, it lacks {', '.join(missing)}")
+    writes = getattr(cls, "writes", ())
+    if not isinstance(writes, tuple) or not all(isinstance(path, str) and os.path.isabs(path) for path in writes):
+        # A string would count as a sequence of paths of one character, "/" among them.
+        raise _unusable(role, f"{name!r} is no executor, for its writes are not a tuple of absolute paths")
+    if cls.role is not role:
+        raise _unusable(role, f"{name!r} is a {getattr(cls.role, 'value', cls.role)} executor")
+    return cls
+
+
+def _configured_name(role: Role, settings: Settings) -> str:
+    return settings.link_executor if role is Role.LINK else settings.switch_executor
+
+
+def _unusable(role: Role, reason: str) -> ConfigurationError:
+    names = ", ".join(installed(role)) or "none"
+    return ConfigurationError(
+        f"[hybridvif] {role.value}_executor: {reason}; of {role.value} executors there are {names}"
+    )
+
+
+def installed(role: Role) -> list[str]:
+    """Return the names of the installed executors of a role."""
+    from importlib.metadata import entry_points
+
+    return sorted({point.name for point in entry_points(group=GROUPS[role])})
+
+
+@cache
+def _prime(path: tuple[str, ...]) -> None:
+    """Fill stevedore's cache from the installed distributions in sys.path.
+
+    Otherwise stevedore trusts a JSON file in ~/.cache of the user who started the daemon. A planted file makes it load
+    any object as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
+    """
+    from stevedore import _cache
+
+    _cache._c._internal[path] = _cache._build_cacheable_data()

@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from hybridvif.children import LOST, Child
 from hybridvif.model.errors import PreconditionError
-from hybridvif.privileged.messages import CONTEXT
-from hybridvif.privileged.peer import STARTERS
+from hybridvif.privileged.channel import CONTEXT
+from hybridvif.privileged.helper import STARTERS
 
 LOG = logging.getLogger(__name__)
 HELPER = "hybridvif-privsep-helper"
@@ -85,7 +85,7 @@ def default_command(path: str, options: Mapping[str, Sequence[str]]) -> list[str
     """Return the default helper command for a path of the socket; with sudo unless this user is root.
 
     options: config_file and config_dir of the client, so that both sides read the same configuration. The paths are
-    absolute (config_files.py), because the daemon changes its working directory.
+    absolute (config.py), because the daemon changes its working directory.
     """
     script = os.path.join(os.path.dirname(sys.executable), HELPER)
     command = [script] if os.path.exists(script) else []
@@ -152,7 +152,7 @@ class Launch:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="backslashreplace",
-                # The user of an earlier sudo does not start the helper (peer.py).
+                # The user of an earlier sudo does not start the helper (helper.py).
                 env={name: value for name, value in os.environ.items() if name not in STARTERS},
             )
         except BlockingIOError:

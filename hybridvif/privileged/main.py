@@ -21,8 +21,8 @@ from typing import Any, NoReturn
 from hybridvif.engine import config
 from hybridvif.model.errors import HybridVifError, PreconditionError
 from hybridvif.model.parts import Role
-from hybridvif.privileged import landlock, peer, privileges, registry
-from hybridvif.privileged.messages import CONTEXT
+from hybridvif.privileged import execute, helper, privileges
+from hybridvif.privileged.channel import CONTEXT
 from hybridvif.privileged.requests import respond
 from hybridvif.privileged.serve import Sender, Server, end, exit_on_eof
 
@@ -37,15 +37,15 @@ GARBAGE = 20_000
 def start(arguments: Sequence[str], caller: int | None) -> NoReturn:
     """Start the daemon and exit; the daemon keeps running. Print one sentence to stderr and exit if it cannot start.
 
-    caller: the user who started the helper, if known (peer.py).
+    caller: the user who started the helper, if known (helper.py).
     """
     try:
         given = options_of(arguments)
         os.chdir("/")
         options = config.read_own([word for option, value in given if option in _FILES for word in (option, value)])
         # An error in [hybridvif] is reported in the response to a request.
-        registry.keep(lambda: config.settings_of(options))
-        channel = peer.connect(dict(given)["--privsep_sock_path"], caller)
+        execute.keep(lambda: config.settings_of(options))
+        channel = helper.connect(dict(given)["--privsep_sock_path"], caller)
         sender = Sender(channel)
         logging.getLogger().handlers = [sender]
         logging.getLogger().setLevel(logging.INFO)
@@ -117,17 +117,17 @@ def _harden(channel: socket.socket, options: Any) -> None:
 
 def _confine() -> None:
     with contextlib.suppress(HybridVifError):
-        settings = registry.configured()
-        executors = [registry.class_of(role, settings) for role in Role]
+        settings = execute.configured()
+        executors = [execute.class_of(role, settings) for role in Role]
         own = [path for executor in executors for path in getattr(executor, "writes", ())]
         modules = [sys.modules[executor.__module__].__file__ for executor in executors]
         tls = filter(None, (settings.ssl_key_file, settings.ssl_cert_file, settings.ssl_ca_cert_file))
-        read = [*landlock.READ, *tls, *sys.path, *(os.path.dirname(path) for path in modules if path)]
+        read = [*privileges.READ, *tls, *sys.path, *(os.path.dirname(path) for path in modules if path)]
         if any(executor.programs for executor in executors):
             # The files that a program reads are unknown, and the restriction applies to it too.
-            read, own = ["/"], [*landlock.FREE, *own]
+            read, own = ["/"], [*privileges.FREE, *own]
         try:
-            landlock.restrict(read, own)
+            privileges.restrict_files(read, own)
         except OSError as error:
             # The filter of system calls of a container may refuse some calls of Landlock.
             LOG.warning("the daemon may open what its user may: %s", error)

@@ -20,11 +20,10 @@ from hybridvif.model.names import LINK_PREFIXES, SWITCH_PREFIXES, key_of, names_
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
-from hybridvif.model.state import Observed, merge_observed
-from hybridvif.model.steps import Step
-from hybridvif.privileged import authorize, codec, privileges, registry
-from hybridvif.privileged.execute import execute, share
-from hybridvif.privileged.messages import APPLY, OBSERVE, Message
+from hybridvif.model.state import Observed, Step, merge_observed
+from hybridvif.privileged import authorize, codec, privileges
+from hybridvif.privileged.channel import APPLY, OBSERVE, Message
+from hybridvif.privileged.execute import configured, execute, executor_of, share
 
 LOG = logging.getLogger(__name__)
 Executors = Mapping[Role, Executor]
@@ -44,7 +43,7 @@ def _observe(names: frozenset[str] | None, deadline: float) -> list[Any]:
 
 
 def _apply(plans: Plans, deadline: float) -> list[Any]:
-    return apply_plans(plans, _executors(), registry.configured(), deadline)
+    return apply_plans(plans, _executors(), configured(), deadline)
 
 
 def apply_plans(plans: Plans, executors: Executors, settings: Settings, deadline: float) -> list[Any]:
@@ -154,10 +153,10 @@ _started: dict[Settings, Executors] = {}
 
 
 def _executors() -> Executors:
-    settings = registry.configured()
+    settings = configured()
     with _lock:
         if settings not in _started:
-            _started[settings] = {role: registry.executor_of(role, settings) for role in Role}
+            _started[settings] = {role: executor_of(role, settings) for role in Role}
             privileges.restrict_imports()
         executors = _started[settings]
     if any(executor.programs for executor in executors.values()):

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from hybridvif.privileged.messages import Message, Request, pack, requests_from
+from hybridvif.privileged.channel import Message, Request, pack, requests_from
 
 LOG = logging.getLogger(__name__)
 MAX_PENDING = 1024

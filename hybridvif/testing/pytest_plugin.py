@@ -22,7 +22,7 @@ import pytest
 if TYPE_CHECKING:
     from hybridvif.client.host import Host
     from hybridvif.executors.recording import RecordingHost
-    from hybridvif.testing.sandbox import Sandbox
+    from hybridvif.testing.sandbox.box import Sandbox
 
 __all__ = [
     "connected",
@@ -77,7 +77,8 @@ def recording_host() -> RecordingHost:
 @pytest.fixture(scope="session")
 def sandbox() -> Iterator[Sandbox]:
     """Create a sandbox with Open vSwitch."""
-    from hybridvif.testing.sandbox import Sandbox, SandboxError
+    from hybridvif.testing.sandbox.box import Sandbox
+    from hybridvif.testing.sandbox.missing import SandboxError
 
     try:
         box = Sandbox()

@@ -15,7 +15,7 @@ from subprocess import Popen
 from hybridvif import Port
 from hybridvif.client.host import Host
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox, Vm
+from hybridvif.testing.sandbox.box import Sandbox, Vm
 from tests.functional.conftest import Lab, until
 
 LINK = "192.0.2.{}"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridvif import Port
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.cloud.hosts import BIN, KEPT, Machine, Service
 from tests.functional.conftest import INSTANCE, until
 

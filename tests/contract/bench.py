@@ -17,10 +17,10 @@ from typing import Any
 from hypothesis import HealthCheck, settings, strategies as st
 
 from hybridvif import Host, HostState, Outcome, Port, Step, desired_state
-from hybridvif.model.attributes import MAX_TAP_MTU
+from hybridvif.model.names import MAX_TAP_MTU
 from hybridvif.model.parts import ANYBODY, PLACEHOLDER_TYPE, Bridge, ManagedTap, OvsPort, Part, Tap, Veth
 from hybridvif.model.state import Facts, Observed
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 FULL = bool(os.environ.get("HYBRIDVIF_FULL"))

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.contract.bench import Bench
 from tests.support.ovsdb_proxy import judged
 

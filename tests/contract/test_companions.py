@@ -21,7 +21,7 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.model.desired import desired_state
+from hybridvif.model.port import desired_state
 from tests.contract.bench import PATIENCE, Bench
 from tests.contract.test_switch_executor import EXECUTORS
 from tests.functional.conftest import make_port

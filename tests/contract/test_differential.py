@@ -17,7 +17,7 @@ from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
 from hybridvif.model.state import HostState as State
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.contract.bench import FULL, Bench, states
 from tests.functional.conftest import make_port
 

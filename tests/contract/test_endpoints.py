@@ -10,9 +10,9 @@ import pytest
 
 from hybridvif import HybridVifError, plug, unplug
 from hybridvif.model.parts import Role
-from hybridvif.privileged.registry import installed
+from hybridvif.privileged.execute import installed
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from hybridvif.testing.sandbox.switch import DATABASE, SOCKET, pid_file
 from tests.functional.conftest import make_port
 

@@ -11,7 +11,7 @@ import pytest
 from hybridvif import Bridge, OvsPort, Status, plug, unplug
 from hybridvif.model.errors import MAX_SHOWN, escaped
 from hybridvif.model.parts import ForeignObject, Role
-from hybridvif.privileged.registry import installed
+from hybridvif.privileged.execute import installed
 from tests.contract.bench import PATIENCE, Bench
 from tests.functional.conftest import make_port
 

@@ -26,7 +26,7 @@ from hybridvif import (
     unplug,
 )
 from hybridvif.model.parts import Role
-from hybridvif.privileged.registry import installed
+from hybridvif.privileged.execute import installed
 from hybridvif.testing.contract.bench import wrong
 from tests.contract.bench import Bench, possible, sampled, states
 from tests.functional.conftest import make_port

@@ -9,7 +9,7 @@ from subprocess import PIPE
 
 import pytest
 
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 DELETE = """
 import json, sys, time

@@ -14,7 +14,7 @@ import pytest
 
 from hybridvif import Bridge, HostState, HybridVifError, Port, Veth
 from hybridvif.model.parts import Role
-from hybridvif.privileged.registry import installed
+from hybridvif.privileged.execute import installed
 from hybridvif.testing.contract.bench import wrong
 from tests.contract.bench import Bench, any_links, make
 from tests.functional.conftest import make_port

@@ -16,8 +16,8 @@ from hybridvif.executors.netlink import messages as ours
 from hybridvif.executors.netlink.devices import HOST_IPV4_OFF
 from hybridvif.executors.netlink.operations import Add, operations_of
 from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request
-from hybridvif.model.steps import Create
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.model.state import Create
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import make_port
 from tests.support.strategies import the
 

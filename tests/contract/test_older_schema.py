@@ -10,7 +10,8 @@ import pytest
 
 from hybridvif import check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox, missing
+from hybridvif.testing.sandbox import missing
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.contract.bench import Bench
 from tests.contract.test_switch_executor import EXECUTORS
 from tests.functional.conftest import make_port

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from hybridvif.testing.sandbox.switch import SOCKET
 from tests.functional.conftest import make_port
 

@@ -24,10 +24,9 @@ from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import HOST_IP_OFF, OPEN, Bridge, ForeignPort, Veth
 from hybridvif.model.report import Outcome, Result
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import Create, Delete, HostState, Observed, Step, Update
 from hybridvif.testing.contract import check_link_executor, check_switch_executor
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.support.ivs import program_path_with_ivs
 from tests.support.ovsdb_proxy import judged
 

@@ -35,7 +35,7 @@ from hybridvif import (
 )
 from hybridvif.model.errors import Refused
 from hybridvif.model.parts import PLACEHOLDER_TYPE, Role
-from hybridvif.privileged.registry import installed
+from hybridvif.privileged.execute import installed
 from hybridvif.testing.contract.bench import wrong
 from tests.contract.bench import Bench, make, sampled, states
 from tests.functional.conftest import make_port, until

@@ -14,7 +14,7 @@ from hybridvif.executors.ovsdbapp_executor import ReplicaExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.model.state import Observed
 from hybridvif.testing.contract.bench import PATIENCE, PORT, SETTLING_TIME, Worker
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 EXECUTORS: tuple[Any, ...] = (OvsdbExecutor, ReplicaExecutor, VsctlExecutor)
 QBR, QVB, QVO, TAP, VHU = PORT.names

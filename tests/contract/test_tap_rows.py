@@ -12,7 +12,7 @@ from hybridvif.cli.commands.doctor import port_findings
 from hybridvif.cli.ports import PortRequest
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import Role, Veth
-from hybridvif.privileged.registry import installed
+from hybridvif.privileged.execute import installed
 from tests.contract.bench import Bench
 from tests.functional.conftest import make_port, require_tun
 from tests.support.strategies import the

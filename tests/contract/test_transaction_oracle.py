@@ -15,7 +15,7 @@ from hybridvif.executors.ovsdb.rpc import Connection
 from hybridvif.model.names import TRUNK_BRIDGES
 from hybridvif.model.settings import Settings
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
 from tests.support.ovsdb_proxy import OvsdbProxy
 

@@ -6,10 +6,10 @@ import time
 from pathlib import Path
 
 from hybridvif.executors.vsctl import VsctlExecutor
-from hybridvif.model.desired import desired_state
+from hybridvif.model.port import desired_state
 from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import Create
+from hybridvif.model.state import Create
 from tests.functional.conftest import make_port
 
 PORT = make_port()

@@ -10,7 +10,7 @@ import pytest
 
 from hybridvif import HybridVifError, Report
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab
 
 PAIRS = [(link, switch) for link in ("iproute2-netlink", "subprocess-brctl") for switch in ("ovsdb", "ovs-vsctl")]

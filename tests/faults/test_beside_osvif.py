@@ -17,7 +17,7 @@ from select import select
 
 import pytest
 
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.faults.conftest import lab_of
 from tests.faults.test_switch_faults import FILL
 from tests.functional.conftest import Lab

@@ -13,7 +13,7 @@ import pytest
 
 from hybridvif import Report, plug, unplug
 from hybridvif.model.report import Status
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.faults.test_kills import BEYOND, Trial, numbers, trial_of
 from tests.functional.conftest import until
 from tests.functional.test_boundary import daemons

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif import Port, PortRunning, check, plug, plug_all, unplug, unplug_all
-from hybridvif.testing.sandbox import Vm
+from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
 from tests.support.figures import FULL
 

@@ -12,7 +12,7 @@ import pytest
 
 from hybridvif import Port, Report, check, plug, unplug
 from hybridvif.model.report import Status
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.faults.conftest import PAIRS, lab_of, report_of
 from tests.functional.conftest import Lab, make_port
 from tests.functional.test_boundary import daemons

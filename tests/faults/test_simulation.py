@@ -12,8 +12,7 @@ import pytest
 from hybridvif import HostState, HybridVifError, RecordingHost, check, desired_state, plug, unplug
 from hybridvif.model.parts import OvsPort, Part
 from hybridvif.model.planner import plan
-from hybridvif.model.state import agree
-from hybridvif.model.steps import simulate
+from hybridvif.model.state import agree, simulate
 from tests.functional.conftest import make_port
 from tests.support.figures import FULL, note
 

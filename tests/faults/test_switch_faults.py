@@ -13,7 +13,7 @@ import pytest
 
 from hybridvif import Status, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.faults.conftest import lab_of, report_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons

@@ -14,7 +14,7 @@ import pytest
 from hybridvif import Port
 from hybridvif.client.host import Host
 from hybridvif.testing.pytest_plugin import connected, lacking
-from hybridvif.testing.sandbox import Sandbox, Vm
+from hybridvif.testing.sandbox.box import Sandbox, Vm
 from tests.support.ovsdb_proxy import judged
 
 EXECUTORS = {

@@ -26,7 +26,7 @@ from hybridvif.privileged import codec, launch
 from hybridvif.privileged.channel import Channel
 from hybridvif.privileged.context import daemon_context
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons, status_of
 
@@ -89,9 +89,14 @@ NOT_CALLABLE = [
         "importlib.import_module",
         "ctypes.CDLL",
     ),
-    *("curses.initscr", "antigravity.geohash", "hybridvif.engine.api.plug", "hybridvif.privileged.privileges.pass_on"),
+    *(
+        "curses.initscr",
+        "antigravity.geohash",
+        "hybridvif.engine.converge.plug",
+        "hybridvif.privileged.privileges.pass_on",
+    ),
     *(f"{ENTRY}._executors", f"{ENTRY}._state.clear", f"{ENTRY}.codec.decode_plans", f"{ENTRY}.observe.__call__"),
-    *("hybridvif.privileged.registry.executor_of", "hybridvif.executors.netlink.executor.NetlinkExecutor"),
+    *("hybridvif.privileged.execute.executor_of", "hybridvif.executors.netlink.executor.NetlinkExecutor"),
     *("hybridvif.privileged.context.daemon_context.entrypoint", "pyroute2.IPRoute", ENTRY, "", ".", "..", "observe"),
 ]
 QUESTIONS: dict[str, Any] = {

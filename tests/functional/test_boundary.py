@@ -20,13 +20,12 @@ from hybridvif import HybridVifError, InvalidInput, Port, Status, check, desired
 from hybridvif.client.host import NoResponse
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
-from hybridvif.model.state import NOTHING, agree
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import NOTHING, Create, Delete, Step, Update, agree
 from hybridvif.privileged import codec
+from hybridvif.privileged.channel import APPLY, OBSERVE
 from hybridvif.privileged.context import daemon_context
-from hybridvif.privileged.messages import APPLY, OBSERVE
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 
 pytestmark = pytest.mark.alone

@@ -13,9 +13,9 @@ import pytest
 
 from hybridvif import check, plug, unplug
 from hybridvif.client.host import Host
-from hybridvif.privileged import landlock
+from hybridvif.privileged import privileges
 from hybridvif.testing.pytest_plugin import connected, lacking
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 PROBE = '''
@@ -122,7 +122,7 @@ def probed(sandbox: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 
 
 def test_the_daemon_writes_nowhere_but_to_the_networks_own_switches(probed: Probe, tmp_path: Path) -> None:
-    if not landlock.version():
+    if not privileges.landlock_version():
         lacking("this kernel has no Landlock")
     elsewhere = [
         "/etc/hybridvif-tried",
@@ -138,7 +138,7 @@ def test_the_daemon_writes_nowhere_but_to_the_networks_own_switches(probed: Prob
 
 
 def test_the_daemon_reads_neither_a_home_nor_a_secret(probed: Probe, tmp_path: Path) -> None:
-    if not landlock.version():
+    if not privileges.landlock_version():
         lacking("this kernel has no Landlock")
     secret = tmp_path / "secret"
     secret.write_text("x")
@@ -148,7 +148,7 @@ def test_the_daemon_reads_neither_a_home_nor_a_secret(probed: Probe, tmp_path: P
 
 def test_daemon_that_runs_programs_reads_all_and_writes_only_their_files(probed: Probe) -> None:
     """Its programs have the same limits."""
-    if not landlock.version():
+    if not privileges.landlock_version():
         lacking("this kernel has no Landlock")
     elsewhere = ["/etc/passwd", "/etc/cron.d/tried", f"{Path.home()}/tried", "/run/systemd/system/tried.service"]
     elsewhere += ["/proc/sys/kernel/core_pattern", "/sys/kernel/uevent_helper", "/sys/kernel/mm/ksm/run"]
@@ -188,7 +188,7 @@ def test_daemon_signals_nobody_and_connects_to_no_abstract_socket(
     probed: Probe, sandbox: Sandbox, programs: tuple[str, ...]
 ) -> None:
     """As user 0 it could otherwise signal every process of root. It may signal its own."""
-    if landlock.version() < 6:
+    if privileges.landlock_version() < 6:
         lacking("this kernel's Landlock has no scopes; they are in Linux 6.12 and later")
     command = [sys.executable, "-c", LISTEN]
     with sandbox.popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as stranger:

@@ -16,7 +16,7 @@ import pytest
 
 from hybridvif import ConfigurationError, Host, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import CAP_NET_ADMIN, SOON, daemons, standing_still
 

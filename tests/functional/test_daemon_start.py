@@ -17,9 +17,9 @@ import pytest
 
 from hybridvif import PreconditionError, check, connect, plug, unplug
 from hybridvif.client.host import Host
-from hybridvif.privileged.messages import CONTEXT
+from hybridvif.privileged.channel import CONTEXT
 from hybridvif.testing.pytest_plugin import connected, lacking
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
 from tests.functional.test_boundary import daemons, status_of
 from tests.functional.test_posture import readable_by_all

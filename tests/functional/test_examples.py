@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif.testing.pytest_plugin import NO_SKIP
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from hybridvif.testing.pytest_plugin import lacking
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from hybridvif.testing.sandbox.missing import program
 
 CODE = """

@@ -9,7 +9,7 @@ import pytest
 
 from hybridvif import Host, HybridVifError, Report, Status, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 FLAKY = """#!/bin/bash

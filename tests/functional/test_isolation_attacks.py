@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hybridvif.privileged.context import daemon_context
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab
 from tests.functional.test_attacks import APPLY, NAMES, SOON, part
 

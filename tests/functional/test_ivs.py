@@ -9,7 +9,7 @@ import pytest
 
 from hybridvif import Conflict, Host, NotReady, VifType, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import make_port
 from tests.support.ivs import program_path_with_ivs
 

@@ -15,7 +15,7 @@ import pytest
 
 from hybridvif import PlugFailed, Port, PortRunning, Status, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, require_tun, until
 
 LINK_EXECUTORS = ("iproute2-netlink", "pyroute2", "subprocess-brctl")

@@ -15,11 +15,11 @@ import pytest
 
 from hybridvif import Host, PreconditionError, check, desired_state, plug, unplug
 from hybridvif.model.report import Result
-from hybridvif.model.steps import Create
+from hybridvif.model.state import Create
 from hybridvif.privileged import main
 from hybridvif.privileged.context import daemon_context
 from hybridvif.testing.pytest_plugin import connected, lacking
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons, status_of
 

@@ -29,7 +29,7 @@ from hybridvif import (
 )
 from hybridvif.client.host import NoResponse
 from hybridvif.testing.pytest_plugin import lacking
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
 
 pytestmark = pytest.mark.alone

@@ -11,8 +11,8 @@ import pytest
 
 from hybridvif import Port, Status, check, plug, plug_all, unplug
 from hybridvif.model.parts import differences
-from hybridvif.model.steps import Create, Update
-from hybridvif.testing.sandbox import Vm
+from hybridvif.model.state import Create, Update
+from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import Lab, make_port, until
 from tests.support.figures import note
 

@@ -18,8 +18,9 @@ from subprocess import PIPE, CompletedProcess, Popen
 import pytest
 
 from hybridvif.testing.pytest_plugin import lacking
-from hybridvif.testing.sandbox import Sandbox, SandboxError, Vm, here, probe
-from hybridvif.testing.sandbox.launch import ROOT
+from hybridvif.testing.sandbox.box import Sandbox, Vm
+from hybridvif.testing.sandbox.launch import ROOT, here, probe
+from hybridvif.testing.sandbox.missing import SandboxError
 
 WAITING = "echo up; while :; do sleep .01; done"
 STRANGER = 54321

@@ -10,7 +10,7 @@ import pytest
 from hybridvif import PlugFailed, Port, Report, Status, check, plug, unplug
 from hybridvif.client.host import Host
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import EXECUTORS, Lab, make_port, until
 
 pytestmark = pytest.mark.alone

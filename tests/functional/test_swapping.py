@@ -8,7 +8,7 @@ import pytest
 
 from hybridvif import NotReady, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import make_port
 
 

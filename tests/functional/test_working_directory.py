@@ -18,8 +18,8 @@ import pytest
 from hybridvif.executors.netlink.executor import NetlinkExecutor
 from hybridvif.testing.contract.bench import Worker
 from hybridvif.testing.pytest_plugin import connected, lacking
-from hybridvif.testing.sandbox import Sandbox, probe
-from hybridvif.testing.sandbox.launch import ROOT
+from hybridvif.testing.sandbox.box import Sandbox
+from hybridvif.testing.sandbox.launch import ROOT, probe
 
 LIBRARIES = (
     *(

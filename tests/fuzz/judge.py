@@ -11,7 +11,7 @@ import msgpack
 from hybridvif.model.errors import Refused
 from hybridvif.model.settings import Settings
 from hybridvif.privileged import authorize, codec
-from hybridvif.privileged.messages import Request, requests_from
+from hybridvif.privileged.channel import Request, requests_from
 from tests.fuzz import grammar
 
 CALL = 3

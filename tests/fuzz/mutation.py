@@ -9,13 +9,11 @@ from typing import Any
 
 import msgpack
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict
 from hybridvif.model.parts import IvsPort, Part
 from hybridvif.model.planner import plan
-from hybridvif.model.port import Port
-from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.port import Port, desired_state
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Step, Update
 from hybridvif.privileged import codec
 from tests.fuzz.judge import CALL, OPTIONS
 

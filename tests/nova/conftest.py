@@ -14,7 +14,7 @@ import pytest
 
 from hybridvif import Port
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab
 
 ACTOR = Path(__file__).with_name("actor.py")

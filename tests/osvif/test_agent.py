@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, check, plug, plug_all
-from hybridvif.model.steps import Update, changes_of
+from hybridvif.model.state import Update, changes_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO, Drift
 from tests.osvif.conftest import FULL, Nova, StartNova

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, check, plug
-from hybridvif.testing.sandbox import Vm
+from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO
 from tests.osvif.conftest import FULL, Nova, StartNova, configuration

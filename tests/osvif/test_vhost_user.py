@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hybridvif import PlugFailed, Port, Status, Update, check, plug, unplug
-from hybridvif.model.steps import changes_of
+from hybridvif.model.state import changes_of
 from tests.functional.conftest import Lab
 from tests.osvif.conftest import Nova
 

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 ACTOR = Path(__file__).with_name("captured_actor.py")
 HOST = "ip link add eth0 type veth peer name eth0-peer; ip link add captured type bridge"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hybridvif.client.host import Host
 from hybridvif.testing.pytest_plugin import lacking
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab
 
 ETC = Path(__file__).parents[2] / "etc"

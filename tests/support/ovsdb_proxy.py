@@ -16,7 +16,7 @@ from hybridvif.executors.ovsdb.rpc import Connection
 from hybridvif.executors.side_effects import qos_id_of
 from hybridvif.model.names import is_trunk_bridge, key_of
 from hybridvif.model.settings import Settings
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 from tests.support.transaction_oracle import Known, objection_to
 
 COLUMNS = {"Interface": ["name"], "Port": ["name"], "QoS": ["external_ids"], "Bridge": ["name"]}

@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 
 from hypothesis import settings, strategies as st
 
-from hybridvif.model.attributes import (
+from hybridvif.model.names import (
     DATAPATH_TYPES,
+    KEY_LENGTH,
     MAX_MTU,
     MAX_TAP_MTU,
     MIN_MTU,
@@ -23,8 +24,6 @@ from hybridvif.model.attributes import (
     VHOSTUSER_MODES,
     is_mac,
 )
-from hybridvif.model.desired import desired_state
-from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import (
     DECLARATIONS,
     PLACEHOLDER_TYPE,
@@ -40,9 +39,8 @@ from hybridvif.model.parts import (
     as_observed,
     differences,
 )
-from hybridvif.model.port import Port, VifType
-from hybridvif.model.state import HostState
-from hybridvif.model.steps import Step, simulate
+from hybridvif.model.port import Port, VifType, desired_state
+from hybridvif.model.state import HostState, Step, simulate
 
 settings.register_profile("moderate", max_examples=60, deadline=None, derandomize=False)
 settings.register_profile("full", max_examples=2_000, deadline=None, derandomize=False)

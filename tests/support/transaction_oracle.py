@@ -10,8 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from hybridvif.executors.ovs_rows import IDS, ISOLATION, Operation, options_by_type
-from hybridvif.model.attributes import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES
-from hybridvif.model.names import key_of, names_of_key
+from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU, QOS_TYPES, key_of, names_of_key
 from hybridvif.model.parts import VHOST_USER_TYPES
 from hybridvif.model.settings import SOCKET_DIR
 

@@ -34,7 +34,7 @@ from hybridvif.model import errors, names, settings
 from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts, LinkFact, PortFact
-from hybridvif.testing.sandbox import Sandbox, Vm
+from hybridvif.testing.sandbox.box import Sandbox, Vm
 from tests.support.answers import plug_answer
 from tests.support.strategies import NAMES, PORT, REASONS, VETH
 

@@ -7,7 +7,7 @@ from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import opening_of, random_mac
 from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Bridge, Role, Tap, Veth
-from hybridvif.model.steps import Create, Delete, Update, changes_of
+from hybridvif.model.state import Create, Delete, Update, changes_of
 
 FILES = ("arp_ignore", "arp_announce", "disable_ipv6")
 OFF = {"forwarding": 0, "proxy_arp": 0, "rp_filter": 1}  # the host's IPv4, beside ARP
@@ -35,7 +35,7 @@ class BatchLinks:
         return ip_json.observe(self._ip, names, deadline)
 
     def apply(self, steps, deadline):
-        # Observe again, because the plan may be outdated. one_by_one() calls steps.objection() before each step.
+        # Observe again, because the plan may be outdated. one_by_one() calls state.objection() before each step.
         names = {name for step in steps for name in names_of_key(key_of(step.part.name) or "")}
         state = self.observe(names, deadline).state
         return one_by_one(steps, state, lambda step: self._do(step, deadline), deadline)

@@ -10,8 +10,7 @@ from hybridvif.executors.base import NOT_REALIZED, ExecutorError, StepFailed, on
 from hybridvif.executors.command import Program
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, Role
-from hybridvif.model.state import Facts, HostState, Observed, PortFact
-from hybridvif.model.steps import Create, Delete, changes_of
+from hybridvif.model.state import Create, Delete, Facts, HostState, Observed, PortFact, changes_of
 
 DIRECTORY = "/run/hybridvif-example"
 KEPT = tuple(spec.name for spec in fields(OvsPort) if spec.name != "realized")

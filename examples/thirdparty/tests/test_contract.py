@@ -6,7 +6,7 @@ from hybridvif_example.switch import BridgeSwitch
 from hybridvif import Port, check, plug, unplug
 from hybridvif.testing.contract import check_link_executor, check_switch_executor
 from hybridvif.testing.pytest_plugin import connected
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 PORT = Port(
     id="5f2c0e1a-7b00-4c00-8000-000000000001",

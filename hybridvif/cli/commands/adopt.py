@@ -20,8 +20,7 @@ from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.parts import Bridge, Veth, VhostUserPort
 from hybridvif.model.port import Port
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import ownership_tags
+from hybridvif.model.state import HostState, Observed, ownership_tags
 
 TAGS = 3
 """The number of ownership tags of a port: qbr, qvb, qvo."""
@@ -45,7 +44,7 @@ def run(args: argparse.Namespace) -> Answer:
 def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
     """Adopt the ports. Return the answer and the skipped ports."""
     from hybridvif.cli.commands import plan
-    from hybridvif.engine.api import plug_all
+    from hybridvif.engine.converge import plug_all
 
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     ports, skipped = candidates(seen)

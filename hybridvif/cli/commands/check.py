@@ -41,7 +41,7 @@ def run(args: argparse.Namespace) -> Answer:
 
 def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:
     """Check these ports. Raises InvalidInput if a port does not exist and a required field is missing."""
-    from hybridvif.engine.api import plug_all
+    from hybridvif.engine.converge import plug_all
 
     observed = look(host, [request.port_id for request in requests])
     configured = ("call_iptables",) if host.settings.call_iptables else ()

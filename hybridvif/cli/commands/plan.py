@@ -64,7 +64,7 @@ def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest]
             args.terminal.write_note(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
             args.terminal.write_note("so this is the plan for a host that has nothing of the port yet", "yellow")
             seen, observed = nothing_seen({request.to_port().bridge for request in requests}), False
-    from hybridvif.engine.api import plug_all, unplug_all
+    from hybridvif.engine.converge import plug_all, unplug_all
 
     stage = SimulatedHost(host.settings, seen)
     left_out: LeftOut = {}

@@ -36,7 +36,7 @@ def run(args: argparse.Namespace) -> Answer:
     with connected(args, begun=True) as host, args.terminal.progress(f"{args.command}ging", len(requests)) as progress:
         # While the daemon starts.
         from hybridvif.cli.output.report import answer_of_reports
-        from hybridvif.engine.api import plug_all, unplug_all
+        from hybridvif.engine.converge import plug_all, unplug_all
 
         if plugs:
             reports = plug_all(ports, host, progress=progress)

@@ -14,8 +14,9 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from hybridvif.cli.stdio import print_text
-from hybridvif.testing.sandbox import PROMISE, Requirement, Vm, enter, here, probe
-from hybridvif.testing.sandbox.missing import missing_for_vm
+from hybridvif.testing.sandbox.box import Vm
+from hybridvif.testing.sandbox.launch import PROMISE, enter, here, probe
+from hybridvif.testing.sandbox.missing import Requirement, missing_for_vm
 
 if TYPE_CHECKING:
     from hybridvif.engine.converge import AnyHost
@@ -85,7 +86,7 @@ def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *
     """Plug, ping, draw, unplug. inventory: a function that returns the names of these kinds of objects on the host."""
     from hybridvif.cli.commands import show
     from hybridvif.cli.terminal import Paint
-    from hybridvif.engine.api import check, plug_all, unplug_all
+    from hybridvif.engine.converge import check, plug_all, unplug_all
     from hybridvif.model.port import Port
 
     ports = [

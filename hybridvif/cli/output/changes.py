@@ -25,7 +25,7 @@ from hybridvif.model.parts import (
     reason_of,
 )
 from hybridvif.model.report import Report
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import Create, Delete, Step, Update
 
 Document = Mapping[str, object]
 WHOLE = ""

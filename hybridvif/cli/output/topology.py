@@ -22,15 +22,13 @@ from hybridvif.cli.output.changes import (
 )
 from hybridvif.cli.ports import PortRequest, options_of
 from hybridvif.engine.goals import check_single_path
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, names_of_key
-from hybridvif.model.ownership import check_ownership, find_orphans, states_of_ports
+from hybridvif.model.orphans import find_orphans, states_of_ports
 from hybridvif.model.parts import Bridge, Difference, ForeignObject, IvsPort, OvsPort, Part, Veth, VhostUserPort
-from hybridvif.model.planner import goal_for, plan
-from hybridvif.model.port import Port, VifType
-from hybridvif.model.state import Facts, HostState, Observed, PortFact
-from hybridvif.model.steps import owners_of
+from hybridvif.model.planner import check_ownership, goal_for, plan
+from hybridvif.model.port import Port, VifType, desired_state
+from hybridvif.model.state import Facts, HostState, Observed, PortFact, owners_of
 
 _ID_SUFFIX = "00-0000-0000-000000000000"
 """Completes the 11 characters of a device name to a UUID if the port id is unknown."""

@@ -53,8 +53,7 @@ from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import Delete, Step, simulate
+from hybridvif.model.state import Delete, HostState, Observed, Step, simulate
 
 MAX_MERGED_STEPS = 32
 """Steps of one caller up to which they are merged with those of other callers."""

@@ -29,7 +29,7 @@ from hybridvif.executors.netlink.socket import Channel
 from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, attached, own
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.parts import Bridge, ManagedTap, Tap, Veth
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.state import Create, Delete, Step, Update, changes_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -25,8 +25,7 @@ from hybridvif.executors.side_effects import side_effects_of
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed
-from hybridvif.model.steps import Step
+from hybridvif.model.state import Observed, Step
 
 REFUSED = "OVSDB refused the transaction"
 MARGIN = 20

@@ -17,7 +17,7 @@ from hybridvif.executors.ovs_rows import NOTHING, Operation, Row, Snapshot
 from hybridvif.executors.side_effects import SideEffects, qos_ids_of
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.state import Create, Delete, Step, Update, changes_of
 
 NO_EFFECTS = SideEffects()
 

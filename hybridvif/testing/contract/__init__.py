@@ -8,7 +8,7 @@
 
 The executor runs in a separate process inside a sandbox. The testing process stays in its own namespaces. The contract
 is a table of checks (bench.Check): a start state, what others do to the host, and steps. After each step the observed
-state is compared with steps.simulate(), the facts with the kernel and the switch, and the rest of the host with itself.
+state is compared with state.simulate(), the facts with the kernel and the switch, and the rest of the host with itself.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from hybridvif.model.parts import Role
 from hybridvif.testing.contract import links, switch
 from hybridvif.testing.contract.bench import Make, Worker, require_declared
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 __all__ = ["check_link_executor", "check_switch_executor"]
 

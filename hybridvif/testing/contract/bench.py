@@ -20,10 +20,9 @@ from hybridvif.model.planner import plan
 from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, HostState, Observed
-from hybridvif.model.steps import Create, Delete, Step, simulate
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Observed, Step, simulate
 from hybridvif.privileged import codec
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 Make = Callable[[Settings], Executor]
 PATIENCE = 15.0

@@ -9,12 +9,11 @@ from dataclasses import replace
 from shlex import quote
 from typing import Any
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import ANYBODY, Bridge, ManagedTap, Part, Tap, Veth
 from hybridvif.model.planner import plan
+from hybridvif.model.port import desired_state
 from hybridvif.model.report import Result
-from hybridvif.model.state import NOTHING, HostState, LinkFact, Observed
-from hybridvif.model.steps import Create, Delete, Update
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, LinkFact, Observed, Update
 from hybridvif.testing.contract.bench import (
     BAD_NAMES,
     FAILED,
@@ -29,7 +28,7 @@ from hybridvif.testing.contract.bench import (
     bad_names,
     variants,
 )
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 WIRING = HostState(desired_state(PORT).links)
 BRIDGE = next(link for link in WIRING.links.values() if isinstance(link, Bridge))

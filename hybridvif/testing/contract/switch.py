@@ -8,12 +8,11 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import PLACEHOLDER_TYPE, IvsPort, OvsPort, Part, Role, SwitchPort, Veth, VhostUserPort
+from hybridvif.model.port import desired_state
 from hybridvif.model.report import Result
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import Create, Delete, HostState, Observed, Step, Update
 from hybridvif.testing.contract.bench import (
     FAILED,
     NAMES,
@@ -27,7 +26,7 @@ from hybridvif.testing.contract.bench import (
     bad_names,
     variants,
 )
-from hybridvif.testing.sandbox import Sandbox
+from hybridvif.testing.sandbox.box import Sandbox
 
 _, QVB, QVO, _, VHU = NAMES
 OTHER_ID = "c0117ac7-9999-4000-8000-000000000009"

@@ -219,15 +219,15 @@ def loggers() -> Iterator[logging.Logger]:
     ("verbose", "lines"),
     [
         (0, []),
-        (1, ["INFO hybridvif.engine.api: hello"]),
-        (2, ["INFO hybridvif.engine.api: hello", "INFO oslo.privsep: noise"]),
+        (1, ["INFO hybridvif.engine.converge: hello"]),
+        (2, ["INFO hybridvif.engine.converge: hello", "INFO oslo.privsep: noise"]),
     ],
 )
 def test_logging_depends_on_verbosity(
     verbose: int, lines: list[str], loggers: logging.Logger, capsys: pytest.CaptureFixture[str]
 ) -> None:
     set_up_logs(verbose)
-    logging.getLogger("hybridvif.engine.api").info("hello")
+    logging.getLogger("hybridvif.engine.converge").info("hello")
     logging.getLogger("oslo.privsep").info("noise")
     assert capsys.readouterr().err.splitlines() == lines
 

@@ -30,17 +30,16 @@ from hybridvif import (
     unplug,
     unplug_all,
 )
-from hybridvif.client.host import GRACE_PERIOD, Host, NoResponse, RequestNotSent
+from hybridvif.client.host import GRACE_PERIOD, Host, NoResponse
 from hybridvif.engine.converge import MAX_ATTEMPTS, PLUG_BATCH, VERIFY_DELAYS
 from hybridvif.engine.locks import LockTimeout
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignObject, ForeignPort, IvsPort, OvsPort, Tap, VhostUserPort
-from hybridvif.model.port import Port, VifType
+from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, HostState, Observed, agree
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Observed, Step, Update, agree
 from hybridvif.privileged.authorize import permit_names, permit_plans, refusals
+from hybridvif.privileged.channel import RequestNotSent
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, the
 
 TWIN = replace(PORT, id="5f2c0e1a-7b00-4c00-8000-0000000000ff")

@@ -11,8 +11,7 @@ import pytest
 from oslo_config import cfg
 
 from hybridvif import ConfigurationError
-from hybridvif.engine.config import is_set, settings_of
-from hybridvif.engine.config_files import absolute, files_of, set_in_files
+from hybridvif.engine.config import absolute, files_of, is_set, set_in_files, settings_of
 
 
 @pytest.fixture

@@ -11,12 +11,11 @@ import pytest
 from hybridvif import InvalidInput, Port, RecordingHost, gc, plug_all, reconcile, unplug_all
 from hybridvif.client.host import NoResponse
 from hybridvif.engine.host_wide import OLDER_THAN
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import OvsPort, Tap
+from hybridvif.model.port import desired_state
 from hybridvif.model.report import Status
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import Delete
+from hybridvif.model.state import Delete, HostState, Observed
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING
 
 FORCING = Settings(link_executor="recording", switch_executor="recording", unplug_running="force")

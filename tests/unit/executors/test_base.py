@@ -11,8 +11,7 @@ import pytest
 from hybridvif.executors.base import ExecutorError, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.model.report import Result
-from hybridvif.model.state import NOTHING
-from hybridvif.model.steps import Create, Step
+from hybridvif.model.state import NOTHING, Create, Step
 from tests.support.strategies import BRIDGE, VETH
 
 OTHER = replace(BRIDGE, name="qbr91d3aa02-41", alias="91d3aa02-4100-4c00-8000-000000000003")

@@ -12,8 +12,7 @@ from hybridvif.executors.command_lines import link_lines, script_lines, switch_w
 from hybridvif.model.parts import PLACEHOLDER_TYPE, Bridge, IvsPort, OvsPort, Tap
 from hybridvif.model.port import VifType
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Update
+from hybridvif.model.state import NOTHING, Create, HostState, Update
 from tests.support.strategies import VHOST_USER, the
 
 PORT = Port(

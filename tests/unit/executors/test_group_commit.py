@@ -12,11 +12,10 @@ import pytest
 
 from hybridvif.executors.base import NOT_REALIZED
 from hybridvif.executors.group_commit import GroupCommit
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import OvsPort
-from hybridvif.model.port import Port
+from hybridvif.model.port import Port, desired_state
 from hybridvif.model.report import Outcome, Result
-from hybridvif.model.steps import Create, Step
+from hybridvif.model.state import Create, Step
 from tests.support.strategies import PORT, the
 
 PORTS = [

@@ -12,15 +12,13 @@ from hypothesis import given, strategies as st
 from hybridvif import RecordingHost, plug, plug_all, unplug
 from hybridvif.executors.base import Executor
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, PlugFailed
 from hybridvif.model.parts import ForeignObject, IvsPort, Role, Tap
 from hybridvif.model.planner import plan
-from hybridvif.model.port import Port, VifType
+from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.report import Result, Status
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, HostState, PortFact
-from hybridvif.model.steps import Create, Delete, Step, Update, simulate_all
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, PortFact, Step, Update, simulate_all
 from tests.support.strategies import (
     BRIDGE,
     MADE_TAP,

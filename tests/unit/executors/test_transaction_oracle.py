@@ -15,12 +15,10 @@ from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import Row, Snapshot, ids_of
 from hybridvif.executors.ovsdb.transaction import operations_of, with_next_cfg
 from hybridvif.executors.side_effects import SideEffects
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import PLACEHOLDER_TYPE, OvsPort
 from hybridvif.model.planner import plan
-from hybridvif.model.port import Port, VifType
-from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.port import Port, VifType, desired_state
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Step, Update
 from tests.support.strategies import ROW, VHOST_USER, history, ports, states_of
 from tests.support.transaction_oracle import Known, objection_to
 

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif.model.attributes import MAX_MTU, MIN_MTU, Reason
+from hybridvif.model.names import MAX_MTU, MIN_MTU, Reason
 from hybridvif.model.parts import (
     PARTS,
     PLACEHOLDER_TYPE,

@@ -14,8 +14,7 @@ import pytest
 
 from hybridvif import HybridVifError, PlugFailed, check, desired_state, gc, plug, reconcile
 from hybridvif.executors.recording import RecordingHost
-from hybridvif.model.state import NOTHING, Facts, LinkFact, PortFact
-from hybridvif.model.steps import Create
+from hybridvif.model.state import NOTHING, Create, Facts, LinkFact, PortFact
 from tests.support.strategies import BRIDGE, PORT, TAP, TAPPED
 
 COPIES: dict[str, Callable[[Any], Any]] = {"copy": copy.copy, "deepcopy": copy.deepcopy}

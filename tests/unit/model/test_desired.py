@@ -5,9 +5,8 @@ from dataclasses import replace
 import pytest
 from hypothesis import given
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import ISOLATING, Bridge, IvsPort, OvsPort, Veth, VhostUserPort, invalid_attributes
-from hybridvif.model.port import Port, VifType
+from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.state import HostState
 from tests.support.strategies import HYBRID, ports, the
 

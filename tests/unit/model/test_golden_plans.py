@@ -20,13 +20,11 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict
 from hybridvif.model.parts import PARTS, ForeignPort, Part, Tap, differences
 from hybridvif.model.planner import plan
-from hybridvif.model.port import Port, VifType
-from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Step, Update, simulate_all
+from hybridvif.model.port import Port, VifType, desired_state
+from hybridvif.model.state import NOTHING, Create, HostState, Step, Update, simulate_all
 from tests.support.strategies import NAMES, PORT, disagreements
 
 Case = dict[str, Any]

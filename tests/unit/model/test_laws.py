@@ -8,9 +8,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, NameCollision
-from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     ISOLATING,
     OPEN,
@@ -30,11 +28,22 @@ from hybridvif.model.parts import (
     differences,
     invalid_attributes,
 )
-from hybridvif.model.planner import plan
-from hybridvif.model.port import Port, VifType
-from hybridvif.model.rollback_target import rollback_target
-from hybridvif.model.state import NOTHING, HostState, agree
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of, owners_of, role_of, simulate, simulate_all
+from hybridvif.model.planner import check_ownership, plan, rollback_target
+from hybridvif.model.port import Port, VifType, desired_state
+from hybridvif.model.state import (
+    NOTHING,
+    Create,
+    Delete,
+    HostState,
+    Step,
+    Update,
+    agree,
+    changes_of,
+    owners_of,
+    role_of,
+    simulate,
+    simulate_all,
+)
 from tests.support.strategies import (
     FOREIGN_BRIDGE,
     HYBRID,

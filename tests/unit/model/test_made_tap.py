@@ -27,13 +27,12 @@ from hybridvif import (
 from hybridvif.executors.command_lines import script_lines
 from hybridvif.executors.netlink.devices import Device, observed
 from hybridvif.executors.recording import RecordingHost
-from hybridvif.model.attributes import MAX_MTU, MAX_TAP_MTU
-from hybridvif.model.desired import desired_state, tap_mac_of
+from hybridvif.model.names import MAX_MTU, MAX_TAP_MTU
 from hybridvif.model.parts import ANYBODY, ManagedTap, Tap
 from hybridvif.model.planner import plan, with_existing_tap
+from hybridvif.model.port import desired_state, tap_mac_of
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, HostState, agree
-from hybridvif.model.steps import Objection, objection, simulate
+from hybridvif.model.state import NOTHING, HostState, Objection, agree, objection, simulate
 from hybridvif.privileged.authorize import permit_found
 from tests.support.strategies import BRIDGE, MADE_TAP, NAMES, PORT, ROW, TAP, TAPPED, VETH, WIRING
 

@@ -16,15 +16,15 @@ DECLARATION = '    flood: Annotated[bool | None, isolating(True, "a reason", 123
 PROGRAM = """
 from dataclasses import replace
 from hybridvif.cli.output.changes import change_text
-from hybridvif.model.desired import desired_state
+from hybridvif.model.port import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.parts import Difference, attributes_of, differences, invalid_attributes, reason_of
 from hybridvif.model.planner import plan
 from hybridvif.model.port import Port
-from hybridvif.model.rollback_target import rollback_target
+from hybridvif.model.planner import rollback_target
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed
-from hybridvif.model.steps import Update, simulate
+from hybridvif.model.state import Update, simulate
 from hybridvif.privileged import authorize, codec
 
 port = Port(id="5f2c0e1a-7b00-4c00-8000-000000000001", mac="fa:16:3e:aa:bb:cc",

@@ -8,11 +8,10 @@ import pytest
 from hypothesis import given, strategies as st
 
 from hybridvif import RecordingHost
-from hybridvif.model.desired import desired_state
-from hybridvif.model.ownership import find_orphans, states_of_ports, tagged_ports
+from hybridvif.model.orphans import find_orphans, states_of_ports, tagged_ports
 from hybridvif.model.parts import ForeignObject, ForeignPort, IvsPort, ManagedTap, OvsPort, Part, Tap, Veth
-from hybridvif.model.state import NOTHING, Facts, HostState, Observed
-from hybridvif.model.steps import owners_of
+from hybridvif.model.port import desired_state
+from hybridvif.model.state import NOTHING, Facts, HostState, Observed, owners_of
 from tests.support.strategies import (
     BRIDGE,
     NAMES,

@@ -7,10 +7,10 @@ from itertools import product
 
 import pytest
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import NameCollision, PlugFailed, UnplugFailed
-from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import ForeignObject, ForeignPort, IvsPort
+from hybridvif.model.planner import check_ownership
+from hybridvif.model.port import desired_state
 from hybridvif.model.state import NOTHING, HostState
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, VHOST_USER, WIRING
 

@@ -6,7 +6,6 @@ import inspect
 import pytest
 from hypothesis import given, strategies as st
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import (
     PARTS,
@@ -25,6 +24,7 @@ from hybridvif.model.parts import (
     create_only_values,
     differences,
 )
+from hybridvif.model.port import desired_state
 from hybridvif.model.state import NOTHING, HostState, agree, merge_states
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, hosts_with, ports
 

@@ -9,8 +9,7 @@ import pytest
 from hybridvif.model.errors import Conflict
 from hybridvif.model.parts import PLACEHOLDER_TYPE
 from hybridvif.model.planner import goal_for, plan
-from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Delete, Update
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Update
 from tests.support.strategies import BRIDGE, NAMES, ROW, TAP, VETH, WIRING
 
 

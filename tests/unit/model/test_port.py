@@ -7,9 +7,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from hybridvif.model.attributes import is_mac
 from hybridvif.model.errors import HybridVifError, InvalidInput
-from hybridvif.model.names import is_bridge_name, names_of
+from hybridvif.model.names import is_bridge_name, is_mac, names_of
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.settings import Settings
 from tests.support.strategies import macs, ports

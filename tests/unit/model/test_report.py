@@ -16,7 +16,7 @@ from hybridvif.model.errors import (
 )
 from hybridvif.model.parts import IvsPort
 from hybridvif.model.report import Outcome, Report, Result, Status, error_of, worst_exit_code
-from hybridvif.model.steps import Create
+from hybridvif.model.state import Create
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
 

@@ -5,10 +5,9 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import ForeignObject, ForeignPort, OvsPort, Tap, invalid_attributes
-from hybridvif.model.port import VifType
-from hybridvif.model.rollback_target import rollback_target
+from hybridvif.model.planner import rollback_target
+from hybridvif.model.port import VifType, desired_state
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState
 from tests.support.strategies import (

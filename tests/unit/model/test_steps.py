@@ -6,10 +6,11 @@ import pytest
 
 from hybridvif.model.errors import Conflict
 from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignObject, ForeignPort, IvsPort, Part, Role, Tap
-from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import (
+from hybridvif.model.state import (
+    NOTHING,
     Create,
     Delete,
+    HostState,
     Objection,
     Step,
     Update,

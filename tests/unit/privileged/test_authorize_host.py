@@ -10,17 +10,13 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, strategies as st
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Conflict, Refused
-from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignObject, ForeignPort, IvsPort, ManagedTap, OvsPort, Part, Tap
-from hybridvif.model.planner import plan
-from hybridvif.model.port import Port, VifType
+from hybridvif.model.planner import check_ownership, plan, rollback_target
+from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.report import Result
-from hybridvif.model.rollback_target import rollback_target
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, HostState
-from hybridvif.model.steps import Create, Delete, Step, Update, owners_of
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Step, Update, owners_of
 from hybridvif.privileged.authorize import permit_found, permit_plans, refusals, stated_owner
 from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of, the
 

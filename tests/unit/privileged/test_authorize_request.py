@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 from hypothesis import given, strategies as st
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import names_of
-from hybridvif.model.ownership import check_ownership
 from hybridvif.model.parts import (
     PLACEHOLDER_TYPE,
     Bridge,
@@ -29,11 +27,10 @@ from hybridvif.model.parts import (
     create_only_values,
     invalid_attributes,
 )
-from hybridvif.model.planner import plan
-from hybridvif.model.port import Port, VifType
+from hybridvif.model.planner import check_ownership, plan
+from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.state import NOTHING, Create, Delete, Step, Update, changes_of
 from hybridvif.privileged.authorize import permit_names, permit_plans
 from tests.support.strategies import (
     BRIDGE,

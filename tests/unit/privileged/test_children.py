@@ -24,7 +24,7 @@ from hybridvif.executors.ivs import IvsExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
 from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.steps import Delete
+from hybridvif.model.state import Delete
 from hybridvif.testing.sandbox.missing import SandboxError
 from hybridvif.testing.sandbox.switch import run_here
 from tests.support.strategies import BRIDGE, ROW

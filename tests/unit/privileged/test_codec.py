@@ -15,8 +15,18 @@ from hybridvif.model import settings
 from hybridvif.model.errors import MAX_SHOWN, Refused
 from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, IvsPort, OvsPort, Part
 from hybridvif.model.report import Outcome, Result
-from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
-from hybridvif.model.steps import Create, Delete, Step, Update, changes_of
+from hybridvif.model.state import (
+    Create,
+    Delete,
+    Facts,
+    HostState,
+    LinkFact,
+    Observed,
+    PortFact,
+    Step,
+    Update,
+    changes_of,
+)
 from hybridvif.privileged import codec
 from tests.support.strategies import (
     BRIDGE,

@@ -13,13 +13,11 @@ from hypothesis import given, strategies as st
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import PARTS, PLACEHOLDER_TYPE, Bridge, IvsPort, OvsPort, Part, Role
-from hybridvif.model.port import Port
+from hybridvif.model.port import Port, desired_state
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import HostState, Observed
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.state import Create, Delete, HostState, Observed, Step, Update
 from hybridvif.privileged.execute import FEW, SHARE, execute
 from tests.support.strategies import BRIDGE, PORT, ROW, VETH, the
 

@@ -7,8 +7,8 @@ from dataclasses import fields
 
 import pytest
 
-from hybridvif.model.desired import desired_state
 from hybridvif.model.parts import PARTS
+from hybridvif.model.port import desired_state
 from hybridvif.model.settings import Settings
 from hybridvif.privileged import codec
 from tests.fuzz import grammar

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, strategies as st
 from oslo_privsep import comm
 
-from hybridvif.privileged.messages import MAX_BUFFER, MAX_MESSAGE, Message, Request, requests_from
+from hybridvif.privileged.channel import MAX_BUFFER, MAX_MESSAGE, Message, Request, requests_from
 
 REQUEST = ("good", (1, "x"))
 VALUES = st.recursive(

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from hybridvif.model.errors import PreconditionError
-from hybridvif.privileged import peer
+from hybridvif.privileged import helper
 
 STRANGER = 54321
 
@@ -56,12 +56,12 @@ def as_root() -> None:
 
 def refused(path: Path | str, reason: str, caller: int | None = None) -> None:
     with pytest.raises(PreconditionError, match=f"^refused: --privsep_sock_path: .*{reason}"):
-        peer.connect(str(path), caller)
+        helper.connect(str(path), caller)
 
 
 @pytest.mark.parametrize("is_known", [True, False])
 def test_socket_of_the_caller_is_used(listener: Listener, is_known: bool) -> None:
-    with peer.connect(str(listener.path), os.getuid() if is_known else None) as channel:
+    with helper.connect(str(listener.path), os.getuid() if is_known else None) as channel:
         served, _ = listener.socket.accept()
         channel.sendall(b"greeting")
         assert served.recv(16) == b"greeting"
@@ -131,8 +131,8 @@ def test_refusal_leaves_no_descriptor_open(private: Path, listener: Listener) ->
 
 def test_caller_is_read_from_sudo_and_unknown_without_it() -> None:
     if os.getuid() == 0:
-        assert peer.caller_of({"SUDO_UID": "1000"}) == 1000
-        assert peer.caller_of({"PKEXEC_UID": "1000", "SUDO_UID": "x"}) == 1000
-        assert peer.caller_of({}) is None
+        assert helper.caller_of({"SUDO_UID": "1000"}) == 1000
+        assert helper.caller_of({"PKEXEC_UID": "1000", "SUDO_UID": "x"}) == 1000
+        assert helper.caller_of({}) is None
     else:
-        assert peer.caller_of({"SUDO_UID": "0"}) == os.getuid()
+        assert helper.caller_of({"SUDO_UID": "0"}) == os.getuid()

@@ -17,7 +17,7 @@ from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
 from hybridvif.model.errors import ConfigurationError
 from hybridvif.model.parts import Role
 from hybridvif.model.settings import Settings
-from hybridvif.privileged.registry import GROUPS, executor_of, installed
+from hybridvif.privileged.execute import GROUPS, executor_of, installed
 
 OPTIONS = {Role.LINK: "link_executor", Role.SWITCH: "switch_executor"}
 BOTH = pytest.mark.parametrize("role", list(Role), ids=lambda role: role.value)
@@ -165,7 +165,7 @@ PLANTED = """
 import sys
 from stevedore.driver import DriverManager
 from hybridvif.model.parts import Role
-from hybridvif.privileged.registry import GROUPS, executor_of
+from hybridvif.privileged.execute import GROUPS, executor_of
 from hybridvif.model.settings import Settings
 if sys.argv[1] == "stevedore":
     print(DriverManager(GROUPS[Role.LINK], "iproute2-netlink").driver.__module__)

@@ -14,10 +14,9 @@ from hybridvif.model.errors import HybridVifError
 from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed
-from hybridvif.model.steps import Create, Step, Update
+from hybridvif.model.state import Create, Observed, Step, Update
 from hybridvif.privileged import channel, requests
-from hybridvif.privileged.messages import APPLY, OBSERVE, Message
+from hybridvif.privileged.channel import APPLY, OBSERVE, Message
 from hybridvif.privileged.requests import REQUESTS, respond
 from tests.support.strategies import BRIDGE, NAMES, WIRING
 

@@ -14,7 +14,7 @@ import msgpack
 import pytest
 
 from hybridvif.privileged import codec
-from hybridvif.privileged.messages import MAX_MESSAGE, Message, pack
+from hybridvif.privileged.channel import MAX_MESSAGE, Message, pack
 from hybridvif.privileged.serve import BURST, MAX_PENDING, RATE, Sender, Server
 
 SOON = 5.0

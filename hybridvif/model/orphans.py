@@ -1,8 +1,4 @@
-"""Ownership of observed parts, and orphans: incomplete ports of ours without a VM.
-
-Two ports can share their first 11 characters (40 bits), and so all names. Evidence, strongest first: the alias of a
-link, our own key external_ids:hybridvif-port-id, iface-id. Parts without evidence come from os-vif, Nova or a person. A
-plug adopts them if they fit.
+"""Orphans: incomplete ports of ours without a VM.
 
 A port is ours if one ownership tag names it and no evidence contradicts the tag. A tag is a full port id whose first 11
 characters match the name. It is the alias of a link or our own key in OVSDB. Ports of os-vif, Nova or a person have no
@@ -12,47 +8,14 @@ creates the same row. It is an orphan with is_tagged False.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
 
-from hybridvif.model.errors import NameCollision, Refused
+from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
-from hybridvif.model.parts import ForeignObject, ManagedTap, OvsPort, Tap, VhostUserPort
-from hybridvif.model.planner import plan
-from hybridvif.model.state import NOTHING, Facts, HostState, Observed
-from hybridvif.model.steps import owners_of
-
-
-def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -> None:
-    """Check that no observed part belongs to another port.
-
-    interface_id: the iface-id that this port may have beside its own id. Raises NameCollision with both ids.
-    """
-    aliases = _aliases(observed)
-    for alias in sorted(aliases - {port_id}):
-        raise _collision(port_id, alias, "the alias of its links")
-    for row in observed.ports.values():
-        # The aliases cover the row of the switch end. A vhost-user port has no links.
-        if not isinstance(row, OvsPort) or (aliases and not isinstance(row, VhostUserPort)):
-            continue
-        if is_uuid(row.port_id):
-            if row.port_id != port_id:
-                raise _collision(port_id, row.port_id, "external_ids:hybridvif-port-id")
-        elif is_uuid(row.iface_id) and row.iface_id not in (port_id, interface_id):
-            raise _collision(port_id, row.iface_id, "external_ids:iface-id")
-
-
-def _aliases(state: HostState) -> set[str]:
-    """Return the port ids in the aliases of the links, with those of foreign objects."""
-    foreign = {link.alias for link in state.links.values() if isinstance(link, ForeignObject) and is_uuid(link.alias)}
-    return foreign.union(*map(owners_of, state.links.values()))
-
-
-def _collision(port_id: str, other: str, evidence: str) -> NameCollision:
-    return NameCollision(
-        f"port {port_id} shares its first 11 characters, and so its device names, with port {other}, "
-        f"which is plugged here ({evidence}); unplug that port first, or give one of them another id"
-    )
+from hybridvif.model.parts import ManagedTap, OvsPort, Tap
+from hybridvif.model.planner import aliases_in, plan
+from hybridvif.model.state import NOTHING, Facts, HostState, Observed, owners_of
 
 
 class OrphanInUse(Refused):
@@ -92,16 +55,16 @@ def tagged_ports(seen: Observed) -> list[str]:
 
 def find_orphans(seen: Observed, bridges: Collection[str]) -> list[Orphan]:
     """Return all orphans. bridges: the integration bridges; an untagged row in another bridge is ignored."""
-    return list(_orphans(seen, bridges))
-
-
-def _orphans(seen: Observed, bridges: Collection[str]) -> Iterator[Orphan]:
+    orphans = []
     for key, state in states_of_ports(seen.state).items():
         names = names_of_key(key)
         owner, is_tagged = _owner_of(state)
         if owner[:KEY_LENGTH] != key or not _is_incomplete(state, names) or _has_vm(state, names, seen.facts):
             continue
-        if not is_tagged and not _is_lone_row(state, bridges):
+        rows = state.ports.values()
+        if not is_tagged and (
+            state.links or any(not isinstance(row, OvsPort) or row.bridge not in bridges for row in rows)
+        ):
             continue
         try:
             plan(state, NOTHING)
@@ -109,12 +72,16 @@ def _orphans(seen: Observed, bridges: Collection[str]) -> Iterator[Orphan]:
             # A foreign object holds it, or has one of its names.
             continue
         parts = HostState({name: link for name, link in state.links.items() if not isinstance(link, Tap)}, state.ports)
-        yield Orphan(port_id=owner, state=parts, is_tagged=is_tagged, sign=_fingerprint(owner, parts, seen.facts))
+        links = seen.facts.links
+        indexes = [f"{name}={links[name].ifindex}" for name in sorted(parts.links) if name in links]
+        sign = " ".join([owner, *indexes, *(f"{name}=row" for name in parts.ports)])
+        orphans.append(Orphan(port_id=owner, state=parts, is_tagged=is_tagged, sign=sign))
+    return orphans
 
 
 def _owner_of(state: HostState) -> tuple[str, bool]:
     """Return the port id that all evidence agrees on, or "", and if it comes from an ownership tag."""
-    tags = _aliases(state)
+    tags = aliases_in(state)
     tags |= {row.port_id for row in state.ports.values() if isinstance(row, OvsPort) and is_uuid(row.port_id)}
     owners = tags | {owner for row in state.ports.values() for owner in owners_of(row)}
     return (min(owners) if len(owners) == 1 else "", bool(tags))
@@ -128,10 +95,6 @@ def _is_incomplete(state: HostState, names: PortNames) -> bool:
     return not all(exists) and (any(exists) or isinstance(state.links.get(names.tap), ManagedTap))
 
 
-def _is_lone_row(state: HostState, bridges: Collection[str]) -> bool:
-    return not state.links and all(isinstance(row, OvsPort) and row.bridge in bridges for row in state.ports.values())
-
-
 def _has_vm(state: HostState, names: PortNames, facts: Facts) -> bool:
     """Return True for a tap with carrier, or a foreign member of the Linux bridge."""
     if set(facts.members.get(names.bridge, ())) - {names.tap, names.bridge_end}:
@@ -140,8 +103,3 @@ def _has_vm(state: HostState, names: PortNames, facts: Facts) -> bool:
         return False
     tap = facts.links.get(names.tap)
     return tap is None or tap.carrier
-
-
-def _fingerprint(owner: str, parts: HostState, facts: Facts) -> str:
-    indexes = [f"{name}={fact.ifindex}" for name in sorted(parts.links) if (fact := facts.links.get(name))]
-    return " ".join([owner, *indexes, *(f"{name}=row" for name in parts.ports)])
