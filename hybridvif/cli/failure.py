@@ -73,7 +73,7 @@ def failure_of(error: BaseException) -> Failure:
         for kind, number in _EXIT_CODES.items()
         if (error.code == kind if isinstance(kind, str) else isinstance(error, kind))
     )
-    doctor = isinstance(error, PreconditionError) and error.code != "sandbox"
+    doctor = isinstance(error, PreconditionError) and error.code not in ("sandbox", "cloud")
     return Failure(code=error.code, message=str(error), exit_code=exit_code, doctor=doctor)
 
 
