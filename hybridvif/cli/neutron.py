@@ -14,8 +14,8 @@ from hybridvif.model.attributes import NONE
 from hybridvif.model.errors import InvalidInput, PreconditionError
 from hybridvif.optional import found
 
-TIMEOUT = 60
-"""Seconds for one response, unless clouds.yaml sets api_timeout."""
+DEFAULTS = {"api_timeout": 60, "connect_retries": 2}
+"""Options of clouds.yaml, if it has others. A server may close an idle connection just when it is used again."""
 IDS_PER_REQUEST = 100
 """Web servers limit the length of a URL, often to 8 KiB."""
 
@@ -51,7 +51,7 @@ def ports_from_neutron(args: argparse.Namespace) -> list[PortRequest]:
 
     requests = []
     try:
-        region = OpenStackConfig(override_defaults={"api_timeout": TIMEOUT}).get_one(cloud=args.os_cloud)
+        region = OpenStackConfig(override_defaults=DEFAULTS).get_one(cloud=args.os_cloud)
         with Connection(config=region) as cloud:
             for binding in _bindings(cloud.network, args.host or socket.gethostname()):
                 try:

@@ -55,6 +55,8 @@ class FakeCloud(ThreadingHTTPServer):
         self.agents = [{"id": number(1, 3), "host": HOST}]
         self.status = 200
         """Status of all responses of Neutron."""
+        self.drops = 0
+        """Number of requests for ports to which the connection is closed without a response."""
         self.with_token = False
         """True if Neutron demands Keystone's token."""
         self.requests = list[str]()
@@ -116,6 +118,10 @@ class _Handler(BaseHTTPRequestHandler):
     server: FakeCloud
 
     def do_GET(self) -> None:
+        if self.server.drops and "/v2.0/" in self.path:
+            self.server.drops -= 1
+            self.close_connection = True
+            return
         size = int(self.headers.get("Content-Length") or 0)
         body = json.loads(self.rfile.read(size)) if size else None
         status, document = self.server.answer(self.command, self.path, self.headers.get("X-Auth-Token"), body)

@@ -211,6 +211,13 @@ def test_error_of_neutron_is_one_line_with_exit_code_5(status: int, cloud: FakeC
     assert errors.startswith("error: Neutron cannot be read: ")
 
 
+@pytest.mark.parametrize(("drops", "expected"), [(2, 0), (9, 5)])
+def test_dropped_connection_is_tried_again(drops: int, expected: int, cloud: FakeCloud, run: Run) -> None:
+    cloud.ports, cloud.drops = [port(1)], drops
+    code, listed, errors = run()
+    assert (code, len(listed), len(errors.splitlines())) == (expected, int(not expected), int(bool(expected)))
+
+
 def test_user_who_may_not_see_bindings_is_an_error(cloud: FakeCloud, run: Run) -> None:
     own = {key: value for key, value in port(1).items() if not key.startswith("binding:")}
     cloud.ports = [own]
