@@ -6,7 +6,6 @@ import json
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from pathlib import Path
 from subprocess import CompletedProcess
 from typing import Any
 
@@ -47,7 +46,7 @@ vif = model.VIF(
 instance = instance_info.InstanceInfo(name="vm", uuid=port["device_id"])
 print(json.dumps(asdict(port_of(os_vif_util.nova_to_osvif_vif(vif), instance, {})), default=str))
 """
-"""A program that derives a Port from a port of Neutron's API as Nova and the drop-in do. Nova's own client is patched."""
+"""A program that derives a Port from a port of Neutron's API as Nova and the drop-in do. Nova's client is patched."""
 
 
 @pytest.fixture(scope="module")
@@ -98,9 +97,9 @@ def ports(cloud: Cloud) -> Iterator[list[Port]]:
 
 def drift_from(cloud: Cloud, port: Port) -> None:
     """Give the row of a port values that its own devices do not contradict, and damage a device."""
-    row, end = f"Interface {port.names.switch_end} external_ids", port.names.bridge_end
-    cloud.lab.sh(f"ovs-vsctl set {row}:attached-mac=fa:16:3e:ff:ff:ff {row.split()[-1]}:vm-uuid={port.id}")
-    cloud.lab.sh(f"ip link set {end} nomaster")
+    values = f"external_ids:attached-mac=fa:16:3e:ff:ff:ff external_ids:vm-uuid={port.id}"
+    cloud.lab.sh(f"ovs-vsctl set Interface {port.names.switch_end} {values}")
+    cloud.lab.sh(f"ip link set {port.names.bridge_end} nomaster")
 
 
 @pytest.mark.sample
@@ -141,7 +140,8 @@ def test_port_that_osvif_plugged_is_named_and_not_pruned(cloud: Cloud, ports: li
     row = f"external_ids:iface-id={foreign.id} external_ids:attached-mac={foreign.mac}"
     names = foreign.names
     cloud.lab.sh(
-        f"ip link add {names.bridge} type bridge; ip link add {names.bridge_end} type veth peer name {names.switch_end};"
+        f"ip link add {names.bridge} type bridge;"
+        f"ip link add {names.bridge_end} type veth peer name {names.switch_end};"
         f"ip link set {names.bridge_end} master {names.bridge};"
         f"ovs-vsctl add-port br-int {names.switch_end} -- set Interface {names.switch_end} {row}"
     )
@@ -205,7 +205,7 @@ def test_other_ports_of_the_host_are_omitted_or_named(cloud: Cloud, ports: list[
     strange = cloud.neutron.create("port", device_owner="compute:nova", device_id="a-vm", **fields)
     entries, errors = listed(cloud.lab)
     assert set(entries) == {port.id for port in ports}
-    assert [line.split()[5] for line in errors.splitlines()] == [f"{port['id']}:" for port in (nobody, strange)]
+    assert {line.split()[5] for line in errors.splitlines()} == {f"{port['id']}:" for port in (nobody, strange)}
     for port in (dhcp, nobody, strange):
         cloud.neutron.call("DELETE", f"ports/{port['id']}")
 
