@@ -2,6 +2,7 @@
 
     options, stdio            common options and the configured host; file descriptors and signals
     ports, portfile           the ports of a command line: from options, or from a file (-F)
+    neutron                   the ports that Neutron has bound to this host (--from-neutron)
     infer                     the fields of a port that can be read from its plugged devices
     host_checks               the checks of doctor that need no privileges
     terminal                  the output formats, and logs
@@ -33,6 +34,7 @@ COMMANDS: Mapping[str, str] = {
     "adopt": "take over running ports plugged by another tool",
     "show": "draw the plugged ports of this host",
     "list": "list the plugged ports, one per line",
+    "ports": "print the hybrid ports that Neutron has bound to this host, as a file for -F",
     "reconcile": "plug all ports of a host at once: after a reboot, or in a cron job",
     "gc": "delete orphaned devices and rows that were first seen some time ago",
     "doctor": "check every precondition: result, reason, and the command that fixes it",

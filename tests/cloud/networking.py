@@ -33,6 +33,7 @@ NEUTRON = """
 core_plugin = ml2
 service_plugins = trunk
 auth_strategy = noauth
+pagination_max_limit = 20
 state_path = {directory}/state
 api_paste_config = {etc}/api-paste.ini
 transport_url = rabbit://guest:guest@127.0.0.1:5672/
@@ -52,6 +53,8 @@ root_helper =
 root_helper_daemon =
 [database]
 connection = {database}
+[oslo_policy]
+policy_file = {directory}/policy.yaml
 [oslo_concurrency]
 lock_path = {directory}/lock
 [ml2]

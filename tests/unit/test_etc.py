@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import configparser
+import json
 from pathlib import Path
+
+from hybridvif.cli import parse_arguments
 
 ROOT = Path(__file__).parents[2]
 ELSEWHERE = {
@@ -34,3 +37,13 @@ def test_the_page_for_deployers_names_every_file() -> None:
     for path in (ROOT / "etc").rglob("*"):
         if path.is_file():
             assert str(path.relative_to(ROOT)) in page
+
+
+def test_container_runs_a_command_that_the_parser_accepts() -> None:
+    config = json.loads((ROOT / "deploy/container/config.json").read_text(encoding="utf-8"))
+    program, *words = config["command"].split()
+    args = parse_arguments(words)
+    assert program == "/opt/hybridvif/bin/hybridvif"
+    assert args.file in {entry["dest"] for entry in config["config_files"]}
+    # What kolla demands of an entry (set_configs.py, validate_config).
+    assert all({"source", "dest", "owner", "perm"} <= set(entry) for entry in config["config_files"])

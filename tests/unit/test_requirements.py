@@ -13,12 +13,13 @@ import pytest
 from tests.unit.test_layering import ROOT, SOURCES, imports_of, module_of
 
 EXTRAS = {
+    "hybridvif.cli.neutron": "neutron",
     "hybridvif.cli.terminal": "progress",
     "hybridvif.osvif.plugins": "osvif",
     "hybridvif.testing.pytest_plugin": "test",
 }
 """Modules that may import the libraries of an extra."""
-DISTRIBUTIONS = {"yaml": "pyyaml", "vif_plug_ovs": "os-vif"}
+DISTRIBUTIONS = {"openstack": "openstacksdk", "yaml": "pyyaml", "vif_plug_ovs": "os-vif"}
 """Packages with another name than their distribution."""
 CONSTRAINTS = sorted((ROOT / "tests" / "constraints").glob("*.txt"))
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
+from hybridvif.cli.neutron import add_neutron_options, ports_from_neutron
 from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.changes import plan_document, plan_lines, report_document, tally_of
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
 from hybridvif.cli.ports import add_file_option
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
+from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.port import Port
 
 FORMATS = ("text", "json", "yaml", "table", "value")
@@ -20,31 +24,47 @@ COLUMNS = ("port", "goal", "status", "changed", "retries", "code")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif reconcile`."""
     add_file_option(parser)
+    add_neutron_options(parser)
     parser.add_argument(
-        "--prune", action="store_true", help="unplug our ports that are not in the file, except ports of running VMs"
+        "--prune", action="store_true", help="unplug our ports that are not desired, except ports of running VMs"
     )
     parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Reconcile the host."""
-    if args.file is None:
-        raise UsageError("reconcile needs the ports that this host should have; name a file of them with -F")
-    from hybridvif.cli.portfile import read_ports
+    if (args.file is None) is not args.from_neutron:
+        raise UsageError(
+            "reconcile needs the ports that this host should have; name a file of them with -F, or give --from-neutron"
+        )
+    if args.from_neutron:
+        requests = ports_from_neutron(args)
+    else:
+        from hybridvif.cli.portfile import read_ports
 
-    ports = [request.to_port() for request in read_ports(args.file)]
+        requests = read_ports(args.file)
+    ports = [request.to_port() for request in requests]
     with connected(args) as host:
-        return answer_of(ports, host, prune=args.prune, dry_run=args.dry_run, verbose=args.verbose)
+        others = _plugged_ports(host) if args.from_neutron else {}
+        return answer_of(ports, host, prune=args.prune, dry_run=args.dry_run, verbose=args.verbose, others=others)
 
 
 def answer_of(
-    ports: Sequence[Port], host: AnyHost, *, prune: bool = False, dry_run: bool = False, verbose: int = 0
+    ports: Sequence[Port],
+    host: AnyHost,
+    *,
+    prune: bool = False,
+    dry_run: bool = False,
+    verbose: int = 0,
+    others: Mapping[str, str] = MappingProxyType({}),
 ) -> Answer:
-    """Reconcile the host with these ports and return the answer."""
+    """Reconcile the host with these ports and return the answer. others: plugged ports to name if they are left."""
     from hybridvif.engine.host_wide import reconcile
 
     reconciled = reconcile(ports, host, prune=prune, dry_run=dry_run)
     reports = reconciled.reports
+    keys = {report.port_id[:KEY_LENGTH] for report in reports}
+    warnings = [f"port {name}: left, because it is not desired here" for key, name in others.items() if key not in keys]
     goals = [("plug", report) for report in reconciled.plugged] + [("unplug", report) for report in reconciled.pruned]
     document_of = plan_document if dry_run else report_document
     documents = [{"goal": goal, **document_of(report)} for goal, report in goals]
@@ -59,6 +79,7 @@ def answer_of(
             "dry_run": dry_run,
             "ports": documents,
             "summary": counted._asdict() if dry_run else statuses_of(reports),
+            "warnings": warnings,
         },
         lines=lambda paint: (
             [
@@ -72,5 +93,14 @@ def answer_of(
         ),
         columns=COLUMNS,
         rows=documents,
+        warnings=warnings,
         silent=not dry_run,
     )
+
+
+def _plugged_ports(host: AnyHost) -> Mapping[str, str]:
+    """Return the ids of the plugged ports, by the 11 characters of their device names."""
+    from hybridvif.cli.output.topology import plugged_ports
+
+    observed = host.observe(None, time.monotonic() + host.settings.deadline)
+    return {port.key: port.port_id or f"{port.key}..." for port in plugged_ports(observed)}

@@ -51,7 +51,7 @@ def failure_of(error: BaseException) -> Failure:
         return failure_of_report(error.report)
     kinds = (error.code, *type(error).__mro__)
     exit_code = next(number for kind, number in _EXIT_CODES.items() if kind in kinds)
-    doctor = isinstance(error, PreconditionError) and error.code != "sandbox"
+    doctor = isinstance(error, PreconditionError) and error.code not in ("sandbox", "cloud")
     return Failure(code=error.code, message=str(error), exit_code=exit_code, doctor=doctor)
 
 
