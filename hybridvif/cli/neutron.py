@@ -7,12 +7,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 from hybridvif.cli.ports import PortRequest
 from hybridvif.model.errors import InvalidInput, PreconditionError
 from hybridvif.model.names import NONE
-from tests.unit.test_language import found
 
 DEFAULTS = {"api_timeout": 60, "connect_retries": 2}
 """Options of clouds.yaml, if it has others. A server may close an idle connection just when it is used again."""
@@ -41,7 +41,7 @@ def ports_from_neutron(args: argparse.Namespace) -> list[PortRequest]:
 
     Raises CloudError, and InvalidInput for a host that Neutron does not know.
     """
-    if found("openstack") is None:
+    if find_spec("openstack") is None:
         raise CloudError("openstacksdk, which reads from Neutron, is not installed; pip install 'hybridvif[neutron]'")
     from keystoneauth1.exceptions import ClientException
     from openstack.config import OpenStackConfig
