@@ -46,9 +46,16 @@ def own_process() -> None:
     An ignored SIGCHLD loses the exit codes of programs. A blocked signal cannot end the command. With a umask that
     masks the owner's bits, the owner cannot use new directories. Ignored SIGINT and SIGTERM stay ignored (nohup).
     """
+    sys.unraisablehook = _write_unraisable
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(os.umask(0o077) & 0o077)
+
+
+def _write_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
+    """Write an error that Python drops, except an interrupt in a callback, as of an import lock: the work goes on."""
+    if not isinstance(unraisable.exc_value, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
 
 
 class _Interrupts:

@@ -109,8 +109,7 @@ def answer_of(
     counted = tally_of(reports)
     documents = [
         {
-            **plan_document(report),
-            "left_out": list(left_out.get(report.port_id, ())),
+            **plan_document(report, left_out=list(left_out.get(report.port_id, ()))),
             "besides": [asdict(effect) for effect in effects[report.port_id]],
         }
         for report in reports

@@ -160,10 +160,10 @@ def report_document(report: Report) -> Document:
     }
 
 
-def plan_document(report: Report) -> Document:
-    """Convert the report of a dry run."""
+def plan_document(report: Report, **more: object) -> Document:
+    """Convert the report of a dry run. more: keys before the steps."""
     steps = [change_of(outcome.step).document for outcome in report.outcomes]
-    return {"port": report.port_id, "code": report.code, "reason": report.reason, "steps": steps}
+    return {"port": report.port_id, "code": report.code, "reason": report.reason, **more, "steps": steps}
 
 
 def noun_of(part: Part) -> str:

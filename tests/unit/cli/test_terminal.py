@@ -188,6 +188,19 @@ def test_unreadable_stdin_is_reported_in_one_line(redirection: str, reason: str)
     assert reason in line
 
 
+@pytest.mark.parametrize(("error", "is_written"), [("KeyboardInterrupt", False), ("ValueError", True)])
+def test_interrupt_of_a_callback_prints_no_traceback(error: str, is_written: bool) -> None:
+    """Python drops what a callback of a weak reference raises. The import system has such callbacks."""
+    code = (
+        "import weakref; from hybridvif.cli import stdio; stdio.own_process()\n"
+        f"class Lock: pass\ndef ended(_): raise {error}\n"
+        "lock = Lock(); reference = weakref.ref(lock, ended); del lock; print('goes on')"
+    )
+    done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "goes on\n"
+    assert ("Traceback" in done.stderr) is is_written
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals_are_deferred_while_a_document_is_written(number: signal.Signals) -> None:
     # A shell starts a background job with SIGINT ignored, and what is ignored stays so.
