@@ -20,7 +20,7 @@ from hybridvif.testing.pytest_plugin import lacking
 from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
 from tests.functional.test_posture import readable_by_all
-from tests.support.deployed import PREFIX, require
+from tests.support.deployed import PREFIX, build_wheels, require
 
 ROOT = Path(__file__).parents[2]
 PLAYBOOK = ROOT / "deploy" / "ansible" / "hypervisors.yml"
@@ -61,8 +61,7 @@ def hosts() -> Iterator[list[Lab]]:
 def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the wheels of hybridvif and its requirements: the hosts have no network."""
     directory = tmp_path_factory.mktemp("wheels")
-    pip = [sys.executable, "-I", "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    subprocess.run([*pip, "wheel", "--wheel-dir", str(directory), str(ROOT)], check=True, timeout=240)
+    build_wheels(directory)
     return directory
 
 

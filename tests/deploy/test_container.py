@@ -20,7 +20,7 @@ from hybridvif.client.host import Host
 from hybridvif.testing.pytest_plugin import lacking
 from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
-from tests.support.deployed import CONFIG, HELPER, require
+from tests.support.deployed import CONFIG, HELPER, build_wheels, require
 
 ROOT = Path(__file__).parents[2]
 CONTAINER = ROOT / "deploy" / "container"
@@ -97,7 +97,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Images]:
 def test_container_plugs_the_ports_of_a_host(images: Images, tmp_path: Path) -> None:
     context = tmp_path / "context"
     (context / "packages").mkdir(parents=True)
-    subprocess.run([*PIP, "wheel", "--wheel-dir", str(context / "packages"), str(ROOT)], check=True)
+    build_wheels(context / "packages")
     recipe = ["--file", str(CONTAINER / "Containerfile"), "--tag", "hybridvif"]
     images.do("build", "--build-arg", "BASE=localhost/base", "--build-arg", "PIP_NO_INDEX=1", *recipe, str(context))
     root = images.do("mount", images.do("from", "localhost/hybridvif"))

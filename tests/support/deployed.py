@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +35,18 @@ echo 'u nova - nova' > /etc/sysusers.d/nova.conf
 systemd-sysusers hybridvif.conf nova.conf
 systemd-tmpfiles --create hybridvif.conf
 """
+
+
+def build_wheels(directory: Path) -> None:
+    """Write the wheels of hybridvif and its requirements into a directory."""
+    with tempfile.TemporaryDirectory() as copy:
+        # A build in the tree would leave build/ there.
+        for name in ("hybridvif", "etc"):
+            shutil.copytree(ETC.parent / name, Path(copy) / name)
+        for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ETC.parent / name, copy)
+        pip = [sys.executable, "-I", "-m", "pip", "--quiet", "--disable-pip-version-check"]
+        subprocess.run([*pip, "wheel", "--wheel-dir", str(directory), copy], check=True, timeout=240)
 
 
 def require(*programs: str) -> None:

@@ -40,8 +40,8 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "pyroute2": ("hybridvif.executors.pyroute2_executor",),
     "ovsdbapp": ("hybridvif.executors.ovsdbapp_executor",),
     "ovs": ("hybridvif.executors.ovsdbapp_executor",),
-    "openstack": ("hybridvif.cli.neutron",),
-    "keystoneauth1": ("hybridvif.cli.neutron",),
+    "openstack": ("hybridvif.cli.commands.ports",),
+    "keystoneauth1": ("hybridvif.cli.commands.ports",),
 }
 """Libraries that only these modules import."""
 BARE = ("model", "executors")

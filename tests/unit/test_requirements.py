@@ -13,7 +13,7 @@ import pytest
 from tests.unit.test_layering import ROOT, SOURCES, imports_of, module_of
 
 EXTRAS = {
-    "hybridvif.cli.neutron": "neutron",
+    "hybridvif.cli.commands.ports": "neutron",
     "hybridvif.cli.terminal": "progress",
     "hybridvif.osvif.plugins": "osvif",
     "hybridvif.testing.pytest_plugin": "test",

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Mapping, Sequence
-from types import MappingProxyType
+from collections.abc import Sequence
 
-from hybridvif.cli.neutron import add_neutron_options, ports_from_neutron
+from hybridvif.cli.commands import ports as ports_command
 from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.changes import plan_document, plan_lines, report_document, tally_of
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
@@ -24,7 +23,7 @@ COLUMNS = ("port", "goal", "status", "changed", "retries", "code")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif reconcile`."""
     add_file_option(parser)
-    add_neutron_options(parser)
+    ports_command.add_arguments(parser)
     parser.add_argument(
         "--prune", action="store_true", help="unplug our ports that are not desired, except ports of running VMs"
     )
@@ -37,15 +36,12 @@ def run(args: argparse.Namespace) -> Answer:
         raise UsageError(
             "reconcile needs the ports that this host should have; name a file of them with -F, or give --from-neutron"
         )
-    if args.from_neutron:
-        requests = ports_from_neutron(args)
-    else:
-        from hybridvif.cli.portfile import read_ports
+    from hybridvif.cli.portfile import read_ports
 
-        requests = read_ports(args.file)
+    requests = ports_command.ports_from_neutron(args) if args.from_neutron else read_ports(args.file)
     ports = [request.to_port() for request in requests]
     with connected(args) as host:
-        others = _plugged_ports(host) if args.from_neutron else {}
+        others = _plugged_ports(host) if args.from_neutron else ()
         return answer_of(ports, host, prune=args.prune, dry_run=args.dry_run, verbose=args.verbose, others=others)
 
 
@@ -56,7 +52,7 @@ def answer_of(
     prune: bool = False,
     dry_run: bool = False,
     verbose: int = 0,
-    others: Mapping[str, str] = MappingProxyType({}),
+    others: Sequence[str] = (),
 ) -> Answer:
     """Reconcile the host with these ports and return the answer. others: plugged ports to name if they are left."""
     from hybridvif.engine.host_wide import reconcile
@@ -64,7 +60,8 @@ def answer_of(
     reconciled = reconcile(ports, host, prune=prune, dry_run=dry_run)
     reports = reconciled.reports
     keys = {report.port_id[:KEY_LENGTH] for report in reports}
-    warnings = [f"port {name}: left, because it is not desired here" for key, name in others.items() if key not in keys]
+    remaining = [name for name in others if name[:KEY_LENGTH] not in keys]
+    warnings = [f"port {name}: left, because it is not desired here" for name in remaining]
     goals = [("plug", report) for report in reconciled.plugged] + [("unplug", report) for report in reconciled.pruned]
     document_of = plan_document if dry_run else report_document
     documents = [{"goal": goal, **document_of(report)} for goal, report in goals]
@@ -98,9 +95,9 @@ def answer_of(
     )
 
 
-def _plugged_ports(host: AnyHost) -> Mapping[str, str]:
-    """Return the ids of the plugged ports, by the 11 characters of their device names."""
+def _plugged_ports(host: AnyHost) -> Sequence[str]:
+    """Return the ids of the plugged ports, or the 11 characters of their device names."""
     from hybridvif.cli.output.topology import plugged_ports
 
     observed = host.observe(None, time.monotonic() + host.settings.deadline)
-    return {port.key: port.port_id or f"{port.key}..." for port in plugged_ports(observed)}
+    return [port.port_id or port.key for port in plugged_ports(observed)]

@@ -117,11 +117,11 @@ def test_port_of_another_kind_is_omitted(changes: dict[str, Any], cloud: FakeClo
 @pytest.mark.parametrize(
     ("changes", "reason"),
     [
-        ({"device_id": "", "device_owner": ""}, "no VM has it"),
+        ({"device_id": "", "device_owner": ""}, "device_id ''"),
         ({"binding:vif_type": "binding_failed"}, "binding_failed"),
         ({"device_id": "a-vm"}, "instance_id 'a-vm'"),
         ({"mac_address": "01:00:5e:00:00:01"}, "unicast"),
-        ({"network_id": number(999, 2)}, "has no mtu"),
+        ({"network_id": number(999, 2)}, "mtu None"),
         ({"details": {"bridge_name": "a b"}}, "bridge 'a b'"),
     ],
     ids=str,
@@ -280,7 +280,7 @@ def test_other_commands_do_not_import_the_library() -> None:
 
 def test_reconcile_names_each_port_that_is_left() -> None:
     host = plugged(PORT, OTHER)
-    others = {ID[:11]: ID, OTHER_ID[:11]: OTHER_ID}
+    others = [ID, OTHER_ID]
     answer = reconcile.answer_of([PORT], host, others=others)
     assert answer.exit_code == 0
     assert list(answer.warnings) == [f"port {OTHER_ID}: left, because it is not desired here"]
