@@ -23,8 +23,10 @@ FIRST, LAST = 1 << 16, (1 << 31) - 1
 MAX_ATTEMPTS = 3
 MAX_WAIT = 1.0
 """Seconds to wait for another thread of this process; then the devices are deleted one by one."""
-MAX_GROUP_SIZE = 200
-"""Devices per group: while it is deleted nobody else can change a link."""
+MAX_GROUP_SIZE = 20
+"""Devices per group: the kernel responds after about 10 ms each. Meanwhile no deadline is observed, and nobody else can
+change a link.
+"""
 
 _lock = threading.Lock()
 """Serializes the dumps of this process: a delete by another thread would interrupt one. Only for speed."""
@@ -61,7 +63,8 @@ def _delete_group(channel: Channel, deletes: Sequence[Request]) -> bool:
         return False
     if _members(channel, group) != set(indexes):
         return False
-    return not isinstance(channel.delete_announced(delete_group(group), indexes), Rejected)
+    (response,) = channel.exchange([delete_group(group)])
+    return not isinstance(response, Rejected)
 
 
 def _members(channel: Channel, group: int) -> set[int] | None:
