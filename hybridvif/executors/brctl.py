@@ -14,9 +14,7 @@ from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.command_lines import Command, bridges_to_raise_later, link_lines, text_of
 from hybridvif.executors.netlink.devices import random_mac
-from hybridvif.executors.netlink.messages import get_link, queues_of
-from hybridvif.executors.netlink.operations import not_alone, write
-from hybridvif.executors.netlink.socket import Channel
+from hybridvif.executors.netlink.operations import held_queues, not_alone, write
 from hybridvif.executors.netlink.tap import NO_TUN
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.names import key_of, names_of_key
@@ -86,18 +84,11 @@ class _Worker:
                     write(line)
                     continue
                 self._run(line)
-                if "multi_queue" in line.arguments:
-                    self._require_alone(step.part.name)
+                if "multi_queue" in line.arguments and held_queues(step.part.name):
+                    self._run(Command("ip", ("link", "delete", step.part.name)))
+                    raise not_alone(step.part.name)
             except OSError as error:
                 raise _failure(f"{text_of(line)} failed", error.strerror or str(error)) from error
-
-    def _require_alone(self, tap: str) -> None:
-        """Delete the tap and raise StepFailed if another process attached a queue before it had an owner."""
-        with Channel(self._deadline) as channel:
-            (answer,) = channel.exchange([get_link(tap)])
-        if isinstance(answer, bytes) and queues_of(answer):
-            self._run(Command("ip", ("link", "delete", tap)))
-            raise not_alone(tap)
 
     def _run(self, command: Command) -> None:
         result = self._programs[command.program].run(command.arguments, self._deadline)

@@ -132,19 +132,18 @@ def test_pyroute2_reads_questions_and_deletes_as_they_were_meant() -> None:
 
 COMPARE = """
 import time
-from pyroute2 import IPRoute
 from hybridvif.executors.netlink.devices import ATTRIBUTES
-from hybridvif.executors.netlink.executor import Channel, _dump
-from hybridvif.executors.pyroute2_executor import _dump as dump_by_pyroute2
+from hybridvif.executors.netlink.connection import Connection
+from hybridvif.executors.pyroute2_executor import Connection as Pyroute2Connection
 
 def described(device):
     facts = [getattr(device, key) for key in ("name", "kind", "carrier", "runs", "master", "peer", "port", "owner")]
     return facts, {key: device.value(key) for key in ATTRIBUTES}
 
 end = time.monotonic() + 10
-with Channel(end) as channel, IPRoute(groups=0, strict_check=True) as ipr:
-    ours = {device.index: device for device in _dump(channel, end, 0)}
-    theirs = {device.index: device for device in dump_by_pyroute2(ipr, end, 0)}
+with Connection(end) as own, Pyroute2Connection(end) as other:
+    ours = {device.index: device for device in own.dump(0)}
+    theirs = {device.index: device for device in other.dump(0)}
 # ovs-vswitchd or a late process of an earlier test may create a device between the two dumps.
 for index in ours.keys() & theirs.keys():
     both = described(ours[index]), described(theirs[index])

@@ -149,6 +149,11 @@ class Device:
     """Of a tap: the uid that may attach to it."""
     is_tap: bool = True
     """False for a tun device in tun mode. Its packets have no Ethernet header, so no bridge takes it."""
+    queues: int = 0
+    """Of a multi-queue tap: the queues that processes hold, also those they have switched off.
+
+    A process may switch its queue on again at any time, without being asked for its rights (tun_set_queue() in tun.c).
+    """
 
     def value(self, attribute: str) -> Any:
         """Return an attribute in the type of the part's field."""

@@ -68,6 +68,10 @@ class Channel:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def exchange(self, requests: Sequence[Request]) -> list[Response]:
@@ -204,17 +208,14 @@ def link_header_of(body: bytes) -> tuple[int, int]:
     return index, flags
 
 
-def positions_of(body: bytes, start: int, end: int, last: int = 0) -> dict[int, slice]:
-    """Return the positions of the attributes' values between two offsets, by kind. last: stop after this kind."""
+def positions_of(body: bytes, start: int, end: int) -> dict[int, slice]:
+    """Return the positions of the attributes' values between two offsets, by kind."""
     found: dict[int, slice] = {}
     unpack = _ATTRIBUTE.unpack_from
     while start < end - 3:
         length, kind = unpack(body, start)
         if length < 4:
             break
-        kind &= 0x3FFF
-        found[kind] = slice(start + 4, min(start + length, end))
-        if kind == last:
-            break
+        found[kind & 0x3FFF] = slice(start + 4, min(start + length, end))
         start += length + 3 & ~3
     return found
