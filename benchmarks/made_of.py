@@ -57,15 +57,13 @@ class Clock:
 
 def clocked() -> Clock:
     """Create a clock for all functions that wait for another process."""
-    from hybridvif.executors.netlink.socket import Channel
+    from hybridvif.executors.netlink.socket import RTM_DELLINK, Channel
     from hybridvif.executors.ovsdb.rpc import Connection, Session
 
     clock = Clock()
-    for name in ("_send", "_receive"):
-        clock.time(Channel, name, lambda *_, **__: LINKS)
-    clock.time(Channel, "delete_announced", lambda *_, **__: GRACE_PERIOD)
-    for name in ("_queried", "_responses"):
-        clock.time(Session, name, lambda *_, **__: ROWS)
+    clock.time(Channel, "dump", lambda *_, **__: LINKS)
+    clock.time(Channel, "_exchange", lambda _, requests: GRACE_PERIOD if requests[0].kind == RTM_DELLINK else LINKS)
+    clock.time(Session, "_responses", lambda *_, **__: ROWS)
     clock.time(Connection, "transact", lambda _, operations, __: SWITCH if "cur_cfg" in str(operations[:1]) else ROWS)
     return clock
 

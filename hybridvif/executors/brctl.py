@@ -1,6 +1,6 @@
 """subprocess-brctl: links through brctl (bridge-utils) and ip, with the lines of command_lines.py.
 
-A failed command becomes a failed outcome with its error message.
+A failed command becomes a failed outcome with its error message. The devices are read over netlink.
 """
 
 from __future__ import annotations
@@ -9,14 +9,14 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import ClassVar
 
 from hybridvif.children import LOST
-from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
-from hybridvif.executors.command_lines import Command, bridges_to_raise_later, link_lines, text_of
+from hybridvif.executors.command_lines import Command, link_lines, text_of
+from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.connection import Connection
 from hybridvif.executors.netlink.devices import random_mac
-from hybridvif.executors.netlink.messages import get_link, queues_of
-from hybridvif.executors.netlink.operations import not_alone, write
-from hybridvif.executors.netlink.socket import Channel
+from hybridvif.executors.netlink.links import observe_links
+from hybridvif.executors.netlink.operations import held_queues, not_alone, write
 from hybridvif.executors.netlink.tap import NO_TUN
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.names import key_of, names_of_key
@@ -60,43 +60,38 @@ class BrctlExecutor:
         self._programs = {name: Program(name, settings.program_path) for name in self.programs}
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """Return the links under these names, or under all device names of ports."""
-        self._programs["brctl"].require()
-        return ip_json.observe(self._programs["ip"], names, deadline)
+        """Return the links under these names, or under all device names of ports, as the kernel reports them."""
+        for program in self._programs.values():
+            program.require()
+        sysctl.require()
+        return observe_links(Connection, names, deadline)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Carry out the steps one by one."""
         names = {name for step in steps for name in names_of_key(key_of(step.part.name) or "")}
         state = self.observe(names, deadline).state
-        worker = _Worker(self._programs, bridges_to_raise_later(steps), deadline)
+        worker = _Worker(self._programs, deadline)
         return one_by_one(steps, state, worker.do, deadline)
 
 
 class _Worker:
     """Carries out single steps."""
 
-    def __init__(self, programs: Mapping[str, Program], up_later: frozenset[str], deadline: float) -> None:
-        self._programs, self._up_later, self._deadline = programs, up_later, deadline
+    def __init__(self, programs: Mapping[str, Program], deadline: float) -> None:
+        self._programs, self._deadline = programs, deadline
 
     def do(self, step: Step) -> None:
-        for line in link_lines(step, self._up_later, random_mac()):
+        for line in link_lines(step, random_mac()):
             try:
                 if not isinstance(line, Command):
                     write(line)
                     continue
                 self._run(line)
-                if "multi_queue" in line.arguments:
-                    self._require_alone(step.part.name)
+                if "multi_queue" in line.arguments and held_queues(step.part.name):
+                    self._run(Command("ip", ("link", "delete", step.part.name)))
+                    raise not_alone(step.part.name)
             except OSError as error:
                 raise _failure(f"{text_of(line)} failed", error.strerror or str(error)) from error
-
-    def _require_alone(self, tap: str) -> None:
-        """Delete the tap and raise StepFailed if another process attached a queue before it had an owner."""
-        with Channel(self._deadline) as channel:
-            (answer,) = channel.exchange([get_link(tap)])
-        if isinstance(answer, bytes) and queues_of(answer):
-            self._run(Command("ip", ("link", "delete", tap)))
-            raise not_alone(tap)
 
     def _run(self, command: Command) -> None:
         result = self._programs[command.program].run(command.arguments, self._deadline)

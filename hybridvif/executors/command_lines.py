@@ -2,9 +2,8 @@
 
 The recipe is that of OpenStack's hybrid plug:
 
-    brctl addbr qbr; brctl setfd qbr 0; brctl stp qbr off; multicast_snooping 0; disable_ipv6 1
-    ip link add qvb type veth peer name qvo; each end: up, promisc on, mtu
-    ip link set qbr up; brctl addif qbr qvb
+    brctl addbr qbr; brctl setfd qbr 0; brctl stp qbr off; multicast_snooping 0; disable_ipv6 1; ip link set qbr up
+    ip link add qvb type veth peer name qvo; each end: up, promisc on, mtu; brctl addif qbr qvb
     ovs-vsctl add-port br-int qvo -- set Interface qvo external_ids: iface-id, iface-status, attached-mac, vm-uuid
 
 Differences: the bridge has a MAC, an MTU, an ageing time of 0, an alias and its ARP settings. The ends have an alias.
@@ -44,7 +43,7 @@ from hybridvif.executors.side_effects import (
     qos_ids_of,
     removable_trunks,
 )
-from hybridvif.model.parts import ROOT, Bridge, IvsPort, OvsPort, Role, Veth, VhostUserPort
+from hybridvif.model.parts import ROOT, IvsPort, OvsPort, Role, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR, Settings
 from hybridvif.model.state import Create, Delete, Step, Update, changes_of, role_of
 
@@ -89,25 +88,9 @@ def text_of(line: Line) -> str:
     return str(line)
 
 
-def bridges_to_raise_later(steps: Iterable[Step]) -> frozenset[str]:
-    """Return the new bridges that get their veth pair in the same plan: they go up just before that joins."""
-    made = {step.part.name for step in steps if isinstance(step, Create) and isinstance(step.part, Bridge)}
-    joined = {step.part.master for step in steps if isinstance(step, Create) and isinstance(step.part, Veth)}
-    return frozenset(made & joined)
-
-
-def link_lines(step: Step, raise_later: frozenset[str] = frozenset(), mac: str = RANDOM_MAC) -> list[Line]:
+def link_lines(step: Step, mac: str = RANDOM_MAC) -> list[Line]:
     """Return the lines of one step of the link role."""
-    operations = operations_of(step, mac)
-    if isinstance(step, Create) and step.part.name in raise_later:
-        operations = [operation for operation in operations if operation != Set(step.part.name, {"up": True})]
-    lines: list[Line] = []
-    for operation in operations:
-        lines += _lines_of(operation)
-    master = getattr(step.part, "master", "")
-    if isinstance(step, Create) and isinstance(step.part, Veth) and master in raise_later:
-        lines.insert(lines.index(_brctl("addif", master, step.part.name)), _ip("set", "dev", master, "up"))
-    return lines
+    return [line for operation in operations_of(step, mac) for line in _lines_of(operation)]
 
 
 def _lines_of(operation: Operation) -> Iterator[Line]:
@@ -273,11 +256,10 @@ def script_lines(
     """
     existing = set(bridges)
     for steps in plans:
-        later = bridges_to_raise_later(steps)
         for batch in _switch_batches(steps):
             if role_of(batch[0]) is Role.LINK:
                 for step in batch:
-                    yield from (_in_shell(line) for line in link_lines(step, later))
+                    yield from (_in_shell(line) for line in link_lines(step))
             elif isinstance(batch[0].part, IvsPort):
                 yield from (str(ivs_line(step)) for step in batch)
             else:

@@ -6,147 +6,97 @@ It is slower than iproute2-netlink. Each of the two verifies the other in the co
 from __future__ import annotations
 
 import errno
+import os
 import time
-from collections.abc import Collection, Mapping, Sequence
-from contextlib import ExitStack
-from functools import partial
-from typing import Any, ClassVar
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from hybridvif.executors.base import one_by_one
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.devices import (
-    ADDR_GEN_MODES,
-    BRIDGE,
-    FLAGS,
-    IPV4,
-    LINK,
-    PORT,
-    Device,
-    random_mac,
-    read_parts,
-)
-from hybridvif.executors.netlink.operations import (
-    MAX_DUMP_ATTEMPTS,
-    Add,
-    AddTap,
-    Operation,
-    Remove,
-    Set,
-    SetPort,
-    action_of,
-    changing_too_fast,
-    failure,
-    not_alone,
-    operations_of,
-    renamed,
-    unreadable,
-    write,
-)
-from hybridvif.executors.netlink.tap import NewTap
+from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, LINK, PORT, Device
+from hybridvif.executors.netlink.links import LinkExecutor, Response
+from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set, SetPort
+from hybridvif.executors.netlink.socket import Interrupted, Rejected
 from hybridvif.model.errors import escaped
-from hybridvif.model.names import key_of, names_of_key
-from hybridvif.model.parts import ANYBODY, Bridge, ManagedTap, Part, Role, Tap, Veth
-from hybridvif.model.report import Outcome
+from hybridvif.model.parts import ANYBODY
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed, Step
 
 IFF_RUNNING, IFF_TUN, NO_COUNTERS = 0x40, 1, 1 << 3
+QUEUES = ("IFLA_TUN_NUM_QUEUES", "IFLA_TUN_NUM_DISABLED_QUEUES")
 _NLA_MAP = ifinfmsg.ifinfo.data_map["bridge_slave"].nla_map
 if len(_NLA_MAP) <= max(flag.number for flag in PORT.values()):
     raise ImportError("it needs pyroute2 0.9.5, as an older one does not know each flag of a bridge port")
 _PORT_NAMES = {name: _NLA_MAP[flag.number][0] for name, flag in PORT.items()}
 
 
-class PyrouteExecutor:
+class PyrouteExecutor(LinkExecutor):
     """Links through pyroute2."""
 
-    role: ClassVar[Role] = Role.LINK
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, ManagedTap})
-    programs: ClassVar[tuple[str, ...]] = ()
-    atomic: ClassVar[bool] = False
-
-    def __init__(self, settings: Settings) -> None:  # no setting concerns pyroute2
-        pass
-
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """Return the links under these names, or under all device names of ports."""
-        with IPRoute(groups=0, strict_check=True) as ipr:
-            return read_parts(partial(_read, ipr), partial(_dump, ipr, deadline), names)
-
-    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """Carry out the steps one by one."""
-        sysctl.require()
-        names = {name for step in steps for name in names_of_key(key_of(step.part.name) or "")}
-        with IPRoute(groups=0, strict_check=True) as ipr:
-            seen = read_parts(partial(_read, ipr), partial(_dump, ipr, deadline), names)
-            worker = _Worker(ipr, {name: fact.ifindex for name, fact in seen.facts.links.items()})
-            return one_by_one(steps, seen.state, worker.do, deadline)
+    def __init__(self, settings: Settings) -> None:  # noqa: ARG002  # no setting concerns pyroute2
+        super().__init__(Connection)
 
 
-class _Worker:
-    """Carries out single steps."""
+class Connection:
+    """A socket of pyroute2, for one thread."""
 
-    def __init__(self, ipr: IPRoute, indexes: dict[str, int]) -> None:
-        self._ipr, self._indexes = ipr, indexes
+    def __init__(self, deadline: float) -> None:
+        self._deadline = deadline
+        self._ipr = IPRoute(groups=0, strict_check=True)
+        self._indexes: Mapping[str, int] = {}
 
-    def do(self, step: Step) -> None:
+    def __enter__(self) -> Connection:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ipr.close()
+
+    def dump(self, master: int) -> list[Device]:
+        """Return all devices, or the members of one bridge. Raises Interrupted, OSError."""
+        words = {"master": master} if master else {}
         try:
-            with ExitStack() as unfinished:
-                for operation in operations_of(step, random_mac()):
-                    if isinstance(operation, Add | AddTap):
-                        self._add(action_of(step), operation, unfinished)
-                    else:
-                        self._change(operation)
+            return [_device_of(message) for message in self._ipr.link("dump", ext_mask=NO_COUNTERS, **words)]
+        except NetlinkDumpInterrupted:
+            raise Interrupted from None
         except NetlinkError as error:
-            raise failure(action_of(step), OSError(error.code, "")) from error
-        except OSError as error:
-            raise failure(action_of(step), error) from error
+            raise OSError(error.code, os.strerror(error.code)) from error
 
-    def _add(self, action: str, new: Add | AddTap, unfinished: ExitStack) -> None:
-        if isinstance(new, AddTap):
-            unfinished.enter_context(NewTap(new.device, new.multi_queue))
-            if self._learn(action, new.device) > 1:
-                # The tap would outlive our file.
-                self._ipr.link("del", index=self._indexes[new.device])
-                raise not_alone(new.device)
-            return
-        words = self._words(new.values) | {"kind": new.kind}
-        if new.peer:
-            words["peer"] = {"ifname": new.peer, "mtu": new.peer_values["mtu"]}
-        self._ipr.link("add", ifname=new.device, **words)
-        self._learn(action, new.device)
-        if new.peer:
-            self._learn(action, new.peer)
-            self._set(new.peer, new.peer_values)
+    def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
+        """Carry out the operations, one message after another. Raises OSError."""
+        self._indexes = indexes
+        return [self._response_to(operation) for operation in operations]
 
-    def _change(self, operation: Operation) -> None:
+    def _response_to(self, operation: Operation) -> Response:
+        if time.monotonic() >= self._deadline:
+            return Rejected(errno.ETIMEDOUT)
+        try:
+            return self._carry_out(operation)
+        except NetlinkError as error:
+            return Rejected(error.code)
+
+    def _carry_out(self, operation: Operation) -> Device | None:
         match operation:
+            case Get(device):
+                name = {"index" if isinstance(device, int) else "ifname": device}
+                (message,) = self._ipr.link("get", ext_mask=NO_COUNTERS, **name)
+                return _device_of(message)
+            case Add(kind, name, values, peer, peer_values):
+                words = self._words(values) | {"kind": kind}
+                words |= {"peer": {"ifname": peer, "mtu": peer_values["mtu"]}} if peer else {}
+                self._ipr.link("add", ifname=name, **words)
+                if peer:
+                    (message,) = self._ipr.link("get", ifname=peer, ext_mask=NO_COUNTERS)
+                    self._ipr.link("set", index=message["index"], **self._words(peer_values))
             case Set(device, values):
                 self._set(device, values)
             case SetPort(device, flags):
                 words = {_PORT_NAMES[name]: value for name, value in flags.items()}
                 self._ipr.link("set", index=self._indexes[device], kind="bridge_slave", **words)
             case Remove(device):
-                try:
-                    self._ipr.link("del", index=self._indexes[device])
-                except NetlinkError as error:
-                    if error.code != errno.ENODEV:
-                        raise
-            case _:
-                write(operation)
-
-    def _learn(self, action: str, name: str) -> int:
-        """Store the index of a new device; return the number of queues of a tap."""
-        (message,) = self._ipr.link("get", ifname=name, ext_mask=NO_COUNTERS)
-        if message.get_attr("IFLA_IFNAME") != name:
-            raise renamed(action)
-        self._indexes[name] = message["index"]
-        queues = ("IFLA_TUN_NUM_QUEUES", "IFLA_TUN_NUM_DISABLED_QUEUES")
-        return sum(message.get_nested("IFLA_LINKINFO", "IFLA_INFO_DATA", count) or 0 for count in queues)
+                self._ipr.link("del", index=self._indexes[device])
+        return None
 
     def _set(self, device: str, values: Mapping[str, Any]) -> None:
         """Set attributes. pyroute2 cannot encode those of IPv4, which are files."""
@@ -169,34 +119,6 @@ class _Worker:
         if "master" in values:
             words["master"] = self._indexes[values["master"]] if values["master"] else 0
         return words
-
-
-def _read(ipr: IPRoute, names: Collection[int | str]) -> list[Device]:
-    """Return these devices, except for absent ones."""
-    devices = []
-    for name in names:
-        try:
-            answers = ipr.link("get", ext_mask=NO_COUNTERS, **{"index" if isinstance(name, int) else "ifname": name})
-            devices += [_device_of(message) for message in answers]
-        except NetlinkError as error:
-            if error.code != errno.ENODEV:
-                raise unreadable(error.code) from error
-    return devices
-
-
-def _dump(ipr: IPRoute, deadline: float, master: int) -> list[Device]:
-    """Return all devices, or the members of one bridge; an interrupted dump is repeated."""
-    words = {"master": master} if master else {}
-    for _ in range(MAX_DUMP_ATTEMPTS):
-        try:
-            devices = [_device_of(message) for message in ipr.link("dump", ext_mask=NO_COUNTERS, **words)]
-            return [device for device in devices if device.master == master] if master else devices
-        except NetlinkDumpInterrupted:
-            if time.monotonic() >= deadline:
-                break
-        except NetlinkError as error:
-            raise unreadable(error.code) from error
-    raise changing_too_fast()
 
 
 def _device_of(message: Any) -> Device:
@@ -236,6 +158,7 @@ def _device_of(message: Any) -> Device:
         port={name: value for name, value in flags_of_port.items() if value is not None},
         owner=ANYBODY if owner is None else owner,
         is_tap=not tun or tun.get_attr("IFLA_TUN_TYPE") != IFF_TUN,
+        queues=sum(tun.get_attr(key) or 0 for key in QUEUES) if tun else 0,
     )
 
 

@@ -6,6 +6,7 @@ named `recording` for a configuration. All its outcomes are marked as simulated.
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -13,9 +14,8 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import ClassVar
 
-from hybridvif.executors.base import refused
+from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.side_effects import removable_trunks
-from hybridvif.model.names import key_of
 from hybridvif.model.parts import (
     Bridge,
     ForeignObject,
@@ -31,20 +31,9 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
 )
-from hybridvif.model.report import Outcome, Result
+from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import (
-    Delete,
-    Facts,
-    HostState,
-    LinkFact,
-    Observed,
-    PortFact,
-    Step,
-    bearers_of,
-    objection,
-    simulate,
-)
+from hybridvif.model.state import Delete, Facts, HostState, LinkFact, Observed, PortFact, Step, bearers_of, simulate
 
 
 def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:
@@ -128,30 +117,15 @@ class RecordingHost:
     def carry_out(self, steps: Sequence[Step]) -> list[Outcome]:
         """Carry out the steps and record them; after a failure only deletes of that port are still tried."""
         with self._lock:
-            failed: set[str | None] = set()
-            outcomes = []
-            for step in steps:
-                key = key_of(step.part.name)
-                if key in failed and not isinstance(step, Delete):
-                    reason = "not tried, since an earlier step of this port failed"
-                    outcomes.append(Outcome(step, Result.SKIPPED, reason, simulated=True))
-                    continue
-                outcome = self._apply_one(step)
-                outcomes.append(outcome)
-                if outcome.result is not Result.DONE:
-                    failed.add(key)
-            return outcomes
+            outcomes = one_by_one(steps, self.state, self._carry_out, math.inf)
+            return [replace(outcome, simulated=True) for outcome in outcomes]
 
-    def _apply_one(self, step: Step) -> Outcome:
-        problem = objection(self.state, step)
-        if problem:
-            outcome = refused(step, problem)
-            return Outcome(step, outcome.result, outcome.reason, outcome.retry, simulated=True)
+    def _carry_out(self, step: Step) -> None:
         for failure in self._failures:
             verb, name, reason, retry = failure
             if (verb is None or isinstance(step, verb)) and name in (None, step.part.name):
                 self._failures.remove(failure)
-                return Outcome(step, Result.FAILED, reason, retry=retry, simulated=True)
+                raise StepFailed(reason, retry=retry)
         before, self.state = self.state, simulate(self.state, step)
         if isinstance(step.part, OvsPort) and not isinstance(step, Delete):
             self.switches.setdefault(step.part.bridge, step.part.datapath_type or "system")
@@ -160,7 +134,6 @@ class RecordingHost:
             if trunk not in {getattr(port, "bridge", "") for port in self.state.ports.values()}:
                 self.switches.pop(trunk, None)
         self.steps.append(step)
-        return Outcome(step, Result.DONE, simulated=True)
 
     def _members_of(self, bridge: str) -> tuple[str, ...]:
         members = [link for link in self.state.links.values() if isinstance(link, Member) and link.master == bridge]

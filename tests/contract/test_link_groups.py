@@ -13,18 +13,17 @@ from hybridvif.testing.sandbox.box import Sandbox
 
 DELETE = """
 import json, sys, time
-from hybridvif.executors.netlink import groups
-from hybridvif.executors.netlink.messages import delete_link, device_of, get_link
-from hybridvif.executors.netlink.socket import Channel
+from hybridvif.executors.netlink import connection
+from hybridvif.executors.netlink.messages import delete_link
+from hybridvif.executors.netlink.operations import Get
 
 names, group = json.loads(sys.argv[1])
 if group:
-    groups.FIRST, groups.LAST = group, group + 1
-deadline = time.monotonic() + 10
-with Channel(deadline) as channel:
-    found = [device_of(body) for body in channel.exchange([get_link(name) for name in names])]
-    gone = groups.delete_together(channel, [delete_link(device.index) for device in found], deadline)
-    there = [isinstance(body, bytes) for body in channel.exchange([get_link(name) for name in names])]
+    connection.FIRST, connection.LAST = group, group + 1
+with connection.Connection(time.monotonic() + 10) as link:
+    found = link.exchange([Get(name) for name in names], {})
+    gone = link._delete_together([delete_link(device.index) for device in found])
+    there = [hasattr(device, "index") for device in link.exchange([Get(name) for name in names], {})]
 print(json.dumps([len(gone), there]))
 """
 BINDS = """

@@ -132,10 +132,9 @@ def test_pyroute2_reads_questions_and_deletes_as_they_were_meant() -> None:
 
 COMPARE = """
 import time
-from pyroute2 import IPRoute
 from hybridvif.executors.netlink.devices import ATTRIBUTES
-from hybridvif.executors.netlink.executor import Channel, _dump
-from hybridvif.executors.pyroute2_executor import _dump as dump_by_pyroute2
+from hybridvif.executors.netlink.connection import Connection
+from hybridvif.executors.pyroute2_executor import Connection as Pyroute2Connection
 
 def described(devices):
     keys = ("name", "kind", "carrier", "runs", "master", "peer", "port", "owner", "altnames")
@@ -145,12 +144,12 @@ def described(devices):
     }
 
 end = time.monotonic() + 10
-with Channel(end) as channel, IPRoute(groups=0, strict_check=True) as ipr:
+with Connection(end) as own, Pyroute2Connection(end) as other:
     # The kernel propagates a carrier later, and ovs-vswitchd may create a device: compare when two dumps are alike.
-    ours, later = None, described(_dump(channel, end, 0))
+    ours, later = None, described(own.dump(0))
     while ours != later:
-        theirs = described(dump_by_pyroute2(ipr, end, 0))
-        ours, later = later, described(_dump(channel, end, 0))
+        theirs = described(other.dump(0))
+        ours, later = later, described(own.dump(0))
 assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
 for index, device in ours.items():
     assert device == theirs[index], (device, theirs[index])

@@ -5,12 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
-
-from hybridvif import Host, HybridVifError, Report, Status, check, plug, unplug
+from hybridvif import HybridVifError, Report, Status, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox
-from tests.functional.conftest import Lab, make_port
+from tests.functional.conftest import make_port
 
 FLAKY = """#!/bin/bash
 # Fails every second time, in one of the ways in which such programs do.
@@ -71,33 +69,3 @@ def test_the_stand_ins_do_fail(sandbox: Sandbox, tmp_path: Path) -> None:
     codes = {sandbox.run([str(program), "link"], check=False).returncode for _ in range(60)}
     assert 0 in codes
     assert len(codes) > 2
-
-
-CUT_SHORT = """#!/bin/bash
-# What asks is killed when it has told half of it: {when}.
-real=/usr/sbin/ip; [ -x $real ] || real=/usr/bin/ip
-[[ " $* " == *" -json "* ]] || exec $real "$@"
-said=$($real "$@"); code=$?
-echo >> {count}
-if (( $(wc -l < {count}) % {every} == 0 )); then printf %s "${{said:0:${{#said}}/2}}"; kill -KILL $$; fi
-printf '%s\\n' "$said"; exit $code
-"""
-
-
-@pytest.mark.parametrize("every", [1, 2], ids=["always", "every other time"])
-def test_truncated_listing_is_not_taken_for_absence(sandbox: Sandbox, tmp_path: Path, every: int) -> None:
-    port, options = make_port(), {"link_executor": "subprocess-brctl", "deadline": 10}
-    for name in ("clean", "killed", "programs"):
-        (tmp_path / name).mkdir()
-    (tmp_path / "programs" / "ip").write_text(CUT_SHORT.format(when=every, every=every, count=tmp_path / "count"))
-    (tmp_path / "programs" / "ip").chmod(0o755)
-    lab = Lab(sandbox, Host.__new__(Host))
-    with connected(sandbox, tmp_path / "clean", **options) as host:
-        assert plug(port, host).ok
-    path = f"{tmp_path / 'programs'}:/usr/sbin:/usr/bin:/sbin:/bin"
-    with connected(sandbox, tmp_path / "killed", **options, program_path=path) as host:
-        report = report_of(lambda: unplug(port.id, host))
-    assert report.ok == (every == 2), report
-    assert (port.names.bridge in lab.links()) == (not report.ok)
-    with connected(sandbox, tmp_path / "clean", **options) as host:
-        assert unplug(port.id, host).ok

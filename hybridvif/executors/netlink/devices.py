@@ -1,7 +1,7 @@
 """Link devices: one table of their attributes, and devices that any executor has read -> parts and facts.
 
 An attribute has the name of the part's field. The four tables say where netlink keeps it. A row holds its name in every
-interface that reads or writes it: messages.py, sysctl.py, ip_json.py, command_lines.py and pyroute2_executor.py.
+interface that reads or writes it: messages.py, sysctl.py, command_lines.py and pyroute2_executor.py.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Attribute(NamedTuple):
     number: int
     """Number in netlink: IFF_* (linux/if.h), IFLA_* (linux/if_link.h), IPV4_DEVCONF_* (linux/ip.h)."""
     key: str
-    """Name in `ip -details -json link`. In upper case, with its prefix, it is that of linux/if_link.h."""
+    """Name as an argument of pyroute2. In upper case, with its prefix, it is that of linux/if_link.h."""
     command: str
     """Words of `ip link set`, or of brctl for an attribute that brctl sets. {}: the value."""
     type: type = int
@@ -150,6 +150,11 @@ class Device:
     """Of a tap: the uid that may attach to it."""
     is_tap: bool = True
     """False for a tun device in tun mode. Its packets have no Ethernet header, so no bridge takes it."""
+    queues: int = 0
+    """Of a multi-queue tap: the queues that processes hold, also those they have switched off.
+
+    A process may switch its queue on again at any time, without being asked for its rights (tun_set_queue() in tun.c).
+    """
 
     def value(self, attribute: str) -> Any:
         """Return an attribute in the type of the part's field."""

@@ -35,9 +35,9 @@ IFF_RUNNING = 0x40
 RTEXT_FILTER_SKIP_STATS = 1 << 3
 """linux/rtnetlink.h: omit the counters, the largest part of a response."""
 IFNAME, LINKED, MASTER, LINKINFO, AF_SPEC, EXT_MASK, CARRIER, LINK_NETNSID = 3, 5, 10, 18, 26, 29, 33, 37
-PROP_LIST, ALT_IFNAME = 52, 53
+PROP_LIST = 52
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER, INET_CONF, INET6_CONF = 1, 2, 4, 5, 1, 1, 2
-TUN_OWNER, TUN_TYPE, TUN_NUM_QUEUES, TUN_NUM_DISABLED_QUEUES = 1, 3, 8, 9
+TUN_OWNER, TUN_TYPE, TUN_QUEUES = 1, 3, (8, 9)
 IFF_TUN = 1
 BRIDGE_TIMERS = range(16, 20)
 """IFLA_BR_HELLO_TIMER to IFLA_BR_GC_TIMER."""
@@ -147,23 +147,9 @@ def device_of(body: bytes) -> Device:
     return device
 
 
-def name_of(body: bytes) -> str:
-    """Return only the device name of a link message."""
-    return _text(body, _top(body, IFNAME).get(IFNAME))
-
-
 def group_of(body: bytes) -> int:
     """Return only the group of the device of a link message."""
     return _number(body, _top(body).get(LINK["group"].number)) or 0
-
-
-def queues_of(body: bytes) -> int:
-    """Return the number of queues of a multi-queue tap that processes hold, also of those they have switched off.
-
-    A process may switch its queue on again at any time, without being asked for its rights (tun_set_queue() in tun.c).
-    """
-    data = _inside(body, _inside(body, _top(body).get(LINKINFO)).get(INFO_DATA))
-    return sum(_number(body, data.get(kind)) or 0 for kind in (TUN_NUM_QUEUES, TUN_NUM_DISABLED_QUEUES))
 
 
 def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
@@ -197,16 +183,18 @@ def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
         port={name: body[port[row.number].start] for name, row in PORT.items() if row.number in port},
         owner=_number(body, data[TUN_OWNER]) or 0 if kind == "tun" and TUN_OWNER in data else ANYBODY,
         is_tap=kind != "tun" or _number(body, data.get(TUN_TYPE)) != IFF_TUN,
+        queues=sum(_number(body, data.get(key)) or 0 for key in TUN_QUEUES) if kind == "tun" else 0,
     )
     return device, tuple(data[timer] for timer in BRIDGE_TIMERS if timer in data) if kind == "bridge" else ()
 
 
 def _altnames_of(body: bytes, where: slice | None) -> tuple[str, ...]:
+    """Return the names of a list, in which all attributes are of one kind."""
     names: list[str] = []
-    start, end = (0, 0) if where is None else (where.start, where.stop)
-    while name := positions_of(body, start, end, ALT_IFNAME).get(ALT_IFNAME):
-        names.append(_text(body, name))
-        start = name.stop + 3 & ~3
+    while where is not None and where.start < where.stop - 3:
+        length = max(struct.unpack_from("=H", body, where.start)[0], 4)
+        names.append(_text(body, slice(where.start + 4, min(where.start + length, where.stop))))
+        where = slice(where.start + (length + 3 & ~3), where.stop)
     return tuple(names)
 
 
@@ -224,8 +212,8 @@ def _families_of(body: bytes, where: slice | None) -> dict[str, Any]:
     return values
 
 
-def _top(body: bytes, last: int = 0) -> dict[int, slice]:
-    return positions_of(body, 16, len(body), last)
+def _top(body: bytes) -> dict[int, slice]:
+    return positions_of(body, 16, len(body))
 
 
 def _inside(body: bytes, where: slice | None) -> dict[int, slice]:

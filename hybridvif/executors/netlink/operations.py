@@ -24,7 +24,7 @@ from hybridvif.executors.netlink.devices import (
     IPV6,
     opening_of,
 )
-from hybridvif.executors.netlink.messages import get_link, queues_of
+from hybridvif.executors.netlink.messages import device_of, get_link
 from hybridvif.executors.netlink.socket import Channel
 from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, attached, own
 from hybridvif.model.errors import PreconditionError
@@ -97,7 +97,14 @@ class Remove:
     device: str
 
 
-Operation = Add | AddTap | Set | SetPort | Sysctl | Own | RemoveAddresses | Remove
+@dataclass(frozen=True, slots=True)
+class Get:
+    """Read a device, by name or index. No recipe contains it."""
+
+    device: str | int
+
+
+Operation = Add | AddTap | Set | SetPort | Sysctl | Own | RemoveAddresses | Remove | Get
 
 
 def operations_of(step: Step, mac: str) -> list[Operation]:
@@ -218,7 +225,7 @@ def _own(tap: str) -> None:
     """
     try:
         with attached(tap) as fd:
-            if _queues(tap) > 1:
+            if held_queues(tap) > 1:
                 raise _held(tap, retry=False)
             own(fd)
     except OSError as error:
@@ -226,15 +233,15 @@ def _own(tap: str) -> None:
             raise _held(tap, retry=True) from None
         raise
     # One could attach until root was the owner.
-    if _queues(tap):
+    if held_queues(tap):
         raise _held(tap, retry=False)
 
 
-def _queues(tap: str) -> int:
-    """Return the number of queues that processes hold; 0 for a tap of one queue."""
+def held_queues(tap: str) -> int:
+    """Return the number of queues that processes hold; 0 for a tap of one queue. Raises OSError."""
     with Channel(time.monotonic() + _QUEUES_TIMEOUT) as channel:
         (response,) = channel.exchange([get_link(tap)])
-    return queues_of(response) if isinstance(response, bytes) else 0
+    return device_of(response).queues if isinstance(response, bytes) else 0
 
 
 def _held(tap: str, *, retry: bool) -> StepFailed:
@@ -261,7 +268,6 @@ _QUEUES_TIMEOUT = 2.0
 
 # -- errors of the kernel ----------------------------------------------------------------------------------------------
 
-MAX_DUMP_ATTEMPTS = 20
 _RETRY = frozenset({errno.EEXIST, errno.ENODEV, errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.ETIMEDOUT})
 _PRECONDITION_ERRORS = {
     errno.EPERM: "; the daemon lacks CAP_NET_ADMIN in this network namespace",

@@ -8,10 +8,8 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import select
 import socket
 import struct
-import threading
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,7 +21,6 @@ NLM_F_DUMP_INTR = 0x10
 NLM_F_CAPPED, NLM_F_ACK_TLVS = 0x100, 0x200
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 NLMSGERR_ATTR_MSG = 1
-RTMGRP_LINK = 1
 _SOL_NETLINK, _CAP_ACK, _EXT_ACK, _GET_STRICT_CHK = 270, 10, 11, 12
 _RCVBUFFORCE = 33
 _HEADER = struct.Struct("=IHHII")
@@ -71,6 +68,10 @@ class Channel:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the socket."""
         self._socket.close()
 
     def exchange(self, requests: Sequence[Request]) -> list[Response]:
@@ -88,14 +89,14 @@ class Channel:
     def dump(self, request: Request) -> list[bytes]:
         """Return the messages of a dump. Raises Interrupted, TimeoutError, OSError."""
         own = self._number
-        self._send([request])
+        self._socket.send(self._frame([request]))
         found: list[bytes] = []
         interrupted = False
         while True:
             data = self._receive()
             for kind, flags, number, body in _messages(data):
                 if number != own:
-                    # The late response to a delete whose end was seen in its notifications.
+                    # The late response to an earlier request.
                     continue
                 interrupted |= bool(flags & NLM_F_DUMP_INTR)
                 if kind in (NLMSG_DONE, NLMSG_ERROR):
@@ -107,37 +108,9 @@ class Channel:
                     return found
                 found.append(body)
 
-    def delete_announced(self, request: Request, indexes: Sequence[int]) -> Response:
-        """Delete all these devices with one request; return its response, or None after a notification for each.
-
-        The kernel responds only after a grace period (rcu_barrier in netdev_run_todo). The devices are unreachable from
-        the notification on.
-        """
-        remaining = set(indexes)
-        with _socket(RTMGRP_LINK) as listener:
-            first = self._number
-            # The send blocks until the kernel is done, so it runs in a thread. That thread has a duplicate of the
-            # socket: this one may be closed before the grace period ends.
-            sending = self._socket.dup()
-            frame = self._frame([request])
-            threading.Thread(
-                target=_send_and_close, args=(sending, frame), name="hybridvif-delete", daemon=True
-            ).start()
-            while remaining:
-                ready, _, _ = select.select([self._socket, listener], [], [], max(self._deadline - time.monotonic(), 0))
-                if not ready:
-                    raise TimeoutError
-                if self._socket in ready:
-                    for kind, flags, number, body in _messages(self._receive()):
-                        if kind == NLMSG_ERROR and number == first:
-                            return _rejected(flags, body)
-                if listener in ready:
-                    remaining -= _gone(listener)
-        return None
-
     def _exchange(self, requests: Sequence[Request]) -> list[Response]:
         first, last = self._number, len(requests) - 1
-        self._send(requests)
+        self._socket.send(self._frame(requests))
         responses: list[Response] = [None] * len(requests)
         position = -1
         while position != last:
@@ -146,9 +119,6 @@ class Channel:
                 if 0 <= position <= last:
                     responses[position] = _rejected(flags, body) if kind == NLMSG_ERROR else body
         return responses
-
-    def _send(self, requests: Sequence[Request]) -> None:
-        self._socket.send(self._frame(requests))
 
     def _frame(self, requests: Sequence[Request]) -> bytes:
         """Return the messages of one send. Errors are always reported; success only for the last message.
@@ -166,25 +136,12 @@ class Channel:
         return b"".join(parts)
 
     def _receive(self) -> bytes:
-        try:
-            # The kernel usually responds within the send.
-            size = self._socket.recv_into(self._buffer, 0, socket.MSG_DONTWAIT)
-        except BlockingIOError:
-            size = self._wait_and_receive()
+        self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        size = self._socket.recv_into(self._buffer)
         return bytes(memoryview(self._buffer)[:size])
 
-    def _wait_and_receive(self) -> int:
-        remaining = max(self._deadline - time.monotonic(), 0.001)
-        seconds = int(remaining)
-        timeout = struct.pack("@ll", seconds, int((remaining - seconds) * 1e6) or 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, timeout)
-        try:
-            return self._socket.recv_into(self._buffer)
-        except BlockingIOError:
-            raise TimeoutError from None
 
-
-def _socket(groups: int = 0) -> socket.socket:
+def _socket() -> socket.socket:
     channel = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
     for option in (_CAP_ACK, _EXT_ACK, _GET_STRICT_CHK):
         # All optional: smaller responses, error messages, and strict checks.
@@ -194,7 +151,7 @@ def _socket(groups: int = 0) -> socket.socket:
         channel.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, 1 << 23)
     except PermissionError:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
-    channel.bind((0, groups))
+    channel.bind((0, 0))
     return channel
 
 
@@ -221,22 +178,6 @@ def _rejected(flags: int, body: bytes) -> Rejected | None:
         start = 4 + (_HEADER.size if flags & NLM_F_CAPPED else (length + 3) & ~3)
         message = body[positions_of(body, start, len(body)).get(NLMSGERR_ATTR_MSG, slice(0))]
     return Rejected(code, message.rstrip(b"\0").decode(errors="backslashreplace"))
-
-
-def _gone(listener: socket.socket) -> set[int]:
-    """Return the devices that one notification reports as deleted. A bridge reports leaving members under AF_BRIDGE."""
-    try:
-        data = listener.recv(1 << 16)
-    except OSError:
-        # Too many notifications at once: the response itself reports the end.
-        return set()
-    links = [_LINK.unpack_from(body) for kind, _, _, body in _messages(data) if kind == RTM_DELLINK]
-    return {index for family, _, index, _, _ in links if family == socket.AF_UNSPEC}
-
-
-def _send_and_close(sending: socket.socket, frame: bytes) -> None:
-    with sending, contextlib.suppress(OSError):
-        sending.send(frame)
 
 
 # -- attributes --------------------------------------------------------------------------------------------------------
@@ -267,17 +208,14 @@ def link_header_of(body: bytes) -> tuple[int, int]:
     return index, flags
 
 
-def positions_of(body: bytes, start: int, end: int, last: int = 0) -> dict[int, slice]:
-    """Return the positions of the attributes' values between two offsets, by kind. last: stop after this kind."""
+def positions_of(body: bytes, start: int, end: int) -> dict[int, slice]:
+    """Return the positions of the attributes' values between two offsets, by kind."""
     found: dict[int, slice] = {}
     unpack = _ATTRIBUTE.unpack_from
     while start < end - 3:
         length, kind = unpack(body, start)
         if length < 4:
             break
-        kind &= 0x3FFF
-        found[kind] = slice(start + 4, min(start + length, end))
-        if kind == last:
-            break
+        found[kind & 0x3FFF] = slice(start + 4, min(start + length, end))
         start += length + 3 & ~3
     return found

@@ -18,7 +18,6 @@ import pytest
 
 from hybridvif.children import LOST, Child, run
 from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.brctl import BrctlExecutor
 from hybridvif.executors.command import Program
 from hybridvif.executors.ivs import IvsExecutor
 from hybridvif.executors.vsctl import VsctlExecutor
@@ -27,7 +26,7 @@ from hybridvif.model.settings import Settings
 from hybridvif.model.state import Delete
 from hybridvif.testing.sandbox.missing import SandboxError
 from hybridvif.testing.sandbox.switch import run_here
-from tests.support.strategies import BRIDGE, ROW
+from tests.support.strategies import ROW
 
 KEEPS = {"default": False, "ignored": True, "reaped by a handler": True, "reaped by a thread": True}
 
@@ -125,15 +124,15 @@ def program(directory: Path, name: str, script: str) -> None:
 
 @pytest.mark.parametrize("script", ["exit 0", "exit 1", "kill -KILL $$"], ids=["silent", "failed", "killed"])
 def test_lost_exit_code_is_not_absence_to_an_executor(tmp_path: Path, script: str) -> None:
-    """Python returns 0 for a lost exit code. A killed `ip` lists nothing, which must not count as absence."""
-    for name in ("ip", "brctl", "ovs-vsctl", "ivs-ctl"):
+    """Python returns 0 for a lost exit code. A killed program lists nothing, which must not count as absence."""
+    for name in ("ovs-vsctl", "ivs-ctl"):
         program(tmp_path, name, script)
     settings = Settings(program_path=f"{tmp_path}:/usr/bin:/bin")
     deadline = time.monotonic() + 20
     with inherited("ignored"):
-        for make in (BrctlExecutor, VsctlExecutor, IvsExecutor):
+        for make in (VsctlExecutor, IvsExecutor):
             with pytest.raises(ExecutorError) as raised:
-                make(settings).observe({BRIDGE.name, ROW.name}, deadline)
+                make(settings).observe({ROW.name}, deadline)
             assert not raised.value.precondition
         outcomes = VsctlExecutor(settings).apply([Delete(ROW)], deadline)
     assert [outcome.result is Result.DONE for outcome in outcomes] == [False]
