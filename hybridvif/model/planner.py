@@ -53,8 +53,7 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     _clear_switch(draft, desired)
     _delete_links(draft, desired)
     _create_links(draft, desired)
-    for name, port in sorted(desired.ports.items()):
-        draft.create_or_update(draft.state.ports.get(name), port)
+    _create_switch_port(draft, desired)
     return tuple(draft.steps)
 
 
@@ -185,6 +184,11 @@ def _reattach_tap(draft: _Draft, veth: Veth) -> None:
     in_place = isinstance(found, Veth) and found.master == veth.master
     if isinstance(tap, Tap) and tap.master == "" and veth.master and not in_place:
         draft.add(Update(tap, replace(tap, master=veth.master)))
+
+
+def _create_switch_port(draft: _Draft, desired: HostState) -> None:
+    for name, wanted in sorted(desired.ports.items()):
+        draft.create_or_update(draft.state.ports.get(name), wanted)
 
 
 # -- ownership ---------------------------------------------------------------------------------------------------------
