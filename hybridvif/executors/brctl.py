@@ -13,8 +13,8 @@ from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.command_lines import Command, link_lines, text_of
 from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.connection import Connection
 from hybridvif.executors.netlink.devices import random_mac
-from hybridvif.executors.netlink.executor import Connection
 from hybridvif.executors.netlink.links import observe_links
 from hybridvif.executors.netlink.operations import held_queues, not_alone, write
 from hybridvif.executors.netlink.tap import NO_TUN

@@ -133,7 +133,7 @@ def test_pyroute2_reads_questions_and_deletes_as_they_were_meant() -> None:
 COMPARE = """
 import time
 from hybridvif.executors.netlink.devices import ATTRIBUTES
-from hybridvif.executors.netlink.executor import Connection
+from hybridvif.executors.netlink.connection import Connection
 from hybridvif.executors.pyroute2_executor import Connection as Pyroute2Connection
 
 def described(devices):
