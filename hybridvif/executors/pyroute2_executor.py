@@ -17,8 +17,8 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, LINK, PORT, Device
-from hybridvif.executors.netlink.links import LinkExecutor, Response
-from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set, SetPort
+from hybridvif.executors.netlink.links import LinkExecutor
+from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Response, Set, SetPort
 from hybridvif.executors.netlink.socket import Interrupted, Rejected
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import ANYBODY

@@ -19,8 +19,7 @@ from typing import Any
 
 from hybridvif.executors.netlink import messages
 from hybridvif.executors.netlink.devices import Device
-from hybridvif.executors.netlink.links import Response
-from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set, SetPort
+from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Response, Set, SetPort
 from hybridvif.executors.netlink.socket import RTM_DELLINK, Channel, Interrupted, Rejected, Request, link_header_of
 
 FIRST, LAST = 1 << 16, (1 << 31) - 1

@@ -26,6 +26,7 @@ from hybridvif.executors.netlink.operations import (
     Get,
     Operation,
     Remove,
+    Response,
     Set,
     SetPort,
     action_of,
@@ -48,8 +49,6 @@ MAX_MERGED_STEPS = 32
 """Steps of one caller up to which they are merged with those of other callers."""
 MAX_DUMP_ATTEMPTS = 20
 
-Response = Device | Rejected | None
-"""Response to an operation: the device of a Get, the error, or None for success."""
 PortRun = Generator[list[Operation], list[Response], list[Outcome]]
 """The steps of one port: yields operations, receives their responses, returns one outcome per step."""
 

@@ -22,10 +22,11 @@ from hybridvif.executors.netlink.devices import (
     HOST_IPV4_OFF,
     HOST_IPV6_OFF,
     IPV6,
+    Device,
     opening_of,
 )
 from hybridvif.executors.netlink.messages import device_of, get_link
-from hybridvif.executors.netlink.socket import Channel
+from hybridvif.executors.netlink.socket import Channel, Rejected
 from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, attached, own
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.parts import Bridge, ManagedTap, Tap, Veth
@@ -105,6 +106,8 @@ class Get:
 
 
 Operation = Add | AddTap | Set | SetPort | Sysctl | Own | RemoveAddresses | Remove | Get
+Response = Device | Rejected | None
+"""Response to an operation: the device of a Get, the error, or None for success."""
 
 
 def operations_of(step: Step, mac: str) -> list[Operation]:

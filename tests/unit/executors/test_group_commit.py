@@ -135,7 +135,6 @@ def test_announced_caller_is_waited_for() -> None:
     def come_later() -> Sequence[Outcome]:
         with group.expected():
             is_expected.set()
-            time.sleep(0.02)
             return group.apply([STEPS[2]], time.monotonic() + 10)
 
     with ThreadPoolExecutor(1) as pool:
