@@ -118,7 +118,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: FakeCloud
 
     def do_GET(self) -> None:
-        if self.server.drops and "/v2.0/" in self.path:
+        if self.server.drops and "/v2.0/ports" in self.path:
             self.server.drops -= 1
             self.close_connection = True
             return
