@@ -152,8 +152,7 @@ class Launch:
                 stderr=subprocess.STDOUT,
                 text=True,
                 errors="backslashreplace",
-                # The user of an earlier sudo does not start the helper (helper.py).
-                env={name: value for name, value in os.environ.items() if name not in STARTERS},
+                env={name: value for name, value in os.environ.items() if _is_inherited(name)},
             )
         except BlockingIOError:
             raise
@@ -235,3 +234,12 @@ class Launch:
                     self._last_line = line.rstrip(".")
                     LOG.info("privileged daemon: %s", line)
         self.helper.wait()
+
+
+def _is_inherited(name: str) -> bool:
+    """Return whether the helper gets this variable.
+
+    The user of an earlier sudo does not start the helper (helper.py). Variables such as OS_PASSWORD are credentials of
+    a cloud, but OS_GROUP__OPTION is an option of oslo.config.
+    """
+    return name not in STARTERS and (not name.startswith("OS_") or "__" in name)

@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from subprocess import CompletedProcess
 
@@ -59,11 +59,13 @@ def configure(lab: Lab, command: str) -> None:
     lab.box.run(["sh", "-ec", f"cat > {CONFIG}; chmod 0644 {CONFIG}"], input=text)
 
 
-def command(lab: Lab, user: str, variables: Mapping[str, str]) -> CompletedProcess[str]:
+def command(
+    lab: Lab, user: str, variables: Mapping[str, str], arguments: Sequence[str] = ARGUMENTS
+) -> CompletedProcess[str]:
     """Run the command as a user."""
     clean = ["env", "-i", "PATH=/usr/bin:/bin", "HOME=/", *(f"{key}={value}" for key, value in variables.items())]
     become = ["setpriv", f"--reuid={user}", f"--regid={user}", "--groups=hybridvif"]
-    return lab.box.run([*become, *clean, f"{PREFIX}/bin/hybridvif", *ARGUMENTS], check=False)
+    return lab.box.run([*become, *clean, f"{PREFIX}/bin/hybridvif", *arguments], check=False)
 
 
 def test_unprivileged_caller_reconciles_with_the_cloud(host: Lab, variables: Mapping[str, str]) -> None:
@@ -75,9 +77,12 @@ def test_unprivileged_caller_reconciles_with_the_cloud(host: Lab, variables: Map
     assert host.link(f"qvo{KEY}")["mtu"] == 1450
 
 
-def test_daemon_does_not_inherit_the_credentials(host: Lab, variables: Mapping[str, str]) -> None:
+@pytest.mark.parametrize("arguments", [ARGUMENTS, ["list"]], ids=" ".join)
+def test_daemon_does_not_inherit_the_credentials(
+    host: Lab, variables: Mapping[str, str], arguments: Sequence[str]
+) -> None:
     configure(host, RECORDING)
-    done = command(host, "root", {**variables, "OS_HYBRIDVIF__DEADLINE": "17"})
+    done = command(host, "root", {**variables, "OS_HYBRIDVIF__DEADLINE": "17"}, arguments)
     assert done.returncode == 0, done.stderr
     inherited = host.sh("cat /run/daemon-environment")
     assert [line for line in inherited.splitlines() if line.startswith("OS_")] == ["OS_HYBRIDVIF__DEADLINE=17"]

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import socket
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
@@ -74,10 +73,6 @@ def ports_from_neutron(args: argparse.Namespace) -> list[PortRequest]:
                     args.terminal.write_note(f"warning: skipped in Neutron: {error}", "yellow")
     except (SDKException, ClientException, YAMLError, OSError) as error:
         raise CloudError(f"Neutron cannot be read: {' '.join(str(error).split())}") from error
-    finally:
-        # The daemon inherits the environment. OS_GROUP__OPTION is an option of oslo.config.
-        for name in [name for name in os.environ if name.startswith("OS_") and "__" not in name]:
-            del os.environ[name]
     return [request for request in requests if request]
 
 
