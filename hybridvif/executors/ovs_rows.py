@@ -138,22 +138,31 @@ def select_named(table: str, columns: Sequence[str], names: Collection[str] | No
     return [select(table, columns, ["name", "==", name]) for name in sorted(names)]
 
 
-def row_queries(names: Collection[str] | None, *, mtu_request: bool = True) -> list[Operation]:
-    """Return the queries for the rows of these names; None: all names."""
+def row_queries(names: Collection[str] | None, *, mtu_request: bool = True, members: bool = True) -> list[Operation]:
+    """Return the queries for the rows of these names; None: all names.
+
+    members: query the Ports of each bridge too, which are as many as the host has.
+    """
     interface = [*REPORTED_COLUMNS, "external_ids", "options"] + ["mtu_request"] * mtu_request
     return [
         select("Open_vSwitch", ["ovs_version"]),
-        # A Port does not name its bridge.
-        select("Bridge", ["name", "datapath_type", "ports"]),
+        select("Bridge", ["name", "datapath_type"] + ["ports"] * members),
         *select_named("Interface", interface, names),
         *select_named("Port", ["_uuid", "name", "interfaces", "tag"], names),
     ]
 
 
-def snapshot_of(names: Collection[str] | None, responses: Sequence[Any], *, mtu_request: bool = True) -> Snapshot:
-    """Decode the responses to row_queries()."""
+def snapshot_of(
+    names: Collection[str] | None,
+    responses: Sequence[Any],
+    holders: Mapping[str, str] | None = None,
+    *,
+    mtu_request: bool = True,
+) -> Snapshot:
+    """Decode the responses to row_queries(). holders: the bridge of each Port by uuid, if members were not queried."""
     switch, bridges, rows = responses[0]["rows"], responses[1]["rows"], rows_in(responses[2:])
-    holders = {uuid: bridge["name"] for bridge in bridges for uuid in uuids_in(bridge["ports"])}
+    if holders is None:
+        holders = {uuid: bridge["name"] for bridge in bridges for uuid in uuids_in(bridge["ports"])}
     ports = {row["name"]: row for row in rows if "interfaces" in row}
     interfaces = [row for row in rows if "interfaces" not in row]
     wanted = [row for row in interfaces if (key_of(row["name"]) if names is None else row["name"] in names)]

@@ -77,10 +77,14 @@ class Replica:
         """Close the socket."""
         self._idl.close()
 
-    def query(self, queries: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the responses to queries, after an echo: before its response, the server sends all pending updates."""
-        self._response_to(self._send("echo", []), deadline)
-        return self.transact(queries, deadline)
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:  # noqa: ARG002
+        """Store queries, and send an echo: before its response, the server sends all pending updates."""
+        self._queries, self._echo = queries, self._send("echo", [])
+
+    def receive_responses(self, deadline: float) -> list[Any]:
+        """Return the responses to the stored queries."""
+        self._response_to(self._echo, deadline)
+        return self.transact(self._queries, deadline)
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction; queries alone are answered from the replica."""

@@ -10,8 +10,7 @@ from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import ClassVar
 
@@ -19,7 +18,8 @@ from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.ovs_rows import Row, Snapshot
-from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Refused, Session
+from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader, Rows
+from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Session
 from hybridvif.executors.ovsdb.transaction import await_applied, operations_of, with_next_cfg
 from hybridvif.executors.side_effects import side_effects_of
 from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
@@ -27,7 +27,6 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed, Step
 
-MAX_ATTEMPTS = 8
 REFUSED = "OVSDB refused the transaction"
 MARGIN = 20
 """Milliseconds between the end of a wait in the server and the deadline."""
@@ -46,40 +45,18 @@ class TransactionExecutor:
     atomic: ClassVar[bool] = True
 
     def __init__(self, settings: Settings, session: Session) -> None:
-        self._settings, self._session = settings, session
-        self._has_mtu_request = True
+        self._settings, self._reader = settings, RowReader(session)
         self._group = GroupCommit(self._commit_with_retries)
         self.expected = self._group.expected
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the ports under these names, or all device names of ports, and all bridges."""
-        with self._reading(names, deadline) as (_, snapshot):
-            return self._observed(snapshot)
+        with self._reader.reading(names, deadline) as read:
+            return self._observed(_in_time(read, deadline)[1])
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Commit all steps in one transaction, then wait until ovs-vswitchd has applied it."""
         return self._group.apply(steps, deadline)
-
-    @contextmanager
-    def _reading(self, names: Collection[str] | None, deadline: float) -> Iterator[tuple[Database, Snapshot]]:
-        """Yield a connection and the rows of these names, read in one transaction.
-
-        Raises ExecutorError, also for any error on the connection inside the context.
-        """
-        queries = ovs_rows.row_queries(names, mtu_request=self._has_mtu_request)
-        with self._session.query(queries, deadline) as (database, results):
-            responses, error = results, ovs_rows.error_in(results)
-            if "mtu_request" in error:
-                # The column came with Open vSwitch 2.6.
-                self._has_mtu_request = False
-                responses = database.query(ovs_rows.row_queries(names, mtu_request=False), deadline)
-                error = ovs_rows.error_in(responses)
-            if error:
-                raise Refused(error)
-            if time.monotonic() >= deadline:
-                # A response that has already arrived is read without a look at the clock.
-                raise ExecutorError("the deadline had passed before OVSDB was sent anything")
-            yield database, ovs_rows.snapshot_of(names, responses, mtu_request=self._has_mtu_request)
 
     def _observed(self, snapshot: Snapshot) -> Observed:
         return ovs_rows.observed(snapshot, self._settings.vhost_socket_dir)
@@ -87,8 +64,8 @@ class TransactionExecutor:
     def _commit_with_retries(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         try:
             for retries in range(MAX_ATTEMPTS):
-                with self._reading({step.part.name for step in steps}, deadline) as (database, snapshot):
-                    outcomes = self._commit(steps, database, snapshot, deadline)
+                with self._reader.reading({step.part.name for step in steps}, deadline) as read:
+                    outcomes = self._commit(steps, *_in_time(read, deadline), deadline)
                 if outcomes is not None:
                     return [replace(outcome, retries=retries) for outcome in outcomes]
                 time.sleep(random.uniform(0, 0.01 * 2**retries))
@@ -131,6 +108,15 @@ class TransactionExecutor:
             # A late response is recognized by its id and discarded.
             return ovs_rows.not_acknowledged(steps)
         return ovs_rows.committed(steps, rows)
+
+
+def _in_time(read: Rows, deadline: float) -> tuple[Database, Snapshot]:
+    """Read the rows. Raises ExecutorError if the deadline has passed."""
+    rows = read()
+    if time.monotonic() >= deadline:
+        # A response that has already arrived is read without a look at the clock.
+        raise ExecutorError("the deadline had passed before OVSDB was sent anything")
+    return rows
 
 
 def _applied_rows(database: Database, number: int, names: Collection[str], deadline: float) -> Mapping[str, Row]:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 from hybridvif.executors.base import ExecutorError
@@ -45,8 +45,11 @@ class Database(Protocol):
 
     def __init__(self, settings: Settings, deadline: float) -> None: ...
 
-    def query(self, queries: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the responses to queries. They contain everything committed before this call."""
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
+        """Send queries, for receive_responses()."""
+
+    def receive_responses(self, deadline: float) -> list[Any]:
+        """Return the responses to the queries. They contain everything committed before the queries were sent."""
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction: one per operation, and an error if the commit failed.
@@ -56,6 +59,10 @@ class Database(Protocol):
 
     def close(self) -> None:
         """Close the connection."""
+
+
+Responses = Callable[[], tuple[Database, list[Any]]]
+"""A function that waits for a connection and the responses to queries."""
 
 
 class Connection:
@@ -70,18 +77,12 @@ class Connection:
         """Close the socket."""
         self._socket.close()
 
-    def query(self, queries: Sequence[Operation], deadline: float) -> Any:
-        """Return the responses to queries."""
-        return self.transact(queries, deadline)
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
+        """Send queries."""
+        self._send("transact", [DATABASE, *queries], deadline)
 
-    def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
-        """Return the results of a transaction."""
-        return self.ask("transact", [DATABASE, *operations], deadline)
-
-    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
-        """Return the result of one request."""
-        self._number += 1
-        self._write({"method": method, "params": params, "id": self._number}, deadline)
+    def receive_responses(self, deadline: float) -> Any:
+        """Return the result of the last request."""
         while True:
             message = self._read(deadline)
             if message.get("method") == "echo":
@@ -92,6 +93,19 @@ class Connection:
                 if message.get("error"):
                     raise Refused(error_in([message["error"]]) or message["error"])
                 return message["result"]
+
+    def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
+        """Return the results of a transaction."""
+        return self.ask("transact", [DATABASE, *operations], deadline)
+
+    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
+        """Return the result of one request."""
+        self._send(method, params, deadline)
+        return self.receive_responses(deadline)
+
+    def _send(self, method: str, params: Sequence[Any], deadline: float) -> None:
+        self._number += 1
+        self._write({"method": method, "params": params, "id": self._number}, deadline)
 
     def _write(self, message: Mapping[str, Any], deadline: float) -> None:
         with self._waiting(deadline):
@@ -132,43 +146,64 @@ class Session:
         self._idle: list[Database] = []
 
     @contextlib.contextmanager
-    def query(self, queries: Sequence[Operation], deadline: float) -> Iterator[tuple[Database, list[Any]]]:
-        """Yield a connection and its responses to these queries.
+    def query(self, queries: Sequence[Operation], deadline: float) -> Iterator[Responses]:
+        """Send queries on a kept connection; yield a function that waits for the connection and the responses.
 
-        Raises ExecutorError if there is no server or no response by the deadline. Any error on the connection inside
-        the context becomes ExecutorError.
+        So the server works while the caller does something else. Raises ExecutorError if there is no server or no
+        response by the deadline. Any error on the connection inside the context becomes ExecutorError.
         """
         remote = self._settings.ovsdb_connection
         if not self._slots.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise ExecutorError(f"OVSDB at {remote} is busy with earlier calls; none ended before the deadline")
         borrowed: list[Database] = []
+        is_live = False
+
+        def responses() -> tuple[Database, list[Any]]:
+            nonlocal is_live
+            results = self._responses(borrowed, queries, deadline)
+            is_live = True
+            return borrowed[0], results
+
         try:
-            responses = self._responses(borrowed, queries, deadline)
-            yield borrowed[0], responses
-            if len(self._idle) < MAX_IDLE:
-                self._idle.append(borrowed.pop())
-        except FAILURES as error:
-            raise unusable(remote, error) from error
+            borrowed += self._queried(queries, deadline)
+            yield responses
+        except BaseException as error:
+            is_live = False
+            if isinstance(error, FAILURES):
+                raise unusable(remote, error) from error
+            raise
         finally:
-            for connection in borrowed:
-                connection.close()
+            if is_live and len(self._idle) < MAX_IDLE:
+                self._idle += borrowed
+            else:
+                for connection in borrowed:
+                    connection.close()
             self._slots.release()
+
+    def _queried(self, queries: Sequence[Operation], deadline: float) -> list[Database]:
+        """Return a kept connection on which the queries were sent; empty if there is none."""
+        with contextlib.suppress(IndexError):
+            while True:
+                connection = self._idle.pop()
+                try:
+                    connection.send_queries(queries, deadline)
+                except (Expired, ConnectionLost):
+                    connection.close()
+                else:
+                    return [connection]
+        return []
 
     def _responses(self, borrowed: list[Database], queries: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the responses, on a new connection if the kept ones were closed while idle."""
-        while self._borrow(borrowed):
+        while borrowed:
             try:
-                return borrowed[0].query(queries, deadline)
+                return borrowed[0].receive_responses(deadline)
             except ConnectionLost:
                 borrowed.pop().close()
+                borrowed += self._queried(queries, deadline)
         borrowed.append(self._connect(self._settings, deadline))
-        return borrowed[0].query(queries, deadline)
-
-    def _borrow(self, borrowed: list[Database]) -> bool:
-        """Take a kept connection; return False if there is none."""
-        with contextlib.suppress(IndexError):
-            borrowed.append(self._idle.pop())
-        return bool(borrowed)
+        borrowed[0].send_queries(queries, deadline)
+        return borrowed[0].receive_responses(deadline)
 
 
 def unusable(remote: str, error: Exception) -> ExecutorError:
