@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from hybridvif.model.errors import shown
 from hybridvif.model.names import PortNames, key_of
-from hybridvif.model.parts import Link, Part, Role, SwitchPort, differences
+from hybridvif.model.parts import Link, NativePort, Part, Role, SwitchPort, differences
 
 
 class _Frozen:
@@ -49,8 +49,9 @@ class HostState(_Frozen):
 
     def of(self, names: PortNames) -> HostState:
         """Return the parts of one port."""
-        # A switch port named tap does not belong to a hybrid port. It is plugged directly into the switch.
-        ends = (names.switch_end, names.vhost_user)
+        # Without our own key, a switch port named tap is not ours. It is plugged directly into the switch.
+        native = (names.tap,) if isinstance(self.ports.get(names.tap), NativePort) else ()
+        ends = (names.switch_end, names.vhost_user, *native)
         links, ports = self.links, self.ports
         return HostState(
             {name: links[name] for name in names if name in links},
