@@ -23,6 +23,7 @@ from hybridvif.model.parts import (
     Link,
     ManagedTap,
     Member,
+    NativePort,
     OvsPort,
     Part,
     Role,
@@ -34,7 +35,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact, bearers_of
-from hybridvif.model.steps import Delete, Step, objection, simulate
+from hybridvif.model.steps import Delete, Replace, Step, objection, simulate
 
 
 def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:
@@ -68,6 +69,8 @@ class RecordingHost:
         """Steps that were carried out, oldest first."""
         self.carrier: set[str] = set()
         """Taps that a VM holds open."""
+        self.is_filtered = True
+        """True if a firewall filters every port, hybrid or native."""
         self._failures: list[tuple[type[Step] | None, str | None, str, bool]] = []
         self._numbers: dict[str, int] = {}
         self._last_number = 2
@@ -120,9 +123,10 @@ class RecordingHost:
         with self._lock:
             failed: set[str | None] = set()
             outcomes = []
+            converts = any(isinstance(step, Replace) for step in steps)
             for step in steps:
                 key = key_of(step.part.name)
-                if key in failed and not isinstance(step, Delete):
+                if key in failed and (converts or not isinstance(step, Delete)):
                     reason = "not tried, since an earlier step of this port failed"
                     outcomes.append(Outcome(step, Result.SKIPPED, reason, simulated=True))
                     continue
@@ -186,6 +190,14 @@ class RecordingHost:
         self._noted = {fingerprint: self._noted.get(fingerprint, now) for fingerprint in signs}
         return {fingerprint: now - since for fingerprint, since in self._noted.items()}
 
+    def filtered_ofports(self, bridge: str, deadline: float) -> Collection[int]:  # noqa: ARG002
+        """Return the numbers of the ports that a firewall knows."""
+        return {1} if self.is_filtered else ()
+
+    def calls_iptables(self) -> bool:
+        """Return whether Linux bridges call iptables."""
+        return self.is_filtered
+
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
 
@@ -242,4 +254,4 @@ class RecordingSwitch(_RecordingExecutor):
     """The recording executor of the switch role."""
 
     role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort, IvsPort})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, NativePort, VhostUserPort, IvsPort})
