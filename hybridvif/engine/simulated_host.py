@@ -20,13 +20,15 @@ from hybridvif.model.steps import Step, simulate_all
 
 if TYPE_CHECKING:
     from hybridvif.engine.converge import AnyHost
+    from hybridvif.engine.convert import FilteringHost
 
 
 class SimulatedHost:
     """A host in memory. The reports of plug_all() and unplug_all() on it are those of a dry run."""
 
-    def __init__(self, settings: Settings, seen: Observed) -> None:
+    def __init__(self, settings: Settings, seen: Observed, filters: FilteringHost | None = None) -> None:
         self.settings = settings
+        self._filters = filters
         self.seen = seen
         """The observation, with all plans applied so far."""
 
@@ -37,6 +39,14 @@ class SimulatedHost:
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
         """Apply plans in memory. Return one outcome per step."""
         return [tuple(self._apply_one(plan)) for plan in plans]
+
+    def filtered_ofports(self, bridge: str, deadline: float) -> Collection[int]:
+        """Return what the real host returns."""
+        return self._filters.filtered_ofports(bridge, deadline) if self._filters else ()
+
+    def calls_iptables(self) -> bool:
+        """Return what the real host returns."""
+        return self._filters is not None and self._filters.calls_iptables()
 
     def _apply_one(self, plan: Sequence[Step]) -> list[Outcome]:
         try:

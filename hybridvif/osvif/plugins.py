@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -21,8 +22,11 @@ from vif_plug_ovs.ovs import OvsPlugin
 from hybridvif.client.host import Host, connect
 from hybridvif.engine import api, config
 from hybridvif.engine.config_files import set_in_files
-from hybridvif.model.errors import InvalidInput, Refused
+from hybridvif.engine.converge import converge
+from hybridvif.engine.goals import goal_for_unplug
+from hybridvif.model.errors import InvalidInput, Refused, UnplugFailed
 from hybridvif.model.names import names_of
+from hybridvif.model.report import error_of
 from hybridvif.model.settings import Settings
 from hybridvif.osvif.translation import checked_names, objection, port_of
 
@@ -58,14 +62,22 @@ class HybridPath:
 
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIF. Raises HybridVifError."""
-        api.plug(port_of(vif, instance_info, self.set_options), self.host)
+        report = api.plug(port_of(vif, instance_info, self.set_options), self.host)
+        if report.reason:
+            LOG.info("%s", report.reason)
 
     def unplug(self, vif: Any, _instance_info: Any) -> None:
-        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach. Raises as plug()."""
+        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach. Raises as plug().
+
+        A converted port is not unplugged while its VM runs: Nova may still take it for a hybrid port.
+        """
         checked_names(vif)
         host = self.host
         force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
-        api.unplug(vif.id, host, force=force)
+        goal = replace(goal_for_unplug(vif.id, force=force), spare_native=True)
+        (report,) = converge([goal], host)
+        if not report.ok:
+            raise error_of(report, UnplugFailed)
 
 
 class HybridPlugin(PluginBase):  # type: ignore[misc]  # os-vif is an extra, which is not installed for the type check
