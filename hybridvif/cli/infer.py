@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from hybridvif.cli.ports import PLACEHOLDERS, PortRequest, options_in_words
 from hybridvif.model.attributes import MAX_MTU, MAX_TAP_MTU, MIN_MTU, is_mac
+from hybridvif.model.conversion import native_row
 from hybridvif.model.desired import tap_mac_of
 from hybridvif.model.names import PortNames, is_bridge_name, is_trunk_bridge, is_uuid, names_of
 from hybridvif.model.parts import (
@@ -18,6 +19,7 @@ from hybridvif.model.parts import (
     Bridge,
     IvsPort,
     ManagedTap,
+    NativePort,
     OvsPort,
     SwitchPort,
     Tap,
@@ -173,7 +175,9 @@ def _infer_interface_id(values: Values, doubts: Doubts, row: OvsPort, port_id: s
     counts only if something else assigns the row to this port.
     """
     owners = {owner for link in state.links.values() for owner in owners_of(link)} | {row.port_id}
-    keyed, differs = row.port_id == port_id, row.iface_id != port_id
+    differs = row.iface_id != port_id
+    # A converted row always has the key.
+    keyed = differs if isinstance(row, NativePort) else row.port_id == port_id
     if is_uuid(row.iface_id) and differs == keyed:
         values |= {"interface_id": row.iface_id} if differs else {}
     elif port_id in owners and (keyed or is_uuid(row.iface_id)):
@@ -182,8 +186,8 @@ def _infer_interface_id(values: Values, doubts: Doubts, row: OvsPort, port_id: s
 
 
 def row_of(state: HostState, names: PortNames) -> SwitchPort | None:
-    """Return the switch port: that of the switch end, or that of a vhost-user port."""
-    return state.ports.get(names.switch_end) or state.ports.get(names.vhost_user)
+    """Return the switch port: that of the switch end, that of a vhost-user port, or the tap of a converted port."""
+    return state.ports.get(names.switch_end) or state.ports.get(names.vhost_user) or native_row(state)
 
 
 def state_of_port(request: PortRequest, seen: Observed) -> HostState:

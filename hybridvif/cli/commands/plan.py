@@ -1,4 +1,4 @@
-"""hybridvif plan: a dry run of plug or unplug."""
+"""hybridvif plan: a dry run of plug, unplug or convert."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hybridvif.cli.options import UsageError
 from hybridvif.cli.output.diff import plan_lines
 from hybridvif.cli.output.document import Change, changes_of, step_documents, tally
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
+from hybridvif.cli.ports import PortRequest, add_port_options, add_target_options, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.executors.command_lines import script_lines
@@ -24,6 +24,7 @@ from hybridvif.model.report import Report
 from hybridvif.model.state import Observed
 
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")
+_DONE = {"plug": "plugged", "unplug": "unplugged", "convert": "converted"}
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
 
 
@@ -37,13 +38,17 @@ class PlanRequest:
     force: bool = False
     left_out: Mapping[str, Sequence[str]] = field(default_factory=dict)
     """The inferred fields, by port id."""
+    to: str = ""
+    """The target of a conversion."""
+    unfiltered: bool = False
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif plan`."""
-    parser.add_argument("goal", choices=("plug", "unplug"))
+    parser.add_argument("goal", choices=("plug", "unplug", "convert"))
     add_port_options(parser, several=True)
     parser.add_argument("--force", action="store_true", help="for unplug: even if a running VM uses the port")
+    add_target_options(parser)
     parser.add_argument(
         "--detailed-exitcode", action="store_true", help="exit with 3 if there are changes, else with 0"
     )
@@ -55,10 +60,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Answer:
     """Plan for the requested ports."""
     requests = requested_ports(args)
-    if args.goal == "unplug" and not args.file and any(len(request.fields) > 1 for request in requests):
-        raise UsageError("unplug needs no more of a port than its id; leave the other options out")
-    if args.goal == "plug" and args.force:
+    if args.goal != "plug" and not args.file and any(len(request.fields) > 1 for request in requests):
+        raise UsageError(f"{args.goal} needs no more of a port than its id; leave the other options out")
+    if args.goal != "unplug" and args.force:
         raise UsageError("--force is for unplug; leave it out")
+    if (args.goal == "convert") is not bool(args.to) or (args.unfiltered and args.goal != "convert"):
+        raise UsageError("--to and --unfiltered are for convert, which needs --to; give or leave them out")
     return planned(args, args.goal, requests, detailed=args.detailed_exitcode)
 
 
@@ -69,7 +76,7 @@ def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest]
         try:
             seen, observed = look(host, port_ids), True
         except PreconditionError as error:
-            needs_host = detailed or goal == "unplug" or any(request.missing for request in requests)
+            needs_host = detailed or goal != "plug" or any(request.missing for request in requests)
             if os.geteuid() == 0 or needs_host or isinstance(error, ConfigurationError):
                 raise
             args.terminal.write_note(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
@@ -77,9 +84,11 @@ def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest]
             seen, observed = nothing_seen({request.to_port().bridge for request in requests}), False
     if goal == "plug":
         request = infer_missing(requests, seen)
+    elif goal == "convert":
+        request = PlanRequest("convert", port_ids=port_ids, to=args.to, unfiltered=args.unfiltered)
     else:
         request = PlanRequest("unplug", port_ids=port_ids, force=args.force)
-    stage = SimulatedHost(host.settings, seen)
+    stage = SimulatedHost(host.settings, seen, host)
     return answer_of(request, stage, detailed=detailed, reasons=args.verbose > 0, observed=observed)
 
 
@@ -103,9 +112,12 @@ def answer_of(
 ) -> Answer:
     """Carry out the request on a simulated host and return the answer."""
     from hybridvif.engine.api import plug_all, unplug_all
+    from hybridvif.engine.convert import convert_all
 
     if request.goal == "plug":
         reports = plug_all(request.ports, stage)
+    elif request.goal == "convert":
+        reports = convert_all(request.port_ids, stage, request.to, unfiltered=request.unfiltered)
     else:
         reports = unplug_all(request.port_ids, stage, force=request.force)
     steps = {report.port_id: tuple(outcome.step for outcome in report.outcomes) for report in reports}
@@ -151,5 +163,5 @@ def _summary(goal: str, reports: Sequence[Report]) -> str:
     counted = tally(change for report in reports for change in changes_of(report))
     refused = sum(not report.ok for report in reports)
     if refused:
-        return f"Plan: {counted}; {refused} of {len(reports)} ports cannot be {goal}ged."
+        return f"Plan: {counted}; {refused} of {len(reports)} ports cannot be {_DONE[goal]}."
     return f"Plan: {counted}." if counted else "Plan: nothing to do."

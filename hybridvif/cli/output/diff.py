@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 
-from hybridvif.cli.output.document import Change, changes_of
+from hybridvif.cli.output.document import WHOLE, Change, changes_of
 from hybridvif.cli.terminal import Paint
 from hybridvif.executors.side_effects import IF_THERE, OVS_BRIDGE, SideEffect
 from hybridvif.model.parts import (
@@ -15,6 +15,7 @@ from hybridvif.model.parts import (
     Bridge,
     Difference,
     ManagedTap,
+    NativePort,
     OvsPort,
     Part,
     Veth,
@@ -34,10 +35,11 @@ _KINDS: Mapping[type[Part], tuple[str, tuple[str, ...]]] = {
     Veth: ("veth pair", ("mtu", "up", "promisc", "master")),
     ManagedTap: ("tap", ("mtu", "up", "master")),
     OvsPort: ("OVS port", ("iface_id", "attached_mac", "vm_uuid")),
+    NativePort: ("native OVS port", ("iface_id", "attached_mac", "vm_uuid")),
     VhostUserPort: ("vhost-user port", ("type", "iface_id", "attached_mac", "vm_uuid")),
 }
 """The noun of a kind of part, and the attributes of a created one that are always shown. Others need -v."""
-_MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
+_MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "replace": ("~", "yellow"), "delete": ("-", "red")}
 _WIDTH = 31
 """The width of "qvb... = qvo..."."""
 
@@ -118,7 +120,7 @@ def diff_lines(changes: Sequence[Change], paint: Paint, *, reasons: bool = False
         yield paint(f"  {mark}  {part.kind:<8}  {subject_of(part):<{_WIDTH}} {text}", colour)
         for difference in change.written if reasons else ():
             name = difference.attribute
-            if not is_new or name in wanted_attributes(part):
+            if name != WHOLE and (not is_new or name in wanted_attributes(part)):
                 text = phrase(name, difference.after) if is_new else change_text(difference)
                 yield paint(f"       {text:<42}  {reason_of(part, name)}", "dim")
 

@@ -7,7 +7,7 @@ from dataclasses import asdict, dataclass
 
 from hybridvif.model.parts import Difference, Part, attributes_of, differences, reason_of
 from hybridvif.model.report import Report
-from hybridvif.model.steps import Create, Delete, Step, Update
+from hybridvif.model.steps import Create, Delete, Replace, Step, Update, names_of_step
 
 Document = Mapping[str, object]
 WHOLE = ""
@@ -28,8 +28,10 @@ class Change:
 
     @property
     def verb(self) -> str:
-        """create, update or delete."""
-        return "create" if self.before is None else "delete" if self.after is None else "update"
+        """create, update, delete, or replace for a part that goes on under another name."""
+        if self.before is None or self.after is None:
+            return "delete" if self.before else "create"
+        return "update" if self.before.name == self.after.name else "replace"
 
     @property
     def differences(self) -> tuple[Difference, ...]:
@@ -38,7 +40,8 @@ class Change:
             return (Difference(WHOLE, "absent", "present"),)
         if self.after is None:
             return (Difference(WHOLE, "present", "absent"),)
-        return differences(self.before, self.after)
+        renamed = [Difference(WHOLE, self.before.name, self.after.name)] if self.verb == "replace" else []
+        return (*renamed, *differences(self.before, self.after))
 
     @property
     def written(self) -> tuple[Difference, ...]:
@@ -63,7 +66,7 @@ class Change:
 
 def change_of(step: Step) -> Change:
     """Convert one step."""
-    before = step.before if isinstance(step, Update) else step.part
+    before = step.before if isinstance(step, Update | Replace) else step.part
     return Change(None if isinstance(step, Create) else before, None if isinstance(step, Delete) else step.part)
 
 
@@ -76,7 +79,8 @@ def changes_of_plan(steps: Iterable[Step]) -> tuple[Change, ...]:
     merged: dict[tuple[object, str], Change] = {}
     for step in steps:
         key, change = (step.part.role, step.part.name), change_of(step)
-        merged[key] = Change(merged[key].before, change.after) if key in merged else change
+        earlier = merged.pop((step.part.role, names_of_step(step)[0]), change)
+        merged[key] = Change(earlier.before, change.after)
     return tuple(change for change in merged.values() if (change.before or change.after) and change.differences)
 
 
@@ -108,7 +112,8 @@ class Tally:
 def tally(changes: Iterable[Change]) -> Tally:
     """Count the changes."""
     verbs = [change.verb for change in changes]
-    return Tally(*(verbs.count(verb) for verb in ("create", "update", "delete")))
+    created, updated, deleted, replaced = map(verbs.count, ("create", "update", "delete", "replace"))
+    return Tally(created, updated + replaced, deleted)
 
 
 def difference_document(part: Part, difference: Difference) -> Document:

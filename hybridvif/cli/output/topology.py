@@ -19,7 +19,17 @@ from hybridvif.model.desired import desired_state
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.ownership import check_ownership, find_orphans, states_of_ports
-from hybridvif.model.parts import Bridge, Difference, ForeignObject, IvsPort, OvsPort, Part, Veth, VhostUserPort
+from hybridvif.model.parts import (
+    Bridge,
+    Difference,
+    ForeignObject,
+    IvsPort,
+    NativePort,
+    OvsPort,
+    Part,
+    Veth,
+    VhostUserPort,
+)
 from hybridvif.model.planner import goal_for, plan
 from hybridvif.model.port import Port, VifType
 from hybridvif.model.state import Facts, HostState, Observed, PortFact
@@ -93,13 +103,16 @@ class PluggedPort:
     @property
     def switch_name(self) -> str:
         """The name of the port in the switch."""
-        return self.names.vhost_user if isinstance(self.row, VhostUserPort) else self.names.switch_end
+        return self.row.name if self.row else self.names.switch_end
 
     @property
     def mtu(self) -> int | None:
         """The MTU; None if it is unknown."""
         if isinstance(self.row, VhostUserPort):
             return self.row.mtu_request or None
+        if isinstance(self.row, NativePort):
+            tap = self.facts.links.get(self.names.tap)
+            return tap.mtu if tap else None
         return self.veth.peer_mtu if self.veth else None
 
     @property
@@ -188,8 +201,8 @@ def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is
     changes: tuple[Change, ...] = ()
     try:
         check_ownership(state, inferred.port.id, inferred.port.iface_id)
-        check_single_path(inferred.port.id, names, facts)
-        changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names)))
+        check_single_path(inferred.port.id, names, Observed(state, facts))
+        changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names, stays_native=True)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)
     condition = Condition.ORPHAN if is_orphan else _condition_of(state, names, changes)
@@ -217,7 +230,7 @@ def _unknown_id_reason(state: HostState) -> str:
 
 def _condition_of(state: HostState, names: PortNames, changes: tuple[Change, ...]) -> Condition:
     whole = {names.bridge, names.bridge_end} <= state.links.keys() and names.switch_end in state.ports
-    if not whole and not isinstance(row_of(state, names), VhostUserPort):
+    if not whole and not isinstance(row_of(state, names), NativePort | VhostUserPort):
         return Condition.HALF
     return Condition.DRIFT if changes else Condition.IN_ORDER
 
