@@ -182,7 +182,7 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
         for cells in rows_of(section(page("docs/cli.md"), "## Formats"))
         if cells[0].startswith("`")
     }
-    columns = {"plug": report, "unplug": report}
+    columns = {"plug": report, "unplug": report, "convert": report}
     for command in COMMANDS:
         module: Any = importlib.import_module(f"hybridvif.cli.commands.{command}")
         formats = getattr(module, "FORMATS", ())

@@ -202,7 +202,8 @@ def conversions(port: OvsPort) -> Iterator[Check]:
         return (
             f"ovs-vsctl get Port {name} {columns} -- get Interface {name} external_ids:own other_config "
             "ingress_policing_rate; printf 'ofport '; ovs-vsctl --bare --columns=ofport_request list Interface "
-            rf"{name} | sed 's/[0-9]\+/requested/'; ovs-vsctl get QoS $(ovs-vsctl get Port {name} qos) external_ids:id | tr -d '\"'"
+            rf"{name} | sed 's/[0-9]\+/requested/'; "
+            f"ovs-vsctl get QoS $(ovs-vsctl get Port {name} qos) external_ids:id | tr -d '\"'"
         )
 
     native_id = str(uuid.uuid5(uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95"), TAP))
