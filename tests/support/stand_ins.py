@@ -1,8 +1,9 @@
 """Stand-ins for the VMs of many ports, in one process: it holds their taps, sends frames and measures the gaps.
 
-Run it inside of a sandbox: stand_ins.py MILLISECONDS < names of the taps. It prints "ready" once all taps are open, and
-sends a frame from each tap every so many milliseconds to the sink, an internal port of br-int. When its input ends, it
-prints the longest gap between two frames of each tap, in seconds, as JSON.
+Run it inside of a sandbox: stand_ins.py MILLISECONDS < names of the taps. It prints "ready" once all taps are open.
+Then it sends a frame from each tap every so many milliseconds to the sink, an internal port of br-int. Another line
+of input begins the measurement anew. When its input ends, it prints the longest gap between two frames of each tap, in
+seconds, as JSON.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def main() -> None:
             [receiver, *([] if is_over else [sys.stdin])], [], [], max(due - time.monotonic(), 0)
         )
         if sys.stdin in ready:
-            is_over = True
+            # A line begins the measurement anew, and the end of the input ends it.
+            is_over = not sys.stdin.readline()
+            gaps = gaps if is_over else {}
         while True:
             try:
                 number = int.from_bytes(receiver.recv(64)[14:18], "big")
