@@ -7,7 +7,7 @@ the other filter is in place. The flows are read by this process, not by the dae
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 from typing import Protocol
 
@@ -134,7 +134,7 @@ def _ofports_of(seen: Observed) -> list[int | None]:
     return [seen.facts.ports.get(name, PortFact()).ofport for name in sorted(seen.state.ports)]
 
 
-def _raise(error: Refused):  # type: ignore[no-untyped-def]
+def _raise(error: Refused) -> Callable[[Observed], None]:
     def refuse(_: Observed) -> None:
         raise error
 
