@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         unplug as unplug,
         unplug_all as unplug_all,
     )
+    from hybridvif.engine.convert import convert as convert, convert_all as convert_all
     from hybridvif.engine.host_wide import (
         CollectedOrphan as CollectedOrphan,
         Reconciled as Reconciled,
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         PortRunning as PortRunning,
         PreconditionError as PreconditionError,
         Refused as Refused,
+        Unfiltered as Unfiltered,
         UnplugFailed as UnplugFailed,
     )
     from hybridvif.model.names import PortNames as PortNames, names_of as names_of
@@ -50,6 +52,7 @@ if TYPE_CHECKING:
         ForeignObject as ForeignObject,
         IvsPort as IvsPort,
         ManagedTap as ManagedTap,
+        NativePort as NativePort,
         OvsPort as OvsPort,
         Tap as Tap,
         Veth as Veth,
@@ -62,6 +65,7 @@ if TYPE_CHECKING:
         Create as Create,
         Delete as Delete,
         HostState as HostState,
+        Replace as Replace,
         Step as Step,
         Update as Update,
         simulate as simulate,
@@ -79,16 +83,17 @@ _FORMER = {
 _HOMES = {
     "hybridvif.client.host": "Host connect",
     "hybridvif.engine.converge": "check plug plug_all unplug unplug_all",
+    "hybridvif.engine.convert": "convert convert_all",
     "hybridvif.engine.host_wide": "CollectedOrphan Reconciled gc reconcile",
     "hybridvif.executors.recording": "RecordingHost",
     "hybridvif.model.errors": "BridgeMissing BridgeNotAllowed ConfigurationError Conflict HybridVifError InvalidInput "
-    "NameCollision NotReady PlugFailed PortRunning PreconditionError Refused UnplugFailed",
+    "NameCollision NotReady PlugFailed PortRunning PreconditionError Refused Unfiltered UnplugFailed",
     "hybridvif.model.names": "PortNames names_of",
-    "hybridvif.model.parts": "Bridge ForeignObject IvsPort ManagedTap OvsPort Tap Veth VhostUserPort",
+    "hybridvif.model.parts": "Bridge ForeignObject IvsPort ManagedTap NativePort OvsPort Tap Veth VhostUserPort",
     "hybridvif.model.planner": "plan",
     "hybridvif.model.port": "Port VifType desired_state",
     "hybridvif.model.report": "Outcome Report Result Status",
-    "hybridvif.model.state": "Create Delete HostState Step Update simulate",
+    "hybridvif.model.state": "Create Delete HostState Replace Step Update simulate",
 }
 """The names of each module that are public here."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

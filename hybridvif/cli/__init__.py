@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 COMMANDS: Mapping[str, str] = {
     "plug": "plug ports, and roll back each port that fails",
     "unplug": "unplug ports, and delete all of their devices and rows",
-    "plan": "print what plug or unplug would do, as a diff; nothing is written",
+    "convert": "convert ports under running VMs: to native ports without a Linux bridge, or back",
+    "plan": "print what plug, unplug or convert would do, as a diff; nothing is written",
     "check": "print the drift of plugged ports by attribute",
     "adopt": "take over running ports plugged by another tool",
     "show": "draw the plugged ports of this host",
@@ -50,7 +51,7 @@ EXIT_CODES: Mapping[int, str] = {
     3: "differences found (check, plan --detailed-exitcode, gc --dry-run)",
     4: "failed, and the rollback is incomplete: what is left over is named",
     5: "a precondition is not met (no root, no OVSDB, no integration bridge); nothing was changed",
-    6: "refused, and nothing changed (name collision, stray device, running VM, bridge not allowed)",
+    6: "refused, and nothing changed (name collision, stray device, running VM, bridge not allowed, no filter)",
     7: "unknown, since an answer was lost: look again",
     65: "committed in OVSDB, but not acknowledged by ovs-vswitchd",
     130: "interrupted (SIGINT, SIGTERM)",

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hybridvif.cli.ports import PLACEHOLDERS, PortRequest, options_in_words
+from hybridvif.model.conversion import native_row
 from hybridvif.model.names import (
     MAX_MTU,
     MAX_TAP_MTU,
@@ -26,6 +27,7 @@ from hybridvif.model.parts import (
     Bridge,
     IvsPort,
     ManagedTap,
+    NativePort,
     OvsPort,
     SwitchPort,
     Tap,
@@ -180,7 +182,9 @@ def _infer_interface_id(values: Values, doubts: Doubts, row: OvsPort, port_id: s
     counts only if something else assigns the row to this port.
     """
     owners = {owner for link in state.links.values() for owner in owners_of(link)} | {row.port_id}
-    keyed, differs = row.port_id == port_id, row.iface_id != port_id
+    differs = row.iface_id != port_id
+    # A converted row always has the key.
+    keyed = differs if isinstance(row, NativePort) else row.port_id == port_id
     if is_uuid(row.iface_id) and differs == keyed:
         values |= {"interface_id": row.iface_id} if differs else {}
     elif port_id in owners and (keyed or is_uuid(row.iface_id)):
@@ -189,8 +193,8 @@ def _infer_interface_id(values: Values, doubts: Doubts, row: OvsPort, port_id: s
 
 
 def row_of(state: HostState, names: PortNames) -> SwitchPort | None:
-    """Return the switch port: that of the switch end, or that of a vhost-user port."""
-    return state.ports.get(names.switch_end) or state.ports.get(names.vhost_user)
+    """Return the switch port: that of the switch end, that of a vhost-user port, or the tap of a converted port."""
+    return state.ports.get(names.switch_end) or state.ports.get(names.vhost_user) or native_row(state)
 
 
 def state_of_port(request: PortRequest, seen: Observed) -> HostState:

@@ -105,6 +105,13 @@ def add_file_option(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-F", "--file", metavar="FILE", help=text)
 
 
+def add_target_options(parser: argparse.ArgumentParser) -> None:
+    """Add --to and --unfiltered, of a conversion."""
+    text = "native: the tap itself is a port of Open vSwitch; hybrid: with a Linux bridge in between"
+    parser.add_argument("--to", choices=("native", "hybrid"), help=text)
+    parser.add_argument("--unfiltered", action="store_true", help="convert even if nothing filters the port then")
+
+
 def requested_ports(args: argparse.Namespace) -> list[PortRequest]:
     """Return the ports of the command line. Raises InvalidInput."""
     given = {field: value for field in OPTIONS if (value := getattr(args, field, None)) is not None}

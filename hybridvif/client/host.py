@@ -102,6 +102,21 @@ class Host:
                 "another caller was updating the first-seen times until the deadline; call again"
             ) from error
 
+    def filtered_ofports(self, bridge: str, deadline: float) -> Collection[int]:
+        """Return the ports of a bridge that the OpenFlow firewall of Neutron's agent knows, by number.
+
+        This process reads them from ovs-vswitchd. Raises NotReady if it may not, or if ovs-vswitchd does not respond.
+        """
+        from hybridvif.client import filters
+
+        return filters.filtered_ofports(self.settings, bridge, bounded(deadline))
+
+    def calls_iptables(self) -> bool:
+        """Return whether every Linux bridge of this host calls iptables."""
+        from hybridvif.client import filters
+
+        return filters.calls_iptables()
+
     def close(self) -> None:
         """Close the host. The daemon exits with the last host of this process."""
         if self._open:

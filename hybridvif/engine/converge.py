@@ -23,7 +23,16 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from typing import Protocol
 
-from hybridvif.engine.goals import Goal, for_port, goal_for_plug, goal_for_unplug, is_reached, make_plan
+from hybridvif.engine.goals import (
+    Goal,
+    desired_on,
+    for_port,
+    goal_for_plug,
+    goal_for_unplug,
+    is_reached,
+    make_plan,
+    runs_natively,
+)
 from hybridvif.model.errors import (
     BridgeMissing,
     ConfigurationError,
@@ -37,17 +46,18 @@ from hybridvif.model.errors import (
 )
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import ForeignObject, OvsPort, Part, Tap
-from hybridvif.model.planner import goal_for, plan, rollback_target
+from hybridvif.model.planner import plan, rollback_target
 from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status, error_of
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState, Observed, Step, agree, owners_of
 
-PLUG_BATCH, UNPLUG_BATCH = 500, 100
+PLUG_BATCH, UNPLUG_BATCH, CONVERSION_BATCH = 500, 100, 25
 """Maximum number of ports in a batch. They share one observation, one switch transaction and one verification.
 
 ovs-vswitchd reconfigures the whole host after each transaction, so large batches are faster. The kernel takes 20 to
-40 ms to delete the links of a port. A batch must end within the deadline.
+40 ms to delete the links of a port. A batch must end within the deadline. In a conversion, the VMs of a batch are cut
+off until ovs-vswitchd has replaced the rows of all of them.
 """
 WORK_SHARE = 0.8
 """Share of the deadline for locks and steps. The rest is for verification and rollback."""
@@ -58,6 +68,8 @@ VERIFY_DELAYS = (0.05, 0.1)
 _MAX_BACKOFF = 0.02
 """Seconds before the second attempt, at most. The limit doubles with each attempt."""
 
+RUNS_NATIVELY = "runs-natively"
+"""The code of a plug that left a converted port as it is, which is a success."""
 _PRECONDITION_CODES = frozenset(error.code for error in (PreconditionError, ConfigurationError, BridgeMissing))
 """Error codes that mean a missing precondition on the host."""
 
@@ -108,13 +120,17 @@ def _batches(goals: Sequence[Goal]) -> Iterator[list[Goal]]:
     keys: set[str] = set()
     for goal in goals:
         key = goal.port_id[:KEY_LENGTH]
-        if key in keys or len(batch) == (PLUG_BATCH if goal.is_plug else UNPLUG_BATCH):
+        if key in keys or len(batch) == _batch_size(goal):
             yield batch
             batch, keys = [], set()
         batch.append(goal)
         keys.add(key)
     if batch:
         yield batch
+
+
+def _batch_size(goal: Goal) -> int:
+    return CONVERSION_BATCH if goal.is_conversion else PLUG_BATCH if goal.is_plug else UNPLUG_BATCH
 
 
 def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Report]:
@@ -285,6 +301,9 @@ class PortRun:
             return Status.UNKNOWN
         if Result.CONFIGURED in results and is_reached(self.goal, _as_if_accepted(self.observed)):
             return Status.CONFIGURED
+        if Result.CONFIGURED in results and self.goal.is_conversion:
+            # The VM is not left on a path that ovs-vswitchd has not taken over.
+            return self._undone
         failed = [outcome for outcome in self.latest if outcome.result is Result.FAILED]
         can_retry = Result.REFUSED not in results and all(outcome.retry for outcome in failed)
         if can_retry and not is_last:
@@ -335,6 +354,9 @@ class PortRun:
     def make_report(self, status: Status, **more: object) -> Report:
         """Return the report of this run. more: further fields of the report."""
         facts = self.observed.facts
+        if status is Status.DONE and runs_natively(self.goal, self.observed):
+            reason = f"port {self.goal.port_id} was converted and its VM runs, so it stays plugged natively"
+            more = {"code": RUNS_NATIVELY, "reason": f"{reason}; go back with: hybridvif convert --to hybrid", **more}
         return Report(
             port_id=self.goal.port_id,
             status=status,
@@ -364,7 +386,7 @@ class Rollback(PortRun):
     @classmethod
     def of(cls, run: PortRun, host: AnyHost) -> Rollback:  # type: ignore[override]
         """Return the rollback of a failed run."""
-        desired = goal_for(run.before, run.goal.desired, run.goal.names)
+        desired = desired_on(run.goal, Observed(run.before, run.observed.facts))
         target, unrestorable = rollback_target(run.before, desired, run.observed.state, host.settings)
         return cls(
             run.goal, run.before, run.observed, outcomes=run.outcomes, latest=run.latest, retries=run.retries,
@@ -395,7 +417,9 @@ class Rollback(PortRun):
         return state
 
     def is_reached(self) -> bool:
-        """Return whether nothing remains to roll back."""
+        """Return whether nothing remains to roll back. A silent ovs-vswitchd takes the row over later by itself."""
+        if any(outcome.result is Result.CONFIGURED for outcome in self.latest):
+            self.observed = _as_if_accepted(self.observed)
         try:
             return not self._remaining()
         except HybridVifError:

@@ -8,16 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+from hybridvif.model.conversion import KERNEL_DATAPATH, native_row
 from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning, Refused
 from hybridvif.model.names import PortNames, names_of
-from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, ManagedTap, OvsPort, Role, VhostUserPort
+from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, ManagedTap, NativePort, OvsPort, Role, VhostUserPort
 from hybridvif.model.planner import check_ownership, goal_for, plan
 from hybridvif.model.port import Port, desired_state
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, Create, Delete, Facts, HostState, Observed, Step, Update
-
-KERNEL_DATAPATH = "ovs-system"
-"""The master of every port of Open vSwitch's kernel datapath."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +30,10 @@ class Goal:
     """Unplug the port of a running VM, even if the configuration refuses that."""
     spare_vms: bool = False
     """Never unplug the port of a running VM, even if the configuration allows that."""
+    spare_native: bool = False
+    """Never unplug a converted port of a running VM, even if forced: the caller may take it for a hybrid port."""
+    is_conversion: bool = False
+    """Convert the port under its running VM."""
     precondition: Callable[[Observed], None] | None = None
     """Check under the lock, before the first write. Raises Refused if the goal is out of date."""
 
@@ -63,13 +65,13 @@ def make_plan(goal: Goal, observed: Observed, settings: Settings) -> tuple[Step,
     check_ownership(observed.state, goal.port_id, goal.interface_id)
     steps = _plan(goal, observed)
     if goal.is_plug:
-        check_single_path(goal.port_id, goal.names, observed.facts)
+        check_single_path(goal.port_id, goal.names, observed)
         _check_names_are_free(goal, steps, observed.facts)
         _check_kinds_are_served(goal, observed.facts)
         _check_bridges(goal, steps, observed.facts, settings)
         _check_no_vm_is_cut_off(goal, steps, observed.facts)
         _check_socket_stays(goal, steps)
-    elif goal.spare_vms or not (goal.force or settings.unplug_running == "force"):
+    elif goal.spare_vms or not (goal.force or settings.unplug_running == "force") or _is_spared(goal, observed.state):
         _check_no_vm_is_cut_off(goal, steps, observed.facts)
     return steps
 
@@ -82,8 +84,24 @@ def is_reached(goal: Goal, observed: Observed) -> bool:
         return False
 
 
+def _is_spared(goal: Goal, state: HostState) -> bool:
+    return goal.spare_native and native_row(state) is not None
+
+
+def runs_natively(goal: Goal, observed: Observed) -> bool:
+    """Return whether a VM runs on the converted port, so that a plug as a hybrid port leaves it as it is."""
+    is_hybrid = goal.names.switch_end in goal.desired.ports and not goal.is_conversion
+    return is_hybrid and native_row(observed.state) is not None and _has_carrier(goal, observed.facts)
+
+
+def desired_on(goal: Goal, observed: Observed) -> HostState:
+    """Return the desired state of a goal on this host."""
+    stays_native = runs_natively(goal, observed)
+    return goal_for(observed.state, goal.desired, goal.names, stays_native=stays_native)
+
+
 def _plan(goal: Goal, observed: Observed) -> tuple[Step, ...]:
-    desired = goal_for(observed.state, goal.desired, goal.names)
+    desired = desired_on(goal, observed)
     tap, observed_tap = (state.links.get(goal.names.tap) for state in (desired, observed.state))
     if isinstance(tap, ManagedTap) and isinstance(observed_tap, ManagedTap) and _has_carrier(goal, observed.facts):
         # The owner of a tap is set by attaching to it, and a running VM prevents that. facts.unchecked reports it.
@@ -97,12 +115,14 @@ def _has_carrier(goal: Goal, facts: Facts) -> bool:
     return tap is not None and tap.carrier
 
 
-def check_single_path(port_id: str, names: PortNames, facts: Facts) -> None:
+def check_single_path(port_id: str, names: PortNames, observed: Observed) -> None:
     """Refuse a port with a second path between its devices and a switch. Raises Conflict.
 
     A qbr or qvb in the switch makes a loop beside qvo, and so does a qvo in a Linux bridge. A tap in the switch has no
-    master in the kernel on the userspace datapath. If qbr had it too, each packet would pass twice.
+    master in the kernel on the userspace datapath. If qbr had it too, each packet would pass twice. A converted port
+    is plugged that way.
     """
+    facts = observed.facts
     remove = "ivs-ctl" if facts.switch_version == "ivs" else "ovs-vsctl"
     for name in (names.bridge, names.bridge_end):
         if name in facts.ports:
@@ -110,7 +130,7 @@ def check_single_path(port_id: str, names: PortNames, facts: Facts) -> None:
                 f"port {port_id}: {name} is a port of the switch itself, so packets pass twice or for ever; "
                 f"remove it: {remove} del-port {name}"
             )
-    if names.tap in facts.ports:
+    if names.tap in facts.ports and native_row(observed.state) is None:
         raise Conflict(
             f"port {port_id}: {names.tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
             f"if that is a mistake, remove it: {remove} del-port {names.tap}; if not, and the port has qbr or qvo as "
@@ -171,10 +191,19 @@ def _check_no_vm_is_cut_off(goal: Goal, steps: tuple[Step, ...], facts: Facts) -
     """
     deleted = {type(step.part) for step in steps if isinstance(step, Delete)}
     is_unplug = bool(steps) and not goal.is_plug
+    if goal.is_conversion:
+        # Its tap goes on in the switch. Nothing else may be in its Linux bridge.
+        others = {*facts.members.get(goal.names.bridge, ())} - {goal.names.bridge_end, goal.names.tap}
+        if Bridge in deleted and others:
+            raise Conflict(f"port {goal.port_id}: {min(others)} in {goal.names.bridge} is not ours; take it out first")
+        return
+    converted = [step.part for step in steps if isinstance(step, Delete) and isinstance(step.part, OvsPort)]
+    # Outside of qbr, the tap may be in the switch, or in a conversion that was interrupted.
+    is_cut_off = ManagedTap in deleted or any(isinstance(row, NativePort) or row.converting for row in converted)
     reason = _other_member(goal, facts) if is_unplug or Bridge in deleted else ""
     if goal.spare_vms and VhostUserPort in deleted:
         reason = f"{goal.names.vhost_user} does not show whether a VM runs on it"
-    elif not reason and _has_carrier(goal, facts) and (ManagedTap in deleted or (is_unplug and goal.spare_vms)):
+    elif not reason and _has_carrier(goal, facts) and (is_cut_off or (is_unplug and goal.spare_vms)):
         reason = f"{goal.names.tap} has carrier, so a VM runs on it"
     if reason:
         refused, force = ("unplug", "it") if is_unplug else ("plug it as a vhost-user port", "its unplug")

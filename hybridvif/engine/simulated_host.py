@@ -19,13 +19,15 @@ from hybridvif.model.state import Facts, HostState, Observed, Step, merge_observ
 
 if TYPE_CHECKING:
     from hybridvif.engine.converge import AnyHost
+    from hybridvif.engine.convert import FilteringHost
 
 
 class SimulatedHost:
     """A host in memory. The reports of plug_all() and unplug_all() on it are those of a dry run."""
 
-    def __init__(self, settings: Settings, seen: Observed) -> None:
+    def __init__(self, settings: Settings, seen: Observed, filters: FilteringHost | None = None) -> None:
         self.settings = settings
+        self._filters = filters
         self.seen = seen
         """The observation, with all plans applied so far."""
 
@@ -52,6 +54,14 @@ class SimulatedHost:
         parts = [*kept, *(part for own in changed.values() for part in own)]
         self.seen = Observed(HostState().with_parts(*parts), self.seen.facts)
         return outcomes
+
+    def filtered_ofports(self, bridge: str, deadline: float) -> Collection[int]:
+        """Return what the real host returns."""
+        return self._filters.filtered_ofports(bridge, deadline) if self._filters else ()
+
+    def calls_iptables(self) -> bool:
+        """Return what the real host returns."""
+        return self._filters is not None and self._filters.calls_iptables()
 
     @contextmanager
     def locked(self, keys: Collection[str], deadline: float) -> Iterator[None]:  # noqa: ARG002

@@ -18,7 +18,17 @@ from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Delete, HostState, Objection, Observed, Step, is_there, objection, simulate
+from hybridvif.model.state import (
+    Delete,
+    HostState,
+    Objection,
+    Observed,
+    Step,
+    is_there,
+    names_of_step,
+    objection,
+    simulate,
+)
 
 LOG = logging.getLogger(__name__)
 
@@ -166,14 +176,16 @@ def rejected_transaction(state: HostState, steps: Sequence[Step]) -> list[Outcom
 
     state: the ports as just observed.
     """
-    # One state per port: each step copies the state, and a batch may have hundreds of ports.
-    states = {name: HostState({}, {name: port}) for name, port in state.ports.items()}
+    # The state of the step alone: each step copies it, and a batch may have hundreds of ports.
+    ports = dict(state.ports)
     problems: list[Objection | None] = []
     for step in steps:
-        own = states.get(step.part.name, HostState())
+        own = HostState({}, {name: ports[name] for name in names_of_step(step) if name in ports})
         problems.append(objection(own, step))
         if not problems[-1]:
-            states[step.part.name] = simulate(own, step)
+            for name in own.ports:
+                del ports[name]
+            ports |= simulate(own, step).ports
     if not any(problems):
         return None
     reason = "not tried, since another step of the same transaction was not permitted"

@@ -19,6 +19,7 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from hybridvif.executors.carried import INTERFACE, PORT, Carried, ids_after, requested_ofport, text_of as datum_of
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import ATTRIBUTES, BRIDGE, FLAGS, IPV4, IPV6, LINK, STATE, Attribute
 from hybridvif.executors.netlink.operations import (
@@ -33,7 +34,7 @@ from hybridvif.executors.netlink.operations import (
     Sysctl,
     operations_of,
 )
-from hybridvif.executors.ovs_rows import IDS, SOCKET, columns_at_creation, ids_of, options_of
+from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, columns_at_creation, ids_of, options_of
 from hybridvif.executors.side_effects import (
     PATCH,
     PATCH_PREFIXES,
@@ -45,7 +46,7 @@ from hybridvif.executors.side_effects import (
 )
 from hybridvif.model.parts import ROOT, IvsPort, OvsPort, Role, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR, Settings
-from hybridvif.model.state import Create, Delete, Step, Update, changes_of, role_of
+from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of, names_of_step, role_of
 
 RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
 """A word of a command line that a shell expands to a MAC address; an executor generates its own."""
@@ -201,11 +202,27 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
         yield from _type_words(after, socket_dir)
     if "mtu_request" in changes:
         yield from _mtu_words(after)
+    if changes.get("converting") == "":
+        yield from ("--", "set", "Interface", name, "ofport_request=[]")
     if "bridge" in changes:
         # Moved, not deleted and added: row, ofport and other_config remain. A command line may define each @name once.
         yield from ("--", f"--id=@{name}", "get", "Port", name)
         yield from ("--", "remove", "Bridge", before.bridge, "ports", f"@{name}")
         yield from ("--", "add", "Bridge", after.bridge, "ports", f"@{name}")
+
+
+def replace_words(step: Replace, found: Row, carried: Carried) -> list[str]:
+    """Return the words that replace a row, with what it carries over."""
+    ids = {"external_ids": ["map", [[key, value] for key, value in sorted(ids_after(step, found).items())]]}
+    interface = {**carried.interface, **ids, **requested_ofport(found)}
+    name, bridge = step.after.name, step.after.bridge
+    qos = ["--", "set", "QoS", carried.qos, f"external_ids:id={qos_id_of(name)}"] if carried.qos else []
+    return [
+        *("--", "del-port", bridge, step.before.name, "--", "add-port", bridge, name),
+        *("--", "set", "Interface", name, *(f"{column}={datum_of(value)}" for column, value in interface.items())),
+        *("--", "set", "Port", name, *(f"{column}={datum_of(value)}" for column, value in carried.port.items())),
+        *qos,
+    ]
 
 
 def bridge_words(name: str, datapath_type: str) -> list[str]:
@@ -269,6 +286,10 @@ def script_lines(
 
 def _ovs_lines(batch: Sequence[Step], existing: Collection[str], settings: Settings) -> Iterator[str]:
     """Return the transaction of a batch, and the side effects of its ports."""
+    if isinstance(batch[0], Replace):
+        # No other step is about the same rows, so it is alone.
+        yield from _replace_lines(batch[0])
+        return
     leaving = {step.part.name: step.part for step in batch if isinstance(step, Delete)}
     qos = ports_with_qos(batch)
     yield from (_qos_line(name) for name in qos if name not in leaving)
@@ -279,6 +300,29 @@ def _ovs_lines(batch: Sequence[Step], existing: Collection[str], settings: Setti
     yield from (_qos_line(name) for name in qos if name in leaving)
     trunks = removable_trunks(batch, {name: getattr(part, "bridge", None) for name, part in leaving.items()}, settings)
     yield from map(_trunk_line, map(shlex.quote, trunks))
+
+
+def _replace_lines(step: Replace) -> Iterator[str]:
+    """Return the transaction that replaces a row. Its columns are read when the script runs."""
+    old, new, bridge = step.before.name, step.after.name, step.after.bridge
+
+    def copied(table: str, columns: Iterable[str]) -> str:
+        return " ".join(f'"{column}=$(ovs-vsctl get {table} {old} {column})"' for column in columns)
+
+    ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(step.after).items()]
+    gone = [key for key in IDS.values() if key not in ids_of(step.after)]
+    cleared = f"-- remove Interface {new} external_ids {' '.join(gone)} " if gone else ""
+    yield (
+        f"ovs-vsctl del-port {bridge} {old} -- add-port {bridge} {new} "
+        f"-- set Interface {new} {copied('Interface', (*INTERFACE, 'external_ids'))} "
+        f'"ofport_request=$(ovs-vsctl get Interface {old} ofport)" '
+        f"-- set Interface {new} {shlex.join(ids)} {cleared}"
+        f"-- set Port {new} {copied('Port', PORT)}"
+    )
+    yield (
+        f"for row in $(ovs-vsctl --bare --columns=_uuid find QoS external_ids:id={qos_id_of(old)}); do "
+        f"ovs-vsctl set QoS $row external_ids:id={qos_id_of(new)}; done"
+    )
 
 
 def _qos_line(name: str) -> str:
@@ -313,7 +357,8 @@ def _switch_batches(steps: Sequence[Step]) -> Iterator[list[Step]]:
     """
     batch: list[Step] = []
     for step in steps:
-        again = role_of(step) is Role.SWITCH and any(step.part.name == earlier.part.name for earlier in batch)
+        names = {name for earlier in batch for name in names_of_step(earlier)}
+        again = role_of(step) is Role.SWITCH and not names.isdisjoint(names_of_step(step))
         if batch and (role_of(step) is not role_of(batch[0]) or again):
             yield batch
             batch = []

@@ -14,12 +14,13 @@ from typing import Any
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, StepFailed
 from hybridvif.executors.netlink.packet_sockets import held_devices
 from hybridvif.model.errors import BridgeMissing, shown
-from hybridvif.model.names import is_uuid, key_of, names_of_key
+from hybridvif.model.names import is_uuid, key_of, names_of_key, own_port_id
 from hybridvif.model.parts import (
     DEAD_VLAN,
     PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
     ForeignPort,
+    NativePort,
     OvsPort,
     SwitchPort,
     VhostUserPort,
@@ -35,6 +36,7 @@ IDS = {
     "vm_uuid": "vm-uuid",
     "port_id": "hybridvif-port-id",
     "bridge_name": "bridge_name",
+    "converting": "hybridvif-converting",
 }
 """Keys of Interface.external_ids that hybridvif owns, by attribute of OvsPort."""
 OPTIONS: Mapping[str, Mapping[str, str]] = {"": {}, PLACEHOLDER_TYPE: {"peer": "nobody"}}
@@ -271,7 +273,8 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
         # (docs/host.md). Only the packet socket shows it.
         and (switches.get(row.bridge) not in USERSPACE or row.name in held)
     )
-    return OvsPort(name=row.name, bridge=row.bridge, type=kind, realized=realized, mtu_request=row.mtu_request, **ids)
+    cls = NativePort if row.name.startswith("tap") and own_port_id(row, ids["port_id"]) else OvsPort
+    return cls(name=row.name, bridge=row.bridge, type=kind, realized=realized, mtu_request=row.mtu_request, **ids)
 
 
 def _is_vhost_user(name: str) -> bool:

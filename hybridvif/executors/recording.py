@@ -23,6 +23,7 @@ from hybridvif.model.parts import (
     Link,
     ManagedTap,
     Member,
+    NativePort,
     OvsPort,
     Part,
     Role,
@@ -31,9 +32,20 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
 )
-from hybridvif.model.report import Outcome
+from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Delete, Facts, HostState, LinkFact, Observed, PortFact, Step, bearers_of, simulate
+from hybridvif.model.state import (
+    Delete,
+    Facts,
+    HostState,
+    LinkFact,
+    Observed,
+    PortFact,
+    Replace,
+    Step,
+    bearers_of,
+    simulate,
+)
 
 
 def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:
@@ -67,6 +79,8 @@ class RecordingHost:
         """Steps that were carried out, oldest first."""
         self.carrier: set[str] = set()
         """Taps that a VM holds open."""
+        self.is_filtered = True
+        """True if a firewall filters every port, hybrid or native."""
         self._failures: list[tuple[type[Step] | None, str | None, str, bool]] = []
         self._numbers: dict[str, int] = {}
         self._last_number = 2
@@ -115,10 +129,25 @@ class RecordingHost:
         return [tuple(self.carry_out(plan)) for plan in plans]
 
     def carry_out(self, steps: Sequence[Step]) -> list[Outcome]:
-        """Carry out the steps and record them; after a failure only deletes of that port are still tried."""
+        """Carry out the steps and record them; after a failure only deletes of that port are still tried.
+
+        A conversion deletes nothing after a failure: its VM would be cut off.
+        """
         with self._lock:
-            outcomes = one_by_one(steps, self.state, self._carry_out, math.inf)
-            return [replace(outcome, simulated=True) for outcome in outcomes]
+            if not any(isinstance(step, Replace) for step in steps):
+                outcomes = one_by_one(steps, self.state, self._carry_out, math.inf)
+                return [replace(outcome, simulated=True) for outcome in outcomes]
+            done: list[Outcome] = []
+            for step in steps:
+                if any(outcome.result is not Result.DONE for outcome in done):
+                    reason = "not tried, since an earlier step of this port failed"
+                    done.append(Outcome(step, Result.SKIPPED, reason, simulated=True))
+                    continue
+                done += [
+                    replace(outcome, simulated=True)
+                    for outcome in one_by_one([step], self.state, self._carry_out, math.inf)
+                ]
+            return done
 
     def _carry_out(self, step: Step) -> None:
         for failure in self._failures:
@@ -168,6 +197,14 @@ class RecordingHost:
         now = time.monotonic()
         self._noted = {fingerprint: self._noted.get(fingerprint, now) for fingerprint in signs}
         return {fingerprint: now - since for fingerprint, since in self._noted.items()}
+
+    def filtered_ofports(self, bridge: str, deadline: float) -> Collection[int]:  # noqa: ARG002
+        """Return the numbers of the ports that a firewall knows."""
+        return {1} if self.is_filtered else ()
+
+    def calls_iptables(self) -> bool:
+        """Return whether Linux bridges call iptables."""
+        return self.is_filtered
 
     def close(self) -> None:
         """Do nothing: there is nothing to close."""
@@ -225,4 +262,4 @@ class RecordingSwitch(_RecordingExecutor):
     """The recording executor of the switch role."""
 
     role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort, IvsPort})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, NativePort, VhostUserPort, IvsPort})

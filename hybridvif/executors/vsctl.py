@@ -15,15 +15,15 @@ from typing import Any, ClassVar
 from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.command import Finished, Program, lines_of
-from hybridvif.executors.command_lines import bridge_words, switch_words
+from hybridvif.executors.command_lines import bridge_words, replace_words, switch_words
 from hybridvif.executors.ovs_rows import IDS, Operation, Snapshot
 from hybridvif.executors.side_effects import side_effects_of
 from hybridvif.executors.sockets import numeric, tls_files
 from hybridvif.model.names import key_of
-from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
+from hybridvif.model.parts import NativePort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Create, Delete, Observed, Step, Update, changes_of
+from hybridvif.model.state import Create, Delete, Observed, Replace, Step, Update, changes_of, names_of_step
 
 _ROWS_CHANGED = (
     "constraint violation",
@@ -40,7 +40,7 @@ class VsctlExecutor:
     """Ports of Open vSwitch through ovs-vsctl."""
 
     role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, NativePort, VhostUserPort})
     programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
     atomic: ClassVar[bool] = True
 
@@ -62,7 +62,7 @@ class VsctlExecutor:
             return [error.outcome_of(step) for step in steps]
 
     def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        snapshot = self._snapshot({step.part.name for step in steps}, deadline)
+        snapshot = self._snapshot({name for step in steps for name in names_of_step(step)}, deadline)
         rejected = rejected_transaction(ovs_rows.observed(snapshot, self._settings.vhost_socket_dir).state, steps)
         if rejected:
             return rejected
@@ -70,6 +70,9 @@ class VsctlExecutor:
         ovs_rows.require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
         words = [word for name, kind in effects.bridges_to_create.items() for word in bridge_words(name, kind)]
         for step in steps:
+            if isinstance(step, Replace):
+                words += replace_words(step, snapshot.rows[step.before.name], effects.carried[step.before.name])
+                continue
             qos = effects.qos.get(step.part.name, ())
             words += switch_words(_as_found(step, snapshot), qos, self._settings.vhost_socket_dir)
         words += [word for name in effects.bridges_to_remove for word in ("--", "del-br", name)]
@@ -144,19 +147,19 @@ class VsctlExecutor:
         return self._vsctl.run([f"--timeout={seconds}", *connection, *options, *words], deadline)
 
 
-def _query_words(table: str, where: Sequence[Any], columns: Sequence[str], **_: Any) -> list[str]:
-    """Return the words of a query."""
-    given = f"--columns={','.join(columns)}"
+def _query_words(table: str, where: Sequence[Any], columns: Sequence[str] = (), **_: Any) -> list[str]:
+    """Return the words of a query. columns: none for all."""
+    given = [f"--columns={','.join(columns)}"] if columns else []
     match where:
         case [["name", "==", name]] | [["_uuid", "==", ["uuid", name]]]:
-            return ["--", "--if-exists", given, "list", table, name]
+            return ["--", "--if-exists", *given, "list", table, name]
         case [["external_ids", "includes", ["map", [[key, value]]]]]:
-            return ["--", given, "find", table, f"external_ids:{key}={json.dumps(value)}"]
+            return ["--", *given, "find", table, f"external_ids:{key}={json.dumps(value)}"]
         case [[column, "!=", ["set", []]]]:
-            return ["--", given, "find", table, f"{column}!=[]"]
+            return ["--", *given, "find", table, f"{column}!=[]"]
         case [[column, "==", str(value)]]:
-            return ["--", given, "find", table, f"{column}={value}"]
-    return ["--", given, "list", table]
+            return ["--", *given, "find", table, f"{column}={value}"]
+    return ["--", *given, "list", table]
 
 
 def _as_found(step: Step, snapshot: Snapshot) -> Step:

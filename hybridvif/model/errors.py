@@ -12,7 +12,8 @@ HybridVifError
     |-- NameCollision          the parts belong to another port with the same first 11 characters
     |-- Conflict               a foreign object has the name of a part, or holds one
     |-- BridgeNotAllowed       this host must not plug into that bridge
-    '-- PortRunning            a running VM uses the port, and unplug was not forced
+    |-- PortRunning            a running VM uses the port, and unplug was not forced
+    '-- Unfiltered             nothing would filter the packets of a converted port
 """
 
 from __future__ import annotations
@@ -152,7 +153,13 @@ class PortRunning(Refused):
     code = "port-running"
 
 
+class Unfiltered(Refused):
+    """Nothing would filter the packets of the VM after the conversion of its port."""
+
+    code = "unfiltered"
+
+
 REFUSALS: dict[str, type[Refused]] = {
-    cls.code: cls for cls in (Refused, NameCollision, Conflict, BridgeNotAllowed, PortRunning)
+    cls.code: cls for cls in (Refused, NameCollision, Conflict, BridgeNotAllowed, PortRunning, Unfiltered)
 }
 """Refusals by code, to turn data back into exceptions."""

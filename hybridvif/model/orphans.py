@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, key_of, names_of_key
-from hybridvif.model.parts import ManagedTap, OvsPort, Tap
+from hybridvif.model.parts import ManagedTap, NativePort, OvsPort, Tap
 from hybridvif.model.planner import aliases_in, plan
 from hybridvif.model.state import NOTHING, Facts, HostState, Observed, owners_of
 
@@ -91,6 +91,9 @@ def _is_incomplete(state: HostState, names: PortNames) -> bool:
     if names.vhost_user in state.ports:
         # No fact shows if a VM uses the socket.
         return False
+    if isinstance(state.ports.get(names.tap), NativePort):
+        # The tap of libvirt goes with its VM. libvirt does not delete the row of a port that it plugged as hybrid.
+        return names.tap not in state.links
     exists = (names.bridge in state.links, names.bridge_end in state.links, names.switch_end in state.ports)
     return not all(exists) and (any(exists) or isinstance(state.links.get(names.tap), ManagedTap))
 

@@ -1,4 +1,4 @@
-"""Parts and their attributes: seven kinds, and ForeignObject for an object that only has one of our names.
+"""Parts and their attributes: eight kinds, and ForeignObject for an object that only has one of our names.
 
 A part holds the attributes that hybridvif sets. Nothing else is compared or changed: the VLAN tag belongs to Neutron's
 agent, and most attributes of a tap to libvirt. Each attribute declares its legal values and its reason. An observed
@@ -49,6 +49,8 @@ HOST_IP_OFF = "off"
 """host_ip of a device without IP: the host does not receive, answer or route. The only value that is written."""
 OPEN = "open"
 """bridge_port of a member that exchanges every packet with its bridge, once. The only value that is written."""
+CONVERTING = "yes"
+"""converting of a row while its port is converted from a hybrid port to a native one, or back."""
 ROOT, ANYBODY = 0, -1
 """Owners of a tap: the uid of root, and no owner. Without an owner every local user may attach."""
 MAX_AGEING = 360_000_000
@@ -271,6 +273,15 @@ class OvsPort(Part):
         ),
     ] = ""
     """external_ids:bridge_name: the trunk bridge. "" on any other bridge."""
+    converting: Annotated[
+        str,
+        attribute(
+            one_of("", CONVERTING),
+            "only during a conversion: marks an interrupted one, and a requested OpenFlow port number",
+            label="hybridvif-converting",
+        ),
+    ] = ""
+    """external_ids:hybridvif-converting: "" or CONVERTING. Interface.ofport_request is cleared with it."""
     type: Annotated[
         str,
         attribute(
@@ -331,6 +342,24 @@ class OvsPort(Part):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class NativePort(OvsPort):
+    """The OVSDB rows of a converted port, whose tap is a port of the switch itself. It has the name of the tap.
+
+    A row without our own key comes from libvirt or os-vif. It is no NativePort.
+    """
+
+    kind: ClassVar[str] = "native-port"
+    port_id: Annotated[
+        str,
+        attribute(
+            own_port_id,
+            "hybridvif's own key marks the port as converted, so that its VM is not cut off by a later plug",
+            label="hybridvif-port-id",
+        ),
+    ]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class VhostUserPort(OvsPort):
     """The OVSDB rows of a port that the VM reaches through a socket, named vhu. It has no device.
 
@@ -387,12 +416,12 @@ class ForeignPort(ForeignObject):
 Link = Bridge | Veth | Tap | ManagedTap | ForeignObject
 Member = Veth | Tap | ManagedTap
 """Member of a Linux bridge."""
-SwitchPort = OvsPort | VhostUserPort | IvsPort | ForeignPort
+SwitchPort = OvsPort | NativePort | VhostUserPort | IvsPort | ForeignPort
 
 P = TypeVar("P", bound=Part)
 PARTS: tuple[type[Part], ...] = (
     *(Bridge, Veth, Tap, ManagedTap),
-    *(OvsPort, VhostUserPort, IvsPort),
+    *(OvsPort, NativePort, VhostUserPort, IvsPort),
     *(ForeignObject, ForeignPort),
 )
 

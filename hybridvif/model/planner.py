@@ -6,6 +6,8 @@ without its execution. rollback: the plan to the first observed state.
 Order:
 - Plug creates the links first and the switch port last. So ovs-vswitchd and Neutron's agent never see half a port.
 - Unplug deletes the switch port first. So ovs-vswitchd never holds a deleted device.
+- A conversion replaces the row: to native before the links are deleted, to hybrid after they are created
+  (conversion.py).
 - A row that stays while its veth pair is recreated is a placeholder meanwhile. Otherwise ovs-vswitchd would keep the
   old device, and no packet would pass.
 """
@@ -15,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import replace
 
+from hybridvif.model.conversion import as_native, conversion_steps, is_converting, native_row, replacement
 from hybridvif.model.errors import Conflict, NameCollision
 from hybridvif.model.names import MAX_TAP_MTU, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
@@ -23,6 +26,7 @@ from hybridvif.model.parts import (
     Bridge,
     ForeignObject,
     ManagedTap,
+    NativePort,
     OvsPort,
     Part,
     Tap,
@@ -50,9 +54,15 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
         # The fast path: most ports are in sync.
         return ()
     draft = _Draft(observed)
+    rows = replacement(observed, desired)
+    if rows and isinstance(rows[1], NativePort):
+        _replace_row(draft, *rows)
     _clear_switch(draft, desired)
     _delete_links(draft, desired)
     _create_links(draft, desired)
+    if rows and isinstance(rows[0], NativePort):
+        _replace_row(draft, *rows)
+        _create_links(draft, desired)
     _create_switch_port(draft, desired)
     return tuple(draft.steps)
 
@@ -82,8 +92,14 @@ def _with_existing_mtu_request(observed: HostState, desired: HostState) -> HostS
     return desired
 
 
-def goal_for(observed: HostState, desired: HostState, names: PortNames) -> HostState:
-    """Return the goal of a plug on this host: the desired state, and the existing parts that may stay."""
+def goal_for(observed: HostState, desired: HostState, names: PortNames, *, stays_native: bool = False) -> HostState:
+    """Return the goal of a plug on this host: the desired state, and the existing parts that may stay.
+
+    stays_native: a converted port stays one, because a VM runs on it.
+    """
+    native = native_row(observed)
+    if stays_native and native is not None and names.switch_end in desired.ports:
+        return as_native(desired, native.port_id, observed)
     return _with_existing_mtu_request(observed, with_existing_tap(observed, desired, names))
 
 
@@ -98,6 +114,8 @@ class _Draft:
     def __init__(self, state: HostState) -> None:
         self.state = state
         self.steps: list[Step] = []
+        self.is_converting = native_row(state) is not None or is_converting(state)
+        """True if the tap may be outside of its bridge because of a conversion."""
 
     def add(self, step: Step) -> None:
         self.state = simulate(self.state, step)
@@ -121,9 +139,17 @@ def _check_not_foreign(part: Part) -> None:
         )
 
 
+def _replace_row(draft: _Draft, before: OvsPort, after: OvsPort) -> None:
+    for step in conversion_steps(draft.state, before, after):
+        draft.add(step)
+
+
 def _clear_switch(draft: _Draft, desired: HostState) -> None:
+    is_replaced_later = replacement(draft.state, desired) is not None
     for name, port in sorted(draft.state.ports.items()):
         wanted = desired.ports.get(name)
+        if is_replaced_later and type(port) in (OvsPort, NativePort):
+            continue
         if type(wanted) is not type(port):
             draft.add(Delete(port))
         elif isinstance(port, OvsPort) and isinstance(wanted, OvsPort):
@@ -168,6 +194,9 @@ def _create_links(draft: _Draft, desired: HostState) -> None:
         if isinstance(link, Veth):
             _reattach_tap(draft, link)
         found = draft.state.links.get(link.name)
+        if isinstance(found, ManagedTap) and link.name in draft.state.ports and link.name not in desired.ports:
+            # The switch holds it until the row is replaced.
+            continue
         if not isinstance(link, Tap) and not (isinstance(link, ManagedTap) and isinstance(found, Tap)):
             # A tap of libvirt is used unchanged.
             draft.create_or_update(found, link)
@@ -181,7 +210,9 @@ def _reattach_tap(draft: _Draft, veth: Veth) -> None:
     """
     found = draft.state.links.get(veth.name)
     tap = draft.state.links.get(names_of_key(key_of(veth.name) or "").tap)
-    in_place = isinstance(found, Veth) and found.master == veth.master
+    in_place = isinstance(found, Veth) and found.master == veth.master and not draft.is_converting
+    if isinstance(tap, Tap) and tap.name in draft.state.ports:
+        return
     if isinstance(tap, Tap) and tap.master == "" and veth.master and not in_place:
         draft.add(Update(tap, replace(tap, master=veth.master)))
 

@@ -1,4 +1,4 @@
-"""The state of a host, and the steps that change it: Create, Update and Delete.
+"""The state of a host, and the steps that change it: Create, Update, Delete and Replace.
 
 A state holds parts, with facts observed beside them. No plan uses or writes a fact. simulate() is the specification of
 every executor. An Update writes only the attributes that differ. So two tools that repair different attributes do not
@@ -16,12 +16,14 @@ from typing import Any, NamedTuple
 from hybridvif.model.errors import Conflict, shown
 from hybridvif.model.names import PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
+    CONVERTING,
     OPEN,
     Bridge,
     ForeignObject,
     Link,
     ManagedTap,
     Member,
+    NativePort,
     OvsPort,
     Part,
     Role,
@@ -73,8 +75,9 @@ class HostState(_Frozen):
 
     def of(self, names: PortNames) -> HostState:
         """Return the parts of one port."""
-        # A switch port named tap does not belong to a hybrid port. It is plugged directly into the switch.
-        ends = (names.switch_end, names.vhost_user)
+        # Without our own key, a switch port named tap is not ours. It is plugged directly into the switch.
+        native = (names.tap,) if isinstance(self.ports.get(names.tap), NativePort) else ()
+        ends = (names.switch_end, names.vhost_user, *native)
         links, ports = self.links, self.ports
         return HostState(
             {name: links[name] for name in names if name in links},
@@ -233,12 +236,33 @@ class Delete:
     part: Part
 
 
-Step = Create | Update | Delete
+@dataclass(frozen=True, slots=True)
+class Replace:
+    """Replace the row of a port by one of another name, in one transaction.
+
+    The VLAN tag, the OpenFlow port number, QoS and all that others wrote into the row go on with the new one.
+    """
+
+    before: OvsPort
+    after: OvsPort
+
+    @property
+    def part(self) -> OvsPort:
+        """The part after the step."""
+        return self.after
+
+
+Step = Create | Update | Delete | Replace
 
 
 def role_of(step: Step) -> Role:
     """Return the role of the executor that executes the step."""
     return step.part.role
+
+
+def names_of_step(step: Step) -> tuple[str, ...]:
+    """Return the names of the parts that a step changes."""
+    return (step.before.name, step.after.name) if isinstance(step, Replace) else (step.part.name,)
 
 
 def changes_of(step: Update) -> dict[str, object]:
@@ -260,13 +284,15 @@ def objection(state: HostState, step: Step) -> Objection | None:
 
     The deletion of a missing part may run.
     """
-    if isinstance(step, Create) and isinstance(step.part, Tap | ForeignObject):
+    if isinstance(step, Create) and isinstance(step.part, Tap | ForeignObject | NativePort):
         return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
     against = _objection_to_name(step.part)
     if against:
         return against
     if isinstance(step, Delete) and isinstance(step.part, Tap):
         return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
+    if isinstance(step, Replace):
+        return _objection_to_replace(state, step)
     found = _found(state, step.part)
     if isinstance(step, Create):
         return _objection_to_create(state, step.part, found)
@@ -293,6 +319,11 @@ def simulate(state: HostState, step: Step) -> HostState:
             return state.with_parts(_as_new_member(as_observed(part)))
         case Update(before, OvsPort() as after):
             return state.with_parts(_updated_port(state, before, after))
+        case Replace(before, after):
+            state = state.without(before)
+            if isinstance(before, NativePort):
+                state = _out_of_switch(state, before.name)
+            return state.with_parts(replace(after, realized=_can_be_accepted(state, after)))
         case Update():
             changes = changes_of(step)
             updated: Part = replace(_found(state, step.part), **changes)  # type: ignore[type-var, assignment]
@@ -369,8 +400,29 @@ def _objection_to_kind(part: Part, found: Part) -> Objection | None:
     return None
 
 
-def _objection_to_owner(step: Update | Delete, found: Part) -> Objection | None:
-    known = owners_of(step.part) | (owners_of(step.before) if isinstance(step, Update) else set())
+_CARRIED = ("bridge", "iface_id", "iface_status", "attached_mac", "vm_uuid", "bridge_name", "type")
+"""Attributes that a new row takes over from the one that it replaces."""
+
+
+def _objection_to_replace(state: HostState, step: Replace) -> Objection | None:
+    before, after, found = step.before, step.after, _found(state, step.before)
+    if {type(before), type(after)} != {OvsPort, NativePort} or key_of(before.name) != key_of(after.name):
+        return Objection(f"{before.name} is not replaced by {with_article(after.kind)} {after.name[:32]}", retry=False)
+    if found is None or is_there(state, after):
+        changed = f"{before.name} has vanished" if found is None else f"{after.name} has appeared"
+        return Objection(f"{changed} since the host was observed", retry=True)
+    against = _objection_to_kind(before, found) or _objection_to_owner(step, found)
+    if against is None and (
+        not isinstance(found, OvsPort)
+        or any(getattr(found, name) != getattr(after, name) for name in _CARRIED)
+        or (found.converting, after.converting) != (CONVERTING, CONVERTING)
+    ):
+        return Objection(f"{before.name} has changed since it was observed", retry=True)
+    return against
+
+
+def _objection_to_owner(step: Update | Delete | Replace, found: Part) -> Objection | None:
+    known = owners_of(step.part) | (set() if isinstance(step, Delete) else owners_of(step.before))
     foreign = sorted(owners_of(found) - known)
     # The observed row may have had any iface-id. Only a change of owner since then is refused.
     if foreign:
@@ -403,10 +455,21 @@ def _as_new_member(part: Part) -> Part:
     return replace(part, bridge_port=OPEN if part.master else None)
 
 
+def _out_of_switch(state: HostState, name: str) -> HostState:
+    """Return the state in which the kernel's datapath has released a tap, whose master it was."""
+    tap = state.links.get(name)
+    is_member = isinstance(tap, Tap | ManagedTap) and isinstance(state.links.get(tap.master), Bridge)
+    if not isinstance(tap, Tap | ManagedTap) or is_member:
+        return state
+    return state.with_parts(replace(tap, master=""))
+
+
 def _can_be_accepted(state: HostState, port: OvsPort) -> bool:
     if isinstance(port, VhostUserPort):
         # It has no device that could be missing.
         return True
+    if isinstance(port, NativePort):
+        return port.type == "" and isinstance(state.links.get(port.name), Tap | ManagedTap)
     return port.type == "" and any(isinstance(link, Veth) and link.peer == port.name for link in state.links.values())
 
 
@@ -424,8 +487,10 @@ def _without(state: HostState, part: Part) -> HostState:
         case Bridge(name=name):
             members = [link for link in state.links.values() if isinstance(link, Member) and link.master == name]
             state = state.with_parts(*(_as_new_member(replace(member, master="")) for member in members))
-        case Veth(peer=peer):
-            row = state.ports.get(peer)
+        case Veth(peer=name) | ManagedTap(name=name):
+            row = state.ports.get(name)
             if isinstance(row, OvsPort):
                 state = state.with_parts(replace(row, realized=False))
+        case NativePort(name=name):
+            state = _out_of_switch(state, name)
     return state.without(part)

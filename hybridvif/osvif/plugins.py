@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 import threading
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -21,8 +22,10 @@ from vif_plug_ovs.ovs import OvsPlugin
 from hybridvif.client.host import Host, connect
 from hybridvif.engine import config, converge
 from hybridvif.engine.config import set_in_files
-from hybridvif.model.errors import InvalidInput, Refused
+from hybridvif.engine.goals import goal_for_unplug
+from hybridvif.model.errors import InvalidInput, Refused, UnplugFailed
 from hybridvif.model.names import names_of
+from hybridvif.model.report import error_of
 from hybridvif.model.settings import Settings
 from hybridvif.osvif.translation import checked_names, objection, port_of
 
@@ -45,19 +48,27 @@ class HybridPath:
     def plug(self, vif: Any, instance_info: Any) -> None:
         """Plug a VIF. Raises HybridVifError with the report for a hybrid port; for others, as the plugin."""
         if self._serves(vif):
-            converge.plug(port_of(vif, instance_info, self._set_options), self._connected())
+            report = converge.plug(port_of(vif, instance_info, self._set_options), self._connected())
+            if report.reason:
+                LOG.info("%s", report.reason)
         else:
             super().plug(vif, instance_info)  # type: ignore[misc]
 
     def unplug(self, vif: Any, instance_info: Any) -> None:
-        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach. Raises as plug()."""
+        """Unplug a VIF, by default even if its VM runs: Nova also unplugs after a failed detach. Raises as plug().
+
+        A converted port is not unplugged while its VM runs: Nova may still take it for a hybrid port.
+        """
         if not self._serves(vif):
             super().unplug(vif, instance_info)  # type: ignore[misc]
             return
         checked_names(vif)
         host = self._connected()
         force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
-        converge.unplug(vif.id, host, force=force)
+        goal = replace(goal_for_unplug(vif.id, force=force), spare_native=True)
+        (report,) = converge.converge([goal], host)
+        if not report.ok:
+            raise error_of(report, UnplugFailed)
 
     def _serves(self, vif: Any) -> bool:
         """Return True if hybridvif plugs this VIF."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
+from hybridvif.model.conversion import KERNEL_DATAPATH
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.model.parts import (
@@ -26,6 +27,7 @@ from hybridvif.model.parts import (
     IvsPort,
     ManagedTap,
     Member,
+    NativePort,
     OvsPort,
     Part,
     Role,
@@ -40,7 +42,19 @@ from hybridvif.model.parts import (
 from hybridvif.model.planner import check_ownership, plan as make_plan
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, Create, Delete, HostState, Step, Update, changes_of, owners_of, unfiltered
+from hybridvif.model.state import (
+    NOTHING,
+    Create,
+    Delete,
+    HostState,
+    Replace,
+    Step,
+    Update,
+    changes_of,
+    names_of_step,
+    owners_of,
+    unfiltered,
+)
 
 LOG = logging.getLogger(__name__)
 Plan = Sequence[Step]
@@ -99,7 +113,7 @@ class Case:
 
     def found_by(self, step: Step) -> Part | None:
         """Return the part of a step as it was found."""
-        return (self.own.ports if step.part.role is Role.SWITCH else self.own.links).get(step.part.name)
+        return (self.own.ports if step.part.role is Role.SWITCH else self.own.links).get(names_of_step(step)[0])
 
 
 # -- the two passes ----------------------------------------------------------------------------------------------------
@@ -114,7 +128,10 @@ def permit_names(names: Iterable[str] | None) -> None:
 
 def permit_plans(plans: Sequence[Plan], settings: Settings) -> None:
     """Refuse a request with a plan that breaks a rule by itself. Raises Refused."""
-    rules = (foreign_name, vm_tap, foreign_master, invalid_values, unfiltered_bridge, other_bridge, missing_isolation)
+    rules = (
+        *(foreign_name, vm_tap, foreign_master, tap_out_of_bridge, invalid_values),
+        *(unfiltered_bridge, other_bridge, missing_isolation),
+    )
     seen: set[str] = set()
     for plan in filter(None, plans):
         case = Case(plan, settings)
@@ -131,7 +148,7 @@ def permit_found(plan: Plan, found: HostState, settings: Settings) -> None:
     """Refuse a plan that the host forbids. found: the parts of all ports. Raises Refused."""
     if plan:
         case = Case(plan, settings, found)
-        _refuse_by((device_with_row, link_in_switch, row_without_tag, row_out_of_trunk, tap_without_tag), case)
+        _refuse_by(_RULES_OF_HOST, case)
         refuse_other_owner(case)
 
 
@@ -167,6 +184,7 @@ _NAME_OF: Mapping[type[Part], Callable[[PortNames], str]] = {
     Tap: attrgetter("tap"),
     ManagedTap: attrgetter("tap"),
     OvsPort: attrgetter("switch_end"),
+    NativePort: attrgetter("tap"),
     VhostUserPort: attrgetter("vhost_user"),
     IvsPort: attrgetter("switch_end"),
 }
@@ -174,7 +192,7 @@ _NAME_OF: Mapping[type[Part], Callable[[PortNames], str]] = {
 
 def foreign_name(step: Step, case: Case) -> str | None:
     """Refuse a part whose name does not fit its kind, and a veth pair with another peer."""
-    for part in (step.before, step.after) if isinstance(step, Update) else (step.part,):
+    for part in (step.before, step.after) if isinstance(step, Update | Replace) else (step.part,):
         name_of = _NAME_OF.get(type(part))
         if name_of is None or part.name != name_of(case.names):
             return f"{with_article(part.kind)} cannot be named {part.name}"
@@ -184,9 +202,11 @@ def foreign_name(step: Step, case: Case) -> str | None:
 
 
 def vm_tap(step: Step, _: Case) -> str | None:
-    """Refuse to create or delete the VM's own tap."""
+    """Refuse to create or delete the VM's own tap, and to plug it into the switch but by a conversion."""
     if isinstance(step.part, Tap) and not isinstance(step, Update):
         return f"{step.part.name} is the VM's device, which is neither made nor deleted here"
+    if isinstance(step, Create) and isinstance(step.part, NativePort):
+        return f"{step.part.name} is not plugged into the switch; only a hybrid port is converted"
     return None
 
 
@@ -195,6 +215,14 @@ def foreign_master(step: Step, case: Case) -> str | None:
     before = step.before if isinstance(step, Update) else None
     if isinstance(before, Member) and before.master not in ("", case.names.bridge):
         return f"{before.name} is not taken out of {before.master[:32]!r}, which is not its bridge"
+    return None
+
+
+def tap_out_of_bridge(step: Step, case: Case) -> str | None:
+    """Refuse to take the VM's own tap out of its bridge, unless the same plan converts the port."""
+    leaves = isinstance(step, Update) and isinstance(step.after, Tap) and not step.after.master
+    if leaves and not any(isinstance(other, Replace) for other in case.plan):
+        return f"{step.part.name} is the VM's device, which leaves its bridge in a conversion only"
     return None
 
 
@@ -214,6 +242,11 @@ def invalid_values(step: Step, _: Case) -> str | None:
         # The kernel gives a device that grows its IPv6 settings back, so the executor writes them again.
         regained = [name for name in attributes_of(type(after)) if getattr(step.before, name) is None]
         invalid = invalid_attributes(after, written | {name: getattr(after, name) for name in regained})
+    elif isinstance(step, Replace):
+        # All else is carried over, as it was found.
+        invalid = invalid_attributes(
+            step.after, {name: getattr(step.after, name) for name in ("port_id", "converting")}
+        )
     return f"{step.part.name} may not be given that {', '.join(invalid)}" if invalid else None
 
 
@@ -267,13 +300,15 @@ def stated_owner(plan: Plan) -> str:
     stated: set[str] = set()
     found: set[str] = set()
     for step in plan:
-        before = step.before if isinstance(step, Update) else step.part
+        before = step.before if isinstance(step, Update | Replace) else step.part
         if not isinstance(step.part, OvsPort):
             stated |= owners_of(before) | owners_of(step.part)
             continue
         if not isinstance(step, Create):
             found |= owners_of(before)
-        if isinstance(step, Create) or (isinstance(step, Update) and {"iface_id", "port_id"} & changes_of(step).keys()):
+        if isinstance(step, Create | Replace) or (
+            isinstance(step, Update) and {"iface_id", "port_id"} & changes_of(step).keys()
+        ):
             # A foreign iface-id therefore requires our key, which states the owner.
             stated |= owners_of(step.part)
     owners = stated or {owner for owner in found if owner[:KEY_LENGTH] == key_of(plan[0].part.name)}
@@ -316,6 +351,11 @@ def link_in_switch(step: Step, case: Case) -> str | None:
             )
     tap = case.names.tap
     joins = isinstance(step, Update) and isinstance(step.part, Member) and changes_of(step).get("master")
+    if isinstance(row := case.own.ports.get(tap), NativePort) and any(
+        isinstance(other, Replace | Delete) and case.found_by(other) is row for other in case.plan
+    ):
+        # The same plan takes it out of the switch.
+        return None
     if tap in case.found.ports and (isinstance(step, Create) or joins):
         return (
             f"{tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
@@ -362,6 +402,23 @@ def tap_without_tag(step: Step, case: Case) -> str | None:
     return None
 
 
+def foreign_conversion(step: Step, case: Case) -> str | None:
+    """Refuse to convert a port unless its row bears its id, on an allowed bridge, and no other bridge has its tap."""
+    if not isinstance(step, Replace):
+        return None
+    row, tap = case.found_by(step), case.own.links.get(case.names.tap)
+    if not isinstance(row, OvsPort) or type(row) is not type(step.before) or owners_of(row) != {case.owner}:
+        return f"{step.before.name} is no row with the id of port {case.owner or 'of the plan'}, so it is not converted"
+    if not case.settings.allows(row.bridge):
+        return f"{row.name} is on {row.bridge}, which is not in [hybridvif] integration_bridges, so it is not converted"
+    if tap is None and isinstance(row, NativePort):
+        # The VM is gone, and another plugs the port.
+        return None
+    if not isinstance(tap, Tap | ManagedTap) or tap.master not in ("", case.names.bridge, KERNEL_DATAPATH):
+        return f"{case.names.tap} is not a tap of this port, or in a foreign bridge, so the port is not converted"
+    return None
+
+
 def refuse_other_owner(case: Case) -> None:
     """Refuse to change parts of another port, foreign objects, and devices in a foreign bridge. Raises Refused."""
     if _has_tag_on_every_part(case):
@@ -378,6 +435,12 @@ def refuse_other_owner(case: Case) -> None:
         )
     # The planner refuses foreign objects, and devices that a foreign bridge holds.
     make_plan(case.own, NOTHING)
+
+
+_RULES_OF_HOST: Sequence[Rule] = (
+    *(device_with_row, link_in_switch, row_without_tag, row_out_of_trunk, tap_without_tag),
+    foreign_conversion,
+)
 
 
 def _has_tag_on_every_part(case: Case) -> bool:

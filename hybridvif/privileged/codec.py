@@ -13,10 +13,10 @@ from operator import attrgetter
 from typing import Any
 
 from hybridvif.model.errors import Refused, bounded, escaped
-from hybridvif.model.parts import PARTS, Part
+from hybridvif.model.parts import PARTS, OvsPort, Part
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES
-from hybridvif.model.state import Create, Delete, Facts, HostState, LinkFact, Observed, PortFact, Step, Update
+from hybridvif.model.state import Create, Delete, Facts, HostState, LinkFact, Observed, PortFact, Replace, Step, Update
 
 MAX_PLANS, MAX_STEPS, MAX_TEXT = 512, 16, 65_536
 """The limits of a request: plans, steps per plan, and characters per text, which another tool may have written."""
@@ -69,6 +69,8 @@ def _encode_step(step: Step) -> list[Any]:
             return ["create", encode_part(part)]
         case Update(before, after):
             return ["update", encode_part(before), encode_part(after)]
+        case Replace(before, after):
+            return ["replace", encode_part(before), encode_part(after)]
     return ["delete", encode_part(step.part)]
 
 
@@ -81,9 +83,14 @@ def _decode_step(value: object) -> Step:
             if type(old) is not type(new) or old.name != new.name:
                 raise Refused("refused: an update is not of one part")
             return Update(old, new)
+        case ("replace", before, after):
+            old, new = decode_part(before), decode_part(after)
+            if not isinstance(old, OvsPort) or not isinstance(new, OvsPort):
+                raise Refused("refused: a replace is not of two rows")
+            return Replace(old, new)
         case ("delete", part):
             return Delete(decode_part(part))
-    raise Refused("refused: a step is none of create, update, delete")
+    raise Refused("refused: a step is none of create, update, delete, replace")
 
 
 def encode_part(part: Part) -> list[Any]:

@@ -23,7 +23,7 @@ from hybridvif.model.errors import ConfigurationError, HybridVifError, Precondit
 from hybridvif.model.parts import Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Delete, Step, role_of
+from hybridvif.model.state import Delete, Replace, Step, names_of_step, role_of
 
 LOG = logging.getLogger(__name__)
 ROLE_ORDER = (Role.SWITCH, Role.LINK)
@@ -41,6 +41,7 @@ class PlanProgress:
 
     def __init__(self, plan: Sequence[Step]) -> None:
         self.waiting: Numbered = list(enumerate(plan))
+        self._converts = any(isinstance(step, Replace) for step in plan)
         self._outcomes: dict[int, Outcome] = {}
 
     def take(self, role: Role) -> Numbered:
@@ -48,21 +49,28 @@ class PlanProgress:
 
         ovs-vswitchd does not notice a row that becomes a placeholder and is restored in one transaction.
         """
-        names: set[str] = set()
+        names, count = set[str](), 0
         for _, step in self.waiting:
-            if role_of(step) is not role or step.part.name in names:
+            if role_of(step) is not role or names.intersection(names_of_step(step)):
                 break
-            names.add(step.part.name)
-        taken, self.waiting = self.waiting[: len(names)], self.waiting[len(names) :]
+            names.update(names_of_step(step))
+            count += 1
+        taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
 
     def record(self, taken: Numbered, outcomes: Sequence[Outcome]) -> None:
-        """Store outcomes. After a failure skip all steps but deletes; after a lost response skip all steps."""
+        """Store outcomes. After a failure skip all steps but deletes; after a lost response skip all steps.
+
+        A conversion also skips its deletes: the parts of the old path are needed to roll back. It does not go on to cut
+        the VM off while ovs-vswitchd is silent.
+        """
         self._outcomes |= {index: outcome for (index, _), outcome in zip(taken, outcomes, strict=True)}
         results = {outcome.result for outcome in outcomes}
-        if not results & {Result.UNKNOWN, *FAILURES}:
+        is_silent = Result.CONFIGURED in results and self._converts
+        is_silent = is_silent and any(isinstance(step, Replace | Delete) for _, step in self.waiting)
+        if not is_silent and not results & {Result.UNKNOWN, *FAILURES}:
             return
-        is_lost = Result.UNKNOWN in results
+        is_lost = Result.UNKNOWN in results or self._converts
         skipped = [(index, step) for index, step in self.waiting if is_lost or not isinstance(step, Delete)]
         self.waiting = [numbered for numbered in self.waiting if numbered not in skipped]
         reason = "not tried, since an earlier step of this port failed"

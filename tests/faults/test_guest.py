@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif import Port, PortRunning, check, plug, plug_all, unplug, unplug_all
+from hybridvif import Port, PortRunning, check, convert, plug, plug_all, unplug, unplug_all
 from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
-from tests.support.figures import FULL
+from tests.support.figures import FULL, note
 
 pytestmark = [pytest.mark.prove, pytest.mark.skipif(not FULL, reason="installs QEMU and libvirt, so at full size only")]
 
@@ -30,6 +30,7 @@ DOMAIN = """
     <controller type='usb' model='none'/>
     <interface type='bridge'>
       <mac address='{mac}'/><source bridge='{bridge}'/><target dev='{tap}'/><model type='virtio'/><mtu size='{mtu}'/>
+      <driver><host csum='off' gso='off' tso4='off' tso6='off'/><guest csum='off' tso4='off' tso6='off'/></driver>
     </interface>
     <serial type='file'><source path='{console}'/><target port='0'/></serial>
     <memballoon model='none'/>
@@ -138,3 +139,70 @@ def lost_while(lab: Lab, peer: Vm, port: Port) -> int:
         output = ping.communicate(timeout=60)[0]
     (sent, received) = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", output).groups())  # type: ignore[union-attr]
     return sent - received
+
+
+ECHO = """
+import socket, time
+with socket.create_connection(("10.0.0.1", 5000), 10) as connection:
+    print("connected", flush=True)
+    connection.settimeout(10)
+    for number in range(SENT):
+        connection.sendall(number.to_bytes(4, "big") * 25)
+        received = b""
+        while len(received) < 100:
+            part = connection.recv(100)
+            assert part, "the connection was closed"
+            received += part
+        assert received == number.to_bytes(4, "big") * 25
+        time.sleep(0.01)
+print("complete", flush=True)
+"""
+"""A client of the guest's echo server. An error ends it before "complete"."""
+
+
+def test_guest_goes_native_and_back_without_a_reset(lab: Lab, guest: Guest, port: Port) -> None:
+    other = make_port(2)
+    plug_all([port, other], lab.host)
+    lab.sh(f"ethtool -K {port.names.bridge_end} tx off")
+    with lab.vm(other, 2) as peer:
+        guest.start()
+        inside = ["nsenter", f"--net=/run/netns/{peer.namespace}"]
+        before = lab.row(port.names.switch_end)["ofport"]
+        echo = [*inside, "python3", "-c", ECHO.replace("SENT", "700")]
+        with lab.box.popen(echo, stdout=subprocess.PIPE) as stream:
+            assert stream.stdout is not None
+            assert stream.stdout.readline() == "connected\n"
+            lost = {}
+            for to, name in (("native", port.names.tap), ("hybrid", port.names.switch_end)):
+                with lab.box.popen([*inside, "ping", "-q", "-i", "0.01", "-c", "500", "10.0.0.1"], stdout=-1) as ping:
+                    assert until(lambda: "PING" in ping.stdout.readline())  # type: ignore[union-attr]
+                    assert convert(port.id, lab.host, to, unfiltered=True).ok
+                    output = ping.communicate(timeout=60)[0]
+                sent, received = map(int, re.search(r"(\d+) packets transmitted, (\d+) received", output).groups())  # type: ignore[union-attr]
+                assert lab.row(name)["ofport"] == before
+                lost[to] = sent - received
+                if to == "hybrid":
+                    lab.sh(f"ethtool -K {port.names.bridge_end} tx off")
+            assert stream.communicate(timeout=60)[0] == "complete\n"
+        note("conversion-guest", case="qemu", lost_to_native=lost["native"], lost_to_hybrid=lost["hybrid"])
+        assert sum(lost.values()) <= 5, lost
+        line = guest.virsh("domiflist", NAME).splitlines()[2].split()
+        assert line[0] == port.names.tap
+        guest.virsh("destroy", NAME)
+        assert until(lambda: port.names.tap not in lab.links())
+    assert all(report.ok for report in unplug_all([port.id, other.id], lab.host))
+
+
+def test_row_of_a_converted_guest_that_was_destroyed_is_unplugged(lab: Lab, guest: Guest, port: Port) -> None:
+    other = make_port(2)
+    plug_all([port, other], lab.host)
+    with lab.vm(other, 2):
+        guest.start()
+        convert(port.id, lab.host, unfiltered=True)
+        with pytest.raises(PortRunning):
+            unplug(port.id, lab.host)
+        guest.virsh("destroy", NAME)
+        assert until(lambda: port.names.tap not in lab.links())
+        assert lab.row(port.names.tap)
+        assert unplug(port.id, lab.host).changed
+        assert lab.row(port.names.tap) == {}

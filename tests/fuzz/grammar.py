@@ -116,6 +116,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "attached_mac": ((TEXT,), lambda key, value: value == "" or unicast(key, value)),
         "vm_uuid": ((TEXT,), any_id),
         "port_id": ((TEXT,), own_id),
+        "converting": ((TEXT,), one_of("", "yes")),
         "type": ((TEXT,), one_of("", "patch")),
         "realized": ((FLAG,), anything),
         "mtu_request": ((NUMBER, ABSENT), one_of(0, None)),
@@ -132,6 +133,7 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
         "attached_mac": ((TEXT,), lambda key, value: value == "" or unicast(key, value)),
         "vm_uuid": ((TEXT,), any_id),
         "port_id": ((TEXT,), own_id),
+        "converting": ((TEXT,), one_of("", "yes")),
         "type": ((TEXT,), one_of("dpdkvhostuser", "dpdkvhostuserclient")),
         "realized": ((FLAG,), anything),
         "isolated": ((FLAG,), anything),
@@ -145,11 +147,19 @@ FIELDS: Mapping[str, Mapping[str, Field]] = {
     "ForeignObject": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
     "ForeignPort": {"name": ((TEXT,), nothing), "what": ((TEXT,), nothing), "alias": ((TEXT,), nothing)},
 }
+FIELDS = {
+    **FIELDS,
+    "NativePort": {
+        **FIELDS["OvsPort"],
+        "name": ((TEXT,), lambda key, value: value == f"tap{key}"),
+        "port_id": ((TEXT,), lambda key, value: value != "" and own_id(key, value)),
+    },
+}
 BIRTH = {"multi_queue", "isolated", "qos_type", "datapath_type"}
 """Create-only attributes. They are repeated in a move to a bridge that may have to be created."""
-ROWS = {"OvsPort", "VhostUserPort"}
+ROWS = {"OvsPort", "NativePort", "VhostUserPort"}
 MADE = {"Bridge", "Veth", "ManagedTap", *ROWS, "IvsPort"}
-"""Parts that a plan creates and deletes. A tap that it did not create is only moved."""
+"""Parts that a plan creates and deletes. A tap that it did not create is only moved. A native row is not created."""
 
 
 # Well-formed requests.
@@ -177,6 +187,8 @@ def _is_step(step: Any) -> bool:
             return True
         case ("update", 3):
             return bool(step[1][0] == step[2][0] and step[1][1]["name"] == step[2][1]["name"])
+        case ("replace", 3):
+            return step[1][0] in ROWS and step[2][0] in ROWS
     return False
 
 
@@ -207,7 +219,9 @@ def may_be_done(plans: Any) -> bool:
     if len({min(map(str, each)) for each in keys}) != len(keys):
         return False
     return all(
-        _is_of_one_port(plan) and all(_may_be(step, str(key_of(step[1]))) for step in plan) for plan in plans if plan
+        _is_of_one_port(plan) and _tap_stays(plan) and all(_may_be(step, str(key_of(step[1]))) for step in plan)
+        for plan in plans
+        if plan
     )
 
 
@@ -225,12 +239,18 @@ def _is_of_one_port(plan: Any) -> bool:
         before = parts[0][1]
         if verb != "create":
             had.add(_owner_of(before))
-        if verb == "create" or any(values[name] != before[name] for name in ("iface_id", "port_id")):
+        if verb in ("create", "replace") or any(values[name] != before[name] for name in ("iface_id", "port_id")):
             aliases.add(_owner_of(values))
     key = str(key_of(plan[0][1]))
     aliases = {mark for mark in aliases if mark and UUID.match(mark)}
     owners = aliases or {mark for mark in had if mark and mark.startswith(key)}
     return len(owners) < 2 and all(mark.startswith(key) for mark in owners)
+
+
+def _tap_stays(plan: Any) -> bool:
+    """Return True if the VM's own tap leaves its bridge only in a plan that replaces the row of the port."""
+    leaves = any(step[0] == "update" and step[2][0] == "Tap" and step[2][1]["master"] == "" for step in plan)
+    return not leaves or any(step[0] == "replace" for step in plan)
 
 
 def _owner_of(row: Any) -> str | None:
@@ -247,8 +267,12 @@ def _may_be(step: Any, key: str) -> bool:
     verb, (kind, values) = step[0], step[-1]
     fields = FIELDS[kind]
     ours = all(fields[name][1](key, values[name]) for name in ("name", "peer") if name in fields)
-    if not ours or (verb != "update" and kind not in MADE):
+    if not ours or (verb != "update" and kind not in MADE) or (verb, kind) == ("create", "NativePort"):
         return False
+    if verb == "replace":
+        before, old = step[1]
+        names = FIELDS[before]["name"][1](key, old["name"])
+        return names and all(fields[name][1](key, values[name]) for name in ("port_id", "converting"))
     written = {} if verb == "delete" else values
     if verb == "update":
         before = step[1][1]

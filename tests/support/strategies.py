@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 
 from hypothesis import settings, strategies as st
 
+from hybridvif.model.conversion import as_native
 from hybridvif.model.names import (
     DATAPATH_TYPES,
     KEY_LENGTH,
@@ -31,6 +32,7 @@ from hybridvif.model.parts import (
     Bridge,
     IvsPort,
     ManagedTap,
+    NativePort,
     OvsPort,
     Part,
     Tap,
@@ -67,6 +69,8 @@ BRIDGE, VETH, ROW = the(Bridge, WIRING), the(Veth, WIRING), the(OvsPort, WIRING)
 VHOST_USER = the(VhostUserPort, desired_state(replace(PORT, vhostuser_mode="server")))
 """The row of the same port as a vhost-user port."""
 TAP = Tap(name=NAMES.tap, master=NAMES.bridge)
+NATIVE = the(NativePort, as_native(WIRING, PORT.id, WIRING))
+"""The row of the same port as a native port."""
 TAPPED = replace(PORT, create_tap=True)
 """The same port with a tap of ours."""
 MADE_TAP = the(ManagedTap, desired_state(TAPPED))
@@ -181,6 +185,7 @@ _DRIFT: dict[type[Part], dict[str, st.SearchStrategy[object]]] = {
         "vm_uuid": marks,
         "port_id": marks,
         "bridge_name": words | switch_bridges,
+        "converting": st.sampled_from(["", "yes"]) | words,
         "type": st.sampled_from(["", PLACEHOLDER_TYPE]),
         "mtu_request": st.sampled_from([None, 0]) | numbers,
     },
@@ -226,6 +231,11 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
         # It was a vhost-user port before, or another tool has added one.
         other = desired_state(replace(port, vhostuser_mode="client", **NO_LINKS))
         state = state.with_parts(as_observed(other.ports[names.vhost_user]))
+    if type(row) is OvsPort and draw(st.integers(0, 9)) == 9:
+        # It was converted, and possibly plugged again by another tool.
+        (native,) = as_native(HostState({}, {row.name: row}), port.id, HostState()).ports.values()
+        state = state if draw(st.booleans()) else state.without(row)
+        state = state.with_parts(replace(native, realized=draw(st.booleans())))
     tap = state.links.get(names.tap)
     if isinstance(tap, ManagedTap):
         state = state.with_parts(_in(draw(st.sampled_from(masters[::-1])), tap))

@@ -5,6 +5,7 @@ It is a second statement of what executors/ovsdb/transaction.py builds, and uses
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +18,16 @@ from hybridvif.model.settings import SOCKET_DIR
 _NOTHING = ["set", []]
 _READ = ("Open_vSwitch", "Bridge", "Port", "Interface", "QoS")
 _NEXT_CFG = ["next_cfg", "+=", 1]
+_ASSERTED = "asserted"
+"""Key of the conditions of a transaction, beside the tables of the rows that it makes."""
+_CARRIED = {
+    "Port": ("other_config", "external_ids", "cvlans", "protected"),
+    "Interface": (
+        *("other_config", "bfd", "lldp"),
+        *(f"ingress_policing_{unit}" for unit in ("rate", "burst", "kpkts_rate", "kpkts_burst")),
+    ),
+}
+"""Columns of others that a row may carry over from a row of ours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +68,7 @@ def _permit(operation: Operation, known: Known, made: dict[str, set[str]]) -> No
     if kind in ("select", "wait"):
         # They write nothing.
         _require(table in _READ, f"asks about {str(table)[:20]}")
+        _note_condition(operation, known, made)
         return
     if table == "Open_vSwitch":
         _permit_root(operation, known, made)
@@ -76,6 +88,15 @@ def _permit(operation: Operation, known: Known, made: dict[str, set[str]]) -> No
             _permit_change(operation, known)
         case _:
             raise _NotPermitted(f"holds {str(kind)[:20]!r}")
+
+
+def _note_condition(operation: Operation, known: Known, made: dict[str, set[str]]) -> None:
+    """Store the values that a row of ours must have for the transaction to take effect. Another row may carry them."""
+    match operation:
+        case {"op": "wait", "until": "==", "table": table, "where": [["_uuid", "==", ["uuid", uuid]]], "rows": [row]}:
+            if uuid in known.rows.get(table, ()):
+                asserted = made.setdefault(_ASSERTED, set())
+                asserted |= {json.dumps([table, column, value]) for column, value in row.items()}
 
 
 def _permit_root(operation: Operation, known: Known, made: Mapping[str, set[str]]) -> None:
@@ -115,7 +136,7 @@ def _permit_kind(table: Any, name: str, row: Mapping[str, Any], known: Known) ->
 
 def _permit_new_kind(name: str, row: Mapping[str, Any], known: Known) -> None:
     """Check the type and the MTU of an existing vhost-user port, which keeps the options of others."""
-    _require(row.keys() <= {"type", "mtu_request"}, "replaces the options of a vhost-user port")
+    _require(row.keys() <= {"type", "mtu_request", "ofport_request"}, "replaces the options of a vhost-user port")
     legal = options_by_type(name, known.socket_dir)
     _require("type" not in row or row["type"] in legal, "gives Interface.type a value of its own")
 
@@ -163,6 +184,9 @@ def _permit_change(operation: Operation, known: Known) -> None:
             if (table, changed) == ("Interface", "options"):
                 _permit_socket(name, verb, [kind, values], known)
                 continue
+            if (table, changed) == ("QoS", "external_ids"):
+                _require(_names_id(values), "changes QoS.external_ids that are not ours")
+                continue
             _require((table, changed) == ("Interface", "external_ids"), f"changes {table}.{changed}")
             keys = values if (verb, kind) == ("delete", "set") else [key for key, _ in values]
             _require((verb, kind) in (("delete", "set"), ("insert", "map")), "changes external_ids in a way of its own")
@@ -173,14 +197,33 @@ Rule = Callable[[Any, Mapping[str, Any], Mapping[str, Collection[str]]], bool]
 """Rule of a value: legal by its row and by the rows that the transaction creates."""
 
 
-def _is_port_of_ours(value: Any, _row: Any, _made: Any) -> bool:
+def _names_id(values: Any) -> bool:
+    """Return True if a mutation of a QoS row is about the id of its port only."""
+    return {value if isinstance(value, str) else value[0] for value in values} == {"id"}
+
+
+def _is_port_of_ours(value: Any, _row: Any, made: Any) -> bool:
     names = names_of_key(key_of(value) or "")
-    return key_of(value) is not None and value in (names.switch_end, names.vhost_user)
+    is_replacement = any(json.loads(text)[0] == "Port" for text in made.get(_ASSERTED, ()))
+    ours = (names.switch_end, names.vhost_user, *([names.tap] if is_replacement else []))
+    return key_of(value) is not None and value in ours
 
 
-def _are_ids_of_ours(value: Any, _row: Any, _made: Any) -> bool:
+def _are_ids_of_ours(value: Any, _row: Any, made: Any) -> bool:
     kind, pairs = value
-    return kind == "map" and {key for key, _ in pairs} <= set(IDS.values())
+    others = sorted(pair for pair in pairs if pair[0] not in IDS.values())
+    asserted = [json.loads(text) for text in made.get(_ASSERTED, ())]
+    known = [found[1] for table, column, found in asserted if (table, column) == ("Interface", "external_ids")]
+    carried = [sorted(pair for pair in found if pair[0] not in IDS.values()) for found in known]
+    return kind == "map" and (not others or others in carried)
+
+
+def _is_carried(table: str, column: str) -> Rule:
+    return lambda value, _row, made: json.dumps([table, column, value]) in made.get(_ASSERTED, ())
+
+
+def _either(*rules: Rule) -> Rule:
+    return lambda value, row, made: any(rule(value, row, made) for rule in rules)
 
 
 def _is_text(value: Any, _row: Any, _made: Any) -> bool:
@@ -210,12 +253,19 @@ def _are_ids_of_qos(value: Any, row: Mapping[str, Any], _made: Any) -> bool:
 _KIND: Mapping[str, Rule] = {"type": _is_text, "options": _is_map, "mtu_request": _is_mtu}
 """Rules by column. _permit_kind() checks the combinations and the names."""
 _ROWS: Mapping[str, Mapping[str, Rule]] = {
-    "Interface": {"name": _is_port_of_ours, "external_ids": _are_ids_of_ours, **_KIND},
+    "Interface": {
+        "name": _is_port_of_ours,
+        "external_ids": _are_ids_of_ours,
+        "ofport_request": lambda value, _row, made: type(value) is int and value > 0 and _ASSERTED in made,
+        **{column: _is_carried("Interface", column) for column in _CARRIED["Interface"]},
+        **_KIND,
+    },
     "Port": {
         "name": _is_port_of_ours,
         "interfaces": _is_made_here("Interface"),
-        "qos": _is_made_here("QoS"),
-        **{column: _is(value) for column, value in ISOLATION.items()},
+        **{column: _is_carried("Port", column) for column in _CARRIED["Port"]},
+        "qos": _either(_is_made_here("QoS"), _is_carried("Port", "qos")),
+        **{column: _either(_is(value), _is_carried("Port", column)) for column, value in ISOLATION.items()},
     },
     "QoS": {"type": lambda value, _row, _made: value in QOS_TYPES, "external_ids": _are_ids_of_qos},
 }
@@ -230,7 +280,10 @@ _BRIDGE_ROWS: Mapping[str, Mapping[str, Rule]] = {
     },
 }
 """And the rows of a bridge, whose name must be one that may be created."""
-_CHANGES: Mapping[str, Mapping[str, Rule]] = {"Interface": _KIND, "Port": {"qos": _is(_NOTHING)}}
+_CHANGES: Mapping[str, Mapping[str, Rule]] = {
+    "Interface": {**_KIND, "ofport_request": _is(_NOTHING)},
+    "Port": {"qos": _is(_NOTHING)},
+}
 """Rules for the new values of an existing row of ours."""
 
 

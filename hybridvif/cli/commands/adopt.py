@@ -18,6 +18,7 @@ from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost
+from hybridvif.model.conversion import native_row
 from hybridvif.model.parts import Bridge, Veth, VhostUserPort
 from hybridvif.model.port import Port
 from hybridvif.model.state import HostState, Observed, ownership_tags
@@ -72,7 +73,12 @@ def candidates(seen: Observed) -> tuple[list[Port], list[Mapping[str, str]]]:
 
 
 def is_tagged(state: HostState, port_id: str) -> bool:
-    """Return True if every link has our ownership tag. An interrupted adoption has only some of them."""
+    """Return True if every link has our ownership tag. An interrupted adoption has only some of them.
+
+    A converted port has no links, and its row is tagged.
+    """
+    if native_row(state) is not None:
+        return True
     links = [link for link in state.links.values() if isinstance(link, Bridge | Veth)]
     tags = [tag for link in links for tag in ownership_tags(link)]
     return len(tags) == TAGS and set(tags) == {port_id}

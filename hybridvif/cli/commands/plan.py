@@ -1,4 +1,4 @@
-"""hybridvif plan: a dry run of plug or unplug."""
+"""hybridvif plan: a dry run of plug, unplug or convert."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hybridvif.cli.infer import infer_port, state_of_port
 from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.changes import changes_of, plan_document, plan_lines, tally_of
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
+from hybridvif.cli.ports import PortRequest, add_port_options, add_target_options, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.executors.command_lines import script_lines
@@ -23,6 +23,7 @@ from hybridvif.model.report import Report
 from hybridvif.model.state import Observed
 
 FORMATS = ("text", "json", "yaml", "table", "value", "shell")
+_DONE = {"plug": "plugged", "unplug": "unplugged", "convert": "converted"}
 LeftOut = Mapping[str, Sequence[str]]
 """The inferred fields, by port id."""
 COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
@@ -30,9 +31,10 @@ COLUMNS = ("port", "verb", "kind", "name", "attribute", "before", "after")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif plan`."""
-    parser.add_argument("goal", choices=("plug", "unplug"))
+    parser.add_argument("goal", choices=("plug", "unplug", "convert"))
     add_port_options(parser, several=True)
     parser.add_argument("--force", action="store_true", help="for unplug: even if a running VM uses the port")
+    add_target_options(parser)
     parser.add_argument(
         "--detailed-exitcode", action="store_true", help="exit with 3 if there are changes, else with 0"
     )
@@ -44,10 +46,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Answer:
     """Plan for the requested ports."""
     requests = requested_ports(args)
-    if args.goal == "unplug" and not args.file and any(len(request.fields) > 1 for request in requests):
-        raise UsageError("unplug needs no more of a port than its id; leave the other options out")
-    if args.goal == "plug" and args.force:
+    if args.goal != "plug" and not args.file and any(len(request.fields) > 1 for request in requests):
+        raise UsageError(f"{args.goal} needs no more of a port than its id; leave the other options out")
+    if args.goal != "unplug" and args.force:
         raise UsageError("--force is for unplug; leave it out")
+    if (args.goal == "convert") is not bool(args.to) or (args.unfiltered and args.goal != "convert"):
+        raise UsageError("--to and --unfiltered are for convert, which needs --to; give or leave them out")
     return planned(args, args.goal, requests, detailed=args.detailed_exitcode)
 
 
@@ -58,19 +62,22 @@ def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest]
         try:
             seen, observed = look(host, port_ids), True
         except PreconditionError as error:
-            needs_host = detailed or goal == "unplug" or any(request.missing for request in requests)
+            needs_host = detailed or goal != "plug" or any(request.missing for request in requests)
             if os.geteuid() == 0 or needs_host or isinstance(error, ConfigurationError):
                 raise
             args.terminal.write_note(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
             args.terminal.write_note("so this is the plan for a host that has nothing of the port yet", "yellow")
             seen, observed = nothing_seen({request.to_port().bridge for request in requests}), False
     from hybridvif.engine.converge import plug_all, unplug_all
+    from hybridvif.engine.convert import convert_all
 
-    stage = SimulatedHost(host.settings, seen)
+    stage = SimulatedHost(host.settings, seen, host)
     left_out: LeftOut = {}
     if goal == "plug":
         ports, left_out = infer_missing(requests, seen)
         reports = plug_all(ports, stage)
+    elif goal == "convert":
+        reports = convert_all(port_ids, stage, args.to, unfiltered=args.unfiltered)
     else:
         reports = unplug_all(port_ids, stage, force=args.force)
     return answer_of(goal, reports, stage, left_out, detailed=detailed, reasons=args.verbose > 0, observed=observed)
@@ -116,7 +123,7 @@ def answer_of(
     ]
     refused = sum(not report.ok for report in reports)
     summary = f"Plan: {counted if counted or refused else 'nothing to do'}"
-    summary += f"; {refused} of {len(reports)} ports cannot be {goal}ged." if refused else "."
+    summary += f"; {refused} of {len(reports)} ports cannot be {_DONE[goal]}." if refused else "."
     return answer_about(
         "plan",
         reports,

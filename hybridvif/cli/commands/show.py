@@ -14,7 +14,7 @@ from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import names_of
-from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, VhostUserPort
+from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, VhostUserPort
 
 FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value")}
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
@@ -173,6 +173,8 @@ def _chain(port: PluggedPort) -> list[Node]:
     veth, bridge = port.veth, port.bridge
     if veth is None and isinstance(port.row, VhostUserPort):
         return [(f"= {port.row.type}  mtu {port.mtu or 'none'}", "", [])]
+    if veth is None and isinstance(port.row, NativePort):
+        return [(f"= the tap of the VM itself, plugged natively  mtu {port.mtu or 'unknown'}", "", [])]
     if veth is None:
         return [(f"= {port.names.bridge_end} (missing)", "red", [])]
     below: list[Node] = [(f"{veth.master} (not its bridge)", "red", [])] if veth.master else []
@@ -196,7 +198,7 @@ def _apart(port: PluggedPort) -> list[Node]:
     strays = [link for link in port.state.links.values() if isinstance(link, ForeignObject)]
     nodes += [(f"{stray.name}  stray: {stray.what}", "red", []) for stray in strays]
     tap = port.state.links.get(port.names.tap)
-    if tap is not None and tap.name not in port.members:
+    if tap is not None and tap.name not in port.members and not isinstance(port.row, NativePort):
         nodes.append((f"{tap.name}  apart: in {getattr(tap, 'master', '') or 'no bridge'}", "red", []))
     return nodes
 

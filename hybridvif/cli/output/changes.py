@@ -15,6 +15,7 @@ from hybridvif.model.parts import (
     Bridge,
     Difference,
     ManagedTap,
+    NativePort,
     OvsPort,
     Part,
     Veth,
@@ -25,7 +26,7 @@ from hybridvif.model.parts import (
     reason_of,
 )
 from hybridvif.model.report import Report
-from hybridvif.model.state import Create, Delete, Step, Update
+from hybridvif.model.state import Create, Delete, Replace, Step, Update, names_of_step
 
 Document = Mapping[str, object]
 WHOLE = ""
@@ -38,10 +39,11 @@ _KINDS: Mapping[type[Part], tuple[str, tuple[str, ...]]] = {
     Veth: ("veth pair", ("mtu", "up", "promisc", "master")),
     ManagedTap: ("tap", ("mtu", "up", "master")),
     OvsPort: ("OVS port", ("iface_id", "attached_mac", "vm_uuid")),
+    NativePort: ("native OVS port", ("iface_id", "attached_mac", "vm_uuid")),
     VhostUserPort: ("vhost-user port", ("type", "iface_id", "attached_mac", "vm_uuid")),
 }
 """The noun of a kind of part, and the attributes of a created one that are always shown. Others need -v."""
-_MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "delete": ("-", "red")}
+_MARKS = {"create": ("+", "green"), "update": ("~", "yellow"), "replace": ("~", "yellow"), "delete": ("-", "red")}
 _WIDTH = 31
 """The width of "qvb... = qvo..."."""
 
@@ -59,14 +61,17 @@ class Change(NamedTuple):
 
     @property
     def verb(self) -> str:
-        """create, update or delete."""
-        return "create" if self.before is None else "delete" if self.after is None else "update"
+        """create, update, delete, or replace for a part that goes on under another name."""
+        if self.before is None or self.after is None:
+            return "delete" if self.before else "create"
+        return "update" if self.before.name == self.after.name else "replace"
 
     @property
     def differences(self) -> tuple[Difference, ...]:
         """The differences of an update, or one of the whole part."""
         if self.before is not None and self.after is not None:
-            return differences(self.before, self.after)
+            renamed = [Difference(WHOLE, self.before.name, self.after.name)] if self.verb == "replace" else []
+            return (*renamed, *differences(self.before, self.after))
         before, after = ("absent", "present") if self.before is None else ("present", "absent")
         return (Difference(WHOLE, before, after),)
 
@@ -88,7 +93,7 @@ class Change(NamedTuple):
 
 def change_of(step: Step) -> Change:
     """Convert one step."""
-    before = step.before if isinstance(step, Update) else step.part
+    before = step.before if isinstance(step, Update | Replace) else step.part
     return Change(None if isinstance(step, Create) else before, None if isinstance(step, Delete) else step.part)
 
 
@@ -101,7 +106,8 @@ def changes_of_plan(steps: Iterable[Step]) -> tuple[Change, ...]:
     merged: dict[tuple[object, str], Change] = {}
     for step in steps:
         key, change = (step.part.role, step.part.name), change_of(step)
-        merged[key] = Change(merged[key].before, change.after) if key in merged else change
+        earlier = merged.pop((step.part.role, names_of_step(step)[0]), change)
+        merged[key] = Change(earlier.before, change.after)
     return tuple(change for change in merged.values() if any(change) and change.differences)
 
 
@@ -127,7 +133,8 @@ class Tally(NamedTuple):
 def tally(changes: Iterable[Change]) -> Tally:
     """Count the changes."""
     verbs = [change.verb for change in changes]
-    return Tally(*map(verbs.count, Tally._fields))
+    created, updated, deleted, replaced = map(verbs.count, (*Tally._fields, "replace"))
+    return Tally(created, updated + replaced, deleted)
 
 
 def tally_of(reports: Iterable[Report]) -> Tally:
@@ -219,7 +226,7 @@ def diff_lines(changes: Iterable[Change], paint: Paint, *, reasons: bool = False
         yield paint(f"  {mark}  {part.kind:<8}  {_subject_of(part):<{_WIDTH}} {text}", color)
         for difference in change.written if reasons else ():
             name = difference.attribute
-            if not is_new or _is_wanted(part, name):
+            if name != WHOLE and (not is_new or _is_wanted(part, name)):
                 text = phrase(name, difference.after) if is_new else change_text(difference)
                 yield paint(f"       {text:<42}  {reason_of(part, name)}", "dim")
 

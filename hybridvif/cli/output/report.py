@@ -141,6 +141,10 @@ def result_text(goal: str, report: Report) -> str:
     """Return the result of one port in a few words."""
     if not report.ok:
         return _ENDINGS[report.status]
+    if report.code:
+        return "runs natively, nothing plugged"
+    if goal == "convert":
+        return "converted" if report.changed else "was plugged that way, nothing written"
     if not report.changed:
         return "was in order, nothing written" if goal == "plug" else "was not there, nothing written"
     if goal == "unplug":

@@ -25,7 +25,18 @@ from hybridvif.engine.goals import check_single_path
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, names_of_key
 from hybridvif.model.orphans import find_orphans, states_of_ports
-from hybridvif.model.parts import Bridge, Difference, ForeignObject, IvsPort, OvsPort, Part, Veth, VhostUserPort
+from hybridvif.model.parts import (
+    Bridge,
+    Difference,
+    ForeignObject,
+    IvsPort,
+    NativePort,
+    OvsPort,
+    Part,
+    SwitchPort,
+    Veth,
+    VhostUserPort,
+)
 from hybridvif.model.planner import check_ownership, goal_for, plan
 from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.state import Facts, HostState, Observed, PortFact, owners_of
@@ -147,22 +158,22 @@ def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is
     changes: tuple[Change, ...] = ()
     try:
         check_ownership(state, inferred.port.id, inferred.port.iface_id)
-        check_single_path(inferred.port.id, names, facts)
-        changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names)))
+        check_single_path(inferred.port.id, names, Observed(state, facts))
+        changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names, stays_native=True)))
     except Refused as error:
         conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)
     bridge, veth, row = state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names)
     veth = veth if isinstance(veth, Veth) else None
-    is_vhost_user = isinstance(row, VhostUserPort)
+    is_whole = bridge and names.bridge_end in state.links and names.switch_end in state.ports
     if conflict:
         condition = Condition.CONFLICT
     elif is_orphan:
         condition = Condition.ORPHAN
-    elif not is_vhost_user and not (bridge and names.bridge_end in state.links and names.switch_end in state.ports):
+    elif not is_whole and not isinstance(row, NativePort | VhostUserPort):
         condition = Condition.HALF
     else:
         condition = Condition.DRIFT if changes else Condition.IN_ORDER
-    switch_name = names.vhost_user if is_vhost_user else names.switch_end
+    switch_name = row.name if isinstance(row, OvsPort) else names.switch_end
     return PluggedPort(
         key=key,
         port_id=port_id,
@@ -175,13 +186,22 @@ def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is
         switch_name=switch_name,
         fact=facts.ports.get(switch_name, PortFact()),
         members=tuple(name for name in facts.members.get(names.bridge, ()) if name != names.bridge_end),
-        mtu=(row.mtu_request or None) if isinstance(row, VhostUserPort) else veth.peer_mtu if veth else None,
+        mtu=_mtu_of(row, veth, facts),
         inferred=inferred,
         condition=condition,
         drift=tuple(drift_of(changes, inferred)),
         conflict=conflict,
         warnings=warnings_of(inferred.port, facts) if port_id else (),
     )
+
+
+def _mtu_of(row: SwitchPort | None, veth: Veth | None, facts: Facts) -> int | None:
+    if isinstance(row, VhostUserPort):
+        return row.mtu_request or None
+    if isinstance(row, NativePort):
+        tap = facts.links.get(row.name)
+        return tap.mtu if tap else None
+    return veth.peer_mtu if veth else None
 
 
 def _unknown_id_reason(state: HostState) -> str:

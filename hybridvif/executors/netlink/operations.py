@@ -134,7 +134,8 @@ def operations_of(step: Step, mac: str) -> list[Operation]:
         case Update(Veth() | ManagedTap() as before, Veth() | ManagedTap() as after):
             return _update_member(before, after, changes_of(step))
         case Update(Tap(), Tap() as tap):
-            return [Set(tap.name, {"master": tap.master})]
+            # Outside of its bridge, until Open vSwitch has it, the packets of the VM would reach the host's IP stack.
+            return [*([] if tap.master else _set_end(tap.name, {"host_ip": ""})), Set(tap.name, {"master": tap.master})]
         case Delete(Bridge() | Veth() | ManagedTap() as part):
             return [Remove(part.name)]
     raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")

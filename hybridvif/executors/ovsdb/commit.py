@@ -22,10 +22,10 @@ from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader, Rows
 from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Session
 from hybridvif.executors.ovsdb.transaction import await_applied, operations_of, with_next_cfg
 from hybridvif.executors.side_effects import side_effects_of
-from hybridvif.model.parts import OvsPort, Part, Role, VhostUserPort
+from hybridvif.model.parts import NativePort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed, Step
+from hybridvif.model.state import Observed, Step, names_of_step
 
 REFUSED = "OVSDB refused the transaction"
 MARGIN = 20
@@ -40,7 +40,7 @@ class TransactionExecutor:
     """Ports of Open vSwitch over OVSDB, by any kind of connection."""
 
     role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, VhostUserPort})
+    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, NativePort, VhostUserPort})
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = True
 
@@ -64,7 +64,7 @@ class TransactionExecutor:
     def _commit_with_retries(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         try:
             for retries in range(MAX_ATTEMPTS):
-                with self._reader.reading({step.part.name for step in steps}, deadline) as read:
+                with self._reader.reading({name for step in steps for name in names_of_step(step)}, deadline) as read:
                     outcomes = self._commit(steps, *_in_time(read, deadline), deadline)
                 if outcomes is not None:
                     return [replace(outcome, retries=retries) for outcome in outcomes]

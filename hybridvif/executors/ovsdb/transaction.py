@@ -11,13 +11,13 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from hybridvif.executors import ovs_rows
+from hybridvif.executors import carried as carrying, ovs_rows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import NOTHING, Operation, Row, Snapshot
-from hybridvif.executors.side_effects import SideEffects, qos_ids_of
+from hybridvif.executors.side_effects import SideEffects, qos_id_of, qos_ids_of
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.state import Create, Delete, Step, Update, changes_of
+from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of
 
 NO_EFFECTS = SideEffects()
 
@@ -27,12 +27,7 @@ def operations_of(
 ) -> list[Operation]:
     """Return the operations of these steps, without next_cfg; empty if nothing changes. Raises StepFailed."""
     ovs_rows.require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
-    operations: list[Operation] = []
-    for row in effects.bridges_to_remove.values():
-        operations.append(_wait("Bridge", ["_uuid", "==", row["_uuid"]], {"ports": row["ports"]}))
-        operations.append(_mutate("Open_vSwitch", [], ["bridges", "delete", row["_uuid"]]))
-    for index, (name, datapath_type) in enumerate(sorted(effects.bridges_to_create.items())):
-        operations += _create_bridge(name, datapath_type, f"_of_bridge{index}")
+    operations = _bridge_operations(effects)
     added, removed = defaultdict[str, list[Any]](list), defaultdict[str, list[Any]](list)
     for index, step in enumerate(steps):
         qos = effects.qos.get(step.part.name, ())
@@ -48,6 +43,10 @@ def operations_of(
                     # Moved, not deleted and added: row, ofport and other_config remain.
                     removed[str(found.bridge)].append(["uuid", found.port_uuid])
                     added[port.bridge].append(["uuid", found.port_uuid])
+            case Replace(before, after) if before.name in effects.carried:
+                operations += _replace_port(step, f"_of_step{index}", snapshot, effects)
+                removed[after.bridge].append(["uuid", snapshot.rows[before.name].port_uuid])
+                added[after.bridge].append(["named-uuid", f"port_of_step{index}"])
             case Delete(OvsPort(name=name)):
                 if name in snapshot.rows:
                     found = snapshot.rows[name]
@@ -81,6 +80,16 @@ def await_applied(number: int, names: Collection[str], milliseconds: int) -> lis
     return [wait, *ovs_rows.select_named("Interface", ovs_rows.REPORTED_COLUMNS, names)]
 
 
+def _bridge_operations(effects: SideEffects) -> list[Operation]:
+    operations: list[Operation] = []
+    for row in effects.bridges_to_remove.values():
+        operations.append(_wait("Bridge", ["_uuid", "==", row["_uuid"]], {"ports": row["ports"]}))
+        operations.append(_mutate("Open_vSwitch", [], ["bridges", "delete", row["_uuid"]]))
+    for index, (name, datapath_type) in enumerate(sorted(effects.bridges_to_create.items())):
+        operations += _create_bridge(name, datapath_type, f"_of_bridge{index}")
+    return operations
+
+
 def _create_bridge(name: str, datapath_type: str, suffix: str) -> list[Operation]:
     """Return the operations that create a bridge and its own port, as `ovs-vsctl add-br` does."""
     bridge = {"name": name, "datapath_type": datapath_type, "ports": ["named-uuid", f"port{suffix}"]}
@@ -106,6 +115,23 @@ def _create_port(port: OvsPort, suffix: str, snapshot: Snapshot, socket_dir: str
     return [*operations, _insert("Interface", suffix, interface), _insert("Port", suffix, row)]
 
 
+def _replace_port(step: Replace, suffix: str, snapshot: Snapshot, effects: SideEffects) -> list[Operation]:
+    """Return the insertion of a row that carries on the columns of another one, as long as these are unchanged."""
+    found, carried, name = snapshot.rows[step.before.name], effects.carried[step.before.name], step.after.name
+    ids = {"external_ids": _map(carrying.ids_after(step, found))}
+    interface = {**carried.interface, "name": name, **ids, **carrying.requested_ofport(found)}
+    row = {**carried.port, "name": name, "interfaces": ["named-uuid", f"interface{suffix}"]}
+    own = _replace("external_ids", {"id": qos_id_of(name)})
+    return [
+        _unchanged(found),
+        _wait("Port", _is(found.port_uuid), carried.port),
+        _wait("Interface", _is(found.uuid), carried.interface),
+        _insert("Interface", suffix, interface),
+        _insert("Port", suffix, row),
+        *([_mutate("QoS", [_is(carried.qos)], *own)] if carried.qos else []),
+    ]
+
+
 def _delete_qos(uuids: Iterable[str]) -> list[Operation]:
     """Return the deletions of these rows; OVSDB aborts the transaction if a Port references one by then."""
     return [{"op": "delete", "table": "QoS", "where": [_is(uuid)]} for uuid in uuids]
@@ -129,6 +155,8 @@ def _change(port: OvsPort, found: Row, changes: Mapping[str, object], socket_dir
             row["options"] = _map(options)
     if "mtu_request" in changes:
         row["mtu_request"] = changes["mtu_request"] or NOTHING
+    if changes.get("converting") == "":
+        row["ofport_request"] = NOTHING
     operations = [_mutate("Interface", [_is(found.uuid)], *mutations)] if mutations else []
     return [*operations, _update("Interface", found.uuid, row)] if row else operations
 

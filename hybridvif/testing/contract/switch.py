@@ -8,11 +8,24 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hybridvif.model.parts import PLACEHOLDER_TYPE, IvsPort, OvsPort, Part, Role, SwitchPort, Veth, VhostUserPort
+from hybridvif.model.conversion import as_native
+from hybridvif.model.parts import (
+    CONVERTING,
+    PLACEHOLDER_TYPE,
+    IvsPort,
+    NativePort,
+    OvsPort,
+    Part,
+    Role,
+    SwitchPort,
+    Tap,
+    Veth,
+    VhostUserPort,
+)
 from hybridvif.model.port import desired_state
 from hybridvif.model.report import Result
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.state import Create, Delete, HostState, Observed, Step, Update
+from hybridvif.model.state import Create, Delete, HostState, Observed, Replace, Step, Update
 from hybridvif.testing.contract.bench import (
     FAILED,
     NAMES,
@@ -28,7 +41,7 @@ from hybridvif.testing.contract.bench import (
 )
 from hybridvif.testing.sandbox.box import Sandbox
 
-_, QVB, QVO, _, VHU = NAMES
+_, QVB, QVO, TAP, VHU = NAMES
 OTHER_ID = "c0117ac7-9999-4000-8000-000000000009"
 QOS_ID = str(uuid.uuid5(uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95"), QVO))
 """The id by which os-vif finds the QoS row of the port."""
@@ -37,9 +50,12 @@ BESIDE = "hvbeside"
 UNTYPED = "hvuntyped"
 """A bridge with an empty datapath_type, which means `system` (ovs-vswitchd.conf.db(5), Bridge)."""
 PREPARE = "ovs-vsctl --may-exist add-br br-two -- set Bridge br-two datapath_type=netdev"
-CLEAN = f"for name in {QVO} {VHU} {BESIDE} hvbond; do ovs-vsctl --if-exists del-port $name; done"
-DEVICE = f"ip link add {QVB} type veth peer name {QVO}; ip link set {QVB} up; ip link set {QVO} up"
-NO_DEVICE = f"ip link delete {QVB} 2>/dev/null || true"
+CLEAN = f"for name in {QVO} {TAP} {VHU} {BESIDE} hvbond; do ovs-vsctl --if-exists del-port $name; done"
+DEVICE = (
+    f"ip link add {QVB} type veth peer name {QVO}; ip link set {QVB} up; ip link set {QVO} up; "
+    f"ip link add {TAP} type veth peer name hvpeer; ip link set {TAP} up; ip link set hvpeer up"
+)
+NO_DEVICE = f"for link in {QVB} {TAP}; do ip link delete $link 2>/dev/null || true; done"
 STALE = "No usable peer"
 """The error of ovs-vswitchd for a placeholder row. It may remain afterwards."""
 OPTIONS = {"dpdkvhostuser": "{}", "dpdkvhostuserclient": f'{{vhost-server-path="{SOCKET_DIR}/{VHU}"}}'}
@@ -59,12 +75,15 @@ def check(
     sweep = f"{clean}; {NO_DEVICE}; {DEVICE}" + (f"; {own}" if is_ovs else "")
     facts = wrong_facts(bridges if OvsPort in serves else (), is_ovs=is_ovs)
     # A bridge, and an internal port, take the smallest MTU of the ports. A Linux bridge takes their smallest MAC, too.
-    changing = [f"link {name}" for name in (*bridges, BESIDE)]
-    bench = Bench(box, host, Role.SWITCH, sweep=sweep, beside=[veth], changing=changing, facts=facts)
+    changing = [f"link {name}" for name in (*bridges, BESIDE, "hvpeer")]
+    beside = [veth, Tap(name=TAP, master="")]
+    bench = Bench(box, host, Role.SWITCH, sweep=sweep, beside=beside, changing=changing, facts=facts)
     try:
         if OvsPort in serves:
             port = _port(bridge=bridges[0])
             bench.run([*(rows(port, bridges) if is_ovs else ()), *ovs_ports(port, bridges)])
+        if NativePort in serves and is_ovs:
+            bench.run(conversions(_port(bridge=bridges[0])))
         if IvsPort in serves:
             bench.run(any_port(IvsPort(name=QVO)))
         if VhostUserPort in serves and is_ovs:
@@ -98,6 +117,7 @@ def ovs_ports(port: OvsPort, bridges: Sequence[str]) -> Iterator[Check]:
         "attached_mac": ("", "fa:16:3e:00:00:99"),
         "vm_uuid": ("", OTHER_ID),
         "port_id": (PORT.id,),
+        "converting": (CONVERTING,),
         "mtu_request": (PORT.mtu, 1400),
     }
     wiring = _only(port)
@@ -159,6 +179,53 @@ def rows(port: OvsPort, bridges: Sequence[str]) -> Iterator[Check]:
         yield Check(
             name=script, script=f"{NO_DEVICE}; {script}", foreign=True, steps=steps, results=REFUSED, reason=QVO
         )
+
+
+def conversions(port: OvsPort) -> Iterator[Check]:
+    """Yield the replacement of a row by one of the tap, and back, with all that others wrote into it."""
+    marked = replace(port, converting=CONVERTING)
+    (native,) = (row for row in as_native(_only(port), PORT.id, _only(port)).ports.values())
+    assert isinstance(native, NativePort)
+    marked_native = replace(native, converting=CONVERTING)
+    to_native, back = Replace(marked, marked_native), Replace(marked_native, marked)
+    columns = "tag vlan_mode trunks other_config external_ids"
+    script = (
+        f"ovs-vsctl --id=@q create QoS type=linux-noop external_ids:id={QOS_ID} external_ids:_type=linux-noop "
+        f"-- set Port {QVO} qos=@q tag=7 vlan_mode=access external_ids:own=theirs "
+        f'\'other_config={{net="a, b","x y"="=1"}}\' '
+        f"-- set Interface {QVO} external_ids:own=theirs other_config:own=theirs ingress_policing_rate=900"
+    )
+    output = '7 access [] {net="a, b", "x y"="=1"} {own=theirs} theirs {own=theirs} 900 ofport'
+
+    def query(name: str) -> str:
+        return (
+            f"ovs-vsctl get Port {name} {columns} -- get Interface {name} external_ids:own other_config "
+            "ingress_policing_rate; printf 'ofport '; ovs-vsctl --bare --columns=ofport_request list Interface "
+            rf"{name} | sed 's/[0-9]\+/requested/'; "
+            f"ovs-vsctl get QoS $(ovs-vsctl get Port {name} qos) external_ids:id | tr -d '\"'"
+        )
+
+    native_id = str(uuid.uuid5(uuid.UUID("68da264a-847f-42a8-8ab0-5e774aee3d95"), TAP))
+    done = {"start": _only(marked), "script": script}
+    for steps, name, end in (
+        ([to_native], TAP, f"requested {native_id}"),
+        ([to_native, Update(marked_native, native)], TAP, native_id),
+        ([to_native, back], QVO, f"requested {QOS_ID}"),
+        ([to_native, back, Update(marked, port), Delete(port)], "", ""),
+    ):
+        if name:
+            wanted = {"query": query(name), "output": f"{output} {end}"}
+        else:
+            wanted = {"query": "ovs-vsctl --bare --columns=_uuid list QoS", "output": ""}
+        yield Check(name=f"conversion in {len(steps)} steps", steps=tuple(steps), **done, **wanted)  # type: ignore[arg-type]
+    yield Check(name="a native row goes", start=_only(marked), steps=(to_native, Delete(marked_native)))
+    yield Check(name="a row that is not marked", start=_only(port), steps=(to_native,), results=FAILED, retry=True)
+    yield Check(name="no row to replace", steps=(to_native,), results=FAILED, retry=True)
+    stranger = replace(marked, port_id=STRANGER)
+    yield Check(
+        name="a row of another port", start=_only(stranger), steps=(to_native,), results=REFUSED, reason=STRANGER
+    )
+    yield Check(name="a native row is not created", steps=(Create(native),), results=REFUSED, reason=TAP)
 
 
 def vhost_user(port: VhostUserPort, bridges: Sequence[str]) -> Iterator[Check]:

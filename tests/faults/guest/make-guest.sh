@@ -40,6 +40,7 @@ said() { sed -n "s/.*\b$1=\([^ ]*\).*/\1/p" /proc/cmdline; }
 ip link set lo up
 ip link set eth0 up
 ip addr add "$(said address)" dev eth0
+while :; do nc -l -p 5000 -e /bin/cat; done &
 echo "guest up, mac $(cat /sys/class/net/eth0/address), mtu $(cat /sys/class/net/eth0/mtu)"
 ping -c 3 -W 5 "$(said other)"
 echo "guest pinged: $?"

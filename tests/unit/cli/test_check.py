@@ -10,7 +10,7 @@ import pytest
 from hybridvif import ManagedTap, Port, RecordingHost, Tap
 from hybridvif.cli.commands.check import answer_of
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.parts import OvsPort, Part, VhostUserPort, attributes_of
+from hybridvif.model.parts import NativePort, OvsPort, Part, VhostUserPort, attributes_of
 from hybridvif.model.state import Observed
 from tests.support.answers import (
     ID,
@@ -74,7 +74,7 @@ UNCOMPARED = ("peer", "isolated", "qos_type", "datapath_type", "nf_call_iptables
 
 @pytest.mark.parametrize(
     ("kind", "attribute"),
-    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] not in (Tap, ManagedTap)],
+    [key for key in REASONS if key[1] not in UNCOMPARED and key[0] not in (Tap, ManagedTap, NativePort)],
     ids=lambda x: getattr(x, "kind", x),
 )
 def test_check_covers_every_attribute_with_reason(kind: type[Part], attribute: str) -> None:

@@ -23,6 +23,7 @@ from tests.support.strategies import (
     BRIDGE,
     MADE_TAP,
     NAMES,
+    NATIVE,
     PORT,
     ROW,
     TAP,
@@ -230,7 +231,7 @@ def test_recording_executors_have_their_roles() -> None:
     assert isinstance(links, Executor)
     assert isinstance(switch, Executor)
     assert (links.role, switch.role) == (Role.LINK, Role.SWITCH)
-    parts = (*WIRING, TAP, MADE_TAP, VHOST_USER, IvsPort(name="x"))
+    parts = (*WIRING, TAP, MADE_TAP, NATIVE, VHOST_USER, IvsPort(name="x"))
     assert links.serves | switch.serves == {type(part) for part in parts}
 
 

@@ -15,6 +15,7 @@ from hybridvif.model.parts import (
     ForeignPort,
     IvsPort,
     ManagedTap,
+    NativePort,
     OvsPort,
     Part,
     Tap,
@@ -24,7 +25,7 @@ from hybridvif.model.parts import (
     invalid_attributes,
     reason_of,
 )
-from tests.support.strategies import BRIDGE, MADE_TAP, NAMES, PORT, REASONS, ROW, TAP, VETH, VHOST_USER
+from tests.support.strategies import BRIDGE, MADE_TAP, NAMES, NATIVE, PORT, REASONS, ROW, TAP, VETH, VHOST_USER
 
 OTHER = "91d3aa02-4100-4c00-8000-000000000003"
 
@@ -99,6 +100,7 @@ VALUES: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
         "vm_uuid": UUIDS,
         "port_id": ALIASES,
         "bridge_name": (["", "tbr-1", "tbr-5f2c0e1a-7"], ["br-int", "tbr-1 2", "tbr-" + 12 * "a", None, 7]),
+        "converting": (["", "yes"], ["no", "native", None, True]),
         "type": (["", PLACEHOLDER_TYPE], ["internal", "dpdk", "vxlan", None, 0]),
         "realized": FLAGS,
         "mtu_request": ([None, 0], [MIN_MTU, 1200, 1500, MAX_MTU, -1, "0", 0.0, False]),
@@ -108,6 +110,7 @@ VALUES: dict[type[Part], dict[str, tuple[list[object], list[object]]]] = {
     },
     IvsPort: {},
 }
+VALUES[NativePort] = VALUES[OvsPort] | {"port_id": ([PORT.id], ["", *ALIASES[1]])}
 VALUES[VhostUserPort] = VALUES[OvsPort] | {
     "type": (["dpdkvhostuser", "dpdkvhostuserclient"], ["", PLACEHOLDER_TYPE, "dpdk", "internal", None, 0]),
     "qos_type": ([""], ["linux-noop", "none", None]),
@@ -120,6 +123,7 @@ WHOLE: dict[type[Part], Part] = {
     Tap: TAP,
     ManagedTap: MADE_TAP,
     OvsPort: ROW,
+    NativePort: NATIVE,
     VhostUserPort: VHOST_USER,
     IvsPort: IvsPort(name=NAMES.switch_end),
 }

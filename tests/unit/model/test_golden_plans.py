@@ -20,6 +20,7 @@ from typing import Any
 import pytest
 import yaml
 
+from hybridvif.model.conversion import as_native
 from hybridvif.model.errors import Conflict
 from hybridvif.model.parts import PARTS, ForeignPort, Part, Tap, differences
 from hybridvif.model.planner import plan
@@ -67,7 +68,7 @@ def test_golden_cases_cover_every_verb_and_goal() -> None:
     assert not [case["case"] for case in CASES if case.keys() - KEYS]
     assert {case["desired"] for case in CASES if isinstance(case["desired"], str)} >= {"plugged", "nothing"}
     verbs = {step.partition(" ")[0] for case in CASES for step in map("".join, case.get("plan", []))}
-    assert verbs == {"create", "update", "delete"}
+    assert verbs == {"create", "update", "delete", "replace"}
 
 
 def test_failed_case_shows_a_diff() -> None:
@@ -123,7 +124,15 @@ def state_of(document: Any, port: Port) -> HostState:
     running = plugged.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
     # The other two are states of the same port with the other binding.
     hybrid, vhost_user = desired_state(PORT), desired_state(replace(PORT, vhostuser_mode="server"))
-    known = {"nothing": NOTHING, "plugged": plugged, "running": running, "hybrid": hybrid, "vhost-user": vhost_user}
+    native = as_native(plugged, port.id, plugged).with_parts(Tap(name=port.names.tap, master=""))
+    known = {
+        "native": native,
+        "nothing": NOTHING,
+        "plugged": plugged,
+        "running": running,
+        "hybrid": hybrid,
+        "vhost-user": vhost_user,
+    }
     state = known[parts.pop("from")]
     for short, values in parts.items():
         state = (

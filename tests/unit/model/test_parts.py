@@ -38,6 +38,7 @@ def test_every_part_has_a_kind_and_a_role() -> None:
         ("Tap", "tap", Role.LINK),
         ("ManagedTap", "made-tap", Role.LINK),
         ("OvsPort", "ovs-port", Role.SWITCH),
+        ("NativePort", "native-port", Role.SWITCH),
         ("VhostUserPort", "vhost-user-port", Role.SWITCH),
         ("IvsPort", "ivs-port", Role.SWITCH),
         ("ForeignObject", "stray", Role.LINK),

@@ -18,6 +18,7 @@ from hybridvif.model.parts import (
     ForeignPort,
     IvsPort,
     ManagedTap,
+    NativePort,
     OvsPort,
     Part,
     Tap,
@@ -36,6 +37,7 @@ from tests.support.strategies import (
     BRIDGE,
     MADE_TAP,
     NAMES,
+    NATIVE,
     PORT,
     ROW,
     TAP,
@@ -301,23 +303,25 @@ BAD: dict[type[Part], dict[str, Any]] = {
         "vm_uuid": "vm-7",
         "port_id": "91d3aa02-4100-4c00-8000-000000000003",
         "bridge_name": "br-int",
+        "converting": "no",
         "type": "internal",
         "mtu_request": 67,
     },
 }
+BAD[NativePort] = BAD[OvsPort]
 BAD[VhostUserPort] = BAD[OvsPort] | {"type": "dpdk"}
 ELSEWHERE = {("alias", BAD[Bridge]["alias"]), ("master", "br-foreign")}
 """Values of a part that belongs to another port, or is in a foreign bridge."""
 CASES = [
     (part, name, value)
-    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER)
+    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, NATIVE, VHOST_USER)
     for name, value in BAD[type(part)].items()
 ]
 
 
 def test_every_attribute_has_an_invalid_value_in_this_test() -> None:
     # codec.py checks flags by their type. A peer and the create-only attributes have their own tests.
-    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, VHOST_USER):
+    for part in (BRIDGE, VETH, TAP, MADE_TAP, ROW, NATIVE, VHOST_USER):
         flags = {name for name in attributes_of(type(part)) if type(getattr(part, name)) is bool}
         assert BAD[type(part)].keys() | flags | create_only_values(part).keys() | {"peer"} >= set(
             attributes_of(type(part))
@@ -329,7 +333,7 @@ def test_invalid_value_is_not_written(part: Part, name: str, value: Any) -> None
     bad = replace(part, **{name: value})
     assert invalid_attributes(bad) == (name,)
     assert name in refusal([Update(part, bad)])
-    if not isinstance(part, Tap):
+    if not isinstance(part, Tap | NativePort):
         assert name in refusal([Create(bad)])
 
 

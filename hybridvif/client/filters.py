@@ -1,0 +1,59 @@
+"""The filters of this host, read by the caller without the daemon: OpenFlow flows, and iptables on Linux bridges.
+
+Neutron's OpenFlow firewall has a flow for each port that it filters, or passes on purpose, in its first table. Other
+firewalls have none there for a port. ovs-vswitchd serves the flows of a bridge on a socket beside that of its database.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from hybridvif.model.errors import NotReady
+from hybridvif.model.settings import SOCKET_DIR, Settings, endpoint_of
+
+FIREWALL_TABLE = 60
+"""TRANSIENT_TABLE of Neutron's agent, in which its OpenFlow firewall receives the packets of a port."""
+_VERSIONS = "OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15"
+"""The agent switches its bridges to these versions."""
+_BRIDGE_NF = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{tables}") for tables in ("iptables", "ip6tables")]
+_IN_PORT = re.compile(r"[ ,]in_port=(\d+)[ ,]")
+
+
+def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozenset[int]:
+    """Return the OpenFlow port numbers that the OpenFlow firewall knows on a bridge. Raises NotReady."""
+    endpoint = endpoint_of(settings.ovsdb_connection)
+    directory = os.path.dirname(endpoint.path) if endpoint.path else SOCKET_DIR
+    program = shutil.which("ovs-ofctl", path=settings.program_path)
+    if program is None:
+        raise NotReady("ovs-ofctl is not installed, which shows the flows of the firewall; install Open vSwitch")
+    # Without --names, a port is a number.
+    query = ["--no-names", "--no-stats", "-O", _VERSIONS, "dump-flows", f"unix:{directory}/{bridge}.mgmt"]
+    try:
+        done = subprocess.run(
+            [program, *query, f"table={FIREWALL_TABLE}"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=max(deadline - time.monotonic(), 0.1),
+            check=False,
+            env={"LC_ALL": "C"},
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise NotReady(f"the flows of {bridge} cannot be read: {error}; is ovs-vswitchd running?") from error
+    if done.returncode:
+        reason = done.stderr.decode(errors="replace").strip().removeprefix("ovs-ofctl: ")
+        raise NotReady(f"the flows of {bridge} cannot be read: {reason}; run this as root, or use --unfiltered")
+    return frozenset(map(int, _IN_PORT.findall(done.stdout.decode(errors="replace"))))
+
+
+def calls_iptables() -> bool:
+    """Return whether every Linux bridge calls iptables and ip6tables."""
+    try:
+        return all(switch.read_text(encoding="ascii").strip() == "1" for switch in _BRIDGE_NF)
+    except OSError:
+        # br_netfilter is not loaded.
+        return False
