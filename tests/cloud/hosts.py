@@ -12,8 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import Popen
 
-from hybridvif import Port
-from hybridvif.client.host import Host
+from hybridvif import Host, Port
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import Sandbox, Vm
 from tests.functional.conftest import Lab, until
