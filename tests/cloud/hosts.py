@@ -23,6 +23,8 @@ BIN = Path(sys.prefix) / "bin"
 PATH = f"{BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = Path(os.environ.get("HYBRIDVIF_CLOUD") or Path(__file__).parents[2] / ".cloud")
 """Files that a later run uses again."""
+IS_SAMPLE = "HYBRIDVIF_CLOUD_SAMPLE" in os.environ
+"""True for smaller numbers of ports and of repetitions."""
 
 
 class Machine(Lab):
