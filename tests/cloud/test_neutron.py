@@ -187,6 +187,7 @@ def test_second_plug_does_not_wake_the_agent(cloud: Cloud, pair: Pair) -> None:
     for old, current in zip(rows, after, strict=True):
         assert {**current, "statistics": None} == {**old, "statistics": None}
     assert cloud.chains(pair.port) == chains
+    assert pair.is_in_order()
 
 
 QBR, QVB, QVO = "qbr{key}", "qvb{key}", "qvo{key}"
