@@ -178,14 +178,16 @@ def test_dead_switch_is_an_error_in_time(sides: Sides, name: Any, kept: set[str]
     for who, nova in (("ours", sides.ours), ("theirs", sides.theirs))[: 1 if IS_SAMPLE else 2]:
         nova.lab.box.kill(name)
         response = nova.call("plug", PORT)
-        left = {link[:3] for link in nova.lab.links() if PORT.id[:11] in link}
+        remaining = {link[:3] for link in nova.lab.links() if PORT.id[:11] in link}
         raised = response.get("raised", "success")
-        note("nova-fault", who=who, fault=f"{name} down", seconds=response["seconds"], raised=raised, left=str(left))
+        note(
+            "nova-fault", who=who, fault=f"{name} down", seconds=response["seconds"], raised=raised, left=str(remaining)
+        )
         nova.lab.box.start(name)
         if who == "ours":
             assert raised == "InternalError"
             assert response["seconds"] < 12
-            assert left == kept
+            assert remaining == kept
     assert sides.ours.call("plug", PORT)["ok"]
     assert check(PORT, sides.labs[0].host) == ()
     assert sides.ours.call("unplug", PORT)["ok"]
@@ -228,11 +230,11 @@ class Route:
                 assert destination.call("pre_live_migration", port)["ok"]
                 assert until(lambda: destination.lab.link(QBR)["operstate"] == "UP")
                 source.lab.sh("sleep 0.3")
-                left = time.time()
+                start = time.time()
                 source.lab.sh(f"ip link set {port.names.tap} nomaster")
                 moved.attach(port.names.bridge)
                 assert moved.ping("10.0.0.2", timeout=5).returncode == 0
-                joined = time.time()
+                end = time.time()
                 assert source.call("unplug", port)["ok"]
                 source.lab.sh("sleep 0.3")
                 source.lab.box.send_signal(ping, signal.SIGINT)
@@ -248,8 +250,8 @@ class Route:
         return {
             "pings": len(sent),
             "lost": len(lost),
-            "lost to the plugin": len([moment for moment in lost if not left - 0.02 <= moment <= joined]),
-            "seconds": round(joined - left, 3),
+            "lost to the plugin": len([moment for moment in lost if not start - 0.02 <= moment <= end]),
+            "seconds": round(end - start, 3),
         }
 
 
