@@ -141,6 +141,8 @@ install_packages() {
     fi
     become+=(env DEBIAN_FRONTEND=noninteractive)
     if [[ $family == dpkg ]]; then
+        # apt-get fails while another one runs. A service that a package starts must not keep the lock (--close).
+        become=(flock --close /var/lib/dpkg "${become[@]}")
         # A foreign repository that does not answer must not keep Debian's own packages out: the install will tell.
         logged "updating the list of system packages" "${become[@]}" apt-get update || true
     fi

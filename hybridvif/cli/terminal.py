@@ -232,5 +232,5 @@ def set_up_logs(verbose: int, *, quiet: bool = False) -> None:
         # Records of the daemon come through our logger, those of oslo.privsep too.
         handler.addFilter(logging.Filter("hybridvif"))
     if not sys.warnoptions:
-        # oslo.privsep imports eventlet if it is installed. The user cannot prevent that.
+        # oslo.privsep before 3.11 imports eventlet. The user cannot prevent that.
         warnings.filterwarnings("ignore", message=r"\s*Eventlet is deprecated")

@@ -252,18 +252,43 @@ def _require_whole_patch() -> None:
             )
 
 
+class _EventletBan:
+    """Import finder that refuses eventlet to one thread."""
+
+    def __init__(self, thread: int) -> None:
+        self._thread = thread
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002
+        """Raise ImportError for eventlet. Find no module."""
+        if name == "eventlet" and _thread.get_ident() == self._thread:
+            raise ImportError("eventlet is not needed")
+
+
+@contextmanager
+def _without_eventlet() -> Iterator[None]:
+    """Import nothing of eventlet in this thread: it takes longer than all other imports."""
+    ban: Any = _EventletBan(_thread.get_ident())
+    sys.meta_path.insert(0, ban)
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(ban)
+
+
 def _import_privsep() -> None:
     """Import oslo.privsep. Raises PreconditionError if its import fails, for example because it needs eventlet.
 
-    A thread that is never joined imports it. It may import eventlet, which executes the module threading a second time
-    (patcher.original) and takes the current thread for the main one. Before Python 3.13, a pool with that thread never
-    shuts down.
+    It imports eventlet if that is installed, and before 3.11 it needs it. Then a thread that is never joined imports
+    it: eventlet executes the module threading a second time (patcher.original) and takes the current thread for the
+    main one. Before Python 3.13, a pool with that thread never shuts down.
     """
     errors: list[BaseException] = []
     loaded = threading.Event()
 
     def load() -> None:
         try:
+            with _without_eventlet(), suppress(ImportError):
+                import oslo_privsep.daemon
             import oslo_privsep.daemon  # noqa: F401
         except (Exception, SystemExit) as error:  # noqa: BLE001  # of a finder, which may raise any
             errors.append(error)

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from functools import cache
+from importlib.metadata import EntryPoint, EntryPoints, distributions
 from typing import Any
 
 from oslo_config import cfg
@@ -210,7 +209,9 @@ def class_of(role: Role, settings: Settings) -> Any:
     from stevedore.exception import NoMatches
 
     name = _configured_name(role, settings)
-    _prime(tuple(sys.path))
+    # Otherwise stevedore trusts a JSON file in ~/.cache of the user who started the daemon. A planted file makes it
+    # load any object as an executor.
+    DriverManager.ENTRY_POINT_CACHE[GROUPS[role]] = _entry_points(role)
     try:
         cls: Any = DriverManager(GROUPS[role], name).driver
     except NoMatches as error:
@@ -243,18 +244,15 @@ def _unusable(role: Role, reason: str) -> ConfigurationError:
 
 def installed(role: Role) -> list[str]:
     """Return the names of the installed executors of a role."""
-    from importlib.metadata import entry_points
-
-    return sorted({point.name for point in entry_points(group=GROUPS[role])})
+    return sorted({point.name for point in _entry_points(role)})
 
 
-@cache
-def _prime(path: tuple[str, ...]) -> None:
-    """Fill stevedore's cache from the installed distributions in sys.path.
-
-    Otherwise stevedore trusts a JSON file in ~/.cache of the user who started the daemon. A planted file makes it load
-    any object as an executor (stevedore 5.x, _cache.Cache._get_data_for_path).
-    """
-    from stevedore import _cache
-
-    _cache._c._internal[path] = _cache._build_cacheable_data()
+def _entry_points(role: Role) -> list[EntryPoint]:
+    """Return the entry points of a role. The entry points of all of Nova's libraries take 0.1 s to parse."""
+    group = GROUPS[role]
+    points: dict[str, EntryPoints] = {}
+    for distribution in distributions():
+        if group in (distribution.read_text("entry_points.txt") or ""):
+            # The first of a name in sys.path is the one that is imported.
+            points.setdefault(distribution.name, distribution.entry_points.select(group=group))
+    return list({(point.name, point.value): point for own in points.values() for point in own}.values())

@@ -111,9 +111,9 @@ def reset() -> None:
     _reset_signals()
     _reset_limits()
     os.umask(0o077)
-    # oslo.config reads options from the environment. importlib.metadata and stevedore read a home directory.
+    # oslo.config reads options from the environment, and stevedore trusts a cache in the home directory.
     os.environ.clear()
-    os.environ.update(PATH=PATH, LC_ALL=LOCALE)
+    os.environ.update(PATH=PATH, LC_ALL=LOCALE, XDG_CACHE_HOME=os.devnull)
     with contextlib.suppress(locale.Error):
         # The encoding of the output of programs (subprocess, text=True).
         locale.setlocale(locale.LC_ALL, LOCALE)

@@ -23,6 +23,7 @@ log_file = {directory}/nova-compute.log
 virt_type = qemu
 [os_vif_ovs]
 ovsdb_connection = unix:/run/openvswitch/db.sock
+ovs_vsctl_timeout = {deadline}
 [vif_plug_ovs_privileged]
 helper_command = {python} -P -c "from oslo_privsep.daemon import helper_main; helper_main()" --config-file {path}
 [hybridvif]

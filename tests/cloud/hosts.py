@@ -12,8 +12,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from subprocess import Popen
 
-from hybridvif import Port
-from hybridvif.client.host import Host
+from hybridvif import Host, Port
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox, Vm
 from tests.functional.conftest import Lab, until
@@ -24,6 +23,8 @@ BIN = Path(sys.prefix) / "bin"
 PATH = f"{BIN}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 KEPT = Path(os.environ.get("HYBRIDVIF_CLOUD") or Path(__file__).parents[2] / ".cloud")
 """Files that a later run uses again."""
+IS_SAMPLE = "HYBRIDVIF_CLOUD_SAMPLE" in os.environ
+"""True for smaller numbers of ports and of repetitions."""
 
 
 class Machine(Lab):

@@ -2,7 +2,8 @@
 
     python nova_services.py ours|theirs
 
-os-vif is real, libvirt and Neutron are Nova's stand-ins. Writes one line per event: EVENT and a JSON object.
+os-vif is real, libvirt and Neutron are Nova's stand-ins. OS_HYBRIDVIF__ANSWER_TO_OVS chooses the plugin. Writes one
+line per event: EVENT and a JSON object.
 """
 
 from __future__ import annotations
@@ -63,12 +64,7 @@ class LifeOfAServer(base.ServersTestBase):  # type: ignore[misc]
     ADMIN_API = True
 
     def setUp(self) -> None:
-        """Configure the plugin, and give Nova its own calls of os-vif back."""
-        from hybridvif.engine import config
-
-        config.register(CONF)
-        CONF.set_override("answer_to_ovs", OURS, "hybridvif")
-        self.addCleanup(CONF.clear_override, "answer_to_ovs", "hybridvif")
+        """Give Nova its own calls of os-vif back."""
         super().setUp()
         os_vif.initialize(reset=True)  # registers the options of os-vif's plugin
         CONF.set_override("ovsdb_connection", "unix:/run/openvswitch/db.sock", "os_vif_ovs")

@@ -1,4 +1,4 @@
-"""Nova's own VIF driver in a sandbox, run in an environment that has Nova: `.ci/run nova`."""
+"""Nova's own VIF driver in a sandbox, run in an environment that has Nova: `tools/cloud` or `.ci/run nova`."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from tests.functional.conftest import Lab, make_port
 from tests.functional.test_boundary import daemons
 from tests.nova.conftest import Nova
 
+pytestmark = pytest.mark.sample
 DONE = {"ok": True}
 FIVE = [make_port(number, mtu=1450) for number in range(1, 6)]
 

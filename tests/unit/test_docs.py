@@ -188,7 +188,7 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
         formats = options.formats_of(command, module)
         assert (command in listed) is bool(formats)
         if formats:
-            columns = getattr(report if module is options.module_of("plug") else module, "COLUMNS", ())
+            columns = getattr(report if command in ("plug", "unplug", "convert") else module, "COLUMNS", ())
             assert listed[command] == (list(formats), list(columns if "table" in formats else ()))
 
 

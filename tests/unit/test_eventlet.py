@@ -49,3 +49,32 @@ def test_forbidden_import_of_privsep_is_a_precondition(tmp_path: Path, error: st
     assert run(CONNECTING.replace("{error}", error) + call, str(tmp_path)) == (
         f"oslo.privsep cannot be imported in this program: eventlet is forbidden here; {remedy}\n"
     )
+
+
+INSTALLED = """
+import sys
+sys.path.insert(0, sys.argv[1])
+from hybridvif import connect
+finders = list(sys.meta_path)
+connect()
+print("eventlet" in sys.modules, sys.meta_path == finders)
+import eventlet
+"""
+IN_A_THREAD = (
+    "import threading\nother = threading.Thread(None, __import__, None, ['eventlet'])\nother.start()\nother.join()\n"
+)
+DAEMONS = {
+    "import eventlet\n": True,
+    "try:\n    import eventlet\nexcept ImportError:\n    pass\n": False,
+    IN_A_THREAD: True,
+}
+
+
+@pytest.mark.parametrize("daemon", DAEMONS, ids=["needed", "optional", "of another thread"])
+def test_connect_imports_eventlet_only_if_needed(tmp_path: Path, daemon: str) -> None:
+    """The ban is for the thread that connects, and it ends with the import of oslo.privsep."""
+    (tmp_path / "oslo_privsep").mkdir()
+    (tmp_path / "oslo_privsep" / "__init__.py").touch()
+    (tmp_path / "oslo_privsep" / "daemon.py").write_text(daemon)
+    (tmp_path / "eventlet.py").touch()
+    assert run(INSTALLED, str(tmp_path)).split() == [str(DAEMONS[daemon]), "True"]

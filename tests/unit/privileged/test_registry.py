@@ -159,6 +159,17 @@ def test_two_executors_with_one_name_are_refused(plugins: None) -> None:
     assert "recording" in sentence(Role.LINK, "recording")
 
 
+def test_shadowed_distribution_counts_for_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An older hybridvif later in sys.path is not the one that is imported."""
+    older = tmp_path / "hybridvif-0.0.1.dist-info"
+    older.mkdir()
+    (older / "METADATA").write_text("Metadata-Version: 2.1\nName: hybridvif\nVersion: 0.0.1\n")
+    (older / "entry_points.txt").write_text(f"[{GROUPS[Role.LINK]}]\nrecording = os:getcwd\nolder = os:getcwd\n")
+    monkeypatch.setattr(sys, "path", [*sys.path, str(tmp_path)])
+    assert isinstance(executor_of(Role.LINK, settings(Role.LINK, "recording")), RecordingLinks)
+    assert "older" not in installed(Role.LINK)
+
+
 # A planted cache.
 
 PLANTED = """
@@ -195,3 +206,11 @@ def test_planted_cache_is_ignored(tmp_path: Path) -> None:
 
     assert run(PLANTED, "stevedore") == "posix"  # what stevedore alone would have loaded
     assert run(PLANTED, "registry") == "hybridvif.executors.netlink.executor"
+
+
+def test_daemon_has_no_directory_for_caches() -> None:
+    """An executor may use stevedore for plugins of its own."""
+    code = "from hybridvif.privileged.helper import reset; reset(); from stevedore import _cache; print(_cache._c._dir)"
+    directory = subprocess.run([sys.executable, "-P", "-c", code], check=True, capture_output=True, text=True).stdout
+    with pytest.raises(NotADirectoryError):
+        os.makedirs(directory.strip())
