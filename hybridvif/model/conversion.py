@@ -21,8 +21,6 @@ from hybridvif.model.parts import CONVERTING, ManagedTap, NativePort, OvsPort, T
 from hybridvif.model.state import HostState
 from hybridvif.model.steps import Replace, Step, Update
 
-KERNEL_DATAPATH = "ovs-system"
-"""The master of every port of Open vSwitch's kernel datapath."""
 R = TypeVar("R", OvsPort, NativePort)
 
 
