@@ -8,10 +8,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hybridvif.model.conversion import KERNEL_DATAPATH, native_row
+from hybridvif.model.conversion import native_row
 from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning, Refused
 from hybridvif.model.names import PortNames, names_of
-from hybridvif.model.parts import VHOST_USER_TYPES, Bridge, ManagedTap, NativePort, OvsPort, Role, VhostUserPort
+from hybridvif.model.parts import (
+    KERNEL_DATAPATH,
+    VHOST_USER_TYPES,
+    Bridge,
+    ManagedTap,
+    NativePort,
+    OvsPort,
+    Role,
+    VhostUserPort,
+)
 from hybridvif.model.planner import check_ownership, goal_for, plan
 from hybridvif.model.port import Port, desired_state
 from hybridvif.model.settings import Settings

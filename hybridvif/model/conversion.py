@@ -20,8 +20,6 @@ from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import CONVERTING, ManagedTap, NativePort, OvsPort, Tap, VhostUserPort, attributes_of
 from hybridvif.model.state import HostState, Replace, Step, Update
 
-KERNEL_DATAPATH = "ovs-system"
-"""The master of every port of Open vSwitch's kernel datapath."""
 R = TypeVar("R", OvsPort, NativePort)
 
 

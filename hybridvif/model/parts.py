@@ -51,6 +51,8 @@ OPEN = "open"
 """bridge_port of a member that exchanges every packet with its bridge, once. The only value that is written."""
 CONVERTING = "yes"
 """converting of a row while its port is converted from a hybrid port to a native one, or back."""
+KERNEL_DATAPATH = "ovs-system"
+"""The master of every port of Open vSwitch's kernel datapath."""
 ROOT, ANYBODY = 0, -1
 """Owners of a tap: the uid of root, and no owner. Without an owner every local user may attach."""
 MAX_AGEING = 360_000_000

@@ -276,6 +276,8 @@ def rollback_target(
     lost: list[str] = []
     for part in map(_with_absent_isolation, first):
         wanted, found = (state.side(part.role).get(part.name) for state in (desired, current))
+        if wanted is None and isinstance(part, NativePort):
+            wanted = as_native(desired, part.port_id, NOTHING).ports.get(part.name)
         if wanted is None and isinstance(part, OvsPort):
             # The row of the other binding: a hybrid port and a vhost-user port replace each other.
             rows = [row for row in desired.ports.values() if isinstance(row, OvsPort)]
@@ -295,6 +297,10 @@ def rollback_target(
         if changed:
             target = target.with_parts(_created_as(wanted, _with_values_of(wanted, part, changed)))
             lost += [f"{part.name}: {name}" for name in changed]
+    native = native_row(target)
+    if native and current.ports and native.name not in current.ports and replacement(current, target) is None:
+        # It was deleted beside the row of a hybrid port. A native row is replaced, never created.
+        return target.without(native), (*lost, native.name)
     return target, tuple(lost)
 
 

@@ -17,6 +17,7 @@ from hybridvif.model.errors import Conflict, shown
 from hybridvif.model.names import PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     CONVERTING,
+    KERNEL_DATAPATH,
     OPEN,
     Bridge,
     ForeignObject,
@@ -458,8 +459,7 @@ def _as_new_member(part: Part) -> Part:
 def _out_of_switch(state: HostState, name: str) -> HostState:
     """Return the state in which the kernel's datapath has released a tap, whose master it was."""
     tap = state.links.get(name)
-    is_member = isinstance(tap, Tap | ManagedTap) and isinstance(state.links.get(tap.master), Bridge)
-    if not isinstance(tap, Tap | ManagedTap) or is_member:
+    if not isinstance(tap, Tap | ManagedTap) or tap.master != KERNEL_DATAPATH:
         return state
     return state.with_parts(replace(tap, master=""))
 

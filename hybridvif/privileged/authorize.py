@@ -19,10 +19,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from operator import attrgetter
 
-from hybridvif.model.conversion import KERNEL_DATAPATH
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, key_of, names_of_key
 from hybridvif.model.parts import (
+    KERNEL_DATAPATH,
     Bridge,
     IvsPort,
     ManagedTap,
@@ -110,6 +110,13 @@ class Case:
     def touched(self) -> list[Part]:
         """The parts of the plan that exist on the host, as they were found."""
         return [part for step in self.plan if (part := self.found_by(step)) is not None]
+
+    @cached_property
+    def takes_tap_out(self) -> bool:
+        """True if the plan takes the tap of a converted port out of the switch."""
+        row = self.own.ports.get(self.names.tap)
+        removals = [step for step in self.plan if isinstance(step, Replace | Delete)]
+        return isinstance(row, NativePort) and any(self.found_by(step) is row for step in removals)
 
     def found_by(self, step: Step) -> Part | None:
         """Return the part of a step as it was found."""
@@ -329,7 +336,7 @@ def device_with_row(step: Step, case: Case) -> str | None:
         return None
     for name in filter(None, (step.part.name, getattr(step.part, "peer", ""))):
         row = case.found.ports.get(name)
-        if row is None or isinstance(row, IvsPort):
+        if row is None or isinstance(row, IvsPort) or (name == case.names.tap and case.takes_tap_out):
             continue
         if name != case.names.switch_end or not isinstance(row, OvsPort):
             return (
@@ -351,12 +358,7 @@ def link_in_switch(step: Step, case: Case) -> str | None:
             )
     tap = case.names.tap
     joins = isinstance(step, Update) and isinstance(step.part, Member) and changes_of(step).get("master")
-    if isinstance(row := case.own.ports.get(tap), NativePort) and any(
-        isinstance(other, Replace | Delete) and case.found_by(other) is row for other in case.plan
-    ):
-        # The same plan takes it out of the switch.
-        return None
-    if tap in case.found.ports and (isinstance(step, Create) or joins):
+    if tap in case.found.ports and not case.takes_tap_out and (isinstance(step, Create) or joins):
         return (
             f"{tap} is a port of the switch itself, so its VM is plugged without a Linux bridge; "
             f"if that is a mistake, remove it: ovs-vsctl del-port {tap}"

@@ -331,7 +331,6 @@ UNPROVEN: dict[str, Any] = {
     "a VM's tap as one that was made": [["delete", of(replace(TAPPED, create_tap=True), "ManagedTap")]],
     "another's tap": [["create", of(replace(TWIN, create_tap=True), "ManagedTap")]],
     "a tap out of a foreign bridge": [["update", *TAP]],
-    "a tap out of a foreign bridge by another name for it": [["update", *TAP[::-1]]],
 }
 """Plans that are legal by themselves, but for objects that do not belong to this port."""
 CALLS: dict[str, Any] = {

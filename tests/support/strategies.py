@@ -231,17 +231,25 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
         # It was a vhost-user port before, or another tool has added one.
         other = desired_state(replace(port, vhostuser_mode="client", **NO_LINKS))
         state = state.with_parts(as_observed(other.ports[names.vhost_user]))
-    if type(row) is OvsPort and draw(st.integers(0, 9)) == 9:
-        # It was converted, and possibly plugged again by another tool.
-        (native,) = as_native(HostState({}, {row.name: row}), port.id, HostState()).ports.values()
-        state = state if draw(st.booleans()) else state.without(row)
-        state = state.with_parts(replace(native, realized=draw(st.booleans())))
     tap = state.links.get(names.tap)
     if isinstance(tap, ManagedTap):
         state = state.with_parts(_in(draw(st.sampled_from(masters[::-1])), tap))
     elif draw(st.booleans()):
         state = state.with_parts(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
+    if type(row) is OvsPort and not row.type and draw(st.integers(0, 9)) == 9:
+        state = _converted(state, row, port, can_realize=draw(st.booleans()))
     return state
+
+
+def _converted(state: HostState, row: OvsPort, port: Port, *, can_realize: bool) -> HostState:
+    """Return the state after a conversion: the tap, if there is one, is outside of qbr."""
+    (native,) = as_native(HostState({}, {row.name: row}), port.id, HostState()).ports.values()
+    tap = state.links.get(port.names.tap)
+    if isinstance(tap, Tap):
+        state = state.with_parts(replace(tap, master=""))
+    elif isinstance(tap, ManagedTap):
+        state = state.with_parts(_in("", tap))
+    return state.without(row).with_parts(replace(native, realized=can_realize and tap is not None))
 
 
 def _in(master: str, member: Veth | ManagedTap) -> Part:

@@ -6,9 +6,9 @@ import random
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, strategies as st
+from hypothesis import assume, given, strategies as st
 
-from hybridvif.model.conversion import is_converting, native_row
+from hybridvif.model.conversion import is_converting, native_row, replacement
 from hybridvif.model.errors import Conflict, NameCollision
 from hybridvif.model.parts import (
     ISOLATING,
@@ -74,6 +74,11 @@ def with_open_ports(goal: HostState) -> HostState:
     return goal.with_parts(*(replace(link, bridge_port=OPEN if link.master else None) for link in members))
 
 
+def is_reachable(start: HostState, goal: HostState) -> bool:
+    """Return True unless a native row would have to be created. It only replaces the row of a hybrid port."""
+    return native_row(goal) is None or native_row(start) is not None or replacement(start, goal) is not None
+
+
 def tap_of(port: Port, state: HostState) -> Tap | None:
     tap = state.links.get(port.names.tap)
     return tap if isinstance(tap, Tap) else None
@@ -104,6 +109,8 @@ def test_plan_to_the_same_state_is_empty(drawn: tuple[Port, list[HostState]]) ->
 @given(ports_and_states(stale=True))
 def test_rollback_after_any_prefix_of_a_plug_restores_the_state(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
+    # A vhost-user port deletes a native row, which is never created again.
+    assume(not port.vhostuser_mode or native_row(first) is None)
     desired = desired_state(port)
     goal, lost = rollback_target(first, desired)
     for current in history(first, plan(first, desired)):
@@ -224,6 +231,7 @@ def others_than(port: Port, host: HostState) -> HostState:
 @given(ports_and_states(count=2))
 def test_plan_reaches_any_state_from_any_state(drawn: tuple[Port, list[HostState]]) -> None:
     _, [start, other] = drawn
+    assume(is_reachable(start, other))
     reached = simulate_all(start, plan(start, other))
     assert disagreements(reached, other) == []
     assert plan(reached, other) == ()
@@ -232,8 +240,9 @@ def test_plan_reaches_any_state_from_any_state(drawn: tuple[Port, list[HostState
 @given(ports_and_states(count=3))
 def test_plan_after_an_interrupted_plan_reaches_its_goal(drawn: tuple[Port, list[HostState]]) -> None:
     port, [start, other, third] = drawn
+    assume(is_reachable(start, other))
     for current in history(start, plan(start, other)):
-        for goal in (third, desired_state(port), NOTHING):
+        for goal in filter(lambda goal: is_reachable(current, goal), (third, desired_state(port), NOTHING)):
             assert disagreements(simulate_all(current, plan(current, goal)), goal) == []
 
 
@@ -289,8 +298,7 @@ def test_plugged_port_passes_the_ownership_check(port: Port) -> None:
 def test_plan_writes_no_attribute_in_sync(drawn: tuple[Port, list[HostState]]) -> None:
     port, [start, other] = drawn
     for goal in (other, desired_state(port), NOTHING):
-        if native_row(goal):
-            # A native row is replaced, never created.
+        if not is_reachable(start, goal):
             continue
         state = start
         for step in plan(start, goal):
@@ -304,6 +312,7 @@ def test_plan_writes_no_attribute_in_sync(drawn: tuple[Port, list[HostState]]) -
 @given(ports_and_states())
 def test_plug_writes_only_drift_and_the_placeholder(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
+    assume(native_row(observed) is None)
     desired = desired_state(port)
     drift = {
         (before.name, change.attribute)
@@ -404,6 +413,8 @@ def veth_of(port: Port) -> Veth:
 @given(ports_and_states(stale=True))
 def test_plug_changes_the_switch_last(drawn: tuple[Port, list[HostState]]) -> None:
     port, [observed] = drawn
+    # test_conversion.py has the order of a conversion.
+    assume(native_row(observed) is None)
     # The deletion of the other binding has a test of its own.
     desired = desired_state(port)
     gone = [Delete(part) for part in observed if part.name not in {*desired.links, *desired.ports}]

@@ -31,7 +31,7 @@ from hybridvif.model.parts import (
 from hybridvif.model.planner import check_ownership, plan
 from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, Create, Delete, Step, Update, changes_of
+from hybridvif.model.state import NOTHING, Create, Delete, Replace, Step, Update, changes_of
 from hybridvif.privileged.authorize import permit_names, permit_plans
 from tests.support.strategies import (
     BRIDGE,
@@ -449,3 +449,11 @@ def test_invalid_step_refuses_the_whole_request() -> None:
     steps = [Create(part) for part in WIRING]
     permit(steps)
     assert refusal(steps, [Create(replace(BRIDGE, name=OTHERS.bridge))])
+
+
+def test_tap_leaves_its_bridge_in_a_conversion_only() -> None:
+    marked, native = replace(ROW, converting="yes"), replace(NATIVE, converting="yes")
+    leave = Update(TAP, replace(TAP, master=""))
+    permit([leave, Replace(marked, native)])
+    assert "leaves its bridge in a conversion only" in refusal([leave])
+    assert "is not plugged into the switch" in refusal([Create(NATIVE)])
