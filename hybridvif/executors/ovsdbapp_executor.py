@@ -87,8 +87,8 @@ class Replica:
         return self.transact(self._queries, deadline)
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the results of a transaction; queries alone are answered from the replica."""
-        if all(operation["op"] == "select" for operation in operations):
+        """Return the results of a transaction. Queries for named columns alone are answered from the replica."""
+        if all(operation["op"] == "select" and "columns" in operation for operation in operations):
             return [self._rows(**operation) for operation in operations]
         results: list[Any] = self._response_to(self._send("transact", [DATABASE, *operations]), deadline)
         return results

@@ -298,8 +298,8 @@ def rollback_target(
             target = target.with_parts(_created_as(wanted, _with_values_of(wanted, part, changed)))
             lost += [f"{part.name}: {name}" for name in changed]
     native = native_row(target)
-    if native and current.ports and native.name not in current.ports and replacement(current, target) is None:
-        # It was deleted beside the row of a hybrid port. A native row is replaced, never created.
+    if native and current is not NOTHING and native.name not in current.ports and not replacement(current, target):
+        # A native row only replaces the row of a hybrid port. It is never created.
         return target.without(native), (*lost, native.name)
     return target, tuple(lost)
 

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
@@ -31,7 +31,7 @@ from hybridvif import (
     unplug_all,
 )
 from hybridvif.model.parts import Tap
-from hybridvif.model.report import Outcome, Result, Status
+from hybridvif.model.report import Outcome, Report, Result, Status
 from hybridvif.model.state import Create, Replace, Step, Update
 from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import Lab, make_port, until
@@ -184,7 +184,7 @@ def test_interrupted_conversion_is_ended_by_any_call(lab: Lab, vm: Vm, to: str, 
     if to == "hybrid":
         convert(PORT.id, lab.host, unfiltered=True)
     whole = [outcome.step for outcome in convert(PORT.id, lab.host, to, unfiltered=True).outcomes]
-    calls = {
+    calls: dict[str, Callable[[], Report]] = {
         "convert": lambda: convert(PORT.id, lab.host, to, unfiltered=True),
         "plug": lambda: plug(PORT, lab.host),
         "back": lambda: convert(PORT.id, lab.host, back, unfiltered=True),
@@ -251,7 +251,7 @@ def test_daemon_refuses_conversions_that_no_port_asked_for(lab: Lab, vm: Vm) -> 
     for name, attack in attacks.items():
         try:
             results = {outcome.result for outcome in apply(lab, attack)[-1:]}
-            undo = [Update(row, replace(row, converting=""))] if len(attack) > 1 else []
+            undo: list[Step] = [Update(row, replace(row, converting=""))] if len(attack) > 1 else []
             assert results <= {Result.REFUSED, Result.FAILED}, name
             apply(lab, undo) if lab.row(NAMES.switch_end)["external_ids"][1] != [] else None
         except Refused:

@@ -243,7 +243,8 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
 
 def _converted(state: HostState, row: OvsPort, port: Port, *, can_realize: bool) -> HostState:
     """Return the state after a conversion: the tap, if there is one, is outside of qbr."""
-    (native,) = as_native(HostState({}, {row.name: row}), port.id, HostState()).ports.values()
+    native = as_native(HostState({}, {row.name: row}), port.id, HostState()).ports[port.names.tap]
+    assert isinstance(native, NativePort)
     tap = state.links.get(port.names.tap)
     if isinstance(tap, Tap):
         state = state.with_parts(replace(tap, master=""))

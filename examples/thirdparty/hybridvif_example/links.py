@@ -1,10 +1,11 @@
 """example-batch: a link executor with one `ip -batch` per step, and files in /proc/sys and /sys."""
 
-from hybridvif.executors import ip_json
 from hybridvif.executors.base import StepFailed, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.connection import Connection
 from hybridvif.executors.netlink.devices import opening_of, random_mac
+from hybridvif.executors.netlink.links import observe_links
 from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Bridge, Role, Tap, Veth
 from hybridvif.model.state import Create, Delete, Update, changes_of
@@ -32,7 +33,7 @@ class BatchLinks:
         self._ip = Program("ip", settings.program_path)
 
     def observe(self, names, deadline):
-        return ip_json.observe(self._ip, names, deadline)
+        return observe_links(Connection, names, deadline)
 
     def apply(self, steps, deadline):
         # Observe again, because the plan may be outdated. one_by_one() calls state.objection() before each step.

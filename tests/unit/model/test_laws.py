@@ -75,8 +75,14 @@ def with_open_ports(goal: HostState) -> HostState:
 
 
 def is_reachable(start: HostState, goal: HostState) -> bool:
-    """Return True unless a native row would have to be created. It only replaces the row of a hybrid port."""
-    return native_row(goal) is None or native_row(start) is not None or replacement(start, goal) is not None
+    """Return True unless a native row or its tap would have to be created.
+
+    Such a row only replaces the row of a hybrid port, and its tap belongs to the VM.
+    """
+    native = native_row(goal)
+    if native is None:
+        return True
+    return native.name in start.links and (native_row(start) is not None or replacement(start, goal) is not None)
 
 
 def tap_of(port: Port, state: HostState) -> Tap | None:
@@ -109,8 +115,8 @@ def test_plan_to_the_same_state_is_empty(drawn: tuple[Port, list[HostState]]) ->
 @given(ports_and_states(stale=True))
 def test_rollback_after_any_prefix_of_a_plug_restores_the_state(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
-    # A vhost-user port deletes a native row, which is never created again.
-    assume(not port.vhostuser_mode or native_row(first) is None)
+    # A native row that a plug has deleted is not created again.
+    assume(native_row(first) is None)
     desired = desired_state(port)
     goal, lost = rollback_target(first, desired)
     for current in history(first, plan(first, desired)):
@@ -132,6 +138,7 @@ def test_rollback_after_any_prefix_of_a_plug_restores_the_state(drawn: tuple[Por
 @given(ports_and_states())
 def test_rollback_needs_one_plan(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
+    assume(native_row(first) is None)
     goal, _ = rollback_target(first, desired_state(port))
     for current in history(first, plan(first, desired_state(port))):
         after = simulate_all(current, plan(current, goal))
@@ -142,6 +149,7 @@ def test_rollback_needs_one_plan(drawn: tuple[Port, list[HostState]]) -> None:
 @given(ports_and_states())
 def test_rollback_keeps_the_device_of_every_row(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
+    assume(native_row(first) is None)
     goal, _ = rollback_target(first, desired_state(port))
     for current in history(first, plan(first, desired_state(port))):
         after = simulate_all(current, plan(current, goal))
@@ -153,6 +161,7 @@ def test_rollback_keeps_the_device_of_every_row(drawn: tuple[Port, list[HostStat
 @given(ports_and_states())
 def test_rollback_leaves_a_tap_in_place_or_in_qbr(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
+    assume(native_row(first) is None)
     goal, _ = rollback_target(first, desired_state(port))
     found = tap_of(port, first)
     for current in history(first, plan(first, desired_state(port))):
@@ -167,6 +176,7 @@ def test_rollback_leaves_a_tap_in_place_or_in_qbr(drawn: tuple[Port, list[HostSt
 @given(ports_and_states())
 def test_rollback_writes_legal_values_only(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
+    assume(native_row(first) is None)
     goal, _ = rollback_target(first, desired_state(port))
     for current in history(first, plan(first, desired_state(port))):
         assert_writable(plan(current, goal))
@@ -177,6 +187,7 @@ def test_rollback_never_combines_stp_with_a_short_delay(
     drawn: tuple[Port, list[HostState]],
 ) -> None:
     port, [first] = drawn
+    assume(native_row(first) is None)
     goal, _ = rollback_target(first, desired_state(port))
     assert not [part for part in goal if isinstance(part, Bridge) and part.stp and part.forward_delay < 200]
 
@@ -185,6 +196,7 @@ def test_rollback_never_combines_stp_with_a_short_delay(
 def test_rollback_lists_exactly_the_lost_attributes(drawn: tuple[Port, list[HostState]]) -> None:
     port, [first] = drawn
     desired = desired_state(port)
+    assume(native_row(first) is None)
     goal, lost = rollback_target(first, desired)
     changed = {
         f"{before.name}: {change.attribute}"
@@ -333,7 +345,7 @@ def test_plug_writes_only_drift_and_the_placeholder(drawn: tuple[Port, list[Host
 @given(ports_and_states(count=2, stale=True))
 def test_plan_changes_a_tap_only_to_put_it_into_qbr(drawn: tuple[Port, list[HostState]]) -> None:
     port, [start, other] = drawn
-    for goal in (other, desired_state(port), NOTHING):
+    for goal in filter(lambda goal: is_reachable(start, goal), (other, desired_state(port), NOTHING)):
         for step in plan(start, goal):
             if isinstance(step.part, Tap):
                 assert isinstance(step, Update)
@@ -442,7 +454,7 @@ def test_plan_does_not_depend_on_the_order_of_observation(
     drawn: tuple[Port, list[HostState]], chance: random.Random
 ) -> None:
     port, [start, other] = drawn
-    for goal in (other, desired_state(port), NOTHING):
+    for goal in filter(lambda goal: is_reachable(start, goal), (other, desired_state(port), NOTHING)):
         assert plan(shuffled(start, chance), shuffled(goal, chance)) == plan(start, goal)
 
 
