@@ -31,7 +31,7 @@ from hybridvif import (
     unplug_all,
 )
 from hybridvif.model.parts import Tap
-from hybridvif.model.report import Outcome, Report, Result, Status
+from hybridvif.model.report import Outcome, Result, Status
 from hybridvif.model.state import Create, Replace, Step, Update
 from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import Lab, make_port, until
