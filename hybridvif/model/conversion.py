@@ -58,8 +58,10 @@ def replacement(observed: HostState, desired: HostState) -> tuple[OvsPort, OvsPo
     # A placeholder has no device to go on with.
     if len(before) != 1 or len(after) != 1 or type(before[0]) is type(after[0]) or before[0].type:
         return None
-    kind = NativePort if isinstance(after[0], NativePort) else OvsPort
-    return before[0], _as(kind, before[0], after[0].name, after[0].port_id)
+    if isinstance(before[0], NativePort):
+        # With its own key, if its iface-id has drifted: that would name another port.
+        return before[0], as_hybrid(before[0])
+    return before[0], _as(NativePort, before[0], after[0].name, after[0].port_id)
 
 
 def conversion_steps(state: HostState, before: OvsPort, after: OvsPort) -> Iterator[Step]:

@@ -236,7 +236,8 @@ def states_of(draw: st.DrawFn, port: Port, stale: bool = False) -> HostState:
         state = state.with_parts(_in(draw(st.sampled_from(masters[::-1])), tap))
     elif draw(st.booleans()):
         state = state.with_parts(Tap(name=names.tap, master=draw(st.sampled_from([*masters, FOREIGN_BRIDGE]))))
-    if type(row) is OvsPort and not row.type and draw(st.integers(0, 9)) == 9:
+    is_alone = names.vhost_user not in state.ports
+    if type(row) is OvsPort and is_alone and not row.type and draw(st.integers(0, 9)) == 9:
         state = _converted(state, row, port, can_realize=draw(st.booleans()))
     return state
 

@@ -13,6 +13,7 @@ from hybridvif.model.state import NOTHING, HostState
 from tests.support.strategies import (
     BRIDGE,
     NAMES,
+    NATIVE,
     PORT,
     ROW,
     TAP,
@@ -151,3 +152,12 @@ def test_target_has_the_parts_of_the_first_state(data: st.DataObject) -> None:
     assert [part.name for part in goal] == [part.name for part in first]
     assert len(set(lost)) == len(lost)
     assert all(invalid_attributes(part) == () for part in goal if not isinstance(part, Tap))
+
+
+def test_target_leaves_out_a_native_row_that_is_gone() -> None:
+    """Nothing can create it: it only replaces the row of a hybrid port."""
+    first = HostState().with_parts(NATIVE, replace(TAP, master=""))
+    goal, lost = rollback_target(first, WIRING, HostState().with_parts(replace(TAP, master="")))
+    assert (goal, lost) == (HostState().with_parts(replace(TAP, master="")), (NATIVE.name,))
+    goal, lost = rollback_target(first, WIRING, HostState().with_parts(ROW, replace(TAP, master="")))
+    assert (NATIVE.name in goal.ports, lost) == (True, ())

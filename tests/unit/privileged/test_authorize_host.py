@@ -12,14 +12,25 @@ from hypothesis import assume, given, strategies as st
 
 from hybridvif.model.conversion import native_row
 from hybridvif.model.errors import Conflict, Refused
-from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignObject, ForeignPort, IvsPort, ManagedTap, OvsPort, Part, Tap
+from hybridvif.model.parts import (
+    CONVERTING,
+    KERNEL_DATAPATH,
+    PLACEHOLDER_TYPE,
+    ForeignObject,
+    ForeignPort,
+    IvsPort,
+    ManagedTap,
+    OvsPort,
+    Part,
+    Tap,
+)
 from hybridvif.model.planner import check_ownership, plan, rollback_target
 from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, Create, Delete, HostState, Step, Update, owners_of
+from hybridvif.model.state import NOTHING, Create, Delete, HostState, Replace, Step, Update, owners_of
 from hybridvif.privileged.authorize import permit_found, permit_plans, refusals, stated_owner
-from tests.support.strategies import BRIDGE, NAMES, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of, the
+from tests.support.strategies import BRIDGE, NAMES, NATIVE, PORT, ROW, TAP, VETH, WIRING, history, ports, states_of, the
 
 TWIN = "5f2c0e1a-7b00-4c00-8000-0000000000ff"
 """The id of another port, with the same first 11 characters."""
@@ -155,6 +166,37 @@ def test_plan_on_parts_of_another_port_is_refused(data: st.DataObject, port: Por
     steps: list[Step] = [*map(Create, chosen)] if data.draw(st.booleans()) else [*map(Delete, chosen)]
     with pytest.raises(Refused):
         permit_found(steps, HostState().with_parts(*theirs), SETTINGS)
+
+
+MARKED, NATIVE_ROW = replace(ROW, converting=CONVERTING), replace(NATIVE, converting=CONVERTING)
+OUT = replace(TAP, master="")
+
+
+@pytest.mark.parametrize(
+    ("steps", "found", "reason"),
+    [
+        ([Replace(MARKED, NATIVE_ROW)], [], "no row with the id of port"),
+        ([Replace(MARKED, NATIVE_ROW)], [replace(MARKED, iface_id="", port_id=""), OUT], "no row with the id of port"),
+        ([Replace(NATIVE_ROW, MARKED)], [replace(NATIVE_ROW, bridge="br-else"), OUT], "which is not in [hybridvif]"),
+        ([Replace(MARKED, NATIVE_ROW)], [MARKED], "not a tap of this port, or in a foreign bridge"),
+        ([Replace(MARKED, NATIVE_ROW)], [MARKED, replace(TAP, master="virbr0")], "or in a foreign bridge"),
+    ],
+)
+def test_conversion_of_what_is_not_this_ports_is_refused(steps: list[Step], found: list[Part], reason: str) -> None:
+    assert reason in refusal(steps, HostState().with_parts(*found))
+
+
+@pytest.mark.parametrize(
+    ("step", "found"),
+    [
+        (Replace(MARKED, NATIVE_ROW), [MARKED, OUT]),
+        (Replace(NATIVE_ROW, MARKED), [NATIVE_ROW, replace(TAP, master=KERNEL_DATAPATH)]),
+        (Replace(NATIVE_ROW, MARKED), [NATIVE_ROW]),
+    ],
+    ids=["to native", "to hybrid", "to hybrid without the VM"],
+)
+def test_conversion_of_the_ports_own_row_is_permitted(step: Step, found: list[Part]) -> None:
+    permit_found([step], HostState().with_parts(*found), SETTINGS)
 
 
 def test_fitting_name_is_no_proof() -> None:

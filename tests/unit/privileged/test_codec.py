@@ -23,6 +23,7 @@ from hybridvif.model.state import (
     LinkFact,
     Observed,
     PortFact,
+    Replace,
     Step,
     Update,
     changes_of,
@@ -78,7 +79,12 @@ def test_part_survives_encoding(part: Part) -> None:
 @given(st.data(), ports())
 def test_plans_survive_encoding(data: st.DataObject, port: Any) -> None:
     parts = list(data.draw(states_of(port)))
-    steps: list[Step] = [*map(Create, parts), *(Update(part, part) for part in parts), *map(Delete, parts)]
+    steps: list[Step] = [
+        *map(Create, parts),
+        *(Update(part, part) for part in parts),
+        *map(Delete, parts),
+        Replace(ROW, NATIVE),
+    ]
     plans = [steps[start : start + codec.MAX_STEPS] for start in range(0, len(steps), codec.MAX_STEPS)]
     decoded = codec.decode_plans(carried(codec.encode_plans(plans)))
     assert decoded == [tuple(plan) for plan in plans]
@@ -177,6 +183,7 @@ ILLEGAL_STEPS: dict[str, Any] = {
     "one part to update": ["update", GOOD],
     "an update of two kinds": ["update", GOOD, codec.encode_part(VETH)],
     "an update of two names": ["update", GOOD, of(BRIDGE, name="qbr91d3aa02-41")],
+    "a replace of no rows": ["replace", GOOD, GOOD],
     "a mapping": {"create": GOOD},
 }
 
@@ -245,6 +252,7 @@ def test_text_beyond_the_limit_is_refused() -> None:
         (codec.decode_plans, [7], f"a plan is no list of at most {codec.MAX_STEPS}"),
         (codec.decode_plans, [[7]], "a step is none of create, update, delete, replace"),
         (codec.decode_plans, [[ILLEGAL_STEPS["an update of two names"]]], "an update is not of one part"),
+        (codec.decode_plans, [[ILLEGAL_STEPS["a replace of no rows"]]], "a replace is not of two rows"),
         (codec.decode_part, ILLEGAL_PARTS["an unknown kind"], "a part is of no known kind"),
         (codec.decode_part, ILLEGAL_PARTS["a missing field"], "the fields of a Bridge are not its own"),
         (codec.decode_part, ILLEGAL_PARTS["True for 1"], "mtu of a Bridge is of the wrong type"),
