@@ -245,6 +245,7 @@ def test_a_waiting_tap_is_left_to_libvirt_where_the_bridge_is_in_order(lab: Lab,
         assert "master" not in lab.link(port.names.tap)
 
 
+@pytest.mark.alone
 def test_a_ping_loses_nothing_while_a_port_is_plugged_again_and_repaired(lab: Lab, vms: tuple[Vm, Vm]) -> None:
     vm, _ = vms
     ping = lab.box.popen(
