@@ -68,7 +68,7 @@ def command(
     return lab.box.run([*become, *clean, f"{PREFIX}/bin/hybridvif", *arguments], check=False)
 
 
-def test_unprivileged_caller_reconciles_with_the_cloud(host: Lab, variables: Mapping[str, str]) -> None:
+def test_user_nova_reconciles_with_the_cloud(host: Lab, variables: Mapping[str, str]) -> None:
     configure(host, SUDO)
     done = command(host, "nova", variables)
     assert (done.returncode, done.stderr) == (0, "")
