@@ -56,12 +56,19 @@ class CollectedOrphan:
     """The report of its removal. None: it was not removed, because it is not due or this was a dry run."""
 
 
-def reconcile(ports: Iterable[Port], host: AnyHost, *, prune: bool = False, dry_run: bool = False) -> Reconciled:
+def reconcile(
+    ports: Iterable[Port],
+    host: AnyHost,
+    *,
+    prune: bool = False,
+    keep: Collection[str] = (),
+    dry_run: bool = False,
+) -> Reconciled:
     """Bring all ports of a host to their desired state: plug these ports, as plug_all() does.
 
     prune: also unplug the other ports with our ownership tag. A port with a running VM is never unplugged. It is
-    reported as PortRunning, even with `unplug_running = force`. Ports that another tool plugged stay. dry_run: write
-    nothing.
+    reported as PortRunning, even with `unplug_running = force`. Ports that another tool plugged stay. keep: ids of
+    ports that stay too. dry_run: write nothing.
 
     Raises InvalidInput for a duplicate port id. With prune or dry_run also PreconditionError and NoResponse, before
     the first write.
@@ -70,7 +77,7 @@ def reconcile(ports: Iterable[Port], host: AnyHost, *, prune: bool = False, dry_
     target, others = host, list[str]()
     if prune or dry_run:
         observed = host.observe(None, time.monotonic() + host.settings.deadline)
-        ids = {port.id for port in ports}
+        ids = {*keep, *(port.id for port in ports)}
         others = [port_id for port_id in tagged_ports(observed) if prune and port_id not in ids]
         target = SimulatedHost(host.settings, observed) if dry_run else host
     plugged = plug_all(ports, target)

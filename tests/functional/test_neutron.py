@@ -18,6 +18,9 @@ from tests.support import fake_cloud
 from tests.support.deployed import CONFIG, ETC, HELPER, PREFIX, deployed
 
 PORT = fake_cloud.port(1)
+VHOST_USER = fake_cloud.port(2, **{"binding:vif_type": "vhostuser"})
+BROKEN = fake_cloud.port(3, mac_address="01:00:5e:00:00:01")
+DELETED = fake_cloud.port(4)
 KEY = PORT["id"][:11]
 ARGUMENTS = ["reconcile", "--from-neutron", "--host", fake_cloud.HOST]
 SUDO = f"sudo --non-interactive {HELPER} --config-file {CONFIG}"
@@ -38,8 +41,8 @@ def host() -> Iterator[Lab]:
 
 @pytest.fixture
 def variables(host: Lab, tmp_path: Path) -> Iterator[Mapping[str, str]]:
-    """The variables of a user of the cloud, which has one port for this host."""
-    (tmp_path / "ports.json").write_text(json.dumps([PORT]))
+    """The variables of a user of the cloud, which has three ports for this host, one of them hybrid and usable."""
+    (tmp_path / "ports.json").write_text(json.dumps([PORT, VHOST_USER, BROKEN]))
     program = [sys.executable, fake_cloud.__file__, str(tmp_path / "ports.json")]
     server = host.box.popen(program, stdout=subprocess.PIPE)
     assert server.stdout is not None
@@ -71,7 +74,8 @@ def command(
 def test_user_nova_reconciles_with_the_cloud(host: Lab, variables: Mapping[str, str]) -> None:
     configure(host, SUDO)
     done = command(host, "nova", variables)
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
+    assert re.fullmatch(rf"warning: skipped in Neutron: port {BROKEN['id']}: .*\n", done.stderr)
     assert f"{PORT['id']}  plugged" in done.stdout
     assert f"qbr{KEY}" in host.links()
     assert host.link(f"qvo{KEY}")["mtu"] == 1450
@@ -87,3 +91,15 @@ def test_daemon_does_not_inherit_the_credentials(
     inherited = host.sh("cat /run/daemon-environment")
     assert [line for line in inherited.splitlines() if line.startswith("OS_")] == ["OS_HYBRIDVIF__DEADLINE=17"]
     assert fake_cloud.PASSWORD not in inherited
+
+
+def test_prune_removes_only_ports_unknown_to_neutron(host: Lab, variables: Mapping[str, str]) -> None:
+    configure(host, SUDO)
+    ours = [VHOST_USER, BROKEN, DELETED]
+    ports = [
+        {"id": port["id"], "mac": fake_cloud.port(9)["mac_address"], "instance_id": port["device_id"]} for port in ours
+    ]
+    host.box.run([f"{PREFIX}/bin/hybridvif", "plug", "-F", "-"], input=json.dumps(ports))
+    assert command(host, "nova", variables, [*ARGUMENTS, "--prune"]).returncode == 0
+    present = host.links()
+    assert [f"qbr{port['id'][:11]}" in present for port in [PORT, *ours]] == [True, True, True, False]

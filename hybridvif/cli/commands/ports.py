@@ -44,12 +44,12 @@ def run(args: argparse.Namespace) -> int:
     """Print the ports as a list in JSON."""
     if not args.from_neutron:
         raise UsageError("ports needs a source; give --from-neutron")
-    print_text(json.dumps([dict(request.fields) for request in ports_from_neutron(args)], indent=2) + "\n")
+    print_text(json.dumps([dict(request.fields) for request in ports_from_neutron(args)[0]], indent=2) + "\n")
     return 0
 
 
-def ports_from_neutron(args: argparse.Namespace) -> list[PortRequest]:
-    """Return the hybrid ports of a host, and write a note about each skipped port.
+def ports_from_neutron(args: argparse.Namespace) -> tuple[list[PortRequest], list[str]]:
+    """Return the hybrid ports of a host and the ids of its other ports, and write a note about each skipped port.
 
     Raises CloudError, and InvalidInput for a host that Neutron does not know.
     """
@@ -61,19 +61,24 @@ def ports_from_neutron(args: argparse.Namespace) -> list[PortRequest]:
     from openstack.exceptions import SDKException
     from yaml import YAMLError
 
-    requests = []
+    requests, others = list[PortRequest](), list[str]()
     try:
         region = OpenStackConfig(override_defaults=DEFAULTS).get_one(cloud=args.os_cloud)
         with Connection(config=region) as cloud:
             for binding in _bindings(cloud.network, args.host or socket.gethostname()):
+                request = None
                 try:
-                    requests.append(_request_of(*binding))
+                    request = _request_of(*binding)
                 except InvalidInput as error:
                     # A user of the cloud chooses some of the values. They must not block the other ports.
                     args.terminal.write_note(f"warning: skipped in Neutron: {error}", "yellow")
+                if request:
+                    requests.append(request)
+                else:
+                    others.append(binding[0].id)
     except (SDKException, ClientException, YAMLError, OSError) as error:
         raise CloudError(f"Neutron cannot be read: {' '.join(str(error).split())}") from error
-    return [request for request in requests if request]
+    return requests, others
 
 
 def _request_of(port: Any, vif_type: str, details: Mapping[str, Any], mtu: int | None) -> PortRequest | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 
 from hybridvif.cli.commands import ports as ports_command
 from hybridvif.cli.options import UsageError, connected
@@ -25,7 +25,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file_option(parser)
     ports_command.add_arguments(parser)
     parser.add_argument(
-        "--prune", action="store_true", help="unplug our ports that are not desired, except ports of running VMs"
+        "--prune",
+        action="store_true",
+        help="unplug our ports that are not desired here, except ports of running VMs",
     )
     parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
 
@@ -38,11 +40,13 @@ def run(args: argparse.Namespace) -> Answer:
         )
     from hybridvif.cli.portfile import read_ports
 
-    requests = ports_command.ports_from_neutron(args) if args.from_neutron else read_ports(args.file)
+    requests, keep = ports_command.ports_from_neutron(args) if args.from_neutron else (read_ports(args.file), [])
     ports = [request.to_port() for request in requests]
     with connected(args) as host:
         others = _plugged_ports(host) if args.from_neutron else ()
-        return answer_of(ports, host, prune=args.prune, dry_run=args.dry_run, verbose=args.verbose, others=others)
+        return answer_of(
+            ports, host, prune=args.prune, keep=keep, dry_run=args.dry_run, verbose=args.verbose, others=others
+        )
 
 
 def answer_of(
@@ -50,6 +54,7 @@ def answer_of(
     host: AnyHost,
     *,
     prune: bool = False,
+    keep: Collection[str] = (),
     dry_run: bool = False,
     verbose: int = 0,
     others: Sequence[str] = (),
@@ -57,7 +62,7 @@ def answer_of(
     """Reconcile the host with these ports and return the answer. others: plugged ports to name if they are left."""
     from hybridvif.engine.host_wide import reconcile
 
-    reconciled = reconcile(ports, host, prune=prune, dry_run=dry_run)
+    reconciled = reconcile(ports, host, prune=prune, keep=keep, dry_run=dry_run)
     reports = reconciled.reports
     keys = {report.port_id[:KEY_LENGTH] for report in reports}
     remaining = [name for name in others if name[:KEY_LENGTH] not in keys]

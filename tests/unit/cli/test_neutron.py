@@ -279,3 +279,8 @@ def test_reconcile_names_each_port_that_is_left() -> None:
     assert answer.document["warnings"] == list(answer.warnings)
     assert reconcile.answer_of([PORT], host, prune=True, others=others).warnings == []
     assert OTHER_ID not in text_of(reconcile.answer_of([PORT], host, others=others))
+
+
+def test_prune_keeps_ports_that_neutron_shows() -> None:
+    dry_run = reconcile.answer_of([], plugged(PORT, OTHER), prune=True, keep=[ID], dry_run=True)
+    assert [(row["port"], row["goal"]) for row in dry_run.rows] == [(OTHER_ID, "unplug")]

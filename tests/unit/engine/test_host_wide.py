@@ -76,6 +76,12 @@ def test_reconcile_with_prune_unplugs_other_tagged_ports(host: RecordingHost) ->
     assert {part.name for part in host.state} == {name for port in PORTS[:3] for name in list(port.names)[:3]}
 
 
+def test_prune_spares_kept_ports(host: RecordingHost) -> None:
+    done = reconcile(PORTS[:2], host, prune=True, keep=[PORTS[2].id])
+    assert [report.port_id for report in done.pruned] == [port.id for port in PORTS[3:]]
+    assert [report.port_id for report in reconcile([], host, prune=True).pruned] == [port.id for port in PORTS[:3]]
+
+
 @pytest.mark.parametrize(
     "settings", [FORCING, replace(FORCING, unplug_running="refuse")], ids=lambda settings: settings.unplug_running
 )
