@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from hybridvif import __version__
 from hybridvif.cli import COMMANDS, EXIT_CODES
 from hybridvif.cli.stdio import print_text
 from hybridvif.model.errors import InvalidInput
@@ -165,14 +166,8 @@ def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None
 
 
 class _Version(argparse.Action):
-    """The --version option. Only this option reads the metadata of the installed package."""
+    """The --version option. The action of argparse ignores errors of its output."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
-        from importlib.metadata import PackageNotFoundError, version
-
-        try:
-            number = version("hybridvif")
-        except PackageNotFoundError:
-            number = "of a checkout, not installed"
-        print_text(f"hybridvif {number}\n")
+        print_text(f"hybridvif {__version__}\n")
         parser.exit()

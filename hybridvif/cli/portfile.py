@@ -53,6 +53,9 @@ def read_ports(name: str) -> list[PortRequest]:
             f"{shown}: there is nothing in it; write a list of mappings with the keys {', '.join(FIELDS)}, or [] for "
             "no ports"
         )
+    if isinstance(entries, dict) and "command" in entries:
+        # The document of `hybridvif ports -f json`.
+        entries = entries.get("ports")
     if not isinstance(entries, list):
         raise InvalidInput(f"{shown}: it is {_kind(entries)}, not a list of ports; begin each port with '- id:'")
     entry_of: dict[str, int] = {}

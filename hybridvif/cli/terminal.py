@@ -14,9 +14,11 @@ import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.util import find_spec
 from typing import IO
 
+from hybridvif import __version__
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
 from hybridvif.model.errors import InvalidInput, escaped, escaped_lines
 
@@ -24,6 +26,16 @@ MANY = 20
 """The smallest number of ports with a progress bar."""
 SIMULATED = "simulated: nothing was done on any real host (the recording executors are configured)"
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1", "dim": "2"}
+
+
+def enveloped(document: Mapping[str, object], command: str = "") -> Mapping[str, object]:
+    """Return a document with the command, the version of hybridvif, the host and the current time in front.
+
+    Every JSON document is one of these, and has a schema in hybridvif/schemas.
+    """
+    now = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    head = {"command": command, "version": __version__, "host": os.uname().nodename, "time": now}
+    return {**head, **document}
 
 
 class Paint:
@@ -97,6 +109,7 @@ class Terminal:
         self.form = form
         self.quiet: bool = args is not None and args.quiet
         self._columns: Sequence[str] = (args and getattr(args, "column", None)) or ()
+        self._command: str = args.command if args else ""
         self._color: str = args.color if args else "auto"
         self._answered = False
 
@@ -156,6 +169,7 @@ class Terminal:
         return "".join(f"{line}\n" for line in answer.lines(paint))
 
     def _dump(self, document: Mapping[str, object]) -> str:
+        document = enveloped(document, self._command)
         if self.form == "yaml":
             import yaml
 

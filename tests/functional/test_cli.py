@@ -19,6 +19,7 @@ from hybridvif.cli.ports import options_of
 from hybridvif.testing.pytest_plugin import lacking
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
+from tests.support.schemas import validate
 
 STRANGER = 54321
 """Id of a user and group that exist on no host."""
@@ -46,7 +47,7 @@ class Command:
 
     def document(self, *words: str, exit_code: int = 0, stdin: str | None = None) -> Any:
         """Return the one document that is all of stdout."""
-        return json.loads(self(*words, "-f", "json", exit_code=exit_code, stdin=stdin).stdout)
+        return validate(json.loads(self(*words, "-f", "json", exit_code=exit_code, stdin=stdin).stdout))
 
     def plug(self, *ports: Port) -> None:
         self("plug", "-F", "-", stdin=file_of(ports))
@@ -126,6 +127,31 @@ def test_drift_is_named_shown_and_mended(damage: str, message: str, cli: Command
     assert cli("list", "-f", "value", "-c", "state").stdout.strip() in ("drift", "orphan")
     assert "repaired: " in cli("plug", *options_of(port)).stdout
     assert check(port, lab.host) == ()
+
+
+def test_documents_of_a_host_with_a_vm_follow_the_schemas(cli: Command, lab: Lab) -> None:
+    """A conversion, an adoption, dry runs and errors; the other tests validate all else that they read."""
+    port, other = make_port(1), make_port(2)
+    cli.document("plug", "-F", "-", "--dry-run", stdin=file_of([port, other]))
+    cli.document("plug", "-F", "-", stdin=file_of([port, other]))
+    with lab.vm(port, 1):
+        for name in ("show", "list", "doctor", "executors"):
+            assert cli.document(name)["command"] == name
+        to_native = ["convert", port.id, "--to", "native"]
+        assert cli.document(*to_native, exit_code=6)["error"]["code"] == "unfiltered"
+        assert cli.document(*to_native, "--unfiltered", "--dry-run")["command"] == "plan"
+        cli.document(*to_native, "--unfiltered")
+        cli.document("show", port.id)
+        cli.document("convert", port.id, "--to", "hybrid")
+    lab.sh(f"for n in {' '.join(port.names[:4])}; do ip link set $n alias '' 2>/dev/null || true; done")
+    cli.document("adopt", "--dry-run")
+    cli.document("adopt")
+    cli.document("reconcile", "-F", "-", "--prune", "--dry-run", stdin=file_of([port]))
+    cli.document("reconcile", "-F", "-", "--prune", stdin=file_of([port]))
+    cli.document("gc", "--dry-run")
+    cli.document("gc")
+    assert cli.document("show", other.id, exit_code=2)["error"]["code"] == "invalid-input"
+    cli.document("unplug", port.id)
 
 
 def test_many_ports_come_from_a_file_and_end_in_one_document(cli: Command, lab: Lab) -> None:

@@ -36,6 +36,7 @@ from hybridvif.model.state import Create, Replace, Step, Update
 from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import Lab, make_port, until
 from tests.support.likeness import differences, likeness
+from tests.support.schemas import validate
 
 PORT, PEER = make_port(1), make_port(2)
 NAMES = PORT.names
@@ -303,7 +304,7 @@ def command(lab: Lab, *words: str) -> dict[str, Any]:
     """Return the answer of the command inside of the sandbox, with its exit code."""
     argv = [sys.executable, "-P", "-m", "hybridvif", *words, "-f", "json"]
     done = lab.box.run(argv, check=False)
-    return {**json.loads(done.stdout), "exit_code": done.returncode}
+    return {**validate(json.loads(done.stdout)), "exit_code": done.returncode}
 
 
 def test_port_without_an_openflow_firewall_is_refused_by_the_command(lab: Lab, vm: Vm) -> None:

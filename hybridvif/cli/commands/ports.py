@@ -14,10 +14,11 @@ from typing import Any
 
 from hybridvif.cli.options import UsageError
 from hybridvif.cli.ports import PortRequest
-from hybridvif.cli.stdio import print_text
+from hybridvif.cli.terminal import Answer
 from hybridvif.model.errors import InvalidInput, PreconditionError
 from hybridvif.model.names import NONE
 
+FORMATS = ("text", "json", "yaml")
 DEFAULTS = {"api_timeout": 60, "connect_retries": 2}
 """Options of clouds.yaml, if it has others. A server may close an idle connection just when it is used again."""
 IDS_PER_REQUEST = 100
@@ -40,12 +41,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--os-cloud", metavar="NAME", help=text)
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the ports as a list in JSON."""
+def run(args: argparse.Namespace) -> Answer:
+    """Read the ports. The text is a list in JSON, as -F takes it."""
     if not args.from_neutron:
         raise UsageError("ports needs a source; give --from-neutron")
-    print_text(json.dumps([dict(request.fields) for request in ports_from_neutron(args)[0]], indent=2) + "\n")
-    return 0
+    ports = [dict(request.fields) for request in ports_from_neutron(args)[0]]
+    return Answer(document={"ports": ports}, drawings={"text": lambda: f"{json.dumps(ports, indent=2)}\n"})
 
 
 def ports_from_neutron(args: argparse.Namespace) -> tuple[list[PortRequest], list[str]]:

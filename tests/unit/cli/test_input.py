@@ -16,6 +16,7 @@ from hybridvif.cli.ports import FIELDS, PLACEHOLDERS, PortRequest, options_of, r
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.port import VifType
 from tests.support.answers import ID, MAC, OPTIONS, OTHER_ID, PORT, VM
+from tests.support.schemas import validate
 
 ENTRY: dict[str, Any] = {"id": ID, "mac": MAC, "instance_id": VM}
 
@@ -114,14 +115,14 @@ def test_unreadable_file_is_reported_in_one_line(tmp_path: Path, capsys: pytest.
 def test_error_with_json_format_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["plug", ID, "--mac", "x", "--instance", VM, "-f", "json"]) == 2
     captured = capsys.readouterr()
-    error = json.loads(captured.out)["error"]
+    error = validate(json.loads(captured.out))["error"]
     assert (error["code"], error["exit_code"]) == ("invalid-input", 2)
     assert captured.err == f"error: {error['message']}\n"
 
 
 def test_usage_error_with_json_format_is_a_document(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["-f", "json", "plug", "--macc"]) == 2
-    assert json.loads(capsys.readouterr().out)["error"]["code"] == "usage"
+    assert validate(json.loads(capsys.readouterr().out))["error"]["code"] == "usage"
 
 
 def test_port_file_may_be_yaml_or_json(tmp_path: Path) -> None:

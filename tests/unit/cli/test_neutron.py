@@ -18,6 +18,7 @@ from hybridvif.cli.commands import reconcile
 from hybridvif.cli.portfile import read_ports
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, plugged, text_of
 from tests.support.fake_cloud import HOST, PASSWORD, TOKEN, FakeCloud, number, port, served
+from tests.support.schemas import validate, validate_as
 
 # openstacksdk 4 deprecates what it uses itself.
 pytestmark = [pytest.mark.filterwarnings(f"ignore::{kind}DeprecationWarning") for kind in ("", "Pending")]
@@ -75,6 +76,19 @@ def test_bound_hybrid_port_has_the_fields_of_nova(cloud: FakeCloud, run: Run) ->
         ],
         "",
     )
+
+
+def test_document_and_list_are_files_of_the_same_ports(cloud: FakeCloud, run: Run, tmp_path: Path) -> None:
+    cloud.ports = [port(1), port(2)]
+    listed, document = run()[1], run("-f", "json")[1]
+    validate_as("port-file", listed)
+    validate(document)
+    files = {tmp_path / "list.json": listed, tmp_path / "document.json": document}
+    for file, content in files.items():
+        file.write_text(json.dumps(content), encoding="utf-8")
+    first, second = ([request.to_port() for request in read_ports(str(file))] for file in files)
+    assert first == second
+    assert [port.id for port in first] == [number(1), number(2)]
 
 
 @pytest.mark.parametrize(

