@@ -1,7 +1,7 @@
 """Infer the missing fields of a port from its plugged devices and rows.
 
 An inferred field cannot be checked for drift. A field is unknown if the parts of the port contradict each other,
-because plug might choose another value. The MTU is that of the majority of the devices.
+because plug might choose another value.
 """
 
 from __future__ import annotations
@@ -151,16 +151,26 @@ def values_from(port_id: str, state: HostState) -> tuple[Values, Doubts]:
 
 
 def _infer_mtu(values: Values, doubts: Doubts, state: HostState, names: PortNames) -> None:
-    """Infer the MTU of the majority of the devices, or the MTU requested by the row of a vhost-user port."""
+    """Infer the MTU on which qbr, qvb and qvo agree, or the MTU requested by the row of a vhost-user port.
+
+    Without its veth pair, a bridge is no evidence: the kernel resets the MTU of an empty one, and lowers that of a
+    bridge without an explicit MTU to the MTU of its lowest member.
+    """
     bridge, veth, row = state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names)
-    mtus = [bridge.mtu] if isinstance(bridge, Bridge) else []
-    mtus += [veth.mtu, veth.peer_mtu] if isinstance(veth, Veth) else []
+    is_running_natively = isinstance(row, NativePort) and names.tap in state.links
+    if not is_there(state, names) or is_running_natively:
+        # plug creates the port with the default, or leaves its devices as they are.
+        return
+    mtus = {bridge.mtu} if isinstance(bridge, Bridge) else set()
+    mtus |= {veth.mtu, veth.peer_mtu} if isinstance(veth, Veth) else set()
+    is_evidence = isinstance(veth, Veth)
     if isinstance(row, VhostUserPort):
-        mtus = [] if row.mtu_request is None else [row.mtu_request]
-    most = [mtu for mtu in set(mtus) if mtus.count(mtu) * 2 > len(mtus) and MIN_MTU <= mtu <= MAX_MTU]
-    if most:
-        values["mtu"] = most[0]
-    elif mtus:
+        if row.mtu_request is None:
+            return
+        mtus, is_evidence = {row.mtu_request}, True
+    if is_evidence and len(mtus) == 1 and MIN_MTU <= min(mtus) <= MAX_MTU:
+        values["mtu"] = min(mtus)
+    else:
         values["mtu"], doubts["mtu"] = next(mtu for mtu in range(MIN_MTU, MAX_MTU) if mtu not in mtus), ()
 
 

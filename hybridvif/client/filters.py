@@ -20,12 +20,22 @@ FIREWALL_TABLE = 60
 """TRANSIENT_TABLE of Neutron's agent, in which its OpenFlow firewall receives the packets of a port."""
 _VERSIONS = "OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15"
 """The agent switches its bridges to these versions."""
+_NOT_RUNNING = ("(Connection refused)", "(No such file or directory)")
 _BRIDGE_NF = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{tables}") for tables in ("iptables", "ip6tables")]
 _IN_PORT = re.compile(r"[ ,]in_port=(\d+)[ ,]")
 
 
+class SwitchSilent(NotReady):
+    """ovs-vswitchd does not serve its flows, because it hangs or does not run."""
+
+
 def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozenset[int]:
     """Return the OpenFlow port numbers that the OpenFlow firewall knows on a bridge. Raises NotReady."""
+    return frozenset(map(int, _IN_PORT.findall(flows_of(settings, bridge, FIREWALL_TABLE, deadline))))
+
+
+def flows_of(settings: Settings, bridge: str, table: int, deadline: float) -> str:
+    """Return the flows of one table of a bridge as text. Raises NotReady, and SwitchSilent of this host."""
     endpoint = endpoint_of(settings.ovsdb_connection)
     directory = os.path.dirname(endpoint.path) if endpoint.path else SOCKET_DIR
     program = shutil.which("ovs-ofctl", path=settings.program_path)
@@ -33,21 +43,27 @@ def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozen
         raise NotReady("ovs-ofctl is not installed, which shows the flows of the firewall; install Open vSwitch")
     # Without --names, a port is a number.
     query = ["--no-names", "--no-stats", "-O", _VERSIONS, "dump-flows", f"unix:{directory}/{bridge}.mgmt"]
+    timeout = max(deadline - time.monotonic(), 0.1)
     try:
         done = subprocess.run(
-            [program, *query, f"table={FIREWALL_TABLE}"],
+            [program, *query, f"table={table}"],
             stdin=subprocess.DEVNULL,
             capture_output=True,
-            timeout=max(deadline - time.monotonic(), 0.1),
+            timeout=timeout,
             check=False,
             env={"LC_ALL": "C"},
         )
-    except (OSError, subprocess.TimeoutExpired) as error:
+    except subprocess.TimeoutExpired as error:
+        silent = f"ovs-vswitchd has not answered within {timeout:.1f} s, so it may hang"
+        raise SwitchSilent(f"the flows of {bridge} cannot be read: {silent}; see hybridvif doctor") from error
+    except OSError as error:
         raise NotReady(f"the flows of {bridge} cannot be read: {error}; is ovs-vswitchd running?") from error
     if done.returncode:
         reason = done.stderr.decode(errors="replace").strip().removeprefix("ovs-ofctl: ")
+        if endpoint.path and reason.endswith(_NOT_RUNNING):
+            raise SwitchSilent(f"the flows of {bridge} cannot be read: ovs-vswitchd does not run; see hybridvif doctor")
         raise NotReady(f"the flows of {bridge} cannot be read: {reason}; run this as root, or use --unfiltered")
-    return frozenset(map(int, _IN_PORT.findall(done.stdout.decode(errors="replace"))))
+    return done.stdout.decode(errors="replace")
 
 
 def calls_iptables() -> bool:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
 from hybridvif.cli.options import connected
 from hybridvif.cli.output.changes import changes_of
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.output.topology import Drift, drift_of, warnings_of
+from hybridvif.cli.output.topology import Drift, drift_of, flows_that_drop
 from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.model.parts import reason_of
 from hybridvif.model.report import Report
+from hybridvif.model.warnings import port_warnings
 
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("port", "kind", "name", "attribute", "before", "after")
@@ -51,6 +52,11 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
     checked = [
         (port, report, [*drift_of(changes_of(report), port)]) for port, report in zip(inferred, reports, strict=True)
     ]
+    # Only an observation of all names includes the other rows with this iface-id.
+    whole = host.observe(None, time.monotonic() + host.settings.deadline)
+    dropped, warnings = flows_that_drop(host, whole)
+    found = [port_warnings(port.port, whole.state.of(port.port.names), whole.facts, dropped) for port in inferred]
+    warnings += [warning.text for own in found for warning in own]
     documents: list[dict[str, Any]] = [
         {
             "port": report.port_id,
@@ -59,12 +65,10 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
             "reason": report.reason,
             "drift": [item.document for item in drift],
             "unchecked": [*port.left_out, *port.not_inferable, *report.unchecked],
+            "warnings": [warning._asdict() for warning in own],
         }
-        for port, report, drift in checked
+        for (port, report, drift), own in zip(checked, found, strict=True)
     ]
-    # Only an observation of all names includes the other rows with this iface-id.
-    facts = host.observe(None, time.monotonic() + host.settings.deadline).facts
-    warnings = [warning for port in inferred for warning in warnings_of(port.port, facts)]
     in_order = all(document["in_order"] for document in documents)
     return answer_about(
         "check",
@@ -74,7 +78,7 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
         lines=lambda paint: [
             line
             for (port, report, drift), document in zip(checked, documents, strict=True)
-            for line in _lines(port, report, drift, document["unchecked"], paint, reasons=reasons)
+            for line in _lines(port, report, drift, document, paint, reasons=reasons)
         ],
         columns=COLUMNS,
         rows=[{"port": document["port"], **drift} for document in documents for drift in document["drift"]],
@@ -86,7 +90,7 @@ def _lines(
     port: InferredPort,
     report: Report,
     drift: Sequence[Drift],
-    unchecked: Sequence[str],
+    document: Mapping[str, Any],
     paint: Paint,
     *,
     reasons: bool,
@@ -94,8 +98,11 @@ def _lines(
     if not report.ok:
         yield f"{report.port_id}  {paint('not checked, because plug would refuse it', 'red')}"
         return
-    in_order = "in order as far as checked" if unchecked else "in order"
-    yield f"{report.port_id}  {paint('DRIFT', 'red') if drift else paint(in_order, 'green')}"
+    unchecked = document["unchecked"]
+    verdict, color = ("DRIFT", "red") if drift else ("in order as far as checked" if unchecked else "in order", "green")
+    if codes := ", ".join(warning["code"] for warning in document["warnings"]):
+        verdict, color = f"{verdict}, {'and' if drift else 'but'} {codes}", "red" if drift else "yellow"
+    yield f"{report.port_id}  {paint(verdict, color)}"
     for item in drift:
         yield paint(f"  {item}", "yellow")
         if reasons and item.difference.attribute:

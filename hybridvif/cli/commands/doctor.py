@@ -163,13 +163,13 @@ def _daemon(host: AnyHost, bridges: list[Bridge]) -> Iterator[CheckResult]:
 
 
 def port_findings(seen: Observed) -> Iterator[CheckResult]:
-    """Yield the ports that plug would refuse, and those that share their iface-id with another row."""
+    """Yield the ports that plug would refuse, and the warnings about ports."""
     for port in plugged_ports(seen):
         about = f"port {port.port_id or port.key}"
         if port.conflict:
             yield CheckResult(about, FAIL, *fact_and_remedy(port.conflict.removeprefix(f"{about}: ")))
         for warning in port.warnings:
-            yield CheckResult(about, INFO, *fact_and_remedy(warning.removeprefix(f"{about}: ")))
+            yield CheckResult(about, INFO, *fact_and_remedy(warning.text.removeprefix(f"{about}: ")))
 
 
 def switch(settings: Settings, facts: Facts) -> Iterator[CheckResult]:

@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
-from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
+from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, flows_that_drop, plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import InvalidInput
@@ -48,9 +48,10 @@ def run(args: argparse.Namespace) -> Answer:
 def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
     """Return the answer of `hybridvif list` for the ports in these states."""
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
-    shown = [port for port in plugged_ports(seen) if port.condition.value in states]
+    dropped, warnings = flows_that_drop(host, seen)
+    shown = [port for port in plugged_ports(seen, dropped) if port.condition.value in states]
     ports = [port.document for port in shown]
-    warnings = [warning for port in shown for warning in port.warnings]
+    warnings += [warning.text for port in shown for warning in port.warnings]
     return Answer(
         document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
         columns=COLUMNS,
@@ -64,11 +65,13 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
     """Return the answer of `hybridvif show` for all ports, or for one. options: options to be repeated in a fix."""
     deadline = time.monotonic() + host.settings.deadline
     seen = host.observe(None if port_id is None else set(names_of(port_id)), deadline)
-    ports, switches = plugged_ports(seen), seen.facts.switches
+    dropped, warnings = flows_that_drop(host, seen)
+    ports, switches = plugged_ports(seen, dropped), seen.facts.switches
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
     named = host.settings.named_bridges if port_id is None else ()
     bridges = {name: switches.get(name) for name in (*named, *(port.row.bridge for port in ports if port.row))}
+    warnings += [warning.text for port in ports for warning in port.warnings]
     return Answer(
         document={
             "command": "show",
@@ -76,11 +79,12 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
             "switch": seen.facts.switch_version,
             "bridges": [{"name": name, "datapath_type": kind} for name, kind in bridges.items()],
             "ports": [_document(port, options) for port in ports],
+            "warnings": warnings,
         },
         lines=lambda paint: tree(ports, bridges, seen.facts.switch_version, paint, options),
         drawings={"dot": lambda: dot(ports)},
         simulated=seen.facts.simulated,
-        warnings=[warning for port in ports for warning in port.warnings],
+        warnings=warnings,
     )
 
 
@@ -136,7 +140,8 @@ def _ports(ports: Sequence[PluggedPort], options: Sequence[str]) -> list[Node]:
     for port, head in zip(ports, heads, strict=True):
         below = [*_chain(port), *_apart(port)]
         if port.condition is Condition.IN_ORDER:
-            verdict, colour = "in order", ""
+            codes = ", ".join(warning.code for warning in port.warnings)
+            verdict, colour = (f"in order, but {codes}", "yellow") if codes else ("in order", "")
         elif port.conflict:
             verdict, colour = f"CONFLICT: {port.conflict}", "red"
         else:

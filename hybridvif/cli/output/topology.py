@@ -7,8 +7,10 @@ The fields of a port are inferred from its row (ids, MAC, instance, bridge) and 
 from __future__ import annotations
 
 import enum
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.changes import (
@@ -21,9 +23,10 @@ from hybridvif.cli.output.changes import (
     noun_of,
 )
 from hybridvif.cli.ports import PortRequest, options_of
+from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.goals import check_single_path
-from hybridvif.model.errors import Refused
-from hybridvif.model.names import KEY_LENGTH, PortNames, is_uuid, names_of_key
+from hybridvif.model.errors import NotReady, Refused
+from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, is_uuid, names_of_key
 from hybridvif.model.orphans import find_orphans, states_of_ports
 from hybridvif.model.parts import (
     Bridge,
@@ -38,9 +41,12 @@ from hybridvif.model.parts import (
     VhostUserPort,
 )
 from hybridvif.model.planner import check_ownership, goal_for, plan
-from hybridvif.model.port import Port, VifType, desired_state
+from hybridvif.model.port import VifType, desired_state
 from hybridvif.model.state import Facts, HostState, Observed, PortFact, owners_of
+from hybridvif.model.warnings import Dropped, PortWarning, dropped_ofports, port_warnings
 
+FLOWS_TIMEOUT = 3.0
+"""Seconds for the flows of one bridge, after which ovs-vswitchd counts as hung."""
 _ID_SUFFIX = "00-0000-0000-000000000000"
 """Completes the 11 characters of a device name to a UUID if the port id is unknown."""
 
@@ -104,8 +110,7 @@ class PluggedPort:
     drift: tuple[Drift, ...]
     conflict: str
     """The reason of a refusal; "" if plug would not refuse."""
-    warnings: tuple[str, ...]
-    """Sentences about other rows with the same iface-id."""
+    warnings: tuple[PortWarning, ...]
 
     @property
     def document(self) -> Mapping[str, object]:
@@ -119,6 +124,7 @@ class PluggedPort:
             "mac": (row.attached_mac or None) if row else None,
             "mtu": self.mtu,
             "state": self.condition.value,
+            "warnings": [warning._asdict() for warning in self.warnings],
         }
 
 
@@ -138,17 +144,42 @@ def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drif
                 yield Drift(part, Difference(name, getattr(change.before, name), UNKNOWN))
 
 
-def plugged_ports(seen: Observed) -> list[PluggedPort]:
+def flows_that_drop(host: AnyHost, seen: Observed) -> tuple[Dropped, list[str]]:
+    """Read, as the caller, from which ports of a bridge every packet is dropped. Return that, with warnings.
+
+    Without permission to read the flows, nothing is known and nothing is dropped.
+    """
+    from hybridvif.client import filters
+
+    dropped: dict[str, Collection[int]] = {}
+    rows = [row for row in seen.state.ports.values() if isinstance(row, OvsPort)]
+    bridges = {row.bridge for row in rows if not is_trunk_bridge(row.bridge)} & seen.facts.switches.keys()
+    for bridge in sorted(bridges) if seen.facts.switch_version.startswith("ovs") else ():
+        numbers = {seen.facts.ports[row.name].ofport for row in rows if row.bridge == bridge}
+        deadline = time.monotonic() + min(FLOWS_TIMEOUT, host.settings.deadline)
+        try:
+            flows = filters.flows_of(host.settings, bridge, 0, deadline)
+        except filters.SwitchSilent as error:
+            return dropped, [str(error)]
+        except NotReady:
+            continue
+        dropped[bridge] = dropped_ofports(flows, [number for number in numbers if number is not None])
+    return dropped, []
+
+
+def plugged_ports(seen: Observed, dropped: Dropped = MappingProxyType({})) -> list[PluggedPort]:
     """Return the ports that have at least one part, ordered by name."""
     orphans = {orphan.port_id[:KEY_LENGTH] for orphan in find_orphans(seen, ()) if orphan.is_tagged}
     return [
-        _plugged_port(key, names_of_key(key), state, seen.facts, key in orphans)
+        _plugged_port(key, names_of_key(key), state, seen.facts, dropped, key in orphans)
         for key, state in states_of_ports(seen.state).items()
         if is_there(state, names_of_key(key))
     ]
 
 
-def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is_orphan: bool) -> PluggedPort:
+def _plugged_port(
+    key: str, names: PortNames, state: HostState, facts: Facts, dropped: Dropped, is_orphan: bool
+) -> PluggedPort:
     port_id = _id_of(key, state)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
     inferred = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX, "vif_type": kind}), state)
@@ -191,7 +222,7 @@ def _plugged_port(key: str, names: PortNames, state: HostState, facts: Facts, is
         condition=condition,
         drift=tuple(drift_of(changes, inferred)),
         conflict=conflict,
-        warnings=warnings_of(inferred.port, facts) if port_id else (),
+        warnings=port_warnings(inferred.port, state, facts, dropped) if port_id else (),
     )
 
 
@@ -223,22 +254,6 @@ def _id_of(key: str, state: HostState) -> str | None:
         if isinstance(row, OvsPort):
             marks += [row.port_id, row.iface_id]
     return next((mark for mark in marks if is_uuid(mark) and mark[:KEY_LENGTH] == key), None)
-
-
-def warnings_of(port: Port, facts: Facts) -> tuple[str, ...]:
-    """Return a sentence about the other rows of Open vSwitch that bear the iface-id of a port.
-
-    facts: of an observation of all names.
-    """
-    own = {port.names.switch_end, port.names.vhost_user}
-    others = [name for name in facts.bearers.get(port.iface_id, ()) if name not in own]
-    if not others:
-        return ()
-    sentence = (
-        f"port {port.id}: its iface-id {port.iface_id} is also in {', '.join(others)} of Open vSwitch, and Neutron's "
-        f"agent expects it in one row; remove the row that is not the port's: ovs-vsctl del-port {others[0]}"
-    )
-    return (sentence,)
 
 
 def fix_of(port: PluggedPort, options: Sequence[str] = ()) -> list[str] | None:

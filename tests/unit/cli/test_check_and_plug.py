@@ -15,12 +15,14 @@ from hybridvif import Port, RecordingHost, desired_state, plug_all
 from hybridvif.cli.commands.check import answer_of
 from hybridvif.cli.infer import ATTRIBUTES
 from hybridvif.cli.output.changes import changes_of_plan
+from hybridvif.cli.output.topology import fix_of, plugged_ports
 from hybridvif.cli.ports import PortRequest
 from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.parts import (
     PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
     OvsPort,
+    Role,
     Veth,
     as_observed,
     attributes_of,
@@ -150,16 +152,28 @@ def test_row_on_bridge_that_is_not_allowed_has_unknown_bridge() -> None:
     )
 
 
-def test_mtu_of_one_device_is_drift_and_three_mtus_are_unknown() -> None:
+@pytest.mark.parametrize("wrong", [{"peer_mtu": 1300}, {"mtu": 1300}, {"mtu": 1300, "peer_mtu": 1400}])
+def test_mtu_of_devices_that_disagree_is_unknown(wrong: dict[str, Any]) -> None:
+    """The majority may be wrong: a bridge without an explicit MTU follows its lowest member."""
     veth = the(Veth, desired_state(PORT))
-    found, _ = announced(PortRequest(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, peer_mtu=1400)))
-    assert found == {(QVB, "peer_mtu"): (1400, 1450)}
-    found, answer = announced(
-        PortRequest(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, mtu=1300, peer_mtu=1400))
-    )
-    assert {key[1]: values for key, values in found.items() if key[0] == QVB} == {
-        "mtu": (1300, "?"),
-        "peer_mtu": (1400, "?"),
+    found, answer = announced(PortRequest(fields={"id": ID}), desired_state(PORT).with_parts(replace(veth, **wrong)))
+    assert {key: values for key, values in found.items() if key[0] == QVB} == {
+        (QVB, name): (wrong.get(name, 1450), "?") for name in ("mtu", "peer_mtu")
     }
     assert found[QBR, "mtu"] == (1450, "?")
     assert answer["code"] == ""
+
+
+@pytest.mark.parametrize("gone", [[QVB], [QVB, QBR], [QVB, QVO]])
+def test_mtu_of_a_port_without_veth_pair_is_unknown(gone: list[str]) -> None:
+    """The fix had no --mtu, so it plugged with 1500."""
+    whole = desired_state(PORT)
+    state = HostState().with_parts(*(part for part in whole if part.role is Role.SWITCH or part.name not in gone))
+    (port,) = plugged_ports(host_in(state).observe(None, 1.0))
+    assert (fix_of(port) or [])[-2:] == ["--mtu", "BYTES"]
+
+
+def test_mtu_of_a_port_without_bridge_is_that_of_its_pair() -> None:
+    whole = desired_state(PORT)
+    (port,) = plugged_ports(host_in(whole.without(whole.links[QBR])).observe(None, 1.0))
+    assert (fix_of(port) or [])[-2:] == ["--mtu", "1450"]

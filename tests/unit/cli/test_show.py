@@ -6,9 +6,10 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, ForeignObject, Port, RecordingHost, Tap, Veth, desired_state
-from hybridvif.cli.commands import show
+from hybridvif.cli.commands import check, show
 from hybridvif.cli.commands.show import dot, tree
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
+from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.terminal import Paint
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import OvsPort, VhostUserPort
@@ -80,13 +81,32 @@ def test_show_draws_an_unused_tap_without_carrier() -> None:
     assert f"+-- {TAP}  no carrier" in text_of(show.answer_of(host))
 
 
+def test_cut_off_vm_is_in_order_with_a_warning() -> None:
+    host = plugged(PORT)
+    host.state = host.state.with_parts(Tap(name=TAP, master=""))
+    host.carrier = {TAP}
+    sentence = (
+        f"port {ID}: its VM runs, and {TAP} is in no bridge and not in {QBR}, so no packet passes; "
+        f"put it back: ip link set {TAP} master {QBR}"
+    )
+    listed, shown = show.list_of(host), show.answer_of(host)
+    checked = check.answer_of([PortRequest(fields={"id": ID})], host)
+    for answer in (listed, shown, checked):
+        assert answer.warnings == answer.document["warnings"] == [sentence]
+        assert ports_of(answer)[0]["warnings"] == [{"code": "tap-outside", "text": sentence}]
+        assert answer.exit_code == 0
+    assert "  in order, but tap-outside" in text_of(shown)
+    assert "  in order as far as checked, but tap-outside" in text_of(checked)
+    assert ports_of(listed)[0]["state"] == "in-order"
+
+
 def test_show_prints_drift_and_fix() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(veth_of(host), master="", mtu=1400))
     text = text_of(show.answer_of(host, options=["--config-file=/a b"]))
-    assert f"DRIFT: {QVB}: mtu 1400 -> 1450 (and 1 more: hybridvif check)" in text
+    assert f"DRIFT: {QBR}: mtu 1450 -> ? (and 3 more: hybridvif check)" in text
     assert f"+-- {QBR}  apart: {QVB} is not in it" in text
-    assert f"fix: hybridvif '--config-file=/a b' plug {ID} --mac {MAC} --instance {VM} --mtu 1450" in text
+    assert f"fix: hybridvif '--config-file=/a b' plug {ID} --mac {MAC} --instance {VM} --mtu BYTES" in text
 
 
 def test_fix_of_a_port_parses_to_the_same_port() -> None:
@@ -233,7 +253,16 @@ def test_list_has_one_line_per_port() -> None:
     host = without(plugged(PORT, OTHER), QBR)
     answer = show.list_of(host)
     assert ports_of(answer) == [
-        {"port": ID, "key": "5f2c0e1a-7b", "bridge": "br-int", "ofport": 1, "mac": MAC, "mtu": 1450, "state": "orphan"},
+        {
+            "port": ID,
+            "key": "5f2c0e1a-7b",
+            "bridge": "br-int",
+            "ofport": 1,
+            "mac": MAC,
+            "mtu": 1450,
+            "state": "orphan",
+            "warnings": [],
+        },
         {
             "port": OTHER_ID,
             "key": "91d3aa02-41",
@@ -242,6 +271,7 @@ def test_list_has_one_line_per_port() -> None:
             "mac": OTHER.mac,
             "mtu": 1500,
             "state": "in-order",
+            "warnings": [],
         },
     ]
     assert [row["port"] for row in show.list_of(host, ["orphan"]).rows] == [ID]
