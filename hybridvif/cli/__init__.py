@@ -2,6 +2,7 @@
 
     options, stdio            common options and the configured host; file descriptors and signals
     ports, portfile           the ports of a command line: from options, or from a file (-F)
+    find                      the ports that a command line names by a device or an instance
     infer                     the fields of a port that can be read from its plugged devices
     host_checks               the checks of doctor that need no privileges
     terminal                  the output formats, and logs

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
+from typing import TYPE_CHECKING
 
 from hybridvif.cli.options import UsageError
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU
+from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU, is_uuid
 from hybridvif.model.port import Port
 
+if TYPE_CHECKING:
+    from hybridvif.engine.converge import AnyHost
+
+_NAME = re.compile(r"(?:qbr|qvb|qvo|tap|vhu)?[0-9a-f][0-9a-f-]{5,35}", re.ASCII)
+"""A device name of a port, 11 characters of an id, or a part of one of them."""
+PORT_HELP = "the port: its id, its 11 characters, or its tap, qbr, qvb or qvo; or the id of an instance"
 _SPECS = {spec.name: spec for spec in fields(Port)}
 FIELDS = tuple(_SPECS)
 REQUIRED = tuple(name for name, spec in _SPECS.items() if name != "id" and spec.default is MISSING)
@@ -50,12 +58,26 @@ class PortRequest:
     """The source of the fields, as "ports.yaml: entry 2"; "" for the command line."""
 
     def __post_init__(self) -> None:
-        self.with_defaults(PLACEHOLDERS)
+        if self.is_named:
+            # found_ports() replaces it by the id. Only the other fields can be checked before.
+            PortRequest(fields={**self.fields, "id": PLACEHOLDERS["instance_id"]}, where=self.port_id)
+        else:
+            self.with_defaults(PLACEHOLDERS)
 
     @property
     def port_id(self) -> str:
-        """The port's id."""
+        """The port's id, or the word of the command line in its place."""
         return str(self.fields["id"])
+
+    @property
+    def is_named(self) -> bool:
+        """True if a command line has a device name, or a part of one, in place of the id."""
+        return not self.where and not is_uuid(self.port_id) and _NAME.fullmatch(self.port_id) is not None
+
+    @property
+    def is_open(self) -> bool:
+        """True if the port must be looked up on the host: for a name, and for an id of a port or an instance."""
+        return self.is_named or (not self.where and bool(self.missing))
 
     @property
     def missing(self) -> tuple[str, ...]:
@@ -69,10 +91,14 @@ class PortRequest:
         except InvalidInput as error:
             raise InvalidInput(f"{self.where}: {error}" if self.where else str(error)) from error
 
-    def to_port(self) -> Port:
-        """Create the Port. Raises InvalidInput if a required field is missing."""
+    def require_all(self) -> None:
+        """Raise InvalidInput if a required field is missing."""
         if self.missing:
             raise self.missing_error(self.missing, f"lacks {' and '.join(self.missing)}")
+
+    def to_port(self) -> Port:
+        """Create the Port. Raises InvalidInput if a required field is missing."""
+        self.require_all()
         return self.with_defaults({})
 
     def missing_error(self, names: Sequence[str], why: str) -> InvalidInput:
@@ -89,7 +115,7 @@ def options_in_words(names: Sequence[str]) -> str:
 
 def add_port_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
     """Add PORT, the options for its fields, and -F."""
-    parser.add_argument("port", nargs="*" if several else "?", metavar="PORT", help="the port's id, a UUID")
+    parser.add_argument("port", nargs="*" if several else "?", metavar="PORT", help=PORT_HELP)
     for field, (metavar, text) in _HELP.items():
         if metavar:
             kind = _whole_number if field == "mtu" else str
@@ -131,6 +157,15 @@ def requested_ports(args: argparse.Namespace) -> list[PortRequest]:
         if port_id in ids[:index]:
             raise InvalidInput(f"port {port_id} is there more than once; name each port once")
     return requests
+
+
+def found_ports(requests: Sequence[PortRequest], host: AnyHost, **rules: bool) -> list[PortRequest]:
+    """Return the requests with the port ids of all names, as find_ports(). Without names, do not observe the host."""
+    if not any(request.is_open for request in requests):
+        return list(requests)
+    from hybridvif.cli.find import find_ports
+
+    return find_ports(requests, host, **rules)
 
 
 def options_of(port: Port, unknown: Sequence[str] = ()) -> list[str]:

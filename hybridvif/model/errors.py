@@ -18,6 +18,7 @@ HybridVifError
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
@@ -57,6 +58,18 @@ def shown(text: str) -> str:
 def escaped_lines(text: str) -> str:
     """Return the text escaped, except for its line ends."""
     return "\n".join(map(escaped, text.split("\n")))
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return the end of a sentence about an unknown word: the most similar known one, or "" without any.
+
+    >>> did_you_mean("plgu", ["plug", "unplug"])
+    '; did you mean plug?'
+    """
+    from difflib import get_close_matches
+
+    similar = get_close_matches(word, known, 1)
+    return f"; did you mean {similar[0]}?" if similar else ""
 
 
 def _escaped(character: str) -> str:

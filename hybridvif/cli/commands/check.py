@@ -12,7 +12,7 @@ from hybridvif.cli.options import connected
 from hybridvif.cli.output.changes import changes_of
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.output.topology import Drift, drift_of, flows_that_drop
-from hybridvif.cli.ports import PortRequest, add_port_options, requested_ports
+from hybridvif.cli.ports import PortRequest, add_port_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look
@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> Answer:
     """Compare each port with its desired state."""
     requests = requested_ports(args)
     with connected(args) as host:
-        return answer_of(requests, host, reasons=args.verbose > 0)
+        return answer_of(found_ports(requests, host, exist=True), host, reasons=args.verbose > 0)
 
 
 def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:

@@ -8,7 +8,14 @@ from collections.abc import Sequence
 from typing import Any
 
 from hybridvif.cli.options import UsageError, connected
-from hybridvif.cli.ports import PortRequest, add_file_option, add_target_options, requested_ports
+from hybridvif.cli.ports import (
+    PORT_HELP,
+    PortRequest,
+    add_file_option,
+    add_target_options,
+    found_ports,
+    requested_ports,
+)
 from hybridvif.cli.terminal import Answer
 
 FORMATS = ("text", "json", "yaml", "table", "value")
@@ -16,7 +23,7 @@ FORMATS = ("text", "json", "yaml", "table", "value")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif convert`."""
-    parser.add_argument("port", nargs="*", metavar="PORT", help="the ports' ids, UUIDs")
+    parser.add_argument("port", nargs="*", metavar="PORT", help=PORT_HELP)
     add_file_option(parser)
     parser.add_argument("--all", action="store_true", help="all ports of this host with a running VM")
     add_target_options(parser)
@@ -36,7 +43,7 @@ def run(args: argparse.Namespace) -> Answer:
 
             observed = host.observe(None, time.monotonic() + host.settings.deadline)
             requests = [PortRequest(fields={"id": port_id}) for port_id in ports_to_convert(observed, args.to)]
-        port_ids = [request.port_id for request in requests]
+        port_ids = [request.port_id for request in found_ports(requests, host, changes=True)]
         if not args.dry_run:
             with args.terminal.progress("converting", len(port_ids)) as progress:
                 return answer_of(port_ids, host, args.to, args.verbose, unfiltered=args.unfiltered, progress=progress)

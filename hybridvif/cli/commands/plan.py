@@ -12,7 +12,7 @@ from hybridvif.cli.infer import infer_port, state_of_port
 from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.changes import changes_of, plan_document, plan_lines, tally_of
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.ports import PortRequest, add_port_options, add_target_options, requested_ports
+from hybridvif.cli.ports import PortRequest, add_port_options, add_target_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.executors.command_lines import script_lines
@@ -57,12 +57,12 @@ def run(args: argparse.Namespace) -> Answer:
 
 def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest], *, detailed: bool = False) -> Answer:
     """Observe the host, and plan. Without root, a plug is planned for a host without these ports."""
-    port_ids = [request.port_id for request in requests]
     with connected(args) as host:
         try:
-            seen, observed = look(host, port_ids), True
+            requests = found_ports(requests, host, exist=goal == "plug", changes=True)
+            seen, observed = look(host, [request.port_id for request in requests]), True
         except PreconditionError as error:
-            needs_host = detailed or goal != "plug" or any(request.missing for request in requests)
+            needs_host = detailed or goal != "plug" or any(request.is_open or request.missing for request in requests)
             if os.geteuid() == 0 or needs_host or isinstance(error, ConfigurationError):
                 raise
             args.terminal.write_note(f"this host could not be observed: {str(error).partition('; ')[0]}", "yellow")
@@ -73,6 +73,7 @@ def planned(args: argparse.Namespace, goal: str, requests: Sequence[PortRequest]
 
     stage = SimulatedHost(host.settings, seen, host)
     left_out: LeftOut = {}
+    port_ids = [request.port_id for request in requests]
     if goal == "plug":
         ports, left_out = infer_missing(requests, seen)
         reports = plug_all(ports, stage)

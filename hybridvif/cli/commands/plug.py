@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hybridvif.cli.options import connected
-from hybridvif.cli.ports import add_file_option, add_port_options, requested_ports
+from hybridvif.cli.ports import PORT_HELP, add_file_option, add_port_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer
 
 FORMATS = ("text", "json", "yaml", "table", "value")
@@ -17,7 +17,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     if command == "plug":
         add_port_options(parser, several=False)
     else:
-        parser.add_argument("port", nargs="*", metavar="PORT", help="the ports' ids, UUIDs")
+        parser.add_argument("port", nargs="*", metavar="PORT", help=PORT_HELP)
         add_file_option(parser)
     text = f"write nothing; print the plan, as `hybridvif plan {command}`"
     parser.add_argument("--dry-run", action="store_true", help=text)
@@ -28,7 +28,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Answer:
     """Plug or unplug all ports."""
     requests, plugs = requested_ports(args), args.command == "plug"
-    ports = [request.to_port() for request in requests] if plugs else []
+    for request in requests if plugs else ():
+        request.require_all()
     if args.dry_run:
         from hybridvif.cli.commands.plan import planned
 
@@ -38,7 +39,9 @@ def run(args: argparse.Namespace) -> Answer:
         from hybridvif.cli.output.report import answer_of_reports
         from hybridvif.engine.converge import plug_all, unplug_all
 
+        requests = found_ports(requests, host, single=plugs, changes=True)
         if plugs:
+            ports = [request.to_port() for request in requests]
             reports = plug_all(ports, host, progress=progress)
         else:
             port_ids = [request.port_id for request in requests]

@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, flows_that_drop, plugged_ports
+from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import InvalidInput
@@ -28,7 +29,7 @@ Node = tuple[str, str, "list[Node]"]
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of the command that the parser names last in prog."""
     if parser.prog.endswith("show"):
-        parser.add_argument("port", nargs="?", metavar="PORT", help="this port only, by its id")
+        parser.add_argument("port", nargs="?", metavar="PORT", help=f"this port only; {PORT_HELP}")
     else:
         text = "only ports in this state; may be repeated"
         parser.add_argument("--state", choices=STATES, action="append", help=text)
@@ -39,10 +40,10 @@ def run(args: argparse.Namespace) -> Answer:
     if args.command == "list":
         with connected(args) as host:
             return list_of(host, args.state or STATES)
-    if args.port is not None:
-        names_of(args.port)
+    requests = [PortRequest(fields={"id": args.port})] if args.port is not None else []
     with connected(args) as host:
-        return answer_of(host, args.port, options=[f"--config-file={name}" for name in args.config_file or ()])
+        found = [request.port_id for request in found_ports(requests, host, single=True, exist=True)]
+        return answer_of(host, *found, options=[f"--config-file={name}" for name in args.config_file or ()])
 
 
 def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:

@@ -180,7 +180,7 @@ def plugged_ports(seen: Observed, dropped: Dropped = MappingProxyType({})) -> li
 def _plugged_port(
     key: str, names: PortNames, state: HostState, facts: Facts, dropped: Dropped, is_orphan: bool
 ) -> PluggedPort:
-    port_id = _id_of(key, state)
+    port_id = next(iter(ids_of(key, state)), None)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
     inferred = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX, "vif_type": kind}), state)
     if port_id is None:
@@ -246,14 +246,14 @@ def _unknown_id_reason(state: HostState) -> str:
     )
 
 
-def _id_of(key: str, state: HostState) -> str | None:
-    """Return the port id from the strongest evidence; None if there is none."""
+def ids_of(key: str, state: HostState) -> list[str]:
+    """Return the port ids that the parts of a port name, the strongest evidence first."""
     marks = [mark for link in state.links.values() for mark in sorted(owners_of(link))]
     marks += [link.alias for link in state.links.values() if isinstance(link, ForeignObject)]
     for row in state.ports.values():
         if isinstance(row, OvsPort):
             marks += [row.port_id, row.iface_id]
-    return next((mark for mark in marks if is_uuid(mark) and mark[:KEY_LENGTH] == key), None)
+    return list(dict.fromkeys(mark for mark in marks if is_uuid(mark) and mark[:KEY_LENGTH] == key))
 
 
 def fix_of(port: PluggedPort, options: Sequence[str] = ()) -> list[str] | None:
