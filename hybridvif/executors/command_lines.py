@@ -91,10 +91,11 @@ def text_of(line: Line) -> str:
 
 def link_lines(step: Step, mac: str = RANDOM_MAC) -> list[Line]:
     """Return the lines of one step of the link role."""
-    return [line for operation in operations_of(step, mac) for line in _lines_of(operation)]
+    return [line for operation in operations_of(step, mac) for line in lines_of(operation)]
 
 
-def _lines_of(operation: Operation) -> Iterator[Line]:
+def lines_of(operation: Operation) -> Iterator[Line]:
+    """Return the lines of one operation on a device."""
     match operation:
         case Add("bridge", name, values):
             yield _brctl("addbr", name)

@@ -14,7 +14,7 @@ from hybridvif.testing.sandbox.box import Sandbox
 DELETE = """
 import json, sys, time
 from hybridvif.executors.netlink import connection
-from hybridvif.executors.netlink.messages import delete_link
+from hybridvif.executors.netlink.connection import delete_link
 from hybridvif.executors.netlink.operations import Get
 
 names, group = json.loads(sys.argv[1])

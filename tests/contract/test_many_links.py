@@ -23,7 +23,7 @@ PORTS = [make_port(number) for number in range(1, 106)]
 CHURN = "while :; do ip link add hvc$0 type veth peer name hvd$0; ip link delete hvc$0; done"
 DUMPS = """
 import time
-from hybridvif.executors.netlink.messages import dump_request
+from hybridvif.executors.netlink.connection import dump_request
 from hybridvif.executors.netlink.socket import Channel, Interrupted
 end = time.monotonic() + 10
 while time.monotonic() < end:

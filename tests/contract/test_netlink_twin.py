@@ -12,7 +12,7 @@ import pytest
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from hybridvif import Bridge, Veth, desired_state
-from hybridvif.executors.netlink import messages as ours
+from hybridvif.executors.netlink import connection as ours
 from hybridvif.executors.netlink.devices import HOST_IPV4_OFF
 from hybridvif.executors.netlink.operations import Add, operations_of
 from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request

@@ -1,5 +1,8 @@
 """A connection to the kernel by our own encoding: many operations in one send, and deletes in groups.
 
+The messages are those that plugging needs. devices.py has the numbers of the attributes. The executor pyroute2 verifies
+them in tests/contract.
+
 The kernel waits for its grace periods once per group instead of once per device. The group is a random one of 2^31. It
 is deleted only after an uninterrupted dump has shown that it contains exactly the devices to delete. A killed process
 may leave devices in a group; the next plan resets that.
@@ -11,16 +14,38 @@ other, that deletes only devices that were to be deleted anyway.
 
 from __future__ import annotations
 
+import functools
 import secrets
+import socket
+import struct
+import sys
 import threading
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridvif.executors.netlink import messages
-from hybridvif.executors.netlink.devices import Device
+from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
 from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Response, Set, SetPort
-from hybridvif.executors.netlink.socket import RTM_DELLINK, Channel, Interrupted, Rejected, Request, link_header_of
+from hybridvif.executors.netlink.socket import (
+    NLM_F_ACK,
+    NLM_F_CREATE,
+    NLM_F_DUMP,
+    NLM_F_EXCL,
+    RTM_DELLINK,
+    RTM_GETLINK,
+    RTM_NEWLINK,
+    Channel,
+    Interrupted,
+    Rejected,
+    Request,
+    attribute,
+    link_header,
+    link_header_of,
+    nested,
+    positions_of,
+)
+from hybridvif.model.errors import escaped
+from hybridvif.model.parts import ANYBODY
 
 FIRST, LAST = 1 << 16, (1 << 31) - 1
 """Lower groups may belong to the administrator: names of groups in iproute2 end at 255."""
@@ -34,6 +59,20 @@ DELETE_TIME = 0.04
 The kernel responds when the whole group is deleted. Meanwhile no deadline is observed, so a group fits into the
 remaining time.
 """
+
+IFF_RUNNING = 0x40
+RTEXT_FILTER_SKIP_STATS = 1 << 3
+"""linux/rtnetlink.h: omit the counters, the largest part of a response."""
+IFNAME, LINKED, MASTER, LINKINFO, AF_SPEC, EXT_MASK, CARRIER, LINK_NETNSID = 3, 5, 10, 18, 26, 29, 33, 37
+PROP_LIST = 52
+INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER, INET_CONF, INET6_CONF = 1, 2, 4, 5, 1, 1, 2
+TUN_OWNER, TUN_TYPE, TUN_QUEUES = 1, 3, (8, 9)
+IFF_TUN = 1
+BRIDGE_TIMERS = range(16, 20)
+"""IFLA_BR_HELLO_TIMER to IFLA_BR_GC_TIMER."""
+CACHE_SIZE = 4096
+"""Number of decoded links that are kept (3 KiB each)."""
+_NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
 _lock = threading.Lock()
 """Serializes the dumps of this process: a delete by another thread would interrupt one. Only for speed."""
@@ -54,15 +93,18 @@ class Connection:
     def dump(self, master: int) -> list[Device]:
         """Return all devices, or the members of one bridge. Raises Interrupted, TimeoutError, OSError."""
         # Read completely before decoding: the shorter the dump, the fewer interruptions.
-        return [messages.device_of(body) for body in self._channel.dump(messages.dump_request(master))]
+        return list(map(device_of, self._channel.dump(dump_request(master))))
 
     def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
         """Return the responses to these operations; deletes go together if possible. Raises TimeoutError, OSError."""
         requests = [_request_of(operation, indexes) for operation in operations]
         gone = self._delete_together([request for request in requests if request.kind == RTM_DELLINK])
         responses = iter(self._channel.exchange([request for request in requests if request not in gone]))
-        answers = [None if request in gone else next(responses) for request in requests]
-        return [messages.device_of(answer) if isinstance(answer, bytes) else answer for answer in answers]
+        decoded: list[Response] = []
+        for request in requests:
+            answer = None if request in gone else next(responses)
+            decoded.append(device_of(answer) if isinstance(answer, bytes) else answer)
+        return decoded
 
     def _delete_together(self, deletes: Sequence[Request]) -> set[Request]:
         """Delete as groups as many as possible; return the delete requests that were carried out."""
@@ -83,18 +125,18 @@ class Connection:
         """Delete these devices as a group; return False if none was deleted."""
         indexes = [link_header_of(request.body)[0] for request in deletes]
         group = secrets.randbelow(LAST - FIRST) + FIRST
-        responses = self._channel.exchange([messages.set_link(index, {"group": group}) for index in indexes])
+        responses = self._channel.exchange([set_link(index, {"group": group}) for index in indexes])
         if any(isinstance(response, Rejected) for response in responses) or self._members(group) != set(indexes):
             return False
-        (response,) = self._channel.exchange([messages.delete_group(group)])
+        (response,) = self._channel.exchange([delete_group(group)])
         return not isinstance(response, Rejected)
 
     def _members(self, group: int) -> set[int] | None:
         """Return the indexes of the devices of a group; None if every dump was interrupted."""
         for _ in range(MAX_ATTEMPTS):
             try:
-                bodies = self._channel.dump(messages.dump_request())
-                return {link_header_of(body)[0] for body in bodies if messages.group_of(body) == group}
+                bodies = self._channel.dump(dump_request())
+                return {link_header_of(body)[0] for body in bodies if group_of(body) == group}
             except Interrupted:
                 continue
         return None
@@ -103,18 +145,208 @@ class Connection:
 def _request_of(operation: Operation, indexes: Mapping[str, int]) -> Request:
     match operation:
         case Get(device):
-            return messages.get_link(device)
+            return get_link(device)
         case Add(kind, name, values, peer, peer_values):
-            return messages.create_link(kind, name, _resolved(values, indexes), peer, peer_values)
+            return create_link(kind, name, _resolved(values, indexes), peer, peer_values)
         case Set(name, values):
-            return messages.set_link(indexes[name], _resolved(values, indexes))
+            return set_link(indexes[name], _resolved(values, indexes))
         case SetPort(name, flags):
-            return messages.set_port(indexes[name], flags)
+            return set_port(indexes[name], flags)
         case Remove(name):
-            return messages.delete_link(indexes[name])
+            return delete_link(indexes[name])
     raise TypeError(f"no message for {operation}")
 
 
 def _resolved(values: Mapping[str, Any], indexes: Mapping[str, int]) -> Mapping[str, Any]:
     """Return these values with the index of the master."""
     return {**values, "master": indexes[values["master"]] if values["master"] else 0} if "master" in values else values
+
+
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def get_link(which: str | int) -> Request:
+    """Request one device, by name or index."""
+    if isinstance(which, int):
+        return Request(RTM_GETLINK, 0, link_header(which) + _NO_COUNTERS)
+    return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, which) + _NO_COUNTERS)
+
+
+def dump_request(master: int = 0) -> Request:
+    """Request all devices, or the members of one bridge."""
+    only = attribute(MASTER, master) if master else b""
+    return Request(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
+
+
+def create_link(
+    kind: str, name: str, values: Mapping[str, Any], peer: str = "", peer_values: Mapping[str, Any] | None = None
+) -> Request:
+    """Create a bridge or a veth pair. The kernel creates no peer that is up (ENOTCONN)."""
+    info = b"" if kind == "bridge" else _info(kind, nested(VETH_PEER, _link(peer_values or {}, name=peer)))
+    body = _link(values, name=name) + info
+    return Request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
+
+
+def set_link(index: int, values: Mapping[str, Any]) -> Request:
+    """Set attributes of a device. master: an index, 0 for none. The kernel writes the options of a bridge first."""
+    return Request(RTM_NEWLINK, NLM_F_ACK, _link(values, index))
+
+
+def set_port(index: int, flags: Mapping[str, int]) -> Request:
+    """Set the state and flags of a device as a port of its bridge."""
+    data = nested(INFO_SLAVE_DATA, *(attribute(PORT[name].number, bytes([value])) for name, value in flags.items()))
+    body = link_header(index) + nested(LINKINFO, attribute(INFO_SLAVE_KIND, "bridge"), data)
+    return Request(RTM_NEWLINK, NLM_F_ACK, body)
+
+
+def delete_link(index: int) -> Request:
+    """Delete one device."""
+    return Request(RTM_DELLINK, NLM_F_ACK, link_header(index))
+
+
+def delete_group(group: int) -> Request:
+    """Delete all devices of one group."""
+    return Request(RTM_DELLINK, NLM_F_ACK, link_header() + attribute(LINK["group"].number, group))
+
+
+def _link(values: Mapping[str, Any], index: int = 0, name: str = "") -> bytes:
+    flags = change = 0
+    attributes = [attribute(IFNAME, name)] if name else []
+    options, settings = list[tuple[str, int]](), list[tuple[str, int]]()
+    for key, value in values.items():
+        if key in FLAGS:
+            change |= FLAGS[key].number
+            flags |= FLAGS[key].number * bool(value)
+        elif key in LINK:
+            encoded = bytes.fromhex(value.replace(":", "")) if key == "mac" else value
+            attributes.append(attribute(LINK[key].number, encoded))
+        elif key == "master":
+            attributes.append(attribute(MASTER, value))
+        else:
+            (options if key in BRIDGE else settings).append((key, value))
+    # Cached: nearly all ports of a host have the same.
+    return b"".join((link_header(index, flags=flags, change=change), *attributes, _nested((*options,), (*settings,))))
+
+
+def _info(kind: str, data: bytes) -> bytes:
+    return nested(LINKINFO, attribute(INFO_KIND, kind), nested(INFO_DATA, data))
+
+
+@functools.lru_cache(maxsize=64)
+def _nested(options: tuple[tuple[str, int], ...], settings: tuple[tuple[str, int], ...]) -> bytes:
+    """Return the options of a bridge and the IPv4 settings of a device."""
+    rows = [attribute(BRIDGE[name].number, struct.pack(BRIDGE[name].format, value)) for name, value in options]
+    ipv4 = [attribute(IPV4[name].number, value) for name, value in settings]
+    body = _info("bridge", b"".join(rows)) if rows else b""
+    return body + (nested(AF_SPEC, nested(socket.AF_INET, nested(INET_CONF, *ipv4))) if ipv4 else b"")
+
+
+# -- responses ---------------------------------------------------------------------------------------------------------
+
+_cache: dict[int, tuple[bytes, tuple[slice, ...], Device]] = {}
+"""By link index: the last message without the bridge timers, their positions, and the device.
+
+Decoding hundreds of bridges is slower than the kernel's dump. The timers of a bridge change constantly.
+"""
+
+
+def device_of(body: bytes) -> Device:
+    """Decode a link message; return the cached device if the bytes are unchanged."""
+    index, _ = link_header_of(body)
+    cached = _cache.get(index)
+    if cached is not None and _without(body, cached[1]) == cached[0]:
+        return cached[2]
+    device, timers = _decode(body)
+    if len(_cache) >= CACHE_SIZE:
+        _cache.clear()
+    _cache[index] = _without(body, timers), timers, device
+    return device
+
+
+def group_of(body: bytes) -> int:
+    """Return only the group of the device of a link message."""
+    return _number(body, positions_of(body, slice(16, len(body))).get(LINK["group"].number)) or 0
+
+
+def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
+    """Return the device of a link message, and the positions of its bridge timers."""
+    index, flags = link_header_of(body)
+    found = positions_of(body, slice(16, len(body)))
+    info = positions_of(body, found.get(LINKINFO))
+    data = positions_of(body, info.get(INFO_DATA))
+    kind = _text(body, info.get(INFO_KIND))
+    member = _text(body, info.get(INFO_SLAVE_KIND)) == "bridge"
+    port = positions_of(body, info.get(INFO_SLAVE_DATA)) if member else {}
+    values: dict[str, Any] = {name: flags & row.number for name, row in FLAGS.items()}
+    values |= {name: _number(body, found.get(LINK[name].number)) for name in ("mtu", "group")}
+    values["alias"] = _text(body, found.get(LINK["alias"].number))
+    values["mac"] = body[found.get(LINK["mac"].number, slice(0))].hex(":")
+    if kind == "bridge":
+        values |= {name: _number(body, data.get(row.number)) for name, row in BRIDGE.items()}
+    values |= _families_of(body, found.get(AF_SPEC))
+    carrier = bool(_number(body, found.get(CARRIER)))
+    device = Device(
+        index=index,
+        name=_text(body, found.get(IFNAME)),
+        kind=kind,
+        carrier=carrier,
+        runs=carrier and bool(flags & FLAGS["up"].number) and bool(flags & IFF_RUNNING),
+        values=values,
+        master=_number(body, found.get(MASTER)) or 0,
+        altnames=_altnames_of(body, found.get(PROP_LIST)),
+        # A link in another namespace has an index of that namespace, which may be another device here.
+        peer=_number(body, found.get(LINKED)) or 0 if kind == "veth" and LINK_NETNSID not in found else 0,
+        port={name: body[port[row.number].start] for name, row in PORT.items() if row.number in port},
+        owner=_number(body, data[TUN_OWNER]) or 0 if kind == "tun" and TUN_OWNER in data else ANYBODY,
+        is_tap=kind != "tun" or _number(body, data.get(TUN_TYPE)) != IFF_TUN,
+        queues=sum(_number(body, data.get(key)) or 0 for key in TUN_QUEUES) if kind == "tun" else 0,
+    )
+    return device, tuple(data[timer] for timer in BRIDGE_TIMERS if timer in data) if kind == "bridge" else ()
+
+
+def _altnames_of(body: bytes, where: slice | None) -> tuple[str, ...]:
+    """Return the names of a list, in which all attributes are of one kind."""
+    names: list[str] = []
+    while where is not None and where.start < where.stop - 3:
+        length = max(struct.unpack_from("=H", body, where.start)[0], 4)
+        names.append(_text(body, slice(where.start + 4, min(where.start + length, where.stop))))
+        where = slice(where.start + (length + 3 & ~3), where.stop)
+    return tuple(names)
+
+
+def _families_of(body: bytes, where: slice | None) -> dict[str, Any]:
+    """Return the IPv4 and IPv6 settings of a device."""
+    families = positions_of(body, where)
+    ipv6 = positions_of(body, families.get(socket.AF_INET6))
+    numbers = _array(body, positions_of(body, families.get(socket.AF_INET)).get(INET_CONF))
+    values: dict[str, Any] = {name: numbers[row.number - 1] for name, row in IPV4.items() if row.number <= len(numbers)}
+    numbers = _array(body, ipv6.get(INET6_CONF))
+    if IPV6["disable_ipv6"].number < len(numbers):
+        values["disable_ipv6"] = numbers[IPV6["disable_ipv6"].number]
+    mode = _number(body, ipv6.get(IPV6["addr_gen_mode"].number))
+    values["addr_gen_mode"] = ADDR_GEN_MODES[mode] if mode is not None and mode < len(ADDR_GEN_MODES) else mode
+    return values
+
+
+def _number(body: bytes, where: slice | None) -> int | None:
+    return None if where is None else int.from_bytes(body[where], sys.byteorder)
+
+
+def _text(body: bytes, where: slice | None) -> str:
+    # A name may contain any bytes except "/" and white space; an alias may contain any.
+    return "" if where is None else escaped(body[where].rstrip(b"\0").decode(errors="surrogateescape"))
+
+
+def _array(body: bytes, where: slice | None) -> Sequence[int]:
+    """Return an array of 32-bit numbers."""
+    return () if where is None else struct.unpack_from(f"={(where.stop - where.start) // 4}i", body, where.start)
+
+
+def _without(body: bytes, timers: tuple[slice, ...]) -> bytes:
+    """Return the message with these bytes zeroed."""
+    if not timers:
+        return body
+    zeroed = bytearray(body)
+    for timer in timers:
+        zeroed[timer] = bytes(len(zeroed[timer]))
+    return bytes(zeroed)

@@ -1,9 +1,9 @@
 """Links over any connection to the kernel: observe devices, and carry out the steps of many ports side by side.
 
-The executors of rtnetlink share this. They differ in their connection: how it encodes an operation, and decodes a
-device. The first operations of all ports go in one send, then the second, and so on. A failure stops only its own port.
-Devices are read by name, and only ENODEV means absence. They are changed by index, so a renamed device is not mistaken
-for another.
+All link executors share this. They differ in their connection: how it carries out an operation, and decodes a device.
+The first operations of all ports go in one send, then the second, and so on. A failure stops only its own port. Devices
+are read by name, and only ENODEV means absence. Netlink changes them by index, so a renamed device is not mistaken for
+another.
 """
 
 from __future__ import annotations
@@ -19,27 +19,37 @@ from typing import ClassVar, Protocol
 from hybridvif.executors.base import ExecutorError, StepFailed, internal_error, untried
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.devices import DUMP_THRESHOLD, Device, observed, random_mac, read_parts
+from hybridvif.executors.netlink.devices import (
+    DUMP_THRESHOLD,
+    Device,
+    observed,
+    random_mac,
+    read_parts,
+    remove_addresses,
+)
 from hybridvif.executors.netlink.operations import (
     Add,
     AddTap,
     Get,
     Operation,
+    Own,
     Remove,
+    RemoveAddresses,
     Response,
     Set,
     SetPort,
+    Sysctl,
     action_of,
     changing_too_fast,
     failure,
+    held,
     not_alone,
     operations_of,
     renamed,
     unreadable,
-    write,
 )
 from hybridvif.executors.netlink.socket import Interrupted, Rejected
-from hybridvif.executors.netlink.tap import NewTap
+from hybridvif.executors.netlink.tap import NewTap, attached, own
 from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome, Result
@@ -64,12 +74,14 @@ class Connection(AbstractContextManager["Connection"], Protocol):
 
 
 class LinkExecutor:
-    """Links through rtnetlink, by any kind of connection."""
+    """Links by any kind of connection to the kernel."""
 
     role: ClassVar[Role] = Role.LINK
     serves: ClassVar[frozenset[type[Part]]] = frozenset({Bridge, Veth, Tap, ManagedTap})
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = False
+    is_side_by_side: ClassVar[bool] = True
+    """False if one operation is as slow as a program. Each port is then completed before the next one."""
 
     def __init__(self, connect: Callable[[float], Connection]) -> None:
         self._connect = connect
@@ -77,7 +89,8 @@ class LinkExecutor:
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the links under these names, or under all device names of ports."""
-        return observe_links(self._connect, names, deadline)
+        with self._connect(deadline) as connection:
+            return read_parts(partial(_read, connection), partial(_dump, connection, deadline), names)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Carry out the steps, different ports side by side, merged with those of other callers.
@@ -88,9 +101,10 @@ class LinkExecutor:
         """
         if not all(isinstance(step, Delete) for step in steps):
             sysctl.require()
-        if len(steps) > MAX_MERGED_STEPS or any(isinstance(step, Delete) for step in steps):
-            return self._apply(steps, deadline)
-        return self._group.apply(steps, deadline)
+        has_deletes = any(isinstance(step, Delete) for step in steps)
+        if self.is_side_by_side and len(steps) <= MAX_MERGED_STEPS and not has_deletes:
+            return self._group.apply(steps, deadline)
+        return self._apply(steps, deadline)
 
     def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         steps_of: dict[str, list[Step]] = {}
@@ -104,15 +118,15 @@ class LinkExecutor:
                 _Port(port_steps, state.of(names_of_key(key)), indexes, deadline).run()
                 for key, port_steps in steps_of.items()
             ]
-            outcomes = _run_side_by_side(runs, connection, indexes)
+            together = [runs] if self.is_side_by_side else [[run] for run in runs]
+            outcomes = [done for some in together for done in _run_side_by_side(some, connection, indexes)]
         remaining = dict(zip(steps_of, map(iter, outcomes), strict=True))
         return [next(remaining[key_of(step.part.name) or ""]) for step in steps]
 
 
 def observe_links(connect: Callable[[float], Connection], names: Collection[str] | None, deadline: float) -> Observed:
     """Return the links under these names, or under all device names of ports. Raises ExecutorError."""
-    with connect(deadline) as connection:
-        return read_parts(partial(_read, connection), partial(_dump, connection, deadline), names)
+    return LinkExecutor(connect).observe(names, deadline)
 
 
 def _observe_parts(connection: Connection, names: Collection[str], deadline: float) -> Observed:
@@ -126,7 +140,10 @@ def _observe_parts(connection: Connection, names: Collection[str], deadline: flo
 
 def _read(connection: Connection, names: Iterable[int | str]) -> list[Device]:
     """Return these devices, except for absent ones."""
-    responses = _exchange(connection, [Get(name) for name in names], {})
+    try:
+        responses = connection.exchange([*map(Get, names)], {})
+    except OSError as error:
+        raise unreadable(error.errno or errno.ETIMEDOUT) from error
     for response in responses:
         if isinstance(response, Rejected) and response.code != errno.ENODEV:
             raise unreadable(response.code)
@@ -167,7 +184,7 @@ def _run_side_by_side(
                 operations[index] = next(runs[index]) if received is None else runs[index].send(received)
             except StopIteration as end:
                 results[index] = end.value
-        flat = iter(_exchange(connection, [each for some in operations.values() for each in some], indexes))
+        flat = iter(_exchange(connection, [*itertools.chain(*operations.values())], indexes))
         responses = {index: list(itertools.islice(flat, len(some))) for index, some in operations.items()}
     return [results[index] for index in range(len(runs))]
 
@@ -230,10 +247,15 @@ class _Port:
                 if waiting:
                     _accept(action, (yield waiting))
                     waiting = []
-                if isinstance(operation, Add | AddTap):
-                    yield from self._add(action, operation, unfinished)
-                else:
-                    write(operation)
+                match operation:
+                    case Add() | AddTap():
+                        yield from self._add(action, operation, unfinished)
+                    case Sysctl(device, attribute, value):
+                        sysctl.write(device, attribute, value)
+                    case RemoveAddresses(device):
+                        remove_addresses(device)
+                    case Own(device):
+                        yield from _own(device)
             if waiting:
                 _accept(action, (yield waiting))
 
@@ -258,12 +280,38 @@ class _Port:
             raise not_alone(new.device)
 
 
-def _failure(action: str, rejected: Rejected) -> StepFailed:
-    return failure(action, OSError(rejected.code, ""), rejected.message)
+def _own(tap: str) -> Generator[list[Operation], list[Response], None]:
+    """Make root the owner of a tap, if no other process holds a queue of it.
+
+    Carrier does not tell: a process that holds a queue can switch it off (TUNSETCARRIER), and keeps the queue.
+    """
+    try:
+        with attached(tap) as fd:
+            if _queues_in((yield [Get(tap)])) > 1:
+                raise held(tap, retry=False)
+            own(fd)
+    except OSError as error:
+        if error.errno == errno.EBUSY:
+            raise held(tap, retry=True) from None
+        raise
+    # One could attach until root was the owner.
+    if _queues_in((yield [Get(tap)])):
+        raise held(tap, retry=False)
+
+
+def _queues_in(responses: Sequence[Response]) -> int:
+    """Return the number of queues that processes hold of a tap; 0 for a tap of one queue."""
+    return sum(response.queues for response in responses if isinstance(response, Device))
+
+
+def _failure(action: str, response: Rejected | StepFailed) -> StepFailed:
+    if isinstance(response, StepFailed):
+        return response
+    return failure(action, OSError(response.code, ""), response.message)
 
 
 def _deleted(step: Step, response: Response) -> Outcome:
-    if isinstance(response, Rejected) and response.code != errno.ENODEV:
+    if isinstance(response, StepFailed) or (isinstance(response, Rejected) and response.code != errno.ENODEV):
         return _failure(action_of(step), response).outcome_of(step)
     return Outcome(step, Result.DONE)
 
@@ -271,5 +319,5 @@ def _deleted(step: Step, response: Response) -> Outcome:
 def _accept(action: str, responses: Iterable[Response]) -> None:
     """Raise StepFailed with the kernel's message if a response is an error."""
     for response in responses:
-        if isinstance(response, Rejected):
+        if isinstance(response, Rejected | StepFailed):
             raise _failure(action, response)

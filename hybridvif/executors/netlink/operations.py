@@ -9,13 +9,10 @@ from __future__ import annotations
 
 import errno
 import os
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from hybridvif.executors.base import ExecutorError, StepFailed
-from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.addresses import remove_addresses
 from hybridvif.executors.netlink.devices import (
     ADDR_GEN_MODES,
     BRIDGE,
@@ -25,9 +22,8 @@ from hybridvif.executors.netlink.devices import (
     Device,
     opening_of,
 )
-from hybridvif.executors.netlink.messages import device_of, get_link
-from hybridvif.executors.netlink.socket import Channel, Rejected
-from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, attached, own
+from hybridvif.executors.netlink.socket import Rejected
+from hybridvif.executors.netlink.tap import DEVICE, NO_TUN
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.parts import Bridge, ManagedTap, Tap, Veth
 from hybridvif.model.state import Create, Delete, Step, Update, changes_of
@@ -106,8 +102,8 @@ class Get:
 
 
 Operation = Add | AddTap | Set | SetPort | Sysctl | Own | RemoveAddresses | Remove | Get
-Response = Device | Rejected | None
-"""Response to an operation: the device of a Get, the error, or None for success."""
+Response = Device | Rejected | StepFailed | None
+"""Response to an operation: the device of a Get, the error of the kernel or of a program, or None for success."""
 
 
 def operations_of(step: Step, mac: str) -> list[Operation]:
@@ -211,44 +207,7 @@ def _write(device: str, values: Mapping[str, object]) -> list[Operation]:
     ]
 
 
-def write(operation: Operation) -> None:
-    """Carry out an operation that is done alike by every executor, on a file. Raises OSError, StepFailed."""
-    match operation:
-        case Sysctl(device, attribute, value):
-            sysctl.write(device, attribute, value)
-        case Own(device):
-            _own(device)
-        case RemoveAddresses(device):
-            remove_addresses(device)
-
-
-def _own(tap: str) -> None:
-    """Make root the owner of a tap, if no other process holds a queue of it.
-
-    Carrier does not tell: a process that holds a queue can switch it off (TUNSETCARRIER), and keeps the queue.
-    """
-    try:
-        with attached(tap) as fd:
-            if held_queues(tap) > 1:
-                raise _held(tap, retry=False)
-            own(fd)
-    except OSError as error:
-        if error.errno == errno.EBUSY:
-            raise _held(tap, retry=True) from None
-        raise
-    # One could attach until root was the owner.
-    if held_queues(tap):
-        raise _held(tap, retry=False)
-
-
-def held_queues(tap: str) -> int:
-    """Return the number of queues that processes hold; 0 for a tap of one queue. Raises OSError."""
-    with Channel(time.monotonic() + _QUEUES_TIMEOUT) as channel:
-        (response,) = channel.exchange([get_link(tap)])
-    return device_of(response).queues if isinstance(response, bytes) else 0
-
-
-def _held(tap: str, *, retry: bool) -> StepFailed:
+def held(tap: str, *, retry: bool) -> StepFailed:
     """Return the failure to own a tap. retry: a VM may just have started; the next observation shows its carrier."""
     return StepFailed(
         f"cannot make root the owner of {tap}: another process holds it; stop that process "
@@ -266,9 +225,6 @@ def action_of(step: Step) -> str:
             return f"cannot set {', '.join(changes_of(step))} of {part.kind} {part.name}"
     return f"cannot delete {step.part.name}"
 
-
-_QUEUES_TIMEOUT = 2.0
-"""Seconds for a response of the kernel about one device."""
 
 # -- errors of the kernel ----------------------------------------------------------------------------------------------
 

@@ -176,7 +176,7 @@ def _rejected(flags: int, body: bytes) -> Rejected | None:
         (length,) = struct.unpack_from("=I", body, 4)
         # Capped responses repeat only the header of the request.
         start = 4 + (_HEADER.size if flags & NLM_F_CAPPED else (length + 3) & ~3)
-        message = body[positions_of(body, start, len(body)).get(NLMSGERR_ATTR_MSG, slice(0))]
+        message = body[positions_of(body, slice(start, len(body))).get(NLMSGERR_ATTR_MSG, slice(0))]
     return Rejected(code, message.rstrip(b"\0").decode(errors="backslashreplace"))
 
 
@@ -208,9 +208,10 @@ def link_header_of(body: bytes) -> tuple[int, int]:
     return index, flags
 
 
-def positions_of(body: bytes, start: int, end: int) -> dict[int, slice]:
-    """Return the positions of the attributes' values between two offsets, by kind."""
+def positions_of(body: bytes, where: slice | None) -> dict[int, slice]:
+    """Return the positions of the values of the attributes in a part of a message, by kind. None: no such part."""
     found: dict[int, slice] = {}
+    start, end = (where.start, where.stop) if where else (0, 0)
     unpack = _ATTRIBUTE.unpack_from
     while start < end - 3:
         length, kind = unpack(body, start)

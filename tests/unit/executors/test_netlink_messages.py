@@ -1,4 +1,4 @@
-"""netlink.messages: only messages that differ from the last one about a device are decoded."""
+"""netlink.connection: only messages that differ from the last one about a device are decoded."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 import pytest
 
-from hybridvif.executors.netlink import messages
-from hybridvif.executors.netlink.devices import LINK, observed
-from hybridvif.executors.netlink.messages import (
+from hybridvif.executors.netlink import connection
+from hybridvif.executors.netlink.connection import (
     BRIDGE_TIMERS,
     IFNAME,
     INFO_DATA,
@@ -19,6 +18,7 @@ from hybridvif.executors.netlink.messages import (
     MASTER,
     device_of,
 )
+from hybridvif.executors.netlink.devices import LINK, observed
 from hybridvif.executors.netlink.socket import attribute, link_header, nested
 from hybridvif.model.parts import Tap
 
@@ -28,9 +28,9 @@ QBR, QBR_X, TAP = "qbr5f2c0e1a-7b", "qbr5f2c0e1a-7c", "tap5f2c0e1a-7b"
 
 @pytest.fixture(autouse=True)
 def _empty_cache() -> Iterator[None]:
-    messages._cache.clear()
+    connection._cache.clear()
     yield
-    messages._cache.clear()
+    connection._cache.clear()
 
 
 def bridge(index: int, *, mtu: int = 1500, stp: int = 0, timer: int = 0, name: str = QBR) -> bytes:
@@ -62,11 +62,11 @@ def test_any_other_change_is_decoded(change: dict[str, Any]) -> None:
 
 
 def test_full_cache_is_emptied(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(messages, "CACHE_SIZE", 1)
+    monkeypatch.setattr(connection, "CACHE_SIZE", 1)
     first = device_of(bridge(1))
     device_of(bridge(2))
     assert device_of(bridge(1)).values == first.values
-    assert len(messages._cache) == 1
+    assert len(connection._cache) == 1
 
 
 def test_renamed_master_is_reported_for_an_unchanged_member() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from hybridvif.executors.netlink import socket
-from hybridvif.executors.netlink.messages import dump_request
+from hybridvif.executors.netlink.connection import dump_request
 
 
 class _Late(socket.Channel):
