@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, StepFailed
-from hybridvif.executors.netlink.packet_sockets import held_devices
+from hybridvif.executors.netlink.packet_sockets import held_devices, index_of
 from hybridvif.model.errors import BridgeMissing, shown
 from hybridvif.model.names import is_uuid, key_of, names_of_key, own_port_id
 from hybridvif.model.parts import (
@@ -27,7 +27,7 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.state import Delete, Facts, HostState, Observed, PortFact, Step, bearers_of
+from hybridvif.model.state import Delete, Facts, HostState, Observed, PortFact, Step, Update, bearers_of
 
 IDS = {
     "iface_id": "iface-id",
@@ -47,6 +47,8 @@ ISOLATION: Mapping[str, str | int] = {"tag": DEAD_VLAN, "vlan_mode": "trunk", "t
 """Columns of a Port created in the dead VLAN, as Neutron's agent sets them for a port that is not wired yet."""
 PLACEHOLDER_ERROR = "No usable peer"
 """Error of ovs-vswitchd about a patch port. On a system device, it is left over from the placeholder."""
+TRANSIENT_ERRORS = ("No such device", PLACEHOLDER_ERROR)
+"""Errors of an earlier attempt, which ovs-vswitchd removes once it has the device."""
 UNKNOWN_TYPE = "Address family not supported"
 """EAFNOSUPPORT: Interface.error of a type unknown to ovs-vswitchd (lib/netdev.c, netdev_open)."""
 USERSPACE = frozenset({"netdev", "dummy"})
@@ -102,7 +104,7 @@ class Row:
     def is_undecided(self) -> bool:
         """Return whether ovs-vswitchd has not reported on a system device yet; cur_cfg is written before that."""
         return self.type != PLACEHOLDER_TYPE and (
-            PLACEHOLDER_ERROR in self.error_now or (self.ofport is None and not self.error)
+            any(error in self.error_now for error in TRANSIENT_ERRORS) or (self.ofport is None and not self.error)
         )
 
 
@@ -320,6 +322,17 @@ def needs_device(step: Step) -> bool:
     return isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
 
 
+def is_vacant(step: Step, rows: Mapping[str, Row]) -> bool:
+    """Return whether a step only makes a row a placeholder and ovs-vswitchd holds no device that it could release.
+
+    It has looked for the device and found none, which is still so. After a reboot that applies to all rows.
+    """
+    match step:
+        case Update(OvsPort() as before, after) if after == replace(before, type=PLACEHOLDER_TYPE, realized=False):
+            return rows[before.name].ofport == -1 and not index_of(before.name)
+    return False
+
+
 def settled_rows(read: Callable[[], Mapping[str, Row]], names: Collection[str], deadline: float) -> Mapping[str, Row]:
     """Read rows until ovs-vswitchd has reported on these names, for a short time at most.
 
@@ -343,7 +356,7 @@ def committed(steps: Iterable[Step], rows: Mapping[str, Row]) -> list[Outcome]:
             # A device that it reports missing, although it was read back, is one that it has not released yet. That
             # happens if a port is deleted and plugged again at once. The next plan replaces the row by the placeholder
             # and back, which repairs it.
-            retry = any(transient in error for transient in ("No such device", PLACEHOLDER_ERROR))
+            retry = any(transient in error for transient in TRANSIENT_ERRORS)
             outcomes.append(Outcome(step, Result.FAILED, error, retry=retry, code=NOT_REALIZED))
         else:
             outcomes.append(Outcome(step, Result.DONE))

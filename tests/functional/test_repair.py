@@ -211,10 +211,13 @@ def test_when_all_devices_are_gone_the_rows_get_them_back(lab: Lab, daemon_resta
         lab.sh("for l in $(ls /sys/class/net | grep ^q); do ip link delete $l 2>/dev/null || true; done")
     assert not {name for name in lab.links() if name.startswith("q")}
     assert all(check(port, lab.host) for port in ports)
+    number = int(lab.sh("ovs-vsctl get Open_vSwitch . next_cfg"))
 
     reports = plug_all(ports, lab.host)
 
     assert [report.status for report in reports] == [Status.DONE] * 2
+    # After a reboot ovs-vswitchd holds no deleted device, which it would have to release first.
+    assert int(lab.sh("ovs-vsctl get Open_vSwitch . next_cfg")) == number + (1 if daemon_restarts else 2)
     for port, (row, interface) in zip(ports, rows, strict=True):
         after, now = lab.row(port.names.switch_end, "Port"), lab.row(port.names.switch_end)
         assert [after[key] for key in ("_uuid", "tag", "other_config")] == [

@@ -26,10 +26,10 @@ def held_devices(names: Collection[str]) -> frozenset[str]:
         os.close(table)
     # Deleted devices have the index -1, and 0 means any device.
     indexes = {int(line.split(maxsplit=5)[4]) for line in lines} - {-1, 0}
-    return frozenset(name for name in names if _index_of(name) in indexes)
+    return frozenset(name for name in names if index_of(name) in indexes)
 
 
-def _index_of(name: str) -> int:
+def index_of(name: str) -> int:
     """Return the index of a device; 0 if absent."""
     try:
         return socket.if_nametoindex(name)

@@ -85,8 +85,9 @@ class TransactionExecutor:
         if rejected:
             return rejected
         effects = side_effects_of(steps, snapshot, lambda queries: database.transact(queries, deadline), self._settings)
+        needed = [step for step in steps if not ovs_rows.is_vacant(step, snapshot.rows)]
         try:
-            operations = operations_of(steps, snapshot, effects, self._settings.vhost_socket_dir)
+            operations = operations_of(needed, snapshot, effects, self._settings.vhost_socket_dir)
         except StepFailed as failure:
             return [failure.outcome_of(step) for step in steps]
         if not operations:

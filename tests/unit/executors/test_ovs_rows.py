@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
+from hybridvif.executors import ovs_rows
 from hybridvif.executors.ovs_rows import Row, Snapshot, error_about, observed
 from hybridvif.model.parts import ForeignPort, OvsPort, VhostUserPort
+from hybridvif.model.state import Delete, Update
 
 PLACEHOLDER_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
 ROW = Row(name="qvo00000001-7b", bridge="br-int", type="", external_ids={}, ofport=2, error="", tag=None)
+
+NO_IDS: dict[str, Any] = dict.fromkeys(("iface_id", "iface_status", "attached_mac", "vm_uuid", "port_id"), "")
 
 
 def is_accepted(row: Row) -> bool:
@@ -37,10 +42,36 @@ def test_placeholder_error_without_port_number_is_undecided(ofport: int | None) 
 
 
 def test_other_error_with_port_number_is_reported() -> None:
-    row = replace(ROW, error="could not open network device qvo00000001-7b (No such device)")
+    row = replace(ROW, error="could not add network device qvo00000001-7b to ofproto (Device or resource busy)")
+    assert not is_accepted(row)
+    assert "Device or resource busy" in error_about(row)
+    assert not row.is_undecided
+
+
+def test_error_about_missing_device_is_undecided() -> None:
+    """The error stays until ovs-vswitchd reports on the device that was created under its row."""
+    row = replace(ROW, error="could not open network device qvo00000001-7b (No such device)", ofport=-1)
     assert not is_accepted(row)
     assert "No such device" in error_about(row)
-    assert not row.is_undecided
+    assert row.is_undecided
+
+
+@pytest.mark.parametrize(
+    ("name", "ofport", "is_vacant"),
+    [
+        pytest.param("qvo00000001-7b", -1, True, id="absent device that was missed"),
+        pytest.param("qvo00000001-7b", 2, False, id="absent device that may still be held"),
+        pytest.param("qvo00000001-7b", None, False, id="row without a report"),
+        pytest.param("lo", -1, False, id="device that exists"),
+    ],
+)
+def test_vacant_row_needs_no_placeholder(name: str, ofport: int | None, is_vacant: bool) -> None:
+    row = replace(ROW, name=name, ofport=ofport)
+    port = OvsPort(name=name, bridge="br-int", realized=False, **NO_IDS)
+    placeholder = replace(port, type="patch")
+    assert ovs_rows.is_vacant(Update(port, placeholder), {name: row}) is is_vacant
+    for step in (Update(placeholder, port), Update(replace(port, mtu_request=1500), placeholder), Delete(port)):
+        assert not ovs_rows.is_vacant(step, {name: row})
 
 
 def test_placeholder_row_has_no_error() -> None:
