@@ -52,12 +52,11 @@ from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status, er
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState, Observed, Step, agree, owners_of
 
-PLUG_BATCH, UNPLUG_BATCH, CONVERSION_BATCH = 500, 100, 25
+PLUG_BATCH, UNPLUG_BATCH = 500, 100
 """Maximum number of ports in a batch. They share one observation, one switch transaction and one verification.
 
 ovs-vswitchd reconfigures the whole host after each transaction, so large batches are faster. The kernel takes 20 to
-40 ms to delete the links of a port. A batch must end within the deadline. In a conversion, the VMs of a batch are cut
-off until ovs-vswitchd has replaced the rows of all of them.
+40 ms to delete the links of a port, as an unplug or a conversion does. A batch must end within the deadline.
 """
 WORK_SHARE = 0.8
 """Share of the deadline for locks and steps. The rest is for verification and rollback."""
@@ -130,7 +129,7 @@ def _batches(goals: Sequence[Goal]) -> Iterator[list[Goal]]:
 
 
 def _batch_size(goal: Goal) -> int:
-    return CONVERSION_BATCH if goal.is_conversion else PLUG_BATCH if goal.is_plug else UNPLUG_BATCH
+    return PLUG_BATCH if goal.is_plug and not goal.is_conversion else UNPLUG_BATCH
 
 
 def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Report]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from importlib.metadata import EntryPoint, EntryPoints, distributions
 from typing import Any
@@ -19,16 +19,18 @@ from oslo_config import cfg
 from hybridvif.engine import config
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
 from hybridvif.model.errors import ConfigurationError, HybridVifError, PreconditionError, escaped
-from hybridvif.model.parts import Role
+from hybridvif.model.parts import ManagedTap, Role, Tap
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Delete, Replace, Step, names_of_step, role_of
+from hybridvif.model.state import Delete, Replace, Step, Update, names_of_step, role_of
 
 LOG = logging.getLogger(__name__)
 ROLE_ORDER = (Role.SWITCH, Role.LINK)
 FEW = 8
 """The largest number of ports whose links are created soon enough for other requests to wait for their rows."""
 FAILURES = frozenset({Result.FAILED, Result.REFUSED, Result.SKIPPED})
+MAX_CUT_OFF = 20
+"""The largest number of VMs that conversions cut off together. They wait until all their rows are replaced."""
 SHARE = 1 / 3
 """The share of the remaining time for a batch that others follow: a silent ovs-vswitchd must leave time for links."""
 Numbered = list[tuple[int, Step]]
@@ -56,6 +58,16 @@ class PlanProgress:
             count += 1
         taken, self.waiting = self.waiting[:count], self.waiting[count:]
         return taken
+
+    def cuts_off(self, role: Role) -> bool:
+        """Return whether the next step is of this role, and a conversion takes the VM off its path with it."""
+        step = self.waiting[0][1] if self.waiting and self._converts else None
+        leaves = isinstance(step, Update) and isinstance(step.after, Tap | ManagedTap) and not step.after.master
+        return step is not None and role_of(step) is role and (leaves or isinstance(step, Replace))
+
+    def is_in_doubt(self) -> bool:
+        """Return whether a step was not acknowledged."""
+        return any(outcome.result in (Result.CONFIGURED, Result.UNKNOWN) for outcome in self._outcomes.values())
 
     def record(self, taken: Numbered, outcomes: Sequence[Outcome]) -> None:
         """Store outcomes. After a failure skip all steps but deletes; after a lost response skip all steps.
@@ -91,18 +103,34 @@ def execute(
         for role in _later_roles(runs):
             stack.enter_context(expected(executors[role]))
         try:
-            # All plans together, one role after the other.
-            while any(run.waiting for run in runs):
-                for role in ROLE_ORDER:
-                    if batch := [(run, taken) for run in runs if (taken := run.take(role))]:
-                        is_last = not any(run.waiting for run in runs)
-                        _execute_batch(batch, executors[role], deadline if is_last else share(deadline))
+            for role, some in _batches(runs):
+                if batch := [(run, taken) for run in some if (taken := run.take(role))]:
+                    is_last = not any(run.waiting for run in runs)
+                    _execute_batch(batch, executors[role], deadline if is_last else share(deadline))
         finally:
             # The audit log, one line per port.
             for run in runs:
                 if outcomes := run.outcomes():
                     LOG.info("%s", "; ".join(map(_described, outcomes)))
     return [run.outcomes() for run in runs]
+
+
+def _batches(runs: Sequence[PlanProgress]) -> Iterator[tuple[Role, Sequence[PlanProgress]]]:
+    """Yield the role and the plans of each batch, which advance before the next one.
+
+    All plans go together, one role after the other. But few VMs are cut off together, until they are connected again.
+    """
+    while any(run.waiting for run in runs):
+        for role, other in (ROLE_ORDER, ROLE_ORDER[::-1]):
+            cut_off = [run for run in runs if run.cuts_off(role)]
+            yield role, [run for run in runs if not run.cuts_off(role)]
+            for start in range(0, len(cut_off), MAX_CUT_OFF):
+                some = cut_off[start : start + MAX_CUT_OFF]
+                yield role, some
+                yield other, some
+                if any(run.is_in_doubt() for run in some):
+                    _fail(cut_off[start + MAX_CUT_OFF :], "not tried, since the switch does not respond")
+                    break
 
 
 def share(deadline: float) -> float:
@@ -143,9 +171,15 @@ def _fail_unserved(run: PlanProgress, executors: Mapping[Role, Executor]) -> Non
                 f"the configured {part.role.value} executor does not serve {part.kind} {part.name}; "
                 f"set [hybridvif] {part.role.value}_executor to one that does"
             )
-            taken, run.waiting = run.waiting, []
-            run.record(taken, [Outcome(step, Result.FAILED, reason, code=PreconditionError.code) for _, step in taken])
+            _fail([run], reason, PreconditionError.code)
             return
+
+
+def _fail(runs: Sequence[PlanProgress], reason: str, code: str = "") -> None:
+    """Fail all waiting steps."""
+    for run in runs:
+        taken, run.waiting = run.waiting, []
+        run.record(taken, [Outcome(step, Result.FAILED, reason, code=code) for _, step in taken])
 
 
 def _later_roles(runs: Sequence[PlanProgress]) -> set[Role]:

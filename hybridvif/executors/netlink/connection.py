@@ -52,7 +52,11 @@ FIRST, LAST = 1 << 16, (1 << 31) - 1
 MAX_ATTEMPTS = 3
 MAX_WAIT = 1.0
 """Seconds to wait for another thread of this process; then the devices are deleted one by one."""
-MAX_GROUP_SIZE = 200
+MAX_GROUP_SIZE = 50
+"""The kernel holds the lock of all links while it deletes a group, up to 20 ms per bridge. ovs-vswitchd waits for it.
+
+With the userspace datapath, the packets of all VMs wait too.
+"""
 DELETE_TIME = 0.04
 """Seconds per device of a group, at most. It is a quarter of that on an idle machine.
 

@@ -13,12 +13,14 @@ from hypothesis import given, strategies as st
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
-from hybridvif.model.parts import PARTS, PLACEHOLDER_TYPE, Bridge, IvsPort, OvsPort, Part, Role
+from hybridvif.model.conversion import as_native
+from hybridvif.model.parts import PARTS, PLACEHOLDER_TYPE, Bridge, IvsPort, OvsPort, Part, Role, Tap
+from hybridvif.model.planner import plan
 from hybridvif.model.port import Port, desired_state
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Create, Delete, HostState, Observed, Step, Update
-from hybridvif.privileged.execute import FEW, SHARE, execute
+from hybridvif.model.state import Create, Delete, HostState, Observed, Step, Update, simulate_all
+from hybridvif.privileged.execute import FEW, MAX_CUT_OFF, SHARE, execute
 from tests.support.strategies import BRIDGE, PORT, ROW, VETH, the
 
 SOON = 60.0
@@ -142,6 +144,54 @@ def test_batch_before_others_gets_a_share_of_the_time(pair: Pair) -> None:
     pair.carry_out([Update(ROW, parked), Create(VETH), Update(parked, ROW)], seconds=30)
     assert pair.switch.remaining == [pytest.approx(30 * SHARE, abs=0.5), pytest.approx(30, abs=0.5)]
     assert pair.links.remaining == [pytest.approx(30 * SHARE, abs=0.5)]
+
+
+# Conversions: few VMs are cut off together.
+
+
+MANY = [replace(PORT, id=f"{number:08x}-7b00-4c00-8000-000000000001") for number in range(2 * MAX_CUT_OFF + 1)]
+
+
+def conversion_plans(to: str) -> list[tuple[Step, ...]]:
+    plans = []
+    for port in MANY:
+        tap = Tap(name=port.names.tap, master=port.names.bridge)
+        hybrid = desired_state(port).with_parts(tap)
+        native = as_native(hybrid, port.id, hybrid)
+        steps = plan(hybrid, native)
+        plans.append(steps if to == "native" else plan(simulate_all(hybrid, steps), desired_state(port)))
+    return plans
+
+
+def calls(pair: Pair) -> list[tuple[Role | str, int]]:
+    """Return the role and the number of steps of each call, in order."""
+    asked = {Role.LINK: iter(pair.links.asked), Role.SWITCH: iter(pair.switch.asked)}
+    return [(role, len(next(asked[Role(role)]))) for role in pair.switch.order]
+
+
+def test_conversions_to_native_cut_few_vms_off_together(pair: Pair) -> None:
+    """The taps leave their bridges, and the rows are replaced, before the next taps leave."""
+    pair.carry_out(*conversion_plans("native"))
+    link, switch, few = Role.LINK, Role.SWITCH, MAX_CUT_OFF
+    cut_offs = [(role, size) for size in (few, few, 1) for role in (link, switch)]
+    assert calls(pair) == [(switch, len(MANY)), *cut_offs, (link, 2 * len(MANY)), (switch, len(MANY))]
+
+
+def test_conversions_to_hybrid_cut_few_vms_off_together(pair: Pair) -> None:
+    pair.carry_out(*conversion_plans("hybrid"))
+    link, switch, few = Role.LINK, Role.SWITCH, MAX_CUT_OFF
+    cut_offs = [(role, size) for size in (few, few, 1) for role in (switch, link)]
+    assert calls(pair) == [(link, 2 * len(MANY)), (switch, len(MANY)), *cut_offs, (switch, len(MANY))]
+
+
+@pytest.mark.parametrize("result", [Result.CONFIGURED, Result.UNKNOWN])
+def test_no_more_vms_are_cut_off_while_the_switch_is_silent(pair: Pair, result: Result) -> None:
+    names = [port.names.tap for port in MANY]
+    pair.switch.answer = failing(*names[:MAX_CUT_OFF], result=result)
+    results = pair.carry_out(*conversion_plans("native"))
+    assert [step.part.name for step in pair.links.asked[0]] == names[:MAX_CUT_OFF]
+    assert len(pair.links.asked) == 1
+    assert [some[1] for some in results] == [Result.DONE] * MAX_CUT_OFF + [Result.FAILED] * (MAX_CUT_OFF + 1)
 
 
 # Consequences of a failure.
