@@ -16,6 +16,7 @@ from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.connection import Connection
 from hybridvif.executors.netlink.devices import random_mac
 from hybridvif.executors.netlink.links import observe_links
+from hybridvif.executors.netlink.notifications import LinkSubscription
 from hybridvif.executors.netlink.operations import held_queues, not_alone, write
 from hybridvif.executors.netlink.tap import NO_TUN
 from hybridvif.model.errors import PreconditionError
@@ -65,6 +66,10 @@ class BrctlExecutor:
             program.require()
         sysctl.require()
         return observe_links(Connection, names, deadline)
+
+    def subscribe(self, deadline: float) -> LinkSubscription:  # noqa: ARG002  # nothing waits
+        """Subscribe to the changes of links."""
+        return LinkSubscription()
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Carry out the steps one by one."""

@@ -20,6 +20,7 @@ from hybridvif.executors.base import ExecutorError, StepFailed, internal_error, 
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import DUMP_THRESHOLD, Device, observed, random_mac, read_parts
+from hybridvif.executors.netlink.notifications import LinkSubscription
 from hybridvif.executors.netlink.operations import (
     Add,
     AddTap,
@@ -78,6 +79,10 @@ class LinkExecutor:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the links under these names, or under all device names of ports."""
         return observe_links(self._connect, names, deadline)
+
+    def subscribe(self, deadline: float) -> LinkSubscription:  # noqa: ARG002  # nothing waits
+        """Subscribe to the changes of links."""
+        return LinkSubscription()
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Carry out the steps, different ports side by side, merged with those of other callers.
