@@ -6,19 +6,25 @@ import argparse
 import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
-from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.cli.terminal import Answer, Paint, Terminal
 from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.watch import Watch, WatchableHost
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, VhostUserPort
+from hybridvif.model.state import Observed
 
 FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value")}
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
 STATES = tuple(condition.value for condition in Condition)
+INTERRUPTED = 130
+"""The exit code of --watch."""
 _GRAPH_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
 
 Node = tuple[str, str, "list[Node]"]
@@ -32,12 +38,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     else:
         text = "only ports in this state; may be repeated"
         parser.add_argument("--state", choices=STATES, action="append", help=text)
+        parser.add_argument("--watch", action="store_true", help="print the list again after each change, until SIGINT")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Answer | int:
     """Show all ports, or one; or list those in the chosen states."""
     if args.command == "list":
         with connected(args) as host:
+            if args.watch:
+                with suppress(KeyboardInterrupt):
+                    watch_list(host, args.terminal, args.state or STATES)
+                return INTERRUPTED
             return list_of(host, args.state or STATES)
     if args.port is not None:
         names_of(args.port)
@@ -47,7 +58,21 @@ def run(args: argparse.Namespace) -> Answer:
 
 def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
     """Return the answer of `hybridvif list` for the ports in these states."""
-    seen = host.observe(None, time.monotonic() + host.settings.deadline)
+    return list_of_observed(host.observe(None, time.monotonic() + host.settings.deadline), states)
+
+
+def watch_list(host: WatchableHost, terminal: Terminal, states: Collection[str]) -> NoReturn:
+    """Write the list again after each change."""
+    watch = Watch(host)
+    while True:
+        terminal.write_event(list_of_observed(watch.observed, states), clear=True)
+        for event in watch.wait():
+            if not event.key:
+                terminal.write_note(f"warning: {event.after or 'the host is observed again'}", "yellow")
+
+
+def list_of_observed(seen: Observed, states: Collection[str]) -> Answer:
+    """Return the answer of `hybridvif list` for an observation."""
     shown = [port for port in plugged_ports(seen) if port.condition.value in states]
     ports = [port.document for port in shown]
     warnings = [warning for port in shown for warning in port.warnings]
