@@ -31,6 +31,7 @@ if TYPE_CHECKING:
         gc as gc,
         reconcile as reconcile,
     )
+    from hybridvif.engine.watch import Event as Event, Watch as Watch
     from hybridvif.executors.recording import RecordingHost as RecordingHost
     from hybridvif.model.errors import (
         BridgeMissing as BridgeMissing,
@@ -87,6 +88,7 @@ _HOMES = {
     "hybridvif.engine.converge": "check plug plug_all unplug unplug_all",
     "hybridvif.engine.convert": "convert convert_all",
     "hybridvif.engine.host_wide": "CollectedOrphan Reconciled gc reconcile",
+    "hybridvif.engine.watch": "Event Watch",
     "hybridvif.executors.recording": "RecordingHost",
     "hybridvif.model.errors": "BridgeMissing BridgeNotAllowed ConfigurationError Conflict HybridVifError InvalidInput "
     "NameCollision NotReady PlugFailed PortRunning PreconditionError Refused Unfiltered UnplugFailed",

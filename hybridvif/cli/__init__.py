@@ -35,6 +35,7 @@ COMMANDS: Mapping[str, str] = {
     "adopt": "take over running ports plugged by another tool",
     "show": "draw the plugged ports of this host",
     "list": "list the plugged ports, one per line",
+    "watch": "print what changes on the plugged ports, as it changes, and repair it",
     "ports": "print the hybrid ports that Neutron has bound to this host, as a file for -F",
     "reconcile": "plug all ports of a host at once: after a reboot, or in a cron job",
     "gc": "delete orphaned devices and rows that were first seen some time ago",

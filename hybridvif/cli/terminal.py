@@ -131,6 +131,18 @@ class Terminal:
             self._explain(failure)
         return answer.exit_code
 
+    def write_event(self, answer: Answer, *, clear: bool = False) -> None:
+        """Write an answer that others follow; as JSON in one line. Raises BrokenPipeError, OutputLost.
+
+        clear: it takes the place of what is on the terminal, if there is one.
+        """
+        self._answered = True
+        if self.form == "json":
+            print_text(json.dumps(enveloped(answer.document, self._command)) + "\n")
+        else:
+            before = "---\n" if self.form == "yaml" else "\x1b[H\x1b[2J" if clear and sys.stdout.isatty() else ""
+            print_text(before + self._in_form(answer))
+
     def write_failure(self, failure: Failure) -> int:
         """Write the failure and return its exit code."""
         self._explain(failure)

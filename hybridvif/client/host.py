@@ -29,7 +29,7 @@ from hybridvif.model.report import Outcome, Outcomes, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.state import Observed, Step
 from hybridvif.privileged import codec
-from hybridvif.privileged.channel import APPLY, OBSERVE, Died, NoResponse, RequestNotSent
+from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Died, NoResponse, RequestNotSent
 
 __all__ = ["Host", "NoResponse", "RequestNotSent", "connect"]
 GRACE_PERIOD = 0.2
@@ -58,11 +58,30 @@ class Host:
 
         Raises PreconditionError if the daemon or a service that it needs is missing, NoResponse.
         """
-        encoded = None if names is None else sorted(names)
+        return codec.decode_observed(self._repeated(OBSERVE, None if names is None else sorted(names), deadline))
+
+    def next_observation(
+        self, names: Collection[str] | None, digest: str, deadline: float
+    ) -> tuple[str, Observed] | None:
+        """Wait until an observation differs from the one with this digest; "": return at once. None: the deadline.
+
+        Return the digest of the new observation, too. Nothing runs while nothing changes. Raises as observe().
+        """
+        try:
+            response = self._repeated(WATCH, [None if names is None else sorted(names), digest], deadline)
+        except NoResponse:
+            if not digest or time.monotonic() < deadline:
+                raise
+            # A busy host may exceed the grace period. The next request notices a daemon that hangs.
+            response = None
+        return None if response is None else (response[0], codec.decode_observed(response[1]))
+
+    def _repeated(self, name: str, argument: object, deadline: float) -> Any:
+        """Send a request that changes nothing. Repeat it if the daemon dies."""
         for _ in range(OBSERVE_RETRIES):
             with suppress(Died):
-                return codec.decode_observed(self._request(OBSERVE, encoded, deadline))
-        return codec.decode_observed(self._request(OBSERVE, encoded, deadline))
+                return self._request(name, argument, deadline)
+        return self._request(name, argument, deadline)
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> Outcomes:
         """Carry out plans, one per port. Return the outcomes of their steps; `unknown` after a lost response.

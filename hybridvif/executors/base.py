@@ -71,6 +71,29 @@ def expected(executor: Executor) -> AbstractContextManager[None]:
     return expect()
 
 
+class Subscription(Protocol):
+    """Notifications about the objects of an executor. One says only that a new observation may differ.
+
+    fileno() is readable when there are any. So nobody wakes up while nothing changes.
+    """
+
+    def fileno(self) -> int: ...  # noqa: D102
+
+    def drain(self) -> bool:
+        """Discard the pending notifications, without waiting. Return whether there were any. Raises ExecutorError."""
+
+    def close(self) -> None: ...  # noqa: D102
+
+
+def subscribed(executor: Executor, deadline: float) -> Subscription:
+    """Subscribe to the changes of an executor's objects, by its optional method subscribe(). Raises ExecutorError."""
+    subscribe: Callable[[float], Subscription] | None = getattr(executor, "subscribe", None)
+    if subscribe is None:
+        reason = f"the {executor.role.value} executor {type(executor).__name__} reports no changes"
+        raise ExecutorError(f"{reason}; look again and again: hybridvif check", precondition=True)
+    return subscribe(deadline)
+
+
 NOT_REALIZED = "not-realized"
 """Error code of a step that was committed and that the switch rejected."""
 

@@ -124,6 +124,16 @@ class RecordingHost:
                 ),
             )
 
+    def next_observation(
+        self, names: Collection[str] | None, digest: str, deadline: float
+    ) -> tuple[str, Observed] | None:
+        """Wait until an observation differs from the one with this digest, as Host does."""
+        while digest == (current := str(observed := self.observe(names, deadline))):
+            if time.monotonic() >= deadline:
+                return None
+            time.sleep(0.005)
+        return current, observed
+
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:  # noqa: ARG002
         """Carry out the plans, one per port; return one outcome per step."""
         return [tuple(self.carry_out(plan)) for plan in plans]

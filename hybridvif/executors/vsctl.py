@@ -17,6 +17,7 @@ from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transac
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, replace_words, switch_words
 from hybridvif.executors.ovs_rows import IDS, Operation, Snapshot
+from hybridvif.executors.ovsdb.notifications import RowSubscription
 from hybridvif.executors.side_effects import side_effects_of
 from hybridvif.executors.sockets import numeric, tls_files
 from hybridvif.model.names import key_of
@@ -53,6 +54,10 @@ class VsctlExecutor:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the ports under these names, or all device names of ports, and all bridges."""
         return ovs_rows.observed(self._snapshot(names, deadline), self._settings.vhost_socket_dir)
+
+    def subscribe(self, deadline: float) -> RowSubscription:
+        """Subscribe to the changes of rows. `ovsdb-client monitor` would be one more program to wait for."""
+        return RowSubscription(self._settings, deadline)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Run all steps in one command line, which waits until ovs-vswitchd has applied them."""

@@ -50,8 +50,8 @@ _LIMITS = {
     "max_bin_len": 65_536,
     "max_ext_len": 0,
 }
-OBSERVE, APPLY = f"{__package__}.requests.observe", f"{__package__}.requests.apply"
-"""The names of the two requests (requests.py)."""
+OBSERVE, APPLY, WATCH = (f"{__package__}.requests.{name}" for name in ("observe", "apply", "watch"))
+"""The names of the three requests (requests.py)."""
 CONTEXT = f"{__package__}.context.daemon_context"
 """The name of the client's context, which the arguments of the helper contain."""
 Request = tuple[str, tuple[Any, ...]]

@@ -46,6 +46,14 @@ def decode_names(value: object) -> frozenset[str] | None:
     return frozenset(typing.cast(Sequence[str], names))
 
 
+def decode_known(value: object) -> tuple[frozenset[str] | None, str]:
+    """Decode the names of a watch request, and the digest of the observation that the client has. Raises Refused."""
+    match value:
+        case (names, str(digest)):
+            return decode_names(names), digest
+    raise Refused("refused: a watch request takes names and a digest")
+
+
 def encode_plans(plans: Sequence[Sequence[Step]]) -> list[Any]:
     """Encode plans."""
     return [[_encode_step(step) for step in plan] for plan in plans]

@@ -1,4 +1,4 @@
-"""The two requests that the daemon serves. A name that REQUESTS does not contain does not exist.
+"""The three requests that the daemon serves. A name that REQUESTS does not contain does not exist.
 
 A result is data, ["ok", ...] or ["failed", code, message]. privsep would rebuild an exception from its args, in the
 client. client/host.py sends the requests.
@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 
 from hybridvif.executors.base import Executor, ExecutorError
@@ -22,8 +23,9 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.state import Observed, Step, merge_observed
 from hybridvif.privileged import authorize, codec, privileges
-from hybridvif.privileged.channel import APPLY, OBSERVE, Message
+from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Message
 from hybridvif.privileged.execute import configured, execute, executor_of, share
+from hybridvif.privileged.watch import next_observation
 
 LOG = logging.getLogger(__name__)
 Executors = Mapping[Role, Executor]
@@ -40,6 +42,12 @@ class Request(NamedTuple):
 def _observe(names: frozenset[str] | None, deadline: float) -> list[Any]:
     authorize.permit_names(names)
     return codec.encode_observed(_observe_parts(_executors(), names, deadline))
+
+
+def _watch(known: tuple[frozenset[str] | None, str], deadline: float) -> list[Any] | None:
+    names, digest = known
+    patience = configured().deadline
+    return next_observation(partial(_observe, names), digest, _executors().values(), patience, deadline)
 
 
 def _apply(plans: Plans, deadline: float) -> list[Any]:
@@ -67,6 +75,7 @@ def apply_plans(plans: Plans, executors: Executors, settings: Settings, deadline
 REQUESTS: Mapping[str, Request] = {
     OBSERVE: Request(codec.decode_names, _observe),
     APPLY: Request(codec.decode_plans, _apply),
+    WATCH: Request(codec.decode_known, _watch),
 }
 """The requests by their name in a message."""
 

@@ -35,7 +35,7 @@ with hybridvif.connect([{CONFIG!r}]) as host:
             if status["CapEff"].strip() == f"{{1 << 12:016x}}":
                 print(*(status[name].strip() for name in ("Uid", "Gid", "Groups")), sep="\\n")
 """
-UNIT = "hybridvif-reconcile.service"
+UNIT, WATCH_UNIT = "hybridvif-reconcile.service", "hybridvif-watch.service"
 MOST_EXPOSED = 2.5
 """Limit for systemd-analyze security, where "OK" ends at 5."""
 FILES = {
@@ -209,16 +209,17 @@ def test_the_locks_belong_to_those_who_plug(host: Lab) -> None:
     assert host.sh("stat --format='%a %U %G' /run/lock/hybridvif").split() == ["2770", "root", "hybridvif"]
 
 
-@pytest.mark.parametrize("unit", [UNIT, "nova-compute.service"])
+@pytest.mark.parametrize("unit", [UNIT, WATCH_UNIT, "nova-compute.service"])
 def test_systemd_has_no_objection_to_the_unit_and_to_the_drop_in(host: Lab, unit: str) -> None:
     require("systemd-analyze")
     done = host.box.run(["systemd-analyze", "verify", f"/etc/systemd/system/{unit}"])
     assert done.stdout + done.stderr == ""
 
 
-def test_the_unit_exposes_little(host: Lab) -> None:
+@pytest.mark.parametrize("unit", [UNIT, WATCH_UNIT])
+def test_the_unit_exposes_little(host: Lab, unit: str) -> None:
     require("systemd-analyze")
-    output = host.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{UNIT}")
+    output = host.sh(f"systemd-analyze security --offline=true --no-pager /etc/systemd/system/{unit}")
     exposure = re.search(r"exposure level for .*: ([\d.]+)", output)
     assert exposure is not None
     assert float(exposure[1]) <= MOST_EXPOSED

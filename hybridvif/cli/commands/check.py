@@ -54,7 +54,7 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
     ]
     # Only an observation of all names includes the other rows with this iface-id.
     whole = host.observe(None, time.monotonic() + host.settings.deadline)
-    dropped, warnings = flows_that_drop(host, whole)
+    dropped, warnings = flows_that_drop(host.settings, whole)
     found = [port_warnings(port.port, whole.state.of(port.port.names), whole.facts, dropped) for port in inferred]
     warnings += [warning.text for own in found for warning in own]
     documents: list[dict[str, Any]] = [

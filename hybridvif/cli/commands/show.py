@@ -6,20 +6,27 @@ import argparse
 import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import NoReturn
 
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, flows_that_drop, plugged_ports
 from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
-from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.cli.terminal import Answer, Paint, Terminal
 from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.watch import Watch, WatchableHost
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, VhostUserPort
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 
 FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value")}
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
 STATES = tuple(condition.value for condition in Condition)
+INTERRUPTED = 130
+"""The exit code of --watch."""
 _GRAPH_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
 
 Node = tuple[str, str, "list[Node]"]
@@ -33,12 +40,17 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     else:
         text = "only ports in this state; may be repeated"
         parser.add_argument("--state", choices=STATES, action="append", help=text)
+        parser.add_argument("--watch", action="store_true", help="print the list again after each change, until SIGINT")
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run(args: argparse.Namespace) -> Answer | int:
     """Show all ports, or one; or list those in the chosen states."""
     if args.command == "list":
         with connected(args) as host:
+            if args.watch:
+                with suppress(KeyboardInterrupt):
+                    watch_list(host, args.terminal, args.state or STATES)
+                return INTERRUPTED
             return list_of(host, args.state or STATES)
     requests = [PortRequest(fields={"id": args.port})] if args.port is not None else []
     with connected(args) as host:
@@ -48,8 +60,22 @@ def run(args: argparse.Namespace) -> Answer:
 
 def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
     """Return the answer of `hybridvif list` for the ports in these states."""
-    seen = host.observe(None, time.monotonic() + host.settings.deadline)
-    dropped, warnings = flows_that_drop(host, seen)
+    return list_of_observed(host.settings, host.observe(None, time.monotonic() + host.settings.deadline), states)
+
+
+def watch_list(host: WatchableHost, terminal: Terminal, states: Collection[str]) -> NoReturn:
+    """Write the list again after each change."""
+    watch = Watch(host)
+    while True:
+        terminal.write_event(list_of_observed(host.settings, watch.observed, states), clear=True)
+        for event in watch.wait():
+            if not event.key:
+                terminal.write_note(f"warning: {event.after or 'the host is observed again'}", "yellow")
+
+
+def list_of_observed(settings: Settings, seen: Observed, states: Collection[str]) -> Answer:
+    """Return the answer of `hybridvif list` for an observation."""
+    dropped, warnings = flows_that_drop(settings, seen)
     shown = [port for port in plugged_ports(seen, dropped) if port.condition.value in states]
     ports = [port.document for port in shown]
     warnings += [warning.text for port in shown for warning in port.warnings]
@@ -66,7 +92,7 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
     """Return the answer of `hybridvif show` for all ports, or for one. options: options to be repeated in a fix."""
     deadline = time.monotonic() + host.settings.deadline
     seen = host.observe(None if port_id is None else set(names_of(port_id)), deadline)
-    dropped, warnings = flows_that_drop(host, seen)
+    dropped, warnings = flows_that_drop(host.settings, seen)
     ports, switches = plugged_ports(seen, dropped), seen.facts.switches
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")

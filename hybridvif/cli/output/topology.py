@@ -23,7 +23,6 @@ from hybridvif.cli.output.changes import (
     noun_of,
 )
 from hybridvif.cli.ports import PortRequest, options_of
-from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.goals import check_single_path
 from hybridvif.model.errors import NotReady, Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, is_uuid, names_of_key
@@ -42,6 +41,7 @@ from hybridvif.model.parts import (
 )
 from hybridvif.model.planner import check_ownership, goal_for, plan
 from hybridvif.model.port import VifType, desired_state
+from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts, HostState, Observed, PortFact, owners_of
 from hybridvif.model.warnings import Dropped, PortWarning, dropped_ofports, port_warnings
 
@@ -144,7 +144,7 @@ def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drif
                 yield Drift(part, Difference(name, getattr(change.before, name), UNKNOWN))
 
 
-def flows_that_drop(host: AnyHost, seen: Observed) -> tuple[Dropped, list[str]]:
+def flows_that_drop(settings: Settings, seen: Observed) -> tuple[Dropped, list[str]]:
     """Read, as the caller, from which ports of a bridge every packet is dropped. Return that, with warnings.
 
     Without permission to read the flows, nothing is known and nothing is dropped.
@@ -156,9 +156,9 @@ def flows_that_drop(host: AnyHost, seen: Observed) -> tuple[Dropped, list[str]]:
     bridges = {row.bridge for row in rows if not is_trunk_bridge(row.bridge)} & seen.facts.switches.keys()
     for bridge in sorted(bridges) if seen.facts.switch_version.startswith("ovs") else ():
         numbers = {seen.facts.ports[row.name].ofport for row in rows if row.bridge == bridge}
-        deadline = time.monotonic() + min(FLOWS_TIMEOUT, host.settings.deadline)
+        deadline = time.monotonic() + min(FLOWS_TIMEOUT, settings.deadline)
         try:
-            flows = filters.flows_of(host.settings, bridge, 0, deadline)
+            flows = filters.flows_of(settings, bridge, 0, deadline)
         except filters.SwitchSilent as error:
             return dropped, [str(error)]
         except NotReady:

@@ -20,6 +20,7 @@ from hybridvif.executors.base import ExecutorError, StepFailed, internal_error, 
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import Device, observed, random_mac, read_parts, remove_addresses
+from hybridvif.executors.netlink.notifications import LinkSubscription
 from hybridvif.executors.netlink.operations import (
     Add,
     AddTap,
@@ -86,6 +87,10 @@ class LinkExecutor:
         """Return the links under these names, or under all device names of ports."""
         with self._connect(deadline) as connection:
             return read_parts(partial(_read, connection), partial(_dump, connection, deadline), names)
+
+    def subscribe(self, deadline: float) -> LinkSubscription:  # noqa: ARG002  # nothing waits
+        """Subscribe to the changes of links."""
+        return LinkSubscription()
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Carry out the steps, different ports side by side, merged with those of other callers.

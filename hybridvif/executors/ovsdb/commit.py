@@ -18,6 +18,7 @@ from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.ovs_rows import Row, Snapshot
+from hybridvif.executors.ovsdb.notifications import RowSubscription
 from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader, Rows
 from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Session
 from hybridvif.executors.ovsdb.transaction import await_applied, operations_of, with_next_cfg
@@ -53,6 +54,10 @@ class TransactionExecutor:
         """Return the ports under these names, or all device names of ports, and all bridges."""
         with self._reader.reading(names, deadline) as read:
             return self._observed(_in_time(read, deadline)[1])
+
+    def subscribe(self, deadline: float) -> RowSubscription:
+        """Subscribe to the changes of rows, on a connection of its own."""
+        return RowSubscription(self._settings, deadline)
 
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         """Commit all steps in one transaction, then wait until ovs-vswitchd has applied it."""

@@ -84,15 +84,23 @@ class Connection:
     def receive_responses(self, deadline: float) -> Any:
         """Return the result of the last request."""
         while True:
-            message = self._read(deadline)
-            if message.get("method") == "echo":
-                # Keepalive of the server.
-                self._write({"result": message["params"], "error": None, "id": message["id"]}, deadline)
-            elif message.get("id") == self._number and "method" not in message:
+            message = self.receive(deadline)
+            if message.get("id") == self._number and "method" not in message:
                 # Open vSwitch 3.1 omits "result" beside an error.
                 if message.get("error"):
                     raise Refused(error_in([message["error"]]) or message["error"])
                 return message["result"]
+
+    def receive(self, deadline: float) -> dict[str, Any]:
+        """Return the next message of the server. If it is a keepalive, it has been answered."""
+        message = self._read(deadline)
+        if message.get("method") == "echo":
+            self._write({"result": message["params"], "error": None, "id": message["id"]}, deadline)
+        return message
+
+    def fileno(self) -> int:
+        """Return the descriptor of the socket."""
+        return self._socket.fileno()
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
         """Return the results of a transaction."""

@@ -115,6 +115,19 @@ def test_names_that_are_not_a_list_of_strings_are_refused(names: object) -> None
         codec.decode_names(names)
 
 
+@pytest.mark.parametrize("names", [None, ["qbr5f2c0e1a-7b"]])
+def test_names_and_digest_of_a_watch_survive_encoding(names: list[str] | None) -> None:
+    assert codec.decode_known(carried([names, "0af"])) == (codec.decode_names(names), "0af")
+
+
+@pytest.mark.parametrize(
+    "value", [None, "ab", [], [None], [None, 1], [None, b"x"], [None, "x", "x"], [7, "x"], {"names": None}], ids=repr
+)
+def test_watch_without_names_and_digest_is_refused(value: object) -> None:
+    with pytest.raises(Refused, match=r"^refused: "):
+        codec.decode_known(value)
+
+
 def of(part: Part, **values: object) -> list[Any]:
     kind, fields = codec.encode_part(part)
     return [kind, {**fields, **values}]
@@ -215,7 +228,7 @@ def test_malformed_plans_are_refused(plans: Any) -> None:
 )
 def test_any_message_is_decoded_or_refused(value: Any) -> None:
     # Any other exception fails the test.
-    for decode in (codec.decode_plans, codec.decode_names):
+    for decode in (codec.decode_plans, codec.decode_names, codec.decode_known):
         with suppress(Refused):
             decode(value)
 

@@ -16,7 +16,7 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Create, Observed, Step, Update
 from hybridvif.privileged import channel, requests
-from hybridvif.privileged.channel import APPLY, OBSERVE, Message
+from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Message
 from hybridvif.privileged.requests import REQUESTS, respond
 from tests.support.strategies import BRIDGE, NAMES, WIRING
 
@@ -131,7 +131,7 @@ def test_every_name_is_observed_before_steps() -> None:
     ] * 2
 
 
-@pytest.mark.parametrize("name", [OBSERVE, APPLY])
+@pytest.mark.parametrize("name", [OBSERVE, APPLY, WATCH])
 @pytest.mark.parametrize("arguments", [(), ([],), ([], 1.0, "x")])
 def test_request_with_other_arguments_is_refused(name: str, arguments: tuple[object, ...]) -> None:
     sentence = "refused: a request takes a question and a deadline"
@@ -140,7 +140,7 @@ def test_request_with_other_arguments_is_refused(name: str, arguments: tuple[obj
 
 
 def test_request_name_outside_the_table_does_not_exist() -> None:
-    assert {*REQUESTS} == {f"{requests.__name__}.{name}" for name in ("observe", "apply")}
+    assert {*REQUESTS} == {f"{requests.__name__}.{name}" for name in ("observe", "apply", "watch")}
     name = f"{requests.__name__}.respond"
     assert respond((Message.CALL.value, name, ([], 1.0), {})) == (
         Message.ERR.value,

@@ -1,0 +1,149 @@
+"""Watch the ports of a host: the changes of their parts and facts, as they happen.
+
+The daemon waits for notifications of the kernel and of OVSDB (privileged/watch.py). Each change is the difference of
+two observations, so a notification that is lost or late loses no change.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from hybridvif.model.errors import HybridVifError
+from hybridvif.model.names import key_of, names_of, names_of_key
+from hybridvif.model.parts import Part, Role, differences
+from hybridvif.model.settings import MAX_DEADLINE, MAX_NAMES, Settings
+from hybridvif.model.state import Observed
+
+REST = 0.1
+"""Seconds between a change and the next request: changes in between are in one observation."""
+RETRY = 1.0
+"""Seconds between two attempts while the host cannot be observed."""
+FACTS = ("tag", "ofport", "error")
+"""The facts about a switch port that are watched."""
+
+
+class WatchableHost(Protocol):
+    """The interface of a host for Watch, which Host implements."""
+
+    settings: Settings
+
+    def next_observation(  # noqa: D102
+        self, names: Collection[str] | None, digest: str, deadline: float
+    ) -> tuple[str, Observed] | None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One change of one object, or of the host."""
+
+    name: str
+    """The device or row. "" for the host itself, with the attribute `error`: the reason that it cannot be observed."""
+    kind: str
+    """The kind of part; "host" for the host itself."""
+    attribute: str | None
+    """The attribute or fact; None: the object itself, which is "absent" or "present".
+
+    `carrier` of a tap: True while a VM runs on it.
+    """
+    before: object
+    after: object
+
+    @property
+    def key(self) -> str:
+        """The first 11 characters of the port id; "" for the host itself."""
+        return key_of(self.name) or ""
+
+
+class Watch:
+    """The changes of some ports, or of all ports.
+
+    with connect() as host:
+        watch = Watch(host)
+        while True:
+            for event in watch.wait():
+                print(event)
+
+    observed is the last observation. Raises InvalidInput for an id that is no UUID, PreconditionError, NoResponse.
+    """
+
+    def __init__(self, host: WatchableHost, port_ids: Collection[str] = ()) -> None:
+        names = {name for port_id in port_ids for name in names_of(port_id)}
+        self._host, self._names = host, names if 0 < len(names) <= MAX_NAMES else None
+        self._keys = {key_of(name) for name in names}
+        self._ready = 0.0
+        self._error: str | None = None
+        first = host.next_observation(self._names, "", time.monotonic() + host.settings.deadline)
+        if first is None:
+            raise HybridVifError("the host could not be observed by the deadline")
+        self._digest, self.observed = first
+
+    def wait(self, until: float = float("inf")) -> list[Event]:
+        """Wait for changes and return them; empty at `until`, an instant of time.monotonic().
+
+        Changes that follow each other within a tenth of a second may be merged. While the host cannot be observed, for
+        example because Open vSwitch restarts, there is one event about that. It is observed again every second, and no
+        change is lost.
+        """
+        while (now := time.monotonic()) < until:
+            if now < self._ready:
+                time.sleep(min(self._ready, until) - now)
+                continue
+            reason: str | None = None
+            events: list[Event] = []
+            try:
+                found = self._host.next_observation(self._names, self._digest, min(until, now + MAX_DEADLINE))
+            except HybridVifError as error:
+                self._ready, reason = time.monotonic() + RETRY, str(error)
+            else:
+                if found:
+                    self._ready, events = time.monotonic() + REST, self._changes(*found)
+            if (reason is None) is not (self._error is None):
+                before, self._error = self._error, reason
+                events.insert(0, Event(name="", kind="host", attribute="error", before=before, after=reason))
+            if events:
+                return events
+        return []
+
+    def _changes(self, digest: str, observed: Observed) -> list[Event]:
+        before, self._digest, self.observed = self.observed, digest, observed
+        return [event for event in changes_between(before, observed) if not self._keys or event.key in self._keys]
+
+
+def changes_between(before: Observed, after: Observed) -> Iterator[Event]:
+    """Yield the changes of parts, by role and name, then those of facts about ports and VMs."""
+    for role in Role:
+        old, new = before.state.side(role), after.state.side(role)
+        for name in sorted({*old, *new}):
+            yield from _changes_of_part(old.get(name), new.get(name))
+    ports, now = before.facts.ports, after.facts.ports
+    for name in sorted({*ports} & {*now}):
+        kind = after.state.ports[name].kind if name in after.state.ports else "ovs-port"
+        for attribute in FACTS:
+            first, second = getattr(ports[name], attribute), getattr(now[name], attribute)
+            if first != second:
+                yield Event(name=name, kind=kind, attribute=attribute, before=first, after=second)
+    running, still = _running(before), _running(after)
+    for name in sorted(running.keys() | still.keys()):
+        if running.get(name, False) != still.get(name, False):
+            first, second = running.get(name, False), still.get(name, False)
+            yield Event(name=name, kind="tap", attribute="carrier", before=first, after=second)
+
+
+def _changes_of_part(old: Part | None, new: Part | None) -> Iterator[Event]:
+    if type(old) is not type(new):
+        for part, first, second in ((old, "present", "absent"), (new, "absent", "present")):
+            if part is not None:
+                yield Event(name=part.name, kind=part.kind, attribute=None, before=first, after=second)
+    elif old is not None and new is not None:
+        for change in differences(old, new):
+            values = {"before": change.before, "after": change.after}
+            yield Event(name=new.name, kind=new.kind, attribute=change.attribute, **values)
+
+
+def _running(observed: Observed) -> Mapping[str, bool]:
+    """Return whether a VM runs, by the name of its tap."""
+    links = observed.facts.links
+    return {name: fact.carrier for name, fact in links.items() if name == names_of_key(key_of(name) or "").tap}

@@ -1,0 +1,83 @@
+"""The request `watch`: an observation, returned as soon as it differs from the one that the client has.
+
+Its result is that of `observe`, so a captured client learns nothing else. The daemon keeps nothing between two
+requests. It subscribes first and observes then, so no change is lost: not between two requests, not with a lost
+notification, and not with a daemon that dies. A value that changes there and back between two observations is not seen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import select
+import threading
+import time
+from collections.abc import Callable, Collection, Sequence
+from contextlib import ExitStack, closing
+from typing import Any
+
+from hybridvif.executors.base import Executor, Subscription, subscribed
+from hybridvif.model.errors import Refused
+
+MAX_WATCHERS = 4
+"""Largest number of requests that wait. Each takes a thread and a connection to OVSDB."""
+GATHER, MAX_GATHER = 0.05, 0.25
+"""Seconds between a notification and the observation, at least and at most: a plug causes a dozen notifications."""
+IDLE_SHARE = 3
+"""Seconds of rest for each second of an observation, so that a storm of notifications costs a quarter of one CPU."""
+
+_slots = threading.BoundedSemaphore(MAX_WATCHERS)
+
+
+def next_observation(
+    observe: Callable[[float], list[Any]],
+    digest: str,
+    executors: Collection[Executor],
+    patience: float,
+    deadline: float,
+) -> list[Any] | None:
+    """Return [digest, encoded observation] once the digest differs; None at the deadline. Raises ExecutorError.
+
+    patience: the seconds that the switch gets to answer, because the deadline may be an hour away.
+    """
+    if not _slots.acquire(blocking=False):
+        raise Refused(f"refused: {MAX_WATCHERS} watch requests are waiting already")
+    try:
+        with ExitStack() as stack:
+            started = time.monotonic()
+            soon = min(deadline, started + patience)
+            subscriptions = [stack.enter_context(closing(subscribed(each, soon))) for each in executors]
+            while True:
+                observed = observe(min(deadline, started + patience))
+                current = digest_of(observed)
+                if current != digest:
+                    return [current, observed]
+                duration = time.monotonic() - started
+                if not _wait(subscriptions, deadline):
+                    return None
+                time.sleep(min(max(GATHER, IDLE_SHARE * duration), MAX_GATHER))
+                for subscription in subscriptions:
+                    subscription.drain()
+                started = time.monotonic()
+    finally:
+        _slots.release()
+
+
+def digest_of(observed: Sequence[Any]) -> str:
+    """Return the digest of an encoded observation. The order of parts and facts does not matter."""
+    rows, facts = observed
+    text = json.dumps([sorted(map(json.dumps, rows)), facts], sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _wait(subscriptions: Sequence[Subscription], deadline: float) -> bool:
+    """Wait for a notification. Return False at the deadline."""
+    poll = select.poll()
+    for subscription in subscriptions:
+        poll.register(subscription, select.POLLIN)
+    while (remaining := deadline - time.monotonic()) > 0:
+        poll.poll(math.ceil(remaining * 1000))
+        if any(subscription.drain() for subscription in subscriptions):
+            return True
+    return False
