@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import time
+from pathlib import Path
+
 import pytest
 
-from hybridvif import Port
+from hybridvif import HostState, Port, plug_all
 from tests.functional.conftest import INSTANCE, Lab, make_port
 from tests.functional.test_cli import Command
 
@@ -35,3 +39,37 @@ def test_instance_id_unplugs_all_ports_of_the_instance(cli: Command) -> None:
     cli.plug(make_port(1), make_port(2))
     assert [entry["status"] for entry in cli.document("unplug", INSTANCE)["ports"]] == ["done", "done"]
     assert cli("list", "-f", "value").stdout == ""
+
+
+def test_exported_host_is_the_same_after_unplug_and_plug(cli: Command, lab: Lab, tmp_path: Path) -> None:
+    named = "c3a7e900-2000-4c00-8000-000000000003"
+    ports = [
+        make_port(1, mtu=1450),
+        make_port(2, interface_id=named, mtu=9000),
+        make_port(3, create_tap=True),
+        make_port(5, isolate=True),
+    ]
+    reports = plug_all(ports, lab.host)
+    assert [report.reason for report in reports] == [""] * len(ports)
+    before = lab.host.observe(None, time.monotonic() + 30)
+    file = tmp_path / "ports.json"
+    file.write_text(cli("export").stdout, encoding="utf-8")
+    assert [Port(**entry) for entry in json.loads(file.read_text())] == ports
+
+    cli("check", "-F", str(file))
+    cli("unplug", "-F", str(file))
+    assert lab.host.observe(None, time.monotonic() + 30).state == HostState()
+    cli("plug", "-F", str(file))
+    after = lab.host.observe(None, time.monotonic() + 30)
+    assert after.state == before.state
+    assert {name: fact.tag for name, fact in after.facts.ports.items()} == {
+        name: fact.tag for name, fact in before.facts.ports.items()
+    }
+
+
+def test_port_that_cannot_be_exported_is_named_with_exit_code_3(cli: Command, lab: Lab, port: Port) -> None:
+    cli.plug(port, make_port(2))
+    lab.sh(f"ovs-vsctl remove Interface {port.names.switch_end} external_ids attached-mac")
+    done = cli("export", exit_code=3)
+    assert [entry["id"] for entry in json.loads(done.stdout)] == [make_port(2).id]
+    assert done.stderr == f"not exported: {port.id}: its mac cannot be inferred\n"
