@@ -32,6 +32,8 @@ COMMANDS: Mapping[str, str] = {
     "convert": "convert ports under running VMs: to native ports without a Linux bridge, or back",
     "plan": "print what plug, unplug or convert would do, as a diff; nothing is written",
     "check": "print the drift of plugged ports by attribute",
+    "repair": "bring drifted ports back to the values of their own rows",
+    "wait": "wait until Open vSwitch has accepted ports, as after exit code 65",
     "adopt": "take over running ports plugged by another tool",
     "show": "draw the plugged ports of this host",
     "list": "list the plugged ports, one per line",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
@@ -176,11 +175,6 @@ def entry_of(port: Port) -> Mapping[str, object]:
         for name, spec in _SPECS.items()
         if (value := getattr(port, name)) != spec.default or name in ("mtu", "bridge")
     }
-
-
-def file_of_ports(entries: Sequence[Mapping[str, object]]) -> str:
-    """Return the text of a file for -F."""
-    return json.dumps([dict(entry) for entry in entries], indent=2) + "\n"
 
 
 def options_of(port: Port, unknown: Sequence[str] = ()) -> list[str]:

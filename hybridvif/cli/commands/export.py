@@ -7,6 +7,7 @@ assumed value would plug another port.
 from __future__ import annotations
 
 import argparse
+import json
 import time
 from collections.abc import Collection, Mapping
 from dataclasses import replace
@@ -14,12 +15,16 @@ from dataclasses import replace
 from hybridvif.cli.options import connected
 from hybridvif.cli.output.report import DIFFERENCES
 from hybridvif.cli.output.topology import PluggedPort, plugged_ports
-from hybridvif.cli.ports import PORT_HELP, PortRequest, entry_of, file_of_ports, found_ports
-from hybridvif.cli.stdio import print_text
+from hybridvif.cli.ports import PORT_HELP, PortRequest, entry_of, found_ports
+from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.names import DATAPATH_TYPES, is_trunk_bridge
 from hybridvif.model.parts import DEAD_VLAN, NativePort
 from hybridvif.model.port import Port
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
+
+FORMATS = ("text", "json", "yaml")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,29 +33,44 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.epilog = "Exits with 3 if a port cannot be described. It is left out, and named on stderr."
 
 
-def run(args: argparse.Namespace) -> int:
-    """Print the ports as a list in JSON, and write a note about each port that is left out."""
+def run(args: argparse.Namespace) -> Answer:
+    """Describe the ports. The text is a list in JSON, as -F takes it."""
     with connected(args) as host:
         found = found_ports([PortRequest(fields={"id": word}) for word in args.port], host, exist=True)
-        entries, skipped = exported(host, [request.port_id for request in found])
-    print_text(file_of_ports(entries))
-    for name, reason in skipped.items():
-        args.terminal.write_note(f"not exported: {name}: {reason}", "yellow")
-    return DIFFERENCES if skipped else 0
+        return answer_of(host, [request.port_id for request in found])
 
 
-def exported(host: AnyHost, port_ids: Collection[str] = ()) -> tuple[list[Mapping[str, object]], Mapping[str, str]]:
-    """Return the fields of each port, and the reasons to leave others out by name. port_ids: these only; (): all."""
+def answer_of(host: AnyHost, port_ids: Collection[str] = ()) -> Answer:
+    """Return the answer for these ports, or for all. Ports that cannot be described are left out with a warning."""
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
+    entries, skipped = exported(seen, host.settings, port_ids)
+    return Answer(
+        document={
+            "command": "export",
+            "simulated": seen.facts.simulated,
+            "ports": entries,
+            "skipped": [{"key": key, "reason": reason} for key, reason in skipped.items()],
+        },
+        drawings={"text": lambda: f"{json.dumps(entries, indent=2)}\n"},
+        simulated=seen.facts.simulated,
+        warnings=[f"not exported: {key}...: {reason}" for key, reason in skipped.items()],
+        exit_code=DIFFERENCES if skipped else 0,
+    )
+
+
+def exported(
+    seen: Observed, settings: Settings, port_ids: Collection[str] = ()
+) -> tuple[list[Mapping[str, object]], Mapping[str, str]]:
+    """Return the fields of each port, and the reasons to leave others out by key. port_ids: these only; (): all."""
     entries: list[Mapping[str, object]] = []
     skipped: dict[str, str] = {}
     for port in plugged_ports(seen):
         if port_ids and port.port_id not in port_ids:
             continue
         if reason := port.conflict or (port.inferred.unknown_text if port.inferred.unknown else ""):
-            skipped[port.port_id or f"{port.key}..."] = reason
+            skipped[port.key] = reason
         else:
-            creates_bridge = port.row is not None and host.settings.creates(port.row.bridge)
+            creates_bridge = port.row is not None and settings.creates(port.row.bridge)
             entries.append(entry_of(_port_of(port, creates_bridge=creates_bridge)))
     return entries, skipped
 

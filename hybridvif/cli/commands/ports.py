@@ -6,13 +6,14 @@ They are read from Neutron with openstacksdk. The daemon never gets the credenti
 from __future__ import annotations
 
 import argparse
+import json
 import socket
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
 from typing import Any
 
 from hybridvif.cli.options import UsageError
-from hybridvif.cli.ports import PortRequest, file_of_ports
+from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.stdio import print_text
 from hybridvif.model.errors import InvalidInput, PreconditionError
 from hybridvif.model.names import NONE
@@ -43,7 +44,7 @@ def run(args: argparse.Namespace) -> int:
     """Print the ports as a list in JSON."""
     if not args.from_neutron:
         raise UsageError("ports needs a source; give --from-neutron")
-    print_text(file_of_ports([request.fields for request in ports_from_neutron(args)]))
+    print_text(json.dumps([dict(request.fields) for request in ports_from_neutron(args)], indent=2) + "\n")
     return 0
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -10,13 +9,12 @@ import pytest
 
 from hybridvif import Port, RecordingHost, VifType, convert, desired_state, plug_all, unplug_all
 from hybridvif.cli.commands import check
-from hybridvif.cli.commands.export import exported
+from hybridvif.cli.commands.export import answer_of
 from hybridvif.cli.portfile import read_ports
-from hybridvif.cli.ports import file_of_ports
 from hybridvif.model.parts import DEAD_VLAN, Bridge, OvsPort
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed, PortFact, merge_states
-from tests.support.answers import ID, MAC, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TWIN_ID, VM, plugged
+from tests.support.answers import ID, MAC, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TWIN_ID, VM, plugged, ports_of
 
 NAMED = replace(OTHER, interface_id="c3a7e900-2000-4c00-8000-000000000003")
 TRUNK = "tbr-5f2c0e1a-7"
@@ -33,10 +31,10 @@ class DeadVlanHost(RecordingHost):
 
 
 def written(host: RecordingHost, directory: Path) -> list[Port]:
-    entries, skipped = exported(host)
-    assert skipped == {}
+    answer = answer_of(host)
+    assert (answer.exit_code, answer.warnings) == (0, [])
     file = directory / "ports.json"
-    file.write_text(file_of_ports(entries), encoding="utf-8")
+    file.write_text(answer.drawings["text"](), encoding="utf-8")
     return [request.to_port() for request in read_ports(str(file))]
 
 
@@ -64,40 +62,41 @@ def test_exported_file_plugs_the_same_port_again(port: Port, tmp_path: Path) -> 
 
 
 def test_entry_has_only_fields_with_a_value_of_their_own() -> None:
-    entries, _ = exported(plugged(PORT))
-    assert entries == [{"id": ID, "mac": MAC, "instance_id": VM, "mtu": 1450, "bridge": "br-int"}]
+    assert ports_of(answer_of(plugged(PORT))) == [
+        {"id": ID, "mac": MAC, "instance_id": VM, "mtu": 1450, "bridge": "br-int"}
+    ]
 
 
 def test_port_of_an_empty_host_is_an_empty_list() -> None:
-    assert exported(RecordingHost()) == ([], {})
-    assert json.loads(file_of_ports([])) == []
+    assert ports_of(answer_of(RecordingHost())) == []
+    assert answer_of(RecordingHost()).drawings["text"]() == "[]\n"
 
 
 def test_only_the_given_ports_are_exported() -> None:
-    entries, skipped = exported(plugged(PORT, OTHER), [OTHER_ID])
-    assert ([entry["id"] for entry in entries], skipped) == ([OTHER_ID], {})
+    answer = answer_of(plugged(PORT, OTHER), [OTHER_ID])
+    assert ([entry["id"] for entry in ports_of(answer)], answer.warnings) == ([OTHER_ID], [])
 
 
 def test_port_in_the_dead_vlan_is_exported_as_isolated() -> None:
     host = DeadVlanHost(merge_states([desired_state(PORT), desired_state(replace(OTHER, bridge=TRUNK))]))
-    isolated = {entry["id"]: entry.get("isolate") for entry in exported(host)[0]}
+    isolated = {entry["id"]: entry.get("isolate") for entry in ports_of(answer_of(host))}
     assert isolated == {ID: True, OTHER_ID: None}
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("system", "system"), ("dummy", None)])
 def test_bridge_that_plug_may_create_is_exported_with_its_datapath(kind: str, wanted: str | None) -> None:
     host = plugged(PORT)
-    assert "datapath_type" not in exported(host)[0][0]
+    assert "datapath_type" not in ports_of(answer_of(host))[0]
     host.switches["br-int"] = kind
     host.settings = Settings(create_bridges=("br-int",))
-    assert exported(host)[0][0].get("datapath_type") == wanted
+    assert ports_of(answer_of(host))[0].get("datapath_type") == wanted
 
 
 def test_native_port_is_exported_with_the_mtu_of_its_tap() -> None:
     host = plugged(replace(PORT, create_tap=True, mtu=1400))
     host.carrier.add(PORT.names.tap)
     assert convert(ID, host, "native").ok
-    (entry,) = exported(host)[0]
+    (entry,) = ports_of(answer_of(host))
     assert entry["mtu"] == 1400
 
 
@@ -122,15 +121,17 @@ def without_row(host: RecordingHost) -> RecordingHost:
     ],
 )
 def test_port_that_cannot_be_described_is_left_out_with_the_reason(host: RecordingHost, reason: str) -> None:
-    entries, skipped = exported(host)
-    assert entries == []
-    assert list(skipped) == [ID]
-    assert reason in skipped[ID]
+    answer = answer_of(host)
+    assert answer.exit_code == 3
+    assert ports_of(answer) == []
+    (warning,) = answer.warnings
+    assert warning.startswith(f"not exported: {ID[:11]}...: ")
+    assert reason in warning
 
 
 def test_only_one_firewall_flag_is_no_call_iptables() -> None:
     host = plugged(replace(PORT, call_iptables=True))
     assert isinstance(host.state.links[QBR], Bridge)
-    entry: Mapping[str, object] = exported(changed(host, QBR, nf_call_ip6tables=False))[0][0]
+    entry: Mapping[str, object] = ports_of(answer_of(changed(host, QBR, nf_call_ip6tables=False)))[0]
     assert "call_iptables" not in entry
     assert isinstance(host.state.ports[QVO], OvsPort)
