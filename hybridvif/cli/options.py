@@ -126,6 +126,17 @@ def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host
         yield host
 
 
+def seconds(text: str) -> float:
+    """Parse a number of seconds. Raises ArgumentTypeError."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if not 0 <= number < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; give 0 or more")
+    return number
+
+
 def guess(words: Sequence[str]) -> tuple[str | None, int]:
     """Return (format, verbosity) of an invalid command line. Its error is reported in them, too."""
     parser = Parser(add_help=False)

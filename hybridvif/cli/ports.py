@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from hybridvif.cli.options import UsageError
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU, is_uuid
-from hybridvif.model.port import Port
+from hybridvif.model.port import Port, VifType
 
 if TYPE_CHECKING:
     from hybridvif.engine.converge import AnyHost
@@ -166,6 +166,15 @@ def found_ports(requests: Sequence[PortRequest], host: AnyHost, **rules: bool) -
     from hybridvif.cli.find import find_ports
 
     return find_ports(requests, host, **rules)
+
+
+def entry_of(port: Port) -> Mapping[str, object]:
+    """Return the entry of a port in a file for -F: its own values, and those of a network or a host in any case."""
+    return {
+        name: value.value if isinstance(value, VifType) else value
+        for name, spec in _SPECS.items()
+        if (value := getattr(port, name)) != spec.default or name in ("mtu", "bridge")
+    }
 
 
 def options_of(port: Port, unknown: Sequence[str] = ()) -> list[str]:

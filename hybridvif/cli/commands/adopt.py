@@ -11,13 +11,10 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hybridvif.cli.infer import INFERABLE_FIELDS
 from hybridvif.cli.options import connected
-from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
-from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.conversion import native_row
 from hybridvif.model.parts import Bridge, Veth, VhostUserPort
 from hybridvif.model.port import Port
@@ -44,18 +41,12 @@ def run(args: argparse.Namespace) -> Answer:
 
 def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
     """Adopt the ports. Return the answer and the skipped ports."""
-    from hybridvif.cli.commands import plan
-    from hybridvif.engine.converge import plug_all
-
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     ports, skipped = candidates(seen)
-    if dry_run:
-        left_out = {port.id: INFERABLE_FIELDS for port in ports}
-        stage = SimulatedHost(host.settings, seen)
-        answer = plan.answer_of("plug", plug_all(ports, stage), stage, left_out, reasons=verbose > 0)
-    else:
-        answer = answer_of_reports("plug", plug_all(ports, host), verbose=verbose)
-    return replace(answer, document={**answer.document, "command": "adopt", "skipped": skipped}), skipped
+    from hybridvif.cli.commands.plan import plug_inferred
+
+    answer = plug_inferred("adopt", ports, host, seen, dry_run=dry_run, verbose=verbose)
+    return replace(answer, document={**answer.document, "skipped": skipped}), skipped
 
 
 def candidates(seen: Observed) -> tuple[list[Port], list[Mapping[str, str]]]:

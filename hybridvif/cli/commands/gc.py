@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.options import connected
+from hybridvif.cli.options import connected, seconds
 from hybridvif.cli.output.changes import report_document
 from hybridvif.cli.output.report import answer_about, result_text
 from hybridvif.cli.terminal import Answer, Paint
@@ -26,7 +26,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--older-than",
         metavar="SECONDS",
-        type=_seconds,
+        type=seconds,
         default=OLDER_THAN,
         help=f"minimum time since an orphan was first seen (default: {OLDER_THAN:g})",
     )
@@ -74,16 +74,6 @@ def answer_of(
         rows=rows,
         silent=not dry_run,
     )
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = -1.0
-    if not 0 <= seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds; give 0 or more")
-    return seconds
 
 
 def _lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:

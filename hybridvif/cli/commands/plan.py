@@ -5,15 +5,16 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from types import MappingProxyType
 
-from hybridvif.cli.infer import infer_port, state_of_port
+from hybridvif.cli.infer import INFERABLE_FIELDS, infer_port, state_of_port
 from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.changes import changes_of, plan_document, plan_lines, tally_of
-from hybridvif.cli.output.report import answer_about
+from hybridvif.cli.output.report import answer_about, answer_of_reports
 from hybridvif.cli.ports import PortRequest, add_port_options, add_target_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer
+from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
 from hybridvif.executors.command_lines import script_lines
 from hybridvif.executors.side_effects import side_effects_of_plans
@@ -98,6 +99,29 @@ def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> tuple[list
         ports.append(inferred.port)
         left_out[request.port_id] = inferred.left_out
     return ports, left_out
+
+
+def plug_inferred(
+    command: str,
+    ports: Sequence[Port],
+    host: AnyHost,
+    seen: Observed,
+    refused: Sequence[Report] = (),
+    *,
+    dry_run: bool,
+    verbose: int,
+) -> Answer:
+    """Plug ports with inferred fields, or plan it. refused: the reports of other ports of the same command."""
+    from hybridvif.engine.converge import plug_all
+
+    if dry_run:
+        left_out = {port.id: INFERABLE_FIELDS for port in ports}
+        stage = SimulatedHost(host.settings, seen)
+        reports = [*plug_all(ports, stage), *refused]
+        answer = answer_of("plug", reports, stage, left_out, reasons=verbose > 0)
+    else:
+        answer = answer_of_reports("plug", [*plug_all(ports, host), *refused], verbose=verbose)
+    return replace(answer, document={**answer.document, "command": command})
 
 
 def answer_of(

@@ -26,7 +26,7 @@ _EXIT_CODES: Mapping[type[HybridVifError] | str, int] = {
 _REMEDIES = {
     Status.INCOMPLETE: "the same command again: it goes on from what is there",
     Status.UNKNOWN: "the same command again: it looks first, and does only what is still to do",
-    Status.CONFIGURED: "wait, or start ovs-vswitchd: it takes the port by itself; then hybridvif check",
+    Status.CONFIGURED: "hybridvif wait: ovs-vswitchd accepts the port by itself when it runs",
 }
 _COLORS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.CONFIGURED: "yellow"}
 _ENDINGS = {

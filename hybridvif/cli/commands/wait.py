@@ -1,0 +1,88 @@
+"""hybridvif wait: wait until ovs-vswitchd has accepted ports that are committed in OVSDB."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Mapping, Sequence
+
+from hybridvif.cli.infer import row_of
+from hybridvif.cli.options import UsageError, connected, seconds
+from hybridvif.cli.output.report import answer_about
+from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
+from hybridvif.cli.terminal import Answer
+from hybridvif.engine.converge import AnyHost
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.names import names_of
+from hybridvif.model.parts import OvsPort
+from hybridvif.model.report import Report, Result, Status
+from hybridvif.model.state import Observed, PortFact
+
+FORMATS = ("text", "json", "yaml", "table", "value")
+COLUMNS = ("port", "accepted", "ofport", "error")
+TIMEOUT = 30.0
+PAUSE = 0.1
+"""Seconds between two observations."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif wait`."""
+    parser.add_argument("port", nargs="*", metavar="PORT", help=PORT_HELP)
+    text = f"the longest time to wait (default: {TIMEOUT:g})"
+    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, default=TIMEOUT, help=text)
+    parser.epilog = "Exits with 0 when all ports are accepted, and with 65 after the timeout."
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Wait for the ports."""
+    if not args.port:
+        raise UsageError("name a port to wait for")
+    with connected(args) as host:
+        found = found_ports([PortRequest(fields={"id": word}) for word in args.port], host, exist=True)
+        return answer_of([request.port_id for request in found], host, args.timeout)
+
+
+def answer_of(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) -> Answer:
+    """Wait at most timeout seconds. Raises InvalidInput if a port is not in the switch."""
+    names = {name for port_id in port_ids for name in names_of(port_id)}
+    end = time.monotonic() + timeout
+    while True:
+        now = time.monotonic()
+        # The last observation gets a second, also with a timeout of 0.
+        observed = host.observe(names, min(now + host.settings.deadline, max(end, now + 1)))
+        documents = [_document(port_id, observed) for port_id in port_ids]
+        if all(document["accepted"] for document in documents) or time.monotonic() >= end:
+            break
+        time.sleep(max(0, min(PAUSE, end - time.monotonic())))
+    return answer_about(
+        "wait",
+        [_report(document, timeout) for document in documents],
+        {"timeout": timeout, "ports": documents},
+        lines=lambda paint: (
+            f"{document['port']}  "
+            + (paint("accepted", "green") if document["accepted"] else paint("not yet accepted", "yellow"))
+            for document in documents
+        ),
+        simulated=observed.facts.simulated,
+        columns=COLUMNS,
+        rows=documents,
+        silent=True,
+    )
+
+
+def _document(port_id: str, observed: Observed) -> Mapping[str, object]:
+    names = names_of(port_id)
+    row = row_of(observed.state.of(names), names)
+    if row is None:
+        raise InvalidInput(f"port {port_id} is in no switch here, so nothing can accept it; plug it")
+    fact = observed.facts.ports.get(row.name, PortFact())
+    accepted = not isinstance(row, OvsPort) or row.realized
+    return {"port": port_id, "accepted": accepted, "ofport": fact.ofport, "error": fact.error}
+
+
+def _report(document: Mapping[str, object], timeout: float) -> Report:
+    port_id, error = str(document["port"]), document["error"]
+    if document["accepted"]:
+        return Report(port_id=port_id, status=Status.DONE)
+    reason = f"ovs-vswitchd has not accepted it within {timeout:g} s" + (f" ({error})" if error else "")
+    return Report(port_id=port_id, status=Status.CONFIGURED, code=Result.CONFIGURED.value, reason=reason)

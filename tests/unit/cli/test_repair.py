@@ -1,0 +1,93 @@
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hybridvif import Delete, Port, RecordingHost, Update, simulate
+from hybridvif.cli.commands.repair import answer_of
+from hybridvif.cli.options import UsageError, command_parser, module_of
+from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TWIN_ID, plugged, ports_of, text_of
+
+THIRD = replace(OTHER, id="a3f00000-0000-4000-8000-000000000003")
+
+
+def drifted(*ports: Port, name: str = QVB, **values: Any) -> RecordingHost:
+    host = plugged(*ports)
+    part: Any = host.state.links.get(name) or host.state.ports[name]
+    host.state = host.state.with_parts(replace(part, **values))
+    return host
+
+
+def test_repair_writes_only_the_drift_of_the_port() -> None:
+    host = drifted(PORT, OTHER, up=False)
+    answer = answer_of(host, [ID])
+    assert (answer.exit_code, text_of(answer)) == (0, f"{ID}  repaired: 1 changed")
+    assert [(type(step), step.part.name) for step in host.steps] == [(Update, QVB)]
+    assert host.state == plugged(PORT, OTHER).state
+
+
+def test_repair_of_a_port_in_order_writes_nothing() -> None:
+    host = plugged(PORT)
+    assert text_of(answer_of(host, [ID])) == f"{ID}  was in order, nothing written"
+    assert host.steps == []
+
+
+def test_repair_of_all_leaves_ports_in_order_out() -> None:
+    host = drifted(PORT, OTHER, up=False)
+    answer = answer_of(host)
+    assert [port["port"] for port in ports_of(answer)] == [ID]
+    assert answer.document["command"] == "repair"
+    assert text_of(answer_of(host)) == ""
+
+
+def test_dry_run_prints_the_plan_and_writes_nothing() -> None:
+    host = drifted(PORT, up=False)
+    answer = answer_of(host, dry_run=True)
+    assert text_of(answer).splitlines()[-1] == "Plan: 0 to create, 1 to change, 0 to delete."
+    assert (answer.exit_code, answer.document["command"], host.steps) == (0, "repair", [])
+
+
+@pytest.mark.parametrize("dry_run", [False, True])
+def test_ambiguous_port_is_refused_and_the_others_are_repaired(dry_run: bool) -> None:
+    host = drifted(PORT, OTHER, name=QVO, attached_mac="")
+    part: Any = host.state.links[OTHER.names.bridge_end]
+    host.state = host.state.with_parts(replace(part, promisc=False))
+    answer = answer_of(host, dry_run=dry_run, options=["--config-file=a"])
+    assert answer.exit_code == 6
+    (failure,) = answer.failures
+    assert failure.message.startswith(f"port {ID}: its mac cannot be inferred; plug it by: ")
+    assert f"hybridvif --config-file=a plug {ID} --mac MAC" in failure.message
+    assert {port["port"]: port["code"] for port in ports_of(answer)} == {OTHER_ID: "", ID: "refused"}
+    assert [step.part.name for step in host.steps] == ([] if dry_run else [OTHER.names.bridge_end])
+
+
+def test_port_with_contradicting_owners_is_refused() -> None:
+    answer = answer_of(drifted(PORT, peer_alias=TWIN_ID))
+    assert answer.exit_code == 6
+    assert TWIN_ID in answer.failures[0].message
+
+
+def test_port_of_unknown_id_is_left_with_exit_code_6() -> None:
+    host = drifted(PORT, name=QBR, alias="")
+    host.state = host.state.without(host.state.links[QVB]).without(host.state.ports[QVO])
+    answer = answer_of(host)
+    assert (answer.exit_code, ports_of(answer), host.steps) == (6, [], [])
+    (warning,) = answer.warnings
+    assert warning.startswith(f"not repaired: {ID[:11]}...: its id and mac")
+
+
+def test_orphan_is_repaired_by_name_only() -> None:
+    host = plugged(PORT)
+    host.state = simulate(host.state, Delete(host.state.links[QBR]))
+    assert ports_of(answer_of(host)) == []
+    assert text_of(answer_of(host, [ID])) == f"{ID}  repaired: 1 made, 1 changed"
+
+
+@pytest.mark.parametrize("words", [[], ["--all", ID]])
+def test_repair_needs_either_ports_or_all(words: list[str]) -> None:
+    module = module_of("repair")
+    args = command_parser("repair", module).parse_args(words)
+    with pytest.raises(UsageError, match="or give --all"):
+        module.run(args)
