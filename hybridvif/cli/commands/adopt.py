@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 
 from hybridvif.cli.infer import INFERABLE_FIELDS
-from hybridvif.cli.options import connected
+from hybridvif.cli.options import add_dry_run, connected
 from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
 from hybridvif.cli.terminal import Answer
@@ -30,19 +30,21 @@ FORMATS = ("text", "json", "yaml")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif adopt`."""
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Adopt all ports."""
     with connected(args) as host:
-        answer, skipped = answer_of(host, dry_run=args.dry_run, verbose=args.verbose)
+        answer, skipped = answer_of(host, dry_run=args.dry_run, detailed=args.detailed_exitcode, verbose=args.verbose)
     for port in skipped:
         args.terminal.write_note(f"not adopted: {port['key']}...: {port['reason']}", "yellow")
     return answer
 
 
-def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
+def answer_of(
+    host: AnyHost, *, dry_run: bool, detailed: bool = False, verbose: int = 0
+) -> tuple[Answer, list[Mapping[str, str]]]:
     """Adopt the ports. Return the answer and the skipped ports."""
     from hybridvif.cli.commands import plan
     from hybridvif.engine.converge import plug_all
@@ -52,7 +54,8 @@ def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer
     if dry_run:
         left_out = {port.id: INFERABLE_FIELDS for port in ports}
         stage = SimulatedHost(host.settings, seen)
-        answer = plan.answer_of("plug", plug_all(ports, stage), stage, left_out, reasons=verbose > 0)
+        reports = plug_all(ports, stage)
+        answer = plan.answer_of("plug", reports, stage, left_out, detailed=detailed, reasons=verbose > 0)
     else:
         answer = answer_of_reports("plug", plug_all(ports, host), verbose=verbose)
     return replace(answer, document={**answer.document, "command": "adopt", "skipped": skipped}), skipped

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from types import MappingProxyType
 
 from hybridvif.cli.infer import infer_port, state_of_port
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.options import UsageError, add_detailed_exitcode, connected
 from hybridvif.cli.output.changes import changes_of, plan_document, plan_lines, tally_of
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.ports import PortRequest, add_port_options, add_target_options, requested_ports
@@ -35,9 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_port_options(parser, several=True)
     parser.add_argument("--force", action="store_true", help="for unplug: even if a running VM uses the port")
     add_target_options(parser)
-    parser.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 3 if there are changes, else with 0"
-    )
+    add_detailed_exitcode(parser)
     parser.epilog = (
         "If --mac or --instance is omitted for a plugged port, all omitted options default to its current values."
     )

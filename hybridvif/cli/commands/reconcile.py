@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 
 from hybridvif.cli.commands import ports as ports_command
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.options import UsageError, add_dry_run, connected
 from hybridvif.cli.output.changes import plan_document, plan_lines, report_document, tally_of
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
 from hybridvif.cli.ports import add_file_option
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune", action="store_true", help="unplug our ports that are not desired, except ports of running VMs"
     )
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -42,7 +42,15 @@ def run(args: argparse.Namespace) -> Answer:
     ports = [request.to_port() for request in requests]
     with connected(args) as host:
         others = _plugged_ports(host) if args.from_neutron else ()
-        return answer_of(ports, host, prune=args.prune, dry_run=args.dry_run, verbose=args.verbose, others=others)
+        return answer_of(
+            ports,
+            host,
+            prune=args.prune,
+            dry_run=args.dry_run,
+            detailed=args.detailed_exitcode,
+            verbose=args.verbose,
+            others=others,
+        )
 
 
 def answer_of(
@@ -51,6 +59,7 @@ def answer_of(
     *,
     prune: bool = False,
     dry_run: bool = False,
+    detailed: bool = False,
     verbose: int = 0,
     others: Sequence[str] = (),
 ) -> Answer:
@@ -78,6 +87,7 @@ def answer_of(
             "summary": counted._asdict() if dry_run else statuses_of(reports),
             "warnings": warnings,
         },
+        differences=dry_run and detailed and bool(counted),
         lines=lambda paint: (
             [
                 *plan_lines(
