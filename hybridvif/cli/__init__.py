@@ -53,7 +53,7 @@ EXIT_CODES: Mapping[int, str] = {
     0: "done, or nothing to do",
     1: "failed, and rolled back",
     2: "usage, or bad input; nothing was changed",
-    3: "differences found (check, plan --detailed-exitcode, gc --dry-run, export)",
+    3: "differences found (check, gc --dry-run, export, any dry run with --detailed-exitcode)",
     4: "failed, and the rollback is incomplete: what is left over is named",
     5: "a precondition is not met (no root, no OVSDB, no integration bridge); nothing was changed",
     6: "refused, and nothing changed (name collision, stray device, running VM, bridge not allowed, no filter)",

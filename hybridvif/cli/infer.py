@@ -99,6 +99,9 @@ def infer_port(
     configured: the fields set by the configuration of the host. bridges: the allowed integration bridges of this host;
     None: any.
     """
+    if request.where and not request.missing:
+        # An entry of a file is complete. plug takes the defaults for the rest.
+        return InferredPort(port=request.to_port())
     values, doubts = values_from(request.port_id, state)
     if any(request.fields.get(name) for name in LINK_FIELDS):
         # These options request a hybrid port.

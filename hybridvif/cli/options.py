@@ -105,6 +105,20 @@ def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> Non
     else:
         # parse_args() rejects options between positional arguments (bpo-14191).
         parser.parse_intermixed_args(words, args)
+    if getattr(args, "detailed_exitcode", False) and not getattr(args, "dry_run", True):
+        raise UsageError("--detailed-exitcode is for --dry-run; give both")
+
+
+def add_dry_run(parser: argparse.ArgumentParser, text: str = "write nothing; print the plan") -> None:
+    """Add --dry-run and --detailed-exitcode."""
+    parser.add_argument("--dry-run", action="store_true", help=text)
+    add_detailed_exitcode(parser)
+
+
+def add_detailed_exitcode(parser: argparse.ArgumentParser) -> None:
+    """Add --detailed-exitcode, of every dry run."""
+    text = "of a dry run: exit with 3 if there are changes, else with 0"
+    parser.add_argument("--detailed-exitcode", action="store_true", help=text)
 
 
 def config_files(args: argparse.Namespace) -> Sequence[str]:

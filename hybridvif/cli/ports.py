@@ -109,8 +109,8 @@ class PortRequest:
 
 
 def options_in_words(names: Sequence[str]) -> str:
-    """Return the options of these fields: "--mac and --mtu"."""
-    return " and ".join(OPTIONS[name] for name in names)
+    """Return the options of these fields: "--mac and --mtu"; PORT for the id."""
+    return " and ".join(OPTIONS.get(name, "PORT") for name in names)
 
 
 def add_port_options(parser: argparse.ArgumentParser, *, several: bool) -> None:

@@ -100,6 +100,36 @@ def test_a_dry_run_writes_nothing_and_says_what_plan_says(cli: Command, lab: Lab
     assert lab.snapshot() == before
 
 
+def test_every_dry_run_has_one_convention_of_exit_codes(cli: Command, lab: Lab, tmp_path: Path) -> None:
+    """0 with or without changes; with --detailed-exitcode 3 if there are any. Only gc and check need no option."""
+    port, file = make_port(mtu=1450), tmp_path / "ports.json"
+    file.write_text(file_of([port]), encoding="utf-8")
+    dry_runs = [
+        ("plug", "-F", str(file), "--dry-run"),
+        ("plan", "plug", "-F", str(file)),
+        ("reconcile", "-F", str(file), "--dry-run"),
+        ("adopt", "--dry-run"),
+    ]
+    cli.plug(port)
+    for words in dry_runs:
+        cli(*words, "--detailed-exitcode")
+    cli("check", "-F", str(file))
+    cli("check", "--all")
+    cli("gc", "--dry-run", "--detailed-exitcode")
+    # Without our tags, adopt has something to do. The link executors change an alias only by our plans.
+    lab.sh(f"ip link set {port.names.bridge} alias ''; ip link set {port.names.bridge_end} nomaster")
+    for words in dry_runs:
+        cli(*words)
+        cli(*words, "--detailed-exitcode", exit_code=3)
+    cli("unplug", port.id, "--dry-run")
+    cli("unplug", port.id, "--dry-run", "--detailed-exitcode", exit_code=3)
+    cli("check", "-F", str(file), exit_code=3)
+    assert cli.document("check", "--all", exit_code=3)["summary"]["drift"] == 1
+    lab.sh(f"ip link delete {port.names.bridge}")
+    cli("gc", "--dry-run", exit_code=3)
+    cli("gc", "--dry-run", "--detailed-exitcode", exit_code=3)
+
+
 @pytest.mark.parametrize(
     ("damage", "message"),
     [

@@ -11,7 +11,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import replace
 
-from hybridvif.cli.options import connected
+from hybridvif.cli.options import add_dry_run, connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
@@ -27,26 +27,28 @@ FORMATS = ("text", "json", "yaml")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif adopt`."""
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Adopt all ports."""
     with connected(args) as host:
-        answer, skipped = answer_of(host, dry_run=args.dry_run, verbose=args.verbose)
+        answer, skipped = answer_of(host, dry_run=args.dry_run, detailed=args.detailed_exitcode, verbose=args.verbose)
     for port in skipped:
         args.terminal.write_note(f"not adopted: {port['key']}...: {port['reason']}", "yellow")
     return answer
 
 
-def answer_of(host: AnyHost, *, dry_run: bool, verbose: int = 0) -> tuple[Answer, list[Mapping[str, str]]]:
+def answer_of(
+    host: AnyHost, *, dry_run: bool, detailed: bool = False, verbose: int = 0
+) -> tuple[Answer, list[Mapping[str, str]]]:
     """Adopt the ports. Return the answer and the skipped ports."""
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     ports, skipped = candidates(seen)
     from hybridvif.cli.commands.plan import plug_inferred
 
-    answer = plug_inferred("adopt", ports, host, seen, dry_run=dry_run, verbose=verbose)
-    return replace(answer, document={**answer.document, "skipped": skipped}), skipped
+    answer = plug_inferred(ports, host, seen, dry_run=dry_run, detailed=detailed, verbose=verbose)
+    return replace(answer, document={**answer.document, "command": "adopt", "skipped": skipped}), skipped
 
 
 def candidates(seen: Observed) -> tuple[list[Port], list[Mapping[str, str]]]:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
-from hybridvif.cli.options import connected
+from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.changes import changes_of
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.output.topology import Drift, drift_of, flows_that_drop
-from hybridvif.cli.ports import PortRequest, add_port_options, found_ports, requested_ports
+from hybridvif.cli.output.topology import Drift, PluggedPort, drift_of, flows_that_drop, plugged_ports
+from hybridvif.cli.ports import OPTIONS, PortRequest, add_port_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look
+from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import reason_of
 from hybridvif.model.report import Report
 from hybridvif.model.warnings import port_warnings
@@ -27,39 +29,60 @@ COLUMNS = ("port", "kind", "name", "attribute", "before", "after")
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif check`."""
     add_port_options(parser, several=True)
+    parser.add_argument("--all", action="store_true", help="all ports of this host, with a summary")
     parser.epilog = (
-        "Omitted options default to the values of the plugged port, and are not checked. "
+        "Omitted options default to the values of the plugged port, and are not checked. In a file, they have their "
+        "defaults. "
         "Exits with 3 if there is drift."
     )
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Compare each port with its desired state."""
-    requests = requested_ports(args)
+    if args.all and (args.port or args.file or any(getattr(args, field) is not None for field in OPTIONS)):
+        raise UsageError("--all stands for all ports; leave PORT, its options and -F out")
+    requests = None if args.all else requested_ports(args)
     with connected(args) as host:
-        return answer_of(found_ports(requests, host, exist=True), host, reasons=args.verbose > 0)
+        found = None if requests is None else found_ports(requests, host, exist=True)
+        return answer_of(found, host, reasons=args.verbose > 0)
 
 
-def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool = False) -> Answer:
-    """Check these ports. Raises InvalidInput if a port does not exist and a required field is missing."""
+def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons: bool = False) -> Answer:
+    """Check these ports; None: all of the host.
+
+    Raises InvalidInput if a port does not exist and a required field is missing.
+    """
     from hybridvif.engine.converge import plug_all
 
-    observed = look(host, [request.port_id for request in requests])
+    # Only an observation of all names includes the other rows with an iface-id.
+    whole = host.observe(None, time.monotonic() + host.settings.deadline)
+    dropped, warnings = flows_that_drop(host.settings, whole)
+    nameless: dict[str, PluggedPort] = {}
+    if requests is None:
+        plugged = plugged_ports(whole)
+        nameless = {port.inferred.port.id: port for port in plugged if port.port_id is None}
+        requests, observed = [PortRequest(fields={"id": port.inferred.port.id}) for port in plugged], whole
+    else:
+        observed = look(host, [request.port_id for request in requests])
     configured = ("call_iptables",) if host.settings.call_iptables else ()
     bridges = sorted(filter(host.settings.allows, observed.facts.switches))
     inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
-    reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
+    inferred = [replace(port, unknown=("id", *port.unknown)) if port.port.id in nameless else port for port in inferred]
+    reports = [
+        report
+        if report.ok or report.port_id not in nameless
+        else replace(report, reason=nameless[report.port_id].conflict)
+        for report in plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
+    ]
     checked = [
         (port, report, [*drift_of(changes_of(report), port)]) for port, report in zip(inferred, reports, strict=True)
     ]
-    # Only an observation of all names includes the other rows with this iface-id.
-    whole = host.observe(None, time.monotonic() + host.settings.deadline)
-    dropped, warnings = flows_that_drop(host.settings, whole)
     found = [port_warnings(port.port, whole.state.of(port.port.names), whole.facts, dropped) for port in inferred]
     warnings += [warning.text for own in found for warning in own]
     documents: list[dict[str, Any]] = [
         {
-            "port": report.port_id,
+            "port": None if report.port_id in nameless else report.port_id,
+            "key": report.port_id[:KEY_LENGTH],
             "in_order": report.ok and not drift,
             "code": report.code,
             "reason": report.reason,
@@ -69,16 +92,27 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
         }
         for (port, report, drift), own in zip(checked, found, strict=True)
     ]
-    in_order = all(document["in_order"] for document in documents)
+    refused = sum(not report.ok for report in reports)
+    count = sum(document["in_order"] for document in documents)
+    summary = {
+        "in_order": count,
+        "drift": len(documents) - count - refused,
+        "refused": refused,
+        "warnings": len(warnings),
+    }
+    words = f"{len(documents)} ports: {', '.join(f'{number} {word}' for word, number in summary.items())}."
     return answer_about(
         "check",
         reports,
-        {"in_order": in_order, "ports": documents, "warnings": warnings},
-        differences=not in_order,
+        {"in_order": count == len(documents), "ports": documents, "summary": summary, "warnings": warnings},
+        differences=count < len(documents),
         lines=lambda paint: [
-            line
-            for (port, report, drift), document in zip(checked, documents, strict=True)
-            for line in _lines(port, report, drift, document, paint, reasons=reasons)
+            *(
+                line
+                for (port, report, drift), document in zip(checked, documents, strict=True)
+                for line in _lines(port, report, drift, document, paint, reasons=reasons)
+            ),
+            *([] if len(documents) == 1 else [words.replace("_", " ")]),
         ],
         columns=COLUMNS,
         rows=[{"port": document["port"], **drift} for document in documents for drift in document["drift"]],
@@ -95,14 +129,15 @@ def _lines(
     *,
     reasons: bool,
 ) -> Iterator[str]:
+    name = document["port"] or f"{document['key']}..."
     if not report.ok:
-        yield f"{report.port_id}  {paint('not checked, because plug would refuse it', 'red')}"
+        yield f"{name}  {paint('not checked, because plug would refuse it', 'red')}"
         return
     unchecked = document["unchecked"]
     verdict, color = ("DRIFT", "red") if drift else ("in order as far as checked" if unchecked else "in order", "green")
     if codes := ", ".join(warning["code"] for warning in document["warnings"]):
         verdict, color = f"{verdict}, {'and' if drift else 'but'} {codes}", "red" if drift else "yellow"
-    yield f"{report.port_id}  {paint(verdict, color)}"
+    yield f"{name}  {paint(verdict, color)}"
     for item in drift:
         yield paint(f"  {item}", "yellow")
         if reasons and item.difference.attribute:

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.options import UsageError, add_dry_run, connected
 from hybridvif.cli.ports import (
     PORT_HELP,
     PortRequest,
@@ -27,7 +27,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_file_option(parser)
     parser.add_argument("--all", action="store_true", help="all ports of this host with a running VM")
     add_target_options(parser)
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -49,7 +49,7 @@ def run(args: argparse.Namespace) -> Answer:
                 return answer_of(port_ids, host, args.to, args.verbose, unfiltered=args.unfiltered, progress=progress)
     from hybridvif.cli.commands.plan import planned
 
-    return planned(args, "convert", requests)
+    return planned(args, "convert", requests, detailed=args.detailed_exitcode)
 
 
 def answer_of(port_ids: Sequence[str], host: Any, to: str, verbose: int = 0, **more: Any) -> Answer:

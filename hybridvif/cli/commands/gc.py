@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.options import connected, seconds
+from hybridvif.cli.options import add_dry_run, connected, seconds
 from hybridvif.cli.output.changes import report_document
 from hybridvif.cli.output.report import answer_about, result_text
 from hybridvif.cli.terminal import Answer, Paint
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default=OLDER_THAN,
         help=f"minimum time since an orphan was first seen (default: {OLDER_THAN:g})",
     )
-    parser.add_argument("--dry-run", action="store_true", help="delete nothing; exit with 3 if there are orphans")
+    add_dry_run(parser, "delete nothing; exit with 3 if there are orphans")
     parser.add_argument(
         "--unmarked", action="store_true", help="also delete rows without devices that os-vif may have created"
     )

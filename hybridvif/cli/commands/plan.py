@@ -5,11 +5,11 @@ from __future__ import annotations
 import argparse
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from types import MappingProxyType
 
 from hybridvif.cli.infer import INFERABLE_FIELDS, infer_port, state_of_port
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.options import UsageError, add_detailed_exitcode, connected
 from hybridvif.cli.output.changes import changes_of, plan_document, plan_lines, tally_of
 from hybridvif.cli.output.report import answer_about, answer_of_reports
 from hybridvif.cli.ports import PortRequest, add_port_options, add_target_options, found_ports, requested_ports
@@ -36,9 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_port_options(parser, several=True)
     parser.add_argument("--force", action="store_true", help="for unplug: even if a running VM uses the port")
     add_target_options(parser)
-    parser.add_argument(
-        "--detailed-exitcode", action="store_true", help="exit with 3 if there are changes, else with 0"
-    )
+    add_detailed_exitcode(parser)
     parser.epilog = (
         "If --mac or --instance is omitted for a plugged port, all omitted options default to its current values."
     )
@@ -102,13 +100,13 @@ def infer_missing(requests: Sequence[PortRequest], seen: Observed) -> tuple[list
 
 
 def plug_inferred(
-    command: str,
     ports: Sequence[Port],
     host: AnyHost,
     seen: Observed,
     refused: Sequence[Report] = (),
     *,
     dry_run: bool,
+    detailed: bool = False,
     verbose: int,
 ) -> Answer:
     """Plug ports with inferred fields, or plan it. refused: the reports of other ports of the same command."""
@@ -118,10 +116,8 @@ def plug_inferred(
         left_out = {port.id: INFERABLE_FIELDS for port in ports}
         stage = SimulatedHost(host.settings, seen)
         reports = [*plug_all(ports, stage), *refused]
-        answer = answer_of("plug", reports, stage, left_out, reasons=verbose > 0)
-    else:
-        answer = answer_of_reports("plug", [*plug_all(ports, host), *refused], verbose=verbose)
-    return replace(answer, document={**answer.document, "command": command})
+        return answer_of("plug", reports, stage, left_out, detailed=detailed, reasons=verbose > 0)
+    return answer_of_reports("plug", [*plug_all(ports, host), *refused], verbose=verbose)
 
 
 def answer_of(

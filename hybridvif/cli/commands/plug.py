@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hybridvif.cli.options import connected
+from hybridvif.cli.options import add_dry_run, connected
 from hybridvif.cli.ports import PORT_HELP, add_file_option, add_port_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer
 
@@ -20,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         parser.add_argument("port", nargs="*", metavar="PORT", help=PORT_HELP)
         add_file_option(parser)
     text = f"write nothing; print the plan, as `hybridvif plan {command}`"
-    parser.add_argument("--dry-run", action="store_true", help=text)
+    add_dry_run(parser, text)
     if command == "unplug":
         parser.add_argument("--force", action="store_true", help="even if a running VM uses the port")
 
@@ -33,7 +33,7 @@ def run(args: argparse.Namespace) -> Answer:
     if args.dry_run:
         from hybridvif.cli.commands.plan import planned
 
-        return planned(args, args.command, requests)
+        return planned(args, args.command, requests, detailed=args.detailed_exitcode)
     with connected(args, begun=True) as host, args.terminal.progress(f"{args.command}ging", len(requests)) as progress:
         # While the daemon starts.
         from hybridvif.cli.output.report import answer_of_reports

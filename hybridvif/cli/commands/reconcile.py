@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 
 from hybridvif.cli.commands import ports as ports_command
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.options import UsageError, add_dry_run, connected
 from hybridvif.cli.output.changes import plan_document, plan_lines, report_document, tally_of
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
 from hybridvif.cli.ports import add_file_option
@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         action="store_true",
         help="unplug our ports that are not desired here, except ports of running VMs",
     )
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -40,12 +40,17 @@ def run(args: argparse.Namespace) -> Answer:
         )
     from hybridvif.cli.portfile import read_ports
 
-    requests, keep = ports_command.ports_from_neutron(args) if args.from_neutron else (read_ports(args.file), [])
+    requests, keep = ports_command.ports_from_neutron(args) if args.from_neutron else (read_ports(args.file), None)
     ports = [request.to_port() for request in requests]
     with connected(args) as host:
-        others = _plugged_ports(host) if args.from_neutron else ()
         return answer_of(
-            ports, host, prune=args.prune, keep=keep, dry_run=args.dry_run, verbose=args.verbose, others=others
+            ports,
+            host,
+            prune=args.prune,
+            keep=keep,
+            dry_run=args.dry_run,
+            detailed=args.detailed_exitcode,
+            verbose=args.verbose,
         )
 
 
@@ -54,15 +59,19 @@ def answer_of(
     host: AnyHost,
     *,
     prune: bool = False,
-    keep: Collection[str] = (),
+    keep: Collection[str] | None = None,
     dry_run: bool = False,
+    detailed: bool = False,
     verbose: int = 0,
-    others: Sequence[str] = (),
 ) -> Answer:
-    """Reconcile the host with these ports and return the answer. others: plugged ports to name if they are left."""
+    """Reconcile the host with these ports and return the answer.
+
+    keep: the ids of the other ports that Neutron shows here. If given, each plugged port that is left is named.
+    """
     from hybridvif.engine.host_wide import reconcile
 
-    reconciled = reconcile(ports, host, prune=prune, keep=keep, dry_run=dry_run)
+    others = () if keep is None else _plugged_ports(host)
+    reconciled = reconcile(ports, host, prune=prune, keep=keep or (), dry_run=dry_run)
     reports = reconciled.reports
     keys = {report.port_id[:KEY_LENGTH] for report in reports}
     remaining = [name for name in others if name[:KEY_LENGTH] not in keys]
@@ -83,6 +92,7 @@ def answer_of(
             "summary": counted._asdict() if dry_run else statuses_of(reports),
             "warnings": warnings,
         },
+        differences=dry_run and detailed and bool(counted),
         lines=lambda paint: (
             [
                 *plan_lines(

@@ -11,7 +11,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.options import UsageError, add_dry_run, connected
 from hybridvif.cli.output import report
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif repair`."""
     parser.add_argument("port", nargs="*", metavar="PORT", help=PORT_HELP)
     parser.add_argument("--all", action="store_true", help="all ports of this host that are not in order")
-    parser.add_argument("--dry-run", action="store_true", help="write nothing; print the plan")
+    add_dry_run(parser)
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -41,7 +41,14 @@ def run(args: argparse.Namespace) -> Answer:
         found = found_ports([PortRequest(fields={"id": word}) for word in args.port], host, exist=True, changes=True)
         port_ids = None if args.all else [request.port_id for request in found]
         options = [f"--config-file={name}" for name in args.config_file or ()]
-        return answer_of(host, port_ids, dry_run=args.dry_run, verbose=args.verbose, options=options)
+        return answer_of(
+            host,
+            port_ids,
+            dry_run=args.dry_run,
+            detailed=args.detailed_exitcode,
+            verbose=args.verbose,
+            options=options,
+        )
 
 
 def answer_of(
@@ -49,6 +56,7 @@ def answer_of(
     port_ids: Collection[str] | None = None,
     *,
     dry_run: bool = False,
+    detailed: bool = False,
     verbose: int = 0,
     options: Sequence[str] = (),
 ) -> Answer:
@@ -67,10 +75,10 @@ def answer_of(
     known = [port for port in chosen if port.port_id]
     refused = [_refusal(port, options) for port in known if port.inferred.unknown]
     ports = [port.inferred.port for port in known if not port.inferred.unknown]
-    answer = plug_inferred("repair", ports, host, seen, refused, dry_run=dry_run, verbose=verbose)
+    answer = plug_inferred(ports, host, seen, refused, dry_run=dry_run, detailed=detailed, verbose=verbose)
     return replace(
         answer,
-        document={**answer.document, "skipped": skipped},
+        document={**answer.document, "command": "repair", "skipped": skipped},
         warnings=[f"not repaired: {port['key']}...: {port['reason']}" for port in skipped],
         exit_code=answer.exit_code or (Status.REFUSED.exit_code if skipped else 0),
     )

@@ -103,11 +103,12 @@ def changes_of_plan(steps: Iterable[Step]) -> tuple[Change, ...]:
     A veth pair that is recreated under its row takes two more steps, because the row becomes a placeholder meanwhile.
     A rollback deletes what was created and reverts what was updated: that is no change.
     """
-    merged: dict[tuple[object, str], Change] = {}
+    merged: dict[tuple[str, str], Change] = {}
     for step in steps:
-        key, change = (step.part.role, step.part.name), change_of(step)
-        earlier = merged.pop((step.part.role, names_of_step(step)[0]), change)
-        merged[key] = Change(earlier.before, change.after)
+        # A part of another kind under the same name is another part: a row of Open vSwitch for one of an IVS.
+        change = change_of(step)
+        earlier = merged.pop(((change.before or step.part).kind, names_of_step(step)[0]), change)
+        merged[step.part.kind, step.part.name] = Change(earlier.before, change.after)
     return tuple(change for change in merged.values() if any(change) and change.differences)
 
 

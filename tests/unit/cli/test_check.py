@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from hybridvif import ManagedTap, Port, RecordingHost, Tap
+from hybridvif import Bridge, ForeignObject, ManagedTap, Port, RecordingHost, Tap, Veth
 from hybridvif.cli.commands.check import answer_of
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import NativePort, OvsPort, Part, VhostUserPort, attributes_of
-from hybridvif.model.state import Observed
+from hybridvif.model.state import HostState, Observed
 from tests.support.answers import (
     ID,
     MAC,
@@ -48,6 +48,45 @@ def test_check_with_all_fields_of_a_correct_port_is_in_order() -> None:
     assert answer.exit_code == 0
     assert answer.document["in_order"] is True
     assert ports_of(answer)[0]["unchecked"] == []
+
+
+def test_check_of_all_ports_has_one_exit_code_and_a_summary() -> None:
+    host = plugged(PORT, OTHER)
+    answer = answer_of(None, host)
+    assert text_of(answer).splitlines()[-1] == "2 ports: 2 in order, 0 drift, 0 refused, 0 warnings."
+    assert (answer.exit_code, answer.document["in_order"]) == (0, True)
+    host.state = host.state.with_parts(replace(row_of(host), iface_status=""))
+    answer = answer_of(None, host)
+    assert (answer.exit_code, answer.document["in_order"]) == (3, False)
+    assert answer.document["summary"] == {"in_order": 1, "drift": 1, "refused": 0, "warnings": 0}
+    assert [port["key"] for port in ports_of(answer)] == [ID[:11], OTHER_ID[:11]]
+    host.state = host.state.with_parts(ForeignObject(name=OTHER.names.bridge, what="a bond", alias=""))
+    answer = answer_of(None, host)
+    assert text_of(answer).splitlines()[-1] == "2 ports: 0 in order, 1 drift, 1 refused, 0 warnings."
+    assert answer.exit_code == 6
+
+
+def test_check_of_all_ports_of_an_empty_host_is_in_order() -> None:
+    answer = answer_of(None, RecordingHost())
+    assert (text_of(answer), answer.exit_code) == ("0 ports: 0 in order, 0 drift, 0 refused, 0 warnings.", 0)
+
+
+def test_check_of_all_ports_names_an_unknown_port_by_its_key() -> None:
+    host = plugged(PORT)
+    bridge, veth = host.state.links[QBR], host.state.links[QVB]
+    assert isinstance(bridge, Bridge)
+    assert isinstance(veth, Veth)
+    links = (replace(bridge, alias=""), replace(veth, alias="", peer_alias=""))
+    host.state = HostState().with_parts(*links)
+    answer = answer_of(None, host)
+    assert text_of(answer).splitlines()[0] == f"{ID[:11]}...  DRIFT"
+    assert "  its id and mac and instance_id cannot be inferred; give PORT and --mac and --instance" in text_of(answer)
+    (port,) = ports_of(answer)
+    assert (port["port"], port["key"]) == (None, ID[:11])
+    host.state = plugged(PORT).state.with_parts(*links, replace(row_of(plugged(PORT)), iface_id=OTHER_ID))
+    answer = answer_of(None, host)
+    assert (ports_of(answer)[0]["port"], answer.exit_code) == (None, 6)
+    assert "its port id is unknown; plug it with all its options" in answer.failures[0].message
 
 
 def test_check_reports_omitted_fields_as_unchecked() -> None:

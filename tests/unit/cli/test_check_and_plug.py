@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, RecordingHost, desired_state, plug_all
+from hybridvif.cli.commands import plan, reconcile
 from hybridvif.cli.commands.check import answer_of
 from hybridvif.cli.infer import ATTRIBUTES
 from hybridvif.cli.output.changes import changes_of_plan
@@ -107,6 +108,33 @@ def test_check_with_all_options_lists_the_changes_of_plug(port: Port) -> None:
     for mutation, state in mutations(port):
         found, answer = announced(asked, state)
         assert (found, answer["code"]) == changed(port, state), mutation
+
+
+def exit_codes(asked: PortRequest, state: HostState) -> set[int]:
+    """Return the exit codes of check, plan and reconcile for the same entry of a file."""
+    seen = host_in(state).observe(None, 1.0)
+    ports, left_out = plan.infer_missing([asked], seen)
+    stage = SimulatedHost(SETTINGS, seen)
+    planned = plan.answer_of("plug", plug_all(ports, stage), stage, left_out, detailed=True)
+    reconciled = reconcile.answer_of([asked.to_port()], host_in(state), dry_run=True, detailed=True)
+    return {answer_of([asked], host_in(state)).exit_code, planned.exit_code, reconciled.exit_code}
+
+
+@pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)
+def test_check_of_an_entry_of_a_file_lists_the_changes_of_plug(port: Port) -> None:
+    """Fields that the entry omits have their defaults. They were inferred, so drift was "in order"."""
+    asked = PortRequest(fields={"id": ID, "mac": MAC, "instance_id": VM}, where="ports.yaml: entry 1")
+    for mutation, state in mutations(port):
+        found, answer = announced(asked, state)
+        assert (found, answer["code"]) == changed(asked.to_port(), state), mutation
+        assert answer["unchecked"] == []
+
+
+@pytest.mark.parametrize(("state", "code"), [({}, 0), ({"mtu": 1400}, 3), ({"alias": OTHER_ID}, 6)])
+def test_dry_runs_of_a_file_have_one_exit_code(state: dict[str, Any], code: int) -> None:
+    asked = PortRequest(fields={"id": ID, "mac": MAC, "instance_id": VM}, where="ports.yaml: entry 1")
+    whole = desired_state(asked.to_port())
+    assert exit_codes(asked, whole.with_parts(replace(the(Veth, whole), **state))) == {code}
 
 
 @pytest.mark.parametrize("port", PORTS.values(), ids=PORTS)

@@ -51,6 +51,9 @@ def file_of(directory: Path, content: object) -> str:
         (["plan", "plug", ID, *OPTIONS, "--force"], ["--force"]),
         (["plan", "unplug", ID, "--mtu", "1500"], ["no more of a port than its id"]),
         (["show", "x"], ["port id 'x'", "UUID"]),
+        (["check", "--all", ID], ["--all stands for all ports"]),
+        (["check", "--all", "--mtu", "1500"], ["--all stands for all ports"]),
+        (["unplug", ID, "--detailed-exitcode"], ["--detailed-exitcode is for --dry-run"]),
     ],
 )
 def test_invalid_option_is_reported_in_one_line(

@@ -286,13 +286,12 @@ def test_other_commands_do_not_import_the_library() -> None:
 
 def test_reconcile_names_each_port_that_is_left() -> None:
     host = plugged(PORT, OTHER)
-    others = [ID, OTHER_ID]
-    answer = reconcile.answer_of([PORT], host, others=others)
+    answer = reconcile.answer_of([PORT], host, keep=[])
     assert answer.exit_code == 0
     assert list(answer.warnings) == [f"port {OTHER_ID}: left, because it is not desired here"]
     assert answer.document["warnings"] == list(answer.warnings)
-    assert reconcile.answer_of([PORT], host, prune=True, others=others).warnings == []
-    assert OTHER_ID not in text_of(reconcile.answer_of([PORT], host, others=others))
+    assert reconcile.answer_of([PORT], host, prune=True, keep=[]).warnings == []
+    assert OTHER_ID not in text_of(reconcile.answer_of([PORT], host, keep=[]))
 
 
 def test_prune_keeps_ports_that_neutron_shows() -> None:
