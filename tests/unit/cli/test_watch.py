@@ -82,14 +82,14 @@ def test_drift_is_reported_with_both_values_and_both_states() -> None:
     run = Run(host)
     assert run.on(lambda: set_mtu(host, 1400), lambda: set_mtu(host, 1450)) == [
         f"{ID}  {QBR}: mtu 1450 -> 1400",
-        f"{ID}  drift: {QBR}: mtu 1400 -> 1450",
+        f"{ID}  drift: {QBR}: mtu 1400 -> ?",
         f"{ID}  {QBR}: mtu 1400 -> 1450",
         f"{ID}  in-order",
     ]
     change, state = run.documents[:2]
     assert [change[key] for key in ("port", "key", "attribute", "before", "after")] == [ID, KEY, "mtu", 1450, 1400]
     assert [state[key] for key in ("before", "after")] == ["in-order", "drift"]
-    assert [item["attribute"] for item in state["drift"]] == ["mtu"]
+    assert [item["attribute"] for item in state["drift"]] == ["mtu", "mtu", "peer_mtu"]
 
 
 def test_port_that_comes_or_goes_is_one_event() -> None:
@@ -168,7 +168,7 @@ def test_repair_restores_the_port_as_it_was_last_in_order() -> None:
 
 def test_port_with_drift_from_the_start_is_repaired_by_its_row() -> None:
     host = plugged(PORT)
-    set_mtu(host, 1400)
+    alter(host, QBR, up=False)
     run = Run(host, limit=3)
     run.on(lambda: None)
     assert host.state == plugged(PORT).state
