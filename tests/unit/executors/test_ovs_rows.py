@@ -6,7 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif.executors.ovs_rows import Row, Snapshot, error_about, observed
+from hybridvif.executors.ovs_rows import Row, Snapshot, observed
+from hybridvif.executors.ovsdb.commit import error_about
 from hybridvif.model.parts import ForeignPort, OvsPort, VhostUserPort
 
 PLACEHOLDER_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
