@@ -6,14 +6,13 @@ operation. Values are encoded as in RFC 7047, section 5.1.
 
 from __future__ import annotations
 
-import time
+import os
+import socket
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, StepFailed
-from hybridvif.executors.netlink.packet_sockets import held_devices, index_of
-from hybridvif.model.errors import BridgeMissing, shown
+from hybridvif.model.errors import shown
 from hybridvif.model.names import is_uuid, key_of, names_of_key, own_port_id
 from hybridvif.model.parts import (
     DEAD_VLAN,
@@ -25,9 +24,8 @@ from hybridvif.model.parts import (
     SwitchPort,
     VhostUserPort,
 )
-from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import SOCKET_DIR
-from hybridvif.model.state import Delete, Facts, HostState, Observed, PortFact, Step, Update, bearers_of
+from hybridvif.model.state import Facts, HostState, Observed, PortFact, Step, Update, bearers_of
 
 IDS = {
     "iface_id": "iface-id",
@@ -49,16 +47,12 @@ PLACEHOLDER_ERROR = "No usable peer"
 """Error of ovs-vswitchd about a patch port. On a system device, it is left over from the placeholder."""
 TRANSIENT_ERRORS = ("No such device", PLACEHOLDER_ERROR)
 """Errors of an earlier attempt, which ovs-vswitchd removes once it has the device."""
-UNKNOWN_TYPE = "Address family not supported"
-"""EAFNOSUPPORT: Interface.error of a type unknown to ovs-vswitchd (lib/netdev.c, netdev_open)."""
 USERSPACE = frozenset({"netdev", "dummy"})
 """Datapath types in which ovs-vswitchd reads a system device through a packet socket."""
-ROWS_CHANGED = ("timed out", "constraint violation", "referential integrity violation")
-"""Errors of the server if rows have changed since they were read (RFC 7047, 5.2.6 and 4.1.3)."""
 MAX_SINGLE_QUERIES = 27
 """Number of names up to which rows are queried one by one; for more, whole tables are read."""
-SETTLE_TIME, POLL_INTERVAL = 0.1, 0.002
-"""Seconds to wait for ofport and error to follow cur_cfg, and between two reads."""
+PACKET_SOCKETS = "/proc/thread-self/net/packet"
+"""Of the network namespace of the calling thread (packet(7)); /proc/net is that of the first thread."""
 
 REPORTED_COLUMNS = ("_uuid", "name", "type", "ofport", "error")
 """The columns of an Interface that are read again after a change."""
@@ -237,7 +231,7 @@ def observed(snapshot: Snapshot, socket_dir: str = SOCKET_DIR) -> Observed:
     """Return the parts and facts of these rows."""
     rows = snapshot.rows.values()
     switches = {name: kind or "system" for name, kind in snapshot.bridges.items()}
-    held = held_devices([row.name for row in rows if switches.get(row.bridge or "") in USERSPACE])
+    held = _held_devices([row.name for row in rows if switches.get(row.bridge or "") in USERSPACE])
     return Observed(
         HostState({}, {row.name: _part_of(row, switches, held, socket_dir) for row in rows}),
         Facts(
@@ -247,6 +241,45 @@ def observed(snapshot: Snapshot, socket_dir: str = SOCKET_DIR) -> Observed:
             bearers=bearers_of(snapshot.iface_ids),
         ),
     )
+
+
+def _held_devices(names: Collection[str]) -> frozenset[str]:
+    """Return the devices of these that have a packet socket bound to them.
+
+    Open vSwitch's userspace datapath holds a system device through one.
+    A capture (tcpdump -i qvo...) also counts. Absence proves that Open vSwitch does not hold the device; presence
+    proves nothing.
+    """
+    if not names:
+        return frozenset()
+    # os.open() is used since open() is slow in comparison.
+    table = os.open(PACKET_SOCKETS, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        lines = b"".join(iter(lambda: os.read(table, 1 << 16), b"")).splitlines()[1:]
+    finally:
+        os.close(table)
+    # Deleted devices have the index -1, and 0 means any device.
+    indexes = {int(line.split(maxsplit=5)[4]) for line in lines} - {-1, 0}
+    return frozenset(name for name in names if _index_of(name) in indexes)
+
+
+def _index_of(name: str) -> int:
+    """Return the index of a device; 0 if absent."""
+    try:
+        return socket.if_nametoindex(name)
+    except OSError:
+        return 0
+
+
+def is_vacant(step: Step, rows: Mapping[str, Row]) -> bool:
+    """Return whether a step only makes a row a placeholder and ovs-vswitchd holds no device that it could release.
+
+    It has looked for the device and found none, which is still so. After a reboot that applies to all rows.
+    """
+    match step:
+        case Update(OvsPort() as before, after) if after == replace(before, type=PLACEHOLDER_TYPE, realized=False):
+            return rows[before.name].ofport == -1 and not _index_of(before.name)
+    return False
 
 
 def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socket_dir: str) -> SwitchPort:
@@ -309,80 +342,3 @@ def ids_of(port: OvsPort) -> dict[str, str]:
 def columns_at_creation(port: OvsPort) -> Mapping[str, str | int]:
     """Return the columns that a Port is created with, except name, interfaces and QoS."""
     return ISOLATION if port.isolated else {}
-
-
-# -- outcomes ----------------------------------------------------------------------------------------------------------
-
-
-def needs_device(step: Step) -> bool:
-    """Return whether ovs-vswitchd must accept the device of a step.
-
-    A rollback may leave a row without its device, as it was found; that is no failure.
-    """
-    return isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-
-
-def is_vacant(step: Step, rows: Mapping[str, Row]) -> bool:
-    """Return whether a step only makes a row a placeholder and ovs-vswitchd holds no device that it could release.
-
-    It has looked for the device and found none, which is still so. After a reboot that applies to all rows.
-    """
-    match step:
-        case Update(OvsPort() as before, after) if after == replace(before, type=PLACEHOLDER_TYPE, realized=False):
-            return rows[before.name].ofport == -1 and not index_of(before.name)
-    return False
-
-
-def settled_rows(read: Callable[[], Mapping[str, Row]], names: Collection[str], deadline: float) -> Mapping[str, Row]:
-    """Read rows until ovs-vswitchd has reported on these names, for a short time at most.
-
-    It writes cur_cfg and the columns of an Interface in two transactions.
-    """
-    end = min(deadline, time.monotonic() + SETTLE_TIME)
-    while True:
-        rows = read()
-        undecided = [name for name in names if name in rows and rows[name].is_undecided]
-        if not undecided or time.monotonic() >= end:
-            return rows
-        time.sleep(POLL_INTERVAL)
-
-
-def committed(steps: Iterable[Step], rows: Mapping[str, Row]) -> list[Outcome]:
-    """Return the outcomes of committed steps by the rows afterwards."""
-    outcomes = []
-    for step in steps:
-        error = error_about(rows.get(step.part.name))
-        if error and needs_device(step):
-            # A device that it reports missing, although it was read back, is one that it has not released yet. That
-            # happens if a port is deleted and plugged again at once. The next plan replaces the row by the placeholder
-            # and back, which repairs it.
-            retry = any(transient in error for transient in TRANSIENT_ERRORS)
-            outcomes.append(Outcome(step, Result.FAILED, error, retry=retry, code=NOT_REALIZED))
-        else:
-            outcomes.append(Outcome(step, Result.DONE))
-    return outcomes
-
-
-def error_about(row: Row | None) -> str:
-    """Return the reason that ovs-vswitchd rejected a system device; empty if it did not."""
-    if row is None or row.type == PLACEHOLDER_TYPE or not (row.error_now or row.ofport == -1):
-        return ""
-    error = row.error_now or "no reason given"
-    if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in error:
-        without = f"it knows no interface of type {row.type}, as without DPDK"
-        error += f"; {without}: ovs-vsctl get Open_vSwitch . iface_types"
-    return f"ovs-vswitchd did not take {row.name}: {error}"
-
-
-def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:
-    """Return the outcomes of committed steps that ovs-vswitchd has not acknowledged by the deadline."""
-    return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
-
-
-def require_bridges(steps: Iterable[Step], existing: Collection[str]) -> None:
-    """Raise StepFailed if the integration bridge of a port that these steps create or move does not exist."""
-    for step in steps:
-        if isinstance(step.part, OvsPort) and not isinstance(step, Delete) and step.part.bridge not in existing:
-            name = step.part.bridge
-            reason = f"integration bridge {name} does not exist; create it: ovs-vsctl add-br {name}"
-            raise StepFailed(reason, code=BridgeMissing.code)

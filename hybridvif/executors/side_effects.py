@@ -16,15 +16,17 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from hybridvif.executors.carried import Carried, carried_rows
 from hybridvif.executors.ovs_rows import Operation, Read, Snapshot, is_many, rows_in, select, uuids_in
 from hybridvif.model.names import is_trunk_bridge
 from hybridvif.model.parts import OvsPort
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of
+from hybridvif.model.state import Create, Delete, Step, Update, changes_of
+
+if TYPE_CHECKING:
+    from hybridvif.executors.carried import Carried
 
 OVS_BRIDGE, QOS = "ovs-bridge", "qos"
 IF_THERE, IF_EMPTY = "there is one and no other port has it", "nothing is left in it but Neutron's patch ports"
@@ -158,11 +160,6 @@ class SideEffects:
 
 def side_effects_of(steps: Sequence[Step], snapshot: Snapshot, read: Read, settings: Settings) -> SideEffects:
     """Return the side effects of these steps. read: sends the queries for the rows that may be concerned, if any."""
-    ids = {step.before.name: qos_id_of(step.before.name) for step in steps if isinstance(step, Replace)}
-    return replace(_bridges_and_qos(steps, snapshot, read, settings), carried=carried_rows(steps, read, ids))
-
-
-def _bridges_and_qos(steps: Sequence[Step], snapshot: Snapshot, read: Read, settings: Settings) -> SideEffects:
     created = bridges_to_create(steps, snapshot.bridges, settings.creates)
     trunks = removable_trunks(steps, {name: row.bridge for name, row in snapshot.rows.items()}, settings)
     ids = {qos_id_of(name): name for name in ports_with_qos(steps)}

@@ -13,18 +13,27 @@ from dataclasses import replace
 from typing import Any, ClassVar
 
 from hybridvif.executors import ovs_rows
-from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
+from hybridvif.executors.base import ExecutorError, StepFailed
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, replace_words, switch_words
 from hybridvif.executors.ovs_rows import IDS, Operation, Snapshot
-from hybridvif.executors.ovsdb.notifications import RowSubscription
-from hybridvif.executors.side_effects import side_effects_of
+from hybridvif.executors.ovsdb.commit import (
+    NoResponse,
+    Reported,
+    TransactionExecutor,
+    not_acknowledged,
+    reported_rows,
+    unknown,
+)
+from hybridvif.executors.ovsdb.rpc import Session
+from hybridvif.executors.ovsdb.transaction import require_bridges
+from hybridvif.executors.side_effects import SideEffects
 from hybridvif.executors.sockets import numeric, tls_files
 from hybridvif.model.names import key_of
-from hybridvif.model.parts import NativePort, OvsPort, Part, Role, VhostUserPort
-from hybridvif.model.report import Outcome, Result
+from hybridvif.model.parts import OvsPort, Part
+from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Create, Delete, Observed, Replace, Step, Update, changes_of, names_of_step
+from hybridvif.model.state import Create, Delete, Observed, Replace, Step, Update, changes_of
 
 _ROWS_CHANGED = (
     "constraint violation",
@@ -35,105 +44,38 @@ _ROWS_CHANGED = (
 """Errors of ovs-vsctl if rows have changed since they were read."""
 READ_SHARE = 0.25
 """Share of the remaining time that is reserved for reading back after a command line that did not end."""
+MAX_PROGRAMS = 64
 
 
-class VsctlExecutor:
-    """Ports of Open vSwitch through ovs-vsctl."""
+class CommandLine:
+    """A connection to OVSDB through ovs-vsctl: it runs the program for each request."""
 
-    role: ClassVar[Role] = Role.SWITCH
-    serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, NativePort, VhostUserPort})
-    programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
-    atomic: ClassVar[bool] = True
+    def __init__(self, settings: Settings, deadline: float) -> None:  # noqa: ARG002  # the program connects
+        self._settings, self._vsctl = settings, Program("ovs-vsctl", settings.program_path)
 
-    def __init__(self, settings: Settings) -> None:
-        self._vsctl = Program("ovs-vsctl", settings.program_path)
-        self._database = settings.ovsdb_connection
-        self._settings = settings
-        self._has_mtu_request = True
+    def close(self) -> None:
+        """Do nothing: there is no connection between two requests."""
 
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """Return the ports under these names, or all device names of ports, and all bridges."""
-        return ovs_rows.observed(self._snapshot(names, deadline), self._settings.vhost_socket_dir)
+    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:  # noqa: ARG002
+        """Store queries."""
+        self._queries = queries
 
-    def subscribe(self, deadline: float) -> RowSubscription:
-        """Subscribe to the changes of rows. `ovsdb-client monitor` would be one more program to wait for."""
-        return RowSubscription(self._settings, deadline)
+    def receive_responses(self, deadline: float) -> list[Any]:
+        """Return the responses to the stored queries."""
+        return self.transact(self._queries, deadline)
 
-    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        """Run all steps in one command line, which waits until ovs-vswitchd has applied them."""
-        try:
-            return self._apply(steps, deadline)
-        except (ExecutorError, StepFailed) as error:
-            return [error.outcome_of(step) for step in steps]
-
-    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
-        snapshot = self._snapshot({name for step in steps for name in names_of_step(step)}, deadline)
-        rejected = rejected_transaction(ovs_rows.observed(snapshot, self._settings.vhost_socket_dir).state, steps)
-        if rejected:
-            return rejected
-        effects = side_effects_of(steps, snapshot, lambda queries: self._read(queries, deadline), self._settings)
-        ovs_rows.require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
-        words = [word for name, kind in effects.bridges_to_create.items() for word in bridge_words(name, kind)]
-        for step in steps:
-            if isinstance(step, Replace):
-                words += replace_words(step, snapshot.rows[step.before.name], effects.carried[step.before.name])
-                continue
-            qos = effects.qos.get(step.part.name, ())
-            words += switch_words(_as_found(step, snapshot), qos, self._settings.vhost_socket_dir)
-        words += [word for name in effects.bridges_to_remove for word in ("--", "del-br", name)]
-        if not words:
-            # For example a move that another program has done already. The result is still verified.
-            return self._outcomes(steps, deadline)
-        result = self._run(words, deadline - (deadline - time.monotonic()) * READ_SHARE)
+    def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the responses to these queries, with one command line. Raises ExecutorError."""
+        words = [word for query in operations for word in _query_words(**query)]
+        result = self.run(words, deadline, options=["--format=json", "--no-wait"])
         if result.expired or result.code < 0:
-            return self._outcomes_after_timeout(steps, deadline)
-        if result.code:
-            retry = any(message in result.stderr for message in _ROWS_CHANGED)
-            raise StepFailed(f"ovs-vsctl failed: {_error_in(result)}", retry=retry)
-        try:
-            return self._outcomes(steps, deadline)
-        except ExecutorError as error:
-            # It was committed, so it has not failed; only the result is unknown.
-            return _unknown(steps, f"committed in OVSDB, and not read back: {error}")
-
-    def _outcomes_after_timeout(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
-        """Return the outcomes of a command line that did not end: committed but not acknowledged, or unknown."""
-        try:
-            ports = self.observe({step.part.name for step in steps}, deadline).state.ports
-        except ExecutorError:
-            reason = "ovs-vsctl did not end before the deadline; whether its transaction takes effect is not known"
-            return _unknown(steps, reason)
-        if all(_is_committed(ports.get(step.part.name), step) for step in steps):
-            return ovs_rows.not_acknowledged(steps)
-        return _unknown(steps, "ovs-vsctl did not end before the deadline, and its transaction has not been seen")
-
-    def _outcomes(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
-        """Return the outcomes as ovs-vswitchd reports them; ovs-vsctl exits with 0 in any case."""
-        names = {step.part.name for step in steps if ovs_rows.needs_device(step)}
-        rows = ovs_rows.settled_rows(lambda: self._snapshot(names, deadline).rows, names, deadline) if names else {}
-        return ovs_rows.committed(steps, rows)
-
-    def _snapshot(self, names: Collection[str] | None, deadline: float) -> Snapshot:
-        wanted = None if names is None else [name for name in names if key_of(name)]
-        try:
-            responses = self._read(ovs_rows.row_queries(wanted, mtu_request=self._has_mtu_request), deadline)
-        except ExecutorError as error:
-            if not self._has_mtu_request or "mtu_request" not in str(error):
-                raise
-            # The column came with Open vSwitch 2.6.
-            self._has_mtu_request = False
-            return self._snapshot(names, deadline)
-        return ovs_rows.snapshot_of(wanted, responses, mtu_request=self._has_mtu_request)
-
-    def _read(self, queries: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the responses to these queries, with one command line."""
-        words = [word for query in queries for word in _query_words(**query)]
-        result = self._run(words, deadline, options=["--format=json", "--no-wait"])
-        if result.expired or result.code < 0:
-            raise ExecutorError(f"OVSDB at {self._database} does not answer ovs-vsctl (is ovsdb-server hung?)")
+            remote = self._settings.ovsdb_connection
+            raise ExecutorError(f"OVSDB at {remote} does not answer ovs-vsctl (is ovsdb-server hung?)")
+        if result.code and "mtu_request" in result.stderr:
+            return [{"error": _error_in(result)}]
         if result.code:
             raise ExecutorError(
-                f"cannot read OVSDB at {self._database}: {_error_in(result)}; start Open vSwitch "
+                f"cannot read OVSDB at {self._settings.ovsdb_connection}: {_error_in(result)}; start Open vSwitch "
                 "(systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection",
                 precondition="database connection failed" in result.stderr,
             )
@@ -143,13 +85,67 @@ class VsctlExecutor:
             for table in tables
         ]
 
-    def _run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
+    def run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
+        """Run the program. Raises ExecutorError if it cannot be started."""
         # ovs-vsctl counts whole seconds; the exact deadline is enforced by Program.
         seconds = max(int(deadline - time.monotonic()), 1)
         names = ("--private-key", "--certificate", "--ca-cert")
         files = [f"{name}={path}" for name, path in zip(names, tls_files(self._settings), strict=False)]
         connection = [f"--db={numeric(self._settings, deadline)}", *files]
         return self._vsctl.run([f"--timeout={seconds}", *connection, *options, *words], deadline)
+
+
+class VsctlExecutor(TransactionExecutor):
+    """Ports of Open vSwitch through ovs-vsctl."""
+
+    programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
+
+    def __init__(self, settings: Settings) -> None:
+        # A second query would be a second program.
+        super().__init__(settings, Session(settings, CommandLine, MAX_PROGRAMS), reads_members=True)
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """Return the ports under these names, or all device names of ports, and all bridges."""
+        return super().observe(None if names is None else [name for name in names if key_of(name)], deadline)
+
+    def _changes_of(self, steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects) -> list[str]:
+        """Return the words of the command line."""
+        require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
+        words = [word for name, kind in effects.bridges_to_create.items() for word in bridge_words(name, kind)]
+        for step in steps:
+            if isinstance(step, Replace):
+                words += replace_words(step, snapshot.rows[step.before.name], effects.carried[step.before.name])
+                continue
+            qos = effects.qos.get(step.part.name, ())
+            words += switch_words(_as_found(step, snapshot), qos, self._settings.vhost_socket_dir)
+        return words + [word for name in effects.bridges_to_remove for word in ("--", "del-br", name)]
+
+    def _send(
+        self, database: CommandLine, changes: Sequence[Any], names: Collection[str], deadline: float
+    ) -> Reported | None:
+        """Run a command line, which waits until ovs-vswitchd has applied it. It exits with 0 if a device is refused."""
+        if changes:
+            # Otherwise another program has done it already, for example a move.
+            result = database.run(changes, deadline - (deadline - time.monotonic()) * READ_SHARE)
+            if result.expired or result.code < 0:
+                raise NoResponse
+            if result.code and any(message in result.stderr for message in _ROWS_CHANGED):
+                return None
+            if result.code:
+                raise StepFailed(f"ovs-vsctl failed: {_error_in(result)}")
+        queries = ovs_rows.select_named("Interface", ovs_rows.REPORTED_COLUMNS, names) if names else []
+        return lambda: reported_rows(database.transact(queries, deadline) if queries else ())
+
+    def _without_response(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
+        """Return the outcomes of a command line that did not end: committed but not acknowledged, or unknown."""
+        try:
+            ports = self.observe({step.part.name for step in steps}, deadline).state.ports
+        except ExecutorError:
+            reason = "ovs-vsctl did not end before the deadline; whether its transaction takes effect is not known"
+            return unknown(steps, reason)
+        if all(_is_committed(ports.get(step.part.name), step) for step in steps):
+            return not_acknowledged(steps)
+        return unknown(steps, "ovs-vsctl did not end before the deadline, and its transaction has not been seen")
 
 
 def _query_words(table: str, where: Sequence[Any], columns: Sequence[str] = (), **_: Any) -> list[str]:
@@ -186,10 +182,6 @@ def _as_found(step: Step, snapshot: Snapshot) -> Step:
 
 def _error_in(result: Finished) -> str:
     return result.said.removeprefix("ovs-vsctl: ").rstrip(".")
-
-
-def _unknown(steps: Sequence[Step], reason: str) -> list[Outcome]:
-    return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
 
 
 def _is_committed(part: Part | None, step: Step) -> bool:

@@ -126,10 +126,11 @@ def _observe_names(executors: Executors, names: frozenset[str], deadline: float)
 def _observe_parts(executors: Executors, names: frozenset[str] | None, deadline: float) -> Observed:
     """Observe the names that parts of each role can have: a switch port named tap is no part of a hybrid port."""
     prefixes = {Role.LINK: LINK_PREFIXES, Role.SWITCH: SWITCH_PREFIXES}
-    observed = merge_observed(
-        executor.observe(names and frozenset(name for name in names if name[:3] in prefixes[role]), deadline)
-        for role, executor in executors.items()
-    )
+    observations = []
+    for role, executor in executors.items():
+        own = names and frozenset(name for name in names if name[:3] in prefixes[role])
+        observations.append(executor.observe(own, deadline))
+    observed = merge_observed(observations)
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
     return replace(observed, facts=replace(observed.facts, serves=serves))
 

@@ -299,7 +299,7 @@ def test_relative_import_inside_a_package_is_resolved() -> None:
 
 # -- floors -----------------------------------------------------------------------------------------------------------
 
-FLOORS = 11
+FLOORS = 9
 """Modules in the longest chain of imports. It may only become smaller."""
 
 

@@ -1,36 +1,51 @@
-"""Commit steps over OVSDB: read the rows, send one transaction, and wait until ovs-vswitchd has applied it.
+"""Commit steps in OVSDB: read the rows, send one transaction, and wait until ovs-vswitchd has applied it.
 
-Both executors of OVSDB share this. They differ in their connection: how it answers queries and sends a transaction.
-Concurrent callers share transactions, since ovs-vswitchd reconfigures the whole host for each. A transaction is sent
-only on a connection that has responded within the same call. If its response is lost, it may still take effect and its
-result is unknown.
+All executors of Open vSwitch share this. They differ in their connection: how it answers queries and sends a
+transaction. Concurrent callers share transactions, since ovs-vswitchd reconfigures the whole host for each. A
+transaction is sent only on a connection that has responded within the same call. If its response is lost, it may still
+take effect and its result is unknown.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from hybridvif.executors import ovs_rows
-from hybridvif.executors.base import ExecutorError, StepFailed, rejected_transaction
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, ExecutorError, StepFailed, rejected_transaction
+from hybridvif.executors.carried import carried_rows
 from hybridvif.executors.group_commit import GroupCommit
-from hybridvif.executors.ovs_rows import Row, Snapshot
+from hybridvif.executors.ovs_rows import Operation, Row, Snapshot
 from hybridvif.executors.ovsdb.notifications import RowSubscription
-from hybridvif.executors.ovsdb.rows import MAX_ATTEMPTS, RowReader, Rows
-from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Session
+from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Refused, Session
 from hybridvif.executors.ovsdb.transaction import await_applied, operations_of, with_next_cfg
-from hybridvif.executors.side_effects import side_effects_of
-from hybridvif.model.parts import NativePort, OvsPort, Part, Role, VhostUserPort
+from hybridvif.executors.side_effects import SideEffects, qos_id_of, side_effects_of
+from hybridvif.model.parts import PLACEHOLDER_TYPE, VHOST_USER_TYPES, NativePort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed, Step, names_of_step
+from hybridvif.model.state import Delete, Observed, Replace, Step, names_of_step
 
 REFUSED = "OVSDB refused the transaction"
+MAX_ATTEMPTS = 8
 MARGIN = 20
 """Milliseconds between the end of a wait in the server and the deadline."""
+SETTLE_TIME, POLL_INTERVAL = 0.1, 0.002
+"""Seconds to wait for ofport and error to follow cur_cfg, and between two reads."""
+CACHE_SIZE = 4096
+"""Maximum number of cached Port uuids."""
+ROWS_CHANGED = ("timed out", "constraint violation", "referential integrity violation")
+"""Errors of the server if rows have changed since they were read (RFC 7047, 5.2.6 and 4.1.3)."""
+UNKNOWN_TYPE = "Address family not supported"
+"""EAFNOSUPPORT: Interface.error of a type unknown to ovs-vswitchd (lib/netdev.c, netdev_open)."""
+
+Rows = Callable[[], tuple[Database, Snapshot]]
+"""A function that waits for a connection and the rows."""
+Reported = Callable[[], Mapping[str, Row]]
+"""A function that reads the rows of a committed transaction, as ovs-vswitchd reports them."""
 
 
 class NoResponse(Exception):
@@ -38,15 +53,15 @@ class NoResponse(Exception):
 
 
 class TransactionExecutor:
-    """Ports of Open vSwitch over OVSDB, by any kind of connection."""
+    """Ports of Open vSwitch, by any kind of connection to OVSDB."""
 
     role: ClassVar[Role] = Role.SWITCH
     serves: ClassVar[frozenset[type[Part]]] = frozenset({OvsPort, NativePort, VhostUserPort})
     programs: ClassVar[tuple[str, ...]] = ()
     atomic: ClassVar[bool] = True
 
-    def __init__(self, settings: Settings, session: Session) -> None:
-        self._settings, self._reader = settings, RowReader(session)
+    def __init__(self, settings: Settings, session: Session, *, reads_members: bool = False) -> None:
+        self._settings, self._reader = settings, RowReader(session, reads_members)
         self._group = GroupCommit(self._commit_with_retries)
         self.expected = self._group.expected
 
@@ -75,8 +90,7 @@ class TransactionExecutor:
                     return [replace(outcome, retries=retries) for outcome in outcomes]
                 time.sleep(random.uniform(0, 0.01 * 2**retries))
         except NoResponse:
-            reason = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
-            return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
+            return self._without_response(steps, deadline)
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
         reason = f"{REFUSED}: others keep changing the same rows"
@@ -89,31 +103,56 @@ class TransactionExecutor:
         rejected = rejected_transaction(self._observed(snapshot).state, steps)
         if rejected:
             return rejected
-        effects = side_effects_of(steps, snapshot, lambda queries: database.transact(queries, deadline), self._settings)
+
+        def read(queries: Sequence[Operation]) -> Sequence[Any]:
+            return database.transact(queries, deadline)
+
+        effects = side_effects_of(steps, snapshot, read, self._settings)
+        if ids := {step.before.name: qos_id_of(step.before.name) for step in steps if isinstance(step, Replace)}:
+            effects = replace(effects, carried=carried_rows(steps, read, ids))
+        names = {step.part.name for step in steps if _needs_device(step)}
         needed = [step for step in steps if not ovs_rows.is_vacant(step, snapshot.rows)]
         try:
-            operations = operations_of(needed, snapshot, effects, self._settings.vhost_socket_dir)
+            reported = self._send(database, self._changes_of(needed, snapshot, effects), names, deadline)
         except StepFailed as failure:
             return [failure.outcome_of(step) for step in steps]
-        if not operations:
-            return [Outcome(step, Result.DONE) for step in steps]
+        if reported is None:
+            return None
         try:
-            results = database.transact(with_next_cfg(operations), deadline)
+            return _committed(steps, _settled_rows(reported, names, deadline))
+        except (Expired, ConnectionLost):
+            # A late response is recognized by its id and discarded.
+            return not_acknowledged(steps)
+        except ExecutorError as error:
+            # It was committed, so it has not failed; only the result is unknown.
+            return unknown(steps, f"committed in OVSDB, and not read back: {error}")
+
+    def _changes_of(self, steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects) -> Sequence[Any]:
+        """Return the transaction of these steps; empty if nothing changes. Raises StepFailed."""
+        return operations_of(steps, snapshot, effects, self._settings.vhost_socket_dir)
+
+    def _send(self, database: Any, changes: Sequence[Any], names: Collection[str], deadline: float) -> Reported | None:
+        """Send a transaction. Return a function that reads the rows of these names; None if rows have changed.
+
+        Raises StepFailed if it was refused, NoResponse.
+        """
+        if not changes:
+            return dict
+        try:
+            results = database.transact(with_next_cfg(changes), deadline)
         except (Expired, ConnectionLost) as lost:
             raise NoResponse from lost
         error = ovs_rows.error_in(results)
-        if error.startswith(ovs_rows.ROWS_CHANGED):
+        if error.startswith(ROWS_CHANGED):
             return None
         if error:
-            return [Outcome(step, Result.FAILED, f"{REFUSED}: {error}") for step in steps]
+            raise StepFailed(f"{REFUSED}: {error}")
         number = int(results[-1]["rows"][0]["next_cfg"])
-        names = {step.part.name for step in steps if ovs_rows.needs_device(step)}
-        try:
-            rows = ovs_rows.settled_rows(lambda: _applied_rows(database, number, names, deadline), names, deadline)
-        except (Expired, ConnectionLost):
-            # A late response is recognized by its id and discarded.
-            return ovs_rows.not_acknowledged(steps)
-        return ovs_rows.committed(steps, rows)
+        return lambda: _applied_rows(database, number, names, deadline)
+
+    def _without_response(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:  # noqa: ARG002
+        """Return the outcomes of a transaction that was sent and has no response."""
+        return unknown(steps, "OVSDB was sent the transaction and did not answer; whether it takes effect is not known")
 
 
 def _in_time(read: Rows, deadline: float) -> tuple[Database, Snapshot]:
@@ -131,4 +170,152 @@ def _applied_rows(database: Database, number: int, names: Collection[str], deadl
     responses = database.transact(await_applied(number, names, max(remaining, 1)), deadline)
     if ovs_rows.error_in(responses):
         raise Expired
-    return {row["name"]: ovs_rows.row_of(row) for row in ovs_rows.rows_in(responses[1:])}
+    return reported_rows(responses[1:])
+
+
+# -- reading -----------------------------------------------------------------------------------------------------------
+
+
+class RowReader:
+    """Reads the rows of some names over the connections of one session, in as few round trips as possible.
+
+    One transaction answers all queries, but the bridge of a Port can be queried only by the uuid of the Port. Known
+    uuids are therefore sent with the first queries. Their result counts if the row still has this uuid. reads_members:
+    read all Ports of each bridge instead.
+    """
+
+    def __init__(self, session: Session, reads_members: bool) -> None:
+        self._session, self._reads_members = session, reads_members
+        self._has_mtu_request = True
+        self._ports: dict[str, str] = {}
+        """The uuid of each known Port, by name."""
+
+    @contextmanager
+    def reading(self, names: Collection[str] | None, deadline: float) -> Iterator[Rows]:
+        """Send the queries at once; yield a function that returns the connection and the rows.
+
+        Raises ExecutorError, also for any error on the connection inside the context.
+        """
+        with_members = self._with_members(names)
+        known = [] if with_members else [self._ports[name] for name in names or () if name in self._ports]
+        with self._session.query(self._queries(names, known), deadline) as responses_of:
+
+            def read() -> tuple[Database, Snapshot]:
+                database, responses = responses_of()
+                return database, self._snapshot(database, names, responses, known, deadline)
+
+            yield read
+
+    def _with_members(self, names: Collection[str] | None) -> bool:
+        return self._reads_members or ovs_rows.is_many(names)
+
+    def _snapshot(
+        self,
+        database: Database,
+        names: Collection[str] | None,
+        responses: Sequence[Any],
+        known: Sequence[str],
+        deadline: float,
+    ) -> Snapshot:
+        for _ in range(MAX_ATTEMPTS):
+            error = ovs_rows.error_in(responses)
+            if "mtu_request" in error:
+                # This Open vSwitch is too old for the column.
+                self._has_mtu_request = False
+            elif error:
+                raise Refused(error)
+            elif self._with_members(names):
+                return ovs_rows.snapshot_of(names, responses, mtu_request=self._has_mtu_request)
+            else:
+                rows, found = responses[: len(responses) - len(known)], responses[len(responses) - len(known) :]
+                ports = {row["name"]: row["_uuid"][1] for row in ovs_rows.rows_in(rows) if "interfaces" in row}
+                new = [uuid for uuid in ports.values() if uuid not in known]
+                if new:
+                    found = [*found, *database.transact(_holder_queries(new), deadline)]
+                pairs = zip([*known, *new], found, strict=True)
+                holders = {uuid: response["rows"][0]["name"] for uuid, response in pairs if response["rows"]}
+                if holders.keys() >= {*ports.values()}:
+                    if len(self._ports) > CACHE_SIZE:
+                        self._ports = {}
+                    self._ports |= ports
+                    return ovs_rows.snapshot_of(names, rows, holders, mtu_request=self._has_mtu_request)
+            # The rows have changed between the queries.
+            known = ()
+            responses = database.transact(self._queries(names, known), deadline)
+        raise ExecutorError("the ports of Open vSwitch change faster than they can be read; call again")
+
+    def _queries(self, names: Collection[str] | None, ports: Sequence[str]) -> list[Operation]:
+        queries = ovs_rows.row_queries(names, mtu_request=self._has_mtu_request, members=self._with_members(names))
+        return [*queries, *_holder_queries(ports)]
+
+
+def _holder_queries(ports: Sequence[str]) -> list[Operation]:
+    """Return the queries for the bridge of each of these Ports, one per Port."""
+    return [ovs_rows.select("Bridge", ["name"], ["ports", "includes", ["uuid", uuid]]) for uuid in ports]
+
+
+# -- outcomes ----------------------------------------------------------------------------------------------------------
+
+
+def _needs_device(step: Step) -> bool:
+    """Return whether ovs-vswitchd must accept the device of a step.
+
+    A rollback may leave a row without its device, as it was found; that is no failure.
+    """
+    return isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
+
+
+def reported_rows(responses: Iterable[Any]) -> dict[str, Row]:
+    """Return the rows in the responses to queries for REPORTED_COLUMNS, by name."""
+    return {row["name"]: ovs_rows.row_of(row) for row in ovs_rows.rows_in(responses)}
+
+
+def _settled_rows(read: Reported, names: Collection[str], deadline: float) -> Mapping[str, Row]:
+    """Read rows until ovs-vswitchd has reported on these names, for a short time at most.
+
+    It writes cur_cfg and the columns of an Interface in two transactions.
+    """
+    end = min(deadline, time.monotonic() + SETTLE_TIME)
+    while True:
+        rows = read()
+        undecided = [name for name in names if name in rows and rows[name].is_undecided]
+        if not undecided or time.monotonic() >= end:
+            return rows
+        time.sleep(POLL_INTERVAL)
+
+
+def _committed(steps: Iterable[Step], rows: Mapping[str, Row]) -> list[Outcome]:
+    """Return the outcomes of committed steps by the rows afterwards."""
+    outcomes = []
+    for step in steps:
+        error = error_about(rows.get(step.part.name))
+        if error and _needs_device(step):
+            # A device that it reports missing, although it was read back, is one that it has not released yet. That
+            # happens if a port is deleted and plugged again at once. The next plan replaces the row by the placeholder
+            # and back, which repairs it.
+            retry = any(transient in error for transient in ovs_rows.TRANSIENT_ERRORS)
+            outcomes.append(Outcome(step, Result.FAILED, error, retry=retry, code=NOT_REALIZED))
+        else:
+            outcomes.append(Outcome(step, Result.DONE))
+    return outcomes
+
+
+def error_about(row: Row | None) -> str:
+    """Return the reason that ovs-vswitchd rejected a system device; empty if it did not."""
+    if row is None or row.type == PLACEHOLDER_TYPE or not (row.error_now or row.ofport == -1):
+        return ""
+    error = row.error_now or "no reason given"
+    if row.type in VHOST_USER_TYPES.values() and UNKNOWN_TYPE in error:
+        without = f"it knows no interface of type {row.type}, as without DPDK"
+        error += f"; {without}: ovs-vsctl get Open_vSwitch . iface_types"
+    return f"ovs-vswitchd did not take {row.name}: {error}"
+
+
+def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:
+    """Return the outcomes of committed steps that ovs-vswitchd has not acknowledged by the deadline."""
+    return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+
+
+def unknown(steps: Iterable[Step], reason: str) -> list[Outcome]:
+    """Return the outcomes of steps that may have been committed."""
+    return [Outcome(step, Result.UNKNOWN, reason) for step in steps]

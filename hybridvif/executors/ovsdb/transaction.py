@@ -15,6 +15,7 @@ from hybridvif.executors import carried as carrying, ovs_rows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import NOTHING, Operation, Row, Snapshot
 from hybridvif.executors.side_effects import SideEffects, qos_id_of, qos_ids_of
+from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
 from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of
@@ -26,7 +27,7 @@ def operations_of(
     steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects = NO_EFFECTS, socket_dir: str = SOCKET_DIR
 ) -> list[Operation]:
     """Return the operations of these steps, without next_cfg; empty if nothing changes. Raises StepFailed."""
-    ovs_rows.require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
+    require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
     operations = _bridge_operations(effects)
     added, removed = defaultdict[str, list[Any]](list), defaultdict[str, list[Any]](list)
     for index, step in enumerate(steps):
@@ -65,6 +66,15 @@ def operations_of(
             if bridge not in effects.bridges_to_remove
         ]
     return operations
+
+
+def require_bridges(steps: Iterable[Step], existing: Collection[str]) -> None:
+    """Raise StepFailed if the integration bridge of a port that these steps create or move does not exist."""
+    for step in steps:
+        if isinstance(step.part, OvsPort) and not isinstance(step, Delete) and step.part.bridge not in existing:
+            name = step.part.bridge
+            reason = f"integration bridge {name} does not exist; create it: ovs-vsctl add-br {name}"
+            raise StepFailed(reason, code=BridgeMissing.code)
 
 
 def with_next_cfg(operations: Iterable[Operation]) -> list[Operation]:

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from hybridvif.executors import ovs_rows
-from hybridvif.executors.ovs_rows import Row, Snapshot, error_about, observed
+from hybridvif.executors.ovs_rows import Row, Snapshot, observed
+from hybridvif.executors.ovsdb.commit import error_about
 from hybridvif.model.parts import ForeignPort, OvsPort, VhostUserPort
 from hybridvif.model.state import Delete, Update
 
