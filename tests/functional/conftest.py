@@ -84,6 +84,14 @@ class Lab:
         bridge = port.names.bridge if attached else ""
         return Vm(port.names.tap, port.mac, f"10.0.0.{number}/24", bridge=bridge, mtu=port.mtu, runner=self.box.run)
 
+    def plug_as_libvirt(self, port: Port) -> None:
+        """Plug a tap into br-int as libvirt does for a virtualport (src/util/virnetdevopenvswitch.c)."""
+        ids = {"attached-mac": port.mac, "iface-id": port.id, "vm-id": port.instance_id, "iface-status": "active"}
+        pairs = " ".join(f"external-ids:{key}='\"{value}\"'" for key, value in ids.items())
+        tap = port.names.tap
+        created = f"--if-exists del-port {tap} -- add-port br-int {tap} -- set Interface {tap} {pairs}"
+        self.sh(f"ovs-vsctl --timeout=5 -- {created}")
+
     def sweep(self) -> None:
         """Restore an empty host with an empty br-int."""
         self.sh(

@@ -67,6 +67,10 @@ def done(libvirt: Any, verb: str, ports: list[dict[str, Any]]) -> dict[str, Any]
                 "finders": [type(finder).__name__ for finder in sys.meta_path],
                 "threads": threading.active_count(),
             }
+        case "define":
+            assert instance is not None
+            arguments = instance, vifs[0], objects.ImageMeta.from_dict({}), instance.flavor, "qemu"
+            return {"xml": libvirt.vif_driver.get_config(*arguments).to_xml()}
         case "plug_vifs" | "unplug_vifs":
             getattr(libvirt, verb)(instance, model.NetworkInfo(vifs))
         case "plug" | "unplug":
@@ -85,7 +89,7 @@ def instance_of(uuid: str) -> Any:
 
 
 def vif_of(port: dict[str, Any]) -> Any:
-    """Return a port as Neutron's API describes it with the firewall iptables_hybrid (nova/network/neutron.py)."""
+    """Return a port as Neutron's API describes it (nova/network/neutron.py). native: not with iptables_hybrid."""
     network = model.Network(
         id="91d3aa02-4100-4c00-8000-00000000000a",
         bridge="br-int",
@@ -98,7 +102,7 @@ def vif_of(port: dict[str, Any]) -> Any:
     )
     details = {
         "port_filter": True,
-        "ovs_hybrid_plug": True,
+        "ovs_hybrid_plug": not port["native"],
         "bridge_name": "br-int",
         "datapath_type": "netdev",
         "connectivity": "l2",

@@ -28,6 +28,8 @@ log_file = {directory}/nova-compute.log
 virt_type = qemu
 [os_vif_ovs]
 ovsdb_connection = unix:/run/openvswitch/db.sock
+[vif_plug_ovs_privileged]
+helper_command = {python} -P -c "from oslo_privsep.daemon import helper_main; helper_main()" --config-file nova.conf
 [hybridvif]
 answer_to_ovs = true
 lock_path = {directory}/locks
@@ -39,7 +41,7 @@ class Nova:
     """A running actor: nova-compute without its services."""
 
     def __init__(self, box: Sandbox, directory: Path, mode: str) -> None:
-        (directory / "nova.conf").write_text(CONFIGURATION.format(directory=directory))
+        (directory / "nova.conf").write_text(CONFIGURATION.format(directory=directory, python=sys.executable))
         self._log = directory / "nova.log"
         # A relative name, which the daemon could not find from its working directory.
         enter = ["sh", "-c", 'cd "$0" && exec "$@"', str(directory)]
@@ -48,11 +50,14 @@ class Nova:
         with self._log.open("w") as log:
             self.process = box.popen([*enter, *command], stdin=PIPE, stdout=PIPE, stderr=log, env=env)
 
-    def ask(self, do: str, *ports: Port) -> dict[str, Any]:
-        """Send one command and return the answer."""
+    def ask(self, do: str, *ports: Port, native: bool = False) -> dict[str, Any]:
+        """Send one command and return the answer. native: as of ports without a hybrid plug."""
         assert self.process.stdin is not None
         assert self.process.stdout is not None
-        items = [{"id": port.id, "mac": port.mac, "mtu": port.mtu, "instance_id": port.instance_id} for port in ports]
+        items = [
+            {"id": port.id, "mac": port.mac, "mtu": port.mtu, "instance_id": port.instance_id, "native": native}
+            for port in ports
+        ]
         self.process.stdin.write(json.dumps({"do": do, "ports": items}) + "\n")
         self.process.stdin.flush()
         line = self.process.stdout.readline()

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from hybridvif import Port, check, convert, gc, plug, unplug
+from hybridvif import check, convert, gc, plug, unplug
 from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import Lab, make_port, until
 from tests.osvif.conftest import Nova
@@ -87,21 +87,10 @@ def test_hard_reboot_of_a_converted_vm_leaves_one_path(
     assert ours.plug(PORT, **new)["ok"]
     with lab.vm(PORT, 1, attached=new is HYBRID) as again:
         if new is NATIVE:
-            libvirt_plugs(lab, PORT)
+            lab.plug_as_libvirt(PORT)
         assert until(lambda: again.ping("10.0.0.2").returncode == 0)
         assert rows(lab) == ([NAMES.switch_end] if new is HYBRID else [NAMES.tap])
         assert new is NATIVE or check(PORT, lab.host) == ()
-
-
-def libvirt_plugs(lab: Lab, port: Port) -> None:
-    """Plug a tap as libvirt does for a virtualport (src/util/virnetdevopenvswitch.c)."""
-    tap = port.names.tap
-    lab.sh(
-        f"ovs-vsctl --timeout=5 -- --if-exists del-port {tap} -- add-port br-int {tap} -- set Interface {tap} "
-        f"external-ids:attached-mac='\"{port.mac}\"' -- set Interface {tap} external-ids:iface-id='\"{port.id}\"' "
-        f"-- set Interface {tap} external-ids:vm-id='\"{port.instance_id}\"' "
-        f"-- set Interface {tap} external-ids:iface-status=active"
-    )
 
 
 def test_row_that_nobody_unplugs_is_collected(lab: Lab, vm: Vm) -> None:
