@@ -65,23 +65,20 @@ class Host:
     ) -> tuple[str, Observed] | None:
         """Wait until an observation differs from the one with this digest; "": return at once. None: the deadline.
 
-        Return the digest of the new observation, too. Nothing runs while nothing changes. Raises as observe().
+        Return the digest of the new observation, too. Nothing runs while nothing changes. If the host is busy, the call
+        may take longer, by the option `deadline` at most. Raises as observe().
         """
-        try:
-            response = self._repeated(WATCH, [None if names is None else sorted(names), digest], deadline)
-        except NoResponse:
-            if not digest or time.monotonic() < deadline:
-                raise
-            # A busy host may exceed the grace period. The next request notices a daemon that hangs.
-            response = None
+        question = [None if names is None else sorted(names), digest]
+        # A daemon that observes a busy host may be late. A second request would not be answered sooner.
+        response = self._repeated(WATCH, question, deadline, grace=self.settings.deadline)
         return None if response is None else (response[0], codec.decode_observed(response[1]))
 
-    def _repeated(self, name: str, argument: object, deadline: float) -> Any:
+    def _repeated(self, name: str, argument: object, deadline: float, grace: float = GRACE_PERIOD) -> Any:
         """Send a request that changes nothing. Repeat it if the daemon dies."""
         for _ in range(OBSERVE_RETRIES):
             with suppress(Died):
-                return self._request(name, argument, deadline)
-        return self._request(name, argument, deadline)
+                return self._request(name, argument, deadline, grace)
+        return self._request(name, argument, deadline, grace)
 
     def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> Outcomes:
         """Carry out plans, one per port. Return the outcomes of their steps; `unknown` after a lost response.
@@ -148,13 +145,13 @@ class Host:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _request(self, name: str, argument: object, deadline: float) -> Any:
+    def _request(self, name: str, argument: object, deadline: float, grace: float = GRACE_PERIOD) -> Any:
         """Send a request to the daemon and return its result. Raises HybridVifError."""
         deadline = bounded(deadline)
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
         # The grace period counts from the deadline. Several requests in a row must not add up theirs.
-        timeout = deadline + GRACE_PERIOD - time.monotonic()
+        timeout = deadline + grace - time.monotonic()
         if timeout <= 0:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
         result = _context().call(name, argument, deadline, timeout)

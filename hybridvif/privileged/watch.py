@@ -39,17 +39,16 @@ def next_observation(
 ) -> list[Any] | None:
     """Return [digest, encoded observation] once the digest differs; None at the deadline. Raises ExecutorError.
 
-    patience: the seconds that the switch gets to answer, because the deadline may be an hour away.
+    patience: the seconds that an observation may take, also at the deadline. The deadline may be an hour away.
     """
     if not _slots.acquire(blocking=False):
         raise Refused(f"refused: {MAX_WATCHERS} watch requests are waiting already")
     try:
         with ExitStack() as stack:
             started = time.monotonic()
-            soon = min(deadline, started + patience)
-            subscriptions = [stack.enter_context(closing(subscribed(each, soon))) for each in executors]
+            subscriptions = [stack.enter_context(closing(subscribed(each, started + patience))) for each in executors]
             while True:
-                observed = observe(min(deadline, started + patience))
+                observed = observe(started + patience)
                 current = digest_of(observed)
                 if current != digest:
                     return [current, observed]

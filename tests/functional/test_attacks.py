@@ -11,8 +11,10 @@ import os
 import re
 import shutil
 import subprocess
+import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -25,6 +27,7 @@ from hybridvif import Port, desired_state, plug
 from hybridvif.privileged import codec, launch
 from hybridvif.privileged.channel import Channel
 from hybridvif.privileged.context import daemon_context
+from hybridvif.privileged.watch import MAX_WATCHERS
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port, until
@@ -35,7 +38,7 @@ PORT = make_port()
 NAMES = PORT.names
 OTHERS = make_port(2).names
 ENTRY = "hybridvif.privileged.requests"
-OBSERVE, APPLY = f"{ENTRY}.observe", f"{ENTRY}.apply"
+OBSERVE, APPLY, WATCH = f"{ENTRY}.observe", f"{ENTRY}.apply", f"{ENTRY}.watch"
 PING, CALL = 1, 3
 
 
@@ -446,6 +449,7 @@ def test_what_is_in_order_is_answered(channel: Channel) -> None:
 @pytest.mark.parametrize("name", STRANGERS, ids=ascii)
 def test_names_that_are_not_ours_are_refused(channel: Channel, name: str) -> None:
     refusal(channel, (CALL, OBSERVE, ([name], time.monotonic() + SOON), {}))
+    refusal(channel, (CALL, WATCH, ([[name], ""], time.monotonic() + SOON), {}))
     refusal(channel, (CALL, APPLY, ([[["delete", part("Bridge", name=name)]]], time.monotonic() + SOON), {}))
 
 
@@ -457,6 +461,40 @@ def test_nothing_else_can_be_called(channel: Channel, name: str) -> None:
 @pytest.mark.parametrize("question", QUESTIONS.values(), ids=QUESTIONS)
 def test_questions_that_are_none_are_refused(channel: Channel, question: Any) -> None:
     refusal(channel, (CALL, OBSERVE, (question, time.monotonic() + SOON), {}))
+    refusal(channel, (CALL, WATCH, (question, time.monotonic() + SOON), {}))
+    refusal(channel, (CALL, WATCH, ([question, ""], time.monotonic() + SOON), {}))
+    refusal(channel, (CALL, WATCH, ([[NAMES.bridge], question if isinstance(question, list) else 7], SOON), {}))
+
+
+def watch(channel: Channel, digest: str, seconds: float = SOON) -> Any:
+    return channel.remote_call(WATCH, ([[NAMES.bridge], digest], time.monotonic() + seconds), {}, 2 * SOON)
+
+
+@pytest.mark.parametrize("digest", ["", "x" * 100_000, "\udc80", "../../etc/passwd"], ids=ascii)
+def test_watch_shows_nothing_that_observe_does_not(channel: Channel, digest: str) -> None:
+    verdict, (_, watched) = watch(channel, digest)
+    assert [verdict, watched] == list(channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON))
+
+
+def test_change_of_a_foreign_object_does_not_answer_a_watch(channel: Channel, connection: Lab) -> None:
+    _, (digest, _) = watch(channel, "")
+    change = (
+        "ip link set eth0 mtu 1401; ip link set eth0 mtu 1400; ovs-vsctl set Port hvpeer tag=7 -- clear Port hvpeer tag"
+    )
+    timer = threading.Timer(0.3, connection.sh, [change])
+    timer.start()
+    assert watch(channel, digest, 2.0) == ("ok", None)
+    timer.join()
+
+
+def test_watches_that_wait_are_few_and_leave_other_requests_served(channel: Channel) -> None:
+    _, (digest, _) = watch(channel, "")
+    with ThreadPoolExecutor(50) as pool:
+        answers = [pool.submit(watch, channel, digest, 2.0) for _ in range(50)]
+        assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
+        verdicts = [answer.result()[0] for answer in answers]
+    assert verdicts.count("ok") == MAX_WATCHERS
+    assert watch(channel, "")[0] == "ok"
 
 
 @pytest.mark.parametrize("plans", PLANS.values(), ids=PLANS)
