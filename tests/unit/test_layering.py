@@ -25,7 +25,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "cli": (*("model", "engine", "client", "privileged", "osvif", "testing"), "executors.base"),
 }
 """Folders that each folder of hybridvif imports."""
-FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.children")
+FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.children", "hybridvif.spans")
 """Modules beside the folders: the public names, lazily imported, and what loads nothing of ours."""
 SHARED = tuple(
     f"hybridvif.executors.{name}"
@@ -131,7 +131,7 @@ def may_import(module: str, target: str) -> bool:
         return not is_another_executor(module, target)
     if is_of(target, *SHARED):
         return folder in ("cli", "testing")
-    if is_of(target, "hybridvif.children"):
+    if is_of(target, "hybridvif.children", "hybridvif.spans"):
         return folder != "model"
     return is_of(target, *(f"hybridvif.{other}" for other in FOLDERS[folder])) or (
         folder not in BARE and is_beside_the_folders(target)
