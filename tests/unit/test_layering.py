@@ -40,6 +40,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "pyroute2": ("hybridvif.executors.pyroute2_executor",),
     "ovsdbapp": ("hybridvif.executors.ovsdbapp_executor",),
     "ovs": ("hybridvif.executors.ovsdbapp_executor",),
+    "prometheus_client": ("hybridvif.client.metrics",),
     "openstack": ("hybridvif.cli.commands.ports",),
     "keystoneauth1": ("hybridvif.cli.commands.ports",),
 }

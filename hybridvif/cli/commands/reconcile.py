@@ -55,10 +55,13 @@ def answer_of(
     others: Sequence[str] = (),
 ) -> Answer:
     """Reconcile the host with these ports and return the answer. others: plugged ports to name if they are left."""
+    from hybridvif.engine import first_seen
     from hybridvif.engine.host_wide import reconcile
 
     reconciled = reconcile(ports, host, prune=prune, dry_run=dry_run)
     reports = reconciled.reports
+    if not dry_run and host.settings.link_executor != "recording" and all(report.ok for report in reports):
+        first_seen.note_reconcile(host.settings.lock_path)
     keys = {report.port_id[:KEY_LENGTH] for report in reports}
     remaining = [name for name in others if name[:KEY_LENGTH] not in keys]
     warnings = [f"port {name}: left, because it is not desired here" for name in remaining]

@@ -6,6 +6,7 @@ import argparse
 import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from typing import Any
 
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
@@ -16,7 +17,7 @@ from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, VhostUserPort
 
-FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value")}
+FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value", "prometheus")}
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
 STATES = tuple(condition.value for condition in Condition)
 _GRAPH_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
@@ -55,9 +56,16 @@ def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
         document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
         columns=COLUMNS,
         rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
+        drawings={"prometheus": lambda: _metrics(shown, seen, host.settings)},
         simulated=seen.facts.simulated,
         warnings=warnings,
     )
+
+
+def _metrics(*found: Any) -> str:
+    from hybridvif.cli.output.metrics import metrics_of
+
+    return metrics_of(*found)
 
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
