@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from hybridvif.client.host import Host
 
 DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
-FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot")
+FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot", "prometheus")
 _MODULES = {"unplug": "plug", "list": "show", "demo": "sandbox"}
 """The module of a sub-command, if it has another name."""
 _WITH_VALUE = re.compile("--config-file|--format|--column|--color|-[vqh]*[fc]")

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from hybridvif.engine import first_seen, locks
@@ -30,6 +30,7 @@ from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.state import Observed, Step
 from hybridvif.privileged import codec
 from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Died, NoResponse, RequestNotSent
+from hybridvif.spans import add, is_collecting, span
 
 __all__ = ["Host", "NoResponse", "RequestNotSent", "connect"]
 GRACE_PERIOD = 0.2
@@ -101,8 +102,11 @@ class Host:
         # directory that another user owns.
         context = _context()
         if context.client_mode:
-            context.reach(deadline)
-        with locks.holding(keys, self.settings.lock_path, deadline):
+            with span("start the daemon"):
+                context.reach(deadline)
+        with ExitStack() as held:
+            with span("lock"):
+                held.enter_context(locks.holding(keys, self.settings.lock_path, deadline))
             yield
 
     def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]:
@@ -154,8 +158,11 @@ class Host:
         timeout = deadline + grace - time.monotonic()
         if timeout <= 0:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
-        result = _context().call(name, argument, deadline, timeout)
+        with span(name.rpartition(".")[2]):
+            result = _context().call(name, argument, deadline, timeout, is_traced=is_collecting())
         if result[0] == "ok":
+            for thread, spans in result[2:]:
+                add(thread, spans)
             return result[1]
         _, code, message = result
         raise _ERRORS.get(code, HybridVifError)(message)

@@ -72,6 +72,8 @@ RUNS_NATIVELY = "runs-natively"
 _PRECONDITION_CODES = frozenset(error.code for error in (PreconditionError, ConfigurationError, BridgeMissing))
 """Error codes that mean a missing precondition on the host."""
 
+listeners: list[Callable[[Sequence[Goal], Sequence[Report], float], None]] = []
+"""Callbacks (goals, reports, seconds), called after each batch (client/metrics.py)."""
 Progress = Callable[[int, int], None]
 """Callback (finished, total), called before the first batch and after each batch."""
 
@@ -108,7 +110,11 @@ def converge(goals: Sequence[Goal], host: AnyHost, progress: Progress = ignore_p
     for number, batch in enumerate(_batches(goals), start=1):
         # A batch that overruns its deadline shortens the next one, so overruns do not add up.
         limit = started + number * host.settings.deadline
-        reports += _run_batch(batch, host, min(time.monotonic() + host.settings.deadline, limit))
+        begun = time.monotonic()
+        finished = _run_batch(batch, host, min(begun + host.settings.deadline, limit))
+        for listener in listeners:
+            listener(batch, finished, time.monotonic() - begun)
+        reports += finished
         progress(len(reports), len(goals))
     return reports
 

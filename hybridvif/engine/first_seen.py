@@ -101,6 +101,31 @@ def _write(name: str, boot: str, since: Mapping[str, float]) -> None:
         ) from error
 
 
+# -- the last reconcile ------------------------------------------------------------------------------------------------
+
+RECONCILED = "reconciled"
+"""An empty file. Its time of change is that of the last reconcile."""
+
+
+def note_reconcile(path: str) -> None:
+    """Store the time of a reconcile in the lock directory. It is for monitoring only, so an error is ignored."""
+    flags = os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    with contextlib.suppress(OSError):
+        fd = os.open(os.path.join(path, RECONCILED), flags, 0o660)
+        try:
+            os.utime(fd)
+        finally:
+            os.close(fd)
+
+
+def last_reconcile(path: str) -> float | None:
+    """Return the time of the last reconcile in seconds since the epoch; None if none is known."""
+    try:
+        return os.lstat(os.path.join(path, RECONCILED)).st_mtime
+    except OSError:
+        return None
+
+
 # -- a directory of others ---------------------------------------------------------------------------------------------
 
 

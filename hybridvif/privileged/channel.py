@@ -15,6 +15,7 @@ from __future__ import annotations
 import builtins
 import contextlib
 import enum
+import json
 import logging
 import socket
 import threading
@@ -259,10 +260,17 @@ class Channel:
             yield from unpacker
 
     def _log_line(self, message: Any) -> None:
-        """Log a line of the daemon if its level is enabled."""
+        """Log a line of the daemon if its level is enabled.
+
+        Its audit becomes `extra`, which the formatters of oslo.log write, and fields for a handler of journald.
+        """
         match message:
             case (Message.LOG, {"levelno": int(level)} as line) if self.log.isEnabledFor(level):
-                self.log.handle(logging.makeLogRecord(dict(line)))
+                fields = {
+                    f"HYBRIDVIF_{name.upper()}": value if isinstance(value, str) else json.dumps(value)
+                    for name, value in line.get("extra", {}).items()
+                }
+                self.log.handle(logging.makeLogRecord({**line, **fields}))
 
     def close(self) -> None:
         """Close the channel, even if the daemon hangs. The daemon exits."""

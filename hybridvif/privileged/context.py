@@ -151,12 +151,12 @@ class Context(priv_context.PrivContext):
             finally:
                 started.wait(deadline)
 
-    def call(self, name: str, argument: object, deadline: float, timeout: float) -> Any:
+    def call(self, name: str, argument: object, deadline: float, timeout: float, *, is_traced: bool = False) -> Any:
         """Send a request to the daemon and return its result. Raises PreconditionError, NoResponse.
 
-        deadline: for the daemon. timeout: the seconds to wait for the response.
+        deadline: for the daemon. timeout: the seconds to wait for the response. is_traced: ask for its spans, too.
         """
-        arguments = (argument, deadline)
+        arguments = (argument, deadline, True) if is_traced else (argument, deadline)
         if not self.client_mode:
             from hybridvif.privileged import requests
 

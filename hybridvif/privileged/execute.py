@@ -19,10 +19,12 @@ from oslo_config import cfg
 from hybridvif.engine import config
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
 from hybridvif.model.errors import ConfigurationError, HybridVifError, PreconditionError, escaped
-from hybridvif.model.parts import ManagedTap, Role, Tap
+from hybridvif.model.names import key_of
+from hybridvif.model.parts import ManagedTap, Role, Tap, differences
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Delete, Replace, Step, Update, names_of_step, role_of
+from hybridvif.model.state import Delete, Replace, Step, Update, names_of_step, owners_of, role_of
+from hybridvif.spans import span
 
 LOG = logging.getLogger(__name__)
 ROLE_ORDER = (Role.SWITCH, Role.LINK)
@@ -111,7 +113,7 @@ def execute(
             # The audit log, one line per port.
             for run in runs:
                 if outcomes := run.outcomes():
-                    LOG.info("%s", "; ".join(map(_described, outcomes)))
+                    LOG.info("%s", "; ".join(map(_described, outcomes)), extra={"audit": audit_of(outcomes)})
     return [run.outcomes() for run in runs]
 
 
@@ -142,7 +144,8 @@ def share(deadline: float) -> float:
 def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executor, deadline: float) -> None:
     steps = [step for _, taken in batch for _, step in taken]
     try:
-        outcomes = list(executor.apply(steps, deadline))
+        with span(f"apply {executor.role.value}"):
+            outcomes = list(executor.apply(steps, deadline))
     except ExecutorError as error:
         outcomes = [error.outcome_of(step) for step in steps]
     except Exception:
@@ -186,6 +189,33 @@ def _later_roles(runs: Sequence[PlanProgress]) -> set[Role]:
     """Return the roles with steps behind those of another role. Empty for many ports: others need not wait for them."""
     roles = [[role_of(step) for _, step in run.waiting] for run in runs if len(runs) <= FEW]
     return {role for plan_roles in roles for role in plan_roles if role is not plan_roles[0]}
+
+
+def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the changes of one port as the fields of its log line."""
+    parts = [outcome.step.part for outcome in outcomes]
+    ids = {port_id for part in parts for port_id in owners_of(part)} or {key_of(part.name) or "" for part in parts}
+    changes = [
+        {
+            "verb": type(step).__name__.lower(),
+            "kind": step.part.kind,
+            "name": step.part.name,
+            "result": outcome.result.value,
+            "reason": outcome.reason,
+            "attributes": _changed(step),
+        }
+        for outcome in outcomes
+        for step in (outcome.step,)
+    ]
+    is_done = all(outcome.result is Result.DONE for outcome in outcomes)
+    return {"port": ",".join(sorted(ids)), "done": is_done, "changes": changes}
+
+
+def _changed(step: Step) -> dict[str, list[Any]]:
+    """Return the values of the changed attributes of an existing part before and after."""
+    if not isinstance(step, Update):
+        return {}
+    return {change.attribute: [change.before, change.after] for change in differences(step.before, step.part)}
 
 
 def _described(outcome: Outcome) -> str:

@@ -26,6 +26,7 @@ from hybridvif.privileged import authorize, codec, privileges
 from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Message
 from hybridvif.privileged.execute import configured, execute, executor_of, share
 from hybridvif.privileged.watch import next_observation
+from hybridvif.spans import OWN, collecting, span
 
 LOG = logging.getLogger(__name__)
 Executors = Mapping[Role, Executor]
@@ -65,7 +66,8 @@ def apply_plans(plans: Plans, executors: Executors, settings: Settings, deadline
         before = _observe_names(executors, _names_of(step for plan in plans for step in plan), share(deadline))
     except ExecutorError as error:
         return [codec.encode_outcomes([tuple(map(error.outcome_of, plan)) for plan in plans]), None]
-    refused = authorize.refusals(plans, before.state, settings)
+    with span("authorize"):
+        refused = authorize.refusals(plans, before.state, settings)
     allowed = [() if index in refused else plan for index, plan in enumerate(plans)]
     outcomes = execute(allowed, executors, deadline)
     outcomes = [refused.get(index, done) for index, done in enumerate(outcomes)]
@@ -95,11 +97,14 @@ def respond(message: tuple[Any, ...]) -> tuple[Any, ...]:
 def call(request: Request, arguments: Collection[object]) -> list[Any]:
     """Serve a request. This is the boundary: every error is returned as data."""
     try:
-        if len(arguments) != 2:
-            raise Refused("refused: a request takes a question and a deadline")
-        question, deadline = arguments
+        question, deadline, is_traced = _checked(arguments)
         instant = _instant(deadline)
-        return ["ok", request.serve(request.decode(question), instant)]
+        if not is_traced:
+            return ["ok", request.serve(request.decode(question), instant)]
+        with collecting() as spans:
+            with span("request"):
+                result = request.serve(request.decode(question), instant)
+            return ["ok", result, [threading.get_native_id(), spans[OWN]]]
     except HybridVifError as error:
         LOG.warning("%s", error)
         return ["failed", error.code, str(error)]
@@ -112,6 +117,16 @@ def call(request: Request, arguments: Collection[object]) -> list[Any]:
         return ["failed", HybridVifError.code, f"the daemon failed: {reason}; see its log"]
 
 
+def _checked(arguments: Collection[object]) -> tuple[object, object, bool]:
+    """Return the question, the deadline, and whether the client asks for the spans. Raises Refused."""
+    match tuple(arguments):
+        case (question, deadline):
+            return question, deadline, False
+        case (question, deadline, True):
+            return question, deadline, True
+    raise Refused("refused: a request takes a question and a deadline")
+
+
 def _names_of(steps: Iterable[Step]) -> frozenset[str]:
     """Return all device names of the ports of these steps."""
     keys = {key_of(step.part.name) or "" for step in steps}
@@ -120,7 +135,12 @@ def _names_of(steps: Iterable[Step]) -> frozenset[str]:
 
 def _observe_names(executors: Executors, names: frozenset[str], deadline: float) -> Observed:
     """Observe every kind of object under every name, because Open vSwitch takes a device with the name of a row."""
-    return merge_observed(executor.observe(names, deadline) for executor in executors.values() if names)
+    return merge_observed(_observe_role(executor, names, deadline) for executor in executors.values() if names)
+
+
+def _observe_role(executor: Executor, names: frozenset[str] | None, deadline: float) -> Observed:
+    with span(f"observe {executor.role.value}"):
+        return executor.observe(names, deadline)
 
 
 def _observe_parts(executors: Executors, names: frozenset[str] | None, deadline: float) -> Observed:
@@ -129,7 +149,7 @@ def _observe_parts(executors: Executors, names: frozenset[str] | None, deadline:
     observations = []
     for role, executor in executors.items():
         own = names and frozenset(name for name in names if name[:3] in prefixes[role])
-        observations.append(executor.observe(own, deadline))
+        observations.append(_observe_role(executor, own, deadline))
     observed = merge_observed(observations)
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
     return replace(observed, facts=replace(observed.facts, serves=serves))

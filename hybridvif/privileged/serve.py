@@ -8,6 +8,7 @@ import os
 import select
 import signal
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable
@@ -41,6 +42,8 @@ class Sender(logging.Handler):
     def __init__(self, channel: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
         super().__init__()
         self._channel, self._sending = channel, threading.Lock()
+        pid, uid, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        self._client = {"client_pid": pid, "client_uid": uid}
         self._lines: list[bytes] = []
         self._clock, self._refilled = clock, clock()
         self._tokens, self._dropped = float(BURST), 0
@@ -53,7 +56,7 @@ class Sender(logging.Handler):
             self._channel.sendall(b"".join([*lines, encoded]))
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Keep or send a line with its standard attributes. Additional ones may not be encodable."""
+        """Keep or send a line with its standard attributes and our audit. Additional ones may not be encodable."""
         now = self._clock()
         self._tokens = min(self._tokens + (now - self._refilled) * RATE, BURST) - 1
         self._refilled = now
@@ -63,6 +66,8 @@ class Sender(logging.Handler):
         dropped, self._dropped = self._dropped, 0
         line = {name: getattr(record, name) for name in _FIELDS}
         line["msg"], line["args"] = record.getMessage()[:MAX_LINE], ()
+        if audit := getattr(record, "audit", None):
+            line["extra"] = {**audit, **self._client}
         if dropped:
             line["msg"] += f" (after {dropped} lines that were dropped, as too many at once)"
         if record.exc_info and record.exc_info[0] is not None:

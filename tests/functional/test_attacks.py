@@ -340,6 +340,7 @@ CALLS: dict[str, Any] = {
     "no argument": (CALL, OBSERVE, (), {}),
     "one argument": (CALL, OBSERVE, ([],), {}),
     "three arguments": (CALL, APPLY, ([], 1.0, "x"), {}),
+    "four arguments": (CALL, APPLY, ([], 1.0, True, True), {}),
     "by name": (CALL, APPLY, (), {"plans": [], "deadline": 1.0}),
     "an unknown name": (CALL, APPLY, ([], 1.0), {"shell": True}),
     "a number as a name": (CALL, APPLY, ([], 1.0), {7: True}),

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from itertools import combinations
 from pathlib import Path
 from subprocess import PIPE, CompletedProcess
 from typing import Any
@@ -19,7 +20,7 @@ from hybridvif.cli.ports import options_of
 from hybridvif.testing.pytest_plugin import lacking
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
-from tests.support.schemas import validate
+from tests.support.schemas import validate, validate_as
 
 STRANGER = 54321
 """Id of a user and group that exist on no host."""
@@ -182,6 +183,29 @@ def test_documents_of_a_host_with_a_vm_follow_the_schemas(cli: Command, lab: Lab
     cli.document("gc")
     assert cli.document("show", other.id, exit_code=2)["error"]["code"] == "invalid-input"
     cli.document("unplug", port.id)
+
+
+def test_trace_of_a_plug_nests_and_joins_both_processes(cli: Command, port: Port, tmp_path: Path) -> None:
+    """By the rules of the format: spans of a thread nest, and each track has a name."""
+    file = tmp_path / "trace.json"
+    cli("plug", *options_of(port), "--trace-file", str(file))
+    document = json.loads(file.read_text())
+    validate_as("trace-file", document)
+    spans = [event for event in document["traceEvents"] if event["ph"] == "X"]
+    assert {event["pid"] for event in document["traceEvents"] if event["name"] == "process_name"} == {1, 2}
+    for pair in combinations(spans, 2):
+        if len({(event["pid"], event["tid"]) for event in pair}) == 1:
+            # They are apart, or one is within the other. Times are rounded to a tenth of a microsecond.
+            (start, end), (begin, finish) = ((event["ts"], event["ts"] + event["dur"]) for event in pair)
+            overlap = min(end, finish) - max(start, begin)
+            assert overlap < 0.2 or overlap > min(end - start, finish - begin) - 0.2
+    names = {pid: [event["name"] for event in spans if event["pid"] == pid] for pid in (1, 2)}
+    assert {"plug", "start the daemon", "lock", "observe", "apply"} <= set(names[1])
+    assert {"request", "observe link", "observe switch", "authorize", "apply link", "apply switch"} <= set(names[2])
+    sent = [event for event in spans if event["name"] in ("observe", "apply")]
+    requests = [event for event in spans if event["name"] == "request"]
+    for ours, theirs in zip(sent, requests, strict=True):
+        assert ours["ts"] <= theirs["ts"] <= theirs["ts"] + theirs["dur"] <= ours["ts"] + ours["dur"]
 
 
 def test_many_ports_come_from_a_file_and_end_in_one_document(cli: Command, lab: Lab) -> None:

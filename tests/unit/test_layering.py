@@ -25,7 +25,7 @@ FOLDERS: Mapping[str, tuple[str, ...]] = {
     "cli": (*("model", "engine", "client", "privileged", "osvif", "testing"), "executors.base"),
 }
 """Folders that each folder of hybridvif imports."""
-FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.children")
+FREE = ("hybridvif", "hybridvif.__main__", "hybridvif.children", "hybridvif.spans")
 """Modules beside the folders: the public names, lazily imported, and what loads nothing of ours."""
 SHARED = tuple(
     f"hybridvif.executors.{name}"
@@ -40,6 +40,7 @@ LIBRARIES: Mapping[str, tuple[str, ...]] = {
     "pyroute2": ("hybridvif.executors.pyroute2_executor",),
     "ovsdbapp": ("hybridvif.executors.ovsdbapp_executor",),
     "ovs": ("hybridvif.executors.ovsdbapp_executor",),
+    "prometheus_client": ("hybridvif.client.metrics",),
     "openstack": ("hybridvif.cli.commands.ports",),
     "keystoneauth1": ("hybridvif.cli.commands.ports",),
 }
@@ -131,7 +132,7 @@ def may_import(module: str, target: str) -> bool:
         return not is_another_executor(module, target)
     if is_of(target, *SHARED):
         return folder in ("cli", "testing")
-    if is_of(target, "hybridvif.children"):
+    if is_of(target, "hybridvif.children", "hybridvif.spans"):
         return folder != "model"
     return is_of(target, *(f"hybridvif.{other}" for other in FOLDERS[folder])) or (
         folder not in BARE and is_beside_the_folders(target)

@@ -15,6 +15,7 @@ from tests.unit.test_layering import ROOT, SOURCES, imports_of, module_of
 EXTRAS = {
     "hybridvif.cli.commands.ports": "neutron",
     "hybridvif.cli.terminal": "progress",
+    "hybridvif.client.metrics": "metrics",
     "hybridvif.osvif.plugins": "osvif",
     "hybridvif.testing.pytest_plugin": "test",
 }

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from hybridvif.cli.options import add_dry_run, connected
+from hybridvif.cli.output.trace import traced
 from hybridvif.cli.ports import PORT_HELP, add_file_option, add_port_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer
 
@@ -19,8 +20,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     else:
         parser.add_argument("port", nargs="*", metavar="PORT", help=PORT_HELP)
         add_file_option(parser)
-    text = f"write nothing; print the plan, as `hybridvif plan {command}`"
-    add_dry_run(parser, text)
+    text = "write a trace of this call, of client and daemon, for Perfetto (chrome://tracing)"
+    parser.add_argument("--trace-file", metavar="FILE", help=text)
+    add_dry_run(parser, f"write nothing; print the plan, as `hybridvif plan {command}`")
     if command == "unplug":
         parser.add_argument("--force", action="store_true", help="even if a running VM uses the port")
 
@@ -34,7 +36,11 @@ def run(args: argparse.Namespace) -> Answer:
         from hybridvif.cli.commands.plan import planned
 
         return planned(args, args.command, requests, detailed=args.detailed_exitcode)
-    with connected(args, begun=True) as host, args.terminal.progress(f"{args.command}ging", len(requests)) as progress:
+    with (
+        traced(args.trace_file, args.command),
+        connected(args, begun=True) as host,
+        args.terminal.progress(f"{args.command}ging", len(requests)) as progress,
+    ):
         # While the daemon starts.
         from hybridvif.cli.output.report import answer_of_reports
         from hybridvif.engine.converge import plug_all, unplug_all

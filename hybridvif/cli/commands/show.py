@@ -7,7 +7,7 @@ import shlex
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
@@ -22,7 +22,7 @@ from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, 
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed
 
-FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value")}
+FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value", "prometheus")}
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
 STATES = tuple(condition.value for condition in Condition)
 INTERRUPTED = 130
@@ -83,9 +83,16 @@ def list_of_observed(settings: Settings, seen: Observed, states: Collection[str]
         document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
         columns=COLUMNS,
         rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
+        drawings={"prometheus": lambda: _metrics(shown, seen, settings)},
         simulated=seen.facts.simulated,
         warnings=warnings,
     )
+
+
+def _metrics(*found: Any) -> str:
+    from hybridvif.cli.output.metrics import metrics_of
+
+    return metrics_of(*found)
 
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:

@@ -87,7 +87,7 @@ def test_command_with_json_ships_a_schema_with_the_envelope(command: str) -> Non
 
 
 def test_schema_belongs_to_a_command_or_is_shared() -> None:
-    assert set(FILES) - set(WITH_JSON) == {"common", "error", "port-file"}
+    assert set(FILES) - set(WITH_JSON) == {"common", "error", "port-file", "trace-file"}
 
 
 @pytest.mark.parametrize("name", ANSWERS)

@@ -1,0 +1,48 @@
+"""Spans of a call: named intervals of time.monotonic(), recorded only while somebody collects them (--trace-file)."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+Span = tuple[str, float, float]
+"""The name, the start and the end."""
+OWN = 0
+"""The key of the spans of this process. Others are those of the daemon, by the id of its thread."""
+_collected: ContextVar[dict[int, list[Span]] | None] = ContextVar("spans", default=None)
+
+
+@contextmanager
+def collecting() -> Iterator[dict[int, list[Span]]]:
+    """Collect the spans of this thread. Yields them by process."""
+    token = _collected.set({OWN: []})
+    try:
+        yield _collected.get() or {}
+    finally:
+        _collected.reset(token)
+
+
+def is_collecting() -> bool:
+    """Return whether the spans of this thread are collected."""
+    return _collected.get() is not None
+
+
+def add(key: int, spans: Sequence[Span]) -> None:
+    """Add spans of the daemon."""
+    if (collected := _collected.get()) is not None:
+        collected.setdefault(key, []).extend(spans)
+
+
+@contextmanager
+def span(name: str) -> Iterator[None]:
+    """Record a span, if spans are collected."""
+    if not is_collecting():
+        yield
+        return
+    start = time.monotonic()
+    try:
+        yield
+    finally:
+        add(OWN, [(name, start, time.monotonic())])

@@ -1,0 +1,88 @@
+"""Spans, and the file of --trace-file."""
+
+from __future__ import annotations
+
+import json
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from hybridvif import spans
+from hybridvif.cli import main
+from hybridvif.cli.output.trace import document_of, traced
+from hybridvif.cli.stdio import OutputLost
+from hybridvif.privileged.requests import Request, call
+from tests.support.answers import ID, OPTIONS
+from tests.support.schemas import validate_as
+
+
+def test_nothing_is_collected_unless_asked_for() -> None:
+    with spans.span("work"):
+        spans.add(7, [("theirs", 0.0, 1.0)])
+    assert not spans.is_collecting()
+
+
+def test_spans_are_collected_by_process_also_after_an_error() -> None:
+    with spans.collecting() as collected, spans.span("outer"):
+        spans.add(7, [("theirs", 0.0, 1.0)])
+        with suppress(ValueError), spans.span("inner"):
+            raise ValueError("no")
+    assert [name for name, _, _ in collected[spans.OWN]] == ["inner", "outer"]
+    assert collected[7] == [("theirs", 0.0, 1.0)]
+    (_, start, end), (_, outer_start, outer_end) = collected[spans.OWN]
+    assert outer_start <= start <= end <= outer_end
+    assert not spans.is_collecting()
+
+
+def served(question: object, _deadline: float) -> object:
+    with spans.span("work"):
+        return question
+
+
+REQUEST = Request(lambda question: question, served)
+
+
+def test_daemon_returns_its_spans_only_to_a_client_that_asks() -> None:
+    assert call(REQUEST, ("q", 1e9)) == ["ok", "q"]
+    status, result, (thread, own) = call(REQUEST, ("q", 1e9, True))
+    assert (status, result) == ("ok", "q")
+    assert thread > 0
+    assert [name for name, _, _ in own] == ["work", "request"]
+
+
+@pytest.mark.parametrize("asked", [False, 1, 1.0, "True", None, [True]])
+def test_third_argument_is_true_or_refused(asked: Any) -> None:
+    refused = ["failed", "refused", "refused: a request takes a question and a deadline"]
+    assert call(REQUEST, ("q", 1e9, asked)) == refused
+
+
+def test_trace_has_a_track_for_each_process_and_the_events_first() -> None:
+    document = document_of("plug", {spans.OWN: [("plug", 10.0, 10.5)], 33: [("request", 10.125, 10.25)]})
+    validate_as("trace-file", document)
+    assert next(iter(document)) == "traceEvents"
+    events: Any = document["traceEvents"]
+    assert [(event["name"], event["pid"], event.get("ts"), event.get("dur")) for event in events] == [
+        ("process_name", 1, None, None),
+        ("process_name", 2, None, None),
+        ("plug", 1, 0.0, 500_000.0),
+        ("request", 2, 125_000.0, 125_000.0),
+    ]
+
+
+def test_failed_command_has_a_trace_too(tmp_path: Path) -> None:
+    file = tmp_path / "trace.json"
+    with pytest.raises(ValueError, match="no"), traced(str(file), "plug"):
+        raise ValueError("no")
+    validate_as("trace-file", json.loads(file.read_text()))
+
+
+def test_unwritable_trace_file_ends_the_command_before_it_starts(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["plug", ID, *OPTIONS, "--trace-file", "/proc/no/such/file"]) == 2
+    assert "--trace-file /proc/no/such/file" in capsys.readouterr().err
+
+
+def test_full_disk_is_reported_after_the_command() -> None:
+    with pytest.raises(OutputLost, match="--trace-file /dev/full: No space left"), traced("/dev/full", "plug"):
+        pass
