@@ -42,6 +42,7 @@ COMMANDS: Mapping[str, str] = {
     "reconcile": "plug all ports of a host at once: after a reboot, or in a cron job",
     "gc": "delete orphaned devices and rows that were first seen some time ago",
     "doctor": "check every precondition: result, reason, and the command that fixes it",
+    "explain": "print the reason and the legal values of an attribute, or the meaning of a code",
     "executors": "list the installed executors: role, origin, requirements, and what is missing",
     "sandbox": "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch",
     "demo": "plug two ports in a sandbox, ping, draw the ports, unplug",
