@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from gc import freeze, set_threshold
 from typing import TYPE_CHECKING
 
-from hybridvif.model.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput, did_you_mean
 
 if TYPE_CHECKING:
     import argparse
@@ -113,7 +113,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if command is None:
         raise InvalidInput(f"name a command: {', '.join(COMMANDS)}")
     if command not in COMMANDS:
-        raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+        hint = did_you_mean(command, COMMANDS)
+        raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}{hint}")
     module = options.module_of(command)
     formats = options.formats_of(command, module)
     args.module, args.command = module, command

@@ -77,6 +77,7 @@ def answer_of(requests: Sequence[PortRequest], host: AnyHost, *, reasons: bool =
             for line in _lines(port, report, drift, document["unchecked"], paint, reasons=reasons)
         ],
         columns=COLUMNS,
+        narrow=("name", "attribute", "before", "after"),
         rows=[{"port": document["port"], **drift} for document in documents for drift in document["drift"]],
         warnings=warnings,
     )

@@ -89,6 +89,7 @@ def answer_of(
             else report_lines(goals, paint, verbose, with_summary=True)
         ),
         columns=COLUMNS,
+        narrow=("port", "goal", "status", "code"),
         rows=documents,
         warnings=warnings,
         silent=not dry_run,

@@ -19,6 +19,7 @@ from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, 
 
 FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value")}
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
+NARROW = ("port", "bridge", "ofport", "mtu", "state")
 STATES = tuple(condition.value for condition in Condition)
 _GRAPH_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
 
@@ -55,6 +56,7 @@ def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
     return Answer(
         document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
         columns=COLUMNS,
+        narrow=NARROW,
         rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
         simulated=seen.facts.simulated,
         warnings=warnings,

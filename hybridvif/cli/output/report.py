@@ -108,6 +108,7 @@ def answer_of_reports(command: str, reports: Sequence[Report], *, verbose: int =
         {"ports": documents, "summary": statuses_of(reports)},
         lines=lambda paint: report_lines(goals, paint, verbose, with_summary=len(reports) > 1),
         columns=COLUMNS,
+        narrow=("port", "status", "changed", "code"),
         rows=documents,
         silent=True,
     )
