@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
-from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
+from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import InvalidInput
@@ -41,9 +41,9 @@ def run(args: argparse.Namespace) -> Answer:
     if args.command == "list":
         with connected(args) as host:
             return list_of(host, args.state or STATES)
-    requests = [PortRequest(fields={"id": args.port})] if args.port is not None else []
+    words = [] if args.port is None else [args.port]
     with connected(args) as host:
-        found = [request.port_id for request in found_ports(requests, host, single=True, exist=True)]
+        found = found_ids(words, host, single=True, exist=True)
         return answer_of(host, *found, options=[f"--config-file={name}" for name in args.config_file or ()])
 
 
