@@ -330,10 +330,12 @@ def test_rows_of_a_table_fit_80_columns(answered: Answer, capsys: pytest.Capture
     [
         (["plgu"], "did you mean plug?"),
         (["lst", "-f", "json"], "did you mean list?"),
+        (["plug", ID, "--intsance", ID], "did you mean --instance?; see: hybridvif plug --help"),
+        (["list", "--stat=drift"], "did you mean --state?"),
         (["xyzzy"], "executors, sandbox, demo\n"),
     ],
 )
-def test_unknown_command_suggests_a_similar_one(
+def test_unknown_command_or_option_suggests_a_similar_one(
     words: list[str], suggestion: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(words) == 2
