@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hybridvif.client.host import Host as Host, connect as connect
+    from hybridvif.engine.any_host import HostProtocol as HostProtocol
     from hybridvif.engine.converge import (
         check as check,
         plug as plug,
@@ -85,6 +86,7 @@ _FORMER = {
 """Current names by former public name. Programs may still import the former names."""
 _HOMES = {
     "hybridvif.client.host": "Host connect",
+    "hybridvif.engine.any_host": "HostProtocol",
     "hybridvif.engine.converge": "check plug plug_all unplug unplug_all",
     "hybridvif.engine.convert": "convert convert_all",
     "hybridvif.engine.host_wide": "CollectedOrphan Reconciled gc reconcile",

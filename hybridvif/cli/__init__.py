@@ -21,7 +21,7 @@ from collections.abc import Mapping, Sequence
 from gc import freeze, set_threshold
 from typing import TYPE_CHECKING
 
-from hybridvif.model.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput, did_you_mean
 
 if TYPE_CHECKING:
     import argparse
@@ -43,6 +43,7 @@ COMMANDS: Mapping[str, str] = {
     "reconcile": "plug all ports of a host at once: after a reboot, or in a cron job",
     "gc": "delete orphaned devices and rows that were first seen some time ago",
     "doctor": "check every precondition: result, reason, and the command that fixes it",
+    "explain": "print the reason and the legal values of an attribute, or the meaning of a code",
     "executors": "list the installed executors: role, origin, requirements, and what is missing",
     "sandbox": "run a shell or one command on a throw-away host: own namespaces, own Open vSwitch",
     "demo": "plug two ports in a sandbox, ping, draw the ports, unplug",
@@ -113,7 +114,8 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if command is None:
         raise InvalidInput(f"name a command: {', '.join(COMMANDS)}")
     if command not in COMMANDS:
-        raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}")
+        hint = did_you_mean(command, COMMANDS)
+        raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}{hint}")
     module = options.module_of(command)
     formats = options.formats_of(command, module)
     args.module, args.command = module, command

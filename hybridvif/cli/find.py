@@ -52,8 +52,14 @@ def _ids_for(word: str, states: States, *, exist: bool, changes: bool) -> list[s
     keys = [key] if key in states and (not is_uuid(word) or word in ids_of(key, states[key])) else []
     instances = [key for key, state in states.items() if word in _instances(state)]
     if not keys and not instances:
-        if is_uuid(word) and not exist:
+        others = ids_of(key, states[key]) if key in states else []
+        if is_uuid(word) and (not exist or (key in states and not others)):
             return [word]
+        if is_uuid(word) and others:
+            raise NameCollision(
+                f"port {word} is not plugged here: its device names are those of port {others[0]}, which has the same "
+                f"first {KEY_LENGTH} characters; see: hybridvif show {others[0]}"
+            )
         raise InvalidInput(f"{word}: no port of this host has this name or id{_suggestion(word, states)}")
     ids = {key: [word] if is_uuid(word) and keys else ids_of(key, states[key]) for key in keys or instances}
     for key, candidates in ids.items():

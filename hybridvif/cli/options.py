@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from hybridvif import __version__
 from hybridvif.cli import COMMANDS, EXIT_CODES
 from hybridvif.cli.stdio import print_text
-from hybridvif.model.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput, did_you_mean
 
 if TYPE_CHECKING:
     from hybridvif.client.host import Host
@@ -39,7 +39,9 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise UsageError."""
-        raise UsageError(f"{self.prog}: {message}; see: {self.prog} --help")
+        unknown = message.partition("unrecognized arguments: ")[2].split()
+        hint = did_you_mean(unknown[0].partition("=")[0], self._option_string_actions) if unknown else ""
+        raise UsageError(f"{self.prog}: {message}{hint}; see: {self.prog} --help")
 
     def print_help(self, file: Any = None) -> None:  # noqa: ARG002
         """Print the help. Raises OutputLost, BrokenPipeError."""

@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from hybridvif.cli.ports import FIELDS, PortRequest
-from hybridvif.model.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput, did_you_mean
 from hybridvif.model.port import VifType
 
 LIMIT = 64 << 20
@@ -105,7 +105,8 @@ def _port_request(entry: object, where: str) -> PortRequest:
         raise InvalidInput(f"{where}: it is {_kind(entry)}, not a mapping; write id:, mac:, instance_id: and so on")
     for key in entry:
         if key not in FIELDS:
-            raise InvalidInput(f"{where}: unknown field {str(key)[:40]!r}; use {', '.join(FIELDS)}")
+            hint = did_you_mean(str(key)[:40], FIELDS)
+            raise InvalidInput(f"{where}: unknown field {str(key)[:40]!r}; use {', '.join(FIELDS)}{hint}")
     if "id" not in entry:
         raise InvalidInput(f"{where}: field 'id' is missing; every port has one")
     for key, value in entry.items():

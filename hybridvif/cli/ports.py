@@ -168,6 +168,12 @@ def found_ports(requests: Sequence[PortRequest], host: AnyHost, **rules: bool) -
     return find_ports(requests, host, **rules)
 
 
+def found_ids(words: Sequence[str], host: AnyHost, **rules: bool) -> list[str]:
+    """Return the ids of the ports that these words name, as find_ports(). Raises InvalidInput, NameCollision."""
+    requests = [PortRequest(fields={"id": word}) for word in words]
+    return [request.port_id for request in found_ports(requests, host, **rules)]
+
+
 def entry_of(port: Port) -> Mapping[str, object]:
     """Return the entry of a port in a file for -F: its own values, and those of a network or a host in any case."""
     return {

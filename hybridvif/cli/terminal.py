@@ -9,6 +9,7 @@ import argparse
 import json
 import logging
 import os
+import re
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -20,11 +21,12 @@ from typing import IO
 
 from hybridvif import __version__
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
-from hybridvif.model.errors import InvalidInput, escaped, escaped_lines
+from hybridvif.model.errors import InvalidInput, did_you_mean, escaped, escaped_lines
 
 MANY = 20
 """The smallest number of ports with a progress bar."""
 SIMULATED = "simulated: nothing was done on any real host (the recording executors are configured)"
+_ESCAPE = re.compile(r"\x1b\[[0-9;]*m")
 _COLOURS = {"green": "32", "yellow": "33", "red": "31", "bold": "1", "dim": "2"}
 
 
@@ -91,6 +93,8 @@ class Answer:
     columns: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] = ()
     """The rows of -f table and value."""
+    narrow: Sequence[str] = ()
+    """The columns of a table without -c, if the table with all columns would not fit a terminal of 80 columns."""
     drawings: Mapping[str | None, Callable[[], str]] = field(default_factory=dict)
     """Functions for the formats of this command alone, by format."""
     simulated: bool = False
@@ -178,7 +182,12 @@ class Terminal:
             return _table(answer, self._columns, heads=self.form == "table", paint=paint)
         if self.form in answer.drawings:
             return answer.drawings[self.form]()
-        return "".join(f"{line}\n" for line in answer.lines(paint))
+        width = 0
+        if sys.stdout.isatty():
+            from shutil import get_terminal_size
+
+            width = get_terminal_size().columns
+        return "".join(f"{_wrapped(line, width)}\n" for line in answer.lines(paint))
 
     def _dump(self, document: Mapping[str, object]) -> str:
         document = enveloped(document, self._command)
@@ -204,6 +213,25 @@ class Terminal:
         return Paint(self._color == "always" or (self._color == "auto" and wanted))
 
 
+def _wrapped(line: str, width: int) -> str:
+    """Return the line in several lines of at most width columns, indented; a longer word stays whole. 0: as it is."""
+    if len(line) <= width or not width:
+        return line
+    words = line.split(" ")
+    plain = _ESCAPE.sub("", line)
+    indent = " " * (len(plain) - len(plain.lstrip()) + 4)
+    lines, used = [words[0]], len(_ESCAPE.sub("", words[0]))
+    for word in words[1:]:
+        size = len(_ESCAPE.sub("", word))
+        if word and used + 1 + size > width and used > len(indent):
+            lines.append(f"{indent}{word}")
+            used = len(indent) + size
+        else:
+            lines[-1] += f" {word}"
+            used += 1 + size
+    return "\n".join(map(str.rstrip, lines))
+
+
 def _cell(value: object) -> str:
     if isinstance(value, list):
         value = " ".join(map(str, value))
@@ -215,8 +243,9 @@ def _cell(value: object) -> str:
 def _table(answer: Answer, wanted: Sequence[str], *, heads: bool, paint: Paint) -> str:
     unknown = [name for name in wanted if name not in answer.columns]
     if unknown:
-        raise InvalidInput(f"there is no column {unknown[0]!r}; there are {', '.join(answer.columns)}")
-    columns = wanted or answer.columns
+        hint = did_you_mean(unknown[0], answer.columns)
+        raise InvalidInput(f"there is no column {unknown[0]!r}; there are {', '.join(answer.columns)}{hint}")
+    columns = wanted or (answer.narrow if heads else ()) or answer.columns
     rows = [[_cell(row.get(name)) for name in columns] for row in answer.rows]
     if not heads:
         return "".join(paint(" ".join(row), "") + "\n" for row in rows)

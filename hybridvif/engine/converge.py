@@ -151,8 +151,10 @@ def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Re
     except HybridVifError as error:
         # The locks or the first observation failed, so no change was requested.
         status = Status.PRECONDITION if isinstance(error, PreconditionError) else Status.ROLLED_BACK
-        return [Report(port_id=goal.port_id, status=status, code=error.code, reason=str(error)) for goal in goals]
-    return [run.report for run in runs if run.report is not None]
+        reports = [Report(port_id=goal.port_id, status=status, code=error.code, reason=str(error)) for goal in goals]
+    else:
+        reports = [run.report for run in runs if run.report is not None]
+    return [replace(report, duration=time.monotonic() - now) for report in reports]
 
 
 def _converge(runs: Sequence[PortRun], host: AnyHost, apply_deadline: float, deadline: float) -> None:

@@ -114,7 +114,18 @@ MAX_TAP_MTU = 65521
 """The kernel's maximum for a tap: ETH_MAX_MTU less the Ethernet header (drivers/net/tun.c)."""
 _MAC = re.compile(r"[0-9a-f]{2}(:[0-9a-f]{2}){5}", re.ASCII)
 
-Rule = Callable[[Any, object], bool]
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """Legal values of an attribute of a part, or of a field of a port."""
+
+    is_legal: Callable[[Any, object], bool]
+    words: str
+    """The legal values in words."""
+
+    def __call__(self, part: Any, value: object) -> bool:
+        """Return True if the value is legal."""
+        return self.is_legal(part, value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -166,27 +177,33 @@ def isolating(
 def one_of(*values: object) -> Rule:
     """Return a rule that allows these values. True is not 1, although the two are equal."""
     legal = frozenset((type(value), value) for value in values)
-    return lambda _, value: isinstance(value, Hashable) and (type(value), value) in legal
+    words = " or ".join(map(_word_of, dict.fromkeys(values)))
+    return Rule(lambda _, value: isinstance(value, Hashable) and (type(value), value) in legal, words)
+
+
+def _word_of(value: object) -> str:
+    return "empty" if value == "" else str(value).lower() if isinstance(value, bool | None) else str(value)
 
 
 def between(low: int, high: int) -> Rule:
     """Return a rule that allows the whole numbers from low to high."""
-    return lambda _, value: type(value) is int and low <= value <= high
+    return Rule(lambda _, value: type(value) is int and low <= value <= high, f"{low} to {high}")
 
 
-def text(is_legal: Callable[[str], bool]) -> Rule:
+def text(is_legal: Callable[[str], bool], words: str) -> Rule:
     """Return a rule that allows the texts of a predicate."""
-    return lambda _, value: type(value) is str and is_legal(value)
+    return Rule(lambda _, value: type(value) is str and is_legal(value), words)
 
 
 def either(*rules: Rule) -> Rule:
     """Return a rule that allows the values of any of these rules."""
-    return lambda part, value: any(rule(part, value) for rule in rules)
+    return Rule(lambda part, value: any(rule(part, value) for rule in rules), " or ".join(rule.words for rule in rules))
 
 
 def own_name(device: str) -> Rule:
     """Return a rule that allows the name of one device of the same port, a field of PortNames."""
-    return lambda part, value: value == getattr(names_of_key(key_of(part.name) or ""), device)
+    words = f"the {names_of_key('')._asdict()[device]} of the port"
+    return Rule(lambda part, value: value == getattr(names_of_key(key_of(part.name) or ""), device), words)
 
 
 def is_mac(text: str) -> bool:
@@ -198,12 +215,12 @@ def is_mac(text: str) -> bool:
     return _MAC.fullmatch(text) is not None and int(text[:2], 16) % 2 == 0 and text != "00:00:00:00:00:00"
 
 
-def own_port_id(part: Any, value: object) -> bool:
+def _is_own_port_id(part: Any, value: object) -> bool:
     """Allow a port id that matches the name of the part."""
     return type(value) is str and is_uuid(value) and value[:KEY_LENGTH] == key_of(part.name)
 
 
-def flag_outside_trunk(part: Any, value: object) -> bool:
+def _is_flag_outside_trunk(part: Any, value: object) -> bool:
     """Allow True outside of a trunk bridge only.
 
     On a trunk bridge the tag belongs to the trunk. Nothing would take the port out of the dead VLAN (LP 2069543).
@@ -212,5 +229,8 @@ def flag_outside_trunk(part: Any, value: object) -> bool:
 
 
 EMPTY, FLAG, MTU = one_of(""), one_of(True, False), between(MIN_MTU, MAX_MTU)
-MAC, UUID, SWITCH_BRIDGE = text(is_mac), text(is_uuid), text(is_bridge_name)
-TRUNK_BRIDGE = text(lambda name: is_trunk_bridge(name) and is_bridge_name(name))
+MAC, UUID = text(is_mac, "a unicast MAC address, in lower case"), text(is_uuid, "a UUID, in lower case")
+SWITCH_BRIDGE = text(is_bridge_name, "the name of an Open vSwitch bridge")
+TRUNK_BRIDGE = text(lambda name: is_trunk_bridge(name) and is_bridge_name(name), "the name of a trunk bridge, tbr-...")
+own_port_id = Rule(_is_own_port_id, "the id of the port")
+flag_outside_trunk = Rule(_is_flag_outside_trunk, "true or false; on a trunk bridge false")

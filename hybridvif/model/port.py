@@ -146,7 +146,10 @@ class Port:
 
 
 _RULES: Mapping[str, tuple[Rule, str]] = {
-    "mac": (text(lambda mac: is_mac(mac.lower())), "is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc"),
+    "mac": (
+        text(lambda mac: is_mac(mac.lower()), "a unicast MAC address"),
+        "is not a unicast MAC address; write it as fa:16:3e:aa:bb:cc",
+    ),
     "instance_id": (UUID, ""),
     "interface_id": (either(EMPTY, UUID), ""),
     "mtu": (MTU, f"is not a whole number from {MIN_MTU} to {MAX_MTU}; leave it out for 1500"),

@@ -6,10 +6,19 @@ Failed, rolled back, incomplete, unknown and not yet accepted are different word
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+import json
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from hybridvif.model.errors import REFUSALS, BridgeMissing, HybridVifError, NotReady, PlugFailed, UnplugFailed
+from hybridvif.model.errors import (
+    REFUSALS,
+    BridgeMissing,
+    HybridVifError,
+    NotReady,
+    PlugFailed,
+    UnplugFailed,
+    escaped,
+)
 
 if TYPE_CHECKING:
     from hybridvif.model.state import Observed, Step
@@ -113,11 +122,41 @@ class Report:
     """The `code` of the error, for machines. Empty when done."""
     reason: str = ""
     """One complete sentence. Empty when done."""
+    duration: float = field(default=0.0, compare=False)
+    """Seconds from the start of the batch of this port to the report."""
 
     @property
     def ok(self) -> bool:
         """True if the status is done."""
         return self.status is Status.DONE
+
+    def __str__(self) -> str:
+        flags = [flag for flag in ("changed", "simulated") if getattr(self, flag)]
+        words = ", ".join([f"port {self.port_id}: {self.status.value}", *flags, f"{1000 * self.duration:.1f} ms"])
+        return escaped(f"{words}: {self.reason}" if self.reason else words)
+
+    @property
+    def document(self) -> dict[str, object]:
+        """The report as one of the `ports` in the JSON document of `hybridvif plug`."""
+        from hybridvif.model.changes import change_of
+
+        names = ("changed", "simulated", "retries", "code", "reason", "duration")
+        return {
+            "port": self.port_id,
+            "status": self.status.value,
+            "ok": self.ok,
+            **{name: getattr(self, name) for name in names},
+            "leftovers": list(self.leftovers),
+            "unchecked": list(self.unchecked),
+            "steps": [
+                {**change_of(outcome.step).document, "result": outcome.result.value, "reason": outcome.reason}
+                for outcome in self.outcomes
+            ],
+        }
+
+    def to_json(self) -> str:
+        """Return the document as JSON, on one line."""
+        return json.dumps(self.document)
 
 
 def error_of(report: Report, default: type[PlugFailed | UnplugFailed]) -> HybridVifError:

@@ -18,7 +18,7 @@ from oslo_config import cfg
 
 from hybridvif.engine import config
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError, expected
-from hybridvif.model.errors import ConfigurationError, HybridVifError, PreconditionError, escaped
+from hybridvif.model.errors import ConfigurationError, HybridVifError, PreconditionError, did_you_mean, escaped
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import ManagedTap, Role, Tap, differences
 from hybridvif.model.report import Outcome, Result
@@ -279,7 +279,8 @@ def class_of(role: Role, settings: Settings) -> Any:
     try:
         cls: Any = DriverManager(GROUPS[role], name).driver
     except NoMatches as error:
-        raise _unusable(role, f"no executor named {name!r} is installed") from error
+        hint = did_you_mean(name, installed(role))
+        raise _unusable(role, f"no executor named {name!r} is installed", hint) from error
     except Exception as error:
         # The module of a third party may raise anything.
         raise _unusable(role, f"{name!r} is installed but cannot be loaded ({error}); reinstall it") from error
@@ -299,10 +300,10 @@ def _configured_name(role: Role, settings: Settings) -> str:
     return settings.link_executor if role is Role.LINK else settings.switch_executor
 
 
-def _unusable(role: Role, reason: str) -> ConfigurationError:
+def _unusable(role: Role, reason: str, hint: str = "") -> ConfigurationError:
     names = ", ".join(installed(role)) or "none"
     return ConfigurationError(
-        f"[hybridvif] {role.value}_executor: {reason}; of {role.value} executors there are {names}"
+        f"[hybridvif] {role.value}_executor: {reason}; of {role.value} executors there are {names}{hint}"
     )
 
 

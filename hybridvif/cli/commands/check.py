@@ -115,6 +115,7 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
             *([] if len(documents) == 1 else [words.replace("_", " ")]),
         ],
         columns=COLUMNS,
+        narrow=("name", "attribute", "before", "after"),
         rows=[{"port": document["port"], **drift} for document in documents for drift in document["drift"]],
         warnings=warnings,
     )

@@ -11,6 +11,7 @@ from typing import Any
 from hybridvif.cli.options import connected
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.executors.command import PACKAGES
+from hybridvif.model.errors import did_you_mean
 from hybridvif.model.settings import Settings
 
 FORMATS = ("text", "json", "yaml", "table", "value")
@@ -83,4 +84,5 @@ def _lines(executors: Sequence[Mapping[str, Any]], unknown: Mapping[str, str], p
             yield paint(f"            MISSING: {sentence}", "red")
     yield "* is configured."
     for role, name in unknown.items():
-        yield paint(f"[hybridvif] {role}_executor: no executor named {name!r} is installed", "red")
+        hint = did_you_mean(name, [executor["name"] for executor in executors if executor["role"] == role])
+        yield paint(f"[hybridvif] {role}_executor: no executor named {name!r} is installed{hint}", "red")

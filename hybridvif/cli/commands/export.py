@@ -15,7 +15,7 @@ from dataclasses import replace
 from hybridvif.cli.options import connected
 from hybridvif.cli.output.report import DIFFERENCES
 from hybridvif.cli.output.topology import PluggedPort, plugged_ports
-from hybridvif.cli.ports import PORT_HELP, PortRequest, entry_of, found_ports
+from hybridvif.cli.ports import PORT_HELP, entry_of, found_ids
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.names import DATAPATH_TYPES, is_trunk_bridge
@@ -36,8 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Answer:
     """Describe the ports. The text is a list in JSON, as -F takes it."""
     with connected(args) as host:
-        found = found_ports([PortRequest(fields={"id": word}) for word in args.port], host, exist=True)
-        return answer_of(host, [request.port_id for request in found])
+        return answer_of(host, found_ids(args.port, host, exist=True))
 
 
 def answer_of(host: AnyHost, port_ids: Collection[str] = ()) -> Answer:

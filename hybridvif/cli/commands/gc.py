@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from hybridvif.cli.options import add_dry_run, connected, seconds
-from hybridvif.cli.output.changes import report_document
 from hybridvif.cli.output.report import answer_about, result_text
 from hybridvif.cli.terminal import Answer, Paint
 
@@ -58,7 +57,7 @@ def answer_of(
             "is_tagged": orphan.remain.is_tagged,
             "seconds": int(orphan.seconds),
             "due": orphan.due,
-            "report": report_document(report) if report else None,
+            "report": report.document if report else None,
         }
         documents.append(document)
         names = ",".join(part.name for part in parts)

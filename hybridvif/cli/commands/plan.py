@@ -157,6 +157,7 @@ def answer_of(
             summary,
         ],
         columns=COLUMNS,
+        narrow=("verb", "name", "attribute", "before", "after"),
         rows=[
             {"port": report.port_id, "verb": verb, "kind": part.kind, "name": part.name, **asdict(difference)}
             for report in reports

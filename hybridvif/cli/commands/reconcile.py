@@ -8,7 +8,7 @@ from collections.abc import Collection, Sequence
 
 from hybridvif.cli.commands import ports as ports_command
 from hybridvif.cli.options import UsageError, add_dry_run, connected
-from hybridvif.cli.output.changes import plan_document, plan_lines, report_document, tally_of
+from hybridvif.cli.output.changes import plan_document, plan_lines, tally_of
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
 from hybridvif.cli.ports import add_file_option
 from hybridvif.cli.terminal import Answer
@@ -80,8 +80,7 @@ def answer_of(
     remaining = [name for name in others if name[:KEY_LENGTH] not in keys]
     warnings = [f"port {name}: left, because it is not desired here" for name in remaining]
     goals = [("plug", report) for report in reconciled.plugged] + [("unplug", report) for report in reconciled.pruned]
-    document_of = plan_document if dry_run else report_document
-    documents = [{"goal": goal, **document_of(report)} for goal, report in goals]
+    documents = [{"goal": goal, **(plan_document(report) if dry_run else report.document)} for goal, report in goals]
     counted = tally_of(reports)
     refused = sum(not report.ok for report in reports)
     summary = f"Plan: {counted or 'nothing to do'}"
@@ -107,6 +106,7 @@ def answer_of(
             else report_lines(goals, paint, verbose, with_summary=True)
         ),
         columns=COLUMNS,
+        narrow=("port", "goal", "status", "code"),
         rows=documents,
         warnings=warnings,
         silent=not dry_run,

@@ -14,7 +14,7 @@ from dataclasses import replace
 from hybridvif.cli.options import UsageError, add_dry_run, connected
 from hybridvif.cli.output import report
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
-from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
+from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import Refused
@@ -38,8 +38,7 @@ def run(args: argparse.Namespace) -> Answer:
     if bool(args.port) is args.all:
         raise UsageError("name the ports to repair, or give --all")
     with connected(args) as host:
-        found = found_ports([PortRequest(fields={"id": word}) for word in args.port], host, exist=True, changes=True)
-        port_ids = None if args.all else [request.port_id for request in found]
+        port_ids = None if args.all else found_ids(args.port, host, exist=True, changes=True)
         options = [f"--config-file={name}" for name in args.config_file or ()]
         return answer_of(
             host,

@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, flows_that_drop, plugged_ports
-from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
+from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer, Paint, Terminal
 from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.watch import Watch, WatchableHost
@@ -24,6 +24,7 @@ from hybridvif.model.state import Observed
 
 FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value", "prometheus")}
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
+NARROW = ("port", "bridge", "ofport", "mtu", "state")
 STATES = tuple(condition.value for condition in Condition)
 INTERRUPTED = 130
 """The exit code of --watch."""
@@ -52,9 +53,9 @@ def run(args: argparse.Namespace) -> Answer | int:
                     watch_list(host, args.terminal, args.state or STATES)
                 return INTERRUPTED
             return list_of(host, args.state or STATES)
-    requests = [PortRequest(fields={"id": args.port})] if args.port is not None else []
+    words = [] if args.port is None else [args.port]
     with connected(args) as host:
-        found = [request.port_id for request in found_ports(requests, host, single=True, exist=True)]
+        found = found_ids(words, host, single=True, exist=True)
         return answer_of(host, *found, options=[f"--config-file={name}" for name in args.config_file or ()])
 
 
@@ -82,6 +83,7 @@ def list_of_observed(settings: Settings, seen: Observed, states: Collection[str]
     return Answer(
         document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
         columns=COLUMNS,
+        narrow=NARROW,
         rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
         drawings={"prometheus": lambda: _metrics(shown, seen, settings)},
         simulated=seen.facts.simulated,

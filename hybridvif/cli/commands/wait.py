@@ -9,13 +9,14 @@ from collections.abc import Mapping, Sequence
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import UsageError, connected, seconds
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
+from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import OvsPort
 from hybridvif.model.report import Report, Result, Status
+from hybridvif.model.settings import MAX_NAMES
 from hybridvif.model.state import Observed, PortFact
 
 FORMATS = ("text", "json", "yaml", "table", "value")
@@ -23,6 +24,8 @@ COLUMNS = ("port", "accepted", "ofport", "error")
 TIMEOUT = 30.0
 PAUSE = 0.1
 """Seconds between two observations."""
+LAST = 5.0
+"""Seconds for the last observation, beyond the timeout."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,8 +41,7 @@ def run(args: argparse.Namespace) -> Answer:
     if not args.port:
         raise UsageError("name a port to wait for")
     with connected(args) as host:
-        found = found_ports([PortRequest(fields={"id": word}) for word in args.port], host, exist=True)
-        return answer_of([request.port_id for request in found], host, args.timeout)
+        return answer_of(found_ids(args.port, host, exist=True), host, args.timeout)
 
 
 def answer_of(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) -> Answer:
@@ -48,8 +50,8 @@ def answer_of(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) 
     end = time.monotonic() + timeout
     while True:
         now = time.monotonic()
-        # The last observation gets a second, also with a timeout of 0.
-        observed = host.observe(names, min(now + host.settings.deadline, max(end, now + 1)))
+        deadline = min(now + host.settings.deadline, max(end, now + LAST))
+        observed = host.observe(names if len(names) <= MAX_NAMES else None, deadline)
         documents = [_document(port_id, observed) for port_id in port_ids]
         if all(document["accepted"] for document in documents) or time.monotonic() >= end:
             break

@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 
 from hybridvif import __version__
-from hybridvif.cli.output.changes import WHOLE
 from hybridvif.cli.output.topology import Condition, PluggedPort
+from hybridvif.model.changes import WHOLE
 from hybridvif.model.orphans import find_orphans
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed

@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from hybridvif.cli.output.changes import changes_of, changes_of_plan, diff_lines, report_document, tally
+from hybridvif.cli.output.changes import changes_of, diff_lines, tally
 from hybridvif.cli.terminal import Answer, Failure, Paint
+from hybridvif.model.changes import changes_of_plan
 from hybridvif.model.errors import HybridVifError, InvalidInput, PreconditionError, Refused
 from hybridvif.model.report import Report, Result, Status, worst_exit_code
 
@@ -67,7 +68,7 @@ def failure_of_report(report: Report) -> Failure:
         exit_code=report.status.exit_code,
         remedy=_REMEDIES.get(report.status, ""),
         doctor=report.status is Status.PRECONDITION,
-        report=report_document(report),
+        report=report.document,
     )
 
 
@@ -100,7 +101,7 @@ def answer_about(
 
 def answer_of_reports(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
     """Create the answer of plug or unplug."""
-    documents = [report_document(report) for report in reports]
+    documents = [report.document for report in reports]
     goals = [(command, report) for report in reports]
     return answer_about(
         command,
@@ -108,6 +109,7 @@ def answer_of_reports(command: str, reports: Sequence[Report], *, verbose: int =
         {"ports": documents, "summary": statuses_of(reports)},
         lines=lambda paint: report_lines(goals, paint, verbose, with_summary=len(reports) > 1),
         columns=COLUMNS,
+        narrow=("port", "status", "changed", "code"),
         rows=documents,
         silent=True,
     )

@@ -13,17 +13,10 @@ from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
-from hybridvif.cli.output.changes import (
-    UNKNOWN,
-    WHOLE,
-    Change,
-    change_text,
-    changes_of_plan,
-    difference_document,
-    noun_of,
-)
+from hybridvif.cli.output.changes import UNKNOWN, change_text, noun_of
 from hybridvif.cli.ports import PortRequest, options_of
 from hybridvif.engine.goals import check_single_path
+from hybridvif.model.changes import WHOLE, Change, changes_of_plan, difference_document
 from hybridvif.model.errors import NotReady, Refused
 from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, is_uuid, names_of_key
 from hybridvif.model.orphans import find_orphans, states_of_ports

@@ -44,7 +44,7 @@ def test_vhost_user_and_row_only_ports_are_found() -> None:
 
 @pytest.mark.parametrize(
     ("word", "meant"),
-    [("qvo5f2c0e1a-7c", QVO), ("tap5f2c0e1-7b", TAP), (f"{ID[:-1]}f", ID), ("5f2c0e1a-7d", "5f2c0e1a-7b")],
+    [("qvo5f2c0e1a-7c", QVO), ("tap5f2c0e1-7b", TAP), (f"6{ID[1:]}", ID), ("5f2c0e1a-7d", "5f2c0e1a-7b")],
 )
 def test_unknown_name_suggests_the_similar_one(word: str, meant: str) -> None:
     with pytest.raises(InvalidInput, match=rf"{word}: no port of this host .*; did you mean {meant}\?$"):
@@ -57,8 +57,10 @@ def test_unknown_name_on_an_empty_host_leads_to_list() -> None:
 
 
 def test_unknown_id_stays_as_it_is_unless_the_port_must_exist() -> None:
-    assert found(TWIN_ID, OTHER_ID, changes=True) == [TWIN_ID, OTHER_ID]
+    assert found(TWIN_ID, ALONE.id, changes=True) == [TWIN_ID, ALONE.id]
     with pytest.raises(InvalidInput, match="no port of this host"):
+        found(ALONE.id, exist=True)
+    with pytest.raises(NameCollision, match=f"{TWIN_ID} is not plugged here: its device names are those of port {ID}"):
         found(TWIN_ID, exist=True)
 
 
@@ -88,6 +90,7 @@ def test_name_without_a_full_id_asks_for_the_id() -> None:
     host.state = host.state.with_parts(replace(bridge, alias=""))
     with pytest.raises(InvalidInput, match=f"{TAP}: no part of {QVO} has its full port id; give this id"):
         found(TAP, host=host)
+    assert found(ID, host=host, exist=True) == [ID]
 
 
 def test_name_keeps_its_fields_and_an_entry_of_a_file_is_not_looked_up() -> None:

@@ -76,7 +76,7 @@ def test_invalid_option_is_reported_in_one_line(
         ("plug", ["text, not a list"]),
         ([5], ["entry 1", "a number, not a mapping"]),
         ([ENTRY, None], ["entry 2", "empty, not a mapping"]),
-        ([{**ENTRY, "macc": 1}], ["entry 1", "unknown field 'macc'", "instance_id"]),
+        ([{**ENTRY, "macc": 1}], ["entry 1", "unknown field 'macc'", "instance_id", "did you mean mac?"]),
         ([ENTRY, {"mac": MAC}], ["entry 2", "field 'id' is missing"]),
         ([{"id": ID, "mac": MAC}], ["entry 1", "instance_id"]),
         ([{**ENTRY, "mac": "fa:16"}], ["entry 1", "mac 'fa:16'", "unicast"]),

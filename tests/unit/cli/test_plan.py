@@ -9,9 +9,10 @@ import pytest
 
 from hybridvif import Create, Port, RecordingHost, Tap, Update, desired_state, plug, plug_all, unplug_all
 from hybridvif.cli.commands.plan import LeftOut, answer_of, infer_missing
-from hybridvif.cli.output.changes import changes_of_plan, diff_lines, tally
+from hybridvif.cli.output.changes import diff_lines, tally
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
+from hybridvif.model.changes import changes_of_plan
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import Bridge, OvsPort, attributes_of, create_only_values, reason_of
 from hybridvif.model.planner import plan

@@ -6,23 +6,29 @@ import io
 import json
 import logging
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
 import pytest
 import yaml
 
-from hybridvif import __version__
+from hybridvif import RecordingHost, __version__, desired_state
 from hybridvif.cli import main, parse_arguments, stdio
+from hybridvif.cli.commands.show import list_of
 from hybridvif.cli.stdio import OutputLost
 from hybridvif.cli.terminal import SIMULATED, Answer, Failure, Paint, Terminal, set_up_logs
 from hybridvif.model.errors import InvalidInput
+from tests.support.answers import ID, OTHER_ID, PORT, QVO, plug_answer
 from tests.support.schemas import validate
 
+TRUNK_PORT = replace(PORT, bridge="tbr-5f2c0e1a-7b", mtu=65535)
+WIDE = RecordingHost(desired_state(TRUNK_PORT))
 DOCUMENT = {"ports": [{"port": "a", "mtu": None, "up": True}]}
 FAILURE = Failure(code="conflict", message="in the way", exit_code=6)
 
@@ -291,3 +297,60 @@ def test_control_characters_in_a_traceback_are_escaped(
     captured = capsys.readouterr()
     assert "Traceback" in captured.err
     assert all(line.isprintable() for line in (captured.out + captured.err).split("\n"))
+
+
+LONG = f"  {QVO}: iface-id {ID} -> {OTHER_ID}"
+
+
+@pytest.mark.parametrize("color", ["", "yellow"])
+def test_long_line_is_continued_on_a_terminal_only(color: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    wrapped = answer(lines=lambda paint: [paint(LONG, color), "short"])
+    for stream, expected in (
+        (FakeTerminal(), [f"  {QVO}: iface-id {ID} ->", f"      {OTHER_ID}", "short"]),
+        (io.StringIO(), [LONG, "short"]),
+    ):
+        monkeypatch.setattr("sys.stdout", stream)
+        Terminal("text", parse_arguments(["list"])).write_answer(wrapped)
+        plain = re.sub(r"\x1b\[[0-9;]*m", "", stream.getvalue())
+        assert plain.splitlines() == expected
+
+
+def test_word_longer_than_the_terminal_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    stream = FakeTerminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    Terminal("text").write_answer(answer(lines=lambda _: [f"{ID}  in order as far as checked"]))
+    assert stream.getvalue().splitlines() == [ID, "    in order as far", "    as checked"]
+
+
+@pytest.mark.parametrize("answered", [list_of(WIDE), plug_answer([TRUNK_PORT], WIDE)])
+def test_rows_of_a_table_fit_80_columns(answered: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal("table").write_answer(answered)
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines())) <= 80
+    assert TRUNK_PORT.id in table
+    Terminal("value").write_answer(answered)
+    assert len(capsys.readouterr().out.splitlines()[0].split()) == len(answered.columns)
+
+
+@pytest.mark.parametrize(
+    ("words", "suggestion"),
+    [
+        (["plgu"], "did you mean plug?"),
+        (["lst", "-f", "json"], "did you mean list?"),
+        (["plug", ID, "--intsance", ID], "did you mean --instance?; see: hybridvif plug --help"),
+        (["list", "--stat=drift"], "did you mean --state?"),
+        (["xyzzy"], "executors, sandbox, demo\n"),
+    ],
+)
+def test_unknown_command_or_option_suggests_a_similar_one(
+    words: list[str], suggestion: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(words) == 2
+    assert suggestion in capsys.readouterr().err
+
+
+def test_unknown_column_suggests_a_similar_one() -> None:
+    with pytest.raises(InvalidInput, match="no column 'prot'; there are .*; did you mean port?"):
+        terminal("-f", "table", "-c", "prot").write_answer(answer())

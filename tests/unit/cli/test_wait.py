@@ -5,9 +5,10 @@ from typing import Any
 
 import pytest
 
-from hybridvif import Port, RecordingHost, VifType
+from hybridvif import HostState, Port, RecordingHost, VifType, desired_state
 from hybridvif.cli.commands.wait import answer_of
 from hybridvif.model.errors import InvalidInput
+from hybridvif.model.settings import MAX_NAMES
 from hybridvif.model.state import Observed, PortFact
 from tests.support.answers import ID, MAC, OTHER, OTHER_ID, PORT, QBR, QVO, VM, plugged, ports_of, row_of, text_of
 
@@ -68,3 +69,15 @@ def test_port_without_a_row_is_an_error() -> None:
     host.state = host.state.without(host.state.ports[QVO])
     with pytest.raises(InvalidInput, match=f"port {ID} is in no switch here"):
         answer_of([ID], host, 600)
+
+
+def test_many_ports_are_observed_as_a_whole() -> None:
+    ports = [replace(PORT, id=f"{number:08x}-7b00-4c00-8000-000000000001") for number in range(MAX_NAMES // 5 + 1)]
+
+    class Bounded(RecordingHost):
+        def observe(self, names: Any, deadline: float) -> Observed:
+            assert names is None or len(names) <= MAX_NAMES
+            return super().observe(names, deadline)
+
+    host = Bounded(HostState().with_parts(*(part for port in ports for part in desired_state(port).ports.values())))
+    assert answer_of([port.id for port in ports], host, 0).exit_code == 0

@@ -1,7 +1,14 @@
 from __future__ import annotations
 
+import json
+import time
+from collections.abc import Collection
+from dataclasses import replace
+
 import pytest
 
+from hybridvif import RecordingHost, plug, plug_all, unplug_all
+from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.model.errors import (
     BridgeMissing,
     BridgeNotAllowed,
@@ -11,12 +18,14 @@ from hybridvif.model.errors import (
     NotReady,
     PlugFailed,
     PortRunning,
+    PreconditionError,
     Refused,
     UnplugFailed,
 )
 from hybridvif.model.parts import IvsPort
 from hybridvif.model.report import Outcome, Report, Result, Status, error_of, worst_exit_code
-from hybridvif.model.state import Create
+from hybridvif.model.state import Create, Observed
+from tests.support.answers import PORT, ports_of
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
 
@@ -114,3 +123,44 @@ def test_other_failure_is_converted_to_the_error_of_its_verb(status: Status) -> 
 
 def test_results_have_their_words() -> None:
     assert [result.value for result in Result] == ["done", "failed", "skipped", "refused", "configured", "unknown"]
+
+
+def test_report_as_json_is_an_entry_of_the_document_of_plug() -> None:
+    host = RecordingHost()
+    done = plug(PORT, host)
+    host.fail(name=PORT.names.bridge, reason="told to fail")
+    (failed,) = unplug_all([PORT.id], host)
+    for command, reported in (("plug", done), ("unplug", failed)):
+        assert json.loads(reported.to_json()) == reported.document
+        assert ports_of(answer_of_reports(command, [reported])) == [reported.document]
+    assert json.loads(done.to_json())["steps"][0]["changes"][0]["attribute"] == "alias"
+    assert [step["result"] for step in json.loads(failed.to_json())["steps"]].count("failed") == 1
+
+
+def test_report_as_text_is_one_line() -> None:
+    plugged = replace(report(Status.DONE), changed=True, simulated=True, duration=0.0123)
+    assert str(plugged) == f"port {ID}: done, changed, simulated, 12.3 ms"
+    assert str(report(Status.REFUSED, reason="in\nthe way")) == f"port {ID}: refused, 0.0 ms: in\\nthe way"
+
+
+def test_duration_is_measured_and_not_compared() -> None:
+    class SlowHost(RecordingHost):
+        def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+            time.sleep(0.02)
+            return super().observe(names, deadline)
+
+    host = SlowHost()
+    first = plug(PORT, host)
+    assert 0.02 <= first.duration < 600
+    assert first.document["duration"] == first.duration
+    assert replace(first, duration=0.0) == first
+
+
+def test_report_of_a_failed_observation_has_a_duration() -> None:
+    class LostHost(RecordingHost):
+        def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+            raise PreconditionError("no daemon; start it")
+
+    (lost,) = plug_all([PORT], LostHost())
+    assert lost.status is Status.PRECONDITION
+    assert lost.duration > 0

@@ -1,0 +1,126 @@
+"""hybridvif explain: the meaning of an attribute, an error code, a status or an exit code."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from hybridvif.cli import EXIT_CODES
+from hybridvif.cli.options import UsageError
+from hybridvif.cli.output.report import failure_of
+from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.model.errors import HybridVifError, InvalidInput, did_you_mean
+from hybridvif.model.parts import DECLARATIONS
+from hybridvif.model.report import Status
+
+FORMATS = ("text", "json", "yaml")
+BUG = "https://bugs.launchpad.net/bugs/"
+_MODULES = (
+    *("cli.commands.ports", "cli.options", "cli.stdio", "engine.locks", "model.orphans", "privileged.channel"),
+    "testing.sandbox.missing",
+)
+"""The modules that define errors, beside model/errors.py."""
+CODES: Mapping[str, str] = {
+    "changed-meanwhile": "Another program keeps changing the port. Stop that program, or call again.",
+    "failed": "A step was not done, or not completely. The reason is that of the kernel or of Open vSwitch.",
+    "interrupted": "The command received SIGINT or SIGTERM. The same command completes the work.",
+    "internal": "An error of hybridvif itself. -vv prints the traceback.",
+    "not-realized": "ovs-vswitchd rejected the port. The reason quotes its error.",
+    "runs-natively": "A plug left a converted port as it is, because its VM runs. This is a success.",
+    "skipped": "A step was not tried, because an earlier step of the same port failed.",
+}
+"""The codes without an exception or a status."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif explain`."""
+    text = "an attribute (mtu, ageing, attached-mac, ...), an error code, a status or an exit code"
+    parser.add_argument("word", nargs="*", metavar="WORD", help=text)
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Explain a word. The host is not observed."""
+    if not args.word:
+        raise UsageError("name an attribute, an error code, a status or an exit code")
+    return answer_of(" ".join(args.word))
+
+
+def answer_of(word: str) -> Answer:
+    """Return the meanings of a word. Raises InvalidInput if it has none."""
+    meanings = _codes()
+    attributes, codes = list(_attributes(word)), [meanings[word]] if word in meanings else []
+    if not attributes and not codes:
+        known = {name for document in _all_attributes() for name in (document["attribute"], document["label"])}
+        known |= meanings.keys()
+        raise InvalidInput(f"{word!r} is neither an attribute nor a code{did_you_mean(word, sorted(known))}")
+    return Answer(
+        document={"command": "explain", "word": word, "attributes": attributes, "codes": codes},
+        lines=lambda paint: _lines(attributes, codes, paint),
+    )
+
+
+def _all_attributes() -> Iterator[dict[str, Any]]:
+    """Yield each declared attribute; the same attribute of several kinds once, if nothing differs."""
+    found: dict[tuple[object, ...], dict[str, Any]] = {}
+    for kind, declared in DECLARATIONS.items():
+        for name, of in declared.items():
+            key = (name, of.reason, of.is_legal.words)
+            document = found.setdefault(
+                key,
+                {
+                    "attribute": name,
+                    "label": name.replace("_", "-") if of.label is None else of.label,
+                    "kinds": [],
+                    "legal": of.is_legal.words,
+                    "create_only": of.is_create_only,
+                    "why": of.reason.text,
+                    "bugs": list(of.reason.bugs),
+                },
+            )
+            document["kinds"].append(kind.kind)
+    yield from found.values()
+
+
+def _attributes(word: str) -> Iterator[dict[str, Any]]:
+    """Yield the attributes of this name or label, also with the kind of part before it or "qvo" for a peer."""
+    *before, name = word.replace(".", " ").split()
+    peer = f"peer_{name}" if before == ["qvo"] else name
+    wanted = peer.replace("-", "_")
+    for document in _all_attributes():
+        names = {document["attribute"], document["label"].replace("-", "_")}
+        if wanted in names and (not before or before == ["qvo"] or " ".join(before) in document["kinds"]):
+            yield document
+
+
+def _codes() -> dict[str, Mapping[str, object]]:
+    """Return the meanings of exit codes, statuses, exceptions and other codes."""
+    for name in _MODULES:
+        importlib.import_module(f"hybridvif.{name}")
+    meanings: dict[str, tuple[str, int | None]] = {str(code): (text, code) for code, text in EXIT_CODES.items()}
+    meanings |= {status.value: (EXIT_CODES[status.exit_code], status.exit_code) for status in Status}
+    errors: list[type[HybridVifError]] = [HybridVifError]
+    for error in errors:
+        errors += error.__subclasses__()
+        text = " ".join((inspect.getdoc(error) or "").split())
+        meanings.setdefault(error.code, (text, failure_of(error()).exit_code))
+    meanings |= {code: (text, None) for code, text in CODES.items()}
+    return {code: {"code": code, "text": text, "exit_code": number} for code, (text, number) in meanings.items()}
+
+
+def _lines(
+    attributes: Sequence[Mapping[str, Any]], codes: Sequence[Mapping[str, object]], paint: Paint
+) -> Iterator[str]:
+    for of in attributes:
+        yield paint(f"{of['attribute']} of {', '.join(of['kinds'])}", "bold")
+        yield f"  legal: {of['legal']}"
+        yield f"  why: {of['why']}"
+        if of["create_only"]:
+            yield "  It is written when its part is created, and never compared or changed afterwards."
+        yield from (f"  {BUG}{bug}" for bug in of["bugs"])
+    for code in codes:
+        number = code["exit_code"]
+        yield paint(f"exit code {number}" if number is not None else str(code["code"]), "bold")
+        yield f"  {code['text']}"
