@@ -192,7 +192,9 @@ def _plugged_port(
         check_single_path(inferred.port.id, names, Observed(state, facts))
         changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names, stays_native=True)))
     except Refused as error:
-        conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)
+        # No command may contain the id that stands for an unknown one.
+        text = str(error).replace(inferred.port.id, port_id or "PORT")
+        conflict = text if port_id is not None else _unknown_id_reason(state) or text
     bridge, veth, row = state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names)
     veth = veth if isinstance(veth, Veth) else None
     is_whole = bridge and names.bridge_end in state.links and names.switch_end in state.ports
