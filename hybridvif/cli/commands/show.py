@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
-from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, flows_that_drop, plugged_ports
+from hybridvif.cli.output.topology import BUSY, Condition, PluggedPort, fix_of, look_at_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
 from hybridvif.model.errors import InvalidInput, NameCollision
@@ -48,9 +47,8 @@ def run(args: argparse.Namespace) -> Answer:
 
 def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
     """Return the answer of `hybridvif list` for the ports in these states."""
-    seen = host.observe(None, time.monotonic() + host.settings.deadline)
-    dropped, warnings = flows_that_drop(host, seen)
-    shown = [port for port in plugged_ports(seen, dropped) if port.condition.value in states]
+    seen, plugged, _, warnings = look_at_ports(host)
+    shown = [port for port in plugged if port.condition.value in states]
     ports = [port.document for port in shown]
     warnings += [warning.text for port in shown for warning in port.warnings]
     return Answer(
@@ -64,10 +62,8 @@ def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
     """Return the answer of `hybridvif show` for all ports, or for one. options: options to be repeated in a fix."""
-    deadline = time.monotonic() + host.settings.deadline
-    seen = host.observe(None if port_id is None else set(names_of(port_id)), deadline)
-    dropped, warnings = flows_that_drop(host, seen)
-    ports, switches = plugged_ports(seen, dropped), seen.facts.switches
+    seen, ports, _, warnings = look_at_ports(host, None if port_id is None else set(names_of(port_id)))
+    switches = seen.facts.switches
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
     for port in ports if port_id is not None else ():
@@ -150,6 +146,8 @@ def _ports(ports: Sequence[PluggedPort], options: Sequence[str]) -> list[Node]:
         if port.condition is Condition.IN_ORDER:
             codes = ", ".join(warning.code for warning in port.warnings)
             verdict, colour = (f"in order, but {codes}", "yellow") if codes else ("in order", "")
+        elif port.condition is Condition.BUSY:
+            verdict, colour = BUSY, "yellow"
         elif port.conflict:
             verdict, colour = f"CONFLICT: {port.conflict}", "red"
         else:
