@@ -8,9 +8,11 @@ deadlock.
 from __future__ import annotations
 
 import errno
+import fcntl
 import io
 import os
 import stat
+import struct
 import threading
 import time
 import zlib
@@ -25,6 +27,8 @@ DELAY, MAX_DELAY = 0.0002, 0.005
 """Polling interval in seconds for a lock of another process. The default of fasteners is 10 to 100 ms."""
 NOT_REGULAR = (errno.EINVAL, errno.EISDIR, errno.ELOOP, errno.ENODEV, errno.ENXIO)
 """Errors if something else than a file has the name of a lock: a directory, a link, a device or a socket."""
+_FLOCK = "hhqqi"
+"""struct flock of fcntl(2): type, whence, start, length, pid."""
 
 _threads: defaultdict[int, threading.Lock] = defaultdict(threading.Lock)
 # In a forked child, the locks of other threads would never be released.
@@ -55,11 +59,35 @@ def holding(keys: Iterable[str], path: str, deadline: float) -> Iterator[None]:
         yield
 
 
+def busy(keys: Iterable[str], path: str) -> set[str]:
+    """Return the keys whose lock is held. A lock that this user may not read counts as free. No lock is taken."""
+    return {key for key in keys if _is_held(bucket_of(key), path)}
+
+
+def _is_held(bucket: int, path: str) -> bool:
+    if not _threads[bucket].acquire(blocking=False):
+        return True
+    # No thread of this process holds it, so closing the file releases no lock of ours.
+    try:
+        descriptor = os.open(_name_of(bucket, path), os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | os.O_NONBLOCK)
+        with io.FileIO(descriptor) as file:
+            question = struct.pack(_FLOCK, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+            return bool(struct.unpack(_FLOCK, fcntl.fcntl(file, fcntl.F_GETLK, question))[0] != fcntl.F_UNLCK)
+    except OSError:
+        return False
+    finally:
+        _threads[bucket].release()
+
+
+def _name_of(bucket: int, path: str) -> str:
+    return os.path.join(path, f"port-{bucket:04}")
+
+
 @contextmanager
 def _holding_bucket(bucket: int, path: str, deadline: float) -> Iterator[None]:
     if not _threads[bucket].acquire(timeout=max(deadline - time.monotonic(), 0)):
         raise LockTimeout
-    name = os.path.join(path, f"port-{bucket:04}")
+    name = _name_of(bucket, path)
     try:
         with _open(name) as file:
             _lock(file, name, deadline)

@@ -19,7 +19,7 @@ from dataclasses import replace
 
 from hybridvif.model.conversion import as_native, conversion_steps, is_converting, native_row, replacement
 from hybridvif.model.errors import Conflict, NameCollision
-from hybridvif.model.names import MAX_TAP_MTU, PortNames, is_uuid, key_of, names_of_key
+from hybridvif.model.names import KEY_LENGTH, MAX_TAP_MTU, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ISOLATING,
     PLACEHOLDER_TYPE,
@@ -38,7 +38,18 @@ from hybridvif.model.parts import (
     invalid_attributes,
 )
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import NOTHING, Create, Delete, HostState, Step, Update, owners_of, simulate, unfiltered
+from hybridvif.model.state import (
+    NOTHING,
+    Create,
+    Delete,
+    HostState,
+    Step,
+    Update,
+    owners_of,
+    ownership_tags,
+    simulate,
+    unfiltered,
+)
 
 
 def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
@@ -236,7 +247,7 @@ def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -
     """
     aliases = aliases_in(observed)
     for alias in sorted(aliases - {port_id}):
-        raise _collision(port_id, alias, "the alias of its links")
+        raise _contradiction(observed, port_id) or _collision(port_id, alias, "the alias of its links")
     for row in observed.ports.values():
         # The aliases cover the row of the switch end. A vhost-user port has no links.
         if not isinstance(row, OvsPort) or (aliases and not isinstance(row, VhostUserPort)):
@@ -250,8 +261,36 @@ def check_ownership(observed: HostState, port_id: str, interface_id: str = "") -
 
 def aliases_in(state: HostState) -> set[str]:
     """Return the port ids in the aliases of the links, with those of foreign objects."""
-    foreign = {link.alias for link in state.links.values() if isinstance(link, ForeignObject) and is_uuid(link.alias)}
-    return foreign.union(*map(owners_of, state.links.values()))
+    return {alias for _, alias in _aliased_devices(state)}
+
+
+def _aliased_devices(state: HostState) -> list[tuple[str, str]]:
+    """Return each device with a port id in its alias, and that id."""
+    tags = [(link.name, link.alias) for link in state.links.values() if isinstance(link, ForeignObject)]
+    for link in state.links.values():
+        tags += zip((link.name, getattr(link, "peer", "")), ownership_tags(link), strict=False)
+    return [(device, alias) for device, alias in tags if is_uuid(alias)]
+
+
+def _contradiction(observed: HostState, port_id: str) -> NameCollision | None:
+    """Return the error if the devices of one port name different ports; None if all name the same other port.
+
+    An alias that does not match the name of its device is wrong in any case. Else most devices are right.
+    """
+    aliases = _aliased_devices(observed)
+    rows = [(row.name, owner) for row in observed.ports.values() for owner in owners_of(row)]
+    votes = [owner for _, owner in (*rows, *aliases) if owner[:KEY_LENGTH] == port_id[:KEY_LENGTH]]
+    # If two ids have as many votes, that of the row comes first.
+    owner = max(votes, key=votes.count, default=port_id)
+    wrong = [device for device, alias in aliases if alias != owner]
+    if not wrong:
+        return None
+    evidence = [f"the row {name} names {other}" for name, other in rows]
+    evidence = [f"{device} has the alias {alias}" for device, alias in aliases] + evidence
+    return NameCollision(
+        f"port {port_id}: its devices contradict each other about their port: {', '.join(evidence)}; if they are "
+        f"devices of port {owner}, run: {' && '.join(f'ip link set {device} alias {owner}' for device in wrong)}"
+    )
 
 
 def _collision(port_id: str, other: str, evidence: str) -> NameCollision:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, plug_all
+from hybridvif.model.settings import Settings
 from tests.functional.conftest import Lab, make_port, require_tun, until
 
 CUTS = {
@@ -107,3 +108,35 @@ def test_silent_switch_is_a_warning_of_list(script: str, sentence: str, lab: Lab
             assert sentence in warning
     finally:
         lab.sh(f"kill -CONT {pid}; [ -e {run}/br-int.mgmt ] || mv {run}/away {run}/br-int.mgmt")
+
+
+HOLD = """
+import sys, time
+from hybridvif.engine.locks import holding
+with holding(sys.argv[2:], sys.argv[1], time.monotonic() + 5):
+    print("holds", flush=True)
+    sys.stdin.readline()
+"""
+
+
+def test_port_whose_lock_is_held_is_busy_and_no_difference(lab: Lab) -> None:
+    """During a bulk plug, list called hundreds of ports half, drift or orphan."""
+    port, other = make_port(1), make_port(2)
+    plug_all([port, other], lab.host)
+    lab.sh(f"ip link delete {port.names.bridge}")
+    argv = [sys.executable, "-P", "-m", "hybridvif"]
+    states = {False: {port.id: "orphan", other.id: "in-order"}, True: {port.id: "busy", other.id: "in-order"}}
+    keys = [port.id[:11], other.id[:11]]
+    hold = [sys.executable, "-P", "-c", HOLD, Settings().lock_path, *keys]
+    with lab.box.popen(hold, stdin=PIPE, stdout=PIPE) as holder:
+        for is_held in (True, False):
+            assert is_held is False or (holder.stdout and holder.stdout.readline() == "holds\n")
+            listed = json.loads(lab.box.run([*argv, "list", "-f", "json"]).stdout)["ports"]
+            assert {own["port"]: own["state"] for own in listed} == states[is_held]
+            checked = lab.box.run([*argv, "check", "--all", "-f", "json"], check=False)
+            summary = json.loads(checked.stdout)["summary"]
+            assert (checked.returncode, summary["busy"], summary["drift"]) == ((0, 1, 0) if is_held else (3, 0, 1))
+            shown = lab.box.run([*argv, "show", port.id]).stdout
+            assert ("busy: another caller is at work on it" in shown, "fix: " in shown) == (is_held, not is_held)
+            if is_held:
+                holder.communicate("\n")

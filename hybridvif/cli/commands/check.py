@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -12,7 +11,7 @@ from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
 from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.changes import changes_of
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.output.topology import Drift, PluggedPort, drift_of, flows_that_drop, plugged_ports
+from hybridvif.cli.output.topology import BUSY, Condition, Drift, PluggedPort, drift_of, look_at_ports
 from hybridvif.cli.ports import OPTIONS, PortRequest, add_port_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.converge import AnyHost
@@ -55,13 +54,14 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
     from hybridvif.engine.converge import plug_all
 
     # Only an observation of all names includes the other rows with an iface-id.
-    whole = host.observe(None, time.monotonic() + host.settings.deadline)
-    dropped, warnings = flows_that_drop(host.settings, whole)
+    whole, plugged, dropped, warnings = look_at_ports(host)
     nameless: dict[str, PluggedPort] = {}
+    busy: list[PluggedPort] = []
     if requests is None:
-        plugged = plugged_ports(whole)
+        busy = [port for port in plugged if port.condition is Condition.BUSY]
         nameless = {port.inferred.port.id: port for port in plugged if port.port_id is None}
-        requests, observed = [PortRequest(fields={"id": port.inferred.port.id}) for port in plugged], whole
+        requests = [PortRequest(fields={"id": port.inferred.port.id}) for port in plugged if port not in busy]
+        observed = whole
     else:
         observed = look(host, [request.port_id for request in requests])
     configured = ("call_iptables",) if host.settings.call_iptables else ()
@@ -98,9 +98,10 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
         "in_order": count,
         "drift": len(documents) - count - refused,
         "refused": refused,
+        "busy": len(busy),
         "warnings": len(warnings),
     }
-    words = f"{len(documents)} ports: {', '.join(f'{number} {word}' for word, number in summary.items())}."
+    words = f"{len(documents) + len(busy)} ports: {', '.join(f'{number} {word}' for word, number in summary.items())}."
     return answer_about(
         "check",
         reports,
@@ -112,7 +113,8 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
                 for (port, report, drift), document in zip(checked, documents, strict=True)
                 for line in _lines(port, report, drift, document, paint, reasons=reasons)
             ),
-            *([] if len(documents) == 1 else [words.replace("_", " ")]),
+            *(f"{port.port_id or port.key}  {paint(BUSY, 'yellow')}" for port in busy),
+            *([] if len(documents) + len(busy) == 1 else [words.replace("_", " ")]),
         ],
         columns=COLUMNS,
         narrow=("name", "attribute", "before", "after"),

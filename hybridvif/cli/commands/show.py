@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import argparse
 import shlex
-import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NoReturn
 
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import connected
-from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, flows_that_drop, plugged_ports
+from hybridvif.cli.output.topology import BUSY, Condition, PluggedPort, fix_of, look_at_ports
 from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer, Paint, Terminal
 from hybridvif.engine.converge import AnyHost
-from hybridvif.engine.watch import Watch, WatchableHost
-from hybridvif.model.errors import InvalidInput
-from hybridvif.model.names import names_of
+from hybridvif.engine.watch import Watch
+from hybridvif.model.errors import InvalidInput, NameCollision
+from hybridvif.model.names import KEY_LENGTH, names_of
 from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, VhostUserPort
-from hybridvif.model.settings import Settings
-from hybridvif.model.state import Observed
+from hybridvif.model.state import owners_of
 
 FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value", "prometheus")}
 COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
@@ -50,7 +48,7 @@ def run(args: argparse.Namespace) -> Answer | int:
         with connected(args) as host:
             if args.watch:
                 with suppress(KeyboardInterrupt):
-                    watch_list(host, args.terminal, args.state or STATES)
+                    watch_list(Watch(host), args.terminal, lambda: list_of(host, args.state or STATES))
                 return INTERRUPTED
             return list_of(host, args.state or STATES)
     words = [] if args.port is None else [args.port]
@@ -59,25 +57,19 @@ def run(args: argparse.Namespace) -> Answer | int:
         return answer_of(host, *found, options=[f"--config-file={name}" for name in args.config_file or ()])
 
 
-def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
-    """Return the answer of `hybridvif list` for the ports in these states."""
-    return list_of_observed(host.settings, host.observe(None, time.monotonic() + host.settings.deadline), states)
-
-
-def watch_list(host: WatchableHost, terminal: Terminal, states: Collection[str]) -> NoReturn:
+def watch_list(watch: Watch, terminal: Terminal, answer: Callable[[], Answer]) -> NoReturn:
     """Write the list again after each change."""
-    watch = Watch(host)
     while True:
-        terminal.write_event(list_of_observed(host.settings, watch.observed, states), clear=True)
+        terminal.write_event(answer(), clear=True)
         for event in watch.wait():
             if not event.key:
                 terminal.write_note(f"warning: {event.after or 'the host is observed again'}", "yellow")
 
 
-def list_of_observed(settings: Settings, seen: Observed, states: Collection[str]) -> Answer:
-    """Return the answer of `hybridvif list` for an observation."""
-    dropped, warnings = flows_that_drop(settings, seen)
-    shown = [port for port in plugged_ports(seen, dropped) if port.condition.value in states]
+def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
+    """Return the answer of `hybridvif list` for the ports in these states."""
+    seen, plugged, _, warnings = look_at_ports(host)
+    shown = [port for port in plugged if port.condition.value in states]
     ports = [port.document for port in shown]
     warnings += [warning.text for port in shown for warning in port.warnings]
     return Answer(
@@ -85,7 +77,7 @@ def list_of_observed(settings: Settings, seen: Observed, states: Collection[str]
         columns=COLUMNS,
         narrow=NARROW,
         rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
-        drawings={"prometheus": lambda: _metrics(shown, seen, settings)},
+        drawings={"prometheus": lambda: _metrics(shown, seen, host.settings)},
         simulated=seen.facts.simulated,
         warnings=warnings,
     )
@@ -99,12 +91,17 @@ def _metrics(*found: Any) -> str:
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
     """Return the answer of `hybridvif show` for all ports, or for one. options: options to be repeated in a fix."""
-    deadline = time.monotonic() + host.settings.deadline
-    seen = host.observe(None if port_id is None else set(names_of(port_id)), deadline)
-    dropped, warnings = flows_that_drop(host.settings, seen)
-    ports, switches = plugged_ports(seen, dropped), seen.facts.switches
+    seen, ports, _, warnings = look_at_ports(host, None if port_id is None else set(names_of(port_id)))
+    switches = seen.facts.switches
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
+    for port in ports if port_id is not None else ():
+        own = {port.port_id, *(owner for part in port.state for owner in owners_of(part))}
+        if port.port_id is not None and port_id not in own:
+            raise NameCollision(
+                f"port {port_id} is not plugged here: its device names are those of port {port.port_id}, which has the "
+                f"same first {KEY_LENGTH} characters; see: hybridvif show {port.port_id}"
+            )
     named = host.settings.named_bridges if port_id is None else ()
     bridges = {name: switches.get(name) for name in (*named, *(port.row.bridge for port in ports if port.row))}
     warnings += [warning.text for port in ports for warning in port.warnings]
@@ -178,6 +175,8 @@ def _ports(ports: Sequence[PluggedPort], options: Sequence[str]) -> list[Node]:
         if port.condition is Condition.IN_ORDER:
             codes = ", ".join(warning.code for warning in port.warnings)
             verdict, colour = (f"in order, but {codes}", "yellow") if codes else ("in order", "")
+        elif port.condition is Condition.BUSY:
+            verdict, colour = BUSY, "yellow"
         elif port.conflict:
             verdict, colour = f"CONFLICT: {port.conflict}", "red"
         else:

@@ -11,10 +11,13 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from types import MappingProxyType
+from typing import NamedTuple
 
 from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.changes import UNKNOWN, change_text, noun_of
 from hybridvif.cli.ports import PortRequest, options_of
+from hybridvif.engine import locks
+from hybridvif.engine.converge import AnyHost
 from hybridvif.engine.goals import check_single_path
 from hybridvif.model.changes import WHOLE, Change, changes_of_plan, difference_document
 from hybridvif.model.errors import NotReady, Refused
@@ -54,6 +57,8 @@ class Condition(enum.Enum):
     """The bridge, the veth pair or the row is missing."""
     ORPHAN = "orphan"
     """Incomplete, with our ownership tag and without a VM. gc deletes it after some time."""
+    BUSY = "busy"
+    """Drift, half or orphan at this instant, because another caller holds the lock of the port."""
     CONFLICT = "conflict"
     """plug refuses: there is a foreign object, or two ports share the device names."""
 
@@ -137,6 +142,46 @@ def drift_of(changes: Sequence[Change], inferred: InferredPort) -> Iterator[Drif
                 yield Drift(part, Difference(name, getattr(change.before, name), UNKNOWN))
 
 
+BUSY = "busy: another caller is at work on it"
+_PASSING = (Condition.DRIFT, Condition.HALF, Condition.ORPHAN)
+"""States that a call passes through while it works on a port."""
+
+
+class Look(NamedTuple):
+    """The ports of a host at one instant."""
+
+    seen: Observed
+    ports: list[PluggedPort]
+    dropped: Dropped
+    warnings: list[str]
+    """Sentences about the switch."""
+
+
+def look_at_ports(host: AnyHost, names: Collection[str] | None = None) -> Look:
+    """Observe the host, and read its flows and its locks as the caller. Raises HybridVifError.
+
+    A call may end between the observation and the look at its locks, so a port is looked at twice before it counts as
+    drift.
+    """
+    seen, keys, busy = _passing_and_busy(host, names)
+    if keys != busy:
+        seen, _, busy = _passing_and_busy(host, names)
+    dropped, warnings = flows_that_drop(host.settings, seen)
+    ports = [
+        replace(port, condition=Condition.BUSY) if port.key in busy and port.condition in _PASSING else port
+        for port in plugged_ports(seen, dropped)
+    ]
+    return Look(seen, ports, dropped, warnings)
+
+
+def _passing_and_busy(host: AnyHost, names: Collection[str] | None) -> tuple[Observed, set[str], Collection[str]]:
+    """Observe, and return the ports in a state that may pass, and those of them whose lock is held."""
+    seen = host.observe(names, time.monotonic() + host.settings.deadline)
+    keys = {port.key for port in plugged_ports(seen) if port.condition in _PASSING}
+    # A simulated host has no locks of this host.
+    return seen, keys, set() if seen.facts.simulated else locks.busy(keys, host.settings.lock_path)
+
+
 def flows_that_drop(settings: Settings, seen: Observed) -> tuple[Dropped, list[str]]:
     """Read, as the caller, from which ports of a bridge every packet is dropped. Return that, with warnings.
 
@@ -185,7 +230,9 @@ def _plugged_port(
         check_single_path(inferred.port.id, names, Observed(state, facts))
         changes = changes_of_plan(plan(state, goal_for(state, desired_state(inferred.port), names, stays_native=True)))
     except Refused as error:
-        conflict = str(error) if port_id is not None else _unknown_id_reason(state) or str(error)
+        # No command may contain the id that stands for an unknown one.
+        text = str(error).replace(inferred.port.id, port_id or "PORT")
+        conflict = text if port_id is not None else _unknown_id_reason(state) or text
     bridge, veth, row = state.links.get(names.bridge), state.links.get(names.bridge_end), row_of(state, names)
     veth = veth if isinstance(veth, Veth) else None
     is_whole = bridge and names.bridge_end in state.links and names.switch_end in state.ports
@@ -250,8 +297,8 @@ def ids_of(key: str, state: HostState) -> list[str]:
 
 
 def fix_of(port: PluggedPort, options: Sequence[str] = ()) -> list[str] | None:
-    """Return the command that fixes a port; None if it is in order or in conflict."""
-    if port.condition in (Condition.IN_ORDER, Condition.CONFLICT):
+    """Return the command that fixes a port; None if it is in order, busy or in conflict."""
+    if port.condition in (Condition.IN_ORDER, Condition.BUSY, Condition.CONFLICT):
         return None
     words = options_of(port.inferred.port, port.inferred.unknown)
     return ["hybridvif", *options, "plug", *(["PORT"] if port.port_id is None else words[:1]), *words[1:]]

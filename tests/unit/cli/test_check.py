@@ -53,22 +53,22 @@ def test_check_with_all_fields_of_a_correct_port_is_in_order() -> None:
 def test_check_of_all_ports_has_one_exit_code_and_a_summary() -> None:
     host = plugged(PORT, OTHER)
     answer = answer_of(None, host)
-    assert text_of(answer).splitlines()[-1] == "2 ports: 2 in order, 0 drift, 0 refused, 0 warnings."
+    assert text_of(answer).splitlines()[-1] == "2 ports: 2 in order, 0 drift, 0 refused, 0 busy, 0 warnings."
     assert (answer.exit_code, answer.document["in_order"]) == (0, True)
     host.state = host.state.with_parts(replace(row_of(host), iface_status=""))
     answer = answer_of(None, host)
     assert (answer.exit_code, answer.document["in_order"]) == (3, False)
-    assert answer.document["summary"] == {"in_order": 1, "drift": 1, "refused": 0, "warnings": 0}
+    assert answer.document["summary"] == {"in_order": 1, "drift": 1, "refused": 0, "busy": 0, "warnings": 0}
     assert [port["key"] for port in ports_of(answer)] == [ID[:11], OTHER_ID[:11]]
     host.state = host.state.with_parts(ForeignObject(name=OTHER.names.bridge, what="a bond", alias=""))
     answer = answer_of(None, host)
-    assert text_of(answer).splitlines()[-1] == "2 ports: 0 in order, 1 drift, 1 refused, 0 warnings."
+    assert text_of(answer).splitlines()[-1] == "2 ports: 0 in order, 1 drift, 1 refused, 0 busy, 0 warnings."
     assert answer.exit_code == 6
 
 
 def test_check_of_all_ports_of_an_empty_host_is_in_order() -> None:
     answer = answer_of(None, RecordingHost())
-    assert (text_of(answer), answer.exit_code) == ("0 ports: 0 in order, 0 drift, 0 refused, 0 warnings.", 0)
+    assert (text_of(answer), answer.exit_code) == ("0 ports: 0 in order, 0 drift, 0 refused, 0 busy, 0 warnings.", 0)
 
 
 def test_check_of_all_ports_names_an_unknown_port_by_its_key() -> None:

@@ -11,7 +11,7 @@ from hybridvif.cli.commands.show import dot, tree
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.terminal import Paint
-from hybridvif.model.errors import InvalidInput
+from hybridvif.model.errors import InvalidInput, NameCollision
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.state import Facts, HostState, LinkFact, Observed, PortFact
 from tests.support.answers import (
@@ -176,7 +176,28 @@ def test_two_ports_with_one_name_are_a_conflict() -> None:
     port = only(host)
     assert port.condition is Condition.CONFLICT
     assert fix_of(port) is None
-    assert f"CONFLICT: port {ID} shares its first 11 characters" in text_of(show.answer_of(host))
+    text = text_of(show.answer_of(host))
+    assert f"CONFLICT: port {ID}: its devices contradict each other" in text
+    assert f"run: ip link set {QVO} alias {ID}" in text
+
+
+def test_show_of_a_colliding_id_draws_no_other_port() -> None:
+    host = plugged(PORT)
+    with pytest.raises(NameCollision, match=f"port {TWIN_ID} is not plugged here: .* see: hybridvif show {ID}"):
+        show.answer_of(host, TWIN_ID)
+    host.state = host.state.with_parts(replace(veth_of(host), peer_alias=TWIN_ID))
+    assert "CONFLICT" in text_of(show.answer_of(host, TWIN_ID))
+
+
+def test_conflict_of_an_unknown_port_has_no_made_up_id() -> None:
+    host = without(plugged(PORT), QVB, QVO)
+    bridge = host.state.links[QBR]
+    assert isinstance(bridge, Bridge)
+    host.state = host.state.with_parts(replace(bridge, alias=OTHER_ID))
+    port = only(host)
+    assert (port.port_id, port.condition) == (None, Condition.CONFLICT)
+    assert "-0000-0000-" not in port.conflict
+    assert f"run: ip link set {QBR} alias PORT" in port.conflict
 
 
 def test_foreign_object_is_a_conflict_and_drawn() -> None:

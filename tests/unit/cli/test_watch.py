@@ -16,6 +16,7 @@ from hybridvif.cli.commands import show, watch as command
 from hybridvif.cli.commands.watch import Session
 from hybridvif.cli.terminal import Answer, Terminal, enveloped
 from hybridvif.engine import watch as watching
+from hybridvif.engine.watch import Watch
 from hybridvif.model.errors import HybridVifError, InvalidInput
 from hybridvif.model.parts import Tap
 from hybridvif.model.state import Update
@@ -297,8 +298,7 @@ def test_list_is_written_again_after_each_change(capsys: pytest.CaptureFixture[s
                 set_mtu(self, 1400)
             return super().next_observation(names, digest, deadline)
 
+    host, terminal = Ending(plugged(PORT).state), Terminal("value", parse_arguments(["list", "-c", "state"]))
     with pytest.raises(KeyboardInterrupt):
-        show.watch_list(
-            Ending(plugged(PORT).state), Terminal("value", parse_arguments(["list", "-c", "state"])), show.STATES
-        )
+        show.watch_list(Watch(host), terminal, lambda: show.list_of(host))
     assert capsys.readouterr().out == "in-order\ndrift\n"

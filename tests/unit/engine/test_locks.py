@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 
-from hybridvif.engine.locks import BUCKETS, LockTimeout, bucket_of, holding
+from hybridvif.engine.locks import BUCKETS, LockTimeout, bucket_of, busy, holding
 from hybridvif.model.errors import PreconditionError
 
 ONE, OTHER = "5f2c0e1a-7b", "91d3aa02-41"
@@ -77,6 +77,30 @@ def is_free(path: str, key: str) -> bool:
             return True
     except LockTimeout:
         return False
+
+
+# The look at locks.
+
+
+def test_busy_returns_keys_held_by_a_process_or_a_thread_and_takes_none(path: str) -> None:
+    assert busy([ONE, OTHER], path) == set()
+    with held_elsewhere(path, ONE):
+        assert busy([ONE, OTHER], path) == {ONE}
+    with holding([OTHER], path, soon()):
+        assert busy([ONE, OTHER], path) == {OTHER}
+        # POSIX locks of a process end when it closes any descriptor of the file.
+        with subprocess.Popen([sys.executable, "-c", HOLD, path, OTHER], stdout=subprocess.PIPE) as other:
+            time.sleep(0.3)
+            other.kill()
+            assert other.communicate()[0] == b""
+    assert busy([ONE, OTHER], path) == set()
+    assert is_free(path, ONE)
+
+
+def test_lock_that_cannot_be_read_counts_as_free(path: str) -> None:
+    os.makedirs(os.path.join(path, f"port-{bucket_of(ONE):04}", "x"))
+    os.symlink("/dev/zero", os.path.join(path, f"port-{bucket_of(OTHER):04}"))
+    assert busy([ONE, OTHER], path) == set()
 
 
 # Numbers of locks.

@@ -132,6 +132,41 @@ def test_collision_names_ports_evidence_and_remedy(observed: HostState, evidence
     assert isinstance(refusal.value, UnplugFailed)
 
 
+STRANGER = "91d3aa02-4100-4c00-8000-000000000002"
+"""The id of a port with other device names."""
+
+
+@pytest.mark.parametrize(
+    ("aliases", "row", "owner", "wrong"),
+    [
+        ((OURS, OURS, THEIRS), OURS, OURS, [NAMES.bridge]),
+        ((THEIRS, OURS, OURS), OURS, OURS, [NAMES.bridge_end]),
+        ((THEIRS, THEIRS, OURS), "", THEIRS, [NAMES.bridge]),
+        # The row decides between two.
+        ((THEIRS, "", ""), OURS, OURS, [NAMES.bridge_end]),
+        ((STRANGER, STRANGER, STRANGER), OURS, OURS, [NAMES.bridge, NAMES.bridge_end, NAMES.switch_end]),
+        ((STRANGER, "", ""), "", OURS, [NAMES.bridge_end]),
+    ],
+)
+def test_contradicting_aliases_are_shown_with_the_mending_command(
+    aliases: tuple[str, str, str], row: str, owner: str, wrong: list[str]
+) -> None:
+    """Each id was refused for the other one, so no command went on."""
+    observed = host(*aliases, iface_id=row)
+    with pytest.raises(NameCollision) as refusal:
+        check_ownership(observed, OURS)
+    evidence, _, commands = str(refusal.value).partition("; ")
+    assert evidence.startswith(f"port {OURS}: its devices contradict each other about their port: ")
+    for device, alias in zip((NAMES.bridge_end, NAMES.switch_end, NAMES.bridge), aliases, strict=True):
+        assert (f"{device} has the alias {alias}" in evidence) is bool(alias)
+    assert (f"the row {NAMES.switch_end} names {row}" in evidence) is bool(row)
+    mended = " && ".join(f"ip link set {device} alias {owner}" for device in wrong)
+    assert commands == f"if they are devices of port {owner}, run: {mended}"
+    places = zip((NAMES.bridge_end, NAMES.switch_end, NAMES.bridge), aliases, strict=True)
+    alias, peer_alias, bridge_alias = (owner if device in wrong else alias for device, alias in places)
+    check_ownership(host(alias, peer_alias, bridge_alias, iface_id=row), owner)
+
+
 @pytest.mark.parametrize("first", [OURS, THEIRS])
 def test_second_of_two_colliding_ports_is_refused(first: str) -> None:
     second = OURS if first == THEIRS else THEIRS
