@@ -24,15 +24,20 @@ _BRIDGE_NF = [Path(f"/proc/sys/net/bridge/bridge-nf-call-{tables}") for tables i
 _IN_PORT = re.compile(r"[ ,]in_port=(\d+)[ ,]")
 
 
+def socket_directory(settings: Settings) -> str:
+    """Return the directory of the management sockets of ovs-vswitchd."""
+    path = endpoint_of(settings.ovsdb_connection).path
+    return os.path.dirname(path) if path else SOCKET_DIR
+
+
 def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozenset[int]:
     """Return the OpenFlow port numbers that the OpenFlow firewall knows on a bridge. Raises NotReady."""
-    endpoint = endpoint_of(settings.ovsdb_connection)
-    directory = os.path.dirname(endpoint.path) if endpoint.path else SOCKET_DIR
     program = shutil.which("ovs-ofctl", path=settings.program_path)
     if program is None:
         raise NotReady("ovs-ofctl is not installed, which shows the flows of the firewall; install Open vSwitch")
     # Without --names, a port is a number.
-    query = ["--no-names", "--no-stats", "-O", _VERSIONS, "dump-flows", f"unix:{directory}/{bridge}.mgmt"]
+    sockets = socket_directory(settings)
+    query = ["--no-names", "--no-stats", "-O", _VERSIONS, "dump-flows", f"unix:{sockets}/{bridge}.mgmt"]
     try:
         done = subprocess.run(
             [program, *query, f"table={FIREWALL_TABLE}"],
