@@ -11,9 +11,10 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from hybridvif.model.errors import NotReady
+from hybridvif.model.errors import NotReady, shown
 from hybridvif.model.settings import SOCKET_DIR, Settings, endpoint_of
 
 FIREWALL_TABLE = 60
@@ -32,15 +33,25 @@ def socket_directory(settings: Settings) -> str:
 
 def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozenset[int]:
     """Return the OpenFlow port numbers that the OpenFlow firewall knows on a bridge. Raises NotReady."""
-    program = shutil.which("ovs-ofctl", path=settings.program_path)
+    query = f"--no-names --no-stats -O {_VERSIONS} dump-flows unix:{socket_directory(settings)}/{bridge}.mgmt"
+    try:
+        # Without --names, a port is a number.
+        flows = output_of(settings, ["ovs-ofctl", *query.split(), f"table={FIREWALL_TABLE}"], deadline)
+    except NotReady as error:
+        raise NotReady(
+            f"the flows of {bridge} cannot be read: {error}; run this as root, or use --unfiltered"
+        ) from error
+    return frozenset(map(int, _IN_PORT.findall(flows)))
+
+
+def output_of(settings: Settings, words: Sequence[str], deadline: float) -> str:
+    """Run a program as this user and return its output. Raises NotReady with its error."""
+    program = shutil.which(words[0], path=settings.program_path)
     if program is None:
-        raise NotReady("ovs-ofctl is not installed, which shows the flows of the firewall; install Open vSwitch")
-    # Without --names, a port is a number.
-    sockets = socket_directory(settings)
-    query = ["--no-names", "--no-stats", "-O", _VERSIONS, "dump-flows", f"unix:{sockets}/{bridge}.mgmt"]
+        raise NotReady(f"{words[0]} is not installed")
     try:
         done = subprocess.run(
-            [program, *query, f"table={FIREWALL_TABLE}"],
+            [program, *words[1:]],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=max(deadline - time.monotonic(), 0.1),
@@ -48,11 +59,11 @@ def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozen
             env={"LC_ALL": "C"},
         )
     except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotReady(f"the flows of {bridge} cannot be read: {error}; is ovs-vswitchd running?") from error
+        raise NotReady(str(error)) from error
     if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().removeprefix("ovs-ofctl: ")
-        raise NotReady(f"the flows of {bridge} cannot be read: {reason}; run this as root, or use --unfiltered")
-    return frozenset(map(int, _IN_PORT.findall(done.stdout.decode(errors="replace"))))
+        reason = " ".join(done.stderr.decode(errors="replace").split())
+        raise NotReady(shown(reason.removeprefix(f"{words[0]}: ")) or f"{words[0]} failed")
+    return done.stdout.decode(errors="replace")
 
 
 def calls_iptables() -> bool:

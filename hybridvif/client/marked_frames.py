@@ -10,20 +10,19 @@ import fcntl
 import os
 import secrets
 import select
-import shutil
 import socket
 import struct
-import subprocess
 import time
+from contextlib import ExitStack
 
+from hybridvif.client.filters import output_of
 from hybridvif.model.errors import NotReady, PreconditionError
-from hybridvif.model.parts import OvsPort
 from hybridvif.model.settings import Settings
-from hybridvif.model.trace import Evidence
+from hybridvif.model.trace import Evidence, Hop
 
 COPIES = 3
-_WAIT = 0.5
-"""Seconds for a copy to arrive."""
+_WAIT, _TIMEOUT = 0.5, 5.0
+"""Seconds for a copy to arrive, and for a program."""
 _TUNSETIFF, _TAP = 0x400454CA, 0x1002
 """linux/if_tun.h: IFF_TAP | IFF_NO_PI."""
 _ALL, _IPV4 = 3, 0x0800
@@ -35,63 +34,49 @@ def send(evidence: Evidence, mac: str, ip: str, settings: Settings) -> dict[str,
 
     Raises PreconditionError if this user or this kernel cannot send them.
     """
-    row, names = evidence.row, evidence.names
+    names = evidence.names
     if os.geteuid() != 0:
         raise PreconditionError("--generate sends frames in the name of the VM; run it as root")
     tap = evidence.before.hops.get(names.tap)
     if names.tap not in evidence.chain or tap is None or not tap.up:
         raise PreconditionError(f"--generate needs the VM's device {names.tap}, and it is not up; trace without it")
-    if not isinstance(row, OvsPort) or not row.attached_mac:
-        raise PreconditionError(
-            "--generate needs the MAC address of the VM, and no row of the port has it; plug it again"
-        )
+    if not evidence.mac:
+        raise PreconditionError("--generate needs the MAC address of the VM in the row of the port; plug it again")
     mark = f"hybridvif trace {secrets.token_hex(8)}".encode()
-    content = frame(row.attached_mac, mac, ip, mark)
-    hops = [name for name in evidence.chain if name in evidence.before.hops and name not in (names.tap, names.bridge)]
-    sockets = {name: socket.socket(socket.AF_PACKET, socket.SOCK_RAW) for name in hops}
+    watched = [names.bridge_end, names.switch_end] if names.bridge in evidence.chain else []
+    hops = [name for name in watched if evidence.before.hops.get(name, Hop(up=False)).up]
+    seen = {names.tap: COPIES, **dict.fromkeys(watched, 0)}
     try:
-        for name, receiver in sockets.items():
-            receiver.bind((name, _ALL))
-        _redirected(names.tap, content, settings)
-        due, seen = time.monotonic() + _WAIT, {names.tap: COPIES, **dict.fromkeys(hops, 0)}
-        while (remaining := due - time.monotonic()) > 0 and min(seen.values()) < COPIES:
-            ready = select.select([*sockets.values()], [], [], remaining)[0]
-            for name in (name for name, receiver in sockets.items() if receiver in ready):
-                seen[name] += mark in sockets[name].recv(2048)
-        return seen
+        with ExitStack() as stack:
+            sockets = {stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW)): name for name in hops}
+            for receiver, name in sockets.items():
+                receiver.bind((name, _ALL))
+            _receive_at(names.tap, frame(evidence.mac, mac, ip, mark), settings)
+            due = time.monotonic() + _WAIT
+            while (remaining := due - time.monotonic()) > 0 and any(seen[name] < COPIES for name in hops):
+                for receiver in select.select([*sockets], [], [], remaining)[0]:
+                    seen[sockets[receiver]] += mark in receiver.recv(2048)
+    except (OSError, NotReady) as error:
+        raise NotReady(f"--generate cannot send frames: {error}; trace without it") from error
+    return seen
+
+
+def _receive_at(tap: str, content: bytes, settings: Settings) -> None:
+    """Let the kernel receive copies of a frame on a device. Raises OSError, NotReady."""
+    source = os.open("/dev/net/tun", os.O_RDWR)
+    try:
+        request = fcntl.ioctl(source, _TUNSETIFF, struct.pack("16sH22x", b"hvtrace%d", _TAP))
+        name = request[:16].rstrip(b"\0").decode()
+        for line in (
+            f"tc qdisc add dev {name} clsact",
+            f"tc filter add dev {name} ingress protocol all u32 match u32 0 0 action mirred ingress redirect dev {tap}",
+            f"ip link set {name} addrgenmode none up",
+        ):
+            output_of(settings, line.split(), time.monotonic() + _TIMEOUT)
+        for _ in range(COPIES):
+            os.write(source, content)
     finally:
-        for receiver in sockets.values():
-            receiver.close()
-
-
-def _redirected(tap: str, content: bytes, settings: Settings) -> None:
-    """Let the kernel receive copies of a frame on a device. Raises PreconditionError."""
-    try:
-        source = os.open("/dev/net/tun", os.O_RDWR)
-        try:
-            name = (
-                fcntl.ioctl(source, _TUNSETIFF, struct.pack("16sH22x", b"hvtrace%d", _TAP))[:16].rstrip(b"\0").decode()
-            )
-            redirect = ["u32", "match", "u32", "0", "0", "action", "mirred", "ingress", "redirect", "dev", tap]
-            _run(["tc", "qdisc", "add", "dev", name, "clsact"], settings)
-            _run(["tc", "filter", "add", "dev", name, "ingress", "protocol", "all", *redirect], settings)
-            _run(["ip", "link", "set", name, "addrgenmode", "none", "up"], settings)
-            for _ in range(COPIES):
-                os.write(source, content)
-        finally:
-            os.close(source)
-    except OSError as error:
-        raise NotReady(f"--generate cannot create its device: {error.strerror}; trace without it") from error
-
-
-def _run(words: list[str], settings: Settings) -> None:
-    program = shutil.which(words[0], path=settings.program_path)
-    if program is None:
-        raise NotReady(f"--generate needs {words[0]}, which is not installed; install iproute2")
-    done = subprocess.run([program, *words[1:]], stdin=subprocess.DEVNULL, capture_output=True, timeout=5, check=False)
-    if done.returncode:
-        reason = " ".join(done.stderr.decode(errors="replace").split())
-        raise NotReady(f"--generate cannot send a frame: {words[0]} failed: {reason}; trace without it")
+        os.close(source)
 
 
 def frame(source: str, mac: str, ip: str, payload: bytes) -> bytes:

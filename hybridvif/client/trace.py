@@ -12,14 +12,14 @@ import re
 import shutil
 import socket
 import struct
-import subprocess
 import time
 from contextlib import suppress
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from hybridvif.client.filters import socket_directory
+from hybridvif.client.filters import output_of, socket_directory
 from hybridvif.engine.converge import AnyHost
 from hybridvif.executors.netlink.devices import Device, bridge_port_of
 from hybridvif.executors.netlink.messages import IFNAME, device_of, get_link
@@ -36,6 +36,7 @@ from hybridvif.executors.netlink.socket import (
 from hybridvif.model.errors import InvalidInput, NotReady, PreconditionError, shown
 from hybridvif.model.names import PortNames, is_mac, names_of
 from hybridvif.model.parts import OvsPort, Tap
+from hybridvif.model.planner import check_ownership
 from hybridvif.model.settings import Settings
 from hybridvif.model.trace import Diagnosis, Evidence, Hop, Look, SwitchView, diagnose, dropped_by, drops_of
 
@@ -52,7 +53,6 @@ _STATS64, _STATS = 23, struct.Struct("=8Q")
 """IFLA_STATS64 begins with the packets, bytes, errors and drops in both directions (struct rtnl_link_stats64)."""
 _PORT_LINE = re.compile(r"^ +(\S+) \d+/(\d+): ", re.MULTILINE)
 _LEARNED_LINE = re.compile(r"^ *(\d+) +(\d+) +([0-9a-f:]{17}) ", re.MULTILINE)
-_SAVERS = ("iptables-save", "ip6tables-save")
 
 
 def destination(address: str) -> tuple[str, str]:
@@ -69,7 +69,8 @@ def trace(port_id: str, host: AnyHost, *, seconds: float = 5.0, to: str = "", ge
     """Observe the packets of a plugged port for some seconds. Return the hop where they stop, with the reason.
 
     to: the IPv4 or MAC address of another machine, whose path ovs-vswitchd computes. generate: send marked frames in
-    at the tap and look for them at each hop; for root only. Raises InvalidInput, PreconditionError, NoResponse.
+    at the tap and look for them at each hop; for root only. Raises InvalidInput, NameCollision, PreconditionError,
+    NoResponse.
     """
     names, settings, target = names_of(port_id), host.settings, destination(to)
     if not 0 <= seconds <= MAX_SECONDS:
@@ -79,6 +80,7 @@ def trace(port_id: str, host: AnyHost, *, seconds: float = 5.0, to: str = "", ge
         raise PreconditionError("a simulated host has no packets; configure other executors than recording")
     if not any(part.name in names and not isinstance(part, Tap) for part in observed.state):
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
+    check_ownership(observed.state.of(names), port_id)
     notes: list[str] = []
     drops = _drops(settings, notes)
     before = Look(hops=_hops(names)[0], drops=drops)
@@ -148,11 +150,11 @@ def _entries(channel: Channel, bridge: int, devices: dict[int, Device]) -> tuple
         for body in channel.dump(request):
             _, index, state, _, _ = _NEIGHBOR.unpack_from(body)
             found = positions_of(body, _NEIGHBOR.size, len(body))
-            if _MASTER not in found:
+            if not {_MASTER, _LLADDR} <= found.keys():
                 # An address list of the device itself.
                 continue
             name = devices[index].name if index in devices else f"interface {index}"
-            entries.append((body[found.get(_LLADDR, slice(0))].hex(":"), name, bool(state & _PERMANENT)))
+            entries.append((body[found[_LLADDR]].hex(":"), name, bool(state & _PERMANENT)))
     return tuple(entries)
 
 
@@ -162,21 +164,12 @@ def _entries(channel: Channel, bridge: int, devices: dict[int, Device]) -> tuple
 def _drops(settings: Settings, notes: list[str]) -> dict[str, int] | None:
     """Return the packets dropped by iptables, by rule; None, with a note, if this user cannot read it."""
     drops: dict[str, int] = {}
-    for name in _SAVERS:
-        if (path := shutil.which(name, path=settings.program_path)) is None:
-            continue
+    for name in filter(partial(shutil.which, path=settings.program_path), ("iptables-save", "ip6tables-save")):
         try:
-            done = subprocess.run(
-                [path, "-c"], stdin=subprocess.DEVNULL, capture_output=True, timeout=TIMEOUT, check=False
-            )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            notes.append(f"iptables: {error}")
+            drops |= drops_of(output_of(settings, [name, "-c"], time.monotonic() + TIMEOUT))
+        except NotReady as error:
+            notes.append(f"iptables: {error}; run this as root")
             return None
-        if done.returncode:
-            reason = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
-            notes.append(f"iptables: {shown(reason[0])}; run this as root")
-            return None
-        drops |= drops_of(done.stdout.decode(errors="replace"))
     return drops
 
 
@@ -196,14 +189,14 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
             channel.connect(str(directory / f"ovs-vswitchd.{pid}.ctl"))
             learned = _LEARNED_LINE.findall(_ask(channel, "fdb/show", row.bridge))
             view = SwitchView(learned=tuple((int(port), int(vlan), mac) for port, vlan, mac in learned))
-            if not row.attached_mac or fact.ofport is None or fact.ofport < 0:
+            if not evidence.mac or fact.ofport is None or fact.ofport < 0:
                 return view
             # A DHCP request and its response: port security lets them pass, and drops ARP with an unknown IP address.
-            request = f"in_port={fact.ofport},udp,dl_src={row.attached_mac},dl_dst={mac},nw_src={NOBODY},nw_dst={ip}"
+            request = f"in_port={fact.ofport},udp,dl_src={evidence.mac},dl_dst={mac},nw_src={NOBODY},nw_dst={ip}"
             drops_from_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, f"{request},{_PORTS[0]}"))
             # The bridge itself is in every VLAN.
             vlan = f",dl_vlan={fact.tag}" if fact.tag else ""
-            ends = f"dl_src={SENDER if mac == BROADCAST else mac},dl_dst={row.attached_mac},nw_dst={EVERYBODY}"
+            ends = f"dl_src={SENDER if mac == BROADCAST else mac},dl_dst={evidence.mac},nw_dst={EVERYBODY}"
             response = f"in_port=LOCAL{vlan},udp,{ends},nw_src={NOBODY if ip == EVERYBODY else ip},{_PORTS[1]}"
             ports: dict[str, str] = dict(_PORT_LINE.findall(_ask(channel, "dpif/show")))
             drops_to_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, response), ports.get(row.name, ""))

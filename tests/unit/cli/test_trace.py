@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 
 import hybridvif
-from hybridvif import InvalidInput, PreconditionError, RecordingHost, desired_state
+from hybridvif import InvalidInput, NameCollision, PreconditionError, RecordingHost, desired_state
 from hybridvif.cli.commands.trace import answer_of
 from hybridvif.cli.terminal import Paint
 from hybridvif.client.trace import trace
 from hybridvif.model.errors import MAX_SHOWN
 from hybridvif.model.trace import Finding, RuleReport
-from tests.support.answers import DIAGNOSIS, ID, PORT, QBR, QVB, TAP
+from tests.support.answers import DIAGNOSIS, ID, PORT, QBR, QVB, TAP, TWIN_ID
 
 
 def text_of(diagnosis: hybridvif.Diagnosis) -> list[str]:
@@ -82,6 +83,16 @@ def test_document_has_the_port_and_every_field_of_the_diagnosis() -> None:
 def test_simulated_host_has_no_packets() -> None:
     with pytest.raises(PreconditionError, match="a simulated host has no packets"):
         trace(ID, RecordingHost(desired_state(PORT)), seconds=0)
+
+
+def test_port_of_another_id_is_refused() -> None:
+    host = RecordingHost(desired_state(PORT))
+    observed = host.observe(None, 0.0)
+    real = SimpleNamespace(
+        settings=host.settings, observe=lambda *_: replace(observed, facts=replace(observed.facts, simulated=False))
+    )
+    with pytest.raises(NameCollision):
+        trace(TWIN_ID, real, seconds=0)
 
 
 @pytest.mark.parametrize(
