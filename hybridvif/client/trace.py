@@ -187,8 +187,9 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(TIMEOUT)
             channel.connect(str(directory / f"ovs-vswitchd.{pid}.ctl"))
-            learned = _LEARNED_LINE.findall(_ask(channel, "fdb/show", row.bridge))
-            view = SwitchView(learned=tuple((int(port), int(vlan), mac) for port, vlan, mac in learned))
+            found = _LEARNED_LINE.findall(_ask(channel, "fdb/show", row.bridge))
+            learned = [(int(port), int(vlan), address) for port, vlan, address in found]
+            view = SwitchView(learned=tuple(learned))
             if not evidence.mac or fact.ofport is None or fact.ofport < 0:
                 return view
             # A DHCP request and its response: port security lets them pass, and drops ARP with an unknown IP address.
@@ -200,7 +201,11 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
             response = f"in_port=LOCAL{vlan},udp,{ends},nw_src={NOBODY if ip == EVERYBODY else ip},{_PORTS[1]}"
             ports: dict[str, str] = dict(_PORT_LINE.findall(_ask(channel, "dpif/show")))
             drops_to_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, response), ports.get(row.name, ""))
-            return replace(view, drops_from_vm=drops_from_vm, drops_to_vm=drops_to_vm)
+            # Flows of port security drop an address before it is learned.
+            source = re.compile(rf"in_port\({ports.get(row.name, '')}\).*?eth\(src=([0-9a-f:]{{17}})")
+            sources = source.findall(_ask(channel, "dpif/dump-flows", row.bridge))
+            learned += [(fact.ofport, fact.tag or 0, address) for address in dict.fromkeys(sources)]
+            return SwitchView(drops_from_vm=drops_from_vm, drops_to_vm=drops_to_vm, learned=tuple(learned))
     except TimeoutError:
         return SwitchView(failure="switch-hung")
     except PermissionError as error:

@@ -183,6 +183,40 @@ FAULTS = {
 """The shell script of each fault, with the code, the hop and a part of the sentence that trace returns."""
 
 
+FLOWS_OF_NEUTRON = """
+port=$(ovs-vsctl get interface {qvo} ofport)
+ovs-ofctl del-flows br-int
+ovs-ofctl add-flows br-int - <<END
+table=0,priority=65535,dl_vlan=4095,actions=drop
+table=0,priority=10,arp,in_port=$port,actions=resubmit(,24)
+table=0,priority=9,in_port=$port,actions=resubmit(,25)
+table=0,priority=0,actions=resubmit(,60)
+table=23,priority=0,actions=drop
+table=24,priority=2,arp,in_port=$port,arp_spa=10.0.0.1,actions=resubmit(,25)
+table=24,priority=0,actions=drop
+table=25,priority=2,in_port=$port,dl_src={mac},actions=resubmit(,60)
+table=60,priority=3,actions=normal
+END
+"""
+"""Flows of Neutron's agent for a port with port security."""
+
+
+def test_port_with_flows_of_port_security_raises_no_alarm(network: Network) -> None:
+    network.sh(FLOWS_OF_NEUTRON)
+    document = network.trace(exit_code=0)
+    assert (document["code"], document["findings"]) == ("in-order", []), document
+    assert (document["drops_from_vm"], document["drops_to_vm"]) == ("", "")
+
+
+def test_address_that_port_security_drops_is_named(network: Network) -> None:
+    # The datapath keeps a flow of the former address for 10 seconds.
+    network.sh("ip -n {vm} link set eth0 address fa:16:3e:99:99:99; ovs-appctl fdb/flush br-int")
+    network.sh(FLOWS_OF_NEUTRON + "sleep 1; ovs-appctl dpctl/del-flows; ovs-appctl fdb/flush br-int")
+    document = network.trace(exit_code=3)
+    assert (document["code"], document["hop"]) == ("mac", network.port.names.switch_end), document
+    assert "the VM sends from fa:16:3e:99:99:99" in document["sentence"]
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_trace_names_hop_and_reason_of_a_fault(network: Network, fault: str) -> None:
     script, code, hop, words = FAULTS[fault]
