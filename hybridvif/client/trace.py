@@ -41,8 +41,8 @@ from hybridvif.model.settings import Settings
 from hybridvif.model.trace import Diagnosis, Evidence, Hop, Look, SwitchView, diagnose, dropped_by, drops_of
 
 MAX_SECONDS = 3600.0
-TIMEOUT = 5.0
-"""Seconds in which ovs-vswitchd, iptables and the kernel must answer."""
+TIMEOUT = 10.0
+"""Seconds in which ovs-vswitchd and iptables must answer. A busy host keeps ovs-vswitchd waiting for some seconds."""
 BROADCAST, EVERYBODY, SENDER = "ff:ff:ff:ff:ff:ff", "255.255.255.255", "02:00:00:00:00:01"
 NOBODY = "0.0.0.0"  # noqa: S104  # the sender of a DHCP request, no address to bind to
 _PORTS = ("udp_src=68,udp_dst=67", "udp_src=67,udp_dst=68")
@@ -83,7 +83,7 @@ def trace(port_id: str, host: AnyHost, *, seconds: float = 5.0, to: str = "", ge
     check_ownership(observed.state.of(names), port_id)
     notes: list[str] = []
     drops = _drops(settings, notes)
-    before = Look(hops=_hops(names)[0], drops=drops)
+    before = Look(hops=_hops(names, settings)[0], drops=drops)
     evidence = Evidence(port_id=port_id, names=names, seconds=seconds, observed=observed, before=before, after=before)
     due = time.monotonic() + seconds
     if generate:
@@ -91,7 +91,7 @@ def trace(port_id: str, host: AnyHost, *, seconds: float = 5.0, to: str = "", ge
 
         evidence = replace(evidence, marked=marked_frames.send(evidence, *target, settings))
     time.sleep(max(due - time.monotonic(), 0))
-    hops, entries = _hops(names)
+    hops, entries = _hops(names, settings)
     after = Look(hops=hops, entries=entries, drops=_drops(settings, notes))
     switch = _switch(evidence, target, settings, notes)
     return diagnose(replace(evidence, after=after, switch=switch, not_looked_at=tuple(dict.fromkeys(notes))))
@@ -100,10 +100,10 @@ def trace(port_id: str, host: AnyHost, *, seconds: float = 5.0, to: str = "", ge
 # -- the kernel --------------------------------------------------------------------------------------------------------
 
 
-def _hops(names: PortNames) -> tuple[dict[str, Hop], tuple[tuple[str, str, bool], ...]]:
+def _hops(names: PortNames, settings: Settings) -> tuple[dict[str, Hop], tuple[tuple[str, str, bool], ...]]:
     """Return the devices of a port by name, and the forwarding entries of its Linux bridge. Raises NotReady."""
     try:
-        with Channel(time.monotonic() + TIMEOUT) as channel:
+        with Channel(time.monotonic() + settings.deadline) as channel:
             # messages.get_link() omits the counters.
             requests = [Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, name)) for name in names[:4]]
             bodies = [body for body in channel.exchange(requests) if isinstance(body, bytes)]
