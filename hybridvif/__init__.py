@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from hybridvif.client.host import Host as Host, connect as connect
+    from hybridvif.client.trace import trace as trace
     from hybridvif.engine.any_host import HostProtocol as HostProtocol
     from hybridvif.engine.converge import (
         check as check,
@@ -74,6 +75,7 @@ if TYPE_CHECKING:
         Update as Update,
         simulate as simulate,
     )
+    from hybridvif.model.trace import Diagnosis as Diagnosis
 
     Gathered, MadeTap, Stray, wiring_of = CollectedOrphan, ManagedTap, ForeignObject, desired_state
 
@@ -87,6 +89,7 @@ _FORMER = {
 _HOMES = {
     "hybridvif.client.host": "Host connect",
     "hybridvif.engine.any_host": "HostProtocol",
+    "hybridvif.client.trace": "trace",
     "hybridvif.engine.converge": "check plug plug_all unplug unplug_all",
     "hybridvif.engine.convert": "convert convert_all",
     "hybridvif.engine.host_wide": "CollectedOrphan Reconciled gc reconcile",
@@ -100,6 +103,7 @@ _HOMES = {
     "hybridvif.model.port": "Port VifType desired_state",
     "hybridvif.model.report": "Outcome Report Result Status",
     "hybridvif.model.state": "Create Delete HostState Replace Step Update simulate",
+    "hybridvif.model.trace": "Diagnosis",
 }
 """The names of each module that are public here."""
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names.split()}

@@ -11,9 +11,10 @@ import re
 import shutil
 import subprocess
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
-from hybridvif.model.errors import NotReady
+from hybridvif.model.errors import NotReady, shown
 from hybridvif.model.settings import SOCKET_DIR, Settings, endpoint_of
 
 FIREWALL_TABLE = 60
@@ -29,6 +30,12 @@ class SwitchSilent(NotReady):
     """ovs-vswitchd does not serve its flows, because it hangs or does not run."""
 
 
+def socket_directory(settings: Settings) -> str:
+    """Return the directory of the management sockets of ovs-vswitchd."""
+    path = endpoint_of(settings.ovsdb_connection).path
+    return os.path.dirname(path) if path else SOCKET_DIR
+
+
 def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozenset[int]:
     """Return the OpenFlow port numbers that the OpenFlow firewall knows on a bridge. Raises NotReady."""
     return frozenset(map(int, _IN_PORT.findall(flows_of(settings, bridge, FIREWALL_TABLE, deadline))))
@@ -36,17 +43,28 @@ def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozen
 
 def flows_of(settings: Settings, bridge: str, table: int, deadline: float) -> str:
     """Return the flows of one table of a bridge as text. Raises NotReady, and SwitchSilent of this host."""
-    endpoint = endpoint_of(settings.ovsdb_connection)
-    directory = os.path.dirname(endpoint.path) if endpoint.path else SOCKET_DIR
-    program = shutil.which("ovs-ofctl", path=settings.program_path)
-    if program is None:
-        raise NotReady("ovs-ofctl is not installed, which shows the flows of the firewall; install Open vSwitch")
     # Without --names, a port is a number.
-    query = ["--no-names", "--no-stats", "-O", _VERSIONS, "dump-flows", f"unix:{directory}/{bridge}.mgmt"]
+    query = f"--no-names --no-stats -O {_VERSIONS} dump-flows unix:{socket_directory(settings)}/{bridge}.mgmt"
+    unread = f"the flows of {bridge} cannot be read"
+    try:
+        return output_of(settings, ["ovs-ofctl", *query.split(), f"table={table}"], deadline)
+    except SwitchSilent as error:
+        raise SwitchSilent(f"{unread}: {error}, so ovs-vswitchd may hang; see hybridvif doctor") from error
+    except NotReady as error:
+        if endpoint_of(settings.ovsdb_connection).path and str(error).endswith(_NOT_RUNNING):
+            raise SwitchSilent(f"{unread}: ovs-vswitchd does not run; see hybridvif doctor") from error
+        raise NotReady(f"{unread}: {error}; run this as root, or use --unfiltered") from error
+
+
+def output_of(settings: Settings, words: Sequence[str], deadline: float) -> str:
+    """Run a program as this user and return its output. Raises NotReady with its error, SwitchSilent if it is late."""
+    program = shutil.which(words[0], path=settings.program_path)
+    if program is None:
+        raise NotReady(f"{words[0]} is not installed")
     timeout = max(deadline - time.monotonic(), 0.1)
     try:
         done = subprocess.run(
-            [program, *query, f"table={table}"],
+            [program, *words[1:]],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             timeout=timeout,
@@ -54,15 +72,12 @@ def flows_of(settings: Settings, bridge: str, table: int, deadline: float) -> st
             env={"LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired as error:
-        silent = f"ovs-vswitchd has not answered within {timeout:.1f} s, so it may hang"
-        raise SwitchSilent(f"the flows of {bridge} cannot be read: {silent}; see hybridvif doctor") from error
+        raise SwitchSilent(f"{words[0]} had no answer within {timeout:.1f} s") from error
     except OSError as error:
-        raise NotReady(f"the flows of {bridge} cannot be read: {error}; is ovs-vswitchd running?") from error
+        raise NotReady(str(error)) from error
     if done.returncode:
-        reason = done.stderr.decode(errors="replace").strip().removeprefix("ovs-ofctl: ")
-        if endpoint.path and reason.endswith(_NOT_RUNNING):
-            raise SwitchSilent(f"the flows of {bridge} cannot be read: ovs-vswitchd does not run; see hybridvif doctor")
-        raise NotReady(f"the flows of {bridge} cannot be read: {reason}; run this as root, or use --unfiltered")
+        reason = " ".join(done.stderr.decode(errors="replace").split())
+        raise NotReady(shown(reason.removeprefix(f"{words[0]}: ")) or f"{words[0]} failed")
     return done.stdout.decode(errors="replace")
 
 

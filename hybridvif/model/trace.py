@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
 from hybridvif.model.errors import shown
-from hybridvif.model.names import KEY_LENGTH, PortNames
+from hybridvif.model.names import KEY_LENGTH, PortNames, is_mac
 from hybridvif.model.parts import DEAD_VLAN, OPEN, ForeignObject, NativePort, OvsPort, SwitchPort, VhostUserPort
 from hybridvif.model.state import Observed, PortFact
 
@@ -150,6 +150,12 @@ class Evidence:
         return self.observed.facts.ports.get(self.row.name, PortFact()) if self.row else PortFact()
 
     @property
+    def mac(self) -> str:
+        """The MAC address of the VM; "" if it is unknown."""
+        mac = self.row.attached_mac.lower() if isinstance(self.row, OvsPort) else ""
+        return mac if is_mac(mac) else ""
+
+    @property
     def chain(self) -> tuple[str, ...]:
         """The names of the devices from the VM to the switch."""
         if isinstance(self.row, VhostUserPort):
@@ -251,7 +257,7 @@ def _blockers(evidence: Evidence) -> Iterator[Finding]:
 
 
 def _blockers_at(evidence: Evidence, name: str, hop: Hop | None) -> Iterator[Finding]:
-    names, row = evidence.names, evidence.row
+    names = evidence.names
     foreign = evidence.observed.state.links.get(name)
     if hop is None:
         reason = "no VM has the port open" if name == names.tap else "plug the port again"
@@ -266,9 +272,9 @@ def _blockers_at(evidence: Evidence, name: str, hop: Hop | None) -> Iterator[Fin
         yield _stop("apart", name, f"it is in {hop.master or 'no bridge'}, not in {names.bridge}")
     elif hop.bridge_port not in (None, OPEN):
         yield _stop("blocked", name, f"{names.bridge} has its port with {hop.bridge_port}")
-    elif name == names.bridge and isinstance(row, OvsPort):
+    elif name == names.bridge:
         for mac, device, is_local in evidence.after.entries:
-            if mac == row.attached_mac and (is_local or device != names.tap):
+            if mac == evidence.mac and (is_local or device != names.tap):
                 owner = f"the address of {device} itself" if is_local else f"at {device}, not at {names.tap}"
                 yield _stop("mac-taken", name, f"its entry for the MAC address of the VM, {mac}, is {owner}")
 
@@ -287,9 +293,12 @@ def _losses(evidence: Evidence) -> Iterator[Finding]:
         entered, passed = evidence.to_vm(names.bridge_end), evidence.to_vm(names.tap)
         if entered - passed >= FEWEST and (not passed or sum(own.values()) > passed):
             yield _loss(evidence, "to", (names.bridge_end, names.tap), (entered, passed))
-    if isinstance(row, OvsPort) and switch.drops_to_vm and evidence.chain and not evidence.to_vm(evidence.chain[-1]):
-        reason = f"no packet for the VM leaves it, and it delivers no frame to {row.name} ({switch.drops_to_vm})"
-        yield _stop("flow-drop", row.bridge, reason)
+    if isinstance(row, OvsPort) and switch.drops_to_vm and evidence.chain:
+        sent, received = evidence.from_vm(evidence.chain[-1]), evidence.to_vm(evidence.chain[-1])
+        # Flows may treat a frame of the bridge itself unlike others, so the packets must agree.
+        if not received or sent >= 4 * received:
+            story = f"{received or 'no'} packets for the VM leave it, and {sent} from the VM enter it"
+            yield _stop("flow-drop", row.bridge, f"{story}; it drops a frame to {row.name} ({switch.drops_to_vm})")
 
 
 def _loss(evidence: Evidence, direction: str, ends: tuple[str, str], numbers: tuple[int, int]) -> Finding:
@@ -332,14 +341,14 @@ def _hazards(evidence: Evidence) -> Iterator[Finding]:
         yield _stop("duplicate", row.name, f"{reason}; remove it: ovs-vsctl del-port {others[0]}")
     learned = [(port, mac) for port, vlan, mac in evidence.switch.learned if vlan == (fact.tag or 0)]
     own = [mac for port, mac in learned if port == fact.ofport]
-    elsewhere = [port for port, mac in learned if mac == row.attached_mac]
+    elsewhere = [port for port, mac in learned if mac == evidence.mac]
     # An address that was learned before the VM came here expires when the VM sends.
-    if row.attached_mac in own or not (evidence.chain and evidence.count(evidence.chain[-1], "rx")):
+    if not evidence.mac or evidence.mac in own or not (evidence.chain and evidence.count(evidence.chain[-1], "rx")):
         return
     if own:
-        yield _stop("mac", row.name, f"the VM sends from {own[0]}, and the port is for {row.attached_mac}")
+        yield _stop("mac", row.name, f"the VM sends from {own[0]}, and the port is for {evidence.mac}")
     elif elsewhere:
-        reason = f"it has learned {row.attached_mac} at OpenFlow port {elsewhere[0]}, not {fact.ofport}"
+        reason = f"it has learned {evidence.mac} at OpenFlow port {elsewhere[0]}, not {fact.ofport}"
         yield _stop("mac-elsewhere", row.bridge, f"{reason}: another device sends from the MAC address of the VM")
 
 

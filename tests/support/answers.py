@@ -6,11 +6,12 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from hybridvif import Port, RecordingHost, plug, plug_all, unplug_all
+from hybridvif import Diagnosis, Port, RecordingHost, plug, plug_all, unplug_all
 from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.parts import OvsPort
+from hybridvif.model.trace import Finding, HopReport, RuleReport
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
 OTHER_ID = "91d3aa02-4100-4c00-8000-000000000002"
@@ -21,6 +22,29 @@ MAC = "fa:16:3e:aa:bb:cc"
 PORT = Port(id=ID, mac=MAC, instance_id=VM, mtu=1450)
 OTHER = Port(id=OTHER_ID, mac="fa:16:3e:aa:bb:dd", instance_id=VM)
 QBR, QVB, QVO, TAP, _ = PORT.names
+FILTERED = Finding("filtered", QBR, f"packets stop at {QBR}: iptables")
+DIAGNOSIS = Diagnosis(
+    port_id=ID,
+    seconds=5.0,
+    stops=True,
+    code=FILTERED.code,
+    hop=FILTERED.hop,
+    sentence=FILTERED.sentence,
+    hops=(
+        HopReport(TAP, "up", 1450, QBR, 40, 22, 0),
+        HopReport(QBR, "up", 1450, "", None, None, 0),
+        HopReport(QVB, "missing", None, "", None, None, 0),
+    ),
+    bridge="br-int",
+    ofport=2,
+    tag=5,
+    error="",
+    drops_from_vm="",
+    drops_to_vm="table 0: No match. drop",
+    drops=(RuleReport(f"FORWARD -i {TAP} -j DROP", 40),),
+    findings=(FILTERED, Finding("dead-vlan", QVO, "packets stop at br-int: dead VLAN")),
+    not_looked_at=("ip6tables: no permission",),
+)
 OPTIONS = ["--mac", MAC, "--instance", VM, "--mtu", "1450"]
 
 

@@ -23,7 +23,7 @@ from benchmarks.page import with_figures
 from benchmarks.record import Record, merge_observed
 from hybridvif import Port, RecordingHost, Report, Status, desired_state, plug_all
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
-from hybridvif.cli.commands import check, gc, plan, reconcile, show
+from hybridvif.cli.commands import check, gc, plan, reconcile, show, trace
 from hybridvif.cli.output import report
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
@@ -35,7 +35,7 @@ from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Facts, LinkFact, PortFact
 from hybridvif.testing.sandbox.box import Sandbox, Vm
-from tests.support.answers import plug_answer
+from tests.support.answers import DIAGNOSIS, plug_answer
 from tests.support.strategies import NAMES, PORT, REASONS, VETH
 
 ROOT = Path(__file__).parents[2]
@@ -208,6 +208,7 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
         reconcile.answer_of([PORT], host).document,
         reconcile.answer_of([PORT], drifted, dry_run=True).document,
         gc.answer_of(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
+        trace.answer_of(DIAGNOSIS).document,
     ]
     assert keys_of(documents) <= in_code(page("docs/cli.md"))
     assert set(show.STATES) <= in_code(section(page("docs/cli.md"), "## list"))

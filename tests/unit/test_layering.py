@@ -14,12 +14,14 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "hybridvif").rglob("*.py"))
 
+READERS = ("devices", "messages", "socket")
+"""Modules of the link executors that read devices without privileges: trace reads them as its caller."""
 FOLDERS: Mapping[str, tuple[str, ...]] = {
     "model": (),
     "engine": ("model",),
     "executors": ("model",),
     "privileged": ("model", "engine.config", "executors.base"),
-    "client": ("model", "engine", "privileged"),
+    "client": ("model", "engine", "privileged", *(f"executors.netlink.{name}" for name in READERS)),
     "osvif": ("model", "engine", "client"),
     "testing": ("model", "engine", "client", "privileged", "executors"),
     "cli": (*("model", "engine", "client", "privileged", "osvif", "testing"), "executors.base"),

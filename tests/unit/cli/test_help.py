@@ -72,7 +72,7 @@ def test_help_takes_less_than_60_ms() -> None:
 
 @pytest.mark.parametrize("name", OWN_COMMANDS)
 def test_parser_imports_only_the_chosen_command(name: str) -> None:
-    words = [name, "plug", ID] if name == "plan" else [name]
+    words = [name, *{"plan": ["plug", ID], "trace": [ID]}.get(name, [])]
     loaded = loaded_by(f"cli.parse_arguments({words!r})")
     assert not loaded & set(HEAVY)
     assert {other for other in COMMANDS if options.module_of(other).__name__ in loaded} == {

@@ -226,6 +226,17 @@ def test_address_learned_elsewhere_is_no_finding_while_the_vm_is_silent() -> Non
     assert verdict(about) == ("silent", TAP, False)
 
 
+@pytest.mark.parametrize("mac", ["", "unknown"])
+def test_row_without_an_address_has_no_address_to_compare(mac: str) -> None:
+    about = evidence(state=with_parts(replace(ROW, attached_mac=mac)), entries=((OTHER_MAC, QVB, False),))
+    assert verdict(replace(about, switch=replace(FORWARDS, learned=((3, 5, OTHER_MAC),)))) == ("in-order", "", False)
+
+
+def test_address_of_the_row_is_compared_in_lower_case() -> None:
+    about = evidence(state=with_parts(replace(ROW, attached_mac=MAC.upper())))
+    assert verdict(replace(about, switch=replace(FORWARDS, learned=((3, 5, MAC),)))) == ("in-order", "", False)
+
+
 # -- a chain in order --------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,73 @@
+"""hybridvif trace: the hop where the packets of a port stop, and the reason."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from dataclasses import asdict
+from textwrap import wrap
+
+from hybridvif.cli.options import connected
+from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.model.trace import Diagnosis
+
+FORMATS = ("text", "json", "yaml")
+WIDTH = 80
+_ROW = "{:<2} {:<14}  {:<22} {:>5}  {:>9}  {:>9}  {:>8}"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the arguments of `hybridvif trace`."""
+    parser.add_argument("port", metavar="PORT", help="the port's id, a UUID")
+    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="the time to watch (default: 5)")
+    text = "the IPv4 or MAC address of another machine, to which the switch computes the path"
+    parser.add_argument("--to", default="", metavar="IP|MAC", help=text)
+    text = "send marked frames in at the VM's tap, and look for them at each hop; for root only"
+    parser.add_argument("--generate", action="store_true", help=text)
+    parser.epilog = "The last sentence is the hop where packets stop, and the reason. The exit code is 3 then."
+
+
+def run(args: argparse.Namespace) -> Answer:
+    """Watch the packets of the port."""
+    from hybridvif.client.trace import trace
+
+    with connected(args, begun=True) as host:
+        return answer_of(trace(args.port, host, seconds=args.seconds, to=args.to, generate=args.generate))
+
+
+def answer_of(diagnosis: Diagnosis) -> Answer:
+    """Return the answer for a diagnosis."""
+    document = asdict(diagnosis)
+    port_id = document.pop("port_id")
+    return Answer(
+        document={"command": "trace", "simulated": False, "port": port_id, **document},
+        lines=lambda paint: _lines(diagnosis, paint),
+        exit_code=3 if diagnosis.stops else 0,
+    )
+
+
+def _lines(diagnosis: Diagnosis, paint: Paint) -> Iterator[str]:
+    rows: list[tuple[object, ...]] = [
+        (hop.name, hop.state[:22], hop.mtu, hop.from_vm, hop.to_vm, hop.dropped) for hop in diagnosis.hops
+    ]
+    if diagnosis.bridge:
+        rows.append((diagnosis.bridge, f"ofport {diagnosis.ofport}, tag {diagnosis.tag}", "", "", "", ""))
+    yield paint(_ROW.format("", "hop", "state", "mtu", "from VM", "to VM", "dropped"), "bold")
+    for row in rows:
+        is_end = row[0] == diagnosis.hop
+        cells = ("" if cell is None else cell for cell in row)
+        yield paint(_ROW.format("->" if is_end else " |", *cells).rstrip(), "red" if is_end else "")
+    for reason, verb in ((diagnosis.drops_from_vm, "from"), (diagnosis.drops_to_vm, "to")):
+        if reason is not None:
+            yield from _wrapped(f"a frame {verb} the VM is {f'dropped: {reason}' if reason else 'forwarded'}", paint)
+    for drop in diagnosis.drops:
+        yield from _wrapped(f"iptables dropped {drop.packets}: {drop.rule}", paint)
+    for finding in diagnosis.findings[1:]:
+        yield from _wrapped(f"also: {finding.sentence}", paint, "yellow")
+    for note in diagnosis.not_looked_at:
+        yield from _wrapped(f"not looked at: {note}", paint, "dim")
+    yield from _wrapped(diagnosis.sentence, paint, "red" if diagnosis.stops else "green", indent="")
+
+
+def _wrapped(text: str, paint: Paint, colour: str = "", indent: str = "   ") -> Iterator[str]:
+    yield from (paint(line, colour) for line in wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent))

@@ -1,0 +1,239 @@
+"""Observe the path of a port's packets as the caller: its devices, iptables, and the flows of ovs-vswitchd.
+
+No privilege is needed for the devices. A caller who may not look at the rest gets a sentence about it in place of an
+error. The row of the port comes from the daemon.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+import shutil
+import socket
+import struct
+import time
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from hybridvif.client.filters import output_of, socket_directory
+from hybridvif.engine.converge import AnyHost
+from hybridvif.executors.netlink.connection import IFNAME, device_of, get_link
+from hybridvif.executors.netlink.devices import Device, bridge_port_of
+from hybridvif.executors.netlink.socket import (
+    NLM_F_DUMP,
+    RTM_GETLINK,
+    Channel,
+    Interrupted,
+    Request,
+    attribute,
+    link_header,
+    positions_of,
+)
+from hybridvif.model.errors import InvalidInput, NotReady, PreconditionError, shown
+from hybridvif.model.names import PortNames, is_mac, names_of
+from hybridvif.model.parts import OvsPort, Tap
+from hybridvif.model.planner import check_ownership
+from hybridvif.model.settings import Settings
+from hybridvif.model.trace import Diagnosis, Evidence, Hop, Look, SwitchView, diagnose, dropped_by, drops_of
+
+MAX_SECONDS = 3600.0
+TIMEOUT = 10.0
+"""Seconds in which ovs-vswitchd and iptables must answer. A busy host keeps ovs-vswitchd waiting for some seconds."""
+BROADCAST, EVERYBODY, SENDER = "ff:ff:ff:ff:ff:ff", "255.255.255.255", "02:00:00:00:00:01"
+NOBODY = "0.0.0.0"  # noqa: S104  # the sender of a DHCP request, no address to bind to
+_PORTS = ("udp_src=68,udp_dst=67", "udp_src=67,udp_dst=68")
+_NEIGHBOR = struct.Struct("=B3xiHBB")
+"""struct ndmsg: the family, the index of the device, state, flags and type."""
+_RTM_GETNEIGH, _LLADDR, _MASTER, _PERMANENT = 30, 2, 9, 0x80
+_STATS64, _STATS = 23, struct.Struct("=8Q")
+"""IFLA_STATS64 begins with the packets, bytes, errors and drops in both directions (struct rtnl_link_stats64)."""
+_PORT_LINE = re.compile(r"^ +(\S+) \d+/(\d+): ", re.MULTILINE)
+_LEARNED_LINE = re.compile(r"^ *(\d+) +(\d+) +([0-9a-f:]{17}) ", re.MULTILINE)
+
+
+def destination(address: str) -> tuple[str, str]:
+    """Return the MAC and IPv4 address of the followed frame, of which one may be given. Raises InvalidInput."""
+    if not address or is_mac(address.lower()):
+        return address.lower() or BROADCAST, EVERYBODY
+    try:
+        return BROADCAST, str(ipaddress.IPv4Address(address))
+    except ValueError as error:
+        raise InvalidInput(f"to {address!r} is neither an IPv4 address nor the MAC address of a device") from error
+
+
+def trace(port_id: str, host: AnyHost, *, seconds: float = 5.0, to: str = "", generate: bool = False) -> Diagnosis:
+    """Observe the packets of a plugged port for some seconds. Return the hop where they stop, with the reason.
+
+    to: the IPv4 or MAC address of another machine, whose path ovs-vswitchd computes. generate: send marked frames in
+    at the tap and look for them at each hop; for root only. Raises InvalidInput, NameCollision, PreconditionError,
+    NoResponse.
+    """
+    names, settings, target = names_of(port_id), host.settings, destination(to)
+    if not 0 <= seconds <= MAX_SECONDS:
+        raise InvalidInput(f"seconds {seconds!r} is not a number from 0 to {MAX_SECONDS:g}")
+    observed = host.observe(None, time.monotonic() + settings.deadline)
+    if observed.facts.simulated:
+        raise PreconditionError("a simulated host has no packets; configure other executors than recording")
+    if not any(part.name in names and not isinstance(part, Tap) for part in observed.state):
+        raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
+    check_ownership(observed.state.of(names), port_id)
+    notes: list[str] = []
+    drops = _drops(settings, notes)
+    before = Look(hops=_hops(names, settings)[0], drops=drops)
+    evidence = Evidence(port_id=port_id, names=names, seconds=seconds, observed=observed, before=before, after=before)
+    due = time.monotonic() + seconds
+    if generate:
+        from hybridvif.client import marked_frames
+
+        evidence = replace(evidence, marked=marked_frames.send(evidence, *target, settings))
+    time.sleep(max(due - time.monotonic(), 0))
+    hops, entries = _hops(names, settings)
+    after = Look(hops=hops, entries=entries, drops=_drops(settings, notes))
+    switch = _switch(evidence, target, settings, notes)
+    return diagnose(replace(evidence, after=after, switch=switch, not_looked_at=tuple(dict.fromkeys(notes))))
+
+
+# -- the kernel --------------------------------------------------------------------------------------------------------
+
+
+def _hops(names: PortNames, settings: Settings) -> tuple[dict[str, Hop], tuple[tuple[str, str, bool], ...]]:
+    """Return the devices of a port by name, and the forwarding entries of its Linux bridge. Raises NotReady."""
+    try:
+        with Channel(time.monotonic() + settings.deadline) as channel:
+            # get_link() omits the counters.
+            requests = [Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, name)) for name in names[:4]]
+            bodies = [body for body in channel.exchange(requests) if isinstance(body, bytes)]
+            found = {device.name: (device, _counters(body)) for body in bodies for device in [device_of(body)]}
+            requests = [get_link(int(device.master)) for device, _ in found.values() if device.master]
+            masters = [device_of(body) for body in channel.exchange(requests) if isinstance(body, bytes)]
+            devices = {device.index: device for device in (*masters, *(device for device, _ in found.values()))}
+            hops = {
+                name: _hop(device, devices.get(int(device.master)), names, counters)
+                for name, (device, counters) in found.items()
+                # The kernel also finds a device by an alternative name.
+                if name in names
+            }
+            bridge = found[names.bridge][0].index if names.bridge in hops else 0
+            return hops, _entries(channel, bridge, devices) if bridge else ()
+    except OSError as error:
+        raise NotReady(f"the devices of the port cannot be read: {error.strerror or error}; call again") from error
+
+
+def _hop(device: Device, master: Device | None, names: PortNames, counters: dict[str, int]) -> Hop:
+    return Hop(
+        up=device.value("up"),
+        carrier=device.carrier,
+        mtu=device.value("mtu"),
+        master=master.name if master else f"interface {device.master}" if device.master else "",
+        bridge_port=bridge_port_of(device, master, names),
+        **counters,
+    )
+
+
+def _counters(body: bytes) -> dict[str, int]:
+    where = positions_of(body, slice(16, len(body))).get(_STATS64)
+    numbers = _STATS.unpack_from(body, where.start) if where else (0,) * 8
+    rx, tx, _, _, rx_errors, tx_errors, rx_dropped, tx_dropped = numbers
+    return {"rx": rx, "tx": tx, "rx_dropped": rx_errors + rx_dropped, "tx_dropped": tx_errors + tx_dropped}
+
+
+def _entries(channel: Channel, bridge: int, devices: dict[int, Device]) -> tuple[tuple[str, str, bool], ...]:
+    request = Request(
+        _RTM_GETNEIGH, NLM_F_DUMP, _NEIGHBOR.pack(socket.AF_BRIDGE, 0, 0, 0, 0) + attribute(_MASTER, bridge)
+    )
+    entries = []
+    with suppress(Interrupted):
+        for body in channel.dump(request):
+            _, index, state, _, _ = _NEIGHBOR.unpack_from(body)
+            found = positions_of(body, slice(_NEIGHBOR.size, len(body)))
+            if not {_MASTER, _LLADDR} <= found.keys():
+                # An address list of the device itself.
+                continue
+            name = devices[index].name if index in devices else f"interface {index}"
+            entries.append((body[found[_LLADDR]].hex(":"), name, bool(state & _PERMANENT)))
+    return tuple(entries)
+
+
+# -- iptables ----------------------------------------------------------------------------------------------------------
+
+
+def _drops(settings: Settings, notes: list[str]) -> dict[str, int] | None:
+    """Return the packets dropped by iptables, by rule; None, with a note, if this user cannot read it."""
+    drops: dict[str, int] = {}
+    for name in filter(partial(shutil.which, path=settings.program_path), ("iptables-save", "ip6tables-save")):
+        try:
+            drops |= drops_of(output_of(settings, [name, "-c"], time.monotonic() + TIMEOUT))
+        except NotReady as error:
+            notes.append(f"iptables: {error}; run this as root")
+            return None
+    return drops
+
+
+# -- ovs-vswitchd ------------------------------------------------------------------------------------------------------
+
+
+def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, notes: list[str]) -> SwitchView:
+    """Return the answers of ovs-vswitchd about the port, as far as this user may ask."""
+    row, fact, (mac, ip) = evidence.row, evidence.fact, target
+    if not isinstance(row, OvsPort):
+        return SwitchView()
+    directory = Path(socket_directory(settings))
+    try:
+        pid = int((directory / "ovs-vswitchd.pid").read_text(encoding="ascii"))
+        with socket.socket(socket.AF_UNIX) as channel:
+            channel.settimeout(TIMEOUT)
+            channel.connect(str(directory / f"ovs-vswitchd.{pid}.ctl"))
+            found = _LEARNED_LINE.findall(_ask(channel, "fdb/show", row.bridge))
+            learned = [(int(port), int(vlan), address) for port, vlan, address in found]
+            view = SwitchView(learned=tuple(learned))
+            if not evidence.mac or fact.ofport is None or fact.ofport < 0:
+                return view
+            # A DHCP request and its response: port security lets them pass, and drops ARP with an unknown IP address.
+            request = f"in_port={fact.ofport},udp,dl_src={evidence.mac},dl_dst={mac},nw_src={NOBODY},nw_dst={ip}"
+            drops_from_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, f"{request},{_PORTS[0]}"))
+            # The bridge itself is in every VLAN.
+            vlan = f",dl_vlan={fact.tag}" if fact.tag else ""
+            ends = f"dl_src={SENDER if mac == BROADCAST else mac},dl_dst={evidence.mac},nw_dst={EVERYBODY}"
+            response = f"in_port=LOCAL{vlan},udp,{ends},nw_src={NOBODY if ip == EVERYBODY else ip},{_PORTS[1]}"
+            ports: dict[str, str] = dict(_PORT_LINE.findall(_ask(channel, "dpif/show")))
+            drops_to_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, response), ports.get(row.name, ""))
+            # Flows of port security drop an address before it is learned.
+            source = re.compile(rf"in_port\({ports.get(row.name, '')}\).*?eth\(src=([0-9a-f:]{{17}})")
+            sources = source.findall(_ask(channel, "dpif/dump-flows", row.bridge))
+            learned += [(fact.ofport, fact.tag or 0, address) for address in dict.fromkeys(sources)]
+            return SwitchView(drops_from_vm=drops_from_vm, drops_to_vm=drops_to_vm, learned=tuple(learned))
+    except TimeoutError:
+        return SwitchView(failure="switch-hung")
+    except PermissionError as error:
+        notes.append(f"{row.bridge}: {error.strerror} for the management socket of ovs-vswitchd; run this as root")
+    except (ConnectionError, FileNotFoundError):
+        if directory.is_dir():
+            return SwitchView(failure="switch-dead")
+        notes.append(f"{row.bridge}: there is no {directory} with the management socket of ovs-vswitchd")
+    except (OSError, ValueError) as error:
+        notes.append(f"{row.bridge}: ovs-vswitchd cannot be asked: {shown(str(error))}")
+    return SwitchView()
+
+
+def _ask(channel: socket.socket, method: str, *parameters: str) -> str:
+    """Return the response to a command of ovs-appctl(8). Raises OSError, ValueError with the error of ovs-vswitchd."""
+    due = time.monotonic() + TIMEOUT
+    channel.sendall(json.dumps({"id": 0, "method": method, "params": parameters}).encode())
+    received = b""
+    while True:
+        channel.settimeout(max(due - time.monotonic(), 0.001))
+        data = channel.recv(1 << 16)
+        if not data:
+            raise ConnectionResetError
+        received += data
+        # A response has no delimiter. It ends with a brace.
+        if received.rstrip().endswith(b"}"):
+            with suppress(json.JSONDecodeError):
+                response: dict[str, Any] = json.loads(received)
+                if response.get("error") is not None:
+                    raise ValueError(str(response["error"]).strip())
+                return str(response["result"])
