@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from hybridvif.cli.output.topology import ids_of
 from hybridvif.cli.ports import PortRequest
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.errors import InvalidInput, NameCollision, did_you_mean
 from hybridvif.model.names import KEY_LENGTH, is_uuid, key_of, names_of_key
 from hybridvif.model.orphans import states_of_ports

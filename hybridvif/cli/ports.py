@@ -14,7 +14,7 @@ from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU, is_uuid
 from hybridvif.model.port import Port, VifType
 
 if TYPE_CHECKING:
-    from hybridvif.engine.converge import AnyHost
+    from hybridvif.engine.any_host import AnyHost
 
 _NAME = re.compile(r"(?:qbr|qvb|qvo|tap|vhu)?[0-9a-f][0-9a-f-]{5,35}", re.ASCII)
 """A device name of a port, 11 characters of an id, or a part of one of them."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridvif.client.filters import output_of, socket_directory
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.executors.netlink.connection import IFNAME, device_of, get_link
 from hybridvif.executors.netlink.devices import Device, bridge_port_of
 from hybridvif.executors.netlink.socket import (

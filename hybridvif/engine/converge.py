@@ -18,11 +18,10 @@ from __future__ import annotations
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Protocol
 
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.goals import (
     Goal,
     desired_on,
@@ -49,7 +48,6 @@ from hybridvif.model.parts import ForeignObject, OvsPort, Part, Tap
 from hybridvif.model.planner import plan, rollback_target
 from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status, error_of
-from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState, Observed, Step, agree, owners_of
 
 PLUG_BATCH, UNPLUG_BATCH = 500, 100
@@ -76,21 +74,6 @@ listeners: list[Callable[[Sequence[Goal], Sequence[Report], float], None]] = []
 """Callbacks (goals, reports, seconds), called after each batch (client/metrics.py)."""
 Progress = Callable[[int, int], None]
 """Callback (finished, total), called before the first batch and after each batch."""
-
-
-class AnyHost(Protocol):
-    """A host that can be observed and changed. A deadline is an instant of time.monotonic()."""
-
-    settings: Settings
-
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """Return the parts and facts under these names. None: all names of the grammar."""
-
-    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[tuple[Outcome, ...]]:
-        """Carry out plans, one per port. Return one outcome per step; as Outcomes, also the observation after them."""
-
-    def locked(self, keys: Collection[str], deadline: float) -> AbstractContextManager[None]:
-        """Hold the locks of these ports, named by the first 11 characters of their ids."""
 
 
 def ignore_progress(_finished: int, _total: int) -> None:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
-from typing import Protocol
 
-from hybridvif.engine.converge import AnyHost, Progress, converge, ignore_progress
+from hybridvif.engine.any_host import FilteringHost
+from hybridvif.engine.converge import Progress, converge, ignore_progress
 from hybridvif.engine.goals import Goal, for_port
 from hybridvif.engine.simulated_host import look
 from hybridvif.model.conversion import as_hybrid, as_native, native_row
@@ -25,16 +25,6 @@ from hybridvif.model.report import Report, error_of
 from hybridvif.model.state import HostState, Observed, PortFact, agree, owners_of
 
 NATIVE, HYBRID = TARGETS = ("native", "hybrid")
-
-
-class FilteringHost(AnyHost, Protocol):
-    """The interface of a host for convert(), which Host and RecordingHost implement."""
-
-    def filtered_ofports(self, bridge: str, deadline: float) -> Collection[int]:
-        """Return the OpenFlow port numbers that the OpenFlow firewall of Neutron's agent knows on a bridge."""
-
-    def calls_iptables(self) -> bool:
-        """Return whether every Linux bridge of the host calls iptables."""
 
 
 def convert(port_id: str, host: FilteringHost, to: str = NATIVE, *, unfiltered: bool = False) -> Report:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
-from typing import Protocol
 
-from hybridvif.engine.converge import AnyHost, converge, plug_all
+from hybridvif.engine.any_host import AnyHost, NotingHost
+from hybridvif.engine.converge import converge, plug_all
 from hybridvif.engine.goals import Goal, goal_for_unplug
 from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.orphans import Orphan, OrphanInUse, find_orphans, tagged_ports
@@ -18,12 +18,6 @@ from hybridvif.model.state import Observed
 
 OLDER_THAN = 3600.0
 """Seconds since an orphan was first seen, after which gc() removes it."""
-
-
-class NotingHost(AnyHost, Protocol):
-    """The interface of a host for gc(), which Host and RecordingHost implement."""
-
-    def seconds_since_first_seen(self, signs: Collection[str], deadline: float) -> dict[str, float]: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,8 +18,7 @@ from hybridvif.model.settings import MAX_NAMES, Settings
 from hybridvif.model.state import Facts, HostState, Observed, Step, merge_observed, simulate_all
 
 if TYPE_CHECKING:
-    from hybridvif.engine.converge import AnyHost
-    from hybridvif.engine.convert import FilteringHost
+    from hybridvif.engine.any_host import AnyHost, FilteringHost
 
 
 class SimulatedHost:

@@ -9,12 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Protocol
 
+from hybridvif.engine.any_host import WatchableHost
 from hybridvif.model.errors import HybridVifError
 from hybridvif.model.names import key_of, names_of, names_of_key
 from hybridvif.model.parts import Part, Role, differences
-from hybridvif.model.settings import MAX_DEADLINE, MAX_NAMES, Settings
+from hybridvif.model.settings import MAX_DEADLINE, MAX_NAMES
 from hybridvif.model.state import Observed
 
 REST = 0.1
@@ -23,16 +23,6 @@ RETRY = 1.0
 """Seconds between two attempts while the host cannot be observed."""
 FACTS = ("tag", "ofport", "error")
 """The facts about a switch port that are watched."""
-
-
-class WatchableHost(Protocol):
-    """The interface of a host for Watch, which Host implements."""
-
-    settings: Settings
-
-    def next_observation(  # noqa: D102
-        self, names: Collection[str] | None, digest: str, deadline: float
-    ) -> tuple[str, Observed] | None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -23,7 +23,7 @@ from pathlib import Path
 
 from hybridvif import Port, Report, Status, check, connect, plug, plug_all, unplug, unplug_all
 from hybridvif.client.host import GRACE_PERIOD, Host
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from tests.faults.conftest import report_of
 from tests.functional.conftest import make_port, until
 from tests.support.figures import FULL

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "hybridvif").rglob("*.py"))
 
-READERS = ("devices", "messages", "socket")
+READERS = ("connection", "devices", "socket")
 """Modules of the link executors that read devices without privileges: trace reads them as its caller."""
 FOLDERS: Mapping[str, tuple[str, ...]] = {
     "model": (),

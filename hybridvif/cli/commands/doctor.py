@@ -30,7 +30,7 @@ from hybridvif.cli.options import config_files
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine import first_seen
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.errors import HybridVifError
 from hybridvif.model.parts import Bridge
 from hybridvif.model.settings import OVS_SOCKET, Settings

@@ -17,7 +17,7 @@ from hybridvif.cli.output.report import DIFFERENCES
 from hybridvif.cli.output.topology import PluggedPort, plugged_ports
 from hybridvif.cli.ports import PORT_HELP, entry_of, found_ids
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.names import DATAPATH_TYPES, is_trunk_bridge
 from hybridvif.model.parts import DEAD_VLAN, NativePort
 from hybridvif.model.port import Port

@@ -12,7 +12,8 @@ from hybridvif.cli.terminal import Answer, Paint
 
 if TYPE_CHECKING:
     # It imports oslo.concurrency, which a command line does not need before it is parsed.
-    from hybridvif.engine.host_wide import CollectedOrphan, NotingHost
+    from hybridvif.engine.any_host import NotingHost
+    from hybridvif.engine.host_wide import CollectedOrphan
 
 FORMATS = ("text", "json", "yaml", "table", "value")
 COLUMNS = ("port", "parts", "seconds", "due", "status")

@@ -12,7 +12,7 @@ from hybridvif.cli.output.changes import plan_document, plan_lines, tally_of
 from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
 from hybridvif.cli.ports import add_file_option
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.port import Port
 

@@ -16,7 +16,7 @@ from hybridvif.cli.output import report
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.errors import Refused
 from hybridvif.model.report import Report, Status
 

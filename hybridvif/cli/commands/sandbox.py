@@ -19,7 +19,7 @@ from hybridvif.testing.sandbox.launch import PROMISE, enter, here, probe
 from hybridvif.testing.sandbox.missing import Requirement, missing_for_vm
 
 if TYPE_CHECKING:
-    from hybridvif.engine.converge import AnyHost
+    from hybridvif.engine.any_host import AnyHost
     from hybridvif.model.report import Report
 
 IDS = ("5f2c0e1a-7b00-4c00-8000-000000000001", "91d3aa02-4100-4c00-8000-000000000002")

@@ -13,7 +13,7 @@ from hybridvif.cli.options import connected
 from hybridvif.cli.output.topology import BUSY, Condition, PluggedPort, fix_of, look_at_ports
 from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer, Paint, Terminal
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.watch import Watch
 from hybridvif.model.errors import InvalidInput, NameCollision
 from hybridvif.model.names import KEY_LENGTH, names_of

@@ -11,7 +11,7 @@ from hybridvif.cli.options import UsageError, connected, seconds
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import OvsPort

@@ -14,9 +14,10 @@ from hybridvif.cli.output.changes import change_text
 from hybridvif.cli.output.report import result_text
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.converge import AnyHost, converge
+from hybridvif.engine.any_host import AnyHost, WatchableHost
+from hybridvif.engine.converge import converge
 from hybridvif.engine.goals import goal_for_plug
-from hybridvif.engine.watch import Event, Watch, WatchableHost
+from hybridvif.engine.watch import Event, Watch
 from hybridvif.model.errors import Refused
 from hybridvif.model.names import names_of
 from hybridvif.model.parts import Difference

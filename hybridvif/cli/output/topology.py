@@ -17,7 +17,7 @@ from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.changes import UNKNOWN, change_text, noun_of
 from hybridvif.cli.ports import PortRequest, options_of
 from hybridvif.engine import locks
-from hybridvif.engine.converge import AnyHost
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.goals import check_single_path
 from hybridvif.model.changes import WHOLE, Change, changes_of_plan, difference_document
 from hybridvif.model.errors import NotReady, Refused

@@ -20,8 +20,7 @@ from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, ExecutorErr
 from hybridvif.executors.carried import carried_rows
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.ovs_rows import Operation, Row, Snapshot
-from hybridvif.executors.ovsdb.notifications import RowSubscription
-from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Refused, Session
+from hybridvif.executors.ovsdb.rpc import ConnectionLost, Database, Expired, Refused, RowSubscription, Session
 from hybridvif.executors.ovsdb.transaction import await_applied, operations_of, with_next_cfg
 from hybridvif.executors.side_effects import SideEffects, qos_id_of, side_effects_of
 from hybridvif.model.parts import PLACEHOLDER_TYPE, VHOST_USER_TYPES, NativePort, OvsPort, Part, Role, VhostUserPort
