@@ -55,11 +55,14 @@ class CallPath:
 
 def main() -> None:
     """Plug a port once to load all modules, then plug it again under the profiler. Print the figures."""
+    from hybridvif.privileged import execute
     from hybridvif.privileged.context import daemon_context
 
     daemon_context.set_client_mode(False)
     seen = CallPath()
     with connect() as host:
+        # A daemon reads its configuration once, at its start.
+        execute.keep(lambda: host.settings)
         plug(PORT, host)
         unplug(PORT.id, host)
         threading.setprofile(seen.profile)

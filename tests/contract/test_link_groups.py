@@ -14,15 +14,15 @@ from hybridvif.testing.sandbox.box import Sandbox
 DELETE = """
 import json, sys, time
 from hybridvif.executors.netlink import connection
-from hybridvif.executors.netlink.connection import delete_link
-from hybridvif.executors.netlink.operations import Get
+from hybridvif.executors.netlink.connection import request_of
+from hybridvif.executors.netlink.operations import Get, Remove
 
 names, group = json.loads(sys.argv[1])
 if group:
     connection.FIRST, connection.LAST = group, group + 1
 with connection.Connection(time.monotonic() + 10) as link:
     found = link.exchange([Get(name) for name in names], {})
-    gone = link._delete_together([delete_link(device.index) for device in found])
+    gone = link._delete_together([request_of(Remove(device.name), {device.name: device.index}) for device in found])
     there = [hasattr(device, "index") for device in link.exchange([Get(name) for name in names], {})]
 print(json.dumps([len(gone), there]))
 """

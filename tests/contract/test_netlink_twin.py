@@ -5,6 +5,7 @@ The executor pyroute2 is compared with ours attribute by attribute, by the numbe
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -14,7 +15,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from hybridvif import Bridge, Veth, desired_state
 from hybridvif.executors.netlink import connection as ours
 from hybridvif.executors.netlink.devices import HOST_IPV4_OFF
-from hybridvif.executors.netlink.operations import Add, operations_of
+from hybridvif.executors.netlink.operations import Add, Get, Remove, Set, SetPort, operations_of
 from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request
 from hybridvif.model.state import Create
 from hybridvif.testing.sandbox.box import Sandbox
@@ -35,11 +36,11 @@ def decoded(request: Request) -> Any:
     return message
 
 
-def created(part: Bridge | Veth, **resolved: Any) -> Request:
+def created(part: Bridge | Veth, indexes: Mapping[str, int] = {}, **master: str) -> Request:
     """Return our request to create a part."""
     new = operations_of(Create(part), MAC)[0]
     assert isinstance(new, Add)
-    return ours.create_link(new.kind, new.device, {**new.values, **resolved}, new.peer, new.peer_values)
+    return ours.request_of(replace(new, values={**new.values, **master}), indexes)
 
 
 def attrs(message: Any, *path: str) -> dict[str, Any]:
@@ -70,7 +71,7 @@ def test_pyroute2_reads_a_new_bridge_as_it_was_meant() -> None:
 @pytest.mark.parametrize("promisc", [True, False])
 def test_pyroute2_reads_a_new_veth_pair_as_it_was_meant(up: bool, promisc: bool) -> None:
     veth = replace(VETH, up=up, promisc=promisc, peer_promisc=not promisc, mtu=1400, peer_mtu=9000)
-    message = decoded(created(veth, master=17))
+    message = decoded(created(veth, {"qbr": 17}, master="qbr"))
     values = attrs(message)
     assert (values["IFLA_IFNAME"], values["IFLA_MTU"], values["IFLA_MASTER"]) == (VETH.name, 1400, 17)
     assert (message["flags"], message["change"]) == (up + 0x80 + 0x100 * promisc, 0x181)
@@ -91,18 +92,18 @@ def test_pyroute2_reads_a_new_veth_pair_as_it_was_meant(up: bool, promisc: bool)
     ],
 )
 def test_pyroute2_reads_a_change_as_it_was_meant(changes: dict[str, object], name: str, value: object) -> None:
-    message = decoded(ours.set_link(7, changes))
+    message = decoded(ours.request_of(Set("qbr", changes), {"qbr": 7}))
     assert (message["index"], message["change"]) == (7, 0)
     assert attrs(message) == {name: value}
 
 
 def test_pyroute2_reads_flags_and_masters_as_they_were_meant() -> None:
-    message = decoded(ours.set_link(7, {"up": True, "promisc": False, "master": 0}))
+    message = decoded(ours.request_of(Set("qvb", {"up": True, "promisc": False, "master": ""}), {"qvb": 7}))
     assert (message["flags"], message["change"], attrs(message)) == (1, 0x101, {"IFLA_MASTER": 0})
 
 
 def test_pyroute2_reads_a_switched_off_host_ip_as_it_was_meant() -> None:
-    message = decoded(ours.set_link(7, HOST_IPV4_OFF))
+    message = decoded(ours.request_of(Set("qvb", HOST_IPV4_OFF), {"qvb": 7}))
     assert (message["flags"], message["change"]) == (0x80, 0x80)
     # pyroute2 does not decode IFLA_INET_CONF: forwarding 0, proxy_arp 0, rp_filter 1 by linux/ip.h.
     values = attrs(message, "IFLA_AF_SPEC")["AF_INET"]
@@ -110,7 +111,7 @@ def test_pyroute2_reads_a_switched_off_host_ip_as_it_was_meant() -> None:
 
 
 def test_pyroute2_reads_the_flags_of_a_bridge_port_as_they_were_meant() -> None:
-    message = decoded(ours.set_port(7, {"isolated": 0, "locked": 0, "flood": 1, "state": 3}))
+    message = decoded(ours.request_of(SetPort("qvb", {"isolated": 0, "locked": 0, "flood": 1, "state": 3}), {"qvb": 7}))
     assert attrs(message, "IFLA_LINKINFO")["IFLA_INFO_SLAVE_KIND"] == "bridge"
     assert attrs(message, "IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA") == {
         "IFLA_BRPORT_ISOLATED": 0,
@@ -121,12 +122,16 @@ def test_pyroute2_reads_the_flags_of_a_bridge_port_as_they_were_meant() -> None:
 
 
 def test_pyroute2_reads_questions_and_deletes_as_they_were_meant() -> None:
-    assert attrs(decoded(ours.get_link("qbr"))) == {"IFLA_IFNAME": "qbr", "IFLA_EXT_MASK": 8}
-    assert decoded(ours.get_link(9))["index"] == 9
+    reads = [ours.request_of(Get(name), {}) for name in ("qbr", 9)]
+    remove = ours.request_of(Remove("qbr"), {"qbr": 9})
+    assert attrs(decoded(reads[0])) == {"IFLA_IFNAME": "qbr", "IFLA_EXT_MASK": 8}
+    assert decoded(reads[1])["index"] == 9
     assert attrs(decoded(ours.dump_request(5))) == {"IFLA_EXT_MASK": 8, "IFLA_MASTER": 5}
     assert attrs(decoded(ours.delete_group(70000))) == {"IFLA_GROUP": 70000}
-    assert decoded(ours.delete_link(9))["index"] == 9
-    kinds = [request.kind for request in (ours.get_link(1), ours.delete_link(1), ours.set_link(1, {}), created(BRIDGE))]
+    assert decoded(remove)["index"] == 9
+    kinds = [
+        request.kind for request in (reads[0], remove, ours.request_of(Set("qbr", {}), {"qbr": 9}), created(BRIDGE))
+    ]
     assert kinds == [RTM_GETLINK, RTM_DELLINK, RTM_NEWLINK, RTM_NEWLINK]
 
 

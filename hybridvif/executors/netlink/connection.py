@@ -15,6 +15,7 @@ other, that deletes only devices that were to be deleted anyway.
 from __future__ import annotations
 
 import functools
+import itertools
 import secrets
 import socket
 import struct
@@ -101,7 +102,7 @@ class Connection:
 
     def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
         """Return the responses to these operations; deletes go together if possible. Raises TimeoutError, OSError."""
-        requests = [_request_of(operation, indexes) for operation in operations]
+        requests = list(map(request_of, operations, itertools.repeat(indexes)))
         gone = self._delete_together([request for request in requests if request.kind == RTM_DELLINK])
         responses = iter(self._channel.exchange([request for request in requests if request not in gone]))
         decoded: list[Response] = []
@@ -129,7 +130,8 @@ class Connection:
         """Delete these devices as a group; return False if none was deleted."""
         indexes = [link_header_of(request.body)[0] for request in deletes]
         group = secrets.randbelow(LAST - FIRST) + FIRST
-        responses = self._channel.exchange([set_link(index, {"group": group}) for index in indexes])
+        moves = [Request(RTM_NEWLINK, NLM_F_ACK, _link({"group": group}, index)) for index in indexes]
+        responses = self._channel.exchange(moves)
         if any(isinstance(response, Rejected) for response in responses) or self._members(group) != set(indexes):
             return False
         (response,) = self._channel.exchange([delete_group(group)])
@@ -146,71 +148,48 @@ class Connection:
         return None
 
 
-def _request_of(operation: Operation, indexes: Mapping[str, int]) -> Request:
+# -- requests ----------------------------------------------------------------------------------------------------------
+
+
+def request_of(operation: Operation, indexes: Mapping[str, int]) -> Request:
+    """Return the request for an operation. indexes: those of the devices by name.
+
+    The kernel writes the options of a bridge first. It creates no peer that is up (ENOTCONN).
+    """
     match operation:
-        case Get(device):
-            return get_link(device)
+        case Get(int(index)):
+            return Request(RTM_GETLINK, 0, link_header(index) + _NO_COUNTERS)
+        case Get(str(name)):
+            return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, name) + _NO_COUNTERS)
         case Add(kind, name, values, peer, peer_values):
-            return create_link(kind, name, _resolved(values, indexes), peer, peer_values)
+            info = b"" if kind == "bridge" else _info(kind, nested(VETH_PEER, _link(peer_values, name=peer)))
+            body = _link(_resolved(values, indexes), name=name) + info
+            return Request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
         case Set(name, values):
-            return set_link(indexes[name], _resolved(values, indexes))
+            return Request(RTM_NEWLINK, NLM_F_ACK, _link(_resolved(values, indexes), indexes[name]))
         case SetPort(name, flags):
-            return set_port(indexes[name], flags)
+            rows = [attribute(PORT[flag].number, bytes([value])) for flag, value in flags.items()]
+            info = nested(LINKINFO, attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *rows))
+            return Request(RTM_NEWLINK, NLM_F_ACK, link_header(indexes[name]) + info)
         case Remove(name):
-            return delete_link(indexes[name])
+            return Request(RTM_DELLINK, NLM_F_ACK, link_header(indexes[name]))
     raise TypeError(f"no message for {operation}")
+
+
+def dump_request(master: int = 0) -> Request:
+    """Return the request for all devices, or for the members of one bridge."""
+    only = attribute(MASTER, master) if master else b""
+    return Request(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
+
+
+def delete_group(group: int) -> Request:
+    """Return the request to delete all devices of one group."""
+    return Request(RTM_DELLINK, NLM_F_ACK, link_header() + attribute(LINK["group"].number, group))
 
 
 def _resolved(values: Mapping[str, Any], indexes: Mapping[str, int]) -> Mapping[str, Any]:
     """Return these values with the index of the master."""
     return {**values, "master": indexes[values["master"]] if values["master"] else 0} if "master" in values else values
-
-
-# -- requests ----------------------------------------------------------------------------------------------------------
-
-
-def get_link(which: str | int) -> Request:
-    """Request one device, by name or index."""
-    if isinstance(which, int):
-        return Request(RTM_GETLINK, 0, link_header(which) + _NO_COUNTERS)
-    return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, which) + _NO_COUNTERS)
-
-
-def dump_request(master: int = 0) -> Request:
-    """Request all devices, or the members of one bridge."""
-    only = attribute(MASTER, master) if master else b""
-    return Request(RTM_GETLINK, NLM_F_DUMP, link_header() + _NO_COUNTERS + only)
-
-
-def create_link(
-    kind: str, name: str, values: Mapping[str, Any], peer: str = "", peer_values: Mapping[str, Any] | None = None
-) -> Request:
-    """Create a bridge or a veth pair. The kernel creates no peer that is up (ENOTCONN)."""
-    info = b"" if kind == "bridge" else _info(kind, nested(VETH_PEER, _link(peer_values or {}, name=peer)))
-    body = _link(values, name=name) + info
-    return Request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
-
-
-def set_link(index: int, values: Mapping[str, Any]) -> Request:
-    """Set attributes of a device. master: an index, 0 for none. The kernel writes the options of a bridge first."""
-    return Request(RTM_NEWLINK, NLM_F_ACK, _link(values, index))
-
-
-def set_port(index: int, flags: Mapping[str, int]) -> Request:
-    """Set the state and flags of a device as a port of its bridge."""
-    data = nested(INFO_SLAVE_DATA, *(attribute(PORT[name].number, bytes([value])) for name, value in flags.items()))
-    body = link_header(index) + nested(LINKINFO, attribute(INFO_SLAVE_KIND, "bridge"), data)
-    return Request(RTM_NEWLINK, NLM_F_ACK, body)
-
-
-def delete_link(index: int) -> Request:
-    """Delete one device."""
-    return Request(RTM_DELLINK, NLM_F_ACK, link_header(index))
-
-
-def delete_group(group: int) -> Request:
-    """Delete all devices of one group."""
-    return Request(RTM_DELLINK, NLM_F_ACK, link_header() + attribute(LINK["group"].number, group))
 
 
 def _link(values: Mapping[str, Any], index: int = 0, name: str = "") -> bytes:

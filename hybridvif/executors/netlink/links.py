@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import itertools
 import time
-from collections.abc import Callable, Collection, Generator, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, suppress
 from functools import partial
 from typing import ClassVar, Protocol
@@ -118,8 +118,9 @@ class LinkExecutor:
                 _Port(port_steps, state.of(names_of_key(key)), indexes, deadline).run()
                 for key, port_steps in steps_of.items()
             ]
-            together = [runs] if self.is_side_by_side else [[run] for run in runs]
-            outcomes = [done for some in together for done in _run_side_by_side(some, connection, indexes)]
+            outcomes: list[list[Outcome]] = []
+            for together in [runs] if self.is_side_by_side else [[run] for run in runs]:
+                outcomes += _run_side_by_side(together, connection, indexes)
         remaining = dict(zip(steps_of, map(iter, outcomes), strict=True))
         return [next(remaining[key_of(step.part.name) or ""]) for step in steps]
 
@@ -163,20 +164,13 @@ def _dump(connection: Connection, deadline: float, master: int) -> list[Device]:
     raise changing_too_fast()
 
 
-def _exchange(connection: Connection, operations: list[Operation], indexes: Mapping[str, int]) -> list[Response]:
-    try:
-        return connection.exchange(operations, indexes)
-    except OSError as error:
-        # A lost response is reported as a failure; the next observation shows the effect.
-        return [Rejected(error.errno or errno.ETIMEDOUT)] * len(operations)
-
-
 def _run_side_by_side(
     runs: Sequence[PortRun], connection: Connection, indexes: Mapping[str, int]
 ) -> list[list[Outcome]]:
     """Return the outcomes of each port; the operations of one round go out together."""
     results: dict[int, list[Outcome]] = {}
     responses: dict[int, list[Response] | None] = dict.fromkeys(range(len(runs)))
+    flat: Iterator[Response]
     while responses:
         operations: dict[int, list[Operation]] = {}
         for index, received in responses.items():
@@ -184,7 +178,12 @@ def _run_side_by_side(
                 operations[index] = next(runs[index]) if received is None else runs[index].send(received)
             except StopIteration as end:
                 results[index] = end.value
-        flat = iter(_exchange(connection, [*itertools.chain(*operations.values())], indexes))
+        sent = [*itertools.chain(*operations.values())]
+        try:
+            flat = iter(connection.exchange(sent, indexes))
+        except OSError as error:
+            # A lost response is reported as a failure; the next observation shows the effect.
+            flat = itertools.repeat(Rejected(error.errno or errno.ETIMEDOUT), len(sent))
         responses = {index: list(itertools.islice(flat, len(some))) for index, some in operations.items()}
     return [results[index] for index in range(len(runs))]
 

@@ -157,7 +157,8 @@ def _create_veth(veth: Veth) -> list[Operation]:
     ends = {veth.name: veth.alias, veth.peer: veth.peer_alias}
     return [
         Add("veth", veth.name, near | joined, veth.peer, far),
-        *(operation for end in ends for operation in _write(end, HOST_IPV6_OFF)),
+        *_set(veth.name, HOST_IPV6_OFF),
+        *_set(veth.peer, HOST_IPV6_OFF),
         *(Set(end, {"alias": alias, **HOST_IPV4_OFF}) for end, alias in ends.items()),
         *([Set(veth.peer, {"up": True})] if veth.peer_up else []),
     ]
@@ -191,20 +192,13 @@ def _set(device: str, changes: Mapping[str, object]) -> list[Operation]:
     """Set attributes of a device, up last. host_ip: its IPv4 is switched off, whatever the value."""
     values = {name: value for name, value in changes.items() if name not in ("host_ip", "up", *IPV6)}
     values |= HOST_IPV4_OFF if "host_ip" in changes else {}
-    files = {name: changes[name] for name in IPV6 if changes.get(name) is not None}
-    last = {"up": changes["up"]} if "up" in changes else {}
-    return [
-        *(Set(device, some) for some in (values,) if some),
-        *_write(device, files),
-        *(Set(device, some) for some in (last,) if some),
-    ]
-
-
-def _write(device: str, values: Mapping[str, object]) -> list[Operation]:
-    return [
-        Sysctl(device, name, ADDR_GEN_MODES.index(value) if isinstance(value, str) else int(bool(value)))
-        for name, value in values.items()
-    ]
+    operations: list[Operation] = [Set(device, values)] if values else []
+    for name in IPV6:
+        value = changes.get(name)
+        if value is not None:
+            number = ADDR_GEN_MODES.index(value) if isinstance(value, str) else int(bool(value))
+            operations.append(Sysctl(device, name, number))
+    return [*operations, Set(device, {"up": changes["up"]})] if "up" in changes else operations
 
 
 def held(tap: str, *, retry: bool) -> StepFailed:

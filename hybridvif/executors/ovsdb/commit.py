@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any, ClassVar
 
 from hybridvif.executors import ovs_rows
@@ -147,7 +148,7 @@ class TransactionExecutor:
         if error:
             raise StepFailed(f"{REFUSED}: {error}")
         number = int(results[-1]["rows"][0]["next_cfg"])
-        return lambda: _applied_rows(database, number, names, deadline)
+        return partial(_applied_rows, database, number, names, deadline)
 
     def _without_response(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:  # noqa: ARG002
         """Return the outcomes of a transaction that was sent and has no response."""
