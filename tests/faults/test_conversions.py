@@ -153,11 +153,14 @@ def test_all_ports_of_a_host_are_converted_under_their_vms(sandbox: Sandbox, tmp
                 measured = json.loads(vms.stdout.read())
             assert [report.status for report in reports] == [Status.DONE] * len(ports)
             gaps[to] = max(measured.values())
-            assert all(report.ok for report in unplug_all(port_ids, lab.host))
-            assert all(report.ok for report in plug_all(ports, lab.host))
-        unplug_all(port_ids, lab.host)
-    counts = {f"seconds_{name}": round(value, 2) for name, value in seconds.items()}
-    counts |= {f"longest_gap_{to}": round(gap, 2) for to, gap in gaps.items()}
-    note("conversion-all", counts, case=switch, ports=len(ports))
+            if to == "native":
+                unplug_all(port_ids, lab.host)
+                assert all(report.ok for report in plug_all(ports, lab.host))
+        started = time.monotonic()
+        assert all(report.ok for report in unplug_all(port_ids, lab.host))
+        seconds["unplug"] = time.monotonic() - started
+    counts = {f"longest_{name}_s": round(value, 2) for name, value in seconds.items()}
+    counts |= {f"longest_gap_to_{to}_s": round(gap, 2) for to, gap in gaps.items()}
+    note("conversion-all", counts, case=switch, longest_ports=len(ports))
     # A machine under load is slower. The figures are in the note.
     assert max(gaps.values()) < 30
