@@ -123,8 +123,7 @@ def _batch_size(goal: Goal) -> int:
 
 def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Report]:
     """Bring the ports of one batch to their goals, by the deadline. Return one report per goal."""
-    now = time.monotonic()
-    apply_deadline = now + (deadline - now) * WORK_SHARE
+    apply_deadline = _work_deadline(deadline)
     try:
         with host.locked({goal.port_id[:KEY_LENGTH] for goal in goals}, apply_deadline):
             observed = host.observe({name for goal in goals for name in goal.names}, deadline)
@@ -138,6 +137,12 @@ def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Re
     else:
         reports = [run.report for run in runs if run.report is not None]
     return [replace(report, duration=time.monotonic() - now) for report in reports]
+
+
+def _work_deadline(deadline: float) -> float:
+    """Return the deadline of the steps, which leaves time for what follows them."""
+    now = time.monotonic()
+    return now + (deadline - now) * WORK_SHARE
 
 
 def _converge(runs: Sequence[PortRun], host: AnyHost, apply_deadline: float, deadline: float) -> None:
@@ -160,7 +165,7 @@ def _converge(runs: Sequence[PortRun], host: AnyHost, apply_deadline: float, dea
 def _roll_back(failed: Sequence[PortRun], host: AnyHost, deadline: float) -> None:
     """Roll back plugs that failed: converge once more, towards the first observation. Set their reports."""
     rollbacks = [Rollback.of(run, host) for run in failed if run.has_changed]
-    _converge(rollbacks, host, deadline, deadline)
+    _converge(rollbacks, host, _work_deadline(deadline), deadline)
     for rollback in rollbacks:
         rollback.finish()
     reports = {rollback.goal.port_id: rollback.report for rollback in rollbacks}

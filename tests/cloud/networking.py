@@ -81,7 +81,7 @@ of_listen_port = 6633
 polling_interval = 2
 tunnel_types = vxlan
 [securitygroup]
-firewall_driver = iptables_hybrid
+firewall_driver = {firewall}
 enable_security_group = true
 """
 RABBIT = r"""
@@ -228,15 +228,15 @@ class Agent:
     def __init__(self, neutron: Neutron, lab: Machine, host: str, address: str) -> None:
         self.neutron, self.lab, self.host = neutron, lab, host
         config = neutron.write_config(host)
-        own = config.with_suffix(".agent.conf")
-        own.write_text(AGENT.format(address=address))
-        self.files = ["--config-file", str(config), "--config-file", str(own)]
+        self._own, self._address = config.with_suffix(".agent.conf"), address
+        self.files = ["--config-file", str(config), "--config-file", str(self._own)]
         self.log = neutron.directory / "log" / f"{host}.log"
         lab.sh("ovs-vsctl --may-exist add-br br-phys -- set Bridge br-phys datapath_type=netdev")
         self.start()
 
-    def start(self) -> None:
+    def start(self, firewall: str = "iptables_hybrid") -> None:
         """Start it, and wait for its first complete round."""
+        self._own.write_text(AGENT.format(address=self._address, firewall=firewall))
         start = self.mark()
         command = [str(BIN / "neutron-openvswitch-agent"), *self.files]
         self.service = Service(self.lab, command, self.log)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from contextlib import closing
@@ -409,6 +410,38 @@ def second(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[M
         Agent(cloud.neutron, lab, "compute2", LINK.format(2))
         assert until(lambda: cloud.neutron.is_alive("compute2"), 60)
         yield lab
+
+
+def convert_by_command(cloud: Cloud, *words: str) -> dict[str, Any]:
+    """Convert inside of the host, whose flows the command reads itself. Return its answer with the exit code."""
+    argv = [sys.executable, "-P", "-m", "hybridvif", "convert", *words, "-f", "json"]
+    done = cloud.lab.box.run(argv, check=False)
+    return {**json.loads(done.stdout), "exit_code": done.returncode}
+
+
+def test_conversion_needs_the_openflow_firewall_of_the_agent(cloud: Cloud, pair: Pair) -> None:
+    """The guide in docs/convert.md: another firewall of the agent, a canary, the host, and the way back."""
+    ids, judged = [port.id for port in pair.ports], {"icmp": True, "tcp": False}
+    pairs = list(zip(pair.vms, reversed(pair.addresses), strict=True))
+    before = cloud.lab.snapshot()
+    answer = convert_by_command(cloud, *ids, "--to", "native")
+    assert (answer["exit_code"], answer["error"]["code"]) == (6, "unfiltered")
+    assert cloud.lab.snapshot() == before
+    cloud.agent.kill()
+    cloud.agent.start("openvswitch")
+    assert until(lambda: convert_by_command(cloud, ids[0], "--to", "native")["exit_code"] == 0, 60)
+    assert convert_by_command(cloud, "--all", "--to", "native")["exit_code"] == 0
+    assert all(cloud.lab.row(port.names.tap) for port in pair.ports)
+    for vm, address in pairs:
+        assert until(lambda vm=vm, address=address: passes(vm, address) == judged, 30)  # type: ignore[misc]
+    # A round of the agent later, it has found the new rows and wired them.
+    cloud.agent.await_rounds(cloud.agent.mark())
+    assert all(passes(vm, address) == judged for vm, address in pairs)
+    assert all(cloud.neutron.status(port_id) == "ACTIVE" for port_id in ids)
+    assert convert_by_command(cloud, "--all", "--to", "hybrid", "--unfiltered")["exit_code"] == 0
+    cloud.agent.kill()
+    cloud.agent.start()
+    assert until(pair.is_in_order, 60)
 
 
 @pytest.mark.sample

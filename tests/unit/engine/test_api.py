@@ -771,7 +771,7 @@ def test_apply_leaves_time_for_verification_and_rollback(host: GuardedHost, monk
     host.fail(verb=Create, name=NAMES.switch_end)
     with pytest.raises(PlugFailed):
         plug(PORT, host)
-    assert timeouts == {"observe": [30, 30, 30], "apply": [24, 30]}
+    assert timeouts == {"observe": [30, 30, 30], "apply": [24, 24]}
 
 
 def test_request_after_grace_period_is_not_sent() -> None:
