@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -18,10 +18,10 @@ from hybridvif.engine.converge import AnyHost, converge
 from hybridvif.engine.goals import goal_for_plug
 from hybridvif.engine.watch import Event, Watch, WatchableHost
 from hybridvif.model.errors import Refused
-from hybridvif.model.names import names_of
+from hybridvif.model.names import key_of, names_of
 from hybridvif.model.parts import Difference
 from hybridvif.model.port import Port
-from hybridvif.model.state import Observed
+from hybridvif.model.state import HostState, Observed
 
 FORMATS = ("text", "json")
 LIMIT, WINDOW = 3, 60.0
@@ -106,11 +106,17 @@ class Session:
                 self._repair(now)
                 continue
             if events := self._watch.wait(min(due, until)):
-                before, self._ports = self._ports, self._look()
+                before, keys = self._ports, {event.key for event in events}
+                others = {key: port for key, port in before.items() if key not in keys}
+                self._ports = {**others, **self._look(keys)}
                 self._report(events, before)
 
-    def _look(self) -> Ports:
-        return {port.key: port for port in plugged_ports(self._watch.observed)}
+    def _look(self, keys: Collection[str] | None = None) -> Ports:
+        """Compare these ports with their desired states; None: all ports."""
+        state, facts = self._watch.observed
+        if keys is not None:
+            state = HostState().with_parts(*(part for part in state if key_of(part.name) in keys))
+        return {port.key: port for port in plugged_ports(Observed(state, facts))}
 
     def _report(self, events: list[Event], before: Ports) -> None:
         for event in events:
