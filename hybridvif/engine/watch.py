@@ -7,7 +7,7 @@ two observations, so a notification that is lost or late loses no change.
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from hybridvif.engine.any_host import WatchableHost
@@ -15,7 +15,7 @@ from hybridvif.model.errors import HybridVifError
 from hybridvif.model.names import key_of, names_of, names_of_key
 from hybridvif.model.parts import Part, Role, differences
 from hybridvif.model.settings import MAX_DEADLINE, MAX_NAMES
-from hybridvif.model.state import Observed
+from hybridvif.model.state import LinkFact, Observed
 
 REST = 0.1
 """Seconds between a change and the next request: changes in between are in one observation."""
@@ -115,11 +115,8 @@ def changes_between(before: Observed, after: Observed) -> Iterator[Event]:
             first, second = getattr(ports[name], attribute), getattr(now[name], attribute)
             if first != second:
                 yield Event(name=name, kind=kind, attribute=attribute, before=first, after=second)
-    running, still = _running(before), _running(after)
-    for name in sorted(running.keys() | still.keys()):
-        if running.get(name, False) != still.get(name, False):
-            first, second = running.get(name, False), still.get(name, False)
-            yield Event(name=name, kind="tap", attribute="carrier", before=first, after=second)
+    for name in sorted({*before.facts.links} | {*after.facts.links}):
+        yield from _changes_of_link(name, before.facts.links.get(name), after.facts.links.get(name))
 
 
 def _changes_of_part(old: Part | None, new: Part | None) -> Iterator[Event]:
@@ -133,7 +130,11 @@ def _changes_of_part(old: Part | None, new: Part | None) -> Iterator[Event]:
             yield Event(name=new.name, kind=new.kind, attribute=change.attribute, **values)
 
 
-def _running(observed: Observed) -> Mapping[str, bool]:
-    """Return whether a VM runs, by the name of its tap."""
-    links = observed.facts.links
-    return {name: fact.carrier for name, fact in links.items() if name == names_of_key(key_of(name) or "").tap}
+def _changes_of_link(name: str, old: LinkFact | None, new: LinkFact | None) -> Iterator[Event]:
+    names = names_of_key(key_of(name) or "")
+    if name == names.switch_end and old and new and old.master != new.master:
+        yield Event(name=name, kind="veth", attribute="master", before=old.master, after=new.master)
+    # A tap has carrier only while a VM holds it open.
+    first, second = (fact is not None and fact.carrier for fact in (old, new))
+    if name == names.tap and first != second:
+        yield Event(name=name, kind="tap", attribute="carrier", before=first, after=second)

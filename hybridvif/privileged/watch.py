@@ -22,10 +22,13 @@ from hybridvif.model.errors import Refused
 
 MAX_WATCHERS = 4
 """Largest number of requests that wait. Each takes a thread and a connection to OVSDB."""
-GATHER, MAX_GATHER = 0.05, 0.25
-"""Seconds between a notification and the observation, at least and at most: a plug causes a dozen notifications."""
-IDLE_SHARE = 3
-"""Seconds of rest for each second of an observation, so that a storm of notifications costs a quarter of one CPU."""
+GATHER = 0.05
+"""Seconds between a notification and the observation: a plug causes a dozen notifications."""
+REST, MAX_REST = 3, 0.25
+"""Seconds of rest for each second of CPU of an observation without a change, and the maximum.
+
+So a storm of notifications about objects of others costs a quarter of one CPU.
+"""
 
 _slots = threading.BoundedSemaphore(MAX_WATCHERS)
 
@@ -45,20 +48,23 @@ def next_observation(
         raise Refused(f"refused: {MAX_WATCHERS} watch requests are waiting already")
     try:
         with ExitStack() as stack:
-            started = time.monotonic()
-            subscriptions = [stack.enter_context(closing(subscribed(each, started + patience))) for each in executors]
+            soon = time.monotonic() + patience
+            subscriptions = [stack.enter_context(closing(subscribed(each, soon))) for each in executors]
+            rest = 0.0
             while True:
-                observed = observe(started + patience)
+                started = time.thread_time()
+                observed = observe(time.monotonic() + patience)
                 current = digest_of(observed)
                 if current != digest:
                     return [current, observed]
-                duration = time.monotonic() - started
+                time.sleep(rest)
                 if not _wait(subscriptions, deadline):
                     return None
-                time.sleep(min(max(GATHER, IDLE_SHARE * duration), MAX_GATHER))
+                time.sleep(GATHER)
                 for subscription in subscriptions:
                     subscription.drain()
-                started = time.monotonic()
+                # Not after the first observation: no notification was in vain.
+                rest = min(REST * (time.thread_time() - started), MAX_REST)
     finally:
         _slots.release()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from hybridvif import check, plug, unplug
+from hybridvif import Watch, check, plug, unplug
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox import missing
 from hybridvif.testing.sandbox.box import Sandbox
@@ -38,4 +39,7 @@ def test_port_plugs_without_mtu_request_column(executor: str, schema: str, tmp_p
                 assert plug(wanted, host).ok
                 assert check(wanted, host) == ()
                 assert bench.link(port.names.switch_end)["mtu"] == wanted.mtu
+            watch = Watch(host)
+            box.run(["ovs-vsctl", "set", "Port", port.names.switch_end, "tag=7"])
+            assert [(event.attribute, event.after) for event in watch.wait(time.monotonic() + 30)] == [("tag", 7)]
             assert unplug(port.id, host).ok

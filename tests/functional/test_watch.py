@@ -105,8 +105,8 @@ def test_vm_that_starts_and_stops_is_seen(lab: Lab) -> None:
 
 
 def test_no_change_of_many_is_lost(lab: Lab) -> None:
-    """Each port gets another alias and another tag, faster than each could be observed by itself."""
-    ports = [make_port(number) for number in range(1, 41)]
+    """Each port gets another MTU and another tag, faster than each could be observed by itself."""
+    ports = [make_port(number) for number in range(1, 16)]
     assert all(report.ok for report in plug_all(ports, lab.host))
     with watched(lab) as seen:
         lines = [f"ip link set {port.names.bridge} mtu {1300 + index}" for index, port in enumerate(ports)]

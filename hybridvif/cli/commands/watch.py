@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -19,10 +19,11 @@ from hybridvif.engine.converge import converge
 from hybridvif.engine.goals import goal_for_plug
 from hybridvif.engine.watch import Event, Watch
 from hybridvif.model.errors import Refused
-from hybridvif.model.names import names_of
+from hybridvif.model.names import KEY_LENGTH, key_of, names_of
+from hybridvif.model.orphans import tagged_ports
 from hybridvif.model.parts import Difference
 from hybridvif.model.port import Port
-from hybridvif.model.state import Observed
+from hybridvif.model.state import HostState, Observed
 
 FORMATS = ("text", "json")
 LIMIT, WINDOW = 3, 60.0
@@ -107,11 +108,17 @@ class Session:
                 self._repair(now)
                 continue
             if events := self._watch.wait(min(due, until)):
-                before, self._ports = self._ports, self._look()
+                before, keys = self._ports, {event.key for event in events}
+                others = {key: port for key, port in before.items() if key not in keys}
+                self._ports = {**others, **self._look(keys)}
                 self._report(events, before)
 
-    def _look(self) -> Ports:
-        return {port.key: port for port in plugged_ports(self._watch.observed)}
+    def _look(self, keys: Collection[str] | None = None) -> Ports:
+        """Compare these ports with their desired states; None: all ports."""
+        state, facts = self._watch.observed
+        if keys is not None:
+            state = HostState().with_parts(*(part for part in state if key_of(part.name) in keys))
+        return {port.key: port for port in plugged_ports(Observed(state, facts))}
 
     def _report(self, events: list[Event], before: Ports) -> None:
         for event in events:
@@ -128,22 +135,21 @@ class Session:
                 text = f"{name}: {change_text(Difference(event.attribute or '', event.before, event.after))}"
                 self._event("change", text, "yellow", key=event.key, kind=event.kind, name=name, **values)
         for key in sorted({*before, *self._ports}):
-            first, second = before.get(key), self._ports.get(key)
-            old, new = (port and port.condition.value for port in (first, second))
+            port = self._ports.get(key)
+            old, new = (ports[key].condition.value if key in ports else None for ports in (before, self._ports))
             if old != new:
-                drift = second.drift if second else ()
-                words = "gone" if second is None else f"{new}{f': {drift[0]}' if drift else ''}"
-                color = "green" if new == "in-order" else "red" if new else ""
-                documents = [item.document for item in drift]
-                port_id = (second or first or self._ports[key]).port_id
-                self._event("state", words, color, key=key, port=port_id, before=old, after=new, drift=documents)
+                drift = port.drift if port else ()
+                text = f"{new or 'gone'}{f': {drift[0]}' if drift else ''}"
+                color = "green" if new == Condition.IN_ORDER.value else "red" if new else ""
+                values = {"port": (port or before[key]).port_id, "drift": [item.document for item in drift]}
+                self._event("state", text, color, key=key, before=old, after=new, **values)
 
     def _event(self, event: str, text: str, color: str = "", key: str = "", **values: Any) -> None:
         document = {"event": event, **values}
         if key:
             port = self._ports.get(key)
             document = {"event": event, "port": port and port.port_id, "key": key, **values}
-            text = f"{document['port'] or f'{key}...'}  {text}"
+            text = f"{document['port'] or key + '...'}  {text}"
         text = f"{time.strftime('%H:%M:%S')}  {text}"
         self._write(Answer(document=document, lines=lambda paint: [paint(text, color)]))
 
@@ -170,10 +176,8 @@ class Session:
             recent = self._repaired[key] = [instant for instant in self._repaired[key] if now - instant < WINDOW]
             wanted = self._wanted.get(key) or (None if port.inferred.unknown else port.inferred.port)
             if wanted is None:
-                self._due[key] = float("inf")
-                self._event(
-                    "repair", port.inferred.hint, "red", key=key, ok=False, status=None, reason=port.inferred.hint
-                )
+                self._due[key], reason = float("inf"), port.inferred.hint
+                self._event("repair", reason, "red", key=key, ok=False, status=None, reason=reason)
             elif len(recent) >= self._limit:
                 self._due[key] = recent[0] + WINDOW
                 if key not in self._limited:
@@ -190,17 +194,20 @@ class Session:
         self.is_repairing = True
         for report in converge(goals, self._host):
             if report.code != InOrder.code:
-                key = names_of(report.port_id).bridge[3:]
                 values = {"ok": report.ok, "status": report.status.value, "reason": report.reason}
                 text = result_text("plug", report) + (f": {report.reason}" if report.reason else "")
-                self._event("repair", text, "green" if report.ok else "red", key=key, **values)
+                self._event("repair", text, "green" if report.ok else "red", key=report.port_id[:KEY_LENGTH], **values)
         self.is_repairing = False
 
 
 def _drifts(port: PluggedPort) -> bool:
-    """Return whether a port is to be repaired. An incomplete port without a VM may be being plugged or unplugged."""
+    """Return whether a port is to be repaired: one of ours.
+
+    An incomplete port without a VM may be being plugged or unplugged.
+    """
     tap = port.facts.links.get(port.names.tap)
-    return port.condition is Condition.DRIFT or (port.condition is Condition.HALF and tap is not None and tap.carrier)
+    is_wrong = port.condition is Condition.DRIFT or (port.condition is Condition.HALF and tap and tap.carrier)
+    return bool(is_wrong and tagged_ports(Observed(port.state, port.facts)))
 
 
 def _require_drift(observed: Observed) -> None:

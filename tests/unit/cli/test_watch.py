@@ -24,8 +24,8 @@ from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TAP,
 from tests.support.schemas import schema_of, validate
 
 KEY = ID[:11]
-WHILE = 0.1
-"""Seconds of a session. A simulated host shows each change at once."""
+SLICE, QUIET = 0.1, 3
+"""Seconds of a run of the session, and runs without an event after which none is expected."""
 
 
 @pytest.fixture(autouse=True)
@@ -40,7 +40,7 @@ class Run:
     """A session whose output is stored."""
 
     def __init__(self, host: RecordingHost, port_ids: Sequence[str] = (), limit: int = 0) -> None:
-        self.texts, self.documents = list[str](), list[Any]()
+        self.texts, self.documents, self.repairs = list[str](), list[Any](), list[float]()
         self.session = Session(host, [*port_ids], self._write, limit)
 
     def _write(self, answer: Answer) -> None:
@@ -49,6 +49,7 @@ class Run:
         # Each event has exactly its own keys.
         assert {*document} == {*schema_of("watch")["required"], *cases[document["event"]]["required"]}
         self.documents.append(document)
+        self.repairs += [time.monotonic()] * (document["event"] == "repair")
         self.texts.append(text_of(answer).partition("  ")[2])
 
     def on(self, *changes: Callable[[], object]) -> list[str]:
@@ -56,8 +57,22 @@ class Run:
         before = len(self.texts)
         for change in changes:
             change()
-            self.session.run(time.monotonic() + WHILE)
+            quiet = 0
+            while quiet < QUIET:
+                count = len(self.texts)
+                self.session.run(time.monotonic() + SLICE)
+                quiet = quiet + 1 if len(self.texts) == count else 0
         return self.texts[before:]
+
+    def events(self, kind: str) -> list[Any]:
+        return [document for document in self.documents if document["event"] == kind]
+
+    def undo_until(self, undo: Callable[[], object], kind: str, count: int) -> None:
+        """Undo each repair at once, until there are so many events of a kind."""
+        end = time.monotonic() + 60
+        while len(self.events(kind)) < count and time.monotonic() < end:
+            undo()
+            self.session.run(time.monotonic() + SLICE / 5)
 
 
 def alter(host: RecordingHost, name: str, **values: object) -> None:
@@ -156,7 +171,7 @@ def test_drift_is_repaired_and_reported() -> None:
         f"{ID}  {QBR}: mtu 1400 -> 1450",
         f"{ID}  in-order",
     ]
-    assert [document["status"] for document in run.documents if document["event"] == "repair"] == ["done"]
+    assert [event["status"] for event in run.events("repair")] == ["done"]
 
 
 def test_repair_restores_the_port_as_it_was_last_in_order() -> None:
@@ -185,6 +200,15 @@ def test_port_whose_values_are_unknown_is_left_and_said_once() -> None:
     assert host.steps == []
 
 
+def test_port_of_another_tool_is_left() -> None:
+    host = plugged(PORT)
+    alter(host, QBR, alias="")
+    alter(host, QVB, alias="", peer_alias="")
+    run = Run(host, limit=3)
+    run.on(lambda: set_mtu(host, 1400))
+    assert host.steps == []
+
+
 def incomplete(host: RecordingHost, *, running: bool) -> None:
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR)).without(host.state.links[QVB])
     host.carrier = {TAP} if running else set()
@@ -199,36 +223,28 @@ def test_incomplete_port_is_repaired_if_its_vm_runs(running: bool) -> None:
 
 
 def test_repair_that_is_undone_again_and_again_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "WINDOW", 1.0)
+    monkeypatch.setattr(command, "WINDOW", 2.0)
     host = plugged(PORT, OTHER)
     run = Run(host, limit=2)
-
-    def fight(seconds: float) -> None:
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            run.on(lambda: set_mtu(host, 1400))
-
-    fight(3.0)
-    events = [document["event"] for document in run.documents]
-    # Two within each second, and one more at each edge.
-    assert 4 <= events.count("repair") <= 8
-    assert events.count("limit") == 1
+    run.undo_until(lambda: set_mtu(host, 1400), "repair", 5)
+    assert len(run.events("limit")) == 1
+    # At most two within two seconds. An event comes after its repair.
+    assert all(later - earlier > 1.0 for earlier, later in zip(run.repairs, run.repairs[2:], strict=False))
     # The other port has a limit of its own.
-    alter(host, OTHER.names.bridge, mtu=1400)
-    run.on(lambda: None)
-    assert OTHER_ID in [document["port"] for document in run.documents if document["event"] == "repair"]
+    run.on(lambda: alter(host, OTHER.names.bridge, mtu=1400))
+    assert OTHER_ID in [event["port"] for event in run.events("repair")]
 
 
 def test_limit_is_reported_again_after_a_quiet_minute(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command, "WINDOW", 0.3)
+    monkeypatch.setattr(command, "WINDOW", 1.5)
     host = plugged(PORT)
     run = Run(host, limit=1)
-    for _ in range(2):
-        run.on(lambda: set_mtu(host, 1400), lambda: set_mtu(host, 1400), lambda: None)
-        time.sleep(0.7)
-        run.on(lambda: None, lambda: set_mtu(host, 1450))
-        time.sleep(0.4)
-    assert [document["event"] for document in run.documents].count("limit") == 2
+    for number in (1, 2):
+        run.undo_until(lambda: set_mtu(host, 1400), "limit", number)
+        assert len(run.events("limit")) == number
+        time.sleep(1.5)
+        run.on(lambda: None)
+        time.sleep(1.5)
 
 
 def test_failed_repair_is_reported_with_its_reason() -> None:
@@ -236,7 +252,7 @@ def test_failed_repair_is_reported_with_its_reason() -> None:
     host.fail(verb=Update, reason="the kernel refused")
     run = Run(host, limit=3)
     run.on(lambda: set_mtu(host, 1400))
-    (repair,) = [document for document in run.documents if document["event"] == "repair"]
+    (repair,) = run.events("repair")
     assert (repair["ok"], repair["status"]) == (False, "rolled-back")
     assert "the kernel refused" in repair["reason"]
 
@@ -252,7 +268,7 @@ def test_port_that_another_call_has_plugged_meanwhile_is_left() -> None:
     host = Meanwhile(plugged(PORT).state)
     run = Run(host, limit=3)
     run.on(lambda: set_mtu(host, 1400))
-    assert "repair" not in [document["event"] for document in run.documents]
+    assert run.events("repair") == []
     assert host.steps == []
 
 

@@ -74,6 +74,12 @@ CASES: dict[str, tuple[Observed, Observed, list[Event]]] = {
         host_with(),
         [event(TAP, "tap", None, "present", "absent"), event(TAP, "tap", "carrier", True, False)],
     ),
+    "qvo taken into another bridge": (
+        host_with(links={QVO: LinkFact(1, "veth", True, True, "ovs-system")}),
+        host_with(links={QVO: LinkFact(1, "veth", True, True, "br0")}),
+        [event(QVO, "veth", "master", "ovs-system", "br0")],
+    ),
+    "facts of a link that goes": (host_with(links={QVO: LinkFact(1, "veth", True, True, "br0")}), host_with(), []),
     "tap without a VM": (host_with(), host_with(links=tap_fact(carrier=False)), []),
     "carrier of another device": (
         host_with(links={QBR: LinkFact(1, "bridge", True, False)}),
