@@ -214,8 +214,11 @@ class Terminal:
 
 
 def _wrapped(line: str, width: int) -> str:
-    """Return the line in several lines of at most width columns, indented; a longer word stays whole. 0: as it is."""
-    if len(line) <= width or not width:
+    """Return the line in several lines of at most width columns, indented; a longer word stays whole. 0: as it is.
+
+    A line with a command stays whole, because it is to be copied.
+    """
+    if len(line) <= width or not width or "hybridvif " in line:
         return line
     words = line.split(" ")
     plain = _ESCAPE.sub("", line)

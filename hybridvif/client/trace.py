@@ -21,7 +21,7 @@ from typing import Any
 
 from hybridvif.client.filters import output_of, socket_directory
 from hybridvif.engine.any_host import AnyHost
-from hybridvif.executors.netlink.connection import IFNAME, device_of, get_link
+from hybridvif.executors.netlink.connection import IFNAME, device_of
 from hybridvif.executors.netlink.devices import Device, bridge_port_of
 from hybridvif.executors.netlink.socket import (
     NLM_F_DUMP,
@@ -104,11 +104,15 @@ def _hops(names: PortNames, settings: Settings) -> tuple[dict[str, Hop], tuple[t
     """Return the devices of a port by name, and the forwarding entries of its Linux bridge. Raises NotReady."""
     try:
         with Channel(time.monotonic() + settings.deadline) as channel:
-            # get_link() omits the counters.
+            # The requests of a plug omit the counters.
             requests = [Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, name)) for name in names[:4]]
             bodies = [body for body in channel.exchange(requests) if isinstance(body, bytes)]
             found = {device.name: (device, _counters(body)) for body in bodies for device in [device_of(body)]}
-            requests = [get_link(int(device.master)) for device, _ in found.values() if device.master]
+            requests = [
+                Request(RTM_GETLINK, 0, link_header(int(device.master)))
+                for device, _ in found.values()
+                if device.master
+            ]
             masters = [device_of(body) for body in channel.exchange(requests) if isinstance(body, bytes)]
             devices = {device.index: device for device in (*masters, *(device for device, _ in found.values()))}
             hops = {

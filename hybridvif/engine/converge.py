@@ -123,7 +123,7 @@ def _batch_size(goal: Goal) -> int:
 
 def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Report]:
     """Bring the ports of one batch to their goals, by the deadline. Return one report per goal."""
-    apply_deadline = _work_deadline(deadline)
+    begun, apply_deadline = time.monotonic(), _work_deadline(deadline)
     try:
         with host.locked({goal.port_id[:KEY_LENGTH] for goal in goals}, apply_deadline):
             observed = host.observe({name for goal in goals for name in goal.names}, deadline)
@@ -136,7 +136,7 @@ def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Re
         reports = [Report(port_id=goal.port_id, status=status, code=error.code, reason=str(error)) for goal in goals]
     else:
         reports = [run.report for run in runs if run.report is not None]
-    return [replace(report, duration=time.monotonic() - now) for report in reports]
+    return [replace(report, duration=time.monotonic() - begun) for report in reports]
 
 
 def _work_deadline(deadline: float) -> float:

@@ -104,7 +104,8 @@ def test_wait_ends_when_the_stopped_switch_runs_again(cli: Command, lab: Lab, po
     resume = threading.Timer(4, lab.box.resume, ["ovs-vswitchd"])
     try:
         assert (
-            "try: hybridvif wait" in cli("plug", *options_of(port), "--config-file", str(config), exit_code=65).stderr
+            f"try: hybridvif wait {port.id}: "
+            in cli("plug", *options_of(port), "--config-file", str(config), exit_code=65).stderr
         )
         assert "within 1 s" in cli("wait", port.names.switch_end, "--timeout", "1", exit_code=65).stderr
         resume.start()

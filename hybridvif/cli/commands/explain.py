@@ -1,4 +1,4 @@
-"""hybridvif explain: the meaning of an attribute, an error code, a status or an exit code."""
+"""hybridvif explain: the meaning of an attribute, an error code, a status, a state or an exit code."""
 
 from __future__ import annotations
 
@@ -25,19 +25,23 @@ _MODULES = (
 """The modules that define errors, beside model/errors.py."""
 CODES: Mapping[str, str] = {
     "changed-meanwhile": "Another program keeps changing the port. Stop that program, or call again.",
+    "drift": "The port is complete, but attributes differ from its own row. `hybridvif repair` writes them.",
     "failed": "A step was not done, or not completely. The reason is that of the kernel or of Open vSwitch.",
+    "half": "The Linux bridge, the veth pair or the row is missing. `hybridvif repair` creates it, or asks for values.",
     "interrupted": "The command received SIGINT or SIGTERM. The same command completes the work.",
+    "in-order": "The port is in sync with its own row. A value that is wrong everywhere is not detected.",
     "internal": "An error of hybridvif itself. -vv prints the traceback.",
     "not-realized": "ovs-vswitchd rejected the port. The reason quotes its error.",
+    "orphan": "The port is incomplete and ours, and no VM uses it. `hybridvif gc` deletes it after some time.",
     "runs-natively": "A plug left a converted port as it is, because its VM runs. This is a success.",
     "skipped": "A step was not tried, because an earlier step of the same port failed.",
 }
-"""The codes without an exception or a status."""
+"""The codes and the states of `hybridvif list` without an exception or a status."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif explain`."""
-    text = "an attribute (mtu, ageing, attached-mac, ...), an error code, a status or an exit code"
+    text = "an attribute (mtu, ageing, attached-mac, ...), an error code, a status, a state or an exit code"
     parser.add_argument("word", nargs="*", metavar="WORD", help=text)
 
 

@@ -27,7 +27,7 @@ _EXIT_CODES: Mapping[type[HybridVifError] | str, int] = {
 _REMEDIES = {
     Status.INCOMPLETE: "the same command again: it goes on from what is there",
     Status.UNKNOWN: "the same command again: it looks first, and does only what is still to do",
-    Status.CONFIGURED: "hybridvif wait: ovs-vswitchd accepts the port by itself when it runs",
+    Status.CONFIGURED: "hybridvif wait {port}: ovs-vswitchd accepts it by itself when it runs",
 }
 _COLORS = {Status.DONE: "green", Status.REFUSED: "yellow", Status.CONFIGURED: "yellow"}
 _ENDINGS = {
@@ -66,7 +66,7 @@ def failure_of_report(report: Report) -> Failure:
         code=report.code or report.status.value,
         message=f"{about}{reason}{leftovers}",
         exit_code=report.status.exit_code,
-        remedy=_REMEDIES.get(report.status, ""),
+        remedy=_REMEDIES.get(report.status, "").format(port=report.port_id),
         doctor=report.status is Status.PRECONDITION,
         report=report.document,
     )

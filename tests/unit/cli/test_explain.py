@@ -8,6 +8,7 @@ import pytest
 
 from hybridvif.cli import EXIT_CODES, options
 from hybridvif.cli.commands.explain import answer_of
+from hybridvif.cli.output.topology import Condition
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import DECLARATIONS
 from hybridvif.model.report import Result, Status
@@ -55,6 +56,7 @@ def test_every_code_is_explained() -> None:
     listed = re.findall(r"^- `([\w-]+)`: ", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert "not-realized" in listed
     words = {*written, *listed, *(status.value for status in Status), *(result.value for result in Result)}
+    words |= {condition.value for condition in Condition}
     for word in words:
         codes: Any = answer_of(word).document["codes"]
         assert [code["code"] for code in codes] == [word]

@@ -195,3 +195,8 @@ def test_remedy_of_a_precondition_has_its_own_line() -> None:
         "  try: make one",
         "  see: hybridvif doctor",
     ]
+
+
+def test_port_not_yet_accepted_names_the_command_that_waits() -> None:
+    failure = failure_of_report(report(Status.CONFIGURED))
+    assert list(failure.lines())[1] == f"  try: hybridvif wait {ID}: ovs-vswitchd accepts it by itself when it runs"

@@ -316,6 +316,15 @@ def test_long_line_is_continued_on_a_terminal_only(color: str, monkeypatch: pyte
         assert plain.splitlines() == expected
 
 
+def test_command_stays_on_one_line_of_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "40")
+    stream = FakeTerminal()
+    monkeypatch.setattr("sys.stdout", stream)
+    line = f"    +-- fix: hybridvif plug {ID} --mtu 1450"
+    Terminal("text").write_answer(answer(lines=lambda _: [line]))
+    assert stream.getvalue() == f"{line}\n"
+
+
 def test_word_longer_than_the_terminal_stays_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "20")
     stream = FakeTerminal()
