@@ -10,6 +10,7 @@ are no evidence.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -404,7 +405,7 @@ def dropped_by(trace: str, port: str = "") -> str:
     return "" if passes or not actions else shown(step)
 
 
-def drops_of(saved: str) -> dict[str, int]:
+def drops_of(saved: str) -> Counter[str]:
     """Return the number of packets dropped so far, by rule, from the output of iptables-save -c.
 
     A jump to a chain that drops all counts as a rule that drops.
@@ -413,10 +414,12 @@ def drops_of(saved: str) -> dict[str, int]:
     rules = [match.groups("") for match in map(_RULE.match, lines) if match and match[2] not in _OTHER_CHAINS]
     first = {chain: (test, target) for _, chain, test, target in reversed(rules)}
     ends = {"DROP", "REJECT", *(chain for chain, rule in first.items() if rule == ("", "DROP"))}
-    drops = {
-        " ".join(filter(None, (chain, test, "-j", target))): int(number)
-        for number, chain, test, target in rules
-        if target in ends
-    }
-    policies = [match for match in map(_POLICY.match, lines) if match and match[1] not in _OTHER_CHAINS]
-    return drops | {_POLICY_OF + match[1]: int(match[2]) for match in policies}
+    # Several tables may have the same rule.
+    drops = Counter[str]()
+    for number, chain, test, target in rules:
+        if target in ends:
+            drops[" ".join(filter(None, (chain, test, "-j", target)))] += int(number)
+    for match in map(_POLICY.match, lines):
+        if match and match[1] not in _OTHER_CHAINS:
+            drops[_POLICY_OF + match[1]] += int(match[2])
+    return drops

@@ -398,6 +398,10 @@ def test_drops_are_read_from_the_rules_of_iptables() -> None:
     }
 
 
+def test_equal_rules_of_several_tables_are_added() -> None:
+    assert drops_of(SAVED + SAVED)[OWN_RULE] == 10
+
+
 def test_rules_in_the_chains_of_the_port_are_its_own() -> None:
     about = evidence(drops=drops_of(SAVED), before=Look(hops=hops_of(0, 0), drops={OWN_RULE: 5}))
     assert [report.packets for report in diagnose(about).drops] == [1, 2, 4]
