@@ -13,6 +13,7 @@ import shutil
 import socket
 import struct
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -167,10 +168,10 @@ def _entries(channel: Channel, bridge: int, devices: dict[int, Device]) -> tuple
 
 def _drops(settings: Settings, notes: list[str]) -> dict[str, int] | None:
     """Return the packets dropped by iptables, by rule; None, with a note, if this user cannot read it."""
-    drops: dict[str, int] = {}
+    drops = Counter[str]()
     for name in filter(partial(shutil.which, path=settings.program_path), ("iptables-save", "ip6tables-save")):
         try:
-            drops |= drops_of(output_of(settings, [name, "-c"], time.monotonic() + TIMEOUT))
+            drops.update(drops_of(output_of(settings, [name, "-c"], time.monotonic() + TIMEOUT)))
         except NotReady as error:
             notes.append(f"iptables: {error}; run this as root")
             return None

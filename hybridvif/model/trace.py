@@ -10,6 +10,7 @@ are no evidence.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 
@@ -83,8 +84,9 @@ class HopReport:
     mtu: int | None
     master: str
     from_vm: int | None
+    dropped_from_vm: int | None
     to_vm: int | None
-    dropped: int
+    dropped_to_vm: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,20 +166,21 @@ class Evidence:
         only_tap = isinstance(self.row, NativePort)
         return (names.tap,) if only_tap else (names.tap, names.bridge, names.bridge_end, names.switch_end)
 
-    def count(self, name: str, *counters: str) -> int:
-        """Return the growth of counters. A device that was created meanwhile counts from 0."""
+    def count(self, name: str, counter: str) -> int:
+        """Return the growth of a counter. A device that was created meanwhile counts from 0."""
         before, after = self.before.hops.get(name, Hop()), self.after.hops.get(name, Hop())
-        return sum(max(getattr(after, counter) - getattr(before, counter), 0) for counter in counters)
+        growth: int = getattr(after, counter) - getattr(before, counter)
+        return max(growth, 0)
 
-    def from_vm(self, name: str) -> int:
-        """Return the packets from the VM that a device let pass."""
-        if self.marked is not None:
+    def from_vm(self, name: str, kind: str = "") -> int:
+        """Return the packets from the VM that a device let pass. kind: "_dropped" for those that it dropped."""
+        if self.marked is not None and not kind:
             return self.marked.get(name, 0)
-        return self.count(name, "tx" if name == self.names.bridge_end else "rx")
+        return self.count(name, ("tx" if name == self.names.bridge_end else "rx") + kind)
 
-    def to_vm(self, name: str) -> int:
-        """Return the packets to the VM that a device let pass."""
-        return self.count(name, "rx" if name == self.names.bridge_end else "tx")
+    def to_vm(self, name: str, kind: str = "") -> int:
+        """Return the packets to the VM that a device let pass, or that it dropped."""
+        return self.count(name, ("rx" if name == self.names.bridge_end else "tx") + kind)
 
     def drops(self, *, own: bool) -> dict[str, int]:
         """Return the packets that each rule of iptables dropped meanwhile. own: only the rules for this port."""
@@ -217,14 +220,16 @@ def diagnose(evidence: Evidence) -> Diagnosis:
 def _hop_report(evidence: Evidence, name: str) -> HopReport:
     hop = evidence.after.hops.get(name)
     if hop is None:
-        return HopReport(name, "missing", None, "", None, None, 0)
+        return HopReport(name, "missing", None, "", None, None, None, None)
     state = "down" if not hop.up else "up" if hop.carrier else "no carrier"
     if hop.bridge_port not in (None, OPEN):
         state = f"{state}, {hop.bridge_port}"
-    # A bridge does not count the packets that it forwards.
-    sent, received = (None, None) if name == evidence.names.bridge else (evidence.from_vm(name), evidence.to_vm(name))
-    dropped = evidence.count(name, "rx_dropped", "tx_dropped")
-    return HopReport(name, state, hop.mtu, hop.master, sent, received, dropped)
+    if name == evidence.names.bridge:
+        # A bridge does not count the packets that it forwards.
+        return HopReport(name, state, hop.mtu, hop.master, None, None, None, None)
+    sent, received = evidence.from_vm(name), evidence.to_vm(name)
+    drops = evidence.from_vm(name, "_dropped"), evidence.to_vm(name, "_dropped")
+    return HopReport(name, state, hop.mtu, hop.master, sent, drops[0], received, drops[1])
 
 
 def _stop(code: str, hop: str, reason: str) -> Finding:
@@ -404,7 +409,7 @@ def dropped_by(trace: str, port: str = "") -> str:
     return "" if passes or not actions else shown(step)
 
 
-def drops_of(saved: str) -> dict[str, int]:
+def drops_of(saved: str) -> Counter[str]:
     """Return the number of packets dropped so far, by rule, from the output of iptables-save -c.
 
     A jump to a chain that drops all counts as a rule that drops.
@@ -413,10 +418,12 @@ def drops_of(saved: str) -> dict[str, int]:
     rules = [match.groups("") for match in map(_RULE.match, lines) if match and match[2] not in _OTHER_CHAINS]
     first = {chain: (test, target) for _, chain, test, target in reversed(rules)}
     ends = {"DROP", "REJECT", *(chain for chain, rule in first.items() if rule == ("", "DROP"))}
-    drops = {
-        " ".join(filter(None, (chain, test, "-j", target))): int(number)
-        for number, chain, test, target in rules
-        if target in ends
-    }
-    policies = [match for match in map(_POLICY.match, lines) if match and match[1] not in _OTHER_CHAINS]
-    return drops | {_POLICY_OF + match[1]: int(match[2]) for match in policies}
+    # Several tables may have the same rule.
+    drops = Counter[str]()
+    for number, chain, test, target in rules:
+        if target in ends:
+            drops[" ".join(filter(None, (chain, test, "-j", target)))] += int(number)
+    for match in map(_POLICY.match, lines):
+        if match and match[1] not in _OTHER_CHAINS:
+            drops[_POLICY_OF + match[1]] += int(match[2])
+    return drops

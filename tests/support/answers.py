@@ -31,9 +31,9 @@ DIAGNOSIS = Diagnosis(
     hop=FILTERED.hop,
     sentence=FILTERED.sentence,
     hops=(
-        HopReport(TAP, "up", 1450, QBR, 40, 22, 0),
-        HopReport(QBR, "up", 1450, "", None, None, 0),
-        HopReport(QVB, "missing", None, "", None, None, 0),
+        HopReport(TAP, "up", 1450, QBR, 40, 0, 22, 0),
+        HopReport(QBR, "up", 1450, "", None, None, None, None),
+        HopReport(QVB, "missing", None, "", None, None, None, None),
     ),
     bridge="br-int",
     ofport=2,

@@ -13,7 +13,7 @@ from hybridvif.model.trace import Diagnosis
 
 FORMATS = ("text", "json", "yaml")
 WIDTH = 80
-_ROW = "{:<2} {:<14}  {:<22} {:>5}  {:>9}  {:>9}  {:>8}"
+_ROW = "{:<2} {:<14}  {:<19} {:>5}  {:>8} {:>7}  {:>8} {:>7}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -48,11 +48,12 @@ def answer_of(diagnosis: Diagnosis) -> Answer:
 
 def _lines(diagnosis: Diagnosis, paint: Paint) -> Iterator[str]:
     rows: list[tuple[object, ...]] = [
-        (hop.name, hop.state[:22], hop.mtu, hop.from_vm, hop.to_vm, hop.dropped) for hop in diagnosis.hops
+        (hop.name, hop.state[:19], hop.mtu, hop.from_vm, hop.dropped_from_vm, hop.to_vm, hop.dropped_to_vm)
+        for hop in diagnosis.hops
     ]
     if diagnosis.bridge:
-        rows.append((diagnosis.bridge, f"ofport {diagnosis.ofport}, tag {diagnosis.tag}", "", "", "", ""))
-    yield paint(_ROW.format("", "hop", "state", "mtu", "from VM", "to VM", "dropped"), "bold")
+        rows.append((diagnosis.bridge, f"ofport {diagnosis.ofport}, tag {diagnosis.tag}", *[""] * 5))
+    yield paint(_ROW.format("", "hop", "state", "mtu", "from VM", "dropped", "to VM", "dropped"), "bold")
     for row in rows:
         is_end = row[0] == diagnosis.hop
         cells = ("" if cell is None else cell for cell in row)

@@ -24,10 +24,10 @@ def text_of(diagnosis: hybridvif.Diagnosis) -> list[str]:
 
 def test_drawing_has_the_hops_and_ends_with_the_sentence() -> None:
     assert text_of(DIAGNOSIS) == [
-        "   hop             state                    mtu    from VM      to VM   dropped",
-        f" | {TAP}  up                      1450         40         22         0",
-        f"-> {QBR}  up                      1450                               0",
-        f" | {QVB}  missing                                                    0",
+        "   hop             state                 mtu   from VM dropped     to VM dropped",
+        f" | {TAP}  up                   1450        40       0        22       0",
+        f"-> {QBR}  up                   1450",
+        f" | {QVB}  missing",
         " | br-int          ofport 2, tag 5",
         "   a frame from the VM is forwarded",
         "   a frame to the VM is dropped: table 0: No match. drop",
@@ -43,7 +43,7 @@ def test_drawing_fits_80_columns() -> None:
     long = replace(
         DIAGNOSIS,
         sentence=words,
-        hops=tuple(replace(hop, state=words, from_vm=10**9 - 1, to_vm=10**9 - 1) for hop in DIAGNOSIS.hops),
+        hops=tuple(replace(hop, state=words, from_vm=10**8 - 1, dropped_to_vm=10**7 - 1) for hop in DIAGNOSIS.hops),
         findings=(Finding("down", TAP, words),) * 2,
         drops=(RuleReport(words, 10**12),),
         not_looked_at=(words,),
@@ -74,8 +74,9 @@ def test_document_has_the_port_and_every_field_of_the_diagnosis() -> None:
         "mtu": 1450,
         "master": "",
         "from_vm": None,
+        "dropped_from_vm": None,
         "to_vm": None,
-        "dropped": 0,
+        "dropped_to_vm": None,
     }
     assert set(document) == {"command", "simulated", "port", *DIAGNOSIS.__slots__} - {"port_id"}
 

@@ -289,7 +289,7 @@ def test_port_of_another_switch_is_judged_by_its_devices() -> None:
 
 
 def test_diagnosis_has_the_chain_and_the_switch() -> None:
-    hops = hops_of(tap={"carrier": False, "bridge_port": "state disabled", "rx_dropped": 2})
+    hops = hops_of(tap={"carrier": False, "bridge_port": "state disabled", "rx_dropped": 2, "tx_dropped": 1})
     del hops[QVB]
     about = evidence(hops, drops={OWN_RULE: 4, ANY_RULE: 5}, not_looked_at=("a note",))
     diagnosis = diagnose(about)
@@ -301,10 +301,10 @@ def test_diagnosis_has_the_chain_and_the_switch() -> None:
         hop=TAP,
         sentence=f"packets stop at {TAP}: it has no carrier, so no running VM holds it",
         hops=(
-            HopReport(TAP, "no carrier, state disabled", 1500, QBR, 20, 10, 2),
-            HopReport(QBR, "up", 1500, "", None, None, 0),
-            HopReport(QVB, "missing", None, "", None, None, 0),
-            HopReport(QVO, "up", 1500, "ovs-system", 20, 10, 0),
+            HopReport(TAP, "no carrier, state disabled", 1500, QBR, 20, 2, 10, 1),
+            HopReport(QBR, "up", 1500, "", None, None, None, None),
+            HopReport(QVB, "missing", None, "", None, None, None, None),
+            HopReport(QVO, "up", 1500, "ovs-system", 20, 0, 10, 0),
         ),
         bridge="br-int",
         ofport=3,
@@ -396,6 +396,10 @@ def test_drops_are_read_from_the_rules_of_iptables() -> None:
         "FORWARD -p tcp -j REJECT": 1,
         "policy of FORWARD": 7,
     }
+
+
+def test_equal_rules_of_several_tables_are_added() -> None:
+    assert drops_of(SAVED + SAVED)[OWN_RULE] == 10
 
 
 def test_rules_in_the_chains_of_the_port_are_its_own() -> None:
