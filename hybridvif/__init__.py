@@ -9,7 +9,7 @@ Names are imported at their first use, so `import hybridvif` is cheap.
 
 import importlib
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 
 # Do not import __future__ or typing: until __main__ runs, `python -m` finds them in the working directory.
 TYPE_CHECKING = False

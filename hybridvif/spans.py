@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from contextvars import ContextVar
 
 Span = tuple[str, float, float]
@@ -12,6 +12,8 @@ Span = tuple[str, float, float]
 OWN = 0
 """The key of the spans of this process. Others are those of the daemon, by the id of its thread."""
 _collected: ContextVar[dict[int, list[Span]] | None] = ContextVar("spans", default=None)
+
+_NOT_RECORDED = nullcontext()
 
 
 @contextmanager
@@ -35,12 +37,13 @@ def add(key: int, spans: Sequence[Span]) -> None:
         collected.setdefault(key, []).extend(spans)
 
 
-@contextmanager
-def span(name: str) -> Iterator[None]:
+def span(name: str) -> AbstractContextManager[None]:
     """Record a span, if spans are collected."""
-    if not is_collecting():
-        yield
-        return
+    return _recorded(name) if is_collecting() else _NOT_RECORDED
+
+
+@contextmanager
+def _recorded(name: str) -> Iterator[None]:
     start = time.monotonic()
     try:
         yield

@@ -194,7 +194,7 @@ def _later_roles(runs: Sequence[PlanProgress]) -> set[Role]:
 def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     """Return the changes of one port as the fields of its log line."""
     parts = [outcome.step.part for outcome in outcomes]
-    ids = {port_id for part in parts for port_id in owners_of(part)} or {key_of(part.name) or "" for part in parts}
+    port = next((port_id for part in parts for port_id in sorted(owners_of(part))), key_of(parts[0].name))
     changes = [
         {
             "verb": type(step).__name__.lower(),
@@ -208,7 +208,7 @@ def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
         for step in (outcome.step,)
     ]
     is_done = all(outcome.result is Result.DONE for outcome in outcomes)
-    return {"port": ",".join(sorted(ids)), "done": is_done, "changes": changes}
+    return {"port": port, "done": is_done, "changes": changes}
 
 
 def _changed(step: Step) -> dict[str, list[Any]]:

@@ -170,6 +170,6 @@ def test_files_are_installed_as_on_the_page_for_deployers(recaps: list[Any], hos
         assert done.stdout + done.stderr == ""
         # The command of the unit, with the file that the role wrote.
         unit = lab.sh("grep ^ExecStart= /etc/systemd/system/hybridvif-reconcile.service").strip().partition("=")[2]
-        lab.sh(f"OS_HYBRIDVIF_PRIVILEGED__HELPER_COMMAND= {unit}")
+        lab.sh(f"OS_HYBRIDVIF_PRIVILEGED__HELPER_COMMAND= PATH=/opt/hybridvif/bin:$PATH {unit}")
         assert PORT.names.bridge in lab.links()
         lab.sweep()

@@ -249,7 +249,8 @@ def test_host_is_reconciled_with_capabilities_and_system_calls_of_unit(host: Lab
     groups = ["--groups=" + settings["SupplementaryGroups"]]
     limits = ["setpriv", f"--bounding-set=-all{bounded}", "--no-new-privs", *groups]
     trace = ["strace", "--follow-forks", "--output=/run/calls"]
-    done = host.box.run([*trace, *limits, "env", settings["Environment"], *settings["ExecStart"].split()], check=False)
+    words = [*settings["Environment"].split(), *settings["ExecStart"].split()]
+    done = host.box.run([*trace, *limits, "env", *words], check=False)
     try:
         assert host.link(NAMES.bridge)["ifalias"] == PORT.id, done.stderr
         assert host.row(NAMES.switch_end)["ofport"] > 0

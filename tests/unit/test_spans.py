@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from hybridvif import spans
 from hybridvif.cli import main
 from hybridvif.cli.output.trace import document_of, traced
-from hybridvif.cli.stdio import OutputLost
+from hybridvif.cli.terminal import Terminal
 from hybridvif.privileged.requests import Request, call
 from tests.support.answers import ID, OPTIONS
 from tests.support.schemas import validate_as
@@ -71,9 +72,13 @@ def test_trace_has_a_track_for_each_process_and_the_events_first() -> None:
     ]
 
 
+def arguments(path: str) -> argparse.Namespace:
+    return argparse.Namespace(trace_file=path, command="plug", terminal=Terminal())
+
+
 def test_failed_command_has_a_trace_too(tmp_path: Path) -> None:
     file = tmp_path / "trace.json"
-    with pytest.raises(ValueError, match="no"), traced(str(file), "plug"):
+    with pytest.raises(ValueError, match="no"), traced(arguments(str(file))):
         raise ValueError("no")
     validate_as("trace-file", json.loads(file.read_text()))
 
@@ -83,6 +88,7 @@ def test_unwritable_trace_file_ends_the_command_before_it_starts(capsys: pytest.
     assert "--trace-file /proc/no/such/file" in capsys.readouterr().err
 
 
-def test_full_disk_is_reported_after_the_command() -> None:
-    with pytest.raises(OutputLost, match="--trace-file /dev/full: No space left"), traced("/dev/full", "plug"):
+def test_full_disk_is_a_warning_after_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with traced(arguments("/dev/full")):
         pass
+    assert capsys.readouterr().err == "warning: --trace-file /dev/full: No space left on device\n"

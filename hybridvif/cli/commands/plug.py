@@ -37,7 +37,7 @@ def run(args: argparse.Namespace) -> Answer:
 
         return planned(args, args.command, requests, detailed=args.detailed_exitcode)
     with (
-        traced(args.trace_file, args.command),
+        traced(args),
         connected(args, begun=True) as host,
         args.terminal.progress(f"{args.command}ging", len(requests)) as progress,
     ):

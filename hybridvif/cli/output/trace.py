@@ -5,13 +5,13 @@ The format: https://docs.google.com/document/d/1CvAClvFfyA5R-PhYUmn5OOQtYMH4h6I0
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-from hybridvif.cli.stdio import OutputLost
 from hybridvif.cli.terminal import enveloped
 from hybridvif.model.errors import InvalidInput
 from hybridvif.spans import OWN, Span, collecting, span
@@ -21,11 +21,12 @@ _CLIENT, _DAEMON = 1, 2
 
 
 @contextmanager
-def traced(path: str | None, command: str) -> Iterator[None]:
-    """Write the trace of a command to a file, also if it fails. None: no trace.
+def traced(args: argparse.Namespace) -> Iterator[None]:
+    """Write the trace of a command to the file of --trace-file, also if the command fails.
 
-    Raises InvalidInput before the start if the file cannot be written, OutputLost if the disk is full.
+    Raises InvalidInput before the start if the file cannot be written. A full disk is a warning: the work is done.
     """
+    path: str | None = args.trace_file
     if path is None:
         yield
         return
@@ -35,14 +36,14 @@ def traced(path: str | None, command: str) -> Iterator[None]:
         raise InvalidInput(f"--trace-file {path}: {error.strerror}; name a file that can be written") from error
     with collecting() as spans:
         try:
-            with span(command):
+            with span(args.command):
                 yield
         finally:
             try:
                 with file:
-                    json.dump(document_of(command, spans), file)
+                    json.dump(document_of(args.command, spans), file)
             except OSError as error:
-                raise OutputLost(f"--trace-file {path}: {error.strerror}; what was done is done") from error
+                args.terminal.write_note(f"warning: --trace-file {path}: {error.strerror}", "yellow")
 
 
 def document_of(command: str, spans: Mapping[int, Sequence[Span]]) -> Mapping[str, object]:
