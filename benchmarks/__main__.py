@@ -52,6 +52,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each contender (default: 5)")
     parser.add_argument("--os-vif", metavar="PYTHON", help="the Python of an environment that has os-vif installed")
     parser.add_argument("--recipe", action="store_true", help="time the commands that Nova once ran, as well")
+    parser.add_argument("--reboot", action="store_true", help="time the repair of all ports after a reboot, as well")
+    parser.add_argument("--datapath", choices=("netdev", "system"), default="netdev", help="that of br-int")
     parser.add_argument("--threads-on", type=int, default=0, metavar="N", help="ten threads plug on a host of N ports")
     parser.add_argument("--operations", type=int, default=0, metavar="N", help="measure memory over N operations")
     parser.add_argument("--out", metavar="FILE", help="write every single figure to this file, as JSON")
@@ -93,6 +95,8 @@ def _run(args: argparse.Namespace) -> Record:
         contenders,
         os_vif=args.os_vif or "",
         crowded=args.threads_on,
+        reboots=args.reboot,
+        datapath=args.datapath,
         operations=args.operations,
     )
     return contest.run(lambda line: None if args.quiet else print(line, file=sys.stderr))

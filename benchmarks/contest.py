@@ -62,6 +62,10 @@ class Contest:
     crowd: int = CROWD
     crowded: int = 0
     """The number of ports on the host before threads plug concurrently; 0: no threads."""
+    reboots: bool = False
+    """Time the repair of all ports after a reboot, when their rows exist and their devices do not."""
+    datapath: str = "netdev"
+    """The datapath type of br-int: netdev, or system for that of the kernel."""
     operations: int = 0
     """The number of plugs and unplugs to measure memory growth; 0: not measured."""
 
@@ -69,8 +73,9 @@ class Contest:
         """Run the contest and report progress. Raises BenchError, SandboxError, PreconditionError."""
         _compile()
         with Sandbox() as box, temporary_directory() as directory:
+            _set_datapath(box, self.datapath)
             config = _configuration(directory)
-            record = Record(_where(box), self.rounds)
+            record = Record(_where(box) | {"datapath": self.datapath}, self.rounds)
             for size in self.sizes:
                 names = [name for name in self.contenders if size <= UP_TO.get(name, size)]
                 for number, name in self._turns(names):
@@ -112,7 +117,11 @@ class _Turns:
     def __init__(self, contest: Contest, box: Sandbox, config: Path, name: str, size: int, record: Record) -> None:
         self._contest, self._box, self._name, self._size = contest, box, name, size
         self._record, self._held = record, 0
-        self._env = {"HYBRIDVIF_BENCH_CONFIG": str(config), "PYTHONWARNINGS": "ignore"}
+        self._env = {
+            "HYBRIDVIF_BENCH_CONFIG": str(config),
+            "HYBRIDVIF_BENCH_DATAPATH": contest.datapath,
+            "PYTHONWARNINGS": "ignore",
+        }
         self._config = config
 
     def take(self) -> None:
@@ -130,6 +139,9 @@ class _Turns:
                 self._note("plug again", tell("plug", ports))
                 self._take_singles(tell, other)
                 self._take_command(other)
+                if self._contest.reboots:
+                    self._box.reboot()
+                    self._note("reconcile", tell("plug", ports))
             self._note("unplug", tell("unplug", ports))
 
     def take_threads(self) -> None:
@@ -250,6 +262,14 @@ def _configuration(directory: Path) -> Path:
     return path
 
 
+def _set_datapath(box: Sandbox, datapath: str) -> None:
+    """Give br-int a datapath. Raises BenchError if Open vSwitch cannot, for example without the kernel module."""
+    box.run(["ovs-vsctl", "--timeout=10", "set", "Bridge", "br-int", f"datapath_type={datapath}"])
+    error = box.run(["ovs-vsctl", "get", "Interface", "br-int", "error"]).stdout.strip()
+    if error != "[]" or "br-int" not in box.run(["ls", "/sys/class/net"]).stdout.split():
+        raise BenchError(f"br-int has no datapath of type {datapath} here ({error}); try: modprobe openvswitch")
+
+
 def _compile() -> None:
     """Compile the package, as an installer does.
 
@@ -268,5 +288,4 @@ def _where(box: Sandbox) -> dict[str, str]:
         "load at the start": f"{os.getloadavg()[0]:.1f}",
         "python": platform.python_version(),
         "switch": version.rpartition(" ")[2],
-        "datapath": "netdev",
     }

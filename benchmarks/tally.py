@@ -59,14 +59,17 @@ RATIOS = (
     ("plug {} ports, bulk / os-vif one by one", "plug", "os-vif", range(300, 5001), 1 / 30),
     ("plug {} ports, bulk / floor", "plug", "floor", range(300, 5001), 1.0),
     ("re-plug {} ports, bulk / os-vif", "plug again", "os-vif", range(300, 5001), 1 / 60),
+    ("reconcile {} ports after a reboot / os-vif one by one", "reconcile", "os-vif", range(300, 5001), 1 / 20),
     ("unplug {} ports, bulk / os-vif one by one", "unplug", "os-vif", range(300, 5001), 0.35),
 )
-GROWTH, THREADS = 1.3, 5.0
-"""The time per port of 1,000 ports to that of 100; the throughput of ten threads to that of os-vif."""
+GROWTH = ((100, 1000, 1.15), (1000, 2000, 1.3))
+"""The limits of the time per port of a large bulk to that of a small one."""
+REPAIR, THREADS = 1.5, 5.0
+"""The time of a reconcile after a reboot to that of a fresh plug; the throughput of ten threads to that of os-vif."""
 COMMAND = 450
 """The limit of a whole process in milliseconds."""
-MEMORY = 120
-"""The limit of client and daemon in megabytes."""
+MEMORY = (("1000", 120), ("2000", 150))
+"""The limits of client and daemon in megabytes, by the number of ports."""
 FLAT = 1.05
 """The limit of memory growth: the end to the first tenth of the operations."""
 
@@ -95,15 +98,19 @@ def _bars_of_threads(seconds: Seconds) -> Iterator[Bar]:
 
 
 def _bars_of_ours(record: Record, seconds: Seconds) -> Iterator[Bar]:
-    growth = cost_of_growth(seconds, 100, 1000)
-    if growth:
-        yield Bar("cost of a port, bulk of 1,000 / bulk of 100", growth, GROWTH)
+    for few, many, limit in GROWTH:
+        if growth := cost_of_growth(seconds, few, many):
+            yield Bar(f"cost of a port, bulk of {many:,} / bulk of {few:,}", growth, limit)
+    for (name, measure, ports), ours in seconds.items():
+        if (name, measure) == ("hybridvif", "reconcile") and ports >= 300:
+            ratio = ours / seconds[name, "plug", ports]
+            yield Bar(f"reconcile {ports:,} ports after a reboot / plug of new ones", ratio, REPAIR)
     command = seconds.get(("hybridvif", "command", 1))
     if command:
         yield Bar("`hybridvif plug`, the whole process", 1000 * command, COMMAND, unit="ms")
-    held = record.memory.get("hybridvif", {}).get("1000")
-    if held:
-        yield Bar("memory of client and daemon, 1,000 ports", held * 1024 / 1e6, MEMORY, unit="MB")
+    for number, limit in MEMORY:
+        if held := record.memory.get("hybridvif", {}).get(number):
+            yield Bar(f"memory of client and daemon, {int(number):,} ports", held * 1024 / 1e6, limit, unit="MB")
     if len(record.endurance) > 1:
         (_, early), (operations, late) = record.endurance[0], record.endurance[-1]
         yield Bar(f"memory after {operations:,} operations / after the first tenth", late / early, FLAT)

@@ -75,7 +75,8 @@ class OsVif:
         from os_vif.objects import instance_info, network, vif  # type: ignore[import-not-found, unused-ignore]
 
         port_id, mac, instance = port
-        profile = vif.VIFPortProfileOpenVSwitch(interface_id=port_id, datapath_type="netdev")
+        datapath = os.environ["HYBRIDVIF_BENCH_DATAPATH"]
+        profile = vif.VIFPortProfileOpenVSwitch(interface_id=port_id, datapath_type=datapath)
         net = network.Network(id=port_id, bridge="br-int", mtu=1500)
         end = port_id[:11]
         device = vif.VIFBridge(

@@ -114,8 +114,8 @@ def _hops(names: PortNames, settings: Settings) -> tuple[dict[str, Hop], tuple[t
                 for device, _ in found.values()
                 if device.master
             ]
-            masters = [device_of(body) for body in channel.exchange(requests) if isinstance(body, bytes)]
-            devices = {device.index: device for device in (*masters, *(device for device, _ in found.values()))}
+            bridges = [device_of(body) for body in channel.exchange(requests) if isinstance(body, bytes)]
+            devices = {device.index: device for device in (*bridges, *(device for device, _ in found.values()))}
             hops = {
                 name: _hop(device, devices.get(int(device.master)), names, counters)
                 for name, (device, counters) in found.items()

@@ -50,12 +50,14 @@ from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status, error_of
 from hybridvif.model.state import NOTHING, HostState, Observed, Step, agree, owners_of
 
-PLUG_BATCH, UNPLUG_BATCH = 500, 100
+PLUG_BATCH, UNPLUG_BATCH = 2000, 100
 """Maximum number of ports in a batch. They share one observation, one switch transaction and one verification.
 
 ovs-vswitchd reconfigures the whole host after each transaction, so large batches are faster. The kernel takes 20 to
-40 ms to delete the links of a port, as an unplug or a conversion does. A batch must end within the deadline.
+40 ms to delete the links of a port, as an unplug or a conversion does. A batch must end within its deadline.
 """
+PORTS_PER_DEADLINE = 500
+"""Ports of a batch that have one deadline of the configuration. A larger batch has several."""
 WORK_SHARE = 0.8
 """Share of the deadline for locks and steps. The rest is for verification and rollback."""
 MAX_ATTEMPTS = 4
@@ -88,13 +90,14 @@ def converge(goals: Sequence[Goal], host: AnyHost, progress: Progress = ignore_p
     for port_id, count in Counter(goal.port_id for goal in goals).items():
         if count > 1:
             raise InvalidInput(f"port {port_id} is there more than once; name each port once")
-    started, reports = time.monotonic(), list[Report]()
+    limit, reports = time.monotonic(), list[Report]()
     progress(0, len(goals))
-    for number, batch in enumerate(_batches(goals), start=1):
+    for batch in _batches(goals):
+        seconds = host.settings.deadline * -(-len(batch) // PORTS_PER_DEADLINE)
         # A batch that overruns its deadline shortens the next one, so overruns do not add up.
-        limit = started + number * host.settings.deadline
+        limit += seconds
         begun = time.monotonic()
-        finished = _run_batch(batch, host, min(begun + host.settings.deadline, limit))
+        finished = _run_batch(batch, host, min(begun + seconds, limit))
         for listener in listeners:
             listener(batch, finished, time.monotonic() - begun)
         reports += finished

@@ -17,7 +17,7 @@ OVS_SOCKET = "unix:/var/run/openvswitch/db.sock"
 SOCKET_DIR = "/var/run/openvswitch"
 """Default directory of vhost-user sockets in Neutron's agent (vhostuser_socket_dir)."""
 MIN_DEADLINE, MAX_DEADLINE = 0.5, 3600.0
-MAX_NAMES = 4096
+MAX_NAMES = 16_384
 """Maximum number of names in one request to the daemon."""
 MAX_PATH = 107
 """Bytes. sun_path holds 108 bytes with the terminating zero (unix(7))."""

@@ -18,7 +18,7 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES
 from hybridvif.model.state import Create, Delete, Facts, HostState, LinkFact, Observed, PortFact, Replace, Step, Update
 
-MAX_PLANS, MAX_STEPS, MAX_TEXT = 512, 16, 65_536
+MAX_PLANS, MAX_STEPS, MAX_TEXT = 2048, 16, 65_536
 """The limits of a request: plans, steps per plan, and characters per text, which another tool may have written."""
 
 

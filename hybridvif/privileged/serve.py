@@ -21,11 +21,11 @@ from hybridvif.privileged.channel import Message, Request, pack, requests_from
 LOG = logging.getLogger(__name__)
 MAX_PENDING = 1024
 """Largest number of requests without a response. Beyond, nothing is read."""
-MAX_PENDING_BYTES = 4 * 1024 * 1024
+MAX_PENDING_BYTES = 6 * 1024 * 1024
 """Largest size of these requests in bytes, that of one message. Beyond, nothing is read."""
 MAX_LINE = 16_384
 """Largest number of characters of a log line or a traceback."""
-BURST = 8192
+BURST = 32_768
 """Log lines at once: one per port of sixteen requests of the largest size (codec.py)."""
 RATE = 200.0
 """Log lines per second after a burst."""

@@ -529,7 +529,7 @@ def test_frames_without_a_name_do_no_harm(channel: Channel) -> None:
 # Cost of a client that reads no responses.
 
 MOST_MEMORY = 100
-"""Upper limit of the daemon's memory in MB. It starts with 20. Without limits 48 MB of messages made it 3,743."""
+"""Upper limit of the daemon's memory in MB. It starts with 20. Without limits 48 MB of messages made it 3,743 MB."""
 ITEMS: dict[str, bytes] = {
     "empty maps": b"\x80",
     "maps of one": b"\x81\x00\x00",
@@ -542,9 +542,9 @@ ITEMS: dict[str, bytes] = {
 
 
 def great_frame(name: str, item: bytes) -> bytes:
-    """Return a request of nearly 4 MiB with one kind of object."""
+    """Return a request of nearly 6 MiB with one kind of object."""
     row = b"\xdc" + (8000).to_bytes(2, "big") + item * 8000
-    rows = (4 * 1024 * 1024 - 1000) // len(row)
+    rows = (6 * 1024 * 1024 - 1000) // len(row)
     names = b"\xdd" + rows.to_bytes(4, "big") + row * rows
     head, entry = (bytes(msgpack.packb(text)) for text in (name, OBSERVE))
     return b"\x92" + head + b"\x94\x03" + entry + b"\x92" + names + b"\xcb" + bytes(8) + b"\x80"

@@ -21,7 +21,7 @@ NAMES = re.compile(rf"\A(?:qbr|qvb|qvo|tap|vhu)({KEY})\Z")
 TRUNK = re.compile(r"\Atbr-[A-Za-z0-9_.-]{0,11}\Z")
 BRIDGES = ("br-int", "tbr-5f2c0e1a-7")
 """Bridges that the fuzzed daemon is configured to allow."""
-LONGEST, PLANS, STEPS, ASKED = 65_536, 512, 16, 4_096
+LONGEST, PLANS, STEPS, ASKED = 65_536, 2_048, 16, 16_384
 
 
 def anything(key: str, value: Any) -> bool:

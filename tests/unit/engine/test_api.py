@@ -31,7 +31,7 @@ from hybridvif import (
     unplug_all,
 )
 from hybridvif.client.host import GRACE_PERIOD, Host, NoResponse
-from hybridvif.engine.converge import MAX_ATTEMPTS, PLUG_BATCH, VERIFY_DELAYS
+from hybridvif.engine.converge import MAX_ATTEMPTS, PLUG_BATCH, PORTS_PER_DEADLINE, VERIFY_DELAYS
 from hybridvif.engine.locks import LockTimeout
 from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignObject, ForeignPort, IvsPort, OvsPort, Tap, VhostUserPort
 from hybridvif.model.port import Port, VifType, desired_state
@@ -809,7 +809,7 @@ def test_bulk_call_on_hung_host_ends_by_deadlines_of_batches(hung_from: int, mon
     for name in methods:
         monkeypatch.setattr(host, name, hang(name))
     reports = plug_all(ports, host)
-    assert clock[0] <= 1000 + 3 * host.settings.deadline + 0.25
+    assert clock[0] <= 1000 + (2 * PLUG_BATCH / PORTS_PER_DEADLINE + 1) * host.settings.deadline + 0.25
     assert len(reports) == len(ports)
     assert all(report.ok or report.status in (Status.UNKNOWN, Status.ROLLED_BACK) for report in reports)
 

@@ -57,8 +57,8 @@ def read(sent: bytes) -> tuple[list[Request], list[Request]]:
     "sent",
     [
         pack(("bad", (3, "x" * MAX_MESSAGE))),
-        pack(("bad", (3, ["x" * 1000] * 5000))),
-        pack(("bad", (3, b"\0" * (3 * MAX_MESSAGE)))),
+        pack(("bad", (3, ["x" * 1000] * 7000))),
+        pack(("bad", (3, b"\0" * (2 * MAX_MESSAGE)))),
         b"\x92\xa3bad" + b"\x91" * 500 + b"\xc0",
         b"\x92\xa3bad\x81\x81\x01\x01\x01",
         pack(("bad", 7)),
@@ -109,7 +109,7 @@ def nested(item: bytes, count: int, width: int = 8000) -> bytes:
         nested(b"\xcd\xff\xff", 1_000_000),
         nested(b"\xcb" + b"\1" * 8, 800_000),
         b"\x92\xa3bad\x92\x03\xdd\xff\xff\xff\xff" + b"\xc0" * 10_000,
-        b"\x92\xa3bad\x92\x03\xdc\x40\x00" + b"\xc0" * 0x4000,
+        b"\x92\xa3bad\x92\x03\xdc\x80\x01" + b"\xc0" * 0x8001,
         b"\x92\xa3bad\x92\x03\xde\x01\x01" + b"".join(pack(n, n) for n in range(257)),
         pack(("bad", (3, "x" * 300_000))),
         pack(("bad", (3, b"x" * 70_000))),
@@ -145,8 +145,8 @@ def test_message_of_too_many_values_is_refused(sent: bytes) -> None:
 
 
 def test_largest_message_is_accepted() -> None:
-    texts = ["x" * 100_000] * 41
-    message = ("good", (1, *texts, "x" * (MAX_MESSAGE - 41 * 100_005 - 30)))
+    texts = ["x" * 100_000] * 62
+    message = ("good", (1, *texts, "x" * (MAX_MESSAGE - 62 * 100_005 - 30)))
     assert len(pack(message)) > MAX_MESSAGE - 30
     assert read(pack(message) * 3) == ([message] * 3, [])
 

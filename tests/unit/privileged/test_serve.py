@@ -114,7 +114,7 @@ def test_requests_are_read_while_all_threads_are_busy(lab_of: Callable[[int], La
     assert len(lab.responses(21)) == 21
 
 
-@pytest.mark.parametrize(("size", "most"), [(0, MAX_PENDING), (250_000, 17)])
+@pytest.mark.parametrize(("size", "most"), [(0, MAX_PENDING), (250_000, 26)])
 def test_client_that_reads_no_responses_is_not_read_from(lab_of: Callable[[int], Lab], size: int, most: int) -> None:
     """This bounds the memory of the daemon."""
     lab = lab_of(2)
