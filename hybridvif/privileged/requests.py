@@ -23,7 +23,7 @@ from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.state import Observed, Step, merge_observed
 from hybridvif.privileged import authorize, codec, privileges
 from hybridvif.privileged.channel import APPLY, OBSERVE, Message
-from hybridvif.privileged.execute import configured, execute, executor_of, share
+from hybridvif.privileged.execute import configured, execute, executor_of, failure_of, share
 
 LOG = logging.getLogger(__name__)
 Executors = Mapping[Role, Executor]
@@ -109,16 +109,26 @@ def _names_of(steps: Iterable[Step]) -> frozenset[str]:
     return frozenset(name for key in keys for name in names_of_key(key))
 
 
+def _observe_by(executor: Executor, names: frozenset[str] | None, deadline: float) -> Observed:
+    try:
+        return executor.observe(names, deadline)
+    except (HybridVifError, ExecutorError):
+        raise
+    except Exception as error:
+        # An executor of a third party may raise anything.
+        raise HybridVifError(f"{failure_of(executor, error)}; see the daemon's log") from error
+
+
 def _observe_names(executors: Executors, names: frozenset[str], deadline: float) -> Observed:
     """Observe every kind of object under every name, because Open vSwitch takes a device with the name of a row."""
-    return merge_observed(executor.observe(names, deadline) for executor in executors.values() if names)
+    return merge_observed(_observe_by(executor, names, deadline) for executor in executors.values() if names)
 
 
 def _observe_parts(executors: Executors, names: frozenset[str] | None, deadline: float) -> Observed:
     """Observe the names that parts of each role can have: a switch port named tap is no part of a hybrid port."""
     prefixes = {Role.LINK: LINK_PREFIXES, Role.SWITCH: SWITCH_PREFIXES}
     observed = merge_observed(
-        executor.observe(names and frozenset(name for name in names if name[:3] in prefixes[role]), deadline)
+        _observe_by(executor, names and frozenset(name for name in names if name[:3] in prefixes[role]), deadline)
         for role, executor in executors.items()
     )
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
