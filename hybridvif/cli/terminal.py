@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.util import find_spec
-from typing import IO
+from typing import IO, TypeVar
 
 from hybridvif import __version__
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
@@ -129,10 +129,10 @@ class Terminal:
             self.write_note(SIMULATED, "yellow")
         if text and not (self.quiet and answer.silent and not self.is_machine):
             self._write(text)
-        for warning in answer.warnings:
-            self.write_note(f"warning: {warning}", "yellow")
-        for failure in answer.failures:
-            self._explain(failure)
+        for warning, count in _grouped(answer.warnings, str):
+            self.write_note(f"warning: {warning}{_more(count)}", "yellow")
+        for failure, count in _grouped(answer.failures, lambda failure: "\n".join(failure.lines())):
+            self._explain(failure, _more(count))
         return answer.exit_code
 
     def write_event(self, answer: Answer, *, clear: bool = False) -> None:
@@ -197,9 +197,10 @@ class Terminal:
             return str(yaml.safe_dump(document, sort_keys=False, allow_unicode=False))
         return json.dumps(document, indent=2) + "\n"
 
-    def _explain(self, failure: Failure) -> None:
+    def _explain(self, failure: Failure, more: str = "") -> None:
         paint = self._paint(sys.stderr)
-        lines = "\n".join(paint(line, "") for line in failure.lines())
+        sentence, *others = failure.lines()
+        lines = "\n".join(paint(line, "") for line in (f"{sentence}{more}", *others))
         write(sys.stderr, f"{paint('error: ', 'red')}{lines}\n")
 
     def _write(self, text: str) -> None:
@@ -233,6 +234,23 @@ def _wrapped(line: str, width: int) -> str:
             lines[-1] += f" {word}"
             used += 1 + size
     return "\n".join(map(str.rstrip, lines))
+
+
+_Item = TypeVar("_Item", str, Failure)
+_VARYING = re.compile("[0-9a-f]{2}(:[0-9a-f]{2}){5}|[0-9a-f]{8}-[0-9a-f]{2}[0-9a-f-]*|[0-9]+")
+"""The words in which the sentences about two ports differ: ids, device names, numbers and MAC addresses."""
+
+
+def _grouped(items: Iterable[_Item], text_of: Callable[[_Item], str]) -> list[tuple[_Item, int]]:
+    """Group the items whose texts differ in no more than the port. Return the first of each group, and their number."""
+    groups: dict[str, list[_Item]] = {}
+    for item in items:
+        groups.setdefault(_VARYING.sub("", text_of(item)), []).append(item)
+    return [(group[0], len(group)) for group in groups.values()]
+
+
+def _more(count: int) -> str:
+    return f" (and {count - 1} more like this)" if count > 1 else ""
 
 
 def _cell(value: object) -> str:

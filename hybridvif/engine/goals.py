@@ -209,27 +209,31 @@ def _check_no_vm_is_cut_off(goal: Goal, steps: tuple[Step, ...], facts: Facts) -
     converted = [step.part for step in steps if isinstance(step, Delete) and isinstance(step.part, OvsPort)]
     # Outside of qbr, the tap may be in the switch, or in a conversion that was interrupted.
     is_cut_off = ManagedTap in deleted or any(isinstance(row, NativePort) or row.converting for row in converted)
-    reason = _other_member(goal, facts) if is_unplug or Bridge in deleted else ""
+    reason, remedy = _other_member(goal, facts) if is_unplug or Bridge in deleted else ("", "")
     if goal.spare_vms and VhostUserPort in deleted:
-        reason = f"{goal.names.vhost_user} does not show whether a VM runs on it"
+        reason, remedy = f"{goal.names.vhost_user} does not show whether a VM runs on it", _STOP_VM
     elif not reason and _has_carrier(goal, facts) and (is_cut_off or (is_unplug and goal.spare_vms)):
-        reason = f"{goal.names.tap} has carrier, so a VM runs on it"
+        reason, remedy = f"{goal.names.tap} has carrier, so a VM runs on it", _STOP_VM
     if reason:
-        refused, force = ("unplug", "it") if is_unplug else ("plug it as a vhost-user port", "its unplug")
-        raise PortRunning(
-            f"port {goal.port_id}: refused to {refused}, since {reason}; stop the VM first, or force {force}"
-        )
+        refused, forced = ("unplug", "force it") if is_unplug else ("plug it as a vhost-user port", "force its unplug")
+        if goal.spare_vms:
+            # The call has no force.
+            forced = f"force its unplug: hybridvif unplug {goal.port_id} --force"
+        raise PortRunning(f"port {goal.port_id}: refused to {refused}, since {reason}; {remedy}, or {forced}")
 
 
-def _other_member(goal: Goal, facts: Facts) -> str:
-    """Return the reason to keep the Linux bridge: a running VM or a foreign member. Empty if there is none."""
+_STOP_VM = "stop the VM first"
+
+
+def _other_member(goal: Goal, facts: Facts) -> tuple[str, str]:
+    """Return the reason to keep the Linux bridge, a running VM or a foreign member, and the remedy. Empty if none."""
     names = goal.names
     for member in facts.members.get(names.bridge, ()):
         if member not in (names.bridge_end, names.tap):
-            return f"{member} in {names.bridge} is not ours"
+            return f"{member} in {names.bridge} is not ours", f"take it out first: ip link set {member} nomaster"
         if member == names.tap and _has_carrier(goal, facts):
-            return f"{member} in {names.bridge} has carrier, so a VM runs on it"
-    return ""
+            return f"{member} in {names.bridge} has carrier, so a VM runs on it", _STOP_VM
+    return "", ""
 
 
 def _check_socket_stays(goal: Goal, steps: tuple[Step, ...]) -> None:

@@ -19,8 +19,13 @@ from hybridvif.children import LOST, WHY_LOST, Child
 from hybridvif.executors.base import ExecutorError
 from hybridvif.model.errors import escaped
 
-PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch", "ivs-ctl": "ivs"}
-"""Debian and Ubuntu package of each program."""
+PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch"}
+"""Debian and Ubuntu package of each program that has one. ivs-ctl has none."""
+
+
+def how_to_install(program: str) -> str:
+    """Return the remedy for a missing program."""
+    return f"install it: apt-get install {PACKAGES[program]}" if program in PACKAGES else "install it"
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,9 +65,7 @@ class Program:
         found = shutil.which(self.name, path=self._search)
         if found is None:
             raise ExecutorError(
-                f"{self.name} is not installed in {self._search}; install it: "
-                f"apt-get install {PACKAGES.get(self.name, self.name)}",
-                precondition=True,
+                f"{self.name} is not installed in {self._search}; {how_to_install(self.name)}", precondition=True
             )
         return os.path.abspath(found)
 

@@ -148,10 +148,9 @@ def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executo
             outcomes = list(executor.apply(steps, deadline))
     except ExecutorError as error:
         outcomes = [error.outcome_of(step) for step in steps]
-    except Exception:
+    except Exception as error:  # noqa: BLE001  # failure_of() logs it
         # The outcomes of the other role and of other ports must not be lost.
-        LOG.exception("the executor %s failed", type(executor).__name__)
-        reason = f"the {executor.role.value} executor failed, and it is not known how far it came; see the daemon's log"
+        reason = f"{failure_of(executor, error)}, and it is not known how far it came; see the daemon's log"
         outcomes = [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
     had_no_effect = all(outcome.result in FAILURES and outcome.code != NOT_REALIZED for outcome in outcomes)
     if executor.atomic and len(batch) > 1 and had_no_effect:
@@ -163,6 +162,14 @@ def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executo
     for run, taken in batch:
         run.record(taken, outcomes[: len(taken)])
         del outcomes[: len(taken)]
+
+
+def failure_of(executor: Executor, error: Exception) -> str:
+    """Log an unexpected error of an executor, and return the clause that names both."""
+    name = f"{type(executor).__module__}.{type(executor).__qualname__}"
+    LOG.error("the executor %s failed", name, exc_info=error)
+    reason = (isinstance(error, OSError) and error.strerror) or type(error).__name__
+    return f"the {executor.role.value} executor {name} failed ({reason})"
 
 
 def _fail_unserved(run: PlanProgress, executors: Mapping[Role, Executor]) -> None:

@@ -13,7 +13,6 @@ import gc
 import logging
 import os
 import socket
-import sys
 import threading
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -120,16 +119,4 @@ def _harden(channel: socket.socket, options: Any) -> None:
 def _confine() -> None:
     with contextlib.suppress(HybridVifError):
         settings = execute.configured()
-        executors = [execute.class_of(role, settings) for role in Role]
-        own = [path for executor in executors for path in getattr(executor, "writes", ())]
-        modules = [sys.modules[executor.__module__].__file__ for executor in executors]
-        tls = filter(None, (settings.ssl_key_file, settings.ssl_cert_file, settings.ssl_ca_cert_file))
-        read = [*privileges.READ, *tls, *sys.path, *(os.path.dirname(path) for path in modules if path)]
-        if any(executor.programs for executor in executors):
-            # The files that a program reads are unknown, and the restriction applies to it too.
-            read, own = ["/"], [*privileges.FREE, *own]
-        try:
-            privileges.restrict_files(read, own)
-        except OSError as error:
-            # The filter of system calls of a container may refuse some calls of Landlock.
-            LOG.warning("the daemon may open what its user may: %s", error)
+        privileges.restrict_files_to([execute.class_of(role, settings) for role in Role], settings)

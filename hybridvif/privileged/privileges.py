@@ -19,8 +19,10 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any
 
 from hybridvif.model.errors import PreconditionError
+from hybridvif.model.settings import Settings
 
 LOG = logging.getLogger(__name__)
 KEPT = 12
@@ -314,6 +316,22 @@ def restrict_files(read: Iterable[str], free: Iterable[str] = ()) -> bool:
     finally:
         os.close(ruleset)
     return True
+
+
+def restrict_files_to(executors: Sequence[Any], settings: Settings) -> None:
+    """Restrict this thread and its future threads to the files that these classes of executors need."""
+    own = [path for executor in executors for path in getattr(executor, "writes", ())]
+    modules = [sys.modules[executor.__module__].__file__ for executor in executors]
+    tls = filter(None, (settings.ssl_key_file, settings.ssl_cert_file, settings.ssl_ca_cert_file))
+    read = [*READ, *tls, *sys.path, *(os.path.dirname(path) for path in modules if path)]
+    if any(executor.programs for executor in executors):
+        # The files that a program reads are unknown, and the restriction applies to it too.
+        read, own = ["/"], [*FREE, *own]
+    try:
+        restrict_files(read, own)
+    except OSError as error:
+        # The filter of system calls of a container may refuse some calls of Landlock.
+        LOG.warning("the daemon may open what its user may: %s", error)
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:

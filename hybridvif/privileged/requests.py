@@ -24,7 +24,7 @@ from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.state import Observed, Step, merge_observed
 from hybridvif.privileged import authorize, codec, privileges
 from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Message
-from hybridvif.privileged.execute import configured, execute, executor_of, share
+from hybridvif.privileged.execute import configured, execute, executor_of, failure_of, share
 from hybridvif.privileged.watch import next_observation
 from hybridvif.spans import OWN, collecting, span
 
@@ -133,14 +133,20 @@ def _names_of(steps: Iterable[Step]) -> frozenset[str]:
     return frozenset(name for key in keys for name in names_of_key(key))
 
 
+def _observe_by(executor: Executor, names: frozenset[str] | None, deadline: float) -> Observed:
+    try:
+        with span(f"observe {executor.role.value}"):
+            return executor.observe(names, deadline)
+    except (HybridVifError, ExecutorError):
+        raise
+    except Exception as error:
+        # An executor of a third party may raise anything.
+        raise HybridVifError(f"{failure_of(executor, error)}; see the daemon's log") from error
+
+
 def _observe_names(executors: Executors, names: frozenset[str], deadline: float) -> Observed:
     """Observe every kind of object under every name, because Open vSwitch takes a device with the name of a row."""
-    return merge_observed(_observe_role(executor, names, deadline) for executor in executors.values() if names)
-
-
-def _observe_role(executor: Executor, names: frozenset[str] | None, deadline: float) -> Observed:
-    with span(f"observe {executor.role.value}"):
-        return executor.observe(names, deadline)
+    return merge_observed(_observe_by(executor, names, deadline) for executor in executors.values() if names)
 
 
 def _observe_parts(executors: Executors, names: frozenset[str] | None, deadline: float) -> Observed:
@@ -149,7 +155,7 @@ def _observe_parts(executors: Executors, names: frozenset[str] | None, deadline:
     observations = []
     for role, executor in executors.items():
         own = names and frozenset(name for name in names if name[:3] in prefixes[role])
-        observations.append(_observe_role(executor, own, deadline))
+        observations.append(_observe_by(executor, own, deadline))
     observed = merge_observed(observations)
     serves = frozenset(cls.kind for executor in executors.values() for cls in executor.serves)
     return replace(observed, facts=replace(observed.facts, serves=serves))

@@ -101,6 +101,8 @@ class Clannish(NetlinkExecutor):
 class Unmarked(NetlinkExecutor):
     """Creates a bridge and writes only the differences from the kernel's defaults."""
 
+    programs: ClassVar[tuple[str, ...]] = ("ip",)
+
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         return [self._one(step, deadline) for step in steps]
 
@@ -117,8 +119,38 @@ class Unmarked(NetlinkExecutor):
 class Meddling(NetlinkExecutor):
     """Writes to a device that is in no step."""
 
+    programs: ClassVar[tuple[str, ...]] = ("ip",)
+
     def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         subprocess.run(["ip", "link", "set", "lo", "alias", steps[0].part.name], check=True)
+        return super().apply(steps, deadline)
+
+
+class Truncating(NetlinkExecutor):
+    """Opens a sysctl with O_TRUNC, a right that the daemon does not have."""
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        with open("/proc/sys/net/ipv4/conf/lo/arp_ignore", "r+", encoding="ascii") as before:
+            value = before.read()
+        with open("/proc/sys/net/ipv4/conf/lo/arp_ignore", "w", encoding="ascii") as after:
+            after.write(value)
+        return super().apply(steps, deadline)
+
+
+class Lazy(NetlinkExecutor):
+    """Imports a library in its first request, when the daemon imports nothing any more."""
+
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        import hypothesis  # noqa: F401
+
+        return super().observe(names, deadline)
+
+
+class Undeclared(NetlinkExecutor):
+    """Runs a program that it does not declare, so the program has no capability."""
+
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         return super().apply(steps, deadline)
 
 
@@ -240,6 +272,9 @@ class MeddlingSwitch(OvsdbExecutor):
         (check_link_executor, Clannish, "facts.members of qbr.*hvmember"),
         (check_link_executor, Unmarked, "MTU 1400 joined"),
         (check_link_executor, Meddling, "beside the port was written"),
+        (check_link_executor, Truncating, "must not raise .*PermissionError"),
+        (check_link_executor, Lazy, "observe.. failed: .*ModuleNotFoundError"),
+        (check_link_executor, Undeclared, "must not raise .*CalledProcessError"),
         (check_link_executor, Ungrouped, "group is 0, not 7"),
         (check_link_executor, Deaf, "host_ip is not observed as changed"),
         (check_link_executor, Portless, "bridge_port is not observed as changed"),

@@ -41,8 +41,8 @@ HASTE, HASTY = 0.25, 0.5
 LATE = GRACE_PERIOD + 0.8
 """Permitted seconds of a call beyond its deadline: the grace period of the daemon, and the wait of a thread for a
 processor. Two processors carry 32 callers, two daemons and Open vSwitch."""
-UNTYPED = "the daemon failed"
-"""Is in the reason where an exception that nobody foresaw was met at the boundary (requests.py)."""
+UNTYPED = ("the daemon failed", "see the daemon's log")
+"""One of these is in the reason where an exception that nobody foresaw was met at the boundary (requests.py)."""
 
 
 class Tally:
@@ -66,7 +66,7 @@ class Tally:
             self.latest = max(self.latest, late)
             self.statuses.update(report.status.value for report in reports)
             self.reasons.update(f"{report.status.value}: {report.reason}" for report in reports if not report.ok)
-            self.faults += [f"{label}: {reason}" for reason in reasons if UNTYPED in reason]
+            self.faults += [f"{label}: {reason}" for reason in reasons if any(text in reason for text in UNTYPED)]
             self.faults += [f"{label}: refused, {item.reason}" for item in reports if item.status is Status.REFUSED]
             if late > LATE:
                 self.faults.append(f"{label} ended {late:.2f} s after its deadline")

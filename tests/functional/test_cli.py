@@ -101,6 +101,24 @@ def test_a_dry_run_writes_nothing_and_says_what_plan_says(cli: Command, lab: Lab
     assert lab.snapshot() == before
 
 
+def test_doctor_reports_a_full_lock_path_and_the_right_executor(cli: Command, lab: Lab, tmp_path: Path) -> None:
+    config = tmp_path / "full.conf"
+    config.write_text(
+        "[hybridvif]\nlock_path = /run/hvfull\nlink_executor = subprocess-brctl\nprogram_path = /run/hvfull\n"
+    )
+    lab.sh("mkdir -p /run/hvfull; mount -t tmpfs -o size=4096 hvfull /run/hvfull")
+    lab.sh("head -c 4096 /dev/zero >/run/hvfull/file")
+    try:
+        findings = cli.document("doctor", "--config-file", str(config), exit_code=5)["findings"]
+    finally:
+        lab.sh("umount /run/hvfull; rmdir /run/hvfull")
+    failed = {finding["name"]: finding for finding in findings if finding["verdict"] == "fail"}
+    assert "cannot hold a new file: No space left on device" in failed["lock_path"]["text"]
+    assert "df /run/hvfull" in failed["lock_path"]["remedy"]
+    assert "brctl" in failed["link executor"]["text"]
+    assert "switch" not in failed
+
+
 def test_every_dry_run_has_one_convention_of_exit_codes(cli: Command, lab: Lab, tmp_path: Path) -> None:
     """0 with or without changes; with --detailed-exitcode 3 if there are any. Only gc and check need no option."""
     port, file = make_port(mtu=1450), tmp_path / "ports.json"

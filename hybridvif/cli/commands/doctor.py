@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import shlex
+import shutil
 import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
+from difflib import get_close_matches
 from importlib.metadata import entry_points
 from importlib.util import find_spec
 
@@ -31,7 +35,8 @@ from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine import first_seen
 from hybridvif.engine.any_host import AnyHost
-from hybridvif.model.errors import HybridVifError
+from hybridvif.executors.command import how_to_install
+from hybridvif.model.errors import HybridVifError, escaped
 from hybridvif.model.parts import Bridge
 from hybridvif.model.settings import OVS_SOCKET, Settings
 from hybridvif.model.state import Facts, Observed
@@ -43,6 +48,8 @@ TIMEOUT = 10.0
 """Timeout in seconds for the daemon, and again for the switch."""
 RECORDING = "recording"
 OVS_EXECUTORS = ("ovsdb", "ovsdbapp", "ovs-vsctl")
+PRIVSEP_OPTIONS = ("user", "group", "thread_pool_size", "helper_command", "logger_name", "capabilities")
+"""The options of [hybridvif_privileged], besides log_daemon_traceback of newer releases of oslo.privsep."""
 _COLORS = {PASS: "green", FAIL: "red", INFO: "dim"}
 _CONTROL_TIMEOUT = 2.0
 _CONTROL_LIMIT = 64 * 1024
@@ -91,9 +98,9 @@ def findings(files: Sequence[str]) -> Iterator[CheckResult]:
         with connect(files) as host:
             settings = host.settings
             call_iptables = settings.call_iptables
-            yield CheckResult("configuration", PASS, ", ".join(files) or "no file, so the defaults")
+            yield check("configuration", options, files)
             for role, chosen in (("link", settings.link_executor), ("switch", settings.switch_executor)):
-                yield check(f"{role} executor", executor, role, chosen)
+                yield check(f"{role} executor", executor, role, chosen, settings)
             yield check("lock_path", lock_path, settings.lock_path)
             yield from _daemon(host, bridges)
             yield from _osvif(settings)
@@ -102,8 +109,17 @@ def findings(files: Sequence[str]) -> Iterator[CheckResult]:
     yield from host_findings(call_iptables, bridges)
 
 
-def executor(role: str, chosen: str) -> Verdict:
-    """Check that a configured executor is installed and not simulated."""
+def programs_of(role: str, settings: Settings) -> Sequence[str]:
+    """Return the programs that the configured executor of a role runs; none if it cannot be loaded."""
+    chosen = settings.link_executor if role == "link" else settings.switch_executor
+    for point in entry_points(group=f"hybridvif.{role}_executors", name=chosen):
+        with suppress(Exception):
+            return tuple(point.load().programs)
+    return ()
+
+
+def executor(role: str, chosen: str, settings: Settings = Settings()) -> Verdict:  # noqa: B008  # frozen
+    """Check that a configured executor is installed, that its programs are, and that it is not simulated."""
     points = {point.name: point.value for point in entry_points(group=f"hybridvif.{role}_executors")}
     if chosen == RECORDING:
         remedy = f"leave [hybridvif] {role}_executor out of the configuration"
@@ -111,6 +127,9 @@ def executor(role: str, chosen: str) -> Verdict:
     if chosen not in points:
         remedy = f"set [hybridvif] {role}_executor to one of {', '.join(sorted(points)) or 'none'}, or install it"
         return FAIL, f"{chosen!r} is not installed", remedy
+    for name in programs_of(role, settings):
+        if shutil.which(name, path=settings.program_path) is None:
+            return FAIL, f"{chosen} needs {name}, which is not in {settings.program_path}", how_to_install(name)
     return PASS, f"{chosen} ({points[chosen]})"
 
 
@@ -121,10 +140,43 @@ def lock_path(path: str) -> Verdict:
         existing = os.path.dirname(existing)
     if not os.path.isdir(existing):
         return FAIL, f"{existing} is not a directory", "set [hybridvif] lock_path to one that all callers can write"
-    if os.access(existing, os.W_OK | os.X_OK):
-        return PASS, path if existing == path else f"{path} (will be made)"
-    remedy = as_root(f"install -d -m 2770 -g {os.getgid()} {shlex.quote(path)}")
-    return FAIL, f"{existing} cannot be written by this user", remedy
+    if not os.access(existing, os.W_OK | os.X_OK):
+        remedy = as_root(f"install -d -m 2770 -g {os.getgid()} {shlex.quote(path)}")
+        return FAIL, f"{existing} cannot be written by this user", remedy
+    try:
+        # The file has no name. Some file systems have no such files.
+        with open(os.open(existing, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600), "wb") as file:
+            file.write(bytes(4096))
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.EISDIR):
+            remedy = f"make space there (df {shlex.quote(existing)}; df -i), or set [hybridvif] lock_path"
+            return FAIL, f"{existing} cannot hold a new file: {error.strerror}", remedy
+    return PASS, path if existing == path else f"{path} (will be made)"
+
+
+def options(files: Sequence[str]) -> Verdict:
+    """Check that the sections of hybridvif in these files have known options only. oslo.config ignores others."""
+    from oslo_config import cfg
+
+    from hybridvif.engine import config
+
+    known_of = {
+        config.GROUP: [option.dest for option in config.OPTIONS],
+        config.PRIVILEGED: [*PRIVSEP_OPTIONS, "log_daemon_traceback"],
+    }
+    unknown = []
+    for name in files:
+        sections: dict[str, dict[str, list[str]]] = {}
+        cfg.ConfigParser(name, sections).parse()
+        for section, known in known_of.items():
+            for option in sections.get(section, ()):
+                if option.replace("-", "_") not in known:
+                    close = get_close_matches(option, known, 1)
+                    hint = f" (did you mean {close[0]}?)" if close else ""
+                    unknown.append(f"[{section}] {escaped(option)} in {name}{hint}")
+    if unknown:
+        return FAIL, f"unknown options: {', '.join(unknown)}", "correct or remove them: they have no effect"
+    return PASS, ", ".join(files) or "no file, so the defaults"
 
 
 def _daemon(host: AnyHost, bridges: list[Bridge]) -> Iterator[CheckResult]:
@@ -150,10 +202,13 @@ def _daemon(host: AnyHost, bridges: list[Bridge]) -> Iterator[CheckResult]:
     try:
         seen = host.observe(None, time.monotonic() + min(TIMEOUT, settings.deadline))
     except HybridVifError as error:
+        # An error of the link executor names it, its option or its program. Anything else concerns the switch.
+        signs = ("the link executor", "link_executor", *(f"{name} is not" for name in programs_of("link", settings)))
+        is_link = any(sign in str(error) for sign in signs)
         # Open vSwitch may be missing altogether.
-        missing = missing_switch() if uses_ovs else None
+        missing = missing_switch() if uses_ovs and not is_link else None
         text_and_remedy = (str(error), missing.remedy) if missing else fact_and_remedy(str(error))
-        yield CheckResult("switch", FAIL, *text_and_remedy)
+        yield CheckResult("link executor" if is_link else "switch", FAIL, *text_and_remedy)
         return
     bridges += [link for link in seen.state.links.values() if isinstance(link, Bridge)]
     yield from switch(settings, seen.facts)

@@ -10,7 +10,7 @@ from typing import Any
 
 from hybridvif.cli.options import connected
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.executors.command import PACKAGES
+from hybridvif.executors.command import how_to_install
 from hybridvif.model.errors import did_you_mean
 from hybridvif.model.settings import Settings
 
@@ -57,8 +57,7 @@ def _document(role: str, point: EntryPoint, configured: str, settings: Settings)
     programs = list(getattr(cls, "programs", ()))
     for program in programs:
         if shutil.which(program, path=settings.program_path) is None:
-            package = f": apt-get install {PACKAGES[program]}" if program in PACKAGES else ""
-            missing.append(f"{program} is not in {settings.program_path}; install it{package}")
+            missing.append(f"{program} is not in {settings.program_path}; {how_to_install(program)}")
     if cls is not None and getattr(getattr(cls, "role", None), "value", None) != role:
         missing.append(f"its role is not {role}; report this to its author")
     return {

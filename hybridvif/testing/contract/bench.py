@@ -21,7 +21,7 @@ from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, Create, Delete, HostState, Observed, Step, simulate
-from hybridvif.privileged import codec
+from hybridvif.privileged import codec, privileges
 from hybridvif.testing.sandbox.box import Sandbox
 
 Make = Callable[[Settings], Executor]
@@ -330,9 +330,22 @@ def serve() -> None:
     values: dict[str, Any] = {
         key: tuple(value) if isinstance(value, list) else value for key, value in json.loads(settings).items()
     }
-    executor: Executor = attrgetter(name)(importlib.import_module(module))(Settings(**values))
+    executor = _in_posture_of_daemon(attrgetter(name)(importlib.import_module(module)), Settings(**values))
     for line in sys.stdin:
         print(json.dumps(_response(executor, json.loads(line))), flush=True)
+
+
+def _in_posture_of_daemon(make: Any, settings: Settings) -> Executor:
+    """Drop the privileges of this process as the daemon does, and create the executor."""
+    privileges.narrow()
+    privileges.become(None, None)
+    privileges.seal()
+    privileges.restrict_files_to([make], settings)
+    executor: Executor = make(settings)
+    privileges.restrict_imports()
+    if make.programs:
+        privileges.pass_on()
+    return executor
 
 
 def _response(executor: Executor, request: dict[str, Any]) -> dict[str, Any]:

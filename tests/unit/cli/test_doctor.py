@@ -6,6 +6,7 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -138,6 +139,35 @@ def test_doctor_accepts_a_missing_bridge_of_create_bridges() -> None:
     settings = Settings(integration_bridges=("br-int", "tbr-*"), create_bridges=("br-int",))
     *_, missing = doctor.switch(settings, Facts())
     assert (missing.name, missing.verdict) == ("bridge br-int", "info")
+
+
+def test_doctor_fails_unknown_options(tmp_path: Path) -> None:
+    """oslo.config ignores them, so a misspelled option had no effect and doctor was content."""
+    file = tmp_path / "hybridvif.conf"
+    file.write_text(
+        "[hybridvif]\ndeadline = 7\nlock_pathh = /x\nzebra = 1\n"
+        "[hybridvif_privileged]\nuser = hybridvif\nthread-pool-size = 4\n[DEFAULT]\ndebug = true\n"
+    )
+    verdict, text, *_ = doctor.options([str(file)])
+    assert verdict == FAIL
+    assert text == (
+        f"unknown options: [hybridvif] lock_pathh in {file} (did you mean lock_path?), [hybridvif] zebra in {file}"
+    )
+    file.write_text("[hybridvif]\ndeadline = 7\n")
+    assert doctor.options([str(file)]) == (PASS, str(file))
+    assert doctor.options([]) == (PASS, "no file, so the defaults")
+
+
+def test_doctor_fails_an_executor_without_its_program(tmp_path: Path) -> None:
+    settings = Settings(link_executor="subprocess-brctl", program_path=str(tmp_path))
+    assert doctor.executor("link", "subprocess-brctl", settings) == (
+        FAIL,
+        f"subprocess-brctl needs brctl, which is not in {tmp_path}",
+        "install it: apt-get install bridge-utils",
+    )
+    verdict, text, remedy = doctor.executor("switch", "ivs-ctl", replace(settings, switch_executor="ivs-ctl"))
+    assert (verdict, remedy) == (FAIL, "install it")
+    assert "needs ivs-ctl" in text
 
 
 def test_doctor_checks_the_lock_path(tmp_path: Path) -> None:

@@ -88,6 +88,21 @@ def test_json_puts_one_document_on_stdout_and_text_on_stderr(
     assert captured.err == f"{SIMULATED}\nerror: in the way\n"
 
 
+def test_sentences_that_differ_in_their_port_are_written_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """60 ports printed the same two sentences 60 times."""
+    ids = [f"{number:08x}-7b00-4c00-8000-000000000001" for number in range(60)]
+    messages = [f"port {port}: refused to unplug, since tap{port[:11]} has carrier; stop the VM" for port in ids]
+    failures = [Failure(code="port-running", message=message, exit_code=6) for message in messages]
+    other = Failure(code="conflict", message="in the way", exit_code=6)
+    warnings = [f"port {port}: its flows drop every packet from {number}" for number, port in enumerate(ids)]
+    assert terminal().write_answer(answer(failures=[*failures, other], warnings=warnings, exit_code=6)) == 6
+    assert capsys.readouterr().err.splitlines() == [
+        f"warning: {warnings[0]} (and 59 more like this)",
+        f"error: {messages[0]} (and 59 more like this)",
+        "error: in the way",
+    ]
+
+
 def test_error_is_a_document_unless_one_was_written(capsys: pytest.CaptureFixture[str]) -> None:
     output = terminal("-f", "json")
     assert output.write_failure(FAILURE) == 6

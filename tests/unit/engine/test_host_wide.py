@@ -96,6 +96,9 @@ def test_prune_never_unplugs_running_vm(settings: Settings, master: bool) -> Non
     done = reconcile(PORTS[:1], host, prune=True)
     (report,) = done.pruned
     assert (report.status, report.code) == (Status.REFUSED, "port-running")
+    # reconcile has no force.
+    forced = f"force its unplug: hybridvif unplug {PORTS[1].id} --force"
+    assert report.reason.endswith(f"; stop the VM first, or {forced}")
     assert host.state == before
 
 

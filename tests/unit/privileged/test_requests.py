@@ -108,6 +108,25 @@ def test_failed_observation_fails_all_plans(precondition: bool) -> None:
     assert not any(executor.applied for executor in executors.values())
 
 
+@pytest.mark.parametrize("error", [ModuleNotFoundError("yaml"), PermissionError(13, "Permission denied")])
+def test_failed_observation_names_its_executor(error: Exception, caplog: pytest.LogCaptureFixture) -> None:
+    """A lazy import ended as "the daemon failed: ModuleNotFoundError", of no executor."""
+
+    class Broken(FakeExecutor):
+        def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+            raise error
+
+    executors: Mapping[Role, Executor] = {Role.LINK: Broken(Settings()), Role.SWITCH: FakeExecutor(Settings())}
+    request = requests.Request(lambda value: value, lambda names, end: requests._observe_parts(executors, names, end))
+    cause = getattr(error, "strerror", None) or "ModuleNotFoundError"
+    assert requests.call(request, (None, time.monotonic() + 1)) == [
+        "failed",
+        "error",
+        f"the link executor {Broken.__module__}.{Broken.__qualname__} failed ({cause}); see the daemon's log",
+    ]
+    assert caplog.records[0].exc_info is not None
+
+
 def test_request_without_steps_observes_nothing() -> None:
     executors = one_of_each_role()
     assert requests.apply_plans([[], []], executors, Settings(), time.monotonic() + 1)[0] == [[], []]
