@@ -99,7 +99,7 @@ def test_repair_mends_a_running_host_and_refuses_the_ambiguous_port(cli: Command
 
 def test_wait_ends_when_the_stopped_switch_runs_again(cli: Command, lab: Lab, port: Port, tmp_path: Path) -> None:
     config = tmp_path / "hybridvif.conf"
-    config.write_text("[hybridvif]\ndeadline = 3\n")
+    config.write_text("[hybridvif]\ndeadline = 15\n")
     lab.box.pause("ovs-vswitchd")
     resume = threading.Timer(4, lab.box.resume, ["ovs-vswitchd"])
     try:

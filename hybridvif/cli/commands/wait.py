@@ -24,7 +24,7 @@ COLUMNS = ("port", "accepted", "ofport", "error")
 TIMEOUT = 30.0
 PAUSE = 0.1
 """Seconds between two observations."""
-LAST = 5.0
+LAST = 10.0
 """Seconds for the last observation, beyond the timeout."""
 
 
