@@ -11,7 +11,20 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from hybridvif import RecordingHost
 from hybridvif.cli import COMMANDS, options
-from hybridvif.cli.commands import adopt, check, convert, doctor, gc, plan, reconcile, show
+from hybridvif.cli.commands import (
+    adopt,
+    check,
+    convert,
+    doctor,
+    explain,
+    export,
+    gc,
+    plan,
+    reconcile,
+    repair,
+    show,
+    wait,
+)
 from hybridvif.cli.host_checks import CheckResult
 from hybridvif.cli.ports import FIELDS
 from hybridvif.cli.terminal import Answer, Terminal, enveloped
@@ -68,6 +81,13 @@ ANSWERS: dict[str, Callable[[], Answer]] = {
     "reconcile, dry run": lambda: reconcile.answer_of([PORT], half(), dry_run=True),
     "gc": lambda: gc.answer_of(half(), older_than=0),
     "gc, dry run": lambda: gc.answer_of(half(), dry_run=True),
+    "repair": lambda: repair.answer_of(half(), [ID, OTHER_ID]),
+    "repair, dry run": lambda: repair.answer_of(half(), [ID, OTHER_ID], dry_run=True),
+    "repair, conflict": lambda: repair.answer_of(conflicting()),
+    "wait": lambda: wait.answer_of([ID], plugged(PORT), 0),
+    "export": lambda: export.answer_of(half()),
+    "explain": lambda: explain.answer_of("mtu"),
+    "explain, code": lambda: explain.answer_of("busy"),
     "doctor": lambda: doctor.answer_of([CheckResult("daemon", "fail", "it is missing", "install it")]),
 }
 
