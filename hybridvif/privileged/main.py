@@ -24,7 +24,6 @@ from hybridvif.privileged import execute, helper, privileges
 from hybridvif.privileged.channel import CONTEXT
 from hybridvif.privileged.requests import respond
 from hybridvif.privileged.serve import Sender, Server, end, exit_on_eof
-from hybridvif.privileged.watch import MAX_WATCHERS
 
 LOG = logging.getLogger(__name__)
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
@@ -70,8 +69,7 @@ def start(arguments: Sequence[str], caller: int | None) -> NoReturn:
             os.dup2(null.fileno(), descriptor)
     # Not earlier: a thread keeps the capabilities that it started with.
     threading.Thread(target=exit_on_eof, args=(channel,), name="hybridvif-client", daemon=True).start()
-    # Watch requests wait, and must leave all threads to the others.
-    Server(channel, sender, respond, options.hybridvif_privileged.thread_pool_size + MAX_WATCHERS).serve()
+    Server(channel, sender, respond, options.hybridvif_privileged.thread_pool_size).serve()
     end()
 
 

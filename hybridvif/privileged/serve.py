@@ -16,7 +16,8 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NoReturn
 
-from hybridvif.privileged.channel import Message, Request, pack, requests_from
+from hybridvif.privileged.channel import WATCH, Message, Request, pack, requests_from
+from hybridvif.privileged.watch import MAX_WATCHERS
 
 LOG = logging.getLogger(__name__)
 MAX_PENDING = 1024
@@ -90,6 +91,8 @@ class Server:
     ) -> None:
         self._channel, self._sender, self._respond = channel, sender, respond
         self._pool = ThreadPoolExecutor(threads, "hybridvif-server")
+        # Watch requests wait, and must leave all threads to the others. One more thread refuses those beyond the limit.
+        self._watchers = ThreadPoolExecutor(MAX_WATCHERS + 1, "hybridvif-watch")
         self._room = threading.Condition()
         self._number = self._size = 0
 
@@ -113,8 +116,9 @@ class Server:
             LOG.warning("the daemon ends: %s", error)
 
     def _submit(self, request: Request, size: int) -> None:
+        pool = self._watchers if request[1][1:2] == (WATCH,) else self._pool
         try:
-            self._pool.submit(self._serve_one, request, size)
+            pool.submit(self._serve_one, request, size)
         except RuntimeError as error:
             # A limit on processes. The request is queued, and the existing threads continue.
             LOG.warning("the daemon goes on with the threads that it has: %s", error)

@@ -14,8 +14,9 @@ import msgpack
 import pytest
 
 from hybridvif.privileged import codec
-from hybridvif.privileged.channel import MAX_MESSAGE, Message, pack
+from hybridvif.privileged.channel import MAX_MESSAGE, WATCH, Message, pack
 from hybridvif.privileged.serve import BURST, MAX_PENDING, RATE, Sender, Server
+from hybridvif.privileged.watch import MAX_WATCHERS
 
 SOON = 5.0
 
@@ -66,6 +67,7 @@ class Lab:
         self.thread.join(SOON)
         assert not self.thread.is_alive()
         self.server._pool.shutdown()
+        self.server._watchers.shutdown()
         self.daemon.close()
 
 
@@ -104,6 +106,18 @@ def test_number_of_busy_threads_is_limited(threads: int, lab_of: Callable[[int],
     assert lab.next() == "abcdef"[threads]
     lab.released.release(5)
     assert sorted(lab.responses(6)) == list("abcdef")
+
+
+def test_watch_requests_that_wait_leave_all_threads_to_others(lab_of: Callable[[int], Lab]) -> None:
+    lab = lab_of(1)
+    for _ in range(MAX_WATCHERS + 3):
+        lab.ask(WATCH)
+    assert [lab.next() for _ in range(MAX_WATCHERS + 1)] == [WATCH] * (MAX_WATCHERS + 1)
+    lab.ask("a", "b")
+    assert lab.next() == "a"
+    assert lab.is_idle()
+    lab.released.release(MAX_WATCHERS + 5)
+    assert sorted(lab.responses(MAX_WATCHERS + 5)) == sorted(["a", "b", *[WATCH] * (MAX_WATCHERS + 3)])
 
 
 def test_requests_are_read_while_all_threads_are_busy(lab_of: Callable[[int], Lab]) -> None:
