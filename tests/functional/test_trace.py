@@ -36,7 +36,11 @@ class Network:
     def sh(self, script: str) -> None:
         names = self.port.names
         devices = {"tap": names.tap, "qbr": names.bridge, "qvb": names.bridge_end, "qvo": names.switch_end}
-        self.lab.sh(script.format(**devices, mac=self.port.mac, id=self.port.id, vm=self.vms[0].namespace))
+        self.lab.sh(
+            script.format(
+                **devices, mac=self.port.mac, id=self.port.id, vm=self.vms[0].namespace, peer=self.vms[1].namespace
+            )
+        )
 
     def trace(self, *words: str, exit_code: int, seconds: str = SECONDS) -> dict[str, Any]:
         line = ["hybridvif", "trace", self.port.id, "--seconds", seconds, "-f", "json", *words]
@@ -176,6 +180,7 @@ FAULTS = {
         "qvo",
         "other of Open vSwitch has the same iface-id",
     ),
+    "another VM with the MAC": ("ip -n {peer} link set eth0 address {mac}", "mac-elsewhere", "br-int", "also receives"),
     "VM with another MAC": (
         """ip -n {vm} link set eth0 address fa:16:3e:99:99:99
         while ovs-appctl fdb/show br-int | grep -q {mac}; do
