@@ -213,14 +213,16 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
                 tag = evidence.observed.facts.ports.get(name, PortFact(tag=int(vid or 0))).tag
                 learned.append((ofport, tag or 0, address))
             return SwitchView(drops_from_vm=drops_from_vm, drops_to_vm=drops_to_vm, learned=tuple(learned))
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):
+        # BlockingIOError: too many others wait for an answer.
         return SwitchView(failure="switch-hung")
     except PermissionError as error:
         notes.append(f"{row.bridge}: {error.strerror} for the management socket of ovs-vswitchd; run this as root")
     except (ConnectionError, FileNotFoundError):
-        if directory.is_dir():
+        # A container may have only the socket of the database there.
+        if (directory / "ovsdb-server.pid").exists():
             return SwitchView(failure="switch-dead")
-        notes.append(f"{row.bridge}: there is no {directory} with the management socket of ovs-vswitchd")
+        notes.append(f"{row.bridge}: there is no management socket of ovs-vswitchd in {directory}")
     except (OSError, ValueError) as error:
         notes.append(f"{row.bridge}: ovs-vswitchd cannot be asked: {shown(str(error))}")
     return SwitchView()

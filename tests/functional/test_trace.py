@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -254,13 +255,15 @@ def require_filter(lab: Lab, name: str) -> None:
         lacking("br_netfilter is not loaded; try: modprobe br_netfilter")
 
 
-@pytest.mark.parametrize(("daemon", "code"), [("hung", "switch-hung"), ("dead", "switch-dead")])
+@pytest.mark.parametrize(
+    ("daemon", "code"), [("hung", "switch-hung"), ("killed", "switch-dead"), ("stopped", "switch-dead")]
+)
 def test_trace_reports_a_failed_vswitchd_in_time(network: Network, daemon: str, code: str) -> None:
     box = network.lab.box
     if daemon == "hung":
         box.pause("ovs-vswitchd")
     else:
-        box.kill("ovs-vswitchd")
+        box.kill("ovs-vswitchd", signal.SIGTERM if daemon == "stopped" else signal.SIGKILL)
     try:
         document = network.trace(exit_code=3, seconds="0.5")
     finally:
