@@ -39,6 +39,7 @@ from hybridvif.model.names import PortNames, is_mac, names_of
 from hybridvif.model.parts import OvsPort, Tap
 from hybridvif.model.planner import check_ownership
 from hybridvif.model.settings import Settings
+from hybridvif.model.state import PortFact
 from hybridvif.model.trace import Diagnosis, Evidence, Hop, Look, SwitchView, diagnose, dropped_by, drops_of
 
 MAX_SECONDS = 3600.0
@@ -52,7 +53,8 @@ _NEIGHBOR = struct.Struct("=B3xiHBB")
 _RTM_GETNEIGH, _LLADDR, _MASTER, _PERMANENT = 30, 2, 9, 0x80
 _STATS64, _STATS = 23, struct.Struct("=8Q")
 """IFLA_STATS64 begins with the packets, bytes, errors and drops in both directions (struct rtnl_link_stats64)."""
-_PORT_LINE = re.compile(r"^ +(\S+) \d+/(\d+): ", re.MULTILINE)
+_PORT_LINE = re.compile(r"^ +(\S+) (\d+)/(\d+): ", re.MULTILINE)
+_FLOW_LINE = re.compile(r"in_port\((\d+)\).*?eth\(src=([0-9a-f:]{17})(?:.*?,vlan\(vid=(\d+))?")
 _LEARNED_LINE = re.compile(r"^ *(\d+) +(\d+) +([0-9a-f:]{17}) ", re.MULTILINE)
 
 
@@ -204,21 +206,27 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
             vlan = f",dl_vlan={fact.tag}" if fact.tag else ""
             ends = f"dl_src={SENDER if mac == BROADCAST else mac},dl_dst={evidence.mac},nw_dst={EVERYBODY}"
             response = f"in_port=LOCAL{vlan},udp,{ends},nw_src={NOBODY if ip == EVERYBODY else ip},{_PORTS[1]}"
-            ports: dict[str, str] = dict(_PORT_LINE.findall(_ask(channel, "dpif/show")))
-            drops_to_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, response), ports.get(row.name, ""))
-            # Flows of port security drop an address before it is learned.
-            source = re.compile(rf"in_port\({ports.get(row.name, '')}\).*?eth\(src=([0-9a-f:]{{17}})")
-            sources = source.findall(_ask(channel, "dpif/dump-flows", row.bridge))
-            learned += [(fact.ofport, fact.tag or 0, address) for address in dict.fromkeys(sources)]
+            ports = {
+                number: (name, int(ofport)) for name, ofport, number in _PORT_LINE.findall(_ask(channel, "dpif/show"))
+            }
+            own = next((number for number, (name, _) in ports.items() if name == row.name), "")
+            drops_to_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, response), own)
+            # Flows of port security drop an address before it is learned, and two devices may send from one.
+            for number, address, vid in _FLOW_LINE.findall(_ask(channel, "dpif/dump-flows", row.bridge)):
+                name, ofport = ports.get(number, ("", 0))
+                tag = evidence.observed.facts.ports.get(name, PortFact(tag=int(vid or 0))).tag
+                learned.append((ofport, tag or 0, address))
             return SwitchView(drops_from_vm=drops_from_vm, drops_to_vm=drops_to_vm, learned=tuple(learned))
-    except TimeoutError:
+    except (TimeoutError, BlockingIOError):
+        # BlockingIOError: too many others wait for an answer.
         return SwitchView(failure="switch-hung")
     except PermissionError as error:
         notes.append(f"{row.bridge}: {error.strerror} for the management socket of ovs-vswitchd; run this as root")
     except (ConnectionError, FileNotFoundError):
-        if directory.is_dir():
+        # A container may have only the socket of the database there.
+        if (directory / "ovsdb-server.pid").exists():
             return SwitchView(failure="switch-dead")
-        notes.append(f"{row.bridge}: there is no {directory} with the management socket of ovs-vswitchd")
+        notes.append(f"{row.bridge}: there is no management socket of ovs-vswitchd in {directory}")
     except (OSError, ValueError) as error:
         notes.append(f"{row.bridge}: ovs-vswitchd cannot be asked: {shown(str(error))}")
     return SwitchView()

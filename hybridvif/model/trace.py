@@ -63,7 +63,7 @@ class SwitchView:
     """The reason that a frame from the VM is dropped; "" if it is forwarded."""
     drops_to_vm: str | None = None
     learned: tuple[tuple[int, int, str], ...] = ()
-    """The OpenFlow port, the VLAN and the MAC address of each learned address."""
+    """The OpenFlow port, the VLAN and the MAC address of each sender."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +194,7 @@ class Evidence:
 def diagnose(evidence: Evidence) -> Diagnosis:
     """Return the hop where packets stop and the reason, or the reason to believe that they pass."""
     # A blocker explains the missing packets.
-    findings = ((*_blockers(evidence),) or (*_losses(evidence),)) + (*_hazards(evidence),)
+    findings = ((*_blockers(evidence),) or (*_addresses(evidence), *_losses(evidence))) + (*_hazards(evidence),)
     verdict = findings[0] if findings else _passing(evidence)
     row, fact, switch = evidence.row, evidence.fact, evidence.switch
     return Diagnosis(
@@ -287,6 +287,21 @@ def _blockers_at(evidence: Evidence, name: str, hop: Hop | None) -> Iterator[Fin
 # -- packets that are missing ------------------------------------------------------------------------------------------
 
 
+def _addresses(evidence: Evidence) -> Iterator[Finding]:
+    row, fact = evidence.row, evidence.fact
+    learned = [(port, mac) for port, vlan, mac in evidence.switch.learned if vlan == (fact.tag or 0)]
+    own = [mac for port, mac in learned if port == fact.ofport]
+    elsewhere = [port for port, mac in learned if mac == evidence.mac and port != fact.ofport]
+    # An address that was learned before the VM came here moves when the VM sends.
+    if not isinstance(row, OvsPort) or not evidence.mac or not evidence.chain or not evidence.count(row.name, "rx"):
+        return
+    if own and evidence.mac not in own:
+        yield _stop("mac", row.name, f"the VM sends from {own[0]}, and the port is for {evidence.mac}")
+    elif elsewhere:
+        reason = f"it also receives from {evidence.mac} at OpenFlow port {elsewhere[0]}, not only at {fact.ofport}"
+        yield _stop("mac-elsewhere", row.bridge, f"{reason}: another device sends from the MAC address of the VM")
+
+
 def _losses(evidence: Evidence) -> Iterator[Finding]:
     names, row, switch = evidence.names, evidence.row, evidence.switch
     if names.bridge in evidence.chain:
@@ -329,7 +344,7 @@ def _loss(evidence: Evidence, direction: str, ends: tuple[str, str], numbers: tu
 
 
 def _hazards(evidence: Evidence) -> Iterator[Finding]:
-    row, fact, hops = evidence.row, evidence.fact, evidence.after.hops
+    row, hops = evidence.row, evidence.after.hops
     # A bridge forwards by the MTU of its ports, not by its own (net/bridge/br_forward.c).
     ends = [(hops[name].mtu, name) for name in evidence.chain if name in hops and name != evidence.names.bridge]
     mtus = [mtu for mtu, _ in ends]
@@ -338,23 +353,11 @@ def _hazards(evidence: Evidence) -> Iterator[Finding]:
         (mtu, name), (other, near) = ends[index], ends[index - 1 if index else 1]
         reason = f"its MTU is {mtu}, behind {other} of {near}"
         yield Finding("mtu", name, f"packets of more than {min(mtus)} bytes stop at {name}: {reason}")
-    if not isinstance(row, OvsPort):
-        return
-    others = [name for name in evidence.observed.facts.bearers.get(row.iface_id, ()) if name != row.name]
-    if others:
+    others = evidence.observed.facts.bearers.get(row.iface_id, ()) if isinstance(row, OvsPort) else ()
+    others = tuple(name for name in others if row and name != row.name)
+    if row and others:
         reason = f"{', '.join(others)} of Open vSwitch has the same iface-id, so Neutron's agent may wire that one"
         yield _stop("duplicate", row.name, f"{reason}; remove it: ovs-vsctl del-port {others[0]}")
-    learned = [(port, mac) for port, vlan, mac in evidence.switch.learned if vlan == (fact.tag or 0)]
-    own = [mac for port, mac in learned if port == fact.ofport]
-    elsewhere = [port for port, mac in learned if mac == evidence.mac]
-    # An address that was learned before the VM came here expires when the VM sends.
-    if not evidence.mac or evidence.mac in own or not (evidence.chain and evidence.count(evidence.chain[-1], "rx")):
-        return
-    if own:
-        yield _stop("mac", row.name, f"the VM sends from {own[0]}, and the port is for {evidence.mac}")
-    elif elsewhere:
-        reason = f"it has learned {evidence.mac} at OpenFlow port {elsewhere[0]}, not {fact.ofport}"
-        yield _stop("mac-elsewhere", row.bridge, f"{reason}: another device sends from the MAC address of the VM")
 
 
 # -- a chain in order --------------------------------------------------------------------------------------------------

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -36,7 +37,11 @@ class Network:
     def sh(self, script: str) -> None:
         names = self.port.names
         devices = {"tap": names.tap, "qbr": names.bridge, "qvb": names.bridge_end, "qvo": names.switch_end}
-        self.lab.sh(script.format(**devices, mac=self.port.mac, id=self.port.id, vm=self.vms[0].namespace))
+        self.lab.sh(
+            script.format(
+                **devices, mac=self.port.mac, id=self.port.id, vm=self.vms[0].namespace, peer=self.vms[1].namespace
+            )
+        )
 
     def trace(self, *words: str, exit_code: int, seconds: str = SECONDS) -> dict[str, Any]:
         line = ["hybridvif", "trace", self.port.id, "--seconds", seconds, "-f", "json", *words]
@@ -176,6 +181,7 @@ FAULTS = {
         "qvo",
         "other of Open vSwitch has the same iface-id",
     ),
+    "another VM with the MAC": ("ip -n {peer} link set eth0 address {mac}", "mac-elsewhere", "br-int", "also receives"),
     "VM with another MAC": (
         """ip -n {vm} link set eth0 address fa:16:3e:99:99:99
         while ovs-appctl fdb/show br-int | grep -q {mac}; do
@@ -249,13 +255,15 @@ def require_filter(lab: Lab, name: str) -> None:
         lacking("br_netfilter is not loaded; try: modprobe br_netfilter")
 
 
-@pytest.mark.parametrize(("daemon", "code"), [("hung", "switch-hung"), ("dead", "switch-dead")])
+@pytest.mark.parametrize(
+    ("daemon", "code"), [("hung", "switch-hung"), ("killed", "switch-dead"), ("stopped", "switch-dead")]
+)
 def test_trace_reports_a_failed_vswitchd_in_time(network: Network, daemon: str, code: str) -> None:
     box = network.lab.box
     if daemon == "hung":
         box.pause("ovs-vswitchd")
     else:
-        box.kill("ovs-vswitchd")
+        box.kill("ovs-vswitchd", signal.SIGTERM if daemon == "stopped" else signal.SIGKILL)
     try:
         document = network.trace(exit_code=3, seconds="0.5")
     finally:

@@ -212,6 +212,8 @@ def test_second_row_with_the_interface_id_is_a_finding() -> None:
         (((3, 5, MAC), (3, 5, OTHER_MAC)), ("in-order", "", False)),
         (((3, 5, OTHER_MAC),), ("mac", QVO, True)),
         (((7, 5, MAC),), ("mac-elsewhere", "br-int", True)),
+        (((3, 5, MAC), (7, 5, MAC)), ("mac-elsewhere", "br-int", True)),
+        (((3, 5, OTHER_MAC), (7, 5, MAC)), ("mac", QVO, True)),
         (((7, 6, MAC), (7, 5, OTHER_MAC)), ("in-order", "", False)),
     ],
 )
