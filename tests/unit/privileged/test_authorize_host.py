@@ -359,7 +359,7 @@ def test_tap_under_row_of_its_name_is_refused() -> None:
 
 def test_tap_may_be_created_by_a_plan_that_takes_it_out_of_the_switch() -> None:
     tap = the(ManagedTap, desired_state(replace(PORT, create_tap=True)))
-    steps = [Delete(NATIVE), Create(replace(tap, master=""))]
+    steps: list[Step] = [Delete(NATIVE), Create(replace(tap, master=""))]
     permit_found(steps, HostState().with_parts(NATIVE), SETTINGS)
     assert "which would take the device" in refusal(steps[1:], HostState().with_parts(NATIVE, TAP))
 
