@@ -67,7 +67,7 @@ def test_tap_is_created_between_veth_and_row_and_deleted_with_the_port() -> None
 
 
 def test_plug_without_create_tap_keeps_the_managed_tap_in_sync() -> None:
-    drifted = replace(MADE_TAP, up=False, master="", group=7, mtu=1400, mac="fe:16:3e:00:00:01")
+    drifted = replace(MADE_TAP, up=False, master="", group=7, mtu=1400, mac="fe:16:3e:00:00:01", host_ip="ARP on")
     big = desired_state(replace(PORT, mtu=MAX_MTU))
     assert with_existing_tap(HostState().with_parts(drifted), WIRING, NAMES) == WIRING.with_parts(
         replace(MADE_TAP, mac="fe:16:3e:00:00:01")

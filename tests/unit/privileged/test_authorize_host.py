@@ -175,7 +175,13 @@ OUT = replace(TAP, master="")
 @pytest.mark.parametrize(
     ("steps", "found", "reason"),
     [
-        ([Replace(MARKED, NATIVE_ROW)], [], "no row with the id of port"),
+        ([Replace(MARKED, NATIVE_ROW)], [], f"no row with the id of port {PORT.id}, so"),
+        (
+            [Replace(*(replace(row, iface_id="", port_id="") for row in (MARKED, NATIVE_ROW)))],
+            [],
+            "the id of port of the plan, so",
+        ),
+        ([Replace(MARKED, NATIVE_ROW)], [replace(NATIVE_ROW, name=MARKED.name), OUT], "no row with the id of port"),
         ([Replace(MARKED, NATIVE_ROW)], [replace(MARKED, iface_id="", port_id=""), OUT], "no row with the id of port"),
         ([Replace(NATIVE_ROW, MARKED)], [replace(NATIVE_ROW, bridge="br-else"), OUT], "which is not in [hybridvif]"),
         ([Replace(MARKED, NATIVE_ROW)], [MARKED], "not a tap of this port, or in a foreign bridge"),
@@ -219,6 +225,13 @@ def test_plan_without_owner_changes_only_parts_without_owner() -> None:
     assert f"belongs to port {STRANGER}, of which the plan says nothing" in message
     twins = HostState().with_parts(BRIDGE, replace(VETH, alias=TWIN, peer_alias=TWIN))
     assert "of which the plan says nothing" in refusal(nobodys, twins)
+
+
+def test_row_with_a_foreign_iface_id_is_changed_by_a_plan_with_our_key() -> None:
+    row = replace(ROW, iface_id=STRANGER, port_id="")
+    found = HostState().with_parts(row)
+    permit_found([Update(row, replace(row, port_id=PORT.id))], found, SETTINGS)
+    assert STRANGER in refusal([Update(row, replace(row, iface_id=PORT.id))], found)
 
 
 def test_part_without_tag_has_the_owner_of_its_siblings() -> None:
@@ -344,6 +357,13 @@ def test_tap_under_row_of_its_name_is_refused() -> None:
     assert "ovs-vsctl del-port" in outcomes[0].reason
 
 
+def test_tap_may_be_created_by_a_plan_that_takes_it_out_of_the_switch() -> None:
+    tap = the(ManagedTap, desired_state(replace(PORT, create_tap=True)))
+    steps: list[Step] = [Delete(NATIVE), Create(replace(tap, master=""))]
+    permit_found(steps, HostState().with_parts(NATIVE), SETTINGS)
+    assert "which would take the device" in refusal(steps[1:], HostState().with_parts(NATIVE, TAP))
+
+
 @pytest.mark.parametrize("step", [Create(BRIDGE), Create(ROW), Update(replace(TAP, master=""), TAP)])
 def test_plug_with_tap_in_the_switch_is_refused(step: Step) -> None:
     state = HostState().with_parts(replace(ROW, name=NAMES.tap))
@@ -372,7 +392,8 @@ def test_row_is_not_moved_out_of_a_trunk_bridge_if_isolation_is_required() -> No
     for found, before in ((on_trunk, trunk), (on_trunk, other), (WIRING, trunk)):
         reason = refusal([Update(before, ROW)], found, required)
         assert "may not be moved from a trunk bridge to br-int" in reason
-        assert "unplug the port and plug it again" in reason
+        assert "since [hybridvif] require_isolate of this host asks for the dead VLAN; unplug the port" in reason
+        assert reason.endswith("unplug the port and plug it again")
         permit_found([Update(before, ROW)], found, SETTINGS)
     permit_found([Update(other, ROW)], WIRING.with_parts(other), required)
     permit_found([Update(ROW, trunk)], WIRING, required)

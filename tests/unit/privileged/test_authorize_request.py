@@ -457,3 +457,13 @@ def test_tap_leaves_its_bridge_in_a_conversion_only() -> None:
     permit([leave, Replace(marked, native)])
     assert "leaves its bridge in a conversion only" in refusal([leave])
     assert "is not plugged into the switch" in refusal([Create(NATIVE)])
+
+
+def test_conversion_writes_legal_values_and_carries_over_any_other() -> None:
+    marked, native = replace(ROW, converting="yes"), replace(NATIVE, converting="yes")
+    found: dict[str, Any] = {"attached_mac": "x", "vm_uuid": "vm-7"}
+    illegal: dict[str, Any] = {"converting": "no", "port_id": "vm-7"}
+    permit([Replace(replace(marked, **found), replace(native, **found))])
+    for name, value in illegal.items():
+        reason = refusal([Replace(marked, replace(native, **{name: value}))])
+        assert f"{NATIVE.name} may not be given that {name}" in reason

@@ -251,7 +251,8 @@ def test_names_up_to_the_limit_are_decoded() -> None:
 
 def test_text_beyond_the_limit_is_refused() -> None:
     longest = [["delete", of(BRIDGE, alias="x" * codec.MAX_TEXT)]]
-    assert codec.decode_plans([longest])
+    (whole,) = codec.decode_plans([longest])
+    assert codec.encode_plans([whole]) == [longest]
     with pytest.raises(Refused, match="^refused: alias of a Bridge is too long$"):
         codec.decode_plans([[["delete", of(BRIDGE, alias="x" * (codec.MAX_TEXT + 1))]]])
 
