@@ -52,15 +52,15 @@ from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status, er
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, HostState, Observed, Step, agree, owners_of
 
-PLUG_BATCH, UNPLUG_BATCH, CONVERSION_BATCH = 2000, 100, 25
+PLUG_BATCH, UNPLUG_BATCH, CONVERSION_BATCH = 2000, 300, 25
 """Maximum number of ports in a batch. They share one observation, one switch transaction and one verification.
 
 ovs-vswitchd reconfigures the whole host after each transaction, so large batches are faster. The kernel takes 20 to
 40 ms to delete the links of a port. A batch must end within its deadline. In a conversion, the VMs of a batch are cut
 off until ovs-vswitchd has replaced the rows of all of them.
 """
-PORTS_PER_DEADLINE = 500
-"""Ports of a batch that have one deadline of the configuration. A larger batch has several."""
+PLUGS_PER_DEADLINE, UNPLUGS_PER_DEADLINE = 500, 100
+"""Ports that have one deadline of the configuration. A larger batch has several."""
 WORK_SHARE = 0.8
 """Share of the deadline for locks and steps. The rest is for verification and rollback."""
 MAX_ATTEMPTS = 4
@@ -109,7 +109,8 @@ def converge(goals: Sequence[Goal], host: AnyHost, progress: Progress = ignore_p
     limit, reports = time.monotonic(), list[Report]()
     progress(0, len(goals))
     for batch in _batches(goals):
-        seconds = host.settings.deadline * -(-len(batch) // PORTS_PER_DEADLINE)
+        share = PLUGS_PER_DEADLINE if batch[0].is_plug else UNPLUGS_PER_DEADLINE
+        seconds = host.settings.deadline * -(-len(batch) // share)
         # A batch that overruns its deadline shortens the next one, so overruns do not add up.
         limit += seconds
         reports += _run_batch(batch, host, min(time.monotonic() + seconds, limit))
