@@ -10,5 +10,6 @@ tally      medians, spreads and ratios of a record, and the bars for them
 page       the figures as Markdown, between two marks of a page
 svg        the pictures: a growth curve and bars
 made_of    a program of its own: the parts of the time of a plug
+deletes    a program of its own: the kernel's time of deletes, and an unplug beside a bare script
 path       a program of its own: the modules and the stack depth of a plug
 """

@@ -50,14 +50,14 @@ from hybridvif.model.port import Port
 from hybridvif.model.report import Outcome, Outcomes, Report, Result, Status, error_of
 from hybridvif.model.state import NOTHING, HostState, Observed, Step, agree, owners_of
 
-PLUG_BATCH, UNPLUG_BATCH = 2000, 100
+PLUG_BATCH, UNPLUG_BATCH, CONVERSION_BATCH = 2000, 300, 100
 """Maximum number of ports in a batch. They share one observation, one switch transaction and one verification.
 
 ovs-vswitchd reconfigures the whole host after each transaction, so large batches are faster. The kernel takes 20 to
 40 ms to delete the links of a port, as an unplug or a conversion does. A batch must end within its deadline.
 """
-PORTS_PER_DEADLINE = 500
-"""Ports of a batch that have one deadline of the configuration. A larger batch has several."""
+PLUGS_PER_DEADLINE, UNPLUGS_PER_DEADLINE = 500, 100
+"""Ports that have one deadline of the configuration. A larger batch has several."""
 WORK_SHARE = 0.8
 """Share of the deadline for locks and steps. The rest is for verification and rollback."""
 MAX_ATTEMPTS = 4
@@ -93,7 +93,8 @@ def converge(goals: Sequence[Goal], host: AnyHost, progress: Progress = ignore_p
     limit, reports = time.monotonic(), list[Report]()
     progress(0, len(goals))
     for batch in _batches(goals):
-        seconds = host.settings.deadline * -(-len(batch) // PORTS_PER_DEADLINE)
+        share = PLUGS_PER_DEADLINE if batch[0].is_plug else UNPLUGS_PER_DEADLINE
+        seconds = host.settings.deadline * -(-len(batch) // share)
         # A batch that overruns its deadline shortens the next one, so overruns do not add up.
         limit += seconds
         begun = time.monotonic()
@@ -121,7 +122,9 @@ def _batches(goals: Sequence[Goal]) -> Iterator[list[Goal]]:
 
 
 def _batch_size(goal: Goal) -> int:
-    return PLUG_BATCH if goal.is_plug and not goal.is_conversion else UNPLUG_BATCH
+    if goal.is_conversion:
+        return CONVERSION_BATCH
+    return PLUG_BATCH if goal.is_plug else UNPLUG_BATCH
 
 
 def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Report]:

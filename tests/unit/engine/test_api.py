@@ -31,7 +31,7 @@ from hybridvif import (
     unplug_all,
 )
 from hybridvif.client.host import GRACE_PERIOD, Host, NoResponse
-from hybridvif.engine.converge import MAX_ATTEMPTS, PLUG_BATCH, PORTS_PER_DEADLINE, VERIFY_DELAYS
+from hybridvif.engine.converge import MAX_ATTEMPTS, PLUG_BATCH, PLUGS_PER_DEADLINE, UNPLUGS_PER_DEADLINE, VERIFY_DELAYS
 from hybridvif.engine.locks import LockTimeout
 from hybridvif.model.parts import PLACEHOLDER_TYPE, ForeignObject, ForeignPort, IvsPort, OvsPort, Tap, VhostUserPort
 from hybridvif.model.port import Port, VifType, desired_state
@@ -814,12 +814,27 @@ def test_bulk_call_on_hung_host_ends_by_deadlines_of_batches(hung_from: int, mon
     for name in methods:
         monkeypatch.setattr(host, name, hang(name))
     reports = plug_all(ports, host)
-    assert clock[0] <= 1000 + (2 * PLUG_BATCH / PORTS_PER_DEADLINE + 1) * host.settings.deadline + 0.25
+    assert clock[0] <= 1000 + (2 * PLUG_BATCH / PLUGS_PER_DEADLINE + 1) * host.settings.deadline + 0.25
     assert len(reports) == len(ports)
     assert all(report.ok or report.status in (Status.UNKNOWN, Status.ROLLED_BACK) for report in reports)
 
 
 # Many ports.
+
+
+@pytest.mark.parametrize("extra", [0, 1])
+def test_large_batch_has_several_deadlines(host: GuardedHost, extra: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(time, "monotonic", lambda: 1000.0)
+    seconds, observe = list[float](), host.observe
+
+    def note(names: Collection[str] | None, deadline: float) -> Observed:
+        seconds.append(deadline - 1000)
+        return observe(names, deadline)
+
+    monkeypatch.setattr(host, "observe", note)
+    plug_all([numbered(number) for number in range(PLUGS_PER_DEADLINE + extra)], host)
+    unplug_all([numbered(number).id for number in range(UNPLUGS_PER_DEADLINE + extra)], host)
+    assert set(seconds) == {(1 + extra) * host.settings.deadline}
 
 
 def test_reports_are_in_order_of_ports(host: GuardedHost) -> None:
