@@ -85,6 +85,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         # A signal before the handler is set, or a second one while the first is reported.
         return 130
+    finally:
+        from hybridvif.cli import stdio
+
+        stdio.forget_interrupt()
 
 
 def _run(words: Sequence[str]) -> int:

@@ -94,6 +94,15 @@ def interruptible(*, ends: bool) -> Iterator[None]:
             signal.signal(number, signal.SIG_IGN if ends else was)
 
 
+def forget_interrupt() -> None:
+    """Clear the mark of an interrupt inside of exec(), as of an import of dataclasses.
+
+    Python ends by SIGINT if the mark is set, although the interrupt was handled (Modules/main.c, exit_sigint). It
+    clears the mark when it executes source text (Python/pythonrun.c, run_eval_code_obj).
+    """
+    exec("")  # noqa: S102
+
+
 def was_interrupted() -> bool:
     """Return True after a signal. Some libraries swallow a KeyboardInterrupt during import and fail later."""
     return _interrupts.count > 0

@@ -123,16 +123,27 @@ class Terminal:
         return self.form in ("json", "yaml")
 
     def write_answer(self, answer: Answer) -> int:
-        """Write the answer and return its exit code."""
+        """Write the answer and return its exit code. Raises OutputLost only if the exit code would be 0.
+
+        The failures of ports are written even if stdout is full.
+        """
         text = self._in_form(answer)
         if answer.simulated:
             self.write_note(SIMULATED, "yellow")
+        lost: OutputLost | None = None
         if text and not (self.quiet and answer.silent and not self.is_machine):
-            self._write(text)
+            try:
+                self._write(text)
+            except OutputLost as error:
+                lost = error
         for warning, count in _grouped(answer.warnings, str):
             self.write_note(f"warning: {warning}{_more(count)}", "yellow")
         for failure, count in _grouped(answer.failures, lambda failure: "\n".join(failure.lines())):
             self._explain(failure, _more(count))
+        if lost and answer.exit_code:
+            self.write_note(f"error: {lost}", "red")
+        elif lost:
+            raise lost
         return answer.exit_code
 
     def write_event(self, answer: Answer, *, clear: bool = False) -> None:

@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -230,6 +231,30 @@ def test_interrupt_of_a_callback_prints_no_traceback(error: str, is_written: boo
     done = subprocess.run([sys.executable, "-P", "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "goes on\n"
     assert ("Traceback" in done.stderr) is is_written
+
+
+def test_interrupt_inside_of_exec_does_not_change_the_exit_code(tmp_path: Path) -> None:
+    """`python -m` ends by SIGINT then, even if the interrupt was handled. An import of dataclasses runs exec()."""
+    (tmp_path / "interrupted.py").write_text(
+        "import os, signal, sys\nfrom hybridvif.cli import main, stdio\n"
+        "with stdio.interruptible(ends=False):\n"
+        "    try: exec('os.kill(os.getpid(), signal.SIGTERM)\\nfor _ in range(1000): pass')\n"
+        "    except KeyboardInterrupt: pass\n"
+        "answered = sys.argv[1:] == ['nonsense'] and main()\nsys.exit(130)\n"
+    )
+    for words, exit_code in (([], -signal.SIGINT), (["nonsense"], 130)):
+        argv = [sys.executable, "-m", "interrupted", *words]
+        assert subprocess.run(argv, capture_output=True, check=False, cwd=tmp_path).returncode == exit_code
+
+
+def test_failures_of_ports_are_written_even_if_stdout_is_full(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.stdout", Full())
+    assert terminal().write_answer(answer(failures=[FAILURE], exit_code=6)) == 6
+    failure, lost = capsys.readouterr().err.splitlines()
+    assert failure == "error: in the way"
+    assert lost.startswith("error: the output could not be written to stdout: No space left on device")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -24,7 +24,7 @@ from hybridvif import (
     reconcile,
     unplug,
 )
-from hybridvif.engine.converge import RUNS_NATIVELY, UNPLUG_BATCH
+from hybridvif.engine.converge import CONVERSION_BATCH, RUNS_NATIVELY
 from hybridvif.engine.convert import ports_to_convert
 from hybridvif.model.errors import PlugFailed
 from hybridvif.model.parts import Tap
@@ -195,7 +195,7 @@ def test_host_without_openflow_is_a_missing_precondition() -> None:
 
 def test_failed_port_does_not_stop_the_others() -> None:
     host = RecordingHost()
-    ports = [numbered(number) for number in range(UNPLUG_BATCH + 5)]
+    ports = [numbered(number) for number in range(CONVERSION_BATCH + 5)]
     for port in ports:
         plug(port, host)
         host.state = host.state.with_parts(Tap(name=port.names.tap, master=port.names.bridge))
@@ -205,7 +205,7 @@ def test_failed_port_does_not_stop_the_others() -> None:
     calls: list[tuple[int, int]] = []
     reports = convert_all([port.id for port in ports], host, progress=lambda *call: calls.append(call))
     assert [report.ok for report in reports] == [number != 3 for number in range(len(ports))]
-    assert calls == [(0, len(ports)), (UNPLUG_BATCH, len(ports)), (len(ports), len(ports))]
+    assert calls == [(0, len(ports)), (CONVERSION_BATCH, len(ports)), (len(ports), len(ports))]
     observed = host.observe(None, time.monotonic())
     assert ports_to_convert(observed, "native") == [ports[3].id]
     assert len(ports_to_convert(observed, "hybrid")) == len(ports) - 1
