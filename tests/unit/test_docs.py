@@ -299,16 +299,16 @@ def test_the_sample_says_the_defaults(tmp_path: Path, options_set: bool) -> None
 FIGURES: list[tuple[str, str, tuple[object, ...]]] = [
     (
         "docs/architecture.md",
-        r"up to (\d+) ports to plug, or (\d+) to unplug",
-        (converge.PLUG_BATCH, converge.UNPLUG_BATCH),
+        r"up to (\d+) ports to plug,\s+(\d+) to unplug,\s+or\s+(\d+) to convert",
+        (converge.PLUG_BATCH, converge.UNPLUG_BATCH, converge.CONVERSION_BATCH),
     ),
     ("docs/architecture.md", r"up to (\d+) plans in one call", (converge.MAX_ATTEMPTS,)),
     ("docs/architecture.md", r"(\d+) % of the time", (round(100 * converge.WORK_SHARE),)),
     ("docs/architecture.md", r"grace period of ([\d.]+) seconds", (host.GRACE_PERIOD,)),
     (
         "docs/library.md",
-        r"up to (\d+) ports to plug, or (\d+) to unplug",
-        (converge.PLUG_BATCH, converge.UNPLUG_BATCH),
+        r"up to (\d+) ports to plug,\s+(\d+) to unplug,\s+or\s+(\d+) to convert",
+        (converge.PLUG_BATCH, converge.UNPLUG_BATCH, converge.CONVERSION_BATCH),
     ),
     ("docs/library.md", r"(\d+) % of the (?:time|deadline)", (round(100 * converge.WORK_SHARE),)),
     ("docs/library.md", r"grace period of ([\d.]+) seconds", (host.GRACE_PERIOD,)),
