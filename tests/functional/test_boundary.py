@@ -20,9 +20,11 @@ from hybridvif import HybridVifError, InvalidInput, Port, Status, check, desired
 from hybridvif.client.host import NoResponse
 from hybridvif.model.planner import plan
 from hybridvif.model.report import Result
+from hybridvif.model.settings import MAX_NAMES
 from hybridvif.model.state import NOTHING, Create, Delete, Step, Update, agree
 from hybridvif.privileged import codec
 from hybridvif.privileged.channel import APPLY, OBSERVE
+from hybridvif.privileged.codec import MAX_PLANS
 from hybridvif.privileged.context import daemon_context
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox
@@ -103,7 +105,7 @@ HOSTILE_NAMES: dict[str, Any] = {
     "a text instead of a list": NAMES.bridge,
     "a number": [7],
     "True": True,
-    "too many": [NAMES.bridge] * 5000,
+    "too many": [NAMES.bridge] * (MAX_NAMES + 1),
 }
 HOSTILE_PLANS: dict[str, Any] = {
     "no list": "plans",
@@ -136,7 +138,7 @@ HOSTILE_PLANS: dict[str, Any] = {
     "a tap": [[["create", ["Tap", {"name": NAMES.tap, "master": ""}]]]],
     "a stray": [[["delete", ["ForeignObject", {"name": NAMES.bridge, "what": "", "alias": ""}]]]],
     "too many steps": [[["delete", part("Bridge")]] * 17],
-    "too many plans": [[]] * 513,
+    "too many plans": [[]] * (MAX_PLANS + 1),
 }
 
 
