@@ -24,8 +24,10 @@ import msgpack
 import pytest
 
 from hybridvif import Port, desired_state, plug
+from hybridvif.model.settings import MAX_NAMES
 from hybridvif.privileged import codec, launch
 from hybridvif.privileged.channel import Channel
+from hybridvif.privileged.codec import MAX_PLANS
 from hybridvif.privileged.context import daemon_context
 from hybridvif.privileged.watch import MAX_WATCHERS
 from hybridvif.testing.pytest_plugin import connected
@@ -111,7 +113,7 @@ QUESTIONS: dict[str, Any] = {
     "a list in a list": [[NAMES.bridge]],
     "deep": deep(200),
     "a map": {NAMES.bridge: 1},
-    "too many": [NAMES.bridge] * 5000,
+    "too many": [NAMES.bridge] * (MAX_NAMES + 1),
     "1 MB": ["x" * 1_000_000],
     "10 MB": ["x" * 10_000_000],
 }
@@ -184,7 +186,7 @@ PLANS: dict[str, Any] = {
     "a stray": [[["delete", ["ForeignObject", {"name": NAMES.bridge, "what": "", "alias": ""}]]]],
     "an executor's name": [[["create", part("Bridge", executor="recording")]]],
     "too many steps": [[["delete", part("Bridge")]] * 17],
-    "too many plans": [[]] * 513,
+    "too many plans": [[]] * (MAX_PLANS + 1),
     **{
         f"{verb} {name!r}": [[[verb, part("Bridge", name=name)]]]
         for verb in ("create", "delete")
