@@ -6,8 +6,8 @@ from dataclasses import replace
 
 import pytest
 
-from hybridvif.executors.ovs_rows import Row, Snapshot, error_about, observed
-from hybridvif.model.parts import ForeignPort, OvsPort, VhostUserPort
+from hybridvif.executors.ovs_rows import Row, Snapshot, changed_ids, error_about, observed
+from hybridvif.model.parts import CONVERTING, ForeignPort, OvsPort, VhostUserPort
 
 PLACEHOLDER_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
 ROW = Row(name="qvo00000001-7b", bridge="br-int", type="", external_ids={}, ofport=2, error="", tag=None)
@@ -48,6 +48,30 @@ def test_placeholder_row_has_no_error() -> None:
     assert error_about(row) == ""
     assert not is_accepted(row)
     assert not row.is_undecided
+
+
+MAC = "fa:16:3e:00:00:01"
+
+
+@pytest.mark.parametrize("mac", [MAC, ""])
+def test_mark_of_a_conversion_holds_the_mac(mac: str) -> None:
+    """Neutron's agent removes the filter of a port if a row with attached-mac is deleted."""
+    port = OvsPort(
+        name=ROW.name,
+        bridge="br-int",
+        iface_id="id",
+        iface_status="active",
+        attached_mac=mac,
+        vm_uuid="vm",
+        port_id="",
+    )
+    ids = changed_ids(port, {"converting": CONVERTING})
+    assert ids == {"attached-mac": "", "hybridvif-converting": mac or CONVERTING}
+    row = replace(ROW, external_ids={key: value for key, value in ids.items() if value})
+    (marked,) = observed(Snapshot({row.name: row}, {"br-int": "system"})).state.ports.values()
+    assert isinstance(marked, OvsPort)
+    assert (marked.attached_mac, marked.converting) == (mac, CONVERTING)
+    assert changed_ids(marked, {"converting": ""}) == {"attached-mac": mac, "hybridvif-converting": ""}
 
 
 VHU = replace(ROW, name="vhu00000001-7b", type="dpdkvhostuser", mtu_request=1500)
