@@ -34,7 +34,7 @@ from hybridvif.executors.netlink.operations import (
     Sysctl,
     operations_of,
 )
-from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, columns_at_creation, ids_of, options_of
+from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, changed_ids, columns_at_creation, ids_of, options_of
 from hybridvif.executors.side_effects import (
     PATCH,
     PATCH_PREFIXES,
@@ -191,8 +191,7 @@ def switch_words(step: Step, qos: Iterable[str] = (), socket_dir: str = SOCKET_D
 
 def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object], socket_dir: str) -> Iterator[str]:
     name = after.name
-    written = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
-    for key, value in written.items():
+    for key, value in changed_ids(after, changes).items():
         if value:
             yield from ("--", "set", "Interface", name, f"external_ids:{key}={_quoted(value)}")
         else:

@@ -15,6 +15,7 @@ from typing import Any
 from hybridvif.model.errors import shown
 from hybridvif.model.names import is_uuid, key_of, names_of_key, own_port_id
 from hybridvif.model.parts import (
+    CONVERTING,
     DEAD_VLAN,
     PLACEHOLDER_TYPE,
     VHOST_USER_TYPES,
@@ -288,6 +289,8 @@ def _part_of(row: Row, switches: Mapping[str, str], held: Collection[str], socke
     # "system" and "" are the same type (ovs-vswitchd.conf.db(5), Interface: type).
     kind = "" if row.type == "system" else shown(row.type)
     ids: dict[str, Any] = {attribute: shown(row.external_ids.get(key, "")) for attribute, key in IDS.items()}
+    if ids["converting"] not in ("", CONVERTING):
+        ids |= {"attached_mac": ids["attached_mac"] or ids["converting"], "converting": CONVERTING}
     if _is_vhost_user(row.name) and kind in VHOST_USER_TYPES.values():
         return VhostUserPort(
             name=row.name,
@@ -337,6 +340,19 @@ def ids_of(port: OvsPort) -> dict[str, str]:
     """Return the external_ids that a port is created with."""
     ids = {key: str(getattr(port, attribute)) for attribute, key in IDS.items()}
     return {key: value for key, value in ids.items() if value}
+
+
+def changed_ids(port: OvsPort, changes: Mapping[str, object]) -> dict[str, str]:
+    """Return the external_ids that an Update writes; "" removes a key.
+
+    Neutron's agent removes the filter of a port if a row with its attached-mac is deleted, even if another row has the
+    port by then. The mark of a conversion therefore takes attached-mac off the row, and holds it.
+    """
+    ids = {key: str(changes[attribute]) for attribute, key in IDS.items() if attribute in changes}
+    if "converting" in changes:
+        mac, mark = ("", port.attached_mac or CONVERTING) if changes["converting"] else (port.attached_mac, "")
+        ids |= {IDS["attached_mac"]: mac, IDS["converting"]: mark}
+    return ids
 
 
 def columns_at_creation(port: OvsPort) -> Mapping[str, str | int]:

@@ -152,7 +152,7 @@ def _unchanged(row: Row) -> Operation:
 
 
 def _change(port: OvsPort, found: Row, changes: Mapping[str, object], socket_dir: str) -> list[Operation]:
-    ids = {key: str(changes[attribute]) for attribute, key in ovs_rows.IDS.items() if attribute in changes}
+    ids = ovs_rows.changed_ids(port, changes)
     mutations = _replace("external_ids", ids) if ids else []
     row: dict[str, Any] = {}
     if {"type", "socket_as_configured"} & changes.keys():

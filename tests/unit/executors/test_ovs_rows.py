@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from hybridvif.executors import ovs_rows
-from hybridvif.executors.ovs_rows import Row, Snapshot, observed
+from hybridvif.executors.ovs_rows import Row, Snapshot, changed_ids, observed
 from hybridvif.executors.ovsdb.commit import error_about
-from hybridvif.model.parts import ForeignPort, OvsPort, VhostUserPort
+from hybridvif.model.parts import CONVERTING, ForeignPort, OvsPort, VhostUserPort
 from hybridvif.model.state import Delete, Update
 
 PLACEHOLDER_ERROR = "No usable peer 'nobody' exists in 'netdev' datapath."
@@ -80,6 +80,30 @@ def test_placeholder_row_has_no_error() -> None:
     assert error_about(row) == ""
     assert not is_accepted(row)
     assert not row.is_undecided
+
+
+MAC = "fa:16:3e:00:00:01"
+
+
+@pytest.mark.parametrize("mac", [MAC, ""])
+def test_mark_of_a_conversion_holds_the_mac(mac: str) -> None:
+    """Neutron's agent removes the filter of a port if a row with attached-mac is deleted."""
+    port = OvsPort(
+        name=ROW.name,
+        bridge="br-int",
+        iface_id="id",
+        iface_status="active",
+        attached_mac=mac,
+        vm_uuid="vm",
+        port_id="",
+    )
+    ids = changed_ids(port, {"converting": CONVERTING})
+    assert ids == {"attached-mac": "", "hybridvif-converting": mac or CONVERTING}
+    row = replace(ROW, external_ids={key: value for key, value in ids.items() if value})
+    (marked,) = observed(Snapshot({row.name: row}, {"br-int": "system"})).state.ports.values()
+    assert isinstance(marked, OvsPort)
+    assert (marked.attached_mac, marked.converting) == (mac, CONVERTING)
+    assert changed_ids(marked, {"converting": ""}) == {"attached-mac": mac, "hybridvif-converting": ""}
 
 
 VHU = replace(ROW, name="vhu00000001-7b", type="dpdkvhostuser", mtu_request=1500)
