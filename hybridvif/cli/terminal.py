@@ -6,6 +6,7 @@ With -f json or yaml, stdout holds exactly one document, and all text for people
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import logging
 import os
@@ -297,8 +298,10 @@ class _Formatter(logging.Formatter):
         """Format a record. exc_text is a traceback formatted by the daemon."""
         if self._tracebacks:
             return escaped_lines(super().format(record))
-        record.exc_info = record.exc_text = record.stack_info = None
-        return escaped(super().format(record))
+        # Other handlers format the same record.
+        plain = copy.copy(record)
+        plain.exc_info = plain.exc_text = plain.stack_info = None
+        return escaped(super().format(plain))
 
 
 def set_up_logs(verbose: int, *, quiet: bool = False) -> None:

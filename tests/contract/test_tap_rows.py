@@ -10,6 +10,7 @@ from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Upda
 from hybridvif.cli.commands import check as checking, show
 from hybridvif.cli.commands.doctor import port_findings
 from hybridvif.cli.ports import PortRequest
+from hybridvif.cli.terminal import Answer
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import Role, Veth
 from hybridvif.privileged.execute import installed
@@ -125,21 +126,25 @@ def test_a_switch_end_in_another_bridge_is_a_conflict(bench: Bench) -> None:
     assert check(PORT, bench.host) == ()
 
 
+def warnings_about_the_port(answer: Answer) -> list[str]:
+    """Return the warnings about the port. Another one says that this process cannot read the flows."""
+    return [warning for warning in answer.warnings if PORT.id in warning]
+
+
 @pytest.mark.parametrize("other", ["vnet0", "qvo00000002-7b", "a name\u2028"])
 def test_another_row_with_the_iface_id_is_a_warning(bench: Bench, other: str) -> None:
     assert plug(PORT, bench.host).ok
-    assert checking.answer_of(ASKED, bench.host).warnings == []
+    assert warnings_about_the_port(checking.answer_of(ASKED, bench.host)) == []
     add = ["--no-wait", "add-port", "br-int", other, "--", "set", "Interface", other]
     bench.box.run(["ovs-vsctl", *add, f"external_ids:iface-id={PORT.id}"])
     try:
         checked = checking.answer_of(ASKED, bench.host)
         assert checked.exit_code == 0
-        (warning,) = checked.warnings
-        assert PORT.id in warning
+        (warning,) = warnings_about_the_port(checked)
         assert "ovs-vsctl del-port " in warning
         assert warning.isprintable()
         assert escaped(other) in warning
-        assert list(show.list_of(bench.host).warnings) == [warning]
+        assert warnings_about_the_port(show.list_of(bench.host)) == [warning]
         findings = [finding for finding in port_findings(bench.observed(None)) if PORT.id in finding.name]
         assert [finding.verdict for finding in findings] == ["info"]
         assert bench.observed(None).facts.bearers.keys() == {PORT.id}
