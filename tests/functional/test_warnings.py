@@ -92,7 +92,7 @@ def test_tap_that_is_down_under_its_vm_is_a_warning(lab: Lab) -> None:
 @pytest.mark.parametrize(
     ("script", "sentence"),
     [
-        ("kill -STOP {pid}", "ovs-vswitchd has not answered within 3.0 s, so it may hang"),
+        ("kill -STOP {pid}", "ovs-ofctl had no answer within 3.0 s, so ovs-vswitchd may hang"),
         ("mv {run}/br-int.mgmt {run}/away", "ovs-vswitchd does not run"),
     ],
 )
