@@ -56,7 +56,7 @@ class Observation:
 
 
 def _duplicate(seen: Observation) -> str:
-    own = {seen.port.names.switch_end, seen.port.names.vhost_user}
+    own = {seen.port.names.switch_end, seen.port.names.vhost_user, seen.row and seen.row.name}
     others = [name for name in seen.facts.bearers.get(seen.port.iface_id, ()) if name not in own]
     if not others:
         return ""

@@ -63,7 +63,7 @@ def exported(
     """Return the fields of each port, and the reasons to leave others out by key. port_ids: these only; (): all."""
     entries: list[Mapping[str, object]] = []
     skipped: dict[str, str] = {}
-    for port in plugged_ports(seen):
+    for port in plugged_ports(seen, port_ids=port_ids):
         if port_ids and port.port_id not in port_ids:
             continue
         if reason := port.conflict or (port.inferred.unknown_text if port.inferred.unknown else ""):

@@ -65,7 +65,7 @@ def answer_of(
     seen = host.observe(None, time.monotonic() + host.settings.deadline)
     chosen = [
         port
-        for port in plugged_ports(seen)
+        for port in plugged_ports(seen, port_ids=port_ids or ())
         if (port.condition in BROKEN if port_ids is None else port.port_id in port_ids)
     ]
     skipped = [
@@ -87,4 +87,6 @@ def _refusal(port: PluggedPort, options: Sequence[str]) -> Report:
     """Return the report of a port with unknown fields."""
     port_id, fix = port.inferred.port.id, fix_of(port, options)
     reason = port.conflict if fix is None else f"{port.inferred.unknown_text}; plug it by: {shlex.join(fix)}"
-    return Report(port_id=port_id, status=Status.REFUSED, code=Refused.code, reason=f"port {port_id}: {reason}")
+    prefix = f"port {port_id}: "
+    reason = f"{prefix}{reason.removeprefix(prefix)}"
+    return Report(port_id=port_id, status=Status.REFUSED, code=Refused.code, reason=reason)

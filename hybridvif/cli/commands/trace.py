@@ -8,17 +8,19 @@ from dataclasses import asdict
 from textwrap import wrap
 
 from hybridvif.cli.options import connected
+from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.trace import Diagnosis
 
 FORMATS = ("text", "json", "yaml")
 WIDTH = 80
+NONE = "none"
 _ROW = "{:<2} {:<14}  {:<19} {:>5}  {:>8} {:>7}  {:>8} {:>7}"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif trace`."""
-    parser.add_argument("port", metavar="PORT", help="the port's id, a UUID")
+    parser.add_argument("port", metavar="PORT", help=PORT_HELP)
     parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="the time to watch (default: 5)")
     text = "the IPv4 or MAC address of another machine, to which the switch computes the path"
     parser.add_argument("--to", default="", metavar="IP|MAC", help=text)
@@ -32,7 +34,8 @@ def run(args: argparse.Namespace) -> Answer:
     from hybridvif.client.trace import trace
 
     with connected(args, begun=True) as host:
-        return answer_of(trace(args.port, host, seconds=args.seconds, to=args.to, generate=args.generate))
+        (port_id,) = found_ids([args.port], host, single=True)
+        return answer_of(trace(port_id, host, seconds=args.seconds, to=args.to, generate=args.generate))
 
 
 def answer_of(diagnosis: Diagnosis) -> Answer:
@@ -52,7 +55,8 @@ def _lines(diagnosis: Diagnosis, paint: Paint) -> Iterator[str]:
         for hop in diagnosis.hops
     ]
     if diagnosis.bridge:
-        rows.append((diagnosis.bridge, f"ofport {diagnosis.ofport}, tag {diagnosis.tag}", *[""] * 5))
+        ofport, tag = (NONE if value is None else value for value in (diagnosis.ofport, diagnosis.tag))
+        rows.append((diagnosis.bridge, f"ofport {ofport}, tag {tag}", *[""] * 5))
     yield paint(_ROW.format("", "hop", "state", "mtu", "from VM", "dropped", "to VM", "dropped"), "bold")
     for row in rows:
         is_end = row[0] == diagnosis.hop

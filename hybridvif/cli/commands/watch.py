@@ -13,13 +13,14 @@ from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.changes import change_text
 from hybridvif.cli.output.report import result_text
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
+from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.any_host import AnyHost, WatchableHost
 from hybridvif.engine.converge import converge
 from hybridvif.engine.goals import goal_for_plug
 from hybridvif.engine.watch import Event, Watch
 from hybridvif.model.errors import Refused
-from hybridvif.model.names import KEY_LENGTH, key_of, names_of
+from hybridvif.model.names import KEY_LENGTH, key_of
 from hybridvif.model.orphans import tagged_ports
 from hybridvif.model.parts import Difference
 from hybridvif.model.port import Port
@@ -48,7 +49,7 @@ class InOrder(Refused):
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif watch`."""
-    parser.add_argument("port", nargs="*", metavar="PORT", help="these ports only, by their ids (default: all ports)")
+    parser.add_argument("port", nargs="*", metavar="PORT", help=f"these ports only; {PORT_HELP} (default: all)")
     parser.add_argument("--repair", action="store_true", help="plug a port again that drifts")
     text = f"repairs of a port within a minute, with --repair (default: {LIMIT})"
     parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=text)
@@ -59,10 +60,10 @@ def run(args: argparse.Namespace) -> int:
     """Write events until a signal ends the command."""
     if args.limit < 1:
         raise UsageError("--limit must be at least 1")
-    for port_id in args.port:
-        names_of(port_id)
+    requests = [PortRequest(fields={"id": word}) for word in args.port]
     with connected(args) as host:
-        session = Session(host, args.port, args.terminal.write_event, args.limit if args.repair else 0)
+        port_ids = [request.port_id for request in found_ports(requests, host)]
+        session = Session(host, port_ids, args.terminal.write_event, args.limit if args.repair else 0)
         try:
             session.begin()
             session.run()

@@ -144,7 +144,7 @@ def result_text(goal: str, report: Report) -> str:
     if not report.ok:
         return _ENDINGS[report.status]
     if report.code:
-        return "runs natively, nothing plugged"
+        return "runs natively, its row repaired" if report.changed else "runs natively, nothing plugged"
     if goal == "convert":
         return "converted" if report.changed else "was plugged that way, nothing written"
     if not report.changed:

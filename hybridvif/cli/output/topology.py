@@ -205,20 +205,23 @@ def flows_that_drop(settings: Settings, seen: Observed) -> tuple[Dropped, list[s
     return dropped, []
 
 
-def plugged_ports(seen: Observed, dropped: Dropped = MappingProxyType({})) -> list[PluggedPort]:
-    """Return the ports that have at least one part, ordered by name."""
+def plugged_ports(
+    seen: Observed, dropped: Dropped = MappingProxyType({}), port_ids: Collection[str] = ()
+) -> list[PluggedPort]:
+    """Return the ports that have at least one part, ordered by name. port_ids: given ids, which the parts may lack."""
+    given = {port_id[:KEY_LENGTH]: port_id for port_id in port_ids}
     orphans = {orphan.port_id[:KEY_LENGTH] for orphan in find_orphans(seen, ()) if orphan.is_tagged}
     return [
-        _plugged_port(key, names_of_key(key), state, seen.facts, dropped, key in orphans)
+        _plugged_port(key, given.get(key), state, seen.facts, dropped, key in orphans)
         for key, state in states_of_ports(seen.state).items()
         if is_there(state, names_of_key(key))
     ]
 
 
 def _plugged_port(
-    key: str, names: PortNames, state: HostState, facts: Facts, dropped: Dropped, is_orphan: bool
+    key: str, given: str | None, state: HostState, facts: Facts, dropped: Dropped, is_orphan: bool
 ) -> PluggedPort:
-    port_id = next(iter(ids_of(key, state)), None)
+    names, port_id = names_of_key(key), given or next(iter(ids_of(key, state)), None)
     kind = VifType.IVS if isinstance(state.ports.get(names.switch_end), IvsPort) else VifType.OVS
     inferred = infer_port(PortRequest(fields={"id": port_id or key + _ID_SUFFIX, "vif_type": kind}), state)
     if port_id is None:

@@ -135,3 +135,12 @@ def test_only_one_firewall_flag_is_no_call_iptables() -> None:
     entry: Mapping[str, object] = ports_of(answer_of(changed(host, QBR, nf_call_ip6tables=False)))[0]
     assert "call_iptables" not in entry
     assert isinstance(host.state.ports[QVO], OvsPort)
+
+
+def test_port_without_its_id_is_exported_by_the_given_id() -> None:
+    host = changed(changed(plugged(PORT), QVB, alias="", peer_alias=""), QBR, alias="")
+    host = changed(host, QVO, iface_id="zzz")
+    assert answer_of(host).exit_code == 3
+    answer = answer_of(host, [ID])
+    assert [port["id"] for port in ports_of(answer)] == [ID]
+    assert answer.exit_code == 0

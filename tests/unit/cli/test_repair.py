@@ -69,6 +69,28 @@ def test_port_with_contradicting_owners_is_refused() -> None:
     assert TWIN_ID in answer.failures[0].message
 
 
+def test_port_without_its_id_is_repaired_by_the_given_id() -> None:
+    host = drifted(PORT, alias="", peer_alias="")
+    for name, values in {QBR: {"alias": ""}, QVO: {"iface_id": "zzz"}}.items():
+        part: Any = host.state.links.get(name) or host.state.ports[name]
+        host.state = host.state.with_parts(replace(part, **values))
+    assert answer_of(host).exit_code == 6
+    answer = answer_of(host, [ID])
+    assert (answer.exit_code, text_of(answer)) == (0, f"{ID}  repaired: 3 changed")
+    assert host.state == plugged(PORT).state
+
+
+def test_port_with_the_id_of_another_is_refused() -> None:
+    host = drifted(PORT, up=False)
+    answer = answer_of(host, [TWIN_ID])
+    assert (answer.exit_code, host.steps) == (6, [])
+
+
+def test_refused_port_is_named_once_in_its_message() -> None:
+    (failure,) = answer_of(drifted(PORT, peer_alias=TWIN_ID), [TWIN_ID]).failures
+    assert failure.message.count(f"port {TWIN_ID}: ") == 1
+
+
 def test_port_of_unknown_id_is_left_with_exit_code_6() -> None:
     host = drifted(PORT, name=QBR, alias="")
     host.state = host.state.without(host.state.links[QVB]).without(host.state.ports[QVO])

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from hybridvif import Create, Port, Tap
 from hybridvif.cli.output.report import answer_of_reports, failure_of, failure_of_report, result_text
 from hybridvif.client.host import NoResponse
+from hybridvif.engine.converge import RUNS_NATIVELY
 from hybridvif.model.errors import (
     BridgeMissing,
     ConfigurationError,
@@ -40,6 +42,12 @@ from tests.support.answers import (
 
 def report(status: Status, port_id: str = ID, **more: Any) -> Report:
     return Report(port_id=port_id, status=status, **{"reason": f"it {status.value}", **more})
+
+
+def test_converted_port_with_a_repaired_row_says_so() -> None:
+    done = report(Status.DONE, code=RUNS_NATIVELY)
+    assert result_text("plug", done) == "runs natively, nothing plugged"
+    assert result_text("plug", replace(done, changed=True)) == "runs natively, its row repaired"
 
 
 def test_plug_prints_one_line_per_port_and_a_summary() -> None:

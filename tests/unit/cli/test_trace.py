@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -10,12 +11,14 @@ import pytest
 
 import hybridvif
 from hybridvif import InvalidInput, NameCollision, PreconditionError, RecordingHost, desired_state
+from hybridvif.cli import parse_arguments
+from hybridvif.cli.commands import trace as command
 from hybridvif.cli.commands.trace import answer_of
 from hybridvif.cli.terminal import Paint
 from hybridvif.client.trace import trace
 from hybridvif.model.errors import MAX_SHOWN
 from hybridvif.model.trace import Finding, RuleReport
-from tests.support.answers import DIAGNOSIS, ID, PORT, QBR, QVB, TAP, TWIN_ID
+from tests.support.answers import DIAGNOSIS, ID, PORT, QBR, QVB, TAP, TWIN_ID, VM, plugged
 
 
 def text_of(diagnosis: hybridvif.Diagnosis) -> list[str]:
@@ -59,6 +62,17 @@ def test_a_hop_that_stops_packets_sets_the_exit_code() -> None:
 
 def test_row_that_is_missing_is_not_drawn() -> None:
     assert not any("ofport" in line for line in text_of(replace(DIAGNOSIS, bridge="")))
+
+
+def test_row_without_number_and_tag_says_none() -> None:
+    assert " | br-int          ofport none, tag none" in text_of(replace(DIAGNOSIS, ofport=None, tag=None))
+
+
+@pytest.mark.parametrize("word", [ID, TAP, ID[:11], VM])
+def test_port_is_found_by_any_of_its_names(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(command, "connected", lambda *_, **__: nullcontext(plugged(PORT)))
+    monkeypatch.setattr("hybridvif.client.trace.trace", lambda port_id, *_, **__: replace(DIAGNOSIS, port_id=port_id))
+    assert command.run(parse_arguments(["trace", word])).document["port"] == ID
 
 
 def test_unknown_path_of_a_frame_is_not_drawn() -> None:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -20,7 +22,7 @@ from hybridvif.engine.watch import Watch
 from hybridvif.model.errors import HybridVifError, InvalidInput
 from hybridvif.model.parts import Tap
 from hybridvif.model.state import Update
-from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TAP, plugged, text_of
+from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TAP, VM, plugged, text_of
 from tests.support.schemas import schema_of, validate
 
 KEY = ID[:11]
@@ -292,6 +294,22 @@ def test_invalid_argument_is_bad_input(words: list[str]) -> None:
     args = parse_arguments(["watch", *words])
     with pytest.raises(InvalidInput):
         command.run(args)
+
+
+@pytest.mark.parametrize("word", [ID, TAP, ID[:11], VM])
+def test_watched_port_is_found_by_any_of_its_names(word: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Ending(RecordingHost):
+        def next_observation(self, names: Any, digest: str, deadline: float) -> Any:
+            if digest:
+                raise KeyboardInterrupt
+            return super().next_observation(names, digest, deadline)
+
+    host, texts = Ending(plugged(PORT).state), list[str]()
+    monkeypatch.setattr(command, "connected", lambda *_: nullcontext(host))
+    args = parse_arguments(["watch", word])
+    args.terminal = SimpleNamespace(write_event=lambda answer: texts.append(text_of(answer)))
+    assert command.run(args) == 130
+    assert [text.partition("  ")[2] for text in texts] == ["watching 1 ports, 0 of them not in order"]
 
 
 def test_each_event_is_one_line_of_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -74,6 +74,13 @@ def test_running_vm_without_row_has_no_warning_about_its_row() -> None:
     assert codes(facts_of(RUNNING, PortFact(ofport=7, tag=DEAD_VLAN)), state) == []
 
 
+def test_converted_port_is_no_duplicate_of_itself() -> None:
+    facts = replace(facts_of(None, name=TAP), bearers={PORT.id: ("dup0", TAP)})
+    (warning,) = port_warnings(PORT, NATIVE, facts, DROPPED)
+    assert "is also in dup0 of Open vSwitch" in warning.text
+    assert codes(replace(facts, bearers={PORT.id: (TAP,)}), NATIVE) == []
+
+
 def test_converted_port_in_dead_vlan_has_a_warning() -> None:
     facts = facts_of(RUNNING._replace(master=""), PortFact(ofport=3, tag=DEAD_VLAN), TAP)
     assert codes(facts, NATIVE) == ["dead-vlan"]
