@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 MAX_PENDING = 1024
 """Largest number of requests without a response. Beyond, nothing is read."""
 MAX_PENDING_BYTES = 6 * 1024 * 1024
-"""Largest size of these requests in bytes, that of one message. Beyond, nothing is read."""
+"""Largest cost of these requests in bytes (channel.py), that of one message. Beyond, nothing is read."""
 MAX_LINE = 16_384
 """Largest number of characters of a log line or a traceback."""
 BURST = 32_768
