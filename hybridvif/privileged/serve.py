@@ -100,8 +100,9 @@ class Server:
         """Serve requests until EOF, or until the client cannot be reached."""
         requests = requests_from(self._channel, self._sender.send)
         try:
-            # One thread is enough. If none can be started, the daemon ends.
+            # One thread of each is enough. If none can be started, the daemon ends.
             self._pool.submit(int)
+            self._watchers.submit(int)
             while True:
                 with self._room:
                     # Bounds the memory of the daemon if the client reads no responses.
