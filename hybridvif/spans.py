@@ -11,6 +11,8 @@ Span = tuple[str, float, float]
 """The name, the start and the end."""
 OWN = 0
 """The key of the spans of this process. Others are those of the daemon, by the id of its thread."""
+MAX_SPANS = 10_000
+"""Largest number of collected spans of a process; later ones are dropped. A watch may observe for an hour."""
 _collected: ContextVar[dict[int, list[Span]] | None] = ContextVar("spans", default=None)
 
 _NOT_RECORDED = nullcontext()
@@ -32,9 +34,10 @@ def is_collecting() -> bool:
 
 
 def add(key: int, spans: Sequence[Span]) -> None:
-    """Add spans of the daemon."""
+    """Add spans of a process, as far as there is room."""
     if (collected := _collected.get()) is not None:
-        collected.setdefault(key, []).extend(spans)
+        own = collected.setdefault(key, [])
+        own.extend(spans[: MAX_SPANS - len(own)])
 
 
 def span(name: str) -> AbstractContextManager[None]:

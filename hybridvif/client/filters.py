@@ -44,10 +44,12 @@ def filtered_ofports(settings: Settings, bridge: str, deadline: float) -> frozen
 def flows_of(settings: Settings, bridge: str, table: int, deadline: float) -> str:
     """Return the flows of one table of a bridge as text. Raises NotReady, and SwitchSilent of this host."""
     # Without --names, a port is a number.
-    query = f"--no-names --no-stats -O {_VERSIONS} dump-flows unix:{socket_directory(settings)}/{bridge}.mgmt"
+    options = ["--no-names", "--no-stats", "-O", _VERSIONS]
+    # One word each: whoever writes the database chooses the name, and root may run this.
+    target = [f"unix:{socket_directory(settings)}/{bridge}.mgmt", f"table={table}"]
     unread = f"the flows of {bridge} cannot be read"
     try:
-        return output_of(settings, ["ovs-ofctl", *query.split(), f"table={table}"], deadline)
+        return output_of(settings, ["ovs-ofctl", *options, "dump-flows", *target], deadline)
     except SwitchSilent as error:
         raise SwitchSilent(f"{unread}: {error}, so ovs-vswitchd may hang; see hybridvif doctor") from error
     except NotReady as error:

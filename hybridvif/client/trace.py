@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridvif.client.filters import output_of, socket_directory
+from hybridvif.engine import first_seen
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.executors.netlink.connection import IFNAME, device_of
 from hybridvif.executors.netlink.devices import Device, bridge_port_of
@@ -45,6 +46,8 @@ from hybridvif.model.trace import Diagnosis, Evidence, Hop, Look, SwitchView, di
 MAX_SECONDS = 3600.0
 TIMEOUT = 10.0
 """Seconds in which ovs-vswitchd and iptables must answer. A busy host keeps ovs-vswitchd waiting for some seconds."""
+MAX_RESPONSE = 64 * 1024 * 1024
+"""Largest size of a response of ovs-vswitchd in bytes. That of 100,000 flows has 30 MB."""
 BROADCAST, EVERYBODY, SENDER = "ff:ff:ff:ff:ff:ff", "255.255.255.255", "02:00:00:00:00:01"
 NOBODY = "0.0.0.0"  # noqa: S104  # the sender of a DHCP request, no address to bind to
 _PORTS = ("udp_src=68,udp_dst=67", "udp_src=67,udp_dst=68")
@@ -190,7 +193,8 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
         return SwitchView()
     directory = Path(socket_directory(settings))
     try:
-        pid = int((directory / "ovs-vswitchd.pid").read_text(encoding="ascii"))
+        # Open vSwitch may run as its own user, who can write any file there.
+        pid = int(first_seen.read(str(directory / "ovs-vswitchd.pid"), 64))
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(TIMEOUT)
             channel.connect(str(directory / f"ovs-vswitchd.{pid}.ctl"))
@@ -227,7 +231,7 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
         if (directory / "ovsdb-server.pid").exists():
             return SwitchView(failure="switch-dead")
         notes.append(f"{row.bridge}: there is no management socket of ovs-vswitchd in {directory}")
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, first_seen.Unfit) as error:
         notes.append(f"{row.bridge}: ovs-vswitchd cannot be asked: {shown(str(error))}")
     return SwitchView()
 
@@ -236,13 +240,15 @@ def _ask(channel: socket.socket, method: str, *parameters: str) -> str:
     """Return the response to a command of ovs-appctl(8). Raises OSError, ValueError with the error of ovs-vswitchd."""
     due = time.monotonic() + TIMEOUT
     channel.sendall(json.dumps({"id": 0, "method": method, "params": parameters}).encode())
-    received = b""
+    received = bytearray()
     while True:
         channel.settimeout(max(due - time.monotonic(), 0.001))
         data = channel.recv(1 << 16)
         if not data:
             raise ConnectionResetError
         received += data
+        if len(received) > MAX_RESPONSE:
+            raise ValueError(f"its response has more than {MAX_RESPONSE} bytes")
         # A response has no delimiter. It ends with a brace.
         if received.rstrip().endswith(b"}"):
             with suppress(json.JSONDecodeError):

@@ -305,6 +305,7 @@ def objection(state: HostState, step: Step) -> Objection | None:
         or _objection_to_owner(step, found)
         or (_objection_to_name(step.before) if isinstance(step, Update) else None)
         or (_objection_to_master(state, step, found) if isinstance(step, Update) else None)
+        or (_objection_to_mark(step, found) if isinstance(step, Update) else None)
     )
 
 
@@ -441,6 +442,16 @@ def _objection_to_master(state: HostState, step: Update, found: Part) -> Objecti
             retry=False,
         )
     return _objection_to_bridge(state, after)
+
+
+def _objection_to_mark(step: Update, found: Part) -> Objection | None:
+    """Refuse to mark a row with another attached-mac than it has: the mark holds it, and it is written back."""
+    written = changes_of(step)
+    if not isinstance(found, OvsPort) or "converting" not in written or "attached_mac" in written:
+        return None
+    if found.attached_mac != step.after.attached_mac:  # type: ignore[attr-defined]
+        return Objection(f"{found.name} has changed since it was observed", retry=True)
+    return None
 
 
 def _objection_to_bridge(state: HostState, master: str) -> Objection | None:

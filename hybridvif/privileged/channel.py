@@ -37,6 +37,8 @@ MAX_MESSAGE = 6 * 1024 * 1024
 """Largest size of a request in bytes. 2,000 plans to plug new ports have 1.7 MB, and to repair every part 5.2 MB."""
 MAX_VALUES = 750_000
 """Largest number of values of a request, with lists and maps and their elements. The same plans have 712,000."""
+VALUE_SIZE = 8
+"""Size of a value in bytes, at least, for the bound of serve.py: an empty map of 1 byte takes 64 in memory."""
 MAX_BUFFER = 16 * 1024 * 1024
 """Largest size of a single text in bytes. A client that sends a longer one is disconnected."""
 _NAME_BYTES = 64
@@ -78,8 +80,9 @@ def pack(message: Any) -> bytes:
 
 
 def requests_from(channel: socket.socket, answer: Callable[[Request], None]) -> Iterator[tuple[Request, int]]:
-    """Yield the requests of a client with their sizes, until EOF or until the next message cannot be found.
+    """Yield the requests of a client with their costs, until EOF or until the next message cannot be found.
 
+    The cost of a request is its size, or that of its values if they are many.
     answer: sends the refusal of a bad message. A message without a name is ignored.
     """
     splitter = msgpack.Unpacker(max_buffer_size=MAX_BUFFER)
@@ -94,11 +97,14 @@ def requests_from(channel: socket.socket, answer: Callable[[Request], None]) -> 
                 size, start = splitter.tell() - start, splitter.tell()
                 behind = len(pending) - (end - start)
                 encoded, pending = bytes(pending[:behind]), pending[behind:]
-                request = _decoded(encoded) if size <= MAX_MESSAGE else f"a message is larger than {MAX_MESSAGE} bytes"
-                if not isinstance(request, str):
-                    yield request, size
+                found = _decoded(encoded) if size <= MAX_MESSAGE else f"a message is larger than {MAX_MESSAGE} bytes"
+                if not isinstance(found, str):
+                    request, values = found
+                    yield request, max(size, values * VALUE_SIZE)
+                    # Not kept while the next message is read.
+                    del found, request
                 elif name := _name_of(encoded):
-                    answer((name, (Message.RET.value, ["failed", Refused.code, f"refused: {request}"])))
+                    answer((name, (Message.RET.value, ["failed", Refused.code, f"refused: {found}"])))
         except msgpack.OutOfData:
             if len(pending) > MAX_MESSAGE:
                 # Read to the end of the message without storing it.
@@ -108,8 +114,8 @@ def requests_from(channel: socket.socket, answer: Callable[[Request], None]) -> 
             return
 
 
-def _decoded(encoded: bytes) -> Request | str:
-    """Return the request, or what is wrong with the message."""
+def _decoded(encoded: bytes) -> tuple[Request, int] | str:
+    """Return the request and the number of its values, or what is wrong with the message."""
     number = 0
 
     def counted(items: Sized) -> Sized:
@@ -128,7 +134,7 @@ def _decoded(encoded: bytes) -> Request | str:
     match message:
         # An extension type of msgpack is a subclass of tuple.
         case (str(), (int(), *_) as content) if type(message) is type(content) is tuple:
-            return message
+            return message, number
     return "a message is no request"
 
 

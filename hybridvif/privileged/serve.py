@@ -23,7 +23,7 @@ LOG = logging.getLogger(__name__)
 MAX_PENDING = 1024
 """Largest number of requests without a response. Beyond, nothing is read."""
 MAX_PENDING_BYTES = 6 * 1024 * 1024
-"""Largest size of these requests in bytes, that of one message. Beyond, nothing is read."""
+"""Largest cost of these requests in bytes (channel.py), that of one message. Beyond, nothing is read."""
 MAX_LINE = 16_384
 """Largest number of characters of a log line or a traceback."""
 BURST = 32_768
@@ -100,8 +100,9 @@ class Server:
         """Serve requests until EOF, or until the client cannot be reached."""
         requests = requests_from(self._channel, self._sender.send)
         try:
-            # One thread is enough. If none can be started, the daemon ends.
+            # One thread of each is enough. If none can be started, the daemon ends.
             self._pool.submit(int)
+            self._watchers.submit(int)
             while True:
                 with self._room:
                     # Bounds the memory of the daemon if the client reads no responses.

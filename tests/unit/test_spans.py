@@ -37,6 +37,17 @@ def test_spans_are_collected_by_process_also_after_an_error() -> None:
     assert not spans.is_collecting()
 
 
+def test_spans_of_a_long_request_are_limited() -> None:
+    with spans.collecting() as collected:
+        spans.add(7, [("theirs", 0.0, 1.0)] * (spans.MAX_SPANS - 1))
+        for _ in range(2):
+            spans.add(7, [("theirs", 0.0, 1.0)] * 2)
+        for _ in range(spans.MAX_SPANS + 1):
+            with spans.span("own"):
+                pass
+    assert [len(collected[key]) for key in (7, spans.OWN)] == [spans.MAX_SPANS] * 2
+
+
 def served(question: object, _deadline: float) -> object:
     with spans.span("work"):
         return question

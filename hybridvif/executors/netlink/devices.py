@@ -1,7 +1,7 @@
 """Link devices: one table of their attributes, and devices that any executor has read -> parts and facts.
 
 An attribute has the name of the part's field. The four tables say where netlink keeps it. A row holds its name in every
-interface that reads or writes it: messages.py, sysctl.py, command_lines.py and pyroute2_executor.py.
+interface that reads or writes it: connection.py, sysctl.py, command_lines.py and pyroute2_executor.py.
 """
 
 from __future__ import annotations

@@ -286,7 +286,7 @@ def _own(tap: str) -> Generator[list[Operation], list[Response], None]:
     """
     try:
         with attached(tap) as fd:
-            if _queues_in((yield [Get(tap)])) > 1:
+            if (yield from _queues_of(tap)) > 1:
                 raise held(tap, retry=False)
             own(fd)
     except OSError as error:
@@ -294,12 +294,14 @@ def _own(tap: str) -> Generator[list[Operation], list[Response], None]:
             raise held(tap, retry=True) from None
         raise
     # One could attach until root was the owner.
-    if _queues_in((yield [Get(tap)])):
+    if (yield from _queues_of(tap)):
         raise held(tap, retry=False)
 
 
-def _queues_in(responses: Sequence[Response]) -> int:
-    """Return the number of queues that processes hold of a tap; 0 for a tap of one queue."""
+def _queues_of(tap: str) -> Generator[list[Operation], list[Response], int]:
+    """Return the number of queues that processes hold of a tap; 0 for a tap of one queue. Raises StepFailed."""
+    responses = yield [Get(tap)]
+    _accept(f"cannot make root the owner of {tap}", responses)
     return sum(response.queues for response in responses if isinstance(response, Device))
 
 

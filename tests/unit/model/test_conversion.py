@@ -20,6 +20,7 @@ from hybridvif.model.state import (
     Facts,
     HostState,
     LinkFact,
+    Objection,
     Observed,
     Replace,
     Step,
@@ -167,6 +168,19 @@ def test_replacement_that_would_change_more_is_refused(state: HostState, step: S
     assert against is not None
     assert reason in against.reason
     assert against.retry is retry
+
+
+@pytest.mark.parametrize(("before", "after"), [(ROW, MARKED), (MARKED, ROW)], ids=["marked", "unmarked"])
+def test_mark_holds_only_the_attached_mac_of_the_row(before: OvsPort, after: OvsPort) -> None:
+    """The mark holds attached-mac, which is written back. A captured client must not choose it."""
+    state = RUNNING.with_parts(before)
+    illegal = [replace(row, attached_mac="x' -- del-br br-int") for row in (before, after)]
+    against = objection(state, Update(*illegal))
+    assert against == Objection(f"{ROW.name} has changed since it was observed", retry=True)
+    assert objection(state, Update(before, after)) is None
+    # A value that is written has been authorized.
+    assert objection(state, Update(before, replace(after, attached_mac="fa:16:3e:00:00:07"))) is None
+    assert objection(RUNNING.with_parts(illegal[0]), Update(*illegal)) is None
 
 
 def test_replacement_of_a_row_without_its_device_is_not_accepted() -> None:

@@ -170,9 +170,9 @@ def test_existing_threads_continue_if_none_can_be_started(
         raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(threading.Thread, "start", refused)
-    lab.released.release(2)
-    lab.ask("b", "c")
-    assert sorted(lab.responses(2)) == ["b", "c"]
+    lab.released.release(3)
+    lab.ask("b", "c", WATCH)
+    assert sorted(lab.responses(3)) == ["b", "c", WATCH]
 
 
 def test_server_ends_if_the_client_is_unreachable(lab_of: Callable[[int], Lab]) -> None:
