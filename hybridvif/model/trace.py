@@ -97,6 +97,16 @@ class RuleReport:
     packets: int
 
 
+@dataclass(frozen=True, slots=True)
+class EntryReport:
+    """A forwarding entry of the Linux bridge: the device to which it sends the frames for a MAC address."""
+
+    mac: str
+    device: str
+    consumed: bool
+    """True if the address is that of the device itself, so the host consumes the frames."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Diagnosis:
     """The result of a trace."""
@@ -111,6 +121,7 @@ class Diagnosis:
     sentence: str
     hops: tuple[HopReport, ...]
     """From the VM to the switch. Empty for a vhost-user port."""
+    entries: tuple[EntryReport, ...] = ()
     bridge: str
     """The bridge of the switch; "" without a row."""
     ofport: int | None
@@ -205,6 +216,7 @@ def diagnose(evidence: Evidence) -> Diagnosis:
         hop=verdict.hop,
         sentence=verdict.sentence,
         hops=tuple(_hop_report(evidence, name) for name in evidence.chain),
+        entries=tuple(EntryReport(*entry) for entry in evidence.after.entries),
         bridge=row.bridge if isinstance(row, OvsPort) else "",
         ofport=fact.ofport,
         tag=fact.tag,

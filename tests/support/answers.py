@@ -11,7 +11,7 @@ from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.parts import OvsPort
-from hybridvif.model.trace import Finding, HopReport, RuleReport
+from hybridvif.model.trace import EntryReport, Finding, HopReport, RuleReport
 
 ID = "5f2c0e1a-7b00-4c00-8000-000000000001"
 OTHER_ID = "91d3aa02-4100-4c00-8000-000000000002"
@@ -35,6 +35,7 @@ DIAGNOSIS = Diagnosis(
         HopReport(QBR, "up", 1450, "", None, None, None, None),
         HopReport(QVB, "missing", None, "", None, None, None, None),
     ),
+    entries=(EntryReport(MAC, TAP, consumed=False), EntryReport("02:00:00:00:00:09", QVB, consumed=True)),
     bridge="br-int",
     ofport=2,
     tag=5,

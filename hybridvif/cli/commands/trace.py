@@ -10,6 +10,7 @@ from textwrap import wrap
 from hybridvif.cli.options import connected
 from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer, Paint
+from hybridvif.model.parts import DEAD_VLAN
 from hybridvif.model.trace import Diagnosis
 
 FORMATS = ("text", "json", "yaml")
@@ -56,7 +57,8 @@ def _lines(diagnosis: Diagnosis, paint: Paint) -> Iterator[str]:
     ]
     if diagnosis.bridge:
         ofport, tag = (NONE if value is None else value for value in (diagnosis.ofport, diagnosis.tag))
-        rows.append((diagnosis.bridge, f"ofport {ofport}, tag {tag}", *[""] * 5))
+        dead = " (dead VLAN)" if tag == DEAD_VLAN else ""
+        rows.append((diagnosis.bridge, f"ofport {ofport}, tag {tag}{dead}", *[""] * 5))
     yield paint(_ROW.format("", "hop", "state", "mtu", "from VM", "dropped", "to VM", "dropped"), "bold")
     for row in rows:
         is_end = row[0] == diagnosis.hop
@@ -65,6 +67,9 @@ def _lines(diagnosis: Diagnosis, paint: Paint) -> Iterator[str]:
     for reason, verb in ((diagnosis.drops_from_vm, "from"), (diagnosis.drops_to_vm, "to")):
         if reason is not None:
             yield from _wrapped(f"a frame {verb} the VM is {f'dropped: {reason}' if reason else 'forwarded'}", paint)
+    for entry in diagnosis.entries:
+        if not entry.consumed:
+            yield from _wrapped(f"frames for {entry.mac} go to {entry.device}", paint)
     for drop in diagnosis.drops:
         yield from _wrapped(f"iptables dropped {drop.packets}: {drop.rule}", paint)
     for finding in diagnosis.findings[1:]:

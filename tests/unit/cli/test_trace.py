@@ -18,7 +18,7 @@ from hybridvif.cli.terminal import Paint
 from hybridvif.client.trace import trace
 from hybridvif.model.errors import MAX_SHOWN
 from hybridvif.model.trace import Finding, RuleReport
-from tests.support.answers import DIAGNOSIS, ID, PORT, QBR, QVB, TAP, TWIN_ID, VM, plugged
+from tests.support.answers import DIAGNOSIS, ID, MAC, PORT, QBR, QVB, TAP, TWIN_ID, VM, plugged
 
 
 def text_of(diagnosis: hybridvif.Diagnosis) -> list[str]:
@@ -34,11 +34,16 @@ def test_drawing_has_the_hops_and_ends_with_the_sentence() -> None:
         " | br-int          ofport 2, tag 5",
         "   a frame from the VM is forwarded",
         "   a frame to the VM is dropped: table 0: No match. drop",
+        f"   frames for {MAC} go to {TAP}",
         f"   iptables dropped 40: FORWARD -i {TAP} -j DROP",
         "   also: packets stop at br-int: dead VLAN",
         "   not looked at: ip6tables: no permission",
         f"packets stop at {QBR}: iptables",
     ]
+
+
+def test_dead_vlan_is_named_beside_its_tag() -> None:
+    assert " | br-int          ofport 2, tag 4095 (dead VLAN)" in text_of(replace(DIAGNOSIS, tag=4095))
 
 
 def test_drawing_fits_80_columns() -> None:
