@@ -77,7 +77,13 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
     checked = [
         (port, report, [*drift_of(changes_of(report), port)]) for port, report in zip(inferred, reports, strict=True)
     ]
-    found = [port_warnings(port.port, whole.state.of(port.port.names), whole.facts, dropped) for port in inferred]
+    working = {port.key for port in plugged if port.condition is Condition.BUSY}
+    found = [
+        ()
+        if port.port.id[:KEY_LENGTH] in working
+        else port_warnings(port.port, whole.state.of(port.port.names), whole.facts, dropped)
+        for port in inferred
+    ]
     warnings += [warning.text for own in found for warning in own]
     documents: list[dict[str, Any]] = [
         {

@@ -1,4 +1,4 @@
-"""hybridvif explain: the meaning of an attribute, an error code, a status, a state or an exit code."""
+"""hybridvif explain: the meaning of an attribute, a code, a status, a state or an exit code."""
 
 from __future__ import annotations
 
@@ -37,11 +37,46 @@ CODES: Mapping[str, str] = {
     "skipped": "A step was not tried, because an earlier step of the same port failed.",
 }
 """The codes and the states of `hybridvif list` without an exception or a status."""
+WARNINGS: Mapping[str, str] = {
+    "dead-vlan": "A VM runs, and its port has tag 4095: Neutron's agent has not wired it.",
+    "duplicate-iface-id": "Another row of Open vSwitch has the iface-id of the port. Remove the wrong row.",
+    "flows-drop": "A VM runs, and the first table of its bridge drops every packet from its port.",
+    "tap-down": "A VM runs, and its tap is down, so no packet passes.",
+    "tap-outside": "A VM runs, and its tap is not in the Linux bridge of its port.",
+}
+"""The warnings of `hybridvif list`. The warning itself has the command that mends the port."""
+STOPS: Mapping[str, str] = {
+    "apart": "The tap or qvb is not in the Linux bridge of its port.",
+    "blocked": "The Linux bridge holds its port back: a state other than forwarding, or a flag such as isolated.",
+    "down": "The device is down, so it forwards nothing.",
+    "duplicate": "Another row of Open vSwitch has the same iface-id.",
+    "filtered": "Most packets do not leave the Linux bridge, and a rule of iptables counts them.",
+    "flow-drop": "The flows of the switch drop a frame of the VM, as ofproto/trace computes. The flow follows.",
+    "foreign": "An object of another shape has the name of the device or row.",
+    "guest-stuck": "The VM does not take its packets.",
+    "lost": "Most packets do not leave the Linux bridge, and no rule of iptables counts them.",
+    "mac": "In a trace: the VM sends from another MAC address than the port has.",
+    "mac-elsewhere": "Another device sends from the MAC address of the VM.",
+    "mac-taken": "The Linux bridge sends frames for the VM elsewhere, or a device has the MAC address of the VM.",
+    "missing": "The device does not exist. A missing tap means that no VM runs.",
+    "mtu": "In a trace: the MTUs along the port differ, so large packets stop.",
+    "no-carrier": "No running VM holds the tap.",
+    "not-accepted": "ovs-vswitchd has no OpenFlow port for the port. Its error follows.",
+    "not-in-switch": "The port has no row in Open vSwitch. Plug it again.",
+    "switch-dead": "ovs-vswitchd does not run, so no packet passes.",
+    "switch-hung": "ovs-vswitchd does not respond.",
+    "no-traffic": "No packet was seen, and the chain is in order.",
+    "not-counted": "A vhost-user port has no device with counters, and its bridge is in order.",
+    "silent": "Packets reach the VM, and none leaves it. Look inside the guest.",
+}
+"""The reasons of `hybridvif trace`, except in-order and no-answer, which are codes of other commands, too."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the arguments of `hybridvif explain`."""
-    text = "an attribute (mtu, ageing, attached-mac, ...), an error code, a status, a state or an exit code"
+    text = (
+        "an attribute (mtu, ageing, attached-mac, ...), a code of an error, warning or trace, a state or an exit code"
+    )
     parser.add_argument("word", nargs="*", metavar="WORD", help=text)
 
 
@@ -110,7 +145,9 @@ def _codes() -> dict[str, Mapping[str, object]]:
         errors += error.__subclasses__()
         text = " ".join((inspect.getdoc(error) or "").split())
         meanings.setdefault(error.code, (text, failure_of(error()).exit_code))
-    meanings |= {code: (text, None) for code, text in CODES.items()}
+    meanings |= {code: (text, None) for code, text in {**CODES, **STOPS, **WARNINGS}.items()}
+    text, number = meanings["no-answer"]
+    meanings["no-answer"] = f"{text} In a trace: packets reach the switch, and none comes back.", number
     return {code: {"code": code, "text": text, "exit_code": number} for code, (text, number) in meanings.items()}
 
 

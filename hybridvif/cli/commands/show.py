@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import Any, NoReturn
 
 from hybridvif.cli.infer import row_of
-from hybridvif.cli.options import connected
+from hybridvif.cli.options import UsageError, connected
 from hybridvif.cli.output.topology import BUSY, Condition, PluggedPort, fix_of, look_at_ports
 from hybridvif.cli.ports import PORT_HELP, found_ids
 from hybridvif.cli.terminal import Answer, Paint, Terminal
@@ -45,6 +45,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> Answer | int:
     """Show all ports, or one; or list those in the chosen states."""
     if args.command == "list":
+        if args.state and args.format == "prometheus":
+            raise UsageError("-f prometheus counts the ports of all states; leave --state out")
         with connected(args) as host:
             if args.watch:
                 with suppress(KeyboardInterrupt):

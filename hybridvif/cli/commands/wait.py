@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from hybridvif.cli.infer import row_of
 from hybridvif.cli.options import UsageError, connected, seconds
@@ -24,6 +25,7 @@ COLUMNS = ("port", "accepted", "ofport", "error")
 TIMEOUT = 30.0
 PAUSE = 0.1
 """Seconds between two observations."""
+REMEDY = "hybridvif trace {port}: it shows why ovs-vswitchd has not accepted it"
 LAST = 10.0
 """Seconds for the last observation, beyond the timeout."""
 
@@ -56,7 +58,7 @@ def answer_of(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) 
         if all(document["accepted"] for document in documents) or time.monotonic() >= end:
             break
         time.sleep(max(0, min(PAUSE, end - time.monotonic())))
-    return answer_about(
+    answer = answer_about(
         "wait",
         [_report(document, timeout) for document in documents],
         {"timeout": timeout, "ports": documents},
@@ -70,6 +72,13 @@ def answer_of(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) 
         rows=documents,
         silent=True,
     )
+    # The remedy of a plug is to wait.
+    failures = [
+        replace(failure, remedy=REMEDY.format(port=failure.report["port"]))
+        for failure in answer.failures
+        if failure.report
+    ]
+    return replace(answer, failures=failures)
 
 
 def _document(port_id: str, observed: Observed) -> Mapping[str, object]:

@@ -161,14 +161,16 @@ def look_at_ports(host: AnyHost, names: Collection[str] | None = None) -> Look:
     """Observe the host, and read its flows and its locks as the caller. Raises HybridVifError.
 
     A call may end between the observation and the look at its locks, so a port is looked at twice before it counts as
-    drift.
+    drift. A busy port has no warnings: their remedies would disturb the other caller.
     """
     seen, keys, busy = _passing_and_busy(host, names)
     if keys != busy:
         seen, _, busy = _passing_and_busy(host, names)
     dropped, warnings = flows_that_drop(host.settings, seen)
     ports = [
-        replace(port, condition=Condition.BUSY) if port.key in busy and port.condition in _PASSING else port
+        replace(port, condition=Condition.BUSY, warnings=())
+        if port.key in busy and port.condition in _PASSING
+        else port
         for port in plugged_ports(seen, dropped)
     ]
     return Look(seen, ports, dropped, warnings)

@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 from collections.abc import Collection
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from hybridvif import Bridge, ForeignObject, ManagedTap, Port, RecordingHost, Tap, Veth
+from hybridvif.cli.commands import show
 from hybridvif.cli.commands.check import answer_of
+from hybridvif.cli.output import topology
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import NativePort, OvsPort, Part, VhostUserPort, attributes_of
-from hybridvif.model.state import HostState, Observed
+from hybridvif.model.state import HostState, LinkFact, Observed
 from tests.support.answers import (
     ID,
     MAC,
@@ -21,6 +24,7 @@ from tests.support.answers import (
     QBR,
     QVB,
     QVO,
+    TAP,
     TWIN_ID,
     VM,
     asked,
@@ -229,3 +233,19 @@ class WithoutIpv6(RecordingHost):
 def test_attributes_missing_in_the_kernel_are_unchecked() -> None:
     host = WithoutIpv6(plugged(PORT).state)
     assert f"  not checked: {QBR}: disable_ipv6" in text_of(answer_of([WHOLE], host))
+
+
+@pytest.mark.parametrize("is_busy", [False, True])
+def test_busy_port_has_no_warning(is_busy: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A conversion takes the tap out of its bridge. The remedy of `tap-outside` would undo that."""
+    host = drifted("up", value=False)
+    seen = host.observe(None, 0.0)
+    links = {TAP: LinkFact(ifindex=7, kind="tun", up=True, carrier=True, master="", mtu=1450)}
+    real: Any = SimpleNamespace(
+        settings=host.settings,
+        observe=lambda *_: Observed(seen.state, replace(seen.facts, simulated=False, links=links)),
+    )
+    monkeypatch.setattr("hybridvif.engine.locks.busy", lambda keys, _: keys if is_busy else set())
+    monkeypatch.setattr(topology, "flows_that_drop", lambda *_: ({}, []))
+    for answer in (show.list_of(real), answer_of([asked()], real)):
+        assert len(answer.document["warnings"]) == (not is_busy)  # type: ignore[arg-type]

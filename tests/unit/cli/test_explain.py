@@ -12,6 +12,7 @@ from hybridvif.cli.output.topology import Condition
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import DECLARATIONS
 from hybridvif.model.report import Result, Status
+from hybridvif.model.warnings import RULES
 from tests.support.answers import text_of
 
 ROOT = Path(__file__).parents[3]
@@ -56,7 +57,15 @@ def test_every_code_is_explained() -> None:
     listed = re.findall(r"^- `([\w-]+)`: ", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert "not-realized" in listed
     words = {*written, *listed, *(status.value for status in Status), *(result.value for result in Result)}
-    words |= {condition.value for condition in Condition}
+    words |= {condition.value for condition in Condition} | {*RULES}
+    trace = (ROOT / "docs" / "trace.md").read_text(encoding="utf-8")
+    reasons = {
+        word
+        for row in re.findall(r"^\| (`[a-z-]+`(?:, `[a-z-]+`)*) \|", trace, re.MULTILINE)
+        for word in row.split("`")[1::2]
+    }
+    assert {"guest-stuck", "switch-dead", "no-traffic"} <= reasons
+    words |= reasons
     for word in words:
         codes: Any = answer_of(word).document["codes"]
         assert [code["code"] for code in codes] == [word]
@@ -69,6 +78,11 @@ def test_exit_codes_are_those_of_the_command() -> None:
     assert text_of(answer_of("name-collision")).startswith("exit code 6\n")
     assert text_of(answer_of("configured")).startswith("exit code 65\n")
     assert text_of(answer_of("internal")).startswith("internal\n")
+
+
+def test_reason_of_a_trace_with_the_name_of_something_else_has_both() -> None:
+    assert "In a trace: packets reach the switch" in text_of(answer_of("no-answer"))
+    assert [len(answer_of(word).document["codes"]) for word in ("mtu", "mac")] == [1, 1]  # type: ignore[arg-type]
 
 
 def test_unknown_word_suggests_the_similar_one() -> None:

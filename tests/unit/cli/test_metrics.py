@@ -12,7 +12,9 @@ import pytest
 from prometheus_client import CollectorRegistry
 
 from hybridvif import RecordingHost, plug, plug_all, unplug
+from hybridvif.cli import parse_arguments
 from hybridvif.cli.commands import show
+from hybridvif.cli.options import UsageError
 from hybridvif.client import metrics
 from hybridvif.engine import converge, first_seen
 from hybridvif.model.parts import Bridge
@@ -21,6 +23,13 @@ from tests.support.answers import ID, OTHER, PORT, QBR, QVO, plugged
 
 def printed(host: RecordingHost) -> list[str]:
     return show.list_of(host).drawings["prometheus"]().splitlines()
+
+
+def test_metrics_of_some_states_are_refused() -> None:
+    """The ports of the other states would be counted as none."""
+    args = parse_arguments(["list", "-f", "prometheus", "--state", "drift"])
+    with pytest.raises(UsageError, match="leave --state out"):
+        show.run(args)
 
 
 def test_every_state_has_a_sample_also_without_ports() -> None:

@@ -58,6 +58,11 @@ def test_wait_ends_with_65_after_the_timeout() -> None:
     assert f"port {ID}: ovs-vswitchd has not accepted it within 0.15 s (no such device)" == failure.message
 
 
+def test_remedy_after_the_timeout_is_not_to_wait() -> None:
+    (failure,) = answer_of([ID], SlowSwitch(plugged(PORT), accepts_at=10**9), 0).failures
+    assert f"  try: hybridvif trace {ID}: it shows why ovs-vswitchd has not accepted it" in failure.lines()
+
+
 def test_drift_is_not_waited_for() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), attached_mac="")).without(host.state.links[QBR])
