@@ -24,6 +24,7 @@ import msgpack
 import pytest
 
 from hybridvif import Port, desired_state, plug
+from hybridvif.model.parts import CONVERTING
 from hybridvif.model.settings import MAX_NAMES
 from hybridvif.privileged import codec, launch
 from hybridvif.privileged.channel import MAX_MESSAGE, MAX_VALUES, Channel
@@ -514,6 +515,15 @@ def test_plans_of_what_is_not_this_ports_are_refused_alone(channel: Channel, pla
     assert [outcome[0] for outcome in refused] == ["refused"] * len(plan)
     assert all(outcome[1].startswith("refused: ") for outcome in refused)
     assert [outcome[0] for outcome in others] == ["done"] * 3
+
+
+def test_mark_of_a_conversion_carries_no_text_of_the_client(channel: Channel) -> None:
+    """The mark holds attached-mac, which no plan that leaves it unchanged is authorized to write."""
+    kind, values = of(make_port(2), "OvsPort", attached_mac="x' -- del-br br-int")
+    plan = [["update", [kind, values], [kind, {**values, "converting": CONVERTING}]]]
+    _, (((outcome,),), _) = channel.remote_call(APPLY, ([plan], time.monotonic() + SOON), {}, SOON)
+    assert outcome[0] == "failed"
+    assert "has changed since it was observed" in outcome[1]
 
 
 @pytest.mark.parametrize("message", CALLS.values(), ids=CALLS)

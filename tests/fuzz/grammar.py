@@ -171,6 +171,11 @@ def is_question(value: Any) -> bool:
     return type(value) in (tuple, list) and len(value) <= ASKED and all(type(name) is str for name in value)
 
 
+def is_known(value: Any) -> bool:
+    """Return whether this is a legal question of a watch request."""
+    return isinstance(value, list | tuple) and len(value) == 2 and is_question(value[0]) and type(value[1]) is str
+
+
 def is_plans(value: Any) -> bool:
     return _is_list(value, PLANS) and all(_is_list(plan, STEPS) and all(map(_is_step, plan)) for plan in value)
 

@@ -58,6 +58,8 @@ def judge(sent: bytes, settings: Settings = SETTINGS) -> list[str]:
         match message:
             case (3, "observe", (question, *_), *_):
                 became.append(judge_question(question))
+            case (3, "watch", (known, *_), *_):
+                became.append(judge_known(known))
             case (3, "apply", (plans, *_), *_):
                 became.append(judge_plans(plans, settings))
             case _:
@@ -98,6 +100,17 @@ def judge_question(question: Any) -> str:
     if not grammar.may_be_asked(question):
         raise Wrong(f"permitted: {question!r}")
     return "asked"
+
+
+def judge_known(known: Any) -> str:
+    legal = grammar.is_known(known)
+    try:
+        names, digest = codec.decode_known(known)
+    except Refused as refused:
+        return verdict_of(refused, legal, "wire")
+    if not legal or names != (None if known[0] is None else set(known[0])) or digest != known[1]:
+        raise Wrong(f"accepted: {known!r}")
+    return judge_question(known[0])
 
 
 def judge_plans(plans: Any, settings: Settings) -> str:

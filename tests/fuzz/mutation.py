@@ -51,6 +51,7 @@ TEXTS = [
         "exec",
         "observe",
         "apply",
+        "watch",
         "name",
         "master",
         "__class__",
@@ -147,6 +148,7 @@ def messages() -> list[Any]:
     asked = [None, [], *[[name] for name in PORTS[0].names], [name for port in PORTS for name in port.names]]
     return [
         *(["n", [CALL, "observe", [names, 1.0], {}]] for names in asked),
+        *(["n", [CALL, "watch", [[names, "digest"], 1.0], {}]] for names in asked),
         *(["n", [CALL, "apply", [codec.encode_plans(plans), 1.0], {}]] for plans in valid_plans()),
     ]
 

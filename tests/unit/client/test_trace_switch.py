@@ -47,7 +47,9 @@ def test_endless_response_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def send() -> None:
         with far, suppress(OSError):
-            far.sendall(b"x" * 200_000)
+            # If it were unread, closing would reset the connection.
+            far.recv(1000)
+            far.sendall(b"x" * 1_000_000)
 
     sender = threading.Thread(target=send)
     sender.start()
