@@ -93,7 +93,7 @@ class Lab:
         self.sh(f"ovs-vsctl --timeout=5 -- {created}")
 
     def sweep(self) -> None:
-        """Restore an empty host with an empty br-int."""
+        """Restore an empty host with an empty br-int, on which Linux bridges call iptables."""
         self.sh(
             """
             for p in $(ovs-vsctl --timeout=10 list-ports br-int); do
@@ -104,6 +104,7 @@ class Lab:
             for l in $(ls /sys/class/net | grep -vE '^(lo|br-int|ovs-.*)$'); do
                 ip link delete $l 2>/dev/null || true
             done
+            for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do [ ! -e $f ] || echo 1 > $f; done
             """
         )
 

@@ -85,7 +85,7 @@ def network(lab: Lab) -> Iterator[Network]:
             iptables -F FORWARD; iptables -P FORWARD ACCEPT; ebtables -F FORWARD || true
             iptables -F neutron-openvswi-o00000001-7 && iptables -X neutron-openvswi-o00000001-7 || true
             ovs-ofctl del-flows br-int; ovs-ofctl add-flow br-int priority=0,actions=normal
-            for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do echo 0 > $f; done
+            for f in /proc/sys/net/bridge/bridge-nf-call-ip*tables; do echo 1 > $f; done
             """
         )
 
