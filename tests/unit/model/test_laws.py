@@ -343,16 +343,15 @@ def test_plug_writes_only_drift_and_the_placeholder(drawn: tuple[Port, list[Host
 
 
 @given(ports_and_states(count=2, stale=True))
-def test_plan_changes_a_tap_only_to_put_it_into_qbr(drawn: tuple[Port, list[HostState]]) -> None:
+def test_plan_changes_a_tap_only_to_put_it_into_qbr_or_out_if_native(drawn: tuple[Port, list[HostState]]) -> None:
     port, [start, other] = drawn
+    apart = Tap(name=port.names.tap, master="")
+    within = Tap(name=port.names.tap, master=port.names.bridge)
     for goal in filter(lambda goal: is_reachable(start, goal), (other, desired_state(port), NOTHING)):
         for step in plan(start, goal):
             if isinstance(step.part, Tap):
                 assert isinstance(step, Update)
-                assert (step.before, step.after) == (
-                    Tap(name=port.names.tap, master=""),
-                    Tap(name=port.names.tap, master=port.names.bridge),
-                )
+                assert (step.before, step.after) == ((apart, within) if native_row(goal) is None else (within, apart))
 
 
 @given(ports_and_states(stale=True))
