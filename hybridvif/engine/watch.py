@@ -48,13 +48,13 @@ class Event:
 
 
 class Watch:
-    """The changes of some ports, or of all ports.
+    """The changes of some ports, or of all ports::
 
-    with connect() as host:
-        watch = Watch(host)
-        while True:
-            for event in watch.wait():
-                print(event)
+        with connect() as host:
+            watch = Watch(host)
+            while True:
+                for event in watch.wait():
+                    print(event)
 
     observed is the last observation. Raises InvalidInput for an id that is no UUID, PreconditionError, NoResponse.
     """
