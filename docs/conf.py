@@ -29,6 +29,4 @@ nitpick_ignore_regex = [
     (r"py:.*", r"(?!hybridvif\b).*"),
     # The rules in the annotations of parts: the table in host.md has their reasons.
     (r"py:class", r"hybridvif\.model\.names\.(Attribute|[a-z_]+)"),
-    # The part of HostProtocol that one call needs.
-    (r"py:class", r"hybridvif\.engine\.any_host\.[A-Za-z]+Host"),
 ]

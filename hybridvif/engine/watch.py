@@ -48,7 +48,9 @@ class Event:
 
 
 class Watch:
-    """The changes of some ports, or of all ports::
+    """The changes of some ports, or of all ports.
+
+    ::
 
         with connect() as host:
             watch = Watch(host)
