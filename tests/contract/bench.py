@@ -22,8 +22,8 @@ from hybridvif.model.parts import ANYBODY, PLACEHOLDER_TYPE, Bridge, ManagedTap,
 from hybridvif.model.state import Facts, Observed
 from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
+from tests.support.sizes import FULL
 
-FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 FOREIGN = "hvforeign"
 """Name of a foreign Linux bridge."""
 IDS = {

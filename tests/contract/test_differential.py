@@ -18,8 +18,9 @@ from hybridvif.model.report import Result
 from hybridvif.model.state import HostState as State
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox
-from tests.contract.bench import FULL, Bench, states
+from tests.contract.bench import Bench, states
 from tests.functional.conftest import make_port
+from tests.support.sizes import FULL
 
 PAIRS = [("iproute2-netlink", "ovsdb"), ("iproute2-netlink", "ovs-vsctl"), ("subprocess-brctl", "ovsdb")]
 PAIRS += [("subprocess-brctl", "ovs-vsctl"), ("pyroute2", "ovsdb")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Mapping
 
 import pytest
 
@@ -14,6 +15,7 @@ from hybridvif.model.parts import ForeignObject, Role
 from hybridvif.privileged.execute import installed
 from tests.contract.bench import PATIENCE, Bench
 from tests.functional.conftest import make_port
+from tests.support.sizes import sample
 
 PORT = make_port()
 QBR, QVB, QVO, TAP, _ = PORT.names
@@ -40,6 +42,12 @@ TEXTS = {
 }
 
 
+def samples_of(argument: str, cases: Mapping[str, str | bytes]) -> pytest.MarkDecorator:
+    """Give a test every fourth case, and at full size all."""
+    chosen = sample(cases, 4)
+    return pytest.mark.parametrize(argument, [cases[key] for key in chosen], ids=chosen)
+
+
 @pytest.fixture(scope="module", params=[*LINKS, *SWITCHES], ids=lambda executor: next(iter(executor.values())))
 def executor(request: pytest.FixtureRequest) -> dict[str, str]:
     return dict(request.param)
@@ -50,7 +58,8 @@ def quoted(text: str) -> str:
     return json.dumps(text)
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.prove
+@samples_of("text", TEXTS)
 def test_any_text_in_a_row_is_observed_and_mended(bench: Bench, text: str) -> None:
     assert plug(PORT, bench.host).ok
     keys = ("iface-id", "iface-status", "attached-mac", "vm-uuid", "hybridvif-port-id", "bridge_name", "other")
@@ -74,7 +83,8 @@ def test_any_text_in_a_row_is_observed_and_mended(bench: Bench, text: str) -> No
     assert bench.row(QVO) == {}
 
 
-@pytest.mark.parametrize("text", TEXTS.values(), ids=TEXTS)
+@pytest.mark.prove
+@samples_of("text", TEXTS)
 def test_any_name_in_the_switch_leaves_ports_readable(bench: Bench, text: str) -> None:
     bench.box.run(["ovs-vsctl", "--no-wait", "add-port", "br-int", text, "--", "add-br", f"{text} bridge"])
     try:
@@ -126,7 +136,8 @@ def test_values_of_any_length_in_a_row_are_mended(bench: Bench) -> None:
 ALIASES = {**TEXTS, "no-utf-8": "a\udcff\udcc3b", "longest": "\x1b" * 255}
 
 
-@pytest.mark.parametrize("text", ALIASES.values(), ids=ALIASES)
+@pytest.mark.prove
+@samples_of("text", ALIASES)
 def test_any_alias_is_observed_alike_and_mended(bench: Bench, text: str) -> None:
     assert plug(PORT, bench.host).ok
     for name in (QBR, QVB, QVO):
@@ -152,7 +163,8 @@ NAMES = {
 }
 
 
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.prove
+@samples_of("name", NAMES)
 def test_any_name_of_a_device_leaves_ports_readable(bench: Bench, name: bytes) -> None:
     assert plug(PORT, bench.host).ok
     text = os.fsdecode(name)
@@ -169,7 +181,8 @@ def test_any_name_of_a_device_leaves_ports_readable(bench: Bench, name: bytes) -
         bench.sh("ip link delete hvother")
 
 
-@pytest.mark.parametrize("name", NAMES.values(), ids=NAMES)
+@pytest.mark.prove
+@samples_of("name", NAMES)
 def test_any_name_of_a_peer_is_a_stray(bench: Bench, name: bytes) -> None:
     text = os.fsdecode(name)
     bench.box.run(["ip", "link", "add", QVB, "type", "veth", "peer", "name", text])

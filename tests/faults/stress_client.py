@@ -26,7 +26,7 @@ from hybridvif.client.host import GRACE_PERIOD, Host
 from hybridvif.engine.any_host import AnyHost
 from tests.faults.conftest import report_of
 from tests.functional.conftest import make_port, until
-from tests.support.figures import FULL
+from tests.support.sizes import FULL
 
 POOL = [make_port(number) for number in range(1, 193 if FULL else 49)]
 """Number of ports. With 192, most callers wait for the switch together, and deadlocks in the group commit

@@ -22,8 +22,9 @@ from tests.faults.conftest import lab_of
 from tests.faults.test_switch_faults import FILL
 from tests.functional.conftest import Lab
 from tests.functional.test_repair import DRIFTS
-from tests.support.figures import FULL, THEIRS, note
+from tests.support.figures import THEIRS, note
 from tests.support.likeness import Likeness, differences, likeness
+from tests.support.sizes import FULL
 from tests.support.strace import attached, counted, counting, killed, killing_at, require_strace
 
 pytestmark = [pytest.mark.prove, pytest.mark.skipif(not FULL, reason="os-vif is measured at full size only")]

@@ -17,7 +17,7 @@ from hybridvif.testing.sandbox.box import Sandbox
 from tests.faults.test_kills import BEYOND, Trial, numbers, trial_of
 from tests.functional.conftest import until
 from tests.functional.test_boundary import daemons
-from tests.support.figures import FULL
+from tests.support.sizes import FULL
 from tests.support.strace import counted, counting, killed, killing_at, require_strace
 
 pytestmark = pytest.mark.prove

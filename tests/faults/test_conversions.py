@@ -21,7 +21,8 @@ from tests.faults.conftest import PAIRS, lab_of, report_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 from tests.support import stand_ins
-from tests.support.figures import FULL, note
+from tests.support.figures import note
+from tests.support.sizes import FULL
 from tests.support.strace import attached, counted, counting, killed, killing_at, require_strace
 
 PORT, PEER = make_port(1), make_port(2)

@@ -7,8 +7,9 @@ import pytest
 from hybridvif import check, plug
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, named_by
-from tests.support.figures import FULL, note
+from tests.support.figures import note
 from tests.support.likeness import differences, likeness
+from tests.support.sizes import FULL
 
 pytestmark = pytest.mark.prove
 

@@ -10,7 +10,8 @@ from hybridvif import Status, plug
 from tests.faults.conftest import report_of
 from tests.faults.test_kills import Trial
 from tests.functional.conftest import Lab, make_port
-from tests.support.figures import FULL, note
+from tests.support.figures import note
+from tests.support.sizes import FULL
 from tests.support.strace import attached, failing_with, injected, require_strace
 
 pytestmark = pytest.mark.prove

@@ -18,9 +18,9 @@ from hybridvif.model.settings import Settings
 from hybridvif.testing.sandbox.box import Sandbox, Vm
 from tests.faults.conftest import lab_of, report_of
 from tests.functional.conftest import Lab, make_port, until
-from tests.support.figures import FULL
 from tests.support.likeness import differences, likeness
 from tests.support.ovsdb_proxy import OvsdbProxy
+from tests.support.sizes import FULL
 
 PORT, PEER = make_port(1), make_port(2)
 NAMES = PORT.names

@@ -12,7 +12,8 @@ import pytest
 from hybridvif import Port, PortRunning, check, convert, plug, plug_all, unplug, unplug_all
 from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
-from tests.support.figures import FULL, note
+from tests.support.figures import note
+from tests.support.sizes import FULL
 
 pytestmark = [pytest.mark.prove, pytest.mark.skipif(not FULL, reason="installs QEMU and libvirt, so at full size only")]
 

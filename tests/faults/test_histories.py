@@ -21,8 +21,9 @@ from tests.faults.test_switch_faults import TYPED
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 from tests.functional.test_repair import DRIFTS, Drift
-from tests.support.figures import FULL, note
+from tests.support.figures import note
 from tests.support.likeness import Likeness, differences, likeness
+from tests.support.sizes import FULL
 
 pytestmark = [pytest.mark.prove, pytest.mark.alone]
 PORT, OTHER = make_port(1), make_port(2)

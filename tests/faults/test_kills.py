@@ -16,8 +16,9 @@ from hybridvif.testing.sandbox.box import Sandbox
 from tests.faults.conftest import PAIRS, lab_of, report_of
 from tests.functional.conftest import Lab, make_port
 from tests.functional.test_boundary import daemons
-from tests.support.figures import FULL, note
+from tests.support.figures import note
 from tests.support.likeness import Likeness, differences, likeness
+from tests.support.sizes import FULL
 from tests.support.strace import attached, counted, counting, killed, killing_at, require_strace
 
 Hampered = Callable[[], AbstractContextManager[None]]

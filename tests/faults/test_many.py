@@ -19,8 +19,9 @@ from hybridvif import HybridVifError, NameCollision, Report, check, plug, plug_a
 from tests.faults.conftest import report_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
-from tests.support.figures import FULL, note
+from tests.support.figures import note
 from tests.support.likeness import Likeness, differences, likeness
+from tests.support.sizes import FULL
 
 pytestmark = pytest.mark.prove
 PORT = make_port()

@@ -14,7 +14,8 @@ from hybridvif.model.parts import OvsPort, Part
 from hybridvif.model.planner import plan
 from hybridvif.model.state import agree, simulate
 from tests.functional.conftest import make_port
-from tests.support.figures import FULL, note
+from tests.support.figures import note
+from tests.support.sizes import FULL
 
 pytestmark = pytest.mark.prove
 PORT, OTHER, TWIN = make_port(1), make_port(2), make_port(1, id="00000001-7bff-4fff-8fff-ffffffffffff")

@@ -20,8 +20,9 @@ from hybridvif import Status
 from tests.faults.stress_client import POOL, THREADS
 from tests.functional.conftest import Lab, until
 from tests.functional.test_boundary import daemons
-from tests.support.figures import FULL, note
+from tests.support.figures import note
 from tests.support.likeness import differences, likeness
+from tests.support.sizes import FULL
 
 pytestmark = [pytest.mark.prove, pytest.mark.alone]
 CLIENTS = 2

@@ -17,8 +17,9 @@ from hybridvif.testing.sandbox.box import Sandbox
 from tests.faults.conftest import lab_of, report_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
-from tests.support.figures import FULL, note
+from tests.support.figures import note
 from tests.support.likeness import differences, likeness
+from tests.support.sizes import FULL
 from tests.support.strace import attached, require_strace
 
 pytestmark = [pytest.mark.prove, pytest.mark.alone]

@@ -16,6 +16,7 @@ import pytest
 from hybridvif.testing.pytest_plugin import lacking
 from hybridvif.testing.sandbox.launch import ROOT
 from tests.functional.conftest import Lab, make_port
+from tests.support.sizes import sample
 
 STRANGER = 1_000_000 + os.getpid()
 """A user of this test process alone, because a limit on processes counts those of other tests too."""
@@ -73,7 +74,8 @@ def failing(done: CompletedProcess[str]) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("options", ["", BRCTL], ids=["iproute2-netlink", "subprocess-brctl"])
-@pytest.mark.parametrize("kind", HIDDEN)
+@pytest.mark.prove
+@pytest.mark.parametrize("kind", sample(HIDDEN, 2))
 def test_hidden_proc_sys_is_a_precondition_by_name(lab: Lab, tmp_path: Path, kind: str, options: str) -> None:
     """It must not count as a kernel without IPv6: plug would leave IPv6 on for a VM's advertisements."""
     script, missing = HIDDEN[kind]

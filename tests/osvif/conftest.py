@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
@@ -18,7 +17,6 @@ from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port
 
-FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 ACTOR = Path(__file__).with_name("actor.py")
 HELPER = f"{sys.executable} -P -m hybridvif.privileged.helper"
 THEIR_HELPER = f'{sys.executable} -P -c "from oslo_privsep.daemon import helper_main; helper_main()"'

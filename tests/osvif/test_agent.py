@@ -17,7 +17,8 @@ from hybridvif import Port, check, plug, plug_all
 from hybridvif.model.state import Update, changes_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO, Drift
-from tests.osvif.conftest import FULL, Nova, StartNova
+from tests.osvif.conftest import Nova, StartNova
+from tests.support.sizes import FULL
 
 # The command of its interface monitor (neutron/agent/common/ovsdb_monitor.py).
 MONITOR = (

@@ -17,8 +17,9 @@ from hybridvif import Port, check, plug
 from hybridvif.testing.sandbox.box import Vm
 from tests.functional.conftest import INSTANCE, Lab, make_port, until
 from tests.functional.test_repair import DRIFTS, QBR, QVB, QVO
-from tests.osvif.conftest import FULL, Nova, StartNova, configuration
+from tests.osvif.conftest import Nova, StartNova, configuration
 from tests.support.figures import note
+from tests.support.sizes import FULL
 
 ADDITIONS = {
     QBR: {"address", "ifalias", "inet6_addr_gen_mode", "forward_delay", "mcast_snooping", "mtu", "arp", "rp_filter"},

@@ -13,8 +13,9 @@ from tests.functional.conftest import Lab, make_port, until
 from tests.functional.test_boundary import daemons
 from tests.functional.test_repair import DRIFTS
 from tests.osvif.conftest import Nova, StartNova
-from tests.support.figures import FULL, note
+from tests.support.figures import note
 from tests.support.likeness import differences, likeness
+from tests.support.sizes import FULL
 from tests.support.strace import require_strace
 
 pytestmark = pytest.mark.prove

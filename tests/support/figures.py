@@ -12,9 +12,10 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+from tests.support.sizes import FULL
+
 DIRECTORY = "HYBRIDVIF_FIGURES"
 CODE = "HYBRIDVIF_CODE"
-FULL = bool(os.environ.get("HYBRIDVIF_FULL"))
 OURS, THEIRS = "hybridvif", "os-vif"
 
 
