@@ -63,8 +63,7 @@ def clocked() -> Clock:
     clock = Clock()
     clock.time(Channel, "dump", lambda *_, **__: LINKS)
     clock.time(Channel, "_exchange", lambda _, requests: GRACE_PERIOD if requests[0].kind == RTM_DELLINK else LINKS)
-    for name in ("_queried", "_responses"):
-        clock.time(Session, name, lambda *_, **__: ROWS)
+    clock.time(Session, "_queried", lambda *_, **__: ROWS)
     clock.time(Connection, "transact", lambda _, operations, __: SWITCH if "cur_cfg" in str(operations[:1]) else ROWS)
     return clock
 

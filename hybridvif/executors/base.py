@@ -94,6 +94,11 @@ def subscribed(executor: Executor, deadline: float) -> Subscription:
     return subscribe(deadline)
 
 
+def seconds_until(deadline: float) -> float:
+    """Return the timeout of a wait that ends by the deadline: never 0, which would be no wait at all."""
+    return max(deadline - time.monotonic(), 0.001)
+
+
 NOT_REALIZED = "not-realized"
 """Error code of a step that was committed and that the switch rejected."""
 

@@ -6,7 +6,6 @@ A failed command becomes a failed outcome with its error message. The devices ar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import ClassVar
 
 from hybridvif.children import LOST
@@ -14,9 +13,9 @@ from hybridvif.executors.base import ExecutorError, StepFailed
 from hybridvif.executors.command import Program
 from hybridvif.executors.command_lines import Command, lines_of
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.connection import Connection
-from hybridvif.executors.netlink.links import LinkExecutor
-from hybridvif.executors.netlink.operations import Get, Operation, Response, Sysctl
+from hybridvif.executors.netlink.connection import Connection, Response
+from hybridvif.executors.netlink.executor import NetlinkExecutor
+from hybridvif.executors.netlink.operations import Get, Operation, Sysctl
 from hybridvif.executors.netlink.socket import Rejected
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.settings import Settings
@@ -42,15 +41,19 @@ _ERRORS: tuple[tuple[str, bool, bool], ...] = (
 _ABSENT = ("does not exist", "Cannot find device", "No such device")
 
 
-class BrctlExecutor(LinkExecutor):
+class BrctlExecutor(NetlinkExecutor):
     """Links through brctl and ip."""
 
     programs: ClassVar[tuple[str, ...]] = ("brctl", "ip")
     is_side_by_side: ClassVar[bool] = False
 
     def __init__(self, settings: Settings) -> None:
-        programs = {name: Program(name, settings.program_path) for name in self.programs}
-        super().__init__(partial(_Connection, programs))
+        super().__init__(settings)
+        self._programs = {name: Program(name, settings.program_path) for name in self.programs}
+
+    def connect(self, deadline: float) -> Connection:
+        """Return a connection whose waits end by the deadline. Raises ExecutorError."""
+        return _Connection(self._programs, deadline)
 
 
 class _Connection(Connection):

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridvif.children import LOST, WHY_LOST, Child
-from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.base import ExecutorError, seconds_until
 from hybridvif.model.errors import escaped
 
 PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch"}
@@ -93,7 +93,7 @@ class Program:
             raise ExecutorError(f"cannot run {argv[0]}: {error.strerror}", precondition=True) from error
         with process:
             try:
-                out, err = process.communicate(stdin, timeout=max(deadline - time.monotonic(), 0.001))
+                out, err = process.communicate(stdin, timeout=seconds_until(deadline))
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)

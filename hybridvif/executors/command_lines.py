@@ -19,7 +19,6 @@ import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from hybridvif.executors.carried import INTERFACE, PORT, Carried, ids_after, requested_ofport, text_of as datum_of
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import ATTRIBUTES, BRIDGE, FLAGS, IPV4, IPV6, LINK, STATE, Attribute
 from hybridvif.executors.netlink.operations import (
@@ -36,13 +35,19 @@ from hybridvif.executors.netlink.operations import (
 )
 from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, changed_ids, columns_at_creation, ids_of, options_of
 from hybridvif.executors.side_effects import (
+    INTERFACE,
     PATCH,
     PATCH_PREFIXES,
+    PORT,
+    Carried,
     bridges_to_create,
+    ids_after,
     ports_with_qos,
     qos_id_of,
     qos_ids_of,
     removable_trunks,
+    requested_ofport,
+    text_of as datum_of,
 )
 from hybridvif.model.parts import ROOT, IvsPort, OvsPort, Role, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR, Settings

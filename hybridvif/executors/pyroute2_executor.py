@@ -16,13 +16,13 @@ from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from hybridvif.executors.netlink import sysctl
+from hybridvif.executors.netlink.connection import Response
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, LINK, PORT, Device
-from hybridvif.executors.netlink.links import LinkExecutor
-from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Response, Set, SetPort
+from hybridvif.executors.netlink.executor import NetlinkExecutor
+from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set, SetPort
 from hybridvif.executors.netlink.socket import Interrupted, Rejected
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import ANYBODY
-from hybridvif.model.settings import Settings
 
 IFF_RUNNING, IFF_TUN, NO_COUNTERS = 0x40, 1, 1 << 3
 QUEUES = ("IFLA_TUN_NUM_QUEUES", "IFLA_TUN_NUM_DISABLED_QUEUES")
@@ -30,13 +30,6 @@ _NLA_MAP = ifinfmsg.ifinfo.data_map["bridge_slave"].nla_map
 if len(_NLA_MAP) <= max(flag.number for flag in PORT.values()):
     raise ImportError("it needs pyroute2 0.9.5, as an older one does not know each flag of a bridge port")
 _PORT_NAMES = {name: _NLA_MAP[flag.number][0] for name, flag in PORT.items()}
-
-
-class PyrouteExecutor(LinkExecutor):
-    """Links through pyroute2."""
-
-    def __init__(self, settings: Settings) -> None:  # noqa: ARG002  # no setting concerns pyroute2
-        super().__init__(Connection)
 
 
 class Connection:
@@ -119,6 +112,14 @@ class Connection:
         if "master" in values:
             words["master"] = self._indexes[values["master"]] if values["master"] else 0
         return words
+
+
+class PyrouteExecutor(NetlinkExecutor):
+    """Links through pyroute2."""
+
+    def connect(self, deadline: float) -> Connection:
+        """Return a connection whose waits end by the deadline."""
+        return Connection(deadline)
 
 
 def _device_of(message: Any) -> Device:

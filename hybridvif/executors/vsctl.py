@@ -17,18 +17,17 @@ from hybridvif.executors.base import ExecutorError, StepFailed
 from hybridvif.executors.command import Finished, Program, lines_of
 from hybridvif.executors.command_lines import bridge_words, replace_words, switch_words
 from hybridvif.executors.ovs_rows import IDS, Operation, Snapshot
-from hybridvif.executors.ovsdb.commit import (
+from hybridvif.executors.ovsdb.executor import (
     NoResponse,
+    OvsdbExecutor,
     Reported,
-    TransactionExecutor,
     not_acknowledged,
     reported_rows,
     unknown,
 )
-from hybridvif.executors.ovsdb.rpc import Session
+from hybridvif.executors.ovsdb.rpc import START, Database, numeric, tls_files
 from hybridvif.executors.ovsdb.transaction import require_bridges
 from hybridvif.executors.side_effects import SideEffects
-from hybridvif.executors.sockets import numeric, tls_files
 from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, Part
 from hybridvif.model.report import Outcome
@@ -44,7 +43,6 @@ _ROWS_CHANGED = (
 """Errors of ovs-vsctl if rows have changed since they were read."""
 READ_SHARE = 0.25
 """Share of the remaining time that is reserved for reading back after a command line that did not end."""
-MAX_PROGRAMS = 64
 
 
 class CommandLine:
@@ -55,14 +53,6 @@ class CommandLine:
 
     def close(self) -> None:
         """Do nothing: there is no connection between two requests."""
-
-    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:  # noqa: ARG002
-        """Store queries."""
-        self._queries = queries
-
-    def receive_responses(self, deadline: float) -> list[Any]:
-        """Return the responses to the stored queries."""
-        return self.transact(self._queries, deadline)
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the responses to these queries, with one command line. Raises ExecutorError."""
@@ -75,8 +65,7 @@ class CommandLine:
             return [{"error": _error_in(result)}]
         if result.code:
             raise ExecutorError(
-                f"cannot read OVSDB at {self._settings.ovsdb_connection}: {_error_in(result)}; start Open vSwitch "
-                "(systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection",
+                f"cannot read OVSDB at {self._settings.ovsdb_connection}: {_error_in(result)}; {START}",
                 precondition="database connection failed" in result.stderr,
             )
         tables = [json.loads(line) for line in lines_of(result.stdout) if line.strip()]
@@ -95,14 +84,13 @@ class CommandLine:
         return self._vsctl.run([f"--timeout={seconds}", *connection, *options, *words], deadline)
 
 
-class VsctlExecutor(TransactionExecutor):
+class VsctlExecutor(OvsdbExecutor):
     """Ports of Open vSwitch through ovs-vsctl."""
 
     programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
-
-    def __init__(self, settings: Settings) -> None:
-        # A second query would be a second program.
-        super().__init__(settings, Session(settings, CommandLine, MAX_PROGRAMS), reads_members=True)
+    connection: ClassVar[type[Database]] = CommandLine
+    # A second query would be a second program.
+    reads_members: ClassVar[bool] = True
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the ports under these names, or all device names of ports, and all bridges."""

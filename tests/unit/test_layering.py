@@ -66,6 +66,13 @@ def entry_points() -> tuple[str, ...]:
 
 
 EXECUTORS = entry_points()
+EXTENDED = {
+    "hybridvif.executors.brctl": "hybridvif.executors.netlink.executor",
+    "hybridvif.executors.pyroute2_executor": "hybridvif.executors.netlink.executor",
+    "hybridvif.executors.ovsdbapp_executor": "hybridvif.executors.ovsdb.executor",
+    "hybridvif.executors.vsctl": "hybridvif.executors.ovsdb.executor",
+}
+"""Executors that extend the default one of their role. No other import between executors is permitted."""
 
 
 @dataclass(frozen=True)
@@ -148,7 +155,8 @@ def is_permitted_library(folder: str, library: str) -> bool:
 
 
 def is_another_executor(module: str, target: str) -> bool:
-    return is_of(module, "hybridvif.executors") and is_of(target, *(name for name in EXECUTORS if name != module))
+    others = [name for name in EXECUTORS if name not in (module, EXTENDED.get(module))]
+    return is_of(module, "hybridvif.executors") and is_of(target, *others)
 
 
 def is_beside_the_folders(target: str) -> bool:

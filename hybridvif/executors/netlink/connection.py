@@ -14,6 +14,7 @@ other, that deletes only devices that were to be deleted anyway.
 
 from __future__ import annotations
 
+import errno
 import functools
 import itertools
 import secrets
@@ -25,8 +26,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hybridvif.executors.base import ExecutorError, StepFailed
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
-from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Response, Set, SetPort
+from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set, SetPort
 from hybridvif.executors.netlink.socket import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -44,13 +46,15 @@ from hybridvif.executors.netlink.socket import (
     link_header_of,
     nested,
     positions_of,
+    uninterrupted,
 )
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import ANYBODY
 
 FIRST, LAST = 1 << 16, (1 << 31) - 1
 """Lower groups may belong to the administrator: names of groups in iproute2 end at 255."""
-MAX_ATTEMPTS = 3
+MAX_DUMPS = 3
+"""Number of dumps in which a group is looked for."""
 MAX_WAIT = 1.0
 """Seconds to wait for another thread of this process; then the devices are deleted one by one."""
 MAX_GROUP_SIZE = 50
@@ -78,6 +82,9 @@ BRIDGE_TIMERS = range(16, 20)
 CACHE_SIZE = 4096
 """Number of decoded links that are kept (3 KiB each)."""
 _NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+
+Response = Device | Rejected | StepFailed | None
+"""Response to an operation: the device of a Get, the error of the kernel or of a program, or None for success."""
 
 _lock = threading.Lock()
 """Serializes the dumps of this process: a delete by another thread would interrupt one. Only for speed."""
@@ -139,13 +146,11 @@ class Connection:
 
     def _members(self, group: int) -> set[int] | None:
         """Return the indexes of the devices of a group; None if every dump was interrupted."""
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                bodies = self._channel.dump(dump_request())
-                return {link_header_of(body)[0] for body in bodies if group_of(body) == group}
-            except Interrupted:
-                continue
-        return None
+        try:
+            bodies = uninterrupted(functools.partial(self._channel.dump, dump_request()), self._deadline, MAX_DUMPS)
+        except Interrupted:
+            return None
+        return {link_header_of(body)[0] for body in bodies if group_of(body) == group}
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -333,3 +338,48 @@ def _without(body: bytes, timers: tuple[slice, ...]) -> bytes:
     for timer in timers:
         zeroed[timer] = bytes(len(zeroed[timer]))
     return bytes(zeroed)
+
+
+# -- IPv4 addresses ----------------------------------------------------------------------------------------------------
+
+# A device with one receives the VM's packets for the host, whatever its settings. A device whose IPv6 is off has no
+# IPv6 address, and takes none.
+
+_RTM_DELADDR, _RTM_GETADDR, _IFA_LOCAL = 21, 22, 2
+_ADDRESS = struct.Struct("=BBBBI")
+"""struct ifaddrmsg: the family, the length of the prefix, flags, scope and index of the device."""
+
+
+def read_addresses(deadline: float) -> dict[int, list[str]]:
+    """Return the IPv4 addresses of all devices, by the index of the device. Raises ExecutorError."""
+    request = Request(_RTM_GETADDR, NLM_F_DUMP, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0))
+    found: dict[int, list[str]] = {}
+    try:
+        with Channel(deadline) as channel:
+            bodies = uninterrupted(functools.partial(channel.dump, request), deadline)
+    except Interrupted:
+        reason = "they change faster than they can be read"
+        raise ExecutorError(f"cannot read the addresses of this host: {reason}") from None
+    except OSError as error:
+        raise ExecutorError(f"cannot read the addresses of this host: {error.strerror or 'no answer'}") from error
+    for body in bodies:
+        local = positions_of(body, slice(_ADDRESS.size, len(body))).get(_IFA_LOCAL)
+        _, length, _, _, index = _ADDRESS.unpack_from(body)
+        if local is not None:
+            found.setdefault(index, []).append(f"{socket.inet_ntoa(body[local])}/{length}")
+    return found
+
+
+def remove_addresses(device: str, deadline: float) -> None:
+    """Delete the IPv4 addresses of a device. Raises OSError, ExecutorError."""
+    index = socket.if_nametoindex(device)
+    requests = []
+    for address in read_addresses(deadline).get(index, ()):
+        local, _, length = address.partition("/")
+        header = _ADDRESS.pack(socket.AF_INET, int(length), 0, 0, index)
+        requests.append(Request(_RTM_DELADDR, NLM_F_ACK, header + attribute(_IFA_LOCAL, socket.inet_aton(local))))
+    with Channel(deadline) as channel:
+        for response in channel.exchange(requests):
+            # Secondary addresses go with their primary one.
+            if isinstance(response, Rejected) and response.code != errno.EADDRNOTAVAIL:
+                raise OSError(response.code, response.message)

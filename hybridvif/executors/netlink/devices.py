@@ -6,28 +6,12 @@ interface that reads or writes it: connection.py, sysctl.py, command_lines.py an
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
-import socket
-import struct
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.netlink.socket import (
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    Channel,
-    Interrupted,
-    Rejected,
-    Request,
-    attribute,
-    positions_of,
-)
 from hybridvif.model.names import KEY_LENGTH, LINK_PREFIXES, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ANYBODY,
@@ -119,6 +103,7 @@ class PortFlag(NamedTuple):
     """Value with which the port passes every packet, once."""
 
 
+NO_ADDRESSES: Mapping[int, Sequence[str]] = {}
 STATE = "state"
 PORT = {
     STATE: PortFlag(1, PORT_STATES.index("forwarding")),
@@ -135,10 +120,6 @@ PORT = {
     "locked": PortFlag(39, 0),
 }
 """In the spelling of iproute2. Other flags stop no packet. Older kernels lack some."""
-
-
-DUMP_THRESHOLD = 64
-"""Number of names from which one dump of all devices is faster than one request per name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -227,32 +208,12 @@ def random_mac() -> str:
     return bytes([first & 0xFC | 0x02, *rest]).hex(":")
 
 
-def read_parts(
-    read: Callable[[Collection[int | str]], Iterable[Device]],
-    dump: Callable[[int], Iterable[Device]],
-    names: Collection[str] | None,
-    threshold: int = DUMP_THRESHOLD,
+def observed(
+    devices: Iterable[Device], wanted: Collection[str] | None, addresses: Mapping[int, Sequence[str]] = NO_ADDRESSES
 ) -> Observed:
-    """Observe by an interface of the kernel.
-
-    read: returns the devices of these names or indexes. dump: returns all devices, or the members of a bridge by its
-    index.
-    """
-    if names is None or len(names) > threshold:
-        return observed(dump(0), names)
-    # The kernel also accepts an alternative name, so a device of another name may be among these.
-    devices = {device.index: device for device in read([name for name in names if key_of(name)])}
-    referenced = {index for device in devices.values() for index in (device.master, device.peer) if index}
-    bridges = [index for index, device in devices.items() if device.kind == "bridge"]
-    devices |= {device.index: device for device in read(referenced - devices.keys())}
-    devices |= {device.index: device for bridge in bridges for device in dump(bridge)}
-    return observed(devices.values(), names)
-
-
-def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Observed:
     """Return the parts and facts under the wanted names (None: all names of ports).
 
-    devices: all that the wanted ones refer to, including peers and members.
+    devices: all that the wanted ones refer to, including peers and members. addresses: those of IPv4, by device index.
     """
     devices = sorted(devices, key=lambda device: device.name)
     known: dict[int | str, Device] = {}
@@ -267,7 +228,6 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Obser
         if master in members:
             members[master].append(name)
     links = {}
-    addresses = read_addresses() if ours else {}
     for device in ours:
         peer = known.get(device.peer)
         found = tuple(tuple(addresses.get(end.index, ())) if end else () for end in (device, peer))
@@ -374,52 +334,3 @@ def _fields(kind: type[Part], device: Device, addresses: Sequence[str], prefix: 
         words = [f"address {address}" for address in addresses]
         fields[name] = ", ".join(words + [fields[name]] * (fields[name] != HOST_IP_OFF))
     return fields
-
-
-# -- IPv4 addresses ----------------------------------------------------------------------------------------------------
-
-# A device with one receives the VM's packets for the host, whatever its settings. A device whose IPv6 is off has no
-# IPv6 address, and takes none.
-
-
-_RTM_DELADDR, _RTM_GETADDR, _IFA_LOCAL = 21, 22, 2
-_HEADER = struct.Struct("=BBBBI")
-"""struct ifaddrmsg: the family, the length of the prefix, flags, scope and index of the device."""
-_ATTEMPTS, _TIMEOUT = 20, 2.0
-
-
-def read_addresses() -> dict[int, list[str]]:
-    """Return the IPv4 addresses of all devices, by the index of the device. Raises ExecutorError."""
-    found: dict[int, list[str]] = {}
-    try:
-        for body in _dump():
-            local = positions_of(body, slice(_HEADER.size, len(body))).get(_IFA_LOCAL)
-            _, length, _, _, index = _HEADER.unpack_from(body)
-            if local is not None:
-                found.setdefault(index, []).append(f"{socket.inet_ntoa(body[local])}/{length}")
-    except OSError as error:
-        raise ExecutorError(f"cannot read the addresses of this host: {error.strerror or 'no answer'}") from error
-    return found
-
-
-def _dump() -> list[bytes]:
-    with Channel(time.monotonic() + _TIMEOUT) as channel:
-        for _ in range(_ATTEMPTS):
-            with suppress(Interrupted):
-                return channel.dump(Request(_RTM_GETADDR, NLM_F_DUMP, _HEADER.pack(socket.AF_INET, 0, 0, 0, 0)))
-    raise OSError(errno.EAGAIN, "the addresses of this host change faster than they can be read")
-
-
-def remove_addresses(device: str) -> None:
-    """Delete the IPv4 addresses of a device. Raises OSError, ExecutorError."""
-    index = socket.if_nametoindex(device)
-    requests = []
-    for address in read_addresses().get(index, ()):
-        local, _, length = address.partition("/")
-        header = _HEADER.pack(socket.AF_INET, int(length), 0, 0, index)
-        requests.append(Request(_RTM_DELADDR, NLM_F_ACK, header + attribute(_IFA_LOCAL, socket.inet_aton(local))))
-    with Channel(time.monotonic() + _TIMEOUT) as channel:
-        for response in channel.exchange(requests):
-            # Secondary addresses go with their primary one.
-            if isinstance(response, Rejected) and response.code != errno.EADDRNOTAVAIL:
-                raise OSError(response.code, response.message)

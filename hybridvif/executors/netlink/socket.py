@@ -11,8 +11,11 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
+
+from hybridvif.executors.base import seconds_until
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
@@ -55,6 +58,19 @@ class Interrupted(Exception):
     """The dump may be incomplete, according to the kernel."""
 
 
+T = TypeVar("T")
+
+
+def uninterrupted(dump: Callable[[], T], deadline: float, attempts: int = 20) -> T:
+    """Repeat a dump until it is not interrupted. Raises Interrupted, and the exceptions of the dump."""
+    for _ in range(attempts):
+        with contextlib.suppress(Interrupted):
+            return dump()
+        if time.monotonic() >= deadline:
+            break
+    raise Interrupted
+
+
 class Channel:
     """A netlink socket for one thread; every wait ends by the deadline."""
 
@@ -62,6 +78,7 @@ class Channel:
         self._deadline = deadline
         self._number = 0
         self._socket = _socket()
+        self.close = self._socket.close
         self._buffer = bytearray(1 << 17)
 
     def __enter__(self) -> Channel:
@@ -69,10 +86,6 @@ class Channel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
 
     def exchange(self, requests: Sequence[Request]) -> list[Response]:
         """Return the responses to these requests, which are executed in order. Raises TimeoutError, OSError.
@@ -136,7 +149,7 @@ class Channel:
         return b"".join(parts)
 
     def _receive(self) -> bytes:
-        self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        self._socket.settimeout(seconds_until(self._deadline))
         size = self._socket.recv_into(self._buffer)
         return bytes(memoryview(self._buffer)[:size])
 
@@ -220,3 +233,37 @@ def positions_of(body: bytes, where: slice | None) -> dict[int, slice]:
         found[kind & 0x3FFF] = slice(start + 4, min(start + length, end))
         start += length + 3 & ~3
     return found
+
+
+# -- notifications -----------------------------------------------------------------------------------------------------
+
+GROUPS = (1, 5, 12, 24)
+"""RTNLGRP_LINK, _IPV4_IFADDR, _IPV6_IFINFO, _IPV4_NETCONF (linux/rtnetlink.h): a group per kind of observed value.
+
+The kernel has none for arp_ignore, arp_announce and addr_gen_mode that are written under /proc/sys.
+"""
+MAX_READS = 4096
+"""Notifications to discard in one go. The socket stays readable if there are more."""
+
+
+class LinkSubscription:
+    """A socket that receives the notifications of this network namespace."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket.bind((0, sum(1 << group - 1 for group in GROUPS)))
+        self.fileno, self.close = self._socket.fileno, self._socket.close
+
+    def drain(self) -> bool:
+        """Discard the pending notifications. Return whether there were any; lost ones count (ENOBUFS)."""
+        for number in range(MAX_READS):
+            try:
+                # The content is of no interest, so one byte is enough.
+                self._socket.recv(1)
+            except BlockingIOError:
+                return number > 0
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+        return True
