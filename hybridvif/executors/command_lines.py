@@ -17,8 +17,8 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 
+from hybridvif.executors.command import RANDOM_MAC, Command
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import ATTRIBUTES, BRIDGE, FLAGS, IPV4, IPV6, LINK, STATE, Attribute
 from hybridvif.executors.netlink.operations import (
@@ -52,23 +52,6 @@ from hybridvif.executors.side_effects import (
 from hybridvif.model.parts import ROOT, IvsPort, OvsPort, Role, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR, Settings
 from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of, names_of_step, role_of
-
-RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
-"""A word of a command line that a shell expands to a MAC address; an executor generates its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command line. absent: it succeeds if its device is already gone."""
-
-    program: str
-    arguments: tuple[str, ...]
-    absent: bool = False
-
-    def __str__(self) -> str:
-        words = (word if word == RANDOM_MAC else shlex.quote(word) for word in self.arguments)
-        return " ".join((self.program, *words))
-
 
 _ATTACH = """import contextlib, fcntl, struct, sys
 tap = open("/dev/net/tun", "r+b", 0)

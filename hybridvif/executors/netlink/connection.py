@@ -26,7 +26,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridvif.executors.base import ExecutorError, StepFailed
+from hybridvif.executors.base import ExecutorError, Failure
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
 from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set, SetPort
 from hybridvif.executors.netlink.socket import (
@@ -83,7 +83,7 @@ CACHE_SIZE = 4096
 """Number of decoded links that are kept (3 KiB each)."""
 _NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
 
-Response = Device | Rejected | StepFailed | None
+Response = Device | Rejected | Failure | None
 """Response to an operation: the device of a Get, the error of the kernel or of a program, or None for success."""
 
 _lock = threading.Lock()

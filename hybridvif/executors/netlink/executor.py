@@ -16,7 +16,7 @@ from contextlib import ExitStack
 from functools import partial
 from typing import ClassVar, Protocol
 
-from hybridvif.executors.base import ExecutorError, StepFailed, internal_error, untried
+from hybridvif.executors.base import ExecutorError, Failure, StepFailed, internal_error, untried
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.connection import Connection, Response, read_addresses, remove_addresses
@@ -247,7 +247,7 @@ class _Port:
             return [outcome]
         try:
             yield from self._carry_out(step)
-        except StepFailed as error:
+        except Failure as error:
             return [error.outcome_of(step)]
         except OSError as error:
             return [failure(_action_of(step), error).outcome_of(step)]
@@ -352,7 +352,7 @@ def _accept(action: str, responses: Iterable[Response]) -> None:
     """Raise StepFailed with the kernel's message if a response is an error."""
     for response in responses:
         match response:
-            case StepFailed():
+            case Failure():
                 raise response
             case Rejected(code, message):
                 raise failure(action, OSError(code, ""), message)
@@ -361,7 +361,7 @@ def _accept(action: str, responses: Iterable[Response]) -> None:
 def _deleted(step: Step, response: Response) -> Outcome:
     try:
         _accept(_action_of(step), [] if response == Rejected(errno.ENODEV) else [response])
-    except StepFailed as error:
+    except Failure as error:
         return error.outcome_of(step)
     return Outcome(step, Result.DONE)
 
