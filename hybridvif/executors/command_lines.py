@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from typing import Any
 
 from hybridvif.executors.command import RANDOM_MAC, Command
 from hybridvif.executors.netlink import sysctl
@@ -29,7 +30,6 @@ from hybridvif.executors.netlink.operations import (
     Remove,
     RemoveAddresses,
     Set,
-    SetPort,
     Sysctl,
     operations_of,
 )
@@ -98,9 +98,6 @@ def lines_of(operation: Operation) -> Iterator[Line]:
             yield Command("ip", ("tuntap", "add", "dev", name, "mode", "tap", "user", str(ROOT), *queues))
         case Set(name, values):
             yield from _set(name, values)
-        case SetPort(name, flags):
-            words = [word for key, on in flags.items() for word in (key, str(on) if key == STATE else _on_off(on))]
-            yield _ip("set", "dev", name, "type", "bridge_slave", *words)
         case RemoveAddresses(name):
             yield Command("ip", ("-4", "address", "flush", "dev", name))
         case Remove(name):
@@ -127,6 +124,10 @@ def _set(name: str, values: Mapping[str, object]) -> Iterator[Line]:
     if "master" in values:
         master = str(values["master"])
         yield _brctl("addif", master, name) if master else _ip("set", "dev", name, "nomaster")
+    if "bridge_port" in values:
+        flags: Any = values["bridge_port"]
+        words = [word for key, on in flags.items() for word in (key, str(on) if key == STATE else _on_off(on))]
+        yield _ip("set", "dev", name, "type", "bridge_slave", *words)
 
 
 def _words(row: Attribute, value: object) -> list[str]:

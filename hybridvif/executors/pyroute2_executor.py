@@ -19,7 +19,7 @@ from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.connection import Response
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, LINK, PORT, Device
 from hybridvif.executors.netlink.executor import NetlinkExecutor
-from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set, SetPort
+from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set
 from hybridvif.executors.netlink.socket import Interrupted, Rejected
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import ANYBODY
@@ -84,18 +84,16 @@ class Connection:
                     self._ipr.link("set", index=message["index"], **self._words(peer_values))
             case Set(device, values):
                 self._set(device, values)
-            case SetPort(device, flags):
-                words = {_PORT_NAMES[name]: value for name, value in flags.items()}
-                self._ipr.link("set", index=self._indexes[device], kind="bridge_slave", **words)
             case Remove(device):
                 self._ipr.link("del", index=self._indexes[device])
         return None
 
     def _set(self, device: str, values: Mapping[str, Any]) -> None:
         """Set attributes. pyroute2 cannot encode those of IPv4, which are files."""
-        words = self._words(values)
-        if words:
-            self._ipr.link("set", index=self._indexes[device], **words)
+        flags = {_PORT_NAMES[name]: value for name, value in values.get("bridge_port", {}).items()}
+        for words in (self._words(values), flags and flags | {"kind": "bridge_slave"}):
+            if words:
+                self._ipr.link("set", index=self._indexes[device], **words)
         for name in IPV4:
             if name in values:
                 sysctl.write(device, name, values[name])

@@ -144,20 +144,16 @@ class RecordingHost:
         A conversion deletes nothing after a failure: its VM would be cut off.
         """
         with self._lock:
-            if not any(isinstance(step, Replace) for step in steps):
-                outcomes = one_by_one(steps, self.state, self._carry_out, math.inf)
-                return [replace(outcome, simulated=True) for outcome in outcomes]
-            done: list[Outcome] = []
-            for step in steps:
-                if any(outcome.result is not Result.DONE for outcome in done):
+            # The steps of a conversion depend on each other.
+            is_conversion = any(isinstance(step, Replace) for step in steps)
+            outcomes: list[Outcome] = []
+            for group in [[step] for step in steps] if is_conversion else [steps]:
+                if any(outcome.result is not Result.DONE for outcome in outcomes):
                     reason = "not tried, since an earlier step of this port failed"
-                    done.append(Outcome(step, Result.SKIPPED, reason, simulated=True))
-                    continue
-                done += [
-                    replace(outcome, simulated=True)
-                    for outcome in one_by_one([step], self.state, self._carry_out, math.inf)
-                ]
-            return done
+                    outcomes += [Outcome(step, Result.SKIPPED, reason) for step in group]
+                else:
+                    outcomes += one_by_one(group, self.state, self._carry_out, math.inf)
+            return [replace(outcome, simulated=True) for outcome in outcomes]
 
     def _carry_out(self, step: Step) -> None:
         for failure in self._failures:

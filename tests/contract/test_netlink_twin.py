@@ -15,7 +15,7 @@ from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 from hybridvif import Bridge, Veth, desired_state
 from hybridvif.executors.netlink import connection as ours
 from hybridvif.executors.netlink.devices import HOST_IPV4_OFF
-from hybridvif.executors.netlink.operations import Add, Get, Remove, Set, SetPort, operations_of
+from hybridvif.executors.netlink.operations import Add, Get, Remove, Set, operations_of
 from hybridvif.executors.netlink.socket import RTM_DELLINK, RTM_GETLINK, RTM_NEWLINK, Request
 from hybridvif.model.state import Create
 from hybridvif.testing.sandbox.box import Sandbox
@@ -111,7 +111,8 @@ def test_pyroute2_reads_a_switched_off_host_ip_as_it_was_meant() -> None:
 
 
 def test_pyroute2_reads_the_flags_of_a_bridge_port_as_they_were_meant() -> None:
-    message = decoded(ours.request_of(SetPort("qvb", {"isolated": 0, "locked": 0, "flood": 1, "state": 3}), {"qvb": 7}))
+    flags = {"isolated": 0, "locked": 0, "flood": 1, "state": 3}
+    message = decoded(ours.request_of(Set("qvb", {"bridge_port": flags}), {"qvb": 7}))
     assert attrs(message, "IFLA_LINKINFO")["IFLA_INFO_SLAVE_KIND"] == "bridge"
     assert attrs(message, "IFLA_LINKINFO", "IFLA_INFO_SLAVE_DATA") == {
         "IFLA_BRPORT_ISOLATED": 0,

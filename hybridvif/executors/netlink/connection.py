@@ -28,7 +28,7 @@ from typing import Any
 
 from hybridvif.executors.base import ExecutorError, Failure
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
-from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set, SetPort
+from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set
 from hybridvif.executors.netlink.socket import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -137,7 +137,7 @@ class Connection:
         """Delete these devices as a group; return False if none was deleted."""
         indexes = [link_header_of(request.body)[0] for request in deletes]
         group = secrets.randbelow(LAST - FIRST) + FIRST
-        moves = [Request(RTM_NEWLINK, NLM_F_ACK, _link({"group": group}, index)) for index in indexes]
+        moves = [Request(RTM_NEWLINK, NLM_F_ACK, _link({"group": group}, {}, index)) for index in indexes]
         responses = self._channel.exchange(moves)
         if any(isinstance(response, Rejected) for response in responses) or self._members(group) != set(indexes):
             return False
@@ -167,15 +167,11 @@ def request_of(operation: Operation, indexes: Mapping[str, int]) -> Request:
         case Get(str(name)):
             return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, name) + _NO_COUNTERS)
         case Add(kind, name, values, peer, peer_values):
-            info = b"" if kind == "bridge" else _info(kind, nested(VETH_PEER, _link(peer_values, name=peer)))
-            body = _link(_resolved(values, indexes), name=name) + info
+            info = b"" if kind == "bridge" else _info(kind, nested(VETH_PEER, _link(peer_values, indexes, name=peer)))
+            body = _link(values, indexes, name=name) + info
             return Request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
         case Set(name, values):
-            return Request(RTM_NEWLINK, NLM_F_ACK, _link(_resolved(values, indexes), indexes[name]))
-        case SetPort(name, flags):
-            rows = [attribute(PORT[flag].number, bytes([value])) for flag, value in flags.items()]
-            info = nested(LINKINFO, attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *rows))
-            return Request(RTM_NEWLINK, NLM_F_ACK, link_header(indexes[name]) + info)
+            return Request(RTM_NEWLINK, NLM_F_ACK, _link(values, indexes, indexes[name]))
         case Remove(name):
             return Request(RTM_DELLINK, NLM_F_ACK, link_header(indexes[name]))
     raise TypeError(f"no message for {operation}")
@@ -192,12 +188,7 @@ def delete_group(group: int) -> Request:
     return Request(RTM_DELLINK, NLM_F_ACK, link_header() + attribute(LINK["group"].number, group))
 
 
-def _resolved(values: Mapping[str, Any], indexes: Mapping[str, int]) -> Mapping[str, Any]:
-    """Return these values with the index of the master."""
-    return {**values, "master": indexes[values["master"]] if values["master"] else 0} if "master" in values else values
-
-
-def _link(values: Mapping[str, Any], index: int = 0, name: str = "") -> bytes:
+def _link(values: Mapping[str, Any], indexes: Mapping[str, int], index: int = 0, name: str = "") -> bytes:
     flags = change = 0
     attributes = [attribute(IFNAME, name)] if name else []
     options, settings = list[tuple[str, int]](), list[tuple[str, int]]()
@@ -209,7 +200,11 @@ def _link(values: Mapping[str, Any], index: int = 0, name: str = "") -> bytes:
             encoded = bytes.fromhex(value.replace(":", "")) if key == "mac" else value
             attributes.append(attribute(LINK[key].number, encoded))
         elif key == "master":
-            attributes.append(attribute(MASTER, value))
+            attributes.append(attribute(MASTER, indexes[value] if value else 0))
+        elif key == "bridge_port":
+            rows = [attribute(PORT[flag].number, bytes([number])) for flag, number in value.items()]
+            slave = attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *rows)
+            attributes.append(nested(LINKINFO, *slave))
         else:
             (options if key in BRIDGE else settings).append((key, value))
     # Cached: nearly all ports of a host have the same.

@@ -43,18 +43,13 @@ class AddTap:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Set attributes of a device; also `master`, the name of its bridge or ""."""
+    """Set attributes of a device.
+
+    Also `master`, the name of its bridge or "", and `bridge_port`, its flags as a port of that bridge.
+    """
 
     device: str
     values: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class SetPort:
-    """Set flags of a device as a port of its bridge."""
-
-    device: str
-    flags: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,7 +89,7 @@ class Get:
     device: str | int
 
 
-Operation = Add | AddTap | Set | SetPort | Sysctl | Own | RemoveAddresses | Remove | Get
+Operation = Add | AddTap | Set | Sysctl | Own | RemoveAddresses | Remove | Get
 
 
 def operations_of(step: Step, mac: str) -> list[Operation]:
@@ -168,7 +163,7 @@ def _update_member(
         operations += _set_end(after.peer, far)
     # A device that has just joined its bridge is open.
     if opens is not None and "master" not in changes:
-        operations.append(SetPort(after.name, opening_of(before)))
+        operations.append(Set(after.name, {"bridge_port": opening_of(before)}))
     return [*operations, Own(after.name)] if owned is not None else operations
 
 

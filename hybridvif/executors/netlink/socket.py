@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -101,44 +101,42 @@ class Channel:
 
     def dump(self, request: Request) -> list[bytes]:
         """Return the messages of a dump. Raises Interrupted, TimeoutError, OSError."""
-        own = self._number
-        self._socket.send(self._frame([request]))
+        own = self._send([request])
         found: list[bytes] = []
         interrupted = False
-        while True:
-            data = self._receive()
-            for kind, flags, number, body in _messages(data):
-                if number != own:
-                    # The late response to an earlier request.
-                    continue
-                interrupted |= bool(flags & NLM_F_DUMP_INTR)
-                if kind in (NLMSG_DONE, NLMSG_ERROR):
-                    rejected = _rejected(flags, body) if len(body) >= 4 else None
-                    if rejected is not None:
-                        raise OSError(rejected.code, os.strerror(rejected.code))
-                    if interrupted:
-                        raise Interrupted
-                    return found
-                found.append(body)
+        for kind, flags, number, body in self._received():
+            if number != own:
+                # The late response to an earlier request.
+                continue
+            interrupted |= bool(flags & NLM_F_DUMP_INTR)
+            if kind in (NLMSG_DONE, NLMSG_ERROR):
+                rejected = _rejected(flags, body) if len(body) >= 4 else None
+                if rejected is not None:
+                    raise OSError(rejected.code, os.strerror(rejected.code))
+                break
+            found.append(body)
+        if interrupted:
+            raise Interrupted
+        return found
 
     def _exchange(self, requests: Sequence[Request]) -> list[Response]:
-        first, last = self._number, len(requests) - 1
-        self._socket.send(self._frame(requests))
+        first, last = self._send(requests), len(requests) - 1
         responses: list[Response] = [None] * len(requests)
-        position = -1
-        while position != last:
-            for kind, flags, number, body in _messages(self._receive()):
-                position = number - first
-                if 0 <= position <= last:
-                    responses[position] = _rejected(flags, body) if kind == NLMSG_ERROR else body
+        for kind, flags, number, body in self._received():
+            position = number - first
+            if 0 <= position <= last:
+                responses[position] = _rejected(flags, body) if kind == NLMSG_ERROR else body
+            if position == last:
+                break
         return responses
 
-    def _frame(self, requests: Sequence[Request]) -> bytes:
-        """Return the messages of one send. Errors are always reported; success only for the last message.
+    def _send(self, requests: Sequence[Request]) -> int:
+        """Send the requests in one message, and return the number of the first.
 
-        The kernel executes them in order (netlink_rcv_skb), so the last response means that all are done.
+        Errors are always reported; success only for the last request. The kernel executes them in order
+        (netlink_rcv_skb), so the last response means that all are done.
         """
-        parts = []
+        first, parts = self._number, list[bytes]()
         for request in requests:
             size = _HEADER.size + len(request.body)
             flags = request.flags | NLM_F_REQUEST
@@ -146,7 +144,19 @@ class Channel:
                 flags &= ~NLM_F_ACK
             parts += [_HEADER.pack(size, request.kind, flags, self._number, 0), request.body]
             self._number += 1
-        return b"".join(parts)
+        self._socket.send(b"".join(parts))
+        return first
+
+    def _received(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield the kind, flags, sequence number and body of each received message."""
+        while True:
+            data, offset = self._receive(), 0
+            while offset + _HEADER.size <= len(data):
+                length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
+                if length < _HEADER.size:
+                    raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+                yield kind, flags, number, data[offset + _HEADER.size : offset + length]
+                offset += (length + 3) & ~3
 
     def _receive(self) -> bytes:
         self._socket.settimeout(seconds_until(self._deadline))
@@ -166,18 +176,6 @@ def _socket() -> socket.socket:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
     channel.bind((0, 0))
     return channel
-
-
-def _messages(data: bytes) -> list[tuple[int, int, int, bytes]]:
-    """Return the kind, flags, sequence number and body of each message."""
-    found, offset = [], 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-        found.append((kind, flags, number, data[offset + _HEADER.size : offset + length]))
-        offset += (length + 3) & ~3
-    return found
 
 
 def _rejected(flags: int, body: bytes) -> Rejected | None:
@@ -210,9 +208,9 @@ def nested(kind: int, *attributes: bytes) -> bytes:
     return attribute(kind | 0x8000, b"".join(attributes))
 
 
-def link_header(index: int = 0, *, flags: int = 0, change: int = 0, family: int = socket.AF_UNSPEC) -> bytes:
+def link_header(index: int = 0, *, flags: int = 0, change: int = 0) -> bytes:
     """Return the header of a link message (struct ifinfomsg)."""
-    return _LINK.pack(family, 0, index, flags, change)
+    return _LINK.pack(socket.AF_UNSPEC, 0, index, flags, change)
 
 
 def link_header_of(body: bytes) -> tuple[int, int]:
