@@ -5,17 +5,15 @@ A failed command becomes a failed outcome with its error message. The devices ar
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import ClassVar
 
-from hybridvif.executors.base import Failure
 from hybridvif.executors.command import Command, Program
 from hybridvif.executors.command_lines import lines_of
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.connection import Connection, Response
+from hybridvif.executors.netlink.connection import Connection, OneByOne
 from hybridvif.executors.netlink.executor import NetlinkExecutor
-from hybridvif.executors.netlink.operations import Get, Operation, Sysctl
-from hybridvif.executors.netlink.socket import Rejected
+from hybridvif.executors.netlink.operations import Operation, Sysctl
 from hybridvif.model.settings import Settings
 
 
@@ -34,7 +32,7 @@ class BrctlExecutor(NetlinkExecutor):
         return _Connection(self._programs, deadline)
 
 
-class _Connection(Connection):
+class _Connection(OneByOne):
     """A connection that changes devices by commands."""
 
     def __init__(self, programs: Mapping[str, Program], deadline: float) -> None:
@@ -44,24 +42,11 @@ class _Connection(Connection):
         super().__init__(deadline)
         self._programs = programs
 
-    def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
-        """Carry out the operations, one command after another. Raises OSError."""
-        if all(isinstance(operation, Get) for operation in operations):
-            return super().exchange(operations, indexes)
-        return [self._response_to(operation, indexes) for operation in operations]
-
-    def _response_to(self, operation: Operation, indexes: Mapping[str, int]) -> Response:
-        if isinstance(operation, Get):
-            return super().exchange([operation], indexes)[0]
-        try:
-            for line in lines_of(operation):
-                match line:
-                    case Command():
-                        self._programs[line.program].carry_out(line, self._deadline)
-                    case Sysctl(device, attribute, value):
-                        sysctl.write(device, attribute, value)
-        except Failure as failure:
-            return failure
-        except OSError as error:
-            return Rejected(error.errno or 0)
-        return None
+    def carry_out(self, operation: Operation, indexes: Mapping[str, int]) -> None:  # noqa: ARG002
+        """Run the command lines of an operation. Raises Failure, OSError."""
+        for line in lines_of(operation):
+            match line:
+                case Command():
+                    self._programs[line.program].carry_out(line, self.deadline)
+                case Sysctl(device, attribute, value):
+                    sysctl.write(device, attribute, value)

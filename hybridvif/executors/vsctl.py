@@ -1,12 +1,13 @@
 """ovs-vsctl: ports of Open vSwitch through its own command; one command line, and so one transaction, per batch.
 
+The rows are read as in `ovsdb`.
+
 Every value in a command line is a device name of a port, a UUID, a MAC address or a configured bridge. The daemon
 authorizes nothing else. Each command begins after `--`, so no value can be read as an option.
 """
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import replace
@@ -14,9 +15,9 @@ from typing import Any, ClassVar
 
 from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import ExecutorError, StepFailed
-from hybridvif.executors.command import Finished, Program, lines_of
+from hybridvif.executors.command import Finished, Program
 from hybridvif.executors.command_lines import bridge_words, replace_words, switch_words
-from hybridvif.executors.ovs_rows import IDS, Operation, Snapshot
+from hybridvif.executors.ovs_rows import IDS, Snapshot
 from hybridvif.executors.ovsdb.executor import (
     NoResponse,
     OvsdbExecutor,
@@ -25,10 +26,9 @@ from hybridvif.executors.ovsdb.executor import (
     reported_rows,
     unknown,
 )
-from hybridvif.executors.ovsdb.rpc import START, Database, numeric, tls_files
+from hybridvif.executors.ovsdb.rpc import Database, numeric, tls_files
 from hybridvif.executors.ovsdb.transaction import require_bridges
 from hybridvif.executors.side_effects import SideEffects
-from hybridvif.model.names import key_of
 from hybridvif.model.parts import OvsPort, Part
 from hybridvif.model.report import Outcome
 from hybridvif.model.settings import Settings
@@ -45,56 +45,27 @@ READ_SHARE = 0.25
 """Share of the remaining time that is reserved for reading back after a command line that did not end."""
 
 
-class CommandLine:
-    """A connection to OVSDB through ovs-vsctl: it runs the program for each request."""
+class VsctlExecutor(OvsdbExecutor):
+    """Ports of Open vSwitch through ovs-vsctl."""
 
-    def __init__(self, settings: Settings, deadline: float) -> None:  # noqa: ARG002  # the program connects
-        self._settings, self._vsctl = settings, Program("ovs-vsctl", settings.program_path)
+    programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
 
-    def close(self) -> None:
-        """Do nothing: there is no connection between two requests."""
+    def __init__(self, settings: Settings) -> None:
+        super().__init__(settings)
+        self._vsctl = Program("ovs-vsctl", settings.program_path)
 
-    def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the responses to these queries, with one command line. Raises ExecutorError."""
-        words = [word for query in operations for word in _query_words(**query)]
-        result = self.run(words, deadline, options=["--format=json", "--no-wait"])
-        if result.expired or result.code < 0:
-            remote = self._settings.ovsdb_connection
-            raise ExecutorError(f"OVSDB at {remote} does not answer ovs-vsctl (is ovsdb-server hung?)")
-        if result.code and "mtu_request" in result.stderr:
-            return [{"error": _error_in(result)}]
-        if result.code:
-            raise ExecutorError(
-                f"cannot read OVSDB at {self._settings.ovsdb_connection}: {_error_in(result)}; {START}",
-                precondition="database connection failed" in result.stderr,
-            )
-        tables = [json.loads(line) for line in lines_of(result.stdout) if line.strip()]
-        return [
-            {"rows": [dict(zip(table["headings"], values, strict=True)) for values in table["data"]]}
-            for table in tables
-        ]
+    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
+        """Return the ports under these names, or all device names of ports, and all bridges."""
+        self._vsctl.require()
+        return super().observe(names, deadline)
 
-    def run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
-        """Run the program. Raises ExecutorError if it cannot be started."""
+    def _run(self, words: Sequence[str], deadline: float) -> Finished:
         # ovs-vsctl counts whole seconds; the exact deadline is enforced by Program.
         seconds = max(int(deadline - time.monotonic()), 1)
         names = ("--private-key", "--certificate", "--ca-cert")
         files = [f"{name}={path}" for name, path in zip(names, tls_files(self._settings), strict=False)]
         connection = [f"--db={numeric(self._settings, deadline)}", *files]
-        return self._vsctl.run([f"--timeout={seconds}", *connection, *options, *words], deadline)
-
-
-class VsctlExecutor(OvsdbExecutor):
-    """Ports of Open vSwitch through ovs-vsctl."""
-
-    programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
-    connection: ClassVar[type[Database]] = CommandLine
-    # A second query would be a second program.
-    reads_members: ClassVar[bool] = True
-
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """Return the ports under these names, or all device names of ports, and all bridges."""
-        return super().observe(None if names is None else [name for name in names if key_of(name)], deadline)
+        return self._vsctl.run([f"--timeout={seconds}", *connection, *words], deadline)
 
     def _changes_of(self, steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects) -> list[str]:
         """Return the words of the command line."""
@@ -109,18 +80,18 @@ class VsctlExecutor(OvsdbExecutor):
         return words + [word for name in effects.bridges_to_remove for word in ("--", "del-br", name)]
 
     def _send(
-        self, database: CommandLine, changes: Sequence[Any], names: Collection[str], deadline: float
+        self, database: Database, changes: Sequence[Any], names: Collection[str], deadline: float
     ) -> Reported | None:
         """Run a command line, which waits until ovs-vswitchd has applied it. It exits with 0 if a device is refused."""
         if changes:
             # Otherwise another program has done it already, for example a move.
-            result = database.run(changes, deadline - (deadline - time.monotonic()) * READ_SHARE)
+            result = self._run(changes, deadline - (deadline - time.monotonic()) * READ_SHARE)
             if result.expired or result.code < 0:
                 raise NoResponse
             if result.code and any(message in result.stderr for message in _ROWS_CHANGED):
                 return None
             if result.code:
-                raise StepFailed(f"ovs-vsctl failed: {_error_in(result)}")
+                raise StepFailed(f"ovs-vsctl failed: {result.said.removeprefix('ovs-vsctl: ').rstrip('.')}")
         queries = ovs_rows.select_named("Interface", ovs_rows.REPORTED_COLUMNS, names) if names else []
         return lambda: reported_rows(database.transact(queries, deadline) if queries else ())
 
@@ -134,21 +105,6 @@ class VsctlExecutor(OvsdbExecutor):
         if all(_is_committed(ports.get(step.part.name), step) for step in steps):
             return not_acknowledged(steps)
         return unknown(steps, "ovs-vsctl did not end before the deadline, and its transaction has not been seen")
-
-
-def _query_words(table: str, where: Sequence[Any], columns: Sequence[str] = (), **_: Any) -> list[str]:
-    """Return the words of a query. columns: none for all."""
-    given = [f"--columns={','.join(columns)}"] if columns else []
-    match where:
-        case [["name", "==", name]] | [["_uuid", "==", ["uuid", name]]]:
-            return ["--", "--if-exists", *given, "list", table, name]
-        case [["external_ids", "includes", ["map", [[key, value]]]]]:
-            return ["--", *given, "find", table, f"external_ids:{key}={json.dumps(value)}"]
-        case [[column, "!=", ["set", []]]]:
-            return ["--", *given, "find", table, f"{column}!=[]"]
-        case [[column, "==", str(value)]]:
-            return ["--", *given, "find", table, f"{column}={value}"]
-    return ["--", *given, "list", table]
 
 
 def _as_found(step: Step, snapshot: Snapshot) -> Step:
@@ -166,10 +122,6 @@ def _as_found(step: Step, snapshot: Snapshot) -> Step:
         case Update(OvsPort() as before) if bridge and "bridge" in changes_of(step):
             return Update(replace(before, bridge=bridge), step.after)
     return step
-
-
-def _error_in(result: Finished) -> str:
-    return result.said.removeprefix("ovs-vsctl: ").rstrip(".")
 
 
 def _is_committed(part: Part | None, step: Step) -> bool:

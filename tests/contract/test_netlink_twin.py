@@ -1,12 +1,13 @@
 """Our link messages against pyroute2: it decodes our requests, and both decode the kernel's responses alike.
 
-The executor pyroute2 is compared with ours attribute by attribute, by the numbers of one and the names of the other.
+The devices are compared attribute by attribute, by the numbers of one and the names of the other.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -22,6 +23,7 @@ from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import make_port
 from tests.support.strategies import the
 
+ROOT = Path(__file__).parents[2]
 WIRING = desired_state(make_port())
 BRIDGE, VETH = the(Bridge, WIRING), the(Veth, WIRING)
 MAC = "0a:00:00:00:01:7b"
@@ -137,10 +139,11 @@ def test_pyroute2_reads_questions_and_deletes_as_they_were_meant() -> None:
 
 
 COMPARE = """
-import time
+import sys, time
+sys.path.insert(0, sys.argv[1])
 from hybridvif.executors.netlink.devices import ATTRIBUTES
 from hybridvif.executors.netlink.connection import Connection
-from hybridvif.executors.pyroute2_executor import Connection as Pyroute2Connection
+from tests.support.pyroute2_devices import dumped
 
 def described(devices):
     keys = ("name", "kind", "carrier", "runs", "master", "peer", "port", "owner", "altnames")
@@ -150,11 +153,11 @@ def described(devices):
     }
 
 end = time.monotonic() + 10
-with Connection(end) as own, Pyroute2Connection(end) as other:
+with Connection(end) as own:
     # The kernel propagates a carrier later, and ovs-vswitchd may create a device: compare when two dumps are alike.
     ours, later = None, described(own.dump(0))
     while ours != later:
-        theirs = described(other.dump(0))
+        theirs = described(dumped())
         ours, later = later, described(own.dump(0))
 assert ours.keys() == theirs.keys(), ours.keys() ^ theirs.keys()
 for index, device in ours.items():
@@ -179,7 +182,7 @@ echo 1 > /proc/sys/net/ipv6/conf/hvtbridge/disable_ipv6
 def test_both_read_alike_what_the_kernel_tells(sandbox: Sandbox) -> None:
     sandbox.run(["sh", "-ec", MADE])
     try:
-        links, bridges = map(int, sandbox.python(COMPARE).stdout.split())
+        links, bridges = map(int, sandbox.python(COMPARE, str(ROOT)).stdout.split())
     finally:
         sandbox.run(["sh", "-c", "for l in hvtone hvtbridge hvtsmall; do ip link delete $l; done"])
     assert (links, bridges) == (4, 2)

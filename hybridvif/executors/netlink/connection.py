@@ -94,7 +94,7 @@ class Connection:
     """A netlink socket for one thread; every wait ends by the deadline."""
 
     def __init__(self, deadline: float) -> None:
-        self._deadline, self._channel = deadline, Channel(deadline)
+        self.deadline, self._channel = deadline, Channel(deadline)
 
     def __enter__(self) -> Connection:
         return self
@@ -121,10 +121,10 @@ class Connection:
     def _delete_together(self, deletes: Sequence[Request]) -> set[Request]:
         """Delete as groups as many as possible; return the delete requests that were carried out."""
         gone: set[Request] = set()
-        if len(deletes) > 1 and _lock.acquire(timeout=max(min(MAX_WAIT, self._deadline - time.monotonic()), 0)):
+        if len(deletes) > 1 and _lock.acquire(timeout=max(min(MAX_WAIT, self.deadline - time.monotonic()), 0)):
             try:
                 while len(gone) < len(deletes):
-                    size = min(int((self._deadline - time.monotonic()) / DELETE_TIME), MAX_GROUP_SIZE)
+                    size = min(int((self.deadline - time.monotonic()) / DELETE_TIME), MAX_GROUP_SIZE)
                     some = deletes[len(gone) : len(gone) + size]
                     if size < 1 or not self._delete_group(some):
                         break
@@ -147,10 +147,37 @@ class Connection:
     def _members(self, group: int) -> set[int] | None:
         """Return the indexes of the devices of a group; None if every dump was interrupted."""
         try:
-            bodies = uninterrupted(functools.partial(self._channel.dump, dump_request()), self._deadline, MAX_DUMPS)
+            bodies = uninterrupted(functools.partial(self._channel.dump, dump_request()), self.deadline, MAX_DUMPS)
         except Interrupted:
             return None
         return {link_header_of(body)[0] for body in bodies if group_of(body) == group}
+
+
+class OneByOne(Connection):
+    """A connection that reads devices likewise, and changes them by other means, one operation after another."""
+
+    def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
+        """Return the responses to these operations. Raises TimeoutError, OSError."""
+        if all(isinstance(operation, Get) for operation in operations):
+            return super().exchange(operations, indexes)
+        return [self._response_to(operation, indexes) for operation in operations]
+
+    def _response_to(self, operation: Operation, indexes: Mapping[str, int]) -> Response:
+        if isinstance(operation, Get):
+            return super().exchange([operation], indexes)[0]
+        if time.monotonic() >= self.deadline:
+            return Rejected(errno.ETIMEDOUT)
+        try:
+            self.carry_out(operation, indexes)
+        except Failure as failure:
+            return failure
+        except OSError as error:
+            return Rejected(error.errno or 0)
+        return None
+
+    def carry_out(self, operation: Operation, indexes: Mapping[str, int]) -> None:
+        """Carry out an Add, Set or Remove. Raises Failure, OSError."""
+        raise NotImplementedError
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------

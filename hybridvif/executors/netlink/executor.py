@@ -1,9 +1,8 @@
 """iproute2-netlink: observe the devices of the kernel, and carry out the steps of many ports side by side.
 
-The other link executors extend this one. They differ in their connection: how it carries out an operation, and decodes
-a device. The first operations of all ports go in one send, then the second, and so on. A failure stops only its own
-port. Devices are read by name, and only ENODEV means absence. Netlink changes them by index, so a renamed device is not
-mistaken for another.
+The other link executors extend this one. They differ in how their connection carries out an operation. The first
+operations of all ports go in one send, then the second, and so on. A failure stops only its own port. Devices are read
+by name, and only ENODEV means absence. Netlink changes them by index, so a renamed device is not mistaken for another.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from functools import partial
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
 from hybridvif.executors.base import ExecutorError, Failure, StepFailed, internal_error, untried
 from hybridvif.executors.group_commit import GroupCommit
@@ -51,20 +50,6 @@ PortRun = Generator[list[Operation], list[Response], list[Outcome]]
 """The steps of one port: yields operations, receives their responses, returns one outcome per step."""
 
 
-class LinkConnection(Protocol):
-    """A connection to the kernel for one thread. Its functions raise TimeoutError, OSError."""
-
-    def __enter__(self) -> LinkConnection: ...
-
-    def __exit__(self, *_: object) -> None: ...
-
-    def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
-        """Carry out Add, Set, Remove and Get in order. indexes: those of the devices by name."""
-
-    def dump(self, master: int) -> list[Device]:
-        """Return all devices, or the members of one bridge by its index. Raises Interrupted."""
-
-
 class NetlinkExecutor:
     """Links through rtnetlink."""
 
@@ -78,7 +63,7 @@ class NetlinkExecutor:
     def __init__(self, settings: Settings) -> None:  # noqa: ARG002  # no setting concerns netlink
         self._group = GroupCommit(self._apply, atomic=False)
 
-    def connect(self, deadline: float) -> LinkConnection:
+    def connect(self, deadline: float) -> Connection:
         """Return a connection whose waits end by the deadline."""
         return Connection(deadline)
 
@@ -125,7 +110,7 @@ class NetlinkExecutor:
 
 
 def observe_links(
-    connection: LinkConnection, names: Collection[str] | None, deadline: float, *, with_members: bool = True
+    connection: Connection, names: Collection[str] | None, deadline: float, *, with_members: bool = True
 ) -> Observed:
     """Return the links under these names, or under all device names of ports. Raises ExecutorError.
 
@@ -145,7 +130,7 @@ def observe_links(
 
 
 def _devices_by_name(
-    connection: LinkConnection, names: Collection[str], deadline: float, with_members: bool
+    connection: Connection, names: Collection[str], deadline: float, with_members: bool
 ) -> Collection[Device]:
     """Return these devices and those that they refer to, except for absent ones."""
     # The kernel also accepts an alternative name, so a device of another name may be among these.
@@ -157,7 +142,7 @@ def _devices_by_name(
     return (devices | {device.index: device for device in found}).values()
 
 
-def _read(connection: LinkConnection, devices: Iterable[int | str]) -> list[Device]:
+def _read(connection: Connection, devices: Iterable[int | str]) -> list[Device]:
     try:
         responses = connection.exchange([*map(Get, devices)], {})
     except OSError as error:
@@ -168,7 +153,7 @@ def _read(connection: LinkConnection, devices: Iterable[int | str]) -> list[Devi
     return [response for response in responses if isinstance(response, Device)]
 
 
-def _dump(connection: LinkConnection, deadline: float, master: int = 0) -> list[Device]:
+def _dump(connection: Connection, deadline: float, master: int = 0) -> list[Device]:
     """Return all devices, or the members of one bridge."""
     try:
         devices = uninterrupted(partial(connection.dump, master), deadline)
@@ -181,7 +166,7 @@ def _dump(connection: LinkConnection, deadline: float, master: int = 0) -> list[
 
 
 def _run_side_by_side(
-    runs: Sequence[PortRun], connection: LinkConnection, indexes: Mapping[str, int]
+    runs: Sequence[PortRun], connection: Connection, indexes: Mapping[str, int]
 ) -> list[list[Outcome]]:
     """Return the outcomes of each port; the operations of one round go out together."""
     results: dict[int, list[Outcome]] = {}

@@ -21,6 +21,7 @@ from hybridvif.executors.base import NOT_ACKNOWLEDGED, NOT_REALIZED, ExecutorErr
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.ovs_rows import Operation, Row, Snapshot
 from hybridvif.executors.ovsdb.rpc import (
+    FAILURES,
     Connection,
     ConnectionLost,
     Database,
@@ -64,8 +65,6 @@ class OvsdbExecutor:
     atomic: ClassVar[bool] = True
     connection: ClassVar[type[Database]] = Connection
     max_connections: ClassVar[int] = 64
-    reads_members: ClassVar[bool] = False
-    """True if the Ports of each bridge are read at once, because a second query is slow."""
 
     def __init__(self, settings: Settings) -> None:
         self._settings, self._session = settings, Session(settings, self.connection, self.max_connections)
@@ -114,18 +113,15 @@ class OvsdbExecutor:
             elif error:
                 raise Refused(error)
             else:
-                holders = None if self._with_members(names) else _holders(database, responses, deadline)
+                holders = None if ovs_rows.is_many(names) else _holders(database, responses, deadline)
                 if holders is None or all(holders.values()):
                     return ovs_rows.snapshot_of(names, responses, holders, mtu_request=self._has_mtu_request)
             # The rows have changed between the queries.
             responses = database.transact(self._queries(names), deadline)
         raise ExecutorError("the ports of Open vSwitch change faster than they can be read; call again")
 
-    def _with_members(self, names: Collection[str] | None) -> bool:
-        return self.reads_members or ovs_rows.is_many(names)
-
     def _queries(self, names: Collection[str] | None) -> list[Operation]:
-        return ovs_rows.row_queries(names, mtu_request=self._has_mtu_request, members=self._with_members(names))
+        return ovs_rows.row_queries(names, mtu_request=self._has_mtu_request, members=ovs_rows.is_many(names))
 
     def _commit_with_retries(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
         try:
@@ -165,12 +161,9 @@ class OvsdbExecutor:
             return None
         try:
             return _committed(steps, _settled_rows(reported, names, deadline))
-        except (Expired, ConnectionLost):
+        except FAILURES:
             # A late response is recognized by its id and discarded.
             return not_acknowledged(steps)
-        except ExecutorError as error:
-            # It was committed, so it has not failed; only the result is unknown.
-            return unknown(steps, f"committed in OVSDB, and not read back: {error}")
 
     def _changes_of(self, steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects) -> Sequence[Any]:
         """Return the transaction of these steps; empty if nothing changes. Raises StepFailed."""
