@@ -27,7 +27,6 @@ from hybridvif.model.parts import (
     OvsPort,
     Part,
     Role,
-    SwitchPort,
     Tap,
     Veth,
     VhostUserPort,
@@ -46,10 +45,6 @@ from hybridvif.model.state import (
     bearers_of,
     simulate,
 )
-
-
-def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:
-    return [(port.name, port.iface_id) for port in ports.values() if isinstance(port, OvsPort)]
 
 
 class RecordingHost:
@@ -108,6 +103,7 @@ class RecordingHost:
         with self._lock:
             links = {name: link for name, link in self.state.links.items() if names is None or name in names}
             ports = {name: port for name, port in self.state.ports.items() if names is None or name in names}
+            iface_ids = [(port.name, port.iface_id) for port in ports.values() if isinstance(port, OvsPort)]
             return Observed(
                 HostState(links, ports),
                 Facts(
@@ -119,7 +115,7 @@ class RecordingHost:
                     },
                     switches=self.switches,
                     switch_version="simulated",
-                    bearers=bearers_of(_iface_ids(ports)) if names is None else {},
+                    bearers=bearers_of(iface_ids) if names is None else {},
                     simulated=True,
                 ),
             )

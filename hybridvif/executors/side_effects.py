@@ -220,6 +220,8 @@ def text_of(value: Any) -> str:
             return "[" + ",".join(map(text_of, items)) + "]"
         case ["uuid", uuid]:
             return str(uuid)
+        case ["named-uuid", name]:
+            return f"@{name}"
     return json.dumps(value)
 
 

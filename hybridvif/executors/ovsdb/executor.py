@@ -1,19 +1,18 @@
 """ovsdb: ports of Open vSwitch. Read the rows, send one transaction, and wait until ovs-vswitchd has applied it.
 
-The other executors of Open vSwitch extend this one. They differ in their connection: how it answers queries and sends a
-transaction. Concurrent callers share transactions, since ovs-vswitchd reconfigures the whole host for each. A
-transaction is sent only on a connection that has responded within the same call. If its response is lost, it may still
-take effect and its result is unknown.
+The other executors of Open vSwitch extend this one. They differ in how a query is answered or a transaction is sent.
+Concurrent callers share transactions, since ovs-vswitchd reconfigures the whole host for each. A transaction is sent
+only on a connection that has responded within the same call. If its response is lost, it may still take effect and its
+result is unknown.
 """
 
 from __future__ import annotations
 
 import random
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from functools import partial
 from typing import Any, ClassVar
 
 from hybridvif.executors import ovs_rows
@@ -31,7 +30,7 @@ from hybridvif.executors.ovsdb.rpc import (
     Session,
 )
 from hybridvif.executors.ovsdb.transaction import await_applied, operations_of, with_next_cfg
-from hybridvif.executors.side_effects import SideEffects, side_effects_of
+from hybridvif.executors.side_effects import side_effects_of
 from hybridvif.model.parts import PLACEHOLDER_TYPE, VHOST_USER_TYPES, NativePort, OvsPort, Part, Role, VhostUserPort
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
@@ -47,13 +46,6 @@ ROWS_CHANGED = ("timed out", "constraint violation", "referential integrity viol
 """Errors of the server if rows have changed since they were read (RFC 7047, 5.2.6 and 4.1.3)."""
 UNKNOWN_TYPE = "Address family not supported"
 """EAFNOSUPPORT: Interface.error of a type unknown to ovs-vswitchd (lib/netdev.c, netdev_open)."""
-
-Reported = Callable[[], Mapping[str, Row]]
-"""A function that reads the rows of a committed transaction, as ovs-vswitchd reports them."""
-
-
-class NoResponse(Exception):
-    """A transaction was sent, and no response came."""
 
 
 class OvsdbExecutor:
@@ -132,8 +124,6 @@ class OvsdbExecutor:
                 if outcomes is not None:
                     return [replace(outcome, retries=retries) for outcome in outcomes]
                 time.sleep(random.uniform(0, 0.01 * 2**retries))
-        except NoResponse:
-            return self._without_response(steps, deadline)
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
         reason = f"{REFUSED}: others keep changing the same rows"
@@ -154,43 +144,31 @@ class OvsdbExecutor:
         names = {step.part.name for step in steps if _needs_device(step)}
         needed = [step for step in steps if not ovs_rows.is_vacant(step, snapshot.rows)]
         try:
-            reported = self._send(database, self._changes_of(needed, snapshot, effects), names, deadline)
+            changes = operations_of(needed, snapshot, effects, self._settings.vhost_socket_dir)
+            results = self._transact(database, changes, deadline) if changes else []
         except StepFailed as failure:
             return [failure.outcome_of(step) for step in steps]
-        if reported is None:
-            return None
-        try:
-            return _committed(steps, _settled_rows(reported, names, deadline))
-        except FAILURES:
-            # A late response is recognized by its id and discarded.
-            return not_acknowledged(steps)
-
-    def _changes_of(self, steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects) -> Sequence[Any]:
-        """Return the transaction of these steps; empty if nothing changes. Raises StepFailed."""
-        return operations_of(steps, snapshot, effects, self._settings.vhost_socket_dir)
-
-    def _send(self, database: Any, changes: Sequence[Any], names: Collection[str], deadline: float) -> Reported | None:
-        """Send a transaction. Return a function that reads the rows of these names; None if rows have changed.
-
-        Raises StepFailed if it was refused, NoResponse.
-        """
-        if not changes:
-            return dict
-        try:
-            results = database.transact(with_next_cfg(changes), deadline)
-        except (Expired, ConnectionLost) as lost:
-            raise NoResponse from lost
+        except (Expired, ConnectionLost):
+            reason = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
+            return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
         error = ovs_rows.error_in(results)
         if error.startswith(ROWS_CHANGED):
             return None
         if error:
-            raise StepFailed(f"{REFUSED}: {error}")
-        number = int(results[-1]["rows"][0]["next_cfg"])
-        return partial(_applied_rows, database, number, names, deadline)
+            return [Outcome(step, Result.FAILED, f"{REFUSED}: {error}") for step in steps]
+        try:
+            rows = _applied_rows(database, results[-1]["rows"][0]["next_cfg"], names, deadline) if results else {}
+        except FAILURES:
+            # A late response is recognized by its id and discarded.
+            return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
+        return _committed(steps, rows)
 
-    def _without_response(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:  # noqa: ARG002
-        """Return the outcomes of a transaction that was sent and has no response."""
-        return unknown(steps, "OVSDB was sent the transaction and did not answer; whether it takes effect is not known")
+    def _transact(self, database: Database, changes: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the results of a transaction. The last one is the number by which ovs-vswitchd acknowledges it.
+
+        Raises StepFailed if it was refused. After Expired and ConnectionLost it may have been committed.
+        """
+        return database.transact(with_next_cfg(changes), deadline)
 
 
 def _holders(database: Database, responses: Sequence[Any], deadline: float) -> dict[str, str]:
@@ -204,12 +182,21 @@ def _holders(database: Database, responses: Sequence[Any], deadline: float) -> d
 
 
 def _applied_rows(database: Database, number: int, names: Collection[str], deadline: float) -> Mapping[str, Row]:
-    """Return these rows once ovs-vswitchd has applied the configuration. Raises Expired, ConnectionLost."""
-    remaining = int((deadline - time.monotonic()) * 1000) - MARGIN
-    responses = database.transact(await_applied(number, names, max(remaining, 1)), deadline)
-    if ovs_rows.error_in(responses):
-        raise Expired
-    return reported_rows(responses[1:])
+    """Return these rows once ovs-vswitchd has applied the configuration of this number. Raises FAILURES.
+
+    It writes cur_cfg and the columns of an Interface in two transactions. The rows are therefore read until it has
+    reported on these names, for a short time at most.
+    """
+    end = min(deadline, time.monotonic() + SETTLE_TIME)
+    while True:
+        milliseconds = max(int((deadline - time.monotonic()) * 1000) - MARGIN, 1)
+        responses = database.transact(await_applied(number, names, milliseconds), deadline)
+        if ovs_rows.error_in(responses):
+            raise Expired
+        rows = {row["name"]: ovs_rows.row_of(row) for row in ovs_rows.rows_in(responses[1:])}
+        if time.monotonic() >= end or not any(rows[name].is_undecided for name in names if name in rows):
+            return rows
+        time.sleep(POLL_INTERVAL)
 
 
 # -- outcomes ----------------------------------------------------------------------------------------------------------
@@ -221,25 +208,6 @@ def _needs_device(step: Step) -> bool:
     A rollback may leave a row without its device, as it was found; that is no failure.
     """
     return isinstance(step.part, OvsPort) and step.part.realized and not isinstance(step, Delete)
-
-
-def reported_rows(responses: Iterable[Any]) -> dict[str, Row]:
-    """Return the rows in the responses to queries for REPORTED_COLUMNS, by name."""
-    return {row["name"]: ovs_rows.row_of(row) for row in ovs_rows.rows_in(responses)}
-
-
-def _settled_rows(read: Reported, names: Collection[str], deadline: float) -> Mapping[str, Row]:
-    """Read rows until ovs-vswitchd has reported on these names, for a short time at most.
-
-    It writes cur_cfg and the columns of an Interface in two transactions.
-    """
-    end = min(deadline, time.monotonic() + SETTLE_TIME)
-    while True:
-        rows = read()
-        undecided = [name for name in names if name in rows and rows[name].is_undecided]
-        if not undecided or time.monotonic() >= end:
-            return rows
-        time.sleep(POLL_INTERVAL)
 
 
 def _committed(steps: Iterable[Step], rows: Mapping[str, Row]) -> list[Outcome]:
@@ -267,13 +235,3 @@ def error_about(row: Row | None) -> str:
         without = f"it knows no interface of type {row.type}, as without DPDK"
         error += f"; {without}: ovs-vsctl get Open_vSwitch . iface_types"
     return f"ovs-vswitchd did not take {row.name}: {error}"
-
-
-def not_acknowledged(steps: Iterable[Step]) -> list[Outcome]:
-    """Return the outcomes of committed steps that ovs-vswitchd has not acknowledged by the deadline."""
-    return [Outcome(step, Result.CONFIGURED, NOT_ACKNOWLEDGED) for step in steps]
-
-
-def unknown(steps: Iterable[Step], reason: str) -> list[Outcome]:
-    """Return the outcomes of steps that may have been committed."""
-    return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
