@@ -34,7 +34,7 @@ class BatchLinks:
 
     def observe(self, names, deadline):
         with Connection(deadline) as connection:
-            return observe_links(connection, names, deadline)
+            return observe_links(connection, names)
 
     def apply(self, steps, deadline):
         # Observe again, because the plan may be outdated. one_by_one() calls state.objection() before each step.

@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import errno
 import functools
-import itertools
 import secrets
 import socket
 import struct
@@ -26,7 +25,7 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from hybridvif.executors.base import ExecutorError, Failure
+from hybridvif.executors.base import Failure
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
 from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set
 from hybridvif.executors.netlink.socket import (
@@ -46,7 +45,6 @@ from hybridvif.executors.netlink.socket import (
     link_header_of,
     nested,
     positions_of,
-    uninterrupted,
 )
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import ANYBODY
@@ -75,6 +73,9 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFNAME, LINKED, MASTER, LINKINFO, AF_SPEC, EXT_MASK, CARRIER, LINK_NETNSID = 3, 5, 10, 18, 26, 29, 33, 37
 PROP_LIST = 52
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER, INET_CONF, INET6_CONF = 1, 2, 4, 5, 1, 1, 2
+_RTM_DELADDR, _RTM_GETADDR, _IFA_LOCAL = 21, 22, 2
+_ADDRESS = struct.Struct("=BBBBI")
+"""struct ifaddrmsg: the family, the length of the prefix, flags, scope and index of the device."""
 TUN_OWNER, TUN_TYPE, TUN_QUEUES = 1, 3, (8, 9)
 IFF_TUN = 1
 BRIDGE_TIMERS = range(16, 20)
@@ -102,21 +103,46 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def dump(self, master: int) -> list[Device]:
+    def dump(self, master: int = 0) -> list[Device]:
         """Return all devices, or the members of one bridge. Raises Interrupted, TimeoutError, OSError."""
         # Read completely before decoding: the shorter the dump, the fewer interruptions.
-        return list(map(device_of, self._channel.dump(dump_request(master))))
+        devices = map(device_of, self._channel.repeated_dump(dump_request(master)))
+        return [device for device in devices if master in (0, device.master)]
+
+    def addresses(self) -> dict[int, list[str]]:
+        """Return the IPv4 addresses of all devices, by the index of the device. Raises as dump().
+
+        A device with one receives the VM's packets for the host, whatever its settings. A device whose IPv6 is off has
+        no IPv6 address, and takes none.
+        """
+        found: dict[int, list[str]] = {}
+        header = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
+        for body in self._channel.repeated_dump(Request(_RTM_GETADDR, NLM_F_DUMP, header)):
+            local = positions_of(body, slice(_ADDRESS.size, len(body))).get(_IFA_LOCAL)
+            _, length, _, _, index = _ADDRESS.unpack_from(body)
+            if local is not None:
+                found.setdefault(index, []).append(f"{socket.inet_ntoa(body[local])}/{length}")
+        return found
+
+    def remove_addresses(self, device: str) -> None:
+        """Delete the IPv4 addresses of a device. Raises OSError."""
+        index, requests = socket.if_nametoindex(device), list[Request]()
+        for address in self.addresses().get(index, ()):
+            local, _, length = address.partition("/")
+            header = _ADDRESS.pack(socket.AF_INET, int(length), 0, 0, index)
+            requests.append(Request(_RTM_DELADDR, NLM_F_ACK, header + attribute(_IFA_LOCAL, socket.inet_aton(local))))
+        for response in self._channel.exchange(requests):
+            # Secondary addresses go with their primary one.
+            if isinstance(response, Rejected) and response.code != errno.EADDRNOTAVAIL:
+                raise OSError(response.code, response.message)
 
     def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
         """Return the responses to these operations; deletes go together if possible. Raises TimeoutError, OSError."""
-        requests = list(map(request_of, operations, itertools.repeat(indexes)))
+        requests = [request_of(operation, indexes) for operation in operations]
         gone = self._delete_together([request for request in requests if request.kind == RTM_DELLINK])
         responses = iter(self._channel.exchange([request for request in requests if request not in gone]))
-        decoded: list[Response] = []
-        for request in requests:
-            answer = None if request in gone else next(responses)
-            decoded.append(device_of(answer) if isinstance(answer, bytes) else answer)
-        return decoded
+        received = (None if request in gone else next(responses) for request in requests)
+        return [device_of(response) if isinstance(response, bytes) else response for response in received]
 
     def _delete_together(self, deletes: Sequence[Request]) -> set[Request]:
         """Delete as groups as many as possible; return the delete requests that were carried out."""
@@ -147,7 +173,7 @@ class Connection:
     def _members(self, group: int) -> set[int] | None:
         """Return the indexes of the devices of a group; None if every dump was interrupted."""
         try:
-            bodies = uninterrupted(functools.partial(self._channel.dump, dump_request()), self.deadline, MAX_DUMPS)
+            bodies = self._channel.repeated_dump(dump_request(), MAX_DUMPS)
         except Interrupted:
             return None
         return {link_header_of(body)[0] for body in bodies if group_of(body) == group}
@@ -360,48 +386,3 @@ def _without(body: bytes, timers: tuple[slice, ...]) -> bytes:
     for timer in timers:
         zeroed[timer] = bytes(len(zeroed[timer]))
     return bytes(zeroed)
-
-
-# -- IPv4 addresses ----------------------------------------------------------------------------------------------------
-
-# A device with one receives the VM's packets for the host, whatever its settings. A device whose IPv6 is off has no
-# IPv6 address, and takes none.
-
-_RTM_DELADDR, _RTM_GETADDR, _IFA_LOCAL = 21, 22, 2
-_ADDRESS = struct.Struct("=BBBBI")
-"""struct ifaddrmsg: the family, the length of the prefix, flags, scope and index of the device."""
-
-
-def read_addresses(deadline: float) -> dict[int, list[str]]:
-    """Return the IPv4 addresses of all devices, by the index of the device. Raises ExecutorError."""
-    request = Request(_RTM_GETADDR, NLM_F_DUMP, _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0))
-    found: dict[int, list[str]] = {}
-    try:
-        with Channel(deadline) as channel:
-            bodies = uninterrupted(functools.partial(channel.dump, request), deadline)
-    except Interrupted:
-        reason = "they change faster than they can be read"
-        raise ExecutorError(f"cannot read the addresses of this host: {reason}") from None
-    except OSError as error:
-        raise ExecutorError(f"cannot read the addresses of this host: {error.strerror or 'no answer'}") from error
-    for body in bodies:
-        local = positions_of(body, slice(_ADDRESS.size, len(body))).get(_IFA_LOCAL)
-        _, length, _, _, index = _ADDRESS.unpack_from(body)
-        if local is not None:
-            found.setdefault(index, []).append(f"{socket.inet_ntoa(body[local])}/{length}")
-    return found
-
-
-def remove_addresses(device: str, deadline: float) -> None:
-    """Delete the IPv4 addresses of a device. Raises OSError, ExecutorError."""
-    index = socket.if_nametoindex(device)
-    requests = []
-    for address in read_addresses(deadline).get(index, ()):
-        local, _, length = address.partition("/")
-        header = _ADDRESS.pack(socket.AF_INET, int(length), 0, 0, index)
-        requests.append(Request(_RTM_DELADDR, NLM_F_ACK, header + attribute(_IFA_LOCAL, socket.inet_aton(local))))
-    with Channel(deadline) as channel:
-        for response in channel.exchange(requests):
-            # Secondary addresses go with their primary one.
-            if isinstance(response, Rejected) and response.code != errno.EADDRNOTAVAIL:
-                raise OSError(response.code, response.message)

@@ -135,10 +135,10 @@ class Device:
     """True if it is up, has carrier, and the kernel has propagated that to its bridge (IFF_RUNNING)."""
     values: Mapping[str, Any]
     """By attribute. One that is absent in the kernel or the device is missing or None."""
-    master: int | str = 0
-    """Index or name of its master; 0 or "" if none."""
-    peer: int | str = 0
-    """Index or name of the other end of a veth pair; 0 or "" for other kinds and for a peer in another namespace."""
+    master: int = 0
+    """Index of its master; 0 if none."""
+    peer: int = 0
+    """Index of the other end of a veth pair; 0 for other kinds and for a peer in another namespace."""
     altnames: tuple[str, ...] = ()
     port: Mapping[str, int] = field(default_factory=dict)
     """State and flags as a port of a Linux bridge, in numbers."""
@@ -182,18 +182,14 @@ def bridge_port_of(device: Device, bridge: Device | None, names: PortNames) -> s
     found = []
     # The kernel disables a port without carrier or of a bridge that is down.
     if device.runs and bridge.values["up"] and device.port.get(STATE) != PORT[STATE].open:
-        found.append(f"{STATE} {state_word(device.port.get(STATE, -1))}")
+        state = device.port.get(STATE, -1)
+        found.append(f"{STATE} {dict(enumerate(PORT_STATES)).get(state, state)}")
     found += [
         f"{name} {'on' if device.port[name] else 'off'}"
         for name, flag in PORT.items()
         if name != STATE and device.port.get(name, flag.open) != flag.open
     ]
     return ", ".join(found) or OPEN
-
-
-def state_word(number: int) -> str:
-    """Return the word for the state of a bridge port."""
-    return PORT_STATES[number] if 0 <= number < len(PORT_STATES) else str(number)
 
 
 def opening_of(before: Link) -> dict[str, int]:
@@ -216,9 +212,7 @@ def observed(
     devices: all that the wanted ones refer to, including peers and members. addresses: those of IPv4, by device index.
     """
     devices = sorted(devices, key=lambda device: device.name)
-    known: dict[int | str, Device] = {}
-    for device in devices:
-        known[device.index] = known[device.name] = device
+    known = {device.index: device for device in devices}
     # A link with the name of a vhost-user port is not its device: Open vSwitch serves that one through a socket.
     ours = [device for device in devices if key_of(device.name) and device.name[:3] in LINK_PREFIXES]
     ours = ours if wanted is None else [device for device in ours if device.name in wanted]
@@ -227,13 +221,18 @@ def observed(
     for name, master in masters.items():
         if master in members:
             members[master].append(name)
-    links = {}
+    links: dict[str, Link] = {}
+    unchecked: list[str] = []
     for device in ours:
         peer = known.get(device.peer)
         found = tuple(tuple(addresses.get(end.index, ())) if end else () for end in (device, peer))
         part = _part_of(device, masters[device.name], known.get(device.master), peer, found)
         if part is not None:
             links[device.name] = part
+        if isinstance(part, Bridge):
+            unchecked += [f"{part.name}: {attribute}" for attribute in IPV6 if getattr(part, attribute) is None]
+        if isinstance(part, ManagedTap) and part.owner != ROOT and device.carrier:
+            unchecked.append(f"{part.name}: owner, which is set when no VM holds it")
     shown = {device.name for device in ours} | {
         name for bridge in members if bridge in links for name in members[bridge]
     }
@@ -248,29 +247,15 @@ def observed(
                 for name in device.altnames
                 if (key_of(name) if wanted is None else name in wanted)
             },
-            unchecked=tuple(
-                [
-                    f"{part.name}: {attribute}"
-                    for part in links.values()
-                    if isinstance(part, Bridge)
-                    for attribute in IPV6
-                    if getattr(part, attribute) is None
-                ]
-                + [
-                    f"{part.name}: owner, which is set when no VM holds it"
-                    for part in links.values()
-                    if isinstance(part, ManagedTap)
-                    if part.owner != ROOT and known[part.name].carrier
-                ]
-            ),
+            unchecked=tuple(unchecked),
         ),
     )
 
 
-def _name(device: int | str, known: Mapping[int | str, Device]) -> str:
-    if device in known:
-        return known[device].name
-    return f"interface {device}" if device and isinstance(device, int) else str(device or "")
+def _name(index: int, known: Mapping[int, Device]) -> str:
+    if index in known:
+        return known[index].name
+    return f"interface {index}" if index else ""
 
 
 def _fact_of(device: Device, master: str) -> LinkFact:
@@ -289,7 +274,9 @@ def _part_of(
     near, far = addresses
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap and device.is_tap:
-        if not _is_managed(device):
+        alias = device.value("alias")
+        if not (device.kind == "tun" and is_uuid(alias) and alias[:KEY_LENGTH] == key_of(device.name)):
+            # hybridvif marks a tap that it creates by the id of its port.
             return Tap(name=device.name, master=master)
         port = bridge_port_of(device, bridge, names)
         own = _fields(ManagedTap, device, near)
@@ -308,12 +295,6 @@ def _part_of(
     if device.kind == "veth":
         text = f"a veth whose peer is {peer.name if peer else _name(device.peer, {}) or 'in another namespace'}"
     return ForeignObject(name=device.name, what=text, alias=device.value("alias"))
-
-
-def _is_managed(device: Device) -> bool:
-    """Return whether hybridvif created this tap: its alias is the id of a port of its name."""
-    alias = device.value("alias")
-    return device.kind == "tun" and is_uuid(alias) and alias[:KEY_LENGTH] == key_of(device.name)
 
 
 _FIELDS: Mapping[tuple[type[Part], str], list[tuple[str, str]]] = {

@@ -12,13 +12,12 @@ import itertools
 import os
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from functools import partial
 from typing import ClassVar
 
 from hybridvif.executors.base import ExecutorError, Failure, StepFailed, internal_error, untried
 from hybridvif.executors.group_commit import GroupCommit
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.connection import Connection, Response, read_addresses, remove_addresses
+from hybridvif.executors.netlink.connection import Connection, Response
 from hybridvif.executors.netlink.devices import Device, observed, random_mac
 from hybridvif.executors.netlink.operations import (
     Add,
@@ -32,7 +31,7 @@ from hybridvif.executors.netlink.operations import (
     Sysctl,
     operations_of,
 )
-from hybridvif.executors.netlink.socket import Interrupted, LinkSubscription, Rejected, uninterrupted
+from hybridvif.executors.netlink.socket import Interrupted, LinkSubscription, Rejected
 from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, NewTap, attached, own
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.names import key_of, names_of_key
@@ -70,7 +69,7 @@ class NetlinkExecutor:
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the links under these names, or under all device names of ports."""
         with self.connect(deadline) as connection:
-            return observe_links(connection, names, deadline)
+            return observe_links(connection, names)
 
     def subscribe(self, deadline: float) -> LinkSubscription:  # noqa: ARG002  # nothing waits
         """Subscribe to the changes of links."""
@@ -96,7 +95,7 @@ class NetlinkExecutor:
             steps_of.setdefault(key_of(step.part.name) or "", []).append(step)
         with self.connect(deadline) as connection:
             names = {name for key in steps_of for name in names_of_key(key)}
-            state, facts = observe_links(connection, names, deadline, with_members=False)
+            state, facts = observe_links(connection, names, with_members=False)
             indexes = {name: fact.ifindex for name, fact in facts.links.items()}
             runs = [
                 _Port(port_steps, state.of(names_of_key(key)), indexes, deadline).run()
@@ -109,60 +108,45 @@ class NetlinkExecutor:
         return [next(remaining[key_of(step.part.name) or ""]) for step in steps]
 
 
-def observe_links(
-    connection: Connection, names: Collection[str] | None, deadline: float, *, with_members: bool = True
-) -> Observed:
+def observe_links(connection: Connection, names: Collection[str] | None, *, with_members: bool = True) -> Observed:
     """Return the links under these names, or under all device names of ports. Raises ExecutorError.
 
     with_members: read the other members of their bridges too. Steps do not need them.
     """
-    devices: Collection[Device] = ()
+    try:
+        devices = _devices(connection, names, with_members)
+        return observed(devices, names, connection.addresses() if devices else {})
+    except Interrupted:
+        reason = "the links of this host change faster than they can be read; call again when it is quieter"
+        raise ExecutorError(reason) from None
+    except OSError as error:
+        raise ExecutorError(_sentence("cannot read the links of this host", error.errno or errno.ETIMEDOUT)) from error
+
+
+def _devices(connection: Connection, names: Collection[str] | None, with_members: bool) -> Collection[Device]:
+    """Return these devices and those that they refer to, except for absent ones. Raises OSError."""
     if names is None or len(names) > DUMP_THRESHOLD:
         try:
-            devices = _dump(connection, deadline)
-        except ExecutorError:
+            return connection.dump()
+        except OSError:
             # If devices come and go constantly, each name can still be read by itself.
             if names is None or with_members:
                 raise
-    if names is not None and not devices:
-        devices = _devices_by_name(connection, names, deadline, with_members)
-    return observed(devices, names, read_addresses(deadline) if devices else {})
-
-
-def _devices_by_name(
-    connection: Connection, names: Collection[str], deadline: float, with_members: bool
-) -> Collection[Device]:
-    """Return these devices and those that they refer to, except for absent ones."""
     # The kernel also accepts an alternative name, so a device of another name may be among these.
     devices = {device.index: device for device in _read(connection, [name for name in names if key_of(name)])}
     referenced = {index for device in devices.values() for index in (device.master, device.peer) if index}
     bridges = [index for index, device in devices.items() if device.kind == "bridge"] if with_members else []
     found = _read(connection, referenced - devices.keys())
-    found += [member for bridge in bridges for member in _dump(connection, deadline, bridge)]
+    found += [member for bridge in bridges for member in connection.dump(bridge)]
     return (devices | {device.index: device for device in found}).values()
 
 
 def _read(connection: Connection, devices: Iterable[int | str]) -> list[Device]:
-    try:
-        responses = connection.exchange([*map(Get, devices)], {})
-    except OSError as error:
-        raise _unreadable(error.errno or errno.ETIMEDOUT) from error
+    responses = connection.exchange([*map(Get, devices)], {})
     for response in responses:
         if isinstance(response, Rejected) and response.code != errno.ENODEV:
-            raise _unreadable(response.code)
+            raise OSError(response.code, os.strerror(response.code))
     return [response for response in responses if isinstance(response, Device)]
-
-
-def _dump(connection: Connection, deadline: float, master: int = 0) -> list[Device]:
-    """Return all devices, or the members of one bridge."""
-    try:
-        devices = uninterrupted(partial(connection.dump, master), deadline)
-    except Interrupted:
-        reason = "the links of this host change faster than they can be read; call again when it is quieter"
-        raise ExecutorError(reason) from None
-    except OSError as error:
-        raise _unreadable(error.errno or errno.ETIMEDOUT) from error
-    return [device for device in devices if master in (0, device.master)]
 
 
 def _run_side_by_side(
@@ -253,7 +237,8 @@ class _Port:
                     case Sysctl(device, attribute, value):
                         sysctl.write(device, attribute, value)
                     case RemoveAddresses(device):
-                        remove_addresses(device, self._deadline)
+                        with Connection(self._deadline) as connection:
+                            connection.remove_addresses(device)
                     case Own(device):
                         yield from _own(device)
             if waiting:
@@ -370,7 +355,3 @@ def _sentence(action: str, code: int, message: str = "") -> str:
     name = errno.errorcode.get(code, str(code))
     kernel_message = f"; the kernel says: {message}" if message and code not in _PRECONDITION_ERRORS else ""
     return f"{action}: {os.strerror(code)} ({name}){_PRECONDITION_ERRORS.get(code, '')}{kernel_message}"
-
-
-def _unreadable(code: int) -> ExecutorError:
-    return ExecutorError(_sentence("cannot read the links of this host", code))

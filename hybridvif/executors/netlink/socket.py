@@ -11,9 +11,8 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
 from hybridvif.executors.base import seconds_until
 
@@ -54,21 +53,8 @@ Response = bytes | Rejected | None
 """Response to a request: the requested link message, the error, or None for success."""
 
 
-class Interrupted(Exception):
+class Interrupted(OSError):
     """The dump may be incomplete, according to the kernel."""
-
-
-T = TypeVar("T")
-
-
-def uninterrupted(dump: Callable[[], T], deadline: float, attempts: int = 20) -> T:
-    """Repeat a dump until it is not interrupted. Raises Interrupted, and the exceptions of the dump."""
-    for _ in range(attempts):
-        with contextlib.suppress(Interrupted):
-            return dump()
-        if time.monotonic() >= deadline:
-            break
-    raise Interrupted
 
 
 class Channel:
@@ -99,6 +85,15 @@ class Channel:
             responses += self._exchange(requests[start : start + _CHUNK])
         return responses
 
+    def repeated_dump(self, request: Request, attempts: int = 20) -> list[bytes]:
+        """Repeat a dump until it is not interrupted. Raises Interrupted, TimeoutError, OSError."""
+        for _ in range(attempts):
+            with contextlib.suppress(Interrupted):
+                return self.dump(request)
+            if time.monotonic() >= self._deadline:
+                break
+        raise Interrupted(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
     def dump(self, request: Request) -> list[bytes]:
         """Return the messages of a dump. Raises Interrupted, TimeoutError, OSError."""
         own = self._send([request])
@@ -116,7 +111,7 @@ class Channel:
                 break
             found.append(body)
         if interrupted:
-            raise Interrupted
+            raise Interrupted(errno.EAGAIN, os.strerror(errno.EAGAIN))
         return found
 
     def _exchange(self, requests: Sequence[Request]) -> list[Response]:
