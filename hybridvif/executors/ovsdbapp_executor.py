@@ -78,11 +78,14 @@ class Replica:
         """Close the socket."""
         self._idl.close()
 
+    def query(self, queries: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the responses to queries. Before the response to an echo, the server sends all pending updates."""
+        self._ask("echo", [], deadline)
+        return self.transact(queries, deadline)
+
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction. Queries for named columns alone are answered from the replica."""
         if all(operation["op"] == "select" and "columns" in operation for operation in operations):
-            # Before the response to an echo, the server sends all pending updates.
-            self._ask("echo", [], deadline)
             return [self._rows(**operation) for operation in operations]
         results: list[Any] = self._ask("transact", [DATABASE, *operations], deadline)
         return results

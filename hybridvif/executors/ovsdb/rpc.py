@@ -52,11 +52,14 @@ class Database(Protocol):
 
     def __init__(self, settings: Settings, deadline: float) -> None: ...
 
+    def query(self, queries: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the responses to queries. They contain everything committed before."""
+
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction: one per operation, and an error if the commit failed.
 
-        The rows of queries contain everything committed before. After Expired and ConnectionLost the transaction may
-        have been committed.
+        Queries need not contain more than those before. After Expired and ConnectionLost the transaction may have been
+        committed.
         """
 
     def close(self) -> None:
@@ -75,6 +78,8 @@ class Connection:
     def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
         """Return the results of a transaction."""
         return self.ask("transact", [DATABASE, *operations], deadline)
+
+    query = transact
 
     def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
         """Return the result of one request."""
@@ -164,7 +169,7 @@ class Session:
             except IndexError:
                 connection, is_kept = self._connect(self._settings, deadline), False
             try:
-                return connection, connection.transact(queries, deadline)
+                return connection, connection.query(queries, deadline)
             except BaseException as error:
                 connection.close()
                 if not (is_kept and isinstance(error, ConnectionLost)):
