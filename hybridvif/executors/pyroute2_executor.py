@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from contextlib import ExitStack
+from functools import cached_property
 from typing import Any
 
 from pyroute2 import IPRoute
@@ -25,14 +27,18 @@ if len(_NLA_MAP) <= max(flag.number for flag in PORT.values()):
 
 
 class Connection(OneByOne):
-    """A socket of pyroute2, for one thread."""
+    """A connection that changes devices through pyroute2, for one thread. Its socket is opened by the first change."""
 
     def __init__(self, deadline: float) -> None:
         super().__init__(deadline)
-        self._ipr = IPRoute(groups=0, strict_check=True)
+        self._sockets = ExitStack()
+
+    @cached_property
+    def _ipr(self) -> IPRoute:
+        return self._sockets.enter_context(IPRoute(groups=0, strict_check=True))
 
     def __exit__(self, *error: object) -> None:
-        self._ipr.close()
+        self._sockets.close()
         super().__exit__(*error)
 
     def carry_out(self, operation: Operation, indexes: Mapping[str, int]) -> None:

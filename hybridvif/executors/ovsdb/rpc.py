@@ -58,8 +58,8 @@ class Database(Protocol):
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction: one per operation, and an error if the commit failed.
 
-        Queries need not contain more than those before. After Expired and ConnectionLost the transaction may have been
-        committed.
+        A transaction of queries alone may be answered as of the last query(). After Expired and ConnectionLost it may
+        have been committed.
         """
 
     def close(self) -> None:
