@@ -155,11 +155,18 @@ class Host:
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
         # The grace period counts from the deadline. Several requests in a row must not add up theirs.
-        timeout = deadline + grace - time.monotonic()
-        if timeout <= 0:
+        end = deadline + grace
+        if time.monotonic() >= end:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
+        arguments = (argument, deadline, True) if is_collecting() else (argument, deadline)
+        context = _context()
         with span(name.rpartition(".")[2]):
-            result = _context().call(name, argument, deadline, timeout, is_traced=is_collecting())
+            if context.client_mode:
+                result = context.reach(end).call(name, arguments, end - time.monotonic())
+            else:
+                from hybridvif.privileged import requests
+
+                result = requests.call(requests.REQUESTS[name], arguments)
         if result[0] == "ok":
             for thread, spans in result[2:]:
                 add(thread, spans)

@@ -151,20 +151,6 @@ class Context(priv_context.PrivContext):
             finally:
                 started.wait(deadline)
 
-    def call(self, name: str, argument: object, deadline: float, timeout: float, *, is_traced: bool = False) -> Any:
-        """Send a request to the daemon and return its result. Raises PreconditionError, NoResponse.
-
-        deadline: for the daemon. timeout: the seconds to wait for the response. is_traced: ask for its spans, too.
-        """
-        arguments = (argument, deadline, True) if is_traced else (argument, deadline)
-        if not self.client_mode:
-            from hybridvif.privileged import requests
-
-            return requests.call(requests.REQUESTS[name], arguments)
-        end = time.monotonic() + timeout
-        channel = self.reach(end)
-        return channel.remote_call(name, arguments, {}, end - time.monotonic())
-
     def _forget(self) -> None:
         """Drop the parent's channel in a forked child."""
         if self.channel is not None:

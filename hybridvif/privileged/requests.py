@@ -23,7 +23,7 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_DEADLINE, Settings
 from hybridvif.model.state import Observed, Step, merge_observed
 from hybridvif.privileged import authorize, codec, privileges
-from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Message
+from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Message, refusal
 from hybridvif.privileged.execute import configured, execute, executor_of, failure_of, share
 from hybridvif.privileged.watch import next_observation
 from hybridvif.spans import OWN, collecting, span
@@ -51,17 +51,15 @@ def _watch(known: tuple[frozenset[str] | None, str], deadline: float) -> list[An
     return next_observation(partial(_observe, names), digest, _executors().values(), patience, deadline)
 
 
-def _apply(plans: Plans, deadline: float) -> list[Any]:
-    return apply_plans(plans, _executors(), configured(), deadline)
-
-
-def apply_plans(plans: Plans, executors: Executors, settings: Settings, deadline: float) -> list[Any]:
+def apply(plans: Plans, deadline: float, executors: Executors | None = None) -> list[Any]:
     """Authorize and execute plans. Return their encoded outcomes, and the encoded observation after them.
 
-    The host is observed once before the first step and once after the last. Raises Refused if a plan breaks a rule by
-    itself; then no step was executed.
+    The host is observed once before the first step and once after the last. executors: by default the configured ones.
+    Raises Refused if a plan breaks a rule by itself; then no step was executed.
     """
+    settings = configured()
     authorize.permit_plans(plans, settings)
+    executors = executors or _executors()
     try:
         before = _observe_names(executors, _names_of(step for plan in plans for step in plan), share(deadline))
     except ExecutorError as error:
@@ -76,7 +74,7 @@ def apply_plans(plans: Plans, executors: Executors, settings: Settings, deadline
 
 REQUESTS: Mapping[str, Request] = {
     OBSERVE: Request(codec.decode_names, _observe),
-    APPLY: Request(codec.decode_plans, _apply),
+    APPLY: Request(codec.decode_plans, apply),
     WATCH: Request(codec.decode_known, _watch),
 }
 """The requests by their name in a message."""
@@ -89,9 +87,9 @@ def respond(message: tuple[Any, ...]) -> tuple[Any, ...]:
             return (Message.PONG.value,)
         case (Message.CALL.value, str(name), tuple(arguments), dict(named)) if not named:
             if name not in REQUESTS:
-                return Message.ERR.value, "builtins.NameError", (f"refused: {name[:80]!r} is no entry point",)
+                return refusal(f"{name[:80]!r} is no entry point")
             return Message.RET.value, call(REQUESTS[name], arguments)
-    return Message.ERR.value, "builtins.ValueError", ("refused: no such request",)
+    return refusal("no such request")
 
 
 def call(request: Request, arguments: Collection[object]) -> list[Any]:

@@ -16,6 +16,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any, NoReturn
 
+from hybridvif.model.errors import HybridVifError
 from hybridvif.privileged.channel import WATCH, Message, Request, pack, requests_from
 from hybridvif.privileged.watch import MAX_WATCHERS
 
@@ -133,7 +134,7 @@ class Server:
                 raise
             except Exception as error:  # noqa: BLE001  # a response that cannot be encoded
                 reason = f"{type(error).__name__}: {error}"
-                self._sender.send((name, (Message.ERR.value, "builtins.ValueError", (reason,))))
+                self._sender.send((name, (Message.RET.value, ["failed", HybridVifError.code, reason])))
         except OSError:
             # The client cannot be reached. This ends the reading.
             with suppress(OSError):
