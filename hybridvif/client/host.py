@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
 from hybridvif.engine import first_seen, locks
@@ -282,22 +283,16 @@ def _require_whole_patch() -> None:
             )
 
 
-class _EventletBan:
-    """Import finder that refuses eventlet to one thread."""
-
-    def __init__(self, thread: int) -> None:
-        self._thread = thread
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002
-        """Raise ImportError for eventlet. Find no module."""
-        if name == "eventlet" and _thread.get_ident() == self._thread:
-            raise ImportError("eventlet is not needed")
-
-
 @contextmanager
 def _without_eventlet() -> Iterator[None]:
     """Import nothing of eventlet in this thread: it takes longer than all other imports."""
-    ban: Any = _EventletBan(_thread.get_ident())
+    thread = _thread.get_ident()
+
+    def find_spec(name: str, *_: object) -> None:
+        if name == "eventlet" and _thread.get_ident() == thread:
+            raise ImportError("eventlet is not needed")
+
+    ban: Any = SimpleNamespace(find_spec=find_spec)
     sys.meta_path.insert(0, ban)
     try:
         yield

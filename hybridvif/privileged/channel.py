@@ -37,7 +37,7 @@ MAX_MESSAGE = 6 * 1024 * 1024
 MAX_VALUES = 750_000
 """Largest number of values of a request, with lists and maps and their elements. The same plans have 712,000."""
 VALUE_SIZE = 8
-"""Size of a value in bytes, at least, for the bound of serve.py: an empty map of 1 byte takes 64 in memory."""
+"""Size of a value in bytes, at least, for the bound of main.py: an empty map of 1 byte takes 64 in memory."""
 MAX_BUFFER = 16 * 1024 * 1024
 """Largest size of a single text in bytes. A client that sends a longer one is disconnected."""
 _NAME_BYTES = 64

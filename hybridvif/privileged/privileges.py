@@ -17,7 +17,7 @@ import struct
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 from hybridvif.model.errors import PreconditionError
@@ -187,27 +187,23 @@ def pass_on() -> None:
         _prctl(_CAP_AMBIENT, _AMBIENT_RAISE, KEPT)
 
 
-class _Deferred:
-    """A finder of pyroute2, which an executor imports on first use, because its import takes a tenth of a second."""
-
-    def __init__(self) -> None:
-        self._path = list(sys.path)
-
-    def find_spec(
-        self, name: str, _: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, self._path, target) if name == "pyroute2" else None
-
-
 def restrict_imports() -> None:
     """Find only Python's own modules, pyroute2 and submodules of imported packages from now on.
 
     An attacker then gains nothing from a way to import a module, or to write into a directory of sys.path. In the
     daemon only.
     """
-    if _is_sealed:
-        sys.meta_path.append(_Deferred())
-        sys.path[:] = STANDARD_PATH
+    if not _is_sealed:
+        return
+    path = list(sys.path)
+
+    def find_pyroute2(name: str, *_: object) -> ModuleSpec | None:
+        # An executor imports it on first use, because its import takes a tenth of a second.
+        return PathFinder.find_spec(name, path) if name == "pyroute2" else None
+
+    finder: Any = SimpleNamespace(find_spec=find_pyroute2)
+    sys.meta_path.append(finder)
+    sys.path[:] = STANDARD_PATH
 
 
 def _prctl(option: int, *values: int) -> int:

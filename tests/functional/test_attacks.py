@@ -30,7 +30,7 @@ from hybridvif.privileged import codec, launch
 from hybridvif.privileged.channel import MAX_MESSAGE, MAX_VALUES, Channel
 from hybridvif.privileged.codec import MAX_PLANS
 from hybridvif.privileged.context import daemon_context
-from hybridvif.privileged.watch import MAX_WATCHERS
+from hybridvif.privileged.requests import MAX_WATCHERS
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port, until

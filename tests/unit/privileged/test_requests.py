@@ -39,25 +39,12 @@ class FakeExecutor:
         raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("role", "names"),
-    [
-        (Role.LINK, {NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, NAMES.tap}),
-        (Role.SWITCH, set(NAMES)),
-    ],
-)
-def test_executor_observes_only_names_of_its_role(role: Role, names: set[str]) -> None:
+@pytest.mark.parametrize("names", [None, frozenset(NAMES)], ids=["all", "of a port"])
+def test_names_reach_both_executors(names: frozenset[str] | None) -> None:
+    """Open vSwitch takes a device into the bridge of the row with its name, whatever its prefix."""
     executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_parts(executors, frozenset(NAMES), time.monotonic() + 1)
-    asked = executors[role]
-    assert isinstance(asked, FakeExecutor)
-    assert asked.names == [names]
-
-
-def test_observation_of_all_names_reaches_both_executors() -> None:
-    executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_parts(executors, None, time.monotonic() + 1)
-    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [[None], [None]]
+    requests._observed(executors, names, time.monotonic() + 1)
+    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [[names]] * 2
 
 
 class OneRole(FakeExecutor):
@@ -116,7 +103,7 @@ def test_failed_observation_names_its_executor(error: Exception, caplog: pytest.
             raise error
 
     executors: Mapping[Role, Executor] = {Role.LINK: Broken(Settings()), Role.SWITCH: FakeExecutor(Settings())}
-    request = requests.Request(lambda value: value, lambda names, end: requests._observe_parts(executors, names, end))
+    request = requests.Request(lambda value: value, lambda names, end: requests._observed(executors, names, end))
     cause = getattr(error, "strerror", None) or "ModuleNotFoundError"
     assert requests.call(request, (None, time.monotonic() + 1)) == [
         "failed",
@@ -138,15 +125,6 @@ def test_executor_that_raises_system_exit_has_failed() -> None:
 
     request = requests.Request(lambda value: value, end)
     assert requests.call(request, ((), 0.0)) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
-
-
-def test_every_name_is_observed_before_steps() -> None:
-    """Open vSwitch takes a device into the bridge of the row with its name, whatever its prefix."""
-    executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_names(executors, frozenset(NAMES), time.monotonic() + 1)
-    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [
-        [frozenset(NAMES)]
-    ] * 2
 
 
 @pytest.mark.parametrize("name", [OBSERVE, APPLY, WATCH])

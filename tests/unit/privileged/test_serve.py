@@ -15,8 +15,8 @@ import pytest
 
 from hybridvif.privileged import codec
 from hybridvif.privileged.channel import MAX_MESSAGE, WATCH, Message, pack
-from hybridvif.privileged.serve import BURST, MAX_PENDING, RATE, Sender, Server
-from hybridvif.privileged.watch import MAX_WATCHERS
+from hybridvif.privileged.main import BURST, MAX_PENDING, RATE, Sender, Server
+from hybridvif.privileged.requests import MAX_WATCHERS
 
 SOON = 5.0
 
