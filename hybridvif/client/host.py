@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
 from types import SimpleNamespace
 from typing import Any
@@ -307,25 +308,25 @@ def _import_privsep() -> None:
     it: eventlet executes the module threading a second time (patcher.original) and takes the current thread for the
     main one. Before Python 3.13, a pool with that thread never shuts down.
     """
-    errors: list[BaseException] = []
-    loaded = threading.Event()
+    loaded: Future[None] = Future()
 
     def load() -> None:
         try:
             with _without_eventlet(), suppress(ImportError):
                 import oslo_privsep.daemon
             import oslo_privsep.daemon  # noqa: F401
+
+            loaded.set_result(None)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # of a finder, which may raise any
-            errors.append(error)
-        finally:
-            loaded.set()
+            loaded.set_exception(error)
 
     if "eventlet" not in sys.modules and threading.current_thread() is not threading.main_thread():
         _thread.start_new_thread(load, ())
-        loaded.wait()
     else:
         load()
-    for error in errors:
+    try:
+        loaded.result()
+    except (Exception, SystemExit) as error:
         remedy = "install oslo.privsep 3.11 or newer, which works without eventlet"
         if not isinstance(error, ImportError):
             remedy = f"raise ImportError in place of {type(error).__name__} to forbid an import"

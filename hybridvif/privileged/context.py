@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -76,9 +76,7 @@ class Context(priv_context.PrivContext):
 
     def helper_command(self, sockpath: str) -> list[str]:
         """Return the command that starts the daemon. Raises ConfigurationError."""
-        if self.conf.helper_command:
-            return [*shlex.split(self.conf.helper_command), *launch.arguments_of(sockpath)]
-        return launch.default_command(sockpath, files_of(cfg.CONF))
+        return launch.command_for(sockpath, self.conf.helper_command, partial(files_of, cfg.CONF))
 
     def start(self, method: object = None) -> None:  # noqa: ARG002  # every method starts our daemon
         """Start the daemon and wait for it. Every method of oslo.privsep starts our daemon; none forks this process."""

@@ -113,7 +113,8 @@ def execute(
             # The audit log, one line per port.
             for run in runs:
                 if outcomes := run.outcomes():
-                    LOG.info("%s", "; ".join(map(_described, outcomes)), extra={"audit": audit_of(outcomes)})
+                    audit = audit_of(outcomes)
+                    LOG.info("%s", "; ".join(map(_described, audit["changes"])), extra={"audit": audit})
     return [run.outcomes() for run in runs]
 
 
@@ -199,7 +200,7 @@ def _later_roles(runs: Sequence[PlanProgress]) -> set[Role]:
 
 
 def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the changes of one port as the fields of its log line."""
+    """Return the changes of one port as the fields of its log line. attributes: the values before and after."""
     parts = [outcome.step.part for outcome in outcomes]
     port = next((port_id for part in parts for port_id in sorted(owners_of(part))), key_of(parts[0].name))
     changes = [
@@ -209,7 +210,10 @@ def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             "name": step.part.name,
             "result": outcome.result.value,
             "reason": outcome.reason,
-            "attributes": _changed(step),
+            "attributes": {
+                change.attribute: [change.before, change.after]
+                for change in (differences(step.before, step.part) if isinstance(step, Update) else ())
+            },
         }
         for outcome in outcomes
         for step in (outcome.step,)
@@ -218,16 +222,8 @@ def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {"port": port, "done": is_done, "changes": changes}
 
 
-def _changed(step: Step) -> dict[str, list[Any]]:
-    """Return the values of the changed attributes of an existing part before and after."""
-    if not isinstance(step, Update):
-        return {}
-    return {change.attribute: [change.before, change.after] for change in differences(step.before, step.part)}
-
-
-def _described(outcome: Outcome) -> str:
-    part, verb = outcome.step.part, type(outcome.step).__name__.lower()
-    return escaped(f"{verb} {part.kind} {part.name}: {outcome.result.value} {outcome.reason}".rstrip())
+def _described(change: Mapping[str, Any]) -> str:
+    return escaped("{verb} {kind} {name}: {result} {reason}".format_map(change).rstrip())
 
 
 # -- the configured executors ------------------------------------------------------------------------------------------

@@ -82,12 +82,15 @@ def within_limits() -> Iterator[None]:
         ) from error
 
 
-def default_command(path: str, options: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the default helper command for a path of the socket; with sudo unless this user is root.
+def command_for(path: str, configured: str | None, options_of: Callable[[], Mapping[str, Sequence[str]]]) -> list[str]:
+    """Return the configured helper command for a path of the socket. By default it uses sudo, unless this user is root.
 
-    options: config_file and config_dir of the client, so that both sides read the same configuration. The paths are
-    absolute (config.py), because the daemon changes its working directory.
+    options_of: returns config_file and config_dir of the client, so that both sides read the same configuration. The
+    paths are absolute (config.py), because the daemon changes its working directory.
     """
+    arguments = ["--privsep_context", CONTEXT, "--privsep_sock_path", path]
+    if configured:
+        return [*shlex.split(configured), *arguments]
     script = os.path.join(os.path.dirname(sys.executable), HELPER)
     command = [script] if os.path.exists(script) else []
     if os.geteuid() != 0:
@@ -95,15 +98,10 @@ def default_command(path: str, options: Mapping[str, Sequence[str]]) -> list[str
     elif not command:
         # A virtual environment with borrowed libraries has no scripts. -P: do not import from the working directory.
         command = [sys.executable, "-P", "-m", f"{__package__}.helper"]
-    for option, values in options.items():
+    for option, values in options_of().items():
         for value in values:
             command += [f"--{option.replace('_', '-')}", value]
-    return [*command, *arguments_of(path)]
-
-
-def arguments_of(path: str) -> list[str]:
-    """Return the arguments that every helper command ends with."""
-    return ["--privsep_context", CONTEXT, "--privsep_sock_path", path]
+    return [*command, *arguments]
 
 
 class Launch(contextlib.ExitStack):
