@@ -1,4 +1,4 @@
-"""convert: out of the hybrid plug and back, under a running VM. model/conversion.py has the order of the steps.
+"""convert: out of the hybrid plug and back, under a running VM. model/planner.py has the order of the steps.
 
 A hybrid port is filtered by iptables on its tap, and a native port by OpenFlow only. So a conversion is refused unless
 the other filter is in place. The flows are read by this process, not by the daemon.
@@ -14,12 +14,11 @@ from hybridvif.engine.any_host import FilteringHost
 from hybridvif.engine.converge import Progress, converge, ignore_progress
 from hybridvif.engine.goals import Goal, for_port
 from hybridvif.engine.simulated_host import look
-from hybridvif.model.conversion import as_hybrid, as_native, native_row
 from hybridvif.model.errors import Conflict, InvalidInput, PlugFailed, Refused, Unfiltered
 from hybridvif.model.names import names_of
 from hybridvif.model.orphans import states_of_ports
 from hybridvif.model.parts import ManagedTap, OvsPort, Tap
-from hybridvif.model.planner import check_ownership
+from hybridvif.model.planner import as_hybrid, as_native, check_ownership, native_row
 from hybridvif.model.port import Port, desired_state
 from hybridvif.model.report import Report, error_of
 from hybridvif.model.state import HostState, Observed, PortFact, agree, owners_of

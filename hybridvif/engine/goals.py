@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hybridvif.model.conversion import native_row
 from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning, Refused
 from hybridvif.model.names import PortNames, names_of
 from hybridvif.model.parts import (
@@ -21,7 +20,7 @@ from hybridvif.model.parts import (
     Role,
     VhostUserPort,
 )
-from hybridvif.model.planner import check_ownership, goal_for, plan
+from hybridvif.model.planner import check_ownership, goal_for, native_row, plan
 from hybridvif.model.port import Port, desired_state
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, Create, Delete, Facts, HostState, Observed, Step, Update

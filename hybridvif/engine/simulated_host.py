@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hybridvif.model.errors import Conflict
-from hybridvif.model.names import PortNames, key_of, names_of, names_of_key
+from hybridvif.model.names import PortNames, names_of, names_of_device
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import MAX_NAMES, Settings
 from hybridvif.model.state import Facts, HostState, Observed, Step, merge_observed, simulate_all
@@ -41,7 +41,7 @@ class SimulatedHost:
         outcomes = []
         for plan in plans:
             # Only the state of this port: each step copies the state, and a file may have ten thousand ports.
-            names = names_of_key(key_of(plan[0].part.name) or "")
+            names = names_of_device(plan[0].part.name)
             try:
                 changed[names] = simulate_all(changed.get(names, state.of(names)), plan)
                 outcomes.append(tuple(Outcome(step, Result.DONE) for step in plan))

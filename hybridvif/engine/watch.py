@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from hybridvif.engine.any_host import WatchableHost
 from hybridvif.model.errors import HybridVifError
-from hybridvif.model.names import key_of, names_of, names_of_key
+from hybridvif.model.names import key_of, names_of, names_of_device
 from hybridvif.model.parts import Part, Role, differences
 from hybridvif.model.settings import MAX_DEADLINE, MAX_NAMES
 from hybridvif.model.state import LinkFact, Observed
@@ -133,7 +133,7 @@ def _changes_of_part(old: Part | None, new: Part | None) -> Iterator[Event]:
 
 
 def _changes_of_link(name: str, old: LinkFact | None, new: LinkFact | None) -> Iterator[Event]:
-    names = names_of_key(key_of(name) or "")
+    names = names_of_device(name)
     if name == names.switch_end and old and new and old.master != new.master:
         yield Event(name=name, kind="veth", attribute="master", before=old.master, after=new.master)
     # A tap has carrier only while a VM holds it open.

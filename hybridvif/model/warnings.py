@@ -10,8 +10,8 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from hybridvif.model.conversion import native_row
 from hybridvif.model.parts import DEAD_VLAN, OvsPort
+from hybridvif.model.planner import native_row
 from hybridvif.model.port import Port
 from hybridvif.model.state import Facts, HostState, LinkFact, PortFact
 

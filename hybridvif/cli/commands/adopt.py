@@ -15,8 +15,8 @@ from hybridvif.cli.options import add_dry_run, connected
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.any_host import AnyHost
-from hybridvif.model.conversion import native_row
 from hybridvif.model.parts import Bridge, Veth, VhostUserPort
+from hybridvif.model.planner import native_row
 from hybridvif.model.port import Port
 from hybridvif.model.state import HostState, Observed, ownership_tags
 

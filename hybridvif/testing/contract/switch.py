@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hybridvif.model.conversion import as_native
 from hybridvif.model.parts import (
     CONVERTING,
     PLACEHOLDER_TYPE,
@@ -22,6 +21,7 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
 )
+from hybridvif.model.planner import as_native
 from hybridvif.model.port import desired_state
 from hybridvif.model.report import Result
 from hybridvif.model.settings import SOCKET_DIR

@@ -7,8 +7,8 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Port, desired_state
-from hybridvif.model.conversion import as_native
 from hybridvif.model.parts import DEAD_VLAN, Tap
+from hybridvif.model.planner import as_native
 from hybridvif.model.state import NOTHING, Facts, HostState, LinkFact, PortFact
 from hybridvif.model.warnings import RULES, Dropped, dropped_ofports, port_warnings
 
