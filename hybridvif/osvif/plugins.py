@@ -27,7 +27,7 @@ from hybridvif.model.errors import InvalidInput, Refused, UnplugFailed
 from hybridvif.model.names import names_of
 from hybridvif.model.report import error_of
 from hybridvif.model.settings import Settings
-from hybridvif.osvif.translation import checked_names, objection, port_of
+from hybridvif.osvif import checked_names, objection, port_of
 
 LOG = logging.getLogger(__name__)
 OVS = "ovs"

@@ -28,7 +28,7 @@ import os_vif.objects
 from nova import config, objects
 from nova.network import model, neutron, os_vif_util
 from os_vif.objects import instance_info
-from hybridvif.osvif.translation import port_of
+from hybridvif.osvif import port_of
 config.parse_args(["nova"], default_config_files=[])
 objects.register_all()
 os_vif.objects.register_all()

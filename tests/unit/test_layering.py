@@ -237,7 +237,7 @@ def test_import_graph_has_no_circle_of_folders() -> None:
         ("hybridvif.engine.converge", "from ..privileged.requests import observe", REQUESTS + ".observe"),
         ("hybridvif.engine.converge", "import stevedore.driver", "stevedore.driver"),
         ("hybridvif.cli.commands.doctor", "def late():\n    import pyroute2", "pyroute2"),
-        ("hybridvif.osvif.translation", "from os_vif import objects", "os_vif.objects"),
+        ("hybridvif.osvif", "from os_vif import objects", "os_vif.objects"),
         ("hybridvif.client.host", "import vif_plug_ovs.ovs", "vif_plug_ovs.ovs"),
         ("hybridvif.engine.config", "from hybridvif.osvif import plugins", "hybridvif.osvif.plugins"),
         ("hybridvif.client.host", "import ovs.db.idl", "ovs.db.idl"),
