@@ -10,10 +10,9 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
-from hybridvif.engine.any_host import FilteringHost
+from hybridvif.engine.any_host import FilteringHost, look
 from hybridvif.engine.converge import Progress, converge, ignore_progress
 from hybridvif.engine.goals import Goal, for_port
-from hybridvif.engine.simulated_host import look
 from hybridvif.model.errors import Conflict, InvalidInput, PlugFailed, Refused, Unfiltered
 from hybridvif.model.names import names_of
 from hybridvif.model.orphans import states_of_ports

@@ -28,7 +28,7 @@ from hybridvif.cli.output import report
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
 from hybridvif.engine import config, converge, locks
-from hybridvif.engine.simulated_host import SimulatedHost, look
+from hybridvif.engine.any_host import SimulatedHost, look
 from hybridvif.executors.base import Executor
 from hybridvif.model import errors, names, settings
 from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap

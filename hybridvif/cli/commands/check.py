@@ -14,8 +14,7 @@ from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.output.topology import BUSY, Condition, Drift, PluggedPort, drift_of, look_at_ports
 from hybridvif.cli.ports import OPTIONS, PortRequest, add_port_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.engine.any_host import AnyHost
-from hybridvif.engine.simulated_host import SimulatedHost, look
+from hybridvif.engine.any_host import AnyHost, SimulatedHost, look
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.parts import reason_of
 from hybridvif.model.report import Report

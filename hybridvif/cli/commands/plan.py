@@ -14,8 +14,7 @@ from hybridvif.cli.output.changes import changes_of, plan_document, plan_lines, 
 from hybridvif.cli.output.report import answer_about, answer_of_reports
 from hybridvif.cli.ports import PortRequest, add_port_options, add_target_options, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer
-from hybridvif.engine.any_host import AnyHost
-from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
+from hybridvif.engine.any_host import AnyHost, SimulatedHost, look, nothing_seen
 from hybridvif.executors.command_lines import script_lines
 from hybridvif.executors.side_effects import side_effects_of_plans
 from hybridvif.model.errors import ConfigurationError, PreconditionError

@@ -17,7 +17,7 @@ from hybridvif.cli.commands.check import answer_of
 from hybridvif.cli.infer import ATTRIBUTES
 from hybridvif.cli.output.topology import fix_of, plugged_ports
 from hybridvif.cli.ports import PortRequest
-from hybridvif.engine.simulated_host import SimulatedHost
+from hybridvif.engine.any_host import SimulatedHost
 from hybridvif.model.changes import changes_of_plan
 from hybridvif.model.parts import (
     PLACEHOLDER_TYPE,

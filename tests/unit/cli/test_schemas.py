@@ -28,8 +28,8 @@ from hybridvif.cli.commands import (
 from hybridvif.cli.host_checks import CheckResult
 from hybridvif.cli.ports import FIELDS
 from hybridvif.cli.terminal import Answer, Terminal, enveloped
+from hybridvif.engine.any_host import SimulatedHost, look
 from hybridvif.engine.converge import plug_all
-from hybridvif.engine.simulated_host import SimulatedHost, look
 from hybridvif.model.parts import ForeignObject, Tap
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVO, TAP, asked, plug_answer, plugged, unplug_answer
 from tests.support.schemas import DIRECTORY, ENVELOPE, schema_of, validate, validate_as
