@@ -25,7 +25,6 @@ from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.goals import (
     Goal,
     desired_on,
-    for_port,
     goal_for_plug,
     goal_for_unplug,
     is_reached,
@@ -213,7 +212,7 @@ def _verify(runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: O
             error = failure
             continue
         for run in runs:
-            run.observed = for_port(observed, run.goal.names)
+            run.observed = observed.of(run.goal.names)
         if all(not run.is_in_doubt or run.is_reached() for run in runs):
             return
         observed = None
@@ -246,7 +245,7 @@ class PortRun:
     @classmethod
     def of(cls, goal: Goal, observed: Observed) -> PortRun:
         """Return the run of a goal, from the first observation of the batch."""
-        first = for_port(observed, goal.names)
+        first = observed.of(goal.names)
         return cls(goal, first.state, first)
 
     def make_plan(self, host: AnyHost) -> bool:
@@ -487,7 +486,7 @@ def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
     """
     deadline = time.monotonic() + host.settings.deadline
     goal = goal_for_plug(port, host.settings)
-    return make_plan(goal, for_port(host.observe(set(port.names), deadline), goal.names), host.settings)
+    return make_plan(goal, host.observe(set(port.names), deadline).of(goal.names), host.settings)
 
 
 def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = ignore_progress) -> list[Report]:

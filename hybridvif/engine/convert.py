@@ -12,15 +12,15 @@ from dataclasses import replace
 
 from hybridvif.engine.any_host import FilteringHost, look
 from hybridvif.engine.converge import Progress, converge, ignore_progress
-from hybridvif.engine.goals import Goal, for_port
+from hybridvif.engine.goals import Goal
 from hybridvif.model.errors import Conflict, InvalidInput, PlugFailed, Refused, Unfiltered
-from hybridvif.model.names import names_of
+from hybridvif.model.names import names_of, names_of_key
 from hybridvif.model.orphans import states_of_ports
 from hybridvif.model.parts import ManagedTap, OvsPort, Tap
 from hybridvif.model.planner import as_hybrid, as_native, check_ownership, native_row
 from hybridvif.model.port import Port, desired_state
 from hybridvif.model.report import Report, error_of
-from hybridvif.model.state import HostState, Observed, PortFact, agree, owners_of
+from hybridvif.model.state import HostState, Observed, agree, owners_of
 
 NATIVE, HYBRID = TARGETS = ("native", "hybrid")
 
@@ -65,9 +65,8 @@ def ports_to_convert(observed: Observed, to: str) -> list[str]:
     found = []
     for key, state in states_of_ports(observed.state).items():
         row = _row_of(state, HYBRID if to == NATIVE else NATIVE)
-        tap = observed.facts.links.get(f"tap{key}")
         owners = owners_of(row) if row else set()
-        if tap is not None and tap.carrier and len(owners) == 1 and (owner := min(owners)).startswith(key):
+        if observed.facts.vm(names_of_key(key)) and len(owners) == 1 and (owner := min(owners)).startswith(key):
             found.append(owner)
     return found
 
@@ -103,7 +102,7 @@ class _Filters:
 
 def _goal_for_conversion(port_id: str, observed: Observed, filters: _Filters) -> Goal:
     names = names_of(port_id)
-    first = for_port(observed, names)
+    first = observed.of(names)
     try:
         desired = _desired(port_id, first, filters)
     except Refused as error:
@@ -118,7 +117,7 @@ def _goal_for_conversion(port_id: str, observed: Observed, filters: _Filters) ->
 
 
 def _ofports_of(seen: Observed) -> list[int | None]:
-    return [seen.facts.ports.get(name, PortFact()).ofport for name in sorted(seen.state.ports)]
+    return [seen.facts.port(row).ofport for _, row in sorted(seen.state.ports.items())]
 
 
 def _raise(error: Refused) -> Callable[[Observed], None]:
@@ -141,15 +140,13 @@ def _desired(port_id: str, observed: Observed, filters: _Filters) -> HostState:
     check_ownership(state, port_id)
     if owners_of(row) != {port_id}:
         raise Conflict(f"port {port_id}: {row.name} does not bear its id; plug the port first")
-    tap = observed.facts.links.get(names.tap)
-    if tap is None or not tap.carrier or not isinstance(state.links.get(names.tap), Tap | ManagedTap):
+    if not observed.facts.vm(names) or not isinstance(state.links.get(names.tap), Tap | ManagedTap):
         raise Refused(
             f"port {port_id}: no VM runs on it, so there is nothing to convert: its next start plugs it as Neutron says"
         )
-    fact = observed.facts.ports.get(row.name)
     if not row.realized and not row.converting:
         raise Conflict(f"port {port_id}: ovs-vswitchd has not accepted {row.name}; plug the port first")
-    filters.require(port_id, row.bridge, fact.ofport if fact else None)
+    filters.require(port_id, row.bridge, observed.facts.port(row).ofport)
     return _wanted(port_id, observed, row, filters)
 
 

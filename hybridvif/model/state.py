@@ -155,6 +155,15 @@ class Facts(_Frozen):
     altnames: Mapping[str, str] = field(default_factory=dict)
     """By a device name of a port: the other device that has it as an alternative name."""
 
+    def vm(self, names: PortNames) -> LinkFact | None:
+        """Return the tap of a running VM; None if no VM runs. A tap has carrier only while a process holds it open."""
+        tap = self.links.get(names.tap)
+        return tap if tap is not None and tap.carrier else None
+
+    def port(self, row: Part | None) -> PortFact:
+        """Return the facts about a port of the switch. They are empty if none are known."""
+        return self.ports.get(row.name, PortFact()) if row else PortFact()
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -166,6 +175,10 @@ class Observed:
     def __iter__(self) -> Iterator[Any]:
         """Unpack into state and facts: `state, facts = host.observe(...)`."""
         return iter((self.state, self.facts))
+
+    def of(self, names: PortNames) -> Observed:
+        """Return the observation with the parts of one port only. The facts stay complete."""
+        return Observed(self.state.of(names), self.facts)
 
 
 def agree(first: HostState, second: HostState) -> bool:

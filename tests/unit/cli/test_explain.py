@@ -12,7 +12,7 @@ from hybridvif.cli.output.topology import Condition
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import DECLARATIONS
 from hybridvif.model.report import Result, Status
-from hybridvif.model.warnings import RULES
+from hybridvif.model.warnings import TEXTS
 from tests.support.answers import text_of
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +57,7 @@ def test_every_code_is_explained() -> None:
     listed = re.findall(r"^- `([\w-]+)`: ", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert "not-realized" in listed
     words = {*written, *listed, *(status.value for status in Status), *(result.value for result in Result)}
-    words |= {condition.value for condition in Condition} | {*RULES}
+    words |= {condition.value for condition in Condition} | {*TEXTS}
     trace = (ROOT / "docs" / "trace.md").read_text(encoding="utf-8")
     reasons = {
         word
