@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
-from hybridvif.engine import first_seen, locks
+from hybridvif.engine import locks
 from hybridvif.engine.config import absolute, files_of
 from hybridvif.model.errors import (
     REFUSALS,
@@ -116,7 +116,7 @@ class Host:
         deadline.
         """
         try:
-            return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, bounded(deadline))
+            return locks.seconds_since_first_seen(signs, self.settings.lock_path, bounded(deadline))
         except locks.LockTimeout as error:
             raise NoResponse(
                 "another caller was updating the first-seen times until the deadline; call again"

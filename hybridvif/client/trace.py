@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from hybridvif.client.filters import output_of, socket_directory
-from hybridvif.engine import first_seen
+from hybridvif.engine import locks
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.executors.netlink.connection import IFNAME, device_of
 from hybridvif.executors.netlink.devices import Device, bridge_port_of
@@ -194,7 +194,7 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
     directory = Path(socket_directory(settings))
     try:
         # Open vSwitch may run as its own user, who can write any file there.
-        pid = int(first_seen.read(str(directory / "ovs-vswitchd.pid"), 64))
+        pid = int(locks.read(str(directory / "ovs-vswitchd.pid"), 64))
         with socket.socket(socket.AF_UNIX) as channel:
             channel.settimeout(TIMEOUT)
             channel.connect(str(directory / f"ovs-vswitchd.{pid}.ctl"))
@@ -231,7 +231,7 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
         if (directory / "ovsdb-server.pid").exists():
             return SwitchView(failure="switch-dead")
         notes.append(f"{row.bridge}: there is no management socket of ovs-vswitchd in {directory}")
-    except (OSError, ValueError, first_seen.Unfit) as error:
+    except (OSError, ValueError, locks.Unfit) as error:
         notes.append(f"{row.bridge}: ovs-vswitchd cannot be asked: {shown(str(error))}")
     return SwitchView()
 

@@ -33,7 +33,7 @@ from hybridvif.cli.host_checks import (
 from hybridvif.cli.options import config_files
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.engine import first_seen
+from hybridvif.engine import locks
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.executors.command import how_to_install
 from hybridvif.model.errors import HybridVifError, escaped
@@ -263,7 +263,7 @@ def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: s
             # The pid in our pid namespace; 0 if it is not visible.
             pid = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         is_here = os.stat("/proc/self/ns/net").st_ino == os.stat(f"/proc/{pid}/ns/net").st_ino
-    except (OSError, ValueError, first_seen.Unfit):
+    except (OSError, ValueError, locks.Unfit):
         # Another user, or another pid namespace. Every bridge except dummy ones has a device with its name.
         real = sorted(bridge for bridge, datapath in bridges.items() if datapath != "dummy")
         if not real:
@@ -300,7 +300,7 @@ def vswitchd(remote: str) -> Verdict:
         return INFO, "its control socket is closed to this user, so whether it answers was not looked at"
     except TimeoutError:
         return FAIL, f"does not answer within {_CONTROL_TIMEOUT:g} s, so it hangs", _start_command()
-    except (OSError, ValueError, first_seen.Unfit):
+    except (OSError, ValueError, locks.Unfit):
         directory = os.path.dirname(remote.removeprefix("unix:"))
         return FAIL, f"does not run (nobody listens in {directory})", _start_command()
 
@@ -319,7 +319,7 @@ def _control_socket(remote: str) -> socket.socket:
         raise ValueError("not on this host")
     directory = os.path.dirname(remote.removeprefix("unix:"))
     # Open vSwitch may run as its own user, who can write any file there.
-    number = int(first_seen.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
+    number = int(locks.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
     return _connected_socket(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
 
 

@@ -68,14 +68,14 @@ def answer_of(
 
     keep: the ids of the other ports that Neutron shows here. If given, each plugged port that is left is named.
     """
-    from hybridvif.engine import first_seen
+    from hybridvif.engine import locks
     from hybridvif.engine.host_wide import reconcile
 
     others = () if keep is None else _plugged_ports(host)
     reconciled = reconcile(ports, host, prune=prune, keep=keep or (), dry_run=dry_run)
     reports = reconciled.reports
     if not dry_run and host.settings.link_executor != "recording" and all(report.ok for report in reports):
-        first_seen.note_reconcile(host.settings.lock_path)
+        locks.note_reconcile(host.settings.lock_path)
     keys = {report.port_id[:KEY_LENGTH] for report in reports}
     remaining = [name for name in others if name[:KEY_LENGTH] not in keys]
     warnings = [f"port {name}: left, because it is not desired here" for name in remaining]

@@ -20,7 +20,7 @@ Sample = tuple[Mapping[str, str], float]
 def metrics_of(ports: Sequence[PluggedPort], seen: Observed, settings: Settings) -> str:
     """Return the metrics. A time of a reconcile that never was is left out."""
     # It imports oslo.concurrency, which a command line does not need before it is parsed.
-    from hybridvif.engine.first_seen import last_reconcile
+    from hybridvif.engine.locks import last_reconcile
 
     states = Counter(port.condition.value for port in ports)
     drift = Counter((item.part.kind, item.difference.attribute or WHOLE) for port in ports for item in port.drift)

@@ -16,7 +16,7 @@ from hybridvif.cli import parse_arguments
 from hybridvif.cli.commands import show
 from hybridvif.cli.options import UsageError
 from hybridvif.client import metrics
-from hybridvif.engine import converge, first_seen
+from hybridvif.engine import converge, locks
 from hybridvif.model.parts import Bridge
 from tests.support.answers import ID, OTHER, PORT, QBR, QVO, plugged
 
@@ -64,24 +64,24 @@ def test_label_cannot_end_its_quotes() -> None:
 
 
 def test_time_of_the_last_reconcile_is_that_of_the_file(tmp_path: Path) -> None:
-    assert first_seen.last_reconcile(str(tmp_path)) is None
-    first_seen.note_reconcile(str(tmp_path / "missing"))
-    file = tmp_path / first_seen.RECONCILED
-    first_seen.note_reconcile(str(tmp_path))
+    assert locks.last_reconcile(str(tmp_path)) is None
+    locks.note_reconcile(str(tmp_path / "missing"))
+    file = tmp_path / locks.RECONCILED
+    locks.note_reconcile(str(tmp_path))
     os.utime(file, (1.0, 1.0))
-    assert first_seen.last_reconcile(str(tmp_path)) == 1.0
-    first_seen.note_reconcile(str(tmp_path))
-    assert abs((first_seen.last_reconcile(str(tmp_path)) or 0) - time.time()) < 60
+    assert locks.last_reconcile(str(tmp_path)) == 1.0
+    locks.note_reconcile(str(tmp_path))
+    assert abs((locks.last_reconcile(str(tmp_path)) or 0) - time.time()) < 60
 
 
 def test_planted_link_and_fifo_are_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
-    (tmp_path / first_seen.RECONCILED).symlink_to(target)
-    first_seen.note_reconcile(str(tmp_path))
+    (tmp_path / locks.RECONCILED).symlink_to(target)
+    locks.note_reconcile(str(tmp_path))
     assert not target.exists()
-    (tmp_path / first_seen.RECONCILED).unlink()
-    os.mkfifo(tmp_path / first_seen.RECONCILED)
-    first_seen.note_reconcile(str(tmp_path))
+    (tmp_path / locks.RECONCILED).unlink()
+    os.mkfifo(tmp_path / locks.RECONCILED)
+    locks.note_reconcile(str(tmp_path))
 
 
 @pytest.fixture
