@@ -111,19 +111,14 @@ def _batches(goals: Sequence[Goal]) -> Iterator[list[Goal]]:
     keys: set[str] = set()
     for goal in goals:
         key = goal.port_id[:KEY_LENGTH]
-        if key in keys or len(batch) == _batch_size(goal):
+        size = CONVERSION_BATCH if goal.is_conversion else PLUG_BATCH if goal.is_plug else UNPLUG_BATCH
+        if key in keys or len(batch) == size:
             yield batch
             batch, keys = [], set()
         batch.append(goal)
         keys.add(key)
     if batch:
         yield batch
-
-
-def _batch_size(goal: Goal) -> int:
-    if goal.is_conversion:
-        return CONVERSION_BATCH
-    return PLUG_BATCH if goal.is_plug else UNPLUG_BATCH
 
 
 def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Report]:

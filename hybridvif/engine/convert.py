@@ -7,7 +7,7 @@ the other filter is in place. The flows are read by this process, not by the dae
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from hybridvif.engine.any_host import FilteringHost, look
@@ -103,13 +103,16 @@ class _Filters:
 def _goal_for_conversion(port_id: str, observed: Observed, filters: _Filters) -> Goal:
     names = names_of(port_id)
     first = observed.of(names)
+    desired, refusal = first.state, None
     try:
         desired = _desired(port_id, first, filters)
     except Refused as error:
-        return Goal(port_id, names, first.state, precondition=_raise(error), is_conversion=True)
+        refusal = error
 
     def check_unchanged(now: Observed) -> None:
         """Check again under the lock: the desired state was derived from the first observation."""
+        if refusal is not None:
+            raise refusal
         if not agree(now.state, first.state) or _ofports_of(now) != _ofports_of(first):
             raise Conflict(f"port {port_id}: it has changed since it was observed; call again")
 
@@ -118,13 +121,6 @@ def _goal_for_conversion(port_id: str, observed: Observed, filters: _Filters) ->
 
 def _ofports_of(seen: Observed) -> list[int | None]:
     return [seen.facts.port(row).ofport for _, row in sorted(seen.state.ports.items())]
-
-
-def _raise(error: Refused) -> Callable[[Observed], None]:
-    def refuse(_: Observed) -> None:
-        raise error
-
-    return refuse
 
 
 def _desired(port_id: str, observed: Observed, filters: _Filters) -> HostState:

@@ -63,7 +63,7 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     for part in observed:
         _check_not_foreign(part)
     extra = (part for part in observed if part.name not in desired.side(part.role) and not isinstance(part, Tap))
-    if not any(extra) and all(_is_as_wanted(observed.side(part.role).get(part.name), part) for part in desired):
+    if not any(extra) and all(_is_in_sync(observed, part) for part in desired):
         # The fast path: most ports are in sync.
         return ()
     draft = _Draft(observed)
@@ -76,7 +76,8 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     if rows and isinstance(rows[0], NativePort):
         draft.convert(*rows)
         _create_links(draft, desired)
-    _create_switch_port(draft, desired)
+    for _, port in sorted(desired.ports.items()):
+        draft.create_or_update(port)
     return tuple(draft.steps)
 
 
@@ -116,8 +117,9 @@ def goal_for(observed: HostState, desired: HostState, names: PortNames, *, stays
     return _with_existing_mtu_request(observed, with_existing_tap(observed, desired, names))
 
 
-def _is_as_wanted(found: Part | None, wanted: Part) -> bool:
+def _is_in_sync(state: HostState, wanted: Part) -> bool:
     # None agrees with any value, so the two need not be equal.
+    found = state.get(wanted)
     return type(found) is type(wanted) and not differences(found, wanted)
 
 
@@ -134,7 +136,8 @@ class _Draft:
         self.state = simulate(self.state, step)
         self.steps.append(step)
 
-    def create_or_update(self, found: Part | None, wanted: Part) -> None:
+    def create_or_update(self, wanted: Part) -> None:
+        found = self.state.get(wanted)
         if found is None:
             self.add(Create(wanted))
         elif differences(found, wanted):
@@ -184,7 +187,7 @@ def _must_clear_mtu_request(draft: _Draft, desired: HostState, port: OvsPort, wa
     veth = desired.links.get(names_of_device(port.name).bridge_end)
     if not port.mtu_request or wanted.mtu_request != 0 or veth is None:
         return False
-    return not _is_as_wanted(draft.state.links.get(veth.name), veth)
+    return not _is_in_sync(draft.state, veth)
 
 
 def _needs_placeholder(port: OvsPort, wanted: OvsPort, is_recreated: bool) -> bool:
@@ -217,7 +220,7 @@ def _create_links(draft: _Draft, desired: HostState) -> None:
             continue
         if not isinstance(link, Tap) and not (isinstance(link, ManagedTap) and isinstance(found, Tap)):
             # A tap of libvirt is used unchanged.
-            draft.create_or_update(found, link)
+            draft.create_or_update(link)
 
 
 def _reattach_tap(draft: _Draft, veth: Veth) -> None:
@@ -233,11 +236,6 @@ def _reattach_tap(draft: _Draft, veth: Veth) -> None:
         return
     if isinstance(tap, Tap) and tap.master == "" and veth.master and not in_place:
         draft.add(Update(tap, replace(tap, master=veth.master)))
-
-
-def _create_switch_port(draft: _Draft, desired: HostState) -> None:
-    for name, wanted in sorted(desired.ports.items()):
-        draft.create_or_update(draft.state.ports.get(name), wanted)
 
 
 # -- conversion --------------------------------------------------------------------------------------------------------
@@ -381,7 +379,7 @@ def rollback_target(
     target = first
     lost: list[str] = []
     for part in map(_with_absent_isolation, first):
-        wanted, found = (state.side(part.role).get(part.name) for state in (desired, current))
+        wanted, found = (state.get(part) for state in (desired, current))
         if wanted is None and isinstance(part, NativePort):
             wanted = as_native(desired, part.port_id, NOTHING).ports.get(part.name)
         if wanted is None and isinstance(part, OvsPort):

@@ -74,6 +74,10 @@ class HostState(_Frozen):
         """Return the parts of one role by name."""
         return self.ports if role is Role.SWITCH else self.links
 
+    def get(self, part: Part) -> Part | None:
+        """Return the part with the name and role of this one; None if there is none."""
+        return self.side(part.role).get(part.name)
+
     def of(self, names: PortNames) -> HostState:
         """Return the parts of one port."""
         # Without our own key, a switch port named tap is not ours. It is plugged directly into the switch.
@@ -307,7 +311,7 @@ def objection(state: HostState, step: Step) -> Objection | None:
         return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
     if isinstance(step, Replace):
         return _objection_to_replace(state, step)
-    found = _found(state, step.part)
+    found = state.get(step.part)
     if isinstance(step, Create):
         return _objection_to_create(state, step.part, found)
     if found is None:
@@ -341,7 +345,7 @@ def simulate(state: HostState, step: Step) -> HostState:
             return state.with_parts(replace(after, realized=_can_be_accepted(state, after)))
         case Update():
             changes = changes_of(step)
-            updated: Part = replace(_found(state, step.part), **changes)  # type: ignore[type-var, assignment]
+            updated: Part = replace(state.get(step.part), **changes)  # type: ignore[type-var, assignment]
             return state.with_parts(_as_new_member(updated) if "master" in changes else updated)
     return _without(state, step.part)
 
@@ -355,7 +359,7 @@ def simulate_all(state: HostState, steps: Iterable[Step]) -> HostState:
 
 def is_there(state: HostState, part: Part) -> bool:
     """Return True if an object has the name and role of this part."""
-    return _found(state, part) is not None
+    return state.get(part) is not None
 
 
 def owners_of(part: Part) -> set[str]:
@@ -382,10 +386,6 @@ def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tup
     return tuple(
         name for name in ("nf_call_iptables", "nf_call_ip6tables") if name in attributes and not getattr(part, name)
     )
-
-
-def _found(state: HostState, part: Part) -> Part | None:
-    return state.side(part.role).get(part.name)
 
 
 def _objection_to_name(part: Part) -> Objection | None:
@@ -420,7 +420,7 @@ _CARRIED = ("bridge", "iface_id", "iface_status", "attached_mac", "vm_uuid", "br
 
 
 def _objection_to_replace(state: HostState, step: Replace) -> Objection | None:
-    before, after, found = step.before, step.after, _found(state, step.before)
+    before, after, found = step.before, step.after, state.get(step.before)
     if {type(before), type(after)} != {OvsPort, NativePort} or key_of(before.name) != key_of(after.name):
         return Objection(f"{before.name} is not replaced by {with_article(after.kind)} {after.name[:32]}", retry=False)
     if found is None or is_there(state, after):
@@ -507,7 +507,7 @@ def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
 
 
 def _without(state: HostState, part: Part) -> HostState:
-    match _found(state, part):
+    match state.get(part):
         case Bridge(name=name):
             members = [link for link in state.links.values() if isinstance(link, Member) and link.master == name]
             state = state.with_parts(*(_as_new_member(replace(member, master="")) for member in members))
