@@ -253,7 +253,12 @@ def _read(name: str, boot: str, now: float) -> dict[str, float]:
     Other users can write to the lock directory. Their files must not make an orphan look older than it is.
     """
     try:
-        return _decoded(read(name, MAX_FIRST_SEEN), boot, now)
+        match json.loads(read(name, MAX_FIRST_SEEN).decode()):
+            case {"boot": str(boot_of_file), "since": dict()} if boot_of_file != boot:
+                return {}
+            case {"boot": str(), "since": dict(since)} if all(_is_past(seen, now) for seen in since.values()):
+                return {sign: float(seen) for sign, seen in since.items()}
+        raise ValueError("it lacks the boot or the times, or a time in it is not between the boot and now")
     except FileNotFoundError:
         return {}
     except (Unfit, PermissionError, ValueError, RecursionError) as error:
@@ -261,19 +266,9 @@ def _read(name: str, boot: str, now: float) -> dict[str, float]:
         return {}
 
 
-def _decoded(content: bytes, boot: str, now: float) -> dict[str, float]:
-    """Return the times of a file; {} for another boot. Raises ValueError, RecursionError for other content."""
-    match json.loads(content.decode()):
-        case {"boot": str(boot_of_file), "since": dict(since)}:
-            pass
-        case _:
-            raise ValueError("it lacks the boot or the times")
-    if boot_of_file != boot:
-        return {}
+def _is_past(seen: object, now: float) -> bool:
     # The comparison precedes float(), which fails for an integer of 400 digits. It is false for NaN.
-    if not all(type(seen) in (int, float) and 0 <= seen <= now for seen in since.values()):
-        raise ValueError("a time in it is not between the boot and now")
-    return {sign: float(seen) for sign, seen in since.items()}
+    return isinstance(seen, int | float) and not isinstance(seen, bool) and 0 <= seen <= now
 
 
 def _write(name: str, boot: str, since: Mapping[str, float]) -> None:
