@@ -19,7 +19,7 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.goals import (
@@ -383,10 +383,8 @@ class Rollback(PortRun):
         """Return the rollback of a failed run."""
         desired = desired_on(run.goal, Observed(run.before, run.observed.facts))
         target, unrestorable = rollback_target(run.before, desired, run.observed.state, host.settings)
-        return cls(
-            run.goal, run.before, run.observed, outcomes=run.outcomes, latest=run.latest, retries=run.retries,
-            failure=run.failure, target=target, unrestorable=unrestorable,
-        )  # fmt: skip
+        values = {spec.name: getattr(run, spec.name) for spec in fields(run)}
+        return cls(**values, target=target, unrestorable=unrestorable)
 
     def make_plan(self, host: AnyHost) -> bool:  # noqa: ARG002
         """Plan the rollback. Return False if no plan leads back, or if nothing remains to roll back."""
@@ -403,10 +401,9 @@ class Rollback(PortRun):
 
     def _own_state(self) -> HostState:
         """Return the latest state without the objects that other programs created under its names."""
-        known = {(part.role, part.name) for part in self.before}
         state = self.observed.state
         for part in state:
-            is_new = (part.role, part.name) not in known
+            is_new = self.before.get(part) is None
             if isinstance(part, ForeignObject) or (is_new and owners_of(part) - {self.goal.port_id}):
                 state = state.without(part)
         return state
@@ -449,16 +446,21 @@ def _as_if_accepted(observed: Observed) -> Observed:
 # -- calls -------------------------------------------------------------------------------------------------------------
 
 
+def only_report(reports: list[Report], failure: type[PlugFailed | UnplugFailed]) -> Report:
+    """Return the report of a call for one port. Raises `failure`, or the error of its code, if it is not done."""
+    (report,) = reports
+    if report.status is not Status.DONE:
+        raise error_of(report, failure)
+    return report
+
+
 def plug(port: Port, host: AnyHost) -> Report:
     """Plug one port. Afterwards it has its desired state, or the state from before the call.
 
     A port in sync costs one observation and no write. Raises PlugFailed with the report. Its subclasses: Refused if
     the plug is not permitted, NotReady or BridgeMissing if the host lacks something.
     """
-    (report,) = converge([goal_for_plug(port, host.settings)], host)
-    if not report.ok:
-        raise error_of(report, PlugFailed)
-    return report
+    return only_report(converge([goal_for_plug(port, host.settings)], host), PlugFailed)
 
 
 def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
@@ -468,10 +470,7 @@ def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
     UnplugFailed with the report. Its subclasses: PortRunning or another Refused if the unplug is not permitted,
     NotReady if the host lacks something.
     """
-    (report,) = converge([goal_for_unplug(port_id, force=force)], host)
-    if not report.ok:
-        raise error_of(report, UnplugFailed)
-    return report
+    return only_report(converge([goal_for_unplug(port_id, force=force)], host), UnplugFailed)
 
 
 def check(port: Port, host: AnyHost) -> tuple[Step, ...]:

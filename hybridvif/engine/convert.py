@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 
 from hybridvif.engine.any_host import FilteringHost, look
-from hybridvif.engine.converge import Progress, converge, ignore_progress
+from hybridvif.engine.converge import Progress, converge, ignore_progress, only_report
 from hybridvif.engine.goals import Goal
 from hybridvif.model.errors import Conflict, InvalidInput, PlugFailed, Refused, Unfiltered
 from hybridvif.model.names import names_of, names_of_key
@@ -19,7 +19,7 @@ from hybridvif.model.orphans import states_of_ports
 from hybridvif.model.parts import ManagedTap, OvsPort, Tap
 from hybridvif.model.planner import as_hybrid, as_native, check_ownership, native_row
 from hybridvif.model.port import Port, desired_state
-from hybridvif.model.report import Report, error_of
+from hybridvif.model.report import Report
 from hybridvif.model.state import HostState, Observed, agree, owners_of
 
 NATIVE, HYBRID = TARGETS = ("native", "hybrid")
@@ -33,10 +33,7 @@ def convert(port_id: str, host: FilteringHost, to: str = NATIVE, *, unfiltered: 
     Raises PlugFailed with the report. Its subclasses: Unfiltered or another Refused if the conversion is not permitted,
     NotReady if the host lacks something.
     """
-    (report,) = convert_all([port_id], host, to, unfiltered=unfiltered)
-    if not report.ok:
-        raise error_of(report, PlugFailed)
-    return report
+    return only_report(convert_all([port_id], host, to, unfiltered=unfiltered), PlugFailed)
 
 
 def convert_all(
