@@ -151,24 +151,18 @@ def _require_directory(path: str) -> None:
         )
 
 
-def _create_directory(path: str) -> None:
-    try:
-        _create_parents(os.path.dirname(path))
-        os.mkdir(path, 0o770)
-    except FileExistsError:
-        # Another caller created it.
-        return
-    # Root and the user of the service share it by its group. mkdir(2) applies the umask and ignores the setgid bit.
-    os.chmod(path, 0o2770)  # noqa: S103
+def _create_directory(path: str, mode: int = 0o2770) -> None:
+    """Create a directory with any umask, and its missing parents, which only their owner can write.
 
-
-def _create_parents(path: str) -> None:
-    """Create missing parent directories that only their owner can write, with any umask."""
-    if path and not os.path.isdir(path):
-        _create_parents(os.path.dirname(path))
-        with suppress(FileExistsError):
-            os.mkdir(path, 0o755)
-            os.chmod(path, 0o755)  # noqa: S103
+    Root and the user of the service share the lock directory by its group.
+    """
+    parent = os.path.dirname(path)
+    if parent and not os.path.isdir(parent):
+        _create_directory(parent, 0o755)
+    # Another caller may create it first. mkdir(2) applies the umask and ignores the setgid bit.
+    with suppress(FileExistsError):
+        os.mkdir(path, mode & 0o777)
+        os.chmod(path, mode)
 
 
 def _open(name: str) -> io.FileIO:
@@ -289,11 +283,9 @@ def _write(name: str, boot: str, since: Mapping[str, float]) -> None:
 def note_reconcile(path: str) -> None:
     """Store the time of a reconcile in the lock directory. It is for monitoring only, so an error is ignored."""
     with suppress(OSError):
-        fd = os.open(os.path.join(path, RECONCILED), os.O_WRONLY | os.O_CREAT | _SAFELY, 0o660)
-        try:
-            os.utime(fd)
-        finally:
-            os.close(fd)
+        descriptor = os.open(os.path.join(path, RECONCILED), os.O_WRONLY | os.O_CREAT | _SAFELY, 0o660)
+        with io.FileIO(descriptor, "w") as file:
+            os.utime(file.fileno())
 
 
 def last_reconcile(path: str) -> float | None:
