@@ -388,16 +388,17 @@ class Rollback(PortRun):
 
     def make_plan(self, host: AnyHost) -> bool:  # noqa: ARG002
         """Plan the rollback. Return False if no plan leads back, or if nothing remains to roll back."""
-        try:
-            self.steps = self._remaining()
-        except HybridVifError as error:
-            self.blocked = str(error)
-            return False
+        self.steps = self._remaining()
         return bool(self.steps)
 
     def _remaining(self) -> tuple[Step, ...]:
-        """Return the steps from the latest observation to the target. Raises HybridVifError."""
-        return plan(self._own_state(), self.target)
+        """Return the steps from the latest observation to the target. If no plan leads back, set `blocked`."""
+        try:
+            self.blocked = ""
+            return plan(self._own_state(), self.target)
+        except HybridVifError as error:
+            self.blocked = str(error)
+            return ()
 
     def _own_state(self) -> HostState:
         """Return the latest state without the objects that other programs created under its names."""
@@ -412,10 +413,7 @@ class Rollback(PortRun):
         """Return whether nothing remains to roll back. A silent ovs-vswitchd takes the row over later by itself."""
         if any(outcome.result is Result.CONFIGURED for outcome in self.latest):
             self.observed = _as_if_accepted(self.observed)
-        try:
-            return not self._remaining()
-        except HybridVifError:
-            return False
+        return not self._remaining() and not self.blocked
 
     def needs_retry(self, *, is_last: bool) -> bool:
         """Return whether to retry: something remains, and no step failed permanently."""
