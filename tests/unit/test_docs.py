@@ -23,8 +23,9 @@ from benchmarks.page import with_figures
 from benchmarks.record import Record, merge_observed
 from hybridvif import Port, RecordingHost, Report, Status, desired_state, plug_all
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
-from hybridvif.cli.commands import check, gc, plan, reconcile, show, trace
-from hybridvif.cli.output import report
+from hybridvif.cli.commands import check, plan, show, trace
+from hybridvif.cli.commands.list import STATES, list_of
+from hybridvif.cli.commands.reconcile import gc, reconcile
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
 from hybridvif.engine import config, converge, locks
@@ -170,8 +171,7 @@ def test_every_command_and_every_option_is_in_cli_md() -> None:
     text = page("docs/cli.md")
     there = {"--version"}
     for command in COMMANDS:
-        module: Any = options.module_of(command)
-        parser = options.command_parser(command, module)
+        parser = options.command_parser(command, options.command_of(command))
         there |= {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
         assert section(text, f"## {command}")
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) == there
@@ -183,13 +183,10 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
         for cells in rows_of(section(page("docs/cli.md"), "## Formats"))
         if cells[0].startswith("`")
     }
-    for command in COMMANDS:
-        module: Any = options.module_of(command)
-        formats = options.formats_of(command, module)
-        assert (command in listed) is bool(formats)
-        if formats:
-            columns = getattr(report if command in ("plug", "unplug", "convert") else module, "COLUMNS", ())
-            assert listed[command] == (list(formats), list(columns if "table" in formats else ()))
+    for name in COMMANDS:
+        command = options.command_of(name)
+        assert (name in listed) is bool(command.formats)
+        assert listed.get(name, ([], [])) == ([*command.formats], [*command.columns])
 
 
 def test_every_key_of_every_document_is_in_cli_md() -> None:
@@ -204,14 +201,14 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
         plan.answer_of("plug", plug_all([PORT], stage), stage).document,
         check.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,
-        show.list_of(host).document,
-        reconcile.answer_of([PORT], host).document,
-        reconcile.answer_of([PORT], drifted, dry_run=True).document,
-        gc.answer_of(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
+        list_of(host).document,
+        reconcile([PORT], host).document,
+        reconcile([PORT], drifted, dry_run=True).document,
+        gc(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
         trace.answer_of(DIAGNOSIS).document,
     ]
     assert keys_of(documents) <= in_code(page("docs/cli.md"))
-    assert set(show.STATES) <= in_code(section(page("docs/cli.md"), "## list"))
+    assert set(STATES) <= in_code(section(page("docs/cli.md"), "## list"))
 
 
 # -- docs/library.md and the sample configuration ---------------------------------------------------------------------

@@ -8,11 +8,11 @@ from dataclasses import replace
 from typing import Any
 
 from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.options import ROWS, Command, connected, flag
 from hybridvif.cli.output.changes import changes_of
 from hybridvif.cli.output.report import answer_about
 from hybridvif.cli.output.topology import BUSY, Condition, Drift, PluggedPort, drift_of, look_at_ports
-from hybridvif.cli.ports import OPTIONS, PortRequest, add_port_options, found_ports, requested_ports
+from hybridvif.cli.ports import FILE, PORT_OPTIONS, PORTS, PortRequest, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.simulated_host import SimulatedHost, look
@@ -21,28 +21,12 @@ from hybridvif.model.parts import reason_of
 from hybridvif.model.report import Report
 from hybridvif.model.warnings import port_warnings
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = ("port", "kind", "name", "attribute", "before", "after")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif check`."""
-    add_port_options(parser, several=True)
-    parser.add_argument("--all", action="store_true", help="all ports of this host, with a summary")
-    parser.epilog = (
-        "Omitted options default to the values of the plugged port, and are not checked. In a file, they have their "
-        "defaults. "
-        "Exits with 3 if there is drift."
-    )
-
 
 def run(args: argparse.Namespace) -> Answer:
     """Compare each port with its desired state."""
-    if args.all and (args.port or args.file or any(getattr(args, field) is not None for field in OPTIONS)):
-        raise UsageError("--all stands for all ports; leave PORT, its options and -F out")
-    requests = None if args.all else requested_ports(args)
+    requests = requested_ports(args)
     with connected(args) as host:
-        found = None if requests is None else found_ports(requests, host, exist=True)
+        found = None if args.all else found_ports(requests, host, exist=True)
         return answer_of(found, host, reasons=args.verbose > 0)
 
 
@@ -122,8 +106,6 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
             *(f"{port.port_id or port.key}  {paint(BUSY, 'yellow')}" for port in busy),
             *([] if len(documents) + len(busy) == 1 else [words.replace("_", " ")]),
         ],
-        columns=COLUMNS,
-        narrow=("name", "attribute", "before", "after"),
         rows=[{"port": document["port"], **drift} for document in documents for drift in document["drift"]],
         warnings=warnings,
     )
@@ -155,3 +137,16 @@ def _lines(
         yield paint(f"  {port.hint}", "dim")
     if unchecked:
         yield paint(f"  not checked: {', '.join(unchecked)}", "dim")
+
+
+COMMANDS = {
+    "check": Command(
+        run,
+        ROWS,
+        (PORTS, *PORT_OPTIONS, FILE, flag("--all", "all ports of this host, with a summary")),
+        "Omitted options default to the values of the plugged port, and are not checked. In a file, they have their "
+        "defaults. Exits with 3 if there is drift.",
+        columns=("port", "kind", "name", "attribute", "before", "after"),
+        narrow=("name", "attribute", "before", "after"),
+    )
+}

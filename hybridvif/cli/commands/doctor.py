@@ -30,7 +30,7 @@ from hybridvif.cli.host_checks import (
     kernel_symbols,
     module_file,
 )
-from hybridvif.cli.options import config_files
+from hybridvif.cli.options import ROWS, Command, config_files
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine import first_seen
@@ -42,8 +42,6 @@ from hybridvif.model.settings import OVS_SOCKET, Settings
 from hybridvif.model.state import Facts, Observed
 from hybridvif.testing.sandbox.missing import as_root, missing_switch
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = CheckResult._fields
 TIMEOUT = 10.0
 """Timeout in seconds for the daemon, and again for the switch."""
 RECORDING = "recording"
@@ -53,11 +51,6 @@ PRIVSEP_OPTIONS = ("user", "group", "thread_pool_size", "helper_command", "logge
 _COLORS = {PASS: "green", FAIL: "red", INFO: "dim"}
 _CONTROL_TIMEOUT = 2.0
 _CONTROL_LIMIT = 64 * 1024
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif doctor`."""
-    parser.epilog = "Exits with 0 if nothing fails, else with 5. Without root, some checks are skipped."
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -72,7 +65,6 @@ def answer_of(results: Sequence[CheckResult]) -> Answer:
     return Answer(
         document={"command": "doctor", "ok": not count, "findings": documents},
         lines=lambda paint: _lines(results, count, paint),
-        columns=COLUMNS,
         rows=documents,
         exit_code=5 if count else 0,
     )
@@ -383,3 +375,13 @@ def _plugin_of_osvif(is_set: bool) -> Verdict:
         remedy = "reinstall hybridvif[osvif] in the environment of nova-compute"
         return FAIL, f"{answers}, though [hybridvif] answer_to_ovs is set", remedy
     return INFO, f"{answers}; hybridvif answers to 'hybridvif' alone", "set [hybridvif] answer_to_ovs = true"
+
+
+COMMANDS = {
+    "doctor": Command(
+        run,
+        ROWS,
+        epilog="Exits with 0 if nothing fails, else with 5. Without root, some checks are skipped.",
+        columns=CheckResult._fields,
+    )
+}

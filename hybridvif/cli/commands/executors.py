@@ -8,23 +8,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from hybridvif.cli.options import connected
+from hybridvif.cli.options import ROWS, Command, connected
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.executors.command import how_to_install
 from hybridvif.model.errors import did_you_mean
 from hybridvif.model.settings import Settings
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = ("name", "role", "configured", "origin", "serves", "programs", "capabilities", "missing")
 CAPABILITIES = ("CAP_NET_ADMIN",)
 """The capabilities that the daemon keeps. An executor can override them with an attribute `capabilities`."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif executors`."""
-    parser.epilog = (
-        "Choose one with [hybridvif] link_executor or switch_executor. Exits with 5 if a chosen one lacks something."
-    )
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -43,7 +34,6 @@ def run(args: argparse.Namespace) -> Answer:
     return Answer(
         document={"command": "executors", "executors": executors},
         lines=lambda paint: _lines(executors, unknown, paint),
-        columns=COLUMNS,
         rows=executors,
         exit_code=5 if unknown or any(executor["missing"] for executor in chosen) else 0,
     )
@@ -85,3 +75,14 @@ def _lines(executors: Sequence[Mapping[str, Any]], unknown: Mapping[str, str], p
     for role, name in unknown.items():
         hint = did_you_mean(name, [executor["name"] for executor in executors if executor["role"] == role])
         yield paint(f"[hybridvif] {role}_executor: no executor named {name!r} is installed{hint}", "red")
+
+
+COMMANDS = {
+    "executors": Command(
+        run,
+        ROWS,
+        epilog="Choose one with [hybridvif] link_executor or switch_executor. Exits with 5 if a chosen one lacks "
+        "something.",
+        columns=("name", "role", "configured", "origin", "serves", "programs", "capabilities", "missing"),
+    )
+}

@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hybridvif.cli import EXIT_CODES
-from hybridvif.cli.options import UsageError
+from hybridvif.cli.options import DOCUMENT, Command, UsageError, argument
 from hybridvif.cli.output.report import failure_of
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.errors import HybridVifError, InvalidInput, did_you_mean
 from hybridvif.model.parts import DECLARATIONS
 from hybridvif.model.report import Status
 
-FORMATS = ("text", "json", "yaml")
 BUG = "https://bugs.launchpad.net/bugs/"
 _MODULES = (
     *("cli.commands.ports", "cli.options", "cli.stdio", "engine.locks", "model.orphans", "privileged.channel"),
@@ -70,14 +69,6 @@ STOPS: Mapping[str, str] = {
     "silent": "Packets reach the VM, and none leaves it. Look inside the guest.",
 }
 """The reasons of `hybridvif trace`, except in-order and no-answer, which are codes of other commands, too."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif explain`."""
-    text = (
-        "an attribute (mtu, ageing, attached-mac, ...), a code of an error, warning or trace, a state or an exit code"
-    )
-    parser.add_argument("word", nargs="*", metavar="WORD", help=text)
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -165,3 +156,7 @@ def _lines(
         number = code["exit_code"]
         yield paint(f"exit code {number}" if number is not None else str(code["code"]), "bold")
         yield f"  {code['text']}"
+
+
+_WORD = "an attribute (mtu, ageing, attached-mac, ...), a code of an error, warning or trace, a state or an exit code"
+COMMANDS = {"explain": Command(run, DOCUMENT, (argument("word", nargs="*", metavar="WORD", text=_WORD),))}

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from hybridvif.cli.options import Command, argument
 from hybridvif.cli.stdio import print_text
 from hybridvif.testing.sandbox.box import Vm
 from hybridvif.testing.sandbox.launch import PROMISE, enter, here, probe
@@ -28,18 +29,6 @@ ADDRESSES = ("192.0.2.1", "192.0.2.2")
 """The addresses of its VMs. TEST-NET-1, RFC 5737."""
 _DATABASE = "/run/openvswitch/db.sock"
 _TABLES = ("Bridge", "Port", "Interface", "QoS", "Queue", "Mirror")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the command that the parser names last in prog."""
-    level = "the level: Open vSwitch with its netdev datapath, "
-    if parser.prog.endswith("demo"):
-        level += "or a simulated host (default: the best of this host)"
-        parser.add_argument("--level", "--rung", choices=("packets", "none"), help=level)
-    else:
-        parser.add_argument("--level", "--rung", choices=("packets",), help=f"{level}the only one")
-        text = "the command; a shell if there is none"
-        parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -166,3 +155,14 @@ def _indented(lines: Iterable[str]) -> Iterator[str]:
 def _print(*lines: str) -> None:
     for line in lines:
         print_text(f"{line}\n")
+
+
+_LEVEL = "the level: Open vSwitch with its netdev datapath, "
+_ANY_LEVEL = f"{_LEVEL}or a simulated host (default: the best of this host)"
+_ARGV = argument("argv", nargs=argparse.REMAINDER, metavar="[--] CMD", text="the command; a shell if there is none")
+COMMANDS = {
+    "sandbox": Command(
+        run, arguments=(argument("--level", "--rung", choices=("packets",), text=f"{_LEVEL}the only one"), _ARGV)
+    ),
+    "demo": Command(run, arguments=(argument("--level", "--rung", choices=("packets", "none"), text=_ANY_LEVEL),)),
+}

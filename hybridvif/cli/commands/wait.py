@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hybridvif.cli.infer import row_of
-from hybridvif.cli.options import UsageError, connected, seconds
+from hybridvif.cli.options import ROWS, Command, argument, connected, seconds
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.ports import PORT_HELP, found_ids
+from hybridvif.cli.ports import PORTS, found_ids, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.errors import InvalidInput
@@ -20,8 +20,6 @@ from hybridvif.model.report import Report, Result, Status
 from hybridvif.model.settings import MAX_NAMES
 from hybridvif.model.state import Observed, PortFact
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = ("port", "accepted", "ofport", "error")
 TIMEOUT = 30.0
 PAUSE = 0.1
 """Seconds between two observations."""
@@ -30,20 +28,11 @@ LAST = 10.0
 """Seconds for the last observation, beyond the timeout."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif wait`."""
-    parser.add_argument("port", nargs="*", metavar="PORT", help=PORT_HELP)
-    text = f"the longest time to wait (default: {TIMEOUT:g})"
-    parser.add_argument("--timeout", metavar="SECONDS", type=seconds, default=TIMEOUT, help=text)
-    parser.epilog = "Exits with 0 when all ports are accepted, and with 65 after the timeout."
-
-
 def run(args: argparse.Namespace) -> Answer:
     """Wait for the ports."""
-    if not args.port:
-        raise UsageError("name a port to wait for")
+    requests = requested_ports(args)
     with connected(args) as host:
-        return answer_of(found_ids(args.port, host, exist=True), host, args.timeout)
+        return answer_of(found_ids(requests, host, exist=True), host, args.timeout)
 
 
 def answer_of(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) -> Answer:
@@ -68,7 +57,6 @@ def answer_of(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) 
             for document in documents
         ),
         simulated=observed.facts.simulated,
-        columns=COLUMNS,
         rows=documents,
         silent=True,
     )
@@ -97,3 +85,15 @@ def _report(document: Mapping[str, object], timeout: float) -> Report:
         return Report(port_id=port_id, status=Status.DONE)
     reason = f"ovs-vswitchd has not accepted it within {timeout:g} s" + (f" ({error})" if error else "")
     return Report(port_id=port_id, status=Status.CONFIGURED, code=Result.CONFIGURED.value, reason=reason)
+
+
+_TEXT = f"the longest time to wait (default: {TIMEOUT:g})"
+COMMANDS = {
+    "wait": Command(
+        run,
+        ROWS,
+        (PORTS, argument("--timeout", metavar="SECONDS", type=seconds, default=TIMEOUT, text=_TEXT)),
+        "Exits with 0 when all ports are accepted, and with 65 after the timeout.",
+        columns=("port", "accepted", "ofport", "error"),
+    )
+}

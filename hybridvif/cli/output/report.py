@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from hybridvif.cli import DIFFERENCES
 from hybridvif.cli.output.changes import changes_of, diff_lines, tally
 from hybridvif.cli.terminal import Answer, Failure, Paint
 from hybridvif.model.changes import changes_of_plan
 from hybridvif.model.errors import HybridVifError, InvalidInput, PreconditionError, Refused
 from hybridvif.model.report import Report, Result, Status, worst_exit_code
 
-DIFFERENCES = 3
-"""The exit code if there are differences."""
-COLUMNS = ("port", "status", "changed", "retries", "code")
 _EXIT_CODES: Mapping[type[HybridVifError] | str, int] = {
     InvalidInput: 2,
     PreconditionError: Status.PRECONDITION.exit_code,
@@ -99,25 +98,31 @@ def answer_about(
     )
 
 
-def answer_of_reports(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
-    """Create the answer of plug or unplug."""
-    documents = [report.document for report in reports]
-    goals = [(command, report) for report in reports]
+def answer_of_reports(
+    command: str,
+    reports: Sequence[Report],
+    *,
+    verbose: int = 0,
+    goals: Sequence[str] | None = None,
+    warnings: Sequence[str] = (),
+    document: Mapping[str, object] = MappingProxyType({}),
+) -> Answer:
+    """Create the answer of a command that plugged, unplugged or converted.
+
+    goals: the goal of each report, if the command has several. document: more keys of the document.
+    """
+    headed = list(zip(goals or [command] * len(reports), reports, strict=True))
+    documents = [{**({"goal": goal} if goals else {}), **report.document} for goal, report in headed]
+    summary = Counter(report.status.value for report in reports)
     return answer_about(
         command,
         reports,
-        {"ports": documents, "summary": statuses_of(reports)},
-        lines=lambda paint: report_lines(goals, paint, verbose, with_summary=len(reports) > 1),
-        columns=COLUMNS,
-        narrow=("port", "status", "changed", "code"),
+        {"ports": documents, "summary": dict(summary), **document},
+        lines=lambda paint: report_lines(headed, paint, verbose, with_summary=goals is not None or len(reports) > 1),
         rows=documents,
+        warnings=warnings,
         silent=True,
     )
-
-
-def statuses_of(reports: Sequence[Report]) -> Mapping[str, int]:
-    """Return the number of ports by status."""
-    return dict(Counter(report.status.value for report in reports))
 
 
 def report_lines(

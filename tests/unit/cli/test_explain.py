@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from hybridvif.cli import EXIT_CODES, options
+from hybridvif.cli import EXIT_CODES, parse_arguments
 from hybridvif.cli.commands.explain import answer_of
+from hybridvif.cli.options import UsageError
 from hybridvif.cli.output.topology import Condition
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import DECLARATIONS
@@ -93,6 +94,6 @@ def test_unknown_word_suggests_the_similar_one() -> None:
 
 
 def test_explain_needs_a_word() -> None:
-    module = options.module_of("explain")
-    with pytest.raises(options.UsageError, match="name an attribute"):
-        module.run(options.command_parser("explain", module).parse_args([]))
+    args = parse_arguments(["explain"])
+    with pytest.raises(UsageError, match="name an attribute"):
+        args.spec.run(args)
