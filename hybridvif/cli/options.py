@@ -27,6 +27,7 @@ ROWS = (*DOCUMENT, "table", "value")
 _MODULES = {
     **dict.fromkeys(("unplug", "convert"), "plug"),
     "adopt": "repair",
+    "wait": "check",
     "export": "ports",
     "gc": "reconcile",
     "demo": "sandbox",

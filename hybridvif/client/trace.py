@@ -7,7 +7,6 @@ error. The row of the port comes from the daemon.
 from __future__ import annotations
 
 import ipaddress
-import json
 import re
 import shutil
 import socket
@@ -18,9 +17,8 @@ from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from hybridvif.client.filters import output_of, socket_directory
+from hybridvif.client.filters import TIMEOUT, ask, control_socket, output_of, socket_directory
 from hybridvif.engine import first_seen
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.executors.netlink.connection import IFNAME, device_of
@@ -44,10 +42,6 @@ from hybridvif.model.state import PortFact
 from hybridvif.model.trace import Diagnosis, Evidence, Hop, Look, SwitchView, diagnose, dropped_by, drops_of
 
 MAX_SECONDS = 3600.0
-TIMEOUT = 10.0
-"""Seconds in which ovs-vswitchd and iptables must answer. A busy host keeps ovs-vswitchd waiting for some seconds."""
-MAX_RESPONSE = 64 * 1024 * 1024
-"""Largest size of a response of ovs-vswitchd in bytes. That of 100,000 flows has 30 MB."""
 BROADCAST, EVERYBODY, SENDER = "ff:ff:ff:ff:ff:ff", "255.255.255.255", "02:00:00:00:00:01"
 NOBODY = "0.0.0.0"  # noqa: S104  # the sender of a DHCP request, no address to bind to
 _PORTS = ("udp_src=68,udp_dst=67", "udp_src=67,udp_dst=68")
@@ -193,30 +187,26 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
         return SwitchView()
     directory = Path(socket_directory(settings))
     try:
-        # Open vSwitch may run as its own user, who can write any file there.
-        pid = int(first_seen.read(str(directory / "ovs-vswitchd.pid"), 64))
-        with socket.socket(socket.AF_UNIX) as channel:
-            channel.settimeout(TIMEOUT)
-            channel.connect(str(directory / f"ovs-vswitchd.{pid}.ctl"))
-            found = _LEARNED_LINE.findall(_ask(channel, "fdb/show", row.bridge))
+        with control_socket(directory) as channel:
+            found = _LEARNED_LINE.findall(ask(channel, "fdb/show", row.bridge))
             learned = [(int(port), int(vlan), address) for port, vlan, address in found]
             view = SwitchView(learned=tuple(learned))
             if not evidence.mac or fact.ofport is None or fact.ofport < 0:
                 return view
             # A DHCP request and its response: port security lets them pass, and drops ARP with an unknown IP address.
             request = f"in_port={fact.ofport},udp,dl_src={evidence.mac},dl_dst={mac},nw_src={NOBODY},nw_dst={ip}"
-            drops_from_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, f"{request},{_PORTS[0]}"))
+            drops_from_vm = dropped_by(ask(channel, "ofproto/trace", row.bridge, f"{request},{_PORTS[0]}"))
             # The bridge itself is in every VLAN.
             vlan = f",dl_vlan={fact.tag}" if fact.tag else ""
             ends = f"dl_src={SENDER if mac == BROADCAST else mac},dl_dst={evidence.mac},nw_dst={EVERYBODY}"
             response = f"in_port=LOCAL{vlan},udp,{ends},nw_src={NOBODY if ip == EVERYBODY else ip},{_PORTS[1]}"
             ports = {
-                number: (name, int(ofport)) for name, ofport, number in _PORT_LINE.findall(_ask(channel, "dpif/show"))
+                number: (name, int(ofport)) for name, ofport, number in _PORT_LINE.findall(ask(channel, "dpif/show"))
             }
             own = next((number for number, (name, _) in ports.items() if name == row.name), "")
-            drops_to_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, response), own)
+            drops_to_vm = dropped_by(ask(channel, "ofproto/trace", row.bridge, response), own)
             # Flows of port security drop an address before it is learned, and two devices may send from one.
-            for number, address, vid in _FLOW_LINE.findall(_ask(channel, "dpif/dump-flows", row.bridge)):
+            for number, address, vid in _FLOW_LINE.findall(ask(channel, "dpif/dump-flows", row.bridge)):
                 name, ofport = ports.get(number, ("", 0))
                 tag = evidence.observed.facts.ports.get(name, PortFact(tag=int(vid or 0))).tag
                 learned.append((ofport, tag or 0, address))
@@ -234,25 +224,3 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
     except (OSError, ValueError, first_seen.Unfit) as error:
         notes.append(f"{row.bridge}: ovs-vswitchd cannot be asked: {shown(str(error))}")
     return SwitchView()
-
-
-def _ask(channel: socket.socket, method: str, *parameters: str) -> str:
-    """Return the response to a command of ovs-appctl(8). Raises OSError, ValueError with the error of ovs-vswitchd."""
-    due = time.monotonic() + TIMEOUT
-    channel.sendall(json.dumps({"id": 0, "method": method, "params": parameters}).encode())
-    received = bytearray()
-    while True:
-        channel.settimeout(max(due - time.monotonic(), 0.001))
-        data = channel.recv(1 << 16)
-        if not data:
-            raise ConnectionResetError
-        received += data
-        if len(received) > MAX_RESPONSE:
-            raise ValueError(f"its response has more than {MAX_RESPONSE} bytes")
-        # A response has no delimiter. It ends with a brace.
-        if received.rstrip().endswith(b"}"):
-            with suppress(json.JSONDecodeError):
-                response: dict[str, Any] = json.loads(received)
-                if response.get("error") is not None:
-                    raise ValueError(str(response["error"]).strip())
-                return str(response["result"])

@@ -22,24 +22,30 @@ def run(args: argparse.Namespace) -> Answer:
     """List the installed executors. Nothing is changed."""
     with connected(args) as host:
         settings = host.settings
-    configured = {"link": settings.link_executor, "switch": settings.switch_executor}
-    executors = [
-        _document(role, point, configured[role], settings)
-        for role in configured
-        for point in sorted(entry_points(group=f"hybridvif.{role}_executors"), key=lambda point: point.name)
-    ]
-    chosen = [executor for executor in executors if executor["configured"]]
-    found = {executor["role"] for executor in chosen}
-    unknown = {role: name for role, name in configured.items() if role not in found}
+    by_role = installed(settings)
+    chosen = {role: [document for document in by_role[role] if document["configured"]] for role in by_role}
+    unknown = {role: getattr(settings, f"{role}_executor") for role in by_role if not chosen[role]}
+    executors = [*by_role["link"], *by_role["switch"]]
     return Answer(
         document={"command": "executors", "executors": executors},
         lines=lambda paint: _lines(executors, unknown, paint),
         rows=executors,
-        exit_code=5 if unknown or any(executor["missing"] for executor in chosen) else 0,
+        exit_code=5 if unknown or any(document["missing"] for found in chosen.values() for document in found) else 0,
     )
 
 
-def _document(role: str, point: EntryPoint, configured: str, settings: Settings) -> Mapping[str, Any]:
+def installed(settings: Settings) -> Mapping[str, list[Mapping[str, Any]]]:
+    """Return the documents of the installed executors by role, ordered by name."""
+    return {
+        role: [
+            _document(role, point, name, settings)
+            for point in sorted(entry_points(group=f"hybridvif.{role}_executors"), key=lambda point: point.name)
+        ]
+        for role, name in {"link": settings.link_executor, "switch": settings.switch_executor}.items()
+    }
+
+
+def _document(role: str, point: EntryPoint, chosen: str, settings: Settings) -> Mapping[str, Any]:
     try:
         cls, missing = point.load(), []
     except Exception as error:  # noqa: BLE001  # whatever a third party's module raises when it is imported
@@ -53,7 +59,7 @@ def _document(role: str, point: EntryPoint, configured: str, settings: Settings)
     return {
         "name": point.name,
         "role": role,
-        "configured": point.name == configured,
+        "configured": point.name == chosen,
         "origin": f"{point.dist.name} {point.dist.version}" if point.dist else "unknown",
         "object": point.value,
         "serves": sorted(kind.kind for kind in getattr(cls, "serves", ())),

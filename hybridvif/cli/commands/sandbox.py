@@ -9,19 +9,18 @@ import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from hybridvif.cli.options import Command, argument
 from hybridvif.cli.stdio import print_text
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.testing.sandbox.box import Vm
 from hybridvif.testing.sandbox.launch import PROMISE, enter, here, probe
 from hybridvif.testing.sandbox.missing import Requirement, missing_for_vm
 
 if TYPE_CHECKING:
     from hybridvif.engine.any_host import AnyHost
-    from hybridvif.model.report import Report
 
 IDS = ("5f2c0e1a-7b00-4c00-8000-000000000001", "91d3aa02-4100-4c00-8000-000000000002")
 """The ids of the ports of the demo."""
@@ -74,8 +73,9 @@ def _run_in_sandbox() -> int:
 def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *, vms: bool) -> int:
     """Plug, ping, draw, unplug. inventory: a function that returns the names of these kinds of objects on the host."""
     from hybridvif.cli.commands import show
-    from hybridvif.cli.terminal import Paint
-    from hybridvif.engine.converge import check, plug_all, unplug_all
+    from hybridvif.cli.output.changes import changes_of, diff_lines
+    from hybridvif.cli.output.report import answer_of_reports
+    from hybridvif.engine.converge import plug_all, unplug_all
     from hybridvif.model.port import Port
 
     ports = [
@@ -83,11 +83,11 @@ def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *
         for number, port_id in enumerate(IDS, start=1)
     ]
     before = inventory()
-    steps = [step for port in ports for step in check(port, host)]
-    _print(
-        "\nplug two ports", *(f"   {type(step).__name__.lower()} {step.part.kind} {step.part.name}" for step in steps)
-    )
-    succeeded = _is_done(lambda: plug_all(ports, host))
+    reports = plug_all(ports, host)
+    plugged = answer_of_reports("plug", reports)
+    changes = [line for report in reports for line in diff_lines(changes_of(report), Paint(on=False))]
+    _print("\nplug two ports", *_lines_of(plugged), *changes)
+    succeeded = not plugged.exit_code
     machines = [
         Vm(port.names.tap, port.mac, f"{address}/24", bridge=port.names.bridge)
         for port, address in zip(ports, ADDRESSES, strict=True)
@@ -97,12 +97,12 @@ def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *
             ping = vm.ping(ADDRESSES[1], count=3)
             _print("\nping from the first to the second", *_indented((ping.stdout + ping.stderr).splitlines()))
             succeeded &= ping.returncode == 0
-        _print("\nwhat is plugged", *_indented(show.answer_of(host).lines(Paint(on=False))))
-    _print("\nunplug them")
-    succeeded &= _is_done(lambda: unplug_all(IDS, host))
+        _print("\nwhat is plugged", *_lines_of(show.answer_of(host)))
+    unplugged = answer_of_reports("unplug", unplug_all(IDS, host))
+    _print("\nunplug them", *_lines_of(unplugged))
     remaining = before ^ inventory()
     _print(f"\n{len(remaining)} left over ({kinds}, compared with before)", *_indented(sorted(remaining)))
-    return 0 if succeeded and not remaining else 1
+    return 0 if succeeded and not (unplugged.exit_code or remaining) else 1
 
 
 @contextlib.contextmanager
@@ -131,21 +131,13 @@ def _inventory() -> set[str]:
     return names
 
 
-def _is_done(work: Callable[[], list[Report]]) -> bool:
-    """Do the work, and print its reports and its duration."""
-    started = time.monotonic()
-    reports = work()
-    took = 1000 * (time.monotonic() - started)
-    for report in reports:
-        words = [report.status.value, "simulated" if report.simulated else "", report.reason]
-        _print(f"   {report.port_id}  {', '.join(filter(None, words))}")
-    _print(f"   {took:.0f} ms")
-    return all(report.ok for report in reports)
-
-
 def _missing(requirement: Requirement | None) -> Iterator[str]:
     if requirement:
         yield f"Missing for more: {requirement.what}\n   fix it with: {requirement.remedy}"
+
+
+def _lines_of(answer: Answer) -> Iterator[str]:
+    return _indented([*answer.lines(Paint(on=False)), *(failure.message for failure in answer.failures)])
 
 
 def _indented(lines: Iterable[str]) -> Iterator[str]:

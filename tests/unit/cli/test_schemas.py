@@ -11,7 +11,7 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from hybridvif import RecordingHost
 from hybridvif.cli import COMMANDS, options
-from hybridvif.cli.commands import check, doctor, explain, plan, show, wait
+from hybridvif.cli.commands import check, doctor, explain, plan, show
 from hybridvif.cli.commands.list import list_of
 from hybridvif.cli.commands.ports import export
 from hybridvif.cli.commands.reconcile import gc, reconcile
@@ -77,7 +77,7 @@ ANSWERS: dict[str, Callable[[], Answer]] = {
     "repair": lambda: repair(half(), [ID, OTHER_ID]),
     "repair, dry run": lambda: repair(half(), [ID, OTHER_ID], dry_run=True),
     "repair, conflict": lambda: repair(conflicting()),
-    "wait": lambda: wait.answer_of([ID], plugged(PORT), 0),
+    "wait": lambda: check.wait([ID], plugged(PORT), 0),
     "export": lambda: export(half()),
     "explain": lambda: explain.answer_of("mtu"),
     "explain, code": lambda: explain.answer_of("busy"),
