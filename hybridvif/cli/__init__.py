@@ -141,4 +141,5 @@ def _fail(error: BaseException, words: Sequence[str], args: argparse.Namespace |
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
     terminal: Terminal = getattr(args, "terminal", None) or Terminal(form)
-    return terminal.write_failure(failure_of(error))
+    writes = args is not None and args.spec.writes and not getattr(args, "dry_run", False)
+    return terminal.write_failure(failure_of(error, writes=writes))

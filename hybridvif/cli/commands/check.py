@@ -249,7 +249,7 @@ COMMANDS = {
     "wait": Command(
         run_wait,
         ROWS,
-        (PORTS, argument("--timeout", metavar="SECONDS", type=seconds, default=TIMEOUT, text=_TIMEOUT)),
+        (PORTS, FILE, argument("--timeout", metavar="SECONDS", type=seconds, default=TIMEOUT, text=_TIMEOUT)),
         "Exits with 0 when all ports are accepted, and with 65 after the timeout.",
         columns=("port", "accepted", "ofport", "error"),
     ),

@@ -146,14 +146,15 @@ def run_export(args: argparse.Namespace) -> Answer:
 
 def export(host: AnyHost, port_ids: Collection[str] = ()) -> Answer:
     """Return the answer for these ports, or for all. Ports that cannot be described are left out with a warning."""
+    from hybridvif.cli.output.report import sentences_about_skipped
+
     seen = observe_all(host)
-    entries, skipped = exported(seen, host.settings, port_ids)
-    reasons = [{"key": key, "reason": reason} for key, reason in skipped.items()]
-    answer = _answer_with_file(entries, command="export", simulated=seen.facts.simulated, skipped=reasons)
+    entries, reasons = exported(seen, host.settings, port_ids)
+    skipped = [{"key": key, "reason": reason} for key, reason in reasons.items()]
     return replace(
-        answer,
+        _answer_with_file(entries, command="export", simulated=seen.facts.simulated, skipped=skipped),
         simulated=seen.facts.simulated,
-        warnings=[f"not exported: {key}...: {reason}" for key, reason in skipped.items()],
+        warnings=sentences_about_skipped("exported", skipped),
         exit_code=DIFFERENCES if skipped else 0,
     )
 

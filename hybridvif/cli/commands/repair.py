@@ -13,9 +13,9 @@ from dataclasses import replace
 
 from hybridvif.cli.infer import INFERABLE_FIELDS
 from hybridvif.cli.options import DOCUMENT, DRY_RUN, REPORTS, Command, connected, flag, repeated_options, run_options
-from hybridvif.cli.output.report import answer_of_reports
+from hybridvif.cli.output.report import answer_of_reports, sentences_about_skipped
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
-from hybridvif.cli.ports import PORTS, found_ids, observe_all, requested_ports
+from hybridvif.cli.ports import FILE, PORTS, found_ids, observe_all, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.conversion import native_row
@@ -147,15 +147,12 @@ def _plug(
 
 
 def _with_skipped(answer: Answer, command: str, done: str, skipped: Skipped) -> Answer:
-    return replace(
-        answer,
-        document={**answer.document, "command": command, "skipped": skipped},
-        warnings=[f"not {done}: {port['key']}...: {port['reason']}" for port in skipped],
-    )
+    document = {**answer.document, "command": command, "skipped": skipped}
+    return replace(answer, document=document, warnings=sentences_about_skipped(done, skipped))
 
 
 _ALL = flag("--all", "all ports of this host that are not in order")
 COMMANDS = {
     "adopt": Command(run_adopt, DOCUMENT, DRY_RUN, writes=True),
-    "repair": Command(run_repair, arguments=(PORTS, _ALL, *DRY_RUN), **REPORTS),
+    "repair": Command(run_repair, arguments=(PORTS, FILE, _ALL, *DRY_RUN), **REPORTS),
 }

@@ -39,10 +39,11 @@ _ENDINGS = {
 }
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Convert an exception."""
+def failure_of(error: BaseException, *, writes: bool = True) -> Failure:
+    """Convert an exception. writes: the command changes the host."""
     if isinstance(error, KeyboardInterrupt):
-        message = "interrupted; what was begun may be half done, and the same command again completes it"
+        half_done = "what was begun may be half done, and the same command again completes it"
+        message = f"interrupted; {half_done if writes else 'nothing was changed'}"
         return Failure(code="interrupted", message=message, exit_code=130)
     if not isinstance(error, HybridVifError):
         message = f"internal error: {type(error).__name__}: {error}; this is a bug, and -vv shows where"
@@ -123,6 +124,14 @@ def answer_of_reports(
         warnings=warnings,
         silent=True,
     )
+
+
+def sentences_about_skipped(verb: str, skipped: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return a warning for each reason to skip ports, with their names. skipped: `key` and `reason` of each."""
+    keys: dict[str, list[str]] = {}
+    for port in skipped:
+        keys.setdefault(port["reason"], []).append(f"{port['key']}...")
+    return [f"not {verb}: {', '.join(names)}: {reason}" for reason, names in keys.items()]
 
 
 def report_lines(

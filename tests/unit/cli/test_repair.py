@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from hybridvif import Delete, Port, RecordingHost, Update, simulate
 from hybridvif.cli import parse_arguments
 from hybridvif.cli.commands.repair import repair
 from hybridvif.cli.options import UsageError
+from hybridvif.cli.ports import found_ids, requested_ports
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TWIN_ID, plugged, ports_of, text_of
 
 THIRD = replace(OTHER, id="a3f00000-0000-4000-8000-000000000003")
@@ -113,3 +115,11 @@ def test_repair_needs_either_ports_or_all(words: list[str]) -> None:
     args = parse_arguments(["repair", *words])
     with pytest.raises(UsageError, match="--all"):
         args.spec.run(args)
+
+
+@pytest.mark.parametrize("command", ["repair", "wait"])
+def test_ports_of_a_file_are_named_by_their_ids(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "ports.yaml"
+    file.write_text(f"- {{id: {ID}}}\n- {{id: {OTHER_ID}}}\n")
+    requests = requested_ports(parse_arguments([command, "-F", str(file)]))
+    assert found_ids(requests, plugged(PORT), exist=True) == [ID, OTHER_ID]

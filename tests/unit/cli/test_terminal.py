@@ -247,6 +247,23 @@ def test_interrupt_inside_of_exec_does_not_change_the_exit_code(tmp_path: Path) 
         assert subprocess.run(argv, capture_output=True, check=False, cwd=tmp_path).returncode == exit_code
 
 
+@pytest.mark.parametrize(
+    ("words", "consequence"), [("check", "nothing was changed"), ("unplug", "what was begun may be half done")]
+)
+def test_interrupted_command_says_whether_it_may_have_changed_the_host(
+    words: str, consequence: str, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "ports.yaml"
+    os.mkfifo(fifo)
+    argv = [sys.executable, "-P", "-m", "hybridvif", words, "-F", str(fifo)]
+    # The file opens when the command opens it, which it does after its handlers are set.
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process, fifo.open("w"):
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith(f"error: interrupted; {consequence}")
+
+
 def test_failures_of_ports_are_written_even_if_stdout_is_full(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
