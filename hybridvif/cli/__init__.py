@@ -61,7 +61,7 @@ EXIT_CODES: Mapping[int, str] = {
     65: "committed in OVSDB, but not acknowledged by ovs-vswitchd",
     130: "interrupted (SIGINT, SIGTERM)",
 }
-DIFFERENCES = 3
+DIFFERENCES, INTERRUPTED = 3, 130
 BROKEN_PIPE = 141
 """The exit code after the reader of the output has gone: that of a shell for SIGPIPE."""
 
@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except KeyboardInterrupt:
         # A signal before the handler is set, or a second one while the first is reported.
-        return 130
+        return INTERRUPTED
     finally:
         from hybridvif.cli import stdio
 

@@ -83,6 +83,16 @@ REPORTS: dict[str, Any] = {
     "writes": True,
 }
 """The attributes of a Command with a report for each port."""
+_VERBOSE = "print more, with the reason of each attribute; -vv: tracebacks too"
+_CONFIG_FILE = f"an oslo.config file; may be repeated (default: {DEFAULT_FILE} if it exists)"
+_COLORS = ("auto", "always", "never")
+COMMON = (
+    argument("-v", "--verbose", action="count", default=0, text=_VERBOSE),
+    argument("-q", "--quiet", action="store_true", text="print only the result, and errors"),
+    argument("--config-file", action="append", metavar="FILE", text=_CONFIG_FILE),
+    argument("--color", choices=_COLORS, default="auto", text="auto: on a terminal without NO_COLOR"),
+)
+"""The options of all commands, besides those of its formats."""
 DETAILED_EXITCODE = flag("--detailed-exitcode", "of a dry run: exit with 3 if there are changes, else with 0")
 DRY_RUN = (flag("--dry-run", "write nothing; print the plan"), DETAILED_EXITCODE)
 
@@ -201,9 +211,21 @@ def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host
         yield host
 
 
-def run_options(args: argparse.Namespace) -> dict[str, Any]:
-    """Return the options of a command with a dry run, as keyword arguments."""
-    return {"dry_run": args.dry_run, "detailed": args.detailed_exitcode, "verbose": args.verbose}
+class Mode(NamedTuple):
+    """The options of a command with a dry run."""
+
+    dry_run: bool = False
+    detailed_exitcode: bool = False
+    verbose: int = 0
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Mode:
+        """Return those of a command line."""
+        return cls(args.dry_run, args.detailed_exitcode, args.verbose)
+
+
+REAL_RUN = Mode()
+"""The mode without options."""
 
 
 def repeated_options(args: argparse.Namespace) -> Sequence[str]:
@@ -235,30 +257,14 @@ def guess(words: Sequence[str]) -> tuple[str | None, int]:
 
 def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
     group = parser.add_argument_group("options of all commands")
-    group.add_argument(
-        "-v",
-        "--verbose",
-        action="count",
-        default=0,
-        help="print more, with the reason of each attribute; -vv: tracebacks too",
-    )
-    group.add_argument("-q", "--quiet", action="store_true", help="print only the result, and errors")
-    group.add_argument(
-        "--config-file",
-        action="append",
-        metavar="FILE",
-        help=f"an oslo.config file; may be repeated (default: {DEFAULT_FILE} if it exists)",
-    )
+    for flags, options in COMMON:
+        group.add_argument(*flags, **options)
     if formats:
         default = "by command" if formats == FORMATS else formats[0]
         text = f"{', '.join(formats)} (default: {default})"
         group.add_argument("-f", "--format", metavar="FORMAT", choices=FORMATS, help=text)
-        group.add_argument(
-            "-c", "--column", action="append", metavar="COL", help="only this column of -f table or value"
-        )
-    group.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal without NO_COLOR"
-    )
+        text = "only this column of -f table or value"
+        group.add_argument("-c", "--column", action="append", metavar="COL", help=text)
 
 
 class _Version(argparse.Action):

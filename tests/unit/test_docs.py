@@ -26,6 +26,7 @@ from hybridvif.cli import COMMANDS, EXIT_CODES, options
 from hybridvif.cli.commands import check, plan, show, trace
 from hybridvif.cli.commands.list import STATES, list_of
 from hybridvif.cli.commands.reconcile import gc, reconcile
+from hybridvif.cli.options import Mode
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
 from hybridvif.engine import config, converge, locks
@@ -203,7 +204,7 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
         show.answer_of(drifted).document,
         list_of(host).document,
         reconcile([PORT], host).document,
-        reconcile([PORT], drifted, dry_run=True).document,
+        reconcile([PORT], drifted, mode=Mode(dry_run=True)).document,
         gc(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
         trace.answer_of(DIAGNOSIS).document,
     ]

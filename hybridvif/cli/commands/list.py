@@ -10,6 +10,7 @@ from contextlib import suppress
 from typing import NoReturn
 
 from hybridvif import __version__
+from hybridvif.cli import INTERRUPTED
 from hybridvif.cli.options import Command, UsageError, argument, connected, flag
 from hybridvif.cli.output.topology import Condition, PluggedPort, look_at_ports
 from hybridvif.cli.terminal import Answer, Terminal
@@ -21,8 +22,6 @@ from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed
 
 STATES = tuple(condition.value for condition in Condition)
-INTERRUPTED = 130
-"""The exit code of --watch."""
 _ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
 Sample = tuple[Mapping[str, str], float]
 

@@ -13,13 +13,14 @@ from hybridvif.cli.commands.ports import NEUTRON_OPTIONS, ports_from_neutron
 from hybridvif.cli.options import (
     DETAILED_EXITCODE,
     DRY_RUN,
+    REAL_RUN,
     ROWS,
     Command,
+    Mode,
     UsageError,
     argument,
     connected,
     flag,
-    run_options,
     seconds,
 )
 from hybridvif.cli.output.changes import plan_document, plan_lines, tally_of
@@ -52,18 +53,16 @@ def run_reconcile(args: argparse.Namespace) -> Answer:
     requests, keep = ports_from_neutron(args) if args.from_neutron else (requested_ports(args), None)
     ports = [request.to_port() for request in requests]
     with connected(args) as host:
-        return reconcile(ports, host, prune=args.prune, keep=keep, **run_options(args))
+        return reconcile(ports, host, Mode.of(args), prune=args.prune, keep=keep)
 
 
 def reconcile(
     ports: Sequence[Port],
     host: AnyHost,
+    mode: Mode = REAL_RUN,
     *,
     prune: bool = False,
     keep: Collection[str] | None = None,
-    dry_run: bool = False,
-    detailed: bool = False,
-    verbose: int = 0,
 ) -> Answer:
     """Reconcile the host with these ports and return the answer.
 
@@ -72,17 +71,19 @@ def reconcile(
     from hybridvif.engine import first_seen, host_wide
 
     others = [] if keep is None else [port.port_id or port.key for port in plugged_ports(observe_all(host))]
-    reconciled = host_wide.reconcile(ports, host, prune=prune, keep=keep or (), dry_run=dry_run)
+    reconciled = host_wide.reconcile(ports, host, prune=prune, keep=keep or (), dry_run=mode.dry_run)
     reports = reconciled.reports
-    if not dry_run and host.settings.link_executor != "recording" and all(report.ok for report in reports):
+    if not mode.dry_run and host.settings.link_executor != "recording" and all(report.ok for report in reports):
         first_seen.note_reconcile(host.settings.lock_path)
     keys = {report.port_id[:KEY_LENGTH] for report in reports}
     remaining = [name for name in others if name[:KEY_LENGTH] not in keys]
     warnings = [f"port {name}: left, because it is not desired here" for name in remaining]
     goals = ["plug"] * len(reconciled.plugged) + ["unplug"] * len(reconciled.pruned)
-    more = {"dry_run": dry_run, "warnings": warnings}
-    if not dry_run:
-        return answer_of_reports("reconcile", reports, verbose=verbose, goals=goals, warnings=warnings, document=more)
+    more = {"dry_run": mode.dry_run, "warnings": warnings}
+    if not mode.dry_run:
+        return answer_of_reports(
+            "reconcile", reports, verbose=mode.verbose, goals=goals, warnings=warnings, document=more
+        )
     counted = tally_of(reports)
     headed = [(f"{goal} {report.port_id}", report) for goal, report in zip(goals, reports, strict=True)]
     documents = [{"goal": goal, **plan_document(report)} for goal, report in zip(goals, reports, strict=True)]
@@ -90,8 +91,8 @@ def reconcile(
         "reconcile",
         reports,
         {"ports": documents, "summary": counted._asdict(), **more},
-        differences=detailed and bool(counted),
-        lines=lambda paint: plan_lines(headed, paint, "would be refused", reasons=verbose > 0),
+        differences=mode.detailed_exitcode and bool(counted),
+        lines=lambda paint: plan_lines(headed, paint, "would be refused", reasons=mode.verbose > 0),
         rows=documents,
         warnings=warnings,
     )

@@ -12,7 +12,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
 from hybridvif.cli.infer import INFERABLE_FIELDS
-from hybridvif.cli.options import DOCUMENT, DRY_RUN, REPORTS, Command, connected, flag, repeated_options, run_options
+from hybridvif.cli.options import DOCUMENT, DRY_RUN, REAL_RUN, REPORTS, Command, Mode, connected, flag, repeated_options
 from hybridvif.cli.output.report import answer_of_reports, sentences_about_skipped
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
 from hybridvif.cli.ports import FILE, PORTS, found_ids, observe_all, requested_ports
@@ -36,7 +36,7 @@ Skipped = list[Mapping[str, str]]
 def run_adopt(args: argparse.Namespace) -> Answer:
     """Adopt all ports."""
     with connected(args) as host:
-        return adopt(host, **run_options(args))
+        return adopt(host, Mode.of(args))
 
 
 def run_repair(args: argparse.Namespace) -> Answer:
@@ -44,15 +44,14 @@ def run_repair(args: argparse.Namespace) -> Answer:
     requests = requested_ports(args)
     with connected(args) as host:
         port_ids = None if args.all else found_ids(requests, host, exist=True, changes=True)
-        return repair(host, port_ids, options=repeated_options(args), **run_options(args))
+        return repair(host, port_ids, Mode.of(args), options=repeated_options(args))
 
 
-def adopt(host: AnyHost, *, dry_run: bool, detailed: bool = False, verbose: int = 0) -> Answer:
+def adopt(host: AnyHost, mode: Mode = REAL_RUN) -> Answer:
     """Adopt the ports and return the answer."""
     seen = observe_all(host)
     ports, skipped = candidates(seen)
-    answer = _plug(ports, host, seen, dry_run=dry_run, detailed=detailed, verbose=verbose)
-    return _with_skipped(answer, "adopt", "adopted", skipped)
+    return _with_skipped(_plug(ports, host, seen, mode), "adopt", "adopted", skipped)
 
 
 def candidates(seen: Observed) -> tuple[list[Port], Skipped]:
@@ -89,10 +88,8 @@ def _reason_to_skip(port: PluggedPort) -> str:
 def repair(
     host: AnyHost,
     port_ids: Collection[str] | None = None,
+    mode: Mode = REAL_RUN,
     *,
-    dry_run: bool = False,
-    detailed: bool = False,
-    verbose: int = 0,
     options: Sequence[str] = (),
 ) -> Answer:
     """Repair these ports, or with None all that are not in order. options: options to be repeated in a command."""
@@ -108,7 +105,7 @@ def repair(
     known = [port for port in chosen if port.port_id]
     refused = [_refusal(port, options) for port in known if port.inferred.unknown]
     ports = [port.inferred.port for port in known if not port.inferred.unknown]
-    answer = _plug(ports, host, seen, refused, dry_run=dry_run, detailed=detailed, verbose=verbose)
+    answer = _plug(ports, host, seen, mode, refused)
     exit_code = answer.exit_code or (Status.REFUSED.exit_code if skipped else 0)
     return replace(_with_skipped(answer, "repair", "repaired", skipped), exit_code=exit_code)
 
@@ -122,28 +119,19 @@ def _refusal(port: PluggedPort, options: Sequence[str]) -> Report:
     return Report(port_id=port_id, status=Status.REFUSED, code=Refused.code, reason=reason)
 
 
-def _plug(
-    ports: Sequence[Port],
-    host: AnyHost,
-    seen: Observed,
-    refused: Sequence[Report] = (),
-    *,
-    dry_run: bool,
-    detailed: bool,
-    verbose: int,
-) -> Answer:
+def _plug(ports: Sequence[Port], host: AnyHost, seen: Observed, mode: Mode, refused: Sequence[Report] = ()) -> Answer:
     """Plug ports with inferred fields, or plan it. refused: the reports of other ports of the same command."""
     from hybridvif.engine.converge import plug_all
 
-    if not dry_run:
-        return answer_of_reports("plug", [*plug_all(ports, host), *refused], verbose=verbose)
+    if not mode.dry_run:
+        return answer_of_reports("plug", [*plug_all(ports, host), *refused], verbose=mode.verbose)
     from hybridvif.cli.commands.plan import answer_of
     from hybridvif.engine.simulated_host import SimulatedHost
 
     left_out = {port.id: INFERABLE_FIELDS for port in ports}
     stage = SimulatedHost(host.settings, seen)
     reports = [*plug_all(ports, stage), *refused]
-    return answer_of("plug", reports, stage, left_out, detailed=detailed, reasons=verbose > 0)
+    return answer_of("plug", reports, stage, left_out, detailed=mode.detailed_exitcode, reasons=mode.verbose > 0)
 
 
 def _with_skipped(answer: Answer, command: str, done: str, skipped: Skipped) -> Answer:

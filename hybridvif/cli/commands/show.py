@@ -12,10 +12,9 @@ from hybridvif.cli.output.topology import BUSY, Condition, PluggedPort, fix_of, 
 from hybridvif.cli.ports import PORT_HELP, found_ids, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.any_host import AnyHost
-from hybridvif.model.errors import InvalidInput, NameCollision
-from hybridvif.model.names import KEY_LENGTH, names_of
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.names import names_of
 from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, VhostUserPort
-from hybridvif.model.state import owners_of
 
 _GRAPH_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
 
@@ -37,13 +36,6 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
     switches = seen.facts.switches
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
-    for port in ports if port_id is not None else ():
-        own = {port.port_id, *(owner for part in port.state for owner in owners_of(part))}
-        if port.port_id is not None and port_id not in own:
-            raise NameCollision(
-                f"port {port_id} is not plugged here: its device names are those of port {port.port_id}, which has the "
-                f"same first {KEY_LENGTH} characters; see: hybridvif show {port.port_id}"
-            )
     named = host.settings.named_bridges if port_id is None else ()
     bridges = {name: switches.get(name) for name in (*named, *(port.row.bridge for port in ports if port.row))}
     warnings += [warning.text for port in ports for warning in port.warnings]

@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
+from hybridvif.cli import INTERRUPTED
 from hybridvif.cli.options import Command, UsageError, argument, connected, flag
 from hybridvif.cli.output.changes import change_text
 from hybridvif.cli.output.report import result_text
@@ -30,7 +31,6 @@ LIMIT, WINDOW = 3, 60.0
 """Repairs of a port within so many seconds. A tool that undoes each repair causes no storm."""
 SETTLE = 1.0
 """Seconds between drift and its repair, for a tool that sets one attribute after another."""
-INTERRUPTED = 130
 
 Ports = Mapping[str, PluggedPort]
 """The plugged ports by the 11 characters of their names."""

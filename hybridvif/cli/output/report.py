@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
-from hybridvif.cli import DIFFERENCES
+from hybridvif.cli import DIFFERENCES, INTERRUPTED
 from hybridvif.cli.output.changes import changes_of, diff_lines, tally
 from hybridvif.cli.terminal import Answer, Failure, Paint
 from hybridvif.model.changes import changes_of_plan
@@ -44,7 +44,7 @@ def failure_of(error: BaseException, *, writes: bool = True) -> Failure:
     if isinstance(error, KeyboardInterrupt):
         half_done = "what was begun may be half done, and the same command again completes it"
         message = f"interrupted; {half_done if writes else 'nothing was changed'}"
-        return Failure(code="interrupted", message=message, exit_code=130)
+        return Failure(code="interrupted", message=message, exit_code=INTERRUPTED)
     if not isinstance(error, HybridVifError):
         message = f"internal error: {type(error).__name__}: {error}; this is a bug, and -vv shows where"
         return Failure(code="internal", message=message, exit_code=Status.UNKNOWN.exit_code)

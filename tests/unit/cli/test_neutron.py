@@ -15,6 +15,7 @@ import pytest
 
 from hybridvif import cli
 from hybridvif.cli.commands.reconcile import reconcile
+from hybridvif.cli.options import Mode
 from hybridvif.cli.portfile import read_ports
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, plugged, text_of
 from tests.support.fake_cloud import HOST, PASSWORD, TOKEN, FakeCloud, number, port, served
@@ -295,5 +296,5 @@ def test_reconcile_names_each_port_that_is_left() -> None:
 
 
 def test_prune_keeps_ports_that_neutron_shows() -> None:
-    dry_run = reconcile([], plugged(PORT, OTHER), prune=True, keep=[ID], dry_run=True)
+    dry_run = reconcile([], plugged(PORT, OTHER), prune=True, keep=[ID], mode=Mode(dry_run=True))
     assert [(row["port"], row["goal"]) for row in dry_run.rows] == [(OTHER_ID, "unplug")]

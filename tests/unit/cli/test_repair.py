@@ -9,7 +9,7 @@ import pytest
 from hybridvif import Delete, Port, RecordingHost, Update, simulate
 from hybridvif.cli import parse_arguments
 from hybridvif.cli.commands.repair import repair
-from hybridvif.cli.options import UsageError
+from hybridvif.cli.options import Mode, UsageError
 from hybridvif.cli.ports import found_ids, requested_ports
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TWIN_ID, plugged, ports_of, text_of
 
@@ -47,7 +47,7 @@ def test_repair_of_all_leaves_ports_in_order_out() -> None:
 
 def test_dry_run_prints_the_plan_and_writes_nothing() -> None:
     host = drifted(PORT, up=False)
-    answer = repair(host, dry_run=True)
+    answer = repair(host, mode=Mode(dry_run=True))
     assert text_of(answer).splitlines()[-1] == "Plan: 0 to create, 1 to change, 0 to delete."
     assert (answer.exit_code, answer.document["command"], host.steps) == (0, "repair", [])
 
@@ -57,7 +57,7 @@ def test_ambiguous_port_is_refused_and_the_others_are_repaired(dry_run: bool) ->
     host = drifted(PORT, OTHER, name=QVO, attached_mac="")
     part: Any = host.state.links[OTHER.names.bridge_end]
     host.state = host.state.with_parts(replace(part, promisc=False))
-    answer = repair(host, dry_run=dry_run, options=["--config-file=a"])
+    answer = repair(host, mode=Mode(dry_run=dry_run), options=["--config-file=a"])
     assert answer.exit_code == 6
     (failure,) = answer.failures
     assert failure.message.startswith(f"port {ID}: its mac cannot be inferred; plug it by: ")

@@ -17,6 +17,7 @@ from hybridvif.cli.commands.ports import export
 from hybridvif.cli.commands.reconcile import gc, reconcile
 from hybridvif.cli.commands.repair import adopt, repair
 from hybridvif.cli.host_checks import CheckResult
+from hybridvif.cli.options import Mode
 from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import FIELDS
 from hybridvif.cli.terminal import Answer, Terminal, enveloped
@@ -64,18 +65,18 @@ ANSWERS: dict[str, Callable[[], Answer]] = {
     "plan": lambda: planned(half()),
     "plan, refused": lambda: planned(conflicting()),
     "check": lambda: check.answer_of([asked(), asked(OTHER_ID)], half()),
-    "adopt": lambda: adopt(half(), dry_run=False),
-    "adopt, dry run": lambda: adopt(half(), dry_run=True),
+    "adopt": lambda: adopt(half()),
+    "adopt, dry run": lambda: adopt(half(), mode=Mode(dry_run=True)),
     "show": lambda: show.answer_of(half()),
     "show, conflict": lambda: show.answer_of(conflicting()),
     "list": lambda: list_of(half()),
     "list, conflict": lambda: list_of(conflicting()),
     "reconcile": lambda: reconcile([PORT], half(), prune=True),
-    "reconcile, dry run": lambda: reconcile([PORT], half(), dry_run=True),
+    "reconcile, dry run": lambda: reconcile([PORT], half(), mode=Mode(dry_run=True)),
     "gc": lambda: gc(half(), older_than=0),
     "gc, dry run": lambda: gc(half(), dry_run=True),
     "repair": lambda: repair(half(), [ID, OTHER_ID]),
-    "repair, dry run": lambda: repair(half(), [ID, OTHER_ID], dry_run=True),
+    "repair, dry run": lambda: repair(half(), [ID, OTHER_ID], mode=Mode(dry_run=True)),
     "repair, conflict": lambda: repair(conflicting()),
     "wait": lambda: check.wait([ID], plugged(PORT), 0),
     "export": lambda: export(half()),

@@ -9,7 +9,7 @@ from hybridvif import Bridge, ForeignObject, Port, RecordingHost, Tap, Veth, des
 from hybridvif.cli.commands import check, list as listing, show
 from hybridvif.cli.commands.show import dot, tree
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
-from hybridvif.cli.ports import PortRequest
+from hybridvif.cli.ports import PortRequest, found_ids
 from hybridvif.cli.terminal import Paint
 from hybridvif.model.errors import InvalidInput, NameCollision
 from hybridvif.model.parts import OvsPort, VhostUserPort
@@ -184,9 +184,11 @@ def test_two_ports_with_one_name_are_a_conflict() -> None:
 def test_show_of_a_colliding_id_draws_no_other_port() -> None:
     host = plugged(PORT)
     with pytest.raises(NameCollision, match=f"port {TWIN_ID} is not plugged here: .* see: hybridvif show {ID}"):
-        show.answer_of(host, TWIN_ID)
+        found_ids([PortRequest(fields={"id": TWIN_ID})], host, single=True, exist=True)
     host.state = host.state.with_parts(replace(veth_of(host), peer_alias=TWIN_ID))
-    assert "CONFLICT" in text_of(show.answer_of(host, TWIN_ID))
+    assert "CONFLICT" in text_of(
+        show.answer_of(host, *found_ids([PortRequest(fields={"id": TWIN_ID})], host, single=True, exist=True))
+    )
 
 
 def test_conflict_of_an_unknown_port_has_no_made_up_id() -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from hybridvif import cli
 from hybridvif.cli.commands.reconcile import OLDER_THAN as DEFAULT, gc, reconcile
+from hybridvif.cli.options import Mode
 from hybridvif.cli.portfile import read_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.host_wide import OLDER_THAN
@@ -70,7 +71,7 @@ def test_reconcile_with_a_running_vm_exits_with_6() -> None:
 
 def test_reconcile_dry_run_prints_a_diff_and_writes_nothing() -> None:
     host = half()
-    answer = reconcile([PORT], host, prune=True, dry_run=True)
+    answer = reconcile([PORT], host, prune=True, mode=Mode(dry_run=True))
     lines = text_of(answer).splitlines()
     assert host.steps == []
     assert lines[0] == f"plug {ID}"
@@ -84,9 +85,9 @@ def test_reconcile_dry_run_prints_a_diff_and_writes_nothing() -> None:
 
 def test_reconcile_dry_run_prints_the_number_of_refusals() -> None:
     host = running(plugged(PORT, OTHER))
-    lines = text_of(reconcile([OTHER], host, prune=True, dry_run=True)).splitlines()
+    lines = text_of(reconcile([OTHER], host, prune=True, mode=Mode(dry_run=True))).splitlines()
     assert lines == ["Plan: 0 to create, 0 to change, 0 to delete; 1 of 2 ports would be refused."]
-    assert text_of(reconcile([OTHER], host, dry_run=True)) == "Plan: nothing to do."
+    assert text_of(reconcile([OTHER], host, mode=Mode(dry_run=True))) == "Plan: nothing to do."
 
 
 def test_reconcile_without_a_file_is_a_usage_error(capsys: pytest.CaptureFixture[str]) -> None:
