@@ -41,10 +41,11 @@ def run(args: argparse.Namespace) -> Answer:
         # While the daemon starts.
         from hybridvif.cli.output.report import answer_of_reports
 
+        requests = chosen_ports(args, requests, host)
+        ports = [request.to_port() for request in requests] if command == "plug" else []
+        port_ids = [request.port_id for request in requests]
         with args.terminal.progress(_DOING[command], len(requests)) as progress:
-            requests = chosen_ports(args, requests, host)
-            ports = [request.to_port() for request in requests] if command == "plug" else []
-            reports = reports_of(command, ports, [request.port_id for request in requests], host, args, progress)
+            reports = reports_of(command, ports, port_ids, host, args, progress)
         return answer_of_reports(command, reports, verbose=args.verbose)
 
 
