@@ -95,7 +95,6 @@ class Answer:
     """The rows of -f table and value."""
     drawings: Mapping[str | None, Callable[[], str]] = field(default_factory=dict)
     """Functions for the formats of this command alone, by format."""
-    simulated: bool = False
     warnings: Sequence[str] = ()
     """Sentences for stderr. They do not change the exit code."""
     failures: Sequence[Failure] = ()
@@ -126,7 +125,7 @@ class Terminal:
         The failures of ports are written even if stdout is full.
         """
         text = self._in_form(answer)
-        if answer.simulated:
+        if answer.document.get("simulated"):
             self.write_note(SIMULATED, "yellow")
         lost: OutputLost | None = None
         if text and not (self.quiet and answer.silent and not self.is_machine):

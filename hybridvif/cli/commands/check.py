@@ -201,12 +201,11 @@ def wait(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) -> An
     answer = answer_about(
         "wait",
         [_report_of(document, timeout) for document in documents],
-        {"timeout": timeout, "ports": documents},
+        {"simulated": observed.facts.simulated, "timeout": timeout, "ports": documents},
         lines=lambda paint: (
             f"{document['port']}  {paint(*('accepted', 'green') if document['accepted'] else PENDING)}"
             for document in documents
         ),
-        simulated=observed.facts.simulated,
         rows=documents,
         silent=True,
     )

@@ -57,7 +57,6 @@ def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
         document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
         rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
         drawings={"prometheus": lambda: metrics_of(shown, seen, host.settings)},
-        simulated=seen.facts.simulated,
         warnings=warnings,
     )
 

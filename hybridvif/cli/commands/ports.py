@@ -153,7 +153,6 @@ def export(host: AnyHost, port_ids: Collection[str] = ()) -> Answer:
     skipped = [{"key": key, "reason": reason} for key, reason in reasons.items()]
     return replace(
         _answer_with_file(entries, command="export", simulated=seen.facts.simulated, skipped=skipped),
-        simulated=seen.facts.simulated,
         warnings=sentences_about_skipped("exported", skipped),
         exit_code=DIFFERENCES if skipped else 0,
     )

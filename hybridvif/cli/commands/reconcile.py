@@ -112,6 +112,7 @@ def gc(host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = Fals
     from hybridvif.engine import host_wide
 
     collected = host_wide.gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
+    simulated = host.settings.link_executor == "recording"
     documents, rows = [], []
     for orphan in collected:
         parts, report = host_wide.parts_of(orphan.remain), orphan.report
@@ -129,9 +130,8 @@ def gc(host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = Fals
     return answer_about(
         "gc",
         [orphan.report for orphan in collected if orphan.report],
-        {"dry_run": dry_run, "older_than": older_than, "remains": documents},
+        {"simulated": simulated, "dry_run": dry_run, "older_than": older_than, "remains": documents},
         differences=dry_run and bool(collected),
-        simulated=host.settings.link_executor == "recording",
         lines=lambda paint: _gc_lines(collected, older_than, paint, dry_run=dry_run),
         rows=rows,
         silent=not dry_run,

@@ -50,7 +50,6 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
         },
         lines=lambda paint: tree(ports, bridges, seen.facts.switch_version, paint, options),
         drawings={"dot": lambda: dot(ports)},
-        simulated=seen.facts.simulated,
         warnings=warnings,
     )
 

@@ -78,21 +78,19 @@ def answer_about(
     document: Mapping[str, object],
     *,
     differences: bool = False,
-    simulated: bool = False,
     **parts: Any,
 ) -> Answer:
     """Create an answer. Its failures, its exit code and `error` are those of the reports.
 
-    document: the other keys. differences: exit with 3 if no port failed. simulated: also without a report. parts: the
-    other fields of the Answer.
+    document: the other keys. differences: exit with 3 if no port failed. parts: the other fields of the
+    Answer.
     """
     failures = [failure_of_report(report) for report in reports if not report.ok]
     exit_code = worst_exit_code(list(reports)) or (DIFFERENCES if differences else 0)
-    simulated = simulated or any(report.simulated for report in reports)
+    simulated = any(report.simulated for report in reports)
     error = [failure.document for failure in failures if failure.exit_code == exit_code][:1]
     return Answer(
         document={"command": command, "simulated": simulated, **document, **({"error": error[0]} if error else {})},
-        simulated=simulated,
         failures=list({failure.message: failure for failure in failures}.values()),
         exit_code=exit_code,
         **parts,

@@ -75,7 +75,7 @@ def test_json_puts_one_document_on_stdout_and_text_on_stderr(
     form: str, load: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
-    terminal("-f", form).write_answer(answer(simulated=True, failures=[FAILURE], exit_code=6))
+    terminal("-f", form).write_answer(answer(document={**DOCUMENT, "simulated": True}, failures=[FAILURE], exit_code=6))
     captured = capsys.readouterr()
     document = load(captured.out)
     assert {key: document.pop(key) for key in ("command", "version", "host")} == {
@@ -84,7 +84,7 @@ def test_json_puts_one_document_on_stdout_and_text_on_stderr(
         "host": os.uname().nodename,
     }
     assert before <= datetime.fromisoformat(document.pop("time")) <= datetime.now(UTC)
-    assert document == DOCUMENT
+    assert document == {**DOCUMENT, "simulated": True}
     assert captured.err == f"{SIMULATED}\nerror: in the way\n"
 
 
