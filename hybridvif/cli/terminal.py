@@ -229,19 +229,22 @@ def _wrapped(line: str, width: int) -> str:
     """
     if len(line) <= width or not width or "hybridvif " in line:
         return line
-    words = line.split(" ")
     plain = _ESCAPE.sub("", line)
     indent = " " * (len(plain) - len(plain.lstrip()) + 4)
-    lines, used = [words[0]], len(_ESCAPE.sub("", words[0]))
-    for word in words[1:]:
-        size = len(_ESCAPE.sub("", word))
-        if word and used + 1 + size > width and used > len(indent):
+    first, *words = line.split(" ")
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if word and _visible(longer) > width and _visible(lines[-1]) > len(indent):
             lines.append(f"{indent}{word}")
-            used = len(indent) + size
         else:
-            lines[-1] += f" {word}"
-            used += 1 + size
+            lines[-1] = longer
     return "\n".join(map(str.rstrip, lines))
+
+
+def _visible(text: str) -> int:
+    """Return the number of columns of a text, without its colors."""
+    return len(_ESCAPE.sub("", text))
 
 
 _Item = TypeVar("_Item", str, Failure)

@@ -56,3 +56,12 @@ def test_endless_response_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     with near, pytest.raises(ValueError, match="more than 100000 bytes"):
         filters.ask(near, "fdb/show")
     sender.join()
+
+
+def test_deeply_nested_response_is_an_error() -> None:
+    near, far = socket.socketpair()
+    sender = threading.Thread(target=far.sendall, args=(b'{"a":' * 50_000 + b"}",))
+    sender.start()
+    with far, near, pytest.raises(ValueError, match="nested too deeply"):
+        filters.ask(near, "version")
+    sender.join()
