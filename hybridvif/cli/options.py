@@ -42,16 +42,13 @@ class UsageError(InvalidInput):
     code = "usage"
 
 
-class Argument(NamedTuple):
-    """An argument of a sub-command: the parameters of add_argument()."""
-
-    flags: Sequence[str]
-    options: Mapping[str, Any]
+Argument = tuple[Sequence[str], Mapping[str, Any]]
+"""An argument of a sub-command: the parameters of add_argument()."""
 
 
 def argument(*flags: str, text: str, **options: Any) -> Argument:
     """Create an argument. text: its help."""
-    return Argument(flags, {"help": text, **options})
+    return flags, {"help": text, **options}
 
 
 def flag(name: str, text: str) -> Argument:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import socket
 import subprocess
@@ -123,11 +122,10 @@ def _inventory() -> set[str]:
     with contextlib.suppress(FileNotFoundError):
         names |= {f"network namespace {name}" for name in os.listdir("/run/netns")}
     if os.path.exists(_DATABASE):
-        select = [{"op": "select", "table": table, "where": [], "columns": ["_uuid"]} for table in _TABLES]
-        argv = ["ovsdb-client", "transact", f"unix:{_DATABASE}", json.dumps(["Open_vSwitch", *select])]
-        done = subprocess.run(argv, check=True, capture_output=True, text=True)
-        for table, result in zip(_TABLES, json.loads(done.stdout), strict=True):
-            names |= {f"OVSDB {table} {row['_uuid'][1]}" for row in result["rows"]}
+        for table in _TABLES:
+            argv = ["ovs-vsctl", "--bare", "--columns=_uuid", "list", table]
+            done = subprocess.run(argv, check=True, capture_output=True, text=True)
+            names |= {f"OVSDB {table} {row}" for row in done.stdout.split()}
     return names
 
 
