@@ -138,8 +138,15 @@ def dropped_ofports(flows: str, ofports: Collection[int]) -> frozenset[int]:
 
     A finer flow of the same or a higher priority may let some packets pass. Such a port is not returned.
     """
-    parsed = [_flow(*match.groups()) for match in map(_FLOW.fullmatch, flows.splitlines()) if match]
-    return frozenset(number for number in ofports if _is_dropped(parsed, f"in_port={number}"))
+    of_port: dict[str, list[_Flow]] = {}
+    for match in filter(None, map(_FLOW.fullmatch, flows.splitlines())):
+        flow = _flow(*match.groups())
+        in_port = next((field for field in flow.fields if field.startswith("in_port=")), "")
+        of_port.setdefault(in_port, []).append(flow)
+    general = of_port.get("", [])
+    return frozenset(
+        number for number in ofports if _is_dropped([*general, *of_port.get(f"in_port={number}", ())], number)
+    )
 
 
 def _flow(match: str, actions: str) -> _Flow:
@@ -150,14 +157,9 @@ def _flow(match: str, actions: str) -> _Flow:
     return _Flow((*priorities, _DEFAULT_PRIORITY)[0], others, actions == "drop")
 
 
-def _is_dropped(flows: Collection[_Flow], in_port: str) -> bool:
+def _is_dropped(flows: Collection[_Flow], number: int) -> bool:
+    """Return True if every packet from a port is dropped. flows: all that a packet from it may match."""
     # A packet that no flow matches is dropped.
-    whole = [flow for flow in flows if flow.fields <= {in_port}]
+    whole = [flow for flow in flows if flow.fields <= {f"in_port={number}"}]
     last = max(whole, key=lambda flow: flow.priority, default=_Flow(-1, frozenset(), drops=True))
-    return last.drops and not any(
-        flow.priority >= last.priority and not flow.drops and _may_match(flow, in_port) for flow in flows
-    )
-
-
-def _may_match(flow: _Flow, in_port: str) -> bool:
-    return in_port in flow.fields or not any(field.startswith("in_port=") for field in flow.fields)
+    return last.drops and not any(flow.priority >= last.priority and not flow.drops for flow in flows)
