@@ -22,7 +22,7 @@ from typing import Any
 BEGIN, END = "<!-- made of: begin -->", "<!-- made of: end -->"
 VERBS = ("plug", "plug again", "unplug")
 LINKS = "kernel: reading and changing links"
-GRACE_PERIOD = "kernel: grace period of the deletes"
+GRACE_PERIOD = "kernel: deleting links, mostly waits"
 ROWS = "ovsdb-server: reading and changing rows"
 SWITCH = "ovs-vswitchd: accepting the transaction"
 PYTHON = "Python: locks, plans, messages, checks"
