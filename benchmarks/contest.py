@@ -42,6 +42,8 @@ BULK_ONLY = 1001
 """From this number of ports on, only the bulk plug is timed. The rest would take minutes."""
 BULK = ("plug", "plug again", "reconcile", "unplug")
 """The measures of all ports in one call. Their CPU time is recorded by process."""
+REBOOTS_FROM = 300
+"""The smallest number of ports that are repaired after a reboot. Each reboot takes seconds."""
 CYCLE = ("plug", *["plug"] * 8, "unplug")
 """The cycle to measure memory growth: a plug, eight plugs again, an unplug."""
 Say = Callable[[str], None]
@@ -153,7 +155,7 @@ class _Turns:
                 self._note("plug again", tell("plug", ports))
                 self._take_singles(tell, other)
                 self._take_command(other)
-                if self._contest.reboots and self._size > 1:
+                if self._contest.reboots and self._size >= REBOOTS_FROM:
                     self._box.reboot()
                     self._note("reconcile", tell("plug", ports))
             self._note("unplug", tell("unplug", ports))
