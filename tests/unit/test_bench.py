@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import svg
+from benchmarks import planning, svg
 from benchmarks.__main__ import main
 from benchmarks.page import BEGIN, END, with_figures
 from benchmarks.record import Record, Turn, merge_observed
@@ -115,6 +115,14 @@ def test_page_has_the_cpu_time_of_a_bulk_plug_by_process() -> None:
         "| 100 | hybridvif | 3.00 | 6.00 | 9.00 |",
     ]
     assert "list" not in text
+
+
+def test_commands_are_timed_on_a_host_in_memory() -> None:
+    turns = list(planning.turns((10, 20), 1))
+    assert [(turn.measure, turn.ports) for turn in turns] == [
+        (measure, ports) for ports in (10, 20) for measure in ("plan", "check", "list")
+    ]
+    assert all(turn.seconds > 0 for turn in turns)
 
 
 def test_a_run_is_read_as_it_was_written() -> None:
