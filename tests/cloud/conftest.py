@@ -3,11 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from tests.cloud.cloud import TRUNKS, Cloud
 from tests.cloud.hosts import host_of, join
+
+NEUTRON = ("test_fleet.py", "test_neutron.py")
+"""The files that use the fixture `cloud`."""
+
+
+class OneNeutron(LoadScopeScheduling):  # type: ignore[misc]
+    """Give each file to one worker, and the files with Neutron to the same one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.partition("::")[0]
+        return "neutron" if file.endswith(NEUTRON) else file
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> OneNeutron:
+    """Distribute the tests. The marker xdist_group does not work with xdist 3.8 and pytest 9.2."""
+    return OneNeutron(config, log)
 
 
 @pytest.fixture(scope="session")

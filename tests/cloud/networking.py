@@ -19,7 +19,7 @@ from typing import Any
 
 from hybridvif import Port
 from hybridvif.testing.sandbox.box import Sandbox
-from tests.cloud.hosts import BIN, KEPT, Machine, Service, until
+from tests.cloud.hosts import BIN, IS_SAMPLE, KEPT, Machine, Service, until
 from tests.functional.conftest import INSTANCE
 
 RELAY = Path(__file__).with_name("relay.py")
@@ -78,7 +78,7 @@ ovsdb_connection = unix:/run/openvswitch/db.sock
 local_ip = {address}
 of_listen_port = 6633
 [agent]
-polling_interval = 2
+polling_interval = {interval}
 tunnel_types = vxlan
 [securitygroup]
 firewall_driver = {firewall}
@@ -236,7 +236,7 @@ class Agent:
 
     def launch(self, firewall: str = "iptables_hybrid") -> None:
         """Start it."""
-        self._own.write_text(AGENT.format(address=self._address, firewall=firewall))
+        self._own.write_text(AGENT.format(address=self._address, firewall=firewall, interval=1 if IS_SAMPLE else 2))
         self._start = self.mark()
         command = [str(BIN / "neutron-openvswitch-agent"), *self.files]
         self.service = Service(self.lab, command, self.log)

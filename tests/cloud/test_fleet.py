@@ -18,7 +18,6 @@ from tests.cloud.hosts import BIN, Machine, Service
 from tests.cloud.networking import RELAY
 from tests.functional.conftest import INSTANCE, make_port
 
-pytestmark = pytest.mark.xdist_group("neutron")
 API = "127.0.0.1:9696"
 BOUND = {"binding:host_id": "compute1", "device_id": INSTANCE, "device_owner": "compute:nova"}
 NOVA = """

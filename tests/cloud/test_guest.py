@@ -16,7 +16,7 @@ from tests.cloud.hosts import IS_SAMPLE, KEPT, Machine, Service, Watch, host_of,
 from tests.functional.conftest import INSTANCE, make_port
 from tests.nova.compute import Nova
 
-pytestmark = [pytest.mark.sample, pytest.mark.xdist_group("guest")]
+pytestmark = pytest.mark.sample
 LIBVIRTD = Path(__file__).parents[1] / "faults" / "guest" / "libvirtd.sh"
 INIT = Path(__file__).with_name("guest-init")
 NAME = "instance-00000001"

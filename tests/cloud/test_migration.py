@@ -28,7 +28,6 @@ from tests.functional.conftest import make_port, until
 from tests.functional.test_repair import QBR
 from tests.nova.compute import Nova
 
-pytestmark = pytest.mark.xdist_group("migration")
 HANDOVER = Path(__file__).with_name("handover.py")
 PORT, PEER = make_port(1, mtu=1450), make_port(2, mtu=1450)
 ADDRESS, PEER_ADDRESS = "10.0.0.1", "10.0.0.2"

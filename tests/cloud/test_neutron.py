@@ -19,7 +19,6 @@ from tests.functional.conftest import INSTANCE, Lab
 from tests.osvif.conftest import Nova, configuration
 from tests.osvif.test_living_together import traffic
 
-pytestmark = pytest.mark.xdist_group("neutron")
 COUNT = 50
 """Ports of a reboot."""
 

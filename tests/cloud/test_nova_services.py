@@ -12,7 +12,6 @@ import pytest
 from tests.cloud.hosts import host_of, note
 from tests.nova.compute import MODES
 
-pytestmark = pytest.mark.xdist_group("services")
 SERVICES = Path(__file__).with_name("nova_services.py")
 VIF_TESTS = """
 import json, unittest, warnings

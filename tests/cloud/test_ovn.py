@@ -11,7 +11,6 @@ import pytest
 from tests.cloud.hosts import LINK, Machine, Service, Watch, host_of, join, note, passes, until
 from tests.functional.conftest import make_port
 
-pytestmark = pytest.mark.xdist_group("ovn")
 PORTS = [make_port(number, mtu=1442) for number in (1, 2)]
 SCHEMAS = Path("/usr/share/ovn")
 

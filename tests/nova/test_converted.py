@@ -14,7 +14,7 @@ from tests.cloud.hosts import host_of
 from tests.functional.conftest import Lab, make_port, until
 from tests.nova.compute import Nova
 
-pytestmark = [pytest.mark.sample, pytest.mark.xdist_group("converted")]
+pytestmark = pytest.mark.sample
 PORT, PEER = make_port(1), make_port(2)
 NAMES = PORT.names
 TYPES = pytest.mark.parametrize("native", [False, True], ids=["hybrid", "native"])

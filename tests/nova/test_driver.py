@@ -19,7 +19,6 @@ from tests.functional.test_repair import QBR, QVO
 from tests.nova.compute import MODES, Nova
 from tests.osvif.test_living_together import ADDITIONS, NO_DIFFERENCE, facts_of
 
-pytestmark = [pytest.mark.sample, pytest.mark.xdist_group("driver")]
 PORTS = [make_port(number, mtu=1450) for number in range(1, 6)]
 PORT = PORTS[0]
 Response = dict[str, Any]
@@ -101,6 +100,7 @@ def sides(both: Sides) -> Iterator[Sides]:
         )
 
 
+@pytest.mark.sample
 def test_plug_leaves_state_and_xml_of_os_vif_with_additions(sides: Sides) -> None:
     ours = sides.labs[0]
     empty = ours.snapshot()
@@ -122,6 +122,7 @@ def test_plug_leaves_state_and_xml_of_os_vif_with_additions(sides: Sides) -> Non
         note("nova-call", call=name, ours=call["ours"], theirs=call["theirs"])
 
 
+@pytest.mark.sample
 def test_mtu_change_matches_os_vif(sides: Sides) -> None:
     sides.call("plug", PORT)
     for mtu in (1400, 9000):
@@ -131,6 +132,7 @@ def test_mtu_change_matches_os_vif(sides: Sides) -> None:
     assert sides.ports() == [set(), set()]
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize(
     ("plug", "unplug"), [("plug_vifs", "unplug_vifs"), ("plug", "unplug")], ids=["loop", "threads"]
 )
@@ -148,6 +150,7 @@ def test_five_ports_carry_packets_and_go(sides: Sides, plug: str, unplug: str) -
     assert lab.snapshot() == empty
 
 
+@pytest.mark.sample
 @pytest.mark.parametrize("state", ["plugged", "bridge deleted", "absent"])
 def test_hard_reboot_matches_os_vif(sides: Sides, state: str) -> None:
     if state != "absent":
@@ -164,6 +167,7 @@ def test_hard_reboot_matches_os_vif(sides: Sides, state: str) -> None:
     assert sides.ports() == [set(), set()]
 
 
+@pytest.mark.sample
 def test_bad_port_among_others_fails_alone_and_is_named(sides: Sides) -> None:
     """Nova stops at the first port that fails. The bad port leaves nothing, and the ports before it are plugged."""
     before, bad, after = PORTS[:3]
@@ -187,7 +191,11 @@ def test_bad_port_among_others_fails_alone_and_is_named(sides: Sides) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kept"), [("ovsdb-server", set()), ("ovs-vswitchd", {"qbr", "qvb", "qvo"})], ids=["ovsdb", "vswitchd"]
+    ("name", "kept"),
+    [
+        pytest.param("ovsdb-server", set(), marks=pytest.mark.sample, id="ovsdb"),
+        pytest.param("ovs-vswitchd", {"qbr", "qvb", "qvo"}, id="vswitchd"),  # it waits for its deadline
+    ],
 )
 def test_dead_switch_is_an_error_in_time(sides: Sides, name: Any, kept: set[str]) -> None:
     """Nova gets an exception by the deadline, and the next call succeeds.
@@ -215,6 +223,7 @@ def test_dead_switch_is_an_error_in_time(sides: Sides, name: Any, kept: set[str]
     assert sides.ports()[0] == set()
 
 
+@pytest.mark.sample
 def test_killed_daemon_is_replaced_in_the_same_call(sides: Sides) -> None:
     sides.call("plug", PORT)
     # Those of Nova, and that of this test, which connects again.
