@@ -30,8 +30,9 @@ def main(verb: str, address: str, mac: str) -> None:
         write("ready")
         sys.stdin.readline()
         if verb == "pause":
+            moment = time.time()
             configure(control, "0.0.0.0")
-            write(f"{time.time()}")
+            write(f"{moment}")
             return
         configure(control, address)
         write(f"{time.time()}")
