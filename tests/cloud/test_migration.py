@@ -164,11 +164,17 @@ def probability(ours: list[float], theirs: list[float]) -> float:
 
 @pytest.fixture(scope="module")
 def route(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Route]:
-    """Two hosts, and on each a Nova with hybridvif and one with os-vif."""
+    """Two hosts, and on each a Nova with hybridvif and one with os-vif.
+
+    New devices have no IPv6. Otherwise those of os-vif send frames with MAC addresses of their own, and whenever Open
+    vSwitch learns one, it runs its revalidators early.
+    """
     directory = tmp_path_factory.mktemp("migration")
     with ExitStack() as stack:
         labs = [stack.enter_context(host_of(directory / f"lab{n}", n, is_connected=False)) for n in (1, 2)]
         join(labs[0], labs[1], "br-int")
+        for lab in labs:
+            lab.sh("echo 1 > /proc/sys/net/ipv6/conf/default/disable_ipv6")
         novas = {
             who: [
                 stack.enter_context(closing(Nova(lab, directory / f"{who}{number}", ours=who == "ours")))
