@@ -15,14 +15,14 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from benchmarks import svg
 from benchmarks.contest import Contest
-from benchmarks.page import with_figures
+from benchmarks.page import with_figures, with_rows
 from benchmarks.record import Record, merge_observed
-from benchmarks.tally import bars_of, figures_of
+from benchmarks.tally import IN_MEMORY, WITH_NOVA, bars_of, figures_of
 from hybridvif.model.errors import HybridVifError, InvalidInput
 
 SINGLE = ("first", "command", "one plug", "one plug again", "one unplug")
@@ -38,7 +38,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if args.plot:
             _plot(record, Path(args.plot))
         if args.page:
-            _write_page(record, Path(args.page))
+            _write_page(record, "--page", Path(args.page), with_figures)
+        if args.readme:
+            _write_page(record, "--readme", Path(args.readme), with_rows)
     except HybridVifError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2 if isinstance(error, InvalidInput) else 1
@@ -48,11 +50,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="tools/bench", description="Time hybridvif in a sandbox, against others.")
-    parser.add_argument("--ports", default="1,100", metavar="N,...", help="how many ports (default: 1,100)")
+    parser.add_argument("--ports", default="1,100", metavar="N,...", help="numbers; 1x20: 20 rounds (default: 1,100)")
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="turns of each contender (default: 5)")
     parser.add_argument("--os-vif", metavar="PYTHON", help="the Python of an environment that has os-vif installed")
+    parser.add_argument("--nova", metavar="PYTHON", help="the Python of an environment that has Nova and hybridvif")
     parser.add_argument("--recipe", action="store_true", help="time the commands that Nova once ran, as well")
-    parser.add_argument("--reboot", action="store_true", help="time the repair of all ports after a reboot, as well")
+    parser.add_argument("--reboot", action="store_true", help="time the repair of 300 ports or more after a reboot")
+    parser.add_argument("--in-memory", action="store_true", help="time plan, check and list of 10,000 ports, as well")
     parser.add_argument("--datapath", choices=("netdev", "system"), default="netdev", help="that of br-int")
     parser.add_argument("--threads-on", type=int, default=0, metavar="N", help="ten threads plug on a host of N ports")
     parser.add_argument("--operations", type=int, default=0, metavar="N", help="measure memory over N operations")
@@ -60,6 +64,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--read", metavar="FILE", nargs="+", help="time nothing: read files of --out, as one run")
     parser.add_argument("--plot", metavar="DIRECTORY", help="draw growth.svg and bars.svg there")
     parser.add_argument("--page", metavar="FILE", help="write the figures into this Markdown page, between its marks")
+    parser.add_argument("--readme", metavar="FILE", help="write the medians into the table of README.md")
     parser.add_argument("-f", "--format", choices=("text", "json"), default="text", help="format of the figures")
     parser.add_argument("-q", "--quiet", action="store_true", help="no line for each turn")
     return parser
@@ -72,28 +77,30 @@ def _read(path: str) -> Record:
         raise InvalidInput(f"--read {path}: not a file of --out: {error}") from error
 
 
-def _write_page(record: Record, path: Path) -> None:
+def _write_page(record: Record, option: str, path: Path, written: Callable[[str, Record], str]) -> None:
     try:
-        path.write_text(with_figures(path.read_text(encoding="utf-8"), record), encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise InvalidInput(f"--page {path}: cannot write the figures: {error}") from error
+        path.write_text(written(path.read_text(encoding="utf-8"), record), encoding="utf-8")
+    except (OSError, ValueError, KeyError) as error:
+        raise InvalidInput(f"{option} {path}: cannot write the figures: {error}") from error
 
 
 def _run(args: argparse.Namespace) -> Record:
     try:
-        sizes = [int(word) for word in args.ports.split(",")]
+        words = [word.partition("x")[::2] for word in args.ports.split(",")]
+        sizes = {int(size): int(times or args.rounds) for size, times in words}
     except ValueError as error:
-        raise InvalidInput(f"--ports {args.ports!r}: not a list of numbers; write it as 1,100,300") from error
-    if args.rounds < 1 or not all(0 < size <= 5000 for size in sizes) or not 0 <= args.threads_on <= 5000:
+        raise InvalidInput(f"--ports {args.ports!r}: not a list of numbers; write it as 1x20,100,300") from error
+    if min(sizes.values()) < 1 or not all(0 < size <= 5000 for size in sizes) or not 0 <= args.threads_on <= 5000:
         raise InvalidInput("--ports, --rounds, --threads-on: at least one round, and 1 to 5000 ports")
     if args.operations and args.operations < 100:
         raise InvalidInput(f"--operations {args.operations}: too few to see memory grow; take at least 100")
-    contenders = ["floor", "hybridvif", *(["os-vif"] if args.os_vif else []), *(["recipe"] if args.recipe else [])]
+    asked = {"os-vif": args.os_vif, "recipe": args.recipe, WITH_NOVA: args.nova}
     contest = Contest(
         sizes,
-        args.rounds,
-        contenders,
+        ["floor", "hybridvif", *(name for name, wanted in asked.items() if wanted)],
         os_vif=args.os_vif or "",
+        nova=args.nova or "",
+        in_memory=args.in_memory,
         crowded=args.threads_on,
         reboots=args.reboot,
         datapath=args.datapath,
@@ -139,8 +146,8 @@ def _lines(record: Record) -> Iterator[str]:
 
 
 def _plot(record: Record, directory: Path) -> None:
-    figures = figures_of(record)
-    most = max(figure.ports for figure in figures)
+    figures = [figure for figure in figures_of(record) if figure.measure not in IN_MEMORY]
+    most = max((figure.ports for figure in figures if figure.measure in SINGLE[2:]), default=1)
     directory.mkdir(parents=True, exist_ok=True)
     growth = svg.growth(figures, "plug", "Plugging many ports")
     (directory / "growth.svg").write_text(growth, encoding="utf-8")

@@ -9,18 +9,18 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from compileall import compile_dir
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from subprocess import PIPE, CalledProcessError
+from subprocess import DEVNULL, PIPE, CalledProcessError, run
 from typing import IO
 
 import hybridvif
 from benchmarks.record import Record, Turn
-from benchmarks.tally import CROWD
+from benchmarks.tally import CROWD, WITH_NOVA
 from hybridvif.model.errors import HybridVifError
 from hybridvif.privileged.launch import private_directory
 from hybridvif.testing.sandbox.box import Sandbox
@@ -32,12 +32,18 @@ SINGLES = 5
 """The number of single plugs on a host with all other ports. The median counts."""
 THREADS = 10
 THREADED = ("hybridvif", "os-vif")
-UP_TO = {"os-vif": 300, "floor": 300, "recipe": 100}
+UP_TO = {"os-vif": 300, "floor": 300, "recipe": 100, WITH_NOVA: 1}
 """The maximum number of ports by contender.
 
-More would take minutes: os-vif and the recipe plug one port at a time, and ovs-vswitchd reads the addresses of each
-port of the floor.
+More would take minutes: os-vif and the recipe plug one port at a time, and the bridges of the floor have IPv6, so the
+kernel searches all their routes for each multicast packet. In Nova's environment only the start differs.
 """
+BULK_ONLY = 1001
+"""From this number of ports on, only the bulk plug is timed. The rest would take minutes."""
+BULK = ("plug", "plug again", "reconcile", "unplug")
+"""The measures of all ports in one call. Their CPU time is recorded by process."""
+REBOOTS_FROM = 300
+"""The smallest number of ports that are repaired after a reboot. Each reboot takes seconds."""
 CYCLE = ("plug", *["plug"] * 8, "unplug")
 """The cycle to measure memory growth: a plug, eight plugs again, an unplug."""
 Say = Callable[[str], None]
@@ -53,17 +59,21 @@ class BenchError(HybridVifError):
 class Contest:
     """The contenders, the rounds and the numbers of ports."""
 
-    sizes: Sequence[int]
-    rounds: int
+    sizes: Mapping[int, int]
+    """The numbers of ports, each with its rounds: turns of each contender."""
     contenders: Sequence[str]
     os_vif: str = ""
     """The Python interpreter of an environment with os-vif."""
+    nova: str = ""
+    """The Python interpreter of an environment with Nova and hybridvif."""
     singles: int = SINGLES
     crowd: int = CROWD
     crowded: int = 0
     """The number of ports on the host before threads plug concurrently; 0: no threads."""
     reboots: bool = False
     """Time the repair of all ports after a reboot, when their rows exist and their devices do not."""
+    in_memory: bool = False
+    """Time plan, check and list of many ports, without a host."""
     datapath: str = "netdev"
     """The datapath type of br-int: netdev, or system for that of the kernel."""
     operations: int = 0
@@ -75,12 +85,18 @@ class Contest:
         with Sandbox() as box, temporary_directory() as directory:
             _set_datapath(box, self.datapath)
             config = _configuration(directory)
-            record = Record(_where(box) | {"datapath": self.datapath}, self.rounds)
-            for size in self.sizes:
-                names = [name for name in self.contenders if size <= UP_TO.get(name, size)]
-                for number, name in self._turns(names):
-                    say(f"{size} ports, round {number} of {self.rounds}: {name}")
-                    _Turns(self, box, config, name, size, record).take()
+            rounds = max(self.sizes.values())
+            record = Record(_where(box) | {"datapath": self.datapath}, min(self.sizes.values()))
+            if self.in_memory:
+                say("plan, check and list in memory")
+                record.turns += _planned()
+            for number in range(rounds):
+                # All sizes take their turns in every round, so a slow moment of the machine affects all of them.
+                for size in (size for size, times in self.sizes.items() if number < times):
+                    names = [name for name in self.contenders if size <= UP_TO.get(name, size)]
+                    for name in self._order(number, names):
+                        say(f"round {number + 1}, {size} ports: {name}")
+                        _Turns(self, box, config, name, size, record).take()
             if self.crowded:
                 self._take_threads(box, config, record, say)
             if self.operations:
@@ -89,26 +105,25 @@ class Contest:
             record.on["load at the end"] = f"{os.getloadavg()[0]:.1f}"
             return record
 
-    def _turns(self, names: Sequence[str]) -> Iterator[tuple[int, str]]:
-        """Yield (round, contender). The first contender rotates."""
-        for number in range(self.rounds):
-            first = number % len(names)
-            for name in (*names[first:], *names[:first]):
-                yield number + 1, name
+    def _order(self, number: int, names: Sequence[str]) -> Sequence[str]:
+        """Return the contenders in the order of this round. The first one rotates."""
+        first = number % len(names)
+        return (*names[first:], *names[:first])
 
     def _take_threads(self, box: Sandbox, config: Path, record: Record, say: Say) -> None:
         """Time threads on a host that already has many ports."""
         ports = [_port(number) for number in range(1, self.crowded + 1)]
         with _Turns(self, box, config, "hybridvif", self.crowded, Record({}, 0)).worker() as tell:
             tell("plug", ports)
-            for number, name in self._turns([name for name in self.contenders if name in THREADED]):
-                say(f"ten threads on {self.crowded} ports, round {number} of {self.rounds}: {name}")
-                _Turns(self, box, config, name, self.crowded, record).take_threads()
+            for number in range(min(self.sizes.values())):
+                for name in self._order(number, [name for name in self.contenders if name in THREADED]):
+                    say(f"ten threads on {self.crowded} ports, round {number + 1}: {name}")
+                    _Turns(self, box, config, name, self.crowded, record).take_threads()
             tell("unplug", ports)
 
     def python_of(self, contender: str) -> str:
         """Return the Python interpreter of a contender."""
-        return self.os_vif if contender == "os-vif" else sys.executable
+        return {"os-vif": self.os_vif, WITH_NOVA: self.nova}.get(contender, sys.executable)
 
 
 class _Turns:
@@ -117,6 +132,7 @@ class _Turns:
     def __init__(self, contest: Contest, box: Sandbox, config: Path, name: str, size: int, record: Record) -> None:
         self._contest, self._box, self._name, self._size = contest, box, name, size
         self._record, self._held = record, 0
+        self._used: dict[str, float] = {}
         self._env = {
             "HYBRIDVIF_BENCH_CONFIG": str(config),
             "HYBRIDVIF_BENCH_DATAPATH": contest.datapath,
@@ -134,12 +150,12 @@ class _Turns:
             self._note("first", time.perf_counter() - started)
             tell("unplug", [other])
             self._note("plug", tell("plug", ports))
-            if self._name != "floor":
+            if self._name != "floor" and self._size < BULK_ONLY:
                 # The floor does not observe the host, so it cannot plug again.
                 self._note("plug again", tell("plug", ports))
                 self._take_singles(tell, other)
                 self._take_command(other)
-                if self._contest.reboots:
+                if self._contest.reboots and self._size >= REBOOTS_FROM:
                     self._box.reboot()
                     self._note("reconcile", tell("plug", ports))
             self._note("unplug", tell("unplug", ports))
@@ -176,7 +192,7 @@ class _Turns:
         python = self._contest.python_of(self._name)
         order = json.dumps({"verb": "plug", "ports": [port], "threads": 1}) + "\n"
         argv = [python, str(WORKER), self._name, SOCKET]
-        if self._name == "hybridvif":
+        if self._name in ("hybridvif", WITH_NOVA):
             words = ["plug", port[0], "--mac", port[1], "--instance", port[2], "-q"]
             argv = [python, "-P", "-m", "hybridvif", "--config-file", str(self._config), *words]
         elif self._name != "os-vif":
@@ -194,7 +210,7 @@ class _Turns:
             raise BenchError(f"{self._name} failed: {error.stderr.strip().splitlines()[-1:]}") from error
 
     def _note(self, measure: str, seconds: float) -> None:
-        self._record.turns.append(Turn(self._name, measure, self._size, seconds))
+        self._record.turns.append(Turn(self._name, measure, self._size, seconds, self._used if measure in BULK else {}))
 
     @contextmanager
     def worker(self) -> Iterator[Callable[..., float]]:
@@ -215,7 +231,7 @@ class _Turns:
                     last = (log.read().strip().splitlines() or ["it said nothing"])[-1]
                     raise BenchError(f"{self._name} did not {verb} {len(ports)} ports: {last}")
                 answer = json.loads(line)
-                self._held = int(answer["rss"])
+                self._held, self._used = int(answer["rss"]), answer["cpu"]
                 self._record.note_memory(self._name, self._size, self._held)
                 return float(answer["seconds"])
 
@@ -268,6 +284,15 @@ def _set_datapath(box: Sandbox, datapath: str) -> None:
     error = box.run(["ovs-vsctl", "get", "Interface", "br-int", "error"]).stdout.strip()
     if error != "[]" or "br-int" not in box.run(["ls", "/sys/class/net"]).stdout.split():
         raise BenchError(f"br-int has no datapath of type {datapath} here ({error}); try: modprobe openvswitch")
+
+
+def _planned() -> Iterator[Turn]:
+    """Time plan, check and list in a process of their own, with the garbage collection of a command."""
+    argv = [sys.executable, "-P", "-m", "benchmarks.planning"]
+    completed = run(argv, stdout=PIPE, stderr=DEVNULL, text=True, check=False)
+    if completed.returncode:
+        raise BenchError(f"{' '.join(argv)} ended with {completed.returncode}")
+    return (Turn(**turn) for turn in json.loads(completed.stdout))
 
 
 def _compile() -> None:

@@ -22,7 +22,7 @@ from typing import Any
 BEGIN, END = "<!-- made of: begin -->", "<!-- made of: end -->"
 VERBS = ("plug", "plug again", "unplug")
 LINKS = "kernel: reading and changing links"
-GRACE_PERIOD = "kernel: grace period of the deletes"
+GRACE_PERIOD = "kernel: deleting links, mostly waits"
 ROWS = "ovsdb-server: reading and changing rows"
 SWITCH = "ovs-vswitchd: accepting the transaction"
 PYTHON = "Python: locks, plans, messages, checks"
@@ -63,8 +63,7 @@ def clocked() -> Clock:
     clock = Clock()
     clock.time(Channel, "dump", lambda *_, **__: LINKS)
     clock.time(Channel, "_exchange", lambda _, requests: GRACE_PERIOD if requests[0].kind == RTM_DELLINK else LINKS)
-    for name in ("_queried", "_responses"):
-        clock.time(Session, name, lambda *_, **__: ROWS)
+    clock.time(Session, "_queried", lambda *_, **__: ROWS)
     clock.time(Connection, "transact", lambda _, operations, __: SWITCH if "cur_cfg" in str(operations[:1]) else ROWS)
     return clock
 

@@ -2,13 +2,28 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
+from statistics import median
 
 from benchmarks.record import Record
-from benchmarks.tally import Bar, Figure, bars_of, figures_of, on_paper
+from benchmarks.tally import IN_MEMORY, WITH_NOVA, Bar, Figure, bars_of, figures_of, on_paper
 
 BEGIN, END = "<!-- figures: begin -->", "<!-- figures: end -->"
-CONTENDERS = ("hybridvif", "os-vif", "recipe", "floor")
+CONTENDERS = ("hybridvif", WITH_NOVA, "os-vif", "recipe", "floor")
+
+ROWS = {
+    "plug 300 ports": ("plug", 300),
+    "plug them again, all in order": ("plug again", 300),
+    "unplug 300 ports": ("unplug", 300),
+    "the first plug of a process": ("first", 1),
+    "one plug, one port there": ("one plug", 1),
+    "one plug again": ("one plug again", 1),
+    "one unplug": ("one unplug", 1),
+}
+"""The rows of README.md: the measure and the number of ports."""
+BULK = 100
+"""The smallest number of ports whose CPU time is shown. The clock of a process has ticks of 10 ms."""
 
 
 def with_figures(page: str, record: Record) -> str:
@@ -20,9 +35,23 @@ def with_figures(page: str, record: Record) -> str:
     return f"{before}{BEGIN}\n\n{written(record)}\n{END}{after}"
 
 
+def with_rows(page: str, record: Record) -> str:
+    """Return a page whose table has the medians of hybridvif and of os-vif in ROWS, with those of this run."""
+    medians = {(figure.contender, figure.measure, figure.ports): figure.median for figure in figures_of(record)}
+    for row, (measure, ports) in ROWS.items():
+        cells = [seconds_of(medians[name, measure, ports]) for name in ("hybridvif", "os-vif")]
+        page = re.sub(rf"^\| {row} \|.*$", f"| {row} | {' | '.join(cells)} |", page, flags=re.MULTILINE)
+    return page
+
+
+def seconds_of(seconds: float) -> str:
+    """Format a time for people."""
+    return f"{seconds * 1000:,.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
+
+
 def written(record: Record) -> str:
     """Return the figures of a run as Markdown."""
-    figures = figures_of(record)
+    figures = [figure for figure in figures_of(record) if figure.measure not in IN_MEMORY]
     lines = [f"- {key}: {value}" for key, value in record.on.items()]
     lines += [f"- rounds: at least {record.rounds}", ""]
     lines += ["### Medians, in milliseconds", "", *_table(figures), ""]
@@ -31,7 +60,7 @@ def written(record: Record) -> str:
     far = on_paper(figures, 2000)
     if far:
         lines += ["", f"Extrapolated from the last two sizes: a bulk plug of 2,000 ports takes {far:.1f} s."]
-    lines += _memory(record)
+    lines += [*_cpu(record), *_memory(record)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -63,6 +92,21 @@ def _row_of(bar: Bar) -> str:
 
 def _number(bar: Bar, value: float) -> str:
     return f"{value:.0f} {bar.unit}" if bar.unit else f"{value:.3f}"
+
+
+def _cpu(record: Record) -> Iterator[str]:
+    plugs = [turn for turn in record.turns if turn.measure == "plug" and turn.ports >= BULK and turn.cpu]
+    if not plugs:
+        return
+    processes = list(plugs[0].cpu)
+    yield from ("", "### CPU time of a bulk plug, in milliseconds a port", "")
+    yield f"| ports | contender | {' | '.join(processes)} | all |"
+    yield "|---" * (len(processes) + 3) + "|"
+    for ports, name in sorted({(turn.ports, turn.contender) for turn in plugs}):
+        used = [turn.cpu for turn in plugs if (turn.ports, turn.contender) == (ports, name)]
+        cells = [median(cpu[process] for cpu in used) for process in processes]
+        cells.append(median(sum(cpu.values()) for cpu in used))
+        yield f"| {ports:,} | {name} | {' | '.join(f'{1000 * seconds / ports:.2f}' for seconds in cells)} |"
 
 
 def _memory(record: Record) -> Iterator[str]:

@@ -2,7 +2,7 @@
 
 Run it in a sandbox: `hybridvif sandbox -- .venv/bin/python -P -m benchmarks.path`. Both sides run in this process,
 without a daemon between them. So the figures contain neither the start of the daemon nor the channel to it. A depth is
-that of the frames of hybridvif: of the client to its request, and of the daemon from its request on.
+that of the frames of hybridvif: of the client to its request, of the daemon from its request on, and of both together.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ PORT = Port(
 
 
 class CallPath:
-    """The calls of one plug: the modules of each side, and the deepest stack of each side."""
+    """The calls of one plug: the modules of each side, and the deepest stack of each side and of both."""
 
     def __init__(self) -> None:
         self.modules: defaultdict[str, set[str]] = defaultdict(set)
-        self.deepest: dict[str, list[str]] = {"client": [], "daemon": []}
+        self.deepest: dict[str, list[str]] = {"client": [], "daemon": [], "both": []}
 
     def profile(self, frame: FrameType, event: str, _: Any) -> None:
         """Record a call of a function of hybridvif."""
@@ -39,18 +39,19 @@ class CallPath:
             return
         stack: list[str] = []
         caller: FrameType | None = frame
-        side = "client"
+        sides = {"client": 0}
         while caller is not None:
             name = caller.f_code.co_filename
             if name.startswith(ROOT):
                 stack.append(f"{name[len(ROOT) + 1 :]}:{caller.f_code.co_name}")
                 if name == BOUNDARY and caller.f_code.co_name == "call":
-                    side = "daemon"
-                    break
+                    sides = {"daemon": len(stack)}
             caller = caller.f_back
+        ((side, depth),) = sides.items()
         self.modules[side].add(stack[0].partition(":")[0])
-        if len(stack) > len(self.deepest[side]):
-            self.deepest[side] = stack
+        for name, frames in ((side, stack[: depth or None]), ("both", stack)):
+            if len(frames) > len(self.deepest[name]):
+                self.deepest[name] = frames
 
 
 def main() -> None:
@@ -74,7 +75,7 @@ def main() -> None:
     both = seen.modules["client"] | seen.modules["daemon"]
     print(f"modules: {len(both)} (client {len(seen.modules['client'])}, daemon {len(seen.modules['daemon'])})")
     for side, stack in seen.deepest.items():
-        print(f"depth of the {side}: {len(stack)}")
+        print(f"depth of {side}: {len(stack)}")
         print("".join(f"    {name}\n" for name in reversed(stack)), end="")
     print("\n".join(sorted(both)))
 

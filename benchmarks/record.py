@@ -16,6 +16,8 @@ class Turn:
     ports: int
     """The size of the contest: ports on the host, or ports per call."""
     seconds: float
+    cpu: dict[str, float] = field(default_factory=dict)
+    """The CPU seconds, by process."""
 
 
 @dataclass(slots=True)

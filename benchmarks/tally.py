@@ -9,6 +9,10 @@ from statistics import median
 
 from benchmarks.record import Record
 
+WITH_NOVA = "with Nova"
+"""The contender that is hybridvif in an environment with Nova."""
+IN_MEMORY = ("plan", "check", "list")
+"""The measures on a host in memory, in CPU time."""
 CROWD = 40
 """The number of ports that threads plug concurrently."""
 
@@ -61,11 +65,15 @@ RATIOS = (
     ("re-plug {} ports, bulk / os-vif", "plug again", "os-vif", range(300, 5001), 1 / 60),
     ("reconcile {} ports after a reboot / os-vif one by one", "reconcile", "os-vif", range(300, 5001), 1 / 20),
     ("unplug {} ports, bulk / os-vif one by one", "unplug", "os-vif", range(300, 5001), 0.35),
+    ("unplug {} ports, bulk / a bare script of its deletes", "unplug", "floor", range(300, 5001), 1.1),
 )
 GROWTH = ((100, 1000, 1.15), (1000, 2000, 1.3))
 """The limits of the time per port of a large bulk to that of a small one."""
-REPAIR, THREADS = 1.5, 5.0
-"""The time of a reconcile after a reboot to that of a fresh plug; the throughput of ten threads to that of os-vif."""
+LINEAR = 11
+"""The limit of the CPU time of a command for ten times as many ports."""
+REPAIR, THREADS, IN_NOVA = 1.5, 5.0, 1.2
+"""The time of a reconcile after a reboot to that of a fresh plug; the throughput of ten threads to that of os-vif; the
+time of a first plug in Nova's environment to that in one of our own."""
 COMMAND = 450
 """The limit of a whole process in milliseconds."""
 MEMORY = (("1000", 120), ("2000", 150))
@@ -101,10 +109,7 @@ def _bars_of_ours(record: Record, seconds: Seconds) -> Iterator[Bar]:
     for few, many, limit in GROWTH:
         if growth := cost_of_growth(seconds, few, many):
             yield Bar(f"cost of a port, bulk of {many:,} / bulk of {few:,}", growth, limit)
-    for (name, measure, ports), ours in seconds.items():
-        if (name, measure) == ("hybridvif", "reconcile") and ports >= 300:
-            ratio = ours / seconds[name, "plug", ports]
-            yield Bar(f"reconcile {ports:,} ports after a reboot / plug of new ones", ratio, REPAIR)
+    yield from _bars_of_measures(seconds)
     command = seconds.get(("hybridvif", "command", 1))
     if command:
         yield Bar("`hybridvif plug`, the whole process", 1000 * command, COMMAND, unit="ms")
@@ -114,6 +119,17 @@ def _bars_of_ours(record: Record, seconds: Seconds) -> Iterator[Bar]:
     if len(record.endurance) > 1:
         (_, early), (operations, late) = record.endurance[0], record.endurance[-1]
         yield Bar(f"memory after {operations:,} operations / after the first tenth", late / early, FLAT)
+
+
+def _bars_of_measures(seconds: Seconds) -> Iterator[Bar]:
+    for (name, measure, ports), ours in seconds.items():
+        if (name, measure) == ("hybridvif", "reconcile") and ports >= 300:
+            ratio = ours / seconds[name, "plug", ports]
+            yield Bar(f"reconcile {ports:,} ports after a reboot / plug of new ones", ratio, REPAIR)
+        if measure in IN_MEMORY and (fewer := seconds.get((name, measure, ports // 10))):
+            yield Bar(f"{measure} of {ports:,} ports / of {ports // 10:,}", ours / fewer, LINEAR)
+        if (name, measure) == (WITH_NOVA, "first") and (own := seconds.get(("hybridvif", measure, ports))):
+            yield Bar("first plug in Nova's environment / in one of our own", ours / own, IN_NOVA)
 
 
 def cost_of_growth(seconds: Seconds, few: int, many: int) -> float:

@@ -1,8 +1,8 @@
 """A contender in a process inside the sandbox: it runs the operations of its input and measures the time.
 
 A request is a line with a JSON object: verb (plug, unplug), ports ([id, mac, instance] each), threads. The response
-has seconds, and rss: the memory of this process and its daemon in kilobytes. This module imports only the standard
-library, because os-vif runs with the Python of another environment.
+has seconds; cpu: the CPU seconds of this operation, by process; and rss: the memory of this process and its daemon in
+kilobytes. This module imports only the standard library, because os-vif runs with the Python of another environment.
 """
 
 from __future__ import annotations
@@ -12,11 +12,13 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 Port = tuple[str, str, str]
+GROUP = 70_000
+"""The link group of the deletes of the floor."""
 
 
 class Ours:
@@ -45,6 +47,15 @@ class Ours:
         bad = [report for report in unplug_all([port[0] for port in ports], self._host) if not report.ok]
         if bad:
             raise RuntimeError(f"{len(bad)} ports were not unplugged: {bad[0].reason}")
+
+    def convert(self, ports: Sequence[Port]) -> None:
+        """Convert these ports to native ones."""
+        from hybridvif import convert_all
+
+        reports = convert_all([port[0] for port in ports], self._host, unfiltered=True)
+        bad = [report for report in reports if not report.ok]
+        if bad:
+            raise RuntimeError(f"{len(bad)} ports were not converted: {bad[0].reason}")
 
 
 class OsVif:
@@ -121,7 +132,10 @@ class Recipe:
 
 
 class Floor:
-    """The floor: one `ip -batch` and one `ovs-vsctl` for all ports, without observation."""
+    """The floor: one `ip -batch` and one `ovs-vsctl` for all ports, without observation.
+
+    An unplug is the bare script of its deletes: one `ovs-vsctl` for all rows, and one delete of a link group.
+    """
 
     def __init__(self, socket: str) -> None:
         del socket
@@ -149,10 +163,17 @@ class Floor:
         ends = [port_id[:11] for port_id, _, _ in ports]
         dels = [word for end in ends for word in ("--", "--if-exists", "del-port", "br-int", f"qvo{end}")]
         _run("ovs-vsctl", *dels[1:])
-        _run("ip", "-batch", "-", text="\n".join(f"link delete {kind}{end}" for end in ends for kind in ("qvb", "qbr")))
+        lines = [f"link set {kind}{end} group {GROUP}" for end in ends for kind in ("qvb", "qbr")]
+        _run("ip", "-batch", "-", text="\n".join([*lines, f"link delete group {GROUP}"]))
 
 
-CONTENDERS: dict[str, Callable[[str], Any]] = {"hybridvif": Ours, "os-vif": OsVif, "recipe": Recipe, "floor": Floor}
+CONTENDERS: dict[str, Callable[[str], Any]] = {
+    "hybridvif": Ours,
+    "os-vif": OsVif,
+    "recipe": Recipe,
+    "floor": Floor,
+    "with Nova": Ours,
+}
 
 
 def _add_port(qvo: str, port_id: str, mac: str, instance: str) -> list[str]:
@@ -176,19 +197,41 @@ def _carry_out(contender: Any, verb: str, ports: Sequence[Port], threads: int) -
             pass
 
 
-def _memory() -> int:
-    return sum(_resident(pid) for pid in (os.getpid(), *_below(os.getpid())))
+def _memory(daemons: Iterable[int]) -> int:
+    return sum(map(_resident, (os.getpid(), *daemons)))
 
 
-def _below(pid: int) -> Iterable[int]:
+def _processes() -> dict[str, list[int]]:
+    """Return the pids of the daemon of this process, and of both daemons of Open vSwitch."""
     # The daemon of oslo.privsep forks twice, so its parent is process 1. Its name is unique in the sandbox.
+    words = {"daemon": b"privsep", "ovs-vswitchd": b"ovs-vswitchd", "ovsdb-server": b"ovsdb-server"}
+    found: dict[str, list[int]] = {process: [] for process in words}
     for name in filter(str.isdigit, os.listdir("/proc")):
         try:
             with open(f"/proc/{name}/cmdline", "rb") as file:
-                if int(name) != pid and b"privsep" in file.read():
-                    yield int(name)
+                line = file.read()
         except OSError:
             continue
+        for process, word in words.items():
+            if int(name) != os.getpid() and word in line:
+                found[process].append(int(name))
+    return found
+
+
+def _used(processes: Mapping[str, Iterable[int]]) -> dict[str, float]:
+    """Return the CPU seconds so far, by process. The client's are with those of its commands."""
+    own, ticks = os.times(), os.sysconf("SC_CLK_TCK")
+    used = {"client": own.user + own.system + own.children_user + own.children_system}
+    for process, pids in processes.items():
+        used[process] = 0.0
+        for pid in pids:
+            try:
+                with open(f"/proc/{pid}/stat", encoding="ascii") as file:
+                    user, system = file.read().rpartition(")")[2].split()[11:13]
+            except OSError:
+                continue
+            used[process] += (int(user) + int(system)) / ticks
+    return used
 
 
 def _resident(pid: int) -> int:
@@ -205,10 +248,13 @@ def main(name: str, socket: str) -> None:
     for line in sys.stdin:
         order = json.loads(line)
         ports = [(port[0], port[1], port[2]) for port in order["ports"]]
+        before = _used(_processes())
         started = time.perf_counter()
         _carry_out(contender, order["verb"], ports, order["threads"])
         seconds = time.perf_counter() - started
-        sys.stdout.write(json.dumps({"seconds": seconds, "rss": _memory()}) + "\n")
+        processes = _processes()
+        cpu = {process: used - before[process] for process, used in _used(processes).items()}
+        sys.stdout.write(json.dumps({"seconds": seconds, "cpu": cpu, "rss": _memory(processes["daemon"])}) + "\n")
         sys.stdout.flush()
 
 

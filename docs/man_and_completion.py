@@ -13,7 +13,6 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import shtab
 from argparse_manpage.manpage import Manpage
@@ -30,14 +29,14 @@ FILES = {
 def commands(*, with_common: bool) -> Iterator[tuple[str, options.Parser]]:
     """Yield the parser of every command, with or without the options of all commands."""
     for name in COMMANDS:
-        module: Any = options.module_of(name)
-        parser = options.command_parser(name, module)
+        command = options.command_of(name)
+        parser = options.command_parser(name, command)
         if not with_common:
             _remove_common(parser)
         _mark_paths(parser)
         for action in parser._actions:
             if "--format" in action.option_strings:
-                action.choices = list(options.formats_of(name, module))
+                action.choices = list(command.formats)
         yield name, parser
 
 

@@ -2,16 +2,14 @@
 
     options, stdio            common options and the configured host; file descriptors and signals
     ports, portfile           the ports of a command line: from options, or from a file (-F)
-    find                      the ports that a command line names by a device or an instance
     infer                     the fields of a port that can be read from its plugged devices
     host_checks               the checks of doctor that need no privileges
     terminal                  the output formats, and logs
-    output/                   the parts of answers: changes, reports and errors, plugged ports
+    output/                   the parts of answers: changes, reports and errors, plugged ports and their names
     commands/                 the sub-commands
 
-The module of a sub-command defines add_arguments(parser) and run(args), which returns an Answer or an exit code. Two
-commands may share one. With FORMATS, the default first, it supports -f. docs/cli.md describes the documents of all
-answers.
+The module of a sub-command has a table COMMANDS, in which each of its commands has its arguments, its formats and a
+function that returns an Answer or an exit code. docs/cli.md describes the documents of all answers.
 """
 
 from __future__ import annotations
@@ -63,6 +61,7 @@ EXIT_CODES: Mapping[int, str] = {
     65: "committed in OVSDB, but not acknowledged by ovs-vswitchd",
     130: "interrupted (SIGINT, SIGTERM)",
 }
+DIFFERENCES, INTERRUPTED = 3, 130
 BROKEN_PIPE = 141
 """The exit code after the reader of the output has gone: that of a shell for SIGPIPE."""
 
@@ -84,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             return code
     except KeyboardInterrupt:
         # A signal before the handler is set, or a second one while the first is reported.
-        return 130
+        return INTERRUPTED
     finally:
         from hybridvif.cli import stdio
 
@@ -102,7 +101,7 @@ def _run(words: Sequence[str]) -> int:
 
         set_up_logs(args.verbose, quiet=args.quiet)
         args.terminal = Terminal(args.format, args)
-        answer = args.module.run(args)
+        answer = args.spec.run(args)
         return answer if isinstance(answer, int) else int(args.terminal.write_answer(answer))
     except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last resort: never a traceback
         return _fail(KeyboardInterrupt() if stdio.was_interrupted() else error, words, args)
@@ -111,7 +110,7 @@ def _run(words: Sequence[str]) -> int:
 
 
 def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
-    """Parse the command line. `module` in the result is that of the sub-command. Raises InvalidInput."""
+    """Parse the command line. `spec` in the result is the Command. Raises InvalidInput."""
     from hybridvif.cli import options
 
     before, command, after = options.split(words)
@@ -121,16 +120,9 @@ def parse_arguments(words: Sequence[str]) -> argparse.Namespace:
     if command not in COMMANDS:
         hint = did_you_mean(command, COMMANDS)
         raise InvalidInput(f"there is no command {command!r}; there are {', '.join(COMMANDS)}{hint}")
-    module = options.module_of(command)
-    formats = options.formats_of(command, module)
-    args.module, args.command = module, command
-    options.parse(options.command_parser(command, module), after, args)
-    if formats and args.format not in (None, *formats):
-        raise InvalidInput(f"{command} has no format {args.format!r}; it has {', '.join(formats)}")
-    if args.column and args.format not in ("table", "value", None):
-        raise InvalidInput(f"-c is for -f table and -f value, not for {args.format!r}")
-    if formats:
-        args.format = args.format or formats[0]
+    args.command, args.spec = command, options.command_of(command)
+    options.parse(options.command_parser(command, args.spec), after, args)
+    options.check_output(args, args.spec)
     return args
 
 
@@ -149,4 +141,5 @@ def _fail(error: BaseException, words: Sequence[str], args: argparse.Namespace |
     if isinstance(error, BrokenPipeError):
         return BROKEN_PIPE
     terminal: Terminal = getattr(args, "terminal", None) or Terminal(form)
-    return terminal.write_failure(failure_of(error))
+    writes = args is not None and args.spec.writes and not getattr(args, "dry_run", False)
+    return terminal.write_failure(failure_of(error, writes=writes))

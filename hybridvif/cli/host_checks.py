@@ -77,7 +77,7 @@ def fact_and_remedy(sentence: str) -> tuple[str, str]:
 def host_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[CheckResult]:
     """Run all checks of this module. call_iptables: the option. bridges: each qbr."""
     # It imports oslo.concurrency, which a command line does not need before it is parsed.
-    from hybridvif.engine import first_seen
+    from hybridvif.engine import locks
 
     yield check("libraries", libraries)
     yield check("CAP_NET_ADMIN", capability)
@@ -88,7 +88,7 @@ def host_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ())
     yield check("threads", threads)
     if not sysctl.lacking():
         yield check("bridge-nf", bridge_nf, BRIDGE_NF, call_iptables, find_firewall(), bridges)
-    boot_id = check("boot id", lambda: (PASS, first_seen.boot_id()))
+    boot_id = check("boot id", lambda: (PASS, locks.boot_id()))
     if boot_id.verdict == FAIL:
         yield boot_id
     yield check("sandbox", _sandbox)

@@ -10,7 +10,6 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from hybridvif.cli.ports import PLACEHOLDERS, PortRequest, options_in_words
-from hybridvif.model.conversion import native_row
 from hybridvif.model.names import (
     MAX_MTU,
     MAX_TAP_MTU,
@@ -34,6 +33,7 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
 )
+from hybridvif.model.planner import native_row
 from hybridvif.model.port import Port, VifType, tap_mac_of
 from hybridvif.model.state import HostState, Observed, owners_of
 

@@ -1,4 +1,4 @@
-"""Common options, accepted before and after the sub-command."""
+"""The parsers of the command line. Common options are accepted before and after the sub-command."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import argparse
 import importlib
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 from hybridvif import __version__
 from hybridvif.cli import COMMANDS, EXIT_CODES
@@ -20,7 +20,18 @@ if TYPE_CHECKING:
 
 DEFAULT_FILE = "/etc/hybridvif/hybridvif.conf"
 FORMATS = ("text", "tree", "table", "json", "yaml", "value", "shell", "dot", "prometheus")
-_MODULES = {"unplug": "plug", "list": "show", "demo": "sandbox"}
+DOCUMENT = ("text", "json", "yaml")
+"""The formats of a command with a document."""
+ROWS = (*DOCUMENT, "table", "value")
+"""The formats of a command with a document and a table."""
+_MODULES = {
+    **dict.fromkeys(("unplug", "convert"), "plug"),
+    "adopt": "repair",
+    "wait": "check",
+    "export": "ports",
+    "gc": "reconcile",
+    "demo": "sandbox",
+}
 """The module of a sub-command, if it has another name."""
 _WITH_VALUE = re.compile("--config-file|--format|--column|--color|-[vqh]*[fc]")
 
@@ -29,6 +40,58 @@ class UsageError(InvalidInput):
     """An invalid command line."""
 
     code = "usage"
+
+
+Argument = tuple[Sequence[str], Mapping[str, Any]]
+"""An argument of a sub-command: the parameters of add_argument()."""
+
+
+def argument(*flags: str, text: str, **options: Any) -> Argument:
+    """Create an argument. text: its help."""
+    return flags, {"help": text, **options}
+
+
+def flag(name: str, text: str) -> Argument:
+    """Create an option without a value."""
+    return argument(name, text=text, action="store_true")
+
+
+class Command(NamedTuple):
+    """A sub-command. Its module has it in a table COMMANDS."""
+
+    run: Callable[[argparse.Namespace], Any]
+    """A function that returns an Answer or an exit code."""
+    formats: Sequence[str] = ()
+    """The formats, the default first. Without any, there is no -f."""
+    arguments: Sequence[Argument] = ()
+    epilog: str = ""
+    columns: Sequence[str] = ()
+    """The columns of -f table and value."""
+    narrow: Sequence[str] = ()
+    """The columns of a table without -c, if all columns would not fit a terminal of 80 columns."""
+    writes: bool = False
+    """True if the command changes the host, so that an interrupted one may be half done."""
+
+
+REPORTS: dict[str, Any] = {
+    "formats": ROWS,
+    "columns": ("port", "status", "changed", "retries", "code"),
+    "narrow": ("port", "status", "changed", "code"),
+    "writes": True,
+}
+"""The attributes of a Command with a report for each port."""
+_VERBOSE = "print more, with the reason of each attribute; -vv: tracebacks too"
+_CONFIG_FILE = f"an oslo.config file; may be repeated (default: {DEFAULT_FILE} if it exists)"
+_COLORS = ("auto", "always", "never")
+COMMON = (
+    argument("-v", "--verbose", action="count", default=0, text=_VERBOSE),
+    argument("-q", "--quiet", action="store_true", text="print only the result, and errors"),
+    argument("--config-file", action="append", metavar="FILE", text=_CONFIG_FILE),
+    argument("--color", choices=_COLORS, default="auto", text="auto: on a terminal without NO_COLOR"),
+)
+"""The options of all commands, besides those of its formats."""
+DETAILED_EXITCODE = flag("--detailed-exitcode", "of a dry run: exit with 3 if there are changes, else with 0")
+DRY_RUN = (flag("--dry-run", "write nothing; print the plan"), DETAILED_EXITCODE)
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,9 +122,11 @@ def split(words: Sequence[str]) -> tuple[Sequence[str], str | None, Sequence[str
     return words, None, ()
 
 
-def module_of(command: str) -> Any:
-    """Import the module of a sub-command."""
-    return importlib.import_module(f"hybridvif.cli.commands.{_MODULES.get(command, command)}")
+def command_of(name: str) -> Command:
+    """Import a sub-command."""
+    module = importlib.import_module(f"hybridvif.cli.commands.{_MODULES.get(name, name)}")
+    command: Command = module.COMMANDS[name]
+    return command
 
 
 def main_parser() -> Parser:
@@ -85,19 +150,14 @@ def main_parser() -> Parser:
     return parser
 
 
-def command_parser(command: str, module: Any) -> Parser:
+def command_parser(name: str, command: Command) -> Parser:
     """Create the parser for the words after the sub-command."""
-    text = COMMANDS[command]
-    parser = Parser(prog=f"hybridvif {command}", description=f"{text[0].upper()}{text[1:]}.")
-    module.add_arguments(parser)
-    _add_common(parser, formats_of(command, module))
+    text = COMMANDS[name]
+    parser = Parser(prog=f"hybridvif {name}", description=f"{text[0].upper()}{text[1:]}.", epilog=command.epilog)
+    for flags, options in command.arguments:
+        parser.add_argument(*flags, **options)
+    _add_common(parser, command.formats)
     return parser
-
-
-def formats_of(command: str, module: Any) -> Sequence[str]:
-    """Return the formats of a sub-command, the default first. It has no -f if there are none."""
-    formats: Any = getattr(module, "FORMATS", ())
-    return tuple(formats[command] if isinstance(formats, dict) else formats)
 
 
 def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> None:
@@ -111,16 +171,22 @@ def parse(parser: Parser, words: Sequence[str], args: argparse.Namespace) -> Non
         raise UsageError("--detailed-exitcode is for --dry-run; give both")
 
 
-def add_dry_run(parser: argparse.ArgumentParser, text: str = "write nothing; print the plan") -> None:
-    """Add --dry-run and --detailed-exitcode."""
-    parser.add_argument("--dry-run", action="store_true", help=text)
-    add_detailed_exitcode(parser)
-
-
-def add_detailed_exitcode(parser: argparse.ArgumentParser) -> None:
-    """Add --detailed-exitcode, of every dry run."""
-    text = "of a dry run: exit with 3 if there are changes, else with 0"
-    parser.add_argument("--detailed-exitcode", action="store_true", help=text)
+def check_output(args: argparse.Namespace, command: Command) -> None:
+    """Resolve the format and the columns of a command. Raises InvalidInput for others than it has."""
+    if not command.formats:
+        args.columns = ()
+        return
+    if args.format not in (None, *command.formats):
+        raise InvalidInput(f"{args.command} has no format {args.format!r}; it has {', '.join(command.formats)}")
+    if args.column and args.format not in ("table", "value", None):
+        raise InvalidInput(f"-c is for -f table and -f value, not for {args.format!r}")
+    args.format = args.format or command.formats[0]
+    narrow = command.narrow if args.format == "table" else ()
+    args.columns = args.column or narrow or command.columns
+    unknown = [name for name in args.columns if name not in command.columns]
+    if unknown and args.format in ("table", "value"):
+        hint = did_you_mean(unknown[0], command.columns)
+        raise InvalidInput(f"there is no column {unknown[0]!r}; there are {', '.join(command.columns)}{hint}")
 
 
 def config_files(args: argparse.Namespace) -> Sequence[str]:
@@ -140,6 +206,28 @@ def connected(args: argparse.Namespace, *, begun: bool = False) -> Iterator[Host
         if begun:
             host.begin()
         yield host
+
+
+class Mode(NamedTuple):
+    """The options of a command with a dry run."""
+
+    dry_run: bool = False
+    detailed_exitcode: bool = False
+    verbose: int = 0
+
+    @classmethod
+    def of(cls, args: argparse.Namespace) -> Mode:
+        """Return those of a command line."""
+        return cls(args.dry_run, args.detailed_exitcode, args.verbose)
+
+
+REAL_RUN = Mode()
+"""The mode without options."""
+
+
+def repeated_options(args: argparse.Namespace) -> Sequence[str]:
+    """Return the options that a command for the same host needs, too."""
+    return [f"--config-file={name}" for name in args.config_file or ()]
 
 
 def seconds(text: str) -> float:
@@ -166,30 +254,14 @@ def guess(words: Sequence[str]) -> tuple[str | None, int]:
 
 def _add_common(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
     group = parser.add_argument_group("options of all commands")
-    group.add_argument(
-        "-v",
-        "--verbose",
-        action="count",
-        default=0,
-        help="print more, with the reason of each attribute; -vv: tracebacks too",
-    )
-    group.add_argument("-q", "--quiet", action="store_true", help="print only the result, and errors")
-    group.add_argument(
-        "--config-file",
-        action="append",
-        metavar="FILE",
-        help=f"an oslo.config file; may be repeated (default: {DEFAULT_FILE} if it exists)",
-    )
+    for flags, options in COMMON:
+        group.add_argument(*flags, **options)
     if formats:
         default = "by command" if formats == FORMATS else formats[0]
         text = f"{', '.join(formats)} (default: {default})"
         group.add_argument("-f", "--format", metavar="FORMAT", choices=FORMATS, help=text)
-        group.add_argument(
-            "-c", "--column", action="append", metavar="COL", help="only this column of -f table or value"
-        )
-    group.add_argument(
-        "--color", choices=("auto", "always", "never"), default="auto", help="auto: on a terminal without NO_COLOR"
-    )
+        text = "only this column of -f table or value"
+        group.add_argument("-c", "--column", action="append", metavar="COL", help=text)
 
 
 class _Version(argparse.Action):

@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import argparse
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING
 
-from hybridvif.cli.options import UsageError
+from hybridvif.cli.options import Argument, UsageError, argument, flag
 from hybridvif.model.errors import InvalidInput
-from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU, is_uuid
+from hybridvif.model.names import DATAPATH_TYPES, MAX_MTU, MIN_MTU, is_uuid, not_canonical
 from hybridvif.model.port import Port, VifType
 
 if TYPE_CHECKING:
     from hybridvif.engine.any_host import AnyHost
+    from hybridvif.model.state import Observed
 
 _NAME = re.compile(r"(?:qbr|qvb|qvo|tap|vhu)?[0-9a-f][0-9a-f-]{5,35}", re.ASCII)
 """A device name of a port, 11 characters of an id, or a part of one of them."""
@@ -42,6 +44,15 @@ _HELP: Mapping[str, tuple[str, str]] = {
 }
 """The metavar and the help of the option for each field. A flag has no metavar."""
 OPTIONS = {name: "--instance" if name == "instance_id" else f"--{name.replace('_', '-')}" for name in _HELP}
+PORTS = argument("port", nargs="*", metavar="PORT", text=PORT_HELP)
+_FILE = f"the ports of a YAML or JSON file (- is stdin): a list of mappings with the keys {', '.join(FIELDS)}"
+FILE = argument("-F", "--file", metavar="FILE", text=_FILE)
+_TO = "native: the tap itself is a port of Open vSwitch; hybrid: with a Linux bridge in between"
+TARGET = (
+    argument("--to", choices=("native", "hybrid"), text=_TO),
+    flag("--unfiltered", "convert even if nothing filters the port then"),
+)
+"""The options of a conversion."""
 PLACEHOLDERS: Mapping[str, object] = {
     "mac": "02:00:00:00:00:00",
     "instance_id": "00000000-0000-0000-0000-000000000000",
@@ -58,6 +69,11 @@ class PortRequest:
     """The source of the fields, as "ports.yaml: entry 2"; "" for the command line."""
 
     def __post_init__(self) -> None:
+        if not self.where and not is_uuid(self.port_id) and not self.is_named:
+            raise InvalidInput(
+                f"port id {self.port_id!r} {not_canonical(self.port_id)}, or a name of a plugged port, such as "
+                "tap5f2c0e1a-7b"
+            )
         if self.is_named:
             # found_ports() replaces it by the id. Only the other fields can be checked before.
             PortRequest(fields={**self.fields, "id": PLACEHOLDERS["instance_id"]}, where=self.port_id)
@@ -113,43 +129,41 @@ def options_in_words(names: Sequence[str]) -> str:
     return " and ".join(OPTIONS.get(name, "PORT") for name in names)
 
 
-def add_port_options(parser: argparse.ArgumentParser, *, several: bool) -> None:
-    """Add PORT, the options for its fields, and -F."""
-    parser.add_argument("port", nargs="*" if several else "?", metavar="PORT", help=PORT_HELP)
-    for field, (metavar, text) in _HELP.items():
-        if metavar:
-            kind = _whole_number if field == "mtu" else str
-            parser.add_argument(OPTIONS[field], dest=field, metavar=metavar, type=kind, help=text)
-        else:
-            parser.add_argument(OPTIONS[field], dest=field, action="store_true", default=None, help=text)
-    add_file_option(parser)
+def _whole_number(text: str) -> object:
+    # Port rejects other text with a better message than argparse.
+    return int(text) if text.isascii() and text.isdigit() else text
 
 
-def add_file_option(parser: argparse.ArgumentParser) -> None:
-    """Add -F, a file of ports."""
-    text = f"the ports of a YAML or JSON file (- is stdin): a list of mappings with the keys {', '.join(FIELDS)}"
-    parser.add_argument("-F", "--file", metavar="FILE", help=text)
+def _port_option(field: str, metavar: str, text: str) -> Argument:
+    if not metavar:
+        return argument(OPTIONS[field], dest=field, action="store_true", default=None, text=text)
+    kind = _whole_number if field == "mtu" else str
+    return argument(OPTIONS[field], dest=field, metavar=metavar, type=kind, text=text)
 
 
-def add_target_options(parser: argparse.ArgumentParser) -> None:
-    """Add --to and --unfiltered, of a conversion."""
-    text = "native: the tap itself is a port of Open vSwitch; hybrid: with a Linux bridge in between"
-    parser.add_argument("--to", choices=("native", "hybrid"), help=text)
-    parser.add_argument("--unfiltered", action="store_true", help="convert even if nothing filters the port then")
+PORT_OPTIONS = tuple(_port_option(field, *words) for field, words in _HELP.items())
+"""The options for the fields of a port."""
 
 
-def requested_ports(args: argparse.Namespace) -> list[PortRequest]:
-    """Return the ports of the command line. Raises InvalidInput."""
+def requested_ports(args: argparse.Namespace, *, optional: bool = False) -> list[PortRequest]:
+    """Return the ports of the command line; none with --all. optional: no port stands for all. Raises InvalidInput."""
     given = {field: value for field in OPTIONS if (value := getattr(args, field, None)) is not None}
-    ids = [args.port] if isinstance(args.port, str) else args.port or []
-    if args.file is not None:
+    port = getattr(args, "port", None)
+    ids = [port] if isinstance(port, str) else port or []
+    file = getattr(args, "file", None)
+    if getattr(args, "all", False):
+        if ids or given or file is not None:
+            raise UsageError("--all stands for all ports; leave PORT, its options and -F out")
+        return []
+    if file is not None:
         if ids or given:
             raise UsageError("-F stands for all ports and their fields; leave PORT and its options out")
         from hybridvif.cli.portfile import read_ports
 
-        return read_ports(args.file)
-    if not ids:
-        raise UsageError("name a port, or a file of ports with -F")
+        return read_ports(file)
+    if not ids and not optional:
+        others = {"file": ", or a file of ports with -F", "all": ", or give --all"}
+        raise UsageError(f"name a port{''.join(words for name, words in others.items() if name in args)}")
     if given and len(ids) > 1:
         raise UsageError("the options of a port are for one port; use -F for several")
     requests = [PortRequest(fields={"id": port_id, **given}) for port_id in ids]
@@ -159,18 +173,22 @@ def requested_ports(args: argparse.Namespace) -> list[PortRequest]:
     return requests
 
 
+def observe_all(host: AnyHost) -> Observed:
+    """Observe the whole host. Raises HybridVifError."""
+    return host.observe(None, time.monotonic() + host.settings.deadline)
+
+
 def found_ports(requests: Sequence[PortRequest], host: AnyHost, **rules: bool) -> list[PortRequest]:
-    """Return the requests with the port ids of all names, as find_ports(). Without names, do not observe the host."""
+    """Return the requests with the port ids of all names, as find_ports(). Without names, the host is not observed."""
     if not any(request.is_open for request in requests):
         return list(requests)
-    from hybridvif.cli.find import find_ports
+    from hybridvif.cli.output.topology import find_ports
 
     return find_ports(requests, host, **rules)
 
 
-def found_ids(words: Sequence[str], host: AnyHost, **rules: bool) -> list[str]:
-    """Return the ids of the ports that these words name, as find_ports(). Raises InvalidInput, NameCollision."""
-    requests = [PortRequest(fields={"id": word}) for word in words]
+def found_ids(requests: Sequence[PortRequest], host: AnyHost, **rules: bool) -> list[str]:
+    """Return the ids of the requested ports, as found_ports()."""
     return [request.port_id for request in found_ports(requests, host, **rules)]
 
 
@@ -191,8 +209,3 @@ def options_of(port: Port, unknown: Sequence[str] = ()) -> list[str]:
         if value != _SPECS[field].default:
             words += [OPTIONS[field], str(value)] if metavar else [OPTIONS[field]]
     return words
-
-
-def _whole_number(text: str) -> object:
-    # Port rejects other text with a better message than argparse.
-    return int(text) if text.isascii() and text.isdigit() else text

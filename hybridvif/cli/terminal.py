@@ -22,7 +22,7 @@ from typing import IO, TypeVar
 
 from hybridvif import __version__
 from hybridvif.cli.stdio import OutputLost, print_text, uninterrupted, write
-from hybridvif.model.errors import InvalidInput, did_you_mean, escaped, escaped_lines
+from hybridvif.model.errors import escaped, escaped_lines
 
 MANY = 20
 """The smallest number of ports with a progress bar."""
@@ -91,14 +91,10 @@ class Answer:
     """The document for -f json and yaml."""
     lines: Callable[[Paint], Iterable[str]] = lambda _: ()
     """The function that returns the lines for people."""
-    columns: Sequence[str] = ()
     rows: Sequence[Mapping[str, object]] = ()
     """The rows of -f table and value."""
-    narrow: Sequence[str] = ()
-    """The columns of a table without -c, if the table with all columns would not fit a terminal of 80 columns."""
     drawings: Mapping[str | None, Callable[[], str]] = field(default_factory=dict)
     """Functions for the formats of this command alone, by format."""
-    simulated: bool = False
     warnings: Sequence[str] = ()
     """Sentences for stderr. They do not change the exit code."""
     failures: Sequence[Failure] = ()
@@ -113,7 +109,7 @@ class Terminal:
     def __init__(self, form: str | None = None, args: argparse.Namespace | None = None) -> None:
         self.form = form
         self.quiet: bool = args is not None and args.quiet
-        self._columns: Sequence[str] = (args and getattr(args, "column", None)) or ()
+        self._columns: Sequence[str] = args.columns if args else ()
         self._command: str = args.command if args else ""
         self._color: str = args.color if args else "auto"
         self._answered = False
@@ -129,7 +125,7 @@ class Terminal:
         The failures of ports are written even if stdout is full.
         """
         text = self._in_form(answer)
-        if answer.simulated:
+        if answer.document.get("simulated"):
             self.write_note(SIMULATED, "yellow")
         lost: OutputLost | None = None
         if text and not (self.quiet and answer.silent and not self.is_machine):
@@ -233,19 +229,22 @@ def _wrapped(line: str, width: int) -> str:
     """
     if len(line) <= width or not width or "hybridvif " in line:
         return line
-    words = line.split(" ")
     plain = _ESCAPE.sub("", line)
     indent = " " * (len(plain) - len(plain.lstrip()) + 4)
-    lines, used = [words[0]], len(_ESCAPE.sub("", words[0]))
-    for word in words[1:]:
-        size = len(_ESCAPE.sub("", word))
-        if word and used + 1 + size > width and used > len(indent):
+    first, *words = line.split(" ")
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        if word and _visible(longer) > width and _visible(lines[-1]) > len(indent):
             lines.append(f"{indent}{word}")
-            used = len(indent) + size
         else:
-            lines[-1] += f" {word}"
-            used += 1 + size
+            lines[-1] = longer
     return "\n".join(map(str.rstrip, lines))
+
+
+def _visible(text: str) -> int:
+    """Return the number of columns of a text, without its colors."""
+    return len(_ESCAPE.sub("", text))
 
 
 _Item = TypeVar("_Item", str, Failure)
@@ -273,12 +272,7 @@ def _cell(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else str(value)
 
 
-def _table(answer: Answer, wanted: Sequence[str], *, heads: bool, paint: Paint) -> str:
-    unknown = [name for name in wanted if name not in answer.columns]
-    if unknown:
-        hint = did_you_mean(unknown[0], answer.columns)
-        raise InvalidInput(f"there is no column {unknown[0]!r}; there are {', '.join(answer.columns)}{hint}")
-    columns = wanted or (answer.narrow if heads else ()) or answer.columns
+def _table(answer: Answer, columns: Sequence[str], *, heads: bool, paint: Paint) -> str:
     rows = [[_cell(row.get(name)) for name in columns] for row in answer.rows]
     if not heads:
         return "".join(paint(" ".join(row), "") + "\n" for row in rows)

@@ -6,17 +6,26 @@ firewalls have none there for a port. ovs-vswitchd serves the flows of a bridge 
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
+from hybridvif.engine import locks
 from hybridvif.model.errors import NotReady, shown
 from hybridvif.model.settings import SOCKET_DIR, Settings, endpoint_of
 
+TIMEOUT = 10.0
+"""Seconds in which ovs-vswitchd and iptables must answer. A busy host keeps ovs-vswitchd waiting for some seconds."""
+MAX_RESPONSE = 64 * 1024 * 1024
+"""Largest size of a response of ovs-vswitchd in bytes. That of 100,000 flows has 30 MB."""
 FIREWALL_TABLE = 60
 """TRANSIENT_TABLE of Neutron's agent, in which its OpenFlow firewall receives the packets of a port."""
 _VERSIONS = "OpenFlow10,OpenFlow13,OpenFlow14,OpenFlow15"
@@ -90,3 +99,44 @@ def calls_iptables() -> bool:
     except OSError:
         # br_netfilter is not loaded.
         return False
+
+
+@contextmanager
+def control_socket(directory: Path, timeout: float = TIMEOUT) -> Iterator[socket.socket]:
+    """Connect to the management socket of ovs-vswitchd in its directory. Raises OSError, ValueError, Unfit."""
+    # Open vSwitch may run as its own user, who can write any file there.
+    pid = int(locks.read(str(directory / "ovs-vswitchd.pid"), 64))
+    with socket.socket(socket.AF_UNIX) as channel:
+        channel.settimeout(timeout)
+        channel.connect(str(directory / f"ovs-vswitchd.{pid}.ctl"))
+        yield channel
+
+
+def ask(channel: socket.socket, method: str, *parameters: str, timeout: float = TIMEOUT) -> str:
+    """Return the response to a command of ovs-appctl(8). Raises OSError, ValueError with the error of ovs-vswitchd."""
+    due = time.monotonic() + timeout
+    channel.sendall(json.dumps({"id": 0, "method": method, "params": parameters}).encode())
+    received = bytearray()
+    while True:
+        channel.settimeout(max(due - time.monotonic(), 0.001))
+        data = channel.recv(1 << 16)
+        if not data:
+            raise ConnectionResetError
+        received += data
+        if len(received) > MAX_RESPONSE:
+            raise ValueError(f"its response has more than {MAX_RESPONSE} bytes")
+        # A response has no delimiter. It ends with a brace.
+        if received.rstrip().endswith(b"}"):
+            with suppress(json.JSONDecodeError):
+                response = _decoded(received)
+                if response.get("error") is not None:
+                    raise ValueError(str(response["error"]).strip())
+                return str(response.get("result", ""))
+
+
+def _decoded(received: bytearray) -> dict[str, Any]:
+    try:
+        response: dict[str, Any] = json.loads(received)
+    except RecursionError as error:
+        raise ValueError("its response is nested too deeply") from error
+    return response

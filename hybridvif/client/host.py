@@ -12,10 +12,12 @@ import sys
 import threading
 import time
 from collections.abc import Collection, Iterator, Sequence
+from concurrent.futures import Future
 from contextlib import ExitStack, contextmanager, suppress
+from types import SimpleNamespace
 from typing import Any
 
-from hybridvif.engine import first_seen, locks
+from hybridvif.engine import locks
 from hybridvif.engine.config import absolute, files_of
 from hybridvif.model.errors import (
     REFUSALS,
@@ -116,7 +118,7 @@ class Host:
         deadline.
         """
         try:
-            return first_seen.seconds_since_first_seen(signs, self.settings.lock_path, bounded(deadline))
+            return locks.seconds_since_first_seen(signs, self.settings.lock_path, bounded(deadline))
         except locks.LockTimeout as error:
             raise NoResponse(
                 "another caller was updating the first-seen times until the deadline; call again"
@@ -155,11 +157,18 @@ class Host:
         if not self._open:
             raise PreconditionError("this host is closed; connect() again")
         # The grace period counts from the deadline. Several requests in a row must not add up theirs.
-        timeout = deadline + grace - time.monotonic()
-        if timeout <= 0:
+        end = deadline + grace
+        if time.monotonic() >= end:
             raise RequestNotSent("the deadline had passed before the request to the privileged daemon")
+        arguments = (argument, deadline, True) if is_collecting() else (argument, deadline)
+        context = _context()
         with span(name.rpartition(".")[2]):
-            result = _context().call(name, argument, deadline, timeout, is_traced=is_collecting())
+            if context.client_mode:
+                result = context.reach(end).call(name, arguments, end - time.monotonic())
+            else:
+                from hybridvif.privileged import requests
+
+                result = requests.call(requests.REQUESTS[name], arguments)
         if result[0] == "ok":
             for thread, spans in result[2:]:
                 add(thread, spans)
@@ -275,22 +284,16 @@ def _require_whole_patch() -> None:
             )
 
 
-class _EventletBan:
-    """Import finder that refuses eventlet to one thread."""
-
-    def __init__(self, thread: int) -> None:
-        self._thread = thread
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> None:  # noqa: ARG002
-        """Raise ImportError for eventlet. Find no module."""
-        if name == "eventlet" and _thread.get_ident() == self._thread:
-            raise ImportError("eventlet is not needed")
-
-
 @contextmanager
 def _without_eventlet() -> Iterator[None]:
     """Import nothing of eventlet in this thread: it takes longer than all other imports."""
-    ban: Any = _EventletBan(_thread.get_ident())
+    thread = _thread.get_ident()
+
+    def find_spec(name: str, *_: object) -> None:
+        if name == "eventlet" and _thread.get_ident() == thread:
+            raise ImportError("eventlet is not needed")
+
+    ban: Any = SimpleNamespace(find_spec=find_spec)
     sys.meta_path.insert(0, ban)
     try:
         yield
@@ -305,25 +308,25 @@ def _import_privsep() -> None:
     it: eventlet executes the module threading a second time (patcher.original) and takes the current thread for the
     main one. Before Python 3.13, a pool with that thread never shuts down.
     """
-    errors: list[BaseException] = []
-    loaded = threading.Event()
+    loaded: Future[None] = Future()
 
     def load() -> None:
         try:
             with _without_eventlet(), suppress(ImportError):
                 import oslo_privsep.daemon
             import oslo_privsep.daemon  # noqa: F401
+
+            loaded.set_result(None)
         except (Exception, SystemExit) as error:  # noqa: BLE001  # of a finder, which may raise any
-            errors.append(error)
-        finally:
-            loaded.set()
+            loaded.set_exception(error)
 
     if "eventlet" not in sys.modules and threading.current_thread() is not threading.main_thread():
         _thread.start_new_thread(load, ())
-        loaded.wait()
     else:
         load()
-    for error in errors:
+    try:
+        loaded.result()
+    except (Exception, SystemExit) as error:
         remedy = "install oslo.privsep 3.11 or newer, which works without eventlet"
         if not isinstance(error, ImportError):
             remedy = f"raise ImportError in place of {type(error).__name__} to forbid an import"

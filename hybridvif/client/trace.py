@@ -6,22 +6,24 @@ error. The row of the port comes from the daemon.
 
 from __future__ import annotations
 
+import fcntl
 import ipaddress
-import json
+import os
 import re
+import secrets
+import select
 import shutil
 import socket
 import struct
 import time
 from collections import Counter
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-from hybridvif.client.filters import output_of, socket_directory
-from hybridvif.engine import first_seen
+from hybridvif.client.filters import TIMEOUT, ask, control_socket, output_of, socket_directory
+from hybridvif.engine import locks
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.executors.netlink.connection import IFNAME, device_of
 from hybridvif.executors.netlink.devices import Device, bridge_port_of
@@ -44,10 +46,6 @@ from hybridvif.model.state import PortFact
 from hybridvif.model.trace import Diagnosis, Evidence, Hop, Look, SwitchView, diagnose, dropped_by, drops_of
 
 MAX_SECONDS = 3600.0
-TIMEOUT = 10.0
-"""Seconds in which ovs-vswitchd and iptables must answer. A busy host keeps ovs-vswitchd waiting for some seconds."""
-MAX_RESPONSE = 64 * 1024 * 1024
-"""Largest size of a response of ovs-vswitchd in bytes. That of 100,000 flows has 30 MB."""
 BROADCAST, EVERYBODY, SENDER = "ff:ff:ff:ff:ff:ff", "255.255.255.255", "02:00:00:00:00:01"
 NOBODY = "0.0.0.0"  # noqa: S104  # the sender of a DHCP request, no address to bind to
 _PORTS = ("udp_src=68,udp_dst=67", "udp_src=67,udp_dst=68")
@@ -93,9 +91,7 @@ def trace(port_id: str, host: AnyHost, *, seconds: float = 5.0, to: str = "", ge
     evidence = Evidence(port_id=port_id, names=names, seconds=seconds, observed=observed, before=before, after=before)
     due = time.monotonic() + seconds
     if generate:
-        from hybridvif.client import marked_frames
-
-        evidence = replace(evidence, marked=marked_frames.send(evidence, *target, settings))
+        evidence = replace(evidence, marked=send_marked(evidence, *target, settings))
     time.sleep(max(due - time.monotonic(), 0))
     hops, entries = _hops(names, settings)
     after = Look(hops=hops, entries=entries, drops=_drops(settings, notes))
@@ -193,30 +189,26 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
         return SwitchView()
     directory = Path(socket_directory(settings))
     try:
-        # Open vSwitch may run as its own user, who can write any file there.
-        pid = int(first_seen.read(str(directory / "ovs-vswitchd.pid"), 64))
-        with socket.socket(socket.AF_UNIX) as channel:
-            channel.settimeout(TIMEOUT)
-            channel.connect(str(directory / f"ovs-vswitchd.{pid}.ctl"))
-            found = _LEARNED_LINE.findall(_ask(channel, "fdb/show", row.bridge))
+        with control_socket(directory) as channel:
+            found = _LEARNED_LINE.findall(ask(channel, "fdb/show", row.bridge))
             learned = [(int(port), int(vlan), address) for port, vlan, address in found]
             view = SwitchView(learned=tuple(learned))
             if not evidence.mac or fact.ofport is None or fact.ofport < 0:
                 return view
             # A DHCP request and its response: port security lets them pass, and drops ARP with an unknown IP address.
             request = f"in_port={fact.ofport},udp,dl_src={evidence.mac},dl_dst={mac},nw_src={NOBODY},nw_dst={ip}"
-            drops_from_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, f"{request},{_PORTS[0]}"))
+            drops_from_vm = dropped_by(ask(channel, "ofproto/trace", row.bridge, f"{request},{_PORTS[0]}"))
             # The bridge itself is in every VLAN.
             vlan = f",dl_vlan={fact.tag}" if fact.tag else ""
             ends = f"dl_src={SENDER if mac == BROADCAST else mac},dl_dst={evidence.mac},nw_dst={EVERYBODY}"
             response = f"in_port=LOCAL{vlan},udp,{ends},nw_src={NOBODY if ip == EVERYBODY else ip},{_PORTS[1]}"
             ports = {
-                number: (name, int(ofport)) for name, ofport, number in _PORT_LINE.findall(_ask(channel, "dpif/show"))
+                number: (name, int(ofport)) for name, ofport, number in _PORT_LINE.findall(ask(channel, "dpif/show"))
             }
             own = next((number for number, (name, _) in ports.items() if name == row.name), "")
-            drops_to_vm = dropped_by(_ask(channel, "ofproto/trace", row.bridge, response), own)
+            drops_to_vm = dropped_by(ask(channel, "ofproto/trace", row.bridge, response), own)
             # Flows of port security drop an address before it is learned, and two devices may send from one.
-            for number, address, vid in _FLOW_LINE.findall(_ask(channel, "dpif/dump-flows", row.bridge)):
+            for number, address, vid in _FLOW_LINE.findall(ask(channel, "dpif/dump-flows", row.bridge)):
                 name, ofport = ports.get(number, ("", 0))
                 tag = evidence.observed.facts.ports.get(name, PortFact(tag=int(vid or 0))).tag
                 learned.append((ofport, tag or 0, address))
@@ -231,28 +223,83 @@ def _switch(evidence: Evidence, target: tuple[str, str], settings: Settings, not
         if (directory / "ovsdb-server.pid").exists():
             return SwitchView(failure="switch-dead")
         notes.append(f"{row.bridge}: there is no management socket of ovs-vswitchd in {directory}")
-    except (OSError, ValueError, first_seen.Unfit) as error:
+    except (OSError, ValueError, locks.Unfit) as error:
         notes.append(f"{row.bridge}: ovs-vswitchd cannot be asked: {shown(str(error))}")
     return SwitchView()
 
 
-def _ask(channel: socket.socket, method: str, *parameters: str) -> str:
-    """Return the response to a command of ovs-appctl(8). Raises OSError, ValueError with the error of ovs-vswitchd."""
-    due = time.monotonic() + TIMEOUT
-    channel.sendall(json.dumps({"id": 0, "method": method, "params": parameters}).encode())
-    received = bytearray()
-    while True:
-        channel.settimeout(max(due - time.monotonic(), 0.001))
-        data = channel.recv(1 << 16)
-        if not data:
-            raise ConnectionResetError
-        received += data
-        if len(received) > MAX_RESPONSE:
-            raise ValueError(f"its response has more than {MAX_RESPONSE} bytes")
-        # A response has no delimiter. It ends with a brace.
-        if received.rstrip().endswith(b"}"):
-            with suppress(json.JSONDecodeError):
-                response: dict[str, Any] = json.loads(received)
-                if response.get("error") is not None:
-                    raise ValueError(str(response["error"]).strip())
-                return str(response["result"])
+# -- marked frames -----------------------------------------------------------------------------------------------------
+
+# They come from the VM of a port, as the kernel sees it. A frame written to a tap of this process is redirected to the
+# receive side of the VM's tap, so the bridge and iptables treat it as one of the VM. Nothing of the port is changed,
+# and the tap of this process ends with it.
+
+
+COPIES = 3
+WAIT = 0.5
+"""Seconds for a copy to arrive."""
+_TUNSETIFF, _TAP = 0x400454CA, 0x1002
+"""linux/if_tun.h: IFF_TAP | IFF_NO_PI."""
+_ALL, _IPV4 = 3, 0x0800
+"""linux/if_ether.h: ETH_P_ALL and ETH_P_IP."""
+
+
+def send_marked(evidence: Evidence, mac: str, ip: str, settings: Settings) -> dict[str, int]:
+    """Send marked frames from the VM to these addresses. Return the number of copies that each device let pass.
+
+    Raises PreconditionError if this user or this kernel cannot send them.
+    """
+    names = evidence.names
+    if os.geteuid() != 0:
+        raise PreconditionError("--generate sends frames in the name of the VM; run it as root")
+    tap = evidence.before.hops.get(names.tap)
+    if names.tap not in evidence.chain or tap is None or not tap.up:
+        raise PreconditionError(f"--generate needs the VM's device {names.tap}, and it is not up; trace without it")
+    if not evidence.mac:
+        raise PreconditionError("--generate needs the MAC address of the VM in the row of the port; plug it again")
+    mark = f"hybridvif trace {secrets.token_hex(8)}".encode()
+    watched = [names.bridge_end, names.switch_end] if names.bridge in evidence.chain else []
+    hops = [name for name in watched if evidence.before.hops.get(name, Hop(up=False)).up]
+    seen = {names.tap: COPIES, **dict.fromkeys(watched, 0)}
+    try:
+        with ExitStack() as stack:
+            sockets = {stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW)): name for name in hops}
+            for receiver, name in sockets.items():
+                receiver.bind((name, _ALL))
+            _receive_at(names.tap, frame(evidence.mac, mac, ip, mark), settings)
+            due = time.monotonic() + WAIT
+            while (remaining := due - time.monotonic()) > 0 and any(seen[name] < COPIES for name in hops):
+                for receiver in select.select([*sockets], [], [], remaining)[0]:
+                    seen[sockets[receiver]] += mark in receiver.recv(2048)
+    except (OSError, NotReady) as error:
+        raise NotReady(f"--generate cannot send frames: {error}; trace without it") from error
+    return seen
+
+
+def _receive_at(tap: str, content: bytes, settings: Settings) -> None:
+    """Let the kernel receive copies of a frame on a device. Raises OSError, NotReady."""
+    source = os.open("/dev/net/tun", os.O_RDWR)
+    try:
+        request = fcntl.ioctl(source, _TUNSETIFF, struct.pack("16sH22x", b"hvtrace%d", _TAP))
+        name = request[:16].rstrip(b"\0").decode()
+        for line in (
+            f"tc qdisc add dev {name} clsact",
+            f"tc filter add dev {name} ingress protocol all u32 match u32 0 0 action mirred ingress redirect dev {tap}",
+            f"ip link set {name} addrgenmode none up",
+        ):
+            output_of(settings, line.split(), time.monotonic() + TIMEOUT)
+        for _ in range(COPIES):
+            os.write(source, content)
+    finally:
+        os.close(source)
+
+
+def frame(source: str, mac: str, ip: str, payload: bytes) -> bytes:
+    """Return a UDP frame from the port of a DHCP client to that of a server, which ignores such a payload."""
+    udp = struct.pack("!HHHH", 68, 67, 8 + len(payload), 0) + payload
+    header = struct.pack("!BBHHHBBH4s4s", 0x45, 0, 20 + len(udp), 0, 0, 64, 17, 0, bytes(4), socket.inet_aton(ip))
+    total = sum(struct.unpack("!10H", header))
+    checksum = ~((total >> 16) + (total & 0xFFFF)) & 0xFFFF
+    header = header[:10] + struct.pack("!H", checksum) + header[12:]
+    ends = bytes.fromhex((mac + source).replace(":", ""))
+    return (ends + struct.pack("!H", _IPV4) + header + udp).ljust(60, b"\0")

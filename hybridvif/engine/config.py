@@ -77,18 +77,11 @@ def settings_of(conf: cfg.ConfigOpts) -> Settings:
 
 _SSL_FILES = ("ssl_key_file", "ssl_cert_file", "ssl_ca_cert_file")
 
-_OS_VIF_OPTIONS = {
-    "ovsdb_connection": "ovsdb_connection",
-    "ovs_vsctl_timeout": "deadline",
-    "default_qos_type": "default_qos_type",
-}
-"""Options of os-vif, with the options of ours that default to them."""
-
 
 def _from_os_vif(conf: cfg.ConfigOpts) -> dict[str, Any]:
     """Return the values from os-vif's section that ours does not set. In Nova both sides read Nova's files."""
-    unset = [theirs for theirs, ours in _OS_VIF_OPTIONS.items() if not is_set(conf, ours)]
-    values = {_OS_VIF_OPTIONS[theirs]: value for theirs, value in set_in_files(conf, unset).items()}
+    unset = {option.dest: ours for option, ours in _OS_VIF_OPTIONS if ours and not is_set(conf, ours)}
+    values = {unset[theirs]: value for theirs, value in set_in_files(conf, unset).items()}
     if "deadline" in values:
         # In os-vif, 0 means no timeout.
         values["deadline"] = min(max(float(values["deadline"] or MAX_DEADLINE), MIN_DEADLINE), MAX_DEADLINE)
@@ -114,7 +107,8 @@ def read(conf: cfg.ConfigOpts, files: Sequence[str]) -> None:
 PRIVILEGED = "hybridvif_privileged"
 THREADS = 32
 """Threads of the daemon. The default of oslo.privsep is the number of CPUs: a hung switch could block all of them."""
-_FLAGS = {"config_file": "--config-file", "config_dir": "--config-dir"}
+FILE_OPTIONS = {"config_file": "--config-file", "config_dir": "--config-dir"}
+"""The options of oslo.config that name files and directories to read, with their flags."""
 DAEMON_OPTIONS: tuple[cfg.Opt, ...] = (
     cfg.StrOpt("user"),
     cfg.StrOpt("group"),
@@ -134,7 +128,7 @@ def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
     own.set_override("config_source", [])
     try:
         own(list(arguments), GROUP, GROUP, default_config_files=[], default_config_dirs=[], use_env=False)
-        for option, flag in _FLAGS.items():
+        for option, flag in FILE_OPTIONS.items():
             # [DEFAULT] config_dir in a file must not add a directory.
             own.set_override(option, [value for name, value in pairwise(arguments) if name == flag])
         for daemon_option in DAEMON_OPTIONS:
@@ -145,10 +139,6 @@ def read_own(arguments: Sequence[str]) -> cfg.ConfigOpts:
 
 
 # -- the files ---------------------------------------------------------------------------------------------------------
-
-
-FILE_OPTIONS = ("config_file", "config_dir")
-"""The options of oslo.config that name files and directories to read."""
 
 
 def absolute(name: str) -> str:
@@ -216,13 +206,14 @@ Its default for OVSDB is tcp:127.0.0.1:6640, which every local user can access.
 _MAX_REFERENCES = 8
 """Maximum number of other options to which the value of an option may refer."""
 
-_OPTIONS_OF_OS_VIF: tuple[cfg.Opt, ...] = (
-    cfg.IntOpt("network_device_mtu", deprecated_group="DEFAULT"),
-    cfg.IntOpt("ovs_vsctl_timeout", deprecated_group="DEFAULT"),
-    cfg.StrOpt("ovsdb_connection"),
-    cfg.BoolOpt("isolate_vif"),
-    cfg.StrOpt("default_qos_type", choices=QOS_TYPES),
+_OS_VIF_OPTIONS: tuple[tuple[cfg.Opt, str], ...] = (
+    (cfg.IntOpt("network_device_mtu", deprecated_group="DEFAULT"), ""),
+    (cfg.IntOpt("ovs_vsctl_timeout", deprecated_group="DEFAULT"), "deadline"),
+    (cfg.StrOpt("ovsdb_connection"), "ovsdb_connection"),
+    (cfg.BoolOpt("isolate_vif"), ""),
+    (cfg.StrOpt("default_qos_type", choices=QOS_TYPES), "default_qos_type"),
 )
+"""Options of os-vif, each with the option of ours that defaults to it. "": none, it is for ports."""
 
 
 def set_in_files(conf: cfg.ConfigOpts, names: Collection[str]) -> dict[str, Any]:
@@ -235,7 +226,7 @@ def set_in_files(conf: cfg.ConfigOpts, names: Collection[str]) -> dict[str, Any]
         return {}
     # Parse the files again: in the program's configuration, os-vif registers these names with its defaults.
     own = cfg.ConfigOpts()
-    own.register_opts(_OPTIONS_OF_OS_VIF, group=OS_VIF)
+    own.register_opts([option for option, _ in _OS_VIF_OPTIONS], group=OS_VIF)
     # With config_source, oslo.config would load a driver that fetches further files, in the privileged daemon too.
     own.set_override("config_source", [])
     own(args=[], default_config_files=files, default_config_dirs=directories, use_env=False)

@@ -19,13 +19,12 @@ import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.goals import (
     Goal,
     desired_on,
-    for_port,
     goal_for_plug,
     goal_for_unplug,
     is_reached,
@@ -112,19 +111,14 @@ def _batches(goals: Sequence[Goal]) -> Iterator[list[Goal]]:
     keys: set[str] = set()
     for goal in goals:
         key = goal.port_id[:KEY_LENGTH]
-        if key in keys or len(batch) == _batch_size(goal):
+        size = CONVERSION_BATCH if goal.is_conversion else PLUG_BATCH if goal.is_plug else UNPLUG_BATCH
+        if key in keys or len(batch) == size:
             yield batch
             batch, keys = [], set()
         batch.append(goal)
         keys.add(key)
     if batch:
         yield batch
-
-
-def _batch_size(goal: Goal) -> int:
-    if goal.is_conversion:
-        return CONVERSION_BATCH
-    return PLUG_BATCH if goal.is_plug else UNPLUG_BATCH
 
 
 def _run_batch(goals: Sequence[Goal], host: AnyHost, deadline: float) -> list[Report]:
@@ -213,7 +207,7 @@ def _verify(runs: Sequence[PortRun], host: AnyHost, deadline: float, observed: O
             error = failure
             continue
         for run in runs:
-            run.observed = for_port(observed, run.goal.names)
+            run.observed = observed.of(run.goal.names)
         if all(not run.is_in_doubt or run.is_reached() for run in runs):
             return
         observed = None
@@ -246,7 +240,7 @@ class PortRun:
     @classmethod
     def of(cls, goal: Goal, observed: Observed) -> PortRun:
         """Return the run of a goal, from the first observation of the batch."""
-        first = for_port(observed, goal.names)
+        first = observed.of(goal.names)
         return cls(goal, first.state, first)
 
     def make_plan(self, host: AnyHost) -> bool:
@@ -389,30 +383,28 @@ class Rollback(PortRun):
         """Return the rollback of a failed run."""
         desired = desired_on(run.goal, Observed(run.before, run.observed.facts))
         target, unrestorable = rollback_target(run.before, desired, run.observed.state, host.settings)
-        return cls(
-            run.goal, run.before, run.observed, outcomes=run.outcomes, latest=run.latest, retries=run.retries,
-            failure=run.failure, target=target, unrestorable=unrestorable,
-        )  # fmt: skip
+        values = {spec.name: getattr(run, spec.name) for spec in fields(run)}
+        return cls(**values, target=target, unrestorable=unrestorable)
 
     def make_plan(self, host: AnyHost) -> bool:  # noqa: ARG002
         """Plan the rollback. Return False if no plan leads back, or if nothing remains to roll back."""
-        try:
-            self.steps = self._remaining()
-        except HybridVifError as error:
-            self.blocked = str(error)
-            return False
+        self.steps = self._remaining()
         return bool(self.steps)
 
     def _remaining(self) -> tuple[Step, ...]:
-        """Return the steps from the latest observation to the target. Raises HybridVifError."""
-        return plan(self._own_state(), self.target)
+        """Return the steps from the latest observation to the target. If no plan leads back, set `blocked`."""
+        try:
+            self.blocked = ""
+            return plan(self._own_state(), self.target)
+        except HybridVifError as error:
+            self.blocked = str(error)
+            return ()
 
     def _own_state(self) -> HostState:
         """Return the latest state without the objects that other programs created under its names."""
-        known = {(part.role, part.name) for part in self.before}
         state = self.observed.state
         for part in state:
-            is_new = (part.role, part.name) not in known
+            is_new = self.before.get(part) is None
             if isinstance(part, ForeignObject) or (is_new and owners_of(part) - {self.goal.port_id}):
                 state = state.without(part)
         return state
@@ -421,10 +413,7 @@ class Rollback(PortRun):
         """Return whether nothing remains to roll back. A silent ovs-vswitchd takes the row over later by itself."""
         if any(outcome.result is Result.CONFIGURED for outcome in self.latest):
             self.observed = _as_if_accepted(self.observed)
-        try:
-            return not self._remaining()
-        except HybridVifError:
-            return False
+        return not self._remaining() and not self.blocked
 
     def needs_retry(self, *, is_last: bool) -> bool:
         """Return whether to retry: something remains, and no step failed permanently."""
@@ -455,16 +444,21 @@ def _as_if_accepted(observed: Observed) -> Observed:
 # -- calls -------------------------------------------------------------------------------------------------------------
 
 
+def only_report(reports: list[Report], failure: type[PlugFailed | UnplugFailed]) -> Report:
+    """Return the report of a call for one port. Raises `failure`, or the error of its code, if it is not done."""
+    (report,) = reports
+    if report.status is not Status.DONE:
+        raise error_of(report, failure)
+    return report
+
+
 def plug(port: Port, host: AnyHost) -> Report:
     """Plug one port. Afterwards it has its desired state, or the state from before the call.
 
     A port in sync costs one observation and no write. Raises PlugFailed with the report. Its subclasses: Refused if
     the plug is not permitted, NotReady or BridgeMissing if the host lacks something.
     """
-    (report,) = converge([goal_for_plug(port, host.settings)], host)
-    if not report.ok:
-        raise error_of(report, PlugFailed)
-    return report
+    return only_report(converge([goal_for_plug(port, host.settings)], host), PlugFailed)
 
 
 def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
@@ -474,10 +468,7 @@ def unplug(port_id: str, host: AnyHost, *, force: bool = False) -> Report:
     UnplugFailed with the report. Its subclasses: PortRunning or another Refused if the unplug is not permitted,
     NotReady if the host lacks something.
     """
-    (report,) = converge([goal_for_unplug(port_id, force=force)], host)
-    if not report.ok:
-        raise error_of(report, UnplugFailed)
-    return report
+    return only_report(converge([goal_for_unplug(port_id, force=force)], host), UnplugFailed)
 
 
 def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
@@ -487,7 +478,7 @@ def check(port: Port, host: AnyHost) -> tuple[Step, ...]:
     """
     deadline = time.monotonic() + host.settings.deadline
     goal = goal_for_plug(port, host.settings)
-    return make_plan(goal, for_port(host.observe(set(port.names), deadline), goal.names), host.settings)
+    return make_plan(goal, host.observe(set(port.names), deadline).of(goal.names), host.settings)
 
 
 def plug_all(ports: Iterable[Port], host: AnyHost, *, progress: Progress = ignore_progress) -> list[Report]:

@@ -1,4 +1,4 @@
-"""convert: out of the hybrid plug and back, under a running VM. model/conversion.py has the order of the steps.
+"""convert: out of the hybrid plug and back, under a running VM. model/planner.py has the order of the steps.
 
 A hybrid port is filtered by iptables on its tap, and a native port by OpenFlow only. So a conversion is refused unless
 the other filter is in place. The flows are read by this process, not by the daemon.
@@ -7,22 +7,20 @@ the other filter is in place. The flows are read by this process, not by the dae
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 
-from hybridvif.engine.any_host import FilteringHost
-from hybridvif.engine.converge import Progress, converge, ignore_progress
-from hybridvif.engine.goals import Goal, for_port
-from hybridvif.engine.simulated_host import look
-from hybridvif.model.conversion import as_hybrid, as_native, native_row
+from hybridvif.engine.any_host import FilteringHost, look
+from hybridvif.engine.converge import Progress, converge, ignore_progress, only_report
+from hybridvif.engine.goals import Goal
 from hybridvif.model.errors import Conflict, InvalidInput, PlugFailed, Refused, Unfiltered
-from hybridvif.model.names import names_of
+from hybridvif.model.names import names_of, names_of_key
 from hybridvif.model.orphans import states_of_ports
 from hybridvif.model.parts import ManagedTap, OvsPort, Tap
-from hybridvif.model.planner import check_ownership
+from hybridvif.model.planner import as_hybrid, as_native, check_ownership, native_row
 from hybridvif.model.port import Port, desired_state
-from hybridvif.model.report import Report, error_of
-from hybridvif.model.state import HostState, Observed, PortFact, agree, owners_of
+from hybridvif.model.report import Report
+from hybridvif.model.state import HostState, Observed, agree, owners_of
 
 NATIVE, HYBRID = TARGETS = ("native", "hybrid")
 
@@ -35,10 +33,7 @@ def convert(port_id: str, host: FilteringHost, to: str = NATIVE, *, unfiltered: 
     Raises PlugFailed with the report. Its subclasses: Unfiltered or another Refused if the conversion is not permitted,
     NotReady if the host lacks something.
     """
-    (report,) = convert_all([port_id], host, to, unfiltered=unfiltered)
-    if not report.ok:
-        raise error_of(report, PlugFailed)
-    return report
+    return only_report(convert_all([port_id], host, to, unfiltered=unfiltered), PlugFailed)
 
 
 def convert_all(
@@ -67,9 +62,8 @@ def ports_to_convert(observed: Observed, to: str) -> list[str]:
     found = []
     for key, state in states_of_ports(observed.state).items():
         row = _row_of(state, HYBRID if to == NATIVE else NATIVE)
-        tap = observed.facts.links.get(f"tap{key}")
         owners = owners_of(row) if row else set()
-        if tap is not None and tap.carrier and len(owners) == 1 and (owner := min(owners)).startswith(key):
+        if observed.facts.vm(names_of_key(key)) and len(owners) == 1 and (owner := min(owners)).startswith(key):
             found.append(owner)
     return found
 
@@ -105,14 +99,17 @@ class _Filters:
 
 def _goal_for_conversion(port_id: str, observed: Observed, filters: _Filters) -> Goal:
     names = names_of(port_id)
-    first = for_port(observed, names)
+    first = observed.of(names)
+    desired, refusal = first.state, None
     try:
         desired = _desired(port_id, first, filters)
     except Refused as error:
-        return Goal(port_id, names, first.state, precondition=_raise(error), is_conversion=True)
+        refusal = error
 
     def check_unchanged(now: Observed) -> None:
         """Check again under the lock: the desired state was derived from the first observation."""
+        if refusal is not None:
+            raise refusal
         if not agree(now.state, first.state) or _ofports_of(now) != _ofports_of(first):
             raise Conflict(f"port {port_id}: it has changed since it was observed; call again")
 
@@ -120,14 +117,7 @@ def _goal_for_conversion(port_id: str, observed: Observed, filters: _Filters) ->
 
 
 def _ofports_of(seen: Observed) -> list[int | None]:
-    return [seen.facts.ports.get(name, PortFact()).ofport for name in sorted(seen.state.ports)]
-
-
-def _raise(error: Refused) -> Callable[[Observed], None]:
-    def refuse(_: Observed) -> None:
-        raise error
-
-    return refuse
+    return [seen.facts.port(row).ofport for _, row in sorted(seen.state.ports.items())]
 
 
 def _desired(port_id: str, observed: Observed, filters: _Filters) -> HostState:
@@ -143,15 +133,13 @@ def _desired(port_id: str, observed: Observed, filters: _Filters) -> HostState:
     check_ownership(state, port_id)
     if owners_of(row) != {port_id}:
         raise Conflict(f"port {port_id}: {row.name} does not bear its id; plug the port first")
-    tap = observed.facts.links.get(names.tap)
-    if tap is None or not tap.carrier or not isinstance(state.links.get(names.tap), Tap | ManagedTap):
+    if not observed.facts.vm(names) or not isinstance(state.links.get(names.tap), Tap | ManagedTap):
         raise Refused(
             f"port {port_id}: no VM runs on it, so there is nothing to convert: its next start plugs it as Neutron says"
         )
-    fact = observed.facts.ports.get(row.name)
     if not row.realized and not row.converting:
         raise Conflict(f"port {port_id}: ovs-vswitchd has not accepted {row.name}; plug the port first")
-    filters.require(port_id, row.bridge, fact.ofport if fact else None)
+    filters.require(port_id, row.bridge, observed.facts.port(row).ofport)
     return _wanted(port_id, observed, row, filters)
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from hybridvif.model.conversion import native_row
 from hybridvif.model.errors import BridgeMissing, BridgeNotAllowed, Conflict, NotReady, PortRunning, Refused
 from hybridvif.model.names import PortNames, names_of
 from hybridvif.model.parts import (
@@ -21,7 +20,7 @@ from hybridvif.model.parts import (
     Role,
     VhostUserPort,
 )
-from hybridvif.model.planner import check_ownership, goal_for, plan
+from hybridvif.model.planner import check_ownership, goal_for, native_row, plan
 from hybridvif.model.port import Port, desired_state
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import NOTHING, Create, Delete, Facts, HostState, Observed, Step, Update
@@ -62,11 +61,6 @@ def goal_for_unplug(port_id: str, *, force: bool = False, spare_vms: bool = Fals
     return Goal(port_id, names_of(port_id), NOTHING, force=force, spare_vms=spare_vms)
 
 
-def for_port(observed: Observed, names: PortNames) -> Observed:
-    """Return an observation with the parts of one port only. The facts stay complete."""
-    return Observed(observed.state.of(names), observed.facts)
-
-
 def make_plan(goal: Goal, observed: Observed, settings: Settings) -> tuple[Step, ...]:
     """Return the plan of one port, and check each precondition. Raises Refused, NotReady, BridgeMissing."""
     if goal.precondition is not None:
@@ -80,7 +74,11 @@ def make_plan(goal: Goal, observed: Observed, settings: Settings) -> tuple[Step,
         _check_bridges(goal, steps, observed.facts, settings)
         _check_no_vm_is_cut_off(goal, steps, observed.facts)
         _check_socket_stays(goal, steps)
-    elif goal.spare_vms or not (goal.force or settings.unplug_running == "force") or _is_spared(goal, observed.state):
+    elif (
+        goal.spare_vms
+        or not (goal.force or settings.unplug_running == "force")
+        or (goal.spare_native and native_row(observed.state) is not None)
+    ):
         _check_no_vm_is_cut_off(goal, steps, observed.facts)
     return steps
 
@@ -93,14 +91,10 @@ def is_reached(goal: Goal, observed: Observed) -> bool:
         return False
 
 
-def _is_spared(goal: Goal, state: HostState) -> bool:
-    return goal.spare_native and native_row(state) is not None
-
-
 def runs_natively(goal: Goal, observed: Observed) -> bool:
     """Return whether a VM runs on the converted port, so that a plug as a hybrid port leaves it as it is."""
     is_hybrid = goal.names.switch_end in goal.desired.ports and not goal.is_conversion
-    return is_hybrid and native_row(observed.state) is not None and _has_carrier(goal, observed.facts)
+    return is_hybrid and native_row(observed.state) is not None and observed.facts.vm(goal.names) is not None
 
 
 def desired_on(goal: Goal, observed: Observed) -> HostState:
@@ -112,16 +106,10 @@ def desired_on(goal: Goal, observed: Observed) -> HostState:
 def _plan(goal: Goal, observed: Observed) -> tuple[Step, ...]:
     desired = desired_on(goal, observed)
     tap, observed_tap = (state.links.get(goal.names.tap) for state in (desired, observed.state))
-    if isinstance(tap, ManagedTap) and isinstance(observed_tap, ManagedTap) and _has_carrier(goal, observed.facts):
+    if isinstance(tap, ManagedTap) and isinstance(observed_tap, ManagedTap) and observed.facts.vm(goal.names):
         # The owner of a tap is set by attaching to it, and a running VM prevents that. facts.unchecked reports it.
         desired = desired.with_parts(replace(tap, owner=observed_tap.owner))
     return plan(observed.state, desired)
-
-
-def _has_carrier(goal: Goal, facts: Facts) -> bool:
-    """Return whether a VM runs on the tap. A tap has carrier only while a process holds it open."""
-    tap = facts.links.get(goal.names.tap)
-    return tap is not None and tap.carrier
 
 
 def check_single_path(port_id: str, names: PortNames, observed: Observed) -> None:
@@ -212,7 +200,7 @@ def _check_no_vm_is_cut_off(goal: Goal, steps: tuple[Step, ...], facts: Facts) -
     reason, remedy = _other_member(goal, facts) if is_unplug or Bridge in deleted else ("", "")
     if goal.spare_vms and VhostUserPort in deleted:
         reason, remedy = f"{goal.names.vhost_user} does not show whether a VM runs on it", _STOP_VM
-    elif not reason and _has_carrier(goal, facts) and (is_cut_off or (is_unplug and goal.spare_vms)):
+    elif not reason and facts.vm(goal.names) and (is_cut_off or (is_unplug and goal.spare_vms)):
         reason, remedy = f"{goal.names.tap} has carrier, so a VM runs on it", _STOP_VM
     if reason:
         refused, forced = ("unplug", "force it") if is_unplug else ("plug it as a vhost-user port", "force its unplug")
@@ -231,7 +219,7 @@ def _other_member(goal: Goal, facts: Facts) -> tuple[str, str]:
     for member in facts.members.get(names.bridge, ()):
         if member not in (names.bridge_end, names.tap):
             return f"{member} in {names.bridge} is not ours", f"take it out first: ip link set {member} nomaster"
-        if member == names.tap and _has_carrier(goal, facts):
+        if member == names.tap and facts.vm(goal.names):
             return f"{member} in {names.bridge} has carrier, so a VM runs on it", _STOP_VM
     return "", ""
 

@@ -6,10 +6,9 @@ import time
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass, replace
 
-from hybridvif.engine.any_host import AnyHost, NotingHost
+from hybridvif.engine.any_host import AnyHost, NotingHost, SimulatedHost
 from hybridvif.engine.converge import converge, plug_all
 from hybridvif.engine.goals import Goal, goal_for_unplug
-from hybridvif.engine.simulated_host import SimulatedHost
 from hybridvif.model.orphans import Orphan, OrphanInUse, find_orphans, tagged_ports
 from hybridvif.model.parts import Part
 from hybridvif.model.port import Port

@@ -11,9 +11,10 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from hybridvif.engine.any_host import WatchableHost
+from hybridvif.model.changes import Change
 from hybridvif.model.errors import HybridVifError
-from hybridvif.model.names import key_of, names_of, names_of_key
-from hybridvif.model.parts import Part, Role, differences
+from hybridvif.model.names import key_of, names_of, names_of_device
+from hybridvif.model.parts import Part, Role
 from hybridvif.model.settings import MAX_DEADLINE, MAX_NAMES
 from hybridvif.model.state import LinkFact, Observed
 
@@ -122,18 +123,14 @@ def changes_between(before: Observed, after: Observed) -> Iterator[Event]:
 
 
 def _changes_of_part(old: Part | None, new: Part | None) -> Iterator[Event]:
-    if type(old) is not type(new):
-        for part, first, second in ((old, "present", "absent"), (new, "absent", "present")):
-            if part is not None:
-                yield Event(name=part.name, kind=part.kind, attribute=None, before=first, after=second)
-    elif old is not None and new is not None:
-        for change in differences(old, new):
-            values = {"before": change.before, "after": change.after}
-            yield Event(name=new.name, kind=new.kind, attribute=change.attribute, **values)
+    for change in (Change(old, new),) if type(old) is type(new) else (Change(old, None), Change(None, new)):
+        for found in change.differences if any(change) else ():
+            part, values = change.part, {"before": found.before, "after": found.after}
+            yield Event(name=part.name, kind=part.kind, attribute=found.attribute or None, **values)
 
 
 def _changes_of_link(name: str, old: LinkFact | None, new: LinkFact | None) -> Iterator[Event]:
-    names = names_of_key(key_of(name) or "")
+    names = names_of_device(name)
     if name == names.switch_end and old and new and old.master != new.master:
         yield Event(name=name, kind="veth", attribute="master", before=old.master, after=new.master)
     # A tap has carrier only while a VM holds it open.

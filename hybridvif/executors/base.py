@@ -94,6 +94,11 @@ def subscribed(executor: Executor, deadline: float) -> Subscription:
     return subscribe(deadline)
 
 
+def seconds_until(deadline: float) -> float:
+    """Return the timeout of a wait that ends by the deadline: never 0, which would be no wait at all."""
+    return max(deadline - time.monotonic(), 0.001)
+
+
 NOT_REALIZED = "not-realized"
 """Error code of a step that was committed and that the switch rejected."""
 
@@ -101,33 +106,34 @@ NOT_ACKNOWLEDGED = "committed in OVSDB, but ovs-vswitchd has not acknowledged it
 """Reason of the outcome `configured`."""
 
 
-class ExecutorError(Exception):
+class Failure(Exception):
+    """An error that is the outcome of a step."""
+
+    def __init__(self, message: str, *, retry: bool, code: str) -> None:
+        super().__init__(escaped(message))
+        self.retry, self.code = retry, code
+
+    def outcome_of(self, step: Step) -> Outcome:
+        """Return the failure as an Outcome."""
+        return Outcome(step, Result.FAILED, str(self), retry=self.retry, code=self.code)
+
+
+class ExecutorError(Failure):
     """The executor cannot work: no socket, no program, no response. The message is one complete sentence.
 
     precondition: the host lacks something and nothing was tried. Otherwise the response did not come by the deadline.
     """
 
     def __init__(self, message: str, *, precondition: bool = False) -> None:
-        super().__init__(escaped(message))
+        super().__init__(message, retry=not precondition, code=PreconditionError.code if precondition else "")
         self.precondition = precondition
 
-    def outcome_of(self, step: Step) -> Outcome:
-        """Return the failure as an Outcome."""
-        code = PreconditionError.code if self.precondition else ""
-        return Outcome(step, Result.FAILED, str(self), retry=not self.precondition, code=code)
 
-
-class StepFailed(Exception):
+class StepFailed(Failure):
     """A step was tried and failed; the message contains the error of the kernel or the switch."""
 
     def __init__(self, message: str, *, retry: bool = False, code: str = "") -> None:
-        super().__init__(escaped(message))
-        self.retry = retry
-        self.code = code
-
-    def outcome_of(self, step: Step) -> Outcome:
-        """Return the failure as an Outcome."""
-        return Outcome(step, Result.FAILED, str(self), retry=self.retry, code=self.code)
+        super().__init__(message, retry=retry, code=code)
 
 
 def internal_error(step: Step, error: Exception) -> Outcome:
@@ -183,7 +189,7 @@ def one_by_one(
                 do(step)
                 states[key] = simulate(before, step)
                 outcome = Outcome(step, Result.DONE)
-            except (StepFailed, ExecutorError) as failure:
+            except Failure as failure:
                 # Not raised, or the outcomes of earlier steps would be lost.
                 outcome = failure.outcome_of(step)
             except Exception as error:  # noqa: BLE001  # as above

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -16,16 +17,44 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hybridvif.children import LOST, WHY_LOST, Child
-from hybridvif.executors.base import ExecutorError
-from hybridvif.model.errors import escaped
+from hybridvif.executors.base import ExecutorError, StepFailed, seconds_until
+from hybridvif.model.errors import PreconditionError, escaped
 
 PACKAGES = {"brctl": "bridge-utils", "ip": "iproute2", "ovs-vsctl": "openvswitch-switch"}
 """Debian and Ubuntu package of each program that has one. ivs-ctl has none."""
+_RETRY = (
+    *("already exists", "File exists", "does not exist", "doesn't exist", "Cannot find device", "No such device"),
+    "Device or resource busy",
+)
+"""Error messages of brctl and ip (C locale) if the host has changed meanwhile."""
+_PRECONDITION_ERRORS = (
+    *("Operation not permitted", "Permission denied", "Operation not supported", "Unknown device type"),
+    "Read-only file system",
+)
+"""Error messages that mean a missing precondition on the host."""
+_ABSENT = ("does not exist", "Cannot find device", "No such device")
 
 
 def how_to_install(program: str) -> str:
     """Return the remedy for a missing program."""
     return f"install it: apt-get install {PACKAGES[program]}" if program in PACKAGES else "install it"
+
+
+RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
+"""A word of a command line that a shell expands to a MAC address; an executor generates its own."""
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """One command line. absent: it succeeds if its device is already gone."""
+
+    program: str
+    arguments: tuple[str, ...]
+    absent: bool = False
+
+    def __str__(self) -> str:
+        words = (word if word == RANDOM_MAC else shlex.quote(word) for word in self.arguments)
+        return " ".join((self.program, *words))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +122,25 @@ class Program:
             raise ExecutorError(f"cannot run {argv[0]}: {error.strerror}", precondition=True) from error
         with process:
             try:
-                out, err = process.communicate(stdin, timeout=max(deadline - time.monotonic(), 0.001))
+                out, err = process.communicate(stdin, timeout=seconds_until(deadline))
             except subprocess.TimeoutExpired:
                 with contextlib.suppress(ProcessLookupError, PermissionError):
                     os.killpg(process.pid, signal.SIGKILL)
                 out, err = process.communicate()
                 return Finished(argv, process.returncode, out, err, expired=True)
         return Finished(argv, process.returncode, out, err)
+
+    def carry_out(self, command: Command, deadline: float) -> None:
+        """Run a command line of a step. Raises StepFailed with its error message, ExecutorError."""
+        result = self.run(command.arguments, deadline)
+        if result.expired:
+            raise StepFailed(f"{command} did not end before the deadline and was killed", retry=True)
+        if result.code < 0:
+            raise StepFailed(f"{command}: {result.said if result.code == LOST else 'it was killed'}", retry=True)
+        if result.code and not (command.absent and any(message in result.stderr for message in _ABSENT)):
+            is_lacking = any(message in result.said for message in _PRECONDITION_ERRORS)
+            raise StepFailed(
+                f"{command} failed: {result.said.rstrip('.')}",
+                retry=any(message in result.said for message in _RETRY),
+                code=PreconditionError.code if is_lacking else "",
+            )

@@ -17,9 +17,9 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from typing import Any
 
-from hybridvif.executors.carried import INTERFACE, PORT, Carried, ids_after, requested_ofport, text_of as datum_of
+from hybridvif.executors.command import RANDOM_MAC, Command
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.devices import ATTRIBUTES, BRIDGE, FLAGS, IPV4, IPV6, LINK, STATE, Attribute
 from hybridvif.executors.netlink.operations import (
@@ -30,14 +30,15 @@ from hybridvif.executors.netlink.operations import (
     Remove,
     RemoveAddresses,
     Set,
-    SetPort,
     Sysctl,
     operations_of,
 )
-from hybridvif.executors.ovs_rows import IDS, SOCKET, Row, changed_ids, columns_at_creation, ids_of, options_of
+from hybridvif.executors.ovs_rows import IDS, SOCKET, changed_ids, columns_at_creation, ids_of, options_of
 from hybridvif.executors.side_effects import (
+    INTERFACE,
     PATCH,
     PATCH_PREFIXES,
+    PORT,
     bridges_to_create,
     ports_with_qos,
     qos_id_of,
@@ -47,23 +48,6 @@ from hybridvif.executors.side_effects import (
 from hybridvif.model.parts import ROOT, IvsPort, OvsPort, Role, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR, Settings
 from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of, names_of_step, role_of
-
-RANDOM_MAC = r"$(od -An -N5 -tx1 /dev/urandom | sed 's/ /:/g; s/^/02/')"
-"""A word of a command line that a shell expands to a MAC address; an executor generates its own."""
-
-
-@dataclass(frozen=True, slots=True)
-class Command:
-    """One command line. absent: it succeeds if its device is already gone."""
-
-    program: str
-    arguments: tuple[str, ...]
-    absent: bool = False
-
-    def __str__(self) -> str:
-        words = (word if word == RANDOM_MAC else shlex.quote(word) for word in self.arguments)
-        return " ".join((self.program, *words))
-
 
 _ATTACH = """import contextlib, fcntl, struct, sys
 tap = open("/dev/net/tun", "r+b", 0)
@@ -110,9 +94,6 @@ def lines_of(operation: Operation) -> Iterator[Line]:
             yield Command("ip", ("tuntap", "add", "dev", name, "mode", "tap", "user", str(ROOT), *queues))
         case Set(name, values):
             yield from _set(name, values)
-        case SetPort(name, flags):
-            words = [word for key, on in flags.items() for word in (key, str(on) if key == STATE else _on_off(on))]
-            yield _ip("set", "dev", name, "type", "bridge_slave", *words)
         case RemoveAddresses(name):
             yield Command("ip", ("-4", "address", "flush", "dev", name))
         case Remove(name):
@@ -121,13 +102,13 @@ def lines_of(operation: Operation) -> Iterator[Line]:
             yield operation
 
 
-def _set(name: str, values: Mapping[str, object]) -> Iterator[Line]:
+def _set(name: str, values: Mapping[str, Any]) -> Iterator[Line]:
     """Set attributes of a device; a bridge's first, as the kernel does."""
     options = []
     for key, row in BRIDGE.items():
         value = values.get(key)
         if value is not None and " " not in row.command:
-            yield _brctl(row.command, name, _on_off(value) if row.type is bool else f"{int(str(value)) / 100:g}")
+            yield _brctl(row.command, name, _on_off(value) if row.type is bool else f"{value / 100:g}")
         elif value is not None:
             options += row.command.format(int(bool(value))).split()
     if options:
@@ -135,10 +116,14 @@ def _set(name: str, values: Mapping[str, object]) -> Iterator[Line]:
     words = [word for key in values if key in FLAGS or key in LINK for word in _words(ATTRIBUTES[key], values[key])]
     if words:
         yield _ip("set", "dev", name, *words)
-    yield from (Sysctl(name, key, int(str(values[key]))) for key in IPV4 if key in values)
+    yield from (Sysctl(name, key, int(values[key])) for key in IPV4 if key in values)
     if "master" in values:
-        master = str(values["master"])
+        master = values["master"]
         yield _brctl("addif", master, name) if master else _ip("set", "dev", name, "nomaster")
+    if "bridge_port" in values:
+        flags = values["bridge_port"].items()
+        words = [word for key, on in flags for word in (key, str(on) if key == STATE else _on_off(on))]
+        yield _ip("set", "dev", name, "type", "bridge_slave", *words)
 
 
 def _words(row: Attribute, value: object) -> list[str]:
@@ -164,28 +149,24 @@ def ivs_line(step: Step) -> Command:
     return Command("ivs-ctl", ("del-port" if isinstance(step, Delete) else "add-port", step.part.name))
 
 
-def switch_words(step: Step, qos: Iterable[str] = (), socket_dir: str = SOCKET_DIR) -> list[str]:
-    """Return the words of one step in an ovs-vsctl command line; each command begins with `--`.
-
-    qos: the uuids of the QoS rows that go with the port.
-    """
-    gone = [word for row in qos for word in ("--", "--if-exists", "destroy", "QoS", row)]
+def switch_words(step: Step, socket_dir: str = SOCKET_DIR) -> list[str]:
+    """Return the words of one step in an ovs-vsctl command line; each command begins with `--`."""
     match step:
         case Create(OvsPort() as port):
-            ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(port).items()]
-            words = ["--", "add-port", port.bridge, port.name, "--", "set", "Interface", port.name, *ids]
+            words = ["--", "add-port", port.bridge, port.name]
+            words += _set_words("Interface", port, *_keys("external_ids", ids_of(port)))
             columns = [f"{name}={value}" for name, value in columns_at_creation(port).items()]
             if port.qos_type:
-                qos_ids = [f"external_ids:{key}={_quoted(value)}" for key, value in qos_ids_of(port).items()]
+                qos_ids = _keys("external_ids", qos_ids_of(port))
                 words += ["--", f"--id=@{port.name}", "create", "QoS", f"type={port.qos_type}", *qos_ids]
                 columns.append(f"qos=@{port.name}")
-            words += ["--", "set", "Port", port.name, *columns] if columns else []
+            words += _set_words("Port", port, *columns)
             words += _type_words(port, socket_dir) if port.type else []
-            return gone + words + (_mtu_words(port) if port.mtu_request else [])
+            return words + (_mtu_words(port) if port.mtu_request else [])
         case Update(OvsPort() as before, OvsPort() as after):
             return list(_update_words(before, after, changes_of(step), socket_dir))
-        case Delete(OvsPort(name=name, bridge=bridge)):
-            return _removal_words(name, bridge, gone) if gone else ["--", "--if-exists", "del-port", name]
+        case Delete(OvsPort(name=name)):
+            return ["--", "--if-exists", "del-port", name]
     raise ValueError(f"no recipe for {type(step).__name__} {step.part.kind} {step.part.name}")
 
 
@@ -193,7 +174,7 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
     name = after.name
     for key, value in changed_ids(after, changes).items():
         if value:
-            yield from ("--", "set", "Interface", name, f"external_ids:{key}={_quoted(value)}")
+            yield from _set_words("Interface", after, *_keys("external_ids", {key: value}))
         else:
             yield from ("--", "remove", "Interface", name, "external_ids", key)
     again = isinstance(after, VhostUserPort) and "realized" in changes
@@ -203,7 +184,7 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
     if "mtu_request" in changes:
         yield from _mtu_words(after)
     if changes.get("converting") == "":
-        yield from ("--", "set", "Interface", name, "ofport_request=[]")
+        yield from _set_words("Interface", after, "ofport_request=[]")
     if "bridge" in changes:
         # Moved, not deleted and added: row, ofport and other_config remain. A command line may define each @name once.
         yield from ("--", f"--id=@{name}", "get", "Port", name)
@@ -211,51 +192,27 @@ def _update_words(before: OvsPort, after: OvsPort, changes: Mapping[str, object]
         yield from ("--", "add", "Bridge", after.bridge, "ports", f"@{name}")
 
 
-def replace_words(step: Replace, found: Row, carried: Carried) -> list[str]:
-    """Return the words that replace a row, with what it carries over."""
-    ids = {"external_ids": ["map", [[key, value] for key, value in sorted(ids_after(step, found).items())]]}
-    interface = {**carried.interface, **ids, **requested_ofport(found)}
-    name, bridge = step.after.name, step.after.bridge
-    qos = ["--", "set", "QoS", carried.qos, f"external_ids:id={qos_id_of(name)}"] if carried.qos else []
-    return [
-        *("--", "del-port", bridge, step.before.name, "--", "add-port", bridge, name),
-        *("--", "set", "Interface", name, *(f"{column}={datum_of(value)}" for column, value in interface.items())),
-        *("--", "set", "Port", name, *(f"{column}={datum_of(value)}" for column, value in carried.port.items())),
-        *qos,
-    ]
-
-
-def bridge_words(name: str, datapath_type: str) -> list[str]:
-    """Return the words that create a bridge."""
-    kind = ["--", "set", "Bridge", name, f"datapath_type={datapath_type}"] if datapath_type else []
-    return ["--", "add-br", name, *kind]
-
-
-def _removal_words(name: str, bridge: str, gone: Sequence[str]) -> list[str]:
-    """Return the words that remove a port with its QoS rows.
-
-    The port is taken out of its bridge, which deletes it. Its reference to a QoS row is cleared first, since it counts
-    until the end of the transaction. del-port would discard the clearing.
-    """
-    found = ["--", "clear", "Port", name, "qos", "--", f"--id=@{name}", "get", "Port", name]
-    return [*found, "--", "remove", "Bridge", bridge, "ports", f"@{name}", *gone]
-
-
 def _type_words(port: OvsPort, socket_dir: str) -> list[str]:
-    options = [f"options:{key}={_quoted(value)}" for key, value in options_of(port, socket_dir).items()]
-    cleared = [] if options else ["--", "clear", "Interface", port.name, "options"]
-    if isinstance(port, VhostUserPort) and not options:
-        cleared = ["--", "remove", "Interface", port.name, "options", SOCKET]
-    return ["--", "set", "Interface", port.name, f"type={_quoted(port.type)}", *options, *cleared]
+    options = _keys("options", options_of(port, socket_dir))
+    words = _set_words("Interface", port, f"type={json.dumps(port.type)}", *options)
+    if not options and isinstance(port, VhostUserPort):
+        words += ["--", "remove", "Interface", port.name, "options", SOCKET]
+    elif not options:
+        words += ["--", "clear", "Interface", port.name, "options"]
+    return words
 
 
 def _mtu_words(port: OvsPort) -> list[str]:
-    return ["--", "set", "Interface", port.name, f"mtu_request={port.mtu_request or '[]'}"]
+    return _set_words("Interface", port, f"mtu_request={port.mtu_request or '[]'}")
 
 
-def _quoted(value: str) -> str:
-    """Return a value in the syntax of OVSDB, so that no part of it has another meaning."""
-    return json.dumps(value)
+def _set_words(table: str, port: OvsPort, *columns: str) -> list[str]:
+    return ["--", "set", table, port.name, *columns] if columns else []
+
+
+def _keys(column: str, values: Mapping[str, str]) -> list[str]:
+    """Return keys of a map with their values, quoted so that no part of them has another meaning."""
+    return [f"{column}:{key}={json.dumps(value)}" for key, value in values.items()]
 
 
 # -- the shell script of `hybridvif plan -f shell` ---------------------------------------------------------------------
@@ -294,7 +251,10 @@ def _ovs_lines(batch: Sequence[Step], existing: Collection[str], settings: Setti
     qos = ports_with_qos(batch)
     yield from (_qos_line(name) for name in qos if name not in leaving)
     made = bridges_to_create(batch, existing, settings.creates)
-    words = [word for name, kind in sorted(made.items()) for word in bridge_words(name, kind)]
+    words = []
+    for name, kind in sorted(made.items()):
+        words += ["--", "add-br", name]
+        words += ["--", "set", "Bridge", name, f"datapath_type={kind}"] if kind else []
     words += [word for step in batch for word in switch_words(step, socket_dir=settings.vhost_socket_dir)]
     yield shlex.join(["ovs-vsctl", *words[1:]])
     yield from (_qos_line(name) for name in qos if name in leaving)
@@ -309,7 +269,7 @@ def _replace_lines(step: Replace) -> Iterator[str]:
     def copied(table: str, columns: Iterable[str]) -> str:
         return " ".join(f'"{column}=$(ovs-vsctl get {table} {old} {column})"' for column in columns)
 
-    ids = [f"external_ids:{key}={_quoted(value)}" for key, value in ids_of(step.after).items()]
+    ids = _keys("external_ids", ids_of(step.after))
     gone = [key for key in IDS.values() if key not in ids_of(step.after)]
     cleared = f"-- remove Interface {new} external_ids {' '.join(gone)} " if gone else ""
     yield (

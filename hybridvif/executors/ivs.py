@@ -10,10 +10,9 @@ import re
 from collections.abc import Collection, Sequence
 from typing import ClassVar
 
-from hybridvif.executors.base import ExecutorError, StepFailed, one_by_one
+from hybridvif.executors.base import ExecutorError, one_by_one
 from hybridvif.executors.command import Program
 from hybridvif.executors.command_lines import ivs_line
-from hybridvif.model.errors import PreconditionError
 from hybridvif.model.names import SWITCH_PREFIXES, key_of
 from hybridvif.model.parts import IvsPort, Part, Role
 from hybridvif.model.report import Outcome
@@ -57,15 +56,4 @@ class IvsExecutor:
         """Carry out the steps one by one."""
         state = self.observe({step.part.name for step in steps}, deadline).state
 
-        def do(step: Step) -> None:
-            line = ivs_line(step)
-            result = self._ivs.run(line.arguments, deadline)
-            if result.expired:
-                raise StepFailed(f"{line} did not end before the deadline and was killed", retry=True)
-            if result.code < 0:
-                raise StepFailed(f"{line} was killed: {result.said}", retry=True)
-            if result.code:
-                code = PreconditionError.code if "ermission" in result.stderr else ""
-                raise StepFailed(f"{line} failed: {result.said}", code=code)
-
-        return one_by_one(steps, state, do, deadline)
+        return one_by_one(steps, state, lambda step: self._ivs.carry_out(ivs_line(step), deadline), deadline)

@@ -14,16 +14,24 @@ import operator
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from typing import Any
+from typing import Any, ClassVar
 
 from ovs import jsonrpc, poller, stream
 from ovs.db.idl import SchemaHelper
 from ovsdbapp.backend.ovs_idl.connection import OvsdbIdl
 
 from hybridvif.executors.ovs_rows import Operation, elements
-from hybridvif.executors.ovsdb.commit import TransactionExecutor
-from hybridvif.executors.ovsdb.rpc import DATABASE, Connection, ConnectionLost, Expired, Refused, Session
-from hybridvif.executors.sockets import numeric, tls_files
+from hybridvif.executors.ovsdb.executor import OvsdbExecutor
+from hybridvif.executors.ovsdb.rpc import (
+    DATABASE,
+    Connection,
+    ConnectionLost,
+    Database,
+    Expired,
+    Refused,
+    numeric,
+    tls_files,
+)
 from hybridvif.model.settings import Settings
 
 COLUMNS = {
@@ -40,13 +48,6 @@ CONDITIONS: Mapping[str, Callable[[Any, Any], bool]] = {
     "includes": lambda value, wanted: all(element in elements(value) for element in elements(wanted)),
 }
 """Functions of the conditions of a query (RFC 7047, 5.1)."""
-
-
-class ReplicaExecutor(TransactionExecutor):
-    """Ports of Open vSwitch through ovsdbapp."""
-
-    def __init__(self, settings: Settings) -> None:
-        super().__init__(settings, Session(settings, Replica, 1))
 
 
 class Replica:
@@ -77,20 +78,16 @@ class Replica:
         """Close the socket."""
         self._idl.close()
 
-    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:  # noqa: ARG002
-        """Store queries, and send an echo: before its response, the server sends all pending updates."""
-        self._queries, self._echo = queries, self._send("echo", [])
-
-    def receive_responses(self, deadline: float) -> list[Any]:
-        """Return the responses to the stored queries."""
-        self._response_to(self._echo, deadline)
-        return self.transact(self._queries, deadline)
+    def query(self, queries: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the responses to queries. Before the response to an echo, the server sends all pending updates."""
+        self._ask("echo", [], deadline)
+        return self.transact(queries, deadline)
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction. Queries for named columns alone are answered from the replica."""
         if all(operation["op"] == "select" and "columns" in operation for operation in operations):
             return [self._rows(**operation) for operation in operations]
-        results: list[Any] = self._response_to(self._send("transact", [DATABASE, *operations]), deadline)
+        results: list[Any] = self._ask("transact", [DATABASE, *operations], deadline)
         return results
 
     def _rows(self, op: str, table: str, where: Sequence[Any], columns: Sequence[str]) -> dict[str, Any]:  # noqa: ARG002
@@ -105,17 +102,14 @@ class Replica:
             ]
         }
 
-    def _send(self, method: str, params: Sequence[Any]) -> Any:
-        """Send a request and return its id."""
+    def _ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
+        """Return the result of one request."""
         request = jsonrpc.Message.create_request(method, params)
         if self._idl.send_request(request) is None:
             raise ConnectionLost
         self._received = {request.id: None}
-        return request.id
-
-    def _response_to(self, number: Any, deadline: float) -> Any:
-        self._await(lambda: self._received[number] is not None, deadline, connected=True)
-        response = self._received[number]
+        self._await(lambda: self._received[request.id] is not None, deadline, connected=True)
+        response = self._received[request.id]
         if response.error:
             raise Refused(response.error)
         return response.result
@@ -151,3 +145,10 @@ class Replica:
 def _value_of(row: Any, column: str) -> Any:
     """Return the value of a column, encoded as the server encodes it."""
     return ["uuid", str(row.uuid)] if column == "_uuid" else row._data[column].to_json()
+
+
+class ReplicaExecutor(OvsdbExecutor):
+    """Ports of Open vSwitch through ovsdbapp."""
+
+    connection: ClassVar[type[Database]] = Replica
+    max_connections: ClassVar[int] = 1

@@ -27,7 +27,6 @@ from hybridvif.model.parts import (
     OvsPort,
     Part,
     Role,
-    SwitchPort,
     Tap,
     Veth,
     VhostUserPort,
@@ -46,10 +45,6 @@ from hybridvif.model.state import (
     bearers_of,
     simulate,
 )
-
-
-def _iface_ids(ports: Mapping[str, SwitchPort]) -> list[tuple[str, str]]:
-    return [(port.name, port.iface_id) for port in ports.values() if isinstance(port, OvsPort)]
 
 
 class RecordingHost:
@@ -108,6 +103,7 @@ class RecordingHost:
         with self._lock:
             links = {name: link for name, link in self.state.links.items() if names is None or name in names}
             ports = {name: port for name, port in self.state.ports.items() if names is None or name in names}
+            iface_ids = [(port.name, port.iface_id) for port in ports.values() if isinstance(port, OvsPort)]
             return Observed(
                 HostState(links, ports),
                 Facts(
@@ -119,7 +115,7 @@ class RecordingHost:
                     },
                     switches=self.switches,
                     switch_version="simulated",
-                    bearers=bearers_of(_iface_ids(ports)) if names is None else {},
+                    bearers=bearers_of(iface_ids) if names is None else {},
                     simulated=True,
                 ),
             )
@@ -144,20 +140,16 @@ class RecordingHost:
         A conversion deletes nothing after a failure: its VM would be cut off.
         """
         with self._lock:
-            if not any(isinstance(step, Replace) for step in steps):
-                outcomes = one_by_one(steps, self.state, self._carry_out, math.inf)
-                return [replace(outcome, simulated=True) for outcome in outcomes]
-            done: list[Outcome] = []
-            for step in steps:
-                if any(outcome.result is not Result.DONE for outcome in done):
+            # The steps of a conversion depend on each other.
+            is_conversion = any(isinstance(step, Replace) for step in steps)
+            outcomes: list[Outcome] = []
+            for group in [[step] for step in steps] if is_conversion else [steps]:
+                if any(outcome.result is not Result.DONE for outcome in outcomes):
                     reason = "not tried, since an earlier step of this port failed"
-                    done.append(Outcome(step, Result.SKIPPED, reason, simulated=True))
-                    continue
-                done += [
-                    replace(outcome, simulated=True)
-                    for outcome in one_by_one([step], self.state, self._carry_out, math.inf)
-                ]
-            return done
+                    outcomes += [Outcome(step, Result.SKIPPED, reason) for step in group]
+                else:
+                    outcomes += one_by_one(group, self.state, self._carry_out, math.inf)
+            return [replace(outcome, simulated=True) for outcome in outcomes]
 
     def _carry_out(self, step: Step) -> None:
         for failure in self._failures:

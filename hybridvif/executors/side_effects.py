@@ -1,4 +1,4 @@
-"""Side effects in Open vSwitch: bridges and QoS rows that come and go with the rows of ports. Pure.
+"""Side effects in Open vSwitch: what comes, goes or goes on with the rows of ports. Pure.
 
 A bridge is created only if the configuration allows it, since os-vif creates one for any typing error. Its datapath
 type is written only then: an existing bridge of type `system` on a host without that datapath would carry no traffic.
@@ -10,23 +10,36 @@ A QoS row is encoded as in os-vif, so that either program removes it. os-vif 5.3
 port's name and by its type (vif_plug_ovs/ovsdb/ovsdb_lib.py). The type is ignored here, since the default of a host may
 have changed (LP 2133225). A row that another Port references, or without such an id, belongs to the operator or Neutron
 and is never touched.
+
+A new row takes over columns from the row that it replaces, so that nobody else notices. The VLAN tag and other_config
+are of Neutron's agent, QoS and policing of Neutron or the operator. The id of a QoS row of ours changes with the name.
 """
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from hybridvif.executors.ovs_rows import Operation, Read, Snapshot, is_many, rows_in, select, uuids_in
+from hybridvif.executors.ovs_rows import (
+    IDS,
+    Operation,
+    Read,
+    Row,
+    Snapshot,
+    ids_of,
+    is_many,
+    optional,
+    rows_in,
+    select,
+    uuids_in,
+)
 from hybridvif.model.names import is_trunk_bridge
 from hybridvif.model.parts import OvsPort
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Create, Delete, Step, Update, changes_of
-
-if TYPE_CHECKING:
-    from hybridvif.executors.carried import Carried
+from hybridvif.model.state import Create, Delete, Replace, Step, Update, changes_of
 
 OVS_BRIDGE, QOS = "ovs-bridge", "qos"
 IF_THERE, IF_EMPTY = "there is one and no other port has it", "nothing is left in it but Neutron's patch ports"
@@ -141,7 +154,78 @@ def ports_with_qos(steps: Iterable[Step]) -> list[str]:
     )
 
 
-# -- the rows of both on a host ----------------------------------------------------------------------------------------
+# -- columns that go on with another row -------------------------------------------------------------------------------
+
+
+PORT = ("tag", "trunks", "vlan_mode", "qos", "other_config", "external_ids")
+INTERFACE = ("other_config", "ingress_policing_rate", "ingress_policing_burst")
+_LATER = ("cvlans", "protected", "ingress_policing_kpkts_rate", "ingress_policing_kpkts_burst", "bfd", "lldp")
+"""Columns that older releases lack."""
+
+
+@dataclass(frozen=True, slots=True)
+class Carried:
+    """The carried columns of one row, as OVSDB encodes them."""
+
+    port: Mapping[str, Any]
+    interface: Mapping[str, Any]
+    qos: str = ""
+    """The uuid of its QoS row, if that has the id of its name."""
+
+
+def _carried_rows(steps: Sequence[Step], read: Read) -> dict[str, Carried]:
+    """Return the carried columns by the name of the replaced row. read: sends queries."""
+    names = [step.before.name for step in steps if isinstance(step, Replace)]
+    queries: list[Operation] = []
+    for name in names:
+        # Whole rows, since older releases lack some of the columns.
+        queries += [
+            {"op": "select", "table": table, "where": [["name", "==", name]]} for table in ("Port", "Interface")
+        ]
+        queries.append(_qos_query(name))
+    rows = iter([response["rows"] for response in read(queries)] if queries else [])
+    found: dict[str, Carried] = {}
+    for name, ports, interfaces, own in zip(names, rows, rows, rows, strict=True):
+        if ports and interfaces:
+            qos = [row["_uuid"][1] for row in own if row["_uuid"] == optional(ports[0]["qos"])]
+            found[name] = Carried(_of(ports[0], PORT), _of(interfaces[0], INTERFACE), *qos)
+    return found
+
+
+def _of(row: Mapping[str, Any], columns: Sequence[str]) -> dict[str, Any]:
+    return {column: row[column] for column in (*columns, *_LATER) if column in row}
+
+
+def ids_after(step: Replace, found: Row) -> dict[str, str]:
+    """Return the external_ids of the new Interface: those of others as found, and ours."""
+    others = {key: value for key, value in found.external_ids.items() if key not in IDS.values()}
+    return others | ids_of(step.after)
+
+
+def requested_ofport(found: Row) -> dict[str, int]:
+    """Return the OpenFlow port number to request, so that the flows of the port go on to match."""
+    return {"ofport_request": found.ofport} if found.ofport and found.ofport > 0 else {}
+
+
+def text_of(value: Any) -> str:
+    """Return a value of OVSDB in the syntax of ovs-vsctl, quoted so that no part of it has another meaning.
+
+    >>> text_of(["map", [["a", "1,b"]]]), text_of(["set", [1, 2]]), text_of(7)
+    ('{"a"="1,b"}', '[1,2]', '7')
+    """
+    match value:
+        case ["map", pairs]:
+            return "{" + ",".join(f"{text_of(key)}={text_of(item)}" for key, item in pairs) + "}"
+        case ["set", items]:
+            return "[" + ",".join(map(text_of, items)) + "]"
+        case ["uuid", uuid]:
+            return str(uuid)
+        case ["named-uuid", name]:
+            return f"@{name}"
+    return json.dumps(value)
+
+
+# -- the rows of these on a host ---------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,15 +247,15 @@ def side_effects_of(steps: Sequence[Step], snapshot: Snapshot, read: Read, setti
     created = bridges_to_create(steps, snapshot.bridges, settings.creates)
     trunks = removable_trunks(steps, {name: row.bridge for name, row in snapshot.rows.items()}, settings)
     ids = {qos_id_of(name): name for name in ports_with_qos(steps)}
-    conditions = [[]] if is_many(ids) else [[["external_ids", "includes", ["map", [["id", key]]]]] for key in ids]
-    queries = [select("QoS", ["_uuid", "external_ids"], *condition) for condition in conditions]
+    queries = [_qos_query()] if is_many(ids) else [_qos_query(name) for name in ids.values()]
     queries += [select("Bridge", ["_uuid", "name", "ports"], ["name", "==", name]) for name in trunks]
     rows = rows_in(read(queries)) if queries else []
     bridges = [row for row in rows if "ports" in row]
     qos = {row["_uuid"][1]: dict(row["external_ids"][1]).get("id") for row in rows if "ports" not in row}
     owners = {row: ids[key] for row, key in qos.items() if key in ids}
+    carried = _carried_rows(steps, read)
     if not bridges and not owners:
-        return SideEffects(created)
+        return SideEffects(created, carried=carried)
     patches, *responses = read(_port_queries({port for row in bridges for port in uuids_in(row["ports"])}))
     ports = rows_in(responses)
     going = {step.part.name for step in steps if isinstance(step, Delete)} | _trunk_patches(ports, patches["rows"])
@@ -186,7 +270,14 @@ def side_effects_of(steps: Sequence[Step], snapshot: Snapshot, read: Read, setti
             if all(staying.get(port) in (None, bridge["name"]) for port in uuids_in(bridge["ports"]))
         },
         {name: [row for owner, row in own if owner == name] for name, _ in own},
+        carried,
     )
+
+
+def _qos_query(name: str = "") -> Operation:
+    """Return the query for the QoS row of a port of this name, or for all."""
+    where = [["external_ids", "includes", ["map", [["id", qos_id_of(name)]]]]] if name else []
+    return select("QoS", ["_uuid", "external_ids"], *where)
 
 
 def _port_queries(members: Collection[str]) -> list[Operation]:

@@ -1,194 +1,93 @@
 """ovs-vsctl: ports of Open vSwitch through its own command; one command line, and so one transaction, per batch.
 
-Every value in a command line is a device name of a port, a UUID, a MAC address or a configured bridge. The daemon
-authorizes nothing else. Each command begins after `--`, so no value can be read as an option.
+It reads rows and waits for ovs-vswitchd as `ovsdb` does. Every value in a command line is a device name of a port, a
+UUID, a MAC address, a configured bridge, or the value of a row. The daemon authorizes nothing else. Each command begins
+after `--`, so no value can be read as an option.
 """
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Collection, Sequence
-from dataclasses import replace
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from hybridvif.executors import ovs_rows
-from hybridvif.executors.base import ExecutorError, StepFailed
-from hybridvif.executors.command import Finished, Program, lines_of
-from hybridvif.executors.command_lines import bridge_words, replace_words, switch_words
-from hybridvif.executors.ovs_rows import IDS, Operation, Snapshot
-from hybridvif.executors.ovsdb.commit import (
-    NoResponse,
-    Reported,
-    TransactionExecutor,
-    not_acknowledged,
-    reported_rows,
-    unknown,
-)
-from hybridvif.executors.ovsdb.rpc import Session
-from hybridvif.executors.ovsdb.transaction import require_bridges
-from hybridvif.executors.side_effects import SideEffects
-from hybridvif.executors.sockets import numeric, tls_files
-from hybridvif.model.names import key_of
-from hybridvif.model.parts import OvsPort, Part
-from hybridvif.model.report import Outcome
+from hybridvif.executors.base import StepFailed
+from hybridvif.executors.command import Program
+from hybridvif.executors.ovs_rows import Operation, elements
+from hybridvif.executors.ovsdb.executor import ROWS_CHANGED, OvsdbExecutor
+from hybridvif.executors.ovsdb.rpc import Database, Expired, numeric, tls_files
+from hybridvif.executors.side_effects import text_of
 from hybridvif.model.settings import Settings
-from hybridvif.model.state import Create, Delete, Observed, Replace, Step, Update, changes_of
+from hybridvif.model.state import Observed
 
-_ROWS_CHANGED = (
-    "constraint violation",
-    "referential integrity violation",
-    "cannot create a port",
-    "cannot create a bridge",
-)
+_ROWS_CHANGED = ("constraint violation", "referential integrity violation", "no row")
 """Errors of ovs-vsctl if rows have changed since they were read."""
-READ_SHARE = 0.25
-"""Share of the remaining time that is reserved for reading back after a command line that did not end."""
-MAX_PROGRAMS = 64
+_VERBS = {"insert": "add", "delete": "remove"}
 
 
-class CommandLine:
-    """A connection to OVSDB through ovs-vsctl: it runs the program for each request."""
-
-    def __init__(self, settings: Settings, deadline: float) -> None:  # noqa: ARG002  # the program connects
-        self._settings, self._vsctl = settings, Program("ovs-vsctl", settings.program_path)
-
-    def close(self) -> None:
-        """Do nothing: there is no connection between two requests."""
-
-    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:  # noqa: ARG002
-        """Store queries."""
-        self._queries = queries
-
-    def receive_responses(self, deadline: float) -> list[Any]:
-        """Return the responses to the stored queries."""
-        return self.transact(self._queries, deadline)
-
-    def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the responses to these queries, with one command line. Raises ExecutorError."""
-        words = [word for query in operations for word in _query_words(**query)]
-        result = self.run(words, deadline, options=["--format=json", "--no-wait"])
-        if result.expired or result.code < 0:
-            remote = self._settings.ovsdb_connection
-            raise ExecutorError(f"OVSDB at {remote} does not answer ovs-vsctl (is ovsdb-server hung?)")
-        if result.code and "mtu_request" in result.stderr:
-            return [{"error": _error_in(result)}]
-        if result.code:
-            raise ExecutorError(
-                f"cannot read OVSDB at {self._settings.ovsdb_connection}: {_error_in(result)}; start Open vSwitch "
-                "(systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection",
-                precondition="database connection failed" in result.stderr,
-            )
-        tables = [json.loads(line) for line in lines_of(result.stdout) if line.strip()]
-        return [
-            {"rows": [dict(zip(table["headings"], values, strict=True)) for values in table["data"]]}
-            for table in tables
-        ]
-
-    def run(self, words: Sequence[str], deadline: float, *, options: Sequence[str] = ()) -> Finished:
-        """Run the program. Raises ExecutorError if it cannot be started."""
-        # ovs-vsctl counts whole seconds; the exact deadline is enforced by Program.
-        seconds = max(int(deadline - time.monotonic()), 1)
-        names = ("--private-key", "--certificate", "--ca-cert")
-        files = [f"{name}={path}" for name, path in zip(names, tls_files(self._settings), strict=False)]
-        connection = [f"--db={numeric(self._settings, deadline)}", *files]
-        return self._vsctl.run([f"--timeout={seconds}", *connection, *options, *words], deadline)
-
-
-class VsctlExecutor(TransactionExecutor):
+class VsctlExecutor(OvsdbExecutor):
     """Ports of Open vSwitch through ovs-vsctl."""
 
     programs: ClassVar[tuple[str, ...]] = ("ovs-vsctl",)
 
     def __init__(self, settings: Settings) -> None:
-        # A second query would be a second program.
-        super().__init__(settings, Session(settings, CommandLine, MAX_PROGRAMS), reads_members=True)
+        super().__init__(settings)
+        self._vsctl = Program("ovs-vsctl", settings.program_path)
 
     def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
         """Return the ports under these names, or all device names of ports, and all bridges."""
-        return super().observe(None if names is None else [name for name in names if key_of(name)], deadline)
+        self._vsctl.require()
+        return super().observe(names, deadline)
 
-    def _changes_of(self, steps: Sequence[Step], snapshot: Snapshot, effects: SideEffects) -> list[str]:
-        """Return the words of the command line."""
-        require_bridges(steps, {*snapshot.bridges, *effects.bridges_to_create})
-        words = [word for name, kind in effects.bridges_to_create.items() for word in bridge_words(name, kind)]
-        for step in steps:
-            if isinstance(step, Replace):
-                words += replace_words(step, snapshot.rows[step.before.name], effects.carried[step.before.name])
-                continue
-            qos = effects.qos.get(step.part.name, ())
-            words += switch_words(_as_found(step, snapshot), qos, self._settings.vhost_socket_dir)
-        return words + [word for name in effects.bridges_to_remove for word in ("--", "del-br", name)]
-
-    def _send(
-        self, database: CommandLine, changes: Sequence[Any], names: Collection[str], deadline: float
-    ) -> Reported | None:
-        """Run a command line, which waits until ovs-vswitchd has applied it. It exits with 0 if a device is refused."""
-        if changes:
-            # Otherwise another program has done it already, for example a move.
-            result = database.run(changes, deadline - (deadline - time.monotonic()) * READ_SHARE)
+    def _transact(self, database: Database, changes: Sequence[Operation], deadline: float) -> list[Any]:
+        """Change the rows by the program, then request the acknowledgment of ovs-vswitchd."""
+        if words := [word for operation in changes for word in words_of(operation)]:
+            # ovs-vsctl counts whole seconds; the exact deadline is enforced by Program.
+            seconds = max(int(deadline - time.monotonic()), 1)
+            names = ("--private-key", "--certificate", "--ca-cert")
+            files = [f"{name}={path}" for name, path in zip(names, tls_files(self._settings), strict=False)]
+            options = ["--no-wait", f"--timeout={seconds}", f"--db={numeric(self._settings, deadline)}", *files]
+            result = self._vsctl.run([*options, *words], deadline)
             if result.expired or result.code < 0:
-                raise NoResponse
+                raise Expired
             if result.code and any(message in result.stderr for message in _ROWS_CHANGED):
-                return None
+                return [{"error": ROWS_CHANGED[0]}]
             if result.code:
-                raise StepFailed(f"ovs-vsctl failed: {_error_in(result)}")
-        queries = ovs_rows.select_named("Interface", ovs_rows.REPORTED_COLUMNS, names) if names else []
-        return lambda: reported_rows(database.transact(queries, deadline) if queries else ())
-
-    def _without_response(self, steps: Sequence[Step], deadline: float) -> list[Outcome]:
-        """Return the outcomes of a command line that did not end: committed but not acknowledged, or unknown."""
-        try:
-            ports = self.observe({step.part.name for step in steps}, deadline).state.ports
-        except ExecutorError:
-            reason = "ovs-vsctl did not end before the deadline; whether its transaction takes effect is not known"
-            return unknown(steps, reason)
-        if all(_is_committed(ports.get(step.part.name), step) for step in steps):
-            return not_acknowledged(steps)
-        return unknown(steps, "ovs-vsctl did not end before the deadline, and its transaction has not been seen")
+                raise StepFailed(f"ovs-vsctl failed: {result.said.removeprefix('ovs-vsctl: ').rstrip('.')}")
+        return super()._transact(database, [], deadline)
 
 
-def _query_words(table: str, where: Sequence[Any], columns: Sequence[str] = (), **_: Any) -> list[str]:
-    """Return the words of a query. columns: none for all."""
-    given = [f"--columns={','.join(columns)}"] if columns else []
+def words_of(operation: Operation) -> list[str]:
+    """Return an operation (RFC 7047, 5.2) as words of ovs-vsctl. It verifies by itself what it reads: no `wait`."""
+    match operation:
+        case {"op": "insert", "table": table, "row": row, "uuid-name": name}:
+            return ["--", f"--id=@{name}", "create", table, *_columns(row)]
+        case {"op": "update", "table": table, "where": where, "row": row}:
+            return ["--", "set", table, _record(where), *_columns(row)]
+        case {"op": "mutate", "table": table, "where": where, "mutations": mutations}:
+            words = []
+            for column, verb, value in mutations:
+                words += ["--", _VERBS[verb], table, _record(where), column, *_values(value)]
+            return words
+        case {"op": "delete", "table": table, "where": where}:
+            return ["--", "--if-exists", "destroy", table, _record(where)]
+    return []
+
+
+def _record(where: Sequence[Any]) -> str:
+    """Return the name or the uuid of the row of a condition. Open_vSwitch has one row, and needs none."""
     match where:
-        case [["name", "==", name]] | [["_uuid", "==", ["uuid", name]]]:
-            return ["--", "--if-exists", *given, "list", table, name]
-        case [["external_ids", "includes", ["map", [[key, value]]]]]:
-            return ["--", *given, "find", table, f"external_ids:{key}={json.dumps(value)}"]
-        case [[column, "!=", ["set", []]]]:
-            return ["--", *given, "find", table, f"{column}!=[]"]
-        case [[column, "==", str(value)]]:
-            return ["--", *given, "find", table, f"{column}={value}"]
-    return ["--", *given, "list", table]
+        case [[_, "==", ["uuid", name]]] | [[_, "==", name]]:
+            return str(name)
+    return "."
 
 
-def _as_found(step: Step, snapshot: Snapshot) -> Step:
-    """Return the step as this Open vSwitch can carry it out.
-
-    The bridge of an existing port is as found, since the one in the request was not authorized.
-    """
-    row = snapshot.rows.get(step.part.name)
-    bridge = row.bridge if row is not None else None
-    match step:
-        case Create(OvsPort() as port) if not snapshot.has_mtu_request:
-            return Create(replace(port, mtu_request=None))
-        case Delete(OvsPort() as port) if bridge:
-            return Delete(replace(port, bridge=bridge))
-        case Update(OvsPort() as before) if bridge and "bridge" in changes_of(step):
-            return Update(replace(before, bridge=bridge), step.after)
-    return step
+def _columns(row: Mapping[str, Any]) -> Iterable[str]:
+    return (f"{column}={text_of(value)}" for column, value in row.items())
 
 
-def _error_in(result: Finished) -> str:
-    return result.said.removeprefix("ovs-vsctl: ").rstrip(".")
-
-
-def _is_committed(part: Part | None, step: Step) -> bool:
-    """Return whether the change of a step has been committed."""
-    if isinstance(step, Delete):
-        return part is None
-    if not isinstance(part, OvsPort):
-        return False
-    written = changes_of(step) if isinstance(step, Update) else {name: getattr(step.part, name) for name in IDS}
-    return all(getattr(part, name) == value for name, value in written.items() if name != "realized")
+def _values(value: Any) -> list[str]:
+    """Return the elements of a set or a map, each as a word."""
+    if value[0] == "map":
+        return [f"{text_of(key)}={text_of(item)}" for key, item in value[1]]
+    return [text_of(element) for element in elements(value)]

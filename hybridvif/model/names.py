@@ -97,6 +97,11 @@ def key_of(name: str) -> str | None:
     return match[2] if match else None
 
 
+def names_of_device(name: str) -> PortNames:
+    """Return the device names of the port that a device belongs to; those of an empty key for any other device."""
+    return names_of_key(key_of(name) or "")
+
+
 # -- legal values, and the declaration of an attribute -----------------------------------------------------------------
 
 
@@ -203,7 +208,7 @@ def either(*rules: Rule) -> Rule:
 def own_name(device: str) -> Rule:
     """Return a rule that allows the name of one device of the same port, a field of PortNames."""
     words = f"the {names_of_key('')._asdict()[device]} of the port"
-    return Rule(lambda part, value: value == getattr(names_of_key(key_of(part.name) or ""), device), words)
+    return Rule(lambda part, value: value == getattr(names_of_device(part.name), device), words)
 
 
 def is_mac(text: str) -> bool:

@@ -62,7 +62,6 @@ MAX_FORWARD_DELAY = 3_000
 
 _OWN_BRIDGE = either(EMPTY, own_name("bridge"))
 _ACCEPTED = ("not taken by ovs-vswitchd", "taken by ovs-vswitchd")
-_DATAPATH = one_of("", *DATAPATH_TYPES)
 
 # Attributes of several parts.
 _Tag = Annotated[
@@ -325,7 +324,7 @@ class OvsPort(Part):
     datapath_type: Annotated[
         str,
         attribute(
-            _DATAPATH,
+            one_of("", *DATAPATH_TYPES),
             "only if the bridge is created with the row: a change would disconnect every port of the bridge",
             create_only=True,
         ),

@@ -6,8 +6,8 @@ without its execution. rollback: the plan to the first observed state.
 Order:
 - Plug creates the links first and the switch port last. So ovs-vswitchd and Neutron's agent never see half a port.
 - Unplug deletes the switch port first. So ovs-vswitchd never holds a deleted device.
-- A conversion replaces the row: to native before the links are deleted, to hybrid after they are created
-  (conversion.py).
+- A conversion replaces the row: to native before the links are deleted, to hybrid after they are created. The section
+  "conversion" has the order.
 - A row that stays while its veth pair is recreated is a placeholder meanwhile. Otherwise ovs-vswitchd would keep the
   old device, and no packet would pass.
 """
@@ -16,11 +16,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
+from typing import TypeVar
 
-from hybridvif.model.conversion import as_native, conversion_steps, is_converting, native_row, replacement
 from hybridvif.model.errors import Conflict, NameCollision
-from hybridvif.model.names import KEY_LENGTH, MAX_TAP_MTU, PortNames, is_uuid, key_of, names_of_key
+from hybridvif.model.names import KEY_LENGTH, MAX_TAP_MTU, PortNames, is_uuid, names_of_device
 from hybridvif.model.parts import (
+    CONVERTING,
     ISOLATING,
     PLACEHOLDER_TYPE,
     Bridge,
@@ -43,6 +44,7 @@ from hybridvif.model.state import (
     Create,
     Delete,
     HostState,
+    Replace,
     Step,
     Update,
     owners_of,
@@ -61,20 +63,21 @@ def plan(observed: HostState, desired: HostState) -> tuple[Step, ...]:
     for part in observed:
         _check_not_foreign(part)
     extra = (part for part in observed if part.name not in desired.side(part.role) and not isinstance(part, Tap))
-    if not any(extra) and all(_is_as_wanted(observed.side(part.role).get(part.name), part) for part in desired):
+    if not any(extra) and all(_is_in_sync(observed, part) for part in desired):
         # The fast path: most ports are in sync.
         return ()
     draft = _Draft(observed)
     rows = replacement(observed, desired)
     if rows and isinstance(rows[1], NativePort):
-        _replace_row(draft, *rows)
+        draft.convert(*rows)
     _clear_switch(draft, desired)
     _delete_links(draft, desired)
     _create_links(draft, desired)
     if rows and isinstance(rows[0], NativePort):
-        _replace_row(draft, *rows)
+        draft.convert(*rows)
         _create_links(draft, desired)
-    _create_switch_port(draft, desired)
+    for _, port in sorted(desired.ports.items()):
+        draft.create_or_update(port)
     return tuple(draft.steps)
 
 
@@ -97,7 +100,7 @@ def _with_existing_mtu_request(observed: HostState, desired: HostState) -> HostS
     afterwards.
     """
     for name, wanted in desired.ports.items():
-        found, veth = observed.ports.get(name), desired.links.get(names_of_key(key_of(name) or "").bridge_end)
+        found, veth = observed.ports.get(name), desired.links.get(names_of_device(name).bridge_end)
         if type(found) is type(wanted) is OvsPort and isinstance(veth, Veth) and found.mtu_request == veth.peer_mtu:
             desired = desired.with_parts(replace(wanted, mtu_request=found.mtu_request))
     return desired
@@ -114,8 +117,9 @@ def goal_for(observed: HostState, desired: HostState, names: PortNames, *, stays
     return _with_existing_mtu_request(observed, with_existing_tap(observed, desired, names))
 
 
-def _is_as_wanted(found: Part | None, wanted: Part) -> bool:
+def _is_in_sync(state: HostState, wanted: Part) -> bool:
     # None agrees with any value, so the two need not be equal.
+    found = state.get(wanted)
     return type(found) is type(wanted) and not differences(found, wanted)
 
 
@@ -132,27 +136,33 @@ class _Draft:
         self.state = simulate(self.state, step)
         self.steps.append(step)
 
-    def create_or_update(self, found: Part | None, wanted: Part) -> None:
+    def create_or_update(self, wanted: Part) -> None:
+        found = self.state.get(wanted)
         if found is None:
             self.add(Create(wanted))
         elif differences(found, wanted):
             self.add(Update(found, wanted))
+
+    def convert(self, before: OvsPort, after: OvsPort) -> None:
+        """Replace a row: mark it, take the tap out of its bridge, replace the row."""
+        marked, names = replace(before, converting=CONVERTING), names_of_device(before.name)
+        if before != marked:
+            self.add(Update(before, marked))
+        tap = self.state.links.get(names.tap)
+        if isinstance(after, NativePort) and isinstance(tap, Tap | ManagedTap) and tap.master == names.bridge:
+            self.add(Update(tap, replace(tap, master="")))
+        self.add(Replace(marked, replace(after, converting=CONVERTING)))
 
 
 def _check_not_foreign(part: Part) -> None:
     if isinstance(part, ForeignObject):
         remedy = f"ovs-vsctl del-port {part.name}" if part.role is OvsPort.role else f"ip link delete {part.name}"
         raise Conflict(f"{part.name} exists but is {part.what}; if nothing needs it, remove it: {remedy}")
-    if isinstance(part, Veth | ManagedTap) and part.master not in ("", names_of_key(key_of(part.name) or "").bridge):
+    if isinstance(part, Veth | ManagedTap) and part.master not in ("", names_of_device(part.name).bridge):
         raise Conflict(
             f"{part.name} is in {part.master}, which is not its bridge; "
             f"if that is a mistake, take it out: ip link set {part.name} nomaster"
         )
-
-
-def _replace_row(draft: _Draft, before: OvsPort, after: OvsPort) -> None:
-    for step in conversion_steps(draft.state, before, after):
-        draft.add(step)
 
 
 def _clear_switch(draft: _Draft, desired: HostState) -> None:
@@ -174,10 +184,10 @@ def _clear_switch(draft: _Draft, desired: HostState) -> None:
 
 def _must_clear_mtu_request(draft: _Draft, desired: HostState, port: OvsPort, wanted: OvsPort) -> bool:
     """Return True if the links change. ovs-vswitchd would set the old MTU again."""
-    veth = desired.links.get(names_of_key(key_of(port.name) or "").bridge_end)
+    veth = desired.links.get(names_of_device(port.name).bridge_end)
     if not port.mtu_request or wanted.mtu_request != 0 or veth is None:
         return False
-    return not _is_as_wanted(draft.state.links.get(veth.name), veth)
+    return not _is_in_sync(draft.state, veth)
 
 
 def _needs_placeholder(port: OvsPort, wanted: OvsPort, is_recreated: bool) -> bool:
@@ -210,7 +220,7 @@ def _create_links(draft: _Draft, desired: HostState) -> None:
             continue
         if not isinstance(link, Tap) and not (isinstance(link, ManagedTap) and isinstance(found, Tap)):
             # A tap of libvirt is used unchanged.
-            draft.create_or_update(found, link)
+            draft.create_or_update(link)
 
 
 def _reattach_tap(draft: _Draft, veth: Veth) -> None:
@@ -220,7 +230,7 @@ def _reattach_tap(draft: _Draft, veth: Veth) -> None:
     also works after a kill between the two steps.
     """
     found = draft.state.links.get(veth.name)
-    tap = draft.state.links.get(names_of_key(key_of(veth.name) or "").tap)
+    tap = draft.state.links.get(names_of_device(veth.name).tap)
     in_place = isinstance(found, Veth) and found.master == veth.master and not draft.is_converting
     if isinstance(tap, Tap) and tap.name in draft.state.ports:
         return
@@ -228,9 +238,64 @@ def _reattach_tap(draft: _Draft, veth: Veth) -> None:
         draft.add(Update(tap, replace(tap, master=veth.master)))
 
 
-def _create_switch_port(draft: _Draft, desired: HostState) -> None:
-    for name, wanted in sorted(desired.ports.items()):
-        draft.create_or_update(draft.state.ports.get(name), wanted)
+# -- conversion --------------------------------------------------------------------------------------------------------
+
+# A native port has its tap in the switch itself, as libvirt plugs it for VIFOpenVSwitch of os-vif. The rows have other
+# names, so one transaction replaces the row and carries everything over. Order:
+#
+# - The row is marked first. The mark survives an interruption: any later plan sees it, and completes or reconnects.
+#   ovs-vswitchd has acknowledged the mark, so the VM leaves its path only while ovs-vswitchd works.
+# - To native: the tap leaves qbr, then the row is replaced. The kernel's datapath takes no tap that is in a bridge.
+# - To hybrid: qbr and the veth pair are complete, then the row is replaced, then the tap joins qbr.
+# - The mark goes last, with the requested OpenFlow port number.
+
+R = TypeVar("R", OvsPort, NativePort)
+
+
+def native_row(state: HostState) -> NativePort | None:
+    """Return the converted row of a port; None if there is none."""
+    return next((row for row in state.ports.values() if isinstance(row, NativePort)), None)
+
+
+def is_converting(state: HostState) -> bool:
+    """Return whether a conversion of this port has been interrupted."""
+    return any(isinstance(row, OvsPort) and row.converting for row in state.ports.values())
+
+
+def as_native(desired: HostState, port_id: str, observed: HostState) -> HostState:
+    """Return the desired state of a hybrid port as a native one. A managed tap stays, outside of any bridge."""
+    rows = [row for row in desired.ports.values() if type(row) is OvsPort]
+    taps = [tap for tap in observed.links.values() if isinstance(tap, ManagedTap)]
+    return HostState().with_parts(
+        *(_as(NativePort, row, names_of_device(row.name).tap, port_id) for row in rows),
+        *(replace(tap, master="", bridge_port=None) for tap in taps),
+    )
+
+
+def as_hybrid(row: NativePort) -> OvsPort:
+    """Return the row of a native port as that of a hybrid port, with our own key only if iface-id is another id."""
+    port_id = "" if row.iface_id == row.port_id else row.port_id
+    return _as(OvsPort, row, names_of_device(row.name).switch_end, port_id)
+
+
+def replacement(observed: HostState, desired: HostState) -> tuple[OvsPort, OvsPort] | None:
+    """Return the rows before and after a conversion; None if no row is to be replaced."""
+    before, after = (
+        [row for row in state.ports.values() if isinstance(row, OvsPort) and not isinstance(row, VhostUserPort)]
+        for state in (observed, desired)
+    )
+    # A placeholder has no device to go on with.
+    if len(before) != 1 or len(after) != 1 or type(before[0]) is type(after[0]) or before[0].type:
+        return None
+    if isinstance(before[0], NativePort):
+        # With its own key, if its iface-id has drifted: that would name another port.
+        return before[0], as_hybrid(before[0])
+    return before[0], _as(NativePort, before[0], after[0].name, after[0].port_id)
+
+
+def _as(kind: type[R], row: OvsPort, name: str, port_id: str) -> R:
+    values = {attribute: getattr(row, attribute) for attribute in attributes_of(OvsPort)}
+    return kind(**values | {"name": name, "port_id": port_id, "realized": True, "mtu_request": 0, "converting": ""})
 
 
 # -- ownership ---------------------------------------------------------------------------------------------------------
@@ -314,7 +379,7 @@ def rollback_target(
     target = first
     lost: list[str] = []
     for part in map(_with_absent_isolation, first):
-        wanted, found = (state.side(part.role).get(part.name) for state in (desired, current))
+        wanted, found = (state.get(part) for state in (desired, current))
         if wanted is None and isinstance(part, NativePort):
             wanted = as_native(desired, part.port_id, NOTHING).ports.get(part.name)
         if wanted is None and isinstance(part, OvsPort):

@@ -74,6 +74,10 @@ class HostState(_Frozen):
         """Return the parts of one role by name."""
         return self.ports if role is Role.SWITCH else self.links
 
+    def get(self, part: Part) -> Part | None:
+        """Return the part with the name and role of this one; None if there is none."""
+        return self.side(part.role).get(part.name)
+
     def of(self, names: PortNames) -> HostState:
         """Return the parts of one port."""
         # Without our own key, a switch port named tap is not ours. It is plugged directly into the switch.
@@ -155,6 +159,15 @@ class Facts(_Frozen):
     altnames: Mapping[str, str] = field(default_factory=dict)
     """By a device name of a port: the other device that has it as an alternative name."""
 
+    def vm(self, names: PortNames) -> LinkFact | None:
+        """Return the tap of a running VM; None if no VM runs. A tap has carrier only while a process holds it open."""
+        tap = self.links.get(names.tap)
+        return tap if tap is not None and tap.carrier else None
+
+    def port(self, row: Part | None) -> PortFact:
+        """Return the facts about a port of the switch. They are empty if none are known."""
+        return self.ports.get(row.name, PortFact()) if row else PortFact()
+
 
 @dataclass(frozen=True, slots=True)
 class Observed:
@@ -166,6 +179,10 @@ class Observed:
     def __iter__(self) -> Iterator[Any]:
         """Unpack into state and facts: `state, facts = host.observe(...)`."""
         return iter((self.state, self.facts))
+
+    def of(self, names: PortNames) -> Observed:
+        """Return the observation with the parts of one port only. The facts stay complete."""
+        return Observed(self.state.of(names), self.facts)
 
 
 def agree(first: HostState, second: HostState) -> bool:
@@ -285,28 +302,7 @@ def objection(state: HostState, step: Step) -> Objection | None:
 
     The deletion of a missing part may run.
     """
-    if isinstance(step, Create) and isinstance(step.part, Tap | ForeignObject | NativePort):
-        return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
-    against = _objection_to_name(step.part)
-    if against:
-        return against
-    if isinstance(step, Delete) and isinstance(step.part, Tap):
-        return Objection(f"{step.part.name} is not for a plan to make or delete", retry=False)
-    if isinstance(step, Replace):
-        return _objection_to_replace(state, step)
-    found = _found(state, step.part)
-    if isinstance(step, Create):
-        return _objection_to_create(state, step.part, found)
-    if found is None:
-        gone = Objection(f"{step.part.name} has vanished since it was observed", retry=True)
-        return gone if isinstance(step, Update) else None
-    return (
-        _objection_to_kind(step.part, found)
-        or _objection_to_owner(step, found)
-        or (_objection_to_name(step.before) if isinstance(step, Update) else None)
-        or (_objection_to_master(state, step, found) if isinstance(step, Update) else None)
-        or (_objection_to_mark(step, found) if isinstance(step, Update) else None)
-    )
+    return next(_objections(state, step), None)
 
 
 def simulate(state: HostState, step: Step) -> HostState:
@@ -328,7 +324,7 @@ def simulate(state: HostState, step: Step) -> HostState:
             return state.with_parts(replace(after, realized=_can_be_accepted(state, after)))
         case Update():
             changes = changes_of(step)
-            updated: Part = replace(_found(state, step.part), **changes)  # type: ignore[type-var, assignment]
+            updated: Part = replace(state.get(step.part), **changes)  # type: ignore[type-var, assignment]
             return state.with_parts(_as_new_member(updated) if "master" in changes else updated)
     return _without(state, step.part)
 
@@ -342,7 +338,7 @@ def simulate_all(state: HostState, steps: Iterable[Step]) -> HostState:
 
 def is_there(state: HostState, part: Part) -> bool:
     """Return True if an object has the name and role of this part."""
-    return _found(state, part) is not None
+    return state.get(part) is not None
 
 
 def owners_of(part: Part) -> set[str]:
@@ -371,93 +367,94 @@ def unfiltered(part: Part, attributes: Iterable[str], settings: Settings) -> tup
     )
 
 
-def _found(state: HostState, part: Part) -> Part | None:
-    return state.side(part.role).get(part.name)
-
-
-def _objection_to_name(part: Part) -> Objection | None:
-    key = key_of(part.name)
-    if key is None or (isinstance(part, Veth) and part.peer != names_of_key(key).switch_end):
-        return Objection(f"{part.name[:32]!r} is not the name of {with_article(part.kind)} of ours", retry=False)
-    return None
-
-
-def _objection_to_create(state: HostState, part: Part, found: Part | None) -> Objection | None:
-    if found is not None:
-        return Objection(f"{part.name} has appeared since the host was observed", retry=True)
-    if isinstance(part, Veth) and part.peer in state.links:
-        return Objection(f"{part.peer} has appeared since the host was observed", retry=True)
-    return _objection_to_bridge(state, part.master) if isinstance(part, Veth | ManagedTap) else None
-
-
-def _objection_to_kind(part: Part, found: Part) -> Objection | None:
-    if isinstance(part, Tap | ManagedTap) and isinstance(found, Tap | ManagedTap) and type(found) is not type(part):
-        # The alias decides which of the two it is. A new plan handles it.
-        return Objection(f"{part.name} is not the device any more that it was when it was observed", retry=True)
-    if type(found) is not type(part):
-        text = found.what if isinstance(found, ForeignObject) else with_article(found.kind)
-        return Objection(f"{part.name} is {text}, not {with_article(part.kind)}; remove it or rename it", retry=False)
-    if isinstance(found, Veth) and isinstance(part, Veth) and found.peer != part.peer:
-        return Objection(f"the peer of {part.name} is {found.peer}, not {part.peer}; remove the pair", retry=False)
-    return None
-
-
 _CARRIED = ("bridge", "iface_id", "iface_status", "attached_mac", "vm_uuid", "bridge_name", "type")
 """Attributes that a new row takes over from the one that it replaces."""
 
 
-def _objection_to_replace(state: HostState, step: Replace) -> Objection | None:
-    before, after, found = step.before, step.after, _found(state, step.before)
+def _objections(state: HostState, step: Step) -> Iterator[Objection]:
+    """Yield the objections to a step. Only the first is used, and each check relies on the earlier ones."""
+    part, found = step.part, state.get(step.part)
+    if isinstance(step, Create) and isinstance(part, Tap | ForeignObject | NativePort):
+        yield Objection(f"{part.name} is not for a plan to make or delete", retry=False)
+    yield from _objections_to_name(part)
+    if isinstance(step, Delete) and isinstance(part, Tap):
+        yield Objection(f"{part.name} is not for a plan to make or delete", retry=False)
+    if isinstance(step, Update) and found is None:
+        yield Objection(f"{part.name} has vanished since it was observed", retry=True)
+    if isinstance(step, Replace):
+        yield from _objections_to_replace(state, step)
+    elif isinstance(step, Create):
+        yield from _objections_to_create(state, part)
+    elif found is not None:
+        yield from _objections_to_part(step, found)
+        if isinstance(step, Update):
+            yield from _objections_to_update(state, step, found)
+
+
+def _objections_to_create(state: HostState, part: Part) -> Iterator[Objection]:
+    if is_there(state, part):
+        yield Objection(f"{part.name} has appeared since the host was observed", retry=True)
+    if isinstance(part, Veth) and part.peer in state.links:
+        yield Objection(f"{part.peer} has appeared since the host was observed", retry=True)
+    if isinstance(part, Veth | ManagedTap):
+        yield from _objections_to_bridge(state, part.master)
+
+
+def _objections_to_name(part: Part) -> Iterator[Objection]:
+    key = key_of(part.name)
+    if key is None or (isinstance(part, Veth) and part.peer != names_of_key(key).switch_end):
+        yield Objection(f"{part.name[:32]!r} is not the name of {with_article(part.kind)} of ours", retry=False)
+
+
+def _objections_to_bridge(state: HostState, master: str) -> Iterator[Objection]:
+    if master and not isinstance(state.links.get(master), Bridge):
+        yield Objection(f"bridge {master} has vanished since it was observed", retry=True)
+
+
+def _objections_to_part(step: Update | Delete | Replace, found: Part) -> Iterator[Objection]:
+    """Yield the objections to another kind or owner than that of the observed part."""
+    part = step.before if isinstance(step, Replace) else step.part
+    if isinstance(part, Tap | ManagedTap) and isinstance(found, Tap | ManagedTap) and type(found) is not type(part):
+        # The alias decides which of the two it is. A new plan handles it.
+        yield Objection(f"{part.name} is not the device any more that it was when it was observed", retry=True)
+    if type(found) is not type(part):
+        text = found.what if isinstance(found, ForeignObject) else with_article(found.kind)
+        yield Objection(f"{part.name} is {text}, not {with_article(part.kind)}; remove it or rename it", retry=False)
+    if isinstance(found, Veth) and isinstance(part, Veth) and found.peer != part.peer:
+        yield Objection(f"the peer of {part.name} is {found.peer}, not {part.peer}; remove the pair", retry=False)
+    # The observed row may have had any iface-id. Only a change of owner since then is refused.
+    known = owners_of(step.part) | (set() if isinstance(step, Delete) else owners_of(step.before))
+    for owner in sorted(owners_of(found) - known):
+        yield Objection(f"{found.name} belongs to port {owner}; unplug that port first", retry=False)
+
+
+def _objections_to_replace(state: HostState, step: Replace) -> Iterator[Objection]:
+    before, after, found = step.before, step.after, state.get(step.before)
     if {type(before), type(after)} != {OvsPort, NativePort} or key_of(before.name) != key_of(after.name):
-        return Objection(f"{before.name} is not replaced by {with_article(after.kind)} {after.name[:32]}", retry=False)
+        yield Objection(f"{before.name} is not replaced by {with_article(after.kind)} {after.name[:32]}", retry=False)
     if found is None or is_there(state, after):
         changed = f"{before.name} has vanished" if found is None else f"{after.name} has appeared"
-        return Objection(f"{changed} since the host was observed", retry=True)
-    against = _objection_to_kind(before, found) or _objection_to_owner(step, found)
-    if against is None and (
-        not isinstance(found, OvsPort)
-        or any(getattr(found, name) != getattr(after, name) for name in _CARRIED)
-        or (found.converting, after.converting) != (CONVERTING, CONVERTING)
-    ):
-        return Objection(f"{before.name} has changed since it was observed", retry=True)
-    return against
+        yield Objection(f"{changed} since the host was observed", retry=True)
+    else:
+        yield from _objections_to_part(step, found)
+        is_carried = all(getattr(found, name) == getattr(after, name) for name in _CARRIED)
+        if not is_carried or {getattr(found, "converting", ""), after.converting} != {CONVERTING}:
+            yield Objection(f"{before.name} has changed since it was observed", retry=True)
 
 
-def _objection_to_owner(step: Update | Delete | Replace, found: Part) -> Objection | None:
-    known = owners_of(step.part) | (set() if isinstance(step, Delete) else owners_of(step.before))
-    foreign = sorted(owners_of(found) - known)
-    # The observed row may have had any iface-id. Only a change of owner since then is refused.
-    if foreign:
-        return Objection(f"{found.name} belongs to port {foreign[0]}; unplug that port first", retry=False)
-    return None
-
-
-def _objection_to_master(state: HostState, step: Update, found: Part) -> Objection | None:
-    if not isinstance(found, Member) or "master" not in changes_of(step):
-        return None
-    before, after = step.before.master, step.after.master  # type: ignore[attr-defined]
-    if found.master not in ("", before, after):
-        return Objection(
-            f"{found.name} is in {found.master}, which is not ours; take it out: ip link set {found.name} nomaster",
-            retry=False,
-        )
-    return _objection_to_bridge(state, after)
-
-
-def _objection_to_mark(step: Update, found: Part) -> Objection | None:
-    """Refuse to mark a row with another attached-mac than it has: the mark holds it, and it is written back."""
+def _objections_to_update(state: HostState, step: Update, found: Part) -> Iterator[Objection]:
+    yield from _objections_to_name(step.before)
     written = changes_of(step)
-    if not isinstance(found, OvsPort) or "converting" not in written or "attached_mac" in written:
-        return None
-    if found.attached_mac != step.after.attached_mac:  # type: ignore[attr-defined]
-        return Objection(f"{found.name} has changed since it was observed", retry=True)
-    return None
-
-
-def _objection_to_bridge(state: HostState, master: str) -> Objection | None:
-    if not master or isinstance(state.links.get(master), Bridge):
-        return None
-    return Objection(f"bridge {master} has vanished since it was observed", retry=True)
+    after: Any = step.after
+    if isinstance(found, Member) and "master" in written:
+        if found.master not in ("", step.before.master, after.master):  # type: ignore[attr-defined]
+            remedy = f"take it out: ip link set {found.name} nomaster"
+            yield Objection(f"{found.name} is in {found.master}, which is not ours; {remedy}", retry=False)
+        yield from _objections_to_bridge(state, after.master)
+    is_marked = "converting" in written and "attached_mac" not in written
+    if isinstance(found, OvsPort) and is_marked and found.attached_mac != after.attached_mac:
+        # The mark holds the attached-mac, and it is written back.
+        yield Objection(f"{found.name} has changed since it was observed", retry=True)
 
 
 def _as_new_member(part: Part) -> Part:
@@ -494,7 +491,7 @@ def _updated_port(state: HostState, before: Part, after: OvsPort) -> OvsPort:
 
 
 def _without(state: HostState, part: Part) -> HostState:
-    match _found(state, part):
+    match state.get(part):
         case Bridge(name=name):
             members = [link for link in state.links.values() if isinstance(link, Member) and link.master == name]
             state = state.with_parts(*(_as_new_member(replace(member, master="")) for member in members))

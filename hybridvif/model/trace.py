@@ -160,7 +160,7 @@ class Evidence:
     @property
     def fact(self) -> PortFact:
         """The facts about the row."""
-        return self.observed.facts.ports.get(self.row.name, PortFact()) if self.row else PortFact()
+        return self.observed.facts.port(self.row)
 
     @property
     def mac(self) -> str:

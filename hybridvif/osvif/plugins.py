@@ -25,9 +25,8 @@ from hybridvif.engine.config import set_in_files
 from hybridvif.engine.goals import goal_for_unplug
 from hybridvif.model.errors import InvalidInput, Refused, UnplugFailed
 from hybridvif.model.names import names_of
-from hybridvif.model.report import error_of
 from hybridvif.model.settings import Settings
-from hybridvif.osvif.translation import checked_names, objection, port_of
+from hybridvif.osvif import checked_names, objection, port_of
 
 LOG = logging.getLogger(__name__)
 OVS = "ovs"
@@ -66,9 +65,7 @@ class HybridPath:
         host = self._connected()
         force = not config.is_set(cfg.CONF, "unplug_running") or host.settings.unplug_running == "force"
         goal = replace(goal_for_unplug(vif.id, force=force), spare_native=True)
-        (report,) = converge.converge([goal], host)
-        if not report.ok:
-            raise error_of(report, UnplugFailed)
+        converge.only_report(converge.converge([goal], host), UnplugFailed)
 
     def _serves(self, vif: Any) -> bool:
         """Return True if hybridvif plugs this VIF."""

@@ -12,7 +12,6 @@ Unlike oslo.privsep's own client, this one ends all waits when the daemon dies.
 
 from __future__ import annotations
 
-import builtins
 import contextlib
 import enum
 import json
@@ -20,7 +19,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterator, Sized
 from concurrent.futures import Future
 from itertools import count
 from typing import Any
@@ -38,7 +37,7 @@ MAX_MESSAGE = 6 * 1024 * 1024
 MAX_VALUES = 750_000
 """Largest number of values of a request, with lists and maps and their elements. The same plans have 712,000."""
 VALUE_SIZE = 8
-"""Size of a value in bytes, at least, for the bound of serve.py: an empty map of 1 byte takes 64 in memory."""
+"""Size of a value in bytes, at least, for the bound of main.py: an empty map of 1 byte takes 64 in memory."""
 MAX_BUFFER = 16 * 1024 * 1024
 """Largest size of a single text in bytes. A client that sends a longer one is disconnected."""
 _NAME_BYTES = 64
@@ -69,7 +68,6 @@ class Message(enum.IntEnum):
     PONG = 2
     CALL = 3
     RET = 4
-    ERR = 5
     LOG = 6
 
 
@@ -77,6 +75,11 @@ def pack(message: Any) -> bytes:
     """Encode a message as msgpack. Raises TypeError, ValueError, OverflowError if msgpack cannot encode it."""
     encoded: bytes = msgpack.packb(message, use_bin_type=True, unicode_errors="surrogatepass")
     return encoded
+
+
+def refusal(reason: str) -> tuple[Any, ...]:
+    """Return the response to a request that is refused."""
+    return Message.RET.value, ["failed", Refused.code, f"refused: {reason}"]
 
 
 def requests_from(channel: socket.socket, answer: Callable[[Request], None]) -> Iterator[tuple[Request, int]]:
@@ -104,7 +107,7 @@ def requests_from(channel: socket.socket, answer: Callable[[Request], None]) -> 
                     # Not kept while the next message is read.
                     del found, request
                 elif name := _name_of(encoded):
-                    answer((name, (Message.RET.value, ["failed", Refused.code, f"refused: {found}"])))
+                    answer((name, refusal(found)))
         except msgpack.OutOfData:
             if len(pending) > MAX_MESSAGE:
                 # Read to the end of the message without storing it.
@@ -188,9 +191,13 @@ class Channel:
         self._reader = threading.Thread(target=self._read, name="hybridvif-reader", daemon=True)
         self._reader.start()
 
-    def remote_call(self, name: str, args: tuple[Any, ...], kwargs: Mapping[str, Any], timeout: float) -> Any:
-        """Call a function of the daemon and return its result. Raises NoResponse, or the error in the response."""
-        return _result_of(self.send_recv((Message.CALL.value, name, args, kwargs), timeout))
+    def call(self, name: str, arguments: tuple[Any, ...], timeout: float) -> Any:
+        """Send a request and return its result (requests.py). Raises NoResponse."""
+        response = self.send_recv((Message.CALL.value, name, arguments, {}), timeout)
+        match response:
+            case (Message.RET, result):
+                return result
+        raise HybridVifError(f"the privileged daemon sent an invalid response: {str(response)[:80]!r}")
 
     def send_recv(self, message: Any, timeout: float) -> Any:
         """Send a message and return its response. Raises NoResponse."""
@@ -289,16 +296,3 @@ class Channel:
 
 def _died_before(reason: str) -> DiedBefore:
     return DiedBefore(f"the privileged daemon died before it received the request ({reason}); call again")
-
-
-def _result_of(response: Any) -> Any:
-    """Return the value in a response, or raise its exception."""
-    match response:
-        case (Message.RET, value):
-            return value
-        case (Message.ERR, str(kind), args, *_):
-            # Not SystemExit: the daemon must not end its client.
-            raised = getattr(builtins, kind.removeprefix("builtins."), None)
-            if isinstance(raised, type) and issubclass(raised, Exception):
-                raise raised(*args)
-    raise HybridVifError(f"the privileged daemon sent an invalid response: {str(response)[:80]!r}")

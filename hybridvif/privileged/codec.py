@@ -7,7 +7,7 @@ types are exact (True is no int), and sizes are bounded. authorize.py decides wh
 from __future__ import annotations
 
 import typing
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from operator import attrgetter
 from typing import Any
@@ -30,6 +30,8 @@ _TYPES: Mapping[type[Part], Mapping[str, tuple[type, ...]]] = {
 }
 """The fields of a part, with their legal types."""
 _OUTCOME = attrgetter("retry", "simulated", "code", "retries")
+_NAMED_FACTS: Mapping[str, Any] = {"links": LinkFact, "ports": PortFact}
+"""The facts that are tuples with names."""
 _ROW = {cls: attrgetter("__class__.__name__", *_TYPES[cls]) for cls in PARTS}
 
 
@@ -160,23 +162,5 @@ def decode_observed(value: Any) -> Observed:
     """Decode an observation. The values are not checked, because the daemon is trusted."""
     rows, facts = value
     parts = (_CLASSES[kind](**dict(zip(_TYPES[_CLASSES[kind]], values, strict=True))) for kind, *values in rows)
-    return Observed(HostState().with_parts(*parts), Facts(**{name: _FACTS[name](fact) for name, fact in facts.items()}))
-
-
-def _by_name(make: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    return lambda fact: {name: make(values) for name, values in fact.items()}
-
-
-_FACTS: Mapping[str, Callable[[Any], Any]] = {
-    "links": _by_name(LinkFact._make),
-    "members": _by_name(tuple),
-    "altnames": dict,
-    "ports": _by_name(PortFact._make),
-    "switches": dict,
-    "switch_version": str,
-    "bearers": _by_name(tuple),
-    "serves": frozenset,
-    "unchecked": tuple,
-    "simulated": bool,
-}
-"""The decoders of the facts."""
+    by_name = {name: {key: cls._make(fact) for key, fact in facts[name].items()} for name, cls in _NAMED_FACTS.items()}
+    return Observed(HostState().with_parts(*parts), Facts(**{**facts, **by_name, "serves": frozenset(facts["serves"])}))

@@ -1,6 +1,7 @@
 """The oslo.privsep context of the privileged daemon, on the client's side. Its only capability is CAP_NET_ADMIN.
 
-It is derived from oslo.privsep's, so a program finds its options and methods in the usual place. It has its own channel
+It is derived from oslo.privsep's, so a program finds its options and methods in the usual place. A test calls
+set_client_mode(False) to serve requests with the privileges of its own process. The context has its own channel
 (channel.py) and its own daemon (main.py), which imports nothing of oslo.privsep. It replaces a daemon that has died. A
 forked child starts without a channel.
 """
@@ -9,11 +10,11 @@ from __future__ import annotations
 
 import logging
 import os
-import shlex
 import sys
 import threading
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -34,6 +35,8 @@ STARTS = 3
 CAP_NET_ADMIN = 12
 OPTIONS = ("helper_command", "logger_name")
 """The options that oslo.privsep's context registers and this one reads."""
+MEMBERS = ("conf", "set_client_mode")
+"""The members of oslo.privsep's context that this one inherits and needs."""
 TESTED_VERSIONS = "3.6.0 to 3.12.0"
 
 
@@ -48,8 +51,8 @@ def unsupported(problem: str) -> PreconditionError:
     )
 
 
-if not hasattr(priv_context, "PrivContext"):
-    raise unsupported("has no priv_context.PrivContext")
+if missing := [name for name in MEMBERS if not hasattr(getattr(priv_context, "PrivContext", None), name)]:
+    raise unsupported(f"has no priv_context.PrivContext with {', '.join(missing)}")
 if str(getattr(cfg.CONF, "privsep_context", "")).startswith(f"{__package__.partition('.')[0]}."):
     # oslo.privsep's own helper imports this module, and would serve with its own daemon.
     sys.exit(
@@ -63,31 +66,17 @@ class Context(priv_context.PrivContext):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self._section = options["cfg_section"]
-        missing = [name for name in OPTIONS if name not in cfg.CONF[self._section]]
-        if missing:
+        if missing := [name for name in OPTIONS if name not in self.conf]:
             raise unsupported(f"registers no option {', '.join(missing)}")
-        self.client_mode = True
         self.channel: Channel | None = None  # type: ignore[assignment]  # ours is of another class
         self._launch: launch.Launch | None = None
         """The start of a daemon that no request has waited for."""
         self._starting = threading.Lock()
         os.register_at_fork(after_in_child=self._forget)
 
-    @property
-    def conf(self) -> Any:
-        """The options of [hybridvif_privileged]."""
-        return cfg.CONF[self._section]
-
     def helper_command(self, sockpath: str) -> list[str]:
         """Return the command that starts the daemon. Raises ConfigurationError."""
-        if self.conf.helper_command:
-            return [*shlex.split(self.conf.helper_command), *launch.arguments_of(sockpath)]
-        return launch.default_command(sockpath, files_of(cfg.CONF))
-
-    def set_client_mode(self, enabled: bool) -> None:
-        """Send requests to the daemon, or serve them in this process with its own privileges, as in a test."""
-        self.client_mode = enabled
+        return launch.command_for(sockpath, self.conf.helper_command, partial(files_of, cfg.CONF))
 
     def start(self, method: object = None) -> None:  # noqa: ARG002  # every method starts our daemon
         """Start the daemon and wait for it. Every method of oslo.privsep starts our daemon; none forks this process."""
@@ -136,34 +125,18 @@ class Context(priv_context.PrivContext):
         started, self._launch = self._launch, None
         with launch.within_limits(), started or launch.Launch(self.helper_command) as started:
             channel = Channel(started.accept(deadline), logging.getLogger(self.conf.logger_name))
-            try:
-                channel.send_recv((Message.PING.value,), deadline - time.monotonic())
-                return channel
-            except Died as error:
-                channel.close()
-                raise started.lost(deadline) from error
-            except NoResponse as error:
-                channel.close()
-                raise started.failure("it did not answer by the deadline") from error
-            except BaseException:
-                channel.close()
-                raise
-            finally:
-                started.wait(deadline)
-
-    def call(self, name: str, argument: object, deadline: float, timeout: float, *, is_traced: bool = False) -> Any:
-        """Send a request to the daemon and return its result. Raises PreconditionError, NoResponse.
-
-        deadline: for the daemon. timeout: the seconds to wait for the response. is_traced: ask for its spans, too.
-        """
-        arguments = (argument, deadline, True) if is_traced else (argument, deadline)
-        if not self.client_mode:
-            from hybridvif.privileged import requests
-
-            return requests.call(requests.REQUESTS[name], arguments)
-        end = time.monotonic() + timeout
-        channel = self.reach(end)
-        return channel.remote_call(name, arguments, {}, end - time.monotonic())
+            with ExitStack() as failed:
+                failed.callback(channel.close)
+                try:
+                    channel.send_recv((Message.PING.value,), deadline - time.monotonic())
+                except Died as error:
+                    raise started.lost(deadline) from error
+                except NoResponse as error:
+                    raise started.failure("it did not answer by the deadline") from error
+                finally:
+                    started.wait(deadline)
+                failed.pop_all()
+            return channel
 
     def _forget(self) -> None:
         """Drop the parent's channel in a forked child."""

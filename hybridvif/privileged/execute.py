@@ -10,7 +10,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from importlib.metadata import EntryPoint, EntryPoints, distributions
 from typing import Any
 
@@ -94,6 +94,10 @@ class PlanProgress:
         return tuple(outcome for _, outcome in sorted(self._outcomes.items(), key=lambda numbered: numbered[0]))
 
 
+Batch = list[tuple[PlanProgress, Numbered]]
+"""The steps that an executor gets together, by plan."""
+
+
 def execute(
     plans: Sequence[Sequence[Step]], executors: Mapping[Role, Executor], deadline: float
 ) -> list[tuple[Outcome, ...]]:
@@ -104,16 +108,18 @@ def execute(
     with ExitStack() as stack:
         for role in _later_roles(runs):
             stack.enter_context(expected(executors[role]))
-        try:
-            for role, some in _batches(runs):
-                if batch := [(run, taken) for run in some if (taken := run.take(role))]:
-                    is_last = not any(run.waiting for run in runs)
-                    _execute_batch(batch, executors[role], deadline if is_last else share(deadline))
-        finally:
-            # The audit log, one line per port.
-            for run in runs:
-                if outcomes := run.outcomes():
-                    LOG.info("%s", "; ".join(map(_described, outcomes)), extra={"audit": audit_of(outcomes)})
+        stack.callback(_log_audit, runs)
+        for role, some in _batches(runs):
+            executor, batch = executors[role], [(run, taken) for run in some if (taken := run.take(role))]
+            end = share(deadline) if any(run.waiting for run in runs) else deadline
+            batches = [batch] if batch else []
+            while batches:
+                batch = batches.pop()
+                steps = [step for _, taken in batch for _, step in taken]
+                outcomes: list[Outcome] = []
+                with _errors_as_outcomes(executor, steps, outcomes), span(f"apply {role.value}"):
+                    outcomes += executor.apply(steps, end)
+                batches += _record(batch, outcomes, executor)
     return [run.outcomes() for run in runs]
 
 
@@ -141,27 +147,29 @@ def share(deadline: float) -> float:
     return now + (deadline - now) * SHARE
 
 
-def _execute_batch(batch: list[tuple[PlanProgress, Numbered]], executor: Executor, deadline: float) -> None:
-    steps = [step for _, taken in batch for _, step in taken]
+@contextmanager
+def _errors_as_outcomes(executor: Executor, steps: Sequence[Step], outcomes: list[Outcome]) -> Iterator[None]:
+    """Turn an error into outcomes: those of the other role and of other ports must not be lost."""
     try:
-        with span(f"apply {executor.role.value}"):
-            outcomes = list(executor.apply(steps, deadline))
+        yield
     except ExecutorError as error:
-        outcomes = [error.outcome_of(step) for step in steps]
+        outcomes[:] = [error.outcome_of(step) for step in steps]
     except Exception as error:  # noqa: BLE001  # failure_of() logs it
-        # The outcomes of the other role and of other ports must not be lost.
         reason = f"{failure_of(executor, error)}, and it is not known how far it came; see the daemon's log"
-        outcomes = [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
+        outcomes[:] = [Outcome(step, Result.UNKNOWN, reason, code=HybridVifError.code) for step in steps]
+
+
+def _record(batch: Batch, outcomes: list[Outcome], executor: Executor) -> Sequence[Batch]:
+    """Store the outcomes of a batch. Return the batches to execute in its place, the last one first."""
     had_no_effect = all(outcome.result in FAILURES and outcome.code != NOT_REALIZED for outcome in outcomes)
     if executor.atomic and len(batch) > 1 and had_no_effect:
         # The failure of one port undid the steps of all: halve the batch until the port is alone.
         middle = len(batch) // 2
-        _execute_batch(batch[:middle], executor, deadline)
-        _execute_batch(batch[middle:], executor, deadline)
-        return
+        return batch[middle:], batch[:middle]
     for run, taken in batch:
         run.record(taken, outcomes[: len(taken)])
         del outcomes[: len(taken)]
+    return ()
 
 
 def failure_of(executor: Executor, error: Exception) -> str:
@@ -198,8 +206,16 @@ def _later_roles(runs: Sequence[PlanProgress]) -> set[Role]:
     return {role for plan_roles in roles for role in plan_roles if role is not plan_roles[0]}
 
 
+def _log_audit(runs: Sequence[PlanProgress]) -> None:
+    """Write the audit log, one line per port."""
+    for run in runs:
+        if outcomes := run.outcomes():
+            audit = audit_of(outcomes)
+            LOG.info("%s", "; ".join(map(_described, audit["changes"])), extra={"audit": audit})
+
+
 def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
-    """Return the changes of one port as the fields of its log line."""
+    """Return the changes of one port as the fields of its log line. attributes: the values before and after."""
     parts = [outcome.step.part for outcome in outcomes]
     port = next((port_id for part in parts for port_id in sorted(owners_of(part))), key_of(parts[0].name))
     changes = [
@@ -209,7 +225,10 @@ def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
             "name": step.part.name,
             "result": outcome.result.value,
             "reason": outcome.reason,
-            "attributes": _changed(step),
+            "attributes": {
+                change.attribute: [change.before, change.after]
+                for change in (differences(step.before, step.part) if isinstance(step, Update) else ())
+            },
         }
         for outcome in outcomes
         for step in (outcome.step,)
@@ -218,16 +237,8 @@ def audit_of(outcomes: Sequence[Outcome]) -> dict[str, Any]:
     return {"port": port, "done": is_done, "changes": changes}
 
 
-def _changed(step: Step) -> dict[str, list[Any]]:
-    """Return the values of the changed attributes of an existing part before and after."""
-    if not isinstance(step, Update):
-        return {}
-    return {change.attribute: [change.before, change.after] for change in differences(step.before, step.part)}
-
-
-def _described(outcome: Outcome) -> str:
-    part, verb = outcome.step.part, type(outcome.step).__name__.lower()
-    return escaped(f"{verb} {part.kind} {part.name}: {outcome.result.value} {outcome.reason}".rstrip())
+def _described(change: Mapping[str, Any]) -> str:
+    return escaped("{verb} {kind} {name}: {result} {reason}".format_map(change).rstrip())
 
 
 # -- the configured executors ------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ import logging
 import os
 import resource
 import shlex
+import shutil
 import socket
 import subprocess
 import sys
@@ -81,12 +82,15 @@ def within_limits() -> Iterator[None]:
         ) from error
 
 
-def default_command(path: str, options: Mapping[str, Sequence[str]]) -> list[str]:
-    """Return the default helper command for a path of the socket; with sudo unless this user is root.
+def command_for(path: str, configured: str | None, options_of: Callable[[], Mapping[str, Sequence[str]]]) -> list[str]:
+    """Return the configured helper command for a path of the socket. By default it uses sudo, unless this user is root.
 
-    options: config_file and config_dir of the client, so that both sides read the same configuration. The paths are
-    absolute (config.py), because the daemon changes its working directory.
+    options_of: returns config_file and config_dir of the client, so that both sides read the same configuration. The
+    paths are absolute (config.py), because the daemon changes its working directory.
     """
+    arguments = ["--privsep_context", CONTEXT, "--privsep_sock_path", path]
+    if configured:
+        return [*shlex.split(configured), *arguments]
     script = os.path.join(os.path.dirname(sys.executable), HELPER)
     command = [script] if os.path.exists(script) else []
     if os.geteuid() != 0:
@@ -94,56 +98,53 @@ def default_command(path: str, options: Mapping[str, Sequence[str]]) -> list[str
     elif not command:
         # A virtual environment with borrowed libraries has no scripts. -P: do not import from the working directory.
         command = [sys.executable, "-P", "-m", f"{__package__}.helper"]
-    for option, values in options.items():
+    for option, values in options_of().items():
         for value in values:
             command += [f"--{option.replace('_', '-')}", value]
-    return [*command, *arguments_of(path)]
+    return [*command, *arguments]
 
 
-def arguments_of(path: str) -> list[str]:
-    """Return the arguments that every helper command ends with."""
-    return ["--privsep_context", CONTEXT, "--privsep_sock_path", path]
+class Launch(contextlib.ExitStack):
+    """A started helper, and the socket to which its daemon connects. Close it afterwards.
 
-
-class Launch:
-    """A started helper, and the socket to which its daemon connects. Close it afterwards."""
+    close() closes the socket and deletes its directory. A daemon that is not accepted gets EOF then, and exits.
+    """
 
     def __init__(self, command_of: Callable[[str], list[str]]) -> None:
         """Start the helper without waiting for it. Raises PreconditionError.
 
         command_of: returns the command for a path of the socket.
         """
-        self.command: list[str] = []
+        super().__init__()
         self._last_line = ""
-        try:
-            self.listener = socket.socket(socket.AF_UNIX)
-        except OSError as error:
-            raise PreconditionError(f"no socket can be made: {error.strerror}") from error
-        self._private = private_directory()
-        self.path = os.path.join(self._private, "privsep.sock")
+        directory = private_directory()
+        self.callback(shutil.rmtree, directory, ignore_errors=True)
         # The process may exit while the daemon is awaited.
         atexit.register(self.close)
+        self.callback(atexit.unregister, self.close)
         try:
-            self._listen()
-            self._start(command_of)
+            self.command = command_of(os.path.join(directory, "privsep.sock"))
+            self.listener = self._listen(directory)
+            self._start()
         except BaseException:
             self.close()
             raise
 
-    def _listen(self) -> None:
+    def _listen(self, directory: str) -> socket.socket:
         try:
-            self.listener.bind(self.path)
-            self.listener.listen(1)
+            listener = self.enter_context(socket.socket(socket.AF_UNIX))
+            listener.bind(os.path.join(directory, "privsep.sock"))
+            listener.listen(1)
+            return listener
         except OSError as error:
             raise PreconditionError(
-                f"no socket can be made in {self._private}: {error.strerror}; set TMPDIR to a directory that this user "
-                "can write"
+                f"no socket can be made in {directory}: {error.strerror}; set TMPDIR to a directory that this user can "
+                "write"
             ) from error
 
-    def _start(self, command_of: Callable[[str], list[str]]) -> None:
-        self.command = command_of(self.path)
+    def _start(self) -> None:
+        LOG.info("starting the privileged daemon: %s", shlex.join(self.command))
         try:
-            LOG.info("starting the privileged daemon: %s", shlex.join(self.command))
             # Both streams: oslo.log writes to stdout, and the client's own stdout may be a document.
             self.helper = Child(
                 self.command,
@@ -187,8 +188,8 @@ class Launch:
             raise self.failure("the helper did not end by the deadline (does it ask for a password?)")
         raise self.failure((code == LOST and self._last_line) or "it did not connect by the deadline")
 
-    def _ended(self, code: int | None) -> PreconditionError:
-        if code is None or code < 0:
+    def _ended(self, code: int) -> PreconditionError:
+        if code < 0:
             return self.failure(f"the helper ended with code {code}", EndedAtOnce)
         self._reader.join(0.05)
         return self.failure(self._last_line or f"the helper ended with code {code}")
@@ -211,21 +212,6 @@ class Launch:
         """Wait for the helper, which exits as soon as its daemon runs."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.helper.wait(max(deadline - time.monotonic(), 0.1))
-
-    def close(self) -> None:
-        """Close the listening socket and delete the directory. A daemon that is not accepted gets EOF and exits."""
-        atexit.unregister(self.close)
-        self.listener.close()
-        with contextlib.suppress(OSError):
-            os.unlink(self.path)
-        with contextlib.suppress(OSError):
-            os.rmdir(self._private)
-
-    def __enter__(self) -> Launch:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def _read_output(self) -> None:
         if (output := self.helper.stdout) is not None:

@@ -10,20 +10,25 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import glob
 import logging
 import os
+import select
+import signal
 import socket
+import struct
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn
 
 from hybridvif.engine import config
 from hybridvif.model.errors import HybridVifError, PreconditionError
 from hybridvif.model.parts import Role
 from hybridvif.privileged import execute, helper, privileges
-from hybridvif.privileged.channel import CONTEXT
-from hybridvif.privileged.requests import respond
-from hybridvif.privileged.serve import Sender, Server, end, exit_on_eof
+from hybridvif.privileged.channel import CONTEXT, WATCH, Message, Request, pack, requests_from
+from hybridvif.privileged.requests import MAX_WATCHERS, respond
 
 LOG = logging.getLogger(__name__)
 _ONCE = frozenset({"--privsep_context", "--privsep_sock_path"})
@@ -118,3 +123,153 @@ def _confine() -> None:
     with contextlib.suppress(HybridVifError):
         settings = execute.configured()
         privileges.restrict_files_to([execute.class_of(role, settings) for role in Role], settings)
+
+
+# -- serve the client --------------------------------------------------------------------------------------------------
+
+
+MAX_PENDING = 1024
+"""Largest number of requests without a response. Beyond, nothing is read."""
+MAX_PENDING_BYTES = 6 * 1024 * 1024
+"""Largest cost of these requests in bytes (channel.py), that of one message. Beyond, nothing is read."""
+MAX_LINE = 16_384
+"""Largest number of characters of a log line or a traceback."""
+BURST = 32_768
+"""Log lines at once: one per port of sixteen requests of the largest size (codec.py)."""
+RATE = 200.0
+"""Log lines per second after a burst."""
+_FIELDS = ("name", "levelno", "levelname", "pathname", "filename", "module", "lineno", "funcName", "created", "msecs")
+
+
+class Sender(logging.Handler):
+    """Sends responses to the client, and the log lines since the last one. A warning is sent at once.
+
+    A message per log line would wake the client up. The rate of log lines is limited, because the client writes them
+    into the log of the host. oslo_log.rate_limit counts no dropped lines, and is not safe with several threads.
+    """
+
+    def __init__(self, channel: socket.socket, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._channel, self._sending = channel, threading.Lock()
+        pid, uid, _ = struct.unpack("3i", channel.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
+        self._client = {"client_pid": pid, "client_uid": uid}
+        self._lines: list[bytes] = []
+        self._clock, self._refilled = clock, clock()
+        self._tokens, self._dropped = float(BURST), 0
+
+    def send(self, message: Any) -> None:
+        """Send a message behind the waiting log lines. A client that does not read blocks. Raises OSError."""
+        encoded = pack(message)
+        with self._sending:
+            lines, self._lines = self._lines, []
+            self._channel.sendall(b"".join([*lines, encoded]))
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep or send a line with its standard attributes and our audit. Additional ones may not be encodable."""
+        now = self._clock()
+        self._tokens = min(self._tokens + (now - self._refilled) * RATE, BURST) - 1
+        self._refilled = now
+        if self._tokens < 0:
+            self._tokens, self._dropped = self._tokens + 1, self._dropped + 1
+            return
+        dropped, self._dropped = self._dropped, 0
+        line = {name: getattr(record, name) for name in _FIELDS}
+        line["msg"], line["args"] = record.getMessage()[:MAX_LINE], ()
+        if audit := getattr(record, "audit", None):
+            line["extra"] = {**audit, **self._client}
+        if dropped:
+            line["msg"] += f" (after {dropped} lines that were dropped, as too many at once)"
+        if record.exc_info and record.exc_info[0] is not None:
+            line["exc_text"] = logging.Formatter().formatException(record.exc_info)[-MAX_LINE:]
+        message = (None, (Message.LOG.value, line))
+        if record.levelno < logging.WARNING:
+            with self._sending:
+                self._lines.append(pack(message))
+            return
+        # If the client has disconnected, the daemon is about to exit.
+        with contextlib.suppress(OSError):
+            self.send(message)
+
+
+class Server:
+    """The threads that serve one client, and the requests that have no response yet."""
+
+    def __init__(
+        self, channel: socket.socket, sender: Sender, respond: Callable[[tuple[Any, ...]], Any], threads: int
+    ) -> None:
+        self._channel, self._sender, self._respond = channel, sender, respond
+        self._pool = ThreadPoolExecutor(threads, "hybridvif-server")
+        # Watch requests wait, and must leave all threads to the others. One more thread refuses those beyond the limit.
+        self._watchers = ThreadPoolExecutor(MAX_WATCHERS + 1, "hybridvif-watch")
+        self._room = threading.Condition()
+        self._number = self._size = 0
+
+    def serve(self) -> None:
+        """Serve requests until EOF, or until the client cannot be reached."""
+        requests = requests_from(self._channel, self._sender.send)
+        try:
+            # One thread of each is enough. If none can be started, the daemon ends.
+            self._pool.submit(int)
+            self._watchers.submit(int)
+            while True:
+                with self._room:
+                    # Bounds the memory of the daemon if the client reads no responses.
+                    self._room.wait_for(lambda: self._number < MAX_PENDING and self._size < MAX_PENDING_BYTES)
+                read = next(requests, None)
+                if read is None:
+                    return
+                self._count(1, read[1])
+                self._submit(*read)
+                del read
+        except Exception as error:  # noqa: BLE001  # the client cannot be reached any more
+            LOG.warning("the daemon ends: %s", error)
+
+    def _submit(self, request: Request, size: int) -> None:
+        pool = self._watchers if request[1][1:2] == (WATCH,) else self._pool
+        try:
+            pool.submit(self._serve_one, request, size)
+        except RuntimeError as error:
+            # A limit on processes. The request is queued, and the existing threads continue.
+            LOG.warning("the daemon goes on with the threads that it has: %s", error)
+
+    def _serve_one(self, request: Request, size: int) -> None:
+        name, content = request
+        try:
+            try:
+                self._sender.send((name, self._respond(content)))
+            except OSError:
+                raise
+            except Exception as error:  # noqa: BLE001  # a response that cannot be encoded
+                reason = f"{type(error).__name__}: {error}"
+                self._sender.send((name, (Message.RET.value, ["failed", HybridVifError.code, reason])))
+        except OSError:
+            # The client cannot be reached. This ends the reading.
+            with contextlib.suppress(OSError):
+                self._channel.shutdown(socket.SHUT_RDWR)
+        self._count(-1, -size)
+
+    def _count(self, number: int, size: int) -> None:
+        with self._room:
+            self._number, self._size = self._number + number, self._size + size
+            self._room.notify()
+
+
+def exit_on_eof(channel: socket.socket) -> NoReturn:
+    """Exit on EOF of the client, even if unread requests are queued."""
+    hung_up = select.poll()
+    hung_up.register(channel, select.POLLRDHUP)
+    hung_up.poll()
+    end()
+
+
+def end() -> NoReturn:
+    """Kill the programs that requests run, and exit."""
+    # Each program leads its own process group (executors/command.py).
+    for listed in glob.glob("/proc/self/task/*/children"):
+        with contextlib.suppress(OSError), open(listed, encoding="ascii") as children:
+            for pid in map(int, children.read().split()):
+                for kill in (os.killpg, os.kill):
+                    with contextlib.suppress(ProcessLookupError):
+                        kill(pid, signal.SIGKILL)
+    # sys.exit would wait for threads of third parties.
+    os._exit(0)

@@ -15,10 +15,9 @@ import pwd
 import resource
 import struct
 import sys
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from importlib.machinery import ModuleSpec, PathFinder
-from types import ModuleType
+from types import SimpleNamespace
 from typing import Any
 
 from hybridvif.model.errors import PreconditionError
@@ -36,15 +35,13 @@ STANDARD_PATH = (os.path.dirname(os.__file__), os.path.join(os.path.dirname(os._
 _M_ARENA_MAX = -8
 _GET_DUMPABLE, _SET_DUMPABLE = 3, 4
 _SET_KEEPCAPS = 8
-_CAPBSET_READ, _CAPBSET_DROP = 23, 24
+_CAPBSET_DROP = 24
 _GET_SECUREBITS, _SET_SECUREBITS = 27, 28
-_SET_NO_NEW_PRIVS, _GET_NO_NEW_PRIVS = 38, 39
-_CAP_AMBIENT, _AMBIENT_IS_SET, _AMBIENT_RAISE = 47, 1, 2
+_SET_NO_NEW_PRIVS = 38
+_CAP_AMBIENT, _AMBIENT_RAISE = 47, 2
 _NOROOT_LOCKED = 0b11
 """SECBIT_NOROOT and its lock: user 0 gains no capabilities by execve(2)."""
 _CAPABILITY_VERSION_3 = 0x20080522
-_SETS = "=6I"
-"""Effective, permitted, inheritable: the lower 32 bits of each, then the upper ones (capget(2))."""
 
 _libc = ctypes.CDLL(None, use_errno=True)
 _is_sealed = False
@@ -54,30 +51,17 @@ class PrivilegeError(PreconditionError):
     """The daemon cannot drop its privileges."""
 
 
-@dataclass(frozen=True, slots=True)
-class Capabilities:
-    """The capability sets of a thread, as bit masks."""
-
-    effective: int
-    permitted: int
-    inheritable: int
+def _status() -> dict[str, str]:
+    """Return the state of this thread as the kernel reports it (proc(5))."""
+    with open("/proc/thread-self/status", encoding="utf-8", errors="replace") as lines:
+        return dict(line.rstrip("\n").split(":\t", 1) for line in lines)
 
 
-def capabilities() -> Capabilities:
-    """Return the capability sets of this thread. Raises OSError."""
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
-    sets = ctypes.create_string_buffer(struct.calcsize(_SETS))
-    _checked(_libc.capget(header, sets), "capget")
-    low = struct.unpack(_SETS, sets.raw)
-    return Capabilities(*(low[index] | low[index + 3] << 32 for index in range(3)))
-
-
-def set_capabilities(wanted: Capabilities) -> None:
-    """Set the capability sets of this thread. Raises OSError."""
-    header = ctypes.create_string_buffer(struct.pack("=Ii", _CAPABILITY_VERSION_3, 0), 8)
-    masks = (wanted.effective, wanted.permitted, wanted.inheritable)
-    sets = struct.pack(_SETS, *(mask & 0xFFFFFFFF for mask in masks), *(mask >> 32 for mask in masks))
-    _checked(_libc.capset(header, ctypes.create_string_buffer(sets, len(sets))), "capset")
+def _keep_net_admin(*, inheritable: bool) -> None:
+    """Give up all capabilities of this thread but CAP_NET_ADMIN. Raises OSError if the thread does not have it."""
+    header = struct.pack("=Ii", _CAPABILITY_VERSION_3, 0)
+    sets = struct.pack("=6I", 1 << KEPT, 1 << KEPT, inheritable << KEPT, 0, 0, 0)
+    _checked(_libc.capset(header, sets), "capset")
 
 
 def narrow() -> bool:
@@ -85,11 +69,12 @@ def narrow() -> bool:
 
     Both need CAP_SETPCAP. A process without it has few capabilities, and NO_NEW_PRIVS restricts its children.
     """
-    if not capabilities().effective >> SETPCAP & 1:
+    status = _status()
+    if not int(status["CapEff"], 16) >> SETPCAP & 1:
         LOG.info("started without CAP_SETPCAP, so the daemon's bounding set stays as it was")
         return False
     for number in range(64):
-        if number != KEPT and _prctl(_CAPBSET_READ, number, tolerate=True) == 1:
+        if number != KEPT and int(status["CapBnd"], 16) >> number & 1:
             _prctl(_CAPBSET_DROP, number)
     _prctl(_SET_SECUREBITS, _prctl(_GET_SECUREBITS) | _NOROOT_LOCKED)
     return True
@@ -151,9 +136,10 @@ def become(uid: int | None, gid: int | None) -> None:
         ) from error
     finally:
         _prctl(_SET_KEEPCAPS, 0)
-    if not capabilities().permitted >> KEPT & 1:
-        raise PrivilegeError("the privileged daemon was started without CAP_NET_ADMIN; start it as root")
-    set_capabilities(Capabilities(1 << KEPT, 1 << KEPT, 0))
+    try:
+        _keep_net_admin(inheritable=False)
+    except PermissionError as error:
+        raise PrivilegeError("the privileged daemon was started without CAP_NET_ADMIN; start it as root") from error
 
 
 def seal() -> None:
@@ -169,18 +155,19 @@ def verify(*, narrowed: bool, uid: int | None, gid: int | None) -> None:
 
     narrowed: the result of narrow().
     """
-    held, only = capabilities(), 1 << KEPT
-    bounding = sum(1 << number for number in range(64) if _prctl(_CAPBSET_READ, number, tolerate=True) == 1)
-    ambient = [number for number in range(64) if _prctl(_CAP_AMBIENT, _AMBIENT_IS_SET, number, tolerate=True) == 1]
+    status, only = _status(), 1 << KEPT
+    effective, permitted, inheritable, ambient, bounding = (
+        int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")
+    )
     results = {
-        "its effective and permitted capabilities": (held.effective, held.permitted) == (only, only),
-        "its inheritable and ambient capabilities": (held.inheritable, ambient) == (0, []),
+        "its effective and permitted capabilities": effective == permitted == only,
+        "its inheritable and ambient capabilities": inheritable == ambient == 0,
         "its bounding set": not narrowed or bounding | only == only,
         "SECBIT_NOROOT": not narrowed or _prctl(_GET_SECUREBITS) & _NOROOT_LOCKED == _NOROOT_LOCKED,
-        "NO_NEW_PRIVS": _prctl(_GET_NO_NEW_PRIVS) == 1,
+        "NO_NEW_PRIVS": status["NoNewPrivs"] == "1",
         "that it is not dumpable": _prctl(_GET_DUMPABLE) == 0,
-        "its user": uid is None or set(os.getresuid()) == {uid},
-        "its group": gid is None or (set(os.getresgid()) == {gid} and not set(os.getgroups()) - {gid}),
+        "its user": uid is None or set(status["Uid"].split()) == {str(uid)},
+        "its group": gid is None or {*status["Gid"].split(), *status["Groups"].split()} == {str(gid)},
     }
     wrong = [name for name, is_dropped in results.items() if not is_dropped]
     if wrong:
@@ -195,24 +182,9 @@ def pass_on() -> None:
 
     In the daemon only: a process without a daemon (set_client_mode) stays as it is.
     """
-    if not _is_sealed:
-        return
-    held = capabilities()
-    if held.permitted >> KEPT & 1 and not held.inheritable >> KEPT & 1:
-        set_capabilities(Capabilities(held.effective, held.permitted, held.inheritable | 1 << KEPT))
+    if _is_sealed:
+        _keep_net_admin(inheritable=True)
         _prctl(_CAP_AMBIENT, _AMBIENT_RAISE, KEPT)
-
-
-class _Deferred:
-    """A finder of pyroute2, which an executor imports on first use, because its import takes a tenth of a second."""
-
-    def __init__(self) -> None:
-        self._path = list(sys.path)
-
-    def find_spec(
-        self, name: str, _: Sequence[str] | None = None, target: ModuleType | None = None
-    ) -> ModuleSpec | None:
-        return PathFinder.find_spec(name, self._path, target) if name == "pyroute2" else None
 
 
 def restrict_imports() -> None:
@@ -221,15 +193,22 @@ def restrict_imports() -> None:
     An attacker then gains nothing from a way to import a module, or to write into a directory of sys.path. In the
     daemon only.
     """
-    if _is_sealed:
-        sys.meta_path.append(_Deferred())
-        sys.path[:] = STANDARD_PATH
+    if not _is_sealed:
+        return
+    path = list(sys.path)
+
+    def find_pyroute2(name: str, *_: object) -> ModuleSpec | None:
+        # An executor imports it on first use, because its import takes a tenth of a second.
+        return PathFinder.find_spec(name, path) if name == "pyroute2" else None
+
+    finder: Any = SimpleNamespace(find_spec=find_pyroute2)
+    sys.meta_path.append(finder)
+    sys.path[:] = STANDARD_PATH
 
 
-def _prctl(option: int, *values: int, tolerate: bool = False) -> int:
+def _prctl(option: int, *values: int) -> int:
     arguments = [ctypes.c_ulong(value) for value in (*values, 0, 0, 0, 0)[:4]]
-    result: int = _libc.prctl(option, *arguments)
-    return result if tolerate else _checked(result, f"prctl({option})")
+    return _checked(_libc.prctl(option, *arguments), f"prctl({option})")
 
 
 def _checked(result: int, name: str) -> int:
@@ -256,8 +235,13 @@ _EXECUTE, _WRITE_FILE, _READ_FILE, _READ_DIR = (1 << bit for bit in range(4))
 _TRUNCATE, _IOCTL = 1 << 14, 1 << 15
 _TO_A_FILE = _EXECUTE | _WRITE_FILE | _READ_FILE | _TRUNCATE | _IOCTL
 """The rights to a file. The others are rights to a directory, and invalid for a file (EINVAL)."""
-_RIGHTS = {1: 13, 2: 14, 3: 15, 4: 15, 5: 16}
-"""The number of file rights by ABI version. The last entry holds for all later versions."""
+_ABIS = {1: (13, 1), 2: (14, 1), 3: (15, 1), 4: (15, 2), 5: (16, 2), 6: (16, 3)}
+"""The number of file rights, and of the fields of struct landlock_ruleset_attr, by ABI version.
+
+The fields are file rights, network rights and scopes. The last entry holds for all later versions.
+"""
+_SCOPES = 0b11
+"""LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and LANDLOCK_SCOPE_SIGNAL."""
 READ = (
     *(sys.prefix, sys.base_prefix, os.path.dirname(os.path.dirname(__file__))),
     *("/usr", "/lib", "/lib64", "/proc", "/sys", "/dev/urandom"),
@@ -275,11 +259,6 @@ kernel run programs.
 """
 IOCTL_DEVICES = ("/dev/net/tun",)
 """Device files that need ioctl(2), a separate right since ABI 5."""
-
-_FIELDS = {1: 1, 4: 2, 6: 3}
-"""The number of fields of struct landlock_ruleset_attr by ABI version: file rights, network rights, scopes."""
-_SCOPES = 0b11
-"""LANDLOCK_SCOPE_ABSTRACT_UNIX_SOCKET and LANDLOCK_SCOPE_SIGNAL."""
 _RULE = "=Qi"
 """struct landlock_path_beneath_attr, packed: rights and file descriptor."""
 
@@ -289,37 +268,11 @@ def landlock_version() -> int:
     return max(int(_libc.syscall(_CREATE, None, ctypes.c_size_t(0), ctypes.c_uint32(_VERSION))), 0)
 
 
-def restrict_files(read: Iterable[str], free: Iterable[str] = ()) -> bool:
-    """Restrict this thread and its future threads to these files. Return False if the kernel has no Landlock.
-
-    Needs NO_NEW_PRIVS. read: paths beneath which files may be read and executed; missing paths are ignored. free: paths
-    beneath which all rights remain.
-    """
-    if not (abi := landlock_version()):
-        LOG.info("this kernel has no Landlock, so the daemon may open what its user may")
-        return False
-    every = (1 << _RIGHTS[min(abi, max(_RIGHTS))]) - 1
-    reading = _READ_FILE | _READ_DIR | _EXECUTE
-    fields = _FIELDS[max(first for first in _FIELDS if first <= abi)]
-    attributes = struct.pack(f"={fields}Q", *(every, 0, _SCOPES)[:fields])
-    ruleset = _call(_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
-    try:
-        for path in read:
-            _allow(ruleset, path, reading)
-        for path in WRITTEN:
-            _allow(ruleset, path, reading | _WRITE_FILE)
-        for path in free:
-            _allow(ruleset, path, every)
-        for path in IOCTL_DEVICES:
-            _allow(ruleset, path, (_READ_FILE | _WRITE_FILE | _IOCTL) & every)
-        _call(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
-    finally:
-        os.close(ruleset)
-    return True
-
-
 def restrict_files_to(executors: Sequence[Any], settings: Settings) -> None:
-    """Restrict this thread and its future threads to the files that these classes of executors need."""
+    """Restrict this thread and its future threads to the files that these classes of executors need.
+
+    Needs NO_NEW_PRIVS. Missing files are ignored.
+    """
     own = [path for executor in executors for path in getattr(executor, "writes", ())]
     modules = [sys.modules[executor.__module__].__file__ for executor in executors]
     tls = filter(None, (settings.ssl_key_file, settings.ssl_cert_file, settings.ssl_ca_cert_file))
@@ -327,11 +280,29 @@ def restrict_files_to(executors: Sequence[Any], settings: Settings) -> None:
     if any(executor.programs for executor in executors):
         # The files that a program reads are unknown, and the restriction applies to it too.
         read, own = ["/"], [*FREE, *own]
+    if not (abi := landlock_version()):
+        LOG.info("this kernel has no Landlock, so the daemon may open what its user may")
+        return
+    number, fields = _ABIS[min(abi, max(_ABIS))]
+    every, reading = (1 << number) - 1, _READ_FILE | _READ_DIR | _EXECUTE
+    rights = dict.fromkeys(read, reading) | dict.fromkeys(WRITTEN, reading | _WRITE_FILE)
+    rights |= dict.fromkeys(IOCTL_DEVICES, (_READ_FILE | _WRITE_FILE | _IOCTL) & every) | dict.fromkeys(own, every)
     try:
-        restrict_files(read, own)
+        _restrict(struct.pack(f"={fields}Q", *(every, 0, _SCOPES)[:fields]), rights)
     except OSError as error:
         # The filter of system calls of a container may refuse some calls of Landlock.
         LOG.warning("the daemon may open what its user may: %s", error)
+
+
+def _restrict(attributes: bytes, rights: Mapping[str, int]) -> None:
+    """Restrict this thread to rights by path. The rights to a directory hold for everything beneath it."""
+    ruleset = _call(_CREATE, attributes, ctypes.c_size_t(len(attributes)), ctypes.c_uint32(0))
+    try:
+        for path, granted in rights.items():
+            _allow(ruleset, path, granted)
+        _call(_RESTRICT, ctypes.c_int(ruleset), ctypes.c_uint32(0))
+    finally:
+        os.close(ruleset)
 
 
 def _allow(ruleset: int, path: str, rights: int) -> None:
@@ -349,8 +320,4 @@ def _allow(ruleset: int, path: str, rights: int) -> None:
 
 
 def _call(number: int, *arguments: object) -> int:
-    result: int = _libc.syscall(ctypes.c_long(number), *arguments)
-    if result < 0:
-        code = ctypes.get_errno()
-        raise OSError(code, f"landlock, system call {number}: {os.strerror(code)}")
-    return result
+    return _checked(_libc.syscall(ctypes.c_long(number), *arguments), f"landlock, system call {number}")

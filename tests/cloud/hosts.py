@@ -9,13 +9,14 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from subprocess import Popen
 
-from hybridvif import Host, Port
+from hybridvif import Port
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox, Vm
-from tests.functional.conftest import Lab, until
+from tests.functional.conftest import Lab, until as poll
 
 LINK = "192.0.2.{}"
 """Address of a host on the link between the hosts."""
@@ -26,17 +27,27 @@ KEPT = Path(os.environ.get("HYBRIDVIF_CLOUD") or Path(__file__).parents[2] / ".c
 IS_SAMPLE = "HYBRIDVIF_CLOUD_SAMPLE" in os.environ
 """True for smaller numbers of ports and of repetitions."""
 
+until = partial(poll, pause=0.1)
+"""Wait for a condition that starts programs or reads logs, so that its polls leave the processors to others."""
+
 
 class Machine(Lab):
     """A host that is reached by the command too. A process can connect to one host only."""
 
-    def __init__(self, box: Sandbox, host: Host | None, directory: Path, options: Mapping[str, object]) -> None:
-        super().__init__(box, host)  # type: ignore[arg-type]
+    def __init__(self, box: Sandbox, directory: Path, options: Mapping[str, object]) -> None:
+        super().__init__(box, None)  # type: ignore[arg-type]
         self.services: list[Service] = []
         """The programs to end with this host."""
+        self._directory, self._options = directory, options
         self.config = directory / "command.conf"
         lines = {"lock_path": directory / "locks", "deadline": 20, **options}
         self.config.write_text("[hybridvif]\n" + "".join(f"{key} = {value}\n" for key, value in lines.items()))
+
+    @contextmanager
+    def connection(self) -> Iterator[None]:
+        """Connect this process to the host."""
+        with connected(self.box, self._directory, deadline=20, **self._options) as self.host:
+            yield
 
     def stop_services(self) -> None:
         """Kill the programs of this host."""
@@ -87,8 +98,9 @@ def host_of(
     options = options or {}
     with ExitStack() as stack:
         box = stack.enter_context(Sandbox())
-        host = stack.enter_context(connected(box, directory, deadline=20, **options)) if is_connected else None
-        lab = Machine(box, host, directory, options)
+        lab = Machine(box, directory, options)
+        if is_connected:
+            stack.enter_context(lab.connection())
         lab.sh("ip link set lo up; ovs-vsctl add-br br-link -- set Bridge br-link datapath_type=netdev")
         stack.callback(lab.stop_services)
         configure_link(lab, number)

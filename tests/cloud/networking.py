@@ -19,8 +19,8 @@ from typing import Any
 
 from hybridvif import Port
 from hybridvif.testing.sandbox.box import Sandbox
-from tests.cloud.hosts import BIN, KEPT, Machine, Service
-from tests.functional.conftest import INSTANCE, until
+from tests.cloud.hosts import BIN, IS_SAMPLE, KEPT, Machine, Service, until
+from tests.functional.conftest import INSTANCE
 
 RELAY = Path(__file__).with_name("relay.py")
 ROUND = "completed. Processed"
@@ -78,7 +78,7 @@ ovsdb_connection = unix:/run/openvswitch/db.sock
 local_ip = {address}
 of_listen_port = 6633
 [agent]
-polling_interval = 2
+polling_interval = {interval}
 tunnel_types = vxlan
 [securitygroup]
 firewall_driver = {firewall}
@@ -223,7 +223,7 @@ class Neutron:
 
 
 class Agent:
-    """neutron-openvswitch-agent of one host."""
+    """neutron-openvswitch-agent of one host. It is started, and await_start() waits for it."""
 
     def __init__(self, neutron: Neutron, lab: Machine, host: str, address: str) -> None:
         self.neutron, self.lab, self.host = neutron, lab, host
@@ -232,15 +232,23 @@ class Agent:
         self.files = ["--config-file", str(config), "--config-file", str(self._own)]
         self.log = neutron.directory / "log" / f"{host}.log"
         lab.sh("ovs-vsctl --may-exist add-br br-phys -- set Bridge br-phys datapath_type=netdev")
-        self.start()
+        self.launch()
+
+    def launch(self, firewall: str = "iptables_hybrid") -> None:
+        """Start it."""
+        self._own.write_text(AGENT.format(address=self._address, firewall=firewall, interval=1 if IS_SAMPLE else 2))
+        self._start = self.mark()
+        command = [str(BIN / "neutron-openvswitch-agent"), *self.files]
+        self.service = Service(self.lab, command, self.log)
+
+    def await_start(self) -> None:
+        """Wait for its first complete round."""
+        self.service.await_(lambda: "completed" in "".join(self.since(self._start, "rpc_loop")), 90)
 
     def start(self, firewall: str = "iptables_hybrid") -> None:
         """Start it, and wait for its first complete round."""
-        self._own.write_text(AGENT.format(address=self._address, firewall=firewall))
-        start = self.mark()
-        command = [str(BIN / "neutron-openvswitch-agent"), *self.files]
-        self.service = Service(self.lab, command, self.log)
-        self.service.await_(lambda: "completed" in "".join(self.since(start, "rpc_loop")), 90)
+        self.launch(firewall)
+        self.await_start()
 
     def kill(self) -> None:
         """Kill it with SIGKILL. Its OpenFlow rules and iptables stay."""

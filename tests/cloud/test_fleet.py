@@ -13,10 +13,10 @@ import pytest
 
 from hybridvif import Port, check, plug, plug_all, unplug_all
 from hybridvif.cli.ports import PortRequest
-from tests.cloud.hosts import BIN, LINK, Machine, Service, host_of, join
-from tests.cloud.networking import RELAY, Agent
-from tests.cloud.test_neutron import TRUNKS, Cloud
-from tests.functional.conftest import INSTANCE, make_port, until
+from tests.cloud.cloud import Cloud
+from tests.cloud.hosts import BIN, Machine, Service
+from tests.cloud.networking import RELAY
+from tests.functional.conftest import INSTANCE, make_port
 
 API = "127.0.0.1:9696"
 BOUND = {"binding:host_id": "compute1", "device_id": INSTANCE, "device_owner": "compute:nova"}
@@ -28,7 +28,7 @@ import os_vif.objects
 from nova import config, objects
 from nova.network import model, neutron, os_vif_util
 from os_vif.objects import instance_info
-from hybridvif.osvif.translation import port_of
+from hybridvif.osvif import port_of
 config.parse_args(["nova"], default_config_files=[])
 objects.register_all()
 os_vif.objects.register_all()
@@ -49,25 +49,15 @@ print(json.dumps(asdict(port_of(os_vif_util.nova_to_osvif_vif(vif), instance, {}
 """A program that derives a Port from a port of Neutron's API as Nova and the drop-in do. Nova's client is patched."""
 
 
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """A Neutron for this file, whose API is also reached by TCP."""
-    directory = tmp_path_factory.mktemp("neutron")
-    # By default only the role service, which Nova has, may create a second binding.
-    (directory / "policy.yaml").write_text("create_port_binding: '@'\nactivate: '@'\n")
-    with host_of(directory / "host1", options=TRUNKS) as lab:
-        cloud = Cloud(lab, directory)
-        relay_api(cloud, lab, "relay-api")
-        yield cloud
-
-
-def relay_api(cloud: Cloud, lab: Machine, name: str) -> None:
-    """Offer the API on a TCP port of a host."""
-    directory = cloud.neutron.directory
-    relay = [sys.executable, str(RELAY), API, str(directory / "api.sock")]
-    relayed = Service(lab, relay, directory / "log" / f"{name}.log")
-    probe = ["bash", "-c", f"exec 3<>/dev/tcp/{API.replace(':', '/')}"]
-    relayed.await_(lambda: lab.box.run(probe, check=False).returncode == 0, 20)
+@pytest.fixture(scope="module", autouse=True)
+def api(cloud: Cloud) -> None:
+    """Offer the API on a TCP port of both hosts."""
+    for lab in (cloud.lab, cloud.second):
+        directory = cloud.neutron.directory
+        relay = [sys.executable, str(RELAY), API, str(directory / "api.sock")]
+        relayed = Service(lab, relay, directory / "log" / "relay-api.log")
+        probe = ["bash", "-c", f"exec 3<>/dev/tcp/{API.replace(':', '/')}"]
+        relayed.await_(lambda lab=lab, probe=probe: lab.box.run(probe, check=False).returncode == 0, 20)  # type: ignore[misc]
 
 
 def hybridvif(lab: Machine, *words: str, input: str | None = None) -> CompletedProcess[str]:
@@ -228,23 +218,15 @@ def test_ports_of_several_pages_are_listed(cloud: Cloud) -> None:
         cloud.neutron.call("DELETE", f"ports/{port_id}")
 
 
-def test_port_of_a_live_migration_belongs_to_both_hosts(
-    cloud: Cloud, ports: list[Port], tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    with host_of(tmp_path_factory.mktemp("host2"), 2, is_connected=False) as lab:
-        join(cloud.lab, lab)
-        relay = [sys.executable, str(RELAY), "127.0.0.1:5672", str(cloud.neutron.broker)]
-        Service(lab, relay, cloud.neutron.directory / "log" / "relay2.log")
-        Agent(cloud.neutron, lab, "compute2", LINK.format(2))
-        assert until(lambda: cloud.neutron.is_alive("compute2"), 60)
-        relay_api(cloud, lab, "relay-api2")
-        assert listed(lab, "compute2") == ({}, "")
-        binding = {"binding": {"host": "compute2", "vnic_type": "normal", "profile": {}}}
-        cloud.neutron.call("POST", f"ports/{ports[0].id}/bindings", binding)
-        expected = PortRequest(fields=listed(lab, "compute1")[0][ports[0].id]).to_port()
-        assert expected == ports[0]
-        assert {
-            port_id: PortRequest(fields=entry).to_port() for port_id, entry in listed(lab, "compute2")[0].items()
-        } == {ports[0].id: ports[0]}
-        cloud.neutron.call("PUT", f"ports/{ports[0].id}/bindings/compute2/activate")
-        assert set(listed(lab, "compute2")[0]) == {ports[0].id}
+def test_port_of_a_live_migration_belongs_to_both_hosts(cloud: Cloud, ports: list[Port]) -> None:
+    lab = cloud.second
+    assert listed(lab, "compute2") == ({}, "")
+    binding = {"binding": {"host": "compute2", "vnic_type": "normal", "profile": {}}}
+    cloud.neutron.call("POST", f"ports/{ports[0].id}/bindings", binding)
+    expected = PortRequest(fields=listed(lab, "compute1")[0][ports[0].id]).to_port()
+    assert expected == ports[0]
+    assert {port_id: PortRequest(fields=entry).to_port() for port_id, entry in listed(lab, "compute2")[0].items()} == {
+        ports[0].id: ports[0]
+    }
+    cloud.neutron.call("PUT", f"ports/{ports[0].id}/bindings/compute2/activate")
+    assert set(listed(lab, "compute2")[0]) == {ports[0].id}

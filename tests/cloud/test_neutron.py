@@ -13,111 +13,14 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, Status, check, plug, plug_all, reconcile, unplug, unplug_all
-from tests.cloud.hosts import (
-    BIN,
-    IS_SAMPLE,
-    LINK,
-    PATH,
-    Machine,
-    Service,
-    Watch,
-    configure_link,
-    host_of,
-    join,
-    note,
-    passes,
-)
-from tests.cloud.networking import RELAY, Agent, Neutron
-from tests.functional.conftest import INSTANCE, Lab, until
+from tests.cloud.cloud import DEAD_VLAN, TRUNKS, Cloud
+from tests.cloud.hosts import BIN, PATH, Watch, configure_link, note, passes, until
+from tests.functional.conftest import INSTANCE, Lab
 from tests.osvif.conftest import Nova, configuration
 from tests.osvif.test_living_together import traffic
 
-DEAD_VLAN = 4095
-TRUNKS: dict[str, object] = {
-    "integration_bridges": "br-int,tbr-*",
-    "create_bridges": "br-int,tbr-*",
-    "remove_trunk_bridges": "true",
-}
-
-
-class Cloud:
-    """A Neutron with one host, a network and a security group that allows only what allow() allows."""
-
-    def __init__(self, lab: Machine, directory: Path) -> None:
-        self.lab = lab
-        started = Watch()
-        self.neutron = Neutron(lab, directory)
-        server = started.seconds
-        self.agent = Agent(self.neutron, lab, "compute1", LINK.format(1))
-        assert until(lambda: self.neutron.is_alive("compute1"), 60)
-        note("neutron-start", server=server, agent=round(started.seconds - server, 2))
-        self.network = self.create_network("vlan", "10.0.0.0/24")
-        self.group = self.create_group()
-        self._numbers = iter(range(1, 250))
-
-    def create_network(self, kind: str, cidr: str) -> dict[str, Any]:
-        """Create a network with a subnet."""
-        network = self.neutron.create("network", name=cidr, **{"provider:network_type": kind})
-        subnet = {"cidr": cidr, "ip_version": 4, "enable_dhcp": False, "gateway_ip": None}
-        self.neutron.create("subnet", network_id=network["id"], **subnet)
-        return network
-
-    def create_group(self) -> str:
-        """Create a security group that allows all packets from its ports, and none to them."""
-        return str(self.neutron.create("security-group", name="group")["id"])
-
-    def allow(self, protocol: str, group: str = "") -> str:
-        """Allow a protocol to the ports of a group. Return the id of the rule."""
-        rule = {"security_group_id": group or self.group, "direction": "ingress", "ethertype": "IPv4"}
-        return str(self.neutron.create("security-group-rule", protocol=protocol, **rule)["id"])
-
-    def forbid(self, rule: str) -> None:
-        """Delete a rule."""
-        self.neutron.call("DELETE", f"security-group-rules/{rule}")
-
-    def create_port(
-        self, network: dict[str, Any] | None = None, number: int = 0, host: str = "compute1", **fields: Any
-    ) -> tuple[Port, int]:
-        """Create a port. Return it with the last number of its address."""
-        number = number or next(self._numbers)
-        fields = {"security_groups": [self.group], **fields}
-        return self.neutron.create_port(network or self.network, f"10.0.0.{number}", host, **fields), number
-
-    def delete(self, port: Port) -> None:
-        """Delete a port from Neutron."""
-        self.neutron.call("DELETE", f"ports/{port.id}")
-
-    def tag(self, port: Port) -> Any:
-        """Return the VLAN tag of a port; None without a row."""
-        return self.lab.row(port.names.switch_end, "Port").get("tag")
-
-    def is_wired(self, port: Port) -> bool:
-        """Return True if the agent has wired a port and Neutron reports it as ACTIVE."""
-        tag = self.tag(port)
-        return isinstance(tag, int) and tag != DEAD_VLAN and self.neutron.status(port.id) == "ACTIVE"
-
-    def await_wired(self, *ports: Port, seconds: float = 40) -> None:
-        """Wait until all ports are wired."""
-        for port in ports:
-            state = (self.tag(port), self.neutron.status(port.id))
-            assert until(lambda port=port: self.is_wired(port), seconds), (port.id, state)  # type: ignore[misc]
-
-    def chains(self, port: Port) -> list[str]:
-        """Return the lines of iptables for a port, of all tables."""
-        return [line for line in self.lab.sh("iptables-save").splitlines() if port.id[:10] in line]
-
-    def zones(self, port: Port) -> list[str]:
-        """Return the rules that give the packets of a port a conntrack zone."""
-        rules = self.lab.sh("iptables-save -t raw").splitlines()
-        return [line for line in rules if port.id[:11] in line and "--zone" in line]
-
-
-@pytest.fixture(scope="module")
-def cloud(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cloud]:
-    """One Neutron for all tests."""
-    directory = tmp_path_factory.mktemp("neutron")
-    with host_of(directory / "host1", options=TRUNKS) as lab:
-        yield Cloud(lab, directory)
+COUNT = 50
+"""Ports of a reboot."""
 
 
 class Pair:
@@ -138,6 +41,14 @@ class Pair:
         self.rule = cloud.allow("icmp")
         assert until(self.pings, 20)
 
+    def delete(self) -> None:
+        """Delete the ports and their VMs."""
+        for vm in self.vms:
+            vm.shut_down()
+        assert all(report.ok for report in unplug_all([port.id for port in self.ports], self.cloud.lab.host))
+        for port in self.ports:
+            self.cloud.delete(port)
+
     @property
     def port(self) -> Port:
         """The first port."""
@@ -156,9 +67,11 @@ class Pair:
 
 
 @pytest.fixture(scope="module")
-def pair(cloud: Cloud) -> Pair:
+def pair(cloud: Cloud) -> Iterator[Pair]:
     """Two ports for all tests that leave them in order."""
-    return Pair(cloud)
+    pair = Pair(cloud)
+    yield pair
+    pair.delete()
 
 
 @pytest.mark.sample
@@ -207,10 +120,13 @@ HARD_DRIFTS = {
 
 
 @pytest.mark.parametrize(
-    "drift",
-    [pytest.param(name, marks=[pytest.mark.sample] if "row deleted" in name else []) for name in HARD_DRIFTS],
+    ("drift", "agent_sees_it"),
+    [
+        pytest.param(drift, seen, marks=[pytest.mark.sample] if drift == "row deleted" and seen else [])
+        for drift in HARD_DRIFTS
+        for seen in (True, False)
+    ],
 )
-@pytest.mark.parametrize("agent_sees_it", [True, False], ids=["seen", "unseen"])
 def test_hard_drift_is_repaired_and_wired_again(cloud: Cloud, pair: Pair, drift: str, agent_sees_it: bool) -> None:
     """A drift is repaired after the agent has handled it, or before."""
     mark = cloud.agent.mark()
@@ -229,7 +145,6 @@ def test_hard_drift_is_repaired_and_wired_again(cloud: Cloud, pair: Pair, drift:
     assert check(pair.port, cloud.lab.host) == ()
 
 
-@pytest.mark.sample
 def test_restarted_agent_finds_ports_in_order(cloud: Cloud, pair: Pair) -> None:
     tags = [cloud.tag(port) for port in pair.ports]
     cloud.agent.kill()
@@ -311,7 +226,6 @@ def agent_columns(lab: Lab, port: Port) -> dict[str, Any]:
     return columns | {f"port {key}": port_row[key] for key in ("_uuid", "tag", "other_config")}
 
 
-@pytest.mark.sample
 def test_adoption_beside_the_agent_loses_no_packet(cloud: Cloud, osvif: Nova, dropin: Nova, tmp_path: Path) -> None:
     """Ports plugged by os-vif and wired by the agent are adopted: by the command, then by the drop-in."""
     network, group = cloud.create_network("vlan", "10.0.0.0/24"), cloud.create_group()
@@ -400,18 +314,6 @@ def test_call_iptables_keeps_the_firewall_if_the_host_does_not(cloud: Cloud, pai
 # -- two hosts ---------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def second(cloud: Cloud, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Machine]:
-    """A second host with an agent, which reaches the first one by VXLAN."""
-    with host_of(tmp_path_factory.mktemp("host2"), 2, is_connected=False) as lab:
-        join(cloud.lab, lab)
-        relay = [sys.executable, str(RELAY), "127.0.0.1:5672", str(cloud.neutron.broker)]
-        Service(lab, relay, cloud.neutron.directory / "log" / "relay2.log")
-        Agent(cloud.neutron, lab, "compute2", LINK.format(2))
-        assert until(lambda: cloud.neutron.is_alive("compute2"), 60)
-        yield lab
-
-
 def convert_by_command(cloud: Cloud, *words: str) -> dict[str, Any]:
     """Convert inside of the host, whose flows the command reads itself. Return its answer with the exit code."""
     argv = [sys.executable, "-P", "-m", "hybridvif", "convert", *words, "-f", "json"]
@@ -447,7 +349,8 @@ def test_conversion_needs_the_openflow_firewall_of_the_agent(cloud: Cloud, pair:
 
 
 @pytest.mark.sample
-def test_ports_of_two_hosts_meet_over_vxlan(cloud: Cloud, second: Machine) -> None:
+def test_ports_of_two_hosts_meet_over_vxlan(cloud: Cloud) -> None:
+    second = cloud.second
     network, group = cloud.create_network("vxlan", "10.0.0.0/24"), cloud.create_group()
     near, _ = cloud.create_port(network, 1, security_groups=[group])
     far, _ = cloud.create_port(network, 2, "compute2", security_groups=[group])
@@ -486,11 +389,10 @@ def test_reconcile_after_neutron_ovs_cleanup_wires_all_ports(cloud: Cloud, pair:
     assert until(pair.is_in_order, 40)
 
 
-@pytest.mark.parametrize("way", [pytest.param("reconcile", marks=pytest.mark.sample), "os-vif"])
+@pytest.mark.parametrize("way", ["reconcile", "os-vif"])
 def test_ports_are_active_again_after_a_reboot(cloud: Cloud, pair: Pair, osvif: Nova, way: str) -> None:
     """The rows stay, the devices go, and the agent keeps running."""
-    count = 10 if IS_SAMPLE else 50
-    more = [cloud.create_port()[0] for _ in range(count - 2)]
+    more = [cloud.create_port()[0] for _ in range(COUNT - 2)]
     ports = [*pair.ports, *more]
     assert all(report.ok for report in plug_all(ports, cloud.lab.host))
     cloud.await_wired(*ports, seconds=90)
@@ -507,7 +409,7 @@ def test_ports_are_active_again_after_a_reboot(cloud: Cloud, pair: Pair, osvif: 
     plugged = rebooted.seconds
     assert until(lambda: cloud.agent.has_configured(mark, *ports), 120)
     cloud.await_wired(*ports, seconds=120)
-    note("reboot-to-active", way=way, ports=count, plugged=plugged, active=rebooted.seconds)
+    note("reboot-to-active", way=way, ports=COUNT, plugged=plugged, active=rebooted.seconds)
     for vm in pair.vms:
         vm.boot()
     assert until(pair.is_in_order, 60)

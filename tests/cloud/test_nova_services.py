@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from tests.cloud.compute import MODES
 from tests.cloud.hosts import host_of, note
+from tests.nova.compute import MODES
 
 SERVICES = Path(__file__).with_name("nova_services.py")
 VIF_TESTS = """

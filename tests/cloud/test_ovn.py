@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.cloud.hosts import LINK, Machine, Service, Watch, host_of, join, note, passes
-from tests.functional.conftest import make_port, until
+from tests.cloud.hosts import LINK, Machine, Service, Watch, host_of, join, note, passes, until
+from tests.functional.conftest import make_port
 
-pytestmark = pytest.mark.sample
 PORTS = [make_port(number, mtu=1442) for number in (1, 2)]
 SCHEMAS = Path("/usr/share/ovn")
 
@@ -86,6 +85,7 @@ def ovn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ovn]:
         yield ovn
 
 
+@pytest.mark.sample
 def test_ports_of_two_hosts_are_up_and_meet_over_geneve(ovn: Ovn) -> None:
     plugged = Watch()
     for host, port in zip(ovn.hosts, PORTS, strict=True):

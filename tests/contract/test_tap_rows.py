@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, Conflict, Create, OvsPort, Result, Step, Tap, Update, check, desired_state, plug, unplug
-from hybridvif.cli.commands import check as checking, show
+from hybridvif.cli.commands import check as checking, list as listing
 from hybridvif.cli.commands.doctor import port_findings
 from hybridvif.cli.ports import PortRequest
 from hybridvif.cli.terminal import Answer
@@ -61,7 +61,7 @@ def test_a_tap_that_gets_a_row_later_is_told_by_each_command(bench: Bench) -> No
     checked = checking.answer_of(ASKED, bench.host)
     assert checked.exit_code == 6
     assert TAP in checked.failures[0].message
-    assert [port["state"] for port in show.list_of(bench.host).rows] == ["conflict"]
+    assert [port["state"] for port in listing.list_of(bench.host).rows] == ["conflict"]
     (finding, double) = port_findings(bench.observed(None))
     assert (finding.verdict, double.verdict) == ("fail", "info")
     assert TAP in finding.text
@@ -104,7 +104,7 @@ def test_a_loop_through_the_switch_is_a_conflict(bench: Bench, name: str) -> Non
         with pytest.raises(Conflict, match=f"{name} is a port of the switch itself.* ovs-vsctl del-port {name}"):
             refused(PORT, bench.host)
     assert checking.answer_of(ASKED, bench.host).exit_code == 6
-    assert [port["state"] for port in show.list_of(bench.host).rows] == ["conflict"]
+    assert [port["state"] for port in listing.list_of(bench.host).rows] == ["conflict"]
     veth = the(Veth, WIRING)
     (outcome,) = bench.do(Update(replace(veth, peer_up=False), veth))
     assert outcome.result is Result.REFUSED
@@ -144,7 +144,7 @@ def test_another_row_with_the_iface_id_is_a_warning(bench: Bench, other: str) ->
         assert "ovs-vsctl del-port " in warning
         assert warning.isprintable()
         assert escaped(other) in warning
-        assert warnings_about_the_port(show.list_of(bench.host)) == [warning]
+        assert warnings_about_the_port(listing.list_of(bench.host)) == [warning]
         findings = [finding for finding in port_findings(bench.observed(None)) if PORT.id in finding.name]
         assert [finding.verdict for finding in findings] == ["info"]
         assert bench.observed(None).facts.bearers.keys() == {PORT.id}

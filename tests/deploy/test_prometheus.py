@@ -13,7 +13,7 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 
 from hybridvif import RecordingHost, plug, unplug
-from hybridvif.cli.commands import show
+from hybridvif.cli.commands import list as listing
 from hybridvif.client import metrics
 from hybridvif.engine import converge
 from hybridvif.testing.pytest_plugin import lacking
@@ -40,7 +40,7 @@ def promtool() -> Promtool:
 
 
 def printed(host: RecordingHost) -> str:
-    return show.list_of(host).drawings["prometheus"]()
+    return listing.list_of(host).drawings["prometheus"]()
 
 
 def half() -> RecordingHost:

@@ -137,13 +137,13 @@ def require_tun() -> None:
         lacking("/dev/net/tun cannot be opened; try: chmod 0666 /dev/net/tun")
 
 
-def until(ready: Callable[[], bool], seconds: float = 5.0) -> bool:
+def until(ready: Callable[[], bool], seconds: float = 5.0, pause: float = 0.02) -> bool:
     """Return True if the condition becomes true in time."""
     end = time.monotonic() + seconds
     while not ready():
         if time.monotonic() > end:
             return False
-        time.sleep(0.02)
+        time.sleep(pause)
     return True
 
 

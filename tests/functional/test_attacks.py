@@ -30,7 +30,7 @@ from hybridvif.privileged import codec, launch
 from hybridvif.privileged.channel import MAX_MESSAGE, MAX_VALUES, Channel
 from hybridvif.privileged.codec import MAX_PLANS
 from hybridvif.privileged.context import daemon_context
-from hybridvif.privileged.watch import MAX_WATCHERS
+from hybridvif.privileged.requests import MAX_WATCHERS
 from hybridvif.testing.pytest_plugin import connected
 from hybridvif.testing.sandbox.box import Sandbox
 from tests.functional.conftest import Lab, make_port, until
@@ -390,11 +390,10 @@ def channel(connection: Lab, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     )
     assert plug(make_port(2), lab.host).ok
     # One legal request each, so that the daemon has loaded what it loads at first use.
-    daemon_context.reach(time.monotonic() + SOON).remote_call(APPLY, ([], time.monotonic() + SOON), {}, SOON)
+    daemon_context.reach(time.monotonic() + SOON).call(APPLY, ([], time.monotonic() + SOON), SOON)
     channel = daemon_context.reach(time.monotonic() + SOON)
-    channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)
-    with pytest.raises(NameError):
-        channel.remote_call("none", (), {}, SOON)
+    channel.call(OBSERVE, tuple(legal_request()), SOON)
+    assert channel.call("none", (), SOON)[1] == "refused"
     (pid,) = daemons(lab.box)
     before, loaded = lab.snapshot(), libraries_of(pid)
     with watched(pid, tmp_path_factory.mktemp("seen") / "calls") as calls:
@@ -433,21 +432,16 @@ def libraries_of(pid: int) -> set[str]:
 
 
 def refusal(channel: Channel, message: Any) -> str:
-    """Return the refusal of the daemon, as data or as an exception."""
-    answer = channel.send_recv(message, SOON)
-    if answer[0] == 4:
-        verdict, code, sentence = answer[1]
-        assert (verdict, code) == ("failed", "refused")
-    else:
-        assert answer[0] == 5, answer
-        (sentence,) = answer[2]
+    """Return the refusal of the daemon."""
+    kind, (verdict, code, sentence) = channel.send_recv(message, SOON)
+    assert (kind, verdict, code) == (4, "failed", "refused")
     assert str(sentence).startswith("refused: ")
     assert len(sentence) < 300
     return str(sentence)
 
 
 def test_what_is_in_order_is_answered(channel: Channel) -> None:
-    assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
+    assert channel.call(OBSERVE, tuple(legal_request()), SOON)[0] == "ok"
 
 
 @pytest.mark.parametrize("name", STRANGERS, ids=ascii)
@@ -471,13 +465,13 @@ def test_questions_that_are_none_are_refused(channel: Channel, question: Any) ->
 
 
 def watch(channel: Channel, digest: str, seconds: float = SOON) -> Any:
-    return channel.remote_call(WATCH, ([[NAMES.bridge], digest], time.monotonic() + seconds), {}, 2 * SOON)
+    return channel.call(WATCH, ([[NAMES.bridge], digest], time.monotonic() + seconds), 2 * SOON)
 
 
 @pytest.mark.parametrize("digest", ["", "x" * 100_000, "\udc80", "../../etc/passwd"], ids=ascii)
 def test_watch_shows_nothing_that_observe_does_not(channel: Channel, digest: str) -> None:
     verdict, (_, watched) = watch(channel, digest)
-    assert [verdict, watched] == list(channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON))
+    assert [verdict, watched] == list(channel.call(OBSERVE, tuple(legal_request()), SOON))
 
 
 def test_change_of_a_foreign_object_does_not_answer_a_watch(channel: Channel, connection: Lab) -> None:
@@ -495,7 +489,7 @@ def test_watches_that_wait_are_few_and_leave_other_requests_served(channel: Chan
     _, (digest, _) = watch(channel, "")
     with ThreadPoolExecutor(50) as pool:
         answers = [pool.submit(watch, channel, digest, 2.0) for _ in range(50)]
-        assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
+        assert channel.call(OBSERVE, tuple(legal_request()), SOON)[0] == "ok"
         verdicts = [answer.result()[0] for answer in answers]
     assert verdicts.count("ok") == MAX_WATCHERS
     assert watch(channel, "")[0] == "ok"
@@ -509,7 +503,7 @@ def test_plans_that_are_none_are_refused(channel: Channel, plans: Any) -> None:
 @pytest.mark.parametrize("plan", UNPROVEN.values(), ids=UNPROVEN)
 def test_plans_of_what_is_not_this_ports_are_refused_alone(channel: Channel, plan: Any) -> None:
     absent = [["delete", part("OvsPort")], ["delete", part("Veth")], ["delete", part("Bridge")]]
-    answer = channel.remote_call(APPLY, ([plan, absent], time.monotonic() + SOON), {}, SOON)
+    answer = channel.call(APPLY, ([plan, absent], time.monotonic() + SOON), SOON)
     assert answer[0] == "ok", answer
     (refused, others), _ = answer[1]
     assert [outcome[0] for outcome in refused] == ["refused"] * len(plan)
@@ -521,7 +515,7 @@ def test_mark_of_a_conversion_carries_no_text_of_the_client(channel: Channel) ->
     """The mark holds attached-mac, which no plan that leaves it unchanged is authorized to write."""
     kind, values = of(make_port(2), "OvsPort", attached_mac="x' -- del-br br-int")
     plan = [["update", [kind, values], [kind, {**values, "converting": CONVERTING}]]]
-    _, (((outcome,),), _) = channel.remote_call(APPLY, ([plan], time.monotonic() + SOON), {}, SOON)
+    _, (((outcome,),), _) = channel.call(APPLY, ([plan], time.monotonic() + SOON), SOON)
     assert outcome[0] == "failed"
     assert "has changed since it was observed" in outcome[1]
 
@@ -535,7 +529,7 @@ def test_frames_without_a_name_do_no_harm(channel: Channel) -> None:
     frames: list[Any] = [7, None, [], {}, "x", (None, (6, {})), (7, (1,))]
     for frame in frames:
         channel.connection.sendall(msgpack.packb(frame))
-    assert channel.remote_call(OBSERVE, tuple(legal_request()), {}, SOON)[0] == "ok"
+    assert channel.call(OBSERVE, tuple(legal_request()), SOON)[0] == "ok"
 
 
 # Cost of a client that reads no responses.

@@ -24,5 +24,6 @@ def test_a_small_contest_has_a_figure_of_everything_it_times(capsys: pytest.Capt
     assert [done for done, held in document["endurance"] if held] == list(range(10, 101, 10))
     assert [bar["name"] for bar in document["bars"]] == [
         "plug 2 ports, bulk / floor",
+        "unplug 2 ports, bulk / a bare script of its deletes",
         "memory after 100 operations / after the first tenth",
     ]

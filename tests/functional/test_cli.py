@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import re
 import signal
 import sys
+import termios
 import time
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
-from subprocess import PIPE, CompletedProcess
+from subprocess import PIPE, CompletedProcess, Popen
 from typing import Any
 
 import pytest
@@ -24,8 +26,8 @@ from tests.support.schemas import validate, validate_as
 
 STRANGER = 54321
 """Id of a user and group that exist on no host."""
-SIGNALLED_AT = (0.2, 0.45, 0.7)
-"""Seconds after the start: during loading, the daemon's start, the plug, and the output."""
+SIGNALLED_AT = (0.05, 0.3, 0.55)
+"""Seconds after the command has read its ports: during loading, the daemon's start, the plug, and the output."""
 
 
 @pytest.fixture
@@ -58,6 +60,16 @@ def file_of(ports: Sequence[Port]) -> str:
     return json.dumps(
         [{"id": port.id, "mac": port.mac, "instance_id": port.instance_id, "mtu": port.mtu} for port in ports]
     )
+
+
+def feed(process: Popen[str], text: str) -> None:
+    """Write the whole stdin of a command, and return when the command reads it, so that its handlers are set."""
+    stdin, process.stdin = process.stdin, None
+    assert stdin is not None
+    with stdin:
+        stdin.write(text)
+        stdin.flush()
+        assert until(lambda: not any(fcntl.ioctl(stdin, termios.FIONREAD, bytes(4))), 60)
 
 
 def test_a_port_is_plugged_listed_shown_checked_and_unplugged(cli: Command, lab: Lab, port: Port) -> None:
@@ -335,7 +347,9 @@ def test_interrupt_leaves_complete_document_or_none_and_converges(
     number: signal.Signals, cli: Command, lab: Lab, port: Port
 ) -> None:
     for seconds in SIGNALLED_AT:
-        process = lab.box.popen(["hybridvif", "plug", *options_of(port), "-f", "json"], stdout=PIPE, stderr=PIPE)
+        argv = ["hybridvif", "plug", "-F", "-", "-f", "json"]
+        process = lab.box.popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE)
+        feed(process, file_of([port]))
         time.sleep(seconds)
         lab.box.send_signal(process, number)
         stdout, stderr = process.communicate(timeout=20)

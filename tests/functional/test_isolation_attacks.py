@@ -27,7 +27,7 @@ def test_trunk_bridge_is_no_way_around_the_dead_vlan(sandbox: Sandbox, tmp_path:
             ([moved], {"refused"}),
             ([claimed], {"refused"}),
         ):
-            answer = channel.remote_call(APPLY, ([plan], time.monotonic() + SOON), {}, SOON)
+            answer = channel.call(APPLY, ([plan], time.monotonic() + SOON), SOON)
             assert answer[0] == "ok", answer
             assert {outcome[0] for outcome in answer[1][0][0]} == results, answer
         assert lab.sh(f"ovs-vsctl port-to-br {NAMES.switch_end}").strip() == "tbr-0000"

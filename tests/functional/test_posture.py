@@ -259,10 +259,10 @@ def test_when_the_caller_hangs_up_what_is_queued_is_never_begun(joined: Connect,
 def test_when_the_caller_hangs_up_the_programs_end_as_well(joined: Connect, tmp_path: Path) -> None:
     programs = tmp_path / "programs"
     programs.mkdir()
-    slow = programs / "ovs-vsctl"
+    slow = programs / "ivs-ctl"
     slow.write_text("#!/bin/sh\nsleep 61\n")
     slow.chmod(0o755)
-    with joined(switch_executor="ovs-vsctl", program_path=f"{programs}:/usr/sbin:/usr/bin:/bin") as lab:
+    with joined(switch_executor="ivs-ctl", program_path=f"{programs}:/usr/sbin:/usr/bin:/bin") as lab:
         with ThreadPoolExecutor(1) as pool:
             asked = pool.submit(lab.host.observe, set(PORT.names), time.monotonic() + 20)
             assert until(lambda: lab.sh("pgrep -fx 'sleep 61' || true") != "")

@@ -16,7 +16,7 @@ import pytest
 
 from hybridvif.cli import BROKEN_PIPE, COMMANDS, EXIT_CODES
 from tests.functional.conftest import Lab, make_port
-from tests.functional.test_cli import file_of
+from tests.functional.test_cli import feed, file_of
 from tests.support.sizes import sample
 
 PORT = make_port(mtu=1450)
@@ -110,12 +110,8 @@ def test_signal_in_a_bulk_call_leaves_a_whole_document(words: str, number: signa
     duration = time.monotonic() - started
     for _ in range(2):
         process = lab.box.popen(argv, stdin=PIPE, stdout=PIPE, stderr=PIPE)
-        assert process.stdin is not None
-        # The command reads the file after its handlers are set.
-        process.stdin.write(file_of(ports))
-        process.stdin.close()
-        process.stdin = None
-        time.sleep(duration / 3 + random.uniform(0, duration))
+        feed(process, file_of(ports))
+        time.sleep(random.uniform(0, duration))
         lab.box.send_signal(process, number)
         stdout, stderr = process.communicate(timeout=60)
         assert process.returncode in EXIT_CODES, stderr

@@ -368,7 +368,6 @@ UNPRIVILEGED = """
 import codecs, os, sys, time
 from types import SimpleNamespace
 from hybridvif import HybridVifError, connect, trace
-from hybridvif.client import marked_frames
 codecs.lookup("ascii")
 with connect([]) as daemon:
     observed = daemon.observe(None, time.monotonic() + 60)

@@ -1,8 +1,15 @@
 """Nova's own VIF driver, started as by nova-compute, with one line of JSON per command.
 
-python actor.py NAME_OF_THE_INSTANCE --config-file nova.conf
+    python actor.py --config-file nova.conf
 
 {"do": "plug", "ports": [{...}]} -> {"ok": true, ...} or {"ok": false, "raised": ..., "text": ...}
+
+tell                    the plugin and the threading mode
+plug, unplug            all ports at once, each in a thread
+plug_vifs, unplug_vifs  LibvirtDriver's own loops
+get_config              the XML of the interfaces for libvirt
+hard_reboot             the calls of a hard reboot, in their order
+pre_live_migration      the calls at the destination of a live migration
 """
 
 from __future__ import annotations
@@ -18,7 +25,7 @@ monkey_patch.patch(backend="threading")
 
 import json
 import shlex
-import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -26,11 +33,13 @@ import nova.conf
 import os_vif
 from nova import config, objects, utils
 from nova.network import model
+from nova.objects import migrate_data
 from nova.virt.libvirt import driver, vif
 from oslo_log import log
 from oslo_privsep import priv_context
 
 CONF = nova.conf.CONF
+IMAGE = objects.ImageMeta.from_dict({"properties": {"hw_vif_model": "virtio"}})
 
 
 def main() -> None:
@@ -47,14 +56,17 @@ def main() -> None:
 
 
 def answered(libvirt: Any, order: dict[str, Any]) -> dict[str, Any]:
+    """Execute a command and return its result with its time."""
+    start = time.monotonic()
     try:
-        return {"ok": True, **done(libvirt, order["do"], order.get("ports", []))}
+        response = {"ok": True, **done(libvirt, order["do"], order.get("ports", []))}
     except Exception as error:
-        return {"ok": False, "raised": type(error).__name__, "text": str(error)}
+        response = {"ok": False, "raised": type(error).__name__, "text": str(error)}
+    return {**response, "seconds": round(time.monotonic() - start, 3)}
 
 
 def done(libvirt: Any, verb: str, ports: list[dict[str, Any]]) -> dict[str, Any]:
-    """Execute a command for one port after another, by LibvirtDriver's own loop, or in threads."""
+    """Execute a command."""
     vifs = [vif_of(port) for port in ports]
     instance = instance_of(ports[0]["instance_id"]) if ports else None
     match verb:
@@ -65,20 +77,44 @@ def done(libvirt: Any, verb: str, ports: list[dict[str, Any]]) -> dict[str, Any]
                 "patched": monkey_patch.is_patched(),
                 "eventlet": "eventlet" in sys.modules,
                 "finders": [type(finder).__name__ for finder in sys.meta_path],
-                "threads": threading.active_count(),
             }
-        case "define":
-            assert instance is not None
-            arguments = instance, vifs[0], objects.ImageMeta.from_dict({}), instance.flavor, "qemu"
-            return {"xml": libvirt.vif_driver.get_config(*arguments).to_xml()}
+        case "get_config":
+            return {"xml": [config_of(libvirt, instance, each) for each in vifs]}
         case "plug_vifs" | "unplug_vifs":
             getattr(libvirt, verb)(instance, model.NetworkInfo(vifs))
         case "plug" | "unplug":
             with ThreadPoolExecutor(len(vifs)) as pool:
                 list(pool.map(lambda each: getattr(libvirt.vif_driver, verb)(instance, each), vifs))
+        case "hard_reboot":
+            # LibvirtDriver._hard_reboot: cleanup, then the XML, then the VIFs, then the guest.
+            libvirt._unplug_vifs(instance, model.NetworkInfo(vifs), ignore_errors=True)
+            xml = [config_of(libvirt, instance, each) for each in vifs]
+            libvirt.plug_vifs(instance, model.NetworkInfo(vifs))
+            return {"xml": xml}
+        case "pre_live_migration":
+            data = migrate_data.LibvirtLiveMigrateData(vifs=[move_of(each) for each in vifs])
+            libvirt._pre_live_migration_plug_vifs(instance, model.NetworkInfo([]), data)
         case _:
             raise ValueError(verb)
     return {}
+
+
+def config_of(libvirt: Any, instance: Any, vif: Any) -> str:
+    """Return the XML of an interface."""
+    return str(libvirt.vif_driver.get_config(instance, vif, IMAGE, instance.flavor, "qemu").to_xml())
+
+
+def move_of(vif: Any) -> Any:
+    """Return the binding of a port at the destination."""
+    return migrate_data.VIFMigrateData(
+        port_id=vif["id"],
+        vnic_type=vif["vnic_type"],
+        vif_type=vif["type"],
+        vif_details=vif["details"],
+        profile={},
+        host="destination",
+        source_vif=vif,
+    )
 
 
 def instance_of(uuid: str) -> Any:

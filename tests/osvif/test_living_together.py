@@ -29,6 +29,8 @@ ADDITIONS = {
     "row": {"external_ids:hybridvif-port-id"},
 }
 """Attributes that differ between our plug and one of os-vif: we set them and os-vif does not."""
+IPV4 = ("arp_ignore", "arp_announce", "rp_filter", "forwarding", "proxy_arp")
+"""Settings of a device in /proc/sys/net/ipv4/conf."""
 COUNTERS = {"ifindex", "link_index", "address", "bridge_id", "root_id", "designated_root", "designated_bridge"}
 
 
@@ -41,9 +43,9 @@ def facts_of(lab: Lab) -> dict[str, dict[str, Any]]:
         flat = {**link, **more.get("info_data", {}), **more.get("info_slave_data", {}), "kind": more["info_kind"]}
         flat["arp"] = "NOARP" not in flat["flags"]
         flat["flags"] = sorted({*flat["flags"]} - {"NOARP"})
-        ipv4 = ("arp_ignore", "arp_announce", "rp_filter", "forwarding", "proxy_arp")
-        for family, key in (("ipv6", "disable_ipv6"), *(("ipv4", key) for key in ipv4)):
-            flat[key] = lab.sh(f"cat /proc/sys/net/{family}/conf/{name}/{key}").strip()
+        settings = [f"ipv4/conf/{name}/{key}" for key in IPV4] + [f"ipv6/conf/{name}/disable_ipv6"]
+        values = lab.sh("cd /proc/sys/net; cat " + " ".join(settings)).split()
+        flat |= dict(zip((*IPV4, "disable_ipv6"), values, strict=True))
         unique = COUNTERS - ({"address"} if name == QBR else set())
         facts[name] = {key: value for key, value in flat.items() if key not in unique and "timer" not in key}
     row, port = lab.row(QVO), lab.row(QVO, "Port")
@@ -73,7 +75,7 @@ def differing(
         if before is not None:
             assert before(nova)["ok"]
         assert nova.plug(port, **{"mtu": becomes, **more})["ok"]
-        assert until(lambda: facts_of(lab)["row"]["mtu"] == becomes)
+        assert until(lambda: lab.row(QVO)["mtu"] == becomes)
         assert until(lambda: lab.link(QBR)["operstate"] == "UP")
         states.append(facts_of(lab))
         assert nova.unplug(port, **more)["ok"]

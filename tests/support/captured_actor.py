@@ -126,7 +126,10 @@ def main() -> None:
     found = []
     for attack, (function, arguments) in [*CALLS[project].items(), (IMPORT, (UNRELATED, []))]:
         try:
-            answer = repr(channel.remote_call(function, arguments, {}, 20.0))
+            if project == "hybridvif":
+                answer = repr(channel.call(function, arguments, 20.0))
+            else:
+                answer = repr(channel.remote_call(function, arguments, {}, 20.0))
         except Exception as error:  # noqa: BLE001  # whatever it is, it is what was answered
             answer = f"{type(error).__name__}: {error}"
         if attack == IMPORT:

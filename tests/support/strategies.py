@@ -13,7 +13,6 @@ from typing import Any, TypeVar
 
 from hypothesis import settings, strategies as st
 
-from hybridvif.model.conversion import as_native
 from hybridvif.model.names import (
     DATAPATH_TYPES,
     KEY_LENGTH,
@@ -41,6 +40,7 @@ from hybridvif.model.parts import (
     as_observed,
     differences,
 )
+from hybridvif.model.planner import as_native
 from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.state import HostState, Step, simulate
 

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from benchmarks import svg
+from benchmarks import planning, svg
 from benchmarks.__main__ import main
 from benchmarks.page import BEGIN, END, with_figures
 from benchmarks.record import Record, Turn, merge_observed
@@ -60,11 +60,16 @@ def test_what_was_not_taken_has_no_bar() -> None:
 
 def test_what_hybridvif_is_held_to_alone_has_a_bar_each() -> None:
     turns = [Turn("hybridvif", "plug", 100, 0.2), Turn("hybridvif", "plug", 1000, 3.0)]
-    turns.append(Turn("hybridvif", "command", 1, 0.4))
+    turns += [Turn("hybridvif", "command", 1, 0.4), Turn("hybridvif", "reconcile", 1000, 3.6)]
+    turns += [Turn("hybridvif", "list", 1000, 0.3), Turn("hybridvif", "list", 10_000, 3.6)]
+    turns += [Turn("hybridvif", "first", 1, 0.5), Turn("with Nova", "first", 1, 0.55)]
     record = Record({}, 1, turns, {"hybridvif": {"1000": 100_000}}, [(1000, 50_000), (10_000, 55_000)])
     bars = {bar.name: (round(bar.ratio, 3), bar.unit, bar.is_met) for bar in bars_of(record)}
     assert bars == {
         "cost of a port, bulk of 1,000 / bulk of 100": (1.5, "", False),
+        "list of 10,000 ports / of 1,000": (12.0, "", False),
+        "first plug in Nova's environment / in one of our own": (1.1, "", True),
+        "reconcile 1,000 ports after a reboot / plug of new ones": (1.2, "", True),
         "`hybridvif plug`, the whole process": (400.0, "ms", True),
         "memory of client and daemon, 1,000 ports": (102.4, "MB", True),
         "memory after 10,000 operations / after the first tenth": (1.1, "", False),
@@ -97,6 +102,29 @@ def test_figures_are_written_only_between_the_marks_of_a_page() -> None:
         with_figures("a page without marks", RECORD)
 
 
+def test_page_has_the_cpu_time_of_a_bulk_plug_by_process() -> None:
+    used = {"client": 0.1, "daemon": 0.2}
+    turns = [Turn(name, "plug", 100, 1.0, used) for name in ("hybridvif", "floor")]
+    turns += [Turn("hybridvif", "plug", 100, 1.0, {"client": 0.3, "daemon": 0.6}) for _ in range(2)]
+    turns += [Turn("hybridvif", "plug", 1, 1.0, used), Turn("hybridvif", "list", 1000, 1.0)]
+    text = with_figures(f"{BEGIN}{END}", Record({}, 1, turns))
+    assert text.partition("### CPU time")[2].splitlines()[2:6] == [
+        "| ports | contender | client | daemon | all |",
+        "|---|---|---|---|---|",
+        "| 100 | floor | 1.00 | 2.00 | 3.00 |",
+        "| 100 | hybridvif | 3.00 | 6.00 | 9.00 |",
+    ]
+    assert "list" not in text
+
+
+def test_commands_are_timed_on_a_host_in_memory() -> None:
+    turns = list(planning.turns((10, 20), 1))
+    assert [(turn.measure, turn.ports) for turn in turns] == [
+        (measure, ports) for ports in (10, 20) for measure in ("plan", "check", "list")
+    ]
+    assert all(turn.seconds > 0 for turn in turns)
+
+
 def test_a_run_is_read_as_it_was_written() -> None:
     assert Record.of_json(RECORD.as_json()) == RECORD
 
@@ -126,6 +154,8 @@ def test_runs_that_were_written_are_told_again(tmp_path: Path, capsys: pytest.Ca
         ["--ports", "many"],
         ["--ports", "0"],
         ["--rounds", "0"],
+        ["--ports", "1x0"],
+        ["--ports", "1xmany"],
         ["--threads-on", "-1"],
         ["--operations", "9"],
         ["--read", "/dev/null"],

@@ -9,7 +9,6 @@ import importlib
 import inspect
 import json
 import re
-import statistics
 from collections.abc import Iterable, Iterator
 from dataclasses import MISSING, fields, is_dataclass, replace
 from pathlib import Path
@@ -19,16 +18,18 @@ import pytest
 from oslo_config import cfg
 
 import hybridvif
-from benchmarks.page import with_figures
+from benchmarks.page import ROWS, with_figures, with_rows
 from benchmarks.record import Record, merge_observed
 from hybridvif import Port, RecordingHost, Report, Status, desired_state, plug_all
 from hybridvif.cli import COMMANDS, EXIT_CODES, options
-from hybridvif.cli.commands import check, gc, plan, reconcile, show, trace
-from hybridvif.cli.output import report
+from hybridvif.cli.commands import check, plan, show, trace
+from hybridvif.cli.commands.list import STATES, list_of
+from hybridvif.cli.commands.reconcile import gc, reconcile
+from hybridvif.cli.options import Mode
 from hybridvif.cli.ports import PortRequest
 from hybridvif.client import host
 from hybridvif.engine import config, converge, locks
-from hybridvif.engine.simulated_host import SimulatedHost, look
+from hybridvif.engine.any_host import SimulatedHost, look
 from hybridvif.executors.base import Executor
 from hybridvif.model import errors, names, settings
 from hybridvif.model.parts import PARTS, ForeignObject, ForeignPort, Part, Tap
@@ -170,8 +171,7 @@ def test_every_command_and_every_option_is_in_cli_md() -> None:
     text = page("docs/cli.md")
     there = {"--version"}
     for command in COMMANDS:
-        module: Any = options.module_of(command)
-        parser = options.command_parser(command, module)
+        parser = options.command_parser(command, options.command_of(command))
         there |= {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
         assert section(text, f"## {command}")
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", text)) == there
@@ -183,13 +183,10 @@ def test_every_format_and_every_column_is_in_cli_md() -> None:
         for cells in rows_of(section(page("docs/cli.md"), "## Formats"))
         if cells[0].startswith("`")
     }
-    for command in COMMANDS:
-        module: Any = options.module_of(command)
-        formats = options.formats_of(command, module)
-        assert (command in listed) is bool(formats)
-        if formats:
-            columns = getattr(report if command in ("plug", "unplug", "convert") else module, "COLUMNS", ())
-            assert listed[command] == (list(formats), list(columns if "table" in formats else ()))
+    for name in COMMANDS:
+        command = options.command_of(name)
+        assert (name in listed) is bool(command.formats)
+        assert listed.get(name, ([], [])) == ([*command.formats], [*command.columns])
 
 
 def test_every_key_of_every_document_is_in_cli_md() -> None:
@@ -204,14 +201,14 @@ def test_every_key_of_every_document_is_in_cli_md() -> None:
         plan.answer_of("plug", plug_all([PORT], stage), stage).document,
         check.answer_of([asked], drifted).document,
         show.answer_of(drifted).document,
-        show.list_of(host).document,
-        reconcile.answer_of([PORT], host).document,
-        reconcile.answer_of([PORT], drifted, dry_run=True).document,
-        gc.answer_of(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
+        list_of(host).document,
+        reconcile([PORT], host).document,
+        reconcile([PORT], drifted, mode=Mode(dry_run=True)).document,
+        gc(RecordingHost(host.state.without(host.state.links[NAMES.bridge])), older_than=0).document,
         trace.answer_of(DIAGNOSIS).document,
     ]
     assert keys_of(documents) <= in_code(page("docs/cli.md"))
-    assert set(show.STATES) <= in_code(section(page("docs/cli.md"), "## list"))
+    assert set(STATES) <= in_code(section(page("docs/cli.md"), "## list"))
 
 
 # -- docs/library.md and the sample configuration ---------------------------------------------------------------------
@@ -401,11 +398,14 @@ def test_no_page_or_module_refers_to_a_file_outside_the_repository() -> None:
 # -- docs/performance.md -----------------------------------------------------------------------------------------------
 
 
+def record_of_the_kept_runs() -> Record:
+    runs = re.findall(r"^tools/bench --read (.*?) --", page("docs/performance.md"), re.M)[0].split()
+    return merge_observed(Record.of_json(page(run)) for run in runs)
+
+
 def test_the_figures_in_performance_md_are_those_of_the_runs_that_are_kept() -> None:
     text = page("docs/performance.md")
-    runs = re.findall(r"^tools/bench --read (.*) --page", text, re.M)[0].split()
-    record = merge_observed(Record.of_json(page(run)) for run in runs)
-    assert with_figures(text, record) == text, "make the page anew, by the command that it names"
+    assert with_figures(text, record_of_the_kept_runs()) == text, "make the page anew, by the command that it names"
 
 
 def test_every_missed_target_is_explained_in_performance_md() -> None:
@@ -415,28 +415,7 @@ def test_every_missed_target_is_explained_in_performance_md() -> None:
     assert len(explained) == len(missed)
 
 
-README_ROWS = {
-    "plug 300 ports": ("plug", 300),
-    "plug them again, all in order": ("plug again", 300),
-    "unplug 300 ports": ("unplug", 300),
-    "the first plug of a process": ("first", 1),
-    "one plug, one port there": ("one plug", 1),
-    "one plug again": ("one plug again", 1),
-    "one unplug": ("one unplug", 1),
-}
-
-
 def test_the_figures_in_the_readme_are_those_of_the_runs_that_are_kept() -> None:
-    runs = re.findall(r"^tools/bench --read (.*) --page", page("docs/performance.md"), re.M)[0].split()
-    turns = merge_observed(Record.of_json(page(run)) for run in runs).turns
-    rows = re.findall(r"^\| (.*) \| ([\d.,]+ m?s) \| ([\d.,]+ m?s) \|$", page("README.md"), re.M)
-
-    def median_figure(contender: str, row: str) -> str:
-        measure, ports = README_ROWS[row]
-        of = [turn for turn in turns if (turn.contender, turn.measure, turn.ports) == (contender, measure, ports)]
-        seconds = statistics.median(turn.seconds for turn in of)
-        return f"{seconds * 1000:,.1f} ms" if seconds < 1 else f"{seconds:,.2f} s"
-
-    assert [row for row, *_ in rows] == list(README_ROWS)
-    for row, ours, theirs in rows:
-        assert (ours, theirs) == (median_figure("hybridvif", row), median_figure("os-vif", row)), row
+    text = page("README.md")
+    assert all(f"\n| {row} | " in text for row in ROWS)
+    assert with_rows(text, record_of_the_kept_runs()) == text, "make the table anew, by the command in performance.md"

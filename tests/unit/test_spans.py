@@ -12,7 +12,7 @@ import pytest
 
 from hybridvif import spans
 from hybridvif.cli import main
-from hybridvif.cli.output.trace import document_of, traced
+from hybridvif.cli.commands.plug import trace_document, traced
 from hybridvif.cli.terminal import Terminal
 from hybridvif.privileged.requests import Request, call
 from tests.support.answers import ID, OPTIONS
@@ -71,7 +71,7 @@ def test_third_argument_is_true_or_refused(asked: Any) -> None:
 
 
 def test_trace_has_a_track_for_each_process_and_the_events_first() -> None:
-    document = document_of("plug", {spans.OWN: [("plug", 10.0, 10.5)], 33: [("request", 10.125, 10.25)]})
+    document = trace_document("plug", {spans.OWN: [("plug", 10.0, 10.5)], 33: [("request", 10.125, 10.25)]})
     validate_as("trace-file", document)
     assert next(iter(document)) == "traceEvents"
     events: Any = document["traceEvents"]

@@ -5,7 +5,7 @@ from hybridvif.executors.command import Program
 from hybridvif.executors.netlink import sysctl
 from hybridvif.executors.netlink.connection import Connection
 from hybridvif.executors.netlink.devices import opening_of, random_mac
-from hybridvif.executors.netlink.links import observe_links
+from hybridvif.executors.netlink.executor import observe_links
 from hybridvif.model.names import key_of, names_of_key
 from hybridvif.model.parts import Bridge, Role, Tap, Veth
 from hybridvif.model.state import Create, Delete, Update, changes_of
@@ -33,7 +33,8 @@ class BatchLinks:
         self._ip = Program("ip", settings.program_path)
 
     def observe(self, names, deadline):
-        return observe_links(Connection, names, deadline)
+        with Connection(deadline) as connection:
+            return observe_links(connection, names)
 
     def apply(self, steps, deadline):
         # Observe again, because the plan may be outdated. one_by_one() calls state.objection() before each step.

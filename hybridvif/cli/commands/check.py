@@ -1,49 +1,101 @@
-"""hybridvif check: the drift of plugged ports."""
+"""hybridvif check: the drift of plugged ports. hybridvif wait: their acceptance by ovs-vswitchd."""
 
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, NamedTuple
 
-from hybridvif.cli.infer import InferredPort, infer_port, state_of_port
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.infer import InferredPort, infer_port, row_of, state_of_port
+from hybridvif.cli.options import ROWS, Command, argument, connected, flag, seconds
 from hybridvif.cli.output.changes import changes_of
 from hybridvif.cli.output.report import answer_about
-from hybridvif.cli.output.topology import BUSY, Condition, Drift, PluggedPort, drift_of, look_at_ports
-from hybridvif.cli.ports import OPTIONS, PortRequest, add_port_options, found_ports, requested_ports
+from hybridvif.cli.output.topology import BUSY, Condition, Drift, drift_of, look_at_ports
+from hybridvif.cli.ports import FILE, PORT_OPTIONS, PORTS, PortRequest, found_ids, found_ports, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.engine.any_host import AnyHost
-from hybridvif.engine.simulated_host import SimulatedHost, look
-from hybridvif.model.names import KEY_LENGTH
-from hybridvif.model.parts import reason_of
-from hybridvif.model.report import Report
-from hybridvif.model.warnings import port_warnings
+from hybridvif.engine.any_host import AnyHost, SimulatedHost, look
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.names import KEY_LENGTH, names_of
+from hybridvif.model.parts import OvsPort, reason_of
+from hybridvif.model.report import Report, Result, Status
+from hybridvif.model.settings import MAX_NAMES
+from hybridvif.model.state import Observed, PortFact
+from hybridvif.model.warnings import PortWarning, port_warnings
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = ("port", "kind", "name", "attribute", "before", "after")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif check`."""
-    add_port_options(parser, several=True)
-    parser.add_argument("--all", action="store_true", help="all ports of this host, with a summary")
-    parser.epilog = (
-        "Omitted options default to the values of the plugged port, and are not checked. In a file, they have their "
-        "defaults. "
-        "Exits with 3 if there is drift."
-    )
+TIMEOUT = 30.0
+PAUSE = 0.1
+"""Seconds between two observations."""
+PENDING = ("not yet accepted", "yellow")
+REMEDY = "hybridvif trace {port}: it shows why ovs-vswitchd has not accepted it"
+LAST = 10.0
+"""Seconds for the last observation, beyond the timeout."""
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run_check(args: argparse.Namespace) -> Answer:
     """Compare each port with its desired state."""
-    if args.all and (args.port or args.file or any(getattr(args, field) is not None for field in OPTIONS)):
-        raise UsageError("--all stands for all ports; leave PORT, its options and -F out")
-    requests = None if args.all else requested_ports(args)
+    requests = requested_ports(args)
     with connected(args) as host:
-        found = None if requests is None else found_ports(requests, host, exist=True)
+        found = None if args.all else found_ports(requests, host, exist=True)
         return answer_of(found, host, reasons=args.verbose > 0)
+
+
+class Checked(NamedTuple):
+    """A port compared with its desired state."""
+
+    port_id: str | None
+    """None: unknown."""
+    inferred: InferredPort
+    report: Report
+    """The report of a dry run of plug."""
+    drift: Sequence[Drift]
+    warnings: Sequence[PortWarning]
+
+    @property
+    def is_in_order(self) -> bool:
+        """True if plug would write nothing."""
+        return self.report.ok and not self.drift
+
+    @property
+    def unchecked(self) -> list[str]:
+        """The fields and parts that were not compared."""
+        return [*self.inferred.left_out, *self.inferred.not_inferable, *self.report.unchecked]
+
+    @property
+    def document(self) -> dict[str, Any]:
+        """The port for machines."""
+        return {
+            "port": self.port_id,
+            "key": self.report.port_id[:KEY_LENGTH],
+            "in_order": self.is_in_order,
+            "code": self.report.code,
+            "reason": self.report.reason,
+            "drift": [item.document for item in self.drift],
+            "unchecked": self.unchecked,
+            "warnings": [warning._asdict() for warning in self.warnings],
+        }
+
+    def lines(self, paint: Paint, *, reasons: bool) -> Iterator[str]:
+        """Yield the lines for people."""
+        name = self.port_id or f"{self.report.port_id[:KEY_LENGTH]}..."
+        if not self.report.ok:
+            yield f"{name}  {paint('not checked, because plug would refuse it', 'red')}"
+            return
+        color, verdict = "red", "DRIFT"
+        if not self.drift:
+            color, verdict = "green", "in order as far as checked" if self.unchecked else "in order"
+        if codes := ", ".join(warning.code for warning in self.warnings):
+            color, verdict = ("red", f"DRIFT, and {codes}") if self.drift else ("yellow", f"{verdict}, but {codes}")
+        yield f"{name}  {paint(verdict, color)}"
+        for item in self.drift:
+            yield paint(f"  {item}", "yellow")
+            if reasons and item.difference.attribute:
+                yield paint(f"      {reason_of(item.part, item.difference.attribute)}", "dim")
+        if self.inferred.unknown:
+            yield paint(f"  {self.inferred.hint}", "dim")
+        if self.unchecked:
+            yield paint(f"  not checked: {', '.join(self.unchecked)}", "dim")
 
 
 def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons: bool = False) -> Answer:
@@ -51,107 +103,152 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
 
     Raises InvalidInput if a port does not exist and a required field is missing.
     """
-    from hybridvif.engine.converge import plug_all
-
     # Only an observation of all names includes the other rows with an iface-id.
     whole, plugged, dropped, warnings = look_at_ports(host)
-    nameless: dict[str, PluggedPort] = {}
-    busy: list[PluggedPort] = []
+    working = [port for port in plugged if port.condition is Condition.BUSY]
+    busy = working if requests is None else []
+    nameless = (
+        {}
+        if requests is not None
+        else {port.inferred.port.id: port.conflict for port in plugged if port.port_id is None}
+    )
     if requests is None:
-        busy = [port for port in plugged if port.condition is Condition.BUSY]
-        nameless = {port.inferred.port.id: port for port in plugged if port.port_id is None}
         requests = [PortRequest(fields={"id": port.inferred.port.id}) for port in plugged if port not in busy]
         observed = whole
     else:
         observed = look(host, [request.port_id for request in requests])
-    configured = ("call_iptables",) if host.settings.call_iptables else ()
-    bridges = sorted(filter(host.settings.allows, observed.facts.switches))
-    inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
-    inferred = [replace(port, unknown=("id", *port.unknown)) if port.port.id in nameless else port for port in inferred]
-    reports = [
-        report
-        if report.ok or report.port_id not in nameless
-        else replace(report, reason=nameless[report.port_id].conflict)
-        for report in plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
-    ]
-    checked = [
-        (port, report, [*drift_of(changes_of(report), port)]) for port, report in zip(inferred, reports, strict=True)
-    ]
-    working = {port.key for port in plugged if port.condition is Condition.BUSY}
-    found = [
-        ()
-        if port.port.id[:KEY_LENGTH] in working
-        else port_warnings(port.port, whole.state.of(port.port.names), whole.facts, dropped)
-        for port in inferred
-    ]
-    warnings += [warning.text for own in found for warning in own]
-    documents: list[dict[str, Any]] = [
-        {
-            "port": None if report.port_id in nameless else report.port_id,
-            "key": report.port_id[:KEY_LENGTH],
-            "in_order": report.ok and not drift,
-            "code": report.code,
-            "reason": report.reason,
-            "drift": [item.document for item in drift],
-            "unchecked": [*port.left_out, *port.not_inferable, *report.unchecked],
-            "warnings": [warning._asdict() for warning in own],
-        }
-        for (port, report, drift), own in zip(checked, found, strict=True)
-    ]
-    refused = sum(not report.ok for report in reports)
-    count = sum(document["in_order"] for document in documents)
+    checked = []
+    for inferred, report in _dry_run(requests, host, observed, nameless):
+        port = inferred.port
+        is_busy = port.id[:KEY_LENGTH] in {port.key for port in working}
+        own = () if is_busy else port_warnings(port, whole.state.of(port.names), whole.facts, dropped)
+        port_id = None if port.id in nameless else port.id
+        checked.append(Checked(port_id, inferred, report, [*drift_of(changes_of(report), inferred)], own))
+    warnings += [warning.text for port in checked for warning in port.warnings]
+    reports, documents = [port.report for port in checked], [port.document for port in checked]
+    in_order, refused = (
+        sum(values) for values in ([port.is_in_order for port in checked], [not r.ok for r in reports])
+    )
+    total = len(checked) + len(busy)
     summary = {
-        "in_order": count,
-        "drift": len(documents) - count - refused,
+        "in_order": in_order,
+        "drift": len(checked) - in_order - refused,
         "refused": refused,
         "busy": len(busy),
         "warnings": len(warnings),
     }
-    words = f"{len(documents) + len(busy)} ports: {', '.join(f'{number} {word}' for word, number in summary.items())}."
+    words = ", ".join(f"{number} {word.replace('_', ' ')}" for word, number in summary.items())
     return answer_about(
         "check",
         reports,
-        {"in_order": count == len(documents), "ports": documents, "summary": summary, "warnings": warnings},
-        differences=count < len(documents),
+        {"in_order": in_order == len(checked), "ports": documents, "summary": summary, "warnings": warnings},
+        differences=in_order < len(checked),
         lines=lambda paint: [
-            *(
-                line
-                for (port, report, drift), document in zip(checked, documents, strict=True)
-                for line in _lines(port, report, drift, document, paint, reasons=reasons)
-            ),
+            *(line for port in checked for line in port.lines(paint, reasons=reasons)),
             *(f"{port.port_id or port.key}  {paint(BUSY, 'yellow')}" for port in busy),
-            *([] if len(documents) + len(busy) == 1 else [words.replace("_", " ")]),
+            *([] if total == 1 else [f"{total} ports: {words}."]),
         ],
-        columns=COLUMNS,
-        narrow=("name", "attribute", "before", "after"),
         rows=[{"port": document["port"], **drift} for document in documents for drift in document["drift"]],
         warnings=warnings,
     )
 
 
-def _lines(
-    port: InferredPort,
-    report: Report,
-    drift: Sequence[Drift],
-    document: Mapping[str, Any],
-    paint: Paint,
-    *,
-    reasons: bool,
-) -> Iterator[str]:
-    name = document["port"] or f"{document['key']}..."
-    if not report.ok:
-        yield f"{name}  {paint('not checked, because plug would refuse it', 'red')}"
-        return
-    unchecked = document["unchecked"]
-    verdict, color = ("DRIFT", "red") if drift else ("in order as far as checked" if unchecked else "in order", "green")
-    if codes := ", ".join(warning["code"] for warning in document["warnings"]):
-        verdict, color = f"{verdict}, {'and' if drift else 'but'} {codes}", "red" if drift else "yellow"
-    yield f"{name}  {paint(verdict, color)}"
-    for item in drift:
-        yield paint(f"  {item}", "yellow")
-        if reasons and item.difference.attribute:
-            yield paint(f"      {reason_of(item.part, item.difference.attribute)}", "dim")
-    if port.unknown:
-        yield paint(f"  {port.hint}", "dim")
-    if unchecked:
-        yield paint(f"  not checked: {', '.join(unchecked)}", "dim")
+def _dry_run(
+    requests: Sequence[PortRequest], host: AnyHost, observed: Observed, nameless: Mapping[str, str]
+) -> Iterator[tuple[InferredPort, Report]]:
+    """Yield each port, with missing fields inferred, and the report of a dry run of plug.
+
+    nameless: the reason of a refusal for each id that stands for an unknown one.
+    """
+    from hybridvif.engine.converge import plug_all
+
+    configured = ("call_iptables",) if host.settings.call_iptables else ()
+    bridges = sorted(filter(host.settings.allows, observed.facts.switches))
+    inferred = [infer_port(request, state_of_port(request, observed), configured, bridges) for request in requests]
+    reports = plug_all([port.port for port in inferred], SimulatedHost(host.settings, observed))
+    for port, report in zip(inferred, reports, strict=True):
+        reason = nameless.get(port.port.id)
+        unknown = port.unknown if reason is None else ("id", *port.unknown)
+        yield (
+            replace(port, unknown=unknown),
+            report if report.ok or reason is None else replace(report, reason=reason),
+        )
+
+
+# -- wait --------------------------------------------------------------------------------------------------------------
+
+
+def run_wait(args: argparse.Namespace) -> Answer:
+    """Wait for the ports."""
+    requests = requested_ports(args)
+    with connected(args) as host:
+        return wait(found_ids(requests, host, exist=True), host, args.timeout)
+
+
+def wait(port_ids: Sequence[str], host: AnyHost, timeout: float = TIMEOUT) -> Answer:
+    """Wait at most timeout seconds. Raises InvalidInput if a port is not in the switch."""
+    names = {name for port_id in port_ids for name in names_of(port_id)}
+    end = time.monotonic() + timeout
+    while True:
+        now = time.monotonic()
+        deadline = min(now + host.settings.deadline, max(end, now + LAST))
+        observed = host.observe(names if len(names) <= MAX_NAMES else None, deadline)
+        documents = [_accepted(port_id, observed) for port_id in port_ids]
+        if all(document["accepted"] for document in documents) or time.monotonic() >= end:
+            break
+        time.sleep(max(0, min(PAUSE, end - time.monotonic())))
+    answer = answer_about(
+        "wait",
+        [_report_of(document, timeout) for document in documents],
+        {"simulated": observed.facts.simulated, "timeout": timeout, "ports": documents},
+        lines=lambda paint: (
+            f"{document['port']}  {paint(*('accepted', 'green') if document['accepted'] else PENDING)}"
+            for document in documents
+        ),
+        rows=documents,
+        silent=True,
+    )
+    # The remedy of a plug is to wait.
+    failures = [
+        replace(failure, remedy=REMEDY.format(port=(failure.report or {})["port"])) for failure in answer.failures
+    ]
+    return replace(answer, failures=failures)
+
+
+def _accepted(port_id: str, observed: Observed) -> Mapping[str, object]:
+    names = names_of(port_id)
+    row = row_of(observed.state.of(names), names)
+    if row is None:
+        raise InvalidInput(f"port {port_id} is in no switch here, so nothing can accept it; plug it")
+    fact = observed.facts.ports.get(row.name, PortFact())
+    accepted = not isinstance(row, OvsPort) or row.realized
+    return {"port": port_id, "accepted": accepted, "ofport": fact.ofport, "error": fact.error}
+
+
+def _report_of(document: Mapping[str, object], timeout: float) -> Report:
+    port_id, error = str(document["port"]), document["error"]
+    if document["accepted"]:
+        return Report(port_id=port_id, status=Status.DONE)
+    reason = f"ovs-vswitchd has not accepted it within {timeout:g} s" + (f" ({error})" if error else "")
+    return Report(port_id=port_id, status=Status.CONFIGURED, code=Result.CONFIGURED.value, reason=reason)
+
+
+_TIMEOUT = f"the longest time to wait (default: {TIMEOUT:g})"
+COMMANDS = {
+    "check": Command(
+        run_check,
+        ROWS,
+        (PORTS, *PORT_OPTIONS, FILE, flag("--all", "all ports of this host, with a summary")),
+        "Omitted options default to the values of the plugged port, and are not checked. In a file, they have their "
+        "defaults. Exits with 3 if there is drift.",
+        columns=("port", "kind", "name", "attribute", "before", "after"),
+        narrow=("name", "attribute", "before", "after"),
+    ),
+    "wait": Command(
+        run_wait,
+        ROWS,
+        (PORTS, FILE, argument("--timeout", metavar="SECONDS", type=seconds, default=TIMEOUT, text=_TIMEOUT)),
+        "Exits with 0 when all ports are accepted, and with 65 after the timeout.",
+        columns=("port", "accepted", "ofport", "error"),
+    ),
+}

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import argparse
 import errno
-import json
 import os
 import shlex
-import shutil
 import socket
 import struct
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
 from difflib import get_close_matches
 from importlib.metadata import entry_points
 from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
 
 from hybridvif.cli.host_checks import (
     FAIL,
@@ -30,20 +29,18 @@ from hybridvif.cli.host_checks import (
     kernel_symbols,
     module_file,
 )
-from hybridvif.cli.options import config_files
+from hybridvif.cli.options import ROWS, Command, config_files
 from hybridvif.cli.output.topology import plugged_ports
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.engine import first_seen
+from hybridvif.client.filters import ask, control_socket
+from hybridvif.engine import locks
 from hybridvif.engine.any_host import AnyHost
-from hybridvif.executors.command import how_to_install
 from hybridvif.model.errors import HybridVifError, escaped
 from hybridvif.model.parts import Bridge
 from hybridvif.model.settings import OVS_SOCKET, Settings
 from hybridvif.model.state import Facts, Observed
 from hybridvif.testing.sandbox.missing import as_root, missing_switch
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = CheckResult._fields
 TIMEOUT = 10.0
 """Timeout in seconds for the daemon, and again for the switch."""
 RECORDING = "recording"
@@ -52,12 +49,6 @@ PRIVSEP_OPTIONS = ("user", "group", "thread_pool_size", "helper_command", "logge
 """The options of [hybridvif_privileged], besides log_daemon_traceback of newer releases of oslo.privsep."""
 _COLORS = {PASS: "green", FAIL: "red", INFO: "dim"}
 _CONTROL_TIMEOUT = 2.0
-_CONTROL_LIMIT = 64 * 1024
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif doctor`."""
-    parser.epilog = "Exits with 0 if nothing fails, else with 5. Without root, some checks are skipped."
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -72,7 +63,6 @@ def answer_of(results: Sequence[CheckResult]) -> Answer:
     return Answer(
         document={"command": "doctor", "ok": not count, "findings": documents},
         lines=lambda paint: _lines(results, count, paint),
-        columns=COLUMNS,
         rows=documents,
         exit_code=5 if count else 0,
     )
@@ -90,6 +80,7 @@ def _lines(results: Sequence[CheckResult], count: int, paint: Paint) -> Iterator
 
 def findings(files: Sequence[str]) -> Iterator[CheckResult]:
     """Run all checks."""
+    from hybridvif.cli.commands.executors import installed
     from hybridvif.client.host import connect
 
     call_iptables = False
@@ -99,38 +90,28 @@ def findings(files: Sequence[str]) -> Iterator[CheckResult]:
             settings = host.settings
             call_iptables = settings.call_iptables
             yield check("configuration", options, files)
-            for role, chosen in (("link", settings.link_executor), ("switch", settings.switch_executor)):
-                yield check(f"{role} executor", executor, role, chosen, settings)
+            executors = installed(settings)
+            yield check("link executor", executor, settings.link_executor, executors["link"])
+            yield check("switch executor", executor, settings.switch_executor, executors["switch"])
             yield check("lock_path", lock_path, settings.lock_path)
-            yield from _daemon(host, bridges)
+            yield from _daemon(host, executors["link"], bridges)
             yield from _osvif(settings)
     except HybridVifError as error:
         yield CheckResult("configuration", FAIL, *fact_and_remedy(str(error)))
     yield from host_findings(call_iptables, bridges)
 
 
-def programs_of(role: str, settings: Settings) -> Sequence[str]:
-    """Return the programs that the configured executor of a role runs; none if it cannot be loaded."""
-    chosen = settings.link_executor if role == "link" else settings.switch_executor
-    for point in entry_points(group=f"hybridvif.{role}_executors", name=chosen):
-        with suppress(Exception):
-            return tuple(point.load().programs)
-    return ()
-
-
-def executor(role: str, chosen: str, settings: Settings = Settings()) -> Verdict:  # noqa: B008  # frozen
-    """Check that a configured executor is installed, that its programs are, and that it is not simulated."""
-    points = {point.name: point.value for point in entry_points(group=f"hybridvif.{role}_executors")}
+def executor(chosen: str, executors: Sequence[Mapping[str, Any]]) -> Verdict:
+    """Check that the chosen executor of a role is one of these, lacks nothing, and is not simulated."""
+    found = {document["name"]: document for document in executors}
     if chosen == RECORDING:
-        remedy = f"leave [hybridvif] {role}_executor out of the configuration"
+        remedy = "leave this executor out of the configuration"
         return FAIL, f"{RECORDING}: SIMULATED, nothing is plugged on any real host", remedy
-    if chosen not in points:
-        remedy = f"set [hybridvif] {role}_executor to one of {', '.join(sorted(points)) or 'none'}, or install it"
-        return FAIL, f"{chosen!r} is not installed", remedy
-    for name in programs_of(role, settings):
-        if shutil.which(name, path=settings.program_path) is None:
-            return FAIL, f"{chosen} needs {name}, which is not in {settings.program_path}", how_to_install(name)
-    return PASS, f"{chosen} ({points[chosen]})"
+    if chosen not in found:
+        return FAIL, f"{chosen!r} is not installed", f"configure one of {', '.join(found) or 'none'}, or install it"
+    for missing in found[chosen]["missing"]:
+        return FAIL, *fact_and_remedy(f"{chosen}: {missing}")
+    return PASS, f"{chosen} ({found[chosen]['object']})"
 
 
 def lock_path(path: str) -> Verdict:
@@ -179,8 +160,11 @@ def options(files: Sequence[str]) -> Verdict:
     return PASS, ", ".join(files) or "no file, so the defaults"
 
 
-def _daemon(host: AnyHost, bridges: list[Bridge]) -> Iterator[CheckResult]:
-    """Check the daemon and the host that it observes. bridges: a list that collects each qbr."""
+def _daemon(host: AnyHost, executors: Sequence[Mapping[str, Any]], bridges: list[Bridge]) -> Iterator[CheckResult]:
+    """Check the daemon and the host that it observes.
+
+    executors: the link executors. bridges: a list that collects each qbr.
+    """
     from hybridvif.privileged.context import daemon_context
     from hybridvif.privileged.launch import within_limits
 
@@ -203,7 +187,8 @@ def _daemon(host: AnyHost, bridges: list[Bridge]) -> Iterator[CheckResult]:
         seen = host.observe(None, time.monotonic() + min(TIMEOUT, settings.deadline))
     except HybridVifError as error:
         # An error of the link executor names it, its option or its program. Anything else concerns the switch.
-        signs = ("the link executor", "link_executor", *(f"{name} is not" for name in programs_of("link", settings)))
+        programs = next(document["programs"] for document in executors if document["configured"])
+        signs = ("the link executor", "link_executor", *(f"{name} is not" for name in programs))
         is_link = any(sign in str(error) for sign in signs)
         # Open vSwitch may be missing altogether.
         missing = missing_switch() if uses_ovs and not is_link else None
@@ -259,11 +244,11 @@ def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: s
     """
     pid = 0
     try:
-        with _control_socket(remote) as control:
+        with control_socket(_directory(remote), _CONTROL_TIMEOUT) as control:
             # The pid in our pid namespace; 0 if it is not visible.
             pid = struct.unpack("3i", control.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))[0]
         is_here = os.stat("/proc/self/ns/net").st_ino == os.stat(f"/proc/{pid}/ns/net").st_ino
-    except (OSError, ValueError, first_seen.Unfit):
+    except (OSError, ValueError, locks.Unfit):
         # Another user, or another pid namespace. Every bridge except dummy ones has a device with its name.
         real = sorted(bridge for bridge, datapath in bridges.items() if datapath != "dummy")
         if not real:
@@ -281,7 +266,9 @@ def network_namespace(remote: str, bridges: Mapping[str, str], helper_command: s
 def _database(remote: str) -> Verdict:
     """Check that OVSDB listens, without the daemon."""
     try:
-        _connected_socket(remote.removeprefix("unix:")).close()
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_CONTROL_TIMEOUT)
+            connection.connect(remote.removeprefix("unix:"))
     except PermissionError:
         return INFO, f"OVSDB at {remote} is closed to this user; the daemon may reach it"
     except OSError as error:
@@ -294,15 +281,16 @@ def vswitchd(remote: str) -> Verdict:
     if not remote.startswith("unix:"):
         return INFO, f"cannot be checked from here, because OVSDB is at {remote}"
     try:
-        with _control_socket(remote) as control:
-            return PASS, f"answers: {_version_from(control)}"
+        with control_socket(_directory(remote), _CONTROL_TIMEOUT) as control:
+            if version := ask(control, "version", timeout=_CONTROL_TIMEOUT):
+                return PASS, f"answers: {version.splitlines()[0]}"
+            raise ValueError("it has no version")
     except PermissionError:
         return INFO, "its control socket is closed to this user, so whether it answers was not looked at"
     except TimeoutError:
         return FAIL, f"does not answer within {_CONTROL_TIMEOUT:g} s, so it hangs", _start_command()
-    except (OSError, ValueError, first_seen.Unfit):
-        directory = os.path.dirname(remote.removeprefix("unix:"))
-        return FAIL, f"does not run (nobody listens in {directory})", _start_command()
+    except (OSError, ValueError, locks.Unfit):
+        return FAIL, f"does not run (nobody listens in {_directory(remote)})", _start_command()
 
 
 def _start_command() -> str:
@@ -313,42 +301,11 @@ def _start_command() -> str:
     return as_root("systemctl restart openvswitch-switch" if systemd else "service openvswitch-switch restart")
 
 
-def _control_socket(remote: str) -> socket.socket:
-    """Connect to the control socket of the ovs-vswitchd of this database."""
+def _directory(remote: str) -> Path:
+    """Return the directory of the sockets of Open vSwitch. Raises ValueError if it is not on this host."""
     if not remote.startswith("unix:"):
         raise ValueError("not on this host")
-    directory = os.path.dirname(remote.removeprefix("unix:"))
-    # Open vSwitch may run as its own user, who can write any file there.
-    number = int(first_seen.read(os.path.join(directory, "ovs-vswitchd.pid"), 64))
-    return _connected_socket(os.path.join(directory, f"ovs-vswitchd.{number}.ctl"))
-
-
-def _connected_socket(path: str) -> socket.socket:
-    connection = socket.socket(socket.AF_UNIX)
-    try:
-        connection.settimeout(_CONTROL_TIMEOUT)
-        connection.connect(path)
-    except OSError:
-        connection.close()
-        raise
-    return connection
-
-
-def _version_from(control: socket.socket) -> str:
-    """Return the version of an Open vSwitch daemon: a JSON-RPC request on its control socket, ovs-appctl(8)."""
-    control.sendall(b'{"id": 0, "method": "version", "params": []}')
-    answer, deadline = b"", time.monotonic() + _CONTROL_TIMEOUT
-    while len(answer) <= _CONTROL_LIMIT and time.monotonic() < deadline:
-        received = control.recv(4096)
-        answer += received
-        try:
-            return str(json.loads(answer)["result"]).splitlines()[0]
-        except json.JSONDecodeError:
-            if not received:
-                raise
-        except (LookupError, RecursionError, TypeError) as error:
-            raise ValueError("no answer of ovs-vswitchd's") from error
-    raise TimeoutError
+    return Path(remote.removeprefix("unix:")).parent
 
 
 def _osvif(settings: Settings) -> Iterator[CheckResult]:
@@ -383,3 +340,13 @@ def _plugin_of_osvif(is_set: bool) -> Verdict:
         remedy = "reinstall hybridvif[osvif] in the environment of nova-compute"
         return FAIL, f"{answers}, though [hybridvif] answer_to_ovs is set", remedy
     return INFO, f"{answers}; hybridvif answers to 'hybridvif' alone", "set [hybridvif] answer_to_ovs = true"
+
+
+COMMANDS = {
+    "doctor": Command(
+        run,
+        ROWS,
+        epilog="Exits with 0 if nothing fails, else with 5. Without root, some checks are skipped.",
+        columns=CheckResult._fields,
+    )
+}

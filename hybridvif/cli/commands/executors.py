@@ -8,48 +8,44 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from hybridvif.cli.options import connected
+from hybridvif.cli.options import ROWS, Command, connected
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.executors.command import how_to_install
 from hybridvif.model.errors import did_you_mean
 from hybridvif.model.settings import Settings
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = ("name", "role", "configured", "origin", "serves", "programs", "capabilities", "missing")
 CAPABILITIES = ("CAP_NET_ADMIN",)
 """The capabilities that the daemon keeps. An executor can override them with an attribute `capabilities`."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif executors`."""
-    parser.epilog = (
-        "Choose one with [hybridvif] link_executor or switch_executor. Exits with 5 if a chosen one lacks something."
-    )
 
 
 def run(args: argparse.Namespace) -> Answer:
     """List the installed executors. Nothing is changed."""
     with connected(args) as host:
         settings = host.settings
-    configured = {"link": settings.link_executor, "switch": settings.switch_executor}
-    executors = [
-        _document(role, point, configured[role], settings)
-        for role in configured
-        for point in sorted(entry_points(group=f"hybridvif.{role}_executors"), key=lambda point: point.name)
-    ]
-    chosen = [executor for executor in executors if executor["configured"]]
-    found = {executor["role"] for executor in chosen}
-    unknown = {role: name for role, name in configured.items() if role not in found}
+    by_role = installed(settings)
+    chosen = {role: [document for document in by_role[role] if document["configured"]] for role in by_role}
+    unknown = {role: getattr(settings, f"{role}_executor") for role in by_role if not chosen[role]}
+    executors = [*by_role["link"], *by_role["switch"]]
     return Answer(
         document={"command": "executors", "executors": executors},
         lines=lambda paint: _lines(executors, unknown, paint),
-        columns=COLUMNS,
         rows=executors,
-        exit_code=5 if unknown or any(executor["missing"] for executor in chosen) else 0,
+        exit_code=5 if unknown or any(document["missing"] for found in chosen.values() for document in found) else 0,
     )
 
 
-def _document(role: str, point: EntryPoint, configured: str, settings: Settings) -> Mapping[str, Any]:
+def installed(settings: Settings) -> Mapping[str, list[Mapping[str, Any]]]:
+    """Return the documents of the installed executors by role, ordered by name."""
+    return {
+        role: [
+            _document(role, point, name, settings)
+            for point in sorted(entry_points(group=f"hybridvif.{role}_executors"), key=lambda point: point.name)
+        ]
+        for role, name in {"link": settings.link_executor, "switch": settings.switch_executor}.items()
+    }
+
+
+def _document(role: str, point: EntryPoint, chosen: str, settings: Settings) -> Mapping[str, Any]:
     try:
         cls, missing = point.load(), []
     except Exception as error:  # noqa: BLE001  # whatever a third party's module raises when it is imported
@@ -63,7 +59,7 @@ def _document(role: str, point: EntryPoint, configured: str, settings: Settings)
     return {
         "name": point.name,
         "role": role,
-        "configured": point.name == configured,
+        "configured": point.name == chosen,
         "origin": f"{point.dist.name} {point.dist.version}" if point.dist else "unknown",
         "object": point.value,
         "serves": sorted(kind.kind for kind in getattr(cls, "serves", ())),
@@ -85,3 +81,14 @@ def _lines(executors: Sequence[Mapping[str, Any]], unknown: Mapping[str, str], p
     for role, name in unknown.items():
         hint = did_you_mean(name, [executor["name"] for executor in executors if executor["role"] == role])
         yield paint(f"[hybridvif] {role}_executor: no executor named {name!r} is installed{hint}", "red")
+
+
+COMMANDS = {
+    "executors": Command(
+        run,
+        ROWS,
+        epilog="Choose one with [hybridvif] link_executor or switch_executor. Exits with 5 if a chosen one lacks "
+        "something.",
+        columns=("name", "role", "configured", "origin", "serves", "programs", "capabilities", "missing"),
+    )
+}

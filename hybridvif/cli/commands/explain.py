@@ -9,14 +9,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from hybridvif.cli import EXIT_CODES
-from hybridvif.cli.options import UsageError
+from hybridvif.cli.options import DOCUMENT, Command, UsageError, argument
 from hybridvif.cli.output.report import failure_of
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.errors import HybridVifError, InvalidInput, did_you_mean
 from hybridvif.model.parts import DECLARATIONS
 from hybridvif.model.report import Status
 
-FORMATS = ("text", "json", "yaml")
 BUG = "https://bugs.launchpad.net/bugs/"
 _MODULES = (
     *("cli.commands.ports", "cli.options", "cli.stdio", "engine.locks", "model.orphans", "privileged.channel"),
@@ -35,17 +34,13 @@ CODES: Mapping[str, str] = {
     "orphan": "The port is incomplete and ours, and no VM uses it. `hybridvif gc` deletes it after some time.",
     "runs-natively": "A plug left a converted port as it is, because its VM runs. This is a success.",
     "skipped": "A step was not tried, because an earlier step of the same port failed.",
-}
-"""The codes and the states of `hybridvif list` without an exception or a status."""
-WARNINGS: Mapping[str, str] = {
+    # Warnings of `hybridvif list`. A warning itself has the command that mends the port.
     "dead-vlan": "A VM runs, and its port has tag 4095: Neutron's agent has not wired it.",
     "duplicate-iface-id": "Another row of Open vSwitch has the iface-id of the port. Remove the wrong row.",
     "flows-drop": "A VM runs, and the first table of its bridge drops every packet from its port.",
     "tap-down": "A VM runs, and its tap is down, so no packet passes.",
     "tap-outside": "A VM runs, and its tap is not in the Linux bridge of its port.",
-}
-"""The warnings of `hybridvif list`. The warning itself has the command that mends the port."""
-STOPS: Mapping[str, str] = {
+    # Reasons of `hybridvif trace`.
     "apart": "The tap or qvb is not in the Linux bridge of its port.",
     "blocked": "The Linux bridge holds its port back: a state other than forwarding, or a flag such as isolated.",
     "down": "The device is down, so it forwards nothing.",
@@ -69,15 +64,7 @@ STOPS: Mapping[str, str] = {
     "not-counted": "A vhost-user port has no device with counters, and its bridge is in order.",
     "silent": "Packets reach the VM, and none leaves it. Look inside the guest.",
 }
-"""The reasons of `hybridvif trace`, except in-order and no-answer, which are codes of other commands, too."""
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif explain`."""
-    text = (
-        "an attribute (mtu, ageing, attached-mac, ...), a code of an error, warning or trace, a state or an exit code"
-    )
-    parser.add_argument("word", nargs="*", metavar="WORD", help=text)
+"""The codes and states without an exception or a status."""
 
 
 def run(args: argparse.Namespace) -> Answer:
@@ -145,7 +132,7 @@ def _codes() -> dict[str, Mapping[str, object]]:
         errors += error.__subclasses__()
         text = " ".join((inspect.getdoc(error) or "").split())
         meanings.setdefault(error.code, (text, failure_of(error()).exit_code))
-    meanings |= {code: (text, None) for code, text in {**CODES, **STOPS, **WARNINGS}.items()}
+    meanings |= {code: (text, None) for code, text in CODES.items()}
     text, number = meanings["no-answer"]
     meanings["no-answer"] = f"{text} In a trace: packets reach the switch, and none comes back.", number
     return {code: {"code": code, "text": text, "exit_code": number} for code, (text, number) in meanings.items()}
@@ -165,3 +152,7 @@ def _lines(
         number = code["exit_code"]
         yield paint(f"exit code {number}" if number is not None else str(code["code"]), "bold")
         yield f"  {code['text']}"
+
+
+_WORD = "an attribute (mtu, ageing, attached-mac, ...), a code of an error, warning or trace, a state or an exit code"
+COMMANDS = {"explain": Command(run, DOCUMENT, (argument("word", nargs="*", metavar="WORD", text=_WORD),))}

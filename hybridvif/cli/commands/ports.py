@@ -1,6 +1,7 @@
-"""hybridvif ports: the desired ports of this host, as a file for -F.
+"""The ports of this host as a file for -F: hybridvif ports, as Neutron has bound them, and export, as plugged.
 
-They are read from Neutron with openstacksdk. The daemon never gets the credentials.
+Neutron is read with openstacksdk. The daemon never gets the credentials. A plugged port is described by its rows and
+devices. It is left out if they do not show all of its fields: a file with an assumed value would plug another port.
 """
 
 from __future__ import annotations
@@ -8,17 +9,26 @@ from __future__ import annotations
 import argparse
 import json
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from hybridvif.cli.options import UsageError
-from hybridvif.cli.ports import PortRequest
+from hybridvif.cli import DIFFERENCES
+from hybridvif.cli.options import DOCUMENT, Command, UsageError, argument, connected, flag
+from hybridvif.cli.ports import PORT_HELP, PortRequest, entry_of, found_ids, observe_all, requested_ports
 from hybridvif.cli.terminal import Answer
+from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.errors import InvalidInput, PreconditionError
-from hybridvif.model.names import NONE
+from hybridvif.model.names import DATAPATH_TYPES, NONE, is_trunk_bridge
+from hybridvif.model.parts import DEAD_VLAN, NativePort
+from hybridvif.model.port import Port
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
 
-FORMATS = ("text", "json", "yaml")
+if TYPE_CHECKING:
+    from hybridvif.cli.output.topology import PluggedPort
+
 DEFAULTS = {"api_timeout": 60, "connect_retries": 2}
 """Options of clouds.yaml, if it has others. A server may close an idle connection just when it is used again."""
 IDS_PER_REQUEST = 100
@@ -31,22 +41,19 @@ class CloudError(PreconditionError):
     code = "cloud"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif ports`, which reconcile has too."""
-    parser.add_argument(
-        "--from-neutron", action="store_true", help="the hybrid ports that Neutron has bound to this host"
-    )
-    parser.add_argument("--host", metavar="NAME", help="with --from-neutron: this host in Neutron (default: hostname)")
-    text = "with --from-neutron: the entry of clouds.yaml (default: OS_CLOUD, or the other OS_ variables)"
-    parser.add_argument("--os-cloud", metavar="NAME", help=text)
+# -- Neutron -----------------------------------------------------------------------------------------------------------
 
 
-def run(args: argparse.Namespace) -> Answer:
-    """Read the ports. The text is a list in JSON, as -F takes it."""
+def run_ports(args: argparse.Namespace) -> Answer:
+    """Read the ports from Neutron."""
     if not args.from_neutron:
         raise UsageError("ports needs a source; give --from-neutron")
-    ports = [dict(request.fields) for request in ports_from_neutron(args)[0]]
-    return Answer(document={"ports": ports}, drawings={"text": lambda: f"{json.dumps(ports, indent=2)}\n"})
+    return _answer_with_file([dict(request.fields) for request in ports_from_neutron(args)[0]])
+
+
+def _answer_with_file(ports: Sequence[Mapping[str, object]], **document: object) -> Answer:
+    """Create an answer with these entries. Its text is a list in JSON, as -F takes it."""
+    return Answer(document={"ports": ports, **document}, drawings={"text": lambda: f"{json.dumps(ports, indent=2)}\n"})
 
 
 def ports_from_neutron(args: argparse.Namespace) -> tuple[list[PortRequest], list[str]]:
@@ -125,3 +132,80 @@ def _bindings(network: Any, host: str) -> Iterator[tuple[Any, str, Mapping[str, 
             binding = next(iter(network.port_bindings(port, host=host)), None)
             vif_type, details = (binding.vif_type, binding.vif_details) if binding else ("unbound", {})
         yield port, vif_type, details or {}, mtus.get(port.network_id)
+
+
+# -- plugged ports -----------------------------------------------------------------------------------------------------
+
+
+def run_export(args: argparse.Namespace) -> Answer:
+    """Describe the ports."""
+    requests = requested_ports(args, optional=True)
+    with connected(args) as host:
+        return export(host, found_ids(requests, host, exist=True))
+
+
+def export(host: AnyHost, port_ids: Collection[str] = ()) -> Answer:
+    """Return the answer for these ports, or for all. Ports that cannot be described are left out with a warning."""
+    from hybridvif.cli.output.report import sentences_about_skipped
+
+    seen = observe_all(host)
+    entries, reasons = exported(seen, host.settings, port_ids)
+    skipped = [{"key": key, "reason": reason} for key, reason in reasons.items()]
+    return replace(
+        _answer_with_file(entries, command="export", simulated=seen.facts.simulated, skipped=skipped),
+        warnings=sentences_about_skipped("exported", skipped),
+        exit_code=DIFFERENCES if skipped else 0,
+    )
+
+
+def exported(
+    seen: Observed, settings: Settings, port_ids: Collection[str] = ()
+) -> tuple[list[Mapping[str, object]], Mapping[str, str]]:
+    """Return the fields of each port, and the reasons to leave others out by key. port_ids: these only; (): all."""
+    from hybridvif.cli.output.topology import plugged_ports
+
+    entries: list[Mapping[str, object]] = []
+    skipped: dict[str, str] = {}
+    for port in plugged_ports(seen, port_ids=port_ids):
+        if port_ids and port.port_id not in port_ids:
+            continue
+        if reason := port.conflict or (port.inferred.unknown_text if port.inferred.unknown else ""):
+            skipped[port.key] = reason
+        else:
+            creates_bridge = port.row is not None and settings.creates(port.row.bridge)
+            entries.append(entry_of(_port_of(port, creates_bridge=creates_bridge)))
+    return entries, skipped
+
+
+def _port_of(port: PluggedPort, *, creates_bridge: bool) -> Port:
+    """Return the port to plug again. A bridge that plug may have to create has its datapath type."""
+    row, bridge, inferred = port.row, port.bridge, port.inferred.port
+    if bridge is not None and bridge.nf_call_iptables and bridge.nf_call_ip6tables:
+        inferred = replace(inferred, call_iptables=True)
+    if row is None:
+        return inferred
+    datapath = port.facts.switches.get(row.bridge, "")
+    return replace(
+        inferred,
+        isolate=port.fact.tag == DEAD_VLAN and not is_trunk_bridge(row.bridge),
+        datapath_type=datapath if creates_bridge and datapath in DATAPATH_TYPES else "",
+        mtu=port.mtu if isinstance(row, NativePort) and port.mtu else inferred.mtu,
+    )
+
+
+_CLOUD = "with --from-neutron: the entry of clouds.yaml (default: OS_CLOUD, or the other OS_ variables)"
+NEUTRON_OPTIONS = (
+    flag("--from-neutron", "the hybrid ports that Neutron has bound to this host"),
+    argument("--host", metavar="NAME", text="with --from-neutron: this host in Neutron (default: hostname)"),
+    argument("--os-cloud", metavar="NAME", text=_CLOUD),
+)
+"""The options of `hybridvif ports`, which reconcile has too."""
+COMMANDS = {
+    "ports": Command(run_ports, DOCUMENT, NEUTRON_OPTIONS),
+    "export": Command(
+        run_export,
+        DOCUMENT,
+        (argument("port", nargs="*", metavar="PORT", text=f"these ports only; {PORT_HELP}"),),
+        "Exits with 3 if a port cannot be described. It is left out, and named on stderr.",
+    ),
+}

@@ -1,121 +1,186 @@
-"""hybridvif reconcile: plug all ports of a host, and with --prune unplug all others."""
+"""hybridvif reconcile and hybridvif gc: calls about all ports of a host.
+
+Reconcile plugs the ports that the host should have, and with --prune unplugs all others. Gc deletes orphans.
+"""
 
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from hybridvif.cli.commands import ports as ports_command
-from hybridvif.cli.options import UsageError, add_dry_run, connected
+from hybridvif.cli.commands.ports import NEUTRON_OPTIONS, ports_from_neutron
+from hybridvif.cli.options import (
+    DETAILED_EXITCODE,
+    DRY_RUN,
+    REAL_RUN,
+    ROWS,
+    Command,
+    Mode,
+    UsageError,
+    argument,
+    connected,
+    flag,
+    seconds,
+)
 from hybridvif.cli.output.changes import plan_document, plan_lines, tally_of
-from hybridvif.cli.output.report import answer_about, report_lines, statuses_of
-from hybridvif.cli.ports import add_file_option
-from hybridvif.cli.terminal import Answer
+from hybridvif.cli.output.report import answer_about, answer_of_reports, result_text
+from hybridvif.cli.output.topology import plugged_ports
+from hybridvif.cli.ports import FILE, observe_all, requested_ports
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.port import Port
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = ("port", "goal", "status", "changed", "retries", "code")
+if TYPE_CHECKING:
+    # It imports oslo.concurrency, which a command line does not need before it is parsed.
+    from hybridvif.engine.any_host import NotingHost
+    from hybridvif.engine.host_wide import CollectedOrphan
+
+OLDER_THAN = 3600.0
+"""A copy of the default of engine/host_wide.py."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif reconcile`."""
-    add_file_option(parser)
-    ports_command.add_arguments(parser)
-    parser.add_argument(
-        "--prune",
-        action="store_true",
-        help="unplug our ports that are not desired here, except ports of running VMs",
-    )
-    add_dry_run(parser)
+# -- reconcile ---------------------------------------------------------------------------------------------------------
 
 
-def run(args: argparse.Namespace) -> Answer:
+def run_reconcile(args: argparse.Namespace) -> Answer:
     """Reconcile the host."""
     if (args.file is None) is not args.from_neutron:
         raise UsageError(
             "reconcile needs the ports that this host should have; name a file of them with -F, or give --from-neutron"
         )
-    from hybridvif.cli.portfile import read_ports
-
-    requests, keep = ports_command.ports_from_neutron(args) if args.from_neutron else (read_ports(args.file), None)
+    requests, keep = ports_from_neutron(args) if args.from_neutron else (requested_ports(args), None)
     ports = [request.to_port() for request in requests]
     with connected(args) as host:
-        return answer_of(
-            ports,
-            host,
-            prune=args.prune,
-            keep=keep,
-            dry_run=args.dry_run,
-            detailed=args.detailed_exitcode,
-            verbose=args.verbose,
-        )
+        return reconcile(ports, host, Mode.of(args), prune=args.prune, keep=keep)
 
 
-def answer_of(
+def reconcile(
     ports: Sequence[Port],
     host: AnyHost,
+    mode: Mode = REAL_RUN,
     *,
     prune: bool = False,
     keep: Collection[str] | None = None,
-    dry_run: bool = False,
-    detailed: bool = False,
-    verbose: int = 0,
 ) -> Answer:
     """Reconcile the host with these ports and return the answer.
 
     keep: the ids of the other ports that Neutron shows here. If given, each plugged port that is left is named.
     """
-    from hybridvif.engine import first_seen
-    from hybridvif.engine.host_wide import reconcile
+    from hybridvif.engine import host_wide, locks
 
-    others = () if keep is None else _plugged_ports(host)
-    reconciled = reconcile(ports, host, prune=prune, keep=keep or (), dry_run=dry_run)
+    others = [] if keep is None else [port.port_id or port.key for port in plugged_ports(observe_all(host))]
+    reconciled = host_wide.reconcile(ports, host, prune=prune, keep=keep or (), dry_run=mode.dry_run)
     reports = reconciled.reports
-    if not dry_run and host.settings.link_executor != "recording" and all(report.ok for report in reports):
-        first_seen.note_reconcile(host.settings.lock_path)
+    if not mode.dry_run and host.settings.link_executor != "recording" and all(report.ok for report in reports):
+        locks.note_reconcile(host.settings.lock_path)
     keys = {report.port_id[:KEY_LENGTH] for report in reports}
     remaining = [name for name in others if name[:KEY_LENGTH] not in keys]
     warnings = [f"port {name}: left, because it is not desired here" for name in remaining]
-    goals = [("plug", report) for report in reconciled.plugged] + [("unplug", report) for report in reconciled.pruned]
-    documents = [{"goal": goal, **(plan_document(report) if dry_run else report.document)} for goal, report in goals]
+    goals = ["plug"] * len(reconciled.plugged) + ["unplug"] * len(reconciled.pruned)
+    more = {"dry_run": mode.dry_run, "warnings": warnings}
+    if not mode.dry_run:
+        return answer_of_reports(
+            "reconcile", reports, verbose=mode.verbose, goals=goals, warnings=warnings, document=more
+        )
     counted = tally_of(reports)
-    refused = sum(not report.ok for report in reports)
-    summary = f"Plan: {counted or 'nothing to do'}"
-    summary += f"; {refused} of {len(reports)} ports would be refused." if refused else "."
+    headed = [(f"{goal} {report.port_id}", report) for goal, report in zip(goals, reports, strict=True)]
+    documents = [{"goal": goal, **plan_document(report)} for goal, report in zip(goals, reports, strict=True)]
     return answer_about(
         "reconcile",
         reports,
-        {
-            "dry_run": dry_run,
-            "ports": documents,
-            "summary": counted._asdict() if dry_run else statuses_of(reports),
-            "warnings": warnings,
-        },
-        differences=dry_run and detailed and bool(counted),
-        lines=lambda paint: (
-            [
-                *plan_lines(
-                    [(f"{goal} {report.port_id}", report) for goal, report in goals], paint, reasons=verbose > 0
-                ),
-                summary,
-            ]
-            if dry_run
-            else report_lines(goals, paint, verbose, with_summary=True)
-        ),
-        columns=COLUMNS,
-        narrow=("port", "goal", "status", "code"),
+        {"ports": documents, "summary": counted._asdict(), **more},
+        differences=mode.detailed_exitcode and bool(counted),
+        lines=lambda paint: plan_lines(headed, paint, "would be refused", reasons=mode.verbose > 0),
         rows=documents,
         warnings=warnings,
+    )
+
+
+# -- gc ----------------------------------------------------------------------------------------------------------------
+
+
+def run_gc(args: argparse.Namespace) -> Answer:
+    """Delete the orphans that are old enough."""
+    with connected(args) as host:
+        return gc(host, older_than=args.older_than, dry_run=args.dry_run, unmarked=args.unmarked)
+
+
+def gc(host: NotingHost, *, older_than: float = OLDER_THAN, dry_run: bool = False, unmarked: bool = False) -> Answer:
+    """Collect the orphans and return the answer."""
+    from hybridvif.engine import host_wide
+
+    collected = host_wide.gc(host, older_than=older_than, dry_run=dry_run, unmarked=unmarked)
+    simulated = host.settings.link_executor == "recording"
+    documents, rows = [], []
+    for orphan in collected:
+        parts, report = host_wide.parts_of(orphan.remain), orphan.report
+        document: dict[str, object] = {
+            "port": orphan.remain.port_id,
+            "parts": [{"kind": part.kind, "name": part.name} for part in parts],
+            "is_tagged": orphan.remain.is_tagged,
+            "seconds": int(orphan.seconds),
+            "due": orphan.due,
+            "report": report.document if report else None,
+        }
+        documents.append(document)
+        names = ",".join(part.name for part in parts)
+        rows.append({**document, "parts": names, "status": report.status.value if report else "left"})
+    return answer_about(
+        "gc",
+        [orphan.report for orphan in collected if orphan.report],
+        {"simulated": simulated, "dry_run": dry_run, "older_than": older_than, "remains": documents},
+        differences=dry_run and bool(collected),
+        lines=lambda paint: _gc_lines(collected, older_than, paint, dry_run=dry_run),
+        rows=rows,
         silent=not dry_run,
     )
 
 
-def _plugged_ports(host: AnyHost) -> Sequence[str]:
-    """Return the ids of the plugged ports, or the 11 characters of their device names."""
-    from hybridvif.cli.output.topology import plugged_ports
+def _gc_lines(collected: Sequence[CollectedOrphan], older_than: float, paint: Paint, *, dry_run: bool) -> Iterator[str]:
+    from hybridvif.engine.host_wide import parts_of
 
-    observed = host.observe(None, time.monotonic() + host.settings.deadline)
-    return [port.port_id or port.key for port in plugged_ports(observed)]
+    for orphan in collected:
+        report = orphan.report
+        if report is not None:
+            result = ("removed", "green") if report.ok else (result_text("unplug", report), "red")
+        elif orphan.due:
+            result = "would be removed", "yellow"
+        else:
+            result = f"left, noted {int(orphan.seconds)} s ago, removed from {older_than:g} s on", "yellow"
+        yield f"{orphan.remain.port_id}  {paint(*result)}: {', '.join(part.name for part in parts_of(orphan.remain))}"
+    if not collected:
+        yield "No remains."
+    elif not dry_run and not any(orphan.report for orphan in collected):
+        yield "Nothing is due; the same command later removes what is still there."
+
+
+_AGE = f"minimum time since an orphan was first seen (default: {OLDER_THAN:g})"
+COMMANDS = {
+    "reconcile": Command(
+        run_reconcile,
+        ROWS,
+        (
+            FILE,
+            *NEUTRON_OPTIONS,
+            flag("--prune", "unplug our ports that are not desired here, except ports of running VMs"),
+            *DRY_RUN,
+        ),
+        columns=("port", "goal", "status", "changed", "retries", "code"),
+        narrow=("port", "goal", "status", "code"),
+        writes=True,
+    ),
+    "gc": Command(
+        run_gc,
+        ROWS,
+        (
+            argument("--older-than", metavar="SECONDS", type=seconds, default=OLDER_THAN, text=_AGE),
+            flag("--dry-run", "delete nothing; exit with 3 if there are orphans"),
+            DETAILED_EXITCODE,
+            flag("--unmarked", "also delete rows without devices that os-vif may have created"),
+        ),
+        columns=("port", "parts", "seconds", "due", "status"),
+        writes=True,
+    ),
+}

@@ -1,86 +1,113 @@
-"""hybridvif repair: bring plugged ports back to the values of their own rows, without repeating them.
+"""hybridvif repair and adopt: plug plugged ports again, with the fields inferred from their rows and devices.
 
-The fields of a port are inferred as by check. A port is refused if its parts contradict each other about a field.
+Repair brings drifted ports back to the values of their own rows. Adopt takes over the ports that os-vif, Nova or a
+script has plugged: those without our ownership tags. A wrong value stays wrong. A port with unknown fields is left.
 """
 
 from __future__ import annotations
 
 import argparse
 import shlex
-import time
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 
-from hybridvif.cli.options import UsageError, add_dry_run, connected
-from hybridvif.cli.output import report
+from hybridvif.cli.infer import INFERABLE_FIELDS
+from hybridvif.cli.options import DOCUMENT, DRY_RUN, REAL_RUN, REPORTS, Command, Mode, connected, flag, repeated_options
+from hybridvif.cli.output.report import answer_of_reports, sentences_about_skipped
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
-from hybridvif.cli.ports import PORT_HELP, found_ids
+from hybridvif.cli.ports import FILE, PORTS, found_ids, observe_all, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.model.errors import Refused
+from hybridvif.model.parts import Bridge, Veth, VhostUserPort
+from hybridvif.model.planner import native_row
+from hybridvif.model.port import Port
 from hybridvif.model.report import Report, Status
+from hybridvif.model.state import HostState, Observed, ownership_tags
 
-FORMATS = ("text", "json", "yaml", "table", "value")
-COLUMNS = report.COLUMNS
+TAGS = 3
+"""The number of ownership tags of a port: qbr, qvb, qvo."""
 BROKEN = (Condition.DRIFT, Condition.HALF, Condition.CONFLICT)
 """The ports of --all. Orphans are deleted by gc."""
+Skipped = list[Mapping[str, str]]
+"""The skipped ports: the 11 characters of their names, and the reason."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif repair`."""
-    parser.add_argument("port", nargs="*", metavar="PORT", help=PORT_HELP)
-    parser.add_argument("--all", action="store_true", help="all ports of this host that are not in order")
-    add_dry_run(parser)
-
-
-def run(args: argparse.Namespace) -> Answer:
-    """Repair the ports."""
-    if bool(args.port) is args.all:
-        raise UsageError("name the ports to repair, or give --all")
+def run_adopt(args: argparse.Namespace) -> Answer:
+    """Adopt all ports."""
     with connected(args) as host:
-        port_ids = None if args.all else found_ids(args.port, host, exist=True, changes=True)
-        options = [f"--config-file={name}" for name in args.config_file or ()]
-        return answer_of(
-            host,
-            port_ids,
-            dry_run=args.dry_run,
-            detailed=args.detailed_exitcode,
-            verbose=args.verbose,
-            options=options,
-        )
+        return adopt(host, Mode.of(args))
 
 
-def answer_of(
+def run_repair(args: argparse.Namespace) -> Answer:
+    """Repair the ports."""
+    requests = requested_ports(args)
+    with connected(args) as host:
+        port_ids = None if args.all else found_ids(requests, host, exist=True, changes=True)
+        return repair(host, port_ids, Mode.of(args), options=repeated_options(args))
+
+
+def adopt(host: AnyHost, mode: Mode = REAL_RUN) -> Answer:
+    """Adopt the ports and return the answer."""
+    seen = observe_all(host)
+    ports, skipped = candidates(seen)
+    return _with_skipped(_plug(ports, host, seen, mode), "adopt", "adopted", skipped)
+
+
+def candidates(seen: Observed) -> tuple[list[Port], Skipped]:
+    """Return the plugged ports without our ownership tags: the ports to adopt, and the others with their reasons."""
+    untagged = [port for port in plugged_ports(seen) if not is_tagged(port.state, port.inferred.port.id)]
+    reasons = {port.key: _reason_to_skip(port) for port in untagged}
+    ports = [port.inferred.port for port in untagged if not reasons[port.key]]
+    return ports, [{"key": key, "reason": reason} for key, reason in reasons.items() if reason]
+
+
+def is_tagged(state: HostState, port_id: str) -> bool:
+    """Return True if every link has our ownership tag. An interrupted adoption has only some of them.
+
+    A converted port has no links, and its row is tagged.
+    """
+    if native_row(state) is not None:
+        return True
+    links = [link for link in state.links.values() if isinstance(link, Bridge | Veth)]
+    tags = [tag for link in links for tag in ownership_tags(link)]
+    return len(tags) == TAGS and set(tags) == {port_id}
+
+
+def _reason_to_skip(port: PluggedPort) -> str:
+    """Return the reason not to adopt a port; "" if there is none."""
+    if port.condition is Condition.CONFLICT:
+        return port.conflict
+    if isinstance(port.row, VhostUserPort):
+        return "it is a vhost-user port, without links for ownership tags; plug it instead"
+    if port.row is None or port.veth is None:
+        return "it is incomplete; plug or unplug it"
+    return f"{port.inferred.unknown_text}; plug it with all its options" if port.inferred.unknown else ""
+
+
+def repair(
     host: AnyHost,
     port_ids: Collection[str] | None = None,
+    mode: Mode = REAL_RUN,
     *,
-    dry_run: bool = False,
-    detailed: bool = False,
-    verbose: int = 0,
     options: Sequence[str] = (),
 ) -> Answer:
     """Repair these ports, or with None all that are not in order. options: options to be repeated in a command."""
-    from hybridvif.cli.commands.plan import plug_inferred
-
-    seen = host.observe(None, time.monotonic() + host.settings.deadline)
+    seen = observe_all(host)
     chosen = [
         port
         for port in plugged_ports(seen, port_ids=port_ids or ())
         if (port.condition in BROKEN if port_ids is None else port.port_id in port_ids)
     ]
-    skipped = [
+    skipped: Skipped = [
         {"key": port.key, "reason": port.conflict or port.inferred.unknown_text} for port in chosen if not port.port_id
     ]
     known = [port for port in chosen if port.port_id]
     refused = [_refusal(port, options) for port in known if port.inferred.unknown]
     ports = [port.inferred.port for port in known if not port.inferred.unknown]
-    answer = plug_inferred(ports, host, seen, refused, dry_run=dry_run, detailed=detailed, verbose=verbose)
-    return replace(
-        answer,
-        document={**answer.document, "command": "repair", "skipped": skipped},
-        warnings=[f"not repaired: {port['key']}...: {port['reason']}" for port in skipped],
-        exit_code=answer.exit_code or (Status.REFUSED.exit_code if skipped else 0),
-    )
+    answer = _plug(ports, host, seen, mode, refused)
+    exit_code = answer.exit_code or (Status.REFUSED.exit_code if skipped else 0)
+    return replace(_with_skipped(answer, "repair", "repaired", skipped), exit_code=exit_code)
 
 
 def _refusal(port: PluggedPort, options: Sequence[str]) -> Report:
@@ -90,3 +117,30 @@ def _refusal(port: PluggedPort, options: Sequence[str]) -> Report:
     prefix = f"port {port_id}: "
     reason = f"{prefix}{reason.removeprefix(prefix)}"
     return Report(port_id=port_id, status=Status.REFUSED, code=Refused.code, reason=reason)
+
+
+def _plug(ports: Sequence[Port], host: AnyHost, seen: Observed, mode: Mode, refused: Sequence[Report] = ()) -> Answer:
+    """Plug ports with inferred fields, or plan it. refused: the reports of other ports of the same command."""
+    from hybridvif.engine.converge import plug_all
+
+    if not mode.dry_run:
+        return answer_of_reports("plug", [*plug_all(ports, host), *refused], verbose=mode.verbose)
+    from hybridvif.cli.commands.plan import answer_of
+    from hybridvif.engine.any_host import SimulatedHost
+
+    left_out = {port.id: INFERABLE_FIELDS for port in ports}
+    stage = SimulatedHost(host.settings, seen)
+    reports = [*plug_all(ports, stage), *refused]
+    return answer_of("plug", reports, stage, left_out, detailed=mode.detailed_exitcode, reasons=mode.verbose > 0)
+
+
+def _with_skipped(answer: Answer, command: str, done: str, skipped: Skipped) -> Answer:
+    document = {**answer.document, "command": command, "skipped": skipped}
+    return replace(answer, document=document, warnings=sentences_about_skipped(done, skipped))
+
+
+_ALL = flag("--all", "all ports of this host that are not in order")
+COMMANDS = {
+    "adopt": Command(run_adopt, DOCUMENT, DRY_RUN, writes=True),
+    "repair": Command(run_repair, arguments=(PORTS, FILE, _ALL, *DRY_RUN), **REPORTS),
+}

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import json
 import os
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
+from hybridvif.cli.options import Command, argument
 from hybridvif.cli.stdio import print_text
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.testing.sandbox.box import Vm
 from hybridvif.testing.sandbox.launch import PROMISE, enter, here, probe
 from hybridvif.testing.sandbox.missing import Requirement, missing_for_vm
 
 if TYPE_CHECKING:
     from hybridvif.engine.any_host import AnyHost
-    from hybridvif.model.report import Report
 
 IDS = ("5f2c0e1a-7b00-4c00-8000-000000000001", "91d3aa02-4100-4c00-8000-000000000002")
 """The ids of the ports of the demo."""
@@ -28,18 +27,6 @@ ADDRESSES = ("192.0.2.1", "192.0.2.2")
 """The addresses of its VMs. TEST-NET-1, RFC 5737."""
 _DATABASE = "/run/openvswitch/db.sock"
 _TABLES = ("Bridge", "Port", "Interface", "QoS", "Queue", "Mirror")
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the command that the parser names last in prog."""
-    level = "the level: Open vSwitch with its netdev datapath, "
-    if parser.prog.endswith("demo"):
-        level += "or a simulated host (default: the best of this host)"
-        parser.add_argument("--level", "--rung", choices=("packets", "none"), help=level)
-    else:
-        parser.add_argument("--level", "--rung", choices=("packets",), help=f"{level}the only one")
-        text = "the command; a shell if there is none"
-        parser.add_argument("argv", nargs=argparse.REMAINDER, metavar="[--] CMD", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -85,8 +72,9 @@ def _run_in_sandbox() -> int:
 def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *, vms: bool) -> int:
     """Plug, ping, draw, unplug. inventory: a function that returns the names of these kinds of objects on the host."""
     from hybridvif.cli.commands import show
-    from hybridvif.cli.terminal import Paint
-    from hybridvif.engine.converge import check, plug_all, unplug_all
+    from hybridvif.cli.output.changes import changes_of, diff_lines
+    from hybridvif.cli.output.report import answer_of_reports
+    from hybridvif.engine.converge import plug_all, unplug_all
     from hybridvif.model.port import Port
 
     ports = [
@@ -94,11 +82,11 @@ def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *
         for number, port_id in enumerate(IDS, start=1)
     ]
     before = inventory()
-    steps = [step for port in ports for step in check(port, host)]
-    _print(
-        "\nplug two ports", *(f"   {type(step).__name__.lower()} {step.part.kind} {step.part.name}" for step in steps)
-    )
-    succeeded = _is_done(lambda: plug_all(ports, host))
+    reports = plug_all(ports, host)
+    plugged = answer_of_reports("plug", reports)
+    changes = [line for report in reports for line in diff_lines(changes_of(report), Paint(on=False))]
+    _print("\nplug two ports", *_lines_of(plugged), *changes)
+    succeeded = not plugged.exit_code
     machines = [
         Vm(port.names.tap, port.mac, f"{address}/24", bridge=port.names.bridge)
         for port, address in zip(ports, ADDRESSES, strict=True)
@@ -108,12 +96,12 @@ def _demonstrate(host: AnyHost, inventory: Callable[[], set[str]], kinds: str, *
             ping = vm.ping(ADDRESSES[1], count=3)
             _print("\nping from the first to the second", *_indented((ping.stdout + ping.stderr).splitlines()))
             succeeded &= ping.returncode == 0
-        _print("\nwhat is plugged", *_indented(show.answer_of(host).lines(Paint(on=False))))
-    _print("\nunplug them")
-    succeeded &= _is_done(lambda: unplug_all(IDS, host))
+        _print("\nwhat is plugged", *_lines_of(show.answer_of(host)))
+    unplugged = answer_of_reports("unplug", unplug_all(IDS, host))
+    _print("\nunplug them", *_lines_of(unplugged))
     remaining = before ^ inventory()
     _print(f"\n{len(remaining)} left over ({kinds}, compared with before)", *_indented(sorted(remaining)))
-    return 0 if succeeded and not remaining else 1
+    return 0 if succeeded and not (unplugged.exit_code or remaining) else 1
 
 
 @contextlib.contextmanager
@@ -134,29 +122,20 @@ def _inventory() -> set[str]:
     with contextlib.suppress(FileNotFoundError):
         names |= {f"network namespace {name}" for name in os.listdir("/run/netns")}
     if os.path.exists(_DATABASE):
-        select = [{"op": "select", "table": table, "where": [], "columns": ["_uuid"]} for table in _TABLES]
-        argv = ["ovsdb-client", "transact", f"unix:{_DATABASE}", json.dumps(["Open_vSwitch", *select])]
-        done = subprocess.run(argv, check=True, capture_output=True, text=True)
-        for table, result in zip(_TABLES, json.loads(done.stdout), strict=True):
-            names |= {f"OVSDB {table} {row['_uuid'][1]}" for row in result["rows"]}
+        for table in _TABLES:
+            argv = ["ovs-vsctl", "--bare", "--columns=_uuid", "list", table]
+            done = subprocess.run(argv, check=True, capture_output=True, text=True)
+            names |= {f"OVSDB {table} {row}" for row in done.stdout.split()}
     return names
-
-
-def _is_done(work: Callable[[], list[Report]]) -> bool:
-    """Do the work, and print its reports and its duration."""
-    started = time.monotonic()
-    reports = work()
-    took = 1000 * (time.monotonic() - started)
-    for report in reports:
-        words = [report.status.value, "simulated" if report.simulated else "", report.reason]
-        _print(f"   {report.port_id}  {', '.join(filter(None, words))}")
-    _print(f"   {took:.0f} ms")
-    return all(report.ok for report in reports)
 
 
 def _missing(requirement: Requirement | None) -> Iterator[str]:
     if requirement:
         yield f"Missing for more: {requirement.what}\n   fix it with: {requirement.remedy}"
+
+
+def _lines_of(answer: Answer) -> Iterator[str]:
+    return _indented([*answer.lines(Paint(on=False)), *(failure.message for failure in answer.failures)])
 
 
 def _indented(lines: Iterable[str]) -> Iterator[str]:
@@ -166,3 +145,14 @@ def _indented(lines: Iterable[str]) -> Iterator[str]:
 def _print(*lines: str) -> None:
     for line in lines:
         print_text(f"{line}\n")
+
+
+_LEVEL = "the level: Open vSwitch with its netdev datapath, "
+_ANY_LEVEL = f"{_LEVEL}or a simulated host (default: the best of this host)"
+_ARGV = argument("argv", nargs=argparse.REMAINDER, metavar="[--] CMD", text="the command; a shell if there is none")
+COMMANDS = {
+    "sandbox": Command(
+        run, arguments=(argument("--level", "--rung", choices=("packets",), text=f"{_LEVEL}the only one"), _ARGV)
+    ),
+    "demo": Command(run, arguments=(argument("--level", "--rung", choices=("packets", "none"), text=_ANY_LEVEL),)),
+}

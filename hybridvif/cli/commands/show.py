@@ -1,94 +1,33 @@
-"""hybridvif show: the topology of the plugged ports. hybridvif list: the same ports, one per line."""
+"""hybridvif show: the topology of the plugged ports, as a tree or a graph."""
 
 from __future__ import annotations
 
 import argparse
 import shlex
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import suppress
-from typing import Any, NoReturn
+from collections.abc import Iterator, Mapping, Sequence
 
 from hybridvif.cli.infer import row_of
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli.options import Command, argument, connected, repeated_options
 from hybridvif.cli.output.topology import BUSY, Condition, PluggedPort, fix_of, look_at_ports
-from hybridvif.cli.ports import PORT_HELP, found_ids
-from hybridvif.cli.terminal import Answer, Paint, Terminal
+from hybridvif.cli.ports import PORT_HELP, found_ids, requested_ports
+from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.engine.any_host import AnyHost
-from hybridvif.engine.watch import Watch
-from hybridvif.model.errors import InvalidInput, NameCollision
-from hybridvif.model.names import KEY_LENGTH, names_of
+from hybridvif.model.errors import InvalidInput
+from hybridvif.model.names import names_of
 from hybridvif.model.parts import DEAD_VLAN, Bridge, ForeignObject, NativePort, VhostUserPort
-from hybridvif.model.state import owners_of
 
-FORMATS = {"show": ("tree", "json", "yaml", "dot"), "list": ("table", "json", "yaml", "value", "prometheus")}
-COLUMNS = ("port", "bridge", "ofport", "mac", "mtu", "state")
-NARROW = ("port", "bridge", "ofport", "mtu", "state")
-STATES = tuple(condition.value for condition in Condition)
-INTERRUPTED = 130
-"""The exit code of --watch."""
 _GRAPH_COLORS = {Condition.DRIFT: "orange", Condition.HALF: "red", Condition.CONFLICT: "red"}
 
 Node = tuple[str, str, "list[Node]"]
 """A node of the tree: (text, color, children)."""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of the command that the parser names last in prog."""
-    if parser.prog.endswith("show"):
-        parser.add_argument("port", nargs="?", metavar="PORT", help=f"this port only; {PORT_HELP}")
-    else:
-        text = "only ports in this state; may be repeated"
-        parser.add_argument("--state", choices=STATES, action="append", help=text)
-        parser.add_argument("--watch", action="store_true", help="print the list again after each change, until SIGINT")
-
-
-def run(args: argparse.Namespace) -> Answer | int:
-    """Show all ports, or one; or list those in the chosen states."""
-    if args.command == "list":
-        if args.state and args.format == "prometheus":
-            raise UsageError("-f prometheus counts the ports of all states; leave --state out")
-        with connected(args) as host:
-            if args.watch:
-                with suppress(KeyboardInterrupt):
-                    watch_list(Watch(host), args.terminal, lambda: list_of(host, args.state or STATES))
-                return INTERRUPTED
-            return list_of(host, args.state or STATES)
-    words = [] if args.port is None else [args.port]
+def run(args: argparse.Namespace) -> Answer:
+    """Draw all ports, or one."""
+    requests = requested_ports(args, optional=True)
     with connected(args) as host:
-        found = found_ids(words, host, single=True, exist=True)
-        return answer_of(host, *found, options=[f"--config-file={name}" for name in args.config_file or ()])
-
-
-def watch_list(watch: Watch, terminal: Terminal, answer: Callable[[], Answer]) -> NoReturn:
-    """Write the list again after each change."""
-    while True:
-        terminal.write_event(answer(), clear=True)
-        for event in watch.wait():
-            if not event.key:
-                terminal.write_note(f"warning: {event.after or 'the host is observed again'}", "yellow")
-
-
-def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
-    """Return the answer of `hybridvif list` for the ports in these states."""
-    seen, plugged, _, warnings = look_at_ports(host)
-    shown = [port for port in plugged if port.condition.value in states]
-    ports = [port.document for port in shown]
-    warnings += [warning.text for port in shown for warning in port.warnings]
-    return Answer(
-        document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
-        columns=COLUMNS,
-        narrow=NARROW,
-        rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
-        drawings={"prometheus": lambda: _metrics(shown, seen, host.settings)},
-        simulated=seen.facts.simulated,
-        warnings=warnings,
-    )
-
-
-def _metrics(*found: Any) -> str:
-    from hybridvif.cli.output.metrics import metrics_of
-
-    return metrics_of(*found)
+        found = found_ids(requests, host, single=True, exist=True)
+        return answer_of(host, *found, options=repeated_options(args))
 
 
 def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[str] = ()) -> Answer:
@@ -97,13 +36,6 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
     switches = seen.facts.switches
     if port_id is not None and not ports:
         raise InvalidInput(f"port {port_id} is not plugged here, nothing has its names; see hybridvif list")
-    for port in ports if port_id is not None else ():
-        own = {port.port_id, *(owner for part in port.state for owner in owners_of(part))}
-        if port.port_id is not None and port_id not in own:
-            raise NameCollision(
-                f"port {port_id} is not plugged here: its device names are those of port {port.port_id}, which has the "
-                f"same first {KEY_LENGTH} characters; see: hybridvif show {port.port_id}"
-            )
     named = host.settings.named_bridges if port_id is None else ()
     bridges = {name: switches.get(name) for name in (*named, *(port.row.bridge for port in ports if port.row))}
     warnings += [warning.text for port in ports for warning in port.warnings]
@@ -118,7 +50,6 @@ def answer_of(host: AnyHost, port_id: str | None = None, *, options: Sequence[st
         },
         lines=lambda paint: tree(ports, bridges, seen.facts.switch_version, paint, options),
         drawings={"dot": lambda: dot(ports)},
-        simulated=seen.facts.simulated,
         warnings=warnings,
     )
 
@@ -276,3 +207,7 @@ def _edge(*words: str) -> str:
         "".join(sign if sign.isalnum() or sign in "-_. :,=/" else "?" for sign in word) for word in words
     )
     return f'    "{start}" -- "{end}"' + "".join(f' [label="{text}"]' for text in label) + ";"
+
+
+_PORT = argument("port", nargs="?", metavar="PORT", text=f"this port only; {PORT_HELP}")
+COMMANDS = {"show": Command(run, ("tree", "json", "yaml", "dot"), (_PORT,))}

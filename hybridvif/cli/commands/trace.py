@@ -7,35 +7,24 @@ from collections.abc import Iterator
 from dataclasses import asdict
 from textwrap import wrap
 
-from hybridvif.cli.options import connected
-from hybridvif.cli.ports import PORT_HELP, found_ids
+from hybridvif.cli.options import DOCUMENT, Command, argument, connected, flag
+from hybridvif.cli.ports import PORT_HELP, found_ids, requested_ports
 from hybridvif.cli.terminal import Answer, Paint
 from hybridvif.model.parts import DEAD_VLAN
 from hybridvif.model.trace import Diagnosis
 
-FORMATS = ("text", "json", "yaml")
 WIDTH = 80
 NONE = "none"
 _ROW = "{:<2} {:<14}  {:<19} {:>5}  {:>8} {:>7}  {:>8} {:>7}"
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif trace`."""
-    parser.add_argument("port", metavar="PORT", help=PORT_HELP)
-    parser.add_argument("--seconds", type=float, default=5.0, metavar="N", help="the time to watch (default: 5)")
-    text = "the IPv4 or MAC address of another machine, to which the switch computes the path"
-    parser.add_argument("--to", default="", metavar="IP|MAC", help=text)
-    text = "send marked frames in at the VM's tap, and look for them at each hop; for root only"
-    parser.add_argument("--generate", action="store_true", help=text)
-    parser.epilog = "The last sentence is the hop where packets stop, and the reason. The exit code is 3 then."
 
 
 def run(args: argparse.Namespace) -> Answer:
     """Watch the packets of the port."""
     from hybridvif.client.trace import trace
 
+    requests = requested_ports(args)
     with connected(args, begun=True) as host:
-        (port_id,) = found_ids([args.port], host, single=True)
+        (port_id,) = found_ids(requests, host, single=True)
         return answer_of(trace(port_id, host, seconds=args.seconds, to=args.to, generate=args.generate))
 
 
@@ -81,3 +70,19 @@ def _lines(diagnosis: Diagnosis, paint: Paint) -> Iterator[str]:
 
 def _wrapped(text: str, paint: Paint, colour: str = "", indent: str = "   ") -> Iterator[str]:
     yield from (paint(line, colour) for line in wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent))
+
+
+_TO = "the IPv4 or MAC address of another machine, to which the switch computes the path"
+COMMANDS = {
+    "trace": Command(
+        run,
+        DOCUMENT,
+        (
+            argument("port", metavar="PORT", text=PORT_HELP),
+            argument("--seconds", type=float, default=5.0, metavar="N", text="the time to watch (default: 5)"),
+            argument("--to", default="", metavar="IP|MAC", text=_TO),
+            flag("--generate", "send marked frames in at the VM's tap, and look for them at each hop; for root only"),
+        ),
+        "The last sentence is the hop where packets stop, and the reason. The exit code is 3 then.",
+    )
+}

@@ -9,11 +9,12 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from typing import Any, Protocol
 
-from hybridvif.cli.options import UsageError, connected
+from hybridvif.cli import INTERRUPTED
+from hybridvif.cli.options import Command, UsageError, argument, connected, flag
 from hybridvif.cli.output.changes import change_text
 from hybridvif.cli.output.report import result_text
 from hybridvif.cli.output.topology import Condition, PluggedPort, plugged_ports
-from hybridvif.cli.ports import PORT_HELP, PortRequest, found_ports
+from hybridvif.cli.ports import PORT_HELP, found_ids, requested_ports
 from hybridvif.cli.terminal import Answer
 from hybridvif.engine.any_host import AnyHost, WatchableHost
 from hybridvif.engine.converge import converge
@@ -26,12 +27,10 @@ from hybridvif.model.parts import Difference
 from hybridvif.model.port import Port
 from hybridvif.model.state import HostState, Observed
 
-FORMATS = ("text", "json")
 LIMIT, WINDOW = 3, 60.0
 """Repairs of a port within so many seconds. A tool that undoes each repair causes no storm."""
 SETTLE = 1.0
 """Seconds between drift and its repair, for a tool that sets one attribute after another."""
-INTERRUPTED = 130
 
 Ports = Mapping[str, PluggedPort]
 """The plugged ports by the 11 characters of their names."""
@@ -47,22 +46,13 @@ class InOrder(Refused):
     code = "in-order"
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the arguments of `hybridvif watch`."""
-    parser.add_argument("port", nargs="*", metavar="PORT", help=f"these ports only; {PORT_HELP} (default: all)")
-    parser.add_argument("--repair", action="store_true", help="plug a port again that drifts")
-    text = f"repairs of a port within a minute, with --repair (default: {LIMIT})"
-    parser.add_argument("--limit", type=int, default=LIMIT, metavar="N", help=text)
-    parser.epilog = "Ends with 130 on SIGINT or SIGTERM. With -f json, each event is one line."
-
-
 def run(args: argparse.Namespace) -> int:
     """Write events until a signal ends the command."""
     if args.limit < 1:
         raise UsageError("--limit must be at least 1")
-    requests = [PortRequest(fields={"id": word}) for word in args.port]
+    requests = requested_ports(args, optional=True)
     with connected(args) as host:
-        port_ids = [request.port_id for request in found_ports(requests, host)]
+        port_ids = found_ids(requests, host)
         session = Session(host, port_ids, args.terminal.write_event, args.limit if args.repair else 0)
         try:
             session.begin()
@@ -215,3 +205,19 @@ def _require_drift(observed: Observed) -> None:
     """Check again under the lock: another call may have plugged the port otherwise, or unplugged it."""
     if not any(map(_drifts, plugged_ports(observed))):
         raise InOrder("the port needs no repair any more")
+
+
+_LIMIT = f"repairs of a port within a minute, with --repair (default: {LIMIT})"
+COMMANDS = {
+    "watch": Command(
+        run,
+        ("text", "json"),
+        (
+            argument("port", nargs="*", metavar="PORT", text=f"these ports only; {PORT_HELP} (default: all)"),
+            flag("--repair", "plug a port again that drifts"),
+            argument("--limit", type=int, default=LIMIT, metavar="N", text=_LIMIT),
+        ),
+        "Ends with 130 on SIGINT or SIGTERM. With -f json, each event is one line.",
+        writes=True,
+    )
+}

@@ -166,17 +166,24 @@ def _is_wanted(part: Part, name: str) -> bool:
 def plan_lines(
     headed: Sequence[tuple[str, Report]],
     paint: Paint,
+    failure: str,
     *,
     reasons: bool,
     effects: Mapping[str, Sequence[SideEffect]] = MappingProxyType({}),
 ) -> Iterator[str]:
-    """Yield the diff of each dry run, under its heading if there are several. effects: side effects by port id."""
+    """Yield the diff of each dry run, under its heading if there are several, and a summary.
+
+    failure: the words of the summary for refused ports. effects: side effects by port id.
+    """
     for heading, report in headed:
         lines = [*diff_lines(changes_of(report), paint, reasons=reasons)]
         lines += _side_effect_lines(effects.get(report.port_id, ()), paint, reasons=reasons)
         if lines and len(headed) > 1:
             yield paint(heading, "bold")
         yield from lines
+    counted, refused = tally_of(report for _, report in headed), sum(not report.ok for _, report in headed)
+    summary = f"Plan: {counted if counted or refused else 'nothing to do'}"
+    yield f"{summary}; {refused} of {len(headed)} ports {failure}." if refused else f"{summary}."
 
 
 def _side_effect_lines(effects: Sequence[SideEffect], paint: Paint, *, reasons: bool) -> Iterator[str]:

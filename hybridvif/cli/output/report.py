@@ -4,17 +4,16 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
+from hybridvif.cli import DIFFERENCES, INTERRUPTED
 from hybridvif.cli.output.changes import changes_of, diff_lines, tally
 from hybridvif.cli.terminal import Answer, Failure, Paint
 from hybridvif.model.changes import changes_of_plan
 from hybridvif.model.errors import HybridVifError, InvalidInput, PreconditionError, Refused
 from hybridvif.model.report import Report, Result, Status, worst_exit_code
 
-DIFFERENCES = 3
-"""The exit code if there are differences."""
-COLUMNS = ("port", "status", "changed", "retries", "code")
 _EXIT_CODES: Mapping[type[HybridVifError] | str, int] = {
     InvalidInput: 2,
     PreconditionError: Status.PRECONDITION.exit_code,
@@ -40,11 +39,12 @@ _ENDINGS = {
 }
 
 
-def failure_of(error: BaseException) -> Failure:
-    """Convert an exception."""
+def failure_of(error: BaseException, *, writes: bool = True) -> Failure:
+    """Convert an exception. writes: the command changes the host."""
     if isinstance(error, KeyboardInterrupt):
-        message = "interrupted; what was begun may be half done, and the same command again completes it"
-        return Failure(code="interrupted", message=message, exit_code=130)
+        half_done = "what was begun may be half done, and the same command again completes it"
+        message = f"interrupted; {half_done if writes else 'nothing was changed'}"
+        return Failure(code="interrupted", message=message, exit_code=INTERRUPTED)
     if not isinstance(error, HybridVifError):
         message = f"internal error: {type(error).__name__}: {error}; this is a bug, and -vv shows where"
         return Failure(code="internal", message=message, exit_code=Status.UNKNOWN.exit_code)
@@ -78,46 +78,58 @@ def answer_about(
     document: Mapping[str, object],
     *,
     differences: bool = False,
-    simulated: bool = False,
     **parts: Any,
 ) -> Answer:
     """Create an answer. Its failures, its exit code and `error` are those of the reports.
 
-    document: the other keys. differences: exit with 3 if no port failed. simulated: also without a report. parts: the
-    other fields of the Answer.
+    document: the other keys. differences: exit with 3 if no port failed. parts: the other fields of the
+    Answer.
     """
     failures = [failure_of_report(report) for report in reports if not report.ok]
     exit_code = worst_exit_code(list(reports)) or (DIFFERENCES if differences else 0)
-    simulated = simulated or any(report.simulated for report in reports)
+    simulated = any(report.simulated for report in reports)
     error = [failure.document for failure in failures if failure.exit_code == exit_code][:1]
     return Answer(
         document={"command": command, "simulated": simulated, **document, **({"error": error[0]} if error else {})},
-        simulated=simulated,
         failures=list({failure.message: failure for failure in failures}.values()),
         exit_code=exit_code,
         **parts,
     )
 
 
-def answer_of_reports(command: str, reports: Sequence[Report], *, verbose: int = 0) -> Answer:
-    """Create the answer of plug or unplug."""
-    documents = [report.document for report in reports]
-    goals = [(command, report) for report in reports]
+def answer_of_reports(
+    command: str,
+    reports: Sequence[Report],
+    *,
+    verbose: int = 0,
+    goals: Sequence[str] | None = None,
+    warnings: Sequence[str] = (),
+    document: Mapping[str, object] = MappingProxyType({}),
+) -> Answer:
+    """Create the answer of a command that plugged, unplugged or converted.
+
+    goals: the goal of each report, if the command has several. document: more keys of the document.
+    """
+    headed = list(zip(goals or [command] * len(reports), reports, strict=True))
+    documents = [{**({"goal": goal} if goals else {}), **report.document} for goal, report in headed]
+    summary = Counter(report.status.value for report in reports)
     return answer_about(
         command,
         reports,
-        {"ports": documents, "summary": statuses_of(reports)},
-        lines=lambda paint: report_lines(goals, paint, verbose, with_summary=len(reports) > 1),
-        columns=COLUMNS,
-        narrow=("port", "status", "changed", "code"),
+        {"ports": documents, "summary": dict(summary), **document},
+        lines=lambda paint: report_lines(headed, paint, verbose, with_summary=goals is not None or len(reports) > 1),
         rows=documents,
+        warnings=warnings,
         silent=True,
     )
 
 
-def statuses_of(reports: Sequence[Report]) -> Mapping[str, int]:
-    """Return the number of ports by status."""
-    return dict(Counter(report.status.value for report in reports))
+def sentences_about_skipped(verb: str, skipped: Sequence[Mapping[str, str]]) -> list[str]:
+    """Return a warning for each reason to skip ports, with their names. skipped: `key` and `reason` of each."""
+    keys: dict[str, list[str]] = {}
+    for port in skipped:
+        keys.setdefault(port["reason"], []).append(f"{port['key']}...")
+    return [f"not {verb}: {', '.join(names)}: {reason}" for reason, names in keys.items()]
 
 
 def report_lines(

@@ -15,13 +15,13 @@ from typing import NamedTuple
 
 from hybridvif.cli.infer import InferredPort, infer_port, is_there, row_of
 from hybridvif.cli.output.changes import UNKNOWN, change_text, noun_of
-from hybridvif.cli.ports import PortRequest, options_of
+from hybridvif.cli.ports import PortRequest, observe_all, options_of
 from hybridvif.engine import locks
 from hybridvif.engine.any_host import AnyHost
 from hybridvif.engine.goals import check_single_path
 from hybridvif.model.changes import WHOLE, Change, changes_of_plan, difference_document
-from hybridvif.model.errors import NotReady, Refused
-from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, is_uuid, names_of_key
+from hybridvif.model.errors import InvalidInput, NameCollision, NotReady, Refused, did_you_mean
+from hybridvif.model.names import KEY_LENGTH, PortNames, is_trunk_bridge, is_uuid, key_of, names_of_key
 from hybridvif.model.orphans import find_orphans, states_of_ports
 from hybridvif.model.parts import (
     Bridge,
@@ -163,25 +163,30 @@ def look_at_ports(host: AnyHost, names: Collection[str] | None = None) -> Look:
     A call may end between the observation and the look at its locks, so a port is looked at twice before it counts as
     drift. A busy port has no warnings: their remedies would disturb the other caller.
     """
-    seen, keys, busy = _passing_and_busy(host, names)
+    seen, ports, keys, busy = _ports_and_busy(host, names)
     if keys != busy:
-        seen, _, busy = _passing_and_busy(host, names)
+        seen, ports, _, busy = _ports_and_busy(host, names)
     dropped, warnings = flows_that_drop(host.settings, seen)
+    if any(dropped.values()):
+        ports = plugged_ports(seen, dropped)
     ports = [
         replace(port, condition=Condition.BUSY, warnings=())
         if port.key in busy and port.condition in _PASSING
         else port
-        for port in plugged_ports(seen, dropped)
+        for port in ports
     ]
     return Look(seen, ports, dropped, warnings)
 
 
-def _passing_and_busy(host: AnyHost, names: Collection[str] | None) -> tuple[Observed, set[str], Collection[str]]:
-    """Observe, and return the ports in a state that may pass, and those of them whose lock is held."""
+def _ports_and_busy(
+    host: AnyHost, names: Collection[str] | None
+) -> tuple[Observed, list[PluggedPort], set[str], Collection[str]]:
+    """Observe. Return the ports, the keys of those in a state that may pass, and the keys whose lock is held."""
     seen = host.observe(names, time.monotonic() + host.settings.deadline)
-    keys = {port.key for port in plugged_ports(seen) if port.condition in _PASSING}
+    ports = plugged_ports(seen)
+    keys = {port.key for port in ports if port.condition in _PASSING}
     # A simulated host has no locks of this host.
-    return seen, keys, set() if seen.facts.simulated else locks.busy(keys, host.settings.lock_path)
+    return seen, ports, keys, set() if seen.facts.simulated else locks.busy(keys, host.settings.lock_path)
 
 
 def flows_that_drop(settings: Settings, seen: Observed) -> tuple[Dropped, list[str]]:
@@ -291,6 +296,80 @@ def _unknown_id_reason(state: HostState) -> str:
     )
 
 
+def fix_of(port: PluggedPort, options: Sequence[str] = ()) -> list[str] | None:
+    """Return the command that fixes a port; None if it is in order, busy or in conflict."""
+    if port.condition in (Condition.IN_ORDER, Condition.BUSY, Condition.CONFLICT):
+        return None
+    words = options_of(port.inferred.port, port.inferred.unknown)
+    return ["hybridvif", *options, "plug", *(["PORT"] if port.port_id is None else words[:1]), *words[1:]]
+
+
+# -- the port of a name: of a device, its 11 characters or an instance -------------------------------------------------
+
+States = dict[str, HostState]
+"""The state of each port by the 11 characters of its names."""
+
+
+def find_ports(
+    requests: Sequence[PortRequest],
+    host: AnyHost,
+    *,
+    single: bool = False,
+    exist: bool = False,
+    changes: bool = False,
+) -> list[PortRequest]:
+    """Return the requests with port ids, each port once.
+
+    single: allow one port only. exist: allow plugged ports only. changes: allow no name with evidence of two ports;
+    otherwise the strongest evidence counts. Raises InvalidInput, NameCollision.
+    """
+    states = states_of_ports(observe_all(host).state)
+    found: dict[str, PortRequest] = {}
+    for request in requests:
+        ids = _ids_for(request.port_id, states, exist=exist, changes=changes) if request.is_open else [request.port_id]
+        if single and len(ids) > 1:
+            raise InvalidInput(f"instance {request.port_id} has {len(ids)} ports; name one: {', '.join(ids)}")
+        for port_id in ids:
+            found.setdefault(port_id, replace(request, fields={**request.fields, "id": port_id}))
+    return list(found.values())
+
+
+def _ids_for(word: str, states: States, *, exist: bool, changes: bool) -> list[str]:
+    """Return the port ids that a word names: one, or those of an instance."""
+    key = key_of(word) or key_of(f"qbr{word[:KEY_LENGTH] if is_uuid(word) else word}") or ""
+    keys = [key] if key in states and (not is_uuid(word) or word in ids_of(key, states[key])) else []
+    instances = [key for key, state in states.items() if word in _instances(state)]
+    if not keys and not instances:
+        others = ids_of(key, states[key]) if key in states else []
+        if is_uuid(word) and (not exist or (key in states and not others)):
+            return [word]
+        if is_uuid(word) and others:
+            raise NameCollision(
+                f"port {word} is not plugged here: its device names are those of port {others[0]}, which has the same "
+                f"first {KEY_LENGTH} characters; see: hybridvif show {others[0]}"
+            )
+        raise InvalidInput(f"{word}: no port of this host has this name or id{_suggestion(word, states)}")
+    ids = {key: [word] if is_uuid(word) and keys else ids_of(key, states[key]) for key in keys or instances}
+    for key, candidates in ids.items():
+        if not candidates:
+            raise InvalidInput(f"{word}: no part of {names_of_key(key).switch_end} has its full port id; give this id")
+    matches = [port_id for candidates in ids.values() for port_id in candidates]
+    if changes and (len(matches) > len(ids) or (keys and instances)):
+        matches += [port_id for key in instances for port_id in ids_of(key, states[key]) if port_id not in matches]
+        raise NameCollision(f"{word}: it may name several ports ({', '.join(matches)}); give the id of one of them")
+    return [candidates[0] for candidates in ids.values()]
+
+
+def _instances(state: HostState) -> set[str]:
+    return {row.vm_uuid for row in state.ports.values() if isinstance(row, OvsPort)}
+
+
+def _suggestion(word: str, states: States) -> str:
+    known = [name for key in states for name in (*names_of_key(key), key)]
+    ids = {port_id for key, state in states.items() for port_id in (*ids_of(key, state), *_instances(state))}
+    return did_you_mean(word, [*known, *sorted(ids)]) or "; see: hybridvif list"
+
+
 def ids_of(key: str, state: HostState) -> list[str]:
     """Return the port ids that the parts of a port name, the strongest evidence first."""
     marks = [mark for link in state.links.values() for mark in sorted(owners_of(link))]
@@ -299,11 +378,3 @@ def ids_of(key: str, state: HostState) -> list[str]:
         if isinstance(row, OvsPort):
             marks += [row.port_id, row.iface_id]
     return list(dict.fromkeys(mark for mark in marks if is_uuid(mark) and mark[:KEY_LENGTH] == key))
-
-
-def fix_of(port: PluggedPort, options: Sequence[str] = ()) -> list[str] | None:
-    """Return the command that fixes a port; None if it is in order, busy or in conflict."""
-    if port.condition in (Condition.IN_ORDER, Condition.BUSY, Condition.CONFLICT):
-        return None
-    words = options_of(port.inferred.port, port.inferred.unknown)
-    return ["hybridvif", *options, "plug", *(["PORT"] if port.port_id is None else words[:1]), *words[1:]]

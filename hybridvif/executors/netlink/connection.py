@@ -14,8 +14,8 @@ other, that deletes only devices that were to be deleted anyway.
 
 from __future__ import annotations
 
+import errno
 import functools
-import itertools
 import secrets
 import socket
 import struct
@@ -25,8 +25,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from hybridvif.executors.base import Failure
 from hybridvif.executors.netlink.devices import ADDR_GEN_MODES, BRIDGE, FLAGS, IPV4, IPV6, LINK, PORT, Device
-from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Response, Set, SetPort
+from hybridvif.executors.netlink.operations import Add, Get, Operation, Remove, Set
 from hybridvif.executors.netlink.socket import (
     NLM_F_ACK,
     NLM_F_CREATE,
@@ -50,7 +51,8 @@ from hybridvif.model.parts import ANYBODY
 
 FIRST, LAST = 1 << 16, (1 << 31) - 1
 """Lower groups may belong to the administrator: names of groups in iproute2 end at 255."""
-MAX_ATTEMPTS = 3
+MAX_DUMPS = 3
+"""Number of dumps in which a group is looked for."""
 MAX_WAIT = 1.0
 """Seconds to wait for another thread of this process; then the devices are deleted one by one."""
 MAX_GROUP_SIZE = 50
@@ -71,6 +73,9 @@ RTEXT_FILTER_SKIP_STATS = 1 << 3
 IFNAME, LINKED, MASTER, LINKINFO, AF_SPEC, EXT_MASK, CARRIER, LINK_NETNSID = 3, 5, 10, 18, 26, 29, 33, 37
 PROP_LIST = 52
 INFO_KIND, INFO_DATA, INFO_SLAVE_KIND, INFO_SLAVE_DATA, VETH_PEER, INET_CONF, INET6_CONF = 1, 2, 4, 5, 1, 1, 2
+_RTM_DELADDR, _RTM_GETADDR, _IFA_LOCAL = 21, 22, 2
+_ADDRESS = struct.Struct("=BBBBI")
+"""struct ifaddrmsg: the family, the length of the prefix, flags, scope and index of the device."""
 TUN_OWNER, TUN_TYPE, TUN_QUEUES = 1, 3, (8, 9)
 IFF_TUN = 1
 BRIDGE_TIMERS = range(16, 20)
@@ -78,6 +83,9 @@ BRIDGE_TIMERS = range(16, 20)
 CACHE_SIZE = 4096
 """Number of decoded links that are kept (3 KiB each)."""
 _NO_COUNTERS = attribute(EXT_MASK, RTEXT_FILTER_SKIP_STATS)
+
+Response = Device | Rejected | Failure | None
+"""Response to an operation: the device of a Get, the error of the kernel or of a program, or None for success."""
 
 _lock = threading.Lock()
 """Serializes the dumps of this process: a delete by another thread would interrupt one. Only for speed."""
@@ -87,7 +95,7 @@ class Connection:
     """A netlink socket for one thread; every wait ends by the deadline."""
 
     def __init__(self, deadline: float) -> None:
-        self._deadline, self._channel = deadline, Channel(deadline)
+        self.deadline, self._channel = deadline, Channel(deadline)
 
     def __enter__(self) -> Connection:
         return self
@@ -95,29 +103,54 @@ class Connection:
     def __exit__(self, *_: object) -> None:
         self._channel.close()
 
-    def dump(self, master: int) -> list[Device]:
+    def dump(self, master: int = 0) -> list[Device]:
         """Return all devices, or the members of one bridge. Raises Interrupted, TimeoutError, OSError."""
         # Read completely before decoding: the shorter the dump, the fewer interruptions.
-        return list(map(device_of, self._channel.dump(dump_request(master))))
+        devices = map(device_of, self._channel.repeated_dump(dump_request(master)))
+        return [device for device in devices if master in (0, device.master)]
+
+    def addresses(self) -> dict[int, list[str]]:
+        """Return the IPv4 addresses of all devices, by the index of the device. Raises as dump().
+
+        A device with one receives the VM's packets for the host, whatever its settings. A device whose IPv6 is off has
+        no IPv6 address, and takes none.
+        """
+        found: dict[int, list[str]] = {}
+        header = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
+        for body in self._channel.repeated_dump(Request(_RTM_GETADDR, NLM_F_DUMP, header)):
+            local = positions_of(body, slice(_ADDRESS.size, len(body))).get(_IFA_LOCAL)
+            _, length, _, _, index = _ADDRESS.unpack_from(body)
+            if local is not None:
+                found.setdefault(index, []).append(f"{socket.inet_ntoa(body[local])}/{length}")
+        return found
+
+    def remove_addresses(self, device: str) -> None:
+        """Delete the IPv4 addresses of a device. Raises OSError."""
+        index, requests = socket.if_nametoindex(device), list[Request]()
+        for address in self.addresses().get(index, ()):
+            local, _, length = address.partition("/")
+            header = _ADDRESS.pack(socket.AF_INET, int(length), 0, 0, index)
+            requests.append(Request(_RTM_DELADDR, NLM_F_ACK, header + attribute(_IFA_LOCAL, socket.inet_aton(local))))
+        for response in self._channel.exchange(requests):
+            # Secondary addresses go with their primary one.
+            if isinstance(response, Rejected) and response.code != errno.EADDRNOTAVAIL:
+                raise OSError(response.code, response.message)
 
     def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
         """Return the responses to these operations; deletes go together if possible. Raises TimeoutError, OSError."""
-        requests = list(map(request_of, operations, itertools.repeat(indexes)))
+        requests = [request_of(operation, indexes) for operation in operations]
         gone = self._delete_together([request for request in requests if request.kind == RTM_DELLINK])
         responses = iter(self._channel.exchange([request for request in requests if request not in gone]))
-        decoded: list[Response] = []
-        for request in requests:
-            answer = None if request in gone else next(responses)
-            decoded.append(device_of(answer) if isinstance(answer, bytes) else answer)
-        return decoded
+        received = (None if request in gone else next(responses) for request in requests)
+        return [device_of(response) if isinstance(response, bytes) else response for response in received]
 
     def _delete_together(self, deletes: Sequence[Request]) -> set[Request]:
         """Delete as groups as many as possible; return the delete requests that were carried out."""
         gone: set[Request] = set()
-        if len(deletes) > 1 and _lock.acquire(timeout=max(min(MAX_WAIT, self._deadline - time.monotonic()), 0)):
+        if len(deletes) > 1 and _lock.acquire(timeout=max(min(MAX_WAIT, self.deadline - time.monotonic()), 0)):
             try:
                 while len(gone) < len(deletes):
-                    size = min(int((self._deadline - time.monotonic()) / DELETE_TIME), MAX_GROUP_SIZE)
+                    size = min(int((self.deadline - time.monotonic()) / DELETE_TIME), MAX_GROUP_SIZE)
                     some = deletes[len(gone) : len(gone) + size]
                     if size < 1 or not self._delete_group(some):
                         break
@@ -130,7 +163,7 @@ class Connection:
         """Delete these devices as a group; return False if none was deleted."""
         indexes = [link_header_of(request.body)[0] for request in deletes]
         group = secrets.randbelow(LAST - FIRST) + FIRST
-        moves = [Request(RTM_NEWLINK, NLM_F_ACK, _link({"group": group}, index)) for index in indexes]
+        moves = [Request(RTM_NEWLINK, NLM_F_ACK, _link({"group": group}, {}, index)) for index in indexes]
         responses = self._channel.exchange(moves)
         if any(isinstance(response, Rejected) for response in responses) or self._members(group) != set(indexes):
             return False
@@ -139,13 +172,38 @@ class Connection:
 
     def _members(self, group: int) -> set[int] | None:
         """Return the indexes of the devices of a group; None if every dump was interrupted."""
-        for _ in range(MAX_ATTEMPTS):
-            try:
-                bodies = self._channel.dump(dump_request())
-                return {link_header_of(body)[0] for body in bodies if group_of(body) == group}
-            except Interrupted:
-                continue
+        try:
+            bodies = self._channel.repeated_dump(dump_request(), MAX_DUMPS)
+        except Interrupted:
+            return None
+        return {link_header_of(body)[0] for body in bodies if group_of(body) == group}
+
+
+class OneByOne(Connection):
+    """A connection that reads devices likewise, and changes them by other means, one operation after another."""
+
+    def exchange(self, operations: Sequence[Operation], indexes: Mapping[str, int]) -> list[Response]:
+        """Return the responses to these operations. Raises TimeoutError, OSError."""
+        if all(isinstance(operation, Get) for operation in operations):
+            return super().exchange(operations, indexes)
+        return [self._response_to(operation, indexes) for operation in operations]
+
+    def _response_to(self, operation: Operation, indexes: Mapping[str, int]) -> Response:
+        if isinstance(operation, Get):
+            return super().exchange([operation], indexes)[0]
+        if time.monotonic() >= self.deadline:
+            return Rejected(errno.ETIMEDOUT)
+        try:
+            self.carry_out(operation, indexes)
+        except Failure as failure:
+            return failure
+        except OSError as error:
+            return Rejected(error.errno or 0)
         return None
+
+    def carry_out(self, operation: Operation, indexes: Mapping[str, int]) -> None:
+        """Carry out an Add, Set or Remove. Raises Failure, OSError."""
+        raise NotImplementedError
 
 
 # -- requests ----------------------------------------------------------------------------------------------------------
@@ -162,15 +220,11 @@ def request_of(operation: Operation, indexes: Mapping[str, int]) -> Request:
         case Get(str(name)):
             return Request(RTM_GETLINK, 0, link_header() + attribute(IFNAME, name) + _NO_COUNTERS)
         case Add(kind, name, values, peer, peer_values):
-            info = b"" if kind == "bridge" else _info(kind, nested(VETH_PEER, _link(peer_values, name=peer)))
-            body = _link(_resolved(values, indexes), name=name) + info
+            info = b"" if kind == "bridge" else _info(kind, nested(VETH_PEER, _link(peer_values, indexes, name=peer)))
+            body = _link(values, indexes, name=name) + info
             return Request(RTM_NEWLINK, NLM_F_ACK | NLM_F_CREATE | NLM_F_EXCL, body)
         case Set(name, values):
-            return Request(RTM_NEWLINK, NLM_F_ACK, _link(_resolved(values, indexes), indexes[name]))
-        case SetPort(name, flags):
-            rows = [attribute(PORT[flag].number, bytes([value])) for flag, value in flags.items()]
-            info = nested(LINKINFO, attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *rows))
-            return Request(RTM_NEWLINK, NLM_F_ACK, link_header(indexes[name]) + info)
+            return Request(RTM_NEWLINK, NLM_F_ACK, _link(values, indexes, indexes[name]))
         case Remove(name):
             return Request(RTM_DELLINK, NLM_F_ACK, link_header(indexes[name]))
     raise TypeError(f"no message for {operation}")
@@ -187,12 +241,7 @@ def delete_group(group: int) -> Request:
     return Request(RTM_DELLINK, NLM_F_ACK, link_header() + attribute(LINK["group"].number, group))
 
 
-def _resolved(values: Mapping[str, Any], indexes: Mapping[str, int]) -> Mapping[str, Any]:
-    """Return these values with the index of the master."""
-    return {**values, "master": indexes[values["master"]] if values["master"] else 0} if "master" in values else values
-
-
-def _link(values: Mapping[str, Any], index: int = 0, name: str = "") -> bytes:
+def _link(values: Mapping[str, Any], indexes: Mapping[str, int], index: int = 0, name: str = "") -> bytes:
     flags = change = 0
     attributes = [attribute(IFNAME, name)] if name else []
     options, settings = list[tuple[str, int]](), list[tuple[str, int]]()
@@ -204,7 +253,11 @@ def _link(values: Mapping[str, Any], index: int = 0, name: str = "") -> bytes:
             encoded = bytes.fromhex(value.replace(":", "")) if key == "mac" else value
             attributes.append(attribute(LINK[key].number, encoded))
         elif key == "master":
-            attributes.append(attribute(MASTER, value))
+            attributes.append(attribute(MASTER, indexes[value] if value else 0))
+        elif key == "bridge_port":
+            rows = [attribute(PORT[flag].number, bytes([number])) for flag, number in value.items()]
+            slave = attribute(INFO_SLAVE_KIND, "bridge"), nested(INFO_SLAVE_DATA, *rows)
+            attributes.append(nested(LINKINFO, *slave))
         else:
             (options if key in BRIDGE else settings).append((key, value))
     # Cached: nearly all ports of a host have the same.

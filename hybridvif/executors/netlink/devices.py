@@ -6,28 +6,12 @@ interface that reads or writes it: connection.py, sysctl.py, command_lines.py an
 
 from __future__ import annotations
 
-import errno
 import functools
 import os
-import socket
-import struct
-import time
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from hybridvif.executors.base import ExecutorError
-from hybridvif.executors.netlink.socket import (
-    NLM_F_ACK,
-    NLM_F_DUMP,
-    Channel,
-    Interrupted,
-    Rejected,
-    Request,
-    attribute,
-    positions_of,
-)
 from hybridvif.model.names import KEY_LENGTH, LINK_PREFIXES, PortNames, is_uuid, key_of, names_of_key
 from hybridvif.model.parts import (
     ANYBODY,
@@ -119,6 +103,7 @@ class PortFlag(NamedTuple):
     """Value with which the port passes every packet, once."""
 
 
+NO_ADDRESSES: Mapping[int, Sequence[str]] = {}
 STATE = "state"
 PORT = {
     STATE: PortFlag(1, PORT_STATES.index("forwarding")),
@@ -137,10 +122,6 @@ PORT = {
 """In the spelling of iproute2. Other flags stop no packet. Older kernels lack some."""
 
 
-DUMP_THRESHOLD = 64
-"""Number of names from which one dump of all devices is faster than one request per name."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Device:
     """One link device, as it was read. Equal only to itself, so that a part can be cached by its devices."""
@@ -154,10 +135,10 @@ class Device:
     """True if it is up, has carrier, and the kernel has propagated that to its bridge (IFF_RUNNING)."""
     values: Mapping[str, Any]
     """By attribute. One that is absent in the kernel or the device is missing or None."""
-    master: int | str = 0
-    """Index or name of its master; 0 or "" if none."""
-    peer: int | str = 0
-    """Index or name of the other end of a veth pair; 0 or "" for other kinds and for a peer in another namespace."""
+    master: int = 0
+    """Index of its master; 0 if none."""
+    peer: int = 0
+    """Index of the other end of a veth pair; 0 for other kinds and for a peer in another namespace."""
     altnames: tuple[str, ...] = ()
     port: Mapping[str, int] = field(default_factory=dict)
     """State and flags as a port of a Linux bridge, in numbers."""
@@ -201,18 +182,14 @@ def bridge_port_of(device: Device, bridge: Device | None, names: PortNames) -> s
     found = []
     # The kernel disables a port without carrier or of a bridge that is down.
     if device.runs and bridge.values["up"] and device.port.get(STATE) != PORT[STATE].open:
-        found.append(f"{STATE} {state_word(device.port.get(STATE, -1))}")
+        state = device.port.get(STATE, -1)
+        found.append(f"{STATE} {dict(enumerate(PORT_STATES)).get(state, state)}")
     found += [
         f"{name} {'on' if device.port[name] else 'off'}"
         for name, flag in PORT.items()
         if name != STATE and device.port.get(name, flag.open) != flag.open
     ]
     return ", ".join(found) or OPEN
-
-
-def state_word(number: int) -> str:
-    """Return the word for the state of a bridge port."""
-    return PORT_STATES[number] if 0 <= number < len(PORT_STATES) else str(number)
 
 
 def opening_of(before: Link) -> dict[str, int]:
@@ -227,37 +204,15 @@ def random_mac() -> str:
     return bytes([first & 0xFC | 0x02, *rest]).hex(":")
 
 
-def read_parts(
-    read: Callable[[Collection[int | str]], Iterable[Device]],
-    dump: Callable[[int], Iterable[Device]],
-    names: Collection[str] | None,
-    threshold: int = DUMP_THRESHOLD,
+def observed(
+    devices: Iterable[Device], wanted: Collection[str] | None, addresses: Mapping[int, Sequence[str]] = NO_ADDRESSES
 ) -> Observed:
-    """Observe by an interface of the kernel.
-
-    read: returns the devices of these names or indexes. dump: returns all devices, or the members of a bridge by its
-    index.
-    """
-    if names is None or len(names) > threshold:
-        return observed(dump(0), names)
-    # The kernel also accepts an alternative name, so a device of another name may be among these.
-    devices = {device.index: device for device in read([name for name in names if key_of(name)])}
-    referenced = {index for device in devices.values() for index in (device.master, device.peer) if index}
-    bridges = [index for index, device in devices.items() if device.kind == "bridge"]
-    devices |= {device.index: device for device in read(referenced - devices.keys())}
-    devices |= {device.index: device for bridge in bridges for device in dump(bridge)}
-    return observed(devices.values(), names)
-
-
-def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Observed:
     """Return the parts and facts under the wanted names (None: all names of ports).
 
-    devices: all that the wanted ones refer to, including peers and members.
+    devices: all that the wanted ones refer to, including peers and members. addresses: those of IPv4, by device index.
     """
     devices = sorted(devices, key=lambda device: device.name)
-    known: dict[int | str, Device] = {}
-    for device in devices:
-        known[device.index] = known[device.name] = device
+    known = {device.index: device for device in devices}
     # A link with the name of a vhost-user port is not its device: Open vSwitch serves that one through a socket.
     ours = [device for device in devices if key_of(device.name) and device.name[:3] in LINK_PREFIXES]
     ours = ours if wanted is None else [device for device in ours if device.name in wanted]
@@ -266,14 +221,18 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Obser
     for name, master in masters.items():
         if master in members:
             members[master].append(name)
-    links = {}
-    addresses = read_addresses() if ours else {}
+    links: dict[str, Link] = {}
+    unchecked: list[str] = []
     for device in ours:
         peer = known.get(device.peer)
         found = tuple(tuple(addresses.get(end.index, ())) if end else () for end in (device, peer))
         part = _part_of(device, masters[device.name], known.get(device.master), peer, found)
         if part is not None:
             links[device.name] = part
+        if isinstance(part, Bridge):
+            unchecked += [f"{part.name}: {attribute}" for attribute in IPV6 if getattr(part, attribute) is None]
+        if isinstance(part, ManagedTap) and part.owner != ROOT and device.carrier:
+            unchecked.append(f"{part.name}: owner, which is set when no VM holds it")
     shown = {device.name for device in ours} | {
         name for bridge in members if bridge in links for name in members[bridge]
     }
@@ -288,29 +247,15 @@ def observed(devices: Iterable[Device], wanted: Collection[str] | None) -> Obser
                 for name in device.altnames
                 if (key_of(name) if wanted is None else name in wanted)
             },
-            unchecked=tuple(
-                [
-                    f"{part.name}: {attribute}"
-                    for part in links.values()
-                    if isinstance(part, Bridge)
-                    for attribute in IPV6
-                    if getattr(part, attribute) is None
-                ]
-                + [
-                    f"{part.name}: owner, which is set when no VM holds it"
-                    for part in links.values()
-                    if isinstance(part, ManagedTap)
-                    if part.owner != ROOT and known[part.name].carrier
-                ]
-            ),
+            unchecked=tuple(unchecked),
         ),
     )
 
 
-def _name(device: int | str, known: Mapping[int | str, Device]) -> str:
-    if device in known:
-        return known[device].name
-    return f"interface {device}" if device and isinstance(device, int) else str(device or "")
+def _name(index: int, known: Mapping[int, Device]) -> str:
+    if index in known:
+        return known[index].name
+    return f"interface {index}" if index else ""
 
 
 def _fact_of(device: Device, master: str) -> LinkFact:
@@ -329,7 +274,9 @@ def _part_of(
     near, far = addresses
     names = names_of_key(key_of(device.name) or "")
     if device.name == names.tap and device.is_tap:
-        if not _is_managed(device):
+        alias = device.value("alias")
+        if not (device.kind == "tun" and is_uuid(alias) and alias[:KEY_LENGTH] == key_of(device.name)):
+            # hybridvif marks a tap that it creates by the id of its port.
             return Tap(name=device.name, master=master)
         port = bridge_port_of(device, bridge, names)
         own = _fields(ManagedTap, device, near)
@@ -350,12 +297,6 @@ def _part_of(
     return ForeignObject(name=device.name, what=text, alias=device.value("alias"))
 
 
-def _is_managed(device: Device) -> bool:
-    """Return whether hybridvif created this tap: its alias is the id of a port of its name."""
-    alias = device.value("alias")
-    return device.kind == "tun" and is_uuid(alias) and alias[:KEY_LENGTH] == key_of(device.name)
-
-
 _FIELDS: Mapping[tuple[type[Part], str], list[tuple[str, str]]] = {
     (kind, prefix): [
         (name, name.removeprefix(prefix))
@@ -374,52 +315,3 @@ def _fields(kind: type[Part], device: Device, addresses: Sequence[str], prefix: 
         words = [f"address {address}" for address in addresses]
         fields[name] = ", ".join(words + [fields[name]] * (fields[name] != HOST_IP_OFF))
     return fields
-
-
-# -- IPv4 addresses ----------------------------------------------------------------------------------------------------
-
-# A device with one receives the VM's packets for the host, whatever its settings. A device whose IPv6 is off has no
-# IPv6 address, and takes none.
-
-
-_RTM_DELADDR, _RTM_GETADDR, _IFA_LOCAL = 21, 22, 2
-_HEADER = struct.Struct("=BBBBI")
-"""struct ifaddrmsg: the family, the length of the prefix, flags, scope and index of the device."""
-_ATTEMPTS, _TIMEOUT = 20, 2.0
-
-
-def read_addresses() -> dict[int, list[str]]:
-    """Return the IPv4 addresses of all devices, by the index of the device. Raises ExecutorError."""
-    found: dict[int, list[str]] = {}
-    try:
-        for body in _dump():
-            local = positions_of(body, slice(_HEADER.size, len(body))).get(_IFA_LOCAL)
-            _, length, _, _, index = _HEADER.unpack_from(body)
-            if local is not None:
-                found.setdefault(index, []).append(f"{socket.inet_ntoa(body[local])}/{length}")
-    except OSError as error:
-        raise ExecutorError(f"cannot read the addresses of this host: {error.strerror or 'no answer'}") from error
-    return found
-
-
-def _dump() -> list[bytes]:
-    with Channel(time.monotonic() + _TIMEOUT) as channel:
-        for _ in range(_ATTEMPTS):
-            with suppress(Interrupted):
-                return channel.dump(Request(_RTM_GETADDR, NLM_F_DUMP, _HEADER.pack(socket.AF_INET, 0, 0, 0, 0)))
-    raise OSError(errno.EAGAIN, "the addresses of this host change faster than they can be read")
-
-
-def remove_addresses(device: str) -> None:
-    """Delete the IPv4 addresses of a device. Raises OSError, ExecutorError."""
-    index = socket.if_nametoindex(device)
-    requests = []
-    for address in read_addresses().get(index, ()):
-        local, _, length = address.partition("/")
-        header = _HEADER.pack(socket.AF_INET, int(length), 0, 0, index)
-        requests.append(Request(_RTM_DELADDR, NLM_F_ACK, header + attribute(_IFA_LOCAL, socket.inet_aton(local))))
-    with Channel(time.monotonic() + _TIMEOUT) as channel:
-        for response in channel.exchange(requests):
-            # Secondary addresses go with their primary one.
-            if isinstance(response, Rejected) and response.code != errno.EADDRNOTAVAIL:
-                raise OSError(response.code, response.message)

@@ -7,24 +7,17 @@ raises the delay with it and rejects a small one while it runs (ERANGE).
 
 from __future__ import annotations
 
-import errno
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from hybridvif.executors.base import ExecutorError, StepFailed
 from hybridvif.executors.netlink.devices import (
     ADDR_GEN_MODES,
     BRIDGE,
     HOST_IPV4_OFF,
     HOST_IPV6_OFF,
     IPV6,
-    Device,
     opening_of,
 )
-from hybridvif.executors.netlink.socket import Rejected
-from hybridvif.executors.netlink.tap import DEVICE, NO_TUN
-from hybridvif.model.errors import PreconditionError
 from hybridvif.model.parts import Bridge, ManagedTap, Tap, Veth
 from hybridvif.model.state import Create, Delete, Step, Update, changes_of
 
@@ -50,18 +43,13 @@ class AddTap:
 
 @dataclass(frozen=True, slots=True)
 class Set:
-    """Set attributes of a device; also `master`, the name of its bridge or ""."""
+    """Set attributes of a device.
+
+    Also `master`, the name of its bridge or "", and `bridge_port`, its flags as a port of that bridge.
+    """
 
     device: str
     values: Mapping[str, object]
-
-
-@dataclass(frozen=True, slots=True)
-class SetPort:
-    """Set flags of a device as a port of its bridge."""
-
-    device: str
-    flags: Mapping[str, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,9 +89,7 @@ class Get:
     device: str | int
 
 
-Operation = Add | AddTap | Set | SetPort | Sysctl | Own | RemoveAddresses | Remove | Get
-Response = Device | Rejected | StepFailed | None
-"""Response to an operation: the device of a Get, the error of the kernel or of a program, or None for success."""
+Operation = Add | AddTap | Set | Sysctl | Own | RemoveAddresses | Remove | Get
 
 
 def operations_of(step: Step, mac: str) -> list[Operation]:
@@ -177,7 +163,7 @@ def _update_member(
         operations += _set_end(after.peer, far)
     # A device that has just joined its bridge is open.
     if opens is not None and "master" not in changes:
-        operations.append(SetPort(after.name, opening_of(before)))
+        operations.append(Set(after.name, {"bridge_port": opening_of(before)}))
     return [*operations, Own(after.name)] if owned is not None else operations
 
 
@@ -199,71 +185,3 @@ def _set(device: str, changes: Mapping[str, object]) -> list[Operation]:
             number = ADDR_GEN_MODES.index(value) if isinstance(value, str) else int(bool(value))
             operations.append(Sysctl(device, name, number))
     return [*operations, Set(device, {"up": changes["up"]})] if "up" in changes else operations
-
-
-def held(tap: str, *, retry: bool) -> StepFailed:
-    """Return the failure to own a tap. retry: a VM may just have started; the next observation shows its carrier."""
-    return StepFailed(
-        f"cannot make root the owner of {tap}: another process holds it; stop that process "
-        f"(find it: grep -lw {tap} /proc/[0-9]*/fdinfo/*), or unplug the port and plug it again",
-        retry=retry,
-    )
-
-
-def action_of(step: Step) -> str:
-    """Return the beginning of an error message about a step."""
-    match step:
-        case Create(part):
-            return f"cannot create {part.kind} {part.name}"
-        case Update(_, part):
-            return f"cannot set {', '.join(changes_of(step))} of {part.kind} {part.name}"
-    return f"cannot delete {step.part.name}"
-
-
-# -- errors of the kernel ----------------------------------------------------------------------------------------------
-
-_RETRY = frozenset({errno.EEXIST, errno.ENODEV, errno.EBUSY, errno.EAGAIN, errno.ENOBUFS, errno.ETIMEDOUT})
-_PRECONDITION_ERRORS = {
-    errno.EPERM: "; the daemon lacks CAP_NET_ADMIN in this network namespace",
-    errno.EACCES: "; the daemon may not write there",
-    errno.EROFS: "; /proc/sys is read-only here",
-    errno.EOPNOTSUPP: "; this kernel lacks the kind of device (try: modprobe -a bridge veth)",
-}
-"""Errors that mean a missing precondition on the host, with the explanation."""
-_NO_DEVICE = (errno.ENOENT, errno.ENODEV, errno.ENXIO, errno.EACCES, errno.EPERM)
-
-
-def failure(action: str, error: OSError, message: str = "") -> StepFailed:
-    """Return the failure of a step. message: the kernel's own words, if any."""
-    code = error.errno or 0
-    if error.filename == DEVICE and code in _NO_DEVICE:
-        return StepFailed(f"{action}: {DEVICE}: {os.strerror(code)}; {NO_TUN}", code=PreconditionError.code)
-    precondition = PreconditionError.code if code in _PRECONDITION_ERRORS else ""
-    return StepFailed(error_message(action, code, message), retry=code in _RETRY, code=precondition)
-
-
-def error_message(action: str, code: int, message: str = "") -> str:
-    """Return the sentence for an error number."""
-    name = errno.errorcode.get(code, str(code))
-    kernel_message = f"; the kernel says: {message}" if message and code not in _PRECONDITION_ERRORS else ""
-    return f"{action}: {os.strerror(code)} ({name}){_PRECONDITION_ERRORS.get(code, '')}{kernel_message}"
-
-
-def unreadable(code: int) -> ExecutorError:
-    """Return the error of an observation."""
-    return ExecutorError(error_message("cannot read the links of this host", code))
-
-
-def changing_too_fast() -> ExecutorError:
-    """Return the error of an observation whose dumps were all interrupted."""
-    return ExecutorError("the links of this host change faster than they can be read; call again when it is quieter")
-
-
-def not_alone(device: str) -> StepFailed:
-    """Return the failure to create a tap of several queues. Until it has an owner, any process may attach a queue."""
-    return StepFailed(f"cannot create {device}: another process attached to it before it had an owner", retry=True)
-
-
-def renamed(action: str) -> StepFailed:
-    """Return the failure to create a device that has another name at once."""
-    return StepFailed(f"{action}: it was renamed at once; is udev configured to?", retry=True)

@@ -11,8 +11,10 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+
+from hybridvif.executors.base import seconds_until
 
 RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK = 16, 17, 18
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP, NLM_F_EXCL, NLM_F_CREATE = 0x1, 0x4, 0x300, 0x200, 0x400
@@ -51,7 +53,7 @@ Response = bytes | Rejected | None
 """Response to a request: the requested link message, the error, or None for success."""
 
 
-class Interrupted(Exception):
+class Interrupted(OSError):
     """The dump may be incomplete, according to the kernel."""
 
 
@@ -62,6 +64,7 @@ class Channel:
         self._deadline = deadline
         self._number = 0
         self._socket = _socket()
+        self.close = self._socket.close
         self._buffer = bytearray(1 << 17)
 
     def __enter__(self) -> Channel:
@@ -69,10 +72,6 @@ class Channel:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
 
     def exchange(self, requests: Sequence[Request]) -> list[Response]:
         """Return the responses to these requests, which are executed in order. Raises TimeoutError, OSError.
@@ -86,46 +85,53 @@ class Channel:
             responses += self._exchange(requests[start : start + _CHUNK])
         return responses
 
+    def repeated_dump(self, request: Request, attempts: int = 20) -> list[bytes]:
+        """Repeat a dump until it is not interrupted. Raises Interrupted, TimeoutError, OSError."""
+        for _ in range(attempts):
+            with contextlib.suppress(Interrupted):
+                return self.dump(request)
+            if time.monotonic() >= self._deadline:
+                break
+        raise Interrupted(errno.EAGAIN, os.strerror(errno.EAGAIN))
+
     def dump(self, request: Request) -> list[bytes]:
         """Return the messages of a dump. Raises Interrupted, TimeoutError, OSError."""
-        own = self._number
-        self._socket.send(self._frame([request]))
+        own = self._send([request])
         found: list[bytes] = []
         interrupted = False
-        while True:
-            data = self._receive()
-            for kind, flags, number, body in _messages(data):
-                if number != own:
-                    # The late response to an earlier request.
-                    continue
-                interrupted |= bool(flags & NLM_F_DUMP_INTR)
-                if kind in (NLMSG_DONE, NLMSG_ERROR):
-                    rejected = _rejected(flags, body) if len(body) >= 4 else None
-                    if rejected is not None:
-                        raise OSError(rejected.code, os.strerror(rejected.code))
-                    if interrupted:
-                        raise Interrupted
-                    return found
-                found.append(body)
+        for kind, flags, number, body in self._received():
+            if number != own:
+                # The late response to an earlier request.
+                continue
+            interrupted |= bool(flags & NLM_F_DUMP_INTR)
+            if kind in (NLMSG_DONE, NLMSG_ERROR):
+                rejected = _rejected(flags, body) if len(body) >= 4 else None
+                if rejected is not None:
+                    raise OSError(rejected.code, os.strerror(rejected.code))
+                break
+            found.append(body)
+        if interrupted:
+            raise Interrupted(errno.EAGAIN, os.strerror(errno.EAGAIN))
+        return found
 
     def _exchange(self, requests: Sequence[Request]) -> list[Response]:
-        first, last = self._number, len(requests) - 1
-        self._socket.send(self._frame(requests))
+        first, last = self._send(requests), len(requests) - 1
         responses: list[Response] = [None] * len(requests)
-        position = -1
-        while position != last:
-            for kind, flags, number, body in _messages(self._receive()):
-                position = number - first
-                if 0 <= position <= last:
-                    responses[position] = _rejected(flags, body) if kind == NLMSG_ERROR else body
+        for kind, flags, number, body in self._received():
+            position = number - first
+            if 0 <= position <= last:
+                responses[position] = _rejected(flags, body) if kind == NLMSG_ERROR else body
+            if position == last:
+                break
         return responses
 
-    def _frame(self, requests: Sequence[Request]) -> bytes:
-        """Return the messages of one send. Errors are always reported; success only for the last message.
+    def _send(self, requests: Sequence[Request]) -> int:
+        """Send the requests in one message, and return the number of the first.
 
-        The kernel executes them in order (netlink_rcv_skb), so the last response means that all are done.
+        Errors are always reported; success only for the last request. The kernel executes them in order
+        (netlink_rcv_skb), so the last response means that all are done.
         """
-        parts = []
+        first, parts = self._number, list[bytes]()
         for request in requests:
             size = _HEADER.size + len(request.body)
             flags = request.flags | NLM_F_REQUEST
@@ -133,10 +139,22 @@ class Channel:
                 flags &= ~NLM_F_ACK
             parts += [_HEADER.pack(size, request.kind, flags, self._number, 0), request.body]
             self._number += 1
-        return b"".join(parts)
+        self._socket.send(b"".join(parts))
+        return first
+
+    def _received(self) -> Iterator[tuple[int, int, int, bytes]]:
+        """Yield the kind, flags, sequence number and body of each received message."""
+        while True:
+            data, offset = self._receive(), 0
+            while offset + _HEADER.size <= len(data):
+                length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
+                if length < _HEADER.size:
+                    raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
+                yield kind, flags, number, data[offset + _HEADER.size : offset + length]
+                offset += (length + 3) & ~3
 
     def _receive(self) -> bytes:
-        self._socket.settimeout(max(self._deadline - time.monotonic(), 0.001))
+        self._socket.settimeout(seconds_until(self._deadline))
         size = self._socket.recv_into(self._buffer)
         return bytes(memoryview(self._buffer)[:size])
 
@@ -153,18 +171,6 @@ def _socket() -> socket.socket:
         channel.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 23)
     channel.bind((0, 0))
     return channel
-
-
-def _messages(data: bytes) -> list[tuple[int, int, int, bytes]]:
-    """Return the kind, flags, sequence number and body of each message."""
-    found, offset = [], 0
-    while offset + _HEADER.size <= len(data):
-        length, kind, flags, number, _ = _HEADER.unpack_from(data, offset)
-        if length < _HEADER.size:
-            raise OSError(errno.EPROTO, os.strerror(errno.EPROTO))
-        found.append((kind, flags, number, data[offset + _HEADER.size : offset + length]))
-        offset += (length + 3) & ~3
-    return found
 
 
 def _rejected(flags: int, body: bytes) -> Rejected | None:
@@ -197,9 +203,9 @@ def nested(kind: int, *attributes: bytes) -> bytes:
     return attribute(kind | 0x8000, b"".join(attributes))
 
 
-def link_header(index: int = 0, *, flags: int = 0, change: int = 0, family: int = socket.AF_UNSPEC) -> bytes:
+def link_header(index: int = 0, *, flags: int = 0, change: int = 0) -> bytes:
     """Return the header of a link message (struct ifinfomsg)."""
-    return _LINK.pack(family, 0, index, flags, change)
+    return _LINK.pack(socket.AF_UNSPEC, 0, index, flags, change)
 
 
 def link_header_of(body: bytes) -> tuple[int, int]:
@@ -220,3 +226,37 @@ def positions_of(body: bytes, where: slice | None) -> dict[int, slice]:
         found[kind & 0x3FFF] = slice(start + 4, min(start + length, end))
         start += length + 3 & ~3
     return found
+
+
+# -- notifications -----------------------------------------------------------------------------------------------------
+
+GROUPS = (1, 5, 12, 24)
+"""RTNLGRP_LINK, _IPV4_IFADDR, _IPV6_IFINFO, _IPV4_NETCONF (linux/rtnetlink.h): a group per kind of observed value.
+
+The kernel has none for arp_ignore, arp_announce and addr_gen_mode that are written under /proc/sys.
+"""
+MAX_READS = 4096
+"""Notifications to discard in one go. The socket stays readable if there are more."""
+
+
+class LinkSubscription:
+    """A socket that receives the notifications of this network namespace."""
+
+    def __init__(self) -> None:
+        kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
+        self._socket = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
+        self._socket.bind((0, sum(1 << group - 1 for group in GROUPS)))
+        self.fileno, self.close = self._socket.fileno, self._socket.close
+
+    def drain(self) -> bool:
+        """Discard the pending notifications. Return whether there were any; lost ones count (ENOBUFS)."""
+        for number in range(MAX_READS):
+            try:
+                # The content is of no interest, so one byte is enough.
+                self._socket.recv(1)
+            except BlockingIOError:
+                return number > 0
+            except OSError as error:
+                if error.errno != errno.ENOBUFS:
+                    raise
+        return True

@@ -3,21 +3,28 @@
 ovsdbapp replicates the database, so the first port of a process waits for all ports of the host. The `ovs` package of
 PyPI parses JSON in Python. Here the server itself answers each query. ovsdbapp verifies this module in the contract
 tests.
+
+TLS as in Open vSwitch: both sides have a certificate of one CA. No host name is compared, since the certificates of
+ovs-pki(8) contain none (python/ovs/stream.py, SSLStream).
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+import os
+import socket
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, Protocol
+from collections.abc import Iterator, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
 
-from hybridvif.executors.base import ExecutorError
+from hybridvif.executors.base import ExecutorError, seconds_until
 from hybridvif.executors.ovs_rows import Operation, error_in
-from hybridvif.executors.sockets import closed, connected
-from hybridvif.model.settings import Settings
+from hybridvif.model.settings import Settings, endpoint_of
+
+if TYPE_CHECKING:
+    import ssl
 
 DATABASE = "Open_vSwitch"
 MAX_IDLE = 8
@@ -45,24 +52,18 @@ class Database(Protocol):
 
     def __init__(self, settings: Settings, deadline: float) -> None: ...
 
-    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
-        """Send queries, for receive_responses()."""
-
-    def receive_responses(self, deadline: float) -> list[Any]:
-        """Return the responses to the queries. They contain everything committed before the queries were sent."""
+    def query(self, queries: Sequence[Operation], deadline: float) -> list[Any]:
+        """Return the responses to queries. They contain everything committed before."""
 
     def transact(self, operations: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction: one per operation, and an error if the commit failed.
 
-        After Expired and ConnectionLost it may have been committed.
+        A transaction of queries alone may be answered as of the last query(). After Expired and ConnectionLost it may
+        have been committed.
         """
 
     def close(self) -> None:
         """Close the connection."""
-
-
-Responses = Callable[[], tuple[Database, list[Any]]]
-"""A function that waits for a connection and the responses to queries."""
 
 
 class Connection:
@@ -72,17 +73,18 @@ class Connection:
         self._number = 0
         self._unparsed = b""
         self._socket = connected(settings, deadline)
+        self.close, self.fileno = self._socket.close, self._socket.fileno
 
-    def close(self) -> None:
-        """Close the socket."""
-        self._socket.close()
+    def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
+        """Return the results of a transaction."""
+        return self.ask("transact", [DATABASE, *operations], deadline)
 
-    def send_queries(self, queries: Sequence[Operation], deadline: float) -> None:
-        """Send queries."""
-        self._send("transact", [DATABASE, *queries], deadline)
+    query = transact
 
-    def receive_responses(self, deadline: float) -> Any:
-        """Return the result of the last request."""
+    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
+        """Return the result of one request."""
+        self._number += 1
+        self._write({"method": method, "params": params, "id": self._number}, deadline)
         while True:
             message = self.receive(deadline)
             if message.get("id") == self._number and "method" not in message:
@@ -97,23 +99,6 @@ class Connection:
         if message.get("method") == "echo":
             self._write({"result": message["params"], "error": None, "id": message["id"]}, deadline)
         return message
-
-    def fileno(self) -> int:
-        """Return the descriptor of the socket."""
-        return self._socket.fileno()
-
-    def transact(self, operations: Sequence[Operation], deadline: float) -> Any:
-        """Return the results of a transaction."""
-        return self.ask("transact", [DATABASE, *operations], deadline)
-
-    def ask(self, method: str, params: Sequence[Any], deadline: float) -> Any:
-        """Return the result of one request."""
-        self._send(method, params, deadline)
-        return self.receive_responses(deadline)
-
-    def _send(self, method: str, params: Sequence[Any], deadline: float) -> None:
-        self._number += 1
-        self._write({"method": method, "params": params, "id": self._number}, deadline)
 
     def _write(self, message: Mapping[str, Any], deadline: float) -> None:
         with self._waiting(deadline):
@@ -136,7 +121,7 @@ class Connection:
 
     @contextlib.contextmanager
     def _waiting(self, deadline: float) -> Iterator[None]:
-        self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+        self._socket.settimeout(seconds_until(deadline))
         try:
             yield
         except TimeoutError:
@@ -154,64 +139,41 @@ class Session:
         self._idle: list[Database] = []
 
     @contextlib.contextmanager
-    def query(self, queries: Sequence[Operation], deadline: float) -> Iterator[Responses]:
-        """Send queries on a kept connection; yield a function that waits for the connection and the responses.
+    def query(self, queries: Sequence[Operation], deadline: float) -> Iterator[tuple[Database, list[Any]]]:
+        """Yield a connection, and the responses to these queries on it.
 
-        So the server works while the caller does something else. Raises ExecutorError if there is no server or no
-        response by the deadline. Any error on the connection inside the context becomes ExecutorError.
+        Raises ExecutorError if there is no server or no response by the deadline. Any error on the connection inside
+        the context becomes ExecutorError.
         """
         remote = self._settings.ovsdb_connection
         if not self._slots.acquire(timeout=max(deadline - time.monotonic(), 0)):
             raise ExecutorError(f"OVSDB at {remote} is busy with earlier calls; none ended before the deadline")
-        borrowed: list[Database] = []
-        is_live = False
-
-        def responses() -> tuple[Database, list[Any]]:
-            nonlocal is_live
-            results = self._responses(borrowed, queries, deadline)
-            is_live = True
-            return borrowed[0], results
-
         try:
-            borrowed += self._queried(queries, deadline)
-            yield responses
-        except BaseException as error:
-            is_live = False
-            if isinstance(error, FAILURES):
-                raise unusable(remote, error) from error
-            raise
+            connection, responses = self._queried(queries, deadline)
+            with contextlib.ExitStack() as failed:
+                failed.callback(connection.close)
+                yield connection, responses
+                if len(self._idle) < MAX_IDLE:
+                    failed.pop_all()
+                    self._idle.append(connection)
+        except FAILURES as error:
+            raise unusable(remote, error) from error
         finally:
-            if is_live and len(self._idle) < MAX_IDLE:
-                self._idle += borrowed
-            else:
-                for connection in borrowed:
-                    connection.close()
             self._slots.release()
 
-    def _queried(self, queries: Sequence[Operation], deadline: float) -> list[Database]:
-        """Return a kept connection on which the queries were sent; empty if there is none."""
-        with contextlib.suppress(IndexError):
-            while True:
-                connection = self._idle.pop()
-                try:
-                    connection.send_queries(queries, deadline)
-                except (Expired, ConnectionLost):
-                    connection.close()
-                else:
-                    return [connection]
-        return []
-
-    def _responses(self, borrowed: list[Database], queries: Sequence[Operation], deadline: float) -> list[Any]:
-        """Return the responses, on a new connection if the kept ones were closed while idle."""
-        while borrowed:
+    def _queried(self, queries: Sequence[Operation], deadline: float) -> tuple[Database, list[Any]]:
+        """Query a kept connection, or a new one if all kept ones were closed while idle."""
+        while True:
             try:
-                return borrowed[0].receive_responses(deadline)
-            except ConnectionLost:
-                borrowed.pop().close()
-                borrowed += self._queried(queries, deadline)
-        borrowed.append(self._connect(self._settings, deadline))
-        borrowed[0].send_queries(queries, deadline)
-        return borrowed[0].receive_responses(deadline)
+                connection, is_kept = self._idle.pop(), True
+            except IndexError:
+                connection, is_kept = self._connect(self._settings, deadline), False
+            try:
+                return connection, connection.query(queries, deadline)
+            except BaseException as error:
+                connection.close()
+                if not (is_kept and isinstance(error, ConnectionLost)):
+                    raise
 
 
 def unusable(remote: str, error: Exception) -> ExecutorError:
@@ -276,3 +238,118 @@ class RowSubscription:
         except ConnectionLost as error:
             raise ExecutorError(closed(self._remote)) from error
         return found
+
+
+# -- sockets -----------------------------------------------------------------------------------------------------------
+
+START = "start Open vSwitch (systemctl start openvswitch-switch), or set [hybridvif] ovsdb_connection"
+
+
+def connected(settings: Settings, deadline: float) -> socket.socket:
+    """Return a socket connected to the configured server: Unix, TCP or TLS. Raises ExecutorError."""
+    remote = settings.ovsdb_connection
+    context = tls_context(settings) if tls_files(settings) else None
+    try:
+        return _connected(remote, context, deadline)
+    except (TimeoutError, BlockingIOError) as error:
+        # BlockingIOError: the backlog of a Unix socket is full.
+        reason = f"OVSDB at {remote} does not accept connections; is ovsdb-server hung?"
+        raise ExecutorError(reason, precondition=True) from error
+    except (OSError, ValueError, OverflowError) as error:
+        # ValueError: only for Settings built in code, since those of a file have been validated.
+        remedy = START
+        if context is not None and not isinstance(error, ConnectionError | socket.gaierror):
+            remedy = "let the server and [hybridvif] ssl_cert_file have certificates of the CA in ssl_ca_cert_file"
+        elif isinstance(error, PermissionError):
+            remedy = "run as root, or let the daemon's group read and write the socket"
+        reason = f"cannot reach OVSDB at {remote}: {_reason_of(error)}; {remedy}"
+        raise ExecutorError(reason, precondition=True) from error
+
+
+def _connected(remote: str, context: ssl.SSLContext | None, deadline: float) -> socket.socket:
+    endpoint = endpoint_of(remote)
+    with contextlib.ExitStack() as unfinished:
+        if endpoint.scheme == "unix":
+            channel = unfinished.enter_context(socket.socket(socket.AF_UNIX))
+            channel.settimeout(seconds_until(deadline))
+            channel.connect(endpoint.path)
+        else:
+            address = endpoint.host, endpoint.port
+            channel = unfinished.enter_context(socket.create_connection(address, timeout=seconds_until(deadline)))
+            channel.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if context is not None:
+            channel.settimeout(seconds_until(deadline))
+            channel = context.wrap_socket(channel)
+        unfinished.pop_all()
+    return channel
+
+
+def closed(remote: str) -> str:
+    """Return the error message about a server that closed a connection."""
+    # In TLS 1.3 a server rejects a client's certificate after the handshake.
+    if remote.startswith("ssl:"):
+        return f"OVSDB at {remote} closed the connection; is [hybridvif] ssl_cert_file of the CA that the server has?"
+    return f"OVSDB at {remote} closed the connection; is ovsdb-server restarting?"
+
+
+def numeric(settings: Settings, deadline: float) -> str:
+    """Return the configured connection with an IP address in place of the host name.
+
+    The `ovs` library cannot resolve a name to an IPv4 address, and ovs-vsctl not to an IPv6 address or not at all.
+    Neither reports what is wrong with a certificate. So a connection is tried first.
+    """
+    if settings.ovsdb_connection.startswith("unix:"):
+        return settings.ovsdb_connection
+    with connected(settings, deadline) as channel:
+        try:
+            address = channel.getpeername()[0]
+        except OSError as error:
+            # ENOTCONN: the server has closed the connection already.
+            raise ExecutorError(closed(settings.ovsdb_connection)) from error
+    return str(endpoint_of(settings.ovsdb_connection)._replace(host=str(address)))
+
+
+def tls_files(settings: Settings) -> tuple[str, ...]:
+    """Return the files of a TLS connection: key, certificate, CA; none for any other connection."""
+    if not settings.ovsdb_connection.startswith("ssl:"):
+        return ()
+    return settings.ssl_key_file, settings.ssl_cert_file, settings.ssl_ca_cert_file
+
+
+def tls_context(settings: Settings) -> ssl.SSLContext:
+    """Return the context of a TLS connection. Raises ExecutorError, naming the option and the file."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    key, certificate, ca = tls_files(settings)
+    for option, path in (("ssl_key_file", key), ("ssl_cert_file", certificate), ("ssl_ca_cert_file", ca)):
+        try:
+            with open(path, "rb"):
+                pass
+        except OSError as error:
+            raise _unusable_file(f"{option} {path} cannot be read: {error.strerror}") from error
+    try:
+        context.load_verify_locations(ca)
+    except OSError as error:
+        raise _unusable_file(f"ssl_ca_cert_file {ca} holds no certificate in PEM form") from error
+    try:
+        # Without this, OpenSSL would prompt for the password of an encrypted key on a terminal.
+        context.load_cert_chain(certificate, key, password=lambda: b"")
+    except OSError as error:
+        pair = f"ssl_cert_file {certificate} and ssl_key_file {key}"
+        raise _unusable_file(f"{pair} are no certificate and its key without a password, in PEM form") from error
+    return context
+
+
+def _unusable_file(problem: str) -> ExecutorError:
+    return ExecutorError(f"[hybridvif] {problem}; give the daemon's user a file that it can use", precondition=True)
+
+
+def _reason_of(error: Exception) -> str:
+    if isinstance(error, OSError) and error.errno and type(error).__module__ != "ssl":
+        return str(error.strerror) if isinstance(error, socket.gaierror) else os.strerror(error.errno)
+    # A TLS error, for example "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed: ... (_ssl.c:992)".
+    message = str(getattr(error, "verify_message", "") or getattr(error, "reason", "") or error)
+    return message.replace("_", " ").lower()

@@ -11,10 +11,10 @@ from collections import defaultdict
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
-from hybridvif.executors import carried as carrying, ovs_rows
+from hybridvif.executors import ovs_rows
 from hybridvif.executors.base import StepFailed
 from hybridvif.executors.ovs_rows import NOTHING, Operation, Row, Snapshot
-from hybridvif.executors.side_effects import SideEffects, qos_id_of, qos_ids_of
+from hybridvif.executors.side_effects import SideEffects, ids_after, qos_id_of, qos_ids_of, requested_ofport
 from hybridvif.model.errors import BridgeMissing
 from hybridvif.model.parts import OvsPort, VhostUserPort
 from hybridvif.model.settings import SOCKET_DIR
@@ -128,8 +128,8 @@ def _create_port(port: OvsPort, suffix: str, snapshot: Snapshot, socket_dir: str
 def _replace_port(step: Replace, suffix: str, snapshot: Snapshot, effects: SideEffects) -> list[Operation]:
     """Return the insertion of a row that carries on the columns of another one, as long as these are unchanged."""
     found, carried, name = snapshot.rows[step.before.name], effects.carried[step.before.name], step.after.name
-    ids = {"external_ids": _map(carrying.ids_after(step, found))}
-    interface = {**carried.interface, "name": name, **ids, **carrying.requested_ofport(found)}
+    ids = {"external_ids": _map(ids_after(step, found))}
+    interface = {**carried.interface, "name": name, **ids, **requested_ofport(found)}
     row = {**carried.port, "name": name, "interfaces": ["named-uuid", f"interface{suffix}"]}
     own = _replace("external_ids", {"id": qos_id_of(name)})
     return [

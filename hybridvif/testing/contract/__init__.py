@@ -32,7 +32,7 @@ def check_link_executor(make: Make, sandbox: Sandbox | None = None, **settings: 
     """
     require_declared(make, Role.LINK)
     with nullcontext(sandbox) if sandbox else Sandbox(ovs=False) as box, Worker(make, box, settings) as host:
-        links.check(box, host, make.serves)  # type: ignore[attr-defined]
+        links.check(host, make.serves)  # type: ignore[attr-defined]
 
 
 def check_switch_executor(
@@ -55,4 +55,4 @@ def check_switch_executor(
     settings.setdefault("integration_bridges", tuple(bridges))
     with nullcontext(sandbox) if sandbox else Sandbox() as box, Worker(make, box, settings) as host:
         box.run(["sh", "-ec", prepare])
-        switch.check(box, host, make.serves, tuple(bridges), clean)  # type: ignore[attr-defined]
+        switch.check(host, make.serves, tuple(bridges), clean)  # type: ignore[attr-defined]

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from operator import attrgetter
 from pathlib import Path
 from subprocess import PIPE
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.model.parts import ForeignObject, OvsPort, Part, Role, attributes_of, differences
@@ -56,16 +56,6 @@ SNAPSHOT = {
 """The links with the settings of the host's IP stack; or with the configured columns of all rows, if there are some."""
 
 
-class Host(Protocol):
-    """A host whose executor is checked: a Worker, or a connected hybridvif.Host."""
-
-    def observe(self, names: Collection[str] | None, deadline: float) -> Observed:
-        """Return the parts and facts under these names. None: all names of the grammar."""
-
-    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> Sequence[Sequence[Outcome]]:
-        """Carry out plans, one per port. Return the outcomes of their steps."""
-
-
 @dataclass(frozen=True, kw_only=True)
 class Check:
     """One check of a contract. The executor brings an empty host into the start state, then takes the steps."""
@@ -96,11 +86,6 @@ class Check:
     """The words that the query must print."""
 
 
-def no_facts(bench: Bench, observed: Observed) -> Iterable[str]:  # noqa: ARG001  # the signature of a comparison
-    """Compare no facts."""
-    return ()
-
-
 class Bench:
     """A host in a sandbox: its links or the ports of its switch are judged.
 
@@ -110,16 +95,15 @@ class Bench:
 
     def __init__(
         self,
-        box: Sandbox,
-        host: Host,
+        host: Worker,
         role: Role = Role.LINK,
         *,
         sweep: str = "",
         beside: Iterable[Part] = (),
         changing: Iterable[str] = (),
-        facts: Callable[[Bench, Observed], Iterable[str]] = no_facts,
+        facts: Callable[[Bench, Observed], Iterable[str]] = lambda _bench, _observed: (),
     ) -> None:
-        self.box, self.host, self.role = box, host, role
+        self.box, self.host, self.role = host.box, host, role
         self._changing = (*NAMES, *changing)
         self._sweep, self._beside, self._facts = sweep, HostState().with_parts(*beside), facts
 
@@ -137,7 +121,7 @@ class Bench:
 
     def do(self, *steps: Step, patience: float = PATIENCE) -> Sequence[Outcome]:
         """Apply the steps of one plan and return the outcomes."""
-        (outcomes,) = self.host.apply([steps], time.monotonic() + patience)
+        outcomes = self.host.apply(steps, time.monotonic() + patience)
         assert len(outcomes) == len(steps), f"apply() gave {len(outcomes)} outcomes for {len(steps)} steps"
         return outcomes
 
@@ -191,9 +175,8 @@ class Bench:
     def _repair(self, check: Check, before: Mapping[str, str]) -> None:
         """Check that the attribute alone has changed, and that an update brings it and the host back."""
         seen = self.see()
-        parts = {part.name: part for part in seen}
         for part in check.start:
-            found = parts.get(part.name)
+            found = seen.get(part)
             assert type(found) is type(part), f"{check.name}: {part.name} is observed as {found}"
             assert found is not None
             changed = {change.attribute for change in differences(found, part)}
@@ -278,14 +261,14 @@ class Bench:
 
 
 class Worker:
-    """An executor in a process inside a sandbox, as a Host."""
+    """An executor in a process inside a sandbox."""
 
     def __init__(self, make: Make, box: Sandbox, settings: Mapping[str, Any]) -> None:
         file = Path(sys.modules[make.__module__].__file__ or "")
         place = file.parents[make.__module__.count(".") + (file.name == "__init__.py")]
         code = "from hybridvif.testing.contract.bench import serve; serve()"
         arguments = [str(place), make.__module__, make.__qualname__, json.dumps(settings)]
-        self._name = make.__qualname__
+        self.box, self._name = box, make.__qualname__
         self._process = box.popen([sys.executable, "-P", "-c", code, *arguments], stdin=PIPE, stdout=PIPE)
 
     def __enter__(self) -> Self:
@@ -301,11 +284,8 @@ class Worker:
         assert "observed" in response, f"observe() failed: {response}"
         return codec.decode_observed(response["observed"])
 
-    def apply(self, plans: Sequence[Sequence[Step]], deadline: float) -> list[Sequence[Outcome]]:
-        """Apply each plan. If apply() can do nothing, each step has failed."""
-        return [self._apply(steps, deadline) for steps in plans]
-
-    def _apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+    def apply(self, steps: Sequence[Step], deadline: float) -> Sequence[Outcome]:
+        """Apply one plan. If apply() can do nothing, each step has failed."""
         response = self._request({"steps": codec.encode_plans([steps])[0], "deadline": deadline})
         assert "raised" not in response, f"apply() must not raise for a step that fails, but: {response['raised']}"
         if "error" in response:
@@ -364,16 +344,16 @@ def _response(executor: Executor, request: dict[str, Any]) -> dict[str, Any]:
 
 def wrong(seen: HostState, expected: HostState, *, but: str = "") -> list[str]:
     """Return the differences between observed and expected parts, as sentences. One attribute can be ignored."""
-    sentences = []
-    for found, wanted in ((seen.links, expected.links), (seen.ports, expected.ports)):
-        for name in sorted({*found, *wanted}):
-            if name not in wanted or name not in found:
-                sentences.append(f"{name} is {'' if name in found else 'not '}there")
-            elif type(found[name]) is not type(wanted[name]):
-                sentences.append(f"{name} is a {found[name].kind}, not a {wanted[name].kind}")
-            else:
-                changes = [change for change in differences(found[name], wanted[name]) if change.attribute != but]
-                sentences += [f"{name}: {item.attribute} is {item.before!r}, not {item.after!r}" for item in changes]
+    sentences = [f"{part.name} is not there" for part in expected if seen.get(part) is None]
+    for found in seen:
+        wanted = expected.get(found)
+        if wanted is None:
+            sentences.append(f"{found.name} is there")
+        elif type(found) is not type(wanted):
+            sentences.append(f"{found.name} is a {found.kind}, not a {wanted.kind}")
+        else:
+            changes = [change for change in differences(found, wanted) if change.attribute != but]
+            sentences += [f"{found.name}: {item.attribute} is {item.before!r}, not {item.after!r}" for item in changes]
     return sentences
 
 

@@ -24,11 +24,10 @@ from hybridvif.testing.contract.bench import (
     STRANGER,
     Bench,
     Check,
-    Host,
+    Worker,
     bad_names,
     variants,
 )
-from hybridvif.testing.sandbox.box import Sandbox
 
 WIRING = HostState(desired_state(PORT).links)
 BRIDGE = next(link for link in WIRING.links.values() if isinstance(link, Bridge))
@@ -103,13 +102,13 @@ ip link set lo alias ''; ip link add hvforeign type bridge; ip link set hvforeig
 """
 
 
-def check(box: Sandbox, host: Host, serves: Collection[type[Part]]) -> None:
+def check(host: Worker, serves: Collection[type[Part]]) -> None:
     """Run all checks. Raises AssertionError with one sentence."""
     with_taps = ManagedTap in serves
-    Bench(box, host, sweep=SWEEP, facts=wrong_facts).run([*facts(), *(held_taps() if with_taps else ())])
+    Bench(host, sweep=SWEEP, facts=wrong_facts).run([*facts(), *(held_taps() if with_taps else ())])
     taps = managed_taps() if with_taps else ()
-    Bench(box, host, sweep=SWEEP).run([*drifts(), *paths(), *presence(), *foreign(), *refused(), *taps])
-    box.run(["ip", "link", "delete", "hvforeign"])
+    Bench(host, sweep=SWEEP).run([*drifts(), *paths(), *presence(), *foreign(), *refused(), *taps])
+    host.box.run(["ip", "link", "delete", "hvforeign"])
 
 
 def path(name: str, start: HostState, goal: HostState) -> Check:

@@ -8,7 +8,6 @@ from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-from hybridvif.model.conversion import as_native
 from hybridvif.model.parts import (
     CONVERTING,
     PLACEHOLDER_TYPE,
@@ -22,6 +21,7 @@ from hybridvif.model.parts import (
     Veth,
     VhostUserPort,
 )
+from hybridvif.model.planner import as_native
 from hybridvif.model.port import desired_state
 from hybridvif.model.report import Result
 from hybridvif.model.settings import SOCKET_DIR
@@ -35,11 +35,10 @@ from hybridvif.testing.contract.bench import (
     STRANGER,
     Bench,
     Check,
-    Host,
+    Worker,
     bad_names,
     variants,
 )
-from hybridvif.testing.sandbox.box import Sandbox
 
 _, QVB, QVO, TAP, VHU = NAMES
 OTHER_ID = "c0117ac7-9999-4000-8000-000000000009"
@@ -62,11 +61,9 @@ OPTIONS = {"dpdkvhostuser": "{}", "dpdkvhostuserclient": f'{{vhost-server-path="
 """Interface.options by type, as written by os-vif with Neutron's default vhostuser_socket_dir."""
 
 
-def check(
-    box: Sandbox, host: Host, serves: Collection[type[Part]], bridges: tuple[str, ...], clean: str = CLEAN
-) -> None:
+def check(host: Worker, serves: Collection[type[Part]], bridges: tuple[str, ...], clean: str = CLEAN) -> None:
     """Run all checks. Raises AssertionError with one sentence."""
-    is_ovs = bool(box.run(["ovs-vsctl", "list-br"], check=False).stdout) if OvsPort in serves else False
+    is_ovs = bool(host.box.run(["ovs-vsctl", "list-br"], check=False).stdout) if OvsPort in serves else False
     veth = next(link for link in desired_state(PORT).links.values() if isinstance(link, Veth))
     own = (
         f"ovs-vsctl --if-exists del-br {UNTYPED} -- --all destroy QoS; ovs-vsctl add-port {bridges[0]} {BESIDE} tag=8 "
@@ -77,7 +74,7 @@ def check(
     # A bridge, and an internal port, take the smallest MTU of the ports. A Linux bridge takes their smallest MAC, too.
     changing = [f"link {name}" for name in (*bridges, BESIDE, "hvpeer")]
     beside = [veth, Tap(name=TAP, master="")]
-    bench = Bench(box, host, Role.SWITCH, sweep=sweep, beside=beside, changing=changing, facts=facts)
+    bench = Bench(host, Role.SWITCH, sweep=sweep, beside=beside, changing=changing, facts=facts)
     try:
         if OvsPort in serves:
             port = _port(bridge=bridges[0])

@@ -6,7 +6,7 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -87,10 +87,7 @@ def missing_namespaces(error: OSError) -> Requirement:
 
 def missing_for_vm() -> Requirement | None:
     """Return the requirement for a simulated VM that can ping; None if it is met."""
-    missing = [name for name in ("ip", "ping", "nsenter") if program(name) is None]
-    if not missing:
-        return None
-    return Requirement(f"no VM can be simulated ({', '.join(missing)} not found)", _install_command(_VM_PACKAGES))
+    return _missing_files("no VM can be simulated", _absent("ip", "ping", "nsenter"), _VM_PACKAGES)
 
 
 def missing_mount(path: str, error: OSError) -> Requirement:
@@ -116,14 +113,8 @@ def as_root(command: str) -> str:
 
 def missing_switch() -> Requirement | None:
     """Return the requirement for Open vSwitch; None if it is installed."""
-    missing = [name for name in SWITCH_PROGRAMS if program(name) is None]
-    if schema() is None:
-        missing.append("vswitch.ovsschema")
-    if not missing:
-        return None
-    return Requirement(
-        f"Open vSwitch is not installed ({', '.join(missing)} not found)", _install_command(_SWITCH_PACKAGES)
-    )
+    absent = _absent(*SWITCH_PROGRAMS) + ([] if schema() else ["vswitch.ovsschema"])
+    return _missing_files("Open vSwitch is not installed", absent, _SWITCH_PACKAGES)
 
 
 def missing_tun() -> Requirement | None:
@@ -140,6 +131,15 @@ def missing_tun() -> Requirement | None:
     except OSError as error:
         return Requirement(f"{TUN} cannot be opened ({error.strerror}): no netdev datapath", as_root("modprobe tun"))
     return None
+
+
+def _absent(*programs: str) -> list[str]:
+    return [name for name in programs if program(name) is None]
+
+
+def _missing_files(effect: str, names: Sequence[str], packages: Mapping[str, str]) -> Requirement | None:
+    text = f"{effect} ({', '.join(names)} not found)"
+    return Requirement(text, _install_command(packages)) if names else None
 
 
 def _install_command(packages: Mapping[str, str]) -> str:

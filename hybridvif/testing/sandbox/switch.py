@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from subprocess import CalledProcessError, CompletedProcess, TimeoutExpired
-from typing import Literal, Protocol
+from typing import Literal
 
 from hybridvif import children
 from hybridvif.testing.sandbox import missing
@@ -26,19 +26,14 @@ SOCKET = f"{RUN_DIRECTORY}/db.sock"
 _START_TIMEOUT = 20.0
 
 
-class Runner(Protocol):
-    """A function that runs a command: run_here or Sandbox.run."""
-
-    def __call__(
-        self, argv: Sequence[str], *, check: bool = ..., input: str | None = ..., timeout: float = ...
-    ) -> CompletedProcess[str]:
-        """Run the command. Raises CalledProcessError if check is true and the exit code is not 0."""
+Runner = Callable[..., CompletedProcess[str]]
+"""A function that runs a command, with the parameters and errors of run_here(): also Sandbox.run()."""
 
 
 def run_here(
     argv: Sequence[str], *, check: bool = True, input: str | None = None, timeout: float = 60.0
 ) -> CompletedProcess[str]:
-    """Run a command in the namespaces of this process."""
+    """Run a command in the namespaces of this process. Raises as checked(), and TimeoutExpired."""
     return checked(argv, children.run(argv, input=input, timeout=timeout), check=check)
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Bridge, ForeignObject, ManagedTap, Port, RecordingHost, Tap, Veth
-from hybridvif.cli.commands import show
+from hybridvif.cli.commands import list as listing
 from hybridvif.cli.commands.check import answer_of
 from hybridvif.cli.output import topology
 from hybridvif.model.errors import InvalidInput
@@ -247,5 +247,5 @@ def test_busy_port_has_no_warning(is_busy: bool, monkeypatch: pytest.MonkeyPatch
     )
     monkeypatch.setattr("hybridvif.engine.locks.busy", lambda keys, _: keys if is_busy else set())
     monkeypatch.setattr(topology, "flows_that_drop", lambda *_: ({}, []))
-    for answer in (show.list_of(real), answer_of([asked()], real)):
+    for answer in (listing.list_of(real), answer_of([asked()], real)):
         assert len(answer.document["warnings"]) == (not is_busy)  # type: ignore[arg-type]

@@ -12,12 +12,14 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, RecordingHost, desired_state, plug_all
-from hybridvif.cli.commands import plan, reconcile
+from hybridvif.cli.commands import plan
 from hybridvif.cli.commands.check import answer_of
+from hybridvif.cli.commands.reconcile import reconcile
 from hybridvif.cli.infer import ATTRIBUTES
+from hybridvif.cli.options import Mode
 from hybridvif.cli.output.topology import fix_of, plugged_ports
 from hybridvif.cli.ports import PortRequest
-from hybridvif.engine.simulated_host import SimulatedHost
+from hybridvif.engine.any_host import SimulatedHost
 from hybridvif.model.changes import changes_of_plan
 from hybridvif.model.parts import (
     PLACEHOLDER_TYPE,
@@ -116,7 +118,7 @@ def exit_codes(asked: PortRequest, state: HostState) -> set[int]:
     ports, left_out = plan.infer_missing([asked], seen)
     stage = SimulatedHost(SETTINGS, seen)
     planned = plan.answer_of("plug", plug_all(ports, stage), stage, left_out, detailed=True)
-    reconciled = reconcile.answer_of([asked.to_port()], host_in(state), dry_run=True, detailed=True)
+    reconciled = reconcile([asked.to_port()], host_in(state), mode=Mode(dry_run=True, detailed_exitcode=True))
     return {answer_of([asked], host_in(state)).exit_code, planned.exit_code, reconciled.exit_code}
 
 

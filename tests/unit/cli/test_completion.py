@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -31,8 +30,7 @@ def completions(*words: str) -> set[str]:
 
 def long_options(command: str) -> set[str]:
     """Return the options of a command, without those that every command has."""
-    module: Any = options.module_of(command)
-    parser = options.command_parser(command, module)
+    parser = options.command_parser(command, options.command_of(command))
     return {word for action in parser._actions for word in action.option_strings if word.startswith("--")}
 
 

@@ -6,7 +6,6 @@ import socket
 import tempfile
 import threading
 from collections.abc import Iterator
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +13,7 @@ import pytest
 
 from hybridvif.cli import host_checks
 from hybridvif.cli.commands import doctor
+from hybridvif.cli.commands.executors import installed
 from hybridvif.cli.host_checks import FAIL, INFO, PASS, CheckResult, check
 from hybridvif.model.errors import PreconditionError
 from hybridvif.model.settings import Settings
@@ -112,17 +112,18 @@ def test_doctor_fails_an_invalid_control_response_in_time(run_dir: Path, answer:
 
 
 def test_doctor_fails_recording_executors() -> None:
-    for role in ("link", "switch"):
-        verdict, text, _ = doctor.executor(role, "recording")
+    for executors in installed(Settings()).values():
+        verdict, text, _ = doctor.executor("recording", executors)
         assert verdict == FAIL
         assert "SIMULATED" in text
 
 
 def test_doctor_fails_an_executor_that_is_not_installed() -> None:
-    verdict, text, *_ = doctor.executor("link", Settings().link_executor)
+    executors = installed(Settings())
+    verdict, text, *_ = doctor.executor(Settings().link_executor, executors["link"])
     assert verdict == PASS
     assert "NetlinkExecutor" in text
-    verdict, text, remedy = doctor.executor("switch", "ovsbd")
+    verdict, text, remedy = doctor.executor("ovsbd", executors["switch"])
     assert (verdict, text) == (FAIL, "'ovsbd' is not installed")
     assert "ovsdb, ovsdbapp, recording" in remedy
 
@@ -159,15 +160,15 @@ def test_doctor_fails_unknown_options(tmp_path: Path) -> None:
 
 
 def test_doctor_fails_an_executor_without_its_program(tmp_path: Path) -> None:
-    settings = Settings(link_executor="subprocess-brctl", program_path=str(tmp_path))
-    assert doctor.executor("link", "subprocess-brctl", settings) == (
+    executors = installed(Settings(program_path=str(tmp_path)))
+    assert doctor.executor("subprocess-brctl", executors["link"]) == (
         FAIL,
-        f"subprocess-brctl needs brctl, which is not in {tmp_path}",
+        f"subprocess-brctl: brctl is not in {tmp_path}",
         "install it: apt-get install bridge-utils",
     )
-    verdict, text, remedy = doctor.executor("switch", "ivs-ctl", replace(settings, switch_executor="ivs-ctl"))
+    verdict, text, remedy = doctor.executor("ivs-ctl", executors["switch"])
     assert (verdict, remedy) == (FAIL, "install it")
-    assert "needs ivs-ctl" in text
+    assert "ivs-ctl is not in" in text
 
 
 def test_doctor_checks_the_lock_path(tmp_path: Path) -> None:

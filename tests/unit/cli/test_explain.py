@@ -6,13 +6,14 @@ from typing import Any
 
 import pytest
 
-from hybridvif.cli import EXIT_CODES, options
+from hybridvif.cli import EXIT_CODES, parse_arguments
 from hybridvif.cli.commands.explain import answer_of
+from hybridvif.cli.options import UsageError
 from hybridvif.cli.output.topology import Condition
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import DECLARATIONS
 from hybridvif.model.report import Result, Status
-from hybridvif.model.warnings import RULES
+from hybridvif.model.warnings import TEXTS
 from tests.support.answers import text_of
 
 ROOT = Path(__file__).parents[3]
@@ -57,7 +58,7 @@ def test_every_code_is_explained() -> None:
     listed = re.findall(r"^- `([\w-]+)`: ", (ROOT / "docs" / "library.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert "not-realized" in listed
     words = {*written, *listed, *(status.value for status in Status), *(result.value for result in Result)}
-    words |= {condition.value for condition in Condition} | {*RULES}
+    words |= {condition.value for condition in Condition} | {*TEXTS}
     trace = (ROOT / "docs" / "trace.md").read_text(encoding="utf-8")
     reasons = {
         word
@@ -93,6 +94,6 @@ def test_unknown_word_suggests_the_similar_one() -> None:
 
 
 def test_explain_needs_a_word() -> None:
-    module = options.module_of("explain")
-    with pytest.raises(options.UsageError, match="name an attribute"):
-        module.run(options.command_parser("explain", module).parse_args([]))
+    args = parse_arguments(["explain"])
+    with pytest.raises(UsageError, match="name an attribute"):
+        args.spec.run(args)

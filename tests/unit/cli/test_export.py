@@ -9,7 +9,7 @@ import pytest
 
 from hybridvif import Port, RecordingHost, VifType, convert, desired_state, plug_all, unplug_all
 from hybridvif.cli.commands import check
-from hybridvif.cli.commands.export import answer_of
+from hybridvif.cli.commands.ports import export
 from hybridvif.cli.portfile import read_ports
 from hybridvif.model.parts import DEAD_VLAN, Bridge, OvsPort
 from hybridvif.model.settings import Settings
@@ -31,7 +31,7 @@ class DeadVlanHost(RecordingHost):
 
 
 def written(host: RecordingHost, directory: Path) -> list[Port]:
-    answer = answer_of(host)
+    answer = export(host)
     assert (answer.exit_code, answer.warnings) == (0, [])
     file = directory / "ports.json"
     file.write_text(answer.drawings["text"](), encoding="utf-8")
@@ -62,41 +62,41 @@ def test_exported_file_plugs_the_same_port_again(port: Port, tmp_path: Path) -> 
 
 
 def test_entry_has_only_fields_with_a_value_of_their_own() -> None:
-    assert ports_of(answer_of(plugged(PORT))) == [
+    assert ports_of(export(plugged(PORT))) == [
         {"id": ID, "mac": MAC, "instance_id": VM, "mtu": 1450, "bridge": "br-int"}
     ]
 
 
 def test_port_of_an_empty_host_is_an_empty_list() -> None:
-    assert ports_of(answer_of(RecordingHost())) == []
-    assert answer_of(RecordingHost()).drawings["text"]() == "[]\n"
+    assert ports_of(export(RecordingHost())) == []
+    assert export(RecordingHost()).drawings["text"]() == "[]\n"
 
 
 def test_only_the_given_ports_are_exported() -> None:
-    answer = answer_of(plugged(PORT, OTHER), [OTHER_ID])
+    answer = export(plugged(PORT, OTHER), [OTHER_ID])
     assert ([entry["id"] for entry in ports_of(answer)], answer.warnings) == ([OTHER_ID], [])
 
 
 def test_port_in_the_dead_vlan_is_exported_as_isolated() -> None:
     host = DeadVlanHost(merge_states([desired_state(PORT), desired_state(replace(OTHER, bridge=TRUNK))]))
-    isolated = {entry["id"]: entry.get("isolate") for entry in ports_of(answer_of(host))}
+    isolated = {entry["id"]: entry.get("isolate") for entry in ports_of(export(host))}
     assert isolated == {ID: True, OTHER_ID: None}
 
 
 @pytest.mark.parametrize(("kind", "wanted"), [("system", "system"), ("dummy", None)])
 def test_bridge_that_plug_may_create_is_exported_with_its_datapath(kind: str, wanted: str | None) -> None:
     host = plugged(PORT)
-    assert "datapath_type" not in ports_of(answer_of(host))[0]
+    assert "datapath_type" not in ports_of(export(host))[0]
     host.switches["br-int"] = kind
     host.settings = Settings(create_bridges=("br-int",))
-    assert ports_of(answer_of(host))[0].get("datapath_type") == wanted
+    assert ports_of(export(host))[0].get("datapath_type") == wanted
 
 
 def test_native_port_is_exported_with_the_mtu_of_its_tap() -> None:
     host = plugged(replace(PORT, create_tap=True, mtu=1400))
     host.carrier.add(PORT.names.tap)
     assert convert(ID, host, "native").ok
-    (entry,) = ports_of(answer_of(host))
+    (entry,) = ports_of(export(host))
     assert entry["mtu"] == 1400
 
 
@@ -121,7 +121,7 @@ def without_row(host: RecordingHost) -> RecordingHost:
     ],
 )
 def test_port_that_cannot_be_described_is_left_out_with_the_reason(host: RecordingHost, reason: str) -> None:
-    answer = answer_of(host)
+    answer = export(host)
     assert answer.exit_code == 3
     assert ports_of(answer) == []
     (warning,) = answer.warnings
@@ -132,7 +132,7 @@ def test_port_that_cannot_be_described_is_left_out_with_the_reason(host: Recordi
 def test_only_one_firewall_flag_is_no_call_iptables() -> None:
     host = plugged(replace(PORT, call_iptables=True))
     assert isinstance(host.state.links[QBR], Bridge)
-    entry: Mapping[str, object] = ports_of(answer_of(changed(host, QBR, nf_call_ip6tables=False)))[0]
+    entry: Mapping[str, object] = ports_of(export(changed(host, QBR, nf_call_ip6tables=False)))[0]
     assert "call_iptables" not in entry
     assert isinstance(host.state.ports[QVO], OvsPort)
 
@@ -140,7 +140,7 @@ def test_only_one_firewall_flag_is_no_call_iptables() -> None:
 def test_port_without_its_id_is_exported_by_the_given_id() -> None:
     host = changed(changed(plugged(PORT), QVB, alias="", peer_alias=""), QBR, alias="")
     host = changed(host, QVO, iface_id="zzz")
-    assert answer_of(host).exit_code == 3
-    answer = answer_of(host, [ID])
+    assert export(host).exit_code == 3
+    answer = export(host, [ID])
     assert [port["id"] for port in ports_of(answer)] == [ID]
     assert answer.exit_code == 0

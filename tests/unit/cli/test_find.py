@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from hybridvif import Port, RecordingHost, cli, desired_state
-from hybridvif.cli.find import find_ports
+from hybridvif.cli.output.topology import find_ports
 from hybridvif.cli.ports import PortRequest, found_ports
 from hybridvif.model.errors import InvalidInput, NameCollision
 from hybridvif.model.parts import Veth

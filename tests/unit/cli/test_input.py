@@ -51,6 +51,7 @@ def file_of(directory: Path, content: object) -> str:
         (["plan", "plug", ID, *OPTIONS, "--force"], ["--force"]),
         (["plan", "unplug", ID, "--mtu", "1500"], ["no more of a port than its id"]),
         (["show", "x"], ["port id 'x'", "UUID"]),
+        (["check", "tapxf2c0e1a-7b"], ["is not a UUID", "or a name of a plugged port, such as tap5f2c0e1a-7b"]),
         (["check", "--all", ID], ["--all stands for all ports"]),
         (["check", "--all", "--mtu", "1500"], ["--all stands for all ports"]),
         (["unplug", ID, "--detailed-exitcode"], ["--detailed-exitcode is for --dry-run"]),

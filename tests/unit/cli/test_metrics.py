@@ -13,29 +13,29 @@ from prometheus_client import CollectorRegistry
 
 from hybridvif import RecordingHost, plug, plug_all, unplug
 from hybridvif.cli import parse_arguments
-from hybridvif.cli.commands import show
+from hybridvif.cli.commands import list as listing
 from hybridvif.cli.options import UsageError
 from hybridvif.client import metrics
-from hybridvif.engine import converge, first_seen
+from hybridvif.engine import converge, locks
 from hybridvif.model.parts import Bridge
 from tests.support.answers import ID, OTHER, PORT, QBR, QVO, plugged
 
 
 def printed(host: RecordingHost) -> list[str]:
-    return show.list_of(host).drawings["prometheus"]().splitlines()
+    return listing.list_of(host).drawings["prometheus"]().splitlines()
 
 
 def test_metrics_of_some_states_are_refused() -> None:
     """The ports of the other states would be counted as none."""
     args = parse_arguments(["list", "-f", "prometheus", "--state", "drift"])
     with pytest.raises(UsageError, match="leave --state out"):
-        show.run(args)
+        listing.run(args)
 
 
 def test_every_state_has_a_sample_also_without_ports() -> None:
     lines = printed(RecordingHost())
     assert [line for line in lines if line.startswith("hybridvif_ports")] == [
-        f'hybridvif_ports{{state="{state}"}} 0' for state in show.STATES
+        f'hybridvif_ports{{state="{state}"}} 0' for state in listing.STATES
     ]
     assert lines.count("# TYPE hybridvif_drift gauge") == 1
     assert not [line for line in lines if line.startswith(("hybridvif_drift", "hybridvif_last_reconcile"))]
@@ -56,32 +56,32 @@ def test_drift_is_counted_by_attribute_and_a_missing_part_is_one() -> None:
 def test_label_cannot_end_its_quotes() -> None:
     host = plugged(PORT)
     host.state = host.state.without(host.state.ports[QVO])
-    answer = show.list_of(host)
+    answer = listing.list_of(host)
     assert answer.drawings["prometheus"]().count('"') % 2 == 0
-    from hybridvif.cli.output.metrics import _family
+    from hybridvif.cli.commands.list import _family
 
     assert [*_family("m", "t", [({"a": 'x"} 1\n\\'}, 2)])][-1] == r'm{a="x\"} 1\n\\"} 2'
 
 
 def test_time_of_the_last_reconcile_is_that_of_the_file(tmp_path: Path) -> None:
-    assert first_seen.last_reconcile(str(tmp_path)) is None
-    first_seen.note_reconcile(str(tmp_path / "missing"))
-    file = tmp_path / first_seen.RECONCILED
-    first_seen.note_reconcile(str(tmp_path))
+    assert locks.last_reconcile(str(tmp_path)) is None
+    locks.note_reconcile(str(tmp_path / "missing"))
+    file = tmp_path / locks.RECONCILED
+    locks.note_reconcile(str(tmp_path))
     os.utime(file, (1.0, 1.0))
-    assert first_seen.last_reconcile(str(tmp_path)) == 1.0
-    first_seen.note_reconcile(str(tmp_path))
-    assert abs((first_seen.last_reconcile(str(tmp_path)) or 0) - time.time()) < 60
+    assert locks.last_reconcile(str(tmp_path)) == 1.0
+    locks.note_reconcile(str(tmp_path))
+    assert abs((locks.last_reconcile(str(tmp_path)) or 0) - time.time()) < 60
 
 
 def test_planted_link_and_fifo_are_not_followed(tmp_path: Path) -> None:
     target = tmp_path / "target"
-    (tmp_path / first_seen.RECONCILED).symlink_to(target)
-    first_seen.note_reconcile(str(tmp_path))
+    (tmp_path / locks.RECONCILED).symlink_to(target)
+    locks.note_reconcile(str(tmp_path))
     assert not target.exists()
-    (tmp_path / first_seen.RECONCILED).unlink()
-    os.mkfifo(tmp_path / first_seen.RECONCILED)
-    first_seen.note_reconcile(str(tmp_path))
+    (tmp_path / locks.RECONCILED).unlink()
+    os.mkfifo(tmp_path / locks.RECONCILED)
+    locks.note_reconcile(str(tmp_path))
 
 
 @pytest.fixture

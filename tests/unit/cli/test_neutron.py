@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 from hybridvif import cli
-from hybridvif.cli.commands import reconcile
+from hybridvif.cli.commands.reconcile import reconcile
+from hybridvif.cli.options import Mode
 from hybridvif.cli.portfile import read_ports
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, plugged, text_of
 from tests.support.fake_cloud import HOST, PASSWORD, TOKEN, FakeCloud, number, port, served
@@ -286,14 +287,14 @@ def test_other_commands_do_not_import_the_library() -> None:
 
 def test_reconcile_names_each_port_that_is_left() -> None:
     host = plugged(PORT, OTHER)
-    answer = reconcile.answer_of([PORT], host, keep=[])
+    answer = reconcile([PORT], host, keep=[])
     assert answer.exit_code == 0
     assert list(answer.warnings) == [f"port {OTHER_ID}: left, because it is not desired here"]
     assert answer.document["warnings"] == list(answer.warnings)
-    assert reconcile.answer_of([PORT], host, prune=True, keep=[]).warnings == []
-    assert OTHER_ID not in text_of(reconcile.answer_of([PORT], host, keep=[]))
+    assert reconcile([PORT], host, prune=True, keep=[]).warnings == []
+    assert OTHER_ID not in text_of(reconcile([PORT], host, keep=[]))
 
 
 def test_prune_keeps_ports_that_neutron_shows() -> None:
-    dry_run = reconcile.answer_of([], plugged(PORT, OTHER), prune=True, keep=[ID], dry_run=True)
+    dry_run = reconcile([], plugged(PORT, OTHER), prune=True, keep=[ID], mode=Mode(dry_run=True))
     assert [(row["port"], row["goal"]) for row in dry_run.rows] == [(OTHER_ID, "unplug")]

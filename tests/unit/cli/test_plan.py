@@ -11,7 +11,7 @@ from hybridvif import Create, Port, RecordingHost, Tap, Update, desired_state, p
 from hybridvif.cli.commands.plan import LeftOut, answer_of, infer_missing
 from hybridvif.cli.output.changes import diff_lines, tally
 from hybridvif.cli.terminal import Answer, Paint
-from hybridvif.engine.simulated_host import SimulatedHost, look, nothing_seen
+from hybridvif.engine.any_host import SimulatedHost, look, nothing_seen
 from hybridvif.model.changes import changes_of_plan
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.parts import Bridge, OvsPort, attributes_of, create_only_values, reason_of

@@ -1,13 +1,16 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hybridvif import Delete, Port, RecordingHost, Update, simulate
-from hybridvif.cli.commands.repair import answer_of
-from hybridvif.cli.options import UsageError, command_parser, module_of
+from hybridvif.cli import parse_arguments
+from hybridvif.cli.commands.repair import repair
+from hybridvif.cli.options import Mode, UsageError
+from hybridvif.cli.ports import found_ids, requested_ports
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVB, QVO, TWIN_ID, plugged, ports_of, text_of
 
 THIRD = replace(OTHER, id="a3f00000-0000-4000-8000-000000000003")
@@ -22,7 +25,7 @@ def drifted(*ports: Port, name: str = QVB, **values: Any) -> RecordingHost:
 
 def test_repair_writes_only_the_drift_of_the_port() -> None:
     host = drifted(PORT, OTHER, up=False)
-    answer = answer_of(host, [ID])
+    answer = repair(host, [ID])
     assert (answer.exit_code, text_of(answer)) == (0, f"{ID}  repaired: 1 changed")
     assert [(type(step), step.part.name) for step in host.steps] == [(Update, QVB)]
     assert host.state == plugged(PORT, OTHER).state
@@ -30,21 +33,21 @@ def test_repair_writes_only_the_drift_of_the_port() -> None:
 
 def test_repair_of_a_port_in_order_writes_nothing() -> None:
     host = plugged(PORT)
-    assert text_of(answer_of(host, [ID])) == f"{ID}  was in order, nothing written"
+    assert text_of(repair(host, [ID])) == f"{ID}  was in order, nothing written"
     assert host.steps == []
 
 
 def test_repair_of_all_leaves_ports_in_order_out() -> None:
     host = drifted(PORT, OTHER, up=False)
-    answer = answer_of(host)
+    answer = repair(host)
     assert [port["port"] for port in ports_of(answer)] == [ID]
     assert answer.document["command"] == "repair"
-    assert text_of(answer_of(host)) == ""
+    assert text_of(repair(host)) == ""
 
 
 def test_dry_run_prints_the_plan_and_writes_nothing() -> None:
     host = drifted(PORT, up=False)
-    answer = answer_of(host, dry_run=True)
+    answer = repair(host, mode=Mode(dry_run=True))
     assert text_of(answer).splitlines()[-1] == "Plan: 0 to create, 1 to change, 0 to delete."
     assert (answer.exit_code, answer.document["command"], host.steps) == (0, "repair", [])
 
@@ -54,7 +57,7 @@ def test_ambiguous_port_is_refused_and_the_others_are_repaired(dry_run: bool) ->
     host = drifted(PORT, OTHER, name=QVO, attached_mac="")
     part: Any = host.state.links[OTHER.names.bridge_end]
     host.state = host.state.with_parts(replace(part, promisc=False))
-    answer = answer_of(host, dry_run=dry_run, options=["--config-file=a"])
+    answer = repair(host, mode=Mode(dry_run=dry_run), options=["--config-file=a"])
     assert answer.exit_code == 6
     (failure,) = answer.failures
     assert failure.message.startswith(f"port {ID}: its mac cannot be inferred; plug it by: ")
@@ -64,7 +67,7 @@ def test_ambiguous_port_is_refused_and_the_others_are_repaired(dry_run: bool) ->
 
 
 def test_port_with_contradicting_owners_is_refused() -> None:
-    answer = answer_of(drifted(PORT, peer_alias=TWIN_ID))
+    answer = repair(drifted(PORT, peer_alias=TWIN_ID))
     assert answer.exit_code == 6
     assert TWIN_ID in answer.failures[0].message
 
@@ -74,27 +77,27 @@ def test_port_without_its_id_is_repaired_by_the_given_id() -> None:
     for name, values in {QBR: {"alias": ""}, QVO: {"iface_id": "zzz"}}.items():
         part: Any = host.state.links.get(name) or host.state.ports[name]
         host.state = host.state.with_parts(replace(part, **values))
-    assert answer_of(host).exit_code == 6
-    answer = answer_of(host, [ID])
+    assert repair(host).exit_code == 6
+    answer = repair(host, [ID])
     assert (answer.exit_code, text_of(answer)) == (0, f"{ID}  repaired: 3 changed")
     assert host.state == plugged(PORT).state
 
 
 def test_port_with_the_id_of_another_is_refused() -> None:
     host = drifted(PORT, up=False)
-    answer = answer_of(host, [TWIN_ID])
+    answer = repair(host, [TWIN_ID])
     assert (answer.exit_code, host.steps) == (6, [])
 
 
 def test_refused_port_is_named_once_in_its_message() -> None:
-    (failure,) = answer_of(drifted(PORT, peer_alias=TWIN_ID), [TWIN_ID]).failures
+    (failure,) = repair(drifted(PORT, peer_alias=TWIN_ID), [TWIN_ID]).failures
     assert failure.message.count(f"port {TWIN_ID}: ") == 1
 
 
 def test_port_of_unknown_id_is_left_with_exit_code_6() -> None:
     host = drifted(PORT, name=QBR, alias="")
     host.state = host.state.without(host.state.links[QVB]).without(host.state.ports[QVO])
-    answer = answer_of(host)
+    answer = repair(host)
     assert (answer.exit_code, ports_of(answer), host.steps) == (6, [], [])
     (warning,) = answer.warnings
     assert warning.startswith(f"not repaired: {ID[:11]}...: its id and mac")
@@ -103,13 +106,20 @@ def test_port_of_unknown_id_is_left_with_exit_code_6() -> None:
 def test_orphan_is_repaired_by_name_only() -> None:
     host = plugged(PORT)
     host.state = simulate(host.state, Delete(host.state.links[QBR]))
-    assert ports_of(answer_of(host)) == []
-    assert text_of(answer_of(host, [ID])) == f"{ID}  repaired: 1 made, 1 changed"
+    assert ports_of(repair(host)) == []
+    assert text_of(repair(host, [ID])) == f"{ID}  repaired: 1 made, 1 changed"
 
 
 @pytest.mark.parametrize("words", [[], ["--all", ID]])
 def test_repair_needs_either_ports_or_all(words: list[str]) -> None:
-    module = module_of("repair")
-    args = command_parser("repair", module).parse_args(words)
-    with pytest.raises(UsageError, match="or give --all"):
-        module.run(args)
+    args = parse_arguments(["repair", *words])
+    with pytest.raises(UsageError, match="--all"):
+        args.spec.run(args)
+
+
+@pytest.mark.parametrize("command", ["repair", "wait"])
+def test_ports_of_a_file_are_named_by_their_ids(command: str, tmp_path: Path) -> None:
+    file = tmp_path / "ports.yaml"
+    file.write_text(f"- {{id: {ID}}}\n- {{id: {OTHER_ID}}}\n")
+    requests = requested_ports(parse_arguments([command, "-F", str(file)]))
+    assert found_ids(requests, plugged(PORT), exist=True) == [ID, OTHER_ID]

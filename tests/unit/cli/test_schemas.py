@@ -11,31 +11,25 @@ from jsonschema import Draft202012Validator, ValidationError
 
 from hybridvif import RecordingHost
 from hybridvif.cli import COMMANDS, options
-from hybridvif.cli.commands import (
-    adopt,
-    check,
-    convert,
-    doctor,
-    explain,
-    export,
-    gc,
-    plan,
-    reconcile,
-    repair,
-    show,
-    wait,
-)
+from hybridvif.cli.commands import check, doctor, explain, plan, show
+from hybridvif.cli.commands.list import list_of
+from hybridvif.cli.commands.ports import export
+from hybridvif.cli.commands.reconcile import gc, reconcile
+from hybridvif.cli.commands.repair import adopt, repair
 from hybridvif.cli.host_checks import CheckResult
+from hybridvif.cli.options import Mode
+from hybridvif.cli.output.report import answer_of_reports
 from hybridvif.cli.ports import FIELDS
 from hybridvif.cli.terminal import Answer, Terminal, enveloped
+from hybridvif.engine.any_host import SimulatedHost, look
 from hybridvif.engine.converge import plug_all
-from hybridvif.engine.simulated_host import SimulatedHost, look
+from hybridvif.engine.convert import convert_all
 from hybridvif.model.parts import ForeignObject, Tap
 from tests.support.answers import ID, OTHER, OTHER_ID, PORT, QBR, QVO, TAP, asked, plug_answer, plugged, unplug_answer
 from tests.support.schemas import DIRECTORY, ENVELOPE, schema_of, validate, validate_as
 
 FILES = sorted(path.stem for path in DIRECTORY.glob("*.json"))
-WITH_JSON = [name for name in COMMANDS if "json" in options.formats_of(name, options.module_of(name))]
+WITH_JSON = [name for name in COMMANDS if "json" in options.command_of(name).formats]
 
 
 def half() -> RecordingHost:
@@ -67,25 +61,25 @@ ANSWERS: dict[str, Callable[[], Answer]] = {
     "plug, refused": lambda: plug_answer([PORT], conflicting()),
     "unplug": lambda: unplug_answer(ID, half()),
     "unplug, refused": lambda: unplug_answer(ID, running()),
-    "convert": lambda: convert.answer_of([ID], running(), "native", unfiltered=True),
+    "convert": lambda: answer_of_reports("convert", convert_all([ID], running(), "native", unfiltered=True)),
     "plan": lambda: planned(half()),
     "plan, refused": lambda: planned(conflicting()),
     "check": lambda: check.answer_of([asked(), asked(OTHER_ID)], half()),
-    "adopt": lambda: adopt.answer_of(half(), dry_run=False)[0],
-    "adopt, dry run": lambda: adopt.answer_of(half(), dry_run=True)[0],
+    "adopt": lambda: adopt(half()),
+    "adopt, dry run": lambda: adopt(half(), mode=Mode(dry_run=True)),
     "show": lambda: show.answer_of(half()),
     "show, conflict": lambda: show.answer_of(conflicting()),
-    "list": lambda: show.list_of(half()),
-    "list, conflict": lambda: show.list_of(conflicting()),
-    "reconcile": lambda: reconcile.answer_of([PORT], half(), prune=True),
-    "reconcile, dry run": lambda: reconcile.answer_of([PORT], half(), dry_run=True),
-    "gc": lambda: gc.answer_of(half(), older_than=0),
-    "gc, dry run": lambda: gc.answer_of(half(), dry_run=True),
-    "repair": lambda: repair.answer_of(half(), [ID, OTHER_ID]),
-    "repair, dry run": lambda: repair.answer_of(half(), [ID, OTHER_ID], dry_run=True),
-    "repair, conflict": lambda: repair.answer_of(conflicting()),
-    "wait": lambda: wait.answer_of([ID], plugged(PORT), 0),
-    "export": lambda: export.answer_of(half()),
+    "list": lambda: list_of(half()),
+    "list, conflict": lambda: list_of(conflicting()),
+    "reconcile": lambda: reconcile([PORT], half(), prune=True),
+    "reconcile, dry run": lambda: reconcile([PORT], half(), mode=Mode(dry_run=True)),
+    "gc": lambda: gc(half(), older_than=0),
+    "gc, dry run": lambda: gc(half(), dry_run=True),
+    "repair": lambda: repair(half(), [ID, OTHER_ID]),
+    "repair, dry run": lambda: repair(half(), [ID, OTHER_ID], mode=Mode(dry_run=True)),
+    "repair, conflict": lambda: repair(conflicting()),
+    "wait": lambda: check.wait([ID], plugged(PORT), 0),
+    "export": lambda: export(half()),
     "explain": lambda: explain.answer_of("mtu"),
     "explain, code": lambda: explain.answer_of("busy"),
     "doctor": lambda: doctor.answer_of([CheckResult("daemon", "fail", "it is missing", "install it")]),
@@ -117,7 +111,7 @@ def test_schema_accepts_the_document(name: str, capsys: pytest.CaptureFixture[st
 
 
 def test_schema_rejects_a_missing_key_another_type_and_an_unknown_key() -> None:
-    document: dict[str, Any] = {**enveloped(show.list_of(half()).document)}
+    document: dict[str, Any] = {**enveloped(list_of(half()).document)}
     port = document["ports"][0]
     validate(document)
     hostile = [

@@ -6,10 +6,10 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Bridge, ForeignObject, Port, RecordingHost, Tap, Veth, desired_state
-from hybridvif.cli.commands import check, show
+from hybridvif.cli.commands import check, list as listing, show
 from hybridvif.cli.commands.show import dot, tree
 from hybridvif.cli.output.topology import Condition, PluggedPort, fix_of, plugged_ports
-from hybridvif.cli.ports import PortRequest
+from hybridvif.cli.ports import PortRequest, found_ids
 from hybridvif.cli.terminal import Paint
 from hybridvif.model.errors import InvalidInput, NameCollision
 from hybridvif.model.parts import OvsPort, VhostUserPort
@@ -89,7 +89,7 @@ def test_cut_off_vm_is_in_order_with_a_warning() -> None:
         f"port {ID}: its VM runs, and {TAP} is in no bridge and not in {QBR}, so no packet passes; "
         f"put it back: ip link set {TAP} master {QBR}"
     )
-    listed, shown = show.list_of(host), show.answer_of(host)
+    listed, shown = listing.list_of(host), show.answer_of(host)
     checked = check.answer_of([PortRequest(fields={"id": ID})], host)
     for answer in (listed, shown, checked):
         assert answer.warnings == answer.document["warnings"] == [sentence]
@@ -184,9 +184,11 @@ def test_two_ports_with_one_name_are_a_conflict() -> None:
 def test_show_of_a_colliding_id_draws_no_other_port() -> None:
     host = plugged(PORT)
     with pytest.raises(NameCollision, match=f"port {TWIN_ID} is not plugged here: .* see: hybridvif show {ID}"):
-        show.answer_of(host, TWIN_ID)
+        found_ids([PortRequest(fields={"id": TWIN_ID})], host, single=True, exist=True)
     host.state = host.state.with_parts(replace(veth_of(host), peer_alias=TWIN_ID))
-    assert "CONFLICT" in text_of(show.answer_of(host, TWIN_ID))
+    assert "CONFLICT" in text_of(
+        show.answer_of(host, *found_ids([PortRequest(fields={"id": TWIN_ID})], host, single=True, exist=True))
+    )
 
 
 def test_conflict_of_an_unknown_port_has_no_made_up_id() -> None:
@@ -272,7 +274,7 @@ def test_graph_of_a_port_has_every_hop() -> None:
 
 def test_list_has_one_line_per_port() -> None:
     host = without(plugged(PORT, OTHER), QBR)
-    answer = show.list_of(host)
+    answer = listing.list_of(host)
     assert ports_of(answer) == [
         {
             "port": ID,
@@ -295,11 +297,11 @@ def test_list_has_one_line_per_port() -> None:
             "warnings": [],
         },
     ]
-    assert [row["port"] for row in show.list_of(host, ["orphan"]).rows] == [ID]
+    assert [row["port"] for row in listing.list_of(host, ["orphan"]).rows] == [ID]
 
 
 def test_list_option_has_every_condition() -> None:
-    assert {standing.value for standing in Condition} == set(show.STATES)
+    assert {standing.value for standing in Condition} == set(listing.STATES)
 
 
 def test_every_desired_state_is_in_order() -> None:
@@ -323,7 +325,7 @@ def test_show_draws_a_vhost_user_port_without_links(vhost_user: RecordingHost) -
         "    +-- = dpdkvhostuserclient  mtu 1450",
     ]
     assert only(vhost_user).inferred.port == replace(PORT, vhostuser_mode="server")
-    (listed,) = ports_of(show.list_of(vhost_user))
+    (listed,) = ports_of(listing.list_of(vhost_user))
     assert (listed["port"], listed["bridge"], listed["mtu"], listed["state"]) == (ID, "br-int", 1450, "in-order")
     assert f'"{VHU}" -- "br-int" [label="ofport 1"]' in dot([only(vhost_user)])
 
@@ -343,6 +345,6 @@ def test_fix_of_vhost_user_port_names_its_mode(vhost_user: RecordingHost) -> Non
 def test_list_is_readable_with_any_bridge_name(bridge: str) -> None:
     host = plugged(PORT, OTHER)
     host.state = host.state.with_parts(replace(row_of(host), bridge=bridge))
-    assert [port["state"] for port in ports_of(show.list_of(host))] == ["drift", "in-order"]
+    assert [port["state"] for port in ports_of(listing.list_of(host))] == ["drift", "in-order"]
     drawn = text_of(show.answer_of(host))
     assert all(line.isprintable() for line in drawn.split("\n"))

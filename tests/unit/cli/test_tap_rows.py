@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Conflict, Port, RecordingHost, Tap, VifType, check, desired_state, plug, unplug
-from hybridvif.cli.commands import check as checking, show
+from hybridvif.cli.commands import check as checking, list as listing
 from hybridvif.cli.ports import PortRequest
 from hybridvif.model.state import bearers_of
 from tests.support.answers import ID, PORT, QBR, TAP, plugged, row_of
@@ -32,7 +32,7 @@ def test_tap_with_a_row_is_refused_without_changes(port: Port) -> None:
 def test_hybrid_port_with_a_row_of_its_tap_is_a_conflict() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(Tap(name=TAP, master=QBR), replace(row_of(host), name=TAP))
-    answer = show.list_of(host)
+    answer = listing.list_of(host)
     assert [row["state"] for row in answer.rows] == ["conflict"]
     assert answer.document["warnings"] == answer.warnings
     assert TAP in answer.warnings[0]

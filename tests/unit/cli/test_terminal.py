@@ -21,11 +21,11 @@ import yaml
 
 from hybridvif import RecordingHost, __version__, desired_state
 from hybridvif.cli import main, parse_arguments, stdio
-from hybridvif.cli.commands.show import list_of
+from hybridvif.cli.commands.list import list_of
 from hybridvif.cli.stdio import OutputLost
 from hybridvif.cli.terminal import SIMULATED, Answer, Failure, Paint, Terminal, set_up_logs
 from hybridvif.model.errors import InvalidInput
-from tests.support.answers import ID, OTHER_ID, PORT, QVO, plug_answer
+from tests.support.answers import ID, OPTIONS, OTHER_ID, PORT, QVO, plug_answer
 from tests.support.schemas import validate
 
 TRUNK_PORT = replace(PORT, bridge="tbr-5f2c0e1a-7b", mtu=65535)
@@ -35,10 +35,9 @@ FAILURE = Failure(code="conflict", message="in the way", exit_code=6)
 
 
 def answer(**more: Any) -> Answer:
-    columns = ("port", "mtu", "up")
-    rows = [{"port": "a", "mtu": None, "up": True}, {"port": "bbb", "mtu": 1500, "up": False}]
+    rows = [{"port": "a", "mtu": None, "state": True}, {"port": "bbb", "mtu": 1500, "state": False}]
     lines = {"lines": lambda paint: [paint("all well", "green")]}
-    return Answer(**{"document": DOCUMENT, "columns": columns, "rows": rows, **lines, **more})
+    return Answer(**{"document": DOCUMENT, "rows": rows, **lines, **more})
 
 
 def terminal(*words: str) -> Terminal:
@@ -76,7 +75,7 @@ def test_json_puts_one_document_on_stdout_and_text_on_stderr(
     form: str, load: Any, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = datetime.now(UTC).replace(microsecond=0)
-    terminal("-f", form).write_answer(answer(simulated=True, failures=[FAILURE], exit_code=6))
+    terminal("-f", form).write_answer(answer(document={**DOCUMENT, "simulated": True}, failures=[FAILURE], exit_code=6))
     captured = capsys.readouterr()
     document = load(captured.out)
     assert {key: document.pop(key) for key in ("command", "version", "host")} == {
@@ -85,7 +84,7 @@ def test_json_puts_one_document_on_stdout_and_text_on_stderr(
         "host": os.uname().nodename,
     }
     assert before <= datetime.fromisoformat(document.pop("time")) <= datetime.now(UTC)
-    assert document == DOCUMENT
+    assert document == {**DOCUMENT, "simulated": True}
     assert captured.err == f"{SIMULATED}\nerror: in the way\n"
 
 
@@ -116,15 +115,16 @@ def test_error_is_a_document_unless_one_was_written(capsys: pytest.CaptureFixtur
 
 
 def test_table_is_aligned_and_value_is_not(capsys: pytest.CaptureFixture[str]) -> None:
-    terminal("-f", "table").write_answer(answer())
-    assert capsys.readouterr().out == "port  mtu   up\na     -     true\nbbb   1500  false\n"
+    terminal("-f", "table", "-c", "port", "-c", "mtu", "-c", "state").write_answer(answer())
+    assert capsys.readouterr().out == "port  mtu   state\na     -     true\nbbb   1500  false\n"
     terminal("-f", "value", "-c", "mtu", "-c", "port").write_answer(answer())
     assert capsys.readouterr().out == "- a\n1500 bbb\n"
 
 
-def test_unknown_column_is_an_error() -> None:
-    with pytest.raises(InvalidInput, match="no column 'nope'; there are port, mtu, up"):
-        terminal("-f", "table", "-c", "nope").write_answer(answer())
+@pytest.mark.parametrize("words", [["list"], ["plug", ID, *OPTIONS]])
+def test_unknown_column_is_an_error_before_any_work(words: list[str]) -> None:
+    with pytest.raises(InvalidInput, match="no column 'nope'; there are port, "):
+        parse_arguments([*words, "-f", "table", "-c", "nope"])
 
 
 def test_drawing_has_its_own_format(capsys: pytest.CaptureFixture[str]) -> None:
@@ -245,6 +245,23 @@ def test_interrupt_inside_of_exec_does_not_change_the_exit_code(tmp_path: Path) 
     for words, exit_code in (([], -signal.SIGINT), (["nonsense"], 130)):
         argv = [sys.executable, "-m", "interrupted", *words]
         assert subprocess.run(argv, capture_output=True, check=False, cwd=tmp_path).returncode == exit_code
+
+
+@pytest.mark.parametrize(
+    ("words", "consequence"), [("check", "nothing was changed"), ("unplug", "what was begun may be half done")]
+)
+def test_interrupted_command_says_whether_it_may_have_changed_the_host(
+    words: str, consequence: str, tmp_path: Path
+) -> None:
+    fifo = tmp_path / "ports.yaml"
+    os.mkfifo(fifo)
+    argv = [sys.executable, "-P", "-m", "hybridvif", words, "-F", str(fifo)]
+    # The file opens when the command opens it, which it does after its handlers are set.
+    with subprocess.Popen(argv, stderr=subprocess.PIPE, text=True) as process, fifo.open("w"):
+        process.send_signal(signal.SIGTERM)
+        _, error = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert error.startswith(f"error: interrupted; {consequence}")
 
 
 def test_failures_of_ports_are_written_even_if_stdout_is_full(
@@ -373,14 +390,18 @@ def test_word_longer_than_the_terminal_stays_whole(monkeypatch: pytest.MonkeyPat
     assert stream.getvalue().splitlines() == [ID, "    in order as far", "    as checked"]
 
 
-@pytest.mark.parametrize("answered", [list_of(WIDE), plug_answer([TRUNK_PORT], WIDE)])
-def test_rows_of_a_table_fit_80_columns(answered: Answer, capsys: pytest.CaptureFixture[str]) -> None:
-    Terminal("table").write_answer(answered)
+@pytest.mark.parametrize(
+    ("words", "answered"),
+    [(["list"], list_of(WIDE)), (["plug", ID, *OPTIONS], plug_answer([TRUNK_PORT], WIDE))],
+)
+def test_rows_of_a_table_fit_80_columns(words: list[str], answered: Answer, capsys: pytest.CaptureFixture[str]) -> None:
+    Terminal("table", parse_arguments([*words, "-f", "table"])).write_answer(answered)
     table = capsys.readouterr().out
     assert max(map(len, table.splitlines())) <= 80
     assert TRUNK_PORT.id in table
-    Terminal("value").write_answer(answered)
-    assert len(capsys.readouterr().out.splitlines()[0].split()) == len(answered.columns)
+    args = parse_arguments([*words, "-f", "value"])
+    Terminal("value", args).write_answer(answered)
+    assert len(capsys.readouterr().out.splitlines()[0].split()) == len(args.spec.columns)
 
 
 @pytest.mark.parametrize(
@@ -402,4 +423,4 @@ def test_unknown_command_or_option_suggests_a_similar_one(
 
 def test_unknown_column_suggests_a_similar_one() -> None:
     with pytest.raises(InvalidInput, match="no column 'prot'; there are .*; did you mean port?"):
-        terminal("-f", "table", "-c", "prot").write_answer(answer())
+        parse_arguments(["list", "-f", "table", "-c", "prot"])

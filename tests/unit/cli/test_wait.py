@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from hybridvif import HostState, Port, RecordingHost, VifType, desired_state
-from hybridvif.cli.commands.wait import answer_of
+from hybridvif.cli.commands.check import wait
 from hybridvif.model.errors import InvalidInput
 from hybridvif.model.settings import MAX_NAMES
 from hybridvif.model.state import Observed, PortFact
@@ -35,13 +35,13 @@ class SlowSwitch(RecordingHost):
     [PORT, replace(PORT, vhostuser_mode="server"), Port(id=ID, mac=MAC, instance_id=VM, vif_type=VifType.IVS)],
 )
 def test_accepted_port_is_not_waited_for(port: Port) -> None:
-    answer = answer_of([ID], plugged(port), 0)
+    answer = wait([ID], plugged(port), 0)
     assert (answer.exit_code, text_of(answer)) == (0, f"{ID}  accepted")
 
 
 def test_wait_ends_when_the_switch_accepts_the_port() -> None:
     host = SlowSwitch(plugged(PORT, OTHER), accepts_at=3)
-    answer = answer_of([ID, OTHER_ID], host, 600)
+    answer = wait([ID, OTHER_ID], host, 600)
     assert answer.exit_code == 0
     assert host.observations == 3
     assert [port["accepted"] for port in ports_of(answer)] == [True, True]
@@ -49,7 +49,7 @@ def test_wait_ends_when_the_switch_accepts_the_port() -> None:
 
 def test_wait_ends_with_65_after_the_timeout() -> None:
     host = SlowSwitch(plugged(PORT, OTHER), accepts_at=10**9)
-    answer = answer_of([ID, OTHER_ID], host, 0.15)
+    answer = wait([ID, OTHER_ID], host, 0.15)
     assert answer.exit_code == 65
     assert host.observations >= 2
     assert text_of(answer) == f"{ID}  not yet accepted\n{OTHER_ID}  accepted"
@@ -59,21 +59,21 @@ def test_wait_ends_with_65_after_the_timeout() -> None:
 
 
 def test_remedy_after_the_timeout_is_not_to_wait() -> None:
-    (failure,) = answer_of([ID], SlowSwitch(plugged(PORT), accepts_at=10**9), 0).failures
+    (failure,) = wait([ID], SlowSwitch(plugged(PORT), accepts_at=10**9), 0).failures
     assert f"  try: hybridvif trace {ID}: it shows why ovs-vswitchd has not accepted it" in failure.lines()
 
 
 def test_drift_is_not_waited_for() -> None:
     host = plugged(PORT)
     host.state = host.state.with_parts(replace(row_of(host), attached_mac="")).without(host.state.links[QBR])
-    assert answer_of([ID], host, 0).exit_code == 0
+    assert wait([ID], host, 0).exit_code == 0
 
 
 def test_port_without_a_row_is_an_error() -> None:
     host = plugged(PORT)
     host.state = host.state.without(host.state.ports[QVO])
     with pytest.raises(InvalidInput, match=f"port {ID} is in no switch here"):
-        answer_of([ID], host, 600)
+        wait([ID], host, 600)
 
 
 def test_many_ports_are_observed_as_a_whole() -> None:
@@ -85,4 +85,4 @@ def test_many_ports_are_observed_as_a_whole() -> None:
             return super().observe(names, deadline)
 
     host = Bounded(HostState().with_parts(*(part for port in ports for part in desired_state(port).ports.values())))
-    assert answer_of([port.id for port in ports], host, 0).exit_code == 0
+    assert wait([port.id for port in ports], host, 0).exit_code == 0

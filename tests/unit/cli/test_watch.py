@@ -14,7 +14,7 @@ import pytest
 
 from hybridvif import RecordingHost, plug, unplug
 from hybridvif.cli import parse_arguments
-from hybridvif.cli.commands import show, watch as command
+from hybridvif.cli.commands import list as listing, watch as command
 from hybridvif.cli.commands.watch import Session
 from hybridvif.cli.terminal import Answer, Terminal, enveloped
 from hybridvif.engine import watch as watching
@@ -334,5 +334,5 @@ def test_list_is_written_again_after_each_change(capsys: pytest.CaptureFixture[s
 
     host, terminal = Ending(plugged(PORT).state), Terminal("value", parse_arguments(["list", "-c", "state"]))
     with pytest.raises(KeyboardInterrupt):
-        show.watch_list(Watch(host), terminal, lambda: show.list_of(host))
+        listing.watch_list(Watch(host), terminal, lambda: listing.list_of(host))
     assert capsys.readouterr().out == "in-order\ndrift\n"

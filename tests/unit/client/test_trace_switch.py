@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif.client import trace
+from hybridvif.client import filters, trace
 from hybridvif.model.parts import OvsPort
 from hybridvif.model.settings import Settings
 from hybridvif.model.trace import SwitchView
@@ -42,7 +42,7 @@ def test_pid_file_of_another_kind_is_not_read(kind: str, tmp_path: Path) -> None
 
 
 def test_endless_response_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trace, "MAX_RESPONSE", 100_000)
+    monkeypatch.setattr(filters, "MAX_RESPONSE", 100_000)
     near, far = socket.socketpair()
 
     def send() -> None:
@@ -54,5 +54,14 @@ def test_endless_response_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     sender = threading.Thread(target=send)
     sender.start()
     with near, pytest.raises(ValueError, match="more than 100000 bytes"):
-        trace._ask(near, "fdb/show")
+        filters.ask(near, "fdb/show")
+    sender.join()
+
+
+def test_deeply_nested_response_is_an_error() -> None:
+    near, far = socket.socketpair()
+    sender = threading.Thread(target=far.sendall, args=(b'{"a":' * 50_000 + b"}",))
+    sender.start()
+    with far, near, pytest.raises(ValueError, match="nested too deeply"):
+        filters.ask(near, "version")
     sender.join()

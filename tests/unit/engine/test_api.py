@@ -332,6 +332,18 @@ def test_failed_rollback_names_leftovers(host: GuardedHost) -> None:
     assert [type(outcome.step) for outcome in report.outcomes] == [Create] * 3 + [Delete] * 2
 
 
+def test_rollback_blocked_after_its_last_step_names_leftovers(host: GuardedHost) -> None:
+    """Another tool takes the veth pair away after the last attempt, so no plan leads back any more."""
+    host.fail(verb=Create, name=NAMES.switch_end, reason="first")
+    host.fail(verb=Delete, name=NAMES.bridge_end, reason="second")
+    host.befall(4, lambda: host.put(replace(VETH, master="virbr0")))
+    other = numbered(7)
+    report, done = plug_all([PORT, other], host)
+    assert (report.status, report.leftovers, report.changed) == (Status.INCOMPLETE, (NAMES.bridge_end,), True)
+    assert report.reason.startswith(f"first; it could not be undone: {NAMES.bridge_end} is in virbr0")
+    assert done.status is Status.DONE
+
+
 def test_rollback_without_daemon_is_incomplete(host: GuardedHost) -> None:
     host.fail(verb=Create, name=NAMES.switch_end, reason="first")
     host.befall(3, raising(PreconditionError("the daemon cannot be started")))

@@ -13,14 +13,14 @@ import pytest
 
 from hybridvif import PreconditionError
 from hybridvif.client.host import Host, NoResponse
-from hybridvif.engine import first_seen, locks
+from hybridvif.engine import locks
 from hybridvif.model.settings import Settings
 
 SOON = 20.0
 
 
 def seconds_since_first_seen(path: Path, *signs: str) -> dict[str, float]:
-    return first_seen.seconds_since_first_seen(signs, str(path), time.monotonic() + SOON)
+    return locks.seconds_since_first_seen(signs, str(path), time.monotonic() + SOON)
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def test_orphan_missing_from_call_is_forgotten(path: Path) -> None:
 
 def test_reboot_resets_times(path: Path) -> None:
     seconds_since_first_seen(path, "a")
-    file = path / first_seen.FILE
+    file = path / locks.FIRST_SEEN
     document = json.loads(file.read_text())
     document["since"]["a"] = 1.0
     file.write_text(json.dumps(document))
@@ -58,13 +58,13 @@ def test_reboot_resets_times(path: Path) -> None:
 )
 def test_file_with_invalid_content_is_ignored(path: Path, text: str) -> None:
     seconds_since_first_seen(path, "a")
-    (path / first_seen.FILE).write_bytes(text.encode("latin-1"))
+    (path / locks.FIRST_SEEN).write_bytes(text.encode("latin-1"))
     assert seconds_since_first_seen(path, "a") == {"a": 0}
 
 
 def hostile(path: Path, kind: str, boot: str) -> None:
     """Replace the file by something that a user of the lock directory can create."""
-    file = path / first_seen.FILE
+    file = path / locks.FIRST_SEEN
     times = {
         "401 digits": "1" + "0" * 400,
         "5,000 digits": "1" * 5000,
@@ -119,25 +119,25 @@ def test_hostile_file_is_ignored_with_one_log_message(path: Path, caplog: pytest
         # The gate runs it as root, too.
         pytest.skip("only root can make one")
     seconds_since_first_seen(path, "a", "b")
-    hostile(path, kind, json.loads((path / first_seen.FILE).read_text())["boot"])
+    hostile(path, kind, json.loads((path / locks.FIRST_SEEN).read_text())["boot"])
     assert seconds_since_first_seen(path, "a", "b") == {"a": 0, "b": 0}
-    assert [record.getMessage().count(str(path / first_seen.FILE)) for record in caplog.records] == [1]
-    assert (path / first_seen.FILE).is_file()
+    assert [record.getMessage().count(str(path / locks.FIRST_SEEN)) for record in caplog.records] == [1]
+    assert (path / locks.FIRST_SEEN).is_file()
     time.sleep(0.01)
     assert seconds_since_first_seen(path, "a")["a"] > 0
 
 
 def test_directory_in_place_of_file_is_reported_with_remedy(path: Path) -> None:
     seconds_since_first_seen(path, "a")
-    (path / first_seen.FILE).unlink()
-    (path / first_seen.FILE).mkdir()
+    (path / locks.FIRST_SEEN).unlink()
+    (path / locks.FIRST_SEEN).mkdir()
     with pytest.raises(PreconditionError, match=r"is a directory; remove it"):
         seconds_since_first_seen(path, "a")
 
 
 def test_time_in_future_is_ignored(path: Path) -> None:
     seconds_since_first_seen(path, "a")
-    file = path / first_seen.FILE
+    file = path / locks.FIRST_SEEN
     document = json.loads(file.read_text())
     file.write_text(json.dumps({**document, "since": {"a": time.monotonic() + 1000, "b": "x"}}))
     assert seconds_since_first_seen(path, "a", "b") == {"a": 0, "b": 0}
@@ -149,31 +149,31 @@ def test_file_is_writable_for_group_with_any_umask(path: Path) -> None:
         seconds_since_first_seen(path, "a")
     finally:
         os.umask(before)
-    assert (path / first_seen.FILE).stat().st_mode & 0o777 == 0o660
+    assert (path / locks.FIRST_SEEN).stat().st_mode & 0o777 == 0o660
 
 
 def test_planted_link_is_not_followed(path: Path, tmp_path: Path) -> None:
     seconds_since_first_seen(path)
     target = tmp_path / "target"
     target.write_text("precious")
-    for name in (first_seen.FILE, f"{first_seen.FILE}.part"):
+    for name in (locks.FIRST_SEEN, f"{locks.FIRST_SEEN}.part"):
         (path / name).unlink(missing_ok=True)
         (path / name).symlink_to(target)
     assert seconds_since_first_seen(path, "a") == {"a": 0}
     assert target.read_text() == "precious"
-    assert not (path / first_seen.FILE).is_symlink()
+    assert not (path / locks.FIRST_SEEN).is_symlink()
 
 
 def test_temporary_file_of_killed_writer_is_replaced(path: Path) -> None:
     seconds_since_first_seen(path)
-    (path / f"{first_seen.FILE}.part").write_text("half")
+    (path / f"{locks.FIRST_SEEN}.part").write_text("half")
     seconds_since_first_seen(path, "a")
     assert set(seconds_since_first_seen(path, "a")) == {"a"}
 
 
 def test_unwritable_file_is_reported_with_remedy(path: Path) -> None:
     seconds_since_first_seen(path)
-    (path / f"{first_seen.FILE}.part").mkdir()
+    (path / f"{locks.FIRST_SEEN}.part").mkdir()
     with pytest.raises(PreconditionError, match=r"cannot store first-seen times in .*lock_path"):
         seconds_since_first_seen(path, "a")
 
@@ -193,7 +193,7 @@ def test_locked_file_raises_no_response_at_deadline(path: Path) -> None:
     held, done = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with locks.holding((first_seen.FILE,), str(path), time.monotonic() + SOON):
+        with locks.holding((locks.FIRST_SEEN,), str(path), time.monotonic() + SOON):
             held.set()
             done.wait(SOON)
 

@@ -1,4 +1,4 @@
-"""links: the owner of a tap, which may be made root only if no other process holds the tap."""
+"""netlink.executor: the owner of a tap, which may be made root only if no other process holds the tap."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ from contextlib import contextmanager, suppress
 import pytest
 
 from hybridvif.executors.base import StepFailed
-from hybridvif.executors.netlink import links
+from hybridvif.executors.netlink import executor
+from hybridvif.executors.netlink.connection import Response
 from hybridvif.executors.netlink.devices import Device
-from hybridvif.executors.netlink.operations import Get, Response
+from hybridvif.executors.netlink.operations import Get
 from hybridvif.executors.netlink.socket import Rejected
 
 TAP = "tap5f2c0e1a-7b"
@@ -31,14 +32,14 @@ def owned(monkeypatch: pytest.MonkeyPatch) -> list[int]:
         yield 5
 
     owned: list[int] = []
-    monkeypatch.setattr(links, "attached", attached)
-    monkeypatch.setattr(links, "own", owned.append)
+    monkeypatch.setattr(executor, "attached", attached)
+    monkeypatch.setattr(executor, "own", owned.append)
     return owned
 
 
 def answer(*responses: Response) -> None:
     """Run it with one response to each of its operations."""
-    running = links._own(TAP)
+    running = executor._own(TAP)
     assert next(running) == [Get(TAP)]
     with suppress(StopIteration):
         for response in responses:

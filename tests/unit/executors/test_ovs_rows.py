@@ -9,7 +9,7 @@ import pytest
 
 from hybridvif.executors import ovs_rows
 from hybridvif.executors.ovs_rows import Row, Snapshot, changed_ids, observed
-from hybridvif.executors.ovsdb.commit import error_about
+from hybridvif.executors.ovsdb.executor import error_about
 from hybridvif.model.parts import CONVERTING, ForeignPort, OvsPort, VhostUserPort
 from hybridvif.model.state import Delete, Update
 

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from hybridvif.executors.netlink import sysctl
-from hybridvif.executors.netlink.operations import failure
+from hybridvif.executors.netlink.executor import failure
 
 
 @pytest.fixture

@@ -7,11 +7,10 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, strategies as st
 
-from hybridvif.model.conversion import as_hybrid, as_native, conversion_steps, replacement
 from hybridvif.model.errors import Conflict
 from hybridvif.model.orphans import find_orphans, states_of_ports
 from hybridvif.model.parts import CONVERTING, ManagedTap, OvsPort, Part, Role, Tap
-from hybridvif.model.planner import goal_for, plan
+from hybridvif.model.planner import as_hybrid, as_native, goal_for, plan, replacement
 from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.state import (
     NOTHING,
@@ -141,7 +140,8 @@ def test_row_keeps_its_own_interface_id_with_our_key() -> None:
 
 
 def test_interrupted_replacement_is_not_marked_again() -> None:
-    assert [*conversion_steps(RUNNING.without(TAP), MARKED, NATIVE)] == [Replace(MARKED, MARKED_NATIVE)]
+    marked = RUNNING.without(TAP).with_parts(MARKED)
+    assert plan(marked, as_native(WIRING, PORT.id, marked))[0] == Replace(MARKED, MARKED_NATIVE)
 
 
 # Objections.

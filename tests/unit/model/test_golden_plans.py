@@ -20,10 +20,9 @@ from typing import Any
 import pytest
 import yaml
 
-from hybridvif.model.conversion import as_native
 from hybridvif.model.errors import Conflict
 from hybridvif.model.parts import PARTS, ForeignPort, Part, Tap, differences
-from hybridvif.model.planner import plan
+from hybridvif.model.planner import as_native, plan
 from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.state import NOTHING, Create, HostState, Step, Update, simulate_all
 from tests.support.strategies import NAMES, PORT, disagreements

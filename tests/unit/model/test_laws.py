@@ -8,7 +8,6 @@ from dataclasses import replace
 import pytest
 from hypothesis import assume, given, strategies as st
 
-from hybridvif.model.conversion import is_converting, native_row, replacement
 from hybridvif.model.errors import Conflict, NameCollision
 from hybridvif.model.parts import (
     ISOLATING,
@@ -29,7 +28,7 @@ from hybridvif.model.parts import (
     differences,
     invalid_attributes,
 )
-from hybridvif.model.planner import check_ownership, plan, rollback_target
+from hybridvif.model.planner import check_ownership, is_converting, native_row, plan, replacement, rollback_target
 from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.state import (
     NOTHING,

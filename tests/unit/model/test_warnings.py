@@ -7,10 +7,10 @@ from dataclasses import replace
 import pytest
 
 from hybridvif import Port, desired_state
-from hybridvif.model.conversion import as_native
 from hybridvif.model.parts import DEAD_VLAN, Tap
+from hybridvif.model.planner import as_native
 from hybridvif.model.state import NOTHING, Facts, HostState, LinkFact, PortFact
-from hybridvif.model.warnings import RULES, Dropped, dropped_ofports, port_warnings
+from hybridvif.model.warnings import TEXTS, Dropped, dropped_ofports, port_warnings
 
 PORT = Port(
     id="5f2c0e1a-7b00-4c00-8000-000000000001",
@@ -58,7 +58,7 @@ def test_port_without_running_vm_has_no_warning(tap: LinkFact | None) -> None:
 )
 def test_cut_off_vm_has_a_warning_with_a_remedy(code: str, facts: Facts) -> None:
     assert codes(facts) == [code]
-    assert code in RULES
+    assert code in TEXTS
     (warning,) = port_warnings(PORT, STATE, facts, DROPPED)
     assert warning.text.startswith(f"port {PORT.id}: ")
     assert warning.text.count("; ") == 1

@@ -20,7 +20,7 @@ from hybridvif.model.report import Outcome, Result
 from hybridvif.model.state import Create, Delete, Update
 from hybridvif.privileged.channel import Channel, Message
 from hybridvif.privileged.execute import audit_of
-from hybridvif.privileged.serve import Sender
+from hybridvif.privileged.main import Sender
 from tests.support.answers import ID, PORT
 
 BRIDGE, VETH, ROW = desired_state(PORT)

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import assume, given, strategies as st
 
-from hybridvif.model.conversion import native_row
 from hybridvif.model.errors import Conflict, Refused
 from hybridvif.model.parts import (
     CONVERTING,
@@ -24,7 +23,7 @@ from hybridvif.model.parts import (
     Part,
     Tap,
 )
-from hybridvif.model.planner import check_ownership, plan, rollback_target
+from hybridvif.model.planner import check_ownership, native_row, plan, rollback_target
 from hybridvif.model.port import Port, VifType, desired_state
 from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings

@@ -13,9 +13,8 @@ from hypothesis import given, strategies as st
 
 from hybridvif.executors.base import NOT_REALIZED, Executor, ExecutorError
 from hybridvif.executors.recording import RecordingLinks, RecordingSwitch
-from hybridvif.model.conversion import as_native
 from hybridvif.model.parts import PARTS, PLACEHOLDER_TYPE, Bridge, IvsPort, OvsPort, Part, Role, Tap
-from hybridvif.model.planner import plan
+from hybridvif.model.planner import as_native, plan
 from hybridvif.model.port import Port, desired_state
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings

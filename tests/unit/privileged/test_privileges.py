@@ -18,18 +18,15 @@ def test_process_with_all_privileges_fails_the_verification() -> None:
     assert str(caught.value).endswith("it answers nobody")
 
 
-def test_capabilities_are_those_of_the_kernel() -> None:
-    with open("/proc/thread-self/status", encoding="ascii") as file:
-        status = dict(line.split(":\t", 1) for line in file if ":\t" in line)
-    held = privileges.capabilities()
-    expected = [int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh")]
-    assert [held.effective, held.permitted, held.inheritable] == expected
-
-
 def test_pass_on_has_no_effect_outside_the_daemon() -> None:
-    before = privileges.capabilities()
+    def capabilities() -> list[str]:
+        with open("/proc/thread-self/status", encoding="ascii") as status:
+            return [line for line in status if line.startswith("Cap")]
+
+    before = capabilities()
     privileges.pass_on()
-    assert privileges.capabilities() == before
+    assert len(before) == 5
+    assert capabilities() == before
 
 
 @pytest.mark.parametrize(("user", "group"), [("root", None), ("0", "0"), (None, "root"), (None, None)])

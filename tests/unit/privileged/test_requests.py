@@ -10,12 +10,11 @@ from typing import Any, ClassVar
 import pytest
 
 from hybridvif.executors.base import Executor, ExecutorError
-from hybridvif.model.errors import HybridVifError
 from hybridvif.model.parts import Part, Role
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Create, Observed, Step, Update
-from hybridvif.privileged import channel, requests
+from hybridvif.privileged import requests
 from hybridvif.privileged.channel import APPLY, OBSERVE, WATCH, Message
 from hybridvif.privileged.requests import REQUESTS, respond
 from tests.support.strategies import BRIDGE, NAMES, WIRING
@@ -40,25 +39,12 @@ class FakeExecutor:
         raise AssertionError
 
 
-@pytest.mark.parametrize(
-    ("role", "names"),
-    [
-        (Role.LINK, {NAMES.bridge, NAMES.bridge_end, NAMES.switch_end, NAMES.tap}),
-        (Role.SWITCH, set(NAMES)),
-    ],
-)
-def test_executor_observes_only_names_of_its_role(role: Role, names: set[str]) -> None:
+@pytest.mark.parametrize("names", [None, frozenset(NAMES)], ids=["all", "of a port"])
+def test_names_reach_both_executors(names: frozenset[str] | None) -> None:
+    """Open vSwitch takes a device into the bridge of the row with its name, whatever its prefix."""
     executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_parts(executors, frozenset(NAMES), time.monotonic() + 1)
-    asked = executors[role]
-    assert isinstance(asked, FakeExecutor)
-    assert asked.names == [names]
-
-
-def test_observation_of_all_names_reaches_both_executors() -> None:
-    executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_parts(executors, None, time.monotonic() + 1)
-    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [[None], [None]]
+    requests._observed(executors, names, time.monotonic() + 1)
+    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [[names]] * 2
 
 
 class OneRole(FakeExecutor):
@@ -91,7 +77,7 @@ def one_of_each_role(error: ExecutorError | None = None) -> dict[Role, OneRole]:
 @pytest.mark.parametrize("steps", [PLUG, REPAIR], ids=["plug", "repair"])
 def test_host_is_observed_once_before_and_once_after_steps(steps: list[Step]) -> None:
     executors = one_of_each_role()
-    outcomes, observed = requests.apply_plans([steps], executors, Settings(), time.monotonic() + 1)
+    outcomes, observed = requests.apply([steps], time.monotonic() + 1, executors)
     assert [outcome[0] for outcome in outcomes[0]] == ["done"] * len(steps)
     assert observed is not None
     assert [len(executor.names) for executor in executors.values()] == [2, 2]
@@ -100,7 +86,7 @@ def test_host_is_observed_once_before_and_once_after_steps(steps: list[Step]) ->
 @pytest.mark.parametrize("precondition", [True, False])
 def test_failed_observation_fails_all_plans(precondition: bool) -> None:
     executors = one_of_each_role(ExecutorError("no answer", precondition=precondition))
-    outcomes, observed = requests.apply_plans([PLUG, []], executors, Settings(), time.monotonic() + 1)
+    outcomes, observed = requests.apply([PLUG, []], time.monotonic() + 1, executors)
     assert [(result, reason, retry) for result, reason, retry, *_ in outcomes[0]] == [
         ("failed", "no answer", not precondition)
     ] * len(PLUG)
@@ -117,7 +103,7 @@ def test_failed_observation_names_its_executor(error: Exception, caplog: pytest.
             raise error
 
     executors: Mapping[Role, Executor] = {Role.LINK: Broken(Settings()), Role.SWITCH: FakeExecutor(Settings())}
-    request = requests.Request(lambda value: value, lambda names, end: requests._observe_parts(executors, names, end))
+    request = requests.Request(lambda value: value, lambda names, end: requests._observed(executors, names, end))
     cause = getattr(error, "strerror", None) or "ModuleNotFoundError"
     assert requests.call(request, (None, time.monotonic() + 1)) == [
         "failed",
@@ -129,7 +115,7 @@ def test_failed_observation_names_its_executor(error: Exception, caplog: pytest.
 
 def test_request_without_steps_observes_nothing() -> None:
     executors = one_of_each_role()
-    assert requests.apply_plans([[], []], executors, Settings(), time.monotonic() + 1)[0] == [[], []]
+    assert requests.apply([[], []], time.monotonic() + 1, executors)[0] == [[], []]
     assert [names for executor in executors.values() for names in executor.names if names] == []
 
 
@@ -139,15 +125,6 @@ def test_executor_that_raises_system_exit_has_failed() -> None:
 
     request = requests.Request(lambda value: value, end)
     assert requests.call(request, ((), 0.0)) == ["failed", "error", "the daemon failed: SystemExit; see its log"]
-
-
-def test_every_name_is_observed_before_steps() -> None:
-    """Open vSwitch takes a device into the bridge of the row with its name, whatever its prefix."""
-    executors: Mapping[Role, Executor] = {each: FakeExecutor(Settings()) for each in Role}
-    requests._observe_names(executors, frozenset(NAMES), time.monotonic() + 1)
-    assert [executor.names for executor in executors.values() if isinstance(executor, FakeExecutor)] == [
-        [frozenset(NAMES)]
-    ] * 2
 
 
 @pytest.mark.parametrize("name", [OBSERVE, APPLY, WATCH])
@@ -162,16 +139,11 @@ def test_request_name_outside_the_table_does_not_exist() -> None:
     assert {*REQUESTS} == {f"{requests.__name__}.{name}" for name in ("observe", "apply", "watch")}
     name = f"{requests.__name__}.respond"
     assert respond((Message.CALL.value, name, ([], 1.0), {})) == (
-        Message.ERR.value,
-        "builtins.NameError",
-        (f"refused: {name!r} is no entry point",),
+        Message.RET.value,
+        ["failed", "refused", f"refused: {name!r} is no entry point"],
     )
 
 
-def test_reply_cannot_raise_system_exit_in_the_client() -> None:
-    reply = (Message.ERR.value, "builtins.SystemExit", ("1",))
-    with pytest.raises(HybridVifError):
-        channel._result_of(reply)
-    with pytest.raises(ValueError, match="so it is"):
-        channel._result_of((Message.ERR.value, "builtins.ValueError", ("so it is",), "a traceback"))
-    assert channel._result_of((Message.RET.value, ["ok", 1])) == ["ok", 1]
+@pytest.mark.parametrize("message", [(), (99, "x"), (Message.CALL.value, 7, (), {}), (Message.PONG.value,)])
+def test_message_of_another_form_is_refused(message: tuple[Any, ...]) -> None:
+    assert respond(message) == (Message.RET.value, ["failed", "refused", "refused: no such request"])

@@ -15,8 +15,8 @@ import pytest
 
 from hybridvif.privileged import codec
 from hybridvif.privileged.channel import MAX_MESSAGE, WATCH, Message, pack
-from hybridvif.privileged.serve import BURST, MAX_PENDING, RATE, Sender, Server
-from hybridvif.privileged.watch import MAX_WATCHERS
+from hybridvif.privileged.main import BURST, MAX_PENDING, RATE, Sender, Server
+from hybridvif.privileged.requests import MAX_WATCHERS
 
 SOON = 5.0
 
@@ -188,8 +188,8 @@ def test_server_ends_if_the_client_is_unreachable(lab_of: Callable[[int], Lab]) 
 def test_response_that_cannot_be_encoded_is_an_error(lab_of: Callable[..., Lab]) -> None:
     lab = lab_of(1, lambda _: (Message.RET.value, object()))
     lab.ask("a")
-    name, (kind, error, (reason,)) = msgpack.unpackb(lab.client.recv(1 << 16), use_list=False)
-    assert (name, kind, error) == ("a", Message.ERR, "builtins.ValueError")
+    name, (kind, (status, code, reason)) = msgpack.unpackb(lab.client.recv(1 << 16), use_list=False)
+    assert (name, kind, status, code) == ("a", Message.RET, "failed", "error")
     assert reason.startswith("TypeError: ")
 
 

@@ -16,7 +16,7 @@ from hybridvif.model.errors import Refused
 from hybridvif.model.parts import Role
 from hybridvif.model.state import Facts, HostState, Observed
 from hybridvif.privileged import codec
-from hybridvif.privileged.watch import MAX_WATCHERS, digest_of, next_observation
+from hybridvif.privileged.requests import MAX_WATCHERS, digest_of, next_observation
 from tests.support.strategies import WIRING
 
 PATIENCE = 5.0

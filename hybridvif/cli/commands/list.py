@@ -1,0 +1,128 @@
+"""hybridvif list: the plugged ports, one per line, or as metrics."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from contextlib import suppress
+from typing import NoReturn
+
+from hybridvif import __version__
+from hybridvif.cli import INTERRUPTED
+from hybridvif.cli.options import Command, UsageError, argument, connected, flag
+from hybridvif.cli.output.topology import Condition, PluggedPort, look_at_ports
+from hybridvif.cli.terminal import Answer, Terminal
+from hybridvif.engine.any_host import AnyHost
+from hybridvif.engine.watch import Watch
+from hybridvif.model.changes import WHOLE
+from hybridvif.model.orphans import find_orphans
+from hybridvif.model.settings import Settings
+from hybridvif.model.state import Observed
+
+STATES = tuple(condition.value for condition in Condition)
+_ESCAPES = str.maketrans({"\\": r"\\", '"': r"\"", "\n": r"\n"})
+Sample = tuple[Mapping[str, str], float]
+
+
+def run(args: argparse.Namespace) -> Answer | int:
+    """List the ports in the chosen states."""
+    if args.state and args.format == "prometheus":
+        raise UsageError("-f prometheus counts the ports of all states; leave --state out")
+    with connected(args) as host:
+        if args.watch:
+            with suppress(KeyboardInterrupt):
+                watch_list(Watch(host), args.terminal, lambda: list_of(host, args.state or STATES))
+            return INTERRUPTED
+        return list_of(host, args.state or STATES)
+
+
+def watch_list(watch: Watch, terminal: Terminal, answer: Callable[[], Answer]) -> NoReturn:
+    """Write the list again after each change."""
+    while True:
+        terminal.write_event(answer(), clear=True)
+        for event in watch.wait():
+            if not event.key:
+                terminal.write_note(f"warning: {event.after or 'the host is observed again'}", "yellow")
+
+
+def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
+    """Return the answer of `hybridvif list` for the ports in these states."""
+    seen, plugged, _, warnings = look_at_ports(host)
+    shown = [port for port in plugged if port.condition.value in states]
+    ports = [port.document for port in shown]
+    warnings += [warning.text for port in shown for warning in port.warnings]
+    return Answer(
+        document={"command": "list", "simulated": seen.facts.simulated, "ports": ports, "warnings": warnings},
+        rows=[{**port, "port": port["port"] or f"{port['key']}..."} for port in ports],
+        drawings={"prometheus": lambda: metrics_of(shown, seen, host.settings)},
+        warnings=warnings,
+    )
+
+
+# -- metrics, in the text format of Prometheus, for the textfile collector of node_exporter ----------------------------
+
+
+def metrics_of(ports: Sequence[PluggedPort], seen: Observed, settings: Settings) -> str:
+    """Return the metrics. A time of a reconcile that never was is left out."""
+    # It imports oslo.concurrency, which a command line does not need before it is parsed.
+    from hybridvif.engine.locks import last_reconcile
+
+    states = Counter(port.condition.value for port in ports)
+    drift = Counter((item.part.kind, item.difference.attribute or WHOLE) for port in ports for item in port.drift)
+    orphans = Counter(orphan.is_tagged for orphan in find_orphans(seen, settings.integration_bridges))
+    families: list[tuple[str, str, list[Sample]]] = [
+        ("info", "The version of hybridvif and of the switch.", [(_versions(seen), 1)]),
+        (
+            "ports",
+            "Plugged ports by state.",
+            [({"state": state.value}, states[state.value]) for state in Condition],
+        ),
+        (
+            "drift",
+            "Ports with a wrong attribute, or without a part (attribute part), by kind of the part.",
+            [({"kind": kind, "attribute": name or "part"}, drift[kind, name]) for kind, name in sorted(drift)],
+        ),
+        (
+            "orphans",
+            "Leftover ports without a VM; tagged: that hybridvif created for certain.",
+            [({"tagged": str(tagged).lower()}, orphans[tagged]) for tagged in (True, False)],
+        ),
+        ("warnings", "Warnings of hybridvif list.", [({}, sum(len(port.warnings) for port in ports))]),
+        (
+            "last_reconcile_timestamp_seconds",
+            "When hybridvif reconcile last put all ports in order.",
+            [({}, time) for time in [last_reconcile(settings.lock_path)] if time is not None],
+        ),
+    ]
+    return "".join(
+        f"{line}\n" for name, text, samples in families for line in _family(f"hybridvif_{name}", text, samples)
+    )
+
+
+def _versions(seen: Observed) -> Mapping[str, str]:
+    return {"version": __version__, "switch": seen.facts.switch_version or "", "host": os.uname().nodename}
+
+
+def _family(name: str, text: str, samples: Sequence[Sample]) -> Iterator[str]:
+    yield f"# HELP {name} {text}"
+    yield f"# TYPE {name} gauge"
+    for labels, value in samples:
+        pairs = ",".join(f'{label}="{content.translate(_ESCAPES)}"' for label, content in labels.items())
+        yield f"{name}{{{pairs}}} {value:.17g}" if pairs else f"{name} {value:.17g}"
+
+
+_STATE = "only ports in this state; may be repeated"
+COMMANDS = {
+    "list": Command(
+        run,
+        ("table", "json", "yaml", "value", "prometheus"),
+        (
+            argument("--state", choices=STATES, action="append", text=_STATE),
+            flag("--watch", "print the list again after each change, until SIGINT"),
+        ),
+        columns=("port", "bridge", "ofport", "mac", "mtu", "state"),
+        narrow=("port", "bridge", "ofport", "mtu", "state"),
+    )
+}
