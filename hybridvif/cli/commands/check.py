@@ -113,7 +113,11 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
         else {port.inferred.port.id: port.conflict for port in plugged if port.port_id is None}
     )
     if requests is None:
-        requests = [PortRequest(fields={"id": port.inferred.port.id}) for port in plugged if port not in busy]
+        requests = [
+            PortRequest(fields={"id": port.inferred.port.id})
+            for port in plugged
+            if port.condition is not Condition.BUSY
+        ]
         observed = whole
     else:
         observed = look(host, [request.port_id for request in requests])

@@ -3,7 +3,7 @@
 The messages are those that plugging needs. devices.py has the numbers of the attributes. The executor pyroute2 verifies
 them in tests/contract.
 
-The kernel waits for its grace periods once per group instead of once per device. The group is a random one of 2^31. It
+The kernel waits for its readers once per group instead of once per device. The group is a random one of 2^31. It
 is deleted only after an uninterrupted dump has shown that it contains exactly the devices to delete. A killed process
 may leave devices in a group; the next plan resets that.
 

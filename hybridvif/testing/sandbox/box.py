@@ -166,7 +166,7 @@ class Sandbox:
         for name in reversed(DAEMONS):
             self.kill(name)
         links = [link for link in self.run(["ls", "/sys/class/net"]).stdout.split() if link != "lo"]
-        # Ports go as one group, since the kernel waits for a grace period for each device that is deleted alone. The
+        # Ports go as one group, since the kernel waits for its readers for each device that is deleted alone. The
         # devices of Open vSwitch cannot be deleted with a group. --force: all others exist no more by then.
         batch = [f"link set {link} group {REBOOT_GROUP}" for link in links if link.startswith("q")]
         batch += [f"link delete group {REBOOT_GROUP}", *(f"link delete {link}" for link in links)]
