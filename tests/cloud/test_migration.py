@@ -38,7 +38,7 @@ ROUNDS = 20
 """Live migrations of each side, per interval."""
 INTERVALS = (500, 100)
 """Milliseconds between two runs of the revalidators: the default and the minimum."""
-LEVEL = 0.01
+LEVEL = 0.001
 """Probability of a failure if both sides lose the same."""
 WITHOUT_IPV6 = "ip link set eth0 down; echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6; ip link set eth0 up"
 """A paused VM sends nothing. Linux would send router solicitations, and Open vSwitch learns the old place again."""
