@@ -47,15 +47,18 @@ def own_process() -> None:
     masks the owner's bits, the owner cannot use new directories. Ignored SIGINT and SIGTERM stay ignored (nohup).
     """
     sys.unraisablehook = _write_unraisable
+    signal.signal(signal.SIGALRM, _interrupts.take)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, ())
     os.umask(os.umask(0o077) & 0o077)
 
 
 def _write_unraisable(unraisable: sys.UnraisableHookArgs) -> None:
-    """Write an error that Python drops, except an interrupt in a callback, as of an import lock: the work goes on."""
+    """Write an error that Python drops. An interrupt in a callback, as of an import lock, comes again after it."""
     if not isinstance(unraisable.exc_value, KeyboardInterrupt):
         sys.__unraisablehook__(unraisable)
+    elif _interrupts.take in map(signal.getsignal, _SIGNALS):
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
 
 
 class _Interrupts:
@@ -90,6 +93,7 @@ def interruptible(*, ends: bool) -> Iterator[None]:
             signal.signal(number, _interrupts.take)
         yield
     finally:
+        signal.setitimer(signal.ITIMER_REAL, 0)
         for number, was in before.items():
             signal.signal(number, signal.SIG_IGN if ends else was)
 

@@ -163,4 +163,14 @@ def decode_observed(value: Any) -> Observed:
     rows, facts = value
     parts = (_CLASSES[kind](**dict(zip(_TYPES[_CLASSES[kind]], values, strict=True))) for kind, *values in rows)
     by_name = {name: {key: cls._make(fact) for key, fact in facts[name].items()} for name, cls in _NAMED_FACTS.items()}
-    return Observed(HostState().with_parts(*parts), Facts(**{**facts, **by_name, "serves": frozenset(facts["serves"])}))
+    others = {name: _frozen(fact) for name, fact in facts.items() if name not in by_name}
+    return Observed(
+        HostState().with_parts(*parts), Facts(**{**others, **by_name, "serves": frozenset(facts["serves"])})
+    )
+
+
+def _frozen(fact: Any) -> Any:
+    """Return a fact with tuples for lists: JSON has no tuples, and the contract carries it as JSON."""
+    if isinstance(fact, dict):
+        return {name: _frozen(value) for name, value in fact.items()}
+    return tuple(fact) if isinstance(fact, list) else fact

@@ -233,6 +233,23 @@ def test_interrupt_of_a_callback_prints_no_traceback(error: str, is_written: boo
     assert ("Traceback" in done.stderr) is is_written
 
 
+def test_interrupt_that_a_callback_loses_ends_the_work() -> None:
+    """An endless `watch` would go on, and the user would have to kill it."""
+    code = (
+        "import signal, time; from hybridvif.cli import stdio; stdio.own_process()\n"
+        "class Callback:\n"
+        "    def __del__(self): signal.raise_signal(signal.SIGINT)\n"
+        "with stdio.interruptible(ends=True):\n"
+        "    try:\n"
+        "        Callback()\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt: print('interrupted')\n"
+    )
+    argv = [sys.executable, "-P", "-c", code]
+    done = subprocess.run(argv, capture_output=True, text=True, check=True, timeout=50)
+    assert (done.stdout, done.stderr) == ("interrupted\n", "")
+
+
 def test_interrupt_inside_of_exec_does_not_change_the_exit_code(tmp_path: Path) -> None:
     """`python -m` ends by SIGINT then, even if the interrupt was handled. An import of dataclasses runs exec()."""
     (tmp_path / "interrupted.py").write_text(
