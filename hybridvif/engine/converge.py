@@ -1,4 +1,6 @@
-"""Bring ports to their desired state. No other file decides about a port's retry, status or rollback.
+"""Bring ports to their desired state. The retry, status and rollback of a port are decided here alone.
+
+Executors retry a transaction, and the daemon skips the steps after a failed step. Neither ends the work on a port.
 
     for each batch of ports:
         take the locks of the ports
@@ -15,6 +17,7 @@ Reading order: converge(), _run_batch(), _converge(), PortRun, Rollback.
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from collections import Counter
@@ -92,8 +95,8 @@ def converge(goals: Sequence[Goal], host: AnyHost, progress: Progress = ignore_p
     limit, reports = time.monotonic(), list[Report]()
     progress(0, len(goals))
     for batch in _batches(goals):
-        share = PLUGS_PER_DEADLINE if batch[0].is_plug else UNPLUGS_PER_DEADLINE
-        seconds = host.settings.deadline * -(-len(batch) // share)
+        ports_per_deadline = PLUGS_PER_DEADLINE if batch[0].is_plug else UNPLUGS_PER_DEADLINE
+        seconds = host.settings.deadline * math.ceil(len(batch) / ports_per_deadline)
         # A batch that overruns its deadline shortens the next one, so overruns do not add up.
         limit += seconds
         begun = time.monotonic()

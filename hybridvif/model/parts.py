@@ -214,6 +214,7 @@ class ManagedTap(Part):
     """
 
     kind: ClassVar[str] = "made-tap"
+    """A word of the JSON documents, which stays."""
     # A tap without an alias would belong to libvirt from then on.
     alias: Annotated[
         str, attribute(own_port_id, "the full port id marks the tap as created by hybridvif, and deleted with the port")
@@ -402,6 +403,7 @@ class ForeignObject(Part):
     """An object with one of our names, but of another shape. It is in no plan, and stops every plan."""
 
     kind: ClassVar[str] = "stray"
+    """A word of the JSON documents, which stays."""
     what: str
     """Description with an article: "a dummy link"."""
     alias: str = ""
@@ -436,7 +438,7 @@ ISOLATING: Mapping[type[Part], Mapping[str, Any]] = {
     kind: {name: of.isolation for name, of in declared.items() if of.isolation is not None}
     for kind, declared in DECLARATIONS.items()
 }
-"""The attributes that isolate the VM from the host, with their only legal values."""
+"""The attributes that isolate the VM from the host, with their only legal values. Every desired state has them."""
 _CREATE_ONLY: Mapping[type[Part], dict[str, Any]] = {
     kind: {
         spec.name: spec.default for spec in fields(kind) if spec.name in declared and declared[spec.name].is_create_only

@@ -71,7 +71,7 @@ class Status(enum.Enum):
     DONE = "done"
     """In sync (plug) or gone (unplug), as read back."""
     ROLLED_BACK = "rolled-back"
-    """Failed, and every change was rolled back."""
+    """Failed, and no change remains. Each was rolled back, or none was made."""
     INCOMPLETE = "incomplete"
     """Failed, and something remains: `leftovers`."""
     REFUSED = "refused"
@@ -108,7 +108,7 @@ class Report:
     port_id: str
     status: Status
     changed: bool = False
-    """True if anything was written, with any status."""
+    """True if the port changed during the call, with any status."""
     simulated: bool = False
     """True if the host was simulated. No real host was changed."""
     retries: int = 0

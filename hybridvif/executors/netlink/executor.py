@@ -45,7 +45,7 @@ MAX_MERGED_STEPS = 32
 DUMP_THRESHOLD = 64
 """Number of names above which one dump of all devices is faster than one request per name."""
 
-PortRun = Generator[list[Operation], list[Response], list[Outcome]]
+PortSteps = Generator[list[Operation], list[Response], list[Outcome]]
 """The steps of one port: yields operations, receives their responses, returns one outcome per step."""
 
 
@@ -150,7 +150,7 @@ def _read(connection: Connection, devices: Iterable[int | str]) -> list[Device]:
 
 
 def _run_side_by_side(
-    runs: Sequence[PortRun], connection: Connection, indexes: Mapping[str, int]
+    runs: Sequence[PortSteps], connection: Connection, indexes: Mapping[str, int]
 ) -> list[list[Outcome]]:
     """Return the outcomes of each port; the operations of one round go out together."""
     results: dict[int, list[Outcome]] = {}
@@ -179,7 +179,7 @@ class _Port:
     def __init__(self, steps: Sequence[Step], state: HostState, indexes: dict[str, int], deadline: float) -> None:
         self._steps, self._state, self._indexes, self._deadline = steps, state, indexes, deadline
 
-    def run(self) -> PortRun:
+    def run(self) -> PortSteps:
         """Carry out the steps; return one outcome per step."""
         outcomes: list[Outcome] = []
         while len(outcomes) < len(self._steps):
@@ -192,7 +192,7 @@ class _Port:
                 outcomes.append(internal_error(remaining[0], error))
         return outcomes
 
-    def _delete(self, steps: Sequence[Step]) -> PortRun:
+    def _delete(self, steps: Sequence[Step]) -> PortSteps:
         """Carry out these deletes in one send. They are tried after a failure, too."""
         outcomes: list[Outcome | None] = []
         tried: list[Operation] = []
@@ -205,7 +205,7 @@ class _Port:
         responses = iter((yield tried))
         return [outcome or _deleted(step, next(responses)) for step, outcome in zip(steps, outcomes, strict=True)]
 
-    def _change(self, step: Step, failed: bool) -> PortRun:
+    def _change(self, step: Step, failed: bool) -> PortSteps:
         """Carry out one step that creates or updates a part."""
         outcome = untried(step, self._state, self._deadline, failed=failed)
         if outcome is not None:
