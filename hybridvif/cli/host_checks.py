@@ -76,7 +76,6 @@ def fact_and_remedy(sentence: str) -> tuple[str, str]:
 
 def host_findings(call_iptables: bool = False, bridges: Collection[Bridge] = ()) -> Iterator[CheckResult]:
     """Run all checks of this module. call_iptables: the option. bridges: each qbr."""
-    # It imports oslo.concurrency, which a command line does not need before it is parsed.
     from hybridvif.engine import locks
 
     yield check("libraries", libraries)

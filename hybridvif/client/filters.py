@@ -126,7 +126,7 @@ def ask(channel: socket.socket, method: str, *parameters: str, timeout: float = 
         if len(received) > MAX_RESPONSE:
             raise ValueError(f"its response has more than {MAX_RESPONSE} bytes")
         # A response has no delimiter. It ends with a brace.
-        if received.rstrip().endswith(b"}"):
+        if received[-64:].rstrip().endswith(b"}"):
             with suppress(json.JSONDecodeError):
                 response = _decoded(received)
                 if response.get("error") is not None:

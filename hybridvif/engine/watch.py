@@ -1,6 +1,6 @@
 """Watch the ports of a host: the changes of their parts and facts, as they happen.
 
-The daemon waits for notifications of the kernel and of OVSDB (privileged/watch.py). Each change is the difference of
+The daemon waits for notifications of the kernel and of OVSDB (privileged/requests.py). Each change is the difference of
 two observations, so a notification that is lost or late loses no change.
 """
 

@@ -138,9 +138,9 @@ class Program:
         if result.code < 0:
             raise StepFailed(f"{command}: {result.said if result.code == LOST else 'it was killed'}", retry=True)
         if result.code and not (command.absent and any(message in result.stderr for message in _ABSENT)):
-            is_lacking = any(message in result.said for message in _PRECONDITION_ERRORS)
+            is_lacking = any(message.lower() in result.stderr.lower() for message in _PRECONDITION_ERRORS)
             raise StepFailed(
                 f"{command} failed: {result.said.rstrip('.')}",
-                retry=any(message in result.said for message in _RETRY),
+                retry=not is_lacking and any(message in result.said for message in _RETRY),
                 code=PreconditionError.code if is_lacking else "",
             )

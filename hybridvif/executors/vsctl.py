@@ -11,12 +11,13 @@ import time
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
-from hybridvif.executors.base import StepFailed
+from hybridvif.executors.base import NOT_ACKNOWLEDGED, StepFailed
 from hybridvif.executors.command import Program
-from hybridvif.executors.ovs_rows import Operation, elements
-from hybridvif.executors.ovsdb.executor import ROWS_CHANGED, OvsdbExecutor
-from hybridvif.executors.ovsdb.rpc import Database, Expired, numeric, tls_files
+from hybridvif.executors.ovs_rows import Operation, elements, error_in
+from hybridvif.executors.ovsdb.executor import ROWS_CHANGED, OvsdbExecutor, Unanswered
+from hybridvif.executors.ovsdb.rpc import FAILURES, Database, Expired, numeric, tls_files
 from hybridvif.executors.side_effects import text_of
+from hybridvif.model.report import Result
 from hybridvif.model.settings import Settings
 from hybridvif.model.state import Observed
 
@@ -54,11 +55,20 @@ class VsctlExecutor(OvsdbExecutor):
                 return [{"error": ROWS_CHANGED[0]}]
             if result.code:
                 raise StepFailed(f"ovs-vsctl failed: {result.said.removeprefix('ovs-vsctl: ').rstrip('.')}")
-        return super()._transact(database, [], deadline)
+        try:
+            results = super()._transact(database, [], deadline)
+        except FAILURES:
+            raise Unanswered(Result.CONFIGURED, NOT_ACKNOWLEDGED) from None
+        if error_in(results):
+            raise Unanswered(Result.CONFIGURED, NOT_ACKNOWLEDGED)
+        return results
 
 
 def words_of(operation: Operation) -> list[str]:
-    """Return an operation (RFC 7047, 5.2) as words of ovs-vsctl. It verifies by itself what it reads: no `wait`."""
+    """Return an operation (RFC 7047, 5.2) as words of ovs-vsctl; none for `wait`, which it has no word for.
+
+    ovs-vsctl verifies the rows that it reads itself. It notices no change between the read of the daemon and its own.
+    """
     match operation:
         case {"op": "insert", "table": table, "row": row, "uuid-name": name}:
             return ["--", f"--id=@{name}", "create", table, *_columns(row)]

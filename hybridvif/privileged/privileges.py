@@ -16,8 +16,6 @@ import resource
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from importlib.machinery import ModuleSpec, PathFinder
-from types import SimpleNamespace
 from typing import Any
 
 from hybridvif.model.errors import PreconditionError
@@ -49,6 +47,10 @@ _is_sealed = False
 
 class PrivilegeError(PreconditionError):
     """The daemon cannot drop its privileges."""
+
+
+_POSTURE = frozenset({"CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd", "NoNewPrivs", "Uid", "Gid", "Groups"})
+"""The lines of the status of a thread that show its privileges."""
 
 
 def _status() -> dict[str, str]:
@@ -156,6 +158,10 @@ def verify(*, narrowed: bool, uid: int | None, gid: int | None) -> None:
     narrowed: the result of narrow().
     """
     status, only = _status(), 1 << KEPT
+    if missing := _POSTURE - status.keys():
+        raise PrivilegeError(
+            f"/proc/thread-self/status of this kernel lacks {', '.join(sorted(missing))}; use Linux 4.10"
+        )
     effective, permitted, inheritable, ambient, bounding = (
         int(status[name], 16) for name in ("CapEff", "CapPrm", "CapInh", "CapAmb", "CapBnd")
     )
@@ -188,22 +194,13 @@ def pass_on() -> None:
 
 
 def restrict_imports() -> None:
-    """Find only Python's own modules, pyroute2 and submodules of imported packages from now on.
+    """Find only Python's own modules and submodules of imported packages from now on.
 
     An attacker then gains nothing from a way to import a module, or to write into a directory of sys.path. In the
     daemon only.
     """
-    if not _is_sealed:
-        return
-    path = list(sys.path)
-
-    def find_pyroute2(name: str, *_: object) -> ModuleSpec | None:
-        # An executor imports it on first use, because its import takes a tenth of a second.
-        return PathFinder.find_spec(name, path) if name == "pyroute2" else None
-
-    finder: Any = SimpleNamespace(find_spec=find_pyroute2)
-    sys.meta_path.append(finder)
-    sys.path[:] = STANDARD_PATH
+    if _is_sealed:
+        sys.path[:] = STANDARD_PATH
 
 
 def _prctl(option: int, *values: int) -> int:

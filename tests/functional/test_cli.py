@@ -324,6 +324,15 @@ def test_the_doctor_passes_a_good_host_and_names_a_hung_switch(cli: Command, lab
     assert [finding["name"] for finding in document["findings"] if finding["verdict"] == "fail"] == ["ovs-vswitchd"]
 
 
+def test_doctor_names_a_link_executor_that_is_not_installed(cli: Command, tmp_path: Path) -> None:
+    config = tmp_path / "hybridvif.conf"
+    config.write_text("[hybridvif]\nlink_executor = nonesuch\n")
+    document = cli.document("doctor", "--config-file", str(config), exit_code=5)
+    failed = [finding for finding in document["findings"] if finding["verdict"] == "fail"]
+    assert all("nonesuch" in finding["text"] for finding in failed)
+    assert failed
+
+
 def test_what_is_simulated_is_said_to_be(cli: Command, lab: Lab, port: Port, tmp_path: Path) -> None:
     before = lab.snapshot()
     config = tmp_path / "hybridvif.conf"

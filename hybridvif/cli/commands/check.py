@@ -121,10 +121,10 @@ def answer_of(requests: Sequence[PortRequest] | None, host: AnyHost, *, reasons:
         observed = whole
     else:
         observed = look(host, [request.port_id for request in requests])
-    checked = []
+    checked, busy_keys = [], {port.key for port in working}
     for inferred, report in _dry_run(requests, host, observed, nameless):
         port = inferred.port
-        is_busy = port.id[:KEY_LENGTH] in {port.key for port in working}
+        is_busy = port.id[:KEY_LENGTH] in busy_keys
         own = () if is_busy else port_warnings(port, whole.state.of(port.names), whole.facts, dropped)
         port_id = None if port.id in nameless else port.id
         checked.append(Checked(port_id, inferred, report, [*drift_of(changes_of(report), inferred)], own))

@@ -187,7 +187,7 @@ def _daemon(host: AnyHost, executors: Sequence[Mapping[str, Any]], bridges: list
         seen = host.observe(None, time.monotonic() + min(TIMEOUT, settings.deadline))
     except HybridVifError as error:
         # An error of the link executor names it, its option or its program. Anything else concerns the switch.
-        programs = next(document["programs"] for document in executors if document["configured"])
+        programs = next((document["programs"] for document in executors if document["configured"]), ())
         signs = ("the link executor", "link_executor", *(f"{name} is not" for name in programs))
         is_link = any(sign in str(error) for sign in signs)
         # Open vSwitch may be missing altogether.

@@ -66,7 +66,6 @@ def list_of(host: AnyHost, states: Collection[str] = STATES) -> Answer:
 
 def metrics_of(ports: Sequence[PluggedPort], seen: Observed, settings: Settings) -> str:
     """Return the metrics. A time of a reconcile that never was is left out."""
-    # It imports oslo.concurrency, which a command line does not need before it is parsed.
     from hybridvif.engine.locks import last_reconcile
 
     states = Counter(port.condition.value for port in ports)

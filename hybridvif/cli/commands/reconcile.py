@@ -33,7 +33,6 @@ from hybridvif.model.names import KEY_LENGTH
 from hybridvif.model.port import Port
 
 if TYPE_CHECKING:
-    # It imports oslo.concurrency, which a command line does not need before it is parsed.
     from hybridvif.engine.any_host import NotingHost
     from hybridvif.engine.host_wide import CollectedOrphan
 

@@ -104,6 +104,8 @@ def repair(
     ]
     known = [port for port in chosen if port.port_id]
     refused = [_refusal(port, options) for port in known if port.inferred.unknown]
+    absent = [port_id for port_id in port_ids or () if port_id not in {port.port_id for port in known}]
+    refused += [_refused(port_id, "it is not plugged on this host; see: hybridvif list") for port_id in absent]
     ports = [port.inferred.port for port in known if not port.inferred.unknown]
     answer = _plug(ports, host, seen, mode, refused)
     exit_code = answer.exit_code or (Status.REFUSED.exit_code if skipped else 0)
@@ -114,6 +116,10 @@ def _refusal(port: PluggedPort, options: Sequence[str]) -> Report:
     """Return the report of a port with unknown fields."""
     port_id, fix = port.inferred.port.id, fix_of(port, options)
     reason = port.conflict if fix is None else f"{port.inferred.unknown_text}; plug it by: {shlex.join(fix)}"
+    return _refused(port_id, reason)
+
+
+def _refused(port_id: str, reason: str) -> Report:
     prefix = f"port {port_id}: "
     reason = f"{prefix}{reason.removeprefix(prefix)}"
     return Report(port_id=port_id, status=Status.REFUSED, code=Refused.code, reason=reason)

@@ -123,7 +123,7 @@ def _inventory() -> set[str]:
         names |= {f"network namespace {name}" for name in os.listdir("/run/netns")}
     if os.path.exists(_DATABASE):
         for table in _TABLES:
-            argv = ["ovs-vsctl", "--bare", "--columns=_uuid", "list", table]
+            argv = ["ovs-vsctl", f"--db=unix:{_DATABASE}", "--timeout=10", "--bare", "--columns=_uuid", "list", table]
             done = subprocess.run(argv, check=True, capture_output=True, text=True)
             names |= {f"OVSDB {table} {row}" for row in done.stdout.split()}
     return names

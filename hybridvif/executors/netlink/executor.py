@@ -34,7 +34,7 @@ from hybridvif.executors.netlink.operations import (
 from hybridvif.executors.netlink.socket import Interrupted, LinkSubscription, Rejected
 from hybridvif.executors.netlink.tap import DEVICE, NO_TUN, NewTap, attached, own
 from hybridvif.model.errors import PreconditionError
-from hybridvif.model.names import key_of, names_of_key
+from hybridvif.model.names import LINK_PREFIXES, key_of, names_of_key
 from hybridvif.model.parts import Bridge, ManagedTap, Part, Role, Tap, Veth
 from hybridvif.model.report import Outcome, Result
 from hybridvif.model.settings import Settings
@@ -125,7 +125,8 @@ def observe_links(connection: Connection, names: Collection[str] | None, *, with
 
 def _devices(connection: Connection, names: Collection[str] | None, with_members: bool) -> Collection[Device]:
     """Return these devices and those that they refer to, except for absent ones. Raises OSError."""
-    if names is None or len(names) > DUMP_THRESHOLD:
+    wanted = [name for name in names or () if name[:3] in LINK_PREFIXES and key_of(name)]
+    if names is None or len(wanted) > (DUMP_THRESHOLD if with_members else 2 * DUMP_THRESHOLD):
         try:
             return connection.dump()
         except OSError:
@@ -133,7 +134,7 @@ def _devices(connection: Connection, names: Collection[str] | None, with_members
             if names is None or with_members:
                 raise
     # The kernel also accepts an alternative name, so a device of another name may be among these.
-    devices = {device.index: device for device in _read(connection, [name for name in names if key_of(name)])}
+    devices = {device.index: device for device in _read(connection, wanted)}
     referenced = {index for device in devices.values() for index in (device.master, device.peer) if index}
     bridges = [index for index, device in devices.items() if device.kind == "bridge"] if with_members else []
     found = _read(connection, referenced - devices.keys())
@@ -326,7 +327,8 @@ def _accept(action: str, responses: Iterable[Response]) -> None:
 
 def _deleted(step: Step, response: Response) -> Outcome:
     try:
-        _accept(_action_of(step), [] if response == Rejected(errno.ENODEV) else [response])
+        if not (isinstance(response, Rejected) and response.code == errno.ENODEV):
+            _accept(_action_of(step), [response])
     except Failure as error:
         return error.outcome_of(step)
     return Outcome(step, Result.DONE)

@@ -48,6 +48,14 @@ UNKNOWN_TYPE = "Address family not supported"
 """EAFNOSUPPORT: Interface.error of a type unknown to ovs-vswitchd (lib/netdev.c, netdev_open)."""
 
 
+class Unanswered(Exception):
+    """A transaction was sent, and the response to it or to the query of its number is missing."""
+
+    def __init__(self, result: Result, reason: str) -> None:
+        super().__init__(reason)
+        self.result, self.reason = result, reason
+
+
 class OvsdbExecutor:
     """Ports of Open vSwitch over OVSDB, through a small client that reads only the rows it needs."""
 
@@ -120,19 +128,25 @@ class OvsdbExecutor:
             for retries in range(MAX_ATTEMPTS):
                 names = {name for step in steps for name in names_of_step(step)}
                 with self._reading(names, deadline) as (database, snapshot):
+                    # Unanswered leaves the context by an error, which closes the connection.
                     outcomes = self._commit(steps, database, snapshot, deadline)
                 if outcomes is not None:
                     return [replace(outcome, retries=retries) for outcome in outcomes]
                 time.sleep(random.uniform(0, 0.01 * 2**retries))
         except ExecutorError as error:
             return [error.outcome_of(step) for step in steps]
+        except Unanswered as lost:
+            return [Outcome(step, lost.result, lost.reason) for step in steps]
         reason = f"{REFUSED}: others keep changing the same rows"
         return [Outcome(step, Result.FAILED, reason, retry=True, retries=MAX_ATTEMPTS - 1) for step in steps]
 
     def _commit(
         self, steps: Sequence[Step], database: Database, snapshot: Snapshot, deadline: float
     ) -> Sequence[Outcome] | None:
-        """Return the outcomes of one transaction; None if the rows have changed since they were read."""
+        """Return the outcomes of one transaction; None if the rows have changed since they were read.
+
+        Raises Unanswered.
+        """
         rejected = rejected_transaction(self._observed(snapshot).state, steps)
         if rejected:
             return rejected
@@ -150,7 +164,7 @@ class OvsdbExecutor:
             return [failure.outcome_of(step) for step in steps]
         except (Expired, ConnectionLost):
             reason = "OVSDB was sent the transaction and did not answer; whether it takes effect is not known"
-            return [Outcome(step, Result.UNKNOWN, reason) for step in steps]
+            raise Unanswered(Result.UNKNOWN, reason) from None
         error = ovs_rows.error_in(results)
         if error.startswith(ROWS_CHANGED):
             return None
@@ -166,7 +180,8 @@ class OvsdbExecutor:
     def _transact(self, database: Database, changes: Sequence[Operation], deadline: float) -> list[Any]:
         """Return the results of a transaction. The last one is the number by which ovs-vswitchd acknowledges it.
 
-        Raises StepFailed if it was refused. After Expired and ConnectionLost it may have been committed.
+        Raises StepFailed if it was refused. After Expired and ConnectionLost it may have been committed. Raises
+        Unanswered if it was committed, and only its number is missing.
         """
         return database.transact(with_next_cfg(changes), deadline)
 

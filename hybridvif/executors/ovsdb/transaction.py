@@ -2,7 +2,8 @@
 
 A row is changed in place. A port that is deleted and added again would lose its VLAN tag and ofport, and Neutron would
 cycle it through DOWN (LP 1670628). Only differences are written, since any write wakes Neutron's agent. The owner of a
-row was authorized by its external_ids. Every change of a row therefore waits for them to be unchanged.
+row was authorized by its external_ids. Every change of a row therefore waits for them to be unchanged. ovs-vsctl alone
+cannot express that (vsctl.py).
 """
 
 from __future__ import annotations

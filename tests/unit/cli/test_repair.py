@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from hybridvif import Delete, Port, RecordingHost, Update, simulate
+from hybridvif import Delete, Port, RecordingHost, Status, Update, simulate
 from hybridvif.cli import parse_arguments
 from hybridvif.cli.commands.repair import repair
 from hybridvif.cli.options import Mode, UsageError
@@ -35,6 +35,16 @@ def test_repair_of_a_port_in_order_writes_nothing() -> None:
     host = plugged(PORT)
     assert text_of(repair(host, [ID])) == f"{ID}  was in order, nothing written"
     assert host.steps == []
+
+
+def test_repair_names_a_port_that_is_not_plugged_and_repairs_the_others() -> None:
+    """A file may name any port."""
+    host = drifted(PORT, up=False)
+    answer = repair(host, [ID, OTHER_ID])
+    assert answer.exit_code == Status.REFUSED.exit_code
+    reasons = {document["port"]: document["reason"] for document in answer.document["ports"]}
+    assert reasons[OTHER_ID].startswith(f"port {OTHER_ID}: it is not plugged on this host")
+    assert host.state == plugged(PORT).state
 
 
 def test_repair_of_all_leaves_ports_in_order_out() -> None:
