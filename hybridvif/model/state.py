@@ -496,9 +496,8 @@ def _without(state: HostState, part: Part) -> HostState:
             members = [link for link in state.links.values() if isinstance(link, Member) and link.master == name]
             state = state.with_parts(*(_as_new_member(replace(member, master="")) for member in members))
         case Veth(peer=name) | ManagedTap(name=name):
-            row = state.ports.get(name)
-            if isinstance(row, OvsPort):
-                state = state.with_parts(replace(row, realized=False))
+            rows = [row for row in (state.ports.get(name),) if isinstance(row, OvsPort)]
+            state = state.with_parts(*(replace(row, realized=False) for row in rows))
         case NativePort(name=name):
             state = _out_of_switch(state, name)
     return state.without(part)

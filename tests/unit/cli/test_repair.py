@@ -42,7 +42,7 @@ def test_repair_names_a_port_that_is_not_plugged_and_repairs_the_others() -> Non
     host = drifted(PORT, up=False)
     answer = repair(host, [ID, OTHER_ID])
     assert answer.exit_code == Status.REFUSED.exit_code
-    reasons = {document["port"]: document["reason"] for document in answer.document["ports"]}
+    reasons = {document["port"]: document["reason"] for document in ports_of(answer)}
     assert reasons[OTHER_ID].startswith(f"port {OTHER_ID}: it is not plugged on this host")
     assert host.state == plugged(PORT).state
 
