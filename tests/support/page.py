@@ -159,7 +159,7 @@ BARS = (
     Bar(
         "conversion-guest", "A QEMU guest under libvirt sends a ping every 10 ms and a TCP stream, while its port is "
         "converted to native and to hybrid", "at most 5 of 1,000 pings lost, no reset",
-        "lost to native: {lost_to_native}, to hybrid: {lost_to_hybrid}", "test_guest.py -k conver",
+        "lost to native: {lost_to_native}, to hybrid: {lost_to_hybrid}", "test_guest.py -k goes_native",
     ),
     Bar(
         "conversion-all", "All ports of a host with running VMs are converted in one call, after a plug of all in one "
