@@ -30,12 +30,12 @@ from hybridvif.executors.netlink.devices import Device, bridge_port_of
 from hybridvif.executors.netlink.socket import (
     NLM_F_DUMP,
     RTM_GETLINK,
+    Attributes,
     Channel,
     Interrupted,
     Request,
     attribute,
     link_header,
-    positions_of,
 )
 from hybridvif.model.errors import InvalidInput, NotReady, PreconditionError, shown
 from hybridvif.model.names import PortNames, is_mac, names_of
@@ -141,8 +141,8 @@ def _hop(device: Device, master: Device | None, names: PortNames, counters: dict
 
 
 def _counters(body: bytes) -> dict[str, int]:
-    where = positions_of(body, slice(16, len(body))).get(_STATS64)
-    numbers = _STATS.unpack_from(body, where.start) if where else (0,) * 8
+    counters = Attributes(body[16:])[_STATS64]
+    numbers = _STATS.unpack_from(counters) if counters else (0,) * 8
     rx, tx, _, _, rx_errors, tx_errors, rx_dropped, tx_dropped = numbers
     return {"rx": rx, "tx": tx, "rx_dropped": rx_errors + rx_dropped, "tx_dropped": tx_errors + tx_dropped}
 
@@ -155,12 +155,12 @@ def _entries(channel: Channel, bridge: int, devices: dict[int, Device]) -> tuple
     with suppress(Interrupted):
         for body in channel.dump(request):
             _, index, state, _, _ = _NEIGHBOR.unpack_from(body)
-            found = positions_of(body, slice(_NEIGHBOR.size, len(body)))
-            if not {_MASTER, _LLADDR} <= found.keys():
+            found = Attributes(body[_NEIGHBOR.size :])
+            if not (found[_MASTER] and found[_LLADDR]):
                 # An address list of the device itself.
                 continue
             name = devices[index].name if index in devices else f"interface {index}"
-            entries.append((body[found[_LLADDR]].hex(":"), name, bool(state & _PERMANENT)))
+            entries.append((found[_LLADDR].hex(":"), name, bool(state & _PERMANENT)))
     return tuple(entries)
 
 

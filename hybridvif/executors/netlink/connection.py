@@ -36,6 +36,7 @@ from hybridvif.executors.netlink.socket import (
     RTM_DELLINK,
     RTM_GETLINK,
     RTM_NEWLINK,
+    Attributes,
     Channel,
     Interrupted,
     Rejected,
@@ -44,7 +45,6 @@ from hybridvif.executors.netlink.socket import (
     link_header,
     link_header_of,
     nested,
-    positions_of,
 )
 from hybridvif.model.errors import escaped
 from hybridvif.model.parts import ANYBODY
@@ -118,10 +118,10 @@ class Connection:
         found: dict[int, list[str]] = {}
         header = _ADDRESS.pack(socket.AF_INET, 0, 0, 0, 0)
         for body in self._channel.repeated_dump(Request(_RTM_GETADDR, NLM_F_DUMP, header)):
-            local = positions_of(body, slice(_ADDRESS.size, len(body))).get(_IFA_LOCAL)
+            local = Attributes(body[_ADDRESS.size :])[_IFA_LOCAL]
             _, length, _, _, index = _ADDRESS.unpack_from(body)
-            if local is not None:
-                found.setdefault(index, []).append(f"{socket.inet_ntoa(body[local])}/{length}")
+            if local:
+                found.setdefault(index, []).append(f"{socket.inet_ntoa(local)}/{length}")
         return found
 
     def remove_addresses(self, device: str) -> None:
@@ -301,81 +301,85 @@ def device_of(body: bytes) -> Device:
 
 def group_of(body: bytes) -> int:
     """Return only the group of the device of a link message."""
-    return _number(body, positions_of(body, slice(16, len(body))).get(LINK["group"].number)) or 0
+    return _number(Attributes(body[16:])[LINK["group"].number]) or 0
 
 
 def _decode(body: bytes) -> tuple[Device, tuple[slice, ...]]:
     """Return the device of a link message, and the positions of its bridge timers."""
     index, flags = link_header_of(body)
-    found = positions_of(body, slice(16, len(body)))
-    info = positions_of(body, found.get(LINKINFO))
-    data = positions_of(body, info.get(INFO_DATA))
-    kind = _text(body, info.get(INFO_KIND))
-    member = _text(body, info.get(INFO_SLAVE_KIND)) == "bridge"
-    port = positions_of(body, info.get(INFO_SLAVE_DATA)) if member else {}
+    link = Attributes(body[16:])
+    info = Attributes(link[LINKINFO])
+    data = Attributes(info[INFO_DATA])
+    kind = _text(info[INFO_KIND])
+    port = Attributes(info[INFO_SLAVE_DATA] if _text(info[INFO_SLAVE_KIND]) == "bridge" else b"")
     values: dict[str, Any] = {name: flags & row.number for name, row in FLAGS.items()}
-    values |= {name: _number(body, found.get(LINK[name].number)) for name in ("mtu", "group")}
-    values["alias"] = _text(body, found.get(LINK["alias"].number))
-    values["mac"] = body[found.get(LINK["mac"].number, slice(0))].hex(":")
+    values |= {name: _number(link[LINK[name].number]) for name in ("mtu", "group")}
+    values["alias"] = _text(link[LINK["alias"].number])
+    values["mac"] = link[LINK["mac"].number].hex(":")
     if kind == "bridge":
-        values |= {name: _number(body, data.get(row.number)) for name, row in BRIDGE.items()}
-    values |= _families_of(body, found.get(AF_SPEC))
-    carrier = bool(_number(body, found.get(CARRIER)))
+        values |= {name: _number(data[row.number]) for name, row in BRIDGE.items()}
+    values |= _families_of(link[AF_SPEC])
+    carrier = bool(_number(link[CARRIER]))
     device = Device(
         index=index,
-        name=_text(body, found.get(IFNAME)),
+        name=_text(link[IFNAME]),
         kind=kind,
         carrier=carrier,
         runs=carrier and bool(flags & FLAGS["up"].number) and bool(flags & IFF_RUNNING),
         values=values,
-        master=_number(body, found.get(MASTER)) or 0,
-        altnames=_altnames_of(body, found.get(PROP_LIST)),
+        master=_number(link[MASTER]) or 0,
+        altnames=_altnames_of(link[PROP_LIST]),
         # A link in another namespace has an index of that namespace, which may be another device here.
-        peer=_number(body, found.get(LINKED)) or 0 if kind == "veth" and LINK_NETNSID not in found else 0,
-        port={name: body[port[row.number].start] for name, row in PORT.items() if row.number in port},
-        owner=_number(body, data[TUN_OWNER]) or 0 if kind == "tun" and TUN_OWNER in data else ANYBODY,
-        is_tap=kind != "tun" or _number(body, data.get(TUN_TYPE)) != IFF_TUN,
-        queues=sum(_number(body, data.get(key)) or 0 for key in TUN_QUEUES) if kind == "tun" else 0,
+        peer=_number(link[LINKED]) or 0 if kind == "veth" and LINK_NETNSID not in link.positions else 0,
+        port={name: value[0] for name, row in PORT.items() if (value := port[row.number])},
+        owner=_number(data[TUN_OWNER]) or 0 if kind == "tun" and TUN_OWNER in data.positions else ANYBODY,
+        is_tap=kind != "tun" or _number(data[TUN_TYPE]) != IFF_TUN,
+        queues=sum(_number(data[key]) or 0 for key in TUN_QUEUES) if kind == "tun" else 0,
     )
-    return device, tuple(data[timer] for timer in BRIDGE_TIMERS if timer in data) if kind == "bridge" else ()
+    if kind != "bridge" or not data.positions:
+        return device, ()
+    start = 16 + link.positions[LINKINFO].start + info.positions[INFO_DATA].start
+    timers = [data.positions[timer] for timer in BRIDGE_TIMERS if timer in data.positions]
+    return device, tuple(slice(start + timer.start, start + timer.stop) for timer in timers)
 
 
-def _altnames_of(body: bytes, where: slice | None) -> tuple[str, ...]:
+def _altnames_of(part: bytes) -> tuple[str, ...]:
     """Return the names of a list, in which all attributes are of one kind."""
     names: list[str] = []
-    while where is not None and where.start < where.stop - 3:
-        length = max(struct.unpack_from("=H", body, where.start)[0], 4)
-        names.append(_text(body, slice(where.start + 4, min(where.start + length, where.stop))))
-        where = slice(where.start + (length + 3 & ~3), where.stop)
+    while len(part) > 3:
+        length = max(struct.unpack_from("=H", part)[0], 4)
+        names.append(_text(part[4:length]))
+        part = part[length + 3 & ~3 :]
     return tuple(names)
 
 
-def _families_of(body: bytes, where: slice | None) -> dict[str, Any]:
+def _families_of(part: bytes) -> dict[str, Any]:
     """Return the IPv4 and IPv6 settings of a device."""
-    families = positions_of(body, where)
-    ipv6 = positions_of(body, families.get(socket.AF_INET6))
-    numbers = _array(body, positions_of(body, families.get(socket.AF_INET)).get(INET_CONF))
+    families = Attributes(part)
+    ipv6 = Attributes(families[socket.AF_INET6])
+    numbers = _array(Attributes(families[socket.AF_INET])[INET_CONF])
     values: dict[str, Any] = {name: numbers[row.number - 1] for name, row in IPV4.items() if row.number <= len(numbers)}
-    numbers = _array(body, ipv6.get(INET6_CONF))
+    numbers = _array(ipv6[INET6_CONF])
     if IPV6["disable_ipv6"].number < len(numbers):
         values["disable_ipv6"] = numbers[IPV6["disable_ipv6"].number]
-    mode = _number(body, ipv6.get(IPV6["addr_gen_mode"].number))
+    mode = _number(ipv6[IPV6["addr_gen_mode"].number])
     values["addr_gen_mode"] = ADDR_GEN_MODES[mode] if mode is not None and mode < len(ADDR_GEN_MODES) else mode
     return values
 
 
-def _number(body: bytes, where: slice | None) -> int | None:
-    return None if where is None else int.from_bytes(body[where], sys.byteorder)
+def _number(value: bytes) -> int | None:
+    return int.from_bytes(value, sys.byteorder) if value else None
 
 
-def _text(body: bytes, where: slice | None) -> str:
+def _text(value: bytes) -> str:
     # A name may contain any bytes except "/" and white space; an alias may contain any.
-    return "" if where is None else escaped(body[where].rstrip(b"\0").decode(errors="surrogateescape"))
+    return escaped(value.rstrip(b"\0").decode(errors="surrogateescape"))
 
 
-def _array(body: bytes, where: slice | None) -> Sequence[int]:
-    """Return an array of 32-bit numbers."""
-    return () if where is None else struct.unpack_from(f"={(where.stop - where.start) // 4}i", body, where.start)
+@functools.lru_cache(maxsize=64)
+def _array(value: bytes) -> Sequence[int]:
+    """Return an array of 32-bit numbers. Cached: nearly all devices have the same."""
+    return struct.unpack_from(f"={len(value) // 4}i", value)
 
 
 def _without(body: bytes, timers: tuple[slice, ...]) -> bytes:

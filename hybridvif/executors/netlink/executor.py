@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import socket
 from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import ClassVar
 
 from hybridvif.executors.base import ExecutorError, Failure, StepFailed, internal_error, untried
@@ -248,23 +249,31 @@ class _Port:
     def _add(
         self, action: str, new: Add | AddTap, unfinished: ExitStack
     ) -> Generator[list[Operation], list[Response], None]:
-        names, adding = [new.device], list[Operation]()
         if isinstance(new, AddTap):
             unfinished.enter_context(NewTap(new.device, new.multi_queue))
         else:
-            names += [new.peer] if new.peer else []
-            adding = [new]
-        responses = yield [*adding, *map(Get, names)]
-        _accept(action, responses)
-        devices = [response for response in responses if isinstance(response, Device)]
-        if [device.name for device in devices] != names:
-            raise StepFailed(f"{action}: it was renamed at once; is udev configured to?", retry=True)
-        self._indexes |= {device.name: device.index for device in devices}
-        if isinstance(new, AddTap) and devices[0].queues > 1:
+            _accept(action, (yield [new]))
+        for name in (new.device, getattr(new, "peer", "")):
+            if name:
+                self._indexes[name] = _index_of(name, action)
+        if isinstance(new, AddTap) and (yield from _queues_of(new.device, action)) > 1:
             # The tap would outlive our file. Until it has an owner, any process may attach a queue.
             yield [Remove(new.device)]
             reason = "another process attached to it before it had an owner"
             raise StepFailed(f"cannot create {new.device}: {reason}", retry=True)
+
+
+def _index_of(device: str, action: str) -> int:
+    """Return the index of a new device. Raises StepFailed if it does not have its name any more.
+
+    A Get would take the lock of all links, and the decoding of all attributes.
+    """
+    with suppress(OSError):
+        index = socket.if_nametoindex(device)
+        # The kernel finds a device by an alternative name, too.
+        if socket.if_indextoname(index) == device:
+            return index
+    raise StepFailed(f"{action}: it was renamed at once; is udev configured to?", retry=True)
 
 
 def _own(tap: str) -> Generator[list[Operation], list[Response], None]:
@@ -272,9 +281,10 @@ def _own(tap: str) -> Generator[list[Operation], list[Response], None]:
 
     Carrier does not tell: a process that holds a queue can switch it off (TUNSETCARRIER), and keeps the queue.
     """
+    action = f"cannot make root the owner of {tap}"
     try:
         with attached(tap) as fd:
-            if (yield from _queues_of(tap)) > 1:
+            if (yield from _queues_of(tap, action)) > 1:
                 raise _held(tap, retry=False)
             own(fd)
     except OSError as error:
@@ -282,14 +292,14 @@ def _own(tap: str) -> Generator[list[Operation], list[Response], None]:
             raise _held(tap, retry=True) from None
         raise
     # One could attach until root was the owner.
-    if (yield from _queues_of(tap)):
+    if (yield from _queues_of(tap, action)):
         raise _held(tap, retry=False)
 
 
-def _queues_of(tap: str) -> Generator[list[Operation], list[Response], int]:
+def _queues_of(tap: str, action: str) -> Generator[list[Operation], list[Response], int]:
     """Return the number of queues that processes hold of a tap; 0 for a tap of one queue. Raises StepFailed."""
     responses = yield [Get(tap)]
-    _accept(f"cannot make root the owner of {tap}", responses)
+    _accept(action, responses)
     return sum(response.queues for response in responses if isinstance(response, Device))
 
 

@@ -11,7 +11,7 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from hybridvif.executors.base import seconds_until
@@ -182,7 +182,7 @@ def _rejected(flags: int, body: bytes) -> Rejected | None:
         (length,) = struct.unpack_from("=I", body, 4)
         # Capped responses repeat only the header of the request.
         start = 4 + (_HEADER.size if flags & NLM_F_CAPPED else (length + 3) & ~3)
-        message = body[positions_of(body, slice(start, len(body))).get(NLMSGERR_ATTR_MSG, slice(0))]
+        message = Attributes(body[start:])[NLMSGERR_ATTR_MSG]
     return Rejected(code, message.rstrip(b"\0").decode(errors="backslashreplace"))
 
 
@@ -214,18 +214,48 @@ def link_header_of(body: bytes) -> tuple[int, int]:
     return index, flags
 
 
-def positions_of(body: bytes, where: slice | None) -> dict[int, slice]:
-    """Return the positions of the values of the attributes in a part of a message, by kind. None: no such part."""
+_layouts: dict[int, tuple[struct.Struct, tuple[int, ...], Mapping[int, slice]]] = {}
+"""By size of a part: the format of its headers, their values, and the positions of the attributes."""
+MAX_LAYOUTS = 256
+
+
+def positions_of(part: bytes) -> Mapping[int, slice]:
+    """Return the positions of the values of the attributes in a part of a message, by kind.
+
+    Parts of one size mostly have the same headers. They are compared in one step, since a device has 80 attributes.
+    """
+    known = _layouts.get(len(part))
+    if known is not None and known[0].unpack(part) == known[1]:
+        return known[2]
     found: dict[int, slice] = {}
-    start, end = (where.start, where.stop) if where else (0, 0)
-    unpack = _ATTRIBUTE.unpack_from
+    headers, formats, start, end = list[int](), ["="], 0, len(part)
     while start < end - 3:
-        length, kind = unpack(body, start)
-        if length < 4:
-            break
+        length, kind = _ATTRIBUTE.unpack_from(part, start)
+        if length < _ATTRIBUTE.size:
+            return found
         found[kind & 0x3FFF] = slice(start + 4, min(start + length, end))
-        start += length + 3 & ~3
+        following = min(start + (length + 3 & ~3), end)
+        headers += [length, kind]
+        formats.append(f"HH{following - start - 4}x")
+        start = following
+    layout = struct.Struct("".join([*formats, f"{end - start}x"]))
+    if len(_layouts) >= MAX_LAYOUTS:
+        _layouts.clear()
+    _layouts[end] = layout, tuple(headers), found
     return found
+
+
+class Attributes:
+    """The attributes of a part of a message: the value of each by its kind, b"" for an absent one."""
+
+    __slots__ = ("_part", "positions")
+
+    def __init__(self, part: bytes) -> None:
+        self._part, self.positions = part, positions_of(part)
+
+    def __getitem__(self, kind: int) -> bytes:
+        position = self.positions.get(kind)
+        return b"" if position is None else self._part[position]
 
 
 # -- notifications -----------------------------------------------------------------------------------------------------
