@@ -230,17 +230,20 @@ def desired_state(port: Port) -> HostState:
         master=names.bridge,
         **ISOLATING[Veth],
     )
-    tap = ManagedTap(
-        name=names.tap,
-        alias=port.id,
-        mac=tap_mac_of(port.mac),
-        mtu=port.mtu,
-        up=True,
-        master=names.bridge,
-        multi_queue=port.multiqueue,
-        **ISOLATING[ManagedTap],
-    )
-    return HostState().with_parts(bridge, veth, row, *([tap] if port.create_tap else []))
+    parts = [bridge, veth, row]
+    if port.create_tap:
+        tap = ManagedTap(
+            name=names.tap,
+            alias=port.id,
+            mac=tap_mac_of(port.mac),
+            mtu=port.mtu,
+            up=True,
+            master=names.bridge,
+            multi_queue=port.multiqueue,
+            **ISOLATING[ManagedTap],
+        )
+        parts.append(tap)
+    return HostState().with_parts(*parts)
 
 
 def tap_mac_of(mac: str) -> str:

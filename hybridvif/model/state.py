@@ -47,7 +47,8 @@ class _Frozen:
     def __post_init__(self) -> None:
         for name in self.__slots__:
             value = getattr(self, name)
-            if isinstance(value, Mapping):
+            # A proxy is of this module, which keeps no reference to its dict.
+            if type(value) is not MappingProxyType and isinstance(value, Mapping):
                 object.__setattr__(self, name, MappingProxyType(dict(value)))
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -85,8 +86,8 @@ class HostState(_Frozen):
         ends = (names.switch_end, names.vhost_user, *native)
         links, ports = self.links, self.ports
         return HostState(
-            {name: links[name] for name in names if name in links},
-            {name: ports[name] for name in ends if name in ports},
+            MappingProxyType({name: links[name] for name in names if name in links}),
+            MappingProxyType({name: ports[name] for name in ends if name in ports}),
         )
 
     def with_parts(self, *parts: Part) -> HostState:
@@ -94,13 +95,13 @@ class HostState(_Frozen):
         links, ports = dict(self.links), dict(self.ports)
         for part in parts:
             (ports if part.role is Role.SWITCH else links)[part.name] = part  # type: ignore[assignment]
-        return HostState(links, ports)
+        return HostState(MappingProxyType(links), MappingProxyType(ports))
 
     def without(self, part: Part) -> HostState:
         """Return this state without the part."""
         links, ports = dict(self.links), dict(self.ports)
         (ports if part.role is Role.SWITCH else links).pop(part.name, None)
-        return HostState(links, ports)
+        return HostState(MappingProxyType(links), MappingProxyType(ports))
 
     having, lacking = with_parts, without
     """Former names of these methods."""
